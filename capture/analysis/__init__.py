@@ -2,13 +2,13 @@
 
 ::
 
-    diagram <- decision_list                            functions of numbered fields; they know no packet
-    model <- meaning <- stations <- trace               one packet, rule by rule, as in a kernel
-    switches <- space <- chains <- compiler             all packets: rules as a diagram, long lists put aside
-             realistic, regions, witnesses <- effects   which packets two situations treat differently
+    diagram <- long_lists                               functions of numbered fields; they know no packet
+    model <- meaning, rerouting <- stations <- trace    one packet, rule by rule, as in a kernel
+    long_lists <- space <- chains <- compiler           all packets: rules as a diagram, long lists put aside
+             realistic, regions <- effects              which packets two situations treat differently
              effects <- culprits <- judgement           which foreign rule is the reason, what is drift
-             realistic, regions, witnesses <- policy    ``explain``: the fate of every connection, in words
+             realistic, regions <- policy               ``explain``: the fate of every connection, in words
     canonical <- compare, ownership                     rule by rule: what differs, which rules are our own
-    cause_texts <- causes, connection, envoy            ``why``: each cause in words, and where it is found
+    cause_texts <- causes, envoy                        ``why``: each cause in words, and where it is found
     stations <- flow                                    ``watch``: chains and rules as a tree, with counters
 """

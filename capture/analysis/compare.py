@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from capture.analysis.canonical import CanonicalChain, canonical
 from capture.analysis.ownership import CERTAIN, disturbing, shape
+from capture.model.addresses import FAMILY_NAMES
 from capture.model.chain_names import is_our_chain
-from capture.model.ruleset import BUILT_IN_CHAINS, FAMILIES
+from capture.model.ruleset import FAMILIES
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from typing import Literal
 
     from capture.analysis.canonical import CanonicalTables
@@ -52,45 +53,74 @@ class Difference(Value):
     effect: Effect | None = None
 
     @property
+    def place(self) -> str:
+        """Return where it is, in words."""
+        where = f"{FAMILY_NAMES[self.family]} {self.table} {self.chain}"
+        if self.rule is None:
+            return where
+        return f"{where}: rule {self.position}" if self.position else f"{where}: a rule"
+
+    @property
     def is_own(self) -> bool:
         """Return whether it is about one of our rules, not about a foreign one."""
         return self.kind in ("missing", "unexpected", "family")
 
 
 def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
-    """Return every difference that can matter to a packet, in the order of the tables."""
+    """Return every difference that can matter to a packet, family by family, those of our own rules first."""
     found: list[Difference] = []
     for family in FAMILIES:
         desired_forms = canonical(desired, family) if family in desired.families else None
-        found += differences_of(family, desired_forms, canonical(live, family))
+        there = canonical(live, family)
+        own, foreign = compared(family, desired_forms, there)
+        found += own
+        for place, rules in foreign.items():
+            extra = {each.position for each in own if (each.table, each.chain, each.kind) == (*place, "unexpected")}
+            shared = {*range(1, len(there[place].rules) + 1)} - extra - {position for position, _ in rules}
+            disturbing = _disturbing(place, rules, max(shared, default=0), desired_forms or {})
+            found += [Difference(family, *place, "foreign", rule, position) for position, rule in disturbing]
     return found
 
 
-def differences_of(
+def _disturbing(
+    place: tuple[TableName, str], rules: Numbered, last_own: int, desired_forms: CanonicalTables
+) -> Iterator[tuple[int, Rule]]:
+    """Yield the foreign rules of a chain that are before one of our own, and may divert packets or change its marks."""
+    table, name = place
+    disturbs = disturbing(
+        (rule for _, rule in rules), name, lambda chain: desired_forms.get((table, chain), EMPTY).rules
+    )
+    return ((position, rule) for position, rule in rules if position < last_own and disturbs(rule))
+
+
+def compared(
     family: Family, desired_forms: CanonicalTables | None, there: CanonicalTables
-) -> Iterator[Difference]:
-    """Yield the same for one family, by its forms; ``desired_forms`` is None where nothing should be captured."""
+) -> tuple[list[Difference], dict[tuple[TableName, str], Numbered]]:
+    """Return the differences of our own rules, and every foreign rule in a shared chain that is not as desired.
+
+    ``desired_forms`` is None where nothing should be captured.
+    """
     if desired_forms is None:
-        yield from _captured_family(family, there)
-        return
+        return list(_captured_family(family, there)), {}
+    own: list[Difference] = []
+    foreign: dict[tuple[TableName, str], Numbered] = {}
     for place in dict.fromkeys((*desired_forms, *there)):
-        yield from _chain_differences(family, place, desired_forms, there)
-
-
-def foreign_places(desired: Ruleset, live: Ruleset) -> dict[tuple[TableName, str], frozenset[int]]:
-    """Return where in built-in chains of the live rules foreign rules are; both are canonical, and of one family."""
-    found = {}
-    for table in live.tables:
-        for chain in table.chains:
-            if chain.name in BUILT_IN_CHAINS[table.name]:  # other foreign chains are met by jumps from these
-                same = desired.chain(table.name, chain.name)
-                _, extra = _only_in_one(same.rules if same else (), chain.rules)
-                positions = frozenset(
-                    position for position, rule in extra if shape(table.name, chain.name, rule) != CERTAIN
-                )
-                if positions:
-                    found[table.name, chain.name] = positions
-    return found
+        desired, live = desired_forms.get(place, EMPTY), there.get(place, EMPTY)
+        if desired == live:
+            continue
+        table, name = place
+        if live.policy != desired.policy:
+            own.append(Difference(family, table, name, "policy", policy=live.policy))
+        missing, extra = _only_in_one(desired.rules, live.rules)
+        if not (is_our_chain(name) or live.is_hooked_elsewhere):
+            certain = {position for position, rule in extra if shape(table, name, rule) == CERTAIN}
+            others = [each for each in extra if each[0] not in certain]
+            extra = [each for each in extra if each[0] in certain]
+            if others:
+                foreign[place] = others
+        own += [Difference(family, table, name, "missing", rule, position) for position, rule in missing]
+        own += [Difference(family, table, name, "unexpected", rule, position) for position, rule in extra]
+    return own, foreign
 
 
 def can_stay(desired: Ruleset, live: Ruleset, *, writes_policies: bool = False) -> bool:
@@ -102,42 +132,6 @@ def can_stay(desired: Ruleset, live: Ruleset, *, writes_policies: bool = False) 
         return False
     found = [d for d in differences(desired, live) if writes_policies or d.kind != "policy"]
     return desired.comments == live.comments and not found
-
-
-def _chain_differences(
-    family: Family, place: tuple[TableName, str], all_desired_forms: CanonicalTables, all_there: CanonicalTables
-) -> Iterator[Difference]:
-    desired_forms, there = all_desired_forms.get(place, EMPTY), all_there.get(place, EMPTY)
-    if desired_forms == there:
-        return
-    table, name = place
-    if there.policy != desired_forms.policy:
-        yield Difference(family, table, name, "policy", policy=there.policy)
-    missing, extra = _only_in_one(desired_forms.rules, there.rules)
-    by_owner: tuple[Numbered, Numbered] = extra, []
-    if not (is_our_chain(name) or there.is_hooked_elsewhere):
-        disturbs = disturbing(
-            (rule for _, rule in extra), name, lambda chain: all_desired_forms.get((table, chain), EMPTY).rules
-        )
-        by_owner = _by_owner(table, name, extra, len(there.rules), disturbs)
-    kinds: tuple[Kind, ...] = ("missing", "unexpected", "foreign")
-    for kind, rules in zip(kinds, (missing, *by_owner), strict=True):
-        for position, rule in rules:
-            yield Difference(family, table, name, kind, rule, position)
-
-
-def _by_owner(
-    table: TableName, name: str, extra: Numbered, length: int, disturbs: Callable[[Rule], bool]
-) -> tuple[Numbered, Numbered]:
-    """Return which of the other rules of a shared chain are our own, and which foreign ones matter."""
-    last_own = max({*range(1, length + 1)} - {position for position, _ in extra}, default=0)
-    own = [(position, rule) for position, rule in extra if shape(table, name, rule) == CERTAIN]
-    own_positions = {position for position, _ in own}
-    return own, [
-        (position, rule)
-        for position, rule in extra
-        if position not in own_positions and position < last_own and disturbs(rule)
-    ]
 
 
 def _captured_family(family: Family, live: CanonicalTables) -> Iterator[Difference]:

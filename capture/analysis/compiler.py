@@ -9,7 +9,7 @@ what PREROUTING makes of it.
 from __future__ import annotations
 
 from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
-from capture.analysis.decision_list import DecisionList
+from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import Goto, Translate, meaning
 from capture.analysis.rerouting import routed_marks, transparent_rules
 from capture.analysis.space import DESTINATION, GID, HIGHEST_ID, IN, NONE, OUT, PORT, PROTOCOL, STATE, UID, gathered
@@ -331,7 +331,7 @@ class Compiler:
         if key not in self._changing:
             self._changing[key] = frozenset()  # should it lead to itself
             chain = self._chain_of(contents, name)
-            verdicts = [meaning(rule.verdict) for rule in (chain.rules if chain else ())]
+            verdicts = [meaning(rule) for rule in (chain.rules if chain else ())]
             found = {CHANGES[type(verdict)] for verdict in verdicts if type(verdict) in CHANGES}
             targets = {verdict.chain for verdict in verdicts if isinstance(verdict, model.Jump | Goto)}
             self._changing[key] = frozenset(found.union(*(self.changes(contents, target) for target in targets)))

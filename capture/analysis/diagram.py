@@ -410,10 +410,11 @@ class Diagrams:
         for place in range(len(bounds) + 1):
             # Any number of the interval will do.
             number = bounds[place] if place < len(bounds) else bounds[-1] + 1
-            kid = self._fixed(node, top, number)
-            fixed = {leaf: self._fixed(functions[leaf], top, number) for leaf in self.leaves(kid)}
+            kid = self.fixed(node, top, number)
+            fixed = {leaf: self.fixed(functions[leaf], top, number) for leaf in self.leaves(kid)}
             kids.append(result(kid, fixed))
         return self.node(top, bounds, kids)
 
-    def _fixed(self, node: int, level: int, number: int) -> int:
+    def fixed(self, node: int, level: int, number: int) -> int:
+        """Return where a number of a field leads from a node, which may not test it."""
         return self.kid(node, number) if self._levels[node] == level else node

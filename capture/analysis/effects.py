@@ -9,10 +9,9 @@ from __future__ import annotations
 from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
-from capture.analysis.regions import in_words, parts, simplified
+from capture.analysis.regions import in_words, parts, quick_witness, witness
 from capture.analysis.space import FIELDS, GID, IN, OUT, STATE, UID, PacketSpace
 from capture.analysis.trace import REDIRECTED_BY, Fate, whole_way
-from capture.analysis.witnesses import quick_witness, witness
 from capture.model.addresses import merge_ranges
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ALL_BITS, CONNECTION_STATES, Jump, OwnerGid, OwnerUid
@@ -23,13 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from capture.analysis.compiler import Direction
-    from capture.analysis.stations import PodNetwork, Situation
+    from capture.analysis.stations import Situation
     from capture.analysis.trace import Trace
     from capture.model.addresses import Family
     from capture.model.packet import Packet
     from capture.model.ruleset import Rule, Ruleset
 
-    Search = Callable[[PacketSpace, int, PodNetwork, Direction], list[int] | None]
+    Search = Callable[[PacketSpace, int, Direction], list[int] | None]
     """Returns the numbers of an ordinary packet of a set."""
 
 CAPTURED = ("proxy-outbound", "proxy-inbound", "dns")
@@ -108,7 +107,7 @@ class Comparison:
         such a connection. With a rule, only those that it may match.
         """
         for direction in (INBOUND, OUTBOUND):
-            found = self._differing(direction, only_captured=only_captured)
+            found = self.differing(direction, only_captured=only_captured)
             if among is not None and found != self._nothing:
                 found = self.diagrams.choose(self._may_match(among), found, self._nothing)
             for frame in self._frames() if found != self._nothing else ():
@@ -126,7 +125,7 @@ class Comparison:
         return min((each for each in found if each is not None), key=lambda each: each.weight, default=None)
 
     def _first(self, direction: Direction, apart_from: Iterable[Rule | None]) -> Effect | None:
-        found = self._differing(direction, only_captured=True)
+        found = self.differing(direction, only_captured=True)
         for rule in apart_from if found != self._nothing else ():
             matched = self.diagrams.yes if rule is None else self._may_match(rule)
             found = self.diagrams.choose(matched, self._nothing, found)
@@ -145,7 +144,7 @@ class Comparison:
         if verdict is None:
             return None
         packets = self.diagrams.mapped(found, verdict.__eq__, ("is", verdict))
-        numbers = search(self.space, packets, self.situations[0].network, direction)
+        numbers = search(self.space, packets, direction)
         return None if numbers is None else self._traced(direction, verdict, self.space.packet(numbers))
 
     def _may_match(self, rule: Rule) -> int:
@@ -162,11 +161,11 @@ class Comparison:
         yield self.diagrams.yes
 
     def differing(self, direction: Direction, *, only_captured: bool = False) -> int:
-        """Return the function to None where packets are treated alike, else to a Change."""
-        return self.space.switches.expanded(self._differing(direction, only_captured=only_captured))
-
-    def _differing(self, direction: Direction, *, only_captured: bool) -> int:
-        before, after = self._fates(direction)
+        """Return the function to None where packets are treated alike, else to a Change; lists are switches in it."""
+        if direction not in self._known:
+            fates = [compiler.switched_fates(direction) for compiler in self._compilers]
+            self._known[direction] = fates[0], self._with_new_ways_joined(*fates)
+        before, after = self._known[direction]
         if before == after:
             return self._nothing
         among = self._realistic[direction]
@@ -174,12 +173,6 @@ class Comparison:
             among = self.diagrams.both(among, self._in_question(direction, before, after))
         raw = self.diagrams.choose(among, self.diagrams.differing(before, after), self._nothing)
         return self.space.settled(raw, _verdict, "effects")
-
-    def _fates(self, direction: Direction) -> tuple[int, int]:
-        if direction not in self._known:
-            before, after = (compiler.switched_fates(direction) for compiler in self._compilers)
-            self._known[direction] = before, self._with_new_ways_joined(before, after)
-        return self._known[direction]
 
     def _with_new_ways_joined(self, before: int, after: int) -> int:
         """Return the fates after with all addresses as one to which no packet was sent before, if they are many.
@@ -200,37 +193,37 @@ class Comparison:
         captured = diagrams.both(known, self._realistic[direction])
         marks = [space.mark_level("connection", group) for group in range(len(space.groups))]
         by_any_user = diagrams.possible(captured, [UID, GID, *marks])
-        first = diagrams.either(diagrams.possible(captured, marks), diagrams.both(by_any_user, self._sent_by_proxy()))
+        by_proxy = diagrams.all_of(
+            space.numbers(level, merge_ranges(_proxy_ids(self.situations[0].ruleset, kind)))
+            for kind, level in ((OwnerUid, UID), (OwnerGid, GID))
+        )
+        first = diagrams.either(diagrams.possible(captured, marks), diagrams.both(by_any_user, by_proxy))
         lo = space.interface(LOOPBACK)
         # Over lo those of redirected connections have another destination by then, and none of their own to judge by.
-        redirected = space.switches.expanded(diagrams.mapped(before, _is_redirected, "redirected"))
+        has_port = diagrams.mapped(before, lambda fate: isinstance(fate, Fate) and fate.port is not None, "redirected")
+        redirected = space.switches.expanded(has_port)
         stays = diagrams.both(redirected, space.numbers(OUT, [(lo, lo)]))
         later = diagrams.restricted(diagrams.both(first, diagrams.negation(stays)), STATE, NEW)
         follows = diagrams.both(space.state_in("ESTABLISHED", "RELATED"), later)
         newly = diagrams.mapped(after, _is_captured, "captured")
         return diagrams.any_of((first, follows, newly))
 
-    def _sent_by_proxy(self) -> int:
-        """Return packets of the proxy, by user and group: from it captured connections go on."""
-        return self.diagrams.all_of(
-            self.space.numbers(level, merge_ranges(_proxy_ids(self.situations[0].ruleset, kind)))
-            for kind, level in ((OwnerUid, UID), (OwnerGid, GID))
-        )
-
     def _effects(self, direction: Direction, found: int, frame: int) -> Iterator[Effect]:
         among = self.diagrams.both(self._realistic[direction], frame)
         found, verdicts = self._verdicts(found)
         for verdict in verdicts:
             packets = self.diagrams.mapped(found, verdict.__eq__, ("is", verdict))
-            numbers = witness(self.space, packets, self.situations[0].network, direction)
-            described = parts(self.space, simplified(self.space, packets, among))
+            numbers = witness(self.space, packets, direction)
+            described = parts(self.space, packets, among)
             effect = self._traced(direction, verdict, self.space.packet(numbers))
             yield effect.replace(regions=tuple(in_words(self.space, part) for part in described))
 
     def _verdicts(self, found: int) -> tuple[int, list[Change]]:
         """Return what differs, and in which ways; if they are many, by the fate before."""
         if len(self.diagrams.leaves(found)) > MAX_EFFECTS:
-            found = self.diagrams.mapped(found, _by_before, "by before")
+            found = self.diagrams.mapped(
+                found, lambda value: value.replace(after=None) if isinstance(value, Change) else value, "by before"
+            )
         values = [self.diagrams.value(leaf) for leaf in self.diagrams.leaves(found)]
         return found, [value for value in values if isinstance(value, Change)]
 
@@ -256,14 +249,6 @@ def _proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tu
 
 def _is_captured(fate: Hashable) -> bool:
     return isinstance(fate, Fate) and (fate.outcome in CAPTURED or fate.marked)
-
-
-def _by_before(value: Hashable) -> Hashable:
-    return value.replace(after=None) if isinstance(value, Change) else value
-
-
-def _is_redirected(fate: Hashable) -> bool:
-    return isinstance(fate, Fate) and fate.port is not None
 
 
 def _verdict(values: list[Hashable]) -> Change | None:

@@ -1,15 +1,14 @@
 """Whether foreign rules, and differences of our own, matter to any packet: drift, a note, or not judged.
 
-Three situations are compared: the desired rules, the live rules without foreign ones, and all live rules. A
-difference between the last two comes from foreign rules. To find which, those that the witness met are removed one
-after the other, until nothing differs any more.
+Three situations are compared: the desired rules, the live rules without foreign ones, and all live rules. What differs
+between the last two comes from foreign rules; ``culprits`` finds which.
 """
 
 from __future__ import annotations
 
 from capture.analysis.canonical import canonical
-from capture.analysis.compare import EMPTY, Difference, differences_of, foreign_places
-from capture.analysis.culprits import Culprits, Place
+from capture.analysis.compare import EMPTY, Difference, compared
+from capture.analysis.culprits import Culprits
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.effects import Comparison
 from capture.analysis.stations import Situation
@@ -23,9 +22,10 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from capture.analysis.canonical import CanonicalTables
+    from capture.analysis.compare import Numbered
+    from capture.analysis.culprits import Place
     from capture.analysis.effects import Effect
-    from capture.analysis.foreign import ForeignChain
-    from capture.analysis.stations import PodNetwork
+    from capture.analysis.stations import ForeignChain, PodNetwork
     from capture.model.addresses import Family
 
     Found = TypeVar("Found")
@@ -44,6 +44,17 @@ class Obstacle(Value):
     foreign_chain: ForeignChain
     rule: model.Rule | None = None
     effect: Effect | None = None
+
+    @property
+    def family(self) -> Family:
+        """Return the family of the rule, the first of a chain for both."""
+        return (self.rule and self.rule.family) or self.foreign_chain.families[0]
+
+    @property
+    def place(self) -> str:
+        """Return where it is, in words."""
+        there = self.foreign_chain
+        return f"table {there.table}, chain {there.entry.name} ({there.place}, priority {there.priority})"
 
 
 class Judgement(Value):
@@ -79,16 +90,16 @@ def judge(
     for family in FAMILIES:
         desired_forms = canonical(desired, family) if family in desired.families else None
         there = canonical(live, family)
-        found = differences_of(family, desired_forms, there)
-        judged_anew = ("foreign",) if has_reference else ("foreign", "missing", "unexpected")
-        own = [difference for difference in found if difference.kind not in judged_anew]
+        own, foreign = compared(family, desired_forms, there)
+        if not has_reference:
+            own = [difference for difference in own if difference.kind not in ("missing", "unexpected")]
         if desired_forms is None:
             parts.insert(0, Judgement(tuple(own)))
             continue
         reference = Situation(_with_forms(desired, desired_forms, family, desired), (), is_native, network)
         whole = Situation(_with_forms(live, there, family, desired), elsewhere, is_native, network)
         try:
-            parts.append(_of_family(family, reference, whole, own))
+            parts.append(_of_family(family, reference, whole, own, foreign))
         except TooLargeError as error:
             parts.append(Judgement(tuple(own), doubts=(str(error.message),)))
     return _together(parts)
@@ -109,13 +120,18 @@ def _with_forms(
     return desired.replace(families=(family,), tables=ruleset.with_chains(formed).tables)
 
 
-def _of_family(family: Family, reference: Situation, whole: Situation, own: Sequence[Difference]) -> Judgement:
+def _of_family(
+    family: Family,
+    reference: Situation,
+    whole: Situation,
+    own: Sequence[Difference],
+    foreign: dict[tuple[model.TableName, str], Numbered],
+) -> Judgement:
     """Return what matters in one family; ``whole`` has all live rules."""
-    culprits = Culprits(family, whole, foreign_places(reference.ruleset, whole.ruleset))
+    culprits = Culprits(family, whole, foreign)
     named = [_finding(culprits, place, effect) for place, effect in culprits.named.items() if effect.is_certain]
     unjudged = (_finding(culprits, place, effect) for place, effect in culprits.named.items() if not effect.is_certain)
-    others = [place for place in _all_foreign(culprits) if place not in culprits.named] if culprits.is_complete else []
-    harmless = [_finding(culprits, place, None) for place in others]
+    harmless = [_finding(culprits, place) for place in culprits.others if _is_worth_a_note(culprits, place)]
     judged = _with_effects(own, Comparison(family, reference, culprits.without_foreign)) if own else ()
     return Judgement(
         (*judged, *_only(Difference, named)),
@@ -137,22 +153,17 @@ def _with_effects(own: Sequence[Difference], comparison: Comparison) -> Iterator
         yield difference.replace(effect=effect)
 
 
-def _all_foreign(culprits: Culprits) -> Iterator[Place]:
-    """Yield every foreign rule that is worth a line."""
-    for (table, chain), positions in culprits.foreign.items():
-        yield from (Place(table, chain, position) for position in sorted(positions))
-    for number, each in enumerate(culprits.whole.elsewhere):
-        if culprits.family in each.families and each.is_worth_notes:
-            for position, rule in enumerate(each.entry.rules, 1):
-                if rule.family in (None, culprits.family) and not isinstance(rule.verdict, LET_PASS):
-                    yield Place(each.contents.name, each.entry.name, position, number)
+def _is_worth_a_note(culprits: Culprits, place: Place) -> bool:
+    if place.number < 0:
+        return True
+    chain, rule = culprits.whole.elsewhere[place.number], place.rule
+    return chain.is_worth_notes and rule is not None and not isinstance(rule.verdict, LET_PASS)
 
 
-def _finding(culprits: Culprits, place: Place, effect: Effect | None) -> Difference | Obstacle:
-    rule = culprits.rule(place)
+def _finding(culprits: Culprits, place: Place, effect: Effect | None = None) -> Difference | Obstacle:
     if place.number >= 0:
-        return Obstacle(culprits.whole.elsewhere[place.number], rule, effect)
-    return Difference(culprits.family, place.table, place.chain, "foreign", rule, place.position, effect=effect)
+        return Obstacle(culprits.whole.elsewhere[place.number], place.rule, effect)
+    return Difference(culprits.family, place.table, place.chain, "foreign", place.rule, place.position, effect=effect)
 
 
 def _only(kind: type[Found], found: Iterable[Difference | Obstacle]) -> tuple[Found, ...]:

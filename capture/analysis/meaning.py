@@ -16,8 +16,12 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from capture.analysis.stations import PodNetwork
-    from capture.model.addresses import Family
+    from capture.model.addresses import Family, Network
+    from capture.model.packet import Packet
 
 
 class Translate(Value):
@@ -58,15 +62,21 @@ REFUSE = ("REJECT", "reject", "[reject", "TARPIT")
 """The third as a rule of nf_tables is read."""
 DO_NOT_TRACK = ("NOTRACK", "CT --notrack", "notrack", "[notrack]")
 """The last as a rule of nf_tables is read."""
-OF_IPTABLES = re.compile(r"DNAT --to-destination (\[?[0-9a-fA-F.:]+?\]?)(?::(\d+))?(?: |$)")
-OF_NFT = re.compile(r"dnat (?:ip6? )?to (\[[0-9a-fA-F:]+\]|[0-9.]+|[0-9a-fA-F:]+?:[0-9a-fA-F:]+|)(?::(\d+))?(?: |$)")
+DNAT = re.compile(
+    r"(?:DNAT --to-destination|dnat (?:ip6? )?to)"
+    r" (\[[0-9a-fA-F:]+\]|[0-9.]+|[0-9a-fA-F:]+?:[0-9a-fA-F:]+|)(?::(\d+))?(?: |$)"
+)
+"""In iptables' words and in nft's; either half may be missing."""
 NETMAP = "NETMAP --to "
 PROTOCOLS = re.compile(r"(!)? ?-p (\S+)$|(?:meta l4proto|ip protocol|ip6 nexthdr) (!=)? ?(?:\{ (.+) \}|(\S+))$")
 NUMBERS = {"6": "tcp", "17": "udp"}
 
 
-def meaning(verdict: model.Verdict) -> Meaning:
-    """Return what a verdict does; itself if the model has it, or if it stays unknown."""
+def meaning(rule: model.Rule) -> Meaning:
+    """Return what the verdict of a rule does; itself if the model has it, or if it stays unknown."""
+    verdict = rule.verdict
+    if isinstance(verdict, model.SetZone):
+        return model.Continue() if _is_for_udp(rule) else model.UnknownVerdict(f"CT --zone {verdict.zone}")
     if not isinstance(verdict, model.UnknownVerdict):
         return verdict
     words = verdict.text
@@ -89,9 +99,17 @@ def _network_translation(words: str) -> Translate | None:
         return None
 
 
+def _is_for_udp(rule: model.Rule) -> bool:
+    """Return whether a rule is for UDP alone, as those of DNS capture are, which set zones both ways.
+
+    A TCP connection is lost if its answers are tracked in another zone than its first packet; that is not followed.
+    """
+    return any(isinstance(match, model.Protocol) and match.name == "udp" for match in rule.matches)
+
+
 def _translation(words: str) -> Translate | None:
     """Return where a DNAT leads, if that is one address and one port at most."""
-    found = OF_IPTABLES.match(words) or OF_NFT.match(words)
+    found = DNAT.match(words)
     if found is None or not any(found.groups()):
         return None
     address, port = found.groups()
@@ -187,3 +205,83 @@ IMPURE = (
     *("rateest", "u32", "bpf", "nth", "ct count", "meta hour", "meta day", "jhash"),
 )
 """Of matches that count, or look at the time."""
+
+
+# --- whether a packet fulfils the matches of a rule ----------------------------------------------
+
+
+def judge(rule: model.Rule, packet: Packet, network: PodNetwork, *, is_native: bool = False) -> bool | None:
+    """Return whether the packet fulfils all matches of the rule; None if that cannot be known.
+
+    ``is_native`` is whether the rule has nf_tables' own expressions, which see no owner of a packet without a socket.
+    """
+    found: bool | None = True
+    for match in rule.matches:
+        known = understood(match.text, packet.family, network) if isinstance(match, model.UnknownMatch) else None
+        holds = HOLDS[type(known or match)](known or match, packet, is_native)
+        if holds is False:
+            return False
+        if holds is None:
+            found = None
+    return found
+
+
+HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
+    model.Protocol: lambda match, packet, _: packet.protocol == match.name,
+    model.Source: lambda match, packet, _: (
+        packet.source is not None and is_inside(packet.source, match.networks) != match.negated
+    ),
+    model.Destination: lambda match, packet, _: is_inside(packet.destination, match.networks) != match.negated,
+    model.InInterface: lambda match, packet, _: _is_interface(match.name, packet.in_interface) != match.negated,
+    model.OutInterface: lambda match, packet, _: _is_interface(match.name, packet.out_interface) != match.negated,
+    model.SourcePort: lambda match, packet, _: (
+        packet.source_port is not None and _among(packet.source_port, match.ports) != match.negated
+    ),
+    model.DestinationPort: lambda match, packet, _: _among(packet.port, match.ports) != match.negated,
+    model.OwnerUid: lambda match, packet, is_native: _is_owner(packet.uid, match, is_native=is_native),
+    model.OwnerGid: lambda match, packet, is_native: _is_owner(packet.gid, match, is_native=is_native),
+    model.Mark: lambda match, packet, _: (packet.mark & match.mask == match.value) != match.negated,
+    model.ConnectionMark: lambda match, packet, _: (
+        (packet.connection_mark & match.mask == match.value) != match.negated
+    ),
+    model.ConnectionState: lambda match, packet, _: (packet.state in match.states) != match.negated,
+    model.UnknownMatch: lambda match, packet, _: _known(
+        holds_for(match.text, packet.protocol), flags_hold(match.text, packet.state)
+    ),
+}
+"""Whether one match holds, by its kind; None for what cannot be judged."""
+
+
+def _known(*answers: bool | None) -> bool | None:
+    return next((answer for answer in answers if answer is not None), None)
+
+
+def is_inside(address: Network, networks: tuple[Network, ...]) -> bool:
+    """Return whether an address lies in one of the networks."""
+    first, family = address.first, address.family
+    for network in networks:  # noqa: SIM110  # any() makes a generator each time; chains have up to 60,000 rules
+        if network.contains(first) and network.family == family:
+            return True
+    return False
+
+
+def _among(number: int, spans: tuple[model.Span, ...]) -> bool:
+    for span in spans:  # noqa: SIM110  # any() makes a generator each time; chains have up to 60,000 rules
+        if span.first <= number <= span.last:
+            return True
+    return False
+
+
+def _is_owner(number: int | None, match: model.OwnerUid | model.OwnerGid, *, is_native: bool) -> bool:
+    """Return whether an owner match holds. A packet without a socket fulfils the negated one in iptables alone."""
+    if number is None:
+        return match.negated and not is_native  # owner_mt in xt_owner.c; nft_meta_get_eval_skugid in nft_meta.c
+    return _among(number, match.ids) != match.negated
+
+
+def _is_interface(pattern: str, name: str | None) -> bool:
+    if name is None:
+        return False
+    if pattern.endswith("+"):
+        return name.startswith(pattern[:-1])
+    return name == pattern

@@ -11,6 +11,7 @@ from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.policy_rules import read_policy_rules
 from capture.netlink.routing import RTN_LOCAL, look_up_route, read_routes
 from capture.netlink.rtnetlink import open_route
+from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from capture.model.packet import Packet
     from capture.netlink.sockets import NetlinkSocket
 
+PROTOCOLS = {"tcp": IPPROTO_TCP, "udp": IPPROTO_UDP}
 NO_WAY_OUT = "none"
 """Where no route leads: rules still see the packet, before the kernel gives it up."""
 
@@ -63,7 +65,8 @@ def routed(packet: Packet) -> Packet:
     destination = address_text(packet.family, packet.destination.first)
     source = address_text(packet.family, packet.source.first) if packet.source else ""
     with open_route() as route:
-        found = look_up_route(route, destination, source, packet.mark, packet.uid)
+        protocol, ports = PROTOCOLS[packet.protocol], (packet.source_port or 0, packet.port)
+        found = look_up_route(route, destination, source, packet.mark, packet.uid, protocol, ports)
         names = {link.index: link.name for link in read_links(route)}
     interface = LOOPBACK if found.kind == RTN_LOCAL else names.get(found.interface, NO_WAY_OUT)
     known = packet.source or (parse_address(found.source) if found.source else None)

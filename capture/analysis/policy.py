@@ -9,10 +9,9 @@ from __future__ import annotations
 from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
-from capture.analysis.regions import in_words, parts, simplified, with_ports
+from capture.analysis.regions import in_words, parts, with_ports, witness
 from capture.analysis.space import HIGHEST_PORT, PORT, PacketSpace
 from capture.analysis.trace import Fate, whole_way
-from capture.analysis.witnesses import witness
 from capture.model.ruleset import ALL_BITS, DestinationPort
 from capture.model.values import Value
 
@@ -99,7 +98,7 @@ def _statements(
     space: PacketSpace, situation: Situation, direction: Direction, packets: int, among: int, fate: object
 ) -> Iterator[Statement]:
     """Yield a line for each part of the packets with one outcome, with the rule that a packet of it meets."""
-    described = parts(space, simplified(space, packets, among))
+    described = parts(space, packets, among)
     known = fate if isinstance(fate, Fate) else None
     for path in described[:MAX_PARTS]:
         reasons: dict[str, tuple[Path, Trace]] = {}
@@ -107,11 +106,10 @@ def _statements(
             part = packets
             for level, ranges in piece.items():
                 part = space.diagrams.both(part, space.numbers(level, ranges))
-            packet = space.packet(
-                witness(space, part if part != space.diagrams.no else packets, situation.network, direction)
-            )
-            traced = whole_way(packet, situation)
-            why = (traced.step.rule.why if traced.step else "no rule decides") or _place(traced)
+            numbers = witness(space, part if part != space.diagrams.no else packets, direction)
+            traced = whole_way(space.packet(numbers), situation)
+            step = traced.step
+            why = (step.rule.why or f"{step.table} {step.chain} {step.position}") if step else "no rule decides"
             before = reasons.get(why)
             reasons[why] = (with_ports(before[0], piece), before[1]) if before else (piece, traced)
         for why, (piece, traced) in reasons.items():
@@ -126,13 +124,8 @@ def _cut_by_port(ruleset: Ruleset, path: Path) -> list[Path]:
     ranges = path.get(PORT, ())
     if not 0 < len(ranges) <= MAX_PIECES:
         return [path]
-    spans = {
-        span
-        for rule in ruleset.rules
-        for match in rule.matches
-        if isinstance(match, DestinationPort)
-        for span in match.ports
-    }
+    matches = (match for rule in ruleset.rules for match in rule.matches if isinstance(match, DestinationPort))
+    spans = {span for match in matches for span in match.ports}
     cuts = sorted({end for span in spans for end in (span.first, span.last + 1)})
     pieces = [
         (max(first, low), min(last, high))
@@ -141,7 +134,3 @@ def _cut_by_port(ruleset: Ruleset, path: Path) -> list[Path]:
         if first <= high and low <= last
     ]
     return [{**path, PORT: (piece,)} for piece in pieces] if len(pieces) <= MAX_PIECES else [path]
-
-
-def _place(traced: Trace) -> str:
-    return f"{traced.step.table} {traced.step.chain} {traced.step.position}" if traced.step else ""

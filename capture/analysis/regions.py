@@ -1,9 +1,12 @@
-"""Sets of packets in words, and the most ordinary packet of each.
+"""Sets of packets in words, and the most ordinary packet of each: a witness that is easy to recognise.
 
-A set is described only as far as it differs among packets that can occur.
+A set is described only as far as it differs among packets that can occur. One in which long lists of rules are
+switches has a witness, too, and mostly it is found without the lists being put in.
 """
 
 from __future__ import annotations
+
+from itertools import islice
 
 from capture.analysis.space import (
     DESTINATION,
@@ -22,7 +25,7 @@ from capture.analysis.space import (
     UID,
     scattered,
 )
-from capture.model.addresses import BITS, address_text, merge_ranges, outside, split
+from capture.model.addresses import BITS, LOOPBACK_ADDRESSES, address_text, merge_ranges, outside, split
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import CONNECTION_STATES
 
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
     Path = dict[int, Ranges]
     """What the packets of a part of a set have in common: ranges by level."""
 
+    from capture.analysis.compiler import Direction
+
+
 MAX_NAMED = 6
 """Of a list with more entries the first ones and a count are printed."""
 MAX_PARTS = 2000
@@ -46,7 +52,7 @@ MAX_PARTS = 2000
 # --- a set without what is always true -----------------------------------------------------------
 
 
-def simplified(space: PacketSpace, packets: int, among: int) -> int:
+def _simplified(space: PacketSpace, packets: int, among: int) -> int:
     """Return a simpler set that holds the same of the packets that can occur.
 
     What lies outside is free to be in it or not (the operator restrict of Coudert and Madre, 1990).
@@ -91,14 +97,10 @@ def _filled(kids: list[int], ends: list[int]) -> list[int]:
 # --- words ---------------------------------------------------------------------------------------
 
 
-def parts(space: PacketSpace, packets: int) -> list[Path]:
-    """Return the parts of a set, joined where they differ in one field only; at most MAX_PARTS are looked at."""
-    found = []
-    for path in _paths(space, packets, {}):
-        found.append(path)
-        if len(found) >= MAX_PARTS:
-            break
-    return _joined(found)
+def parts(space: PacketSpace, packets: int, among: int) -> list[Path]:
+    """Return the parts of a set among packets that can occur, joined where they differ in one field only."""
+    simple = _simplified(space, packets, among)
+    return _joined(list(islice(_paths(space, simple, {}), MAX_PARTS)))
 
 
 def _paths(space: PacketSpace, node: int, path: Path) -> Iterator[Path]:
@@ -243,3 +245,119 @@ def _listed(names: list[str]) -> str:
     if len(names) > MAX_NAMED:
         return f"{', '.join(names[:MAX_NAMED])} and {len(names) - MAX_NAMED} more"
     return ", ".join(names)
+
+
+# --- the most ordinary packet of a set -----------------------------------------------------------
+
+OUTSIDE = {"ipv4": (0xCB007107, 0xC6336407), "ipv6": (0x20010DB8 << 96 | 7, 0x20010DB8 << 96 | 9)}
+"""203.0.113.7 and 198.51.100.7, 2001:db8::7 and 2001:db8::9: a destination and a source for examples (RFC 5737)."""
+ORDINARY_IDS = (1000, 1337, 0)
+
+
+def witness(space: PacketSpace, packets: int, direction: Direction) -> list[int]:
+    """Return the numbers of the most ordinary packet of a set without switches that is not empty, field by field."""
+    return _Search(space, (), direction).below((packets,), []) or []
+
+
+def _ordinary(space: PacketSpace, direction: Direction) -> dict[int, tuple[int, ...]]:
+    """Return by level what a field mostly is, the most ordinary first."""
+    destination, source = OUTSIDE[space.family]
+    own = (address.first for address in space.network.own_addresses(space.family))
+    here = (*own, LOOPBACK_ADDRESSES[space.family].first)
+    is_inbound = direction == "inbound"
+    outward = (space.interface(space.network.interface),)
+    return {
+        IN: outward,
+        OUT: outward,
+        UID: ORDINARY_IDS,
+        GID: ORDINARY_IDS,
+        STATE: (CONNECTION_STATES.index("NEW"), CONNECTION_STATES.index("ESTABLISHED")),
+        PORT: (80, 443, 8080),
+        SOURCE_PORT: (45000,),
+        DESTINATION: here if is_inbound else (destination, *here),
+        SOURCE: (source, destination) if is_inbound else (*here, source),
+    }
+
+
+# --- in a set with switches ----------------------------------------------------------------------
+
+MAX_CLASSES = 8
+"""Verdicts of long lists that are tried."""
+MAX_STEPS = 20_000
+"""Numbers that are tried for one of them."""
+
+
+def quick_witness(space: PacketSpace, packets: int, direction: Direction) -> list[int] | None:
+    """Return the numbers of an ordinary packet of a set with switches, if one is found soon."""
+    for nodes, targets in islice(_classes(space, packets, (), ()), MAX_CLASSES):
+        numbers = _Search(space, targets, direction).below(nodes, [])
+        if numbers is not None:
+            return numbers
+    return None
+
+
+def _classes(
+    space: PacketSpace, node: int, lists: tuple[int, ...], leaves: tuple[int, ...]
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Yield a set without switches, with the lists that have to lead to certain leaves, and these."""
+    if space.diagrams.level(node) >= 0:
+        if node != space.diagrams.no:
+            yield (node, *lists), leaves
+        return
+    long_list, functions = space.switches.parts(node)
+    for leaf, kid in functions.items():
+        yield from _classes(space, kid, (*lists, long_list), (*leaves, leaf))
+
+
+class _Search:
+    """The search, field by field, for a packet of a set that lists lead to their targets.
+
+    It looks at each field once where there are no lists: only these may lead to none of their targets further down.
+    """
+
+    def __init__(self, space: PacketSpace, targets: tuple[int, ...], direction: Direction) -> None:
+        self.space = space
+        self.diagrams = space.diagrams
+        self.targets = targets
+        self.ordinary = _ordinary(space, direction)
+        self.steps = 0
+        self.failed: set[tuple[int, ...]] = set()
+
+    def below(self, nodes: tuple[int, ...], numbers: list[int]) -> list[int] | None:
+        """Return the numbers with those of the further fields; None if there are none, or too many were tried."""
+        level = len(numbers)
+        if level == self.space.first_unknown:
+            return numbers + [0] * (len(self.space.domains) - level)
+        if (level, *nodes) in self.failed:
+            return None
+        for number in self._candidates(level, nodes, numbers):
+            self.steps += 1
+            if self.steps > MAX_STEPS:
+                return None
+            kids = tuple(self.diagrams.fixed(node, level, number) for node in nodes)
+            if self._is_hopeful(kids):
+                found = self.below(kids, [*numbers, number])
+                if found is not None:
+                    return found
+        self.failed.add((level, *nodes))
+        return None
+
+    def _is_hopeful(self, nodes: tuple[int, ...]) -> bool:
+        lists = zip(nodes[1:], self.targets, strict=True)
+        is_open = all(node == leaf or not self.diagrams.is_leaf(node) for node, leaf in lists)
+        return is_open and nodes[0] != self.diagrams.no
+
+    def _candidates(self, level: int, nodes: tuple[int, ...], numbers: list[int]) -> Iterator[int]:
+        """Yield one number of each interval, the most ordinary ones first."""
+        low, high = self.space.domains[level]
+        ordinary = self.ordinary.get(level, ())
+        if level == GID:
+            ordinary = (numbers[UID], *ordinary)
+        wishes = [wish for wish in (*ordinary, 0, low) if low <= wish <= high]
+        testing = [node for node in nodes if self.diagrams.level(node) == level]
+        if not testing:
+            yield wishes[0]
+            return
+        yield from wishes
+        for node in testing:
+            yield from (end + 1 for end, _ in self.diagrams.edges(node) if end is not None)

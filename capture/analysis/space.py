@@ -8,8 +8,8 @@ Numbers are those of the packet. -1 is "none" or "not known" of ports, sources, 
 from __future__ import annotations
 
 from capture.analysis.diagram import Diagrams
+from capture.analysis.long_lists import Switches
 from capture.analysis.meaning import flags_hold, holds_for, is_pure, understood
-from capture.analysis.switches import Switches
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Network, merge, merge_ranges, outside
 from capture.model.packet import LOOPBACK, Packet
@@ -48,7 +48,7 @@ LISTED: dict[type, tuple[int, str]] = {
 }
 """Matches with several entries: the level they test, and where they keep their entries."""
 ENDINGS = ("", "eth0", "0", "1", "2", "-", "_", "x", "y", "z", "00", "zz", "000", "q.q", "~")
-"""One of these makes an interface of which a prefix in a rule is the longest."""
+"""Endings of interface names, tried in order: with one of them, no longer prefix in a rule matches the name."""
 
 
 class PacketSpace:

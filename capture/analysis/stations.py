@@ -1,31 +1,134 @@
-"""All base chains that packets of a namespace meet, in the order in which the kernel enters them.
+"""All base chains that packets of a namespace meet, foreign ones too, in the order in which the kernel enters them.
 
-At each hook these are entered by their priorities. Base chains of type nat are special (nf_nat_core.c): the kernel
-has one entry of its own for all of them, at priority -100, and calls them there in the order of their priorities,
-for the first packet of a connection, until one maps it. So a nat chain of priority -160 comes after mangle (-150).
-Of chains with one priority the newest is entered first (nf_hook_entries_grow in net/netfilter/core.c).
+Tables are independent of each other, but at each hook the kernel enters their base chains by their priorities::
+
+    output     ip foreign first, -200  ->   our nat OUTPUT, -100   ->   inet foreign last, 0
+               drop: it is gone             redirect to the proxy       of no concern for the capture
+               redirect: decided
+               accept: it goes on
+
+So accepting ends nothing but that chain. Of chains with one priority the newest is entered first
+(nf_hook_entries_grow in net/netfilter/core.c). Base chains of type nat are special (nf_nat_core.c): the kernel has one
+entry of its own for all of them, at priority -100, and calls them there in the order of their priorities, for the first
+packet of a connection, until one maps it. So a nat chain of priority -160 comes after mangle (-150).
 """
 
 from __future__ import annotations
 
 from itertools import product
 
-from capture.analysis.foreign import PRIORITIES, ForeignChain
 from capture.analysis.rerouting import foreign_routes
 from capture.model.addresses import IPV4, IPV6, Network
-from capture.model.ruleset import MANGLE, NAT, OUTPUT, TABLES, Chain, Ruleset, Table
+from capture.model.ruleset import (
+    INPUT,
+    MANGLE,
+    NAT,
+    OUTPUT,
+    POSTROUTING,
+    PREROUTING,
+    RAW,
+    TABLES,
+    Chain,
+    Ruleset,
+    Table,
+)
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from capture.analysis.rerouting import MarkRoute
     from capture.model.addresses import Family
-    from capture.model.ruleset import Rule
+    from capture.model.ruleset import Rule, TableName
 
 MAX_UNKNOWN_ORDERS = 3
 """More foreign chains whose order is unknown are taken as they are listed."""
+
+
+PRIORITIES: dict[TableName, int] = {RAW: -300, MANGLE: -150, NAT: -100}
+"""Of our own base chains at PREROUTING and OUTPUT (linux/netfilter_ipv4.h, enum nf_ip_hook_priorities)."""
+FAR = 1 << 32
+"""More than any priority, which has 32 bits."""
+
+SOURCE_HOOKS = (INPUT, POSTROUTING)
+"""Where nat maps sources. Their chains are not read: SNAT and MASQUERADE change the sender's address for the receiver,
+and DNAT cannot be there (nf_nat_inet_fn maps by hook). That a filter behind tests the new source is not seen."""
+
+
+class ForeignChain(Value):
+    """A foreign base chain.
+
+    ``table`` is what nft(8) calls its table, like "ip filter". ``contents`` are its rules in the terms of our model,
+    and what nft(8) calls them as ``why``: the base chain first, then those that one can jump to.
+    """
+
+    table: str
+    families: tuple[Family, ...]
+    hook: str
+    """PREROUTING, INPUT, OUTPUT or POSTROUTING."""
+    priority: int
+    is_nat: bool
+    """Whether it sees the first packet of a connection only, and never one that is redirected."""
+    contents: Table
+    is_older: bool = False
+    """Whether its table was there before our own. Of chains with one priority the kernel enters the newest first."""
+    is_of_any_age: bool = False
+    """Whether its age is unknown: nothing orders legacy tables and nf_tables."""
+    is_native: bool = True
+    """Whether it is written in nf_tables' own expressions, not in those of iptables."""
+    is_worth_notes: bool = True
+    """Whether a rule of it without effect is worth a note."""
+    is_route: bool = False
+    """Whether packets that leave are routed again where its rules changed the mark."""
+    devices: tuple[str, ...] = ()
+    """The interfaces whose packets meet it, before PREROUTING or behind POSTROUTING; its rules name them."""
+
+    @property
+    def turn(self) -> int:
+        """Return what orders chains at a hook: the priority, but chains of devices are first, or last."""
+        return self.priority + (0 if not self.devices else -FAR if self.hook == PREROUTING else FAR)
+
+    @property
+    def place(self) -> str:
+        """Return its hook in words."""
+        if not self.devices:
+            return self.hook
+        return f"{'ingress' if self.hook == PREROUTING else 'egress'} of {', '.join(self.devices)}"
+
+    @property
+    def policies(self) -> tuple[str | None, str | None]:
+        """Return what happens in each family to packets on which no rule decides."""
+        return self.entry.policy_for(IPV4), self.entry.policy_for(IPV6)
+
+    @property
+    def entry(self) -> Chain:
+        """Return the base chain itself."""
+        return self.contents.chains[0]
+
+    def with_entry(self, entry: Chain) -> ForeignChain:
+        """Return the same with another base chain."""
+        return self.replace(contents=self.contents.replace(chains=(entry, *self.contents.chains[1:])))
+
+
+def in_tables_of_iptables(ruleset: Ruleset, is_older: Callable[[TableName], bool]) -> Iterator[ForeignChain]:
+    """Yield the chains of a rule set of iptables that packets of a pod meet, with all their rules."""
+    for table in ruleset.tables:
+        for chain in table.chains:
+            if chain.name in (PREROUTING, OUTPUT) or (chain.name in SOURCE_HOOKS and table.name != NAT):
+                entry = chain.replace(rules=tuple(rule.replace(why="") for rule in chain.rules))
+                others = tuple(each for each in table.chains if each is not chain)
+                yield ForeignChain(
+                    f"{table.name} of iptables",
+                    ruleset.families,
+                    chain.name,
+                    PRIORITIES[table.name],
+                    table.name == NAT,
+                    table.replace(chains=(entry, *others)),
+                    is_older(table.name),
+                    is_native=False,
+                    is_route=table.name == MANGLE,
+                )
 
 
 class Station(Value):

@@ -16,8 +16,7 @@ are met where ``stations`` has them. A connection that is redirected is lost, to
 
 from __future__ import annotations
 
-from capture.analysis.matches import judge
-from capture.analysis.meaning import Goto, Translate, Untrack, meaning
+from capture.analysis.meaning import Goto, Translate, Untrack, judge, meaning
 from capture.analysis.rerouting import UNCHANGED, routed_marks, transparent_rules
 from capture.analysis.stations import Situation
 from capture.model import ruleset as model
@@ -30,10 +29,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-    from capture.analysis.foreign import ForeignChain
     from capture.analysis.meaning import Meaning
     from capture.analysis.rerouting import MarkRoute
-    from capture.analysis.stations import Station
+    from capture.analysis.stations import ForeignChain, Station
 
     Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]
 
@@ -75,7 +73,7 @@ class Fate(Value):
     """All that a packet and its connection notice of rules.
 
     ``port`` and ``address`` are None where they stay what the packet is addressed to. ``marked`` is whether a
-    transparent capture's mark leads it, or what else its connection sends, to the proxy. ``interface`` is the one by
+    mark of TPROXY leads the packet, or a later one of its connection, to the proxy. ``interface`` is the one by
     which another mark lets it leave; None where it leaves as it was to.
     """
 
@@ -90,7 +88,7 @@ class Trace(Value):
     """Where the packet ends and how it came there; ``step`` is the rule that decided, None for a policy.
 
     ``translated`` is what a rule made of where the packet was addressed to.
-    ``marked`` is whether a transparent capture's mark leads it, or what else its connection sends, to the proxy.
+    ``marked`` is whether a mark of TPROXY leads the packet, or a later one of its connection, to the proxy.
     ``lacks`` says which routes the outcome depends on and the namespace does not have. ``policy`` is the base chain
     whose policy dropped the packet. ``rerouted`` is the policy rule by which another mark refused it, or sent it out by
     another interface.
@@ -161,9 +159,9 @@ class _Passage:
 
     def __init__(self, situation: Situation, packet: Packet) -> None:
         self.situation = situation
-        self.ruleset = situation.ruleset
-        self.first = packet
-        self.packet = packet
+        self.ruleset, self.network = situation.ruleset, situation.network
+        self.first = self.packet = packet
+        self.arrives = packet.in_interface not in (None, LOOPBACK)
         self.path: list[Step] = []
         self.mapped: Step | None = None
         """The rule of nat that decided on the connection; there is one at most."""
@@ -196,11 +194,9 @@ class _Passage:
             # Over lo it has no socket any more (skb_orphan in drivers/net/loopback.c).
             self.packet = self.packet.replace(in_interface=LOOPBACK, out_interface=None, uid=None, gid=None)
         self._through(model.PREROUTING)
-        if self.is_redirected or self.transparent or self._is_for_the_pod():
+        is_for_the_pod = self.packet.in_interface == LOOPBACK or self.network.is_local(self.packet.destination)
+        if self.is_redirected or self.transparent or is_for_the_pod:
             self._through(model.INPUT)
-
-    def _is_for_the_pod(self) -> bool:
-        return self.packet.in_interface == LOOPBACK or self.situation.network.is_local(self.packet.destination)
 
     def _route(self) -> None:
         """Let the packet leave by another interface if its destination was changed.
@@ -208,16 +204,16 @@ class _Passage:
         What follows at OUTPUT still saw the one by which it was to leave (``state->out`` stays as it was,
         nf_nat_ipv4_local_fn in net/netfilter/nf_nat_proto.c).
         """
-        network = self.situation.network
+        leaves_by = self.packet.out_interface
         if self.is_redirected:
-            self.interface = None
-            self.packet = self.packet.replace(out_interface=LOOPBACK)
+            self.interface, leaves_by = None, LOOPBACK
         elif self.interface is not None:
-            self.packet = self.packet.replace(out_interface=self.interface)
-        elif self.is_moved and network.is_local(self.packet.destination):
-            self.packet = self.packet.replace(out_interface=LOOPBACK)
-        elif self.is_moved and self.packet.out_interface == LOOPBACK:
-            self.packet = self.packet.replace(out_interface=network.interface)
+            leaves_by = self.interface
+        elif self.is_moved and self.network.is_local(self.packet.destination):
+            leaves_by = LOOPBACK
+        elif self.is_moved and leaves_by == LOOPBACK:
+            leaves_by = self.network.interface
+        self.packet = self.packet.replace(out_interface=leaves_by)
 
     def of_later_packets(self) -> _Passage:
         """Return the passage of the packets that follow, mapped as this one, from the chain on that mapped it."""
@@ -277,15 +273,15 @@ class _Passage:
     def _chain(self, station: Station, chain: model.Chain, depth: int) -> bool:
         """Take the packet through a chain; return whether a rule decided on the whole table."""
         for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
-            matched = judge(rule, self.packet, self.situation.network, is_native=station.is_native)
-            if matched is False:
+            matched = judge(rule, self.packet, self.network, is_native=station.is_native)
+            is_idle = matched is None and isinstance(meaning(rule), model.Log | model.Continue)
+            if matched is False or is_idle:  # whether it logs does not matter
                 continue
             step = Step(station.table, chain.name, position, rule, depth, matched is True, station)
-            if matched is None:
-                self._note_uncertain(step)
-                continue
             self.path.append(step)
-            match meaning(rule.verdict):
+            match meaning(rule):
+                case _ if matched is None:
+                    continue
                 case model.Jump(chain=target):
                     if self._called(station, target, depth):
                         return True
@@ -316,11 +312,6 @@ class _Passage:
             self.policy = station
         return True
 
-    def _note_uncertain(self, step: Step) -> None:
-        """Note a rule that might have matched, if that would have mattered."""
-        if not isinstance(meaning(step.rule.verdict), model.Log | model.Continue):
-            self.path.append(step)
-
     def _act(self, verdict: Meaning, step: Step) -> bool:
         """Do to the packet what a verdict does; return whether that ends the table."""
         packet = self.packet
@@ -332,7 +323,9 @@ class _Passage:
             case model.Redirect(port=port):
                 self.mapped = step
                 self.is_redirected = True
-                self.packet = self._as_mapped = _redirected(packet, port)
+                goes_out = packet.in_interface is None
+                there = LOOPBACK_ADDRESSES[packet.family] if goes_out else packet.destination
+                self.packet = self._as_mapped = packet.replace(port=port, destination=there)
             case Translate(address=address, port=port):
                 self.mapped = step
                 self.is_moved = address is not None
@@ -377,12 +370,14 @@ class _Passage:
         elif self.transparent is not None and isinstance(self.transparent.rule.verdict, model.TransparentProxy):
             outcome, step, port = "proxy-inbound", self.transparent, self.transparent.rule.verdict.port
         elif self.mapped is not None:
-            outcome, step, port = _meaning(self.mapped), self.mapped, self.packet.port
+            is_redirect = isinstance(self.mapped.rule.verdict, model.Redirect)
+            outcome = REDIRECTED_BY.get(self.mapped.chain, "redirected") if is_redirect else "direct"
+            step, port = self.mapped, self.packet.port
         elif self._goes_to_the_transparent_socket():
             outcome, port = "proxy-inbound", transparent_rules(self.ruleset)[0].port
         elif self._reply_bypasses_proxy():
             outcome = "dropped"
-        mapping = meaning(self.mapped.rule.verdict) if self.mapped and outcome == "direct" else None
+        mapping = meaning(self.mapped.rule) if self.mapped and outcome == "direct" else None
         interface = self.interface if self.interface != self.first.out_interface else None
         is_transparent = outcome == "proxy-inbound" and not self.mapped
         return Trace(
@@ -394,28 +389,24 @@ class _Passage:
             transparent=is_transparent,
             marked=outcome != "dropped" and self._is_marked(),
             translated=mapping if isinstance(mapping, Translate) else None,
-            lacks=self._lacks() if is_transparent else (),
+            lacks=tuple(each for each in self.situation.without if is_transparent and self._is_of_family(each)),
             policy=self.policy,
             rerouted=self.rerouted if self.refused_by or (outcome == "direct" and interface) else None,
             interface=interface,
             mark=self.packet.mark,
         )
 
-    def _lacks(self) -> tuple[str, ...]:
-        of_ipv6 = self.first.family == IPV6
-        return tuple(command for command in self.situation.without if command.startswith("ip -6") == of_ipv6)
+    def _is_of_family(self, command: str) -> bool:
+        return command.startswith("ip -6") == (self.first.family == IPV6)
 
     def _last_decision(self) -> Step | None:
         """Return the last rule that accepted the packet or dropped it."""
-        certain = [step for step in self.path if step.certain]
-        if self.policy is not None:
-            return None
-        if self.refused_by is not None:
+        if self.policy is not None or self.refused_by is not None:
             return self.refused_by
+        certain = [step for step in self.path if step.certain]
         if self.is_dropped:
-            return next(
-                (step for step in reversed(certain) if isinstance(meaning(step.rule.verdict), model.Drop)), None
-            )
+            drops = (step for step in reversed(certain) if isinstance(meaning(step.rule), model.Drop))
+            return next(drops, None)
         decisive = [step for step in certain if isinstance(step.rule.verdict, model.Return | model.Accept)]
         in_nat = [step for step in decisive if step.table == model.NAT]
         return next(reversed(in_nat or decisive), None)
@@ -424,32 +415,15 @@ class _Passage:
         """Return whether a packet of a known connection got a mark that routes it to the proxy's socket."""
         is_known = self.packet.state in OF_KNOWN_CONNECTIONS and self.packet.protocol == "tcp"
         marked = self.packet.mark in routed_marks(self.ruleset) and self.first.mark != self.packet.mark
-        return is_known and self._arrives() and marked and bool(transparent_rules(self.ruleset))
+        return is_known and self.arrives and marked and bool(transparent_rules(self.ruleset))
 
     def _reply_bypasses_proxy(self) -> bool:
         """Return whether a connection goes past the proxy to the app, but is one whose answers go to the proxy."""
         is_new = self.packet.state not in OF_KNOWN_CONNECTIONS
-        return is_new and self._arrives() and self.packet.connection_mark in routed_marks(self.ruleset)
-
-    def _arrives(self) -> bool:
-        return self.first.in_interface not in (None, LOOPBACK)
+        return is_new and self.arrives and self.packet.connection_mark in routed_marks(self.ruleset)
 
     def _is_marked(self) -> bool:
         """Return whether it leaves with a mark that leads back to the proxy, or its connection has kept one."""
         leaves = self.packet.out_interface not in (None, LOOPBACK)
         marks = routed_marks(self.ruleset)
         return (leaves and self.packet.mark in marks) or self.packet.connection_mark in marks
-
-
-def _redirected(packet: Packet, port: int) -> Packet:
-    """Return the packet with a destination in the pod: the loopback address for what goes out."""
-    if packet.in_interface is not None:
-        return packet.replace(port=port)
-    return packet.replace(port=port, destination=LOOPBACK_ADDRESSES[packet.family])
-
-
-def _meaning(step: Step) -> Outcome:
-    """Return what a redirect means, by the chain that it is in."""
-    if not isinstance(step.rule.verdict, model.Redirect):
-        return "direct"
-    return REDIRECTED_BY.get(step.chain, "redirected")

@@ -136,7 +136,13 @@ class BadUsageError(CaptureError):
     exit_code = EXIT_USAGE
 
     def __init__(self, error: click.UsageError) -> None:
-        message = error.format_message()
+        if isinstance(error, click.NoSuchOption) and error.possibilities:
+            known = {name.lstrip("-"): name for name in error.possibilities}  # the dashes make every two names similar
+            similar = closest(error.option_name.lstrip("-"), known)
+            error = click.NoSuchOption(
+                error.option_name, possibilities=[known[similar]] if similar else None, ctx=error.ctx
+            )
+        message = " ".join(error.format_message().split())
         for words_of_click, plain in NUMBERS.items():
             message = message.replace(words_of_click, plain)
         remedy = f"See `{error.ctx.command_path} --help`." if error.ctx is not None else ""

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from capture.analysis.cause_texts import Cause, cause
-from capture.analysis.causes import Capture, causes_of_pod, causes_of_proxy, without_way_out
-from capture.analysis.connection import TO_PROXY, Ways, causes_of_connection, dropped
+from capture.analysis.causes import (
+    TO_PROXY,
+    Capture,
+    causes_of_connection,
+    causes_of_pod,
+    causes_of_proxy,
+    dropped,
+    without_way_out,
+)
 from capture.analysis.foreign_words import what_foreign_does
-from capture.analysis.pod_network import NO_WAY_OUT
 from capture.backends import detect, load
 from capture.backends.iptables.render import rule_text
 from capture.errors import CaptureError
@@ -30,7 +36,8 @@ from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
 
     from capture.analysis.causes import PodFacts
     from capture.analysis.effects import Effect
@@ -39,6 +46,7 @@ if TYPE_CHECKING:
     from capture.model.ruleset import Rule
     from capture.operations.results import Verified
     from capture.operations.target import Namespace
+    from capture.settings.options import Option
     from capture.settings.settings import Settings
     from capture.state.impediments import Impediment
     from capture.state.record import Record
@@ -132,14 +140,11 @@ def _of_connection(
 ) -> Diagnosis:
     live = trace(packet)
     explicit = settings or (recorded.settings if recorded else None)
-    ways = Ways(
-        live,
-        trace(packet, explicit) if explicit else None,
-        live.packet.out_interface != NO_WAY_OUT,
-    )
-    translated = list(_socket_lb(packet)) if packet.in_interface is None else []
-    found = [*causes, *translated, *causes_of_connection(ways, facts, capture, _rule_of), *_circle(live, capture)]
+    by_settings = trace(packet, explicit) if explicit else None
     is_inbound = packet.in_interface is not None
+    found = causes if is_inbound else [*causes, *_socket_lb(packet)]
+    found += causes_of_connection(live, by_settings, facts, capture, _rule_of)
+    found += _circle(live, capture)
     if explicit is not None and (is_inbound or live.outcome in TO_PROXY):
         config, _ = resolve(explicit, recorded.facts if recorded else host_of(None))
         desired = build_ruleset(config)
@@ -238,7 +243,7 @@ def _foreign_rules(verified: Verified) -> dict[str, tuple[str, str]]:
     return found | {
         f"{each.foreign_chain.table} {each.foreign_chain.entry.name}": (
             what_foreign_does(each.rule, each.effect),
-            (each.rule and each.rule.why) or _rule_of(each.rule, each.foreign_chain.families[0]),
+            (each.rule and each.rule.why) or _rule_of(each.rule, each.family),
         )
         for each in reversed(verified.obstacles)
         if not _is_dropping(each.effect)
@@ -249,15 +254,18 @@ def _is_dropping(effect: Effect | None) -> bool:
     return effect is not None and effect.is_certain and effect.after.outcome == "dropped"
 
 
+def _given(settings: Settings, is_meant: Callable[[Option[Any]], bool]) -> list[str]:
+    """Return which of the explicit options are meant, each with its value and where that is from."""
+    meant = filter(is_meant, settings.explicit)
+    return [f"{option.name} {settings.text(option)} ({settings.origin(option)})" for option in meant]
+
+
 def _left_out(settings: Settings, verified: Verified) -> Iterator[Cause]:
     """Yield what the settings leave uncaptured on purpose, which may be what is looked for."""
     for remark in verified.remarks:
         yield cause("family-not-captured: remark", remark=remark)
-    given = [
-        f"{option.name} {settings.text(option)} ({settings.origin(option)})"
-        for option in settings.explicit
-        if option.topic == EXCLUSIONS and option not in (PROXY_UID, PROXY_GID) and settings.text(option)
-    ]
+    exclusions = [each for each in settings.explicit if each.topic == EXCLUSIONS and settings.text(each)]
+    given = _given(settings, lambda option: option in exclusions and option not in (PROXY_UID, PROXY_GID))
     if given:
         yield cause("excluded: pod", options=", ".join(given))
 
@@ -266,11 +274,7 @@ def _with_options(found: Cause, packet: Packet, settings: Settings) -> Cause:
     """Return the cause; where settings leave the packet out, its remedy names the options, or the profile, that do."""
     if found.kind != "excluded":
         return found
-    given = [
-        f"{option.name} {settings.text(option)} ({settings.origin(option)})"
-        for option in settings.explicit
-        if trace(packet, settings.without(option)).outcome in TO_PROXY
-    ]
+    given = _given(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
     if given:
         return found.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
     if trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:

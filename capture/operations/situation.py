@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.foreign import in_tables_of_iptables
+from capture.analysis.stations import Situation, in_tables_of_iptables
 from capture.backends import load
 from capture.backends.detect import Decision
 from capture.backends.iptables.tables import legacy_tables
@@ -14,10 +14,7 @@ from capture.state import routes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from capture.analysis.foreign import ForeignChain
-    from capture.analysis.stations import Situation
+    from capture.analysis.stations import ForeignChain
     from capture.model.ruleset import Ruleset
 
 LEGACY = "iptables-legacy"
@@ -60,7 +57,7 @@ def read_elsewhere(place: tuple[str, str]) -> Elsewhere:
                 "there are tables of iptables-legacy, and neither its programs nor python-iptables to read them"
             )
         else:
-            chains += _of_legacy(found)
+            chains += found
     if "filter" in tables:
         from capture.backends.iptables.filters import read_legacy_filters
 
@@ -72,31 +69,26 @@ def read_elsewhere(place: tuple[str, str]) -> Elsewhere:
     return Elsewhere(tuple(chain for chain in chains if not _is_own(chain)), second, tuple(doubts))
 
 
-def _read_legacy() -> Ruleset | None:
+def _read_legacy() -> list[ForeignChain] | None:
     for driver in ("restore", "iptc"):
         try:
-            return load(Decision("iptables", driver, "legacy")).read()
+            ruleset = load(Decision("iptables", driver, "legacy")).read()
         except CaptureError:
             continue
+        found = in_tables_of_iptables(ruleset, is_older=lambda _: False)
+        in_use = (chain for chain in found if chain.entry.rules or "DROP" in chain.policies)
+        return [chain.replace(table=f"{chain.contents.name} of {LEGACY}", is_of_any_age=True) for chain in in_use]
     return None
 
 
-def _of_legacy(ruleset: Ruleset) -> Iterator[ForeignChain]:
-    for chain in in_tables_of_iptables(ruleset, is_older=lambda _: False):
-        if chain.entry.rules or chain.entry.policy == "DROP" or chain.entry.ipv6_policy == "DROP":
-            yield chain.replace(table=f"{chain.contents.name} of {LEGACY}", is_of_any_age=True)
-
-
 def _is_own(chain: ForeignChain) -> bool:
-    return chain.table.startswith(OF_PLACES["nftables", ""]) or any(
-        is_our_chain(each.name) for each in chain.contents.chains
-    )
+    names = (each.name for each in chain.contents.chains)
+    return chain.table.startswith(OF_PLACES["nftables", ""]) or any(map(is_our_chain, names))
 
 
 def read_situation(ruleset: Ruleset, place: tuple[str, str], needs: Ruleset) -> Situation:
     """Return all that decides on packets, for a rule set that is in a place; ``needs`` are the routes it depends on."""
     from capture.analysis.pod_network import read_pod_network
-    from capture.analysis.stations import Situation
 
     return Situation(
         ruleset.replace(policy_routes=ruleset.policy_routes or needs.policy_routes),

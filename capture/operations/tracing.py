@@ -24,15 +24,19 @@ from capture.state.netns import Entered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from ipaddress import IPv4Address, IPv6Address
+    from typing import TypeVar
 
-    from capture.model.addresses import Network
     from capture.model.ruleset import Chain, ProtocolName, Rule, TableName
     from capture.operations.target import Namespace
     from capture.settings.config import Host
     from capture.settings.settings import Settings
 
     IpAddress = IPv4Address | IPv6Address
+    Parsed = TypeVar("Parsed")
+
+AN_ADDRESS = "an IP address"
 
 
 def trace(
@@ -113,7 +117,9 @@ def trace_packet(  # noqa: PLR0913  # a packet has this many sides; all but the 
     is_outbound = in_interface is None
     if protocol not in ("tcp", "udp"):
         raise _unusable("protocol", protocol, "tcp or udp")
-    to, by = _address("destination", destination), None if source is None else _address("source", source)
+    to = _parsed("destination", destination, parse_address, AN_ADDRESS)
+    by = None if source is None else _parsed("source", source, parse_address, AN_ADDRESS)
+    comes_in_by = None if is_outbound else _parsed("in_interface", in_interface, interface, "an interface name")
     if by is not None and by.family != to.family:
         raise _unusable("source", source, "an address of the destination's family")
     packet = Packet(
@@ -123,23 +129,16 @@ def trace_packet(  # noqa: PLR0913  # a packet has this many sides; all but the 
         source=by,
         uid=_number("uid", uid, MAX_ID) if is_outbound else None,
         gid=_number("gid", uid if gid is None else gid, MAX_ID) if is_outbound else None,
-        in_interface=None if in_interface is None else _interface(in_interface),
+        in_interface=comes_in_by,
     )
     return trace(packet, settings, namespace, host)
 
 
-def _address(name: str, value: object) -> Network:
+def _parsed(name: str, value: object, parse: Callable[[str], Parsed], expected: str) -> Parsed:
     try:
-        return parse_address(str(value))
+        return parse(str(value))
     except ValueError:
-        raise _unusable(name, str(value), "an IP address") from None
-
-
-def _interface(value: object) -> str:
-    try:
-        return interface(str(value))
-    except ValueError:
-        raise _unusable("in_interface", str(value), "an interface name") from None
+        raise _unusable(name, str(value), expected) from None
 
 
 def _number(name: str, value: object, highest: int) -> int:

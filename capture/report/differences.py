@@ -37,13 +37,10 @@ def in_words(verified: Verified) -> Iterator[str]:
         yield NOTHING_APPLIED
         return
     yield from _grouped(verified.differences, difference_in_words)
-    for need in verified.missing:
-        yield _need(need)
-    for impediment in verified.impediments:
-        yield impediment.says
-    for other in verified.others:
-        yield _second_set(other)
-    yield from map(_obstacle, verified.obstacles)
+    yield from map(_need, verified.missing)
+    yield from (impediment.says for impediment in verified.impediments)
+    yield from map(_second_set, verified.others)
+    yield from map(_foreign, verified.obstacles)
     yield from verified.uncaptured
 
 
@@ -52,30 +49,23 @@ def doubts_in_words(verified: Verified) -> Iterator[str]:
     if not verified.has_reference:
         yield "no record here: without it, or options, there is no reference for the rules of the capture"
     for each in verified.unjudged:
-        from capture.analysis.compare import Difference  # where there is a difference
-
-        if isinstance(each, Difference):
-            found = f"{_place(each)}: {UNJUDGED}: {_rule(each) or f'policy {each.policy}'}"
-        else:
-            found = _of_obstacle(each, UNJUDGED)
-        yield f"{found}{effect_in_words(each.effect)}"
+        yield f"{each.place}: {UNJUDGED}: {_rule(each)}{effect_in_words(each.effect)}"
     yield from verified.doubts
 
 
 def notes_in_words(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each foreign rule that is worth a note, and no difference."""
     yield from verified.remarks
-    yield from _grouped(verified.notes, lambda note: f"{_place(note)}: {NO_EFFECT}: {_rule(note)}")
-    if len(verified.harmless) > MAX_SINGLE:
-        places = [_place_of_obstacle(each) for each in verified.harmless]
-        for place in dict.fromkeys(places):
-            yield f"{place}: {NO_EFFECT}: {places.count(place)} rules"
+    yield from _grouped(verified.notes, _without_effect)
+    if len(verified.harmless) <= MAX_SINGLE:
+        yield from dict.fromkeys(map(_without_effect, verified.harmless))
         return
-    yield from (_of_obstacle(obstacle, NO_EFFECT) for obstacle in verified.harmless)
+    places = [each.place for each in verified.harmless]
+    yield from (f"{place}: {NO_EFFECT}: {places.count(place)} rules" for place in dict.fromkeys(places))
 
 
-def _rule(difference: Difference) -> str:
-    return text_of(difference.rule, difference.family) if difference.rule else ""
+def _without_effect(each: Difference | Obstacle) -> str:
+    return f"{each.place}: {NO_EFFECT}: {_rule(each)}"
 
 
 def _grouped(found: Sequence[Difference], words: Callable[[Difference], str]) -> Iterator[str]:
@@ -93,51 +83,33 @@ def _grouped(found: Sequence[Difference], words: Callable[[Difference], str]) ->
 
 def difference_in_words(difference: Difference) -> str:
     """Return a difference in a sentence."""
+    if difference.kind == "foreign":
+        return _foreign(difference)
     if difference.rule is None:
-        where = f"{FAMILY_NAMES[difference.family]} {difference.table} {difference.chain}"
-        return f"{where}: the policy is {difference.policy}, and should be ACCEPT{effect_in_words(difference.effect)}"
-    return f"{_place(difference)}{_meaning(difference)}: {_rule(difference)}{effect_in_words(difference.effect)}"
+        found = f": the policy is {difference.policy}, and should be ACCEPT"
+    else:
+        found = f" {MEANINGS[difference.kind]}: {_rule(difference)}"
+    return f"{difference.place}{found}{effect_in_words(difference.effect)}"
 
 
-def _meaning(difference: Difference) -> str:
-    if difference.kind == "foreign" and difference.rule is not None:
-        from capture.analysis.foreign_words import what_foreign_does  # where something differs
+def _foreign(each: Difference | Obstacle) -> str:
+    """Return what a foreign rule does, in a sentence."""
+    from capture.analysis.foreign_words import what_foreign_does  # where something differs
 
-        return f": {what_foreign_does(difference.rule, difference.effect)}"
-    return f" {MEANINGS[difference.kind]}"
+    does = what_foreign_does(each.rule, each.effect)
+    return f"{each.place}: {does}: {_rule(each)}{effect_in_words(each.effect)}"
 
 
-def _place(difference: Difference) -> str:
-    where = f"{FAMILY_NAMES[difference.family]} {difference.table} {difference.chain}"
-    return f"{where}: rule {difference.position}" if difference.position else f"{where}: a rule"
+def _rule(each: Difference | Obstacle) -> str:
+    """Return the rule, that of a table of nf_tables in the words of nft(8), or the policy."""
+    if each.rule is None:
+        return "the policy DROP"
+    return each.rule.why or text_of(each.rule, each.family)
 
 
 def _second_set(other: Other) -> str:
     variant = f" {other.where.variant}" if other.where.variant else ""
     return f"a second set of capture rules is in {other.where.backend}{variant}{effect_in_words(other.effect)}"
-
-
-def _obstacle(obstacle: Obstacle) -> str:
-    from capture.analysis.foreign_words import what_foreign_does  # where something differs
-
-    meaning = what_foreign_does(obstacle.rule, obstacle.effect)
-    return f"{_of_obstacle(obstacle, meaning)}{effect_in_words(obstacle.effect)}"
-
-
-def _of_obstacle(obstacle: Obstacle, meaning: str) -> str:
-    return f"{_place_of_obstacle(obstacle)}: {meaning}: {_rule_of_obstacle(obstacle)}"
-
-
-def _place_of_obstacle(obstacle: Obstacle) -> str:
-    there = obstacle.foreign_chain
-    return f"table {there.table}, chain {there.entry.name} ({there.place}, priority {there.priority})"
-
-
-def _rule_of_obstacle(obstacle: Obstacle) -> str:
-    """Return the rule in the words of nft(8), if they are known."""
-    if obstacle.rule is None:
-        return "the policy DROP"
-    return obstacle.rule.why or text_of(obstacle.rule, obstacle.rule.family or obstacle.foreign_chain.families[0])
 
 
 def effect_in_words(effect: Effect | None) -> str:
@@ -231,7 +203,7 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
             "table": difference.table,
             "chain": difference.chain,
             "position": difference.position or None,
-            "rule": _rule(difference) or None,
+            "rule": _rule(difference) if difference.rule else None,
             "policy": difference.policy or None,
             **_with_effect(difference.effect, difference_in_words(difference)),
         }
@@ -248,8 +220,8 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
             "kind": "foreign",
             "table": each.foreign_chain.table,
             "chain": each.foreign_chain.entry.name,
-            "rule": _rule_of_obstacle(each),
-            **_with_effect(each.effect, _obstacle(each)),
+            "rule": _rule(each),
+            **_with_effect(each.effect, _foreign(each)),
         }
         for each in verified.obstacles
     ]

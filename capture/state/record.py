@@ -366,8 +366,8 @@ def forget(directory: str = STATE_DIRECTORY) -> None:
         pass
 
 
-LONG_WRITTEN = 60_000_000_000
-"""Nanoseconds; a record is written in a thousandth of one, so that who began it a minute ago was killed."""
+ABANDONED_AFTER = 60_000_000_000
+"""Nanoseconds. A record is written within a millisecond: a writer that began a minute ago was killed."""
 
 
 def forget_ended(directory: str = STATE_DIRECTORY) -> None:
@@ -384,7 +384,7 @@ def forget_ended(directory: str = STATE_DIRECTORY) -> None:
         if inode:
             written.setdefault(inode, {})[name] = _written(f"{directory}/{name}")
     ended = [name for of_one in written.values() for name, when in of_one.items() if when < max(of_one.values())]
-    long_ago = time.time_ns() - LONG_WRITTEN
+    long_ago = time.time_ns() - ABANDONED_AFTER
     # A file that was never renamed to the record that it was to be.
     abandoned = [name for name in names if ".json." in name and _written(f"{directory}/{name}") < long_ago]
     for name in (*ended, *abandoned):

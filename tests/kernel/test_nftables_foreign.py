@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture import operations
-from capture.analysis.foreign import ForeignChain
 from capture.analysis.judgement import Obstacle
+from capture.analysis.stations import ForeignChain
 from capture.backends.nftables.foreign import read_foreign_chains
 from capture.backends.nftables.netlink import NetlinkDriver
 from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.foreign import ForeignChain
+from capture.analysis.stations import ForeignChain
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.programs import require, run
 from capture.backends.iptables.tables import legacy_tables

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from random import Random
 
-from capture.analysis.foreign import PRIORITIES, ForeignChain
 from capture.analysis.rerouting import UNCHANGED, MarkRoute
 from capture.analysis.space import NONE, PROTOCOLS, gathered
-from capture.analysis.stations import PodNetwork, Situation
+from capture.analysis.stations import PRIORITIES, ForeignChain, PodNetwork, Situation
 from capture.model.addresses import IPV4, Network, parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import (

@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from capture.analysis.decision_list import Box, DecisionList
 from capture.analysis.diagram import Diagrams
+from capture.analysis.long_lists import Box, DecisionList
 from capture.model.ruleset import Accept, Drop, Jump, Return
 
 TYPE_CHECKING = False
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from capture.analysis.decision_list import Ranges
+    from capture.analysis.long_lists import Ranges
 
     Function = Callable[[tuple[int, ...]], Any]
 

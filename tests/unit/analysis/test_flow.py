@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from capture.analysis.flow import Edge, Flow, flows, with_rates
-from capture.analysis.foreign import ForeignChain
-from capture.analysis.stations import Situation
+from capture.analysis.stations import ForeignChain, Situation
 from capture.model.ruleset import (
     FAMILIES,
     NAT,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.compare import Difference, differences
-from capture.analysis.foreign import ForeignChain
 from capture.analysis.judgement import judge
-from capture.analysis.stations import PodNetwork
+from capture.analysis.stations import ForeignChain, PodNetwork
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import (
     MANGLE,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capture.analysis.foreign import ForeignChain
-from capture.analysis.stations import PodNetwork, Situation
+from capture.analysis.stations import ForeignChain, PodNetwork, Situation
 from capture.analysis.trace import trace, whole_way
 from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from capture.analysis.compare import Difference
 from capture.analysis.effects import Change, Effect
-from capture.analysis.foreign import ForeignChain
 from capture.analysis.judgement import Obstacle
+from capture.analysis.stations import ForeignChain
 from capture.analysis.trace import Fate, Trace
 from capture.backends.detect import Decision
 from capture.model.addresses import parse_address, parse_network

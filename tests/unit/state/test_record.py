@@ -341,3 +341,4 @@ class TestEnded:
 
     def test_where_there_is_no_directory(self, tmp_path: Path) -> None:
         record.forget_ended(str(tmp_path / "missing"))
+        assert list(tmp_path.iterdir()) == []
