@@ -82,11 +82,6 @@ def rewrite(network: Network, plugins: list[dict[str, Any]], what: str, *, is_ur
     return [Change(network.path, what)]
 
 
-def make(path: str, configuration: dict[str, Any]) -> None:
-    """Make a file of our own that is not there yet; raise ``FileExistsError`` if it is."""
-    atomic_files.create(path, written(path, configuration), atomic_files.PRIVATE, os.geteuid(), os.getegid())
-
-
 def _turn_into_list(network: Network, plugins: list[dict[str, Any]]) -> tuple[str, list[Change]]:
     """Put a list in the place of a file that holds one plugin; the list sorts after it, so that one is set aside.
 
@@ -95,7 +90,7 @@ def _turn_into_list(network: Network, plugins: list[dict[str, Any]]) -> tuple[st
     single = network.file
     path = os.path.splitext(single.path)[0] + ".conflist"
     try:
-        make(path, as_list(network, plugins))
+        atomic_files.create(path, written(path, as_list(network, plugins)))
     except FileExistsError:
         stale = network_in(path)
         if not stale.entries:

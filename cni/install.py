@@ -176,7 +176,7 @@ def _write_own_list(desired: Desired, source: Network, entry: dict[str, Any]) ->
         old = network_in(path)
     except FileNotFoundError:
         try:
-            entries.make(path, configuration)
+            atomic_files.create(path, entries.written(path, configuration))
         except FileExistsError:
             raise ChangedMeanwhileError(path) from None
         return path, [Change(path, f"made from {os.path.basename(source.path)}, with the entry")]

@@ -12,6 +12,7 @@ from capture.report.findings import HANG, Finding, print_findings
 from capture.report.terminal import print_lines
 from capture.state.json_text import JsonError, decode, encode
 from cni import istio_cni, kubernetes, runtimes, trial
+from cni.agent.status_text import duration
 from cni.conf import KUBERNETES
 from cni.entries import as_list
 from cni.networks import PLUGIN, Candidate, Chosen, Network, candidates, choose
@@ -187,23 +188,15 @@ def _about_token(path: str) -> Finding:
         return Finding("pods", "token", "error", f"{path}: {error.strerror}", "Write a token there.")
     left = token.left(time.time())
     if left <= 0:
-        says = f"{path}, written {age} ago, has ended {in_words(-left)} ago: the API server refuses it"
+        says = f"{path}, written {age} ago, has ended {duration(-left)} ago: the API server refuses it"
         return Finding("pods", "token", "error", says, "Renew it; a token of a service account lives for an hour.")
-    ends = f"ends in {in_words(left)}" if token.expires else "never ends, or does not say so"
+    ends = f"ends in {duration(left)}" if token.expires else "never ends, or does not say so"
     says = f"{path}, written {age} ago, {ends}"
     return Finding("pods", "token", "warning" if token.is_short(time.time()) else "ok", says)
 
 
 def _age_of(path: str) -> str:
-    return in_words(time.time() - os.stat(path).st_mtime)
-
-
-def in_words(seconds: float) -> str:
-    """Return a time as one or two words: 5 s, 12 min, 3 h, 9 days."""
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
+    return duration(time.time() - os.stat(path).st_mtime)
 
 
 # --- what it has decided ---------------------------------------------------------------------------------------

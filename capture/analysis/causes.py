@@ -131,8 +131,9 @@ def causes_of_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
         name = FAMILY_NAMES[facts.addresses[0].family]
         yield cause("family-not-captured: pod", name, family=name)
     for family in capture.families:
-        if family in of_pod:
+        if family in of_pod or not of_pod:  # what is redirected arrives at lo: without another interface, too
             yield from causes_at_port(facts, capture, "proxy-outbound", capture.outbound_port, family)
+        if family in of_pod:
             yield from causes_at_port(facts, capture, "proxy-inbound", capture.inbound_port, family)
     if capture.dns_port is not None:
         yield from causes_at_port(facts, capture, "dns", capture.dns_port, IPV4, IPPROTO_UDP)

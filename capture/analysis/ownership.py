@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     Places = dict[tuple[model.TableName, str], frozenset[int]]
     """For each table and chain, the positions of our rules."""
 
-# Numbers that upstream and we write into rules (design of the DNS capture and of TPROXY mode).
 DNS_PORT = model.only(53)
 
 GO_ON = (model.Continue, model.Log, model.SetMark, model.SaveMark, model.RestoreMark)

@@ -48,7 +48,7 @@ LISTED: dict[type, tuple[int, str]] = {
 }
 """Matches with several entries: the level they test, and where they keep their entries."""
 ENDINGS = ("", "eth0", "0", "1", "2", "-", "_", "x", "y", "z", "00", "zz", "000", "q.q", "~")
-"""One of these makes an interface of which a prefix in a rule is the longest."""
+"""Endings of interface names, tried in order: with one of them, no longer prefix in a rule matches the name."""
 
 
 class PacketSpace:

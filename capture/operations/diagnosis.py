@@ -12,6 +12,7 @@ from capture.analysis.causes import (
     dropped,
     without_way_out,
 )
+from capture.analysis.foreign_words import what_foreign_does
 from capture.backends import detect, load
 from capture.backends.iptables.render import rule_text
 from capture.errors import CaptureError
@@ -225,20 +226,25 @@ def _diverted(verified: Verified) -> Iterator[Cause]:
     for effect in (*effects, *(found.effect for found in verified.obstacles)):
         if effect is not None and _is_dropping(effect):
             yield dropped(effect.after, _rule_of)
-    for where, rule in _foreign_rules(verified).items():
-        yield cause("foreign-rule: pod", where, rule=rule)
+    for where, (does, rule) in _foreign_rules(verified).items():
+        yield cause("foreign-rule: pod", where, does=does, rule=rule)
 
 
-def _foreign_rules(verified: Verified) -> dict[str, str]:
-    """Return the first foreign rule of each chain that diverts captured packets and does not drop them, in words."""
+def _foreign_rules(verified: Verified) -> dict[str, tuple[str, str]]:
+    """Return what the first foreign rule of each chain does that moves captured packets and does not drop them.
+
+    In words, each with the rule.
+    """
     found = {
-        f"{each.table} {each.chain}": _rule_of(each.rule, each.family)
+        f"{each.table} {each.chain}": (what_foreign_does(each.rule, each.effect), _rule_of(each.rule, each.family))
         for each in reversed(verified.differences)
         if not each.is_own and not _is_dropping(each.effect)
     }
     return found | {
-        f"{each.foreign_chain.table} {each.foreign_chain.entry.name}": (each.rule and each.rule.why)
-        or _rule_of(each.rule)
+        f"{each.foreign_chain.table} {each.foreign_chain.entry.name}": (
+            what_foreign_does(each.rule, each.effect),
+            (each.rule and each.rule.why) or _rule_of(each.rule, each.family),
+        )
         for each in reversed(verified.obstacles)
         if not _is_dropping(each.effect)
     }

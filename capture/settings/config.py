@@ -6,7 +6,6 @@ After it everything is pure.
 
 from __future__ import annotations
 
-from capture.errors import ConfigurationError
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
 from capture.model.ruleset import Span, only
 from capture.model.values import Value
@@ -184,7 +183,7 @@ def _id(entry: str | Span, settings: Settings, which: Option[Any], look_up: Call
         return entry
     found = look_up(entry)
     if found is None:
-        raise ConfigurationError(which.name, entry, settings.origin(which), which.expected)
+        raise settings.refused(which, which.expected, entry)
     return only(found)
 
 
@@ -192,9 +191,7 @@ def _owner_groups(settings: Settings, host: Host) -> Selection[Span]:
     which = option.OWNER_GROUPS
     explicit = settings[which]
     if len(explicit.entries) > MAX_OWNER_GROUPS:
-        raise ConfigurationError(
-            which.name, settings.text(which), settings.origin(which), f"at most {MAX_OWNER_GROUPS} groups"
-        )
+        raise settings.refused(which, f"at most {MAX_OWNER_GROUPS} groups")
     return Selection(
         tuple(_id(entry, settings, which, host.group_id) for entry in explicit.entries), explicit.everything
     )
@@ -204,11 +201,8 @@ def _excluded_owner_groups(settings: Settings, host: Host) -> tuple[Span, ...]:
     which = option.EXCLUDED_OWNER_GROUPS
     groups = _ids(settings, which, host.group_id)
     if groups and not settings[option.OWNER_GROUPS].everything:
-        raise ConfigurationError(
-            which.name,
-            settings.text(which),
-            settings.origin(which),
-            f"nothing, because {option.OWNER_GROUPS.name} already names the groups to capture",
+        raise settings.refused(
+            which, f"nothing, because {option.OWNER_GROUPS.name} already names the groups to capture"
         )
     return groups
 

@@ -57,13 +57,18 @@ class Settings(Value):
         return value[1]
 
     def _parsed(self, option: Option[T], text: str) -> T:
-        origin = self.origin(option)
         if not text.isprintable():
-            raise ConfigurationError(option.name, text, origin, f"{option.expected}; no control characters")
+            raise self.refused(option, f"{option.expected}; no control characters")
         try:
             return option.parse(text)
         except ValueError:
-            raise ConfigurationError(option.name, text, origin, option.expected) from None
+            raise self.refused(option, option.expected) from None
+
+    def refused(self, option: Option[Any], expected: str, text: str | None = None) -> ConfigurationError:
+        """Return the error for the text of an option, or for a part of it."""
+        return ConfigurationError(
+            option.name, self.text(option) if text is None else text, self.origin(option), expected
+        )
 
     def checked(self) -> Settings:
         """Return these settings if every value that was given can be used; ConfigurationError if one cannot."""
@@ -97,16 +102,19 @@ class Settings(Value):
         return self.replace(explicit={each: given for each, given in self.explicit.items() if each != option})
 
 
-def from_environment(environ: Mapping[str, str], options: Iterable[Option[Any]] = OPTIONS) -> Settings:
+def from_environment(
+    environ: Mapping[str, str], options: Iterable[Option[Any]] = OPTIONS, of: str = "", *, own_names: bool = True
+) -> Settings:
     """Return the values of the environment; a truth value that cannot be read counts as absent.
 
-    So is what Kubernetes sets for a Service.
+    So does what Kubernetes sets for a Service. ``of`` is whose environment it is, for errors. Without ``own_names`` the
+    names that are made from flags do not count: in other programs they may mean something else.
     """
     explicit = {}
     warnings = []
     for option in options:
-        for variable in option.variables:
-            text, origin = environ.get(variable), f"environment {variable}"
+        for variable in option.variables if own_names else option.environment:
+            text, origin = environ.get(variable), f"environment {variable}{of}"
             if text is None:
                 continue
             if is_service_link(variable, text):

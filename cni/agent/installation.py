@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from capture.errors import CaptureError
 from cni import install as installer
-from cni.agent import credentials, rivals
+from cni.agent import credentials
 from cni.agent.directories import Directories
 from cni.agent.fight import Fight
 from cni.agent.handover import Handover
@@ -24,7 +24,7 @@ from cni.agent.health import Health
 from cni.agent.journal import Journal
 from cni.agent.options import Options
 from cni.agent.runtime import Runtime, RuntimeSilentError
-from cni.agent.writers import Writers
+from cni.agent.writers import Writers, name_of_rival
 from cni.conf import POD_SOURCES, RUNTIME
 from cni.install import PLUGIN, Desired
 
@@ -187,7 +187,7 @@ class Installation:
         self._restore_at = now + pause
         if not pause:
             self._enter(now)
-        rival = rivals.name(self.options.conf_dir, self.writers)
+        rival = name_of_rival(self.options.conf_dir, self.writers)
         self.health.count("list_rewrites", rival)
         self.health.note(lost=time.time(), rival=rival)
         self.journal.warn("another program rewrote the network configuration", rival=rival, pause_seconds=pause)

@@ -22,6 +22,7 @@ OF_A_FAMILY: dict[str, object] = {"family": "IPv6", "other": "IPv4", "any_addres
 """Words that one cause takes from a dictionary."""
 PROXY = 1337
 CAPTURE = Capture(15001, 15006, None, (only(PROXY),), (only(PROXY),), is_transparent=False, families=("ipv4", "ipv6"))
+IPV4_ONLY = CAPTURE.replace(families=("ipv4",))
 ETH0 = Link(2, "eth0", IFF_UP)
 FACTS = PodFacts((ETH0,), (parse_address("10.0.0.1"), parse_address("fd00::1")), (), {})
 
@@ -65,6 +66,12 @@ def test_a_proxy_on_other_ports_is_named_with_them() -> None:
 def test_a_family_without_an_address_needs_no_listener() -> None:
     facts = FACTS.replace(addresses=(parse_address("10.0.0.1"),), listeners=(listener(15001), listener(15006)))
     assert kinds(causes_of_proxy(facts, CAPTURE)) == []
+
+
+def test_a_pod_with_lo_alone_needs_a_listener_for_what_it_sends() -> None:
+    facts = FACTS.replace(links=(), addresses=())
+    assert set(kinds(causes_of_proxy(facts, CAPTURE))) == {"not-listening"}
+    assert kinds(causes_of_proxy(facts.replace(listeners=(listener(15001),)), IPV4_ONLY)) == []
 
 
 def test_a_proxy_of_the_right_group_may_have_another_user() -> None:
