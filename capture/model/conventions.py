@@ -1,4 +1,4 @@
-"""What programs agree on, and no option changes: of proxy, agent and capture (Istio), and of our own outputs."""
+"""Numbers on which proxy, agent and capture agree, and which no option changes (Istio's design of DNS and TPROXY)."""
 
 from __future__ import annotations
 
@@ -11,5 +11,3 @@ PROXY_TO_SELF_MARK = 1338
 """0x53a: what a transparent proxy sends to its own pod. With the proxy's own mark the same, it would not come in."""
 PASSTHROUGH_SOURCE = {IPV4: Network(IPV4, 0x7F000006, 32), IPV6: Network(IPV6, 6, 128)}
 """127.0.0.6 and ::6: the address from which the proxy calls the app for connections it passes through unchanged."""
-SCHEMA = "capture/v1"
-"""What every JSON output calls its layout: keys are added, those that are there keep their meaning."""

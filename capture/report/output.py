@@ -9,7 +9,7 @@ import os
 import sys
 
 from capture.errors import EXIT_FAILED, CaptureError
-from capture.model.conventions import SCHEMA
+from capture.model.text import SCHEMA
 from capture.report.streams import COLOUR, LostOutputError, Stream, Streams, keep_standard_descriptors
 
 TYPE_CHECKING = False

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 
 from capture.errors import StateDirectoryError
-from capture.model.conventions import SCHEMA
+from capture.model.text import SCHEMA
 from capture.model.values import Value
 from capture.state.directory import STATE_DIRECTORY, ensure, is_private
 from capture.state.files import content_of, names_in, put

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from capture import __version__
-from capture.model.conventions import SCHEMA
+from capture.model.text import SCHEMA
 
 STARTING = "starting"
 LOOP_LIMIT = 60.0
