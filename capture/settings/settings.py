@@ -88,6 +88,11 @@ class Settings(Value):
         explicit = self.explicit.get(option)
         return explicit.origin if explicit else "default"
 
+    def in_words(self) -> list[str]:
+        """Return a line for each option that was given: the text that counts, and where it comes from."""
+        given = (option for option in OPTIONS if option in self.explicit)
+        return [f"{option.name} {self.text(option)!r} ({self.origin(option)})" for option in given]
+
     def with_option(self, option: Option[Any], text: str, origin: str) -> Settings:
         """Return settings in which one option has another value."""
         return self.replace(explicit={**self.explicit, option: Given(text, origin)})
