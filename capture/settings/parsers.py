@@ -65,11 +65,6 @@ def entries_of(text: str) -> list[str]:
     return [entry for padded in text.split(",") if (entry := padded.strip(" \t"))]
 
 
-def shortened(text: str) -> str:
-    """Return the text for an error or a warning: 80 characters at most."""
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def list_of(parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
     """Return a parser for comma-separated lists; an empty text is an empty list, repeated entries count once."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from capture.errors import ConfigurationError
 from capture.model.addresses import Network, network_parts, parse_network
+from capture.model.text import shortened
 from capture.model.values import Value
 from capture.settings import parsers
 from capture.settings.options import LOG_OUTPUT_LEVEL, NETWORK_OPTIONS, OPTIONS
@@ -106,7 +107,7 @@ def _bad_entry(option: Option[Any], text: str) -> str:
     """Return which entry of a list is wrong, for the end of its error: the list itself may be cut there."""
     entries = parsers.entries_of(text)
     bad = next((entry for entry in entries if _is_bad(option, entry)), "") if len(entries) > 1 else ""
-    return f"; invalid entry {parsers.shortened(bad)!r}" if bad else ""
+    return f"; invalid entry {shortened(bad)!r}" if bad else ""
 
 
 def _is_bad(option: Option[Any], entry: str) -> bool:
@@ -168,7 +169,7 @@ def is_readable(option: Option[Any], text: str) -> bool:
 
 def unreadable(option: Option[Any], text: str, origin: str) -> str:
     """Return the warning about a text that does not count."""
-    return f"{origin}: {parsers.shortened(text)!r} is ignored: expected {option.expected}"
+    return f"{origin}: {shortened(text)!r} is ignored: expected {option.expected}"
 
 
 def with_flags(settings: Settings, flags: Mapping[Option[Any], str]) -> Settings:
