@@ -14,6 +14,7 @@ from capture.analysis.cause_texts import cause
 from capture.analysis.meaning import Untrack, meaning
 from capture.model.addresses import AF, FAMILIES, FAMILY_NAMES, IPV4, IPV6, LOOPBACK_ADDRESSES, address_text
 from capture.model.chain_names import is_our_chain
+from capture.model.conventions import DNS_PORT
 from capture.model.ruleset import TABLES
 from capture.model.values import Value
 from capture.netlink.rtnetlink import AF_INET
@@ -224,7 +225,6 @@ def among(number: int | None, spans: tuple[Span, ...]) -> bool:
 
 # --- one connection ------------------------------------------------------------------------------
 
-DNS_PORT = 53
 TO_PROXY = ("proxy-outbound", "proxy-inbound", "dns")
 
 

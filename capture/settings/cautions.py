@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from capture.model.addresses import BITS, FAMILY_NAMES, merge, merge_ranges
+from capture.model.limits import MAX_ID, MAX_PORT
 from capture.model.packet import LOOPBACK
 from capture.model.text import shortened
 from capture.settings import options as option
-from capture.settings.parsers import MAX_ID, MAX_PORT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
