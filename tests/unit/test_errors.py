@@ -64,9 +64,11 @@ SENTENCES: list[tuple[CaptureError, str]] = [
     ),
     (
         HostNamespaceError("kubelet (process 5) runs in it", "clean"),
-        "refused: this network namespace is that of a node, since kubelet (process 5) runs in it;"
-        " pass --allow-host to clean it\n"
-        "  Name the pod's namespace with --netns PATH or --pid N (istio-init: --network-namespace PATH).",
+        (
+            "refused: this network namespace is that of a node, since kubelet (process 5) runs in it;"
+            " pass --allow-host to clean it\n"
+            "  Name the pod's namespace with --netns PATH or --pid N (istio-init: --network-namespace PATH)."
+        ),
     ),
     (KernelError("add a rule", errno.EBUSY), "add a rule: Device or resource busy"),
     (KernelError("add a rule", errno.EINVAL, "no such table"), "add a rule: Invalid argument (no such table)"),
