@@ -68,10 +68,10 @@ def _rules_are(live: Iterable[bytes], desired: Mapping[bytes, Iterable[Fields]])
 def _rule_is(found: Fields, sent: Fields) -> bool:
     """Return whether a rule came back as it was sent: the same expressions, but a counter of any value, and comment."""
     expressions = found[nf.NFTA_RULE_EXPRESSIONS]
-    before, _, after = sent[nf.NFTA_RULE_EXPRESSIONS].partition(COUNTER)
+    before, counter, after = sent[nf.NFTA_RULE_EXPRESSIONS].partition(COUNTER)
     return (
         len(expressions) == len(sent[nf.NFTA_RULE_EXPRESSIONS])
-        and expressions.startswith(before + COUNTER_HEAD)
+        and expressions.startswith(before + COUNTER_HEAD if counter else before)
         and expressions.endswith(after)
         and found.get(nf.NFTA_RULE_USERDATA) == sent.get(nf.NFTA_RULE_USERDATA)
     )
