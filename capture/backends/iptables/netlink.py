@@ -24,7 +24,7 @@ from capture.netlink.nfnetlink import open_netfilter, read_consistently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.xt_changes import LiveTables
@@ -119,38 +119,28 @@ def tidy(edits: Sequence[TableEdit]) -> None:
 
 
 def _read(netfilter: NetlinkSocket) -> LiveTables:
-    tables = _read_tables(netfilter, families_here())
-    return _read_contents(netfilter, tables) if tables else {}
-
-
-def _read_tables(netfilter: NetlinkSocket, families: Sequence[Family]) -> dict[tuple[Family, TableName], int]:
-    """Return the live tables of iptables, but for those we never touch, with how many things are in each."""
-    tables: dict[tuple[Family, TableName], int] = {}
+    """Return the live tables of iptables with their chains and rules, but for tables that we never touch."""
+    here = families_here()
+    uses: dict[tuple[Family, TableName], int] = {}
     for number, fields in read_tables(netfilter):
-        family, table = nf.FAMILIES.get(number), decode_text(fields[nf.NFTA_TABLE_NAME])
-        if family is not None and family in families and table in TABLES_BY_NAME:
-            tables[family, TABLES_BY_NAME[table]] = decode_number(fields.get(nf.NFTA_TABLE_USE, b""))
-    return tables
-
-
-def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, TableName], int]) -> LiveTables:
-    """Return the tables with their chains and rules."""
+        family, table = nf.FAMILIES.get(number), TABLES_BY_NAME.get(decode_text(fields[nf.NFTA_TABLE_NAME]))
+        if family is not None and family in here and table is not None:
+            uses[family, table] = decode_number(fields.get(nf.NFTA_TABLE_USE, b""))
+    if not uses:
+        return {}
     from capture.backends.iptables.xt_decode import Reader, decode_chain  # not needed in a new pod, where nothing is
 
     chains: dict[tuple[int, str], list[FoundChain]] = {}
     for number, fields in read_chains(netfilter):
         chain = decode_chain(fields)
         chains.setdefault((number, chain.table), []).append(chain)
-    readers = {family: Reader(family) for family, _ in tables}
-    return {
-        (family, table): live_table(
-            table,
-            uses,
-            chains.get((nf.FAMILY_NUMBERS[family], table), ()),
-            map(readers[family].read, read_rules(netfilter, nf.FAMILY_NUMBERS[family], table)),
-        )
-        for (family, table), uses in tables.items()
-    }
+    readers = {family: Reader(family) for family, _ in uses}
+    live: dict[tuple[Family, TableName], LiveTable] = {}
+    for (family, table), count in uses.items():
+        number = nf.FAMILY_NUMBERS[family]
+        rules = map(readers[family].read, read_rules(netfilter, number, table))
+        live[family, table] = live_table(table, count, chains.get((number, table), ()), rules)
+    return live
 
 
 def live_table(table: TableName, uses: int, chains: Iterable[FoundChain], rules: Iterable[FoundRule]) -> LiveTable:
