@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 WRITING = "change the tables of iptables"
 
+MAX_REMEMBERED = 1000
+"""Messages: each takes half a kilobyte, and the plugin's memory is the node's."""
+
 TABLES_BY_NAME: dict[str, TableName] = {name: name for name in TABLES}
 
 
@@ -82,10 +85,15 @@ class NetlinkDriver(IptablesDriver):
         del live
         _transact(lambda live: changes(plan(ruleset_of(families_here(), live), None, recorded), live))
 
-    def _making(self, desired: Ruleset) -> tuple[Change, ...]:
-        """Return the messages that make the rules where there are none; what is written is looked for afterwards."""
+    def _making(self, desired: Ruleset) -> Iterable[Change]:
+        """Return the messages that make the rules where there are none.
+
+        They are remembered, unless there are thousands: what is written is looked for right afterwards.
+        """
         if self._made is None or self._made[0] is not desired:
             edits = plan(Ruleset(desired.families, ()), desired)
+            if sum(len(rules) for edit in edits for rules in edit.put.values()) > MAX_REMEMBERED:
+                return changes(edits, {})
             self._made = desired, tuple(changes(edits, {}))
         return self._made[1]
 
