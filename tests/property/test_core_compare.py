@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 from hypothesis import assume, given
@@ -123,6 +122,7 @@ class TestNoDifference:
         table, chain = data.draw(st.sampled_from([place for place in places(desired) if is_built_in(place)]))
         live = put(desired, table, chain, (*rules_in(desired, table, chain), *foreign))
         assert differences(desired, live) == []
+        assert can_stay(desired, live)
 
     @given(configs, st.data())
     def test_foreign_rules_that_only_count_or_log_do_not_count(
@@ -133,7 +133,9 @@ class TestNoDifference:
         harmless = Rule(data.draw(st.sampled_from(HARMLESS)), (UnknownMatch("-m statistic"),))
         several = list(rules_in(desired, table, chain))
         several.insert(data.draw(st.integers(0, len(several))), harmless)
-        assert differences(desired, put(desired, table, chain, tuple(several))) == []
+        live = put(desired, table, chain, tuple(several))
+        assert differences(desired, live) == []
+        assert can_stay(desired, live)
 
     @given(configs, st.data())
     def test_foreign_marks_do_not_count_where_our_rules_test_none(
@@ -388,13 +390,6 @@ def test_as_many_rules_as_possible_are_the_same(desired: list[int], live: list[i
 
     assert len([d for d in found if d.kind == "missing"]) == len(desired) - common[-1][-1]
     assert len([d for d in found if d.kind == "unexpected"]) == len(live) - common[-1][-1]
-
-
-def test_thousands_of_changed_rules_are_compared_at_once() -> None:
-    started = time.process_time()
-    assert len(differences(of_numbers(range(2000)), of_numbers(range(2000, 4000)))) == 4000
-    assert len(differences(of_numbers(range(2000)), of_numbers(range(1999, -1, -1)))) == 2 * 1999
-    assert time.process_time() - started < 3, "seconds for each million pairs of rules that are looked at"
 
 
 def of_numbers(numbers: Iterable[int]) -> Ruleset:

@@ -19,7 +19,6 @@ import errno
 
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.clauses import words_of
-from capture.backends.iptables.xt_encode import NFTA_MATCH_NAME, NFTA_MATCH_REV
 from capture.backends.kernel_modules import module_of
 from capture.backends.nf_tables import constants as nf
 from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError, UnsupportedError
@@ -216,7 +215,7 @@ def _extensions(change: Change) -> Iterator[tuple[int, str, str, int]]:
         kind = decode_text(expression[nf.NFTA_EXPR_NAME])
         if kind in COMPAT_TYPES:
             fields = decode_fields(expression[nf.NFTA_EXPR_DATA])
-            name, revision = decode_text(fields[NFTA_MATCH_NAME]), decode_number(fields[NFTA_MATCH_REV])
+            name, revision = decode_text(fields[nf.NFTA_MATCH_NAME]), decode_number(fields[nf.NFTA_MATCH_REV])
             yield change.family, kind, name, revision
 
 

@@ -656,7 +656,7 @@ def test_the_plugin_is_tried_as_a_runtime_calls_it(node: Node, monkeypatch: pyte
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
     node.write("10-main.conflist", network(BRIDGE))
     node.plugin.write_text('#!/bin/sh\n[ -z "$PYTHONPATH" ] && [ "$CNI_COMMAND" = VERSION ] || exit 1\n' + SCRIPT)
-    node.install()
+    assert node.install() == ["bin/capture-cni: copied from capture-cni", "net.d/10-main.conflist: entry added"]
 
 
 def test_a_state_directory_of_an_older_version_is_made_private(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,7 @@ from support.captures.fake_pod import POD, FakePod, config_of, explicit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
-
-    from capture.model.addresses import Family
+    from capture.model.addresses import Family, Network
     from support.captures.fake_pod import Texts
 
 BOTH: tuple[Family, ...] = ("ipv4", "ipv6")
@@ -95,6 +93,8 @@ def test_everything_given() -> None:
         ),
         [],
     )
+    assert config_of({option.INTERCEPTION_MODE: "TPROXY"}).is_transparent
+    assert not config_of({option.INTERCEPTION_MODE: "REDIRECT"}).is_transparent
 
 
 class TestUsersAndGroups:
@@ -225,12 +225,18 @@ class TestDns:
         assert warnings_about_it == warnings
 
     def test_resolv_conf_is_not_read_without_need(self) -> None:
-        class Unasked(FakePod):
-            def name_servers(self) -> NoReturn:
-                raise AssertionError("asked for name servers")
+        reads = []
 
-        resolve(explicit({}), Unasked())
-        resolve(explicit({option.REDIRECT_DNS: "true", option.CAPTURE_ALL_DNS: "true"}), Unasked())
+        class Read(FakePod):
+            def name_servers(self) -> tuple[Network, ...]:
+                reads.append(self)
+                return super().name_servers()
+
+        resolve(explicit({}), Read())
+        resolve(explicit({option.REDIRECT_DNS: "true", option.CAPTURE_ALL_DNS: "true"}), Read())
+        assert reads == []
+        resolve(explicit({option.REDIRECT_DNS: "true"}), Read())
+        assert len(reads) == 1
 
 
 def test_networks_with_host_bits_are_warned_of_last() -> None:

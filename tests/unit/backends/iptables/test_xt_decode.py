@@ -89,9 +89,9 @@ def network(prefix: str) -> tuple[Network, ...]:
 def extension(kind: str, name: str, revision: int, structure: bytes) -> bytes:
     return expression(
         kind,
-        attribute(enc.NFTA_MATCH_NAME, text(name)),
-        attribute(enc.NFTA_MATCH_REV, u32be(revision)),
-        attribute(enc.NFTA_MATCH_INFO, structure),
+        attribute(nf.NFTA_MATCH_NAME, text(name)),
+        attribute(nf.NFTA_MATCH_REV, u32be(revision)),
+        attribute(nf.NFTA_MATCH_INFO, structure),
     )
 
 

@@ -239,7 +239,7 @@ def structure_of(expressions: bytes) -> bytes:
     """Return the structure in the only match or target of x_tables among expressions."""
     outer = [decode_fields(each) for each in decode_elements(expressions)]
     (found,) = (each for each in outer if each[nf.NFTA_EXPR_NAME] in (text("match"), text("target")))
-    return decode_fields(found[nf.NFTA_EXPR_DATA])[enc.NFTA_MATCH_INFO]
+    return decode_fields(found[nf.NFTA_EXPR_DATA])[nf.NFTA_MATCH_INFO]
 
 
 def read_match(name: str, revision: int, structure: bytes, family: Family) -> tuple[Match, ...]:
