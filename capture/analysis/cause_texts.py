@@ -148,8 +148,8 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Remove the rule, or restrict it to what it is for: node-local DNS caches write such rules.",
     ),
     "foreign-rule: pod": (
-        "a foreign rule precedes ours and diverts captured traffic: {rule}",
-        "Remove it, or let its program put it behind ours; `capture verify` has the packets that it diverts.",
+        "a {does}: {rule}",
+        "Remove it, or restrict it to what it is for; `capture verify` has the packets that it diverts.",
     ),
     "nat-first": (
         "a foreign rule decides before ours, and sends the connection to {address} port {port}",

@@ -73,7 +73,7 @@ class Fate(Value):
     """All that a packet and its connection notice of rules.
 
     ``port`` and ``address`` are None where they stay what the packet is addressed to. ``marked`` is whether a
-    transparent capture's mark leads it, or what else its connection sends, to the proxy. ``interface`` is the one by
+    mark of TPROXY leads the packet, or a later one of its connection, to the proxy. ``interface`` is the one by
     which another mark lets it leave; None where it leaves as it was to.
     """
 
@@ -88,7 +88,7 @@ class Trace(Value):
     """Where the packet ends and how it came there; ``step`` is the rule that decided, None for a policy.
 
     ``translated`` is what a rule made of where the packet was addressed to.
-    ``marked`` is whether a transparent capture's mark leads it, or what else its connection sends, to the proxy.
+    ``marked`` is whether a mark of TPROXY leads the packet, or a later one of its connection, to the proxy.
     ``lacks`` says which routes the outcome depends on and the namespace does not have. ``policy`` is the base chain
     whose policy dropped the packet. ``rerouted`` is the policy rule by which another mark refused it, or sent it out by
     another interface.

@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 import click
 
 from capture.model.addresses import Network, parse_address
+from capture.model.limits import MAX_ID
 from capture.model.packet import Packet
 from capture.model.ruleset import CONNECTION_STATES
 from capture.settings.options import TPROXY_MARK
-from capture.settings.parsers import MAX_ID, interface, port
+from capture.settings.parsers import interface, port
 from capture.state.netns import path_of_process
 
 T = TypeVar("T")

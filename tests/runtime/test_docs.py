@@ -180,7 +180,8 @@ def test_every_example_is_true(page: Path, reader: Reader, request: pytest.Fixtu
         bundle: Path = request.getfixturevalue("bundle")
         (reader.directory / "dist").mkdir()
         (reader.directory / "dist" / "bundle").symlink_to(bundle)
-        release.pack(bundle, reader.directory / f"{release.BUNDLE_NAME}.tar.gz", 1_700_000_000)
+        if page.name == "README.md":
+            release.pack(bundle, reader.directory / f"{release.BUNDLE_NAME}.tar.gz", 1_700_000_000)
     for example in found:
         if is_followed(page, example) or (example.language == "text" and is_written(page, example)):
             continue
