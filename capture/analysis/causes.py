@@ -15,6 +15,7 @@ from capture.analysis.meaning import Untrack, meaning
 from capture.model.addresses import AF, FAMILIES, FAMILY_NAMES, IPV4, IPV6, LOOPBACK_ADDRESSES, address_text
 from capture.model.chain_names import is_our_chain
 from capture.model.conventions import DNS_PORT
+from capture.model.packet import LOOPBACK
 from capture.model.ruleset import TABLES
 from capture.model.values import Value
 from capture.netlink.rtnetlink import AF_INET
@@ -79,7 +80,7 @@ class PodFacts(Value):
 
 
 def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
-    """Yield what is wrong with the pod, whatever connection is meant."""
+    """Yield what is wrong with the pod, whatever connection is meant; ``stops`` tells which of it matters to one."""
     names = {link.name for link in facts.links}
     if any(link.is_loopback and not link.is_up for link in facts.links):
         yield cause("lo-down", "lo")
@@ -91,6 +92,22 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     if is_nearly_full(facts.tracked, facts.max_tracked):
         setting = "net.netfilter.nf_conntrack_max"
         yield cause("conntrack-full", setting, tracked=facts.tracked, max_tracked=facts.max_tracked)
+
+
+def stops(found: Cause, capture: Capture, live: Trace | None = None) -> bool:
+    """Return whether what is wrong with the pod stops a connection; without one, whether it stops any.
+
+    An interface that does not exist is no reason by itself: nothing comes in by it, and nothing leaves.
+    """
+    if live is None:
+        return found.kind != "interface-missing"
+    interfaces = live.packet.in_interface, live.packet.out_interface
+    if found.kind == "lo-down":
+        is_by_lo = capture.is_transparent or live.packet.in_interface is None
+        return LOOPBACK in interfaces or (is_by_lo and live.outcome in TO_PROXY)
+    if found.kind == "ingress-filter":
+        return found.where == live.packet.in_interface
+    return found.kind != "interface-missing" or found.where in interfaces
 
 
 def without_way_out(facts: PodFacts, capture: Capture) -> Iterator[Cause]:

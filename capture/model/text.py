@@ -34,6 +34,11 @@ def printable(text: str, keep: str = "") -> str:
     ])  # fmt: skip
 
 
+def shortened(text: str) -> str:
+    """Return the text for an error or a warning: 80 characters at most."""
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """Return which of the known names is most like one that is none of them; "" if none is like it."""
     import difflib  # only where something is wrong

@@ -121,7 +121,6 @@ BROKEN: dict[str, Situation] = {
         f' nft "add rule netdev x c tcp dport {APP_PORT} drop"',
         goes="in",
     ),
-    "an interface is missing": Situation("interface-missing", "-c net7", has_traffic=False),
     # from reports of users
     "connections are not tracked": Situation(
         "foreign-rule", breaks=f"iptables -t raw -I OUTPUT -p tcp -d {ELSEWHERE} -j NOTRACK"
@@ -209,6 +208,31 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
         assert f"{situation.options.split()[-1]} (test)" in found.causes[0].remedy
     if situation.has_traffic:
         assert reached(situation, pod_pair) != "proxy"
+
+
+def test_what_is_wrong_with_the_pod_and_stops_no_such_connection_is_a_note(pod_pair: PodPair) -> None:
+    pod, peer = pod_pair
+    peer.own_every_address()
+    pod.listener(
+        *[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337
+    )
+    with pod.entered():
+        operations.apply(given("-c net7"))
+    outbound, inbound = (packet(Situation("", goes=goes), pod_pair) for goes in ("out", "in"))
+    for sent in (None, outbound, inbound):
+        found = why(pod, sent)
+        assert (found.verdict, found.notes[-1].kind) == ("captured", "interface-missing"), sent
+    assert "interface-missing" in [cause.kind for cause in why(pod, inbound.replace(in_interface="net7")).causes]
+
+    pod.ip("link set lo down")
+
+    found = why(pod, inbound)
+    assert (found.verdict, [note.kind for note in found.notes]) == ("captured", ["lo-down", "interface-missing"])
+    assert reached(Situation("", goes="in"), pod_pair) == "proxy"
+    assert [cause.kind for cause in why(pod, outbound.replace(uid=1337, gid=1337)).causes] == ["proxy-user"]
+    with pod.entered():
+        operations.clean()
+    assert [cause.kind for cause in why(pod, outbound).causes] == ["no-rules"]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import capture
-from capture.analysis.cause_texts import TEXTS, Cause, cause
+from capture.analysis.cause_texts import TEXTS, cause
 from capture.analysis.causes import Capture, PodFacts, causes_at_port, causes_of_pod, causes_of_proxy
 from capture.model.addresses import parse_address
 from capture.model.ruleset import only
 from capture.netlink.interfaces import IFF_UP, Link
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, Listener
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from capture.analysis.cause_texts import Cause
 
 CAPTURE_PACKAGE = Path(capture.__file__).parent
 TELL_CAUSES = ("analysis/causes", "analysis/envoy", "operations/diagnosis")
@@ -31,9 +37,8 @@ def listener(port: int, *, family: int = AF_INET, uid: int = PROXY, inode: int =
     return Listener(IPPROTO_TCP, family, bytes(16 if family == AF_INET6 else 4), port, uid, inode=inode, **more)
 
 
-def kinds(causes: object) -> list[str]:
-    assert hasattr(causes, "__iter__")
-    return [cause.kind for cause in causes if isinstance(cause, Cause)]
+def kinds(causes: Iterable[Cause]) -> list[str]:
+    return [cause.kind for cause in causes]
 
 
 @pytest.mark.parametrize(
