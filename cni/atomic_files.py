@@ -85,12 +85,10 @@ def create(path: str, content: bytes) -> None:
 
 def put(path: str, content: bytes) -> bool:
     """Let a file that no one else writes have this content, for root alone; return whether that was a change."""
-    try:
+    with suppress(FileNotFoundError):
         old = snapshot(path)
         if (old.content, old.mode) == (content, PRIVATE):
             return False
-    except FileNotFoundError:
-        pass
     os.rename(_write_temporary(path, content), path)
     sync(os.path.dirname(path))
     return True

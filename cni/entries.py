@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Container
+from contextlib import suppress
 from typing import Any
 
 from capture.errors import CaptureError
@@ -197,7 +198,5 @@ def forget_originals(conf_dir: str) -> None:
     """Remove what is kept for lists that we no longer give back, and our directory if it is empty then."""
     originals = os.path.dirname(kept_original(os.path.join(conf_dir, "any")))
     shutil.rmtree(originals, ignore_errors=True)
-    try:
+    with suppress(OSError):  # it was never there, or has the plugin's credentials
         os.rmdir(os.path.dirname(originals))
-    except OSError:  # it was never there, or has the plugin's credentials
-        pass

@@ -268,8 +268,6 @@ def _last_answer(process: int, deadline: float) -> str:
 
 
 def _end(process: int) -> None:
-    try:
+    with suppress(PermissionError):  # without CAP_KILL; its pipe is closed, so it ends after this attempt
         os.kill(process, 9)
-    except PermissionError:
-        pass  # another user's, and we have no CAP_KILL; its pipe is closed, so it ends after this attempt
     os.waitpid(process, 0)

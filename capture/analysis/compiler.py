@@ -12,7 +12,7 @@ from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
 from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import Goto, Translate, meaning
 from capture.analysis.rerouting import routed_marks, transparent_rules
-from capture.analysis.space import DESTINATION, GID, HIGHEST_ID, IN, NONE, OUT, PORT, PROTOCOL, STATE, UID, gathered
+from capture.analysis.space import DESTINATION, GID, IN, NONE, OUT, PORT, PROTOCOL, STATE, UID, gathered
 from capture.analysis.trace import (
     NAT_STATES,
     OF_KNOWN_CONNECTIONS,
@@ -21,6 +21,7 @@ from capture.analysis.trace import (
 )
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge, merge_ranges
+from capture.model.limits import MAX_ID
 from capture.model.packet import LOOPBACK
 from capture.model.values import Value
 
@@ -240,7 +241,7 @@ class Compiler:
         no_mark = self.space.marked("connection", 0, model.ALL_BITS)
         follows = self.diagrams.both(self.space.state_in("ESTABLISHED"), no_mark)
         if place.way == "out":
-            follows = self.diagrams.both(follows, self.space.numbers(UID, [(0, HIGHEST_ID)]))
+            follows = self.diagrams.both(follows, self.space.numbers(UID, [(0, MAX_ID)]))
         return self.diagrams.either(self.space.state_in(*NAT_STATES), follows)
 
     # --- the end -----------------------------------------------------------------------------------

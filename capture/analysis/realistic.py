@@ -11,8 +11,6 @@ from capture.analysis.rerouting import UNCHANGED, routed_marks
 from capture.analysis.space import (
     DESTINATION,
     GID,
-    HIGHEST_ID,
-    HIGHEST_PORT,
     IN,
     NONE,
     OUT,
@@ -26,6 +24,7 @@ from capture.analysis.space import (
 from capture.analysis.trace import OF_KNOWN_CONNECTIONS
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, LOOPBACK_NETWORKS, Network, merge
+from capture.model.limits import MAX_ID, MAX_PORT
 from capture.model.packet import LOOPBACK
 
 TYPE_CHECKING = False
@@ -93,7 +92,7 @@ class _Packets:
         """Return packets that processes of the pod send, from its own addresses."""
         space, choose = self.space, self.diagrams.choose
         stays = self._inside(DESTINATION, self.local)
-        has_owner = self.diagrams.both(*[space.numbers(level, [(0, HIGHEST_ID)]) for level in (UID, GID)])
+        has_owner = self.diagrams.both(*[space.numbers(level, [(0, MAX_ID)]) for level in (UID, GID)])
         over_lo = space.numbers(OUT, [(self.lo, self.lo)])
         from_pod = choose(over_lo, self._inside(SOURCE, self.local), self._inside(SOURCE, self.own))
         return self.diagrams.all_of(
@@ -132,8 +131,8 @@ class _Packets:
         return self.diagrams.all_of(
             (
                 space.state_in("INVALID", "NEW", "RELATED", "ESTABLISHED"),
-                space.numbers(PORT, [(1, HIGHEST_PORT)]),
-                space.numbers(SOURCE_PORT, [(1, HIGHEST_PORT)]),
+                space.numbers(PORT, [(1, MAX_PORT)]),
+                space.numbers(SOURCE_PORT, [(1, MAX_PORT)]),
                 self.diagrams.either(udp, self.diagrams.negation(no_hosts)),
             )
         )

@@ -12,6 +12,7 @@ from capture.analysis.long_lists import Switches
 from capture.analysis.meaning import flags_hold, holds_for, is_pure, understood
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Network, merge, merge_ranges, outside
+from capture.model.limits import MAX_ID, MAX_INTERFACE_BYTES, MAX_PORT
 from capture.model.packet import LOOPBACK, Packet
 
 TYPE_CHECKING = False
@@ -29,11 +30,7 @@ if TYPE_CHECKING:
 NONE = -1
 PROTOCOLS: tuple[model.ProtocolName, ...] = ("tcp", "udp")
 OF_PROTOCOL = {name: [(number, number)] for number, name in enumerate(PROTOCOLS)}
-HIGHEST_PORT = 0xFFFF
-HIGHEST_ID = 0xFFFF_FFFE
-"""2**32 - 1 is no id (credentials(7))."""
 MARK_BITS = 32
-INTERFACE_BYTES = 15
 
 FIELDS = ("protocol", "in", "out", "state", "port", "destination", "source port", "uid", "gid", "source")
 """In the order in which diagrams test them; marks come after them, what is unknown comes last."""
@@ -73,11 +70,11 @@ class PacketSpace:
             (NONE, top),
             (NONE, top),
             (0, len(model.CONNECTION_STATES) - 1),
-            (0, HIGHEST_PORT),
+            (0, MAX_PORT),
             (0, highest_address),
-            (NONE, HIGHEST_PORT),
-            (NONE, HIGHEST_ID),
-            (NONE, HIGHEST_ID),
+            (NONE, MAX_PORT),
+            (NONE, MAX_ID),
+            (NONE, MAX_ID),
             (NONE, highest_address),
         ]
         for bits in self.groups:
@@ -315,7 +312,7 @@ def _interfaces(tables: Iterable[model.Table], situations: Iterable[Situation]) 
 
 def _is_new(name: str, prefix: str, names: Iterable[str], prefixes: Iterable[str]) -> bool:
     """Return whether a name can represent all interfaces of which a prefix is the longest in a rule."""
-    fits = 0 < len(name) <= INTERFACE_BYTES and name not in names
+    fits = 0 < len(name) <= MAX_INTERFACE_BYTES and name not in names
     return fits and _longest_prefix(name, prefixes) == prefix
 
 

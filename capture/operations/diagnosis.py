@@ -10,8 +10,10 @@ from capture.analysis.causes import (
     causes_of_pod,
     causes_of_proxy,
     dropped,
+    stops,
     without_way_out,
 )
+from capture.analysis.foreign_words import what_foreign_does
 from capture.backends import detect, load
 from capture.backends.iptables.render import rule_text
 from capture.errors import CaptureError
@@ -95,18 +97,21 @@ def why(
         recorded = record.read()
         capture = _capture(settings, recorded, namespace)
         facts = read_facts(capture)
-        causes = list(causes_of_pod(facts, capture))
+        of_pod = list(causes_of_pod(facts, capture))
+        causes = [each for each in of_pod if packet is None and stops(each, capture)]
         if not detect.leftovers():
-            return Diagnosis(packet, None, (*causes, _no_rules()))
+            others = [each for each in of_pod if each not in causes]
+            return Diagnosis(packet, None, (*causes, _no_rules()), tuple(others))
         if packet is None:
             causes += (*without_way_out(facts, capture), *causes_of_proxy(facts, capture))
             explicit = settings or (recorded.settings if recorded else None)
             verified = verify(settings, prefer_recorded=settings is None)
             causes += _drift(verified)
             notes = (*(_left_out(explicit, verified) if explicit else _unproven()), *_socket_lb())
+            notes += tuple(each for each in of_pod if each not in causes)
             is_certain = all(note.kind != "rule-missing" for note in notes)
             return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
-        found = _of_connection(packet, settings, recorded, facts, capture, causes)
+        found = _of_connection(packet, settings, recorded, facts, capture, of_pod)
         return found.replace(notes=(*found.notes, *_privileged(process)))
 
 
@@ -135,13 +140,14 @@ def _of_connection(
     recorded: Record | None,
     facts: PodFacts,
     capture: Capture,
-    causes: list[Cause],
+    of_pod: list[Cause],
 ) -> Diagnosis:
     live = trace(packet)
     explicit = settings or (recorded.settings if recorded else None)
     by_settings = trace(packet, explicit) if explicit else None
     is_inbound = packet.in_interface is not None
-    found = causes if is_inbound else [*causes, *_socket_lb(packet)]
+    causes = [each for each in of_pod if stops(each, capture, live)]
+    found = [*causes, *(() if is_inbound else _socket_lb(packet))]
     found += causes_of_connection(live, by_settings, facts, capture, _rule_of)
     found += _circle(live, capture)
     if explicit is not None and (is_inbound or live.outcome in TO_PROXY):
@@ -157,6 +163,7 @@ def _of_connection(
     if explicit is not None:
         found = [_with_options(each, live.packet, explicit) for each in found]
     notes = [] if recorded or settings else [cause("rule-missing: no record")]
+    notes += [each for each in of_pod if each not in causes]
     return Diagnosis(live.packet, live, tuple(found), tuple(notes), live.certain)
 
 
@@ -225,20 +232,25 @@ def _diverted(verified: Verified) -> Iterator[Cause]:
     for effect in (*effects, *(found.effect for found in verified.obstacles)):
         if effect is not None and _is_dropping(effect):
             yield dropped(effect.after, _rule_of)
-    for where, rule in _foreign_rules(verified).items():
-        yield cause("foreign-rule: pod", where, rule=rule)
+    for where, (does, rule) in _foreign_rules(verified).items():
+        yield cause("foreign-rule: pod", where, does=does, rule=rule)
 
 
-def _foreign_rules(verified: Verified) -> dict[str, str]:
-    """Return the first foreign rule of each chain that diverts captured packets and does not drop them, in words."""
+def _foreign_rules(verified: Verified) -> dict[str, tuple[str, str]]:
+    """Return what the first foreign rule of each chain does that moves captured packets and does not drop them.
+
+    In words, each with the rule.
+    """
     found = {
-        f"{each.table} {each.chain}": _rule_of(each.rule, each.family)
+        f"{each.table} {each.chain}": (what_foreign_does(each.rule, each.effect), _rule_of(each.rule, each.family))
         for each in reversed(verified.differences)
         if not each.is_own and not _is_dropping(each.effect)
     }
     return found | {
-        f"{each.foreign_chain.table} {each.foreign_chain.entry.name}": (each.rule and each.rule.why)
-        or _rule_of(each.rule)
+        f"{each.foreign_chain.table} {each.foreign_chain.entry.name}": (
+            what_foreign_does(each.rule, each.effect),
+            (each.rule and each.rule.why) or _rule_of(each.rule, each.family),
+        )
         for each in reversed(verified.obstacles)
         if not _is_dropping(each.effect)
     }

@@ -32,7 +32,8 @@ def request_of(settings: Settings) -> Request:
             raise settings.refused(BACKEND, expected)
         backend = "nftables"
     variant = settings[FORCE_IPTABLES_BINARY].removeprefix("iptables-")
-    return Request(backend, settings[DRIVER], variant)
+    origins = settings.origin(DRIVER), settings.origin(FORCE_IPTABLES_BINARY)
+    return Request(backend, settings[DRIVER], variant, *origins)
 
 
 def place(decision: Decision) -> tuple[str, str]:

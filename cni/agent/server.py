@@ -17,6 +17,7 @@ import socketserver
 import struct
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from capture.state.json_text import JsonError, decode, encode
@@ -34,11 +35,9 @@ class _Handler(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         if _peer_uid(self.connection) != 0:
             return
-        try:
+        with suppress(OSError):  # the caller did not wait
             answer = self.server.answer(self.rfile.readline(LIMIT))
             self.wfile.write(encode(answer).encode() + b"\n")
-        except OSError:  # the caller did not wait
-            return
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
@@ -83,11 +82,9 @@ class Server:
         """Stop listening; the path goes, unless another agent has taken it over."""
         self._server.shutdown()
         self._server.server_close()
-        try:
+        with suppress(FileNotFoundError):
             if os.stat(self.path).st_ino == self._identity:
                 os.unlink(self.path)
-        except FileNotFoundError:
-            pass
 
 
 def _peer_uid(connection: socket.socket) -> int:

@@ -12,6 +12,7 @@ from capture.analysis.space import DESTINATION, IN, NONE, OUT, PORT, PacketSpace
 from capture.analysis.stations import PRIORITIES
 from capture.analysis.trace import whole_way
 from capture.model.addresses import outside
+from capture.model.limits import MAX_ID
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import RestoreMark, Return, TransparentProxy
 from support.generators.small_pools import Pools, numbers_of
@@ -122,9 +123,7 @@ def sends_inbound_to_loopback(patch: Patch) -> None:
 
 
 def needs_an_interface(patch: Patch) -> None:
-    patch.setattr(
-        space, "outside", lambda ranges, low, high: outside(ranges, low if high == space.HIGHEST_ID else 0, high)
-    )
+    patch.setattr(space, "outside", lambda ranges, low, high: outside(ranges, low if high == MAX_ID else 0, high))
 
 
 def forgets_lo(patch: Patch) -> None:
