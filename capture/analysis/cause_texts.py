@@ -126,6 +126,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "family-not-captured": ("{family} is not captured in this pod", BOTH_FAMILIES),
     "family-not-captured: pod": ("the pod has {family} addresses only, and {family} is not captured", BOTH_FAMILIES),
     "family-not-captured: remark": ("{remark}", "Apply with --ip-families both, if it should be captured."),
+    "dns-not-captured: server": (
+        "DNS is captured for the pod's own name servers alone, and {server} is none of them",
+        "Apply with --capture-all-dns too; from outside of the pod nothing is known of its name servers",
+    ),
     "dns-not-captured": (
         "DNS is not captured: the look-up goes to the name server directly",
         f"Apply with --redirect-dns, or set ISTIO_META_DNS_CAPTURE=true in the proxy's environment {PROXY_METADATA}",
