@@ -201,8 +201,8 @@ def _warn_of_full_table(journal: Log) -> None:
 
     if is_nearly_full(tracked, most):
         journal.warn(
-            f"the node's conntrack table is nearly full: {tracked} of {most} connections. Connections of the pod may fail:"
-            " raise net.netfilter.nf_conntrack_max on the node"
+            f"the node's conntrack table is nearly full: {tracked} of {most} connections."
+            " Connections of the pod may fail: raise net.netfilter.nf_conntrack_max on the node"
         )
 
 
