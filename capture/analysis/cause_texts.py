@@ -51,7 +51,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Leave the pod out of the mesh, or run it with a runtime that uses the pod's network namespace.",
     ),
     "conntrack-full": (
-        "the conntrack table is full: {tracked} of {max_tracked} connections",
+        "the conntrack table is nearly full: {tracked} of {max_tracked} connections",
         "Raise net.netfilter.nf_conntrack_max on the node; a captured connection takes two entries.",
     ),
     "privileged": (

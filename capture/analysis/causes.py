@@ -4,7 +4,7 @@ A cause is looked for where a packet's way may break::
 
     address, route -> rules (own, foreign) -> a filter after the redirect -> a listener: port, family, user, mode
 
-Causes of the whole pod (``lo`` down, a full conntrack table, a missing interface) come first.
+Causes of the whole pod (``lo`` down, a conntrack table that is nearly full, a missing interface) come first.
 """
 
 from __future__ import annotations
