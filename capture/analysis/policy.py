@@ -10,7 +10,7 @@ from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import in_words, parts, with_ports, witness
-from capture.analysis.space import HIGHEST_PORT, PORT, PacketSpace
+from capture.analysis.space import HIGHEST_PORT, Field, PacketSpace
 from capture.analysis.trace import Fate, whole_way
 from capture.model.ruleset import ALL_BITS, DestinationPort
 from capture.model.values import Value
@@ -121,7 +121,7 @@ def _statements(
 
 def _cut_by_port(ruleset: Ruleset, path: Path) -> list[Path]:
     """Return a part as several, cut where a rule's ports begin or end: each may have a reason of its own."""
-    ranges = path.get(PORT, ())
+    ranges = path.get(Field.PORT, ())
     if not 0 < len(ranges) <= MAX_PIECES:
         return [path]
     matches = (match for rule in ruleset.rules for match in rule.matches if isinstance(match, DestinationPort))
@@ -133,4 +133,4 @@ def _cut_by_port(ruleset: Ruleset, path: Path) -> list[Path]:
         for low, high in zip([0, *cuts], [*(cut - 1 for cut in cuts), HIGHEST_PORT], strict=True)
         if first <= high and low <= last
     ]
-    return [{**path, PORT: (piece,)} for piece in pieces] if len(pieces) <= MAX_PIECES else [path]
+    return [{**path, Field.PORT: (piece,)} for piece in pieces] if len(pieces) <= MAX_PIECES else [path]
