@@ -90,7 +90,9 @@ class Compiler:
             "lo": list(situation.orders(model.PREROUTING, space.family, with_nat=False)),
             "input": list(situation.orders(model.INPUT, space.family, with_nat=False)),
         }
-        self.lists = DecisionList(self.diagrams, lambda level: space.domains[level], _stops)
+        self.lists = DecisionList(
+            self.diagrams, lambda level: space.domains[level], lambda verdict: not isinstance(verdict, model.Jump)
+        )
         self.listed: dict[Hashable, int] = {}
         """The lists of decisions of long runs of rules, by where they are."""
         self._direction: Direction = INBOUND
@@ -281,15 +283,11 @@ class Compiler:
         key = ("fate", fate)
         found = self._known.get(key)
         if found is None:
+            leaves = self.diagrams.both(self._by_another_than_lo(Field.OUT), self._is_routed("mark"))
+            is_marked = self.diagrams.either(leaves, self._is_routed("connection"))
             marked, plain = self.diagrams.leaf(fate.replace(marked=True)), self.diagrams.leaf(fate)
-            found = self._known[key] = self.diagrams.choose(self._is_marked(), marked, plain)
+            found = self._known[key] = self.diagrams.choose(is_marked, marked, plain)
         return found
-
-    def _is_marked(self) -> int:
-        if not self.routed:
-            return self.diagrams.no
-        leaves = self.diagrams.both(self._by_another_than_lo(Field.OUT), self._is_routed("mark"))
-        return self.diagrams.either(leaves, self._is_routed("connection"))
 
     def _by_another_than_lo(self, level: int) -> int:
         """Return packets that come in, or leave, by an interface that is not lo."""
@@ -433,7 +431,3 @@ class Compiler:
 
 def _is_lost(value: Hashable) -> bool:
     return value == ANYTHING or (isinstance(value, Fate) and value.outcome == "dropped")
-
-
-def _stops(verdict: Meaning) -> bool:
-    return not isinstance(verdict, model.Jump)

@@ -81,12 +81,16 @@ class _Packets:
         stays = self._inside(Field.DESTINATION, self.local)
         has_owner = self.diagrams.both(*[space.numbers(level, [(0, HIGHEST_ID)]) for level in (Field.UID, Field.GID)])
         over_lo = space.numbers(Field.OUT, [(self.lo, self.lo)])
+        marks = routed_marks(self.situation.ruleset)
+        marked = self.diagrams.any_of(space.marked("mark", mark, model.ALL_BITS) for mark in marks)
+        has_source = space.numbers(Field.SOURCE, [(0, (1 << BITS[self.family]) - 1)])
         from_pod = choose(over_lo, self._inside(Field.SOURCE, self.local), self._inside(Field.SOURCE, self.own))
         return self.diagrams.all_of(
             (
                 space.numbers(Field.IN, [(NONE, NONE)]),
                 choose(stays, over_lo, self._through(Field.OUT, model.OutInterface)),
-                self.diagrams.either(from_pod, self._sent_by_transparent_proxy(over_lo)),
+                # A transparent proxy sends to the app with its mark, and from the client's address.
+                self.diagrams.either(from_pod, self.diagrams.all_of((marked, over_lo, has_source))),
                 choose(space.state_in("NEW", "RELATED"), has_owner, self.diagrams.yes),
                 self._as_routed_by_mark(),
                 self._common(),
@@ -102,13 +106,6 @@ class _Packets:
             is_free = way == UNCHANGED or not is_certain
             found = self.diagrams.choose(condition, self.diagrams.yes if is_free else leaves, found)
         return found
-
-    def _sent_by_transparent_proxy(self, over_lo: int) -> int:
-        """Return what a transparent proxy sends to the app, with its mark and from the client's address."""
-        marks = routed_marks(self.situation.ruleset)
-        marked = self.diagrams.any_of(self.space.marked("mark", mark, model.ALL_BITS) for mark in marks)
-        known = self.space.numbers(Field.SOURCE, [(0, (1 << BITS[self.family]) - 1)])
-        return self.diagrams.all_of((marked, over_lo, known))
 
     def _common(self) -> int:
         """Return what holds for all packets: ports, a possible destination, a state of connection tracking."""

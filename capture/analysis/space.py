@@ -168,16 +168,13 @@ class PacketSpace:
             return Field.STATE, merge_ranges((number, number) for number in numbers)
         if isinstance(match, model.UnknownMatch):
             known = understood(match.text, self.family, self.network)
-            return self.ranges(known, is_native=is_native) if known else self._protocols(match.text)
+            if known is not None:
+                return self.ranges(known, is_native=is_native)
+            answers = [holds_for(match.text, protocol) for protocol in PROTOCOLS]
+            holding = merge_ranges((number, number) for number, holds in enumerate(answers) if holds)
+            return None if None in answers else (Field.PROTOCOL, holding)
         listed = LISTED.get(type(match))
         return None if listed is None else (listed[0], self._listed(match, *listed, is_native=is_native))
-
-    def _protocols(self, words: str) -> tuple[int, Ranges] | None:
-        """Return for which protocols a match holds that the model lacks, if it is about nothing else."""
-        answers = [holds_for(words, protocol) for protocol in PROTOCOLS]
-        if None in answers:
-            return None
-        return Field.PROTOCOL, merge_ranges((number, number) for number, holds in enumerate(answers) if holds)
 
     def _listed(self, match: model.Match, level: int, entries: str, *, is_native: bool) -> Ranges:
         """Return the ranges of a list. What is not known lies in none, nor outside of one, but for owners (model)."""
@@ -311,16 +308,10 @@ def _interfaces(tables: Iterable[model.Table], situations: Iterable[Situation]) 
     stand_ins = {}
     for prefix in prefixes:
         possible = [prefix + ending for ending in ENDINGS]
-        new = [name for name in possible if _is_new(name, prefix, names, prefixes)]
-        stand_ins[prefix] = next(iter(new), LOOPBACK)
+        new = (name for name in possible if 0 < len(name) <= INTERFACE_BYTES and name not in names)
+        stand_ins[prefix] = next((name for name in new if _longest_prefix(name, prefixes) == prefix), LOOPBACK)
         names[stand_ins[prefix]] = None
     return list(names), stand_ins
-
-
-def _is_new(name: str, prefix: str, names: Iterable[str], prefixes: Iterable[str]) -> bool:
-    """Return whether a name can represent all interfaces of which a prefix is the longest in a rule."""
-    fits = 0 < len(name) <= INTERFACE_BYTES and name not in names
-    return fits and _longest_prefix(name, prefixes) == prefix
 
 
 def _longest_prefix(name: str, prefixes: Iterable[str]) -> str:
