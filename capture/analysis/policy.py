@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from capture.analysis.compiler import Direction
     from capture.analysis.regions import Path
     from capture.analysis.stations import Situation
-    from capture.analysis.trace import Trace
     from capture.model.addresses import Family
     from capture.model.ruleset import Ruleset
 
@@ -36,17 +35,14 @@ UNKNOWN = "cannot be judged"
 class Statement(Value):
     """One line of the policy: traffic of some families in one direction, its outcome, and the reason.
 
-    ``fate`` is None where it depends on something that cannot be judged. ``witness`` is the trace of one such packet.
+    ``fate`` is None where it depends on something that cannot be judged.
     """
-
-    not_compared = ("witness",)
 
     families: tuple[Family, ...]
     direction: Direction
     traffic: str
     fate: Fate | None
     why: str
-    witness: Trace | None = None
 
 
 def policy(situations: dict[Family, Situation]) -> list[Statement]:
@@ -101,19 +97,17 @@ def _statements(
     described = parts(space, packets, among)
     known = fate if isinstance(fate, Fate) else None
     for path in described[:MAX_PARTS]:
-        reasons: dict[str, tuple[Path, Trace]] = {}
+        reasons: dict[str, Path] = {}
         for piece in _cut_by_port(situation.ruleset, path):
             part = packets
             for level, ranges in piece.items():
                 part = space.diagrams.both(part, space.numbers(level, ranges))
             numbers = witness(space, part if part != space.diagrams.no else packets, direction)
-            traced = whole_way(space.packet(numbers), situation)
-            step = traced.step
+            step = whole_way(space.packet(numbers), situation).step
             why = (step.rule.why or f"{step.table} {step.chain} {step.position}") if step else "no rule decides"
-            before = reasons.get(why)
-            reasons[why] = (with_ports(before[0], piece), before[1]) if before else (piece, traced)
-        for why, (piece, traced) in reasons.items():
-            yield Statement((space.family,), direction, in_words(space, piece), known, why, traced)
+            reasons[why] = with_ports(reasons[why], piece) if why in reasons else piece
+        for why, piece in reasons.items():
+            yield Statement((space.family,), direction, in_words(space, piece), known, why)
     if len(described) > MAX_PARTS:
         rest = f"{len(described) - MAX_PARTS} more sets of packets"
         yield Statement((space.family,), direction, rest, known, "")

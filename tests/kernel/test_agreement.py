@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
+from traced import trace
 
 from capture.analysis.compiler import OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import witness
 from capture.analysis.space import Field, PacketSpace
 from capture.analysis.stations import PodNetwork, Situation
-from capture.analysis.trace import Fate, trace
+from capture.analysis.trace import Fate
 from capture.backends import load
 from capture.backends.detect import Decision
 from capture.model.addresses import FAMILIES, address_text, merge_ranges, parse_address

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
+from traced import trace
 
 from capture.analysis.canonical import canonical, canonical_rule, canonical_rules, joined_spans
-from capture.analysis.trace import trace
 from capture.model.addresses import FAMILIES, IPV4, Network, collapse
 from capture.model.packet import Packet
 from capture.model.ruleset import (

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from traced import trace
 
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import can_stay, differences
-from capture.analysis.trace import trace
 from capture.model.addresses import BITS, FAMILIES, Network
 from capture.model.chain_names import is_our_chain
 from capture.model.packet import Packet

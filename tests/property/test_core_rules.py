@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from traced import trace
 
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import differences
-from capture.analysis.trace import trace
 from capture.model.addresses import FAMILIES, Network, parse_network
 from capture.model.chain_names import BY_SPELLING
 from capture.model.packet import Packet

@@ -10,8 +10,8 @@ from itertools import pairwise, product
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from traced import trace
 
-from capture.analysis.trace import trace
 from capture.model.addresses import IPV4, IPV6, parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import (

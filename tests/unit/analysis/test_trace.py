@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from traced import trace
 
 from capture.analysis.stations import ForeignChain, PodNetwork, Situation
-from capture.analysis.trace import trace, whole_way
+from capture.analysis.trace import whole_way
 from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet
 from capture.model.ruleset import (
