@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from capture.analysis.meaning import Goto, Translate, Untrack, judge, meaning
 from capture.analysis.rerouting import UNCHANGED, routed_marks, transparent_rules
-from capture.analysis.stations import Situation
 from capture.model import ruleset as model
 from capture.model.addresses import IPV6, LOOPBACK_ADDRESSES, Network
 from capture.model.chain_names import DASH, UNDERSCORE
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.meaning import Meaning
     from capture.analysis.rerouting import MarkRoute
-    from capture.analysis.stations import Station
+    from capture.analysis.stations import Situation, Station
 
     Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
-from traced import trace
 
 from capture.analysis.compiler import OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
@@ -44,6 +43,7 @@ from support.generators.agreement import (
     ports_of,
     serve,
 )
+from support.rules.traced import trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from traced import trace
 
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import can_stay, differences
@@ -45,6 +44,7 @@ from capture.model.ruleset import (
 from capture.rules import build_ruleset
 from support.generators.configurations import configs
 from support.generators.rules import Place, rules, rulesets
+from support.rules.traced import trace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from traced import trace
 
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import differences
@@ -38,6 +37,7 @@ from capture.model.ruleset import (
 )
 from capture.rules import build_ruleset
 from support.generators.configurations import configs
+from support.rules.traced import trace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
