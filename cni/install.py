@@ -16,7 +16,6 @@ from capture.model.values import Value
 from capture.state.directory import STATE_DIRECTORY, tighten
 from cni import atomic_files, entries
 from cni.atomic_files import ChangedMeanwhileError
-from cni.entries import with_entry
 from cni.exclusive import clean_up, exclusive, retry_on_conflict
 from cni.install_error import InstallError
 from cni.networks import (
@@ -33,12 +32,7 @@ from cni.networks import (
     networks,
     paths_in,
 )
-from cni.plugin_files import BUNDLE_MARK, Change, put_plugin, remove_plugin
-
-__all__ = [
-    "BUNDLE_MARK", "OWN_CONFIG", "OWN_CONFIG_MARK", "PLUGIN", "Change", "Choice", "Desired", "InstallError", "Network",
-    "enter", "install", "main_network", "network_taken", "networks", "remove_plugin", "uninstall", "with_entry",
-]  # fmt: skip
+from cni.plugin_files import Change, put_plugin, remove_plugin
 
 OWN_CONFIG = "00-capture.conflist"
 
