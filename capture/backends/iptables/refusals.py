@@ -74,8 +74,7 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
     if any(phrase in complaint for phrase in NO_NF_TABLES):
         return _missing(f"nf_tables, which {name} needs", "nf_tables", complaint)
     if no_table:
-        table = _table_in(complaint, text)
-        return _missing(f"table {table} of {_words(family)} for {name}", _module_of(table, name, family), complaint)
+        return _no_table(name, complaint, text, family)
     if NO_CHAIN_TYPE in complaint:
         return _missing(f"nat chains of {_words(family)} for {name}", "nft_chain_nat", complaint)
     line = _refused_line(complaint, text)
@@ -112,17 +111,16 @@ def _missing(what: str, module: str, complaint: str) -> UnsupportedError:
     )
 
 
-def _table_in(complaint: str, text: str) -> str:
-    """Return the table that a program names, or else the first one that it was given."""
+def _no_table(name: str, complaint: str, text: str, family: Family) -> UnsupportedError:
+    """Return the error for the table that a program names, or else the first one that it was given."""
     tables = [line[1:] for line in text.splitlines() if line.startswith("*")]
     named = (table for table in tables if f"{table}'" in complaint or f"table {table}" in complaint)
-    return next(named, "".join(tables[:1]))
-
-
-def _module_of(table: str, name: str, family: Family) -> str:
+    table = next(named, "".join(tables[:1]))
     if "-nft-" in name:
-        return "nft_chain_nat" if table == "nat" else "nf_tables"
-    return f"{'iptable' if family == IPV4 else 'ip6table'}_{table}"
+        module = "nft_chain_nat" if table == "nat" else "nf_tables"
+    else:
+        module = f"{'iptable' if family == IPV4 else 'ip6table'}_{table}"
+    return _missing(f"table {table} of {_words(family)} for {name}", module, complaint)
 
 
 def _no_library(name: str, complaint: str, line: str) -> CaptureError:
