@@ -53,19 +53,15 @@ def snapshot(path: str) -> Snapshot:
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", path)
-        return _snapshot_of(file, path)
+        while True:
+            before = os.fstat(file)
+            content = b"".join(_read(file))
+            after = os.fstat(file)
+            if _version(before) == _version(after):
+                return Snapshot(path, content, stat.S_IMODE(after.st_mode), after.st_uid, after.st_gid, _version(after))
+            os.lseek(file, 0, os.SEEK_SET)
     finally:
         os.close(file)
-
-
-def _snapshot_of(file: int, path: str) -> Snapshot:
-    while True:
-        before = os.fstat(file)
-        content = b"".join(_read(file))
-        after = os.fstat(file)
-        if _version(before) == _version(after):
-            return Snapshot(path, content, stat.S_IMODE(after.st_mode), after.st_uid, after.st_gid, _version(after))
-        os.lseek(file, 0, os.SEEK_SET)
 
 
 def _read(file: int) -> Iterator[bytes]:
@@ -77,9 +73,9 @@ def _version(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def create(path: str, content: bytes, mode: int, uid: int, gid: int) -> None:
-    """Make a file that is not there yet; raise ``FileExistsError`` if it is."""
-    temporary = _write_temporary(path, content, mode, uid, gid)
+def create(path: str, content: bytes) -> None:
+    """Make a file of our own that is not there yet; raise ``FileExistsError`` if it is."""
+    temporary = _write_temporary(path, content)
     try:
         os.link(temporary, path)
     finally:
@@ -89,13 +85,11 @@ def create(path: str, content: bytes, mode: int, uid: int, gid: int) -> None:
 
 def put(path: str, content: bytes) -> bool:
     """Let a file that no one else writes have this content, for root alone; return whether that was a change."""
-    try:
+    with suppress(FileNotFoundError):
         old = snapshot(path)
         if (old.content, old.mode) == (content, PRIVATE):
             return False
-    except FileNotFoundError:
-        pass
-    os.rename(_write_temporary(path, content, PRIVATE, os.geteuid(), os.getegid()), path)
+    os.rename(_write_temporary(path, content), path)
     sync(os.path.dirname(path))
     return True
 
@@ -107,7 +101,7 @@ def replace(old: Snapshot, content: bytes, *, is_urgent: bool = False) -> None:
     more for that. A machine that loses its power within these may come up with a file that is cut off.
     Raise ``ChangedMeanwhileError``, and leave the file alone, if it is not that of ``old``.
     """
-    temporary = _write_temporary(old.path, content, old.mode, old.uid, old.gid, is_durable=not is_urgent)
+    temporary = _write_temporary(old.path, content, old.mode, (old.uid, old.gid), is_durable=not is_urgent)
     try:
         new = snapshot(temporary)
         if snapshot(old.path) != old:
@@ -219,10 +213,12 @@ def sync(path: str) -> None:
         os.close(file)
 
 
-def _write_temporary(path: str, content: bytes, mode: int, uid: int, gid: int, *, is_durable: bool = True) -> str:
+def _write_temporary(
+    path: str, content: bytes, mode: int = PRIVATE, owner: tuple[int, int] | None = None, *, is_durable: bool = True
+) -> str:
     temporary = temporary_name(path)
     try:
-        _write_new(temporary, [content], mode, (uid, gid), is_durable=is_durable)
+        _write_new(temporary, [content], mode, owner, is_durable=is_durable)
     except OSError as error:
         with suppress(FileNotFoundError):
             os.unlink(temporary)

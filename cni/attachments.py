@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 
 from capture.state.directory import STATE_DIRECTORY, ensure, is_private
+from capture.state.files import names_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,12 +60,8 @@ def forget(network: str, container_id: str, interface: str, directory: str = STA
 
 def forget_others(network: str, valid: Container[tuple[str, str]], directory: str = STATE_DIRECTORY) -> list[str]:
     """Forget all attachments of a network but the valid ones (container and interface); return the containers."""
-    try:
-        links = os.listdir(f"{directory}/{ATTACHMENTS}")
-    except OSError:
-        return []
     gone = []
-    for link in links:
+    for link in names_in(f"{directory}/{ATTACHMENTS}"):
         of_network, container_id, interface, *_ = [*link.split(":"), "", ""]
         if of_network == network and (container_id, interface) not in valid:
             forget(network, container_id, interface, directory)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Container
+from contextlib import suppress
 from typing import Any
 
 from capture.errors import CaptureError
@@ -82,11 +83,6 @@ def rewrite(network: Network, plugins: list[dict[str, Any]], what: str, *, is_ur
     return [Change(network.path, what)]
 
 
-def make(path: str, configuration: dict[str, Any]) -> None:
-    """Make a file of our own that is not there yet; raise ``FileExistsError`` if it is."""
-    atomic_files.create(path, written(path, configuration), atomic_files.PRIVATE, os.geteuid(), os.getegid())
-
-
 def _turn_into_list(network: Network, plugins: list[dict[str, Any]]) -> tuple[str, list[Change]]:
     """Put a list in the place of a file that holds one plugin; the list sorts after it, so that one is set aside.
 
@@ -95,7 +91,7 @@ def _turn_into_list(network: Network, plugins: list[dict[str, Any]]) -> tuple[st
     single = network.file
     path = os.path.splitext(single.path)[0] + ".conflist"
     try:
-        make(path, as_list(network, plugins))
+        atomic_files.create(path, written(path, as_list(network, plugins)))
     except FileExistsError:
         stale = network_in(path)
         if not stale.entries:
@@ -202,7 +198,5 @@ def forget_originals(conf_dir: str) -> None:
     """Remove what is kept for lists that we no longer give back, and our directory if it is empty then."""
     originals = os.path.dirname(kept_original(os.path.join(conf_dir, "any")))
     shutil.rmtree(originals, ignore_errors=True)
-    try:
+    with suppress(OSError):  # it was never there, or has the plugin's credentials
         os.rmdir(os.path.dirname(originals))
-    except OSError:  # it was never there, or has the plugin's credentials
-        pass

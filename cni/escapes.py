@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from capture.settings.pod import Proxy
 
+    Contexts = dict[str, dict[str, Any]]
+
 ISTIO_CONTAINERS = (PROXY_CONTAINER, INIT_CONTAINER, "istio-validation", "enable-core-dump")
 
 CAPABILITIES = {
@@ -39,48 +41,45 @@ OWN_NETWORK_STACKS = {
 def escapes(spec: dict[str, Any], containers: Sequence[dict[str, Any]], proxy: Proxy) -> tuple[str, ...]:
     """Return a warning for each way past the capture that a pod has, by its ``spec`` and all its containers."""
     of_pod = _mapping(spec.get("securityContext"))
-    others = [container for container in containers if container.get("name") not in ISTIO_CONTAINERS]
+    contexts = {each["name"]: _mapping(each.get("securityContext")) for each in containers}
+    others = {name: context for name, context in contexts.items() if name not in ISTIO_CONTAINERS}
+    user, group = proxy.uid or int(DEFAULT_PROXY_ID), proxy.gid or int(DEFAULT_PROXY_ID)
     return (
-        *_as_the_proxy(others, of_pod, "runAsUser", "user", proxy.uid or int(DEFAULT_PROXY_ID)),
-        *_as_the_proxy(others, of_pod, "runAsGroup", "group", proxy.gid or int(DEFAULT_PROXY_ID)),
-        *_by_set_gid_programs(others, of_pod, proxy.gid or int(DEFAULT_PROXY_ID)),
-        *(warning for container in others for warning in _by_privileges(container)),
+        *_as_the_proxy(others, of_pod, "runAsUser", f"user ({user})", user),
+        *_as_the_proxy(others, of_pod, "runAsGroup", f"group ({group})", group),
+        *_by_set_gid_programs(others, of_pod, group),
+        *(warning for name, context in others.items() for warning in _by_privileges(name, context)),
         *_by_runtime(spec.get("runtimeClassName")),
     )
 
 
-def _as_the_proxy(
-    containers: Sequence[dict[str, Any]], of_pod: dict[str, Any], field: str, word: str, number: int
-) -> Iterator[str]:
+def _as_the_proxy(contexts: Contexts, of_pod: dict[str, Any], field: str, what: str, number: int) -> Iterator[str]:
     """Yield which containers run with the user or group of the proxy: what they send is not captured."""
-    names = [c["name"] for c in containers if number == _first_given(_context(c).get(field), of_pod.get(field))]
+    # A null of a container leaves it to the pod.
+    owners = {name: of_pod if context.get(field) is None else context for name, context in contexts.items()}
+    names = [name for name, owner in owners.items() if owner.get(field) == number]
     if names:
-        yield f"{_listed(names)} with the proxy's {word} ({number}): what is sent from there is not captured"
+        yield f"{_listed(names)} with the proxy's {what}: what is sent from there is not captured"
 
 
-def _by_set_gid_programs(containers: Sequence[dict[str, Any]], of_pod: dict[str, Any], group: int) -> Iterator[str]:
+def _by_set_gid_programs(contexts: Contexts, of_pod: dict[str, Any], group: int) -> Iterator[str]:
     """Yield who may make a program that runs with the proxy's group, as files of the pod's volumes have it."""
-    if group not in (of_pod.get("fsGroup"), *_items(of_pod.get("supplementalGroups"))):
-        return
-    names = [c["name"] for c in containers if _context(c).get("allowPrivilegeEscalation") is not False]
-    if names:
+    names = [name for name, context in contexts.items() if context.get("allowPrivilegeEscalation") is not False]
+    if names and group in (of_pod.get("fsGroup"), *_items(of_pod.get("supplementalGroups"))):
         yield (
             f"{_listed(names)} with fsGroup or supplementalGroups {group}, the proxy's group: a set-gid program is not"
             " captured; allowPrivilegeEscalation: false forbids it"
         )
 
 
-def _by_privileges(container: dict[str, Any]) -> Iterator[str]:
-    context = _context(container)
+def _by_privileges(name: str, context: dict[str, Any]) -> Iterator[str]:
     if context.get("privileged") is True:
-        yield f"container {container['name']} is privileged: it can change the rules, and take over the proxy's user"
+        yield f"container {name} is privileged: it can change the rules, and take over the proxy's user"
         return
-    added = _mapping(context.get("capabilities")).get("add")
-    for name in dict.fromkeys(
-        str(each).upper().removeprefix("CAP_") for each in (added if isinstance(added, list) else ())
-    ):
-        if name in CAPABILITIES:
-            yield f"container {container['name']} has the capability {name}: {CAPABILITIES[name]}"
+    added = _items(_mapping(context.get("capabilities")).get("add"))
+    for capability in dict.fromkeys(str(each).upper().removeprefix("CAP_") for each in added):
+        if capability in CAPABILITIES:
+            yield f"container {name} has the capability {capability}: {CAPABILITIES[capability]}"
 
 
 def _by_runtime(runtime_class: object) -> Iterator[str]:
@@ -92,15 +91,6 @@ def _by_runtime(runtime_class: object) -> Iterator[str]:
 
 def _listed(names: Sequence[str]) -> str:
     return f"container {names[0]} runs" if len(names) == 1 else f"containers {', '.join(names)} run"
-
-
-def _context(container: dict[str, Any]) -> dict[str, Any]:
-    return _mapping(container.get("securityContext"))
-
-
-def _first_given(*values: object) -> object:
-    """Return the first value that is there: a null of a container leaves it to the pod."""
-    return next((value for value in values if value is not None), None)
 
 
 def _items(value: object) -> list[Any]:

@@ -27,7 +27,7 @@ def delete(request: Request) -> None:
 
 def collect_garbage(request: Request) -> None:
     """Forget the attachments of this network that are gone, and what is recorded of namespaces that are."""
-    from capture.state.record import forget_ended  # DEL does without
+    from capture.state.ended_records import forget_ended  # DEL does without
 
     valid = {(attachment.container_id, attachment.interface) for attachment in request.valid_attachments}
     _log(request, "forgotten what is gone", containers=attachments.forget_others(request.network, valid))

@@ -21,6 +21,7 @@ from cni import http_answer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from cni.http_answer import Answer
@@ -124,49 +125,35 @@ def exchange(server: Server, tls: _ssl._SSLContext | None, name: str, request: b
     """
     plain = connected(server, limit)
     try:
-        connection: Any = plain
+        write, read = plain.send, plain.recv
         if tls is not None:
             plain.settimeout(seconds_until(limit))
-            connection = _Tls(tls._wrap_socket(plain, False, name))  # type: ignore[attr-defined]  # noqa: SLF001
+            secured = tls._wrap_socket(plain, False, name)  # type: ignore[attr-defined]  # noqa: SLF001
+            secured.do_handshake()
+            write, read = secured.write, secured.read
         plain.settimeout(seconds_until(limit))
-        connection.sendall(request)
-        return _received(plain, connection, limit)
+        while request:
+            request = request[write(request) :]
+        return http_answer.parse(_received(plain, read, limit))
     finally:
         plain.close()
 
 
-class _Tls:
-    """A TLS connection with the methods of a socket."""
-
-    def __init__(self, wrapped: Any) -> None:
-        wrapped.do_handshake()
-        self._wrapped = wrapped
-
-    def sendall(self, data: bytes) -> None:
-        while data:
-            data = data[self._wrapped.write(data) :]
-
-    def recv(self, size: int) -> bytes:
-        try:
-            received: bytes = self._wrapped.read(size)
-        except HangupError:
-            return b""
-        return received
-
-
-def _received(plain: Socket, connection: Any, limit: float) -> Answer:
-    """Return the answer when the server has closed the connection, as the request tells it to."""
+def _received(plain: Socket, read: Callable[[int], bytes], limit: float) -> bytearray:
+    """Return all that comes until the server closes the connection, as the request tells it to."""
     received = bytearray()
     while True:
         plain.settimeout(seconds_until(limit))  # also against a server that sends a byte now and then
-        piece = connection.recv(AT_ONCE)
+        try:
+            piece = read(AT_ONCE)
+        except HangupError:
+            piece = b""
+        if not piece and not received:
+            raise ConnectionResetError
         if not piece:
-            break
+            return received
         received += piece
         http_answer.require_http(received)
-    if not received:
-        raise ConnectionResetError
-    return http_answer.parse(received)
 
 
 def connected(server: Server, limit: float) -> Socket:

@@ -33,15 +33,6 @@ def texts(configuration: Mapping[str, Any], key: str, expected: str) -> tuple[st
     return tuple(value)
 
 
-def word(configuration: Mapping[str, Any], key: str, words: tuple[str, ...], default: str) -> str:
-    """Return one of the words."""
-    expected = f"one of {', '.join(map(repr, words))}"
-    value = text(configuration, key, expected) or default
-    if value not in words:
-        raise unusable(key, value, expected)
-    return value
-
-
 def path(configuration: Mapping[str, Any], key: str) -> str:
     """Return an absolute path; "" without one."""
     expected = "an absolute path"

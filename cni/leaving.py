@@ -76,7 +76,7 @@ def go_when_forgotten(mark: str = MARK, remembered: str = REMEMBERED, patience: 
 
 
 def _remove(bin_dir: str, mark: str) -> list[str]:
-    from cni.install import remove_plugin
+    from cni.plugin_files import remove_plugin
 
     stay(mark)
     return [change.path for change in remove_plugin(bin_dir)]
@@ -86,13 +86,10 @@ def _containers(remembered: str) -> Iterator[str]:
     """Yield the containers whose configuration names the plugin, as libcni remembers them."""
     from binascii import a2b_base64
 
+    from capture.state.files import names_in
     from capture.state.json_text import JsonError, decode
 
-    try:
-        names = os.listdir(remembered)
-    except OSError:
-        return
-    for name in names:
+    for name in names_in(remembered):
         try:
             with open(os.path.join(remembered, name), "rb") as file:
                 kept = decode(file.read().decode())

@@ -70,11 +70,16 @@ class Log:
         if not self.path or LEVELS[level] < self._lowest:
             return
         line: dict[str, object] = {"time": timestamp(time.time_ns()), "level": level, "message": message}
-        line |= self.about | facts
-        line["ms"] = milliseconds(time.monotonic_ns() - self._started)
-        if self._steps_ms:
-            line["steps_ms"] = self._steps_ms
-        append(self.path, encode(line).encode() + b"\n", self._rotate_at)
+        line |= self.about | facts | self._durations()
+        self.pass_on(encode(line).encode() + b"\n")
+
+    def _durations(self) -> dict[str, object]:
+        steps = {"steps_ms": self._steps_ms} if self._steps_ms else {}
+        return {"ms": milliseconds(time.monotonic_ns() - self._started), **steps}
+
+    def pass_on(self, line: bytes) -> None:
+        """Write a line that is JSON already."""
+        append(self.path, line, self._rotate_at)
 
 
 class Step:
@@ -191,4 +196,8 @@ def log_file(configuration: Mapping[str, Any]) -> str:
 
 def log_level(configuration: Mapping[str, Any]) -> str:
     """Return the least level that is logged."""
-    return keys.word(configuration, "log_level", tuple(LEVELS), "info")
+    expected = f"one of {', '.join(map(repr, LEVELS))}"
+    level = keys.text(configuration, "log_level", expected) or "info"
+    if level not in LEVELS:
+        raise keys.unusable("log_level", level, expected)
+    return level

@@ -9,9 +9,11 @@ from cni.protocol import CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeVar
 
     from cni.pod import Identity
+
+    T = TypeVar("T")
 
 # Kubelet makes pods from files itself; to the API server it shows a copy that has another uid, and names the first.
 ANNOTATIONS_WITH_UID = ("kubernetes.io/config.mirror", "kubernetes.io/config.hash")
@@ -80,23 +82,15 @@ def _effective(field: str, context: dict[str, Any], of_pod: dict[str, Any], wher
 
 
 def _object(value: object, where: str) -> dict[str, Any]:
-    if isinstance(value, dict):
-        return value
-    raise _no_pod(f"{where} is no object")
+    return _of_kind(dict, value, f"{where} is no object")
 
 
 def _list(value: object, where: str) -> list[Any]:
-    if value is None:
-        return []
-    if isinstance(value, list):
-        return value
-    raise _no_pod(f"{where} is no list")
+    return [] if value is None else _of_kind(list, value, f"{where} is no list")
 
 
 def _text(value: object, where: str) -> str:
-    if isinstance(value, str):
-        return value
-    raise _no_pod(f"{where} is no text")
+    return _of_kind(str, value, f"{where} is no text")
 
 
 def _texts(value: object, where: str) -> dict[str, str]:
@@ -104,13 +98,13 @@ def _texts(value: object, where: str) -> dict[str, str]:
 
 
 def _number(value: object, where: str) -> int | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+    return None if value is None else _of_kind(int, value, f"{where} is no number")
+
+
+def _of_kind(kind: type[T], value: object, problem: str) -> T:
+    if isinstance(value, kind) and not isinstance(value, bool):
         return value
-    raise _no_pod(f"{where} is no number")
-
-
-def _no_pod(problem: str) -> CniError:
-    return CniError(
+    raise CniError(
         BAD_ANSWER,
         f"the API server's answer is no pod: {problem}",
         "Check that 'server' in the kubeconfig is the Kubernetes API server, and not a proxy before it.",

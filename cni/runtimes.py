@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from capture.model.values import Value
+from capture.state.files import content_of, names_in
 from cni.networks import Choice, RuntimeName
 
 BIN_DIR, CONF_DIR = "/opt/cni/bin", "/etc/cni/net.d"
@@ -68,8 +68,10 @@ def detect(root: str = "/") -> Runtime:
 def crio(root: str = "/", evidence: str = "") -> Runtime:
     """Return CRI-O as it is configured on the node."""
     settings: dict[str, Any] = {}
-    for path in _crio_files(os.path.join(root, CRIO_CONFIGURATION)):
-        settings |= _network_settings(path)
+    directory = os.path.join(root, CRIO_CONFIGURATION)
+    fragments = [f"crio.conf.d/{name}" for name in names_in(f"{directory}/crio.conf.d")]
+    for name in ("crio.conf", *fragments):  # the later ones count (crio.conf.d(5))
+        settings |= _network_settings(os.path.join(directory, name))
     directories = [each for each in settings.get("plugin_dirs") or [] if isinstance(each, str) and each]
     return Runtime(
         "crio",
@@ -79,14 +81,6 @@ def crio(root: str = "/", evidence: str = "") -> Runtime:
         bin_dirs=tuple(directories) or (BIN_DIR,),
         without_annotations=_too_old(root),
     )
-
-
-def _crio_files(directory: str) -> Iterator[str]:
-    """Yield the configuration files, the later of which count (crio.conf.d(5))."""
-    yield os.path.join(directory, "crio.conf")
-    fragments = os.path.join(directory, "crio.conf.d")
-    for name in sorted(os.listdir(fragments)) if os.path.isdir(fragments) else ():
-        yield os.path.join(fragments, name)
 
 
 def _network_settings(path: str) -> dict[str, Any]:
@@ -103,11 +97,8 @@ def _network_settings(path: str) -> dict[str, Any]:
 def _too_old(root: str) -> str:
     """Return why this CRI-O hands over no annotations, if its version file shows it (crio(8), ``version_file``)."""
     for name in ("var/run/crio/version", "run/crio/version", "var/lib/crio/version"):
-        try:
-            with open(os.path.join(root, name), encoding="ascii", errors="replace") as file:
-                found = re.match(r'"?(\d+)\.(\d+)', file.read())
-        except OSError:
-            continue
+        version = content_of(os.path.join(root, name)).decode("ascii", "replace")
+        found = re.match(r'"?(\d+)\.(\d+)', version)
         if found and tuple(map(int, found.groups())) < FIRST_CRIO_WITH_ANNOTATIONS:
             return f"CRI-O {found[0].strip(chr(34))} hands no annotations of pods to CNI plugins; 1.28 and later do"
     return ""

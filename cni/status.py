@@ -12,6 +12,7 @@ from capture.report.findings import HANG, Finding, print_findings
 from capture.report.terminal import print_lines
 from capture.state.json_text import JsonError, decode, encode
 from cni import istio_cni, kubernetes, runtimes, trial
+from cni.agent.status_text import duration
 from cni.conf import KUBERNETES
 from cni.entries import as_list
 from cni.networks import PLUGIN, Candidate, Chosen, Network, candidates, choose
@@ -87,6 +88,7 @@ def _with_entry(found: list[Candidate]) -> list[str]:
 # --- the list --------------------------------------------------------------------------------------------------
 
 INSTALL = "`capture cni install`"
+AGAIN = f"Install it again: {INSTALL}."
 
 
 def _about_list(found: list[Candidate], chosen: Chosen, taken: Network | None, conf_dir: str) -> Iterator[Finding]:
@@ -104,7 +106,7 @@ def _about_list(found: list[Candidate], chosen: Chosen, taken: Network | None, c
     says = f"number {position + 1} of {len(taken.plugins)} in {taken.path}"
     yield Finding("network", "entry", "ok", says)
     if position == 0:
-        yield Finding("network", "order", "error", f"no plugin before {PLUGIN} makes the network", INSTALL)
+        yield Finding("network", "order", "error", f"no plugin before {PLUGIN} makes the network", AGAIN)
     rival = istio_cni.rival([conf_dir])
     if rival and rival.state == "warning":
         yield rival.replace(topic="network")
@@ -116,7 +118,7 @@ def _about_own_list(found: list[Candidate], taken: Network) -> Iterator[Finding]
         return
     main = next((each.network for each in found if each.network is not None and not each.network.is_our_own), None)
     if main is None:
-        yield Finding("network", "own list", "error", "the list that it was made from is gone", INSTALL)
+        yield Finding("network", "own list", "error", "the list that it was made from is gone", AGAIN)
         return
     others = [plugin for plugin in taken.plugins if plugin.get("type") != PLUGIN]
     without_plugin = [plugin for plugin in main.plugins if plugin.get("type") != PLUGIN]
@@ -130,7 +132,7 @@ def _about_own_list(found: list[Candidate], taken: Network) -> Iterator[Finding]
 
 def _about_plugin(path: str, taken: Network | None, entry: dict[str, Any] | None) -> Iterator[Finding]:
     if not os.path.lexists(path):
-        yield Finding("plugin", "file", "error" if entry else "note", f"{path} is missing", INSTALL)
+        yield Finding("plugin", "file", "error" if entry else "note", f"{path} is missing", f"Install it: {INSTALL}.")
         return
     where = f"{path} -> {os.readlink(path)}" if os.path.islink(path) else path
     tried = trial.run(path)
@@ -187,23 +189,15 @@ def _about_token(path: str) -> Finding:
         return Finding("pods", "token", "error", f"{path}: {error.strerror}", "Write a token there.")
     left = token.left(time.time())
     if left <= 0:
-        says = f"{path}, written {age} ago, has ended {in_words(-left)} ago: the API server refuses it"
+        says = f"{path}, written {age} ago, has ended {duration(-left)} ago: the API server refuses it"
         return Finding("pods", "token", "error", says, "Renew it; a token of a service account lives for an hour.")
-    ends = f"ends in {in_words(left)}" if token.expires else "never ends, or does not say so"
+    ends = f"ends in {duration(left)}" if token.expires else "never ends, or does not say so"
     says = f"{path}, written {age} ago, {ends}"
     return Finding("pods", "token", "warning" if token.is_short(time.time()) else "ok", says)
 
 
 def _age_of(path: str) -> str:
-    return in_words(time.time() - os.stat(path).st_mtime)
-
-
-def in_words(seconds: float) -> str:
-    """Return a time as one or two words: 5 s, 12 min, 3 h, 9 days."""
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
+    return duration(time.time() - os.stat(path).st_mtime)
 
 
 # --- what it has decided ---------------------------------------------------------------------------------------

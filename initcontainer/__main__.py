@@ -59,9 +59,8 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
 
         print(f"istio-init {__version__}")
         return EXIT_DONE
-    for option in OPTIONS:
-        if option in settings.explicit:  # the rest has its default
-            printer.show(f"{option.name} {settings.text(option)!r} ({settings.origin(option)})")
+    for given in settings.in_words():
+        printer.show(given)
     namespace = settings[NETWORK_NAMESPACE] or None
     host = PodFromOutside(environ) if settings[CNI_MODE] else PodFromInside(environ)
     if settings[CLEANUP_ONLY]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.text import closest
 from capture.settings.options import CLEANUP_ONLY, LOG_AS_JSON, LOG_OUTPUT_LEVEL
-from initcontainer.upstream_flags import PERSISTENT, SHORT, UPSTREAM_FLAGS
+from initcontainer.upstream_flags import PAST, PERSISTENT, SHORT, SWITCHES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,12 +116,12 @@ class _Reader:
             raise HelpRequested(name)
         if name == "version":
             raise VersionRequested
-        option, upstream = self._by_long.get(name), UPSTREAM_FLAGS.get(name)
+        option = self._by_long.get(name)
         if option is not None:
             takes_value = not option.is_switch
-        elif upstream is not None:
-            takes_value = upstream.takes_value
-            self._remark(f"--{name}", upstream.because)
+        elif name in PAST or name in PERSISTENT:
+            takes_value = name not in SWITCHES
+            self._remark(f"--{name}", name)
         else:
             similar = closest(name, self._by_long)
             raise UsageError(f"unknown flag --{name}" + (f"; did you mean --{similar}?" if similar else ""))
@@ -147,7 +147,7 @@ class _Reader:
             if option is None and letter not in SHORT:
                 raise UsageError(f"unknown flag -{letter}" + (f" in {word}" if len(word) > 2 else ""))
             if option is None:
-                self._remark(f"-{letter}", UPSTREAM_FLAGS[SHORT[letter]].because)
+                self._remark(f"-{letter}", SHORT[letter])
                 if letters.startswith("="):
                     return
             elif option.is_switch and not letters.startswith("="):
@@ -156,6 +156,6 @@ class _Reader:
                 self._found.flags[option] = letters.removeprefix("=") if letters else self._value_of(f"-{letter}")
                 return
 
-    def _remark(self, flag: str, because: str) -> None:
-        if because:
-            self._found.warnings.append(f"{flag} has no effect: {because}")
+    def _remark(self, flag: str, name: str) -> None:
+        if name in PAST:
+            self._found.warnings.append(f"{flag} has no effect: {PAST[name]}")

@@ -1,7 +1,8 @@
 """What ``istio-init`` prints, at the level and in the form that the flags of Istio's log request.
 
 Plain text, or lines of JSON with the keys of Istio's log (istio/istio, ``pkg/log/config.go``: ``level``, ``time``,
-``msg``), so that what collects the logs of a mesh reads these, too. Errors and warnings go to stderr.
+``msg``), so that what collects the logs of a mesh reads these, too. Errors and warnings go to stderr; one
+about what was left to a default goes to stdout, beside what it is about.
 """
 
 from __future__ import annotations

@@ -56,6 +56,13 @@ class Probe(Value):
         return f"{FAMILY_NAMES[self.destination.family]} {self.side}{origin}"
 
 
+class Proof(Value):
+    """A line about what was proven, or about what could not be and why."""
+
+    says: str
+    holds: bool
+
+
 def captured_sides(config: CaptureConfig) -> Iterator[Side]:
     """Yield which ways of connections are captured at all."""
     if config.outbound_networks or config.outbound_ports:
@@ -82,24 +89,24 @@ class Chooser:
         """Yield the pod's addresses of a family."""
         yield from (address for address in self._own if address.family == family)
 
-    def choose(self, side: Side, family: Family) -> Probe | str:
+    def choose(self, side: Side, family: Family) -> Probe | Proof:
         """Return a connection that the rules would capture, or why there is none that can be made here."""
         config, own = self._config, list(self.own(family))
         outbound = side == "outbound"
         destinations = [*_outside(config, family, own)] if outbound else [*own, PASSTHROUGH_SOURCE[family]]
         identities = [*(_ordinary(config) if outbound else _proxies(config))]
+        why = "no route leads anywhere"
         if not identities:
-            return "not permitted to act as another user (capabilities SETUID and SETGID)"
-        is_reachable = False
+            why = "not permitted to act as another user (capabilities SETUID and SETGID)"
         for destination, port, identity in product(destinations, self._ports(), identities):
             packet = routed(Packet("tcp", destination, port, uid=identity.uid, gid=identity.gid))
             if packet.out_interface == NO_WAY_OUT:
                 continue
-            is_reachable = True
+            why = "nothing that could be dialled from here is captured"
             traced = whole_way(packet, Situation(self._ruleset))
             if traced.outcome == f"proxy-{side}":
                 return Probe(side, destination, port, identity, traced.port)
-        return "nothing that could be dialled from here is captured" if is_reachable else "no route leads anywhere"
+        return Proof(f"{FAMILY_NAMES[family]} {side}: {why}", holds=False)
 
     def from_outside(self, family: Family, interface: str, source: str) -> tuple[Packet, int] | None:
         """Return a packet that comes in by an interface and should reach the proxy, and on which port."""
@@ -110,16 +117,17 @@ class Chooser:
                 return packet, traced.port
         return None
 
-    def by(self, outside: Outside, family: Family) -> Probe | str:
+    def by(self, outside: Outside, family: Family) -> Probe | Proof:
         """Return a connection from an outside of our own, or why there is none."""
+        why = "nothing that could be dialled from outside is captured"
         found = self.from_outside(family, NAME, OUTSIDE_END[family][0])
-        if found is None:
-            return "nothing that could be dialled from outside is captured"
-        packet, arrives_on = found
-        if not outside.answers_come_back(family, address_text(family, packet.destination.first)):
-            return "the pod's routes send answers elsewhere (source-based routing)"
-        us = Identity(os.geteuid(), os.getegid())
-        return Probe("inbound", packet.destination, packet.port, us, arrives_on, outside.path)
+        if found:
+            packet, arrives_on = found
+            if outside.answers_come_back(family, address_text(family, packet.destination.first)):
+                us = Identity(os.geteuid(), os.getegid())
+                return Probe("inbound", packet.destination, packet.port, us, arrives_on, outside.path)
+            why = "the pod's routes send answers elsewhere (source-based routing)"
+        return Proof(f"{FAMILY_NAMES[family]} inbound from outside: {why}", holds=False)
 
     def _ports(self) -> list[int]:
         return list(dict.fromkeys((self._port, *(span.first for span in self._config.outbound_ports), *OTHER_PORTS)))
@@ -129,19 +137,14 @@ def _outside(config: CaptureConfig, family: Family, own: Iterable[Network]) -> I
     """Yield destinations that are not the pod: in what is captured, in networks of no one, near the pod."""
     for network in config.outbound_networks.entries:
         if network.family == family:
-            yield _within(network)
+            first = network.first if network.is_address else network.first + 1  # more than the network's name
+            yield parse_address(address_text(family, first))
     for text in DOCUMENTATION:
         address = parse_address(text)
         if address.family == family:
             yield address
     for address in own:
         yield address.replace(first=address.first ^ 1)
-
-
-def _within(network: Network) -> Network:
-    """Return an address of a network that is more than its name."""
-    first = network.first if network.is_address else network.first + 1
-    return parse_address(address_text(network.family, first))
 
 
 def _ordinary(config: CaptureConfig) -> Iterator[Identity]:

@@ -14,21 +14,21 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from capture.errors import CaptureError, ValidationError
-from capture.model.addresses import AF, FAMILY_NAMES, IPV6, Family
-from capture.model.values import Value
+from capture.model.addresses import AF, FAMILY_NAMES, IPV4, IPV6, Family
 from capture.netlink import sock_diag
 from capture.report.packet_words import endpoint
 from capture.state.capabilities import missing
 from capture.state.netns import Entered
-from initcontainer.probes import Probe
+from initcontainer.probes import Probe, Proof
 
 TOKEN_BYTES = 16
 SO_ORIGINAL_DST = 80
 """linux/netfilter_ipv4.h, and linux/netfilter_ipv6/ip6_tables.h"""
-IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75
-"""linux/in.h, linux/in6.h"""
+TRANSPARENT: dict[Family, tuple[int, int]] = {IPV4: (socket.IPPROTO_IP, 19), IPV6: (socket.IPPROTO_IPV6, 75)}
+"""Level and number of IP_TRANSPARENT and IPV6_TRANSPARENT (linux/in.h, linux/in6.h)."""
 
 RETRY_AFTER = 0.05
 """Seconds between two attempts of a connection."""
@@ -43,14 +43,6 @@ CONNECTED = (
 )  # fmt: skip
 
 
-class Proof(Value):
-    """What happened to a probe: how it was proven, or why it could not be."""
-
-    probe: Probe
-    is_proven: bool
-    says: str
-
-
 class Prover:
     """Makes the connections of some probes and waits for them."""
 
@@ -61,7 +53,7 @@ class Prover:
         self._listeners: dict[tuple[Family, int], socket.socket] = {}
         self._awaited: dict[bytes, Probe] = {}
         self._clients: dict[Probe, int] = {}
-        self._proofs: list[Proof] = []
+        self._proofs: dict[Probe, Proof] = {}
         self._stop = os.pipe()
 
     def prove(self, probes: Iterable[Probe]) -> list[Proof]:
@@ -77,7 +69,7 @@ class Prover:
         finally:
             self._end()
         # They end in any order; two runs of one pod print the same.
-        return sorted(self._proofs, key=lambda proof: in_order.index(proof.probe))
+        return [self._proofs[probe] for probe in in_order]
 
     def _begin(self, probe: Probe) -> None:
         """Listen where a probe must arrive, if no other process does, and start to dial."""
@@ -89,8 +81,7 @@ class Prover:
             if listener is not None:
                 self._listeners[place] = listener
         if not is_taken and self._transparent and probe.side == "inbound" and missing("NET_ADMIN"):
-            says = "not permitted to listen as a transparent proxy does (capability NET_ADMIN)"
-            self._proofs.append(Proof(probe, is_proven=False, says=says))
+            self._note(probe, "not permitted to listen as a transparent proxy does (capability NET_ADMIN)", holds=False)
             return
         token = b"" if is_taken else secrets.token_bytes(TOKEN_BYTES)
         if token:
@@ -99,8 +90,11 @@ class Prover:
 
     def _clients_of_proxy(self) -> list[Probe]:
         """Return the probes that go to a running proxy and are not over."""
-        counted = [*self._awaited.values(), *(proof.probe for proof in self._proofs)]
+        counted = (*self._awaited.values(), *self._proofs)
         return [probe for probe in self._clients if probe not in counted]
+
+    def _note(self, probe: Probe, says: str, *, holds: bool) -> None:
+        self._proofs[probe] = Proof(f"{probe}: {says}", holds)
 
     def _look(self) -> None:
         """Wait a little for connections, and for processes that dial a running proxy."""
@@ -115,10 +109,10 @@ class Prover:
             code = os.waitstatus_to_exitcode(status)
             if code not in (SEEN, UNSEEN):
                 raise self._fail(probe, os.strerror(code) if code > 0 else "no answer")
-            says = _arrival(probe) if code == SEEN else "the connection was accepted, and nothing shows by which port"
-            self._proofs.append(
-                Proof(probe, code == SEEN, says + (", where the proxy took it" if code == SEEN else ""))
-            )
+            if code == SEEN:
+                self._note(probe, f"{_arrival(probe)}, where the proxy took it", holds=True)
+            else:
+                self._note(probe, "the connection was accepted, and nothing shows by which port", holds=False)
 
     def _receive(self, listener: socket.socket) -> None:
         """Take one connection; if it brings a token, check where it arrived and what it was meant for."""
@@ -145,7 +139,7 @@ class Prover:
                     "The proxy would connect to that address. Another rule in this pod translates addresses.",
                 )
         del self._awaited[token]
-        self._proofs.append(Proof(probe, is_proven=True, says=_arrival(probe)))
+        self._note(probe, _arrival(probe), holds=True)
 
     def _end(self) -> None:
         for end in self._stop:
@@ -168,7 +162,8 @@ def _listener(family: Family, port: int, *, transparent: bool) -> socket.socket 
         if family == IPV6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if transparent:
-            _make_transparent(listener, family)
+            with suppress(PermissionError):  # then only redirected connections arrive
+                listener.setsockopt(*TRANSPARENT[family], 1)
         listener.bind(("::" if family == IPV6 else "0.0.0.0", port))
         listener.listen()
     except OSError as error:
@@ -180,15 +175,6 @@ def _listener(family: Family, port: int, *, transparent: bool) -> socket.socket 
             f"validation failed: cannot listen on port {port} ({FAMILY_NAMES[family]}): {reason}"
         ) from None
     return listener
-
-
-def _make_transparent(listener: socket.socket, family: Family) -> None:
-    """Let the socket accept what is addressed to others, if we may; without, only redirected connections arrive."""
-    level, option = (socket.IPPROTO_IPV6, IPV6_TRANSPARENT) if family == IPV6 else (socket.IPPROTO_IP, IP_TRANSPARENT)
-    try:
-        listener.setsockopt(level, option, 1)
-    except PermissionError:
-        return
 
 
 def _original_destination(connection: socket.socket) -> tuple[str, int]:
@@ -282,8 +268,6 @@ def _last_answer(process: int, deadline: float) -> str:
 
 
 def _end(process: int) -> None:
-    try:
+    with suppress(PermissionError):  # without CAP_KILL; its pipe is closed, so it ends after this attempt
         os.kill(process, 9)
-    except PermissionError:
-        pass  # another user's, and we have no CAP_KILL; its pipe is closed, so it ends after this attempt
     os.waitpid(process, 0)

@@ -6,7 +6,6 @@ commands), ``tools/istio-iptables/pkg/cmd/root.go`` of the releases 1.4 to 1.31.
 
 from __future__ import annotations
 
-from capture.model.values import Value
 from capture.settings.options import (
     DUAL_STACK,
     FORCE_APPLY,
@@ -26,36 +25,26 @@ if TYPE_CHECKING:
     from capture.settings.settings import Settings
 
 
-class UpstreamFlag(Value):
-    """A flag that is accepted and has no effect."""
-
-    takes_value: bool
-    because: str = ""
-    """Why it is not needed any more, for a warning; empty: no warning."""
-
-
-PERSISTENT = dict.fromkeys(
-    (
-        "log_target", "log_caller", "log_stacktrace_level", "log_rotate", "log_rotate_max_age", "log_rotate_max_size",
-        "log_rotate_max_backups", "vklog",
-    ),
-    UpstreamFlag(takes_value=True),
+PERSISTENT = (
+    "log_target", "log_caller", "log_stacktrace_level", "log_rotate", "log_rotate_max_age", "log_rotate_max_size",
+    "log_rotate_max_backups", "vklog",
 )  # fmt: skip
 """Flags of pilot-agent that every command of it has. Two more have a meaning here: they are in the option table."""
 
 _RULES_ARE_SHOWN = "the rules are always shown, and --dry-run shows them without writing any"
 
 PAST = {
-    "restore-format": UpstreamFlag(takes_value=False, because=_RULES_ARE_SHOWN),
-    "output-paths": UpstreamFlag(takes_value=True, because=_RULES_ARE_SHOWN),
-    "iptables-trace-logging": UpstreamFlag(takes_value=False, because="--rule-logs logs what the rules meet"),
-    "iptables-version": UpstreamFlag(takes_value=True, because="the version is detected"),
-    "host-nsenter-exec": UpstreamFlag(takes_value=False, because="namespaces are entered without nsenter"),
-    "inbound-capture-port-v6": UpstreamFlag(
-        takes_value=True, because="both families are sent to --inbound-capture-port"
-    ),
+    "restore-format": _RULES_ARE_SHOWN,
+    "output-paths": _RULES_ARE_SHOWN,
+    "iptables-trace-logging": "--rule-logs logs what the rules meet",
+    "iptables-version": "the version is detected",
+    "host-nsenter-exec": "namespaces are entered without nsenter",
+    "inbound-capture-port-v6": "both families are sent to --inbound-capture-port",
 }
-"""Flags of some versions between 1.1 and today."""
+"""Flags of some versions between 1.1 and today, and why they are not needed any more."""
+
+SWITCHES = ("restore-format", "iptables-trace-logging", "host-nsenter-exec")
+"""Those among them that take no value."""
 
 NEWER_THAN_CLASSIC: dict[Option[Any], str] = {
     LOG_OUTPUT_LEVEL: "1.15",
@@ -81,5 +70,4 @@ def newer_mesh(settings: Settings) -> str:
     )
 
 
-UPSTREAM_FLAGS = PERSISTENT | PAST
 SHORT = {"f": "restore-format"}

@@ -34,27 +34,27 @@ from capture.state.impediments import impediments
 from capture.state.netns import Entered
 from capture.state.routes import missing
 from initcontainer.outside import Outside
-from initcontainer.probes import DOCUMENTATION, Chooser, Probe, captured_sides
+from initcontainer.probes import DOCUMENTATION, Chooser, Probe, Proof, captured_sides
 from initcontainer.proof import Prover
 
 FROM_OUTSIDE = "connections from outside the pod"
 
 
 class Validation(Value):
-    """What was proven, and what could not be, a line for each."""
+    """What was proven, and what could not be."""
 
-    proven: tuple[str, ...]
-    unproven: tuple[str, ...]
+    proofs: tuple[Proof, ...]
 
     def lines(self) -> Iterator[str]:
         """Yield the lines to print."""
-        yield from (f"validated: {line}" for line in self.proven)
-        yield from (f"not validated: {line}" for line in self.unproven)
+        yield from (f"validated: {proof.says}" for proof in self.proofs if proof.holds)
+        yield from (f"not validated: {proof.says}" for proof in self.proofs if not proof.holds)
 
     def require(self, settings: Settings) -> None:
         """Raise NotProvenError if proof is required and something could not be proven."""
-        if settings[REQUIRE_PROOF] and self.unproven:
-            raise NotProvenError(self.unproven)
+        unproven = tuple(proof.says for proof in self.proofs if not proof.holds)
+        if settings[REQUIRE_PROOF] and unproven:
+            raise NotProvenError(unproven)
 
 
 def validate(settings: Settings, namespace: str | None, host: Host) -> Validation:
@@ -68,11 +68,10 @@ def validate(settings: Settings, namespace: str | None, host: Host) -> Validatio
         _require_delivery(desired, settings)
         chooser = Chooser(config, desired, host.pod_addresses(), settings[PROBE_PORT])
         with ExitStack() as made:
-            proven, unproven = _by_connections(settings, host, config, chooser, made)
+            proofs = _by_connections(settings, host, config, chooser, made)
         if config.inbound_ports and not settings[PROBE_FROM_OUTSIDE]:
-            by_rules, unknown = _by_rules(settings, chooser)
-            proven, unproven = [*proven, *by_rules], [*unproven, *unknown]
-        return Validation(tuple(proven), tuple(unproven))
+            proofs += _by_rules(settings, chooser)
+        return Validation(tuple(proofs))
 
 
 def _require_delivery(desired: Ruleset, settings: Settings) -> None:
@@ -89,68 +88,56 @@ def _require_delivery(desired: Ruleset, settings: Settings) -> None:
 
 def _by_connections(
     settings: Settings, host: Host, config: CaptureConfig, chooser: Chooser, made: ExitStack
-) -> tuple[list[str], list[str]]:
+) -> list[Proof]:
     """Return what connections proved, and what they could not."""
-    chosen: list[Probe] = []
-    unproven: list[str] = [] if any(captured_sides(config)) else ["the settings capture nothing"]
-    for family in chooser.families():
-        for side in captured_sides(config):
-            probe = chooser.choose(side, family)
-            if isinstance(probe, Probe):
-                chosen.append(probe)
-            else:
-                unproven.append(f"{FAMILY_NAMES[family]} {side}: {probe}")
+    sides = [*captured_sides(config)]
+    chosen = [chooser.choose(side, family) for family in chooser.families() for side in sides]
+    if not sides:
+        chosen.append(Proof("the settings capture nothing", holds=False))
     if settings[PROBE_FROM_OUTSIDE] and config.inbound_ports:
-        for outcome in _from_outside(chooser, made):
-            (chosen if isinstance(outcome, Probe) else unproven).append(outcome)  # type: ignore[arg-type]
+        chosen += _from_outside(chooser, made)
 
     def fail(probe: Probe, answer: str) -> ValidationError:
         return _failure(probe, answer, settings, host)
 
-    deadline = time.monotonic() + settings[PROBE_TIMEOUT]
-    proofs = Prover(deadline, transparent=config.is_transparent, fail=fail).prove(chosen)
-    proven = [f"{proof.probe}: {proof.says}" for proof in proofs if proof.is_proven]
-    return proven, [*unproven, *(f"{proof.probe}: {proof.says}" for proof in proofs if not proof.is_proven)]
+    prover = Prover(time.monotonic() + settings[PROBE_TIMEOUT], transparent=config.is_transparent, fail=fail)
+    proofs = prover.prove([each for each in chosen if isinstance(each, Probe)])
+    return [*(each for each in chosen if isinstance(each, Proof)), *proofs]
 
 
-def _from_outside(chooser: Chooser, made: ExitStack) -> Iterator[Probe | str]:
-    """Yield a connection from outside for each family, or why there is none."""
+def _from_outside(chooser: Chooser, made: ExitStack) -> list[Probe | Proof]:
+    """Return a connection from outside for each family, or why there is none."""
     families = tuple(family for family in chooser.families() if any(chooser.own(family)))
     try:
         outside = made.enter_context(Outside(families))
     except CaptureError as error:
-        yield f"{FROM_OUTSIDE}: {error.message}"
-        return
-    for family in families:
-        probe = chooser.by(outside, family)
-        yield probe if isinstance(probe, Probe) else f"{FAMILY_NAMES[family]} inbound from outside: {probe}"
+        return [Proof(f"{FROM_OUTSIDE}: {error.message}", holds=False)]
+    return [chooser.by(outside, family) for family in families]
 
 
-def _by_rules(settings: Settings, chooser: Chooser) -> tuple[list[str], list[str]]:
-    """Return what the live rules do with packets that come in. Raises ValidationError if one would miss the proxy."""
-    proven: list[str] = []
-    unproven: list[str] = []
+def _by_rules(settings: Settings, chooser: Chooser) -> Iterator[Proof]:
+    """Yield what the live rules do with packets that come in. Raises ValidationError if one would miss the proxy."""
     for family in chooser.families():
         name = f"{FAMILY_NAMES[family]} inbound from outside"
         source = next(text for text in DOCUMENTATION if (":" in text) == (AF[family] != AF["ipv4"]))
         found = chooser.from_outside(family, _interface(family), source)
         if found is None:
-            unproven.append(f"{name}: nothing that comes in is captured")
+            yield Proof(f"{name}: nothing that comes in is captured", holds=False)
             continue
         packet, port = found
         dialled = endpoint(address_text(family, packet.destination.first), packet.port)
         try:
             traced = operations.trace(packet)
         except CaptureError as error:
-            return proven, [*unproven, f"{FROM_OUTSIDE}: the rules cannot be read here: {error.message}"]
+            yield Proof(f"{FROM_OUTSIDE}: the rules cannot be read here: {error.message}", holds=False)
+            return
         if (traced.outcome, traced.port) != ("proxy-inbound", port):
             raise ValidationError(
                 f"validation failed: {name}: what is sent to {dialled} does not reach port {port}:"
                 f" by the live rules it is {traced.outcome}",
                 f"`capture trace tcp {dialled} --in {packet.in_interface}` shows why. {_author(settings)}",
             )
-        proven.append(f"{name}: by the live rules, {dialled} is sent to port {port}")
-    return proven, unproven
+        yield Proof(f"{name}: by the live rules, {dialled} is sent to port {port}", holds=True)
 
 
 def _interface(family: Family) -> str:

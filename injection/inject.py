@@ -20,6 +20,7 @@ from sidecar.documents import load_yaml
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from capture.settings.settings import Settings
@@ -109,11 +110,14 @@ def _require_understood(workload: Workload) -> None:
     misfit = next(POD.misfits(workload.pod), "")
     if misfit:
         raise InjectionError(f"{workload}: {misfit}")
-    for name, value in workload.annotations.items():
-        if not isinstance(value, str):
-            raise InjectionError(
-                f"{workload}: annotation {name}: invalid value {value!r}: expected a string; put it in quotes"
-            )
+    texts: dict[str, Mapping[str, object]] = {"label": workload.labels, "annotation": workload.annotations}
+    for kind, named in texts.items():
+        for name, value in named.items():
+            if not isinstance(value, str):  # the API server refuses it as well
+                shown = json.dumps(value)
+                raise InjectionError(
+                    f"{workload}: {kind} {name}: invalid value {shown}: expected a string; put it in quotes"
+                )
     names = [one.get("name") for one in containers_of(workload.pod["spec"])]
     twice = next((name for name in names if name is not None and names.count(name) > 1), None)
     if twice is not None:

@@ -76,16 +76,15 @@ AREAS = (
     ),
     _area(
         "iptables",
-        "capture/backends/iptables: render parse restore_text plan entries"
-        " xt_encode xt_decode xt_layouts xt_changes xt_tables xt_words",
+        "capture/backends/iptables: render parse plan entries xt_encode xt_decode xt_layouts xt_changes xt_words",
         "unit/backends/iptables property/test_iptables_text.py property/test_iptables_plan.py"
         " property/test_xt_round_trip.py",
     ),
     _area(
         "nftables",
-        "capture/backends/nf_tables: expressions hooks;"
+        "capture/backends/nf_tables: expressions hooks messages;"
         "capture/backends/nftables: encode decode sets comparisons lift lower text names plan",
-        "unit/backends/nftables property/test_nftables_round_trip.py",
+        "unit/backends/nftables unit/backends/test_messages.py property/test_nftables_round_trip.py",
     ),
     _area(
         "decision",

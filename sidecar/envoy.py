@@ -17,7 +17,6 @@ LOOPBACK = {"ipv4": "127.0.0.1", "ipv6": "::1"}
 ADMIN_PORT = 15000
 HEALTH_PORT = 15021
 METRICS_PORT = 15090
-DNS_PORT = 15053
 BLACK_HOLE = "BlackHoleCluster"
 PASSTHROUGH = "PassthroughCluster"
 

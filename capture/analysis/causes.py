@@ -4,7 +4,7 @@ A cause is looked for where a packet's way may break::
 
     address, route -> rules (own, foreign) -> a filter after the redirect -> a listener: port, family, user, mode
 
-Causes of the whole pod (``lo`` down, a full conntrack table, a missing interface) come first.
+Causes of the whole pod (``lo`` down, a conntrack table that is nearly full, a missing interface) come first.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from capture.analysis.cause_texts import cause
 from capture.analysis.meaning import Untrack, meaning
 from capture.model.addresses import AF, FAMILIES, FAMILY_NAMES, IPV4, IPV6, LOOPBACK_ADDRESSES, address_text
 from capture.model.chain_names import is_our_chain
+from capture.model.conventions import DNS_PORT
+from capture.model.packet import LOOPBACK
 from capture.model.ruleset import TABLES
 from capture.model.values import Value
 from capture.netlink.rtnetlink import AF_INET
@@ -78,7 +80,7 @@ class PodFacts(Value):
 
 
 def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
-    """Yield what is wrong with the pod, whatever connection is meant."""
+    """Yield what is wrong with the pod, whatever connection is meant; ``stops`` tells which of it matters to one."""
     names = {link.name for link in facts.links}
     if any(link.is_loopback and not link.is_up for link in facts.links):
         yield cause("lo-down", "lo")
@@ -90,6 +92,22 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     if is_nearly_full(facts.tracked, facts.max_tracked):
         setting = "net.netfilter.nf_conntrack_max"
         yield cause("conntrack-full", setting, tracked=facts.tracked, max_tracked=facts.max_tracked)
+
+
+def stops(found: Cause, capture: Capture, live: Trace | None = None) -> bool:
+    """Return whether what is wrong with the pod stops a connection; without one, whether it stops any.
+
+    An interface that does not exist is no reason by itself: nothing comes in by it, and nothing leaves.
+    """
+    if live is None:
+        return found.kind != "interface-missing"
+    interfaces = live.packet.in_interface, live.packet.out_interface
+    if found.kind == "lo-down":
+        is_by_lo = capture.is_transparent or live.packet.in_interface is None
+        return LOOPBACK in interfaces or (is_by_lo and live.outcome in TO_PROXY)
+    if found.kind == "ingress-filter":
+        return found.where == live.packet.in_interface
+    return found.kind != "interface-missing" or found.where in interfaces
 
 
 def without_way_out(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
@@ -131,8 +149,9 @@ def causes_of_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
         name = FAMILY_NAMES[facts.addresses[0].family]
         yield cause("family-not-captured: pod", name, family=name)
     for family in capture.families:
-        if family in of_pod:
+        if family in of_pod or not of_pod:  # what is redirected arrives at lo: without another interface, too
             yield from causes_at_port(facts, capture, "proxy-outbound", capture.outbound_port, family)
+        if family in of_pod:
             yield from causes_at_port(facts, capture, "proxy-inbound", capture.inbound_port, family)
     if capture.dns_port is not None:
         yield from causes_at_port(facts, capture, "dns", capture.dns_port, IPV4, IPPROTO_UDP)
@@ -223,7 +242,6 @@ def among(number: int | None, spans: tuple[Span, ...]) -> bool:
 
 # --- one connection ------------------------------------------------------------------------------
 
-DNS_PORT = 53
 TO_PROXY = ("proxy-outbound", "proxy-inbound", "dns")
 
 
@@ -258,7 +276,7 @@ def causes_of_connection(
 def _why_direct(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
     """Return why the packet bypasses the proxy."""
     packet, step = live.packet, live.step
-    untracked = next((each for each in live.path if isinstance(meaning(each.rule.verdict), Untrack)), None)
+    untracked = next((each for each in live.path if isinstance(meaning(each.rule), Untrack)), None)
     if untracked is not None and not is_own(untracked):
         return cause("foreign-rule: untracked", place_of(untracked))
     # The desired rules may decide by the same rule, which need not be in one of our chains.
@@ -270,8 +288,11 @@ def _why_direct(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
     )
     if step is not None and not is_own(step) and not is_desired:
         return _foreign(live, step)
-    if packet.protocol != "tcp":
-        return cause("dns-not-captured") if packet.port == DNS_PORT else cause("not-tcp", protocol=packet.protocol)
+    is_look_up = packet.port == DNS_PORT and packet.in_interface is None
+    if packet.protocol != "tcp" and not is_look_up:
+        return cause("not-tcp", protocol=packet.protocol)
+    if packet.protocol != "tcp" and capture.dns_port is None:
+        return cause("dns-not-captured")
     if packet.family not in capture.families:
         name = FAMILY_NAMES[packet.family]
         return cause("family-not-captured", name, family=name)
@@ -279,6 +300,8 @@ def _why_direct(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
         return cause("rule-missing", place_of(desired.step), outcome=desired.outcome)
     if among(packet.uid, capture.uids) or among(packet.gid, capture.gids):
         return cause("proxy-user", uid=packet.uid, gid=packet.gid)
+    if packet.protocol != "tcp":
+        return cause("dns-not-captured: server", server=address_text(packet.family, packet.destination.first))
     if step is None:
         return cause("excluded: no rule")
     return cause("excluded", place_of(step), reason=f": {step.rule.why}" if step.rule.why else "")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ANYTHING = "anything"
 """The value after a verdict that is not understood, which may have done anything."""
-NO_EFFECT = (model.Log, model.Continue, model.SetZone)
+NO_EFFECT = (model.Log, model.Continue)
 CHANGES: dict[type, type] = {
     model.SetMark: model.Mark,
     model.RestoreMark: model.Mark,
@@ -71,7 +71,7 @@ class ChainCompiler:
 
     def _may_be_listed(self, rule: model.Rule, tested: set[type]) -> bool:
         """Return whether a rule changes nothing that later rules match, so that all can be judged at once."""
-        verdict = meaning(rule.verdict)
+        verdict = meaning(rule)
         if any(
             type(match) in LISTED and len(getattr(match, LISTED[type(match)][1])) > LONG_LIST for match in rule.matches
         ):
@@ -82,7 +82,7 @@ class ChainCompiler:
 
     def _step(self, position: int, rule: model.Rule, after: int) -> int:
         """Return the fates of packets that come to a rule; ``after`` are those of packets that come past it."""
-        verdict = meaning(rule.verdict)
+        verdict = meaning(rule)
         if isinstance(verdict, NO_EFFECT):
             return after
         if isinstance(verdict, model.UnknownVerdict):
@@ -132,7 +132,7 @@ class ChainCompiler:
         key = (self.station.table, self.chain.name, rules[0][0]) if is_known else self._occurrence(rules[0][0])
         found = self.compiler.listed.get(key)
         if found is None:
-            kept = [(position, rule) for position, rule in rules if not isinstance(meaning(rule.verdict), NO_EFFECT)]
+            kept = [(position, rule) for position, rule in rules if not isinstance(meaning(rule), NO_EFFECT)]
             boxes = [self._box(position, rule) for position, rule in kept]
             found = self.compiler.listed[key] = self.compiler.lists.diagram(boxes)
         return found
@@ -147,7 +147,7 @@ class ChainCompiler:
             else:
                 level, inside = known
                 ranges[level] = _common(ranges[level], inside) if level in ranges else inside
-        return Box(ranges, rest, meaning(rule.verdict))
+        return Box(ranges, rest, meaning(rule))
 
 
 def _common(some: Ranges, others: Ranges) -> Ranges:

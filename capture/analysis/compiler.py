@@ -12,7 +12,7 @@ from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
 from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import Goto, Translate, meaning
 from capture.analysis.rerouting import routed_marks, transparent_rules
-from capture.analysis.space import HIGHEST_ID, NONE, Field, gathered
+from capture.analysis.space import NONE, Field, gathered
 from capture.analysis.trace import (
     NAT_STATES,
     OF_KNOWN_CONNECTIONS,
@@ -21,6 +21,7 @@ from capture.analysis.trace import (
 )
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge, merge_ranges
+from capture.model.limits import MAX_ID
 from capture.model.packet import LOOPBACK
 from capture.model.values import Value
 
@@ -242,7 +243,7 @@ class Compiler:
         no_mark = self.space.marked("connection", 0, model.ALL_BITS)
         follows = self.diagrams.both(self.space.state_in("ESTABLISHED"), no_mark)
         if place.way == "out":
-            follows = self.diagrams.both(follows, self.space.numbers(Field.UID, [(0, HIGHEST_ID)]))
+            follows = self.diagrams.both(follows, self.space.numbers(Field.UID, [(0, MAX_ID)]))
         return self.diagrams.either(self.space.state_in(*NAT_STATES), follows)
 
     # --- the end -----------------------------------------------------------------------------------
@@ -330,7 +331,7 @@ class Compiler:
         if key not in self._changing:
             self._changing[key] = frozenset()  # should it lead to itself
             chain = self._chain_of(contents, name)
-            verdicts = [meaning(rule.verdict) for rule in (chain.rules if chain else ())]
+            verdicts = [meaning(rule) for rule in (chain.rules if chain else ())]
             found = {CHANGES[type(verdict)] for verdict in verdicts if type(verdict) in CHANGES}
             targets = {verdict.chain for verdict in verdicts if isinstance(verdict, model.Jump | Goto)}
             self._changing[key] = frozenset(found.union(*(self.changes(contents, target) for target in targets)))

@@ -180,7 +180,8 @@ class Reader:
         kind, to, below = self._target(chain, rule, depth)
         own = self._own.get(family, {}).get((self.table.name, chain.name), ())
         if not is_our_chain(chain.name) and position not in own:
-            says = f"rule {position + 1}: {rule.why if self._station.foreign else self._text_of(rule, family)}"
+            nft_words = rule.why if self._station.foreign else ""  # rules of iptables have none
+            says = f"rule {position + 1}: {nft_words or self._text_of(rule, family)}"
             to, kind = f"foreign: {to}", "foreign"
         else:
             says = rule.why or self._text_of(rule, family)

@@ -62,15 +62,21 @@ REFUSE = ("REJECT", "reject", "[reject", "TARPIT")
 """The third as a rule of nf_tables is read."""
 DO_NOT_TRACK = ("NOTRACK", "CT --notrack", "notrack", "[notrack]")
 """The last as a rule of nf_tables is read."""
-OF_IPTABLES = re.compile(r"DNAT --to-destination (\[?[0-9a-fA-F.:]+?\]?)(?::(\d+))?(?: |$)")
-OF_NFT = re.compile(r"dnat (?:ip6? )?to (\[[0-9a-fA-F:]+\]|[0-9.]+|[0-9a-fA-F:]+?:[0-9a-fA-F:]+|)(?::(\d+))?(?: |$)")
+DNAT = re.compile(
+    r"(?:DNAT --to-destination|dnat (?:ip6? )?to)"
+    r" (\[[0-9a-fA-F:]+\]|[0-9.]+|[0-9a-fA-F:]+?:[0-9a-fA-F:]+|)(?::(\d+))?(?: |$)"
+)
+"""In iptables' words and in nft's; either half may be missing."""
 NETMAP = "NETMAP --to "
 PROTOCOLS = re.compile(r"(!)? ?-p (\S+)$|(?:meta l4proto|ip protocol|ip6 nexthdr) (!=)? ?(?:\{ (.+) \}|(\S+))$")
 NUMBERS = {"6": "tcp", "17": "udp"}
 
 
-def meaning(verdict: model.Verdict) -> Meaning:
-    """Return what a verdict does; itself if the model has it, or if it stays unknown."""
+def meaning(rule: model.Rule) -> Meaning:
+    """Return what the verdict of a rule does; itself if the model has it, or if it stays unknown."""
+    verdict = rule.verdict
+    if isinstance(verdict, model.SetZone):
+        return model.Continue() if _is_for_udp(rule) else model.UnknownVerdict(f"CT --zone {verdict.zone}")
     if not isinstance(verdict, model.UnknownVerdict):
         return verdict
     words = verdict.text
@@ -93,9 +99,17 @@ def _network_translation(words: str) -> Translate | None:
         return None
 
 
+def _is_for_udp(rule: model.Rule) -> bool:
+    """Return whether a rule is for UDP alone, as those of DNS capture are, which set zones both ways.
+
+    A TCP connection is lost if its answers are tracked in another zone than its first packet; that is not followed.
+    """
+    return any(isinstance(match, model.Protocol) and match.name == "udp" for match in rule.matches)
+
+
 def _translation(words: str) -> Translate | None:
     """Return where a DNAT leads, if that is one address and one port at most."""
-    found = OF_IPTABLES.match(words) or OF_NFT.match(words)
+    found = DNAT.match(words)
     if found is None or not any(found.groups()):
         return None
     address, port = found.groups()

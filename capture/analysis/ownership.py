@@ -19,7 +19,7 @@ from __future__ import annotations
 from capture.analysis.canonical import canonical_rule
 from capture.model import ruleset as model
 from capture.model.chain_names import is_our_chain
-from capture.model.conventions import AGENT_DNS_PORT, PROXY_TO_SELF_MARK
+from capture.model.conventions import AGENT_DNS_PORT, DNS_PORT, PROXY_TO_SELF_MARK
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
     Places = dict[tuple[model.TableName, str], frozenset[int]]
     """For each table and chain, the positions of our rules."""
-
-# Numbers that upstream and we write into rules (design of the DNS capture and of TPROXY mode).
-DNS_PORT = model.only(53)
 
 GO_ON = (model.Continue, model.Log, model.SetMark, model.SaveMark, model.RestoreMark)
 """Verdicts after which a packet goes on to the next rule, as if nothing had been but a change of marks."""
@@ -269,7 +266,7 @@ def _shapes(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[Sh
 _KNOWN: dict[frozenset[int], dict[tuple[model.TableName, str], tuple[Shape, ...]]] = {}
 TCP, UDP = model.Protocol("tcp"), model.Protocol("udp")
 ON_LO = model.OutInterface("lo")
-TO_DNS, FROM_DNS = model.DestinationPort((DNS_PORT,)), model.SourcePort((DNS_PORT,))
+TO_DNS, FROM_DNS = model.DestinationPort((model.only(DNS_PORT),)), model.SourcePort((model.only(DNS_PORT),))
 OWNER = ((model.OwnerUid,), (model.OwnerGid,))
 TO_SELF = tuple((model.Destination, *kind) for kind in OWNER)
 DNS_OF_ALL = ((model.Protocol,), (model.Protocol, model.Destination))

@@ -10,8 +10,9 @@ from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import in_words, parts, with_ports, witness
-from capture.analysis.space import HIGHEST_PORT, Field, PacketSpace
+from capture.analysis.space import Field, PacketSpace
 from capture.analysis.trace import Fate, whole_way
+from capture.model.limits import MAX_PORT
 from capture.model.ruleset import ALL_BITS, DestinationPort
 from capture.model.values import Value
 
@@ -124,7 +125,7 @@ def _cut_by_port(ruleset: Ruleset, path: Path) -> list[Path]:
     pieces = [
         (max(first, low), min(last, high))
         for first, last in ranges
-        for low, high in zip([0, *cuts], [*(cut - 1 for cut in cuts), HIGHEST_PORT], strict=True)
+        for low, high in zip([0, *cuts], [*(cut - 1 for cut in cuts), MAX_PORT], strict=True)
         if first <= high and low <= last
     ]
     return [{**path, Field.PORT: (piece,)} for piece in pieces] if len(pieces) <= MAX_PIECES else [path]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from capture.analysis.compiler import INBOUND, OTHER_MARK, OUTBOUND
 from capture.analysis.rerouting import UNCHANGED, routed_marks
-from capture.analysis.space import HIGHEST_ID, HIGHEST_PORT, NONE, Field, marks_of
+from capture.analysis.space import NONE, Field, marks_of
 from capture.analysis.trace import OF_KNOWN_CONNECTIONS
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, LOOPBACK_NETWORKS, Network, merge
+from capture.model.limits import MAX_ID, MAX_PORT
 from capture.model.packet import LOOPBACK
 
 TYPE_CHECKING = False
@@ -79,7 +80,7 @@ class _Packets:
         """Return packets that processes of the pod send, from its own addresses."""
         space, choose = self.space, self.diagrams.choose
         stays = self._inside(Field.DESTINATION, self.local)
-        has_owner = self.diagrams.both(*[space.numbers(level, [(0, HIGHEST_ID)]) for level in (Field.UID, Field.GID)])
+        has_owner = self.diagrams.both(*[space.numbers(level, [(0, MAX_ID)]) for level in (Field.UID, Field.GID)])
         over_lo = space.numbers(Field.OUT, [(self.lo, self.lo)])
         marks = routed_marks(self.situation.ruleset)
         marked = self.diagrams.any_of(space.marked("mark", mark, model.ALL_BITS) for mark in marks)
@@ -115,8 +116,8 @@ class _Packets:
         return self.diagrams.all_of(
             (
                 space.state_in("INVALID", "NEW", "RELATED", "ESTABLISHED"),
-                space.numbers(Field.PORT, [(1, HIGHEST_PORT)]),
-                space.numbers(Field.SOURCE_PORT, [(1, HIGHEST_PORT)]),
+                space.numbers(Field.PORT, [(1, MAX_PORT)]),
+                space.numbers(Field.SOURCE_PORT, [(1, MAX_PORT)]),
                 self.diagrams.either(udp, self.diagrams.negation(no_hosts)),
             )
         )

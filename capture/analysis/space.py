@@ -12,6 +12,7 @@ from capture.analysis.long_lists import Switches
 from capture.analysis.meaning import flags_hold, holds_for, is_pure, understood
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Network, merge, merge_ranges, outside
+from capture.model.limits import MAX_ID, MAX_INTERFACE_BYTES, MAX_PORT
 from capture.model.packet import LOOPBACK, Packet
 
 TYPE_CHECKING = False
@@ -29,11 +30,7 @@ if TYPE_CHECKING:
 NONE = -1
 PROTOCOLS: tuple[model.ProtocolName, ...] = ("tcp", "udp")
 OF_PROTOCOL = {name: [(number, number)] for number, name in enumerate(PROTOCOLS)}
-HIGHEST_PORT = 0xFFFF
-HIGHEST_ID = 0xFFFF_FFFE
-"""2**32 - 1 is no id (credentials(7))."""
 MARK_BITS = 32
-INTERFACE_BYTES = 15
 
 
 class Field:
@@ -52,7 +49,7 @@ LISTED: dict[type, tuple[int, str]] = {
 }
 """Matches with several entries: the level they test, and where they keep their entries."""
 ENDINGS = ("", "eth0", "0", "1", "2", "-", "_", "x", "y", "z", "00", "zz", "000", "q.q", "~")
-"""One of these makes an interface of which a prefix in a rule is the longest."""
+"""Endings of interface names, tried in order: with one of them, no longer prefix in a rule matches the name."""
 
 
 class PacketSpace:
@@ -77,11 +74,11 @@ class PacketSpace:
             (NONE, top),
             (NONE, top),
             (0, len(model.CONNECTION_STATES) - 1),
-            (0, HIGHEST_PORT),
+            (0, MAX_PORT),
             (0, highest_address),
-            (NONE, HIGHEST_PORT),
-            (NONE, HIGHEST_ID),
-            (NONE, HIGHEST_ID),
+            (NONE, MAX_PORT),
+            (NONE, MAX_ID),
+            (NONE, MAX_ID),
             (NONE, highest_address),
         ]
         for bits in self.groups:
@@ -308,7 +305,7 @@ def _interfaces(tables: Iterable[model.Table], situations: Iterable[Situation]) 
     stand_ins = {}
     for prefix in prefixes:
         possible = [prefix + ending for ending in ENDINGS]
-        new = (name for name in possible if 0 < len(name) <= INTERFACE_BYTES and name not in names)
+        new = (name for name in possible if 0 < len(name) <= MAX_INTERFACE_BYTES and name not in names)
         stand_ins[prefix] = next((name for name in new if _longest_prefix(name, prefixes) == prefix), LOOPBACK)
         names[stand_ins[prefix]] = None
     return list(names), stand_ins

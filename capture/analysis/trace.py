@@ -72,7 +72,7 @@ class Fate(Value):
     """All that a packet and its connection notice of rules.
 
     ``port`` and ``address`` are None where they stay what the packet is addressed to. ``marked`` is whether a
-    transparent capture's mark leads it, or what else its connection sends, to the proxy. ``interface`` is the one by
+    mark of TPROXY leads the packet, or a later one of its connection, to the proxy. ``interface`` is the one by
     which another mark lets it leave; None where it leaves as it was to.
     """
 
@@ -87,7 +87,7 @@ class Trace(Value):
     """Where the packet ends and how it came there; ``step`` is the rule that decided, None for a policy.
 
     ``translated`` is what a rule made of where the packet was addressed to.
-    ``marked`` is whether a transparent capture's mark leads it, or what else its connection sends, to the proxy.
+    ``marked`` is whether a mark of TPROXY leads the packet, or a later one of its connection, to the proxy.
     ``lacks`` says which routes the outcome depends on and the namespace does not have. ``policy`` is the base chain
     whose policy dropped the packet. ``rerouted`` is the policy rule by which another mark refused it, or sent it out by
     another interface.
@@ -266,12 +266,12 @@ class _Passage:
         """Take the packet through a chain; return whether a rule decided on the whole table."""
         for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
             matched = judge(rule, self.packet, self.network, is_native=station.is_native)
-            is_idle = matched is None and isinstance(meaning(rule.verdict), model.Log | model.Continue)
+            is_idle = matched is None and isinstance(meaning(rule), model.Log | model.Continue)
             if matched is False or is_idle:  # whether it logs does not matter
                 continue
             step = Step(station.table, chain.name, position, rule, depth, matched is True, station)
             self.path.append(step)
-            match meaning(rule.verdict):
+            match meaning(rule):
                 case _ if matched is None:
                     continue
                 case model.Jump(chain=target):
@@ -369,7 +369,7 @@ class _Passage:
             outcome, port = "proxy-inbound", transparent_rules(self.ruleset)[0].port
         elif self._reply_bypasses_proxy():
             outcome = "dropped"
-        mapping = meaning(self.mapped.rule.verdict) if self.mapped and outcome == "direct" else None
+        mapping = meaning(self.mapped.rule) if self.mapped and outcome == "direct" else None
         interface = self.interface if self.interface != self.first.out_interface else None
         is_transparent = outcome == "proxy-inbound" and not self.mapped
         return Trace(
@@ -397,7 +397,7 @@ class _Passage:
             return self.refused_by
         certain = [step for step in self.path if step.certain]
         if self.is_dropped:
-            drops = (step for step in reversed(certain) if isinstance(meaning(step.rule.verdict), model.Drop))
+            drops = (step for step in reversed(certain) if isinstance(meaning(step.rule), model.Drop))
             return next(drops, None)
         decisive = [step for step in certain if isinstance(step.rule.verdict, model.Return | model.Accept)]
         in_nat = [step for step in decisive if step.table == model.NAT]

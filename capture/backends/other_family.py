@@ -11,13 +11,14 @@ answer with a reset (nf_send_reset6() in net/ipv6/netfilter/nf_reject_ipv6.c), w
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.exact import holds_exactly
 from capture.backends.nf_tables.expressions import bitwise, equals, expression, load_meta, load_payload, nest
 from capture.backends.nf_tables.hooks import Hook
-from capture.backends.nf_tables.listing import read_rules, read_tables
+from capture.backends.nf_tables.listing import read_tables
 from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nftables.names import REJECT_TABLE
 from capture.errors import KernelError, UnsupportedError
-from capture.netlink.attributes import attribute, decode_fields, decode_text, u8, u32be
+from capture.netlink.attributes import attribute, decode_text, u8, u32be
 from capture.netlink.batch import commit
 from capture.netlink.nfnetlink import open_netfilter
 
@@ -75,9 +76,7 @@ def _remove(netfilter: NetlinkSocket) -> bool:
 
 
 def _is_there(netfilter: NetlinkSocket) -> bool:
-    rules = map(decode_fields, read_rules(netfilter, nf.NFPROTO_INET, REJECT_TABLE))
-    found = [(decode_text(rule[nf.NFTA_RULE_CHAIN]), rule.get(nf.NFTA_RULE_EXPRESSIONS)) for rule in rules]
-    return sorted(found) == sorted((chain, _expressions(interface)) for chain, interface in CHAINS.items())
+    return holds_exactly(netfilter, (nf.NFPROTO_INET,), (REJECT_TABLE,), _changes())
 
 
 def _changes() -> Iterator[Change]:

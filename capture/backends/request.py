@@ -21,11 +21,15 @@ VARIANTS_OF: dict[str, tuple[Variant, ...]] = {"netlink": ("nft",), "restore": V
 
 
 class Request(Value):
-    """What was requested; "auto" and "" leave the choice to us."""
+    """What was requested, and where; "auto" and "" leave the choice to us."""
+
+    not_compared = ("driver_origin", "variant_origin")
 
     backend: str = "auto"
     driver: str = ""
     variant: str = ""
+    driver_origin: str = "command line"
+    variant_origin: str = "command line"
 
 
 def requested_backend(request: Request) -> str:
@@ -34,16 +38,19 @@ def requested_backend(request: Request) -> str:
     implied = [backend for backend, drivers in DRIVERS.items() if request.driver in drivers]
     if requested and request.driver and requested not in implied:
         expected = f"{' or '.join(DRIVERS[requested])} with the backend {requested}"
-        raise ConfigurationError("--driver", request.driver, "command line", expected)
+        raise ConfigurationError("--driver", request.driver, request.driver_origin, expected)
     backend = requested or (implied[0] if len(implied) == 1 else "")
     if request.variant and backend == "nftables":
         expected = "nothing, because nftables has no variants; or the backend iptables"
-        raise ConfigurationError("--force-iptables-binary", request.variant, "command line", expected)
+        raise ConfigurationError("--force-iptables-binary", request.variant, request.variant_origin, expected)
     backend = "iptables" if request.variant else backend
     if backend == "iptables" and request.variant and request.variant not in VARIANTS_OF.get(request.driver, VARIANTS):
         fitting = " or ".join(driver for driver, variants in VARIANTS_OF.items() if request.variant in variants)
         raise ConfigurationError(
-            "--driver", request.driver, "command line", f"{fitting} for the variant {request.variant} of iptables"
+            "--driver",
+            request.driver,
+            request.driver_origin,
+            f"{fitting} for the variant {request.variant} of iptables",
         )
     return backend
 

@@ -5,23 +5,22 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.cli.options import CaptureCommand, capture_options, explicit, format_option, namespace_options
+from capture.cli.options import capture_options, command, explicit, format_option, namespace_options
 from capture.report.outcome import applied_as_plain, outcome, start_line
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
 from capture.settings.options import ALLOW_HOST, FORCE_APPLY
 
-EXAMPLES = """
-capture apply --netns /run/netns/pod
-capture apply --pid 4711 -p 15001 -z 15006 -u 1337 -x 10.96.0.0/12
-capture apply --backend nftables --profile current --redirect-dns --capture-all-dns
-"""
 
-
-@click.command(
-    cls=CaptureCommand,
-    params=[*capture_options(ALLOW_HOST, FORCE_APPLY), *namespace_options(), format_option("text", "json")],
-    examples=EXAMPLES,
+@command(
+    """
+    capture apply --netns /run/netns/pod
+    capture apply --pid 4711 -p 15001 -z 15006 -u 1337 -x 10.96.0.0/12
+    capture apply --backend nftables --profile current --redirect-dns --capture-all-dns
+    """,
+    *capture_options(ALLOW_HOST, FORCE_APPLY),
+    *namespace_options(),
+    format_option("text", "json"),
 )
 @click.pass_context
 def apply(ctx: click.Context, namespace: str | None, form: str) -> int:

@@ -5,25 +5,20 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.cli.options import CaptureCommand, format_option, namespace_options
+from capture.cli.options import command, format_option, namespace_options
 from capture.report.outcome import cut_by_cleaning
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
 
-EXAMPLES = """
-capture clean --netns /run/netns/pod
-capture clean --pid 4711
-"""
 
-
-@click.command(
-    cls=CaptureCommand,
-    params=[
-        *namespace_options(),
-        click.Option(["--allow-host"], is_flag=True, help="Clean the host's own network namespace."),
-        format_option("text", "json"),
-    ],
-    examples=EXAMPLES,
+@command(
+    """
+    capture clean --netns /run/netns/pod
+    capture clean --pid 4711
+    """,
+    *namespace_options(),
+    click.Option(["--allow-host"], is_flag=True, help="Clean the host's own network namespace."),
+    format_option("text", "json"),
 )
 def clean(namespace: str | None, form: str, *, allow_host: bool) -> int:
     """Remove the capture from a network namespace.

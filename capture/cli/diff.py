@@ -11,7 +11,7 @@ import click
 from capture.analysis.effects import Comparison, Effect
 from capture.analysis.judgement import of_family
 from capture.analysis.stations import Situation
-from capture.cli.options import CaptureCommand, capture_options, flags, format_option
+from capture.cli.options import CaptureCommand, capture_options, command, flags, format_option
 from capture.errors import EXIT_DONE, EXIT_DRIFT, ConfigurationError
 from capture.model.addresses import FAMILY_NAMES
 from capture.model.ruleset import FAMILIES, Ruleset
@@ -27,22 +27,18 @@ from capture.settings.settings import Settings, with_flags
 from capture.state.input import read_input
 
 EXPECTED = "a file written by `capture dump --format json`"
-EXAMPLES = """
-capture diff '-x 10.96.0.0/12' '-x 10.96.0.0/12 -o 5432'
-capture diff before.json after.json
-capture diff '--profile classic' '--profile current' --format json
-"""
 
 
-@click.command(
-    cls=CaptureCommand,
-    params=[
-        click.Argument(["first"], metavar="A"),
-        click.Argument(["second"], metavar="B"),
-        format_option("table", "json"),
-    ],
+@command(
+    """
+    capture diff '-x 10.96.0.0/12' '-x 10.96.0.0/12 -o 5432'
+    capture diff before.json after.json
+    capture diff '--profile classic' '--profile current' --format json
+    """,
+    click.Argument(["first"], metavar="A"),
+    click.Argument(["second"], metavar="B"),
+    format_option("table", "json"),
     context_settings={"ignore_unknown_options": True},
-    examples=EXAMPLES,
 )
 def diff(first: str, second: str, form: str) -> int:
     """Print which connections two captures treat differently; exit code 4 if there are any.
@@ -72,6 +68,12 @@ def _capture(text: str) -> Ruleset:
         return _of_file(text)
     try:
         context = CaptureCommand("options", params=capture_options()).make_context("options", shlex.split(text))
+    except click.NoSuchOption as error:
+        raise click.UsageError(
+            f"capture diff has no option {error.option_name}: it compares two sets of options of the capture, or two"
+            " files of `capture dump --format json`",
+            click.get_current_context(),
+        ) from None
     except (ValueError, click.UsageError) as error:
         words = error.message if isinstance(error, click.UsageError) else str(error)
         raise ConfigurationError("capture diff", text, "command line", f"options, or a file ({words})") from None

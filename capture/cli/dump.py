@@ -5,25 +5,25 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.cli.options import CaptureCommand, format_option, namespace_options, part_options
+from capture.cli.options import command, format_option, namespace_options, part_options
 from capture.model.addresses import Family
 from capture.model.ruleset import TableName
 from capture.report import listings
+from capture.report.differences import NOTHING_APPLIED
 from capture.report.output import print_json
 from capture.report.terminal import columns, print_lines
 
-EXAMPLES = """
-capture dump --netns /run/netns/pod
-capture dump --pid 4711 --family ipv4 --table nat
-capture dump --format json | jq '.tables[].chains[].rules[] | select(.packets > 0)'
-capture dump --format save
-"""
 
-
-@click.command(
-    cls=CaptureCommand,
-    params=[*namespace_options(), *part_options(), format_option("table", "json", "save", "nft")],
-    examples=EXAMPLES,
+@command(
+    """
+    capture dump --netns /run/netns/pod
+    capture dump --pid 4711 --family ipv4 --table nat
+    capture dump --format json | jq '.tables[].chains[].rules[] | select(.packets > 0)'
+    capture dump --format save
+    """,
+    *namespace_options(),
+    *part_options(),
+    format_option("table", "json", "save", "nft"),
 )
 def dump(namespace: str | None, family: Family | None, table_name: TableName | None, form: str) -> None:
     """Show the live rules of a network namespace, with counters, from whichever backend holds them.
@@ -35,7 +35,7 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     dumped = operations.dump(namespace)
     shown = list(listings.parts(dumped, family, table_name))
     if not shown and form != "json":
-        click.echo("no rules of the capture are here", err=True)
+        click.echo(NOTHING_APPLIED, err=True)
     if form == "json":
         print_json(listings.as_json(dumped, shown))
     elif form == "save":

@@ -6,7 +6,7 @@ import click
 
 from capture import operations
 from capture.analysis.policy import Statement, policy
-from capture.cli.options import CaptureCommand, capture_options, explicit_if, format_option, namespace_options
+from capture.cli.options import capture_options, command, explicit_if, format_option, namespace_options
 from capture.model.addresses import FAMILY_NAMES, Family
 from capture.model.ruleset import FAMILIES
 from capture.report.differences import FATE, fate_as_plain, fate_in_words
@@ -15,26 +15,21 @@ from capture.report.outcome import print_start_line
 from capture.report.output import print_json
 from capture.report.terminal import columns, print_lines
 
-EXAMPLES = """
-capture explain --pid 4711
-capture explain --from-options -p 15001 -z 15006 -u 1337 -x 10.96.0.1/32
-"""
-
 HEADINGS = ("direction", "traffic", "goes", "because", "families")
 
 
-@click.command(
-    cls=CaptureCommand,
-    params=[
-        click.Option(
-            ["--from-options"], is_flag=True, help="Explain the rules that the options would give, not the live ones."
-        ),
-        click.Option(["--family"], type=click.Choice(FAMILIES), help="Show this family only."),
-        *capture_options(),
-        *namespace_options(),
-        format_option("table", "json"),
-    ],
-    examples=EXAMPLES,
+@command(
+    """
+    capture explain --pid 4711
+    capture explain --from-options -p 15001 -z 15006 -u 1337 -x 10.96.0.1/32
+    """,
+    click.Option(
+        ["--from-options"], is_flag=True, help="Explain the rules that the options would give, not the live ones."
+    ),
+    click.Option(["--family"], type=click.Choice(FAMILIES), help="Show this family only."),
+    *capture_options(),
+    *namespace_options(),
+    format_option("table", "json"),
 )
 @click.pass_context
 def explain(ctx: click.Context, namespace: str | None, form: str, family: Family | None, *, from_options: bool) -> None:

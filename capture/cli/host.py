@@ -19,7 +19,7 @@ from capture.report.outcome import applied_as_plain, cut_by_cleaning, outcome, s
 from capture.report.output import note, print_json, warn
 from capture.report.terminal import print_lines
 from capture.settings.options import ALLOW_HOST, EXCLUDED_INBOUND_PORTS, INBOUND_CAPTURE_PORT, PROXY_PORT
-from capture.state.netns import evidence_of_node
+from capture.state.node import evidence_of_node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

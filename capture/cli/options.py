@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from inspect import cleandoc
 from typing import Any
 
 import click
@@ -124,6 +125,13 @@ class CaptureCommand(click.Command):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         params = super().get_params(ctx)
         return [*params, HELP_ALL_OPTION] if any(isinstance(param, SettingOption) for param in self.params) else params
+
+
+def command(
+    examples: str, *parameters: click.Parameter, **settings: Any
+) -> Callable[[Callable[..., Any]], CaptureCommand]:
+    """Return a decorator that makes a function a command with these examples and parameters."""
+    return click.command(cls=CaptureCommand, examples=cleandoc(examples), params=list(parameters), **settings)
 
 
 def example_lines(example: str, width: int) -> Iterator[str]:

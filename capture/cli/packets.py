@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 import click
 
 from capture.model.addresses import Network, parse_address
+from capture.model.limits import MAX_ID
 from capture.model.packet import Packet
 from capture.model.ruleset import CONNECTION_STATES
 from capture.settings.options import TPROXY_MARK
-from capture.settings.parsers import MAX_ID, interface, port
+from capture.settings.parsers import interface, port
 from capture.state.netns import path_of_process
 
 T = TypeVar("T")
@@ -75,6 +76,8 @@ def _as_process(ctx: click.Context, _param: click.Parameter, pid: int | None) ->
     try:
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
             fields = dict(line.split(":", 1) for line in file if ":" in line)
+    except FileNotFoundError:
+        raise click.BadParameter(f"no process {pid}", ctx) from None
     except OSError as error:
         raise click.BadParameter(f"process {pid} cannot be read: {error.strerror}", ctx) from None
     ctx.meta[PROCESS] = pid

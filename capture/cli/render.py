@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.cli.options import CaptureCommand, capture_options, explicit, format_option, namespace_options
+from capture.cli.options import capture_options, command, explicit, format_option, namespace_options
 from capture.model.addresses import FAMILIES, Family
 from capture.report.outcome import start_line
 from capture.report.output import note, print_json, warn
@@ -15,23 +15,18 @@ from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NAT
 from capture.settings.settings import Settings
 from capture.state.netns import Entered
 
-EXAMPLES = """
-capture render -p 15001 -z 15006 -u 1337
-capture render --backend nftables --profile current | nft --check --file -
-capture render --backend iptables --family ipv6 | ip6tables-restore --test
-capture render --ip-families mesh --pid 4711
-"""
 
-
-@click.command(
-    cls=CaptureCommand,
-    params=[
-        *capture_options(),
-        *namespace_options(),
-        click.Option(["--family"], type=click.Choice(FAMILIES), help="Print this family only."),
-        format_option("text", "json"),
-    ],
-    examples=EXAMPLES,
+@command(
+    """
+    capture render -p 15001 -z 15006 -u 1337
+    capture render --backend nftables --profile current | nft --check --file -
+    capture render --backend iptables --family ipv6 | ip6tables-restore --test
+    capture render --ip-families mesh --pid 4711
+    """,
+    *capture_options(),
+    *namespace_options(),
+    click.Option(["--family"], type=click.Choice(FAMILIES), help="Print this family only."),
+    format_option("text", "json"),
 )
 @click.pass_context
 def render(ctx: click.Context, namespace: str | None, family: Family | None, form: str) -> None:

@@ -8,8 +8,8 @@ import click
 
 from capture import operations
 from capture.cli.options import (
-    CaptureCommand,
     capture_options,
+    command,
     dns_servers_option,
     explicit_if,
     format_option,
@@ -24,28 +24,23 @@ from capture.report.output import print_json
 from capture.report.terminal import print_lines
 from capture.report.traced import as_plain, in_words
 
-EXAMPLES = """
-capture trace tcp 10.1.2.3:80 --uid 1000
-capture trace tcp 10.1.2.3:80 --uid 1337 --pid 4711
-capture trace tcp 10.77.0.2:8080 --in eth0 --netns /run/netns/pod
-capture trace udp [fd00::10]:53 --from-options --redirect-dns --capture-all-dns
-"""
 
-
-@click.command(
-    cls=CaptureCommand,
-    params=[
-        *packet_options(),
-        click.Option(
-            ["--from-options"], is_flag=True, help="Use the rules that the options would give, not the live ones."
-        ),
-        *capture_options(),
-        *namespace_options(),
-        *part_options(),
-        dns_servers_option(),
-        format_option("table", "json"),
-    ],
-    examples=EXAMPLES,
+@command(
+    """
+    capture trace tcp 10.1.2.3:80 --uid 1000
+    capture trace tcp 10.1.2.3:80 --uid 1337 --pid 4711
+    capture trace tcp 10.77.0.2:8080 --in eth0 --netns /run/netns/pod
+    capture trace udp [fd00::10]:53 --from-options --redirect-dns --capture-all-dns
+    """,
+    *packet_options(),
+    click.Option(
+        ["--from-options"], is_flag=True, help="Use the rules that the options would give, not the live ones."
+    ),
+    *capture_options(),
+    *namespace_options(),
+    *part_options(),
+    dns_servers_option(),
+    format_option("table", "json"),
 )
 @click.pass_context
 def trace(

@@ -6,8 +6,8 @@ import click
 
 from capture import operations
 from capture.cli.options import (
-    CaptureCommand,
     capture_options,
+    command,
     dns_servers_option,
     explicit,
     flags,
@@ -38,28 +38,23 @@ if TYPE_CHECKING:
     from capture.model.ruleset import MissingRoute, TableName
     from capture.operations import Verified
 
-EXAMPLES = """
-capture verify --netns /run/netns/pod
-capture verify --pid 4711 -p 15001 -z 15006 -x 10.96.0.0/12
-capture verify --format json | jq -r '.differences[].message'
-"""
 
-
-@click.command(
-    cls=CaptureCommand,
-    params=[
-        *capture_options(),
-        *namespace_options(),
-        *part_options(),
-        click.Option(
-            ["--proxy-admin"],
-            metavar="URL",
-            help="Compare Envoy's listeners with the capture, too: its admin interface, http://127.0.0.1:15000.",
-        ),
-        dns_servers_option(),
-        format_option("table", "json"),
-    ],
-    examples=EXAMPLES,
+@command(
+    """
+    capture verify --netns /run/netns/pod
+    capture verify --pid 4711 -p 15001 -z 15006 -x 10.96.0.0/12
+    capture verify --format json | jq -r '.differences[].message'
+    """,
+    *capture_options(),
+    *namespace_options(),
+    *part_options(),
+    click.Option(
+        ["--proxy-admin"],
+        metavar="URL",
+        help="Compare Envoy's listeners with the capture, too: its admin interface, http://127.0.0.1:15000.",
+    ),
+    dns_servers_option(),
+    format_option("table", "json"),
 )
 @click.pass_context
 def verify(

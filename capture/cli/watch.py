@@ -12,7 +12,7 @@ import click
 
 from capture import operations
 from capture.analysis.flow import Flow, flows, with_rates
-from capture.cli.options import CaptureCommand, format_option, namespace_options
+from capture.cli.options import command, format_option, namespace_options
 from capture.model.addresses import Family
 from capture.model.ruleset import FAMILIES
 from capture.model.text import printable
@@ -24,12 +24,6 @@ from capture.report.output import painted, print_json
 from capture.report.streams import COLOUR
 from capture.report.terminal import columns, rows
 
-EXAMPLES = """
-capture watch --netns pod
-capture watch --pid 4711 --interval 5
-capture watch --pid 4711 --once
-capture watch --pid 4711 --once --format svg > path.svg
-"""
 HOME, CLEAR_LINE, CLEAR_BELOW = "H", "K", "J"
 """Control sequences of ECMA-48 (CUP, EL, ED), without their introducer."""
 
@@ -43,23 +37,25 @@ class Look(Value):
     is_captured: bool
 
 
-@click.command(
-    cls=CaptureCommand,
-    params=[
-        *namespace_options(),
-        click.Option(["--family"], type=click.Choice(FAMILIES), help="Show this family only."),
-        click.Option(
-            ["--interval"],
-            type=click.FloatRange(min=0.1),
-            default=1.0,
-            show_default=True,
-            metavar="SECONDS",
-            help="Time between two updates.",
-        ),
-        click.Option(["--once"], is_flag=True, help="Print one update, after an interval, and exit."),
-        format_option("table", "json", "svg"),
-    ],
-    examples=EXAMPLES,
+@command(
+    """
+    capture watch --netns pod
+    capture watch --pid 4711 --interval 5
+    capture watch --pid 4711 --once
+    capture watch --pid 4711 --once --format svg > path.svg
+    """,
+    *namespace_options(),
+    click.Option(["--family"], type=click.Choice(FAMILIES), help="Show this family only."),
+    click.Option(
+        ["--interval"],
+        type=click.FloatRange(min=0.1),
+        default=1.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Time between two updates.",
+    ),
+    click.Option(["--once"], is_flag=True, help="Print one update, after an interval, and exit."),
+    format_option("table", "json", "svg"),
 )
 def watch(namespace: str | None, family: Family | None, interval: float, form: str, *, once: bool) -> None:
     """Draw the way of packets through the rules, with live counters and rates.

@@ -6,20 +6,13 @@ from typing import Any
 
 import click
 
-from capture.cli.options import CaptureCommand, capture_options, explicit, flags, format_option, namespace_options
+from capture.cli.options import capture_options, command, explicit, flags, format_option, namespace_options
 from capture.cli.packets import PROCESS, packet_from, packet_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.operations import diagnosis
 from capture.report.diagnosed import as_plain, in_words
 from capture.report.output import print_json
 from capture.report.terminal import print_lines
-
-EXAMPLES = """
-capture why tcp 203.0.113.9:80 --uid 1000            # a connection that the pod's application opens
-capture why tcp 10.0.0.5:8080 --in eth0 --pid 4711   # one that comes in
-capture why --netns /run/netns/pod                   # everything that is wrong with this pod
-capture why --format json | jq -r '.causes[].kind'
-"""
 
 
 def _parameters() -> list[click.Parameter]:
@@ -31,7 +24,15 @@ def _parameters() -> list[click.Parameter]:
     return [*parameters, *capture_options(), *namespace_options(), format_option("table", "json")]
 
 
-@click.command(cls=CaptureCommand, params=_parameters(), examples=EXAMPLES)
+@command(
+    """
+    capture why tcp 203.0.113.9:80 --uid 1000            # a connection that the pod's application opens
+    capture why tcp 10.0.0.5:8080 --in eth0 --pid 4711   # one that comes in
+    capture why --netns /run/netns/pod                   # everything that is wrong with this pod
+    capture why --format json | jq -r '.causes[].kind'
+    """,
+    *_parameters(),
+)
 @click.pass_context
 def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any) -> int:
     """Print whether a connection reaches a proxy that listens, and if not, why and what to do.

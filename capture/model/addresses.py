@@ -117,14 +117,14 @@ PREFIX_LENGTHS = {str(length): length for length in range(129)}
 
 
 def parse_network(text: str) -> Network:
-    """Return the network that ``text`` names; host bits are cleared. ValueError as ``network_parts``."""
+    """Return the network that ``text`` names; host bits are cleared. Raises ValueError for anything else."""
     return Network(*network_parts(text)[0])
 
 
 def network_parts(text: str) -> tuple[tuple[Family, int, int], bool]:
     """Return what a network is made of that ``text`` names, and whether host bits were set and are cleared.
 
-    A single address is a network of one. ValueError for anything else.
+    A single address is a network of one. Raises ValueError for anything else.
     """
     address_text, slash, prefix_text = text.partition("/")
     family, address = _address(address_text)
@@ -141,7 +141,7 @@ def network_parts(text: str) -> tuple[tuple[Family, int, int], bool]:
 
 
 def is_decimal(text: str, max_digits: int) -> bool:
-    """Return whether ``text`` is 1 to ``most_digits`` ASCII digits without a superfluous leading zero."""
+    """Return whether ``text`` is 1 to ``max_digits`` ASCII digits without a superfluous leading zero."""
     return text.isascii() and text.isdigit() and len(text) <= max_digits and (text[0] != "0" or len(text) == 1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from capture.model.addresses import IPV4, IPV6, Network
 
+DNS_PORT = 53
 AGENT_DNS_PORT = 15053
 """Where the agent next to the proxy answers DNS."""
 PROXY_TO_SELF_MARK = 1338

@@ -1,4 +1,4 @@
-"""Text that another program wrote, made harmless where it is shown; and names that were misspelt.
+"""Text: that of another program, made harmless where it is shown; names that were misspelt; what our JSON is called.
 
 Names, comments and prefixes in a pod's rules are any bytes that the pod likes: an escape sequence would drive the
 terminal of its reader, and a line end would forge a line of our output.
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 LINE_ENDS = {ord("\n"): "\\n", ord("\r"): "\\r", 0: "\\0"}
+
+SCHEMA = "capture/v1"
+"""What every JSON output calls its layout: keys are added, those that are there keep their meaning."""
 
 
 def without_line_ends(text: str) -> str:
@@ -29,6 +32,11 @@ def printable(text: str, keep: str = "") -> str:
     return "".join([
         character if character.isprintable() or character in keep else ascii(character)[1:-1] for character in text
     ])  # fmt: skip
+
+
+def shortened(text: str) -> str:
+    """Return the text for an error or a warning: 80 characters at most."""
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -61,10 +61,10 @@ class ValueType(type):
 
 
 put = object.__setattr__
-"""Sets a field of a value that is being made: values themselves take no changes."""
+"""Sets a field while a value is made; afterwards none can be set."""
 
 WORDS: dict[type, Callable[[Any], str]] = {}
-"""How values read to a person, by their class; ``capture.report.words`` fills it for the library's users."""
+"""For each class what makes the text of ``str()``; ``capture.report.words`` fills it for the library's users."""
 
 
 class Value(metaclass=ValueType):

@@ -31,7 +31,7 @@ RTPROT_UNSPEC, RTPROT_BOOT = 0, 3
 # linux/rtnetlink.h: struct rtmsg (family, dst_len, src_len, tos, table, protocol, scope, type, flags), and attributes
 RTMSG_SIZE = 12
 RTA_DST, RTA_SRC, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 2, 4, 5, 6, 7
-RTA_MULTIPATH, RTA_TABLE, RTA_MARK, RTA_UID = 9, 15, 16, 25
+RTA_MULTIPATH, RTA_TABLE, RTA_MARK, RTA_UID, RTA_IP_PROTO, RTA_SPORT, RTA_DPORT = 9, 15, 16, 25, 27, 28, 29
 
 # A lookup whose result is a refusal is answered with an error (fib_props in net/ipv4/fib_semantics.c).
 REFUSALS = {
@@ -118,10 +118,28 @@ def remove_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
     return removed
 
 
+OUTSIDE = ("198.51.100.1", "2001:db8::1")
+"""Addresses of IPv4 and IPv6 that only a default route leads to (RFC 5737, RFC 3849)."""
+
+
+def way_out(route: NetlinkSocket, family: int) -> int:
+    """Return the index of the interface by which packets of a family leave this namespace; 0 if none leads out."""
+    return look_up_route(route, OUTSIDE[family == rtnetlink.AF_INET6]).interface
+
+
 def look_up_route(
-    route: NetlinkSocket, destination: str, source: str = "", mark: int = 0, uid: int | None = None
+    route: NetlinkSocket,
+    destination: str,
+    source: str = "",
+    mark: int = 0,
+    uid: int | None = None,
+    protocol: int = 0,
+    ports: tuple[int, int] = (0, 0),
 ) -> Route:
     """Return where this namespace sends a packet of its own, after its policy rules.
+
+    ``protocol`` is an IPPROTO_ number, ``ports`` are the source's and the destination's; 0 is any. Kernels before 4.18
+    have no policy rules by these, and ignore them.
 
     No route at all is RTN_UNREACHABLE, and so is an IPv4 source that is not an address of the namespace.
     """
@@ -133,6 +151,10 @@ def look_up_route(
         body += attribute(RTA_SRC, rtnetlink.pack_address(source)[1])
     if uid is not None:
         body += attribute(RTA_UID, u32(uid))
+    if protocol:
+        body += attribute(RTA_IP_PROTO, bytes((protocol,)))
+        for kind, port in zip((RTA_SPORT, RTA_DPORT), ports, strict=True):
+            body += attribute(kind, port.to_bytes(2, "big")) if port else b""
     try:
         (found,) = route.request(RTM_GETROUTE, 0, body, f"look up the route to {destination}")
     except KernelError as error:

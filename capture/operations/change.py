@@ -27,10 +27,13 @@ from capture.settings.families import link_local_note
 from capture.settings.options import ALLOW_HOST, PROFILE
 from capture.settings.settings import required
 from capture.state import record, routes
+from capture.state.ended_records import forget_ended
+from capture.state.host_answers import RecordingHost
 from capture.state.lock import PATIENCE as LOCK_TIMEOUT
 from capture.state.lock import NamespaceLock
-from capture.state.netns import Entered, has_tcp_sockets, refuse_host, refuse_node
-from capture.state.record import Journal, Record, RecordingHost
+from capture.state.netns import Entered, has_tcp_sockets, refuse_host
+from capture.state.node import refuse_node
+from capture.state.record import Journal, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -324,7 +327,7 @@ def clean(
     from capture.backends.other_family import ensure as ensure_rejected
 
     with Entered(namespace):
-        refuse_node(allowed=allow_host)
+        refuse_node(allowed=allow_host, verb="clean")
         with NamespaceLock(lock_timeout) as lock:
             for warning in lock.warnings:
                 if warn is not None:
@@ -339,7 +342,7 @@ def clean(
                 driver.clean(ruleset, recorded.ruleset if recorded else None)
             restored = _restore(recorded.sysctls) if recorded else False
             record.forget()
-            record.forget_ended()
+            forget_ended()
         return removed or restored or bool(live_sets)
 
 

@@ -102,10 +102,10 @@ def _verify_without_reference() -> Verified:
     """Judge the foreign rules in the namespace we are in, without a reference for our own rules."""
     from capture.analysis.ownership import own_only
 
-    decision, live_sets = detect.look(Request())
+    live_sets = detect.leftovers()
     if not live_sets:
         empty = Ruleset(FAMILIES, ())
-        return Verified(decision, empty, empty, has_reference=False)
+        return Verified(detect.decide(Request()), empty, empty, has_reference=False)
     live = load(live_sets[0]).read()
     return _judged(own_only(live).with_chains(_accepting), live, live_sets[0], live_sets, has_reference=False)
 

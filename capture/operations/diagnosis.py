@@ -10,8 +10,10 @@ from capture.analysis.causes import (
     causes_of_pod,
     causes_of_proxy,
     dropped,
+    stops,
     without_way_out,
 )
+from capture.analysis.foreign_words import what_foreign_does
 from capture.backends import detect, load
 from capture.backends.iptables.render import rule_text
 from capture.errors import CaptureError
@@ -94,15 +96,18 @@ def why(
     with Entered(namespace):
         known, capture = _expected(settings, namespace)
         facts = read_facts(capture)
-        causes = list(causes_of_pod(facts, capture))
+        of_pod = list(causes_of_pod(facts, capture))
+        causes = [each for each in of_pod if packet is None and stops(each, capture)]
         if not detect.leftovers():
-            return Diagnosis(packet, None, (*causes, _no_rules()))
+            others = tuple(each for each in of_pod if each not in causes)
+            return Diagnosis(packet, None, (*causes, _no_rules()), others)
         if packet is not None:
-            found = _of_connection(packet, known, facts, capture, causes)
+            found = _of_connection(packet, known, facts, capture, of_pod)
             return found.replace(notes=(*found.notes, *_privileged(process)))
         verified = verify(settings, prefer_recorded=settings is None)
         causes += (*without_way_out(facts, capture), *causes_of_proxy(facts, capture), *_drift(verified))
         notes = (*(_left_out(known.settings, verified) if known else _unproven()), *_socket_lb())
+        notes += tuple(each for each in of_pod if each not in causes)
         is_certain = all(note.kind != "rule-missing" for note in notes)
         return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
 
@@ -145,12 +150,13 @@ def _inferred_config(namespace: Namespace) -> CaptureConfig:
 
 
 def _of_connection(
-    packet: Packet, known: Reference | None, facts: PodFacts, capture: Capture, causes: list[Cause]
+    packet: Packet, known: Reference | None, facts: PodFacts, capture: Capture, of_pod: list[Cause]
 ) -> Diagnosis:
     live = trace(packet)
+    causes = [each for each in of_pod if stops(each, capture, live)]
     is_inbound = packet.in_interface is not None
     by_settings = trace(packet, known.settings) if known else None
-    found = causes if is_inbound else [*causes, *_socket_lb(packet)]
+    found = [*causes, *(() if is_inbound else _socket_lb(packet))]
     found += (*causes_of_connection(live, by_settings, facts, capture, _rule_of), *_circle(live, capture))
     if known is not None and (is_inbound or live.outcome in TO_PROXY):
         desired = build_ruleset(known.config)
@@ -160,8 +166,9 @@ def _of_connection(
         found += [_missing(need) for need in missing if need.family == packet.family]
     if known is not None:
         found = [_with_options(each, live.packet, known.settings) for each in found]
-    notes = () if known else (cause("rule-missing: no record"),)
-    return Diagnosis(live.packet, live, tuple(found), notes, live.certain)
+    notes = [] if known else [cause("rule-missing: no record")]
+    notes += [each for each in of_pod if each not in causes]
+    return Diagnosis(live.packet, live, tuple(found), tuple(notes), live.certain)
 
 
 def _privileged(process: int | None) -> Iterator[Cause]:
@@ -208,20 +215,25 @@ def _diverted(verified: Verified) -> Iterator[Cause]:
     for effect in (*effects, *(found.effect for found in verified.obstacles)):
         if effect is not None and _is_dropping(effect):
             yield dropped(effect.after, _rule_of)
-    for where, rule in _foreign_rules(verified).items():
-        yield cause("foreign-rule: pod", where, rule=rule)
+    for where, (does, rule) in _foreign_rules(verified).items():
+        yield cause("foreign-rule: pod", where, does=does, rule=rule)
 
 
-def _foreign_rules(verified: Verified) -> dict[str, str]:
-    """Return the first foreign rule of each chain that diverts captured packets and does not drop them, in words."""
+def _foreign_rules(verified: Verified) -> dict[str, tuple[str, str]]:
+    """Return what the first foreign rule of each chain does that moves captured packets and does not drop them.
+
+    In words, each with the rule.
+    """
     found = {
-        f"{each.table} {each.chain}": _rule_of(each.rule, each.family)
+        f"{each.table} {each.chain}": (what_foreign_does(each.rule, each.effect), _rule_of(each.rule, each.family))
         for each in reversed(verified.differences)
         if not each.is_own and not _is_dropping(each.effect)
     }
     return found | {
-        f"{each.foreign_chain.table} {each.foreign_chain.entry.name}": (each.rule and each.rule.why)
-        or _rule_of(each.rule)
+        f"{each.foreign_chain.table} {each.foreign_chain.entry.name}": (
+            what_foreign_does(each.rule, each.effect),
+            (each.rule and each.rule.why) or _rule_of(each.rule, each.family),
+        )
         for each in reversed(verified.obstacles)
         if not _is_dropping(each.effect)
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from capture.backends.request import Request
-from capture.errors import ConfigurationError
 from capture.settings.host import PodFromInside, PodFromOutside
 from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
 
@@ -30,10 +29,11 @@ def request_of(settings: Settings) -> Request:
     if settings[NATIVE_NFTABLES]:
         if backend == "iptables":
             expected = f"nftables, because {NATIVE_NFTABLES.name} is set ({settings.origin(NATIVE_NFTABLES)})"
-            raise ConfigurationError(BACKEND.name, backend, settings.origin(BACKEND), expected)
+            raise settings.refused(BACKEND, expected)
         backend = "nftables"
     variant = settings[FORCE_IPTABLES_BINARY].removeprefix("iptables-")
-    return Request(backend, settings[DRIVER], variant)
+    origins = settings.origin(DRIVER), settings.origin(FORCE_IPTABLES_BINARY)
+    return Request(backend, settings[DRIVER], variant, *origins)
 
 
 def place(decision: Decision) -> tuple[str, str]:

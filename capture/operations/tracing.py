@@ -10,13 +10,14 @@ from capture.backends import detect, load
 from capture.backends.request import Request
 from capture.errors import ConfigurationError
 from capture.model.addresses import parse_address
+from capture.model.limits import MAX_ID, MAX_PORT
 from capture.model.packet import Packet
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.operations.situation import read_situation
 from capture.operations.target import host_of, place
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
-from capture.settings.parsers import MAX_ID, MAX_PORT, interface
+from capture.settings.parsers import interface
 from capture.settings.settings import required
 from capture.state import record
 from capture.state.netns import Entered

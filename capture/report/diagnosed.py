@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.report.output import SCHEMA
+from capture.model.text import SCHEMA
 from capture.report.packet_words import packet_in_words
 from capture.report.traced import as_plain as trace_as_plain
 from capture.report.traced import path_in_words

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.model.addresses import FAMILY_NAMES, address_text
-from capture.model.ruleset import LoopbackAddress, RestoreMark, SaveMark, SetMark
+from capture.model.ruleset import LoopbackAddress
 from capture.report.packet_words import packet_in_words
 
 TYPE_CHECKING = False
@@ -18,13 +18,8 @@ if TYPE_CHECKING:
     from capture.model.ruleset import MissingRoute, Rule
     from capture.operations import Other, Verified
 
-DIVERTS = "foreign rule precedes ours and diverts captured traffic"
-REROUTES = "foreign rule changes the mark, by which the policy rule `{rule}` routes captured traffic elsewhere"
-STOPS = "foreign rule meets connections behind the redirect and stops captured traffic"
-CHANGES_MARKS = "foreign rule precedes ours and changes a mark that they depend on"
 NO_EFFECT = "foreign rule without effect on captured traffic"
 UNJUDGED = "foreign rule may divert captured traffic, which cannot be judged"
-MARKING = (SetMark, SaveMark, RestoreMark)
 MEANINGS = {
     "missing": "is missing",
     "unexpected": "is unexpected",
@@ -45,7 +40,7 @@ def in_words(verified: Verified) -> Iterator[str]:
     yield from map(_need, verified.missing)
     yield from (impediment.says for impediment in verified.impediments)
     yield from map(_second_set, verified.others)
-    yield from map(_obstacle, verified.obstacles)
+    yield from map(_foreign, verified.obstacles)
     yield from verified.uncaptured
 
 
@@ -97,19 +92,12 @@ def difference_in_words(difference: Difference) -> str:
     return f"{difference.place}{found}{effect_in_words(difference.effect)}"
 
 
-def _foreign(each: Difference | Obstacle, *, is_behind: bool = False) -> str:
+def _foreign(each: Difference | Obstacle) -> str:
     """Return what a foreign rule does, in a sentence."""
-    if is_behind:
-        does = STOPS
-    elif each.effect is not None and each.effect.after.rerouted is not None:
-        does = REROUTES.format(rule=each.effect.after.rerouted.words)
-    else:
-        does = CHANGES_MARKS if each.rule is not None and isinstance(each.rule.verdict, MARKING) else DIVERTS
+    from capture.analysis.foreign_words import what_foreign_does  # where something differs
+
+    does = what_foreign_does(each.rule, each.effect)
     return f"{each.place}: {does}: {_rule(each)}{effect_in_words(each.effect)}"
-
-
-def _obstacle(each: Obstacle) -> str:
-    return _foreign(each, is_behind=each.foreign_chain.hook in ("INPUT", "POSTROUTING"))
 
 
 def _rule(each: Difference | Obstacle) -> str:
@@ -233,7 +221,7 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
             "table": each.foreign_chain.table,
             "chain": each.foreign_chain.entry.name,
             "rule": _rule(each),
-            **_with_effect(each.effect, _obstacle(each)),
+            **_with_effect(each.effect, _foreign(each)),
         }
         for each in verified.obstacles
     ]

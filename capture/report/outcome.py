@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture import operations
-from capture.errors import CaptureError
+from capture.errors import CaptureError, NamespaceError, PrivilegeError
 from capture.model.addresses import FAMILY_NAMES
 from capture.report.output import note
 from capture.settings.options import PROFILE
@@ -71,6 +71,8 @@ def cut_by_cleaning(namespace: str | None) -> list[str]:
     """Return in at most one line what removing the rules does to connections."""
     try:
         count = operations.captured_connections(namespace)
+    except (NamespaceError, PrivilegeError):
+        return []  # the removal fails by it, too
     except CaptureError as error:
         return [f"connections that pass the proxy will be cut; their number is unknown: {error.message}"]
     return [f"{count} {'connection' if count == 1 else 'connections'} through the proxy will be cut"] if count else []

@@ -9,6 +9,7 @@ import os
 import sys
 
 from capture.errors import EXIT_FAILED, CaptureError
+from capture.model.text import SCHEMA
 from capture.report.streams import COLOUR, LostOutputError, Stream, Streams, keep_standard_descriptors
 
 TYPE_CHECKING = False
@@ -20,9 +21,6 @@ EXIT_INTERRUPTED = 130
 """128 and SIGINT: what a shell reports for a program that Ctrl-C ended."""
 EXIT_BROKEN_PIPE = 141
 """128 and SIGPIPE: the reader of our output has ended."""
-
-SCHEMA = "capture/v1"
-"""What every JSON output calls its layout: keys are added, those that are there keep their meaning."""
 
 RED, GREEN, YELLOW, BOLD = "31", "32", "33", "1"
 

@@ -50,21 +50,32 @@ class Stream:
 
     @property
     def buffer(self) -> BytesWriter:
-        """Return where click writes completions, which are bytes."""
+        """Return where manifests and completions are written, which are bytes."""
         return BytesWriter(self)
 
     def write(self, text: str) -> int:
         """Print a text, or forget it if that has become impossible."""
         if not isinstance(text, str):
             raise TypeError("a stream of text takes no bytes")
+        self._put(lambda sink: sink.write(printable(text, "\n\t" + COLOUR).replace(COLOUR, "\033[")))
+        return len(text)
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write bytes of UTF-8: a file or a program gets them as they are, a person as text."""
+        if self.isatty() or not hasattr(self._sink, "buffer"):
+            self.write(data.decode("utf-8", "backslashreplace"))
+            return
+        self.flush()
+        self._put(lambda sink: sink.buffer.write(data))
+
+    def _put(self, write: Callable[[TextIO], int]) -> None:
         if self.when_printing is not None:
             self.when_printing()
         if self._sink is not None and self.failure is None:
             try:
-                self._sink.write(printable(text, "\n\t" + COLOUR).replace(COLOUR, "\033["))
+                write(self._sink)
             except (OSError, ValueError) as error:
                 self._fail(error)
-        return len(text)
 
     def flush(self) -> None:
         """Write what is still held back."""
@@ -105,7 +116,7 @@ class BytesWriter:
 
     def write(self, data: bytes) -> int:
         """Print them."""
-        self._stream.write(data.decode("utf-8", "backslashreplace"))
+        self._stream.write_bytes(data)
         return len(data)
 
     def flush(self) -> None:

@@ -18,9 +18,7 @@ OUTCOMES = {
     "proxy-outbound": "goes to the proxy, as an outbound connection, on port {port}",
     "proxy-inbound": "goes to the proxy, as an inbound connection, on port {port}",
     "dns": "goes to the agent's name server on port {port}",
-    "dropped": "is dropped",
     "redirected": "is redirected to port {port} by a foreign rule",
-    "no-route": "has no route: the connection fails before the first rule",
 }
 
 
@@ -66,7 +64,8 @@ def in_words(traced: Trace, table: str | None = None) -> Iterator[str]:
     if traced.outcome == "no-route":
         return
     if traced.step is not None:
-        yield f"because of {_rule_text(traced.step, traced)}"
+        step = traced.step
+        yield f"because of {step.table} {step.chain}: {text_of(step.rule, traced.packet.family)}"
     elif traced.policy is not None:
         yield f"because of the policy DROP of {traced.policy.table} {traced.policy.entry.name}"
     elif traced.path:
@@ -84,6 +83,8 @@ def _verdict(traced: Trace) -> str:
     if traced.translated is not None:
         where = fate_in_words(traced.fate.replace(address=traced.address))
         return f"{where.replace('direct to', 'direct, to')}, which is not the proxy"
+    if traced.outcome == "dropped":
+        return f"dropped: {'by the rule marked =>' if traced.step is not None else 'no rule accepts it'}"
     transparent = ", its addresses unchanged" if traced.transparent else ""
     return f"{traced.outcome}: it {OUTCOMES[traced.outcome].format(port=traced.port)}{transparent}"
 

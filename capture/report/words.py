@@ -15,10 +15,12 @@ from capture.report.differences import difference_in_words, verified_in_words
 from capture.report.outcome import outcome
 from capture.report.packet_words import packet_in_words
 from capture.report.traced import in_words as trace_in_words
+from capture.settings.settings import Settings
 
 WORDS[Applied] = outcome
 WORDS[Difference] = difference_in_words
 WORDS[Packet] = packet_in_words
+WORDS[Settings] = lambda settings: "\n".join(settings.in_words()) or "every option has its default"
 WORDS[Verified] = lambda verified: "\n".join(verified_in_words(verified))
 WORDS[Dumped] = lambda dumped: listings.table([*listings.parts(dumped)], dumped.verified, is_whole=True).rstrip("\n")
 WORDS[Trace] = lambda traced: "\n".join(trace_in_words(traced))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
-from capture.model.conventions import AGENT_DNS_PORT, PASSTHROUGH_SOURCE
+from capture.model.conventions import AGENT_DNS_PORT, DNS_PORT, PASSTHROUGH_SOURCE
 from capture.rules.lists import grouped, of_family, per_entry, per_network
 
 TYPE_CHECKING = False
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TCP = model.Protocol("tcp")
 UDP = model.Protocol("udp")
 SSH_PORT = model.only(22)
-DNS_PORT = model.only(53)
+DNS = model.only(DNS_PORT)
 ON_LO = model.OutInterface("lo")
 IPV6_LOOPBACK = Network(IPV6, 1, 128)
 
@@ -98,7 +98,7 @@ def output(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
         return
     yield model.Rule(model.Jump(names.output), (TCP,), why="outbound connections")
     if config.captures_dns:
-        yield model.Rule(model.Jump(names.output), (UDP, model.DestinationPort((DNS_PORT,))), why="outbound DNS")
+        yield model.Rule(model.Jump(names.output), (UDP, model.DestinationPort((DNS,))), why="outbound DNS")
 
 
 def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
@@ -197,7 +197,7 @@ def proxy_owned(
     if not captures_loopback(config):
         not_the_proxy = owner.replace(negated=True)
         # With a name server on localhost, DNS over lo must come as far as the DNS rules.
-        but_dns = (TCP, model.DestinationPort((DNS_PORT,), negated=True)) if config.captures_dns else ()
+        but_dns = (TCP, model.DestinationPort((DNS,), negated=True)) if config.captures_dns else ()
         yield model.Rule(
             model.Return(), (ON_LO, *but_dns, not_the_proxy), why="the app calls its own pod by address: direct"
         )
@@ -213,7 +213,7 @@ def ports_of_calls_to_self(
     """
     ports = []
     if config.captures_dns and isinstance(owner, model.OwnerUid):
-        ports.append(DNS_PORT)
+        ports.append(DNS)
     if config.profile != "1.8":
         ports.append(model.only(config.inbound_tunnel_port))
     return (TCP, model.DestinationPort(tuple(ports), negated=True)) if ports else ()
@@ -265,7 +265,7 @@ def output_dns(config: CaptureConfig) -> Iterator[model.Rule]:
     of_whom = "" if config.captures_all_dns else " for a server of resolv.conf"
     for protocol in (TCP, UDP):
         for server, family in name_servers(config, model.Destination):
-            matches = (*server, protocol, model.DestinationPort((DNS_PORT,)))
+            matches = (*server, protocol, model.DestinationPort((DNS,)))
             yield model.Rule(model.Redirect(AGENT_DNS_PORT), matches, family, why=f"DNS{of_whom}: to the agent")
 
 

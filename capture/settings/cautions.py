@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from capture.model.addresses import BITS, FAMILY_NAMES, merge, merge_ranges
+from capture.model.limits import MAX_ID, MAX_PORT
 from capture.model.packet import LOOPBACK
+from capture.model.text import shortened
 from capture.settings import options as option
-from capture.settings.parsers import MAX_ID, MAX_PORT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ def cautions(settings: Settings, config: CaptureConfig, host: Host) -> list[str]
 
 
 def _where(settings: Settings, which: Option[Any]) -> str:
-    text = settings.text(which)
-    shown = text if len(text) <= 80 else f"{text[:77]}..."
+    shown = shortened(settings.text(which))
     return f"{which.name} {shown or repr(shown)} ({settings.origin(which)})"
 
 

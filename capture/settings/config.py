@@ -6,7 +6,6 @@ After it everything is pure.
 
 from __future__ import annotations
 
-from capture.errors import ConfigurationError
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
 from capture.model.ruleset import Span, only
 from capture.model.values import Value
@@ -125,43 +124,32 @@ def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
     return config, warnings
 
 
+AS_GIVEN: dict[str, Option[Any]] = {
+    field: vars(option)[field.upper()] for field in CaptureConfig.__match_args__ if field.upper() in vars(option)
+}
+"""The fields that are called like an option: they have its value, unless that takes the host to be understood."""
+
+
 def _config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfig:
     profile: Profile = "1.30" if settings[option.PROFILE] == "1.30" else "1.8"
     families = choose_families(settings, host)
     warnings += families.warnings
     user = host.user_id(host.default_proxy_user())
     proxy_uids = _ids(settings, option.PROXY_UID, host.user_id) or (DEFAULT_PROXY_ID if user is None else only(user),)
-    return CaptureConfig(
+    as_given = {field: settings[which] for field, which in AS_GIVEN.items()}
+    return CaptureConfig(**as_given).replace(
         families=families.chosen,
         is_reached_by_ipv6=families.is_reached_by_ipv6,
         rejects_ipv6=settings[option.OTHER_FAMILY] == "reject" and IPV6 not in families.chosen and host.has_ipv6(),
         families_because=families.because,
         profile=profile,
         chain_names=_spelling(settings, profile),
-        proxy_port=settings[option.PROXY_PORT],
-        inbound_capture_port=settings[option.INBOUND_CAPTURE_PORT],
-        inbound_tunnel_port=settings[option.INBOUND_TUNNEL_PORT],
         proxy_uids=proxy_uids,
         proxy_gids=_ids(settings, option.PROXY_GID, host.group_id) or proxy_uids,
         mode=settings[option.INTERCEPTION_MODE],
-        tproxy_mark=settings[option.TPROXY_MARK],
-        tproxy_route_table=settings[option.TPROXY_ROUTE_TABLE],
-        inbound_ports=settings[option.INBOUND_PORTS],
-        excluded_inbound_ports=settings[option.EXCLUDED_INBOUND_PORTS],
-        excluded_inbound_networks=settings[option.EXCLUDED_INBOUND_NETWORKS],
-        excluded_interfaces=settings[option.EXCLUDED_INTERFACES],
-        outbound_networks=settings[option.OUTBOUND_NETWORKS],
-        excluded_outbound_networks=settings[option.EXCLUDED_OUTBOUND_NETWORKS],
-        outbound_ports=settings[option.OUTBOUND_PORTS],
-        excluded_outbound_ports=settings[option.EXCLUDED_OUTBOUND_PORTS],
-        uid_port_exclusions=settings[option.UID_PORT_EXCLUSIONS],
-        rerouted_interfaces=settings[option.REROUTED_INTERFACES],
         owner_groups=_owner_groups(settings, host),
         excluded_owner_groups=_excluded_owner_groups(settings, host),
-        ipv4_loopback=settings[option.IPV4_LOOPBACK],
         drops_invalid=settings[option.DROP_INVALID],
-        rule_comments=settings[option.RULE_COMMENTS],
-        rule_logs=settings[option.RULE_LOGS],
     )
 
 
@@ -184,7 +172,7 @@ def _id(entry: str | Span, settings: Settings, which: Option[Any], look_up: Call
         return entry
     found = look_up(entry)
     if found is None:
-        raise ConfigurationError(which.name, entry, settings.origin(which), which.expected)
+        raise settings.refused(which, which.expected, entry)
     return only(found)
 
 
@@ -192,9 +180,7 @@ def _owner_groups(settings: Settings, host: Host) -> Selection[Span]:
     which = option.OWNER_GROUPS
     explicit = settings[which]
     if len(explicit.entries) > MAX_OWNER_GROUPS:
-        raise ConfigurationError(
-            which.name, settings.text(which), settings.origin(which), f"at most {MAX_OWNER_GROUPS} groups"
-        )
+        raise settings.refused(which, f"at most {MAX_OWNER_GROUPS} groups")
     return Selection(
         tuple(_id(entry, settings, which, host.group_id) for entry in explicit.entries), explicit.everything
     )
@@ -204,11 +190,8 @@ def _excluded_owner_groups(settings: Settings, host: Host) -> tuple[Span, ...]:
     which = option.EXCLUDED_OWNER_GROUPS
     groups = _ids(settings, which, host.group_id)
     if groups and not settings[option.OWNER_GROUPS].everything:
-        raise ConfigurationError(
-            which.name,
-            settings.text(which),
-            settings.origin(which),
-            f"nothing, because {option.OWNER_GROUPS.name} already names the groups to capture",
+        raise settings.refused(
+            which, f"nothing, because {option.OWNER_GROUPS.name} already names the groups to capture"
         )
     return groups
 

@@ -130,7 +130,7 @@ class AnyPod(PodFromInside):
         return
 
     def has_ipv6(self) -> bool:
-        """Return that there is IPv6."""
+        """Return True."""
         return True
 
 

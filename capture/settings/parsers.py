@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from capture.model.addresses import Network, is_decimal, merge_ranges, network_parts, parse_network
 from capture.model.conventions import PROXY_TO_SELF_MARK
+from capture.model.limits import MAX_ID, MAX_INTERFACE_BYTES, MAX_PORT
 from capture.model.ruleset import MAX_SEPARATE_PORTS, Span
 from capture.model.values import Value
 
@@ -29,14 +30,9 @@ else:
     T = "T"
     Entries = {T: Value}  # subscripting this is all that happens at run time
 
-MAX_PORT = 65535
-MAX_INTERFACE_BYTES = 15
-"""linux/if.h: IFNAMSIZ is 16 with the closing zero."""
 MAX_INTERFACES = 256
 """No pod has so many; a rule each for 40,000 names takes seconds and 200 MB."""
 
-MAX_ID = 0xFFFF_FFFE
-"""The highest user or group id; 2**32-1 means "no id" (chown(2))."""
 
 RESERVED_ROUTE_TABLES = (0, 253, 254, 255)
 """linux/rtnetlink.h: unspec, default, main, local. A route to ``lo`` for everything there cuts the pod off."""

@@ -8,7 +8,6 @@ warning. Other than upstream, a list, network, port or user that cannot be under
 
 from __future__ import annotations
 
-from capture.errors import ConfigurationError
 from capture.model.text import closest
 from capture.model.values import Value
 from capture.settings.options import (
@@ -23,7 +22,7 @@ from capture.settings.options import (
     RULE_OPTIONS,
     TRAFFIC,
 )
-from capture.settings.settings import Given, Settings, is_readable, unreadable
+from capture.settings.settings import Given, Settings, from_environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,7 +92,8 @@ def settings_of(pod: Pod, base: Settings) -> Settings:
         PROXY_GID: _id(pod.proxy.gid, "runAsGroup"),
     }
     explicit |= _from_annotations(pod.annotations)
-    from_proxy = _from_environment(pod.proxy)
+    origin = f" of {pod.proxy.environment_from}"
+    from_proxy = from_environment(pod.proxy.environment, ENVIRONMENT_OPTIONS, origin, own_names=False)
     explicit |= from_proxy.explicit
     for option, what in explicit.items():
         _check(option, what)
@@ -124,20 +124,6 @@ def _from_annotations(annotations: Mapping[str, str]) -> dict[Option[Any], Given
     return explicit
 
 
-def _from_environment(proxy: Proxy) -> Settings:
-    explicit: dict[Option[Any], Given] = {}
-    warnings: list[str] = []
-    for option in ENVIRONMENT_OPTIONS:
-        for variable in option.environment:
-            text = proxy.environment.get(variable, "")
-            origin = f"environment {variable} of {proxy.environment_from}"
-            if is_readable(option, text):
-                explicit[option] = Given(text, origin)
-            elif text:
-                warnings.append(unreadable(option, text, origin))
-    return Settings(explicit, tuple(warnings))
-
-
 def _misspelt(annotations: Mapping[str, str]) -> list[str]:
     """Return a warning for each annotation that looks as if one of those that count was meant, up to a number."""
     warnings: list[str] = []
@@ -166,9 +152,7 @@ def _letters(text: str) -> str:
 def _check(option: Option[Any], what: Given) -> None:
     """Raise ConfigurationError unless the text can be used; while it is as the pod has it, to be shown so."""
     if len(what.text) > MAX_CHARACTERS:
-        raise ConfigurationError(
-            option.name, what.text, what.origin, f"{option.expected}; at most {MAX_CHARACTERS} characters"
-        )
+        raise Settings({option: what}).refused(option, f"{option.expected}; at most {MAX_CHARACTERS} characters")
     Settings({option: what})[option]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from capture.errors import ConfigurationError
 from capture.model.addresses import Network, network_parts, parse_network
+from capture.model.text import shortened
 from capture.model.values import Value
 from capture.settings import parsers
 from capture.settings.options import LOG_OUTPUT_LEVEL, NETWORK_OPTIONS, OPTIONS
@@ -57,13 +58,18 @@ class Settings(Value):
         return value[1]
 
     def _parsed(self, option: Option[T], text: str) -> T:
-        origin = self.origin(option)
         if not text.isprintable():
-            raise ConfigurationError(option.name, text, origin, f"{option.expected}; no control characters")
+            raise self.refused(option, f"{option.expected}; no control characters{_bad_entry(option, text)}")
         try:
             return option.parse(text)
         except ValueError:
-            raise ConfigurationError(option.name, text, origin, option.expected) from None
+            raise self.refused(option, f"{option.expected}{_bad_entry(option, text)}") from None
+
+    def refused(self, option: Option[Any], expected: str, text: str | None = None) -> ConfigurationError:
+        """Return the error for the text of an option, or for a part of it."""
+        return ConfigurationError(
+            option.name, self.text(option) if text is None else text, self.origin(option), expected
+        )
 
     def checked(self) -> Settings:
         """Return these settings if every value that was given can be used; ConfigurationError if one cannot."""
@@ -83,6 +89,11 @@ class Settings(Value):
         explicit = self.explicit.get(option)
         return explicit.origin if explicit else "default"
 
+    def in_words(self) -> list[str]:
+        """Return a line for each option that was given: the text that counts, and where it comes from."""
+        given = (option for option in OPTIONS if option in self.explicit)
+        return [f"{option.name} {self.text(option)!r} ({self.origin(option)})" for option in given]
+
     def with_option(self, option: Option[Any], text: str, origin: str) -> Settings:
         """Return settings in which one option has another value."""
         return self.replace(explicit={**self.explicit, option: Given(text, origin)})
@@ -92,16 +103,36 @@ class Settings(Value):
         return self.replace(explicit={each: given for each, given in self.explicit.items() if each != option})
 
 
-def from_environment(environ: Mapping[str, str], options: Iterable[Option[Any]] = OPTIONS) -> Settings:
+def _bad_entry(option: Option[Any], text: str) -> str:
+    """Return which entry of a list is wrong, for the end of its error: the list itself may be cut there."""
+    entries = parsers.entries_of(text)
+    bad = next((entry for entry in entries if _is_bad(option, entry)), "") if len(entries) > 1 else ""
+    return f"; invalid entry {shortened(bad)!r}" if bad else ""
+
+
+def _is_bad(option: Option[Any], entry: str) -> bool:
+    if entry == "*" or not entry.isprintable():  # '*' is for everything, and alone
+        return True
+    try:
+        option.parse(entry)
+    except ValueError:
+        return True
+    return False
+
+
+def from_environment(
+    environ: Mapping[str, str], options: Iterable[Option[Any]] = OPTIONS, of: str = "", *, own_names: bool = True
+) -> Settings:
     """Return the values of the environment; a truth value that cannot be read counts as absent.
 
-    So is what Kubernetes sets for a Service.
+    So does what Kubernetes sets for a Service. ``of`` is whose environment it is, for errors. Without ``own_names`` the
+    names that are made from flags do not count: in other programs they may mean something else.
     """
     explicit = {}
     warnings = []
     for option in options:
-        for variable in option.variables:
-            text, origin = environ.get(variable), f"environment {variable}"
+        for variable in option.variables if own_names else option.environment:
+            text, origin = environ.get(variable), f"environment {variable}{of}"
             if text is None:
                 continue
             if is_service_link(variable, text):
@@ -138,8 +169,7 @@ def is_readable(option: Option[Any], text: str) -> bool:
 
 def unreadable(option: Option[Any], text: str, origin: str) -> str:
     """Return the warning about a text that does not count."""
-    shown = text if len(text) <= 80 else f"{text[:77]}..."
-    return f"{origin}: {shown!r} is ignored: expected {option.expected}"
+    return f"{origin}: {shortened(text)!r} is ignored: expected {option.expected}"
 
 
 def with_flags(settings: Settings, flags: Mapping[Option[Any], str]) -> Settings:

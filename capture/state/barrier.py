@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 
-LONG_ENOUGH = 0.02
+GRACE_SECONDS = 0.02
 """Seconds; by far longer than a packet takes from one hook of netfilter to the next, if nothing holds it up."""
 
 MEMBARRIER = {"x86_64": 324, "aarch64": 283, "riscv64": 283, "ppc64le": 365, "s390x": 356}
@@ -21,14 +21,14 @@ MEMBARRIER_CMD_GLOBAL = 1  # linux/membarrier.h
 
 def wait_for_packets_in_flight() -> None:
     """Return when all packets have left the hook at which they are now."""
-    time.sleep(LONG_ENOUGH)
+    time.sleep(GRACE_SECONDS)
     number = MEMBARRIER.get(os.uname().machine)
     if number is not None:
         _call(number, MEMBARRIER_CMD_GLOBAL)
 
 
 def _call(number: int, command: int) -> int:
-    """Make the system call; a kernel that refuses it (``nohz_full``, seccomp) leaves it at having slept."""
+    """Make the system call; if the kernel refuses it (``nohz_full``, seccomp), the sleep was all."""
     try:
         import ctypes  # costs milliseconds, and only who changes from REDIRECT to TPROXY waits
     except ImportError:

@@ -62,11 +62,10 @@ def tighten(path: str) -> bool:
         status = os.lstat(path)
     except FileNotFoundError:
         return False
-    if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022:
-        if status.st_mode & 0o077:
-            os.chmod(path, PRIVATE)
-            return True
-        return False
+    is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    if is_own and status.st_mode & 0o077 and not status.st_mode & 0o022:
+        os.chmod(path, PRIVATE)
+        return True
     _require_private(path, status)
     return False
 

@@ -3,8 +3,8 @@
 Each step of a change is safe by itself, but two programs that both see "nothing there" would write two sets, and
 one that has read the rules may be overtaken before it writes. So a program that changes a namespace holds a name
 in it: an abstract unix socket (unix(7)). It belongs to the network namespace, is no file, and the kernel releases it
-however its holder ends. The programs of iptables that the holder starts inherit it, so that
-one which outlives a killed holder, and has its rules still to write, is waited for.
+however its holder ends. The programs of iptables that the holder starts inherit it: so the name is held until the last
+of them ends, also where one outlives its holder and still has rules to write.
 """
 
 from __future__ import annotations

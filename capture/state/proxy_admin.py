@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from capture.errors import CaptureError
+from typing import Any
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from capture.errors import CaptureError
 
 TIMEOUT = 5.0
 """Seconds."""

@@ -8,18 +8,18 @@ Records are a help, not a need: a file system that cannot be written loses us no
 from __future__ import annotations
 
 import os
-import time
 
 from capture.errors import ConfigurationError
-from capture.model.addresses import BITS, FAMILIES, IPV4, IPV6, Network, parse_address
+from capture.model.addresses import FAMILIES, IPV4, IPV6, parse_address
 from capture.model.ruleset import PolicyRoute
 from capture.model.values import Value
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.options import RULE_OPTIONS
 from capture.settings.settings import Given, Settings
-from capture.state.directory import STATE_DIRECTORY, ensure, is_private, require_private
-from capture.state.files import content_of, names_in, put
+from capture.state.directory import STATE_DIRECTORY, ensure, require_private
+from capture.state.files import content_of, put
+from capture.state.host_answers import HostAnswers
 from capture.state.json_text import JsonError, decode, encode
 from capture.state.netns import namespace_id
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from capture.model.addresses import Family
     from capture.model.ruleset import Ruleset
-    from capture.settings.config import Host
     from capture.state.sysctls import Sysctl
 
 VERSION = 1
@@ -42,107 +41,6 @@ WAYS = {
 OPTIONS_BY_NAME = {option.name: option for option in RULE_OPTIONS}
 
 
-class Facts(Value):
-    """The answers of a host, as ``resolve`` got them; they are a host themselves."""
-
-    users: dict[str, int | None]
-    groups: dict[str, int | None]
-    proxy_user: str
-    families: tuple[Family, ...]
-    ipv6: bool
-    servers: tuple[Network, ...]
-    primary: Family | None = None
-    """Of the pod's primary address; None if it was not looked up, or there was none."""
-
-    def user_id(self, name: str) -> int | None:
-        return self.users.get(name)
-
-    def group_id(self, name: str) -> int | None:
-        return self.groups.get(name)
-
-    def default_proxy_user(self) -> str:
-        return self.proxy_user
-
-    def pod_addresses(self) -> tuple[Network, ...]:
-        """Return one address for each family that the pod had one of."""
-        return tuple(map(_any_address, self.families))
-
-    def primary_address(self) -> Network | None:
-        """Return an address of the family that the primary one was of."""
-        return None if self.primary is None else _any_address(self.primary)
-
-    def interface_names(self) -> None:
-        """Return None: they matter for warnings only, which were printed then."""
-        return
-
-    def has_ipv6(self) -> bool:
-        return self.ipv6
-
-    def name_servers(self) -> tuple[Network, ...]:
-        return self.servers
-
-
-def _any_address(family: Family) -> Network:
-    return Network(family, 1 << (BITS[family] - 1), BITS[family])
-
-
-class RecordingHost:
-    """A host that notes its answers, so that they can be recorded."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self.users: dict[str, int | None] = {}
-        self.groups: dict[str, int | None] = {}
-        self._addresses: tuple[Network, ...] | None = None
-        self._primary: Network | None = None
-        self._servers: tuple[Network, ...] = ()
-        self._has_ipv6: bool | None = None
-
-    def user_id(self, name: str) -> int | None:
-        return self.users.setdefault(name, self._host.user_id(name))
-
-    def group_id(self, name: str) -> int | None:
-        return self.groups.setdefault(name, self._host.group_id(name))
-
-    def default_proxy_user(self) -> str:
-        return self._host.default_proxy_user()
-
-    def pod_addresses(self) -> tuple[Network, ...]:
-        if self._addresses is None:
-            self._addresses = self._host.pod_addresses()
-        return self._addresses
-
-    def primary_address(self) -> Network | None:
-        self._primary = self._host.primary_address()
-        return self._primary
-
-    def interface_names(self) -> tuple[str, ...] | None:
-        return self._host.interface_names()
-
-    def has_ipv6(self) -> bool:
-        return self._host.has_ipv6() if self._has_ipv6 is None else self._has_ipv6
-
-    def forget_ipv6(self) -> None:
-        """Answer from now on that there is no IPv6: the kernel has shown that it cannot capture it."""
-        self._has_ipv6 = False
-
-    def name_servers(self) -> tuple[Network, ...]:
-        self._servers = self._host.name_servers()
-        return self._servers
-
-    def facts(self) -> Facts:
-        own = [a for a in self.pod_addresses() if not a.is_loopback and not a.is_link_local]
-        return Facts(
-            users=self.users,
-            groups=self.groups,
-            proxy_user=self.default_proxy_user(),
-            families=tuple(family for family in FAMILIES if any(address.family == family for address in own)),
-            ipv6=self.has_ipv6(),
-            servers=self._servers,
-            primary=self._primary.family if self._primary else None,
-        )
-
-
 class Record(Value):
     """What was applied to a namespace: the settings, the facts then, and the way into the kernel.
 
@@ -151,7 +49,7 @@ class Record(Value):
     """
 
     settings: Settings
-    facts: Facts
+    facts: HostAnswers
     ruleset: Ruleset
     """What settings and facts give: the rule set that was applied."""
     backend: str
@@ -238,8 +136,8 @@ def _record(plain: dict[str, Any]) -> Record:
     )
 
 
-def _facts(plain: dict[str, Any]) -> Facts:
-    return Facts(
+def _facts(plain: dict[str, Any]) -> HostAnswers:
+    return HostAnswers(
         users=_ids(plain["users"]),
         groups=_ids(plain["groups"]),
         proxy_user=plain["proxy_user"],
@@ -364,45 +262,3 @@ def forget(directory: str = STATE_DIRECTORY) -> None:
         os.unlink(path_of(namespace_id(), directory))
     except OSError:
         pass
-
-
-LONG_WRITTEN = 60_000_000_000
-"""Nanoseconds; a record is written in a thousandth of one, so that who began it a minute ago was killed."""
-
-
-def forget_ended(directory: str = STATE_DIRECTORY) -> None:
-    """Remove records of namespaces that are known to have ended, and what killed writers left.
-
-    A namespace has its inode number alone as long as it is there. So of several records with one inode, all but the
-    one that was written last are of namespaces that are no more. (Cookies do not show it: each processor counts its
-    own, see gen_cookie_next in linux/cookie.h.) No cheap look shows which others have ended.
-    """
-    names = names_in(directory) if is_private(directory) else []
-    written: dict[str, dict[str, int]] = {}
-    for name in names:
-        inode = _inode(name)
-        if inode:
-            written.setdefault(inode, {})[name] = _written(f"{directory}/{name}")
-    ended = [name for of_one in written.values() for name, when in of_one.items() if when < max(of_one.values())]
-    long_ago = time.time_ns() - LONG_WRITTEN
-    # A file that was never renamed to the record that it was to be.
-    abandoned = [name for name in names if ".json." in name and _written(f"{directory}/{name}") < long_ago]
-    for name in (*ended, *abandoned):
-        try:
-            os.unlink(f"{directory}/{name}")
-        except OSError:
-            pass
-
-
-def _inode(name: str) -> str:
-    """Return the inode in the name of a record; nothing if it is none."""
-    inode, dash, cookie = name.removesuffix(".json").partition("-")
-    return inode if name.endswith(".json") and dash and inode.isdecimal() and cookie.isdecimal() else ""
-
-
-def _written(path: str) -> int:
-    """Return when a record was written, in nanoseconds; one that goes meanwhile was never."""
-    try:
-        return os.stat(path).st_mtime_ns
-    except OSError:
-        return 0

@@ -7,17 +7,12 @@ destination shows by connecting a UDP socket to it, which sends nothing, and rea
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
-from capture.model.addresses import IPV4, address_text
+from capture.model.addresses import IPV4, Family, address_text
+from capture.model.packet import Packet
 from capture.model.values import Value
 from capture.state.files import content_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from capture.model.addresses import Family
-    from capture.model.packet import Packet
 
 # linux/bpf.h
 BPF_PROG_GET_FD_BY_ID, BPF_OBJ_GET_INFO_BY_FD, BPF_PROG_QUERY = 13, 15, 16

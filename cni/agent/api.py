@@ -20,7 +20,6 @@ import httpx2 as httpx
 from lightkube import ApiError, Client, ConfigError, KubeConfig
 from lightkube.config.client_adapter import verify_cluster
 from lightkube.generic_resource import create_global_resource, create_namespaced_resource
-from lightkube.types import PatchType
 
 from cni.agent.pods import reduced
 
@@ -145,18 +144,6 @@ def watch_pods(client: Client, node: str, version: str) -> Iterator[tuple[str, d
 def labels_of(client: Client, node: str) -> dict[str, str]:
     """Return the labels of a node."""
     return dict((client.get(Node, node).get("metadata") or {}).get("labels") or {})
-
-
-def taints_of(client: Client, node: str) -> list[dict[str, Any]]:
-    """Return the taints of a node."""
-    found = client.get(Node, node)
-    return list((found.get("spec") or {}).get("taints") or [])
-
-
-def patch_node(client: Client, node: str, operations: list[dict[str, Any]]) -> None:
-    """Change a node by a JSON patch (RFC 6902)."""
-    patch: Any = operations
-    client.patch(Node, node, patch, patch_type=PatchType.JSON)
 
 
 def evict(client: Client, namespace: str, name: str, uid: str) -> str:

@@ -59,33 +59,31 @@ LEFT_ALONE, HOST_NETWORK = "left-alone", "host-network"
 GOOD = (CAPTURED, LEFT_ALONE, HOST_NETWORK)
 
 
-class Audited(Value):
-    """What is known about a pod."""
+class Sight(Value):
+    """What a look saw."""
 
-    place: Place
-    finding: Finding
     signature: tuple[object, ...]
     network: tuple[object, ...]
     """The part of it that the kernel's events are about; it is read again after one."""
     owners: Owners | None
     """Who listens where the proxy should; None where that does not matter: the proxy is starting, or there is none."""
+    diagnosed: float
+    """When the pod was diagnosed the last time."""
+
+
+class Audited(Value):
+    """What is known about a pod."""
+
+    place: Place
+    finding: Finding
+    sight: Sight
     since: float
     """When it came into this state, seconds since the epoch."""
-    diagnosed: float
 
     @property
     def key(self) -> str:
         """NAMESPACE/NAME."""
         return f"{self.place.sandbox.namespace}/{self.place.sandbox.name}"
-
-
-class Sight(Value):
-    """What a look saw: the signature, who listens, and when the pod was last diagnosed."""
-
-    signature: tuple[object, ...]
-    network: tuple[object, ...]
-    owners: Owners | None
-    diagnosed: float
 
 
 class Meant(Value):
@@ -164,7 +162,7 @@ class Audit:
         now = time.time()
         is_new = known is None or known.finding.state != finding.state
         since = now if known is None or is_new else known.since
-        audited = Audited(place, finding, sight.signature, sight.network, sight.owners, since, sight.diagnosed)
+        audited = Audited(place, finding, sight, since)
         self.known[place.sandbox.id] = audited
         self._first_looks.setdefault(place.sandbox.id, time.monotonic())
         (self._bad.discard if finding.state in GOOD else self._bad.add)(place.sandbox.id)
@@ -220,21 +218,23 @@ class Audit:
         try:
             rules, owners = examination.signature(place.path, (settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT]))
             is_heard = self._hears and place.number is not None and not is_changed
-            network = known.network if known and is_heard and known.network else examination.network(place.path)
+            seen = known.sight.network if known and is_heard else ()
+            network = seen or examination.network(place.path)
         except CaptureError as error:
             return Finding(UNKNOWN, error.message), NOTHING
         # Who listens while the proxy starts changes all the time, and counts when it is there.
         counted = None if is_starting else owners
         sight = Sight((rules, network, is_starting, counted), network, counted, now)
-        if known is not None and known.signature:
+        if known is not None and known.sight.signature:
+            before = known.sight
             has_only_begun = (
-                known.finding.state == CAPTURED and known.owners is None and _is_served(owners, settings)
-            ) and known.signature[:2] == sight.signature[:2]
-            if (known.signature == sight.signature or has_only_begun) and now - known.diagnosed < FULL:
-                return known.finding, sight.replace(diagnosed=known.diagnosed)
+                known.finding.state == CAPTURED and before.owners is None and _is_served(owners, settings)
+            ) and before.signature[:2] == sight.signature[:2]
+            if (before.signature == sight.signature or has_only_begun) and now - before.diagnosed < FULL:
+                return known.finding, sight.replace(diagnosed=before.diagnosed)
             if not self._may_diagnose(place.sandbox.id, now):
                 self._postponed.add(place.sandbox.id)
-                return known.finding, Sight(known.signature, known.network, known.owners, known.diagnosed)
+                return known.finding, before
         return examination.diagnose(place.path, settings, is_starting=is_starting), sight
 
     def _may_diagnose(self, sandbox: str, now: float) -> bool:
@@ -283,7 +283,7 @@ class Audit:
             return set()
         self._listened = now
         ids = {each.place.path: each.place.sandbox.id for each in self.known.values()}
-        then = {each.place.path: each.owners for each in self.known.values() if each.owners}
+        then = {each.place.path: each.sight.owners for each in self.known.values() if each.sight.owners}
         return {ids[path] for path in examination.changed_owners(then)}
 
     def _forget(self, gone: Iterable[Place]) -> None:

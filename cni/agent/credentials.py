@@ -9,6 +9,7 @@ from __future__ import annotations
 import binascii
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 
 from capture.model.values import Value
 from capture.state.json_text import JsonError, decode
@@ -63,15 +64,11 @@ def remove(options: Options) -> list[str]:
     removed = []
     for name in ("kubeconfig", "token", "ca.crt"):
         path = os.path.join(options.credentials, name)
-        try:
+        with suppress(FileNotFoundError):
             os.unlink(path)
-        except FileNotFoundError:
-            continue
-        removed.append(path)
-    try:
+            removed.append(path)
+    with suppress(OSError):  # it was never there, or another program keeps files in it
         os.rmdir(options.credentials)
-    except OSError:  # it was never there, or another program keeps files in it
-        pass
     return removed
 
 

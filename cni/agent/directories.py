@@ -12,6 +12,7 @@ import os
 import select
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 from inotify_simple import Event, INotify, flags
 
@@ -56,10 +57,8 @@ class Directories:
 
     def wake(self) -> None:
         """Let ``wait`` return now."""
-        try:
+        with suppress(OSError):  # the pipe is full, so the wait ends anyway
             os.write(self._mouth, b"!")
-        except OSError:  # the pipe is full, so the wait ends anyway
-            return
 
     def close(self) -> None:
         """End watching."""
@@ -90,10 +89,8 @@ class Directories:
         return not first
 
     def _forget(self, watch: int) -> None:
-        try:
+        with suppress(OSError):  # the kernel has forgotten it: the directory was deleted
             self._inotify.rm_watch(watch)
-        except OSError:  # the kernel has forgotten it: the directory was deleted
-            return
 
 
 def _identity(path: str) -> tuple[int, int] | None:

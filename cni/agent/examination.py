@@ -8,7 +8,6 @@ diagnose         3 ms      what `capture why` would print
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 
 from capture.analysis.cause_texts import Cause
@@ -28,6 +27,7 @@ from capture.operations.diagnosis import why
 from capture.settings.settings import Settings
 from capture.state import record, routes
 from capture.state.facts import diverted
+from capture.state.files import content_of
 from capture.state.netns import Entered, tour
 
 Owners = dict[tuple[int, int], bytes]
@@ -64,7 +64,7 @@ def signature(path: str, ports: Iterable[int]) -> tuple[tuple[object, ...], Owne
             generation = read_generation(netfilter)
         with open_sock_diag() as diag:
             owners = read_owners(diag, [(family, port) for port in ports for family in (AF_INET, AF_INET6)])
-        return (generation, *map(_content, LEGACY_TABLES)), owners
+        return (generation, *map(content_of, LEGACY_TABLES)), owners
 
 
 def network(path: str) -> tuple[object, ...]:
@@ -136,14 +136,3 @@ def _complete(path: str) -> bool:
     passthrough = LoopbackAddress(PASSTHROUGH_SOURCE[IPV6])
     with Entered(path):
         return routes.ensure(Ruleset((IPV6,), (), loopback_addresses=(passthrough,)))
-
-
-def _content(path: str) -> bytes:
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        return os.read(file, 4096)
-    finally:
-        os.close(file)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from capture import __version__
+from capture.model.text import SCHEMA
 
-SCHEMA = "capture/v1"
 STARTING = "starting"
 LOOP_LIMIT = 60.0
 """Seconds without a turn of the main loop after which the agent counts as stuck."""

@@ -5,6 +5,7 @@ Two agents listen at one address during an update (SO_REUSEPORT), since both use
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from capture import __version__
 from cni.agent.health import Health
+from cni.agent.status_text import WELL
 
 COUNTERS = {
     "installs": ("capture_installs", "Installations of plugin or entry, by result", "result"),
@@ -73,9 +75,7 @@ class AgentCollector(Collector):
             "capture_pod_problem", "Pods that are not captured as they should be", labels=["namespace", "pod", "state"]
         )
         listed = [(*pod.split("/", 1), state) for state, pods in sorted(states.items()) for pod in pods]
-        for labels in [each for each in listed if each[-1] not in {"captured", "left-alone", "host-network"}][
-            :LISTED_PODS
-        ]:
+        for labels in [each for each in listed if each[-1] not in WELL][:LISTED_PODS]:
             bad.add_metric(labels, 1)
         yield bad
 
@@ -120,15 +120,9 @@ class MetricsServer(ThreadingHTTPServer):
     def __init__(self, address: str, health: Health) -> None:
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
-        self.address_family = _family(host)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.health = health
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(AgentCollector(health))
         super().__init__((host, int(port)), _Handler)
         threading.Thread(target=self.serve_forever, name="metrics", daemon=True).start()
-
-
-def _family(host: str) -> int:
-    import socket
-
-    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -17,6 +17,7 @@ import socketserver
 import struct
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from capture.state.json_text import JsonError, decode, encode
@@ -25,6 +26,8 @@ Answers = Mapping[str, Callable[[dict[str, Any]], object]]
 
 LIMIT = 64 * 1024
 TIMEOUT = 5.0
+CREDENTIALS = struct.Struct("3i")
+"""struct ucred of unix(7): process, user, group."""
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -32,13 +35,13 @@ class _Handler(socketserver.StreamRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        if _peer_uid(self.connection) != 0:
+        credentials = self.connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        _, uid, _ = CREDENTIALS.unpack(credentials)  # as it is in our user namespace
+        if uid != 0:
             return
-        try:
+        with suppress(OSError):  # the caller did not wait
             answer = self.server.answer(self.rfile.readline(LIMIT))
             self.wfile.write(encode(answer).encode() + b"\n")
-        except OSError:  # the caller did not wait
-            return
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
@@ -83,14 +86,6 @@ class Server:
         """Stop listening; the path goes, unless another agent has taken it over."""
         self._server.shutdown()
         self._server.server_close()
-        try:
+        with suppress(FileNotFoundError):
             if os.stat(self.path).st_ino == self._identity:
                 os.unlink(self.path)
-        except FileNotFoundError:
-            pass
-
-
-def _peer_uid(connection: socket.socket) -> int:
-    """Return the user id of the process at the other end, as it is in our user namespace."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", credentials)[1])

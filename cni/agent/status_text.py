@@ -9,6 +9,7 @@ from typing import Any
 HANG = 21
 """Where a pod begins in its line, after its state."""
 WELL = ("captured", "left-alone", "host-network")
+"""States of pods that need no one."""
 
 
 def lines(status: Mapping[str, Any], now: float | None = None) -> Iterator[str]:
@@ -17,17 +18,17 @@ def lines(status: Mapping[str, Any], now: float | None = None) -> Iterator[str]:
     ready = "ready: pods that start now are captured" if status.get("ready") else "NOT ready"
     yield f"agent {status.get('version', '?')} on node {status.get('node') or '(none)'}: {ready}"
     for part, problem in sorted((status.get("problems") or {}).items()):
-        yield f"  {part}: {problem['problem']} (for {_duration(now - problem['since'])})"
+        yield f"  {part}: {problem['problem']} (for {duration(now - problem['since'])})"
     if loaded := status.get("loaded"):
         yield f"runtime: network {loaded['network']} with {', '.join(loaded['plugins'])}, from {loaded['directory']}"
     if expires := status.get("token_expires"):
-        yield f"token: ends in {_duration(expires - now)}"
+        yield f"token: ends in {duration(expires - now)}"
     if since := status.get("api_away_since"):
-        yield f"API server: away for {_duration(now - since)}: {status.get('api_problem', '')}"
+        yield f"API server: away for {duration(now - since)}: {status.get('api_problem', '')}"
     elif status.get("api_connected"):
         yield f"API server: connected, {status.get('pods_known', 0)} pods known"
     if status.get("lost"):
-        yield f"entry: lost {_duration(now - status['lost'])} ago to {status.get('rival', '?')}"
+        yield f"entry: lost {duration(now - status['lost'])} ago to {status.get('rival', '?')}"
     for state, pods in sorted((status.get("pod_states") or {}).items()):
         named = "" if state in WELL else f": {', '.join(pods)}"
         yield f"pods {state}: {len(pods)}{named}"
@@ -38,14 +39,14 @@ def pod_lines(pods: Iterable[Mapping[str, Any]], now: float | None = None) -> It
     now = time.time() if now is None else now
     for pod in sorted(pods, key=lambda each: (each["state"] in WELL, each["state"], each["pod"])):
         says = f": {pod['says']}" if pod["says"] else ""
-        yield f"{pod['state']:<{HANG - 1}} {pod['pod']} (for {_duration(now - pod['since'])}){says}"
+        yield f"{pod['state']:<{HANG - 1}} {pod['pod']} (for {duration(now - pod['since'])}){says}"
         if pod["remedy"] and pod["state"] not in WELL:
             yield f"{'':<{HANG}}{pod['remedy']}"
 
 
-def _duration(seconds: float) -> str:
-    """Return a duration for a person: ``45 s``, ``12 min``, ``3 h``, ``2 d``."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+def duration(seconds: float) -> str:
+    """Return a duration for a person: ``45 s``, ``12 min``, ``3 h``, ``2 days``."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if abs(seconds) >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightkube import Client
+from lightkube.types import PatchType
 
 from cni.agent import api
 
@@ -19,11 +20,12 @@ def remove(client: Client, node: str, keys: tuple[str, ...]) -> tuple[bool, str]
     The patch names what was read (RFC 6902, "test"): taints that another program changes meanwhile are not lost.
     """
     try:
-        taints = api.taints_of(client, node)
+        taints = (client.get(api.Node, node).get("spec") or {}).get("taints") or []
         found = [number for number, taint in enumerate(taints) if taint.get("key") in keys]
         if not found:
             return True, ""
-        api.patch_node(client, node, operations(taints, found))
+        patch: Any = operations(taints, found)  # lightkube's types know objects alone
+        client.patch(api.Node, node, patch, patch_type=PatchType.JSON)
     except api.Unreachable as error:
         return False, api.in_words(error)
     return True, ""

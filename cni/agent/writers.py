@@ -1,6 +1,7 @@
-"""Which process wrote into a directory: the kernel names it with each event (fanotify(7), Linux 5.9, CAP_SYS_ADMIN).
+"""Which program rewrote the network configuration: the kernel names it with each event (fanotify(7)).
 
-A process outside of our process namespace has the number 0: in a pod that needs ``hostPID``.
+That takes Linux 5.9 and CAP_SYS_ADMIN. A process outside of our process namespace has the number 0: in a pod that needs
+``hostPID``. Else the type of the list's first plugin names the network that the list belongs to.
 """
 
 from __future__ import annotations
@@ -8,6 +9,12 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+
+from capture.errors import CaptureError
+from capture.state.files import content_of
+from cni import install as installer
+
+UNKNOWN = "an unknown program"
 
 # linux/fanotify.h
 FAN_CLOEXEC, FAN_NONBLOCK, FAN_REPORT_FID = 0x1, 0x2, 0x200
@@ -63,3 +70,19 @@ def _processes(events: bytes) -> list[int]:
         found.append(process)
         position += length
     return found
+
+
+def name_of_rival(conf_dir: str, writers: Writers) -> str:
+    """Return the program's name, or how its list names it."""
+    named = (content_of(f"/proc/{process}/comm").decode(errors="replace").strip() for process in writers.since()[::-1])
+    return next(filter(None, named), "") or _owner_of_list(conf_dir) or UNKNOWN
+
+
+def _owner_of_list(conf_dir: str) -> str:
+    try:
+        network = installer.network_taken(conf_dir, but_own=True)
+    except (CaptureError, OSError):
+        return ""
+    if network is None:
+        return ""
+    return f"the owner of {os.path.basename(network.path)} (plugin {network.plugins[0].get('type', '?')})"

@@ -68,7 +68,9 @@ SITUATIONS = {
     "lo is down": Situation("lo-down", "loopless", breaks="ip link set lo down"),
     "an excluded port": Situation("excluded", "skipport"),
     "an excluded network": Situation("excluded", "skipnet"),
-    "an interface that does not exist": Situation("interface-missing", "misspelt", ()),
+    "an interface that does not exist": Situation(
+        "interface-missing", "misspelt", ("tcp", "{pod}:8080", "--in", "net7")
+    ),
     "the proxy's own connection": Situation("proxy-user", "client", ("tcp", "{world}:80", "--uid", "1337")),
     "DNS that is not captured": Situation("dns-not-captured", "client", ("udp", "{world}:53", "--uid", "1000")),
     "UDP": Situation("not-tcp", "client", ("udp", "{world}:4433", "--uid", "1000")),

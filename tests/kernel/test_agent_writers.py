@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cni.agent import rivals
-from cni.agent.writers import Writers
+from cni.agent.writers import UNKNOWN, Writers, name_of_rival
 
 pytestmark = pytest.mark.kernel
 
@@ -45,7 +44,7 @@ def test_who_renames_a_list_in_is_named(writers: Writers, tmp_path: Path) -> Non
         writers.since()
         (tmp_path / "10-pods.conflist").touch()
         subprocess.run(["touch", tmp_path / "another"], check=True)  # has ended: its name is unknown now
-        assert rivals.name(str(tmp_path), writers) == rivals.UNKNOWN
+        assert name_of_rival(str(tmp_path), writers) == UNKNOWN
         rival.communicate(b"\n")
 
 

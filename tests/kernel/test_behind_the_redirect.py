@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from capture import operations
 from pytest_netns import PodPair
+from support.captures.settings import WAYS, settings
 
 pytestmark = pytest.mark.kernel
 
@@ -180,24 +182,29 @@ CASES: dict[str, tuple[str, str]] = {
 OUTCOMES = {"proxy": "proxy-outbound", "app": "direct", "dropped": "dropped"}
 
 
-@pytest.mark.parametrize("way", ["nftables", "iptables"])
-@pytest.mark.parametrize("name", CASES)
-def test_as_the_kernel_does_it(pod_pair: PodPair, way: str, name: str) -> None:
-    commands, expected = CASES[name]
+@pytest.fixture
+def served(pod_pair: PodPair) -> PodPair:
     pod, peer = pod_pair
     peer.own_every_address()
     pod.listener(("0.0.0.0", 15001), label="proxy", uid=1337)
     pod.listener(("0.0.0.0", 8080), label="app", uid=1000)
     peer.listener(("198.51.100.7", 80), label="app")
-    pod.run([CAPTURE, "apply", "--backend", way])
+    return pod_pair
 
-    pod.run(["sh", "-ec", commands.format(pod=pod.ipv4)])
 
-    traced = json.loads(pod.run([CAPTURE, "trace", "tcp", f"{ELSEWHERE}:80", "--format", "json"]).stdout)
-    verified = pod.run([CAPTURE, "verify"], check=False)
-    assert traced["outcome"] == OUTCOMES[expected], traced
-    assert verified.returncode == (0 if expected == "proxy" else 4), verified.stdout
-    assert (pod.client(1000).connect(ELSEWHERE, 80, timeout=0.5).label or "dropped") == expected
+@pytest.mark.parametrize("way", ["nftables-netlink", "iptables-netlink"])
+@pytest.mark.parametrize("name", CASES)
+def test_as_the_kernel_does_it(served: PodPair, way: str, name: str) -> None:
+    commands, expected = CASES[name]
+    pod = served.pod
+    with pod.entered():
+        operations.apply(settings(WAYS[way]))
+        pod.run(["sh", "-ec", commands.format(pod=pod.ipv4)])
+
+        assert operations.trace_packet(ELSEWHERE, 80).outcome == OUTCOMES[expected]
+        assert operations.verify().holds == (expected == "proxy")
+    patience = 0.1 if expected == "dropped" else 5
+    assert (pod.client(1000).connect(ELSEWHERE, 80, timeout=patience).label or "dropped") == expected
 
 
 def test_another_device_by_a_mark_is_named(pod_pair: PodPair) -> None:
@@ -241,20 +248,17 @@ LOCAL_TRAFFIC = {
 
 
 @pytest.mark.parametrize("writer", LOCAL_TRAFFIC)
-def test_ports_of_a_node_are_judged(pod_pair: PodPair, writer: str) -> None:
+def test_ports_of_a_node_are_judged(served: PodPair, writer: str) -> None:
     """What Docker and kube-proxy write for ports that are published takes traffic to the pod's own addresses alone."""
-    pod, peer = pod_pair
-    peer.own_every_address()
-    pod.listener(("0.0.0.0", 15001), label="proxy", uid=1337)
-    pod.listener(("0.0.0.0", 8080), label="app", uid=1000)
-    pod.run([CAPTURE, "apply"])
+    pod = served.pod
+    with pod.entered():
+        operations.apply(settings())
+        pod.run(["sh", "-ec", LOCAL_TRAFFIC[writer].format(pod=pod.ipv4)])
 
-    pod.run(["sh", "-ec", LOCAL_TRAFFIC[writer].format(pod=pod.ipv4)])
-
-    for address, expected in ((ELSEWHERE, "proxy"), (pod.ipv4, "app")):
-        traced = json.loads(pod.run([CAPTURE, "trace", "tcp", f"{address}:80", "--format", "json"]).stdout)
-        assert (traced["outcome"], traced["certain"]) == (OUTCOMES[expected], True)
-        assert pod.client(1000).connect(address, 80, timeout=0.5).label == expected
-    verified = pod.run([CAPTURE, "verify"], check=False)
-    assert verified.returncode == 4, verified.stdout  # the proxy's own calls to its pod, which are captured
-    assert "cannot be judged" not in verified.stdout
+        for address, expected in ((ELSEWHERE, "proxy"), (pod.ipv4, "app")):
+            traced = operations.trace_packet(address, 80)
+            assert (traced.outcome, traced.certain) == (OUTCOMES[expected], True)
+            assert pod.client(1000).connect(address, 80, timeout=5).label == expected
+        verified = operations.verify()
+    assert not verified.holds  # the proxy's own calls to its pod, which are captured
+    assert verified.is_certain, str(verified)

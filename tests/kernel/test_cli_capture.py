@@ -263,11 +263,14 @@ def test_a_namespace_that_is_not_there(netns: NamespaceFactory) -> None:
 
 def test_without_privilege(netns: NamespaceFactory) -> None:
     namespace = netns()
-    for program in (["istio-init"], ["capture", "apply"], ["capture", "dump"], ["capture", "doctor"]):
+    run(namespace, "istio-init")
+    names = ("apply", "dump", "doctor", "verify", "clean")
+    for program in (["istio-init"], ["istio-init", "--cleanup-only"], *(["capture", name] for name in names)):
         done = namespace.run([PROGRAMS / program[0], *program[1:]], uid=1000, check=False, reads_everything=True)
 
-        assert done.returncode == 3, done.stderr
+        assert done.returncode == 3, (program, done.stdout, done.stderr)
         assert "NET_ADMIN" in done.stdout + done.stderr
+        assert "will be cut" not in done.stderr
         assert "Traceback" not in done.stderr
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from capture import operations
 from capture.analysis.judgement import Obstacle
+from capture.analysis.pod_network import read_pod_network
 from capture.analysis.stations import ForeignChain
 from capture.backends.nftables.foreign import read_foreign_chains
 from capture.backends.nftables.netlink import NetlinkDriver
@@ -397,3 +398,12 @@ def test_in_words_and_as_json(pair: PodPair) -> None:
     (difference,) = plain["differences"]
     assert (difference["kind"], difference["table"], difference["chain"]) == ("foreign", "ip other", "x")
     assert "because of ip other x: -p tcp" in traced.stdout
+
+
+def test_the_interface_of_a_pod_is_that_of_its_default_route(pair: PodPair) -> None:
+    pair.pod.ip("link add net1 type veth peer name net2", "link set net1 up", "address add 192.0.2.5/24 dev net1")
+    with pair.pod.entered():
+        assert (read_pod_network().interface, "net1" in read_pod_network().others) == ("eth0", True)
+    pair.pod.ip("route replace default dev net1")
+    with pair.pod.entered():
+        assert (read_pod_network().interface, "eth0" in read_pod_network().others) == ("net1", True)

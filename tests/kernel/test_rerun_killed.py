@@ -84,11 +84,8 @@ def istio_init(*choices: Choice) -> tuple[list[str], dict[str, str]]:
     return [str(program_path), *arguments(*texts)], {**os.environ, **environment(*texts)}
 
 
-@pytest.mark.parametrize(
-    "ways", [["nftables-netlink"], ["iptables-nft"], ["iptables-nft", "nftables-netlink"]], ids="+".join
-)
-def test_killed_at_random_moments(under_load: UnderLoad, ways: list[str]) -> None:
-    killed_at_random(under_load, ways, 8)
+def test_killed_at_random_moments(under_load: UnderLoad) -> None:
+    killed_at_random(under_load, ["iptables-nft", "nftables-netlink"], 12)
 
 
 @pytest.mark.long

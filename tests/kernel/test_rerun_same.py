@@ -27,9 +27,12 @@ def generation() -> int:
 
 
 def counters(pair: PodPair) -> dict[str, int]:
-    """Return how many packets each rule of iptables has seen: a rule that is written anew counts from zero."""
+    """Return how many packets each rule of legacy tables has seen: a rule that is written anew counts from zero.
+
+    What is written to nf_tables is seen by ``generation``.
+    """
     seen = {}
-    for program_name in ("iptables-legacy-save", "ip6tables-legacy-save", "iptables-nft-save", "ip6tables-nft-save"):
+    for program_name in ("iptables-legacy-save", "ip6tables-legacy-save"):
         for number, line in enumerate(pair.pod.run([program_name, "-c"]).stdout.splitlines()):
             if line.startswith("["):
                 packets, _, rest = line[1:].partition(":")

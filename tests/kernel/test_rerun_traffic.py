@@ -15,7 +15,7 @@ from support.traffic.steady import UnderLoad, start_load
 
 pytestmark = pytest.mark.kernel
 
-CHANGES = dict.fromkeys(WAYS, 50) | {"iptables-iptc": 6, "nftables-libnftables": 30}
+CHANGES = dict.fromkeys(WAYS, 30) | {"iptables-iptc": 5, "nftables-libnftables": 15}
 """How often the settings change; importing python-iptables takes half a second each time."""
 
 
@@ -40,7 +40,7 @@ def test_nothing_gets_past_while_settings_change(under_load: UnderLoad, way: str
 
 def test_nothing_gets_past_while_the_way_changes_too(under_load: UnderLoad) -> None:
     quick = [way for way in WAYS if way != "iptables-iptc"]
-    change_under_load(under_load, quick, 60)
+    change_under_load(under_load, quick, 40)
 
 
 @pytest.mark.long

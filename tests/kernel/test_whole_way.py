@@ -110,6 +110,28 @@ def test_no_route(netns: NamespaceFactory) -> None:
     assert f"no route: the namespace has none to {ELSEWHERE}" in printed
 
 
+@pytest.mark.parametrize("blocked", ["ipproto tcp dport 80", "ipproto udp", "uidrange 1000-1000"])
+def test_policy_rules_by_protocol_port_and_user(pair: PodPair, blocked: str) -> None:
+    pair.pod.run([PROGRAM, "apply"])
+    for family in ("-4", "-6"):
+        pair.pod.run(["ip", family, "rule", "add", *blocked.split(), "prohibit"])
+
+    blocked_packets = [
+        (protocol, port, uid)
+        for protocol, port, uid in [("tcp", 80, 1000), ("tcp", 81, 1000), ("udp", 80, 1001), ("tcp", 80, 1001)]
+        if trace(pair, protocol, f"{ELSEWHERE}:{port}", "--uid", str(uid))["outcome"] == "no-route"
+    ]
+
+    assert (
+        blocked_packets
+        == {
+            "ipproto tcp dport 80": [("tcp", 80, 1000), ("tcp", 80, 1001)],
+            "ipproto udp": [("udp", 80, 1001)],
+            "uidrange 1000-1000": [("tcp", 80, 1000), ("tcp", 81, 1000)],
+        }[blocked]
+    )
+
+
 def test_as_a_process(pair: PodPair) -> None:
     pair.pod.run([PROGRAM, "apply"])
     process = pair.pod.popen(["sleep", "60"], uid=1337)

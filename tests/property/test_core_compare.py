@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 from hypothesis import assume, given
@@ -42,6 +41,7 @@ from capture.model.ruleset import (
     UnknownVerdict,
 )
 from capture.rules import build_ruleset
+from capture.settings.config import CaptureConfig
 from support.generators.configurations import configs
 from support.generators.rules import Place, rules, rulesets
 from support.rules.traced import trace
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from capture.model.addresses import Family
     from capture.model.ruleset import Match, TableName, Verdict
-    from capture.settings.config import CaptureConfig
+
 
 HARMLESS: list[Verdict] = [Continue(), Log("x")]
 MARKING: list[Verdict] = [SetMark(7), RestoreMark(), SaveMark()]
@@ -123,6 +123,7 @@ class TestNoDifference:
         table, chain = data.draw(st.sampled_from([place for place in places(desired) if is_built_in(place)]))
         live = put(desired, table, chain, (*rules_in(desired, table, chain), *foreign))
         assert differences(desired, live) == []
+        assert can_stay(desired, live)
 
     @given(configs, st.data())
     def test_foreign_rules_that_only_count_or_log_do_not_count(
@@ -133,7 +134,9 @@ class TestNoDifference:
         harmless = Rule(data.draw(st.sampled_from(HARMLESS)), (UnknownMatch("-m statistic"),))
         several = list(rules_in(desired, table, chain))
         several.insert(data.draw(st.integers(0, len(several))), harmless)
-        assert differences(desired, put(desired, table, chain, tuple(several))) == []
+        live = put(desired, table, chain, tuple(several))
+        assert differences(desired, live) == []
+        assert can_stay(desired, live)
 
     @given(configs, st.data())
     def test_foreign_marks_do_not_count_where_our_rules_test_none(
@@ -265,14 +268,14 @@ class TestTampering:
         entered = {place for place in places(other) if any(isinstance(r.verdict, Jump) for r in met(other, place))}
         assert where >= own | entered
 
-    @given(configs, configs)
-    def test_two_configurations_are_the_same_only_if_no_packet_differs(
-        self, one: CaptureConfig, two: CaptureConfig
+    @given(configs, configs, st.sampled_from(CaptureConfig.__match_args__))
+    def test_two_configurations_are_the_same_exactly_if_their_forms_are(
+        self, one: CaptureConfig, two: CaptureConfig, name: str
     ) -> None:
-        desired, live = build_ruleset(one), build_ruleset(two)
-        if not differences(desired, live):
-            assert one.families == two.families
-            assert all(canonical(desired, family) == canonical(live, family) for family in FAMILIES)
+        """Those that differ in one value: often enough it has no effect on the rules."""
+        desired, live = build_ruleset(one), build_ruleset(one.replace(**{name: getattr(two, name)}))
+        are_same = all(canonical(desired, family) == canonical(live, family) for family in FAMILIES)
+        assert are_same == (not differences(desired, live))
 
     @given(configs)
     def test_a_leftover_of_transparent_mode(self, config: CaptureConfig) -> None:
@@ -388,13 +391,6 @@ def test_as_many_rules_as_possible_are_the_same(desired: list[int], live: list[i
 
     assert len([d for d in found if d.kind == "missing"]) == len(desired) - common[-1][-1]
     assert len([d for d in found if d.kind == "unexpected"]) == len(live) - common[-1][-1]
-
-
-def test_thousands_of_changed_rules_are_compared_at_once() -> None:
-    started = time.process_time()
-    assert len(differences(of_numbers(range(2000)), of_numbers(range(2000, 4000)))) == 4000
-    assert len(differences(of_numbers(range(2000)), of_numbers(range(1999, -1, -1)))) == 2 * 1999
-    assert time.process_time() - started < 3, "seconds for each million pairs of rules that are looked at"
 
 
 def of_numbers(numbers: Iterable[int]) -> Ruleset:

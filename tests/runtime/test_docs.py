@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -143,6 +144,13 @@ class Reader:
         Path("/run/netns/pod").unlink()
 
 
+@functools.cache
+def injected() -> str:
+    """Return the deployment with a sidecar."""
+    program = [str(Path(sys.executable).with_name("capture")), "inject", "-f", "-"]
+    return subprocess.run(program, input=DEPLOYMENT, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.fixture
 def reader(netns: NamespaceFactory, tmp_path: Path) -> Iterator[Reader]:
     """Reads one page, in a pod that is captured as in [File 2] of the seed."""
@@ -156,8 +164,8 @@ def reader(netns: NamespaceFactory, tmp_path: Path) -> Iterator[Reader]:
     for name in ("objects.yaml", "services.yaml"):
         (made.directory / name).write_text(SERVICES)
     (made.directory / "haproxy.yaml").write_text(HAPROXY)
-    made.run("capture apply; for when in before after; do capture dump --format json >$when.json; done")
-    made.run("capture inject -f deployment.yaml >injected.yaml")
+    made.run("capture apply; capture dump --format json >before.json; cp before.json after.json")
+    (made.directory / "injected.yaml").write_text(injected())
     made.run(f"printf '%s' {shlex.quote(KUBECONFIG)} >/etc/cni/net.d/capture-kubeconfig")
     yield made
     made.close()
@@ -172,7 +180,8 @@ def test_every_example_is_true(page: Path, reader: Reader, request: pytest.Fixtu
         bundle: Path = request.getfixturevalue("bundle")
         (reader.directory / "dist").mkdir()
         (reader.directory / "dist" / "bundle").symlink_to(bundle)
-        release.pack(bundle, reader.directory / f"{release.BUNDLE_NAME}.tar.gz", 1_700_000_000)
+        if page.name == "README.md":
+            release.pack(bundle, reader.directory / f"{release.BUNDLE_NAME}.tar.gz", 1_700_000_000)
     for example in found:
         if is_followed(page, example) or (example.language == "text" and is_written(page, example)):
             continue
@@ -207,12 +216,8 @@ def test_every_block_is_an_example(page: Path) -> None:
 
 
 def lay_out_a_clone(directory: Path) -> None:
-    command = ["git", "-c", "safe.directory=*", "ls-files"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in listed.splitlines():
-        target = directory / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, target)
+    listed = "git -c safe.directory='*' ls-files -z | xargs -0 cp --parents --target-directory"
+    subprocess.run(["sh", "-c", f'{listed} "$0"', directory], cwd=ROOT, check=True)
 
 
 def check(example: Example, reader: Reader) -> None:
@@ -295,7 +300,7 @@ def as_typed_here(text: str) -> str:
     if command := re.match("kubectl capture|capture (node|host) [a-z]+", text):  # is there one, with such options?
         return f"{command[0].replace('kubectl ', 'kubectl-')} --help{text[command.end() :]}"
     if text.startswith("capture watch ") and "--once" not in text:
-        return f"timeout --signal INT --preserve-status 2 env --default-signal=INT {text}"
+        return f"timeout --signal INT --preserve-status 1 env --default-signal=INT {text}"
     return text
 
 

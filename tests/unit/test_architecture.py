@@ -19,6 +19,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,11 @@ class Imports(ast.NodeVisitor):
             self.when_loaded.add(name)
 
 
+@functools.cache
+def imports_of(module: str) -> Imports:
+    return Imports(MODULES[module])
+
+
 def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
@@ -164,7 +170,7 @@ def room_of(module: str) -> str:
 
 def imported_rooms(module: str) -> set[str]:
     """Return the other rooms that a module imports from."""
-    known = {name for name in Imports(MODULES[module]).all if name.partition(".")[0] in PACKAGES}
+    known = {name for name in imports_of(module).all if name.partition(".")[0] in PACKAGES}
     return {room_of(name) for name in known} - {room_of(module)}
 
 
@@ -199,9 +205,7 @@ def test_what_tests_share_is_in_folders_by_subject() -> None:
 
 
 def test_no_two_modules_wait_for_each_other_to_load() -> None:
-    loads = {
-        module: {name for name in Imports(path).when_loaded if name in MODULES} for module, path in MODULES.items()
-    }
+    loads = {module: {name for name in imports_of(module).when_loaded if name in MODULES} for module in MODULES}
     while loads:
         free = {module for module, needs in loads.items() if not needs & set(loads) - {module}}
         assert free, f"circle among {sorted(loads)}"
@@ -215,7 +219,7 @@ def test_a_backend_knows_no_settings(backend: str) -> None:
     new = {name for name in MODULES if covers(f"capture.backends.{backend}", name)}
     while new:
         known |= new
-        new = {name for module in new for name in Imports(MODULES[module]).all if name in MODULES} - known
+        new = {name for module in new for name in imports_of(module).all if name in MODULES} - known
     without = {"capture.settings", "capture.rules", "capture.operations"}
     assert {room_of(name) for name in known} & without == set()
 
@@ -246,7 +250,7 @@ def test_a_backend_knows_no_settings(backend: str) -> None:
     ],
 )
 def test_packages_of_others_are_imported_in_one_place(package: str, who: tuple[str, ...]) -> None:
-    users = {module for module, path in MODULES.items() if any(covers(package, name) for name in Imports(path).all)}
+    users = {module for module in MODULES if any(covers(package, name) for name in imports_of(module).all)}
     assert {module for module in users if not any(covers(entry, module) for entry in who)} == set()
 
 

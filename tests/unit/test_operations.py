@@ -6,7 +6,7 @@ import pytest
 
 from capture.errors import CaptureError, ConfigurationError
 from capture.operations import apply, render, trace_packet, verify
-from capture.settings.settings import Settings
+from capture.settings.settings import Settings, from_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,3 +60,24 @@ def test_an_argument_of_another_type_is_refused_by_its_name(
         function(**{"settings": Settings({}), name: value})
 
     assert caught.value.origin == f"the argument {name}"
+
+
+@pytest.mark.parametrize(
+    ("environ", "place"),
+    [
+        ({"CAPTURE_BACKEND": "nftables", "CAPTURE_DRIVER": "restore"}, "--driver (environment CAPTURE_DRIVER): "),
+        (
+            {"CAPTURE_BACKEND": "nftables", "FORCE_IPTABLES_BINARY": "legacy"},
+            "--force-iptables-binary (environment FORCE_IPTABLES_BINARY): ",
+        ),
+        (
+            {"CAPTURE_DRIVER": "netlink", "FORCE_IPTABLES_BINARY": "legacy"},
+            "--driver (environment CAPTURE_DRIVER): ",
+        ),
+    ],
+)
+def test_what_contradicts_the_backend_is_named_with_its_variable(environ: dict[str, str], place: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        render(from_environment(environ))
+
+    assert str(caught.value).startswith(place)

@@ -51,21 +51,13 @@ def _spread(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...
         yield matches
         return
     slowest = max(lists, key=lambda match: MATCH_ORDER[type(match)])
-    if (
-        len(lists) == 1
-        and isinstance(slowest, model.SourcePort | model.DestinationPort)
-        and _stay_together(slowest.ports)
-    ):
-        parts: list[model.Match] = [slowest.replace(ports=tuple(some)) for some in slots(slowest.ports)]
-    else:
-        parts = _parts(slowest)
+    parts = _parts(slowest)
+    if len(lists) == 1 and isinstance(slowest, model.SourcePort | model.DestinationPort):
+        few_or_many = not model.MAX_SINGLE_RULES < len(slowest.ports) <= model.MAX_SEPARATE_PORTS
+        parts = [slowest.replace(ports=tuple(some)) for some in slots(slowest.ports)] if few_or_many else parts
     for part in parts:
         with_part = tuple(part if match is slowest else match for match in matches)
         yield from _spread(with_part) if len(lists) > 1 else [with_part]
-
-
-def _stay_together(ports: tuple[model.Span, ...]) -> bool:
-    return not model.MAX_SINGLE_RULES < len(ports) <= model.MAX_SEPARATE_PORTS
 
 
 def _is_list(match: model.Match) -> bool:
@@ -84,8 +76,6 @@ def _stated_once(match: model.Match) -> model.Match:
 
 
 def _parts(match: model.Match) -> list[model.Match]:
-    if not _is_list(match):
-        return [match]
     field = ENTRIES[type(match)]
     return [match.replace(**{field: (entry,)}) for entry in getattr(match, field)]
 

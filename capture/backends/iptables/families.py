@@ -21,23 +21,19 @@ def of_one_family(family: Family, chains: Mapping[TableName, Iterable[Chain]]) -
     ``Ruleset.comments`` is whether our rules have any.
     """
     tables = tuple(Table(name, tuple(_in_order(name, chains[name]))) for name in TABLES if name in chains)
-    return Ruleset((family,), tables, comments=_our_rules_have_comments(tables))
+    has_comments = any(
+        rule.why and (is_our_chain(chain.name) or jumps_to_our_chain(rule))
+        for table in tables
+        for chain in table.chains
+        for rule in chain.rules
+    )
+    return Ruleset((family,), tables, comments=has_comments)
 
 
 def _in_order(table: TableName, chains: Iterable[Chain]) -> list[Chain]:
     """Return built-in chains in the order of ``iptables -L``, then the others as listed."""
     built_in = BUILT_IN_CHAINS[table]
     return sorted(chains, key=lambda chain: built_in.index(chain.name) if chain.name in built_in else len(built_in))
-
-
-def _our_rules_have_comments(tables: Iterable[Table]) -> bool:
-    return any(
-        rule.why
-        for table in tables
-        for chain in table.chains
-        for rule in chain.rules
-        if is_our_chain(chain.name) or jumps_to_our_chain(rule)
-    )
 
 
 def merged(rulesets: Sequence[Ruleset]) -> Ruleset:

@@ -24,7 +24,7 @@ from capture.netlink.nfnetlink import open_netfilter, read_consistently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.xt_changes import LiveTables
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 WRITING = "change the tables of iptables"
+
+MAX_REMEMBERED = 1000
+"""Messages: each takes half a kilobyte, and the plugin's memory is the node's."""
 
 TABLES_BY_NAME: dict[str, TableName] = {name: name for name in TABLES}
 
@@ -82,10 +85,15 @@ class NetlinkDriver(IptablesDriver):
         del live
         _transact(lambda live: changes(plan(ruleset_of(families_here(), live), None, recorded), live))
 
-    def _making(self, desired: Ruleset) -> tuple[Change, ...]:
-        """Return the messages that make the rules where there are none; what is written is looked for afterwards."""
+    def _making(self, desired: Ruleset) -> Iterable[Change]:
+        """Return the messages that make the rules where there are none.
+
+        They are remembered, unless there are thousands: what is written is looked for right afterwards.
+        """
         if self._made is None or self._made[0] is not desired:
             edits = plan(Ruleset(desired.families, ()), desired)
+            if sum(len(rules) for edit in edits for rules in edit.put.values()) > MAX_REMEMBERED:
+                return changes(edits, {})
             self._made = desired, tuple(changes(edits, {}))
         return self._made[1]
 
@@ -119,38 +127,28 @@ def tidy(edits: Sequence[TableEdit]) -> None:
 
 
 def _read(netfilter: NetlinkSocket) -> LiveTables:
-    tables = _read_tables(netfilter, families_here())
-    return _read_contents(netfilter, tables) if tables else {}
-
-
-def _read_tables(netfilter: NetlinkSocket, families: Sequence[Family]) -> dict[tuple[Family, TableName], int]:
-    """Return the live tables of iptables, but for those we never touch, with how many things are in each."""
-    tables: dict[tuple[Family, TableName], int] = {}
+    """Return the live tables of iptables with their chains and rules, but for tables that we never touch."""
+    here = families_here()
+    uses: dict[tuple[Family, TableName], int] = {}
     for number, fields in read_tables(netfilter):
-        family, table = nf.FAMILIES.get(number), decode_text(fields[nf.NFTA_TABLE_NAME])
-        if family is not None and family in families and table in TABLES_BY_NAME:
-            tables[family, TABLES_BY_NAME[table]] = decode_number(fields.get(nf.NFTA_TABLE_USE, b""))
-    return tables
-
-
-def _read_contents(netfilter: NetlinkSocket, tables: Mapping[tuple[Family, TableName], int]) -> LiveTables:
-    """Return the tables with their chains and rules."""
+        family, table = nf.FAMILIES.get(number), TABLES_BY_NAME.get(decode_text(fields[nf.NFTA_TABLE_NAME]))
+        if family is not None and family in here and table is not None:
+            uses[family, table] = decode_number(fields.get(nf.NFTA_TABLE_USE, b""))
+    if not uses:
+        return {}
     from capture.backends.iptables.xt_decode import Reader, decode_chain  # not needed in a new pod, where nothing is
 
     chains: dict[tuple[int, str], list[FoundChain]] = {}
     for number, fields in read_chains(netfilter):
         chain = decode_chain(fields)
         chains.setdefault((number, chain.table), []).append(chain)
-    readers = {family: Reader(family) for family, _ in tables}
-    return {
-        (family, table): live_table(
-            table,
-            uses,
-            chains.get((nf.FAMILY_NUMBERS[family], table), ()),
-            map(readers[family].read, read_rules(netfilter, nf.FAMILY_NUMBERS[family], table)),
-        )
-        for (family, table), uses in tables.items()
-    }
+    readers = {family: Reader(family) for family, _ in uses}
+    live: dict[tuple[Family, TableName], LiveTable] = {}
+    for (family, table), count in uses.items():
+        number = nf.FAMILY_NUMBERS[family]
+        rules = map(readers[family].read, read_rules(netfilter, number, table))
+        live[family, table] = live_table(table, count, chains.get((number, table), ()), rules)
+    return live
 
 
 def live_table(table: TableName, uses: int, chains: Iterable[FoundChain], rules: Iterable[FoundRule]) -> LiveTable:

@@ -162,9 +162,10 @@ def _shared_chain_changes(
     live: TableView, desired: TableView, places: Places, chain: str
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int | None, model.Rule]]]:
     """Return the removals and insertions for a chain that is not our own, built-in or not."""
-    rules = live.rules(chain)
+    rules, desired_rules = live.rules(chain), desired.rules(chain)
+    if not rules and not desired_rules:
+        return [], []
     own = sorted(places.get((live.table, chain), ()))
-    desired_rules = desired.rules(chain)
     disturbs = disturbing(rules, chain, desired.rules)
     first_obstacle = next(
         (place for place, rule in enumerate(rules) if place not in own and disturbs(rule)), len(rules)

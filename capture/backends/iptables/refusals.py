@@ -19,7 +19,6 @@ import errno
 
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.clauses import words_of
-from capture.backends.iptables.xt_encode import NFTA_MATCH_NAME, NFTA_MATCH_REV
 from capture.backends.kernel_modules import module_of
 from capture.backends.nf_tables import constants as nf
 from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError, UnsupportedError
@@ -75,8 +74,7 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
     if any(phrase in complaint for phrase in NO_NF_TABLES):
         return _missing(f"nf_tables, which {name} needs", "nf_tables", complaint)
     if no_table:
-        table = _table_in(complaint, text)
-        return _missing(f"table {table} of {_words(family)} for {name}", _module_of(table, name, family), complaint)
+        return _no_table(name, complaint, text, family)
     if NO_CHAIN_TYPE in complaint:
         return _missing(f"nat chains of {_words(family)} for {name}", "nft_chain_nat", complaint)
     line = _refused_line(complaint, text)
@@ -113,17 +111,16 @@ def _missing(what: str, module: str, complaint: str) -> UnsupportedError:
     )
 
 
-def _table_in(complaint: str, text: str) -> str:
-    """Return the table that a program names, or else the first one that it was given."""
+def _no_table(name: str, complaint: str, text: str, family: Family) -> UnsupportedError:
+    """Return the error for the table that a program names, or else the first one that it was given."""
     tables = [line[1:] for line in text.splitlines() if line.startswith("*")]
     named = (table for table in tables if f"{table}'" in complaint or f"table {table}" in complaint)
-    return next(named, "".join(tables[:1]))
-
-
-def _module_of(table: str, name: str, family: Family) -> str:
+    table = next(named, "".join(tables[:1]))
     if "-nft-" in name:
-        return "nft_chain_nat" if table == "nat" else "nf_tables"
-    return f"{'iptable' if family == IPV4 else 'ip6table'}_{table}"
+        module = "nft_chain_nat" if table == "nat" else "nf_tables"
+    else:
+        module = f"{'iptable' if family == IPV4 else 'ip6table'}_{table}"
+    return _missing(f"table {table} of {_words(family)} for {name}", module, complaint)
 
 
 def _no_library(name: str, complaint: str, line: str) -> CaptureError:
@@ -216,7 +213,7 @@ def _extensions(change: Change) -> Iterator[tuple[int, str, str, int]]:
         kind = decode_text(expression[nf.NFTA_EXPR_NAME])
         if kind in COMPAT_TYPES:
             fields = decode_fields(expression[nf.NFTA_EXPR_DATA])
-            name, revision = decode_text(fields[NFTA_MATCH_NAME]), decode_number(fields[NFTA_MATCH_REV])
+            name, revision = decode_text(fields[nf.NFTA_MATCH_NAME]), decode_number(fields[nf.NFTA_MATCH_REV])
             yield change.family, kind, name, revision
 
 

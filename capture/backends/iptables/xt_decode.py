@@ -8,25 +8,13 @@ UnknownVerdict: in the words of iptables-save where it has any, else in those of
 
 from __future__ import annotations
 
+from capture.backends.iptables import xt_words
 from capture.backends.iptables.clauses import joined, matches_of, verdict_of, words_of
-from capture.backends.iptables.xt_encode import (
-    NEVER_MATCHING_INTERFACE,
-    NFTA_MATCH_INFO,
-    NFTA_MATCH_NAME,
-    NFTA_MATCH_REV,
-)
+from capture.backends.iptables.xt_encode import NEVER_MATCHING_INTERFACE
 from capture.backends.iptables.xt_layouts import text_of
-from capture.backends.iptables.xt_words import (
-    limit_words,
-    match_words,
-    network_words,
-    protocol_words,
-    target_words,
-    tcp_flags_words,
-)
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook
-from capture.backends.nf_tables.reading import read_comment, read_counters, read_expression
+from capture.backends.nf_tables.reading import read_comment, read_counters, read_expressions
 from capture.backends.nftables import lift
 from capture.backends.nftables.comparisons import Bounds
 from capture.backends.nftables.decode import TCP_FLAGS, Program
@@ -36,7 +24,7 @@ from capture.model import ruleset as model
 from capture.model.addresses import BITS
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.netlink.attributes import decode_elements, decode_fields, decode_number, decode_text
+from capture.netlink.attributes import decode_fields, decode_number, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,11 +99,8 @@ class Reader:
     def read(self, attributes: bytes) -> FoundRule:
         fields = decode_fields(attributes)
         program = XtProgram(self._family, self._extensions)
-        for expression in decode_elements(fields.get(nf.NFTA_RULE_EXPRESSIONS, b"")):
-            decoded = self._known.get(expression)
-            if decoded is None:
-                decoded = self._known[expression] = read_expression(expression)
-            program.run(*decoded)
+        for name, parts in read_expressions(fields, self._known):
+            program.run(name, parts)
         matches, _ = lift.matches_of(program.conditions)
         why = program.why or read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
         rule = model.Rule(
@@ -168,8 +153,8 @@ class XtProgram(Program):
 
     def match(self, fields: Fields) -> bool:
         """``match``: a match of x_tables, or a comment."""
-        if decode_text(fields[NFTA_MATCH_NAME]) == "comment":
-            self.why = without_line_ends(text_of(fields[NFTA_MATCH_INFO]))
+        if decode_text(fields[nf.NFTA_MATCH_NAME]) == "comment":
+            self.why = without_line_ends(text_of(fields[nf.NFTA_MATCH_INFO]))
             return True
         for match in self._extension("match", fields):
             self._put(match)
@@ -180,18 +165,18 @@ class XtProgram(Program):
 
     def limit(self, fields: Fields) -> bool:
         """``limit``: the match of iptables that is an expression of nf_tables."""
-        self._put(model.UnknownMatch(limit_words(fields)))
+        self._put(model.UnknownMatch(xt_words.limit_words(fields)))
         return True
 
     def _extension(self, kind: str, fields: Fields) -> tuple[Any, ...]:
         """Return the matches, or the one verdict, that a structure of x_tables is."""
-        name, revision = decode_text(fields[NFTA_MATCH_NAME]), decode_number(fields[NFTA_MATCH_REV])
-        key = kind, name, revision, fields[NFTA_MATCH_INFO]
+        name, revision = decode_text(fields[nf.NFTA_MATCH_NAME]), decode_number(fields[nf.NFTA_MATCH_REV])
+        key = kind, name, revision, fields[nf.NFTA_MATCH_INFO]
         if key not in self._extensions:
             if kind == "match":
-                found: tuple[Any, ...] = tuple(matches_of(words_of(match_words(*key[1:], self._of_family))))
+                found: tuple[Any, ...] = tuple(matches_of(words_of(xt_words.match_words(*key[1:], self._of_family))))
             else:
-                found = (verdict_of(words_of(f"-j {target_words(*key[1:], self._of_family)}")),)
+                found = (verdict_of(words_of(f"-j {xt_words.target_words(*key[1:], self._of_family)}")),)
             self._extensions[key] = found
         return self._extensions[key]
 
@@ -202,7 +187,7 @@ class XtProgram(Program):
         elif isinstance(condition, Among) and condition.field == L4PROTO and condition.is_single:
             number = condition.ranges[0][0]
             known = number in nf.PROTOCOLS and not condition.negated
-            words = model.UnknownMatch(protocol_words(number, negated=condition.negated))
+            words = model.UnknownMatch(xt_words.protocol_words(number, negated=condition.negated))
             super()._put(condition if known else words)
         else:
             super()._put(condition)
@@ -227,10 +212,10 @@ class XtProgram(Program):
         if (header, mask) == FRAGMENT and self._of_family == "ipv4" and not value:
             return model.UnknownMatch("-f" if negated else "! -f")
         if header == TCP_FLAGS:
-            words = tcp_flags_words((mask or b"\xff")[0], value, negated=negated)
+            words = xt_words.tcp_flags_words((mask or b"\xff")[0], value, negated=negated)
             return model.UnknownMatch(f"-m tcp {words}")
         bits = int.from_bytes(mask, "big")
         option = ADDRESSES.get((self._of_family, offset)) if base == nf.NFT_PAYLOAD_NETWORK_HEADER else None
         if option and length * 8 == BITS[self._of_family] and mask and not value & ~bits:
-            return model.UnknownMatch(network_words(option, self._of_family, value, bits, negated=negated))
+            return model.UnknownMatch(xt_words.network_words(option, self._of_family, value, bits, negated=negated))
         return super()._without_words(loaded, bounds)

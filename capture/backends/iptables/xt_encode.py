@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 NFTA_RULE_COMPAT_PROTO, NFTA_RULE_COMPAT_FLAGS = 1, 2  # linux/netfilter/nf_tables.h
 
-# linux/netfilter/nf_tables_compat.h; NFTA_TARGET_* are the same numbers
-NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_MATCH_INFO = 1, 2, 3
-
 LAST_PORT = 0xFFFF
 
 NEVER_MATCHING_INTERFACE = b"INVAL/D\0"
@@ -93,9 +90,9 @@ def _extension(kind: str, name: str, structure: bytes) -> bytes:
         structure,
         lambda structure: make.expression(
             kind,
-            attribute(NFTA_MATCH_NAME, text(name)),
-            attribute(NFTA_MATCH_REV, u32be(xt_layouts.REVISIONS[name])),
-            attribute(NFTA_MATCH_INFO, structure),
+            attribute(nf.NFTA_MATCH_NAME, text(name)),
+            attribute(nf.NFTA_MATCH_REV, u32be(xt_layouts.REVISIONS[name])),
+            attribute(nf.NFTA_MATCH_INFO, structure),
         ),
     )
 

@@ -1,7 +1,7 @@
 """Matches and targets of x_tables in the words of iptables-save. Pure; ``clauses`` knows what they mean.
 
 So every driver reads a rule alike, our own or foreign. What has no words here is shown by name and
-bytes: ``-m recent [ revision 1, 0x01020000... ]``.
+bytes: ``-m recent [ revision 1, 0x0102 ]``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     Speak = Callable[[Fields, Family], str | None]
     """Return the options of a match or target; None where we have no words for it."""
 
+MAX_BYTES = 16
+"""Of a match without words: more of them say nothing to a person."""
 PROTOCOL_WORDS = {
     1: "icmp",
     2: "igmp",
@@ -73,9 +75,19 @@ def _words(name: str, known: tuple[Layout, Speak] | None, revision: int, structu
         layout, speak = known
         words = speak(layout.read(structure), family)
     if words is None:
-        data = structure.rstrip(b"\0")
-        words = f"[ revision {revision}, 0x{data.hex()} ]" if data else f"[ revision {revision} ]"
+        data = _bytes_in_words(structure)
+        words = f"[ revision {revision}, {data} ]" if data else f"[ revision {revision} ]"
     return f"{name} {words}".rstrip()
+
+
+def _bytes_in_words(structure: bytes) -> str:
+    """Return bytes in hexadecimal without the zeros at the end; of many the first, and what tells them from others."""
+    data = structure.rstrip(b"\0")
+    if len(data) <= MAX_BYTES:
+        return f"0x{data.hex()}" if data else ""
+    from binascii import crc32  # the match u32 has 2 KB, and few pods have such rules
+
+    return f"0x{data[:MAX_BYTES].hex()}... ({len(structure)} bytes, CRC {crc32(structure):08x})"
 
 
 def _span(first: int, last: int, joint: str = ":") -> str:

@@ -116,4 +116,4 @@ RTN_LOCAL = 2  # linux/rtnetlink.h
 # Where expressions that we do not understand leave what they looked up
 NFTA_FIB_DREG, NFTA_RT_DREG, NFTA_EXTHDR_DREG, NFTA_NG_DREG, NFTA_OSF_DREG, NFTA_XFRM_DREG = 1, 1, 1, 1, 1, 1
 NFTA_SOCKET_DREG, NFTA_HASH_DREG, NFTA_TUNNEL_DREG = 2, 2, 2
-NFTA_MATCH_NAME = 1  # linux/netfilter/nf_tables_compat.h; NFTA_TARGET_NAME is the same
+NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_MATCH_INFO = 1, 2, 3  # linux/netfilter/nf_tables_compat.h, as NFTA_TARGET_*

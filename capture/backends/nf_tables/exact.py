@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
     Fields = dict[int, bytes]
+    Sent = tuple[bytes, bytes | None]
+    """The expressions of a rule, and its userdata."""
 
 COMPARED_OF_CHAIN = (nf.NFTA_CHAIN_HOOK, nf.NFTA_CHAIN_TYPE, nf.NFTA_CHAIN_POLICY)
 
@@ -32,14 +34,15 @@ def holds_exactly(
 ) -> bool:
     """Return whether these tables of these families have the chains and rules that messages make, and no others."""
     chains: dict[tuple[int, str, bytes], Fields] = {}
-    rules: dict[tuple[int, str], dict[bytes, list[Fields]]] = {}
+    rules: dict[tuple[int, str], dict[bytes, list[Sent]]] = {}
     for change in messages:
         fields = decode_fields(change.attributes)
         table = decode_text(fields[nf.NFTA_CHAIN_TABLE])  # NFTA_RULE_TABLE is the same number
         if change.kind == nf.NFT_MSG_NEWCHAIN:
             chains[change.family, table, fields[nf.NFTA_CHAIN_NAME]] = _compared(fields)
         elif change.kind == nf.NFT_MSG_NEWRULE:
-            rules.setdefault((change.family, table), {}).setdefault(fields[nf.NFTA_RULE_CHAIN], []).append(fields)
+            sent = fields[nf.NFTA_RULE_EXPRESSIONS], fields.get(nf.NFTA_RULE_USERDATA)
+            rules.setdefault((change.family, table), {}).setdefault(fields[nf.NFTA_RULE_CHAIN], []).append(sent)
     found = {
         (family, table, fields[nf.NFTA_CHAIN_NAME]): _compared(fields)
         for family, fields in read_chains(netfilter)
@@ -54,7 +57,7 @@ def _compared(chain: Fields) -> Fields:
     return {kind: chain[kind] for kind in COMPARED_OF_CHAIN if kind in chain}
 
 
-def _rules_are(live: Iterable[bytes], desired: Mapping[bytes, Iterable[Fields]]) -> bool:
+def _rules_are(live: Iterable[bytes], desired: Mapping[bytes, Iterable[Sent]]) -> bool:
     """Return whether the rules of a table are the desired ones, in the order of each chain, and no others."""
     rest = {chain: iter(rules) for chain, rules in desired.items()}
     for attributes in live:
@@ -65,13 +68,13 @@ def _rules_are(live: Iterable[bytes], desired: Mapping[bytes, Iterable[Fields]])
     return all(next(rules, None) is None for rules in rest.values())
 
 
-def _rule_is(found: Fields, sent: Fields) -> bool:
+def _rule_is(found: Fields, sent: Sent) -> bool:
     """Return whether a rule came back as it was sent: the same expressions, but a counter of any value, and comment."""
     expressions = found[nf.NFTA_RULE_EXPRESSIONS]
-    before, _, after = sent[nf.NFTA_RULE_EXPRESSIONS].partition(COUNTER)
+    before, counter, after = sent[0].partition(COUNTER)
     return (
-        len(expressions) == len(sent[nf.NFTA_RULE_EXPRESSIONS])
-        and expressions.startswith(before + COUNTER_HEAD)
+        len(expressions) == len(sent[0])
+        and expressions.startswith(before + COUNTER_HEAD if counter else before)
         and expressions.endswith(after)
-        and found.get(nf.NFTA_RULE_USERDATA) == sent.get(nf.NFTA_RULE_USERDATA)
+        and found.get(nf.NFTA_RULE_USERDATA) == sent[1]
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.model.ruleset import Accept, Counters, Drop, Return
 from capture.model.text import without_line_ends
-from capture.netlink.attributes import MalformedMessageError, decode_fields, decode_number, decode_text
+from capture.netlink.attributes import MalformedMessageError, decode_elements, decode_fields, decode_number, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     Fields = dict[int, bytes]
 
 VALUES = {
@@ -20,6 +22,15 @@ VALUES = {
 
 VERDICTS: dict[int, Accept | Drop | Return] = {nf.NF_ACCEPT: Accept(), nf.NF_DROP: Drop(), nf.NFT_RETURN: Return()}
 """The verdicts without a chain, by their codes."""
+
+
+def read_expressions(rule: Fields, known: dict[bytes, tuple[str, Fields]]) -> Iterator[tuple[str, Fields]]:
+    """Yield the expressions of a rule; ``known`` remembers them, since most were in another rule before."""
+    for expression in decode_elements(rule.get(nf.NFTA_RULE_EXPRESSIONS, b"")):
+        decoded = known.get(expression)
+        if decoded is None:
+            decoded = known[expression] = read_expression(expression)
+        yield decoded
 
 
 def read_expression(expression: bytes) -> tuple[str, Fields]:

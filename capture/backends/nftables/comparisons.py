@@ -5,7 +5,6 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import PORT_SIZE
 from capture.backends.nftables import native
-from capture.model.addresses import BITS
 from capture.model.values import Value
 from capture.netlink.attributes import BYTE_ORDER
 
@@ -101,16 +100,9 @@ def _prefix(loaded: Register, bounds: Bounds, part: Part) -> native.Among | None
     return native.Among(part.field, ((first, first | free),), bounds.negated)
 
 
-LAYOUTS: dict[Family, list[tuple[str, int]]] = {
-    family: sorted(
-        (
-            (field, native.ADDRESS_OFFSETS[field])
-            for field, of_family in native.ADDRESS_FAMILIES.items()
-            if of_family == family
-        ),
-        key=lambda entry: entry[1],
-    )
-    for family in BITS
+LAYOUTS = {
+    family: [(native.SADDR[family], nf.SOURCE_OFFSETS[family]), (native.DADDR[family], nf.DESTINATION_OFFSETS[family])]
+    for family in native.SADDR
 }
 """The addresses of each family by their place in the header."""
 # Where iptables-nft compares the protocol since 1.8.11 (RFC 791 3.1). In IPv6 an extension header may come first.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook
-from capture.backends.nf_tables.reading import VERDICTS, read_comment, read_counters, read_expression, read_verdict
+from capture.backends.nf_tables.reading import VERDICTS, read_comment, read_counters, read_expressions, read_verdict
 from capture.backends.nftables import native
 from capture.backends.nftables.comparisons import Bounds, Register, conditions_of, parts_of
 from capture.backends.nftables.sets import NativeSet, cases_of, ranges_of
@@ -19,7 +19,6 @@ from capture.model.addresses import address_text
 from capture.netlink.attributes import (
     BYTE_ORDER,
     MalformedMessageError,
-    decode,
     decode_fields,
     decode_host_number,
     decode_number,
@@ -56,42 +55,34 @@ FAMILY_OF_ETHER_TYPE = {b"\x08\x00": nf.FAMILY_NUMBERS["ipv4"], b"\x86\xdd": nf.
 
 
 def decode_table(
-    table: Fields,
-    chains: Iterable[Fields],
-    rules: Iterable[bytes],
-    find_set: FindSet,
-    family: Family | None = None,
+    table: Fields, chains: Iterable[Fields], rules: Iterable[bytes], find_set: FindSet
 ) -> native.NativeTable:
     """Return a table from its own attributes and those of its chains and rules, in the kernel's order.
 
-    ``find_set`` returns the set of that name; it is called for the sets that rules look up. ``family`` is that of a
-    table for one family, in which rules do not test it.
+    ``find_set`` returns the set of that name; it is called for the sets that rules look up.
     """
     by_chain: dict[bytes, list[native.NativeRule]] = {}
     known: dict[bytes, tuple[str, Fields]] = {}
     for rule in rules:
         rule_fields = decode_fields(rule)
         in_chain = by_chain.setdefault(rule_fields[nf.NFTA_RULE_CHAIN], [])
-        in_chain.append(_rule(rule_fields, Program(find_set, family), known))
-    decoded = tuple(_chain(chain, by_chain) for chain in chains)
+        in_chain.append(decode_rule(rule_fields, Program(find_set, None), known))
+    decoded = tuple(decode_chain(chain, by_chain.get(chain[nf.NFTA_CHAIN_NAME], ())) for chain in chains)
     flags = decode_number(table.get(nf.NFTA_TABLE_FLAGS, b""))
     return native.NativeTable(decode_text(table[nf.NFTA_TABLE_NAME]), decoded, bool(flags & nf.NFT_TABLE_F_DORMANT))
 
 
-def _chain(fields: Fields, rules: dict[bytes, list[native.NativeRule]]) -> native.NativeChain:
-    name = fields[nf.NFTA_CHAIN_NAME]
-    own = tuple(rules.get(name, ()))
+def decode_chain(fields: Fields, rules: Iterable[native.NativeRule]) -> native.NativeChain:
+    """Return a chain with these rules."""
     hook = decode_hook(fields)
     policy = nf.POLICIES[decode_number(fields[nf.NFTA_CHAIN_POLICY])] if hook is not None else None
-    return native.NativeChain(decode_text(name), own, hook, policy)
+    return native.NativeChain(decode_text(fields[nf.NFTA_CHAIN_NAME]), tuple(rules), hook, policy)
 
 
-def _rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, Fields]]) -> native.NativeRule:
-    for _, expression in decode(fields.get(nf.NFTA_RULE_EXPRESSIONS, b"")):
-        decoded = known.get(expression)  # rules repeat themselves: most of their expressions were seen before
-        if decoded is None:
-            decoded = known[expression] = read_expression(expression)
-        program.run(*decoded)
+def decode_rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, Fields]]) -> native.NativeRule:
+    """Return a rule; ``known`` remembers expressions of rules that were decoded before."""
+    for name, parts in read_expressions(fields, known):
+        program.run(name, parts)
     comment = read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
     return native.NativeRule(tuple(program.conditions), tuple(program.actions), program.counters, comment)
 

@@ -10,7 +10,7 @@ from capture.analysis.stations import PRIORITIES, SOURCE_HOOKS, ForeignChain, in
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook, devices_of
 from capture.backends.nf_tables.listing import read_chains, read_rules, read_tables
-from capture.backends.nftables.decode import decode_table
+from capture.backends.nftables.decode import Program, decode_chain, decode_rule
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE, model_target
 from capture.backends.nftables.native import Among, Proxy, VerdictMap
@@ -27,8 +27,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+    from capture.backends.iptables.xt_decode import Reader
     from capture.backends.nf_tables.hooks import Hook
-    from capture.backends.nftables.native import NativeChain, NativeRule
+    from capture.backends.nftables.native import NativeRule
     from capture.model.addresses import Family
     from capture.netlink.sockets import NetlinkSocket
 
@@ -136,34 +137,31 @@ def _places(netfilter: NetlinkSocket, family: int) -> Iterator[Place]:
 
 
 def _of_table(netfilter: NetlinkSocket, place: Place, first_own: int) -> Iterator[ForeignChain]:
-    family, name = place.family, place.name
-    words = f"{nf.FAMILY_WORDS[family]} {name}"
-    rules = read_rules(netfilter, family, name)
-    finder = set_finder(netfilter, family, name)
-    table = decode_table({nf.NFTA_TABLE_NAME: text(name)}, place.chains, rules, finder, nf.FAMILIES.get(family))
-    is_filter = place.is_filter_of_iptables
-    of_iptables = _in_words_of_iptables(rules, nf.FAMILIES.get(family), is_filter=is_filter)
-    called = tuple(_chain(chain, family, of_iptables) for chain in table.chains if chain.hook is None)
-    for chain, fields in zip(table.chains, place.chains, strict=True):
-        point = _point(family, chain.hook) if chain.hook is not None else ""
-        if chain.hook is not None and point:
-            is_nat = chain.hook.kind == "nat"
+    family = place.family
+    rules = _rules_by_chain(netfilter, place)
+    chains = [(fields, _chain(fields, rules)) for fields in place.chains]
+    called = tuple(chain for fields, chain in chains if nf.NFTA_CHAIN_HOOK not in fields)
+    for fields, chain in chains:
+        hook = decode_hook(fields)
+        point = _point(family, hook) if hook is not None else ""
+        if hook is not None and point:
+            is_nat = hook.kind == "nat"
             if is_nat and point in SOURCE_HOOKS:
                 continue
-            entry, devices = _chain(chain, family, of_iptables), tuple[str, ...]()
-            if (family, chain.hook.place) in HOOKS_OF_DEVICES:
+            entry, devices = chain, tuple[str, ...]()
+            if (family, hook.place) in HOOKS_OF_DEVICES:
                 devices = devices_of(fields)
-                entry = _of_devices(entry, devices, HOOKS_OF_DEVICES[family, chain.hook.place][1])
+                entry = _of_devices(entry, devices, HOOKS_OF_DEVICES[family, hook.place][1])
             yield ForeignChain(
-                words,
+                f"{nf.FAMILY_WORDS[family]} {place.name}",
                 (nf.FAMILIES[family],) if family in nf.FAMILIES else FAMILIES,
                 point,
-                chain.hook.priority,
+                hook.priority,
                 is_nat,
                 model.Table(model.NAT if is_nat else model.MANGLE, (entry, *called)),
                 is_older=place.handle < first_own,
-                is_native=not is_filter,
-                is_route=chain.hook.kind == "route",
+                is_native=not place.is_filter_of_iptables,
+                is_route=hook.kind == "route",
                 devices=devices,
             )
 
@@ -186,38 +184,33 @@ def _of_devices(
     return entry.replace(rules=tuple(rules), policy="ACCEPT")
 
 
-def _in_words_of_iptables(
-    rules: list[bytes], family: Family | None, *, is_filter: bool
-) -> dict[str, list[model.Rule | None]]:
-    """Return by chain the rules that only iptables-nft writes, and None for others; in its tables nearly all are."""
-    are_xt = [
-        any(name in rule for name in XT_EXPRESSIONS)
-        or (is_filter and not any(name in rule for name in SET_EXPRESSIONS))
-        for rule in rules
-    ]
-    if family is None or not any(are_xt):
-        return {}
-    from capture.backends.iptables.xt_decode import Reader  # another backend, which only this needs
+def _rules_by_chain(netfilter: NetlinkSocket, place: Place) -> dict[bytes, list[model.Rule]]:
+    """Return the rules of a table by chain: in words of iptables those that only iptables-nft writes."""
+    family, is_filter = nf.FAMILIES.get(place.family), place.is_filter_of_iptables
+    find_set = set_finder(netfilter, place.family, place.name)
+    known: dict[bytes, tuple[str, Fields]] = {}
+    found: dict[bytes, list[model.Rule]] = {}
+    reader: Reader | None = None
+    for attributes in read_rules(netfilter, place.family, place.name):
+        fields = decode_fields(attributes)
+        in_chain = found.setdefault(fields[nf.NFTA_RULE_CHAIN], [])
+        is_xt = any(name in attributes for name in XT_EXPRESSIONS)
+        if family is not None and (is_xt or (is_filter and not any(name in attributes for name in SET_EXPRESSIONS))):
+            from capture.backends.iptables.xt_decode import Reader  # another backend, which only this needs
 
-    reader = Reader(family)
-    found: dict[str, list[model.Rule | None]] = {}
-    for attributes, is_xt in zip(rules, are_xt, strict=True):
-        chain = decode_text(decode_fields(attributes)[nf.NFTA_RULE_CHAIN])
-        rule = reader.read(attributes).rule.replace(why="", counters=None) if is_xt else None
-        found.setdefault(chain, []).append(rule)
+            reader = reader or Reader(family)
+            in_chain.append(reader.read(attributes).rule.replace(why="", counters=None))
+        else:
+            in_chain += _rules(decode_rule(fields, Program(find_set, family), known), family)
     return found
 
 
-def _chain(chain: NativeChain, family: int, of_iptables: dict[str, list[model.Rule | None]]) -> model.Chain:
+def _chain(fields: Fields, rules: dict[bytes, list[model.Rule]]) -> model.Chain:
     """Return a chain in the model's words; each of our names is that of a chain that is jumped to."""
-    known = of_iptables.get(chain.name) or [None] * len(chain.rules)
-    rules = tuple(
-        rule
-        for native, in_words in zip(chain.rules, known, strict=True)
-        for rule in ((in_words,) if in_words is not None else _rules(native, nf.FAMILIES.get(family)))
-    )
+    chain = decode_chain(fields, ())
     policy = chain.policy.upper() if chain.policy else None
-    return model.Chain(chain.name if chain.hook is not None else model_target(chain.name), rules, policy)
+    name = chain.name if chain.hook is not None else model_target(chain.name)
+    return model.Chain(name, tuple(rules.get(fields[nf.NFTA_CHAIN_NAME], ())), policy)
 
 
 def _rules(native: NativeRule, family: Family | None) -> Iterator[model.Rule]:

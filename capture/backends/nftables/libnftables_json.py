@@ -64,21 +64,15 @@ def _statements(rule: native.NativeRule) -> list[Object]:
     return [*conditions, {"counter": None}, *(STATEMENTS[type(action)](action) for action in rule.actions)]
 
 
-FIELDS: dict[str, Object] = {native.IIFNAME: {"meta": {"key": "iifname"}}, native.OIFNAME: {"meta": {"key": "oifname"}}}
-for _field in (
-    native.NFPROTO,
-    native.L4PROTO,
-    native.SKUID,
-    native.SKGID,
-    native.MARK,
-    native.CT_MARK,
-    native.CT_STATE,
-):
-    _kind, _, _name = _field.partition(" ")
-    FIELDS[_field] = {_kind: {"key": _name}}
-for _field in (*native.ADDRESS_FAMILIES, *native.PORT_PROTOCOLS):
-    _kind, _, _name = _field.partition(" ")
-    FIELDS[_field] = {"payload": {"protocol": _kind, "field": _name}}
+def _expression(field: str) -> Object:
+    kind, _, name = field.rpartition(" ")
+    if kind in ("", "meta", "ct"):
+        return {kind or "meta": {"key": name}}
+    return {"payload": {"protocol": kind, "field": name}}
+
+
+FIELDS = {field: _expression(field) for field in (*native.SIZES, *native.INTERFACES.values())}
+ZONE = _expression("ct zone")
 
 
 def _match(field: object, operator: str, operand: object) -> Object:
@@ -120,13 +114,12 @@ def _masked(condition: native.Masked) -> Object:
 def _named(condition: native.Named) -> Object:
     if condition.name.startswith("@"):
         raise ValueError(f"libnftables would take the name of an interface for one of a set: {condition.name!r}")
-    name = f"{condition.name}*" if condition.any_ending else _without_wildcard(condition.name)
+    name = condition.name
+    if condition.any_ending:
+        name += "*"
+    elif name.endswith("*"):
+        name = f"{name[:-1]}\\*"  # else it would mean any ending
     return _match(FIELDS[condition.field], _equality(condition), name)
-
-
-def _without_wildcard(name: str) -> str:
-    """Return a name so that an asterisk at its end is one, and does not mean any ending."""
-    return f"{name[:-1]}\\*" if name.endswith("*") else name
 
 
 def _proxy(action: native.Proxy) -> Object:
@@ -143,9 +136,6 @@ def _set_mark(action: model.SetMark) -> Object:
         return _set(native.MARK, action.value)
     kept = {"&": [FIELDS[native.MARK], model.ALL_BITS & ~action.mask]}
     return _set(native.MARK, {"|": [kept, action.value & action.mask]})
-
-
-ZONE = {"ct": {"key": "zone"}}
 
 
 def _fixed(statement: Object) -> Callable[[object], Object]:

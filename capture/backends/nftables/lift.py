@@ -175,13 +175,12 @@ def _verdict(rule: native.NativeRule, following: native.NativeRule | None) -> tu
     if len(actions) == 1 and not isinstance(first, native.Proxy | native.VerdictMap):
         return (model.Jump(model_target(first.chain)) if isinstance(first, model.Jump) else first), 1
     match actions:
-        case (native.Proxy(port), model.SetMark(value, mask), model.Accept()) if _is_drop_for(rule, following):
+        case (native.Proxy(port), model.SetMark(value, mask), model.Accept()) if (
+            following is not None
+            and following.actions == (model.Drop(),)  # what no socket took
+            and following.conditions == rule.conditions
+        ):
             return model.TransparentProxy(port, value, mask), 2
     from capture.backends.nftables.text import described  # only foreign rules need words
 
     return model.UnknownVerdict(described(*actions)), 1
-
-
-def _is_drop_for(rule: native.NativeRule, following: native.NativeRule | None) -> bool:
-    """Return whether the next rule drops what a transparent proxy did not take."""
-    return following is not None and following.actions == (model.Drop(),) and following.conditions == rule.conditions

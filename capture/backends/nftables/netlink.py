@@ -51,7 +51,12 @@ class NetlinkDriver:
         from capture.backends.nftables.lift import lift  # not needed where all is as it should be
 
         with open_netfilter() as netfilter:
-            return lift(_read_tables(netfilter))
+            tables, _ = read_consistently(
+                netfilter,
+                "read the rules of capture",
+                lambda: [_read_table(netfilter, table) for table in _our_tables(netfilter)],
+            )
+        return lift(tables)
 
     def holds(self, desired: Ruleset) -> bool:
         """Return whether our tables are to the byte what ``write`` makes; no means no more than "read it"."""
@@ -87,15 +92,6 @@ class NetlinkDriver:
 
 def _tables_and_chains(desired: tuple[NativeTable, ...], live: plan.LiveTables) -> Iterator[Change]:
     return plan.replace(desired, live, lambda table: TableMessages(nf.NFPROTO_INET, table))
-
-
-def _read_tables(netfilter: NetlinkSocket) -> list[NativeTable]:
-    """Return our tables as they were at one moment."""
-    doing = "read the rules of capture"
-    tables, _ = read_consistently(
-        netfilter, doing, lambda: [_read_table(netfilter, table) for table in _our_tables(netfilter)]
-    )
-    return tables
 
 
 def _our_tables(netfilter: NetlinkSocket) -> list[Fields]:

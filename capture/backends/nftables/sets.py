@@ -7,14 +7,7 @@ from capture.backends.nf_tables.expressions import data, nest
 from capture.backends.nftables.native import ADDRESS_FAMILIES, DPORT, HOST_ORDER, SIZES, SKGID, SKUID, SPORT
 from capture.model.addresses import merge_ranges
 from capture.model.values import Value
-from capture.netlink.attributes import (
-    BYTE_ORDER,
-    attribute,
-    decode_elements,
-    decode_fields,
-    decode_number,
-    u32be,
-)
+from capture.netlink.attributes import BYTE_ORDER, attribute, decode_fields, decode_number, u32be
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,97 +86,83 @@ class NativeSet(Value):
     data: tuple[bytes, ...] = ()
 
 
-def decode_set(description: dict[int, bytes], elements: Iterable[bytes]) -> NativeSet:
-    """Return a set from its description and the messages with its elements."""
+def decode_set(description: dict[int, bytes], messages: Iterable[bytes]) -> NativeSet:
+    """Return a set or a map from its description and the messages with its elements."""
     flags = decode_number(description.get(nf.NFTA_SET_FLAGS, b""))
     size = decode_number(description[nf.NFTA_SET_KEY_LEN])
-    if flags & nf.NFT_SET_MAP:
-        return _decode_map(flags, size, elements)
     keys: list[bytes] = []
     ends: list[bytes] = []
-    shapes: dict[bytes, list[bytes] | None] = {}
+    data: list[bytes] = []
+    shapes: dict[bytes, bytes | bool] = {}
     key_end = KEY_OFFSET + size
-    for message in elements:
+    for message in messages:
         part = decode_fields(message).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"")
         offset, end = 0, len(part)
         while offset < end:
             length = int.from_bytes(part[offset : offset + 2], BYTE_ORDER)
             element = part[offset : offset + length]
-            # All elements are alike but for the key, so that most need no decoding: there may be thousands.
+            # Most elements are alike but for the key, so that they need no decoding: there may be thousands.
             shape = element[key_end:]
             if shape not in shapes:
-                is_end = _is_end(element, size)
-                shapes[shape] = None if is_end is None else ends if is_end else keys
-            one_of = shapes[shape]
-            if one_of is None:
-                return NativeSet(flags, size, (), (), understood=False)
-            one_of.append(element[KEY_OFFSET:key_end])
+                known = _data_or_end(element, size, is_map=bool(flags & nf.NFT_SET_MAP))
+                if known is None:
+                    return NativeSet(flags, size, (), (), understood=False)
+                shapes[shape] = known
+            leads_to = shapes[shape]
+            (ends if leads_to is True else keys).append(element[KEY_OFFSET:key_end])
+            if isinstance(leads_to, bytes):
+                data.append(leads_to)
             offset += (length + 3) & ~3
-    return NativeSet(flags, size, tuple(keys), tuple(ends))
-
-
-def _decode_map(flags: int, size: int, messages: Iterable[bytes]) -> NativeSet:
-    """Return a map from the messages with its elements; it is not understood where they have more than key and data."""
-    keys: list[bytes] = []
-    ends: list[bytes] = []
-    data: list[bytes] = []
-    for message in messages:
-        for element in decode_elements(decode_fields(message).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"")):
-            fields = decode_fields(element)
-            key = decode_fields(fields.get(nf.NFTA_SET_ELEM_KEY, b"")).get(nf.NFTA_DATA_VALUE, b"")
-            is_end = decode_number(fields.get(nf.NFTA_SET_ELEM_FLAGS, b"")) == nf.NFT_SET_ELEM_INTERVAL_END
-            if len(key) != size or not fields.keys() <= PARTS_OF_MAPS or is_end == (nf.NFTA_SET_ELEM_DATA in fields):
-                return NativeSet(flags, size, (), (), understood=False)
-            (ends if is_end else keys).append(key)
-            data += () if is_end else (fields[nf.NFTA_SET_ELEM_DATA],)
     return NativeSet(flags, size, tuple(keys), tuple(ends), data=tuple(data))
 
 
-PARTS_OF_MAPS = {nf.NFTA_SET_ELEM_KEY, nf.NFTA_SET_ELEM_DATA, nf.NFTA_SET_ELEM_FLAGS, nf.NFTA_SET_ELEM_USERDATA}
 KEY_OFFSET = 12
 """Bytes before the key: the headers of the element, of its key, and of the key's value."""
 
 
-def _is_end(element: bytes, size: int) -> bool | None:
-    """Return whether an element ends an interval; None if it is not just a key at the usual place."""
+def _data_or_end(element: bytes, size: int, *, is_map: bool) -> bytes | bool | None:
+    """Return the data of an element of a map, else whether it ends an interval; None if it has more than that."""
     fields = decode_fields(element[4:])
-    key = decode_fields(fields.get(nf.NFTA_SET_ELEM_KEY, b"")).get(nf.NFTA_DATA_VALUE)
-    flags = decode_number(fields.get(nf.NFTA_SET_ELEM_FLAGS, b""))
-    if key != element[KEY_OFFSET : KEY_OFFSET + size] or flags & ~nf.NFT_SET_ELEM_INTERVAL_END:
+    key = decode_fields(fields.pop(nf.NFTA_SET_ELEM_KEY, b"")).get(nf.NFTA_DATA_VALUE)
+    flags = decode_number(fields.pop(nf.NFTA_SET_ELEM_FLAGS, b""))
+    data = fields.pop(nf.NFTA_SET_ELEM_DATA, None)
+    fields.pop(nf.NFTA_SET_ELEM_USERDATA, None)
+    is_end = flags == nf.NFT_SET_ELEM_INTERVAL_END
+    if fields or key != element[KEY_OFFSET : KEY_OFFSET + size] or (flags and not is_end):
         return None
-    if not fields.keys() <= {nf.NFTA_SET_ELEM_KEY, nf.NFTA_SET_ELEM_FLAGS, nf.NFTA_SET_ELEM_USERDATA}:
+    if (data is not None) != (is_map and not is_end):
         return None
-    return bool(flags)
+    return is_end if data is None else data
 
 
 def ranges_of(native: NativeSet, order: ByteOrder) -> tuple[Range, ...] | None:
     """Return the numbers of a set as sorted ranges that do not touch; None if it holds something else."""
-    if not native.understood or native.flags & ~UNDERSTOOD_SETS:
-        return None
-    firsts = sorted(int.from_bytes(key, order) for key in native.keys)
-    if not native.flags & nf.NFT_SET_INTERVAL:
-        return tuple(merge_ranges((number, number) for number in firsts))
-    if order != "big":
-        return None  # intervals of numbers in another order are no intervals of numbers
-    beyond = 1 << native.key_size * 8
-    ends = sorted(int.from_bytes(key, order) for key in native.ends)
-    return tuple(merge_ranges(_ranges_between(firsts, ends, beyond)))
+    found = _ranges(native, order, UNDERSTOOD_SETS)
+    return None if found is None else tuple(merge_ranges(found))
 
 
 def cases_of(native: NativeSet, order: ByteOrder) -> dict[bytes, tuple[Range, ...]] | None:
     """Return what a map leads to, each with the numbers that lead there as in ``ranges_of``."""
-    is_interval = bool(native.flags & nf.NFT_SET_INTERVAL)
-    unknown = native.flags & ~(UNDERSTOOD_SETS | nf.NFT_SET_MAP)
-    if not native.understood or not native.data or unknown or (is_interval and order != "big"):
+    ranges = _ranges(native, order, UNDERSTOOD_SETS | nf.NFT_SET_MAP)
+    if not ranges or not native.data:
         return None
     data = dict(zip([int.from_bytes(key, order) for key in native.keys], native.data, strict=True))
-    firsts = sorted(data)
-    ends = sorted(int.from_bytes(key, order) for key in native.ends)
-    between = _ranges_between(firsts, ends, 1 << native.key_size * 8)
     found: dict[bytes, list[Range]] = {}
-    for first, last in between if is_interval else zip(firsts, firsts, strict=True):
+    for first, last in ranges:
         found.setdefault(data[first], []).append((first, last))
     return {each: tuple(merge_ranges(ranges)) for each, ranges in found.items()}
+
+
+def _ranges(native: NativeSet, order: ByteOrder, understood: int) -> Iterable[Range] | None:
+    """Return the range of each key in ascending order; None if a flag is not among the understood ones."""
+    is_interval = bool(native.flags & nf.NFT_SET_INTERVAL)
+    if not native.understood or native.flags & ~understood or (is_interval and order != "big"):
+        return None  # intervals of numbers in another order are no intervals of numbers
+    firsts = sorted(int.from_bytes(key, order) for key in native.keys)
+    if not is_interval:
+        return zip(firsts, firsts, strict=True)
+    ends = sorted(int.from_bytes(key, order) for key in native.ends)
+    return _ranges_between(firsts, ends, 1 << native.key_size * 8)
 
 
 def _ranges_between(firsts: list[int], ends: list[int], beyond: int) -> Iterator[Range]:

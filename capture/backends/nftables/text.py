@@ -7,6 +7,7 @@ from capture.backends.nftables import native
 from capture.backends.nftables.lower import lower
 from capture.model import ruleset as model
 from capture.model.addresses import address_text, split
+from capture.model.limits import MAX_PORT
 from capture.model.text import without_line_ends
 
 TYPE_CHECKING = False
@@ -20,9 +21,6 @@ WORDS: dict[str, dict[int, str]] = {
     native.L4PROTO: dict[int, str](nf.PROTOCOLS),
 }
 """Fields whose numbers have names."""
-
-
-HIGHEST_PORT = 0xFFFF
 
 
 def render_text(ruleset: model.Ruleset) -> str:
@@ -79,7 +77,7 @@ def kept_apart(conditions: Sequence[native.Condition]) -> Iterator[native.Condit
         ):
             yield condition
         elif excluded_port and condition.is_single:
-            yield native.Masked(condition.field, HIGHEST_PORT, condition.ranges[0][0], negated=True)
+            yield native.Masked(condition.field, MAX_PORT, condition.ranges[0][0], negated=True)
         else:
             excluded_port = True
             yield condition

@@ -5,28 +5,23 @@ from __future__ import annotations
 import click
 
 from capture.cli.doctor.examination import DRIVERS, can_work, examine, findings
-from capture.cli.options import CaptureCommand, format_option, namespace_options
+from capture.cli.options import command, format_option, namespace_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNSUPPORTED
 from capture.report.findings import Finding, print_findings
 from capture.report.output import print_json
 from capture.report.terminal import print_lines
 from capture.state.netns import Entered
 
-EXAMPLES = """
-capture doctor
-capture doctor --pid 4711
-capture doctor --format json | jq '.findings[] | select(.state == "error")'
-"""
 
-
-@click.command(
-    cls=CaptureCommand,
-    params=[
-        *namespace_options(),
-        click.Option(["--all", "everything"], is_flag=True, help="Show what is in order with the drivers, too."),
-        format_option("table", "json"),
-    ],
-    examples=EXAMPLES,
+@command(
+    """
+    capture doctor
+    capture doctor --pid 4711
+    capture doctor --format json | jq '.findings[] | select(.state == "error")'
+    """,
+    *namespace_options(),
+    click.Option(["--all", "everything"], is_flag=True, help="Show what is in order with the drivers, too."),
+    format_option("table", "json"),
 )
 def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
     """Check this pod and its capture, then the node, then what this kernel and host can do.

@@ -28,9 +28,9 @@ CROWDED = (
     "## A node with five hundred pods",
     "",
     (
-        "A real API server, five hundred network namespaces with rules and listeners, a runtime that tells of them, "
-        "and the agent of the image in a control group of its own, with the chart's probes. No kubelet: its pods would "
-        "take all of two cores."
+        "The API server is real. There are five hundred network namespaces with rules and listeners, and a runtime "
+        "that tells of them. The agent of the image runs in a control group of its own, with the chart's probes. No "
+        "kubelet: its pods would take all of two cores."
     ),
     "",
 )

@@ -19,10 +19,10 @@ from capture.model.addresses import (
     parse_address,
     parse_network,
 )
+from capture.model.limits import MAX_ID
 from capture.model.ruleset import Span, only
 from capture.settings.config import CaptureConfig
 from capture.settings.parsers import Selection, UidPorts
-from support.generators.rules import HIGHEST_ID
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PORTS = [*map(only, (1, 22, 53, 80, 443, 15001, 15008, 15020, 65535)), Span(1, 65535), Span(50, 60), Span(60, 61)]
-IDS = [*map(only, (0, 1, 1000, 1337, 4444, HIGHEST_ID)), Span(0, HIGHEST_ID), Span(1000, 1999), Span(2000, 2001)]
+IDS = [*map(only, (0, 1, 1000, 1337, 4444, MAX_ID)), Span(0, MAX_ID), Span(1000, 1999), Span(2000, 2001)]
 IPV4_NETWORKS = "0.0.0.0/0 0.0.0.0/1 128.0.0.0/1 10.0.0.0/8 10.0.0.0/9 10.128.0.0/9 127.0.0.0/8 127.0.0.1 192.0.2.7"
 IPV6_NETWORKS = "::/0 ::/1 8000::/1 fd00::/8 fd00::/9 ::1 ::1:0/112 2001:db8::7 fe80::/10"
 NETWORKS = [parse_network(text) for text in f"{IPV4_NETWORKS} {IPV6_NETWORKS}".split()]

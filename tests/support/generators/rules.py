@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, TypeVar
 from hypothesis import strategies as st
 
 from capture.model.addresses import BITS, FAMILIES, Network
+from capture.model.limits import MAX_ID, MAX_PORT
 from capture.model.ruleset import (
     ALL_BITS,
     CONNECTION_STATES,
@@ -78,8 +79,6 @@ if TYPE_CHECKING:
 
 Entry = TypeVar("Entry", Network, Span)
 
-HIGHEST_PORT = 65535
-HIGHEST_ID = 2**32 - 2  # 2**32 - 1 is no id (credentials(7)), and iptables refuses it
 HIGHEST_ZONE = 2**16 - 1
 
 OUR_CHAINS = {
@@ -196,12 +195,12 @@ def possible_matches(
     if family is not None:
         possible += [st.builds(kind, network_lists(family), st.booleans()) for kind in (Source, Destination)]
     if protocol is not None:
-        ports = span_lists(1, HIGHEST_PORT)
+        ports = span_lists(1, MAX_PORT)
         possible += [st.builds(kind, ports, st.booleans()) for kind in (SourcePort, DestinationPort)]
     if place.side == PREROUTING:
         possible.append(st.builds(InInterface, interfaces(), st.booleans()))
     else:
-        ids = span_lists(0, HIGHEST_ID)
+        ids = span_lists(0, MAX_ID)
         possible += [st.builds(kind, ids, st.booleans()) for kind in (OwnerUid, OwnerGid)]
         possible.append(st.builds(OutInterface, interfaces(), st.booleans()))
     if place.table != RAW:  # connections are tracked after raw
@@ -225,7 +224,7 @@ def verdicts(place: Place, protocol: ProtocolName | None) -> st.SearchStrategy[V
         st.sampled_from([Return(), Accept(), Continue()]),
         st.builds(Log, st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789:-", min_size=1, max_size=29)),
     ]
-    ports = st.integers(1, HIGHEST_PORT)
+    ports = st.integers(1, MAX_PORT)
     if place.targets:
         possible.append(st.builds(Jump, st.sampled_from(place.targets)))
     if place.table == NAT and protocol is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import time
 
 import pytest
 
+from capture.analysis.compare import differences
 from capture.analysis.judgement import judge
 from capture.analysis.stations import ForeignChain, PodNetwork
 from capture.model.addresses import Network
@@ -24,6 +26,7 @@ from capture.model.ruleset import (
     Protocol,
     Return,
     Rule,
+    Ruleset,
     SetMark,
     Source,
     Table,
@@ -37,7 +40,7 @@ from capture.settings.parsers import Selection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from capture.analysis.judgement import Judgement
     from capture.model.addresses import Family
@@ -162,6 +165,8 @@ LONG: dict[str, Callable[[int], object]] = {
             excluded_outbound_networks=networks(count // 10),
         )
     ),
+    "rules that are others": lambda count: differences(named(range(20 * count)), named(range(20 * count, 40 * count))),
+    "rules in another order": lambda count: differences(named(range(20 * count)), named(range(20 * count - 1, -1, -1))),
     "rules": lambda count: judged(drops(6 * count)),
     "rules for udp": lambda count: judged(drops(6 * count, "udp")),
     "rules behind": lambda count: judged(drops(6 * count, priority=0)),
@@ -169,6 +174,12 @@ LONG: dict[str, Callable[[int], object]] = {
     "rules in our chain for udp": lambda count: judged_in_our_chain(dropping(6 * count, "udp"), CaptureConfig()),
 }
 """What is judged, by a number of entries."""
+
+
+def named(numbers: Iterable[int]) -> Ruleset:
+    """Return one of our chains with a rule for each number."""
+    rules = tuple(Rule(Jump(f"ISTIO-{number}")) for number in numbers)
+    return Ruleset(IP, (Table(NAT, (Chain("ISTIO-OUTPUT", rules),)),))
 
 
 def spans(count: int, distance: int) -> tuple[Span, ...]:
@@ -182,8 +193,22 @@ def seconds(about: str, count: int) -> float:
     return time.process_time() - begin
 
 
-@pytest.mark.parametrize("about", ["networks", "ports", "groups, ports and networks", "rules in our chain"])
-def test_time_grows_as_length_does(about: str) -> None:
+QUICK = (
+    *("networks", "ports", "groups, ports and networks", "rules in our chain"),
+    *("rules that are others", "rules in another order"),
+)
+
+
+@pytest.fixture
+def without_collections() -> Iterator[None]:
+    """What is collected is mostly pytest's."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("about", QUICK)
+def test_time_grows_as_length_does(about: str, without_collections: None) -> None:
     LONG[about](10)  # what is loaded, and kept, once
     assert seconds(about, 2000) < GROWTH * seconds(about, 200)
 

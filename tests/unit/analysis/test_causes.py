@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import capture
-from capture.analysis.cause_texts import TEXTS, Cause, cause
+from capture.analysis.cause_texts import TEXTS, cause
 from capture.analysis.causes import Capture, PodFacts, causes_at_port, causes_of_pod, causes_of_proxy
 from capture.model.addresses import parse_address
 from capture.model.ruleset import only
@@ -16,12 +17,18 @@ from capture.netlink.interfaces import IFF_UP, Link
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, Listener
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from capture.analysis.cause_texts import Cause
+
 CAPTURE_PACKAGE = Path(capture.__file__).parent
 TELL_CAUSES = ("analysis/causes", "analysis/envoy", "operations/diagnosis")
 OF_A_FAMILY: dict[str, object] = {"family": "IPv6", "other": "IPv4", "any_address": "::"}
 """Words that one cause takes from a dictionary."""
 PROXY = 1337
 CAPTURE = Capture(15001, 15006, None, (only(PROXY),), (only(PROXY),), is_transparent=False, families=("ipv4", "ipv6"))
+IPV4_ONLY = CAPTURE.replace(families=("ipv4",))
 ETH0 = Link(2, "eth0", IFF_UP)
 FACTS = PodFacts((ETH0,), (parse_address("10.0.0.1"), parse_address("fd00::1")), (), {})
 
@@ -30,9 +37,8 @@ def listener(port: int, *, family: int = AF_INET, uid: int = PROXY, inode: int =
     return Listener(IPPROTO_TCP, family, bytes(16 if family == AF_INET6 else 4), port, uid, inode=inode, **more)
 
 
-def kinds(causes: object) -> list[str]:
-    assert hasattr(causes, "__iter__")
-    return [cause.kind for cause in causes if isinstance(cause, Cause)]
+def kinds(causes: Iterable[Cause]) -> list[str]:
+    return [cause.kind for cause in causes]
 
 
 @pytest.mark.parametrize(
@@ -65,6 +71,12 @@ def test_a_proxy_on_other_ports_is_named_with_them() -> None:
 def test_a_family_without_an_address_needs_no_listener() -> None:
     facts = FACTS.replace(addresses=(parse_address("10.0.0.1"),), listeners=(listener(15001), listener(15006)))
     assert kinds(causes_of_proxy(facts, CAPTURE)) == []
+
+
+def test_a_pod_with_lo_alone_needs_a_listener_for_what_it_sends() -> None:
+    facts = FACTS.replace(links=(), addresses=())
+    assert set(kinds(causes_of_proxy(facts, CAPTURE))) == {"not-listening"}
+    assert kinds(causes_of_proxy(facts.replace(listeners=(listener(15001),)), IPV4_ONLY)) == []
 
 
 def test_a_proxy_of_the_right_group_may_have_another_user() -> None:

@@ -12,6 +12,7 @@ from capture.analysis.space import NONE, Field, PacketSpace
 from capture.analysis.stations import PRIORITIES
 from capture.analysis.trace import whole_way
 from capture.model.addresses import outside
+from capture.model.limits import MAX_ID
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import RestoreMark, Return, TransparentProxy
 from support.generators.small_pools import Pools, numbers_of
@@ -52,26 +53,11 @@ def wrong(seeds: range, packets: int = PACKETS) -> int:
 
 
 def test_every_packet_has_the_outcome_of_its_trace() -> None:
-    assert wrong(SAMPLE) == 0
-
-
-def test_every_packet_does_with_long_lists_put_aside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chains, "SHORT", 2)
-    monkeypatch.setattr(long_lists, "MAX_PUT_IN", 0)
-    assert wrong(SAMPLE, 20) == 0
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("start", range(120, 1120, 50))
-def test_in_a_thousand_situations_too(start: int) -> None:
-    assert wrong(range(start, start + 50), 200) == 0
-
-
-def test_the_pools_reach_what_is_rare() -> None:
-    """Packets that come in again over lo, that a second nat chain would map, and that get a mark back."""
+    """Among them packets that come in again over lo, that a second nat chain would map, and that get a mark back."""
     met: Counter[str] = Counter()
     for seed in SAMPLE:
-        for _, _, traced in compared(seed, 20):
+        for found, fate, traced in compared(seed):
+            assert found == fate, seed
             hooks = [step.station.entry for step in traced.path if step.station]
             nats = {step.station.table for step in traced.path if step.station and step.station.is_nat}
             went_out = traced.packet.in_interface is None
@@ -83,6 +69,18 @@ def test_the_pools_reach_what_is_rare() -> None:
             met["refused by mark"] += traced.rerouted is not None and traced.outcome == "dropped"
     assert len(met) == 6
     assert min(met.values()) > 10
+
+
+def test_every_packet_does_with_long_lists_put_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chains, "SHORT", 2)
+    monkeypatch.setattr(long_lists, "MAX_PUT_IN", 0)
+    assert wrong(SAMPLE[::2], 20) == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("start", range(120, 1120, 50))
+def test_in_a_thousand_situations_too(start: int) -> None:
+    assert wrong(range(start, start + 50), 200) == 0
 
 
 # --- wrong compilers -------------------------------------------------------------------------------
@@ -125,9 +123,7 @@ def sends_inbound_to_loopback(patch: Patch) -> None:
 
 
 def needs_an_interface(patch: Patch) -> None:
-    patch.setattr(
-        space, "outside", lambda ranges, low, high: outside(ranges, low if high == space.HIGHEST_ID else 0, high)
-    )
+    patch.setattr(space, "outside", lambda ranges, low, high: outside(ranges, low if high == MAX_ID else 0, high))
 
 
 def forgets_lo(patch: Patch) -> None:
@@ -246,30 +242,32 @@ def routes_again_behind_every_chain(patch: Patch) -> None:
     patch.setattr(Compiler, "_passed", passed)
 
 
-MUTANTS = (
-    asks_nat_again,
-    keeps_the_port,
-    sends_inbound_to_loopback,
-    needs_an_interface,
-    forgets_lo,
-    asks_nat_over_lo,
-    asks_nat_about_all,
-    lets_return_pass_a_policy,
-    ignores_masks,
-    swaps_marks,
-    takes_owners_of_nobody_alike,
-    marks_nothing_for_the_proxy,
-    enters_nat_by_priority_alone,
-    leaves_the_pod_by_lo,
-    shows_the_new_interface_at_output,
-    forgets_input,
-    forgets_later_packets,
-    keeps_the_socket_over_lo,
-    routes_again_behind_every_chain,
-)
+MUTANTS: dict[Callable[[Patch], None], int] = {
+    asks_nat_again: 6,
+    keeps_the_port: 12,
+    sends_inbound_to_loopback: 108,
+    needs_an_interface: 4,
+    forgets_lo: 0,
+    asks_nat_over_lo: 17,
+    asks_nat_about_all: 0,
+    lets_return_pass_a_policy: 21,
+    ignores_masks: 3,
+    swaps_marks: 0,
+    takes_owners_of_nobody_alike: 0,
+    marks_nothing_for_the_proxy: 1,
+    enters_nat_by_priority_alone: 110,
+    leaves_the_pod_by_lo: 0,
+    shows_the_new_interface_at_output: 6,
+    forgets_input: 0,
+    forgets_later_packets: 115,
+    keeps_the_socket_over_lo: 51,
+    routes_again_behind_every_chain: 3,
+}
+"""Wrong compilers, each with a seed whose packets have shown it: it is tried first, the others after it."""
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_wrong_compiler_is_seen(mutant: Callable[[Patch], None], monkeypatch: Patch) -> None:
     mutant(monkeypatch)
-    assert any(found != fate for seed in SAMPLE for found, fate, _ in compared(seed, 100))
+    seeds = (MUTANTS[mutant], *SAMPLE)
+    assert any(found != fate for seed in seeds for found, fate, _ in compared(seed, 100))

@@ -31,6 +31,7 @@ from capture.model.ruleset import (
     Return,
     Rule,
     SetMark,
+    SetZone,
     Table,
     UnknownMatch,
     UnknownVerdict,
@@ -250,15 +251,40 @@ class TestWhatAKernelCanShow:
         assert found(Situation(DEFAULT), Situation(live)) == []
 
 
-def test_dnat_leads_foreign_chain() -> None:
+@pytest.mark.parametrize(
+    ("words", "address", "port"),
+    [
+        ("DNAT --to-destination 10.1.2.3:8443", "10.1.2.3/32", 8443),
+        ("DNAT --to-destination 10.1.2.3", "10.1.2.3/32", 443),
+        ("DNAT --to-destination :8443", "None", 8443),
+        ("DNAT --to-destination :8443 --random", "None", 8443),
+        ("dnat to :8443", "None", 8443),
+        ("dnat ip to 10.1.2.3", "10.1.2.3/32", 443),
+    ],
+)
+def test_dnat_leads_foreign_chain(words: str, address: str, port: int) -> None:
     """The first mapping of nat is the only one."""
-    translates = Rule(UnknownVerdict("DNAT --to-destination 10.1.2.3:8443"), HTTPS)
+    translates = Rule(UnknownVerdict(words), HTTPS)
 
     captured = [each for each in effects(DEFAULT, translates) if each.before.outcome == "proxy-outbound"]
 
     assert [(each.after.outcome, str(each.after.address), each.after.port) for each in captured] == [
-        ("direct", "10.1.2.3/32", 8443)
+        ("direct", address, port)
     ]
+
+
+@pytest.mark.parametrize("words", ["DNAT --to-destination :80-90", "DNAT --to-destination 10.1.2.3-10.1.2.9"])
+def test_dnat_to_several_is_not_judged(words: str) -> None:
+    captured = effects(DEFAULT, Rule(UnknownVerdict(words), HTTPS))
+    assert captured
+    assert not any(each.is_certain for each in captured)
+
+
+def test_a_zone_for_tcp_is_not_judged() -> None:
+    """A connection whose answers are in another zone than its first packet is lost."""
+    assert effects(DEFAULT, Rule(SetZone(5), (UDP,))) == []
+    zoned = Rule(SetZone(5), HTTPS)
+    assert [each.is_certain for each in effects(DEFAULT, zoned) if each.before.outcome == "proxy-outbound"] == [False]
 
 
 @pytest.mark.parametrize("seed", [*range(12), *[pytest.param(n, marks=pytest.mark.long) for n in range(12, 500)]])

@@ -72,13 +72,16 @@ def test_the_path_of_the_default_capture() -> None:
 
 
 def test_a_foreign_rule_is_where_packets_meet_it() -> None:
-    theirs = Chain("theirs", (Rule(Drop(), HTTP, why="tcp dport 80 drop", counters=Counters(7, 0)),), "ACCEPT")
-    foreign = ForeignChain("ip filter", FAMILIES, OUTPUT, -300, is_nat=False, contents=Table("mangle", (theirs,)))
+    first = Chain(
+        "first", (Rule(Drop(), HTTP, why="tcp dport 80 drop", counters=Counters(7, 0)), Rule(Drop(), HTTP)), "ACCEPT"
+    )
+    foreign = ForeignChain("ip filter", FAMILIES, OUTPUT, -300, is_nat=False, contents=Table("mangle", (first,)))
     found = paths(Situation(counted(build_ruleset(CaptureConfig()), 0, Rule(Accept(), HTTP)), (foreign,)))
 
-    assert found["outbound"][:4] == [
-        "ip filter theirs | foreign, priority -300 | None",
+    assert found["outbound"][:5] == [
+        "ip filter first | foreign, priority -300 | None",
         "  foreign: dropped | rule 1: tcp dport 80 drop | 7",
+        "  foreign: dropped | rule 2: -p tcp -m tcp --dport 80 -j DROP | None",
         "nat OUTPUT |  | None",
         "  foreign: direct | rule 1: -p tcp -m tcp --dport 80 -j ACCEPT | 0",
     ]
@@ -110,8 +113,8 @@ def below_tables(found: tuple[Flow, ...]) -> list[Edge]:
 
 def test_no_line_is_wider_than_the_terminal_and_a_picture_escapes_what_it_says() -> None:
     rule = Rule(Accept(), HTTP, why="<b>\033[2J & \u202e")
-    theirs = ForeignChain("ip x", FAMILIES, OUTPUT, -300, is_nat=False, contents=Table(NAT, (Chain("c", (rule,)),)))
-    found = flows(Situation(counted(build_ruleset(CaptureConfig()), 123456789), (theirs,)), FAMILIES, text_of)
+    foreign = ForeignChain("ip x", FAMILIES, OUTPUT, -300, is_nat=False, contents=Table(NAT, (Chain("c", (rule,)),)))
+    found = flows(Situation(counted(build_ruleset(CaptureConfig()), 123456789), (foreign,)), FAMILIES, text_of)
 
     for width in (80, 120, 200):
         assert max(len(line) for line, _ in lines(found, width, FAMILIES)) <= width

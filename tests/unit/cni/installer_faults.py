@@ -2,7 +2,7 @@
 
 A script, because ptrace and fork need a process with one thread:
 ``installer_faults.py kill|rival SCENARIO STYLE STRIDE DIRECTORY`` prints as JSON how many system calls there are, or
-ends with the first thing that was wrong. STRIDE 3 tries every third of them, and begins elsewhere in each scenario.
+ends with the first thing that was wrong. STRIDE 5 tries every fifth of them, and begins elsewhere in each scenario.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def test_the_disk_has_the_content_before_readers_and_the_name_before_the_return(
     atomic_files.replace(snapshot(str(file)), b"new")
     assert steps == ["sync .capture-tmp", "exchange", "unlink .capture-tmp", "sync directory"]
     steps.clear()
-    atomic_files.create(str(file.with_name("other")), b"new", 0o600, os.getuid(), os.getgid())
+    atomic_files.create(str(file.with_name("other")), b"new")
     assert steps == ["sync .capture-tmp", "link to name", "unlink .capture-tmp", "sync directory"]
     steps.clear()
     assert atomic_files.put(str(file), b"newest")
@@ -114,7 +114,7 @@ def test_two_rivals_in_a_row_and_the_newest_wins(file: Path, monkeypatch: pytest
 
 def test_a_new_file_is_not_made_over_another(file: Path) -> None:
     with pytest.raises(FileExistsError):
-        atomic_files.create(str(file), b"new", 0o600, os.getuid(), os.getgid())
+        atomic_files.create(str(file), b"new")
     assert file.read_text() == "old"
     assert os.listdir(file.parent) == ["file"]
 
@@ -122,7 +122,7 @@ def test_a_new_file_is_not_made_over_another(file: Path) -> None:
 def test_an_error_names_the_file_that_was_meant(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing" / "file")
     with pytest.raises(FileNotFoundError) as error:
-        atomic_files.create(missing, b"", 0o600, 0, 0)
+        atomic_files.create(missing, b"")
     assert error.value.filename == missing
 
 

@@ -11,7 +11,9 @@ import pytest
 
 from capture.errors import StateDirectoryError
 from cni import atomic_files, install
-from cni.install import Change, InstallError, with_entry
+from cni.entries import with_entry
+from cni.install_error import InstallError
+from cni.plugin_files import Change
 from support.runtimes.fake_plugin import SCRIPT, write_plugin
 
 ENTRY: dict[str, Any] = {"capabilities": {"io.kubernetes.cri.pod-annotations": True}, "profile": "current"}
@@ -656,7 +658,7 @@ def test_the_plugin_is_tried_as_a_runtime_calls_it(node: Node, monkeypatch: pyte
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
     node.write("10-main.conflist", network(BRIDGE))
     node.plugin.write_text('#!/bin/sh\n[ -z "$PYTHONPATH" ] && [ "$CNI_COMMAND" = VERSION ] || exit 1\n' + SCRIPT)
-    node.install()
+    assert node.install() == ["bin/capture-cni: copied from capture-cni", "net.d/10-main.conflist: entry added"]
 
 
 def test_a_state_directory_of_an_older_version_is_made_private(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

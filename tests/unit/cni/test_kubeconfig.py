@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 
 import pytest
@@ -106,6 +105,5 @@ def test_no_error_shows_a_secret() -> None:
 
 
 @given(st.text(alphabet="ab:- '\"#\n{}[]|&*!?\t\\", max_size=60))
-def test_any_text_is_read_or_refused(text: str) -> None:
-    with contextlib.suppress(CniError):
-        parse(text, PATH)
+def test_any_text_is_refused_with_the_place(text: str) -> None:
+    assert refused(text)

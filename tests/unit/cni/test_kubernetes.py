@@ -64,10 +64,11 @@ def refused(
     user: dict[str, object] | None = None,
     cluster: dict[str, object] | None = None,
     identity: Identity = WEB,
+    deadline: float = SOON,
 ) -> CniError:
     started = time.monotonic()
     with pytest.raises(CniError) as error:
-        answer_of(server, user, cluster, identity, SOON)
+        answer_of(server, user, cluster, identity, deadline)
     assert time.monotonic() - started < SOON + SLOW_MACHINE
     return error.value
 
@@ -259,8 +260,8 @@ def test_what_lasts_is_an_error_after_the_deadline(
     server: FakeKubernetes, behaviour: Behaviour, code: int, message: str
 ) -> None:
     server.always(behaviour)
-    error = refused(server)
-    if error.code != code:  # under load, a second may pass without the server's getting its turn
+    error = refused(server, deadline=0.3)
+    if error.code != code or message not in error.message:  # under load, the server may not get its turn so soon
         with pytest.raises(CniError) as patient:
             answer_of(server, deadline=SOON + SLOW_MACHINE)
         error = patient.value

@@ -298,6 +298,7 @@ BOMB = "a: &a [1], " + "".join(f"{b}: &{b} [{f'*{a}, ' * 99}], " for a, b in ("a
         ("{name: web, annotations: {a: b}}", "[]", "metadata: invalid value []: expected a mapping"),
         ("{a: b}", "[null]", "metadata.annotations: invalid value [null]: expected a mapping"),
         ("{a: b}", "{inject.istio.io/templates: 5}", "annotation inject.istio.io/templates: invalid value 5: expected"),
+        ("{name: web,", "{labels: {sidecar.istio.io/inject: false},", "label sidecar.istio.io/inject: invalid value"),
         ("[{name: v}]", "5", "spec.volumes: invalid value 5: expected a list"),
         ("[{name: v}]", "[{name: [v]}]", 'spec.volumes[0].name: invalid value ["v"]: expected a string'),
         ("{exec: {}}", "5", "spec.containers[0].readinessProbe: invalid value 5"),
@@ -356,14 +357,28 @@ spec:
 # --- the command ---------------------------------------------------------------------------------
 
 
-def test_the_command_pipes_and_undoes(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    source, injected = tmp_path / "in.yaml", tmp_path / "out.yaml"
-    source.write_text(FILE_1)
+@pytest.mark.parametrize(
+    "text",
+    [
+        FILE_1,
+        FILE_1.replace("\n", "\r\n"),
+        "\ufeff" + FILE_1,
+        FILE_1 + "# \N{MAN}\u200d\N{WOMAN}\u00a0\U000e0001\n",
+        FILE_1.replace("app: nginx", 'app: "\tn"'),
+    ],
+    ids=["plain", "CRLF", "BOM", "not printable", "tab"],
+)
+def test_the_command_pipes_and_undoes(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], text: str) -> None:
+    source, injected, piped = tmp_path / "in.yaml", tmp_path / "out.yaml", tmp_path / "piped.yaml"
+    source.write_bytes(text.encode())
 
     assert run(["inject", "-f", str(source), "-o", str(injected)]) == 0
     assert b"Deployment default/nginx-deployment: injected" in capfdbinary.readouterr().err
-    assert run(["inject", "-f", str(injected), "--remove"]) == 0
-    assert capfdbinary.readouterr().out.decode() == FILE_1
+    assert run(["inject", "-f", str(source)]) == 0
+    piped.write_bytes(capfdbinary.readouterr().out)
+    assert piped.read_bytes() == injected.read_bytes()
+    assert run(["inject", "-f", str(piped), "--remove"]) == 0
+    assert capfdbinary.readouterr().out == text.encode()
 
 
 CHECKED = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _socket
 import errno
+from contextlib import closing
 
 import pytest
 
@@ -54,7 +55,11 @@ def commit_answered(*answers: tuple[int, int]) -> None:
 
 
 def test_the_acknowledgement_of_the_last_change_is_success() -> None:
-    commit_answered((3, 0))
+    own, peer = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+    with closing(peer), NetlinkSocket(own) as netlink:
+        peer.send(encode_message(NLMSG_ERROR, 0, 3, u32(0) + bytes(16)))
+        commit(netlink, CHANGES, doing="program the pod")
+        assert len([*decode_messages(peer.recv(4096))]) == 4
 
 
 @pytest.mark.parametrize(
@@ -82,6 +87,8 @@ def test_another_generation_has_its_own_error() -> None:
 
 def test_no_changes_need_no_kernel() -> None:
     own, peer = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_DGRAM)
-    peer.close()
-    with NetlinkSocket(own) as netlink:
+    with closing(peer), NetlinkSocket(own) as netlink:
         commit(netlink, [])
+        peer.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            peer.recv(1)

@@ -158,7 +158,7 @@ def test_a_changed_mark_is_not_traffic_taken_away() -> None:
     found = verified(Difference("ipv4", MANGLE, "PREROUTING", "foreign", Rule(SetMark(5), (TCP,)), 1))
 
     (sentence,) = in_words(found)
-    assert "foreign rule precedes ours and changes a mark that they depend on: -p tcp -j MARK" in sentence
+    assert "foreign rule changes a mark that the capture depends on: -p tcp -j MARK" in sentence
 
 
 def test_many_differences_are_grouped_by_chain() -> None:

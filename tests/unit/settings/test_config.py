@@ -9,15 +9,12 @@ from capture.model.addresses import parse_address, parse_network
 from capture.model.ruleset import Span, only
 from capture.settings import options as option
 from capture.settings.config import MAX_OWNER_GROUPS, CaptureConfig, resolve
-from capture.settings.options import OPTIONS
 from capture.settings.parsers import Selection, UidPorts
 from support.captures.fake_pod import POD, FakePod, config_of, explicit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
-
-    from capture.model.addresses import Family
+    from capture.model.addresses import Family, Network
     from support.captures.fake_pod import Texts
 
 BOTH: tuple[Family, ...] = ("ipv4", "ipv6")
@@ -95,6 +92,8 @@ def test_everything_given() -> None:
         ),
         [],
     )
+    assert config_of({option.INTERCEPTION_MODE: "TPROXY"}).is_transparent
+    assert not config_of({option.INTERCEPTION_MODE: "REDIRECT"}).is_transparent
 
 
 class TestUsersAndGroups:
@@ -225,12 +224,18 @@ class TestDns:
         assert warnings_about_it == warnings
 
     def test_resolv_conf_is_not_read_without_need(self) -> None:
-        class Unasked(FakePod):
-            def name_servers(self) -> NoReturn:
-                raise AssertionError("asked for name servers")
+        reads = []
 
-        resolve(explicit({}), Unasked())
-        resolve(explicit({option.REDIRECT_DNS: "true", option.CAPTURE_ALL_DNS: "true"}), Unasked())
+        class Read(FakePod):
+            def name_servers(self) -> tuple[Network, ...]:
+                reads.append(self)
+                return super().name_servers()
+
+        resolve(explicit({}), Read())
+        resolve(explicit({option.REDIRECT_DNS: "true", option.CAPTURE_ALL_DNS: "true"}), Read())
+        assert reads == []
+        resolve(explicit({option.REDIRECT_DNS: "true"}), Read())
+        assert len(reads) == 1
 
 
 def test_networks_with_host_bits_are_warned_of_last() -> None:
@@ -242,11 +247,9 @@ def test_networks_with_host_bits_are_warned_of_last() -> None:
     assert config_of(texts).outbound_networks == Selection((parse_network("10.0.0.0/8"),))
 
 
-@pytest.mark.parametrize("which", OPTIONS, ids=lambda which: which.name)
+@pytest.mark.parametrize("which", option.RULE_OPTIONS, ids=lambda which: which.name)
 def test_a_bad_rule_option_never_resolves(which: option.Option[object]) -> None:
     """Also where nothing would use it: a mark that is no number is wrong in REDIRECT mode, too."""
-    if which not in option.RULE_OPTIONS:
-        return
     with pytest.raises(ConfigurationError) as caught:
         resolve(explicit({which: "\n"}), POD)
     assert caught.value.option == which.name

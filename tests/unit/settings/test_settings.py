@@ -242,9 +242,25 @@ class TestErrors:
         )
         assert str(error) == (
             "--istio-inbound-ports (environment ISTIO_INBOUND_PORTS): invalid value '80,x':"
-            " expected '*', or ports (1-65535) or ranges such as 8000-8100, separated by commas"
+            " expected '*', or ports (1-65535) or ranges such as 8000-8100, separated by commas; invalid entry 'x'"
         )
         assert error.exit_code == EXIT_USAGE
+
+    @pytest.mark.parametrize(
+        ("option", "text", "entry"),
+        [
+            (options.EXCLUDED_OUTBOUND_NETWORKS, "10.0.0.0/8," * 20 + "foo,bar", "'foo'"),
+            (options.INBOUND_PORTS, "80,*", "'*'"),
+            (options.OUTBOUND_PORTS, ",".join(map(str, range(1, 2000))) + ",007", "'007'"),
+            (options.EXCLUDED_INTERFACES, "eth0,e\n0", r"'e\n0'"),
+            (options.PROXY_UID, f"1337,{'x' * 100}", f"'{'x' * 77}...'"),
+            (options.UID_PORT_EXCLUSIONS, "tcp:*:1,tcp:1", "'tcp:1'"),
+        ],
+    )
+    def test_the_bad_entry_of_a_list_is_named(self, option: options.Option[Any], text: str, entry: str) -> None:
+        with pytest.raises(ConfigurationError) as caught:
+            explicit({option: text})[option]
+        assert str(caught.value).endswith(f"; invalid entry {entry}")
 
     def test_of_the_command_line_no_place_is_named(self) -> None:
         with pytest.raises(ConfigurationError, match=r"^--envoy-port: invalid value '0': expected a port \(1-65535\)$"):

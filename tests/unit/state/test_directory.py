@@ -15,12 +15,14 @@ from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.settings import Settings
 from capture.state import directory, record
+from capture.state.ended_records import forget_ended
+from capture.state.host_answers import HostAnswers
 from capture.state.netns import namespace_id
-from capture.state.record import Facts, Record
+from capture.state.record import Record
 from cni import attachments
 from pytest_netns import require
 
-FACTS = Facts(users={}, groups={}, proxy_user="p", families=(), ipv6=True, servers=())
+FACTS = HostAnswers(users={}, groups={}, proxy_user="p", families=(), ipv6=True, servers=())
 PLAIN = Record(Settings({}), FACTS, build_ruleset(resolve(Settings({}), FACTS)[0]), "nftables", "netlink")
 
 
@@ -93,7 +95,7 @@ def test_what_others_could_have_written_is_neither_read_nor_followed(tmp_path: P
     with pytest.raises(StateDirectoryError):
         record.read(str(state))
     attachments.forget("pods", "cafe", "eth0", str(state))
-    record.forget_ended(str(state))
+    forget_ended(str(state))
     assert victim.exists()
     assert (state / f"{namespace_id()}.json").exists()
 

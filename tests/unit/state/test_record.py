@@ -21,14 +21,9 @@ from capture.settings import options as option
 from capture.settings.config import resolve
 from capture.settings.settings import Given, Settings
 from capture.state import record
+from capture.state.host_answers import HostAnswers, RecordingHost
 from capture.state.netns import namespace_id
-from capture.state.record import (
-    Facts,
-    Record,
-    RecordingHost,
-    as_json,
-    from_json,
-)
+from capture.state.record import Record, as_json, from_json
 from pytest_netns import NamespaceFactory, require
 from support.captures.fake_pod import POD, FakePod, explicit
 
@@ -38,7 +33,7 @@ if TYPE_CHECKING:
 
     from support.captures.fake_pod import Texts
 
-NO_NAMES = Facts(users={}, groups={}, proxy_user="istio-proxy", families=("ipv4", "ipv6"), ipv6=True, servers=())
+NO_NAMES = HostAnswers(users={}, groups={}, proxy_user="istio-proxy", families=("ipv4", "ipv6"), ipv6=True, servers=())
 PLAIN = Record(Settings({}), NO_NAMES, build_ruleset(resolve(Settings({}), NO_NAMES)[0]), "nftables", "netlink")
 
 
@@ -62,7 +57,7 @@ RICH: Texts = {
 }
 
 
-class TestFacts:
+class TestHostAnswers:
     @pytest.mark.parametrize(
         "pod",
         [
@@ -314,30 +309,3 @@ class TestNamespaces:
         command = ["unshare", "--net", sys.executable, "-c", "from capture.state.netns import *; print(namespace_id())"]
         identities = [subprocess.check_output(command, text=True).strip() for _ in range(5)]
         assert len({identity.split("-")[1] for identity in identities}) == 5
-
-
-class TestEnded:
-    """What is recorded of namespaces that are known to be no more."""
-
-    def test_of_one_inode_only_what_was_written_last_can_be_there(self, tmp_path: Path) -> None:
-        kept = ["4026532841-9.json", "4026532842-9.json", "4026532843.json", "strange.json", "x-9.json", "attachments"]
-        for moment, name in enumerate(("4026532841-77.json", "4026532841-8.json", *kept)):
-            (tmp_path / name).touch()
-            os.utime(tmp_path / name, (moment, moment))
-
-        record.forget_ended(str(tmp_path))
-
-        assert {path.name for path in tmp_path.iterdir()} == set(kept)
-
-    def test_what_a_killed_writer_left(self, tmp_path: Path) -> None:
-        old, fresh = tmp_path / "4026532841-77.json.0a1b2c", tmp_path / "4026532841-77.json.3d4e5f"
-        for path in (old, fresh):
-            path.touch()
-        os.utime(old, (0, 0))
-
-        record.forget_ended(str(tmp_path))
-
-        assert [path.name for path in tmp_path.iterdir()] == [fresh.name]
-
-    def test_where_there_is_no_directory(self, tmp_path: Path) -> None:
-        record.forget_ended(str(tmp_path / "missing"))

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from capture.backends.iptables.xt_encode import attributes_of, expressions, matches_of, verdict_of
+from capture.backends.iptables.xt_encode import attributes_of, expressions, matches_of
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import COUNTER
-from capture.model.addresses import IPV4, IPV6, parse_network
+from capture.model.addresses import IPV4, parse_network
 from capture.model.ruleset import (
     Destination,
     DestinationPort,
@@ -19,7 +19,6 @@ from capture.model.ruleset import (
     OutInterface,
     OwnerUid,
     Protocol,
-    Redirect,
     Return,
     Rule,
     SetMark,
@@ -98,35 +97,6 @@ class TestMatches:
     @pytest.mark.parametrize(
         ("matches", "expected"),
         [
-            ((InInterface("eth+"),), ["meta 6", "== 657468"]),
-            ((OutInterface("eth0", negated=True),), ["meta 7", "!= 6574683000"]),
-            ((InInterface("+"),), ["meta 6"]),
-            ((InInterface("+", negated=True),), ["meta 6", "== 494e56414c2f4400"]),
-            ((Source(network("0.0.0.0/0")),), []),
-            ((Source(network("0.0.0.0/0"), negated=True),), ["payload 1:12+4", "& 00000000", "!= 00000000"]),
-            ((Source(network("0.0.0.0/8")),), ["payload 1:12+1", "== 00"]),
-            ((Source(network("127.0.0.1"), negated=True),), ["payload 1:12+4", "!= 7f000001"]),
-            ((Destination(network("172.16.0.0/12")),), ["payload 1:16+4", "& fff00000", "== ac100000"]),
-            (
-                (Destination((*network("10.0.0.0/8"), *network("11.0.0.0/8")), negated=True),),
-                ["payload 1:16+1", "!= 0a", "match iprange 1"],
-            ),
-            ((OwnerUid((only(1), only(3)), negated=True),), ["match owner 1", "match owner 1"]),
-        ],
-    )
-    def test_of_iptables_itself(self, matches: tuple[Match, ...], expected: list[str]) -> None:
-        assert shown(*matches) == expected
-
-    def test_addresses_of_ipv6_are_elsewhere(self) -> None:
-        matches = (Source(network("fd00::/8")), Destination(network("::1"), negated=True))
-        assert shown(*matches, family=IPV6) == [
-            *("payload 1:8+1", "== fd"),
-            *("payload 1:24+16", f"!= {'00' * 15}01"),
-        ]
-
-    @pytest.mark.parametrize(
-        ("matches", "expected"),
-        [
             ((SourcePort((Span(0, 5),)),), ["payload 2:0+2", "<= 0005"]),
             ((SourcePort((Span(0, 5),), negated=True),), ["payload 2:0+2", "> 0005"]),
             ((DestinationPort((Span(5, 65535),)),), ["payload 2:2+2", "in 0005-ffff"]),
@@ -151,10 +121,6 @@ class TestMatches:
     )
     def test_ports(self, matches: tuple[Match, ...], expected: list[str]) -> None:
         assert shown(TCP, *matches) == ["meta 16", "== 06", *expected]
-
-    def test_a_reason_is_a_comment(self) -> None:
-        assert b"comment\0" in matches_of(Rule(Return(), why="because"), IPV4)
-        assert b"because\0" in matches_of(Rule(Return(), why="because"), IPV4)
 
 
 class TestBytes:
@@ -181,13 +147,6 @@ class TestBytes:
             "18000200 14000200 08000100 fffffffd 08000200 464f4f00"
         )
         assert expressions(Rule(Jump("FOO"), matches), IPV4) == bytes.fromhex(dumped)
-
-    @little_endian
-    def test_a_target_of_each_family(self) -> None:
-        assert verdict_of(Rule(Redirect(15001)), IPV4).endswith(
-            bytes.fromhex("010000000200000000000000000000003a993a9900000000")
-        )
-        assert verdict_of(Rule(Redirect(15001)), IPV6).endswith(bytes.fromhex("02000000" + 32 * "00" + "3a993a99"))
 
 
 class TestWhatCannotBeSaid:

@@ -239,7 +239,7 @@ def structure_of(expressions: bytes) -> bytes:
     """Return the structure in the only match or target of x_tables among expressions."""
     outer = [decode_fields(each) for each in decode_elements(expressions)]
     (found,) = (each for each in outer if each[nf.NFTA_EXPR_NAME] in (text("match"), text("target")))
-    return decode_fields(found[nf.NFTA_EXPR_DATA])[enc.NFTA_MATCH_INFO]
+    return decode_fields(found[nf.NFTA_EXPR_DATA])[nf.NFTA_MATCH_INFO]
 
 
 def read_match(name: str, revision: int, structure: bytes, family: Family) -> tuple[Match, ...]:
@@ -475,6 +475,11 @@ class TestWhatTheModelLacks:
     @pytest.mark.parametrize("structure", [LogTarget(level=7), LogTarget(level=4, logflags=8)])
     def test_logs(self, structure: LogTarget) -> None:
         assert isinstance(read_target("LOG", 0, padded(structure), IPV4), UnknownVerdict)
+
+    def test_every_flag_of_a_log_has_its_word(self) -> None:
+        words = target_words("LOG", 0, padded(LogTarget(level=7, logflags=47)), IPV4)
+        flags = "--log-tcp-sequence --log-tcp-options --log-ip-options --log-uid --log-macdecode"
+        assert words == f"LOG --log-level 7 {flags}"
 
     def test_a_prefix_of_two_lines_is_shown_on_one(self) -> None:
         structure = padded(LogTarget(level=4, prefix=b"two\nlines"))

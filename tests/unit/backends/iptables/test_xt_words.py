@@ -115,6 +115,9 @@ def test_a_zone_with_more_in_it_is_shown_by_its_bytes(more: dict[str, Any]) -> N
 def test_what_has_no_words() -> None:
     assert match_words("recent", 1, b"\1\2\0\0", IPV4) == "-m recent [ revision 1, 0x0102 ]"
     assert target_words("TRACE", 0, b"\0\0", IPV4) == "TRACE [ revision 0 ]"
+    one, other = (match_words("u32", 0, bytes([*range(16), *bytes(1000), last]), IPV4) for last in (1, 2))
+    assert one.startswith("-m u32 [ revision 0, 0x000102030405060708090a0b0c0d0e0f... (1017 bytes, CRC ")
+    assert one != other, "two rules are told apart by what is not shown, too"
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,13 @@ PODS = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def socket(tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     def pods(question: dict[str, Any]) -> object:
         key = f"{question.get('namespace')}/{question.get('name')}"
         return {"pods": [pod for pod in PODS if not question.get("name") or pod["pod"] == key], "audit": "on"}
 
-    server = Server(str(tmp_path / "run" / "socket"), {"pods": pods})
+    server = Server(str(tmp_path_factory.mktemp("agent") / "run" / "socket"), {"pods": pods})
     yield server.path
     server.close()
 

@@ -88,7 +88,7 @@ def test_the_status_in_words() -> None:
     assert list(lines(well, 1.0 + 3 * 86400)) == [
         "agent ? on node (none): ready: pods that start now are captured",
         "API server: connected, 7 pods known",
-        "entry: lost 3 d ago to ?",
+        "entry: lost 3 days ago to ?",
     ]
 
 

@@ -76,12 +76,15 @@ def test_an_agent_lives_answers_and_ends_without_taking_anything_away(node: Path
         assert "capture_agent_ready 0.0" in metrics
         assert 'capture_installs_total{result="success"} 1.0' in metrics
         assert urllib.request.urlopen(f"http://127.0.0.1:{PORT}/healthz").status == 200
-        time.sleep(1.2)
+        printed_lines: list[bytes] = []
+        while not any(b'"captured"' in line for line in printed_lines):
+            printed_lines.append(running.stdout.readline())  # type: ignore[union-attr]  # it is a pipe
+            assert printed_lines[-1], "it ended"
     finally:
         running.send_signal(signal.SIGTERM)
         output, _ = running.communicate(timeout=20)
     assert running.returncode == 0, output
-    messages = [json.loads(line)["message"] for line in output.splitlines()]
+    messages = [json.loads(line)["message"] for line in [*printed_lines, *output.splitlines()]]
     assert {"started", "installed", "captured"} <= {*messages}
     assert entries(node) == 1
     assert (node / "bin" / "capture-cni").exists()

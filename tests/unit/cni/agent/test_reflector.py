@@ -33,8 +33,8 @@ class Watching:
         self.pods, self.health, self.stop = Pods(), Health(), threading.Event()
         kubeconfig.write_text(server.kubeconfig({"tokenFile": str(kubeconfig.with_name("token"))}))
         self.client = api.connect(kubeconfig=str(kubeconfig))
-        reflector = Reflector(self.client, "node-1", self.pods, self.health, Journal(descriptor=-1))
-        self.thread = threading.Thread(target=reflector.run, args=(self.stop,), daemon=True)
+        self.reflector = Reflector(self.client, "node-1", self.pods, self.health, Journal(descriptor=-1))
+        self.thread = threading.Thread(target=self.reflector.run, args=(self.stop,), daemon=True)
         self.thread.start()
 
     def names(self) -> set[str]:
@@ -51,9 +51,13 @@ class Watching:
 
 
 @contextmanager
-def watching(tmp_path: Path, *names: str) -> Iterator[Watching]:
+def watching(tmp_path: Path, *names: str, is_quick: bool = True) -> Iterator[Watching]:
+    """Let a reflector watch a server with these pods, with short pauses or those of an agent."""
     (tmp_path / "token").write_text("first")
-    with FakeKubernetes() as server:
+    with FakeKubernetes() as server, pytest.MonkeyPatch.context() as patch:
+        if is_quick:
+            patch.setattr("cni.agent.reflector.FIRST_PAUSE", 0.1)
+            patch.setattr("cni.agent.api.MIN_INTERVAL", 0.05)
         for name in names:
             server.history.happens("ADDED", a_pod(name))
         watched = Watching(server, tmp_path / "kubeconfig")
@@ -91,7 +95,7 @@ def test_a_watch_that_was_cut_goes_on_where_it_was(tmp_path: Path) -> None:
         watched.server.history.bookmark()
         watched.comes_to(lambda: len(watched.server.requests) == 2)
         version = watched.server.history.version
-        time.sleep(0.2)
+        watched.comes_to(lambda: watched.reflector._version == str(version))
         watched.server.history.cut()
         watched.server.history.happens("ADDED", a_pod("b"))
         watched.comes_to(lambda: watched.names() == {"a", "b"})
@@ -131,7 +135,7 @@ def test_no_fault_makes_it_ask_more_than_twice_a_second(tmp_path: Path) -> None:
         troubled = {}
         for name in FAULTS:
             (tmp_path / name).mkdir()
-            troubled[name] = stack.enter_context(watching(tmp_path / name, "a"))
+            troubled[name] = stack.enter_context(watching(tmp_path / name, "a", is_quick=False))
         for name, watched in troubled.items():
             watched.server.always(FAULTS[name])
             watched.server.history.cut()

@@ -12,7 +12,7 @@ import pytest
 from capture.errors import CaptureError
 from cni import conf
 from cni.agent import api, repair
-from cni.agent.audit import Audited
+from cni.agent.audit import NOTHING, Audited
 from cni.agent.examination import CAPTURED, UNKNOWN, Finding
 from cni.agent.health import Health
 from cni.agent.journal import Journal
@@ -33,7 +33,7 @@ STARTING = READY | {"status": {"ready": 0}}
 
 def audited(state: str, sandbox: str = "s1") -> Audited:
     place = Place(Sandbox(sandbox, "shop", "web", "uid-1", 0), "/run/netns/nowhere", 7)
-    return Audited(place, Finding(state, "there are no rules", "recreate it"), (), (), None, 0.0, 0.0)
+    return Audited(place, Finding(state, "there are no rules", "recreate it"), NOTHING, 0.0)
 
 
 class Scene:

@@ -25,9 +25,9 @@ def answer_pod(question: dict[str, Any]) -> object:
     return {"pod": POD if question["uid"] == "uid-1" else None}
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    running = Server(str(tmp_path / "agent" / "socket"), {
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = Server(str(tmp_path_factory.mktemp("run") / "agent" / "socket"), {
         "pod": answer_pod, "big": lambda _: {"is": "x" * 3_000_000}, "probe": lambda _: {"ready": False, "live": True},
     })  # fmt: skip
     yield running
@@ -68,7 +68,8 @@ def test_probes_are_answered_without_click(server: Server) -> None:
     assert probe("live", f"{server.path}.away").returncode == 1
 
 
-def test_a_new_agent_takes_the_path_over_without_a_moment_in_between(server: Server) -> None:
+def test_a_new_agent_takes_the_path_over_without_a_moment_in_between(tmp_path: Path) -> None:
+    server = Server(str(tmp_path / "agent" / "socket"), {"pod": answer_pod})
     new = Server(server.path, {"pod": lambda _: {"pod": {"new": True}}})
     try:
         server.close()

@@ -1,0 +1,39 @@
+"""What a foreign rule does to captured traffic, in words: the same for every program that reports it. Pure."""
+
+from __future__ import annotations
+
+from capture.model.ruleset import RestoreMark, SaveMark, SetMark
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.analysis.effects import Effect
+    from capture.model.ruleset import Rule
+
+DIVERTS = "foreign rule precedes ours and diverts captured traffic"
+DIVERTS_BEHIND = "foreign rule meets connections behind ours and diverts them"
+STOPS = "foreign rule meets connections behind the redirect and stops captured traffic"
+REROUTES = "foreign rule changes the mark, by which the policy rule `{rule}` routes captured traffic elsewhere"
+CHANGES_MARKS = "foreign rule changes a mark that the capture depends on"
+MARKING = (SetMark, SaveMark, RestoreMark)
+
+
+def what_foreign_does(rule: Rule | None, effect: Effect | None) -> str:
+    """Return what a foreign rule does, or with None the policy of a foreign chain."""
+    if effect is not None and effect.after.rerouted is not None:
+        return REROUTES.format(rule=effect.after.rerouted.words)
+    if rule is not None and isinstance(rule.verdict, MARKING):
+        return CHANGES_MARKS
+    if effect is None or not is_behind(effect):
+        return DIVERTS
+    return STOPS if effect.after.outcome == "dropped" else DIVERTS_BEHIND
+
+
+def is_behind(effect: Effect) -> bool:
+    """Return whether the packet still meets the rule of ours that decides on it, so that the foreign one comes later.
+
+    Priorities alone do not tell that: nat is at -100, TPROXY at -150, and the hooks of INPUT come after both.
+    """
+    own = effect.before.step
+    return own is not None and any(
+        (step.table, step.chain, step.rule) == (own.table, own.chain, own.rule) for step in effect.after.path
+    )

@@ -1,0 +1,112 @@
+"""What a host answered when settings were resolved: noted for the record, and later a host themselves."""
+
+from __future__ import annotations
+
+from capture.model.addresses import BITS, FAMILIES, Network
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.model.addresses import Family
+    from capture.settings.config import Host
+
+
+class HostAnswers(Value):
+    """The answers of a host, as ``resolve`` got them; they are a host themselves."""
+
+    users: dict[str, int | None]
+    groups: dict[str, int | None]
+    proxy_user: str
+    families: tuple[Family, ...]
+    ipv6: bool
+    servers: tuple[Network, ...]
+    primary: Family | None = None
+    """Of the pod's primary address; None if it was not looked up, or there was none."""
+
+    def user_id(self, name: str) -> int | None:
+        return self.users.get(name)
+
+    def group_id(self, name: str) -> int | None:
+        return self.groups.get(name)
+
+    def default_proxy_user(self) -> str:
+        return self.proxy_user
+
+    def pod_addresses(self) -> tuple[Network, ...]:
+        """Return one address for each family that the pod had one of."""
+        return tuple(map(_any_address, self.families))
+
+    def primary_address(self) -> Network | None:
+        """Return an address of the family that the primary one was of."""
+        return None if self.primary is None else _any_address(self.primary)
+
+    def interface_names(self) -> None:
+        """Return None: they matter for warnings only, which were printed then."""
+        return
+
+    def has_ipv6(self) -> bool:
+        return self.ipv6
+
+    def name_servers(self) -> tuple[Network, ...]:
+        return self.servers
+
+
+def _any_address(family: Family) -> Network:
+    return Network(family, 1 << (BITS[family] - 1), BITS[family])
+
+
+class RecordingHost:
+    """A host that notes its answers, so that they can be recorded."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.users: dict[str, int | None] = {}
+        self.groups: dict[str, int | None] = {}
+        self._addresses: tuple[Network, ...] | None = None
+        self._primary: Network | None = None
+        self._servers: tuple[Network, ...] = ()
+        self._has_ipv6: bool | None = None
+
+    def user_id(self, name: str) -> int | None:
+        return self.users.setdefault(name, self._host.user_id(name))
+
+    def group_id(self, name: str) -> int | None:
+        return self.groups.setdefault(name, self._host.group_id(name))
+
+    def default_proxy_user(self) -> str:
+        return self._host.default_proxy_user()
+
+    def pod_addresses(self) -> tuple[Network, ...]:
+        if self._addresses is None:
+            self._addresses = self._host.pod_addresses()
+        return self._addresses
+
+    def primary_address(self) -> Network | None:
+        self._primary = self._host.primary_address()
+        return self._primary
+
+    def interface_names(self) -> tuple[str, ...] | None:
+        return self._host.interface_names()
+
+    def has_ipv6(self) -> bool:
+        return self._host.has_ipv6() if self._has_ipv6 is None else self._has_ipv6
+
+    def forget_ipv6(self) -> None:
+        """Answer from now on that there is no IPv6: the kernel has shown that it cannot capture it."""
+        self._has_ipv6 = False
+
+    def name_servers(self) -> tuple[Network, ...]:
+        self._servers = self._host.name_servers()
+        return self._servers
+
+    def facts(self) -> HostAnswers:
+        own = [a for a in self.pod_addresses() if not a.is_loopback and not a.is_link_local]
+        return HostAnswers(
+            users=self.users,
+            groups=self.groups,
+            proxy_user=self.default_proxy_user(),
+            families=tuple(family for family in FAMILIES if any(address.family == family for address in own)),
+            ipv6=self.has_ipv6(),
+            servers=self._servers,
+            primary=self._primary.family if self._primary else None,
+        )

@@ -1,0 +1,56 @@
+"""A foreign rule is named by where packets meet it: before our rules, or behind them."""
+
+from __future__ import annotations
+
+import pytest
+
+from capture.analysis.foreign_words import DIVERTS, DIVERTS_BEHIND, STOPS, what_foreign_does
+from capture.analysis.judgement import judge
+from capture.analysis.stations import ForeignChain, PodNetwork
+from capture.model.ruleset import (
+    MANGLE,
+    NAT,
+    OUTPUT,
+    PREROUTING,
+    Chain,
+    DestinationPort,
+    Drop,
+    Protocol,
+    Redirect,
+    Rule,
+    Table,
+    only,
+)
+from capture.settings import options as option
+from support.captures.fake_pod import ruleset_of
+
+TPROXY = {option.INTERCEPTION_MODE: "TPROXY"}
+STOPPED = Rule(Drop(), (Protocol("tcp"), DestinationPort((only(15001),))))
+ALL = Rule(Drop(), (Protocol("tcp"),))
+TAKEN = Rule(Redirect(9999), (Protocol("tcp"), DestinationPort((only(80),))))
+
+
+@pytest.mark.parametrize(
+    ("texts", "hook", "priority", "rule", "does"),
+    [
+        ({}, OUTPUT, -200, ALL, DIVERTS),
+        ({}, OUTPUT, 0, STOPPED, STOPS),
+        ({}, "INPUT", 0, STOPPED, STOPS),
+        ({}, OUTPUT, -110, TAKEN, DIVERTS),
+        ({}, OUTPUT, -90, TAKEN, DIVERTS_BEHIND),  # what the proxy sends on
+        ({}, PREROUTING, -120, ALL, DIVERTS),
+        (TPROXY, PREROUTING, -120, ALL, STOPS),
+        (TPROXY, PREROUTING, -160, ALL, DIVERTS),
+    ],
+)
+def test_by_where_packets_meet_it(
+    texts: dict[option.Option[str], str], hook: str, priority: int, rule: Rule, does: str
+) -> None:
+    is_nat = rule is TAKEN
+    contents = Table(NAT if is_nat else MANGLE, (Chain("x", (rule,), "ACCEPT"),))
+    there = ForeignChain("ip other", ("ipv4",), hook, priority, is_nat=is_nat, contents=contents)
+    desired = ruleset_of(texts)
+
+    (found,) = judge(desired, desired, (there,), PodNetwork(), is_native=False).obstacles
+
+    assert what_foreign_does(found.rule, found.effect) == does
