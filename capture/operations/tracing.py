@@ -6,7 +6,6 @@ from capture.analysis.canonical import canonical_rule
 from capture.analysis.pod_network import NO_WAY_OUT, read_pod_network, routed
 from capture.analysis.stations import Situation
 from capture.analysis.trace import Trace, whole_way
-from capture.analysis.trace import trace as trace_by_rules
 from capture.backends import detect, load
 from capture.backends.request import Request
 from capture.errors import ConfigurationError
@@ -52,7 +51,7 @@ def trace(
     with Entered(namespace):
         sent = routed(packet)
         if settings is not None:
-            return trace_by_rules(_desired(settings, namespace, host), sent)
+            return whole_way(sent, Situation(_desired(settings, namespace, host)))
         if sent.out_interface == NO_WAY_OUT:
             return Trace(sent, "no-route", sent.port, None, ())
         return _with_impediments(whole_way(sent, live_situation()))

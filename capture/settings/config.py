@@ -172,7 +172,8 @@ def _id(entry: str | Span, settings: Settings, which: Option[Any], look_up: Call
         return entry
     found = look_up(entry)
     if found is None:
-        raise settings.refused(which, which.expected, entry)
+        kind = "user" if which == option.PROXY_UID else "group"
+        raise settings.refused(which, f"{which.expected}; no {kind} of that name is known here", entry)
     return only(found)
 
 

@@ -121,11 +121,11 @@ class TestUsersAndGroups:
     @pytest.mark.parametrize(
         ("which", "text", "wrong", "expected"),
         [
-            (option.PROXY_UID, "5,nobody-here", "nobody-here", "names of users that exist"),
-            (option.PROXY_GID, "nobody-here", "nobody-here", "names of groups that exist"),
-            (option.PROXY_GID, "app", "app", "names of groups that exist"),
-            (option.OWNER_GROUPS, "java,nogroup", "nogroup", "names of groups that exist"),
-            (option.EXCLUDED_OWNER_GROUPS, "nogroup", "nogroup", "names of groups that exist"),
+            (option.PROXY_UID, "5,nobody-here", "nobody-here", "no user of that name is known here"),
+            (option.PROXY_GID, "nobody-here", "nobody-here", "no group of that name is known here"),
+            (option.PROXY_GID, "app", "app", "no group of that name is known here"),
+            (option.OWNER_GROUPS, "java,nogroup", "nogroup", "no group of that name is known here"),
+            (option.EXCLUDED_OWNER_GROUPS, "nogroup", "nogroup", "no group of that name is known here"),
         ],
     )
     def test_a_name_that_no_user_has(self, which: option.Option[object], text: str, wrong: str, expected: str) -> None:
