@@ -49,7 +49,7 @@ PROGRAM = str(Path(sys.executable).with_name("capture"))
 pytestmark = pytest.mark.kernel
 
 FOREIGN = """
-table ip theirs {
+table ip foreign {
     set blocked { type ipv4_addr; elements = { 192.0.2.1, 192.0.2.7 }; }
     chain first {
         type filter hook output priority -200
@@ -66,7 +66,7 @@ table ip theirs {
         ip daddr 192.0.2.2 drop
     }
 }
-table inet theirs {
+table inet foreign {
     chain input {
         type filter hook input priority 0
         drop
@@ -116,17 +116,17 @@ class TestRead:
 
         assert [(name, c.hook, c.priority, c.is_nat, c.families) for name, c in chains.items()] == [
             ("ip6 closed everything", PREROUTING, -310, False, (IPV6,)),
-            ("ip theirs first", OUTPUT, -200, False, (IPV4,)),
-            ("inet theirs harmless", PREROUTING, -150, False, FAMILIES),
-            ("ip theirs last", OUTPUT, -50, True, (IPV4,)),
-            ("inet theirs input", INPUT, 0, False, FAMILIES),
+            ("ip foreign first", OUTPUT, -200, False, (IPV4,)),
+            ("inet foreign harmless", PREROUTING, -150, False, FAMILIES),
+            ("ip foreign last", OUTPUT, -50, True, (IPV4,)),
+            ("inet foreign input", INPUT, 0, False, FAMILIES),
         ]
 
     def test_rules_in_the_words_of_both_backends(self, namespace: Namespace) -> None:
         namespace.run(["nft", "-f", "-"], stdin=FOREIGN)
         chains = read(namespace)
 
-        first = chains["ip theirs first"]
+        first = chains["ip foreign first"]
         assert [(rule, rule.why) for rule in first.entry.rules[:4]] == [
             (Rule(Drop(), (Destination(networks("192.0.2.1", "192.0.2.7")),), IPV4), BLOCKED),
             (Rule(Log("seen"), (), IPV4), 'log prefix "seen" drop'),
@@ -136,7 +136,7 @@ class TestRead:
         assert first.contents.chain("more") == Chain(
             "more", (Rule(Drop(), (Destination(networks("192.0.2.2")),), IPV4),)
         )
-        assert chains["ip theirs last"].entry.rules == (
+        assert chains["ip foreign last"].entry.rules == (
             Rule(Redirect(8080), (Protocol("tcp"), DestinationPort((only(80),))), IPV4),
         )
         assert chains["ip6 closed everything"].entry.policy == "DROP"

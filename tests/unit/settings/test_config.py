@@ -121,11 +121,11 @@ class TestUsersAndGroups:
     @pytest.mark.parametrize(
         ("which", "text", "wrong", "expected"),
         [
-            (option.PROXY_UID, "5,nobody-here", "nobody-here", "names of users that exist"),
-            (option.PROXY_GID, "nobody-here", "nobody-here", "names of groups that exist"),
-            (option.PROXY_GID, "app", "app", "names of groups that exist"),
-            (option.OWNER_GROUPS, "java,nogroup", "nogroup", "names of groups that exist"),
-            (option.EXCLUDED_OWNER_GROUPS, "nogroup", "nogroup", "names of groups that exist"),
+            (option.PROXY_UID, "5,nobody-here", "nobody-here", "no user of that name is known here"),
+            (option.PROXY_GID, "nobody-here", "nobody-here", "no group of that name is known here"),
+            (option.PROXY_GID, "app", "app", "no group of that name is known here"),
+            (option.OWNER_GROUPS, "java,nogroup", "nogroup", "no group of that name is known here"),
+            (option.EXCLUDED_OWNER_GROUPS, "nogroup", "nogroup", "no group of that name is known here"),
         ],
     )
     def test_a_name_that_no_user_has(self, which: option.Option[object], text: str, wrong: str, expected: str) -> None:
@@ -192,8 +192,8 @@ class TestDns:
     POD = FakePod(servers=("10.96.0.10", "fd00::a"))
     SERVERS = (parse_address("10.96.0.10"), parse_address("fd00::a"))
     NO_SERVER = (
-        "--redirect-dns: /etc/resolv.conf names no server, so DNS is not captured;"
-        " use --capture-all-dns to capture all of it"
+        "--redirect-dns: no server is known (resolv.conf, which only a run in the pod reads, names none),"
+        " so DNS is not captured; use --capture-all-dns to capture all of it"
     )
     ALL_WITHOUT = "--capture-all-dns does nothing without --redirect-dns"
 
