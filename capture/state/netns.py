@@ -211,7 +211,7 @@ def _no_such(path: str) -> NamespaceError:
     if not pid.isdigit() or path != path_of_process(int(pid)):
         return NamespaceError(path, "does not exist")
     has_ended = os.path.exists(f"/proc/{pid}")  # a zombie has no namespaces any more
-    return NamespaceError(path, f"process {pid} has ended" if has_ended else f"no process {pid}", "ps -e")
+    return NamespaceError(path, f"process {pid} has ended" if has_ended else f"no process {pid}", "ps -e` or `lsns -t net")
 
 
 def _enter(descriptor: int, path: str) -> None:
