@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import can_stay, differences
-from capture.analysis.trace import trace
 from capture.model.addresses import BITS, FAMILIES, Network
 from capture.model.chain_names import is_our_chain
 from capture.model.packet import Packet
@@ -45,6 +44,7 @@ from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from support.generators.configurations import configs
 from support.generators.rules import Place, rules, rulesets
+from support.rules.traced import trace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
