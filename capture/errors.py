@@ -55,16 +55,18 @@ class ConfigurationError(CaptureError):
 
 
 class HostNamespaceError(CaptureError):
-    """The target is the host's own network namespace, and capturing a node cuts it off."""
+    """The target is the host's own network namespace. Capturing a node cuts it off; ``verb`` may be "clean"."""
 
     exit_code = EXIT_USAGE
 
-    def __init__(self, evidence: str = "") -> None:
+    def __init__(self, evidence: str = "", verb: str = "capture") -> None:
         whose = f"that of a node, since {evidence}" if evidence else "the host's own"
+        is_capture = verb == "capture"
+        danger = ", and capturing it would cut the node off" if is_capture else f"; pass --allow-host to {verb} it"
+        else_pass = ", or pass --allow-host if you mean the host" if is_capture else ""
         super().__init__(
-            f"refused: this network namespace is {whose}, and capturing it would cut the node off",
-            "Name the pod's namespace with --netns PATH or --pid N (istio-init: --network-namespace PATH), or pass"
-            " --allow-host if you mean the host.",
+            f"refused: this network namespace is {whose}{danger}",
+            f"Name the pod's namespace with --netns PATH or --pid N (istio-init: --network-namespace PATH){else_pass}.",
         )
 
 
@@ -90,10 +92,10 @@ class PrivilegeError(CaptureError):
 class NamespaceError(CaptureError):
     """The network namespace is not there, or is no network namespace."""
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, reason: str, look: str = "ls /run/netns` or `lsns -t net") -> None:
         super().__init__(
             f"network namespace {path}: {reason}",
-            "Look with `ls /run/netns` or `lsns -t net`; a pod's namespace ends with its last process.",
+            f"Look with `{look}`; a pod's namespace ends with its last process.",
         )
         self.path = path
 

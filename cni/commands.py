@@ -18,9 +18,10 @@ from capture.settings.options import PROFILE
 from capture.settings.parsers import PROFILES
 from cni import conf, entries, istio_cni, kubeconfig_file, runtimes
 from cni import install as installer
-from cni.install import OWN_CONFIG, PLUGIN, Change, Desired
+from cni.install import OWN_CONFIG, Desired
 from cni.log import DEFAULT_FILE, LEVELS
-from cni.networks import Choice
+from cni.networks import PLUGIN, Choice
+from cni.plugin_files import BUNDLE_MARK, Change
 from cni.protocol import CniError
 from cni.runtimes import Runtime
 
@@ -268,7 +269,7 @@ def installed_plugin() -> str:
 def _bundle() -> str:
     """Return the bundle that this program runs from, if it does: what the kernel has started is its dynamic linker."""
     started = os.readlink("/proc/self/exe")
-    directory, _, rest = started.rpartition(f"/{installer.BUNDLE_MARK}")
+    directory, _, rest = started.rpartition(f"/{BUNDLE_MARK}")
     return directory if directory and not rest else ""
 
 

@@ -16,7 +16,6 @@ from capture.model.values import Value
 from capture.state.directory import STATE_DIRECTORY, tighten
 from cni import atomic_files, entries
 from cni.atomic_files import ChangedMeanwhileError
-from cni.entries import with_entry
 from cni.exclusive import clean_up, exclusive, retry_on_conflict
 from cni.install_error import InstallError
 from cni.networks import (
@@ -33,12 +32,7 @@ from cni.networks import (
     networks,
     paths_in,
 )
-from cni.plugin_files import BUNDLE_MARK, Change, put_plugin, remove_plugin
-
-__all__ = [
-    "BUNDLE_MARK", "OWN_CONFIG", "OWN_CONFIG_MARK", "PLUGIN", "Change", "Choice", "Desired", "InstallError", "Network",
-    "enter", "install", "main_network", "network_taken", "networks", "remove_plugin", "uninstall", "with_entry",
-]  # fmt: skip
+from cni.plugin_files import Change, put_plugin, remove_plugin
 
 OWN_CONFIG = "00-capture.conflist"
 
@@ -100,42 +94,40 @@ def uninstall(bin_dir: str, conf_dir: str, grace: float = 0.0, *, keep_plugin: b
         return changes + remove_plugin(bin_dir)
 
 
-def network_taken(conf_dir: str, choice: Choice = FIRST_BY_NAME) -> Network | None:
-    """Return the network that a runtime takes; None if it takes none. Raises ``InstallError``: a file is broken."""
+def network_taken(conf_dir: str, choice: Choice = FIRST_BY_NAME, *, but_own: bool = False) -> Network | None:
+    """Return the network that a runtime takes, or would take without a list of our own; None if it takes none.
+
+    Raises ``InstallError``: the file that counts is broken.
+    """
     if choice.runtime == "containerd" and not choice.network:
-        return next(networks(conf_dir), None)
-    taken = choose(candidates(conf_dir), choice).taken
+        return next((network for network in networks(conf_dir) if not (but_own and network.is_our_own)), None)
+    taken = choose(_others(conf_dir) if but_own else candidates(conf_dir), choice).taken
     return taken.network if taken else None
 
 
 def main_network(conf_dir: str, choice: Choice = FIRST_BY_NAME) -> Network:
     """Return the network that a runtime would take without a list of our own. Raises ``InstallError``."""
-    if choice.runtime == "containerd" and not choice.network:
-        others: list[Candidate] = []
-        taken = next((network for network in networks(conf_dir) if not network.is_our_own), None)
-    else:
-        others = [each for each in candidates(conf_dir) if each.network is None or not each.network.is_our_own]
-        chosen = choose(others, choice).taken
-        taken = chosen.network if chosen else None
-    if taken is None:
-        raise _nothing_taken(conf_dir, others, choice)
-    return taken
-
-
-def _nothing_taken(conf_dir: str, others: list[Candidate], choice: Choice) -> InstallError:
+    taken = network_taken(conf_dir, choice, but_own=True)
+    if taken is not None:
+        return taken
+    others = _others(conf_dir)
     if others:
         verdicts = "; ".join(f"{os.path.basename(path)} {says}" for path, says in choose(others, choice).verdicts)
-        return InstallError(
+        raise InstallError(
             conf_dir,
             f"the container runtime would use none of these files: {verdicts}",
             "Repair one of these files first.",
         )
-    return InstallError(
+    raise InstallError(
         conf_dir,
         f"no network configuration in it; expected a file ending with {', '.join(READ_BY_RUNTIMES)}",
         "Install after the main network plugin has written its own, or name the directory that the container runtime "
         "reads (containerd: conf_dir of the CRI plugin's cni; CRI-O: network_dir).",
     )
+
+
+def _others(conf_dir: str) -> list[Candidate]:
+    return [each for each in candidates(conf_dir) if each.network is None or not each.network.is_our_own]
 
 
 # --- the entry -------------------------------------------------------------------------------------------------

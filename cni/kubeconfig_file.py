@@ -12,8 +12,8 @@ from typing import Any
 from capture.errors import CaptureError
 from capture.state.directory import ensure
 from capture.state.files import read_file
-from cni import atomic_files, kubeconfig
-from cni.kubeconfig import CLUSTER_FIELDS, SKIPS_VERIFICATION, USER_FIELDS, Kubeconfig
+from cni import atomic_files
+from cni.kubeconfig import CLUSTER_FIELDS, SKIPS_VERIFICATION, USER_FIELDS, Kubeconfig, parse, unusable
 from cni.plugin_files import Change
 from cni.protocol import CniError
 
@@ -21,7 +21,6 @@ MAX_FILE = 1024 * 1024
 MAX_VALUES = 1_000_000
 """Values of a kubeconfig with its aliases written out; without aliases a file of MAX_FILE bytes has fewer."""
 NAME = "kubeconfig"
-NOT_INSTALLED = "Nothing was installed."
 
 
 def as_read_by_plugin(path: str, directory: str) -> tuple[str, list[Change], list[str]]:
@@ -30,12 +29,15 @@ def as_read_by_plugin(path: str, directory: str) -> tuple[str, list[Change], lis
     What is converted goes to ``directory``, for root alone. Raises CaptureError for a kubeconfig that the plugin could
     not use: every pod of the mesh would fail.
     """
-    text = _content(path)
-    if text.lstrip().startswith("{"):
-        _require_files(_parsed(text, path))
+    try:
+        text = _content(path)
+        is_json = text.lstrip().startswith("{")
+        found = parse(text if is_json else _as_json(text, path), path)
+        _require_files(found)
+    except CniError as error:
+        raise CaptureError(error.message, f"{error.details} Nothing was installed.") from None
+    if is_json:
         return path, [], []
-    found = _parsed(_as_json(text, path), path)
-    _require_files(found)
     target = os.path.join(directory, NAME)
     ensure(directory)
     is_new = atomic_files.put(target, as_json(found))
@@ -63,11 +65,9 @@ def _content(path: str) -> str:
     try:
         return read_file(path, MAX_FILE).decode()
     except OSError as error:
-        raise CaptureError(
-            f"kubeconfig {path}: {error.strerror}", f"Name a file that exists. {NOT_INSTALLED}"
-        ) from None
+        raise unusable(path, str(error.strerror), "Name a file that exists.") from None
     except UnicodeDecodeError:
-        raise CaptureError(f"kubeconfig {path}: it is no text in UTF-8", NOT_INSTALLED) from None
+        raise unusable(path, "it is no text in UTF-8") from None
 
 
 def _as_json(text: str, path: str) -> str:
@@ -76,18 +76,16 @@ def _as_json(text: str, path: str) -> str:
     try:
         import yaml
     except ImportError:
-        raise CaptureError(
-            f"kubeconfig {path}: it is YAML, and the package PyYAML is not installed",
-            f"Write it as JSON: `kubectl config view --raw -o json`. {NOT_INSTALLED}",
-        ) from None
+        remedy = "Write it as JSON: `kubectl config view --raw -o json`."
+        raise unusable(path, "it is YAML, and the package PyYAML is not installed", remedy) from None
     try:
         plain = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506  # the base loader makes texts, lists, mappings
         return json.dumps(_without_nulls(plain, [MAX_VALUES]))
     except yaml.MarkedYAMLError as error:  # its words quote the line, which may have a secret
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise CaptureError(f"kubeconfig {path}: line {line}: {error.problem}", NOT_INSTALLED) from None
+        raise unusable(path, f"line {line}: {error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise CaptureError(f"kubeconfig {path}: it is neither JSON nor YAML", NOT_INSTALLED) from None
+        raise unusable(path, "it is neither JSON nor YAML") from None
 
 
 def _without_nulls(value: Any, left: list[int]) -> Any:
@@ -102,21 +100,12 @@ def _without_nulls(value: Any, left: list[int]) -> Any:
     return None if value in ("", "null", "~") else value
 
 
-def _parsed(text: str, path: str) -> Kubeconfig:
-    try:
-        return kubeconfig.parse(text, path)
-    except CniError as error:
-        raise CaptureError(error.message, f"{error.details} {NOT_INSTALLED}".strip()) from None
-
-
 def _require_files(found: Kubeconfig) -> None:
     for path in (found.authority_file, found.token_file, found.certificate_file, found.key_file):
         if path and not (os.path.isfile(path) and os.path.getsize(path)):
             problem = "is empty" if os.path.isfile(path) else "is missing, or no file"
-            raise CaptureError(
-                f"kubeconfig {found.path}: {path}, which it names, {problem}",
-                f"Write it first: the plugin reads it for each pod. {NOT_INSTALLED}",
-            )
+            remedy = "Write it first: the plugin reads it for each pod."
+            raise unusable(found.path, f"{path}, which it names, {problem}", remedy)
 
 
 def as_json(config: Kubeconfig) -> bytes:

@@ -76,7 +76,7 @@ def go_when_forgotten(mark: str = MARK, remembered: str = REMEMBERED, patience: 
 
 
 def _remove(bin_dir: str, mark: str) -> list[str]:
-    from cni.install import remove_plugin
+    from cni.plugin_files import remove_plugin
 
     stay(mark)
     return [change.path for change in remove_plugin(bin_dir)]

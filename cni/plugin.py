@@ -191,7 +191,7 @@ def _desired_settings(request: Request, configuration: Configuration, journal: L
 
 
 def _warn_of_full_table(journal: Log) -> None:
-    """Log that the node's table of connections is full: what the pod sends or gets through the node is dropped then."""
+    """Log that the node's table of connections is nearly full: once it is, the node drops the pod's new connections."""
     from capture.state.tracked import read_counts
 
     tracked, most = read_counts()
@@ -201,8 +201,8 @@ def _warn_of_full_table(journal: Log) -> None:
 
     if is_nearly_full(tracked, most):
         journal.warn(
-            f"the node's conntrack table is full: {tracked} of {most} connections. Connections of the pod may fail:"
-            " raise net.netfilter.nf_conntrack_max on the node"
+            f"the node's conntrack table is nearly full: {tracked} of {most} connections."
+            " Connections of the pod may fail: raise net.netfilter.nf_conntrack_max on the node"
         )
 
 

@@ -88,6 +88,7 @@ def _with_entry(found: list[Candidate]) -> list[str]:
 # --- the list --------------------------------------------------------------------------------------------------
 
 INSTALL = "`capture cni install`"
+AGAIN = f"Install it again: {INSTALL}."
 
 
 def _about_list(found: list[Candidate], chosen: Chosen, taken: Network | None, conf_dir: str) -> Iterator[Finding]:
@@ -105,7 +106,7 @@ def _about_list(found: list[Candidate], chosen: Chosen, taken: Network | None, c
     says = f"number {position + 1} of {len(taken.plugins)} in {taken.path}"
     yield Finding("network", "entry", "ok", says)
     if position == 0:
-        yield Finding("network", "order", "error", f"no plugin before {PLUGIN} makes the network", INSTALL)
+        yield Finding("network", "order", "error", f"no plugin before {PLUGIN} makes the network", AGAIN)
     rival = istio_cni.rival([conf_dir])
     if rival and rival.state == "warning":
         yield rival.replace(topic="network")
@@ -117,7 +118,7 @@ def _about_own_list(found: list[Candidate], taken: Network) -> Iterator[Finding]
         return
     main = next((each.network for each in found if each.network is not None and not each.network.is_our_own), None)
     if main is None:
-        yield Finding("network", "own list", "error", "the list that it was made from is gone", INSTALL)
+        yield Finding("network", "own list", "error", "the list that it was made from is gone", AGAIN)
         return
     others = [plugin for plugin in taken.plugins if plugin.get("type") != PLUGIN]
     without_plugin = [plugin for plugin in main.plugins if plugin.get("type") != PLUGIN]
@@ -131,7 +132,7 @@ def _about_own_list(found: list[Candidate], taken: Network) -> Iterator[Finding]
 
 def _about_plugin(path: str, taken: Network | None, entry: dict[str, Any] | None) -> Iterator[Finding]:
     if not os.path.lexists(path):
-        yield Finding("plugin", "file", "error" if entry else "note", f"{path} is missing", INSTALL)
+        yield Finding("plugin", "file", "error" if entry else "note", f"{path} is missing", f"Install it: {INSTALL}.")
         return
     where = f"{path} -> {os.readlink(path)}" if os.path.islink(path) else path
     tried = trial.run(path)

@@ -1,14 +1,16 @@
-"""Write the pages of docs/ that come from code: options, one page for each command, one for each code.
+"""Write what comes from code or from other files: pages of docs/, and the JSON Schema files.
 
     docs/options.md          the option table
     docs/commands/*.md       the commands' help; what is below the marker was written by hand and stays
     docs/errors.md           every exit code and error code, from the titles of docs/errors/*.md, a page for each
+    capture/report/schemas   each with those that it refers to, so that a validator needs one file
 
 A test compares these texts with the pages.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from inspect import cleandoc
@@ -52,7 +54,29 @@ def pages() -> dict[str, str]:
         path = DOCS / "commands" / f"{name}.md"
         by_hand = path.read_text(encoding="utf-8").partition(END)[2] if path.exists() else ""
         found[f"commands/{name}.md"] = f"{text}\n{END}{by_hand}"
-    return found | {"errors.md": _codes()}
+    return found | {"errors.md": _codes()} | dict(_schemas())
+
+
+# --- schemas ---------------------------------------------------------------------------------------
+
+SCHEMAS = "../capture/report/schemas"
+REFERENCE = re.compile(r'"\$ref": "(urn:[^"#]+)')
+
+
+def _schemas() -> Iterator[tuple[str, str]]:
+    """Yield each schema with all that it refers to in its definitions (JSON Schema 2020-12, section 9.3.1)."""
+    own = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in (DOCS / SCHEMAS).glob("*.json")}
+    for schema in own.values():
+        schema["$defs"] = {key: kept for key, kept in schema.get("$defs", {}).items() if not key.startswith("urn:")}
+        if not schema["$defs"]:
+            del schema["$defs"]
+    by_id = {schema["$id"]: schema for schema in own.values()}
+    for name, schema in own.items():
+        found: dict[str, Any] = {}
+        while missing := set(REFERENCE.findall(json.dumps([schema, found]))) - {*found, schema["$id"]}:
+            found |= {key: by_id[key] for key in missing}
+        defined = {**schema.get("$defs", {}), **dict(sorted(found.items()))}
+        yield f"{SCHEMAS}/{name}", json.dumps(schema | ({"$defs": defined} if defined else {}), indent=1) + "\n"
 
 
 # --- options ---------------------------------------------------------------------------------------

@@ -30,26 +30,12 @@ if TYPE_CHECKING:
     )
     """Matches with several entries."""
 
-MATCH_ORDER: dict[type, int] = {
-    kind: place
-    for place, kind in enumerate(
-        (
-            model.Source,
-            model.Destination,
-            model.InInterface,
-            model.OutInterface,
-            model.Protocol,
-            model.SourcePort,
-            model.DestinationPort,
-            model.OwnerUid,
-            model.OwnerGid,
-            model.Mark,
-            model.ConnectionMark,
-            model.ConnectionState,
-            model.UnknownMatch,
-        )
-    )
-}
+IN_ORDER = (
+    model.Source, model.Destination, model.InInterface, model.OutInterface, model.Protocol, model.SourcePort,
+    model.DestinationPort, model.OwnerUid, model.OwnerGid, model.Mark, model.ConnectionMark, model.ConnectionState,
+    model.UnknownMatch,
+)  # fmt: skip
+MATCH_ORDER: dict[type, int] = {kind: place for place, kind in enumerate(IN_ORDER)}
 
 ENTRIES: dict[type[model.Match], str] = {
     **dict.fromkeys((model.Source, model.Destination), "networks"),
@@ -114,12 +100,8 @@ def canonical_rule(rule: model.Rule) -> model.Rule:
     matches = rule.matches
     if not _are_single(matches):
         matches = tuple(match for match in _joined_matches(matches) if not _holds_always(match))
-    in_order = tuple(sorted(matches, key=_place))
+    in_order = tuple(sorted(matches, key=lambda match: MATCH_ORDER[type(match)]))
     return model.Rule(rule.verdict, rule.matches if in_order == rule.matches else in_order)
-
-
-def _place(match: model.Match) -> int:
-    return MATCH_ORDER[type(match)]
 
 
 def _are_single(matches: tuple[model.Match, ...]) -> bool:

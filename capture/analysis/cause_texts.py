@@ -51,7 +51,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Leave the pod out of the mesh, or run it with a runtime that uses the pod's network namespace.",
     ),
     "conntrack-full": (
-        "the conntrack table is full: {tracked} of {max_tracked} connections",
+        "the conntrack table is nearly full: {tracked} of {max_tracked} connections",
         "Raise net.netfilter.nf_conntrack_max on the node; a captured connection takes two entries.",
     ),
     "privileged": (
@@ -126,6 +126,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "family-not-captured": ("{family} is not captured in this pod", BOTH_FAMILIES),
     "family-not-captured: pod": ("the pod has {family} addresses only, and {family} is not captured", BOTH_FAMILIES),
     "family-not-captured: remark": ("{remark}", "Apply with --ip-families both, if it should be captured."),
+    "dns-not-captured: server": (
+        "DNS is captured for the pod's own name servers alone, and {server} is none of them",
+        "Apply with --capture-all-dns too; from outside of the pod nothing is known of its name servers",
+    ),
     "dns-not-captured": (
         "DNS is not captured: the look-up goes to the name server directly",
         f"Apply with --redirect-dns, or set ISTIO_META_DNS_CAPTURE=true in the proxy's environment {PROXY_METADATA}",

@@ -4,7 +4,7 @@ A cause is looked for where a packet's way may break::
 
     address, route -> rules (own, foreign) -> a filter after the redirect -> a listener: port, family, user, mode
 
-Causes of the whole pod (``lo`` down, a full conntrack table, a missing interface) come first.
+Causes of the whole pod (``lo`` down, a conntrack table that is nearly full, a missing interface) come first.
 """
 
 from __future__ import annotations
@@ -288,8 +288,11 @@ def _why_direct(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
     )
     if step is not None and not is_own(step) and not is_desired:
         return _foreign(live, step)
-    if packet.protocol != "tcp":
-        return cause("dns-not-captured") if packet.port == DNS_PORT else cause("not-tcp", protocol=packet.protocol)
+    is_look_up = packet.port == DNS_PORT and packet.in_interface is None
+    if packet.protocol != "tcp" and not is_look_up:
+        return cause("not-tcp", protocol=packet.protocol)
+    if packet.protocol != "tcp" and capture.dns_port is None:
+        return cause("dns-not-captured")
     if packet.family not in capture.families:
         name = FAMILY_NAMES[packet.family]
         return cause("family-not-captured", name, family=name)
@@ -297,6 +300,8 @@ def _why_direct(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
         return cause("rule-missing", place_of(desired.step), outcome=desired.outcome)
     if among(packet.uid, capture.uids) or among(packet.gid, capture.gids):
         return cause("proxy-user", uid=packet.uid, gid=packet.gid)
+    if packet.protocol != "tcp":
+        return cause("dns-not-captured: server", server=address_text(packet.family, packet.destination.first))
     if step is None:
         return cause("excluded: no rule")
     return cause("excluded", place_of(step), reason=f": {step.rule.why}" if step.rule.why else "")

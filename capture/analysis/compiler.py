@@ -12,7 +12,7 @@ from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
 from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import Goto, Translate, meaning
 from capture.analysis.rerouting import routed_marks, transparent_rules
-from capture.analysis.space import DESTINATION, GID, IN, NONE, OUT, PORT, PROTOCOL, STATE, UID, gathered
+from capture.analysis.space import NONE, Field, gathered
 from capture.analysis.trace import (
     NAT_STATES,
     OF_KNOWN_CONNECTIONS,
@@ -80,7 +80,7 @@ class Compiler:
         self.switches = space.switches
         self.situation = situation
         self.lo = space.interface(LOOPBACK)
-        self.leaves_by_lo = space.numbers(OUT, [(self.lo, self.lo)])
+        self.leaves_by_lo = space.numbers(Field.OUT, [(self.lo, self.lo)])
         self.routed = sorted(routed_marks(situation.ruleset))
         self.mark_routes = tuple(space.routed_by(situation.mark_routes(space.family)))
         self.remarked = space.unknown("mark changed")
@@ -91,7 +91,9 @@ class Compiler:
             "lo": list(situation.orders(model.PREROUTING, space.family, with_nat=False)),
             "input": list(situation.orders(model.INPUT, space.family, with_nat=False)),
         }
-        self.lists = DecisionList(self.diagrams, lambda level: space.domains[level], _stops)
+        self.lists = DecisionList(
+            self.diagrams, lambda level: space.domains[level], lambda verdict: not isinstance(verdict, model.Jump)
+        )
         self.listed: dict[Hashable, int] = {}
         """The lists of decisions of long runs of rules, by where they are."""
         self._direction: Direction = INBOUND
@@ -128,7 +130,7 @@ class Compiler:
         self._known.clear()
         is_inbound = direction == INBOUND
         found = self._pass("in" if is_inbound else "out", Held())
-        found = self.switches.restricted(found, OUT if is_inbound else IN, NONE)
+        found = self.switches.restricted(found, Field.OUT if is_inbound else Field.IN, NONE)
         if not self.routed:
             return found
         return self.switches.moved(found, self.space.renamed("first", "mark"), "first is mark")
@@ -179,32 +181,32 @@ class Compiler:
     def _routed(self, held: Held) -> int:
         """Return the fates of packets that leave: by another interface if their destination was changed."""
         leaves = self._pass("post", held)
-        stays = self.switches.restricted(leaves, OUT, self.lo)
+        stays = self.switches.restricted(leaves, Field.OUT, self.lo)
         if held.is_redirected:
             return stays
         if held.interface is not None:
             number = self.space.interface(held.interface)
             as_before = self._pass("post", held.replace(interface=None))
-            is_same = self.space.numbers(OUT, [(number, number)])
-            return self.diagrams.choose(is_same, as_before, self.switches.restricted(leaves, OUT, number))
+            is_same = self.space.numbers(Field.OUT, [(number, number)])
+            return self.diagrams.choose(is_same, as_before, self.switches.restricted(leaves, Field.OUT, number))
         if not held.is_moved:
             return leaves
-        outward = self.switches.restricted(leaves, OUT, self.space.interface(self.situation.network.interface))
+        outward = self.switches.restricted(leaves, Field.OUT, self.space.interface(self.situation.network.interface))
         goes_out = self.diagrams.choose(self.leaves_by_lo, outward, leaves)
         return self.diagrams.choose(self._is_for_the_pod(), stays, goes_out)
 
     def _over_lo(self, held: Held) -> int:
         """Return the fates of packets that come in again over lo, where they have no socket any more."""
         found = self._pass("lo", held)
-        for level, number in ((IN, self.lo), (OUT, NONE), (UID, NONE), (GID, NONE)):
+        for level, number in ((Field.IN, self.lo), (Field.OUT, NONE), (Field.UID, NONE), (Field.GID, NONE)):
             found = self.switches.restricted(found, level, number)
         return found
 
     def _is_for_the_pod(self) -> int:
         """Return packets to the pod's own addresses, which came in from outside or are translated to these."""
         own = (*self.situation.network.own_addresses(self.space.family), LOOPBACK_NETWORKS[self.space.family])
-        is_own = self.space.numbers(DESTINATION, merge(own))
-        return self.diagrams.either(is_own, self.space.numbers(IN, [(self.lo, self.lo)]))
+        is_own = self.space.numbers(Field.DESTINATION, merge(own))
+        return self.diagrams.either(is_own, self.space.numbers(Field.IN, [(self.lo, self.lo)]))
 
     def _station(self, station: Station, place: Place) -> int:
         after = self._passed(place, station)
@@ -241,7 +243,7 @@ class Compiler:
         no_mark = self.space.marked("connection", 0, model.ALL_BITS)
         follows = self.diagrams.both(self.space.state_in("ESTABLISHED"), no_mark)
         if place.way == "out":
-            follows = self.diagrams.both(follows, self.space.numbers(UID, [(0, MAX_ID)]))
+            follows = self.diagrams.both(follows, self.space.numbers(Field.UID, [(0, MAX_ID)]))
         return self.diagrams.either(self.space.state_in(*NAT_STATES), follows)
 
     # --- the end -----------------------------------------------------------------------------------
@@ -258,7 +260,7 @@ class Compiler:
     def _by_marks(self, direct: int) -> int:
         """Return the end of packets of a transparent capture that no rule of it has taken."""
         choose, both = self.diagrams.choose, self.diagrams.both
-        arrives = self._by_another_than_lo(IN)
+        arrives = self._by_another_than_lo(Field.IN)
         known = self.space.state_in(*OF_KNOWN_CONNECTIONS)
         in_vain = both(both(arrives, self.diagrams.negation(known)), self._is_routed("connection"))
         found = choose(in_vain, self._fate(Fate("dropped")), direct)
@@ -268,7 +270,8 @@ class Compiler:
         to_proxy = self._fate(Fate("proxy-inbound", ports[0]))
         for mark in self.routed:
             is_new = self.diagrams.negation(self.space.marked("first", mark, model.ALL_BITS))
-            is_tcp, is_marked = self.space.numbers(PROTOCOL, [(0, 0)]), self.space.marked("mark", mark, model.ALL_BITS)
+            is_tcp = self.space.numbers(Field.PROTOCOL, [(0, 0)])
+            is_marked = self.space.marked("mark", mark, model.ALL_BITS)
             found = choose(self.diagrams.all_of((arrives, known, is_tcp, is_marked, is_new)), to_proxy, found)
         return found
 
@@ -281,15 +284,11 @@ class Compiler:
         key = ("fate", fate)
         found = self._known.get(key)
         if found is None:
+            leaves = self.diagrams.both(self._by_another_than_lo(Field.OUT), self._is_routed("mark"))
+            is_marked = self.diagrams.either(leaves, self._is_routed("connection"))
             marked, plain = self.diagrams.leaf(fate.replace(marked=True)), self.diagrams.leaf(fate)
-            found = self._known[key] = self.diagrams.choose(self._is_marked(), marked, plain)
+            found = self._known[key] = self.diagrams.choose(is_marked, marked, plain)
         return found
-
-    def _is_marked(self) -> int:
-        if not self.routed:
-            return self.diagrams.no
-        leaves = self.diagrams.both(self._by_another_than_lo(OUT), self._is_routed("mark"))
-        return self.diagrams.either(leaves, self._is_routed("connection"))
 
     def _by_another_than_lo(self, level: int) -> int:
         """Return packets that come in, or leave, by an interface that is not lo."""
@@ -366,17 +365,17 @@ class Compiler:
                 return self._passed(place, station)
 
     def _redirected(self, node: int, port: int, place: Place) -> int:
-        node = self.switches.restricted(node, PORT, port)
+        node = self.switches.restricted(node, Field.PORT, port)
         if place.way != "out":
             return node
-        return self.switches.restricted(node, DESTINATION, LOOPBACK_ADDRESSES[self.space.family].first)
+        return self.switches.restricted(node, Field.DESTINATION, LOOPBACK_ADDRESSES[self.space.family].first)
 
     def _lasting(self, node: int) -> int:
         """Return the fates of redirected connections, which are lost, too, if their later packets are dropped."""
         if self._ends != self._end:
             return node
         diagrams = self.diagrams
-        later = self.switches.restricted(node, STATE, model.CONNECTION_STATES.index("ESTABLISHED"))
+        later = self.switches.restricted(node, Field.STATE, model.CONNECTION_STATES.index("ESTABLISHED"))
 
         def join(first: int, second: int) -> int | None:
             if first == second or (diagrams.is_leaf(second) and not _is_lost(diagrams.value(second))):
@@ -397,11 +396,11 @@ class Compiler:
 
         node = self.diagrams.mapped(node, known, ("sent on", port, address))
         if port is not None:
-            node = self.switches.restricted(node, PORT, port)
+            node = self.switches.restricted(node, Field.PORT, port)
         if address is None:
             return node
-        sent_on = self.switches.restricted(node, DESTINATION, address.first)
-        inside = self.space.numbers(DESTINATION, [(address.first, address.last)])
+        sent_on = self.switches.restricted(node, Field.DESTINATION, address.first)
+        inside = self.space.numbers(Field.DESTINATION, [(address.first, address.last)])
         # Rules behind that tell addresses of a network apart would have to be moved with it.
         return sent_on if self.diagrams.choose(inside, node, sent_on) == sent_on else self.diagrams.leaf(ANYTHING)
 
@@ -428,12 +427,8 @@ class Compiler:
                 restored = self._remarked(node)
                 return self.switches.moved(restored, self.space.renamed("mark", "connection"), "restore mark")
             case _:
-                return self.switches.restricted(node, STATE, model.CONNECTION_STATES.index("UNTRACKED"))
+                return self.switches.restricted(node, Field.STATE, model.CONNECTION_STATES.index("UNTRACKED"))
 
 
 def _is_lost(value: Hashable) -> bool:
     return value == ANYTHING or (isinstance(value, Fate) and value.outcome == "dropped")
-
-
-def _stops(verdict: Meaning) -> bool:
-    return not isinstance(verdict, model.Jump)

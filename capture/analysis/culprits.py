@@ -15,11 +15,11 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from capture.analysis.compare import Numbered
     from capture.analysis.effects import Effect
-    from capture.analysis.stations import Situation
+    from capture.analysis.stations import Situation, Station
     from capture.analysis.trace import Step, Trace
     from capture.model.addresses import Family
     from capture.model.ruleset import Chain, Rule, TableName
@@ -56,21 +56,39 @@ class Culprits:
         self.whole = whole
         self.named: dict[Place, Effect] = {}
         self.doubts: tuple[str, ...] = ()
-        self._places = [*_in_shared_chains(foreign), *_in_chains_elsewhere(whole, family)]
-        self._known = {self._key(place): place for place in reversed(self._places)}
-        self.without_foreign = self._without(self._places)
+        self._shared = {place: rules for place, rules in foreign.items() if place[1] in BUILT_IN_CHAINS[place[0]]}
+        self._count = sum(1 for _ in self._places())
+        self.without_foreign = self._with_only(None)
         called = sum(len(chain.rules) for each in whole.elsewhere for chain in each.contents.chains)
-        self._are_many = called + sum(place.number < 0 for place in self._places) > MANY
+        self._are_many = called + sum(map(len, self._shared.values())) > MANY
         is_complete = self._search()
-        self.others = [place for place in self._places if place not in self.named] if is_complete else []
+        self.others = (place for place in self._places() if is_complete and place not in self.named)
 
-    def _key(self, place: Place) -> tuple[str, str, int]:
+    def _places(self, is_meant: Callable[[Rule | None], bool] = lambda _: True) -> Iterator[Place]:
+        """Yield the foreign rules that are meant, and policies as None. There may be very many: they are not kept."""
+        for (table, chain), rules in self._shared.items():
+            yield from (Place(table, chain, position, rule) for position, rule in rules if is_meant(rule))
+        for number, each in enumerate(self.whole.elsewhere):
+            table, entry = each.contents.name, each.entry
+            if self.family in each.families:
+                for position, rule in enumerate(entry.rules, 1):
+                    if rule.family in (None, self.family) and is_meant(rule):
+                        yield Place(table, entry.name, position, rule, number)
+                if entry.policy_for(self.family) == "DROP" and is_meant(None):
+                    yield Place(table, entry.name, 0, None, number)
+
+    def _place_of(self, station: Station, chain: str, rule: Rule | None) -> Place | None:
+        """Return where a rule of a base chain is if it is foreign; None is the policy."""
+        alike = self._places(lambda each: each is rule)
+        return next((each for each in alike if self._is_in(each, station, chain)), None)
+
+    def _is_in(self, place: Place, station: Station, chain: str) -> bool:
         table = self.whole.elsewhere[place.number].table if place.number >= 0 else place.table
-        return table, place.chain, id(place.rule)
+        return (table, place.chain) == (station.table, chain)
 
     def _search(self) -> bool:
         """Name the rules; return whether all that have an effect are named."""
-        while len(self.named) < len(self._places):
+        while len(self.named) < self._count:
             comparison = Comparison(self.family, self.without_foreign, self._without(self.named))
             count = len(self.named)
             self._name(comparison)
@@ -80,7 +98,7 @@ class Culprits:
                     what = f"what happens to {effect.regions[0]} depends on the order of foreign chains"
                     self.doubts = (f"{self.family}: {what}",)
                 return True
-            if len(self.named) == len(self._places):
+            if len(self.named) == self._count:
                 return True
             if self._is_enough() or (self._are_many and any(each.is_certain for each in self.named.values())):
                 self.doubts = (f"{self.family}: foreign rules that are not named may divert captured traffic, too",)
@@ -124,18 +142,19 @@ class Culprits:
         is_certain = True
         for step in (*traced.path, None):
             if top is not None and top.station is not None and (step is None or step.depth == 0):
-                place = self._known.get((top.station.table, top.chain, id(top.rule)))
+                place = self._place_of(top.station, top.chain, top.rule)
                 if place is not None:
                     yield place, is_certain
             if step is not None:
                 is_certain = step.certain and (step.depth == 0 or is_certain)
                 top = step if step.depth == 0 else top
-        if traced.policy is not None and traced.policy.foreign is not None:
-            yield self._known[traced.policy.table, traced.policy.entry.name, id(None)], True
+        place = self._place_of(traced.policy, traced.policy.entry.name, None) if traced.policy else None
+        if place is not None:
+            yield place, True
 
     def _effect_of(self, place: Place, effect: Effect, comparison: Comparison) -> Effect:
         """Return what a foreign rule does alone; what it does together with others, if alone it does nothing."""
-        alone = () if len(self._places) == 1 else self._effects_alone(place)
+        alone = () if self._count == 1 else self._effects_alone(place)
         same = [each for each in alone if each.is_certain == effect.is_certain]
         if same:
             return min(same, key=lambda each: each.weight)
@@ -144,14 +163,27 @@ class Culprits:
 
     def _effects_alone(self, place: Place) -> list[Effect]:
         """Return what a foreign rule does where no other is."""
-        alone = self._without(each for each in self._places if each != place)
+        alone = self._with_only(place)
         return list(Comparison(self.family, self.without_foreign, alone).effects(only_captured=True))
 
+    def _with_only(self, place: Place | None) -> Situation:
+        """Return our own live rules and one foreign rule, or none."""
+        gone = {(-1, *where): {position for position, _ in rules} for where, rules in self._shared.items()}
+        for number, each in enumerate(self.whole.elsewhere):
+            gone[number, each.contents.name, each.entry.name] = set(range(len(each.entry.rules) + 1))
+        if place is not None:
+            gone[place.number, place.table, place.chain].discard(place.position)
+        return self._left(gone)
+
     def _without(self, places: Iterable[Place]) -> Situation:
-        """Return all live rules without some of the foreign ones; policies are ACCEPT in their place."""
-        gone: dict[tuple[int, str, str], set[int]] = {}
+        """Return all live rules without some of the foreign ones."""
+        gone: dict[tuple[int, TableName, str], set[int]] = {}
         for place in places:
             gone.setdefault((place.number, place.table, place.chain), set()).add(place.position)
+        return self._left(gone)
+
+    def _left(self, gone: Mapping[tuple[int, TableName, str], set[int]]) -> Situation:
+        """Return all live rules but those at some positions of chains; ACCEPT is the policy for position 0."""
 
         def left(table: TableName, chain: Chain, number: int = -1) -> Chain:
             positions = gone.get((number, table, chain.name), set())
@@ -167,19 +199,3 @@ class Culprits:
         )
         in_use = tuple(each for each in elsewhere if each.entry.rules or "DROP" in each.policies)
         return self.whole.replace(ruleset=self.whole.ruleset.with_chains(left), elsewhere=in_use)
-
-
-def _in_shared_chains(foreign: Mapping[tuple[TableName, str], Numbered]) -> Iterator[Place]:
-    for (table, chain), rules in foreign.items():
-        if chain in BUILT_IN_CHAINS[table]:
-            yield from (Place(table, chain, position, rule) for position, rule in rules)
-
-
-def _in_chains_elsewhere(whole: Situation, family: Family) -> Iterator[Place]:
-    for number, each in enumerate(whole.elsewhere):
-        if family in each.families:
-            for position, rule in enumerate(each.entry.rules, 1):
-                if rule.family in (None, family):
-                    yield Place(each.contents.name, each.entry.name, position, rule, number)
-            if each.entry.policy_for(family) == "DROP":
-                yield Place(each.contents.name, each.entry.name, 0, None, number)

@@ -10,7 +10,7 @@ from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import in_words, parts, quick_witness, witness
-from capture.analysis.space import FIELDS, GID, IN, OUT, STATE, UID, PacketSpace
+from capture.analysis.space import Field, PacketSpace
 from capture.analysis.trace import REDIRECTED_BY, Fate, whole_way
 from capture.model.addresses import merge_ranges
 from capture.model.packet import LOOPBACK
@@ -150,7 +150,7 @@ class Comparison:
     def _may_match(self, rule: Rule) -> int:
         """Return packets that a rule may match, wherever on their way they come to it, and with whatever mark."""
         matches = self.space.rule(rule, ("any", rule), is_native=self.situations[0].is_native)
-        changing = {IN, OUT, *range(len(FIELDS), len(self.space.domains))}
+        changing = {Field.IN, Field.OUT, *range(Field.COUNT, len(self.space.domains))}
         return self.diagrams.possible(matches, changing)
 
     def _frames(self) -> Iterator[int]:
@@ -192,18 +192,18 @@ class Comparison:
         known = space.switches.expanded(diagrams.mapped(before, _is_captured, "captured"))
         captured = diagrams.both(known, self._realistic[direction])
         marks = [space.mark_level("connection", group) for group in range(len(space.groups))]
-        by_any_user = diagrams.possible(captured, [UID, GID, *marks])
+        by_any_user = diagrams.possible(captured, [Field.UID, Field.GID, *marks])
         by_proxy = diagrams.all_of(
             space.numbers(level, merge_ranges(_proxy_ids(self.situations[0].ruleset, kind)))
-            for kind, level in ((OwnerUid, UID), (OwnerGid, GID))
+            for kind, level in ((OwnerUid, Field.UID), (OwnerGid, Field.GID))
         )
         first = diagrams.either(diagrams.possible(captured, marks), diagrams.both(by_any_user, by_proxy))
         lo = space.interface(LOOPBACK)
         # Over lo those of redirected connections have another destination by then, and none of their own to judge by.
         has_port = diagrams.mapped(before, lambda fate: isinstance(fate, Fate) and fate.port is not None, "redirected")
         redirected = space.switches.expanded(has_port)
-        stays = diagrams.both(redirected, space.numbers(OUT, [(lo, lo)]))
-        later = diagrams.restricted(diagrams.both(first, diagrams.negation(stays)), STATE, NEW)
+        stays = diagrams.both(redirected, space.numbers(Field.OUT, [(lo, lo)]))
+        later = diagrams.restricted(diagrams.both(first, diagrams.negation(stays)), Field.STATE, NEW)
         follows = diagrams.both(space.state_in("ESTABLISHED", "RELATED"), later)
         newly = diagrams.mapped(after, _is_captured, "captured")
         return diagrams.any_of((first, follows, newly))

@@ -77,14 +77,9 @@ def causes_of_listeners(listeners: tuple[EnvoyListener, ...], capture: Capture, 
         for each in on_port:
             if not each.restores_destination:
                 yield cause("proxy-mode: destination", where, name=each.name, port=port)
-            if port == capture.inbound_port:
-                yield from _mode(each, capture, mark, where)
-
-
-def _mode(listener: EnvoyListener, capture: Capture, mark: int, where: str) -> Iterator[Cause]:
-    if listener.is_transparent != capture.is_transparent:
-        mode, other = MODES[capture.is_transparent], MODES[listener.is_transparent]
-        transparent = str(capture.is_transparent).lower()
-        yield cause("proxy-mode: Envoy", where, mode=mode, name=listener.name, other=other, transparent=transparent)
-    elif capture.is_transparent and listener.mark not in (0, mark):
-        yield cause("proxy-mode: mark", where, mark=listener.mark, expected=mark)
+            if port == capture.inbound_port and each.is_transparent != capture.is_transparent:
+                mode, other = MODES[capture.is_transparent], MODES[each.is_transparent]
+                transparent = str(capture.is_transparent).lower()
+                yield cause("proxy-mode: Envoy", where, mode=mode, name=each.name, other=other, transparent=transparent)
+            elif port == capture.inbound_port and capture.is_transparent and each.mark not in (0, mark):
+                yield cause("proxy-mode: mark", where, mark=each.mark, expected=mark)

@@ -24,7 +24,7 @@ from capture.model.values import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from typing import Literal
+    from typing import Any, Literal
 
     from capture.analysis.stations import Situation, Station
     from capture.model.addresses import Family
@@ -32,7 +32,15 @@ if TYPE_CHECKING:
     Kind = Literal["table", "chain", "proxy", "dns", "direct", "dropped", "goes on", "foreign"]
 
 DIRECTIONS = (("outbound", model.OUTPUT), ("inbound", model.PREROUTING))
-CHANGES: dict[type, str] = {model.SaveMark: "mark saved", model.RestoreMark: "mark restored", model.Log: "logged"}
+CHANGES: dict[type, Callable[[Any], str]] = {
+    model.SaveMark: lambda _: "mark saved",
+    model.RestoreMark: lambda _: "mark restored",
+    model.Log: lambda _: "logged",
+    model.SetZone: lambda verdict: f"zone {verdict.zone}",
+    model.SetMark: lambda verdict: f"mark {verdict.value:#x}",
+    model.UnknownVerdict: lambda verdict: verdict.text.partition(" ")[0],
+}
+"""What rules do to packets that go on to the next one, in words."""
 MAX_DEPTH = 16
 """Of jumps, as in the kernel (NFT_JUMP_STACK_SIZE, linux/netfilter/nf_tables.h)."""
 
@@ -105,25 +113,11 @@ def _tables(
         reader = Reader(situation, station, tuple(of_station), text_of)
         below = reader.edges(station.entry)
         if below or station.table == model.NAT:
-            yield Edge(
-                f"{station.table} {station.entry.name}", "table", _place(station), below=(*below, *reader.rest())
-            )
-
-
-def _place(station: Station) -> str:
-    if station.foreign is None:
-        return ""
-    is_second = any(is_our_chain(chain.name) for chain in station.contents.chains)
-    return f"{'second set' if is_second else 'foreign'}, priority {station.foreign.priority}"
-
-
-def _change_in_words(verdict: model.Verdict) -> str:
-    """Return what a rule does to packets that go on to the next one."""
-    if isinstance(verdict, model.SetZone):
-        return f"zone {verdict.zone}"
-    if isinstance(verdict, model.SetMark):
-        return f"mark {verdict.value:#x}"
-    return CHANGES.get(type(verdict), "counted")
+            is_second = any(is_our_chain(chain.name) for chain in station.contents.chains)
+            says = f"{'second set' if is_second else 'foreign'}, priority " if station.foreign else ""
+            says += str(station.foreign.priority) if station.foreign else ""
+            name = f"{station.table} {station.entry.name}"
+            yield Edge(name, "table", says, below=(*below, *reader.rest()))
 
 
 class Reader:
@@ -141,9 +135,8 @@ class Reader:
         self._station = station
         self._text_of = text_of
         self._known: dict[str, tuple[Edge, ...]] = {}
-        self._own = {} if station.foreign else {
-            family: our_rules(situation.ruleset.replace(families=(family,)), family) for family in families
-        }  # fmt: skip
+        of_own = () if station.foreign else families
+        self._own = {each: our_rules(situation.ruleset.replace(families=(each,)), each) for each in of_own}
 
     def edges(self, chain: model.Chain, depth: int = 0) -> tuple[Edge, ...]:
         """Return the edges that leave a chain, in the order of its rules; of both families as one."""
@@ -206,20 +199,16 @@ class Reader:
                 return below[0].kind, below[0].to, ()
             return "chain", verdict.chain, below
         if isinstance(verdict, model.Redirect | model.TransparentProxy):
-            return self._redirect(chain, verdict.port)
+            if not is_our_chain(chain.name):
+                return "foreign", f"port {verdict.port}", ()
+            is_dns = REDIRECTED_BY.get(chain.name) == "dns"
+            return ("dns", f"agent's DNS :{verdict.port}", ()) if is_dns else ("proxy", f"proxy :{verdict.port}", ())
         if isinstance(verdict, model.Drop):
             return "dropped", "dropped", ()
         if isinstance(verdict, model.Return | model.Accept):
             return self._onwards(), self._onwards(), ()
-        if isinstance(verdict, model.UnknownVerdict):
-            return "goes on", verdict.text.partition(" ")[0], ()
-        return "goes on", _change_in_words(verdict), ()
-
-    def _redirect(self, chain: model.Chain, port: int) -> tuple[Kind, str, tuple[Edge, ...]]:
-        if not is_our_chain(chain.name):
-            return "foreign", f"port {port}", ()
-        is_dns = REDIRECTED_BY.get(chain.name) == "dns"
-        return ("dns", f"agent's DNS :{port}", ()) if is_dns else ("proxy", f"proxy :{port}", ())
+        change = CHANGES.get(type(verdict))
+        return "goes on", change(verdict) if change else "counted", ()
 
     def _onwards(self) -> Kind:
         return "direct" if self.table.name == model.NAT and self._station.foreign is None else "goes on"

@@ -131,7 +131,11 @@ def _of_family(
     culprits = Culprits(family, whole, foreign)
     named = [_finding(culprits, place, effect) for place, effect in culprits.named.items() if effect.is_certain]
     unjudged = (_finding(culprits, place, effect) for place, effect in culprits.named.items() if not effect.is_certain)
-    harmless = [_finding(culprits, place) for place in culprits.others if _is_worth_a_note(culprits, place)]
+    harmless = [
+        _finding(culprits, place)
+        for place in culprits.others
+        if place.number < 0 or (place.rule is not None and not isinstance(place.rule.verdict, LET_PASS))
+    ]
     judged = _with_effects(own, Comparison(family, reference, culprits.without_foreign)) if own else ()
     return Judgement(
         (*judged, *_only(Difference, named)),
@@ -151,13 +155,6 @@ def _with_effects(own: Sequence[Difference], comparison: Comparison) -> Iterator
             effects = [each for each in comparison.effects(among=difference.rule) if each.is_certain]
             effect = min(effects, key=lambda each: each.weight, default=None)
         yield difference.replace(effect=effect)
-
-
-def _is_worth_a_note(culprits: Culprits, place: Place) -> bool:
-    if place.number < 0:
-        return True
-    chain, rule = culprits.whole.elsewhere[place.number], place.rule
-    return chain.is_worth_notes and rule is not None and not isinstance(rule.verdict, LET_PASS)
 
 
 def _finding(culprits: Culprits, place: Place, effect: Effect | None = None) -> Difference | Obstacle:

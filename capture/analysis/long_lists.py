@@ -203,18 +203,13 @@ class Switches:
         """Return what is, for each packet, the function of the leaf to which a list leads it."""
         if len(self._lists) >= MAX_SWITCHES or self.diagrams.has_at_most(MAX_PUT_IN, lists):
             return self.diagrams.cases(lists, functions)
-        level = self._level(lists, min(map(self.diagrams.level, functions.values())))
-        kids = [functions[leaf] for leaf in self._leaves[-level - 1]]
-        return self.diagrams.node(level, range(len(kids) - 1), kids)
-
-    def _level(self, lists: int, below: int) -> int:
-        """Return the level of a switch for a list: one that is there, if it is above what it leads to."""
         level = self._levels.get(lists, 0)
-        if level >= min(below, 0):
+        if level >= min(0, *map(self.diagrams.level, functions.values())):  # none that is above what it leads to
             self._lists.append(lists)
             self._leaves.append(self.diagrams.leaves(lists))
             level = self._levels[lists] = -len(self._lists)
-        return level
+        kids = [functions[leaf] for leaf in self._leaves[-level - 1]]
+        return self.diagrams.node(level, range(len(kids) - 1), kids)
 
     def restricted(self, node: int, level: int, number: int) -> int:
         """Return the function with one field fixed."""

@@ -98,11 +98,11 @@ def own_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> m
         )
         return chain.replace(rules=tuple(rules))
 
-    tables = (
-        table.replace(chains=tuple(chain for chain in table.chains if chain.rules or is_our_chain(chain.name)))
-        for table in ruleset.with_chains(own).tables
-    )
-    return ruleset.replace(tables=tuple(table for table in tables if table.chains))
+    tables = []
+    for table in ruleset.with_chains(own).tables:
+        chains = tuple(chain for chain in table.chains if chain.rules or is_our_chain(chain.name))
+        tables += [table.replace(chains=chains)] if chains else []
+    return ruleset.replace(tables=tuple(tables))
 
 
 def our_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | None = None) -> Places:
@@ -118,7 +118,9 @@ def our_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | Non
             shapes = [shape(table.name, chain.name, rule, marks) for rule in rules]
             own = frozenset(position for position, known in enumerate(shapes) if known == CERTAIN)
             if chain.name in model.BUILT_IN_CHAINS[table.name]:
-                remembered = _where_recorded(rules, _recorded_rules(recorded, table.name, chain.name, family))
+                built_in = recorded.chain(table.name, chain.name) if recorded else None
+                in_order = built_in.rules_for(family) if built_in and recorded and family in recorded.families else ()
+                remembered = _where_recorded(rules, tuple(map(canonical_rule, in_order)))
                 if remembered is None:
                     unrecorded[chain.name] = rules
                     remembered = _by_neighbourhood(rules, shapes)
@@ -136,15 +138,6 @@ def our_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | Non
 
 
 # --- by what we remember -------------------------------------------------------------------------
-
-
-def _recorded_rules(
-    recorded: model.Ruleset | None, table: model.TableName, chain: str, family: Family
-) -> tuple[model.Rule, ...]:
-    if recorded is None or family not in recorded.families:
-        return ()
-    built_in = recorded.chain(table, chain)
-    return tuple(map(canonical_rule, built_in.rules_for(family))) if built_in else ()
 
 
 def _where_recorded(rules: Sequence[model.Rule], recorded: Sequence[model.Rule]) -> frozenset[int] | None:
@@ -223,8 +216,8 @@ def shape(table: model.TableName, chain: str, rule: model.Rule, marks: frozenset
     likely = [each for each in _shapes(marks).get((table, chain), ()) if each.verdict == rule.verdict]
     matches = canonical_rule(rule).matches if likely else ()
     for each in likely:
-        others = frozenset(type(match) for match in matches if match not in each.matches)
-        if others in each.others and len(matches) == len(others) + len(each.matches):
+        others = {type(match) for match in matches if match not in each.matches}
+        if others in map(set, each.others) and len(matches) == len(others) + len(each.matches):
             return each.looks
     return None
 
@@ -235,11 +228,7 @@ class Shape(Value):
     looks: str
     verdict: model.Verdict
     matches: tuple[model.Match, ...]
-    others: tuple[frozenset[type], ...] = (frozenset(),)
-
-
-def _kinds(*kinds: type) -> frozenset[type]:
-    return frozenset(kinds)
+    others: tuple[tuple[type, ...], ...] = ((),)
 
 
 def _shapes(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[Shape, ...]]:
@@ -252,7 +241,7 @@ def _shapes(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[Sh
     if known is None:
         known = _KNOWN[marks] = {
             (model.MANGLE, model.PREROUTING): (
-                *[Shape(CERTAIN, model.SaveMark(), (model.Mark(mark),), (_kinds(model.Protocol),)) for mark in marks],
+                *[Shape(CERTAIN, model.SaveMark(), (model.Mark(mark),), ((model.Protocol,),)) for mark in marks],
                 Shape(BEFORE_OWN, model.Drop(), (model.ConnectionState(("INVALID",)),)),
             ),
             (model.MANGLE, model.OUTPUT): (
@@ -262,12 +251,12 @@ def _shapes(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[Sh
             ),
             (model.NAT, model.OUTPUT): (
                 Shape(CERTAIN, model.Redirect(AGENT_DNS_PORT), (TO_DNS,), DNS_OF_ALL),
-                Shape(BEFORE_OWN, model.Return(), (TO_DNS,), tuple(_kinds(model.Protocol, *kind) for kind in OWNER)),
+                Shape(BEFORE_OWN, model.Return(), (TO_DNS,), tuple((model.Protocol, *kind) for kind in OWNER)),
             ),
             (model.RAW, model.OUTPUT): (
                 Shape(CERTAIN, model.SetZone(2), (UDP, model.SourcePort((model.only(AGENT_DNS_PORT),))), OWNER),
                 Shape(NEXT_TO_OWN, model.SetZone(1), (UDP, TO_DNS), OWNER),
-                Shape(NEXT_TO_OWN, model.SetZone(2), (UDP, TO_DNS), (_kinds(), _kinds(model.Destination))),
+                Shape(NEXT_TO_OWN, model.SetZone(2), (UDP, TO_DNS), ((), (model.Destination,))),
             ),
             (model.RAW, model.PREROUTING): (Shape(CERTAIN, model.SetZone(1), (UDP, FROM_DNS), FROM_SERVER),),
         }
@@ -278,10 +267,10 @@ _KNOWN: dict[frozenset[int], dict[tuple[model.TableName, str], tuple[Shape, ...]
 TCP, UDP = model.Protocol("tcp"), model.Protocol("udp")
 ON_LO = model.OutInterface("lo")
 TO_DNS, FROM_DNS = model.DestinationPort((model.only(DNS_PORT),)), model.SourcePort((model.only(DNS_PORT),))
-OWNER = (_kinds(model.OwnerUid), _kinds(model.OwnerGid))
-TO_SELF = tuple(_kinds(model.Destination, *kind) for kind in OWNER)
-DNS_OF_ALL = (_kinds(model.Protocol), _kinds(model.Protocol, model.Destination))
-FROM_SERVER = (_kinds(), _kinds(model.Source), _kinds(model.Destination))
+OWNER = ((model.OwnerUid,), (model.OwnerGid,))
+TO_SELF = tuple((model.Destination, *kind) for kind in OWNER)
+DNS_OF_ALL = ((model.Protocol,), (model.Protocol, model.Destination))
+FROM_SERVER = ((), (model.Source,), (model.Destination,))
 
 
 def excluded_interface(table: model.TableName, chain: str, rule: model.Rule) -> str | None:
@@ -298,14 +287,9 @@ def excluded_interface(table: model.TableName, chain: str, rule: model.Rule) -> 
 def _marks_of_our_chains(live: model.Ruleset, family: Family) -> frozenset[int]:
     """Return the marks that our chains of the mangle table match: those of the transparent proxy."""
     table = live.table(model.MANGLE)
-    return frozenset(
-        match.value
-        for chain in (table.chains if table else ())
-        if is_our_chain(chain.name)
-        for rule in chain.rules_for(family)
-        for match in rule.matches
-        if isinstance(match, model.Mark) and not match.negated
-    )
+    chains = [chain for chain in (table.chains if table else ()) if is_our_chain(chain.name)]
+    matches = [match for chain in chains for rule in chain.rules_for(family) for match in rule.matches]
+    return frozenset(each.value for each in matches if isinstance(each, model.Mark) and not each.negated)
 
 
 # --- by siblings ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from capture.model.addresses import AF, address_text, parse_address
 from capture.model.packet import LOOPBACK
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.policy_rules import read_policy_rules
-from capture.netlink.routing import RTN_LOCAL, look_up_route, read_routes
+from capture.netlink.routing import RTN_LOCAL, look_up_route, read_routes, way_out
 from capture.netlink.rtnetlink import open_route
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP
 
@@ -31,17 +31,20 @@ def read_pod_network() -> PodNetwork:
     with open_route() as route:
         every = {link.index: link for link in read_links(route)}
         everywhere = read_addresses(route)
+        families = dict.fromkeys(parse_address(address.address).family for address in everywhere)
+        ways_out = [way_out(route, AF[family]) for family in families]
         by_marks = tuple(_read_mark_routes(route, {index: link.name for index, link in every.items()}))
     links = {index: link for index, link in every.items() if not link.is_loopback}
     addresses = [address for address in everywhere if address.interface in links]
     own = tuple(parse_address(address.address) for address in addresses)
     global_ones = tuple(address for address in own if not address.is_link_local)
     default = PodNetwork()
-    up = [link.name for link in links.values() if link.is_up]
+    up = [index for index, link in links.items() if link.is_up]
+    outward = next((index for index in (*ways_out, *up) if index in links), 0)
     return PodNetwork(
         own=global_ones + tuple(a for a in default.own if a.family not in {o.family for o in global_ones}),
-        interface=next(iter(up), default.interface),
-        others=tuple(link.name for link in links.values() if link.name not in up[:1]),
+        interface=links[outward].name if outward else default.interface,
+        others=tuple(link.name for index, link in links.items() if index != outward),
         local=tuple(parse_address(address.address) for address in everywhere if every[address.interface].is_up),
         names=tuple((index, link.name) for index, link in every.items()),
         mark_routes=by_marks,

@@ -10,7 +10,7 @@ from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import in_words, parts, with_ports, witness
-from capture.analysis.space import PORT, PacketSpace
+from capture.analysis.space import Field, PacketSpace
 from capture.analysis.trace import Fate, whole_way
 from capture.model.limits import MAX_PORT
 from capture.model.ruleset import ALL_BITS, DestinationPort
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from capture.analysis.compiler import Direction
     from capture.analysis.regions import Path
     from capture.analysis.stations import Situation
-    from capture.analysis.trace import Trace
     from capture.model.addresses import Family
     from capture.model.ruleset import Ruleset
 
@@ -37,17 +36,14 @@ UNKNOWN = "cannot be judged"
 class Statement(Value):
     """One line of the policy: traffic of some families in one direction, its outcome, and the reason.
 
-    ``fate`` is None where it depends on something that cannot be judged. ``witness`` is the trace of one such packet.
+    ``fate`` is None where it depends on something that cannot be judged.
     """
-
-    not_compared = ("witness",)
 
     families: tuple[Family, ...]
     direction: Direction
     traffic: str
     fate: Fate | None
     why: str
-    witness: Trace | None = None
 
 
 def policy(situations: dict[Family, Situation]) -> list[Statement]:
@@ -102,19 +98,17 @@ def _statements(
     described = parts(space, packets, among)
     known = fate if isinstance(fate, Fate) else None
     for path in described[:MAX_PARTS]:
-        reasons: dict[str, tuple[Path, Trace]] = {}
+        reasons: dict[str, Path] = {}
         for piece in _cut_by_port(situation.ruleset, path):
             part = packets
             for level, ranges in piece.items():
                 part = space.diagrams.both(part, space.numbers(level, ranges))
             numbers = witness(space, part if part != space.diagrams.no else packets, direction)
-            traced = whole_way(space.packet(numbers), situation)
-            step = traced.step
+            step = whole_way(space.packet(numbers), situation).step
             why = (step.rule.why or f"{step.table} {step.chain} {step.position}") if step else "no rule decides"
-            before = reasons.get(why)
-            reasons[why] = (with_ports(before[0], piece), before[1]) if before else (piece, traced)
-        for why, (piece, traced) in reasons.items():
-            yield Statement((space.family,), direction, in_words(space, piece), known, why, traced)
+            reasons[why] = with_ports(reasons[why], piece) if why in reasons else piece
+        for why, piece in reasons.items():
+            yield Statement((space.family,), direction, in_words(space, piece), known, why)
     if len(described) > MAX_PARTS:
         rest = f"{len(described) - MAX_PARTS} more sets of packets"
         yield Statement((space.family,), direction, rest, known, "")
@@ -122,7 +116,7 @@ def _statements(
 
 def _cut_by_port(ruleset: Ruleset, path: Path) -> list[Path]:
     """Return a part as several, cut where a rule's ports begin or end: each may have a reason of its own."""
-    ranges = path.get(PORT, ())
+    ranges = path.get(Field.PORT, ())
     if not 0 < len(ranges) <= MAX_PIECES:
         return [path]
     matches = (match for rule in ruleset.rules for match in rule.matches if isinstance(match, DestinationPort))
@@ -134,4 +128,4 @@ def _cut_by_port(ruleset: Ruleset, path: Path) -> list[Path]:
         for low, high in zip([0, *cuts], [*(cut - 1 for cut in cuts), MAX_PORT], strict=True)
         if first <= high and low <= last
     ]
-    return [{**path, PORT: (piece,)} for piece in pieces] if len(pieces) <= MAX_PIECES else [path]
+    return [{**path, Field.PORT: (piece,)} for piece in pieces] if len(pieces) <= MAX_PIECES else [path]

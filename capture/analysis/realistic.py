@@ -8,19 +8,7 @@ from __future__ import annotations
 
 from capture.analysis.compiler import INBOUND, OTHER_MARK, OUTBOUND
 from capture.analysis.rerouting import UNCHANGED, routed_marks
-from capture.analysis.space import (
-    DESTINATION,
-    GID,
-    IN,
-    NONE,
-    OUT,
-    PORT,
-    PROTOCOL,
-    SOURCE,
-    SOURCE_PORT,
-    UID,
-    marks_of,
-)
+from capture.analysis.space import NONE, Field, marks_of
 from capture.analysis.trace import OF_KNOWN_CONNECTIONS
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, LOOPBACK_NETWORKS, Network, merge
@@ -71,18 +59,18 @@ class _Packets:
         """Return packets from outside, for the pod's own addresses. What sits behind other interfaces may route."""
         space = self.space
         outward = space.interface(self.situation.network.interface)
-        for_us = self._inside(DESTINATION, self.own)
-        elsewhere = self.diagrams.negation(self._inside(DESTINATION, (LOOPBACK_NETWORKS[self.family],)))
-        is_outward = space.numbers(IN, [(outward, outward)])
+        for_us = self._inside(Field.DESTINATION, self.own)
+        elsewhere = self.diagrams.negation(self._inside(Field.DESTINATION, (LOOPBACK_NETWORKS[self.family],)))
+        is_outward = space.numbers(Field.IN, [(outward, outward)])
         return self.diagrams.all_of(
             (
-                self._through(IN, model.InInterface),
-                space.numbers(OUT, [(NONE, NONE)]),
+                self._through(Field.IN, model.InInterface),
+                space.numbers(Field.OUT, [(NONE, NONE)]),
                 self.diagrams.choose(is_outward, for_us, elsewhere),
-                space.numbers(SOURCE, [(0, (1 << BITS[self.family]) - 1)]),
-                self.diagrams.negation(self._inside(SOURCE, (*self.local, *NO_HOSTS[self.family]))),
-                space.numbers(UID, [(NONE, NONE)]),
-                space.numbers(GID, [(NONE, NONE)]),
+                space.numbers(Field.SOURCE, [(0, (1 << BITS[self.family]) - 1)]),
+                self.diagrams.negation(self._inside(Field.SOURCE, (*self.local, *NO_HOSTS[self.family]))),
+                space.numbers(Field.UID, [(NONE, NONE)]),
+                space.numbers(Field.GID, [(NONE, NONE)]),
                 space.marked("mark", 0, model.ALL_BITS),
                 self._common(),
             )
@@ -91,15 +79,19 @@ class _Packets:
     def sent(self) -> int:
         """Return packets that processes of the pod send, from its own addresses."""
         space, choose = self.space, self.diagrams.choose
-        stays = self._inside(DESTINATION, self.local)
-        has_owner = self.diagrams.both(*[space.numbers(level, [(0, MAX_ID)]) for level in (UID, GID)])
-        over_lo = space.numbers(OUT, [(self.lo, self.lo)])
-        from_pod = choose(over_lo, self._inside(SOURCE, self.local), self._inside(SOURCE, self.own))
+        stays = self._inside(Field.DESTINATION, self.local)
+        has_owner = self.diagrams.both(*[space.numbers(level, [(0, MAX_ID)]) for level in (Field.UID, Field.GID)])
+        over_lo = space.numbers(Field.OUT, [(self.lo, self.lo)])
+        marks = routed_marks(self.situation.ruleset)
+        marked = self.diagrams.any_of(space.marked("mark", mark, model.ALL_BITS) for mark in marks)
+        has_source = space.numbers(Field.SOURCE, [(0, (1 << BITS[self.family]) - 1)])
+        from_pod = choose(over_lo, self._inside(Field.SOURCE, self.local), self._inside(Field.SOURCE, self.own))
         return self.diagrams.all_of(
             (
-                space.numbers(IN, [(NONE, NONE)]),
-                choose(stays, over_lo, self._through(OUT, model.OutInterface)),
-                self.diagrams.either(from_pod, self._sent_by_transparent_proxy(over_lo)),
+                space.numbers(Field.IN, [(NONE, NONE)]),
+                choose(stays, over_lo, self._through(Field.OUT, model.OutInterface)),
+                # A transparent proxy sends to the app with its mark, and from the client's address.
+                self.diagrams.either(from_pod, self.diagrams.all_of((marked, over_lo, has_source))),
                 choose(space.state_in("NEW", "RELATED"), has_owner, self.diagrams.yes),
                 self._as_routed_by_mark(),
                 self._common(),
@@ -111,28 +103,21 @@ class _Packets:
         found = self.diagrams.yes
         for condition, way, is_certain in reversed([*self.space.routed_by(self.situation.mark_routes(self.family))]):
             number = self.space.interface(way)
-            leaves = self.space.numbers(OUT, [(number, number)]) if way else self.diagrams.no
+            leaves = self.space.numbers(Field.OUT, [(number, number)]) if way else self.diagrams.no
             is_free = way == UNCHANGED or not is_certain
             found = self.diagrams.choose(condition, self.diagrams.yes if is_free else leaves, found)
         return found
 
-    def _sent_by_transparent_proxy(self, over_lo: int) -> int:
-        """Return what a transparent proxy sends to the app, with its mark and from the client's address."""
-        marks = routed_marks(self.situation.ruleset)
-        marked = self.diagrams.any_of(self.space.marked("mark", mark, model.ALL_BITS) for mark in marks)
-        known = self.space.numbers(SOURCE, [(0, (1 << BITS[self.family]) - 1)])
-        return self.diagrams.all_of((marked, over_lo, known))
-
     def _common(self) -> int:
         """Return what holds for all packets: ports, a possible destination, a state of connection tracking."""
         space = self.space
-        udp = space.numbers(PROTOCOL, [(1, 1)])
-        no_hosts = self._inside(DESTINATION, NO_HOSTS[self.family])
+        udp = space.numbers(Field.PROTOCOL, [(1, 1)])
+        no_hosts = self._inside(Field.DESTINATION, NO_HOSTS[self.family])
         return self.diagrams.all_of(
             (
                 space.state_in("INVALID", "NEW", "RELATED", "ESTABLISHED"),
-                space.numbers(PORT, [(1, MAX_PORT)]),
-                space.numbers(SOURCE_PORT, [(1, MAX_PORT)]),
+                space.numbers(Field.PORT, [(1, MAX_PORT)]),
+                space.numbers(Field.SOURCE_PORT, [(1, MAX_PORT)]),
                 self.diagrams.either(udp, self.diagrams.negation(no_hosts)),
             )
         )
@@ -157,7 +142,7 @@ class _Packets:
 def _kept_marks(space: PacketSpace, compilers: Sequence[Compiler], possible: dict[Direction, int]) -> int:
     """Return which marks connections can have; of each protocol by itself, since no connection changes it."""
     diagrams = space.diagrams
-    udp = space.numbers(PROTOCOL, [(1, 1)])
+    udp = space.numbers(Field.PROTOCOL, [(1, 1)])
     found = diagrams.no
     for kind in (udp, diagrams.negation(udp)):
         packets = {direction: diagrams.both(each, kind) for direction, each in possible.items()}

@@ -8,23 +8,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from capture.analysis.space import (
-    DESTINATION,
-    FIELDS,
-    GID,
-    IN,
-    KINDS,
-    NONE,
-    OUT,
-    PORT,
-    PROTOCOL,
-    PROTOCOLS,
-    SOURCE,
-    SOURCE_PORT,
-    STATE,
-    UID,
-    scattered,
-)
+from capture.analysis.space import KINDS, NONE, PROTOCOLS, Field, scattered
 from capture.model.addresses import BITS, LOOPBACK_ADDRESSES, address_text, merge_ranges, outside, split
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import CONNECTION_STATES
@@ -140,12 +124,12 @@ def _joined(paths: list[Path]) -> list[Path]:
 
 def with_ports(path: Path, other: Path) -> Path:
     """Return a part that has the ports of another, too."""
-    return {**path, PORT: tuple(merge_ranges((*path[PORT], *other[PORT])))}
+    return {**path, Field.PORT: tuple(merge_ranges((*path[Field.PORT], *other[Field.PORT])))}
 
 
 def in_words(space: PacketSpace, path: Path) -> str:
     """Return a part of a set in words: "tcp to 203.0.113.0/24, port 80, user 1337"."""
-    protocols = {number for ends in path.get(PROTOCOL, ((0, 1),)) for number in ends}
+    protocols = {number for ends in path.get(Field.PROTOCOL, ((0, 1),)) for number in ends}
     words: str = "tcp and udp" if len(protocols) > 1 else PROTOCOLS[protocols.pop()]
     for level, before, in_words_of in WORDS:
         if level in path and (text := in_words_of(space, level, path[level])):
@@ -200,7 +184,7 @@ def _interfaces(space: PacketSpace, level: int, ranges: Ranges) -> str:
         return "over lo"
     if not names or not space.known_interfaces - {LOOPBACK} - set(names):
         return ""
-    direction = "in by" if level == IN else "out by"
+    direction = "in by" if level == Field.IN else "out by"
     return f"{direction} {_listed(names)}"
 
 
@@ -211,15 +195,15 @@ def _states(_space: PacketSpace, _: int, ranges: Ranges) -> str:
 
 
 WORDS = (
-    (DESTINATION, " to ", _addresses),
-    (PORT, ", port ", _numbers),
-    (SOURCE, ", from ", _addresses),
-    (SOURCE_PORT, ", from port ", _numbers),
-    (UID, ", user ", _numbers),
-    (GID, ", group ", _numbers),
-    (IN, ", ", _interfaces),
-    (OUT, ", ", _interfaces),
-    (STATE, ", ", _states),
+    (Field.DESTINATION, " to ", _addresses),
+    (Field.PORT, ", port ", _numbers),
+    (Field.SOURCE, ", from ", _addresses),
+    (Field.SOURCE_PORT, ", from port ", _numbers),
+    (Field.UID, ", user ", _numbers),
+    (Field.GID, ", group ", _numbers),
+    (Field.IN, ", ", _interfaces),
+    (Field.OUT, ", ", _interfaces),
+    (Field.STATE, ", ", _states),
 )
 """How the fields of a set of packets read, in this order."""
 
@@ -231,7 +215,7 @@ def _marks(space: PacketSpace, path: Path) -> Iterator[str]:
         value = mask = 0
         is_plain = True
         for group, bits in enumerate(space.groups):
-            ranges = path.get(len(FIELDS) + len(KINDS) * group + KINDS.index(kind))
+            ranges = path.get(Field.COUNT + len(KINDS) * group + KINDS.index(kind))
             if ranges is not None:
                 is_plain &= len(ranges) == 1 and ranges[0][0] == ranges[0][1]
                 value |= scattered(ranges[0][0], bits)
@@ -267,15 +251,15 @@ def _ordinary(space: PacketSpace, direction: Direction) -> dict[int, tuple[int, 
     is_inbound = direction == "inbound"
     outward = (space.interface(space.network.interface),)
     return {
-        IN: outward,
-        OUT: outward,
-        UID: ORDINARY_IDS,
-        GID: ORDINARY_IDS,
-        STATE: (CONNECTION_STATES.index("NEW"), CONNECTION_STATES.index("ESTABLISHED")),
-        PORT: (80, 443, 8080),
-        SOURCE_PORT: (45000,),
-        DESTINATION: here if is_inbound else (destination, *here),
-        SOURCE: (source, destination) if is_inbound else (*here, source),
+        Field.IN: outward,
+        Field.OUT: outward,
+        Field.UID: ORDINARY_IDS,
+        Field.GID: ORDINARY_IDS,
+        Field.STATE: (CONNECTION_STATES.index("NEW"), CONNECTION_STATES.index("ESTABLISHED")),
+        Field.PORT: (80, 443, 8080),
+        Field.SOURCE_PORT: (45000,),
+        Field.DESTINATION: here if is_inbound else (destination, *here),
+        Field.SOURCE: (source, destination) if is_inbound else (*here, source),
     }
 
 
@@ -351,8 +335,8 @@ class _Search:
         """Yield one number of each interval, the most ordinary ones first."""
         low, high = self.space.domains[level]
         ordinary = self.ordinary.get(level, ())
-        if level == GID:
-            ordinary = (numbers[UID], *ordinary)
+        if level == Field.GID:
+            ordinary = (numbers[Field.UID], *ordinary)
         wishes = [wish for wish in (*ordinary, 0, low) if low <= wish <= high]
         testing = [node for node in nodes if self.diagrams.level(node) == level]
         if not testing:

@@ -32,16 +32,20 @@ PROTOCOLS: tuple[model.ProtocolName, ...] = ("tcp", "udp")
 OF_PROTOCOL = {name: [(number, number)] for number, name in enumerate(PROTOCOLS)}
 MARK_BITS = 32
 
-FIELDS = ("protocol", "in", "out", "state", "port", "destination", "source port", "uid", "gid", "source")
-"""In the order in which diagrams test them; marks come after them, what is unknown comes last."""
-PROTOCOL, IN, OUT, STATE, PORT, DESTINATION, SOURCE_PORT, UID, GID, SOURCE = range(len(FIELDS))
+
+class Field:
+    """The fields in the order in which diagrams test them; marks come after them, what is unknown comes last."""
+
+    PROTOCOL, IN, OUT, STATE, PORT, DESTINATION, SOURCE_PORT, UID, GID, SOURCE, COUNT = range(11)
+
+
 LISTED: dict[type, tuple[int, str]] = {
-    model.Source: (SOURCE, "networks"),
-    model.Destination: (DESTINATION, "networks"),
-    model.SourcePort: (SOURCE_PORT, "ports"),
-    model.DestinationPort: (PORT, "ports"),
-    model.OwnerUid: (UID, "ids"),
-    model.OwnerGid: (GID, "ids"),
+    model.Source: (Field.SOURCE, "networks"),
+    model.Destination: (Field.DESTINATION, "networks"),
+    model.SourcePort: (Field.SOURCE_PORT, "ports"),
+    model.DestinationPort: (Field.PORT, "ports"),
+    model.OwnerUid: (Field.UID, "ids"),
+    model.OwnerGid: (Field.GID, "ids"),
 }
 """Matches with several entries: the level they test, and where they keep their entries."""
 ENDINGS = ("", "eth0", "0", "1", "2", "-", "_", "x", "y", "z", "00", "zz", "000", "q.q", "~")
@@ -86,7 +90,7 @@ class PacketSpace:
 
     def mark_level(self, kind: MarkKind, group: int) -> int:
         """Return the level of a group of mark bits: the packet's, as it began and as it is now, or its connection's."""
-        return len(FIELDS) + len(KINDS) * group + KINDS.index(kind)
+        return Field.COUNT + len(KINDS) * group + KINDS.index(kind)
 
     def renamed(self, old: MarkKind, new: MarkKind) -> dict[int, int]:
         """Return which level takes the place of which, where one mark is copied to another."""
@@ -116,7 +120,7 @@ class PacketSpace:
                 is_meant = self.diagrams.both(is_meant, self.unknown(("policy rule", route.words)))
             for way in dict.fromkeys(way for _, _, way in route.ways):
                 there = merge_ranges((first, last) for first, last, each in route.ways if each == way)
-                yield self.diagrams.both(is_meant, self.numbers(DESTINATION, there)), way, route.is_certain
+                yield self.diagrams.both(is_meant, self.numbers(Field.DESTINATION, there)), way, route.is_certain
 
     # --- matches of rules ------------------------------------------------------------------------
 
@@ -127,7 +131,7 @@ class PacketSpace:
     def state_in(self, *states: str) -> int:
         """Return whether the connection is in one of these states."""
         return self.numbers(
-            STATE, merge_ranges((i, i) for i, name in enumerate(model.CONNECTION_STATES) if name in states)
+            Field.STATE, merge_ranges((i, i) for i, name in enumerate(model.CONNECTION_STATES) if name in states)
         )
 
     def interface_ranges(self, pattern: str) -> Ranges:
@@ -151,26 +155,23 @@ class PacketSpace:
     def ranges(self, match: model.Match, *, is_native: bool) -> tuple[int, Ranges] | None:
         """Return the level that a match tests and the ranges it lets pass; None if it is no such match."""
         if isinstance(match, model.Protocol):
-            return PROTOCOL, OF_PROTOCOL[match.name]
+            return Field.PROTOCOL, OF_PROTOCOL[match.name]
         if isinstance(match, model.InInterface | model.OutInterface):
-            level = IN if isinstance(match, model.InInterface) else OUT
+            level = Field.IN if isinstance(match, model.InInterface) else Field.OUT
             inside = self.interface_ranges(match.name)
             return level, outside(inside, NONE, self.domains[level][1]) if match.negated else inside
         if isinstance(match, model.ConnectionState):
             numbers = [i for i, name in enumerate(model.CONNECTION_STATES) if (name in match.states) != match.negated]
-            return STATE, merge_ranges((number, number) for number in numbers)
+            return Field.STATE, merge_ranges((number, number) for number in numbers)
         if isinstance(match, model.UnknownMatch):
             known = understood(match.text, self.family, self.network)
-            return self.ranges(known, is_native=is_native) if known else self._protocols(match.text)
+            if known is not None:
+                return self.ranges(known, is_native=is_native)
+            answers = [holds_for(match.text, protocol) for protocol in PROTOCOLS]
+            holding = merge_ranges((number, number) for number, holds in enumerate(answers) if holds)
+            return None if None in answers else (Field.PROTOCOL, holding)
         listed = LISTED.get(type(match))
         return None if listed is None else (listed[0], self._listed(match, *listed, is_native=is_native))
-
-    def _protocols(self, words: str) -> tuple[int, Ranges] | None:
-        """Return for which protocols a match holds that the model lacks, if it is about nothing else."""
-        answers = [holds_for(words, protocol) for protocol in PROTOCOLS]
-        if None in answers:
-            return None
-        return PROTOCOL, merge_ranges((number, number) for number, holds in enumerate(answers) if holds)
 
     def _listed(self, match: model.Match, level: int, entries: str, *, is_native: bool) -> Ranges:
         """Return the ranges of a list. What is not known lies in none, nor outside of one, but for owners (model)."""
@@ -181,7 +182,7 @@ class PacketSpace:
             inside = merge_ranges([(span.first, span.last) for span in given])
         if not match.negated:  # type: ignore[union-attr]  # every list has it
             return inside
-        holds_for_none = level in (UID, GID) and not is_native
+        holds_for_none = level in (Field.UID, Field.GID) and not is_native
         return outside(inside, NONE if holds_for_none else 0, self.domains[level][1])
 
     def other(self, match: model.Match, occurrence: Hashable) -> int:
@@ -231,23 +232,23 @@ class PacketSpace:
     def packet(self, numbers: Sequence[int]) -> Packet:
         """Return the packet whose fields have these numbers."""
         bits = BITS[self.family]
-        source = numbers[SOURCE]
+        source = numbers[Field.SOURCE]
         groups = range(len(self.groups))
         marks = [scattered(numbers[self.mark_level("mark", group)], self.groups[group]) for group in groups]
         kept = [scattered(numbers[self.mark_level("connection", group)], self.groups[group]) for group in groups]
         return Packet(
-            PROTOCOLS[numbers[PROTOCOL]],
-            Network(self.family, numbers[DESTINATION], bits),
-            numbers[PORT],
+            PROTOCOLS[numbers[Field.PROTOCOL]],
+            Network(self.family, numbers[Field.DESTINATION], bits),
+            numbers[Field.PORT],
             source=None if source == NONE else Network(self.family, source, bits),
-            source_port=_known(numbers[SOURCE_PORT]),
-            uid=_known(numbers[UID]),
-            gid=_known(numbers[GID]),
-            in_interface=None if numbers[IN] == NONE else self.interfaces[numbers[IN]],
-            out_interface=None if numbers[OUT] == NONE else self.interfaces[numbers[OUT]],
+            source_port=_known(numbers[Field.SOURCE_PORT]),
+            uid=_known(numbers[Field.UID]),
+            gid=_known(numbers[Field.GID]),
+            in_interface=None if numbers[Field.IN] == NONE else self.interfaces[numbers[Field.IN]],
+            out_interface=None if numbers[Field.OUT] == NONE else self.interfaces[numbers[Field.OUT]],
             mark=sum(marks),
             connection_mark=sum(kept),
-            state=model.CONNECTION_STATES[numbers[STATE]],
+            state=model.CONNECTION_STATES[numbers[Field.STATE]],
         )
 
 
@@ -304,16 +305,10 @@ def _interfaces(tables: Iterable[model.Table], situations: Iterable[Situation]) 
     stand_ins = {}
     for prefix in prefixes:
         possible = [prefix + ending for ending in ENDINGS]
-        new = [name for name in possible if _is_new(name, prefix, names, prefixes)]
-        stand_ins[prefix] = next(iter(new), LOOPBACK)
+        new = (name for name in possible if 0 < len(name) <= MAX_INTERFACE_BYTES and name not in names)
+        stand_ins[prefix] = next((name for name in new if _longest_prefix(name, prefixes) == prefix), LOOPBACK)
         names[stand_ins[prefix]] = None
     return list(names), stand_ins
-
-
-def _is_new(name: str, prefix: str, names: Iterable[str], prefixes: Iterable[str]) -> bool:
-    """Return whether a name can represent all interfaces of which a prefix is the longest in a rule."""
-    fits = 0 < len(name) <= MAX_INTERFACE_BYTES and name not in names
-    return fits and _longest_prefix(name, prefixes) == prefix
 
 
 def _longest_prefix(name: str, prefixes: Iterable[str]) -> str:

@@ -18,20 +18,8 @@ from __future__ import annotations
 from itertools import product
 
 from capture.analysis.rerouting import foreign_routes
+from capture.model import ruleset as model
 from capture.model.addresses import IPV4, IPV6, Network
-from capture.model.ruleset import (
-    INPUT,
-    MANGLE,
-    NAT,
-    OUTPUT,
-    POSTROUTING,
-    PREROUTING,
-    RAW,
-    TABLES,
-    Chain,
-    Ruleset,
-    Table,
-)
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -40,18 +28,17 @@ if TYPE_CHECKING:
 
     from capture.analysis.rerouting import MarkRoute
     from capture.model.addresses import Family
-    from capture.model.ruleset import Rule, TableName
 
 MAX_UNKNOWN_ORDERS = 3
 """More foreign chains whose order is unknown are taken as they are listed."""
 
 
-PRIORITIES: dict[TableName, int] = {RAW: -300, MANGLE: -150, NAT: -100}
+PRIORITIES: dict[model.TableName, int] = {model.RAW: -300, model.MANGLE: -150, model.NAT: -100}
 """Of our own base chains at PREROUTING and OUTPUT (linux/netfilter_ipv4.h, enum nf_ip_hook_priorities)."""
 FAR = 1 << 32
 """More than any priority, which has 32 bits."""
 
-SOURCE_HOOKS = (INPUT, POSTROUTING)
+SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
 """Where nat maps sources. Their chains are not read: SNAT and MASQUERADE change the sender's address for the receiver,
 and DNAT cannot be there (nf_nat_inet_fn maps by hook). That a filter behind tests the new source is not seen."""
 
@@ -70,15 +57,13 @@ class ForeignChain(Value):
     priority: int
     is_nat: bool
     """Whether it sees the first packet of a connection only, and never one that is redirected."""
-    contents: Table
+    contents: model.Table
     is_older: bool = False
     """Whether its table was there before our own. Of chains with one priority the kernel enters the newest first."""
     is_of_any_age: bool = False
     """Whether its age is unknown: nothing orders legacy tables and nf_tables."""
     is_native: bool = True
     """Whether it is written in nf_tables' own expressions, not in those of iptables."""
-    is_worth_notes: bool = True
-    """Whether a rule of it without effect is worth a note."""
     is_route: bool = False
     """Whether packets that leave are routed again where its rules changed the mark."""
     devices: tuple[str, ...] = ()
@@ -87,14 +72,14 @@ class ForeignChain(Value):
     @property
     def turn(self) -> int:
         """Return what orders chains at a hook: the priority, but chains of devices are first, or last."""
-        return self.priority + (0 if not self.devices else -FAR if self.hook == PREROUTING else FAR)
+        return self.priority + (0 if not self.devices else -FAR if self.hook == model.PREROUTING else FAR)
 
     @property
     def place(self) -> str:
         """Return its hook in words."""
         if not self.devices:
             return self.hook
-        return f"{'ingress' if self.hook == PREROUTING else 'egress'} of {', '.join(self.devices)}"
+        return f"{'ingress' if self.hook == model.PREROUTING else 'egress'} of {', '.join(self.devices)}"
 
     @property
     def policies(self) -> tuple[str | None, str | None]:
@@ -102,20 +87,23 @@ class ForeignChain(Value):
         return self.entry.policy_for(IPV4), self.entry.policy_for(IPV6)
 
     @property
-    def entry(self) -> Chain:
+    def entry(self) -> model.Chain:
         """Return the base chain itself."""
         return self.contents.chains[0]
 
-    def with_entry(self, entry: Chain) -> ForeignChain:
+    def with_entry(self, entry: model.Chain) -> ForeignChain:
         """Return the same with another base chain."""
         return self.replace(contents=self.contents.replace(chains=(entry, *self.contents.chains[1:])))
 
 
-def in_tables_of_iptables(ruleset: Ruleset, is_older: Callable[[TableName], bool]) -> Iterator[ForeignChain]:
+def in_tables_of_iptables(
+    ruleset: model.Ruleset, is_older: Callable[[model.TableName], bool]
+) -> Iterator[ForeignChain]:
     """Yield the chains of a rule set of iptables that packets of a pod meet, with all their rules."""
     for table in ruleset.tables:
+        met = (model.PREROUTING, model.OUTPUT, *(() if table.name == model.NAT else SOURCE_HOOKS))
         for chain in table.chains:
-            if chain.name in (PREROUTING, OUTPUT) or (chain.name in SOURCE_HOOKS and table.name != NAT):
+            if chain.name in met:
                 entry = chain.replace(rules=tuple(rule.replace(why="") for rule in chain.rules))
                 others = tuple(each for each in table.chains if each is not chain)
                 yield ForeignChain(
@@ -123,11 +111,11 @@ def in_tables_of_iptables(ruleset: Ruleset, is_older: Callable[[TableName], bool
                     ruleset.families,
                     chain.name,
                     PRIORITIES[table.name],
-                    table.name == NAT,
+                    table.name == model.NAT,
                     table.replace(chains=(entry, *others)),
                     is_older(table.name),
                     is_native=False,
-                    is_route=table.name == MANGLE,
+                    is_route=table.name == model.MANGLE,
                 )
 
 
@@ -135,8 +123,8 @@ class Station(Value):
     """A base chain on a packet's way. ``table`` is what it is called in listings, ``contents`` the table it is in."""
 
     table: str
-    entry: Chain
-    contents: Table
+    entry: model.Chain
+    contents: model.Table
     is_nat: bool
     is_native: bool
     """Whether it is written in nf_tables' own expressions, which differ where a packet has no socket."""
@@ -178,7 +166,7 @@ class Situation(Value):
     other tables, those of a second capture and of the other variant of iptables among them.
     """
 
-    ruleset: Ruleset
+    ruleset: model.Ruleset
     elsewhere: tuple[ForeignChain, ...] = ()
     is_native: bool = False
     """Whether the capture is in native tables of nf_tables."""
@@ -191,12 +179,12 @@ class Situation(Value):
         return foreign_routes([each for each in self.network.mark_routes if each.family == family], self.ruleset)
 
     @property
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[model.Table, ...]:
         """Return all tables."""
         return (*self.ruleset.tables, *[each.contents for each in self.elsewhere])
 
     @property
-    def rules(self) -> Iterator[Rule]:
+    def rules(self) -> Iterator[model.Rule]:
         """Yield the rules of all tables; those of a table twice that has two base chains."""
         for table in self.tables:
             yield from table.rules
@@ -226,13 +214,13 @@ def _in_order(
     situation: Situation, hook: str, family: Family, known: dict[int, bool], *, with_nat: bool
 ) -> tuple[Station, ...]:
     found: list[tuple[tuple[int, int, int, int], Station]] = []
-    for name in TABLES:
+    for name in model.TABLES:
         table = situation.ruleset.table(name)
         chain = table.chain(hook) if table else None
-        if table is not None and chain is not None and (with_nat or name != NAT):
-            place = (PRIORITIES[name], 0, PRIORITIES[name] if name == NAT else 0, 0)
-            reroutes = name == MANGLE and hook == OUTPUT
-            found.append((place, Station(name, chain, table, name == NAT, situation.is_native, reroutes=reroutes)))
+        if table is not None and chain is not None and (with_nat or name != model.NAT):
+            is_nat, reroutes = name == model.NAT, name == model.MANGLE and hook == model.OUTPUT
+            place = (PRIORITIES[name], 0, PRIORITIES[name] if is_nat else 0, 0)
+            found.append((place, Station(name, chain, table, is_nat, situation.is_native, reroutes=reroutes)))
     for number, each in enumerate(situation.elsewhere):
         if each.hook == hook and family in each.families and (with_nat or not each.is_nat):
             is_first = known.get(number, not each.is_older)
@@ -243,7 +231,7 @@ def _in_order(
                 each.is_nat,
                 each.is_native,
                 each,
-                each.is_route and hook == OUTPUT,
+                each.is_route and hook == model.OUTPUT,
             )
             found.append((_place(each, is_first=is_first), station))
     return tuple(station for _, station in sorted(found, key=lambda pair: pair[0]))
@@ -253,7 +241,7 @@ def _place(each: ForeignChain, *, is_first: bool) -> tuple[int, int, int, int]:
     """Return what orders a chain: the priority of its kernel entry, then its own, then its age."""
     age = -1 if is_first else 1
     if each.is_nat:
-        return PRIORITIES[NAT], 0, each.priority, age
+        return PRIORITIES[model.NAT], 0, each.priority, age
     return each.turn, age, 0, 0
 
 
@@ -261,5 +249,5 @@ def _is_tied(situation: Situation, each: ForeignChain) -> bool:
     """Return whether a chain has the priority of one of the capture's at its hook."""
     tables = [table.name for table in situation.ruleset.tables if table.chain(each.hook) is not None]
     if each.is_nat:
-        return NAT in tables and each.priority == PRIORITIES[NAT]
+        return model.NAT in tables and each.priority == PRIORITIES[model.NAT]
     return each.turn in [PRIORITIES[name] for name in tables]

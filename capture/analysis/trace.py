@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from capture.analysis.meaning import Goto, Translate, Untrack, judge, meaning
 from capture.analysis.rerouting import UNCHANGED, routed_marks, transparent_rules
-from capture.analysis.stations import Situation
 from capture.model import ruleset as model
 from capture.model.addresses import IPV6, LOOPBACK_ADDRESSES, Network
 from capture.model.chain_names import DASH, UNDERSCORE
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.meaning import Meaning
     from capture.analysis.rerouting import MarkRoute
-    from capture.analysis.stations import ForeignChain, Station
+    from capture.analysis.stations import Situation, Station
 
     Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]
 
@@ -110,6 +109,8 @@ class Trace(Value):
     interface: str | None = None
     mark: int = 0
     """The mark with which the packet ends."""
+    impediments: tuple[str, ...] = ()
+    """Why a packet that is redirected does not arrive, whatever the rules are."""
 
     @property
     def address(self) -> Network | None:
@@ -131,13 +132,6 @@ class Trace(Value):
     def certain(self) -> bool:
         """Return whether every rule on the way could be judged."""
         return all(step.certain for step in self.path)
-
-
-def trace(
-    ruleset: model.Ruleset, packet: Packet, foreign_chains: tuple[ForeignChain, ...] = (), *, is_native: bool = False
-) -> Trace:
-    """Return what the rules do to the packet, and foreign ones on its way."""
-    return whole_way(packet, Situation(ruleset, foreign_chains, is_native))
 
 
 def whole_way(packet: Packet, situation: Situation) -> Trace:

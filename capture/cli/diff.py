@@ -68,6 +68,12 @@ def _capture(text: str) -> Ruleset:
         return _of_file(text)
     try:
         context = CaptureCommand("options", params=capture_options()).make_context("options", shlex.split(text))
+    except click.NoSuchOption as error:
+        raise click.UsageError(
+            f"capture diff has no option {error.option_name}: it compares two sets of options of the capture, or two"
+            " files of `capture dump --format json`",
+            click.get_current_context(),
+        ) from None
     except (ValueError, click.UsageError) as error:
         words = error.message if isinstance(error, click.UsageError) else str(error)
         raise ConfigurationError("capture diff", text, "command line", f"options, or a file ({words})") from None

@@ -9,6 +9,7 @@ from capture.cli.options import command, format_option, namespace_options, part_
 from capture.model.addresses import Family
 from capture.model.ruleset import TableName
 from capture.report import listings
+from capture.report.differences import NOTHING_APPLIED
 from capture.report.output import print_json
 from capture.report.terminal import columns, print_lines
 
@@ -34,7 +35,7 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     dumped = operations.dump(namespace)
     shown = list(listings.parts(dumped, family, table_name))
     if not shown and form != "json":
-        click.echo("no rules of the capture are here", err=True)
+        click.echo(NOTHING_APPLIED, err=True)
     if form == "json":
         print_json(listings.as_json(dumped, shown))
     elif form == "save":

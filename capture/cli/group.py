@@ -136,14 +136,22 @@ class BadUsageError(CaptureError):
     exit_code = EXIT_USAGE
 
     def __init__(self, error: click.UsageError) -> None:
-        if isinstance(error, click.NoSuchOption) and error.possibilities:
-            known = {name.lstrip("-"): name for name in error.possibilities}  # the dashes make every two names similar
-            similar = closest(error.option_name.lstrip("-"), known)
-            error = click.NoSuchOption(
-                error.option_name, possibilities=[known[similar]] if similar else None, ctx=error.ctx
-            )
-        message = " ".join(error.format_message().split())
+        message = " ".join(_in_words(error).split())
         for words_of_click, plain in NUMBERS.items():
             message = message.replace(words_of_click, plain)
         remedy = f"See `{error.ctx.command_path} --help`." if error.ctx is not None else ""
-        super().__init__(message[:1].lower() + message[1:].rstrip("."), remedy)
+        super().__init__(message[:1].lower() + message[1:], remedy)
+
+
+def _in_words(error: click.UsageError) -> str:
+    """Return what is wrong, with what was probably meant."""
+    likely = getattr(error, "possibilities", None) or ()
+    if isinstance(error, click.NoSuchOption):
+        known = {name.lstrip("-"): name for name in likely}  # the dashes make every two names similar
+        likely = [known[name] for name in [closest(error.option_name.lstrip("-"), known)] if name]
+    if likely:
+        return f"{error.message.rstrip('.')}. Did you mean {' or '.join(map(repr, likely))}?"
+    message = (error.message if isinstance(error, click.NoSuchOption) else error.format_message()).rstrip(".")
+    params = error.ctx.command.params if error.ctx is not None else []
+    is_extra = "unexpected extra argument" in message and any("-f" in param.opts for param in params)
+    return f"{message}; files are named with -f" if is_extra else message

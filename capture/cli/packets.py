@@ -76,6 +76,8 @@ def _as_process(ctx: click.Context, _param: click.Parameter, pid: int | None) ->
     try:
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
             fields = dict(line.split(":", 1) for line in file if ":" in line)
+    except FileNotFoundError:
+        raise click.BadParameter(f"no process {pid}", ctx) from None
     except OSError as error:
         raise click.BadParameter(f"process {pid} cannot be read: {error.strerror}", ctx) from None
     ctx.meta[PROCESS] = pid

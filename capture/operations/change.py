@@ -327,7 +327,7 @@ def clean(
     from capture.backends.other_family import ensure as ensure_rejected
 
     with Entered(namespace):
-        refuse_node(allowed=allow_host)
+        refuse_node(allowed=allow_host, verb="clean")
         with NamespaceLock(lock_timeout) as lock:
             for warning in lock.warnings:
                 if warn is not None:

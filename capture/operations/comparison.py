@@ -21,13 +21,11 @@ from capture.state.netns import Entered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-    from capture.analysis.stations import PodNetwork
     from capture.backends.detect import Decision, Leftover
     from capture.model.addresses import Network
     from capture.model.ruleset import Chain, TableName
-    from capture.operations.situation import Elsewhere
     from capture.operations.target import Namespace
     from capture.settings.config import CaptureConfig, Host
     from capture.state.record import Record
@@ -95,7 +93,9 @@ def _verify(
             uncaptured = (*uncaptured, f"table inet {REJECT_TABLE} {wrong}")
     if request == Request() and live_sets and place(decision) not in map(place, live_sets):
         decision = live_sets[0]  # without settings, the place that has our rules
-    return _verify_rules(desired, decision, live_sets).replace(uncaptured=uncaptured, remarks=remarks)
+    driver = load(decision)
+    live = desired if driver.holds(desired) else driver.read()
+    return _judged(desired, live, decision, live_sets).replace(uncaptured=uncaptured, remarks=remarks)
 
 
 def _verify_without_reference() -> Verified:
@@ -106,12 +106,8 @@ def _verify_without_reference() -> Verified:
     if not live_sets:
         empty = Ruleset(FAMILIES, ())
         return Verified(detect.decide(Request()), empty, empty, has_reference=False)
-    from capture.operations.situation import read_elsewhere
-
     live = load(live_sets[0]).read()
-    own = own_only(live).with_chains(_accepting)
-    elsewhere = read_elsewhere(place(live_sets[0]))
-    return _judged(own, live, elsewhere, live_sets[0], live_sets, has_reference=False)
+    return _judged(own_only(live).with_chains(_accepting), live, live_sets[0], live_sets, has_reference=False)
 
 
 def _accepting(_: TableName, chain: Chain) -> Chain:
@@ -119,65 +115,41 @@ def _accepting(_: TableName, chain: Chain) -> Chain:
     return chain if chain.policy is None else chain.replace(policy="ACCEPT", ipv6_policy=None)
 
 
-def _verify_rules(desired: Ruleset, decision: Decision, live_sets: Iterable[Leftover]) -> Verified:
-    """Compare the live rules in the decision's place with the desired ones."""
-    driver = load(decision)
-    live = desired if driver.holds(desired) else driver.read()
+def _judged(
+    desired: Ruleset, live: Ruleset, decision: Decision, live_sets: Iterable[Leftover], *, has_reference: bool = True
+) -> Verified:
+    """Return what differs, judged by what it does to packets."""
     from capture.operations.situation import read_elsewhere  # not when pods are made
     from capture.state.impediments import impediments
 
     elsewhere = read_elsewhere(place(decision))
+    found = Verified(
+        decision,
+        desired,
+        live,
+        missing=tuple(routes.missing(desired)),
+        doubts=elsewhere.doubts,
+        impediments=impediments(desired),
+        has_reference=has_reference,
+    )
     if live is desired and not elsewhere.chains:
-        missing = tuple(routes.missing(desired))
-        return Verified(
-            decision, desired, live, missing=missing, doubts=elsewhere.doubts, impediments=impediments(desired)
-        )
-    return _judged(desired, live, elsewhere, decision, live_sets)
-
-
-def _judged(
-    desired: Ruleset,
-    live: Ruleset,
-    elsewhere: Elsewhere,
-    decision: Decision,
-    live_sets: Iterable[Leftover],
-    *,
-    has_reference: bool = True,
-) -> Verified:
-    """Return what differs, judged by what it does to packets."""
-    from capture.analysis.judgement import judge
+        return found
+    from capture.analysis.judgement import judge, second_set_effect
     from capture.analysis.pod_network import read_pod_network
-    from capture.state.impediments import impediments
 
     network = read_pod_network()
     is_native = decision.backend == "nftables"
     judged = judge(desired, live, elsewhere.foreign, network, is_native=is_native, has_reference=has_reference)
-    return Verified(
-        decision,
-        desired,
-        live,
-        judged.differences,
-        tuple(routes.missing(desired)),
-        judged.notes,
-        tuple(_others(decision, live_sets, desired, elsewhere, network)),
-        judged.obstacles,
-        judged.harmless,
-        judged.unjudged,
-        (*elsewhere.doubts, *judged.doubts),
-        impediments(desired),
-        has_reference=has_reference,
+    others = [each for each in live_sets if place(each) != place(decision)]
+    return found.replace(
+        differences=judged.differences,
+        notes=judged.notes,
+        others=tuple(Other(each, second_set_effect(desired, elsewhere.of(place(each)), network)) for each in others),
+        obstacles=judged.obstacles,
+        harmless=judged.harmless,
+        unjudged=judged.unjudged,
+        doubts=(*elsewhere.doubts, *judged.doubts),
     )
-
-
-def _others(
-    decision: Decision, live_sets: Iterable[Leftover], desired: Ruleset, elsewhere: Elsewhere, network: PodNetwork
-) -> Iterator[Other]:
-    """Yield the sets in other places than the decision's, each with a packet that it sends elsewhere."""
-    from capture.analysis.judgement import second_set_effect
-
-    for found in live_sets:
-        if place(found) != place(decision):
-            yield Other(found, second_set_effect(desired, elsewhere.of(place(found)), network))
 
 
 def dump(namespace: Namespace = None) -> Dumped:

@@ -22,13 +22,13 @@ from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.packet import Packet
 from capture.model.ruleset import LoopbackAddress, MissingRoute, Ruleset
 from capture.model.values import Value
-from capture.operations import host_of, trace, verify
+from capture.operations import host_of, reference, trace, verify
 from capture.operations.inference import inferred_settings
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
 from capture.settings.options import PROFILE, PROXY_GID, PROXY_UID
-from capture.state import decisions, record, routes
+from capture.state import decisions, routes
 from capture.state.capabilities import ways_out
 from capture.state.facts import read_facts
 from capture.state.impediments import LO_DOWN, impediments
@@ -45,12 +45,12 @@ if TYPE_CHECKING:
     from capture.analysis.trace import Trace
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule
+    from capture.operations import Reference
     from capture.operations.results import Verified
     from capture.operations.target import Namespace
     from capture.settings.options import Option
     from capture.settings.settings import Settings
     from capture.state.impediments import Impediment
-    from capture.state.record import Record
 
 
 NOT_CAPTURED = ("no-rules", "left-alone", "family-not-captured")
@@ -94,32 +94,22 @@ def why(
     settings, else the recorded ones, else those that the live rules amount to. Raises CaptureError.
     """
     with Entered(namespace):
-        recorded = record.read()
-        capture = _capture(settings, recorded, namespace)
+        known, capture = _expected(settings, namespace)
         facts = read_facts(capture)
         of_pod = list(causes_of_pod(facts, capture))
         causes = [each for each in of_pod if packet is None and stops(each, capture)]
         if not detect.leftovers():
-            others = [each for each in of_pod if each not in causes]
-            return Diagnosis(packet, None, (*causes, _no_rules()), tuple(others))
-        if packet is None:
-            causes += (*without_way_out(facts, capture), *causes_of_proxy(facts, capture))
-            explicit = settings or (recorded.settings if recorded else None)
-            verified = verify(settings, prefer_recorded=settings is None)
-            causes += _drift(verified)
-            notes = (*(_left_out(explicit, verified) if explicit else _unproven()), *_socket_lb())
-            notes += tuple(each for each in of_pod if each not in causes)
-            is_certain = all(note.kind != "rule-missing" for note in notes)
-            return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
-        found = _of_connection(packet, settings, recorded, facts, capture, of_pod)
-        return found.replace(notes=(*found.notes, *_privileged(process)))
-
-
-def _privileged(process: int | None) -> Iterator[Cause]:
-    """Yield by which capabilities a process may send what no rule sees; they do not show that it does so."""
-    ways = ways_out(process) if process is not None else ()
-    if ways:
-        yield cause("privileged", f"process {process}", process=process, ways=", ".join(ways))
+            others = tuple(each for each in of_pod if each not in causes)
+            return Diagnosis(packet, None, (*causes, _no_rules()), others)
+        if packet is not None:
+            found = _of_connection(packet, known, facts, capture, of_pod)
+            return found.replace(notes=(*found.notes, *_privileged(process)))
+        verified = verify(settings, prefer_recorded=settings is None)
+        causes += (*without_way_out(facts, capture), *causes_of_proxy(facts, capture), *_drift(verified))
+        notes = (*(_left_out(known.settings, verified) if known else _unproven()), *_socket_lb())
+        notes += tuple(each for each in of_pod if each not in causes)
+        is_certain = all(note.kind != "rule-missing" for note in notes)
+        return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
 
 
 def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:
@@ -128,48 +118,16 @@ def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace
     from capture.state.proxy_admin import read_config_dump
 
     with Entered(namespace):
-        recorded = record.read()
-        mark = _config(settings, recorded, namespace).tproxy_mark
-        listeners = tuple(listeners_of(read_config_dump(url)))
-        return tuple(causes_of_listeners(listeners, _capture(settings, recorded, namespace), mark))
+        known, capture = _expected(settings, namespace)
+        mark = (known.config if known else CaptureConfig()).tproxy_mark
+        return tuple(causes_of_listeners(tuple(listeners_of(read_config_dump(url))), capture, mark))
 
 
-def _of_connection(
-    packet: Packet,
-    settings: Settings | None,
-    recorded: Record | None,
-    facts: PodFacts,
-    capture: Capture,
-    of_pod: list[Cause],
-) -> Diagnosis:
-    live = trace(packet)
-    explicit = settings or (recorded.settings if recorded else None)
-    by_settings = trace(packet, explicit) if explicit else None
-    is_inbound = packet.in_interface is not None
-    causes = [each for each in of_pod if stops(each, capture, live)]
-    found = [*causes, *(() if is_inbound else _socket_lb(packet))]
-    found += causes_of_connection(live, by_settings, facts, capture, _rule_of)
-    found += _circle(live, capture)
-    if explicit is not None and (is_inbound or live.outcome in TO_PROXY):
-        config, _ = resolve(explicit, recorded.facts if recorded else host_of(None))
-        desired = build_ruleset(config)
-        found += _impeded(
-            one
-            for one in impediments(desired)
-            if one.family in (None, packet.family) and one.is_outbound is not is_inbound
-        )
-        missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute) and is_inbound)
-        found += [_missing(need) for need in missing if need.family == packet.family]
-    if explicit is not None:
-        found = [_with_options(each, live.packet, explicit) for each in found]
-    notes = [] if recorded or settings else [cause("rule-missing: no record")]
-    notes += [each for each in of_pod if each not in causes]
-    return Diagnosis(live.packet, live, tuple(found), tuple(notes), live.certain)
-
-
-def _capture(settings: Settings | None, recorded: Record | None, namespace: Namespace) -> Capture:
-    config = _config(settings, recorded, namespace)
-    return Capture(
+def _expected(settings: Settings | None, namespace: Namespace) -> tuple[Reference | None, Capture]:
+    """Return the settings, or the recorded ones, and what they expect of the proxy; else what the live rules expect."""
+    known = reference(settings, host=host_of(namespace))
+    config = known.config if known else _inferred_config(namespace)
+    return known, Capture(
         config.proxy_port,
         config.inbound_capture_port,
         AGENT_DNS_PORT if config.captures_dns else None,
@@ -181,11 +139,7 @@ def _capture(settings: Settings | None, recorded: Record | None, namespace: Name
     )
 
 
-def _config(settings: Settings | None, recorded: Record | None, namespace: Namespace) -> CaptureConfig:
-    if settings is not None:
-        return resolve(settings, host_of(namespace))[0]
-    if recorded is not None:
-        return resolve(recorded.settings, recorded.facts)[0]
+def _inferred_config(namespace: Namespace) -> CaptureConfig:
     try:
         live = _live()
         config, _ = resolve(inferred_settings(live), host_of(namespace))
@@ -193,6 +147,35 @@ def _config(settings: Settings | None, recorded: Record | None, namespace: Names
         return config.replace(families=live.families, excluded_interfaces=()) if live.tables else config
     except CaptureError:
         return CaptureConfig()
+
+
+def _of_connection(
+    packet: Packet, known: Reference | None, facts: PodFacts, capture: Capture, of_pod: list[Cause]
+) -> Diagnosis:
+    live = trace(packet)
+    causes = [each for each in of_pod if stops(each, capture, live)]
+    is_inbound = packet.in_interface is not None
+    by_settings = trace(packet, known.settings) if known else None
+    found = [*causes, *(() if is_inbound else _socket_lb(packet))]
+    found += (*causes_of_connection(live, by_settings, facts, capture, _rule_of), *_circle(live, capture))
+    if known is not None and (is_inbound or live.outcome in TO_PROXY):
+        desired = build_ruleset(known.config)
+        here = (each for each in impediments(desired) if each.family in (None, packet.family))
+        found += _impeded(each for each in here if each.is_outbound is not is_inbound)
+        missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute) and is_inbound)
+        found += [_missing(need) for need in missing if need.family == packet.family]
+    if known is not None:
+        found = [_with_options(each, live.packet, known.settings) for each in found]
+    notes = [] if known else [cause("rule-missing: no record")]
+    notes += [each for each in of_pod if each not in causes]
+    return Diagnosis(live.packet, live, tuple(found), tuple(notes), live.certain)
+
+
+def _privileged(process: int | None) -> Iterator[Cause]:
+    """Yield by which capabilities a process may send what no rule sees; they do not show that it does so."""
+    ways = ways_out(process) if process is not None else ()
+    if ways:
+        yield cause("privileged", f"process {process}", process=process, ways=", ".join(ways))
 
 
 def _live() -> Ruleset:

@@ -6,7 +6,6 @@ from capture.analysis.canonical import canonical_rule
 from capture.analysis.pod_network import NO_WAY_OUT, read_pod_network, routed
 from capture.analysis.stations import Situation
 from capture.analysis.trace import Trace, whole_way
-from capture.analysis.trace import trace as trace_by_rules
 from capture.backends import detect, load
 from capture.backends.request import Request
 from capture.errors import ConfigurationError
@@ -21,6 +20,7 @@ from capture.settings.config import CaptureConfig, resolve
 from capture.settings.parsers import interface
 from capture.settings.settings import required
 from capture.state import record
+from capture.state.impediments import impediments
 from capture.state.netns import Entered
 
 TYPE_CHECKING = False
@@ -51,10 +51,19 @@ def trace(
     with Entered(namespace):
         sent = routed(packet)
         if settings is not None:
-            return trace_by_rules(_desired(settings, namespace, host), sent)
+            return whole_way(sent, Situation(_desired(settings, namespace, host)))
         if sent.out_interface == NO_WAY_OUT:
             return Trace(sent, "no-route", sent.port, None, ())
-        return whole_way(sent, live_situation())
+        return _with_impediments(whole_way(sent, live_situation()))
+
+
+def _with_impediments(traced: Trace) -> Trace:
+    """Return the trace with what keeps a packet of the pod, which is redirected and goes over ``lo``, from its port."""
+    packet = traced.packet
+    if packet.in_interface is not None or traced.outcome in ("direct", "dropped"):
+        return traced
+    found = impediments(Ruleset(FAMILIES, ()))
+    return traced.replace(impediments=tuple(each.says for each in found if each.family in (None, packet.family)))
 
 
 def situation_of(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Situation:

@@ -33,7 +33,8 @@ def cause_as_plain(cause: Cause) -> dict[str, str]:
 
 def in_words(found: Diagnosis) -> Iterator[str]:
     """Yield the lines for a person: the verdict, the way of the packet, then each cause and its remedy."""
-    yield f"{found.verdict}: {_subject(found)}"
+    this_pod = "this pod" if found.causes or not found.is_certain else "nothing is wrong with this pod"
+    yield f"{found.verdict}: {packet_in_words(found.packet) if found.packet else this_pod}"
     if found.trace is not None:
         yield from path_in_words(found.trace)
     yield from causes_in_words(found.causes)
@@ -47,9 +48,3 @@ def causes_in_words(causes: Iterable[Cause]) -> Iterator[str]:
         where = f" ({cause.where})" if cause.where and cause.where not in cause.says else ""
         yield f"cause {cause.kind}: {cause.says}{where}"
         yield f"  {cause.remedy}"
-
-
-def _subject(found: Diagnosis) -> str:
-    if found.packet is not None:
-        return packet_in_words(found.packet)
-    return "this pod" if found.causes or not found.is_certain else "nothing is wrong with this pod"

@@ -67,17 +67,11 @@ def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool, widt
         listed = listing(part.live_set.live, part.family, part.table, width)
         listings.append(listed if len(shown) == 1 and not is_whole else f"{part.heading}\n{listed}")
     if is_whole and verified is not None:
-        listings.append("".join(f"# {line}\n" for line in _judgement(verified)))
+        drift = ["drift: live rules differ from the applied configuration:"]
+        drift += [f"  {sentence}" for sentence in in_words(verified)]
+        lines = ["in sync: live rules match the applied configuration"] if verified.holds else drift
+        listings.append("".join(f"# {line}\n" for line in lines))
     return "\n".join(listings)
-
-
-def _judgement(verified: Verified) -> Iterator[str]:
-    if verified.holds:
-        yield "in sync: live rules match the applied configuration"
-        return
-    yield "drift: live rules differ from the applied configuration:"
-    for sentence in in_words(verified):
-        yield f"  {sentence}"
 
 
 # --- save and nft --------------------------------------------------------------------------------

@@ -18,9 +18,7 @@ OUTCOMES = {
     "proxy-outbound": "goes to the proxy, as an outbound connection, on port {port}",
     "proxy-inbound": "goes to the proxy, as an inbound connection, on port {port}",
     "dns": "goes to the agent's name server on port {port}",
-    "dropped": "is dropped",
     "redirected": "is redirected to port {port} by a foreign rule",
-    "no-route": "has no route: the connection fails before the first rule",
 }
 
 
@@ -33,6 +31,7 @@ def as_plain(traced: Trace, table: str | None = None) -> dict[str, object]:
         "port": traced.port,
         "address": address_text(traced.address.family, traced.address.first) if traced.address else None,
         "missing_routes": list(traced.lacks),
+        "impediments": list(traced.impediments),
         "rule": _rule_text(traced.step, traced) if traced.step else None,
         "why": traced.step.rule.why if traced.step else None,
         "policy_rule": traced.rerouted.words if traced.rerouted else None,
@@ -63,10 +62,13 @@ def in_words(traced: Trace, table: str | None = None) -> Iterator[str]:
         yield f"by its mark it is routed again: the policy rule `{traced.rerouted.words}` {does}"
     for command in traced.lacks:
         yield f"but the answers do not come back: `{command}` is missing"
+    for impediment in traced.impediments:
+        yield f"but {impediment}"
     if traced.outcome == "no-route":
         return
     if traced.step is not None:
-        yield f"because of {_rule_text(traced.step, traced)}"
+        step = traced.step
+        yield f"because of {step.table} {step.chain}: {text_of(step.rule, traced.packet.family)}"
     elif traced.policy is not None:
         yield f"because of the policy DROP of {traced.policy.table} {traced.policy.entry.name}"
     elif traced.path:
@@ -84,6 +86,8 @@ def _verdict(traced: Trace) -> str:
     if traced.translated is not None:
         where = fate_in_words(traced.fate.replace(address=traced.address))
         return f"{where.replace('direct to', 'direct, to')}, which is not the proxy"
+    if traced.outcome == "dropped":
+        return f"dropped: {'by the rule marked =>' if traced.step is not None else 'no rule accepts it'}"
     transparent = ", its addresses unchanged" if traced.transparent else ""
     return f"{traced.outcome}: it {OUTCOMES[traced.outcome].format(port=traced.port)}{transparent}"
 

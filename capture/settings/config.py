@@ -172,7 +172,8 @@ def _id(entry: str | Span, settings: Settings, which: Option[Any], look_up: Call
         return entry
     found = look_up(entry)
     if found is None:
-        raise settings.refused(which, which.expected, entry)
+        kind = "user" if which == option.PROXY_UID else "group"
+        raise settings.refused(which, f"{which.expected}; no {kind} of that name is known here", entry)
     return only(found)
 
 
@@ -206,8 +207,8 @@ def _with_dns(config: CaptureConfig, settings: Settings, host: Host, warnings: l
     servers = () if everything else host.name_servers()
     if not everything and not servers:
         warnings.append(
-            f"{option.REDIRECT_DNS.name}: /etc/resolv.conf names no server, so DNS is not captured;"
-            f" use {option.CAPTURE_ALL_DNS.name} to capture all of it"
+            f"{option.REDIRECT_DNS.name}: no server is known (resolv.conf, which only a run in the pod reads, names"
+            f" none), so DNS is not captured; use {option.CAPTURE_ALL_DNS.name} to capture all of it"
         )
         return config
     return config.replace(captures_dns=True, captures_all_dns=everything, name_servers=servers)

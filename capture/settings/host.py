@@ -5,17 +5,15 @@ from __future__ import annotations
 import _socket
 import os
 
-from capture.model.addresses import FAMILIES, Network, parse_address
+from capture.model.addresses import AF, FAMILIES, Network, parse_address
 from capture.netlink.interfaces import read_addresses, read_links
-from capture.netlink.routing import look_up_route
+from capture.netlink.routing import way_out
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BEYOND = ("192.0.2.1", "2001:db8::1")
-"""Addresses for documentation (RFC 5737, RFC 3849): only a default route leads there."""
 RESOLV_CONF = "/etc/resolv.conf"
 DEFAULT_PROXY_USER = "istio-proxy"
 
@@ -62,7 +60,7 @@ class PodFromInside:
         IPv4 comes first where both families have one, as in upstream's look-up. None without any global address.
         """
         with open_route() as route:
-            defaults = [look_up_route(route, destination).interface for destination in BEYOND]
+            defaults = [way_out(route, family) for family in AF.values()]
             found = [
                 (address.interface, parse_address(address.address))
                 for address in read_addresses(route)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from capture.analysis.causes import Capture, PodFacts
 from capture.errors import CaptureError
-from capture.model.addresses import IPV4, IPV6, Family, parse_address
+from capture.model.addresses import AF, parse_address
 from capture.netlink.interfaces import Link, read_addresses, read_links
-from capture.netlink.routing import look_up_route
+from capture.netlink.routing import way_out
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, Listener, open_sock_diag, read_listeners
 from capture.netlink.sockets import NetlinkSocket
@@ -17,9 +17,6 @@ from capture.netlink.traffic_control import read_redirects
 from capture.state.files import open_files, processes
 from capture.state.tracked import read_counts
 from capture.state.user_namespace import IdMaps, foreign_ids
-
-OUTSIDE: dict[Family, str] = {IPV4: "198.51.100.1", IPV6: "2001:db8::1"}
-"""Addresses that only a default route leads to (RFC 5737, RFC 3849)."""
 
 
 def read_facts(capture: Capture) -> PodFacts:
@@ -30,7 +27,7 @@ def read_facts(capture: Capture) -> PodFacts:
         addresses = [address for address in read_addresses(route) if address.interface != LOOPBACK_INDEX]
         parsed = [parse_address(address.address) for address in addresses]
         families = dict.fromkeys(address.family for address in parsed)
-        unrouted = tuple(family for family in families if not look_up_route(route, OUTSIDE[family]).interface)
+        unrouted = tuple(family for family in families if not way_out(route, AF[family]))
     ids = foreign_ids()
     listeners = _listeners(ids)
     strangers = {

@@ -145,13 +145,13 @@ def open_owner() -> int:
         os.close(network)
 
 
-def refuse_host(*, allowed: bool) -> None:
+def refuse_host(*, allowed: bool, verb: str = "capture") -> None:
     """Raise HostNamespaceError if we are in the host's own network namespace, unless that is allowed."""
     if allowed:
         return
     own_namespace()  # without /proc nothing would identify the host
     if os.path.exists(ONLY_ON_HOST):
-        raise HostNamespaceError
+        raise HostNamespaceError(verb=verb)
 
 
 def has_tcp_sockets() -> bool:
@@ -198,11 +198,21 @@ def _open(path: str) -> int:
     except FileNotFoundError:
         if path == CURRENT:
             raise _no_proc() from None
-        raise NamespaceError(path, "does not exist") from None
+        raise _no_such(path) from None
     except PermissionError:
         raise PrivilegeError(f"open {path}") from None
     except OSError as error:
         raise NamespaceError(path, os.strerror(error.errno or 0)) from None
+
+
+def _no_such(path: str) -> NamespaceError:
+    """Return the error for a path that does not exist, or for the process that it is of."""
+    pid = path.removeprefix("/proc/").removesuffix("/ns/net")
+    if not pid.isdigit() or path != path_of_process(int(pid)):
+        return NamespaceError(path, "does not exist")
+    is_zombie = os.path.exists(f"/proc/{pid}")  # which has no namespaces any more
+    reason = f"process {pid} has ended" if is_zombie else f"no process {pid}"
+    return NamespaceError(path, reason, "ps -e` or `lsns -t net")
 
 
 def _enter(descriptor: int, path: str) -> None:

@@ -15,17 +15,17 @@ MANY_PEERS = 3
 """Namespaces at the other ends of our interfaces. A pod's are one, that of the node, or few with Multus."""
 
 
-def refuse_node(*, allowed: bool) -> None:
+def refuse_node(*, allowed: bool, verb: str = "capture") -> None:
     """Raise HostNamespaceError if the namespace we are in is the host's or that of a nested node (kind, k3d).
 
     A node that is itself a container is in none of the machine's first namespaces, and the kernel reports nothing about
     it. So this looks for evidence: a kubelet or runtime that runs in the namespace, or pods that hang on it. That
     process 1 is in the namespace is none by itself: so it is in every container of a pod.
     """
-    refuse_host(allowed=allowed)
+    refuse_host(allowed=allowed, verb=verb)
     evidence = "" if allowed else evidence_of_node()
     if evidence:
-        raise HostNamespaceError(evidence)
+        raise HostNamespaceError(evidence, verb)
 
 
 def evidence_of_node() -> str:

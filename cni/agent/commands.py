@@ -17,7 +17,7 @@ from capture.report.terminal import print_lines
 from cni import agent_socket, conf
 from cni.agent.options import RUNTIME_SOCKETS, SERVICE_ACCOUNT, Options
 from cni.commands import ENTRY, checked_entry, installed_plugin, print_changes, with_options
-from cni.install import PLUGIN
+from cni.networks import PLUGIN
 from cni.runtimes import BIN_DIR, CONF_DIR
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -26,7 +26,8 @@ from cni.agent.options import Options
 from cni.agent.runtime import Runtime, RuntimeSilentError
 from cni.agent.writers import Writers, name_of_rival
 from cni.conf import POD_SOURCES, RUNTIME
-from cni.install import PLUGIN, Desired
+from cni.install import Desired
+from cni.networks import OWN_CONFIG_MARK, PLUGIN, networks
 
 EVERY = 10.0
 """Seconds between looks when nothing happens."""
@@ -156,7 +157,7 @@ class Installation:
         options = self.options
         if not options.own_config:
             return True
-        if all(network.is_our_own for network in installer.networks(options.conf_dir)):
+        if all(network.is_our_own for network in networks(options.conf_dir)):
             changes = installer.uninstall(options.bin_dir, options.conf_dir, keep_plugin=True)
             self._was_in_place = False
             self.health.report("entry", "the main network configuration is gone, and with it the list of our own")
@@ -170,7 +171,7 @@ class Installation:
         """Return whether the list that a runtime takes has exactly our entry; reading alone, 0.1 ms."""
         desired = {"type": PLUGIN} | self.entry()
         if self.options.own_config:
-            desired[installer.OWN_CONFIG_MARK] = True
+            desired[OWN_CONFIG_MARK] = True
         taken = installer.network_taken(self.options.conf_dir, self.options.choice)
         return taken is not None and taken.entries == [desired]
 

@@ -26,6 +26,8 @@ Answers = Mapping[str, Callable[[dict[str, Any]], object]]
 
 LIMIT = 64 * 1024
 TIMEOUT = 5.0
+CREDENTIALS = struct.Struct("3i")
+"""struct ucred of unix(7): process, user, group."""
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -33,7 +35,9 @@ class _Handler(socketserver.StreamRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        if _peer_uid(self.connection) != 0:
+        credentials = self.connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        _, uid, _ = CREDENTIALS.unpack(credentials)  # as it is in our user namespace
+        if uid != 0:
             return
         with suppress(OSError):  # the caller did not wait
             answer = self.server.answer(self.rfile.readline(LIMIT))
@@ -85,9 +89,3 @@ class Server:
         with suppress(FileNotFoundError):
             if os.stat(self.path).st_ino == self._identity:
                 os.unlink(self.path)
-
-
-def _peer_uid(connection: socket.socket) -> int:
-    """Return the user id of the process at the other end, as it is in our user namespace."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", credentials)[1])

@@ -9,6 +9,8 @@ from capture.errors import CaptureError
 from cni import install as installer
 from cni import leaving
 from cni.agent import credentials
+from cni.networks import PLUGIN
+from cni.plugin_files import remove_plugin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,19 +42,19 @@ def uninstall(
     """
     changes = [str(change) for change in installer.uninstall(options.bin_dir, options.conf_dir, keep_plugin=True)]
     changes += [f"{path}: removed" for path in credentials.remove(options)]
-    if not os.path.lexists(os.path.join(options.bin_dir, installer.PLUGIN)):
+    if not os.path.lexists(os.path.join(options.bin_dir, PLUGIN)):
         return changes
     is_unloaded = runtime is not None and _is_unloaded(runtime, is_replaced)
     if is_unloaded:
         time.sleep(CALLS_END)
     if is_replaced():
-        return [*changes, f"{options.bin_dir}/{installer.PLUGIN}: stays, since another agent has come to this node"]
+        return [*changes, f"{options.bin_dir}/{PLUGIN}: stays, since another agent has come to this node"]
     if is_unloaded:
-        return changes + [str(change) for change in installer.remove_plugin(options.bin_dir)]
+        return changes + [str(change) for change in remove_plugin(options.bin_dir)]
     removed = leaving.leave(options.bin_dir)
     changes += [f"{path}: removed" for path in removed]
     if not removed:
-        changes.append(f"{options.bin_dir}/{installer.PLUGIN}: stays until the last pod that was started with it ends")
+        changes.append(f"{options.bin_dir}/{PLUGIN}: stays until the last pod that was started with it ends")
     return changes
 
 
@@ -66,7 +68,7 @@ def _is_unloaded(runtime: Runtime, is_replaced: Callable[[], bool]) -> bool:
             return False
         if loaded is None:
             return False
-        if installer.PLUGIN not in loaded.plugins:
+        if PLUGIN not in loaded.plugins:
             return True
         time.sleep(0.2)
     return False

@@ -80,7 +80,7 @@ def name_of_rival(conf_dir: str, writers: Writers) -> str:
 
 def _owner_of_list(conf_dir: str) -> str:
     try:
-        network = next((each for each in installer.networks(conf_dir) if not each.is_our_own), None)
+        network = installer.network_taken(conf_dir, but_own=True)
     except (CaptureError, OSError):
         return ""
     if network is None:

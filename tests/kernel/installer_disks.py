@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cni.install import Desired, InstallError, install, uninstall
+from cni.install import Desired, install, uninstall
+from cni.install_error import InstallError
 from support.runtimes.fake_plugin import SCRIPT
 
 MAIN = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from capture.analysis.compiler import OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import witness
-from capture.analysis.space import GID, PORT, UID, PacketSpace
+from capture.analysis.space import Field, PacketSpace
 from capture.analysis.stations import PodNetwork, Situation
-from capture.analysis.trace import Fate, trace
+from capture.analysis.trace import Fate
 from capture.backends import load
 from capture.backends.detect import Decision
 from capture.model.addresses import FAMILIES, address_text, merge_ranges, parse_address
@@ -43,6 +43,7 @@ from support.generators.agreement import (
     ports_of,
     serve,
 )
+from support.rules.traced import trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,10 +195,10 @@ def regions(situation: Situation) -> Iterator[tuple[Fate, Packet]]:
         diagrams = space.diagrams
         served = diagrams.both(
             diagrams.both(
-                space.numbers(PORT, merge_ranges((port, port) for port in PORTS)),
-                space.numbers(UID, merge_ranges((number, number) for number in IDS)),
+                space.numbers(Field.PORT, merge_ranges((port, port) for port in PORTS)),
+                space.numbers(Field.UID, merge_ranges((number, number) for number in IDS)),
             ),
-            space.numbers(GID, merge_ranges((number, number) for number in IDS)),
+            space.numbers(Field.GID, merge_ranges((number, number) for number in IDS)),
         )
         first = diagrams.both(space.state_in("NEW"), space.marked("mark", 0, ALL_BITS))
         possible = diagrams.both(realistic(space, (compiler,))[OUTBOUND], diagrams.both(served, first))

@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from capture.errors import EXIT_FAILED, EXIT_UNSUPPORTED, EXIT_USAGE, HostNamespaceError, NamespaceError, PrivilegeError
+from capture.operations import clean
 from capture.settings.host import PodFromInside
 from capture.state import netns as capture_netns
 from capture.state.netns import (
@@ -19,7 +20,7 @@ from capture.state.netns import (
     path_of_process,
     refuse_host,
 )
-from pytest_netns import Namespace, NamespaceFactory
+from pytest_netns import Namespace, NamespaceFactory, require
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ class TestEntered:
             ("/etc/passwd", "is no network namespace"),
             ("/etc", "is no network namespace"),
             ("/etc/passwd/x", "Not a directory"),
-            ("/proc/4194305/ns/net", "does not exist"),
+            ("/proc/4194305/ns/net", "no process 4194305"),
+            ("/proc/4194305/ns/mnt", "does not exist"),
             ("/" + "x" * 5000, "File name too long"),
             ("", "does not exist"),
         ],
@@ -130,17 +132,18 @@ except PrivilegeError as error:
 
 
 class TestHost:
-    def test_a_pod_is_no_host(self, netns: NamespaceFactory) -> None:
-        netns().call(refuse_host, allowed=False)
-
     def test_the_machine_s_own_namespace_is_refused(self) -> None:
-        """Where the tests themselves run in a container, that is not to be seen, and there is nothing to refuse."""
-        if os.path.exists(capture_netns.ONLY_ON_HOST):
-            with pytest.raises(HostNamespaceError, match="would cut the node off") as caught:
-                refuse_host(allowed=False)
-            assert caught.value.exit_code == EXIT_USAGE
-            assert "--allow-host" in str(caught.value)
         refuse_host(allowed=True)
+        require(
+            os.path.exists(capture_netns.ONLY_ON_HOST),
+            "the tests run in a container, where the kernel does not show that the namespace is the host's",
+        )
+        with pytest.raises(HostNamespaceError, match="would cut the node off") as caught:
+            refuse_host(allowed=False)
+        assert caught.value.exit_code == EXIT_USAGE
+        assert "--allow-host" in str(caught.value)
+        with pytest.raises(HostNamespaceError, match="pass --allow-host to clean it"):
+            clean()
 
     def test_what_decides_is_where_the_thread_is(self, netns: NamespaceFactory) -> None:
         """Not where the process started: from a pod the host's namespace is refused, too."""

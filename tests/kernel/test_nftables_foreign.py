@@ -11,6 +11,7 @@ import pytest
 
 from capture import operations
 from capture.analysis.judgement import Obstacle
+from capture.analysis.pod_network import read_pod_network
 from capture.analysis.stations import ForeignChain
 from capture.backends.nftables.foreign import read_foreign_chains
 from capture.backends.nftables.netlink import NetlinkDriver
@@ -48,7 +49,7 @@ PROGRAM = str(Path(sys.executable).with_name("capture"))
 pytestmark = pytest.mark.kernel
 
 FOREIGN = """
-table ip theirs {
+table ip foreign {
     set blocked { type ipv4_addr; elements = { 192.0.2.1, 192.0.2.7 }; }
     chain first {
         type filter hook output priority -200
@@ -65,7 +66,7 @@ table ip theirs {
         ip daddr 192.0.2.2 drop
     }
 }
-table inet theirs {
+table inet foreign {
     chain input {
         type filter hook input priority 0
         drop
@@ -115,17 +116,17 @@ class TestRead:
 
         assert [(name, c.hook, c.priority, c.is_nat, c.families) for name, c in chains.items()] == [
             ("ip6 closed everything", PREROUTING, -310, False, (IPV6,)),
-            ("ip theirs first", OUTPUT, -200, False, (IPV4,)),
-            ("inet theirs harmless", PREROUTING, -150, False, FAMILIES),
-            ("ip theirs last", OUTPUT, -50, True, (IPV4,)),
-            ("inet theirs input", INPUT, 0, False, FAMILIES),
+            ("ip foreign first", OUTPUT, -200, False, (IPV4,)),
+            ("inet foreign harmless", PREROUTING, -150, False, FAMILIES),
+            ("ip foreign last", OUTPUT, -50, True, (IPV4,)),
+            ("inet foreign input", INPUT, 0, False, FAMILIES),
         ]
 
     def test_rules_in_the_words_of_both_backends(self, namespace: Namespace) -> None:
         namespace.run(["nft", "-f", "-"], stdin=FOREIGN)
         chains = read(namespace)
 
-        first = chains["ip theirs first"]
+        first = chains["ip foreign first"]
         assert [(rule, rule.why) for rule in first.entry.rules[:4]] == [
             (Rule(Drop(), (Destination(networks("192.0.2.1", "192.0.2.7")),), IPV4), BLOCKED),
             (Rule(Log("seen"), (), IPV4), 'log prefix "seen" drop'),
@@ -135,7 +136,7 @@ class TestRead:
         assert first.contents.chain("more") == Chain(
             "more", (Rule(Drop(), (Destination(networks("192.0.2.2")),), IPV4),)
         )
-        assert chains["ip theirs last"].entry.rules == (
+        assert chains["ip foreign last"].entry.rules == (
             Rule(Redirect(8080), (Protocol("tcp"), DestinationPort((only(80),))), IPV4),
         )
         assert chains["ip6 closed everything"].entry.policy == "DROP"
@@ -397,3 +398,12 @@ def test_in_words_and_as_json(pair: PodPair) -> None:
     (difference,) = plain["differences"]
     assert (difference["kind"], difference["table"], difference["chain"]) == ("foreign", "ip other", "x")
     assert "because of ip other x: -p tcp" in traced.stdout
+
+
+def test_the_interface_of_a_pod_is_that_of_its_default_route(pair: PodPair) -> None:
+    pair.pod.ip("link add net1 type veth peer name net2", "link set net1 up", "address add 192.0.2.5/24 dev net1")
+    with pair.pod.entered():
+        assert (read_pod_network().interface, "net1" in read_pod_network().others) == ("eth0", True)
+    pair.pod.ip("route replace default dev net1")
+    with pair.pod.entered():
+        assert (read_pod_network().interface, "eth0" in read_pod_network().others) == ("net1", True)

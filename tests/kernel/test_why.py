@@ -52,10 +52,9 @@ def reached(pod: Pod, uid: int = 1000) -> str:
 
 
 @BACKENDS
-@pytest.mark.parametrize("arguments", [()])
-def test_a_healthy_pod_has_no_cause(pod_pair: PodPair, backend: str, arguments: tuple[str, ...]) -> None:
+def test_a_healthy_pod_has_no_cause(pod_pair: PodPair, backend: str) -> None:
     pod = with_proxy(pod_pair)
-    apply(pod, *arguments, backend=backend)
+    apply(pod, backend=backend)
 
     assert kinds(pod) == []
     assert kinds(pod, *OUT) == []

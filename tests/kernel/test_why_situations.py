@@ -32,6 +32,7 @@ ELSEWHERE, ELSEWHERE6 = "203.0.113.9", "2001:db8::9"
 APP_PORT = 8080
 NATIVE = "nft %s inet istio-proxy-nat"
 TPROXY = "-m TPROXY"
+DNS = "--redirect-dns --capture-all-dns"
 SECOND_SET = (
     "iptables-nft -t nat -N ISTIO_OUTPUT; iptables-nft -t nat -A ISTIO_OUTPUT -p tcp -j REDIRECT --to-ports 16001;"
     " iptables-nft -t nat -A OUTPUT -p tcp -j ISTIO_OUTPUT"
@@ -58,6 +59,7 @@ class Situation:
     """Whether traffic shows it: a proxy that is captured again answers; the route of TPROXY is for answers alone."""
     of_pod: bool = False
     """Whether it is the one cause of the whole pod, too."""
+    says: str = ""
 
 
 BROKEN: dict[str, Situation] = {
@@ -91,11 +93,16 @@ BROKEN: dict[str, Situation] = {
     "an inbound port is left out": Situation("excluded", f"-d {APP_PORT}", goes="in"),
     "an interface is left out": Situation("excluded", "-c eth0", goes="in"),
     "the proxy's user": Situation("proxy-user", uid=1337, gid=1337),
-    "DNS": Situation("dns-not-captured", goes="dns"),
+    "DNS": Situation("dns-not-captured", goes="dns", says="DNS is not captured"),
+    "another name server": Situation("dns-not-captured", "--redirect-dns", goes="dns", says=f"{ELSEWHERE} is none of"),
+    "the rules of DNS are gone": Situation(
+        "rule-missing", DNS, "iptables -t nat -F ISTIO-OUTPUT", goes="dns", backend="iptables", has_traffic=False
+    ),
+    "the proxy looks a name up": Situation("proxy-user", DNS, goes="dns", uid=1337, gid=1337),
     "UDP": Situation("not-tcp", goes="udp"),
     "IPv6": Situation("family-not-captured", "--ip-families ipv4", goes="out6"),
     "no process listens": Situation("not-listening", proxy_uid=None),
-    "no process listens for DNS": Situation("not-listening", "--redirect-dns --capture-all-dns", goes="dns"),
+    "no process listens for DNS": Situation("not-listening", DNS, goes="dns"),
     "IPv4 alone listens": Situation("not-listening", addresses=("0.0.0.0",), goes="out6"),
     "the proxy is another user": Situation("proxy-wrong-user", proxy_uid=2000, has_traffic=False),
     "the proxy is for REDIRECT": Situation("proxy-mode", TPROXY, goes="in"),
@@ -194,7 +201,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
     found = why(pod, packet(situation, pod_pair))
 
     assert [cause.kind for cause in found.causes] == [situation.kind], found.causes
-    assert all(cause.says and cause.remedy for cause in found.causes)
+    assert all(cause.says and cause.remedy and situation.says in cause.says for cause in found.causes)
     if situation.of_pod:
         assert [cause.kind for cause in why(pod).causes] == [situation.kind]
     if situation.kind == "excluded":

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical, canonical_rule, canonical_rules, joined_spans
-from capture.analysis.trace import trace
 from capture.model.addresses import FAMILIES, IPV4, Network, collapse
 from capture.model.packet import Packet
 from capture.model.ruleset import (
@@ -40,6 +39,7 @@ from capture.model.ruleset import (
 from capture.rules import build_ruleset
 from support.generators.configurations import configs, many_networks, many_ports, seeds
 from support.generators.rules import Place, rules, rulesets
+from support.rules.traced import trace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

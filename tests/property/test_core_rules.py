@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import differences
-from capture.analysis.trace import trace
 from capture.model.addresses import FAMILIES, Network, parse_network
 from capture.model.chain_names import BY_SPELLING
 from capture.model.packet import Packet
@@ -38,6 +37,7 @@ from capture.model.ruleset import (
 )
 from capture.rules import build_ruleset
 from support.generators.configurations import configs
+from support.rules.traced import trace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from itertools import pairwise, product
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from capture.analysis.trace import trace
 from capture.model.addresses import IPV4, IPV6, parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import (
@@ -24,6 +23,7 @@ from capture.model.ruleset import (
 from capture.rules import build_handover, build_ruleset, captures_transparently, redirects_inbound
 from capture.settings.config import CaptureConfig
 from support.generators.agreement import configs
+from support.rules.traced import trace
 
 SOURCES = {IPV4: "192.0.2.7", IPV6: "2001:db8::7"}
 DESTINATIONS = {IPV4: "10.77.0.2", IPV6: "fd77::2"}

@@ -62,6 +62,14 @@ SENTENCES: list[tuple[CaptureError, str]] = [
         ConfigurationError("--envoy-port", "8\n0", "environment ENVOY_PORT", "a port"),
         "--envoy-port (environment ENVOY_PORT): invalid value '8\\n0': expected a port",
     ),
+    (
+        HostNamespaceError("kubelet (process 5) runs in it", "clean"),
+        (
+            "refused: this network namespace is that of a node, since kubelet (process 5) runs in it;"
+            " pass --allow-host to clean it\n"
+            "  Name the pod's namespace with --netns PATH or --pid N (istio-init: --network-namespace PATH)."
+        ),
+    ),
     (KernelError("add a rule", errno.EBUSY), "add a rule: Device or resource busy"),
     (KernelError("add a rule", errno.EINVAL, "no such table"), "add a rule: Invalid argument (no such table)"),
     (ToolError("nft -f -", 1, "Error: syntax\n"), "`nft -f -` ended with status 1: Error: syntax"),

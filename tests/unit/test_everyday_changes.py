@@ -40,7 +40,3 @@ def test_the_change_is_small_and_does_what_it_is_for(change: Path, tmp_path: Pat
 
     assert "passed" in done.stdout, done.stdout
     assert done.returncode == 0, done.stdout
-
-
-def test_there_are_five() -> None:
-    assert [change.stem for change in CHANGES] == ["annotation", "default_port", "doctor_check", "exit_code", "match"]

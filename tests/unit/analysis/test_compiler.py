@@ -8,7 +8,7 @@ import pytest
 
 from capture.analysis import chains, compiler, long_lists, space, stations
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
-from capture.analysis.space import DESTINATION, IN, NONE, OUT, PORT, PacketSpace
+from capture.analysis.space import NONE, Field, PacketSpace
 from capture.analysis.stations import PRIORITIES
 from capture.analysis.trace import whole_way
 from capture.model.addresses import outside
@@ -104,7 +104,7 @@ def keeps_the_port(patch: Patch) -> None:
         restricted = self.diagrams.restricted
 
         def changed(node: int, level: int, number: int) -> int:
-            return node if level == PORT else restricted(node, level, number)
+            return node if level == Field.PORT else restricted(node, level, number)
 
         with pytest.MonkeyPatch.context() as within:
             within.setattr(self.diagrams, "restricted", changed)
@@ -116,8 +116,8 @@ def keeps_the_port(patch: Patch) -> None:
 def sends_inbound_to_loopback(patch: Patch) -> None:
     def redirected(self: Compiler, node: int, port: int, _place: Place) -> int:
         here = 0x7F000001 if self.space.family == "ipv4" else 1
-        node = self.diagrams.restricted(node, PORT, port)
-        return self.diagrams.restricted(node, DESTINATION, here)
+        node = self.diagrams.restricted(node, Field.PORT, port)
+        return self.diagrams.restricted(node, Field.DESTINATION, here)
 
     patch.setattr(Compiler, "_redirected", redirected)
 
@@ -199,7 +199,7 @@ def enters_nat_by_priority_alone(patch: Patch) -> None:
 def leaves_the_pod_by_lo(patch: Patch) -> None:
     def routed(self: Compiler, held: Held) -> int:
         leaves = self._pass("post", held)
-        return self.diagrams.restricted(leaves, OUT, self.space.interface(LOOPBACK)) if held.mapped else leaves
+        return self.diagrams.restricted(leaves, Field.OUT, self.space.interface(LOOPBACK)) if held.mapped else leaves
 
     patch.setattr(Compiler, "_routed", routed)
 
@@ -209,7 +209,7 @@ def shows_the_new_interface_at_output(patch: Patch) -> None:
 
     def sent_on(self: Compiler, node: int, port: int | None, address: Network | None) -> int:
         found = right(self, node, port, address)
-        return found if address is None else self.diagrams.restricted(found, OUT, self.space.interface(LOOPBACK))
+        return found if address is None else self.diagrams.restricted(found, Field.OUT, self.space.interface(LOOPBACK))
 
     patch.setattr(Compiler, "_sent_on", sent_on)
 
@@ -227,8 +227,8 @@ def forgets_later_packets(patch: Patch) -> None:
 
 def keeps_the_socket_over_lo(patch: Patch) -> None:
     def over_lo(self: Compiler, held: Held) -> int:
-        found = self.diagrams.restricted(self._pass("lo", held), IN, self.space.interface(LOOPBACK))
-        return self.diagrams.restricted(found, OUT, NONE)
+        found = self.diagrams.restricted(self._pass("lo", held), Field.IN, self.space.interface(LOOPBACK))
+        return self.diagrams.restricted(found, Field.OUT, NONE)
 
     patch.setattr(Compiler, "_over_lo", over_lo)
 

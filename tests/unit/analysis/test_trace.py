@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.stations import ForeignChain, PodNetwork, Situation
-from capture.analysis.trace import trace, whole_way
+from capture.analysis.trace import whole_way
 from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet
 from capture.model.ruleset import (
@@ -32,6 +32,7 @@ from capture.model.ruleset import (
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.settings.parsers import Selection
+from support.rules.traced import trace
 
 APP, PROXY = 1000, 1337
 ELSEWHERE = {"ipv4": "203.0.113.7", "ipv6": "2001:db8::7"}

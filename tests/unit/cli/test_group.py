@@ -170,6 +170,16 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
     ("words", "says"),
     [
         (["dump", "--famly", "ipv4"], "no such option '--famly'. Did you mean '--family'?"),
+        (["cni", "instal"], "no such command 'instal'. Did you mean 'install' or 'uninstall'?"),
+        (["inject", "pod.yaml"], "got unexpected extra argument (pod.yaml); files are named with -f"),
+        (["clean", "pod"], "got unexpected extra argument (pod)"),
+        (
+            ["diff", "--netns", "x"],
+            (
+                "capture diff has no option --netns: it compares two sets of options of the capture, or two"
+                " files of `capture dump --format json`"
+            ),
+        ),
         (["apply", "--dry-run"], "no such option '--dry-run'"),
         (["trace"], "missing argument '{tcp|udp}'. Choose from: tcp, udp"),
     ],

@@ -11,7 +11,9 @@ import pytest
 
 from capture.errors import StateDirectoryError
 from cni import atomic_files, install
-from cni.install import Change, InstallError, with_entry
+from cni.entries import with_entry
+from cni.install_error import InstallError
+from cni.plugin_files import Change
 from support.runtimes.fake_plugin import SCRIPT, write_plugin
 
 ENTRY: dict[str, Any] = {"capabilities": {"io.kubernetes.cri.pod-annotations": True}, "profile": "current"}

@@ -161,6 +161,7 @@ def test_what_is_wrong_is_named(node: Node, spoil: Callable[[Node], object], nam
     assert code == 4
     found = {finding["name"]: finding for finding in status["findings"] if finding["state"] == "error"}
     assert says in found[name]["says"], found
+    assert all(each["remedy"][:1] != "`" or " " in each["remedy"].rpartition("`")[2] for each in found.values()), found
     assert says in node.run("status").output
 
 

@@ -47,9 +47,9 @@ WITNESS = "witness: tcp to 203.0.113.7:80, out by eth0, of user 1000, group 1000
 SAYS = f" (tcp to 203.0.113.0/24; tcp, port 80: proxy-outbound 15001 -> direct; {WITNESS})"
 
 
-def verified(*differences: Difference, **besides: object) -> Verified:
+def verified(*differences: Difference, **others: object) -> Verified:
     live = Ruleset((), (Table(NAT, (Chain("ISTIO-OUTPUT"),)),))
-    return Verified(Decision("iptables", "restore", "nft"), NOWHERE, live, differences).replace(**besides)
+    return Verified(Decision("iptables", "restore", "nft"), NOWHERE, live, differences).replace(**others)
 
 
 def test_each_kind_has_its_sentence() -> None:

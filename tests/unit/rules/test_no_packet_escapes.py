@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
-from capture.analysis.space import DESTINATION, GID, IN, OUT, PORT, PROTOCOL, SOURCE, UID, PacketSpace
+from capture.analysis.space import Field, PacketSpace
 from capture.analysis.stations import PodNetwork, Situation
 from capture.analysis.trace import Fate
 from capture.model.addresses import Network, merge, merge_ranges, parse_address, parse_network
@@ -44,9 +44,9 @@ class Specification:
         self.space = space
         self.family = space.family
         self.yes, self.no = space.diagrams.yes, space.diagrams.no
-        self.tcp, self.udp = self.inside(PROTOCOL, [(TCP, TCP)]), self.inside(PROTOCOL, [(UDP, UDP)])
+        self.tcp, self.udp = self.inside(Field.PROTOCOL, [(TCP, TCP)]), self.inside(Field.PROTOCOL, [(UDP, UDP)])
         lo = space.interface(LOOPBACK)
-        self.over_lo = self.inside(OUT, [(lo, lo)])
+        self.over_lo = self.inside(Field.OUT, [(lo, lo)])
 
     # --- words ---
 
@@ -54,7 +54,7 @@ class Specification:
         return self.space.numbers(level, merge_ranges(ranges))
 
     def ports(self, spans: Iterable[Span]) -> int:
-        return self.inside(PORT, [(span.first, span.last) for span in spans])
+        return self.inside(Field.PORT, [(span.first, span.last) for span in spans])
 
     def ids(self, level: int, spans: Iterable[Span]) -> int:
         return self.inside(level, [(span.first, span.last) for span in spans])
@@ -102,18 +102,18 @@ class Specification:
 
     def inbound(self) -> int:
         config = self.config
-        as_outbound = self.all(self.through(IN, config.rerouted_interfaces), self.tcp)
+        as_outbound = self.all(self.through(Field.IN, config.rerouted_interfaces), self.tcp)
         selected = (
             self.yes
             if config.outbound_networks.everything
-            else self.networks(DESTINATION, config.outbound_networks.entries)
+            else self.networks(Field.DESTINATION, config.outbound_networks.entries)
         )
         tunnel = self.no if config.is_transparent else self.ports([only(config.inbound_tunnel_port)])
         captured = self.all(
             self.tcp,
-            self.but(self.through(IN, (*config.excluded_interfaces, *config.rerouted_interfaces))),
+            self.but(self.through(Field.IN, (*config.excluded_interfaces, *config.rerouted_interfaces))),
             self.but(tunnel),
-            self.but(self.networks(SOURCE, config.excluded_inbound_networks)),
+            self.but(self.networks(Field.SOURCE, config.excluded_inbound_networks)),
             self.captured_inbound_port(),
         )
         return self.fates(
@@ -124,15 +124,17 @@ class Specification:
     def outbound(self) -> int:
         config = self.config
         left_alone = self.any(
-            self.through(OUT, config.excluded_interfaces),
+            self.through(Field.OUT, config.excluded_interfaces),
             self.ports(config.excluded_outbound_ports),
             *(
                 self.all(
-                    self.tcp if each.protocol == "tcp" else self.udp, self.ports(each.ports), self.ids(UID, each.uids)
+                    self.tcp if each.protocol == "tcp" else self.udp,
+                    self.ports(each.ports),
+                    self.ids(Field.UID, each.uids),
                 )
                 for each in config.uid_port_exclusions
             ),
-            self.all(self.over_lo, self.networks(SOURCE, [parse_address(PASSTHROUGH[self.family])])),
+            self.all(self.over_lo, self.networks(Field.SOURCE, [parse_address(PASSTHROUGH[self.family])])),
         )
         dns = self.ports([only(53)])
         return self.fates(
@@ -143,30 +145,32 @@ class Specification:
             (self.all(dns, self.captured_name_server()), Fate("dns", 15053)),
             (self.udp, DIRECT),
             (self.to_localhost(), DIRECT),
-            (self.networks(DESTINATION, config.excluded_outbound_networks), DIRECT),
+            (self.networks(Field.DESTINATION, config.excluded_outbound_networks), DIRECT),
             (self.selected(), Fate("proxy-outbound", config.proxy_port)),
         )
 
     def to_localhost(self) -> int:
-        return self.networks(DESTINATION, [parse_network(LOCALHOST[self.family])])
+        return self.networks(Field.DESTINATION, [parse_network(LOCALHOST[self.family])])
 
     def selected(self) -> int:
         config = self.config
         if config.outbound_networks.everything:
             return self.yes
-        return self.any(self.ports(config.outbound_ports), self.networks(DESTINATION, config.outbound_networks.entries))
+        return self.any(
+            self.ports(config.outbound_ports), self.networks(Field.DESTINATION, config.outbound_networks.entries)
+        )
 
     def captured_name_server(self) -> int:
         config = self.config
         if not config.captures_dns:
             return self.no
-        return self.yes if config.captures_all_dns else self.networks(DESTINATION, config.name_servers)
+        return self.yes if config.captures_all_dns else self.networks(Field.DESTINATION, config.name_servers)
 
     def of_uncaptured_group(self) -> int:
         config = self.config
         if config.owner_groups.everything:
-            return self.ids(GID, config.excluded_owner_groups)
-        return self.but(self.ids(GID, config.owner_groups.entries))
+            return self.ids(Field.GID, config.excluded_owner_groups)
+        return self.but(self.ids(Field.GID, config.owner_groups.entries))
 
     def of_proxy(self, dns: int) -> Iterable[tuple[int, Fate]]:
         """Yield what the proxy sends: to its own pod in through itself, elsewhere out; and what apps send over lo."""
@@ -175,8 +179,8 @@ class Specification:
         to_self = self.all(self.over_lo, self.but(self.to_localhost()), self.tcp)
         if config.profile == "1.30":
             to_self = self.all(to_self, self.but(self.ports([only(config.inbound_tunnel_port)])))
-        for level, ids in ((UID, config.proxy_uids), (GID, config.proxy_gids)):
-            but_dns = self.but(dns) if config.captures_dns and level == UID else self.yes
+        for level, ids in ((Field.UID, config.proxy_uids), (Field.GID, config.proxy_gids)):
+            but_dns = self.but(dns) if config.captures_dns and level == Field.UID else self.yes
             for each in ids:
                 own = self.ids(level, [each])
                 yield self.all(to_self, but_dns, own), back
@@ -189,7 +193,7 @@ class Specification:
         config = self.config
         if not config.is_transparent:
             return self.no
-        proxy = self.any(self.ids(UID, config.proxy_uids), self.ids(GID, config.proxy_gids))
+        proxy = self.any(self.ids(Field.UID, config.proxy_uids), self.ids(Field.GID, config.proxy_gids))
         redirected = self.no
         for condition, fate in [(left_alone, DIRECT), *self.of_proxy(self.ports([only(53)]))]:
             if fate != DIRECT:
@@ -201,9 +205,11 @@ class Specification:
             self.but(self.to_localhost()),
             proxy,
             self.but(redirected),
-            self.but(self.through(OUT, config.excluded_interfaces)),
+            self.but(self.through(Field.OUT, config.excluded_interfaces)),
             self.but(
-                self.networks(SOURCE, [parse_address(PASSTHROUGH[self.family]), *config.excluded_inbound_networks])
+                self.networks(
+                    Field.SOURCE, [parse_address(PASSTHROUGH[self.family]), *config.excluded_inbound_networks]
+                )
             ),
             self.captured_inbound_port(),
         )

@@ -224,6 +224,64 @@ class TestWords:
         assert read(goto).verdict == UnknownVerdict("-g ISTIO_OUTPUT")
 
 
+NOT_0 = kernel.bitwise(b"\x1f\xff") + compare(b"\0\0", NEQ)
+HOLES = kernel.bitwise(b"\xff\0\xff\0") + compare(b"\n\0\1\0")
+HOLES6 = kernel.bitwise(b"\xff\0" * 8) + compare(b"\xfd\0" * 8)
+IN_HOLES6 = ":".join(["fd00"] * 8) + "/" + ":".join(["ff00"] * 8)
+
+
+class TestWordsOfHeaders:
+    """Comparisons of headers that iptables has words for, and the model has not; others are shown by their place."""
+
+    @pytest.mark.parametrize(
+        ("expressions", "words"),
+        [
+            (payload(1, 6, 2) + NOT_0, "-f"),
+            (payload(1, 6, 2) + kernel.bitwise(b"\x1f\xff") + compare(b"\0\0"), "! -f"),
+            (
+                payload(1, 6, 2) + kernel.bitwise(b"\x1f\xff") + compare(b"\0\1"),
+                "@nh,48,16 & 0x1fff ^ 0x0000 == 0x0001",
+            ),
+            (payload(2, 13, 1) + kernel.bitwise(b"\x12") + compare(b"\2"), "-m tcp --tcp-flags SYN,ACK SYN"),
+            (payload(2, 13, 1) + compare(b"\2", NEQ), "-m tcp ! --tcp-flags FIN,SYN,RST,PSH,ACK,URG SYN"),
+            (payload(1, 12, 4) + HOLES, "-s 10.0.1.0/255.0.255.0"),
+            (payload(1, 16, 4) + HOLES, "-d 10.0.1.0/255.0.255.0"),
+            (payload(2, 12, 4) + HOLES, "@th,96,32 & 0xff00ff00 ^ 0x00000000 == 0x0a000100"),
+            (
+                payload(1, 12, 2) + kernel.bitwise(b"\xf0\xf0") + compare(b"\x10\0"),
+                "@nh,96,16 & 0xf0f0 ^ 0x0000 == 0x1000",
+            ),
+            (
+                payload(1, 12, 4) + kernel.bitwise(b"\xff\0\xff\0") + compare(b"\n\1\1\0"),
+                "@nh,96,32 & 0xff00ff00 ^ 0x00000000 == 0x0a010100",
+            ),
+        ],
+    )
+    def test_of_ipv4(self, expressions: bytes, words: str) -> None:
+        assert read(expressions).matches == (UnknownMatch(words),)
+
+    def test_of_ipv6(self) -> None:
+        assert read(payload(1, 8, 16) + HOLES6, IPV6).matches == (UnknownMatch(f"-s {IN_HOLES6}"),)
+        assert read(payload(1, 24, 16) + HOLES6, IPV6).matches == (UnknownMatch(f"-d {IN_HOLES6}"),)
+        (no_fragment,) = read(payload(1, 6, 2) + NOT_0, IPV6).matches
+        assert no_fragment == UnknownMatch("@nh,48,16 & 0x1fff ^ 0x0000 != 0x0000")
+
+    def test_they_are_where_a_listing_has_them(self) -> None:
+        rule = read(OF_TCP + meta(6) + compare(b"lo\0") + payload(1, 16, 4) + HOLES + payload(1, 6, 2) + NOT_0)
+        assert rule.matches == (UnknownMatch("-d 10.0.1.0/255.0.255.0"), InInterface("lo"), TCP, UnknownMatch("-f"))
+
+    def test_a_limit(self) -> None:
+        fields = [(1, u64be(5)), (2, u64be(60)), (3, u32be(5)), (4, u32be(0)), (5, u32be(0))]
+        limit = expression("limit", *(attribute(kind, value) for kind, value in fields))
+        assert read(limit + ACCEPT) == Rule(Accept(), (UnknownMatch("-m limit --limit 5/min"),), IPV4)
+
+    def test_a_trace(self) -> None:
+        value = nested(nf.NFTA_IMMEDIATE_DATA, attribute(nf.NFTA_DATA_VALUE, u32(1)))
+        immediate = expression("immediate", attribute(nf.NFTA_IMMEDIATE_DREG, u32be(1)), value)
+        store = expression("meta", attribute(nf.NFTA_META_KEY, u32be(12)), attribute(nf.NFTA_META_SREG, u32be(1)))
+        assert read(immediate + store).verdict == UnknownVerdict("TRACE")
+
+
 class TestRules:
     def test_what_is_excluded_together_is_one_match(self) -> None:
         ids = OwnerUid((only(3), only(4)), negated=True)
@@ -270,7 +328,8 @@ class TestChains:
 
     def test_one_with_counters(self) -> None:
         counted = nested(8, attribute(1, u64be(180)), attribute(2, u64be(3)))
-        assert decode_chain(decode_fields(self.NAMED + self.HOOKED + counted)).counters == Counters(3, 180)
+        chain = decode_chain(decode_fields(self.NAMED + self.HOOKED + counted))
+        assert (chain.counters, chain.policy) == (Counters(3, 180), "ACCEPT")
 
     def test_a_hook_that_is_unknown(self) -> None:
         hooked = nested(nf.NFTA_CHAIN_HOOK, attribute(1, u32be(77)), attribute(2, u32be(0)))

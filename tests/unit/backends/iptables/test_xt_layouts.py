@@ -476,6 +476,11 @@ class TestWhatTheModelLacks:
     def test_logs(self, structure: LogTarget) -> None:
         assert isinstance(read_target("LOG", 0, padded(structure), IPV4), UnknownVerdict)
 
+    def test_every_flag_of_a_log_has_its_word(self) -> None:
+        words = target_words("LOG", 0, padded(LogTarget(level=7, logflags=47)), IPV4)
+        flags = "--log-tcp-sequence --log-tcp-options --log-ip-options --log-uid --log-macdecode"
+        assert words == f"LOG --log-level 7 {flags}"
+
     def test_a_prefix_of_two_lines_is_shown_on_one(self) -> None:
         structure = padded(LogTarget(level=4, prefix=b"two\nlines"))
         assert read_target("LOG", 0, structure, IPV4) == Log("two lines")

@@ -67,13 +67,13 @@ RANDOM = {name: 3 if name == "iptables-iptc" else 10 for name in DRIVERS}
 
 
 @pytest.mark.parametrize("name", DRIVERS)
-def test_nor_by_random_settings(namespaces: dict[str, Namespace], name: str) -> None:
+def test_no_packet_escapes_by_random_settings(namespaces: dict[str, Namespace], name: str) -> None:
     none_escapes(namespaces[name], name, RANDOM[name])
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", DRIVERS)
-def test_nor_by_many(namespaces: dict[str, Namespace], name: str) -> None:
+def test_no_packet_escapes_by_many_random_settings(namespaces: dict[str, Namespace], name: str) -> None:
     none_escapes(namespaces[name], name, 84)
 
 
@@ -90,5 +90,5 @@ def none_escapes(namespace: Namespace, name: str, examples: int) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", DRIVERS)
-def test_of_any_setting(netns: NamespaceFactory, name: str) -> None:
+def test_no_packet_escapes_by_any_documented_setting(netns: NamespaceFactory, name: str) -> None:
     assert escapes(netns(), DRIVERS[name], list(DOCUMENTED.values())) == []

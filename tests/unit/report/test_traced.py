@@ -1,0 +1,33 @@
+"""The last lines of a trace: where the packet ends, and which rule decides."""
+
+from __future__ import annotations
+
+import pytest
+
+from capture.analysis.trace import Step, Trace
+from capture.model.addresses import parse_address
+from capture.model.packet import Packet
+from capture.model.ruleset import Drop, Protocol, Rule
+from capture.report.traced import as_plain, in_words
+
+PACKET = Packet("tcp", parse_address("203.0.113.7"), 80, uid=1000, gid=1000, out_interface="eth0")
+DROPS = Rule(Drop(), (Protocol("tcp"),))
+
+
+@pytest.mark.parametrize(
+    ("table", "chain", "in_json"),
+    [
+        ("ip filter", "OUTPUT", "ip filter OUTPUT: -p tcp -j DROP"),
+        ("mangle", "ISTIO-DROP", "-t mangle -A ISTIO-DROP -p tcp -j DROP"),
+    ],
+)
+def test_a_rule_is_named_in_one_form_whatever_its_table(table: str, chain: str, in_json: str) -> None:
+    step = Step(table, chain, 1, DROPS)
+    traced = Trace(PACKET, "dropped", 80, step, (step,))
+
+    assert list(in_words(traced))[1:] == [
+        f"  => {table} {chain} 1: -p tcp -j DROP",
+        "dropped: by the rule marked =>",
+        f"because of {table} {chain}: -p tcp -j DROP",
+    ]
+    assert as_plain(traced)["rule"] == in_json
