@@ -79,7 +79,8 @@ AREAS = (
     ),
     _area(
         "iptables",
-        "capture/backends/iptables: clauses render parse plan entries xt_encode xt_decode xt_layouts xt_changes xt_words",
+        "capture/backends/iptables: clauses render parse plan entries"
+        " xt_encode xt_decode xt_layouts xt_changes xt_words",
         "unit/backends/iptables property/test_iptables_text.py property/test_iptables_plan.py"
         " property/test_xt_round_trip.py",
     ),
