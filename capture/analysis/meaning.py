@@ -226,6 +226,37 @@ def judge(rule: model.Rule, packet: Packet, network: PodNetwork, *, is_native: b
     return found
 
 
+def before_tracking(rules: list[model.Rule]) -> list[model.Rule]:
+    """Return what rules do to packets that connection tracking has not seen.
+
+    Their state is INVALID but where it is UNTRACKED, and their connection has no mark (state_mt in xt_state.c,
+    conntrack_mt in xt_conntrack.c, connmark_mt in xt_connmark.c, nft_ct_get_eval in nft_ct.c).
+    """
+    kinds = {type(match) for rule in rules for match in rule.matches} | {type(rule.verdict) for rule in rules}
+    if OF_TRACKING.isdisjoint(kinds):
+        return rules
+    return [
+        rule.replace(
+            verdict=model.Continue() if type(rule.verdict) in OF_TRACKING else rule.verdict,
+            matches=tuple(map(_before_tracking, rule.matches)),
+        )
+        for rule in rules
+    ]
+
+
+OF_TRACKING = frozenset((model.ConnectionState, model.ConnectionMark, model.SaveMark, model.RestoreMark))
+"""Matches and verdicts about what connection tracking knows."""
+
+
+def _before_tracking(match: model.Match) -> model.Match:
+    if isinstance(match, model.ConnectionMark):
+        return model.ConnectionState(())  # none
+    if not isinstance(match, model.ConnectionState):
+        return match
+    meant = [state for state in model.CONNECTION_STATES if ("INVALID", state)[state == "UNTRACKED"] in match.states]
+    return match.replace(states=tuple(meant))
+
+
 HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
     model.Protocol: lambda match, packet, _: packet.protocol == match.name,
     model.Source: lambda match, packet, _: (

@@ -16,7 +16,7 @@ are met where ``stations`` has them. A connection that is redirected is lost, to
 
 from __future__ import annotations
 
-from capture.analysis.meaning import Goto, Translate, Untrack, judge, meaning
+from capture.analysis.meaning import Goto, Translate, Untrack, before_tracking, judge, meaning
 from capture.analysis.rerouting import UNCHANGED, routed_marks, transparent_rules
 from capture.model import ruleset as model
 from capture.model.addresses import IPV6, LOOPBACK_ADDRESSES, Network
@@ -217,10 +217,7 @@ class _Passage:
 
     def _through(self, hook: str) -> None:
         """Take the packet through the base chains at one hook."""
-        comes_back = (
-            hook == model.PREROUTING and self.packet.in_interface == LOOPBACK and self.first.in_interface is None
-        )
-        with_nat = hook in (model.OUTPUT, model.PREROUTING) and not comes_back
+        with_nat = hook == model.OUTPUT or (hook == model.PREROUTING and not self._comes_back())
         for station in self.situation.stations(hook, self.packet.family, with_nat=with_nat):
             if self._resumes_behind is not None:
                 if station == self._resumes_behind:
@@ -235,6 +232,10 @@ class _Passage:
                 self._end_of_built_in(station)
             if station.reroutes and self.remarking and not self.is_dropped:
                 self._route_by_mark(self.remarking[-1])
+
+    def _comes_back(self) -> bool:
+        """Return whether it was sent, and comes in again over lo."""
+        return self.packet.in_interface == LOOPBACK and self.first.in_interface is None
 
     def _route_by_mark(self, cause: Step) -> None:
         """Route the packet again; ``cause`` is the rule of whose mark or destination that is a consequence."""
@@ -264,14 +265,16 @@ class _Passage:
 
     def _chain(self, station: Station, chain: model.Chain, depth: int) -> bool:
         """Take the packet through a chain; return whether a rule decided on the whole table."""
-        for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
-            matched = judge(rule, self.packet, self.network, is_native=station.is_native)
+        rules = list(chain.rules_for(self.packet.family))
+        as_met = rules if station.is_tracked or self._comes_back() else before_tracking(rules)
+        for position, (rule, effective) in enumerate(zip(rules, as_met, strict=True), 1):
+            matched = judge(effective, self.packet, self.network, is_native=station.is_native)
             is_idle = matched is None and isinstance(meaning(rule), model.Log | model.Continue)
             if matched is False or is_idle:  # whether it logs does not matter
                 continue
             step = Step(station.table, chain.name, position, rule, depth, matched is True, station)
             self.path.append(step)
-            match meaning(rule):
+            match meaning(effective):
                 case _ if matched is None:
                     continue
                 case model.Jump(chain=target):
