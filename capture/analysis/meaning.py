@@ -210,15 +210,19 @@ IMPURE = (
 # --- whether a packet fulfils the matches of a rule ----------------------------------------------
 
 
-def judge(rule: model.Rule, packet: Packet, network: PodNetwork, *, is_native: bool = False) -> bool | None:
+def judge(
+    rule: model.Rule, packet: Packet, network: PodNetwork, *, is_native: bool = False, is_tracked: bool = True
+) -> bool | None:
     """Return whether the packet fulfils all matches of the rule; None if that cannot be known.
 
-    ``is_native`` is whether the rule has nf_tables' own expressions, which see no owner of a packet without a socket.
+    ``is_native`` is whether the rule has nf_tables' own expressions, which see no owner of a packet without a socket,
+    ``is_tracked`` whether connection tracking has seen the packet.
     """
+    tests = HOLDS if is_tracked else HOLDS_BEFORE_TRACKING
     found: bool | None = True
     for match in rule.matches:
         known = understood(match.text, packet.family, network) if isinstance(match, model.UnknownMatch) else None
-        holds = HOLDS[type(known or match)](known or match, packet, is_native)
+        holds = tests[type(known or match)](known or match, packet, is_native)
         if holds is False:
             return False
         if holds is None:
@@ -281,6 +285,12 @@ HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
     ),
 }
 """Whether one match holds, by its kind; None for what cannot be judged."""
+HOLDS_BEFORE_TRACKING = HOLDS | {
+    model.ConnectionMark: lambda *_: False,
+    model.ConnectionState: lambda match, packet, _: (
+        ((packet.state if packet.state == "UNTRACKED" else "INVALID") in match.states) != match.negated
+    ),
+}
 
 
 def _known(*answers: bool | None) -> bool | None:

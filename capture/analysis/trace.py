@@ -16,7 +16,7 @@ are met where ``stations`` has them. A connection that is redirected is lost, to
 
 from __future__ import annotations
 
-from capture.analysis.meaning import Goto, Translate, Untrack, before_tracking, judge, meaning
+from capture.analysis.meaning import Goto, Translate, Untrack, judge, meaning
 from capture.analysis.rerouting import UNCHANGED, routed_marks, transparent_rules
 from capture.model import ruleset as model
 from capture.model.addresses import IPV6, LOOPBACK_ADDRESSES, Network
@@ -233,6 +233,9 @@ class _Passage:
             if station.reroutes and self.remarking and not self.is_dropped:
                 self._route_by_mark(self.remarking[-1])
 
+    def _is_tracked(self, station: Station) -> bool:
+        return station.is_tracked or self._comes_back()
+
     def _comes_back(self) -> bool:
         """Return whether it was sent, and comes in again over lo."""
         return self.packet.in_interface == LOOPBACK and self.first.in_interface is None
@@ -265,16 +268,15 @@ class _Passage:
 
     def _chain(self, station: Station, chain: model.Chain, depth: int) -> bool:
         """Take the packet through a chain; return whether a rule decided on the whole table."""
-        rules = list(chain.rules_for(self.packet.family))
-        as_met = rules if station.is_tracked or self._comes_back() else before_tracking(rules)
-        for position, (rule, effective) in enumerate(zip(rules, as_met, strict=True), 1):
-            matched = judge(effective, self.packet, self.network, is_native=station.is_native)
+        is_tracked = self._is_tracked(station)
+        for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
+            matched = judge(rule, self.packet, self.network, is_native=station.is_native, is_tracked=is_tracked)
             is_idle = matched is None and isinstance(meaning(rule), model.Log | model.Continue)
             if matched is False or is_idle:  # whether it logs does not matter
                 continue
             step = Step(station.table, chain.name, position, rule, depth, matched is True, station)
             self.path.append(step)
-            match meaning(effective):
+            match meaning(rule):
                 case _ if matched is None:
                     continue
                 case model.Jump(chain=target):
@@ -348,6 +350,8 @@ class _Passage:
                 self.packet = packet.replace(mark=packet.mark & ~mask | value)
                 if self.packet.mark != packet.mark:
                     self.remarking.append(step)
+            case model.SaveMark() | model.RestoreMark() if not (step.station and self._is_tracked(step.station)):
+                pass  # there is no connection yet
             case model.SaveMark():
                 self.packet = packet.replace(connection_mark=packet.mark)
             case model.RestoreMark():
