@@ -159,6 +159,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "a foreign rule decides before ours, and sends the connection to {address} port {port}",
         f"{REMOVE_RULE} `capture trace` shows the whole way.",
     ),
+    "nat-first: behind": (
+        "a foreign rule behind ours translates the destination, to {to}",
+        "Remove the rule, or restrict it to what it is for.",
+    ),
     "nat-first: port": (
         "a foreign rule translates the destination first, to port {port}; the first NAT mapping wins",
         REMOVE_RULE,

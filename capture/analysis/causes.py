@@ -16,7 +16,7 @@ from capture.model.addresses import AF, FAMILIES, FAMILY_NAMES, IPV4, IPV6, LOOP
 from capture.model.chain_names import is_our_chain
 from capture.model.conventions import DNS_PORT
 from capture.model.packet import LOOPBACK
-from capture.model.ruleset import TABLES
+from capture.model.ruleset import MANGLE, NAT, TABLES
 from capture.model.values import Value
 from capture.netlink.rtnetlink import AF_INET
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP
@@ -269,6 +269,8 @@ def causes_of_connection(
         yield from causes_at_port(
             facts, capture, live.outcome, live.port, packet.family, protocol, is_over_lo=is_over_lo
         )
+    elif _ours_before(live, capture):
+        yield cause("nat-first: behind", place_of(step), to=f"port {live.port}")
     else:
         yield cause("nat-first: port", place_of(step), port=live.port)
 
@@ -287,7 +289,10 @@ def _why_direct(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
         and (canonical_rule(desired.step.rule) == canonical_rule(step.rule))
     )
     if step is not None and not is_own(step) and not is_desired:
-        return _foreign(live, step)
+        ours = _ours_before(live, capture)
+        if not ours or live.address is not None:
+            return _foreign(live, step, is_behind=bool(ours))
+        step = ours[-1] if is_our_chain(ours[-1].chain) else None  # which has left it out before
     is_look_up = packet.port == DNS_PORT and packet.in_interface is None
     if packet.protocol != "tcp" and not is_look_up:
         return cause("not-tcp", protocol=packet.protocol)
@@ -302,6 +307,11 @@ def _why_direct(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
         return cause("proxy-user", uid=packet.uid, gid=packet.gid)
     if packet.protocol != "tcp":
         return cause("dns-not-captured: server", server=address_text(packet.family, packet.destination.first))
+    return _excluded(step)
+
+
+def _excluded(step: Step | None) -> Cause:
+    """Return that the settings leave the packet out, by a rule or for want of one."""
     if step is None:
         return cause("excluded: no rule")
     return cause("excluded", place_of(step), reason=f": {step.rule.why}" if step.rule.why else "")
@@ -313,12 +323,20 @@ def is_own(step: Step) -> bool:
     return step.table in TABLES and (is_our_chain(step.chain) or is_our_chain(target))
 
 
-def _foreign(live: Trace, step: Step) -> Cause:
+def _ours_before(live: Trace, capture: Capture) -> list[Step]:
+    """Return the rules of ours that the packet has met before the one that decides, where ours redirect it."""
+    is_transparent = capture.is_transparent and live.packet.in_interface is not None
+    before = live.path[: live.path.index(live.step)] if live.step in live.path else ()
+    return [step for step in before if is_own(step) and step.table == (MANGLE if is_transparent else NAT)]
+
+
+def _foreign(live: Trace, step: Step, *, is_behind: bool) -> Cause:
     if live.address is None:
         return cause("foreign-rule", place_of(step))
-    return cause(
-        "nat-first", place_of(step), address=address_text(live.address.family, live.address.first), port=live.port
-    )
+    address = address_text(live.address.family, live.address.first)
+    if is_behind:
+        return cause("nat-first: behind", place_of(step), to=f"{address} port {live.port}")
+    return cause("nat-first", place_of(step), address=address, port=live.port)
 
 
 def dropped(live: Trace, text_of: TextOf) -> Cause:

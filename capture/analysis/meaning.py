@@ -60,8 +60,7 @@ GO_ON = (
 """Targets after which a packet goes on unchanged in all that the model knows (XT_CONTINUE in net/netfilter/xt_*.c)."""
 REFUSE = ("REJECT", "reject", "[reject", "TARPIT")
 """The third as a rule of nf_tables is read."""
-DO_NOT_TRACK = ("NOTRACK", "CT --notrack", "notrack", "[notrack]")
-"""The last as a rule of nf_tables is read."""
+DO_NOT_TRACK = ("NOTRACK", "CT --notrack", "notrack")
 DNAT = re.compile(
     r"(?:DNAT --to-destination|dnat (?:ip6? )?to)"
     r" (\[[0-9a-fA-F:]+\]|[0-9.]+|[0-9a-fA-F:]+?:[0-9a-fA-F:]+|)(?::(\d+))?(?: |$)"

@@ -109,6 +109,8 @@ class Trace(Value):
     interface: str | None = None
     mark: int = 0
     """The mark with which the packet ends."""
+    impediments: tuple[str, ...] = ()
+    """Why a packet that is redirected does not arrive, whatever the rules are."""
 
     @property
     def address(self) -> Network | None:

@@ -20,8 +20,6 @@ from capture.netlink.rtnetlink import AF_INET, AF_INET6, AF_UNSPEC, address_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from capture.netlink.sockets import NetlinkSocket
 
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34  # linux/rtnetlink.h
@@ -145,38 +143,32 @@ def has_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -> b
     return bool(_preferences(route, family, mark, table))
 
 
-def put_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int, preference: int) -> bool:
-    """Let the policy rule `fwmark MARK lookup TABLE` be there with this preference, and with no other."""
+def put_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int, preference: int | None) -> bool:
+    """Let the policy rule `fwmark MARK lookup TABLE` be there with this preference, and with no other.
+
+    With None, remove every rule that is exactly that, and none with more conditions.
+    """
+    words = f"{family_name(family)} policy rule fwmark {mark} lookup {table}"
     found = _preferences(route, family, mark, table)
-    added = preference not in found and changed(
-        route,
-        RTM_NEWRULE,
-        NLM_F_CREATE | NLM_F_EXCL,
-        _mark_rule(family, mark, table, preference),
-        f"add {family_name(family)} policy rule fwmark {mark} lookup {table}",
-        errno.EEXIST,  # another process was faster
-    )
-    elsewhere = [each for each in found if each != preference]
-    return _remove_mark_rules(route, family, mark, table, elsewhere) or added
+    changes = []
+    if preference is not None and preference not in found:
+        rule = _mark_rule(family, mark, table, preference)  # another process may be faster: EEXIST
+        changes.append(changed(route, RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, rule, f"add {words}", errno.EEXIST))
+    for elsewhere in found:
+        if elsewhere != preference:
+            rule = _mark_rule(family, mark, table, elsewhere)
+            changes.append(changed(route, RTM_DELRULE, 0, rule, f"remove {words}", errno.ENOENT))
+    return any(changes)
 
 
 def remove_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int) -> bool:
-    """Remove every policy rule that is exactly `fwmark MARK lookup TABLE`, and none with more conditions."""
-    return _remove_mark_rules(route, family, mark, table, _preferences(route, family, mark, table))
+    """Remove every policy rule that is exactly `fwmark MARK lookup TABLE`."""
+    return put_mark_rule(route, family, mark, table, None)
 
 
 def _preferences(route: NetlinkSocket, family: int, mark: int, table: int) -> list[int]:
     rules = read_policy_rules(route, family)
     return [rule.preference for rule in rules if rule.is_for_mark(mark, table)]
-
-
-def _remove_mark_rules(route: NetlinkSocket, family: int, mark: int, table: int, preferences: Iterable[int]) -> bool:
-    doing = f"remove {family_name(family)} policy rule fwmark {mark} lookup {table}"
-    removed = [
-        changed(route, RTM_DELRULE, 0, _mark_rule(family, mark, table, each), doing, errno.ENOENT)
-        for each in preferences
-    ]
-    return any(removed)
 
 
 def _mark_rule(family: int, mark: int, table: int, preference: int) -> bytes:

@@ -113,7 +113,7 @@ def remove_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
     doing = f"remove {family_name(family)} route local default dev lo table {table}"
     removed = False
     for metric in _metrics(route, family, table):
-        body = _local_route_body(family, table, RTPROT_UNSPEC) + attribute(RTA_PRIORITY, metric)
+        body = _local_route_body(family, table, RTPROT_UNSPEC) + attribute(RTA_PRIORITY, u32(metric))
         removed = rtnetlink.changed(route, RTM_DELROUTE, 0, body, doing, *NO_SUCH_ROUTE) or removed
     return removed
 
@@ -179,18 +179,11 @@ def _local_route_body(family: int, table: int, protocol: int) -> bytes:
     return header + u32(0) + attribute(RTA_TABLE, u32(table)) + attribute(RTA_OIF, u32(rtnetlink.LOOPBACK_INDEX))
 
 
-def _metrics(route: NetlinkSocket, family: int, table: int) -> list[bytes]:
-    """Return the RTA_PRIORITY of each route `local default dev lo` of the table."""
-    found = []
-    for body in route.dump(RTM_GETROUTE, bytes((family, *bytes(RTMSG_SIZE - 1))), "list routes"):
-        fields = decode_fields(body[RTMSG_SIZE:])
-        if (
-            (body[0], body[1], body[2], body[7]) == (family, 0, 0, RTN_LOCAL)
-            and fields.get(RTA_TABLE) == u32(table)
-            and fields.get(RTA_OIF) == u32(rtnetlink.LOOPBACK_INDEX)
-        ):
-            found.append(fields.get(RTA_PRIORITY, u32(0)))
-    return found
+def _metrics(route: NetlinkSocket, family: int, table: int) -> list[int]:
+    """Return the metric of each route `local default dev lo` of the table."""
+    wanted = table, 0, RTN_LOCAL, rtnetlink.LOOPBACK_INDEX
+    routes = read_routes(route, family)
+    return [each.metric for each in routes if (each.table, each.prefix, each.kind, each.interface) == wanted]
 
 
 def _decode_route(body: bytes) -> Route:

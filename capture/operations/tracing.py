@@ -20,6 +20,7 @@ from capture.settings.config import CaptureConfig, resolve
 from capture.settings.parsers import interface
 from capture.settings.settings import required
 from capture.state import record
+from capture.state.impediments import impediments
 from capture.state.netns import Entered
 
 TYPE_CHECKING = False
@@ -53,7 +54,16 @@ def trace(
             return whole_way(sent, Situation(_desired(settings, namespace, host)))
         if sent.out_interface == NO_WAY_OUT:
             return Trace(sent, "no-route", sent.port, None, ())
-        return whole_way(sent, live_situation())
+        return _with_impediments(whole_way(sent, live_situation()))
+
+
+def _with_impediments(traced: Trace) -> Trace:
+    """Return the trace with what keeps a packet of the pod, which is redirected and goes over ``lo``, from its port."""
+    packet = traced.packet
+    if packet.in_interface is not None or traced.outcome in ("direct", "dropped"):
+        return traced
+    found = impediments(Ruleset(FAMILIES, ()))
+    return traced.replace(impediments=tuple(each.says for each in found if each.family in (None, packet.family)))
 
 
 def situation_of(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Situation:

@@ -31,6 +31,7 @@ def as_plain(traced: Trace, table: str | None = None) -> dict[str, object]:
         "port": traced.port,
         "address": address_text(traced.address.family, traced.address.first) if traced.address else None,
         "missing_routes": list(traced.lacks),
+        "impediments": list(traced.impediments),
         "rule": _rule_text(traced.step, traced) if traced.step else None,
         "why": traced.step.rule.why if traced.step else None,
         "policy_rule": traced.rerouted.words if traced.rerouted else None,
@@ -61,6 +62,8 @@ def in_words(traced: Trace, table: str | None = None) -> Iterator[str]:
         yield f"by its mark it is routed again: the policy rule `{traced.rerouted.words}` {does}"
     for command in traced.lacks:
         yield f"but the answers do not come back: `{command}` is missing"
+    for impediment in traced.impediments:
+        yield f"but {impediment}"
     if traced.outcome == "no-route":
         return
     if traced.step is not None:

@@ -207,8 +207,8 @@ def _with_dns(config: CaptureConfig, settings: Settings, host: Host, warnings: l
     servers = () if everything else host.name_servers()
     if not everything and not servers:
         warnings.append(
-            f"{option.REDIRECT_DNS.name}: /etc/resolv.conf names no server, so DNS is not captured;"
-            f" use {option.CAPTURE_ALL_DNS.name} to capture all of it"
+            f"{option.REDIRECT_DNS.name}: no server is known (resolv.conf, which only a run in the pod reads, names"
+            f" none), so DNS is not captured; use {option.CAPTURE_ALL_DNS.name} to capture all of it"
         )
         return config
     return config.replace(captures_dns=True, captures_all_dns=everything, name_servers=servers)

@@ -210,8 +210,9 @@ def _no_such(path: str) -> NamespaceError:
     pid = path.removeprefix("/proc/").removesuffix("/ns/net")
     if not pid.isdigit() or path != path_of_process(int(pid)):
         return NamespaceError(path, "does not exist")
-    has_ended = os.path.exists(f"/proc/{pid}")  # a zombie has no namespaces any more
-    return NamespaceError(path, f"process {pid} has ended" if has_ended else f"no process {pid}", "ps -e")
+    is_zombie = os.path.exists(f"/proc/{pid}")  # which has no namespaces any more
+    reason = f"process {pid} has ended" if is_zombie else f"no process {pid}"
+    return NamespaceError(path, reason, "ps -e` or `lsns -t net")
 
 
 def _enter(descriptor: int, path: str) -> None:

@@ -56,7 +56,7 @@ from capture.settings.options import (
     RULE_LOGS,
 )
 from capture.settings.settings import Given, Settings
-from pytest_netns import Namespace, NamespaceFactory, PodPair
+from pytest_netns import Namespace, NamespaceFactory
 from support.generators.rules import rulesets
 from support.rules.iptables_cases import CASES, OWN, TO_CHAIN, Case
 from support.rules.iptables_ways import writes_as_we_do
@@ -285,17 +285,13 @@ class TestTheSameAsIptables:
 
     @in_one_namespace
     @given(ruleset=rulesets().map(with_rules_of_iptables))
-    def test_the_kernel_cannot_distinguish_them(self, own: Namespace, reference: Namespace, ruleset: Ruleset) -> None:
+    def test_the_kernel_cannot_distinguish_them_and_both_read_the_same(
+        self, own: Namespace, reference: Namespace, ruleset: Ruleset
+    ) -> None:
         write_in_both(own, reference, ruleset)
         demand_same(own, reference)
         has_rules = bool(kernel_state(own))
         assert own.call(NetlinkDriver().holds, ruleset) == has_rules
-
-    @in_one_namespace
-    @given(ruleset=rulesets())
-    def test_both_read_the_same(self, own: Namespace, ruleset: Ruleset) -> None:
-        own.run(["nft", "flush", "ruleset"])
-        own.call(NetlinkDriver().write, with_rules_of_iptables(ruleset), NOTHING, None)
         assert own.call(NetlinkDriver().read) == own.call(RestoreDriver("nft").read)
 
     @in_one_namespace
@@ -433,15 +429,10 @@ class TestBesideOthers:
         found = [nft_listing(namespace), *saved(namespace)]
         write(namespace, driver, ruleset)
         assert [nft_listing(namespace), *saved(namespace)] != found
+        for other in (TRANSPARENT_DNS, SIDECAR):
+            write(namespace, driver, other)
         clean(namespace, driver)
         assert [nft_listing(namespace), *saved(namespace)] == found
-
-    def test_after_several_rule_sets_nothing_is_left(self, netns: NamespaceFactory) -> None:
-        namespace, driver = netns(), NetlinkDriver()
-        for ruleset in (SIDECAR, TRANSPARENT_DNS, SIDECAR):
-            write(namespace, driver, ruleset)
-        clean(namespace, driver)
-        assert nft_listing(namespace) == ""
 
     def test_what_others_added_meanwhile_stays(self, netns: NamespaceFactory) -> None:
         namespace, driver = netns(), NetlinkDriver()
@@ -621,19 +612,6 @@ class TestWhatTheKernelLacks:
         command = [sys.executable, "-I", "-c", textwrap.dedent(program), str(CHECKOUT)]
         printed = netns().run(command, uid=1000, reads_everything=True).stdout
         assert printed.startswith("PrivilegeError not permitted to ")
-
-
-def test_traffic_goes_where_the_rules_send_it(pod_pair: PodPair) -> None:
-    pod, peer = pod_pair
-    pod.call(NetlinkDriver().write, SIDECAR, NOTHING, None)
-    endpoints = [("0.0.0.0", 15001), ("::", 15001), ("0.0.0.0", 15006), ("::", 15006)]
-    pod.listener(*endpoints, label="proxy", uid=1337, gid=1337)
-    peer.listener(("0.0.0.0", 80), ("::", 80), label="server")
-    pod.listener(("0.0.0.0", 80), ("::", 80), label="app", uid=1000)
-    for there, here in ((peer.ipv4, pod.ipv4), (peer.ipv6, pod.ipv6)):
-        assert pod.client(uid=1000).connect(there, 80).label == "proxy"
-        assert pod.client(uid=1337, gid=1337).connect(there, 80).label == "server"
-        assert peer.client().connect(here, 80).label == "proxy"
 
 
 def test_no_program_is_needed(netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,14 +115,6 @@ def test_writing_twice_changes_nothing(namespace: Namespace, driver: Driver, rul
     assert_live(namespace, driver, ruleset)
 
 
-def test_another_rule_set_replaces_the_old_one(namespace: Namespace, driver: Driver) -> None:
-    for ruleset in (REDIRECTS, PROXIES, REDIRECTS):
-        write(namespace, driver, ruleset)
-        assert_live(namespace, driver, ruleset)
-
-    assert "istio-proxy-mangle" not in listing(namespace)
-
-
 def test_base_chains_are_kept_while_their_rules_are_replaced(namespace: Namespace, driver: Driver) -> None:
     """Exchanging a base chain would leave a moment between two of them (``plan``)."""
     write(namespace, driver, REDIRECTS)

@@ -141,6 +141,24 @@ class TestRead:
         )
         assert chains["ip6 closed everything"].entry.policy == "DROP"
 
+    def test_expressions_without_a_value_in_the_words_of_nft(self, namespace: Namespace) -> None:
+        words = (
+            *(
+                "meta l4proto tcp reject with tcp reset",
+                "reject with icmpx no-route",
+                "reject with icmpx admin-prohibited",
+            ),
+            "meta nfproto ipv4 reject with icmp prot-unreachable",
+            "meta nfproto ipv6 reject with icmpv6 addr-unreachable",
+            *("limit rate 5/minute burst 5 packets drop", "limit rate over 10 bytes/day burst 7 bytes drop"),
+            *("quota over 5 bytes drop", "quota until 7 bytes drop", "ct mark set 0x5", "notrack"),
+        )
+        rules = "; ".join(words)
+        chain = f"chain out {{ type filter hook output priority -300; {rules}; }}"
+        namespace.run(["nft", "-f", "-"], stdin=f"table inet other {{ {chain}; }}")
+
+        assert tuple(rule.why for rule in read(namespace)["inet other out"].entry.rules) == words
+
     def test_the_protocol_where_the_header_names_it(self, namespace: Namespace) -> None:
         """As iptables-nft tests it since 1.8.11, and nft for ``ip protocol``."""
         chain = "chain out { type filter hook output priority -200; ip protocol tcp tcp dport 80 drop; }"

@@ -70,6 +70,15 @@ BROKEN: dict[str, Situation] = {
     "returned before": Situation(
         "foreign-rule", breaks="iptables -t nat -I OUTPUT -p tcp -j RETURN", backend="iptables"
     ),
+    "accepted behind": Situation(
+        "proxy-user", breaks="iptables -t nat -A OUTPUT -p tcp -j ACCEPT", uid=1337, gid=1337, backend="iptables"
+    ),
+    "accepted behind what is left out": Situation(
+        "excluded", f"-x {ELSEWHERE}/32", "iptables -t nat -A OUTPUT -p tcp -j ACCEPT", backend="iptables"
+    ),
+    "translated behind": Situation(
+        "nat-first", breaks=f"iptables -t nat -A OUTPUT -p tcp -j {TO_OTHER}", uid=1337, gid=1337, backend="iptables"
+    ),
     "redirected before": Situation("nat-first", breaks=BEFORE % ("nat", -110, "redirect to :9999")),
     "translated before": Situation("nat-first", breaks=BEFORE % ("nat", -110, "dnat to 203.0.113.77")),
     "translated by the other variant": Situation(

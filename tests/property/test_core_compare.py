@@ -248,7 +248,7 @@ class TestTampering:
         for family in FAMILIES:
             desired = build_ruleset(config.replace(families=(family,)))
             found = differences(desired, live)
-            assert {each.kind for each in found} == {"family"}
+            assert {(each.kind, each.is_own) for each in found} == {("family", True)}
             assert {each.family for each in found} == set(FAMILIES) - {family}
 
     @given(configs)

@@ -342,6 +342,24 @@ def _log(fields: Fields, _family: Family) -> str:
     return " ".join(words)
 
 
+REJECT_WITH = {
+    IPV4: (
+        *("icmp-net-unreachable", "icmp-host-unreachable", "icmp-proto-unreachable", "icmp-port-unreachable", None),
+        *("icmp-net-prohibited", "icmp-host-prohibited", "tcp-reset", "icmp-admin-prohibited"),
+    ),
+    IPV6: (
+        *("icmp6-no-route", "icmp6-adm-prohibited", None, "icmp6-addr-unreachable", "icmp6-port-unreachable", None),
+        *("tcp-reset", "icmp6-policy-fail", "icmp6-reject-route"),
+    ),
+}
+"""By the numbers of linux/netfilter_ipv4/ipt_REJECT.h and linux/netfilter_ipv6/ip6t_REJECT.h."""
+
+
+def _reject(fields: Fields, family: Family) -> str | None:
+    answer = dict(enumerate(REJECT_WITH[family])).get(fields["answer"])
+    return answer and f"--reject-with {answer}"
+
+
 COMPACT_NAT = {("REDIRECT", 0), ("MASQUERADE", 0), ("SNAT", 0), ("DNAT", 0), ("NETMAP", 0)}
 """Targets that have a structure of their own in IPv4."""
 
@@ -358,4 +376,5 @@ TARGET_WORDS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("CT", 1): (xt_layouts.CT, _ct),
     ("CT", 2): (xt_layouts.CT, _ct),
     ("LOG", 0): (xt_layouts.LOG, _log),
+    ("REJECT", 0): (xt_layouts.Layout("answer 4"), _reject),
 }

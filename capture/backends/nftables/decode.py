@@ -120,7 +120,9 @@ class Program:
                 return
         except (KeyError, IndexError, ValueError, MalformedMessageError):  # another kernel than those we know writes so
             pass
-        words = _unknown_words(name, fields)
+        from capture.backends.nftables.foreign_words import unknown_words  # few rules need them
+
+        words = unknown_words(name, fields, self._family)
         if LOADERS.get(name) in fields:
             self._load(fields[LOADERS[name]], Register(words))
         elif name in FILTERS:
@@ -186,6 +188,8 @@ class Program:
             return self._do(model.SaveMark())
         if key == nf.NFT_CT_ZONE and isinstance(value, bytes):
             return self._do(model.SetZone(decode_host_number(value)))
+        if key == nf.NFT_CT_MARK and isinstance(value, bytes):
+            return self._do(model.UnknownVerdict(f"ct mark set {decode_host_number(value):#x}"))
         return False
 
     def payload(self, fields: Fields) -> bool:
@@ -399,13 +403,6 @@ def _place(register: bytes) -> int:
     """Return the place of a register in units of four bytes: 1 to 4 are the sixteen-byte names of 8, 12, 16 and 20."""
     place = decode_number(register)
     return nf.NFT_REG32_00 + (place - nf.NFT_REG_1) * 4 if 0 < place < nf.NFT_REG32_00 else place
-
-
-def _unknown_words(name: str, fields: Fields) -> str:
-    """Return an expression that we do not understand as its name and its numbered attributes."""
-    if nf.NFTA_MATCH_NAME in fields and name in ("match", "target"):  # of iptables, by way of nft_compat
-        return f"[{name} {decode_text(fields[nf.NFTA_MATCH_NAME])} of iptables]"
-    return " ".join([f"[{name}", *(f"{kind}={value.hex()}" for kind, value in fields.items())]) + "]"
 
 
 def _words(loaded: Register | bytes | None) -> str:

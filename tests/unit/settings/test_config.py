@@ -192,8 +192,8 @@ class TestDns:
     POD = FakePod(servers=("10.96.0.10", "fd00::a"))
     SERVERS = (parse_address("10.96.0.10"), parse_address("fd00::a"))
     NO_SERVER = (
-        "--redirect-dns: /etc/resolv.conf names no server, so DNS is not captured;"
-        " use --capture-all-dns to capture all of it"
+        "--redirect-dns: no server is known (resolv.conf, which only a run in the pod reads, names none),"
+        " so DNS is not captured; use --capture-all-dns to capture all of it"
     )
     ALL_WITHOUT = "--capture-all-dns does nothing without --redirect-dns"
 

@@ -80,3 +80,4 @@ class TestUsers:
 def test_any_pod_has_both_families() -> None:
     assert AnyPod({}).pod_addresses() == ()
     assert AnyPod({}).has_ipv6()
+    assert PodFromInside({}).has_ipv6() is Path("/proc/net/if_inet6").exists()

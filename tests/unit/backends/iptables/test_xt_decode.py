@@ -187,7 +187,7 @@ class TestNft:
             ("masq", "[masq]"),
             ("nat", "[nat]"),
             ("queue", "[queue]"),
-            ("reject", "[reject]"),
+            ("reject", "reject with icmp net-unreachable"),
             ("redir", "redirect, not to one port"),
             ("tproxy", "tproxy, not to a port of any address"),
         ],

@@ -99,6 +99,10 @@ def test_several_ports(kind: int, ports: tuple[int, ...], ranges: tuple[int, ...
         ("CT", 2, {"helper": b"ftp"}, IPV4, "--helper ftp"),
         ("REDIRECT", 0, {"flags": 2, "min_port": 5, "max_port": 9}, IPV6, "--to-ports 5-9"),
         ("REDIRECT", 0, {"flags": 2 + 4, "min_port": 5, "max_port": 5}, IPV6, "--to-ports 5 --random"),
+        ("REJECT", 0, {"answer": 3}, IPV4, "--reject-with icmp-port-unreachable"),
+        ("REJECT", 0, {"answer": 7}, IPV4, "--reject-with tcp-reset"),
+        ("REJECT", 0, {"answer": 6}, IPV6, "--reject-with tcp-reset"),
+        ("REJECT", 0, {"answer": 9}, IPV6, "[ revision 0, 0x09 ]"),
     ],
 )
 def test_a_target(name: str, revision: int, fields: dict[str, Any], family: Family, words: str) -> None:

@@ -19,6 +19,7 @@ from capture.model.ruleset import (
     Return,
     Rule,
     Ruleset,
+    Span,
     Table,
     only,
 )
@@ -50,6 +51,15 @@ def test_a_long_list_is_split_into_messages() -> None:
     assert max(map(len, lists)) == MAX_ELEMENTS
     assert sum(map(len, lists)) == 1 + 2 * len(networks)  # all before the first, and both ends of each
     assert all(len(message[nf.NFTA_SET_ELEM_LIST_ELEMENTS]) < 2**16 for message in elements)
+
+
+def test_a_list_that_reaches_the_last_value_has_no_end() -> None:
+    ranges = (*(Span(number, number + 5) for number in range(1000, 2000, 10)), Span(60000, 65535))
+    rule = Rule(Return(), (Protocol("tcp"), DestinationPort(ranges)))
+
+    (elements,) = of_kind(messages(Table(NAT, (Chain(OUTPUT, (rule,)),))), nf.NFT_MSG_NEWSETELEM)
+
+    assert len([*decode_elements(elements[nf.NFTA_SET_ELEM_LIST_ELEMENTS])]) == 1 + 2 * len(ranges) - 1
 
 
 def test_networks_that_overlap_or_touch_are_one_element() -> None:
