@@ -67,9 +67,10 @@ def after_others(network: Network, entry: dict[str, Any], replaced: Container[st
 def check_version(network: Network) -> None:
     """Raise InstallError if the plugin could not be called in this list."""
     if network.version not in SUPPORTED_VERSIONS:
+        version = repr(network.version) if network.version else "missing"
         raise InstallError(
             network.path,
-            f"its cniVersion is {network.version or 'missing'!r}, in which {PLUGIN} could not be called",
+            f"its cniVersion is {version}, and so {PLUGIN} could not be called",
             "Every pod of this node would fail to start, so nothing was changed. Change cniVersion if the other "
             "plugins support it.",
         )

@@ -202,9 +202,13 @@ def _decode_configuration(stdin: bytes) -> tuple[dict[str, Any], dict[str, str]]
         ) from None
 
 
+OLDEST_VERSION = "0.1.0"
+MISSING = " (which a configuration without cniVersion has)"
+
+
 def _version_of(configuration: dict[str, Any]) -> str:
     """Return the version of a configuration; without one it is 0.1.0 (SPEC 0.2.0, "Network Configuration")."""
-    version = configuration.get("cniVersion", "0.1.0")
+    version = configuration.get("cniVersion", OLDEST_VERSION)
     if not isinstance(version, str):
         raise CniError(
             DECODING_FAILURE,
@@ -220,7 +224,8 @@ def _check_version(command: str, version: str) -> None:
     if version not in SUPPORTED_VERSIONS:
         raise CniError(
             INCOMPATIBLE_VERSION,
-            f"cniVersion {_shortened(version, 40)!r} is not supported; supported are {', '.join(SUPPORTED_VERSIONS)}",
+            f"cniVersion {_shortened(version, 40)!r}{MISSING if version == OLDEST_VERSION else ''} is not supported;"
+            f" supported are {', '.join(SUPPORTED_VERSIONS)}",
             "Set cniVersion in the network configuration list to one of these.",
         )
     if version_number(version) < version_number(COMMANDS[command]):

@@ -303,7 +303,7 @@ def test_an_unsupported_version_is_refused(command: str, version: str) -> None:
 
 def test_without_a_version_it_is_the_oldest() -> None:
     answer = dispatch(ENVIRON, b'{"name": "pods", "prevResult": {}}', {})
-    assert "'0.1.0' is not supported" in str(error_of(answer)["msg"])
+    assert "'0.1.0' (which a configuration without cniVersion has) is not supported" in str(error_of(answer)["msg"])
 
 
 @pytest.mark.parametrize(
