@@ -33,7 +33,7 @@ class EnvoyListener(Value):
     is_transparent: bool
     restores_destination: bool
     """Whether it asks for the original destination, without which it cannot pass a redirected connection on."""
-    mark: int = 0
+    mark: int
 
 
 def listeners_of(dump: Json) -> Iterator[EnvoyListener]:

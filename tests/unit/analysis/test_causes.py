@@ -10,12 +10,24 @@ import pytest
 
 import capture
 from capture.analysis.cause_texts import TEXTS, cause
-from capture.analysis.causes import Capture, PodFacts, causes_at_port, causes_of_pod, causes_of_proxy
+from capture.analysis.causes import (
+    Capture,
+    PodFacts,
+    causes_at_port,
+    causes_of_connection,
+    causes_of_pod,
+    causes_of_proxy,
+)
 from capture.model.addresses import parse_address
+from capture.model.packet import Packet
 from capture.model.ruleset import only
 from capture.netlink.interfaces import IFF_UP, Link
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, Listener
+from capture.report.differences import text_of
+from capture.rules import build_ruleset
+from capture.settings.config import CaptureConfig
+from support.rules.traced import trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,6 +59,14 @@ def kinds(causes: Iterable[Cause]) -> list[str]:
 def test_a_full_conntrack_table(tracked: int, found: list[str]) -> None:
     assert kinds(causes_of_pod(FACTS.replace(tracked=tracked, max_tracked=1000), CAPTURE)) == found
     assert kinds(causes_of_pod(FACTS.replace(tracked=tracked, max_tracked=0), CAPTURE)) == []
+
+
+@pytest.mark.parametrize(("name", "found"), [("eth0", ["interface-down"]), ("eth1", ["not-listening"])])
+def test_what_comes_in_by_an_interface_that_is_down(name: str, found: list[str]) -> None:
+    packet = Packet("tcp", parse_address("10.0.0.1"), 8080, source=parse_address("10.0.0.9"), in_interface=name)
+    traced = trace(build_ruleset(CaptureConfig()), packet)
+    down = FACTS.replace(links=(Link(2, "eth0", 0), Link(3, "eth1", IFF_UP)))
+    assert kinds(causes_of_connection(traced, None, down, CAPTURE, text_of)) == found
 
 
 @pytest.mark.parametrize(("name", "found"), [("eth0", []), ("net1", ["interface-missing"]), ("net+", [])])

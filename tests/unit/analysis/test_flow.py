@@ -71,6 +71,16 @@ def test_the_path_of_the_default_capture() -> None:
     assert "    proxy :15001 | all other outbound connections | 2" in found["outbound"]
 
 
+def test_what_our_rules_drop_is_dropped() -> None:
+    situation = Situation(build_ruleset(CaptureConfig(drops_invalid=True)))
+    edges = [edge for flow in flows(situation, FAMILIES, text_of) for table in flow.tables for edge in all_below(table)]
+    assert [(edge.kind, edge.to) for edge in edges if edge.to == "dropped"] == [("dropped", "dropped")]
+
+
+def all_below(edge: Edge) -> list[Edge]:
+    return [edge, *(found for each in edge.below for found in all_below(each))]
+
+
 def test_a_foreign_rule_is_where_packets_meet_it() -> None:
     first = Chain(
         "first", (Rule(Drop(), HTTP, why="tcp dport 80 drop", counters=Counters(7, 0)), Rule(Drop(), HTTP)), "ACCEPT"
