@@ -135,7 +135,9 @@ def _of_expression(node: ast.expr) -> Iterator[ast.expr]:
 
 
 def _commutes(call: ast.Call) -> bool:
-    return isinstance(call.func, ast.Name) and call.func.id in ("min", "max")
+    """Whether the order of arguments is without meaning; ``both`` and ``either`` are those of a diagram."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    return name in ("min", "max", "both", "either")
 
 
 def _of_statement(node: ast.stmt) -> ast.stmt | None:

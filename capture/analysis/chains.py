@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.long_lists import Box
-from capture.analysis.meaning import Goto, Translate, Untrack, meaning
+from capture.analysis.meaning import Goto, Translate, Untrack, before_tracking, meaning
 from capture.analysis.space import LISTED
 from capture.model import ruleset as model
 
@@ -51,10 +51,14 @@ class ChainCompiler:
         self.chain = chain
         self.falls = falls
         self.place = place
+        self.is_tracked = station.is_tracked or place.way == "lo"
 
     def node(self) -> int:
         """Return the fates of packets that enter the chain."""
-        rules = list(enumerate(self.chain.rules_for(self.space.family), 1))
+        own = list(self.chain.rules_for(self.space.family))
+        if not self.is_tracked:
+            own = before_tracking(own)
+        rules = list(enumerate(own, 1))
         found = self.falls
         while rules:
             start = len(rules)
@@ -129,7 +133,8 @@ class ChainCompiler:
     def _listed(self, rules: Sequence[tuple[int, model.Rule]]) -> int:
         """Return the list of decisions, which is the same for every way that leads here."""
         is_known = not any(isinstance(match, model.UnknownMatch) for _, rule in rules for match in rule.matches)
-        key = (self.station.table, self.chain.name, rules[0][0]) if is_known else self._occurrence(rules[0][0])
+        place = rules[0][0]
+        key = (self.station.table, self.chain.name, place, self.is_tracked) if is_known else self._occurrence(place)
         found = self.compiler.listed.get(key)
         if found is None:
             kept = [(position, rule) for position, rule in rules if not isinstance(meaning(rule), NO_EFFECT)]

@@ -360,7 +360,7 @@ class Compiler:
                 return self._sent_on(self._by_mark(there) if leaves else self._at(there), port, address)
             case model.TransparentProxy(port=port, mark=mark, mask=mask):
                 held = place.held.replace(transparent=port)
-                return self.with_mark(self._at(following.replace(held=held)), mark, mask)
+                return self.with_mark(self._passed(place.replace(held=held), station), mark, mask)
             case _:
                 return self._passed(place, station)
 

@@ -209,20 +209,55 @@ IMPURE = (
 # --- whether a packet fulfils the matches of a rule ----------------------------------------------
 
 
-def judge(rule: model.Rule, packet: Packet, network: PodNetwork, *, is_native: bool = False) -> bool | None:
+def judge(
+    rule: model.Rule, packet: Packet, network: PodNetwork, *, is_native: bool = False, is_tracked: bool = True
+) -> bool | None:
     """Return whether the packet fulfils all matches of the rule; None if that cannot be known.
 
-    ``is_native`` is whether the rule has nf_tables' own expressions, which see no owner of a packet without a socket.
+    ``is_native`` is whether the rule has nf_tables' own expressions, which see no owner of a packet without a socket,
+    ``is_tracked`` whether connection tracking has seen the packet.
     """
+    tests = HOLDS if is_tracked else HOLDS_BEFORE_TRACKING
     found: bool | None = True
     for match in rule.matches:
         known = understood(match.text, packet.family, network) if isinstance(match, model.UnknownMatch) else None
-        holds = HOLDS[type(known or match)](known or match, packet, is_native)
+        holds = tests[type(known or match)](known or match, packet, is_native)
         if holds is False:
             return False
         if holds is None:
             found = None
     return found
+
+
+def before_tracking(rules: list[model.Rule]) -> list[model.Rule]:
+    """Return what rules do to packets that connection tracking has not seen.
+
+    Their state is INVALID but where it is UNTRACKED, and their connection has no mark (state_mt in xt_state.c,
+    conntrack_mt in xt_conntrack.c, connmark_mt in xt_connmark.c, nft_ct_get_eval in nft_ct.c).
+    """
+    kinds = {type(match) for rule in rules for match in rule.matches} | {type(rule.verdict) for rule in rules}
+    if OF_TRACKING.isdisjoint(kinds):
+        return rules
+    return [
+        rule.replace(
+            verdict=model.Continue() if type(rule.verdict) in OF_TRACKING else rule.verdict,
+            matches=tuple(map(_before_tracking, rule.matches)),
+        )
+        for rule in rules
+    ]
+
+
+OF_TRACKING = frozenset((model.ConnectionState, model.ConnectionMark, model.SaveMark, model.RestoreMark))
+"""Matches and verdicts about what connection tracking knows."""
+
+
+def _before_tracking(match: model.Match) -> model.Match:
+    if isinstance(match, model.ConnectionMark):
+        return model.ConnectionState(())  # none
+    if not isinstance(match, model.ConnectionState):
+        return match
+    meant = [state for state in model.CONNECTION_STATES if ("INVALID", state)[state == "UNTRACKED"] in match.states]
+    return match.replace(states=tuple(meant))
 
 
 HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
@@ -249,6 +284,12 @@ HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
     ),
 }
 """Whether one match holds, by its kind; None for what cannot be judged."""
+HOLDS_BEFORE_TRACKING = HOLDS | {
+    model.ConnectionMark: lambda *_: False,
+    model.ConnectionState: lambda match, packet, _: (
+        ((packet.state if packet.state == "UNTRACKED" else "INVALID") in match.states) != match.negated
+    ),
+}
 
 
 def _known(*answers: bool | None) -> bool | None:

@@ -35,6 +35,8 @@ MAX_UNKNOWN_ORDERS = 3
 
 PRIORITIES: dict[model.TableName, int] = {model.RAW: -300, model.MANGLE: -150, model.NAT: -100}
 """Of our own base chains at PREROUTING and OUTPUT (linux/netfilter_ipv4.h, enum nf_ip_hook_priorities)."""
+CONNTRACK = -200
+"""Where connection tracking is at PREROUTING and OUTPUT (NF_IP_PRI_CONNTRACK in the same place)."""
 FAR = 1 << 32
 """More than any priority, which has 32 bits."""
 
@@ -73,6 +75,12 @@ class ForeignChain(Value):
     def turn(self) -> int:
         """Return what orders chains at a hook: the priority, but chains of devices are first, or last."""
         return self.priority + (0 if not self.devices else -FAR if self.hook == model.PREROUTING else FAR)
+
+    @property
+    def is_tracked(self) -> bool:
+        """Return whether packets come here behind connection tracking, which begins as soon as a rule needs it."""
+        is_behind = self.turn > CONNTRACK or (self.turn == CONNTRACK and self.is_older)
+        return is_behind or self.hook in SOURCE_HOOKS
 
     @property
     def place(self) -> str:
@@ -131,6 +139,8 @@ class Station(Value):
     foreign: ForeignChain | None = None
     reroutes: bool = False
     """Whether a packet whose mark it changes is routed again."""
+    is_tracked: bool = True
+    """Whether connection tracking has seen a packet that comes here for the first time."""
 
 
 class PodNetwork(Value):
@@ -219,19 +229,15 @@ def _in_order(
         chain = table.chain(hook) if table else None
         if table is not None and chain is not None and (with_nat or name != model.NAT):
             is_nat, reroutes = name == model.NAT, name == model.MANGLE and hook == model.OUTPUT
+            is_tracked = PRIORITIES[name] > CONNTRACK or hook in SOURCE_HOOKS
             place = (PRIORITIES[name], 0, PRIORITIES[name] if is_nat else 0, 0)
-            found.append((place, Station(name, chain, table, is_nat, situation.is_native, reroutes=reroutes)))
+            found.append((place, Station(name, chain, table, is_nat, situation.is_native, None, reroutes, is_tracked)))
     for number, each in enumerate(situation.elsewhere):
         if each.hook == hook and family in each.families and (with_nat or not each.is_nat):
             is_first = known.get(number, not each.is_older)
+            reroutes = each.is_route and hook == model.OUTPUT
             station = Station(
-                each.table,
-                each.entry,
-                each.contents,
-                each.is_nat,
-                each.is_native,
-                each,
-                each.is_route and hook == model.OUTPUT,
+                each.table, each.entry, each.contents, each.is_nat, each.is_native, each, reroutes, each.is_tracked
             )
             found.append((_place(each, is_first=is_first), station))
     return tuple(station for _, station in sorted(found, key=lambda pair: pair[0]))

@@ -219,10 +219,7 @@ class _Passage:
 
     def _through(self, hook: str) -> None:
         """Take the packet through the base chains at one hook."""
-        comes_back = (
-            hook == model.PREROUTING and self.packet.in_interface == LOOPBACK and self.first.in_interface is None
-        )
-        with_nat = hook in (model.OUTPUT, model.PREROUTING) and not comes_back
+        with_nat = hook == model.OUTPUT or (hook == model.PREROUTING and not self._comes_back())
         for station in self.situation.stations(hook, self.packet.family, with_nat=with_nat):
             if self._resumes_behind is not None:
                 if station == self._resumes_behind:
@@ -237,6 +234,13 @@ class _Passage:
                 self._end_of_built_in(station)
             if station.reroutes and self.remarking and not self.is_dropped:
                 self._route_by_mark(self.remarking[-1])
+
+    def _is_tracked(self, station: Station) -> bool:
+        return station.is_tracked or self._comes_back()
+
+    def _comes_back(self) -> bool:
+        """Return whether it was sent, and comes in again over lo."""
+        return self.packet.in_interface == LOOPBACK and self.first.in_interface is None
 
     def _route_by_mark(self, cause: Step) -> None:
         """Route the packet again; ``cause`` is the rule of whose mark or destination that is a consequence."""
@@ -266,8 +270,9 @@ class _Passage:
 
     def _chain(self, station: Station, chain: model.Chain, depth: int) -> bool:
         """Take the packet through a chain; return whether a rule decided on the whole table."""
+        is_tracked = self._is_tracked(station)
         for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
-            matched = judge(rule, self.packet, self.network, is_native=station.is_native)
+            matched = judge(rule, self.packet, self.network, is_native=station.is_native, is_tracked=is_tracked)
             is_idle = matched is None and isinstance(meaning(rule), model.Log | model.Continue)
             if matched is False or is_idle:  # whether it logs does not matter
                 continue
@@ -347,6 +352,8 @@ class _Passage:
                 self.packet = packet.replace(mark=packet.mark & ~mask | value)
                 if self.packet.mark != packet.mark:
                     self.remarking.append(step)
+            case model.SaveMark() | model.RestoreMark() if not (step.station and self._is_tracked(step.station)):
+                pass  # there is no connection yet
             case model.SaveMark():
                 self.packet = packet.replace(connection_mark=packet.mark)
             case model.RestoreMark():

@@ -91,6 +91,18 @@ CASES: dict[str, tuple[str, str]] = {
         NFT % ("output priority -150", "ct state vmap {{ invalid : drop, established : accept }}"),
         "proxy",
     ),
+    "states before connections are tracked": (
+        NFT % ("output priority -300", "ct state vmap {{ new : drop, established : drop }}"),
+        "proxy",
+    ),
+    "invalid before connections are tracked": (
+        "iptables-nft -t raw -A OUTPUT -p tcp --dport 80 -m conntrack --ctstate INVALID -j DROP",
+        "dropped",
+    ),
+    "invalid before connections are tracked, over lo": (
+        "iptables-legacy -t raw -A PREROUTING -i lo -p tcp -m conntrack --ctstate INVALID -j DROP",
+        "proxy",
+    ),
     "a connection's first flags": (
         NFT % ("output priority 0", "tcp dport 15001 tcp flags & (fin | syn | rst | ack) == syn drop"),
         "dropped",

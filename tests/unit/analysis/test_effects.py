@@ -227,7 +227,7 @@ class TestWhatAKernelCanShow:
         new, *others = effects(DEFAULT, Rule(Drop(), HTTPS))
         assert {each.packet.state for each in (new, *others)} == {"NEW"}
         drops = Rule(Drop(), (*HTTPS, ConnectionState(("ESTABLISHED",))))
-        late = found(Situation(DEFAULT), Situation(DEFAULT, (foreign_chain(drops, hook=PREROUTING),)))
+        late = found(Situation(DEFAULT), Situation(DEFAULT, (foreign_chain(drops, hook=PREROUTING, priority=-150),)))
         assert [each.packet.state for each in late] == ["ESTABLISHED"] * len(late) != []
 
     def test_no_packet_to_the_pod_by_another_way_than_lo(self) -> None:
