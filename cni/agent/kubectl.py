@@ -8,6 +8,7 @@ It needs kubectl and the right to exec into the agent's pods, and nothing else: 
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from capture.state.json_text import JsonError, decode
 
 CAPTURE = "/usr/libexec/istio-capture/capture"
 """Where the agent's image has the program."""
+LOG_LINE = re.compile(r"[EWIF]\d{4} [\d:.]+ ")
+"""What kubectl's libraries log (klog), before kubectl says the same in a sentence."""
 COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 AGENTS = "app=capture-agent"
 EPILOG = """\b
@@ -46,13 +49,14 @@ Examples:
 @click.option("--kubeconfig", default="", help="Passed on to kubectl.")
 @click.option("--context", default="", help="Passed on to kubectl.")
 @click.option("-l", "--selector", default="", help="The first pod with these labels, in place of a name.")
-@click.argument("command", type=click.Choice((*COMMANDS, "status", "report")))
+@click.argument("command", type=click.Choice((*COMMANDS, "status", "report")), metavar="COMMAND")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def capture_pod(
     namespace: str, kubeconfig: str, context: str, selector: str, command: str, words: tuple[str, ...]
 ) -> int:
     """Show how a pod of the cluster is captured; COMMAND is one of `capture`, status (all nodes) or report.
 
+    Of `capture` there are why, trace, verify, dump, explain, watch and doctor.
     WORDS are the pod, by name or owner (deploy/web), and the options of the command.
     """
     kubectl = Kubectl(namespace, kubeconfig, context)
@@ -109,7 +113,8 @@ class Kubectl:
         try:
             plain: dict[str, Any] = decode(done.stdout)
         except JsonError:
-            raise CaptureError(f"kubectl: {done.stderr.strip() or 'its output is no JSON'}") from None
+            words = [line for line in done.stderr.splitlines() if not LOG_LINE.match(line)]
+            raise CaptureError(f"kubectl: {' '.join(words).strip() or 'its output is no JSON'}") from None
         if not isinstance(plain, dict):
             raise CaptureError("kubectl: its output is no object of Kubernetes")
         return plain

@@ -20,7 +20,8 @@ case "$*" in
 *"deployment"*|*"deploy/"*) cat {root}/deployment.json ;;
 *"--selector="*) cat {root}/pods.json ;;
 *"pod web"*) cat {root}/pod.json ;;
-*) echo 'Error from server (NotFound): pods "nowhere" not found' >&2; exit 1 ;;
+*) echo 'E1127 06:46:22.522185   29455 memcache.go:265] "Unhandled Error" err="refused"' >&2
+   echo 'Error from server (NotFound): pods "nowhere" not found' >&2; exit 1 ;;
 esac
 """
 POD = {"metadata": {"namespace": "shop", "name": "web"}, "spec": {"nodeName": "n1"}, "status": {"phase": "Running"}}
@@ -95,7 +96,7 @@ def test_errors_are_in_kubectls_words(
     cluster: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run("verify", "nowhere", monkeypatch=monkeypatch) == 1
-    assert 'pods "nowhere" not found' in capfd.readouterr().err
+    assert capfd.readouterr().err == 'error: kubectl: Error from server (NotFound): pods "nowhere" not found\n'
     (cluster / "agents.json").write_text('{"items": []}')
     assert run("verify", "web", monkeypatch=monkeypatch) == 1
     assert "no agent runs on node n1" in capfd.readouterr().err
