@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture.analysis.cause_texts import Cause
-from capture.backends.detect import Decision, Leftover
+from capture.backends.detect import BackendChoice, SetLocation
 from capture.backends.kernel_modules import Inventory
 from capture.cli.doctor.examination import CAPABILITIES, Examined, can_work, findings
 from capture.errors import UnsupportedError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 GOOD = Examined(
     facts=WITH_EVERYTHING,
-    decision=Decision("iptables", "restore", "nft", "that is what there is"),
+    decision=BackendChoice("iptables", "restore", "nft", "that is what there is"),
     leftovers=(),
     namespace="4026532177-17",
     is_host=False,
@@ -109,8 +109,8 @@ def test_everything_missing_or_bad_comes_with_a_remedy() -> None:
 
 
 def test_our_sets_that_are_live() -> None:
-    one = Leftover("iptables", "restore", "nft", families=("ipv4", "ipv6"), spellings=("dash",))
-    other = Leftover("nftables", "netlink", "", families=("inet",), spellings=("dash",))
+    one = SetLocation("iptables", "restore", "nft", families=("ipv4", "ipv6"), spellings=("dash",))
+    other = SetLocation("nftables", "netlink", "", families=("inet",), spellings=("dash",))
 
     assert listed(GOOD.replace(leftovers=(one,)), "note") == [
         "live rules: rules of the capture are in iptables nft (ipv4, ipv6)"
