@@ -84,7 +84,7 @@ def look(request: BackendRequest, desired: Ruleset | None = None) -> tuple[Backe
     decision = decision.replace(
         is_empty=place not in places, own_users=facts.own_users, has_reject_table="reject" in places
     )
-    return decision, find_leftovers(facts)
+    return decision, live_sets_in(facts)
 
 
 def find_live_sets() -> tuple[SetLocation, ...]:
@@ -92,7 +92,7 @@ def find_live_sets() -> tuple[SetLocation, ...]:
     facts = gather(NETLINK)
     if facts.nf_tables is None:
         raise PrivilegeError("list the rules of this network namespace")
-    return find_leftovers(facts)
+    return live_sets_in(facts)
 
 
 NETLINK = BackendRequest("nftables", "netlink")
@@ -229,10 +229,10 @@ def _nftables(facts: HostFacts, driver: str, reason: str) -> BackendChoice:
     return BackendChoice("nftables", driver, "", reason)
 
 
-# --- leftovers -----------------------------------------------------------------------------------
+# --- live sets -----------------------------------------------------------------------------------
 
 
-def find_leftovers(facts: HostFacts) -> tuple[SetLocation, ...]:
+def live_sets_in(facts: HostFacts) -> tuple[SetLocation, ...]:
     """Return the places that have sets of our own or of upstream's, in either spelling; pure."""
     found = []
     for place in PLACES:

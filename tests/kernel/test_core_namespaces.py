@@ -110,9 +110,9 @@ class TestEntered:
         program = f"""
 import sys; sys.path.insert(0, {os.getcwd()!r})
 from capture.errors import PrivilegeError
-from capture.state.netns import Entered
+from capture.state.netns import InNamespace
 try:
-    with Entered("/proc/self/ns/net"):
+    with InNamespace("/proc/self/ns/net"):
         print("entered")
 except PrivilegeError as error:
     print(error.exit_code, error.message)
@@ -150,9 +150,9 @@ class TestHost:
         program = """
 import sys
 from capture.errors import HostNamespaceError
-from capture.state.netns import Entered, refuse_host
+from capture.state.netns import InNamespace, refuse_host
 for path in (sys.argv[1], None):
-    with Entered(path):
+    with InNamespace(path):
         try:
             refuse_host(allowed=False)
             print("pod")

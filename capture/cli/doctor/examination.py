@@ -60,7 +60,7 @@ class Examined(Value):
 
     facts: HostFacts
     decision: BackendChoice | CaptureError
-    leftovers: tuple[SetLocation, ...]
+    live_sets: tuple[SetLocation, ...]
     namespace: str
     is_host: bool
     addresses: tuple[str, ...]
@@ -98,7 +98,7 @@ def examine() -> Examined:
     return Examined(
         facts=facts,
         decision=decision,
-        leftovers=detect.find_leftovers(facts),
+        live_sets=detect.live_sets_in(facts),
         namespace=namespace_id(),
         is_host=os.path.exists(ONLY_ON_HOST),
         addresses=tuple(str(address) for address in PodFromInside().pod_addresses()),
@@ -237,11 +237,11 @@ def _decision(examined: Examined) -> Iterator[Finding]:
         variant = f" {decision.variant}" if decision.variant else ""
         says = f"auto takes {decision.backend}{variant} with the driver {decision.driver}: {decision.reason}"
         yield Finding("choice", "backend", "ok", says)
-    for leftover in examined.leftovers:
-        variant = f" {leftover.variant}" if leftover.variant else ""
-        says = f"rules of the capture are in {leftover.backend}{variant} ({', '.join(leftover.families)})"
+    for found in examined.live_sets:
+        variant = f" {found.variant}" if found.variant else ""
+        says = f"rules of the capture are in {found.backend}{variant} ({', '.join(found.families)})"
         yield Finding("choice", "live rules", "note", says)
-    if len(examined.leftovers) > 1:
+    if len(examined.live_sets) > 1:
         says = "there are several sets of capture rules; one is right"
         remedy = "`capture apply` leaves the one that it writes; `capture clean` removes all."
         yield Finding("choice", "live rules", "warning", says, remedy)

@@ -123,7 +123,7 @@ def sends_inbound_to_loopback(patch: Patch) -> None:
 
 
 def needs_an_interface(patch: Patch) -> None:
-    patch.setattr(space, "outside", lambda ranges, low, high: gaps(ranges, low if high == MAX_ID else 0, high))
+    patch.setattr(space, "gaps", lambda ranges, low, high: gaps(ranges, low if high == MAX_ID else 0, high))
 
 
 def forgets_lo(patch: Patch) -> None:

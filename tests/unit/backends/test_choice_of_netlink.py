@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.backends import load
-from capture.backends.detect import BackendChoice, choose, find_leftovers, without_kernel
+from capture.backends.detect import BackendChoice, choose, live_sets_in, without_kernel
 from capture.backends.facts import LiveChain
 from capture.backends.iptables.netlink import NetlinkDriver
 from capture.backends.request import BackendRequest
@@ -63,7 +63,7 @@ def test_it_is_what_is_rendered_by_default() -> None:
 
 def test_it_removes_what_is_left_in_nf_tables() -> None:
     chain = LiveChain("nft", "ipv4", "nat", "ISTIO-OUTPUT", 1)
-    (leftover,) = find_leftovers(KERNEL.replace(chains=(chain,)))
+    (leftover,) = live_sets_in(KERNEL.replace(chains=(chain,)))
     assert (leftover.backend, leftover.driver, leftover.variant) == ("iptables", "netlink", "nft")
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from capture.backends.detect import BackendChoice, SetLocation, choose, find_leftovers, without_kernel
+from capture.backends.detect import BackendChoice, SetLocation, choose, live_sets_in, without_kernel
 from capture.backends.facts import HostFacts, LiveChain
 from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError, UnsupportedError
@@ -272,7 +272,7 @@ class TestLeftovers:
             )
         )
 
-        assert [(found.backend, found.variant, found.families, found.spellings) for found in find_leftovers(facts)] == [
+        assert [(found.backend, found.variant, found.families, found.spellings) for found in live_sets_in(facts)] == [
             ("iptables", "nft", (IPV4, IPV6), ("underscore", "dash")),
             ("iptables", "legacy", (IPV6,), ("underscore",)),
             ("nftables", "", ("inet",), ()),
@@ -281,7 +281,7 @@ class TestLeftovers:
     def test_chains_of_others_are_none(self) -> None:
         facts = WITH_EVERYTHING.replace(chains=(chain("nft", "OUTPUT"), chain("legacy", "DOCKER")))
 
-        assert find_leftovers(facts) == ()
+        assert live_sets_in(facts) == ()
 
     @pytest.mark.parametrize(
         ("facts", "driver"),
@@ -292,7 +292,7 @@ class TestLeftovers:
         ],
     )
     def test_the_driver_is_one_that_can_be_used(self, facts: HostFacts, driver: str) -> None:
-        (found,) = find_leftovers(facts.replace(chains=(chain("legacy", "ISTIO_OUTPUT"),)))
+        (found,) = live_sets_in(facts.replace(chains=(chain("legacy", "ISTIO_OUTPUT"),)))
 
         assert found.driver == driver
 

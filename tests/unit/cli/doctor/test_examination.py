@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 GOOD = Examined(
     facts=WITH_EVERYTHING,
     decision=BackendChoice("iptables", "restore", "nft", "that is what there is"),
-    leftovers=(),
+    live_sets=(),
     namespace="4026532177-17",
     is_host=False,
     addresses=("10.77.0.2/32",),
@@ -112,10 +112,10 @@ def test_our_sets_that_are_live() -> None:
     one = SetLocation("iptables", "restore", "nft", families=("ipv4", "ipv6"), spellings=("dash",))
     other = SetLocation("nftables", "netlink", "", families=("inet",), spellings=("dash",))
 
-    assert listed(GOOD.replace(leftovers=(one,)), "note") == [
+    assert listed(GOOD.replace(live_sets=(one,)), "note") == [
         "live rules: rules of the capture are in iptables nft (ipv4, ipv6)"
     ]
-    assert listed(GOOD.replace(leftovers=(one, other)), "warning") == [
+    assert listed(GOOD.replace(live_sets=(one, other)), "warning") == [
         "live rules: there are several sets of capture rules; one is right"
     ]
 
