@@ -21,7 +21,7 @@ from cni import install as installer
 from cni.install import OWN_CONFIG, Desired
 from cni.log import DEFAULT_FILE, LEVELS
 from cni.networks import PLUGIN, Choice
-from cni.plugin_files import BUNDLE_MARK, Change
+from cni.plugin_files import BUNDLE_MARK, FileChange
 from cni.protocol import CniError
 from cni.runtimes import Runtime
 
@@ -142,14 +142,14 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
     It changes nothing. The exit code is 4 if something keeps pods from being captured or from starting.
     """
     from cni import status as node
-    from cni.install_error import explained
+    from cni.install_error import install_error_for
 
     runtime = _runtime(runtime_name)
     bin_path, conf_path = _paths(runtime, bin_dir, conf_dir)
     try:
         found = node.look(bin_path, conf_path, runtime, network)
     except OSError as error:
-        raise explained(error, conf_path) from None
+        raise install_error_for(error, conf_path) from None
     if form == "json":
         print_json(node.as_plain(found))
     else:
@@ -243,7 +243,7 @@ def _require_source(runtime: Runtime, conf_dir: str, entry: dict[str, Any], valu
         )
 
 
-def _with_kubeconfig(entry: dict[str, Any], conf_dir: str) -> tuple[list[Change], list[str]]:
+def _with_kubeconfig(entry: dict[str, Any], conf_dir: str) -> tuple[list[FileChange], list[str]]:
     """Let the entry name a kubeconfig that the plugin can use; return what was written, and warnings."""
     if not entry.get("kubeconfig"):
         return [], []

@@ -27,7 +27,7 @@ DATAPLANE_MODE = "istio.io/dataplane-mode"
 AMBIENT_REDIRECTION = "ambient.istio.io/redirection"
 
 
-class Line(Value):
+class Exemption(Value):
     """One line of the list: when it holds, the pod is left alone, and this is why."""
 
     reason: str
@@ -66,29 +66,31 @@ def _injection(pod: Pod) -> tuple[str, str]:
     return f"annotation {INJECT}", pod.annotations.get(INJECT, "")
 
 
-REFUSES_INJECTION = Line(f"{INJECT} says false", lambda pod: _injection(pod)[1] in FALSE)
-PROGRAMS_ITSELF = Line(
+REFUSES_INJECTION = Exemption(f"{INJECT} says false", lambda pod: _injection(pod)[1] in FALSE)
+PROGRAMS_ITSELF = Exemption(
     f"its container {INIT_CONTAINER} writes the rules", lambda pod: INIT_CONTAINER in (pod.containers or ())
 )
 
 LINES = (
     PROGRAMS_ITSELF,
-    Line(f"its proxy runs no Envoy ({DISABLE_ENVOY})", lambda pod: pod.proxy.environment.get(DISABLE_ENVOY) in TRUE),
-    Line(f"it belongs to the ambient mesh ({DATAPLANE_MODE}), whose traffic ztunnel redirects", _is_ambient),
-    Line(f"it has no container {PROXY_CONTAINER}", _has_no_proxy),
-    Line("its proxy is no sidecar", _is_no_sidecar),
+    Exemption(
+        f"its proxy runs no Envoy ({DISABLE_ENVOY})", lambda pod: pod.proxy.environment.get(DISABLE_ENVOY) in TRUE
+    ),
+    Exemption(f"it belongs to the ambient mesh ({DATAPLANE_MODE}), whose traffic ztunnel redirects", _is_ambient),
+    Exemption(f"it has no container {PROXY_CONTAINER}", _has_no_proxy),
+    Exemption("its proxy is no sidecar", _is_no_sidecar),
     REFUSES_INJECTION,
-    Line(f"{INTERCEPTION_MODE} is NONE", lambda pod: pod.annotations.get(INTERCEPTION_MODE) == "NONE"),
-    Line(f"it has no annotation {STATUS_ANNOTATION}", lambda pod: STATUS_ANNOTATION not in pod.annotations),
+    Exemption(f"{INTERCEPTION_MODE} is NONE", lambda pod: pod.annotations.get(INTERCEPTION_MODE) == "NONE"),
+    Exemption(f"it has no annotation {STATUS_ANNOTATION}", lambda pod: STATUS_ANNOTATION not in pod.annotations),
 )
 
 
-def first_line(pod: Pod) -> Line | None:
+def first_exemption(pod: Pod) -> Exemption | None:
     """Return the first line that holds for the pod; None if the pod is to be captured."""
     return next((line for line in LINES if line.holds(pod)), None)
 
 
-def warnings_about(pod: Pod, line: Line | None) -> list[str]:
+def warnings_about(pod: Pod, line: Exemption | None) -> list[str]:
     """Return what is probably not meant: truth values that count for nothing, and a proxy without capture."""
     origin, text = _injection(pod)
     envoy = pod.proxy.environment.get(DISABLE_ENVOY, "")

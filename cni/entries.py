@@ -18,7 +18,7 @@ from cni import atomic_files
 from cni.atomic_files import ChangedMeanwhileError
 from cni.install_error import InstallError, unexpected
 from cni.networks import PLUGIN, Network, network_in
-from cni.plugin_files import Change
+from cni.plugin_files import FileChange
 from cni.protocol import SUPPORTED_VERSIONS
 
 SINGLE = (".conf", ".json")
@@ -45,10 +45,10 @@ def _names(replaced: Container[str], plugins: list[dict[str, Any]]) -> list[str]
 
 def enter(
     network: Network, entry: dict[str, Any], replaced: Container[str] = (), *, is_urgent: bool = False
-) -> tuple[str, list[Change]]:
+) -> tuple[str, list[FileChange]]:
     """Put the entry into a file; return the file that has it then, and what has changed."""
     plugins = after_others(network, entry, replaced)
-    changes = [Change(network.path, f"entry of {name} replaced") for name in _names(replaced, network.plugins)]
+    changes = [FileChange(network.path, f"entry of {name} replaced") for name in _names(replaced, network.plugins)]
     if network.is_list:
         what = "entry changed" if network.entries else "entry added"
         return network.path, changes + rewrite(network, plugins, what, is_urgent=is_urgent)
@@ -76,15 +76,15 @@ def check_version(network: Network) -> None:
         )
 
 
-def rewrite(network: Network, plugins: list[dict[str, Any]], what: str, *, is_urgent: bool = False) -> list[Change]:
+def rewrite(network: Network, plugins: list[dict[str, Any]], what: str, *, is_urgent: bool = False) -> list[FileChange]:
     """Give a list these plugins, unless it has them."""
     if plugins == network.plugins:
         return []
     atomic_files.replace(network.file, written(network.path, as_list(network, plugins)), is_urgent=is_urgent)
-    return [Change(network.path, what)]
+    return [FileChange(network.path, what)]
 
 
-def _turn_into_list(network: Network, plugins: list[dict[str, Any]]) -> tuple[str, list[Change]]:
+def _turn_into_list(network: Network, plugins: list[dict[str, Any]]) -> tuple[str, list[FileChange]]:
     """Put a list in the place of a file that holds one plugin; the list sorts after it, so that one is set aside.
 
     Killed in between, both are there and runtimes still read the old one; the next run begins with it again.
@@ -105,8 +105,8 @@ def _turn_into_list(network: Network, plugins: list[dict[str, Any]]) -> tuple[st
     ensure(os.path.dirname(kept_original(single.path)))
     atomic_files.set_aside(single, kept_original(single.path))
     return path, [
-        Change(path, f"made from {os.path.basename(single.path)}, with the entry"),
-        Change(single.path, "removed"),
+        FileChange(path, f"made from {os.path.basename(single.path)}, with the entry"),
+        FileChange(single.path, "removed"),
     ]
 
 
@@ -146,7 +146,7 @@ def written(path: str, configuration: dict[str, Any]) -> bytes:
 # --- out again -------------------------------------------------------------------------------------------------
 
 
-def take_out(path: str) -> list[Change]:
+def take_out(path: str) -> list[FileChange]:
     """Take our entries out of a file; if nothing but them is in it, it goes as a whole."""
     try:
         if not os.path.isfile(path):  # a FIFO, a link to nothing: no runtime could read it, either
@@ -163,11 +163,11 @@ def take_out(path: str) -> list[Change]:
     others = [plugin for plugin in network.plugins if plugin.get("type") != PLUGIN]
     if network.is_our_own or not others:
         atomic_files.remove(network.file)
-        return [Change(path, "removed")]
+        return [FileChange(path, "removed")]
     return _give_back(network, others) or rewrite(network, others, "entry removed")
 
 
-def _give_back(network: Network, others: list[dict[str, Any]]) -> list[Change]:
+def _give_back(network: Network, others: list[dict[str, Any]]) -> list[FileChange]:
     """Let the owner's file take the place of the list that was made from it; nothing if the list has changed since."""
     for suffix in SINGLE:
         owners = os.path.splitext(network.path)[0] + suffix
@@ -183,7 +183,7 @@ def _give_back(network: Network, others: list[dict[str, Any]]) -> list[Change]:
             if original == kept:
                 shutil.move(owners, kept)  # the list is its owner's newest word
             raise
-        return [Change(owners, "as it was"), Change(network.path, "removed")]
+        return [FileChange(owners, "as it was"), FileChange(network.path, "removed")]
     return []
 
 

@@ -38,7 +38,7 @@ OWN_NETWORK_STACKS = {
 """Runtimes whose pods are not captured, by a part of the name of the runtime class; only the node knows what it is."""
 
 
-def escapes(spec: dict[str, Any], containers: Sequence[dict[str, Any]], proxy: Proxy) -> tuple[str, ...]:
+def escape_warnings(spec: dict[str, Any], containers: Sequence[dict[str, Any]], proxy: Proxy) -> tuple[str, ...]:
     """Return a warning for each way past the capture that a pod has, by its ``spec`` and all its containers."""
     of_pod = _mapping(spec.get("securityContext"))
     contexts = {each["name"]: _mapping(each.get("securityContext")) for each in containers}

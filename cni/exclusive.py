@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 from cni.atomic_files import TEMPORARY, ChangedMeanwhileError
-from cni.install_error import InstallError, explained
+from cni.install_error import InstallError, install_error_for
 from cni.plugin_files import remove_tree
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ def exclusive(*directories: str) -> Iterator[None]:
                 _lock(file, directory)
             yield
         except OSError as error:
-            raise explained(error, directories[0]) from error
+            raise install_error_for(error, directories[0]) from error
 
 
 def _lock(file: int, directory: str) -> None:

@@ -22,7 +22,7 @@ def delete(request: Request) -> None:
     attachments.forget(request.network, request.container_id, request.interface)
     decisions.forget(request.network, request.container_id, request.interface)
     _log(request, "forgotten")
-    leaving.ended()
+    leaving.on_container_end()
 
 
 def collect_garbage(request: Request) -> None:

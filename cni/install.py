@@ -32,7 +32,7 @@ from cni.networks import (
     networks,
     paths_in,
 )
-from cni.plugin_files import Change, put_plugin, remove_plugin
+from cni.plugin_files import FileChange, put_plugin, remove_plugin
 
 OWN_CONFIG = "00-capture.conflist"
 
@@ -50,7 +50,7 @@ class Desired(Value):
     """Types of plugins that do the same job, and leave the list."""
 
 
-def install(plugin: str, bin_dir: str, desired: Desired) -> list[Change]:
+def install(plugin: str, bin_dir: str, desired: Desired) -> list[FileChange]:
     """Put the plugin into ``bin_dir`` and its entry into the network configuration; return what has changed.
 
     ``plugin`` is an executable, or a directory that has one called ``capture-cni`` and everything it needs; of a file
@@ -63,11 +63,11 @@ def install(plugin: str, bin_dir: str, desired: Desired) -> list[Change]:
         clean_up(desired.conf_dir, bin_dir)
         # An older version made it too wide; the plugin would refuse it, and with it every pod of the mesh.
         is_tightened = tighten(STATE_DIRECTORY)
-        changes = [Change(STATE_DIRECTORY, "made private, mode 0700")] if is_tightened else []
+        changes = [FileChange(STATE_DIRECTORY, "made private, mode 0700")] if is_tightened else []
         return changes + put_plugin(plugin, bin_dir) + _put_entry(desired)
 
 
-def enter(desired: Desired, *, is_urgent: bool = False) -> list[Change]:
+def enter(desired: Desired, *, is_urgent: bool = False) -> list[FileChange]:
     """Put the entry into the network configuration as ``install`` does, for a plugin that is in its place already.
 
     It costs a millisecond: nothing is hashed, and where it is urgent, the disk is waited for afterwards.
@@ -77,7 +77,7 @@ def enter(desired: Desired, *, is_urgent: bool = False) -> list[Change]:
         return _put_entry(desired, is_urgent=is_urgent)
 
 
-def uninstall(bin_dir: str, conf_dir: str, grace: float = 0.0, *, keep_plugin: bool = False) -> list[Change]:
+def uninstall(bin_dir: str, conf_dir: str, grace: float = 0.0, *, keep_plugin: bool = False) -> list[FileChange]:
     """Take the entry out of the network configuration, then remove the plugin; return what has changed.
 
     Runtimes may still call the plugin for pods that end just now: ``grace`` seconds pass before it goes, or it
@@ -133,10 +133,10 @@ def _others(conf_dir: str) -> list[Candidate]:
 # --- the entry -------------------------------------------------------------------------------------------------
 
 
-def _put_entry(desired: Desired, *, is_urgent: bool = False) -> list[Change]:
+def _put_entry(desired: Desired, *, is_urgent: bool = False) -> list[FileChange]:
     """Put the entry where it belongs, and take it out of all other files."""
 
-    def put() -> tuple[tuple[str, ...], list[Change]]:
+    def put() -> tuple[tuple[str, ...], list[FileChange]]:
         source = main_network(desired.conf_dir, desired.choice)
         entries.check_version(source)
         if not desired.own_config:
@@ -154,7 +154,7 @@ def _put_entry(desired: Desired, *, is_urgent: bool = False) -> list[Change]:
     return changes + _take_out(desired.conf_dir, all_but=targets)
 
 
-def _write_own_list(desired: Desired, source: Network, entry: dict[str, Any]) -> tuple[str, list[Change]]:
+def _write_own_list(desired: Desired, source: Network, entry: dict[str, Any]) -> tuple[str, list[FileChange]]:
     """Write a list of our own: what the runtime would read without it, and the entry."""
     path = os.path.join(desired.conf_dir, desired.own_config)
     if os.fsencode(source.path) < os.fsencode(path):
@@ -171,14 +171,14 @@ def _write_own_list(desired: Desired, source: Network, entry: dict[str, Any]) ->
             atomic_files.create(path, entries.written(path, configuration))
         except FileExistsError:
             raise ChangedMeanwhileError(path) from None
-        return path, [Change(path, f"made from {os.path.basename(source.path)}, with the entry")]
+        return path, [FileChange(path, f"made from {os.path.basename(source.path)}, with the entry")]
     if old.configuration == configuration:
         return path, []
     atomic_files.replace(old.file, entries.written(path, configuration))
-    return path, [Change(path, f"made anew from {os.path.basename(source.path)}, with the entry")]
+    return path, [FileChange(path, f"made anew from {os.path.basename(source.path)}, with the entry")]
 
 
-def _take_out(conf_dir: str, all_but: tuple[str, ...] = ()) -> list[Change]:
+def _take_out(conf_dir: str, all_but: tuple[str, ...] = ()) -> list[FileChange]:
     """Take our entries out of all files but those."""
     paths = [path for path in paths_in(conf_dir) if path not in all_but]
     return [change for path in paths for change in retry_on_conflict(partial(entries.take_out, path), path)]

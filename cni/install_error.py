@@ -34,7 +34,7 @@ def unexpected(path: str, expected: str) -> InstallError:
     return InstallError(path, f"expected {expected}", "It was not changed. Repair or remove it, then install again.")
 
 
-def explained(error: OSError, directory: str) -> InstallError:
+def install_error_for(error: OSError, directory: str) -> InstallError:
     """Return an error of the operating system as one with a remedy."""
     path = os.fsdecode(error.filename) if error.filename else directory
     remedy = REMEDIES.get(error.errno or 0, "The files of others are as they were.")

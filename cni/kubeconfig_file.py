@@ -14,7 +14,7 @@ from capture.state.directory import ensure
 from capture.state.files import read_file
 from cni import atomic_files
 from cni.kubeconfig import CLUSTER_FIELDS, SKIPS_VERIFICATION, USER_FIELDS, Kubeconfig, parse, unusable
-from cni.plugin_files import Change
+from cni.plugin_files import FileChange
 from cni.protocol import CniError
 
 MAX_FILE = 1024 * 1024
@@ -23,7 +23,7 @@ MAX_VALUES = 1_000_000
 NAME = "kubeconfig"
 
 
-def as_read_by_plugin(path: str, directory: str) -> tuple[str, list[Change], list[str]]:
+def as_read_by_plugin(path: str, directory: str) -> tuple[str, list[FileChange], list[str]]:
     """Return the path to name in the entry, what was written, and warnings; a file that needs no change stays.
 
     What is converted goes to ``directory``, for root alone. Raises CaptureError for a kubeconfig that the plugin could
@@ -47,10 +47,10 @@ def as_read_by_plugin(path: str, directory: str) -> tuple[str, list[Change], lis
             f"{path} has the token itself, of which {target} is a copy: if something renews it there, name a tokenFile"
             " instead, or install again after each renewal"
         )
-    return target, [Change(target, f"converted from {path}")] if is_new else [], warnings
+    return target, [FileChange(target, f"converted from {path}")] if is_new else [], warnings
 
 
-def remove(directory: str) -> list[Change]:
+def remove(directory: str) -> list[FileChange]:
     """Remove what was converted."""
     path = os.path.join(directory, NAME)
     if not os.path.lexists(path) or os.path.exists(os.path.join(directory, "token")):  # the agent's, with its token
@@ -58,7 +58,7 @@ def remove(directory: str) -> list[Change]:
     os.unlink(path)
     if not os.listdir(directory):
         os.rmdir(directory)
-    return [Change(path, "removed")]
+    return [FileChange(path, "removed")]
 
 
 def _content(path: str) -> str:

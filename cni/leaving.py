@@ -24,7 +24,7 @@ PATIENCE, PAUSE = 20.0, 0.2
 """Seconds for a runtime to end a pod after it has called the plugin; the next pod that ends has as many again."""
 
 
-def leave(bin_dir: str, mark: str = MARK, remembered: str = REMEMBERED) -> list[str]:
+def schedule_removal(bin_dir: str, mark: str = MARK, remembered: str = REMEMBERED) -> list[str]:
     """Remove the plugin if no pod remembers it, else let it go with the last one; return what was removed."""
     if any(_containers(remembered)) or not os.path.isdir(remembered):
         os.makedirs(os.path.dirname(mark), mode=0o700, exist_ok=True)
@@ -34,7 +34,7 @@ def leave(bin_dir: str, mark: str = MARK, remembered: str = REMEMBERED) -> list[
     return _remove(bin_dir, mark)
 
 
-def stay(mark: str = MARK) -> None:
+def cancel_removal(mark: str = MARK) -> None:
     """Take an uninstallation back: the plugin is installed again."""
     try:
         os.unlink(mark)
@@ -42,7 +42,7 @@ def stay(mark: str = MARK) -> None:
         pass
 
 
-def ended(mark: str = MARK, remembered: str = REMEMBERED) -> None:
+def on_container_end(mark: str = MARK, remembered: str = REMEMBERED) -> None:
     """Note that a container ends: if the plugin is uninstalled, it goes once no pod remembers it any more.
 
     libcni forgets a pod after all plugins have been called, and several pods may end at once: so a process of its own
@@ -55,12 +55,12 @@ def ended(mark: str = MARK, remembered: str = REMEMBERED) -> None:
         nowhere = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):  # the runtime reads to the end of what the plugin prints
             os.dup2(nowhere, descriptor)
-        go_when_forgotten(mark, remembered)
+        remove_when_unused(mark, remembered)
     finally:
         os._exit(0)
 
 
-def go_when_forgotten(mark: str = MARK, remembered: str = REMEMBERED, patience: float = PATIENCE) -> bool:
+def remove_when_unused(mark: str = MARK, remembered: str = REMEMBERED, patience: float = PATIENCE) -> bool:
     """Remove the plugin when no pod remembers it; return whether that came within ``patience`` seconds."""
     until = time.monotonic() + patience
     while time.monotonic() < until:
@@ -78,7 +78,7 @@ def go_when_forgotten(mark: str = MARK, remembered: str = REMEMBERED, patience: 
 def _remove(bin_dir: str, mark: str) -> list[str]:
     from cni.plugin_files import remove_plugin
 
-    stay(mark)
+    cancel_removal(mark)
     return [change.path for change in remove_plugin(bin_dir)]
 
 

@@ -144,7 +144,7 @@ def _remember(request: Request, decision: str, reason: str) -> None:
     except OSError:
         inode = 0
     decisions.keep(
-        decisions.Decision(
+        decisions.RecordedDecision(
             decision=decision,
             reason=reason,
             time=timestamp(time.time_ns()),
@@ -209,12 +209,12 @@ def _warn_of_full_table(journal: Log) -> None:
 def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
     """Write the rules in the pod's namespace; return what was done, and whether it is remembered."""
     from capture.operations.change import apply_here
-    from capture.state.netns import Entered, namespace_id, own_namespace, refuse_host
+    from capture.state.netns import InNamespace, namespace_id, own_namespace, refuse_host
     from cni import loopback
 
     host = _host(request)
     own = own_namespace()
-    with Entered(request.namespace):
+    with InNamespace(request.namespace):
         if os.path.samestat(own, own_namespace()):
             raise HostNamespaceError
         refuse_host(allowed=False)
@@ -262,9 +262,9 @@ def _addresses_of(request: Request) -> tuple[Network, ...]:
 
 def _check(request: Request, configuration: Configuration, journal: Log) -> None:
     from capture.operations.comparison import verify_recorded
-    from capture.state.netns import Entered
+    from capture.state.netns import InNamespace
 
-    with Entered(request.namespace), journal.step("verify"):
+    with InNamespace(request.namespace), journal.step("verify"):
         verified = verify_recorded()
     is_recorded = verified is not None
     if verified is None:

@@ -20,7 +20,7 @@ BUNDLE_MARK = "lib/ld.so"
 """What a bundle's launcher starts, next to it: without that it is nothing."""
 
 
-class Change(Value):
+class FileChange(Value):
     """What happened to one file."""
 
     path: str
@@ -30,7 +30,7 @@ class Change(Value):
         return f"{self.path}: {self.what}"
 
 
-def put_plugin(source: str, bin_dir: str) -> list[Change]:
+def put_plugin(source: str, bin_dir: str) -> list[FileChange]:
     """Copy the plugin, try the copy, and give it its name only then: an entry of before may be calling that name."""
     if os.path.isdir(source):
         return _install_bundle(source, bin_dir)
@@ -44,7 +44,7 @@ def put_plugin(source: str, bin_dir: str) -> list[Change]:
         return []
     previous = _bundle_in_use(bin_dir)
     _copy_file(source, path)
-    return [Change(path, f"copied from {source}"), *_remove_bundles(bin_dir, keep=(previous,))]
+    return [FileChange(path, f"copied from {source}"), *_remove_bundles(bin_dir, keep=(previous,))]
 
 
 def _try(path: str, called: str) -> None:
@@ -83,7 +83,7 @@ def _is_copy(path: str, source: str) -> bool:
     return (there.content, there.mode) == (new.content, new.mode)
 
 
-def _install_bundle(source: str, bin_dir: str) -> list[Change]:
+def _install_bundle(source: str, bin_dir: str) -> list[FileChange]:
     """Copy a directory under a name made from its content, and let the plugin's name point into it.
 
     The plugin of the previous bundle may be running, and load its modules from there: that one stays until the next.
@@ -101,7 +101,7 @@ def _install_bundle(source: str, bin_dir: str) -> list[Change]:
     else:
         _copy_bundle(source, bundle)
     atomic_files.replace_link(link, target)
-    changes = [Change(bundle, f"copied from {source}"), Change(link, f"points to {target}")]
+    changes = [FileChange(bundle, f"copied from {source}"), FileChange(link, f"points to {target}")]
     return changes + _remove_bundles(bin_dir, keep=(name, previous))
 
 
@@ -172,23 +172,23 @@ def _copy_tree(source: str, destination: str) -> None:
         os.chmod(directory, mode)
 
 
-def remove_plugin(bin_dir: str) -> list[Change]:
+def remove_plugin(bin_dir: str) -> list[FileChange]:
     """Remove the plugin and its bundles; return what was there."""
     path = os.path.join(bin_dir, PLUGIN)
     changes = []
     if os.path.lexists(path):
         os.unlink(path)
-        changes.append(Change(path, "removed"))
+        changes.append(FileChange(path, "removed"))
     changes += _remove_bundles(bin_dir, keep=())
     atomic_files.sync(bin_dir)
     return changes
 
 
-def _remove_bundles(bin_dir: str, keep: Container[str]) -> list[Change]:
+def _remove_bundles(bin_dir: str, keep: Container[str]) -> list[FileChange]:
     bundles = [name for name in sorted(os.listdir(bin_dir)) if name.startswith(BUNDLE) and name not in keep]
     for name in bundles:
         remove_tree(os.path.join(bin_dir, name))
-    return [Change(os.path.join(bin_dir, name), "removed") for name in bundles]
+    return [FileChange(os.path.join(bin_dir, name), "removed") for name in bundles]
 
 
 def remove_tree(path: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.settings.pod import PROXY_CONTAINER, Pod, Proxy
 from cni.codes import BAD_ANSWER
-from cni.escapes import escapes
+from cni.escapes import escape_warnings
 from cni.protocol import CniError
 
 TYPE_CHECKING = False
@@ -40,7 +40,7 @@ def from_object(identity: Identity, plain: object) -> Pod:
         labels=_texts(metadata.get("labels"), "metadata.labels"),
         containers=names,
         proxy=proxy,
-        escapes=escapes(spec, containers, proxy),
+        escapes=escape_warnings(spec, containers, proxy),
     )
 
 

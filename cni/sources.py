@@ -10,7 +10,7 @@ from __future__ import annotations
 from capture.errors import ConfigurationError
 from cni.codes import POD_UNKNOWN
 from cni.conf import AGENT, ANNOTATIONS_CAPABILITY, RUNTIME
-from cni.decision import first_line, warnings_about
+from cni.decision import first_exemption, warnings_about
 from cni.pod import STATUS_ANNOTATION, from_annotations
 from cni.protocol import CniError
 
@@ -49,7 +49,7 @@ def learn(identity: Identity, configuration: Configuration, journal: Log) -> tup
             continue
         # A pod without this annotation was not injected, with any labels and containers.
         if source != RUNTIME or is_last or STATUS_ANNOTATION not in pod.annotations:
-            line = first_line(pod)
+            line = first_exemption(pod)
             for warning in warnings_about(pod, line):
                 journal.warn(warning)
             return pod, line.reason if line else ""

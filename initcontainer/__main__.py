@@ -13,7 +13,7 @@ from capture.backends import detect
 from capture.errors import EXIT_DONE, ConfigurationError, UnsupportedError
 from capture.report import listings
 from capture.report.outcome import cut_by_cleaning, outcome, start_line
-from capture.report.output import ended
+from capture.report.output import run_to_exit_code
 from capture.settings.config import resolve
 from capture.settings.families import link_local_note
 from capture.settings.host import PodFromInside, PodFromOutside
@@ -29,7 +29,7 @@ from capture.settings.options import (
     SKIP_RULE_APPLY,
 )
 from capture.settings.settings import Settings, from_environment, with_flags
-from capture.state.netns import Entered
+from capture.state.netns import InNamespace
 from initcontainer.arguments import CommandLine, HelpRequested, VersionRequested, parse
 from initcontainer.printer import Printer
 from initcontainer.upstream_flags import newer_mesh
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 def main() -> int:
     """Run with the arguments and the environment of the process; return the exit code."""
     printer = Printer()
-    return ended(lambda: run(sys.argv[1:], os.environ, printer), printer.report)
+    return run_to_exit_code(lambda: run(sys.argv[1:], os.environ, printer), printer.report)
 
 
 def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) -> int:
@@ -99,7 +99,7 @@ def _settings(arguments: Sequence[str], environ: Mapping[str, str], printer: Pri
 
 def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
     """Print which profile and which families, and where both come from."""
-    with Entered(namespace):
+    with InNamespace(namespace):
         config, _ = resolve(settings, host)
         printer.show(start_line(settings, config))
         older = newer_mesh(settings)
@@ -144,7 +144,7 @@ def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
 
 def _dry_run(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
     """Print what would be sent into this pod if it were empty."""
-    with Entered(namespace):
+    with InNamespace(namespace):
         printer.warn(resolve(settings, host)[1])
         decision = None
         try:

@@ -13,7 +13,7 @@ from capture.netlink.interfaces import add_address
 from capture.netlink.links import add_default_route, add_veth, index_of, remove_link, set_up
 from capture.netlink.routing import look_up_route
 from capture.netlink.rtnetlink import open_route
-from capture.state.netns import CLONE_NEWNET, CURRENT, Entered
+from capture.state.netns import CLONE_NEWNET, CURRENT, InNamespace
 
 NAME = "capture-probe"
 """Of the interface in the pod, as long as the probe lasts."""
@@ -43,7 +43,7 @@ class Outside:
                 add_veth(route, NAME, PEER, descriptor)
                 undone.callback(self._remove)
                 self._set_up(NAME, POD_END)
-            with Entered(self.path):
+            with InNamespace(self.path):
                 index = self._set_up(PEER, OUTSIDE_END)
                 with open_route() as route:
                     for family in self._families:
@@ -77,7 +77,7 @@ def _new_namespace() -> int:
     """Return a descriptor of a new network namespace; the thread stays where it is."""
     home = os.open(CURRENT, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with Entered(f"/proc/self/fd/{home}"):  # which comes back here
+        with InNamespace(f"/proc/self/fd/{home}"):  # which comes back here
             if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
                 raise PrivilegeError("make a network namespace (capability SYS_ADMIN)")
             try:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Literal
 
-from capture.analysis.pod_network import NO_WAY_OUT, routed
+from capture.analysis.pod_network import NO_ROUTE, routed
 from capture.analysis.stations import Situation
 from capture.analysis.trace import whole_way
 from capture.model.addresses import FAMILY_NAMES, Family, Network, address_text, parse_address
@@ -28,7 +28,7 @@ ORDINARY_IDS = (65534, 1000, 12345)
 """Users and groups to act as, where our own is the proxy's or is left alone."""
 
 
-class Identity(Value):
+class Credentials(Value):
     """A user and a group to connect as."""
 
     uid: int
@@ -41,7 +41,7 @@ class Probe(Value):
     side: Side
     destination: Network
     port: int
-    dialler: Identity
+    dialler: Credentials
     arrives_on: int
     outside: str = ""
     """The path of the namespace from which it comes; empty for the pod's own."""
@@ -100,7 +100,7 @@ class Chooser:
             why = "not permitted to act as another user (capabilities SETUID and SETGID)"
         for destination, port, identity in product(destinations, self._ports(), identities):
             packet = routed(Packet("tcp", destination, port, uid=identity.uid, gid=identity.gid))
-            if packet.out_interface == NO_WAY_OUT:
+            if packet.out_interface == NO_ROUTE:
                 continue
             why = "nothing that could be dialled from here is captured"
             traced = whole_way(packet, Situation(self._ruleset))
@@ -124,7 +124,7 @@ class Chooser:
         if found:
             packet, arrives_on = found
             if outside.answers_come_back(family, address_text(family, packet.destination.first)):
-                us = Identity(os.geteuid(), os.getegid())
+                us = Credentials(os.geteuid(), os.getegid())
                 return Probe("inbound", packet.destination, packet.port, us, arrives_on, outside.path)
             why = "the pod's routes send answers elsewhere (source-based routing)"
         return Proof(f"{FAMILY_NAMES[family]} inbound from outside: {why}", holds=False)
@@ -147,28 +147,28 @@ def _outside(config: CaptureConfig, family: Family, own: Iterable[Network]) -> I
         yield address.replace(first=address.first ^ 1)
 
 
-def _ordinary(config: CaptureConfig) -> Iterator[Identity]:
+def _ordinary(config: CaptureConfig) -> Iterator[Credentials]:
     """Yield who we are, and whom else we may be, but for the proxy."""
-    own = Identity(os.geteuid(), os.getegid())
+    own = Credentials(os.geteuid(), os.getegid())
     groups = [span.first for span in config.owner_groups.entries]
     for identity in (own, *_others(ORDINARY_IDS, (*groups, *ORDINARY_IDS))):
         if not _is_among(identity.uid, config.proxy_uids) and not _is_among(identity.gid, config.proxy_gids):
             yield identity
 
 
-def _proxies(config: CaptureConfig) -> Iterator[Identity]:
+def _proxies(config: CaptureConfig) -> Iterator[Credentials]:
     """Yield the proxy's identities that we have or may take."""
-    own = Identity(os.geteuid(), os.getegid())
+    own = Credentials(os.geteuid(), os.getegid())
     if _is_among(own.uid, config.proxy_uids):
         yield own
     uids = [span.first for span in config.proxy_uids]
     yield from _others(uids, (*(span.first for span in config.proxy_gids), *ORDINARY_IDS))
 
 
-def _others(uids: Iterable[int], gids: Iterable[int]) -> Iterator[Identity]:
+def _others(uids: Iterable[int], gids: Iterable[int]) -> Iterator[Credentials]:
     if not missing("SETUID", "SETGID"):
         for uid, gid in product(uids, gids):
-            yield Identity(uid, gid)
+            yield Credentials(uid, gid)
 
 
 def _is_among(number: int, spans: Iterable[Span]) -> bool:

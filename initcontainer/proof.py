@@ -21,7 +21,7 @@ from capture.model.addresses import AF, FAMILY_NAMES, IPV4, IPV6, Family
 from capture.netlink import sock_diag
 from capture.report.packet_words import endpoint
 from capture.state.capabilities import missing
-from capture.state.netns import Entered
+from capture.state.netns import InNamespace
 from initcontainer.probes import Probe, Proof
 
 TOKEN_BYTES = 16
@@ -218,7 +218,7 @@ def _connect(probe: Probe, token: bytes, deadline: float, stopped: int, *, trans
     ports = (probe.arrives_on, probe.port) if transparent else (probe.arrives_on,)
     last = 0
     if probe.outside:
-        Entered(probe.outside).__enter__()  # for good: this process only dials
+        InNamespace(probe.outside).__enter__()  # for good: this process only dials
     while time.monotonic() < deadline:
         try:
             with socket.socket(AF[probe.destination.family], socket.SOCK_STREAM) as connection:

@@ -31,7 +31,7 @@ from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.options import PROBE_FROM_OUTSIDE, PROBE_PORT, PROBE_TIMEOUT, REQUIRE_PROOF, SKIP_RULE_APPLY
 from capture.settings.settings import Settings
 from capture.state.impediments import impediments
-from capture.state.netns import Entered
+from capture.state.netns import InNamespace
 from capture.state.routes import missing
 from initcontainer.outside import Outside
 from initcontainer.probes import DOCUMENTATION, Chooser, Probe, Proof, captured_sides
@@ -62,7 +62,7 @@ def validate(settings: Settings, namespace: str | None, host: Host) -> Validatio
 
     What cannot be proven is no error: a capability may be missing, or nothing is captured.
     """
-    with Entered(namespace):
+    with InNamespace(namespace):
         config, _ = resolve(settings, host)
         desired = build_ruleset(config)
         _require_delivery(desired, settings)

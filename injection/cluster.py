@@ -8,7 +8,7 @@ import subprocess
 from capture.errors import CaptureError, ToolError, UnsupportedError
 from capture.settings.pod import INIT_CONTAINER
 from capture.settings.settings import Settings
-from cni.decision import first_line
+from cni.decision import first_exemption
 from cni.pod import Identity
 from cni.pod_object import from_object
 from cni.protocol import CniError
@@ -77,7 +77,7 @@ def _way(workload: Workload) -> tuple[str, str]:
     if INIT_CONTAINER in names:
         return BY_INIT, ""
     try:
-        line = first_line(from_object(Identity(workload.namespace, workload.name), workload.pod))
+        line = first_exemption(from_object(Identity(workload.namespace, workload.name), workload.pod))
     except (CaptureError, CniError) as error:
         return "", error.message
     return ("", line.reason) if line else (BY_PLUGIN, "")

@@ -40,7 +40,7 @@ capture inject --policy | kubectl apply -f -       # then: kubectl label namespa
 """
 
 
-class Request(Value):
+class InjectionRequest(Value):
     """What the command line requests."""
 
     template: Template
@@ -146,7 +146,7 @@ def _request(  # each is an option
     mesh_files: tuple[str, ...],
     sets: tuple[str, ...],
     namespace: str,
-) -> Request:
+) -> InjectionRequest:
     template = Template(
         uses_plugin=cni,
         is_native=not no_native,
@@ -155,16 +155,16 @@ def _request(  # each is an option
         fragment=read_fragment(proxy_file) if proxy_file else None,
         world=read_world_of(mesh_files),
     )
-    return Request(template, parse_set(sets), namespace)
+    return InjectionRequest(template, parse_set(sets), namespace)
 
 
-def _inject_all(names: Sequence[str], request: Request, output: str | None, form: str) -> None:
+def _inject_all(names: Sequence[str], request: InjectionRequest, output: str | None, form: str) -> None:
     results = [(name, _injected(name, request)) for name in names]
     reports = [line for name, result in results for line in _reports(name, result, request)]
     _write([result.text for _, result in results], output, form, reports)
 
 
-def _injected(name: str, request: Request) -> Result:
+def _injected(name: str, request: InjectionRequest) -> Result:
     result = inject_text(read_input(name), origin_of(name), request.template, request.base, request.namespace)
     for outcome in result.outcomes:
         _summarise(name, outcome)
@@ -178,12 +178,12 @@ def _summarise(name: str, outcome: Outcome) -> None:
     warn(f"{where}: {warning}" for warning in outcome.warnings)
 
 
-def _checked(name: str, request: Request) -> list[dict[str, object]]:
+def _checked(name: str, request: InjectionRequest) -> list[dict[str, object]]:
     result = inject_text(read_input(name), origin_of(name), request.template, request.base, request.namespace)
     return _reports(name, result, request)
 
 
-def _reports(name: str, result: Result, request: Request) -> list[dict[str, object]]:
+def _reports(name: str, result: Result, request: InjectionRequest) -> list[dict[str, object]]:
     return [report(origin_of(name), outcome, request.template) for outcome in result.outcomes]
 
 

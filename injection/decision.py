@@ -25,7 +25,7 @@ SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease", "local-pat
 """Istio's list (pkg/kube/inject, IgnoredNamespaces)."""
 
 
-class Decision(Value):
+class InjectionDecision(Value):
     """Whether a pod gets a sidecar, why, and warnings about it."""
 
     inject: bool
@@ -53,21 +53,21 @@ def is_selected(namespace_labels: Texts, pod_labels: Texts, revision: str = DEFA
 
 def decide(
     metadata: Mapping[str, Any], spec: Mapping[str, Any], namespace: str, policy: Policy = "enabled"
-) -> Decision:
+) -> InjectionDecision:
     """Return whether a pod that the injector is shown gets a sidecar; the first thing that holds counts.
 
     Only the exact words true and false count here.
     """
     if spec.get("hostNetwork"):
-        return Decision(inject=False, reason="it uses the node's network (hostNetwork)")
+        return InjectionDecision(inject=False, reason="it uses the node's network (hostNetwork)")
     if namespace in SYSTEM_NAMESPACES:
-        return Decision(inject=False, reason=f"{namespace} is a namespace of the system")
+        return InjectionDecision(inject=False, reason=f"{namespace} is a namespace of the system")
     kind, value = _own_word(metadata)
     if value in ("true", "false"):
-        return Decision(inject=value == "true", reason=f"{kind} {INJECT} is {value}")
+        return InjectionDecision(inject=value == "true", reason=f"{kind} {INJECT} is {value}")
     reason = "injection is the default" if policy == "enabled" else "injection is off unless a pod requests it"
     warnings = (f"{kind} {INJECT}: {value!r} is neither true nor false, and decides nothing",) if kind else ()
-    return Decision(inject=policy == "enabled", reason=reason, warnings=warnings)
+    return InjectionDecision(inject=policy == "enabled", reason=reason, warnings=warnings)
 
 
 def _own_word(metadata: Mapping[str, Any]) -> tuple[str, str]:

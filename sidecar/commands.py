@@ -15,7 +15,7 @@ from capture.settings.config import resolve
 from capture.settings.host import AnyPod
 from capture.settings.settings import Settings, with_flags
 from capture.state import record
-from capture.state.netns import Entered
+from capture.state.netns import InNamespace
 from sidecar import endpoints
 from sidecar.bootstrap import destinations, read_world, render
 from sidecar.documents import read_files
@@ -153,7 +153,7 @@ def _config(ctx: click.Context, namespace: str | None, document: Document | None
 
 
 def _recorded(namespace: str) -> CaptureConfig:
-    with Entered(namespace):
+    with InNamespace(namespace):
         found = record.read()
     if found is None:
         raise CaptureError(

@@ -110,14 +110,14 @@ def stops(found: Cause, capture: Capture, live: Trace | None = None) -> bool:
     return found.kind != "interface-missing" or found.where in interfaces
 
 
-def without_way_out(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+def default_route_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield why what leaves the pod gets no further. Next to IPv4, IPv6 without a way out is nothing unusual."""
     families = {address.family for address in facts.addresses}.intersection(capture.families)
     if IPV4 in families.intersection(facts.unrouted) or families == {*facts.unrouted} == {IPV6}:
-        yield no_way_out(facts, min(families))
+        yield no_route_cause(facts, min(families))
 
 
-def no_way_out(facts: PodFacts, family: Family, address: str = "") -> Cause:
+def no_route_cause(facts: PodFacts, family: Family, address: str = "") -> Cause:
     """Return why there is no route to an address, or out of the pod: routes go with their interface."""
     down = down_interface(facts)
     if down is not None:
@@ -184,7 +184,7 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
     addresses = [address for address in arrival if address.family == family]
     serving = [each for each in of_family if _is_bound_to_any(each, addresses)]
     if serving:
-        yield from _unfit(serving, facts, capture, outcome, port)
+        yield from _misconfigured_listener_causes(serving, facts, capture, outcome, port)
     elif of_family:
         yield _bound_elsewhere(of_family[0], kind, addresses[0], where)
     elif on_port:
@@ -192,7 +192,7 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
         words = {"other": other, "family": FAMILY_NAMES[family], "any_address": ANY_ADDRESS[family]}
         yield cause("not-listening: family", where, port=where, **words)
     else:
-        others = sorted({each.port for each in of_protocol if among(each.uid, capture.uids)})
+        others = sorted({each.port for each in of_protocol if contains(each.uid, capture.uids)})
         name = "not-listening: other ports" if others else "not-listening"
         yield cause(name, where, port=where, kind=kind, others=", ".join(map(str, others)))
 
@@ -213,7 +213,9 @@ def _bound_elsewhere(listener: Listener, kind: str, arrives_at: Network, where: 
     )
 
 
-def _unfit(serving: list[Listener], facts: PodFacts, capture: Capture, outcome: str, port: int) -> Iterator[Cause]:
+def _misconfigured_listener_causes(
+    serving: list[Listener], facts: PodFacts, capture: Capture, outcome: str, port: int
+) -> Iterator[Cause]:
     """Yield in which ways a port is not served as the rules expect it: by another user, or in the other mode."""
     where = f"tcp port {port}"
     if all(_is_captured(each, facts, capture) for each in serving):
@@ -232,10 +234,10 @@ def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:
     gid = facts.gid_of.get(listener.inode)
     if gid is None and listener.uid == 0 and capture.is_transparent:
         return False  # Istio's way for TPROXY is root with the proxy's group, which only the process' own /proc tells
-    return not among(listener.uid, capture.uids) and not among(gid, capture.gids)
+    return not contains(listener.uid, capture.uids) and not contains(gid, capture.gids)
 
 
-def among(number: int | None, spans: tuple[Span, ...]) -> bool:
+def contains(number: int | None, spans: tuple[Span, ...]) -> bool:
     """Return whether a user or group is one of these."""
     return number is not None and any(span.first <= number <= span.last for span in spans)
 
@@ -255,13 +257,13 @@ def causes_of_connection(
     """
     packet, step = live.packet, live.step
     if live.outcome == "no-route":
-        yield no_way_out(facts, packet.family, address_text(packet.family, packet.destination.first))
+        yield no_route_cause(facts, packet.family, address_text(packet.family, packet.destination.first))
     elif packet.in_interface is not None and packet.in_interface == down_interface(facts):
         yield cause("interface-down", packet.in_interface, name=packet.in_interface)
     elif live.outcome == "direct":
-        yield _why_direct(live, desired, capture)
+        yield _direct_cause(live, desired, capture)
     elif live.outcome == "dropped":
-        yield dropped(live, text_of)
+        yield drop_cause(live, text_of)
     elif step is not None and is_our_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
         yield cause("second-set: decides", place_of(step), port=live.port)
     elif live.outcome in TO_PROXY:
@@ -275,7 +277,7 @@ def causes_of_connection(
         yield cause("nat-first: port", place_of(step), port=live.port)
 
 
-def _why_direct(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
+def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
     """Return why the packet bypasses the proxy."""
     packet, step = live.packet, live.step
     untracked = next((each for each in live.path if isinstance(meaning(each.rule), Untrack)), None)
@@ -291,7 +293,7 @@ def _why_direct(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
     if step is not None and not is_own(step) and not is_desired:
         ours = _ours_before(live, capture)
         if not ours or live.address is not None:
-            return _foreign(live, step, is_behind=bool(ours))
+            return _foreign_rule_cause(live, step, is_behind=bool(ours))
         step = ours[-1] if is_our_chain(ours[-1].chain) else None  # which has left it out before
     is_look_up = packet.port == DNS_PORT and packet.in_interface is None
     if packet.protocol != "tcp" and not is_look_up:
@@ -303,7 +305,7 @@ def _why_direct(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
         return cause("family-not-captured", name, family=name)
     if desired is not None and desired.outcome in TO_PROXY:
         return cause("rule-missing", place_of(desired.step), outcome=desired.outcome)
-    if among(packet.uid, capture.uids) or among(packet.gid, capture.gids):
+    if contains(packet.uid, capture.uids) or contains(packet.gid, capture.gids):
         return cause("proxy-user", uid=packet.uid, gid=packet.gid)
     if packet.protocol != "tcp":
         return cause("dns-not-captured: server", server=address_text(packet.family, packet.destination.first))
@@ -330,7 +332,7 @@ def _ours_before(live: Trace, capture: Capture) -> list[Step]:
     return [step for step in before if is_own(step) and step.table == (MANGLE if is_transparent else NAT)]
 
 
-def _foreign(live: Trace, step: Step, *, is_behind: bool) -> Cause:
+def _foreign_rule_cause(live: Trace, step: Step, *, is_behind: bool) -> Cause:
     if live.address is None:
         return cause("foreign-rule", place_of(step))
     address = address_text(live.address.family, live.address.first)
@@ -339,7 +341,7 @@ def _foreign(live: Trace, step: Step, *, is_behind: bool) -> Cause:
     return cause("nat-first", place_of(step), address=address, port=live.port)
 
 
-def dropped(live: Trace, text_of: TextOf) -> Cause:
+def drop_cause(live: Trace, text_of: TextOf) -> Cause:
     """Return why a packet is dropped: by the settings, or by a foreign rule or policy."""
     step, policy = live.step, live.policy
     if step is not None and live.rerouted is not None:

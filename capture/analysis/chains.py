@@ -43,13 +43,15 @@ LONG_LIST = 8
 class ChainCompiler:
     """One chain, from its last rule to its first."""
 
-    def __init__(self, compiler: Compiler, station: Station, chain: model.Chain, falls: int, place: Place) -> None:
+    def __init__(
+        self, compiler: Compiler, station: Station, chain: model.Chain, fall_through: int, place: Place
+    ) -> None:
         self.compiler = compiler
         self.space = compiler.space
         self.diagrams = compiler.diagrams
         self.station = station
         self.chain = chain
-        self.falls = falls
+        self.fall_through = fall_through
         self.place = place
         self.is_tracked = station.is_tracked or place.way == "lo"
 
@@ -59,7 +61,7 @@ class ChainCompiler:
         if not self.is_tracked:
             own = before_tracking(own)
         rules = list(enumerate(own, 1))
-        found = self.falls
+        found = self.fall_through
         while rules:
             start = len(rules)
             tested: set[type] = set()
@@ -101,8 +103,8 @@ class ChainCompiler:
 
     def _then(self, verdict: Meaning, after: int) -> int:
         if isinstance(verdict, model.Jump):
-            return self.compiler.called(self.station, verdict.chain, after, self.place)
-        return self.compiler.decided(verdict, self.chain.name, self.falls, self.place, self.station)
+            return self.compiler.enter_chain(self.station, verdict.chain, after, self.place)
+        return self.compiler.apply_verdict(verdict, self.chain.name, self.fall_through, self.place, self.station)
 
     def _occurrence(self, position: int) -> Hashable:
         return self.place.way, self.station.table, self.chain.name, position

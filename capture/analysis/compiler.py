@@ -97,7 +97,7 @@ class Compiler:
         self.listed: dict[Hashable, int] = {}
         """The lists of decisions of long runs of rules, by where they are."""
         self._direction: Direction = INBOUND
-        self._ends: End = self._end
+        self._end_of: End = self._end
         self._known: dict[Hashable, int] = {}
         self._changing: dict[tuple[int, str], frozenset[type]] = {}
         self._chains: dict[int, dict[str, model.Chain]] = {}
@@ -109,7 +109,7 @@ class Compiler:
 
     def switched_fates(self, direction: Direction) -> int:
         """Return the same with a switch in the place of each long list of rules."""
-        self._ends = self._end
+        self._end_of = self._end
         return self._root(direction)
 
     def connection_mark(self, direction: Direction, marks: Sequence[int]) -> int:
@@ -122,14 +122,14 @@ class Compiler:
             found = self.diagrams.choose(
                 self.space.marked("connection", mark, model.ALL_BITS), self.diagrams.leaf(mark), found
             )
-        self._ends = lambda _: found
+        self._end_of = lambda _: found
         return self.switches.expanded(self._root(direction))
 
     def _root(self, direction: Direction) -> int:
         self._direction = direction
         self._known.clear()
         is_inbound = direction == INBOUND
-        found = self._pass("in" if is_inbound else "out", Held())
+        found = self._at_hook("in" if is_inbound else "out", Held())
         found = self.switches.restricted(found, Field.OUT if is_inbound else Field.IN, NONE)
         if not self.routed:
             return found
@@ -137,10 +137,10 @@ class Compiler:
 
     # --- the way -----------------------------------------------------------------------------------
 
-    def _pass(self, way: Way, held: Held) -> int:
+    def _at_hook(self, way: Way, held: Held) -> int:
         """Return the fates of packets at a hook; where it is unknown which chain is first, by a truth value."""
         found = {
-            tuple(sorted(firsts.items())): self._at(Place(way, order, 0, held))
+            tuple(sorted(firsts.items())): self._at_base_chain(Place(way, order, 0, held))
             for order, (firsts, _) in enumerate(self._orders[way])
         }
         while len(found) > 1:
@@ -154,39 +154,39 @@ class Compiler:
         (node,) = found.values()
         return node
 
-    def _at(self, place: Place) -> int:
+    def _at_base_chain(self, place: Place) -> int:
         """Return the fates of packets that have come to one of the base chains."""
         found = self._known.get(place)
         if found is None:
             stations = self._orders[place.way][place.order][1]
             at_end = place.number == len(stations)
-            found = self._behind_all(place) if at_end else self._station(stations[place.number], place)
+            found = self._after_hook(place) if at_end else self._through_base_chain(stations[place.number], place)
             self._known[place] = found
         return found
 
-    def _behind_all(self, place: Place) -> int:
+    def _after_hook(self, place: Place) -> int:
         """Return the fates of packets behind the base chains of a hook."""
         held = place.held
         if place.way == "out":
-            return self._routed(held)
+            return self._leaving(held)
         if place.way == "post":
-            return self.diagrams.choose(self.leaves_by_lo, self._over_lo(held), self._ends(held))
+            return self.diagrams.choose(self.leaves_by_lo, self._over_lo(held), self._end_of(held))
         if place.way == "input":
-            return self._ends(held)
-        delivered = self._pass("input", held)
+            return self._end_of(held)
+        delivered = self._at_hook("input", held)
         if place.way == "lo" or held.is_redirected or held.transparent is not None:
             return delivered
-        return self.diagrams.choose(self._is_for_the_pod(), delivered, self._ends(held))
+        return self.diagrams.choose(self._is_for_the_pod(), delivered, self._end_of(held))
 
-    def _routed(self, held: Held) -> int:
+    def _leaving(self, held: Held) -> int:
         """Return the fates of packets that leave: by another interface if their destination was changed."""
-        leaves = self._pass("post", held)
+        leaves = self._at_hook("post", held)
         stays = self.switches.restricted(leaves, Field.OUT, self.lo)
         if held.is_redirected:
             return stays
         if held.interface is not None:
             number = self.space.interface(held.interface)
-            as_before = self._pass("post", held.replace(interface=None))
+            as_before = self._at_hook("post", held.replace(interface=None))
             is_same = self.space.numbers(Field.OUT, [(number, number)])
             return self.diagrams.choose(is_same, as_before, self.switches.restricted(leaves, Field.OUT, number))
         if not held.is_moved:
@@ -197,7 +197,7 @@ class Compiler:
 
     def _over_lo(self, held: Held) -> int:
         """Return the fates of packets that come in again over lo, where they have no socket any more."""
-        found = self._pass("lo", held)
+        found = self._at_hook("lo", held)
         for level, number in ((Field.IN, self.lo), (Field.OUT, NONE), (Field.UID, NONE), (Field.GID, NONE)):
             found = self.switches.restricted(found, level, number)
         return found
@@ -208,33 +208,33 @@ class Compiler:
         is_own = self.space.numbers(Field.DESTINATION, merge(own))
         return self.diagrams.either(is_own, self.space.numbers(Field.IN, [(self.lo, self.lo)]))
 
-    def _station(self, station: Station, place: Place) -> int:
-        after = self._passed(place, station)
+    def _through_base_chain(self, station: Station, place: Place) -> int:
+        after = self._after_base_chain(place, station)
         if station.is_nat and place.held.mapped is not None:
             return after
         drops = station.entry.policy_for(self.space.family) == "DROP"
-        falls = self._fate(Fate("dropped")) if drops else after
-        found = self._chain(station, station.entry, falls, place)
+        fall_through = self._fate(Fate("dropped")) if drops else after
+        found = self._chain(station, station.entry, fall_through, place)
         if self.mark_routes:
             found = self.switches.restricted(found, self.diagrams.level(self.remarked), 0)
-        return self.diagrams.choose(self._meets_nat(place), found, after) if station.is_nat else found
+        return self.diagrams.choose(self._packets_that_nat_maps(place), found, after) if station.is_nat else found
 
-    def _passed(self, place: Place, station: Station) -> int:
+    def _after_base_chain(self, place: Place, station: Station) -> int:
         """Return the fates of packets that a base chain lets pass; with another mark they may be routed again."""
         following = place.replace(number=place.number + 1)
-        after = self._at(following)
-        return self.diagrams.choose(self.remarked, self._by_mark(following), after) if station.reroutes else after
+        after = self._at_base_chain(following)
+        return self.diagrams.choose(self.remarked, self._routed_again(following), after) if station.reroutes else after
 
-    def _by_mark(self, place: Place) -> int:
+    def _routed_again(self, place: Place) -> int:
         """Return the fates of packets that are routed again, by their mark and where they go now."""
-        found = self._at(place.replace(held=place.held.replace(interface=None)))
+        found = self._at_base_chain(place.replace(held=place.held.replace(interface=None)))
         for condition, way, _ in reversed(self.mark_routes):
             there = place.replace(held=place.held.replace(interface=way or None))
-            leads = self._fate(Fate("dropped")) if way is None else self._at(there)
+            leads = self._fate(Fate("dropped")) if way is None else self._at_base_chain(there)
             found = self.diagrams.choose(condition, leads, found)
         return found
 
-    def _meets_nat(self, place: Place) -> int:
+    def _packets_that_nat_maps(self, place: Place) -> int:
         """Return packets that are mapped: first ones, and later ones, which are treated as the first was.
 
         With a mark on their connection they may be answers, which no rule of nat maps; without a socket it is not
@@ -255,9 +255,9 @@ class Compiler:
         if held.mapped is not None:
             return self._fate(held.mapped if held.is_redirected else held.mapped.replace(interface=held.interface))
         direct = self._fate(Fate("direct", interface=held.interface))
-        return direct if self._direction == OUTBOUND or not self.routed else self._by_marks(direct)
+        return direct if self._direction == OUTBOUND or not self.routed else self._delivered_by_mark(direct)
 
-    def _by_marks(self, direct: int) -> int:
+    def _delivered_by_mark(self, direct: int) -> int:
         """Return the end of packets of a transparent capture that no rule of it has taken."""
         choose, both = self.diagrams.choose, self.diagrams.both
         arrives = self._by_another_than_lo(Field.IN)
@@ -277,7 +277,7 @@ class Compiler:
 
     def _fate(self, fate: Fate) -> int:
         """Return a fate, for packets that carry a mark of the transparent proxy and for those that do not."""
-        if self._ends != self._end:
+        if self._end_of != self._end:
             return self.diagrams.leaf(None)
         if fate.outcome == "dropped":
             return self.diagrams.leaf(fate)
@@ -299,22 +299,22 @@ class Compiler:
 
     # --- chains ------------------------------------------------------------------------------------
 
-    def _chain(self, station: Station, chain: model.Chain, falls: int, place: Place) -> int:
-        """Return the fates of packets that enter a chain; ``falls`` are those of packets that leave it."""
-        key = (place, station.table, chain.name, falls)
+    def _chain(self, station: Station, chain: model.Chain, fall_through: int, place: Place) -> int:
+        """Return the fates of packets that enter a chain; ``fall_through`` are those of packets that leave it."""
+        key = (place, station.table, chain.name, fall_through)
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = ChainCompiler(self, station, chain, falls, place).node()
+            found = self._known[key] = ChainCompiler(self, station, chain, fall_through, place).node()
         return found
 
-    def called(self, station: Station, name: str, falls: int, place: Place) -> int:
+    def enter_chain(self, station: Station, name: str, fall_through: int, place: Place) -> int:
         """Return the fates of packets that jump to a chain."""
         chain = self._chain_of(station.contents, name)
         entry = (place, name)
         if chain is None or entry in self._entered:  # a loop, which no kernel takes
-            return falls
+            return fall_through
         self._entered.append(entry)
-        found = self._chain(station, chain, falls, place)
+        found = self._chain(station, chain, fall_through, place)
         self._entered.pop()
         return found
 
@@ -339,30 +339,32 @@ class Compiler:
 
     # --- verdicts ----------------------------------------------------------------------------------
 
-    def decided(self, verdict: Meaning, chain: str, falls: int, place: Place, station: Station) -> int:
+    def apply_verdict(self, verdict: Meaning, chain: str, fall_through: int, place: Place, station: Station) -> int:
         """Return the fates of packets by a verdict that ends a chain."""
         following = place.replace(number=place.number + 1)
         match verdict:
             case model.Return():
-                return falls
+                return fall_through
             case Goto(chain=target):
-                return self.called(station, target, falls, place)
+                return self.enter_chain(station, target, fall_through, place)
             case model.Drop():
                 return self._fate(Fate("dropped"))
             case model.Redirect(port=port):
                 outcome = REDIRECTED_BY.get(chain, "redirected")
                 held = place.held.replace(mapped=Fate(outcome, port), interface=None)
-                return self._lasting(self._redirected(self._at(following.replace(held=held)), port, place))
+                return self._lasting(self._redirected(self._at_base_chain(following.replace(held=held)), port, place))
             case Translate(address=address, port=port):
                 held = place.held.replace(mapped=TRANSLATED, is_moved=address is not None)
                 there = following.replace(held=held)
                 leaves = held.is_moved and place.way == "out"
-                return self._sent_on(self._by_mark(there) if leaves else self._at(there), port, address)
+                return self._translated(
+                    self._routed_again(there) if leaves else self._at_base_chain(there), port, address
+                )
             case model.TransparentProxy(port=port, mark=mark, mask=mask):
                 held = place.held.replace(transparent=port)
-                return self.with_mark(self._passed(place.replace(held=held), station), mark, mask)
+                return self.with_mark(self._after_base_chain(place.replace(held=held), station), mark, mask)
             case _:
-                return self._passed(place, station)
+                return self._after_base_chain(place, station)
 
     def _redirected(self, node: int, port: int, place: Place) -> int:
         node = self.switches.restricted(node, Field.PORT, port)
@@ -372,7 +374,7 @@ class Compiler:
 
     def _lasting(self, node: int) -> int:
         """Return the fates of redirected connections, which are lost, too, if their later packets are dropped."""
-        if self._ends != self._end:
+        if self._end_of != self._end:
             return node
         diagrams = self.diagrams
         later = self.switches.restricted(node, Field.STATE, model.CONNECTION_STATES.index("ESTABLISHED"))
@@ -386,7 +388,7 @@ class Compiler:
 
         return diagrams.combine(node, later, join, "lasting")
 
-    def _sent_on(self, node: int, port: int | None, address: Network | None) -> int:
+    def _translated(self, node: int, port: int | None, address: Network | None) -> int:
         """Return the fates of translated packets, now that it is known to where."""
 
         def known(value: Hashable) -> Hashable:

@@ -31,7 +31,7 @@ MANY = 5000
 MAX_OF_MANY = 4
 
 
-class Place(Value):
+class RuleLocation(Value):
     """A foreign rule, or None for a policy, and where it is: in our tables, or in base chain ``number`` elsewhere."""
 
     not_compared = ("rule",)
@@ -54,7 +54,7 @@ class Culprits:
     def __init__(self, family: Family, whole: Situation, foreign: Mapping[tuple[TableName, str], Numbered]) -> None:
         self.family = family
         self.whole = whole
-        self.named: dict[Place, Effect] = {}
+        self.named: dict[RuleLocation, Effect] = {}
         self.doubts: tuple[str, ...] = ()
         self._shared = {place: rules for place, rules in foreign.items() if place[1] in BUILT_IN_CHAINS[place[0]]}
         self._count = sum(1 for _ in self._places())
@@ -64,25 +64,25 @@ class Culprits:
         is_complete = self._search()
         self.others = (place for place in self._places() if is_complete and place not in self.named)
 
-    def _places(self, is_meant: Callable[[Rule | None], bool] = lambda _: True) -> Iterator[Place]:
+    def _places(self, is_meant: Callable[[Rule | None], bool] = lambda _: True) -> Iterator[RuleLocation]:
         """Yield the foreign rules that are meant, and policies as None. There may be very many: they are not kept."""
         for (table, chain), rules in self._shared.items():
-            yield from (Place(table, chain, position, rule) for position, rule in rules if is_meant(rule))
+            yield from (RuleLocation(table, chain, position, rule) for position, rule in rules if is_meant(rule))
         for number, each in enumerate(self.whole.elsewhere):
             table, entry = each.contents.name, each.entry
             if self.family in each.families:
                 for position, rule in enumerate(entry.rules, 1):
                     if rule.family in (None, self.family) and is_meant(rule):
-                        yield Place(table, entry.name, position, rule, number)
+                        yield RuleLocation(table, entry.name, position, rule, number)
                 if entry.policy_for(self.family) == "DROP" and is_meant(None):
-                    yield Place(table, entry.name, 0, None, number)
+                    yield RuleLocation(table, entry.name, 0, None, number)
 
-    def _place_of(self, station: Station, chain: str, rule: Rule | None) -> Place | None:
+    def _place_of(self, station: Station, chain: str, rule: Rule | None) -> RuleLocation | None:
         """Return where a rule of a base chain is if it is foreign; None is the policy."""
         alike = self._places(lambda each: each is rule)
         return next((each for each in alike if self._is_in(each, station, chain)), None)
 
-    def _is_in(self, place: Place, station: Station, chain: str) -> bool:
+    def _is_in(self, place: RuleLocation, station: Station, chain: str) -> bool:
         table = self.whole.elsewhere[place.number].table if place.number >= 0 else place.table
         return (table, place.chain) == (station.table, chain)
 
@@ -120,7 +120,7 @@ class Culprits:
                 self.named[place] = self._effect_of(place, effect, comparison)
                 passed.append(place.rule)
 
-    def _to_blame(self, effect: Effect) -> list[Place]:
+    def _to_blame(self, effect: Effect) -> list[RuleLocation]:
         """Return the rule without which the witness would be treated as it should.
 
         If several rules do the same to it, those that have an effect of their own; all it met, if none has. The rules
@@ -136,7 +136,7 @@ class Culprits:
         places = [place for place, _ in met]
         return [place for place in places if self._effects_alone(place)] or places
 
-    def _met(self, traced: Trace) -> Iterator[tuple[Place, bool]]:
+    def _met(self, traced: Trace) -> Iterator[tuple[RuleLocation, bool]]:
         """Yield the foreign rules that a packet met in base chains, and whether that is certain; last the policy."""
         top: Step | None = None
         is_certain = True
@@ -152,7 +152,7 @@ class Culprits:
         if place is not None:
             yield place, True
 
-    def _effect_of(self, place: Place, effect: Effect, comparison: Comparison) -> Effect:
+    def _effect_of(self, place: RuleLocation, effect: Effect, comparison: Comparison) -> Effect:
         """Return what a foreign rule does alone; what it does together with others, if alone it does nothing."""
         alone = () if self._count == 1 else self._effects_alone(place)
         same = [each for each in alone if each.is_certain == effect.is_certain]
@@ -161,12 +161,12 @@ class Culprits:
         together = comparison.effects(only_captured=True)
         return next((each for each in together if each.change == effect.change), effect)
 
-    def _effects_alone(self, place: Place) -> list[Effect]:
+    def _effects_alone(self, place: RuleLocation) -> list[Effect]:
         """Return what a foreign rule does where no other is."""
         alone = self._with_only(place)
         return list(Comparison(self.family, self.without_foreign, alone).effects(only_captured=True))
 
-    def _with_only(self, place: Place | None) -> Situation:
+    def _with_only(self, place: RuleLocation | None) -> Situation:
         """Return our own live rules and one foreign rule, or none."""
         gone = {(-1, *where): {position for position, _ in rules} for where, rules in self._shared.items()}
         for number, each in enumerate(self.whole.elsewhere):
@@ -175,7 +175,7 @@ class Culprits:
             gone[place.number, place.table, place.chain].discard(place.position)
         return self._left(gone)
 
-    def _without(self, places: Iterable[Place]) -> Situation:
+    def _without(self, places: Iterable[RuleLocation]) -> Situation:
         """Return all live rules without some of the foreign ones."""
         gone: dict[tuple[int, TableName, str], set[int]] = {}
         for place in places:

@@ -39,7 +39,7 @@ ELSEWHERE = "elsewhere"
 NEW = CONNECTION_STATES.index("NEW")
 
 
-class Change(Value):
+class FateChange(Value):
     """The fates of packets before and after; ``after`` is None where it is unknown.
 
     ``is_certain`` is False where it depends on something that cannot be judged whether they differ.
@@ -70,7 +70,7 @@ class Effect(Value):
     packet: Packet
     before: Trace
     after: Trace
-    change: Change
+    change: FateChange
     regions: tuple[str, ...]
 
     @property
@@ -218,21 +218,21 @@ class Comparison:
             effect = self._traced(direction, verdict, self.space.packet(numbers))
             yield effect.replace(regions=tuple(in_words(self.space, part) for part in described))
 
-    def _verdicts(self, found: int) -> tuple[int, list[Change]]:
+    def _verdicts(self, found: int) -> tuple[int, list[FateChange]]:
         """Return what differs, and in which ways; if they are many, by the fate before."""
         if len(self.diagrams.leaves(found)) > MAX_EFFECTS:
             found = self.diagrams.mapped(
-                found, lambda value: value.replace(after=None) if isinstance(value, Change) else value, "by before"
+                found, lambda value: value.replace(after=None) if isinstance(value, FateChange) else value, "by before"
             )
         values = [self.diagrams.value(leaf) for leaf in self.diagrams.leaves(found)]
-        return found, [value for value in values if isinstance(value, Change)]
+        return found, [value for value in values if isinstance(value, FateChange)]
 
-    def _traced(self, direction: Direction, verdict: Change, packet: Packet) -> Effect:
+    def _traced(self, direction: Direction, verdict: FateChange, packet: Packet) -> Effect:
         before, after = (whole_way(packet, situation) for situation in self.situations)
         return Effect(self.family, direction, packet, before, after, verdict, ())
 
 
-def weight(change: Change, direction: Direction) -> tuple[bool, ...]:
+def weight(change: FateChange, direction: Direction) -> tuple[bool, ...]:
     """Return what orders effects: the certain ones first, of captured packets, of apps and clients."""
     is_everyday = change.before.outcome == "proxy-outbound" or direction == INBOUND
     return not change.is_certain, not change.is_plain, change.before.outcome == "direct", not is_everyday
@@ -251,7 +251,7 @@ def _is_captured(fate: Hashable) -> bool:
     return isinstance(fate, Fate) and (fate.outcome in CAPTURED or fate.marked)
 
 
-def _verdict(values: list[Hashable]) -> Change | None:
+def _verdict(values: list[Hashable]) -> FateChange | None:
     """Return what all the values that are possible for some packets come to."""
     pairs = [value for value in values if isinstance(value, tuple)]
     if not pairs:
@@ -259,6 +259,6 @@ def _verdict(values: list[Hashable]) -> Change | None:
     before = pairs[0][0]
     afters = {after for _, after in pairs}
     if len(pairs) < len(values) or ANYTHING in afters or not isinstance(before, Fate):
-        return Change(before if isinstance(before, Fate) else Fate("direct"), None, is_certain=False)
+        return FateChange(before if isinstance(before, Fate) else Fate("direct"), None, is_certain=False)
     after = next(iter(afters)) if len(afters) == 1 else None
-    return Change(before, after if isinstance(after, Fate) else None)
+    return FateChange(before, after if isinstance(after, Fate) else None)

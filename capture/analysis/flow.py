@@ -61,7 +61,7 @@ class Edge(Value):
     below: tuple[Edge, ...] = ()
 
 
-class Flow(Value):
+class PathTree(Value):
     """The path of one direction: the tables at its hook, in the order in which packets meet them."""
 
     direction: str
@@ -70,12 +70,14 @@ class Flow(Value):
 
 def flows(
     situation: Situation, families: Sequence[Family], text_of: Callable[[model.Rule, Family], str]
-) -> tuple[Flow, ...]:
+) -> tuple[PathTree, ...]:
     """Return the paths out of the pod and into it. ``text_of`` gives a rule in words, for foreign ones."""
-    return tuple(Flow(direction, tuple(_tables(situation, hook, families, text_of))) for direction, hook in DIRECTIONS)
+    return tuple(
+        PathTree(direction, tuple(_tables(situation, hook, families, text_of))) for direction, hook in DIRECTIONS
+    )
 
 
-def with_rates(now: Sequence[Flow], before: Sequence[Flow], seconds: float) -> tuple[Flow, ...]:
+def with_rates(now: Sequence[PathTree], before: Sequence[PathTree], seconds: float) -> tuple[PathTree, ...]:
     """Return flows with rates: what was counted since an earlier look, by the second."""
     known: dict[tuple[str, ...], int] = {}
     for flow in before:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.canonical import CanonicalTables
     from capture.analysis.compare import Numbered
-    from capture.analysis.culprits import Place
+    from capture.analysis.culprits import RuleLocation
     from capture.analysis.effects import Effect
     from capture.analysis.stations import ForeignChain, PodNetwork
     from capture.model.addresses import Family
@@ -157,7 +157,7 @@ def _with_effects(own: Sequence[Difference], comparison: Comparison) -> Iterator
         yield difference.replace(effect=effect)
 
 
-def _finding(culprits: Culprits, place: Place, effect: Effect | None = None) -> Difference | Obstacle:
+def _finding(culprits: Culprits, place: RuleLocation, effect: Effect | None = None) -> Difference | Obstacle:
     if place.number >= 0:
         return Obstacle(culprits.whole.elsewhere[place.number], place.rule, effect)
     return Difference(culprits.family, place.table, place.chain, "foreign", place.rule, place.position, effect=effect)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 PROTOCOLS = {"tcp": IPPROTO_TCP, "udp": IPPROTO_UDP}
-NO_WAY_OUT = "none"
+NO_ROUTE = "none"
 """Where no route leads: rules still see the packet, before the kernel gives it up."""
 
 
@@ -71,6 +71,6 @@ def routed(packet: Packet) -> Packet:
         protocol, ports = PROTOCOLS[packet.protocol], (packet.source_port or 0, packet.port)
         found = look_up_route(route, destination, source, packet.mark, packet.uid, protocol, ports)
         names = {link.index: link.name for link in read_links(route)}
-    interface = LOOPBACK if found.kind == RTN_LOCAL else names.get(found.interface, NO_WAY_OUT)
+    interface = LOOPBACK if found.kind == RTN_LOCAL else names.get(found.interface, NO_ROUTE)
     known = packet.source or (parse_address(found.source) if found.source else None)
     return packet.replace(out_interface=interface, source=known)

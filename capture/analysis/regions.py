@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import islice
 
 from capture.analysis.space import KINDS, NONE, PROTOCOLS, Field, scattered
-from capture.model.addresses import BITS, LOOPBACK_ADDRESSES, address_text, merge_ranges, outside, split
+from capture.model.addresses import BITS, LOOPBACK_ADDRESSES, address_text, gaps, merge_ranges, split
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import CONNECTION_STATES
 
@@ -142,7 +142,7 @@ def _numbers(space: PacketSpace, level: int, ranges: Ranges) -> str:
     if ranges == ((NONE, NONE),):
         return "unknown"
     shown = tuple((max(first, 0), last) for first, last in ranges if last >= 0)
-    left_out = outside(shown, 0, space.domains[level][1])
+    left_out = gaps(shown, 0, space.domains[level][1])
     if len(left_out) < len(shown) or (len(left_out) == len(shown) and shown[-1][1] == space.domains[level][1]):
         return f"other than {_listed([_span(each) for each in left_out])}" if left_out else ""
     return _listed([_span(each) for each in shown])
@@ -155,7 +155,7 @@ def _span(span: tuple[int, int]) -> str:
 def _addresses(space: PacketSpace, _: int, ranges: Ranges) -> str:
     highest = (1 << BITS[space.family]) - 1
     shown = tuple((max(first, 0), last) for first, last in ranges if last >= 0)
-    left_out = outside(shown, 0, highest)
+    left_out = gaps(shown, 0, highest)
     if not shown:
         return "unknown"
     if left_out and (len(left_out) < len(shown) or _size(left_out) < _size(shown)):

@@ -12,7 +12,7 @@ Policy rules that come before and look at no mark have decided already on what t
 from __future__ import annotations
 
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, merge_ranges, outside
+from capture.model.addresses import BITS, gaps, merge_ranges
 from capture.model.values import Value
 from capture.netlink.policy_rules import FR_ACT_TO_TBL, REFUSING_ACTIONS
 from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, RTN_THROW
@@ -96,7 +96,7 @@ def _ways(rule: PolicyRule, routes: Iterable[TableRoute], names: Mapping[int, st
 
 def _pieces(first: int, last: int, known: Iterable[Range]) -> list[Range]:
     """Return what of a range is in none of those that are known."""
-    return outside(
+    return gaps(
         [(max(low, first), min(high, last)) for low, high in known if low <= last and high >= first], first, last
     )
 

@@ -11,7 +11,7 @@ from capture.analysis.diagram import Diagrams
 from capture.analysis.long_lists import Switches
 from capture.analysis.meaning import flags_hold, holds_for, is_pure, understood
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, Network, merge, merge_ranges, outside
+from capture.model.addresses import BITS, Network, gaps, merge, merge_ranges
 from capture.model.limits import MAX_ID, MAX_INTERFACE_BYTES, MAX_PORT
 from capture.model.packet import LOOPBACK, Packet
 
@@ -159,7 +159,7 @@ class PacketSpace:
         if isinstance(match, model.InInterface | model.OutInterface):
             level = Field.IN if isinstance(match, model.InInterface) else Field.OUT
             inside = self.interface_ranges(match.name)
-            return level, outside(inside, NONE, self.domains[level][1]) if match.negated else inside
+            return level, gaps(inside, NONE, self.domains[level][1]) if match.negated else inside
         if isinstance(match, model.ConnectionState):
             numbers = [i for i, name in enumerate(model.CONNECTION_STATES) if (name in match.states) != match.negated]
             return Field.STATE, merge_ranges((number, number) for number in numbers)
@@ -183,7 +183,7 @@ class PacketSpace:
         if not match.negated:  # type: ignore[union-attr]  # every list has it
             return inside
         holds_for_none = level in (Field.UID, Field.GID) and not is_native
-        return outside(inside, NONE if holds_for_none else 0, self.domains[level][1])
+        return gaps(inside, NONE if holds_for_none else 0, self.domains[level][1])
 
     def other(self, match: model.Match, occurrence: Hashable) -> int:
         """Return whether a match holds that is about marks, or that the model lacks."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
-    from capture.backends.detect import Decision
+    from capture.backends.detect import BackendChoice
     from capture.model.ruleset import Ruleset
 
     class Driver(Protocol):
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         def clean(self, live: Ruleset, recorded: Ruleset | None) -> None: ...
 
 
-def load(decision: Decision) -> Driver:
+def load(decision: BackendChoice) -> Driver:
     """Return the driver that a decision names; only its module is imported."""
     if decision.driver == "libnftables":
         from capture.backends.nftables.libnftables import LibnftablesDriver

@@ -12,9 +12,9 @@ What is requested is taken, or refused with what is missing; never replaced by s
 
 from __future__ import annotations
 
-from capture.backends.facts import PURPOSES, Facts, gather
+from capture.backends.facts import PURPOSES, HostFacts, gather
 from capture.backends.iptables.tables import VARIANTS
-from capture.backends.request import DRIVERS, VARIANTS_OF, Request, requested_backend, ways_allowed
+from capture.backends.request import DRIVERS, VARIANTS_OF, BackendRequest, requested_backend, ways_allowed
 from capture.errors import PrivilegeError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.chain_names import spelling_of
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from capture.model.ruleset import Ruleset
 
 
-class Decision(Value):
+class BackendChoice(Value):
     """The way that is taken: ``variant`` is "nft" or "legacy" of iptables, and "" of nftables."""
 
     not_compared = ("reason", "is_empty", "own_users", "has_reject_table")
@@ -48,7 +48,7 @@ class Decision(Value):
     """Whether the table that rejects the other family may be there."""
 
 
-class Leftover(Decision):
+class SetLocation(BackendChoice):
     """Where a set of our own or of upstream's is, and the driver that can remove it."""
 
     families: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Leftover(Decision):
     spellings: tuple[Spelling, ...] = ()
 
 
-def decide(request: Request, desired: Ruleset | None = None) -> Decision:
+def decide(request: BackendRequest, desired: Ruleset | None = None) -> BackendChoice:
     """Return the way to take in the namespace we are in, for a rule set or for any.
 
     Raises ConfigurationError for a request that contradicts itself, UnsupportedError for one that this host or
@@ -65,7 +65,7 @@ def decide(request: Request, desired: Ruleset | None = None) -> Decision:
     return look(request, desired)[0]
 
 
-def look(request: Request, desired: Ruleset | None = None) -> tuple[Decision, tuple[Leftover, ...]]:
+def look(request: BackendRequest, desired: Ruleset | None = None) -> tuple[BackendChoice, tuple[SetLocation, ...]]:
     """Return the way to take, and where our sets are already; raises as ``decide``.
 
     Programs and packages are looked for only where they matter to the request or to what is live.
@@ -76,46 +76,46 @@ def look(request: Request, desired: Ruleset | None = None) -> tuple[Decision, tu
     except UnsupportedError as error:
         if facts.lacking:
             raise  # and they are named
-        from capture.backends.kernel_modules import explained  # where something failed
+        from capture.backends.kernel_modules import with_missing_modules  # where something failed
 
-        raise explained(error, desired, ways_allowed(request)[0]) from error
+        raise with_missing_modules(error, desired, ways_allowed(request)[0]) from error
     place = decision.variant or "native"
     places = {chain.place for chain in facts.chains}
     decision = decision.replace(
         is_empty=place not in places, own_users=facts.own_users, has_reject_table="reject" in places
     )
-    return decision, find_leftovers(facts)
+    return decision, live_sets_in(facts)
 
 
-def leftovers() -> tuple[Leftover, ...]:
+def find_live_sets() -> tuple[SetLocation, ...]:
     """Return where our sets are in the namespace we are in. Raise PrivilegeError if we may not know."""
     facts = gather(NETLINK)
     if facts.nf_tables is None:
         raise PrivilegeError("list the rules of this network namespace")
-    return find_leftovers(facts)
+    return live_sets_in(facts)
 
 
-NETLINK = Request("nftables", "netlink")
+NETLINK = BackendRequest("nftables", "netlink")
 """Comes to no programs and packages, unless legacy tables are there: only they are read and removed by these."""
 
 
-def without_kernel(request: Request) -> Decision:
+def without_kernel(request: BackendRequest) -> BackendChoice:
     """Return the way that a request names, where nothing is to be touched; by default that of most hosts.
 
     Raises ConfigurationError for a request that contradicts itself.
     """
     backend = requested_backend(request)
     if backend == "nftables":
-        return Decision("nftables", request.driver or "netlink", "", "requested")
+        return BackendChoice("nftables", request.driver or "netlink", "", "requested")
     variant: Variant = "legacy" if request.variant == "legacy" or request.driver == "iptc" else "nft"
     driver = request.driver or next(driver for driver in DRIVERS["iptables"] if variant in VARIANTS_OF[driver])
-    return Decision("iptables", driver, variant, "requested" if backend else "the default")
+    return BackendChoice("iptables", driver, variant, "requested" if backend else "the default")
 
 
 # --- the decision --------------------------------------------------------------------------------
 
 
-def choose(facts: Facts, request: Request) -> Decision:
+def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
     """Return the way to take, from facts and a request. Pure; raises as ``decide``."""
     backend = requested_backend(request)
     if backend == "nftables":
@@ -128,7 +128,7 @@ def choose(facts: Facts, request: Request) -> Decision:
         obstacle = _obstacle(facts, driver, variant, certain=not backend)
         if obstacle is None:
             reason = "; ".join((_why_variant(facts, request, variant), *_in_words(obstacles)))
-            return Decision("iptables", driver, variant, reason)
+            return BackendChoice("iptables", driver, variant, reason)
         obstacles.setdefault((variant, obstacle), []).append(driver)
     in_the_way = "; ".join(_in_words(obstacles))
     if backend == "iptables":
@@ -141,7 +141,7 @@ def choose(facts: Facts, request: Request) -> Decision:
         ) from error
 
 
-def _remedy(facts: Facts, obstacles: dict[tuple[str, str], list[str]]) -> str:
+def _remedy(facts: HostFacts, obstacles: dict[tuple[str, str], list[str]]) -> str:
     """Return what to do about the obstacles: what helps the best variant first, if it is known to lack modules."""
     lacking = dict(facts.lacking)
     modules = next((lacking[variant] for variant, _ in obstacles if variant in lacking), None)
@@ -158,7 +158,7 @@ def _in_words(obstacles: dict[tuple[str, str], list[str]]) -> Iterator[str]:
         yield f"{', '.join(drivers)} ({variant}): {obstacle}"
 
 
-def _iptables_ways(facts: Facts, request: Request) -> Iterator[tuple[str, Variant]]:
+def _iptables_ways(facts: HostFacts, request: BackendRequest) -> Iterator[tuple[str, Variant]]:
     """Yield driver and variant, the best first, as far as the request allows."""
     # First those with our rules, then those with any, then nft.
     order = sorted(VARIANTS, key=lambda variant: (not facts.uses(variant, own=True), not facts.uses(variant)))
@@ -169,7 +169,7 @@ def _iptables_ways(facts: Facts, request: Request) -> Iterator[tuple[str, Varian
                 yield driver, variant
 
 
-def _why_variant(facts: Facts, request: Request, variant: Variant) -> str:
+def _why_variant(facts: HostFacts, request: BackendRequest, variant: Variant) -> str:
     if request.variant:
         return "requested"
     if facts.uses(variant, own=True):
@@ -179,7 +179,7 @@ def _why_variant(facts: Facts, request: Request, variant: Variant) -> str:
     return f"iptables-{variant} can be used, and the other variant has no rules"
 
 
-def _obstacle(facts: Facts, driver: str, variant: Variant, *, certain: bool) -> str | None:
+def _obstacle(facts: HostFacts, driver: str, variant: Variant, *, certain: bool) -> str | None:
     """Return what keeps a way of iptables from being taken; None if nothing does.
 
     ``certain``: a kernel that might have legacy tables does not count as one that has.
@@ -211,7 +211,7 @@ OTHER_USERS = (
 """``owner_check`` in net/netfilter/xt_owner.c; nft's ``meta skuid`` has no such condition."""
 
 
-def _nftables(facts: Facts, driver: str, reason: str) -> Decision:
+def _nftables(facts: HostFacts, driver: str, reason: str) -> BackendChoice:
     lacking = dict(facts.lacking).get("nftables")
     if lacking:
         from capture.backends.kernel_modules import remedy_for
@@ -226,13 +226,13 @@ def _nftables(facts: Facts, driver: str, reason: str) -> Decision:
             "the bindings of libnftables are not installed",
             "Install python3-nftables or the extra [libnftables]; the driver netlink needs neither.",
         )
-    return Decision("nftables", driver, "", reason)
+    return BackendChoice("nftables", driver, "", reason)
 
 
-# --- leftovers -----------------------------------------------------------------------------------
+# --- live sets -----------------------------------------------------------------------------------
 
 
-def find_leftovers(facts: Facts) -> tuple[Leftover, ...]:
+def live_sets_in(facts: HostFacts) -> tuple[SetLocation, ...]:
     """Return the places that have sets of our own or of upstream's, in either spelling; pure."""
     found = []
     for place in PLACES:
@@ -244,7 +244,7 @@ def find_leftovers(facts: Facts) -> tuple[Leftover, ...]:
             )
             by_program = "iptc" if not has_programs and facts.python_iptables else "restore"
             found.append(
-                Leftover(
+                SetLocation(
                     "nftables" if place == "native" else "iptables",
                     by_program if place == "legacy" else "netlink",
                     "" if place == "native" else place,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.backends.kernel_modules import Way
-    from capture.backends.request import Request
+    from capture.backends.request import BackendRequest
     from capture.model.addresses import Family
     from capture.model.ruleset import Ruleset
     from capture.netlink.sockets import NetlinkSocket
@@ -54,7 +54,7 @@ class LiveChain(Value):
         return self.table in MODEL_TABLES if self.place == "native" else is_our_chain(self.chain)
 
 
-class Facts(Value):
+class HostFacts(Value):
     """What this host, kernel and namespace can do, and what is live in the namespace.
 
     A bool of None could not be found out: a privilege is missing.
@@ -88,7 +88,7 @@ class Facts(Value):
         return sum(chain.uses for chain in self.chains if chain.place == place and (chain.is_own or not own))
 
 
-def gather(request: Request | None = None, desired: Ruleset | None = None) -> Facts:
+def gather(request: BackendRequest | None = None, desired: Ruleset | None = None) -> HostFacts:
     """Return the facts of the host and of the namespace we are in, without what a request does not need. Reads only."""
     nf_tables, nft_compat, chains = _read_nf_tables()
     try:
@@ -103,7 +103,7 @@ def gather(request: Request | None = None, desired: Ruleset | None = None) -> Fa
     by_netlink = request is not None and (
         request.backend == "nftables" or (request.variant in ("", "nft") and nft_compat is True and not lacking)
     )
-    found = Facts(
+    found = HostFacts(
         programs={},
         ipv6=IPV6 in families_here(),
         nf_tables=nf_tables,

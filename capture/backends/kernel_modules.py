@@ -273,13 +273,13 @@ def can_load() -> bool:
 # --- the messages --------------------------------------------------------------------------------
 
 
-def explained(error: CaptureError, desired: model.Ruleset | None, way: Way) -> CaptureError:
+def with_missing_modules(error: CaptureError, desired: model.Ruleset | None, way: Way) -> CaptureError:
     """Return the error with which a rule set, or any, was refused, in words that name the modules that are missing.
 
     Where a module is known to be absent, the error names that alone: which rule met it first, and what a tool makes
     of it, is chance. An error that has nothing to do with modules is returned as it is.
     """
-    if not _may_be_a_module(error):
+    if not _may_come_from_missing_module(error):
         return error
     if desired is not None and IPV6 in desired.families and not os.path.exists(IPV6_SETTINGS):
         return error  # it is IPv6 that this kernel lacks
@@ -307,7 +307,7 @@ def explained(error: CaptureError, desired: model.Ruleset | None, way: Way) -> C
     return UnsupportedError(error.message, f"{suspicion} {error.remedy or remedy_for_unloaded(inventory.unloaded)}")
 
 
-def _may_be_a_module(error: CaptureError) -> bool:
+def _may_come_from_missing_module(error: CaptureError) -> bool:
     import errno  # only here: where something has failed already
 
     if isinstance(error, PrivilegeError):

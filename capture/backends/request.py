@@ -20,7 +20,7 @@ VARIANTS_OF: dict[str, tuple[Variant, ...]] = {"netlink": ("nft",), "restore": V
 """The variants of iptables that a driver knows."""
 
 
-class Request(Value):
+class BackendRequest(Value):
     """What was requested, and where; "auto" and "" leave the choice to us."""
 
     not_compared = ("driver_origin", "variant_origin")
@@ -32,7 +32,7 @@ class Request(Value):
     variant_origin: str = "command line"
 
 
-def requested_backend(request: Request) -> str:
+def requested_backend(request: BackendRequest) -> str:
     """Return the backend that a request names or implies; "" if it leaves it open. ConfigurationError if it is torn."""
     requested = "" if request.backend == "auto" else request.backend
     implied = [backend for backend, drivers in DRIVERS.items() if request.driver in drivers]
@@ -55,7 +55,7 @@ def requested_backend(request: Request) -> str:
     return backend
 
 
-def ways_allowed(request: Request) -> tuple[Way, ...]:
+def ways_allowed(request: BackendRequest) -> tuple[Way, ...]:
     """Return the ways that a request leaves open, the first choice first."""
     backend = requested_backend(request)
     if backend == "nftables":

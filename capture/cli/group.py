@@ -12,7 +12,7 @@ import click
 from capture import __version__
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.text import closest
-from capture.report.output import ended, report, report_as_json
+from capture.report.output import report, report_as_json, run_to_exit_code
 from capture.report.streams import Stream
 
 COMMANDS = {
@@ -86,7 +86,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     needs_output = any(word in FOR_THEIR_OUTPUT for word in words[:1])
-    return ended(lambda: with_progress(capture, words), reporter(words), needs_output=needs_output)
+    return run_to_exit_code(lambda: with_progress(capture, words), reporter(words), needs_output=needs_output)
 
 
 def with_progress(command: click.Command, words: Sequence[str], name: str = "capture") -> int:

@@ -13,7 +13,7 @@ from capture.settings.config import Host, resolve
 from capture.settings.host import AnyPod
 from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
 from capture.settings.settings import Settings
-from capture.state.netns import Entered
+from capture.state.netns import InNamespace
 
 
 @command(
@@ -39,7 +39,7 @@ def render(ctx: click.Context, namespace: str | None, family: Family | None, for
     settings = explicit(ctx)
     host: Host = AnyPod() if namespace is None else operations.host_of(namespace)
     families = (family,) if family else FAMILIES
-    with Entered(namespace):
+    with InNamespace(namespace):
         config, warnings = resolve(settings, host)
         texts = [text for choice in _choices(settings) for text in operations.render(choice, host, families)]
     warn(warnings)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import click
 
 from capture import operations
-from capture.analysis.flow import Flow, flows, with_rates
+from capture.analysis.flow import PathTree, flows, with_rates
 from capture.cli.options import command, format_option, namespace_options
 from capture.model.addresses import Family
 from capture.model.ruleset import FAMILIES
@@ -31,7 +31,7 @@ HOME, CLEAR_LINE, CLEAR_BELOW = "H", "K", "J"
 class Look(Value):
     """The paths at one moment."""
 
-    flows: tuple[Flow, ...]
+    flows: tuple[PathTree, ...]
     moment: float
     """Of the monotonic clock, in seconds."""
     is_captured: bool
@@ -102,7 +102,7 @@ def _title(namespace: str | None, now: Look) -> str:
     return f"{at} {namespace or 'this network namespace'}{'' if now.is_captured else f': {NOTHING_APPLIED}'}"
 
 
-def _lines(shown: Sequence[Flow], families: Sequence[Family], width: int | None) -> list[tuple[str, str]]:
+def _lines(shown: Sequence[PathTree], families: Sequence[Family], width: int | None) -> list[tuple[str, str]]:
     is_ascii = "utf" not in (getattr(sys.__stdout__, "encoding", "") or "").lower()
     return [(printable(line), colour) for line, colour in flow_text.lines(shown, width, families, is_ascii=is_ascii)]
 

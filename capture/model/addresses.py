@@ -168,7 +168,7 @@ def merge_ranges(given: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return ranges
 
 
-def outside(ranges: Iterable[tuple[int, int]], low: int, high: int) -> list[tuple[int, int]]:
+def gaps(ranges: Iterable[tuple[int, int]], low: int, high: int) -> list[tuple[int, int]]:
     """Return what lies between ``low`` and ``high`` in none of some ranges, which are in order and apart."""
     found = []
     for first, last in ranges:

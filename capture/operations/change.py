@@ -13,7 +13,7 @@ from capture.errors import CaptureError, ConfigurationError, KernelError, ToolEr
 from capture.model.addresses import IPV6
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
-from capture.operations.target import host_of, place, request_of
+from capture.operations.target import backend_and_variant, host_of, request_of
 from capture.rules import (
     build_handover,
     build_ruleset,
@@ -25,13 +25,13 @@ from capture.rules import (
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.families import link_local_note
 from capture.settings.options import ALLOW_HOST, PROFILE
-from capture.settings.settings import required
+from capture.settings.settings import as_settings
 from capture.state import record, routes
 from capture.state.ended_records import forget_ended
 from capture.state.host_answers import RecordingHost
 from capture.state.lock import PATIENCE as LOCK_TIMEOUT
 from capture.state.lock import NamespaceLock
-from capture.state.netns import Entered, has_tcp_sockets, refuse_host
+from capture.state.netns import InNamespace, has_tcp_sockets, refuse_host
 from capture.state.node import refuse_node
 from capture.state.record import Journal, Record
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from capture.backends import Driver
-    from capture.backends.detect import Decision, Leftover
+    from capture.backends.detect import BackendChoice, SetLocation
     from capture.operations.target import Namespace
     from capture.settings.config import Host
     from capture.settings.settings import Settings
@@ -51,7 +51,7 @@ class Applied(Value):
     """What ``apply`` did: whether anything was written, how, for which configuration, and its warnings."""
 
     changed: bool
-    decision: Decision
+    decision: BackendChoice
     config: CaptureConfig
     ruleset: Ruleset
     warnings: tuple[str, ...] = ()
@@ -94,11 +94,11 @@ def apply(
 
     Raises CaptureError and its kinds; then either the old rules are in place or the new ones.
     """
-    settings = required(settings, "apply")
+    settings = as_settings(settings, "apply")
     patience: object = lock_timeout
     if isinstance(patience, bool) or not isinstance(patience, int | float) or patience != patience:  # noqa: PLR0124  # NaN
         raise ConfigurationError("apply()", repr(patience), "the argument lock_timeout", "a number of seconds")
-    with Entered(namespace):
+    with InNamespace(namespace):
         refuse_node(allowed=settings[ALLOW_HOST])
         return apply_here(settings, host or host_of(namespace), force=force, lock_timeout=lock_timeout)
 
@@ -147,9 +147,9 @@ def _apply(
         except CaptureError as error:
             _restore(switches)
             journal.roll_back(existing.recorded, desired)
-            from capture.backends.kernel_modules import explained  # where something failed
+            from capture.backends.kernel_modules import with_missing_modules  # where something failed
 
-            raise explained(error, desired, target.variant or "nftables") from error
+            raise with_missing_modules(error, desired, target.variant or "nftables") from error
         restored = not desired.policy_routes and journal.restore_sysctls()
         if routes.remove(existing.stale_routes, desired) or restored:
             changed = True
@@ -166,7 +166,7 @@ def _require_known_ids(settings: Settings, config: CaptureConfig) -> None:
     require_known_ids(settings, config)
 
 
-def _reject_other_family(config: CaptureConfig, target: Decision) -> bool:
+def _reject_other_family(config: CaptureConfig, target: BackendChoice) -> bool:
     """Reject the family that is not captured, or stop rejecting it; return whether that changed anything."""
     if not config.rejects_ipv6 and not target.has_reject_table:
         return False
@@ -211,11 +211,13 @@ def _impediments(desired: Ruleset) -> list[str]:
     return [*lost, *(f"{found.says}. {found.remedy}" for found in impediments(desired))]
 
 
-def _read_existing(target: Decision, live_sets: Iterable[Leftover], desired: Ruleset) -> Existing:
+def _read_existing(target: BackendChoice, live_sets: Iterable[SetLocation], desired: Ruleset) -> Existing:
     """Return what is in the namespace we are in."""
     driver = load(target)
     current = _read_current(target, driver, desired)
-    elsewhere = tuple(_read(load(found)) for found in live_sets if place(found) != place(target))
+    elsewhere = tuple(
+        _with_rules(load(found)) for found in live_sets if backend_and_variant(found) != backend_and_variant(target)
+    )
     recorded = record.read()
     rulesets = (current, *(ruleset for _, ruleset in elsewhere))
     return Existing(
@@ -228,7 +230,7 @@ def _read_existing(target: Decision, live_sets: Iterable[Leftover], desired: Rul
     )
 
 
-def _read_current(target: Decision, driver: Driver, desired: Ruleset) -> Ruleset:
+def _read_current(target: BackendChoice, driver: Driver, desired: Ruleset) -> Ruleset:
     """Return what is where the rules go: read only if it is neither nothing nor exactly what is desired."""
     if target.is_empty:
         return Ruleset(desired.families, ())
@@ -236,10 +238,10 @@ def _read_current(target: Decision, driver: Driver, desired: Ruleset) -> Ruleset
 
 
 def _replace_rules(
-    target: Decision, existing: Existing, config: CaptureConfig, desired: Ruleset, *, force: bool
+    target: BackendChoice, existing: Existing, config: CaptureConfig, desired: Ruleset, *, force: bool
 ) -> tuple[bool, tuple[str, ...]]:
     """Make the live rules the desired ones; return whether anything was written, and warnings."""
-    if not force and _can_stay(target, desired, existing.current):
+    if not force and _is_up_to_date(target, desired, existing.current):
         return False, ()
     driver, live = existing.driver, existing.current
     if captures_transparently(desired) and any(map(redirects_inbound, existing.rulesets)):
@@ -249,7 +251,7 @@ def _replace_rules(
     return True, losses
 
 
-def _can_stay(target: Decision, desired: Ruleset, live: Ruleset) -> bool:
+def _is_up_to_date(target: BackendChoice, desired: Ruleset, live: Ruleset) -> bool:
     """Return whether there is nothing to write; in nftables the policies of our tables are our own, too."""
     if live is desired or not live.tables:
         return live is desired
@@ -286,7 +288,7 @@ def _remove_elsewhere(existing: Existing) -> bool:
     return bool(existing.elsewhere)
 
 
-def _read(driver: Driver) -> tuple[Driver, Ruleset]:
+def _with_rules(driver: Driver) -> tuple[Driver, Ruleset]:
     return driver, driver.read()
 
 
@@ -326,14 +328,14 @@ def clean(
     """
     from capture.backends.other_family import ensure as ensure_rejected
 
-    with Entered(namespace):
+    with InNamespace(namespace):
         refuse_node(allowed=allow_host, verb="clean")
         with NamespaceLock(lock_timeout) as lock:
             for warning in lock.warnings:
                 if warn is not None:
                     warn(warning)
             recorded = record.read()
-            live_sets = [_read(load(found)) for found in detect.leftovers()]
+            live_sets = [_with_rules(load(found)) for found in detect.find_live_sets()]
             # Routes first: if we are killed before the rules are removed, the rules still name them.
             live = [ruleset for _, ruleset in live_sets]
             removed = routes.remove(routes.present(live, recorded.routes if recorded else ()))
@@ -350,5 +352,5 @@ def captured_connections(namespace: Namespace = None) -> int:
     """Return how many connections pass the proxy now; ``clean`` cuts them. Raises CaptureError if that is unknown."""
     from capture.state import connections
 
-    with Entered(namespace):
-        return connections.captured([load(found).read() for found in detect.leftovers()])
+    with InNamespace(namespace):
+        return connections.captured([load(found).read() for found in detect.find_live_sets()])

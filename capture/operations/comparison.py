@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from capture.backends import detect, load
 from capture.backends.nftables.names import REJECT_TABLE
-from capture.backends.request import Request
+from capture.backends.request import BackendRequest
 from capture.model.addresses import IPV6
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.model.values import Value
 from capture.operations.results import Dumped, LiveSet, Other, Verified
-from capture.operations.target import host_of, place, request_of
+from capture.operations.target import backend_and_variant, host_of, request_of
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.families import global_addresses, judge_families
 from capture.settings.host import PodFromOutside
 from capture.settings.options import OTHER_FAMILY
-from capture.settings.settings import Settings, required
+from capture.settings.settings import Settings, as_settings
 from capture.state import record, routes
-from capture.state.netns import Entered
+from capture.state.netns import InNamespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from capture.backends.detect import Decision, Leftover
+    from capture.backends.detect import BackendChoice, SetLocation
     from capture.model.addresses import Network
     from capture.model.ruleset import Chain, TableName
     from capture.operations.target import Namespace
     from capture.settings.config import CaptureConfig, Host
     from capture.state.record import Record
 
-    Found = tuple[Decision, tuple[Leftover, ...]]
+    Found = tuple[BackendChoice, tuple[SetLocation, ...]]
     """What ``detect.look`` found: the way that a request takes, and all our sets."""
 
 
@@ -45,8 +45,8 @@ def verify(
 
     Without settings, or where it is preferred: with what was applied there, if that is known.
     """
-    explicit = Settings({}) if settings is None else required(settings, "verify")
-    with Entered(namespace):
+    explicit = Settings({}) if settings is None else as_settings(settings, "verify")
+    with InNamespace(namespace):
         if settings is None or prefer_recorded:
             verified = verify_recorded()
             if verified is not None:
@@ -65,8 +65,8 @@ def verify_recorded() -> Verified | None:
     return None if recorded is None else _verify_recorded(recorded, detect.look(_request_of(recorded)))
 
 
-def _request_of(recorded: Record) -> Request:
-    return Request(recorded.backend, recorded.driver, recorded.variant)
+def _request_of(recorded: Record) -> BackendRequest:
+    return BackendRequest(recorded.backend, recorded.driver, recorded.variant)
 
 
 def _verify_recorded(recorded: Record, found: Found) -> Verified:
@@ -77,7 +77,7 @@ def _verify_recorded(recorded: Record, found: Found) -> Verified:
 
 
 def _verify(
-    desired: Ruleset, request: Request, found: Found, settings: Settings, addresses: tuple[Network, ...]
+    desired: Ruleset, request: BackendRequest, found: Found, settings: Settings, addresses: tuple[Network, ...]
 ) -> Verified:
     """Compare with the desired rules; add what addresses of families without rules need."""
     decision, live_sets = found
@@ -91,7 +91,11 @@ def _verify(
                 "is missing, or not as it was written" if is_desired else "rejects IPv6, and no setting requests that"
             )
             uncaptured = (*uncaptured, f"table inet {REJECT_TABLE} {wrong}")
-    if request == Request() and live_sets and place(decision) not in map(place, live_sets):
+    if (
+        request == BackendRequest()
+        and live_sets
+        and backend_and_variant(decision) not in map(backend_and_variant, live_sets)
+    ):
         decision = live_sets[0]  # without settings, the place that has our rules
     driver = load(decision)
     live = desired if driver.holds(desired) else driver.read()
@@ -102,10 +106,10 @@ def _verify_without_reference() -> Verified:
     """Judge the foreign rules in the namespace we are in, without a reference for our own rules."""
     from capture.analysis.ownership import own_only
 
-    live_sets = detect.leftovers()
+    live_sets = detect.find_live_sets()
     if not live_sets:
         empty = Ruleset(FAMILIES, ())
-        return Verified(detect.decide(Request()), empty, empty, has_reference=False)
+        return Verified(detect.decide(BackendRequest()), empty, empty, has_reference=False)
     live = load(live_sets[0]).read()
     return _judged(own_only(live).with_chains(_accepting), live, live_sets[0], live_sets, has_reference=False)
 
@@ -116,13 +120,18 @@ def _accepting(_: TableName, chain: Chain) -> Chain:
 
 
 def _judged(
-    desired: Ruleset, live: Ruleset, decision: Decision, live_sets: Iterable[Leftover], *, has_reference: bool = True
+    desired: Ruleset,
+    live: Ruleset,
+    decision: BackendChoice,
+    live_sets: Iterable[SetLocation],
+    *,
+    has_reference: bool = True,
 ) -> Verified:
     """Return what differs, judged by what it does to packets."""
     from capture.operations.situation import read_elsewhere  # not when pods are made
     from capture.state.impediments import impediments
 
-    elsewhere = read_elsewhere(place(decision))
+    elsewhere = read_elsewhere(backend_and_variant(decision))
     found = Verified(
         decision,
         desired,
@@ -140,11 +149,13 @@ def _judged(
     network = read_pod_network()
     is_native = decision.backend == "nftables"
     judged = judge(desired, live, elsewhere.foreign, network, is_native=is_native, has_reference=has_reference)
-    others = [each for each in live_sets if place(each) != place(decision)]
+    others = [each for each in live_sets if backend_and_variant(each) != backend_and_variant(decision)]
     return found.replace(
         differences=judged.differences,
         notes=judged.notes,
-        others=tuple(Other(each, second_set_effect(desired, elsewhere.of(place(each)), network)) for each in others),
+        others=tuple(
+            Other(each, second_set_effect(desired, elsewhere.of(backend_and_variant(each)), network)) for each in others
+        ),
         obstacles=judged.obstacles,
         harmless=judged.harmless,
         unjudged=judged.unjudged,
@@ -154,16 +165,24 @@ def _judged(
 
 def dump(namespace: Namespace = None) -> Dumped:
     """Return all our sets in the namespace, with counters."""
-    with Entered(namespace):
+    with InNamespace(namespace):
         recorded = record.read()
         if recorded is None:
-            return Dumped(_live_sets(detect.leftovers()))
+            return Dumped(_live_sets(detect.find_live_sets()))
         found = detect.look(_request_of(recorded))
         return Dumped(_live_sets(found[1]), _verify_recorded(recorded, found))
 
 
-def _live_sets(places: Iterable[Leftover]) -> tuple[LiveSet, ...]:
-    return tuple(LiveSet(place.backend, place.driver, place.variant, load(place).read()) for place in places)
+def _live_sets(places: Iterable[SetLocation]) -> tuple[LiveSet, ...]:
+    return tuple(
+        LiveSet(
+            backend_and_variant.backend,
+            backend_and_variant.driver,
+            backend_and_variant.variant,
+            load(backend_and_variant).read(),
+        )
+        for backend_and_variant in places
+    )
 
 
 class Reference(Value):
@@ -184,7 +203,7 @@ def reference(
 
     Raises ConfigurationError for settings that mean nothing there.
     """
-    with Entered(namespace):
+    with InNamespace(namespace):
         recorded = record.read() if settings is None or prefer_recorded else None
         if recorded is not None:
             return Reference(recorded.settings, resolve(recorded.settings, recorded.facts)[0])

@@ -9,9 +9,9 @@ from capture.analysis.causes import (
     causes_of_connection,
     causes_of_pod,
     causes_of_proxy,
-    dropped,
+    default_route_causes,
+    drop_cause,
     stops,
-    without_way_out,
 )
 from capture.analysis.foreign_words import what_foreign_does
 from capture.backends import detect, load
@@ -32,7 +32,7 @@ from capture.state import decisions, routes
 from capture.state.capabilities import ways_out
 from capture.state.facts import read_facts
 from capture.state.impediments import LO_DOWN, impediments
-from capture.state.netns import Entered, own_namespace
+from capture.state.netns import InNamespace, own_namespace
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
@@ -93,20 +93,23 @@ def why(
     ``process`` is the one that opens the connection: a note names how it may leave the capture. The reference are the
     settings, else the recorded ones, else those that the live rules amount to. Raises CaptureError.
     """
-    with Entered(namespace):
+    with InNamespace(namespace):
         known, capture = _expected(settings, namespace)
         facts = read_facts(capture)
         of_pod = list(causes_of_pod(facts, capture))
         causes = [each for each in of_pod if packet is None and stops(each, capture)]
-        if not detect.leftovers():
+        if not detect.find_live_sets():
             others = tuple(each for each in of_pod if each not in causes)
-            return Diagnosis(packet, None, (*causes, _no_rules()), others)
+            return Diagnosis(packet, None, (*causes, _no_rules_cause()), others)
         if packet is not None:
             found = _of_connection(packet, known, facts, capture, of_pod)
-            return found.replace(notes=(*found.notes, *_privileged(process)))
+            return found.replace(notes=(*found.notes, *_escape_notes(process)))
         verified = verify(settings, prefer_recorded=settings is None)
-        causes += (*without_way_out(facts, capture), *causes_of_proxy(facts, capture), *_drift(verified))
-        notes = (*(_left_out(known.settings, verified) if known else _unproven()), *_socket_lb())
+        causes += (*default_route_causes(facts, capture), *causes_of_proxy(facts, capture), *_drift_causes(verified))
+        notes = (
+            *(_exclusion_notes(known.settings, verified) if known else _usual_connection_notes()),
+            *_socket_lb_causes(),
+        )
         notes += tuple(each for each in of_pod if each not in causes)
         is_certain = all(note.kind != "rule-missing" for note in notes)
         return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
@@ -117,7 +120,7 @@ def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace
     from capture.analysis.envoy import causes_of_listeners, listeners_of
     from capture.state.proxy_admin import read_config_dump
 
-    with Entered(namespace):
+    with InNamespace(namespace):
         known, capture = _expected(settings, namespace)
         mark = (known.config if known else CaptureConfig()).tproxy_mark
         return tuple(causes_of_listeners(tuple(listeners_of(read_config_dump(url))), capture, mark))
@@ -156,14 +159,14 @@ def _of_connection(
     causes = [each for each in of_pod if stops(each, capture, live)]
     is_inbound = packet.in_interface is not None
     by_settings = trace(packet, known.settings) if known else None
-    found = [*causes, *(() if is_inbound else _socket_lb(packet))]
-    found += (*causes_of_connection(live, by_settings, facts, capture, _rule_of), *_circle(live, capture))
+    found = [*causes, *(() if is_inbound else _socket_lb_causes(packet))]
+    found += (*causes_of_connection(live, by_settings, facts, capture, _rule_of), *_loop_causes(live, capture))
     if known is not None and (is_inbound or live.outcome in TO_PROXY):
         desired = build_ruleset(known.config)
         here = (each for each in impediments(desired) if each.family in (None, packet.family))
-        found += _impeded(each for each in here if each.is_outbound is not is_inbound)
+        found += _delivery_causes(each for each in here if each.is_outbound is not is_inbound)
         missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute) and is_inbound)
-        found += [_missing(need) for need in missing if need.family == packet.family]
+        found += [_missing_route_cause(need) for need in missing if need.family == packet.family]
     if known is not None:
         found = [_with_options(each, live.packet, known.settings) for each in found]
     notes = [] if known else [cause("rule-missing: no record")]
@@ -171,7 +174,7 @@ def _of_connection(
     return Diagnosis(live.packet, live, tuple(found), tuple(notes), live.certain)
 
 
-def _privileged(process: int | None) -> Iterator[Cause]:
+def _escape_notes(process: int | None) -> Iterator[Cause]:
     """Yield by which capabilities a process may send what no rule sees; they do not show that it does so."""
     ways = ways_out(process) if process is not None else ()
     if ways:
@@ -180,17 +183,17 @@ def _privileged(process: int | None) -> Iterator[Cause]:
 
 def _live() -> Ruleset:
     """Return the first set of live rules; an empty one without any."""
-    return next((load(found).read() for found in detect.leftovers()), Ruleset((), ()))
+    return next((load(found).read() for found in detect.find_live_sets()), Ruleset((), ()))
 
 
-def _unproven() -> Iterator[Cause]:
+def _usual_connection_notes() -> Iterator[Cause]:
     """Yield a note if a usual connection does not reach the proxy, although our chains redirect it."""
     usual = Packet("tcp", EXAMPLE, 80, uid=DEFAULT_ID, gid=DEFAULT_ID)
     if trace(usual).outcome not in TO_PROXY and trace(usual, inferred_settings(_live())).outcome in TO_PROXY:
         yield cause("rule-missing: usual", address=address_text(IPV4, EXAMPLE.first))
 
 
-def _drift(verified: Verified) -> Iterator[Cause]:
+def _drift_causes(verified: Verified) -> Iterator[Cause]:
     """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
     own = [found for found in verified.differences if found.is_own]
     if own:
@@ -198,23 +201,23 @@ def _drift(verified: Verified) -> Iterator[Cause]:
         first = f"{kind}: {_rule_of(own[0].rule, own[0].family)}"
         others = f", and {len(own) - 1} more differences" if len(own) > 1 else ""
         yield cause("rule-missing: drift", f"{own[0].table} {own[0].chain}", first=first, others=others)
-    yield from _diverted(verified)
+    yield from _foreign_rule_causes(verified)
     for other in verified.others:
         place = " ".join(filter(None, (other.where.backend, other.where.variant)))
         yield cause("second-set", place, place=place)
     is_lo_down = any(each.kind == LO_DOWN for each in verified.impediments)
     for need in verified.missing:
         if not (is_lo_down and isinstance(need, LoopbackAddress)):  # an address goes with its interface
-            yield _missing(need)
-    yield from _impeded(verified.impediments)
+            yield _missing_route_cause(need)
+    yield from _delivery_causes(verified.impediments)
 
 
-def _diverted(verified: Verified) -> Iterator[Cause]:
+def _foreign_rule_causes(verified: Verified) -> Iterator[Cause]:
     """Yield foreign rules by their effect on captured packets: they drop them, or bypass the proxy."""
     effects = [found.effect for found in verified.differences if not found.is_own]
     for effect in (*effects, *(found.effect for found in verified.obstacles)):
         if effect is not None and _is_dropping(effect):
-            yield dropped(effect.after, _rule_of)
+            yield drop_cause(effect.after, _rule_of)
     for where, (does, rule) in _foreign_rules(verified).items():
         yield cause("foreign-rule: pod", where, does=does, rule=rule)
 
@@ -243,18 +246,18 @@ def _is_dropping(effect: Effect | None) -> bool:
     return effect is not None and effect.is_certain and effect.after.outcome == "dropped"
 
 
-def _given(settings: Settings, is_meant: Callable[[Option[Any]], bool]) -> list[str]:
+def _explicit_options(settings: Settings, is_meant: Callable[[Option[Any]], bool]) -> list[str]:
     """Return which of the explicit options are meant, each with its value and where that is from."""
     meant = filter(is_meant, settings.explicit)
     return [f"{option.name} {settings.text(option)} ({settings.origin(option)})" for option in meant]
 
 
-def _left_out(settings: Settings, verified: Verified) -> Iterator[Cause]:
+def _exclusion_notes(settings: Settings, verified: Verified) -> Iterator[Cause]:
     """Yield what the settings leave uncaptured on purpose, which may be what is looked for."""
     for remark in verified.remarks:
         yield cause("family-not-captured: remark", remark=remark)
     exclusions = [each for each in settings.explicit if each.topic == EXCLUSIONS and settings.text(each)]
-    given = _given(settings, lambda option: option in exclusions and option not in (PROXY_UID, PROXY_GID))
+    given = _explicit_options(settings, lambda option: option in exclusions and option not in (PROXY_UID, PROXY_GID))
     if given:
         yield cause("excluded: pod", options=", ".join(given))
 
@@ -263,7 +266,7 @@ def _with_options(found: Cause, packet: Packet, settings: Settings) -> Cause:
     """Return the cause; where settings leave the packet out, its remedy names the options, or the profile, that do."""
     if found.kind != "excluded":
         return found
-    given = _given(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
+    given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
     if given:
         return found.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
     if trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
@@ -271,14 +274,14 @@ def _with_options(found: Cause, packet: Packet, settings: Settings) -> Cause:
     return found
 
 
-def _impeded(found: Iterable[Impediment]) -> Iterator[Cause]:
+def _delivery_causes(found: Iterable[Impediment]) -> Iterator[Cause]:
     """Yield what loses captured packets though the rules are there; that lo is down is a fact of the pod already."""
     for each in found:
         if each.kind != LO_DOWN:
             yield Cause(each.kind, each.says, each.remedy)
 
 
-def _socket_lb(packet: Packet | None = None) -> Iterator[Cause]:
+def _socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
     """Yield whose programs translate the packet's destination at connect(); without one, whose may do so."""
     names = connect_programs(packet.family if packet else IPV4)
     found = translation(packet) if names and packet else None
@@ -291,7 +294,7 @@ def _socket_lb(packet: Packet | None = None) -> Iterator[Cause]:
         yield cause("translated-before", names[0], owner=owner, address=found.address, port=found.port)
 
 
-def _missing(need: LoopbackAddress | MissingRoute) -> Cause:
+def _missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
     if isinstance(need, LoopbackAddress):
         return cause("rule-missing: address", "lo", network=need.network)
     lacking = (*(() if need.has_rule else ("the policy rule",)), *(() if need.has_route else ("the route",)))
@@ -306,7 +309,7 @@ def _missing(need: LoopbackAddress | MissingRoute) -> Cause:
     )
 
 
-def _no_rules() -> Cause:
+def _no_rules_cause() -> Cause:
     """Return why nothing is applied here: what the CNI plugin decided last, where that is known."""
     decided = decisions.of_namespace(own_namespace().st_ino)
     if decided is not None and decided.decision == decisions.LEFT_ALONE:
@@ -315,7 +318,7 @@ def _no_rules() -> Cause:
     return cause("no-rules", refused=refused)
 
 
-def _circle(live: Trace, capture: Capture) -> Iterator[Cause]:
+def _loop_causes(live: Trace, capture: Capture) -> Iterator[Cause]:
     """Yield a cause if what the proxy sends on would come back to it: the rule that leaves it out has no effect."""
     if live.outcome != "proxy-outbound" or not capture.uids or not capture.gids:
         return

@@ -9,11 +9,11 @@ from capture.operations.target import request_of
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
-from capture.settings.settings import required
+from capture.settings.settings import as_settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.backends.detect import Decision
+    from capture.backends.detect import BackendChoice
     from capture.model.addresses import Family
     from capture.settings.config import Host
     from capture.settings.settings import Settings
@@ -23,13 +23,13 @@ def render(
     settings: Settings,
     host: Host | None = None,
     families: tuple[Family, ...] = FAMILIES,
-    decision: Decision | None = None,
+    decision: BackendChoice | None = None,
 ) -> list[tuple[str, str]]:
     """Return what would be sent into an empty namespace, as titled texts; touches no kernel.
 
     Without a decision, the backend and driver are those that most hosts take.
     """
-    config, _ = resolve(required(settings, "render"), host or AnyPod())
+    config, _ = resolve(as_settings(settings, "render"), host or AnyPod())
     if not isinstance(families, tuple) or not set(families) <= set(FAMILIES):
         raise ConfigurationError("render()", repr(families), "the argument families", f"some of {FAMILIES}")
     config = config.replace(families=tuple(family for family in config.families if family in families))

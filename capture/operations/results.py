@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from capture.analysis.compare import Difference
     from capture.analysis.effects import Effect
     from capture.analysis.judgement import Obstacle
-    from capture.backends.detect import Decision
+    from capture.backends.detect import BackendChoice
     from capture.model.ruleset import LoopbackAddress, MissingRoute, Ruleset
     from capture.state.impediments import Impediment
 
@@ -20,7 +20,7 @@ class Other(Value):
 
     not_compared = ("effect",)
 
-    where: Decision
+    where: BackendChoice
     effect: Effect | None = None
 
 
@@ -32,7 +32,7 @@ class Verified(Value):
     ``doubts`` are what else cannot be judged, in words.
     """
 
-    decision: Decision
+    decision: BackendChoice
     desired: Ruleset
     live: Ruleset
     differences: tuple[Difference, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.analysis.stations import Situation, in_tables_of_iptables
 from capture.backends import load
-from capture.backends.detect import Decision
+from capture.backends.detect import BackendChoice
 from capture.backends.iptables.tables import legacy_tables
 from capture.errors import CaptureError
 from capture.model.chain_names import is_our_chain
@@ -72,7 +72,7 @@ def read_elsewhere(place: tuple[str, str]) -> Elsewhere:
 def _read_legacy() -> list[ForeignChain] | None:
     for driver in ("restore", "iptc"):
         try:
-            ruleset = load(Decision("iptables", driver, "legacy")).read()
+            ruleset = load(BackendChoice("iptables", driver, "legacy")).read()
         except CaptureError:
             continue
         found = in_tables_of_iptables(ruleset, is_older=lambda _: False)

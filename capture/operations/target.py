@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from capture.backends.request import Request
+from capture.backends.request import BackendRequest
 from capture.settings.host import PodFromInside, PodFromOutside
 from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.backends.detect import Decision
+    from capture.backends.detect import BackendChoice
     from capture.model.addresses import Network
     from capture.settings.config import Host
     from capture.settings.settings import Settings
@@ -23,7 +23,7 @@ def host_of(namespace: Namespace, servers: tuple[Network, ...] = ()) -> Host:
     return PodFromInside(servers=servers) if namespace is None else PodFromOutside(servers=servers)
 
 
-def request_of(settings: Settings) -> Request:
+def request_of(settings: Settings) -> BackendRequest:
     """Return the backend and driver that the settings request; ConfigurationError if they contradict."""
     backend = settings[BACKEND]
     if settings[NATIVE_NFTABLES]:
@@ -33,9 +33,9 @@ def request_of(settings: Settings) -> Request:
         backend = "nftables"
     variant = settings[FORCE_IPTABLES_BINARY].removeprefix("iptables-")
     origins = settings.origin(DRIVER), settings.origin(FORCE_IPTABLES_BINARY)
-    return Request(backend, settings[DRIVER], variant, *origins)
+    return BackendRequest(backend, settings[DRIVER], variant, *origins)
 
 
-def place(decision: Decision) -> tuple[str, str]:
+def backend_and_variant(decision: BackendChoice) -> tuple[str, str]:
     """Return where in the kernel the rules of a decision live, with any driver."""
     return decision.backend, decision.variant

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from capture.analysis.canonical import canonical_rule
-from capture.analysis.pod_network import NO_WAY_OUT, read_pod_network, routed
+from capture.analysis.pod_network import NO_ROUTE, read_pod_network, routed
 from capture.analysis.stations import Situation
 from capture.analysis.trace import Trace, whole_way
 from capture.backends import detect, load
-from capture.backends.request import Request
+from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError
 from capture.model.addresses import parse_address
 from capture.model.limits import MAX_ID, MAX_PORT
 from capture.model.packet import Packet
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.operations.situation import read_situation
-from capture.operations.target import host_of, place
+from capture.operations.target import backend_and_variant, host_of
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.parsers import interface
-from capture.settings.settings import required
+from capture.settings.settings import as_settings
 from capture.state import record
 from capture.state.impediments import impediments
-from capture.state.netns import Entered
+from capture.state.netns import InNamespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ def trace(
     A packet that the pod sends leaves by the interface, and from the address, of the namespace's routes, unless it
     names them. Of two sets at once the packet meets both, as in a kernel.
     """
-    with Entered(namespace):
+    with InNamespace(namespace):
         sent = routed(packet)
         if settings is not None:
             return whole_way(sent, Situation(_desired(settings, namespace, host)))
-        if sent.out_interface == NO_WAY_OUT:
+        if sent.out_interface == NO_ROUTE:
             return Trace(sent, "no-route", sent.port, None, ())
         return _with_impediments(whole_way(sent, live_situation()))
 
@@ -68,7 +68,7 @@ def _with_impediments(traced: Trace) -> Trace:
 
 def situation_of(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Situation:
     """Return all that decides on packets: what is live, or the rules alone that the settings would give."""
-    with Entered(namespace):
+    with InNamespace(namespace):
         if settings is None:
             return live_situation()
         return Situation(_desired(settings, namespace, host), network=read_pod_network())
@@ -78,10 +78,10 @@ def live_situation() -> Situation:
     """Return all that decides on packets in the namespace we are in: each of our sets, and every foreign chain."""
     recorded = record.read()
     known = recorded.ruleset if recorded else build_ruleset(CaptureConfig())
-    found = detect.leftovers()
-    decision = found[0] if found else detect.look(Request())[0]
+    found = detect.find_live_sets()
+    decision = found[0] if found else detect.look(BackendRequest())[0]
     live = _with_reasons(load(decision).read(), known) if found or not decision.is_empty else Ruleset(FAMILIES, ())
-    return read_situation(live, place(decision), recorded.ruleset if recorded else live)
+    return read_situation(live, backend_and_variant(decision), recorded.ruleset if recorded else live)
 
 
 def _with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
@@ -101,7 +101,7 @@ def _with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
 
 
 def _desired(settings: Settings, namespace: Namespace, host: Host | None) -> Ruleset:
-    config, _ = resolve(required(settings, "trace"), host or host_of(namespace))
+    config, _ = resolve(as_settings(settings, "trace"), host or host_of(namespace))
     return build_ruleset(config)
 
 

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from capture.analysis.flow import Edge, Flow
+    from capture.analysis.flow import Edge, PathTree
 
 COLOURS = {
     "table": "#334155",
@@ -54,7 +54,7 @@ class Node(Value):
         return max(len(self.to), len(self.says))
 
 
-def picture(flows: Sequence[Flow], title: str) -> str:
+def picture(flows: Sequence[PathTree], title: str) -> str:
     """Return the picture of all paths."""
     top, roots = float(MARGIN + HEADING), []
     for flow in flows:

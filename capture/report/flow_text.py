@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from capture.analysis.flow import Edge, Flow
+    from capture.analysis.flow import Edge, PathTree
     from capture.model.addresses import Family
 
     Line = tuple[str, str]
@@ -28,7 +28,7 @@ FOOTNOTE = "nat sees the first packet of each connection"
 
 
 def lines(
-    flows: Sequence[Flow], width: int | None, families: Sequence[Family], *, is_ascii: bool = False
+    flows: Sequence[PathTree], width: int | None, families: Sequence[Family], *, is_ascii: bool = False
 ) -> Iterator[Line]:
     """Yield the lines of all paths, each with its colour; labels are cut where a ``width`` leaves them no room."""
     signs = ASCII if is_ascii else UNICODE
@@ -39,7 +39,7 @@ def lines(
     yield FOOTNOTE, ""
 
 
-def _rows(flow: Flow, families: Sequence[Family], signs: Sequence[str]) -> Iterator[tuple[str, str, str, str]]:
+def _rows(flow: PathTree, families: Sequence[Family], signs: Sequence[str]) -> Iterator[tuple[str, str, str, str]]:
     """Yield the heading and a row for each edge, each a label, two numbers and a colour; then an empty row."""
     heading, source = SOURCES[flow.direction]
     yield f"{heading}: {source}", "packets", "per second", BOLD
@@ -81,7 +81,7 @@ def rate(number: float | None) -> str:
     return f"{number:.1f}/s" if 0 < number < 10 else f"{number:.0f}/s"
 
 
-def as_plain(flows: Iterable[Flow]) -> list[dict[str, object]]:
+def as_plain(flows: Iterable[PathTree]) -> list[dict[str, object]]:
     """Return the paths as plain values for JSON."""
     return [{"direction": flow.direction, "edges": [*map(_edge_as_plain, flow.tables)]} for flow in flows]
 

@@ -70,7 +70,7 @@ def note(line: str) -> None:
     print_lines([line], stream=sys.stderr)
 
 
-def ended(
+def run_to_exit_code(
     program: Callable[[], int], report: Callable[[CaptureError], None] = report, *, needs_output: bool = False
 ) -> int:
     """Run a program and return its exit code; errors, Ctrl-C and output that cannot be written end it in words.

@@ -26,7 +26,7 @@ class Given(Value):
     origin: str
 
 
-def required(value: object, caller: str) -> Settings:
+def as_settings(value: object, caller: str) -> Settings:
     """Return a value that is to be settings; ConfigurationError if it is something else, such as a dict."""
     if isinstance(value, Settings):
         return value

@@ -32,7 +32,7 @@ CAPTURED, LEFT_ALONE, REFUSED = "captured", "left alone", "refused"
 MAX_BYTES = 16 * 1024
 
 
-class Decision(Value):
+class RecordedDecision(Value):
     """What was decided, by ADD, about one attachment of a pod."""
 
     decision: str
@@ -49,10 +49,10 @@ class Decision(Value):
     """Of the pod's network namespace, which is its number as long as it lives."""
 
 
-def keep(decision: Decision, directory: str = STATE_DIRECTORY) -> bool:
+def keep(decision: RecordedDecision, directory: str = STATE_DIRECTORY) -> bool:
     """Remember a decision in place of an earlier one; return whether that was possible."""
     path = _path(directory, decision.network, decision.container, decision.interface)
-    fields = {field: getattr(decision, field) for field in Decision.__match_args__}
+    fields = {field: getattr(decision, field) for field in RecordedDecision.__match_args__}
     content = encode({"schema": SCHEMA} | fields).encode() + b"\n"
     try:
         ensure(directory)
@@ -79,13 +79,13 @@ def forget_others(network: str, valid: Container[tuple[str, str]], directory: st
             forget(network, container, interface, directory)
 
 
-def of_namespace(inode: int, directory: str = STATE_DIRECTORY) -> Decision | None:
+def of_namespace(inode: int, directory: str = STATE_DIRECTORY) -> RecordedDecision | None:
     """Return the last decision about the network namespace with this inode, or None if none is known."""
     found = [decision for decision in read_all(directory) if decision.inode == inode]
     return max(found, key=lambda decision: decision.time, default=None)
 
 
-def read_all(directory: str = STATE_DIRECTORY) -> Iterator[Decision]:
+def read_all(directory: str = STATE_DIRECTORY) -> Iterator[RecordedDecision]:
     """Yield all decisions that can be read."""
     for name in _names(directory):
         decision = _decision(content_of(f"{directory}/{FOLDER}/{name}"))
@@ -93,7 +93,7 @@ def read_all(directory: str = STATE_DIRECTORY) -> Iterator[Decision]:
             yield decision
 
 
-def _decision(content: bytes) -> Decision | None:
+def _decision(content: bytes) -> RecordedDecision | None:
     """Return the decision in a file; None for what is gone meanwhile, or another version's."""
     try:
         plain = decode(content.decode())
@@ -101,11 +101,11 @@ def _decision(content: bytes) -> Decision | None:
         return None
     if not isinstance(plain, dict):
         return None
-    fields: list[Any] = [plain.get(field) for field in Decision.__match_args__]
+    fields: list[Any] = [plain.get(field) for field in RecordedDecision.__match_args__]
     *texts, inode = fields
     if not isinstance(inode, int) or not all(isinstance(text, str) for text in texts):
         return None
-    return Decision(*fields)
+    return RecordedDecision(*fields)
 
 
 def _names(directory: str) -> list[str]:

@@ -90,7 +90,7 @@ def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impedim
         )
 
 
-def needs_source_validation(route: NetlinkSocket) -> PolicyRule | None:
+def rule_that_needs_source_validation(route: NetlinkSocket) -> PolicyRule | None:
     """Return the policy rule, as VPNs have it (`not fwmark ...`), for which sources are validated with their mark."""
     from capture.netlink.policy_rules import read_policy_rules
 
@@ -119,12 +119,12 @@ def switches_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
     if not ruleset.policy_routes:
         return ()
     with open_route() as route:
-        return in_the_way(validates_source=needs_source_validation(route) is None)
+        return in_the_way(validates_source=rule_that_needs_source_validation(route) is None)
 
 
 def _remedy(name: str) -> str:
     with open_route() as route:
-        vpn = needs_source_validation(route)
+        vpn = rule_that_needs_source_validation(route)
     if vpn is None:
         return f"Set {name} to 0 in the pod's network namespace, or capture by REDIRECT."
     return (

@@ -38,7 +38,7 @@ ONLY_ON_HOST = "/proc/sys/net/core/netdev_budget"
 """A setting of the whole machine: the kernel shows it in its first namespace only (net/core/sysctl_net_core.c)."""
 
 
-class Entered:
+class InNamespace:
     """A context in which the calling thread is in the namespace at ``path``; without a path, where it is.
 
     Raises NamespaceError if there is no namespace at the path, PrivilegeError without CAP_SYS_ADMIN.
@@ -67,10 +67,10 @@ class Entered:
         _enter(home, CURRENT)
 
 
-def tour(paths: Iterable[str]) -> Iterator[str]:
+def enter_each(paths: Iterable[str]) -> Iterator[str]:
     """Enter one namespace after the other, yielding its path each time, and come home at the end.
 
-    That takes a third of what ``Entered`` takes for each. A namespace that no longer exists is left out.
+    That takes a third of what ``InNamespace`` takes for each. A namespace that no longer exists is left out.
     """
     home = _open(CURRENT)
     try:

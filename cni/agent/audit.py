@@ -25,15 +25,15 @@ from capture.settings.options import INBOUND_CAPTURE_PORT, INTERCEPTION_MODE, PR
 from capture.settings.pod import settings_of
 from capture.settings.settings import Settings
 from cni.agent import examination
-from cni.agent.examination import CAPTURED, UNKNOWN, Finding, Owners
+from cni.agent.examination import CAPTURED, UNKNOWN, Owners, PodState
 from cni.agent.health import Health
-from cni.agent.journal import Journal
+from cni.agent.journal import AgentLog
 from cni.agent.kernel_events import EVERYWHERE, KernelEvents
 from cni.agent.pods import Pods
 from cni.agent.runtime import Runtime, RuntimeSilentError, Sandbox
 from cni.agent.sandboxes import Place, Sandboxes
 from cni.conf import Configuration
-from cni.decision import PROGRAMS_ITSELF, first_line, reason_by_name, warnings_about
+from cni.decision import PROGRAMS_ITSELF, first_exemption, reason_by_name, warnings_about
 from cni.pod import Identity
 from cni.pod_object import from_object, is_the_same
 from cni.protocol import CniError
@@ -47,7 +47,7 @@ SETTLE = 0.2
 """Seconds to let a change come to its end: rules are written in several steps by some programs."""
 LISTENERS = 4.0
 """Seconds between looks at who listens, of which the kernel sends no events."""
-YOUNG = 3.0
+SETTLING_SECONDS = 3.0
 """Seconds after a first look in which addresses still settle: one look afterwards is enough."""
 BURST = 10.0
 """Diagnoses of a pod in a row; where rules change all the time, it is one each second."""
@@ -59,7 +59,7 @@ LEFT_ALONE, HOST_NETWORK = "left-alone", "host-network"
 GOOD = (CAPTURED, LEFT_ALONE, HOST_NETWORK)
 
 
-class Sight(Value):
+class Observation(Value):
     """What a look saw."""
 
     signature: tuple[object, ...]
@@ -75,8 +75,8 @@ class Audited(Value):
     """What is known about a pod."""
 
     place: Place
-    finding: Finding
-    sight: Sight
+    finding: PodState
+    sight: Observation
     since: float
     """When it came into this state, seconds since the epoch."""
 
@@ -86,15 +86,15 @@ class Audited(Value):
         return f"{self.place.sandbox.namespace}/{self.place.sandbox.name}"
 
 
-class Meant(Value):
+class Requested(Value):
     """What a pod's object requests, and what its owner should know."""
 
     pod: dict[str, Any]
-    settings: Settings | Finding
+    settings: Settings | PodState
     warnings: tuple[str, ...] = ()
 
 
-NOTHING = Sight((), (), None, 0.0)
+NOTHING = Observation((), (), None, 0.0)
 """A pod whose namespace is of no interest."""
 
 
@@ -107,7 +107,7 @@ class Audit:
         pods: Pods,
         configuration: Configuration,
         health: Health,
-        journal: Journal,
+        journal: AgentLog,
         on_change: Callable[[Audited, dict[str, Any] | None], None] = lambda _audited, _pod: None,
     ) -> None:
         self.sandboxes = Sandboxes(runtime)
@@ -121,7 +121,7 @@ class Audit:
         self._hears = False
         self._bad: set[str] = set()
         self._first_looks: dict[str, float] = {}
-        self._meant: dict[str, Meant] = {}
+        self._meant: dict[str, Requested] = {}
         self._awaited: dict[tuple[str, str], float] = {}
         self._postponed: set[str] = set()
         self._allowed: dict[str, tuple[float, float]] = {}
@@ -155,7 +155,7 @@ class Audit:
         if places:
             self.health.note(audit_seconds=time.monotonic() - now)
 
-    def look(self, place: Place, *, is_changed: bool = False) -> Finding:
+    def look(self, place: Place, *, is_changed: bool = False) -> PodState:
         """Look at one pod and remember its state; return it. ``is_changed`` is whether an event came."""
         known = self.known.get(place.sandbox.id)
         finding, sight, pod = self._examine(place, known, is_changed=is_changed)
@@ -176,22 +176,22 @@ class Audit:
 
     def _examine(
         self, place: Place, known: Audited | None, *, is_changed: bool
-    ) -> tuple[Finding, Sight, dict[str, Any] | None]:
+    ) -> tuple[PodState, Observation, dict[str, Any] | None]:
         sandbox = place.sandbox
         identity = Identity(sandbox.namespace, sandbox.name, sandbox.uid)
         if not place.path:
-            return Finding(HOST_NETWORK), NOTHING, None
+            return PodState(HOST_NETWORK), NOTHING, None
         if reason := reason_by_name(identity, self.configuration):
-            return Finding(LEFT_ALONE, reason), NOTHING, None
+            return PodState(LEFT_ALONE, reason), NOTHING, None
         pod = self.pods.get(sandbox.namespace, sandbox.name)
         if pod is None or not is_the_same(identity, pod):
-            return Finding(UNKNOWN, "the API server has not announced the pod yet"), NOTHING, None
+            return PodState(UNKNOWN, "the API server has not announced the pod yet"), NOTHING, None
         settings = self._settings(sandbox, identity, pod)
-        if isinstance(settings, Finding):
+        if isinstance(settings, PodState):
             return settings, NOTHING, pod
         return (*self._diagnosed(place, settings, known, is_starting=_is_starting(pod), is_changed=is_changed), pod)
 
-    def _settings(self, sandbox: Sandbox, identity: Identity, pod: dict[str, Any]) -> Settings | Finding:
+    def _settings(self, sandbox: Sandbox, identity: Identity, pod: dict[str, Any]) -> Settings | PodState:
         """Return what the pod's object requests, or its state where it requests no capture; read once of an object."""
         meant = self._meant.get(identity.uid)
         if meant is None or meant.pod is not pod:
@@ -199,21 +199,21 @@ class Audit:
         self.on_warnings(sandbox, meant.warnings)
         return meant.settings
 
-    def _read(self, identity: Identity, pod: dict[str, Any]) -> Meant:
+    def _read(self, identity: Identity, pod: dict[str, Any]) -> Requested:
         try:
             described = from_object(identity, pod)
-            line = first_line(described)
+            line = first_exemption(described)
             settings = settings_of(described, self.configuration.settings)
         except (CaptureError, CniError) as error:
-            return Meant(pod, Finding(UNKNOWN, error.message))
+            return Requested(pod, PodState(UNKNOWN, error.message))
         of_pod = settings.warnings[len(self.configuration.settings.warnings) :]
         about_capture = (*described.escapes, *of_pod) if line in (None, PROGRAMS_ITSELF) else ()
         warnings = (*about_capture, *warnings_about(described, line))
-        return Meant(pod, Finding(LEFT_ALONE, line.reason) if line else settings, warnings)
+        return Requested(pod, PodState(LEFT_ALONE, line.reason) if line else settings, warnings)
 
     def _diagnosed(
         self, place: Place, settings: Settings, known: Audited | None, *, is_starting: bool, is_changed: bool
-    ) -> tuple[Finding, Sight]:
+    ) -> tuple[PodState, Observation]:
         now = time.monotonic()
         try:
             rules, owners = examination.signature(place.path, (settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT]))
@@ -221,10 +221,10 @@ class Audit:
             seen = known.sight.network if known and is_heard else ()
             network = seen or examination.network(place.path)
         except CaptureError as error:
-            return Finding(UNKNOWN, error.message), NOTHING
+            return PodState(UNKNOWN, error.message), NOTHING
         # Who listens while the proxy starts changes all the time, and counts when it is there.
         counted = None if is_starting else owners
-        sight = Sight((rules, network, is_starting, counted), network, counted, now)
+        sight = Observation((rules, network, is_starting, counted), network, counted, now)
         if known is not None and known.sight.signature:
             before = known.sight
             has_only_begun = (
@@ -255,7 +255,9 @@ class Audit:
         """Return the pods that need a look, and whether it is known that something has changed there."""
         reported = {place.sandbox.id for place in self._reported_by_api_server(now)}
         heard = self._postponed | {place.sandbox.id for place in self.sandboxes.by_number(changed)}
-        self._postponed = {each for each in heard if now - self._first_looks.get(each, float("-inf")) < YOUNG}
+        self._postponed = {
+            each for each in heard if now - self._first_looks.get(each, float("-inf")) < SETTLING_SECONDS
+        }
         heard -= self._postponed
         ids = reported | heard | self._where_others_listen(now) | self._bad
         return [(place, each in heard) for each in ids if (place := self.sandboxes.get(each)) and place.is_there]

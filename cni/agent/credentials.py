@@ -18,7 +18,7 @@ from cni.atomic_files import put
 from cni.kubeconfig import Kubeconfig
 from cni.kubeconfig_file import as_json
 
-LITTLE = 0.1
+LOW_LIFETIME_SHARE = 0.1
 """Part of a token's life that is left when something is wrong with its renewal: kubelet renews at 0.2."""
 
 
@@ -34,7 +34,7 @@ class Token(Value):
 
     def is_short(self, now: float) -> bool:
         """Whether less is left than kubelet ever lets it come to."""
-        return bool(self.expires) and self.left(now) < LITTLE * (self.expires - self.issued)
+        return bool(self.expires) and self.left(now) < LOW_LIFETIME_SHARE * (self.expires - self.issued)
 
 
 def renew(options: Options, environment: Mapping[str, str] = os.environ) -> list[str]:

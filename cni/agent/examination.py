@@ -28,7 +28,7 @@ from capture.settings.settings import Settings
 from capture.state import record, routes
 from capture.state.facts import diverted
 from capture.state.files import content_of
-from capture.state.netns import Entered, tour
+from capture.state.netns import InNamespace, enter_each
 
 Owners = dict[tuple[int, int], bytes]
 """Who listens: by family and port, user and inode."""
@@ -46,7 +46,7 @@ SPECIFIC = ("lo-down", "ingress-filter", "no-rules", "second-set")
 """Causes that have others as their consequences, and so come first."""
 
 
-class Finding(Value):
+class PodState(Value):
     """The state of a pod: ``captured``, ``unknown``, or the kind of the first cause, with its text."""
 
     state: str
@@ -59,7 +59,7 @@ def signature(path: str, ports: Iterable[int]) -> tuple[tuple[object, ...], Owne
 
     Raises CaptureError.
     """
-    with Entered(path):
+    with InNamespace(path):
         with NetlinkSocket.open(NETLINK_NETFILTER, "look at the ruleset") as netfilter:
             generation = read_generation(netfilter)
         with open_sock_diag() as diag:
@@ -72,7 +72,7 @@ def network(path: str) -> tuple[object, ...]:
 
     Raises CaptureError.
     """
-    with Entered(path), NetlinkSocket.open(NETLINK_ROUTE, "look at addresses and routes") as route:
+    with InNamespace(path), NetlinkSocket.open(NETLINK_ROUTE, "look at addresses and routes") as route:
         addresses = tuple((each.address, each.interface) for each in read_addresses(route))
         found = read_links(route)
         links = tuple((each.index, each.name, each.is_up) for each in found)
@@ -89,7 +89,7 @@ def network(path: str) -> tuple[object, ...]:
 def changed_owners(known: Mapping[str, Owners]) -> list[str]:
     """Return the namespaces, of these, in which others listen than are known; ended ones are left out."""
     changed = []
-    for path in tour(known):
+    for path in enter_each(known):
         sockets = _first(known[path])
         try:
             with open_sock_diag() as diag:
@@ -106,26 +106,26 @@ def _first(owners: Owners) -> Owners:
     return {key: owners[key]}
 
 
-def diagnose(path: str, settings: Settings, *, is_starting: bool) -> Finding:
+def diagnose(path: str, settings: Settings, *, is_starting: bool) -> PodState:
     """Return the state of the pod. The reference is the record of the namespace, else the pod's object.
 
     A global IPv6 address that came after the capture needs ::6 on lo, without which inbound connections of that family
     fail: it is added here, even without repairs, since it completes what the plugin was to do.
     """
     try:
-        with Entered(path):
+        with InNamespace(path):
             explicit = settings if record.read() is None else None
         diagnosis = why(None, explicit, path)
         late = any(map(_is_late_family, diagnosis.causes)) and _complete(path)
         if late:
             diagnosis = why(None, explicit, path)
     except CaptureError as error:
-        return Finding(UNKNOWN, error.message, error.remedy)
+        return PodState(UNKNOWN, error.message, error.remedy)
     causes = [cause for cause in diagnosis.causes if not (is_starting and cause.kind in OF_THE_PROXY)]
     if not causes:
-        return Finding(CAPTURED, "an IPv6 address came late: ::6 was added to lo" if late else "")
+        return PodState(CAPTURED, "an IPv6 address came late: ::6 was added to lo" if late else "")
     worst = min(causes, key=lambda cause: SPECIFIC.index(cause.kind) if cause.kind in SPECIFIC else len(SPECIFIC))
-    return Finding(worst.kind, worst.says, worst.remedy)
+    return PodState(worst.kind, worst.says, worst.remedy)
 
 
 def _is_late_family(cause: Cause) -> bool:
@@ -134,5 +134,5 @@ def _is_late_family(cause: Cause) -> bool:
 
 def _complete(path: str) -> bool:
     passthrough = LoopbackAddress(PASSTHROUGH_SOURCE[IPV6])
-    with Entered(path):
+    with InNamespace(path):
         return routes.ensure(Ruleset((IPV6,), (), loopback_addresses=(passthrough,)))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 WINDOW = 60.0
 """Seconds over which losses are counted."""
-PEACEFUL = 5
+FREE_RESTORES = 5
 """Losses in that time that are answered at once."""
 LONGEST_PAUSE = 60.0
 
 
-class Fight:
+class RestoreBackoff:
     """Counts losses of the entry. Times are seconds of a clock that only goes forward."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Fight:
         self._losses = [loss for loss in self._losses if now - loss < WINDOW] + [now]
         if self._pause:
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
-        elif len(self._losses) > PEACEFUL:
+        elif len(self._losses) > FREE_RESTORES:
             self._pause = 1.0
         return self._pause
 

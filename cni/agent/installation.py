@@ -18,10 +18,10 @@ from capture.errors import CaptureError
 from cni import install as installer
 from cni.agent import credentials
 from cni.agent.directories import Directories
-from cni.agent.fight import Fight
+from cni.agent.fight import RestoreBackoff
 from cni.agent.handover import Handover
 from cni.agent.health import Health
-from cni.agent.journal import Journal
+from cni.agent.journal import AgentLog
 from cni.agent.options import Options
 from cni.agent.runtime import Runtime, RuntimeSilentError
 from cni.agent.writers import Writers, name_of_rival
@@ -46,7 +46,7 @@ class Installation:
         self,
         options: Options,
         health: Health,
-        journal: Journal,
+        journal: AgentLog,
         runtime: Runtime | None = None,
         publish: Callable[[str, str], None] = lambda _reason, _message: None,
     ) -> None:
@@ -55,7 +55,7 @@ class Installation:
         self.journal = journal
         self.runtime = runtime
         self.publish = publish
-        self.fight = Fight()
+        self.fight = RestoreBackoff()
         self.directories = Directories(
             [options.conf_dir, options.bin_dir, options.service_account, os.path.dirname(options.socket)]
         )

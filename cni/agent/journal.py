@@ -7,7 +7,7 @@ import os
 from cni.log import Log
 
 
-class Journal(Log):
+class AgentLog(Log):
     """Writes lines of at least ``level``; each is one write(2), so that the lines of threads do not mix."""
 
     def __init__(self, level: str = "info", descriptor: int = 1) -> None:

@@ -18,7 +18,7 @@ import click
 
 from capture.cli.group import reporter, requests_json, with_progress
 from capture.errors import EXIT_FAILED, CaptureError
-from capture.report.output import GREEN, ended, painted, print_json
+from capture.report.output import GREEN, painted, print_json, run_to_exit_code
 from capture.report.terminal import columns, print_lines, rows
 from capture.state.json_text import JsonError, decode
 
@@ -210,4 +210,4 @@ def _report(kubectl: Kubectl, agent: dict[str, Any], pod: str, options: list[str
 def main() -> int:
     """Run ``kubectl capture`` and return its exit code."""
     words = sys.argv[1:]
-    return ended(lambda: with_progress(capture_pod, words, "kubectl capture"), reporter(words))
+    return run_to_exit_code(lambda: with_progress(capture_pod, words, "kubectl capture"), reporter(words))

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Iterator
 
-from cni.agent.journal import Journal
+from cni.agent.journal import AgentLog
 
 CHUNK = 1 << 16
 EVERY = 1.0
@@ -26,7 +26,7 @@ class LogFollower:
         self._rest = b""
         self._open(at_end=True)
 
-    def run(self, journal: Journal, stop: threading.Event) -> None:
+    def run(self, journal: AgentLog, stop: threading.Event) -> None:
         """Pass lines on until ``stop``."""
         while not stop.wait(EVERY):
             for line in self.lines():

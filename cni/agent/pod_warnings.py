@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from lightkube import Client
 
 from cni.agent import events
-from cni.agent.journal import Journal
+from cni.agent.journal import AgentLog
 from cni.agent.runtime import Sandbox
 
 REASON = "CaptureWarning"
@@ -25,7 +25,7 @@ MAX_PUBLISHED = 10_000
 class Warnings:
     """Warns of each pod once."""
 
-    def __init__(self, client: Client | None, journal: Journal) -> None:
+    def __init__(self, client: Client | None, journal: AgentLog) -> None:
         self._client, self._journal = client, journal
         self._published: dict[str, None] = {}
         self._again = float("-inf")

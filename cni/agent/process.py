@@ -27,7 +27,7 @@ from cni.agent import uninstall
 from cni.agent.handover import Handover
 from cni.agent.health import Health
 from cni.agent.installation import PARTS, Installation
-from cni.agent.journal import Journal
+from cni.agent.journal import AgentLog
 from cni.agent.log_follower import LogFollower
 from cni.agent.options import RUNTIME_SOCKETS
 from cni.agent.pods import Pods
@@ -59,7 +59,7 @@ class Agent:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.journal = Journal(options.log_level)
+        self.journal = AgentLog(options.log_level)
         self.health = Health(PARTS)
         self.pods = Pods()
         self.stop = threading.Event()
@@ -74,7 +74,7 @@ class Agent:
         """Run until a signal ends it; return the exit status."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
-        leaving.stay()
+        leaving.cancel_removal()
         sys.setswitchinterval(SWITCH_INTERVAL)
         answers = {
             "pod": self._answer_pod,

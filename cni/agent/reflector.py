@@ -18,7 +18,7 @@ from lightkube import Client
 
 from cni.agent import api
 from cni.agent.health import Health
-from cni.agent.journal import Journal
+from cni.agent.journal import AgentLog
 from cni.agent.pods import Pods
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
@@ -28,7 +28,7 @@ GONE = 410
 class Reflector:
     """Fills ``pods`` with those of ``node`` until ``stop`` is set."""
 
-    def __init__(self, client: Client, node: str, pods: Pods, health: Health, journal: Journal) -> None:
+    def __init__(self, client: Client, node: str, pods: Pods, health: Health, journal: AgentLog) -> None:
         self.client, self.node, self.pods = client, node, pods
         self.health, self.journal = health, journal
         self._version = ""

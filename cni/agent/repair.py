@@ -20,9 +20,9 @@ from capture.operations import apply
 from capture.settings.pod import settings_of
 from cni.agent import api, events
 from cni.agent.audit import GOOD, Audited
-from cni.agent.examination import CAPTURED, UNKNOWN, Finding
+from cni.agent.examination import CAPTURED, UNKNOWN, PodState
 from cni.agent.health import Health
-from cni.agent.journal import Journal
+from cni.agent.journal import AgentLog
 from cni.agent.options import Options
 from cni.agent.sandboxes import Place
 from cni.conf import Configuration
@@ -47,8 +47,8 @@ class Repair:
         configuration: Configuration,
         client: Client | None,
         health: Health,
-        journal: Journal,
-        look: Callable[[Place], Finding],
+        journal: AgentLog,
+        look: Callable[[Place], PodState],
     ) -> None:
         self.options, self.configuration, self.client = options, configuration, client
         self.health, self.journal, self.look = health, journal, look

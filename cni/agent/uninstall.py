@@ -51,7 +51,7 @@ def uninstall(
         return [*changes, f"{options.bin_dir}/{PLUGIN}: stays, since another agent has come to this node"]
     if is_unloaded:
         return changes + [str(change) for change in remove_plugin(options.bin_dir)]
-    removed = leaving.leave(options.bin_dir)
+    removed = leaving.schedule_removal(options.bin_dir)
     changes += [f"{path}: removed" for path in removed]
     if not removed:
         changes.append(f"{options.bin_dir}/{PLUGIN}: stays until the last pod that was started with it ends")

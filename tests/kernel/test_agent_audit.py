@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from capture import apply, clean, make_settings
-from capture.state.netns import Entered
+from capture.state.netns import InNamespace
 from cni import conf
 from cni.agent import api, examination, pod_warnings
 from cni.agent.audit import Audit, Audited
 from cni.agent.health import Health
-from cni.agent.journal import Journal
+from cni.agent.journal import AgentLog
 from cni.agent.kernel_events import KernelEvents, namespace_number
 from cni.agent.options import Options
 from cni.agent.pods import Pods
@@ -73,13 +73,13 @@ class Watched:
         configuration = conf.parse({"type": "capture-cni"})
         self.runtime = OnePod(str(self.pod.path))
         runtime: Any = self.runtime
-        self.audit = Audit(runtime, self.pods, configuration, self.health, Journal(descriptor=-1))
+        self.audit = Audit(runtime, self.pods, configuration, self.health, AgentLog(descriptor=-1))
         repair = Repair(
             Options("node", "", {}, **options),
             configuration,
             None,
             self.health,
-            Journal(descriptor=-1),
+            AgentLog(descriptor=-1),
             self.audit.look,
         )
 
@@ -90,7 +90,7 @@ class Watched:
         self.audit.on_change = on_change
 
     def turn(self, changed: set[int] | None = None) -> str:
-        with Entered(self.node.path):
+        with InNamespace(self.node.path):
             self.audit.turn(changed or set())
         [known] = self.audit.known.values()
         return known.finding.state
@@ -98,7 +98,7 @@ class Watched:
 
 @pytest.fixture
 def watched(pod_pair: PodPair, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Watched:
-    monkeypatch.setattr("cni.agent.audit.YOUNG", 0.0)
+    monkeypatch.setattr("cni.agent.audit.SETTLING_SECONDS", 0.0)
     made = Watched(pod_pair, **getattr(request, "param", {}))
     made.pods.replace_all([pod_object()])
     return made
@@ -114,14 +114,14 @@ def proxy(watched: Watched) -> None:
 
 @pytest.fixture
 def events(pod_pair: PodPair) -> Iterator[KernelEvents]:
-    with Entered(pod_pair.peer.path):
+    with InNamespace(pod_pair.peer.path):
         listening = KernelEvents()
     yield listening
     listening.close()
 
 
 def number(watched: Watched) -> int:
-    with Entered(watched.node.path):
+    with InNamespace(watched.node.path):
         found = namespace_number(str(watched.pod.path))
     assert found is not None
     return found
@@ -170,7 +170,7 @@ def test_ways_round_the_capture_are_reported_once_in_log_and_event(
         before = len((tmp_path / "log").read_text().splitlines())
         server.will(*behaviours)
         with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as client:
-            publish = pod_warnings.Warnings(client, Journal(descriptor=journal))
+            publish = pod_warnings.Warnings(client, AgentLog(descriptor=journal))
             for published in seen:
                 publish(*published)
         return [json.loads(line)["says"] for line in (tmp_path / "log").read_text().splitlines()[before:]]

@@ -21,7 +21,7 @@ from capture.analysis.space import Field, PacketSpace
 from capture.analysis.stations import PodNetwork, Situation
 from capture.analysis.trace import Fate
 from capture.backends import load
-from capture.backends.detect import Decision
+from capture.backends.detect import BackendChoice
 from capture.model.addresses import FAMILIES, address_text, merge_ranges, parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import ALL_BITS, Rule, Ruleset
@@ -53,12 +53,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kernel
 
 DRIVERS = {
-    "nftables-netlink": Decision("nftables", "netlink", "", ""),
-    "nftables-libnftables": Decision("nftables", "libnftables", "", ""),
-    "iptables-netlink": Decision("iptables", "netlink", "nft", ""),
-    "iptables-restore-nft": Decision("iptables", "restore", "nft", ""),
-    "iptables-restore-legacy": Decision("iptables", "restore", "legacy", ""),
-    "iptables-iptc": Decision("iptables", "iptc", "legacy", ""),
+    "nftables-netlink": BackendChoice("nftables", "netlink", "", ""),
+    "nftables-libnftables": BackendChoice("nftables", "libnftables", "", ""),
+    "iptables-netlink": BackendChoice("iptables", "netlink", "nft", ""),
+    "iptables-restore-nft": BackendChoice("iptables", "restore", "nft", ""),
+    "iptables-restore-legacy": BackendChoice("iptables", "restore", "legacy", ""),
+    "iptables-iptc": BackendChoice("iptables", "iptc", "legacy", ""),
 }
 CAPTURES = int(os.environ.get("AGREEMENT_CAPTURES", "25"))
 """How many captures a driver gets in the short run."""

@@ -15,7 +15,7 @@ from capture.settings.host import PodFromInside
 from capture.state import netns as capture_netns
 from capture.state.netns import (
     CURRENT,
-    Entered,
+    InNamespace,
     namespace_id,
     path_of_process,
     refuse_host,
@@ -42,33 +42,33 @@ class TestEntered:
         pod = netns()
         home = os.readlink(HERE)
         before = open_files()
-        with Entered(pod.path):
+        with InNamespace(pod.path):
             assert os.readlink(HERE) == f"net:[{pod.inode}]"
         assert os.readlink(HERE) == home
         assert open_files() == before
 
     def test_one_inside_another(self, netns: NamespaceFactory) -> None:
         one, two = netns(), netns()
-        with Entered(one.path):
-            with Entered(two.path):
+        with InNamespace(one.path):
+            with InNamespace(two.path):
                 assert os.readlink(HERE) == f"net:[{two.inode}]"
             assert os.readlink(HERE) == f"net:[{one.inode}]"
 
     def test_back_after_an_error(self, netns: NamespaceFactory) -> None:
         home = os.readlink(HERE)
-        with pytest.raises(ZeroDivisionError), Entered(netns().path):
+        with pytest.raises(ZeroDivisionError), InNamespace(netns().path):
             raise ZeroDivisionError
         assert os.readlink(HERE) == home
 
     def test_without_a_path_one_stays(self) -> None:
         home = os.readlink(HERE)
-        with Entered(None):
+        with InNamespace(None):
             assert os.readlink(HERE) == home
 
     def test_other_threads_stay_where_they_are(self, netns: NamespaceFactory) -> None:
         seen: list[str] = []
         home = os.readlink(HERE)
-        with Entered(netns().path):
+        with InNamespace(netns().path):
             thread = threading.Thread(target=lambda: seen.append(os.readlink(f"/proc/{os.getpid()}/ns/net")))
             inside = threading.Thread(target=lambda: seen.append(os.readlink(HERE)))
             for each in (thread, inside):
@@ -81,7 +81,7 @@ class TestEntered:
     def test_by_process(self, netns: NamespaceFactory) -> None:
         pod = netns()
         process = pod.popen(["sleep", "60"])
-        with Entered(path_of_process(process.pid)):
+        with InNamespace(path_of_process(process.pid)):
             assert os.readlink(HERE) == f"net:[{pod.inode}]"
 
     @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ class TestEntered:
     )
     def test_what_is_no_namespace(self, path: str, reason: str) -> None:
         home, before = os.readlink(HERE), open_files()
-        with pytest.raises(NamespaceError, match=reason) as caught, Entered(path):
+        with pytest.raises(NamespaceError, match=reason) as caught, InNamespace(path):
             pass
         assert caught.value.exit_code == EXIT_FAILED
         assert (os.readlink(HERE), open_files()) == (home, before)
@@ -110,9 +110,9 @@ class TestEntered:
         program = f"""
 import sys; sys.path.insert(0, {os.getcwd()!r})
 from capture.errors import PrivilegeError
-from capture.state.netns import Entered
+from capture.state.netns import InNamespace
 try:
-    with Entered("/proc/self/ns/net"):
+    with InNamespace("/proc/self/ns/net"):
         print("entered")
 except PrivilegeError as error:
     print(error.exit_code, error.message)
@@ -125,9 +125,9 @@ except PrivilegeError as error:
         """``os.setns`` came with Python 3.12."""
         monkeypatch.delattr(os, "setns", raising=False)
         pod = netns()
-        with Entered(pod.path):
+        with InNamespace(pod.path):
             assert os.readlink(CURRENT) == f"net:[{pod.inode}]"
-        with pytest.raises(NamespaceError, match="is no network namespace"), Entered("/etc/passwd"):
+        with pytest.raises(NamespaceError, match="is no network namespace"), InNamespace("/etc/passwd"):
             pass
 
 
@@ -150,9 +150,9 @@ class TestHost:
         program = """
 import sys
 from capture.errors import HostNamespaceError
-from capture.state.netns import Entered, refuse_host
+from capture.state.netns import InNamespace, refuse_host
 for path in (sys.argv[1], None):
-    with Entered(path):
+    with InNamespace(path):
         try:
             refuse_host(allowed=False)
             print("pod")

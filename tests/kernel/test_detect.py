@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from capture.backends.detect import decide, leftovers
+from capture.backends.detect import decide, find_live_sets
 from capture.backends.facts import gather
 from capture.backends.iptables.tables import legacy_tables
 from capture.backends.nftables.netlink import NetlinkDriver as NativeDriver
-from capture.backends.request import Request
+from capture.backends.request import BackendRequest
 from capture.model.addresses import IPV4
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.rules import build_ruleset
@@ -42,8 +42,8 @@ def test_it_makes_nothing(here: Namespace) -> None:
 
     for _ in range(3):
         gather()
-        leftovers()
-        decide(Request())
+        find_live_sets()
+        decide(BackendRequest())
 
     assert everything(here) == before == ["", "()", "()"]
 
@@ -53,29 +53,29 @@ def test_five_times_the_same_answer_and_one_set_of_rules(here: Namespace, way: W
     driver = way.driver()
     driver.write(DESIRED, driver.read(), None)
     before = everything(here)
-    decisions = {decide(Request()) for _ in range(5)}
+    decisions = {decide(BackendRequest()) for _ in range(5)}
 
     (decision,) = decisions
     assert decision.variant == way.variant
-    (found,) = leftovers()
+    (found,) = find_live_sets()
     assert (found.variant, set(found.families), found.spellings) == (way.variant, set(FAMILIES), ("dash",))
     assert everything(here) == before
 
 
 def test_a_legacy_table_that_was_only_listed_changes_no_answer(here: Namespace) -> None:
-    before = decide(Request())
+    before = decide(BackendRequest())
     here.run(["iptables-legacy", "-t", "nat", "-S"])
 
     assert legacy_tables(IPV4) == ("nat",)
-    assert decide(Request()) == before
+    assert decide(BackendRequest()) == before
 
 
 def test_legacy_rules_of_others_do(here: Namespace) -> None:
     here.run(["iptables-legacy", "-t", "nat", "-A", "OUTPUT", "-p", "icmp", "-j", "ACCEPT"])
 
-    assert decide(Request()).variant == "legacy"
+    assert decide(BackendRequest()).variant == "legacy"
     here.run(["iptables-nft", "-t", "nat", "-A", "OUTPUT", "-p", "icmp", "-j", "ACCEPT"])
-    assert decide(Request()).variant == "nft"
+    assert decide(BackendRequest()).variant == "nft"
 
 
 def test_sets_in_every_place_are_found(here: Namespace) -> None:
@@ -85,7 +85,7 @@ def test_sets_in_every_place_are_found(here: Namespace) -> None:
     native = NativeDriver()
     native.write(DESIRED, native.read(), None)
 
-    assert [(found.backend, found.variant) for found in leftovers()] == [
+    assert [(found.backend, found.variant) for found in find_live_sets()] == [
         ("iptables", "nft"),
         ("iptables", "legacy"),
         ("nftables", ""),
@@ -96,5 +96,5 @@ def test_chains_of_upstream_in_either_spelling_are_found(here: Namespace) -> Non
     here.run(["iptables-nft", "-t", "nat", "-N", "ISTIO_REDIRECT"])
     here.run(["ip6tables-nft", "-t", "mangle", "-N", "ISTIO-DIVERT"])
 
-    (found,) = leftovers()
+    (found,) = find_live_sets()
     assert (set(found.families), set(found.spellings)) == (set(FAMILIES), {"underscore", "dash"})

@@ -11,7 +11,7 @@ from capture.analysis.effects import Comparison
 from capture.analysis.judgement import of_family
 from capture.analysis.stations import Situation
 from capture.backends import load
-from capture.backends.detect import Decision
+from capture.backends.detect import BackendChoice
 from capture.model.addresses import FAMILIES
 from capture.rules import build_ruleset
 from pytest_netns import Namespace, NamespaceFactory
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kernel
 
 DRIVERS = {
-    "nftables-netlink": Decision("nftables", "netlink", ""),
-    "nftables-libnftables": Decision("nftables", "libnftables", ""),
-    "iptables-netlink": Decision("iptables", "netlink", "nft"),
-    "iptables-nft": Decision("iptables", "restore", "nft"),
-    "iptables-legacy": Decision("iptables", "restore", "legacy"),
-    "iptables-iptc": Decision("iptables", "iptc", "legacy"),
+    "nftables-netlink": BackendChoice("nftables", "netlink", ""),
+    "nftables-libnftables": BackendChoice("nftables", "libnftables", ""),
+    "iptables-netlink": BackendChoice("iptables", "netlink", "nft"),
+    "iptables-nft": BackendChoice("iptables", "restore", "nft"),
+    "iptables-legacy": BackendChoice("iptables", "restore", "legacy"),
+    "iptables-iptc": BackendChoice("iptables", "iptc", "legacy"),
 }
 SHARE = 6
 """Each driver is tried with one in so many settings, another one each time; all of them where there is time."""
 
 
-def escapes(namespace: Namespace, decision: Decision, several: list[CaptureConfig]) -> list[str]:
+def escapes(namespace: Namespace, decision: BackendChoice, several: list[CaptureConfig]) -> list[str]:
     """Return the packets that the rules read back treat in another way."""
     found = []
     with namespace.entered():

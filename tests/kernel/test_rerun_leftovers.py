@@ -121,11 +121,11 @@ def test_a_leftover_is_taken_over(pair: PodPair, name: str, ways: list[str]) -> 
 
         put(pod, name)
         with pod.entered():
-            assert len(detect.leftovers()) == 1
+            assert len(detect.find_live_sets()) == 1
 
             operations.apply(settings(WAYS[way]))
 
-            (left,) = detect.leftovers()
+            (left,) = detect.find_live_sets()
             assert (left.backend, left.variant) == PLACES[way]
             verified = operations.verify()
             # Foreign rules do divert the port 9998 from the proxy; of our own rules none may be missing or too many.
@@ -166,9 +166,9 @@ def test_sets_in_all_places_at_once_are_cleaned_and_taken_over(pair: PodPair) ->
     for name in ("upstream, iptables-nft", "upstream TPROXY, iptables-legacy", "capture of an older version, nftables"):
         put(pod, name)
     with pod.entered():
-        assert len(detect.leftovers()) == 3
+        assert len(detect.find_live_sets()) == 3
         operations.apply(settings(WAYS["iptables-nft"]))
-        assert len(detect.leftovers()) == 1
+        assert len(detect.find_live_sets()) == 1
         assert operations.clean()
     assert state(pod) == pristine
 

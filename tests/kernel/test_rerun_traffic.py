@@ -57,7 +57,7 @@ def change_under_load(scene: UnderLoad, ways: list[str], length: int, seed: int 
     with scene.pod.entered():
         for variant, way in changes(f"{ways}{seed}", length, ways):
             operations.apply(settings(VARIANTS[variant], WAYS[way]))
-            assert len(ways) == 1 or len(detect.leftovers()) == 1, "two sets at once"
+            assert len(ways) == 1 or len(detect.find_live_sets()) == 1, "two sets at once"
     outbound, inbound = scene.end()
 
     assert set(outbound) == {"proxy, outbound"}, outbound

@@ -41,7 +41,7 @@ def test_runs_at_the_same_time_leave_one_whole_set(pod_pair: PodPair) -> None:
         ]
         assert [run.wait(30) for run in runs] == [0] * len(runs), [run.output() for run in runs]
         with pod.entered():
-            assert len(detect.leftovers()) == 1
+            assert len(detect.find_live_sets()) == 1
             verified = operations.verify()
             assert verified.holds, verified
 

@@ -57,7 +57,7 @@ FURTHER_TABLES = ("filter", "security")
 """Tables of iptables in which we never write."""
 
 
-class Place(Value):
+class ChainLocation(Value):
     """A table as it was listed: its family, its name, its number among all, and the attributes of its chains."""
 
     family: int
@@ -117,7 +117,7 @@ def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> 
             yield chain.replace(is_of_any_age=not own)
 
 
-def _places(netfilter: NetlinkSocket, family: int) -> Iterator[Place]:
+def _places(netfilter: NetlinkSocket, family: int) -> Iterator[ChainLocation]:
     """Yield the tables of a family that packets come to. In a dormant one no chain is entered."""
     by_table: dict[bytes, list[Fields]] = {}
     reached = set()
@@ -133,10 +133,10 @@ def _places(netfilter: NetlinkSocket, family: int) -> Iterator[Place]:
         is_dormant = decode_number(fields.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT
         if name in reached and not is_dormant and name != REJECT_TABLE_NAME:
             handle = decode_number(fields.get(NFTA_TABLE_HANDLE, b""))
-            yield Place(family, decode_text(name), handle, tuple(by_table[name]))
+            yield ChainLocation(family, decode_text(name), handle, tuple(by_table[name]))
 
 
-def _of_table(netfilter: NetlinkSocket, place: Place, first_own: int) -> Iterator[ForeignChain]:
+def _of_table(netfilter: NetlinkSocket, place: ChainLocation, first_own: int) -> Iterator[ForeignChain]:
     family = place.family
     rules = _rules_by_chain(netfilter, place)
     chains = [(fields, _chain(fields, rules)) for fields in place.chains]
@@ -184,7 +184,7 @@ def _of_devices(
     return entry.replace(rules=tuple(rules), policy="ACCEPT")
 
 
-def _rules_by_chain(netfilter: NetlinkSocket, place: Place) -> dict[bytes, list[model.Rule]]:
+def _rules_by_chain(netfilter: NetlinkSocket, place: ChainLocation) -> dict[bytes, list[model.Rule]]:
     """Return the rules of a table by chain: in words of iptables those that only iptables-nft writes."""
     family, is_filter = nf.FAMILIES.get(place.family), place.is_filter_of_iptables
     find_set = set_finder(netfilter, place.family, place.name)
@@ -235,7 +235,7 @@ def _by_number(rule: NativeRule) -> Iterator[NativeRule]:
             yield rule
 
 
-def _of_iptables(places: list[Place], first_own: int) -> Iterator[ForeignChain]:
+def _of_iptables(places: list[ChainLocation], first_own: int) -> Iterator[ForeignChain]:
     from capture.backends.iptables import netlink  # another backend, which only this needs
 
     def is_older(table: model.TableName) -> bool:

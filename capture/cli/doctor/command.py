@@ -10,7 +10,7 @@ from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNSUPPORTED
 from capture.report.findings import Finding, print_findings
 from capture.report.output import print_json
 from capture.report.terminal import print_lines
-from capture.state.netns import Entered
+from capture.state.netns import InNamespace
 
 
 @command(
@@ -29,7 +29,7 @@ def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
     What is missing comes with how to repair it. Nothing is changed. Exit code 3 if capture cannot work here at all, 4
     if it can, and something is wrong with pod or node; `capture why` explains single connections.
     """
-    with Entered(namespace):
+    with InNamespace(namespace):
         examined = examine()
     found = findings(examined)
     if form == "json":

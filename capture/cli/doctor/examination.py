@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Literal, TypeVar
 
 from capture.backends import detect
-from capture.backends.detect import Decision, Leftover
-from capture.backends.facts import PURPOSES, Facts, gather
+from capture.backends.detect import BackendChoice, SetLocation
+from capture.backends.facts import PURPOSES, HostFacts, gather
 from capture.backends.iptables.programs import COMMANDS, find_program, run
 from capture.backends.iptables.tables import VARIANTS
 from capture.backends.kernel_modules import (
@@ -26,7 +26,7 @@ from capture.backends.kernel_modules import (
     remedy_for_closed,
     with_required,
 )
-from capture.backends.request import Request
+from capture.backends.request import BackendRequest
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
@@ -58,9 +58,9 @@ EVERYTHING = make_settings(
 class Examined(Value):
     """Everything that was looked at, in the namespace that it is about."""
 
-    facts: Facts
-    decision: Decision | CaptureError
-    leftovers: tuple[Leftover, ...]
+    facts: HostFacts
+    decision: BackendChoice | CaptureError
+    live_sets: tuple[SetLocation, ...]
     namespace: str
     is_host: bool
     addresses: tuple[str, ...]
@@ -90,15 +90,15 @@ class Examined(Value):
 def examine() -> Examined:
     """Look at the host, the kernel and the namespace we are in."""
     facts = gather()
-    decision: Decision | CaptureError
+    decision: BackendChoice | CaptureError
     try:
-        decision = detect.choose(facts, Request())
+        decision = detect.choose(facts, BackendRequest())
     except CaptureError as error:
         decision = error
     return Examined(
         facts=facts,
         decision=decision,
-        leftovers=detect.find_leftovers(facts),
+        live_sets=detect.live_sets_in(facts),
         namespace=namespace_id(),
         is_host=os.path.exists(ONLY_ON_HOST),
         addresses=tuple(str(address) for address in PodFromInside().pod_addresses()),
@@ -148,7 +148,7 @@ def _purposes() -> dict[str, str]:
     return {module: ", ".join(purposes) for module, purposes in found.items()}
 
 
-def _programs(facts: Facts) -> Iterator[str]:
+def _programs(facts: HostFacts) -> Iterator[str]:
     """Yield the paths of the programs whose versions suffice: one of each variant of iptables, and nft."""
     yield from {variant: path for (variant, _, _), path in reversed(facts.programs.items())}.values()
     nft = find_program("nft")
@@ -237,11 +237,11 @@ def _decision(examined: Examined) -> Iterator[Finding]:
         variant = f" {decision.variant}" if decision.variant else ""
         says = f"auto takes {decision.backend}{variant} with the driver {decision.driver}: {decision.reason}"
         yield Finding("choice", "backend", "ok", says)
-    for leftover in examined.leftovers:
-        variant = f" {leftover.variant}" if leftover.variant else ""
-        says = f"rules of the capture are in {leftover.backend}{variant} ({', '.join(leftover.families)})"
+    for found in examined.live_sets:
+        variant = f" {found.variant}" if found.variant else ""
+        says = f"rules of the capture are in {found.backend}{variant} ({', '.join(found.families)})"
         yield Finding("choice", "live rules", "note", says)
-    if len(examined.leftovers) > 1:
+    if len(examined.live_sets) > 1:
         says = "there are several sets of capture rules; one is right"
         remedy = "`capture apply` leaves the one that it writes; `capture clean` removes all."
         yield Finding("choice", "live rules", "warning", says, remedy)
@@ -262,7 +262,7 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
     yield Finding("namespace", "record", "ok" if examined.is_recorded else "note", recorded)
 
 
-def _kernel(facts: Facts, lacking: tuple[str, ...]) -> Iterator[Finding]:
+def _kernel(facts: HostFacts, lacking: tuple[str, ...]) -> Iterator[Finding]:
     yield _of_kernel(("nf_tables",), "for nftables and for iptables-nft", lacking, present=facts.nf_tables)
     yield _of_kernel(("nft_compat", "xt_owner"), "for iptables-nft", lacking, present=facts.nft_compat)
     state: State = "ok" if facts.legacy in ("present", "loadable") else "note"
@@ -344,7 +344,7 @@ def _privileges(missing: tuple[str, ...]) -> Iterator[Finding]:
         yield Finding("host", "privileges", "note", "without SYS_ADMIN, --netns and --pid cannot enter a namespace")
 
 
-def _missing_programs(facts: Facts) -> Iterator[Finding]:
+def _missing_programs(facts: HostFacts) -> Iterator[Finding]:
     families = FAMILIES if facts.ipv6 else (IPV4,)
     for variant in VARIANTS:
         absent = [

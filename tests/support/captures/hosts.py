@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.backends.facts import Facts
+from capture.backends.facts import HostFacts
 from capture.model.addresses import FAMILIES
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ def programs(*variants: Variant, families: Iterable[str] = FAMILIES) -> dict[Pro
     }
 
 
-WITH_EVERYTHING = Facts(
+WITH_EVERYTHING = HostFacts(
     programs=programs("nft", "legacy"),
     ipv6=True,
     nf_tables=True,

@@ -25,7 +25,7 @@ from lightkube import ApiError, Client, KubeConfig
 from lightkube.generic_resource import create_namespaced_resource
 
 from capture import apply, make_settings
-from capture.state.netns import Entered
+from capture.state.netns import InNamespace
 from cni.agent import protobuf
 
 POD = create_namespaced_resource("", "v1", "Pod", "pods")
@@ -66,7 +66,7 @@ class Sandbox:
 
     def listen(self) -> None:
         """Let the proxy listen."""
-        with Entered(self.path):
+        with InNamespace(self.path):
             os.seteuid(PROXY)
             try:
                 self._sockets = [

@@ -11,7 +11,7 @@ from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.space import NONE, Field, PacketSpace
 from capture.analysis.stations import PRIORITIES
 from capture.analysis.trace import whole_way
-from capture.model.addresses import outside
+from capture.model.addresses import gaps
 from capture.model.limits import MAX_ID
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import RestoreMark, Return, TransparentProxy
@@ -89,12 +89,12 @@ Patch = pytest.MonkeyPatch
 
 
 def asks_nat_again(patch: Patch) -> None:
-    right = Compiler._station
+    right = Compiler._through_base_chain
 
     def station(self: Compiler, at: Station, place: Place) -> int:
         return right(self, at.replace(is_nat=False), place) if place.held.mapped else right(self, at, place)
 
-    patch.setattr(Compiler, "_station", station)
+    patch.setattr(Compiler, "_through_base_chain", station)
 
 
 def keeps_the_port(patch: Patch) -> None:
@@ -123,11 +123,11 @@ def sends_inbound_to_loopback(patch: Patch) -> None:
 
 
 def needs_an_interface(patch: Patch) -> None:
-    patch.setattr(space, "outside", lambda ranges, low, high: outside(ranges, low if high == MAX_ID else 0, high))
+    patch.setattr(space, "gaps", lambda ranges, low, high: gaps(ranges, low if high == MAX_ID else 0, high))
 
 
 def forgets_lo(patch: Patch) -> None:
-    patch.setattr(Compiler, "_behind_all", lambda self, place: self._ends(place.held))
+    patch.setattr(Compiler, "_after_hook", lambda self, place: self._end_of(place.held))
 
 
 def asks_nat_over_lo(patch: Patch) -> None:
@@ -140,16 +140,16 @@ def asks_nat_about_all(patch: Patch) -> None:
 
 
 def lets_return_pass_a_policy(patch: Patch) -> None:
-    right = Compiler.decided
+    right = Compiler.apply_verdict
 
     def decided(
         self: Compiler, verdict: Meaning, chain: str, falls: int, place: Place, station: stations.Station
     ) -> int:
         is_base = isinstance(verdict, Return) and chain == station.entry.name
         following = place.replace(number=place.number + 1)
-        return self._at(following) if is_base else right(self, verdict, chain, falls, place, station)
+        return self._at_base_chain(following) if is_base else right(self, verdict, chain, falls, place, station)
 
-    patch.setattr(Compiler, "decided", decided)
+    patch.setattr(Compiler, "apply_verdict", decided)
 
 
 def ignores_masks(patch: Patch) -> None:
@@ -170,17 +170,17 @@ def takes_owners_of_nobody_alike(patch: Patch) -> None:
 
 
 def marks_nothing_for_the_proxy(patch: Patch) -> None:
-    right = Compiler.decided
+    right = Compiler.apply_verdict
 
     def decided(
         self: Compiler, verdict: Meaning, chain: str, falls: int, place: Place, station: stations.Station
     ) -> int:
         if isinstance(verdict, TransparentProxy):
             held = place.held.replace(transparent=verdict.port)
-            return self._at(place.replace(number=place.number + 1, held=held))
+            return self._at_base_chain(place.replace(number=place.number + 1, held=held))
         return right(self, verdict, chain, falls, place, station)
 
-    patch.setattr(Compiler, "decided", decided)
+    patch.setattr(Compiler, "apply_verdict", decided)
 
 
 def enters_nat_by_priority_alone(patch: Patch) -> None:
@@ -198,26 +198,26 @@ def enters_nat_by_priority_alone(patch: Patch) -> None:
 
 def leaves_the_pod_by_lo(patch: Patch) -> None:
     def routed(self: Compiler, held: Held) -> int:
-        leaves = self._pass("post", held)
+        leaves = self._at_hook("post", held)
         return self.diagrams.restricted(leaves, Field.OUT, self.space.interface(LOOPBACK)) if held.mapped else leaves
 
-    patch.setattr(Compiler, "_routed", routed)
+    patch.setattr(Compiler, "_leaving", routed)
 
 
 def shows_the_new_interface_at_output(patch: Patch) -> None:
-    right = Compiler._sent_on
+    right = Compiler._translated
 
     def sent_on(self: Compiler, node: int, port: int | None, address: Network | None) -> int:
         found = right(self, node, port, address)
         return found if address is None else self.diagrams.restricted(found, Field.OUT, self.space.interface(LOOPBACK))
 
-    patch.setattr(Compiler, "_sent_on", sent_on)
+    patch.setattr(Compiler, "_translated", sent_on)
 
 
 def forgets_input(patch: Patch) -> None:
-    right = Compiler._pass
+    right = Compiler._at_hook
     patch.setattr(
-        Compiler, "_pass", lambda self, way, held: self._ends(held) if way == "input" else right(self, way, held)
+        Compiler, "_at_hook", lambda self, way, held: self._end_of(held) if way == "input" else right(self, way, held)
     )
 
 
@@ -227,19 +227,19 @@ def forgets_later_packets(patch: Patch) -> None:
 
 def keeps_the_socket_over_lo(patch: Patch) -> None:
     def over_lo(self: Compiler, held: Held) -> int:
-        found = self.diagrams.restricted(self._pass("lo", held), Field.IN, self.space.interface(LOOPBACK))
+        found = self.diagrams.restricted(self._at_hook("lo", held), Field.IN, self.space.interface(LOOPBACK))
         return self.diagrams.restricted(found, Field.OUT, NONE)
 
     patch.setattr(Compiler, "_over_lo", over_lo)
 
 
 def routes_again_behind_every_chain(patch: Patch) -> None:
-    right = Compiler._passed
+    right = Compiler._after_base_chain
 
     def passed(self: Compiler, place: Place, station: Station) -> int:
         return right(self, place, station.replace(reroutes=place.way == "out"))
 
-    patch.setattr(Compiler, "_passed", passed)
+    patch.setattr(Compiler, "_after_base_chain", passed)
 
 
 MUTANTS: dict[Callable[[Patch], None], int] = {

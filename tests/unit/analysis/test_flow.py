@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.flow import Edge, Flow, flows, with_rates
+from capture.analysis.flow import Edge, PathTree, flows, with_rates
 from capture.analysis.stations import ForeignChain, Situation
 from capture.model.ruleset import (
     FAMILIES,
@@ -114,7 +114,7 @@ def test_rates_are_by_the_second_and_begin_anew_where_counters_do() -> None:
     assert {edge.rate for edge in below_tables(with_rates(before, now, 3.0))} == {None}
 
 
-def below_tables(found: tuple[Flow, ...]) -> list[Edge]:
+def below_tables(found: tuple[PathTree, ...]) -> list[Edge]:
     edges = [edge for flow in found for table in flow.tables for edge in table.below]
     for edge in edges:
         edges += edge.below

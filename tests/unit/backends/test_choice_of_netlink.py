@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from capture.backends import load
-from capture.backends.detect import Decision, choose, find_leftovers, without_kernel
+from capture.backends.detect import BackendChoice, choose, live_sets_in, without_kernel
 from capture.backends.facts import LiveChain
 from capture.backends.iptables.netlink import NetlinkDriver
-from capture.backends.request import Request
+from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError, UnsupportedError
 from support.captures.hosts import WITH_EVERYTHING
 
@@ -17,53 +17,53 @@ if TYPE_CHECKING:
     from capture.backends.facts import Program
 
 KERNEL = WITH_EVERYTHING.replace(programs={}, python_iptables=False, libnftables=False)
-BY_NETLINK = Decision("iptables", "netlink", "nft")
+BY_NETLINK = BackendChoice("iptables", "netlink", "nft")
 
 
 @pytest.mark.parametrize("programs", [{}, WITH_EVERYTHING.programs], ids=["no programs", "all programs"])
 @pytest.mark.parametrize(
     "request_",
     [
-        Request(),
-        Request("iptables"),
-        Request("auto", "netlink"),
-        Request("iptables", "netlink"),
-        Request("auto", "", "nft"),
-        Request("iptables", "netlink", "nft"),
+        BackendRequest(),
+        BackendRequest("iptables"),
+        BackendRequest("auto", "netlink"),
+        BackendRequest("iptables", "netlink"),
+        BackendRequest("auto", "", "nft"),
+        BackendRequest("iptables", "netlink", "nft"),
     ],
     ids=str,
 )
-def test_it_is_taken_with_and_without_programs(programs: dict[Program, str], request_: Request) -> None:
+def test_it_is_taken_with_and_without_programs(programs: dict[Program, str], request_: BackendRequest) -> None:
     assert choose(KERNEL.replace(programs=programs), request_) == BY_NETLINK
 
 
 def test_without_compat_it_cannot_be_taken() -> None:
     facts = KERNEL.replace(nft_compat=False, programs=WITH_EVERYTHING.programs)
-    assert choose(facts, Request()) == Decision("iptables", "restore", "legacy")
-    assert choose(facts, Request("auto", "netlink")) == Decision("nftables", "netlink", "")
+    assert choose(facts, BackendRequest()) == BackendChoice("iptables", "restore", "legacy")
+    assert choose(facts, BackendRequest("auto", "netlink")) == BackendChoice("nftables", "netlink", "")
     with pytest.raises(UnsupportedError, match=r"netlink \(nft\): nf_tables of this kernel takes no matches"):
-        choose(facts, Request("iptables", "netlink"))
+        choose(facts, BackendRequest("iptables", "netlink"))
 
 
 def test_our_rules_in_legacy_are_followed() -> None:
     chain = LiveChain("legacy", "ipv4", "nat", "ISTIO_OUTPUT", 1)
     facts = KERNEL.replace(programs=WITH_EVERYTHING.programs, chains=(chain,), legacy_tables=(("ipv4", "nat"),))
-    assert choose(facts, Request()) == Decision("iptables", "restore", "legacy")
+    assert choose(facts, BackendRequest()) == BackendChoice("iptables", "restore", "legacy")
 
 
 def test_it_knows_no_legacy_tables() -> None:
     with pytest.raises(ConfigurationError, match="expected restore or iptc for the variant legacy of iptables"):
-        choose(KERNEL, Request("iptables", "netlink", "legacy"))
+        choose(KERNEL, BackendRequest("iptables", "netlink", "legacy"))
 
 
 def test_it_is_what_is_rendered_by_default() -> None:
-    assert without_kernel(Request()) == BY_NETLINK
-    assert without_kernel(Request("iptables", "", "legacy")) == Decision("iptables", "restore", "legacy")
+    assert without_kernel(BackendRequest()) == BY_NETLINK
+    assert without_kernel(BackendRequest("iptables", "", "legacy")) == BackendChoice("iptables", "restore", "legacy")
 
 
 def test_it_removes_what_is_left_in_nf_tables() -> None:
     chain = LiveChain("nft", "ipv4", "nat", "ISTIO-OUTPUT", 1)
-    (leftover,) = find_leftovers(KERNEL.replace(chains=(chain,)))
+    (leftover,) = live_sets_in(KERNEL.replace(chains=(chain,)))
     assert (leftover.backend, leftover.driver, leftover.variant) == ("iptables", "netlink", "nft")
 
 

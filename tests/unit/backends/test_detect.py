@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from capture.backends.detect import Decision, Leftover, choose, find_leftovers, without_kernel
-from capture.backends.facts import Facts, LiveChain
-from capture.backends.request import Request
+from capture.backends.detect import BackendChoice, SetLocation, choose, live_sets_in, without_kernel
+from capture.backends.facts import HostFacts, LiveChain
+from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError, UnsupportedError
 from capture.model.addresses import IPV4, IPV6
 from support.captures.hosts import WITH_EVERYTHING, programs
@@ -15,13 +15,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.backends.facts import LegacySupport, Place
 
-ANYTHING = Request()
+ANYTHING = BackendRequest()
 LEGACY: tuple[LegacySupport, ...] = ("present", "loadable", "absent", "unknown")
 
 
 WITHOUT_NF_TABLES = WITH_EVERYTHING.replace(nf_tables=False, nft_compat=False)
 NATIVE = ("nftables", "netlink", "")
-WITH_NOTHING = Facts({}, True, False, False, "absent", (), (), False, False)
+WITH_NOTHING = HostFacts({}, True, False, False, "absent", (), (), False, False)
 
 
 def chain(place: Place, name: str = "OUTPUT", uses: int = 1, table: str = "nat", family: str = IPV4) -> LiveChain:
@@ -29,7 +29,7 @@ def chain(place: Place, name: str = "OUTPUT", uses: int = 1, table: str = "nat",
     return LiveChain(place, family, table, name, uses)
 
 
-def way(facts: Facts, request: Request = ANYTHING) -> tuple[str, str, str]:
+def way(facts: HostFacts, request: BackendRequest = ANYTHING) -> tuple[str, str, str]:
     decision = choose(facts, request)
     assert decision.reason
     return decision.backend, decision.driver, decision.variant
@@ -45,8 +45,10 @@ class TestOtherUsers:
         assert way(self.FACTS) == NATIVE
         assert decision.reason.count("hostUsers: false") == 1
 
-    @pytest.mark.parametrize("request_", [Request("iptables"), Request(driver="restore"), Request(variant="legacy")])
-    def test_iptables_is_taken_where_it_is_named(self, request_: Request) -> None:
+    @pytest.mark.parametrize(
+        "request_", [BackendRequest("iptables"), BackendRequest(driver="restore"), BackendRequest(variant="legacy")]
+    )
+    def test_iptables_is_taken_where_it_is_named(self, request_: BackendRequest) -> None:
         assert choose(self.FACTS, request_).backend == "iptables"
 
     def test_iptables_is_taken_where_our_sets_are_in_it(self) -> None:
@@ -83,7 +85,7 @@ class TestAuto:
             (WITH_EVERYTHING.replace(nf_tables=None, nft_compat=None), ("iptables", "netlink", "nft")),
         ],
     )
-    def test_iptables_where_it_can_be_used(self, facts: Facts, expected: tuple[str, str, str]) -> None:
+    def test_iptables_where_it_can_be_used(self, facts: HostFacts, expected: tuple[str, str, str]) -> None:
         assert way(facts) == expected
 
     @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ class TestAuto:
             (WITH_EVERYTHING.replace(nft_compat=False, legacy="absent"), "takes no matches of iptables"),
         ],
     )
-    def test_a_decision_says_its_reason(self, facts: Facts, reason: str) -> None:
+    def test_a_decision_says_its_reason(self, facts: HostFacts, reason: str) -> None:
         assert reason in choose(facts, ANYTHING).reason
 
     def test_where_nothing_works_everything_that_is_missing_is_named(self) -> None:
@@ -152,49 +154,57 @@ class TestAuto:
             [True, False],
         )
         for installed, ipv6, nft_compat, legacy, live, packages in possible:
-            assert way(Facts(installed, ipv6, True, nft_compat, legacy, (), live, packages, packages))
+            assert way(HostFacts(installed, ipv6, True, nft_compat, legacy, (), live, packages, packages))
 
 
 class TestAskedFor:
     @pytest.mark.parametrize(
         ("request_", "expected"),
         [
-            (Request("nftables"), ("nftables", "netlink", "")),
-            (Request("nftables", "libnftables"), ("nftables", "libnftables", "")),
-            (Request(driver="libnftables"), ("nftables", "libnftables", "")),
-            (Request("iptables"), ("iptables", "netlink", "nft")),
-            (Request("iptables", "restore"), ("iptables", "restore", "nft")),
-            (Request(driver="restore"), ("iptables", "restore", "nft")),
-            (Request(driver="restore", variant="legacy"), ("iptables", "restore", "legacy")),
-            (Request(variant="legacy"), ("iptables", "restore", "legacy")),
-            (Request(variant="nft"), ("iptables", "netlink", "nft")),
-            (Request(driver="iptc"), ("iptables", "iptc", "legacy")),
+            (BackendRequest("nftables"), ("nftables", "netlink", "")),
+            (BackendRequest("nftables", "libnftables"), ("nftables", "libnftables", "")),
+            (BackendRequest(driver="libnftables"), ("nftables", "libnftables", "")),
+            (BackendRequest("iptables"), ("iptables", "netlink", "nft")),
+            (BackendRequest("iptables", "restore"), ("iptables", "restore", "nft")),
+            (BackendRequest(driver="restore"), ("iptables", "restore", "nft")),
+            (BackendRequest(driver="restore", variant="legacy"), ("iptables", "restore", "legacy")),
+            (BackendRequest(variant="legacy"), ("iptables", "restore", "legacy")),
+            (BackendRequest(variant="nft"), ("iptables", "netlink", "nft")),
+            (BackendRequest(driver="iptc"), ("iptables", "iptc", "legacy")),
         ],
     )
-    def test_it_is_taken(self, request_: Request, expected: tuple[str, str, str]) -> None:
+    def test_it_is_taken(self, request_: BackendRequest, expected: tuple[str, str, str]) -> None:
         assert way(WITH_EVERYTHING, request_) == expected
 
     @pytest.mark.parametrize(
         ("facts", "request_", "missing"),
         [
-            (WITH_EVERYTHING.replace(nf_tables=False), Request("nftables"), "this kernel has no nf_tables"),
-            (WITH_EVERYTHING.replace(libnftables=False), Request(driver="libnftables"), "bindings of libnftables"),
-            (WITH_EVERYTHING.replace(programs={}), Request(driver="restore"), "iptables-nft-save is not installed"),
+            (WITH_EVERYTHING.replace(nf_tables=False), BackendRequest("nftables"), "this kernel has no nf_tables"),
+            (
+                WITH_EVERYTHING.replace(libnftables=False),
+                BackendRequest(driver="libnftables"),
+                "bindings of libnftables",
+            ),
+            (
+                WITH_EVERYTHING.replace(programs={}),
+                BackendRequest(driver="restore"),
+                "iptables-nft-save is not installed",
+            ),
             (
                 WITH_EVERYTHING.replace(programs=programs("nft", families=[IPV4])),
-                Request(driver="restore", variant="nft"),
+                BackendRequest(driver="restore", variant="nft"),
                 "ip6tables-nft-save is not installed",
             ),
             (
                 WITH_EVERYTHING.replace(python_iptables=False),
-                Request(driver="iptc"),
+                BackendRequest(driver="iptc"),
                 "python-iptables is not installed",
             ),
-            (WITH_EVERYTHING.replace(legacy="absent"), Request(variant="legacy"), "no legacy tables"),
-            (WITH_EVERYTHING.replace(nft_compat=False), Request(variant="nft"), "module nft_compat"),
+            (WITH_EVERYTHING.replace(legacy="absent"), BackendRequest(variant="legacy"), "no legacy tables"),
+            (WITH_EVERYTHING.replace(nft_compat=False), BackendRequest(variant="nft"), "module nft_compat"),
         ],
     )
-    def test_or_refused_with_what_is_missing(self, facts: Facts, request_: Request, missing: str) -> None:
+    def test_or_refused_with_what_is_missing(self, facts: HostFacts, request_: BackendRequest, missing: str) -> None:
         with pytest.raises(UnsupportedError) as caught:
             choose(facts, request_)
 
@@ -211,19 +221,19 @@ class TestAskedFor:
         facts = WITH_EVERYTHING.replace(lacking=(("nft", ("nft_compat",)), ("legacy", ("iptable_nat",))))
         for variant, module in (("nft", "nft_compat"), ("legacy", "iptable_nat")):
             with pytest.raises(UnsupportedError, match=f"this kernel cannot load the module {module}") as caught:
-                choose(facts, Request(variant=variant))
+                choose(facts, BackendRequest(variant=variant))
             assert f"Install the package with {module} for kernel " in caught.value.remedy
 
     def test_a_kernel_that_may_have_legacy_tables_is_tried(self) -> None:
         facts = WITH_EVERYTHING.replace(legacy="unknown")
 
-        assert way(facts, Request(variant="legacy")) == ("iptables", "restore", "legacy")
+        assert way(facts, BackendRequest(variant="legacy")) == ("iptables", "restore", "legacy")
 
     def test_the_same_way_is_taken_without_a_kernel(self) -> None:
         for backend, driver, variant in itertools.product(
             ("auto", "iptables", "nftables"), ("", "restore", "iptc", "libnftables"), ("", "nft", "legacy")
         ):
-            request = Request(backend, driver, variant)
+            request = BackendRequest(backend, driver, variant)
             try:
                 expected = choose(WITH_EVERYTHING, request)
             except ConfigurationError as error:
@@ -235,15 +245,15 @@ class TestAskedFor:
     @pytest.mark.parametrize(
         ("request_", "option"),
         [
-            (Request("nftables", "restore"), "--driver"),
-            (Request("nftables", "iptc"), "--driver"),
-            (Request("iptables", "libnftables"), "--driver"),
-            (Request("nftables", "", "legacy"), "--force-iptables-binary"),
-            (Request("auto", "libnftables", "nft"), "--force-iptables-binary"),
-            (Request("auto", "iptc", "nft"), "--driver"),
+            (BackendRequest("nftables", "restore"), "--driver"),
+            (BackendRequest("nftables", "iptc"), "--driver"),
+            (BackendRequest("iptables", "libnftables"), "--driver"),
+            (BackendRequest("nftables", "", "legacy"), "--force-iptables-binary"),
+            (BackendRequest("auto", "libnftables", "nft"), "--force-iptables-binary"),
+            (BackendRequest("auto", "iptc", "nft"), "--driver"),
         ],
     )
-    def test_what_contradicts_itself_is_bad_usage(self, request_: Request, option: str) -> None:
+    def test_what_contradicts_itself_is_bad_usage(self, request_: BackendRequest, option: str) -> None:
         with pytest.raises(ConfigurationError) as caught:
             choose(WITH_EVERYTHING, request_)
 
@@ -262,7 +272,7 @@ class TestLeftovers:
             )
         )
 
-        assert [(found.backend, found.variant, found.families, found.spellings) for found in find_leftovers(facts)] == [
+        assert [(found.backend, found.variant, found.families, found.spellings) for found in live_sets_in(facts)] == [
             ("iptables", "nft", (IPV4, IPV6), ("underscore", "dash")),
             ("iptables", "legacy", (IPV6,), ("underscore",)),
             ("nftables", "", ("inet",), ()),
@@ -271,7 +281,7 @@ class TestLeftovers:
     def test_chains_of_others_are_none(self) -> None:
         facts = WITH_EVERYTHING.replace(chains=(chain("nft", "OUTPUT"), chain("legacy", "DOCKER")))
 
-        assert find_leftovers(facts) == ()
+        assert live_sets_in(facts) == ()
 
     @pytest.mark.parametrize(
         ("facts", "driver"),
@@ -281,10 +291,10 @@ class TestLeftovers:
             (WITH_EVERYTHING.replace(programs={}, python_iptables=False), "restore"),
         ],
     )
-    def test_the_driver_is_one_that_can_be_used(self, facts: Facts, driver: str) -> None:
-        (found,) = find_leftovers(facts.replace(chains=(chain("legacy", "ISTIO_OUTPUT"),)))
+    def test_the_driver_is_one_that_can_be_used(self, facts: HostFacts, driver: str) -> None:
+        (found,) = live_sets_in(facts.replace(chains=(chain("legacy", "ISTIO_OUTPUT"),)))
 
         assert found.driver == driver
 
     def test_they_are_decisions_that_can_be_loaded(self) -> None:
-        assert issubclass(Leftover, Decision)
+        assert issubclass(SetLocation, BackendChoice)

@@ -19,10 +19,10 @@ from capture.backends.kernel_modules import (
     VOCABULARY,
     WAYS,
     Inventory,
-    explained,
     look_up,
     module_of,
     needed,
+    with_missing_modules,
 )
 from capture.errors import CaptureError, KernelError, ToolError, UnsupportedError
 from capture.model import ruleset
@@ -182,12 +182,12 @@ DEFAULT = ruleset_of({})
 
 
 def output(error: CaptureError) -> str:
-    return str(explained(error, DEFAULT, "nftables"))
+    return str(with_missing_modules(error, DEFAULT, "nftables"))
 
 
 def test_an_absent_module_is_named_with_what_needs_it(kernel: Path) -> None:
     offer(kernel, *(name for name in needed(DEFAULT, FAMILIES, "nftables") if name != "nft_redir"))
-    error = explained(REFUSED, DEFAULT, "nftables")
+    error = with_missing_modules(REFUSED, DEFAULT, "nftables")
     assert isinstance(error, UnsupportedError)
     assert error.message == "this kernel has no module nft_redir (for REDIRECT), which nftables needs"
     assert f"linux-modules-extra-{os.uname().release}" in error.remedy
@@ -209,7 +209,7 @@ def test_a_module_that_modprobe_may_not_load_is_named_with_the_file_that_says_so
     offer(kernel, *needed(DEFAULT, FAMILIES, "nftables"))
     hardened = kernel / "modprobe.d" / "hardened.conf"
     hardened.write_text(f"# nothing\n\ninstall nft_ct /sbin/modprobe nft_ct\n{line}\n")
-    error = explained(REFUSED, DEFAULT, "nftables")
+    error = with_missing_modules(REFUSED, DEFAULT, "nftables")
     assert (
         error.message
         == "loading module nft_redir (for REDIRECT) is forbidden by modprobe's configuration; nftables needs it"
@@ -242,7 +242,7 @@ def load(kernel: Path, *names: str) -> None:
 
 def test_where_it_is_unknown_it_is_a_suspicion(kernel: Path) -> None:
     load(kernel, *(name for name in needed(DEFAULT, FAMILIES, "nftables") if name != "nft_redir"))
-    error = explained(REFUSED, DEFAULT, "nftables")
+    error = with_missing_modules(REFUSED, DEFAULT, "nftables")
     assert error.message == REFUSED.message
     assert error.remedy.startswith("Not loaded, and nftables needs them: nft_redir; ")
     assert "modprobe -a nft_redir" in error.remedy
@@ -250,7 +250,9 @@ def test_where_it_is_unknown_it_is_a_suspicion(kernel: Path) -> None:
 
 def test_a_refusal_that_names_something_keeps_its_words(kernel: Path) -> None:
     load(kernel, "x_tables")
-    error = explained(UnsupportedError("this kernel lacks the match owner", "Load xt_owner."), DEFAULT, "nft")
+    error = with_missing_modules(
+        UnsupportedError("this kernel lacks the match owner", "Load xt_owner."), DEFAULT, "nft"
+    )
     assert error.message == "this kernel lacks the match owner"
     assert "xt_owner" in error.remedy.partition(";")[0]
     assert error.remedy.endswith("Load xt_owner.")
@@ -258,20 +260,20 @@ def test_a_refusal_that_names_something_keeps_its_words(kernel: Path) -> None:
 
 def test_a_kernel_that_has_everything_built_in_is_not_suspected(kernel: Path) -> None:
     (kernel / "loaded" / "nf_conntrack").mkdir()  # it has parameters
-    assert explained(REFUSED, DEFAULT, "nftables") is REFUSED
+    assert with_missing_modules(REFUSED, DEFAULT, "nftables") is REFUSED
 
 
 def test_a_missing_family_is_not_blamed_on_modules(kernel: Path) -> None:
     offer(kernel)
     (kernel / "ipv6").rmdir()
     error = UnsupportedError("this kernel has no IPv6")
-    assert explained(error, DEFAULT, "nft") is error
+    assert with_missing_modules(error, DEFAULT, "nft") is error
 
 
 def test_a_program_that_gives_no_reason_may_have_met_a_missing_module(kernel: Path) -> None:
     load(kernel, "x_tables")
     error = ToolError("iptables-legacy-restore", 1, "iptables-restore: line 14 failed\n")
-    assert "xt_owner" in explained(error, DEFAULT, "legacy").remedy
+    assert "xt_owner" in with_missing_modules(error, DEFAULT, "legacy").remedy
 
 
 OTHERS = [
@@ -285,10 +287,10 @@ OTHERS = [
 @pytest.mark.parametrize("error", OTHERS)
 def test_other_errors_stay_as_they_are(kernel: Path, error: CaptureError) -> None:
     offer(kernel)
-    assert explained(error, DEFAULT, "nftables") is error
+    assert with_missing_modules(error, DEFAULT, "nftables") is error
 
 
 def test_nothing_is_blamed_on_modules_that_are_all_there(kernel: Path) -> None:
     for name in needed(DEFAULT, FAMILIES, "nftables"):
         (kernel / "loaded" / name).mkdir()
-    assert explained(REFUSED, DEFAULT, "nftables") is REFUSED
+    assert with_missing_modules(REFUSED, DEFAULT, "nftables") is REFUSED

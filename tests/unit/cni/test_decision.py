@@ -9,7 +9,7 @@ import pytest
 
 from capture.settings.pod import Pod
 from cni import conf
-from cni.decision import LINES, first_line, reason_by_name, warnings_about
+from cni.decision import LINES, first_exemption, reason_by_name, warnings_about
 from cni.pod import Identity, from_annotations
 from cni.pod_object import from_object
 
@@ -25,7 +25,7 @@ def status(init_containers: list[str], containers: list[str]) -> dict[str, str]:
 
 
 def by_runtime(annotations: dict[str, str]) -> str:
-    line = first_line(from_annotations(WEB, annotations))
+    line = first_exemption(from_annotations(WEB, annotations))
     return line.reason if line else ""
 
 
@@ -43,7 +43,7 @@ def object_pod(
 
 
 def by_kubernetes(**facts: Any) -> str:
-    line = first_line(object_pod(**facts))
+    line = first_exemption(object_pod(**facts))
     return line.reason if line else ""
 
 
@@ -207,7 +207,7 @@ def test_what_is_neither_true_nor_false_does_not_count_and_is_warned_of(text: st
     ]
     for facts, origin in places:
         pod = object_pod(**facts)
-        assert first_line(pod) is None
+        assert first_exemption(pod) is None
         (warning,) = warnings_about(pod, None)
         assert warning.startswith(f"{origin}: ")
         assert "is ignored" in warning
@@ -217,13 +217,13 @@ def test_what_is_neither_true_nor_false_does_not_count_and_is_warned_of(text: st
 @pytest.mark.parametrize("text", ["false", "False", "0", "F"])
 def test_a_proxy_that_runs_uncaptured_is_warned_of(text: str) -> None:
     for pod in (object_pod(labels={INJECT: text}), object_pod(annotations={STATUS: "{}", INJECT: text})):
-        line = first_line(pod)
+        line = first_exemption(pod)
         assert line is not None
         assert line.reason == NOT_INJECTED
         (warning,) = warnings_about(pod, line)
         assert f"is {text!r}, but the pod was injected" in warning
     bare = object_pod(annotations={INJECT: text})
-    assert warnings_about(bare, first_line(bare)) == []
+    assert warnings_about(bare, first_exemption(bare)) == []
 
 
 @pytest.mark.parametrize("text", NO_TRUTH, ids=range(len(NO_TRUTH)))

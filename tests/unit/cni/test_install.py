@@ -13,7 +13,7 @@ from capture.errors import StateDirectoryError
 from cni import atomic_files, install
 from cni.entries import with_entry
 from cni.install_error import InstallError
-from cni.plugin_files import Change
+from cni.plugin_files import FileChange
 from support.runtimes.fake_plugin import SCRIPT, write_plugin
 
 ENTRY: dict[str, Any] = {"capabilities": {"io.kubernetes.cri.pod-annotations": True}, "profile": "current"}
@@ -40,7 +40,7 @@ class Node:
         changes = install.uninstall(str(self.bin_dir), str(self.conf_dir), keep_plugin=keep_plugin)
         return [self.short(change) for change in changes]
 
-    def short(self, change: Change) -> str:
+    def short(self, change: FileChange) -> str:
         return str(change).replace(str(self.conf_dir.parent) + "/", "")
 
     def write(self, name: str, content: object) -> Path:

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from capture.analysis.compare import Difference
-from capture.analysis.effects import Change, Effect
+from capture.analysis.effects import Effect, FateChange
 from capture.analysis.judgement import Obstacle
 from capture.analysis.stations import ForeignChain
 from capture.analysis.trace import Fate, Trace
-from capture.backends.detect import Decision
+from capture.backends.detect import BackendChoice
 from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet
 from capture.model.ruleset import (
@@ -40,7 +40,7 @@ EFFECT = Effect(
     PACKET,
     Trace(PACKET, "proxy-outbound", 15001, None, ()),
     Trace(PACKET, "direct", 80, None, ()),
-    Change(Fate("proxy-outbound", 15001), Fate("direct")),
+    FateChange(Fate("proxy-outbound", 15001), Fate("direct")),
     ("tcp to 203.0.113.0/24", "tcp, port 80"),
 )
 WITNESS = "witness: tcp to 203.0.113.7:80, out by eth0, of user 1000, group 1000"
@@ -49,7 +49,7 @@ SAYS = f" (tcp to 203.0.113.0/24; tcp, port 80: proxy-outbound 15001 -> direct; 
 
 def verified(*differences: Difference, **others: object) -> Verified:
     live = Ruleset((), (Table(NAT, (Chain("ISTIO-OUTPUT"),)),))
-    return Verified(Decision("iptables", "restore", "nft"), NOWHERE, live, differences).replace(**others)
+    return Verified(BackendChoice("iptables", "restore", "nft"), NOWHERE, live, differences).replace(**others)
 
 
 def test_each_kind_has_its_sentence() -> None:
@@ -65,7 +65,7 @@ def test_each_kind_has_its_sentence() -> None:
             MissingRoute("ipv6", 1337, 133, has_rule=True, has_route=False),
             MissingRoute("ipv4", 1337, 133, has_rule=False, has_route=False),
         ),
-        others=(Other(Decision("nftables", "netlink", "")),),
+        others=(Other(BackendChoice("nftables", "netlink", "")),),
     )
 
     assert list(in_words(found)) == [
@@ -91,7 +91,7 @@ def test_plain_values_mean_the_same() -> None:
     found = verified(
         Difference("ipv4", NAT, "OUTPUT", "foreign", TAKEN, 1, effect=EFFECT),
         missing=(MissingRoute("ipv4", 1337, 133, has_rule=False, has_route=True),),
-        others=(Other(Decision("iptables", "restore", "legacy"), EFFECT),),
+        others=(Other(BackendChoice("iptables", "restore", "legacy"), EFFECT),),
     )
 
     foreign, plumbing, second = as_plain(found)

@@ -7,14 +7,14 @@ import pty
 import pytest
 
 from capture.errors import CaptureError, UnsupportedError
-from capture.report.output import RED, ended, painted
+from capture.report.output import RED, painted, run_to_exit_code
 
 
 def test_errors_end_a_program_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     def program() -> int:
         raise UnsupportedError("this kernel cannot", "Take another one.")
 
-    assert ended(program) == 3
+    assert run_to_exit_code(program) == 3
     assert capsys.readouterr().err == "error: this kernel cannot\n  Take another one.\n"
 
 
@@ -22,7 +22,7 @@ def test_an_error_may_have_no_remedy(capsys: pytest.CaptureFixture[str]) -> None
     def program() -> int:
         raise CaptureError("it failed")
 
-    assert ended(program) == 1
+    assert run_to_exit_code(program) == 1
     assert capsys.readouterr().err == "error: it failed\n"
 
 
@@ -30,21 +30,21 @@ def test_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
     def program() -> int:
         raise KeyboardInterrupt
 
-    assert ended(program) == 130
+    assert run_to_exit_code(program) == 130
 
 
 def test_a_defect_is_reported_in_words_with_its_place(capsys: pytest.CaptureFixture[str]) -> None:
     def program() -> int:
         return 1 // 0
 
-    assert ended(program) == 1
+    assert run_to_exit_code(program) == 1
     first, second = capsys.readouterr().err.splitlines()
     assert first == "error: a defect of this program: ZeroDivisionError: integer division or modulo by zero"
     assert "test_output.py, line" in second
 
 
 def test_an_error_of_the_system_is_reported_with_the_file(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ended(lambda: os.open("/does/not/exist", os.O_RDONLY)) == 1
+    assert run_to_exit_code(lambda: os.open("/does/not/exist", os.O_RDONLY)) == 1
     assert capsys.readouterr().err == "error: /does/not/exist: No such file or directory\n"
 
 

@@ -19,9 +19,9 @@ LINES = (
     "driftwood is no verdict",
 )
 CODE = f"""
-from capture.report.output import ended
+from capture.report.output import run_to_exit_code
 from capture.report.terminal import print_lines
-ended(lambda: print_lines({LINES!r}) or 0)
+run_to_exit_code(lambda: print_lines({LINES!r}) or 0)
 """
 PROGRAM = [sys.executable, "-c", CODE]
 RED, GREEN, BOLD, END = "\033[31m", "\033[32m", "\033[1m", "\033[0m"
@@ -64,7 +64,7 @@ def test_in_a_pipe_lines_are_whole_and_plain() -> None:
 SLOW = """
 import signal, sys, time
 from capture.report import progress
-from capture.report.output import ended
+from capture.report.output import run_to_exit_code
 from capture.cli.group import with_progress
 import click
 progress.PERIOD = 0.05
@@ -75,7 +75,7 @@ def slow():
     print("done")
     time.sleep(0.2)
 
-sys.exit(ended(lambda: with_progress(slow, [], "capture slow")))
+sys.exit(run_to_exit_code(lambda: with_progress(slow, [], "capture slow")))
 """
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from capture.state import decisions
-from capture.state.decisions import LEFT_ALONE, Decision
+from capture.state.decisions import LEFT_ALONE, RecordedDecision
 
-ALONE = Decision(LEFT_ALONE, "it has no proxy", "2026-03-01T12:00:00.123Z", "shop/web-0", "cafe", "eth0", "pods", 4711)
+ALONE = RecordedDecision(
+    LEFT_ALONE, "it has no proxy", "2026-03-01T12:00:00.123Z", "shop/web-0", "cafe", "eth0", "pods", 4711
+)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture.analysis.cause_texts import Cause
-from capture.backends.detect import Decision, Leftover
+from capture.backends.detect import BackendChoice, SetLocation
 from capture.backends.kernel_modules import Inventory
 from capture.cli.doctor.examination import CAPABILITIES, Examined, can_work, findings
 from capture.errors import UnsupportedError
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 GOOD = Examined(
     facts=WITH_EVERYTHING,
-    decision=Decision("iptables", "restore", "nft", "that is what there is"),
-    leftovers=(),
+    decision=BackendChoice("iptables", "restore", "nft", "that is what there is"),
+    live_sets=(),
     namespace="4026532177-17",
     is_host=False,
     addresses=("10.77.0.2/32",),
@@ -109,13 +109,13 @@ def test_everything_missing_or_bad_comes_with_a_remedy() -> None:
 
 
 def test_our_sets_that_are_live() -> None:
-    one = Leftover("iptables", "restore", "nft", families=("ipv4", "ipv6"), spellings=("dash",))
-    other = Leftover("nftables", "netlink", "", families=("inet",), spellings=("dash",))
+    one = SetLocation("iptables", "restore", "nft", families=("ipv4", "ipv6"), spellings=("dash",))
+    other = SetLocation("nftables", "netlink", "", families=("inet",), spellings=("dash",))
 
-    assert listed(GOOD.replace(leftovers=(one,)), "note") == [
+    assert listed(GOOD.replace(live_sets=(one,)), "note") == [
         "live rules: rules of the capture are in iptables nft (ipv4, ipv6)"
     ]
-    assert listed(GOOD.replace(leftovers=(one, other)), "warning") == [
+    assert listed(GOOD.replace(live_sets=(one, other)), "warning") == [
         "live rules: there are several sets of capture rules; one is right"
     ]
 

@@ -13,7 +13,7 @@ import pytest
 from cni.agent.handover import Handover
 from cni.agent.health import Health
 from cni.agent.installation import PARTS, Installation
-from cni.agent.journal import Journal
+from cni.agent.journal import AgentLog
 from cni.agent.options import Options
 from cni.agent.runtime import Loaded, RuntimeSilentError
 
@@ -42,7 +42,7 @@ class Node:
         )  # fmt: skip
         self.list = self.conf_dir / "10-lab.conflist"
         self.installation = Installation(
-            self.options, self.health, Journal(descriptor=-1), publish=lambda *words: self.published.append(words)
+            self.options, self.health, AgentLog(descriptor=-1), publish=lambda *words: self.published.append(words)
         )
 
     def write(self, *plugins: dict[str, Any], name: str = "10-lab.conflist") -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cni.agent.health import Health
-from cni.agent.journal import Journal
+from cni.agent.journal import AgentLog
 from cni.agent.pods import Pods
 from support.cluster import fake_kubernetes
 from support.cluster.fake_kubernetes import FakeKubernetes
@@ -33,7 +33,7 @@ class Watching:
         self.pods, self.health, self.stop = Pods(), Health(), threading.Event()
         kubeconfig.write_text(server.kubeconfig({"tokenFile": str(kubeconfig.with_name("token"))}))
         self.client = api.connect(kubeconfig=str(kubeconfig))
-        self.reflector = Reflector(self.client, "node-1", self.pods, self.health, Journal(descriptor=-1))
+        self.reflector = Reflector(self.client, "node-1", self.pods, self.health, AgentLog(descriptor=-1))
         self.thread = threading.Thread(target=self.reflector.run, args=(self.stop,), daemon=True)
         self.thread.start()
 
@@ -175,7 +175,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("cni.agent.api.in_words", lambda error: f"status {error.args[0]}")
     monkeypatch.setattr("cni.agent.reflector.random", SimpleNamespace(uniform=lambda _low, high: high))
     nothing: Any = None
-    return reflector.Reflector(nothing, "node-1", Pods(), Health(), Journal(descriptor=-1))
+    return reflector.Reflector(nothing, "node-1", Pods(), Health(), AgentLog(descriptor=-1))
 
 
 def test_pauses_grow_to_a_minute_and_a_second_failure_is_news(alone: Any) -> None:

@@ -13,9 +13,9 @@ from capture.errors import CaptureError
 from cni import conf
 from cni.agent import api, repair
 from cni.agent.audit import NOTHING, Audited
-from cni.agent.examination import CAPTURED, UNKNOWN, Finding
+from cni.agent.examination import CAPTURED, UNKNOWN, PodState
 from cni.agent.health import Health
-from cni.agent.journal import Journal
+from cni.agent.journal import AgentLog
 from cni.agent.options import Options
 from cni.agent.repair import LONGEST_PAUSE, QUIET, Repair
 from cni.agent.runtime import Sandbox
@@ -33,7 +33,7 @@ STARTING = READY | {"status": {"ready": 0}}
 
 def audited(state: str, sandbox: str = "s1") -> Audited:
     place = Place(Sandbox(sandbox, "shop", "web", "uid-1", 0), "/run/netns/nowhere", 7)
-    return Audited(place, Finding(state, "there are no rules", "recreate it"), NOTHING, 0.0)
+    return Audited(place, PodState(state, "there are no rules", "recreate it"), NOTHING, 0.0)
 
 
 class Scene:
@@ -41,10 +41,15 @@ class Scene:
 
     def __init__(self, server: FakeKubernetes, client: Any, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
         self.server, self.applied, self.clock = server, list[str](), 1000.0
-        self.after, self.refusal = Finding(CAPTURED), ""
+        self.after, self.refusal = PodState(CAPTURED), ""
         self.health = Health()
         self.repair = Repair(
-            Options("node-1", "", {}, **options), conf.parse({}), client, self.health, Journal(descriptor=-1), self.look
+            Options("node-1", "", {}, **options),
+            conf.parse({}),
+            client,
+            self.health,
+            AgentLog(descriptor=-1),
+            self.look,
         )
         monkeypatch.setattr(repair, "apply", self.apply)
         monkeypatch.setattr("cni.agent.repair.time", SimpleNamespace(monotonic=lambda: self.clock))
@@ -54,7 +59,7 @@ class Scene:
         if self.refusal:
             raise CaptureError(self.refusal)
 
-    def look(self, _place: Place) -> Finding:
+    def look(self, _place: Place) -> PodState:
         return self.after
 
     def events(self) -> list[tuple[str, str, str]]:
@@ -122,12 +127,12 @@ def test_a_pod_that_starts_gets_its_rules(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("refusal", "after", "event"),
     [
-        ("namespace is gone", Finding(CAPTURED), "namespace is gone"),
-        ("", Finding("rule-missing", "one rule is missing"), "one rule is missing"),
+        ("namespace is gone", PodState(CAPTURED), "namespace is gone"),
+        ("", PodState("rule-missing", "one rule is missing"), "one rule is missing"),
     ],
 )
 @with_options(repair_running="apply")
-def test_a_repair_that_fails_is_reported(scene: Scene, refusal: str, after: Finding, event: str) -> None:
+def test_a_repair_that_fails_is_reported(scene: Scene, refusal: str, after: PodState, event: str) -> None:
     scene.refusal, scene.after = refusal, after
     scene.repair(audited("no-rules"), READY)
     assert scene.events() == [("CaptureRepairFailed", "Warning", f"no-rules: there are no rules; apply: {event}")]
@@ -136,7 +141,7 @@ def test_a_repair_that_fails_is_reported(scene: Scene, refusal: str, after: Find
 
 @with_options(repair_running="apply")
 def test_what_rules_cannot_end_is_no_failure_of_writing_them(scene: Scene) -> None:
-    scene.after = Finding("not-listening", "no proxy listens")
+    scene.after = PodState("not-listening", "no proxy listens")
     scene.repair(audited("no-rules"), READY)
     assert scene.health.counts() == {("repairs", "success"): 1}
 
@@ -190,9 +195,9 @@ def test_a_node_has_so_many_repairs_a_minute(scene: Scene) -> None:
 
 @with_options(repair_running="apply")
 def test_the_look_at_the_result_repairs_nothing(scene: Scene) -> None:
-    def look(place: Place) -> Finding:
+    def look(place: Place) -> PodState:
         scene.repair(audited("rule-missing", place.sandbox.id), READY)
-        return Finding("rule-missing", "still")
+        return PodState("rule-missing", "still")
 
     scene.repair.look = look
     scene.repair(audited("no-rules"), READY)
@@ -204,7 +209,7 @@ def test_the_look_at_the_result_repairs_nothing(scene: Scene) -> None:
 def test_without_an_api_server_no_pod_is_evicted() -> None:
     health = Health()
     options = Options("", "", {}, repair_running="evict")
-    Repair(options, conf.parse({}), None, health, Journal(descriptor=-1), lambda _: Finding(CAPTURED))(
+    Repair(options, conf.parse({}), None, health, AgentLog(descriptor=-1), lambda _: PodState(CAPTURED))(
         audited("no-rules"), READY
     )
     assert health.counts() == {("repairs", "failure"): 1}
