@@ -13,7 +13,7 @@ from capture.errors import CaptureError, ConfigurationError, KernelError, ToolEr
 from capture.model.addresses import IPV6
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
-from capture.operations.target import backend_and_variant, host_of, request_of
+from capture.operations.target import backend_and_variant, facts_from, request_of
 from capture.rules import (
     build_handover,
     build_ruleset,
@@ -98,9 +98,10 @@ def apply(
     patience: object = lock_timeout
     if isinstance(patience, bool) or not isinstance(patience, int | float) or patience != patience:  # noqa: PLR0124  # NaN
         raise ConfigurationError("apply()", repr(patience), "the argument lock_timeout", "a number of seconds")
+    facts = facts_from(host, namespace)
     with InNamespace(namespace):
         refuse_node(allowed=settings[ALLOW_HOST])
-        return apply_here(settings, host or host_of(namespace), force=force, lock_timeout=lock_timeout)
+        return apply_here(settings, facts, force=force, lock_timeout=lock_timeout)
 
 
 def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_timeout: float = LOCK_TIMEOUT) -> Applied:

@@ -9,7 +9,7 @@ from capture.model.addresses import IPV6
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.model.values import Value
 from capture.operations.results import Dumped, LiveSet, Other, Verified
-from capture.operations.target import backend_and_variant, host_of, request_of
+from capture.operations.target import backend_and_variant, facts_from, request_of
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.families import global_addresses, judge_families
@@ -53,7 +53,7 @@ def verify(
                 return verified
             if not explicit.explicit:
                 return _verify_without_reference()
-        config, _ = resolve(explicit, host or host_of(namespace))
+        config, _ = resolve(explicit, facts_from(host, namespace))
         request = request_of(explicit)
         addresses = PodFromOutside().pod_addresses()
         return _verify(build_ruleset(config), request, detect.look(request), explicit, addresses)
@@ -209,4 +209,4 @@ def reference(
             return Reference(recorded.settings, resolve(recorded.settings, recorded.facts)[0])
         if settings is None or (prefer_recorded and not settings.explicit):
             return None
-        return Reference(settings, resolve(settings, host or host_of(namespace))[0])
+        return Reference(settings, resolve(settings, facts_from(host, namespace))[0])

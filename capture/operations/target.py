@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capture.backends.request import BackendRequest
+from capture.errors import ConfigurationError
 from capture.settings.host import PodFromInside, PodFromOutside
 from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
 
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
 def host_of(namespace: Namespace, servers: tuple[Network, ...] = ()) -> Host:
     """Return the source of users and name servers: in a pod its own files, elsewhere only ``servers``."""
     return PodFromInside(servers=servers) if namespace is None else PodFromOutside(servers=servers)
+
+
+def facts_from(host: Host | None, namespace: Namespace) -> Host:
+    """Return the host that a caller names, or that of the namespace. Raises ConfigurationError for what is no host."""
+    if host is not None and not hasattr(host, "pod_addresses"):
+        raise ConfigurationError(
+            "the library", repr(host), "the argument host", "a PodFromInside() or PodFromOutside()"
+        )
+    return host or host_of(namespace)
 
 
 def request_of(settings: Settings) -> BackendRequest:

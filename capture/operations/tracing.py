@@ -14,7 +14,7 @@ from capture.model.limits import MAX_ID, MAX_PORT
 from capture.model.packet import Packet
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.operations.situation import read_situation
-from capture.operations.target import backend_and_variant, host_of
+from capture.operations.target import backend_and_variant, facts_from
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.parsers import interface
@@ -101,7 +101,7 @@ def _with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
 
 
 def _desired(settings: Settings, namespace: Namespace, host: Host | None) -> Ruleset:
-    config, _ = resolve(as_settings(settings, "trace"), host or host_of(namespace))
+    config, _ = resolve(as_settings(settings, "trace"), facts_from(host, namespace))
     return build_ruleset(config)
 
 

@@ -44,6 +44,11 @@ def _cancelling(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
     if config.inbound_ports.everything and _are_all_ports(config.excluded_inbound_ports):
         yield option.EXCLUDED_INBOUND_PORTS, "holds every port: nothing inbound is captured"
     yield from _cancelling_by_owner(config)
+    if config.inbound_capture_port == config.proxy_port:
+        yield (
+            option.INBOUND_CAPTURE_PORT,
+            f"is {option.PROXY_PORT.name}, too: the directions cannot be told apart",
+        )
     is_left = config.inbound_ports or config.outbound_networks or config.outbound_ports or config.captures_dns
     if not is_left:
         yield option.INBOUND_PORTS, f"is empty, and so is {option.OUTBOUND_NETWORKS.name}: nothing is captured"

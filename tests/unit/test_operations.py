@@ -51,6 +51,8 @@ def test_what_is_no_path_of_a_namespace_is_a_capture_error(path: Any) -> None:
         (render, "families", "ipv4"),
         (apply, "lock_timeout", None),
         (apply, "lock_timeout", float("nan")),
+        (apply, "host", object()),
+        (verify, "host", "pod"),
     ],
 )
 def test_an_argument_of_another_type_is_refused_by_its_name(

@@ -39,6 +39,12 @@ def test_what_cancels_the_capture_is_warned_of(which: Option[object], text: str,
     assert warning.endswith(words)
 
 
+def test_one_port_for_both_directions_is_warned_of() -> None:
+    assert warnings_of(option.INBOUND_CAPTURE_PORT, "15001", FakePod()) == [
+        "--inbound-capture-port 15001 (command line) is --envoy-port, too: the directions cannot be told apart"
+    ]
+
+
 def test_nothing_to_capture_is_warned_of() -> None:
     assert warnings_of(option.OWNER_GROUPS, "", FakePod()) == [
         "ISTIO_OUTBOUND_OWNER_GROUPS '' (command line) names no group: nothing outbound is captured"
