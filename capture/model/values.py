@@ -80,6 +80,10 @@ class Value(metaclass=ValueType):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         fields, values = self.__match_args__, self._defaults
+        if not kwargs and len(args) == len(fields):
+            for field, value in zip(fields, args):  # noqa: B905  # there are as many
+                put(self, field, value)
+            return
         unnamed = fields[len(args) :]
         if kwargs:
             values = values | kwargs

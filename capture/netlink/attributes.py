@@ -90,14 +90,14 @@ def u32(value: int) -> bytes:
 def decode(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield (type without flags, payload) of each attribute. Raise MalformedMessageError on bad lengths."""
     offset, end = 0, len(data)
+    numbers = memoryview(data[: end & ~1]).cast("H")  # both are in the order of the machine
     while offset < end:
-        length = int.from_bytes(data[offset : offset + 2], BYTE_ORDER)
+        length = numbers[offset >> 1] if offset + 1 < end else 0
         if length < NLA_HEADER_SIZE or offset + length > end:
             raise MalformedMessageError(
                 f"netlink attribute at byte {offset} says it has {length} bytes; {end - offset} are left of {end}"
             )
-        kind = int.from_bytes(data[offset + 2 : offset + 4], BYTE_ORDER) & NLA_TYPE_MASK
-        yield kind, data[offset + NLA_HEADER_SIZE : offset + length]
+        yield numbers[(offset >> 1) + 1] & NLA_TYPE_MASK, data[offset + NLA_HEADER_SIZE : offset + length]
         offset += (length + 3) & ~3
 
 
@@ -105,7 +105,8 @@ def decode_fields(data: bytes) -> dict[int, bytes]:
     """Return the payloads by type. Where a type occurs twice, the first counts."""
     fields: dict[int, bytes] = {}
     for kind, payload in decode(data):
-        fields.setdefault(kind, payload)
+        if kind not in fields:
+            fields[kind] = payload
     return fields
 
 

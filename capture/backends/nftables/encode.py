@@ -48,6 +48,7 @@ def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Change]:
     """Yield the messages that append the rules of tables, each after the sets it needs."""
     set_number = 0  # unique in a batch
     for table in tables:
+        messages = TableMessages(nf.NFPROTO_INET, table.name)
         for chain, place, rule in _rules_of(table):
             doing = f"add rule {place} to chain {chain} of table inet {table.name}"
             lookups = []
@@ -55,22 +56,23 @@ def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Change]:
                 set_number += 1
                 yield from _add_set(table.name, condition, set_number, doing)
                 lookups.append(OF_ANONYMOUS + attribute(nf.NFTA_LOOKUP_SET_ID, u32be(set_number)))
-            yield _add_rule(table.name, chain, place, rule, lookups)
+            yield _add_rule(messages, chain, place, rule, lookups)
 
 
 def listed_rules(table: native.NativeTable) -> Iterator[Change]:
     """Yield the messages for the rules of a table as they come back from the kernel: lookups know the names of sets."""
+    messages = TableMessages(nf.NFPROTO_INET, table.name)
     names = iter(dict(sets_of(table)))
     for chain, place, rule in _rules_of(table):
         lookups = [attribute(nf.NFTA_LOOKUP_SET, text(next(names))) for _ in filter(needs_set, rule.conditions)]
-        yield _add_rule(table.name, chain, place, rule, lookups)
+        yield _add_rule(messages, chain, place, rule, lookups)
 
 
 def _rules_of(table: native.NativeTable) -> Iterator[tuple[str, int, native.NativeRule]]:
     return ((chain.name, place, rule) for chain in table.chains for place, rule in enumerate(chain.rules, 1))
 
 
-def _add_rule(table: str, chain: str, place: int, rule: native.NativeRule, lookups: list[bytes]) -> Change:
+def _add_rule(messages: TableMessages, chain: str, place: int, rule: native.NativeRule, lookups: list[bytes]) -> Change:
     """Return the message for a rule; ``lookups`` name the sets that it looks up."""
     rest = iter(lookups)
     expressions = [
@@ -82,7 +84,7 @@ def _add_rule(table: str, chain: str, place: int, rule: native.NativeRule, looku
     if rule.comment:
         words = text(rule.comment)
         parts += attribute(nf.NFTA_RULE_USERDATA, u8(nf.NFTNL_UDATA_RULE_COMMENT) + u8(len(words)) + words)
-    return TableMessages(nf.NFPROTO_INET, table).add_rule(chain, parts, name=f"rule {place}")
+    return messages.add_rule(chain, parts, name=f"rule {place}")
 
 
 def needs_set(condition: native.Condition) -> TypeGuard[native.Among]:
