@@ -27,7 +27,10 @@ def printable(text: str, keep: str = "") -> str:
     That is controls, format characters such as those that change the direction of writing, surrogates and what
     Unicode does not assign (``str.isprintable``).
     """
-    if text.isprintable():
+    others = text
+    for character in keep:
+        others = others.replace(character, "")
+    if others.isprintable():
         return text
     return "".join([
         character if character.isprintable() or character in keep else ascii(character)[1:-1] for character in text
