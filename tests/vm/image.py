@@ -63,7 +63,7 @@ STDLIB_WITHOUT = (
     "dist-packages",
 )
 
-PROJECT = ("capture", "cni", "initcontainer", "tests", "pyproject.toml")
+PROJECT = ("capture", "cni", "initcontainer", "sidecar", "tests", "pyproject.toml")
 
 DIRECTORIES = ("/bin", "/sbin", "/lib", "/lib64", "/proc", "/sys", "/dev", "/run", "/root", tempfile.gettempdir())
 

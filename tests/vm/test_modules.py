@@ -78,6 +78,13 @@ def new_pod(guest: Guest) -> None:
     guest.run(["ip", "-n", "pod", "link", "set", "lo", "up"], check=True)
 
 
+def new_pod_with_ipv6(guest: Guest) -> None:
+    """Make a new pod with a global IPv6 address: without one, a kernel that cannot capture IPv6 is no error."""
+    new_pod(guest)
+    guest.run(["ip", "-n", "pod", "link", "add", "eth0", "type", "veth", "peer", "name", "peer"], check=True)
+    guest.run(["ip", "-n", "pod", "address", "add", "2001:db8::7/64", "dev", "eth0", "nodad"], check=True)
+
+
 def flags(way: Way, driver: str) -> list[str]:
     backend = ["--backend", "nftables"] if way == "nftables" else ["--backend", "iptables"]
     variant = [] if way == "nftables" else ["--force-iptables-binary", way]
@@ -128,13 +135,13 @@ def test_a_module_that_is_missing_is_named(guest: Guest, module: str) -> None:
     assert guest.kernel.release in finding["remedy"]
 
     for way, driver in drivers_that_need(module):
-        new_pod(guest)
+        new_pod_with_ipv6(guest)
         refused = apply(guest, way, driver)
         assert refused.status == UNSUPPORTED, str(refused)
         assert is_named(module, refused.stderr), str(refused)
         assert guest.kernel.release in refused.stderr, f"no word of what has it: {refused}"
 
-    new_pod(guest)
+    new_pod_with_ipv6(guest)
     done = istio_init(guest)
     if any(module not in modules for modules in NEEDED.values()):
         assert done.status == 0, f"there is a way without {module}: {done}"
