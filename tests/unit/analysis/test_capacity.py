@@ -165,8 +165,8 @@ LONG: dict[str, Callable[[int], object]] = {
             excluded_outbound_networks=networks(count // 10),
         )
     ),
-    "rules that are others": lambda count: differences(named(range(20 * count)), named(range(20 * count, 40 * count))),
-    "rules in another order": lambda count: differences(named(range(20 * count)), named(range(20 * count - 1, -1, -1))),
+    "rules that are others": lambda count: differences(named(range(12 * count)), named(range(12 * count, 24 * count))),
+    "rules in another order": lambda count: differences(named(range(12 * count)), named(range(12 * count - 1, -1, -1))),
     "rules": lambda count: judged(drops(6 * count)),
     "rules for udp": lambda count: judged(drops(6 * count, "udp")),
     "rules behind": lambda count: judged(drops(6 * count, priority=0)),
