@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SUPPORTED_VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 NEWEST_VERSION = SUPPORTED_VERSIONS[-1]
+OLDEST_VERSION = "0.1.0"
 
 # The first version of the specification that has the command.
 COMMANDS = {"ADD": "0.3.0", "DEL": "0.3.0", "CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0", "VERSION": "0.3.0"}
@@ -202,10 +203,6 @@ def _decode_configuration(stdin: bytes) -> tuple[dict[str, Any], dict[str, str]]
         ) from None
 
 
-OLDEST_VERSION = "0.1.0"
-MISSING = " (which a configuration without cniVersion has)"
-
-
 def _version_of(configuration: dict[str, Any]) -> str:
     """Return the version of a configuration; without one it is 0.1.0 (SPEC 0.2.0, "Network Configuration")."""
     version = configuration.get("cniVersion", OLDEST_VERSION)
@@ -222,9 +219,10 @@ def _check_version(command: str, version: str) -> None:
     if command == "DEL":
         return
     if version not in SUPPORTED_VERSIONS:
+        implied = " (which a configuration without cniVersion has)" if version == OLDEST_VERSION else ""
         raise CniError(
             INCOMPATIBLE_VERSION,
-            f"cniVersion {_shortened(version, 40)!r}{MISSING if version == OLDEST_VERSION else ''} is not supported;"
+            f"cniVersion {_shortened(version, 40)!r}{implied} is not supported;"
             f" supported are {', '.join(SUPPORTED_VERSIONS)}",
             "Set cniVersion in the network configuration list to one of these.",
         )
@@ -378,7 +376,7 @@ def _version_result(stdin: bytes) -> bytes:
         version = _version_of(_decode_configuration(stdin)[0])
     except CniError:
         version = NEWEST_VERSION
-    return _printed({"cniVersion": _spoken(version), "supportedVersions": SUPPORTED_VERSIONS})
+    return encode({"cniVersion": _spoken(version), "supportedVersions": SUPPORTED_VERSIONS}).encode() + b"\n"
 
 
 def _spoken(version: str) -> str:
@@ -390,7 +388,7 @@ def failure(error: CniError, version: str) -> Answer:
     content: dict[str, object] = {"cniVersion": _spoken(version), "code": error.code, "msg": error.message}
     if error.details:
         content["details"] = error.details
-    return Answer(_printed(content), 1, error)
+    return Answer(encode(content).encode() + b"\n", 1, error)
 
 
 def _result(request: Request, text: str) -> bytes:
@@ -402,7 +400,7 @@ def _result(request: Request, text: str) -> bytes:
     if previous_result.get("cniVersion") == request.version:
         return text.encode() + b"\n"
     try:
-        return _printed(_in_version(previous_result, request.version))
+        return encode(_in_version(previous_result, request.version)).encode() + b"\n"
     except RecursionError:
         raise CniError(INVALID_CONFIGURATION, "prevResult is nested too deeply") from None
     except ValueError as error:  # such as 1e999, which has become infinite
@@ -440,10 +438,6 @@ def shown(value: object) -> str:
         return "nested too deeply to show"
     except ValueError as error:  # such as 1e999, which has become infinite
         return str(error)
-
-
-def _printed(content: dict[str, object]) -> bytes:
-    return encode(content).encode() + b"\n"
 
 
 def one_line(text: str) -> str:

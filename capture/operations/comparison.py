@@ -21,11 +21,13 @@ from capture.state.netns import InNamespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
+    from capture.analysis.stations import PodNetwork
     from capture.backends.detect import BackendChoice, SetLocation
     from capture.model.addresses import Network
     from capture.model.ruleset import Chain, TableName
+    from capture.operations.situation import Elsewhere
     from capture.operations.target import Namespace
     from capture.settings.config import CaptureConfig, Host
     from capture.state.record import Record
@@ -143,24 +145,32 @@ def _judged(
     )
     if live is desired and not elsewhere.chains:
         return found
-    from capture.analysis.judgement import judge, second_set_effect
+    from capture.analysis.judgement import judge
     from capture.analysis.pod_network import read_pod_network
 
     network = read_pod_network()
     is_native = decision.backend == "nftables"
     judged = judge(desired, live, elsewhere.foreign, network, is_native=is_native, has_reference=has_reference)
-    others = [each for each in live_sets if backend_and_variant(each) != backend_and_variant(decision)]
     return found.replace(
         differences=judged.differences,
         notes=judged.notes,
-        others=tuple(
-            Other(each, second_set_effect(desired, elsewhere.of(backend_and_variant(each)), network)) for each in others
-        ),
+        others=tuple(_second_sets(found, live_sets, elsewhere, network)),
         obstacles=judged.obstacles,
         harmless=judged.harmless,
         unjudged=judged.unjudged,
         doubts=(*elsewhere.doubts, *judged.doubts),
     )
+
+
+def _second_sets(
+    found: Verified, live_sets: Iterable[SetLocation], elsewhere: Elsewhere, network: PodNetwork
+) -> Iterator[Other]:
+    from capture.analysis.judgement import second_set_effect
+
+    for each in live_sets:
+        place = backend_and_variant(each)
+        if place != backend_and_variant(found.decision):
+            yield Other(each, second_set_effect(found.desired, elsewhere.of(place), network))
 
 
 def dump(namespace: Namespace = None) -> Dumped:
