@@ -65,7 +65,7 @@ def programmed_by_others(pair: PodPair) -> PodPair:
     pod = pair.pod
     for command in ("iptables", "ip6tables"):
         for variant in ("nft", "legacy"):
-            pod.run([f"{command}-{variant}-restore", "--noflush"], stdin=FOREIGN)
+            pod.run([f"{command}-{variant}-restore", "--noflush", "--wait"], stdin=FOREIGN)
     pod.run(["nft", "-f", "-"], stdin=FOREIGN_NATIVE)
     pod.ip(
         "rule add fwmark 1337/0xffff lookup 133 priority 100",

@@ -195,7 +195,7 @@ def put(namespace: Namespace, name: str) -> None:
     else:
         for program, words in FAMILIES.items():
             text = left.rules.format(mark=left.mark, **words)
-            namespace.run([f"{program}-{left.tool}-restore", "--noflush"], stdin=text)
+            namespace.run([f"{program}-{left.tool}-restore", "--noflush", "--wait"], stdin=text)
     if left.mark:
         for family in ("-4", "-6"):
             namespace.run(["ip", family, "rule", "add", "fwmark", str(left.mark), "lookup", str(left.table)])
