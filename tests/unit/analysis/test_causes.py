@@ -17,11 +17,31 @@ from capture.analysis.causes import (
     causes_of_connection,
     causes_of_pod,
     causes_of_proxy,
+    default_route_causes,
+    stops,
 )
+from capture.analysis.meaning import Translate
+from capture.analysis.rerouting import MarkRoute
+from capture.analysis.stations import Station
+from capture.analysis.trace import Step, Trace
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
-from capture.model.ruleset import only
-from capture.netlink.interfaces import IFF_UP, Link
+from capture.model.ruleset import (
+    ALL_BITS,
+    MANGLE,
+    NAT,
+    OUTPUT,
+    Accept,
+    Chain,
+    Drop,
+    Jump,
+    Return,
+    Rule,
+    Table,
+    UnknownVerdict,
+    only,
+)
+from capture.netlink.interfaces import IFF_LOOPBACK, IFF_UP, Link
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, Listener
 from capture.report.differences import text_of
@@ -33,6 +53,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from capture.analysis.cause_texts import Cause
+    from capture.analysis.trace import Outcome
+    from capture.model.addresses import Family
 
 CAPTURE_PACKAGE = Path(capture.__file__).parent
 TELL_CAUSES = ("analysis/causes", "analysis/envoy", "operations/diagnosis")
@@ -124,6 +146,301 @@ def test_dns_needs_a_listener_of_udp() -> None:
     served = (listener(15001), listener(15006), Listener(IPPROTO_UDP, AF_INET, bytes(4), 15053, PROXY))
     assert kinds(causes_of_proxy(FACTS.replace(listeners=served), capture)) == []
     assert kinds(causes_of_proxy(FACTS.replace(listeners=served[:2]), capture)) == ["not-listening"]
+
+
+# --- one connection ------------------------------------------------------------------------------
+
+OUT = Packet("tcp", parse_address("192.0.2.1"), 443, uid=1000, gid=1000, out_interface="eth0")
+IN = Packet("tcp", parse_address("10.0.0.1"), 8080, source=parse_address("10.0.0.9"), in_interface="eth0")
+TO_POD = OUT.replace(destination=parse_address("10.0.0.1"), out_interface="lo")
+LOOK_UP = OUT.replace(protocol="udp", port=53)
+FOREIGN = Step(NAT, OUTPUT, 1, Rule(Accept()))
+ENTRY = Step(NAT, OUTPUT, 2, Rule(Jump("ISTIO_OUTPUT")))
+OWN = Step(NAT, "ISTIO_OUTPUT", 3, Rule(Return(), why="loops end"))
+UNTRACKED = Step("raw", OUTPUT, 4, Rule(UnknownVerdict("CT --notrack")))
+DIVERTED = Step(MANGLE, "ISTIO_INBOUND", 5, Rule(Return()))
+MOVED = Translate(parse_address("10.0.0.9"), 81)
+DNS_CAPTURE = CAPTURE.replace(dns_port=15053)
+ETH0_DOWN = FACTS.replace(links=(Link(2, "eth0", 0),))
+AT_FOREIGN, AT_OWN = "nat OUTPUT, rule 1", "nat ISTIO_OUTPUT, rule 3"
+
+
+def way(
+    packet: Packet, outcome: Outcome, *path: Step, port: int = 0, to: Translate | None = None, by_policy: bool = False
+) -> Trace:
+    """Return a packet's way, on which the last rule decides, unless that is a policy."""
+    step = path[-1] if path and not by_policy else None
+    return Trace(packet, outcome, port or packet.port, step, path, translated=to)
+
+
+def found(live: Trace, desired: Trace | None = None, capture: Capture = CAPTURE, facts: PodFacts = FACTS) -> Cause:
+    (only_one,) = causes_of_connection(live, desired, facts, capture, text_of)
+    return only_one
+
+
+@pytest.mark.parametrize(
+    ("live", "expected"),
+    [
+        (way(OUT, "direct", FOREIGN), cause("foreign-rule", AT_FOREIGN)),
+        (way(OUT, "direct", FOREIGN, to=MOVED, port=81), cause("nat-first", AT_FOREIGN, address="10.0.0.9", port=81)),
+        (
+            way(OUT, "direct", OWN, FOREIGN, to=MOVED, port=81),
+            cause("nat-first: behind", AT_FOREIGN, to="10.0.0.9 port 81"),
+        ),
+        (way(OUT, "direct", OWN, FOREIGN), cause("excluded", AT_OWN, reason=": loops end")),
+        (way(OUT, "direct", ENTRY, FOREIGN), cause("excluded: no rule")),
+        (way(OUT, "direct", DIVERTED, FOREIGN), cause("foreign-rule", AT_FOREIGN)),
+        (way(OUT, "direct", UNTRACKED, OWN), cause("foreign-rule: untracked", "raw OUTPUT, rule 4")),
+        (
+            way(OUT, "direct", UNTRACKED.replace(chain="ISTIO_OUTPUT"), OWN),
+            cause("excluded", AT_OWN, reason=": loops end"),
+        ),
+        (way(OUT, "direct", OWN), cause("excluded", AT_OWN, reason=": loops end")),
+        (way(OUT, "direct", OWN.replace(rule=Rule(Return()))), cause("excluded", AT_OWN, reason="")),
+        (way(OUT, "direct", ENTRY), cause("excluded", "nat OUTPUT, rule 2", reason="")),
+        (way(OUT, "direct", OWN, by_policy=True), cause("excluded: no rule")),
+        (way(OUT.replace(port=53), "direct", OWN), cause("excluded", AT_OWN, reason=": loops end")),
+        (way(OUT.replace(protocol="udp"), "direct", OWN), cause("not-tcp", protocol="udp")),
+        (way(IN.replace(protocol="udp", port=53), "direct", OWN), cause("not-tcp", protocol="udp")),
+        (way(LOOK_UP, "direct", OWN), cause("dns-not-captured")),
+        (way(OUT.replace(uid=PROXY), "direct", OWN), cause("proxy-user", uid=PROXY, gid=1000)),
+        (way(OUT.replace(gid=PROXY), "direct", OWN), cause("proxy-user", uid=1000, gid=PROXY)),
+        (
+            way(OUT, "proxy-outbound", OWN.replace(table="ip nat2"), port=1),
+            cause("second-set: decides", "ip nat2 ISTIO_OUTPUT, rule 3", port=1),
+        ),
+        (way(OUT, "redirected", OWN, port=1), cause("second-set: decides", AT_OWN, port=1)),
+        (way(OUT, "redirected", OWN, FOREIGN, port=1), cause("nat-first: behind", AT_FOREIGN, to="port 1")),
+        (way(OUT, "redirected", FOREIGN, port=1), cause("nat-first: port", AT_FOREIGN, port=1)),
+        (way(OUT, "no-route"), cause("no-route", address="192.0.2.1", flag="", family="IPv4")),
+    ],
+)
+def test_why_a_connection_does_not_come_to_the_proxy(live: Trace, expected: Cause) -> None:
+    assert found(live) == expected
+
+
+@pytest.mark.parametrize(
+    ("live", "desired", "expected"),
+    [
+        (way(OUT, "direct", FOREIGN), way(OUT, "direct", FOREIGN), cause("excluded", AT_FOREIGN, reason="")),
+        (way(OUT, "direct", FOREIGN), way(OUT, "direct", OWN), cause("foreign-rule", AT_FOREIGN)),
+        (way(OUT, "direct", FOREIGN), way(OUT, "direct"), cause("foreign-rule", AT_FOREIGN)),
+        (way(OUT, "direct"), way(OUT, "direct", OWN), cause("excluded: no rule")),
+        *(
+            (way(OUT, "direct"), way(OUT, outcome, OWN), cause("rule-missing", AT_OWN, outcome=outcome))
+            for outcome in ("proxy-outbound", "proxy-inbound", "dns")
+        ),
+    ],
+)  # fmt: skip
+def test_what_the_recorded_rules_would_do_counts(live: Trace, desired: Trace, expected: Cause) -> None:
+    assert found(live, desired) == expected
+
+
+def test_look_ups_and_families_that_the_settings_leave_out() -> None:
+    to_ipv6 = OUT.replace(destination=parse_address("2001:db8::1"))
+    server = cause("dns-not-captured: server", server="192.0.2.1")
+
+    assert found(way(LOOK_UP, "direct", OWN), capture=DNS_CAPTURE) == server
+    assert found(way(IN.replace(protocol="udp", port=53), "direct", OWN), capture=DNS_CAPTURE).kind == "not-tcp"
+    assert found(way(LOOK_UP.replace(port=54), "direct", OWN), capture=DNS_CAPTURE).kind == "not-tcp"
+    expected = cause("family-not-captured", "IPv6", family="IPv6")
+    assert found(way(to_ipv6, "direct", OWN), capture=IPV4_ONLY) == expected
+
+
+@pytest.mark.parametrize(("packet", "kind"), [(IN, "excluded"), (OUT, "foreign-rule")])
+def test_tproxy_has_met_inbound_packets_in_mangle(packet: Packet, kind: str) -> None:
+    live = way(packet, "direct", DIVERTED, FOREIGN)
+    assert found(live, capture=CAPTURE.replace(is_transparent=True)).kind == kind
+    assert found(live).kind == "foreign-rule"
+
+
+REROUTED = MarkRoute("ipv4", 5, ALL_BITS, is_inverted=False, words="100: from all fwmark 0x5 blackhole", ways=())
+DROPS = FOREIGN.replace(rule=Rule(Drop(), why="drop it"))
+DROPS_PLAINLY = FOREIGN.replace(rule=Rule(Drop()))
+POLICY = Station("inet firewall", Chain("out", (), "DROP"), Table(MANGLE, ()), is_nat=False, is_native=True)
+
+
+@pytest.mark.parametrize(
+    ("live", "expected"),
+    [
+        (way(OUT, "dropped", DROPS), cause("filtered", AT_FOREIGN, filter="a foreign rule drops the packet: drop it")),
+        (
+            way(OUT, "dropped", DROPS_PLAINLY),
+            cause("filtered", AT_FOREIGN, filter="a foreign rule drops the packet: -j DROP"),
+        ),
+        (way(OUT, "dropped", OWN), cause("excluded: drop", AT_OWN, reason="loops end")),
+        (
+            way(OUT, "dropped", OWN.replace(rule=Rule(Drop()))),
+            cause("excluded: drop", AT_OWN, reason="by its settings"),
+        ),
+        *(
+            (
+                way(OUT, "dropped", step).replace(rerouted=REROUTED, mark=5),
+                cause("rerouted", AT_FOREIGN, mark=5, rule=REROUTED.words, words=words),
+            )
+            for step, words in ((DROPS, "drop it"), (DROPS_PLAINLY, "-j DROP"))
+        ),
+        (
+            way(OUT, "dropped").replace(policy=POLICY),
+            cause(
+                "filtered",
+                "inet firewall out",
+                filter="no rule accepts the packet, and the policy of a foreign chain is DROP",
+            ),
+        ),
+        (way(OUT, "dropped"), cause("filtered", filter="a foreign rule or policy drops the packet")),
+    ],
+)  # fmt: skip
+def test_what_drops_a_packet(live: Trace, expected: Cause) -> None:
+    assert found(live) == expected
+
+
+BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("live", "served", "expected"),
+    [
+        (way(IN, "proxy-inbound", OWN, port=15006), BOUND, None),
+        (
+            way(TO_POD, "proxy-inbound", OWN, port=15006),
+            BOUND,
+            cause("not-listening: address", "tcp port 15006", port="tcp port 15006", kind="inbound",
+                  bound="10.0.0.1", arrive="127.0.0.1", any_address="0.0.0.0"),
+        ),
+        (
+            way(OUT, "proxy-outbound", OWN, port=15001),
+            BOUND.replace(port=15001),
+            cause("not-listening: address", "tcp port 15001", port="tcp port 15001", kind="outbound",
+                  bound="10.0.0.1", arrive="127.0.0.1", any_address="0.0.0.0"),
+        ),
+        (
+            way(LOOK_UP, "dns", OWN, port=15053),
+            listener(15053),
+            cause("not-listening", "udp port 15053", port="udp port 15053", kind="DNS"),
+        ),
+        (
+            way(OUT, "proxy-outbound", OWN, port=15001),
+            listener(15001, family=AF_INET6),
+            cause("not-listening: family", "tcp port 15001", port="tcp port 15001", other="IPv6", family="IPv4",
+                  any_address="0.0.0.0"),
+        ),
+        (
+            way(IN, "proxy-inbound", OWN, port=15006),
+            listener(15006, transparent=True),
+            cause("proxy-mode", "tcp port 15006", port=15006, mode="REDIRECT", other="TPROXY", is_not=""),
+        ),
+        (way(OUT, "proxy-outbound", OWN, port=15001), listener(15001, transparent=True), None),
+        (
+            way(OUT, "proxy-outbound", OWN, port=15001),
+            listener(15001, uid=0),
+            cause("proxy-wrong-user", "tcp port 15001", port=15001, uid=0, expected="1337", groups="1337"),
+        ),
+    ],
+)  # fmt: skip
+def test_who_listens_where_the_packet_arrives(live: Trace, served: Listener, expected: Cause | None) -> None:
+    causes = list(causes_of_connection(live, None, FACTS.replace(listeners=(served,)), CAPTURE, text_of))
+    assert causes == ([expected] if expected else [])
+
+
+def test_a_proxy_that_is_not_transparent_under_tproxy() -> None:
+    facts = FACTS.replace(listeners=(listener(15006),))
+    expected = cause("proxy-mode", "tcp port 15006", port=15006, mode="TPROXY", other="REDIRECT", is_not="not ")
+    causes = causes_at_port(facts, CAPTURE.replace(is_transparent=True), "proxy-inbound", 15006, "ipv4")
+    assert list(causes) == [expected]
+
+
+# --- what is wrong with the pod, and whom it stops -----------------------------------------------
+
+LO_DOWN, MISSING = cause("lo-down", "lo"), cause("interface-missing", "net1", name="net1", present="eth0")
+FILTERED = cause("ingress-filter", "eth0", name="eth0", target="tap0")
+
+
+def test_what_is_wrong_with_the_whole_pod() -> None:
+    links = (Link(1, "lo", IFF_LOOPBACK), Link(2, "eth0", 0))
+    facts = FACTS.replace(links=links, diverted=(("eth0", "tap0"),))
+
+    assert list(causes_of_pod(facts, CAPTURE)) == [LO_DOWN, FILTERED]
+    up = facts.replace(links=(links[0].replace(flags=IFF_LOOPBACK | IFF_UP), ETH0), diverted=())
+    assert list(causes_of_pod(up, CAPTURE)) == []
+    only_eth0 = FACTS.replace(links=(ETH0,))
+    assert list(causes_of_pod(only_eth0, CAPTURE.replace(excluded_interfaces=("net1",)))) == [MISSING]
+
+
+@pytest.mark.parametrize(
+    ("cause_of_pod", "live", "is_stopped"),
+    [
+        (LO_DOWN, None, True),
+        (MISSING, None, False),
+        (LO_DOWN, way(OUT, "direct"), False),
+        (LO_DOWN, way(OUT, "proxy-outbound"), True),
+        (LO_DOWN, way(IN, "proxy-inbound"), False),
+        (LO_DOWN, way(TO_POD, "direct"), True),
+        (MISSING, way(OUT, "direct"), False),
+        (MISSING, way(OUT.replace(out_interface="net1"), "direct"), True),
+        (MISSING, way(IN.replace(in_interface="net1"), "direct"), True),
+        (FILTERED, way(IN, "direct"), True),
+        (FILTERED, way(OUT, "direct"), False),
+        (cause("conntrack-full", tracked=1, max_tracked=1), way(OUT, "direct"), True),
+    ],
+)  # fmt: skip
+def test_whom_it_stops(cause_of_pod: Cause, live: Trace | None, *, is_stopped: bool) -> None:
+    assert stops(cause_of_pod, CAPTURE, live) is is_stopped
+
+
+def test_tproxy_delivers_inbound_packets_over_lo() -> None:
+    assert stops(LO_DOWN, CAPTURE.replace(is_transparent=True), way(IN, "proxy-inbound"))
+
+
+IPV4_ROUTE, IPV6_ROUTE = (
+    cause("no-route: default", flag=flag, family=family) for flag, family in (("", "IPv4"), ("-6 ", "IPv6"))
+)
+
+
+@pytest.mark.parametrize(
+    ("unrouted", "addresses", "families", "expected"),
+    [
+        ((), ("10.0.0.1", "fd00::1"), ("ipv4", "ipv6"), None),
+        (("ipv4",), ("10.0.0.1", "fd00::1"), ("ipv4", "ipv6"), IPV4_ROUTE),
+        (("ipv6",), ("10.0.0.1", "fd00::1"), ("ipv4", "ipv6"), None),
+        (("ipv4", "ipv6"), ("10.0.0.1", "fd00::1"), ("ipv4", "ipv6"), IPV4_ROUTE),
+        (("ipv6",), ("fd00::1",), ("ipv4", "ipv6"), IPV6_ROUTE),
+        (("ipv4",), ("10.0.0.1",), ("ipv6",), None),
+    ],
+)  # fmt: skip
+def test_a_default_route_is_missing(
+    unrouted: tuple[Family, ...], addresses: tuple[str, ...], families: tuple[Family, ...], expected: Cause | None
+) -> None:
+    facts = FACTS.replace(unrouted=unrouted, addresses=tuple(map(parse_address, addresses)))
+    assert list(default_route_causes(facts, CAPTURE.replace(families=families))) == ([expected] if expected else [])
+
+
+def test_routes_go_with_their_interface() -> None:
+    down = cause("interface-down", "eth0", name="eth0")
+    assert found(way(OUT, "no-route"), facts=ETH0_DOWN) == down
+    assert found(way(IN, "direct", FOREIGN), facts=ETH0_DOWN) == down
+    assert found(way(OUT, "direct", FOREIGN), facts=ETH0_DOWN).kind == "foreign-rule"
+    lo, tunnel = Link(1, "lo", IFF_LOOPBACK), Link(3, "tunl0", 0)
+    net1 = FACTS.replace(links=(lo, tunnel, Link(2, "net1", IFF_UP)))
+    assert found(way(OUT, "no-route"), facts=net1).kind == "no-route"
+    all_down = FACTS.replace(links=(lo, tunnel, Link(2, "net1", 0)))
+    assert found(way(OUT, "no-route"), facts=all_down).where == "tunl0"
+    usual_down = FACTS.replace(links=(tunnel, Link(2, "eth0", 0), Link(3, "net1", IFF_UP)))
+    assert found(way(OUT, "no-route"), facts=usual_down).where == "eth0"
+    assert found(way(OUT, "no-route"), facts=FACTS.replace(unrouted=("ipv4",))) == IPV4_ROUTE
+
+
+def test_a_pod_of_a_family_that_is_not_captured() -> None:
+    facts = FACTS.replace(addresses=(parse_address("fd00::1"),), listeners=())
+    assert list(causes_of_proxy(facts, IPV4_ONLY)) == [cause("family-not-captured: pod", "IPv6", family="IPv6")]
+
+
+def test_the_proxy_of_a_pod_listens_on_each_port() -> None:
+    causes = causes_of_proxy(FACTS.replace(listeners=()), DNS_CAPTURE.replace(families=("ipv4",)))
+    assert list(causes) == [
+        cause("not-listening", where, port=where, kind=kind)
+        for where, kind in (("tcp port 15001", "outbound"), ("tcp port 15006", "inbound"), ("udp port 15053", "DNS"))
+    ]
 
 
 def test_every_text_is_used_with_the_words_that_it_needs() -> None:
