@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from capture.analysis.flow import Edge, PathTree, flows, with_rates
+import pytest
+
+from capture.analysis.flow import MAX_DEPTH, Edge, PathTree, flows, with_rates
 from capture.analysis.stations import ForeignChain, Situation
 from capture.model.ruleset import (
     FAMILIES,
+    MANGLE,
     NAT,
     OUTPUT,
     Accept,
     Chain,
+    Continue,
     Counters,
     DestinationPort,
     Drop,
+    Jump,
+    Log,
     Protocol,
     Redirect,
+    RestoreMark,
+    Return,
     Rule,
     Ruleset,
+    SaveMark,
+    SetMark,
+    SetZone,
     Table,
+    TransparentProxy,
+    UnknownVerdict,
     only,
 )
 from capture.report.differences import text_of
@@ -25,6 +38,11 @@ from capture.report.flow_svg import picture
 from capture.report.flow_text import lines
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.model.addresses import Family
+    from capture.model.ruleset import TableName, Verdict
 
 HTTP = (Protocol("tcp"), DestinationPort((only(80),)))
 
@@ -138,3 +156,151 @@ def test_policies_of_both_families_count_together_and_one_chain_for_both_once() 
     for chain, expected in ((one, 3), (one.replace(ipv6_policy="ACCEPT", ipv6_counters=Counters(3, 0)), 6)):
         (outbound, _) = flows(Situation(Ruleset(FAMILIES, (Table(NAT, (chain,)),))), FAMILIES, text_of)
         assert [edge.packets for edge in outbound.tables[0].below] == [expected]
+
+
+# --- edges of one table --------------------------------------------------------------------------
+
+OURS = "ISTIO_OUTPUT"
+FOUND = Counters(3, 180)
+
+
+def edges(
+    *chains: Chain, table: TableName = NAT, families: tuple[Family, ...] = FAMILIES, is_foreign: bool = False
+) -> tuple[Edge, ...]:
+    """Return what is below the table at OUTPUT; the first chain is the one there."""
+    contents = Table(table, chains)
+    if not is_foreign:
+        situation = Situation(Ruleset(families, (contents,)))
+    else:
+        foreign = ForeignChain("ip x", families, OUTPUT, -300, is_nat=False, contents=contents)
+        situation = Situation(Ruleset(families, ()), (foreign,))
+    (outbound, _) = flows(situation, families, text_of)
+    return outbound.tables[0].below if outbound.tables else ()
+
+
+def through_ours(*rules: Rule, more: tuple[Chain, ...] = (), table: TableName = NAT) -> tuple[Edge, ...]:
+    """Return what is below the jump to a chain of ours with these rules."""
+    (jump, *_) = edges(Chain(OUTPUT, (Rule(Jump(OURS)),)), Chain(OURS, rules), *more, table=table)
+    assert (jump.to, jump.kind) == (OURS, "chain")
+    return jump.below
+
+
+@pytest.mark.parametrize(
+    ("verdict", "table", "expected"),
+    [
+        (Drop(), NAT, ("dropped", "dropped")),
+        (Return(), NAT, ("direct", "direct")),
+        (Accept(), NAT, ("direct", "direct")),
+        (Accept(), MANGLE, ("goes on", "goes on")),
+        (SaveMark(), NAT, ("goes on", "mark saved")),
+        (RestoreMark(), NAT, ("goes on", "mark restored")),
+        (Log("x"), NAT, ("goes on", "logged")),
+        (SetZone(2), NAT, ("goes on", "zone 2")),
+        (SetMark(1337), NAT, ("goes on", "mark 0x539")),
+        (UnknownVerdict("NFQUEUE --queue-num 1"), NAT, ("goes on", "NFQUEUE")),
+        (Continue(), NAT, ("goes on", "counted")),
+        (Jump("nowhere"), NAT, ("chain", "nowhere")),
+        (TransparentProxy(15006, 1), MANGLE, ("proxy", "proxy :15006")),
+    ],
+)  # fmt: skip
+def test_where_a_rule_of_ours_sends_packets(verdict: Verdict, table: TableName, expected: tuple[str, str]) -> None:
+    rule = Rule(verdict, HTTP, counters=FOUND)
+    (edge, _) = through_ours(rule, Rule(Drop(), why="another"), table=table)
+    assert (edge.kind, edge.to) == expected
+    assert (edge.says, edge.packets, edge.bytes) == (text_of(rule, "ipv4"), 3, 180)
+    assert (edge.families, edge.below) == (FAMILIES, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ISTIO_REDIRECT", ("proxy", "proxy :15053")),
+        ("ISTIO_OUTPUT_DNS", ("dns", "agent's DNS :15053")),
+    ],
+)  # fmt: skip
+def test_a_chain_that_only_redirects_is_no_node(name: str, expected: tuple[str, str]) -> None:
+    redirect, other = Rule(Redirect(15053), HTTP), Rule(Drop(), why="another")
+
+    def entered(*rules: Rule) -> Edge:
+        return through_ours(Rule(Jump(name)), other, more=(Chain(name, rules),))[0]
+
+    plain, chain = entered(redirect), entered(redirect, other)
+    assert (plain.kind, plain.to, plain.below) == (*expected, ())
+    assert [(each.kind, each.to) for each in (chain, *chain.below)] == [
+        ("chain", name),
+        expected,
+        ("dropped", "dropped"),
+    ]
+    assert (entered(other).kind, len(entered(other).below)) == ("chain", 1)
+
+
+def test_jumps_in_a_circle_end_where_the_kernel_ends_them() -> None:
+    (edge,) = edges(Chain(OUTPUT, (Rule(Jump(OURS)),)), Chain(OURS, (Rule(Jump(OURS)),)))
+    depth = 1
+    while edge.below:
+        (edge,) = edge.below
+        depth += 1
+    assert depth == MAX_DEPTH + 1 == 17
+
+
+def test_edges_of_both_families_are_one() -> None:
+    one, other = (Rule(Drop(), HTTP, family, why="x", counters=FOUND) for family in FAMILIES)
+    (edge,) = through_ours(one, other.replace(counters=Counters(4, 20)))
+    assert (edge.packets, edge.bytes, edge.families) == (7, 200, FAMILIES)
+    (edge,) = through_ours(one, other.replace(counters=None))
+    assert (edge.packets, edge.bytes) == (3, 180)
+    (edge,) = through_ours(one)
+    assert edge.families == ("ipv4",)
+    (edge,) = edges(Chain(OURS, (Rule(Drop(), counters=FOUND),)), families=("ipv6",), is_foreign=True)
+    assert (edge.packets, edge.families) == (3, ("ipv6",))
+
+
+@pytest.mark.parametrize(
+    ("chain", "table", "is_foreign", "expected"),
+    [
+        (Chain(OUTPUT, (), "ACCEPT"), NAT, False, [("direct", None, FAMILIES)]),
+        (Chain(OUTPUT, (), "ACCEPT", FOUND), NAT, False, [("direct", 3, FAMILIES)]),
+        (Chain(OUTPUT, (), "ACCEPT"), MANGLE, False, []),
+        (Chain(OUTPUT, (), "ACCEPT", FOUND), MANGLE, False, [("goes on", 3, FAMILIES)]),
+        (Chain(OUTPUT, (), "DROP"), MANGLE, False, [("dropped", None, FAMILIES)]),
+        (Chain("x", (), "ACCEPT", FOUND), MANGLE, True, []),
+        (Chain("x", (), "DROP"), MANGLE, True, [("dropped", None, FAMILIES)]),
+        (Chain(OUTPUT, ()), NAT, False, []),
+        (
+            Chain(OUTPUT, (), "ACCEPT", FOUND, ipv6_policy="DROP", ipv6_counters=Counters(5, 50)),
+            NAT,
+            False,
+            [("direct", 3, ("ipv4",)), ("dropped", 5, ("ipv6",))],
+        ),
+    ],
+)  # fmt: skip
+def test_what_no_rule_decides_on_goes_by_the_policy(
+    chain: Chain, table: TableName, expected: list[tuple[str, int | None, tuple[Family, ...]]], *, is_foreign: bool
+) -> None:
+    first = Rule(Drop(), HTTP, why="first")  # a table without any rule but that of nat is left out
+    (_, *rest) = edges(chain.replace(rules=(first,)), table=table, is_foreign=is_foreign)
+    assert [(edge.kind, edge.packets, edge.families) for edge in rest] == expected
+    assert all(edge.to == edge.kind for edge in rest)
+    assert {edge.says for edge in rest} <= {"policy ACCEPT", "policy DROP"}
+    assert [edge.bytes for edge in rest if edge.kind == "direct" and edge.packets] in ([], [180])
+
+
+def test_a_table_without_rules_is_left_out_unless_it_is_nat() -> None:
+    tables = tuple(Table(name, (Chain(OUTPUT, (), "ACCEPT", FOUND),)) for name in (MANGLE, NAT))
+    second = ForeignChain(
+        "ip two", FAMILIES, OUTPUT, -90, is_nat=True, contents=Table(NAT, (Chain(OURS, (Rule(Drop()),)),))
+    )
+    (outbound, inbound) = flows(Situation(Ruleset(FAMILIES, tables), (second,)), FAMILIES, text_of)
+
+    assert [(table.to, table.kind, table.says) for table in outbound.tables] == [
+        ("nat OUTPUT", "table", ""),
+        (f"ip two {OURS}", "table", "second set, priority -90"),
+    ]
+    assert (outbound.direction, inbound) == ("outbound", PathTree("inbound", ()))
+
+
+def test_what_stays_counted_the_same_has_the_rate_0() -> None:
+    tree = PathTree("outbound", (Edge("x", "direct", "", 3), Edge("y", "direct", ""), Edge("new", "direct", "", 3)))
+    before = (tree.replace(tables=tree.tables[:2]),)
+    (rated,) = with_rates((tree,), before, 2.0)
+    assert [edge.rate for edge in rated.tables] == [0.0, None, None]
