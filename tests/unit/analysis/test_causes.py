@@ -81,6 +81,9 @@ def kinds(causes: Iterable[Cause]) -> list[str]:
 def test_a_full_conntrack_table(tracked: int, found: list[str]) -> None:
     assert kinds(causes_of_pod(FACTS.replace(tracked=tracked, max_tracked=1000), CAPTURE)) == found
     assert kinds(causes_of_pod(FACTS.replace(tracked=tracked, max_tracked=0), CAPTURE)) == []
+    assert kinds(causes_of_pod(FACTS.replace(tracked=tracked), CAPTURE)) == []
+    assert kinds(causes_of_pod(FACTS.replace(max_tracked=1), CAPTURE)) == []
+    assert kinds(causes_of_pod(FACTS.replace(tracked=1, max_tracked=1), CAPTURE)) == ["conntrack-full"]
 
 
 @pytest.mark.parametrize(("name", "found"), [("eth0", ["interface-down"]), ("eth1", ["not-listening"])])
@@ -189,6 +192,7 @@ def found(live: Trace, desired: Trace | None = None, capture: Capture = CAPTURE,
         ),
         (way(OUT, "direct", OWN, FOREIGN), cause("excluded", AT_OWN, reason=": loops end")),
         (way(OUT, "direct", ENTRY, FOREIGN), cause("excluded: no rule")),
+        (way(OUT, "direct", ENTRY, OWN, FOREIGN), cause("excluded", AT_OWN, reason=": loops end")),
         (way(OUT, "direct", DIVERTED, FOREIGN), cause("foreign-rule", AT_FOREIGN)),
         (way(OUT, "direct", UNTRACKED, OWN), cause("foreign-rule: untracked", "raw OUTPUT, rule 4")),
         (
@@ -341,6 +345,27 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
 def test_who_listens_where_the_packet_arrives(live: Trace, served: Listener, expected: Cause | None) -> None:
     causes = list(causes_of_connection(live, None, FACTS.replace(listeners=(served,)), CAPTURE, text_of))
     assert causes == ([expected] if expected else [])
+
+
+def test_the_proxy_may_take_inbound_connections_at_the_address_of_the_pod() -> None:
+    facts = FACTS.replace(listeners=(BOUND, listener(15001)))
+    assert list(causes_of_proxy(facts, IPV4_ONLY)) == []
+
+
+def test_a_listener_of_ipv4_alone() -> None:
+    where = "tcp port 15001"
+    expected = cause("not-listening: family", where, port=where, other="IPv4", family="IPv6", any_address="::")
+    facts = FACTS.replace(listeners=(listener(15001),))
+    assert list(causes_at_port(facts, CAPTURE, "proxy-outbound", 15001, "ipv6")) == [expected]
+
+
+def test_every_user_and_group_of_the_proxy_is_named() -> None:
+    users = tuple(map(only, (1337, 1338)))
+    facts, capture = FACTS.replace(listeners=(listener(15001, uid=2),)), CAPTURE.replace(uids=users, gids=users)
+    words = {"port": 15001, "uid": 2, "expected": "1337,1338", "groups": "1337,1338"}
+    for is_transparent, name in ((False, "proxy-wrong-user"), (True, "proxy-wrong-user: TPROXY")):
+        causes = causes_at_port(facts, capture.replace(is_transparent=is_transparent), "proxy-outbound", 15001, "ipv4")
+        assert list(causes) == [cause(name, "tcp port 15001", **words)]
 
 
 def test_a_proxy_that_is_not_transparent_under_tproxy() -> None:

@@ -265,6 +265,8 @@ def test_edges_of_both_families_are_one() -> None:
         (Chain(OUTPUT, (), "DROP"), MANGLE, False, [("dropped", None, FAMILIES)]),
         (Chain("x", (), "ACCEPT", FOUND), MANGLE, True, []),
         (Chain("x", (), "DROP"), MANGLE, True, [("dropped", None, FAMILIES)]),
+        (Chain("x", (), "ACCEPT", ipv6_policy="DROP"), MANGLE, True, [("dropped", None, ("ipv6",))]),
+        (Chain(OUTPUT, (), "ACCEPT", ipv6_policy="DROP"), MANGLE, False, [("dropped", None, ("ipv6",))]),
         (Chain(OUTPUT, ()), NAT, False, []),
         (
             Chain(OUTPUT, (), "ACCEPT", FOUND, ipv6_policy="DROP", ipv6_counters=Counters(5, 50)),

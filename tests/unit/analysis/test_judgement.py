@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.compare import Difference, differences
-from capture.analysis.judgement import judge
+from capture.analysis.diagram import TooLargeError
+from capture.analysis.judgement import MAX_JUDGED, Obstacle, judge, second_set_effect
 from capture.analysis.stations import ForeignChain, PodNetwork
-from capture.model.addresses import FAMILIES
+from capture.model.addresses import FAMILIES, Network
 from capture.model.ruleset import (
     MANGLE,
     NAT,
@@ -15,14 +16,17 @@ from capture.model.ruleset import (
     PREROUTING,
     Accept,
     Chain,
+    Destination,
     DestinationPort,
     Drop,
     InInterface,
     Jump,
     Log,
+    OwnerUid,
     Protocol,
     Redirect,
     RestoreMark,
+    Return,
     Rule,
     SaveMark,
     SetMark,
@@ -39,8 +43,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from capture.analysis.judgement import Judgement, Obstacle
-    from capture.model.ruleset import Ruleset, TableName
+    from capture.analysis.judgement import Judgement
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Match, Ruleset, TableName
 
 REDIRECT = ruleset_of({})
 TPROXY = ruleset_of({option.INTERCEPTION_MODE: "TPROXY"})
@@ -197,3 +202,96 @@ class TestBesideOurs:
         wanted = REDIRECT.replace(families=("ipv4",))
 
         assert judged(wanted, elsewhere=chain(Rule(Drop(), HTTPS, "ipv6"))).obstacles == ()
+
+    def test_the_policy_that_drops_has_no_rule(self) -> None:
+        (found,) = judged(REDIRECT, elsewhere=chain(policy="DROP")).obstacles
+        assert (found.rule, found.family) == (None, "ipv4")
+
+    @pytest.mark.parametrize(("unknown", "kind"), [((), "obstacles"), ((UNKNOWN,), "unjudged")])
+    def test_what_counts_in_one_family_is_no_note_for_the_other(self, unknown: tuple[Match, ...], kind: str) -> None:
+        wanted = ruleset_of({option.EXCLUDED_OUTBOUND_NETWORKS: "::/0"})
+        there = chain(Rule(Drop(), (*HTTPS, OwnerUid((only(1000),)), *unknown)))
+
+        found = judged(wanted, elsewhere=there)
+
+        assert {name: len(getattr(found, name)) for name in ("obstacles", "unjudged", "harmless")} == {
+            "obstacles": 0, "unjudged": 0, "harmless": 0, kind: 1
+        }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("rule", "families", "family"),
+        [
+            (Rule(Drop()), FAMILIES, "ipv4"),
+            (Rule(Drop(), family="ipv6"), FAMILIES, "ipv6"),
+            (None, ("ipv6",), "ipv6"),
+        ],
+    )
+    def test_the_family_of_an_obstacle(self, rule: Rule | None, families: tuple[Family, ...], family: Family) -> None:
+        found = Obstacle(chain().replace(families=families), rule)
+        assert found.family == family
+        (effect, *_) = [each.effect for each in judged(REDIRECT, elsewhere=chain(Rule(Drop(), HTTPS))).obstacles]
+        assert found.replace(effect=effect) == found, "what it does is no part of what it is"
+
+
+class TestOurOwn:
+    def live(self) -> Ruleset:
+        """Return the default rules with some missing, some unexpected ones and another policy."""
+        tables = []
+        for table in REDIRECT.tables:
+            chains = []
+            for each in table.chains:
+                rules = each.rules if each.name == OUTPUT else (TAKES_TIME, *each.rules[1:])
+                chains.append(each.replace(rules=rules, policy="DROP" if each.name == OUTPUT else each.policy))
+            tables.append(table.replace(chains=tuple(chains)))
+        return REDIRECT.replace(tables=tuple(tables))
+
+    def test_without_a_reference_no_rule_is_missing(self) -> None:
+        kinds = [
+            {each.kind for each in found.differences}
+            for has_reference in (True, False)
+            for found in [judge(REDIRECT, self.live(), (), PodNetwork(), is_native=False, has_reference=has_reference)]
+        ]
+        assert kinds == [{"missing", "unexpected", "policy"}, {"policy"}]
+
+    @pytest.mark.parametrize(("wanted", "other"), [("ipv4", "ipv6"), ("ipv6", "ipv4")])
+    def test_a_family_that_should_not_be_captured_comes_first(self, wanted: Family, other: Family) -> None:
+        found = judge(REDIRECT.replace(families=(wanted,)), self.live(), (), PodNetwork(), is_native=False).differences
+
+        assert found[0].family == other
+        assert [each.family for each in found] == sorted((each.family for each in found), reverse=other == "ipv6")
+        assert {each.family for each in found} == set(FAMILIES)
+
+    def test_only_some_have_an_effect_each(self) -> None:
+        places = [(Destination((Network("ipv4", 0x0A600000 + 7 * port, 32),)), only(port)) for port in range(80, 182)]
+        rules = [Rule(Return(), (to, Protocol("tcp"), DestinationPort((port,)))) for to, port in places]
+        found = judged(REDIRECT.replace(families=("ipv4",)), NAT, "ISTIO-OUTPUT", *rules).differences
+
+        assert len(found) == len(rules) == MAX_JUDGED + 2 == 102
+        assert [each.effect is not None for each in found] == [True] * MAX_JUDGED + [False] * 2
+
+    def test_what_is_too_entangled_leaves_a_doubt(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("capture.analysis.diagram.MAX_EDGES", 50)
+
+        found = judge(REDIRECT, self.live(), (), PodNetwork(), is_native=False)
+
+        assert found.doubts == (str(TooLargeError().message),)
+        assert found.differences == tuple(differences(REDIRECT, self.live()))
+        assert second_set_effect(REDIRECT, (chain(),), PodNetwork()) is None
+
+
+class TestSecondSet:
+    @pytest.mark.parametrize(
+        ("rule", "outcome"),
+        [
+            (Rule(Redirect(16001), HTTPS), "redirected"),
+            (Rule(Redirect(16001), HTTPS, "ipv6"), "redirected"),
+            (Rule(Redirect(16001), TIME), "redirected"),
+            (Rule(Log("seen"), HTTPS), None),
+        ],
+    )
+    def test_it_counts_as_the_newer_one(self, rule: Rule, outcome: str | None) -> None:
+        there = chain(rule, is_nat=True, priority=-100).replace(is_older=True, is_of_any_age=True)
+
+        effect = second_set_effect(REDIRECT, (there,), PodNetwork())
+
+        assert (effect and effect.after.outcome) == outcome
