@@ -83,7 +83,8 @@ def test_a_full_conntrack_table(tracked: int, found: list[str]) -> None:
     assert kinds(causes_of_pod(FACTS.replace(tracked=tracked, max_tracked=0), CAPTURE)) == []
     assert kinds(causes_of_pod(FACTS.replace(tracked=tracked), CAPTURE)) == []
     assert kinds(causes_of_pod(FACTS.replace(max_tracked=1), CAPTURE)) == []
-    assert kinds(causes_of_pod(FACTS.replace(tracked=1, max_tracked=1), CAPTURE)) == ["conntrack-full"]
+    (full,) = causes_of_pod(FACTS.replace(tracked=1, max_tracked=1), CAPTURE)
+    assert full == cause("conntrack-full", "net.netfilter.nf_conntrack_max", tracked=1, max_tracked=1)
 
 
 @pytest.mark.parametrize(("name", "found"), [("eth0", ["interface-down"]), ("eth1", ["not-listening"])])
