@@ -281,17 +281,28 @@ class TestOurOwn:
 
 class TestSecondSet:
     @pytest.mark.parametrize(
-        ("rule", "outcome"),
+        ("rule", "before"),
         [
-            (Rule(Redirect(16001), HTTPS), "redirected"),
-            (Rule(Redirect(16001), HTTPS, "ipv6"), "redirected"),
-            (Rule(Redirect(16001), TIME), "redirected"),
+            (Rule(Redirect(16001), HTTPS), "proxy-outbound"),
+            (Rule(Redirect(16001), HTTPS, "ipv6"), "proxy-outbound"),
+            (Rule(Redirect(16001), TIME), "direct"),
             (Rule(Log("seen"), HTTPS), None),
         ],
     )
-    def test_it_counts_as_the_newer_one(self, rule: Rule, outcome: str | None) -> None:
+    def test_it_counts_as_the_newer_one(self, rule: Rule, before: str | None) -> None:
         there = chain(rule, is_nat=True, priority=-100).replace(is_older=True, is_of_any_age=True)
 
         effect = second_set_effect(REDIRECT, (there,), PodNetwork())
 
-        assert (effect and effect.after.outcome) == outcome
+        assert outcomes([Obstacle(there, rule, effect)]) == ([(before, "redirected")] if before else [])
+
+    def test_what_is_too_entangled_in_one_family_is_judged_in_the_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        places = [(Destination((Network("ipv4", 0x0A600000 + 7 * port, 32),)), only(port)) for port in range(80, 380)]
+        entangled = [Rule(Drop(), (to, Protocol("tcp"), DestinationPort((port,))), "ipv4") for to, port in places]
+        there = chain(*entangled), chain(Rule(Redirect(16001), HTTPS, "ipv6"), is_nat=True, priority=-100)
+        monkeypatch.setattr("capture.analysis.diagram.MAX_EDGES", 4000)
+
+        effect = second_set_effect(REDIRECT, there, PodNetwork())
+
+        assert effect is not None
+        assert effect.family == "ipv6"
