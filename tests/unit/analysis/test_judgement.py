@@ -84,6 +84,7 @@ class TestInOurTables:
         judgement = judged(REDIRECT, NAT, OUTPUT, TAKES_HTTPS)
 
         assert lines(judgement.differences) == [rule_line(TAKES_HTTPS)]
+        assert {each.kind for each in judgement.differences} == {"foreign"}
         assert outcomes(judgement.differences)[0] == ("proxy-outbound", "direct")
         assert judgement.notes == judgement.unjudged == ()
 

@@ -52,7 +52,7 @@ def ways(*routes: TableRoute, rules: tuple[PolicyRule, ...] = (BY_MARK,)) -> lis
         ((TO_TEN.replace(interface=2, metric=1), TO_TEN), [(TEN, ELEVEN - 1, "eth1")]),
         ((TO_TEN, hole(TEN)), [(TEN + 1, ELEVEN - 1, "eth1")]),
         ((TO_TEN, hole(ELEVEN - 1)), [(TEN, ELEVEN - 2, "eth1")]),
-        ((TO_TEN, hole(TEN - 1), hole(ELEVEN)), [(TEN, ELEVEN - 1, "eth1")]),
+        ((TO_TEN, hole(TEN - 5), hole(ELEVEN + 5)), [(TEN, ELEVEN - 1, "eth1")]),
     ],
 )
 def test_a_table_leads_by_its_longest_prefix_and_lowest_metric(
