@@ -128,7 +128,7 @@ def exchange(server: Server, tls: _ssl._SSLContext | None, name: str, request: b
         write, read = plain.send, plain.recv
         if tls is not None:
             plain.settimeout(seconds_until(limit))
-            secured = tls._wrap_socket(plain, False, name)  # type: ignore[attr-defined]  # noqa: SLF001
+            secured = tls._wrap_socket(plain, False, name)  # type: ignore[attr-defined]  # noqa: SLF001  # without the module ssl
             secured.do_handshake()
             write, read = secured.write, secured.read
         plain.settimeout(seconds_until(limit))

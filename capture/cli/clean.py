@@ -28,6 +28,11 @@ def clean(namespace: str | None, form: str, *, allow_host: bool) -> int:
 
     Connections that pass the proxy end with the rules; a warning counts them.
     """
+    return clean_namespace(namespace, form, allow_host=allow_host)
+
+
+def clean_namespace(namespace: str | None, form: str, *, allow_host: bool) -> int:
+    """Remove the capture, and print what that did; return the exit code."""
     warnings = cut_by_cleaning(namespace)
     warn(warnings)
 

@@ -10,12 +10,13 @@ import sys
 import click
 
 from capture import operations
+from capture.cli.clean import clean_namespace
 from capture.cli.options import CaptureCommand, capture_options, explicit, format_option
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN, CaptureError
 from capture.netlink.sock_diag import IPPROTO_TCP, open_sock_diag, read_listeners
 from capture.operations import diagnosis
 from capture.report import diagnosed
-from capture.report.outcome import applied_as_plain, cut_by_cleaning, outcome, start_line
+from capture.report.outcome import applied_as_plain, outcome, start_line
 from capture.report.output import note, print_json, warn
 from capture.report.terminal import print_lines
 from capture.settings.options import ALLOW_HOST, EXCLUDED_INBOUND_PORTS, INBOUND_CAPTURE_PORT, PROXY_PORT
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from capture.settings.settings import Settings
 
 SSH_PORT = 22
-ENDINGS = (signal.SIGHUP, signal.SIGTERM)
-"""What a process gets whose terminal is lost, or whose machine shuts down."""
+ENDINGS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+"""What a process gets whose terminal is lost, whose user presses Ctrl-C, or whose machine shuts down."""
 APPLY_EXAMPLES = """
 capture host apply -u istio-proxy --profile current
 capture host apply -u istio-proxy --keep    # in a script: nothing is to be confirmed
@@ -71,6 +72,8 @@ def apply(ctx: click.Context, *, keep: bool, seconds: int, form: str) -> int:
     refuse_cluster_node()
     settings = without_ssh(explicit(ctx)).with_option(ALLOW_HOST, "true", "capture host apply")
     require_proxy(settings)
+    if not keep:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # no end between the rules and the way back
     applied = operations.apply(settings)
     warn(applied.warnings)
     if applied.changed and not keep:
@@ -104,14 +107,7 @@ def clean(form: str) -> int:
 
     That is: rules, routes and addresses. Foreign rules stay.
     """
-    warnings = cut_by_cleaning(None)
-    warn(warnings)
-    removed = operations.clean(allow_host=True, warn=lambda warning: warn([warning]))
-    if form == "json":
-        print_json({"removed": removed, "warnings": warnings})
-    else:
-        print_lines(["removed: nothing is captured any more" if removed else "nothing to remove"])
-    return EXIT_DONE
+    return clean_namespace(None, form, allow_host=True)
 
 
 def refuse_cluster_node() -> None:
@@ -150,10 +146,13 @@ def keep_if_confirmed(seconds: int) -> None:
         signal.signal(ending, _give_up)
     is_confirmed = False
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
         note(f"captured. Open another connection to this machine, then press Enter within {seconds} s to keep it.")
         readable, _, _ = select.select([sys.stdin], [], [], seconds)
         is_confirmed = bool(readable) and bool(sys.stdin.readline())
     finally:
+        for ending in ENDINGS:
+            signal.signal(ending, signal.SIG_DFL if is_confirmed else signal.SIG_IGN)  # a second one does not stop it
         if not is_confirmed:
             operations.clean(allow_host=True)
     if not is_confirmed:

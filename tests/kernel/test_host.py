@@ -63,7 +63,7 @@ def test_without_a_proxy_or_a_terminal_nothing_is_captured(pod_pair: PodPair) ->
 
 
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])
-@pytest.mark.parametrize("end", ["Enter", "time", "hangup"])
+@pytest.mark.parametrize("end", ["Enter", "time", "hangup", "Ctrl-C"])
 def test_what_is_not_confirmed_is_removed(pod_pair: PodPair, machine: Pod, end: str, backend: str) -> None:
     limit = "1" if end == "time" else "60"
     with machine.entered():
@@ -75,6 +75,8 @@ def test_what_is_not_confirmed_is_removed(pod_pair: PodPair, machine: Pod, end: 
             terminal.type("\n")
         elif end == "hangup":
             terminal.process.send_signal(signal.SIGHUP)
+        elif end == "Ctrl-C":
+            terminal.process.send_signal(signal.SIGINT)
         while terminal.read():
             pass
         code = terminal.process.wait(PATIENCE)
@@ -82,3 +84,18 @@ def test_what_is_not_confirmed_is_removed(pod_pair: PodPair, machine: Pod, end: 
     assert code == (0 if end == "Enter" else 1)
     assert ("the capture was not confirmed, and is removed" in terminal.text) == (end != "Enter")
     assert answers(pod_pair, 8080) == ("proxy" if end == "Enter" else "application")
+
+
+def test_a_hangup_as_soon_as_the_rules_are_live_removes_them(pod_pair: PodPair, machine: Pod) -> None:
+    with machine.entered():
+        terminal = Terminal([CAPTURE, "host", "apply", "--backend", "nftables"], columns=80)
+    with terminal:
+        while "istio-proxy-nat" not in machine.run(["nft", "list", "tables"]).stdout:
+            assert terminal.process.poll() is None, terminal.text
+        for _ in range(2):  # a shell passes on what its terminal sent already
+            terminal.process.send_signal(signal.SIGHUP)
+        while terminal.read():
+            pass
+        assert terminal.process.wait(PATIENCE) == 1
+
+    assert answers(pod_pair, 8080) == "application"
