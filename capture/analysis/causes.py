@@ -25,7 +25,7 @@ from capture.model.addresses import (
 from capture.model.chain_names import is_our_chain
 from capture.model.conventions import DNS_PORT
 from capture.model.packet import LOOPBACK
-from capture.model.ruleset import MANGLE, NAT, PROTOCOL_NUMBERS, TABLES, ProtocolName
+from capture.model.ruleset import MANGLE, NAT, PROTOCOL_NUMBERS, TABLES
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from capture.analysis.cause_texts import Cause
     from capture.analysis.trace import Step, Trace
     from capture.model.addresses import Family, Network
-    from capture.model.ruleset import Rule, Span
+    from capture.model.ruleset import ProtocolName, Rule, Span
     from capture.netlink.interfaces import Link
     from capture.netlink.sock_diag import Listener
 
