@@ -59,7 +59,7 @@ class Probe(Value):
 class Proof(Value):
     """A line about what was proven, or about what could not be and why."""
 
-    says: str
+    message: str
     holds: bool
 
 

@@ -360,8 +360,8 @@ def drop_cause(live: Trace, text_of: TextOf) -> Cause:
         words = step.rule.why or text_of(step.rule, live.packet.family)
         return cause("filtered", place_of(step), filter=f"a foreign rule drops the packet: {words}")
     if policy is not None:
-        says = "no rule accepts the packet, and the policy of a foreign chain is DROP"
-        return cause("filtered", f"{policy.table} {policy.entry.name}", filter=says)
+        text = "no rule accepts the packet, and the policy of a foreign chain is DROP"
+        return cause("filtered", f"{policy.table} {policy.entry.name}", filter=text)
     return cause("filtered", filter="a foreign rule or policy drops the packet")
 
 

@@ -254,8 +254,8 @@ def _explicit_options(settings: Settings, is_meant: Callable[[Option[Any]], bool
 
 def _exclusion_notes(settings: Settings, verified: Verified) -> Iterator[Cause]:
     """Yield what the settings leave uncaptured on purpose, which may be what is looked for."""
-    for remark in verified.remarks:
-        yield cause("family-not-captured: remark", remark=remark)
+    for note in verified.notes:
+        yield cause("family-not-captured: note", note=note)
     exclusions = [each for each in settings.explicit if each.topic == EXCLUSIONS and settings.text(each)]
     given = _explicit_options(settings, lambda option: option in exclusions and option not in (PROXY_UID, PROXY_GID))
     if given:
@@ -278,7 +278,7 @@ def _delivery_causes(found: Iterable[Impediment]) -> Iterator[Cause]:
     """Yield what loses captured packets though the rules are there; that lo is down is a fact of the pod already."""
     for each in found:
         if each.kind != LO_DOWN:
-            yield Cause(each.kind, each.says, each.remedy)
+            yield Cause(each.kind, each.message, each.remedy)
 
 
 def _socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:

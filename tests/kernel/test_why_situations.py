@@ -59,7 +59,7 @@ class Situation:
     """Whether traffic shows it: a proxy that is captured again answers; the route of TPROXY is for answers alone."""
     of_pod: bool = False
     """Whether it is the one cause of the whole pod, too."""
-    says: str = ""
+    message: str = ""
 
 
 BROKEN: dict[str, Situation] = {
@@ -102,8 +102,10 @@ BROKEN: dict[str, Situation] = {
     "an inbound port is left out": Situation("excluded", f"-d {APP_PORT}", goes="in"),
     "an interface is left out": Situation("excluded", "-c eth0", goes="in"),
     "the proxy's user": Situation("proxy-user", uid=1337, gid=1337),
-    "DNS": Situation("dns-not-captured", goes="dns", says="DNS is not captured"),
-    "another name server": Situation("dns-not-captured", "--redirect-dns", goes="dns", says=f"{ELSEWHERE} is none of"),
+    "DNS": Situation("dns-not-captured", goes="dns", message="DNS is not captured"),
+    "another name server": Situation(
+        "dns-not-captured", "--redirect-dns", goes="dns", message=f"{ELSEWHERE} is none of"
+    ),
     "the rules of DNS are gone": Situation(
         "rule-missing", DNS, "iptables -t nat -F ISTIO-OUTPUT", goes="dns", backend="iptables", has_traffic=False
     ),
@@ -210,7 +212,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
     found = why(pod, packet(situation, pod_pair))
 
     assert [cause.kind for cause in found.causes] == [situation.kind], found.causes
-    assert all(cause.says and cause.remedy and situation.says in cause.says for cause in found.causes)
+    assert all(cause.message and cause.remedy and situation.message in cause.message for cause in found.causes)
     if situation.of_pod:
         assert [cause.kind for cause in why(pod).causes] == [situation.kind]
     if situation.kind == "excluded":
