@@ -272,6 +272,14 @@ def _by_name(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
     return f"{NAMED_NAMESPACES}/{value}" if value and "/" not in value else value
 
 
+def warn_of_host(namespace: str | None) -> None:
+    """Warn where nothing is applied if no pod was named, and this is the node's own namespace."""
+    from capture.state.node import evidence_of_host  # where nothing is applied only
+
+    if namespace is None and evidence_of_host() is not None:
+        warn(["this is the node's own network namespace; name a pod by --pid N or --netns NAME"])
+
+
 def named_namespaces(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return what a shell offers: the paths of the network namespaces that have a name."""
     return beginning([f"{NAMED_NAMESPACES}/{name}" for name in names_in(NAMED_NAMESPACES)], incomplete)
