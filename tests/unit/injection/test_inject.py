@@ -153,13 +153,13 @@ def test_what_the_plugin_cannot_know_is_written_out() -> None:
         inject(FILE_1, "f", Template(uses_plugin=True, fragment=SMALL), parse_set(("envoy-port=16001",)))
 
 
-@pytest.mark.parametrize("plugin", [False, True])
+@pytest.mark.parametrize("template", [Template(), Template(uses_plugin=True)])
 def test_the_proxys_metadata_counts_for_rules_and_proxy_wherever_it_is_injected(
-    plugin: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    template: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("capture.settings.host.RESOLV_CONF", str(tmp_path / "none"))
     text = annotated("proxy.istio.io/config", "proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'true', A: b}")
-    rules, proxy = template_of(inject(text, "f", Template(uses_plugin=plugin), NOTHING).text)["spec"]["initContainers"]
+    rules, proxy = template_of(inject(text, "f", template, NOTHING).text)["spec"]["initContainers"]
 
     assert rules["env"] == proxy["env"] == [{"name": "ISTIO_META_DNS_CAPTURE", "value": "true"}]
     assert '"dns-udp-ipv4"' in proxy["args"][1]
@@ -325,7 +325,7 @@ BOMB = "a: &a [1], " + "".join(f"{b}: &{b} [{f'*{a}, ' * 99}], " for a, b in ("a
         ("{a: b}", """{sidecar.istio.io/status: '{"capture": {"was": 5}}'}""", "status: capture.was: invalid value 5"),
         ("{a: b}", "{a: !!int x}", "not YAML"),
         ("{a: b}", "&x {a: *x}", "an alias holds itself"),
-        ("spec:\n  volumes: [{name: v}]\n  containers", "? spec\n: containers", "nothing can be added in line 4: no key or dash begins a line there"),
+        ("spec:\n  volumes: [{name: v}]\n ", "? spec\n:", "nothing can be added in line 4: no key or dash begins"),
         ("\n", "\r", "nothing can be added in line 4: no key or dash begins a line there"),
         ("kind: Pod", "kind: Pod\nmetadata: {name: twice}", "cannot be injected without changing something else"),
         ("{name: web,", "{" + BOMB, "with its aliases written out it has"),
