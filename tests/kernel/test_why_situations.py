@@ -96,7 +96,7 @@ BROKEN: dict[str, Situation] = {
     "lo is down": Situation("lo-down", breaks="ip link set lo down", of_pod=True),
     "eth0 has no address": Situation("no-route", breaks="ip address flush dev eth0", of_pod=True),
     "a policy drops what is redirected": Situation(
-        "filtered", breaks="iptables -P INPUT DROP", of_pod=True, says="what goes to port 15001, and the policy"
+        "filtered", breaks="iptables -P INPUT DROP", of_pod=True, message="what goes to port 15001, and the policy"
     ),
     "eth0 is down": Situation("interface-down", breaks="ip link set eth0 down", of_pod=True),
     "eth0 is down, inbound": Situation("interface-down", breaks="ip link set eth0 down", goes="in", of_pod=True),
