@@ -112,7 +112,7 @@ def main_network(conf_dir: str, choice: Choice = FIRST_BY_NAME) -> Network:
         return taken
     others = _others(conf_dir)
     if others:
-        verdicts = "; ".join(f"{os.path.basename(path)} {says}" for path, says in choose(others, choice).verdicts)
+        verdicts = "; ".join(f"{os.path.basename(path)} {verdict}" for path, verdict in choose(others, choice).verdicts)
         raise InstallError(
             conf_dir,
             f"the container runtime would use none of these files: {verdicts}",

@@ -117,8 +117,8 @@ def _add(request: Request, configuration: Configuration, journal: Log) -> None:
         journal.warn(warning)
     if not is_kept:
         journal.warn(f"{STATE_DIRECTORY} cannot be written: CHECK will have to look the pod up again")
-    for remark in applied.remarks:
-        journal.info(remark)
+    for note in applied.notes:
+        journal.info(note)
     journal.info(
         "captured",
         profile=applied.config.profile,
@@ -278,8 +278,8 @@ def _check(request: Request, configuration: Configuration, journal: Log) -> None
             verified = verify(settings, request.namespace, _host(request))
     if not verified.holds:
         raise _drift(verified, request.namespace)
-    for remark in verified.remarks:
-        journal.info(remark)
+    for note in verified.notes:
+        journal.info(note)
     if not verified.is_certain:
         from capture.report.differences import doubts_in_words  # where there is a warning to log
 
@@ -342,8 +342,8 @@ def _status(request: Request, configuration: Configuration, journal: Log) -> Non
     except CniError as error:
         if is_needed:
             raise CniError(NOT_AVAILABLE_LIMITED, error.message, error.details) from None
-        says = f"pods of the mesh may not start now: {error.message}"
-        journal.warn(says, api_server=error.code, details=error.details)
+        message = f"pods of the mesh may not start now: {error.message}"
+        journal.warn(message, api_server=error.code, details=error.details)
 
 
 def _check_api_server(configuration: Configuration, deadline: float) -> None:

@@ -104,7 +104,7 @@ def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, 
         printer.show(start_line(settings, config))
         older = newer_mesh(settings)
         if older:
-            printer.remark(older)
+            printer.warn_on_stdout(older)
         note = link_local_note(config.families, host.pod_addresses())
         if note:
             printer.show(note)

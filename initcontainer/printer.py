@@ -57,7 +57,7 @@ class Printer:
         for warning in warnings:
             _print_json(sys.stderr, "warn", warning)
 
-    def remark(self, text: str) -> None:
+    def warn_on_stdout(self, text: str) -> None:
         """Print a warning among what is printed on stdout: about what was left to a default, not about a value."""
         if self._level < WARN:
             return

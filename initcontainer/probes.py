@@ -59,7 +59,7 @@ class Probe(Value):
 class Proof(Value):
     """A line about a proof, or about why there is none."""
 
-    says: str
+    message: str
     holds: bool
 
 

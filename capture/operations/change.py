@@ -55,7 +55,7 @@ class Applied(Value):
     config: CaptureConfig
     ruleset: Ruleset
     warnings: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     """Facts that are no fault, and good to know."""
 
 
@@ -155,9 +155,9 @@ def _apply(
         if routes.remove(existing.stale_routes, desired) or restored:
             changed = True
             journal.commit()
-    remarks = filter(None, (link_local_note(config.families, facts.pod_addresses()),))
+    notes = filter(None, (link_local_note(config.families, facts.pod_addresses()),))
     return Applied(
-        changed, target, config, desired, (*warnings, *losses, *_impediments(desired), *lock.warnings), tuple(remarks)
+        changed, target, config, desired, (*warnings, *losses, *_impediments(desired), *lock.warnings), tuple(notes)
     )
 
 
@@ -209,7 +209,7 @@ def _impediments(desired: Ruleset) -> list[str]:
         return lost
     from capture.state.impediments import impediments  # TPROXY, or something is wrong
 
-    return [*lost, *(f"{found.says}. {found.remedy}" for found in impediments(desired))]
+    return [*lost, *(f"{found.message}. {found.remedy}" for found in impediments(desired))]
 
 
 def _read_existing(target: BackendChoice, live_sets: Iterable[SetLocation], desired: Ruleset) -> Existing:

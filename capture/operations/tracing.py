@@ -63,7 +63,7 @@ def _with_impediments(traced: Trace) -> Trace:
     if packet.in_interface is not None or traced.outcome in ("direct", "dropped"):
         return traced
     found = impediments(Ruleset(FAMILIES, ()))
-    return traced.replace(impediments=tuple(each.says for each in found if each.family in (None, packet.family)))
+    return traced.replace(impediments=tuple(each.message for each in found if each.family in (None, packet.family)))
 
 
 def situation_of(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Situation:

@@ -109,13 +109,13 @@ def link_local_note(chosen: tuple[Family, ...], addresses: Iterable[Network]) ->
 def judge_families(
     captured: tuple[Family, ...], settings: Settings, addresses: tuple[Network, ...]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return what is drift, and what is a remark, about families with an address and without rules, in words.
+    """Return what is drift, and what is a note, about families with an address and without rules, in words.
 
     Where the settings choose both families, it is drift.
     """
     uncaptured = tuple(uncaptured_warnings(settings, captured, addresses))
     note = link_local_note(captured, addresses)
-    remarks = (note,) if note else ()
+    notes = (note,) if note else ()
     if settings[IP_FAMILIES] == "both":
-        return uncaptured, remarks
-    return (), (*uncaptured, *remarks)
+        return uncaptured, notes
+    return (), (*uncaptured, *notes)

@@ -56,7 +56,7 @@ def _any_address(family: Family) -> Network:
 
 
 class RecordingHost:
-    """A host that notes its answers, so that they can be recorded."""
+    """A host that records its answers."""
 
     def __init__(self, host: Host) -> None:
         self._host = host

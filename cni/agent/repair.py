@@ -68,7 +68,9 @@ class Repair:
             return
         action = self._action(audited, pod)
         if action == "report" or pod is None:
-            self._publish(audited, "CaptureMissing" if state == "no-rules" else "CaptureBroken", audited.finding.says)
+            self._publish(
+                audited, "CaptureMissing" if state == "no-rules" else "CaptureBroken", audited.finding.message
+            )
         elif self._may_act(audited):
             self._is_busy = True  # the look at the result reports here, too
             try:
@@ -105,9 +107,9 @@ class Repair:
         done = "rules written in place" if action == "apply" else "evicted"
         if problem:
             self._note_failure(audited.place.sandbox.id)
-            self._publish(audited, "CaptureRepairFailed", f"{audited.finding.says}; {action}: {problem}")
+            self._publish(audited, "CaptureRepairFailed", f"{audited.finding.message}; {action}: {problem}")
         else:
-            self._publish(audited, "CaptureRepaired", f"{audited.finding.says}; {done}", kind="Normal")
+            self._publish(audited, "CaptureRepaired", f"{audited.finding.message}; {done}", kind="Normal")
 
     def _apply(self, audited: Audited, pod: dict[str, Any]) -> str:
         """Write the rules and look whether they hold; return what is wrong, "" if nothing is."""
@@ -118,7 +120,7 @@ class Repair:
         except CaptureError as error:
             return error.message
         finding = self.look(audited.place)
-        return "" if finding.state == CAPTURED or finding.state not in MENDED_BY_RULES else finding.says
+        return "" if finding.state == CAPTURED or finding.state not in MENDED_BY_RULES else finding.message
 
     def _evict(self, audited: Audited) -> str:
         if self.client is None:
