@@ -7,6 +7,7 @@ import click
 from capture import operations
 from capture.analysis.policy import Statement, policy
 from capture.cli.options import capture_options, command, explicit_if, format_option, namespace_options
+from capture.cli.values import one_of
 from capture.model.addresses import FAMILY_NAMES, Family
 from capture.model.ruleset import FAMILIES
 from capture.report.differences import FATE, fate_as_plain, fate_in_words
@@ -26,7 +27,7 @@ HEADINGS = ("direction", "traffic", "goes", "because", "families")
     click.Option(
         ["--from-options"], is_flag=True, help="Explain the rules that the options would give, not the live ones."
     ),
-    click.Option(["--family"], type=click.Choice(FAMILIES), help="Show this family only."),
+    click.Option(["--family"], type=one_of(*FAMILIES), help="Show this family only."),
     *capture_options(),
     *namespace_options(),
     format_option("table", "json"),

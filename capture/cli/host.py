@@ -12,6 +12,7 @@ import click
 from capture import operations
 from capture.cli.clean import clean_namespace
 from capture.cli.options import CaptureCommand, capture_options, explicit, format_option
+from capture.cli.values import number
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN, CaptureError
 from capture.netlink.sock_diag import IPPROTO_TCP, open_sock_diag, read_listeners
 from capture.operations import diagnosis
@@ -48,7 +49,7 @@ def confirmation_options() -> list[click.Parameter]:
     return [
         click.Option(["--keep"], is_flag=True, help="Keep the capture without a confirmation."),
         click.Option(
-            ["--confirm-within", "seconds"], type=click.IntRange(1, 3600), default=60, show_default=True,
+            ["--confirm-within", "seconds"], type=number(1, 3600), default=60, show_default=True,
             metavar="SECONDS", help="Remove the capture if Enter is not pressed in this time.",
         ),
     ]  # fmt: skip

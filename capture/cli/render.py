@@ -6,6 +6,7 @@ import click
 
 from capture import operations
 from capture.cli.options import capture_options, command, explicit, format_option, namespace_options
+from capture.cli.values import one_of
 from capture.model.addresses import FAMILIES, Family
 from capture.report.outcome import start_line
 from capture.report.output import note, print_json, warn
@@ -25,7 +26,7 @@ from capture.state.netns import InNamespace
     """,
     *capture_options(),
     *namespace_options(),
-    click.Option(["--family"], type=click.Choice(FAMILIES), help="Print this family only."),
+    click.Option(["--family"], type=one_of(*FAMILIES), help="Print this family only."),
     format_option("text", "json"),
 )
 @click.pass_context

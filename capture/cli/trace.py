@@ -57,8 +57,8 @@ def trace(
 ) -> None:
     """Print what happens to a packet, and which rule decides.
 
-    A packet with --in comes into the pod; any other is sent by a process in it, to where its routes lead. With
-    --table, the rules of that table alone are shown; the packet meets all.
+    PROTOCOL is tcp or udp. A packet with --in comes into the pod; any other is sent by a process in it, to where its
+    routes lead. With --table, the rules of that table alone are shown; the packet meets all.
     """
     packet = packet_from(options, ctx)
     if family not in (None, packet.family):
