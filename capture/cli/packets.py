@@ -78,8 +78,10 @@ def packet_options() -> list[click.Parameter]:
     return [
         click.Argument(["protocol"], type=one_of("tcp", "udp"), metavar="PROTOCOL"),
         click.Argument(["destination"], type=ENDPOINT, metavar="ADDRESS:PORT"),
-        click.Option(["--uid"], type=ID, metavar="UID", help=f"Id of the user that sends it.  [default: {DEFAULT_UID}]"),
-        click.Option(["--gid"], type=ID, metavar="GID", help="Id of the group that sends it.  [default: the number of --uid]"),
+        click.Option(["--uid"], type=ID, metavar="UID",
+                     help=f"Id of the user that sends it.  [default: {DEFAULT_UID}]"),
+        click.Option(["--gid"], type=ID, metavar="GID",
+                     help="Id of the group that sends it.  [default: the number of --uid]"),
         click.Option(["--in", "in_interface"], type=INTERFACE, metavar="NAME",
                      help="It comes in through this interface."),
         click.Option(["--out", "out_interface"], type=INTERFACE, metavar="NAME",
