@@ -5,7 +5,7 @@
     CHECK ─> record (or the same way as ADD) ──> compared with what is live
     STATUS ─> could ADD work now?
 
-What is not understood fails ADD, so that no pod runs without the capture that it should have.
+A request that is not understood fails, so that no pod runs without the capture that it should have.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ NO_SOURCE = (
 )
 
 IDS_OF_THE_PROXY = ("--proxy-uid", "--proxy-gid")
-"""What turns out to be wrong in the pod's namespace only: with ``hostUsers: false`` it has users of its own."""
+"""Options that only the pod's namespace can refuse: with ``hostUsers: false`` it has users of its own."""
 
 COMMANDS: dict[str, Callable[[Request], None]] = {
     "ADD": add,
@@ -134,7 +134,7 @@ def _add(request: Request, configuration: Configuration, journal: Log) -> None:
 
 
 def _remember(request: Request, decision: str, reason: str) -> None:
-    """Keep what was decided about the pod, for ``capture why``; what is no pod is not of interest later."""
+    """Keep the decision about the pod, for ``capture why``; not for a sandbox that is no pod."""
     name = request.arguments.get("K8S_POD_NAME", "")
     if not name:
         return
@@ -218,7 +218,7 @@ def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
         if os.path.samestat(own, own_namespace()):
             raise HostNamespaceError
         refuse_host(allowed=False)
-        # Before the rules: who is killed while writing them has left nothing that DEL does not find.
+        # Before the rules: a plugin that is killed while writing them leaves nothing that DEL does not find.
         is_kept = attachments.keep(request.network, request.container_id, request.interface, namespace_id())
         loopback.wait_for_loopback()
         return apply_here(settings, host), is_kept
@@ -356,7 +356,7 @@ def _check_api_server(configuration: Configuration, deadline: float) -> None:
 
 
 def _logged(request: Request, work: Callable[[Log], None]) -> None:
-    """Do the work; what fails is logged, and raised as the specification's error."""
+    """Do the work; log a failure, and raise it as the specification's error."""
     journal = log_of(request)
     try:
         try:

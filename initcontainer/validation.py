@@ -7,8 +7,8 @@
     inbound    from outside: by a veth pair of our own, on request         -> must arrive on 15006
                else a packet is traced through the live rules, if we may read them
 
-What is dialled is chosen by the rules of the settings (``capture.analysis.trace``), so that ports and networks
-that are left alone do not spoil the proof. How the live rules are written does not matter, only where traffic goes.
+The rules of the settings choose what is dialled (``capture.analysis.trace``): never a port or network that they
+exclude. How the live rules are written does not matter, only where traffic goes.
 """
 
 from __future__ import annotations

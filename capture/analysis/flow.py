@@ -158,7 +158,7 @@ class Reader:
         return tuple(merged.values())
 
     def rest(self) -> Iterator[Edge]:
-        """Yield where a packet goes that no rule of the base chain decides on; from a foreign one on to the next."""
+        """Yield where packets go if no rule of the base chain decides; from a foreign one on to the next."""
         chain = self._station.entry
         for policy in dict.fromkeys(chain.policy_for(family) for family in self.families):
             if policy is None or (self._station.foreign is not None and policy == "ACCEPT"):

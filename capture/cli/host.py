@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SSH_PORT = 22
 ENDINGS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-"""What a process gets whose terminal is lost, whose user presses Ctrl-C, or whose machine shuts down."""
+"""The signals of a lost terminal, of Ctrl-C, and of a shutdown."""
 APPLY_EXAMPLES = """
 capture host apply -u istio-proxy --profile current
 capture host apply -u istio-proxy --keep    # in a script: nothing is to be confirmed

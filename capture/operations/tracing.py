@@ -58,7 +58,7 @@ def trace(
 
 
 def _with_impediments(traced: Trace) -> Trace:
-    """Return the trace with what keeps a packet of the pod, which is redirected and goes over ``lo``, from its port."""
+    """Return the trace with the impediments of a packet that is redirected over ``lo``."""
     packet = traced.packet
     if packet.in_interface is not None or traced.outcome in ("direct", "dropped"):
         return traced

@@ -22,7 +22,7 @@ def start_line(settings: Settings, config: CaptureConfig) -> str:
 
 
 def print_start_line(reference: Reference | None) -> None:
-    """Print the same on stderr, apart from the output of a program that answers a question; nothing without one."""
+    """Print the start line on stderr, apart from a program's output; nothing without one."""
     if reference is not None:
         print_on_stderr(start_line(reference.settings, reference.config))
 

@@ -1,7 +1,6 @@
-"""What is true in this pod: settings and the facts of the host, resolved into one value.
+"""The configuration of a pod: settings and the facts of the host, resolved into one value.
 
-``resolve`` is the only place where names become ids, and where the families to program are decided.
-After it everything is pure.
+Only ``resolve`` turns names into ids and decides on the families. After it everything is pure.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
 
 
 def _without_loopback(route: NetlinkSocket) -> Iterator[Impediment]:
-    """Yield why what is redirected, to 127.0.0.1 where the pod sends it (nf_nat_redirect.c), does not arrive."""
+    """Yield why redirected connections do not arrive: those of the pod go to 127.0.0.1 (nf_nat_redirect.c)."""
     if not is_loopback_up(route):
         yield LOOPBACK_DOWN
         return
@@ -115,7 +115,7 @@ def _switches(ruleset: Ruleset) -> Iterator[Impediment]:
 
 
 def switches_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
-    """Return the switches to be off for a rule set, that are on and that nothing in the namespace needs."""
+    """Return the switches that are on, must be off for a rule set, and that nothing in the namespace needs."""
     from capture.state.sysctls import in_the_way
 
     if not ruleset.policy_routes:

@@ -1,4 +1,4 @@
-"""Whether each pod of this node is captured as it should be: at once when its namespace changes, else by a sweep.
+"""Checks whether each pod of this node is captured as it should be: when its namespace changes, and in a sweep.
 
     kernel's events ──> the pods that they are about ─┐
     API server ───────> those that are new or changed ┼─> signature the same: nothing to do

@@ -1,4 +1,4 @@
-"""What is done about a pod that is not captured: an Event in any case, and a repair as the options allow.
+"""Acts on a pod that is not captured: an Event in any case, and a repair as the options allow.
 
     not ready yet    repair.starting    report | apply
     ready            repair.running     report | apply | evict
@@ -30,7 +30,7 @@ from cni.pod import Identity
 from cni.pod_object import from_object
 
 MENDED_BY_RULES = ("no-rules", "rule-missing", "second-set", "family-not-captured", "route-missing")
-"""States that writing the rules again ends; the others need a person."""
+"""States that writing the rules again repairs; the others need a person."""
 QUIET = 600.0
 """Seconds between two Events about one pod and state."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 600.0

@@ -1,7 +1,6 @@
 """What ``capture doctor`` looks at and what it makes of it. Looking changes nothing; judging is pure.
 
-The one thing that reading may do is let the kernel load a module: whether it takes the owner match of
-iptables, it can only know by trying to have it.
+One look may make the kernel load a module: only trying shows whether it takes the owner match of iptables.
 """
 
 from __future__ import annotations
@@ -66,11 +65,11 @@ class Examined(Value):
     state_directory: Literal["usable", "to be made", "not writable"] | StateDirectoryError
     is_recorded: bool
     modules: Inventory
-    """What of the kernel modules that any capture may need is there."""
+    """Which of the kernel modules that a capture may need are there."""
     loads_modules: bool
     """The kernel loads modules at all."""
     rival: Finding | None = None
-    """That Istio's plugin captures pods of this node, too or alone."""
+    """The finding that Istio's plugin captures pods of this node, too or alone."""
     diagnosis: Diagnosis | CaptureError | None = None
     """What is wrong with the pod; None where nothing is applied, and none is recorded."""
     node: tuple[Finding, ...] = ()
@@ -269,7 +268,7 @@ def _kernel(facts: HostFacts, lacking: tuple[str, ...]) -> Iterator[Finding]:
 
 
 def _modules(examined: Examined) -> Iterator[Finding]:
-    """Yield the modules that are missing, each with who needs it; or that none is; or that it is unknown."""
+    """Yield a finding for each missing module, with who needs it; else one that none is, or that this is unknown."""
     lacking, purposes = examined.modules.lacking, _purposes()
     for name in lacking:
         why = "no such module" if name in examined.modules.absent else "modprobe's configuration forbids to load it"
