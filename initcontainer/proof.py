@@ -19,7 +19,7 @@ from contextlib import suppress
 from capture.errors import CaptureError, ValidationError
 from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Family
 from capture.netlink import sock_diag
-from capture.report.packet_words import endpoint
+from capture.report.packet_text import endpoint
 from capture.state.capabilities import missing
 from capture.state.netns import InNamespace
 from initcontainer.probes import Probe, Proof
@@ -93,8 +93,8 @@ class Prover:
         counted = (*self._awaited.values(), *self._proofs)
         return [probe for probe in self._clients if probe not in counted]
 
-    def _note(self, probe: Probe, says: str, *, holds: bool) -> None:
-        self._proofs[probe] = Proof(f"{probe}: {says}", holds)
+    def _note(self, probe: Probe, message: str, *, holds: bool) -> None:
+        self._proofs[probe] = Proof(f"{probe}: {message}", holds)
 
     def _look(self) -> None:
         """Wait a little for connections, and for processes that dial a running proxy."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
-from capture.analysis.regions import in_words, parts, with_ports, witness
+from capture.analysis.regions import parts, region_text, with_ports, witness
 from capture.analysis.space import Field, PacketSpace
 from capture.analysis.trace import Fate, whole_way
 from capture.model.limits import MAX_PORT
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MAX_PARTS = 40
 """Lines for one outcome; those that are left out are counted."""
 MAX_PIECES = 40
-"""Ranges of ports of one line whose reasons are looked for; lists of more have one, that of the first."""
+"""Ranges of ports of one line that get a reason each; a longer list has that of its first range."""
 UNKNOWN = "cannot be judged"
 
 
@@ -108,7 +108,7 @@ def _statements(
             why = (step.rule.why or f"{step.table} {step.chain} {step.position}") if step else "no rule decides"
             reasons[why] = with_ports(reasons[why], piece) if why in reasons else piece
         for why, piece in reasons.items():
-            yield Statement((space.family,), direction, in_words(space, piece), known, why)
+            yield Statement((space.family,), direction, region_text(space, piece), known, why)
     if len(described) > MAX_PARTS:
         rest = f"{len(described) - MAX_PARTS} more sets of packets"
         yield Statement((space.family,), direction, rest, known, "")

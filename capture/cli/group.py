@@ -79,7 +79,10 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, message="capture %(version)s", help="Print the version, and exit.")
 def capture() -> None:
-    """Capture the traffic of pods for Istio's sidecar proxy, and look at how it is captured."""
+    """Capture the traffic of pods for Istio's sidecar proxy, and look at how it is captured.
+
+    Start with `capture why --pid N`: it names what is wrong with a pod, and what to do.
+    """
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -132,12 +135,12 @@ class BadUsageError(CaptureError):
     exit_code = EXIT_USAGE
 
     def __init__(self, error: click.UsageError) -> None:
-        message = " ".join(_in_words(error).split())
+        message = " ".join(_usage_text(error).split())
         remedy = f"See `{error.ctx.command_path} --help`." if error.ctx is not None else ""
         super().__init__(message[:1].lower() + message[1:], remedy)
 
 
-def _in_words(error: click.UsageError) -> str:
+def _usage_text(error: click.UsageError) -> str:
     """Return what is wrong, with what was probably meant."""
     likely = getattr(error, "possibilities", None) or ()
     if isinstance(error, click.NoSuchOption):
