@@ -184,15 +184,7 @@ def dump(namespace: Namespace = None) -> Dumped:
 
 
 def _live_sets(places: Iterable[SetLocation]) -> tuple[LiveSet, ...]:
-    return tuple(
-        LiveSet(
-            backend_and_variant.backend,
-            backend_and_variant.driver,
-            backend_and_variant.variant,
-            load(backend_and_variant).read(),
-        )
-        for backend_and_variant in places
-    )
+    return tuple(LiveSet(each.backend, each.driver, each.variant, load(each).read()) for each in places)
 
 
 class Reference(Value):
