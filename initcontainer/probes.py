@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Literal
 
-from capture.analysis.pod_network import NO_ROUTE, routed
 from capture.analysis.stations import Situation
 from capture.analysis.trace import whole_way
 from capture.model.addresses import FAMILY_NAMES, Family, Network, address_text, parse_address
@@ -17,6 +16,7 @@ from capture.model.ruleset import Ruleset, Span
 from capture.model.values import Value
 from capture.settings.config import CaptureConfig
 from capture.state.capabilities import missing
+from capture.state.pod_network import NO_ROUTE, routed
 from initcontainer.outside import NAME, OUTSIDE_END, Outside
 
 Side = Literal["outbound", "inbound"]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from capture.errors import CaptureError, ValidationError
-from capture.model.addresses import AF, FAMILY_NAMES, IPV4, IPV6, Family
+from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Family
 from capture.netlink import sock_diag
 from capture.report.packet_words import endpoint
 from capture.state.capabilities import missing
@@ -156,7 +156,7 @@ def _arrival(probe: Probe) -> str:
 
 def _listener(family: Family, port: int, *, transparent: bool) -> socket.socket | None:
     """Return a listening socket on a port of the proxy, for all addresses of the family; None if it is taken."""
-    listener = socket.socket(AF[family], socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    listener = socket.socket(FAMILY_NUMBERS[family], socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == IPV6:
@@ -221,7 +221,7 @@ def _connect(probe: Probe, token: bytes, deadline: float, stopped: int, *, trans
         InNamespace(probe.outside).__enter__()  # for good: this process only dials
     while time.monotonic() < deadline:
         try:
-            with socket.socket(AF[probe.destination.family], socket.SOCK_STREAM) as connection:
+            with socket.socket(FAMILY_NUMBERS[probe.destination.family], socket.SOCK_STREAM) as connection:
                 connection.settimeout(min(PATIENCE, max(RETRY_AFTER, deadline - time.monotonic())))
                 connection.connect(probe.dialled)
                 if not token:

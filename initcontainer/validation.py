@@ -19,7 +19,7 @@ from contextlib import ExitStack
 
 from capture import operations
 from capture.errors import CaptureError, NotProvenError, ValidationError
-from capture.model.addresses import AF, FAMILY_NAMES, Family, address_text
+from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV6, Family, address_text
 from capture.model.ruleset import PolicyRoute, Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import read_addresses, read_links
@@ -119,7 +119,7 @@ def _by_rules(settings: Settings, chooser: Chooser) -> Iterator[Proof]:
     """Yield what the live rules do with packets that come in. Raises ValidationError if one would miss the proxy."""
     for family in chooser.families():
         name = f"{FAMILY_NAMES[family]} inbound from outside"
-        source = next(text for text in DOCUMENTATION if (":" in text) == (AF[family] != AF["ipv4"]))
+        source = next(text for text in DOCUMENTATION if (":" in text) == (family == IPV6))
         found = chooser.from_outside(family, _interface(family), source)
         if found is None:
             yield Proof(f"{name}: nothing that comes in is captured", holds=False)
@@ -144,7 +144,9 @@ def _interface(family: Family) -> str:
     """Return the interface by which connections come in: the first that has an address of the family."""
     with open_route() as route:
         names = {link.index: link.name for link in read_links(route) if not link.is_loopback}
-        with_address = [names[a.interface] for a in read_addresses(route, AF[family]) if a.interface in names]
+        with_address = [
+            names[a.interface] for a in read_addresses(route, FAMILY_NUMBERS[family]) if a.interface in names
+        ]
     return next(iter(with_address), next(iter(names.values()), "eth0"))
 
 

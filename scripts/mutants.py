@@ -74,7 +74,7 @@ AREAS = (
     _area("rules", "capture/rules: *", "unit/rules property/test_core_rules.py property/test_handover.py"),
     _area(
         "analysis",
-        "capture/analysis: * -pod_network",
+        "capture/analysis: *",
         "unit/analysis property/test_core_canonical.py property/test_core_compare.py",
     ),
     _area(

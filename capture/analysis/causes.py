@@ -12,14 +12,21 @@ from __future__ import annotations
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_texts import cause
 from capture.analysis.meaning import Untrack, meaning
-from capture.model.addresses import AF, FAMILIES, FAMILY_NAMES, IPV4, IPV6, LOOPBACK_ADDRESSES, address_text
+from capture.model.addresses import (
+    FAMILIES,
+    FAMILY_NAMES,
+    FAMILY_NUMBERS,
+    FAMILY_OF,
+    IPV4,
+    IPV6,
+    LOOPBACK_ADDRESSES,
+    address_text,
+)
 from capture.model.chain_names import is_our_chain
 from capture.model.conventions import DNS_PORT
 from capture.model.packet import LOOPBACK
-from capture.model.ruleset import MANGLE, NAT, TABLES
+from capture.model.ruleset import MANGLE, NAT, PROTOCOL_NUMBERS, TABLES
 from capture.model.values import Value
-from capture.netlink.rtnetlink import AF_INET
-from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +35,7 @@ if TYPE_CHECKING:
     from capture.analysis.cause_texts import Cause
     from capture.analysis.trace import Step, Trace
     from capture.model.addresses import Family, Network
-    from capture.model.ruleset import Rule, Span
+    from capture.model.ruleset import ProtocolName, Rule, Span
     from capture.netlink.interfaces import Link
     from capture.netlink.sock_diag import Listener
 
@@ -154,7 +161,7 @@ def causes_of_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
         if family in of_pod:
             yield from causes_at_port(facts, capture, "proxy-inbound", capture.inbound_port, family)
     if capture.dns_port is not None:
-        yield from causes_at_port(facts, capture, "dns", capture.dns_port, IPV4, IPPROTO_UDP)
+        yield from causes_at_port(facts, capture, "dns", capture.dns_port, IPV4, "udp")
 
 
 # --- one port ------------------------------------------------------------------------------------
@@ -166,7 +173,7 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
     outcome: str,
     port: int,
     family: Family,
-    protocol: int = IPPROTO_TCP,
+    protocol: ProtocolName = "tcp",
     *,
     is_over_lo: bool = False,
 ) -> Iterator[Cause]:
@@ -176,10 +183,10 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
     """
     if facts.listeners is None:
         return
-    kind, where = KIND_OF.get(outcome, ""), f"{'udp' if protocol == IPPROTO_UDP else 'tcp'} port {port}"
-    of_protocol = [each for each in facts.listeners if each.protocol == protocol]
+    kind, where = KIND_OF.get(outcome, ""), f"{protocol} port {port}"
+    of_protocol = [each for each in facts.listeners if each.protocol == PROTOCOL_NUMBERS[protocol]]
     on_port = [each for each in of_protocol if each.port == port]
-    of_family = [each for each in on_port if each.takes(AF[family])]
+    of_family = [each for each in on_port if each.takes(FAMILY_NUMBERS[family])]
     arrival = LOOPBACK_ADDRESSES.values() if is_over_lo or outcome != "proxy-inbound" else facts.addresses
     addresses = [address for address in arrival if address.family == family]
     serving = [each for each in of_family if _is_bound_to_any(each, addresses)]
@@ -204,7 +211,7 @@ def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
 
 
 def _bound_elsewhere(listener: Listener, kind: str, arrives_at: Network, where: str) -> Cause:
-    family = IPV4 if listener.family == AF_INET else IPV6
+    family = FAMILY_OF[listener.family]
     bound = address_text(family, int.from_bytes(listener.address, "big"))
     arrive = address_text(arrives_at.family, arrives_at.first)
     any_address = ANY_ADDRESS[family]
@@ -267,9 +274,9 @@ def causes_of_connection(
     elif step is not None and is_our_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
         yield cause("second-set: decides", place_of(step), port=live.port)
     elif live.outcome in TO_PROXY:
-        protocol, is_over_lo = IPPROTO_UDP if packet.protocol == "udp" else IPPROTO_TCP, packet.in_interface is None
+        is_over_lo = packet.in_interface is None
         yield from causes_at_port(
-            facts, capture, live.outcome, live.port, packet.family, protocol, is_over_lo=is_over_lo
+            facts, capture, live.outcome, live.port, packet.family, packet.protocol, is_over_lo=is_over_lo
         )
     elif _ours_before(live, capture):
         yield cause("nat-first: behind", place_of(step), to=f"port {live.port}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.long_lists import Box
-from capture.analysis.meaning import Goto, Translate, Untrack, before_tracking, meaning
+from capture.analysis.meaning import Goto, Translate, Untrack, before_tracking, meaning, spelled_out
 from capture.analysis.space import LISTED
 from capture.model import ruleset as model
 
@@ -147,7 +147,7 @@ class ChainCompiler:
     def _box(self, position: int, rule: model.Rule) -> Box:
         ranges: dict[int, Ranges] = {}
         rest = self.diagrams.yes
-        for match in rule.matches:
+        for match in spelled_out(rule.matches, self.space.family, self.space.network):
             known = self.space.ranges(match, is_native=self.station.is_native)
             if known is None:
                 rest = self.diagrams.both(rest, self.space.other(match, self._occurrence(position)))

@@ -16,8 +16,8 @@ from capture.analysis.space import NONE, Field, gathered
 from capture.analysis.trace import (
     NAT_STATES,
     OF_KNOWN_CONNECTIONS,
-    REDIRECTED_BY,
     Fate,
+    redirect_outcome,
 )
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge, merge_ranges
@@ -350,8 +350,7 @@ class Compiler:
             case model.Drop():
                 return self._fate(Fate("dropped"))
             case model.Redirect(port=port):
-                outcome = REDIRECTED_BY.get(chain, "redirected")
-                held = place.held.replace(mapped=Fate(outcome, port), interface=None)
+                held = place.held.replace(mapped=Fate(redirect_outcome(chain, port), port), interface=None)
                 return self._lasting(self._redirected(self._at_base_chain(following.replace(held=held)), port, place))
             case Translate(address=address, port=port):
                 held = place.held.replace(mapped=TRANSLATED, is_moved=address is not None)

@@ -16,7 +16,7 @@ ports. A chain that does nothing but send to the proxy is no node of its own. Fo
 from __future__ import annotations
 
 from capture.analysis.ownership import our_rules
-from capture.analysis.trace import REDIRECTED_BY
+from capture.analysis.trace import DNS, redirect_outcome
 from capture.model import ruleset as model
 from capture.model.chain_names import is_our_chain
 from capture.model.values import Value
@@ -201,10 +201,10 @@ class Reader:
                 return below[0].kind, below[0].to, ()
             return "chain", verdict.chain, below
         if isinstance(verdict, model.Redirect | model.TransparentProxy):
-            if not is_our_chain(chain.name):
-                return "foreign", f"port {verdict.port}", ()
-            is_dns = REDIRECTED_BY.get(chain.name) == "dns"
-            return ("dns", f"agent's DNS :{verdict.port}", ()) if is_dns else ("proxy", f"proxy :{verdict.port}", ())
+            if redirect_outcome(chain.name, verdict.port) == DNS:
+                return "dns", f"agent's DNS :{verdict.port}", ()
+            is_own = is_our_chain(chain.name)
+            return ("proxy", f"proxy :{verdict.port}", ()) if is_own else ("foreign", f"port {verdict.port}", ())
         if isinstance(verdict, model.Drop):
             return "dropped", "dropped", ()
         if isinstance(verdict, model.Return | model.Accept):

@@ -1,7 +1,7 @@
 """What foreign rules do where the model has no value for it, by the text in which both backends print them.
 
 Only what is certain is read: DNAT to one address, REJECT, goto, NOTRACK, targets that let a packet go on, and
-matches of protocols that are neither TCP nor UDP, of the pod's own addresses, and of interfaces by their index.
+matches of protocols that are neither TCP nor UDP, of ranges and the pod's own addresses, and of interfaces by index.
 Everything else stays unknown.
 """
 
@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 
 from capture.model import ruleset as model
-from capture.model.addresses import LOOPBACK_NETWORKS, Network, parse_address, parse_network
+from capture.model.addresses import LOOPBACK_NETWORKS, Network, parse_address, parse_network, split
 from capture.model.packet import LOOPBACK
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from capture.analysis.stations import PodNetwork
@@ -164,23 +164,37 @@ def flags_hold(words: str, state: str) -> bool | None:
 
 IS_LOCAL = re.compile(r"-m addrtype (! )?--(src|dst)-type LOCAL$|fib (s|d)addr type (!= )?local$")
 IS_INDEX = re.compile(r"(iif|oif) (!= )?(\d+)$")
-OF_LOCAL_AND_INDEX = ("-m addrtype", "fib ", "iif ", "oif ")
+IS_IN_RANGE = re.compile(r"(! )?--(src|dst)-range ([^ -]+)-(\S+)")
+UNDERSTOOD = ("-m addrtype", "fib ", "iif ", "oif ", "-m iprange")
 LOOPBACK_INDEX = 1
 
 
-def understood(
-    words: str, family: Family, network: PodNetwork
-) -> model.Source | model.Destination | model.InInterface | model.OutInterface | None:
+def spelled_out(matches: Iterable[model.Match], family: Family, network: PodNetwork) -> Iterator[model.Match]:
+    """Yield matches, those that the model lacks as others that together mean the same, where there are such."""
+    for match in matches:
+        if isinstance(match, model.UnknownMatch) and match.text.startswith(UNDERSTOOD):
+            ranges = IS_IN_RANGE.findall(match.text)
+            for negated, end, first, last in ranges:
+                ends = (parse_address(each).first for each in (first, last))
+                yield END[end[0]](tuple(split(family, *ends)), bool(negated))
+            if not ranges:
+                yield _of_the_pod(match.text, family, network) or match
+        else:
+            yield match
+
+
+END: dict[str, type[model.Source | model.Destination]] = {"s": model.Source, "d": model.Destination}
+
+
+def _of_the_pod(words: str, family: Family, network: PodNetwork) -> model.Match | None:
     """Return the model's match for one that tests an address for being the pod's, or an interface by its index.
 
     Both look into the table of local routes (inet_addr_type in net/ipv4/fib_frontend.c; for IPv6 match_lookup_rt6 in
     xt_addrtype.c and __nft_fib6_eval_type in nft_fib_ipv6.c). None where the network of the pod would have to be known.
     """
-    if not words.startswith(OF_LOCAL_AND_INDEX):
-        return None
     found = IS_LOCAL.match(words)
     if found is not None and network.local is not None:
-        kind = model.Source if (found[2] or found[3]).startswith("s") else model.Destination
+        kind = END[(found[2] or found[3])[0]]
         own = tuple(each for each in (*network.own, *network.local) if each.family == family)
         # The network is in the kernel's table of local routes as soon as ``lo`` is up.
         return kind((LOOPBACK_NETWORKS[family], *own), bool(found[1] or found[4]))
@@ -219,9 +233,8 @@ def judge(
     """
     tests = HOLDS if is_tracked else HOLDS_BEFORE_TRACKING
     found: bool | None = True
-    for match in rule.matches:
-        known = understood(match.text, packet.family, network) if isinstance(match, model.UnknownMatch) else None
-        holds = tests[type(known or match)](known or match, packet, is_native)
+    for match in spelled_out(rule.matches, packet.family, network):
+        holds = tests[type(match)](match, packet, is_native)
         if holds is False:
             return False
         if holds is None:

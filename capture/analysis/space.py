@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from capture.analysis.diagram import Diagrams
 from capture.analysis.long_lists import Switches
-from capture.analysis.meaning import flags_hold, holds_for, is_pure, understood
+from capture.analysis.meaning import flags_hold, holds_for, is_pure, spelled_out
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Network, gaps, merge, merge_ranges
 from capture.model.limits import MAX_ID, MAX_INTERFACE_BYTES, MAX_PORT
@@ -164,9 +164,6 @@ class PacketSpace:
             numbers = [i for i, name in enumerate(model.CONNECTION_STATES) if (name in match.states) != match.negated]
             return Field.STATE, merge_ranges((number, number) for number in numbers)
         if isinstance(match, model.UnknownMatch):
-            known = understood(match.text, self.family, self.network)
-            if known is not None:
-                return self.ranges(known, is_native=is_native)
             answers = [holds_for(match.text, protocol) for protocol in PROTOCOLS]
             holding = merge_ranges((number, number) for number, holds in enumerate(answers) if holds)
             return None if None in answers else (Field.PROTOCOL, holding)
@@ -221,7 +218,7 @@ class PacketSpace:
     def rule(self, rule: model.Rule, occurrence: Hashable, *, is_native: bool) -> int:
         """Return whether a packet fulfils all matches of a rule."""
         found = self.diagrams.yes
-        for match in rule.matches:
+        for match in spelled_out(rule.matches, self.family, self.network):
             known = self.ranges(match, is_native=is_native)
             holds = self.other(match, occurrence) if known is None else self.numbers(*known)
             found = self.diagrams.both(found, holds)

@@ -21,6 +21,7 @@ from capture.analysis.rerouting import UNCHANGED, routed_marks, transparent_rule
 from capture.model import ruleset as model
 from capture.model.addresses import IPV6, LOOPBACK_ADDRESSES, Network
 from capture.model.chain_names import DASH, UNDERSCORE
+from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.values import Value
 
@@ -48,6 +49,11 @@ REDIRECTED_BY: dict[str, Outcome] = {
     for name, outcome in ((names.redirect, OUTBOUND), (names.in_redirect, INBOUND), (names.output_dns, DNS))
 }
 """What a redirect in one of our chains means."""
+
+
+def redirect_outcome(chain: str, port: int) -> Outcome:
+    """Return what a redirect means. To the agent it may lead from any chain: older upstream had none for DNS."""
+    return REDIRECTED_BY.get(chain, DNS if port == AGENT_DNS_PORT else "redirected")
 
 
 class Step(Value):
@@ -372,8 +378,8 @@ class _Passage:
             outcome, step, port = "proxy-inbound", self.transparent, self.transparent.rule.verdict.port
         elif self.mapped is not None:
             is_redirect = isinstance(self.mapped.rule.verdict, model.Redirect)
-            outcome = REDIRECTED_BY.get(self.mapped.chain, "redirected") if is_redirect else "direct"
             step, port = self.mapped, self.packet.port
+            outcome = redirect_outcome(step.chain, port) if is_redirect else "direct"
         elif self._goes_to_the_transparent_socket():
             outcome, port = "proxy-inbound", transparent_rules(self.ruleset)[0].port
         elif self._reply_bypasses_proxy():

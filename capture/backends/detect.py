@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from capture.backends.facts import PURPOSES, HostFacts, gather
 from capture.backends.iptables.tables import VARIANTS
-from capture.backends.request import DRIVERS, VARIANTS_OF, BackendRequest, requested_backend, ways_allowed
+from capture.backends.request import DRIVERS, VARIANTS_OF, BackendRequest, flavours_allowed, requested_backend
 from capture.errors import PrivilegeError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.chain_names import spelling_of
@@ -76,9 +76,9 @@ def look(request: BackendRequest, desired: Ruleset | None = None) -> tuple[Backe
     except UnsupportedError as error:
         if facts.lacking:
             raise  # and they are named
-        from capture.backends.kernel_modules import with_missing_modules  # where something failed
+        from capture.backends.missing_modules import with_missing_modules  # where something failed
 
-        raise with_missing_modules(error, desired, ways_allowed(request)[0]) from error
+        raise with_missing_modules(error, desired, flavours_allowed(request)[0]) from error
     place = decision.variant or "native"
     places = {chain.place for chain in facts.chains}
     decision = decision.replace(
@@ -147,7 +147,7 @@ def _remedy(facts: HostFacts, obstacles: dict[tuple[str, str], list[str]]) -> st
     modules = next((lacking[variant] for variant, _ in obstacles if variant in lacking), None)
     if modules is None:
         return "Install or load what is missing, or leave the choice open (--backend auto)."
-    from capture.backends.kernel_modules import remedy_for  # where something failed
+    from capture.backends.missing_modules import remedy_for  # where something failed
 
     return f"{remedy_for(modules)} Or leave the choice open (--backend auto)."
 
@@ -214,7 +214,7 @@ OTHER_USERS = (
 def _nftables(facts: HostFacts, driver: str, reason: str) -> BackendChoice:
     lacking = dict(facts.lacking).get("nftables")
     if lacking:
-        from capture.backends.kernel_modules import remedy_for
+        from capture.backends.missing_modules import remedy_for
 
         raise UnsupportedError(f"this kernel cannot load the module {', '.join(lacking)}", remedy_for(lacking))
     if facts.nf_tables is False:

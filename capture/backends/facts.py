@@ -10,9 +10,9 @@ from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.listing import read_chains
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE
-from capture.backends.request import ways_allowed
+from capture.backends.request import flavours_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
-from capture.model.addresses import IPV4, IPV6
+from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, IPV4, IPV6
 from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import TABLES
 from capture.model.values import Value
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from typing import Literal
 
-    from capture.backends.kernel_modules import Way
+    from capture.backends.needed_modules import Flavour
     from capture.backends.request import BackendRequest
     from capture.model.addresses import Family
     from capture.model.ruleset import Ruleset
@@ -80,8 +80,8 @@ class HostFacts(Value):
     """The bindings of libnftables are installed for this interpreter: what the driver libnftables needs."""
     own_users: bool = True
     """The network namespace belongs to our user namespace; that of a pod with ``hostUsers: false`` does not."""
-    lacking: tuple[tuple[Way, tuple[str, ...]], ...] = ()
-    """The modules that each way needs and this kernel is known not to have, or may not load; of other ways, none."""
+    lacking: tuple[tuple[Flavour, tuple[str, ...]], ...] = ()
+    """The modules that each flavour needs and this kernel is known not to have, or may not load."""
 
     def uses(self, place: Place, *, own: bool = False) -> int:
         """Return how many rules are in a place; with ``own``, how many of the capture."""
@@ -95,10 +95,10 @@ def gather(request: BackendRequest | None = None, desired: Ruleset | None = None
         tables = tuple((family, table) for family in families_here() for table in legacy_tables(family))
     except PrivilegeError:
         tables = ()
-    ways = BY_PREFERENCE if request is None else ways_allowed(request)
-    is_open = "nftables" in ways[1:]
-    is_in_doubt = is_open or ways[0] == "legacy" or nf_tables is False or nft_compat is False
-    lacking = tuple(_lacking(desired, ways)) if is_in_doubt else ()
+    flavours = BY_PREFERENCE if request is None else flavours_allowed(request)
+    is_open = "nftables" in flavours[1:]
+    is_in_doubt = is_open or flavours[0] == "legacy" or nf_tables is False or nft_compat is False
+    lacking = tuple(_lacking(desired, flavours)) if is_in_doubt else ()
     # Our own netlink messages need nothing that is installed.
     by_netlink = request is not None and (
         request.backend == "nftables" or (request.variant in ("", "nft") and nft_compat is True and not lacking)
@@ -129,16 +129,17 @@ def gather(request: BackendRequest | None = None, desired: Ruleset | None = None
     )
 
 
-def _lacking(desired: Ruleset | None, ways: tuple[Way, ...]) -> Iterator[tuple[Way, tuple[str, ...]]]:
-    """Yield which of the ways lack modules. If the first one does not, the others are not looked at: it takes time."""
-    from capture.backends.kernel_modules import look_up, needed  # not needed where a request leaves nothing open
+def _lacking(desired: Ruleset | None, flavours: tuple[Flavour, ...]) -> Iterator[tuple[Flavour, tuple[str, ...]]]:
+    """Yield which of the flavours lack modules. If the first one does not, the others are not read: it takes time."""
+    from capture.backends.needed_modules import needed  # not needed where a request leaves nothing open
+    from capture.state.kernel_modules import look_up  # not needed where a request leaves nothing open
 
     families = families_here() if desired is None else desired.families
-    for way in ways:
-        lacking = look_up(needed(desired, families, way)).lacking
+    for flavour in flavours:
+        lacking = look_up(needed(desired, families, flavour)).lacking
         if lacking:
-            yield way, lacking
-        elif way == ways[0]:
+            yield flavour, lacking
+        elif flavour == flavours[0]:
             return
 
 
@@ -153,7 +154,7 @@ def _installed_programs() -> Iterator[tuple[Program, str]]:
                     yield (variant, family, purpose), path
 
 
-BY_PREFERENCE: tuple[Way, ...] = ("nft", "legacy", "nftables")
+BY_PREFERENCE: tuple[Flavour, ...] = ("nft", "legacy", "nftables")
 
 PURPOSES: tuple[Literal["save", "restore"], ...] = ("save", "restore")
 
@@ -172,7 +173,7 @@ def _read_nf_tables() -> tuple[bool | None, bool | None, tuple[LiveChain, ...]]:
 def _takes_matches(netfilter: NetlinkSocket) -> bool:
     """Return whether nf_tables takes matches of iptables; tried with the owner match. Raises PrivilegeError."""
     try:
-        return has_extension(netfilter, nf.FAMILY_NUMBERS[IPV4], "match", "owner", 1)
+        return has_extension(netfilter, FAMILY_NUMBERS[IPV4], "match", "owner", 1)
     except (KernelError, UnsupportedError):
         return False
 
@@ -181,8 +182,8 @@ def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[LiveChain]:
     for protocol_family, fields in read_chains(netfilter):
         table, chain = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
         uses = decode_number(fields.get(nf.NFTA_CHAIN_USE, b""))
-        if protocol_family in nf.FAMILIES and table in TABLES:
-            yield LiveChain("nft", nf.FAMILIES[protocol_family], table, chain, uses)
+        if protocol_family in FAMILY_OF and table in TABLES:
+            yield LiveChain("nft", FAMILY_OF[protocol_family], table, chain, uses)
         elif protocol_family == nf.NFPROTO_INET and table in MODEL_TABLES:
             yield LiveChain("native", "inet", table, chain, uses)
         elif protocol_family == nf.NFPROTO_INET and table == REJECT_TABLE:
@@ -193,7 +194,10 @@ def _legacy_support() -> LegacySupport:
     """Return whether the kernel has legacy tables, or could load them."""
     if has_legacy(IPV4):
         return "present"
-    from capture.backends.kernel_modules import can_load, look_up  # not needed where a request leaves nothing open
+    from capture.state.kernel_modules import (
+        can_load,  # not needed where a request leaves nothing open
+        look_up,  # not needed where a request leaves nothing open
+    )
 
     inventory = look_up(("iptable_nat",))
     if not inventory.is_indexed:

@@ -18,6 +18,8 @@ from capture.backends.nf_tables.listing import read_tables
 from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nftables.names import REJECT_TABLE
 from capture.errors import KernelError, UnsupportedError
+from capture.model.addresses import FAMILY_NUMBERS
+from capture.model.ruleset import PROTOCOL_NUMBERS
 from capture.netlink.attributes import attribute, decode_text, u8, u32be
 from capture.netlink.batch import commit
 from capture.netlink.nfnetlink import open_netfilter
@@ -90,9 +92,9 @@ def _expressions(interface: int) -> bytes:
     return b"".join(
         (
             load_meta(nf.NFT_META_NFPROTO),
-            equals(u8(nf.FAMILY_NUMBERS["ipv6"])),
+            equals(u8(FAMILY_NUMBERS["ipv6"])),
             load_meta(nf.NFT_META_L4PROTO),
-            equals(u8(nf.PROTOCOL_NUMBERS["tcp"])),
+            equals(u8(PROTOCOL_NUMBERS["tcp"])),
             load_meta(interface),
             equals(LO, negated=True),
             load_payload(nf.NFT_PAYLOAD_TRANSPORT_HEADER, TCP_FLAGS_AT, 1),

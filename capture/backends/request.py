@@ -1,4 +1,4 @@
-"""What was requested of backend, driver and variant, and which ways it leaves open. Pure."""
+"""What was requested of backend, driver and variant, and which flavours it leaves open. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from capture.model.values import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.backends.iptables.tables import Variant
-    from capture.backends.kernel_modules import Way
+    from capture.backends.needed_modules import Flavour
 
 DRIVERS: dict[str, tuple[str, ...]] = {
     "iptables": ("netlink", "restore", "iptc"),
@@ -55,8 +55,8 @@ def requested_backend(request: BackendRequest) -> str:
     return backend
 
 
-def ways_allowed(request: BackendRequest) -> tuple[Way, ...]:
-    """Return the ways that a request leaves open, the first choice first."""
+def flavours_allowed(request: BackendRequest) -> tuple[Flavour, ...]:
+    """Return the flavours that a request leaves open, the first choice first."""
     backend = requested_backend(request)
     if backend == "nftables":
         return ("nftables",)

@@ -25,7 +25,9 @@ FAMILIES: tuple[Family, ...] = (IPV4, IPV6)
 FAMILY_NAMES: dict[Family, str] = {IPV4: "IPv4", IPV6: "IPv6"}
 
 BITS = {IPV4: 32, IPV6: 128}
-AF = {IPV4: _socket.AF_INET, IPV6: _socket.AF_INET6}
+FAMILY_NUMBERS: dict[Family, int] = {IPV4: _socket.AF_INET, IPV6: _socket.AF_INET6}
+FAMILY_OF: dict[int, Family] = {number: family for family, number in FAMILY_NUMBERS.items()}
+"""Those of sockets and routes (AF_INET in linux/socket.h), and of netfilter (NFPROTO_IPV4 in linux/netfilter.h)."""
 
 
 class Network(Value):
@@ -92,7 +94,7 @@ LOOPBACK_NETWORKS: dict[Family, Network] = {IPV4: Network(IPV4, 127 << 24, 8), I
 
 def address_text(family: Family, address: int) -> str:
     """Return an address as people write it: 127.0.0.1, ::1."""
-    return _socket.inet_ntop(AF[family], address.to_bytes(BITS[family] // 8, "big"))
+    return _socket.inet_ntop(FAMILY_NUMBERS[family], address.to_bytes(BITS[family] // 8, "big"))
 
 
 def parse_address(text: str) -> Network:

@@ -55,6 +55,8 @@ BUILT_IN_CHAINS: dict[TableName, tuple[str, ...]] = {
 }
 """The chains the kernel enters by itself, in the order of ``iptables -L``."""
 
+PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
+PROTOCOL_OF: dict[int, ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 ALL_BITS = 0xFFFF_FFFF
 
 MAX_SINGLE_RULES = 16

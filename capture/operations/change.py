@@ -148,7 +148,7 @@ def _apply(
         except CaptureError as error:
             _restore(switches)
             journal.roll_back(existing.recorded, desired)
-            from capture.backends.kernel_modules import with_missing_modules  # where something failed
+            from capture.backends.missing_modules import with_missing_modules  # where something failed
 
             raise with_missing_modules(error, desired, target.variant or "nftables") from error
         restored = not desired.policy_routes and journal.restore_sysctls()

@@ -146,7 +146,7 @@ def _judged(
     if live is desired and not elsewhere.chains:
         return found
     from capture.analysis.judgement import judge
-    from capture.analysis.pod_network import read_pod_network
+    from capture.state.pod_network import read_pod_network
 
     network = read_pod_network()
     is_native = decision.backend == "nftables"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from capture.analysis.canonical import canonical_rule
-from capture.analysis.pod_network import NO_ROUTE, read_pod_network, routed
 from capture.analysis.stations import Situation
 from capture.analysis.trace import Trace, whole_way
 from capture.backends import detect, load
@@ -22,6 +21,7 @@ from capture.settings.settings import as_settings
 from capture.state import record
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace
+from capture.state.pod_network import NO_ROUTE, read_pod_network, routed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import _socket
 import os
 
-from capture.model.addresses import AF, FAMILIES, Network, parse_address
+from capture.model.addresses import FAMILIES, FAMILY_NUMBERS, Network, parse_address
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.routing import way_out
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
@@ -60,7 +60,7 @@ class PodFromInside:
         IPv4 comes first where both families have one, as in upstream's look-up. None without any global address.
         """
         with open_route() as route:
-            defaults = [way_out(route, family) for family in AF.values()]
+            defaults = [way_out(route, family) for family in FAMILY_NUMBERS.values()]
             found = [
                 (address.interface, parse_address(address.address))
                 for address in read_addresses(route)

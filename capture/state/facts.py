@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from capture.analysis.causes import Capture, PodFacts
 from capture.errors import CaptureError
-from capture.model.addresses import AF, parse_address
+from capture.model.addresses import FAMILY_NUMBERS, parse_address
 from capture.netlink.interfaces import Link, read_addresses, read_links
 from capture.netlink.routing import way_out
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
@@ -27,7 +27,7 @@ def read_facts(capture: Capture) -> PodFacts:
         addresses = [address for address in read_addresses(route) if address.interface != LOOPBACK_INDEX]
         parsed = [parse_address(address.address) for address in addresses]
         families = dict.fromkeys(address.family for address in parsed)
-        unrouted = tuple(family for family in families if not way_out(route, AF[family]))
+        unrouted = tuple(family for family in families if not way_out(route, FAMILY_NUMBERS[family]))
     ids = foreign_ids()
     listeners = _listeners(ids)
     strangers = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from capture.errors import UnsupportedError
-from capture.model.addresses import IPV4
+from capture.model.addresses import FAMILY_NUMBERS, IPV4
 from capture.model.ruleset import MANGLE, PREROUTING, InInterface, Return
 from capture.model.values import Value
 from capture.netlink.interfaces import is_loopback_up
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
-from capture.state.routes import AF, LOOPBACK_DOWN_REMEDY, PREFERENCE
+from capture.state.routes import LOOPBACK_DOWN_REMEDY, PREFERENCE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impedim
     from capture.netlink import policy_rules as rules  # TPROXY only
 
     try:
-        listed = rules.read_policy_rules(route, AF[policy.family])
+        listed = rules.read_policy_rules(route, FAMILY_NUMBERS[policy.family])
     except UnsupportedError:
         return  # a kernel without policy routing; that our rule is missing is reported elsewhere
     is_own = [rule.is_for_mark(policy.mark, policy.table) for rule in listed]
@@ -80,7 +80,7 @@ def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impedim
         decides = rule.action != rules.FR_ACT_NOP and rule.table != rules.RT_TABLE_LOCAL
         if not decides or not rule.may_match_mark(policy.mark):
             continue
-        if rule.looks_up and not rules.has_routes(route, AF[policy.family], rule.table):
+        if rule.looks_up and not rules.has_routes(route, FAMILY_NUMBERS[policy.family], rule.table):
             continue
         yield Impediment(
             "policy-route",
@@ -94,7 +94,7 @@ def rule_that_needs_source_validation(route: NetlinkSocket) -> PolicyRule | None
     """Return the policy rule, as VPNs have it (`not fwmark ...`), for which sources are validated with their mark."""
     from capture.netlink.policy_rules import read_policy_rules
 
-    rules = read_policy_rules(route, AF[IPV4])
+    rules = read_policy_rules(route, FAMILY_NUMBERS[IPV4])
     return next((rule for rule in rules if rule.is_inverted and rule.mask), None)
 
 

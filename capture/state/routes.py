@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 
 from capture.errors import CaptureError, KernelError, UnsupportedError
-from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text
+from capture.model.addresses import FAMILIES, FAMILY_NUMBERS, FAMILY_OF, IPV6, address_text
 from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.ruleset import MANGLE, LoopbackAddress, MissingRoute, PolicyRoute, Ruleset, TransparentProxy
 from capture.netlink.interfaces import add_address, is_loopback_up, read_addresses, remove_address
 from capture.netlink.policy_rules import has_mark_rule, put_mark_rule, read_policy_rules, remove_mark_rule
 from capture.netlink.routing import add_local_route, has_local_route, remove_local_route
-from capture.netlink.rtnetlink import AF_INET, AF_INET6, LOOPBACK_INDEX, open_route
+from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 from capture.state.files import content_of
 
 TYPE_CHECKING = False
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family, Network
     from capture.netlink.sockets import NetlinkSocket
 
-AF = {"ipv4": AF_INET, "ipv6": AF_INET6}
-FAMILY_OF: dict[int, Family] = {AF_INET: IPV4, AF_INET6: IPV6}
 DISABLE_IPV6_ON_LO = "/proc/sys/net/ipv6/conf/lo/disable_ipv6"
 NO_IPV6_ON_LO = (
     "IPv6 is disabled on lo (net.ipv6.conf.lo.disable_ipv6), which therefore cannot have the address ::6:"
@@ -52,14 +50,14 @@ def ensure(ruleset: Ruleset) -> bool:
             changed |= add_address(route, _text(address), address.network.prefix)
         for policy in ruleset.policy_routes:
             # The rule first, and last when removed: it shows that a table is our own, wherever we were killed.
-            changed |= put_mark_rule(route, AF[policy.family], policy.mark, policy.table, PREFERENCE)
+            changed |= put_mark_rule(route, FAMILY_NUMBERS[policy.family], policy.mark, policy.table, PREFERENCE)
             changed |= _add_local_route(route, policy)
     return changed
 
 
 def _add_local_route(route: NetlinkSocket, policy: PolicyRoute) -> bool:
     try:
-        return add_local_route(route, AF[policy.family], policy.table)
+        return add_local_route(route, FAMILY_NUMBERS[policy.family], policy.table)
     except KernelError as error:
         if error.errno != errno.ENETDOWN:
             raise
@@ -167,8 +165,8 @@ def remove(ruleset: Ruleset, kept: Ruleset | None = None) -> bool:
     with open_route() as route:
         for policy in ruleset.policy_routes:
             if (policy.family, policy.table) not in needed:
-                changed |= remove_local_route(route, AF[policy.family], policy.table)
-            changed |= remove_mark_rule(route, AF[policy.family], policy.mark, policy.table)
+                changed |= remove_local_route(route, FAMILY_NUMBERS[policy.family], policy.table)
+            changed |= remove_mark_rule(route, FAMILY_NUMBERS[policy.family], policy.mark, policy.table)
         for address in ruleset.loopback_addresses:
             changed |= remove_address(route, _text(address), address.network.prefix)
     return changed
@@ -179,7 +177,7 @@ def _text(address: LoopbackAddress) -> str:
 
 
 def _has_address(route: NetlinkSocket, desired: LoopbackAddress) -> bool:
-    family = AF[desired.network.family]
+    family = FAMILY_NUMBERS[desired.network.family]
     return any(
         address.interface == LOOPBACK_INDEX and address.address == _text(desired)
         for address in read_addresses(route, family)
@@ -187,7 +185,7 @@ def _has_address(route: NetlinkSocket, desired: LoopbackAddress) -> bool:
 
 
 def _halves(route: NetlinkSocket, policy: PolicyRoute) -> tuple[bool, bool]:
-    family = AF[policy.family]
+    family = FAMILY_NUMBERS[policy.family]
     try:
         return (
             has_mark_rule(route, family, policy.mark, policy.table),

@@ -9,13 +9,10 @@ keeps the files, and the user id, of the caller: the caller's user is none of th
 
 from __future__ import annotations
 
-import os
-
-from capture import errors
 from capture.errors import CaptureError, PrivilegeError
 from capture.model.values import Value
+from capture.state.child import error_text, in_child, parse_error
 from capture.state.files import content_of
-from capture.state.json_text import decode, encode
 from capture.state.netns import CLONE_NEWUSER, call_setns, is_of_this_user_namespace, open_owner
 
 TYPE_CHECKING = False
@@ -114,67 +111,12 @@ def _as_owner(work: Callable[[], str]) -> str:
             raise PrivilegeError("enter the user namespace that this network namespace belongs to") from None
         return work()
 
-    status, answer = in_child(enter_and_work, _described)
+    status, answer = in_child(enter_and_work, error_text)
     if status == 0:
         return answer
-    raise (
-        _raised(answer)
-        if answer
-        else CaptureError(f"the process in the pod's user namespace ended with status {status}")
-    )
-
-
-def in_child(work: Callable[[], str], describe: Callable[[BaseException], str]) -> tuple[int, str]:
-    """Return how a forked child ended that did the work, and what that returned, or what describes its error.
-
-    The status is 0, 1 after an error, or negative: the number of the signal that killed the child.
-    """
-    answer = os.memfd_create("answer")
-    try:
-        child = fork()
-        if child == 0:
-            _be_child(work, describe, answer)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        return status, os.pread(answer, os.fstat(answer).st_size, 0).decode("utf-8", "surrogateescape")
-    finally:
-        os.close(answer)
-
-
-def fork() -> int:
-    """Fork. Python 3.12 and later warn where other threads run; the children here use nothing that they might hold."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
-
-
-def _be_child(work: Callable[[], str], describe: Callable[[BaseException], str], answer: int) -> None:
-    status = 1
-    try:
-        text = work()
-        status = 0
-    except BaseException as error:  # noqa: BLE001  # this process ends here; the parent reads what is written
-        text = describe(error)
-    finally:
-        os.write(answer, text.encode("utf-8", "surrogateescape"))
-        os._exit(status)
-
-
-def _described(error: BaseException) -> str:
-    if isinstance(error, CaptureError):
-        return encode([type(error).__name__, error.message, error.remedy, getattr(error, "errno", 0)])
-    return encode(["CaptureError", f"{type(error).__name__}: {error}", "", 0])
-
-
-def _raised(text: str) -> CaptureError:
-    """Return the error of the child; each kind makes its message in its own way, so this one is put together."""
-    kind, message, remedy, number = decode(text)
-    error: CaptureError = CaptureError.__new__(getattr(errors, kind, CaptureError))
-    CaptureError.__init__(error, message, remedy)
-    if number:
-        vars(error)["errno"] = number
-    return error
+    if answer:
+        raise parse_error(answer)
+    raise CaptureError(f"the process in the pod's user namespace ended with status {status}")
 
 
 def _keep_capabilities_for_programs() -> None:

@@ -73,6 +73,19 @@ CASES: dict[str, tuple[str, str]] = {
         NFT % ("input priority 0", "fib saddr type != local tcp dport 15001 drop"),
         "proxy",
     ),
+    "from and to ranges": (
+        "iptables-nft -A OUTPUT -m iprange --src-range 10.0.0.1-10.255.0.0 --dst-range 127.0.0.1-127.0.0.9 -j DROP",
+        "dropped",
+    ),
+    "to no range, legacy": (
+        "iptables-legacy -t mangle -A OUTPUT -p tcp -m iprange ! --dst-range 203.0.113.8-203.0.113.99 -j DROP",
+        "dropped",
+    ),
+    "from no range to another": (
+        "iptables-nft -A OUTPUT -m iprange ! --src-range 10.9.0.3-10.9.0.5 --dst-range 1.0.0.1-1.0.0.3 -p udp -j DROP",
+        "proxy",
+    ),
+    "to a range, native": (NFT % ("output priority -200", "ip daddr 203.0.113.3-203.0.113.8 drop"), "dropped"),
     "in by index": (NFT % ("input priority 0", "iif lo tcp dport 15001 drop"), "dropped"),
     "in by another index": (NFT % ("input priority 0", "iif eth0 tcp dport 15001 drop"), "proxy"),
     "in by no index": (NFT % ("output priority -200", "iif != lo tcp dport 80 drop"), "dropped"),

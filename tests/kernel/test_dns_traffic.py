@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from capture import operations
+from capture.cli.watch import look
+from capture.operations import diagnosis
 from capture.settings import options as option
 from pytest_netns import Answer, Client, Pod, PodPair
 from support.captures.fake_pod import FakePod
@@ -194,3 +196,26 @@ def test_other_udp_is_left_alone(captured: tuple[PodPair, bool]) -> None:
     listener = peer.listener(("0.0.0.0", 5353), label="other")
     assert pod.client(APP).connect(peer.ipv4, 5353, "udp").label == "other"
     listener.close()
+
+
+@pytest.mark.parametrize("how", [{}, HOW["all, classic"]], ids=["no DNS", "all DNS"])
+@pytest.mark.parametrize("way", ["iptables-netlink", "nftables-netlink"])
+def test_a_rule_of_older_upstream_leads_to_the_agent_in_every_view(pod_pair: PodPair, way: str, how: Texts) -> None:
+    """It is in no chain of ours. In tables that we share it is our own: removed with the rest."""
+    serve(pod_pair)
+    pod = pod_pair.pod
+    with pod.entered():
+        operations.apply(settings(WAYS[way], how))
+        pod.run(["sh", "-c", "iptables-nft -t nat -I OUTPUT -p udp --dport 53 -j REDIRECT --to-ports 15053"])
+
+        traced = operations.trace_packet(OTHERS[0], 53, protocol="udp")
+        assert (traced.outcome, traced.step and traced.step.position) == ("dns", 1)
+        assert not operations.verify().holds
+        assert diagnosis.why(traced.packet).causes == ()
+        (watched, _) = look(None, ("ipv4",)).flows
+        rule = next(edge for table in watched.tables for edge in table.below if "15053" in edge.says)
+        is_own = way == "iptables-netlink"
+        assert rule.to == "foreign: " * (not is_own) + "agent's DNS :15053"
+        assert pod.client(APP).connect(OTHERS[0], 53, "udp", timeout=5).label == "agent"
+        operations.clean()
+    assert ("15053" in pod.run(["iptables-nft", "-t", "nat", "-S"]).stdout) != is_own

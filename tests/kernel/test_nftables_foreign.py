@@ -11,7 +11,6 @@ import pytest
 
 from capture import operations
 from capture.analysis.judgement import Obstacle
-from capture.analysis.pod_network import read_pod_network
 from capture.analysis.stations import ForeignChain
 from capture.backends.nftables.foreign import read_foreign_chains
 from capture.backends.nftables.netlink import NetlinkDriver
@@ -37,6 +36,7 @@ from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.settings.options import INTERCEPTION_MODE
 from capture.settings.settings import Settings
+from capture.state.pod_network import read_pod_network
 from pytest_netns import Kind, Namespace, NamespaceFactory, PodPair
 from support.captures.settings import WAYS, settings
 from support.rules.nftables_cases import networks

@@ -12,7 +12,7 @@ from capture.backends.iptables.xt_encode import attributes_of
 from capture.backends.iptables.xt_words import MATCH_WORDS, TARGET_WORDS, match_words, target_words
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.messages import TableMessages
-from capture.model.addresses import FAMILIES
+from capture.model.addresses import FAMILIES, FAMILY_NUMBERS
 from capture.model.ruleset import (
     MANGLE,
     NAT,
@@ -41,9 +41,7 @@ written = st.sampled_from(PLACES).flatmap(rules)
 def test_a_rule_is_read_as_it_was_written(rule: Rule, family: Family, table: TableName) -> None:
     reader = Reader(family)
     for single in expanded([rule], family):
-        message = TableMessages(nf.FAMILY_NUMBERS[family], table).add_rule(
-            "ISTIO_OUTPUT", attributes_of(single, family)
-        )
+        message = TableMessages(FAMILY_NUMBERS[family], table).add_rule("ISTIO_OUTPUT", attributes_of(single, family))
         found = reader.read(message.attributes + attribute(nf.NFTA_RULE_HANDLE, u64be(7)))
 
         assert (found.chain, found.handle) == ("ISTIO_OUTPUT", 7)

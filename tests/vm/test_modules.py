@@ -1,6 +1,6 @@
 """Kernel modules, taken away one at a time: what is missing gets a name, and nothing waits for it.
 
-What needs which module is known to ``capture.backends.kernel_modules``. The first test holds that against the
+What needs which module is known to ``capture.backends.needed_modules``. The first test holds that against the
 kernel: what it loads for a rule set is what we list for that rule set. The others rely on it.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from capture.backends import request
-from capture.backends.kernel_modules import REQUIRES, WAYS, needed
+from capture.backends.needed_modules import FLAVOUR_NAMES, REQUIRES, needed
 from capture.model.ruleset import FAMILIES
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
@@ -25,7 +25,7 @@ from vm.guest import Finished, Guest, kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.backends.kernel_modules import Way
+    from capture.backends.needed_modules import Flavour
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
@@ -41,18 +41,18 @@ PRINTED = {
 """A configuration that needs every module there is a use for; as an environment, so that all programs take it."""
 
 DESIRED = build_ruleset(resolve(from_environment(PRINTED), AnyPod())[0])
-NEEDED = {way: needed(DESIRED, FAMILIES, way) for way in WAYS}
+NEEDED = {flavour: needed(DESIRED, FAMILIES, flavour) for flavour in FLAVOUR_NAMES}
 MODULES = sorted({module for modules in NEEDED.values() for module in modules})
 
-VARIANTS: dict[str, tuple[Way, ...]] = {"restore": ("nft", "legacy"), "netlink": ("nft",), "iptc": ("legacy",)}
-DRIVERS: list[tuple[Way, str]] = [
+VARIANTS: dict[str, tuple[Flavour, ...]] = {"restore": ("nft", "legacy"), "netlink": ("nft",), "iptc": ("legacy",)}
+DRIVERS: list[tuple[Flavour, str]] = [
     *(("nftables", driver) for driver in request.DRIVERS["nftables"]),
-    *((way, driver) for driver in request.DRIVERS["iptables"] for way in VARIANTS[driver]),
+    *((flavour, driver) for driver in request.DRIVERS["iptables"] for flavour in VARIANTS[driver]),
 ]
 
 FIRST = dict(reversed(DRIVERS))
 
-FORBIDDEN: list[tuple[Way, str, str]] = [
+FORBIDDEN: list[tuple[Flavour, str, str]] = [
     ("nft", "netlink", "xt_owner"),
     ("legacy", "restore", "xt_REDIRECT"),
     ("legacy", "restore", "nf_log_syslog"),
@@ -61,7 +61,7 @@ FORBIDDEN: list[tuple[Way, str, str]] = [
 WITHOUT_MEANING = {"libcrc32c"}
 """What code of the kernel needs in this release, and in others not."""
 LOOKED_AT = {"nf_tables", "nfnetlink", "nft_compat", "x_tables", "xt_owner", "xt_tcpudp"}
-"""What detection requests on every way, and what iptables-nft requests and can do without."""
+"""What detection requests on every flavour, and what iptables-nft requests and can do without."""
 
 UNSUPPORTED = 3
 """The exit code for: this kernel or host cannot."""
@@ -85,9 +85,9 @@ def new_pod_with_ipv6(guest: Guest) -> None:
     guest.run(["ip", "-n", "pod", "address", "add", "2001:db8::7/64", "dev", "eth0", "nodad"], check=True)
 
 
-def flags(way: Way, driver: str) -> list[str]:
-    backend = ["--backend", "nftables"] if way == "nftables" else ["--backend", "iptables"]
-    variant = [] if way == "nftables" else ["--force-iptables-binary", way]
+def flags(flavour: Flavour, driver: str) -> list[str]:
+    backend = ["--backend", "nftables"] if flavour == "nftables" else ["--backend", "iptables"]
+    variant = [] if flavour == "nftables" else ["--force-iptables-binary", flavour]
     return [*backend, *variant, "--driver", driver]
 
 
@@ -96,8 +96,8 @@ def capture(guest: Guest, *arguments: str) -> Finished:
     return guest.run(command, environment=PRINTED, timeout=PATIENCE, entry="capture.cli:main")
 
 
-def apply(guest: Guest, way: Way, driver: str) -> Finished:
-    return capture(guest, "apply", "--netns", POD, *flags(way, driver))
+def apply(guest: Guest, flavour: Flavour, driver: str) -> Finished:
+    return capture(guest, "apply", "--netns", POD, *flags(flavour, driver))
 
 
 def istio_init(guest: Guest) -> Finished:
@@ -113,15 +113,15 @@ def findings(guest: Guest) -> dict[str, dict[str, Any]]:
     }
 
 
-@pytest.mark.parametrize(("way", "driver"), DRIVERS)
-def test_what_the_kernel_loads_is_what_is_needed(guest: Guest, way: Way, driver: str) -> None:
+@pytest.mark.parametrize(("flavour", "driver"), DRIVERS)
+def test_what_the_kernel_loads_is_what_is_needed(guest: Guest, flavour: Flavour, driver: str) -> None:
     guest.hide_modules()
     new_pod(guest)
 
-    done = apply(guest, way, driver)
+    done = apply(guest, flavour, driver)
 
     assert done.status == 0, str(done)
-    assert guest.loaded_modules() - WITHOUT_MEANING - LOOKED_AT == NEEDED[way].keys() - LOOKED_AT
+    assert guest.loaded_modules() - WITHOUT_MEANING - LOOKED_AT == NEEDED[flavour].keys() - LOOKED_AT
     verified = capture(guest, "verify", "--netns", POD)
     assert verified.status == 0, str(verified)
 
@@ -134,9 +134,9 @@ def test_a_module_that_is_missing_is_named(guest: Guest, module: str) -> None:
     assert finding["state"] == "warning"
     assert guest.kernel.release in finding["remedy"]
 
-    for way, driver in drivers_that_need(module):
+    for flavour, driver in drivers_that_need(module):
         new_pod_with_ipv6(guest)
-        refused = apply(guest, way, driver)
+        refused = apply(guest, flavour, driver)
         assert refused.status == UNSUPPORTED, str(refused)
         assert is_named(module, refused.stderr), str(refused)
         assert guest.kernel.release in refused.stderr, f"no word of what has it: {refused}"
@@ -144,7 +144,7 @@ def test_a_module_that_is_missing_is_named(guest: Guest, module: str) -> None:
     new_pod_with_ipv6(guest)
     done = istio_init(guest)
     if any(module not in modules for modules in NEEDED.values()):
-        assert done.status == 0, f"there is a way without {module}: {done}"
+        assert done.status == 0, f"there is a flavour without {module}: {done}"
         verified = capture(guest, "verify", "--netns", POD)
         assert verified.status == 0, str(verified)
     else:
@@ -162,24 +162,24 @@ CANNOT = "(?:kernel has no|kernel cannot load the|loading)"
 END = r"(?: \(for [^)]+\), which| \(for [^)]+\) is forbidden|;|$)"
 
 
-def drivers_that_need(module: str) -> list[tuple[Way, str]]:
-    """Return the drivers that need a module; one for each way if rules do not request it themselves."""
-    needing = [(way, driver) for way, driver in DRIVERS if module in NEEDED[way]]
+def drivers_that_need(module: str) -> list[tuple[Flavour, str]]:
+    """Return the drivers that need a module; one for each flavour if rules do not request it themselves."""
+    needing = [(flavour, driver) for flavour, driver in DRIVERS if module in NEEDED[flavour]]
     if module not in {required for modules in REQUIRES.values() for required in modules}:
         return needing
-    return [(way, driver) for way, driver in needing if driver == FIRST[way]]
+    return [(flavour, driver) for flavour, driver in needing if driver == FIRST[flavour]]
 
 
 @pytest.mark.parametrize(
-    ("way", "driver", "module"), [("nftables", "netlink", "nft_redir"), ("nft", "restore", "xt_owner")]
+    ("flavour", "driver", "module"), [("nftables", "netlink", "nft_redir"), ("nft", "restore", "xt_owner")]
 )
-def test_in_a_container_the_module_is_named_too(guest: Guest, way: Way, driver: str, module: str) -> None:
+def test_in_a_container_the_module_is_named_too(guest: Guest, flavour: Flavour, driver: str, module: str) -> None:
     """An init container has two capabilities, and no /lib/modules to look into."""
     guest.hide_modules(module)
     new_pod(guest)
     setpriv = "/usr/bin/setpriv --bounding-set=-all,+net_admin,+net_raw"
     container = f'mount -t tmpfs none /lib/modules && exec {setpriv} -- "$@"'
-    init = [str(Path(sys.prefix) / "bin" / "istio-init"), *flags(way, driver)]
+    init = [str(Path(sys.prefix) / "bin" / "istio-init"), *flags(flavour, driver)]
     command = ["ip", "netns", "exec", "pod", "/bin/busybox", "sh", "-euc", container, "init", *init]
 
     refused = guest.run(command, environment=PRINTED, timeout=PATIENCE)
@@ -188,14 +188,14 @@ def test_in_a_container_the_module_is_named_too(guest: Guest, way: Way, driver: 
     assert module in refused.stderr, str(refused)
 
 
-@pytest.mark.parametrize(("way", "driver", "module"), [("nftables", "netlink", "nft_redir"), *FORBIDDEN])
-def test_a_module_that_may_not_be_loaded_is_named(guest: Guest, way: Way, driver: str, module: str) -> None:
+@pytest.mark.parametrize(("flavour", "driver", "module"), [("nftables", "netlink", "nft_redir"), *FORBIDDEN])
+def test_a_module_that_may_not_be_loaded_is_named(guest: Guest, flavour: Flavour, driver: str, module: str) -> None:
     """As a hardened host has it: the module is there, and modprobe's configuration forbids it."""
     guest.hide_modules()
     new_pod(guest)
     forbid(guest, module)
 
-    refused = apply(guest, way, driver)
+    refused = apply(guest, flavour, driver)
     finding = findings(guest)[module]
     done = istio_init(guest)
     forbid(guest)

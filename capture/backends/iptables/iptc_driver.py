@@ -22,7 +22,7 @@ from capture.backends.iptables.refusals import refusal
 from capture.backends.iptables.render import restore_text
 from capture.backends.iptables.tables import legacy_tables
 from capture.model.ruleset import TABLES, Ruleset
-from capture.state.user_namespace import in_child
+from capture.state.child import in_child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import holds_exactly
 from capture.backends.nf_tables.listing import read_chains, read_rules, read_tables
 from capture.errors import KernelError, UnsupportedError
+from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF
 from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Counters, Ruleset
 from capture.netlink.attributes import decode_number, decode_text
 from capture.netlink.batch import transact
@@ -54,7 +55,7 @@ class NetlinkDriver(IptablesDriver):
         """Return whether the tables hold the desired rules to the byte and nothing else; no means "read it"."""
         messages = self._making(desired)
         with open_netfilter() as netfilter:
-            return bool(messages) and holds_exactly(netfilter, nf.FAMILIES, TABLES, messages)
+            return bool(messages) and holds_exactly(netfilter, FAMILY_OF, TABLES, messages)
 
     def read(self) -> Ruleset:
         """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. Nothing comes to be by it.
@@ -131,7 +132,7 @@ def _read(netfilter: NetlinkSocket) -> LiveTables:
     here = families_here()
     uses: dict[tuple[Family, TableName], int] = {}
     for number, fields in read_tables(netfilter):
-        family, table = nf.FAMILIES.get(number), TABLES_BY_NAME.get(decode_text(fields[nf.NFTA_TABLE_NAME]))
+        family, table = FAMILY_OF.get(number), TABLES_BY_NAME.get(decode_text(fields[nf.NFTA_TABLE_NAME]))
         if family is not None and family in here and table is not None:
             uses[family, table] = decode_number(fields.get(nf.NFTA_TABLE_USE, b""))
     if not uses:
@@ -145,7 +146,7 @@ def _read(netfilter: NetlinkSocket) -> LiveTables:
     readers = {family: Reader(family) for family, _ in uses}
     live: dict[tuple[Family, TableName], LiveTable] = {}
     for (family, table), count in uses.items():
-        number = nf.FAMILY_NUMBERS[family]
+        number = FAMILY_NUMBERS[family]
         rules = map(readers[family].read, read_rules(netfilter, number, table))
         live[family, table] = live_table(table, count, chains.get((number, table), ()), rules)
     return live

@@ -19,7 +19,7 @@ import errno
 
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.clauses import words_of
-from capture.backends.kernel_modules import module_of
+from capture.backends.needed_modules import module_of
 from capture.backends.nf_tables import constants as nf
 from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError, UnsupportedError
 from capture.model.addresses import IPV4

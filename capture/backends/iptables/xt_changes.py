@@ -15,6 +15,7 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nf_tables.messages import TableMessages
 from capture.errors import CaptureError
+from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import BUILT_IN_CHAINS, OUTPUT, PREROUTING
 from capture.model.values import Value
@@ -74,7 +75,7 @@ class _TableChanges:
 
     def __init__(self, edit: TableEdit, table: LiveTable | None) -> None:
         self._edit = edit
-        self._messages = TableMessages(nf.FAMILY_NUMBERS[edit.family], edit.table)
+        self._messages = TableMessages(FAMILY_NUMBERS[edit.family], edit.table)
         self._is_new = table is None
         self._table = table or NO_TABLE
         self._rules: dict[str, list[int | None]] = {
@@ -115,7 +116,7 @@ class _TableChanges:
             return
         for live in self._table.chains.values():
             if live.name == chain:
-                table = f"{nf.FAMILY_WORDS[nf.FAMILY_NUMBERS[self._edit.family]]} {self._edit.table}"
+                table = f"{nf.FAMILY_WORDS[FAMILY_NUMBERS[self._edit.family]]} {self._edit.table}"
                 raise CaptureError(
                     f"the chain {chain} of table {table} is not the one that iptables has:"
                     f" {model_name(self._edit.table, live)}",

@@ -22,6 +22,7 @@ from capture.backends.nftables.native import IIFNAME, L4PROTO, Among, Named, Pro
 from capture.backends.nftables.sets import NativeSet
 from capture.model import ruleset as model
 from capture.model.addresses import BITS
+from capture.model.ruleset import PROTOCOL_OF
 from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.netlink.attributes import decode_fields, decode_number, decode_text
@@ -186,7 +187,7 @@ class XtProgram(Program):
             super()._put(kind("+", not condition.negated))
         elif isinstance(condition, Among) and condition.field == L4PROTO and condition.is_single:
             number = condition.ranges[0][0]
-            known = number in nf.PROTOCOLS and not condition.negated
+            known = number in PROTOCOL_OF and not condition.negated
             words = model.UnknownMatch(xt_words.protocol_words(number, negated=condition.negated))
             super()._put(condition if known else words)
         else:

@@ -24,6 +24,7 @@ from capture.backends.nf_tables import expressions as make
 from capture.backends.nf_tables.expressions import PORT_SIZE
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4
+from capture.model.ruleset import PROTOCOL_NUMBERS
 from capture.netlink.attributes import BYTE_ORDER, attribute, text, u32, u32be
 
 TYPE_CHECKING = False
@@ -103,7 +104,7 @@ COMPAT = {
         attribute(NFTA_RULE_COMPAT_PROTO, u32be(number)),
         attribute(NFTA_RULE_COMPAT_FLAGS, u32be(0)),
     )
-    for name, number in nf.PROTOCOL_NUMBERS.items()
+    for name, number in PROTOCOL_NUMBERS.items()
 }
 
 
@@ -116,7 +117,7 @@ LOAD_INTERFACE: dict[type, bytes] = {
 }
 OF_PROTOCOL = {
     name: make.load_meta(nf.NFT_META_L4PROTO) + make.equals(bytes((number,)))
-    for name, number in nf.PROTOCOL_NUMBERS.items()
+    for name, number in PROTOCOL_NUMBERS.items()
 }
 
 

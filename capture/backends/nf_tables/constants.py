@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
+from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.model.addresses import Family
-    from capture.model.ruleset import ProtocolName
 
 # linux/netfilter.h, NFPROTO_*
 NFPROTO_INET = 1
-FAMILY_NUMBERS: dict[Family, int] = {"ipv4": 2, "ipv6": 10}
-FAMILIES: dict[int, Family] = {number: family for family, number in FAMILY_NUMBERS.items()}
 NFPROTO_NETDEV = 5
 """linux/netfilter.h: chains of a device, before and after all others."""
-FAMILY_WORDS = {
-    NFPROTO_INET: "inet",
-    FAMILY_NUMBERS["ipv4"]: "ip",
-    FAMILY_NUMBERS["ipv6"]: "ip6",
-    NFPROTO_NETDEV: "netdev",
-}
+FAMILY_WORDS = {NFPROTO_INET: "inet", FAMILY_NUMBERS[IPV4]: "ip", FAMILY_NUMBERS[IPV6]: "ip6", NFPROTO_NETDEV: "netdev"}
 """What nft calls the families of tables."""
-
-PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
-PROTOCOLS: dict[int, ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 
 # Where addresses are in the network header: RFC 791 3.1, RFC 8200 3
 SOURCE_OFFSETS: dict[Family, int] = {"ipv4": 12, "ipv6": 8}

@@ -15,7 +15,8 @@ from capture.backends.nftables import native
 from capture.backends.nftables.comparisons import Bounds, Register, conditions_of, parts_of
 from capture.backends.nftables.sets import NativeSet, cases_of, ranges_of
 from capture.model import ruleset as model
-from capture.model.addresses import address_text
+from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, address_text
+from capture.model.ruleset import PROTOCOL_OF
 from capture.netlink.attributes import (
     BYTE_ORDER,
     MalformedMessageError,
@@ -47,7 +48,7 @@ TCP_FLAGS, ALL_FLAGS = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1), b"\xff"
 """Where the flags are in the header (RFC 9293 3.1)."""
 ETHER_TYPE = Register("meta 1")
 """NFT_META_PROTOCOL: how a table of family netdev distinguishes IPv4 from IPv6."""
-FAMILY_OF_ETHER_TYPE = {b"\x08\x00": nf.FAMILY_NUMBERS["ipv4"], b"\x86\xdd": nf.FAMILY_NUMBERS["ipv6"]}
+FAMILY_OF_ETHER_TYPE = {b"\x08\x00": FAMILY_NUMBERS["ipv4"], b"\x86\xdd": FAMILY_NUMBERS["ipv6"]}
 """linux/if_ether.h"""
 
 
@@ -144,9 +145,9 @@ class Program:
             number, last = condition.ranges[0]
             if number == last:
                 if condition.field == native.NFPROTO:
-                    self._family = nf.FAMILIES.get(number)
+                    self._family = FAMILY_OF.get(number)
                 elif condition.field == native.L4PROTO:
-                    self._protocol = nf.PROTOCOLS.get(number)
+                    self._protocol = PROTOCOL_OF.get(number)
 
     def _do(self, action: native.Action) -> bool:
         self.actions.append(action)
@@ -355,7 +356,7 @@ class Program:
         one_each = all(fields.get(last, fields.get(first)) == fields.get(first) for last, first in ranges)
         if not isinstance(address, bytes) or not isinstance(port, bytes) or not one_each:
             return self._do(model.UnknownVerdict("dnat, not to one address and port"))
-        family = nf.FAMILIES.get(decode_number(fields.get(nf.NFTA_NAT_FAMILY, b"\0")), "ipv4")
+        family = FAMILY_OF.get(decode_number(fields.get(nf.NFTA_NAT_FAMILY, b"\0")), "ipv4")
         where = address_text(family, int.from_bytes(address, "big")) if address else ""
         where = f"[{where}]" if port and ":" in where else where
         return self._do(model.UnknownVerdict(f"dnat to {where}{f':{decode_number(port)}' if port else ''}"))
@@ -364,7 +365,7 @@ class Program:
         port = self._held(fields.get(nf.NFTA_TPROXY_REG_PORT))
         if not isinstance(port, bytes) or nf.NFTA_TPROXY_REG_ADDR in fields:
             return self._do(model.UnknownVerdict("tproxy, not to a port of any address"))
-        family = nf.FAMILIES.get(decode_number(fields[nf.NFTA_TPROXY_FAMILY]))
+        family = FAMILY_OF.get(decode_number(fields[nf.NFTA_TPROXY_FAMILY]))
         return self._do(native.Proxy(decode_number(port), family))
 
     def log(self, fields: Fields) -> bool:

@@ -21,6 +21,7 @@ from capture.backends.nf_tables.expressions import PORT_SIZE
 from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nftables import native, sets
 from capture.model import ruleset as model
+from capture.model.addresses import FAMILY_NUMBERS
 from capture.netlink.attributes import BYTE_ORDER, attribute, text, u8, u16be, u32, u32be
 from capture.netlink.batch import Change
 from capture.netlink.messages import NLM_F_CREATE
@@ -159,7 +160,7 @@ def _named(condition: native.Named) -> bytes:
 
 
 def _proxy(action: native.Proxy) -> bytes:
-    family = nf.FAMILY_NUMBERS[action.family] if action.family else NFPROTO_UNSPEC
+    family = FAMILY_NUMBERS[action.family] if action.family else NFPROTO_UNSPEC
     return make.immediate(u16be(action.port)) + make.expression(
         "tproxy",
         attribute(nf.NFTA_TPROXY_FAMILY, u32be(family)),

@@ -18,7 +18,7 @@ from capture.backends.nftables.netlink import set_finder
 from capture.backends.nftables.text import described
 from capture.errors import UnsupportedError
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILIES
+from capture.model.addresses import FAMILIES, FAMILY_OF
 from capture.model.values import Value
 from capture.netlink.attributes import decode_fields, decode_number, decode_text, text
 from capture.netlink.nfnetlink import open_netfilter, read_consistently
@@ -73,14 +73,14 @@ class ChainLocation(Value):
     @property
     def is_of_iptables(self) -> bool:
         """Whether it has the name of one that iptables-nft writes."""
-        return self.family in nf.FAMILIES and self.name in PRIORITIES
+        return self.family in FAMILY_OF and self.name in PRIORITIES
 
     @property
     def is_filter_of_iptables(self) -> bool:
         """Whether it is a further table that iptables-nft writes: it calls base chains by their hooks."""
         hooked = [decode_text(chain[nf.NFTA_CHAIN_NAME]) for chain in self.chains if nf.NFTA_CHAIN_HOOK in chain]
         return (
-            self.family in nf.FAMILIES
+            self.family in FAMILY_OF
             and self.name in FURTHER_TABLES
             and set(hooked) <= {model.INPUT, model.FORWARD, model.OUTPUT}
         )
@@ -154,7 +154,7 @@ def _of_table(netfilter: NetlinkSocket, place: ChainLocation, first_own: int) ->
                 entry = _of_devices(entry, devices, HOOKS_OF_DEVICES[family, hook.place][1])
             yield ForeignChain(
                 f"{nf.FAMILY_WORDS[family]} {place.name}",
-                (nf.FAMILIES[family],) if family in nf.FAMILIES else FAMILIES,
+                (FAMILY_OF[family],) if family in FAMILY_OF else FAMILIES,
                 point,
                 hook.priority,
                 is_nat,
@@ -186,7 +186,7 @@ def _of_devices(
 
 def _rules_by_chain(netfilter: NetlinkSocket, place: ChainLocation) -> dict[bytes, list[model.Rule]]:
     """Return the rules of a table by chain: in words of iptables those that only iptables-nft writes."""
-    family, is_filter = nf.FAMILIES.get(place.family), place.is_filter_of_iptables
+    family, is_filter = FAMILY_OF.get(place.family), place.is_filter_of_iptables
     find_set = set_finder(netfilter, place.family, place.name)
     known: dict[bytes, tuple[str, Fields]] = {}
     found: dict[bytes, list[model.Rule]] = {}

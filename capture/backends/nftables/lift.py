@@ -5,11 +5,11 @@ What our vocabulary has no word for becomes an ``UnknownMatch`` or ``UnknownVerd
 
 from __future__ import annotations
 
-from capture.backends.nf_tables import constants as nf
 from capture.backends.nftables import native
 from capture.backends.nftables.names import MODEL_TABLES, model_chain, model_target
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, FAMILIES, Network, split
+from capture.model.addresses import BITS, FAMILIES, FAMILY_OF, Network, split
+from capture.model.ruleset import PROTOCOL_OF
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,12 +64,12 @@ def matches_of(conditions: Iterable[native.Condition]) -> tuple[tuple[model.Matc
     protocol: model.ProtocolName | None = None
     for condition in conditions:
         if isinstance(condition, native.Among):
-            tested = _answer(condition, native.NFPROTO, nf.FAMILIES)
+            tested = _answer(condition, native.NFPROTO, FAMILY_OF)
             if tested is not None and family in (None, tested):
                 family = tested
                 continue
             family = family or native.ADDRESS_FAMILIES.get(condition.field)
-            protocol_tested = _answer(condition, native.L4PROTO, nf.PROTOCOLS)
+            protocol_tested = _answer(condition, native.L4PROTO, PROTOCOL_OF)
             named = protocol_tested or native.PORT_PROTOCOLS.get(condition.field)
             if named is not None and named != protocol:
                 protocol = named

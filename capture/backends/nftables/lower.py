@@ -13,12 +13,12 @@ What nf_tables does differently from iptables, and how it is made equal here:
 
 from __future__ import annotations
 
-from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nftables import native
 from capture.backends.nftables.names import TABLE_NAMES, native_chain
 from capture.model import ruleset as model
-from capture.model.addresses import merge, merge_ranges
+from capture.model.addresses import FAMILY_NUMBERS, merge, merge_ranges
+from capture.model.ruleset import PROTOCOL_NUMBERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,12 +31,8 @@ COMMENT_MAXIMUM = 127
 
 NOT_LISTENING = "no process listens on that port: drop, so that nothing gets past the proxy"
 
-TEST_FAMILY = {
-    family: native.Among(native.NFPROTO, ((number, number),)) for family, number in nf.FAMILY_NUMBERS.items()
-}
-TEST_PROTOCOL = {
-    name: native.Among(native.L4PROTO, ((number, number),)) for name, number in nf.PROTOCOL_NUMBERS.items()
-}
+TEST_FAMILY = {family: native.Among(native.NFPROTO, ((number, number),)) for family, number in FAMILY_NUMBERS.items()}
+TEST_PROTOCOL = {name: native.Among(native.L4PROTO, ((number, number),)) for name, number in PROTOCOL_NUMBERS.items()}
 
 
 def lower(ruleset: model.Ruleset) -> tuple[native.NativeTable, ...]:

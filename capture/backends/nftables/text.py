@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from capture.backends.nf_tables import constants as nf
 from capture.backends.nftables import native
 from capture.backends.nftables.lower import lower
 from capture.model import ruleset as model
-from capture.model.addresses import address_text, split
+from capture.model.addresses import FAMILY_OF, address_text, split
 from capture.model.limits import MAX_PORT
+from capture.model.ruleset import PROTOCOL_OF
 from capture.model.text import without_line_ends
 
 TYPE_CHECKING = False
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 WORDS: dict[str, dict[int, str]] = {
-    native.NFPROTO: dict[int, str](nf.FAMILIES),
-    native.L4PROTO: dict[int, str](nf.PROTOCOLS),
+    native.NFPROTO: dict[int, str](FAMILY_OF),
+    native.L4PROTO: dict[int, str](PROTOCOL_OF),
 }
 """Fields whose numbers have names."""
 

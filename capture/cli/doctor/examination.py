@@ -16,16 +16,8 @@ from capture.backends.detect import BackendChoice, SetLocation
 from capture.backends.facts import PURPOSES, HostFacts, gather
 from capture.backends.iptables.programs import COMMANDS, find_program, run
 from capture.backends.iptables.tables import VARIANTS
-from capture.backends.kernel_modules import (
-    WAYS,
-    Inventory,
-    can_load,
-    look_up,
-    needed,
-    remedy_for,
-    remedy_for_closed,
-    with_required,
-)
+from capture.backends.missing_modules import remedy_for, remedy_for_closed
+from capture.backends.needed_modules import FLAVOUR_NAMES, needed, with_required
 from capture.backends.request import BackendRequest
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
@@ -39,6 +31,7 @@ from capture.settings.host import AnyPod, PodFromInside
 from capture.settings.keywords import make_settings
 from capture.state import capabilities, record
 from capture.state.directory import STATE_DIRECTORY, is_private, require_private
+from capture.state.kernel_modules import Inventory, can_load, look_up
 from capture.state.netns import ONLY_ON_HOST, namespace_id
 
 T = TypeVar("T")
@@ -139,11 +132,11 @@ def _by_name(module: str, function: str, otherwise: T) -> T:
 
 
 def _purposes() -> dict[str, str]:
-    """Return every module that a capture may need, and which ways need it for what; in words."""
+    """Return every module that a capture may need, and which flavours need it for what; in words."""
     desired = build_ruleset(resolve(EVERYTHING, AnyPod())[0])
     found: dict[str, list[str]] = {}
-    for way, name in WAYS.items():
-        for module, purpose in needed(desired, FAMILIES, way).items():
+    for flavour, name in FLAVOUR_NAMES.items():
+        for module, purpose in needed(desired, FAMILIES, flavour).items():
             found.setdefault(module, []).append(f"{name} for {purpose}")
     return {module: ", ".join(purposes) for module, purposes in found.items()}
 

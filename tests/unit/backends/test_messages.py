@@ -5,11 +5,12 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nf_tables.messages import TableMessages
+from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.ruleset import NAT, OUTPUT
 from capture.netlink.attributes import decode_fields
 from capture.netlink.messages import NLM_F_APPEND
 
-MESSAGES = TableMessages(nf.FAMILY_NUMBERS["ipv6"], NAT)
+MESSAGES = TableMessages(FAMILY_NUMBERS["ipv6"], NAT)
 
 
 def test_errors_say_what_was_tried() -> None:

@@ -7,10 +7,10 @@ import pytest
 
 from capture.analysis.cause_texts import Cause
 from capture.backends.detect import BackendChoice, SetLocation
-from capture.backends.kernel_modules import Inventory
 from capture.cli.doctor.examination import CAPABILITIES, Examined, can_work, findings
 from capture.errors import UnsupportedError
 from capture.operations.diagnosis import Diagnosis
+from capture.state.kernel_modules import Inventory
 from cni import runtimes
 from cni.runtimes import Runtime
 from cni.status import of_this_node

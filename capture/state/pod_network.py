@@ -5,13 +5,13 @@ from __future__ import annotations
 from capture.analysis.rerouting import mark_routes
 from capture.analysis.stations import PodNetwork
 from capture.errors import UnsupportedError
-from capture.model.addresses import AF, address_text, parse_address
+from capture.model.addresses import FAMILY_NUMBERS, address_text, parse_address
 from capture.model.packet import LOOPBACK
+from capture.model.ruleset import PROTOCOL_NUMBERS
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.policy_rules import read_policy_rules
 from capture.netlink.routing import RTN_LOCAL, look_up_route, read_routes, way_out
 from capture.netlink.rtnetlink import open_route
-from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from capture.model.packet import Packet
     from capture.netlink.sockets import NetlinkSocket
 
-PROTOCOLS = {"tcp": IPPROTO_TCP, "udp": IPPROTO_UDP}
 NO_ROUTE = "none"
 """Where no route leads: rules still see the packet, before the kernel gives it up."""
 
@@ -32,7 +31,7 @@ def read_pod_network() -> PodNetwork:
         every = {link.index: link for link in read_links(route)}
         everywhere = read_addresses(route)
         families = dict.fromkeys(parse_address(address.address).family for address in everywhere)
-        ways_out = [way_out(route, AF[family]) for family in families]
+        ways_out = [way_out(route, FAMILY_NUMBERS[family]) for family in families]
         by_marks = tuple(_read_mark_routes(route, {index: link.name for index, link in every.items()}))
     links = {index: link for index, link in every.items() if not link.is_loopback}
     addresses = [address for address in everywhere if address.interface in links]
@@ -52,7 +51,7 @@ def read_pod_network() -> PodNetwork:
 
 
 def _read_mark_routes(route: NetlinkSocket, names: Mapping[int, str]) -> Iterator[MarkRoute]:
-    for family, number in AF.items():
+    for family, number in FAMILY_NUMBERS.items():
         try:
             rules = read_policy_rules(route, number)
         except UnsupportedError:
@@ -68,7 +67,7 @@ def routed(packet: Packet) -> Packet:
     destination = address_text(packet.family, packet.destination.first)
     source = address_text(packet.family, packet.source.first) if packet.source else ""
     with open_route() as route:
-        protocol, ports = PROTOCOLS[packet.protocol], (packet.source_port or 0, packet.port)
+        protocol, ports = PROTOCOL_NUMBERS[packet.protocol], (packet.source_port or 0, packet.port)
         found = look_up_route(route, destination, source, packet.mark, packet.uid, protocol, ports)
         names = {link.index: link.name for link in read_links(route)}
     interface = LOOPBACK if found.kind == RTN_LOCAL else names.get(found.interface, NO_ROUTE)

@@ -11,24 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from capture.backends import kernel_modules
 from capture.backends.iptables.restore import RestoreDriver
 from capture.backends.iptables.xt_layouts import REVISIONS
-from capture.backends.kernel_modules import (
-    REQUIRES,
-    VOCABULARY,
-    WAYS,
-    Inventory,
-    look_up,
-    module_of,
-    needed,
-    with_missing_modules,
-)
+from capture.backends.missing_modules import with_missing_modules
+from capture.backends.needed_modules import FLAVOUR_NAMES, REQUIRES, VOCABULARY, module_of, needed
 from capture.errors import CaptureError, KernelError, ToolError, UnsupportedError
 from capture.model import ruleset
 from capture.model.ruleset import FAMILIES
 from capture.model.values import Value
 from capture.settings import options as option
+from capture.state import kernel_modules
+from capture.state.kernel_modules import Inventory, look_up
 from support.captures.fake_pod import ruleset_of
 
 TYPE_CHECKING = False
@@ -80,8 +73,8 @@ def test_iptables_needs_the_extensions_that_are_rendered(configuration: str) -> 
 
 
 def test_what_every_capture_needs_is_what_the_default_needs() -> None:
-    for way in WAYS:
-        assert needed(None, FAMILIES, way) == needed(ruleset_of({}), FAMILIES, way)
+    for flavour in FLAVOUR_NAMES:
+        assert needed(None, FAMILIES, flavour) == needed(ruleset_of({}), FAMILIES, flavour)
 
 
 def test_a_family_that_is_left_out_needs_nothing() -> None:

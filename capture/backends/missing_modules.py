@@ -1,0 +1,121 @@
+"""Errors and remedies that name the kernel modules that are missing."""
+
+from __future__ import annotations
+
+import os
+
+from capture.backends.needed_modules import FLAVOUR_NAMES, needed
+from capture.errors import KernelError, PrivilegeError, ToolError, UnsupportedError
+from capture.model.addresses import FAMILIES, IPV6
+from capture.state.kernel_modules import can_load, has_ipv6, is_loaded_module, look_up, read_prohibitions
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from capture.backends.needed_modules import Flavour
+    from capture.errors import CaptureError
+    from capture.model.ruleset import Ruleset
+
+
+def with_missing_modules(error: CaptureError, desired: Ruleset | None, flavour: Flavour) -> CaptureError:
+    """Return the error with which a rule set, or any, was refused, in words that name the modules that are missing.
+
+    Where a module is known to be absent, the error names that alone: which rule met it first, and what a tool makes
+    of it, is chance. An error that has nothing to do with modules is returned as it is.
+    """
+    if not _may_come_from_missing_module(error):
+        return error
+    if desired is not None and IPV6 in desired.families and not has_ipv6():
+        return error  # it is IPv6 that this kernel lacks
+    needed_modules, flavour_name = _needed_by(desired, flavour), FLAVOUR_NAMES[flavour]
+    inventory = look_up(needed_modules)
+    unloaded = ", ".join(inventory.unloaded)
+    if not unloaded:
+        return error
+    if inventory.lacking:
+        lacking = ", ".join(f"{name} (for {needed_modules[name]})" for name in inventory.lacking)
+        if inventory.absent:
+            words = f"this kernel has no module {lacking}, which {flavour_name} needs"
+        else:
+            words = f"loading module {lacking} is forbidden by modprobe's configuration; {flavour_name} needs it"
+        return UnsupportedError(words, remedy_for(inventory.lacking) + _remedy_by_other_flavour(desired, flavour))
+    if not can_load():
+        words = f"these modules are not loaded, and kernel.modules_disabled=1 forbids loading more: {unloaded}"
+        return UnsupportedError(f"{words}: {error.message}", remedy_for_closed(inventory.unloaded))
+    if inventory.is_indexed:
+        words = f"these modules are not loaded, though this kernel has them: {unloaded}"
+        return UnsupportedError(f"{words}: {error.message}", remedy_for_unloaded(inventory.unloaded))
+    if not any(map(is_loaded_module, needed_modules)):
+        return error  # this kernel has them built in, for all that can be seen
+    suspicion = f"Not loaded, and {flavour_name} needs them: {unloaded}; one of these modules is probably missing."
+    return UnsupportedError(error.message, f"{suspicion} {error.remedy or remedy_for_unloaded(inventory.unloaded)}")
+
+
+def _may_come_from_missing_module(error: CaptureError) -> bool:
+    import errno  # only here: where something has failed already
+
+    if isinstance(error, PrivilegeError):
+        return not can_load()  # modprobe is not permitted to, nor is root
+    if isinstance(error, KernelError):
+        return error.errno in (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT)
+    if isinstance(error, ToolError):
+        # So iptables-legacy ends when a module fails to find another one: "iptables-restore: line 14 failed".
+        complaint = error.stderr.strip()
+        return ": line " in complaint and complaint.endswith(" failed") and "\n" not in complaint
+    return isinstance(error, UnsupportedError) and "this kernel" in error.message
+
+
+def remedy_for(lacking: Iterable[str]) -> str:
+    """Return what to do about modules that a kernel does not have, or that modprobe's configuration forbids."""
+    names = tuple(lacking)
+    forbidden = look_up(names).forbidden
+    absent = [name for name in names if name not in forbidden]
+    remedies = []
+    if absent:
+        release, them = os.uname().release, absent[0] if len(absent) == 1 else "them"
+        remedies.append(
+            f"Install the package with {them} for kernel {release} on the host (Ubuntu: linux-modules-extra-{release};"
+            f" Red Hat: kernel-modules-extra-{release}), or boot a kernel that does."
+        )
+    prohibitions = read_prohibitions() if forbidden else {}
+    remedies += [f"{prohibitions[name]} on the host forbids {name}: take that line out." for name in forbidden]
+    return " ".join(remedies)
+
+
+def _needed_by(desired: Ruleset | None, flavour: Flavour) -> dict[str, str]:
+    return needed(desired, FAMILIES if desired is None else desired.families, flavour)
+
+
+def _remedy_by_other_flavour(desired: Ruleset | None, flavour: Flavour) -> str:
+    """Return which other flavours lack no module, in words; only where the modules of this kernel are known."""
+    words = ", ".join(
+        f"{FLAVOUR_NAMES[other]} ({option})"
+        for other, option in FLAVOUR_OPTIONS.items()
+        if other != flavour and not look_up(_needed_by(desired, other)).lacking
+    )
+    return f" Or choose another way whose modules are there: {words}." if words else ""
+
+
+FLAVOUR_OPTIONS: dict[Flavour, str] = {
+    "nftables": "--backend nftables",
+    "nft": "--backend iptables --force-iptables-binary nft",
+    "legacy": "--backend iptables --force-iptables-binary legacy",
+}
+
+
+def remedy_for_unloaded(names: Iterable[str]) -> str:
+    """Return what to do about modules that were not loaded."""
+    together = " ".join(names)
+    return (
+        f"On the host, as root: `modprobe -a {together}`. It prints what is wrong, often a blacklist in"
+        " /etc/modprobe.d. To load them at each boot, name them in a file in /etc/modules-load.d."
+    )
+
+
+def remedy_for_closed(names: Iterable[str]) -> str:
+    """Return what to do where no module can be loaded any more."""
+    return (
+        f"Nothing helps but a reboot: name {', '.join(names)} in a file of /etc/modules-load.d on the host, so that"
+        " they are loaded before sysctl sets kernel.modules_disabled."
+    )

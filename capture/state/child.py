@@ -1,0 +1,67 @@
+"""A forked child that does some work, and hands back what it returns, or its error."""
+
+from __future__ import annotations
+
+import os
+
+from capture import errors
+from capture.errors import CaptureError
+from capture.state.json_text import decode, encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def in_child(work: Callable[[], str], describe: Callable[[BaseException], str]) -> tuple[int, str]:
+    """Return how a forked child ended that did the work, and what that returned, or what describes its error.
+
+    The status is 0, 1 after an error, or negative: the number of the signal that killed the child.
+    """
+    answer = os.memfd_create("answer")
+    try:
+        child = fork()
+        if child == 0:
+            _be_child(work, describe, answer)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return status, os.pread(answer, os.fstat(answer).st_size, 0).decode("utf-8", "surrogateescape")
+    finally:
+        os.close(answer)
+
+
+def fork() -> int:
+    """Fork. Python 3.12 and later warn where other threads run; the children here use nothing that they might hold."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _be_child(work: Callable[[], str], describe: Callable[[BaseException], str], answer: int) -> None:
+    status = 1
+    try:
+        text = work()
+        status = 0
+    except BaseException as error:  # noqa: BLE001  # this process ends here; the parent reads what is written
+        text = describe(error)
+    finally:
+        os.write(answer, text.encode("utf-8", "surrogateescape"))
+        os._exit(status)
+
+
+def error_text(error: BaseException) -> str:
+    """Return what ``parse_error`` makes the error of again, as far as it is a CaptureError."""
+    if isinstance(error, CaptureError):
+        return encode([type(error).__name__, error.message, error.remedy, getattr(error, "errno", 0)])
+    return encode(["CaptureError", f"{type(error).__name__}: {error}", "", 0])
+
+
+def parse_error(text: str) -> CaptureError:
+    """Return the error of the child; each kind makes its message in its own way, so this one is put together."""
+    kind, message, remedy, number = decode(text)
+    error: CaptureError = CaptureError.__new__(getattr(errors, kind, CaptureError))
+    CaptureError.__init__(error, message, remedy)
+    if number:
+        vars(error)["errno"] = number
+    return error
