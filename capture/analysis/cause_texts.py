@@ -25,6 +25,8 @@ RECREATE = (
 SO_DOES_KATA = "so does Kata Containers, whose pods have a network stack in a virtual machine"
 PROXY_METADATA = "(proxyMetadata in proxy.istio.io/config)."
 SETS_BOTH = "annotation sidecar.istio.io/interceptionMode sets both."
+UNJUDGED = "unjudged"
+"""The kind of what may divert captured packets, and cannot be judged."""
 NO_REFERENCE = "Give the pod's settings as options, or run this where the rules were applied."
 
 TEXTS: dict[str, tuple[str, str]] = {
@@ -175,6 +177,11 @@ TEXTS: dict[str, tuple[str, str]] = {
         "a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}",
         "Remove the rule, or restrict it to what it is for; `ip rule` and `ip route show table all` have the routes.",
     ),
+    UNJUDGED: (
+        "a foreign rule may divert captured traffic, which cannot be judged: {rule}",
+        "Look at the rule; `capture verify` has the packets that it may divert.",
+    ),
+    "unjudged: doubt": ("{doubt}", "`capture verify` has all that cannot be judged."),
     # The proxy's listeners.
     "not-listening": (
         "no process listens on {port}, to which {kind} connections are sent",

@@ -88,7 +88,7 @@ def verify(
     else:
         print_start_line(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded))
         print_lines(in_words(verified, causes))
-    if not verified.holds or verified.is_nothing_applied or causes:
+    if causes or verified.conclusion in ("drift", "nothing applied"):
         return EXIT_DRIFT
     return EXIT_DONE if verified.is_certain else EXIT_UNKNOWN
 
@@ -108,7 +108,7 @@ def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, 
     from capture.report.diagnosed import cause_as_plain
 
     return {
-        "as_asked": verified.holds and not verified.is_nothing_applied,
+        "as_asked": verified.conclusion not in ("drift", "nothing applied"),
         "certain": verified.is_certain,
         "compared_with": reference_in_words(verified),
         "differences": as_plain(verified),

@@ -354,7 +354,7 @@ def test_a_foreign_rule_and_a_missing_one(netns: NamespaceFactory) -> None:
     assert plain["differences"][0]["example"]["asked"] == "proxy-outbound"
 
     dumped = run(namespace, "capture", "dump").stdout
-    assert "\n# drift: live rules differ from the applied configuration:\n#   IPv4 nat OUTPUT: rule 1" in dumped
+    assert "\n# drift: 2 differences from the applied configuration\n#   IPv4 nat OUTPUT: rule 1" in dumped
     run(namespace, "capture", "apply")
     run(namespace, "capture", "verify")
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from typing import Literal, TypeVar
 
+from capture.analysis.cause_texts import UNJUDGED
 from capture.backends import detect
 from capture.backends.detect import BackendChoice, SetLocation
 from capture.backends.facts import PURPOSES, HostFacts, gather
@@ -216,10 +217,11 @@ def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
     for cause in found.causes:
         says = f"{cause.says}{f' ({cause.where})' if cause.where and cause.where not in cause.says else ''}"
         yield Finding(POD, cause.kind, "error", says, cause.remedy, cause.kind)
-    if not found.causes:
+    if not found.causes and all(note.kind != UNJUDGED for note in found.notes):
         yield Finding(POD, "capture", "ok", "the rules are in place, and the proxy listens")
     for note in found.notes:
-        yield Finding(POD, note.kind, "note", note.says, note.remedy, note.kind)
+        state: State = "warning" if note.kind == UNJUDGED else "note"
+        yield Finding(POD, note.kind, state, note.says, note.remedy, note.kind)
 
 
 def _decision(examined: Examined) -> Iterator[Finding]:
