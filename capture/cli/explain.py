@@ -9,7 +9,7 @@ from capture.analysis.policy import Statement, policy
 from capture.cli.options import capture_options, command, explicit_if, format_option, namespace_options
 from capture.model.addresses import FAMILY_NAMES, Family
 from capture.model.ruleset import FAMILIES
-from capture.report.differences import FATE, fate_as_plain, fate_in_words
+from capture.report.differences import FATE, fate_as_plain, fate_in_words, text_of
 from capture.report.fold import table
 from capture.report.outcome import print_start_line
 from capture.report.output import print_json
@@ -40,7 +40,7 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
     settings = explicit_if(ctx, requested=from_options)
     situation = operations.situation_of(settings, namespace)
     families = (family,) if family else situation.ruleset.families
-    statements = policy(dict.fromkeys(families, situation))
+    statements = policy(dict.fromkeys(families, situation), text_of)
     if form == "json":
         print_json({each: [_as_plain(s) for s in statements if each in s.families] for each in families})
         return
