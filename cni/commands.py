@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from capture.cli.options import CaptureCommand, text_or_json
+from capture.cli.options import CaptureCommand, CommandGroup, text_or_json
 from capture.errors import EXIT_DRIFT, CaptureError
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
@@ -43,7 +43,7 @@ capture cni uninstall --grace 30            # pods that end just now can still b
 """
 
 
-@click.group("cni", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("cni", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def cni_group() -> None:
     """Put the CNI plugin on a node, look at it, or take it away."""
 
@@ -128,7 +128,7 @@ def install(
     changes, warnings = _with_kubeconfig(entry, conf_path)
     replaced = (istio_cni.TYPE,) if upstream and not upstream.stays else ()
     changes += installer.install(source, bin_path, Desired(conf_path, entry, own_config, choice, replaced))
-    warnings += upstream.notes if upstream else _rivals(conf_path)
+    warnings += upstream.warnings if upstream else _rivals(conf_path)
     warn(warnings)
     print_changes(map(str, changes), form, "unchanged: the plugin and its entry are in place", warnings)
     return 0
@@ -185,7 +185,7 @@ def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, form: str
 def _runtime(name: str) -> Runtime:
     if name == "crio":
         return runtimes.crio()
-    return runtimes.detect() if name == "auto" else runtimes.Runtime("containerd", "--runtime")
+    return runtimes.detect() if name == "auto" else runtimes.containerd(evidence="--runtime")
 
 
 def _paths(runtime: Runtime, bin_dir: str | None, conf_dir: str | None) -> tuple[str, str]:
@@ -197,7 +197,7 @@ def _paths(runtime: Runtime, bin_dir: str | None, conf_dir: str | None) -> tuple
 def _rivals(conf_dir: str) -> list[str]:
     """Return a warning if Istio's plugin captures pods, too, by another list of this node."""
     rival = istio_cni.rival([conf_dir, *istio_cni.CONFIGURATIONS])
-    return [f"{rival.says}. {rival.remedy}"] if rival and rival.state == "warning" else []
+    return [f"{rival.message}. {rival.remedy}"] if rival and rival.state == "warning" else []
 
 
 def _upstream(conf_dir: str, choice: Choice) -> istio_cni.Upstream | None:

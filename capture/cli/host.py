@@ -11,13 +11,13 @@ import click
 
 from capture import operations
 from capture.cli.clean import clean_namespace
-from capture.cli.options import CaptureCommand, capture_options, explicit, format_option
+from capture.cli.options import CaptureCommand, CommandGroup, capture_options, explicit, format_option
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN, CaptureError
 from capture.netlink.sock_diag import IPPROTO_TCP, open_sock_diag, read_listeners
 from capture.operations import diagnosis
 from capture.report import diagnosed
 from capture.report.outcome import applied_as_plain, outcome, start_line
-from capture.report.output import note, print_json, warn
+from capture.report.output import print_json, print_on_stderr, warn
 from capture.report.terminal import print_lines
 from capture.settings.options import ALLOW_HOST, EXCLUDED_INBOUND_PORTS, INBOUND_CAPTURE_PORT, PROXY_PORT
 from capture.state.node import evidence_of_node
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 SSH_PORT = 22
 ENDINGS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-"""What a process gets whose terminal is lost, whose user presses Ctrl-C, or whose machine shuts down."""
+"""The signals of a lost terminal, of Ctrl-C, and of a shutdown."""
 APPLY_EXAMPLES = """
 capture host apply -u istio-proxy --profile current
 capture host apply -u istio-proxy --keep    # in a script: nothing is to be confirmed
 """
 
 
-@click.group("host", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("host", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def host_group() -> None:
     """Capture this machine itself: a virtual machine of the mesh, which is no node of a cluster."""
 
@@ -62,7 +62,7 @@ def confirmation_options() -> list[click.Parameter]:
 )
 @click.pass_context
 def apply(ctx: click.Context, *, keep: bool, seconds: int, form: str) -> int:
-    """Capture this machine, unless that is not confirmed.
+    """Capture this machine; without a confirmation that is undone.
 
     The proxy has to listen already: without it, the machine would be cut off. Connections to the SSH server are not
     captured. If Enter is not pressed in time, or the terminal is lost, everything of the capture is removed.
@@ -81,7 +81,7 @@ def apply(ctx: click.Context, *, keep: bool, seconds: int, form: str) -> int:
     if form == "json":
         print_json(applied_as_plain(settings, applied))
     else:
-        print_lines([outcome(applied), start_line(settings, applied.config), *applied.remarks])
+        print_lines([outcome(applied), start_line(settings, applied.config), *applied.notes])
     return EXIT_DONE
 
 
@@ -147,7 +147,9 @@ def keep_if_confirmed(seconds: int) -> None:
     is_confirmed = False
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
-        note(f"captured. Open another connection to this machine, then press Enter within {seconds} s to keep it.")
+        print_on_stderr(
+            f"captured. Open another connection to this machine, then press Enter within {seconds} s to keep it."
+        )
         readable, _, _ = select.select([sys.stdin], [], [], seconds)
         is_confirmed = bool(readable) and bool(sys.stdin.readline())
     finally:

@@ -14,6 +14,7 @@ from capture.cli.options import (
     format_option,
     namespace_options,
     part_options,
+    warn_of_host,
 )
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.model.ruleset import LoopbackAddress
@@ -88,6 +89,8 @@ def verify(
     else:
         print_start_line(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded))
         print_lines(in_words(verified, causes))
+        if verified.is_nothing_applied:
+            warn_of_host(namespace)
     if causes or verified.conclusion in ("drift", "nothing applied"):
         return EXIT_DRIFT
     return EXIT_DONE if verified.is_certain else EXIT_UNKNOWN
@@ -135,13 +138,13 @@ def part_of(verified: Verified, family: Family | None, table_name: TableName | N
 
     return verified.replace(
         differences=tuple(filter(is_part, verified.differences)),
-        notes=tuple(filter(is_part, verified.notes)),
+        harmless_differences=tuple(filter(is_part, verified.harmless_differences)),
         missing=tuple(need for need in verified.missing if concerns((_family_of(need),))),
         impediments=tuple(found for found in verified.impediments if concerns((found.family or family,))),
         others=(),
         obstacles=tuple(filter(is_part, verified.obstacles)),
         uncaptured=verified.uncaptured if concerns(("ipv6",)) else (),
-        harmless=tuple(filter(is_part, verified.harmless)),
+        harmless_obstacles=tuple(filter(is_part, verified.harmless_obstacles)),
         unjudged=tuple(filter(is_part, verified.unjudged)),
     )
 

@@ -28,7 +28,7 @@ def as_plain(found: Diagnosis) -> dict[str, object]:
 
 def cause_as_plain(cause: Cause) -> dict[str, str]:
     """Return a cause as plain values for JSON."""
-    return {"kind": cause.kind, "says": cause.says, "remedy": cause.remedy, "where": cause.where}
+    return {"kind": cause.kind, "says": cause.message, "remedy": cause.remedy, "where": cause.where}
 
 
 def in_words(found: Diagnosis) -> Iterator[str]:
@@ -39,12 +39,12 @@ def in_words(found: Diagnosis) -> Iterator[str]:
         yield from path_in_words(found.trace)
     yield from causes_in_words(found.causes)
     for note in found.notes:
-        yield f"note: {note.says}"
+        yield f"note: {note.message}"
 
 
 def causes_in_words(causes: Iterable[Cause]) -> Iterator[str]:
     """Yield two lines for each cause: the fault, and what to do."""
     for cause in causes:
-        where = f" ({cause.where})" if cause.where and cause.where not in cause.says else ""
-        yield f"cause {cause.kind}: {cause.says}{where}"
+        where = f" ({cause.where})" if cause.where and cause.where not in cause.message else ""
+        yield f"cause {cause.kind}: {cause.message}{where}"
         yield f"  {cause.remedy}"

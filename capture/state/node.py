@@ -1,4 +1,4 @@
-"""What shows that a network namespace is a node's, also where the node is a container itself (kind, k3d)."""
+"""Evidence that a network namespace is a node's, also where the node is a container itself (kind, k3d)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 from capture.errors import HostNamespaceError
 from capture.state.files import content_of, names_in, processes
-from capture.state.netns import own_namespace, refuse_host
+from capture.state.netns import is_host, own_namespace, refuse_host
 
 NODE_PROGRAMS = ("kubelet", "kubelite", "k3s", "k3s-server", "rke2", "k0s", "containerd", "crio")
 """As the kernel names their processes (comm in proc(5))."""
@@ -19,13 +19,18 @@ def refuse_node(*, allowed: bool, verb: str = "capture") -> None:
     """Raise HostNamespaceError if the namespace we are in is the host's or that of a nested node (kind, k3d).
 
     A node that is itself a container is in none of the machine's first namespaces, and the kernel reports nothing about
-    it. So this looks for evidence: a kubelet or runtime that runs in the namespace, or pods that hang on it. That
-    process 1 is in the namespace is none by itself: so it is in every container of a pod.
+    it. So this looks for evidence: a kubelet or runtime that runs in the namespace, or pods that hang on it. Process 1
+    in the namespace is no evidence: it is in every container of a pod.
     """
     refuse_host(allowed=allowed, verb=verb)
     evidence = "" if allowed else evidence_of_node()
     if evidence:
         raise HostNamespaceError(evidence, verb)
+
+
+def evidence_of_host() -> str | None:
+    """Return what shows that the namespace we are in is the host's; "" if the kernel does, None if nothing does."""
+    return "" if is_host() else evidence_of_node() or None
 
 
 def evidence_of_node() -> str:

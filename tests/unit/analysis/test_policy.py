@@ -8,9 +8,9 @@ from capture.model.addresses import parse_network
 from capture.model.ruleset import (
     NAT,
     OUTPUT,
-    Accept,
     Chain,
     DestinationPort,
+    Drop,
     Protocol,
     Return,
     Rule,
@@ -94,8 +94,8 @@ def test_a_reason_is_the_rule_that_chose_the_policy_that_dropped_or_what_cannot_
     unknown = Rule(Return(), (Protocol("tcp"), UnknownMatch("-m time")))
     assert reasons(unknown)[captured] == "a rule that cannot be judged: -p tcp -m time -j RETURN"
     assert reasons(unknown)["udp"] == "no rule decides"
-    accepted = Rule(Accept(), (Protocol("udp"), DestinationPort((only(9),))))
-    assert "nat OUTPUT 1: -p udp -m udp --dport 9 -j ACCEPT" in reasons(accepted).values()
+    dropped = Rule(Drop(), (Protocol("udp"), DestinationPort((only(9),))))
+    assert "nat OUTPUT 1: -p udp -m udp --dport 9 -j DROP" in reasons(dropped).values()
 
 
 def test_dns_contradicts_nothing() -> None:
