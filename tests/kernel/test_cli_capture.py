@@ -364,6 +364,7 @@ def test_dump_as_json(netns: NamespaceFactory) -> None:
     assert json.loads(run(namespace, "capture", "dump", "--format", "json").stdout) == {
         "schema": "capture/v1",
         "as_asked": None,
+        "certain": None,
         "differences": [],
         "tables": [],
     }
