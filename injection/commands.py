@@ -13,7 +13,7 @@ from capture.model.values import Value
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
 from capture.state.input import origin_of, read_input
-from injection.check import in_words, report
+from injection.check import check_text, report
 from injection.inject import inject as inject_text
 from injection.policy import VERSIONS, policy_objects
 from injection.remove import remove
@@ -191,7 +191,7 @@ def _print_check(lines: Sequence[dict[str, object]], form: str) -> None:
     if form == "json":
         print_json({"workloads": lines})
     else:
-        print_lines([each for line in lines for each in in_words(line).split("\n")] or ["no workload"])
+        print_lines([each for line in lines for each in check_text(line).split("\n")] or ["no workload"])
 
 
 def _write(texts: list[str], output: str | None, form: str, workloads: Sequence[dict[str, object]] = ()) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
-from capture.analysis.regions import in_words, is_told_apart_from_lo, parts, with_ports, witness
+from capture.analysis.regions import is_told_apart_from_lo, parts, region_text, with_ports, witness
 from capture.analysis.space import Field, PacketSpace
 from capture.analysis.trace import Fate, whole_way
 from capture.model.limits import MAX_PORT
@@ -116,7 +116,7 @@ class _FamilyPolicy:
                 reasons[why] = with_ports(reasons[why], piece) if why in reasons else piece
             for why, piece in reasons.items():
                 leaves = ", leaving the pod" if is_told_apart_from_lo(space, piece) else ""
-                yield f"{in_words(space, piece)}{leaves}", why
+                yield f"{region_text(space, piece)}{leaves}", why
         if len(described) > MAX_PARTS:
             yield f"{len(described) - MAX_PARTS} more sets of packets", ""
 

@@ -127,7 +127,7 @@ def with_ports(path: Path, other: Path) -> Path:
     return {**path, Field.PORT: tuple(merge_ranges((*path[Field.PORT], *other[Field.PORT])))}
 
 
-def in_words(space: PacketSpace, path: Path) -> str:
+def region_text(space: PacketSpace, path: Path) -> str:
     """Return a part of a set in words: "tcp to 203.0.113.0/24, port 80, user 1337"."""
     protocols = {number for ends in path.get(Field.PROTOCOL, ((0, 1),)) for number in ends}
     words: str = "tcp and udp" if len(protocols) > 1 else PROTOCOLS[protocols.pop()]

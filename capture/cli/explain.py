@@ -9,9 +9,9 @@ from capture.analysis.policy import Statement, policy
 from capture.cli.options import capture_options, command, explicit_if, format_option, namespace_options
 from capture.model.addresses import FAMILY_NAMES, Family
 from capture.model.ruleset import FAMILIES
-from capture.report.differences import FATE, fate_as_plain, fate_in_words, text_of
+from capture.report.applied_text import print_start_line
+from capture.report.difference_text import FATE, fate_as_plain, fate_text, text_of
 from capture.report.fold import table
-from capture.report.outcome import print_start_line
 from capture.report.output import print_json
 from capture.report.terminal import columns, print_lines
 
@@ -54,7 +54,7 @@ def _families(statement: Statement) -> str:
 
 
 def _goes(statement: Statement) -> str:
-    return fate_in_words(statement.fate.replace(marked=False)) if statement.fate else "cannot be judged"
+    return fate_text(statement.fate.replace(marked=False)) if statement.fate else "cannot be judged"
 
 
 def _as_plain(statement: Statement) -> dict[str, object]:

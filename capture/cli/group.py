@@ -139,14 +139,14 @@ class BadUsageError(CaptureError):
     exit_code = EXIT_USAGE
 
     def __init__(self, error: click.UsageError) -> None:
-        message = " ".join(_in_words(error).split())
+        message = " ".join(_usage_text(error).split())
         for words_of_click, plain in NUMBERS.items():
             message = message.replace(words_of_click, plain)
         remedy = f"See `{error.ctx.command_path} --help`." if error.ctx is not None else ""
         super().__init__(message[:1].lower() + message[1:], remedy)
 
 
-def _in_words(error: click.UsageError) -> str:
+def _usage_text(error: click.UsageError) -> str:
     """Return what is wrong, with what was probably meant."""
     likely = getattr(error, "possibilities", None) or ()
     if isinstance(error, click.NoSuchOption):

@@ -14,7 +14,7 @@ from click.shell_completion import CompletionItem
 from capture.errors import CaptureError
 from capture.model.addresses import Network, parse_address
 from capture.model.ruleset import FAMILIES, SHOWN_TABLES
-from capture.report.option_texts import by_topic, flags_text, heading, help_text
+from capture.report.option_text import by_topic, flags_text, heading, help_text
 from capture.report.output import warn
 from capture.settings.options import (
     ALLOW_HOST,

@@ -7,7 +7,7 @@ import click
 from capture import operations
 from capture.cli.options import capture_options, command, explicit, format_option, namespace_options
 from capture.model.addresses import FAMILIES, Family
-from capture.report.outcome import start_line
+from capture.report.applied_text import start_line
 from capture.report.output import print_json, print_on_stderr, warn
 from capture.settings.config import Host, resolve
 from capture.settings.host import AnyPod

@@ -18,7 +18,7 @@ from capture.model.ruleset import FAMILIES
 from capture.model.text import printable
 from capture.model.values import Value
 from capture.report import flow_text
-from capture.report.differences import NOTHING_APPLIED, text_of
+from capture.report.difference_text import NOTHING_APPLIED, text_of
 from capture.report.flow_svg import picture
 from capture.report.output import painted, print_json
 from capture.report.streams import COLOUR
@@ -73,7 +73,7 @@ def watch(namespace: str | None, family: Family | None, interval: float, form: s
     now = look(namespace, families)
     shown = with_rates(now.flows, before.flows, now.moment - before.moment)
     if form == "json":
-        print_json({"captured": now.is_captured, "interval": interval, "paths": flow_text.as_plain(shown)})
+        print_json({"captured": now.is_captured, "interval": interval, "paths": flow_text.flows_as_plain(shown)})
     elif form == "svg":
         click.echo(picture(shown, _title(namespace, now)), nl=False)
     else:
@@ -104,7 +104,9 @@ def _title(namespace: str | None, now: Look) -> str:
 
 def _lines(shown: Sequence[PathTree], families: Sequence[Family], width: int | None) -> list[tuple[str, str]]:
     is_ascii = "utf" not in (getattr(sys.__stdout__, "encoding", "") or "").lower()
-    return [(printable(line), colour) for line, colour in flow_text.lines(shown, width, families, is_ascii=is_ascii)]
+    return [
+        (printable(line), colour) for line, colour in flow_text.flow_lines(shown, width, families, is_ascii=is_ascii)
+    ]
 
 
 def _print(lines: Sequence[tuple[str, str]]) -> None:

@@ -10,7 +10,7 @@ from capture.cli.options import capture_options, command, explicit, flags, forma
 from capture.cli.packets import PROCESS, packet_from, packet_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.operations import diagnosis
-from capture.report.diagnosed import as_plain, in_words
+from capture.report.diagnosis_text import diagnosis_as_plain, diagnosis_lines
 from capture.report.output import print_json
 from capture.report.terminal import print_lines
 
@@ -47,9 +47,9 @@ def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any)
     settings = explicit(ctx) if flags(ctx) else None
     found = diagnosis.why(packet, settings, namespace, process=ctx.meta.get(PROCESS))
     if form == "json":
-        print_json(as_plain(found))
+        print_json(diagnosis_as_plain(found))
     else:
-        print_lines(in_words(found))
+        print_lines(diagnosis_lines(found))
     if found.causes:
         return EXIT_DRIFT
     return EXIT_DONE if found.is_certain else EXIT_UNKNOWN

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.cause_texts import UNJUDGED, Cause, cause
+from capture.analysis.cause_text import UNJUDGED, Cause, cause
 from capture.analysis.causes import (
     TO_PROXY,
     Capture,
@@ -14,7 +14,7 @@ from capture.analysis.causes import (
     drop_cause,
     stops,
 )
-from capture.analysis.foreign_words import what_foreign_does
+from capture.analysis.foreign_text import what_foreign_does
 from capture.backends import detect, load
 from capture.backends.iptables.render import rule_text
 from capture.errors import CaptureError

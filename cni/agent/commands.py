@@ -154,9 +154,9 @@ def status(socket: str, form: str, *, ready: bool, live: bool) -> int:
     if form == "json" and not ready:
         print_json(answer)
     elif not ready:
-        from cni.agent.status_text import lines
+        from cni.agent.status_text import status_lines
 
-        print_lines(lines(answer))
+        print_lines(status_lines(answer))
     return 0 if answer.get("ready") else EXIT_FAILED
 
 

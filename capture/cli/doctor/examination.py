@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Literal, TypeVar
 
-from capture.analysis.cause_texts import UNJUDGED
+from capture.analysis.cause_text import UNJUDGED
 from capture.backends import detect
 from capture.backends.detect import BackendChoice, SetLocation
 from capture.backends.facts import PURPOSES, HostFacts, gather

@@ -19,7 +19,7 @@ from capture.model.ruleset import (
     UnknownVerdict,
     only,
 )
-from capture.report.differences import fate_in_words, text_of
+from capture.report.difference_text import fate_text, text_of
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 
@@ -37,7 +37,7 @@ def lines(config: CaptureConfig, *foreign: Rule) -> list[tuple[str, str, str]]:
         tables.append(table.replace(chains=tuple(chains)))
     situation = Situation(ruleset.replace(tables=tuple(tables)))
     return [
-        (each.direction, each.traffic, fate_in_words(each.fate) if each.fate else "?")
+        (each.direction, each.traffic, fate_text(each.fate) if each.fate else "?")
         for each in policy({"ipv4": situation}, text_of)
     ]
 
