@@ -11,7 +11,7 @@ from capture.cli.values import one_of
 from capture.model.addresses import FAMILY_NAMES, Family
 from capture.model.ruleset import FAMILIES
 from capture.report.applied_text import print_start_line
-from capture.report.difference_text import FATE, fate_as_plain, fate_text
+from capture.report.difference_text import FATE, fate_as_plain, fate_text, text_of
 from capture.report.fold import table
 from capture.report.output import print_json
 from capture.report.terminal import columns, print_lines
@@ -41,7 +41,7 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
     settings = explicit_if(ctx, requested=from_options)
     situation = operations.situation_of(settings, namespace)
     families = (family,) if family else situation.ruleset.families
-    statements = policy(dict.fromkeys(families, situation))
+    statements = policy(dict.fromkeys(families, situation), text_of)
     if form == "json":
         print_json({each: [_as_plain(s) for s in statements if each in s.families] for each in families})
         return

@@ -91,7 +91,7 @@ def verify(
         print_lines(verdict_lines(verified, causes))
         if verified.is_nothing_applied:
             warn_of_host(namespace)
-    if not verified.holds or verified.is_nothing_applied or causes:
+    if causes or verified.conclusion in ("drift", "nothing applied"):
         return EXIT_DRIFT
     return EXIT_DONE if verified.is_certain else EXIT_UNKNOWN
 
@@ -111,7 +111,7 @@ def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, 
     from capture.report.diagnosis_text import cause_as_plain
 
     return {
-        "as_asked": verified.holds and not verified.is_nothing_applied,
+        "as_asked": verified.conclusion not in ("drift", "nothing applied"),
         "certain": verified.is_certain,
         "compared_with": reference_text(verified),
         "differences": differences_as_plain(verified),
