@@ -153,6 +153,7 @@ def _remember(request: Request, decision: str, reason: str) -> None:
             interface=request.interface,
             network=request.network,
             inode=inode,
+            namespace=request.namespace,
         )
     )
 
@@ -281,17 +282,17 @@ def _check(request: Request, configuration: Configuration, journal: Log) -> None
     for note in verified.notes:
         journal.info(note)
     if not verified.is_certain:
-        from capture.report.differences import doubts_in_words  # where there is a warning to log
+        from capture.report.difference_text import doubt_lines  # where there is a warning to log
 
-        for doubt in doubts_in_words(verified):
+        for doubt in doubt_lines(verified):
             journal.warn("not judged", what=doubt)
     journal.info("unchanged", recorded=is_recorded)
 
 
 def _drift(verified: Verified, namespace: str) -> CniError:
-    from capture.report.differences import in_words
+    from capture.report.difference_text import difference_lines
 
-    sentences = list(in_words(verified))
+    sentences = list(difference_lines(verified))
     more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
     return CniError(
         DRIFT,

@@ -19,7 +19,7 @@ from contextlib import suppress
 from capture.errors import CaptureError, ValidationError
 from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Family
 from capture.netlink import sock_diag
-from capture.report.packet_words import endpoint
+from capture.report.packet_text import endpoint
 from capture.state.capabilities import missing
 from capture.state.netns import InNamespace
 from initcontainer.probes import Probe, Proof

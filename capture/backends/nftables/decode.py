@@ -121,9 +121,9 @@ class Program:
                 return
         except (KeyError, IndexError, ValueError, MalformedMessageError):  # another kernel than those we know writes so
             pass
-        from capture.backends.nftables.foreign_words import unknown_words  # few rules need them
+        from capture.backends.nftables.foreign_text import unknown_text  # few rules need them
 
-        words = unknown_words(name, fields, self._family)
+        words = unknown_text(name, fields, self._family)
         if LOADERS.get(name) in fields:
             self._load(fields[LOADERS[name]], Register(words))
         elif name in FILTERS:
@@ -135,7 +135,7 @@ class Program:
     def _put(self, condition: native.Condition) -> None:
         """Add a condition; behind an action it is no longer one for the whole rule."""
         if self.actions:
-            from capture.backends.nftables.text import described  # only foreign rules need words
+            from capture.backends.nftables.render import described  # only foreign rules need words
 
             self.actions.append(model.UnknownVerdict(described(condition)))
             return

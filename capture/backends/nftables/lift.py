@@ -98,7 +98,7 @@ def _match(condition: native.Condition) -> model.Match:
         return condition
     if match is not None:
         return match
-    from capture.backends.nftables.text import described  # only foreign rules need words
+    from capture.backends.nftables.render import described  # only foreign rules need words
 
     return model.UnknownMatch(described(condition))
 
@@ -181,6 +181,6 @@ def _verdict(rule: native.NativeRule, following: native.NativeRule | None) -> tu
             and following.conditions == rule.conditions
         ):
             return model.TransparentProxy(port, value, mask), 2
-    from capture.backends.nftables.text import described  # only foreign rules need words
+    from capture.backends.nftables.render import described  # only foreign rules need words
 
     return model.UnknownVerdict(described(*actions)), 1

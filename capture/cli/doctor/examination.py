@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Literal, TypeVar
 
+from capture.analysis.cause_text import UNJUDGED
 from capture.backends import detect
 from capture.backends.detect import BackendChoice, SetLocation
 from capture.backends.facts import PURPOSES, HostFacts, gather
@@ -215,10 +216,11 @@ def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
     for cause in found.causes:
         message = f"{cause.message}{f' ({cause.where})' if cause.where and cause.where not in cause.message else ''}"
         yield Finding(POD, cause.kind, "error", message, cause.remedy, cause.kind)
-    if not found.causes:
+    if not found.causes and all(note.kind != UNJUDGED for note in found.notes):
         yield Finding(POD, "capture", "ok", "the rules are in place, and the proxy listens")
     for note in found.notes:
-        yield Finding(POD, note.kind, "note", note.message, note.remedy, note.kind)
+        state: State = "warning" if note.kind == UNJUDGED else "note"
+        yield Finding(POD, note.kind, state, note.message, note.remedy, note.kind)
 
 
 def _decision(examined: Examined) -> Iterator[Finding]:

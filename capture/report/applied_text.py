@@ -55,7 +55,7 @@ def _count(applied: Applied) -> int:
     )
 
 
-def outcome(applied: Applied) -> str:
+def applied_text(applied: Applied) -> str:
     """Return in a line what ``apply`` did."""
     families = applied.ruleset.families
     decision = applied.decision
