@@ -11,7 +11,7 @@ from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import parts, region_text, with_ports, witness
 from capture.analysis.space import Field, PacketSpace
-from capture.analysis.trace import Fate, whole_way
+from capture.analysis.trace import Fate, trace_whole_path
 from capture.model.limits import MAX_PORT
 from capture.model.ruleset import ALL_BITS, DestinationPort
 from capture.model.values import Value
@@ -104,7 +104,7 @@ def _statements(
             for level, ranges in piece.items():
                 part = space.diagrams.both(part, space.numbers(level, ranges))
             numbers = witness(space, part if part != space.diagrams.no else packets, direction)
-            step = whole_way(space.packet(numbers), situation).step
+            step = trace_whole_path(space.packet(numbers), situation).step
             why = (step.rule.why or f"{step.table} {step.chain} {step.position}") if step else "no rule decides"
             reasons[why] = with_ports(reasons[why], piece) if why in reasons else piece
         for why, piece in reasons.items():

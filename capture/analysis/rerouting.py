@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from capture.netlink.routing import TableRoute
 
     Range = tuple[int, int]
-    Way = tuple[int, int, str | None]
+    RouteTarget = tuple[int, int, str | None]
     """Addresses from the first to the last, and the interface that leads to them; None where they are refused."""
 
 UNCHANGED = ""
@@ -46,16 +46,16 @@ class MarkRoute(Value):
     mask: int
     is_inverted: bool
     words: str
-    ways: tuple[Way, ...]
+    targets: tuple[RouteTarget, ...]
     is_certain: bool = True
 
     def is_for(self, mark: int) -> bool:
         """Return whether packets with a mark are meant."""
         return (mark & self.mask == self.mark) != self.is_inverted
 
-    def way_to(self, address: Network) -> Way | None:
+    def target_of(self, address: Network) -> RouteTarget | None:
         """Return where an address lies in what it leads to; None if it does not lead there."""
-        return next((way for way in self.ways if way[0] <= address.first <= way[1]), None)
+        return next((target for target in self.targets if target[0] <= address.first <= target[1]), None)
 
 
 def mark_routes(
@@ -65,18 +65,20 @@ def mark_routes(
     bits = BITS[family]
     decided: list[Range] = []
     for rule in rules:
-        ways = list(_ways(rule, routes, names, bits))
+        targets = list(_targets(rule, routes, names, bits))
         is_plain = rule.selector in ("", OF_THIS_HOST)
         if rule.mask:
-            left = [(*piece, way) for first, last, way in ways for piece in _pieces(first, last, decided)]
+            left = [(*piece, target) for first, last, target in targets for piece in _pieces(first, last, decided)]
             yield MarkRoute(
                 family, rule.mark & rule.mask, rule.mask, rule.is_inverted, str(rule), tuple(left), is_plain
             )
         elif is_plain and not rule.is_inverted:
-            decided = merge_ranges([*decided, *[(first, last) for first, last, _ in ways]])
+            decided = merge_ranges([*decided, *[(first, last) for first, last, _ in targets]])
 
 
-def _ways(rule: PolicyRule, routes: Iterable[TableRoute], names: Mapping[int, str], bits: int) -> Iterator[Way]:
+def _targets(
+    rule: PolicyRule, routes: Iterable[TableRoute], names: Mapping[int, str], bits: int
+) -> Iterator[RouteTarget]:
     """Yield where a policy rule leads: by the longest prefix in its table, apart from each other."""
     if rule.action in REFUSING_ACTIONS:
         yield 0, (1 << bits) - 1, None
@@ -122,7 +124,7 @@ def foreign_routes(routes: Sequence[MarkRoute], ruleset: model.Ruleset) -> tuple
     if len(own) == len(routes):
         return ()
     everywhere = {each.family: ((0, (1 << BITS[each.family]) - 1, UNCHANGED),) for each in own}
-    return tuple(each.replace(ways=everywhere[each.family]) if each in own else each for each in routes)
+    return tuple(each.replace(targets=everywhere[each.family]) if each in own else each for each in routes)
 
 
 def _is_own(route: MarkRoute, ruleset: model.Ruleset) -> bool:
