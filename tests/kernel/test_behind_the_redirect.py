@@ -86,6 +86,16 @@ CASES: dict[str, tuple[str, str]] = {
         "proxy",
     ),
     "to a range, native": (NFT % ("output priority -200", "ip daddr 203.0.113.3-203.0.113.8 drop"), "dropped"),
+    "conditions behind a log": (NFT % ("output priority -150", "log level info udp dport 80-81 drop"), "proxy"),
+    "conditions behind a log hold": (NFT % ("output priority 0", "log group 3 tcp dport 15000-15001 drop"), "dropped"),
+    "conditions behind a mark": (NFT % ("output priority -150", "meta mark set 5 meta mark 0 drop"), "proxy"),
+    "conditions behind what may end a rule": (
+        (
+            "nft 'table ip x {{ set s {{ typeof ip daddr; flags dynamic; }}; chain c {{ type filter hook output priority 0;"
+            " udp dport 53 add @s {{ ip daddr limit rate 1/day }} udp dport 53 drop; add @s {{ ip daddr }} drop; }}; }}'"
+        ),
+        "dropped",
+    ),
     "in by index": (NFT % ("input priority 0", "iif lo tcp dport 15001 drop"), "dropped"),
     "in by another index": (NFT % ("input priority 0", "iif eth0 tcp dport 15001 drop"), "proxy"),
     "in by no index": (NFT % ("output priority -200", "iif != lo tcp dport 80 drop"), "dropped"),
