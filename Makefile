@@ -68,6 +68,7 @@ docs: ## build/site: the documentation as web pages, every link checked
 	@scripts/setup docs
 	$(VENV)/bin/python scripts/docs_pages.py
 	$(VENV)/bin/mkdocs build --quiet --strict
+	@echo build/site/index.html
 
 lint: ## ruff and mypy --strict
 	@scripts/setup lint

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from capture.cli.options import CaptureCommand, text_or_json
+from capture.cli.options import CaptureCommand, CommandGroup, text_or_json
 from capture.errors import EXIT_DRIFT, CaptureError
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
@@ -43,7 +43,7 @@ capture cni uninstall --grace 30            # pods that end just now can still b
 """
 
 
-@click.group("cni", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("cni", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def cni_group() -> None:
     """Put the CNI plugin on a node, look at it, or take it away."""
 
@@ -185,7 +185,7 @@ def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, form: str
 def _runtime(name: str) -> Runtime:
     if name == "crio":
         return runtimes.crio()
-    return runtimes.detect() if name == "auto" else runtimes.Runtime("containerd", "--runtime")
+    return runtimes.detect() if name == "auto" else runtimes.containerd(evidence="--runtime")
 
 
 def _paths(runtime: Runtime, bin_dir: str | None, conf_dir: str | None) -> tuple[str, str]:

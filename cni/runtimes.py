@@ -1,11 +1,12 @@
 """Which container runtime a node has, as far as its files show: how it chooses a network, and what it hands to plugins.
 
-CRI-O's configuration (crio.conf(5), ``[crio.network]``) names directories and the default network; containerd's own
-is queried over CRI by the node's agent, and has the usual directories otherwise: those of k3s and MicroK8s are others.
+CRI-O's configuration (crio.conf(5), ``[crio.network]``) names directories and the default network, containerd's
+(containerd-config.toml(5), and docs/cri/config.md there) the directories; k3s and MicroK8s have their own.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from typing import Any
@@ -15,6 +16,9 @@ from capture.state.files import content_of, names_in
 from cni.networks import Choice, RuntimeName
 
 BIN_DIR, CONF_DIR = "/opt/cni/bin", "/etc/cni/net.d"
+CONTAINERD_CONFIGURATION = "etc/containerd/config.toml"
+CRI_PLUGINS = ("cri", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime")
+"""The section of plugins that has CNI's directories in versions 1, 2 and 3 of that file."""
 CRIO_SOCKET, CRIO_CONFIGURATION = "run/crio/crio.sock", "etc/crio"
 K3S, MICROK8S = "/var/lib/rancher/k3s", "/var/snap/microk8s/current"
 CONTAINERDS = {
@@ -24,9 +28,9 @@ CONTAINERDS = {
         f"{K3S}/data/current/bin",  # before 1.31
     ),
     "var/snap/microk8s/common/run/containerd.sock": (f"{MICROK8S}/args/cni-network", f"{MICROK8S}/opt/cni/bin"),
-    "run/containerd/containerd.sock": (CONF_DIR, BIN_DIR),
 }
-"""The sockets of containerd, with the directories that it has then for networks and for plugins."""
+"""The sockets of containerds of others, with the directories that they have for networks and for plugins."""
+CONTAINERD_SOCKET = "run/containerd/containerd.sock"
 DOCKER_SHIM_SOCKET = "run/cri-dockerd.sock"
 FIRST_CRIO_WITH_ANNOTATIONS = (1, 28)
 
@@ -60,9 +64,32 @@ def detect(root: str = "/") -> Runtime:
     for socket, (conf_dir, *bin_dirs) in CONTAINERDS.items():
         if os.path.exists(os.path.join(root, socket)):
             return Runtime("containerd", f"/{socket}", conf_dir=conf_dir, bin_dirs=tuple(bin_dirs))
+    if os.path.exists(os.path.join(root, CONTAINERD_SOCKET)):
+        return containerd(root, f"/{CONTAINERD_SOCKET}")
     if os.path.isdir(os.path.join(root, CRIO_CONFIGURATION)):
         return crio(root, f"/{CRIO_CONFIGURATION}")
-    return Runtime("containerd", "")
+    return containerd(root)
+
+
+def containerd(root: str = "/", evidence: str = "") -> Runtime:
+    """Return containerd as it is configured on the node; the evidence is that configuration if there is no other."""
+    path = os.path.join(root, CONTAINERD_CONFIGURATION)
+    configurations = [_toml(path)]
+    for pattern in _strings(configurations[0].get("imports")):
+        imported = os.path.join(root, os.path.dirname(CONTAINERD_CONFIGURATION), pattern)
+        if os.path.isabs(pattern):
+            imported = os.path.join(root, pattern.lstrip("/"))
+        configurations += map(_toml, sorted(glob.glob(imported)))
+    settings: dict[str, Any] = {}
+    for configuration in configurations:
+        for plugin in CRI_PLUGINS:
+            settings |= _section(configuration, "plugins", plugin, "cni")
+    return Runtime(
+        "containerd",
+        evidence or (f"/{CONTAINERD_CONFIGURATION}" if settings else ""),
+        conf_dir=str(settings.get("conf_dir") or CONF_DIR),
+        bin_dirs=tuple(_strings(settings.get("bin_dirs")) or _strings([settings.get("bin_dir")])) or (BIN_DIR,),
+    )
 
 
 def crio(root: str = "/", evidence: str = "") -> Runtime:
@@ -71,27 +98,36 @@ def crio(root: str = "/", evidence: str = "") -> Runtime:
     directory = os.path.join(root, CRIO_CONFIGURATION)
     fragments = [f"crio.conf.d/{name}" for name in names_in(f"{directory}/crio.conf.d")]
     for name in ("crio.conf", *fragments):  # the later ones count (crio.conf.d(5))
-        settings |= _network_settings(os.path.join(directory, name))
-    directories = [each for each in settings.get("plugin_dirs") or [] if isinstance(each, str) and each]
+        settings |= _section(_toml(os.path.join(directory, name)), "crio", "network")
     return Runtime(
         "crio",
         evidence,
         network=str(settings.get("cni_default_network") or ""),
         conf_dir=str(settings.get("network_dir") or CONF_DIR),
-        bin_dirs=tuple(directories) or (BIN_DIR,),
+        bin_dirs=tuple(_strings(settings.get("plugin_dirs"))) or (BIN_DIR,),
         without_annotations=_too_old(root),
     )
 
 
-def _network_settings(path: str) -> dict[str, Any]:
+def _toml(path: str) -> dict[str, Any]:
     import tomllib
 
     try:
         with open(path, "rb") as file:
-            network = tomllib.load(file).get("crio", {}).get("network", {})
-    except (OSError, ValueError, AttributeError):
+            return tomllib.load(file)
+    except (OSError, ValueError):
         return {}
-    return network if isinstance(network, dict) else {}
+
+
+def _section(configuration: dict[str, Any], *names: str) -> dict[str, Any]:
+    for name in names:
+        section = configuration.get(name)
+        configuration = section if isinstance(section, dict) else {}
+    return configuration
+
+
+def _strings(values: Any) -> list[str]:
+    return [each for each in values if isinstance(each, str) and each] if isinstance(values, list) else []
 
 
 def _too_old(root: str) -> str:

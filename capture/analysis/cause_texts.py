@@ -23,7 +23,8 @@ RECREATE = (
     " For a pod that runs: `capture apply`."
 )
 SO_DOES_KATA = "so does Kata Containers, whose pods have a network stack in a virtual machine"
-PROXY_METADATA = "(proxyMetadata in proxy.istio.io/config)."
+IN_PROXY = "Set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
+WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
 SETS_BOTH = "annotation sidecar.istio.io/interceptionMode sets both."
 NO_REFERENCE = "Give the pod's settings as options, or run this where the rules were applied."
 
@@ -33,6 +34,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "left-alone": (
         "the CNI plugin left pod {pod} alone at {time}: {reason}",
         "If it should be captured, change that in the pod's template and recreate the pod.",
+    ),
+    "host-network": (
+        "this is the node's own network namespace, which is never captured{evidence}",
+        "Name a pod: --pid N (a process in it) or --netns NAME. A pod with hostNetwork: true cannot be captured.",
     ),
     "lo-down": (
         "the interface lo is down: redirected connections are delivered over it",
@@ -62,6 +67,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "no-route": (
         "the pod has no route to {address}: the connection fails before any rule decides",
         "Look at `ip {flag}route` in the pod's namespace; is it an {family} pod?",
+    ),
+    "no-route: address": (
+        "the pod has no address: nothing leaves it, or comes in",
+        "Recreate the pod: its CNI plugin gives it addresses and routes; `ip addr` in its namespace shows what it has.",
     ),
     "no-route: default": (
         "the pod has no default route for {family}: what leaves it fails before any rule decides",
@@ -122,6 +131,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "a rule of the capture drops the packet: {reason}",
         "Look at --drop-invalid and at the mode; `capture explain` lists what is dropped.",
     ),
+    "excluded: all": ("{what}", "Correct that setting, if it should be captured."),
     "excluded: pod": ("the settings leave out: {options}", "`capture explain` lists what is captured."),
     "family-not-captured": ("{family} is not captured in this pod", BOTH_FAMILIES),
     "family-not-captured: pod": ("the pod has {family} addresses only, and {family} is not captured", BOTH_FAMILIES),
@@ -132,7 +142,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "dns-not-captured": (
         "DNS is not captured: the look-up goes to the name server directly",
-        f"Apply with --redirect-dns, or set ISTIO_META_DNS_CAPTURE=true in the proxy's environment {PROXY_METADATA}",
+        f"Apply with --redirect-dns; in Kubernetes: {IN_PROXY}.",
     ),
     "not-tcp": (
         "only TCP is captured (and DNS, if that is on), and this is {protocol}",
@@ -141,6 +151,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "proxy-user": (
         "the connection comes from the proxy's user or group (user {uid}, group {gid}), which is never captured",
         "If this is the application: run it as another user and group than the proxy.",
+    ),
+    "proxy-user: listener": (
+        "the proxy's user {uid} listens on tcp port {ports}, too: if that is the application, it bypasses the proxy",
+        "Run the application as another user and group than the proxy (runAsUser, runAsGroup).",
     ),
     # Foreign rules.
     "foreign-rule": (
@@ -167,9 +181,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "a foreign rule translates the destination first, to port {port}; the first NAT mapping wins",
         REMOVE_RULE,
     ),
-    "filtered": (
+    "filtered": ("{filter}", f"Remove or relax it: {WRITERS}"),
+    "filtered: redirected": (
         "{filter}",
-        "Remove or relax it: NetworkPolicy agents and firewalls in the pod's namespace write such rules.",
+        f"Accept {{port}} there, not the port that was called: the filter comes after the redirect. {WRITERS}",
     ),
     "rerouted": (
         "a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}",
@@ -184,9 +199,13 @@ TEXTS: dict[str, tuple[str, str]] = {
         "no process listens on {port}, to which {kind} connections are sent; the proxy's user listens on {others}",
         "Apply the rules with the proxy's ports (-p, -z), or look at kubectl logs POD -c istio-proxy.",
     ),
+    "not-listening: DNS": (
+        "no process listens on {port}, to which DNS is sent; the proxy runs, and listens on tcp {others}",
+        f"{IN_PROXY}, or apply the rules without --redirect-dns.",
+    ),
     "not-listening: family": (
         "the listener on {port} takes {other} only, and {family} is captured, too",
-        "Let the proxy listen on {any_address} as well, or capture {other} only.",
+        "Let the proxy listen on {any_address} as well{alternative}.",
     ),
     "not-listening: address": (
         "the listener on {port} is bound to {bound}, and {kind} connections arrive at {arrive}",

@@ -12,6 +12,7 @@ from __future__ import annotations
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_texts import cause
 from capture.analysis.meaning import Untrack, meaning
+from capture.analysis.trace import redirect_outcome
 from capture.model.addresses import (
     FAMILIES,
     FAMILY_NAMES,
@@ -25,12 +26,12 @@ from capture.model.addresses import (
 from capture.model.chain_names import is_our_chain
 from capture.model.conventions import DNS_PORT
 from capture.model.packet import LOOPBACK
-from capture.model.ruleset import MANGLE, NAT, PROTOCOL_NUMBERS, TABLES
+from capture.model.ruleset import MANGLE, NAT, PROTOCOL_NUMBERS, TABLES, Redirect
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from capture.analysis.cause_texts import Cause
     from capture.analysis.trace import Step, Trace
@@ -46,6 +47,8 @@ KIND_OF = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS
 ANY_ADDRESS: dict[Family, str] = {IPV4: "0.0.0.0", IPV6: "::"}
 USUAL_INTERFACE = "eth0"
 """What container runtimes call a pod's interface."""
+PORTS_OF_SIDECAR = range(15000, 15100)
+"""Where Envoy and Istio's agent listen: for captured traffic, DNS, probes and metrics, and for commands."""
 MODES = {True: "TPROXY", False: "REDIRECT"}
 NEARLY_FULL = 0.95
 """Of the conntrack table: above it new connections are about to fail, and some already do."""
@@ -120,6 +123,8 @@ def stops(found: Cause, capture: Capture, live: Trace | None = None) -> bool:
 def default_route_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield why what leaves the pod gets no further. Next to IPv4, IPv6 without a way out is nothing unusual."""
     families = {address.family for address in facts.addresses}.intersection(capture.families)
+    if not facts.addresses and any(link.is_up and not link.is_loopback for link in facts.links):
+        yield cause("no-route: address")
     if IPV4 in families.intersection(facts.unrouted) or families == {*facts.unrouted} == {IPV6}:
         yield no_route_cause(facts, min(families))
 
@@ -195,13 +200,31 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
     elif of_family:
         yield _bound_elsewhere(of_family[0], kind, addresses[0], where)
     elif on_port:
-        (other,) = (FAMILY_NAMES[each] for each in FAMILIES if each != family)
-        words = {"other": other, "family": FAMILY_NAMES[family], "any_address": ANY_ADDRESS[family]}
-        yield cause("not-listening: family", where, port=where, **words)
+        yield _of_other_family(on_port, kind, family, addresses, where)
     else:
-        others = sorted({each.port for each in of_protocol if contains(each.uid, capture.uids)})
+        others = sorted({each.port for each in of_proxy(facts, capture)})
         name = "not-listening: other ports" if others else "not-listening"
+        if others and outcome == "dns":
+            name = "not-listening: DNS"
         yield cause(name, where, port=where, kind=kind, others=", ".join(map(str, others)))
+
+
+def of_proxy(facts: PodFacts, capture: Capture) -> list[Listener]:
+    """Return the listeners of TCP that the proxy's user has."""
+    return [
+        each
+        for each in facts.listeners or ()
+        if each.protocol == PROTOCOL_NUMBERS["tcp"] and contains(each.uid, capture.uids)
+    ]
+
+
+def app_of_proxy_user(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+    """Yield a note if the proxy's user has listeners that are not the sidecar's, as an app of that user has."""
+    expected = (capture.outbound_port, capture.inbound_port, *PORTS_OF_SIDECAR)
+    for uid in sorted({each.uid for each in of_proxy(facts, capture)}):
+        ports = {each.port for each in of_proxy(facts, capture) if each.uid == uid}.difference(expected)
+        if ports:
+            yield cause("proxy-user: listener", f"user {uid}", uid=uid, ports=", ".join(map(str, sorted(ports))))
 
 
 def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
@@ -210,11 +233,21 @@ def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
     return bound == 0 or not addresses or any(address.first == bound for address in addresses)
 
 
+def _of_other_family(on_port: list[Listener], kind: str, family: Family, addresses: list[Network], where: str) -> Cause:
+    """Return that a port is served in the other family alone."""
+    if addresses and any(on_port[0].address):
+        return _bound_elsewhere(on_port[0], kind, addresses[0], where)
+    (other,) = (FAMILY_NAMES[each] for each in FAMILIES if each != family)
+    alternative = ", or capture IPv4 alone (--ip-families ipv4)" if family == IPV6 else ""
+    words = {"other": other, "family": FAMILY_NAMES[family], "any_address": ANY_ADDRESS[family]}
+    return cause("not-listening: family", where, port=where, alternative=alternative, **words)
+
+
 def _bound_elsewhere(listener: Listener, kind: str, arrives_at: Network, where: str) -> Cause:
     family = FAMILY_OF[listener.family]
     bound = address_text(family, int.from_bytes(listener.address, "big"))
     arrive = address_text(arrives_at.family, arrives_at.first)
-    any_address = ANY_ADDRESS[family]
+    any_address = ANY_ADDRESS[arrives_at.family]
     return cause(
         "not-listening: address", where, port=where, bound=bound, kind=kind, arrive=arrive, any_address=any_address
     )
@@ -348,21 +381,42 @@ def _foreign_rule_cause(live: Trace, step: Step, *, is_behind: bool) -> Cause:
     return cause("nat-first", place_of(step), address=address, port=live.port)
 
 
-def drop_cause(live: Trace, text_of: TextOf) -> Cause:
-    """Return why a packet is dropped: by the settings, or by a foreign rule or policy."""
+def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = ()) -> Cause:
+    """Return why a packet is dropped: by the settings, or by a foreign rule or policy, which may drop others, too."""
     step, policy = live.step, live.policy
     if step is not None and live.rerouted is not None:
         words = step.rule.why or text_of(step.rule, live.packet.family)
         return cause("rerouted", place_of(step), mark=live.mark, rule=live.rerouted.words, words=words)
     if step is not None and is_own(step):
         return cause("excluded: drop", place_of(step), reason=step.rule.why or "by its settings")
+    where = _dropped_at(live)
+    alike = [each for each in others if each.outcome == "dropped" and _dropped_at(each) == where]
+    ports = sorted({port for each in (live, *alike) for port in _redirected_to(each)})
+    port = f"port{'s' * (len(ports) > 1)} {' and '.join(map(str, ports))}"
+    name, what = ("filtered: redirected", f"what goes to {port}") if ports else ("filtered", "the packet")
     if step is not None:
         words = step.rule.why or text_of(step.rule, live.packet.family)
-        return cause("filtered", place_of(step), filter=f"a foreign rule drops the packet: {words}")
+        return cause(name, where, filter=f"a foreign rule drops {what}: {words}", port=port)
     if policy is not None:
-        says = "no rule accepts the packet, and the policy of a foreign chain is DROP"
-        return cause("filtered", f"{policy.table} {policy.entry.name}", filter=says)
-    return cause("filtered", filter="a foreign rule or policy drops the packet")
+        says = f"no rule accepts {what}, and the policy of a foreign chain is DROP"
+        return cause(name, where, filter=says, port=port)
+    return cause(name, filter=f"a foreign rule or policy drops {what}", port=port)
+
+
+def _dropped_at(live: Trace) -> str:
+    """Return the rule or the chain by whose policy a packet is dropped."""
+    if live.step is not None or live.policy is None:
+        return place_of(live.step)
+    return f"{live.policy.table} {live.policy.entry.name}"
+
+
+def _redirected_to(live: Trace) -> Iterator[int]:
+    """Yield the proxy's port to which a client's or the app's packet was sent; that of the proxy's own calls is not."""
+    for step in live.path:
+        if isinstance(step.rule.verdict, Redirect):
+            outcome = redirect_outcome(step.chain, step.rule.verdict.port)
+            if outcome in TO_PROXY and (live.packet.in_interface is not None or outcome != "proxy-inbound"):
+                yield step.rule.verdict.port
 
 
 def place_of(step: Step | None) -> str:

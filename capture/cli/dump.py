@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.cli.options import command, format_option, namespace_options, part_options
+from capture.cli.options import command, format_option, namespace_options, part_options, warn_of_host
 from capture.model.addresses import Family
 from capture.model.ruleset import TableName
 from capture.report import listings
@@ -36,6 +36,7 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     shown = list(listings.parts(dumped, family, table_name))
     if not shown and form != "json":
         click.echo(NOTHING_APPLIED, err=True)
+        warn_of_host(namespace)
     if form == "json":
         print_json(listings.as_json(dumped, shown))
     elif form == "save":

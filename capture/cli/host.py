@@ -11,7 +11,7 @@ import click
 
 from capture import operations
 from capture.cli.clean import clean_namespace
-from capture.cli.options import CaptureCommand, capture_options, explicit, format_option
+from capture.cli.options import CaptureCommand, CommandGroup, capture_options, explicit, format_option
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN, CaptureError
 from capture.netlink.sock_diag import IPPROTO_TCP, open_sock_diag, read_listeners
 from capture.operations import diagnosis
@@ -38,7 +38,7 @@ capture host apply -u istio-proxy --keep    # in a script: nothing is to be conf
 """
 
 
-@click.group("host", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("host", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def host_group() -> None:
     """Capture this machine itself: a virtual machine of the mesh, which is no node of a cluster."""
 
@@ -62,7 +62,7 @@ def confirmation_options() -> list[click.Parameter]:
 )
 @click.pass_context
 def apply(ctx: click.Context, *, keep: bool, seconds: int, form: str) -> int:
-    """Capture this machine, unless that is not confirmed.
+    """Capture this machine; without a confirmation that is undone.
 
     The proxy has to listen already: without it, the machine would be cut off. Connections to the SSH server are not
     captured. If Enter is not pressed in time, or the terminal is lost, everything of the capture is removed.

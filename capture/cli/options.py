@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from inspect import cleandoc
 from typing import Any
 
@@ -77,8 +77,44 @@ def beginning(values: list[str], incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(value) for value in values if value.startswith(incomplete)]
 
 
+class HelpText(click.HelpFormatter):
+    """Help whose paths and names stay whole: click breaks lines at their hyphens, too."""
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        import textwrap
+
+        rows = list(rows)
+        column = min(max((len(term) for term, _ in rows), default=0), col_max) + col_spacing
+        indent = " " * (self.current_indent + column)
+        for term, text in rows:
+            lines = textwrap.wrap(text, max(self.width - column - 2, 10), break_on_hyphens=False)
+            if len(term) > column - col_spacing:
+                lines.insert(0, "")
+            first, *others = lines or [""]
+            self.write(f"{'':{self.current_indent}}{term:<{column if first else 0}}{first}\n")
+            self.write("".join(f"{indent}{line}\n" for line in others))
+
+
+class HelpContext(click.Context):
+    """A context whose help is written so."""
+
+    formatter_class = HelpText
+
+
+class CommandGroup(click.Group):
+    """A group that lists its commands with whole sentences."""
+
+    context_class = HelpContext
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, each.get_short_help_str(limit=1000)) for name, each in self.commands.items()])
+
+
 class CaptureCommand(click.Command):
     """A command with examples and with its options by topic; a switch takes a value after ``=`` only, as in pflag."""
+
+    context_class = HelpContext
 
     def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -234,6 +270,14 @@ def namespace_options() -> list[click.Parameter]:
 def _by_name(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
     """Return the path of a namespace; a name without a slash is one of ip-netns(8)."""
     return f"{NAMED_NAMESPACES}/{value}" if value and "/" not in value else value
+
+
+def warn_of_host(namespace: str | None) -> None:
+    """Warn where nothing is applied if no pod was named, and this is the node's own namespace."""
+    from capture.state.node import evidence_of_host  # where nothing is applied only
+
+    if namespace is None and evidence_of_host() is not None:
+        warn(["this is the node's own network namespace; name a pod by --pid N or --netns NAME"])
 
 
 def named_namespaces(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:

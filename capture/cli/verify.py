@@ -14,6 +14,7 @@ from capture.cli.options import (
     format_option,
     namespace_options,
     part_options,
+    warn_of_host,
 )
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.model.ruleset import LoopbackAddress
@@ -88,6 +89,8 @@ def verify(
     else:
         print_start_line(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded))
         print_lines(in_words(verified, causes))
+        if verified.is_nothing_applied:
+            warn_of_host(namespace)
     if not verified.holds or verified.is_nothing_applied or causes:
         return EXIT_DRIFT
     return EXIT_DONE if verified.is_certain else EXIT_UNKNOWN

@@ -6,6 +6,7 @@ from capture.analysis.cause_texts import Cause, cause
 from capture.analysis.causes import (
     TO_PROXY,
     Capture,
+    app_of_proxy_user,
     causes_of_connection,
     causes_of_pod,
     causes_of_proxy,
@@ -25,6 +26,7 @@ from capture.model.values import Value
 from capture.operations import host_of, reference, trace, verify
 from capture.operations.inference import inferred_settings
 from capture.rules import build_ruleset
+from capture.settings.cautions import cancelling
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
 from capture.settings.options import PROFILE, PROXY_GID, PROXY_UID
@@ -33,6 +35,7 @@ from capture.state.capabilities import ways_out
 from capture.state.facts import read_facts
 from capture.state.impediments import LO_DOWN, impediments
 from capture.state.netns import InNamespace, own_namespace
+from capture.state.node import evidence_of_host
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
@@ -53,10 +56,10 @@ if TYPE_CHECKING:
     from capture.state.impediments import Impediment
 
 
-NOT_CAPTURED = ("no-rules", "left-alone", "family-not-captured")
+NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
-EXAMPLE, DEFAULT_ID = parse_address("203.0.113.7"), 1000
-"""An address outside (RFC 5737), and a user who is not the proxy."""
+USUAL = Packet("tcp", parse_address("203.0.113.7"), 80, uid=1000, gid=1000)
+"""To an address outside (RFC 5737), of a user who is not the proxy."""
 
 
 class Diagnosis(Value):
@@ -105,9 +108,14 @@ def why(
             found = _of_connection(packet, known, facts, capture, of_pod)
             return found.replace(notes=(*found.notes, *_escape_notes(process)))
         verified = verify(settings, prefer_recorded=settings is None)
-        causes += (*default_route_causes(facts, capture), *causes_of_proxy(facts, capture), *_drift_causes(verified))
+        causes += (
+            *default_route_causes(facts, capture),
+            *causes_of_proxy(facts, capture),
+            *_drift_causes(verified, facts),
+        )
         notes = (
-            *(_exclusion_notes(known.settings, verified) if known else _usual_connection_notes()),
+            *app_of_proxy_user(facts, capture),
+            *(_exclusion_notes(known, verified) if known else _usual_connection_notes()),
             *_socket_lb_causes(),
         )
         notes += tuple(each for each in of_pod if each not in causes)
@@ -188,12 +196,11 @@ def _live() -> Ruleset:
 
 def _usual_connection_notes() -> Iterator[Cause]:
     """Yield a note if a usual connection does not reach the proxy, although our chains redirect it."""
-    usual = Packet("tcp", EXAMPLE, 80, uid=DEFAULT_ID, gid=DEFAULT_ID)
-    if trace(usual).outcome not in TO_PROXY and trace(usual, inferred_settings(_live())).outcome in TO_PROXY:
-        yield cause("rule-missing: usual", address=address_text(IPV4, EXAMPLE.first))
+    if trace(USUAL).outcome not in TO_PROXY and trace(USUAL, inferred_settings(_live())).outcome in TO_PROXY:
+        yield cause("rule-missing: usual", address=address_text(IPV4, USUAL.destination.first))
 
 
-def _drift_causes(verified: Verified) -> Iterator[Cause]:
+def _drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
     own = [found for found in verified.differences if found.is_own]
     if own:
@@ -201,7 +208,7 @@ def _drift_causes(verified: Verified) -> Iterator[Cause]:
         first = f"{kind}: {_rule_of(own[0].rule, own[0].family)}"
         others = f", and {len(own) - 1} more differences" if len(own) > 1 else ""
         yield cause("rule-missing: drift", f"{own[0].table} {own[0].chain}", first=first, others=others)
-    yield from _foreign_rule_causes(verified)
+    yield from _foreign_rule_causes(verified, facts)
     for other in verified.others:
         place = " ".join(filter(None, (other.where.backend, other.where.variant)))
         yield cause("second-set", place, place=place)
@@ -212,14 +219,23 @@ def _drift_causes(verified: Verified) -> Iterator[Cause]:
     yield from _delivery_causes(verified.impediments)
 
 
-def _foreign_rule_causes(verified: Verified) -> Iterator[Cause]:
+def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     """Yield foreign rules by their effect on captured packets: they drop them, or bypass the proxy."""
     effects = [found.effect for found in verified.differences if not found.is_own]
-    for effect in (*effects, *(found.effect for found in verified.obstacles)):
-        if effect is not None and _is_dropping(effect):
-            yield drop_cause(effect.after, _rule_of)
+    dropping = [each for each in (*effects, *(found.effect for found in verified.obstacles)) if _is_dropping(each)]
+    others = list(_usual_ways(facts)) if dropping else []
+    for effect in filter(None, dropping):
+        yield drop_cause(effect.after, _rule_of, others)
     for where, (does, rule) in _foreign_rules(verified).items():
         yield cause("foreign-rule: pod", where, does=does, rule=rule)
+
+
+def _usual_ways(facts: PodFacts) -> Iterator[Trace]:
+    """Yield the ways of a connection to outside, and of one to each address of the pod."""
+    yield trace(USUAL)
+    name = next((link.name for link in facts.links if not link.is_loopback), None)
+    for address in facts.addresses if name else ():
+        yield trace(Packet("tcp", address, USUAL.port, in_interface=name))
 
 
 def _foreign_rules(verified: Verified) -> dict[str, tuple[str, str]]:
@@ -252,11 +268,18 @@ def _explicit_options(settings: Settings, is_meant: Callable[[Option[Any]], bool
     return [f"{option.name} {settings.text(option)} ({settings.origin(option)})" for option in meant]
 
 
-def _exclusion_notes(settings: Settings, verified: Verified) -> Iterator[Cause]:
+def _exclusion_notes(known: Reference, verified: Verified) -> Iterator[Cause]:
     """Yield what the settings leave uncaptured on purpose, which may be what is looked for."""
+    settings = known.settings
+    for what in cancelling(settings, known.config):
+        yield cause("excluded: all", what=what)
     for remark in verified.remarks:
         yield cause("family-not-captured: remark", remark=remark)
-    exclusions = [each for each in settings.explicit if each.topic == EXCLUSIONS and settings.text(each)]
+    exclusions = [
+        each
+        for each in settings.explicit
+        if each.topic == EXCLUSIONS and not {*settings.text(each).split(",")} <= {"", *each.default.split(",")}
+    ]
     given = _explicit_options(settings, lambda option: option in exclusions and option not in (PROXY_UID, PROXY_GID))
     if given:
         yield cause("excluded: pod", options=", ".join(given))
@@ -314,6 +337,9 @@ def _no_rules_cause() -> Cause:
     decided = decisions.of_namespace(own_namespace().st_ino)
     if decided is not None and decided.decision == decisions.LEFT_ALONE:
         return cause("left-alone", pod=decided.pod, time=decided.time, reason=decided.reason)
+    evidence = evidence_of_host()
+    if decided is None and evidence is not None:
+        return cause("host-network", evidence=evidence and f": {evidence}")
     refused = f"; the CNI plugin refused it at {decided.time}: {decided.reason}" if decided and decided.reason else ""
     return cause("no-rules", refused=refused)
 

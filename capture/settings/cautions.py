@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 
 def cautions(settings: Settings, config: CaptureConfig, host: Host) -> list[str]:
     """Return a warning for each setting that leaves everything alone, or names an interface that is not there."""
-    found = [f"{_where(settings, which)} {what}" for which, what in _cancelling(config)]
-    return [*found, *_missing_interfaces(settings, host)]
+    return [*cancelling(settings, config), *_missing_interfaces(settings, host)]
+
+
+def cancelling(settings: Settings, config: CaptureConfig) -> list[str]:
+    """Return a warning for each setting that leaves everything alone."""
+    return [f"{_where(settings, which)} {what}" for which, what in _cancelling(config)]
 
 
 def _where(settings: Settings, which: Option[Any]) -> str:

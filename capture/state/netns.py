@@ -147,11 +147,14 @@ def open_owner() -> int:
 
 def refuse_host(*, allowed: bool, verb: str = "capture") -> None:
     """Raise HostNamespaceError if we are in the host's own network namespace, unless that is allowed."""
-    if allowed:
-        return
-    own_namespace()  # without /proc nothing would identify the host
-    if os.path.exists(ONLY_ON_HOST):
+    if not allowed and is_host():
         raise HostNamespaceError(verb=verb)
+
+
+def is_host() -> bool:
+    """Return whether we are in the host's own network namespace. Raises UnsupportedError without /proc."""
+    own_namespace()  # without /proc nothing would identify the host
+    return os.path.exists(ONLY_ON_HOST)
 
 
 def has_tcp_sockets() -> bool:

@@ -6,7 +6,7 @@ import os
 
 from capture.errors import HostNamespaceError
 from capture.state.files import content_of, names_in, processes
-from capture.state.netns import own_namespace, refuse_host
+from capture.state.netns import is_host, own_namespace, refuse_host
 
 NODE_PROGRAMS = ("kubelet", "kubelite", "k3s", "k3s-server", "rke2", "k0s", "containerd", "crio")
 """As the kernel names their processes (comm in proc(5))."""
@@ -26,6 +26,11 @@ def refuse_node(*, allowed: bool, verb: str = "capture") -> None:
     evidence = "" if allowed else evidence_of_node()
     if evidence:
         raise HostNamespaceError(evidence, verb)
+
+
+def evidence_of_host() -> str | None:
+    """Return what shows that the namespace we are in is the host's; "" if the kernel does, None if nothing does."""
+    return "" if is_host() else evidence_of_node() or None
 
 
 def evidence_of_node() -> str:

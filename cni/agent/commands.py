@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from capture.cli.options import CaptureCommand, text_or_json
+from capture.cli.options import CaptureCommand, CommandGroup, text_or_json
 from capture.errors import EXIT_DRIFT, EXIT_FAILED, CaptureError
 from capture.report.output import print_json
 from capture.report.streams import Stream
@@ -62,7 +62,7 @@ def _elsewhere(_ctx: click.Context, _param: click.Parameter, terminal: str | Non
             stream.is_shown_elsewhere = True
 
 
-@click.group("node", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("node", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--terminal", hidden=True, expose_value=False, is_eager=True, callback=_elsewhere)
 def node_group() -> None:
     """Run the agent of a Kubernetes node, query it, or remove what it has installed."""
@@ -140,7 +140,7 @@ def agent(**values: Any) -> int:
 @SOCKET
 @text_or_json
 @click.option("--ready", is_flag=True, help="Print nothing; exit code 0 if pods that start now are captured, else 1.")
-@click.option("--live", is_flag=True, help="Print nothing; exit code 0 if the agent turns, else 1.")
+@click.option("--live", is_flag=True, help="Print nothing; exit code 0 if the agent works, else 1.")
 def status(socket: str, form: str, *, ready: bool, live: bool) -> int:
     """Show what this node's agent knows. Exit code 1 if pods that start now may run uncaptured."""
     try:

@@ -95,6 +95,10 @@ BROKEN: dict[str, Situation] = {
     "rejected at output": Situation("filtered", breaks="iptables -A OUTPUT -p tcp --dport 15001 -j REJECT"),
     "an inbound filter": Situation("filtered", breaks="iptables -A INPUT -p tcp --dport 15006 -j DROP", goes="in"),
     "lo is down": Situation("lo-down", breaks="ip link set lo down", of_pod=True),
+    "eth0 has no address": Situation("no-route", breaks="ip address flush dev eth0", of_pod=True),
+    "a policy drops what is redirected": Situation(
+        "filtered", breaks="iptables -P INPUT DROP", of_pod=True, says="what goes to port 15001, and the policy"
+    ),
     "eth0 is down": Situation("interface-down", breaks="ip link set eth0 down", of_pod=True),
     "eth0 is down, inbound": Situation("interface-down", breaks="ip link set eth0 down", goes="in", of_pod=True),
     "a network is left out": Situation("excluded", f"-x {ELSEWHERE}/32"),

@@ -13,6 +13,7 @@ from capture.analysis.cause_texts import TEXTS, cause
 from capture.analysis.causes import (
     Capture,
     PodFacts,
+    app_of_proxy_user,
     causes_at_port,
     causes_of_connection,
     causes_of_pod,
@@ -321,14 +322,25 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
         ),
         (
             way(LOOK_UP, "dns", OWN, port=15053),
-            listener(15053),
+            listener(15053, uid=0),
             cause("not-listening", "udp port 15053", port="udp port 15053", kind="DNS"),
         ),
         (
             way(OUT, "proxy-outbound", OWN, port=15001),
             listener(15001, family=AF_INET6),
             cause("not-listening: family", "tcp port 15001", port="tcp port 15001", other="IPv6", family="IPv4",
-                  any_address="0.0.0.0"),
+                  any_address="0.0.0.0", alternative=""),
+        ),
+        (
+            way(OUT, "proxy-outbound", OWN, port=15001),
+            listener(15001, family=AF_INET6).replace(address=bytes((*[0] * 15, 1))),
+            cause("not-listening: address", "tcp port 15001", port="tcp port 15001", kind="outbound",
+                  bound="::1", arrive="127.0.0.1", any_address="0.0.0.0"),
+        ),
+        (
+            way(LOOK_UP, "dns", OWN, port=15053),
+            listener(15001),
+            cause("not-listening: DNS", "udp port 15053", port="udp port 15053", others="15001"),
         ),
         (
             way(IN, "proxy-inbound", OWN, port=15006),
@@ -355,9 +367,18 @@ def test_the_proxy_may_take_inbound_connections_at_the_address_of_the_pod() -> N
 
 def test_a_listener_of_ipv4_alone() -> None:
     where = "tcp port 15001"
-    expected = cause("not-listening: family", where, port=where, other="IPv4", family="IPv6", any_address="::")
+    alone = ", or capture IPv4 alone (--ip-families ipv4)"
+    words = {"other": "IPv4", "family": "IPv6", "any_address": "::", "alternative": alone}
+    expected = cause("not-listening: family", where, port=where, **words)
     facts = FACTS.replace(listeners=(listener(15001),))
     assert list(causes_at_port(facts, CAPTURE, "proxy-outbound", 15001, "ipv6")) == [expected]
+
+
+def test_an_app_that_may_run_as_the_proxys_user_is_a_note() -> None:
+    served = (listener(15001), listener(15090), listener(9000, uid=2), listener(8080), listener(80))
+    (note,) = app_of_proxy_user(FACTS.replace(listeners=served), CAPTURE)
+    assert note == cause("proxy-user: listener", "user 1337", uid=1337, ports="80, 8080")
+    assert not list(app_of_proxy_user(FACTS.replace(listeners=served[:3]), CAPTURE))
 
 
 def test_every_user_and_group_of_the_proxy_is_named() -> None:

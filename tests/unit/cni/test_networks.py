@@ -141,6 +141,25 @@ def test_crio_is_known_by_its_configuration(tmp_path: Path) -> None:
     assert runtimes.detect(str(tmp_path)).name == "containerd"  # what runs counts more than what is configured
 
 
+CONTAINERD_CONFIGS = {
+    1: "[plugins.cri.cni]\nbin_dir = '/usr/lib/cni'\nconf_dir = '/etc/net.d'",
+    2: "[plugins.'io.containerd.grpc.v1.cri'.cni]\nbin_dir = '/usr/lib/cni'\nconf_dir = '/etc/net.d'",
+    3: "[plugins.'io.containerd.cri.v1.runtime'.cni]\nbin_dirs = ['/usr/lib/cni']\nconf_dir = '/etc/net.d'",
+}
+
+
+@pytest.mark.parametrize("version", CONTAINERD_CONFIGS)
+@pytest.mark.parametrize("imports", ["", "conf.d/*.toml", "/etc/containerd/conf.d/*.toml"])
+def test_containerd_has_the_directories_of_its_configuration(tmp_path: Path, version: int, imports: str) -> None:
+    directory = tmp_path / "etc/containerd"
+    (directory / "conf.d").mkdir(parents=True)
+    (directory / "config.toml").write_text(f'imports = ["{imports}"]' if imports else CONTAINERD_CONFIGS[version])
+    (directory / "conf.d/10.toml").write_text(CONTAINERD_CONFIGS[version])
+    found = runtimes.detect(str(tmp_path))
+    assert (found.name, found.conf_dir, found.bin_dirs) == ("containerd", "/etc/net.d", ("/usr/lib/cni",))
+    assert found.evidence == "/etc/containerd/config.toml"
+
+
 @pytest.mark.parametrize(
     ("version", "hands_over"), [("1.27.4", False), ("1.28.0", True), ("1.9.1", False), ("x", True)]
 )
