@@ -91,8 +91,9 @@ CASES: dict[str, tuple[str, str]] = {
     "conditions behind a mark": (NFT % ("output priority -150", "meta mark set 5 meta mark 0 drop"), "proxy"),
     "conditions behind what may end a rule": (
         (
-            "nft 'table ip x {{ set s {{ typeof ip daddr; flags dynamic; }}; chain c {{ type filter hook output priority 0;"
-            " udp dport 53 add @s {{ ip daddr limit rate 1/day }} udp dport 53 drop; add @s {{ ip daddr }} drop; }}; }}'"
+            "nft 'table ip x {{ set s {{ type ipv4_addr; flags dynamic; }};"
+            " chain c {{ type filter hook output priority 0;"
+            " udp dport 53 add @s {{ ip daddr limit rate 1/day }} drop; add @s {{ ip daddr }} drop; }}; }}'"
         ),
         "dropped",
     ),
