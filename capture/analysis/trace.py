@@ -252,7 +252,7 @@ class _Passage:
         """Route the packet again; ``cause`` is the rule of whose mark or destination that is a consequence."""
         self.interface = self.rerouted = None
         for route in self.situation.mark_routes(self.packet.family):
-            way = route.way_to(self.packet.destination) if route.is_for(self.packet.mark) else None
+            way = route.way_to(self.packet.destination) if route.is_for(self.packet) else None
             if way is None:
                 continue
             if not route.is_certain:

@@ -163,6 +163,22 @@ CASES: dict[str, tuple[str, str]] = {
     "marked for what is unreachable": (f"{MARKED}; ip route add unreachable 203.0.113.0/24 table 7", "dropped"),
     "marked for a rule that refuses": (f"{MARKED}; ip rule del fwmark 5; ip rule add fwmark 5 prohibit", "dropped"),
     "marked for an empty table": (MARKED, "proxy"),
+    **{
+        f"marked for a blackhole, behind {selector}": (
+            (
+                f"{MARKED}; ip route add blackhole 203.0.113.0/24 table 7; ip route add default dev eth0 table 8;"
+                f" ip rule add pref 100 {selector} lookup 8"
+            ),
+            expected,
+        )
+        for selector, expected in (
+            ("from {pod}", "proxy"),
+            ("from 10.9.9.9", "dropped"),
+            ("to 203.0.113.0/24", "proxy"),
+            ("to 198.51.100.0/24", "dropped"),
+            ("iif eth0", "dropped"),
+        )
+    },
     "marked behind the main table": (
         f"{MARKED}; ip rule del fwmark 5; {TO_BLACKHOLE.replace('add', 'add pref 40000', 1)}",
         "proxy",
