@@ -6,8 +6,8 @@ nat sent it to another address. ip_route_me_harder() gives up packets that a rou
 
     mark 5 --(100: from all fwmark 0x5 lookup 7)--> table 7 --(blackhole default)--> it is gone
 
-Policy rules that come before and look at no mark have decided already on what their tables lead to, such as local ones;
-if they look at something else, they decide for some packets. A user is not told to them right: in IPv4 it is always 0.
+An earlier policy rule without a mark has decided already on the addresses in its table, such as local ones.
+If it is for a part of the packets, it has decided on these. Their user is not told to it: IPv4 takes 0 in its place.
 """
 
 from __future__ import annotations

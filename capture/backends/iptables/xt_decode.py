@@ -8,7 +8,7 @@ UnknownVerdict: in the words of iptables-save where it has any, else in those of
 
 from __future__ import annotations
 
-from capture.backends.iptables import xt_words
+from capture.backends.iptables import xt_text
 from capture.backends.iptables.clauses import joined, matches_of, verdict_of, words_of
 from capture.backends.iptables.xt_encode import NEVER_MATCHING_INTERFACE
 from capture.backends.iptables.xt_layouts import text_of
@@ -164,7 +164,7 @@ class XtProgram(Program):
 
     def limit(self, fields: Fields) -> bool:
         """``limit``: the match of iptables that is an expression of nf_tables."""
-        self._put(model.UnknownMatch(xt_words.limit_words(fields)))
+        self._put(model.UnknownMatch(xt_text.limit_text(fields)))
         return True
 
     def _extension(self, kind: str, fields: Fields) -> tuple[Any, ...]:
@@ -173,9 +173,9 @@ class XtProgram(Program):
         key = kind, name, revision, fields[nf.NFTA_MATCH_INFO]
         if key not in self._extensions:
             if kind == "match":
-                found: tuple[Any, ...] = tuple(matches_of(words_of(xt_words.match_words(*key[1:], self._of_family))))
+                found: tuple[Any, ...] = tuple(matches_of(words_of(xt_text.match_text(*key[1:], self._of_family))))
             else:
-                found = (verdict_of(words_of(f"-j {xt_words.target_words(*key[1:], self._of_family)}")),)
+                found = (verdict_of(words_of(f"-j {xt_text.target_text(*key[1:], self._of_family)}")),)
             self._extensions[key] = found
         return self._extensions[key]
 
@@ -186,7 +186,7 @@ class XtProgram(Program):
         elif isinstance(condition, Among) and condition.field == L4PROTO and condition.is_single:
             number = condition.ranges[0][0]
             known = number in PROTOCOL_OF and not condition.negated
-            words = model.UnknownMatch(xt_words.protocol_words(number, negated=condition.negated))
+            words = model.UnknownMatch(xt_text.protocol_text(number, negated=condition.negated))
             super()._put(condition if known else words)
         else:
             super()._put(condition)
@@ -211,10 +211,10 @@ class XtProgram(Program):
         if (header, mask) == FRAGMENT and self._of_family == "ipv4" and not value:
             return model.UnknownMatch("-f" if negated else "! -f")
         if header == TCP_FLAGS:
-            words = xt_words.tcp_flags_words((mask or b"\xff")[0], value, negated=negated)
+            words = xt_text.tcp_flags_text((mask or b"\xff")[0], value, negated=negated)
             return model.UnknownMatch(f"-m tcp {words}")
         bits = int.from_bytes(mask, "big")
         option = ADDRESSES.get((self._of_family, offset)) if base == nf.NFT_PAYLOAD_NETWORK_HEADER else None
         if option and length * 8 == BITS[self._of_family] and mask and not value & ~bits:
-            return model.UnknownMatch(xt_words.network_words(option, self._of_family, value, bits, negated=negated))
+            return model.UnknownMatch(xt_text.network_text(option, self._of_family, value, bits, negated=negated))
         return super()._without_words(loaded, bounds)

@@ -121,9 +121,9 @@ class Program:
                 return
         except (KeyError, IndexError, ValueError, MalformedMessageError):  # another kernel than those we know writes so
             pass
-        from capture.backends.nftables.foreign_words import goes_on, unknown_words  # few rules need them
+        from capture.backends.nftables.foreign_text import goes_on, unknown_text  # few rules need them
 
-        words = unknown_words(name, fields, self._family)
+        words = unknown_text(name, fields, self._family)
         if LOADERS.get(name) in fields:
             self._load(fields[LOADERS[name]], Register(words))
         elif name in FILTERS:
@@ -388,7 +388,7 @@ LOADERS = {
 """Expressions that do nothing but write a register, and the attribute with its number."""
 
 FILTERS = {"limit", "quota", "connlimit", "match", "cmp", "range", "lookup"}
-"""Expressions that only let packets pass or not. Any other that we do not understand may take them away."""
+"""Expressions that only let packets pass or not. Any other unknown one may divert them."""
 
 
 def _order(field: str, loaded: Register) -> ByteOrder:

@@ -15,7 +15,7 @@ from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE, model_target
 from capture.backends.nftables.native import CONDITIONS, MARKS, Among, Proxy, VerdictMap
 from capture.backends.nftables.netlink import set_finder
-from capture.backends.nftables.text import described
+from capture.backends.nftables.render import described
 from capture.errors import UnsupportedError
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, FAMILY_OF
@@ -102,7 +102,7 @@ def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[Foreig
 
 
 def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> Iterator[ForeignChain]:
-    places = [place for family in nf.FAMILY_WORDS for place in _places(netfilter, family)]
+    places = [place for family in nf.NFT_FAMILIES for place in _places(netfilter, family)]
     of_iptables = [place for place in places if place.is_of_iptables]
     own = [place for place in places if place.is_native] if ("nftables", "") in own_places else []
     own += of_iptables if ("iptables", "nft") in own_places else []
@@ -153,7 +153,7 @@ def _of_table(netfilter: NetlinkSocket, place: ChainLocation, first_own: int) ->
                 devices = devices_of(fields)
                 entry = _of_devices(entry, devices, HOOKS_OF_DEVICES[family, hook.place][1])
             yield ForeignChain(
-                f"{nf.FAMILY_WORDS[family]} {place.name}",
+                f"{nf.NFT_FAMILIES[family]} {place.name}",
                 (FAMILY_OF[family],) if family in FAMILY_OF else FAMILIES,
                 point,
                 hook.priority,

@@ -42,7 +42,7 @@ class NetlinkDriver:
 
     def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
         """Return the rule set as an nft script, which means the same as the messages and can be read."""
-        from capture.backends.nftables.text import render_text  # not needed to write
+        from capture.backends.nftables.render import render_text  # not needed to write
 
         return [("nft -f", render_text(ruleset))]
 
@@ -59,7 +59,7 @@ class NetlinkDriver:
         return lift(tables)
 
     def holds(self, desired: Ruleset) -> bool:
-        """Return whether our tables are to the byte what ``write`` makes; no means no more than "read it"."""
+        """Return whether our tables are to the byte what ``write`` makes; False means "read it"."""
         with open_netfilter() as netfilter:
             return _hold_exactly(netfilter, *self._making(desired))
 

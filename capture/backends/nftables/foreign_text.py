@@ -34,7 +34,7 @@ ANSWERS: dict[tuple[int, Family | None], tuple[str, ...]] = {
 UNITS = {1: "second", 60: "minute", 3600: "hour", 86400: "day", 604800: "week"}
 
 
-def unknown_words(name: str, fields: Fields, family: Family | None) -> str:
+def unknown_text(name: str, fields: Fields, family: Family | None) -> str:
     """Return an expression of a rule for a family in nft's words, or as its name and its numbered attributes."""
     if nf.NFTA_MATCH_NAME in fields and name in ("match", "target"):  # of iptables, by way of nft_compat
         return f"[{name} {decode_text(fields[nf.NFTA_MATCH_NAME])} of iptables]"
