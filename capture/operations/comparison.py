@@ -209,6 +209,8 @@ class Reference(Value):
 
     settings: Settings
     config: CaptureConfig
+    warnings: tuple[str, ...] = ()
+    """About the settings that a caller gave."""
 
 
 def reference(
@@ -228,4 +230,5 @@ def reference(
             return Reference(recorded.settings, resolve(recorded.settings, recorded.facts)[0])
         if settings is None or (prefer_recorded and not settings.explicit):
             return None
-        return Reference(settings, resolve(settings, facts_from(host, namespace))[0])
+        config, warnings = resolve(settings, facts_from(host, namespace))
+        return Reference(settings, config, tuple(warnings))
