@@ -139,10 +139,15 @@ def _remember(request: Request, decision: str, reason: str) -> None:
     if not name:
         return
     namespace = request.arguments.get("K8S_POD_NAMESPACE", "")
+    from capture.state.netns import InNamespace, namespace_id
+
+    identity, inode = "", 0
     try:
         inode = os.stat(request.namespace).st_ino
-    except OSError:
-        inode = 0
+        with InNamespace(request.namespace):
+            identity = namespace_id()
+    except (OSError, CaptureError):  # it has ended, or we may not enter it
+        pass
     decisions.keep(
         decisions.RecordedDecision(
             decision=decision,
@@ -152,6 +157,7 @@ def _remember(request: Request, decision: str, reason: str) -> None:
             container=request.container_id,
             interface=request.interface,
             network=request.network,
+            namespace=identity,
             inode=inode,
         )
     )

@@ -29,12 +29,12 @@ from capture.rules import build_ruleset
 from capture.settings.cautions import cancelling
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
-from capture.settings.options import PROFILE, PROXY_GID, PROXY_UID
+from capture.settings.options import PROFILE, PROXY_GID, PROXY_UID, REDIRECT_DNS
 from capture.state import decisions, routes
 from capture.state.capabilities import ways_out
 from capture.state.facts import read_facts
 from capture.state.impediments import LO_DOWN, impediments
-from capture.state.netns import InNamespace, own_namespace
+from capture.state.netns import InNamespace, namespace_id
 from capture.state.node import evidence_of_host
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 
 NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
+UNCERTAIN = ("rule-missing", "unjudged")
+"""Notes because of which it is unknown whether the pod is captured."""
 USUAL = Packet("tcp", parse_address("203.0.113.7"), 80, uid=1000, gid=1000)
 """To an address outside (RFC 5737), of a user who is not the proxy."""
 
@@ -90,11 +92,13 @@ def why(
     namespace: Namespace = None,
     *,
     process: int | None = None,
+    is_machine: bool = False,
 ) -> Diagnosis:
     """Return why a connection does not reach the proxy; without one, everything that is wrong with the pod.
 
     ``process`` is the one that opens the connection: a note names how it may leave the capture. The reference are the
-    settings, else the recorded ones, else those that the live rules amount to. Raises CaptureError.
+    settings, else the recorded ones, else those that the live rules amount to. A machine is captured itself, and is no
+    node with pods. Raises CaptureError.
     """
     with InNamespace(namespace):
         known, capture = _expected(settings, namespace)
@@ -103,7 +107,8 @@ def why(
         causes = [each for each in of_pod if packet is None and stops(each, capture)]
         if not detect.find_live_sets():
             others = tuple(each for each in of_pod if each not in causes)
-            return Diagnosis(packet, None, (*causes, _no_rules_cause()), others)
+            none = cause("no-rules: machine") if is_machine else _no_rules_cause()
+            return Diagnosis(packet, None, (*causes, none), others)
         if packet is not None:
             found = _of_connection(packet, known, facts, capture, of_pod)
             return found.replace(notes=(*found.notes, *_escape_notes(process)))
@@ -117,9 +122,10 @@ def why(
             *app_of_proxy_user(facts, capture),
             *(_exclusion_notes(known, verified) if known else _usual_connection_notes()),
             *_socket_lb_causes(),
+            *_unjudged_notes(verified),
         )
         notes += tuple(each for each in of_pod if each not in causes)
-        is_certain = all(note.kind != "rule-missing" for note in notes)
+        is_certain = all(note.kind not in UNCERTAIN for note in notes)
         return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
 
 
@@ -219,6 +225,15 @@ def _drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     yield from _delivery_causes(verified.impediments)
 
 
+def _unjudged_notes(verified: Verified) -> Iterator[Cause]:
+    """Yield what may divert captured connections, and cannot be judged."""
+    for each in verified.unjudged:
+        words = (each.rule and each.rule.why) or _rule_of(each.rule, IPV4)
+        yield cause("unjudged", each.place, what=f"a foreign rule may divert captured connections: {words}")
+    for doubt in verified.doubts:
+        yield cause("unjudged", what=doubt)
+
+
 def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     """Yield foreign rules by their effect on captured packets: they drop them, or bypass the proxy."""
     effects = [found.effect for found in verified.differences if not found.is_own]
@@ -287,6 +302,8 @@ def _exclusion_notes(known: Reference, verified: Verified) -> Iterator[Cause]:
 
 def _with_options(found: Cause, packet: Packet, settings: Settings) -> Cause:
     """Return the cause; where settings leave the packet out, its remedy names the options, or the profile, that do."""
+    if found.kind == "dns-not-captured" and settings[REDIRECT_DNS]:
+        return found.replace(remedy=cause("dns-not-captured: server", server="").remedy)
     if found.kind != "excluded":
         return found
     given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
@@ -334,7 +351,7 @@ def _missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
 
 def _no_rules_cause() -> Cause:
     """Return why nothing is applied here: what the CNI plugin decided last, where that is known."""
-    decided = decisions.of_namespace(own_namespace().st_ino)
+    decided = decisions.of_namespace(namespace_id())
     if decided is not None and decided.decision == decisions.LEFT_ALONE:
         return cause("left-alone", pod=decided.pod, time=decided.time, reason=decided.reason)
     evidence = evidence_of_host()

@@ -31,20 +31,24 @@ def cause_as_plain(cause: Cause) -> dict[str, str]:
     return {"kind": cause.kind, "says": cause.says, "remedy": cause.remedy, "where": cause.where}
 
 
-def in_words(found: Diagnosis) -> Iterator[str]:
+def in_words(found: Diagnosis, what: str = "this pod") -> Iterator[str]:
     """Yield the lines for a person: the verdict, the way of the packet, then each cause and its remedy."""
-    this_pod = "this pod" if found.causes or not found.is_certain else "nothing is wrong with this pod"
-    yield f"{found.verdict}: {packet_in_words(found.packet) if found.packet else this_pod}"
+    judged = what if found.causes or not found.is_certain else f"nothing is wrong with {what}"
+    yield f"{found.verdict}: {packet_in_words(found.packet) if found.packet else judged}"
     if found.trace is not None:
         yield from path_in_words(found.trace)
     yield from causes_in_words(found.causes)
     for note in found.notes:
-        yield f"note: {note.says}"
+        yield f"note: {says_with_place(note)}"
 
 
 def causes_in_words(causes: Iterable[Cause]) -> Iterator[str]:
     """Yield two lines for each cause: the fault, and what to do."""
     for cause in causes:
-        where = f" ({cause.where})" if cause.where and cause.where not in cause.says else ""
-        yield f"cause {cause.kind}: {cause.says}{where}"
+        yield f"cause {cause.kind}: {says_with_place(cause)}"
         yield f"  {cause.remedy}"
+
+
+def says_with_place(cause: Cause) -> str:
+    """Return the fault, with where it is unless the words have that."""
+    return f"{cause.says} ({cause.where})" if cause.where and cause.where not in cause.says else cause.says

@@ -152,11 +152,25 @@ def text_of(rule: Rule, family: Family) -> str:
 
 def verified_in_words(verified: Verified) -> Iterator[str]:
     """Yield the summary first, then each difference, what cannot be judged, and notes."""
+    yield from judgement_in_words(verified)
+    if verified.is_nothing_applied:
+        return
+    if not verified.has_reference and verified.live.tables:
+        from capture.operations.inference import inferred_flags
+
+        yield f"the live rules amount to: {' '.join(inferred_flags(verified.desired)) or 'no capture'}"
+    for sentence in notes_in_words(verified):
+        yield f"note: {sentence}"
+
+
+def judgement_in_words(verified: Verified) -> Iterator[str]:
+    """Yield the summary first, then each difference, and what cannot be judged."""
+    if verified.is_nothing_applied:
+        yield NOTHING_APPLIED
+        return
     found = list(in_words(verified))
     compared_with = reference_in_words(verified)
-    if found == [NOTHING_APPLIED]:
-        yield NOTHING_APPLIED
-    elif found:
+    if found:
         yield f"drift: {len(found)} difference{'s' if len(found) > 1 else ''} from the {compared_with}"
     elif verified.is_certain:
         yield f"in sync: live rules match the {compared_with}"
@@ -164,17 +178,8 @@ def verified_in_words(verified: Verified) -> Iterator[str]:
         yield f"cannot be judged: live rules match the {compared_with} as far as they can be judged"
     else:
         yield "consistent, but there is no reference to compare with"
-    if found == [NOTHING_APPLIED]:
-        return
     yield from (f"  {sentence}" for sentence in found)
-    for sentence in doubts_in_words(verified):
-        yield f"not judged: {sentence}"
-    if not verified.has_reference and verified.live.tables:
-        from capture.operations.inference import inferred_flags
-
-        yield f"the live rules amount to: {' '.join(inferred_flags(verified.desired)) or 'no capture'}"
-    for sentence in notes_in_words(verified):
-        yield f"note: {sentence}"
+    yield from (f"not judged: {sentence}" for sentence in doubts_in_words(verified))
 
 
 def reference_in_words(verified: Verified) -> str:

@@ -8,7 +8,7 @@ from capture.model.addresses import FAMILY_NAMES
 from capture.model.chain_names import is_our_chain
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.report.differences import as_plain, in_words, text_of
+from capture.report.differences import as_plain, judgement_in_words, text_of
 from capture.report.table import is_of_family, listed_chains, listing
 
 TYPE_CHECKING = False
@@ -67,10 +67,7 @@ def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool, widt
         listed = listing(part.live_set.live, part.family, part.table, width)
         listings.append(listed if len(shown) == 1 and not is_whole else f"{part.heading}\n{listed}")
     if is_whole and verified is not None:
-        drift = ["drift: live rules differ from the applied configuration:"]
-        drift += [f"  {sentence}" for sentence in in_words(verified)]
-        lines = ["in sync: live rules match the applied configuration"] if verified.holds else drift
-        listings.append("".join(f"# {line}\n" for line in lines))
+        listings.append("".join(f"# {line}\n" for line in judgement_in_words(verified)))
     return "\n".join(listings)
 
 
@@ -178,7 +175,8 @@ def as_json(dumped: Dumped, shown: list[Shown]) -> dict[str, object]:
     """Return what ``--format json`` prints; docs/commands.md describes it."""
     verified = dumped.verified
     return {
-        "as_asked": None if verified is None else verified.holds,
+        "as_asked": None if verified is None else verified.holds and not verified.is_nothing_applied,
+        "certain": None if verified is None else verified.is_certain,
         "differences": [] if verified is None else as_plain(verified),
         "tables": [_table_as_json(part) for part in shown],
     }

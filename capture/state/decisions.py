@@ -5,7 +5,7 @@ One file for each attachment, gone with its DEL or GC::
     /run/istio-capture/decisions/NETWORK:CONTAINER:INTERFACE
     {"schema": "capture/v1", "decision": "left alone", "reason": "it has no container istio-proxy",
      "time": "2026-03-01T12:00:00.123Z", "pod": "shop/web-0", "container": "cafe01", "interface": "eth0",
-     "network": "pods", "inode": 4026532841}
+     "network": "pods", "namespace": "4026532841-17", "inode": 4026532841}
 
 Like records they are a help and no need: where they cannot be kept, nothing fails. A reader takes what it
 understands and leaves the rest, so that versions may differ.
@@ -45,14 +45,16 @@ class RecordedDecision(Value):
     container: str
     interface: str
     network: str
+    namespace: str
+    """The pod's network namespace (netns.namespace_id); empty where it could not be entered."""
     inode: int
-    """Of the pod's network namespace, which is its number as long as it lives."""
+    """The first part of that. A later namespace may get it again."""
 
 
 def keep(decision: RecordedDecision, directory: str = STATE_DIRECTORY) -> bool:
     """Remember a decision in place of an earlier one; return whether that was possible."""
     path = _path(directory, decision.network, decision.container, decision.interface)
-    fields = {field: getattr(decision, field) for field in RecordedDecision.__match_args__}
+    fields: dict[str, object] = {field: getattr(decision, field) for field in RecordedDecision.__match_args__}
     content = encode({"schema": SCHEMA} | fields).encode() + b"\n"
     try:
         ensure(directory)
@@ -79,9 +81,10 @@ def forget_others(network: str, valid: Container[tuple[str, str]], directory: st
             forget(network, container, interface, directory)
 
 
-def of_namespace(inode: int, directory: str = STATE_DIRECTORY) -> RecordedDecision | None:
-    """Return the last decision about the network namespace with this inode, or None if none is known."""
-    found = [decision for decision in read_all(directory) if decision.inode == inode]
+def of_namespace(namespace: str, directory: str = STATE_DIRECTORY) -> RecordedDecision | None:
+    """Return the last decision about a network namespace (netns.namespace_id), or None if none is known."""
+    inode = int(namespace.partition("-")[0])
+    found = [each for each in read_all(directory) if each.inode == inode and each.namespace in ("", namespace)]
     return max(found, key=lambda decision: decision.time, default=None)
 
 
@@ -101,6 +104,7 @@ def _decision(content: bytes) -> RecordedDecision | None:
         return None
     if not isinstance(plain, dict):
         return None
+    plain.setdefault("namespace", "")  # of a version that kept the inode alone
     fields: list[Any] = [plain.get(field) for field in RecordedDecision.__match_args__]
     *texts, inode = fields
     if not isinstance(inode, int) or not all(isinstance(text, str) for text in texts):

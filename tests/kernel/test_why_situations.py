@@ -14,6 +14,7 @@ from capture import operations
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.operations import diagnosis
+from capture.report.listings import parts, table
 from capture.settings import options as option
 from capture.settings.settings import Given, Settings
 from pytest_netns import NamespaceFactory, Pod, PodPair
@@ -246,6 +247,23 @@ def test_what_is_wrong_with_the_pod_and_stops_no_such_connection_is_a_note(pod_p
     with pod.entered():
         operations.clean()
     assert [cause.kind for cause in why(pod, outbound).causes] == ["no-rules"]
+
+
+def test_what_cannot_be_judged_is_no_healthy_pod(pod_pair: PodPair) -> None:
+    pod, _ = pod_pair
+    pod.listener(*[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)], uid=1337)
+    with pod.entered():
+        operations.apply(given(""))
+    pod.run(["nft", "add table inet fw; add chain inet fw out { type filter hook output priority -160; }"])
+    pod.run(["nft", "add rule inet fw out numgen random mod 2 0 drop"])
+
+    found = why(pod)
+
+    assert (found.verdict, [note.kind for note in found.notes]) == ("cannot be told", ["unjudged"])
+    with pod.entered():
+        dumped = operations.dump()
+    assert dumped.verified
+    assert "cannot be judged" in table(list(parts(dumped, None, None)), dumped.verified, is_whole=True)
 
 
 @pytest.mark.parametrize("way", WAYS)

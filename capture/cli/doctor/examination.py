@@ -23,7 +23,8 @@ from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
 from capture.operations import diagnosis
-from capture.operations.diagnosis import Diagnosis
+from capture.operations.diagnosis import UNCERTAIN, Diagnosis
+from capture.report.diagnosed import says_with_place
 from capture.report.findings import Finding, State
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
@@ -214,12 +215,12 @@ def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
         yield Finding(POD, "capture", "note", "nothing is applied here")
         return
     for cause in found.causes:
-        says = f"{cause.says}{f' ({cause.where})' if cause.where and cause.where not in cause.says else ''}"
-        yield Finding(POD, cause.kind, "error", says, cause.remedy, cause.kind)
-    if not found.causes:
+        yield Finding(POD, cause.kind, "error", says_with_place(cause), cause.remedy, cause.kind)
+    if not found.causes and found.is_certain:
         yield Finding(POD, "capture", "ok", "the rules are in place, and the proxy listens")
     for note in found.notes:
-        yield Finding(POD, note.kind, "note", note.says, note.remedy, note.kind)
+        state: State = "warning" if note.kind in UNCERTAIN else "note"
+        yield Finding(POD, note.kind, state, says_with_place(note), note.remedy, note.kind)
 
 
 def _decision(examined: Examined) -> Iterator[Finding]:
@@ -235,7 +236,7 @@ def _decision(examined: Examined) -> Iterator[Finding]:
         says = f"rules of the capture are in {found.backend}{variant} ({', '.join(found.families)})"
         yield Finding("choice", "live rules", "note", says)
     if len(examined.live_sets) > 1:
-        says = "there are several sets of capture rules; one is right"
+        says = "there are several rule sets of the capture; expected one"
         remedy = "`capture apply` leaves the one that it writes; `capture clean` removes all."
         yield Finding("choice", "live rules", "warning", says, remedy)
 

@@ -8,7 +8,7 @@ from capture.state import decisions
 from capture.state.decisions import LEFT_ALONE, RecordedDecision
 
 ALONE = RecordedDecision(
-    LEFT_ALONE, "it has no proxy", "2026-03-01T12:00:00.123Z", "shop/web-0", "cafe", "eth0", "pods", 4711
+    LEFT_ALONE, "it has no proxy", "2026-03-01T12:00:00.123Z", "shop/web-0", "cafe", "eth0", "pods", "4711-1", 4711
 )
 
 
@@ -21,8 +21,16 @@ def test_the_last_decision_about_a_namespace_counts(state: str) -> None:
     later = ALONE.replace(time="2026-03-01T12:00:01.000Z", container="f00d", reason="it is excluded")
     assert decisions.keep(later, state)
     assert decisions.keep(ALONE, state)
-    assert decisions.of_namespace(4711, state) == later
-    assert decisions.of_namespace(4712, state) is None
+    assert decisions.of_namespace("4711-1", state) == later
+    assert decisions.of_namespace("4711-2", state) is None  # a later namespace with its inode
+    assert decisions.of_namespace("4712-1", state) is None
+
+
+def test_a_version_without_cookies_kept_the_inode(state: str) -> None:
+    assert decisions.keep(ALONE, state)
+    file = Path(state, "decisions", "pods:cafe:eth0")
+    file.write_text(file.read_text().replace('"namespace"', '"other"'))
+    assert decisions.of_namespace("4711-2", state) == ALONE.replace(namespace="")
 
 
 def test_a_decision_goes_with_its_attachment(state: str) -> None:
@@ -51,7 +59,7 @@ def test_more_than_is_known_does_no_harm(state: str) -> None:
     assert decisions.keep(ALONE, state)
     file = Path(state, "decisions", "pods:cafe:eth0")
     file.write_text(file.read_text().replace("{", '{"schema": "capture/v2", "more": [1], ', 1))
-    assert decisions.of_namespace(4711, state) == ALONE
+    assert decisions.of_namespace("4711-1", state) == ALONE
 
 
 def test_where_nothing_can_be_kept_nothing_fails(tmp_path: Path) -> None:
