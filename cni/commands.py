@@ -128,7 +128,7 @@ def install(
     changes, warnings = _with_kubeconfig(entry, conf_path)
     replaced = (istio_cni.TYPE,) if upstream and not upstream.stays else ()
     changes += installer.install(source, bin_path, Desired(conf_path, entry, own_config, choice, replaced))
-    warnings += upstream.notes if upstream else _rivals(conf_path)
+    warnings += upstream.warnings if upstream else _rivals(conf_path)
     warn(warnings)
     print_changes(map(str, changes), form, "unchanged: the plugin and its entry are in place", warnings)
     return 0
@@ -197,7 +197,7 @@ def _paths(runtime: Runtime, bin_dir: str | None, conf_dir: str | None) -> tuple
 def _rivals(conf_dir: str) -> list[str]:
     """Return a warning if Istio's plugin captures pods, too, by another list of this node."""
     rival = istio_cni.rival([conf_dir, *istio_cni.CONFIGURATIONS])
-    return [f"{rival.says}. {rival.remedy}"] if rival and rival.state == "warning" else []
+    return [f"{rival.message}. {rival.remedy}"] if rival and rival.state == "warning" else []
 
 
 def _upstream(conf_dir: str, choice: Choice) -> istio_cni.Upstream | None:

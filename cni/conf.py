@@ -1,8 +1,8 @@
 """The plugin's part of the network configuration: from decoded JSON to a value. No file is read here.
 
-docs/cni.md has every key, with an example. Foreign keys belong to others and are ignored (SPEC, "Network
-configuration format"); null is as good as absent. One of our keys with a value that cannot be used is an error: a
-misread configuration must not end in a pod without capture.
+docs/cni.md has every key, with an example. Foreign keys are ignored (SPEC, "Network configuration format"); null is
+as good as absent. A bad value of one of our keys is an error: a misread configuration must not end in a pod without
+capture.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KUBERNETES = "kubernetes"
 POD_SOURCES = (RUNTIME, AGENT, KUBERNETES)
 
 ANNOTATIONS_CAPABILITY = "io.kubernetes.cri.pod-annotations"
-"""What containerd calls the annotations of a pod, in ``capabilities`` and in ``runtimeConfig``."""
+"""Containerd's name for the annotations of a pod, in ``capabilities`` and in ``runtimeConfig``."""
 
 CAPTURE_OPTIONS = {
     "profile": options.PROFILE,
@@ -40,7 +40,7 @@ CAPTURE_OPTIONS = {
 
 
 class AgentPod(Value):
-    """Which pods are our own node agent: it has to start when no source answers yet."""
+    """The pods of our own node agent: they have to start when no source answers yet."""
 
     namespace: str
     name_prefix: str

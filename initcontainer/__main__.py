@@ -104,14 +104,14 @@ def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, 
         printer.show(start_line(settings, config))
         older = newer_mesh(settings)
         if older:
-            printer.remark(older)
+            printer.warn_on_stdout(older)
         note = link_local_note(config.families, host.pod_addresses())
         if note:
             printer.show(note)
 
 
 def _print_what_is_removed(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
-    """Print the same of what is to be removed, if it is recorded; settings without a meaning here are no obstacle."""
+    """Print the start line of the recorded capture that is to be removed, if it has a meaning here."""
     try:
         reference = operations.reference(None, namespace) or operations.reference(settings, namespace, host)
     except ConfigurationError:

@@ -93,8 +93,8 @@ class Prover:
         counted = (*self._awaited.values(), *self._proofs)
         return [probe for probe in self._clients if probe not in counted]
 
-    def _note(self, probe: Probe, says: str, *, holds: bool) -> None:
-        self._proofs[probe] = Proof(f"{probe}: {says}", holds)
+    def _note(self, probe: Probe, message: str, *, holds: bool) -> None:
+        self._proofs[probe] = Proof(f"{probe}: {message}", holds)
 
     def _look(self) -> None:
         """Wait a little for connections, and for processes that dial a running proxy."""

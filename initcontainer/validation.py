@@ -7,8 +7,8 @@
     inbound    from outside: by a veth pair of our own, on request         -> must arrive on 15006
                else a packet is traced through the live rules, if we may read them
 
-What is dialled is chosen by the rules of the settings (``capture.analysis.trace``), so that ports and networks
-that are left alone do not spoil the proof. How the live rules are written does not matter, only where traffic goes.
+The rules of the settings choose what is dialled (``capture.analysis.trace``): never a port or network that they
+exclude. How the live rules are written does not matter, only where traffic goes.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class Validation(Value):
 
     def lines(self) -> Iterator[str]:
         """Yield the lines to print."""
-        yield from (f"validated: {proof.says}" for proof in self.proofs if proof.holds)
-        yield from (f"not validated: {proof.says}" for proof in self.proofs if not proof.holds)
+        yield from (f"validated: {proof.message}" for proof in self.proofs if proof.holds)
+        yield from (f"not validated: {proof.message}" for proof in self.proofs if not proof.holds)
 
     def require(self, settings: Settings) -> None:
         """Raise NotProvenError if proof is required and something could not be proven."""
-        unproven = tuple(proof.says for proof in self.proofs if not proof.holds)
+        unproven = tuple(proof.message for proof in self.proofs if not proof.holds)
         if settings[REQUIRE_PROOF] and unproven:
             raise NotProvenError(unproven)
 
@@ -77,13 +77,13 @@ def validate(settings: Settings, namespace: str | None, host: Host) -> Validatio
 def _require_delivery(desired: Ruleset, settings: Settings) -> None:
     """Raise ValidationError for what loses packets that the rules send to the proxy; to read it takes no privilege."""
     for found in impediments(desired):
-        raise ValidationError(f"validation failed: {found.says}", found.remedy)
+        raise ValidationError(f"validation failed: {found.message}", found.remedy)
     for need in missing(desired):
         if isinstance(need, PolicyRoute):
-            says = (
+            message = (
                 f"the policy rule or the route for mark {need.mark:#x} is missing (table {need.table}, {need.family})"
             )
-            raise ValidationError(f"validation failed: {says}: TPROXY delivers by them", _author(settings))
+            raise ValidationError(f"validation failed: {message}: TPROXY delivers by them", _author(settings))
 
 
 def _by_connections(

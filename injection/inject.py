@@ -53,8 +53,8 @@ class Result(Value):
 def inject(text: str, origin: str, template: Template, base: Settings, namespace: str = "default") -> Result:
     """Return the manifest with a sidecar in each of its pods that gets one.
 
-    What an earlier run put in is taken out first, so that a second run with the same settings changes nothing, and one
-    with others leaves nothing behind. InjectionError or DocumentError name the document and what cannot be used.
+    An earlier injection is taken out first: a second run with the same settings changes nothing, and one with others
+    leaves nothing behind. InjectionError or DocumentError name the document and what cannot be used.
     """
     clean = remove(text, origin)
     plain = load_yaml(without_tabs(clean), origin)
@@ -64,13 +64,13 @@ def inject(text: str, origin: str, template: Template, base: Settings, namespace
         for workload in workloads(document, namespace):
             try:
                 outcome = _outcome(number, workload, template, base)
+                status = _write(target, node, workload, outcome.plan) if outcome.plan else ""
             except CaptureError as error:
                 line = _line_of(node, workload, error.message)
                 where = f"{origin}, document {number}, line {line}"
                 raise InjectionError(f"{where}: {error.message}", error.remedy) from None
             outcomes.append(outcome)
             if outcome.plan is not None:
-                status = _write(target, node, workload, outcome.plan)
                 put(expected, number - 1, workload, with_plan(workload.pod, outcome.plan, status))
     result = applied(clean, target.edits)
     _prove(result, clean, expected, origin)
@@ -126,7 +126,7 @@ def _require_understood(workload: Workload) -> None:
 
 def _prove(result: str, clean: str, expected: list[Any], origin: str) -> None:
     """Raise InjectionError unless the text means what was planned, and can be undone to the byte."""
-    shared = "A value that it changes may be shared by an anchor (&name): write it out where it is used."
+    shared = "A key may be there twice, or its value be shared by an anchor (&name): write it out where it is used."
     if load_yaml(without_tabs(result), origin) != expected:
         raise InjectionError(f"{origin}: cannot be injected without changing something else", shared)
     if remove(result, origin) != clean:

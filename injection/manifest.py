@@ -1,9 +1,8 @@
 """Changes of a pod in a manifest's text: what is added, where, and how it is taken out again. Pure.
 
-What is added goes before what is there (or after it, for lists that are appended to), in whole lines where the text is
-in block style, and inside the brackets where it is in flow style. Only what cannot be added to (a null, an alias, a
-container that is merged into an injected one, an annotation with another value) is written anew; its text is kept, so
-that it can be put back.
+Additions go before what is there (or after it, for lists that are appended to): in block style as whole lines, in flow
+style inside the brackets. Only a value that cannot be added to is written anew (a null, an alias, a container that is
+merged into an injected one, an annotation with another value); its text is kept, so that it can be put back.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from injection.yaml_text import (
     line_start,
     pair,
 )
+from sidecar.documents import DocumentError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Text:
         keys = [name for name, _ in mapping.value if begins_its_line(self.text, name.start_mark.index)]
         anchor = next((name for name in keys if name.value == before), keys[0] if keys else None)
         if anchor is None:
-            raise ValueError(pairs)
+            raise _not_in_lines(mapping)
         position = above_comments(self.text, anchor.start_mark.index)
         self.insert(position, block(pairs, " " * anchor.start_mark.column, self.newline))
 
@@ -100,7 +100,7 @@ class Text:
             return self._change_flow(sequence, first, last, gone)
         dash = dash_of(self.text, sequence, sequence.value[0])
         if not begins_its_line(self.text, dash):
-            raise ValueError(first)
+            raise _not_in_lines(sequence)
         indentation = self.text[line_start(self.text, dash) : dash]
         begin = line_end(self.text, name.end_mark.index)
         if first:
@@ -205,6 +205,13 @@ def item_name(item: Node) -> str:
     item = getattr(item, "target", item)
     found = pair(item, "name")
     return str(found[1].value) if found else ""
+
+
+def _not_in_lines(node: Node) -> DocumentError:
+    return DocumentError(
+        f"nothing can be added in line {node.start_mark.line + 1}: no key or dash begins a line there",
+        "Write each key as `key: value` in a line of its own, with line feeds between the lines.",
+    )
 
 
 def _runs(numbers: list[int]) -> list[tuple[int, int]]:

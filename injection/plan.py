@@ -13,10 +13,17 @@ from capture.model.limits import MAX_ID
 from capture.model.values import Value
 from capture.settings import options as option
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
-from cni.pod import STATUS_ANNOTATION
+from cni.pod import PROXY_CONFIG_ANNOTATION, STATUS_ANNOTATION, proxy_metadata
 from injection.pods import containers_of
 from injection.settings import DEFAULT_UID, PodSettings
-from injection.template import AUTO, InjectionError, as_native, init_container, validation_container
+from injection.template import (
+    AUTO,
+    InjectionError,
+    as_native,
+    init_container,
+    validation_container,
+    with_variables,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +67,7 @@ def make_plan(workload: Workload, template: Template, base: Settings) -> Plan:
         )
     settings = pod_settings(workload, template, base)
     try:
-        proxy = template.proxy(workload, settings)
+        proxy = with_variables(template.proxy(workload, settings), own.get(PROXY_CONTAINER, {}), settings)
         return _Planner(workload, template, settings, own).plan(proxy)
     except InjectionError:
         raise
@@ -73,7 +80,8 @@ def pod_settings(workload: Workload, template: Template, base: Settings) -> PodS
     own = next((one for one in containers_of(workload.pod["spec"]) if one.get("name") == PROXY_CONTAINER), {})
     fragment = template.proxy_of_fragment()
     context = {**(fragment.get("securityContext") or {}), **(own.get("securityContext") or {})}
-    environment = {**_environment(fragment), **_environment(own)}
+    metadata = proxy_metadata(workload.annotations.get(PROXY_CONFIG_ANNOTATION, ""))
+    environment = {**metadata, **_environment(fragment), **_environment(own)}
     try:
         uid, gid = proxy_ids(base, context)
         settings = PodSettings(base, workload.annotations, environment, uid, gid)

@@ -1,4 +1,4 @@
-"""The capture's settings of a pod as its two carriers take them: arguments of ``istio-init``, or annotations.
+"""The settings of a pod for its two carriers: arguments of ``istio-init``, or annotations.
 
 Arguments are Istio's, in Istio's order (files/injection-template.yaml). The CNI plugin sees nothing but annotations,
 the proxy's user and its environment, so all that is no default of the plugin's is written out for it.
@@ -171,12 +171,13 @@ class PodSettings(Value):
         """Return the settings that the arguments mean; ConfigurationError whose origin names the annotation."""
         self._check_ports()
         flags = parse(self.arguments(), OPTIONS).flags
-        explicit = {**from_environment(self.environment, BY_ENVIRONMENT).explicit}
+        environment = from_environment(self.environment, BY_ENVIRONMENT, " of the proxy")
+        explicit = {**environment.explicit}
         for one, text in flags.items():
             explicit[one] = Given(text, self._origin(one))
         if self.mode == NO_CAPTURE:
             explicit[option.INTERCEPTION_MODE] = Given("REDIRECT", "default")
-        return Settings(explicit).checked()
+        return Settings(explicit, environment.warnings).checked()
 
     def _check_ports(self) -> None:
         """Check the ports that are joined with others into one argument while they are as the pod has them."""

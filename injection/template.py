@@ -1,7 +1,7 @@
-"""What is put into a pod: the sidecar (Envoy, or a fragment that the user wrote), and the container before it.
+"""What is put into a pod: the sidecar (Envoy, or the user's fragment), and the container before it.
 
-Without a fragment the proxy is a plain Envoy whose whole bootstrap is in its arguments, so that neither a ConfigMap
-nor an image of its own is needed.
+Without a fragment the proxy is a plain Envoy whose whole bootstrap is in its arguments: it needs no ConfigMap and no
+image of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.values import Value
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
-from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
+from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, with_dns_of_all_servers
 from capture.state.input import origin_of, read_input
 from injection.settings import BY_ENVIRONMENT
 from injection.shape import FRAGMENT
@@ -123,7 +123,7 @@ def read_world_of(names: tuple[str, ...]) -> World:
 
 
 def _bootstrap(world: World, workload: Workload, settings: PodSettings) -> str:
-    config, _ = resolve(settings.checked(), AnyPod())
+    config, _ = resolve(with_dns_of_all_servers(settings.checked()), AnyPod())
     pod = Pod(workload.namespace, workload.name or "pod", workload.labels)
     text = json.dumps(render(config, world, pod), separators=(",", ":"))
     if len(text.encode()) >= MAX_ARGUMENT:
@@ -186,7 +186,7 @@ def init_container(image: str, settings: PodSettings) -> Container:
         "name": INIT_CONTAINER,
         "image": image,
         "args": settings.arguments(),
-        **_environment(settings),
+        **_variables(settings),
         "securityContext": {
             **CONFINED,
             "capabilities": {"add": ["NET_ADMIN", "NET_RAW"], "drop": ["ALL"]},
@@ -204,7 +204,7 @@ def validation_container(image: str, settings: PodSettings) -> Container:
         "name": VALIDATION_CONTAINER,
         "image": image,
         "args": [*settings.arguments(), "--run-validation", "--skip-rule-apply"],
-        **_environment(settings),
+        **_variables(settings),
         "securityContext": {
             **CONFINED,
             "capabilities": {"drop": ["ALL"]},
@@ -216,7 +216,17 @@ def validation_container(image: str, settings: PodSettings) -> Container:
     }
 
 
-def _environment(settings: PodSettings) -> dict[str, Any]:
+def with_variables(proxy: Container, own: Container, settings: PodSettings) -> Container:
+    """Return the proxy with what the annotation ``proxy.istio.io/config`` says about capture, as Istio's injector does.
+
+    The CNI plugin reads it there, where it asks the API server. What the container has by itself (``own``) stays.
+    """
+    named = {one.get("name") for each in (proxy, own) for one in each.get("env") or []}
+    missing = [one for one in _variables(settings).get("env", []) if one["name"] not in named]
+    return {**proxy, "env": [*(proxy.get("env") or []), *missing]} if missing else proxy
+
+
+def _variables(settings: PodSettings) -> dict[str, Any]:
     """Return what of the proxy's environment is about capture."""
     names = [name for one in BY_ENVIRONMENT for name in one.environment if name in settings.environment]
     variables = [{"name": name, "value": settings.environment[name]} for name in names]

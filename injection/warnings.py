@@ -1,8 +1,10 @@
-"""What is dangerous in a captured pod, or will surprise: a line for each. Pure."""
+"""Warnings about a captured pod: what is dangerous, or will surprise. Pure."""
 
 from __future__ import annotations
 
-from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
+from capture.settings.config import resolve
+from capture.settings.host import AnyPod
+from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, misspelt, with_dns_of_all_servers
 from injection.pods import RUNS_TO_COMPLETION, containers_of
 from injection.template import VALIDATION_CONTAINER
 
@@ -35,14 +37,17 @@ def warnings_of(workload: Workload, plan: Plan) -> tuple[str, ...]:
         lines.append("a proxy among the containers keeps a Job from ending; let it be a native sidecar")
     if not plan.settings.is_captured:
         lines.append("interceptionMode NONE: nothing is captured; the proxy has to be addressed")
+    else:
+        lines += resolve(with_dns_of_all_servers(plan.settings.checked()), AnyPod())[1]
     return tuple(lines)
 
 
 def dangers(workload: Workload, settings: PodSettings) -> tuple[str, ...]:
-    """Return what of the pod's own containers escapes capture, or is misled by it."""
+    """Return what of the pod's own containers escapes capture, or is misled by it; and annotations without effect."""
     spec = workload.pod["spec"]
     own = [one for one in containers_of(spec) if one.get("name") not in INJECTED]
-    return tuple(dict.fromkeys(line for one in own for line in _of_container(one, spec, settings)))
+    lines = (line for one in own for line in _of_container(one, spec, settings))
+    return tuple(dict.fromkeys([*misspelt(workload.annotations), *lines]))
 
 
 def _of_container(container: dict[str, Any], spec: dict[str, Any], settings: PodSettings) -> Iterator[str]:

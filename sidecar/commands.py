@@ -13,6 +13,7 @@ from capture.model.addresses import parse_address
 from capture.report.output import print_json, warn
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
+from capture.settings.pod import with_dns_of_all_servers
 from capture.settings.settings import Settings, with_flags
 from capture.state import record
 from capture.state.netns import InNamespace
@@ -147,7 +148,7 @@ def _config(ctx: click.Context, namespace: str | None, document: Document | None
     if document is not None:
         own = settings_of_object(document.plain, document.origin)
         settings = with_flags(Settings({**settings.explicit, **own.explicit}), flags(ctx))
-    config, warnings = resolve(settings, AnyPod())
+    config, warnings = resolve(with_dns_of_all_servers(settings), AnyPod())
     warn(warnings)
     return config
 

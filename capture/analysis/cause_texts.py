@@ -139,7 +139,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "excluded: pod": ("the settings leave out: {options}", "`capture explain` lists what is captured."),
     "family-not-captured": ("{family} is not captured in this pod", BOTH_FAMILIES),
     "family-not-captured: pod": ("the pod has {family} addresses only, and {family} is not captured", BOTH_FAMILIES),
-    "family-not-captured: remark": ("{remark}", "Apply with --ip-families both, if it should be captured."),
+    "family-not-captured: note": ("{note}", "Apply with --ip-families both, if it should be captured."),
     "dns-not-captured: server": (
         "DNS is captured for the pod's own name servers alone, and {server} is none of them",
         "Apply with --capture-all-dns too: from outside of the pod its name servers are not known.",
@@ -251,12 +251,12 @@ class Cause(Value):
     """One reason: its kind, the fault in words, what to do about it, and where it is (a rule, a port, a setting)."""
 
     kind: str
-    says: str
+    message: str
     remedy: str
     where: str = ""
 
 
 def cause(name: str, where: str = "", /, **words: object) -> Cause:
     """Return the cause of a text, with its words filled in."""
-    says, remedy = TEXTS[name]
-    return Cause(name.partition(":")[0], says.format(**words), remedy.format(**words), where)
+    message, remedy = TEXTS[name]
+    return Cause(name.partition(":")[0], message.format(**words), remedy.format(**words), where)

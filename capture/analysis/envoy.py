@@ -32,7 +32,7 @@ class EnvoyListener(Value):
     ports: tuple[tuple[Family, int], ...]
     is_transparent: bool
     restores_destination: bool
-    """Whether it asks for the original destination, without which it cannot pass a redirected connection on."""
+    """Whether it restores the original destination, without which it cannot pass a connection on."""
     mark: int
 
 

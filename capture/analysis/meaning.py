@@ -1,4 +1,4 @@
-"""What foreign rules do where the model has no value for it, by the text in which both backends print them.
+"""What foreign rules do that the model has no value for, read from the text that both backends print.
 
 Only what is certain is read: DNAT to one address, REJECT, goto, NOTRACK, targets that let a packet go on, and
 matches of protocols that are neither TCP nor UDP, of ranges and the pod's own addresses, and of interfaces by index.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Translate(Value):
     """Send the connection to another address, or another port, or both (``-j DNAT``); None stays as it is.
 
-    Of a network the first bits take the place of the destination's (``-j NETMAP``).
+    A network replaces the first bits of the destination (``-j NETMAP``).
     """
 
     address: Network | None

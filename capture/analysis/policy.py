@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MAX_PARTS = 40
 """Lines for one outcome; those that are left out are counted."""
 MAX_PIECES = 40
-"""Ranges of ports of one line whose reasons are looked for; lists of more have one, that of the first."""
+"""Ranges of ports of one line that get a reason each; a longer list has that of its first range."""
 UNKNOWN = "cannot be judged"
 
 

@@ -1,7 +1,7 @@
 """Sets of packets in words, and the most ordinary packet of each: a witness that is easy to recognise.
 
-A set is described only as far as it differs among packets that can occur. One in which long lists of rules are
-switches has a witness, too, and mostly it is found without the lists being put in.
+A set is described only as far as it differs among packets that can occur. A witness is mostly found without putting
+long lists of rules in the place of their switches.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _size(ranges: Iterable[tuple[int, int]]) -> int:
 def _networks(family: Family, ranges: Iterable[tuple[int, int]]) -> Iterator[str]:
     for first, last in ranges:
         networks = list(split(family, first, last))
-        if len(networks) > 2:  # a range says more than many networks
+        if len(networks) > 2:  # a range is shorter than many networks
             yield f"{address_text(family, first)}-{address_text(family, last)}"
         else:
             yield from (str(each).partition("/")[0] if each.is_address else str(each) for each in networks)

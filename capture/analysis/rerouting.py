@@ -6,7 +6,7 @@ nat sent it to another address. ip_route_me_harder() gives up packets that a rou
 
     mark 5 --(100: from all fwmark 0x5 lookup 7)--> table 7 --(blackhole default)--> it is gone
 
-Policy rules that come before and look at no mark have decided already on what their tables lead to, such as local ones.
+An earlier policy rule without a mark has decided already on the addresses in its table, such as local ones.
 """
 
 from __future__ import annotations

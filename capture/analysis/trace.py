@@ -94,9 +94,9 @@ class Trace(Value):
 
     ``translated`` is what a rule made of where the packet was addressed to.
     ``marked`` is whether a mark of TPROXY leads the packet, or a later one of its connection, to the proxy.
-    ``lacks`` says which routes the outcome depends on and the namespace does not have. ``policy`` is the base chain
-    whose policy dropped the packet. ``rerouted`` is the policy rule by which another mark refused it, or sent it out by
-    another interface.
+    ``lacks`` are commands for missing routes on which the outcome depends. ``policy`` is the base chain whose policy
+    dropped the packet. ``rerouted`` is the policy rule by which another mark refused it, or sent it out by another
+    interface.
     """
 
     not_compared = ("policy", "rerouted", "mark")
@@ -249,7 +249,7 @@ class _Passage:
         return self.packet.in_interface == LOOPBACK and self.first.in_interface is None
 
     def _route_by_mark(self, cause: Step) -> None:
-        """Route the packet again; ``cause`` is the rule of whose mark or destination that is a consequence."""
+        """Route the packet again; ``cause`` is the rule whose mark or destination requires it."""
         self.interface = self.rerouted = None
         for route in self.situation.mark_routes(self.packet.family):
             way = route.way_to(self.packet.destination) if route.is_for(self.packet.mark) else None
@@ -267,8 +267,8 @@ class _Passage:
     def _meets_nat(self) -> bool:
         """Return whether the packet is mapped: a first one, or a later one, which is treated as the first was.
 
-        With a mark on its connection it may be an answer, which no rule of nat maps; without a socket it is not known
-        whose the first one was.
+        With a mark on its connection it may be an answer, which no rule of nat maps; without a socket, the sender of
+        the first one is unknown.
         """
         packet = self.packet
         is_known = packet.connection_mark == 0 and (packet.in_interface is not None or packet.uid is not None)

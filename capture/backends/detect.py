@@ -96,7 +96,7 @@ def find_live_sets() -> tuple[SetLocation, ...]:
 
 
 NETLINK = BackendRequest("nftables", "netlink")
-"""Comes to no programs and packages, unless legacy tables are there: only they are read and removed by these."""
+"""Needs no programs and packages, unless legacy tables are there."""
 
 
 def without_kernel(request: BackendRequest) -> BackendChoice:

@@ -35,5 +35,5 @@ def apply(ctx: click.Context, namespace: str | None, form: str) -> int:
     if form == "json":
         print_json(applied_as_plain(settings, applied))
     else:
-        print_lines([outcome(applied), start_line(settings, applied.config), *applied.remarks])
+        print_lines([outcome(applied), start_line(settings, applied.config), *applied.notes])
     return 0

@@ -17,7 +17,7 @@ from capture.netlink.sock_diag import IPPROTO_TCP, open_sock_diag, read_listener
 from capture.operations import diagnosis
 from capture.report import diagnosed
 from capture.report.outcome import applied_as_plain, outcome, start_line
-from capture.report.output import note, print_json, warn
+from capture.report.output import print_json, print_on_stderr, warn
 from capture.report.terminal import print_lines
 from capture.settings.options import ALLOW_HOST, EXCLUDED_INBOUND_PORTS, INBOUND_CAPTURE_PORT, PROXY_PORT
 from capture.state.node import evidence_of_node
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SSH_PORT = 22
 ENDINGS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-"""What a process gets whose terminal is lost, whose user presses Ctrl-C, or whose machine shuts down."""
+"""The signals of a lost terminal, of Ctrl-C, and of a shutdown."""
 APPLY_EXAMPLES = """
 capture host apply -u istio-proxy --profile current
 capture host apply -u istio-proxy --keep    # in a script: nothing is to be confirmed
@@ -81,7 +81,7 @@ def apply(ctx: click.Context, *, keep: bool, seconds: int, form: str) -> int:
     if form == "json":
         print_json(applied_as_plain(settings, applied))
     else:
-        print_lines([outcome(applied), start_line(settings, applied.config), *applied.remarks])
+        print_lines([outcome(applied), start_line(settings, applied.config), *applied.notes])
     return EXIT_DONE
 
 
@@ -147,7 +147,9 @@ def keep_if_confirmed(seconds: int) -> None:
     is_confirmed = False
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
-        note(f"captured. Open another connection to this machine, then press Enter within {seconds} s to keep it.")
+        print_on_stderr(
+            f"captured. Open another connection to this machine, then press Enter within {seconds} s to keep it."
+        )
         readable, _, _ = select.select([sys.stdin], [], [], seconds)
         is_confirmed = bool(readable) and bool(sys.stdin.readline())
     finally:

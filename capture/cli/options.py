@@ -218,9 +218,9 @@ def spelled_out(arguments: list[str], switches: set[str], with_values: set[str])
     return spelled
 
 
-def capture_options(*besides: Option[Any]) -> list[click.Parameter]:
+def capture_options(*further: Option[Any]) -> list[click.Parameter]:
     """Return the options of the table that decide on the rules and the backend, and more of it."""
-    return [SettingOption(setting) for setting in (*RULE_OPTIONS, *BACKEND_OPTIONS, *besides) if setting.flag]
+    return [SettingOption(setting) for setting in (*RULE_OPTIONS, *BACKEND_OPTIONS, *further) if setting.flag]
 
 
 def explicit(ctx: click.Context) -> Settings:

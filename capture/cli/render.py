@@ -8,7 +8,7 @@ from capture import operations
 from capture.cli.options import capture_options, command, explicit, format_option, namespace_options
 from capture.model.addresses import FAMILIES, Family
 from capture.report.outcome import start_line
-from capture.report.output import note, print_json, warn
+from capture.report.output import print_json, print_on_stderr, warn
 from capture.settings.config import Host, resolve
 from capture.settings.host import AnyPod
 from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
@@ -46,7 +46,7 @@ def render(ctx: click.Context, namespace: str | None, family: Family | None, for
     if form == "json":
         print_json({"texts": [{"title": title, "text": text} for title, text in texts], "warnings": warnings})
         return
-    note(start_line(settings, config))
+    print_on_stderr(start_line(settings, config))
     click.echo("\n".join(f"# {title}\n{text}" for title, text in texts), nl=False)
 
 

@@ -138,13 +138,13 @@ def part_of(verified: Verified, family: Family | None, table_name: TableName | N
 
     return verified.replace(
         differences=tuple(filter(is_part, verified.differences)),
-        notes=tuple(filter(is_part, verified.notes)),
+        harmless_differences=tuple(filter(is_part, verified.harmless_differences)),
         missing=tuple(need for need in verified.missing if concerns((_family_of(need),))),
         impediments=tuple(found for found in verified.impediments if concerns((found.family or family,))),
         others=(),
         obstacles=tuple(filter(is_part, verified.obstacles)),
         uncaptured=verified.uncaptured if concerns(("ipv6",)) else (),
-        harmless=tuple(filter(is_part, verified.harmless)),
+        harmless_obstacles=tuple(filter(is_part, verified.harmless_obstacles)),
         unjudged=tuple(filter(is_part, verified.unjudged)),
     )
 

@@ -83,7 +83,7 @@ def _verify(
 ) -> Verified:
     """Compare with the desired rules; add what addresses of families without rules need."""
     decision, live_sets = found
-    uncaptured, remarks = judge_families(desired.families, settings, addresses)
+    uncaptured, notes = judge_families(desired.families, settings, addresses)
     is_desired = IPV6 not in desired.families and settings[OTHER_FAMILY] == "reject"
     if is_desired or decision.has_reject_table:
         from capture.backends.other_family import is_present  # few captures reject anything
@@ -101,7 +101,7 @@ def _verify(
         decision = live_sets[0]  # without settings, the place that has our rules
     driver = load(decision)
     live = desired if driver.holds(desired) else driver.read()
-    return _judged(desired, live, decision, live_sets).replace(uncaptured=uncaptured, remarks=remarks)
+    return _judged(desired, live, decision, live_sets).replace(uncaptured=uncaptured, notes=notes)
 
 
 def _verify_without_reference() -> Verified:
@@ -153,10 +153,10 @@ def _judged(
     judged = judge(desired, live, elsewhere.foreign, network, is_native=is_native, has_reference=has_reference)
     return found.replace(
         differences=judged.differences,
-        notes=judged.notes,
+        harmless_differences=judged.harmless_differences,
         others=tuple(_second_sets(found, live_sets, elsewhere, network)),
         obstacles=judged.obstacles,
-        harmless=judged.harmless,
+        harmless_obstacles=judged.harmless_obstacles,
         unjudged=judged.unjudged,
         doubts=(*elsewhere.doubts, *judged.doubts),
     )

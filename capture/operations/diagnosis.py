@@ -26,8 +26,8 @@ from capture.model.values import Value
 from capture.operations import host_of, reference, trace, verify
 from capture.operations.inference import inferred_settings
 from capture.rules import build_ruleset
-from capture.settings.cautions import cancelling
 from capture.settings.config import CaptureConfig, resolve
+from capture.settings.config_warnings import cancelling
 from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
 from capture.settings.options import PROFILE, PROXY_GID, PROXY_UID, REDIRECT_DNS
 from capture.state import decisions, routes
@@ -288,8 +288,8 @@ def _exclusion_notes(known: Reference, verified: Verified) -> Iterator[Cause]:
     settings = known.settings
     for what in cancelling(settings, known.config):
         yield cause("excluded: all", what=what)
-    for remark in verified.remarks:
-        yield cause("family-not-captured: remark", remark=remark)
+    for note in verified.notes:
+        yield cause("family-not-captured: note", note=note)
     exclusions = [
         each
         for each in settings.explicit
@@ -318,7 +318,7 @@ def _delivery_causes(found: Iterable[Impediment]) -> Iterator[Cause]:
     """Yield what loses captured packets though the rules are there; that lo is down is a fact of the pod already."""
     for each in found:
         if each.kind != LO_DOWN:
-            yield Cause(each.kind, each.says, each.remedy)
+            yield Cause(each.kind, each.message, each.remedy)
 
 
 def _socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:

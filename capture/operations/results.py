@@ -27,9 +27,9 @@ class Other(Value):
 class Verified(Value):
     """How the live rules compare with the desired ones.
 
-    ``differences`` are drift in our own tables, ``obstacles`` foreign rules in others that divert captured traffic.
-    ``notes`` and ``harmless`` are foreign rules without effect on it, ``unjudged`` those that may have one, and
-    ``doubts`` are what else cannot be judged, in words.
+    ``differences`` are drift in our own tables, ``obstacles`` foreign rules in others that divert captured traffic;
+    ``harmless_differences`` and ``harmless_obstacles`` are those without effect on it, ``unjudged`` those that may have
+    one, and ``doubts`` are what else cannot be judged, in words.
     """
 
     decision: BackendChoice
@@ -37,10 +37,10 @@ class Verified(Value):
     live: Ruleset
     differences: tuple[Difference, ...] = ()
     missing: tuple[LoopbackAddress | MissingRoute, ...] = ()
-    notes: tuple[Difference, ...] = ()
+    harmless_differences: tuple[Difference, ...] = ()
     others: tuple[Other, ...] = ()
     obstacles: tuple[Obstacle, ...] = ()
-    harmless: tuple[Obstacle, ...] = ()
+    harmless_obstacles: tuple[Obstacle, ...] = ()
     unjudged: tuple[Difference | Obstacle, ...] = ()
     doubts: tuple[str, ...] = ()
     impediments: tuple[Impediment, ...] = ()
@@ -51,7 +51,7 @@ class Verified(Value):
     """Whether there is a reference for our rules; else ``desired`` are the live ones."""
     uncaptured: tuple[str, ...] = ()
     """What is wrong with a family as a whole, in words: it has an address and no rules, or is not rejected."""
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     """What the settings leave uncaptured on purpose, though the pod has it, in words."""
 
     @property

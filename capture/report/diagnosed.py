@@ -28,7 +28,7 @@ def as_plain(found: Diagnosis) -> dict[str, object]:
 
 def cause_as_plain(cause: Cause) -> dict[str, str]:
     """Return a cause as plain values for JSON."""
-    return {"kind": cause.kind, "says": cause.says, "remedy": cause.remedy, "where": cause.where}
+    return {"kind": cause.kind, "says": cause.message, "remedy": cause.remedy, "where": cause.where}
 
 
 def in_words(found: Diagnosis, what: str = "this pod") -> Iterator[str]:
@@ -39,16 +39,16 @@ def in_words(found: Diagnosis, what: str = "this pod") -> Iterator[str]:
         yield from path_in_words(found.trace)
     yield from causes_in_words(found.causes)
     for note in found.notes:
-        yield f"note: {says_with_place(note)}"
+        yield f"note: {message_with_place(note)}"
 
 
 def causes_in_words(causes: Iterable[Cause]) -> Iterator[str]:
     """Yield two lines for each cause: the fault, and what to do."""
     for cause in causes:
-        yield f"cause {cause.kind}: {says_with_place(cause)}"
+        yield f"cause {cause.kind}: {message_with_place(cause)}"
         yield f"  {cause.remedy}"
 
 
-def says_with_place(cause: Cause) -> str:
+def message_with_place(cause: Cause) -> str:
     """Return the fault, with where it is unless the words have that."""
-    return f"{cause.says} ({cause.where})" if cause.where and cause.where not in cause.says else cause.says
+    return f"{cause.message} ({cause.where})" if cause.where and cause.where not in cause.message else cause.message

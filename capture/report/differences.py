@@ -38,7 +38,7 @@ def in_words(verified: Verified) -> Iterator[str]:
         return
     yield from _grouped(verified.differences, difference_in_words)
     yield from map(_need, verified.missing)
-    yield from (impediment.says for impediment in verified.impediments)
+    yield from (impediment.message for impediment in verified.impediments)
     yield from map(_second_set, verified.others)
     yield from map(_foreign, verified.obstacles)
     yield from verified.uncaptured
@@ -55,12 +55,12 @@ def doubts_in_words(verified: Verified) -> Iterator[str]:
 
 def notes_in_words(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each foreign rule that is worth a note, and no difference."""
-    yield from verified.remarks
-    yield from _grouped(verified.notes, _without_effect)
-    if len(verified.harmless) <= MAX_SINGLE:
-        yield from dict.fromkeys(map(_without_effect, verified.harmless))
+    yield from verified.notes
+    yield from _grouped(verified.harmless_differences, _without_effect)
+    if len(verified.harmless_obstacles) <= MAX_SINGLE:
+        yield from dict.fromkeys(map(_without_effect, verified.harmless_obstacles))
         return
-    places = [each.place for each in verified.harmless]
+    places = [each.place for each in verified.harmless_obstacles]
     yield from (f"{place}: {NO_EFFECT}: {places.count(place)} rules" for place in dict.fromkeys(places))
 
 
@@ -216,7 +216,7 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
     ]
     found += [{"kind": "plumbing", "message": _need(need)} for need in verified.missing]
     found += [
-        {"kind": each.kind, "family": each.family, "message": each.says, "remedy": each.remedy}
+        {"kind": each.kind, "family": each.family, "message": each.message, "remedy": each.remedy}
         for each in verified.impediments
     ]
     found += [{"kind": "second set", **_with_effect(other.effect, _second_set(other))} for other in verified.others]

@@ -45,9 +45,9 @@ def _rows(flow: PathTree, families: Sequence[Family], signs: Sequence[str]) -> I
     yield f"{heading}: {source}", "packets", "per second", BOLD
     for text, edge in _tree(flow.tables, "", signs):
         of = f" ({FAMILY_NAMES[edge.families[0]]} only)" if 0 < len(edge.families) < len(families) else ""
-        says = f": {edge.says}{of}" if edge.says else of
+        rest = f": {edge.text}{of}" if edge.text else of
         colour = "" if edge.kind == "direct" and not edge.rate else COLOURS.get(edge.kind, "")
-        yield f"{text}{edge.to}{says}", count(edge.packets), rate(edge.rate), colour
+        yield f"{text}{edge.to}{rest}", count(edge.packets), rate(edge.rate), colour
     yield "", "", "", ""
 
 
@@ -90,7 +90,7 @@ def _edge_as_plain(edge: Edge) -> dict[str, object]:
     return {
         "to": edge.to,
         "kind": edge.kind,
-        "says": edge.says,
+        "says": edge.text,
         "packets": edge.packets,
         "bytes": edge.bytes,
         "per_second": None if edge.rate is None else round(edge.rate, 3),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture import operations
 from capture.errors import CaptureError, NamespaceError, PrivilegeError
 from capture.model.addresses import FAMILY_NAMES
-from capture.report.output import note
+from capture.report.output import print_on_stderr
 from capture.settings.options import PROFILE
 
 TYPE_CHECKING = False
@@ -22,9 +22,9 @@ def start_line(settings: Settings, config: CaptureConfig) -> str:
 
 
 def print_start_line(reference: Reference | None) -> None:
-    """Print the same on stderr, apart from the output of a program that answers a question; nothing without one."""
+    """Print the start line on stderr, apart from a program's output; nothing without one."""
     if reference is not None:
-        note(start_line(reference.settings, reference.config))
+        print_on_stderr(start_line(reference.settings, reference.config))
 
 
 def applied_as_plain(settings: Settings, applied: Applied) -> dict[str, object]:
@@ -41,7 +41,7 @@ def applied_as_plain(settings: Settings, applied: Applied) -> dict[str, object]:
         "families": list(config.families),
         "families_because": config.families_because,
         "warnings": list(applied.warnings),
-        "remarks": list(applied.remarks),
+        "remarks": list(applied.notes),
     }
 
 

@@ -51,7 +51,7 @@ ENVIRONMENT_OPTIONS = (REDIRECT_DNS, DUAL_STACK, DROP_INVALID)
 
 
 class Proxy(Value):
-    """The proxy's container, as far as it is known; what is not known counts as not given."""
+    """The proxy's container. An unknown fact counts as one that is not given."""
 
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = {}  # never changed
@@ -98,13 +98,19 @@ def settings_of(pod: Pod, base: Settings) -> Settings:
     for option, what in explicit.items():
         _check(option, what)
     explicit[EXCLUDED_INBOUND_PORTS] = _with_proxy_ports(explicit.get(EXCLUDED_INBOUND_PORTS))
-    if Settings(explicit)[REDIRECT_DNS]:
-        explicit[CAPTURE_ALL_DNS] = explicit[REDIRECT_DNS]  # the pod's own resolv.conf(5) is not known outside of it
+    explicit = {**with_dns_of_all_servers(Settings(explicit)).explicit}
     return Settings(
         {**base.explicit, **explicit},
-        (*base.warnings, *from_proxy.warnings, *_misspelt(pod.annotations)),
+        (*base.warnings, *from_proxy.warnings, *misspelt(pod.annotations)),
         knows_proxy_environment=pod.knows_environment,
     )
+
+
+def with_dns_of_all_servers(settings: Settings) -> Settings:
+    """Return settings that capture all DNS if any: the pod's own resolv.conf(5) is not known outside of it."""
+    if not settings[REDIRECT_DNS]:
+        return settings
+    return settings.replace(explicit={**settings.explicit, CAPTURE_ALL_DNS: settings.explicit[REDIRECT_DNS]})
 
 
 def _id(number: int | None, field: str) -> Given:
@@ -124,7 +130,7 @@ def _from_annotations(annotations: Mapping[str, str]) -> dict[Option[Any], Given
     return explicit
 
 
-def _misspelt(annotations: Mapping[str, str]) -> list[str]:
+def misspelt(annotations: Mapping[str, str]) -> list[str]:
     """Return a warning for each annotation that looks as if one of those that count was meant, up to a number."""
     warnings: list[str] = []
     for name in annotations:

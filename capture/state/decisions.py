@@ -1,4 +1,4 @@
-"""What the CNI plugin decided about each pod of the node last, and why: for ``capture why``, long after the event.
+"""The CNI plugin's last decision about each pod of the node, and its reason: ``capture why`` shows it.
 
 One file for each attachment, gone with its DEL or GC::
 
@@ -7,8 +7,7 @@ One file for each attachment, gone with its DEL or GC::
      "time": "2026-03-01T12:00:00.123Z", "pod": "shop/web-0", "container": "cafe01", "interface": "eth0",
      "network": "pods", "namespace": "4026532841-17", "inode": 4026532841}
 
-Like records they are a help and no need: where they cannot be kept, nothing fails. A reader takes what it
-understands and leaves the rest, so that versions may differ.
+Where one cannot be kept, nothing fails. A reader ignores what it does not understand, so that versions may differ.
 """
 
 from __future__ import annotations

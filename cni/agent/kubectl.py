@@ -3,7 +3,7 @@
     kubectl capture why web-0 -n shop tcp 10.1.2.3:80 --uid 1000
          └─ the pod's node ─> the agent there ─> capture node pod shop/web-0 why tcp 10.1.2.3:80 --uid 1000
 
-It needs kubectl and the right to exec into the agent's pods, and nothing else: no package of the agent.
+It needs only kubectl and the right to exec into the agent's pods: no package of the agent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from capture.state.json_text import JsonError, decode
 CAPTURE = "/usr/libexec/istio-capture/capture"
 """Where the agent's image has the program."""
 LOG_LINE = re.compile(r"[EWIF]\d{4} [\d:.]+ ")
-"""What kubectl's libraries log (klog), before kubectl says the same in a sentence."""
+"""Lines of kubectl's libraries (klog), which kubectl repeats in a sentence."""
 COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 AGENTS = "app=capture-agent"
 EPILOG = """\b

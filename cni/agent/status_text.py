@@ -38,8 +38,8 @@ def pod_lines(pods: Iterable[Mapping[str, Any]], now: float | None = None) -> It
     """Yield a line for each pod, what is wrong first."""
     now = time.time() if now is None else now
     for pod in sorted(pods, key=lambda each: (each["state"] in WELL, each["state"], each["pod"])):
-        says = f": {pod['says']}" if pod["says"] else ""
-        yield f"{pod['state']:<{HANG - 1}} {pod['pod']} (for {duration(now - pod['since'])}){says}"
+        message = f": {pod['says']}" if pod["says"] else ""
+        yield f"{pod['state']:<{HANG - 1}} {pod['pod']} (for {duration(now - pod['since'])}){message}"
         if pod["remedy"] and pod["state"] not in WELL:
             yield f"{'':<{HANG}}{pod['remedy']}"
 

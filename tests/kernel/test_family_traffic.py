@@ -115,13 +115,13 @@ def test_an_address_that_comes_later_is_captured_under_both(only_ipv4: PodPair, 
 def test_an_address_that_comes_later_is_a_note_under_mesh(only_ipv4: PodPair, backend: str) -> None:
     pod = only_ipv4.pod
     apply(pod, {IP_FAMILIES: "mesh"}, backend)
-    assert [line for line in verify(pod).remarks if "fe80::" in line]
+    assert [line for line in verify(pod).notes if "fe80::" in line]
 
     give_ipv6(only_ipv4)
     assert outbound(only_ipv4, "ipv6") == "outside"
     verified = verify(pod)
     assert verified.holds
-    assert [line for line in verified.remarks if LATE["pod"] in line]
+    assert [line for line in verified.notes if LATE["pod"] in line]
 
 
 @pytest.mark.parametrize("switch", ["all", "lo"])

@@ -60,7 +60,7 @@ class Situation:
     """Whether traffic shows it: a proxy that is captured again answers; the route of TPROXY is for answers alone."""
     of_pod: bool = False
     """Whether it is the one cause of the whole pod, too."""
-    says: str = ""
+    message: str = ""
 
 
 BROKEN: dict[str, Situation] = {
@@ -97,7 +97,7 @@ BROKEN: dict[str, Situation] = {
     "lo is down": Situation("lo-down", breaks="ip link set lo down", of_pod=True),
     "eth0 has no address": Situation("no-route", breaks="ip address flush dev eth0", of_pod=True),
     "a policy drops what is redirected": Situation(
-        "filtered", breaks="iptables -P INPUT DROP", of_pod=True, says="what goes to port 15001, and the policy"
+        "filtered", breaks="iptables -P INPUT DROP", of_pod=True, message="what goes to port 15001, and the policy"
     ),
     "eth0 is down": Situation("interface-down", breaks="ip link set eth0 down", of_pod=True),
     "eth0 is down, inbound": Situation("interface-down", breaks="ip link set eth0 down", goes="in", of_pod=True),
@@ -107,8 +107,10 @@ BROKEN: dict[str, Situation] = {
     "an inbound port is left out": Situation("excluded", f"-d {APP_PORT}", goes="in"),
     "an interface is left out": Situation("excluded", "-c eth0", goes="in"),
     "the proxy's user": Situation("proxy-user", uid=1337, gid=1337),
-    "DNS": Situation("dns-not-captured", goes="dns", says="DNS is not captured"),
-    "another name server": Situation("dns-not-captured", "--redirect-dns", goes="dns", says=f"{ELSEWHERE} is none of"),
+    "DNS": Situation("dns-not-captured", goes="dns", message="DNS is not captured"),
+    "another name server": Situation(
+        "dns-not-captured", "--redirect-dns", goes="dns", message=f"{ELSEWHERE} is none of"
+    ),
     "the rules of DNS are gone": Situation(
         "rule-missing", DNS, "iptables -t nat -F ISTIO-OUTPUT", goes="dns", backend="iptables", has_traffic=False
     ),
@@ -215,7 +217,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
     found = why(pod, packet(situation, pod_pair))
 
     assert [cause.kind for cause in found.causes] == [situation.kind], found.causes
-    assert all(cause.says and cause.remedy and situation.says in cause.says for cause in found.causes)
+    assert all(cause.message and cause.remedy and situation.message in cause.message for cause in found.causes)
     if situation.of_pod:
         assert [cause.kind for cause in why(pod).causes] == [situation.kind]
     if situation.kind == "excluded":

@@ -144,7 +144,7 @@ class _TableChanges:
 
 
 def model_name(table: TableName, chain: FoundChain) -> str:
-    """Return the name of a chain, with a remark if it looks like a built-in chain and is none.
+    """Return the name of a chain, marked if it looks like a built-in chain and is none.
 
     The kernel enters ``PREROUTING(nat prerouting -5)`` elsewhere, and ``PREROUTING(not hooked)`` not at all.
     """

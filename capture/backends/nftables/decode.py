@@ -392,7 +392,7 @@ LOADERS = {
 """Expressions that do nothing but write a register, and the attribute with its number."""
 
 FILTERS = {"limit", "quota", "connlimit", "match", "cmp", "range", "lookup"}
-"""Expressions that only let packets pass or not. Any other that we do not understand may take them away."""
+"""Expressions that only let packets pass or not. Any other unknown one may divert them."""
 
 
 def _order(field: str, loaded: Register) -> ByteOrder:

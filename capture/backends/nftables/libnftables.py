@@ -41,7 +41,7 @@ REMEDY = (
 
 
 _one_at_a_time = _thread.allocate_lock()
-"""libnftables keeps state outside of its contexts, and a module is there before all of it is: one thread at a time."""
+"""libnftables keeps state outside of its contexts, and a module exists before it is complete: one thread at a time."""
 
 
 class LibnftablesDriver(NetlinkDriver):

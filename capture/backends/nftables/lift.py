@@ -34,12 +34,12 @@ def lift(tables: Sequence[native.NativeTable]) -> model.Ruleset:
 
 
 def _table(table: native.NativeTable, name: model.TableName) -> model.Table:
-    remark = "dormant" if table.dormant else ""
+    reason = "dormant" if table.dormant else ""
     chains = []
     for chain in table.chains:
         rules = tuple(lift_rules(chain.rules))
         policy = chain.policy.upper() if chain.policy else None
-        chains.append(model.Chain(model_chain(name, chain.name, chain.hook, remark), rules, policy))
+        chains.append(model.Chain(model_chain(name, chain.name, chain.hook, reason), rules, policy))
     built_in = model.BUILT_IN_CHAINS[name]
     chains.sort(key=lambda chain: built_in.index(chain.name) if chain.name in built_in else len(built_in))
     return model.Table(name, tuple(chains))

@@ -184,7 +184,7 @@ def _marked(field: str, match: model.Mark | model.ConnectionMark) -> native.Amon
 
 
 def _connection_state(match: model.ConnectionState) -> native.Masked:
-    """Return that at least one of the states' bits is set: not none of them."""
+    """Return the condition that at least one of the states' bits is set."""
     mask = sum(native.STATE_BITS[state] for state in set(match.states))
     if not mask:
         raise ValueError(f"no connection states to compare with: {match}")

@@ -131,7 +131,7 @@ class Proxy(Value):
 
 
 class VerdictMap(Value):
-    """By the number of a field, one verdict or another, each with its ranges; none for others. They do not overlap."""
+    """A verdict by the number of a field, each with its ranges, which do not overlap; none for other numbers."""
 
     field: str
     cases: tuple[tuple[tuple[Range, ...], Action], ...]

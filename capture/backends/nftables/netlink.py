@@ -59,7 +59,7 @@ class NetlinkDriver:
         return lift(tables)
 
     def holds(self, desired: Ruleset) -> bool:
-        """Return whether our tables are to the byte what ``write`` makes; no means no more than "read it"."""
+        """Return whether our tables are to the byte what ``write`` makes; False means "read it"."""
         with open_netfilter() as netfilter:
             return _hold_exactly(netfilter, *self._making(desired))
 

@@ -111,7 +111,7 @@ def test_one_listener_for_both_families_serves_both() -> None:
 def test_a_proxy_on_other_ports_is_named_with_them() -> None:
     facts = FACTS.replace(listeners=(listener(15006), listener(15001), listener(8080, uid=1000)))
     (cause,) = causes_at_port(facts, CAPTURE, "proxy-outbound", 16001, "ipv4")
-    assert cause.says.endswith("; the proxy's user listens on 15001, 15006")
+    assert cause.message.endswith("; the proxy's user listens on 15001, 15006")
     assert "(-p, -z)" in cause.remedy
 
 
@@ -498,4 +498,4 @@ def test_every_text_is_used_with_the_words_that_it_needs() -> None:
         match call:
             case ast.Call(func=ast.Name(id="cause"), args=[ast.Constant(value=str() as name), *_], keywords=words):
                 filled: dict[str, object] = {word.arg: 1 for word in words if word.arg}
-                assert "{" not in cause(name, "", **OF_A_FAMILY | filled).says
+                assert "{" not in cause(name, "", **OF_A_FAMILY | filled).message

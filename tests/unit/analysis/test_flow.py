@@ -64,7 +64,7 @@ def paths(situation: Situation) -> dict[str, list[str]]:
     """Return the edges of each direction as indented texts."""
 
     def text(edge: Edge, depth: int) -> list[str]:
-        own = f"{'  ' * depth}{edge.to} | {edge.says} | {edge.packets}"
+        own = f"{'  ' * depth}{edge.to} | {edge.text} | {edge.packets}"
         return [own, *(line for each in edge.below for line in text(each, depth + 1))]
 
     return {
@@ -207,7 +207,7 @@ def test_where_a_rule_of_ours_sends_packets(verdict: Verdict, table: TableName, 
     rule = Rule(verdict, HTTP, counters=FOUND)
     (edge, _) = through_ours(rule, Rule(Drop(), why="another"), table=table)
     assert (edge.kind, edge.to) == expected
-    assert (edge.says, edge.packets, edge.bytes) == (text_of(rule, "ipv4"), 3, 180)
+    assert (edge.text, edge.packets, edge.bytes) == (text_of(rule, "ipv4"), 3, 180)
     assert (edge.families, edge.below) == (FAMILIES, ())
 
 
@@ -283,7 +283,7 @@ def test_what_no_rule_decides_on_goes_by_the_policy(
     (_, *rest) = edges(chain.replace(rules=(first,)), table=table, is_foreign=is_foreign)
     assert [(edge.kind, edge.packets, edge.families) for edge in rest] == expected
     assert all(edge.to == edge.kind for edge in rest)
-    assert {edge.says for edge in rest} <= {"policy ACCEPT", "policy DROP"}
+    assert {edge.text for edge in rest} <= {"policy ACCEPT", "policy DROP"}
     assert [edge.bytes for edge in rest if edge.kind == "direct" and edge.packets] in ([], [180])
 
 
@@ -294,7 +294,7 @@ def test_a_table_without_rules_is_left_out_unless_it_is_nat() -> None:
     )
     (outbound, inbound) = flows(Situation(Ruleset(FAMILIES, tables), (second,)), FAMILIES, text_of)
 
-    assert [(table.to, table.kind, table.says) for table in outbound.tables] == [
+    assert [(table.to, table.kind, table.text) for table in outbound.tables] == [
         ("nat OUTPUT", "table", ""),
         (f"ip two {OURS}", "table", "second set, priority -90"),
     ]

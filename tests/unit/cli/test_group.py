@@ -167,7 +167,7 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["dump", "--famly", "ipv4"], "no such option '--famly'. Did you mean '--family'?"),
         (["cni", "instal"], "no such command 'instal'. Did you mean 'install' or 'uninstall'?"),
@@ -184,9 +184,9 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
         (["trace"], "missing argument '{tcp|udp}'. Choose from: tcp, udp"),
     ],
 )
-def test_usage_errors_are_one_line(capsys: pytest.CaptureFixture[str], words: list[str], says: str) -> None:
+def test_usage_errors_are_one_line(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
     assert run(words) == 2
-    assert capsys.readouterr().err.splitlines()[0] == f"error: {says}"
+    assert capsys.readouterr().err.splitlines()[0] == f"error: {message}"
 
 
 def test_a_mistyped_command(capsys: pytest.CaptureFixture[str]) -> None:

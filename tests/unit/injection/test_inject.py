@@ -153,6 +153,18 @@ def test_what_the_plugin_cannot_know_is_written_out() -> None:
         inject(FILE_1, "f", Template(uses_plugin=True, fragment=SMALL), parse_set(("envoy-port=16001",)))
 
 
+@pytest.mark.parametrize("template", [Template(), Template(uses_plugin=True)])
+def test_the_proxys_metadata_counts_for_rules_and_proxy_wherever_it_is_injected(
+    template: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capture.settings.host.RESOLV_CONF", str(tmp_path / "none"))
+    text = annotated("proxy.istio.io/config", "proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'true', A: b}")
+    rules, proxy = template_of(inject(text, "f", template, NOTHING).text)["spec"]["initContainers"]
+
+    assert rules["env"] == proxy["env"] == [{"name": "ISTIO_META_DNS_CAPTURE", "value": "true"}]
+    assert '"dns-udp-ipv4"' in proxy["args"][1]
+
+
 def test_a_cronjobs_pods_have_the_status() -> None:
     text = """kind: CronJob
 metadata: {name: c}
@@ -313,6 +325,9 @@ BOMB = "a: &a [1], " + "".join(f"{b}: &{b} [{f'*{a}, ' * 99}], " for a, b in ("a
         ("{a: b}", """{sidecar.istio.io/status: '{"capture": {"was": 5}}'}""", "status: capture.was: invalid value 5"),
         ("{a: b}", "{a: !!int x}", "not YAML"),
         ("{a: b}", "&x {a: *x}", "an alias holds itself"),
+        ("spec:\n  volumes: [{name: v}]\n ", "? spec\n:", "nothing can be added in line 4: no key or dash begins"),
+        ("\n", "\r", "nothing can be added in line 4: no key or dash begins a line there"),
+        ("kind: Pod", "kind: Pod\nmetadata: {name: twice}", "cannot be injected without changing something else"),
         ("{name: web,", "{" + BOMB, "with its aliases written out it has"),
     ],
 )  # fmt: skip
@@ -332,7 +347,13 @@ def test_what_only_looks_like_a_date_is_a_text() -> None:
 
 def test_dangers_are_named() -> None:
     text = """kind: Pod
-metadata: {name: p, labels: {sidecar.istio.io/inject: "yes"}}
+metadata:
+  name: p
+  labels: {sidecar.istio.io/inject: "yes"}
+  annotations:
+    traffic.sidecar.istio.io/excludeOutboundIpRanges: 10.0.0.0/8
+    traffic.sidecar.istio.io/excludeOutboundPorts: 1-65535
+    proxy.istio.io/config: "proxyMetadata: {INVALID_DROP: maybe}"
 spec:
   securityContext: {runAsUser: 1337}
   containers:
@@ -350,6 +371,9 @@ spec:
         "NET_ADMIN",
         "15006",
         "tcpSocket",
+        "excludeOutboundIpRanges has no effect",
+        "holds every port",
+        "INVALID_DROP of the proxy: 'maybe'",
     ):
         assert [warning for warning in outcome.warnings if part in warning], part
 

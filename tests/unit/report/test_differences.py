@@ -121,7 +121,7 @@ def test_plain_values_mean_the_same() -> None:
 
 
 def test_a_note_is_no_difference() -> None:
-    found = verified(notes=(Difference("ipv4", NAT, "OUTPUT", "foreign", TAKEN, 1),))
+    found = verified(harmless_differences=(Difference("ipv4", NAT, "OUTPUT", "foreign", TAKEN, 1),))
 
     assert found.holds
     (sentence,) = notes_in_words(found)
@@ -133,7 +133,7 @@ def test_a_foreign_chain_is_named_with_its_rule_in_its_own_words() -> None:
     table = Table(MANGLE, (Chain("x", (TAKEN,), "ACCEPT"),))
     there = ForeignChain("ip other", ("ipv4",), "OUTPUT", -200, is_nat=False, contents=table)
     in_nft = Obstacle(there, TAKEN.replace(why="tcp dport 80 drop"), EFFECT)
-    found = verified(obstacles=(in_nft, Obstacle(there)), harmless=(Obstacle(there, TAKEN),))
+    found = verified(obstacles=(in_nft, Obstacle(there)), harmless_obstacles=(Obstacle(there, TAKEN),))
 
     place = "table ip other, chain x (OUTPUT, priority -200): foreign rule"
     first, second = in_words(found)

@@ -16,7 +16,7 @@ metadata: {{name: p, namespace: n}}
 spec:
   initContainers:
   - name: istio-init
-    args: [istio-iptables, -p, "15001", -z, "15006", -m, {mode}, -t, "77", --redirect-dns, --capture-all-dns]
+    args: [istio-iptables, -p, "15001", -z, "15006", -m, {mode}, -t, "77", --redirect-dns]
   containers: [{{name: istio-proxy}}, {{name: app, ports: [{{name: db, containerPort: 3306}}]}}]
 """
 ANNOTATED = """
@@ -37,8 +37,11 @@ def listener(plain: Any, name: str) -> Any:
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
 def test_flags_arguments_and_annotations_give_the_same(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, mode: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
+    servers = tmp_path / "resolv.conf"  # those of this machine are not the pod's
+    servers.write_text("nameserver 192.0.2.1\n")
+    monkeypatch.setattr("capture.settings.host.RESOLV_CONF", str(servers))
     init, annotated = tmp_path / "init.yaml", tmp_path / "annotated.yaml"
     init.write_text(INIT.format(mode=mode))
     annotated.write_text(ANNOTATED.format(mode=mode))
