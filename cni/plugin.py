@@ -139,15 +139,10 @@ def _remember(request: Request, decision: str, reason: str) -> None:
     if not name:
         return
     namespace = request.arguments.get("K8S_POD_NAMESPACE", "")
-    from capture.state.netns import InNamespace, namespace_id
-
-    identity, inode = "", 0
     try:
         inode = os.stat(request.namespace).st_ino
-        with InNamespace(request.namespace):
-            identity = namespace_id()
-    except (OSError, CaptureError):  # it has ended, or we may not enter it
-        pass
+    except OSError:
+        inode = 0
     decisions.keep(
         decisions.RecordedDecision(
             decision=decision,
@@ -157,8 +152,8 @@ def _remember(request: Request, decision: str, reason: str) -> None:
             container=request.container_id,
             interface=request.interface,
             network=request.network,
-            namespace=identity,
             inode=inode,
+            namespace=request.namespace,
         )
     )
 
@@ -287,17 +282,17 @@ def _check(request: Request, configuration: Configuration, journal: Log) -> None
     for note in verified.notes:
         journal.info(note)
     if not verified.is_certain:
-        from capture.report.differences import doubts_in_words  # where there is a warning to log
+        from capture.report.difference_text import doubt_lines  # where there is a warning to log
 
-        for doubt in doubts_in_words(verified):
+        for doubt in doubt_lines(verified):
             journal.warn("not judged", what=doubt)
     journal.info("unchanged", recorded=is_recorded)
 
 
 def _drift(verified: Verified, namespace: str) -> CniError:
-    from capture.report.differences import in_words
+    from capture.report.difference_text import difference_lines
 
-    sentences = list(in_words(verified))
+    sentences = list(difference_lines(verified))
     more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
     return CniError(
         DRIFT,

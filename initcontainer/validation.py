@@ -24,8 +24,8 @@ from capture.model.ruleset import PolicyRoute, Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.rtnetlink import open_route
-from capture.report.differences import in_words
-from capture.report.packet_words import endpoint
+from capture.report.difference_text import difference_lines
+from capture.report.packet_text import endpoint
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.options import PROBE_FROM_OUTSIDE, PROBE_PORT, PROBE_TIMEOUT, REQUIRE_PROOF, SKIP_RULE_APPLY
@@ -158,14 +158,14 @@ def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> Valid
     )
     try:
         verified = operations.verify(settings, None, host)
-        first = next(in_words(verified), None)
+        first = next(difference_lines(verified), None)
     except CaptureError as error:
         return ValidationError(message, f"The rules cannot be read here: {error.message}. {_author(settings)}")
     if first is None:
         return ValidationError(
             message,
-            "All rules are in place, so something else is in the way: a CNI plugin that works on sockets, or another"
-            " program on that port.",
+            "All rules are in place, so something else is in the way: a CNI plugin that works on sockets, another"
+            " program on that port, or too short a --probe-timeout.",
         )
     is_foreign = not (verified.differences or verified.missing or verified.impediments or verified.others)
     if is_foreign and verified.obstacles:

@@ -10,7 +10,7 @@ Causes of the whole pod (``lo`` down, a conntrack table that is nearly full, a m
 from __future__ import annotations
 
 from capture.analysis.canonical import canonical_rule
-from capture.analysis.cause_texts import cause
+from capture.analysis.cause_text import cause
 from capture.analysis.meaning import Untrack, meaning
 from capture.analysis.trace import redirect_outcome
 from capture.model.addresses import (
@@ -33,7 +33,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from capture.analysis.cause_texts import Cause
+    from capture.analysis.cause_text import Cause
     from capture.analysis.trace import Step, Trace
     from capture.model.addresses import Family, Network
     from capture.model.ruleset import ProtocolName, Rule, Span

@@ -9,7 +9,7 @@ from __future__ import annotations
 from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
-from capture.analysis.regions import in_words, parts, quick_witness, witness
+from capture.analysis.regions import parts, quick_witness, region_text, witness
 from capture.analysis.space import Field, PacketSpace
 from capture.analysis.trace import REDIRECTED_BY, Fate, whole_way
 from capture.model.addresses import merge_ranges
@@ -216,7 +216,7 @@ class Comparison:
             numbers = witness(self.space, packets, direction)
             described = parts(self.space, packets, among)
             effect = self._traced(direction, verdict, self.space.packet(numbers))
-            yield effect.replace(regions=tuple(in_words(self.space, part) for part in described))
+            yield effect.replace(regions=tuple(region_text(self.space, part) for part in described))
 
     def _verdicts(self, found: int) -> tuple[int, list[FateChange]]:
         """Return what differs, and in which ways; if they are many, by the fate before."""

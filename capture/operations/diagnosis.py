@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.cause_texts import Cause, cause
+from capture.analysis.cause_text import UNJUDGED, Cause, cause
 from capture.analysis.causes import (
     TO_PROXY,
     Capture,
@@ -14,7 +14,7 @@ from capture.analysis.causes import (
     drop_cause,
     stops,
 )
-from capture.analysis.foreign_words import what_foreign_does
+from capture.analysis.foreign_text import what_foreign_does
 from capture.backends import detect, load
 from capture.backends.iptables.render import rule_text
 from capture.errors import CaptureError
@@ -34,7 +34,7 @@ from capture.state import decisions, routes
 from capture.state.capabilities import ways_out
 from capture.state.facts import read_facts
 from capture.state.impediments import LO_DOWN, impediments
-from capture.state.netns import InNamespace, namespace_id
+from capture.state.netns import InNamespace, own_namespace
 from capture.state.node import evidence_of_host
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
@@ -58,8 +58,6 @@ if TYPE_CHECKING:
 
 NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
-UNCERTAIN = ("rule-missing", "unjudged")
-"""Notes because of which it is unknown whether the pod is captured."""
 USUAL = Packet("tcp", parse_address("203.0.113.7"), 80, uid=1000, gid=1000)
 """To an address outside (RFC 5737), of a user who is not the proxy."""
 
@@ -122,10 +120,10 @@ def why(
             *app_of_proxy_user(facts, capture),
             *(_exclusion_notes(known, verified) if known else _usual_connection_notes()),
             *_socket_lb_causes(),
-            *_unjudged_notes(verified),
         )
         notes += tuple(each for each in of_pod if each not in causes)
-        is_certain = all(note.kind not in UNCERTAIN for note in notes)
+        notes += tuple(_unjudged_notes(verified))
+        is_certain = verified.is_judged and all(note.kind != "rule-missing" for note in notes)
         return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
 
 
@@ -225,15 +223,6 @@ def _drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     yield from _delivery_causes(verified.impediments)
 
 
-def _unjudged_notes(verified: Verified) -> Iterator[Cause]:
-    """Yield what may divert captured connections, and cannot be judged."""
-    for each in verified.unjudged:
-        words = (each.rule and each.rule.why) or _rule_of(each.rule, IPV4)
-        yield cause("unjudged", each.place, what=f"a foreign rule may divert captured connections: {words}")
-    for doubt in verified.doubts:
-        yield cause("unjudged", what=doubt)
-
-
 def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     """Yield foreign rules by their effect on captured packets: they drop them, or bypass the proxy."""
     effects = [found.effect for found in verified.differences if not found.is_own]
@@ -271,6 +260,15 @@ def _foreign_rules(verified: Verified) -> dict[str, tuple[str, str]]:
         for each in reversed(verified.obstacles)
         if not _is_dropping(each.effect)
     }
+
+
+def _unjudged_notes(verified: Verified) -> Iterator[Cause]:
+    """Yield what may divert captured packets, and cannot be judged."""
+    for each in verified.unjudged:
+        words = (each.rule and each.rule.why) or _rule_of(each.rule, each.family)
+        yield cause(UNJUDGED, each.place, rule=words)
+    for doubt in verified.doubts:
+        yield cause("unjudged: doubt", doubt=doubt)
 
 
 def _is_dropping(effect: Effect | None) -> bool:
@@ -351,7 +349,7 @@ def _missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
 
 def _no_rules_cause() -> Cause:
     """Return why nothing is applied here: what the CNI plugin decided last, where that is known."""
-    decided = decisions.of_namespace(namespace_id())
+    decided = decisions.of_namespace(own_namespace())
     if decided is not None and decided.decision == decisions.LEFT_ALONE:
         return cause("left-alone", pod=decided.pod, time=decided.time, reason=decided.reason)
     evidence = evidence_of_host()

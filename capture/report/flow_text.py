@@ -27,7 +27,7 @@ NUMBERS = 10
 FOOTNOTE = "nat sees the first packet of each connection"
 
 
-def lines(
+def flow_lines(
     flows: Sequence[PathTree], width: int | None, families: Sequence[Family], *, is_ascii: bool = False
 ) -> Iterator[Line]:
     """Yield the lines of all paths, each with its colour; labels are cut where a ``width`` leaves them no room."""
@@ -81,7 +81,7 @@ def rate(number: float | None) -> str:
     return f"{number:.1f}/s" if 0 < number < 10 else f"{number:.0f}/s"
 
 
-def as_plain(flows: Iterable[PathTree]) -> list[dict[str, object]]:
+def flows_as_plain(flows: Iterable[PathTree]) -> list[dict[str, object]]:
     """Return the paths as plain values for JSON."""
     return [{"direction": flow.direction, "edges": [*map(_edge_as_plain, flow.tables)]} for flow in flows]
 

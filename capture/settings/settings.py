@@ -89,7 +89,7 @@ class Settings(Value):
         explicit = self.explicit.get(option)
         return explicit.origin if explicit else "default"
 
-    def in_words(self) -> list[str]:
+    def lines(self) -> list[str]:
         """Return a line for each option that was given: the text that counts, and where it comes from."""
         given = (option for option in OPTIONS if option in self.explicit)
         return [f"{option.name} {self.text(option)!r} ({self.origin(option)})" for option in given]

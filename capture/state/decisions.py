@@ -5,7 +5,7 @@ One file for each attachment, gone with its DEL or GC::
     /run/istio-capture/decisions/NETWORK:CONTAINER:INTERFACE
     {"schema": "capture/v1", "decision": "left alone", "reason": "it has no container istio-proxy",
      "time": "2026-03-01T12:00:00.123Z", "pod": "shop/web-0", "container": "cafe01", "interface": "eth0",
-     "network": "pods", "namespace": "4026532841-17", "inode": 4026532841}
+     "network": "pods", "inode": 4026532841, "namespace": "/var/run/netns/cni-6f0c"}
 
 Where one cannot be kept, nothing fails. A reader ignores what it does not understand, so that versions may differ.
 """
@@ -44,16 +44,16 @@ class RecordedDecision(Value):
     container: str
     interface: str
     network: str
-    namespace: str
-    """The pod's network namespace (netns.namespace_id); empty where it could not be entered."""
     inode: int
-    """The first part of that. A later namespace may get it again."""
+    """Of the pod's network namespace; after its end the number is given again."""
+    namespace: str
+    """Its path, as the runtime named it."""
 
 
 def keep(decision: RecordedDecision, directory: str = STATE_DIRECTORY) -> bool:
     """Remember a decision in place of an earlier one; return whether that was possible."""
     path = _path(directory, decision.network, decision.container, decision.interface)
-    fields: dict[str, object] = {field: getattr(decision, field) for field in RecordedDecision.__match_args__}
+    fields = {field: getattr(decision, field) for field in RecordedDecision.__match_args__}
     content = encode({"schema": SCHEMA} | fields).encode() + b"\n"
     try:
         ensure(directory)
@@ -80,11 +80,19 @@ def forget_others(network: str, valid: Container[tuple[str, str]], directory: st
             forget(network, container, interface, directory)
 
 
-def of_namespace(namespace: str, directory: str = STATE_DIRECTORY) -> RecordedDecision | None:
-    """Return the last decision about a network namespace (netns.namespace_id), or None if none is known."""
-    inode = int(namespace.partition("-")[0])
-    found = [each for each in read_all(directory) if each.inode == inode and each.namespace in ("", namespace)]
+def of_namespace(namespace: os.stat_result, directory: str = STATE_DIRECTORY) -> RecordedDecision | None:
+    """Return the last decision about a network namespace, or None if none is known."""
+    found = [each for each in read_all(directory) if each.inode == namespace.st_ino and _is_about(each, namespace)]
     return max(found, key=lambda decision: decision.time, default=None)
+
+
+def _is_about(decision: RecordedDecision, namespace: os.stat_result) -> bool:
+    """Return whether a decision is about this namespace, and not about an ended one of the same number."""
+    path = decision.namespace.replace("/var/run/", "/run/", 1)  # the same on a node; the agent's image has the second
+    try:
+        return os.path.samestat(os.stat(path), namespace)
+    except OSError:
+        return False
 
 
 def read_all(directory: str = STATE_DIRECTORY) -> Iterator[RecordedDecision]:
@@ -103,10 +111,9 @@ def _decision(content: bytes) -> RecordedDecision | None:
         return None
     if not isinstance(plain, dict):
         return None
-    plain.setdefault("namespace", "")  # of a version that kept the inode alone
     fields: list[Any] = [plain.get(field) for field in RecordedDecision.__match_args__]
-    *texts, inode = fields
-    if not isinstance(inode, int) or not all(isinstance(text, str) for text in texts):
+    *texts, inode, namespace = fields
+    if not isinstance(inode, int) or not all(isinstance(text, str) for text in (*texts, namespace)):
         return None
     return RecordedDecision(*fields)
 

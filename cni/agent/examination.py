@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from capture.analysis.cause_texts import Cause
+from capture.analysis.cause_text import Cause
 from capture.errors import CaptureError
 from capture.model.addresses import IPV6
 from capture.model.conventions import PASSTHROUGH_SOURCE

@@ -12,7 +12,7 @@ WELL = ("captured", "left-alone", "host-network")
 """States of pods that need no one."""
 
 
-def lines(status: Mapping[str, Any], now: float | None = None) -> Iterator[str]:
+def status_lines(status: Mapping[str, Any], now: float | None = None) -> Iterator[str]:
     """Yield the lines; ``status`` is what the agent answers."""
     now = time.time() if now is None else now
     ready = "ready: pods that start now are captured" if status.get("ready") else "NOT ready"

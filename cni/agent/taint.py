@@ -27,7 +27,7 @@ def remove(client: Client, node: str, keys: tuple[str, ...]) -> tuple[bool, str]
         patch: Any = operations(taints, found)  # lightkube's types know objects alone
         client.patch(api.Node, node, patch, patch_type=PatchType.JSON)
     except api.Unreachable as error:
-        return False, api.in_words(error)
+        return False, api.error_text(error)
     return True, ""
 
 

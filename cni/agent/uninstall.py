@@ -94,7 +94,7 @@ def from_all_nodes(client: Client, daemon_set: str, patience: float = PATIENCE) 
     except api.Unreachable as error:
         if api.code_of(error) == NOT_FOUND:
             return
-        raise CaptureError(f"DaemonSet {daemon_set}: {api.in_words(error)}", REMEDY) from None
+        raise CaptureError(f"DaemonSet {daemon_set}: {api.error_text(error)}", REMEDY) from None
     raise CaptureError(f"DaemonSet {daemon_set} is still there after {patience:g} s: its pods have not ended", REMEDY)
 
 

@@ -541,6 +541,22 @@ def test_render_takes_the_facts_of_a_pod(pod_pair: PodPair) -> None:
     assert [text.count("ISTIO-INBOUND - ") for text in rendered.values()] == [2, 1]
 
 
+@pytest.mark.parametrize("backend", ["iptables", "nftables"])
+def test_a_rule_that_was_applied_is_unexpected_and_not_foreign_for_other_options(
+    netns: NamespaceFactory, backend: str
+) -> None:
+    namespace = netns()
+    run(namespace, "capture", "apply", "--backend", backend, "-c", "net9")
+
+    plain = json.loads(run(namespace, "capture", "verify", "-p", "15001", "--format", "json", code=4).stdout)
+
+    assert {(each["kind"], each["chain"].upper(), each["rule"]) for each in plain["differences"]} == {
+        ("unexpected", "PREROUTING", "-i net9 -j RETURN"),
+        ("unexpected", "OUTPUT", "-o net9 -j RETURN"),
+    }
+    assert plain["notes"] == []
+
+
 @pytest.mark.parametrize("command", [("trace", "tcp", "10.1.2.3:80"), ("explain",)], ids=lambda words: words[0])
 def test_options_without_effect_on_the_live_rules_are_checked_and_named(
     netns: NamespaceFactory, command: tuple[str, ...]

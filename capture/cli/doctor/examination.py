@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Literal, TypeVar
 
+from capture.analysis.cause_text import UNJUDGED
 from capture.backends import detect
 from capture.backends.detect import BackendChoice, SetLocation
 from capture.backends.facts import PURPOSES, HostFacts, gather
@@ -22,8 +23,8 @@ from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
 from capture.operations import diagnosis
-from capture.operations.diagnosis import UNCERTAIN, Diagnosis
-from capture.report.diagnosed import message_with_place
+from capture.operations.diagnosis import Diagnosis
+from capture.report.diagnosis_text import message_with_place
 from capture.report.findings import Finding, State
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
@@ -215,10 +216,10 @@ def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
         return
     for cause in found.causes:
         yield Finding(POD, cause.kind, "error", message_with_place(cause), cause.remedy, cause.kind)
-    if not found.causes and found.is_certain:
+    if not found.causes and all(note.kind != UNJUDGED for note in found.notes):
         yield Finding(POD, "capture", "ok", "the rules are in place, and the proxy listens")
     for note in found.notes:
-        state: State = "warning" if note.kind in UNCERTAIN else "note"
+        state: State = "warning" if note.kind == UNJUDGED else "note"
         yield Finding(POD, note.kind, state, message_with_place(note), note.remedy, note.kind)
 
 

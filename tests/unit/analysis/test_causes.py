@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import capture
-from capture.analysis.cause_texts import TEXTS, cause
+from capture.analysis.cause_text import TEXTS, cause
 from capture.analysis.causes import (
     Capture,
     PodFacts,
@@ -45,7 +45,7 @@ from capture.model.ruleset import (
 from capture.netlink.interfaces import IFF_LOOPBACK, IFF_UP, Link
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, Listener
-from capture.report.differences import text_of
+from capture.report.difference_text import text_of
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from support.rules.traced import trace
@@ -53,7 +53,7 @@ from support.rules.traced import trace
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from capture.analysis.cause_texts import Cause
+    from capture.analysis.cause_text import Cause
     from capture.analysis.trace import Outcome
     from capture.model.addresses import Family
 

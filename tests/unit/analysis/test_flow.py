@@ -33,9 +33,9 @@ from capture.model.ruleset import (
     UnknownVerdict,
     only,
 )
-from capture.report.differences import text_of
+from capture.report.difference_text import text_of
 from capture.report.flow_svg import picture
-from capture.report.flow_text import lines
+from capture.report.flow_text import flow_lines
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 
@@ -145,7 +145,7 @@ def test_no_line_is_wider_than_the_terminal_and_a_picture_escapes_what_it_says()
     found = flows(Situation(counted(build_ruleset(CaptureConfig()), 123456789), (foreign,)), FAMILIES, text_of)
 
     for width in (80, 120, 200):
-        assert max(len(line) for line, _ in lines(found, width, FAMILIES)) <= width
+        assert max(len(line) for line, _ in flow_lines(found, width, FAMILIES)) <= width
     drawn = picture(found, "pod")
     assert "&lt;b&gt;\\x1b[2J &amp; \\u202e" in drawn
     assert drawn.count("<rect") == drawn.count('class="to"') + 1  # a box for each name, and the background

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.analysis.cause_texts import Cause
+from capture.analysis.cause_text import Cause
 from capture.backends.detect import BackendChoice, SetLocation
 from capture.cli.doctor.examination import CAPABILITIES, Examined, can_work, findings
 from capture.errors import UnsupportedError

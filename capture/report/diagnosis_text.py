@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from capture.model.text import SCHEMA
-from capture.report.packet_words import packet_in_words
-from capture.report.traced import as_plain as trace_as_plain
-from capture.report.traced import path_in_words
+from capture.report.packet_text import packet_text
+from capture.report.trace_text import path_lines, trace_as_plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from capture.analysis.cause_texts import Cause
+    from capture.analysis.cause_text import Cause
     from capture.operations.diagnosis import Diagnosis
 
 
-def as_plain(found: Diagnosis) -> dict[str, object]:
+def diagnosis_as_plain(found: Diagnosis) -> dict[str, object]:
     """Return a diagnosis as plain values for JSON."""
     return {
-        "connection": packet_in_words(found.packet) if found.packet else None,
+        "connection": packet_text(found.packet) if found.packet else None,
         "verdict": found.verdict,
         "causes": [cause_as_plain(cause) for cause in found.causes],
         "notes": [cause_as_plain(note) for note in found.notes],
@@ -31,18 +30,18 @@ def cause_as_plain(cause: Cause) -> dict[str, str]:
     return {"kind": cause.kind, "says": cause.message, "remedy": cause.remedy, "where": cause.where}
 
 
-def in_words(found: Diagnosis, what: str = "this pod") -> Iterator[str]:
+def diagnosis_lines(found: Diagnosis, what: str = "this pod") -> Iterator[str]:
     """Yield the lines for a person: the verdict, the way of the packet, then each cause and its remedy."""
     judged = what if found.causes or not found.is_certain else f"nothing is wrong with {what}"
-    yield f"{found.verdict}: {packet_in_words(found.packet) if found.packet else judged}"
+    yield f"{found.verdict}: {packet_text(found.packet) if found.packet else judged}"
     if found.trace is not None:
-        yield from path_in_words(found.trace)
-    yield from causes_in_words(found.causes)
+        yield from path_lines(found.trace)
+    yield from cause_lines(found.causes)
     for note in found.notes:
         yield f"note: {message_with_place(note)}"
 
 
-def causes_in_words(causes: Iterable[Cause]) -> Iterator[str]:
+def cause_lines(causes: Iterable[Cause]) -> Iterator[str]:
     """Yield two lines for each cause: the fault, and what to do."""
     for cause in causes:
         yield f"cause {cause.kind}: {message_with_place(cause)}"
