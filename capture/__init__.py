@@ -124,7 +124,7 @@ def __getattr__(name: str) -> object:
     import sys
 
     __import__(home)
-    __import__("capture.report.words")
+    __import__("capture.report.result_text")
     found = globals()[name] = getattr(sys.modules[home], name)
     return found
 

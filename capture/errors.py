@@ -6,7 +6,7 @@ CaptureError                    exit code 1: the operation failed
 ├── UnsupportedError            3: this kernel or host cannot
 ├── PrivilegeError              3: a capability is missing
 ├── NamespaceError              1: the namespace is not there or cannot be entered
-├── StateDirectoryError         1: others could have written what we remember
+├── StateDirectoryError         1: others could have written our records
 ├── KernelError                 1: the kernel refused a message
 ├── ToolError                   1: a program we started failed
 ├── ValidationError           126: the rules are in place, but traffic does not go their way
@@ -101,7 +101,7 @@ class NamespaceError(CaptureError):
 
 
 class StateDirectoryError(CaptureError):
-    """The directory of our records is not private, so that what is in it cannot be relied on."""
+    """The directory of our records is not private: other users may have written them."""
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(

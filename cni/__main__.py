@@ -25,7 +25,7 @@ KNOWN_ARGUMENTS = ("K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_UID", "K8S_POD_
 def main() -> NoReturn:
     """Answer one call of a runtime and end the process.
 
-    It lives for milliseconds, of which collecting garbage would cost two, and taking the interpreter down three.
+    It lives for milliseconds: collecting garbage would cost two, taking the interpreter down three.
     """
     gc.disable()
     sys.excepthook = _report_defect
@@ -101,7 +101,7 @@ def _give_up_on_stdin(_number: int, _frame: object) -> NoReturn:
 def _read_some() -> bytes:
     try:
         return os.read(0, 1 << 20)
-    except BlockingIOError:  # the giver of the descriptor does not wait on it, we do
+    except BlockingIOError:  # its giver does not wait on the descriptor, we do
         os.set_blocking(0, True)  # as the name of the function requires
         return os.read(0, 1 << 20)
 
@@ -123,7 +123,7 @@ def _is_written(command: str, text: bytes) -> bool:
 
 
 def _report_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Answer in place of a command that ended by an unforeseen exception; Python ends with status 1 after it."""
+    """Answer for a command that ended by an unforeseen exception; Python ends with status 1 after it."""
     import traceback
 
     from cni.codes import DEFECT

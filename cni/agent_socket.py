@@ -1,4 +1,4 @@
-"""Requests to the node's agent, over its unix socket: of the plugin about a pod, of ``capture node`` about the agent.
+"""Requests to the node's agent over its unix socket: the plugin's about a pod, ``capture node``'s about the agent.
 
 The plugin goes on without an answer: an agent that is away costs it nothing measurable, one that hangs
 costs it ``PATIENCE``. Nothing is imported here that the plugin does not have anyway.

@@ -1,13 +1,13 @@
-"""Files that others write too: changed whole, or not at all, and never over another program's change.
+"""Changes files that other programs write, too: whole or not at all, and never over another program's change.
 
 A new content is written to a temporary file next to the old one and made durable; then the two change places
 (``renameat2(2)`` with RENAME_EXCHANGE). A program that opens the file by its name, at any moment, killed or not, finds
 the whole old content or the whole new one. What comes out of the exchange is compared with what was read before:
 if it is not the same, another program has written in between, and it is put back.
 
-What is left: a program that is killed between such an exchange and the putting back, some microseconds, has
-replaced the other's change. On file systems that cannot exchange (NFS, some FUSE), the comparison comes before the
-rename and leaves that gap to live programs as well.
+One gap is left: a program that is killed in the microseconds between exchange and putting back has replaced the other's
+change. On file systems that cannot exchange (NFS, some FUSE), the comparison comes before the rename, and live programs
+have that gap, too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contextlib import suppress
 from capture.model.values import Value
 
 TEMPORARY = ".capture-tmp"
-"""How the names of our temporary files end; container runtimes read no such files."""
+"""The ending of our temporary files, which container runtimes do not read."""
 
 PRIVATE = 0o600
 """The mode of files that we make (CIS Kubernetes Benchmark, 1.1.9)."""
@@ -97,8 +97,8 @@ def put(path: str, content: bytes) -> bool:
 def replace(old: Snapshot, content: bytes, *, is_urgent: bool = False) -> None:
     """Give the file another content, with the mode and owner it had.
 
-    Where it is urgent, the disk gets the new content after the two have changed places: a busy disk takes 20 ms and
-    more for that. A machine that loses its power within these may come up with a file that is cut off.
+    Where it is urgent, the disk gets the new content after the two have changed places, since a busy disk takes 20 ms
+    and more: after a loss of power in that time the file may be cut off.
     Raise ``ChangedMeanwhileError``, and leave the file alone, if it is not that of ``old``.
     """
     temporary = _write_temporary(old.path, content, old.mode, (old.uid, old.gid), is_durable=not is_urgent)
@@ -124,8 +124,8 @@ def replace(old: Snapshot, content: bytes, *, is_urgent: bool = False) -> None:
 def _undo_unless_it_was(old: Snapshot, new: Snapshot, displaced: str) -> None:
     """Keep the exchange if the file that ``new`` took the place of is ``old``; else undo it, and raise.
 
-    Yet another version may come while it is undone. The two change places until what comes back is what was put
-    there: then the newest stays, and no other content is lost.
+    Another version may come during the undoing. The two change places until what comes back is what was put there:
+    then the newest stays, and no content is lost.
     """
     _wait_for_writers(displaced)
     if _same_file(snapshot(displaced), old):
@@ -255,8 +255,8 @@ def _wait_for_writers(path: str) -> None:
     """Wait until no process has the file open for writing, or patience ends.
 
     Programs that write in place may have opened it before it was replaced. The kernel grants a read lease only
-    while no one does (``fcntl(2)``, F_SETLEASE); where there are no leases, there is no waiting. Who opens the file
-    while we have the lease makes the kernel send a signal: not SIGIO, which would end us, but one that is ignored.
+    while no program does (``fcntl(2)``, F_SETLEASE); without leases there is no waiting. A program that opens the
+    file during the lease makes the kernel send a signal: not SIGIO, which would end us, but one that is ignored.
     """
     import fcntl
     import signal

@@ -1,12 +1,12 @@
-"""Which namespace an attachment was for, so that what is recorded about it can be forgotten when it is gone.
+"""The namespace of each attachment, so that its record can be removed when the attachment is gone.
 
 DEL may come without a namespace, and GC names attachments only. So each attachment of a captured pod has a symbolic
 link, made and removed in one step, to the record of its namespace::
 
     /run/istio-capture/attachments/NETWORK:CONTAINER:INTERFACE -> ../4026532841-77.json
 
-A pod with two interfaces has two links to one record, which goes with the last of them. Like the records, the links
-are a help and no need: where they cannot be kept, nothing fails.
+A pod with two interfaces has two links to one record, which goes with the last of them. Where a link cannot be kept,
+nothing fails.
 """
 
 from __future__ import annotations

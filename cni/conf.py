@@ -1,8 +1,8 @@
 """The plugin's part of the network configuration: from decoded JSON to a value. No file is read here.
 
-docs/cni.md has every key, with an example. Foreign keys belong to others and are ignored (SPEC, "Network
-configuration format"); null is as good as absent. One of our keys with a value that cannot be used is an error: a
-misread configuration must not end in a pod without capture.
+docs/cni.md has every key, with an example. Foreign keys are ignored (SPEC, "Network configuration format"); null is
+as good as absent. A bad value of one of our keys is an error: a misread configuration must not end in a pod without
+capture.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KUBERNETES = "kubernetes"
 POD_SOURCES = (RUNTIME, AGENT, KUBERNETES)
 
 ANNOTATIONS_CAPABILITY = "io.kubernetes.cri.pod-annotations"
-"""What containerd calls the annotations of a pod, in ``capabilities`` and in ``runtimeConfig``."""
+"""Containerd's name for the annotations of a pod, in ``capabilities`` and in ``runtimeConfig``."""
 
 CAPTURE_OPTIONS = {
     "profile": options.PROFILE,
@@ -40,7 +40,7 @@ CAPTURE_OPTIONS = {
 
 
 class AgentPod(Value):
-    """Which pods are our own node agent: it has to start when no source answers yet."""
+    """The pods of our own node agent: they have to start when no source answers yet."""
 
     namespace: str
     name_prefix: str
@@ -136,7 +136,7 @@ def _pod_sources(configuration: Mapping[str, Any], kubeconfig: str) -> tuple[str
 def _namespaces(configuration: Mapping[str, Any], key: str) -> tuple[str, ...]:
     expected = 'a list of namespaces of Kubernetes, such as ["kube-system"]'
     namespaces = keys.texts(configuration, key, expected) or ()
-    if not all(_is_label(namespace) for namespace in namespaces):
+    if not all(is_label(namespace) for namespace in namespaces):
         raise keys.unusable(key, configuration[key], expected)
     return namespaces
 
@@ -148,7 +148,7 @@ def _agent_pod(configuration: Mapping[str, Any]) -> AgentPod | None:
         return None
     if isinstance(value, dict):
         namespace, name_prefix = value.get("namespace"), value.get("name_prefix")
-        if isinstance(namespace, str) and _is_label(namespace) and isinstance(name_prefix, str) and name_prefix:
+        if isinstance(namespace, str) and is_label(namespace) and isinstance(name_prefix, str) and name_prefix:
             return AgentPod(namespace, name_prefix)
     raise keys.unusable("agent_pod", value, expected)
 
@@ -185,7 +185,7 @@ def _checked_annotations(key: str, annotations: object) -> dict[str, str]:
     raise keys.unusable(key, annotations, "an object with texts as values")
 
 
-def _is_label(text: str) -> bool:
+def is_label(text: str) -> bool:
     """Whether a text can be the name of a namespace (RFC 1123, "label": at most 63 letters, digits, inner hyphens)."""
     plain = text.replace("-", "a")
     return (

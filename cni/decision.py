@@ -1,9 +1,9 @@
-"""Which pods are captured: a list of reasons to leave one alone, of which the first that holds counts.
+"""Which pods are captured: a list of exemptions, of which the first that holds counts.
 
-Upstream's list (istio/istio, ``cni/pkg/plugin/plugin.go``), in its order. What a source of facts does not know is
-not given, and so is a truth value that Go's ParseBool cannot read, as upstream has it. One line is not
-upstream's plugin's but its injector's, which leaves the capture out where the interception mode is NONE; and the line
-about the ambient mesh gives the reason why a pod has no proxy.
+Upstream's list (istio/istio, ``cni/pkg/plugin/plugin.go``), in its order. An unknown fact counts as
+absent, and so does a truth value that Go's ParseBool cannot read, as upstream has it. Two lines are not of upstream's
+plugin: its injector leaves the capture out where the interception mode is NONE, and a pod of the ambient mesh has no
+proxy.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def first_exemption(pod: Pod) -> Exemption | None:
 
 
 def warnings_about(pod: Pod, line: Exemption | None) -> list[str]:
-    """Return what is probably not meant: truth values that count for nothing, and a proxy without capture."""
+    """Return warnings about probable mistakes: truth values that do not count, and a proxy without capture."""
     origin, text = _injection(pod)
     envoy = pod.proxy.environment.get(DISABLE_ENVOY, "")
     given = ((origin, text), (f"environment {DISABLE_ENVOY} of {pod.proxy.environment_from}", envoy))

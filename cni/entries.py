@@ -1,7 +1,7 @@
 """Puts the plugin's entry into one file of the network configuration, and takes it out again.
 
-A file with a single plugin becomes a list. Its owner's file is kept in one of our directories, and comes back when the
-entry goes; the owner may write it again meanwhile, and the next installation begins with that one.
+A file with a single plugin becomes a list. We keep its owner's file, and put it back when the entry goes. If the owner
+writes it again meanwhile, the next installation begins with that one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""By which ways containers of a pod can get round the capture, as far as the pod's object shows. Pure.
+"""How containers of a pod can get round the capture, as far as the pod's object shows. Pure.
 
-What an owner match knows of a sender is the user and the group of the process that made the socket (xt_owner.c,
-nft_meta.c: ``fsuid`` and ``fsgid``), so who can take over the proxy's escapes; docs/what-capture-is-not.md has
-each way, measured. That Istio's own containers run as the proxy's user is no news.
+An owner match sees the user and the group of the process that made the socket (xt_owner.c, nft_meta.c: ``fsuid`` and
+``fsgid``), so a process that can take over the proxy's escapes; docs/what-capture-is-not.md has each way, measured.
+Istio's own containers run as the proxy's user, and get no warning.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OWN_NETWORK_STACKS = {
     "gvisor": "gVisor has a network stack of its own, which rules here do not see",
     "runsc": "gVisor has a network stack of its own, which rules here do not see",
 }
-"""Runtimes whose pods are not captured, by a part of the name of the runtime class; only the node knows what it is."""
+"""Runtimes whose pods are not captured, by a part of the runtime class's name; only the node knows its meaning."""
 
 
 def escape_warnings(spec: dict[str, Any], containers: Sequence[dict[str, Any]], proxy: Proxy) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ def _as_the_proxy(contexts: Contexts, of_pod: dict[str, Any], field: str, what: 
 
 
 def _by_set_gid_programs(contexts: Contexts, of_pod: dict[str, Any], group: int) -> Iterator[str]:
-    """Yield who may make a program that runs with the proxy's group, as files of the pod's volumes have it."""
+    """Yield the containers that may make a program that runs with the proxy's group: the pod's volumes have it."""
     names = [name for name, context in contexts.items() if context.get("allowPrivilegeEscalation") is not False]
     if names and group in (of_pod.get("fsGroup"), *_items(of_pod.get("supplementalGroups"))):
         yield (

@@ -1,4 +1,4 @@
-"""One installer at a time, and patience with other programs that change the same files."""
+"""A lock for one installer at a time, and retries where other programs change the same files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATIENCE = 5.0
 
 
 def retry_on_conflict(attempt: Callable[[], T], conf_dir: str) -> T:
-    """Return what ``attempt`` does, beginning anew as long as other programs come between, for some seconds."""
+    """Return the result of ``attempt``, which is repeated for some seconds while other programs change the files."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -36,7 +36,7 @@ def retry_on_conflict(attempt: Callable[[], T], conf_dir: str) -> T:
 
 @contextmanager
 def exclusive(*directories: str) -> Iterator[None]:
-    """One installer at a time works on these directories, and what goes wrong there is explained.
+    """A context for one installer at a time on these directories; it explains the errors there.
 
     The locks are on the directories themselves, and end with the process.
     """
@@ -69,7 +69,7 @@ def _lock(file: int, directory: str) -> None:
 
 
 def clean_up(*directories: str) -> None:
-    """Remove what an installer has left that was killed."""
+    """Remove the files that a killed installer has left."""
     for directory in directories:
         for name in os.listdir(directory):
             if name.endswith(TEMPORARY):

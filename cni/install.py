@@ -1,8 +1,8 @@
 """Puts the CNI plugin on a node and into its network configuration, and takes both out again.
 
-A node's pods start or fail by the file that is edited here, so: the plugin is there, and has been tried, before the
-entry that calls it, and goes after it; the configuration is always whole, with its owner's latest changes; and what
-cannot be understood is left alone, with an error that names it.
+A node's pods start or fail by the file that is edited here. So the plugin is there, and tried, before the entry that
+calls it, and goes after it. The configuration is always whole, with its owner's latest changes. A file that cannot
+be understood is left alone, with an error that names it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Desired(Value):
     entry: dict[str, Any]
     """The plugin's, without its type."""
     own_config: str = ""
-    """The name of a list of our own, which has to sort before the one that it is made from; empty: none is made."""
+    """The name of a list of our own, which must sort before the one that it is made from; empty: there is none."""
     choice: Choice = FIRST_BY_NAME
     replaced: tuple[str, ...] = ()
     """Types of plugins that do the same job, and leave the list."""
@@ -112,7 +112,7 @@ def main_network(conf_dir: str, choice: Choice = FIRST_BY_NAME) -> Network:
         return taken
     others = _others(conf_dir)
     if others:
-        verdicts = "; ".join(f"{os.path.basename(path)} {says}" for path, says in choose(others, choice).verdicts)
+        verdicts = "; ".join(f"{os.path.basename(path)} {verdict}" for path, verdict in choose(others, choice).verdicts)
         raise InstallError(
             conf_dir,
             f"the container runtime would use none of these files: {verdicts}",

@@ -1,4 +1,4 @@
-"""What keeps the plugin from being installed: the file or directory in the way, and what to do about it."""
+"""Errors of the installation: the file or directory in the way, and what to do about it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Upstream(Value):
     """What an entry of Istio's plugin configures, by the names of our keys."""
 
     entry: dict[str, Any]
-    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
     """What a person should know about the change."""
     stays: bool
     """Whether Istio's plugin also handles ambient pods, and must stay."""
@@ -51,7 +51,7 @@ def read(network: Network) -> Upstream | None:
         entry["log_level"] = LEVELS[level]
     if plugin.get("native_nftables") is True:
         entry["backend"] = "nftables"
-    return Upstream(entry, tuple(_notes(plugin)), stays=plugin.get("ambient_enabled") is True)
+    return Upstream(entry, tuple(_warnings(plugin)), stays=plugin.get("ambient_enabled") is True)
 
 
 def _kubeconfig(plugin: dict[str, Any], older: dict[str, Any]) -> str:
@@ -63,7 +63,7 @@ def _kubeconfig(plugin: dict[str, Any], older: dict[str, Any]) -> str:
     return usual if usual and os.path.exists(usual) else ""
 
 
-def _notes(plugin: dict[str, Any]) -> list[str]:
+def _warnings(plugin: dict[str, Any]) -> list[str]:
     if plugin.get("ambient_enabled") is True:
         return [f"{TYPE} stays in the list: it handles ambient pods, too (ambient_enabled), which we leave alone"]
     return [
@@ -86,9 +86,11 @@ def rival(directories: Iterable[str] = CONFIGURATIONS) -> Finding | None:
     if TYPE not in found:
         return None
     if PLUGIN not in found:
-        says = f"Istio's plugin {TYPE} is in {found[TYPE]}: it captures the pods of this node"
-        return Finding("host", TYPE, "note", says)
-    says = f"Istio's plugin {TYPE} is in {found[TYPE]}, and {PLUGIN} in {found[PLUGIN]}: both write rules for each pod"
+        message = f"Istio's plugin {TYPE} is in {found[TYPE]}: it captures the pods of this node"
+        return Finding("host", TYPE, "note", message)
+    message = (
+        f"Istio's plugin {TYPE} is in {found[TYPE]}, and {PLUGIN} in {found[PLUGIN]}: both write rules for each pod"
+    )
     remedy = "Keep one: uninstall Istio's DaemonSet istio-cni-node, or run `capture cni uninstall`."
     taint = "A taint cni.istio.io/not-ready that it left keeps pods from the node."
-    return Finding("host", TYPE, "warning", says, f"{remedy} {taint}")
+    return Finding("host", TYPE, "warning", message, f"{remedy} {taint}")

@@ -1,4 +1,4 @@
-"""Values of the network configuration, by key: each is read with its kind checked; null is as good as absent.
+"""Reads values of the network configuration by key, and checks their kind; null is as good as absent.
 
 A value that cannot be used is an error (SPEC, "Error", code 7) that names the key, the value and what is expected.
 """

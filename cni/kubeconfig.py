@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 WAYS_TO_PROVE = "token, tokenFile, or client-certificate with client-key (each of these also with -data)"
 
-# Fields that would have to be honoured, and are not: running programs and old ways to log in.
+# Fields that change the login, and are not supported: programs, and old ways to log in.
 UNSUPPORTED_USER = ("exec", "auth-provider", "username", "password", "as", "as-groups", "as-uid")
 UNSUPPORTED_CLUSTER = ("proxy-url",)
 

@@ -1,7 +1,7 @@
 """Makes a kubeconfig one that the plugin reads: JSON, with absolute paths, of the current context only.
 
-People and tools write kubeconfigs in any YAML. The plugin starts for each pod and has no YAML library, so what is
-written otherwise is converted when it is installed.
+People and tools write kubeconfigs in any YAML. The plugin starts for each pod and has no YAML library, so a kubeconfig
+is converted when it is installed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The plugin after its uninstallation: it ends the pods that were started with it, then goes by itself.
 
 CRI-O remembers the network configuration that a pod was started with, and calls every plugin of it when the pod ends
-(libcni keeps it under /var/lib/cni/results); containerd ends pods with the one that it has loaded by then. Without the
-plugin a pod of the first kind stays in Terminating for ever, also one that has no part in the mesh. So the entry goes
-at once, and the plugin with the last pod that remembers it.
+(libcni keeps it under /var/lib/cni/results). Without the plugin such a pod stays in Terminating for ever, also one
+outside the mesh. containerd ends pods with the configuration that it has loaded by then. So the entry goes at once, and
+the plugin with the last pod that remembers it.
 """
 
 from __future__ import annotations

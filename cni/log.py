@@ -3,9 +3,9 @@
     {"time": "2026-03-01T12:00:00.123Z", "level": "info", "message": "captured", "command": "ADD",
      "namespace": "shop", "pod": "web-0", "container": "cafe01", "ms": 4.1, "steps_ms": {"apply": 1.2}}
 
-A node starts many pods at once, so many plugins write to one file, and none may wait for another. Each line is a
-single write(2) with O_APPEND, which Linux does whole. When the file has grown enough, the holder of the lock renames
-it, and the others go on meanwhile. Nothing here ever fails a command: a full disk loses lines, not pods.
+Many plugins write to one file, and none may wait for another. So each line is a single write(2) with O_APPEND, which
+Linux does whole. When the file has grown enough, the holder of the lock renames it, and the others go on meanwhile.
+Nothing here ever fails a command: a full disk loses lines, not pods.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ def _open(path: str) -> int:
 def _rotate(path: str, rotate_at: int) -> None:
     """Rename log.2 to log.3, log.1 to log.2, log to log.1, unless another plugin is at it or has just done it.
 
-    The lock is of the open file, so it ends with its holder, however that ends. Who writes on meanwhile writes
-    to what is now log.1.
+    The lock is of the open file, so it ends with its holder, however that ends. Meanwhile other plugins write to
+    what is now log.1.
     """
     import fcntl  # only here: rotation is rare
 

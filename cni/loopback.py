@@ -1,12 +1,12 @@
 """Waiting for ``lo``: containerd starts the plugin "loopback" along with the plugins of the network, in no order.
 
-That plugin sets ``lo`` up, and refuses it if an address is there that is none of a loopback interface
-(plugins/main/loopback of containernetworking), as ``::6`` is, which we put there. We mostly come much later::
+That plugin sets ``lo`` up, and refuses it if it has another address than those of loopback, such as our ``::6``
+(plugins/main/loopback of containernetworking). We mostly come much later::
 
     loopback    lo up, ::1 appears -> lists addresses -> done
     bridge      ......................................... -> we: ::6
 
-Where ``lo`` is down, it has yet to come, or no such plugin is part of it and ``lo`` stays down.
+Where ``lo`` is down, that plugin has yet to come, or there is none and ``lo`` stays down.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     CHECK ─> record (or the same way as ADD) ──> compared with what is live
     STATUS ─> could ADD work now?
 
-What is not understood fails ADD, so that no pod runs without the capture that it should have.
+A request that is not understood fails, so that no pod runs without the capture that it should have.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ NO_SOURCE = (
 )
 
 IDS_OF_THE_PROXY = ("--proxy-uid", "--proxy-gid")
-"""What turns out to be wrong in the pod's namespace only: with ``hostUsers: false`` it has users of its own."""
+"""Options that only the pod's namespace can refuse: with ``hostUsers: false`` it has users of its own."""
 
 COMMANDS: dict[str, Callable[[Request], None]] = {
     "ADD": add,
@@ -117,8 +117,8 @@ def _add(request: Request, configuration: Configuration, journal: Log) -> None:
         journal.warn(warning)
     if not is_kept:
         journal.warn(f"{STATE_DIRECTORY} cannot be written: CHECK will have to look the pod up again")
-    for remark in applied.remarks:
-        journal.info(remark)
+    for note in applied.notes:
+        journal.info(note)
     journal.info(
         "captured",
         profile=applied.config.profile,
@@ -134,7 +134,7 @@ def _add(request: Request, configuration: Configuration, journal: Log) -> None:
 
 
 def _remember(request: Request, decision: str, reason: str) -> None:
-    """Keep what was decided about the pod, for ``capture why``; what is no pod is not of interest later."""
+    """Keep the decision about the pod, for ``capture why``; not for a sandbox that is no pod."""
     name = request.arguments.get("K8S_POD_NAME", "")
     if not name:
         return
@@ -153,6 +153,7 @@ def _remember(request: Request, decision: str, reason: str) -> None:
             interface=request.interface,
             network=request.network,
             inode=inode,
+            namespace=request.namespace,
         )
     )
 
@@ -218,7 +219,7 @@ def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
         if os.path.samestat(own, own_namespace()):
             raise HostNamespaceError
         refuse_host(allowed=False)
-        # Before the rules: who is killed while writing them has left nothing that DEL does not find.
+        # Before the rules: a plugin that is killed while writing them leaves nothing that DEL does not find.
         is_kept = attachments.keep(request.network, request.container_id, request.interface, namespace_id())
         loopback.wait_for_loopback()
         return apply_here(settings, host), is_kept
@@ -278,20 +279,20 @@ def _check(request: Request, configuration: Configuration, journal: Log) -> None
             verified = verify(settings, request.namespace, _host(request))
     if not verified.holds:
         raise _drift(verified, request.namespace)
-    for remark in verified.remarks:
-        journal.info(remark)
+    for note in verified.notes:
+        journal.info(note)
     if not verified.is_certain:
-        from capture.report.differences import doubts_in_words  # where there is a warning to log
+        from capture.report.difference_text import doubt_lines  # where there is a warning to log
 
-        for doubt in doubts_in_words(verified):
+        for doubt in doubt_lines(verified):
             journal.warn("not judged", what=doubt)
     journal.info("unchanged", recorded=is_recorded)
 
 
 def _drift(verified: Verified, namespace: str) -> CniError:
-    from capture.report.differences import in_words
+    from capture.report.difference_text import difference_lines
 
-    sentences = list(in_words(verified))
+    sentences = list(difference_lines(verified))
     more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
     return CniError(
         DRIFT,
@@ -342,8 +343,8 @@ def _status(request: Request, configuration: Configuration, journal: Log) -> Non
     except CniError as error:
         if is_needed:
             raise CniError(NOT_AVAILABLE_LIMITED, error.message, error.details) from None
-        says = f"pods of the mesh may not start now: {error.message}"
-        journal.warn(says, api_server=error.code, details=error.details)
+        message = f"pods of the mesh may not start now: {error.message}"
+        journal.warn(message, api_server=error.code, details=error.details)
 
 
 def _check_api_server(configuration: Configuration, deadline: float) -> None:
@@ -356,7 +357,7 @@ def _check_api_server(configuration: Configuration, deadline: float) -> None:
 
 
 def _logged(request: Request, work: Callable[[Log], None]) -> None:
-    """Do the work; what fails is logged, and raised as the specification's error."""
+    """Do the work; log a failure, and raise it as the specification's error."""
     journal = log_of(request)
     try:
         try:

@@ -1,7 +1,7 @@
 """The plugin's files on a node: a single executable, or a bundle with everything that it needs.
 
-The copy is tried where it lies before it gets the plugin's name, which an entry of before may be calling. The bundle
-before it stays until the next: the plugin may be running from it.
+The copy is tried where it lies, then gets the plugin's name, which an earlier entry may be calling. The previous bundle
+stays until the next installation: the plugin may be running from it.
 """
 
 from __future__ import annotations

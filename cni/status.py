@@ -62,7 +62,7 @@ def look(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> St
         runtime,
         conf_dir,
         bin_dir,
-        tuple((path, says, path in _with_entry(found)) for path, says in chosen.verdicts),
+        tuple((path, verdict, path in _with_entry(found)) for path, verdict in chosen.verdicts),
         taken.path if taken else "",
         entry,
         tuple(_decisions(str(entry.get("log_file") or ""))) if entry else (),
@@ -93,18 +93,18 @@ AGAIN = f"Install it again: {INSTALL}."
 
 def _about_list(found: list[Candidate], chosen: Chosen, taken: Network | None, conf_dir: str) -> Iterator[Finding]:
     if taken is None:
-        says = "; ".join(f"{os.path.basename(path)}: {verdict}" for path, verdict in chosen.verdicts)
-        yield Finding("network", "list", "error", says or f"no network configuration in {conf_dir}")
+        message = "; ".join(f"{os.path.basename(path)}: {verdict}" for path, verdict in chosen.verdicts)
+        yield Finding("network", "list", "error", message or f"no network configuration in {conf_dir}")
         return
     if not taken.entries:
         elsewhere = _with_entry(found)
-        says = f"{taken.path} is what the runtime takes, and it has no entry of {PLUGIN}: pods start uncaptured"
-        says += f"; the entry is in {', '.join(elsewhere)}" if elsewhere else ""
-        yield Finding("network", "entry", "error", says, f"{INSTALL} puts it there.")
+        message = f"{taken.path} is what the runtime takes, and it has no entry of {PLUGIN}: pods start uncaptured"
+        message += f"; the entry is in {', '.join(elsewhere)}" if elsewhere else ""
+        yield Finding("network", "entry", "error", message, f"{INSTALL} puts it there.")
         return
     position = taken.plugins.index(taken.entries[0])
-    says = f"number {position + 1} of {len(taken.plugins)} in {taken.path}"
-    yield Finding("network", "entry", "ok", says)
+    message = f"number {position + 1} of {len(taken.plugins)} in {taken.path}"
+    yield Finding("network", "entry", "ok", message)
     if position == 0:
         yield Finding("network", "order", "error", f"no plugin before {PLUGIN} makes the network", AGAIN)
     rival = istio_cni.rival([conf_dir])
@@ -123,8 +123,8 @@ def _about_own_list(found: list[Candidate], taken: Network) -> Iterator[Finding]
     others = [plugin for plugin in taken.plugins if plugin.get("type") != PLUGIN]
     without_plugin = [plugin for plugin in main.plugins if plugin.get("type") != PLUGIN]
     if as_list(taken, others) != as_list(main.replace(path=taken.path) if main.is_list else main, without_plugin):
-        says = f"{main.path} has changed since it was made from that"
-        yield Finding("network", "own list", "warning", says, f"{INSTALL} --own-config makes it anew.")
+        message = f"{main.path} has changed since it was made from that"
+        yield Finding("network", "own list", "warning", message, f"{INSTALL} --own-config makes it anew.")
 
 
 # --- the plugin ------------------------------------------------------------------------------------------------
@@ -146,8 +146,8 @@ def _about_plugin(path: str, taken: Network | None, entry: dict[str, Any] | None
         interpreter = trial.interpreter_of(path)
     yield Finding("plugin", "interpreter", "ok", interpreter or "none: it is a program of its own")
     if taken is not None and taken.version not in tried.versions:
-        says = f"the list's cniVersion is {taken.version or 'missing'!r}, which it does not know"
-        yield Finding("plugin", "version", "error", says)
+        message = f"the list's cniVersion is {taken.version or 'missing'!r}, which it does not know"
+        yield Finding("plugin", "version", "error", message)
     if entry is not None:
         code, problem = trial.status(path, {**entry, "cniVersion": "1.1.0", "name": taken.name if taken else ""})
         if code:
@@ -189,11 +189,11 @@ def _about_token(path: str) -> Finding:
         return Finding("pods", "token", "error", f"{path}: {error.strerror}", "Write a token there.")
     left = token.left(time.time())
     if left <= 0:
-        says = f"{path}, written {age} ago, has ended {duration(-left)} ago: the API server refuses it"
-        return Finding("pods", "token", "error", says, "Renew it; a token of a service account lives for an hour.")
+        message = f"{path}, written {age} ago, has ended {duration(-left)} ago: the API server refuses it"
+        return Finding("pods", "token", "error", message, "Renew it; a token of a service account lives for an hour.")
     ends = f"ends in {duration(left)}" if token.expires else "never ends, or does not say so"
-    says = f"{path}, written {age} ago, {ends}"
-    return Finding("pods", "token", "warning" if token.is_short(time.time()) else "ok", says)
+    message = f"{path}, written {age} ago, {ends}"
+    return Finding("pods", "token", "warning" if token.is_short(time.time()) else "ok", message)
 
 
 def _age_of(path: str) -> str:
@@ -235,11 +235,11 @@ def as_plain(status: Status) -> dict[str, Any]:
         "runtime": {"name": status.runtime.name, "evidence": status.runtime.evidence},
         "conf_dir": status.conf_dir,
         "bin_dir": status.bin_dir,
-        "files": [{"path": path, "verdict": says, "has_entry": has} for path, says, has in status.files],
+        "files": [{"path": path, "verdict": verdict, "has_entry": has} for path, verdict, has in status.files],
         "taken": status.taken or None,
         "entry": status.entry,
         "findings": [
-            {"topic": each.topic, "name": each.name, "state": each.state, "says": each.says, "remedy": each.remedy}
+            {"topic": each.topic, "name": each.name, "state": each.state, "says": each.message, "remedy": each.remedy}
             for each in status.findings
         ],
         "decisions": list(status.decisions),
@@ -251,7 +251,8 @@ def show(status: Status) -> None:
     evidence = status.runtime.evidence or "unknown; taken as the usual one"
     print_lines([f"runtime: {status.runtime.name} ({evidence})", f"networks in {status.conf_dir}:"])
     print_lines(
-        (f"  {os.path.basename(path)}: {says}{' [entry]' if has else ''}" for path, says, has in status.files), HANG
+        (f"  {os.path.basename(path)}: {verdict}{' [entry]' if has else ''}" for path, verdict, has in status.files),
+        HANG,
     )
     print_findings(status.findings)
     if status.entry is not None:

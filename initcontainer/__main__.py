@@ -12,7 +12,7 @@ from capture import operations
 from capture.backends import detect
 from capture.errors import EXIT_DONE, ConfigurationError, UnsupportedError
 from capture.report import listings
-from capture.report.outcome import cut_by_cleaning, outcome, start_line
+from capture.report.applied_text import applied_text, cut_by_cleaning, start_line
 from capture.report.output import run_to_exit_code
 from capture.settings.config import resolve
 from capture.settings.families import link_local_note
@@ -59,7 +59,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
 
         print(f"istio-init {__version__}")
         return EXIT_DONE
-    for given in settings.in_words():
+    for given in settings.lines():
         printer.show(given)
     namespace = settings[NETWORK_NAMESPACE] or None
     host = PodFromOutside(environ) if settings[CNI_MODE] else PodFromInside(environ)
@@ -104,14 +104,14 @@ def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, 
         printer.show(start_line(settings, config))
         older = newer_mesh(settings)
         if older:
-            printer.remark(older)
+            printer.warn_on_stdout(older)
         note = link_local_note(config.families, host.pod_addresses())
         if note:
             printer.show(note)
 
 
 def _print_what_is_removed(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
-    """Print the same of what is to be removed, if it is recorded; settings without a meaning here are no obstacle."""
+    """Print the start line of the recorded capture that is to be removed, if it has a meaning here."""
     try:
         reference = operations.reference(None, namespace) or operations.reference(settings, namespace, host)
     except ConfigurationError:
@@ -123,7 +123,7 @@ def _print_what_is_removed(settings: Settings, namespace: str | None, host: PodF
 def _apply(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
     applied = operations.apply(settings, namespace, host, force=settings[FORCE_APPLY])
     printer.warn(applied.warnings)
-    printer.show(f"{outcome(applied)}\n")
+    printer.show(f"{applied_text(applied)}\n")
     dumped = operations.dump(namespace)
     # With a read-only root file system, as pods should have it, nothing could be recorded.
     verified = dumped.verified or operations.verify(settings, namespace, host)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from capture.report.option_texts import by_topic, flags_text, heading, help_text
+from capture.report.option_text import by_topic, flags_text, heading, help_text
 from capture.settings.options import BACKEND_OPTIONS, OPTIONS, RULE_OPTIONS
 
 USAGE = """\

@@ -1,4 +1,4 @@
-"""An outside for a pod, made for a moment: a namespace that a veth pair joins to it, from which connections come in."""
+"""A namespace that a veth pair joins to the pod for a moment, so that connections come in from outside."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What ``istio-init`` prints, at the level and in the form that the flags of Istio's log request.
 
 Plain text, or lines of JSON with the keys of Istio's log (istio/istio, ``pkg/log/config.go``: ``level``, ``time``,
-``msg``), so that what collects the logs of a mesh reads these, too. Errors and warnings go to stderr; one
-about what was left to a default goes to stdout, beside what it is about.
+``msg``), so that a collector of the mesh's logs reads these, too. Errors and warnings go to stderr; a warning
+about a default goes to stdout, next to the default.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Printer:
         for warning in warnings:
             _print_json(sys.stderr, "warn", warning)
 
-    def remark(self, text: str) -> None:
+    def warn_on_stdout(self, text: str) -> None:
         """Print a warning among what is printed on stdout: about what was left to a default, not about a value."""
         if self._level < WARN:
             return

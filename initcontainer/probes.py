@@ -1,4 +1,4 @@
-"""What the validation dials: connections that the rules would capture, as users that we may act as."""
+"""The connections that the validation dials: the rules would capture them, and we may act as their users."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ class Probe(Value):
 
 
 class Proof(Value):
-    """A line about what was proven, or about what could not be and why."""
+    """A line about a proof, or about why there is none."""
 
-    says: str
+    message: str
     holds: bool
 
 

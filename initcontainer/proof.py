@@ -19,7 +19,7 @@ from contextlib import suppress
 from capture.errors import CaptureError, ValidationError
 from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Family
 from capture.netlink import sock_diag
-from capture.report.packet_words import endpoint
+from capture.report.packet_text import endpoint
 from capture.state.capabilities import missing
 from capture.state.netns import InNamespace
 from initcontainer.probes import Probe, Proof
@@ -93,8 +93,8 @@ class Prover:
         counted = (*self._awaited.values(), *self._proofs)
         return [probe for probe in self._clients if probe not in counted]
 
-    def _note(self, probe: Probe, says: str, *, holds: bool) -> None:
-        self._proofs[probe] = Proof(f"{probe}: {says}", holds)
+    def _note(self, probe: Probe, message: str, *, holds: bool) -> None:
+        self._proofs[probe] = Proof(f"{probe}: {message}", holds)
 
     def _look(self) -> None:
         """Wait a little for connections, and for processes that dial a running proxy."""
@@ -216,7 +216,7 @@ def _connect(probe: Probe, token: bytes, deadline: float, stopped: int, *, trans
         os.setresgid(probe.dialler.gid, probe.dialler.gid, probe.dialler.gid)
         os.setresuid(probe.dialler.uid, probe.dialler.uid, probe.dialler.uid)
     ports = (probe.arrives_on, probe.port) if transparent else (probe.arrives_on,)
-    last = 0
+    last = errno.ETIMEDOUT  # should the time be over before the first attempt
     if probe.outside:
         InNamespace(probe.outside).__enter__()  # for good: this process only dials
     while time.monotonic() < deadline:
@@ -228,6 +228,7 @@ def _connect(probe: Probe, token: bytes, deadline: float, stopped: int, *, trans
                     return SEEN if _is_taken_on(ports, connection) else UNSEEN
                 connection.sendall(token)
                 connection.recv(1)  # closed by who read it
+                last = 0
         except TimeoutError:
             last = errno.ETIMEDOUT
         except OSError as error:

@@ -7,8 +7,8 @@
     inbound    from outside: by a veth pair of our own, on request         -> must arrive on 15006
                else a packet is traced through the live rules, if we may read them
 
-What is dialled is chosen by the rules of the settings (``capture.analysis.trace``), so that ports and networks
-that are left alone do not spoil the proof. How the live rules are written does not matter, only where traffic goes.
+The rules of the settings choose what is dialled (``capture.analysis.trace``): never a port or network that they
+exclude. How the live rules are written does not matter, only where traffic goes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from capture.model.ruleset import PolicyRoute, Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.rtnetlink import open_route
-from capture.report.differences import in_words
-from capture.report.packet_words import endpoint
+from capture.report.difference_text import difference_lines
+from capture.report.packet_text import endpoint
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.options import PROBE_FROM_OUTSIDE, PROBE_PORT, PROBE_TIMEOUT, REQUIRE_PROOF, SKIP_RULE_APPLY
@@ -47,12 +47,12 @@ class Validation(Value):
 
     def lines(self) -> Iterator[str]:
         """Yield the lines to print."""
-        yield from (f"validated: {proof.says}" for proof in self.proofs if proof.holds)
-        yield from (f"not validated: {proof.says}" for proof in self.proofs if not proof.holds)
+        yield from (f"validated: {proof.message}" for proof in self.proofs if proof.holds)
+        yield from (f"not validated: {proof.message}" for proof in self.proofs if not proof.holds)
 
     def require(self, settings: Settings) -> None:
         """Raise NotProvenError if proof is required and something could not be proven."""
-        unproven = tuple(proof.says for proof in self.proofs if not proof.holds)
+        unproven = tuple(proof.message for proof in self.proofs if not proof.holds)
         if settings[REQUIRE_PROOF] and unproven:
             raise NotProvenError(unproven)
 
@@ -77,13 +77,13 @@ def validate(settings: Settings, namespace: str | None, host: Host) -> Validatio
 def _require_delivery(desired: Ruleset, settings: Settings) -> None:
     """Raise ValidationError for what loses packets that the rules send to the proxy; to read it takes no privilege."""
     for found in impediments(desired):
-        raise ValidationError(f"validation failed: {found.says}", found.remedy)
+        raise ValidationError(f"validation failed: {found.message}", found.remedy)
     for need in missing(desired):
         if isinstance(need, PolicyRoute):
-            says = (
+            message = (
                 f"the policy rule or the route for mark {need.mark:#x} is missing (table {need.table}, {need.family})"
             )
-            raise ValidationError(f"validation failed: {says}: TPROXY delivers by them", _author(settings))
+            raise ValidationError(f"validation failed: {message}: TPROXY delivers by them", _author(settings))
 
 
 def _by_connections(
@@ -158,14 +158,14 @@ def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> Valid
     )
     try:
         verified = operations.verify(settings, None, host)
-        first = next(in_words(verified), None)
+        first = next(difference_lines(verified), None)
     except CaptureError as error:
         return ValidationError(message, f"The rules cannot be read here: {error.message}. {_author(settings)}")
     if first is None:
         return ValidationError(
             message,
-            "All rules are in place, so something else is in the way: a CNI plugin that works on sockets, or another"
-            " program on that port.",
+            "All rules are in place, so something else is in the way: a CNI plugin that works on sockets, another"
+            " program on that port, or too short a --probe-timeout.",
         )
     is_foreign = not (verified.differences or verified.missing or verified.impediments or verified.others)
     if is_foreign and verified.obstacles:

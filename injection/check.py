@@ -34,19 +34,19 @@ def report(origin: str, outcome: Outcome, template: Template) -> dict[str, Any]:
         way = BY_PLUGIN if template.uses_plugin else BY_INIT
         line |= {
             "captured": way if plan.settings.is_captured else "",
-            "capture": _settings_in_words(plan),
+            "capture": _settings_as_plain(plan),
             "pod_security": level,
             "stricter_level_refused_for": against,
         }
     return line
 
 
-def _settings_in_words(plan: Plan) -> dict[str, str]:
+def _settings_as_plain(plan: Plan) -> dict[str, str]:
     words = plan.settings.arguments()[1:]
     return dict(zip(words[::2], words[1::2], strict=False))
 
 
-def in_words(line: dict[str, Any]) -> str:
+def check_text(line: dict[str, Any]) -> str:
     """Return the report as lines of text."""
     head = f"{line['origin']}: {line['workload']}: " if line.get("origin") else f"{line['workload']}: "
     if not line["injected"]:

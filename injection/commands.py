@@ -8,12 +8,13 @@ import sys
 import click
 
 from capture.cli.options import CaptureCommand, text_or_json
+from capture.cli.values import one_of
 from capture.errors import EXIT_DONE
 from capture.model.values import Value
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
 from capture.state.input import origin_of, read_input
-from injection.check import in_words, report
+from injection.check import check_text, report
 from injection.inject import inject as inject_text
 from injection.policy import VERSIONS, policy_objects
 from injection.remove import remove
@@ -87,7 +88,7 @@ class InjectionRequest(Value):
 @click.option("--policy", is_flag=True, help="Print a MutatingAdmissionPolicy that does the same in the API server.")
 @click.option(
     "--api-version",
-    type=click.Choice(VERSIONS),
+    type=one_of(*VERSIONS),
     default=VERSIONS[0],
     show_default=True,
     help="Of the policy: v1 from Kubernetes 1.36; v1beta1 in 1.34 and 1.35, with its feature gate.",
@@ -191,7 +192,7 @@ def _print_check(lines: Sequence[dict[str, object]], form: str) -> None:
     if form == "json":
         print_json({"workloads": lines})
     else:
-        print_lines([each for line in lines for each in in_words(line).split("\n")] or ["no workload"])
+        print_lines([each for line in lines for each in check_text(line).split("\n")] or ["no workload"])
 
 
 def _write(texts: list[str], output: str | None, form: str, workloads: Sequence[dict[str, object]] = ()) -> None:

@@ -1,7 +1,7 @@
 """Which pods get a sidecar: by the API server's selectors, and by the injector's rules for a pod.
 
 Both are Istio's (``manifests/charts/istio-control/istio-discovery/templates/mutatingwebhook.yaml`` and
-``pkg/kube/inject/inject.go``, injectRequired), so that labels and annotations mean what they mean there. Pure.
+``pkg/kube/inject/inject.go``, injectRequired): labels and annotations mean what they mean there. Pure.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ class Result(Value):
 def inject(text: str, origin: str, template: Template, base: Settings, namespace: str = "default") -> Result:
     """Return the manifest with a sidecar in each of its pods that gets one.
 
-    What an earlier run put in is taken out first, so that a second run with the same settings changes nothing, and one
-    with others leaves nothing behind. InjectionError or DocumentError name the document and what cannot be used.
+    An earlier injection is taken out first: a second run with the same settings changes nothing, and one with others
+    leaves nothing behind. InjectionError or DocumentError name the document and what cannot be used.
     """
     clean = remove(text, origin)
     plain = load_yaml(without_tabs(clean), origin)

@@ -1,9 +1,8 @@
 """Changes of a pod in a manifest's text: what is added, where, and how it is taken out again. Pure.
 
-What is added goes before what is there (or after it, for lists that are appended to), in whole lines where the text is
-in block style, and inside the brackets where it is in flow style. Only what cannot be added to (a null, an alias, a
-container that is merged into an injected one, an annotation with another value) is written anew; its text is kept, so
-that it can be put back.
+Additions go before what is there (or after it, for lists that are appended to): in block style as whole lines, in flow
+style inside the brackets. Only a value that cannot be added to is written anew (a null, an alias, a container that is
+merged into an injected one, an annotation with another value); its text is kept, so that it can be put back.
 """
 
 from __future__ import annotations

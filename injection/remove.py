@@ -1,4 +1,4 @@
-"""Taking an injection out again: in the text, by what its status annotation notes; in plain data, to prove it."""
+"""Takes an injection out again: in the text, by the notes in its status annotation; in plain data, to prove it."""
 
 from __future__ import annotations
 

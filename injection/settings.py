@@ -1,4 +1,4 @@
-"""The capture's settings of a pod as its two carriers take them: arguments of ``istio-init``, or annotations.
+"""The settings of a pod for its two carriers: arguments of ``istio-init``, or annotations.
 
 Arguments are Istio's, in Istio's order (files/injection-template.yaml). The CNI plugin sees nothing but annotations,
 the proxy's user and its environment, so all that is no default of the plugin's is written out for it.

@@ -1,7 +1,7 @@
-"""The shape of what is read of a pod: it is checked once, for all that read it later. Pure.
+"""The shape of a pod's object, checked once for all that read it later. Pure.
 
-Kubernetes checks far more (core/v1, PodSpec); this is what a manifest has to be like to be understood here. A null is
-as good as absent. ``misfits`` of a shape yields what does not fit, with its place, its value and what is expected.
+Kubernetes checks far more (core/v1, PodSpec); here a manifest only has to be understood. A null is as good as absent.
+``misfits`` yields each value that does not fit, with its place and what is expected.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is put into a pod: the sidecar (Envoy, or a fragment that the user wrote), and the container before it.
+"""What is put into a pod: the sidecar (Envoy, or the user's fragment), and the container before it.
 
-Without a fragment the proxy is a plain Envoy whose whole bootstrap is in its arguments, so that neither a ConfigMap
-nor an image of its own is needed.
+Without a fragment the proxy is a plain Envoy whose whole bootstrap is in its arguments: it needs no ConfigMap and no
+image of its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is dangerous in a captured pod, or will surprise: a line for each. Pure."""
+"""Warnings about a captured pod: what is dangerous, or will surprise. Pure."""
 
 from __future__ import annotations
 

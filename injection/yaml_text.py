@@ -1,6 +1,6 @@
-"""YAML as text with positions: what is inserted or replaced by position leaves every other byte as it is.
+"""YAML as text with positions: an edit by position leaves every other byte as it is.
 
-PyYAML gives the beginning and end of each node; that is all that is needed of it.
+PyYAML gives the beginning and end of each node, and no more is needed of it.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from shared_files import PLUGIN
 
 from capture.cli.group import COMMANDS, capture
 from capture.cli.options import CaptureCommand, SettingOption
-from capture.report.option_texts import by_topic, heading
+from capture.report.option_text import by_topic, heading
 from capture.settings.keywords import OPTIONS_BY_NAME
 from cni.agent.kubectl import capture_pod
 from initcontainer.help import USAGE

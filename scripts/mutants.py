@@ -80,14 +80,14 @@ AREAS = (
     _area(
         "iptables",
         "capture/backends/iptables: clauses render parse plan entries"
-        " xt_encode xt_decode xt_layouts xt_changes xt_words",
+        " xt_encode xt_decode xt_layouts xt_changes xt_text",
         "unit/backends/iptables property/test_iptables_text.py property/test_iptables_plan.py"
         " property/test_xt_round_trip.py",
     ),
     _area(
         "nftables",
         "capture/backends/nf_tables: expressions hooks messages;"
-        "capture/backends/nftables: encode decode sets comparisons lift lower text names plan",
+        "capture/backends/nftables: encode decode sets comparisons lift lower render names plan",
         "unit/backends/nftables unit/backends/test_messages.py property/test_nftables_round_trip.py",
     ),
     _area(

@@ -22,7 +22,7 @@ from click.shell_completion import ShellComplete, get_completion_class
 from capture import __version__
 from capture.cli.group import COMMANDS, LazyGroup, capture
 from capture.cli.options import CaptureCommand, SettingOption
-from capture.report.option_texts import by_topic, flags_text, heading, help_text
+from capture.report.option_text import by_topic, flags_text, heading, help_text
 from capture.settings.options import OPTIONS, Option
 from initcontainer.help import USAGE
 

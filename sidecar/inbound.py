@@ -1,4 +1,4 @@
-"""What comes into the pod: one listener, which passes every connection on to where it was addressed to."""
+"""The inbound listener, which passes every connection on to where it was addressed to."""
 
 from __future__ import annotations
 

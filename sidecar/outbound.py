@@ -1,4 +1,4 @@
-"""What leaves the pod: a listener that hands each connection on by its original destination, and those it hands to.
+"""Outbound listeners: one hands each captured connection on by its original destination, to the others.
 
 ::
 

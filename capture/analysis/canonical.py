@@ -1,12 +1,14 @@
 """One form for all rule sets that mean the same, so that desired and live rules can be compared.
 
-A rule set is looked at family by family. In each, rules lose what does not decide on packets (reasons,
-counters), matches come in one order, and lists have one form. Each list has the fewest networks or
-spans, in order. Rules in a row that differ in the entries of one list only are a list too. Up to 16 entries
-are one rule each, in their order, as people want their counters; more are joined into the fewest networks
-or spans, and these are one rule each again if they are 16 at most, else one rule together. Kernels and tools
-differ in exactly these points: iptables writes each entry as a rule, an interval set of nftables joins
-overlapping and adjacent entries.
+A rule set is looked at family by family, and its rules get one form:
+
+1. Reasons and counters are gone; matches come in one order.
+2. Rules in a row that differ in the entries of one list only are that list.
+3. Up to 16 entries of a list are a rule each, in their order, so that each has a counter. More are joined into the
+   fewest networks or spans: a rule each if these are 16 at most, else one rule.
+
+Kernels and tools differ in exactly these points: iptables writes each entry as a rule, an interval set of nftables
+joins overlapping and adjacent entries.
 
 No packet tells a rule set from its form. So rules are not joined where a packet that meets two of them goes
 through a chain twice, and rules that test something unknown stay as they are: some matches count or limit.
@@ -63,10 +65,9 @@ if TYPE_CHECKING:
 
 
 def canonical(ruleset: model.Ruleset, family: Family) -> CanonicalTables:
-    """Return what a packet of the family meets, by table and chain; chains without effect are left out.
+    """Return what a packet of the family meets, by table and chain; nothing for a family that the rule set is not for.
 
-    Those are chains without rules for the family, unless they are built in and have another policy than ACCEPT.
-    A family that the rule set is not for meets nothing.
+    Chains without rules for the family are left out, unless they have another policy than ACCEPT.
     """
     chains: CanonicalTables = {}
     if family not in ruleset.families:
@@ -158,7 +159,7 @@ def _with_lists_joined(rules: Iterable[model.Rule]) -> Iterator[model.Rule]:
 
 
 def _with_one_list(rule: model.Rule) -> Iterator[model.Rule]:
-    """Yield the rule with one list at most: its first, which others may keep in a set; of the rest one entry each.
+    """Yield the rule with its first list, which others may keep in a set, and one entry of each other list.
 
     iptables has a rule for each combination, in which the entries of the first list change fastest. It makes no
     difference which one is kept: no packet fulfils two of the combinations.
@@ -213,8 +214,8 @@ def _count(lists: Iterable[Listed]) -> int:
 def _may_be_one(verdict: model.Verdict, lists: list[Listed]) -> bool:
     """Return whether a packet that fulfils several of these matches is treated as if it fulfilled one.
 
-    What ends a table ends it at the first, and a mark is set twice to the same; but a chain may do another thing
-    each time, and so may what we do not know.
+    A verdict that ends a table ends it at the first match, and a mark is set twice to the same. A chain, or an
+    unknown verdict, may do another thing each time.
     """
     if len(lists) == 1 or not isinstance(verdict, model.Jump | model.UnknownVerdict):
         return True

@@ -10,7 +10,7 @@ Causes of the whole pod (``lo`` down, a conntrack table that is nearly full, a m
 from __future__ import annotations
 
 from capture.analysis.canonical import canonical_rule
-from capture.analysis.cause_texts import cause
+from capture.analysis.cause_text import cause
 from capture.analysis.meaning import Untrack, meaning
 from capture.analysis.trace import redirect_outcome
 from capture.model.addresses import (
@@ -33,7 +33,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from capture.analysis.cause_texts import Cause
+    from capture.analysis.cause_text import Cause
     from capture.analysis.trace import Step, Trace
     from capture.model.addresses import Family, Network
     from capture.model.ruleset import ProtocolName, Rule, Span
@@ -121,7 +121,7 @@ def stops(found: Cause, capture: Capture, live: Trace | None = None) -> bool:
 
 
 def default_route_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
-    """Yield why what leaves the pod gets no further. Next to IPv4, IPv6 without a way out is nothing unusual."""
+    """Yield why outbound packets get no further. Next to IPv4, IPv6 without a default route is usual."""
     families = {address.family for address in facts.addresses}.intersection(capture.families)
     if not facts.addresses and any(link.is_up and not link.is_loopback for link in facts.links):
         yield cause("no-route: address")
@@ -182,9 +182,9 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
     *,
     is_over_lo: bool = False,
 ) -> Iterator[Cause]:
-    """Yield why what the rules send to a port of this pod is not served there.
+    """Yield why no listener serves connections that the rules send to a port of this pod.
 
-    It arrives at the loopback address; inbound connections that do not come over lo, at an address of the pod.
+    They arrive at the loopback address; inbound ones that do not come over lo, at an address of the pod.
     """
     if facts.listeners is None:
         return
@@ -270,7 +270,7 @@ def _misconfigured_listener_causes(
 
 
 def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:
-    """Return whether what the listener's process sends is captured, and so comes back to it again and again."""
+    """Return whether the listener's own connections are captured, and so come back to it again and again."""
     gid = facts.gid_of.get(listener.inode)
     if gid is None and listener.uid == 0 and capture.is_transparent:
         return False  # Istio's way for TPROXY is root with the proxy's group, which only the process' own /proc tells
@@ -353,7 +353,7 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
 
 
 def _excluded(step: Step | None) -> Cause:
-    """Return that the settings leave the packet out, by a rule or for want of one."""
+    """Return the cause where the settings exclude the packet, by a rule or for want of one."""
     if step is None:
         return cause("excluded: no rule")
     return cause("excluded", place_of(step), reason=f": {step.rule.why}" if step.rule.why else "")
@@ -366,7 +366,7 @@ def is_own(step: Step) -> bool:
 
 
 def _ours_before(live: Trace, capture: Capture) -> list[Step]:
-    """Return the rules of ours that the packet has met before the one that decides, where ours redirect it."""
+    """Return our rules that the packet met before the deciding one, where ours redirect it."""
     is_transparent = capture.is_transparent and live.packet.in_interface is not None
     before = live.path[: live.path.index(live.step)] if live.step in live.path else ()
     return [step for step in before if is_own(step) and step.table == (MANGLE if is_transparent else NAT)]
@@ -398,8 +398,8 @@ def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = ()) -> Ca
         words = step.rule.why or text_of(step.rule, live.packet.family)
         return cause(name, where, filter=f"a foreign rule drops {what}: {words}", port=port)
     if policy is not None:
-        says = f"no rule accepts {what}, and the policy of a foreign chain is DROP"
-        return cause(name, where, filter=says, port=port)
+        text = f"no rule accepts {what}, and the policy of a foreign chain is DROP"
+        return cause(name, where, filter=text, port=port)
     return cause(name, filter=f"a foreign rule or policy drops {what}", port=port)
 
 

@@ -37,7 +37,7 @@ SHORT = 32
 MAX_CASES = 100_000
 """Different verdicts, or chains that are called, of one run of rules."""
 LONG_LIST = 8
-"""And so is a rule with a list of more entries: those behind it would be looked at in each of its pieces."""
+"""A longer list of one rule is a run, too: rules behind it would be looked at in each of its pieces."""
 
 
 class ChainCompiler:

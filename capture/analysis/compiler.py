@@ -43,7 +43,7 @@ OUTBOUND: Direction = "outbound"
 
 OTHER_MARK = "other"
 TRANSLATED = Fate("direct", 0)
-"""Where a rule sends packets, until it is known which."""
+"""The fate of translated packets until their destination is known."""
 
 
 class Held(Value):
@@ -237,8 +237,8 @@ class Compiler:
     def _packets_that_nat_maps(self, place: Place) -> int:
         """Return packets that are mapped: first ones, and later ones, which are treated as the first was.
 
-        With a mark on their connection they may be answers, which no rule of nat maps; without a socket it is not
-        known whose the first one was.
+        With a mark on their connection they may be answers, which no rule of nat maps; without a socket, the sender
+        of the first one is unknown.
         """
         no_mark = self.space.marked("connection", 0, model.ALL_BITS)
         follows = self.diagrams.both(self.space.state_in("ESTABLISHED"), no_mark)
@@ -372,7 +372,7 @@ class Compiler:
         return self.switches.restricted(node, Field.DESTINATION, LOOPBACK_ADDRESSES[self.space.family].first)
 
     def _lasting(self, node: int) -> int:
-        """Return the fates of redirected connections, which are lost, too, if their later packets are dropped."""
+        """Return the fates of redirected connections: one whose later packets are dropped is lost."""
         if self._end_of != self._end:
             return node
         diagrams = self.diagrams
@@ -388,7 +388,7 @@ class Compiler:
         return diagrams.combine(node, later, join, "lasting")
 
     def _translated(self, node: int, port: int | None, address: Network | None) -> int:
-        """Return the fates of translated packets, now that it is known to where."""
+        """Return the fates of translated packets, whose destination is known now."""
 
         def known(value: Hashable) -> Hashable:
             if isinstance(value, Fate) and value.replace(marked=False, interface=None) == TRANSLATED:
@@ -413,7 +413,7 @@ class Compiler:
         return node
 
     def _remarked(self, node: int) -> int:
-        """Return the fates of packets after it was noted that their mark is another."""
+        """Return the fates of packets, with the note that their mark has changed."""
         return self.switches.restricted(node, self.diagrams.level(self.remarked), 1) if self.mark_routes else node
 
     def changed(self, verdict: Meaning, node: int) -> int:

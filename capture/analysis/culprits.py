@@ -123,8 +123,8 @@ class Culprits:
     def _to_blame(self, effect: Effect) -> list[RuleLocation]:
         """Return the rule without which the witness would be treated as it should.
 
-        If several rules do the same to it, those that have an effect of their own; all it met, if none has. The rules
-        are tried in what is left without those that are named.
+        If several rules do the same to it, return those with an effect of their own; if none has, all it met. Each
+        is tried without the rules that are named already.
         """
         met = list(self._met(effect.after))
         if not effect.is_certain:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
-from capture.analysis.regions import in_words, parts, quick_witness, witness
+from capture.analysis.regions import parts, quick_witness, region_text, witness
 from capture.analysis.space import Field, PacketSpace
 from capture.analysis.trace import REDIRECTED_BY, Fate, whole_way
 from capture.model.addresses import merge_ranges
@@ -42,7 +42,7 @@ NEW = CONNECTION_STATES.index("NEW")
 class FateChange(Value):
     """The fates of packets before and after; ``after`` is None where it is unknown.
 
-    ``is_certain`` is False where it depends on something that cannot be judged whether they differ.
+    ``is_certain`` is False where something that cannot be judged decides whether they differ.
     """
 
     before: Fate
@@ -85,7 +85,7 @@ class Effect(Value):
 
 
 class Comparison:
-    """Two situations, as packets of one family meet them. The first one's network and rules say what is realistic.
+    """Two situations, as packets of one family meet them. The first one decides which packets are realistic.
 
     Raises TooLargeError where rules are too entangled to be judged.
     """
@@ -101,10 +101,10 @@ class Comparison:
         self._known: dict[Direction, tuple[int, int]] = {}
 
     def effects(self, *, only_captured: bool = False, among: Rule | None = None) -> Iterator[Effect]:
-        """Yield what differs: for first packets of connections without a mark if there it does, else for others.
+        """Yield what differs for first packets of connections without a mark; if nothing does, for others.
 
-        With ``only_captured`` packets are in question that are captured, that the proxy sends on, or that belong to
-        such a connection. With a rule, only those that it may match.
+        ``only_captured`` leaves captured packets, those that the proxy sends on, and later ones of such connections;
+        a rule leaves those that it may match.
         """
         for direction in (INBOUND, OUTBOUND):
             found = self.differing(direction, only_captured=only_captured)
@@ -175,9 +175,9 @@ class Comparison:
         return self.space.settled(raw, _verdict, "effects")
 
     def _with_new_ways_joined(self, before: int, after: int) -> int:
-        """Return the fates after with all addresses as one to which no packet was sent before, if they are many.
+        """Return the fates after; new destinations, if they are many, as ELSEWHERE.
 
-        A table of services has thousands, which are reported together anyway.
+        A table of services has thousands, and a report names them together.
         """
         fates = [self.diagrams.value(leaf) for leaf in self.diagrams.leaves(after)]
         if len(fates) <= MAX_EFFECTS:
@@ -187,7 +187,7 @@ class Comparison:
         return self.diagrams.mapped(after, lambda fate: ELSEWHERE if fate in new else fate, "new ways joined")
 
     def _in_question(self, direction: Direction, before: int, after: int) -> int:
-        """Return packets of which the capture takes care: also the proxy's own, and those that follow a first one."""
+        """Return packets that the capture is for: captured ones, the proxy's own, and those that follow a first one."""
         diagrams, space = self.diagrams, self.space
         known = space.switches.expanded(diagrams.mapped(before, _is_captured, "captured"))
         captured = diagrams.both(known, self._realistic[direction])
@@ -216,7 +216,7 @@ class Comparison:
             numbers = witness(self.space, packets, direction)
             described = parts(self.space, packets, among)
             effect = self._traced(direction, verdict, self.space.packet(numbers))
-            yield effect.replace(regions=tuple(in_words(self.space, part) for part in described))
+            yield effect.replace(regions=tuple(region_text(self.space, part) for part in described))
 
     def _verdicts(self, found: int) -> tuple[int, list[FateChange]]:
         """Return what differs, and in which ways; if they are many, by the fate before."""
@@ -252,7 +252,7 @@ def _is_captured(fate: Hashable) -> bool:
 
 
 def _verdict(values: list[Hashable]) -> FateChange | None:
-    """Return what all the values that are possible for some packets come to."""
+    """Return one value for all that are possible for some packets."""
     pairs = [value for value in values if isinstance(value, tuple)]
     if not pairs:
         return None

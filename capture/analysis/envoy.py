@@ -5,7 +5,7 @@ The answer of Envoy's admin interface is ``/config_dump`` (envoy.admin.v3.Config
 
 from __future__ import annotations
 
-from capture.analysis.cause_texts import cause
+from capture.analysis.cause_text import cause
 from capture.analysis.causes import MODES
 from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6
 from capture.model.values import Value
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from capture.analysis.cause_texts import Cause
+    from capture.analysis.cause_text import Cause
     from capture.analysis.causes import Capture
     from capture.model.addresses import Family
 
@@ -32,7 +32,7 @@ class EnvoyListener(Value):
     ports: tuple[tuple[Family, int], ...]
     is_transparent: bool
     restores_destination: bool
-    """Whether it asks for the original destination, without which it cannot pass a redirected connection on."""
+    """Whether it restores the original destination, without which it cannot pass a connection on."""
     mark: int
 
 

@@ -53,7 +53,7 @@ class Edge(Value):
 
     to: str
     kind: Kind
-    says: str
+    text: str
     packets: int | None = None
     bytes: int | None = None
     rate: float | None = None
@@ -84,7 +84,7 @@ def with_rates(now: Sequence[PathTree], before: Sequence[PathTree], seconds: flo
         known |= dict(_counts(flow.tables, (flow.direction,)))
 
     def rated(edge: Edge, where: tuple[str, ...]) -> Edge:
-        here = (*where, edge.to, edge.says)
+        here = (*where, edge.to, edge.text)
         below = tuple(rated(each, here) for each in edge.below)
         if edge.packets is None or here not in known or edge.packets < known[here]:
             return edge.replace(below=below)  # also where rules were replaced in between, and count anew
@@ -95,7 +95,7 @@ def with_rates(now: Sequence[PathTree], before: Sequence[PathTree], seconds: flo
 
 def _counts(edges: Iterable[Edge], where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
     for edge in edges:
-        here = (*where, edge.to, edge.says)
+        here = (*where, edge.to, edge.text)
         if edge.packets is not None:
             yield here, edge.packets
         yield from _counts(edge.below, here)
@@ -116,10 +116,10 @@ def _tables(
         below = reader.edges(station.entry)
         if below or station.table == model.NAT:
             is_second = any(is_our_chain(chain.name) for chain in station.contents.chains)
-            says = f"{'second set' if is_second else 'foreign'}, priority " if station.foreign else ""
-            says += str(station.foreign.priority) if station.foreign else ""
+            text = f"{'second set' if is_second else 'foreign'}, priority " if station.foreign else ""
+            text += str(station.foreign.priority) if station.foreign else ""
             name = f"{station.table} {station.entry.name}"
-            yield Edge(name, "table", says, below=(*below, *reader.rest()))
+            yield Edge(name, "table", text, below=(*below, *reader.rest()))
 
 
 class Reader:
@@ -153,12 +153,12 @@ class Reader:
                 if rule.family is None and family != self.families[0]:
                     continue  # one rule for both, with one counter
                 edge = self._edge(chain, position, rule, family, depth)
-                key = (edge.to, edge.kind, edge.says)
+                key = (edge.to, edge.kind, edge.text)
                 merged[key] = _sum(merged[key], edge) if key in merged else edge
         return tuple(merged.values())
 
     def rest(self) -> Iterator[Edge]:
-        """Yield where a packet goes that no rule of the base chain decides on; from a foreign one on to the next."""
+        """Yield where packets go if no rule of the base chain decides; from a foreign one on to the next."""
         chain = self._station.entry
         for policy in dict.fromkeys(chain.policy_for(family) for family in self.families):
             if policy is None or (self._station.foreign is not None and policy == "ACCEPT"):
@@ -183,13 +183,13 @@ class Reader:
         own = self._own.get(family, {}).get((self.table.name, chain.name), ())
         if not is_our_chain(chain.name) and position not in own:
             nft_words = rule.why if self._station.foreign else ""  # rules of iptables have none
-            says = f"rule {position + 1}: {nft_words or self._text_of(rule, family)}"
+            text = f"rule {position + 1}: {nft_words or self._text_of(rule, family)}"
             to, kind = f"foreign: {to}", "foreign"
         else:
-            says = rule.why or self._text_of(rule, family)
+            text = rule.why or self._text_of(rule, family)
         packets, size = (rule.counters.packets, rule.counters.bytes) if rule.counters else (None, None)
         of = self.families if rule.family is None else (rule.family,)
-        return Edge(to, kind, says, packets, size, families=of, below=below)
+        return Edge(to, kind, text, packets, size, families=of, below=below)
 
     def _target(self, chain: model.Chain, rule: model.Rule, depth: int) -> tuple[Kind, str, tuple[Edge, ...]]:
         """Return where a rule sends packets: the kind of place, its name, and the edges from there."""

@@ -60,15 +60,15 @@ class Obstacle(Value):
 class Judgement(Value):
     """What matters, and what does not.
 
-    ``differences`` and ``obstacles`` are drift, the first in our own tables. ``notes`` and ``harmless`` are foreign
+    ``differences`` and ``obstacles`` are drift, the first in our own tables. ``harmless_*`` are foreign
     rules without effect on captured traffic. ``unjudged`` may have one. ``doubts`` are what else cannot be judged, in
     words.
     """
 
     differences: tuple[Difference, ...] = ()
     obstacles: tuple[Obstacle, ...] = ()
-    notes: tuple[Difference, ...] = ()
-    harmless: tuple[Obstacle, ...] = ()
+    harmless_differences: tuple[Difference, ...] = ()
+    harmless_obstacles: tuple[Obstacle, ...] = ()
     unjudged: tuple[Difference | Obstacle, ...] = ()
     doubts: tuple[str, ...] = ()
 
@@ -81,16 +81,18 @@ def judge(
     *,
     is_native: bool,
     has_reference: bool = True,
+    recorded: model.Ruleset | None = None,
 ) -> Judgement:
     """Return what of the differences, and of foreign rules in all tables, is drift.
 
-    Without a reference ``desired`` are our own live rules, and foreign rules are judged alone.
+    Without a reference ``desired`` are our own live rules, and foreign rules are judged alone. What is recorded is no
+    foreign rule, if not desired either.
     """
     parts: list[Judgement] = []
     for family in FAMILIES:
         desired_forms = canonical(desired, family) if family in desired.families else None
         there = canonical(live, family)
-        own, foreign = compared(family, desired_forms, there)
+        own, foreign = compared(family, desired_forms, there, canonical(recorded, family) if recorded else None)
         if not has_reference:
             own = [difference for difference in own if difference.kind not in ("missing", "unexpected")]
         if desired_forms is None:
@@ -172,12 +174,12 @@ def _together(parts: Sequence[Judgement]) -> Judgement:
     """Return the judgement of both families; a chain for both is named once."""
     obstacles = {_key(each): each for part in reversed(parts) for each in part.obstacles}
     unjudged = {_key(each): each for part in reversed(parts) for each in part.unjudged}
-    harmless = {_key(each): each for part in parts for each in part.harmless}
+    harmless_obstacles = {_key(each): each for part in parts for each in part.harmless_obstacles}
     return Judgement(
         tuple(each for part in parts for each in part.differences),
         tuple(obstacles.values()),
-        tuple(each for part in parts for each in part.notes),
-        tuple(each for key, each in harmless.items() if key not in obstacles and key not in unjudged),
+        tuple(each for part in parts for each in part.harmless_differences),
+        tuple(each for key, each in harmless_obstacles.items() if key not in obstacles and key not in unjudged),
         tuple(each for key, each in unjudged.items() if key not in obstacles),
         tuple(dict.fromkeys(doubt for part in parts for doubt in part.doubts)),
     )

@@ -2,10 +2,9 @@
 
 A list is a diagram whose values are the verdicts that a packet meets, in order, up to one that stops it.
 
-Rules are boxes: for some fields the ranges that they must lie in. A list is not built rule by rule, which takes
-time by the square of its length, but field by field: the ends of all ranges cut the field, and in each piece only
-the rules count that reach it. Where rules overlap so much that this would cost more than it saves, the list is
-cut in two, and the halves are joined.
+Rules are boxes: for some fields the ranges that they must lie in. A list is built field by field, since rule by rule
+takes time by the square of its length. The ends of all ranges cut the field, and a piece has only the rules that reach
+it. Where rules overlap so much that this costs more than it saves, the list is cut in two, and the halves are joined.
 
 The function of a list of 60,000 rules has as many nodes, and every operation would visit all of them. So the list is
 kept aside. In its place is a switch: a field above all others, whose number is that of the verdicts that a
@@ -14,8 +13,8 @@ packet meets in the list::
     switch   0 -> dropped | 1 -> what comes after the list          one node
     aside    port 80, to 10.0.0.1 -> 0 | ... -> 0 | else -> 1       60,000
 
-Functions with switches are chosen and combined like others. Where a field is fixed it is fixed in the list, too, and
-at the end the lists are put in.
+Functions with switches combine like others. A field that is fixed is fixed in the lists, too. At the end the lists are
+put in.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ SPARE = 2000
 class Box:
     """A rule: its ranges by level, in order and apart; ``rest`` is a diagram of what else must hold, further down.
 
-    No value, because there may be many thousands: ``weight`` is how many ranges it has, what looking at it costs.
+    There may be many thousands, so this is no Value. ``weight`` is how many ranges it has: what looking at it costs.
     """
 
     __slots__ = ("ranges", "rest", "verdict", "weight")

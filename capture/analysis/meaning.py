@@ -1,4 +1,4 @@
-"""What foreign rules do where the model has no value for it, by the text in which both backends print them.
+"""What foreign rules do that the model has no value for, read from the text that both backends print.
 
 Only what is certain is read: DNAT to one address, REJECT, goto, NOTRACK, targets that let a packet go on, and
 matches of protocols that are neither TCP nor UDP, of ranges and the pod's own addresses, and of interfaces by index.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Translate(Value):
     """Send the connection to another address, or another port, or both (``-j DNAT``); None stays as it is.
 
-    Of a network the first bits take the place of the destination's (``-j NETMAP``).
+    A network replaces the first bits of the destination (``-j NETMAP``).
     """
 
     address: Network | None
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 GO_ON = (
     *("NFLOG", "ULOG", "TRACE", "AUDIT", "CLASSIFY", "DSCP", "TOS", "TTL", "HL", "ECN", "CHECKSUM", "TCPMSS"),
-    *("TCPOPTSTRIP", "LED", "IDLETIMER", "RATEEST", "log", "meter", "SET"),
+    *("TCPOPTSTRIP", "LED", "IDLETIMER", "RATEEST", "SET"),
 )
 """Targets after which a packet goes on unchanged in all that the model knows (XT_CONTINUE in net/netfilter/xt_*.c)."""
 REFUSE = ("REJECT", "reject", "[reject", "TARPIT")
@@ -78,6 +78,8 @@ def meaning(rule: model.Rule) -> Meaning:
         return model.Continue() if _is_for_udp(rule) else model.UnknownVerdict(f"CT --zone {verdict.zone}")
     if not isinstance(verdict, model.UnknownVerdict):
         return verdict
+    if verdict.then is not None:
+        return verdict.then
     words = verdict.text
     first = words.split(" ", 1)[0]
     if first in REFUSE:

@@ -223,7 +223,7 @@ def shape(table: model.TableName, chain: str, rule: model.Rule, marks: frozenset
 
 
 class Shape(Value):
-    """How an own rule that jumps to no chain looks: what it does, its matches, and which kinds it has besides."""
+    """How an own rule without a jump looks: what it does, its matches, and the kinds of its other matches."""
 
     looks: str
     verdict: model.Verdict

@@ -1,7 +1,7 @@
 """Sets of packets in words, and the most ordinary packet of each: a witness that is easy to recognise.
 
-A set is described only as far as it differs among packets that can occur. One in which long lists of rules are
-switches has a witness, too, and mostly it is found without the lists being put in.
+A set is described only as far as it differs among packets that can occur. A witness is mostly found without putting
+long lists of rules in the place of their switches.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def with_ports(path: Path, other: Path) -> Path:
     return {**path, Field.PORT: tuple(merge_ranges((*path[Field.PORT], *other[Field.PORT])))}
 
 
-def in_words(space: PacketSpace, path: Path) -> str:
+def region_text(space: PacketSpace, path: Path) -> str:
     """Return a part of a set in words: "tcp to 203.0.113.0/24, port 80, user 1337"."""
     protocols = {number for ends in path.get(Field.PROTOCOL, ((0, 1),)) for number in ends}
     words: str = "tcp and udp" if len(protocols) > 1 else PROTOCOLS[protocols.pop()]
@@ -135,6 +135,11 @@ def in_words(space: PacketSpace, path: Path) -> str:
         if level in path and (text := in_words_of(space, level, path[level])):
             words += f"{before}{text}"
     return ", ".join((words, *_marks(space, path)))
+
+
+def is_told_apart_from_lo(space: PacketSpace, path: Path) -> bool:
+    """Return whether a part is what leaves the pod by any interface but lo, which goes without words."""
+    return Field.OUT in path and not _interfaces(space, Field.OUT, path[Field.OUT])
 
 
 def _numbers(space: PacketSpace, level: int, ranges: Ranges) -> str:
@@ -170,7 +175,7 @@ def _size(ranges: Iterable[tuple[int, int]]) -> int:
 def _networks(family: Family, ranges: Iterable[tuple[int, int]]) -> Iterator[str]:
     for first, last in ranges:
         networks = list(split(family, first, last))
-        if len(networks) > 2:  # a range says more than many networks
+        if len(networks) > 2:  # a range is shorter than many networks
             yield f"{address_text(family, first)}-{address_text(family, last)}"
         else:
             yield from (str(each).partition("/")[0] if each.is_address else str(each) for each in networks)

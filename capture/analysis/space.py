@@ -1,8 +1,8 @@
 """The fields of a packet as levels of a diagram, and the matches of rules as functions.
 
-One space serves all rule sets that are compared, because two things depend on all of them: interfaces, of which
-only those count that rules tell apart, and marks, whose bits are one field where every mask treats them alike.
-Numbers are those of the packet. -1 is "none" or "not known" of ports, sources, owners and interfaces.
+A level is a field's place in the order of tests; its domain is the lowest and the highest number of the field. One
+space serves all rule sets that are compared, because two things depend on all: of interfaces those count that rules
+tell apart, and bits of marks are one field where every mask treats them alike. -1 is "none" or "not known".
 """
 
 from __future__ import annotations
@@ -116,6 +116,9 @@ class PacketSpace:
         for route in routes:
             marked = self.marked("mark", route.mark, route.mask)
             is_meant = self.diagrams.negation(marked) if route.is_inverted else marked
+            if route.source is not None:
+                inside = self.numbers(Field.SOURCE, [(route.source.first, route.source.last)])
+                is_meant = self.diagrams.both(is_meant, inside)
             if not route.is_certain:
                 is_meant = self.diagrams.both(is_meant, self.unknown(("policy rule", route.words)))
             for way in dict.fromkeys(way for _, _, way in route.ways):

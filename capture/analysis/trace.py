@@ -94,9 +94,9 @@ class Trace(Value):
 
     ``translated`` is what a rule made of where the packet was addressed to.
     ``marked`` is whether a mark of TPROXY leads the packet, or a later one of its connection, to the proxy.
-    ``lacks`` says which routes the outcome depends on and the namespace does not have. ``policy`` is the base chain
-    whose policy dropped the packet. ``rerouted`` is the policy rule by which another mark refused it, or sent it out by
-    another interface.
+    ``lacks`` are commands for missing routes on which the outcome depends. ``policy`` is the base chain whose policy
+    dropped the packet. ``rerouted`` is the policy rule by which another mark refused it, or sent it out by another
+    interface.
     """
 
     not_compared = ("policy", "rerouted", "mark")
@@ -249,10 +249,10 @@ class _Passage:
         return self.packet.in_interface == LOOPBACK and self.first.in_interface is None
 
     def _route_by_mark(self, cause: Step) -> None:
-        """Route the packet again; ``cause`` is the rule of whose mark or destination that is a consequence."""
+        """Route the packet again; ``cause`` is the rule whose mark or destination requires it."""
         self.interface = self.rerouted = None
         for route in self.situation.mark_routes(self.packet.family):
-            way = route.way_to(self.packet.destination) if route.is_for(self.packet.mark) else None
+            way = route.way_to(self.packet.destination) if route.is_for(self.packet) else None
             if way is None:
                 continue
             if not route.is_certain:
@@ -267,8 +267,8 @@ class _Passage:
     def _meets_nat(self) -> bool:
         """Return whether the packet is mapped: a first one, or a later one, which is treated as the first was.
 
-        With a mark on its connection it may be an answer, which no rule of nat maps; without a socket it is not known
-        whose the first one was.
+        With a mark on its connection it may be an answer, which no rule of nat maps; without a socket, the sender of
+        the first one is unknown.
         """
         packet = self.packet
         is_known = packet.connection_mark == 0 and (packet.in_interface is not None or packet.uid is not None)
@@ -377,7 +377,7 @@ class _Passage:
         elif self.transparent is not None and isinstance(self.transparent.rule.verdict, model.TransparentProxy):
             outcome, step, port = "proxy-inbound", self.transparent, self.transparent.rule.verdict.port
         elif self.mapped is not None:
-            is_redirect = isinstance(self.mapped.rule.verdict, model.Redirect)
+            is_redirect = isinstance(meaning(self.mapped.rule), model.Redirect)
             step, port = self.mapped, self.packet.port
             outcome = redirect_outcome(step.chain, port) if is_redirect else "direct"
         elif self._goes_to_the_transparent_socket():
@@ -414,7 +414,7 @@ class _Passage:
         if self.is_dropped:
             drops = (step for step in reversed(certain) if isinstance(meaning(step.rule), model.Drop))
             return next(drops, None)
-        decisive = [step for step in certain if isinstance(step.rule.verdict, model.Return | model.Accept)]
+        decisive = [step for step in certain if isinstance(meaning(step.rule), model.Return | model.Accept)]
         in_nat = [step for step in decisive if step.table == model.NAT]
         return next(reversed(in_nat or decisive), None)
 

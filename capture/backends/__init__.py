@@ -4,7 +4,7 @@ A *backend* is a place in the kernel where rules live (``iptables``, ``nftables`
 way to write and read there. Every driver offers the same five calls, documented here once:
 
 ``render(ruleset)``  pure; what would be sent into an empty namespace, as titled texts
-``holds(desired)``   quick: whether the kernel holds exactly what ``write`` makes; no means "read it"
+``holds(desired)``   quick: whether the kernel holds exactly what ``write`` makes; False means "read it"
 ``read()``           everything in the tables we may touch, foreign chains and rules included
 ``write(desired, live, recorded)``   make our rules those of ``desired``; what is foreign stays
 ``clean(live, recorded)``            remove everything of the capture; what is foreign stays

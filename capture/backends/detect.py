@@ -96,7 +96,7 @@ def find_live_sets() -> tuple[SetLocation, ...]:
 
 
 NETLINK = BackendRequest("nftables", "netlink")
-"""Comes to no programs and packages, unless legacy tables are there: only they are read and removed by these."""
+"""Needs no programs and packages, unless legacy tables are there."""
 
 
 def without_kernel(request: BackendRequest) -> BackendChoice:
@@ -127,10 +127,10 @@ def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
     for driver, variant in _iptables_ways(facts, request):
         obstacle = _obstacle(facts, driver, variant, certain=not backend)
         if obstacle is None:
-            reason = "; ".join((_why_variant(facts, request, variant), *_in_words(obstacles)))
+            reason = "; ".join((_why_variant(facts, request, variant), *_obstacle_lines(obstacles)))
             return BackendChoice("iptables", driver, variant, reason)
         obstacles.setdefault((variant, obstacle), []).append(driver)
-    in_the_way = "; ".join(_in_words(obstacles))
+    in_the_way = "; ".join(_obstacle_lines(obstacles))
     if backend == "iptables":
         raise UnsupportedError(f"iptables cannot be used here: {in_the_way}", _remedy(facts, obstacles))
     try:
@@ -152,7 +152,7 @@ def _remedy(facts: HostFacts, obstacles: dict[tuple[str, str], list[str]]) -> st
     return f"{remedy_for(modules)} Or leave the choice open (--backend auto)."
 
 
-def _in_words(obstacles: dict[tuple[str, str], list[str]]) -> Iterator[str]:
+def _obstacle_lines(obstacles: dict[tuple[str, str], list[str]]) -> Iterator[str]:
     """Yield what keeps variants of iptables from being used, and with which drivers."""
     for (variant, obstacle), drivers in obstacles.items():
         yield f"{', '.join(drivers)} ({variant}): {obstacle}"

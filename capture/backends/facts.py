@@ -57,7 +57,7 @@ class LiveChain(Value):
 class HostFacts(Value):
     """What this host, kernel and namespace can do, and what is live in the namespace.
 
-    A bool of None could not be found out: a privilege is missing.
+    None is a fact that a missing privilege hides.
     """
 
     programs: dict[Program, str]

@@ -3,8 +3,7 @@
 A distribution's netfilter is made of modules. The kernel requests what a rule needs
 (request_module in net/netfilter/nf_tables_api.c and x_tables.c), with modprobe(8) of the host,
 for any user. If that fails, the answer is "No such file or directory", and names nothing. So here is
-what needs what: names and dependencies are those of Linux 6.1 (``modinfo -F depends``), and hold since
-5.2, which brought nft_chain_nat.
+what needs what, by the names and dependencies of Linux 6.1 (``modinfo -F depends``), which hold since 5.2.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import click
 
 from capture import operations
 from capture.cli.options import capture_options, command, explicit, format_option, namespace_options
-from capture.report.outcome import applied_as_plain, outcome, start_line
+from capture.report.applied_text import applied_as_plain, applied_text, start_line
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
 from capture.settings.options import ALLOW_HOST, FORCE_APPLY
@@ -35,5 +35,5 @@ def apply(ctx: click.Context, namespace: str | None, form: str) -> int:
     if form == "json":
         print_json(applied_as_plain(settings, applied))
     else:
-        print_lines([outcome(applied), start_line(settings, applied.config), *applied.remarks])
+        print_lines([applied_text(applied), start_line(settings, applied.config), *applied.notes])
     return 0

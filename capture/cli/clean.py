@@ -6,7 +6,7 @@ import click
 
 from capture import operations
 from capture.cli.options import command, format_option, namespace_options
-from capture.report.outcome import cut_by_cleaning
+from capture.report.applied_text import cut_by_cleaning
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
 

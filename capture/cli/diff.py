@@ -12,13 +12,14 @@ from capture.analysis.effects import Comparison, Effect
 from capture.analysis.judgement import of_family
 from capture.analysis.stations import Situation
 from capture.cli.options import CaptureCommand, capture_options, command, flags, format_option
+from capture.cli.values import checked
 from capture.errors import EXIT_DONE, EXIT_DRIFT, ConfigurationError
 from capture.model.addresses import FAMILY_NAMES
 from capture.model.ruleset import FAMILIES, Ruleset
-from capture.report.differences import effect_as_plain, fate_in_words
+from capture.report.difference_text import effect_as_plain, fate_text
 from capture.report.listings import ruleset_of_dump
 from capture.report.output import print_json
-from capture.report.packet_words import packet_in_words
+from capture.report.packet_text import packet_text
 from capture.report.terminal import print_lines
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
@@ -27,6 +28,7 @@ from capture.settings.settings import Settings, with_flags
 from capture.state.input import read_input
 
 EXPECTED = "a file written by `capture dump --format json`"
+CAPTURE = checked(str, f"options of the capture in quotes, or {EXPECTED}")
 
 
 @command(
@@ -35,8 +37,8 @@ EXPECTED = "a file written by `capture dump --format json`"
     capture diff before.json after.json
     capture diff '--profile classic' '--profile current' --format json
     """,
-    click.Argument(["first"], metavar="A"),
-    click.Argument(["second"], metavar="B"),
+    click.Argument(["first"], type=CAPTURE, metavar="A"),
+    click.Argument(["second"], type=CAPTURE, metavar="B"),
     format_option("table", "json"),
     context_settings={"ignore_unknown_options": True},
 )
@@ -58,7 +60,7 @@ def diff(first: str, second: str, form: str) -> int:
         print_lines(["equal: both captures treat every connection alike"])
     else:
         print_lines([f"{len(effects)} difference{'s' if len(effects) > 1 else ''}:"])
-        print_lines(f"  {line}" for each in effects for line in _in_words(each))
+        print_lines(f"  {line}" for each in effects for line in _effect_lines(each))
     return EXIT_DRIFT if effects else EXIT_DONE
 
 
@@ -91,9 +93,9 @@ def _of_file(path: str) -> Ruleset:
         raise ConfigurationError("capture diff", path, "command line", f"{EXPECTED}, and this is another") from None
 
 
-def _in_words(effect: Effect) -> Iterator[str]:
+def _effect_lines(effect: Effect) -> Iterator[str]:
     """Yield the packets that are treated differently, and how."""
-    change = f"{fate_in_words(effect.before.fate)} -> {fate_in_words(effect.after.fate)}"
+    change = f"{fate_text(effect.before.fate)} -> {fate_text(effect.after.fate)}"
     for region in effect.regions:
         yield f"{FAMILY_NAMES[effect.family]} {effect.direction}: {region}: {change}"
-    yield f"  witness: {packet_in_words(effect.packet)}"
+    yield f"  witness: {packet_text(effect.packet)}"

@@ -9,7 +9,7 @@ from capture.cli.options import command, format_option, namespace_options, part_
 from capture.model.addresses import Family
 from capture.model.ruleset import TableName
 from capture.report import listings
-from capture.report.differences import NOTHING_APPLIED
+from capture.report.difference_text import NOTHING_APPLIED
 from capture.report.output import print_json
 from capture.report.terminal import columns, print_lines
 

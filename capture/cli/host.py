@@ -12,12 +12,13 @@ import click
 from capture import operations
 from capture.cli.clean import clean_namespace
 from capture.cli.options import CaptureCommand, CommandGroup, capture_options, explicit, format_option
+from capture.cli.values import number
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN, CaptureError
 from capture.netlink.sock_diag import IPPROTO_TCP, open_sock_diag, read_listeners
 from capture.operations import diagnosis
-from capture.report import diagnosed
-from capture.report.outcome import applied_as_plain, outcome, start_line
-from capture.report.output import note, print_json, warn
+from capture.report import diagnosis_text
+from capture.report.applied_text import applied_as_plain, applied_text, start_line
+from capture.report.output import print_json, print_on_stderr, warn
 from capture.report.terminal import print_lines
 from capture.settings.options import ALLOW_HOST, EXCLUDED_INBOUND_PORTS, INBOUND_CAPTURE_PORT, PROXY_PORT
 from capture.state.node import evidence_of_node
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 SSH_PORT = 22
 ENDINGS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-"""What a process gets whose terminal is lost, whose user presses Ctrl-C, or whose machine shuts down."""
+"""The signals of a lost terminal, of Ctrl-C, and of a shutdown."""
 APPLY_EXAMPLES = """
 capture host apply -u istio-proxy --profile current
 capture host apply -u istio-proxy --keep    # in a script: nothing is to be confirmed
@@ -48,7 +49,7 @@ def confirmation_options() -> list[click.Parameter]:
     return [
         click.Option(["--keep"], is_flag=True, help="Keep the capture without a confirmation."),
         click.Option(
-            ["--confirm-within", "seconds"], type=click.IntRange(1, 3600), default=60, show_default=True,
+            ["--confirm-within", "seconds"], type=number(1, 3600), default=60, show_default=True,
             metavar="SECONDS", help="Remove the capture if Enter is not pressed in this time.",
         ),
     ]  # fmt: skip
@@ -81,7 +82,7 @@ def apply(ctx: click.Context, *, keep: bool, seconds: int, form: str) -> int:
     if form == "json":
         print_json(applied_as_plain(settings, applied))
     else:
-        print_lines([outcome(applied), start_line(settings, applied.config), *applied.remarks])
+        print_lines([applied_text(applied), start_line(settings, applied.config), *applied.notes])
     return EXIT_DONE
 
 
@@ -93,9 +94,9 @@ def status(form: str) -> int:
     """
     found = diagnosis.why(None)
     if form == "json":
-        print_json(diagnosed.as_plain(found))
+        print_json(diagnosis_text.diagnosis_as_plain(found))
     else:
-        print_lines(diagnosed.in_words(found))
+        print_lines(diagnosis_text.diagnosis_lines(found))
     if found.causes:
         return EXIT_DRIFT
     return EXIT_DONE if found.is_certain else EXIT_UNKNOWN
@@ -147,7 +148,9 @@ def keep_if_confirmed(seconds: int) -> None:
     is_confirmed = False
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
-        note(f"captured. Open another connection to this machine, then press Enter within {seconds} s to keep it.")
+        print_on_stderr(
+            f"captured. Open another connection to this machine, then press Enter within {seconds} s to keep it."
+        )
         readable, _, _ = select.select([sys.stdin], [], [], seconds)
         is_confirmed = bool(readable) and bool(sys.stdin.readline())
     finally:

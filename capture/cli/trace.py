@@ -19,10 +19,10 @@ from capture.cli.options import (
 from capture.cli.packets import packet_from, packet_options
 from capture.model.addresses import Family, Network
 from capture.model.ruleset import TableName
-from capture.report.outcome import print_start_line
+from capture.report.applied_text import print_start_line
 from capture.report.output import print_json
 from capture.report.terminal import print_lines
-from capture.report.traced import as_plain, in_words
+from capture.report.trace_text import trace_as_plain, trace_lines
 
 
 @command(
@@ -57,8 +57,8 @@ def trace(
 ) -> None:
     """Print what happens to a packet, and which rule decides.
 
-    A packet with --in comes into the pod; any other is sent by a process in it, to where its routes lead. With
-    --table, the rules of that table alone are shown; the packet meets all.
+    PROTOCOL is tcp or udp. A packet with --in comes into the pod; any other is sent by a process in it, to where its
+    routes lead. With --table, the rules of that table alone are shown; the packet meets all.
     """
     packet = packet_from(options, ctx)
     if family not in (None, packet.family):
@@ -66,8 +66,8 @@ def trace(
     settings = explicit_if(ctx, requested=from_options)
     host = operations.host_of(namespace, dns_servers)
     traced = operations.trace(packet, settings, namespace, host)
+    print_start_line(operations.reference(settings, namespace, host), form)
     if form == "json":
-        print_json(as_plain(traced, table_name))
-        return
-    print_start_line(operations.reference(settings, namespace, host))
-    print_lines(in_words(traced, table_name))
+        print_json(trace_as_plain(traced, table_name))
+    else:
+        print_lines(trace_lines(traced, table_name))

@@ -18,14 +18,14 @@ from capture.cli.options import (
 )
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.model.ruleset import LoopbackAddress
-from capture.report.differences import (
-    as_plain,
-    doubts_in_words,
-    notes_in_words,
-    reference_in_words,
-    verified_in_words,
+from capture.report.applied_text import print_start_line
+from capture.report.difference_text import (
+    differences_as_plain,
+    doubt_lines,
+    note_lines,
+    reference_text,
+    verified_lines,
 )
-from capture.report.outcome import print_start_line
 from capture.report.output import print_json
 from capture.report.terminal import print_lines
 
@@ -33,7 +33,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from capture.analysis.cause_texts import Cause
+    from capture.analysis.cause_text import Cause
     from capture.analysis.judgement import Obstacle
     from capture.model.addresses import Family, Network
     from capture.model.ruleset import MissingRoute, TableName
@@ -84,39 +84,39 @@ def verify(
         from capture.operations.diagnosis import check_proxy  # not where milliseconds count
 
         causes = check_proxy(proxy_admin, settings if flags(ctx) else None, namespace)
+    print_start_line(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded), form)
     if form == "json":
         print_json(verified_as_plain(verified, causes))
     else:
-        print_start_line(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded))
-        print_lines(in_words(verified, causes))
+        print_lines(verdict_lines(verified, causes))
         if verified.is_nothing_applied:
             warn_of_host(namespace)
-    if not verified.holds or verified.is_nothing_applied or causes:
+    if causes or verified.conclusion in ("drift", "nothing applied"):
         return EXIT_DRIFT
     return EXIT_DONE if verified.is_certain else EXIT_UNKNOWN
 
 
-def in_words(verified: Verified, causes: Sequence[Cause]) -> Iterator[str]:
+def verdict_lines(verified: Verified, causes: Sequence[Cause]) -> Iterator[str]:
     """Yield the lines for a person."""
-    yield from verified_in_words(verified)
+    yield from verified_lines(verified)
     if causes:
-        from capture.report.diagnosed import causes_in_words
+        from capture.report.diagnosis_text import cause_lines
 
-        yield from causes_in_words(causes)
+        yield from cause_lines(causes)
 
 
 def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, object]:
     """Return what verify found, for JSON."""
     from capture.operations.inference import inferred_flags
-    from capture.report.diagnosed import cause_as_plain
+    from capture.report.diagnosis_text import cause_as_plain
 
     return {
-        "as_asked": verified.holds and not verified.is_nothing_applied,
+        "as_asked": verified.conclusion not in ("drift", "nothing applied"),
         "certain": verified.is_certain,
-        "compared_with": reference_in_words(verified),
-        "differences": as_plain(verified),
-        "not_judged": list(doubts_in_words(verified)),
-        "notes": list(notes_in_words(verified)),
+        "compared_with": reference_text(verified),
+        "differences": differences_as_plain(verified),
+        "not_judged": list(doubt_lines(verified)),
+        "notes": list(note_lines(verified)),
         "live_settings": None if verified.has_reference else inferred_flags(verified.desired),
         "proxy": [cause_as_plain(cause) for cause in causes],
     }
@@ -138,13 +138,13 @@ def part_of(verified: Verified, family: Family | None, table_name: TableName | N
 
     return verified.replace(
         differences=tuple(filter(is_part, verified.differences)),
-        notes=tuple(filter(is_part, verified.notes)),
+        harmless_differences=tuple(filter(is_part, verified.harmless_differences)),
         missing=tuple(need for need in verified.missing if concerns((_family_of(need),))),
         impediments=tuple(found for found in verified.impediments if concerns((found.family or family,))),
         others=(),
         obstacles=tuple(filter(is_part, verified.obstacles)),
         uncaptured=verified.uncaptured if concerns(("ipv6",)) else (),
-        harmless=tuple(filter(is_part, verified.harmless)),
+        harmless_obstacles=tuple(filter(is_part, verified.harmless_obstacles)),
         unjudged=tuple(filter(is_part, verified.unjudged)),
     )
 

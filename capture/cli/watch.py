@@ -13,12 +13,13 @@ import click
 from capture import operations
 from capture.analysis.flow import PathTree, flows, with_rates
 from capture.cli.options import command, format_option, namespace_options
+from capture.cli.values import number, one_of
 from capture.model.addresses import Family
 from capture.model.ruleset import FAMILIES
 from capture.model.text import printable
 from capture.model.values import Value
 from capture.report import flow_text
-from capture.report.differences import NOTHING_APPLIED, text_of
+from capture.report.difference_text import NOTHING_APPLIED, text_of
 from capture.report.flow_svg import picture
 from capture.report.output import painted, print_json
 from capture.report.streams import COLOUR
@@ -45,10 +46,10 @@ class Look(Value):
     capture watch --pid 4711 --once --format svg > path.svg
     """,
     *namespace_options(),
-    click.Option(["--family"], type=click.Choice(FAMILIES), help="Show this family only."),
+    click.Option(["--family"], type=one_of(*FAMILIES), help="Show this family only."),
     click.Option(
         ["--interval"],
-        type=click.FloatRange(min=0.1),
+        type=number(0.1, kind=float),
         default=1.0,
         show_default=True,
         metavar="SECONDS",
@@ -73,7 +74,7 @@ def watch(namespace: str | None, family: Family | None, interval: float, form: s
     now = look(namespace, families)
     shown = with_rates(now.flows, before.flows, now.moment - before.moment)
     if form == "json":
-        print_json({"captured": now.is_captured, "interval": interval, "paths": flow_text.as_plain(shown)})
+        print_json({"captured": now.is_captured, "interval": interval, "paths": flow_text.flows_as_plain(shown)})
     elif form == "svg":
         click.echo(picture(shown, _title(namespace, now)), nl=False)
     else:
@@ -104,7 +105,9 @@ def _title(namespace: str | None, now: Look) -> str:
 
 def _lines(shown: Sequence[PathTree], families: Sequence[Family], width: int | None) -> list[tuple[str, str]]:
     is_ascii = "utf" not in (getattr(sys.__stdout__, "encoding", "") or "").lower()
-    return [(printable(line), colour) for line, colour in flow_text.lines(shown, width, families, is_ascii=is_ascii)]
+    return [
+        (printable(line), colour) for line, colour in flow_text.flow_lines(shown, width, families, is_ascii=is_ascii)
+    ]
 
 
 def _print(lines: Sequence[tuple[str, str]]) -> None:

@@ -17,7 +17,7 @@ class Packet(Value):
 
     With ``in_interface`` it comes in, else the process with ``uid`` and ``gid`` sends it through
     ``out_interface``. Addresses are networks of a single address; a source that is not known matches no rule
-    that asks for one. Marks are numbers; ``state`` is one of CONNECTION_STATES.
+    that requests one. Marks are numbers; ``state`` is one of CONNECTION_STATES.
     """
 
     protocol: ProtocolName

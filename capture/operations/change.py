@@ -55,7 +55,7 @@ class Applied(Value):
     config: CaptureConfig
     ruleset: Ruleset
     warnings: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     """Facts that are no fault, and good to know."""
 
 
@@ -65,7 +65,7 @@ class Existing(Value):
     driver: Driver
     """The one that will write; it knows what it has read."""
     current: Ruleset
-    """What is where the rules will go."""
+    """The live rules where the desired ones go."""
     elsewhere: tuple[tuple[Driver, Ruleset], ...]
     """Our sets in other places, each with the driver that removes it."""
     recorded: Record | None
@@ -112,7 +112,7 @@ def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_time
     try:
         return _apply(settings, facts, resolved, force=force, lock_timeout=lock_timeout)
     except (UnsupportedError, KernelError, ToolError):
-        # A kernel without NAT for IPv6 must not keep a pod from starting that is not reached by IPv6.
+        # A pod that is not reached by IPv6 starts on a kernel without NAT for IPv6, too.
         if IPV6 not in resolved[0].families or resolved[0].is_reached_by_ipv6:
             raise
     facts.forget_ipv6()
@@ -155,9 +155,9 @@ def _apply(
         if routes.remove(existing.stale_routes, desired) or restored:
             changed = True
             journal.commit()
-    remarks = filter(None, (link_local_note(config.families, facts.pod_addresses()),))
+    notes = filter(None, (link_local_note(config.families, facts.pod_addresses()),))
     return Applied(
-        changed, target, config, desired, (*warnings, *losses, *_impediments(desired), *lock.warnings), tuple(remarks)
+        changed, target, config, desired, (*warnings, *losses, *_impediments(desired), *lock.warnings), tuple(notes)
     )
 
 
@@ -177,7 +177,7 @@ def _reject_other_family(config: CaptureConfig, target: BackendChoice) -> bool:
 
 
 def _switches(desired: Ruleset) -> tuple[Sysctl, ...]:
-    """Return the kernel's switches that are to be off for a transparent proxy, and are on."""
+    """Return the switches of the kernel that are on, and must be off for a transparent proxy."""
     if not desired.policy_routes:
         return ()
     from capture.state.impediments import switches_to_change  # TPROXY only
@@ -209,7 +209,7 @@ def _impediments(desired: Ruleset) -> list[str]:
         return lost
     from capture.state.impediments import impediments  # TPROXY, or something is wrong
 
-    return [*lost, *(f"{found.says}. {found.remedy}" for found in impediments(desired))]
+    return [*lost, *(f"{found.message}. {found.remedy}" for found in impediments(desired))]
 
 
 def _read_existing(target: BackendChoice, live_sets: Iterable[SetLocation], desired: Ruleset) -> Existing:
@@ -232,7 +232,7 @@ def _read_existing(target: BackendChoice, live_sets: Iterable[SetLocation], desi
 
 
 def _read_current(target: BackendChoice, driver: Driver, desired: Ruleset) -> Ruleset:
-    """Return what is where the rules go: read only if it is neither nothing nor exactly what is desired."""
+    """Return the live rules where the desired ones go: read only if there are some, and not exactly these."""
     if target.is_empty:
         return Ruleset(desired.families, ())
     return desired if driver.holds(desired) else driver.read()

@@ -58,7 +58,9 @@ def verify(
         config, _ = resolve(explicit, facts_from(host, namespace))
         request = request_of(explicit)
         addresses = PodFromOutside().pod_addresses()
-        return _verify(build_ruleset(config), request, detect.look(request), explicit, addresses)
+        recorded = record.read()
+        own = recorded.ruleset if recorded else None
+        return _verify(build_ruleset(config), request, detect.look(request), explicit, addresses, own)
 
 
 def verify_recorded() -> Verified | None:
@@ -79,11 +81,16 @@ def _verify_recorded(recorded: Record, found: Found) -> Verified:
 
 
 def _verify(
-    desired: Ruleset, request: BackendRequest, found: Found, settings: Settings, addresses: tuple[Network, ...]
+    desired: Ruleset,
+    request: BackendRequest,
+    found: Found,
+    settings: Settings,
+    addresses: tuple[Network, ...],
+    recorded: Ruleset | None = None,
 ) -> Verified:
     """Compare with the desired rules; add what addresses of families without rules need."""
     decision, live_sets = found
-    uncaptured, remarks = judge_families(desired.families, settings, addresses)
+    uncaptured, notes = judge_families(desired.families, settings, addresses)
     is_desired = IPV6 not in desired.families and settings[OTHER_FAMILY] == "reject"
     if is_desired or decision.has_reject_table:
         from capture.backends.other_family import is_present  # few captures reject anything
@@ -101,7 +108,8 @@ def _verify(
         decision = live_sets[0]  # without settings, the place that has our rules
     driver = load(decision)
     live = desired if driver.holds(desired) else driver.read()
-    return _judged(desired, live, decision, live_sets).replace(uncaptured=uncaptured, remarks=remarks)
+    judged = _judged(desired, live, decision, live_sets, recorded=recorded)
+    return judged.replace(uncaptured=uncaptured, notes=notes)
 
 
 def _verify_without_reference() -> Verified:
@@ -128,6 +136,7 @@ def _judged(
     live_sets: Iterable[SetLocation],
     *,
     has_reference: bool = True,
+    recorded: Ruleset | None = None,
 ) -> Verified:
     """Return what differs, judged by what it does to packets."""
     from capture.operations.situation import read_elsewhere  # not when pods are made
@@ -150,13 +159,21 @@ def _judged(
 
     network = read_pod_network()
     is_native = decision.backend == "nftables"
-    judged = judge(desired, live, elsewhere.foreign, network, is_native=is_native, has_reference=has_reference)
+    judged = judge(
+        desired,
+        live,
+        elsewhere.foreign,
+        network,
+        is_native=is_native,
+        has_reference=has_reference,
+        recorded=recorded,
+    )
     return found.replace(
         differences=judged.differences,
-        notes=judged.notes,
+        harmless_differences=judged.harmless_differences,
         others=tuple(_second_sets(found, live_sets, elsewhere, network)),
         obstacles=judged.obstacles,
-        harmless=judged.harmless,
+        harmless_obstacles=judged.harmless_obstacles,
         unjudged=judged.unjudged,
         doubts=(*elsewhere.doubts, *judged.doubts),
     )
@@ -184,15 +201,7 @@ def dump(namespace: Namespace = None) -> Dumped:
 
 
 def _live_sets(places: Iterable[SetLocation]) -> tuple[LiveSet, ...]:
-    return tuple(
-        LiveSet(
-            backend_and_variant.backend,
-            backend_and_variant.driver,
-            backend_and_variant.variant,
-            load(backend_and_variant).read(),
-        )
-        for backend_and_variant in places
-    )
+    return tuple(LiveSet(each.backend, each.driver, each.variant, load(each).read()) for each in places)
 
 
 class Reference(Value):
@@ -200,6 +209,8 @@ class Reference(Value):
 
     settings: Settings
     config: CaptureConfig
+    warnings: tuple[str, ...] = ()
+    """About the settings that a caller gave."""
 
 
 def reference(
@@ -219,4 +230,5 @@ def reference(
             return Reference(recorded.settings, resolve(recorded.settings, recorded.facts)[0])
         if settings is None or (prefer_recorded and not settings.explicit):
             return None
-        return Reference(settings, resolve(settings, facts_from(host, namespace))[0])
+        config, warnings = resolve(settings, facts_from(host, namespace))
+        return Reference(settings, config, tuple(warnings))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.cause_texts import Cause, cause
+from capture.analysis.cause_text import UNJUDGED, Cause, cause
 from capture.analysis.causes import (
     TO_PROXY,
     Capture,
@@ -14,7 +14,7 @@ from capture.analysis.causes import (
     drop_cause,
     stops,
 )
-from capture.analysis.foreign_words import what_foreign_does
+from capture.analysis.foreign_text import what_foreign_does
 from capture.backends import detect, load
 from capture.backends.iptables.render import rule_text
 from capture.errors import CaptureError
@@ -26,8 +26,8 @@ from capture.model.values import Value
 from capture.operations import host_of, reference, trace, verify
 from capture.operations.inference import inferred_settings
 from capture.rules import build_ruleset
-from capture.settings.cautions import cancelling
 from capture.settings.config import CaptureConfig, resolve
+from capture.settings.config_warnings import cancelling
 from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
 from capture.settings.options import PROFILE, PROXY_GID, PROXY_UID
 from capture.state import decisions, routes
@@ -119,7 +119,8 @@ def why(
             *_socket_lb_causes(),
         )
         notes += tuple(each for each in of_pod if each not in causes)
-        is_certain = all(note.kind != "rule-missing" for note in notes)
+        notes += tuple(_unjudged_notes(verified))
+        is_certain = verified.is_judged and all(note.kind != "rule-missing" for note in notes)
         return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
 
 
@@ -258,6 +259,15 @@ def _foreign_rules(verified: Verified) -> dict[str, tuple[str, str]]:
     }
 
 
+def _unjudged_notes(verified: Verified) -> Iterator[Cause]:
+    """Yield what may divert captured packets, and cannot be judged."""
+    for each in verified.unjudged:
+        words = (each.rule and each.rule.why) or _rule_of(each.rule, each.family)
+        yield cause(UNJUDGED, each.place, rule=words)
+    for doubt in verified.doubts:
+        yield cause("unjudged: doubt", doubt=doubt)
+
+
 def _is_dropping(effect: Effect | None) -> bool:
     return effect is not None and effect.is_certain and effect.after.outcome == "dropped"
 
@@ -273,8 +283,8 @@ def _exclusion_notes(known: Reference, verified: Verified) -> Iterator[Cause]:
     settings = known.settings
     for what in cancelling(settings, known.config):
         yield cause("excluded: all", what=what)
-    for remark in verified.remarks:
-        yield cause("family-not-captured: remark", remark=remark)
+    for note in verified.notes:
+        yield cause("family-not-captured: note", note=note)
     exclusions = [
         each
         for each in settings.explicit
@@ -301,7 +311,7 @@ def _delivery_causes(found: Iterable[Impediment]) -> Iterator[Cause]:
     """Yield what loses captured packets though the rules are there; that lo is down is a fact of the pod already."""
     for each in found:
         if each.kind != LO_DOWN:
-            yield Cause(each.kind, each.says, each.remedy)
+            yield Cause(each.kind, each.message, each.remedy)
 
 
 def _socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
@@ -334,7 +344,7 @@ def _missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
 
 def _no_rules_cause() -> Cause:
     """Return why nothing is applied here: what the CNI plugin decided last, where that is known."""
-    decided = decisions.of_namespace(own_namespace().st_ino)
+    decided = decisions.of_namespace(own_namespace())
     if decided is not None and decided.decision == decisions.LEFT_ALONE:
         return cause("left-alone", pod=decided.pod, time=decided.time, reason=decided.reason)
     evidence = evidence_of_host()

@@ -7,12 +7,16 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Literal
+
     from capture.analysis.compare import Difference
     from capture.analysis.effects import Effect
     from capture.analysis.judgement import Obstacle
     from capture.backends.detect import BackendChoice
     from capture.model.ruleset import LoopbackAddress, MissingRoute, Ruleset
     from capture.state.impediments import Impediment
+
+    Conclusion = Literal["nothing applied", "drift", "in sync", "cannot be judged", "no reference"]
 
 
 class Other(Value):
@@ -27,9 +31,9 @@ class Other(Value):
 class Verified(Value):
     """How the live rules compare with the desired ones.
 
-    ``differences`` are drift in our own tables, ``obstacles`` foreign rules in others that divert captured traffic.
-    ``notes`` and ``harmless`` are foreign rules without effect on it, ``unjudged`` those that may have one, and
-    ``doubts`` are what else cannot be judged, in words.
+    ``differences`` are drift in our own tables, ``obstacles`` foreign rules in others that divert captured traffic;
+    ``harmless_differences`` and ``harmless_obstacles`` are those without effect on it, ``unjudged`` those that may have
+    one, and ``doubts`` are what else cannot be judged, in words.
     """
 
     decision: BackendChoice
@@ -37,10 +41,10 @@ class Verified(Value):
     live: Ruleset
     differences: tuple[Difference, ...] = ()
     missing: tuple[LoopbackAddress | MissingRoute, ...] = ()
-    notes: tuple[Difference, ...] = ()
+    harmless_differences: tuple[Difference, ...] = ()
     others: tuple[Other, ...] = ()
     obstacles: tuple[Obstacle, ...] = ()
-    harmless: tuple[Obstacle, ...] = ()
+    harmless_obstacles: tuple[Obstacle, ...] = ()
     unjudged: tuple[Difference | Obstacle, ...] = ()
     doubts: tuple[str, ...] = ()
     impediments: tuple[Impediment, ...] = ()
@@ -51,7 +55,7 @@ class Verified(Value):
     """Whether there is a reference for our rules; else ``desired`` are the live ones."""
     uncaptured: tuple[str, ...] = ()
     """What is wrong with a family as a whole, in words: it has an address and no rules, or is not rejected."""
-    remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     """What the settings leave uncaptured on purpose, though the pod has it, in words."""
 
     @property
@@ -61,9 +65,25 @@ class Verified(Value):
         return not any(drift)
 
     @property
+    def is_judged(self) -> bool:
+        """Return whether it is known of each foreign rule, and of all else, what it does to captured packets."""
+        return not self.unjudged and not self.doubts
+
+    @property
     def is_certain(self) -> bool:
-        """Return whether everything could be judged."""
-        return self.has_reference and not self.unjudged and not self.doubts
+        """Return whether everything could be judged, our own rules by a reference."""
+        return self.has_reference and self.is_judged
+
+    @property
+    def conclusion(self) -> Conclusion:
+        """Return what follows from all of it."""
+        if self.is_nothing_applied:
+            return "nothing applied"
+        if not self.holds:
+            return "drift"
+        if self.is_certain:
+            return "in sync"
+        return "cannot be judged" if self.has_reference else "no reference"
 
     @property
     def is_nothing_applied(self) -> bool:

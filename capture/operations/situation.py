@@ -44,7 +44,7 @@ class Elsewhere(Value):
 
 
 def read_elsewhere(place: tuple[str, str]) -> Elsewhere:
-    """Return what there is besides our set in a place: a backend, and its variant."""
+    """Return the base chains outside of our set in a place: a backend, and its variant."""
     from capture.backends.nftables.foreign import read_foreign_chains  # not when milliseconds count
 
     chains = list(read_foreign_chains((place,)))

@@ -58,12 +58,12 @@ def trace(
 
 
 def _with_impediments(traced: Trace) -> Trace:
-    """Return the trace with what keeps a packet of the pod, which is redirected and goes over ``lo``, from its port."""
+    """Return the trace with the impediments of a packet that is redirected over ``lo``."""
     packet = traced.packet
     if packet.in_interface is not None or traced.outcome in ("direct", "dropped"):
         return traced
     found = impediments(Ruleset(FAMILIES, ()))
-    return traced.replace(impediments=tuple(each.says for each in found if each.family in (None, packet.family)))
+    return traced.replace(impediments=tuple(each.message for each in found if each.family in (None, packet.family)))
 
 
 def situation_of(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Situation:

@@ -24,7 +24,7 @@ class Finding(Value):
     topic: str
     name: str
     state: State
-    says: str
+    message: str
     remedy: str = ""
     kind: str = ""
     """Of a cause, as ``capture why`` has it."""
@@ -37,6 +37,6 @@ def print_findings(found: Iterable[Finding]) -> None:
         if finding.topic != topic:
             topic = finding.topic
             print_lines([f"{topic}:"])
-        print_lines([f"  {finding.state:<7} {finding.name}: {finding.says}"], HANG)
+        print_lines([f"  {finding.state:<7} {finding.name}: {finding.message}"], HANG)
         if finding.remedy:
             print_lines([f"{'':{HANG}}{finding.remedy}"], HANG)

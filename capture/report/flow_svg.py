@@ -40,7 +40,7 @@ class Node(Value):
     """A box in its place: the column it is in, the height of its middle, and the boxes that edges lead to."""
 
     to: str
-    says: str
+    text: str
     kind: str
     label: str
     busy: bool
@@ -51,7 +51,7 @@ class Node(Value):
     @property
     def characters(self) -> int:
         """Return how many characters its widest line has."""
-        return max(len(self.to), len(self.says))
+        return max(len(self.to), len(self.text))
 
 
 def picture(flows: Sequence[PathTree], title: str) -> str:
@@ -84,7 +84,7 @@ def _placed(edges: Iterable[Edge], column: int, top: float) -> tuple[tuple[Node,
         below, bottom = _placed(edge.below, column + 1, top)
         middle = sum(node.middle for node in below) / len(below) if below else top + ROW / 2
         label = " · ".join(filter(None, (count(edge.packets), rate(edge.rate))))
-        texts = (_short(edge.to), _short(edge.says), edge.kind, label)
+        texts = (_short(edge.to), _short(edge.text), edge.kind, label)
         nodes.append(Node(*texts, busy=bool(edge.rate), column=column, middle=middle, below=below))
         top = bottom if below else top + ROW
     return tuple(nodes), top
@@ -121,10 +121,10 @@ def _box(node: Node, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
     left, width = columns[node.column]
     top, colour = node.middle - BOX / 2, COLOURS[node.kind]
     yield f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{BOX}" rx="5" stroke="{colour}"/>'
-    first = node.middle - 3 if node.says else node.middle + 4
+    first = node.middle - 3 if node.text else node.middle + 4
     yield f'<text class="to" x="{left + 8:.1f}" y="{first:.1f}" style="fill:{colour}">{_escaped(node.to)}</text>'
-    if node.says:
-        yield f'<text class="says" x="{left + 8:.1f}" y="{node.middle + 11:.1f}">{_escaped(node.says)}</text>'
+    if node.text:
+        yield f'<text class="says" x="{left + 8:.1f}" y="{node.middle + 11:.1f}">{_escaped(node.text)}</text>'
     children = node.below if node.column else node.below[:1]
     if not node.column:  # a packet meets one table after the other
         for one, other in itertools.pairwise(node.below):

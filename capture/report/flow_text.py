@@ -27,7 +27,7 @@ NUMBERS = 10
 FOOTNOTE = "nat sees the first packet of each connection"
 
 
-def lines(
+def flow_lines(
     flows: Sequence[PathTree], width: int | None, families: Sequence[Family], *, is_ascii: bool = False
 ) -> Iterator[Line]:
     """Yield the lines of all paths, each with its colour; labels are cut where a ``width`` leaves them no room."""
@@ -45,9 +45,9 @@ def _rows(flow: PathTree, families: Sequence[Family], signs: Sequence[str]) -> I
     yield f"{heading}: {source}", "packets", "per second", BOLD
     for text, edge in _tree(flow.tables, "", signs):
         of = f" ({FAMILY_NAMES[edge.families[0]]} only)" if 0 < len(edge.families) < len(families) else ""
-        says = f": {edge.says}{of}" if edge.says else of
+        rest = f": {edge.text}{of}" if edge.text else of
         colour = "" if edge.kind == "direct" and not edge.rate else COLOURS.get(edge.kind, "")
-        yield f"{text}{edge.to}{says}", count(edge.packets), rate(edge.rate), colour
+        yield f"{text}{edge.to}{rest}", count(edge.packets), rate(edge.rate), colour
     yield "", "", "", ""
 
 
@@ -81,7 +81,7 @@ def rate(number: float | None) -> str:
     return f"{number:.1f}/s" if 0 < number < 10 else f"{number:.0f}/s"
 
 
-def as_plain(flows: Iterable[PathTree]) -> list[dict[str, object]]:
+def flows_as_plain(flows: Iterable[PathTree]) -> list[dict[str, object]]:
     """Return the paths as plain values for JSON."""
     return [{"direction": flow.direction, "edges": [*map(_edge_as_plain, flow.tables)]} for flow in flows]
 
@@ -90,7 +90,7 @@ def _edge_as_plain(edge: Edge) -> dict[str, object]:
     return {
         "to": edge.to,
         "kind": edge.kind,
-        "says": edge.says,
+        "says": edge.text,
         "packets": edge.packets,
         "bytes": edge.bytes,
         "per_second": None if edge.rate is None else round(edge.rate, 3),

@@ -1,7 +1,7 @@
 """Text in a width: long lines folded with a hanging indentation, tables whose columns shrink. Pure.
 
 ``rich`` does this as well; importing what of it prints a table takes 18 ms, a seventh of `capture dump`, where this
-takes one. And what it prints would have to go round ``streams.py``, by which no comment of a rule drives a terminal.
+takes one. And it would print past ``streams.py``, which keeps the comments of rules from driving a terminal.
 """
 
 from __future__ import annotations

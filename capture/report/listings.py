@@ -8,7 +8,7 @@ from capture.model.addresses import FAMILY_NAMES
 from capture.model.chain_names import is_our_chain
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.report.differences import as_plain, in_words, text_of
+from capture.report.difference_text import conclusion_lines, differences_as_plain, text_of
 from capture.report.table import is_of_family, listed_chains, listing
 
 TYPE_CHECKING = False
@@ -67,10 +67,7 @@ def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool, widt
         listed = listing(part.live_set.live, part.family, part.table, width)
         listings.append(listed if len(shown) == 1 and not is_whole else f"{part.heading}\n{listed}")
     if is_whole and verified is not None:
-        drift = ["drift: live rules differ from the applied configuration:"]
-        drift += [f"  {sentence}" for sentence in in_words(verified)]
-        lines = ["in sync: live rules match the applied configuration"] if verified.holds else drift
-        listings.append("".join(f"# {line}\n" for line in lines))
+        listings.append("".join(f"# {line}\n" for line in conclusion_lines(verified)))
     return "\n".join(listings)
 
 
@@ -96,7 +93,7 @@ def save(shown: list[Shown]) -> str:
 
 def nft(shown: list[Shown]) -> str:
     """Return nft scripts that make these rules in our tables, where there is no place for foreign rules."""
-    from capture.backends.nftables.text import render_text
+    from capture.backends.nftables.render import render_text
 
     texts = []
     for live_set in dict.fromkeys(part.live_set for part in shown):
@@ -142,7 +139,7 @@ def _only(live: model.Ruleset, names: Collection[model.TableName], family: Famil
 def _without_words_of(live: model.Ruleset, backend: str) -> tuple[model.Ruleset, str]:
     """Return the rules that every backend has words for, and comments about those that cannot."""
     problem = f"since only {backend} can express it"
-    return _without(live, lambda _table, _chain, rule: problem if _is_in_words_of_others(rule) else "")
+    return _without(live, lambda _table, _chain, rule: problem if _is_unknown(rule) else "")
 
 
 def _without(
@@ -165,7 +162,7 @@ def _without(
     return live.replace(tables=tables), "".join(left_out)
 
 
-def _is_in_words_of_others(rule: model.Rule) -> bool:
+def _is_unknown(rule: model.Rule) -> bool:
     return isinstance(rule.verdict, model.UnknownVerdict) or any(
         isinstance(match, model.UnknownMatch) for match in rule.matches
     )
@@ -179,7 +176,8 @@ def as_json(dumped: Dumped, shown: list[Shown]) -> dict[str, object]:
     verified = dumped.verified
     return {
         "as_asked": None if verified is None else verified.holds,
-        "differences": [] if verified is None else as_plain(verified),
+        "certain": None if verified is None else verified.is_certain,
+        "differences": [] if verified is None else differences_as_plain(verified),
         "tables": [_table_as_json(part) for part in shown],
     }
 

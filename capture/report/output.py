@@ -35,9 +35,9 @@ def painted(text: str, colour: str, stream: TextIO | Stream) -> str:
 
 def report(error: CaptureError) -> None:
     """Print on stderr what went wrong, and what to do about it."""
-    note(f"error: {error.message}")
+    print_on_stderr(f"error: {error.message}")
     if error.remedy:
-        note(f"  {error.remedy}")
+        print_on_stderr(f"  {error.remedy}")
 
 
 def report_as_json(error: CaptureError) -> None:
@@ -57,10 +57,10 @@ def print_json(plain: Mapping[str, object]) -> None:
 def warn(warnings: Iterable[str]) -> None:
     """Print warnings on stderr."""
     for warning in warnings:
-        note(f"warning: {warning}")
+        print_on_stderr(f"warning: {warning}")
 
 
-def note(line: str) -> None:
+def print_on_stderr(line: str) -> None:
     """Print a line on stderr, apart from the output; folded and in colour if that is a terminal."""
     if not sys.stderr.isatty():
         print(line, file=sys.stderr)
@@ -91,7 +91,7 @@ def run_to_exit_code(
         if isinstance(failure, BrokenPipeError):
             return EXIT_BROKEN_PIPE if needs_output else code
         if needs_output:
-            note(f"error: the output cannot be written: {failure.strerror}")
+            print_on_stderr(f"error: the output cannot be written: {failure.strerror}")
             return code or EXIT_FAILED
         warn([f"the output cannot be written: {failure.strerror}; exit code {code} is about the rules"])
         return code

@@ -42,7 +42,7 @@ class Stream:
     when_printing: Callable[[], None] | None = None
     """What is called before something is printed."""
     is_shown_elsewhere = False
-    """Whether what is at the other end of a pipe shows it on a terminal."""
+    """Whether the reader of the pipe shows it on a terminal."""
 
     encoding = "utf-8"
     """What it takes; what the locale has no code for is escaped."""
@@ -86,7 +86,7 @@ class Stream:
                 self._fail(error)
 
     def _fail(self, error: OSError | ValueError) -> None:
-        """Remember the error, and send what Python still holds back nowhere: it would stumble over it as it ends."""
+        """Remember the error, and drop what Python still holds back: writing it at exit would fail again."""
         self.failure = error if isinstance(error, OSError) else OSError(errno.EBADF, "it is closed")
         try:
             nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)

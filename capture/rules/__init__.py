@@ -48,8 +48,8 @@ def build_ruleset(config: CaptureConfig) -> model.Ruleset:
 def build_handover(config: CaptureConfig) -> model.Ruleset:
     """Return the rule set of the moment in which TPROXY takes inbound capture over from REDIRECT: both capture.
 
-    A packet passes mangle, then nat. Between the two it would meet neither, if the rules of both changed at once:
-    those of mangle as they were, those of nat as they will be. What mangle has taken has the mark, and nat leaves it.
+    If mangle and nat changed at once, a packet between the two could meet neither: the old rules of mangle, then the
+    new ones of nat. What mangle has taken has the mark, and nat leaves it.
     """
     desired = build_ruleset(config)
     redirecting = build_ruleset(config.replace(mode="REDIRECT"))

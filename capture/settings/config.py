@@ -1,7 +1,6 @@
-"""What is true in this pod: settings and the facts of the host, resolved into one value.
+"""The configuration of a pod: settings and the facts of the host, resolved into one value.
 
-``resolve`` is the only place where names become ids, and where the families to program are decided.
-After it everything is pure.
+Only ``resolve`` turns names into ids and decides on the families. After it everything is pure.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
 from capture.model.ruleset import Span, only
 from capture.model.values import Value
 from capture.settings import options as option
-from capture.settings.cautions import cautions
+from capture.settings.config_warnings import config_warnings
 from capture.settings.families import choose_families
 from capture.settings.parsers import Selection, UidPorts
 from capture.settings.settings import host_bits_warnings
@@ -120,7 +119,7 @@ def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
     warnings = [*settings.warnings]
     config = _with_dns(_config(settings, host, warnings), settings, host, warnings)
     warnings += host_bits_warnings(settings)
-    warnings += cautions(settings, config, host)
+    warnings += config_warnings(settings, config, host)
     return config, warnings
 
 

@@ -1,10 +1,10 @@
-"""Which families of addresses are captured. IPv4 always is; IPv6 as ``--ip-families`` says.
+"""Which families of addresses are captured: IPv4 always, IPv6 by ``--ip-families``.
 
     both    rules for both, also without addresses: one that comes later is captured, too
     mesh    as Istio's own program: Envoy of a mesh without dual stack listens on 0.0.0.0 alone
     ipv4    never
 
-A family with a global address and without rules goes by the proxy. That is never silent.
+A family with a global address and without rules bypasses the proxy. That is never silent.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def global_addresses(addresses: Iterable[Network]) -> list[Network]:
 
 
 def _requests_ipv6(settings: Settings, host: Host, addresses: list[Network]) -> tuple[bool, str]:
-    """Return whether IPv6 is to be captured, and which setting decides that, and where it comes from."""
+    """Return whether IPv6 is to be captured, and the setting that decides it, and its origin."""
     origin = settings.origin(IP_FAMILIES)
     choice = settings[IP_FAMILIES]
     if settings[DUAL_STACK] and IP_FAMILIES not in settings.explicit:
@@ -109,13 +109,13 @@ def link_local_note(chosen: tuple[Family, ...], addresses: Iterable[Network]) ->
 def judge_families(
     captured: tuple[Family, ...], settings: Settings, addresses: tuple[Network, ...]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return what is drift, and what is a remark, about families with an address and without rules, in words.
+    """Return what is drift, and what is a note, about families with an address and without rules, in words.
 
     Where the settings choose both families, it is drift.
     """
     uncaptured = tuple(uncaptured_warnings(settings, captured, addresses))
     note = link_local_note(captured, addresses)
-    remarks = (note,) if note else ()
+    notes = (note,) if note else ()
     if settings[IP_FAMILIES] == "both":
-        return uncaptured, remarks
-    return (), (*uncaptured, *remarks)
+        return uncaptured, notes
+    return (), (*uncaptured, *notes)

@@ -1,4 +1,4 @@
-"""The facts about a host and a pod that settings are resolved with, read where they are."""
+"""The facts about host and pod with which settings are resolved."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class PodFromOutside(PodFromInside):
         return None
 
     def name_servers(self) -> tuple[Network, ...]:
-        """Return nothing but those that are known already: the pod's resolv.conf is not here."""
+        """Return the servers that are known already: the pod's resolv.conf is not here."""
         return self.servers
 
 
@@ -116,11 +116,11 @@ class AnyPod(PodFromInside):
     """No pod at all: what ``render`` shows depends on the settings, not on where it runs."""
 
     def pod_addresses(self) -> tuple[Network, ...]:
-        """Return nothing, so that both families are shown."""
+        """Return no address, so that both families are shown."""
         return ()
 
     def primary_address(self) -> None:
-        """Return that there is none."""
+        """Return None: there is no pod."""
         return
 
     def interface_names(self) -> None:
@@ -128,7 +128,7 @@ class AnyPod(PodFromInside):
         return
 
     def has_ipv6(self) -> bool:
-        """Return True."""
+        """Return True, so that both families are shown."""
         return True
 
 

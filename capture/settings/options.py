@@ -1,6 +1,6 @@
 """Every option once: names, default, parser, help. Flags, environment, annotations and docs come from here.
 
-What was given for them is in ``capture.settings.settings``; what holds in a pod, in ``capture.settings.config``.
+``capture.settings.settings`` has the given texts, ``capture.settings.config`` what holds in a pod.
 Names and short flags are those of upstream's ``istio-iptables``, so that its users find them again.
 """
 
@@ -256,7 +256,7 @@ CHAIN_NAMES = Option(
     environment=("CAPTURE_CHAIN_NAMES",), metavar="SPELLING", topic=HOW, empty_means_default=True,
 )  # fmt: skip
 RULE_OPTIONS = _options_so_far()
-"""What decides on the rules: every entry point takes these."""
+"""The options that decide on the rules: every entry point takes these."""
 
 BACKEND = Option(
     "backend", "auto", parsers.one_of("auto", "iptables", "nftables"), "auto, iptables or nftables",

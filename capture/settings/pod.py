@@ -51,7 +51,7 @@ ENVIRONMENT_OPTIONS = (REDIRECT_DNS, DUAL_STACK, DROP_INVALID)
 
 
 class Proxy(Value):
-    """The proxy's container, as far as it is known; what is not known counts as not given."""
+    """The proxy's container. An unknown fact counts as one that is not given."""
 
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = {}  # never changed

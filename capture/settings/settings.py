@@ -1,4 +1,4 @@
-"""What was given for the options, and where: by flag, environment, annotation or argument; the rest has its default."""
+"""Settings: the text given for each option, and its origin. An option without a text has its default."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ _LAST_READ: dict[str, tuple[str, Any]] = {}
 
 
 class Settings(Value):
-    """The texts that were given, option by option; an option without one has its default."""
+    """The given texts by option; an option without one has its default."""
 
     not_compared = ("warnings",)
 
     explicit: Mapping[Option[Any], Given]
     warnings: tuple[str, ...] = ()
-    """What was given and does not count, in words."""
+    """Given texts that do not count, in words."""
     knows_proxy_environment: bool = True
     """False where the source of facts about a pod does not know the environment of its proxy."""
 
@@ -89,7 +89,7 @@ class Settings(Value):
         explicit = self.explicit.get(option)
         return explicit.origin if explicit else "default"
 
-    def in_words(self) -> list[str]:
+    def lines(self) -> list[str]:
         """Return a line for each option that was given: the text that counts, and where it comes from."""
         given = (option for option in OPTIONS if option in self.explicit)
         return [f"{option.name} {self.text(option)!r} ({self.origin(option)})" for option in given]

@@ -1,1 +1,1 @@
-"""What a capture needs and remembers, apart from rules."""
+"""What a capture needs and records, apart from rules."""

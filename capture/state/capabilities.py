@@ -1,4 +1,4 @@
-"""What a thread may do beyond what its user may: its effective capabilities (proc(5), CapEff)."""
+"""The effective capabilities of a thread (proc(5), CapEff)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WAYS_OUT = {
 
 
 def missing(*names: str) -> list[str]:
-    """Return those of these capabilities that this thread has not."""
+    """Return which of these capabilities this thread lacks."""
     held = _held("thread-self")
     return [name for name in names if name not in held]
 

@@ -1,7 +1,7 @@
 """The state directory: root's alone, since its records decide what is verified and removed.
 
-What others could write there, they could make us remove or believe: links name files that DEL unlinks, records name
-which policy routes are our own. So a directory with another owner, or one that others may enter, is refused.
+Other users who could write there could make us remove or believe things: links name files that DEL unlinks, records
+name our policy routes. So a directory with another owner, or one that others may enter, is refused.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ ABANDONED_AFTER = 60_000_000_000
 def forget_ended(directory: str = STATE_DIRECTORY) -> None:
     """Remove records of namespaces that are known to have ended, and what killed writers left.
 
-    A namespace has its inode number alone as long as it is there. So of several records with one inode, all but the
-    one that was written last are of namespaces that are no more. (Cookies do not show it: each processor counts its
+    No two namespaces share an inode number at one time. So of several records with one inode, all but the last one
+    written are of ended namespaces. (Cookies do not show it: each processor counts its
     own, see gen_cookie_next in linux/cookie.h.) No cheap look shows which others have ended.
     """
     names = names_in(directory) if is_private(directory) else []

@@ -70,7 +70,7 @@ def _listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
 
 
 def _groups_of(sockets: set[int], ids: IdMaps | None) -> dict[int, int]:
-    """Return the group of the process that holds each socket, as far as /proc shows it, as the pod sees it."""
+    """Return the group, as the pod sees it, of the process that holds each socket, as far as /proc shows it."""
     groups: dict[int, int] = {}
     inodes = {f"socket:[{inode}]": inode for inode in sockets}
     for process in processes() if inodes else ():

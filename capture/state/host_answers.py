@@ -1,4 +1,4 @@
-"""What a host answered when settings were resolved: noted for the record, and later a host themselves."""
+"""The answers of a host when settings were resolved, noted for the record; later they serve as the host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class HostAnswers(Value):
-    """The answers of a host, as ``resolve`` got them; they are a host themselves."""
+    """The answers of a host, as ``resolve`` got them; a host, too."""
 
     users: dict[str, int | None]
     groups: dict[str, int | None]
@@ -56,7 +56,7 @@ def _any_address(family: Family) -> Network:
 
 
 class RecordingHost:
-    """A host that notes its answers, so that they can be recorded."""
+    """A host that records its answers."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -92,7 +92,7 @@ class RecordingHost:
         return self._host.has_ipv6() if self._has_ipv6 is None else self._has_ipv6
 
     def forget_ipv6(self) -> None:
-        """Answer from now on that there is no IPv6: the kernel has shown that it cannot capture it."""
+        """Answer "no IPv6" from now on: the kernel cannot capture it."""
         self._has_ipv6 = False
 
     def name_servers(self) -> tuple[Network, ...]:

@@ -28,7 +28,7 @@ class Impediment(Value):
     """Something other than a rule by which captured traffic is lost; ``family`` is None if it concerns both."""
 
     kind: Kind
-    says: str
+    message: str
     remedy: str
     family: Family | None = None
     is_outbound: bool = False
@@ -45,7 +45,7 @@ def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
 
 
 def _without_loopback(route: NetlinkSocket) -> Iterator[Impediment]:
-    """Yield why what is redirected, to 127.0.0.1 where the pod sends it (nf_nat_redirect.c), does not arrive."""
+    """Yield why redirected connections do not arrive: those of the pod go to 127.0.0.1 (nf_nat_redirect.c)."""
     if not is_loopback_up(route):
         yield LOOPBACK_DOWN
         return
@@ -103,17 +103,19 @@ def _switches(ruleset: Ruleset) -> Iterator[Impediment]:
 
     accepts = sysctls.accepts_marks()
     if accepts:
-        says = f"{accepts.name} is {accepts.value}: answers of the proxy get its own mark and do not reach the client"
-        yield Impediment("sysctl", says, f"Set {accepts.name} to 0 in the pod's network namespace.")
+        message = (
+            f"{accepts.name} is {accepts.value}: answers of the proxy get its own mark and do not reach the client"
+        )
+        yield Impediment("sysctl", message, f"Set {accepts.name} to 0 in the pod's network namespace.")
     if not any(policy.family == IPV4 for policy in ruleset.policy_routes):
         return
     for refuses in sysctls.refuses_marked_sources(_interfaces_left_alone(ruleset)):
-        says = f"{refuses.name} is {refuses.value}: captured inbound packets are dropped as martians"
-        yield Impediment("sysctl", says, _remedy(refuses.name), IPV4)
+        message = f"{refuses.name} is {refuses.value}: captured inbound packets are dropped as martians"
+        yield Impediment("sysctl", message, _remedy(refuses.name), IPV4)
 
 
 def switches_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
-    """Return the switches to be off for a rule set, that are on and that nothing in the namespace needs."""
+    """Return the switches that are on, must be off for a rule set, and that nothing in the namespace needs."""
     from capture.state.sysctls import in_the_way
 
     if not ruleset.policy_routes:

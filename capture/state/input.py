@@ -1,4 +1,4 @@
-"""Reads what a person names on a command line: a file, a pipe or standard input; never without end, nor for ever."""
+"""Reads the file, pipe or standard input that a command line names, within limits of size and time."""
 
 from __future__ import annotations
 

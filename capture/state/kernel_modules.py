@@ -1,8 +1,7 @@
 """Which kernel modules are there: read, never tried.
 
-/sys/module has what is loaded, /lib/modules of the host what could be (depmod(8): modules.dep; modules.builtin has
-what is no module in this kernel). In a container /lib/modules is usually missing. Then it is unknown, and
-``Inventory.is_indexed`` is false.
+/sys/module lists loaded modules. The host's /lib/modules lists those that could be loaded (depmod(8): modules.dep) and
+those that are built in (modules.builtin). A container usually lacks it; then ``Inventory.is_indexed`` is false.
 """
 
 from __future__ import annotations

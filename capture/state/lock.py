@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NAME = b"\0istio-capture"
 PATIENCE = 10.0
-"""Seconds; then we go on. Every process in the pod can hold the name, and must not keep the pod uncaptured by it."""
+"""Seconds; then we go on: any process in the pod can hold the name, which must not keep the pod uncaptured."""
 PAUSE = 0.005
 
 _held: set[int] = set()

@@ -1,4 +1,4 @@
-"""Network namespaces: entering one and coming back, and distinguishing the host's own from a pod's.
+"""Network namespaces: entering one, coming back, and telling the host's own from a pod's.
 
 A namespace is entered by the calling thread alone (setns(2)); sockets and child processes made while in
 it stay there.
@@ -102,8 +102,8 @@ def _no_proc() -> UnsupportedError:
 def namespace_id() -> str:
     """Return what distinguishes the namespace we are in from every other since the machine started.
 
-    That is its inode number, which is used again after its end, and its cookie, which is not
-    (SO_NETNS_COOKIE, socket(7), Linux 5.14; older kernels give the inode alone).
+    Its inode number is used again after its end, its cookie is not (SO_NETNS_COOKIE, socket(7), Linux 5.14; older
+    kernels give the inode alone).
     """
     inode = own_namespace().st_ino
     probe = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, 0)

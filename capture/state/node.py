@@ -1,4 +1,4 @@
-"""What shows that a network namespace is a node's, also where the node is a container itself (kind, k3d)."""
+"""Evidence that a network namespace is a node's, also where the node is a container itself (kind, k3d)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def refuse_node(*, allowed: bool, verb: str = "capture") -> None:
     """Raise HostNamespaceError if the namespace we are in is the host's or that of a nested node (kind, k3d).
 
     A node that is itself a container is in none of the machine's first namespaces, and the kernel reports nothing about
-    it. So this looks for evidence: a kubelet or runtime that runs in the namespace, or pods that hang on it. That
-    process 1 is in the namespace is none by itself: so it is in every container of a pod.
+    it. So this looks for evidence: a kubelet or runtime that runs in the namespace, or pods that hang on it. Process 1
+    in the namespace is no evidence: it is in every container of a pod.
     """
     refuse_host(allowed=allowed, verb=verb)
     evidence = "" if allowed else evidence_of_node()

@@ -22,8 +22,8 @@ def read_config_dump(url: str, timeout: float = TIMEOUT) -> dict[str, Any]:
     try:
         return _get_config_dump(url, timeout)
     except (OSError, ValueError, TypeError, http.client.HTTPException) as error:
-        says = getattr(error, "strerror", None) or error
-        raise CaptureError(f"Envoy's admin interface {url}: {says}", remedy) from None
+        message = getattr(error, "strerror", None) or error
+        raise CaptureError(f"Envoy's admin interface {url}: {message}", remedy) from None
 
 
 def _get_config_dump(url: str, timeout: float) -> dict[str, Any]:

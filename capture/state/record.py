@@ -1,8 +1,8 @@
-"""What we applied to a namespace, kept under /run, so that later calls know what is desired there.
+"""The record of what was applied to a namespace, kept under /run for later calls.
 
 A record holds the settings and the facts that they were resolved with; both together give the rule set
-again. It is for reading by people too: JSON, one file per namespace, in a directory that only root sees.
-Records are a help, not a need: a file system that cannot be written loses us nothing but them.
+again. People read it, too: JSON, one file per namespace, in a directory that only root sees. Where it
+cannot be written, nothing fails.
 """
 
 from __future__ import annotations

@@ -31,11 +31,11 @@ DEFAULT_MARK, DEFAULT_TABLE = 1337, 133
 
 
 PREFERENCE = 0
-"""Of our policy rule: looked at right after that for the pod's own addresses, which has 0 too and was there first.
+"""The preference of our policy rule: it comes right after that for the pod's own addresses, which has 0 too.
 
-Source-based routing (Multus) and VPNs mostly let the kernel choose. It takes one less than the second rule of the list
-has, so that a later rule precedes every earlier one. Only where that one has 0, the later rule has 0 as well and comes
-after it (fib_default_rule_pref and fib_nl_newrule in net/core/fib_rules.c).
+Source-based routing (Multus) and VPNs mostly let the kernel choose a preference: one less than the second rule has, so
+that a later rule precedes every earlier one. Where that one has 0, the later rule gets 0, too, and comes after it
+(fib_default_rule_pref and fib_nl_newrule in net/core/fib_rules.c).
 """
 LOOPBACK_DOWN_REMEDY = "Set it up: `ip link set lo up`. Container runtimes do so with the CNI plugin `loopback`."
 
@@ -97,7 +97,7 @@ def _missing_routes(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[MissingR
 
 
 def with_loopback_address(recorded: Ruleset, addresses: Iterable[Network]) -> Ruleset:
-    """Return the recorded rule set with what it needs now: ::6 on lo, if the pod is reached by IPv6 since."""
+    """Return the recorded rule set, with ::6 on lo if the pod is reached by IPv6 since then."""
     is_reached = any(address.family == IPV6 for address in addresses)
     if recorded.loopback_addresses or IPV6 not in recorded.families or not is_reached:
         return recorded

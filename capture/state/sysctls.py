@@ -1,4 +1,4 @@
-"""The kernel's switches that keep marked packets from a transparent proxy: found, switched off, given back.
+"""Switches of the kernel that keep marked packets from a transparent proxy: found, switched off, restored.
 
 Two matter; docs/how-capture-works.md has the verdict on each that looks at marks:
 

@@ -159,7 +159,7 @@ def evict(client: Client, namespace: str, name: str, uid: str) -> str:
     try:
         client.create(eviction, name, namespace=namespace)
     except Unreachable as error:
-        return in_words(error)
+        return error_text(error)
     return ""
 
 
@@ -170,7 +170,7 @@ def code_of(error: Exception) -> int:
     return error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 0
 
 
-def in_words(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """Return why a call failed, in a line."""
     if isinstance(error, ApiError):
         return f"{error.status.code} {error.status.message}"

@@ -1,4 +1,4 @@
-"""Whether each pod of this node is captured as it should be: at once when its namespace changes, else by a sweep.
+"""Checks whether each pod of this node is captured as it should be: when its namespace changes, and in a sweep.
 
     kernel's events ──> the pods that they are about ─┐
     API server ───────> those that are new or changed ┼─> signature the same: nothing to do
@@ -167,7 +167,7 @@ class Audit:
         self._first_looks.setdefault(place.sandbox.id, time.monotonic())
         (self._bad.discard if finding.state in GOOD else self._bad.add)(place.sandbox.id)
         if is_new and (known is not None or finding.state not in GOOD):
-            self.journal.info("pod state", pod=audited.key, state=finding.state, says=finding.says)
+            self.journal.info("pod state", pod=audited.key, state=finding.state, says=finding.message)
         if is_new or finding.state not in GOOD:
             self.on_change(audited, pod)
         return finding
@@ -311,7 +311,7 @@ class Audit:
                 "pod": audited.key,
                 "uid": audited.place.sandbox.uid,
                 "state": audited.finding.state,
-                "says": audited.finding.says,
+                "says": audited.finding.message,
                 "remedy": audited.finding.remedy,
                 "since": audited.since,
                 "namespace_path": audited.place.path,

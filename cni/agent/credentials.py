@@ -1,4 +1,4 @@
-"""Gives the plugin a kubeconfig, a token and the cluster's CA, and keeps them as kubelet renews them.
+"""Gives the plugin a kubeconfig, a token and the cluster's CA, and renews them as kubelet does.
 
 A token of a service account lives for an hour, and ends with the pod that it is bound to. Kubelet renews it in the
 agent's pod by a rename (``..data``, projected volumes), so that a watch on that directory sees it at once.

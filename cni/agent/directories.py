@@ -1,9 +1,9 @@
 """Notices changes in directories at once, also when one is moved away and made again.
 
-The kernel reports changes in a directory to those who watch it, by its inode: of a ``net.d`` that was moved away
-and made anew, a watch on the old one sees nothing (inotify(7)). So the parent is watched, too, and identities
-are compared. inotify_simple is three system calls; watchfiles wakes up at each of its steps even when nothing
-happens, and takes 2 % of a core for steps of a millisecond (measured: 2.0 ms and 2.06 %, here 0.7 ms and 0.00 %).
+A watch follows the inode of a directory (inotify(7)): it sees nothing of a ``net.d`` that was moved away and made anew.
+So the parent is watched, too, and identities are compared. inotify_simple is three system calls; watchfiles wakes up at
+each of its steps, and takes 2 % of a core for steps of a millisecond (measured: 2.0 ms and 2.06 %, here 0.7 ms and
+0.00 %).
 """
 
 from __future__ import annotations

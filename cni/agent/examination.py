@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from capture.analysis.cause_texts import Cause
+from capture.analysis.cause_text import Cause
 from capture.errors import CaptureError
 from capture.model.addresses import IPV6
 from capture.model.conventions import PASSTHROUGH_SOURCE
@@ -50,7 +50,7 @@ class PodState(Value):
     """The state of a pod: ``captured``, ``unknown``, or the kind of the first cause, with its text."""
 
     state: str
-    says: str = ""
+    message: str = ""
     remedy: str = ""
 
 
@@ -125,7 +125,7 @@ def diagnose(path: str, settings: Settings, *, is_starting: bool) -> PodState:
     if not causes:
         return PodState(CAPTURED, "an IPv6 address came late: ::6 was added to lo" if late else "")
     worst = min(causes, key=lambda cause: SPECIFIC.index(cause.kind) if cause.kind in SPECIFIC else len(SPECIFIC))
-    return PodState(worst.kind, worst.says, worst.remedy)
+    return PodState(worst.kind, worst.message, worst.remedy)
 
 
 def _is_late_family(cause: Cause) -> bool:

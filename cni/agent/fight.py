@@ -1,4 +1,4 @@
-"""Another program keeps taking our entry out: how long to wait before it is put back. Pure."""
+"""How long to wait before our entry is put back, if another program keeps taking it out. Pure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RestoreBackoff:
         return self._pause
 
     def rest(self, now: float) -> bool:
-        """Note that the entry is in place; return whether a fight has ended by that: a minute without a loss."""
+        """Note that the entry is in place; return whether that ends a fight: a minute without a loss."""
         if not self._pause or now - self._last < WINDOW + self._pause:
             return False
         self._pause, self._losses = 0.0, []

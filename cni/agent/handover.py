@@ -1,7 +1,7 @@
-"""One agent of a node acts, also while an update runs two of them: the newest.
+"""Which agent of a node acts, while an update runs two of them: the newest.
 
-The one that acts holds a lock, which ends with its process. A newer one writes a claim; the older sees it, lets go and
-only watches from then on. If the newer one dies, the lock is free, and the older takes it again.
+The agent that acts holds a lock, which ends with its process. A newer agent writes a claim; then the older lets go and
+only watches. If the newer one dies, the lock is free, and the older takes it again.
 """
 
 from __future__ import annotations

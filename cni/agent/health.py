@@ -16,7 +16,7 @@ LOOP_LIMIT = 60.0
 
 
 class Health:
-    """Facts by name, and for each part of the agent what is wrong with it; "" is well. For all threads."""
+    """Facts by name, and the problem of each part of the agent, "" for none. For all threads."""
 
     def __init__(self, parts: tuple[str, ...] = (), clock: Callable[[], float] = time.time) -> None:
         self._lock = threading.Lock()
@@ -40,7 +40,7 @@ class Health:
             self._facts |= facts
 
     def provide(self, **makers: Callable[[], Any]) -> None:
-        """Let facts be made when they are read: they cost something and change more often than that."""
+        """Make these facts when they are read: they cost something, and change more often than they are read."""
         self._makers |= makers
 
     def count(self, name: str, label: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Puts the plugin and its entry onto the node, and the entry back whenever another program takes it out.
+"""Puts the plugin and its entry on the node, and the entry back whenever another program takes it out.
 
     directories ──> look ─┬─ entry in place ──> wait
                           └─ lost ──> restore at once; after five times a minute: pause, and name the rival
@@ -40,7 +40,7 @@ PARTS = ("plugin", "entry", "loaded", "credentials")
 
 
 class Installation:
-    """The plugin on the node, kept in place. ``publish`` makes an Event of what the owner of the node should know."""
+    """The plugin on the node, kept in place. ``publish`` makes an Event for the owner of the node."""
 
     def __init__(
         self,

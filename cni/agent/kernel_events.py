@@ -2,7 +2,7 @@
 
 A netlink socket in the node's own namespace hears the events of all namespaces that have an id there, as those of pods
 have whose veth has its other end in the node (NETLINK_LISTEN_ALL_NSID, netlink(7), Linux 4.3). Legacy iptables sends no
-events; who has to know looks from time to time.
+events; the audit looks from time to time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GROUPS = {
     ),
 }  # fmt: skip
 EVERYWHERE = -2
-"""In place of a namespace's id: events were lost, so that anything may have changed."""
+"""In place of a namespace's id: events were lost, and any namespace may have changed."""
 
 
 class KernelEvents:

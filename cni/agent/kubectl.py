@@ -3,7 +3,7 @@
     kubectl capture why web-0 -n shop tcp 10.1.2.3:80 --uid 1000
          └─ the pod's node ─> the agent there ─> capture node pod shop/web-0 why tcp 10.1.2.3:80 --uid 1000
 
-It needs kubectl and the right to exec into the agent's pods, and nothing else: no package of the agent.
+It needs only kubectl and the right to exec into the agent's pods: no package of the agent.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from capture.cli.group import reporter, requests_json, with_progress
+from capture.cli.values import one_of
 from capture.errors import EXIT_FAILED, CaptureError
 from capture.report.output import GREEN, painted, print_json, run_to_exit_code
 from capture.report.terminal import columns, print_lines, rows
@@ -25,7 +26,7 @@ from capture.state.json_text import JsonError, decode
 CAPTURE = "/usr/libexec/istio-capture/capture"
 """Where the agent's image has the program."""
 LOG_LINE = re.compile(r"[EWIF]\d{4} [\d:.]+ ")
-"""What kubectl's libraries log (klog), before kubectl says the same in a sentence."""
+"""Lines of kubectl's libraries (klog), which kubectl repeats in a sentence."""
 COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 AGENTS = "app=capture-agent"
 EPILOG = """\b
@@ -49,7 +50,7 @@ Examples:
 @click.option("--kubeconfig", default="", help="Passed on to kubectl.")
 @click.option("--context", default="", help="Passed on to kubectl.")
 @click.option("-l", "--selector", default="", help="The first pod with these labels, in place of a name.")
-@click.argument("command", type=click.Choice((*COMMANDS, "status", "report")), metavar="COMMAND")
+@click.argument("command", type=one_of(*COMMANDS, "status", "report"), metavar="COMMAND")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def capture_pod(
     namespace: str, kubeconfig: str, context: str, selector: str, command: str, words: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Passes the plugin's log on to the agent's: what ``kubectl logs`` shows is then all that happens on the node.
+"""Passes the plugin's log on to the agent's, so that ``kubectl logs`` shows all that happens on the node.
 
 The plugin writes whole lines, and renames the file when it has grown (``cni.log``). So the file is read to its end,
 and then the one that has its name by now.

@@ -1,7 +1,7 @@
 """Warnings to a pod's owner about a capture that is in order: once for each pod, in log and Event.
 
-Mostly ways round the capture that its containers have (``cni.escapes``). The plugin logs them at ADD; it may write no
-Events. The Event has a name made from the pod's UID, so that the API server refuses a second one, of any agent.
+Mostly ways round the capture that its containers have (``cni.escapes``). The plugin logs them at ADD, and may not write
+Events. The Event's name is made from the pod's UID, so that the API server refuses a second one of any agent.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The pods of this node as the API server has them, for the plugin: found by name and UID, in microseconds.
 
-Of each pod is kept what decides on its capture, a kilobyte in place of ten. An answer is as certain as the API
-server's own: the UID has to be the pod's, and the watch has to be young. A pod that kubelet knows already and our
-watch does not is waited for a moment.
+The table keeps of each pod what decides on its capture, a kilobyte in place of ten. An answer is as certain as the API
+server's own: the UID has to be the pod's, and the watch has to be young. If kubelet knows a pod before our watch, the
+answer waits for a moment.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ WAIT = 0.2
 
 METADATA_FIELDS = ("namespace", "name", "uid", "labels", "creationTimestamp", "deletionTimestamp")
 OF_KUBECTL = "kubectl.kubernetes.io/last-applied-configuration"
-"""An annotation as long as the rest of the pod, which decides nothing."""
+"""An annotation that decides nothing and is as long as the rest of the pod."""
 VARIABLES = {DISABLE_ENVOY, *(name for option in ENVIRONMENT_OPTIONS for name in option.environment)}
-"""What of the proxy's environment decides on the capture."""
+"""The variables of the proxy that decide on the capture."""
 
 
 def reduced(pod: Mapping[str, Any]) -> Plain:
@@ -88,7 +88,7 @@ class Pods:
             self._hear()
 
     def put(self, pod: Mapping[str, Any]) -> None:
-        """Take a pod that is new or has changed; of what kubelet writes in its status most decides nothing."""
+        """Take a pod that is new or has changed; most of what kubelet writes in its status decides nothing."""
         key, kept = _key(pod), reduced(pod)
         with self._changed:
             if self._pods.get(key) != kept:

@@ -116,7 +116,7 @@ class Agent:
             self._start("audit", self._run_audit)
 
     def _start(self, name: str, work: Callable[[], None]) -> None:
-        """Let a thread do the work, again when it ends by a defect."""
+        """Let a thread do the work, and repeat it when a defect ends it."""
 
         def run() -> None:
             pause = FIRST_PAUSE
@@ -149,7 +149,7 @@ class Agent:
         return audit
 
     def _run_audit(self) -> None:
-        """Audit until the end; a thread that could not come home from a pod's namespace ends the process."""
+        """Audit until the end; a thread that cannot leave a pod's namespace ends the process."""
         home = own_namespace()
         try:
             if self.audit is not None and self.pods.wait_until_filled(self.stop):

@@ -84,7 +84,7 @@ class Reflector:
             return 0.0
         self._failures += 1
         if self._failures > 1:  # a watch that ends is no news, a second failure is
-            self._is_away(api.in_words(error))
+            self._is_away(api.error_text(error))
         pause = min(FIRST_PAUSE * 2.0 ** (self._failures - 1), LONGEST_PAUSE)
         return pause * random.uniform(0.5, 1.0)  # noqa: S311  # so that a thousand agents do not call together
 

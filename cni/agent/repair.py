@@ -1,4 +1,4 @@
-"""What is done about a pod that is not captured: an Event in any case, and a repair as the options allow.
+"""Acts on a pod that is not captured: an Event in any case, and a repair as the options allow.
 
     not ready yet    repair.starting    report | apply
     ready            repair.running     report | apply | evict
@@ -30,7 +30,7 @@ from cni.pod import Identity
 from cni.pod_object import from_object
 
 MENDED_BY_RULES = ("no-rules", "rule-missing", "second-set", "family-not-captured", "route-missing")
-"""States that writing the rules again ends; the others need a person."""
+"""States that writing the rules again repairs; the others need a person."""
 QUIET = 600.0
 """Seconds between two Events about one pod and state."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 600.0
@@ -68,7 +68,9 @@ class Repair:
             return
         action = self._action(audited, pod)
         if action == "report" or pod is None:
-            self._publish(audited, "CaptureMissing" if state == "no-rules" else "CaptureBroken", audited.finding.says)
+            self._publish(
+                audited, "CaptureMissing" if state == "no-rules" else "CaptureBroken", audited.finding.message
+            )
         elif self._may_act(audited):
             self._is_busy = True  # the look at the result reports here, too
             try:
@@ -105,9 +107,9 @@ class Repair:
         done = "rules written in place" if action == "apply" else "evicted"
         if problem:
             self._note_failure(audited.place.sandbox.id)
-            self._publish(audited, "CaptureRepairFailed", f"{audited.finding.says}; {action}: {problem}")
+            self._publish(audited, "CaptureRepairFailed", f"{audited.finding.message}; {action}: {problem}")
         else:
-            self._publish(audited, "CaptureRepaired", f"{audited.finding.says}; {done}", kind="Normal")
+            self._publish(audited, "CaptureRepaired", f"{audited.finding.message}; {done}", kind="Normal")
 
     def _apply(self, audited: Audited, pod: dict[str, Any]) -> str:
         """Write the rules and look whether they hold; return what is wrong, "" if nothing is."""
@@ -118,7 +120,7 @@ class Repair:
         except CaptureError as error:
             return error.message
         finding = self.look(audited.place)
-        return "" if finding.state == CAPTURED or finding.state not in MENDED_BY_RULES else finding.says
+        return "" if finding.state == CAPTURED or finding.state not in MENDED_BY_RULES else finding.message
 
     def _evict(self, audited: Audited) -> str:
         if self.client is None:

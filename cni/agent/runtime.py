@@ -1,7 +1,7 @@
-"""What is read from the container runtime over CRI: the network configuration it has loaded, and the pods it runs.
+"""Reads from the container runtime over CRI the network configuration that it has loaded, and the pods that it runs.
 
-A file in the right directory is no proof: containerd and CRI-O choose by different rules, and load by themselves. The
-runtime's answer is. Numbers of fields are those of kubernetes/cri-api, runtime/v1/api.proto.
+A file in the right directory is no proof, since containerd and CRI-O choose by different rules; the runtime's answer
+is. Numbers of fields are those of kubernetes/cri-api, runtime/v1/api.proto.
 """
 
 from __future__ import annotations

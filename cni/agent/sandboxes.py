@@ -30,7 +30,7 @@ class Place(Value):
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing more can be learnt: a namespace may appear a moment after the runtime reports it."""
+        """Whether all is known: a namespace may appear a moment after the runtime reports it."""
         return self.number is not None or not self.path
 
 

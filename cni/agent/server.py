@@ -1,4 +1,4 @@
-"""Answers questions over a unix socket: the plugin's about a pod, a person's about the agent.
+"""Answers requests over a unix socket: the plugin's about a pod, a person's about the agent.
 
 One line of JSON comes, one goes, and the connection ends::
 

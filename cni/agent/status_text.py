@@ -12,7 +12,7 @@ WELL = ("captured", "left-alone", "host-network")
 """States of pods that need no one."""
 
 
-def lines(status: Mapping[str, Any], now: float | None = None) -> Iterator[str]:
+def status_lines(status: Mapping[str, Any], now: float | None = None) -> Iterator[str]:
     """Yield the lines; ``status`` is what the agent answers."""
     now = time.time() if now is None else now
     ready = "ready: pods that start now are captured" if status.get("ready") else "NOT ready"
@@ -38,8 +38,8 @@ def pod_lines(pods: Iterable[Mapping[str, Any]], now: float | None = None) -> It
     """Yield a line for each pod, what is wrong first."""
     now = time.time() if now is None else now
     for pod in sorted(pods, key=lambda each: (each["state"] in WELL, each["state"], each["pod"])):
-        says = f": {pod['says']}" if pod["says"] else ""
-        yield f"{pod['state']:<{HANG - 1}} {pod['pod']} (for {duration(now - pod['since'])}){says}"
+        message = f": {pod['says']}" if pod["says"] else ""
+        yield f"{pod['state']:<{HANG - 1}} {pod['pod']} (for {duration(now - pod['since'])}){message}"
         if pod["remedy"] and pod["state"] not in WELL:
             yield f"{'':<{HANG}}{pod['remedy']}"
 

@@ -1,7 +1,7 @@
 """Takes the taints off this node that keep pods away until they can be captured.
 
-Who makes the node puts them on (kubelet's --register-with-taints, Karpenter's startupTaints, an autoscaler's node
-template); they are never put on here, so that no fault of an agent can empty a cluster.
+The maker of the node puts them on (kubelet's --register-with-taints, Karpenter's startupTaints, an autoscaler's node
+template). The agent never does, so that no fault of it can empty a cluster.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def remove(client: Client, node: str, keys: tuple[str, ...]) -> tuple[bool, str]
         patch: Any = operations(taints, found)  # lightkube's types know objects alone
         client.patch(api.Node, node, patch, patch_type=PatchType.JSON)
     except api.Unreachable as error:
-        return False, api.in_words(error)
+        return False, api.error_text(error)
     return True, ""
 
 

@@ -1,4 +1,4 @@
-"""Takes everything that the agent has put onto a node away again; pods that run stay captured and can be ended."""
+"""Removes all that the agent has put on a node; pods that run stay captured and can be ended."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def uninstall(
 ) -> list[str]:
     """Remove entry and credentials at once, and the plugin when nothing calls it any more; return what has changed.
 
-    containerd ends pods with the configuration that it has loaded now, so there the plugin goes as soon as that is
-    without it. Runtimes that do not report what they have loaded (CRI-O) end pods with the one that they were started
-    with: the plugin goes with the last of them. ``is_replaced`` is whether another agent acts on this node by now: the
-    plugin is that one's then, and stays. Raises InstallError.
+    containerd ends pods with the configuration that it has loaded, so the plugin goes as soon as that is without it.
+    Runtimes that do not report what they have loaded (CRI-O) end a pod with the one that it was started with: the
+    plugin goes with the last such pod. It stays if another agent acts on this node now (``is_replaced``). Raises
+    InstallError.
     """
     changes = [str(change) for change in installer.uninstall(options.bin_dir, options.conf_dir, keep_plugin=True)]
     changes += [f"{path}: removed" for path in credentials.remove(options)]
@@ -94,14 +94,14 @@ def from_all_nodes(client: Client, daemon_set: str, patience: float = PATIENCE) 
     except api.Unreachable as error:
         if api.code_of(error) == NOT_FOUND:
             return
-        raise CaptureError(f"DaemonSet {daemon_set}: {api.in_words(error)}", REMEDY) from None
+        raise CaptureError(f"DaemonSet {daemon_set}: {api.error_text(error)}", REMEDY) from None
     raise CaptureError(f"DaemonSet {daemon_set} is still there after {patience:g} s: its pods have not ended", REMEDY)
 
 
 def is_gone(client: Client, daemon_set: str, node: str) -> bool:
     """Return whether the agent's DaemonSet has been deleted, is about to be, or does not choose this node any more.
 
-    On doubt it is not: an API server that does not answer, or refuses since the account went first, proves nothing.
+    In doubt it is not: an API server that does not answer, or refuses since the account went first, proves nothing.
     """
     from cni.agent import api
 

@@ -176,17 +176,17 @@ def test_ways_round_the_capture_are_reported_once_in_log_and_event(
         return [json.loads(line)["says"] for line in (tmp_path / "log").read_text().splitlines()[before:]]
 
     assert turns(fake_kubernetes.status(503)) == []
-    says = turns()
-    assert [each.partition(":")[0] for each in says] == [
+    message = turns()
+    assert [each.partition(":")[0] for each in message] == [
         "container app has the capability NET_ADMIN",
         "runtimeClassName kata-qemu",
         f"annotation {TRAFFIC}excludeOutboundPort has no effect; is {TRAFFIC}excludeOutboundPorts meant?",
     ]
     path, event = server.posted[-1]
     assert (path, event["metadata"]["name"]) == ("/api/v1/namespaces/shop/events", "capture-warning-uid-1")
-    assert (event["reason"], event["message"]) == ("CaptureWarning", "; ".join(says))
+    assert (event["reason"], event["message"]) == ("CaptureWarning", "; ".join(message))
     assert turns(fake_kubernetes.status(409)) == []
-    assert turns(fake_kubernetes.status(403)) == says  # without the right to write Events: in the log
+    assert turns(fake_kubernetes.status(403)) == message  # without the right to write Events: in the log
     assert len(server.posted) == 4
 
 

@@ -120,8 +120,8 @@ def test_a_full_conntrack_table_of_the_node_is_in_the_log(
     stdin = configuration(INJECTED, log_file=str(log))
     done = in_shell(f"unshare --mount bash -c {shlex.quote(script)}", pod, stdin)
     assert done.returncode == 0, done.stdout
-    says = "the node's conntrack table is nearly full: 253000 of 262144 connections"
-    assert (says in log.read_text()) is is_full
+    message = "the node's conntrack table is nearly full: 253000 of 262144 connections"
+    assert (message in log.read_text()) is is_full
 
 
 def test_a_number_that_is_too_large(pod: Pod) -> None:

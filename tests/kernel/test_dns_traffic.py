@@ -213,7 +213,7 @@ def test_a_rule_of_older_upstream_leads_to_the_agent_in_every_view(pod_pair: Pod
         assert not operations.verify().holds
         assert diagnosis.why(traced.packet).causes == ()
         (watched, _) = look(None, ("ipv4",)).flows
-        rule = next(edge for table in watched.tables for edge in table.below if "15053" in edge.says)
+        rule = next(edge for table in watched.tables for edge in table.below if "15053" in edge.text)
         is_own = way == "iptables-netlink"
         assert rule.to == "foreign: " * (not is_own) + "agent's DNS :15053"
         assert pod.client(APP).connect(OTHERS[0], 53, "udp", timeout=5).label == "agent"

@@ -13,7 +13,7 @@ import pytest
 from capture import operations
 from capture.backends.nftables.netlink import NetlinkDriver
 from capture.errors import CaptureError, KernelError
-from capture.report.differences import in_words
+from capture.report.difference_text import difference_lines
 from capture.settings.options import (
     BACKEND,
     DUAL_STACK,
@@ -105,7 +105,7 @@ def test_an_address_that_comes_later_is_captured_under_both(only_ipv4: PodPair, 
     assert outbound(only_ipv4, "ipv6") == "proxy-outbound"
     if mode == "REDIRECT":
         assert inbound(only_ipv4, LATE["pod"]) == "proxy-inbound"
-    assert list(in_words(verify(pod))) == ["the address ::6/128 on lo is missing"]
+    assert list(difference_lines(verify(pod))) == ["the address ::6/128 on lo is missing"]
 
     assert apply(pod, {INTERCEPTION_MODE: mode}, backend).changed
     assert "inet6 ::6/128" in pod.ip("address show dev lo")
@@ -115,13 +115,13 @@ def test_an_address_that_comes_later_is_captured_under_both(only_ipv4: PodPair, 
 def test_an_address_that_comes_later_is_a_note_under_mesh(only_ipv4: PodPair, backend: str) -> None:
     pod = only_ipv4.pod
     apply(pod, {IP_FAMILIES: "mesh"}, backend)
-    assert [line for line in verify(pod).remarks if "fe80::" in line]
+    assert [line for line in verify(pod).notes if "fe80::" in line]
 
     give_ipv6(only_ipv4)
     assert outbound(only_ipv4, "ipv6") == "outside"
     verified = verify(pod)
     assert verified.holds
-    assert [line for line in verified.remarks if LATE["pod"] in line]
+    assert [line for line in verified.notes if LATE["pod"] in line]
 
 
 @pytest.mark.parametrize("switch", ["all", "lo"])
@@ -140,7 +140,7 @@ def test_where_ipv6_is_disabled_both_families_are_captured_all_the_same(
     if switch == "lo":
         assert [line for line in applied.warnings if "disable_ipv6" in line]
         pair.pod.sysctl("net.ipv6.conf.lo.disable_ipv6", "0")
-        assert list(in_words(verify(pair.pod))) == ["the address ::6/128 on lo is missing"]
+        assert list(difference_lines(verify(pair.pod))) == ["the address ::6/128 on lo is missing"]
         assert apply(pair.pod, {DUAL_STACK: "true"}, backend).changed
     assert verify(pair.pod).holds
 
@@ -181,7 +181,7 @@ def test_the_other_family_is_rejected_both_ways_but_not_over_lo(pod_pair: PodPai
     assert not apply(pod, texts, backend).changed
     assert verify(pod).holds
     pod.run(["nft", "flush", "chain", "inet", "istio-proxy-reject", "input"])
-    assert [line for line in in_words(verify(pod)) if "istio-proxy-reject is missing" in line]
+    assert [line for line in difference_lines(verify(pod)) if "istio-proxy-reject is missing" in line]
     assert apply(pod, texts, backend).changed
     assert verify(pod).holds
 
@@ -215,4 +215,4 @@ def test_a_kernel_without_nat_for_ipv6_is_an_error_only_in_a_pod_that_has_ipv6(
     assert apply(dual, {IP_FAMILIES: "ipv4"}, "nftables").changed
 
     alone.ip("address add 2001:db8:7::2/64 dev eth0 nodad")
-    assert [line for line in in_words(verify(alone)) if "2001:db8:7::2" in line]
+    assert [line for line in difference_lines(verify(alone)) if "2001:db8:7::2" in line]

@@ -322,7 +322,7 @@ def test_what_cannot_be_judged_is_no_drift_and_no_proof(pair: PodPair) -> None:
     assert verified.holds
     assert not verified.is_certain
     assert ["numgen" in why(each) for each in verified.unjudged if isinstance(each, Obstacle)] == [True]
-    assert [why(each) for each in verified.harmless if "udp dport 123" in why(each)] != []
+    assert [why(each) for each in verified.harmless_obstacles if "udp dport 123" in why(each)] != []
 
 
 UNKNOWN = chain(
@@ -338,7 +338,7 @@ def apply_in_nftables(pair: PodPair) -> None:
 def next_to(pair: PodPair) -> tuple[tuple[Obstacle, ...], tuple[Obstacle, ...]]:
     with pair.pod.entered():
         verified = operations.verify(settings({}, WAYS["nftables-netlink"]))
-    return verified.obstacles, verified.harmless
+    return verified.obstacles, verified.harmless_obstacles
 
 
 def why(obstacle: Obstacle) -> str:

@@ -261,4 +261,4 @@ def test_a_foreign_rule_that_no_captured_packet_meets_is_a_note(pair: PodPair) -
         verified = operations.verify()
 
     assert verified.holds
-    assert [note.kind for note in verified.notes] == ["foreign"]
+    assert [note.kind for note in verified.harmless_differences] == ["foreign"]

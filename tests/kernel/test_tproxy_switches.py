@@ -198,11 +198,11 @@ def test_verify_knows_connections_that_take_over_marks(pod_pair: PodPair) -> Non
         operations.apply(settings(TPROXY))
         put(pod, {FWMARK_ACCEPT: "1"})
         (found,) = operations.verify().impediments
-        assert found.says.startswith("net.ipv4.tcp_fwmark_accept is 1")
+        assert found.message.startswith("net.ipv4.tcp_fwmark_accept is 1")
         assert_arrives(pod_pair, {"ipv4": False, "ipv6": False})
         packet = Packet("tcp", parse_address(pod.ipv4), APP, in_interface="eth0")
         assert "sysctl" in [cause.kind for cause in why(packet).causes]
-        assert any("tcp_fwmark_accept" in finding.says for finding in findings(examine()))
+        assert any("tcp_fwmark_accept" in finding.message for finding in findings(examine()))
         operations.apply(settings(TPROXY))
         assert_arrives(pod_pair, {"ipv4": True, "ipv6": True})
 
@@ -218,7 +218,7 @@ def test_the_rule_of_upstream_is_taken_over(pod_pair: PodPair) -> None:
         pod.ip("rule del fwmark 1337", "rule add fwmark 1337 lookup 133")
         route_by_source(pod_pair)
         (found,) = operations.verify().impediments
-        assert f"from {pod.ipv4}/32 lookup 100" in found.says
+        assert f"from {pod.ipv4}/32 lookup 100" in found.message
         assert_arrives(pod_pair, {"ipv4": False, "ipv6": True})
         assert operations.apply(settings(TPROXY)).changed
         assert operations.verify().holds
@@ -265,7 +265,7 @@ def test_where_proc_is_read_only_the_switch_is_named(pod_pair: PodPair) -> None:
     )
     assert "warning: net.ipv4.conf.all.src_valid_mark is 1" in ran.stderr
     with pod.entered():
-        assert any("src_valid_mark" in finding.says for finding in findings(examine()))
+        assert any("src_valid_mark" in finding.message for finding in findings(examine()))
         put(pod, {ALL_SVM: "0"})  # what another sets then is not given back
         operations.clean()
         assert Path(sysctls.DIRECTORY, ALL_SVM).read_text() == "0\n"
@@ -278,7 +278,7 @@ def test_lo_down_is_named(pod_pair: PodPair, mode: str) -> None:
     with pod.entered():
         operations.apply(chosen)
         pod.ip("link set lo down")
-        assert any("lo is down" in found.says for found in operations.verify().impediments)
-        assert any("lo is down" in finding.says for finding in findings(examine()))
+        assert any("lo is down" in found.message for found in operations.verify().impediments)
+        assert any("lo is down" in finding.message for finding in findings(examine()))
         if mode == "REDIRECT":
             assert any("lo is down" in warning for warning in operations.apply(chosen).warnings)

@@ -36,7 +36,7 @@ def counts(pair: PodPair) -> dict[tuple[str, str], int]:
     def add(edges: tuple[Edge, ...]) -> None:
         for edge in edges:
             if edge.packets:
-                found[edge.to, edge.says] = edge.packets
+                found[edge.to, edge.text] = edge.packets
             add(edge.below)
 
     for flow in look(pair.pod.path, FAMILIES).flows:
@@ -129,6 +129,6 @@ def test_the_picture_is_svg_with_the_same_edges(pod_pair: PodPair) -> None:
     edges = re.findall(r"[├└]▶ (.*?)(?:: (.*?))?(?: \(IPv\d only\))?(?:  +\d.*)?$", lines, re.MULTILINE)
     assert len(edges) > 15
     assert "rule 1: -d 10.9.9.9/32 -j ACCEPT" in texts
-    for to, says in edges:
-        shown = f"{to}: {says}" if says else to
+    for to, text in edges:
+        shown = f"{to}: {text}" if text else to
         assert any(shown.startswith(text) for text in texts), shown

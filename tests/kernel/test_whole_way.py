@@ -111,21 +111,23 @@ def test_no_route(netns: NamespaceFactory) -> None:
 
 
 @pytest.mark.parametrize(
-    ("breaks", "says", "is_ipv6_reached"),
+    ("breaks", "message", "is_ipv6_reached"),
     [
         ("ip link set lo down", "the interface lo is down", False),
         ("ip address del 127.0.0.1/8 dev lo", "127.0.0.1 does not lead to lo", True),
     ],
 )
-def test_redirected_packets_that_do_not_arrive(pair: PodPair, breaks: str, says: str, *, is_ipv6_reached: bool) -> None:
+def test_redirected_packets_that_do_not_arrive(
+    pair: PodPair, breaks: str, message: str, *, is_ipv6_reached: bool
+) -> None:
     pair.pod.run([PROGRAM, "apply"])
     assert trace(pair, "tcp", f"{ELSEWHERE}:80")["impediments"] == []
 
     pair.pod.run(breaks.split())
 
     (found,) = trace(pair, "tcp", f"{ELSEWHERE}:80")["impediments"]
-    assert found.startswith(says)
-    assert f"but {says}" in pair.pod.run([PROGRAM, "trace", "tcp", f"{ELSEWHERE}:80"]).stdout
+    assert found.startswith(message)
+    assert f"but {message}" in pair.pod.run([PROGRAM, "trace", "tcp", f"{ELSEWHERE}:80"]).stdout
     assert (trace(pair, "tcp", "[2001:db8::9]:80")["impediments"] == []) is is_ipv6_reached
     assert pair.pod.client(uid=1000).connect(ELSEWHERE, 80, timeout=0.3).label != "15001"
 

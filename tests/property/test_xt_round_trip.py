@@ -9,7 +9,7 @@ from capture.analysis.canonical import canonical_rule
 from capture.backends.iptables.entries import comment, expanded
 from capture.backends.iptables.xt_decode import Reader
 from capture.backends.iptables.xt_encode import attributes_of
-from capture.backends.iptables.xt_words import MATCH_WORDS, TARGET_WORDS, match_words, target_words
+from capture.backends.iptables.xt_text import MATCHES, TARGETS, match_text, target_text
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.messages import TableMessages
 from capture.model.addresses import FAMILIES, FAMILY_NUMBERS
@@ -85,7 +85,7 @@ LARGEST = 168
 def test_any_structure_has_words(data: st.DataObject) -> None:
     structure = data.draw(st.binary(min_size=LARGEST, max_size=LARGEST))
     family = data.draw(families)
-    name, revision = data.draw(st.sampled_from([*MATCH_WORDS, ("recent", 1)]))
-    assert match_words(name, revision, structure, family).startswith(f"-m {name}")
-    name, revision = data.draw(st.sampled_from([*TARGET_WORDS, ("TCPMSS", 0)]))
-    assert target_words(name, revision, structure, family).startswith(name)
+    name, revision = data.draw(st.sampled_from([*MATCHES, ("recent", 1)]))
+    assert match_text(name, revision, structure, family).startswith(f"-m {name}")
+    name, revision = data.draw(st.sampled_from([*TARGETS, ("TCPMSS", 0)]))
+    assert target_text(name, revision, structure, family).startswith(name)

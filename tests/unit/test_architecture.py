@@ -95,7 +95,7 @@ DOES_WITHOUT = {
         *("capture.backends.other_family", "capture.backends.needed_modules", "capture.state.lock"),
     ),
     "capture.cli.verify": ("capture.analysis", "capture.backends", "capture.operations.", "capture.cli.why"),
-    "capture.report.differences": ("capture.analysis", "capture.backends"),
+    "capture.report.difference_text": ("capture.analysis", "capture.backends"),
     "cni.forgetting": ("capture.settings", "capture.model.ruleset", "capture.netlink", "capture.backends", "cni.conf"),
     "cni.plugin": ("capture.rules", "capture.netlink", "capture.backends", "capture.operations", "cni.sources"),
 }

@@ -1,7 +1,7 @@
 """What a clause of iptables-save means: an option of iptables itself, a match or a target with its options. Pure.
 
-What our vocabulary lacks stays as the words that were printed (UnknownMatch, UnknownVerdict): rules of others are
-shown and reckoned with, and never rewritten.
+What our vocabulary lacks stays as the words that were printed (UnknownMatch, UnknownVerdict): foreign rules
+are shown and judged, and never rewritten.
 """
 
 from __future__ import annotations

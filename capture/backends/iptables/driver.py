@@ -33,7 +33,7 @@ class IptablesDriver:
         return [(self.title(family), restore_text(of_family)) for family, of_family in by_family(edits)]
 
     def holds(self, desired: Ruleset) -> bool:
-        """Return no: the rules have to be read to know."""
+        """Return False: only reading the rules shows it."""
         del desired
         return False
 

@@ -25,7 +25,7 @@ import warnings
 from capture.backends.iptables.clauses import options_of, words_of
 from capture.backends.iptables.parse import clauses_of
 from capture.backends.iptables.render import option, rule_text
-from capture.backends.iptables.xt_words import PROTOCOL_WORDS, network_words, protocol_words
+from capture.backends.iptables.xt_text import PROTOCOL_NAMES, network_text, protocol_text
 from capture.model.addresses import BITS, IPV4, parse_network
 
 TYPE_CHECKING = False
@@ -53,7 +53,7 @@ IPT_F_FRAG, IPT_F_GOTO = 0x01, 0x02
 IP6T_F_PROTO, IP6T_F_GOTO = 0x01, 0x04
 IFNAMSIZ = 16  # linux/if.h
 
-PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_WORDS.items()}
+PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
 
 
 def _import_iptc() -> tuple[Any, Any]:
@@ -277,14 +277,14 @@ def _header_words(header: Any, family: Family) -> Iterator[str]:
     for field, mask_field, name, flag in fields:
         address, mask = (int.from_bytes(bytes(each), "big") for each in (field, mask_field))
         if header.invflags & flag or mask:
-            yield network_words(name, family, address, mask, negated=header.invflags & flag)
+            yield network_text(name, family, address, mask, negated=header.invflags & flag)
     interfaces = (("iniface", "-i", INV_VIA_IN), ("outiface", "-o", INV_VIA_OUT))
     for field, name, flag in interfaces:
         interface = _interface_name(getattr(header, field), getattr(header, f"{field}_mask"))
         if interface:
             yield f"{option(header.invflags & flag, name)} {interface}"
     if header.proto:
-        yield protocol_words(header.proto, negated=header.invflags & INV_PROTO)
+        yield protocol_text(header.proto, negated=header.invflags & INV_PROTO)
     if family == IPV4 and header.flags & IPT_F_FRAG:
         yield option(header.invflags & INV_FRAG, "-f")
 

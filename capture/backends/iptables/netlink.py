@@ -52,13 +52,13 @@ class NetlinkDriver(IptablesDriver):
         self._made: tuple[Ruleset, tuple[Change, ...]] | None = None
 
     def holds(self, desired: Ruleset) -> bool:
-        """Return whether the tables hold the desired rules to the byte and nothing else; no means "read it"."""
+        """Return whether the tables hold the desired rules to the byte and nothing else; False means "read it"."""
         messages = self._making(desired)
         with open_netfilter() as netfilter:
             return bool(messages) and holds_exactly(netfilter, FAMILY_OF, TABLES, messages)
 
     def read(self) -> Ruleset:
-        """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. Nothing comes to be by it.
+        """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. It makes no table.
 
         Raises UnsupportedError without nf_tables, PrivilegeError or KernelError.
         """

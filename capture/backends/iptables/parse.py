@@ -3,7 +3,7 @@
 Both variants and both families print the same language, with small differences of age and taste: marks as
 ``--set-mark`` or ``--set-xmark``, states in any order, ``-m tcp`` in addition to ``-p tcp`` or not. Those vanish here,
 because rules hold meaning. What our vocabulary lacks stays as the words that were printed
-(UnknownMatch, UnknownVerdict): rules of others are shown and reckoned with, and never rewritten.
+(UnknownMatch, UnknownVerdict): foreign rules are shown and judged, and never rewritten.
 
     *nat                                      table
     :PREROUTING ACCEPT [12:720]               chain, policy or "-", counters

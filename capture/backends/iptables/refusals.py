@@ -87,7 +87,7 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
 
 
 def _lacks_capabilities() -> bool:
-    """Return whether this thread may not use x_tables: its programs hide that it was that."""
+    """Return whether this thread may not use x_tables, which its programs do not report."""
     return bool(missing("NET_ADMIN", "NET_RAW"))
 
 

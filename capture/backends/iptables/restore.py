@@ -3,9 +3,8 @@
 One process for each family and direction. ``nft`` writes xt rules into nf_tables, ``legacy`` into x_tables;
 they are separate places in the kernel.
 
-**Legacy tables come to be by being looked at**, and their mere presence makes others (and upstream's
-detection) change their minds. So what the kernel lists in /proc/net/ip_tables_names is consulted first, and
-only then read.
+**Looking at legacy tables makes them**, and their mere presence changes what other programs (and upstream's
+detection) decide. So only tables in /proc/net/ip_tables_names are read.
 
 **The lock** of legacy programs is one file for the whole host, /run/xtables.lock, though tables belong to
 network namespaces: pods waited for hours behind each other. Our lock is the namespace itself: flock(2) on

@@ -116,7 +116,7 @@ class _TableChanges:
             return
         for live in self._table.chains.values():
             if live.name == chain:
-                table = f"{nf.FAMILY_WORDS[FAMILY_NUMBERS[self._edit.family]]} {self._edit.table}"
+                table = f"{nf.NFT_FAMILIES[FAMILY_NUMBERS[self._edit.family]]} {self._edit.table}"
                 raise CaptureError(
                     f"the chain {chain} of table {table} is not the one that iptables has:"
                     f" {model_name(self._edit.table, live)}",
@@ -144,7 +144,7 @@ class _TableChanges:
 
 
 def model_name(table: TableName, chain: FoundChain) -> str:
-    """Return the name of a chain, with a remark if it looks like a built-in chain and is none.
+    """Return the name of a chain, marked if it looks like a built-in chain and is none.
 
     The kernel enters ``PREROUTING(nat prerouting -5)`` elsewhere, and ``PREROUTING(not hooked)`` not at all.
     """

@@ -8,7 +8,7 @@ UnknownVerdict: in the words of iptables-save where it has any, else in those of
 
 from __future__ import annotations
 
-from capture.backends.iptables import xt_words
+from capture.backends.iptables import xt_text
 from capture.backends.iptables.clauses import joined, matches_of, verdict_of, words_of
 from capture.backends.iptables.xt_encode import NEVER_MATCHING_INTERFACE
 from capture.backends.iptables.xt_layouts import text_of
@@ -18,7 +18,7 @@ from capture.backends.nf_tables.reading import read_comment, read_counters, read
 from capture.backends.nftables import lift
 from capture.backends.nftables.comparisons import Bounds
 from capture.backends.nftables.decode import TCP_FLAGS, Program
-from capture.backends.nftables.native import IIFNAME, L4PROTO, Among, Named, Proxy, VerdictMap
+from capture.backends.nftables.native import CONDITIONS, IIFNAME, L4PROTO, Among, Named, Proxy, VerdictMap
 from capture.backends.nftables.sets import NativeSet
 from capture.model import ruleset as model
 from capture.model.addresses import BITS
@@ -110,15 +110,13 @@ class Reader:
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
 
 
-def _verdict(actions: Sequence[Action]) -> model.Verdict:
+def _verdict(actions: Sequence[Action | Condition]) -> model.Verdict:
     """Return the verdict of a rule. iptables has one in each; nft may log before it accepts."""
     if not actions:
         return model.Continue()
-    if len(actions) == 1 and not isinstance(actions[0], Proxy | VerdictMap):
+    if len(actions) == 1 and not isinstance(actions[0], (Proxy, VerdictMap, *CONDITIONS)):
         return actions[0]
-    from capture.backends.nftables.text import described  # which iptables does not write
-
-    return model.UnknownVerdict(described(*actions))
+    return lift.several(actions)
 
 
 LISTING = (model.Source, model.Destination, model.InInterface, model.OutInterface, model.Protocol)
@@ -166,7 +164,7 @@ class XtProgram(Program):
 
     def limit(self, fields: Fields) -> bool:
         """``limit``: the match of iptables that is an expression of nf_tables."""
-        self._put(model.UnknownMatch(xt_words.limit_words(fields)))
+        self._put(model.UnknownMatch(xt_text.limit_text(fields)))
         return True
 
     def _extension(self, kind: str, fields: Fields) -> tuple[Any, ...]:
@@ -175,9 +173,9 @@ class XtProgram(Program):
         key = kind, name, revision, fields[nf.NFTA_MATCH_INFO]
         if key not in self._extensions:
             if kind == "match":
-                found: tuple[Any, ...] = tuple(matches_of(words_of(xt_words.match_words(*key[1:], self._of_family))))
+                found: tuple[Any, ...] = tuple(matches_of(words_of(xt_text.match_text(*key[1:], self._of_family))))
             else:
-                found = (verdict_of(words_of(f"-j {xt_words.target_words(*key[1:], self._of_family)}")),)
+                found = (verdict_of(words_of(f"-j {xt_text.target_text(*key[1:], self._of_family)}")),)
             self._extensions[key] = found
         return self._extensions[key]
 
@@ -188,7 +186,7 @@ class XtProgram(Program):
         elif isinstance(condition, Among) and condition.field == L4PROTO and condition.is_single:
             number = condition.ranges[0][0]
             known = number in PROTOCOL_OF and not condition.negated
-            words = model.UnknownMatch(xt_words.protocol_words(number, negated=condition.negated))
+            words = model.UnknownMatch(xt_text.protocol_text(number, negated=condition.negated))
             super()._put(condition if known else words)
         else:
             super()._put(condition)
@@ -213,10 +211,10 @@ class XtProgram(Program):
         if (header, mask) == FRAGMENT and self._of_family == "ipv4" and not value:
             return model.UnknownMatch("-f" if negated else "! -f")
         if header == TCP_FLAGS:
-            words = xt_words.tcp_flags_words((mask or b"\xff")[0], value, negated=negated)
+            words = xt_text.tcp_flags_text((mask or b"\xff")[0], value, negated=negated)
             return model.UnknownMatch(f"-m tcp {words}")
         bits = int.from_bytes(mask, "big")
         option = ADDRESSES.get((self._of_family, offset)) if base == nf.NFT_PAYLOAD_NETWORK_HEADER else None
         if option and length * 8 == BITS[self._of_family] and mask and not value & ~bits:
-            return model.UnknownMatch(xt_words.network_words(option, self._of_family, value, bits, negated=negated))
+            return model.UnknownMatch(xt_text.network_text(option, self._of_family, value, bits, negated=negated))
         return super()._without_words(loaded, bounds)

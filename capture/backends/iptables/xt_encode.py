@@ -43,7 +43,7 @@ NEVER_MATCHING_INTERFACE = b"INVAL/D\0"
 
 
 def attributes_of(rule: model.Rule, family: Family) -> bytes:
-    """Return what a message says of a rule: its expressions, and its protocol. Raises as ``expressions``.
+    """Return a message's attributes of a rule: its expressions, and its protocol. Raises as ``expressions``.
 
     Some matches and targets demand a protocol (multiport, TPROXY), and cannot see it in the expressions.
     """

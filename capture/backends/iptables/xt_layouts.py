@@ -6,7 +6,7 @@ a big-endian one (``__be16``), ``[30]`` bytes. A structure is padded to a multip
 (XT_ALIGN in linux/netfilter/x_tables.h; 4 on 32-bit x86 alone, which no mesh runs on).
 
 A revision is a version of the structure. We use those that iptables 1.8.9 takes on any kernel since 4.18;
-what older releases of iptables wrote is read too (``xt_words``).
+what older releases of iptables wrote is read too (``xt_text``).
 """
 
 from __future__ import annotations

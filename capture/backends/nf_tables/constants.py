@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 NFPROTO_INET = 1
 NFPROTO_NETDEV = 5
 """linux/netfilter.h: chains of a device, before and after all others."""
-FAMILY_WORDS = {NFPROTO_INET: "inet", FAMILY_NUMBERS[IPV4]: "ip", FAMILY_NUMBERS[IPV6]: "ip6", NFPROTO_NETDEV: "netdev"}
+NFT_FAMILIES = {NFPROTO_INET: "inet", FAMILY_NUMBERS[IPV4]: "ip", FAMILY_NUMBERS[IPV6]: "ip6", NFPROTO_NETDEV: "netdev"}
 """What nft calls the families of tables."""
 
 # Where addresses are in the network header: RFC 791 3.1, RFC 8200 3

@@ -33,14 +33,14 @@ def _listed(netfilter: NetlinkSocket, kind: int, family: int, what: str) -> list
 
 def read_rules(netfilter: NetlinkSocket, family: int, table: str) -> list[bytes]:
     """Return the attributes of the rules of a table, in the order of each chain."""
-    doing = f"read the rules of table {nf.FAMILY_WORDS[family]} {table}"
+    doing = f"read the rules of table {nf.NFT_FAMILIES[family]} {table}"
     of_table = attribute(nf.NFTA_RULE_TABLE, text(table))
     return [attributes for _, attributes in read_objects(netfilter, nf.NFT_MSG_GETRULE, family, of_table, doing)]
 
 
 def read_set(netfilter: NetlinkSocket, family: int, table: str, name: str) -> tuple[Fields, list[bytes]]:
     """Return what describes a set, and the messages with its elements."""
-    doing = f"read the set {name} of table {nf.FAMILY_WORDS[family]} {table}"
+    doing = f"read the set {name} of table {nf.NFT_FAMILIES[family]} {table}"
     of_set = attribute(nf.NFTA_SET_TABLE, text(table)) + attribute(nf.NFTA_SET_NAME, text(name))
     (body,) = netfilter.request(message_type(nf.NFT_MSG_GETSET), 0, nfgenmsg(family) + of_set, doing)
     elements = read_objects(netfilter, nf.NFT_MSG_GETSETELEM, family, of_set, doing)

@@ -20,7 +20,7 @@ class TableMessages:
 
     def __init__(self, family: int, table: str) -> None:
         self._family = family
-        self._shown = f"{nf.FAMILY_WORDS[family]} {table}"
+        self._shown = f"{nf.NFT_FAMILIES[family]} {table}"
         self._name = attribute(nf.NFTA_TABLE_NAME, text(table))  # NFTA_CHAIN_TABLE, NFTA_RULE_TABLE: the same number
 
     def add_table(self) -> Change:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.backends.nftables import native
-from capture.backends.nftables.text import WORDS, kept_apart
+from capture.backends.nftables.render import WORDS, kept_apart
 from capture.model import ruleset as model
 from capture.model.addresses import address_text, split
 

@@ -41,7 +41,7 @@ def lower(ruleset: model.Ruleset) -> tuple[native.NativeTable, ...]:
     Raises ValueError for a rule that nf_tables cannot express: a port without a protocol, a list
     without entries, a match or verdict that was read from a foreign rule and not understood.
     """
-    tables = (_table(table, ruleset) for table in ruleset.tables)
+    tables = (_table(table, ruleset) for table in ruleset.tables if ruleset.families)
     return tuple(table for table in tables if table.chains)
 
 
@@ -184,7 +184,7 @@ def _marked(field: str, match: model.Mark | model.ConnectionMark) -> native.Amon
 
 
 def _connection_state(match: model.ConnectionState) -> native.Masked:
-    """Return that at least one of the states' bits is set: not none of them."""
+    """Return the condition that at least one of the states' bits is set."""
     mask = sum(native.STATE_BITS[state] for state in set(match.states))
     if not mask:
         raise ValueError(f"no connection states to compare with: {match}")

@@ -34,18 +34,18 @@ def native_chain(name: str) -> str:
     return BASE_CHAIN_NAMES.get(name) or _swap_spelling(name)
 
 
-def model_chain(table: TableName, name: str, hook: Hook | None, remark: str = "") -> str:
+def model_chain(table: TableName, name: str, hook: Hook | None, reason: str = "") -> str:
     """Return the model's name of a chain that was read.
 
     A chain that is not entered where we would enter it has a name of its own that is none of the model's,
     ``prerouting(nat prerouting -5)`` or ``prerouting(not hooked)``, so that it shows up as a difference.
-    ``remark`` is another reason to be different.
+    ``reason`` is another one to be different.
     """
     if hook is not None:
         built_in = name.upper()
-        if not remark and HOOKS.get((table, built_in)) == hook and name == native_chain(built_in):
+        if not reason and HOOKS.get((table, built_in)) == hook and name == native_chain(built_in):
             return built_in
-        return f"{name}({remark or hook})"
+        return f"{name}({reason or hook})"
     return model_target(name)
 
 

@@ -42,9 +42,10 @@ class NetlinkDriver:
 
     def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
         """Return the rule set as an nft script, which means the same as the messages and can be read."""
-        from capture.backends.nftables.text import render_text  # not needed to write
+        from capture.backends.nftables.render import render_text  # not needed to write
 
-        return [("nft -f", render_text(ruleset))]
+        text = render_text(ruleset)
+        return [("nft -f -", text)] if text else []
 
     def read(self) -> Ruleset:
         """Return our tables as they are, foreign rules in them included."""
@@ -59,7 +60,7 @@ class NetlinkDriver:
         return lift(tables)
 
     def holds(self, desired: Ruleset) -> bool:
-        """Return whether our tables are to the byte what ``write`` makes; no means no more than "read it"."""
+        """Return whether our tables are to the byte what ``write`` makes; False means "read it"."""
         with open_netfilter() as netfilter:
             return _hold_exactly(netfilter, *self._making(desired))
 

@@ -46,7 +46,7 @@ def _as_plain(finding: Finding) -> dict[str, str | None]:
         "topic": finding.topic,
         "name": finding.name,
         "state": finding.state,
-        "says": finding.says,
+        "says": finding.message,
         "remedy": finding.remedy or None,
         "kind": finding.kind or None,
     }

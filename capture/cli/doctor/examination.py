@@ -1,7 +1,6 @@
 """What ``capture doctor`` looks at and what it makes of it. Looking changes nothing; judging is pure.
 
-The one thing that reading may do is let the kernel load a module: whether it takes the owner match of
-iptables, it can only know by trying to have it.
+One look may make the kernel load a module: only trying shows whether it takes the owner match of iptables.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Literal, TypeVar
 
+from capture.analysis.cause_text import UNJUDGED
 from capture.backends import detect
 from capture.backends.detect import BackendChoice, SetLocation
 from capture.backends.facts import PURPOSES, HostFacts, gather
@@ -66,11 +66,11 @@ class Examined(Value):
     state_directory: Literal["usable", "to be made", "not writable"] | StateDirectoryError
     is_recorded: bool
     modules: Inventory
-    """What of the kernel modules that any capture may need is there."""
+    """Which of the kernel modules that a capture may need are there."""
     loads_modules: bool
     """The kernel loads modules at all."""
     rival: Finding | None = None
-    """That Istio's plugin captures pods of this node, too or alone."""
+    """The finding that Istio's plugin captures pods of this node, too or alone."""
     diagnosis: Diagnosis | CaptureError | None = None
     """What is wrong with the pod; None where nothing is applied, and none is recorded."""
     node: tuple[Finding, ...] = ()
@@ -214,12 +214,13 @@ def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
         yield Finding(POD, "capture", "note", "nothing is applied here")
         return
     for cause in found.causes:
-        says = f"{cause.says}{f' ({cause.where})' if cause.where and cause.where not in cause.says else ''}"
-        yield Finding(POD, cause.kind, "error", says, cause.remedy, cause.kind)
-    if not found.causes:
+        message = f"{cause.message}{f' ({cause.where})' if cause.where and cause.where not in cause.message else ''}"
+        yield Finding(POD, cause.kind, "error", message, cause.remedy, cause.kind)
+    if not found.causes and all(note.kind != UNJUDGED for note in found.notes):
         yield Finding(POD, "capture", "ok", "the rules are in place, and the proxy listens")
     for note in found.notes:
-        yield Finding(POD, note.kind, "note", note.says, note.remedy, note.kind)
+        state: State = "warning" if note.kind == UNJUDGED else "note"
+        yield Finding(POD, note.kind, state, note.message, note.remedy, note.kind)
 
 
 def _decision(examined: Examined) -> Iterator[Finding]:
@@ -228,27 +229,29 @@ def _decision(examined: Examined) -> Iterator[Finding]:
         yield Finding("choice", "backend", "error", decision.message, decision.remedy)
     else:
         variant = f" {decision.variant}" if decision.variant else ""
-        says = f"auto takes {decision.backend}{variant} with the driver {decision.driver}: {decision.reason}"
-        yield Finding("choice", "backend", "ok", says)
+        message = f"auto takes {decision.backend}{variant} with the driver {decision.driver}: {decision.reason}"
+        yield Finding("choice", "backend", "ok", message)
     for found in examined.live_sets:
         variant = f" {found.variant}" if found.variant else ""
-        says = f"rules of the capture are in {found.backend}{variant} ({', '.join(found.families)})"
-        yield Finding("choice", "live rules", "note", says)
+        message = f"rules of the capture are in {found.backend}{variant} ({', '.join(found.families)})"
+        yield Finding("choice", "live rules", "note", message)
     if len(examined.live_sets) > 1:
-        says = "there are several sets of capture rules; one is right"
+        message = "there are several sets of capture rules; one is right"
         remedy = "`capture apply` leaves the one that it writes; `capture clean` removes all."
-        yield Finding("choice", "live rules", "warning", says, remedy)
+        yield Finding("choice", "live rules", "warning", message, remedy)
 
 
 def _namespace(examined: Examined) -> Iterator[Finding]:
     if examined.is_host:
-        says = f"{examined.namespace}: the host's own, which is not captured without --allow-host"
-        yield Finding("namespace", "identity", "note", says, "Name a pod's namespace with --netns PATH or --pid N.")
+        message = f"{examined.namespace}: the host's own, which is not captured without --allow-host"
+        yield Finding("namespace", "identity", "note", message, "Name a pod's namespace with --netns PATH or --pid N.")
     else:
         yield Finding("namespace", "identity", "ok", f"{examined.namespace}: not the host's own")
     if not examined.facts.own_users:
-        says = "another than this process has (hostUsers: false): auto takes nftables; iptables writes from within it"
-        yield Finding("namespace", "user namespace", "note", says)
+        message = (
+            "another than this process has (hostUsers: false): auto takes nftables; iptables writes from within it"
+        )
+        yield Finding("namespace", "user namespace", "note", message)
     addresses = ", ".join(examined.addresses) or "none yet; both families would be programmed"
     yield Finding("namespace", "addresses", "ok" if examined.addresses else "note", addresses)
     recorded = "present" if examined.is_recorded else "absent: nothing was applied here, or the record is elsewhere"
@@ -267,18 +270,18 @@ def _kernel(facts: HostFacts, lacking: tuple[str, ...]) -> Iterator[Finding]:
 
 
 def _modules(examined: Examined) -> Iterator[Finding]:
-    """Yield the modules that are missing, each with who needs it; or that none is; or that it is unknown."""
+    """Yield a finding for each missing module, with who needs it; else one that none is, or that this is unknown."""
     lacking, purposes = examined.modules.lacking, _purposes()
     for name in lacking:
         why = "no such module" if name in examined.modules.absent else "modprobe's configuration forbids to load it"
         yield Finding("kernel", name, "warning", f"{why}; needed by {purposes[name]}", remedy_for((name,)))
     others = tuple(name for name in examined.modules.unloaded if name not in lacking)
     if not examined.modules.is_indexed:
-        says = f"which modules could be loaded is unknown: no /lib/modules/{examined.kernel} with a readable index"
-        yield Finding("kernel", "modules", "note", says)
+        message = f"which modules could be loaded is unknown: no /lib/modules/{examined.kernel} with a readable index"
+        yield Finding("kernel", "modules", "note", message)
     elif others and not examined.loads_modules:
-        says = f"not loaded, and kernel.modules_disabled=1 forbids loading more: {', '.join(others)}"
-        yield Finding("kernel", "modules", "warning", says, remedy_for_closed(others))
+        message = f"not loaded, and kernel.modules_disabled=1 forbids loading more: {', '.join(others)}"
+        yield Finding("kernel", "modules", "warning", message, remedy_for_closed(others))
     elif not lacking:
         yield Finding("kernel", "modules", "ok", "all that a capture may need are there")
 
@@ -289,12 +292,12 @@ def _of_kernel(modules: tuple[str, ...], use: str, lacking: tuple[str, ...], *, 
         return Finding("kernel", name, "note", "not permitted to query it", "Run as root.")
     if present:
         return Finding("kernel", name, "ok", f"present, {use}")
-    says = f"absent; needed {use}"
+    message = f"absent; needed {use}"
     to_blame = tuple(module for module in with_required(modules) if module in lacking)
     if to_blame:
-        says += f"; this kernel cannot load the module {', '.join(to_blame)}"
+        message += f"; this kernel cannot load the module {', '.join(to_blame)}"
     remedy = remedy_for(to_blame) if to_blame else f"On the host: modprobe -a {' '.join(modules)}"
-    return Finding("kernel", name, "warning", says, remedy)
+    return Finding("kernel", name, "warning", message, remedy)
 
 
 def _host(examined: Examined) -> Iterator[Finding]:
@@ -308,8 +311,8 @@ def _host(examined: Examined) -> Iterator[Finding]:
     )
     yield _optional("libnftables", "the driver libnftables", "pip-nftables", present=examined.facts.libnftables)
     if examined.lock_holder is not None:
-        says = f"{XTABLES_LOCK} is held by process {examined.lock_holder}; we do not wait for it, other programs do"
-        yield Finding("host", "lock", "note", says)
+        message = f"{XTABLES_LOCK} is held by process {examined.lock_holder}; we do not wait for it, other programs do"
+        yield Finding("host", "lock", "note", message)
     yield _state(examined.state_directory)
     if examined.rival:
         yield examined.rival
@@ -319,9 +322,9 @@ def _state(state: Literal["usable", "to be made", "not writable"] | StateDirecto
     if isinstance(state, StateDirectoryError):
         return Finding("host", "state", "error", state.message, state.remedy)
     if state == "not writable":
-        says = f"{STATE_DIRECTORY} cannot be written: `dump` and `verify` will not know the applied configuration"
+        message = f"{STATE_DIRECTORY} cannot be written: `dump` and `verify` will not know the applied configuration"
         remedy = "Mount a writable directory of mode 0700 there, or name the options when you verify."
-        return Finding("host", "state", "warning", says, remedy)
+        return Finding("host", "state", "warning", message, remedy)
     return Finding("host", "state", "ok", f"{STATE_DIRECTORY}, {state}")
 
 
@@ -330,9 +333,9 @@ def _privileges(missing: tuple[str, ...]) -> Iterator[Finding]:
     if "NET_ADMIN" in held:
         yield Finding("host", "privileges", "ok", ", ".join(held))
     else:
-        says = f"NET_ADMIN is not held (held: {', '.join(held) or 'none of those that matter'})"
+        message = f"NET_ADMIN is not held (held: {', '.join(held) or 'none of those that matter'})"
         remedy = "Run as root, or add the capabilities NET_ADMIN and NET_RAW."
-        yield Finding("host", "privileges", "error", says, remedy)
+        yield Finding("host", "privileges", "error", message, remedy)
     if "SYS_ADMIN" not in held:
         yield Finding("host", "privileges", "note", "without SYS_ADMIN, --netns and --pid cannot enter a namespace")
 
@@ -347,9 +350,9 @@ def _missing_programs(facts: HostFacts) -> Iterator[Finding]:
             if (variant, family, purpose) not in facts.programs
         ]
         if absent:
-            says = f"not installed: {', '.join(absent)}; nftables needs none of it"
+            message = f"not installed: {', '.join(absent)}; nftables needs none of it"
             remedy = f"To use iptables-{variant}: apt-get install iptables, or dnf install iptables-{variant}"
-            yield Finding("host", f"iptables-{variant}", "note", says, remedy)
+            yield Finding("host", f"iptables-{variant}", "note", message, remedy)
 
 
 def _optional(name: str, use: str, packages: str, *, present: bool) -> Finding:

@@ -32,7 +32,7 @@ from capture.backends.nftables.native import (
     NativeTable,
     Proxy,
 )
-from capture.backends.nftables.text import WORDS
+from capture.backends.nftables.render import WORDS
 from capture.model.addresses import parse_address
 from capture.model.ruleset import (
     ALL_BITS,

@@ -130,7 +130,7 @@ def test_of_many_that_divert_some_are_named_and_none_is_called_harmless(count: i
     judgement = judged(drops(count))
 
     assert len(judgement.obstacles) == named
-    assert judgement.harmless == ()
+    assert judgement.harmless_obstacles == ()
     assert bool(judgement.doubts) == (count > named)
 
 
@@ -138,7 +138,7 @@ def test_many_that_do_nothing_to_captured_traffic_are_notes() -> None:
     judgement = judged(drops(6000, "udp"))
 
     assert (judgement.obstacles, judgement.unjudged, judgement.doubts) == ((), (), ())
-    assert len(judgement.harmless) == 6000
+    assert len(judgement.harmless_obstacles) == 6000
 
 
 def bypassed(config: CaptureConfig) -> None:

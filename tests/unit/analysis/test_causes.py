@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import capture
-from capture.analysis.cause_texts import TEXTS, cause
+from capture.analysis.cause_text import TEXTS, cause
 from capture.analysis.causes import (
     Capture,
     PodFacts,
@@ -45,7 +45,7 @@ from capture.model.ruleset import (
 from capture.netlink.interfaces import IFF_LOOPBACK, IFF_UP, Link
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, Listener
-from capture.report.differences import text_of
+from capture.report.difference_text import text_of
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from support.rules.traced import trace
@@ -53,7 +53,7 @@ from support.rules.traced import trace
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from capture.analysis.cause_texts import Cause
+    from capture.analysis.cause_text import Cause
     from capture.analysis.trace import Outcome
     from capture.model.addresses import Family
 
@@ -111,7 +111,7 @@ def test_one_listener_for_both_families_serves_both() -> None:
 def test_a_proxy_on_other_ports_is_named_with_them() -> None:
     facts = FACTS.replace(listeners=(listener(15006), listener(15001), listener(8080, uid=1000)))
     (cause,) = causes_at_port(facts, CAPTURE, "proxy-outbound", 16001, "ipv4")
-    assert cause.says.endswith("; the proxy's user listens on 15001, 15006")
+    assert cause.message.endswith("; the proxy's user listens on 15001, 15006")
     assert "(-p, -z)" in cause.remedy
 
 
@@ -498,4 +498,4 @@ def test_every_text_is_used_with_the_words_that_it_needs() -> None:
         match call:
             case ast.Call(func=ast.Name(id="cause"), args=[ast.Constant(value=str() as name), *_], keywords=words):
                 filled: dict[str, object] = {word.arg: 1 for word in words if word.arg}
-                assert "{" not in cause(name, "", **OF_A_FAMILY | filled).says
+                assert "{" not in cause(name, "", **OF_A_FAMILY | filled).message

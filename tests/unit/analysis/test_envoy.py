@@ -139,7 +139,7 @@ NO_IPV6 = "Envoy has no listener on tcp port {} for IPv6, which is captured"
 def test_where_envoy_does_not_fit(capture: Capture, listeners: tuple[EnvoyListener, ...], found: list[str]) -> None:
     causes = list(causes_of_listeners(listeners, capture, MARK))
 
-    assert [cause.says for cause in causes] == found
+    assert [cause.message for cause in causes] == found
     assert {cause.where for cause in causes} <= {"tcp port 15001", "tcp port 15006"}
 
 

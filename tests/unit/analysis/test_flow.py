@@ -33,9 +33,9 @@ from capture.model.ruleset import (
     UnknownVerdict,
     only,
 )
-from capture.report.differences import text_of
+from capture.report.difference_text import text_of
 from capture.report.flow_svg import picture
-from capture.report.flow_text import lines
+from capture.report.flow_text import flow_lines
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 
@@ -64,7 +64,7 @@ def paths(situation: Situation) -> dict[str, list[str]]:
     """Return the edges of each direction as indented texts."""
 
     def text(edge: Edge, depth: int) -> list[str]:
-        own = f"{'  ' * depth}{edge.to} | {edge.says} | {edge.packets}"
+        own = f"{'  ' * depth}{edge.to} | {edge.text} | {edge.packets}"
         return [own, *(line for each in edge.below for line in text(each, depth + 1))]
 
     return {
@@ -145,7 +145,7 @@ def test_no_line_is_wider_than_the_terminal_and_a_picture_escapes_what_it_says()
     found = flows(Situation(counted(build_ruleset(CaptureConfig()), 123456789), (foreign,)), FAMILIES, text_of)
 
     for width in (80, 120, 200):
-        assert max(len(line) for line, _ in lines(found, width, FAMILIES)) <= width
+        assert max(len(line) for line, _ in flow_lines(found, width, FAMILIES)) <= width
     drawn = picture(found, "pod")
     assert "&lt;b&gt;\\x1b[2J &amp; \\u202e" in drawn
     assert drawn.count("<rect") == drawn.count('class="to"') + 1  # a box for each name, and the background
@@ -207,7 +207,7 @@ def test_where_a_rule_of_ours_sends_packets(verdict: Verdict, table: TableName, 
     rule = Rule(verdict, HTTP, counters=FOUND)
     (edge, _) = through_ours(rule, Rule(Drop(), why="another"), table=table)
     assert (edge.kind, edge.to) == expected
-    assert (edge.says, edge.packets, edge.bytes) == (text_of(rule, "ipv4"), 3, 180)
+    assert (edge.text, edge.packets, edge.bytes) == (text_of(rule, "ipv4"), 3, 180)
     assert (edge.families, edge.below) == (FAMILIES, ())
 
 
@@ -283,7 +283,7 @@ def test_what_no_rule_decides_on_goes_by_the_policy(
     (_, *rest) = edges(chain.replace(rules=(first,)), table=table, is_foreign=is_foreign)
     assert [(edge.kind, edge.packets, edge.families) for edge in rest] == expected
     assert all(edge.to == edge.kind for edge in rest)
-    assert {edge.says for edge in rest} <= {"policy ACCEPT", "policy DROP"}
+    assert {edge.text for edge in rest} <= {"policy ACCEPT", "policy DROP"}
     assert [edge.bytes for edge in rest if edge.kind == "direct" and edge.packets] in ([], [180])
 
 
@@ -294,7 +294,7 @@ def test_a_table_without_rules_is_left_out_unless_it_is_nat() -> None:
     )
     (outbound, inbound) = flows(Situation(Ruleset(FAMILIES, tables), (second,)), FAMILIES, text_of)
 
-    assert [(table.to, table.kind, table.says) for table in outbound.tables] == [
+    assert [(table.to, table.kind, table.text) for table in outbound.tables] == [
         ("nat OUTPUT", "table", ""),
         (f"ip two {OURS}", "table", "second set, priority -90"),
     ]

@@ -86,13 +86,13 @@ class TestInOurTables:
         assert lines(judgement.differences) == [rule_line(TAKES_HTTPS)]
         assert {each.kind for each in judgement.differences} == {"foreign"}
         assert outcomes(judgement.differences)[0] == ("proxy-outbound", "direct")
-        assert judgement.notes == judgement.unjudged == ()
+        assert judgement.harmless_differences == judgement.unjudged == ()
 
     def test_a_note_where_nothing_captured_meets_it(self) -> None:
         judgement = judged(REDIRECT, NAT, OUTPUT, TAKES_TIME)
 
         assert judgement.differences == ()
-        assert lines(judgement.notes) == [rule_line(TAKES_TIME)]
+        assert lines(judgement.harmless_differences) == [rule_line(TAKES_TIME)]
 
     @pytest.mark.parametrize("unknown", [Rule(Accept(), (UNKNOWN,)), Rule(UnknownVerdict("NFQUEUE"))])
     def test_behind_what_is_unknown_it_counts_for_what_comes_past(self, unknown: Rule) -> None:
@@ -100,7 +100,7 @@ class TestInOurTables:
 
         assert rule_line(unknown) in lines(judgement.unjudged)
         assert lines(judgement.differences) == [rule_line(TAKES_HTTPS)], "either takes HTTPS away, or both"
-        assert lines(judgement.notes) == [rule_line(TAKES_TIME)]
+        assert lines(judgement.harmless_differences) == [rule_line(TAKES_TIME)]
 
     def test_twins_are_blamed_both(self) -> None:
         """Without the first the second would do the same."""
@@ -133,13 +133,13 @@ class TestMarks:
     def test_drift(self, chain: str, rule: Rule) -> None:
         judgement = judged(TPROXY, MANGLE, chain, rule)
 
-        assert (lines(judgement.differences), judgement.notes) == ([rule_line(rule)], ())
+        assert (lines(judgement.differences), judgement.harmless_differences) == ([rule_line(rule)], ())
 
     @pytest.mark.parametrize("rule", [Rule(SetMark(5), (InInterface("eth0"),)), Rule(SetMark(1337), TIME)])
     def test_a_note_where_ours_do_the_same(self, rule: Rule) -> None:
         judgement = judged(TPROXY, MANGLE, PREROUTING, rule)
 
-        assert (judgement.differences, lines(judgement.notes)) == ((), [rule_line(rule)])
+        assert (judgement.differences, lines(judgement.harmless_differences)) == ((), [rule_line(rule)])
 
 
 def chain(
@@ -169,19 +169,19 @@ class TestBesideOurs:
 
         assert [after for _, after in outcomes(judgement.obstacles)] == [outcome]
         assert all(before != "direct" for before, _ in outcomes(judgement.obstacles))
-        assert judgement.harmless == judgement.unjudged == ()
+        assert judgement.harmless_obstacles == judgement.unjudged == ()
 
     @pytest.mark.parametrize("rule", [Rule(Accept()), Rule(Log("seen")), Rule(Accept(), (UNKNOWN,))])
     def test_what_accepts_is_not_worth_a_word(self, rule: Rule) -> None:
         judgement = judged(REDIRECT, elsewhere=chain(rule))
 
-        assert judgement.obstacles == judgement.harmless == judgement.unjudged == ()
+        assert judgement.obstacles == judgement.harmless_obstacles == judgement.unjudged == ()
 
     @pytest.mark.parametrize("rule", [Rule(Drop(), TIME), Rule(SetMark(1337)), Rule(Jump("nowhere"))])
     def test_what_has_no_effect_on_captured_traffic_is_worth_a_note(self, rule: Rule) -> None:
         judgement = judged(REDIRECT, elsewhere=chain(rule))
 
-        assert (judgement.obstacles, lines(judgement.harmless)) == ((), [rule_line(rule)])
+        assert (judgement.obstacles, lines(judgement.harmless_obstacles)) == ((), [rule_line(rule)])
 
     @pytest.mark.parametrize("rule", [Rule(UnknownVerdict("queue to 1"), HTTPS), Rule(Drop(), (UNKNOWN,))])
     def test_what_may_meet_captured_traffic_cannot_be_judged(self, rule: Rule) -> None:
@@ -192,7 +192,7 @@ class TestBesideOurs:
     def test_else_it_is_worth_a_note(self) -> None:
         judgement = judged(REDIRECT, elsewhere=chain(Rule(UnknownVerdict("queue to 1"), TIME)))
 
-        assert (judgement.unjudged, len(judgement.harmless)) == ((), 1)
+        assert (judgement.unjudged, len(judgement.harmless_obstacles)) == ((), 1)
 
     def test_a_mark_by_which_a_transparent_capture_tells_packets_apart(self) -> None:
         there = chain(Rule(SetMark(1337), HTTPS), hook=PREROUTING)
@@ -215,8 +215,8 @@ class TestBesideOurs:
 
         found = judged(wanted, elsewhere=there)
 
-        assert {name: len(getattr(found, name)) for name in ("obstacles", "unjudged", "harmless")} == {
-            "obstacles": 0, "unjudged": 0, "harmless": 0, kind: 1
+        assert {name: len(getattr(found, name)) for name in ("obstacles", "unjudged", "harmless_obstacles")} == {
+            "obstacles": 0, "unjudged": 0, "harmless_obstacles": 0, kind: 1
         }  # fmt: skip
 
     @pytest.mark.parametrize(

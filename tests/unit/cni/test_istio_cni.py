@@ -23,7 +23,7 @@ def test_two_programs_that_capture_are_a_warning(tmp_path: Path) -> None:
     write(tmp_path, "05-backup.conflist.old", "bridge", TYPE)
     found = rival((str(tmp_path), "/does/not/exist"))
     assert found is not None
-    assert (found.state, found.says.count(both)) == ("warning", 2)
+    assert (found.state, found.message.count(both)) == ("warning", 2)
     assert "capture cni uninstall" in found.remedy
 
 
@@ -32,7 +32,7 @@ def test_istios_plugin_alone_is_a_note(tmp_path: Path) -> None:
     single.write_text(json.dumps({"type": TYPE}))
     found = rival((str(tmp_path),))
     assert found is not None
-    assert (found.state, str(single) in found.says) == ("note", True)
+    assert (found.state, str(single) in found.message) == ("note", True)
     single.write_text(json.dumps({"type": PLUGIN}))
     assert rival((str(tmp_path),)) is None
 

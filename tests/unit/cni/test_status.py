@@ -140,7 +140,7 @@ def with_an_ended_token(node: Node) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "name", "says"),
+    ("spoil", "name", "message"),
     [
         (replaced, "entry", "it has no entry of capture-cni: pods start uncaptured"),
         (overtaken, "entry", "the entry is in"),
@@ -154,15 +154,15 @@ def with_an_ended_token(node: Node) -> None:
         (lambda node: (node.root / "ca.crt").unlink(), "certificate authority", "ca.crt is missing"),
     ],
 )
-def test_what_is_wrong_is_named(node: Node, spoil: Callable[[Node], object], name: str, says: str) -> None:
+def test_what_is_wrong_is_named(node: Node, spoil: Callable[[Node], object], name: str, message: str) -> None:
     node.install()
     spoil(node)
     code, status = node.status()
     assert code == 4
     found = {finding["name"]: finding for finding in status["findings"] if finding["state"] == "error"}
-    assert says in found[name]["says"], found
+    assert message in found[name]["says"], found
     assert all(each["remedy"][:1] != "`" or " " in each["remedy"].rpartition("`")[2] for each in found.values()), found
-    assert says in node.run("status").output
+    assert message in node.run("status").output
 
 
 def test_a_list_of_our_own_that_goes_stale(node: Node) -> None:

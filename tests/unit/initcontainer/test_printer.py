@@ -68,7 +68,7 @@ def test_a_remark_is_a_warning_on_stdout(
 ) -> None:
     printer = Printer()
     printer.obey(explicit({LOG_OUTPUT_LEVEL: level, LOG_AS_JSON: as_json}))
-    printer.remark("so so")
+    printer.warn_on_stdout("so so")
     out, err = capsys.readouterr()
     assert err == ""
     assert words in out

@@ -110,8 +110,8 @@ def test_link_local_addresses_alone_are_one_line() -> None:
 @pytest.mark.parametrize(("choice", "is_drift"), [("both", True), ("mesh", False), ("ipv4", False)])
 def test_a_family_without_rules_is_drift_only_where_both_were_requested(choice: str, is_drift: object) -> None:
     addresses = FakePod(addresses=DUAL).pod_addresses()
-    drift, remarks = judge_families(IPV4, explicit({IP_FAMILIES: choice}), addresses)
-    assert (bool(drift), bool(remarks)) == (is_drift, not is_drift)
+    drift, notes = judge_families(IPV4, explicit({IP_FAMILIES: choice}), addresses)
+    assert (bool(drift), bool(notes)) == (is_drift, not is_drift)
     assert judge_families(BOTH, explicit({IP_FAMILIES: choice}), addresses) == ((), ())
 
 

@@ -18,7 +18,7 @@ ONLY_WHEN_NEEDED = {
     "capture.backends.iptables.refusals",
     "capture.backends.iptables.restore",
     "capture.backends.iptables.xt_decode",
-    "capture.backends.iptables.xt_words",
+    "capture.backends.iptables.xt_text",
 }
 
 PROGRAM = f"""

@@ -10,7 +10,7 @@ import pytest
 from capture.backends.iptables import xt_encode as enc
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.clauses import matches_of, verdict_of, words_of
-from capture.backends.iptables.xt_words import match_words, target_words
+from capture.backends.iptables.xt_text import match_text, target_text
 from capture.backends.nf_tables import constants as nf
 from capture.model.addresses import IPV4, IPV6, parse_network
 from capture.model.ruleset import (
@@ -243,11 +243,11 @@ def structure_of(expressions: bytes) -> bytes:
 
 
 def read_match(name: str, revision: int, structure: bytes, family: Family) -> tuple[Match, ...]:
-    return tuple(matches_of(words_of(match_words(name, revision, structure, family))))
+    return tuple(matches_of(words_of(match_text(name, revision, structure, family))))
 
 
 def read_target(name: str, revision: int, structure: bytes, family: Family) -> Verdict:
-    return verdict_of(words_of(f"-j {target_words(name, revision, structure, family)}"))
+    return verdict_of(words_of(f"-j {target_text(name, revision, structure, family)}"))
 
 
 def beyond_the_first(match: Match) -> tuple[Match, ...]:
@@ -477,7 +477,7 @@ class TestWhatTheModelLacks:
         assert isinstance(read_target("LOG", 0, padded(structure), IPV4), UnknownVerdict)
 
     def test_every_flag_of_a_log_has_its_word(self) -> None:
-        words = target_words("LOG", 0, padded(LogTarget(level=7, logflags=47)), IPV4)
+        words = target_text("LOG", 0, padded(LogTarget(level=7, logflags=47)), IPV4)
         flags = "--log-tcp-sequence --log-tcp-options --log-ip-options --log-uid --log-macdecode"
         assert words == f"LOG --log-level 7 {flags}"
 

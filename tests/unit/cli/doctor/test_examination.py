@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from capture.analysis.cause_texts import Cause
+from capture.analysis.cause_text import Cause
 from capture.backends.detect import BackendChoice, SetLocation
 from capture.cli.doctor.examination import CAPABILITIES, Examined, can_work, findings
 from capture.errors import UnsupportedError
@@ -39,7 +39,7 @@ GOOD = Examined(
 
 
 def listed(examined: Examined, state: str) -> list[str]:
-    return [f"{finding.name}: {finding.says}" for finding in findings(examined) if finding.state == state]
+    return [f"{finding.name}: {finding.message}" for finding in findings(examined) if finding.state == state]
 
 
 def test_where_all_is_well_everything_is_ok() -> None:
@@ -134,7 +134,7 @@ def test_what_is_absent_without_a_module_says_which() -> None:
     facts = GOOD.facts.replace(nft_compat=False)
     examined = GOOD.replace(facts=facts, modules=Inventory(("x_tables",), ("x_tables",), is_indexed=True))
     (finding,) = (finding for finding in findings(examined) if finding.name == "nft_compat and xt_owner")
-    assert finding.says.endswith("this kernel cannot load the module x_tables")
+    assert finding.message.endswith("this kernel cannot load the module x_tables")
     assert finding.remedy.startswith("Install the package with x_tables for kernel ")
 
 
@@ -142,8 +142,8 @@ def test_modules_that_are_not_loaded_are_no_matter_unless_nothing_is_loaded_any_
     examined = GOOD.replace(modules=Inventory(("nft_redir",), (), is_indexed=True))
     assert "modules: all that a capture may need are there" in listed(examined, "ok")
     (finding,) = (f for f in findings(examined.replace(loads_modules=False)) if f.name == "modules")
-    assert (finding.state, finding.says.rpartition(": ")[2]) == ("warning", "nft_redir")
-    assert "modules_disabled" in finding.says
+    assert (finding.state, finding.message.rpartition(": ")[2]) == ("warning", "nft_redir")
+    assert "modules_disabled" in finding.message
     assert "/etc/modules-load.d" in finding.remedy
 
 

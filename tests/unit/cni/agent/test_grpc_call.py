@@ -76,20 +76,20 @@ def of_http_1(connection: socket.socket) -> None:
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "says"),
+    ("behaviour", "message"),
     [
         (silent, "DEADLINE_EXCEEDED: no answer within 0.2 s"),
         (closing, "UNAVAILABLE: the server has closed the connection"),
         (of_http_1, "UNAVAILABLE: the server has closed the connection"),
     ],
 )
-def test_what_is_no_runtime_is_an_error(path: str, behaviour: Callable[[socket.socket], None], says: str) -> None:
+def test_what_is_no_runtime_is_an_error(path: str, behaviour: Callable[[socket.socket], None], message: str) -> None:
     with socket.socket(socket.AF_UNIX) as listener, futures.ThreadPoolExecutor(1) as other:
         listener.bind(path)
         listener.listen()
         accepted = other.submit(listener.accept)
         result = other.submit(lambda: behaviour(accepted.result()[0]))
-        with pytest.raises(CallError, match=says):
+        with pytest.raises(CallError, match=message):
             call(path, "/demo.Echo/Say", b"", 0.2)
         result.result()
         accepted.result()[0].close()

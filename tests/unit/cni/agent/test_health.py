@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from cni.agent.health import LOOP_LIMIT, STARTING, Health
-from cni.agent.status_text import lines, pod_lines
+from cni.agent.status_text import pod_lines, status_lines
 
 
 def test_it_is_ready_when_every_part_is_well() -> None:
@@ -74,7 +74,7 @@ def test_the_status_in_words() -> None:
         "token_expires": 1000.0 + 2 * 3600, "api_away_since": 999.0, "api_problem": "timed out", "api_connected": True,
         "lost": 0.0, "rival": "calico", "pod_states": {"no-rules": ["shop/web"], "captured": ["a/b", "c/d"]},
     }  # fmt: skip
-    assert list(lines(status, 1000.0)) == [
+    assert list(status_lines(status, 1000.0)) == [
         "agent 0.1.0 on node node-1: NOT ready",
         "  audit: too slow (for 5 s)",
         "  entry: lost (for 2 min)",
@@ -85,7 +85,7 @@ def test_the_status_in_words() -> None:
         "pods no-rules: 1: shop/web",
     ]
     well = {"ready": True, "api_connected": True, "pods_known": 7, "lost": 1.0}
-    assert list(lines(well, 1.0 + 3 * 86400)) == [
+    assert list(status_lines(well, 1.0 + 3 * 86400)) == [
         "agent ? on node (none): ready: pods that start now are captured",
         "API server: connected, 7 pods known",
         "entry: lost 3 days ago to ?",

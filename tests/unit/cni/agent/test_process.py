@@ -112,7 +112,7 @@ def test_status_in_words() -> None:
         token_expires=4600.0, api_away_since=940.0, api_problem="refused", lost=990.0, rival="cilium",
         pod_states={"captured": ["shop/a"], "drift": ["shop/b"]},
     )  # fmt: skip
-    assert [*status_text.lines(health.as_plain() | {"version": "1"}, 1060.0)] == [
+    assert [*status_text.status_lines(health.as_plain() | {"version": "1"}, 1060.0)] == [
         "agent 1 on node node-1: NOT ready",
         "  entry: it is not there (for 60 s)",
         "runtime: network lab with bridge, from /etc/cni/net.d",

@@ -172,7 +172,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Any:
     from cni.agent import reflector
 
     monkeypatch.setattr("cni.agent.api.code_of", lambda error: error.args[0])
-    monkeypatch.setattr("cni.agent.api.in_words", lambda error: f"status {error.args[0]}")
+    monkeypatch.setattr("cni.agent.api.error_text", lambda error: f"status {error.args[0]}")
     monkeypatch.setattr("cni.agent.reflector.random", SimpleNamespace(uniform=lambda _low, high: high))
     nothing: Any = None
     return reflector.Reflector(nothing, "node-1", Pods(), Health(), AgentLog(descriptor=-1))

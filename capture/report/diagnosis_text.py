@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from capture.model.text import SCHEMA
-from capture.report.packet_words import packet_in_words
-from capture.report.traced import as_plain as trace_as_plain
-from capture.report.traced import path_in_words
+from capture.report.packet_text import packet_text
+from capture.report.trace_text import path_lines, trace_as_plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from capture.analysis.cause_texts import Cause
+    from capture.analysis.cause_text import Cause
     from capture.operations.diagnosis import Diagnosis
 
 
-def as_plain(found: Diagnosis) -> dict[str, object]:
+def diagnosis_as_plain(found: Diagnosis) -> dict[str, object]:
     """Return a diagnosis as plain values for JSON."""
     return {
-        "connection": packet_in_words(found.packet) if found.packet else None,
+        "connection": packet_text(found.packet) if found.packet else None,
         "verdict": found.verdict,
         "causes": [cause_as_plain(cause) for cause in found.causes],
         "notes": [cause_as_plain(note) for note in found.notes],
@@ -28,23 +27,23 @@ def as_plain(found: Diagnosis) -> dict[str, object]:
 
 def cause_as_plain(cause: Cause) -> dict[str, str]:
     """Return a cause as plain values for JSON."""
-    return {"kind": cause.kind, "says": cause.says, "remedy": cause.remedy, "where": cause.where}
+    return {"kind": cause.kind, "says": cause.message, "remedy": cause.remedy, "where": cause.where}
 
 
-def in_words(found: Diagnosis) -> Iterator[str]:
+def diagnosis_lines(found: Diagnosis) -> Iterator[str]:
     """Yield the lines for a person: the verdict, the way of the packet, then each cause and its remedy."""
     this_pod = "this pod" if found.causes or not found.is_certain else "nothing is wrong with this pod"
-    yield f"{found.verdict}: {packet_in_words(found.packet) if found.packet else this_pod}"
+    yield f"{found.verdict}: {packet_text(found.packet) if found.packet else this_pod}"
     if found.trace is not None:
-        yield from path_in_words(found.trace)
-    yield from causes_in_words(found.causes)
+        yield from path_lines(found.trace)
+    yield from cause_lines(found.causes)
     for note in found.notes:
-        yield f"note: {note.says}"
+        yield f"note: {note.message}"
 
 
-def causes_in_words(causes: Iterable[Cause]) -> Iterator[str]:
+def cause_lines(causes: Iterable[Cause]) -> Iterator[str]:
     """Yield two lines for each cause: the fault, and what to do."""
     for cause in causes:
-        where = f" ({cause.where})" if cause.where and cause.where not in cause.says else ""
-        yield f"cause {cause.kind}: {cause.says}{where}"
+        where = f" ({cause.where})" if cause.where and cause.where not in cause.message else ""
+        yield f"cause {cause.kind}: {cause.message}{where}"
         yield f"  {cause.remedy}"

@@ -8,7 +8,7 @@ from capture.analysis.trace import Step, Trace
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import Drop, Protocol, Rule
-from capture.report.traced import as_plain, in_words
+from capture.report.trace_text import trace_as_plain, trace_lines
 
 PACKET = Packet("tcp", parse_address("203.0.113.7"), 80, uid=1000, gid=1000, out_interface="eth0")
 DROPS = Rule(Drop(), (Protocol("tcp"),))
@@ -25,9 +25,9 @@ def test_a_rule_is_named_in_one_form_whatever_its_table(table: str, chain: str, 
     step = Step(table, chain, 1, DROPS)
     traced = Trace(PACKET, "dropped", 80, step, (step,))
 
-    assert list(in_words(traced))[1:] == [
+    assert list(trace_lines(traced))[1:] == [
         f"  => {table} {chain} 1: -p tcp -j DROP",
         "dropped: by the rule marked =>",
         f"because of {table} {chain}: -p tcp -j DROP",
     ]
-    assert as_plain(traced)["rule"] == in_json
+    assert trace_as_plain(traced)["rule"] == in_json

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NFTA_REJECT_TYPE, NFTA_REJECT_ICMP_CODE = 1, 2
 NFTA_LIMIT_RATE, NFTA_LIMIT_UNIT, NFTA_LIMIT_BURST, NFTA_LIMIT_TYPE, NFTA_LIMIT_FLAGS = 1, 2, 3, 4, 5
 NFTA_QUOTA_BYTES, NFTA_QUOTA_FLAGS = 1, 2
+NFTA_DYNSET_EXPRESSIONS = (7, 10)  # one, or several
 INVERTED = 1  # NFT_LIMIT_F_INV, NFT_QUOTA_F_INV
 NFT_REJECT_TCP_RST = 1
 
@@ -33,12 +34,29 @@ ANSWERS: dict[tuple[int, Family | None], tuple[str, ...]] = {
 UNITS = {1: "second", 60: "minute", 3600: "hour", 86400: "day", 604800: "week"}
 
 
-def unknown_words(name: str, fields: Fields, family: Family | None) -> str:
+def unknown_text(name: str, fields: Fields, family: Family | None) -> str:
     """Return an expression of a rule for a family in nft's words, or as its name and its numbered attributes."""
     if nf.NFTA_MATCH_NAME in fields and name in ("match", "target"):  # of iptables, by way of nft_compat
         return f"[{name} {decode_text(fields[nf.NFTA_MATCH_NAME])} of iptables]"
     words = WORDS[name](fields, family) if name in WORDS else ""
     return words or " ".join([f"[{name}", *(f"{kind}={value.hex()}" for kind, value in fields.items())]) + "]"
+
+
+GO_ON: dict[str, tuple[int, tuple[int, ...]]] = {
+    "meta": (nf.NFTA_META_KEY, (2, 12, 14)),  # priority, nftrace, secmark
+    "ct": (nf.NFTA_CT_KEY, (4, 13, 18)),  # secmark, label, event
+    "objref": (1, (1, 3, 7, 8, 9)),  # a counter, ct helper, ct timeout, secmark, ct expectation by its name
+    **dict.fromkeys(("last", "dup", "exthdr"), (0, (0,))),
+}
+"""Expressions that write no register and after which a packet goes on: by a number in one of their attributes."""
+
+
+def goes_on(name: str, fields: Fields) -> bool:
+    """Return whether a packet goes on after an expression, unchanged in all that the model knows."""
+    if name == "dynset":
+        return fields.keys().isdisjoint(NFTA_DYNSET_EXPRESSIONS)  # such as a limit
+    kind, numbers = GO_ON.get(name, (0, ()))
+    return _number(fields, kind) in numbers
 
 
 def _number(fields: Fields, kind: int) -> int:

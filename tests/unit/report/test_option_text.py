@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from capture.report.option_texts import by_topic, flags_text, help_text
+from capture.report.option_text import by_topic, flags_text, help_text
 from capture.settings.options import (
     DRY_RUN,
     OPTIONS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capture.analysis.foreign_words import DIVERTS, DIVERTS_BEHIND, STOPS, what_foreign_does
+from capture.analysis.foreign_text import DIVERTS, DIVERTS_BEHIND, STOPS, what_foreign_does
 from capture.analysis.judgement import judge
 from capture.analysis.stations import ForeignChain, PodNetwork
 from capture.model.ruleset import (

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from capture.backends.iptables.xt_words import MATCH_WORDS, TARGET_WORDS, limit_words, match_words, target_words
+from capture.backends.iptables.xt_text import MATCHES, TARGETS, limit_text, match_text, target_text
 from capture.model.addresses import IPV4, IPV6
 from capture.netlink.attributes import BYTE_ORDER
 
@@ -53,7 +53,7 @@ def written(table: dict[tuple[str, int], Any], name: str, revision: int, fields:
     ],
 )  # fmt: skip
 def test_a_match(name: str, revision: int, fields: dict[str, Any], words: str) -> None:
-    assert match_words(name, revision, written(MATCH_WORDS, name, revision, fields), IPV4) == f"-m {name} {words}"
+    assert match_text(name, revision, written(MATCHES, name, revision, fields), IPV4) == f"-m {name} {words}"
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_match(name: str, revision: int, fields: dict[str, Any], words: str) -
     ],
 )
 def test_a_match_with_more_in_it_is_shown_by_its_bytes(name: str, revision: int, fields: dict[str, Any]) -> None:
-    words = match_words(name, revision, written(MATCH_WORDS, name, revision, fields), IPV4)
+    words = match_text(name, revision, written(MATCHES, name, revision, fields), IPV4)
     assert words.startswith(f"-m {name} [ revision {revision}, 0x")
 
 
@@ -84,7 +84,7 @@ def test_a_match_with_more_in_it_is_shown_by_its_bytes(name: str, revision: int,
 def test_several_ports(kind: int, ports: tuple[int, ...], ranges: tuple[int, ...], invert: int, words: str) -> None:
     packed = b"".join(port.to_bytes(2, BYTE_ORDER) for port in ports)
     fields = {"kind": kind, "count": len(ports), "ports": packed, "is_range": bytes(ranges), "invert": invert}
-    assert match_words("multiport", 1, written(MATCH_WORDS, "multiport", 1, fields), IPV4) == f"-m multiport {words}"
+    assert match_text("multiport", 1, written(MATCHES, "multiport", 1, fields), IPV4) == f"-m multiport {words}"
 
 
 @pytest.mark.parametrize(
@@ -106,20 +106,20 @@ def test_several_ports(kind: int, ports: tuple[int, ...], ranges: tuple[int, ...
     ],
 )
 def test_a_target(name: str, revision: int, fields: dict[str, Any], family: Family, words: str) -> None:
-    structure = written(TARGET_WORDS, name, revision, fields)
-    assert target_words(name, revision, structure, family) == f"{name} {words}"
+    structure = written(TARGETS, name, revision, fields)
+    assert target_text(name, revision, structure, family) == f"{name} {words}"
 
 
 @pytest.mark.parametrize("more", [{"flags": 4}, {"ct_events": 1}, {"exp_events": 1}, {"timeout": b"x"}])
 def test_a_zone_with_more_in_it_is_shown_by_its_bytes(more: dict[str, Any]) -> None:
-    words = target_words("CT", 2, written(TARGET_WORDS, "CT", 2, {"zone": 1} | more), IPV4)
+    words = target_text("CT", 2, written(TARGETS, "CT", 2, {"zone": 1} | more), IPV4)
     assert words.startswith("CT [ revision 2, 0x")
 
 
 def test_what_has_no_words() -> None:
-    assert match_words("recent", 1, b"\1\2\0\0", IPV4) == "-m recent [ revision 1, 0x0102 ]"
-    assert target_words("TRACE", 0, b"\0\0", IPV4) == "TRACE [ revision 0 ]"
-    one, other = (match_words("u32", 0, bytes([*range(16), *bytes(1000), last]), IPV4) for last in (1, 2))
+    assert match_text("recent", 1, b"\1\2\0\0", IPV4) == "-m recent [ revision 1, 0x0102 ]"
+    assert target_text("TRACE", 0, b"\0\0", IPV4) == "TRACE [ revision 0 ]"
+    one, other = (match_text("u32", 0, bytes([*range(16), *bytes(1000), last]), IPV4) for last in (1, 2))
     assert one.startswith("-m u32 [ revision 0, 0x000102030405060708090a0b0c0d0e0f... (1017 bytes, CRC ")
     assert one != other, "two rules are told apart by what is not shown, too"
 
@@ -138,4 +138,4 @@ def test_what_has_no_words() -> None:
 )
 def test_a_limit(numbers: tuple[int, ...], words: str) -> None:
     fields = {place: number.to_bytes(8, "big") for place, number in enumerate(numbers, 1)}
-    assert limit_words(fields) == words
+    assert limit_text(fields) == words

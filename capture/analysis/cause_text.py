@@ -26,6 +26,8 @@ SO_DOES_KATA = "so does Kata Containers, whose pods have a network stack in a vi
 IN_PROXY = "Set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
 WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
 SETS_BOTH = "annotation sidecar.istio.io/interceptionMode sets both."
+UNJUDGED = "unjudged"
+"""The kind of what may divert captured packets, and cannot be judged."""
 NO_REFERENCE = "Give the pod's settings as options, or run this where the rules were applied."
 
 TEXTS: dict[str, tuple[str, str]] = {
@@ -135,7 +137,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "excluded: pod": ("the settings leave out: {options}", "`capture explain` lists what is captured."),
     "family-not-captured": ("{family} is not captured in this pod", BOTH_FAMILIES),
     "family-not-captured: pod": ("the pod has {family} addresses only, and {family} is not captured", BOTH_FAMILIES),
-    "family-not-captured: remark": ("{remark}", "Apply with --ip-families both, if it should be captured."),
+    "family-not-captured: note": ("{note}", "Apply with --ip-families both, if it should be captured."),
     "dns-not-captured: server": (
         "DNS is captured for the pod's own name servers alone, and {server} is none of them",
         "Apply with --capture-all-dns too; from outside of the pod nothing is known of its name servers",
@@ -190,6 +192,11 @@ TEXTS: dict[str, tuple[str, str]] = {
         "a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}",
         "Remove the rule, or restrict it to what it is for; `ip rule` and `ip route show table all` have the routes.",
     ),
+    UNJUDGED: (
+        "a foreign rule may divert captured traffic, which cannot be judged: {rule}",
+        "Look at the rule; `capture verify` has the packets that it may divert.",
+    ),
+    "unjudged: doubt": ("{doubt}", "`capture verify` has all that cannot be judged."),
     # The proxy's listeners.
     "not-listening": (
         "no process listens on {port}, to which {kind} connections are sent",
@@ -246,12 +253,12 @@ class Cause(Value):
     """One reason: its kind, the fault in words, what to do about it, and where it is (a rule, a port, a setting)."""
 
     kind: str
-    says: str
+    message: str
     remedy: str
     where: str = ""
 
 
 def cause(name: str, where: str = "", /, **words: object) -> Cause:
     """Return the cause of a text, with its words filled in."""
-    says, remedy = TEXTS[name]
-    return Cause(name.partition(":")[0], says.format(**words), remedy.format(**words), where)
+    message, remedy = TEXTS[name]
+    return Cause(name.partition(":")[0], message.format(**words), remedy.format(**words), where)

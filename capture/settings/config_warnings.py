@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from capture.settings.settings import Settings
 
 
-def cautions(settings: Settings, config: CaptureConfig, host: Host) -> list[str]:
+def config_warnings(settings: Settings, config: CaptureConfig, host: Host) -> list[str]:
     """Return a warning for each setting that leaves everything alone, or names an interface that is not there."""
     return [*cancelling(settings, config), *_missing_interfaces(settings, host)]
 

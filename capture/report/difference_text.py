@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.model.addresses import FAMILY_NAMES, address_text
 from capture.model.ruleset import LoopbackAddress
-from capture.report.packet_words import packet_in_words
+from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,36 +31,36 @@ MAX_SINGLE = 20
 MAX_REGIONS = 3
 
 
-def in_words(verified: Verified) -> Iterator[str]:
+def difference_lines(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each difference, or for each chain if they are many; one where nothing is applied."""
     if verified.is_nothing_applied:
         yield NOTHING_APPLIED
         return
-    yield from _grouped(verified.differences, difference_in_words)
+    yield from _grouped(verified.differences, difference_text)
     yield from map(_need, verified.missing)
-    yield from (impediment.says for impediment in verified.impediments)
+    yield from (impediment.message for impediment in verified.impediments)
     yield from map(_second_set, verified.others)
     yield from map(_foreign, verified.obstacles)
     yield from verified.uncaptured
 
 
-def doubts_in_words(verified: Verified) -> Iterator[str]:
+def doubt_lines(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each thing that cannot be judged."""
     if not verified.has_reference:
         yield "no record here: without it, or options, there is no reference for the rules of the capture"
     for each in verified.unjudged:
-        yield f"{each.place}: {UNJUDGED}: {_rule(each)}{effect_in_words(each.effect)}"
+        yield f"{each.place}: {UNJUDGED}: {_rule(each)}{effect_text(each.effect)}"
     yield from verified.doubts
 
 
-def notes_in_words(verified: Verified) -> Iterator[str]:
+def note_lines(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each foreign rule that is worth a note, and no difference."""
-    yield from verified.remarks
-    yield from _grouped(verified.notes, _without_effect)
-    if len(verified.harmless) <= MAX_SINGLE:
-        yield from dict.fromkeys(map(_without_effect, verified.harmless))
+    yield from verified.notes
+    yield from _grouped(verified.harmless_differences, _without_effect)
+    if len(verified.harmless_obstacles) <= MAX_SINGLE:
+        yield from dict.fromkeys(map(_without_effect, verified.harmless_obstacles))
         return
-    places = [each.place for each in verified.harmless]
+    places = [each.place for each in verified.harmless_obstacles]
     yield from (f"{place}: {NO_EFFECT}: {places.count(place)} rules" for place in dict.fromkeys(places))
 
 
@@ -81,7 +81,7 @@ def _grouped(found: Sequence[Difference], words: Callable[[Difference], str]) ->
         yield f"{words(several[0])}{more}"
 
 
-def difference_in_words(difference: Difference) -> str:
+def difference_text(difference: Difference) -> str:
     """Return a difference in a sentence."""
     if difference.kind == "foreign":
         return _foreign(difference)
@@ -89,15 +89,15 @@ def difference_in_words(difference: Difference) -> str:
         found = f": the policy is {difference.policy}, and should be ACCEPT"
     else:
         found = f" {MEANINGS[difference.kind]}: {_rule(difference)}"
-    return f"{difference.place}{found}{effect_in_words(difference.effect)}"
+    return f"{difference.place}{found}{effect_text(difference.effect)}"
 
 
 def _foreign(each: Difference | Obstacle) -> str:
     """Return what a foreign rule does, in a sentence."""
-    from capture.analysis.foreign_words import what_foreign_does  # where something differs
+    from capture.analysis.foreign_text import what_foreign_does  # where something differs
 
     does = what_foreign_does(each.rule, each.effect)
-    return f"{each.place}: {does}: {_rule(each)}{effect_in_words(each.effect)}"
+    return f"{each.place}: {does}: {_rule(each)}{effect_text(each.effect)}"
 
 
 def _rule(each: Difference | Obstacle) -> str:
@@ -109,21 +109,21 @@ def _rule(each: Difference | Obstacle) -> str:
 
 def _second_set(other: Other) -> str:
     variant = f" {other.where.variant}" if other.where.variant else ""
-    return f"a second set of capture rules is in {other.where.backend}{variant}{effect_in_words(other.effect)}"
+    return f"a second set of capture rules is in {other.where.backend}{variant}{effect_text(other.effect)}"
 
 
-def effect_in_words(effect: Effect | None) -> str:
+def effect_text(effect: Effect | None) -> str:
     """Return what a difference does to which packets, with a witness, if it does anything."""
     if effect is None:
         return ""
     shown = effect.regions[:MAX_REGIONS]
     more = len(effect.regions) - len(shown)
     regions = "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
-    after = fate_in_words(effect.after.fate) if effect.is_certain else "?"
-    return f" ({regions}: {fate_in_words(effect.before.fate)} -> {after}; witness: {packet_in_words(effect.packet)})"
+    after = fate_text(effect.after.fate) if effect.is_certain else "?"
+    return f" ({regions}: {fate_text(effect.before.fate)} -> {after}; witness: {packet_text(effect.packet)})"
 
 
-def fate_in_words(fate: Fate) -> str:
+def fate_text(fate: Fate) -> str:
     """Return what happens to packets: "proxy-outbound 15001", "direct to 10.1.2.3:80", "dropped"."""
     where = ""
     if fate.address is not None:
@@ -150,34 +150,37 @@ def text_of(rule: Rule, family: Family) -> str:
     return f"{text} (and {len(others)} more like it)" if others else text
 
 
-def verified_in_words(verified: Verified) -> Iterator[str]:
-    """Yield the summary first, then each difference, what cannot be judged, and notes."""
-    found = list(in_words(verified))
-    compared_with = reference_in_words(verified)
-    if found == [NOTHING_APPLIED]:
-        yield NOTHING_APPLIED
-    elif found:
-        yield f"drift: {len(found)} difference{'s' if len(found) > 1 else ''} from the {compared_with}"
-    elif verified.is_certain:
-        yield f"in sync: live rules match the {compared_with}"
-    elif verified.has_reference:
-        yield f"cannot be judged: live rules match the {compared_with} as far as they can be judged"
-    else:
-        yield "consistent, but there is no reference to compare with"
-    if found == [NOTHING_APPLIED]:
+def verified_lines(verified: Verified) -> Iterator[str]:
+    """Yield the conclusion, with each difference and what cannot be judged; then notes."""
+    yield from conclusion_lines(verified)
+    if verified.is_nothing_applied:
         return
-    yield from (f"  {sentence}" for sentence in found)
-    for sentence in doubts_in_words(verified):
-        yield f"not judged: {sentence}"
     if not verified.has_reference and verified.live.tables:
         from capture.operations.inference import inferred_flags
 
         yield f"the live rules amount to: {' '.join(inferred_flags(verified.desired)) or 'no capture'}"
-    for sentence in notes_in_words(verified):
+    for sentence in note_lines(verified):
         yield f"note: {sentence}"
 
 
-def reference_in_words(verified: Verified) -> str:
+def conclusion_lines(verified: Verified) -> Iterator[str]:
+    """Yield whether the live rules are as desired, then each difference, and what cannot be judged."""
+    found = list(difference_lines(verified))
+    compared_with = reference_text(verified)
+    yield {
+        "nothing applied": NOTHING_APPLIED,
+        "drift": f"drift: {len(found)} difference{'s' if len(found) > 1 else ''} from the {compared_with}",
+        "in sync": f"in sync: live rules match the {compared_with}",
+        "cannot be judged": f"cannot be judged: live rules match the {compared_with} as far as they can be judged",
+        "no reference": "consistent, but there is no reference to compare with",
+    }[verified.conclusion]
+    if verified.is_nothing_applied:
+        return
+    yield from (f"  {sentence}" for sentence in found)
+    yield from (f"not judged: {sentence}" for sentence in doubt_lines(verified))
+
+
+def reference_text(verified: Verified) -> str:
     """Return what the live rules were compared with."""
     if not verified.has_reference:
         return "live rules of the capture"
@@ -194,7 +197,7 @@ def _need(need: LoopbackAddress | MissingRoute) -> str:
     return f"{FAMILY_NAMES[need.family]}: the {' and the '.join(lacking)} of TPROXY {verb} missing: {commands} {add}"
 
 
-def as_plain(verified: Verified) -> list[dict[str, object]]:
+def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
     """Return the differences as plain values for JSON."""
     found: list[dict[str, object]] = [
         {
@@ -205,13 +208,13 @@ def as_plain(verified: Verified) -> list[dict[str, object]]:
             "position": difference.position or None,
             "rule": _rule(difference) if difference.rule else None,
             "policy": difference.policy or None,
-            **_with_effect(difference.effect, difference_in_words(difference)),
+            **_with_effect(difference.effect, difference_text(difference)),
         }
         for difference in verified.differences
     ]
     found += [{"kind": "plumbing", "message": _need(need)} for need in verified.missing]
     found += [
-        {"kind": each.kind, "family": each.family, "message": each.says, "remedy": each.remedy}
+        {"kind": each.kind, "family": each.family, "message": each.message, "remedy": each.remedy}
         for each in verified.impediments
     ]
     found += [{"kind": "second set", **_with_effect(other.effect, _second_set(other))} for other in verified.others]
@@ -237,7 +240,7 @@ def _example_as_plain(effect: Effect | None) -> dict[str, object] | None:
     if effect is None:
         return None
     return {
-        "packet": packet_in_words(effect.packet),
+        "packet": packet_text(effect.packet),
         "asked": effect.before.outcome,
         "asked_port": effect.before.port,
         "live": effect.after.outcome,
@@ -252,7 +255,7 @@ def effect_as_plain(effect: Effect | None) -> dict[str, object] | None:
     return {
         "direction": effect.direction,
         "packets": list(effect.regions),
-        "witness": packet_in_words(effect.packet),
+        "witness": packet_text(effect.packet),
         "before": fate_as_plain(effect.before.fate),
         "after": fate_as_plain(effect.after.fate) if effect.is_certain else None,
     }

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     """Return the options of a match or target; None where we have no words for it."""
 
 MAX_BYTES = 16
-"""Of a match without words: more of them say nothing to a person."""
-PROTOCOL_WORDS = {
+"""Of a match without words; more of them help no reader."""
+PROTOCOL_NAMES = {
     1: "icmp",
     2: "igmp",
     6: "tcp",
@@ -43,12 +43,12 @@ PROTOCOL_WORDS = {
 """As protocols(5) has them, without a look at the host's /etc/protocols."""
 
 
-def protocol_words(number: int, *, negated: int) -> str:
+def protocol_text(number: int, *, negated: int) -> str:
     """Return ``-p icmp``, ``! -p tcp``, ``-p 99``."""
-    return option(negated, "-p", PROTOCOL_WORDS.get(number, number))
+    return option(negated, "-p", PROTOCOL_NAMES.get(number, number))
 
 
-def network_words(name: str, family: Family, address: int, mask: int, *, negated: int) -> str:
+def network_text(name: str, family: Family, address: int, mask: int, *, negated: int) -> str:
     """Return ``-d 10.0.0.0/8``, or ``-d 10.0.1.0/255.0.255.0`` for a mask that is no prefix."""
     prefix = mask.bit_count()
     is_prefix = mask == ((1 << prefix) - 1) << (BITS[family] - prefix)
@@ -56,31 +56,33 @@ def network_words(name: str, family: Family, address: int, mask: int, *, negated
     return option(negated, name, f"{address_text(family, address)}/{shown}")
 
 
-def match_words(name: str, revision: int, structure: bytes, family: Family) -> str:
+def match_text(name: str, revision: int, structure: bytes, family: Family) -> str:
     """Return the words for a match."""
-    return f"-m {_words(name, MATCH_WORDS.get((name, revision)), revision, structure, family)}"
+    return f"-m {_extension_text(name, MATCHES.get((name, revision)), revision, structure, family)}"
 
 
-def target_words(name: str, revision: int, structure: bytes, family: Family) -> str:
+def target_text(name: str, revision: int, structure: bytes, family: Family) -> str:
     """Return the words for a target; they begin with its name."""
-    known = TARGET_WORDS.get((name, revision))
+    known = TARGETS.get((name, revision))
     if known is not None and family == IPV4 and (name, revision) in COMPACT_NAT:
         known = xt_layouts.NAT_IPV4, known[1]
-    return _words(name, known, revision, structure, family)
+    return _extension_text(name, known, revision, structure, family)
 
 
-def _words(name: str, known: tuple[Layout, Speak] | None, revision: int, structure: bytes, family: Family) -> str:
+def _extension_text(
+    name: str, known: tuple[Layout, Speak] | None, revision: int, structure: bytes, family: Family
+) -> str:
     words = None
     if known is not None:
         layout, speak = known
         words = speak(layout.read(structure), family)
     if words is None:
-        data = _bytes_in_words(structure)
+        data = _bytes_text(structure)
         words = f"[ revision {revision}, {data} ]" if data else f"[ revision {revision} ]"
     return f"{name} {words}".rstrip()
 
 
-def _bytes_in_words(structure: bytes) -> str:
+def _bytes_text(structure: bytes) -> str:
     """Return bytes in hexadecimal without the zeros at the end; of many the first, and what tells them from others."""
     data = structure.rstrip(b"\0")
     if len(data) <= MAX_BYTES:
@@ -120,14 +122,14 @@ def _tcp(fields: Fields, _family: Family) -> str:
     if fields["option"]:
         words.append(option(inverted & 8, "--tcp-option", fields["option"]))
     if fields["flags_mask"] or inverted & 4:
-        words.append(tcp_flags_words(fields["flags_mask"], fields["flags"], negated=bool(inverted & 4)))
+        words.append(tcp_flags_text(fields["flags_mask"], fields["flags"], negated=bool(inverted & 4)))
     return " ".join(words)
 
 
 TCP_FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")  # RFC 9293 3.1, from the lowest bit
 
 
-def tcp_flags_words(mask: int, compared: int, *, negated: bool) -> str:
+def tcp_flags_text(mask: int, compared: int, *, negated: bool) -> str:
     """Return ``--tcp-flags SYN,ACK SYN``: which flags are looked at, and which of them must be set."""
     return f"{option(negated, '--tcp-flags', _flags(mask))} {_flags(compared)}"
 
@@ -221,7 +223,7 @@ def _multiport(fields: Fields, _family: Family) -> str | None:
 _PORTS = "sport 2, sport_to 2, dport 2, dport_to 2"
 _ICMP = xt_layouts.Layout("type 1, code 1, code_to 1, invert 1")
 
-MATCH_WORDS: dict[tuple[str, int], tuple[Layout, Speak]] = {
+MATCHES: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("tcp", 0): (xt_layouts.Layout(f"{_PORTS}, option 1, flags_mask 1, flags 1, invert 1"), _tcp),
     ("udp", 0): (xt_layouts.Layout(f"{_PORTS}, invert 1"), lambda fields, _family: " ".join(_ports(fields))),
     ("icmp", 0): (_ICMP, _icmp),
@@ -244,7 +246,7 @@ LIMIT_UNITS = {1: "sec", 60: "min", 3600: "hour", 86400: "day"}
 USUAL_BURST = 5
 
 
-def limit_words(fields: dict[int, bytes]) -> str:
+def limit_text(fields: dict[int, bytes]) -> str:
     """Return ``-m limit --limit 5/min``, which iptables writes as an expression of nf_tables."""
     rate, unit, burst, kind, flags = (
         decode_number(fields.get(part, b""))
@@ -363,7 +365,7 @@ def _reject(fields: Fields, family: Family) -> str | None:
 COMPACT_NAT = {("REDIRECT", 0), ("MASQUERADE", 0), ("SNAT", 0), ("DNAT", 0), ("NETMAP", 0)}
 """Targets that have a structure of their own in IPv4."""
 
-TARGET_WORDS: dict[tuple[str, int], tuple[Layout, Speak]] = {
+TARGETS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("REDIRECT", 0): (xt_layouts.NAT_RANGE, lambda fields, _family: _nat("--to-ports", _nat_ports(fields), fields)),
     ("MASQUERADE", 0): (xt_layouts.NAT_RANGE, lambda fields, _family: _nat("--to-ports", _nat_ports(fields), fields)),
     **{("SNAT", revision): (xt_layouts.NAT_RANGE, _to_address("--to-source")) for revision in range(3)},

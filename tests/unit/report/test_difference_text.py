@@ -27,8 +27,15 @@ from capture.model.ruleset import (
     only,
 )
 from capture.operations import Other, Verified
-from capture.report.differences import NOTHING_APPLIED, as_plain, fate_in_words, in_words, notes_in_words, text_of
-from capture.report.packet_words import packet_in_words
+from capture.report.difference_text import (
+    NOTHING_APPLIED,
+    difference_lines,
+    differences_as_plain,
+    fate_text,
+    note_lines,
+    text_of,
+)
+from capture.report.packet_text import packet_text
 
 TCP = Protocol("tcp")
 NOWHERE = Ruleset((), ())
@@ -68,7 +75,7 @@ def test_each_kind_has_its_sentence() -> None:
         others=(Other(BackendChoice("nftables", "netlink", "")),),
     )
 
-    assert list(in_words(found)) == [
+    assert list(difference_lines(found)) == [
         "IPv4 nat OUTPUT: rule 1 is missing: -p tcp -j ISTIO-OUTPUT",
         "IPv6 nat OUTPUT: rule 2 is unexpected: -p tcp -j ISTIO-OUTPUT",
         (
@@ -94,7 +101,7 @@ def test_plain_values_mean_the_same() -> None:
         others=(Other(BackendChoice("iptables", "restore", "legacy"), EFFECT),),
     )
 
-    foreign, plumbing, second = as_plain(found)
+    foreign, plumbing, second = differences_as_plain(found)
 
     assert (foreign["kind"], foreign["rule"], foreign["position"]) == (
         "foreign",
@@ -121,10 +128,10 @@ def test_plain_values_mean_the_same() -> None:
 
 
 def test_a_note_is_no_difference() -> None:
-    found = verified(notes=(Difference("ipv4", NAT, "OUTPUT", "foreign", TAKEN, 1),))
+    found = verified(harmless_differences=(Difference("ipv4", NAT, "OUTPUT", "foreign", TAKEN, 1),))
 
     assert found.holds
-    (sentence,) = notes_in_words(found)
+    (sentence,) = note_lines(found)
     assert sentence.startswith("IPv4 nat OUTPUT: rule 1: foreign rule without effect on captured traffic: ")
     assert sentence.endswith("-p tcp -m tcp --dport 80 -j ACCEPT")
 
@@ -133,16 +140,16 @@ def test_a_foreign_chain_is_named_with_its_rule_in_its_own_words() -> None:
     table = Table(MANGLE, (Chain("x", (TAKEN,), "ACCEPT"),))
     there = ForeignChain("ip other", ("ipv4",), "OUTPUT", -200, is_nat=False, contents=table)
     in_nft = Obstacle(there, TAKEN.replace(why="tcp dport 80 drop"), EFFECT)
-    found = verified(obstacles=(in_nft, Obstacle(there)), harmless=(Obstacle(there, TAKEN),))
+    found = verified(obstacles=(in_nft, Obstacle(there)), harmless_obstacles=(Obstacle(there, TAKEN),))
 
     place = "table ip other, chain x (OUTPUT, priority -200): foreign rule"
-    first, second = in_words(found)
+    first, second = difference_lines(found)
     assert first == f"{place} precedes ours and diverts captured traffic: tcp dport 80 drop{SAYS}"
     assert second == f"{place} precedes ours and diverts captured traffic: the policy DROP"
-    (note,) = notes_in_words(found)
+    (note,) = note_lines(found)
     assert note == f"{place} without effect on captured traffic: -p tcp -m tcp --dport 80 -j ACCEPT"
     assert not found.holds
-    plain, _ = as_plain(found)
+    plain, _ = differences_as_plain(found)
     assert (plain["kind"], plain["table"], plain["chain"]) == ("foreign", "ip other", "x")
     assert plain["message"] == first
 
@@ -157,7 +164,7 @@ def test_a_list_is_named_by_its_first_rule() -> None:
 def test_a_changed_mark_is_not_traffic_taken_away() -> None:
     found = verified(Difference("ipv4", MANGLE, "PREROUTING", "foreign", Rule(SetMark(5), (TCP,)), 1))
 
-    (sentence,) = in_words(found)
+    (sentence,) = difference_lines(found)
     assert "foreign rule changes a mark that the capture depends on: -p tcp -j MARK" in sentence
 
 
@@ -167,21 +174,21 @@ def test_many_differences_are_grouped_by_chain() -> None:
     live = Ruleset((), (Table(NAT, (Chain("ISTIO-OUTPUT"),)),))
     found = verified(*many, Difference("ipv6", NAT, "OUTPUT", "unexpected", own_rule, 2), live=live)
 
-    assert list(in_words(found)) == [
+    assert list(difference_lines(found)) == [
         "IPv4 nat ISTIO-INBOUND: rule 1 is missing: -p tcp -j ISTIO-OUTPUT (and 29 more of this kind in this chain)",
         "IPv6 nat OUTPUT: rule 2 is unexpected: -p tcp -j ISTIO-OUTPUT",
     ]
-    assert list(in_words(found.replace(live=NOWHERE))) == [NOTHING_APPLIED]
+    assert list(difference_lines(found.replace(live=NOWHERE))) == [NOTHING_APPLIED]
 
 
 def test_a_fate_in_words() -> None:
     elsewhere = parse_address("2001:db8::7")
-    assert fate_in_words(Fate("direct", 81, elsewhere)) == "direct to [2001:db8::7]:81"
-    assert fate_in_words(Fate("direct", None, elsewhere)) == "direct to 2001:db8::7"
-    assert fate_in_words(Fate("dns", 15053)) == "dns 15053"
-    assert fate_in_words(Fate("dropped")) == "dropped"
+    assert fate_text(Fate("direct", 81, elsewhere)) == "direct to [2001:db8::7]:81"
+    assert fate_text(Fate("direct", None, elsewhere)) == "direct to 2001:db8::7"
+    assert fate_text(Fate("dns", 15053)) == "dns 15053"
+    assert fate_text(Fate("dropped")) == "dropped"
 
 
 def test_marks_of_a_packet_are_printed() -> None:
-    assert packet_in_words(PACKET.replace(mark=0x539)).endswith("group 1000, mark 0x539")
-    assert packet_in_words(PACKET.replace(connection_mark=7)).endswith("group 1000, connection mark 0x7")
+    assert packet_text(PACKET.replace(mark=0x539)).endswith("group 1000, mark 0x539")
+    assert packet_text(PACKET.replace(connection_mark=7)).endswith("group 1000, connection mark 0x7")

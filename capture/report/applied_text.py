@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture import operations
 from capture.errors import CaptureError, NamespaceError, PrivilegeError
 from capture.model.addresses import FAMILY_NAMES
-from capture.report.output import note
+from capture.report.output import print_on_stderr, warn
 from capture.settings.options import PROFILE
 
 TYPE_CHECKING = False
@@ -21,10 +21,13 @@ def start_line(settings: Settings, config: CaptureConfig) -> str:
     return f"profile {config.profile} ({settings.origin(PROFILE)}), families {families} ({config.families_because})"
 
 
-def print_start_line(reference: Reference | None) -> None:
-    """Print the same on stderr, apart from the output of a program that answers a question; nothing without one."""
-    if reference is not None:
-        note(start_line(reference.settings, reference.config))
+def print_start_line(reference: Reference | None, form: str) -> None:
+    """Print on stderr warnings about the settings and, for a person, the start line; nothing without a reference."""
+    if reference is None:
+        return
+    warn(reference.warnings)
+    if form != "json":
+        print_on_stderr(start_line(reference.settings, reference.config))
 
 
 def applied_as_plain(settings: Settings, applied: Applied) -> dict[str, object]:
@@ -41,7 +44,7 @@ def applied_as_plain(settings: Settings, applied: Applied) -> dict[str, object]:
         "families": list(config.families),
         "families_because": config.families_because,
         "warnings": list(applied.warnings),
-        "remarks": list(applied.remarks),
+        "remarks": list(applied.notes),
     }
 
 
@@ -55,7 +58,7 @@ def _count(applied: Applied) -> int:
     )
 
 
-def outcome(applied: Applied) -> str:
+def applied_text(applied: Applied) -> str:
     """Return in a line what ``apply`` did."""
     families = applied.ruleset.families
     decision = applied.decision

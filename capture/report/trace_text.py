@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from capture.model.addresses import address_text
 from capture.model.ruleset import TABLES
-from capture.report.differences import fate_in_words, text_of
-from capture.report.packet_words import packet_in_words
+from capture.report.difference_text import fate_text, text_of
+from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ OUTCOMES = {
 }
 
 
-def as_plain(traced: Trace, table: str | None = None) -> dict[str, object]:
+def trace_as_plain(traced: Trace, table: str | None = None) -> dict[str, object]:
     """Return a trace as plain values for JSON; of its path, the steps in one table or in all."""
     family = traced.packet.family
     return {
-        "packet": packet_in_words(traced.packet),
+        "packet": packet_text(traced.packet),
         "outcome": traced.outcome,
         "port": traced.port,
         "address": address_text(traced.address.family, traced.address.first) if traced.address else None,
@@ -52,10 +52,10 @@ def as_plain(traced: Trace, table: str | None = None) -> dict[str, object]:
     }
 
 
-def in_words(traced: Trace, table: str | None = None) -> Iterator[str]:
+def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     """Yield the lines for a person: the packet, the rules it met (in one table or in all), where it ends and why."""
-    yield packet_in_words(traced.packet)
-    yield from path_in_words(traced, table)
+    yield packet_text(traced.packet)
+    yield from path_lines(traced, table)
     yield _verdict(traced)
     if traced.rerouted is not None:
         does = "refuses it" if traced.outcome == "dropped" else f"lets it leave by {traced.interface}"
@@ -84,7 +84,7 @@ def _verdict(traced: Trace) -> str:
         where = address_text(traced.packet.family, traced.packet.destination.first)
         return f"no route: the namespace has none to {where}, so the connection fails before the first rule"
     if traced.translated is not None:
-        where = fate_in_words(traced.fate.replace(address=traced.address))
+        where = fate_text(traced.fate.replace(address=traced.address))
         return f"{where.replace('direct to', 'direct, to')}, which is not the proxy"
     if traced.outcome == "dropped":
         return f"dropped: {'by the rule marked =>' if traced.step is not None else 'no rule accepts it'}"
@@ -96,7 +96,7 @@ def _steps(traced: Trace, table: str | None) -> Iterator[Step]:
     return (step for step in traced.path if table in (None, step.table))
 
 
-def path_in_words(traced: Trace, table: str | None = None) -> Iterator[str]:
+def path_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     """Yield a line for each rule that the packet met; `=>` marks the one that decides."""
     family = traced.packet.family
     for step in _steps(traced, table):

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from capture.model.packet import Packet
 
 
-def packet_in_words(packet: Packet) -> str:
+def packet_text(packet: Packet) -> str:
     """Return what the packet is, in a line."""
     where = endpoint(address_text(packet.family, packet.destination.first), packet.port)
     source = ""

@@ -9,7 +9,7 @@ import pytest
 
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.native import Named, NativeRule
-from capture.backends.nftables.text import quoted, render_text, rule_text
+from capture.backends.nftables.render import quoted, render_text, rule_text
 from capture.model import ruleset
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import (
