@@ -153,6 +153,7 @@ def _remember(request: Request, decision: str, reason: str) -> None:
             interface=request.interface,
             network=request.network,
             inode=inode,
+            namespace=request.namespace,
         )
     )
 

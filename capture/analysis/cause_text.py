@@ -26,11 +26,17 @@ SO_DOES_KATA = "so does Kata Containers, whose pods have a network stack in a vi
 IN_PROXY = "Set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
 WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
 SETS_BOTH = "annotation sidecar.istio.io/interceptionMode sets both."
+UNJUDGED = "unjudged"
+"""The kind of what may divert captured packets, and cannot be judged."""
 NO_REFERENCE = "Give the pod's settings as options, or run this where the rules were applied."
 
 TEXTS: dict[str, tuple[str, str]] = {
     # The whole pod.
     "no-rules": ("nothing is applied here: the namespace has no rules of the capture{refused}", RECREATE),
+    "no-rules: machine": (
+        "nothing is applied here: this machine has no rules of the capture",
+        "Run `capture host apply`.",
+    ),
     "left-alone": (
         "the CNI plugin left pod {pod} alone at {time}: {reason}",
         "If it should be captured, change that in the pod's template and recreate the pod.",
@@ -138,7 +144,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "family-not-captured: note": ("{note}", "Apply with --ip-families both, if it should be captured."),
     "dns-not-captured: server": (
         "DNS is captured for the pod's own name servers alone, and {server} is none of them",
-        "Apply with --capture-all-dns too; from outside of the pod nothing is known of its name servers",
+        "Apply with --capture-all-dns too: from outside of the pod its name servers are not known.",
     ),
     "dns-not-captured": (
         "DNS is not captured: the look-up goes to the name server directly",
@@ -190,6 +196,11 @@ TEXTS: dict[str, tuple[str, str]] = {
         "a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}",
         "Remove the rule, or restrict it to what it is for; `ip rule` and `ip route show table all` have the routes.",
     ),
+    UNJUDGED: (
+        "a foreign rule may divert captured traffic, which cannot be judged: {rule}",
+        "Look at the rule; `capture verify` has the packets that it may divert.",
+    ),
+    "unjudged: doubt": ("{doubt}", "`capture verify` has all that cannot be judged."),
     # The proxy's listeners.
     "not-listening": (
         "no process listens on {port}, to which {kind} connections are sent",

@@ -94,11 +94,14 @@ def _disturbing(
 
 
 def compared(
-    family: Family, desired_forms: CanonicalTables | None, there: CanonicalTables
+    family: Family,
+    desired_forms: CanonicalTables | None,
+    there: CanonicalTables,
+    recorded_forms: CanonicalTables | None = None,
 ) -> tuple[list[Difference], dict[tuple[TableName, str], Numbered]]:
     """Return the differences of our own rules, and every foreign rule in a shared chain that is not as desired.
 
-    ``desired_forms`` is None where nothing should be captured.
+    ``desired_forms`` is None where nothing should be captured. Rules of ``recorded_forms`` are our own.
     """
     if desired_forms is None:
         return list(_captured_family(family, there)), {}
@@ -113,7 +116,8 @@ def compared(
             own.append(Difference(family, table, name, "policy", policy=live.policy))
         missing, extra = _only_in_one(desired.rules, live.rules)
         if not (is_our_chain(name) or live.is_hooked_differently):
-            certain = {position for position, rule in extra if shape(table, name, rule) == CERTAIN}
+            recorded = (recorded_forms or {}).get(place, EMPTY).rules
+            certain = {position for position, rule in extra if shape(table, name, rule) == CERTAIN or rule in recorded}
             others = [each for each in extra if each[0] not in certain]
             extra = [each for each in extra if each[0] in certain]
             if others:

@@ -81,16 +81,18 @@ def judge(
     *,
     is_native: bool,
     has_reference: bool = True,
+    recorded: model.Ruleset | None = None,
 ) -> Judgement:
     """Return what of the differences, and of foreign rules in all tables, is drift.
 
-    Without a reference ``desired`` are our own live rules, and foreign rules are judged alone.
+    Without a reference ``desired`` are our own live rules, and foreign rules are judged alone. What is recorded is no
+    foreign rule, if not desired either.
     """
     parts: list[Judgement] = []
     for family in FAMILIES:
         desired_forms = canonical(desired, family) if family in desired.families else None
         there = canonical(live, family)
-        own, foreign = compared(family, desired_forms, there)
+        own, foreign = compared(family, desired_forms, there, canonical(recorded, family) if recorded else None)
         if not has_reference:
             own = [difference for difference in own if difference.kind not in ("missing", "unexpected")]
         if desired_forms is None:

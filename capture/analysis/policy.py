@@ -6,25 +6,31 @@ Everything that decides on them counts, second captures and foreign chains inclu
 
 from __future__ import annotations
 
+import operator
+from functools import partial
+
 from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
-from capture.analysis.regions import parts, region_text, with_ports, witness
+from capture.analysis.regions import is_told_apart_from_lo, parts, region_text, with_ports, witness
 from capture.analysis.space import Field, PacketSpace
 from capture.analysis.trace import Fate, trace_whole_path
 from capture.model.limits import MAX_PORT
-from capture.model.ruleset import ALL_BITS, DestinationPort
+from capture.model.ruleset import ALL_BITS, DestinationPort, Redirect, TransparentProxy
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
 
     from capture.analysis.compiler import Direction
     from capture.analysis.regions import Path
     from capture.analysis.stations import Situation
+    from capture.analysis.trace import Trace
     from capture.model.addresses import Family
-    from capture.model.ruleset import Ruleset
+    from capture.model.ruleset import Rule, Ruleset
+
+    TextOf = Callable[[Rule, Family], str]
 
 MAX_PARTS = 40
 """Lines for one outcome; those that are left out are counted."""
@@ -46,14 +52,14 @@ class Statement(Value):
     why: str
 
 
-def policy(situations: dict[Family, Situation]) -> list[Statement]:
+def policy(situations: dict[Family, Situation], text_of: TextOf) -> list[Statement]:
     """Return the policy of some families; a line that several share comes once.
 
-    Raises TooLargeError where rules are too entangled.
+    ``text_of`` gives a rule in words, for one without a reason. Raises TooLargeError where rules are too entangled.
     """
     joined: dict[tuple[Direction, str, Fate | None, str], Statement] = {}
     for family, situation in situations.items():
-        for each in _of_family(family, situation):
+        for each in _FamilyPolicy(family, situation, text_of).statements():
             key = (each.direction, each.traffic, each.fate, each.why)
             known = joined.get(key)
             joined[key] = known.replace(families=(*known.families, family)) if known else each
@@ -68,50 +74,75 @@ def _rank(fate: Fate | None) -> tuple[int, str]:
     return (0 if fate.port is not None else 1), fate.outcome
 
 
-def _of_family(family: Family, situation: Situation) -> Iterator[Statement]:
-    space = PacketSpace(family, (situation,))
-    compiler = Compiler(space, situation)
-    possible = realistic(space, (compiler,))
-    first = space.diagrams.both(space.state_in("NEW"), space.marked("mark", 0, ALL_BITS))
-    for direction in (INBOUND, OUTBOUND):
-        among = space.diagrams.both(possible[direction], first)
-        fates = space.settled(compiler.fates(direction), _fate, "policy")
-        fates = space.diagrams.choose(among, fates, space.diagrams.leaf(None))
-        for leaf in space.diagrams.leaves(fates):
-            fate = space.diagrams.value(leaf)
-            if fate is None:
-                continue
-            packets = space.diagrams.mapped(fates, fate.__eq__, ("is", fate))
-            yield from _statements(space, situation, direction, packets, among, fate)
+class _FamilyPolicy:
+    """The policy of one family."""
+
+    def __init__(self, family: Family, situation: Situation, text_of: TextOf) -> None:
+        self.family = family
+        self.situation = situation
+        self.text_of = text_of
+        self.space = PacketSpace(family, (situation,))
+
+    def statements(self) -> Iterator[Statement]:
+        """Yield the lines of each direction, outcome by outcome."""
+        space = self.space
+        diagrams = space.diagrams
+        compiler = Compiler(space, self.situation)
+        possible = realistic(space, (compiler,))
+        first = diagrams.both(space.state_in("NEW"), space.marked("mark", 0, ALL_BITS))
+        for direction in (INBOUND, OUTBOUND):
+            among = diagrams.both(possible[direction], first)
+            fates = space.settled(compiler.fates(direction), _fate, "policy")
+            fates = diagrams.choose(among, fates, diagrams.leaf(None))
+            for fate in filter(None, map(diagrams.value, diagrams.leaves(fates))):
+                packets = diagrams.mapped(fates, partial(operator.eq, fate), ("is", fate))
+                known = fate if isinstance(fate, Fate) else None
+                for traffic, why in self._parts(direction, packets, among, is_known=known is not None):
+                    yield Statement((self.family,), direction, traffic, known, why)
+
+    def _parts(self, direction: Direction, packets: int, among: int, *, is_known: bool) -> Iterator[tuple[str, str]]:
+        """Yield each part of the packets with one outcome in words, with the reason of an ordinary packet of it."""
+        space = self.space
+        described = parts(space, packets, among)
+        for path in described[:MAX_PARTS]:
+            reasons: dict[str, Path] = {}
+            for piece in _cut_by_port(self.situation.ruleset, path):
+                part = packets
+                for level, ranges in piece.items():
+                    part = space.diagrams.both(part, space.numbers(level, ranges))
+                numbers = witness(space, part if part != space.diagrams.no else packets, direction)
+                traced = trace_whole_path(space.packet(numbers), self.situation)
+                why = self._reason(traced) if is_known else self._doubt(traced)
+                reasons[why] = with_ports(reasons[why], piece) if why in reasons else piece
+            for why, piece in reasons.items():
+                leaves = ", leaving the pod" if is_told_apart_from_lo(space, piece) else ""
+                yield f"{region_text(space, piece)}{leaves}", why
+        if len(described) > MAX_PARTS:
+            yield f"{len(described) - MAX_PARTS} more sets of packets", ""
+
+    def _reason(self, traced: Trace) -> str:
+        """Return why a packet has its outcome: the rule that decides; of a redirect, the rule that chose it."""
+        step, dropping = traced.step, traced.policy
+        if dropping is not None:
+            return f"the policy DROP of {dropping.table} {dropping.entry.name}"
+        if step is None:
+            return "no rule decides"
+        if isinstance(step.rule.verdict, Redirect | TransparentProxy) and step in traced.path:
+            before = traced.path[: traced.path.index(step)]
+            step = next((each for each in reversed(before) if each.depth < step.depth and each.rule.why), step)
+        return step.rule.why or f"{step.table} {step.chain} {step.position}: {self.text_of(step.rule, self.family)}"
+
+    def _doubt(self, traced: Trace) -> str:
+        """Return the first rule that a packet meets and that cannot be judged."""
+        rule = next((step.rule for step in traced.path if not step.certain), None)
+        words = (rule.why or self.text_of(rule, self.family)) if rule is not None else "one that other packets meet"
+        return f"a rule that cannot be judged: {words}"
 
 
 def _fate(values: list[Hashable]) -> Hashable:
     """Return the fate that all possible values come to, or UNKNOWN."""
     plain = {value.replace(marked=False) if isinstance(value, Fate) else value for value in values}
     return UNKNOWN if len(plain) > 1 or ANYTHING in plain else next(iter(plain))
-
-
-def _statements(
-    space: PacketSpace, situation: Situation, direction: Direction, packets: int, among: int, fate: object
-) -> Iterator[Statement]:
-    """Yield a line for each part of the packets with one outcome, with the rule that a packet of it meets."""
-    described = parts(space, packets, among)
-    known = fate if isinstance(fate, Fate) else None
-    for path in described[:MAX_PARTS]:
-        reasons: dict[str, Path] = {}
-        for piece in _cut_by_port(situation.ruleset, path):
-            part = packets
-            for level, ranges in piece.items():
-                part = space.diagrams.both(part, space.numbers(level, ranges))
-            numbers = witness(space, part if part != space.diagrams.no else packets, direction)
-            step = trace_whole_path(space.packet(numbers), situation).step
-            why = (step.rule.why or f"{step.table} {step.chain} {step.position}") if step else "no rule decides"
-            reasons[why] = with_ports(reasons[why], piece) if why in reasons else piece
-        for why, piece in reasons.items():
-            yield Statement((space.family,), direction, region_text(space, piece), known, why)
-    if len(described) > MAX_PARTS:
-        rest = f"{len(described) - MAX_PARTS} more sets of packets"
-        yield Statement((space.family,), direction, rest, known, "")
 
 
 def _cut_by_port(ruleset: Ruleset, path: Path) -> list[Path]:

@@ -137,6 +137,11 @@ def region_text(space: PacketSpace, path: Path) -> str:
     return ", ".join((words, *_marks(space, path)))
 
 
+def is_told_apart_from_lo(space: PacketSpace, path: Path) -> bool:
+    """Return whether a part is what leaves the pod by any interface but lo, which goes without words."""
+    return Field.OUT in path and not _interfaces(space, Field.OUT, path[Field.OUT])
+
+
 def _numbers(space: PacketSpace, level: int, ranges: Ranges) -> str:
     """Return ranges of numbers, or those that are left out where they are fewer."""
     if ranges == ((NONE, NONE),):

@@ -116,6 +116,9 @@ class PacketSpace:
         for route in routes:
             marked = self.marked("mark", route.mark, route.mask)
             is_meant = self.diagrams.negation(marked) if route.is_inverted else marked
+            if route.source is not None:
+                inside = self.numbers(Field.SOURCE, [(route.source.first, route.source.last)])
+                is_meant = self.diagrams.both(is_meant, inside)
             if not route.is_certain:
                 is_meant = self.diagrams.both(is_meant, self.unknown(("policy rule", route.words)))
             for target in dict.fromkeys(target for _, _, target in route.targets):

@@ -252,7 +252,7 @@ class _Passage:
         """Route the packet again; ``cause`` is the rule whose mark or destination requires it."""
         self.interface = self.rerouted = None
         for route in self.situation.mark_routes(self.packet.family):
-            target = route.target_of(self.packet.destination) if route.is_for(self.packet.mark) else None
+            target = route.target_of(self.packet.destination) if route.is_for(self.packet) else None
             if target is None:
                 continue
             if not route.is_certain:
@@ -377,7 +377,7 @@ class _Passage:
         elif self.transparent is not None and isinstance(self.transparent.rule.verdict, model.TransparentProxy):
             outcome, step, port = "proxy-inbound", self.transparent, self.transparent.rule.verdict.port
         elif self.mapped is not None:
-            is_redirect = isinstance(self.mapped.rule.verdict, model.Redirect)
+            is_redirect = isinstance(meaning(self.mapped.rule), model.Redirect)
             step, port = self.mapped, self.packet.port
             outcome = redirect_outcome(step.chain, port) if is_redirect else "direct"
         elif self._goes_to_the_transparent_socket():
@@ -414,7 +414,7 @@ class _Passage:
         if self.is_dropped:
             drops = (step for step in reversed(certain) if isinstance(meaning(step.rule), model.Drop))
             return next(drops, None)
-        decisive = [step for step in certain if isinstance(step.rule.verdict, model.Return | model.Accept)]
+        decisive = [step for step in certain if isinstance(meaning(step.rule), model.Return | model.Accept)]
         in_nat = [step for step in decisive if step.table == model.NAT]
         return next(reversed(in_nat or decisive), None)
 

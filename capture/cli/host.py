@@ -12,6 +12,7 @@ import click
 from capture import operations
 from capture.cli.clean import clean_namespace
 from capture.cli.options import CaptureCommand, CommandGroup, capture_options, explicit, format_option
+from capture.cli.values import number
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN, CaptureError
 from capture.netlink.sock_diag import IPPROTO_TCP, open_sock_diag, read_listeners
 from capture.operations import diagnosis
@@ -48,7 +49,7 @@ def confirmation_options() -> list[click.Parameter]:
     return [
         click.Option(["--keep"], is_flag=True, help="Keep the capture without a confirmation."),
         click.Option(
-            ["--confirm-within", "seconds"], type=click.IntRange(1, 3600), default=60, show_default=True,
+            ["--confirm-within", "seconds"], type=number(1, 3600), default=60, show_default=True,
             metavar="SECONDS", help="Remove the capture if Enter is not pressed in this time.",
         ),
     ]  # fmt: skip
@@ -91,11 +92,11 @@ def status(form: str) -> int:
 
     As `capture why` does: exit code 0 if nothing is, 4 if a cause was found, 5 if that is unknown.
     """
-    found = diagnosis.why(None)
+    found = diagnosis.why(is_machine=True)
     if form == "json":
         print_json(diagnosis_text.diagnosis_as_plain(found))
     else:
-        print_lines(diagnosis_text.diagnosis_lines(found))
+        print_lines(diagnosis_text.diagnosis_lines(found, "this machine"))
     if found.causes:
         return EXIT_DRIFT
     return EXIT_DONE if found.is_certain else EXIT_UNKNOWN

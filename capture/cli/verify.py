@@ -84,14 +84,14 @@ def verify(
         from capture.operations.diagnosis import check_proxy  # not where milliseconds count
 
         causes = check_proxy(proxy_admin, settings if flags(ctx) else None, namespace)
+    print_start_line(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded), form)
     if form == "json":
         print_json(verified_as_plain(verified, causes))
     else:
-        print_start_line(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded))
         print_lines(verdict_lines(verified, causes))
         if verified.is_nothing_applied:
             warn_of_host(namespace)
-    if not verified.holds or verified.is_nothing_applied or causes:
+    if causes or verified.conclusion in ("drift", "nothing applied"):
         return EXIT_DRIFT
     return EXIT_DONE if verified.is_certain else EXIT_UNKNOWN
 
@@ -111,7 +111,7 @@ def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, 
     from capture.report.diagnosis_text import cause_as_plain
 
     return {
-        "as_asked": verified.holds and not verified.is_nothing_applied,
+        "as_asked": verified.conclusion not in ("drift", "nothing applied"),
         "certain": verified.is_certain,
         "compared_with": reference_text(verified),
         "differences": differences_as_plain(verified),

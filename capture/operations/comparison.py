@@ -58,7 +58,9 @@ def verify(
         config, _ = resolve(explicit, host_or_default(host, namespace))
         request = request_of(explicit)
         addresses = PodFromOutside().pod_addresses()
-        return _verify(build_ruleset(config), request, detect.detect(request), explicit, addresses)
+        recorded = record.read()
+        own = recorded.ruleset if recorded else None
+        return _verify(build_ruleset(config), request, detect.detect(request), explicit, addresses, own)
 
 
 def verify_recorded() -> Verified | None:
@@ -79,7 +81,12 @@ def _verify_recorded(recorded: Record, found: Found) -> Verified:
 
 
 def _verify(
-    desired: Ruleset, request: BackendRequest, found: Found, settings: Settings, addresses: tuple[Network, ...]
+    desired: Ruleset,
+    request: BackendRequest,
+    found: Found,
+    settings: Settings,
+    addresses: tuple[Network, ...],
+    recorded: Ruleset | None = None,
 ) -> Verified:
     """Compare with the desired rules; add what addresses of families without rules need."""
     choice, live_sets = found
@@ -97,7 +104,8 @@ def _verify(
         choice = live_sets[0]  # without settings, the place that has our rules
     driver = load(choice)
     live = desired if driver.holds(desired) else driver.read()
-    return _judged(desired, live, choice, live_sets).replace(uncaptured=uncaptured, notes=notes)
+    judged = _judged(desired, live, choice, live_sets, recorded=recorded)
+    return judged.replace(uncaptured=uncaptured, notes=notes)
 
 
 def _verify_without_reference() -> Verified:
@@ -124,6 +132,7 @@ def _judged(
     live_sets: Iterable[SetLocation],
     *,
     has_reference: bool = True,
+    recorded: Ruleset | None = None,
 ) -> Verified:
     """Return what differs, judged by what it does to packets."""
     from capture.operations.situation import read_other_chains  # not when pods are made
@@ -146,7 +155,15 @@ def _judged(
 
     network = read_pod_network()
     is_native = choice.backend == "nftables"
-    judged = judge(desired, live, other_chains.foreign, network, is_native=is_native, has_reference=has_reference)
+    judged = judge(
+        desired,
+        live,
+        other_chains.foreign,
+        network,
+        is_native=is_native,
+        has_reference=has_reference,
+        recorded=recorded,
+    )
     return found.replace(
         differences=judged.differences,
         harmless_differences=judged.harmless_differences,
@@ -179,7 +196,7 @@ def dump(namespace: Namespace = None) -> Dumped:
 
 
 def _live_sets(located: Iterable[SetLocation]) -> tuple[LiveSet, ...]:
-    return tuple(LiveSet(found.backend, found.driver, found.variant, load(found).read()) for found in located)
+    return tuple(LiveSet(each.backend, each.driver, each.variant, load(each).read()) for each in located)
 
 
 class Reference(Value):
@@ -187,6 +204,8 @@ class Reference(Value):
 
     settings: Settings
     config: CaptureConfig
+    warnings: tuple[str, ...] = ()
+    """About the settings that a caller gave."""
 
 
 def reference(
@@ -206,4 +225,5 @@ def reference(
             return Reference(recorded.settings, resolve(recorded.settings, recorded.facts)[0])
         if settings is None or (prefer_recorded and not settings.explicit):
             return None
-        return Reference(settings, resolve(settings, host_or_default(host, namespace))[0])
+        config, warnings = resolve(settings, host_or_default(host, namespace))
+        return Reference(settings, config, tuple(warnings))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.cause_text import Cause, cause
+from capture.analysis.cause_text import UNJUDGED, Cause, cause
 from capture.analysis.causes import (
     TO_PROXY,
     Capture,
@@ -28,7 +28,7 @@ from capture.operations.inference import inferred_settings
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.config_warnings import cancelling
-from capture.settings.options import EXCLUSIONS, PROFILE, PROXY_GID, PROXY_UID
+from capture.settings.options import EXCLUSIONS, PROFILE, PROXY_GID, PROXY_UID, REDIRECT_DNS
 from capture.state import decisions, routes
 from capture.state.capabilities import ways_out
 from capture.state.facts import read_facts
@@ -89,11 +89,13 @@ def why(
     namespace: Namespace = None,
     *,
     process: int | None = None,
+    is_machine: bool = False,
 ) -> Diagnosis:
     """Return why a connection does not reach the proxy; without one, everything that is wrong with the pod.
 
     ``process`` is the one that opens the connection: a note names how it may leave the capture. The reference are the
-    settings, else the recorded ones, else those that the live rules amount to. Raises CaptureError.
+    settings, else the recorded ones, else those that the live rules amount to. A machine is captured itself, and is no
+    node with pods. Raises CaptureError.
     """
     with InNamespace(namespace):
         known, capture = _expected(settings, namespace)
@@ -102,7 +104,8 @@ def why(
         causes = [each for each in of_pod if packet is None and stops(each, capture)]
         if not detect.find_live_sets():
             others = tuple(each for each in of_pod if each not in causes)
-            return Diagnosis(packet, None, (*causes, _no_rules_cause()), others)
+            none = cause("no-rules: machine") if is_machine else _no_rules_cause()
+            return Diagnosis(packet, None, (*causes, none), others)
         if packet is not None:
             found = _of_connection(packet, known, facts, capture, of_pod)
             return found.replace(notes=(*found.notes, *_escape_notes(process)))
@@ -118,7 +121,8 @@ def why(
             *_socket_lb_causes(),
         )
         notes += tuple(each for each in of_pod if each not in causes)
-        is_certain = all(note.kind != "rule-missing" for note in notes)
+        notes += tuple(_unjudged_notes(verified))
+        is_certain = verified.is_judged and all(note.kind != "rule-missing" for note in notes)
         return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
 
 
@@ -257,6 +261,15 @@ def _foreign_rules(verified: Verified) -> dict[str, tuple[str, str]]:
     }
 
 
+def _unjudged_notes(verified: Verified) -> Iterator[Cause]:
+    """Yield what may divert captured packets, and cannot be judged."""
+    for each in verified.unjudged:
+        words = (each.rule and each.rule.why) or _rule_of(each.rule, each.family)
+        yield cause(UNJUDGED, each.place, rule=words)
+    for doubt in verified.doubts:
+        yield cause("unjudged: doubt", doubt=doubt)
+
+
 def _is_dropping(effect: Effect | None) -> bool:
     return effect is not None and effect.is_certain and effect.after.outcome == "dropped"
 
@@ -286,6 +299,8 @@ def _exclusion_notes(known: Reference, verified: Verified) -> Iterator[Cause]:
 
 def _with_options(found: Cause, packet: Packet, settings: Settings) -> Cause:
     """Return the cause; where settings leave the packet out, its remedy names the options, or the profile, that do."""
+    if found.kind == "dns-not-captured" and settings[REDIRECT_DNS]:
+        return found.replace(remedy=cause("dns-not-captured: server", server="").remedy)
     if found.kind != "excluded":
         return found
     given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
@@ -333,7 +348,7 @@ def _missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
 
 def _no_rules_cause() -> Cause:
     """Return why nothing is applied here: what the CNI plugin decided last, where that is known."""
-    decided = decisions.of_namespace(own_namespace().st_ino)
+    decided = decisions.of_namespace(own_namespace())
     if decided is not None and decided.decision == decisions.LEFT_ALONE:
         return cause("left-alone", pod=decided.pod, time=decided.time, reason=decided.reason)
     evidence = evidence_of_host()

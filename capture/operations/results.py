@@ -7,12 +7,16 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Literal
+
     from capture.analysis.compare import Difference
     from capture.analysis.effects import Effect
     from capture.analysis.judgement import Obstacle
     from capture.backends.detect import BackendChoice
     from capture.model.ruleset import LoopbackAddress, MissingRoute, Ruleset
     from capture.state.impediments import Impediment
+
+    Conclusion = Literal["nothing applied", "drift", "in sync", "cannot be judged", "no reference"]
 
 
 class Other(Value):
@@ -61,9 +65,25 @@ class Verified(Value):
         return not any(drift)
 
     @property
+    def is_judged(self) -> bool:
+        """Return whether it is known of each foreign rule, and of all else, what it does to captured packets."""
+        return not self.unjudged and not self.doubts
+
+    @property
     def is_certain(self) -> bool:
-        """Return whether everything could be judged."""
-        return self.has_reference and not self.unjudged and not self.doubts
+        """Return whether everything could be judged, our own rules by a reference."""
+        return self.has_reference and self.is_judged
+
+    @property
+    def conclusion(self) -> Conclusion:
+        """Return what follows from all of it."""
+        if self.is_nothing_applied:
+            return "nothing applied"
+        if not self.holds:
+            return "drift"
+        if self.is_certain:
+            return "in sync"
+        return "cannot be judged" if self.has_reference else "no reference"
 
     @property
     def is_nothing_applied(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture import operations
 from capture.errors import CaptureError, NamespaceError, PrivilegeError
 from capture.model.addresses import FAMILY_NAMES
-from capture.report.output import print_on_stderr
+from capture.report.output import print_on_stderr, warn
 from capture.settings.options import PROFILE
 
 TYPE_CHECKING = False
@@ -21,9 +21,12 @@ def start_line(settings: Settings, config: CaptureConfig) -> str:
     return f"profile {config.profile} ({settings.origin(PROFILE)}), families {families} ({config.families_because})"
 
 
-def print_start_line(reference: Reference | None) -> None:
-    """Print the start line on stderr, apart from a program's output; nothing without one."""
-    if reference is not None:
+def print_start_line(reference: Reference | None, form: str) -> None:
+    """Print on stderr warnings about the settings and, for a person, the start line; nothing without a reference."""
+    if reference is None:
+        return
+    warn(reference.warnings)
+    if form != "json":
         print_on_stderr(start_line(reference.settings, reference.config))
 
 

@@ -151,30 +151,33 @@ def text_of(rule: Rule, family: Family) -> str:
 
 
 def verified_lines(verified: Verified) -> Iterator[str]:
-    """Yield the summary first, then each difference, what cannot be judged, and notes."""
-    found = list(difference_lines(verified))
-    compared_with = reference_text(verified)
-    if found == [NOTHING_APPLIED]:
-        yield NOTHING_APPLIED
-    elif found:
-        yield f"drift: {len(found)} difference{'s' if len(found) > 1 else ''} from the {compared_with}"
-    elif verified.is_certain:
-        yield f"in sync: live rules match the {compared_with}"
-    elif verified.has_reference:
-        yield f"cannot be judged: live rules match the {compared_with} as far as they can be judged"
-    else:
-        yield "consistent, but there is no reference to compare with"
-    if found == [NOTHING_APPLIED]:
+    """Yield the conclusion, with each difference and what cannot be judged; then notes."""
+    yield from conclusion_lines(verified)
+    if verified.is_nothing_applied:
         return
-    yield from (f"  {sentence}" for sentence in found)
-    for sentence in doubt_lines(verified):
-        yield f"not judged: {sentence}"
     if not verified.has_reference and verified.live.tables:
         from capture.operations.inference import inferred_flags
 
         yield f"the live rules amount to: {' '.join(inferred_flags(verified.desired)) or 'no capture'}"
     for sentence in note_lines(verified):
         yield f"note: {sentence}"
+
+
+def conclusion_lines(verified: Verified) -> Iterator[str]:
+    """Yield whether the live rules are as desired, then each difference, and what cannot be judged."""
+    found = list(difference_lines(verified))
+    compared_with = reference_text(verified)
+    yield {
+        "nothing applied": NOTHING_APPLIED,
+        "drift": f"drift: {len(found)} difference{'s' if len(found) > 1 else ''} from the {compared_with}",
+        "in sync": f"in sync: live rules match the {compared_with}",
+        "cannot be judged": f"cannot be judged: live rules match the {compared_with} as far as they can be judged",
+        "no reference": "consistent, but there is no reference to compare with",
+    }[verified.conclusion]
+    if verified.is_nothing_applied:
+        return
+    yield from (f"  {sentence}" for sentence in found)
+    yield from (f"not judged: {sentence}" for sentence in doubt_lines(verified))
 
 
 def reference_text(verified: Verified) -> str:

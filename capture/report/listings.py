@@ -8,7 +8,7 @@ from capture.model.addresses import FAMILY_NAMES
 from capture.model.chain_names import is_our_chain
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.report.difference_text import difference_lines, differences_as_plain, text_of
+from capture.report.difference_text import conclusion_lines, differences_as_plain, text_of
 from capture.report.table import is_of_family, listed_chains, listing
 
 TYPE_CHECKING = False
@@ -67,10 +67,7 @@ def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool, widt
         listed = listing(part.live_set.live, part.family, part.table, width)
         listings.append(listed if len(shown) == 1 and not is_whole else f"{part.heading}\n{listed}")
     if is_whole and verified is not None:
-        drift = ["drift: live rules differ from the applied configuration:"]
-        drift += [f"  {sentence}" for sentence in difference_lines(verified)]
-        lines = ["in sync: live rules match the applied configuration"] if verified.holds else drift
-        listings.append("".join(f"# {line}\n" for line in lines))
+        listings.append("".join(f"# {line}\n" for line in conclusion_lines(verified)))
     return "\n".join(listings)
 
 
@@ -179,6 +176,7 @@ def as_json(dumped: Dumped, shown: list[Shown]) -> dict[str, object]:
     verified = dumped.verified
     return {
         "as_asked": None if verified is None else verified.holds,
+        "certain": None if verified is None else verified.is_certain,
         "differences": [] if verified is None else differences_as_plain(verified),
         "tables": [_table_as_json(part) for part in shown],
     }

@@ -5,7 +5,7 @@ One file for each attachment, gone with its DEL or GC::
     /run/istio-capture/decisions/NETWORK:CONTAINER:INTERFACE
     {"schema": "capture/v1", "decision": "left alone", "reason": "it has no container istio-proxy",
      "time": "2026-03-01T12:00:00.123Z", "pod": "shop/web-0", "container": "cafe01", "interface": "eth0",
-     "network": "pods", "inode": 4026532841}
+     "network": "pods", "inode": 4026532841, "namespace": "/var/run/netns/cni-6f0c"}
 
 Where one cannot be kept, nothing fails. A reader ignores what it does not understand, so that versions may differ.
 """
@@ -45,7 +45,9 @@ class RecordedDecision(Value):
     interface: str
     network: str
     inode: int
-    """Of the pod's network namespace, which is its number as long as it lives."""
+    """Of the pod's network namespace; after its end the number is given again."""
+    namespace: str
+    """Its path, as the runtime named it."""
 
 
 def keep(decision: RecordedDecision, directory: str = STATE_DIRECTORY) -> bool:
@@ -78,10 +80,19 @@ def forget_others(network: str, valid: Container[tuple[str, str]], directory: st
             forget(network, container, interface, directory)
 
 
-def of_namespace(inode: int, directory: str = STATE_DIRECTORY) -> RecordedDecision | None:
-    """Return the last decision about the network namespace with this inode, or None if none is known."""
-    found = [decision for decision in read_all(directory) if decision.inode == inode]
+def of_namespace(namespace: os.stat_result, directory: str = STATE_DIRECTORY) -> RecordedDecision | None:
+    """Return the last decision about a network namespace, or None if none is known."""
+    found = [each for each in read_all(directory) if each.inode == namespace.st_ino and _is_about(each, namespace)]
     return max(found, key=lambda decision: decision.time, default=None)
+
+
+def _is_about(decision: RecordedDecision, namespace: os.stat_result) -> bool:
+    """Return whether a decision is about this namespace, and not about an ended one of the same number."""
+    path = decision.namespace.replace("/var/run/", "/run/", 1)  # the same on a node; the agent's image has the second
+    try:
+        return os.path.samestat(os.stat(path), namespace)
+    except OSError:
+        return False
 
 
 def read_all(directory: str = STATE_DIRECTORY) -> Iterator[RecordedDecision]:
@@ -101,8 +112,8 @@ def _decision(content: bytes) -> RecordedDecision | None:
     if not isinstance(plain, dict):
         return None
     fields: list[Any] = [plain.get(field) for field in RecordedDecision.__match_args__]
-    *texts, inode = fields
-    if not isinstance(inode, int) or not all(isinstance(text, str) for text in texts):
+    *texts, inode, namespace = fields
+    if not isinstance(inode, int) or not all(isinstance(text, str) for text in (*texts, namespace)):
         return None
     return RecordedDecision(*fields)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.analysis.rerouting import mark_routes
 from capture.analysis.stations import PodNetwork
 from capture.errors import UnsupportedError
-from capture.model.addresses import FAMILY_NUMBERS, address_text, parse_address
+from capture.model.addresses import FAMILY_NUMBERS, IPV4, address_text, parse_address
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import PROTOCOL_NUMBERS
 from capture.netlink.interfaces import read_addresses, read_links
@@ -69,7 +69,9 @@ def routed(packet: Packet) -> Packet:
     with open_route() as route:
         protocol, ports = PROTOCOL_NUMBERS[packet.protocol], (packet.source_port or 0, packet.port)
         found = look_up_route(route, destination, source, packet.mark, packet.uid, protocol, ports)
+        chosen = source or found.source
+        if chosen != source and packet.family == IPV4:  # IPv4 looks once more, now with the source
+            found = look_up_route(route, destination, chosen, packet.mark, packet.uid, protocol, ports)
         names = {link.index: link.name for link in read_links(route)}
     interface = LOOPBACK if found.kind == RTN_LOCAL else names.get(found.interface, NO_ROUTE)
-    known = packet.source or (parse_address(found.source) if found.source else None)
-    return packet.replace(out_interface=interface, source=known)
+    return packet.replace(out_interface=interface, source=parse_address(chosen) if chosen else None)

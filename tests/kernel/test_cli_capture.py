@@ -354,7 +354,7 @@ def test_a_foreign_rule_and_a_missing_one(netns: NamespaceFactory) -> None:
     assert plain["differences"][0]["example"]["asked"] == "proxy-outbound"
 
     dumped = run(namespace, "capture", "dump").stdout
-    assert "\n# drift: live rules differ from the applied configuration:\n#   IPv4 nat OUTPUT: rule 1" in dumped
+    assert "\n# drift: 2 differences from the applied configuration\n#   IPv4 nat OUTPUT: rule 1" in dumped
     run(namespace, "capture", "apply")
     run(namespace, "capture", "verify")
 
@@ -364,6 +364,7 @@ def test_dump_as_json(netns: NamespaceFactory) -> None:
     assert json.loads(run(namespace, "capture", "dump", "--format", "json").stdout) == {
         "schema": "capture/v1",
         "as_asked": None,
+        "certain": None,
         "differences": [],
         "tables": [],
     }
@@ -498,7 +499,7 @@ def test_doctor_sees_our_rules_in_two_places(netns: NamespaceFactory) -> None:
     printed = run(namespace, "capture", "doctor", code=4).stdout
 
     assert "second-set" in printed
-    assert "there are several sets of capture rules; one is right" in printed
+    assert "there are several rule sets of the capture; expected one" in printed
     assert "a second set of capture rules is in iptables nft" in run(namespace, "capture", "verify", code=4).stdout
 
 
@@ -538,6 +539,22 @@ def test_render_takes_the_facts_of_a_pod(pod_pair: PodPair) -> None:
     rendered = {here: run(pod_pair.pod, *words, *here).stdout for here in ((), ("--netns", "/proc/self/ns/net"))}
 
     assert [text.count("ISTIO-INBOUND - ") for text in rendered.values()] == [2, 1]
+
+
+@pytest.mark.parametrize("backend", ["iptables", "nftables"])
+def test_a_rule_that_was_applied_is_unexpected_and_not_foreign_for_other_options(
+    netns: NamespaceFactory, backend: str
+) -> None:
+    namespace = netns()
+    run(namespace, "capture", "apply", "--backend", backend, "-c", "net9")
+
+    plain = json.loads(run(namespace, "capture", "verify", "-p", "15001", "--format", "json", code=4).stdout)
+
+    assert {(each["kind"], each["chain"].upper(), each["rule"]) for each in plain["differences"]} == {
+        ("unexpected", "PREROUTING", "-i net9 -j RETURN"),
+        ("unexpected", "OUTPUT", "-o net9 -j RETURN"),
+    }
+    assert plain["notes"] == []
 
 
 @pytest.mark.parametrize("command", [("trace", "tcp", "10.1.2.3:80"), ("explain",)], ids=lambda words: words[0])

@@ -5,7 +5,10 @@ Traffic agrees: what has a cause does not reach the proxy. The last seven situat
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,6 +33,7 @@ pytestmark = pytest.mark.kernel
 
 ELSEWHERE, ELSEWHERE6 = "203.0.113.9", "2001:db8::9"
 APP_PORT = 8080
+CAPTURE = Path(sys.executable).with_name("capture")
 NATIVE = "nft %s inet istio-proxy-nat"
 TPROXY = "-m TPROXY"
 DNS = "--redirect-dns --capture-all-dns"
@@ -67,6 +71,7 @@ BROKEN: dict[str, Situation] = {
     "a chain is empty": Situation("rule-missing", breaks=f"{NATIVE % 'flush chain'} ISTIO-OUTPUT"),
     "the jump is gone": Situation("rule-missing", breaks=f"{NATIVE % 'flush chain'} output"),
     "accepted before": Situation("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 accept"),
+    "accepted and logged": Situation("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 log accept"),
     "returned before": Situation(
         "foreign-rule", breaks="iptables -t nat -I OUTPUT -p tcp -j RETURN", backend="iptables"
     ),
@@ -223,6 +228,38 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
         assert f"{situation.options.split()[-1]} (test)" in found.causes[0].remedy
     if situation.has_traffic:
         assert reached(situation, pod_pair) != "proxy"
+    assert_the_verbs_agree(pod)
+
+
+def assert_the_verbs_agree(pod: Pod) -> None:
+    """Fail if what verify, dump and why conclude of one namespace is not compatible."""
+    with pod.entered():
+        verified, dumped = operations.verify(), operations.dump().verified
+    of_pod = why(pod)
+    assert (dumped.conclusion if dumped else "no reference") in (verified.conclusion, "no reference")
+    assert bool(of_pod.causes) or verified.conclusion not in ("drift", "nothing applied")
+    assert of_pod.verdict != "captured" or verified.is_judged
+
+
+def test_what_cannot_be_judged_is_captured_for_no_verb(pod_pair: PodPair) -> None:
+    pod, _ = pod_pair
+    pod.listener(
+        *[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337
+    )
+    with pod.entered():
+        operations.apply(given(""))
+    pod.run(["nft", "add table inet fw"])
+    pod.run(["nft", "add chain inet fw out { type filter hook output priority -160; }"])
+    pod.run(["nft", "add rule inet fw out numgen random mod 2 0 drop"])
+
+    found = why(pod)
+
+    assert (found.verdict, found.causes, [note.kind for note in found.notes]) == ("cannot be told", (), ["unjudged"])
+    assert_the_verbs_agree(pod)
+    dumped = pod.run([CAPTURE, "dump"]).stdout
+    assert "\n# cannot be judged: live rules match the applied configuration as far" in dumped
+    assert json.loads(pod.run([CAPTURE, "dump", "--format", "json"]).stdout)["certain"] is False
+    assert "warning unjudged" in pod.run([CAPTURE, "doctor"]).stdout
 
 
 def test_what_is_wrong_with_the_pod_and_stops_no_such_connection_is_a_note(pod_pair: PodPair) -> None:

@@ -18,7 +18,7 @@ from capture.backends.nf_tables.reading import read_comment, read_counters, read
 from capture.backends.nftables import lift
 from capture.backends.nftables.comparisons import Bounds
 from capture.backends.nftables.decode import TCP_FLAGS, Program
-from capture.backends.nftables.native import IIFNAME, L4PROTO, Among, Named, Proxy, VerdictMap
+from capture.backends.nftables.native import CONDITIONS, IIFNAME, L4PROTO, Among, Named, Proxy, VerdictMap
 from capture.backends.nftables.sets import NativeSet
 from capture.model import ruleset as model
 from capture.model.addresses import BITS
@@ -110,15 +110,13 @@ class Reader:
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
 
 
-def _verdict(actions: Sequence[Action]) -> model.Verdict:
+def _verdict(actions: Sequence[Action | Condition]) -> model.Verdict:
     """Return the verdict of a rule. iptables has one in each; nft may log before it accepts."""
     if not actions:
         return model.Continue()
-    if len(actions) == 1 and not isinstance(actions[0], Proxy | VerdictMap):
+    if len(actions) == 1 and not isinstance(actions[0], (Proxy, VerdictMap, *CONDITIONS)):
         return actions[0]
-    from capture.backends.nftables.render import described  # which iptables does not write
-
-    return model.UnknownVerdict(described(*actions))
+    return lift.several(actions)
 
 
 LISTING = (model.Source, model.Destination, model.InInterface, model.OutInterface, model.Protocol)

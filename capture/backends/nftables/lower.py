@@ -41,7 +41,7 @@ def lower(ruleset: model.Ruleset) -> tuple[native.NativeTable, ...]:
     Raises ValueError for a rule that nf_tables cannot express: a port without a protocol, a list
     without entries, a match or verdict that was read from a foreign rule and not understood.
     """
-    tables = (_table(table, ruleset) for table in ruleset.tables)
+    tables = (_table(table, ruleset) for table in ruleset.tables if ruleset.families)
     return tuple(table for table in tables if table.chains)
 
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Literal, TypeVar
 
+from capture.analysis.cause_text import UNJUDGED
 from capture.backends import detect
 from capture.backends.detect import BackendChoice, SetLocation
 from capture.backends.facts import PURPOSES, HostFacts, gather
@@ -23,6 +24,7 @@ from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
 from capture.operations import diagnosis
 from capture.operations.diagnosis import Diagnosis
+from capture.report.diagnosis_text import message_with_place
 from capture.report.findings import Finding, State
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
@@ -213,12 +215,12 @@ def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
         yield Finding(POD, "capture", "note", "nothing is applied here")
         return
     for cause in found.causes:
-        message = f"{cause.message}{f' ({cause.where})' if cause.where and cause.where not in cause.message else ''}"
-        yield Finding(POD, cause.kind, "error", message, cause.remedy, cause.kind)
-    if not found.causes:
+        yield Finding(POD, cause.kind, "error", message_with_place(cause), cause.remedy, cause.kind)
+    if not found.causes and all(note.kind != UNJUDGED for note in found.notes):
         yield Finding(POD, "capture", "ok", "the rules are in place, and the proxy listens")
     for note in found.notes:
-        yield Finding(POD, note.kind, "note", note.message, note.remedy, note.kind)
+        state: State = "warning" if note.kind == UNJUDGED else "note"
+        yield Finding(POD, note.kind, state, message_with_place(note), note.remedy, note.kind)
 
 
 def _decision(examined: Examined) -> Iterator[Finding]:
@@ -234,7 +236,7 @@ def _decision(examined: Examined) -> Iterator[Finding]:
         message = f"rules of the capture are in {found.backend}{variant} ({', '.join(found.families)})"
         yield Finding("choice", "live rules", "note", message)
     if len(examined.live_sets) > 1:
-        message = "there are several sets of capture rules; one is right"
+        message = "there are several rule sets of the capture; expected one"
         remedy = "`capture apply` leaves the one that it writes; `capture clean` removes all."
         yield Finding("choice", "live rules", "warning", message, remedy)
 

@@ -8,15 +8,18 @@ from capture.model.addresses import parse_network
 from capture.model.ruleset import (
     NAT,
     OUTPUT,
+    Chain,
     DestinationPort,
+    Drop,
     Protocol,
     Return,
     Rule,
+    TableName,
     UnknownMatch,
     UnknownVerdict,
     only,
 )
-from capture.report.difference_text import fate_text
+from capture.report.difference_text import fate_text, text_of
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 
@@ -35,7 +38,7 @@ def lines(config: CaptureConfig, *foreign: Rule) -> list[tuple[str, str, str]]:
     situation = Situation(ruleset.replace(tables=tuple(tables)))
     return [
         (each.direction, each.traffic, fate_text(each.fate) if each.fate else "?")
-        for each in policy({"ipv4": situation})
+        for each in policy({"ipv4": situation}, text_of)
     ]
 
 
@@ -51,9 +54,9 @@ def test_the_policy_of_the_default_settings() -> None:
             "tcp to other than 127.0.0.1, from other than 127.0.0.6, user 1337, over lo",
             "proxy-inbound 15006",
         ),
-        ("outbound", "tcp, user other than 1337, group other than 1337", "proxy-outbound 15001"),
-        ("outbound", "tcp, user other than 1337, group 1337", "direct"),
-        ("outbound", "tcp, user 1337", "direct"),
+        ("outbound", "tcp, user other than 1337, group other than 1337, leaving the pod", "proxy-outbound 15001"),
+        ("outbound", "tcp, user other than 1337, group 1337, leaving the pod", "direct"),
+        ("outbound", "tcp, user 1337, leaving the pod", "direct"),
         ("outbound", "tcp to other than 127.0.0.1, user other than 1337, over lo", "direct"),
         ("outbound", "tcp to other than 127.0.0.1, from 127.0.0.6, user 1337, over lo", "direct"),
         ("outbound", "tcp to 127.0.0.1, over lo", "direct"),
@@ -65,8 +68,8 @@ def test_ports_that_fare_alike_have_their_own_reasons() -> None:
     excluded = (only(15007), only(15020), only(15021))
     situation = Situation(build_ruleset(CaptureConfig(excluded_inbound_ports=excluded)))
 
-    assert {each.traffic: each.why for each in policy({"ipv4": situation}) if each.direction == "inbound"} == {
-        "tcp, port other than 22, 15007-15008, 15020-15021": "inbound: to the proxy",
+    assert {each.traffic: each.why for each in policy({"ipv4": situation}, text_of) if each.direction == "inbound"} == {
+        "tcp, port other than 22, 15007-15008, 15020-15021": "all other inbound connections",
         "tcp, port 22": "ssh is left alone",
         "tcp, port 15007, 15020-15021": "port is left alone",
         "tcp, port 15008": "the proxy's tunnel: it listens there",
@@ -74,11 +77,36 @@ def test_ports_that_fare_alike_have_their_own_reasons() -> None:
     }
 
 
+def test_a_reason_is_the_rule_that_chose_the_policy_that_dropped_or_what_cannot_be_judged() -> None:
+    def reasons(*foreign: Rule, policy_of_output: str | None = None) -> dict[str, str]:
+        def changed(table: TableName, chain: Chain) -> Chain:
+            if (table, chain.name) != (NAT, OUTPUT):
+                return chain
+            return chain.replace(rules=(*foreign, *chain.rules), policy=policy_of_output)
+
+        situation = Situation(build_ruleset(CaptureConfig()).with_chains(changed))
+        found = policy({"ipv4": situation}, text_of)
+        return {each.traffic: each.why for each in found if each.direction == "outbound"}
+
+    captured = "tcp, user other than 1337, group other than 1337, leaving the pod"
+    assert reasons()[captured] == "all other outbound connections"
+    assert reasons(policy_of_output="DROP")["udp"] == "the policy DROP of nat OUTPUT"
+    unknown = Rule(Return(), (Protocol("tcp"), UnknownMatch("-m time")))
+    assert reasons(unknown)[captured] == "a rule that cannot be judged: -p tcp -m time -j RETURN"
+    assert reasons(unknown)["udp"] == "no rule decides"
+    dropped = Rule(Drop(), (Protocol("udp"), DestinationPort((only(9),))))
+    assert "nat OUTPUT 1: -p udp -m udp --dport 9 -j DROP" in reasons(dropped).values()
+
+
 def test_dns_contradicts_nothing() -> None:
     config = CaptureConfig(captures_dns=True, captures_all_dns=True)
     dns = [line for line in lines(config) if "udp" in line[1] and line[0] == "outbound"]
 
-    assert ("outbound", "tcp and udp, port 53, user other than 1337, group other than 1337", "dns 15053") in dns
+    assert (
+        "outbound",
+        "tcp and udp, port 53, user other than 1337, group other than 1337, leaving the pod",
+        "dns 15053",
+    ) in dns
     assert {goes for _, _, goes in dns} == {"dns 15053", "direct"}
 
 
@@ -94,7 +122,7 @@ def test_every_line_has_its_reason_and_what_is_alike_is_told_once() -> None:
     config = CaptureConfig(mode="TPROXY", captures_dns=True, captures_all_dns=True, drops_invalid=True)
     situation = Situation(build_ruleset(config))
 
-    found = policy({"ipv4": situation, "ipv6": situation})
+    found = policy({"ipv4": situation, "ipv6": situation}, text_of)
 
     assert all(statement.why for statement in found)
     assert ("ipv4", "ipv6") in [statement.families for statement in found]
@@ -105,4 +133,5 @@ def test_long_lists_are_cut_short() -> None:
 
     (line,) = [t for _, t, _ in lines(CaptureConfig(excluded_outbound_networks=networks)) if t.startswith("tcp to 10.")]
 
-    assert line == "tcp to 10.0.0.0/16, 10.2.0.0/16, 10.4.0.0/16, 10.6.0.0/16, 10.8.0.0/16, 10.10.0.0/16 and 24 more"
+    six = ", ".join(str(network) for network in networks[:6])
+    assert line == f"tcp to {six} and 24 more, leaving the pod"

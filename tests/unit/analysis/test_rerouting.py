@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from capture.analysis.rerouting import OF_THIS_HOST, UNCHANGED, MarkRoute, foreign_routes, mark_routes, routed_marks
-from capture.model.addresses import parse_address
+from capture.analysis.rerouting import UNCHANGED, MarkRoute, foreign_routes, mark_routes, routed_marks
+from capture.model.addresses import parse_address, parse_network
+from capture.model.packet import Packet
 from capture.model.ruleset import ALL_BITS, MANGLE, PREROUTING, Accept, Chain, Rule, Ruleset, Table, TransparentProxy
 from capture.netlink.policy_rules import FR_ACT_NOP, FR_ACT_TO_TBL, REFUSING_ACTIONS, PolicyRule
 from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, RTN_THROW, RTN_UNICAST, TableRoute
@@ -79,10 +80,11 @@ def test_a_policy_rule_suppresses_or_refuses(changes: dict[str, int], expected: 
     ("before", "decides"),
     [
         (OF_POD, True),
-        (OF_POD.replace(selector=OF_THIS_HOST), True),
+        (OF_POD.replace(selector="iif lo"), True),
+        (OF_POD.replace(selector="to 10.0.0.0/8"), True),
+        (OF_POD.replace(selector="to 11.0.0.0/8"), False),
         (OF_POD.replace(selector="iif eth0"), False),
         (OF_POD.replace(is_inverted=True), False),
-        (OF_POD.replace(is_inverted=True, selector=OF_THIS_HOST), False),
     ],
 )
 def test_what_looks_at_no_mark_decides_before(before: PolicyRule, *, decides: bool) -> None:
@@ -91,7 +93,29 @@ def test_what_looks_at_no_mark_decides_before(before: PolicyRule, *, decides: bo
     assert targets(DEFAULT, POD_ADDRESS, rules=(before, OF_POD.replace(action=6), BY_MARK)) == []
 
 
-@pytest.mark.parametrize(("selector", "is_certain"), [("", True), (OF_THIS_HOST, True), ("to 10.0.0.9/32", False)])
+@pytest.mark.parametrize(
+    ("selector", "is_certain", "source"),
+    [("from 10.0.0.0/8", True, "10.0.0.0/8"), ("uidrange ...", False, None), ("not from 10.0.0.0/8", False, None)],
+)
+def test_what_looks_at_a_part_of_the_packets_decides_on_these(
+    selector: str, *, is_certain: bool, source: str | None
+) -> None:
+    words = selector.removeprefix("not ")
+    before = OF_POD.replace(selector=words, is_inverted=words != selector)
+    found, by_mark = mark_routes("ipv4", (before, BY_MARK), (DEFAULT, POD_ADDRESS), NAMES)
+
+    assert (found.mask, found.is_inverted, found.is_certain) == (0, False, is_certain)
+    assert found.source == (parse_network(source) if source else None)
+    assert (found.targets, by_mark.ways) == (((TEN + 1, TEN + 1, "lo"),), ((0, LAST, "eth0"),))
+    packet = Packet("tcp", parse_address("10.0.0.9"), 80, source=parse_address("10.9.9.9"))
+    assert found.is_for(packet)
+    assert found.is_for(packet.replace(source=parse_address("11.0.0.1"))) == (source is None)
+
+
+@pytest.mark.parametrize(
+    ("selector", "is_certain"),
+    [("", True), ("iif lo", True), ("to 0.0.0.0/0 from 10.0.0.0/8", True), ("oif eth0", False), ("goto ...", False)],
+)
 def test_what_else_a_rule_looks_at_makes_it_uncertain(selector: str, *, is_certain: bool) -> None:
     rule = BY_MARK.replace(mark=0x105, selector=selector)
     (found,) = mark_routes("ipv4", (rule,), (DEFAULT,), NAMES)
@@ -102,7 +126,8 @@ def test_what_else_a_rule_looks_at_makes_it_uncertain(selector: str, *, is_certa
 def test_which_marks_are_meant(mark: int, *, is_meant: bool) -> None:
     route = MarkRoute("ipv4", 5, 0xFF, False, "", ())
     assert route.is_certain
-    assert (route.is_for(mark), route.replace(is_inverted=True).is_for(mark)) == (is_meant, not is_meant)
+    packet = Packet("tcp", parse_address("10.0.0.9"), 80, mark=mark)
+    assert (route.is_for(packet), route.replace(is_inverted=True).is_for(packet)) == (is_meant, not is_meant)
 
 
 @pytest.mark.parametrize(

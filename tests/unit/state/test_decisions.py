@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,11 @@ import pytest
 from capture.state import decisions
 from capture.state.decisions import LEFT_ALONE, RecordedDecision
 
+OWN = "/proc/self/ns/net"
 ALONE = RecordedDecision(
-    LEFT_ALONE, "it has no proxy", "2026-03-01T12:00:00.123Z", "shop/web-0", "cafe", "eth0", "pods", 4711
-)
+    LEFT_ALONE, "it has no proxy", "2026-03-01T12:00:00.123Z", "shop/web-0", "cafe", "eth0", "pods",
+    os.stat(OWN).st_ino, OWN,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -21,8 +24,14 @@ def test_the_last_decision_about_a_namespace_counts(state: str) -> None:
     later = ALONE.replace(time="2026-03-01T12:00:01.000Z", container="f00d", reason="it is excluded")
     assert decisions.keep(later, state)
     assert decisions.keep(ALONE, state)
-    assert decisions.of_namespace(4711, state) == later
-    assert decisions.of_namespace(4712, state) is None
+    assert decisions.of_namespace(os.stat(OWN), state) == later
+    assert decisions.of_namespace(os.stat("/proc/self/ns/mnt"), state) is None
+
+
+@pytest.mark.parametrize("path", ["/proc/self/ns/mnt", "/run/netns/gone"])
+def test_a_decision_is_not_about_another_namespace_with_the_inode_of_an_ended_one(state: str, path: str) -> None:
+    assert decisions.keep(ALONE.replace(namespace=path), state)
+    assert decisions.of_namespace(os.stat(OWN), state) is None
 
 
 def test_a_decision_goes_with_its_attachment(state: str) -> None:
@@ -51,7 +60,7 @@ def test_more_than_is_known_does_no_harm(state: str) -> None:
     assert decisions.keep(ALONE, state)
     file = Path(state, "decisions", "pods:cafe:eth0")
     file.write_text(file.read_text().replace("{", '{"schema": "capture/v2", "more": [1], ', 1))
-    assert decisions.of_namespace(4711, state) == ALONE
+    assert decisions.of_namespace(os.stat(OWN), state) == ALONE
 
 
 def test_where_nothing_can_be_kept_nothing_fails(tmp_path: Path) -> None:
