@@ -106,7 +106,7 @@ def test_what_looks_at_a_part_of_the_packets_decides_on_these(
 
     assert (found.mask, found.is_inverted, found.is_certain) == (0, False, is_certain)
     assert found.source == (parse_network(source) if source else None)
-    assert (found.targets, by_mark.ways) == (((TEN + 1, TEN + 1, "lo"),), ((0, LAST, "eth0"),))
+    assert (found.targets, by_mark.targets) == (((TEN + 1, TEN + 1, "lo"),), ((0, LAST, "eth0"),))
     packet = Packet("tcp", parse_address("10.0.0.9"), 80, source=parse_address("10.9.9.9"))
     assert found.is_for(packet)
     assert found.is_for(packet.replace(source=parse_address("11.0.0.1"))) == (source is None)
