@@ -51,9 +51,10 @@ def enter(
     changes = [FileChange(network.path, f"entry of {name} replaced") for name in _names(replaced, network.plugins)]
     if network.is_list:
         what = "entry changed" if network.entries else "entry added"
+        changes += rewrite(network, plugins, what, is_urgent=is_urgent)
         if not network.entries:
             _keep(network)
-        return network.path, changes + rewrite(network, plugins, what, is_urgent=is_urgent)
+        return network.path, changes
     path, turned = _turn_into_list(network, plugins)
     return path, changes + turned
 
