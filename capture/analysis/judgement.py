@@ -80,7 +80,7 @@ class Judgement(Value):
 def judge(
     desired: model.Ruleset,
     live: model.Ruleset,
-    elsewhere: tuple[ForeignChain, ...],
+    other_chains: tuple[ForeignChain, ...],
     network: PodNetwork,
     *,
     is_native: bool,
@@ -103,7 +103,7 @@ def judge(
             parts.insert(0, Judgement(tuple(own)))
             continue
         reference = Situation(_with_forms(desired, desired_forms, family, desired), (), is_native, network)
-        whole = Situation(_with_forms(live, there, family, desired), elsewhere, is_native, network)
+        whole = Situation(_with_forms(live, there, family, desired), other_chains, is_native, network)
         try:
             parts.append(_of_family(family, reference, whole, own, foreign))
         except TooLargeError as error:
@@ -180,7 +180,7 @@ def _directions(table: model.Table | None, name: str) -> set[Direction]:
 
 def _finding(culprits: Culprits, place: RuleLocation, effect: Effect | None = None) -> Difference | Obstacle:
     if place.number >= 0:
-        return Obstacle(culprits.whole.elsewhere[place.number], place.rule, effect)
+        return Obstacle(culprits.whole.other_chains[place.number], place.rule, effect)
     return Difference(culprits.family, place.table, place.chain, "foreign", place.rule, place.position, effect=effect)
 
 
@@ -209,17 +209,17 @@ def _key(each: Difference | Obstacle) -> Hashable:
 
 
 def second_set_effect(
-    desired: model.Ruleset, elsewhere: tuple[ForeignChain, ...], network: PodNetwork
+    desired: model.Ruleset, other_chains: tuple[ForeignChain, ...], network: PodNetwork
 ) -> Effect | None:
     """Return what a second capture next to the desired one does to packets, taken for the newer of both.
 
     Of hooks with one priority the kernel enters the one first that was registered last.
     """
-    newest = tuple(chain.replace(is_of_any_age=False, is_older=False) for chain in elsewhere)
+    newest = tuple(chain.replace(is_of_any_age=False, is_older=False) for chain in other_chains)
     for family in desired.families:
         reference = Situation(of_family(desired, family, desired), (), network=network)
         try:
-            effects = list(Comparison(family, reference, reference.replace(elsewhere=newest)).effects())
+            effects = list(Comparison(family, reference, reference.replace(other_chains=newest)).effects())
         except TooLargeError:
             continue
         plain = [each for each in effects if each.change.is_plain]
