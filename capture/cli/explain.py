@@ -42,10 +42,10 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
     situation = operations.situation_of(settings, namespace)
     families = (family,) if family else situation.ruleset.families
     statements = policy(dict.fromkeys(families, situation), text_of)
+    print_start_line(operations.reference(settings, namespace), form)
     if form == "json":
         print_json({each: [_as_plain(s) for s in statements if each in s.families] for each in families})
         return
-    print_start_line(operations.reference(settings, namespace))
     rows = [(s.direction, s.traffic, _goes(s), s.why, _families(s)) for s in statements]
     print_lines(table([HEADINGS, *rows], columns()))
 

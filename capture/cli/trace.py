@@ -66,8 +66,8 @@ def trace(
     settings = explicit_if(ctx, requested=from_options)
     host = operations.host_of(namespace, dns_servers)
     traced = operations.trace(packet, settings, namespace, host)
+    print_start_line(operations.reference(settings, namespace, host), form)
     if form == "json":
         print_json(trace_as_plain(traced, table_name))
-        return
-    print_start_line(operations.reference(settings, namespace, host))
-    print_lines(trace_lines(traced, table_name))
+    else:
+        print_lines(trace_lines(traced, table_name))
