@@ -305,7 +305,7 @@ def as_typed_here(text: str) -> str:
 
 
 def expected_codes(command: Command) -> tuple[int, ...]:
-    """Return the exit codes that a page means: 4 where it shows drift or a cause; 1 may be if it looks for something."""
+    """Return the exit codes that a page means: 4 where it shows drift or a cause; 1 may be if it looks for a thing."""
     if command.output.startswith(("drift:", "not captured:")):
         return (4,)
     if command.text.startswith(("capture diff ", "capture verify ", "capture cni status")) and not command.output:
