@@ -83,7 +83,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "`ip {flag}route add default via GATEWAY` in the pod's namespace, or recreate the pod: its CNI plugin adds it.",
     ),
     "route-missing": (
-        "{family}: {lacking} for mark {mark:#x} {verb} missing",
+        "{message}",
         "Run `capture apply` again, or `{commands}`: TPROXY delivers inbound connections by them.",
     ),
     "translated-before: may": (
@@ -103,7 +103,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "the live rules differ from the applied ones; {first}{others}",
         f"{APPLY_AGAIN}, or recreate the pod; `capture verify` has every difference.",
     ),
-    "rule-missing: address": ("the address {network} is missing on lo", f"{APPLY_AGAIN}."),
+    "rule-missing: address": ("{message}", f"{APPLY_AGAIN}."),
     "rule-missing: circle": (
         "what the proxy sends on (user {uid}) is captured again, and comes back to it for ever",
         f"{APPLY_AGAIN}, or recreate the pod; `capture verify` has the rule that is missing.",

@@ -18,7 +18,7 @@ from capture.analysis.foreign_text import what_foreign_does
 from capture.backends import detect, load
 from capture.backends.iptables.render import rule_text
 from capture.errors import CaptureError
-from capture.model.addresses import FAMILY_NAMES, IPV4, address_text, parse_address
+from capture.model.addresses import IPV4, address_text, parse_address
 from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.packet import Packet
 from capture.model.ruleset import LoopbackAddress, MissingRoute, Ruleset
@@ -333,17 +333,9 @@ def _socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
 
 def _missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
     if isinstance(need, LoopbackAddress):
-        return cause("rule-missing: address", "lo", network=need.network)
-    lacking = (*(() if need.has_rule else ("the policy rule",)), *(() if need.has_route else ("the route",)))
-    return cause(
-        "route-missing",
-        f"table {need.table}",
-        family=FAMILY_NAMES[need.family],
-        lacking=" and ".join(lacking),
-        mark=need.mark,
-        verb="is" if len(lacking) == 1 else "are",
-        commands="; ".join(need.commands),
-    )
+        return cause("rule-missing: address", "lo", message=need.message)
+    commands = "; ".join(need.commands)
+    return cause("route-missing", f"table {need.table}", message=need.message, commands=commands)
 
 
 def _no_rules_cause() -> Cause:
