@@ -28,8 +28,7 @@ from capture.operations.inference import inferred_settings
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.config_warnings import cancelling
-from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
-from capture.settings.options import PROFILE, PROXY_GID, PROXY_UID, REDIRECT_DNS
+from capture.settings.options import EXCLUSIONS, PROFILE, PROXY_GID, PROXY_UID, REDIRECT_DNS
 from capture.state import decisions, routes
 from capture.state.capabilities import ways_out
 from capture.state.facts import read_facts
@@ -49,8 +48,8 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule
     from capture.operations import Reference
+    from capture.operations.arguments import Namespace
     from capture.operations.results import Verified
-    from capture.operations.target import Namespace
     from capture.settings.options import Option
     from capture.settings.settings import Settings
     from capture.state.impediments import Impediment

@@ -84,14 +84,14 @@ class Examined(Value):
 def examine() -> Examined:
     """Look at the host, the kernel and the namespace we are in."""
     facts = gather()
-    decision: BackendChoice | CaptureError
+    choice: BackendChoice | CaptureError
     try:
-        decision = detect.choose(facts, BackendRequest())
+        choice = detect.choose(facts, BackendRequest())
     except CaptureError as error:
-        decision = error
+        choice = error
     return Examined(
         facts=facts,
-        decision=decision,
+        decision=choice,
         live_sets=detect.live_sets_in(facts),
         namespace=namespace_id(),
         is_host=os.path.exists(ONLY_ON_HOST),
@@ -224,12 +224,12 @@ def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
 
 
 def _decision(examined: Examined) -> Iterator[Finding]:
-    decision = examined.decision
-    if isinstance(decision, CaptureError):
-        yield Finding("choice", "backend", "error", decision.message, decision.remedy)
+    choice = examined.decision
+    if isinstance(choice, CaptureError):
+        yield Finding("choice", "backend", "error", choice.message, choice.remedy)
     else:
-        variant = f" {decision.variant}" if decision.variant else ""
-        message = f"auto takes {decision.backend}{variant} with the driver {decision.driver}: {decision.reason}"
+        variant = f" {choice.variant}" if choice.variant else ""
+        message = f"auto takes {choice.backend}{variant} with the driver {choice.driver}: {choice.reason}"
         yield Finding("choice", "backend", "ok", message)
     for found in examined.live_sets:
         variant = f" {found.variant}" if found.variant else ""
