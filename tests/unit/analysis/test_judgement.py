@@ -111,6 +111,15 @@ class TestInOurTables:
         judgement = judged(REDIRECT, NAT, OUTPUT, TAKES_HTTPS, TAKES_HTTPS)
         assert lines(judgement.differences) == [rule_line(TAKES_HTTPS)] * 2
 
+    def test_a_chain_of_nat_is_not_blamed_for_connections_that_never_meet_it(self) -> None:
+        emptied = ("ISTIO-INBOUND", "ISTIO-OUTPUT")
+        live = REDIRECT.with_chains(lambda _, chain: chain.replace(rules=()) if chain.name in emptied else chain)
+
+        found = judge(REDIRECT, live, (), PodNetwork(), is_native=False).differences
+
+        directions = {(each.chain, each.effect.direction) for each in found if each.effect}
+        assert directions == {("ISTIO-INBOUND", "inbound"), ("ISTIO-OUTPUT", "outbound")}
+
     def test_our_own_rule_that_is_missing_counts_though_no_packet_notices(self) -> None:
         tables = [
             table.replace(chains=tuple(c.replace(rules=c.rules[:-1]) for c in table.chains))
