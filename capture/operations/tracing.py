@@ -10,7 +10,7 @@ from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError
 from capture.model.addresses import parse_address
 from capture.model.limits import MAX_ID, MAX_PORT
-from capture.model.packet import Packet
+from capture.model.packet import USUAL_SOURCE_PORT, Packet
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.operations.situation import read_situation
 from capture.operations.target import backend_and_variant, facts_from
@@ -50,11 +50,14 @@ def trace(
     """
     with InNamespace(namespace):
         sent = routed(packet)
-        if settings is not None:
-            return whole_way(sent, Situation(_desired(settings, namespace, host)))
-        if sent.out_interface == NO_ROUTE:
+        if settings is None and sent.out_interface == NO_ROUTE:
             return Trace(sent, "no-route", sent.port, None, ())
-        return _with_impediments(whole_way(sent, live_situation()))
+        complete = sent if sent.source_port else sent.replace(source_port=USUAL_SOURCE_PORT)
+        if settings is not None:
+            found = whole_way(complete, Situation(_desired(settings, namespace, host)))
+        else:
+            found = _with_impediments(whole_way(complete, live_situation()))
+        return found.replace(packet=sent)
 
 
 def _with_impediments(traced: Trace) -> Trace:
