@@ -92,11 +92,11 @@ def status(form: str) -> int:
 
     As `capture why` does: exit code 0 if nothing is, 4 if a cause was found, 5 if that is unknown.
     """
-    found = diagnosis.why(None)
+    found = diagnosis.why(is_machine=True)
     if form == "json":
         print_json(diagnosis_text.diagnosis_as_plain(found))
     else:
-        print_lines(diagnosis_text.diagnosis_lines(found))
+        print_lines(diagnosis_text.diagnosis_lines(found, "this machine"))
     if found.causes:
         return EXIT_DRIFT
     return EXIT_DONE if found.is_certain else EXIT_UNKNOWN
