@@ -142,6 +142,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "DNS is captured for the pod's own name servers alone, and {server} is none of them",
         "Apply with --capture-all-dns too; from outside of the pod nothing is known of its name servers",
     ),
+    "dns-not-captured: no server": (
+        "DNS is captured for known name servers alone, and none was known when the rules were applied",
+        "Apply with --capture-all-dns too, or from within the pod, whose resolv.conf names the servers.",
+    ),
     "dns-not-captured": (
         "DNS is not captured: the look-up goes to the name server directly",
         f"Apply with --redirect-dns; in Kubernetes: {IN_PROXY}.",

@@ -12,10 +12,10 @@ import click
 from capture import operations
 from capture.cli.clean import clean_namespace
 from capture.cli.options import CaptureCommand, CommandGroup, capture_options, explicit, format_option
-from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN, CaptureError
+from capture.cli.why import print_diagnosis
+from capture.errors import EXIT_DONE, CaptureError
 from capture.netlink.sock_diag import IPPROTO_TCP, open_sock_diag, read_listeners
 from capture.operations import diagnosis
-from capture.report import diagnosis_text
 from capture.report.applied_text import applied_as_plain, applied_text, start_line
 from capture.report.output import print_json, print_on_stderr, warn
 from capture.report.terminal import print_lines
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from capture.settings.settings import Settings
 
 SSH_PORT = 22
+NOT_AS_APPLIED = ("no-rules", "rule-missing", "second-set", "route-missing")
+"""Kinds of causes that applying the capture again repairs."""
+APPLY = "Run `capture host apply`."
 ENDINGS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 """The signals of a lost terminal, of Ctrl-C, and of a shutdown."""
 APPLY_EXAMPLES = """
@@ -92,13 +95,8 @@ def status(form: str) -> int:
     As `capture why` does: exit code 0 if nothing is, 4 if a cause was found, 5 if that is unknown.
     """
     found = diagnosis.why(None)
-    if form == "json":
-        print_json(diagnosis_text.diagnosis_as_plain(found))
-    else:
-        print_lines(diagnosis_text.diagnosis_lines(found))
-    if found.causes:
-        return EXIT_DRIFT
-    return EXIT_DONE if found.is_certain else EXIT_UNKNOWN
+    causes = (each.replace(remedy=APPLY) if each.kind in NOT_AS_APPLIED else each for each in found.causes)
+    return print_diagnosis(found.replace(causes=tuple(causes)), form, "this machine")
 
 
 @host_group.command("clean", cls=CaptureCommand, params=[format_option("text", "json")])

@@ -29,7 +29,7 @@ from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.config_warnings import cancelling
 from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
-from capture.settings.options import PROFILE, PROXY_GID, PROXY_UID
+from capture.settings.options import PROFILE, PROXY_GID, PROXY_UID, REDIRECT_DNS
 from capture.state import decisions, routes
 from capture.state.capabilities import ways_out
 from capture.state.facts import read_facts
@@ -177,7 +177,7 @@ def _of_connection(
         missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute) and is_inbound)
         found += [_missing_route_cause(need) for need in missing if need.family == packet.family]
     if known is not None:
-        found = [_with_options(each, live.packet, known.settings) for each in found]
+        found = [_with_options(each, live.packet, known) for each in found]
     notes = [] if known else [cause("rule-missing: no record")]
     notes += [each for each in of_pod if each not in causes]
     return Diagnosis(live.packet, live, tuple(found), tuple(notes), live.certain)
@@ -295,8 +295,11 @@ def _exclusion_notes(known: Reference, verified: Verified) -> Iterator[Cause]:
         yield cause("excluded: pod", options=", ".join(given))
 
 
-def _with_options(found: Cause, packet: Packet, settings: Settings) -> Cause:
-    """Return the cause; where settings leave the packet out, its remedy names the options, or the profile, that do."""
+def _with_options(found: Cause, packet: Packet, known: Reference) -> Cause:
+    """Return the cause as the settings explain it: its remedy names the options, or the profile, that matter."""
+    settings = known.settings
+    if found.kind == "dns-not-captured" and settings[REDIRECT_DNS] and not known.config.captures_dns:
+        return cause("dns-not-captured: no server")
     if found.kind != "excluded":
         return found
     given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)

@@ -30,10 +30,10 @@ def cause_as_plain(cause: Cause) -> dict[str, str]:
     return {"kind": cause.kind, "says": cause.message, "remedy": cause.remedy, "where": cause.where}
 
 
-def diagnosis_lines(found: Diagnosis) -> Iterator[str]:
+def diagnosis_lines(found: Diagnosis, captured: str = "this pod") -> Iterator[str]:
     """Yield the lines for a person: the verdict, the way of the packet, then each cause and its remedy."""
-    this_pod = "this pod" if found.causes or not found.is_certain else "nothing is wrong with this pod"
-    yield f"{found.verdict}: {packet_text(found.packet) if found.packet else this_pod}"
+    whole = captured if found.causes or not found.is_certain else f"nothing is wrong with {captured}"
+    yield f"{found.verdict}: {packet_text(found.packet) if found.packet else whole}"
     if found.trace is not None:
         yield from path_lines(found.trace)
     yield from cause_lines(found.causes)
