@@ -26,8 +26,6 @@ SO_DOES_KATA = "so does Kata Containers, whose pods have a network stack in a vi
 IN_PROXY = "Set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
 WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
 SETS_BOTH = "annotation sidecar.istio.io/interceptionMode sets both."
-UNJUDGED = "unjudged"
-"""The kind of what may divert captured packets, and cannot be judged."""
 NO_REFERENCE = "Give the pod's settings as options, or run this where the rules were applied."
 
 TEXTS: dict[str, tuple[str, str]] = {
@@ -196,7 +194,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}",
         "Remove the rule, or restrict it to what it is for; `ip rule` and `ip route show table all` have the routes.",
     ),
-    UNJUDGED: (
+    "unjudged": (
         "a foreign rule may divert captured traffic, which cannot be judged: {rule}",
         "Look at the rule; `capture verify` has the packets that it may divert.",
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.cause_text import UNJUDGED, Cause, cause
+from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
     TO_PROXY,
     Capture,
@@ -263,7 +263,7 @@ def _unjudged_notes(verified: Verified) -> Iterator[Cause]:
     """Yield what may divert captured packets, and cannot be judged."""
     for each in verified.unjudged:
         words = (each.rule and each.rule.why) or _rule_of(each.rule, each.family)
-        yield cause(UNJUDGED, each.place, rule=words)
+        yield cause("unjudged", each.place, rule=words)
     for doubt in verified.doubts:
         yield cause("unjudged: doubt", doubt=doubt)
 

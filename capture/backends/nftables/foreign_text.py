@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
     Fields = dict[int, bytes]
 
-# linux/netfilter/nf_tables.h: enum nft_reject_attributes, nft_limit_attributes, nft_quota_attributes
+# linux/netfilter/nf_tables.h: enum nft_reject_attributes, nft_limit_attributes, nft_quota_attributes, nft_ng_attributes
 NFTA_REJECT_TYPE, NFTA_REJECT_ICMP_CODE = 1, 2
 NFTA_LIMIT_RATE, NFTA_LIMIT_UNIT, NFTA_LIMIT_BURST, NFTA_LIMIT_TYPE, NFTA_LIMIT_FLAGS = 1, 2, 3, 4, 5
 NFTA_QUOTA_BYTES, NFTA_QUOTA_FLAGS = 1, 2
+NFTA_NG_MODULUS, NFTA_NG_TYPE, NFTA_NG_OFFSET = 2, 3, 4
 INVERTED = 1  # NFT_LIMIT_F_INV, NFT_QUOTA_F_INV
 NFT_REJECT_TCP_RST = 1
 
@@ -69,9 +70,16 @@ def _quota(fields: Fields, _: Family | None) -> str:
     return f"quota {_over(fields, NFTA_QUOTA_FLAGS) or 'until '}{_number(fields, NFTA_QUOTA_BYTES)} bytes"
 
 
+def _numbers(fields: Fields, _: Family | None) -> str:
+    kind = "random" if _number(fields, NFTA_NG_TYPE) else "inc"
+    offset = _number(fields, NFTA_NG_OFFSET)
+    return f"numgen {kind} mod {_number(fields, NFTA_NG_MODULUS)}{f' offset {offset}' if offset else ''}"
+
+
 WORDS: dict[str, Callable[[Fields, Family | None], str]] = {
     "reject": _reject,
     "limit": _limit,
     "quota": _quota,
+    "numgen": _numbers,
     "notrack": lambda _, _family: "notrack",
 }
