@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from capture.cli.options import CaptureCommand, CommandGroup, text_or_json
+from capture.cli.values import Kind, checked, number, one_of
 from capture.errors import EXIT_DRIFT, CaptureError
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
@@ -59,6 +60,29 @@ def with_options(options: Sequence[Callable[[Function], Function]]) -> Callable[
     return add
 
 
+def _is_list_name(text: str) -> bool:
+    return not text or (os.path.basename(text) == text and text.endswith(".conflist"))
+
+
+def _in_entry(key: str, expected: str) -> Kind:
+    """Return the kind of texts that the plugin takes for a key of its entry; an empty one leaves the key out."""
+
+    def check(text: str) -> bool:
+        try:
+            return not text or bool(conf.parse({key: text}))
+        except CniError:
+            return False
+
+    return checked(check, expected)
+
+
+def _agent_pod(text: str) -> dict[str, str]:
+    namespace, _, prefix = text.partition("/")
+    if not conf.is_label(namespace) or not prefix:
+        raise ValueError
+    return {"namespace": namespace, "name_prefix": prefix}
+
+
 DIRECTORIES = [
     click.option("--bin-dir", metavar="DIR",
                  help="Where the container runtime looks for plugins."
@@ -67,32 +91,37 @@ DIRECTORIES = [
                  help=f"Where it looks for network configurations.  [default: {runtimes.CONF_DIR}, or the runtime's]"),
 ]  # fmt: skip
 CHOICE = [
-    click.option("--runtime", "runtime_name", type=click.Choice(["auto", "containerd", "crio"]), default="auto",
+    click.option("--runtime", "runtime_name", type=one_of("auto", "containerd", "crio"), default="auto",
                  show_default=True, help="Whose rules decide which list is taken."),
     click.option("--network", metavar="NAME", default="",
                  help="The network of this name.  [default: the one that the container runtime takes]"),
 ]  # fmt: skip
 ENTRY = [
-    click.option("--own-config", metavar="[NAME]", is_flag=False, flag_value=OWN_CONFIG, default="",
+    click.option("--own-config", type=checked(_is_list_name, "a file name that ends with .conflist"), metavar="[NAME]",
+                 is_flag=False, flag_value=OWN_CONFIG, default="",
                  help=f"Write a list of our own, {OWN_CONFIG} or NAME, that sorts before the one that is taken."),
     click.option("--exclude-namespace", "exclude_namespaces", metavar="NAMESPACE", multiple=True,
+                 type=checked(conf.is_label, "a namespace of Kubernetes, such as kube-system"),
                  help="Kubernetes namespace whose pods are left alone; repeat it."),
     click.option("--log-file", metavar="PATH", default=DEFAULT_FILE, show_default=True,
+                 type=_in_entry("log_file", "the absolute path of a file, no device"),
                  help="Where the plugin logs to, on the node; the file is rotated at 10 MB. Empty: nowhere."),
-    click.option("--log-level", type=click.Choice(list(LEVELS)), help="How much is logged.  [default: info]"),
-    *(click.option(f"--{key.replace('_', '-')}", key, metavar="NAME", help=option.help)
+    click.option("--log-level", type=one_of(*LEVELS), help="How much is logged.  [default: info]"),
+    *(click.option(f"--{key.replace('_', '-')}", key, type=_in_entry(key, option.expected), metavar="NAME",
+                   help=option.help)
       for key, option in conf.CAPTURE_OPTIONS.items()),
 ]  # fmt: skip
 """What goes into the plugin's entry, whichever program writes it."""
 SOURCES = [
     click.option("--plugin", metavar="PATH",
                  help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
-    click.option("--kubeconfig", metavar="PATH",
+    click.option("--kubeconfig", type=_in_entry("kubeconfig", "an absolute path"), metavar="PATH",
                  help="How the plugin reaches the API server: JSON, or YAML, which is converted."),
-    click.option("--pod-source", "pod_sources", type=click.Choice(conf.POD_SOURCES), multiple=True,
+    click.option("--pod-source", "pod_sources", type=one_of(*conf.POD_SOURCES), multiple=True,
                  help="Whom to ask about a pod, in this order; repeat it."
                  "  [default: runtime, and kubernetes with a kubeconfig]"),
     click.option("--agent-pod", metavar="NAMESPACE/PREFIX",
+                 type=Kind(_agent_pod, "NAMESPACE/PREFIX, such as istio-system/capture-agent-"),
                  help="Our node agent's pods, which are left alone: their namespace, and how their names begin."),
 ]  # fmt: skip
 
@@ -116,8 +145,6 @@ def install(
     whole, with mode and owner, and never over a change that another program makes meanwhile. A second run changes
     nothing.
     """
-    if own_config and (os.path.basename(own_config) != own_config or not own_config.endswith(".conflist")):
-        raise click.BadParameter("expected a file name that ends with .conflist", param_hint="--own-config")
     runtime = _runtime(runtime_name)
     bin_path, conf_path = _paths(runtime, bin_dir, conf_dir)
     choice = runtime.choice(network, bin_path)
@@ -162,7 +189,7 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
 @click.option("--keep-plugin", is_flag=True, help="Leave the executable, for pods that are still to be ended with it.")
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=number(0, kind=float),
     metavar="SECONDS",
     default=5.0,
     show_default=True,
@@ -211,9 +238,6 @@ def _upstream(conf_dir: str, choice: Choice) -> istio_cni.Upstream | None:
 def _entry(values: dict[str, Any], upstream: dict[str, Any]) -> dict[str, Any]:
     """Return the plugin's entry of the options, and of Istio's own plugin where an option is not given."""
     entry = {"profile": PROFILES[-1]} | upstream | {name: value for name, value in values.items() if value}
-    if "agent_pod" in entry:
-        namespace, _, prefix = str(entry["agent_pod"]).partition("/")
-        entry["agent_pod"] = {"namespace": namespace, "name_prefix": prefix}
     entry, read = checked_entry(entry)
     return entry | {"profile": read.settings[PROFILE]}  # the version, which stays what it is
 

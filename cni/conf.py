@@ -136,7 +136,7 @@ def _pod_sources(configuration: Mapping[str, Any], kubeconfig: str) -> tuple[str
 def _namespaces(configuration: Mapping[str, Any], key: str) -> tuple[str, ...]:
     expected = 'a list of namespaces of Kubernetes, such as ["kube-system"]'
     namespaces = keys.texts(configuration, key, expected) or ()
-    if not all(_is_label(namespace) for namespace in namespaces):
+    if not all(is_label(namespace) for namespace in namespaces):
         raise keys.unusable(key, configuration[key], expected)
     return namespaces
 
@@ -148,7 +148,7 @@ def _agent_pod(configuration: Mapping[str, Any]) -> AgentPod | None:
         return None
     if isinstance(value, dict):
         namespace, name_prefix = value.get("namespace"), value.get("name_prefix")
-        if isinstance(namespace, str) and _is_label(namespace) and isinstance(name_prefix, str) and name_prefix:
+        if isinstance(namespace, str) and is_label(namespace) and isinstance(name_prefix, str) and name_prefix:
             return AgentPod(namespace, name_prefix)
     raise keys.unusable("agent_pod", value, expected)
 
@@ -185,7 +185,7 @@ def _checked_annotations(key: str, annotations: object) -> dict[str, str]:
     raise keys.unusable(key, annotations, "an object with texts as values")
 
 
-def _is_label(text: str) -> bool:
+def is_label(text: str) -> bool:
     """Whether a text can be the name of a namespace (RFC 1123, "label": at most 63 letters, digits, inner hyphens)."""
     plain = text.replace("-", "a")
     return (

@@ -1,7 +1,7 @@
 """Puts the plugin's entry into one file of the network configuration, and takes it out again.
 
-A file with a single plugin becomes a list. We keep its owner's file, and put it back when the entry goes. If the owner
-writes it again meanwhile, the next installation begins with that one.
+A file with a single plugin becomes a list. We keep what its owner wrote, and put it back when the entry goes, byte by
+byte, unless it was changed since. If the owner writes it again meanwhile, the next installation begins with that one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from capture.state.directory import ensure
 from cni import atomic_files
 from cni.atomic_files import ChangedMeanwhileError
 from cni.install_error import InstallError, unexpected
-from cni.networks import PLUGIN, Network, network_in
+from cni.networks import PLUGIN, Network, RuntimeName, network_in
 from cni.plugin_files import FileChange
 from cni.protocol import SUPPORTED_VERSIONS
 
@@ -51,7 +51,10 @@ def enter(
     changes = [FileChange(network.path, f"entry of {name} replaced") for name in _names(replaced, network.plugins)]
     if network.is_list:
         what = "entry changed" if network.entries else "entry added"
-        return network.path, changes + rewrite(network, plugins, what, is_urgent=is_urgent)
+        changes += rewrite(network, plugins, what, is_urgent=is_urgent)
+        if not network.entries:
+            _keep(network)
+        return network.path, changes
     path, turned = _turn_into_list(network, plugins)
     return path, changes + turned
 
@@ -64,8 +67,10 @@ def after_others(network: Network, entry: dict[str, Any], replaced: Container[st
     return plugins
 
 
-def check_version(network: Network) -> None:
+def check_callable(network: Network, runtime: RuntimeName) -> None:
     """Raise InstallError if the plugin could not be called in this list."""
+    if not network.configuration.get("name") and runtime != "crio":  # which takes the file's name
+        raise unexpected(network.path, "a 'name' of the network, which must not be empty (CNI's SPEC)")
     if network.version not in SUPPORTED_VERSIONS:
         version = repr(network.version) if network.version else "missing"
         raise InstallError(
@@ -82,6 +87,15 @@ def rewrite(network: Network, plugins: list[dict[str, Any]], what: str, *, is_ur
         return []
     atomic_files.replace(network.file, written(network.path, as_list(network, plugins)), is_urgent=is_urgent)
     return [FileChange(network.path, what)]
+
+
+def _keep(network: Network) -> None:
+    """Keep a list as its owner wrote it, if that can be done. A copy that is cut off is not used."""
+    kept = kept_original(network.path)
+    with suppress(OSError, CaptureError):
+        ensure(os.path.dirname(kept))
+        with open(kept, "wb") as file:
+            file.write(network.file.content)
 
 
 def _turn_into_list(network: Network, plugins: list[dict[str, Any]]) -> tuple[str, list[FileChange]]:
@@ -164,6 +178,10 @@ def take_out(path: str) -> list[FileChange]:
     if network.is_our_own or not others:
         atomic_files.remove(network.file)
         return [FileChange(path, "removed")]
+    kept = kept_original(path)
+    if _is_made_from(network, others, kept, path):
+        atomic_files.replace(network.file, atomic_files.snapshot(kept).content)
+        return [FileChange(path, "entry removed")]
     return _give_back(network, others) or rewrite(network, others, "entry removed")
 
 

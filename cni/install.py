@@ -138,7 +138,7 @@ def _put_entry(desired: Desired, *, is_urgent: bool = False) -> list[FileChange]
 
     def put() -> tuple[tuple[str, ...], list[FileChange]]:
         source = main_network(desired.conf_dir, desired.choice)
-        entries.check_version(source)
+        entries.check_callable(source, desired.choice.runtime)
         if not desired.own_config:
             path, changes = entries.enter(source, entry, desired.replaced, is_urgent=is_urgent)
             return (path,), changes

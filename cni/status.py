@@ -89,12 +89,15 @@ def _with_entry(found: list[Candidate]) -> list[str]:
 
 INSTALL = "`capture cni install`"
 AGAIN = f"Install it again: {INSTALL}."
+NO_LIST = "Install a network plugin, or name the directory that the runtime reads: --conf-dir."
+ENTRY_REMEDY = f"Correct the entry, or install it again: {INSTALL}."
 
 
 def _about_list(found: list[Candidate], chosen: Chosen, taken: Network | None, conf_dir: str) -> Iterator[Finding]:
     if taken is None:
         message = "; ".join(f"{os.path.basename(path)}: {verdict}" for path, verdict in chosen.verdicts)
-        yield Finding("network", "list", "error", message or f"no network configuration in {conf_dir}")
+        remedy = "Repair or remove the file in the way; until then no pod gets a network." if message else NO_LIST
+        yield Finding("network", "list", "error", message or f"no network configuration in {conf_dir}", remedy)
         return
     if not taken.entries:
         elsewhere = _with_entry(found)
@@ -105,6 +108,9 @@ def _about_list(found: list[Candidate], chosen: Chosen, taken: Network | None, c
     position = taken.plugins.index(taken.entries[0])
     message = f"number {position + 1} of {len(taken.plugins)} in {taken.path}"
     yield Finding("network", "entry", "ok", message)
+    if len(taken.entries) > 1:
+        message = f"{len(taken.entries)} entries of {PLUGIN}; one is enough"
+        yield Finding("network", "entries", "warning", message, AGAIN)
     if position == 0:
         yield Finding("network", "order", "error", f"no plugin before {PLUGIN} makes the network", AGAIN)
     rival = istio_cni.rival([conf_dir])
@@ -150,8 +156,10 @@ def _about_plugin(path: str, taken: Network | None, entry: dict[str, Any] | None
         yield Finding("plugin", "version", "error", message)
     if entry is not None:
         code, problem = trial.status(path, {**entry, "cniVersion": "1.1.0", "name": taken.name if taken else ""})
-        if code:
-            yield Finding("plugin", "STATUS", "warning" if code == NOT_AVAILABLE_LIMITED else "error", problem)
+        if code == NOT_AVAILABLE_LIMITED:
+            yield Finding("plugin", "STATUS", "warning", problem, "Pods that only the API server knows do not start.")
+        elif code:
+            yield Finding("plugin", "STATUS", "error", problem, ENTRY_REMEDY)
         else:
             yield Finding("plugin", "STATUS", "ok", "a pod could be captured now")
 
@@ -174,16 +182,19 @@ def _about_kubeconfig(entry: dict[str, Any] | None) -> Iterator[Finding]:
     yield Finding("pods", "kubeconfig", "ok", f"{path}, for {config.server}, written {_age_of(path)} ago")
     for name, file in (("certificate authority", config.authority_file), ("certificate", config.certificate_file)):
         if file and not os.path.isfile(file):
-            yield Finding("pods", name, "error", f"{file} is missing")
-    if config.token_file:
-        yield _about_token(config.token_file)
+            yield Finding(
+                "pods", name, "error", f"{file} is missing", "Put it there, or name another in the kubeconfig."
+            )
+    if config.token_file or config.token:
+        yield _about_token(config.token_file or path, "" if config.token_file else config.token)
 
 
-def _about_token(path: str) -> Finding:
-    from cni.agent.credentials import token_in
+def _about_token(path: str, text: str) -> Finding:
+    """Return what is known of a token: of the text in a kubeconfig, else of a file of its own."""
+    from cni.agent.credentials import times_of, token_in
 
     try:
-        token = token_in(path)
+        token = times_of(text.encode()) if text else token_in(path)
         age = _age_of(path)
     except OSError as error:
         return Finding("pods", "token", "error", f"{path}: {error.strerror}", "Write a token there.")
@@ -248,6 +259,12 @@ def as_plain(status: Status) -> dict[str, Any]:
 
 def show(status: Status) -> None:
     """Print the status for people."""
+    broken = [
+        f"broken: {each.name}: {each.message}\n  {each.remedy}".rstrip()
+        for each in status.findings
+        if each.state == "error"
+    ]
+    print_lines((*broken[:1], "works: a pod of the mesh that starts now is captured")[0].split("\n"))
     evidence = status.runtime.evidence or "unknown; taken as the usual one"
     print_lines([f"runtime: {status.runtime.name} ({evidence})", f"networks in {status.conf_dir}:"])
     print_lines(

@@ -216,7 +216,7 @@ def _connect(probe: Probe, token: bytes, deadline: float, stopped: int, *, trans
         os.setresgid(probe.dialler.gid, probe.dialler.gid, probe.dialler.gid)
         os.setresuid(probe.dialler.uid, probe.dialler.uid, probe.dialler.uid)
     ports = (probe.arrives_on, probe.port) if transparent else (probe.arrives_on,)
-    last = 0
+    last = errno.ETIMEDOUT  # should the time be over before the first attempt
     if probe.outside:
         InNamespace(probe.outside).__enter__()  # for good: this process only dials
     while time.monotonic() < deadline:
@@ -228,6 +228,7 @@ def _connect(probe: Probe, token: bytes, deadline: float, stopped: int, *, trans
                     return SEEN if _is_taken_on(ports, connection) else UNSEEN
                 connection.sendall(token)
                 connection.recv(1)  # closed by who read it
+                last = 0
         except TimeoutError:
             last = errno.ETIMEDOUT
         except OSError as error:

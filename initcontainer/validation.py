@@ -164,8 +164,8 @@ def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> Valid
     if first is None:
         return ValidationError(
             message,
-            "All rules are in place, so something else is in the way: a CNI plugin that works on sockets, or another"
-            " program on that port.",
+            "All rules are in place, so something else is in the way: a CNI plugin that works on sockets, another"
+            " program on that port, or too short a --probe-timeout.",
         )
     is_foreign = not (verified.differences or verified.missing or verified.impediments or verified.others)
     if is_foreign and verified.obstacles:

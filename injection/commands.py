@@ -8,6 +8,7 @@ import sys
 import click
 
 from capture.cli.options import CaptureCommand, text_or_json
+from capture.cli.values import one_of
 from capture.errors import EXIT_DONE
 from capture.model.values import Value
 from capture.report.output import print_json, warn
@@ -87,7 +88,7 @@ class InjectionRequest(Value):
 @click.option("--policy", is_flag=True, help="Print a MutatingAdmissionPolicy that does the same in the API server.")
 @click.option(
     "--api-version",
-    type=click.Choice(VERSIONS),
+    type=one_of(*VERSIONS),
     default=VERSIONS[0],
     show_default=True,
     help="Of the policy: v1 from Kubernetes 1.36; v1beta1 in 1.34 and 1.35, with its feature gate.",

@@ -134,12 +134,12 @@ def _hash_key(fields: Fields) -> Mapping[str, object]:
     if len(given) != 1:
         raise FieldError(fields.document, fields.path, f"expected one of {', '.join(HASH_KEYS)}")
     if given == ["httpHeaderName"]:
-        return {"header": {"header_name": fields.text("httpHeaderName")}}
+        return {"header": {"header_name": fields.name("httpHeaderName")}}
     if given == ["httpQueryParameterName"]:
-        return {"query_parameter": {"name": fields.text("httpQueryParameterName")}}
+        return {"query_parameter": {"name": fields.name("httpQueryParameterName")}}
     if given == ["httpCookie"]:
         cookie = fields.inner("httpCookie", "name", "path", "ttl")
-        made = {"name": cookie.text("name"), "ttl": cookie.duration("ttl", "0s")}
+        made = {"name": cookie.name("name"), "ttl": cookie.duration("ttl", "0s")}
         return {"cookie": made | ({"path": cookie.text("path")} if "path" in cookie else {})}
     if not fields.flag("useSourceIp"):
         raise fields.error("useSourceIp", "expected true")

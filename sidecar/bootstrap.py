@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.values import Value
+from capture.settings.options import INBOUND_CAPTURE_PORT, PROXY_PORT
 from sidecar.access_log import rendered
 from sidecar.balancing import Policy, read_rule, rule_for
 from sidecar.endpoints import in_bootstrap, in_directory
@@ -17,7 +19,7 @@ from sidecar.telemetry import access_logs, read_telemetry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from capture.settings.config import CaptureConfig
     from sidecar.balancing import Rule
@@ -45,10 +47,12 @@ def read_world(documents: Sequence[Document]) -> World:
         return [document for document in documents if document.kind == kind]
 
     _refuse_duplicates(documents)
+    services = tuple(map(read_service, of("Service")))
+    _refuse_shared_addresses(services)
     return World(
         mesh=read_mesh(documents),
         telemetries=tuple(map(read_telemetry, of("Telemetry"))),
-        services=tuple(map(read_service, of("Service"))),
+        services=services,
         slices=tuple(map(read_slice, of("EndpointSlice"))),
         rules=tuple(map(read_rule, of("DestinationRule"))),
         pods=tuple(map(read_pod, of("Pod"))),
@@ -62,10 +66,34 @@ def _refuse_duplicates(documents: Sequence[Document]) -> None:
             raise FieldError(document.origin, "metadata.name", f"given twice; the first is in {seen[document.name]}")
 
 
+def _refuse_shared_addresses(services: Iterable[Service]) -> None:
+    """Raise FieldError for an address of two services: files of two clusters, of which Envoy can serve one."""
+    seen: dict[str, str] = {}
+    for service in services:
+        for address in service.addresses:
+            if seen.setdefault(address, service.host) != service.host:
+                where = f"Service {service.namespace}/{service.name}"
+                raise FieldError(where, "spec.clusterIP", f"{address} is the address of {seen[address]}, too")
+
+
+def _refuse_taken_ports(config: CaptureConfig) -> None:
+    """Raise FieldError for a port of the capture on which the proxy has a listener already."""
+    taken = {ADMIN_PORT, HEALTH_PORT, METRICS_PORT, *((AGENT_DNS_PORT,) if config.captures_dns else ())}
+    for option, port in ((PROXY_PORT, config.proxy_port), (INBOUND_CAPTURE_PORT, config.inbound_capture_port)):
+        if port in taken:
+            raise FieldError("options of the capture", option.name, _own_port(port, taken))
+        taken.add(port)
+
+
+def _own_port(port: int, own: Iterable[int]) -> str:
+    return f"port {port} is one of the proxy's own ({', '.join(map(str, sorted(own)))})"
+
+
 def render(
     config: CaptureConfig, world: World, pod: Pod, *, directory: str = "", resolvers: Sequence[str] = ()
 ) -> Json:
     """Return the bootstrap; with a directory, endpoints are read from its files, which ``endpoints.write`` makes."""
+    _refuse_taken_ports(config)
     logs = rendered(access_logs(world.mesh, world.telemetries, pod))
     found = destinations(config, world, pod)
     outbound = Outbound(
@@ -114,7 +142,7 @@ def destinations(config: CaptureConfig, world: World, pod: Pod) -> tuple[Destina
             raise FieldError(
                 f"Service {destination.service.namespace}/{destination.service.name}",
                 "spec.ports",
-                f"port {destination.port.number} is one of the proxy's own ({', '.join(map(str, sorted(own)))})",
+                _own_port(destination.port.number, own),
             )
     return found
 

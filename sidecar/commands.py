@@ -8,6 +8,7 @@ import os
 import click
 
 from capture.cli.options import CaptureCommand, capture_options, explicit, flags, format_option, namespace_options
+from capture.cli.values import checked
 from capture.errors import CaptureError
 from capture.model.addresses import parse_address
 from capture.report.output import print_json, warn
@@ -37,22 +38,10 @@ capture sidecar -m TPROXY --redirect-dns --capture-all-dns --resolver 10.96.0.10
 """
 
 
-def _resolver(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        try:
-            parse_address(value)
-        except ValueError:
-            raise click.BadParameter(f"{value!r}: expected an IP address") from None
-    return values
-
-
-def _pod_name(ctx: click.Context, param: click.Parameter, text: str | None) -> str | None:
-    """Return the name of a pod, with or without its namespace, if it is one (RFC 1123, "subdomain")."""
-    if text is not None:
-        parts = text.replace("-", "a").replace(".", "a").split("/")
-        if len(parts) > 2 or not all(part.isascii() and part.isalnum() for part in parts):
-            raise click.BadParameter(f"{text!r} is no NAMESPACE/NAME, such as default/web-0", ctx, param)
-    return text
+def _is_pod_name(text: str) -> bool:
+    """Whether a text is the name of a pod, with or without its namespace (RFC 1123, "subdomain")."""
+    parts = text.replace("-", "a").replace(".", "a").split("/")
+    return len(parts) <= 2 and all(part.isascii() and part.isalnum() for part in parts)
 
 
 @click.command(
@@ -68,7 +57,10 @@ def _pod_name(ctx: click.Context, param: click.Parameter, text: str | None) -> s
             " repeat it.",
         ),
         click.Option(
-            ["--pod", "name"], metavar="NAMESPACE/NAME", callback=_pod_name, help="The pod whose sidecar it is."
+            ["--pod", "name"],
+            type=checked(_is_pod_name, "NAMESPACE/NAME, such as default/web-0"),
+            metavar="NAMESPACE/NAME",
+            help="The pod whose sidecar it is.",
         ),
         click.Option(
             ["--endpoints", "directory"],
@@ -82,9 +74,9 @@ def _pod_name(ctx: click.Context, param: click.Parameter, text: str | None) -> s
         ),
         click.Option(
             ["--resolver", "resolvers"],
+            type=checked(parse_address, "an IP address"),
             metavar="ADDRESS",
             multiple=True,
-            callback=_resolver,
             help="Name server for what is no service, where DNS is captured; repeat it.",
         ),
         click.Option(["--compact"], is_flag=True, help="Print it in one line."),

@@ -73,6 +73,13 @@ class Fields:
             raise self.error(key, "expected a string; put it in quotes")
         return value
 
+    def name(self, key: str) -> str:
+        """Return a text that is there and has no control characters."""
+        text = self.text(key)
+        if text and text.isprintable():
+            return text
+        raise self.error(key, "expected a name without control characters")
+
     def one_of(self, key: str, *words: str) -> str:
         """Return one of these words; the first is the default."""
         value = self.text(key) or words[0]
@@ -150,6 +157,8 @@ class Fields:
 
 
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+MAX_SECONDS = 315_576_000_000
+"""About 10,000 years (google/protobuf/duration.proto)."""
 
 
 def _seconds(text: str) -> float:
@@ -159,7 +168,10 @@ def _seconds(text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d*)?|\.\d+)(h|ms|m|s|us|µs|ns)", text, re.ASCII)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(text)
-    return sum(float(number) * UNITS[unit] for number, unit in parts)
+    seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
+    if seconds > MAX_SECONDS:
+        raise ValueError(text)
+    return seconds
 
 
 def _shown(value: object) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from capture.model.values import Value
 from sidecar.documents import MESH_CONFIG, load_yaml
 from sidecar.fields import FieldError, Fields
@@ -23,6 +25,10 @@ MESH_FIELDS = (
     "accessLogFile", "accessLogFormat", "accessLogEncoding", "extensionProviders", "outboundTrafficPolicy",
     "protocolDetectionTimeout", "defaultProviders", "rootNamespace",
 )  # fmt: skip
+
+
+COMMAND = re.compile(r"%%|%[A-Z0-9_]+(?:\(.*?\))?(?::[0-9]+)?%")
+"""Envoy's notation (source/common/formatter/substitution_format_utility.cc); which commands there are, Envoy knows."""
 
 
 class FileLog(Value):
@@ -101,16 +107,31 @@ def _format(fields: Fields, key: str, *, is_json: bool) -> tuple[str | None, Map
     """Return a format of the mesh config: a text, or for JSON a text that is itself a JSON object."""
     text = fields.text(key)
     if not text or not is_json:
+        _check_commands(fields, key, text)
         return (text or None, None, is_json)
     import json
 
     try:
-        names = json.loads(text)
+        names = json.loads(text, parse_constant=_no_number)
     except ValueError:
         names = None
     if not isinstance(names, dict):
         raise fields.error(key, "expected a JSON object, because accessLogEncoding is JSON")
+    _check_commands(fields, key, names)
     return (None, names, True)
+
+
+def _check_commands(fields: Fields, key: str, value: object) -> None:
+    """Raise FieldError for a percent sign that begins no command: Envoy does not start with it."""
+    if isinstance(value, str) and "%" in COMMAND.sub("", value):
+        raise fields.error(key, "expected commands such as %START_TIME%, and %% for a percent sign")
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            _check_commands(fields, key, each)
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(word)  # NaN and the like, which Python takes for JSON
 
 
 def _provider(fields: Fields) -> tuple[str, FileLog]:
@@ -125,6 +146,8 @@ def _provider(fields: Fields) -> tuple[str, FileLog]:
     names = form.inner("labels").plain() if "labels" in form else None
     if names is not None and "text" in form:
         raise form.error("labels", "text and labels exclude each other")
+    _check_commands(form, "text", form.text("text"))
+    _check_commands(form, "labels", names)
     return fields.text("name"), FileLog(
         file.text("path") or STDOUT, form.text("text") or None, names, names is not None
     )

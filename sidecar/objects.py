@@ -136,11 +136,14 @@ def read_service(document: Document) -> Service:
     namespace, name, _ = metadata_of(fields)
     spec = fields.inner("spec", *SERVICE_SPEC)
     listed = spec.texts("clusterIPs") or [spec.text("clusterIP")]
-    addresses = [address for address in listed if address not in ("", "None")]
+    addresses = [address for address in dict.fromkeys(listed) if address not in ("", "None")]
     for address in addresses:
         if not _family(address):
             raise spec.error("clusterIPs" if "clusterIPs" in spec else "clusterIP", f"{address} is no IP address")
     ports = [_service_port(port) for port in spec.objects("ports") if port.text("protocol", "TCP") == "TCP"]
+    numbers = [port.number for port in ports]
+    if len({*numbers}) < len(numbers):
+        raise spec.error("ports", "two TCP ports have the same number")
     if spec.text("type") == "ExternalName":
         addresses, ports = [], []  # a name outside of the cluster: it passes through
     return Service(namespace, name, tuple(addresses), tuple(ports), spec.labels("selector"))

@@ -31,6 +31,10 @@ NO_REFERENCE = "Give the pod's settings as options, or run this where the rules 
 TEXTS: dict[str, tuple[str, str]] = {
     # The whole pod.
     "no-rules": ("nothing is applied here: the namespace has no rules of the capture{refused}", RECREATE),
+    "no-rules: machine": (
+        "nothing is applied here: this machine has no rules of the capture",
+        "Run `capture host apply`.",
+    ),
     "left-alone": (
         "the CNI plugin left pod {pod} alone at {time}: {reason}",
         "If it should be captured, change that in the pod's template and recreate the pod.",
@@ -138,7 +142,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "family-not-captured: note": ("{note}", "Apply with --ip-families both, if it should be captured."),
     "dns-not-captured: server": (
         "DNS is captured for the pod's own name servers alone, and {server} is none of them",
-        "Apply with --capture-all-dns too; from outside of the pod nothing is known of its name servers",
+        "Apply with --capture-all-dns too: from outside of the pod its name servers are not known.",
     ),
     "dns-not-captured: no server": (
         "DNS is captured for known name servers alone, and none was known when the rules were applied",

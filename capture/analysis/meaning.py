@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 GO_ON = (
     *("NFLOG", "ULOG", "TRACE", "AUDIT", "CLASSIFY", "DSCP", "TOS", "TTL", "HL", "ECN", "CHECKSUM", "TCPMSS"),
-    *("TCPOPTSTRIP", "LED", "IDLETIMER", "RATEEST", "log", "meter", "SET"),
+    *("TCPOPTSTRIP", "LED", "IDLETIMER", "RATEEST", "SET"),
 )
 """Targets after which a packet goes on unchanged in all that the model knows (XT_CONTINUE in net/netfilter/xt_*.c)."""
 REFUSE = ("REJECT", "reject", "[reject", "TARPIT")
@@ -78,6 +78,8 @@ def meaning(rule: model.Rule) -> Meaning:
         return model.Continue() if _is_for_udp(rule) else model.UnknownVerdict(f"CT --zone {verdict.zone}")
     if not isinstance(verdict, model.UnknownVerdict):
         return verdict
+    if verdict.then is not None:
+        return verdict.then
     words = verdict.text
     first = words.split(" ", 1)[0]
     if first in REFUSE:

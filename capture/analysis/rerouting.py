@@ -7,14 +7,15 @@ nat sent it to another address. ip_route_me_harder() gives up packets that a rou
     mark 5 --(100: from all fwmark 0x5 lookup 7)--> table 7 --(blackhole default)--> it is gone
 
 An earlier policy rule without a mark has decided already on the addresses in its table, such as local ones.
+If it is for a part of the packets, it has decided on these. Their user is not told to it: IPv4 takes 0 in its place.
 """
 
 from __future__ import annotations
 
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, gaps, merge_ranges
+from capture.model.addresses import BITS, gaps, merge_ranges, parse_network
 from capture.model.values import Value
-from capture.netlink.policy_rules import FR_ACT_TO_TBL, REFUSING_ACTIONS
+from capture.netlink.policy_rules import FR_ACT_GOTO, FR_ACT_TO_TBL, REFUSING_ACTIONS
 from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, RTN_THROW
 
 TYPE_CHECKING = False
@@ -22,23 +23,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from capture.model.addresses import Family, Network
+    from capture.model.packet import Packet
     from capture.netlink.policy_rules import PolicyRule
     from capture.netlink.routing import TableRoute
 
     Range = tuple[int, int]
-    Way = tuple[int, int, str | None]
+    RouteTarget = tuple[int, int, str | None]
     """Addresses from the first to the last, and the interface that leads to them; None where they are refused."""
 
 UNCHANGED = ""
 """In the place of an interface: packets leave as they would without the policy rule."""
-OF_THIS_HOST = "iif lo"
-"""The selector of packets that the pod sends itself (fib_rule_match() in net/core/fib_rules.c)."""
+OF_THIS_HOST = "lo"
+"""The interface by which packets come in that the pod sends itself (fib_rule_match() in net/core/fib_rules.c)."""
 
 
 class MarkRoute(Value):
-    """A policy rule that looks at the mark, and where it leads; ``words`` are those of ip-rule(8).
+    """A policy rule that looks at the mark, or at a part of the packets, and where it leads.
 
-    ``is_certain`` is False if it looks at something else, too.
+    ``words`` are those of ip-rule(8). ``is_certain`` is False if it looks at something else than mark and addresses.
     """
 
     family: Family
@@ -46,40 +48,56 @@ class MarkRoute(Value):
     mask: int
     is_inverted: bool
     words: str
-    ways: tuple[Way, ...]
+    targets: tuple[RouteTarget, ...]
     is_certain: bool = True
+    source: Network | None = None
+    """The only one whose packets are meant."""
 
-    def is_for(self, mark: int) -> bool:
-        """Return whether packets with a mark are meant."""
-        return (mark & self.mask == self.mark) != self.is_inverted
+    def is_for(self, packet: Packet) -> bool:
+        """Return whether packets with its mark and its source are meant."""
+        is_from = self.source is None or (packet.source is not None and self.source.contains(packet.source.first))
+        return is_from and (packet.mark & self.mask == self.mark) != self.is_inverted
 
-    def way_to(self, address: Network) -> Way | None:
+    def target_of(self, address: Network) -> RouteTarget | None:
         """Return where an address lies in what it leads to; None if it does not lead there."""
-        return next((way for way in self.ways if way[0] <= address.first <= way[1]), None)
+        return next((target for target in self.targets if target[0] <= address.first <= target[1]), None)
 
 
 def mark_routes(
     family: Family, rules: Iterable[PolicyRule], routes: Sequence[TableRoute], names: Mapping[int, str]
 ) -> Iterator[MarkRoute]:
-    """Yield what policy rules of a family do by marks, in their order; ``names`` are those of the interfaces."""
+    """Yield what policy rules of a family do by marks, and those before them; ``names`` are those of the interfaces."""
     bits = BITS[family]
     decided: list[Range] = []
     for rule in rules:
-        ways = list(_ways(rule, routes, names, bits))
-        is_plain = rule.selector in ("", OF_THIS_HOST)
-        if rule.mask:
-            left = [(*piece, way) for first, last, way in ways for piece in _pieces(first, last, decided)]
-            yield MarkRoute(
-                family, rule.mark & rule.mask, rule.mask, rule.is_inverted, str(rule), tuple(left), is_plain
-            )
-        elif is_plain and not rule.is_inverted:
-            decided = merge_ranges([*decided, *[(first, last) for first, last, _ in ways]])
+        targets = list(_targets(rule, routes, names, bits))
+        words = rule.selector.split()
+        tested = dict(zip(words[::2], words[1::2], strict=False))
+        if tested.pop("iif", OF_THIS_HOST) != OF_THIS_HOST and not rule.is_inverted:
+            continue
+        ends = {end: parse_network(tested.pop(end)) for end in ("from", "to") if end in tested}
+        is_certain = not tested and not (rule.is_inverted and words)
+        if "to" in ends and is_certain:
+            there = _pieces(0, (1 << bits) - 1, [(ends["to"].first, ends["to"].last)])
+            targets = [(*piece, target) for first, last, target in targets for piece in _pieces(first, last, there)]
+        if rule.mask or "from" in ends or not is_certain:
+            left = tuple((*piece, target) for first, last, target in targets for piece in _pieces(first, last, decided))
+            is_inverted = rule.is_inverted and is_certain
+            mask = rule.mask if is_inverted == rule.is_inverted else 0  # else it may be for any mark
+            source = ends.get("from") if is_certain else None
+            yield MarkRoute(family, rule.mark & mask, mask, is_inverted, str(rule), left, is_certain, source)
+        elif not rule.is_inverted:
+            decided = merge_ranges([*decided, *[(first, last) for first, last, _ in targets]])
 
 
-def _ways(rule: PolicyRule, routes: Iterable[TableRoute], names: Mapping[int, str], bits: int) -> Iterator[Way]:
+def _targets(
+    rule: PolicyRule, routes: Iterable[TableRoute], names: Mapping[int, str], bits: int
+) -> Iterator[RouteTarget]:
     """Yield where a policy rule leads: by the longest prefix in its table, apart from each other."""
     if rule.action in REFUSING_ACTIONS:
         yield 0, (1 << bits) - 1, None
+    if rule.action == FR_ACT_GOTO:
+        yield 0, (1 << bits) - 1, UNCHANGED
     if rule.action != FR_ACT_TO_TBL:
         return
     shortest = -1 if rule.suppressed is None else rule.suppressed
@@ -119,10 +137,10 @@ def transparent_rules(ruleset: model.Ruleset) -> list[model.TransparentProxy]:
 def foreign_routes(routes: Sequence[MarkRoute], ruleset: model.Ruleset) -> tuple[MarkRoute, ...]:
     """Return the routes by marks; those of the capture lead nowhere else here: a fate tells by itself who is marked."""
     own = [each for each in routes if _is_own(each, ruleset)]
-    if len(own) == len(routes):
+    if all(each in own or not each.mask for each in routes):
         return ()
     everywhere = {each.family: ((0, (1 << BITS[each.family]) - 1, UNCHANGED),) for each in own}
-    return tuple(each.replace(ways=everywhere[each.family]) if each in own else each for each in routes)
+    return tuple(each.replace(targets=everywhere[each.family]) if each in own else each for each in routes)
 
 
 def _is_own(route: MarkRoute, ruleset: model.Ruleset) -> bool:

@@ -116,11 +116,14 @@ class PacketSpace:
         for route in routes:
             marked = self.marked("mark", route.mark, route.mask)
             is_meant = self.diagrams.negation(marked) if route.is_inverted else marked
+            if route.source is not None:
+                inside = self.numbers(Field.SOURCE, [(route.source.first, route.source.last)])
+                is_meant = self.diagrams.both(is_meant, inside)
             if not route.is_certain:
                 is_meant = self.diagrams.both(is_meant, self.unknown(("policy rule", route.words)))
-            for way in dict.fromkeys(way for _, _, way in route.ways):
-                there = merge_ranges((first, last) for first, last, each in route.ways if each == way)
-                yield self.diagrams.both(is_meant, self.numbers(Field.DESTINATION, there)), way, route.is_certain
+            for target in dict.fromkeys(target for _, _, target in route.targets):
+                there = merge_ranges((first, last) for first, last, each in route.targets if each == target)
+                yield self.diagrams.both(is_meant, self.numbers(Field.DESTINATION, there)), target, route.is_certain
 
     # --- matches of rules ------------------------------------------------------------------------
 

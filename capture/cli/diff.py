@@ -12,6 +12,7 @@ from capture.analysis.effects import Comparison, Effect
 from capture.analysis.judgement import of_family
 from capture.analysis.stations import Situation
 from capture.cli.options import CaptureCommand, capture_options, command, flags, format_option
+from capture.cli.values import checked
 from capture.errors import EXIT_DONE, EXIT_DRIFT, ConfigurationError
 from capture.model.addresses import FAMILY_NAMES
 from capture.model.ruleset import FAMILIES, Ruleset
@@ -27,6 +28,7 @@ from capture.settings.settings import Settings, with_flags
 from capture.state.input import read_input
 
 EXPECTED = "a file written by `capture dump --format json`"
+CAPTURE = checked(str, f"options of the capture in quotes, or {EXPECTED}")
 
 
 @command(
@@ -35,8 +37,8 @@ EXPECTED = "a file written by `capture dump --format json`"
     capture diff before.json after.json
     capture diff '--profile classic' '--profile current' --format json
     """,
-    click.Argument(["first"], metavar="A"),
-    click.Argument(["second"], metavar="B"),
+    click.Argument(["first"], type=CAPTURE, metavar="A"),
+    click.Argument(["second"], type=CAPTURE, metavar="B"),
     format_option("table", "json"),
     context_settings={"ignore_unknown_options": True},
 )

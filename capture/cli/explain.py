@@ -7,6 +7,7 @@ import click
 from capture import operations
 from capture.analysis.policy import Statement, policy
 from capture.cli.options import capture_options, command, explicit_if, format_option, namespace_options
+from capture.cli.values import one_of
 from capture.model.addresses import FAMILY_NAMES, Family
 from capture.model.ruleset import FAMILIES
 from capture.report.applied_text import print_start_line
@@ -26,7 +27,7 @@ HEADINGS = ("direction", "traffic", "goes", "because", "families")
     click.Option(
         ["--from-options"], is_flag=True, help="Explain the rules that the options would give, not the live ones."
     ),
-    click.Option(["--family"], type=click.Choice(FAMILIES), help="Show this family only."),
+    click.Option(["--family"], type=one_of(*FAMILIES), help="Show this family only."),
     *capture_options(),
     *namespace_options(),
     format_option("table", "json"),
@@ -41,10 +42,10 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
     situation = operations.situation_of(settings, namespace)
     families = (family,) if family else situation.ruleset.families
     statements = policy(dict.fromkeys(families, situation), text_of)
+    print_start_line(operations.reference(settings, namespace), form)
     if form == "json":
         print_json({each: [_as_plain(s) for s in statements if each in s.families] for each in families})
         return
-    print_start_line(operations.reference(settings, namespace))
     rows = [(s.direction, s.traffic, _goes(s), s.why, _families(s)) for s in statements]
     print_lines(table([HEADINGS, *rows], columns()))
 

@@ -129,10 +129,6 @@ def run_click(command: click.Command, words: Sequence[str], name: str = "capture
     return code if isinstance(code, int) else 0
 
 
-NUMBERS = {"a valid integer range": "a whole number", "a valid float range": "a number"}
-"""What click calls numbers that have a bound, and what they are."""
-
-
 class BadUsageError(CaptureError):
     """The command line is wrong."""
 
@@ -140,8 +136,6 @@ class BadUsageError(CaptureError):
 
     def __init__(self, error: click.UsageError) -> None:
         message = " ".join(_usage_text(error).split())
-        for words_of_click, plain in NUMBERS.items():
-            message = message.replace(words_of_click, plain)
         remedy = f"See `{error.ctx.command_path} --help`." if error.ctx is not None else ""
         super().__init__(message[:1].lower() + message[1:], remedy)
 
@@ -154,6 +148,11 @@ def _usage_text(error: click.UsageError) -> str:
         likely = [known[name] for name in [closest(error.option_name.lstrip("-"), known)] if name]
     if likely:
         return f"{error.message.rstrip('.')}. Did you mean {' or '.join(map(repr, likely))}?"
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        from capture.cli.values import name_of
+
+        expected = getattr(error.param.type, "expected", "")
+        return f"missing argument {name_of(error.param)}" + (f": expected {expected}" if expected else "")
     message = (error.message if isinstance(error, click.NoSuchOption) else error.format_message()).rstrip(".")
     params = error.ctx.command.params if error.ctx is not None else []
     is_extra = "unexpected extra argument" in message and any("-f" in param.opts for param in params)

@@ -12,6 +12,7 @@ import click
 from capture import operations
 from capture.cli.clean import clean_namespace
 from capture.cli.options import CaptureCommand, CommandGroup, capture_options, explicit, format_option
+from capture.cli.values import number
 from capture.cli.why import print_diagnosis
 from capture.errors import EXIT_DONE, CaptureError
 from capture.netlink.sock_diag import IPPROTO_TCP, open_sock_diag, read_listeners
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from capture.settings.settings import Settings
 
 SSH_PORT = 22
-NOT_AS_APPLIED = ("no-rules", "rule-missing", "second-set", "route-missing")
-"""Kinds of causes that applying the capture again repairs."""
-APPLY = "Run `capture host apply`."
 ENDINGS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 """The signals of a lost terminal, of Ctrl-C, and of a shutdown."""
 APPLY_EXAMPLES = """
@@ -51,7 +49,7 @@ def confirmation_options() -> list[click.Parameter]:
     return [
         click.Option(["--keep"], is_flag=True, help="Keep the capture without a confirmation."),
         click.Option(
-            ["--confirm-within", "seconds"], type=click.IntRange(1, 3600), default=60, show_default=True,
+            ["--confirm-within", "seconds"], type=number(1, 3600), default=60, show_default=True,
             metavar="SECONDS", help="Remove the capture if Enter is not pressed in this time.",
         ),
     ]  # fmt: skip
@@ -94,9 +92,8 @@ def status(form: str) -> int:
 
     As `capture why` does: exit code 0 if nothing is, 4 if a cause was found, 5 if that is unknown.
     """
-    found = diagnosis.why(None)
-    causes = (each.replace(remedy=APPLY) if each.kind in NOT_AS_APPLIED else each for each in found.causes)
-    return print_diagnosis(found.replace(causes=tuple(causes)), form, "this machine")
+    found = diagnosis.why(is_machine=True)
+    return print_diagnosis(found, form, "this machine")
 
 
 @host_group.command("clean", cls=CaptureCommand, params=[format_option("text", "json")])

@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from capture.cli.values import Kind, beginning, number, one_of
 from capture.errors import CaptureError
 from capture.model.addresses import Network, parse_address
 from capture.model.ruleset import FAMILIES, SHOWN_TABLES
@@ -70,11 +71,6 @@ def _is_a_word_of(option: Option[Any], word: str) -> bool:
         return isinstance(option.parse(word), str)
     except (CaptureError, ValueError):
         return False
-
-
-def beginning(values: list[str], incomplete: str) -> list[CompletionItem]:
-    """Return what a shell offers: those that begin with what is typed already."""
-    return [CompletionItem(value) for value in values if value.startswith(incomplete)]
 
 
 class HelpText(click.HelpFormatter):
@@ -258,18 +254,23 @@ def flags(ctx: click.Context) -> dict[Option[Any], str]:
 def namespace_options() -> list[click.Parameter]:
     """Return ``--netns`` and ``--pid``; a command gets ``namespace``: a path, or None for the one we are in."""
     return [
-        click.Option(["--netns", "namespace"], metavar="PATH|NAME", is_eager=True, callback=_by_name,
+        click.Option(["--netns", "namespace"], type=NAMESPACE, metavar="PATH|NAME", is_eager=True,
                      shell_complete=named_namespaces,
                      help="Act on this network namespace: a path, or a name of `ip netns`."
                      "  [default: the one we are in]"),
-        click.Option(["--pid"], type=click.IntRange(min=1), metavar="N", expose_value=False, callback=_of_process,
+        click.Option(["--pid"], type=number(1), metavar="N", expose_value=False, callback=_of_process,
                      help="Act on the network namespace of this process."),
     ]  # fmt: skip
 
 
-def _by_name(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+def _namespace(text: str) -> str:
     """Return the path of a namespace; a name without a slash is one of ip-netns(8)."""
-    return f"{NAMED_NAMESPACES}/{value}" if value and "/" not in value else value
+    if not text:
+        raise ValueError
+    return text if "/" in text else f"{NAMED_NAMESPACES}/{text}"
+
+
+NAMESPACE = Kind(_namespace, "a path, or a name of `ip netns`")
 
 
 def warn_of_host(namespace: str | None) -> None:
@@ -296,12 +297,12 @@ def _of_process(ctx: click.Context, _param: click.Parameter, pid: int | None) ->
 def format_option(*formats: str) -> click.Parameter:
     """Return ``--format``; a command gets it as ``form``."""
     return click.Option(
-        ["--format", "form"], type=click.Choice(formats), default=formats[0], show_default=True, help="How to print it."
+        ["--format", "form"], type=one_of(*formats), default=formats[0], show_default=True, help="How to print it."
     )
 
 
 text_or_json = click.option(
-    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print it."
+    "--format", "form", type=one_of("text", "json"), default="text", show_default=True, help="How to print it."
 )
 """``--format`` for commands that are written with decorators."""
 
@@ -309,8 +310,8 @@ text_or_json = click.option(
 def part_options() -> list[click.Parameter]:
     """Return ``--family`` and ``--table``, which restrict what is shown."""
     return [
-        click.Option(["--family"], type=click.Choice(FAMILIES), help="Show this family only."),
-        click.Option(["--table", "table_name"], type=click.Choice(SHOWN_TABLES), help="Show this table only."),
+        click.Option(["--family"], type=one_of(*FAMILIES), help="Show this family only."),
+        click.Option(["--table", "table_name"], type=one_of(*SHOWN_TABLES), help="Show this table only."),
     ]
 
 
@@ -320,13 +321,13 @@ def part_options() -> list[click.Parameter]:
 def dns_servers_option() -> click.Parameter:
     """Return ``--dns-servers``; a command gets it as ``dns_servers``, a tuple of addresses."""
     return click.Option(
-        ["--dns-servers"], metavar="LIST", default="", callback=_addresses,
+        ["--dns-servers"], type=ADDRESSES, metavar="LIST", default="",
         help="The pod's name servers, for captures of DNS by server.  [default: those of resolv.conf in the pod]",
     )  # fmt: skip
 
 
-def _addresses(ctx: click.Context, _param: click.Parameter, text: str) -> tuple[Network, ...]:
-    try:
-        return tuple(parse_address(each.strip()) for each in text.split(",") if each.strip())
-    except ValueError:
-        raise click.BadParameter(f"invalid value {text!r}: expected addresses, separated by commas", ctx) from None
+def _addresses(text: str) -> tuple[Network, ...]:
+    return tuple(parse_address(each.strip()) for each in text.split(",") if each.strip())
+
+
+ADDRESSES = Kind(_addresses, "IP addresses, separated by commas")

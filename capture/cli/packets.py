@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from capture.cli.values import Kind, number, one_of
+from capture.errors import CaptureError, ConfigurationError
 from capture.model.addresses import Network, parse_address
 from capture.model.limits import MAX_ID
 from capture.model.packet import Packet
@@ -15,22 +16,8 @@ from capture.settings.options import TPROXY_MARK
 from capture.settings.parsers import interface, port
 from capture.state.netns import path_of_process
 
-T = TypeVar("T")
-
 DEFAULT_UID = 1000
 """A user who is not the proxy."""
-
-
-def _type(parse: Callable[[str], T], expected: str) -> Callable[[str], T]:
-    """Return a parser for click, whose error names what is expected."""
-
-    def convert(text: str) -> T:
-        try:
-            return parse(text)
-        except ValueError:
-            raise click.BadParameter(f"{text!r} is {expected}") from None
-
-    return convert
 
 
 def _endpoint(text: str) -> tuple[Network, int]:
@@ -43,10 +30,11 @@ def _source(text: str) -> tuple[Network, int | None]:
     return parse_address(host), port(port_text) if port_text else None
 
 
-ENDPOINT = _type(_endpoint, "no address with a port, such as 10.1.2.3:80 or [fd00::1]:80")
-SOURCE = _type(_source, "no address, such as 10.1.2.3, 10.1.2.3:45000 or fd00::1")
-INTERFACE = _type(interface, "no interface name (at most 15 bytes, no blank, no '/')")
-MARK = _type(TPROXY_MARK.parse, f"not {TPROXY_MARK.expected}")
+ID = number(0, MAX_ID)
+ENDPOINT = Kind(_endpoint, "an address with a port, such as 10.1.2.3:80 or [fd00::1]:80")
+SOURCE = Kind(_source, "an address, such as 10.1.2.3, 10.1.2.3:45000 or fd00::1")
+INTERFACE = Kind(interface, "an interface name (at most 15 bytes, no blank, no '/')")
+MARK = Kind(TPROXY_MARK.parse, TPROXY_MARK.expected)
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -77,9 +65,9 @@ def _as_process(ctx: click.Context, _param: click.Parameter, pid: int | None) ->
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
             fields = dict(line.split(":", 1) for line in file if ":" in line)
     except FileNotFoundError:
-        raise click.BadParameter(f"no process {pid}", ctx) from None
+        raise ConfigurationError("--as-pid", str(pid), "command line", "a process that runs") from None
     except OSError as error:
-        raise click.BadParameter(f"process {pid} cannot be read: {error.strerror}", ctx) from None
+        raise CaptureError(f"--as-pid: process {pid} cannot be read: {error.strerror}") from None
     ctx.meta[PROCESS] = pid
     ctx.meta[AS_PROCESS] = tuple(int(fields[name].split()[-1]) for name in ("Uid", "Gid"))
     ctx.params["namespace"] = path
@@ -87,22 +75,23 @@ def _as_process(ctx: click.Context, _param: click.Parameter, pid: int | None) ->
 
 def packet_options() -> list[click.Parameter]:
     """Return the arguments and options that describe a packet."""
-    ids = click.IntRange(0, MAX_ID)
     return [
-        click.Argument(["protocol"], type=click.Choice(("tcp", "udp"))),
+        click.Argument(["protocol"], type=one_of("tcp", "udp"), metavar="PROTOCOL"),
         click.Argument(["destination"], type=ENDPOINT, metavar="ADDRESS:PORT"),
-        click.Option(["--uid"], type=ids, metavar="UID", help=f"User that sends it.  [default: {DEFAULT_UID}]"),
-        click.Option(["--gid"], type=ids, metavar="GID", help="Group that sends it.  [default: the number of --uid]"),
+        click.Option(["--uid"], type=ID, metavar="UID",
+                     help=f"Id of the user that sends it.  [default: {DEFAULT_UID}]"),
+        click.Option(["--gid"], type=ID, metavar="GID",
+                     help="Id of the group that sends it.  [default: the number of --uid]"),
         click.Option(["--in", "in_interface"], type=INTERFACE, metavar="NAME",
                      help="It comes in through this interface."),
         click.Option(["--out", "out_interface"], type=INTERFACE, metavar="NAME",
                      help="It leaves through this interface.  [default: what the routes say]"),
         click.Option(["--src", "source"], type=SOURCE, metavar="ADDRESS[:PORT]", help="Its source."),
-        click.Option(["--as-pid"], type=click.IntRange(min=1), metavar="N", expose_value=False, callback=_as_process,
+        click.Option(["--as-pid"], type=number(1), metavar="N", expose_value=False, callback=_as_process,
                      help="User, group and network namespace of this process."),
         click.Option(["--mark"], type=MARK, metavar="MARK", help="The packet's mark."),
         click.Option(["--connection-mark"], type=MARK, metavar="MARK", help="The mark of its connection."),
-        click.Option(["--state"], type=click.Choice(CONNECTION_STATES, case_sensitive=False), default="NEW",
+        click.Option(["--state"], type=one_of(*CONNECTION_STATES, spelled=str.upper), default="NEW",
                      show_default=True, help="State of its connection."),
     ]  # fmt: skip
 
@@ -135,5 +124,5 @@ def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
         out_interface=leaves,
         mark=options.pop("mark") or 0,
         connection_mark=options.pop("connection_mark") or 0,
-        state=options.pop("state").upper(),
+        state=options.pop("state"),
     )

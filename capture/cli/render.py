@@ -6,7 +6,8 @@ import click
 
 from capture import operations
 from capture.cli.options import capture_options, command, explicit, format_option, namespace_options
-from capture.model.addresses import FAMILIES, Family
+from capture.cli.values import one_of
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
 from capture.report.applied_text import start_line
 from capture.report.output import print_json, print_on_stderr, warn
 from capture.settings.config import Host, resolve
@@ -25,7 +26,7 @@ from capture.state.netns import InNamespace
     """,
     *capture_options(),
     *namespace_options(),
-    click.Option(["--family"], type=click.Choice(FAMILIES), help="Print this family only."),
+    click.Option(["--family"], type=one_of(*FAMILIES), help="Print this family only."),
     format_option("text", "json"),
 )
 @click.pass_context
@@ -42,12 +43,14 @@ def render(ctx: click.Context, namespace: str | None, family: Family | None, for
     with InNamespace(namespace):
         config, warnings = resolve(settings, host)
         texts = [text for choice in _choices(settings) for text in operations.render(choice, host, families)]
+    if family not in (None, *config.families):
+        warnings.append(f"--family {family}: no rules: only {FAMILY_NAMES[config.families[0]]} is captured")
     warn(warnings)
     if form == "json":
         print_json({"texts": [{"title": title, "text": text} for title, text in texts], "warnings": warnings})
         return
     print_on_stderr(start_line(settings, config))
-    click.echo("\n".join(f"# {title}\n{text}" for title, text in texts), nl=False)
+    click.echo("\n".join(f"# for: {title}\n{text.rstrip()}\n" for title, text in texts), nl=False)
 
 
 def _choices(settings: Settings) -> list[Settings]:

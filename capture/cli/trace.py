@@ -57,8 +57,8 @@ def trace(
 ) -> None:
     """Print what happens to a packet, and which rule decides.
 
-    A packet with --in comes into the pod; any other is sent by a process in it, to where its routes lead. With
-    --table, the rules of that table alone are shown; the packet meets all.
+    PROTOCOL is tcp or udp. A packet with --in comes into the pod; any other is sent by a process in it, to where its
+    routes lead. With --table, the rules of that table alone are shown; the packet meets all.
     """
     packet = packet_from(options, ctx)
     if family not in (None, packet.family):
@@ -66,8 +66,8 @@ def trace(
     settings = explicit_if(ctx, requested=from_options)
     host = operations.host_of(namespace, dns_servers)
     traced = operations.trace(packet, settings, namespace, host)
+    print_start_line(operations.reference(settings, namespace, host), form)
     if form == "json":
         print_json(trace_as_plain(traced, table_name))
-        return
-    print_start_line(operations.reference(settings, namespace, host))
-    print_lines(trace_lines(traced, table_name))
+    else:
+        print_lines(trace_lines(traced, table_name))

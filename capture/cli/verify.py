@@ -84,10 +84,10 @@ def verify(
         from capture.operations.diagnosis import check_proxy  # not where milliseconds count
 
         causes = check_proxy(proxy_admin, settings if flags(ctx) else None, namespace)
+    print_start_line(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded), form)
     if form == "json":
         print_json(verified_as_plain(verified, causes))
     else:
-        print_start_line(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded))
         print_lines(verdict_lines(verified, causes))
         if verified.is_nothing_applied:
             warn_of_host(namespace)

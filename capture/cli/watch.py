@@ -13,6 +13,7 @@ import click
 from capture import operations
 from capture.analysis.flow import PathTree, flows, with_rates
 from capture.cli.options import command, format_option, namespace_options
+from capture.cli.values import number, one_of
 from capture.model.addresses import Family
 from capture.model.ruleset import FAMILIES
 from capture.model.text import printable
@@ -45,10 +46,10 @@ class Look(Value):
     capture watch --pid 4711 --once --format svg > path.svg
     """,
     *namespace_options(),
-    click.Option(["--family"], type=click.Choice(FAMILIES), help="Show this family only."),
+    click.Option(["--family"], type=one_of(*FAMILIES), help="Show this family only."),
     click.Option(
         ["--interval"],
-        type=click.FloatRange(min=0.1),
+        type=number(0.1, kind=float),
         default=1.0,
         show_default=True,
         metavar="SECONDS",

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def _parameters() -> list[click.Parameter]:
-    """Return the packet's options, with a protocol and a destination that may be left out, and the rest."""
+    """Return the packet's options, with a protocol and a destination that may both be left out, and the rest."""
     parameters = packet_options()
-    for parameter in parameters:
-        if isinstance(parameter, click.Argument):
-            parameter.required = False
+    protocol, destination = parameters[:2]
+    protocol.required = destination.required = False
+    protocol.metavar, destination.metavar = f"[{protocol.metavar}", f"{destination.metavar}]"
     return [*parameters, *capture_options(), *namespace_options(), format_option("table", "json")]
 
 
@@ -40,8 +40,8 @@ def _parameters() -> list[click.Parameter]:
 def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any) -> int:
     """Print whether a connection reaches a proxy that listens, and if not, why and what to do.
 
-    Without a connection: everything that is wrong with this pod. Exit code 0 if the connection is captured and the
-    proxy listens, 4 if a cause was found, 5 if it is unknown.
+    PROTOCOL is tcp or udp. Without a connection: everything that is wrong with this pod. Exit code 0 if the connection
+    is captured and the proxy listens, 4 if a cause was found, 5 if it is unknown.
     """
     is_partial = (options["protocol"] is None) != (options["destination"] is None)
     if is_partial:

@@ -259,9 +259,15 @@ class Continue(Value):
 
 
 class UnknownVerdict(Value):
-    """A target of a foreign rule that our vocabulary lacks, as the backend prints it."""
+    """A target of a foreign rule that our vocabulary lacks, as the backend prints it.
+
+    ``then`` is what it comes to for a packet; None where that is not known, or the text tells it.
+    """
+
+    not_compared = ("then",)
 
     text: str
+    then: Verdict | None = None
 
 
 if TYPE_CHECKING:

@@ -28,8 +28,7 @@ from capture.operations.inference import inferred_settings
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.config_warnings import cancelling
-from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
-from capture.settings.options import PROFILE, PROXY_GID, PROXY_UID, REDIRECT_DNS
+from capture.settings.options import EXCLUSIONS, PROFILE, PROXY_GID, PROXY_UID, REDIRECT_DNS
 from capture.state import decisions, routes
 from capture.state.capabilities import ways_out
 from capture.state.facts import read_facts
@@ -49,8 +48,8 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule
     from capture.operations import Reference
+    from capture.operations.arguments import Namespace
     from capture.operations.results import Verified
-    from capture.operations.target import Namespace
     from capture.settings.options import Option
     from capture.settings.settings import Settings
     from capture.state.impediments import Impediment
@@ -90,11 +89,13 @@ def why(
     namespace: Namespace = None,
     *,
     process: int | None = None,
+    is_machine: bool = False,
 ) -> Diagnosis:
     """Return why a connection does not reach the proxy; without one, everything that is wrong with the pod.
 
     ``process`` is the one that opens the connection: a note names how it may leave the capture. The reference are the
-    settings, else the recorded ones, else those that the live rules amount to. Raises CaptureError.
+    settings, else the recorded ones, else those that the live rules amount to. A machine is captured itself, and is no
+    node with pods. Raises CaptureError.
     """
     with InNamespace(namespace):
         known, capture = _expected(settings, namespace)
@@ -103,7 +104,8 @@ def why(
         causes = [each for each in of_pod if packet is None and stops(each, capture)]
         if not detect.find_live_sets():
             others = tuple(each for each in of_pod if each not in causes)
-            return Diagnosis(packet, None, (*causes, _no_rules_cause()), others)
+            none = cause("no-rules: machine") if is_machine else _no_rules_cause()
+            return Diagnosis(packet, None, (*causes, none), others)
         if packet is not None:
             found = _of_connection(packet, known, facts, capture, of_pod)
             return found.replace(notes=(*found.notes, *_escape_notes(process)))

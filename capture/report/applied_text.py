@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture import operations
 from capture.errors import CaptureError, NamespaceError, PrivilegeError
 from capture.model.addresses import FAMILY_NAMES
-from capture.report.output import print_on_stderr
+from capture.report.output import print_on_stderr, warn
 from capture.settings.options import PROFILE
 
 TYPE_CHECKING = False
@@ -21,21 +21,24 @@ def start_line(settings: Settings, config: CaptureConfig) -> str:
     return f"profile {config.profile} ({settings.origin(PROFILE)}), families {families} ({config.families_because})"
 
 
-def print_start_line(reference: Reference | None) -> None:
-    """Print the start line on stderr, apart from a program's output; nothing without one."""
-    if reference is not None:
+def print_start_line(reference: Reference | None, form: str) -> None:
+    """Print on stderr warnings about the settings and, for a person, the start line; nothing without a reference."""
+    if reference is None:
+        return
+    warn(reference.warnings)
+    if form != "json":
         print_on_stderr(start_line(reference.settings, reference.config))
 
 
 def applied_as_plain(settings: Settings, applied: Applied) -> dict[str, object]:
     """Return what ``apply`` did, for JSON."""
-    decision, config = applied.decision, applied.config
+    choice, config = applied.decision, applied.config
     return {
         "changed": applied.changed,
         "rules": _count(applied),
-        "backend": decision.backend,
-        "variant": decision.variant or None,
-        "driver": decision.driver,
+        "backend": choice.backend,
+        "variant": choice.variant or None,
+        "driver": choice.driver,
         "profile": config.profile,
         "profile_from": settings.origin(PROFILE),
         "families": list(config.families),
@@ -58,12 +61,12 @@ def _count(applied: Applied) -> int:
 def applied_text(applied: Applied) -> str:
     """Return in a line what ``apply`` did."""
     families = applied.ruleset.families
-    decision = applied.decision
-    variant = f" {decision.variant}" if decision.variant else ""
+    choice = applied.decision
+    variant = f" {choice.variant}" if choice.variant else ""
     return (
         f"{'programmed' if applied.changed else 'unchanged'}: {_count(applied)} rules for "
         f"{' and '.join(FAMILY_NAMES[family] for family in families)}, "
-        f"backend {decision.backend}{variant}, driver {decision.driver}"
+        f"backend {choice.backend}{variant}, driver {choice.driver}"
     )
 
 

@@ -30,20 +30,24 @@ def cause_as_plain(cause: Cause) -> dict[str, str]:
     return {"kind": cause.kind, "says": cause.message, "remedy": cause.remedy, "where": cause.where}
 
 
-def diagnosis_lines(found: Diagnosis, captured: str = "this pod") -> Iterator[str]:
+def diagnosis_lines(found: Diagnosis, what: str = "this pod") -> Iterator[str]:
     """Yield the lines for a person: the verdict, the way of the packet, then each cause and its remedy."""
-    whole = captured if found.causes or not found.is_certain else f"nothing is wrong with {captured}"
-    yield f"{found.verdict}: {packet_text(found.packet) if found.packet else whole}"
+    judged = what if found.causes or not found.is_certain else f"nothing is wrong with {what}"
+    yield f"{found.verdict}: {packet_text(found.packet) if found.packet else judged}"
     if found.trace is not None:
         yield from path_lines(found.trace)
     yield from cause_lines(found.causes)
     for note in found.notes:
-        yield f"note: {note.message}"
+        yield f"note: {message_with_place(note)}"
 
 
 def cause_lines(causes: Iterable[Cause]) -> Iterator[str]:
     """Yield two lines for each cause: the fault, and what to do."""
     for cause in causes:
-        where = f" ({cause.where})" if cause.where and cause.where not in cause.message else ""
-        yield f"cause {cause.kind}: {cause.message}{where}"
+        yield f"cause {cause.kind}: {message_with_place(cause)}"
         yield f"  {cause.remedy}"
+
+
+def message_with_place(cause: Cause) -> str:
+    """Return the fault, with where it is unless the words have that."""
+    return f"{cause.message} ({cause.where})" if cause.where and cause.where not in cause.message else cause.message

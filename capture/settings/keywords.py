@@ -127,7 +127,10 @@ def _text(option: Option[Any], name: str, value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    return type(value).__name__ if isinstance(value, int) else repr(value)
+    try:
+        return repr(value)
+    except ValueError:  # an int of more than 4,300 digits (sys.set_int_max_str_digits)
+        return type(value).__name__
 
 
 def _single(value: object) -> str | None:
@@ -138,7 +141,7 @@ def _single(value: object) -> str | None:
         try:
             return str(value)
         except ValueError:
-            return None  # an int of more than 4,300 digits (sys.set_int_max_str_digits)
+            return None
     if isinstance(value, os.PathLike):
         path = os.fspath(value)
         return path if isinstance(path, str) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.analysis.rerouting import mark_routes
 from capture.analysis.stations import PodNetwork
 from capture.errors import UnsupportedError
-from capture.model.addresses import FAMILY_NUMBERS, address_text, parse_address
+from capture.model.addresses import FAMILY_NUMBERS, IPV4, address_text, parse_address
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import PROTOCOL_NUMBERS
 from capture.netlink.interfaces import read_addresses, read_links
@@ -31,7 +31,7 @@ def read_pod_network() -> PodNetwork:
         every = {link.index: link for link in read_links(route)}
         everywhere = read_addresses(route)
         families = dict.fromkeys(parse_address(address.address).family for address in everywhere)
-        ways_out = [way_out(route, FAMILY_NUMBERS[family]) for family in families]
+        default_routes = [way_out(route, FAMILY_NUMBERS[family]) for family in families]
         by_marks = tuple(_read_mark_routes(route, {index: link.name for index, link in every.items()}))
     links = {index: link for index, link in every.items() if not link.is_loopback}
     addresses = [address for address in everywhere if address.interface in links]
@@ -39,7 +39,7 @@ def read_pod_network() -> PodNetwork:
     global_ones = tuple(address for address in own if not address.is_link_local)
     default = PodNetwork()
     up = [index for index, link in links.items() if link.is_up]
-    outward = next((index for index in (*ways_out, *up) if index in links), 0)
+    outward = next((index for index in (*default_routes, *up) if index in links), 0)
     return PodNetwork(
         own=global_ones + tuple(a for a in default.own if a.family not in {o.family for o in global_ones}),
         interface=links[outward].name if outward else default.interface,
@@ -69,7 +69,9 @@ def routed(packet: Packet) -> Packet:
     with open_route() as route:
         protocol, ports = PROTOCOL_NUMBERS[packet.protocol], (packet.source_port or 0, packet.port)
         found = look_up_route(route, destination, source, packet.mark, packet.uid, protocol, ports)
+        chosen = source or found.source
+        if chosen != source and packet.family == IPV4:  # IPv4 looks once more, now with the source
+            found = look_up_route(route, destination, chosen, packet.mark, packet.uid, protocol, ports)
         names = {link.index: link.name for link in read_links(route)}
     interface = LOOPBACK if found.kind == RTN_LOCAL else names.get(found.interface, NO_ROUTE)
-    known = packet.source or (parse_address(found.source) if found.source else None)
-    return packet.replace(out_interface=interface, source=known)
+    return packet.replace(out_interface=interface, source=parse_address(chosen) if chosen else None)

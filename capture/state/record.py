@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from capture.state.sysctls import Sysctl
 
 VERSION = 1
-WAYS = {
+WRITTEN_BY = {
     "backend": ("iptables", "nftables"),
     "driver": ("netlink", "restore", "iptc", "libnftables"),
     "variant": ("", "nft", "legacy"),
@@ -132,7 +132,7 @@ def _record(plain: dict[str, Any]) -> Record:
         build_ruleset(config),
         stale_routes=tuple(_route(*route) for route in plain.get("stale_routes", ())),
         sysctls=_sysctls(plain.get("sysctls", {})),
-        **{how: _word(plain[how], words) for how, words in WAYS.items()},
+        **{how: _word(plain[how], words) for how, words in WRITTEN_BY.items()},
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from capture.cli.options import CaptureCommand, CommandGroup, text_or_json
+from capture.cli.values import checked, number, one_of
 from capture.errors import EXIT_DRIFT, EXIT_FAILED, CaptureError
 from capture.report.output import print_json
 from capture.report.streams import Stream
@@ -47,6 +48,7 @@ POD_COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 GOOD_STATES = ("captured", "left-alone", "host-network", "unknown")
 REPAIRS = ("report", "apply", "evict")
 STATUS_PATIENCE = 3.0
+POD = checked(lambda text: all(text.partition("/")), "NAMESPACE/NAME, such as default/web-0")
 
 
 def _elsewhere(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
@@ -94,7 +96,7 @@ AGENT = [
                  help="The node's name in Kubernetes; without it the agent does without the API server."),
     click.option("--plugin", metavar="PATH", default="", envvar="CAPTURE_PLUGIN",
                  help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
-    click.option("--pod-source", "pod_sources", type=click.Choice(conf.POD_SOURCES), multiple=True,
+    click.option("--pod-source", "pod_sources", type=one_of(*conf.POD_SOURCES), multiple=True,
                  help="Whom the plugin asks about a pod, in this order; repeat it."
                  "  [default: runtime, agent, kubernetes]"),
     click.option("--runtime-socket", metavar="PATH", default="", envvar="CAPTURE_RUNTIME_SOCKET",
@@ -105,11 +107,11 @@ AGENT = [
     DAEMON_SET,
     click.option("--audit/--no-audit", default=True, show_default=True,
                  help="Look whether the pods of the node are captured; needs NET_ADMIN and SYS_ADMIN."),
-    click.option("--repair-starting", type=click.Choice(REPAIRS[:2]), default="report", show_default=True,
+    click.option("--repair-starting", type=one_of(*REPAIRS[:2]), default="report", show_default=True,
                  help="What to do about a pod without its rules that is not ready yet."),
-    click.option("--repair-running", type=click.Choice(REPAIRS), default="report", show_default=True,
+    click.option("--repair-running", type=one_of(*REPAIRS), default="report", show_default=True,
                  help="What to do about one that is ready."),
-    click.option("--repairs-per-minute", type=click.IntRange(min=0), default=10, show_default=True, metavar="N",
+    click.option("--repairs-per-minute", type=number(0), default=10, show_default=True, metavar="N",
                  help="How many pods are repaired in a minute at most."),
     click.option("--remove-taint", "taints", metavar="KEY", multiple=True,
                  help="Taint to take off this node once pods are captured; repeat it."),
@@ -162,14 +164,14 @@ def status(socket: str, form: str, *, ready: bool, live: bool) -> int:
 
 @node_group.command("pods", cls=CaptureCommand, examples=PODS_EXAMPLES)
 @SOCKET
-@click.option("--pod", metavar="NAMESPACE/NAME", default="", help="This pod only.")
+@click.option("--pod", type=POD, metavar="NAMESPACE/NAME", help="This pod only.")
 @text_or_json
-def pods(socket: str, pod: str, form: str) -> int:
+def pods(socket: str, pod: str | None, form: str) -> int:
     """List the pods of this node, each with its state: captured, left alone, or what is wrong with it.
 
     Exit code 4 if something is wrong with one of them.
     """
-    answer = _request(socket, {"ask": "pods"} | _named(pod))
+    answer = _request(socket, {"ask": "pods"} | _named(pod or ""))
     found = answer.get("pods") or []
     if form == "json":
         print_json(answer)
@@ -190,11 +192,14 @@ def pods(socket: str, pod: str, form: str) -> int:
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 @SOCKET
-@click.argument("pod", metavar="NAMESPACE/NAME")
-@click.argument("command", type=click.Choice(POD_COMMANDS))
+@click.argument("pod", type=POD, metavar="NAMESPACE/NAME")
+@click.argument("command", type=one_of(*POD_COMMANDS), metavar="COMMAND")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def of_pod(socket: str, pod: str, command: str, words: tuple[str, ...]) -> int:
-    """Run a command of `capture` in the network namespace of a pod of this node."""
+    """Run a command of `capture` in the network namespace of a pod of this node.
+
+    COMMAND is why, trace, verify, dump, explain, watch or doctor.
+    """
     from capture.cli.group import capture, run_click
 
     found = _request(socket, {"ask": "pods"} | _named(pod)).get("pods") or []
@@ -207,9 +212,7 @@ def of_pod(socket: str, pod: str, command: str, words: tuple[str, ...]) -> int:
 
 
 def _named(pod: str) -> dict[str, str]:
-    namespace, slash, name = pod.partition("/")
-    if pod and not slash:
-        raise click.UsageError(f"{pod!r} is no pod: expected NAMESPACE/NAME")
+    namespace, _, name = pod.partition("/")
     return {"namespace": namespace, "name": name}
 
 

@@ -73,9 +73,14 @@ def remove(options: Options) -> list[str]:
 
 
 def token_in(path: str) -> Token:
-    """Return the times in a JSON Web Token (RFC 7519, "exp" and "iat"). Raises OSError; other texts have no times."""
+    """Return the times of a token in a file. Raises OSError."""
     with open(path, "rb") as file:
-        parts = file.read().strip().split(b".")
+        return times_of(file.read())
+
+
+def times_of(token: bytes) -> Token:
+    """Return the times in a JSON Web Token (RFC 7519, "exp" and "iat"); other texts have none."""
+    parts = token.strip().split(b".")
     if len(parts) != 3:
         return Token(0.0, 0.0)
     padded = parts[1].replace(b"-", b"+").replace(b"_", b"/") + b"=" * (-len(parts[1]) % 4)

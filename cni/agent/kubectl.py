@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from capture.cli.group import reporter, requests_json, with_progress
+from capture.cli.values import one_of
 from capture.errors import EXIT_FAILED, CaptureError
 from capture.report.output import GREEN, painted, print_json, run_to_exit_code
 from capture.report.terminal import columns, print_lines, rows
@@ -49,7 +50,7 @@ Examples:
 @click.option("--kubeconfig", default="", help="Passed on to kubectl.")
 @click.option("--context", default="", help="Passed on to kubectl.")
 @click.option("-l", "--selector", default="", help="The first pod with these labels, in place of a name.")
-@click.argument("command", type=click.Choice((*COMMANDS, "status", "report")), metavar="COMMAND")
+@click.argument("command", type=one_of(*COMMANDS, "status", "report"), metavar="COMMAND")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def capture_pod(
     namespace: str, kubeconfig: str, context: str, selector: str, command: str, words: tuple[str, ...]

@@ -86,6 +86,17 @@ CASES: dict[str, tuple[str, str]] = {
         "proxy",
     ),
     "to a range, native": (NFT % ("output priority -200", "ip daddr 203.0.113.3-203.0.113.8 drop"), "dropped"),
+    "conditions behind a log": (NFT % ("output priority -150", "log level info udp dport 80-81 drop"), "proxy"),
+    "conditions behind a log hold": (NFT % ("output priority 0", "log group 3 tcp dport 15000-15001 drop"), "dropped"),
+    "conditions behind a mark": (NFT % ("output priority -150", "meta mark set 5 meta mark 0 drop"), "proxy"),
+    "conditions behind what may end a rule": (
+        (
+            "nft 'table ip x {{ set s {{ type ipv4_addr; flags dynamic; }};"
+            " chain c {{ type filter hook output priority 0;"
+            " udp dport 53 add @s {{ ip daddr limit rate 1/day }} drop; add @s {{ ip daddr }} drop; }}; }}'"
+        ),
+        "dropped",
+    ),
     "in by index": (NFT % ("input priority 0", "iif lo tcp dport 15001 drop"), "dropped"),
     "in by another index": (NFT % ("input priority 0", "iif eth0 tcp dport 15001 drop"), "proxy"),
     "in by no index": (NFT % ("output priority -200", "iif != lo tcp dport 80 drop"), "dropped"),
@@ -152,6 +163,22 @@ CASES: dict[str, tuple[str, str]] = {
     "marked for what is unreachable": (f"{MARKED}; ip route add unreachable 203.0.113.0/24 table 7", "dropped"),
     "marked for a rule that refuses": (f"{MARKED}; ip rule del fwmark 5; ip rule add fwmark 5 prohibit", "dropped"),
     "marked for an empty table": (MARKED, "proxy"),
+    **{
+        f"marked for a blackhole, behind {selector}": (
+            (
+                f"{MARKED}; ip route add blackhole 203.0.113.0/24 table 7; ip route add default dev eth0 table 8;"
+                f" ip rule add pref 100 {selector} lookup 8"
+            ),
+            expected,
+        )
+        for selector, expected in (
+            ("from {pod}", "proxy"),
+            ("from 10.9.9.9", "dropped"),
+            ("to 203.0.113.0/24", "proxy"),
+            ("to 198.51.100.0/24", "dropped"),
+            ("iif eth0", "dropped"),
+        )
+    },
     "marked behind the main table": (
         f"{MARKED}; ip rule del fwmark 5; {TO_BLACKHOLE.replace('add', 'add pref 40000', 1)}",
         "proxy",

@@ -499,7 +499,7 @@ def test_doctor_sees_our_rules_in_two_places(netns: NamespaceFactory) -> None:
     printed = run(namespace, "capture", "doctor", code=4).stdout
 
     assert "second-set" in printed
-    assert "there are several sets of capture rules; one is right" in printed
+    assert "there are several rule sets of the capture; expected one" in printed
     assert "a second set of capture rules is in iptables nft" in run(namespace, "capture", "verify", code=4).stdout
 
 

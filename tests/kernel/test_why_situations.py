@@ -71,6 +71,7 @@ BROKEN: dict[str, Situation] = {
     "a chain is empty": Situation("rule-missing", breaks=f"{NATIVE % 'flush chain'} ISTIO-OUTPUT"),
     "the jump is gone": Situation("rule-missing", breaks=f"{NATIVE % 'flush chain'} output"),
     "accepted before": Situation("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 accept"),
+    "accepted and logged": Situation("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 log accept"),
     "returned before": Situation(
         "foreign-rule", breaks="iptables -t nat -I OUTPUT -p tcp -j RETURN", backend="iptables"
     ),

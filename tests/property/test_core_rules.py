@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import differences
+from capture.backends import detect, load
+from capture.backends.request import DRIVERS, BackendRequest
 from capture.model.addresses import FAMILIES, Network, parse_network
 from capture.model.chain_names import BY_SPELLING
 from capture.model.packet import Packet
@@ -165,6 +167,14 @@ def test_a_family_has_the_same_rules_alone_and_with_the_other(config: CaptureCon
     alone = build_ruleset(config.replace(families=(family,)))
     assert canonical(both, family) == canonical(alone, family)
     assert [route for route in both.policy_routes if route.family == family] == list(alone.policy_routes)
+
+
+@given(configs, st.sampled_from([BackendRequest(backend, name) for backend in DRIVERS for name in DRIVERS[backend]]))
+def test_without_a_family_there_is_nothing_to_write(config: CaptureConfig, request: BackendRequest) -> None:
+    driver = load(detect.without_kernel(request))
+
+    assert driver.render(build_ruleset(config).replace(families=())) == []
+    assert driver.render(build_ruleset(config)) != []
 
 
 @given(configs)

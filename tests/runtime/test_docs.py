@@ -305,8 +305,8 @@ def as_typed_here(text: str) -> str:
 
 
 def expected_codes(command: Command) -> tuple[int, ...]:
-    """Return the exit codes that a page means: 4 where it shows drift; 1 may be if it looks for something."""
-    if "difference" in command.output.partition("\n")[0]:
+    """Return the exit codes that a page means: 4 where it shows drift or a cause; 1 may be if it looks for a thing."""
+    if command.output.startswith(("drift:", "not captured:")):
         return (4,)
     if command.text.startswith(("capture diff ", "capture verify ", "capture cni status")) and not command.output:
         return (0, 4)

@@ -83,3 +83,11 @@ def test_what_contradicts_the_backend_is_named_with_its_variable(environ: dict[s
         render(from_environment(environ))
 
     assert str(caught.value).startswith(place)
+
+
+@pytest.mark.parametrize("backend", ["iptables", "nftables"])
+def test_a_family_that_is_not_captured_has_no_rules_to_render(backend: str) -> None:
+    settings = from_environment({"CAPTURE_IP_FAMILIES": "ipv4", "CAPTURE_BACKEND": backend})
+
+    assert render(settings, families=("ipv6",)) == render(settings, families=()) == []
+    assert render(settings, families=("ipv4", "ipv6")) == render(settings, families=("ipv4",)) != []

@@ -18,7 +18,7 @@ from capture.backends.nf_tables.reading import read_comment, read_counters, read
 from capture.backends.nftables import lift
 from capture.backends.nftables.comparisons import Bounds
 from capture.backends.nftables.decode import TCP_FLAGS, Program
-from capture.backends.nftables.native import IIFNAME, L4PROTO, Among, Named, Proxy, VerdictMap
+from capture.backends.nftables.native import CONDITIONS, IIFNAME, L4PROTO, Among, Named, Proxy, VerdictMap
 from capture.backends.nftables.sets import NativeSet
 from capture.model import ruleset as model
 from capture.model.addresses import BITS
@@ -110,20 +110,18 @@ class Reader:
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
 
 
-def _verdict(actions: Sequence[Action]) -> model.Verdict:
+def _verdict(actions: Sequence[Action | Condition]) -> model.Verdict:
     """Return the verdict of a rule. iptables has one in each; nft may log before it accepts."""
     if not actions:
         return model.Continue()
-    if len(actions) == 1 and not isinstance(actions[0], Proxy | VerdictMap):
+    if len(actions) == 1 and not isinstance(actions[0], (Proxy, VerdictMap, *CONDITIONS)):
         return actions[0]
-    from capture.backends.nftables.render import described  # which iptables does not write
-
-    return model.UnknownVerdict(described(*actions))
+    return lift.several(actions)
 
 
 LISTING = (model.Source, model.Destination, model.InInterface, model.OutInterface, model.Protocol)
 """The order of iptables-save: first the options of ip(6)tables itself, then extensions in their order."""
-PLACES = {kind: place for place, kind in enumerate(LISTING)}
+POSITIONS = {kind: place for place, kind in enumerate(LISTING)}
 OPTIONS = {"-s": 0, "-d": 1, "-p": 4, "-f": 4}
 """Where a match belongs that has words alone."""
 
@@ -131,7 +129,7 @@ OPTIONS = {"-s": 0, "-d": 1, "-p": 4, "-f": 4}
 def _place(match: model.Match) -> int:
     if isinstance(match, model.UnknownMatch):
         return OPTIONS.get(match.text.removeprefix("! ").partition(" ")[0], len(LISTING))
-    return PLACES.get(type(match), len(LISTING))
+    return POSITIONS.get(type(match), len(LISTING))
 
 
 class XtProgram(Program):

@@ -105,7 +105,7 @@ class Program:
 
     def __init__(self, find_set: FindSet, family: Family | None) -> None:
         self.conditions: list[native.Condition] = []
-        self.actions: list[native.Action] = []
+        self.actions: list[native.Action | native.Condition] = []
         self.counters: model.Counters | None = None
         self._find_set = find_set
         self._registers: dict[int, Register | bytes] = {}
@@ -121,7 +121,7 @@ class Program:
                 return
         except (KeyError, IndexError, ValueError, MalformedMessageError):  # another kernel than those we know writes so
             pass
-        from capture.backends.nftables.foreign_text import unknown_text  # few rules need them
+        from capture.backends.nftables.foreign_text import goes_on, unknown_text  # few rules need them
 
         words = unknown_text(name, fields, self._family)
         if LOADERS.get(name) in fields:
@@ -130,16 +130,11 @@ class Program:
             self._put(model.UnknownMatch(words))
         else:
             self._registers.clear()  # it may have written to any of them
-            self._do(model.UnknownVerdict(words))
+            self._do(model.UnknownVerdict(words, model.Continue() if goes_on(name, fields) else None))
 
     def _put(self, condition: native.Condition) -> None:
         """Add a condition; behind an action it is no longer one for the whole rule."""
-        if self.actions:
-            from capture.backends.nftables.render import described  # only foreign rules need words
-
-            self.actions.append(model.UnknownVerdict(described(condition)))
-            return
-        self.conditions.append(condition)
+        (self.actions or self.conditions).append(condition)
         self._lower_bound = None
         if isinstance(condition, native.Among) and not condition.negated:
             number, last = condition.ranges[0]
@@ -230,10 +225,10 @@ class Program:
             return True
         lower_bound = self._lower_bound
         if operator == nf.NFT_CMP_LTE and lower_bound is not None and lower_bound[0] is loaded:
-            self.conditions.pop()
+            (self.actions or self.conditions).pop()
             return self._compare(loaded, Bounds(lower_bound[1], value))
         self._compare(loaded, self._bounds(operator, value))
-        if operator == nf.NFT_CMP_GTE and not self.actions:
+        if operator == nf.NFT_CMP_GTE:
             self._lower_bound = (loaded, value)
         return True
 
@@ -372,12 +367,13 @@ class Program:
         level = decode_number(fields.get(nf.NFTA_LOG_LEVEL, u32be(nf.NFT_LOGLEVEL_WARNING)))
         flags = decode_number(fields.get(nf.NFTA_LOG_FLAGS, b""))
         if nf.NFTA_LOG_GROUP in fields or level != nf.NFT_LOGLEVEL_WARNING or flags:
-            return self._do(model.UnknownVerdict("log, not as a plain warning"))
+            return self._do(model.UnknownVerdict("log, not as a plain warning", model.Continue()))
         return self._do(model.Log(decode_text(fields.get(nf.NFTA_LOG_PREFIX, b""))))
 
 
 LOADERS = {
     "fib": nf.NFTA_FIB_DREG,
+    "ct": nf.NFTA_CT_DREG,
     "socket": nf.NFTA_SOCKET_DREG,
     "rt": nf.NFTA_RT_DREG,
     "exthdr": nf.NFTA_EXTHDR_DREG,

@@ -13,7 +13,7 @@ from capture.backends.nf_tables.listing import read_chains, read_rules, read_tab
 from capture.backends.nftables.decode import Program, decode_chain, decode_rule
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE, model_target
-from capture.backends.nftables.native import Among, Proxy, VerdictMap
+from capture.backends.nftables.native import CONDITIONS, MARKS, Among, Proxy, VerdictMap
 from capture.backends.nftables.netlink import set_finder
 from capture.backends.nftables.render import described
 from capture.errors import UnsupportedError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from capture.backends.iptables.xt_decode import Reader
     from capture.backends.nf_tables.hooks import Hook
-    from capture.backends.nftables.native import NativeRule
+    from capture.backends.nftables.native import Condition, NativeRule
     from capture.model.addresses import Family
     from capture.netlink.sockets import NetlinkSocket
 
@@ -218,11 +218,28 @@ def _rules(native: NativeRule, family: Family | None) -> Iterator[model.Rule]:
     words = described(*native.conditions, *native.actions)
     together = len(native.actions) < 2 or any(isinstance(action, Proxy) for action in native.actions)
     counters = native.counters
-    for actions in (native.actions,) if together else ((action,) for action in native.actions):
-        for one in _by_number(native.replace(actions=actions)):
+    for each in (native,) if together else _by_action(native):
+        for one in _by_number(each):
             (rule,) = lift_rules([one])
             yield rule.replace(why=words, counters=counters, family=rule.family or family)
             counters = None
+
+
+def _by_action(rule: NativeRule) -> Iterator[NativeRule]:
+    """Yield a rule for each action, with all conditions before it; what a mark was before it was set is not known."""
+    conditions: tuple[Condition, ...] = rule.conditions
+    for part in rule.actions:
+        if isinstance(part, CONDITIONS):
+            conditions = (*conditions, part)
+            continue
+        yield rule.replace(conditions=conditions, actions=(part,))
+        if isinstance(part, model.UnknownVerdict) and part.then is None:  # which may have been the last
+            conditions = (*conditions, model.UnknownMatch(part.text))
+        elif isinstance(part, model.SetMark | model.SaveMark | model.RestoreMark):
+            conditions = tuple(
+                model.UnknownMatch(described(each)) if getattr(each, "field", "") in MARKS.values() else each
+                for each in conditions
+            )
 
 
 def _by_number(rule: NativeRule) -> Iterator[NativeRule]:

@@ -22,6 +22,7 @@ NFTA_REJECT_TYPE, NFTA_REJECT_ICMP_CODE = 1, 2
 NFTA_LIMIT_RATE, NFTA_LIMIT_UNIT, NFTA_LIMIT_BURST, NFTA_LIMIT_TYPE, NFTA_LIMIT_FLAGS = 1, 2, 3, 4, 5
 NFTA_QUOTA_BYTES, NFTA_QUOTA_FLAGS = 1, 2
 NFTA_NG_MODULUS, NFTA_NG_TYPE, NFTA_NG_OFFSET = 2, 3, 4
+NFTA_DYNSET_EXPRESSIONS = (7, 10)  # one, or several
 INVERTED = 1  # NFT_LIMIT_F_INV, NFT_QUOTA_F_INV
 NFT_REJECT_TCP_RST = 1
 
@@ -40,6 +41,23 @@ def unknown_text(name: str, fields: Fields, family: Family | None) -> str:
         return f"[{name} {decode_text(fields[nf.NFTA_MATCH_NAME])} of iptables]"
     words = WORDS[name](fields, family) if name in WORDS else ""
     return words or " ".join([f"[{name}", *(f"{kind}={value.hex()}" for kind, value in fields.items())]) + "]"
+
+
+GO_ON: dict[str, tuple[int, tuple[int, ...]]] = {
+    "meta": (nf.NFTA_META_KEY, (2, 12, 14)),  # priority, nftrace, secmark
+    "ct": (nf.NFTA_CT_KEY, (4, 13, 18)),  # secmark, label, event
+    "objref": (1, (1, 3, 7, 8, 9)),  # a counter, ct helper, ct timeout, secmark, ct expectation by its name
+    **dict.fromkeys(("last", "dup", "exthdr"), (0, (0,))),
+}
+"""Expressions that write no register and after which a packet goes on: by a number in one of their attributes."""
+
+
+def goes_on(name: str, fields: Fields) -> bool:
+    """Return whether a packet goes on after an expression, unchanged in all that the model knows."""
+    if name == "dynset":
+        return fields.keys().isdisjoint(NFTA_DYNSET_EXPRESSIONS)  # such as a limit
+    kind, numbers = GO_ON.get(name, (0, ()))
+    return _number(fields, kind) in numbers
 
 
 def _number(fields: Fields, kind: int) -> int:
@@ -70,7 +88,7 @@ def _quota(fields: Fields, _: Family | None) -> str:
     return f"quota {_over(fields, NFTA_QUOTA_FLAGS) or 'until '}{_number(fields, NFTA_QUOTA_BYTES)} bytes"
 
 
-def _numbers(fields: Fields, _: Family | None) -> str:
+def _numgen(fields: Fields, _: Family | None) -> str:
     kind = "random" if _number(fields, NFTA_NG_TYPE) else "inc"
     offset = _number(fields, NFTA_NG_OFFSET)
     return f"numgen {kind} mod {_number(fields, NFTA_NG_MODULUS)}{f' offset {offset}' if offset else ''}"
@@ -80,6 +98,6 @@ WORDS: dict[str, Callable[[Fields, Family | None], str]] = {
     "reject": _reject,
     "limit": _limit,
     "quota": _quota,
-    "numgen": _numbers,
+    "numgen": _numgen,
     "notrack": lambda _, _family: "notrack",
 }

@@ -51,7 +51,8 @@ class LibnftablesDriver(NetlinkDriver):
 
     def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
         """Return the rule set as the commands that libnftables is given."""
-        return [("nft -j -f", json.dumps({"nftables": _commands(lower(ruleset), {})}, indent=2))]
+        commands = _commands(lower(ruleset), {})
+        return [("nft -j -f -", json.dumps({"nftables": commands}, indent=2))] if commands else []
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         del live, recorded

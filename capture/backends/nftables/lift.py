@@ -172,7 +172,7 @@ def _verdict(rule: native.NativeRule, following: native.NativeRule | None) -> tu
     if not actions:
         return model.Continue(), 1
     first = actions[0]
-    if len(actions) == 1 and not isinstance(first, native.Proxy | native.VerdictMap):
+    if len(actions) == 1 and not isinstance(first, (native.Proxy, native.VerdictMap, *native.CONDITIONS)):
         return (model.Jump(model_target(first.chain)) if isinstance(first, model.Jump) else first), 1
     match actions:
         case (native.Proxy(port), model.SetMark(value, mask), model.Accept()) if (
@@ -181,6 +181,16 @@ def _verdict(rule: native.NativeRule, following: native.NativeRule | None) -> tu
             and following.conditions == rule.conditions
         ):
             return model.TransparentProxy(port, value, mask), 2
+    return several(actions), 1
+
+
+def several(actions: Sequence[native.Action | native.Condition]) -> model.UnknownVerdict:
+    """Return what several actions of a foreign rule are together; after logging, what the last of them does."""
     from capture.backends.nftables.render import described  # only foreign rules need words
 
-    return model.UnknownVerdict(described(*actions)), 1
+    words, last = described(*actions), actions[-1]
+    is_logged = all(isinstance(each, model.Log) for each in actions[:-1])
+    return model.UnknownVerdict(words, last if is_logged and isinstance(last, END) else model.UnknownVerdict(words))
+
+
+END = (model.Accept, model.Drop, model.Return, model.Redirect)

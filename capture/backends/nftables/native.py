@@ -12,6 +12,7 @@ them only has to spell a dozen words::
 
 from __future__ import annotations
 
+from capture.analysis.canonical import IN_ORDER
 from capture.backends.nf_tables import constants as nf
 from capture.model import ruleset as model
 from capture.model.addresses import BITS
@@ -123,6 +124,9 @@ class Named(Value):
     negated: bool = False
 
 
+CONDITIONS = (Among, Masked, Named, *IN_ORDER)
+
+
 class Proxy(Value):
     """Give the packet to the local socket on this port; without one, break off the rule (nft_tproxy.c)."""
 
@@ -158,10 +162,13 @@ if TYPE_CHECKING:
 
 
 class NativeRule(Value):
-    """If all conditions hold, count, then do the actions in order. Jumps name chains as nf_tables does."""
+    """If all conditions hold, count, then do the actions in order. Jumps name chains as nf_tables does.
+
+    Foreign rules may have further conditions among the actions, which are for those behind them.
+    """
 
     conditions: tuple[Condition, ...]
-    actions: tuple[Action, ...]
+    actions: tuple[Action | Condition, ...]
     counters: model.Counters | None = None
     comment: str = ""
 

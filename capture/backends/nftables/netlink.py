@@ -44,7 +44,8 @@ class NetlinkDriver:
         """Return the rule set as an nft script, which means the same as the messages and can be read."""
         from capture.backends.nftables.render import render_text  # not needed to write
 
-        return [("nft -f", render_text(ruleset))]
+        text = render_text(ruleset)
+        return [("nft -f -", text)] if text else []
 
     def read(self) -> Ruleset:
         """Return our tables as they are, foreign rules in them included."""

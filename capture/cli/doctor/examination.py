@@ -23,6 +23,7 @@ from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
 from capture.operations import diagnosis
 from capture.operations.diagnosis import Diagnosis
+from capture.report.diagnosis_text import message_with_place
 from capture.report.findings import Finding, State
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
@@ -82,14 +83,14 @@ class Examined(Value):
 def examine() -> Examined:
     """Look at the host, the kernel and the namespace we are in."""
     facts = gather()
-    decision: BackendChoice | CaptureError
+    choice: BackendChoice | CaptureError
     try:
-        decision = detect.choose(facts, BackendRequest())
+        choice = detect.choose(facts, BackendRequest())
     except CaptureError as error:
-        decision = error
+        choice = error
     return Examined(
         facts=facts,
-        decision=decision,
+        decision=choice,
         live_sets=detect.live_sets_in(facts),
         namespace=namespace_id(),
         is_host=os.path.exists(ONLY_ON_HOST),
@@ -213,29 +214,28 @@ def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
         yield Finding(POD, "capture", "note", "nothing is applied here")
         return
     for cause in found.causes:
-        message = f"{cause.message}{f' ({cause.where})' if cause.where and cause.where not in cause.message else ''}"
-        yield Finding(POD, cause.kind, "error", message, cause.remedy, cause.kind)
+        yield Finding(POD, cause.kind, "error", message_with_place(cause), cause.remedy, cause.kind)
     if not found.causes and all(note.kind != "unjudged" for note in found.notes):
         yield Finding(POD, "capture", "ok", "the rules are in place, and the proxy listens")
     for note in found.notes:
         state: State = "warning" if note.kind == "unjudged" else "note"
-        yield Finding(POD, note.kind, state, note.message, note.remedy, note.kind)
+        yield Finding(POD, note.kind, state, message_with_place(note), note.remedy, note.kind)
 
 
 def _decision(examined: Examined) -> Iterator[Finding]:
-    decision = examined.decision
-    if isinstance(decision, CaptureError):
-        yield Finding("choice", "backend", "error", decision.message, decision.remedy)
+    choice = examined.decision
+    if isinstance(choice, CaptureError):
+        yield Finding("choice", "backend", "error", choice.message, choice.remedy)
     else:
-        variant = f" {decision.variant}" if decision.variant else ""
-        message = f"auto takes {decision.backend}{variant} with the driver {decision.driver}: {decision.reason}"
+        variant = f" {choice.variant}" if choice.variant else ""
+        message = f"auto takes {choice.backend}{variant} with the driver {choice.driver}: {choice.reason}"
         yield Finding("choice", "backend", "ok", message)
     for found in examined.live_sets:
         variant = f" {found.variant}" if found.variant else ""
         message = f"rules of the capture are in {found.backend}{variant} ({', '.join(found.families)})"
         yield Finding("choice", "live rules", "note", message)
     if len(examined.live_sets) > 1:
-        message = "there are several sets of capture rules; one is right"
+        message = "there are several rule sets of the capture; expected one"
         remedy = "`capture apply` leaves the one that it writes; `capture clean` removes all."
         yield Finding("choice", "live rules", "warning", message, remedy)
 

@@ -77,7 +77,7 @@ INTERFACES = ("eth0", "net1", "lo", "eth+", "+")
 UNDERSTOOD = (
     ("-p icmp", "meta l4proto { tcp, 132 }"),
     ("-m addrtype --dst-type LOCAL", "iif 2"),
-    ("-p icmp", "meta l4proto { tcp, 132 }"),
+    ("-p icmp", "-m iprange ! --src-range 10.0.0.2-127.0.0.1 --dst-range 203.0.113.0-203.0.113.7"),
     ("fib saddr type != local", "oif != 3"),
 )
 """Two for each situation in turn."""
@@ -115,7 +115,8 @@ class Pools:
             _, own, one, other = (each.first for each in ADDRESSES[self.family])
             leads = random.sample(("eth0", "net1", "lo", "net1", "lo", None, None, UNCHANGED), 2)
             ways = (own + 1, one, leads[0]), (other, other, leads[1])
-            yield MarkRoute(self.family, mark & mask, mask, random.random() < 0.5, f"{number}:", ways)
+            source = random.choice((None, None, *ADDRESSES[self.family]))
+            yield MarkRoute(self.family, mark & mask, mask, random.random() < 0.5, f"{number}:", ways, source=source)
 
     def table(self, name: TableName) -> Table:
         """Return a table whose chains jump to those behind them."""

@@ -260,7 +260,7 @@ def test_tproxy_has_met_inbound_packets_in_mangle(packet: Packet, kind: str) -> 
     assert found(live).kind == "foreign-rule"
 
 
-REROUTED = MarkRoute("ipv4", 5, ALL_BITS, is_inverted=False, words="100: from all fwmark 0x5 blackhole", ways=())
+REROUTED = MarkRoute("ipv4", 5, ALL_BITS, is_inverted=False, words="100: from all fwmark 0x5 blackhole", targets=())
 DROPS = FOREIGN.replace(rule=Rule(Drop(), why="drop it"))
 DROPS_PLAINLY = FOREIGN.replace(rule=Rule(Drop()))
 POLICY = Station("inet firewall", Chain("out", (), "DROP"), Table(MANGLE, ()), is_nat=False, is_native=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from capture.analysis.rerouting import OF_THIS_HOST, UNCHANGED, MarkRoute, foreign_routes, mark_routes, routed_marks
-from capture.model.addresses import parse_address
+from capture.analysis.rerouting import UNCHANGED, MarkRoute, foreign_routes, mark_routes, routed_marks
+from capture.model.addresses import parse_address, parse_network
+from capture.model.packet import Packet
 from capture.model.ruleset import ALL_BITS, MANGLE, PREROUTING, Accept, Chain, Rule, Ruleset, Table, TransparentProxy
 from capture.netlink.policy_rules import FR_ACT_NOP, FR_ACT_TO_TBL, REFUSING_ACTIONS, PolicyRule
 from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, RTN_THROW, RTN_UNICAST, TableRoute
@@ -14,7 +15,7 @@ from support.captures.fake_pod import ruleset_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.analysis.rerouting import Way
+    from capture.analysis.rerouting import RouteTarget
 
 LAST = (1 << 32) - 1
 TEN, ELEVEN = 10 << 24, 11 << 24
@@ -25,7 +26,7 @@ DEFAULT = TableRoute(7, 0, 0, RTN_UNICAST, 2, 0)
 TO_TEN = TableRoute(7, TEN, 8, RTN_UNICAST, 3, 0)
 OF_POD = PolicyRule(0, FR_ACT_TO_TBL, 255, 0, 0, is_inverted=False, selector="")
 POD_ADDRESS = TableRoute(255, TEN + 1, 32, RTN_LOCAL, 2, 0)
-REST: list[Way] = [(0, TEN - 1, "eth0"), (ELEVEN, LAST, "eth0")]
+REST: list[RouteTarget] = [(0, TEN - 1, "eth0"), (ELEVEN, LAST, "eth0")]
 
 
 def hole(address: int) -> TableRoute:
@@ -33,9 +34,9 @@ def hole(address: int) -> TableRoute:
     return TableRoute(7, address, 32, RTN_THROW, 0, 0)
 
 
-def ways(*routes: TableRoute, rules: tuple[PolicyRule, ...] = (BY_MARK,)) -> list[Way]:
+def targets(*routes: TableRoute, rules: tuple[PolicyRule, ...] = (BY_MARK,)) -> list[RouteTarget]:
     (found,) = mark_routes("ipv4", rules, routes, NAMES)
-    return list(found.ways)
+    return list(found.targets)
 
 
 @pytest.mark.parametrize(
@@ -56,9 +57,9 @@ def ways(*routes: TableRoute, rules: tuple[PolicyRule, ...] = (BY_MARK,)) -> lis
     ],
 )
 def test_a_table_leads_by_its_longest_prefix_and_lowest_metric(
-    routes: tuple[TableRoute, ...], expected: list[Way]
+    routes: tuple[TableRoute, ...], expected: list[RouteTarget]
 ) -> None:
-    assert ways(*routes) == expected
+    assert targets(*routes) == expected
 
 
 @pytest.mark.parametrize(
@@ -71,27 +72,50 @@ def test_a_table_leads_by_its_longest_prefix_and_lowest_metric(
         *(({"action": action}, [(0, LAST, None)]) for action in REFUSING_ACTIONS),
     ],
 )
-def test_a_policy_rule_suppresses_or_refuses(changes: dict[str, int], expected: list[Way]) -> None:
-    assert ways(DEFAULT, TO_TEN, rules=(BY_MARK.replace(**changes),)) == expected
+def test_a_policy_rule_suppresses_or_refuses(changes: dict[str, int], expected: list[RouteTarget]) -> None:
+    assert targets(DEFAULT, TO_TEN, rules=(BY_MARK.replace(**changes),)) == expected
 
 
 @pytest.mark.parametrize(
     ("before", "decides"),
     [
         (OF_POD, True),
-        (OF_POD.replace(selector=OF_THIS_HOST), True),
+        (OF_POD.replace(selector="iif lo"), True),
+        (OF_POD.replace(selector="to 10.0.0.0/8"), True),
+        (OF_POD.replace(selector="to 11.0.0.0/8"), False),
         (OF_POD.replace(selector="iif eth0"), False),
         (OF_POD.replace(is_inverted=True), False),
-        (OF_POD.replace(is_inverted=True, selector=OF_THIS_HOST), False),
     ],
 )
 def test_what_looks_at_no_mark_decides_before(before: PolicyRule, *, decides: bool) -> None:
     left = [(0, TEN, "eth0"), (TEN + 2, LAST, "eth0")]
-    assert ways(DEFAULT, POD_ADDRESS, rules=(before, BY_MARK)) == (left if decides else [(0, LAST, "eth0")])
-    assert ways(DEFAULT, POD_ADDRESS, rules=(before, OF_POD.replace(action=6), BY_MARK)) == []
+    assert targets(DEFAULT, POD_ADDRESS, rules=(before, BY_MARK)) == (left if decides else [(0, LAST, "eth0")])
+    assert targets(DEFAULT, POD_ADDRESS, rules=(before, OF_POD.replace(action=6), BY_MARK)) == []
 
 
-@pytest.mark.parametrize(("selector", "is_certain"), [("", True), (OF_THIS_HOST, True), ("to 10.0.0.9/32", False)])
+@pytest.mark.parametrize(
+    ("selector", "is_certain", "source"),
+    [("from 10.0.0.0/8", True, "10.0.0.0/8"), ("uidrange ...", False, None), ("not from 10.0.0.0/8", False, None)],
+)
+def test_what_looks_at_a_part_of_the_packets_decides_on_these(
+    selector: str, *, is_certain: bool, source: str | None
+) -> None:
+    words = selector.removeprefix("not ")
+    before = OF_POD.replace(selector=words, is_inverted=words != selector)
+    found, by_mark = mark_routes("ipv4", (before, BY_MARK), (DEFAULT, POD_ADDRESS), NAMES)
+
+    assert (found.mask, found.is_inverted, found.is_certain) == (0, False, is_certain)
+    assert found.source == (parse_network(source) if source else None)
+    assert (found.targets, by_mark.targets) == (((TEN + 1, TEN + 1, "lo"),), ((0, LAST, "eth0"),))
+    packet = Packet("tcp", parse_address("10.0.0.9"), 80, source=parse_address("10.9.9.9"))
+    assert found.is_for(packet)
+    assert found.is_for(packet.replace(source=parse_address("11.0.0.1"))) == (source is None)
+
+
+@pytest.mark.parametrize(
+    ("selector", "is_certain"),
+    [("", True), ("iif lo", True), ("to 0.0.0.0/0 from 10.0.0.0/8", True), ("oif eth0", False), ("goto ...", False)],
+)
 def test_what_else_a_rule_looks_at_makes_it_uncertain(selector: str, *, is_certain: bool) -> None:
     rule = BY_MARK.replace(mark=0x105, selector=selector)
     (found,) = mark_routes("ipv4", (rule,), (DEFAULT,), NAMES)
@@ -102,7 +126,8 @@ def test_what_else_a_rule_looks_at_makes_it_uncertain(selector: str, *, is_certa
 def test_which_marks_are_meant(mark: int, *, is_meant: bool) -> None:
     route = MarkRoute("ipv4", 5, 0xFF, False, "", ())
     assert route.is_certain
-    assert (route.is_for(mark), route.replace(is_inverted=True).is_for(mark)) == (is_meant, not is_meant)
+    packet = Packet("tcp", parse_address("10.0.0.9"), 80, mark=mark)
+    assert (route.is_for(packet), route.replace(is_inverted=True).is_for(packet)) == (is_meant, not is_meant)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +136,7 @@ def test_which_marks_are_meant(mark: int, *, is_meant: bool) -> None:
 )
 def test_the_way_to_an_address(address: str, place: int | None) -> None:
     known = ((TEN, ELEVEN - 1, "eth0"), (ELEVEN, (12 << 24) - 1, None))
-    found = MarkRoute("ipv4", 5, ALL_BITS, False, "", known).way_to(parse_address(address))
+    found = MarkRoute("ipv4", 5, ALL_BITS, False, "", known).target_of(parse_address(address))
     assert found == (None if place is None else known[place])
 
 
@@ -121,7 +146,7 @@ def test_the_route_of_the_capture_itself_leads_nowhere_else() -> None:
     unlike = [own.replace(mark=5), own.replace(mask=0xFFFF), own.replace(is_inverted=True)]
 
     assert foreign_routes([own], ruleset) == foreign_routes([], ruleset) == ()
-    assert foreign_routes([own, *unlike], ruleset) == (own.replace(ways=((0, LAST, UNCHANGED),)), *unlike)
+    assert foreign_routes([own, *unlike], ruleset) == (own.replace(targets=((0, LAST, UNCHANGED),)), *unlike)
     assert foreign_routes(unlike, ruleset) == tuple(unlike)
 
 

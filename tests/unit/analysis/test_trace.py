@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.stations import ForeignChain, PodNetwork, Situation
-from capture.analysis.trace import whole_way
+from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet
 from capture.model.ruleset import (
@@ -211,7 +211,7 @@ def test_addresses_and_interfaces_of_a_namespace_that_is_not_known_cannot_be_jud
 
     packet = outbound(ELSEWHERE["ipv4"], 443)
     assert not trace(foreign, packet).certain
-    assert whole_way(packet, Situation(foreign, network=known)).certain
+    assert trace_whole_path(packet, Situation(foreign, network=known)).certain
 
 
 def next_to(*rules: Rule, priority: int, is_nat: bool = False) -> ForeignChain:

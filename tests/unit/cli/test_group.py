@@ -180,8 +180,31 @@ def test_a_misspelt_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
                 " files of `capture dump --format json`"
             ),
         ),
+        (
+            ["diff", "-p 1"],
+            (
+                "missing argument B: expected options of the capture in quotes, or a file written by"
+                " `capture dump --format json`"
+            ),
+        ),
+        (["dump", "--netns", ""], "--netns: invalid value '': expected a path, or a name of `ip netns`"),
+        (
+            ["trace", "tcp", "1.2.3.4"],
+            (
+                "ADDRESS:PORT: invalid value '1.2.3.4': expected an address with a port, such as"
+                " 10.1.2.3:80 or [fd00::1]:80"
+            ),
+        ),
+        (
+            ["host", "apply", "--confirm-within", "0"],
+            "--confirm-within: invalid value '0': expected a whole number from 1 to 3600",
+        ),
+        (
+            ["cni", "install", "--profile", "2"],
+            "--profile: invalid value '2': expected 1.8 (classic) or 1.30 (current)",
+        ),
         (["apply", "--dry-run"], "no such option '--dry-run'"),
-        (["trace"], "missing argument '{tcp|udp}'. Choose from: tcp, udp"),
+        (["trace"], "missing argument PROTOCOL: expected tcp or udp"),
     ],
 )
 def test_usage_errors_are_one_line(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:

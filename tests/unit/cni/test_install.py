@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import stat
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from capture.errors import StateDirectoryError
 from cni import atomic_files, install
 from cni.entries import with_entry
 from cni.install_error import InstallError
+from cni.networks import FIRST_BY_NAME, Choice, RuntimeName
 from cni.plugin_files import FileChange
 from support.runtimes.fake_plugin import SCRIPT, write_plugin
 
@@ -31,8 +33,10 @@ class Node:
         self.conf_dir.mkdir()
         write_plugin(self.plugin, "one")
 
-    def install(self, entry: dict[str, Any] | None = None, own_config: str = "") -> list[str]:
-        desired = install.Desired(str(self.conf_dir), entry or ENTRY, own_config)
+    def install(
+        self, entry: dict[str, Any] | None = None, own_config: str = "", choice: Choice = FIRST_BY_NAME
+    ) -> list[str]:
+        desired = install.Desired(str(self.conf_dir), entry or ENTRY, own_config, choice)
         changes = install.install(str(self.plugin), str(self.bin_dir), desired)
         return [self.short(change) for change in changes]
 
@@ -438,6 +442,32 @@ def test_uninstall_is_the_inverse_of_install(node: Node) -> None:
     assert node.read("10-main.conflist") == before
     assert (node.files(), node.plugins()) == (["10-main.conflist"], [])
     assert node.uninstall() == []
+
+
+def test_uninstall_gives_a_list_back_in_bytes_unless_it_was_changed_since(node: Node) -> None:
+    path = node.conf_dir / "10-main.conflist"
+    original = json.dumps(network(BRIDGE, PORTMAP), indent="\t").replace(":", " :").encode()
+    path.write_bytes(original)
+    node.install()
+    node.install()
+    node.uninstall()
+    assert path.read_bytes() == original
+
+    node.install()
+    changed = node.read("10-main.conflist") | {"disableCheck": True}
+    node.write("10-main.conflist", changed)
+    node.uninstall()
+    assert node.read("10-main.conflist") == network(BRIDGE, PORTMAP, disableCheck=True)
+
+
+@pytest.mark.parametrize(("runtime", "is_refused"), [("containerd", True), ("libcni", True), ("crio", False)])
+def test_a_network_needs_a_name_unless_the_runtime_gives_it_one(
+    node: Node, runtime: RuntimeName, *, is_refused: bool
+) -> None:
+    node.write("10-main.conflist", network(BRIDGE, name=""))
+    with pytest.raises(InstallError, match="a 'name' of the network, which must") if is_refused else nullcontext():
+        node.install(choice=Choice(runtime))
+    assert (node.files(), "capture-cni" in str(node.read("10-main.conflist"))) == (["10-main.conflist"], not is_refused)
 
 
 def test_uninstall_removes_a_list_of_our_own_under_any_name(node: Node) -> None:

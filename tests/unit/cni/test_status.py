@@ -135,6 +135,11 @@ def without_privilege(node: Node) -> None:
     (node.bin_dir / "fails").touch()
 
 
+def with_an_ended_token_in_the_kubeconfig(node: Node) -> None:
+    path = node.root / "kubeconfig"
+    path.write_text(path.read_text().replace('"tokenFile": "token"', f'"token": "{token(-600)}"'))
+
+
 def with_an_ended_token(node: Node) -> None:
     (node.root / "token").write_text(token(-600))
 
@@ -149,6 +154,7 @@ def with_an_ended_token(node: Node) -> None:
         (without_interpreter, "file", "its interpreter /no/such/python is missing here"),
         (without_privilege, "STATUS", "no NET_ADMIN (code 50)"),
         (with_an_ended_token, "token", "has ended 10 min ago"),
+        (with_an_ended_token_in_the_kubeconfig, "token", "has ended 10 min ago"),
         (lambda node: (node.root / "token").unlink(), "token", "No such file"),
         (lambda node: (node.root / "kubeconfig").unlink(), "kubeconfig", "No such file"),
         (lambda node: (node.root / "ca.crt").unlink(), "certificate authority", "ca.crt is missing"),

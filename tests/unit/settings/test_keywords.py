@@ -85,6 +85,7 @@ def test_values_of_other_types_are_taken_where_they_make_sense(name: str, value:
         ("excluded_inbound_ports", {22: "ssh"}),
         ("proxy_port", 15001.0),
         pytest.param("proxy_port", 10**4300, id="huge"),
+        pytest.param("excluded_outbound_ports", [10**4300], id="huge entry"),
         ("proxy_port", -1),
         ("proxy_port", True),
         ("proxy_uid", 2**32),

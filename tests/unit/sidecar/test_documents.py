@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.bootstrap import World, read_world
+from capture.settings.config import CaptureConfig
+from sidecar.bootstrap import World, read_world, render
 from sidecar.documents import DocumentError, documents
 from sidecar.fields import FieldError
-from sidecar.objects import protocol_of
+from sidecar.objects import Pod, protocol_of
 
 
 def world(*texts: str) -> World:
@@ -29,6 +30,10 @@ SLICE = "kind: EndpointSlice\nmetadata: {name: x, labels: {kubernetes.io/service
         ("accessLogFile: 3", "accessLogFile", "invalid value 3: expected a string"),
         ("accessLogEncoding: XML", "accessLogEncoding", "expected one of TEXT, JSON"),
         ("accessLogEncoding: JSON\naccessLogFormat: '['", "accessLogFormat", "expected a JSON object"),
+        ("accessLogEncoding: JSON\naccessLogFormat: '{\"a\": NaN}'", "accessLogFormat", "expected a JSON object"),
+        ('accessLogEncoding: JSON\naccessLogFormat: \'{"a": ["5%"]}\'', "accessLogFormat", "%% for a percent sign"),
+        ("accessLogFormat: '%START_TIME(%F)% 100% %REQ(A?B):9%'", "accessLogFormat", "%% for a percent sign"),
+        ("protocolDetectionTimeout: 9999999999h", "protocolDetectionTimeout", "expected a duration"),
         ("protocolDetectionTimeout: soon", "protocolDetectionTimeout", "expected a duration"),
         ("outboundTrafficPolicy: {mode: ALL}", "outboundTrafficPolicy.mode", "ALLOW_ANY, REGISTRY_ONLY"),
         ("extensionProviders: [{name: z, zipkin: {}}]", r"extensionProviders\[0\].zipkin", "not supported"),
@@ -56,6 +61,17 @@ SLICE = "kind: EndpointSlice\nmetadata: {name: x, labels: {kubernetes.io/service
             "spec.trafficPolicy.loadBalancer.consistentHash.maglev.tableSize",
             "prime",
         ),
+        (
+            f"{RULE}{{host: h, trafficPolicy: {{loadBalancer: {{consistentHash: {{httpHeaderName: ''}}}}}}}}",
+            "spec.trafficPolicy.loadBalancer.consistentHash.httpHeaderName",
+            "expected a name",
+        ),
+        (
+            f"{RULE}{{host: h, trafficPolicy: {{loadBalancer: {{consistentHash: {{httpCookie: {{ttl: 1s}}}}}}}}}}",
+            "spec.trafficPolicy.loadBalancer.consistentHash.httpCookie.name",
+            "expected a name",
+        ),
+        (f"kind: Service\n{METADATA}\nspec: {{ports: [{{port: 8}}, {{port: 8}}]}}", "spec.ports", "same number"),
         (f"kind: Service\n{METADATA}\nspec: {{clusterIP: x}}", "spec.clusterIP", "x is no IP address"),
         (f"kind: Service\n{METADATA}\nspec: {{ports: [{{port: 0}}]}}", r"spec.ports\[0\].port", "from 1 to 65535"),
         (f"kind: Service\n{METADATA}\nspec: {{ports: [{{}}]}}", r"spec.ports\[0\].port", "missing"),
@@ -67,6 +83,18 @@ SLICE = "kind: EndpointSlice\nmetadata: {name: x, labels: {kubernetes.io/service
 def test_what_cannot_be_used_is_named_by_its_path(text: str, path: str, problem: str) -> None:
     with pytest.raises(FieldError, match=rf"file.yaml.*: {path}: .*{problem}"):
         world(text)
+
+
+def test_an_address_of_two_services_is_refused() -> None:
+    first = "kind: Service\nmetadata: {name: a}\nspec: {clusterIP: 10.0.0.1}"
+    with pytest.raises(FieldError, match=r"Service default/b: spec.clusterIP: 10.0.0.1 is the address of a.default"):
+        world(first, first.replace("name: a", "name: b"))
+
+
+@pytest.mark.parametrize("port", [15000, 15001, 15021])
+def test_a_port_of_the_capture_on_which_the_proxy_listens_is_refused(port: int) -> None:
+    with pytest.raises(FieldError, match=f"--inbound-capture-port: port {port} is one of the proxy's own"):
+        render(CaptureConfig(inbound_capture_port=port), World(), Pod("default", "web"))
 
 
 def test_a_file_that_is_no_yaml_is_named_with_its_line() -> None:

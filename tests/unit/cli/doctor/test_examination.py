@@ -116,7 +116,7 @@ def test_our_sets_that_are_live() -> None:
         "live rules: rules of the capture are in iptables nft (ipv4, ipv6)"
     ]
     assert listed(GOOD.replace(live_sets=(one, other)), "warning") == [
-        "live rules: there are several sets of capture rules; one is right"
+        "live rules: there are several rule sets of the capture; expected one"
     ]
 
 

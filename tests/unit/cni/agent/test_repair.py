@@ -19,7 +19,7 @@ from cni.agent.journal import AgentLog
 from cni.agent.options import Options
 from cni.agent.repair import LONGEST_PAUSE, QUIET, Repair
 from cni.agent.runtime import Sandbox
-from cni.agent.sandboxes import Place
+from cni.agent.sandboxes import PodNamespace
 from support.cluster import fake_kubernetes
 from support.cluster.fake_kubernetes import FakeKubernetes
 
@@ -32,7 +32,7 @@ STARTING = READY | {"status": {"ready": 0}}
 
 
 def audited(state: str, sandbox: str = "s1") -> Audited:
-    place = Place(Sandbox(sandbox, "shop", "web", "uid-1", 0), "/run/netns/nowhere", 7)
+    place = PodNamespace(Sandbox(sandbox, "shop", "web", "uid-1", 0), "/run/netns/nowhere", 7)
     return Audited(place, PodState(state, "there are no rules", "recreate it"), NOTHING, 0.0)
 
 
@@ -59,7 +59,7 @@ class Scene:
         if self.refusal:
             raise CaptureError(self.refusal)
 
-    def look(self, _place: Place) -> PodState:
+    def look(self, _place: PodNamespace) -> PodState:
         return self.after
 
     def events(self) -> list[tuple[str, str, str]]:
@@ -195,7 +195,7 @@ def test_a_node_has_so_many_repairs_a_minute(scene: Scene) -> None:
 
 @with_options(repair_running="apply")
 def test_the_look_at_the_result_repairs_nothing(scene: Scene) -> None:
-    def look(place: Place) -> PodState:
+    def look(place: PodNamespace) -> PodState:
         scene.repair(audited("rule-missing", place.sandbox.id), READY)
         return PodState("rule-missing", "still")
 

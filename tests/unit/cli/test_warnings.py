@@ -1,0 +1,31 @@
+"""What a command warns of that reads options of the capture, and applies nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from capture.cli.group import run
+
+EVERYTHING = "warning: --istio-service-exclude-cidr 0.0.0.0/0 (command line) holds every IPv4 address"
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize(
+    "command", [["render"], ["trace", "tcp", "1.2.3.4:80", "--from-options"], ["explain", "--from-options"]]
+)
+def test_each_command_warns_of_options_that_cancel_the_capture(
+    command: list[str], form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forms = ["--format", "json"] if form == "json" else []
+
+    assert run([*command, "-x", "0.0.0.0/0", *forms]) == 0
+
+    assert capsys.readouterr().err.startswith(EVERYTHING)
+
+
+def test_a_family_without_rules_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["render", "--ip-families", "ipv4", "--family", "ipv6"]) == 0
+
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("warning: --family ipv6: no rules: only IPv4 is captured\n")
