@@ -57,6 +57,7 @@ mount -t overlay overlay -o "lowerdir=/etc,upperdir=$0/etc,workdir=$0/work" /etc
 mount -t tmpfs tmpfs /opt
 mount -t tmpfs tmpfs /var/log
 mount -t tmpfs tmpfs /var/lib
+rm -rf /etc/containerd # whose configuration names a directory of this machine
 mkdir -p /etc/cni/net.d /opt/cni/bin /var/lib/rancher/k3s/data/cni /var/lib/rancher/k3s/agent/etc/cni/net.d
 for directory in /etc/cni/net.d /var/lib/rancher/k3s/agent/etc/cni/net.d; do
     printf '%s' "$1" >$directory/10-pods.conflist
