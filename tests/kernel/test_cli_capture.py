@@ -296,7 +296,7 @@ def test_a_whole_life(netns: NamespaceFactory, backend: str, driver: str, varian
     before = state(namespace)
     flags = choice(backend, driver, variant)
 
-    assert run(namespace, "capture", "apply", *flags).stdout.startswith("programmed: 38 rules for IPv4 and IPv6")
+    assert run(namespace, "capture", "apply", *flags).stdout.startswith("applied: 38 rules for IPv4 and IPv6")
     assert run(namespace, "capture", "apply", *flags).stdout.startswith("unchanged: ")
     assert run(namespace, "capture", "verify").stdout == "in sync: live rules match the applied configuration\n"
     assert run(namespace, "capture", "verify", "-x", "10.0.0.0/8", code=4).stdout.startswith(
