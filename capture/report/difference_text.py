@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILY_NAMES, address_text
+from capture.model.addresses import address_text
 from capture.model.ruleset import LoopbackAddress
 from capture.report.packet_text import packet_text
 
@@ -200,13 +200,11 @@ def reference_text(verified: Verified) -> str:
 
 
 def _need(need: LoopbackAddress | MissingRoute) -> str:
-    """Return what is missing of the routes that the rules depend on."""
+    """Return what is missing besides rules, and the commands that add it."""
     if isinstance(need, LoopbackAddress):
-        return f"the address {need.network} on lo is missing"
-    lacking = (*(() if need.has_rule else ("policy rule",)), *(() if need.has_route else ("route",)))
-    verb, add = ("is", "adds it") if len(lacking) == 1 else ("are", "add them")
+        return need.message
     commands = " and ".join(f"`{command}`" for command in need.commands)
-    return f"{FAMILY_NAMES[need.family]}: the {' and the '.join(lacking)} of TPROXY {verb} missing: {commands} {add}"
+    return f"{need.message}: {commands} {'adds it' if len(need.commands) == 1 else 'add them'}"
 
 
 def differences_as_plain(verified: Verified) -> list[dict[str, object]]:

@@ -72,9 +72,12 @@ def test_a_pod_that_the_plugin_left_alone_or_refused(pod_pair: PodPair) -> None:
     assert cause["kind"] == "left-alone"
     assert cause["says"].startswith("the CNI plugin left pod shop/web-0 alone at 2")
     assert cause["says"].endswith(": it has no container istio-proxy")
+    assert "label its namespace for injection" in cause["remedy"]
+    call(configuration({}, exclude_namespaces=["shop"]), CNI_NETNS=pod.path)
+    assert "exclude_namespaces" in why(pod)["causes"][0]["remedy"]
     call(configuration({"sidecar.istio.io/status": "injected"}), CNI_NETNS=pod.path)
     (cause,) = why(pod)["causes"]
-    assert (cause["kind"], "the CNI plugin refused it at" in cause["says"]) == ("no-rules", True)
+    assert (cause["kind"], "the CNI plugin refused the pod at" in cause["says"]) == ("no-rules", True)
     call(configuration({}), CNI_NETNS="", CNI_COMMAND="DEL")
     assert "the CNI plugin" not in why(pod)["causes"][0]["says"]
 

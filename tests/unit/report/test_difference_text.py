@@ -87,9 +87,9 @@ def test_each_kind_has_its_sentence() -> None:
         "IPv4 nat OUTPUT: the policy is DROP, and should be ACCEPT",
         "IPv6 nat OUTPUT: rule 1 captures a family that should not be captured: -p tcp -j ISTIO-OUTPUT",
         "the address ::6/128 on lo is missing",
-        "IPv6: the route of TPROXY is missing: `ip -6 route add local default dev lo table 133` adds it",
+        "IPv6: the route for mark 0x539 is missing: `ip -6 route add local default dev lo table 133` adds it",
         (
-            "IPv4: the policy rule and the route of TPROXY are missing: `ip rule add fwmark 1337 lookup 133`"
+            "IPv4: the policy rule and the route for mark 0x539 are missing: `ip rule add fwmark 1337 lookup 133`"
             " and `ip route add local default dev lo table 133` add them"
         ),
         "a second set of capture rules is in nftables",
