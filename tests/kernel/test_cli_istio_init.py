@@ -46,7 +46,7 @@ def test_the_proxy_is_the_user_of_the_environment(netns: NamespaceFactory) -> No
     assert "--uid-owner 33" in save(namespace)
 
 
-def test_it_ends_with_the_rules(netns: NamespaceFactory) -> None:
+def test_the_output_ends_with_the_rules(netns: NamespaceFactory) -> None:
     printed = init(netns()).stdout
 
     assert "applied: 38 rules for IPv4 and IPv6, backend iptables nft" in printed
@@ -72,7 +72,7 @@ def test_a_dry_run_needs_no_privilege(netns: NamespaceFactory) -> None:
     assert "-A ISTIO-OUTPUT " in init(netns(), "-n", before=AS_PROXY).stdout
 
 
-def test_cleanup(netns: NamespaceFactory) -> None:
+def test_cleanup_removes_everything(netns: NamespaceFactory) -> None:
     namespace = netns()
     init(namespace, "-m", "TPROXY", "--redirect-dns", "--capture-all-dns")
 

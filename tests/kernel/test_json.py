@@ -87,7 +87,7 @@ def test_a_schema_is_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])
-def test_what_is_live(commands: Commands, pod: Pod, backend: str) -> None:
+def test_output_about_live_rules_fits_its_schema(commands: Commands, pod: Pod, backend: str) -> None:
     at = ("--netns", pod.path)
     commands("verify", "verify", *at, code=4)
     commands("why", "why", *at, code=4)

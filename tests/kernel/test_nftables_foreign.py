@@ -176,7 +176,7 @@ class TestRead:
         assert (chain.hook, chain.is_nat, chain.priority) == (OUTPUT, True, -100)
         assert [rule.matches for rule in chain.entry.rules] == [(OwnerUid((only(0),)),)]
 
-    def test_in_a_namespace_without_any(self, namespace: Namespace) -> None:
+    def test_a_namespace_without_foreign_chains_has_none(self, namespace: Namespace) -> None:
         assert read(namespace) == {}
 
 
@@ -381,7 +381,7 @@ def test_rules_in_a_table_of_iptables_that_we_do_not_need(pair: PodPair, way: st
     assert not changed, "nothing that we could write would stand before it"
 
 
-def test_of_one_priority_what_was_there_before_comes_after(pair: PodPair) -> None:
+def test_the_older_of_two_chains_with_one_priority_comes_second(pair: PodPair) -> None:
     pair.pod.run(["nft", "-f", "-"], stdin=TAKING["of one priority"].replace("counter", "meta skuid 1000 counter"))
     apply_in_nftables(pair)
 
@@ -402,7 +402,7 @@ def test_a_mark_before_the_transparent_proxy(pair: PodPair) -> None:
     assert ends(pair, obstacle.effect.packet) == obstacle.effect.after.outcome == "dropped"
 
 
-def test_in_words_and_as_json(pair: PodPair) -> None:
+def test_a_foreign_redirect_is_drift_in_words_and_as_json(pair: PodPair) -> None:
     apply_in_nftables(pair)
     pair.pod.run(["nft", "-f", "-"], stdin=TAKING["redirect"])
 

@@ -189,7 +189,7 @@ def compare(name: str, width: int, text: str) -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_healthy_pod(pod: Namespace, width: int) -> None:
+def test_a_healthy_pod_reads_as_recorded(pod: Namespace, width: int) -> None:
     prepared(pod, "", 1337)
 
     compare("healthy", width, "\n".join(seen(words, width) for words in HEALTHY))

@@ -193,7 +193,7 @@ def test_a_node_without_our_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert of_this_node() == ()
 
 
-def test_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pod_has_no_findings_of_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = Runtime("containerd", "", conf_dir=str(tmp_path / "none"))
     monkeypatch.setattr(runtimes, "detect", lambda: nowhere)
     assert of_this_node() == ()
