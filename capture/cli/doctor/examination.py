@@ -251,7 +251,7 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
             "another than this process has (hostUsers: false): auto takes nftables; iptables writes from within it"
         )
         yield Finding("namespace", "user namespace", "note", message)
-    addresses = ", ".join(examined.addresses) or "none yet; both families would be programmed"
+    addresses = ", ".join(examined.addresses) or "none yet; both families would be captured"
     yield Finding("namespace", "addresses", "ok" if examined.addresses else "note", addresses)
     recorded = "present" if examined.is_recorded else "absent: nothing was applied here, or the record is elsewhere"
     yield Finding("namespace", "record", "ok" if examined.is_recorded else "note", recorded)
@@ -264,7 +264,7 @@ def _kernel(facts: HostFacts, lacking: tuple[str, ...]) -> Iterator[Finding]:
     yield Finding("kernel", "legacy tables", state, LEGACY[facts.legacy])
     for family, table in facts.legacy_tables:
         yield Finding("kernel", "legacy tables", "note", f"the table {table} of {family} exists in this namespace")
-    ipv6 = "present" if facts.ipv6 else "absent (ipv6.disable=1?): IPv4 alone is programmed"
+    ipv6 = "present" if facts.ipv6 else "absent (ipv6.disable=1?): IPv4 alone is captured"
     yield Finding("kernel", "IPv6", "ok" if facts.ipv6 else "note", ipv6)
 
 
