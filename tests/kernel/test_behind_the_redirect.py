@@ -250,7 +250,7 @@ def served(pod_pair: PodPair) -> PodPair:
 
 @pytest.mark.parametrize("way", ["nftables-netlink", "iptables-netlink"])
 @pytest.mark.parametrize("name", CASES)
-def test_as_the_kernel_does_it(served: PodPair, way: str, name: str) -> None:
+def test_why_judges_a_filter_as_the_kernel_does(served: PodPair, way: str, name: str) -> None:
     commands, expected = CASES[name]
     pod = served.pod
     with pod.entered():
