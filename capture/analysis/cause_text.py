@@ -27,8 +27,6 @@ SO_DOES_KATA = "so does Kata Containers, whose pods have a network stack in a vi
 IN_PROXY = "Set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
 WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
 SETS_BOTH = "annotation sidecar.istio.io/interceptionMode sets both."
-UNJUDGED = "unjudged"
-"""The kind of what may divert captured packets, and cannot be judged."""
 NO_REFERENCE = "Give the pod's settings as options, or run this where the rules were applied."
 
 TEXTS: dict[str, tuple[str, str]] = {
@@ -156,6 +154,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "DNS is captured for the pod's own name servers alone, and {server} is none of them",
         "Apply with --capture-all-dns too: from outside of the pod its name servers are not known.",
     ),
+    "dns-not-captured: no server": (
+        "DNS is captured for known name servers alone, and none was known when the rules were applied",
+        "Apply with --capture-all-dns too, or from within the pod, whose resolv.conf names the servers.",
+    ),
     "dns-not-captured": (
         "DNS is not captured: the look-up goes to the name server directly",
         f"Apply with --redirect-dns; in Kubernetes: {IN_PROXY}.",
@@ -206,7 +208,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}",
         "Remove the rule, or restrict it to what it is for; `ip rule` and `ip route show table all` have the routes.",
     ),
-    UNJUDGED: (
+    "unjudged": (
         "a foreign rule may divert captured traffic, which cannot be judged: {rule}",
         "Look at the rule; `capture verify` has the packets that it may divert.",
     ),

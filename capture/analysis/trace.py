@@ -150,7 +150,7 @@ def trace_whole_path(packet: Packet, situation: Situation) -> Trace:
     later.go()
     if later.is_dropped:
         return later.result()
-    passage.path += [step for step in later.path[len(passage.path) :] if not step.certain]
+    passage.path += [step for step in later.path[len(passage.path) :] if not (step.certain or step in passage.path)]
     return passage.result()
 
 

@@ -187,7 +187,7 @@ def _of_connection(
         missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute) and is_inbound)
         found += [_missing_route_cause(need) for need in missing if need.family == packet.family]
     if known is not None:
-        found = [_with_options(each, live.packet, known.settings) for each in found]
+        found = [_with_options(each, live.packet, known) for each in found]
     notes = [] if known else [cause("rule-missing: no record")]
     notes += [each for each in of_pod if each not in causes]
     return Diagnosis(live.packet, live, tuple(found), tuple(notes), live.certain)
@@ -305,10 +305,11 @@ def _exclusion_notes(known: Reference, verified: Verified) -> Iterator[Cause]:
         yield cause("excluded: pod", options=", ".join(given))
 
 
-def _with_options(found: Cause, packet: Packet, settings: Settings) -> Cause:
-    """Return the cause; where settings leave the packet out, its remedy names the options, or the profile, that do."""
-    if found.kind == "dns-not-captured" and settings[REDIRECT_DNS]:
-        return found.replace(remedy=cause("dns-not-captured: server", server="").remedy)
+def _with_options(found: Cause, packet: Packet, known: Reference) -> Cause:
+    """Return the cause as the settings explain it: its remedy names the options, or the profile, that matter."""
+    settings = known.settings
+    if found.kind == "dns-not-captured" and settings[REDIRECT_DNS] and not known.config.captures_dns:
+        return cause("dns-not-captured: no server")
     if found.kind != "excluded":
         return found
     given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)

@@ -97,7 +97,7 @@ def test_what_comes_in_by_an_interface_that_is_down(name: str, found: list[str])
 
 
 @pytest.mark.parametrize(("name", "found"), [("eth0", []), ("net1", ["interface-missing"]), ("net+", [])])
-def test_an_excluded_interface(name: str, found: list[str]) -> None:
+def test_an_excluded_interface_that_does_not_exist_is_a_cause(name: str, found: list[str]) -> None:
     assert kinds(causes_of_pod(FACTS, CAPTURE.replace(excluded_interfaces=(name,)))) == found
 
 
@@ -431,7 +431,9 @@ def test_what_is_wrong_with_the_whole_pod() -> None:
         (cause("conntrack-full", tracked=1, max_tracked=1), way(OUT, "direct"), True),
     ],
 )  # fmt: skip
-def test_whom_it_stops(cause_of_pod: Cause, live: Trace | None, *, is_stopped: bool) -> None:
+def test_causes_of_the_pod_stop_the_connections_that_meet_them(
+    cause_of_pod: Cause, live: Trace | None, *, is_stopped: bool
+) -> None:
     assert stops(cause_of_pod, CAPTURE, live) is is_stopped
 
 

@@ -79,7 +79,7 @@ def test_every_packet_does_with_long_lists_put_aside(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.long
 @pytest.mark.parametrize("start", range(120, 1120, 50))
-def test_in_a_thousand_situations_too(start: int) -> None:
+def test_compiler_and_trace_agree_in_a_thousand_situations(start: int) -> None:
     assert wrong(range(start, start + 50), 200) == 0
 
 
