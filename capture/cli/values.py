@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from capture.errors import ConfigurationError
@@ -26,7 +27,7 @@ class Kind(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4
         try:
             return self._parse(value)
         except ValueError:
-            raise ConfigurationError(name_of(param), str(value), "command line", self.expected) from None
+            raise ConfigurationError(name_of(param), str(value), _origin(param, ctx), self.expected) from None
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str | None:
         return f"[{'|'.join(self.words)}]" if self.words else None
@@ -40,6 +41,12 @@ def name_of(param: click.Parameter | None) -> str:
     if isinstance(param, click.Option):
         return max(param.opts, key=len)
     return param.human_readable_name.strip("[]") if param else ""
+
+
+def _origin(param: click.Parameter | None, ctx: click.Context | None) -> str:
+    if param is None or ctx is None or ctx.get_parameter_source(param.name or "") != ParameterSource.ENVIRONMENT:
+        return "command line"
+    return f"environment {param.envvar}"
 
 
 def beginning(values: Sequence[str], incomplete: str) -> list[CompletionItem]:
@@ -78,4 +85,4 @@ def number(lowest: float, highest: float = sys.maxsize, kind: Callable[[str], fl
         return kind(text)
 
     name = "a whole number" if kind is int else "a number"
-    return Kind(parse, f"{name} from {lowest} {'on' if highest == sys.maxsize else f'to {highest}'}")
+    return Kind(parse, f"{name} {f'of at least {lowest}' if highest == sys.maxsize else f'from {lowest} to {highest}'}")
