@@ -23,6 +23,7 @@ from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.packet import Packet
 from capture.model.ruleset import LoopbackAddress, MissingRoute, Ruleset
 from capture.model.values import Value
+from capture.netlink.ipsec import policy_for
 from capture.operations import host_of, reference, trace, verify
 from capture.operations.inference import inferred_settings
 from capture.rules import build_ruleset
@@ -173,6 +174,9 @@ def _of_connection(
     by_settings = trace(packet, known.settings) if known else None
     found = [*causes, *(() if is_inbound else _socket_lb_causes(packet))]
     found += (*causes_of_connection(live, by_settings, facts, capture, _rule_of), *_loop_causes(live, capture))
+    policy = policy_for(live.packet)
+    if policy is not None and policy.is_blocking:
+        found.append(cause("ipsec", policy=policy.words))
     if known is not None and (is_inbound or live.outcome in TO_PROXY):
         desired = build_ruleset(known.config)
         here = (each for each in impediments(desired) if each.family in (None, packet.family))
@@ -183,6 +187,8 @@ def _of_connection(
         found = [_with_options(each, live.packet, known.settings) for each in found]
     notes = [] if known else [cause("rule-missing: no record")]
     notes += [each for each in of_pod if each not in causes]
+    if policy is not None and not policy.is_blocking:
+        notes.append(cause("ipsec: encrypted", policy=policy.words))
     return Diagnosis(live.packet, live, tuple(found), tuple(notes), live.certain)
 
 

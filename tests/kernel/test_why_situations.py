@@ -141,6 +141,12 @@ BROKEN: dict[str, Situation] = {
         f' nft "add rule netdev x c tcp dport {APP_PORT} drop"',
         goes="in",
     ),
+    "IPsec drops it": Situation(
+        "ipsec", breaks="ip xfrm policy add src 10.0.0.0/8 dst 203.0.113.0/24 dir out action block"
+    ),
+    "IPsec drops what comes in": Situation(
+        "ipsec", breaks=f"ip xfrm policy add proto tcp dport {APP_PORT} dir in action block", goes="in"
+    ),
     # from reports of users
     "connections are not tracked": Situation(
         "foreign-rule", breaks=f"iptables -t raw -I OUTPUT -p tcp -d {ELSEWHERE} -j NOTRACK"
