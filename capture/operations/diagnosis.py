@@ -12,6 +12,7 @@ from capture.analysis.causes import (
     causes_of_proxy,
     default_route_causes,
     drop_cause,
+    no_route_cause,
     stops,
 )
 from capture.analysis.foreign_text import what_foreign_does
@@ -37,6 +38,7 @@ from capture.state.facts import read_facts
 from capture.state.impediments import LO_DOWN, impediments
 from capture.state.netns import InNamespace, own_namespace
 from capture.state.node import evidence_of_host
+from capture.state.pod_network import answers_have_a_route
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
@@ -174,6 +176,8 @@ def _of_connection(
     by_settings = trace(packet, known.settings) if known else None
     found = [*causes, *(() if is_inbound else _socket_lb_causes(packet))]
     found += (*causes_of_connection(live, by_settings, facts, capture, _rule_of), *_loop_causes(live, capture))
+    if is_inbound and not found and packet.source is not None and not answers_have_a_route(packet):
+        found.append(no_route_cause(facts, packet.family, address_text(packet.family, packet.source.first)))
     policy = policy_for(live.packet)
     if policy is not None and policy.is_blocking:
         found.append(cause("ipsec", policy=policy.words))

@@ -160,6 +160,8 @@ BROKEN: dict[str, Situation] = {
     ),
     "the proxy listens on IPv6 alone": Situation("not-listening", addresses=("::",)),
     "the inbound listener is on loopback": Situation("not-listening", addresses=("127.0.0.1", "::1"), goes="in"),
+    "no route back to the client": Situation("no-route", breaks="ip route add blackhole {peer}", goes="in"),
+    "::1 is gone": Situation("no-route", breaks="sysctl -wq net.ipv6.conf.lo.disable_ipv6=1", goes="out6"),
     "the destination is prohibited": Situation("no-route", breaks="ip route add prohibit 203.0.113.0/24"),
     "the app has the proxy's group": Situation("proxy-user", gid=1337),
     "another agent flushed nat": Situation("rule-missing", breaks="iptables -t nat -F", backend="iptables"),
@@ -222,7 +224,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
         with pod.entered():
             operations.apply(given(f"--backend {situation.backend} {situation.options}"))
     if situation.breaks:
-        pod.run(["sh", "-ec", situation.breaks])
+        pod.run(["sh", "-ec", situation.breaks.replace("{peer}", peer.ipv4)])
 
     found = why(pod, packet(situation, pod_pair))
 
