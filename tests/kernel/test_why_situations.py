@@ -147,6 +147,18 @@ BROKEN: dict[str, Situation] = {
     "IPsec drops what comes in": Situation(
         "ipsec", breaks=f"ip xfrm policy add proto tcp dport {APP_PORT} dir in action block", goes="in"
     ),
+    "answers are dropped": Situation("filtered", breaks="iptables -A OUTPUT -p tcp --sport 15001 -j DROP"),
+    "answers are dropped behind": Situation("filtered", breaks="iptables -A INPUT -p tcp --sport 80 -j DROP"),
+    "answers to clients are dropped": Situation(
+        "filtered", breaks="iptables -t mangle -A OUTPUT -p tcp --sport 15006 -j DROP", goes="in"
+    ),
+    "an egress firewall without answers": Situation(
+        "filtered",
+        breaks="iptables -P OUTPUT DROP; iptables -A OUTPUT -p tcp -m multiport --dports 80,15001 -j ACCEPT",
+    ),
+    "only the first packet comes through": Situation(
+        "filtered", breaks="iptables -t mangle -A OUTPUT -p tcp --dport 80 ! --syn -j DROP"
+    ),
     # from reports of users
     "connections are not tracked": Situation(
         "foreign-rule", breaks=f"iptables -t raw -I OUTPUT -p tcp -d {ELSEWHERE} -j NOTRACK"
