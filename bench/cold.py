@@ -112,7 +112,7 @@ def variants(directory: Path, kubeconfig: Path) -> dict[str, Callable[[Namespace
     like_own = _call("ADD", *DRIVERS[0])
     compared |= upstream.init_programs() | upstream.plugins(like_own, kubeconfig)
     for backend, driver in DRIVERS:
-        compared[f"ADD that asks the API server, {backend} by {driver}"] = _look_up(kubeconfig, backend, driver)
+        compared[f"ADD that queries the API server, {backend} by {driver}"] = _look_up(kubeconfig, backend, driver)
         for command in ("ADD", "CHECK", "DEL"):
             compared[f"{command}, {backend} by {driver}"] = _call(command, backend, driver)
         compared[f"istio-init, {backend} by {driver}"] = _init(backend, driver)
@@ -155,7 +155,7 @@ def _init(backend: str, driver: str) -> Callable[[Namespace], Command]:
 
 
 SOURCES = {
-    "ADD that asks the API server": "API server, on loopback, TLS",
+    "ADD that queries the API server": "API server, on loopback, TLS",
     "ADD by Istio's plugin": "API server, on loopback, TLS",
     "ADD": "the runtime's annotations",
     "CHECK": "the record of ADD",

@@ -89,7 +89,7 @@ Measured once so, on another day and with an older version (whole processes, int
 
 So in its native nftables mode Istio's small program was quicker, and so was its plugin, where both query the
 API server. 40 ms of our look-up were Nagle's algorithm, which is off since. An ADD that knows the pod from the
-runtime's annotations asks no server, which Istio's plugin cannot.
+runtime's annotations queries no server, which Istio's plugin cannot.
 """
 
 

@@ -203,6 +203,9 @@ def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, form: str
     when the pod ends; on such a node drain it first, or keep the plugin.
     """
     bin_path, conf_path = _paths(_runtime("auto"), bin_dir, conf_dir)
+    if not (bin_dir or conf_dir or os.path.isdir(bin_path) or os.path.isdir(conf_path)):  # no runtime is here
+        print_changes([], form, "nothing to remove")
+        return 0
     changes = installer.uninstall(bin_path, conf_path, grace, keep_plugin=keep_plugin)
     changes += kubeconfig_file.remove(entries.own_directory(conf_path))
     print_changes(map(str, changes), form, "nothing to remove")

@@ -316,7 +316,7 @@ def _status(request: Request, configuration: Configuration, journal: Log) -> Non
     only where no pod starts without it; elsewhere its state goes to the log.
     """
     from capture.backends import detect
-    from capture.operations.target import request_of
+    from capture.operations.arguments import request_of
     from capture.state.capabilities import missing
 
     if not os.path.exists("/proc/self/status"):

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Literal
 
 from capture.analysis.stations import Situation
-from capture.analysis.trace import whole_way
+from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import FAMILY_NAMES, Family, Network, address_text, parse_address
 from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.packet import Packet
@@ -103,7 +103,7 @@ class Chooser:
             if packet.out_interface == NO_ROUTE:
                 continue
             why = "nothing that could be dialled from here is captured"
-            traced = whole_way(packet, Situation(self._ruleset))
+            traced = trace_whole_path(packet, Situation(self._ruleset))
             if traced.outcome == f"proxy-{side}":
                 return Probe(side, destination, port, identity, traced.port)
         return Proof(f"{FAMILY_NAMES[family]} {side}: {why}", holds=False)
@@ -112,7 +112,7 @@ class Chooser:
         """Return a packet that comes in by an interface and should reach the proxy, and on which port."""
         for destination, port in product(self.own(family), self._ports()):
             packet = Packet("tcp", destination, port, source=parse_address(source), in_interface=interface)
-            traced = whole_way(packet, Situation(self._ruleset))
+            traced = trace_whole_path(packet, Situation(self._ruleset))
             if traced.outcome == "proxy-inbound":
                 return packet, traced.port
         return None

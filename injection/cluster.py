@@ -55,7 +55,7 @@ def _listed(text: str) -> object:
 
 def _report(workload: Workload) -> dict[str, Any]:
     misfit = next(POD.misfits(workload.pod), "")
-    way, reason = ("", misfit) if misfit else _way(workload)
+    way, reason = ("", misfit) if misfit else _carrier(workload)
     warnings: tuple[str, ...] = ()
     if way:
         settings = _settings(workload)
@@ -69,7 +69,7 @@ def _report(workload: Workload) -> dict[str, Any]:
     }
 
 
-def _way(workload: Workload) -> tuple[str, str]:
+def _carrier(workload: Workload) -> tuple[str, str]:
     """Return the way in which a pod is captured, or "" and why it is not."""
     names = [one.get("name") for one in containers_of(workload.pod["spec"])]
     if workload.pod["spec"].get("hostNetwork"):

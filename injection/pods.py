@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capture.model.values import Value
+from injection.template import InjectionError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,11 +63,12 @@ def workloads(document: object, default_namespace: str = "default", path: Path =
         return
     if not isinstance(kind, str) or kind not in POD_OF:
         return
-    pod = at(document, POD_OF[kind])
-    if not isinstance(pod, dict) or not isinstance(pod.get("spec"), dict):
-        return
     metadata = _mapping(document.get("metadata"))
     name = str(metadata.get("name") or metadata.get("generateName") or "")
+    pod = at(document, POD_OF[kind])
+    if not isinstance(pod, dict) or not isinstance(pod.get("spec"), dict):
+        where = ".".join(map(str, (*POD_OF[kind], "spec")))
+        raise InjectionError(f"{kind} {name}: {where} is missing, or is no object with containers")
     # A template's own namespace would be ignored by Kubernetes; the workload's counts.
     yield Workload(kind, str(metadata.get("namespace") or default_namespace), name, (*path, *POD_OF[kind]), pod)
 

@@ -219,7 +219,7 @@ def validation_container(image: str, settings: PodSettings) -> Container:
 def with_variables(proxy: Container, own: Container, settings: PodSettings) -> Container:
     """Return the proxy with what the annotation ``proxy.istio.io/config`` says about capture, as Istio's injector does.
 
-    The CNI plugin reads it there, where it asks the API server. What the container has by itself (``own``) stays.
+    The CNI plugin reads it there, where it queries the API server. What the container has by itself (``own``) stays.
     """
     named = {one.get("name") for each in (proxy, own) for one in each.get("env") or []}
     missing = [one for one in _variables(settings).get("env", []) if one["name"] not in named]

@@ -92,9 +92,9 @@ Programs give them to `make_settings` ([library.md](library.md)).
 
 A flag beats the environment, and the environment beats the default. An explicit empty value counts: it means "none",
 and where an option has to have a value, its default. A switch takes its value after `=` only (`--dual-stack=false`).
-Every value is looked at before anything is done; what cannot be used is an error (exit code 2). Only a truth value in
-the environment that cannot be read is ignored, with a warning: `ISTIO_META_DNS_CAPTURE=yes` says nothing to Istio's
-agent either. Of several variables of one option the last one that can be read counts.
+Every value is checked before anything is done; one that cannot be used is an error (exit code 2). Only a truth value in
+the environment that cannot be read is ignored, with a warning: Istio's agent ignores `ISTIO_META_DNS_CAPTURE=yes`, too.
+Of several variables of one option the last one that can be read counts.
 """
 
 

@@ -56,7 +56,7 @@ class CanonicalChain(Value):
 
     policy: str
     rules: tuple[model.Rule, ...]
-    is_hooked_elsewhere: bool = False
+    is_hooked_differently: bool = False
     """Whether packets enter it where none of the built-in chains of its table is entered."""
 
 

@@ -18,6 +18,7 @@ WRONG_USER = (
     "the listener on port {port} runs as user {uid}, and the rules leave out user {expected}:"
     " what the proxy sends is captured again"
 )
+ALONE = "the CNI plugin left pod {pod} alone at {time}: {reason}"
 RECREATE = (
     "Recreate the pod, so that istio-init or the CNI plugin captures it; `capture cni status` looks at the node."
     " For a pod that runs: `capture apply`."
@@ -26,20 +27,27 @@ SO_DOES_KATA = "so does Kata Containers, whose pods have a network stack in a vi
 IN_PROXY = "Set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
 WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
 SETS_BOTH = "annotation sidecar.istio.io/interceptionMode sets both."
-UNJUDGED = "unjudged"
-"""The kind of what may divert captured packets, and cannot be judged."""
 NO_REFERENCE = "Give the pod's settings as options, or run this where the rules were applied."
 
 TEXTS: dict[str, tuple[str, str]] = {
     # The whole pod.
-    "no-rules": ("nothing is applied here: the namespace has no rules of the capture{refused}", RECREATE),
+    "no-rules": ("nothing is applied here: the namespace has no rules of the capture", RECREATE),
     "no-rules: machine": (
         "nothing is applied here: this machine has no rules of the capture",
         "Run `capture host apply`.",
     ),
-    "left-alone": (
-        "the CNI plugin left pod {pod} alone at {time}: {reason}",
-        "If it should be captured, change that in the pod's template and recreate the pod.",
+    "no-rules: refused": (
+        "nothing is applied here: the CNI plugin refused the pod at {time}: {reason}",
+        "Correct that; the runtime tries again by itself. `capture cni status` has the plugin's last decisions.",
+    ),
+    "left-alone": (ALONE, "If it should be captured, change that in the pod's template and recreate the pod."),
+    "left-alone: namespace": (
+        ALONE,
+        "If it should be captured: take its namespace out of exclude_namespaces in the plugin's entry; recreate it.",
+    ),
+    "left-alone: not injected": (
+        ALONE,
+        "If it should be captured: label its namespace for injection; no sidecar.istio.io/inject: false; recreate it.",
     ),
     "host-network": (
         "this is the node's own network namespace, which is never captured{evidence}",
@@ -91,7 +99,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "`ip {flag}route add default via GATEWAY` in the pod's namespace, or recreate the pod: its CNI plugin adds it.",
     ),
     "route-missing": (
-        "{family}: {lacking} for mark {mark:#x} {verb} missing",
+        "{message}",
         "Run `capture apply` again, or `{commands}`: TPROXY delivers inbound connections by them.",
     ),
     "translated-before: may": (
@@ -111,7 +119,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "the live rules differ from the applied ones; {first}{others}",
         f"{APPLY_AGAIN}, or recreate the pod; `capture verify` has every difference.",
     ),
-    "rule-missing: address": ("the address {network} is missing on lo", f"{APPLY_AGAIN}."),
+    "rule-missing: address": ("{message}", f"{APPLY_AGAIN}."),
     "rule-missing: circle": (
         "what the proxy sends on (user {uid}) is captured again, and comes back to it for ever",
         f"{APPLY_AGAIN}, or recreate the pod; `capture verify` has the rule that is missing.",
@@ -153,6 +161,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "dns-not-captured: server": (
         "DNS is captured for the pod's own name servers alone, and {server} is none of them",
         "Apply with --capture-all-dns too: from outside of the pod its name servers are not known.",
+    ),
+    "dns-not-captured: no server": (
+        "DNS is captured for known name servers alone, and none was known when the rules were applied",
+        "Apply with --capture-all-dns too, or from within the pod, whose resolv.conf names the servers.",
     ),
     "dns-not-captured": (
         "DNS is not captured: the look-up goes to the name server directly",
@@ -204,7 +216,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}",
         "Remove the rule, or restrict it to what it is for; `ip rule` and `ip route show table all` have the routes.",
     ),
-    UNJUDGED: (
+    "unjudged": (
         "a foreign rule may divert captured traffic, which cannot be judged: {rule}",
         "Look at the rule; `capture verify` has the packets that it may divert.",
     ),
@@ -212,7 +224,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     # The proxy's listeners.
     "not-listening": (
         "no process listens on {port}, to which {kind} connections are sent",
-        "Start the proxy, or look why it ended: kubectl logs POD -c istio-proxy.",
+        "Start the proxy, or look why it ended: kubectl logs POD -c istio-proxy. Without a proxy: `capture clean`.",
     ),
     "not-listening: other ports": (
         "no process listens on {port}, to which {kind} connections are sent; the proxy's user listens on {others}",
@@ -236,7 +248,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "proxy-wrong-user": (
         WRONG_USER,
-        "Run the proxy as user {expected} (runAsUser), or apply the rules with --proxy-uid {uid}.",
+        "Run the proxy as user {expected} (runAsUser), or apply with --proxy-uid {uid}; an app: on another port.",
     ),
     "proxy-wrong-user: TPROXY": (
         WRONG_USER,

@@ -57,8 +57,9 @@ NEARLY_FULL = 0.95
 class Capture(Value):
     """What the rules expect of the proxy: ports, the users that are not captured, and the mode."""
 
-    outbound_port: int
-    inbound_port: int
+    outbound_port: int | None
+    """None where nothing of that direction is captured."""
+    inbound_port: int | None
     dns_port: int | None
     uids: tuple[Span, ...]
     gids: tuple[Span, ...]
@@ -161,9 +162,10 @@ def causes_of_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
         name = FAMILY_NAMES[facts.addresses[0].family]
         yield cause("family-not-captured: pod", name, family=name)
     for family in capture.families:
-        if family in of_pod or not of_pod:  # what is redirected arrives at lo: without another interface, too
+        # What is redirected arrives at lo: without another interface, too.
+        if capture.outbound_port is not None and (family in of_pod or not of_pod):
             yield from causes_at_port(facts, capture, "proxy-outbound", capture.outbound_port, family)
-        if family in of_pod:
+        if capture.inbound_port is not None and family in of_pod:
             yield from causes_at_port(facts, capture, "proxy-inbound", capture.inbound_port, family)
     if capture.dns_port is not None:
         yield from causes_at_port(facts, capture, "dns", capture.dns_port, IPV4, "udp")

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from capture.analysis.compiler import Compiler, Place
+    from capture.analysis.compiler import Compiler, Stage
     from capture.analysis.meaning import Meaning
     from capture.analysis.space import Ranges
     from capture.analysis.stations import Station
@@ -44,7 +44,7 @@ class ChainCompiler:
     """One chain, from its last rule to its first."""
 
     def __init__(
-        self, compiler: Compiler, station: Station, chain: model.Chain, fall_through: int, place: Place
+        self, compiler: Compiler, station: Station, chain: model.Chain, fall_through: int, stage: Stage
     ) -> None:
         self.compiler = compiler
         self.space = compiler.space
@@ -52,8 +52,8 @@ class ChainCompiler:
         self.station = station
         self.chain = chain
         self.fall_through = fall_through
-        self.place = place
-        self.is_tracked = station.is_tracked or place.way == "lo"
+        self.stage = stage
+        self.is_tracked = station.is_tracked or stage.leg == "lo"
 
     def node(self) -> int:
         """Return the fates of packets that enter the chain."""
@@ -103,11 +103,11 @@ class ChainCompiler:
 
     def _then(self, verdict: Meaning, after: int) -> int:
         if isinstance(verdict, model.Jump):
-            return self.compiler.enter_chain(self.station, verdict.chain, after, self.place)
-        return self.compiler.apply_verdict(verdict, self.chain.name, self.fall_through, self.place, self.station)
+            return self.compiler.enter_chain(self.station, verdict.chain, after, self.stage)
+        return self.compiler.apply_verdict(verdict, self.chain.name, self.fall_through, self.stage, self.station)
 
     def _occurrence(self, position: int) -> Hashable:
-        return self.place.way, self.station.table, self.chain.name, position
+        return self.stage.leg, self.station.table, self.chain.name, position
 
     def _run(self, rules: Sequence[tuple[int, model.Rule]], after: int) -> int:
         """Return the fates of packets that come to many rules in a row.
@@ -135,8 +135,8 @@ class ChainCompiler:
     def _listed(self, rules: Sequence[tuple[int, model.Rule]]) -> int:
         """Return the list of decisions, which is the same for every way that leads here."""
         is_known = not any(isinstance(match, model.UnknownMatch) for _, rule in rules for match in rule.matches)
-        place = rules[0][0]
-        key = (self.station.table, self.chain.name, place, self.is_tracked) if is_known else self._occurrence(place)
+        first = rules[0][0]
+        key = (self.station.table, self.chain.name, first, self.is_tracked) if is_known else self._occurrence(first)
         found = self.compiler.listed.get(key)
         if found is None:
             kept = [(position, rule) for position, rule in rules if not isinstance(meaning(rule), NO_EFFECT)]

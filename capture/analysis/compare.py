@@ -8,7 +8,7 @@ our rules and may divert traffic, or change a mark that our rules match. Counter
 from __future__ import annotations
 
 from capture.analysis.canonical import CanonicalChain, canonical
-from capture.analysis.ownership import CERTAIN, disturbing, shape
+from capture.analysis.ownership import CERTAIN, disturbance_test, shape
 from capture.model.addresses import FAMILY_NAMES
 from capture.model.chain_names import is_our_chain
 from capture.model.ruleset import FAMILIES
@@ -77,8 +77,8 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
         for place, rules in foreign.items():
             extra = {each.position for each in own if (each.table, each.chain, each.kind) == (*place, "unexpected")}
             shared = {*range(1, len(there[place].rules) + 1)} - extra - {position for position, _ in rules}
-            disturbing = _disturbing(place, rules, max(shared, default=0), desired_forms or {})
-            found += [Difference(family, *place, "foreign", rule, position) for position, rule in disturbing]
+            disturbance_test = _disturbing(place, rules, max(shared, default=0), desired_forms or {})
+            found += [Difference(family, *place, "foreign", rule, position) for position, rule in disturbance_test]
     return found
 
 
@@ -87,7 +87,7 @@ def _disturbing(
 ) -> Iterator[tuple[int, Rule]]:
     """Yield the foreign rules of a chain that are before one of our own, and may divert packets or change its marks."""
     table, name = place
-    disturbs = disturbing(
+    disturbs = disturbance_test(
         (rule for _, rule in rules), name, lambda chain: desired_forms.get((table, chain), EMPTY).rules
     )
     return ((position, rule) for position, rule in rules if position < last_own and disturbs(rule))
@@ -115,7 +115,7 @@ def compared(
         if live.policy != desired.policy:
             own.append(Difference(family, table, name, "policy", policy=live.policy))
         missing, extra = _only_in_one(desired.rules, live.rules)
-        if not (is_our_chain(name) or live.is_hooked_elsewhere):
+        if not (is_our_chain(name) or live.is_hooked_differently):
             recorded = (recorded_forms or {}).get(place, EMPTY).rules
             certain = {position for position, rule in extra if shape(table, name, rule) == CERTAIN or rule in recorded}
             others = [each for each in extra if each[0] not in certain]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from capture.analysis.stations import Situation, Station
 
     Direction = Literal["inbound", "outbound"]
-    Way = Literal["in", "out", "post", "lo", "input"]
+    Leg = Literal["in", "out", "post", "lo", "input"]
     End = Callable[["Held"], int]
 
 INBOUND: Direction = "inbound"
@@ -62,10 +62,10 @@ class Held(Value):
         return self.mapped is not None and self.mapped.outcome != "direct"
 
 
-class Place(Value):
+class Stage(Value):
     """Where on its way a packet is: by which way, in which order of base chains, at which of them."""
 
-    way: Way
+    leg: Leg
     order: int
     number: int
     held: Held
@@ -101,7 +101,7 @@ class Compiler:
         self._known: dict[Hashable, int] = {}
         self._changing: dict[tuple[int, str], frozenset[type]] = {}
         self._chains: dict[int, dict[str, model.Chain]] = {}
-        self._entered: list[tuple[Place, str]] = []
+        self._entered: list[tuple[Stage, str]] = []
 
     def fates(self, direction: Direction) -> int:
         """Return the function to ``Fate``, or to ANYTHING, of packets that come in or are sent."""
@@ -137,11 +137,11 @@ class Compiler:
 
     # --- the way -----------------------------------------------------------------------------------
 
-    def _at_hook(self, way: Way, held: Held) -> int:
+    def _at_hook(self, leg: Leg, held: Held) -> int:
         """Return the fates of packets at a hook; where it is unknown which chain is first, by a truth value."""
         found = {
-            tuple(sorted(firsts.items())): self._at_base_chain(Place(way, order, 0, held))
-            for order, (firsts, _) in enumerate(self._orders[way])
+            tuple(sorted(firsts.items())): self._at_base_chain(Stage(leg, order, 0, held))
+            for order, (firsts, _) in enumerate(self._orders[leg])
         }
         while len(found) > 1:
             merged = {}
@@ -154,27 +154,27 @@ class Compiler:
         (node,) = found.values()
         return node
 
-    def _at_base_chain(self, place: Place) -> int:
+    def _at_base_chain(self, stage: Stage) -> int:
         """Return the fates of packets that have come to one of the base chains."""
-        found = self._known.get(place)
+        found = self._known.get(stage)
         if found is None:
-            stations = self._orders[place.way][place.order][1]
-            at_end = place.number == len(stations)
-            found = self._after_hook(place) if at_end else self._through_base_chain(stations[place.number], place)
-            self._known[place] = found
+            stations = self._orders[stage.leg][stage.order][1]
+            at_end = stage.number == len(stations)
+            found = self._after_hook(stage) if at_end else self._through_base_chain(stations[stage.number], stage)
+            self._known[stage] = found
         return found
 
-    def _after_hook(self, place: Place) -> int:
+    def _after_hook(self, stage: Stage) -> int:
         """Return the fates of packets behind the base chains of a hook."""
-        held = place.held
-        if place.way == "out":
+        held = stage.held
+        if stage.leg == "out":
             return self._leaving(held)
-        if place.way == "post":
+        if stage.leg == "post":
             return self.diagrams.choose(self.leaves_by_lo, self._over_lo(held), self._end_of(held))
-        if place.way == "input":
+        if stage.leg == "input":
             return self._end_of(held)
         delivered = self._at_hook("input", held)
-        if place.way == "lo" or held.is_redirected or held.transparent is not None:
+        if stage.leg == "lo" or held.is_redirected or held.transparent is not None:
             return delivered
         return self.diagrams.choose(self._is_for_the_pod(), delivered, self._end_of(held))
 
@@ -208,33 +208,33 @@ class Compiler:
         is_own = self.space.numbers(Field.DESTINATION, merge(own))
         return self.diagrams.either(is_own, self.space.numbers(Field.IN, [(self.lo, self.lo)]))
 
-    def _through_base_chain(self, station: Station, place: Place) -> int:
-        after = self._after_base_chain(place, station)
-        if station.is_nat and place.held.mapped is not None:
+    def _through_base_chain(self, station: Station, stage: Stage) -> int:
+        after = self._after_base_chain(stage, station)
+        if station.is_nat and stage.held.mapped is not None:
             return after
         drops = station.entry.policy_for(self.space.family) == "DROP"
         fall_through = self._fate(Fate("dropped")) if drops else after
-        found = self._chain(station, station.entry, fall_through, place)
+        found = self._chain(station, station.entry, fall_through, stage)
         if self.mark_routes:
             found = self.switches.restricted(found, self.diagrams.level(self.remarked), 0)
-        return self.diagrams.choose(self._packets_that_nat_maps(place), found, after) if station.is_nat else found
+        return self.diagrams.choose(self._packets_that_nat_maps(stage), found, after) if station.is_nat else found
 
-    def _after_base_chain(self, place: Place, station: Station) -> int:
+    def _after_base_chain(self, stage: Stage, station: Station) -> int:
         """Return the fates of packets that a base chain lets pass; with another mark they may be routed again."""
-        following = place.replace(number=place.number + 1)
+        following = stage.replace(number=stage.number + 1)
         after = self._at_base_chain(following)
         return self.diagrams.choose(self.remarked, self._routed_again(following), after) if station.reroutes else after
 
-    def _routed_again(self, place: Place) -> int:
+    def _routed_again(self, stage: Stage) -> int:
         """Return the fates of packets that are routed again, by their mark and where they go now."""
-        found = self._at_base_chain(place.replace(held=place.held.replace(interface=None)))
-        for condition, way, _ in reversed(self.mark_routes):
-            there = place.replace(held=place.held.replace(interface=way or None))
-            leads = self._fate(Fate("dropped")) if way is None else self._at_base_chain(there)
+        found = self._at_base_chain(stage.replace(held=stage.held.replace(interface=None)))
+        for condition, leg, _ in reversed(self.mark_routes):
+            there = stage.replace(held=stage.held.replace(interface=leg or None))
+            leads = self._fate(Fate("dropped")) if leg is None else self._at_base_chain(there)
             found = self.diagrams.choose(condition, leads, found)
         return found
 
-    def _packets_that_nat_maps(self, place: Place) -> int:
+    def _packets_that_nat_maps(self, stage: Stage) -> int:
         """Return packets that are mapped: first ones, and later ones, which are treated as the first was.
 
         With a mark on their connection they may be answers, which no rule of nat maps; without a socket, the sender
@@ -242,7 +242,7 @@ class Compiler:
         """
         no_mark = self.space.marked("connection", 0, model.ALL_BITS)
         follows = self.diagrams.both(self.space.state_in("ESTABLISHED"), no_mark)
-        if place.way == "out":
+        if stage.leg == "out":
             follows = self.diagrams.both(follows, self.space.numbers(Field.UID, [(0, MAX_ID)]))
         return self.diagrams.either(self.space.state_in(*NAT_STATES), follows)
 
@@ -299,22 +299,22 @@ class Compiler:
 
     # --- chains ------------------------------------------------------------------------------------
 
-    def _chain(self, station: Station, chain: model.Chain, fall_through: int, place: Place) -> int:
+    def _chain(self, station: Station, chain: model.Chain, fall_through: int, stage: Stage) -> int:
         """Return the fates of packets that enter a chain; ``fall_through`` are those of packets that leave it."""
-        key = (place, station.table, chain.name, fall_through)
+        key = (stage, station.table, chain.name, fall_through)
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = ChainCompiler(self, station, chain, fall_through, place).node()
+            found = self._known[key] = ChainCompiler(self, station, chain, fall_through, stage).node()
         return found
 
-    def enter_chain(self, station: Station, name: str, fall_through: int, place: Place) -> int:
+    def enter_chain(self, station: Station, name: str, fall_through: int, stage: Stage) -> int:
         """Return the fates of packets that jump to a chain."""
         chain = self._chain_of(station.contents, name)
-        entry = (place, name)
+        entry = (stage, name)
         if chain is None or entry in self._entered:  # a loop, which no kernel takes
             return fall_through
         self._entered.append(entry)
-        found = self._chain(station, chain, fall_through, place)
+        found = self._chain(station, chain, fall_through, stage)
         self._entered.pop()
         return found
 
@@ -339,35 +339,35 @@ class Compiler:
 
     # --- verdicts ----------------------------------------------------------------------------------
 
-    def apply_verdict(self, verdict: Meaning, chain: str, fall_through: int, place: Place, station: Station) -> int:
+    def apply_verdict(self, verdict: Meaning, chain: str, fall_through: int, stage: Stage, station: Station) -> int:
         """Return the fates of packets by a verdict that ends a chain."""
-        following = place.replace(number=place.number + 1)
+        following = stage.replace(number=stage.number + 1)
         match verdict:
             case model.Return():
                 return fall_through
             case Goto(chain=target):
-                return self.enter_chain(station, target, fall_through, place)
+                return self.enter_chain(station, target, fall_through, stage)
             case model.Drop():
                 return self._fate(Fate("dropped"))
             case model.Redirect(port=port):
-                held = place.held.replace(mapped=Fate(redirect_outcome(chain, port), port), interface=None)
-                return self._lasting(self._redirected(self._at_base_chain(following.replace(held=held)), port, place))
+                held = stage.held.replace(mapped=Fate(redirect_outcome(chain, port), port), interface=None)
+                return self._lasting(self._redirected(self._at_base_chain(following.replace(held=held)), port, stage))
             case Translate(address=address, port=port):
-                held = place.held.replace(mapped=TRANSLATED, is_moved=address is not None)
+                held = stage.held.replace(mapped=TRANSLATED, is_moved=address is not None)
                 there = following.replace(held=held)
-                leaves = held.is_moved and place.way == "out"
+                leaves = held.is_moved and stage.leg == "out"
                 return self._translated(
                     self._routed_again(there) if leaves else self._at_base_chain(there), port, address
                 )
             case model.TransparentProxy(port=port, mark=mark, mask=mask):
-                held = place.held.replace(transparent=port)
-                return self.with_mark(self._after_base_chain(place.replace(held=held), station), mark, mask)
+                held = stage.held.replace(transparent=port)
+                return self.with_mark(self._after_base_chain(stage.replace(held=held), station), mark, mask)
             case _:
-                return self._after_base_chain(place, station)
+                return self._after_base_chain(stage, station)
 
-    def _redirected(self, node: int, port: int, place: Place) -> int:
+    def _redirected(self, node: int, port: int, stage: Stage) -> int:
         node = self.switches.restricted(node, Field.PORT, port)
-        if place.way != "out":
+        if stage.leg != "out":
             return node
         return self.switches.restricted(node, Field.DESTINATION, LOOPBACK_ADDRESSES[self.space.family].first)
 

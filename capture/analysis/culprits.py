@@ -9,7 +9,7 @@ same.
 from __future__ import annotations
 
 from capture.analysis.effects import Comparison
-from capture.analysis.trace import whole_way
+from capture.analysis.trace import trace_whole_path
 from capture.model.ruleset import BUILT_IN_CHAINS
 from capture.model.values import Value
 
@@ -59,7 +59,7 @@ class Culprits:
         self._shared = {place: rules for place, rules in foreign.items() if place[1] in BUILT_IN_CHAINS[place[0]]}
         self._count = sum(1 for _ in self._places())
         self.without_foreign = self._with_only(None)
-        called = sum(len(chain.rules) for each in whole.elsewhere for chain in each.contents.chains)
+        called = sum(len(chain.rules) for each in whole.other_chains for chain in each.contents.chains)
         self._are_many = called + sum(map(len, self._shared.values())) > MANY
         is_complete = self._search()
         self.others = (place for place in self._places() if is_complete and place not in self.named)
@@ -68,7 +68,7 @@ class Culprits:
         """Yield the foreign rules that are meant, and policies as None. There may be very many: they are not kept."""
         for (table, chain), rules in self._shared.items():
             yield from (RuleLocation(table, chain, position, rule) for position, rule in rules if is_meant(rule))
-        for number, each in enumerate(self.whole.elsewhere):
+        for number, each in enumerate(self.whole.other_chains):
             table, entry = each.contents.name, each.entry
             if self.family in each.families:
                 for position, rule in enumerate(entry.rules, 1):
@@ -83,7 +83,7 @@ class Culprits:
         return next((each for each in alike if self._is_in(each, station, chain)), None)
 
     def _is_in(self, place: RuleLocation, station: Station, chain: str) -> bool:
-        table = self.whole.elsewhere[place.number].table if place.number >= 0 else place.table
+        table = self.whole.other_chains[place.number].table if place.number >= 0 else place.table
         return (table, place.chain) == (station.table, chain)
 
     def _search(self) -> bool:
@@ -131,7 +131,7 @@ class Culprits:
             doubtful = [place for place, is_certain in met if not is_certain]
             return doubtful[:1] or [place for place, _ in met][:1]
         for place, _ in reversed(met):
-            if whole_way(effect.packet, self._without((*self.named, place))).fate != effect.after.fate:
+            if trace_whole_path(effect.packet, self._without((*self.named, place))).fate != effect.after.fate:
                 return [place]
         places = [place for place, _ in met]
         return [place for place in places if self._effects_alone(place)] or places
@@ -169,7 +169,7 @@ class Culprits:
     def _with_only(self, place: RuleLocation | None) -> Situation:
         """Return our own live rules and one foreign rule, or none."""
         gone = {(-1, *where): {position for position, _ in rules} for where, rules in self._shared.items()}
-        for number, each in enumerate(self.whole.elsewhere):
+        for number, each in enumerate(self.whole.other_chains):
             gone[number, each.contents.name, each.entry.name] = set(range(len(each.entry.rules) + 1))
         if place is not None:
             gone[place.number, place.table, place.chain].discard(place.position)
@@ -193,9 +193,9 @@ class Culprits:
                 return chain
             return chain.replace(rules=tuple(rule for at, rule in enumerate(chain.rules, 1) if at not in positions))
 
-        elsewhere = (
+        other_chains = (
             each.with_entry(left(each.contents.name, each.entry, number))
-            for number, each in enumerate(self.whole.elsewhere)
+            for number, each in enumerate(self.whole.other_chains)
         )
-        in_use = tuple(each for each in elsewhere if each.entry.rules or "DROP" in each.policies)
-        return self.whole.replace(ruleset=self.whole.ruleset.with_chains(left), elsewhere=in_use)
+        in_use = tuple(each for each in other_chains if each.entry.rules or "DROP" in each.policies)
+        return self.whole.replace(ruleset=self.whole.ruleset.with_chains(left), other_chains=in_use)

@@ -11,7 +11,7 @@ from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import parts, quick_witness, region_text, witness
 from capture.analysis.space import Field, PacketSpace
-from capture.analysis.trace import REDIRECTED_BY, Fate, whole_way
+from capture.analysis.trace import REDIRECTED_BY, Fate, trace_whole_path
 from capture.model.addresses import merge_ranges
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ALL_BITS, CONNECTION_STATES, Jump, OwnerGid, OwnerUid
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 CAPTURED = ("proxy-outbound", "proxy-inbound", "dns")
 MAX_EFFECTS = 24
 """With more kinds of difference in one direction, packets are grouped by their outcome before."""
-ELSEWHERE = "elsewhere"
+MANY_ADDRESSES = "elsewhere"
 """The value where packets are sent to one of many addresses to which they were not sent before."""
 NEW = CONNECTION_STATES.index("NEW")
 
@@ -184,7 +184,7 @@ class Comparison:
             return after
         known = {self.diagrams.value(leaf) for leaf in self.diagrams.leaves(before)}
         new = {fate for fate in fates if isinstance(fate, Fate) and fate.address and fate not in known}
-        return self.diagrams.mapped(after, lambda fate: ELSEWHERE if fate in new else fate, "new ways joined")
+        return self.diagrams.mapped(after, lambda fate: MANY_ADDRESSES if fate in new else fate, "new ways joined")
 
     def _in_question(self, direction: Direction, before: int, after: int) -> int:
         """Return packets that the capture is for: captured ones, the proxy's own, and those that follow a first one."""
@@ -228,7 +228,7 @@ class Comparison:
         return found, [value for value in values if isinstance(value, FateChange)]
 
     def _traced(self, direction: Direction, verdict: FateChange, packet: Packet) -> Effect:
-        before, after = (whole_way(packet, situation) for situation in self.situations)
+        before, after = (trace_whole_path(packet, situation) for situation in self.situations)
         return Effect(self.family, direction, packet, before, after, verdict, ())
 
 

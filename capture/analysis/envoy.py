@@ -68,7 +68,7 @@ def _ports(socket: Json) -> Iterator[tuple[Family, int]]:
 
 def causes_of_listeners(listeners: tuple[EnvoyListener, ...], capture: Capture, mark: int) -> Iterator[Cause]:
     """Yield where Envoy's configuration and the capture do not fit; ``mark`` is that of TPROXY."""
-    for port in (capture.outbound_port, capture.inbound_port):
+    for port in filter(None, (capture.outbound_port, capture.inbound_port)):
         where = f"tcp port {port}"
         on_port = [each for each in listeners if port in {number for _, number in each.ports}]
         for family in capture.families:

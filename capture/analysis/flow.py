@@ -15,7 +15,7 @@ ports. A chain that does nothing but send to the proxy is no node of its own. Fo
 
 from __future__ import annotations
 
-from capture.analysis.ownership import our_rules
+from capture.analysis.ownership import own_rules
 from capture.analysis.trace import DNS, redirect_outcome
 from capture.model import ruleset as model
 from capture.model.chain_names import is_our_chain
@@ -138,7 +138,7 @@ class Reader:
         self._text_of = text_of
         self._known: dict[str, tuple[Edge, ...]] = {}
         of_own = () if station.foreign else families
-        self._own = {each: our_rules(situation.ruleset.replace(families=(each,)), each) for each in of_own}
+        self._own = {each: own_rules(situation.ruleset.replace(families=(each,)), each) for each in of_own}
 
     def edges(self, chain: model.Chain, depth: int = 0) -> tuple[Edge, ...]:
         """Return the edges that leave a chain, in the order of its rules; of both families as one."""

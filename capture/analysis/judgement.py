@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import EMPTY, Difference, compared
+from capture.analysis.compiler import INBOUND, OUTBOUND
 from capture.analysis.culprits import Culprits
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.effects import Comparison
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.canonical import CanonicalTables
     from capture.analysis.compare import Numbered
+    from capture.analysis.compiler import Direction
     from capture.analysis.culprits import RuleLocation
     from capture.analysis.effects import Effect
     from capture.analysis.stations import ForeignChain, PodNetwork
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 MAX_JUDGED = 100
 """Differences of our own that get an effect each."""
+DECIDED_BY_NAT: dict[str, Direction] = {model.PREROUTING: INBOUND, model.OUTPUT: OUTBOUND}
+"""Table nat decides on a connection in the first chain that it meets, and on none of the other direction."""
 LET_PASS = (model.Accept, model.Return, model.Continue, model.Log)
 """Verdicts of another table's base chain after which a packet comes to us as it was: not worth a note."""
 
@@ -76,7 +80,7 @@ class Judgement(Value):
 def judge(
     desired: model.Ruleset,
     live: model.Ruleset,
-    elsewhere: tuple[ForeignChain, ...],
+    other_chains: tuple[ForeignChain, ...],
     network: PodNetwork,
     *,
     is_native: bool,
@@ -99,7 +103,7 @@ def judge(
             parts.insert(0, Judgement(tuple(own)))
             continue
         reference = Situation(_with_forms(desired, desired_forms, family, desired), (), is_native, network)
-        whole = Situation(_with_forms(live, there, family, desired), elsewhere, is_native, network)
+        whole = Situation(_with_forms(live, there, family, desired), other_chains, is_native, network)
         try:
             parts.append(_of_family(family, reference, whole, own, foreign))
         except TooLargeError as error:
@@ -154,14 +158,29 @@ def _with_effects(own: Sequence[Difference], comparison: Comparison) -> Iterator
     for number, difference in enumerate(own):
         effect = None
         if number < MAX_JUDGED:
-            effects = [each for each in comparison.effects(among=difference.rule) if each.is_certain]
+            directions = _directions(comparison.situations[0].ruleset.table(difference.table), difference.chain)
+            effects = [
+                each
+                for each in comparison.effects(among=difference.rule)
+                if each.is_certain and (each.direction in directions or not directions)
+            ]
             effect = min(effects, key=lambda each: each.weight, default=None)
         yield difference.replace(effect=effect)
 
 
+def _directions(table: model.Table | None, name: str) -> set[Direction]:
+    """Return on which connections a chain may decide; nothing where that is not known."""
+    if table is None or table.name != model.NAT:
+        return set()
+    if name in DECIDED_BY_NAT:
+        return {DECIDED_BY_NAT[name]}
+    entered_from = (chain.name for chain in table.chains if model.Jump(name) in {rule.verdict for rule in chain.rules})
+    return {direction for each in entered_from for direction in _directions(table, each)}
+
+
 def _finding(culprits: Culprits, place: RuleLocation, effect: Effect | None = None) -> Difference | Obstacle:
     if place.number >= 0:
-        return Obstacle(culprits.whole.elsewhere[place.number], place.rule, effect)
+        return Obstacle(culprits.whole.other_chains[place.number], place.rule, effect)
     return Difference(culprits.family, place.table, place.chain, "foreign", place.rule, place.position, effect=effect)
 
 
@@ -190,17 +209,17 @@ def _key(each: Difference | Obstacle) -> Hashable:
 
 
 def second_set_effect(
-    desired: model.Ruleset, elsewhere: tuple[ForeignChain, ...], network: PodNetwork
+    desired: model.Ruleset, other_chains: tuple[ForeignChain, ...], network: PodNetwork
 ) -> Effect | None:
     """Return what a second capture next to the desired one does to packets, taken for the newer of both.
 
     Of hooks with one priority the kernel enters the one first that was registered last.
     """
-    newest = tuple(chain.replace(is_of_any_age=False, is_older=False) for chain in elsewhere)
+    newest = tuple(chain.replace(is_of_any_age=False, is_older=False) for chain in other_chains)
     for family in desired.families:
         reference = Situation(of_family(desired, family, desired), (), network=network)
         try:
-            effects = list(Comparison(family, reference, reference.replace(elsewhere=newest)).effects())
+            effects = list(Comparison(family, reference, reference.replace(other_chains=newest)).effects())
         except TooLargeError:
             continue
         plain = [each for each in effects if each.change.is_plain]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from capture.model.addresses import Family
 
-    Places = dict[tuple[model.TableName, str], frozenset[int]]
+    OwnPositions = dict[tuple[model.TableName, str], frozenset[int]]
     """For each table and chain, the positions of our rules."""
 
 GO_ON = (model.Continue, model.Log, model.SetMark, model.SaveMark, model.RestoreMark)
@@ -49,16 +49,16 @@ def jumps_to_our_chain(rule: model.Rule) -> bool:
     return isinstance(rule.verdict, model.UnknownVerdict) and is_our_chain(rule.verdict.text.removeprefix("-g "))
 
 
-def takes_away(rule: model.Rule) -> bool:
+def may_divert(rule: model.Rule) -> bool:
     """Return whether a foreign rule before our rules may keep packets from them or change what they do.
 
     Verdicts may, jumps to chains that may hold verdicts, and targets we do not know. So does a conntrack zone: the
-    first one that a packet gets stays (xt_CT.c). Logging and counting do not; for marking see ``disturbing``.
+    first one that a packet gets stays (xt_CT.c). Logging and counting do not; for marking see ``disturbance_test``.
     """
     return not isinstance(rule.verdict, GO_ON)
 
 
-def disturbing(
+def disturbance_test(
     rules: Iterable[model.Rule], chain: str, rules_of: Callable[[str], Iterable[model.Rule]]
 ) -> Callable[[model.Rule], bool]:
     """Return the test whether a foreign rule before our own may divert packets, or change a mark that they match.
@@ -67,7 +67,7 @@ def disturbing(
     """
     is_marking = any(type(rule.verdict) in MARKS_CHANGED for rule in rules)
     tested = _tested_marks(chain, rules_of) if is_marking else set()
-    return lambda rule: takes_away(rule) or MARKS_CHANGED.get(type(rule.verdict)) in tested
+    return lambda rule: may_divert(rule) or MARKS_CHANGED.get(type(rule.verdict)) in tested
 
 
 def _tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) -> set[type]:
@@ -85,7 +85,7 @@ def _tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) -
 
 def own_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> model.Ruleset:
     """Return the rule set without what is foreign: our chains, and of other chains our rules only."""
-    places = {family: our_rules(ruleset, family, recorded) for family in ruleset.families}
+    places = {family: own_rules(ruleset, family, recorded) for family in ruleset.families}
 
     def own(table: model.TableName, chain: model.Chain) -> model.Chain:
         if is_our_chain(chain.name):
@@ -105,9 +105,9 @@ def own_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> m
     return ruleset.replace(tables=tuple(tables))
 
 
-def our_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | None = None) -> Places:
+def own_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | None = None) -> OwnPositions:
     """Return the positions of our rules in foreign chains; chains without any are left out."""
-    places: Places = {}
+    places: OwnPositions = {}
     marks = _marks_of_our_chains(live, family)
     for table in live.tables:
         unrecorded: dict[str, tuple[model.Rule, ...]] = {}

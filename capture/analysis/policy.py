@@ -14,7 +14,7 @@ from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import is_told_apart_from_lo, parts, region_text, with_ports, witness
 from capture.analysis.space import Field, PacketSpace
-from capture.analysis.trace import Fate, whole_way
+from capture.analysis.trace import Fate, trace_whole_path
 from capture.model.limits import MAX_PORT
 from capture.model.ruleset import ALL_BITS, DestinationPort, Redirect, TransparentProxy
 from capture.model.values import Value
@@ -111,7 +111,7 @@ class _FamilyPolicy:
                 for level, ranges in piece.items():
                     part = space.diagrams.both(part, space.numbers(level, ranges))
                 numbers = witness(space, part if part != space.diagrams.no else packets, direction)
-                traced = whole_way(space.packet(numbers), self.situation)
+                traced = trace_whole_path(space.packet(numbers), self.situation)
                 why = self._reason(traced) if is_known else self._doubt(traced)
                 reasons[why] = with_ports(reasons[why], piece) if why in reasons else piece
             for why, piece in reasons.items():

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from capture.netlink.routing import TableRoute
 
     Range = tuple[int, int]
-    Way = tuple[int, int, str | None]
+    RouteTarget = tuple[int, int, str | None]
     """Addresses from the first to the last, and the interface that leads to them; None where they are refused."""
 
 UNCHANGED = ""
@@ -48,7 +48,7 @@ class MarkRoute(Value):
     mask: int
     is_inverted: bool
     words: str
-    ways: tuple[Way, ...]
+    targets: tuple[RouteTarget, ...]
     is_certain: bool = True
     source: Network | None = None
     """The only one whose packets are meant."""
@@ -58,9 +58,9 @@ class MarkRoute(Value):
         is_from = self.source is None or (packet.source is not None and self.source.contains(packet.source.first))
         return is_from and (packet.mark & self.mask == self.mark) != self.is_inverted
 
-    def way_to(self, address: Network) -> Way | None:
+    def target_of(self, address: Network) -> RouteTarget | None:
         """Return where an address lies in what it leads to; None if it does not lead there."""
-        return next((way for way in self.ways if way[0] <= address.first <= way[1]), None)
+        return next((target for target in self.targets if target[0] <= address.first <= target[1]), None)
 
 
 def mark_routes(
@@ -70,7 +70,7 @@ def mark_routes(
     bits = BITS[family]
     decided: list[Range] = []
     for rule in rules:
-        ways = list(_ways(rule, routes, names, bits))
+        targets = list(_targets(rule, routes, names, bits))
         words = rule.selector.split()
         tested = dict(zip(words[::2], words[1::2], strict=False))
         if tested.pop("iif", OF_THIS_HOST) != OF_THIS_HOST and not rule.is_inverted:
@@ -79,18 +79,20 @@ def mark_routes(
         is_certain = not tested and not (rule.is_inverted and words)
         if "to" in ends and is_certain:
             there = _pieces(0, (1 << bits) - 1, [(ends["to"].first, ends["to"].last)])
-            ways = [(*piece, way) for first, last, way in ways for piece in _pieces(first, last, there)]
+            targets = [(*piece, target) for first, last, target in targets for piece in _pieces(first, last, there)]
         if rule.mask or "from" in ends or not is_certain:
-            left = tuple((*piece, way) for first, last, way in ways for piece in _pieces(first, last, decided))
+            left = tuple((*piece, target) for first, last, target in targets for piece in _pieces(first, last, decided))
             is_inverted = rule.is_inverted and is_certain
             mask = rule.mask if is_inverted == rule.is_inverted else 0  # else it may be for any mark
             source = ends.get("from") if is_certain else None
             yield MarkRoute(family, rule.mark & mask, mask, is_inverted, str(rule), left, is_certain, source)
         elif not rule.is_inverted:
-            decided = merge_ranges([*decided, *[(first, last) for first, last, _ in ways]])
+            decided = merge_ranges([*decided, *[(first, last) for first, last, _ in targets]])
 
 
-def _ways(rule: PolicyRule, routes: Iterable[TableRoute], names: Mapping[int, str], bits: int) -> Iterator[Way]:
+def _targets(
+    rule: PolicyRule, routes: Iterable[TableRoute], names: Mapping[int, str], bits: int
+) -> Iterator[RouteTarget]:
     """Yield where a policy rule leads: by the longest prefix in its table, apart from each other."""
     if rule.action in REFUSING_ACTIONS:
         yield 0, (1 << bits) - 1, None
@@ -138,7 +140,7 @@ def foreign_routes(routes: Sequence[MarkRoute], ruleset: model.Ruleset) -> tuple
     if all(each in own or not each.mask for each in routes):
         return ()
     everywhere = {each.family: ((0, (1 << BITS[each.family]) - 1, UNCHANGED),) for each in own}
-    return tuple(each.replace(ways=everywhere[each.family]) if each in own else each for each in routes)
+    return tuple(each.replace(targets=everywhere[each.family]) if each in own else each for each in routes)
 
 
 def _is_own(route: MarkRoute, ruleset: model.Ruleset) -> bool:

@@ -121,9 +121,9 @@ class PacketSpace:
                 is_meant = self.diagrams.both(is_meant, inside)
             if not route.is_certain:
                 is_meant = self.diagrams.both(is_meant, self.unknown(("policy rule", route.words)))
-            for way in dict.fromkeys(way for _, _, way in route.ways):
-                there = merge_ranges((first, last) for first, last, each in route.ways if each == way)
-                yield self.diagrams.both(is_meant, self.numbers(Field.DESTINATION, there)), way, route.is_certain
+            for target in dict.fromkeys(target for _, _, target in route.targets):
+                there = merge_ranges((first, last) for first, last, each in route.targets if each == target)
+                yield self.diagrams.both(is_meant, self.numbers(Field.DESTINATION, there)), target, route.is_certain
 
     # --- matches of rules ------------------------------------------------------------------------
 

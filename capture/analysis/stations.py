@@ -172,12 +172,12 @@ class PodNetwork(Value):
 class Situation(Value):
     """All that decides on the packets of a namespace.
 
-    ``ruleset`` is the capture with all rules in its tables, foreign ones too; ``elsewhere`` are the base chains in all
-    other tables, those of a second capture and of the other variant of iptables among them.
+    ``ruleset`` is the capture with all rules in its tables, foreign ones too; ``other_chains`` are the base chains in
+    all other tables, those of a second capture and of the other variant of iptables among them.
     """
 
     ruleset: model.Ruleset
-    elsewhere: tuple[ForeignChain, ...] = ()
+    other_chains: tuple[ForeignChain, ...] = ()
     is_native: bool = False
     """Whether the capture is in native tables of nf_tables."""
     network: PodNetwork = PodNetwork()
@@ -191,7 +191,7 @@ class Situation(Value):
     @property
     def tables(self) -> tuple[model.Table, ...]:
         """Return all tables."""
-        return (*self.ruleset.tables, *[each.contents for each in self.elsewhere])
+        return (*self.ruleset.tables, *[each.contents for each in self.other_chains])
 
     @property
     def rules(self) -> Iterator[model.Rule]:
@@ -208,11 +208,11 @@ class Situation(Value):
     ) -> Iterator[tuple[dict[int, bool], tuple[Station, ...]]]:
         """Yield each possible order of the base chains, and for those of unknown place whether it is first.
 
-        Those are named by their places in ``elsewhere``.
+        Those are named by their places in ``other_chains``.
         """
         free = [
             place
-            for place, each in enumerate(self.elsewhere)
+            for place, each in enumerate(self.other_chains)
             if each.hook == hook and family in each.families and each.is_of_any_age and _is_tied(self, each)
         ][:MAX_UNKNOWN_ORDERS]
         for first in product((False, True), repeat=len(free)):
@@ -232,7 +232,7 @@ def _in_order(
             is_tracked = PRIORITIES[name] > CONNTRACK or hook in SOURCE_HOOKS
             place = (PRIORITIES[name], 0, PRIORITIES[name] if is_nat else 0, 0)
             found.append((place, Station(name, chain, table, is_nat, situation.is_native, None, reroutes, is_tracked)))
-    for number, each in enumerate(situation.elsewhere):
+    for number, each in enumerate(situation.other_chains):
         if each.hook == hook and family in each.families and (with_nat or not each.is_nat):
             is_first = known.get(number, not each.is_older)
             reroutes = each.is_route and hook == model.OUTPUT

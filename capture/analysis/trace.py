@@ -40,13 +40,13 @@ NAT_STATES = ("NEW", "RELATED")
 OF_KNOWN_CONNECTIONS = ("RELATED", "ESTABLISHED")
 
 OUTBOUND: Outcome = "proxy-outbound"
-INBOUND: Outcome = "proxy-inbound"
+PROXY_INBOUND: Outcome = "proxy-inbound"
 DNS: Outcome = "dns"
 
 REDIRECTED_BY: dict[str, Outcome] = {
     name: outcome
     for names in (UNDERSCORE, DASH)
-    for name, outcome in ((names.redirect, OUTBOUND), (names.in_redirect, INBOUND), (names.output_dns, DNS))
+    for name, outcome in ((names.redirect, OUTBOUND), (names.in_redirect, PROXY_INBOUND), (names.output_dns, DNS))
 }
 """What a redirect in one of our chains means."""
 
@@ -140,7 +140,7 @@ class Trace(Value):
         return all(step.certain for step in self.path)
 
 
-def whole_way(packet: Packet, situation: Situation) -> Trace:
+def trace_whole_path(packet: Packet, situation: Situation) -> Trace:
     """Return a packet's way through all that a situation has: its tables, second captures and foreign chains."""
     passage = _Passage(situation, packet)
     passage.go()
@@ -150,7 +150,7 @@ def whole_way(packet: Packet, situation: Situation) -> Trace:
     later.go()
     if later.is_dropped:
         return later.result()
-    passage.path += [step for step in later.path[len(passage.path) :] if not step.certain]
+    passage.path += [step for step in later.path[len(passage.path) :] if not (step.certain or step in passage.path)]
     return passage.result()
 
 
@@ -252,16 +252,16 @@ class _Passage:
         """Route the packet again; ``cause`` is the rule whose mark or destination requires it."""
         self.interface = self.rerouted = None
         for route in self.situation.mark_routes(self.packet.family):
-            way = route.way_to(self.packet.destination) if route.is_for(self.packet) else None
-            if way is None:
+            target = route.target_of(self.packet.destination) if route.is_for(self.packet) else None
+            if target is None:
                 continue
             if not route.is_certain:
                 self.path = [each.replace(certain=False) if each is cause else each for each in self.path]
                 return
-            if way[2] is None:
+            if target[2] is None:
                 self.is_dropped, self.refused_by = True, cause
-            if way[2] != UNCHANGED:
-                self.rerouted, self.interface = route, way[2]
+            if target[2] != UNCHANGED:
+                self.rerouted, self.interface = route, target[2]
             return
 
     def _meets_nat(self) -> bool:

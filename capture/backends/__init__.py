@@ -38,30 +38,30 @@ if TYPE_CHECKING:
         def clean(self, live: Ruleset, recorded: Ruleset | None) -> None: ...
 
 
-def load(decision: BackendChoice) -> Driver:
+def load(choice: BackendChoice) -> Driver:
     """Return the driver that a decision names; only its module is imported."""
-    if decision.driver == "libnftables":
+    if choice.driver == "libnftables":
         from capture.backends.nftables.libnftables import LibnftablesDriver
 
         return LibnftablesDriver()
-    if decision.backend == "nftables":
+    if choice.backend == "nftables":
         from capture.backends.nftables import netlink as nftables
 
         return nftables.NetlinkDriver()
     driver: Driver
-    if decision.driver == "iptc":
+    if choice.driver == "iptc":
         from capture.backends.iptables.iptc_driver import IptcDriver
 
         driver = IptcDriver()
-    elif decision.driver == "netlink":
+    elif choice.driver == "netlink":
         from capture.backends.iptables import netlink
 
         driver = netlink.NetlinkDriver()
     else:
         from capture.backends.iptables.restore import RestoreDriver
 
-        driver = RestoreDriver(decision.variant)
-    return driver if decision.own_users else DriverForOtherUsers(driver)
+        driver = RestoreDriver(choice.variant)
+    return driver if choice.own_users else DriverForOtherUsers(driver)
 
 
 class DriverForOtherUsers:

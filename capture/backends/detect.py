@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Literal
 
-    from capture.backends.facts import Place
+    from capture.backends.facts import TableKind
     from capture.backends.iptables.tables import Variant
     from capture.model.chain_names import Spelling
     from capture.model.ruleset import Ruleset
@@ -47,6 +47,11 @@ class BackendChoice(Value):
     has_reject_table: bool = False
     """Whether the table that rejects the other family may be there."""
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """Return where in the kernel the rules live, with any driver."""
+        return self.backend, self.variant
+
 
 class SetLocation(BackendChoice):
     """Where a set of our own or of upstream's is, and the driver that can remove it."""
@@ -62,29 +67,29 @@ def decide(request: BackendRequest, desired: Ruleset | None = None) -> BackendCh
     Raises ConfigurationError for a request that contradicts itself, UnsupportedError for one that this host or
     kernel cannot fulfil.
     """
-    return look(request, desired)[0]
+    return detect(request, desired)[0]
 
 
-def look(request: BackendRequest, desired: Ruleset | None = None) -> tuple[BackendChoice, tuple[SetLocation, ...]]:
+def detect(request: BackendRequest, desired: Ruleset | None = None) -> tuple[BackendChoice, tuple[SetLocation, ...]]:
     """Return the way to take, and where our sets are already; raises as ``decide``.
 
     Programs and packages are looked for only where they matter to the request or to what is live.
     """
     facts = gather(request, desired)
     try:
-        decision = choose(facts, request)
+        choice = choose(facts, request)
     except UnsupportedError as error:
         if facts.lacking:
             raise  # and they are named
         from capture.backends.missing_modules import with_missing_modules  # where something failed
 
         raise with_missing_modules(error, desired, flavours_allowed(request)[0]) from error
-    place = decision.variant or "native"
+    place = choice.variant or "native"
     places = {chain.place for chain in facts.chains}
-    decision = decision.replace(
+    choice = choice.replace(
         is_empty=place not in places, own_users=facts.own_users, has_reject_table="reject" in places
     )
-    return decision, live_sets_in(facts)
+    return choice, live_sets_in(facts)
 
 
 def find_live_sets() -> tuple[SetLocation, ...]:
@@ -235,7 +240,7 @@ def _nftables(facts: HostFacts, driver: str, reason: str) -> BackendChoice:
 def live_sets_in(facts: HostFacts) -> tuple[SetLocation, ...]:
     """Return the places that have sets of our own or of upstream's, in either spelling; pure."""
     found = []
-    for place in PLACES:
+    for place in TABLE_KINDS:
         own = [chain for chain in facts.chains if chain.place == place and chain.is_own]
         if own:
             families = tuple(dict.fromkeys(chain.family for chain in own))
@@ -257,4 +262,4 @@ def live_sets_in(facts: HostFacts) -> tuple[SetLocation, ...]:
     return tuple(found)
 
 
-PLACES: tuple[Place, ...] = ("nft", "legacy", "native")
+TABLE_KINDS: tuple[TableKind, ...] = ("nft", "legacy", "native")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
     Program = tuple[str, str, str]
-    Place = Literal["nft", "legacy", "native"]
+    TableKind = Literal["nft", "legacy", "native"]
     LegacySupport = Literal["present", "loadable", "absent", "unknown"]
 
 
@@ -42,7 +42,7 @@ class LiveChain(Value):
     ``uses`` counts the rules in it and, outside of legacy, the jumps to it.
     """
 
-    place: Place | Literal["reject"]
+    place: TableKind | Literal["reject"]
     family: str
     table: str
     chain: str
@@ -83,7 +83,7 @@ class HostFacts(Value):
     lacking: tuple[tuple[Flavour, tuple[str, ...]], ...] = ()
     """The modules that each flavour needs and this kernel is known not to have, or may not load."""
 
-    def uses(self, place: Place, *, own: bool = False) -> int:
+    def uses(self, place: TableKind, *, own: bool = False) -> int:
         """Return how many rules are in a place; with ``own``, how many of the capture."""
         return sum(chain.uses for chain in self.chains if chain.place == place and (chain.is_own or not own))
 

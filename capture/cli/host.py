@@ -13,9 +13,9 @@ from capture import operations
 from capture.cli.clean import clean_namespace
 from capture.cli.options import CaptureCommand, CommandGroup, capture_options, explicit, format_option
 from capture.cli.values import number
-from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN, CaptureError
+from capture.cli.why import print_diagnosis
+from capture.errors import EXIT_DONE, CaptureError
 from capture.operations import diagnosis
-from capture.report import diagnosis_text
 from capture.report.applied_text import applied_as_plain, applied_text, start_line
 from capture.report.output import print_json, print_on_stderr, warn
 from capture.report.terminal import print_lines
@@ -94,13 +94,7 @@ def status(form: str) -> int:
     As `capture why` does: exit code 0 if nothing is, 4 if a cause was found, 5 if that is unknown.
     """
     found = diagnosis.why(is_machine=True)
-    if form == "json":
-        print_json(diagnosis_text.diagnosis_as_plain(found))
-    else:
-        print_lines(diagnosis_text.diagnosis_lines(found, "this machine"))
-    if found.causes:
-        return EXIT_DRIFT
-    return EXIT_DONE if found.is_certain else EXIT_UNKNOWN
+    return print_diagnosis(found, form, "this machine")
 
 
 @host_group.command("clean", cls=CaptureCommand, params=[format_option("text", "json")])

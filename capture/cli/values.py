@@ -20,7 +20,7 @@ class Kind(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4
     def __init__(self, parse: Callable[[str], Any], expected: str, words: Sequence[str] = ()) -> None:
         self.expected = expected
         self._parse = parse
-        self._words = words
+        self.words = words
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
@@ -29,10 +29,10 @@ class Kind(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4
             raise ConfigurationError(name_of(param), str(value), "command line", self.expected) from None
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str | None:
-        return f"[{'|'.join(self._words)}]" if self._words else None
+        return f"[{'|'.join(self.words)}]" if self.words else None
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return beginning(self._words, incomplete)
+        return beginning(self.words, incomplete)
 
 
 def name_of(param: click.Parameter | None) -> str:

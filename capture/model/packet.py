@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from capture.model.ruleset import ProtocolName
 
 LOOPBACK = "lo"
+USUAL_SOURCE_PORT = 45000
+"""One of those that a kernel chooses (ip-sysctl.rst, ip_local_port_range), for a packet whose own is not known."""
 
 
 class Packet(Value):

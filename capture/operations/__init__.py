@@ -8,11 +8,11 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from capture.operations.arguments import host_of, request_of
     from capture.operations.change import Applied, apply, captured_connections, clean
     from capture.operations.comparison import Reference, dump, reference, verify
     from capture.operations.rendering import render
     from capture.operations.results import Dumped, LiveSet, Other, Verified
-    from capture.operations.target import host_of, request_of
     from capture.operations.tracing import situation_of, trace, trace_packet
 
 HOMES = {
@@ -20,7 +20,7 @@ HOMES = {
     "capture.operations.comparison": ("Reference", "dump", "reference", "verify"),
     "capture.operations.rendering": ("render",),
     "capture.operations.results": ("Dumped", "LiveSet", "Other", "Verified"),
-    "capture.operations.target": ("host_of", "request_of"),
+    "capture.operations.arguments": ("host_of", "request_of"),
     "capture.operations.tracing": ("situation_of", "trace", "trace_packet"),
 }
 """Where each name is defined."""

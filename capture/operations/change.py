@@ -13,7 +13,7 @@ from capture.errors import CaptureError, ConfigurationError, KernelError, ToolEr
 from capture.model.addresses import IPV6
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
-from capture.operations.target import backend_and_variant, facts_from, request_of
+from capture.operations.arguments import host_or_default, request_of
 from capture.rules import (
     build_handover,
     build_ruleset,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from capture.backends import Driver
     from capture.backends.detect import BackendChoice, SetLocation
-    from capture.operations.target import Namespace
+    from capture.operations.arguments import Namespace
     from capture.settings.config import Host
     from capture.settings.settings import Settings
     from capture.state.sysctls import Sysctl
@@ -66,7 +66,7 @@ class Existing(Value):
     """The one that will write; it knows what it has read."""
     current: Ruleset
     """The live rules where the desired ones go."""
-    elsewhere: tuple[tuple[Driver, Ruleset], ...]
+    other_sets: tuple[tuple[Driver, Ruleset], ...]
     """Our sets in other places, each with the driver that removes it."""
     recorded: Record | None
     recorded_rules: Ruleset | None
@@ -76,7 +76,7 @@ class Existing(Value):
     @property
     def rulesets(self) -> tuple[Ruleset, ...]:
         """Return all our rule sets."""
-        return (self.current, *(ruleset for _, ruleset in self.elsewhere))
+        return (self.current, *(ruleset for _, ruleset in self.other_sets))
 
 
 def apply(
@@ -98,7 +98,7 @@ def apply(
     patience: object = lock_timeout
     if isinstance(patience, bool) or not isinstance(patience, int | float) or patience != patience:  # noqa: PLR0124  # NaN
         raise ConfigurationError("apply()", repr(patience), "the argument lock_timeout", "a number of seconds")
-    facts = facts_from(host, namespace)
+    facts = host_or_default(host, namespace)
     with InNamespace(namespace):
         refuse_node(allowed=settings[ALLOW_HOST])
         return apply_here(settings, facts, force=force, lock_timeout=lock_timeout)
@@ -130,35 +130,32 @@ def _apply(
     config, warnings = resolved
     desired = build_ruleset(config)
     with NamespaceLock(lock_timeout) as lock:
-        target, live_sets = detect.look(request_of(settings), desired)
-        if not target.own_users:
+        choice, live_sets = detect.detect(request_of(settings), desired)
+        if not choice.own_users:
             _require_known_ids(settings, config)
-        existing = _read_existing(target, live_sets, desired)
-        switches = _switches(desired)
+        existing = _read_existing(choice, live_sets, desired)
         settings = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
-        way = target.backend, target.driver, target.variant
-        journal = Journal(Record(settings, facts.facts(), desired, *way, sysctls=switches))
+        written_by = choice.backend, choice.driver, choice.variant
+        sysctls = _sysctls_to_change(desired)
+        journal = Journal(Record(settings, facts.facts(), desired, *written_by, sysctls=sysctls))
         journal.begin(existing.stale_routes, existing.recorded)
         try:
-            changed = routes.ensure(desired) | _switch_off(switches)
-            replaced, losses = _replace_rules(target, existing, config, desired, force=force)
-            changed |= replaced
-            changed |= _remove_elsewhere(existing)
-            changed |= _reject_other_family(config, target)  # last: what it rejected may be captured now
+            changed = routes.ensure(desired) | journal.turn_off_sysctls()
+            replaced, losses = _replace_rules(choice, existing, config, desired, force=force)
+            changed |= replaced | _remove_other_sets(existing)
+            changed |= _reject_other_family(config, choice)  # last: what it rejected may be captured now
         except CaptureError as error:
-            _restore(switches)
             journal.roll_back(existing.recorded, desired)
             from capture.backends.missing_modules import with_missing_modules  # where something failed
 
-            raise with_missing_modules(error, desired, target.variant or "nftables") from error
+            raise with_missing_modules(error, desired, choice.variant or "nftables") from error
         restored = not desired.policy_routes and journal.restore_sysctls()
         if routes.remove(existing.stale_routes, desired) or restored:
             changed = True
             journal.commit()
     notes = filter(None, (link_local_note(config.families, facts.pod_addresses()),))
-    return Applied(
-        changed, target, config, desired, (*warnings, *losses, *_impediments(desired), *lock.warnings), tuple(notes)
-    )
+    warnings = [*warnings, *losses, *_impediments(desired), *lock.warnings]
+    return Applied(changed, choice, config, desired, tuple(warnings), tuple(notes))
 
 
 def _require_known_ids(settings: Settings, config: CaptureConfig) -> None:
@@ -167,38 +164,22 @@ def _require_known_ids(settings: Settings, config: CaptureConfig) -> None:
     require_known_ids(settings, config)
 
 
-def _reject_other_family(config: CaptureConfig, target: BackendChoice) -> bool:
+def _reject_other_family(config: CaptureConfig, choice: BackendChoice) -> bool:
     """Reject the family that is not captured, or stop rejecting it; return whether that changed anything."""
-    if not config.rejects_ipv6 and not target.has_reject_table:
+    if not config.rejects_ipv6 and not choice.has_reject_table:
         return False
     from capture.backends.other_family import ensure  # few captures reject anything
 
     return ensure(is_desired=config.rejects_ipv6)
 
 
-def _switches(desired: Ruleset) -> tuple[Sysctl, ...]:
+def _sysctls_to_change(desired: Ruleset) -> tuple[Sysctl, ...]:
     """Return the switches of the kernel that are on, and must be off for a transparent proxy."""
     if not desired.policy_routes:
         return ()
-    from capture.state.impediments import switches_to_change  # TPROXY only
+    from capture.state.impediments import sysctls_to_change  # TPROXY only
 
-    return switches_to_change(desired)
-
-
-def _switch_off(switches: tuple[Sysctl, ...]) -> bool:
-    if not switches:
-        return False
-    from capture.state.sysctls import switch_off
-
-    return switch_off(switches)
-
-
-def _restore(switches: tuple[Sysctl, ...]) -> bool:
-    if not switches:
-        return False
-    from capture.state.sysctls import restore
-
-    return restore(switches)
+    return sysctls_to_change(desired)
 
 
 def _impediments(desired: Ruleset) -> list[str]:
@@ -212,53 +193,51 @@ def _impediments(desired: Ruleset) -> list[str]:
     return [*lost, *(f"{found.message}. {found.remedy}" for found in impediments(desired))]
 
 
-def _read_existing(target: BackendChoice, live_sets: Iterable[SetLocation], desired: Ruleset) -> Existing:
+def _read_existing(choice: BackendChoice, live_sets: Iterable[SetLocation], desired: Ruleset) -> Existing:
     """Return what is in the namespace we are in."""
-    driver = load(target)
-    current = _read_current(target, driver, desired)
-    elsewhere = tuple(
-        _with_rules(load(found)) for found in live_sets if backend_and_variant(found) != backend_and_variant(target)
-    )
+    driver = load(choice)
+    current = _read_current(choice, driver, desired)
+    other_sets = tuple(_driver_with_rules(load(found)) for found in live_sets if found.place != choice.place)
     recorded = record.read()
-    rulesets = (current, *(ruleset for _, ruleset in elsewhere))
+    rulesets = (current, *(ruleset for _, ruleset in other_sets))
     return Existing(
         driver,
         current,
-        elsewhere,
+        other_sets,
         recorded,
         recorded.ruleset if recorded else None,
         routes.stale(desired, rulesets, recorded.routes if recorded else ()),
     )
 
 
-def _read_current(target: BackendChoice, driver: Driver, desired: Ruleset) -> Ruleset:
+def _read_current(choice: BackendChoice, driver: Driver, desired: Ruleset) -> Ruleset:
     """Return the live rules where the desired ones go: read only if there are some, and not exactly these."""
-    if target.is_empty:
+    if choice.is_empty:
         return Ruleset(desired.families, ())
     return desired if driver.holds(desired) else driver.read()
 
 
 def _replace_rules(
-    target: BackendChoice, existing: Existing, config: CaptureConfig, desired: Ruleset, *, force: bool
+    choice: BackendChoice, existing: Existing, config: CaptureConfig, desired: Ruleset, *, force: bool
 ) -> tuple[bool, tuple[str, ...]]:
     """Make the live rules the desired ones; return whether anything was written, and warnings."""
-    if not force and _is_up_to_date(target, desired, existing.current):
+    if not force and _is_up_to_date(choice, desired, existing.current):
         return False, ()
     driver, live = existing.driver, existing.current
     if captures_transparently(desired) and any(map(redirects_inbound, existing.rulesets)):
-        live = _hand_over(driver, build_handover(config), live, existing.recorded_rules)
+        live = _capture_both_ways(driver, build_handover(config), live, existing.recorded_rules)
     losses = _write(existing, config, desired, live)
     _ensure_written(driver, desired)
     return True, losses
 
 
-def _is_up_to_date(target: BackendChoice, desired: Ruleset, live: Ruleset) -> bool:
+def _is_up_to_date(choice: BackendChoice, desired: Ruleset, live: Ruleset) -> bool:
     """Return whether there is nothing to write; in nftables the policies of our tables are our own, too."""
     if live is desired or not live.tables:
         return live is desired
     from capture.analysis.compare import can_stay  # not in a new namespace, nor where nothing has changed
 
-    return can_stay(desired, live, writes_policies=target.backend == "nftables")
+    return can_stay(desired, live, writes_policies=choice.backend == "nftables")
 
 
 def _write(existing: Existing, config: CaptureConfig, desired: Ruleset, live: Ruleset) -> tuple[str, ...]:
@@ -282,18 +261,18 @@ def _write(existing: Existing, config: CaptureConfig, desired: Ruleset, live: Ru
     return connections.track()
 
 
-def _remove_elsewhere(existing: Existing) -> bool:
+def _remove_other_sets(existing: Existing) -> bool:
     """Remove our sets in other places, now that the new one captures; return whether there were any."""
-    for driver, ruleset in existing.elsewhere:
+    for driver, ruleset in existing.other_sets:
         driver.clean(ruleset, existing.recorded_rules)
-    return bool(existing.elsewhere)
+    return bool(existing.other_sets)
 
 
-def _with_rules(driver: Driver) -> tuple[Driver, Ruleset]:
+def _driver_with_rules(driver: Driver) -> tuple[Driver, Ruleset]:
     return driver, driver.read()
 
 
-def _hand_over(driver: Driver, both: Ruleset, live: Ruleset, recorded: Ruleset | None) -> Ruleset:
+def _capture_both_ways(driver: Driver, both: Ruleset, live: Ruleset, recorded: Ruleset | None) -> Ruleset:
     """Capture in the old and in the new way until every packet in flight has met one of them; return the live rules."""
     from capture.state.barrier import wait_for_packets_in_flight  # not in a new pod
 
@@ -336,14 +315,14 @@ def clean(
                 if warn is not None:
                     warn(warning)
             recorded = record.read()
-            live_sets = [_with_rules(load(found)) for found in detect.find_live_sets()]
+            live_sets = [_driver_with_rules(load(found)) for found in detect.find_live_sets()]
             # Routes first: if we are killed before the rules are removed, the rules still name them.
             live = [ruleset for _, ruleset in live_sets]
             removed = routes.remove(routes.present(live, recorded.routes if recorded else ()))
             removed |= ensure_rejected(is_desired=False)
             for driver, ruleset in live_sets:
                 driver.clean(ruleset, recorded.ruleset if recorded else None)
-            restored = _restore(recorded.sysctls) if recorded else False
+            restored = record.restore_sysctls(recorded.sysctls) if recorded else False
             record.forget()
             forget_ended()
         return removed or restored or bool(live_sets)

@@ -8,8 +8,8 @@ from capture.backends.request import BackendRequest
 from capture.model.addresses import IPV6
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.model.values import Value
+from capture.operations.arguments import host_or_default, request_of
 from capture.operations.results import Dumped, LiveSet, Other, Verified
-from capture.operations.target import backend_and_variant, facts_from, request_of
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.families import global_addresses, judge_families
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from capture.backends.detect import BackendChoice, SetLocation
     from capture.model.addresses import Network
     from capture.model.ruleset import Chain, TableName
-    from capture.operations.situation import Elsewhere
-    from capture.operations.target import Namespace
+    from capture.operations.arguments import Namespace
+    from capture.operations.situation import OtherChains
     from capture.settings.config import CaptureConfig, Host
     from capture.state.record import Record
 
@@ -55,18 +55,18 @@ def verify(
                 return verified
             if not explicit.explicit:
                 return _verify_without_reference()
-        config, _ = resolve(explicit, facts_from(host, namespace))
+        config, _ = resolve(explicit, host_or_default(host, namespace))
         request = request_of(explicit)
         addresses = PodFromOutside().pod_addresses()
         recorded = record.read()
         own = recorded.ruleset if recorded else None
-        return _verify(build_ruleset(config), request, detect.look(request), explicit, addresses, own)
+        return _verify(build_ruleset(config), request, detect.detect(request), explicit, addresses, own)
 
 
 def verify_recorded() -> Verified | None:
     """Compare the namespace we are in with what was applied there; None if that is not recorded."""
     recorded = record.read()
-    return None if recorded is None else _verify_recorded(recorded, detect.look(_request_of(recorded)))
+    return None if recorded is None else _verify_recorded(recorded, detect.detect(_request_of(recorded)))
 
 
 def _request_of(recorded: Record) -> BackendRequest:
@@ -89,10 +89,10 @@ def _verify(
     recorded: Ruleset | None = None,
 ) -> Verified:
     """Compare with the desired rules; add what addresses of families without rules need."""
-    decision, live_sets = found
+    choice, live_sets = found
     uncaptured, notes = judge_families(desired.families, settings, addresses)
     is_desired = IPV6 not in desired.families and settings[OTHER_FAMILY] == "reject"
-    if is_desired or decision.has_reject_table:
+    if is_desired or choice.has_reject_table:
         from capture.backends.other_family import is_present  # few captures reject anything
 
         if is_desired != is_present():
@@ -100,15 +100,11 @@ def _verify(
                 "is missing, or not as it was written" if is_desired else "rejects IPv6, and no setting requests that"
             )
             uncaptured = (*uncaptured, f"table inet {REJECT_TABLE} {wrong}")
-    if (
-        request == BackendRequest()
-        and live_sets
-        and backend_and_variant(decision) not in map(backend_and_variant, live_sets)
-    ):
-        decision = live_sets[0]  # without settings, the place that has our rules
-    driver = load(decision)
+    if request == BackendRequest() and live_sets and choice.place not in [each.place for each in live_sets]:
+        choice = live_sets[0]  # without settings, the place that has our rules
+    driver = load(choice)
     live = desired if driver.holds(desired) else driver.read()
-    judged = _judged(desired, live, decision, live_sets, recorded=recorded)
+    judged = _judged(desired, live, choice, live_sets, recorded=recorded)
     return judged.replace(uncaptured=uncaptured, notes=notes)
 
 
@@ -132,37 +128,37 @@ def _accepting(_: TableName, chain: Chain) -> Chain:
 def _judged(
     desired: Ruleset,
     live: Ruleset,
-    decision: BackendChoice,
+    choice: BackendChoice,
     live_sets: Iterable[SetLocation],
     *,
     has_reference: bool = True,
     recorded: Ruleset | None = None,
 ) -> Verified:
     """Return what differs, judged by what it does to packets."""
-    from capture.operations.situation import read_elsewhere  # not when pods are made
+    from capture.operations.situation import read_other_chains  # not when pods are made
     from capture.state.impediments import impediments
 
-    elsewhere = read_elsewhere(backend_and_variant(decision))
+    other_chains = read_other_chains(choice.place)
     found = Verified(
-        decision,
+        choice,
         desired,
         live,
         missing=tuple(routes.missing(desired)),
-        doubts=elsewhere.doubts,
+        doubts=other_chains.doubts,
         impediments=impediments(desired),
         has_reference=has_reference,
     )
-    if live is desired and not elsewhere.chains:
+    if live is desired and not other_chains.chains:
         return found
     from capture.analysis.judgement import judge
     from capture.state.pod_network import read_pod_network
 
     network = read_pod_network()
-    is_native = decision.backend == "nftables"
+    is_native = choice.backend == "nftables"
     judged = judge(
         desired,
         live,
-        elsewhere.foreign,
+        other_chains.foreign,
         network,
         is_native=is_native,
         has_reference=has_reference,
@@ -171,23 +167,22 @@ def _judged(
     return found.replace(
         differences=judged.differences,
         harmless_differences=judged.harmless_differences,
-        others=tuple(_second_sets(found, live_sets, elsewhere, network)),
+        others=tuple(_second_sets(found, live_sets, other_chains, network)),
         obstacles=judged.obstacles,
         harmless_obstacles=judged.harmless_obstacles,
         unjudged=judged.unjudged,
-        doubts=(*elsewhere.doubts, *judged.doubts),
+        doubts=(*other_chains.doubts, *judged.doubts),
     )
 
 
 def _second_sets(
-    found: Verified, live_sets: Iterable[SetLocation], elsewhere: Elsewhere, network: PodNetwork
+    found: Verified, live_sets: Iterable[SetLocation], other_chains: OtherChains, network: PodNetwork
 ) -> Iterator[Other]:
     from capture.analysis.judgement import second_set_effect
 
     for each in live_sets:
-        place = backend_and_variant(each)
-        if place != backend_and_variant(found.decision):
-            yield Other(each, second_set_effect(found.desired, elsewhere.of(place), network))
+        if each.place != found.decision.place:
+            yield Other(each, second_set_effect(found.desired, other_chains.of(each.place), network))
 
 
 def dump(namespace: Namespace = None) -> Dumped:
@@ -196,12 +191,12 @@ def dump(namespace: Namespace = None) -> Dumped:
         recorded = record.read()
         if recorded is None:
             return Dumped(_live_sets(detect.find_live_sets()))
-        found = detect.look(_request_of(recorded))
+        found = detect.detect(_request_of(recorded))
         return Dumped(_live_sets(found[1]), _verify_recorded(recorded, found))
 
 
-def _live_sets(places: Iterable[SetLocation]) -> tuple[LiveSet, ...]:
-    return tuple(LiveSet(each.backend, each.driver, each.variant, load(each).read()) for each in places)
+def _live_sets(located: Iterable[SetLocation]) -> tuple[LiveSet, ...]:
+    return tuple(LiveSet(each.backend, each.driver, each.variant, load(each).read()) for each in located)
 
 
 class Reference(Value):
@@ -230,5 +225,5 @@ def reference(
             return Reference(recorded.settings, resolve(recorded.settings, recorded.facts)[0])
         if settings is None or (prefer_recorded and not settings.explicit):
             return None
-        config, warnings = resolve(settings, facts_from(host, namespace))
+        config, warnings = resolve(settings, host_or_default(host, namespace))
         return Reference(settings, config, tuple(warnings))

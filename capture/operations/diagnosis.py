@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.cause_text import UNJUDGED, Cause, cause
+from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
     TO_PROXY,
     Capture,
@@ -16,11 +16,11 @@ from capture.analysis.causes import (
     stops,
 )
 from capture.analysis.foreign_text import what_foreign_does
-from capture.analysis.trace import whole_way
+from capture.analysis.trace import trace_whole_path
 from capture.backends import detect, load
 from capture.backends.iptables.render import rule_text
 from capture.errors import CaptureError
-from capture.model.addresses import FAMILY_NAMES, IPV4, LOOPBACK_ADDRESSES, address_text, parse_address
+from capture.model.addresses import IPV4, LOOPBACK_ADDRESSES, address_text, parse_address
 from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.ruleset import LoopbackAddress, MissingRoute, Ruleset
@@ -32,8 +32,7 @@ from capture.operations.tracing import live_situation
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.config_warnings import cancelling
-from capture.settings.options import NOT_CAPTURED as EXCLUSIONS
-from capture.settings.options import PROFILE, PROXY_GID, PROXY_UID, REDIRECT_DNS
+from capture.settings.options import EXCLUSIONS, PROFILE, PROXY_GID, PROXY_UID, REDIRECT_DNS
 from capture.state import decisions, routes
 from capture.state.capabilities import ways_out
 from capture.state.facts import read_facts
@@ -54,8 +53,8 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule
     from capture.operations import Reference
+    from capture.operations.arguments import Namespace
     from capture.operations.results import Verified
-    from capture.operations.target import Namespace
     from capture.settings.options import Option
     from capture.settings.settings import Settings
     from capture.state.impediments import Impediment
@@ -63,6 +62,14 @@ if TYPE_CHECKING:
 
 NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
+LEFT_ALONE_BY = (
+    ("is excluded", "left-alone: namespace"),
+    ("no container istio-proxy", "left-alone: not injected"),
+    ("no annotation", "left-alone: not injected"),
+)
+"""Words of the plugin's reasons, and what they mean for the person who expected a capture."""
+PORTS_OF_ISTIO = ("15020", "15021", "15090")
+"""Which every injected pod leaves out: the agent's and Envoy's metrics and probes."""
 USUAL = Packet("tcp", parse_address("203.0.113.7"), 80, uid=1000, gid=1000)
 """To an address outside (RFC 5737), of a user who is not the proxy."""
 SOME_PORT = 45000
@@ -150,8 +157,8 @@ def _expected(settings: Settings | None, namespace: Namespace) -> tuple[Referenc
     known = reference(settings, host=host_of(namespace))
     config = known.config if known else _inferred_config(namespace)
     return known, Capture(
-        config.proxy_port,
-        config.inbound_capture_port,
+        config.proxy_port if config.outbound_networks or config.outbound_ports else None,
+        config.inbound_capture_port if config.inbound_ports else None,
         AGENT_DNS_PORT if config.captures_dns else None,
         config.proxy_uids,
         config.proxy_gids,
@@ -193,7 +200,7 @@ def _of_connection(
         missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute) and is_inbound)
         found += [_missing_route_cause(need) for need in missing if need.family == packet.family]
     if known is not None:
-        found = [_with_options(each, live.packet, known.settings) for each in found]
+        found = [_with_options(each, live.packet, known) for each in found]
     notes = [] if known else [cause("rule-missing: no record")]
     notes += [each for each in of_pod if each not in causes]
     if policy is not None and not policy.is_blocking:
@@ -281,7 +288,7 @@ def _unjudged_notes(verified: Verified) -> Iterator[Cause]:
     """Yield what may divert captured packets, and cannot be judged."""
     for each in verified.unjudged:
         words = (each.rule and each.rule.why) or _rule_of(each.rule, each.family)
-        yield cause(UNJUDGED, each.place, rule=words)
+        yield cause("unjudged", each.place, rule=words)
     for doubt in verified.doubts:
         yield cause("unjudged: doubt", doubt=doubt)
 
@@ -306,17 +313,18 @@ def _exclusion_notes(known: Reference, verified: Verified) -> Iterator[Cause]:
     exclusions = [
         each
         for each in settings.explicit
-        if each.topic == EXCLUSIONS and not {*settings.text(each).split(",")} <= {"", *each.default.split(",")}
+        if each.topic == EXCLUSIONS and not {*settings.text(each).split(",")} <= {"", *PORTS_OF_ISTIO}
     ]
     given = _explicit_options(settings, lambda option: option in exclusions and option not in (PROXY_UID, PROXY_GID))
     if given:
         yield cause("excluded: pod", options=", ".join(given))
 
 
-def _with_options(found: Cause, packet: Packet, settings: Settings) -> Cause:
-    """Return the cause; where settings leave the packet out, its remedy names the options, or the profile, that do."""
-    if found.kind == "dns-not-captured" and settings[REDIRECT_DNS]:
-        return found.replace(remedy=cause("dns-not-captured: server", server="").remedy)
+def _with_options(found: Cause, packet: Packet, known: Reference) -> Cause:
+    """Return the cause as the settings explain it: its remedy names the options, or the profile, that matter."""
+    settings = known.settings
+    if found.kind == "dns-not-captured" and settings[REDIRECT_DNS] and not known.config.captures_dns:
+        return cause("dns-not-captured: no server")
     if found.kind != "excluded":
         return found
     given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
@@ -349,29 +357,22 @@ def _socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
 
 def _missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
     if isinstance(need, LoopbackAddress):
-        return cause("rule-missing: address", "lo", network=need.network)
-    lacking = (*(() if need.has_rule else ("the policy rule",)), *(() if need.has_route else ("the route",)))
-    return cause(
-        "route-missing",
-        f"table {need.table}",
-        family=FAMILY_NAMES[need.family],
-        lacking=" and ".join(lacking),
-        mark=need.mark,
-        verb="is" if len(lacking) == 1 else "are",
-        commands="; ".join(need.commands),
-    )
+        return cause("rule-missing: address", "lo", message=need.message)
+    commands = "; ".join(need.commands)
+    return cause("route-missing", f"table {need.table}", message=need.message, commands=commands)
 
 
 def _no_rules_cause() -> Cause:
     """Return why nothing is applied here: what the CNI plugin decided last, where that is known."""
     decided = decisions.of_namespace(own_namespace())
-    if decided is not None and decided.decision == decisions.LEFT_ALONE:
-        return cause("left-alone", pod=decided.pod, time=decided.time, reason=decided.reason)
-    evidence = evidence_of_host()
-    if decided is None and evidence is not None:
-        return cause("host-network", evidence=evidence and f": {evidence}")
-    refused = f"; the CNI plugin refused it at {decided.time}: {decided.reason}" if decided and decided.reason else ""
-    return cause("no-rules", refused=refused)
+    if decided is None:
+        evidence = evidence_of_host()
+        return cause("no-rules") if evidence is None else cause("host-network", evidence=evidence and f": {evidence}")
+    time, reason = decided.time, decided.reason
+    if decided.decision == decisions.LEFT_ALONE:
+        name = next((name for part, name in LEFT_ALONE_BY if part in reason), "left-alone")
+        return cause(name, pod=decided.pod, time=time, reason=reason)
+    return cause("no-rules: refused", time=time, reason=reason) if reason else cause("no-rules")
 
 
 def _loop_causes(live: Trace, capture: Capture) -> Iterator[Cause]:
@@ -389,7 +390,7 @@ def _following_causes(live: Trace, capture: Capture) -> Iterator[Cause]:
         return
     situation = live_situation()
     for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, capture)):
-        traced = whole_way(packet, situation)
+        traced = trace_whole_path(packet, situation)
         if traced.outcome == "dropped" and traced.certain:
             yield drop_cause(traced, _rule_of)
             return

@@ -29,7 +29,8 @@ def inferred_settings(ruleset: model.Ruleset) -> Settings:
         f"--{each.flag}": each for each in OPTIONS
     }
     found = _inferred(ruleset).items()
-    return Settings({by_flag[flag]: Given(",".join(each).strip("'") or "true", "live rules") for flag, each in found})
+    texts = {by_flag[flag]: ",".join(values).strip("'") if values else "true" for flag, values in found}
+    return Settings({option: Given(text, "live rules") for option, text in texts.items()})
 
 
 def _inferred(ruleset: model.Ruleset) -> dict[str, list[str]]:
@@ -64,6 +65,8 @@ def _inferred(ruleset: model.Ruleset) -> dict[str, list[str]]:
     switches = ("--redirect-dns", "--capture-all-dns") if dns else ()
     by_server = any(_all(rule, model.Destination) for rule in dns)
     given = {flag: [*dict.fromkeys(values)] for flag, values in found.items() if values}
+    if given:
+        given = {"-b": ["''"], "-i": ["''"]} | given  # without them everything is captured
     return given | {switch: [] for switch in (switches[:1] if by_server else switches)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.backends import detect, load
 from capture.errors import ConfigurationError
 from capture.model.ruleset import FAMILIES
-from capture.operations.target import request_of
+from capture.operations.arguments import request_of
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod

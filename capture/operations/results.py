@@ -59,10 +59,15 @@ class Verified(Value):
     """What the settings leave uncaptured on purpose, though the pod has it, in words."""
 
     @property
+    def drift(self) -> tuple[object, ...]:
+        """Return everything that is certain to differ."""
+        in_tables = (*self.differences, *self.others, *self.obstacles)
+        return (*in_tables, *self.missing, *self.impediments, *self.uncaptured)
+
+    @property
     def holds(self) -> bool:
         """Return whether nothing is certain to differ."""
-        drift = (self.differences, self.missing, self.others, self.obstacles, self.impediments, self.uncaptured)
-        return not any(drift)
+        return not self.drift
 
     @property
     def is_judged(self) -> bool:

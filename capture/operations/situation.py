@@ -22,7 +22,7 @@ OF_PLACES = {("nftables", ""): "inet istio-proxy", ("iptables", "nft"): "of ipta
 """Names for the tables of a second set, by its backend and variant."""
 
 
-class Elsewhere(Value):
+class OtherChains(Value):
     """Base chains that are not in the tables of the set in question: ``second`` are those of our other sets.
 
     ``doubts`` are what is there and cannot be read, in words.
@@ -43,7 +43,7 @@ class Elsewhere(Value):
         return tuple(c for c in self.second if c.table.startswith(name) or c.table.endswith(name))
 
 
-def read_elsewhere(place: tuple[str, str]) -> Elsewhere:
+def read_other_chains(place: tuple[str, str]) -> OtherChains:
     """Return the base chains outside of our set in a place: a backend, and its variant."""
     from capture.backends.nftables.foreign import read_foreign_chains  # not when milliseconds count
 
@@ -66,7 +66,7 @@ def read_elsewhere(place: tuple[str, str]) -> Elsewhere:
         if filters is None:
             doubts.append("there is a table filter of iptables-legacy, and no iptables-legacy-save to read it")
     second = tuple(chain for chain in chains if _is_own(chain))
-    return Elsewhere(tuple(chain for chain in chains if not _is_own(chain)), second, tuple(doubts))
+    return OtherChains(tuple(chain for chain in chains if not _is_own(chain)), second, tuple(doubts))
 
 
 def _read_legacy() -> list[ForeignChain] | None:
@@ -92,7 +92,7 @@ def read_situation(ruleset: Ruleset, place: tuple[str, str], needs: Ruleset) -> 
 
     return Situation(
         ruleset.replace(policy_routes=ruleset.policy_routes or needs.policy_routes),
-        read_elsewhere(place).chains,
+        read_other_chains(place).chains,
         place[0] == "nftables",
         read_pod_network(),
         tuple(routes.missing_halves(needs)),

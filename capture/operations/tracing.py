@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.stations import Situation
-from capture.analysis.trace import Trace, whole_way
+from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
 from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError
 from capture.model.addresses import parse_address
 from capture.model.limits import MAX_ID, MAX_PORT
-from capture.model.packet import Packet
+from capture.model.packet import USUAL_SOURCE_PORT, Packet
 from capture.model.ruleset import FAMILIES, Ruleset
+from capture.operations.arguments import host_or_default
 from capture.operations.situation import read_situation
-from capture.operations.target import backend_and_variant, facts_from
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.parsers import interface
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from capture.model.ruleset import Chain, ProtocolName, Rule, TableName
-    from capture.operations.target import Namespace
+    from capture.operations.arguments import Namespace
     from capture.settings.config import Host
     from capture.settings.settings import Settings
 
@@ -50,11 +50,14 @@ def trace(
     """
     with InNamespace(namespace):
         sent = routed(packet)
-        if settings is not None:
-            return whole_way(sent, Situation(_desired(settings, namespace, host)))
-        if sent.out_interface == NO_ROUTE:
+        if settings is None and sent.out_interface == NO_ROUTE:
             return Trace(sent, "no-route", sent.port, None, ())
-        return _with_impediments(whole_way(sent, live_situation()))
+        complete = sent if sent.source_port else sent.replace(source_port=USUAL_SOURCE_PORT)
+        if settings is not None:
+            found = trace_whole_path(complete, Situation(_desired(settings, namespace, host)))
+        else:
+            found = _with_impediments(trace_whole_path(complete, live_situation()))
+        return found.replace(packet=sent)
 
 
 def _with_impediments(traced: Trace) -> Trace:
@@ -79,9 +82,9 @@ def live_situation() -> Situation:
     recorded = record.read()
     known = recorded.ruleset if recorded else build_ruleset(CaptureConfig())
     found = detect.find_live_sets()
-    decision = found[0] if found else detect.look(BackendRequest())[0]
-    live = _with_reasons(load(decision).read(), known) if found or not decision.is_empty else Ruleset(FAMILIES, ())
-    return read_situation(live, backend_and_variant(decision), recorded.ruleset if recorded else live)
+    choice = found[0] if found else detect.detect(BackendRequest())[0]
+    live = _with_reasons(load(choice).read(), known) if found or not choice.is_empty else Ruleset(FAMILIES, ())
+    return read_situation(live, choice.place, recorded.ruleset if recorded else live)
 
 
 def _with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
@@ -101,7 +104,7 @@ def _with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
 
 
 def _desired(settings: Settings, namespace: Namespace, host: Host | None) -> Ruleset:
-    config, _ = resolve(as_settings(settings, "trace"), facts_from(host, namespace))
+    config, _ = resolve(as_settings(settings, "trace"), host_or_default(host, namespace))
     return build_ruleset(config)
 
 

@@ -32,13 +32,13 @@ def print_start_line(reference: Reference | None, form: str) -> None:
 
 def applied_as_plain(settings: Settings, applied: Applied) -> dict[str, object]:
     """Return what ``apply`` did, for JSON."""
-    decision, config = applied.decision, applied.config
+    choice, config = applied.decision, applied.config
     return {
         "changed": applied.changed,
         "rules": _count(applied),
-        "backend": decision.backend,
-        "variant": decision.variant or None,
-        "driver": decision.driver,
+        "backend": choice.backend,
+        "variant": choice.variant or None,
+        "driver": choice.driver,
         "profile": config.profile,
         "profile_from": settings.origin(PROFILE),
         "families": list(config.families),
@@ -61,12 +61,12 @@ def _count(applied: Applied) -> int:
 def applied_text(applied: Applied) -> str:
     """Return in a line what ``apply`` did."""
     families = applied.ruleset.families
-    decision = applied.decision
-    variant = f" {decision.variant}" if decision.variant else ""
+    choice = applied.decision
+    variant = f" {choice.variant}" if choice.variant else ""
     return (
-        f"{'programmed' if applied.changed else 'unchanged'}: {_count(applied)} rules for "
+        f"{'applied' if applied.changed else 'unchanged'}: {_count(applied)} rules for "
         f"{' and '.join(FAMILY_NAMES[family] for family in families)}, "
-        f"backend {decision.backend}{variant}, driver {decision.driver}"
+        f"backend {choice.backend}{variant}, driver {choice.driver}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILY_NAMES, address_text
+from capture.model.addresses import address_text
 from capture.model.ruleset import LoopbackAddress
 from capture.report.packet_text import packet_text
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from capture.analysis.judgement import Obstacle
     from capture.analysis.trace import Fate
     from capture.model.addresses import Family, Network
-    from capture.model.ruleset import MissingRoute, Rule
+    from capture.model.ruleset import MissingRoute, Rule, Ruleset
     from capture.operations import Other, Verified
 
 NO_EFFECT = "foreign rule without effect on captured traffic"
@@ -25,18 +25,21 @@ MEANINGS = {
     "unexpected": "is unexpected",
     "family": "captures a family that should not be captured",
 }
+NO_REFERENCE = "nothing is recorded here; give the options of the pod"
 NOTHING_APPLIED = "nothing is applied here: the namespace has no rules of the capture"
 MAX_SINGLE = 20
-"""More differences than these are reported by chain."""
+"""More differences of one kind in a chain have one sentence together."""
+MAX_MISSING = 3
+"""So have more missing rules than these."""
 MAX_REGIONS = 3
 
 
 def difference_lines(verified: Verified) -> Iterator[str]:
-    """Yield a sentence for each difference, or for each chain if they are many; one where nothing is applied."""
+    """Yield a sentence for each difference, or for several, the weightiest first; one where nothing is applied."""
     if verified.is_nothing_applied:
         yield NOTHING_APPLIED
         return
-    yield from _grouped(verified.differences, difference_text)
+    yield from _grouped(verified.differences, difference_text, verified.live)
     yield from map(_need, verified.missing)
     yield from (impediment.message for impediment in verified.impediments)
     yield from map(_second_set, verified.others)
@@ -47,7 +50,7 @@ def difference_lines(verified: Verified) -> Iterator[str]:
 def doubt_lines(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each thing that cannot be judged."""
     if not verified.has_reference:
-        yield "no record here: without it, or options, there is no reference for the rules of the capture"
+        yield NO_REFERENCE
     for each in verified.unjudged:
         yield f"{each.place}: {UNJUDGED}: {_rule(each)}{effect_text(each.effect)}"
     yield from verified.doubts
@@ -56,7 +59,7 @@ def doubt_lines(verified: Verified) -> Iterator[str]:
 def note_lines(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each foreign rule that is worth a note, and no difference."""
     yield from verified.notes
-    yield from _grouped(verified.harmless_differences, _without_effect)
+    yield from _grouped(verified.harmless_differences, _without_effect, verified.live)
     if len(verified.harmless_obstacles) <= MAX_SINGLE:
         yield from dict.fromkeys(map(_without_effect, verified.harmless_obstacles))
         return
@@ -68,17 +71,25 @@ def _without_effect(each: Difference | Obstacle) -> str:
     return f"{each.place}: {NO_EFFECT}: {_rule(each)}"
 
 
-def _grouped(found: Sequence[Difference], words: Callable[[Difference], str]) -> Iterator[str]:
-    """Yield a sentence for each difference; if there are many, for each chain and kind with the first of them."""
-    if len(found) <= MAX_SINGLE:
-        yield from map(words, found)
-        return
+def _grouped(found: Sequence[Difference], words: Callable[[Difference], str], live: Ruleset) -> Iterator[str]:
+    """Yield a sentence for each difference, or with the weightiest for many of one kind in a chain."""
     groups: dict[tuple[str, ...], list[Difference]] = {}
-    for each in found:
+    for each in sorted(found, key=_weight):
         groups.setdefault((each.family, each.table, each.chain, each.kind), []).append(each)
     for several in groups.values():
-        more = f" (and {len(several) - 1} more of this kind in this chain)" if len(several) > 1 else ""
-        yield f"{words(several[0])}{more}"
+        first = several[0]
+        chain = live.chain(first.table, first.chain)
+        if len(several) <= (MAX_MISSING if first.kind == "missing" else MAX_SINGLE):
+            yield from map(words, several)
+        elif first.kind == "missing" and (chain is None or not any(chain.rules_for(first.family))):
+            where = first.replace(rule=None).place
+            yield f"{where}: all {len(several)} rules are missing{effect_text(first.effect)}"
+        else:
+            yield f"{words(first)} (and {len(several) - 1} more of this kind in this chain)"
+
+
+def _weight(difference: Difference) -> tuple[bool, ...]:
+    return difference.effect is None, *(difference.effect.weight if difference.effect else ())
 
 
 def difference_text(difference: Difference) -> str:
@@ -165,19 +176,20 @@ def verified_lines(verified: Verified) -> Iterator[str]:
 
 def conclusion_lines(verified: Verified) -> Iterator[str]:
     """Yield whether the live rules are as desired, then each difference, and what cannot be judged."""
-    found = list(difference_lines(verified))
+    found = len(verified.drift)
     compared_with = reference_text(verified)
     yield {
         "nothing applied": NOTHING_APPLIED,
-        "drift": f"drift: {len(found)} difference{'s' if len(found) > 1 else ''} from the {compared_with}",
+        "drift": f"drift: {found} difference{'s' if found > 1 else ''} from the {compared_with}",
         "in sync": f"in sync: live rules match the {compared_with}",
         "cannot be judged": f"cannot be judged: live rules match the {compared_with} as far as they can be judged",
-        "no reference": "consistent, but there is no reference to compare with",
+        "no reference": f"no reference: {NO_REFERENCE}",
     }[verified.conclusion]
     if verified.is_nothing_applied:
         return
-    yield from (f"  {sentence}" for sentence in found)
-    yield from (f"not judged: {sentence}" for sentence in doubt_lines(verified))
+    yield from (f"  {sentence}" for sentence in difference_lines(verified))
+    known = NO_REFERENCE if verified.conclusion == "no reference" else ""
+    yield from (f"not judged: {sentence}" for sentence in doubt_lines(verified) if sentence != known)
 
 
 def reference_text(verified: Verified) -> str:
@@ -188,13 +200,11 @@ def reference_text(verified: Verified) -> str:
 
 
 def _need(need: LoopbackAddress | MissingRoute) -> str:
-    """Return what is missing of the routes that the rules depend on."""
+    """Return what is missing besides rules, and the commands that add it."""
     if isinstance(need, LoopbackAddress):
-        return f"the address {need.network} on lo is missing"
-    lacking = (*(() if need.has_rule else ("policy rule",)), *(() if need.has_route else ("route",)))
-    verb, add = ("is", "adds it") if len(lacking) == 1 else ("are", "add them")
+        return need.message
     commands = " and ".join(f"`{command}`" for command in need.commands)
-    return f"{FAMILY_NAMES[need.family]}: the {' and the '.join(lacking)} of TPROXY {verb} missing: {commands} {add}"
+    return f"{need.message}: {commands} {'adds it' if len(need.commands) == 1 else 'add them'}"
 
 
 def differences_as_plain(verified: Verified) -> list[dict[str, object]]:

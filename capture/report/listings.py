@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.ownership import our_rules, own_only
+from capture.analysis.ownership import own_only, own_rules
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILY_NAMES
 from capture.model.chain_names import is_our_chain
@@ -51,7 +51,7 @@ def _holds_own(live: model.Ruleset, family: Family, table_name: model.TableName)
         return False
     if any(is_our_chain(chain.name) and is_of_family(chain, table_name, family) for chain in whole.chains):
         return True
-    return any(place[0] == table_name for place in our_rules(live.replace(families=(family,)), family))
+    return any(place[0] == table_name for place in own_rules(live.replace(families=(family,)), family))
 
 
 # --- table ---------------------------------------------------------------------------------------

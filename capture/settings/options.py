@@ -77,7 +77,7 @@ INTERFACES = (
 TRAFFIC = "traffic.sidecar.istio.io/"
 
 PORT_OF = "Redirect ports"
-NOT_CAPTURED = "Exclusions"
+EXCLUSIONS = "Exclusions"
 DNS = "DNS"
 TRANSPARENT = "TPROXY"
 HOW = "Backend"
@@ -118,12 +118,12 @@ INBOUND_TUNNEL_PORT = Option(
 PROXY_UID = Option(
     "proxy-uid", "", parsers.list_of(parsers.user_or_group), USERS,
     "Users whose traffic is not captured: the proxy. Default: the user $ENVOY_USER if it exists, else 1337.",
-    short="u", metavar="UIDS", topic=NOT_CAPTURED, empty_means_default=True,
+    short="u", metavar="UIDS", topic=EXCLUSIONS, empty_means_default=True,
 )  # fmt: skip
 PROXY_GID = Option(
     "proxy-gid", "", parsers.list_of(parsers.user_or_group), GROUPS,
     "Groups whose traffic is not captured. Default: as --proxy-uid.",
-    short="g", metavar="GIDS", topic=NOT_CAPTURED, empty_means_default=True,
+    short="g", metavar="GIDS", topic=EXCLUSIONS, empty_means_default=True,
 )  # fmt: skip
 INTERCEPTION_MODE = Option(
     "istio-inbound-interception-mode", "REDIRECT", parsers.interception_mode, "REDIRECT or TPROXY",
@@ -139,17 +139,17 @@ INBOUND_PORTS = Option(
 EXCLUDED_INBOUND_PORTS = Option(
     "istio-local-exclude-ports", "15090,15021,15020", parsers.port_list, PORTS,
     "Inbound ports left alone when all are captured.",
-    short="d", annotations=(TRAFFIC + "excludeInboundPorts",), metavar="PORTS", topic=NOT_CAPTURED,
+    short="d", annotations=(TRAFFIC + "excludeInboundPorts",), metavar="PORTS", topic=EXCLUSIONS,
 )  # fmt: skip
 EXCLUDED_INBOUND_NETWORKS = Option(
     "exclude-inbound-cidrs", "", parsers.networks, NETWORKS,
     "Sources whose inbound connections are left alone. Beyond upstream.",
-    metavar="CIDRS", topic=NOT_CAPTURED,
+    metavar="CIDRS", topic=EXCLUSIONS,
 )  # fmt: skip
 EXCLUDED_INTERFACES = Option(
     "istio-exclude-interfaces", "", parsers.interfaces, INTERFACES,
     "Interfaces left alone, both ways.",
-    short="c", annotations=(TRAFFIC + "excludeInterfaces",), metavar="NAMES", topic=NOT_CAPTURED,
+    short="c", annotations=(TRAFFIC + "excludeInterfaces",), metavar="NAMES", topic=EXCLUSIONS,
 )  # fmt: skip
 OUTBOUND_NETWORKS = Option(
     "istio-service-cidr", "*", parsers.selection_of(parsers.networks), f"'*', or {NETWORKS}",
@@ -159,7 +159,7 @@ OUTBOUND_NETWORKS = Option(
 EXCLUDED_OUTBOUND_NETWORKS = Option(
     "istio-service-exclude-cidr", "", parsers.networks, NETWORKS,
     "Outbound destinations left alone.",
-    short="x", annotations=(TRAFFIC + "excludeOutboundIPRanges",), metavar="CIDRS", topic=NOT_CAPTURED,
+    short="x", annotations=(TRAFFIC + "excludeOutboundIPRanges",), metavar="CIDRS", topic=EXCLUSIONS,
 )  # fmt: skip
 OUTBOUND_PORTS = Option(
     "istio-outbound-ports", "", parsers.port_list, PORTS,
@@ -169,13 +169,13 @@ OUTBOUND_PORTS = Option(
 EXCLUDED_OUTBOUND_PORTS = Option(
     "istio-local-outbound-ports-exclude", "", parsers.port_list, PORTS,
     "Outbound ports left alone.",
-    short="o", annotations=(TRAFFIC + "excludeOutboundPorts",), metavar="PORTS", topic=NOT_CAPTURED,
+    short="o", annotations=(TRAFFIC + "excludeOutboundPorts",), metavar="PORTS", topic=EXCLUSIONS,
 )  # fmt: skip
 UID_PORT_EXCLUSIONS = Option(
     "exclude-outbound-ports-for-uids", "", parsers.list_of(parsers.uid_ports),
     "PROTOCOL:PORTS:UIDS such as tcp:443:1000-2000, '*' for all ports, separated by commas",
     "Outbound ports that certain users reach by themselves. Beyond upstream.",
-    metavar="RULES", topic=NOT_CAPTURED,
+    metavar="RULES", topic=EXCLUSIONS,
 )  # fmt: skip
 REROUTED_INTERFACES = Option(
     "kube-virt-interfaces", "", parsers.interfaces, INTERFACES,
@@ -190,12 +190,12 @@ OWNER_GROUPS = Option(
 EXCLUDED_OWNER_GROUPS = Option(
     "", "", parsers.list_of(parsers.user_or_group), GROUPS,
     "Groups whose outbound traffic is left alone; only while ISTIO_OUTBOUND_OWNER_GROUPS is '*'.",
-    environment=("ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE",), metavar="GROUPS", topic=NOT_CAPTURED,
+    environment=("ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE",), metavar="GROUPS", topic=EXCLUSIONS,
 )  # fmt: skip
 IPV4_LOOPBACK = Option(
     "", "127.0.0.1/32", parsers.ipv4_loopback, "a network within 127.0.0.0/8 such as 127.0.0.1/32",
     "IPv4 destinations that count as the pod talking to itself.",
-    environment=("ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR",), metavar="CIDR", topic=NOT_CAPTURED,
+    environment=("ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR",), metavar="CIDR", topic=EXCLUSIONS,
 )  # fmt: skip
 TPROXY_MARK = Option(
     "istio-inbound-tproxy-mark", "1337", parsers.mark,
@@ -289,7 +289,7 @@ CNI_MODE = _switch(
     topic=HOW,
 )  # fmt: skip
 ALLOW_HOST = _switch(
-    "allow-host", "Program the host's own network namespace. Capturing it cuts the node off.", topic=HOW,
+    "allow-host", "Act on the host's own network namespace. Capturing it cuts the node off.", topic=HOW,
 )  # fmt: skip
 DRY_RUN = _switch("dry-run", "Print what would be sent to the kernel, and change nothing.", short="n", topic=HOW)
 RECONCILE = _switch(
@@ -299,7 +299,7 @@ RECONCILE = _switch(
 CLEANUP_ONLY = _switch("cleanup-only", "Remove all rules of the capture, and stop.", topic=HOW)
 FORCE_APPLY = _switch("force-apply", "Write the rules even if they are already in place.", topic=HOW)
 SKIP_RULE_APPLY = _switch(
-    "skip-rule-apply", "Write no rules; for --run-validation in a pod that the CNI plugin has programmed.",
+    "skip-rule-apply", "Write no rules; for --run-validation in a pod that the CNI plugin has captured.",
     topic=CHECKING,
 )  # fmt: skip
 RUN_VALIDATION = _switch(

@@ -140,7 +140,7 @@ def _switches(ruleset: Ruleset) -> Iterator[Impediment]:
         yield Impediment("sysctl", message, _remedy(refuses.name), IPV4)
 
 
-def switches_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
+def sysctls_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
     """Return the switches that are on, must be off for a rule set, and that nothing in the namespace needs."""
     from capture.state.sysctls import in_the_way
 

@@ -31,7 +31,7 @@ def read_pod_network() -> PodNetwork:
         every = {link.index: link for link in read_links(route)}
         everywhere = read_addresses(route)
         families = dict.fromkeys(parse_address(address.address).family for address in everywhere)
-        ways_out = [way_out(route, FAMILY_NUMBERS[family]) for family in families]
+        default_routes = [way_out(route, FAMILY_NUMBERS[family]) for family in families]
         by_marks = tuple(_read_mark_routes(route, {index: link.name for index, link in every.items()}))
     links = {index: link for index, link in every.items() if not link.is_loopback}
     addresses = [address for address in everywhere if address.interface in links]
@@ -39,7 +39,7 @@ def read_pod_network() -> PodNetwork:
     global_ones = tuple(address for address in own if not address.is_link_local)
     default = PodNetwork()
     up = [index for index, link in links.items() if link.is_up]
-    outward = next((index for index in (*ways_out, *up) if index in links), 0)
+    outward = next((index for index in (*default_routes, *up) if index in links), 0)
     return PodNetwork(
         own=global_ones + tuple(a for a in default.own if a.family not in {o.family for o in global_ones}),
         interface=links[outward].name if outward else default.interface,

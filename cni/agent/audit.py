@@ -31,7 +31,7 @@ from cni.agent.journal import AgentLog
 from cni.agent.kernel_events import EVERYWHERE, KernelEvents
 from cni.agent.pods import Pods
 from cni.agent.runtime import Runtime, RuntimeSilentError, Sandbox
-from cni.agent.sandboxes import Place, Sandboxes
+from cni.agent.sandboxes import PodNamespace, Sandboxes
 from cni.conf import Configuration
 from cni.decision import PROGRAMS_ITSELF, first_exemption, reason_by_name, warnings_about
 from cni.pod import Identity
@@ -74,7 +74,7 @@ class Observation(Value):
 class Audited(Value):
     """What is known about a pod."""
 
-    place: Place
+    place: PodNamespace
     finding: PodState
     sight: Observation
     since: float
@@ -155,7 +155,7 @@ class Audit:
         if places:
             self.health.note(audit_seconds=time.monotonic() - now)
 
-    def look(self, place: Place, *, is_changed: bool = False) -> PodState:
+    def look(self, place: PodNamespace, *, is_changed: bool = False) -> PodState:
         """Look at one pod and remember its state; return it. ``is_changed`` is whether an event came."""
         known = self.known.get(place.sandbox.id)
         finding, sight, pod = self._examine(place, known, is_changed=is_changed)
@@ -175,7 +175,7 @@ class Audit:
     # --- one pod ----------------------------------------------------------------------------------------------
 
     def _examine(
-        self, place: Place, known: Audited | None, *, is_changed: bool
+        self, place: PodNamespace, known: Audited | None, *, is_changed: bool
     ) -> tuple[PodState, Observation, dict[str, Any] | None]:
         sandbox = place.sandbox
         identity = Identity(sandbox.namespace, sandbox.name, sandbox.uid)
@@ -212,7 +212,7 @@ class Audit:
         return Requested(pod, PodState(LEFT_ALONE, line.reason) if line else settings, warnings)
 
     def _diagnosed(
-        self, place: Place, settings: Settings, known: Audited | None, *, is_starting: bool, is_changed: bool
+        self, place: PodNamespace, settings: Settings, known: Audited | None, *, is_starting: bool, is_changed: bool
     ) -> tuple[PodState, Observation]:
         now = time.monotonic()
         try:
@@ -245,13 +245,13 @@ class Audit:
 
     # --- all of them --------------------------------------------------------------------------------------------
 
-    def _all_places(self) -> list[tuple[Place, bool]]:
+    def _all_places(self) -> list[tuple[PodNamespace, bool]]:
         self._seen_pods, _ = self.pods.changes_since(self._seen_pods)
         places = self.sandboxes.look()
         self._forget(self.sandboxes.take_gone())
         return [(place, False) for place in places]
 
-    def _places_to_look_at(self, now: float, changed: set[int]) -> list[tuple[Place, bool]]:
+    def _places_to_look_at(self, now: float, changed: set[int]) -> list[tuple[PodNamespace, bool]]:
         """Return the pods that need a look, and whether it is known that something has changed there."""
         reported = {place.sandbox.id for place in self._reported_by_api_server(now)}
         heard = self._postponed | {place.sandbox.id for place in self.sandboxes.by_number(changed)}
@@ -262,14 +262,14 @@ class Audit:
         ids = reported | heard | self._where_others_listen(now) | self._bad
         return [(place, each in heard) for each in ids if (place := self.sandboxes.get(each)) and place.is_there]
 
-    def _reported_by_api_server(self, now: float) -> list[Place]:
+    def _reported_by_api_server(self, now: float) -> list[PodNamespace]:
         """Return the running pods that the API server has announced as new or changed."""
         self._seen_pods, changes = self.pods.changes_since(self._seen_pods)
         self._awaited |= dict.fromkeys(changes, now + AWAITED)
         if now - self._awaited_at >= TICK:
             changes |= self._awaited.keys()
             self._awaited_at = now
-        found: list[Place] = []
+        found: list[PodNamespace] = []
         for namespace, name in changes:
             is_desired = self.pods.get(namespace, name) is not None
             places = self.sandboxes.look_at(namespace, name, is_desired=is_desired)
@@ -288,7 +288,7 @@ class Audit:
         then = {each.place.path: each.sight.owners for each in self.known.values() if each.sight.owners}
         return {ids[path] for path in examination.changed_owners(then)}
 
-    def _forget(self, gone: Iterable[Place]) -> None:
+    def _forget(self, gone: Iterable[PodNamespace]) -> None:
         for place in gone:
             sandbox = place.sandbox
             for table in (self.known, self._allowed, self._first_looks):

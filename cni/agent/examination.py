@@ -122,6 +122,9 @@ def diagnose(path: str, settings: Settings, *, is_starting: bool) -> PodState:
     except CaptureError as error:
         return PodState(UNKNOWN, error.message, error.remedy)
     causes = [cause for cause in diagnosis.causes if not (is_starting and cause.kind in OF_THE_PROXY)]
+    unjudged = next((note for note in diagnosis.notes if note.kind == "unjudged"), None)
+    if not causes and unjudged is not None:
+        return PodState(UNKNOWN, unjudged.message, unjudged.remedy)
     if not causes:
         return PodState(CAPTURED, "an IPv6 address came late: ::6 was added to lo" if late else "")
     worst = min(causes, key=lambda cause: SPECIFIC.index(cause.kind) if cause.kind in SPECIFIC else len(SPECIFIC))

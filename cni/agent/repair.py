@@ -24,7 +24,7 @@ from cni.agent.examination import CAPTURED, UNKNOWN, PodState
 from cni.agent.health import Health
 from cni.agent.journal import AgentLog
 from cni.agent.options import Options
-from cni.agent.sandboxes import Place
+from cni.agent.sandboxes import PodNamespace
 from cni.conf import Configuration
 from cni.pod import Identity
 from cni.pod_object import from_object
@@ -48,7 +48,7 @@ class Repair:
         client: Client | None,
         health: Health,
         journal: AgentLog,
-        look: Callable[[Place], PodState],
+        look: Callable[[PodNamespace], PodState],
     ) -> None:
         self.options, self.configuration, self.client = options, configuration, client
         self.health, self.journal, self.look = health, journal, look

@@ -15,7 +15,7 @@ SAME_PLACE = ("/var/run/", "/run/")
 """Runtimes name namespaces by the first; in the agent's container only the second is mounted."""
 
 
-class Place(Value):
+class PodNamespace(Value):
     """Where a pod's network is: ``path`` is empty for one that uses the node's."""
 
     sandbox: Sandbox
@@ -39,11 +39,11 @@ class Sandboxes:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, PodNamespace] = {}
         self._of_pods: dict[tuple[str, str], set[str]] = {}
-        self._gone: list[Place] = []
+        self._gone: list[PodNamespace] = []
 
-    def look(self) -> list[Place]:
+    def look(self) -> list[PodNamespace]:
         """Return the pods that run now. Raises RuntimeSilentError."""
         sandboxes = {sandbox.id: sandbox for sandbox in self._runtime.sandboxes()}
         for gone in self._places.keys() - sandboxes.keys():
@@ -52,7 +52,7 @@ class Sandboxes:
             self._keep(self._place(sandboxes[new]))
         return list(self._places.values())
 
-    def look_at(self, namespace: str, name: str, *, is_desired: bool) -> list[Place]:
+    def look_at(self, namespace: str, name: str, *, is_desired: bool) -> list[PodNamespace]:
         """Return what runs of one pod now. Raises RuntimeSilentError.
 
         The runtime is queried if no live sandbox of the pod is known, and there should be one.
@@ -69,12 +69,12 @@ class Sandboxes:
             self._keep(self._place(found[new]))
         return [self._places[each] for each in found]
 
-    def take_gone(self) -> list[Place]:
+    def take_gone(self) -> list[PodNamespace]:
         """Return the pods that are gone since the last call."""
         gone, self._gone = self._gone, []
         return gone
 
-    def _keep(self, place: Place) -> None:
+    def _keep(self, place: PodNamespace) -> None:
         self._places[place.sandbox.id] = place
         self._of_pods.setdefault((place.sandbox.namespace, place.sandbox.name), set()).add(place.sandbox.id)
 
@@ -86,18 +86,18 @@ class Sandboxes:
             del self._of_pods[key]
         self._gone.append(place)
 
-    def get(self, sandbox: str) -> Place | None:
+    def get(self, sandbox: str) -> PodNamespace | None:
         """Return a known pod."""
         return self._places.get(sandbox)
 
-    def by_number(self, numbers: set[int]) -> list[Place]:
+    def by_number(self, numbers: set[int]) -> list[PodNamespace]:
         """Return the known pods that the kernel's events name by these numbers."""
         return [place for place in self._places.values() if place.number in numbers] if numbers else []
 
-    def _place(self, sandbox: Sandbox) -> Place:
+    def _place(self, sandbox: Sandbox) -> PodNamespace:
         path = self._runtime.network_namespace(sandbox.id)
         if path.startswith(SAME_PLACE[0]):
             path = path.replace(*SAME_PLACE, 1)
         if path and os.path.exists("/proc/thread-self/ns/net") and os.path.exists(path):
-            return Place(sandbox, path, namespace_number(path))
-        return Place(sandbox, path, None)
+            return PodNamespace(sandbox, path, namespace_number(path))
+        return PodNamespace(sandbox, path, None)

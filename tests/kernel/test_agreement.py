@@ -133,7 +133,7 @@ def test_model_read_back_and_kernel_agree(captured: Captured, request: pytest.Fi
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_they_agree_for_long(captured: Captured) -> None:
+def test_the_kernel_and_the_analysis_agree_for_long(captured: Captured) -> None:
     agree(captured, 500 // len(DRIVERS) + 1, 6, (20, 30))
 
 

@@ -37,7 +37,7 @@ def everything(namespace: Namespace) -> list[str]:
     return [namespace.run(["nft", "list", "ruleset"]).stdout, *(str(legacy_tables(family)) for family in FAMILIES)]
 
 
-def test_it_makes_nothing(here: Namespace) -> None:
+def test_detection_makes_nothing(here: Namespace) -> None:
     before = everything(here)
 
     for _ in range(3):
@@ -55,8 +55,8 @@ def test_five_times_the_same_answer_and_one_set_of_rules(here: Namespace, way: W
     before = everything(here)
     decisions = {decide(BackendRequest()) for _ in range(5)}
 
-    (decision,) = decisions
-    assert decision.variant == way.variant
+    (choice,) = decisions
+    assert choice.variant == way.variant
     (found,) = find_live_sets()
     assert (found.variant, set(found.families), found.spellings) == (way.variant, set(FAMILIES), ("dash",))
     assert everything(here) == before

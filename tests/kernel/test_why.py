@@ -72,9 +72,12 @@ def test_a_pod_that_the_plugin_left_alone_or_refused(pod_pair: PodPair) -> None:
     assert cause["kind"] == "left-alone"
     assert cause["says"].startswith("the CNI plugin left pod shop/web-0 alone at 2")
     assert cause["says"].endswith(": it has no container istio-proxy")
+    assert "label its namespace for injection" in cause["remedy"]
+    call(configuration({}, exclude_namespaces=["shop"]), CNI_NETNS=pod.path)
+    assert "exclude_namespaces" in why(pod)["causes"][0]["remedy"]
     call(configuration({"sidecar.istio.io/status": "injected"}), CNI_NETNS=pod.path)
     (cause,) = why(pod)["causes"]
-    assert (cause["kind"], "the CNI plugin refused it at" in cause["says"]) == ("no-rules", True)
+    assert (cause["kind"], "the CNI plugin refused the pod at" in cause["says"]) == ("no-rules", True)
     call(configuration({}), CNI_NETNS="", CNI_COMMAND="DEL")
     assert "the CNI plugin" not in why(pod)["causes"][0]["says"]
 
@@ -140,7 +143,7 @@ def test_a_filter_that_the_connection_does_not_meet_is_no_cause(pod_pair: PodPai
     assert reached(pod) == "proxy"
 
 
-def test_a_second_set(pod_pair: PodPair) -> None:
+def test_why_names_a_second_set(pod_pair: PodPair) -> None:
     pod = with_proxy(pod_pair)
     apply(pod, backend="nftables")
     to_another_port = "-A ISTIO_OUTPUT -p tcp -j REDIRECT --to-ports 16001"

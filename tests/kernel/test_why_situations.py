@@ -307,6 +307,17 @@ def test_what_is_wrong_with_the_pod_and_stops_no_such_connection_is_a_note(pod_p
     assert [cause.kind for cause in why(pod, outbound).causes] == ["no-rules"]
 
 
+def test_dns_without_a_known_name_server_is_not_told_to_redirect_dns(pod_pair: PodPair) -> None:
+    pod, _ = pod_pair
+    operations.apply(given(DNS.partition(" ")[0]), pod.path)
+
+    found = why(pod, packet(Situation("", goes="dns"), pod_pair))
+
+    assert [cause.kind for cause in found.causes] == ["dns-not-captured"]
+    assert "none was known" in found.causes[0].message
+    assert found.causes[0].remedy.startswith("Apply with --capture-all-dns too")
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_healthy_pods_have_no_cause(netns: NamespaceFactory, way: str) -> None:
     pair = netns.pod_pair()

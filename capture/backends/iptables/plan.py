@@ -15,7 +15,7 @@ takes effect at once (iptables commits table by table). Where nothing has to cha
 
 from __future__ import annotations
 
-from capture.analysis.ownership import disturbing, our_rules
+from capture.analysis.ownership import disturbance_test, own_rules
 from capture.backends.iptables.entries import check_writable, expanded
 from capture.model import ruleset as model
 from capture.model.chain_names import is_our_chain
@@ -25,7 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from capture.analysis.ownership import Places
+    from capture.analysis.ownership import OwnPositions
     from capture.model.addresses import Family
 
 
@@ -65,7 +65,7 @@ def plan(
     edits = []
     remembered = None if recorded is None else as_written(recorded)
     for family in live.families if desired is None else dict.fromkeys(desired.families + live.families):
-        places = our_rules(live, family, remembered)
+        places = own_rules(live, family, remembered)
         for table in _table_order(desired):
             edit = _table_edit(TableView(live, family, table), TableView(desired, family, table), places)
             if edit.changes_anything:
@@ -138,7 +138,7 @@ def _target(rule: model.Rule) -> str:
     return rule.verdict.text.removeprefix("-g ") if isinstance(rule.verdict, model.UnknownVerdict) else ""
 
 
-def _table_edit(live: TableView, desired: TableView, places: Places) -> TableEdit:
+def _table_edit(live: TableView, desired: TableView, places: OwnPositions) -> TableEdit:
     desired_chains = desired.our_chains()
     present = live.our_chains()
     put = {}
@@ -159,14 +159,14 @@ def _table_edit(live: TableView, desired: TableView, places: Places) -> TableEdi
 
 
 def _shared_chain_changes(
-    live: TableView, desired: TableView, places: Places, chain: str
+    live: TableView, desired: TableView, places: OwnPositions, chain: str
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int | None, model.Rule]]]:
     """Return the removals and insertions for a chain that is not our own, built-in or not."""
     rules, desired_rules = live.rules(chain), desired.rules(chain)
     if not rules and not desired_rules:
         return [], []
     own = sorted(places.get((live.table, chain), ()))
-    disturbs = disturbing(rules, chain, desired.rules)
+    disturbs = disturbance_test(rules, chain, desired.rules)
     first_obstacle = next(
         (place for place, rule in enumerate(rules) if place not in own and disturbs(rule)), len(rules)
     )

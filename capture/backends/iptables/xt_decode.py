@@ -121,7 +121,7 @@ def _verdict(actions: Sequence[Action | Condition]) -> model.Verdict:
 
 LISTING = (model.Source, model.Destination, model.InInterface, model.OutInterface, model.Protocol)
 """The order of iptables-save: first the options of ip(6)tables itself, then extensions in their order."""
-PLACES = {kind: place for place, kind in enumerate(LISTING)}
+POSITIONS = {kind: place for place, kind in enumerate(LISTING)}
 OPTIONS = {"-s": 0, "-d": 1, "-p": 4, "-f": 4}
 """Where a match belongs that has words alone."""
 
@@ -129,7 +129,7 @@ OPTIONS = {"-s": 0, "-d": 1, "-p": 4, "-f": 4}
 def _place(match: model.Match) -> int:
     if isinstance(match, model.UnknownMatch):
         return OPTIONS.get(match.text.removeprefix("! ").partition(" ")[0], len(LISTING))
-    return PLACES.get(type(match), len(LISTING))
+    return POSITIONS.get(type(match), len(LISTING))
 
 
 class XtProgram(Program):

@@ -99,7 +99,7 @@ def _conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Cond
     The protocol is tested before its ports, the family before an address that implies it. Of neighbours in a
     header the first comes first, since nft joins them to one comparison.
     """
-    matches = sorted(rule.matches, key=lambda match: PLACES[type(match)])
+    matches = sorted(rule.matches, key=lambda match: POSITIONS[type(match)])
     protocol = next((match.name for match in matches if type(match) is model.Protocol), None)
     tests_family = family is not None
     if family is not None and not any(type(match) in native.ADDRESSES for match in matches):
@@ -112,7 +112,7 @@ def _conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Cond
         yield _condition(match, protocol)
 
 
-PLACES = {
+POSITIONS = {
     kind: place
     for place, kind in enumerate(
         (

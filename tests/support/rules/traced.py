@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from capture.analysis.stations import Situation
-from capture.analysis.trace import whole_way
+from capture.analysis.trace import trace_whole_path
 
 if TYPE_CHECKING:
     from capture.analysis.stations import ForeignChain
@@ -18,4 +18,4 @@ def trace(
     ruleset: Ruleset, packet: Packet, foreign_chains: tuple[ForeignChain, ...] = (), *, is_native: bool = False
 ) -> Trace:
     """Return what the rules do to the packet, and foreign ones on its way."""
-    return whole_way(packet, Situation(ruleset, foreign_chains, is_native))
+    return trace_whole_path(packet, Situation(ruleset, foreign_chains, is_native))

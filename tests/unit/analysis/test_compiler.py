@@ -10,7 +10,7 @@ from capture.analysis import chains, compiler, long_lists, space, stations
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.space import NONE, Field, PacketSpace
 from capture.analysis.stations import PRIORITIES
-from capture.analysis.trace import whole_way
+from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import gaps
 from capture.model.limits import MAX_ID
 from capture.model.packet import LOOPBACK
@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from capture.analysis.compiler import Held, Place
+    from capture.analysis.compiler import Held, Stage
     from capture.analysis.meaning import Meaning
     from capture.analysis.stations import Station
     from capture.analysis.trace import Fate, Trace
@@ -39,7 +39,7 @@ def compared(seed: int, packets: int = PACKETS) -> Iterator[tuple[object, Fate, 
     compiled = Compiler(fields, situation)
     roots = {True: compiled.fates(INBOUND), False: compiled.fates(OUTBOUND)}
     for packet in pools.packets(packets):
-        traced = whole_way(packet, situation)
+        traced = trace_whole_path(packet, situation)
         yield (
             fields.diagrams.at(roots[packet.in_interface is not None], numbers_of(fields, packet)),
             traced.fate,
@@ -79,7 +79,7 @@ def test_every_packet_does_with_long_lists_put_aside(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.long
 @pytest.mark.parametrize("start", range(120, 1120, 50))
-def test_in_a_thousand_situations_too(start: int) -> None:
+def test_compiler_and_trace_agree_in_a_thousand_situations(start: int) -> None:
     assert wrong(range(start, start + 50), 200) == 0
 
 
@@ -91,8 +91,8 @@ Patch = pytest.MonkeyPatch
 def asks_nat_again(patch: Patch) -> None:
     right = Compiler._through_base_chain
 
-    def station(self: Compiler, at: Station, place: Place) -> int:
-        return right(self, at.replace(is_nat=False), place) if place.held.mapped else right(self, at, place)
+    def station(self: Compiler, at: Station, stage: Stage) -> int:
+        return right(self, at.replace(is_nat=False), stage) if stage.held.mapped else right(self, at, stage)
 
     patch.setattr(Compiler, "_through_base_chain", station)
 
@@ -100,7 +100,7 @@ def asks_nat_again(patch: Patch) -> None:
 def keeps_the_port(patch: Patch) -> None:
     right = Compiler._redirected
 
-    def redirected(self: Compiler, node: int, port: int, place: Place) -> int:
+    def redirected(self: Compiler, node: int, port: int, stage: Stage) -> int:
         restricted = self.diagrams.restricted
 
         def changed(node: int, level: int, number: int) -> int:
@@ -108,13 +108,13 @@ def keeps_the_port(patch: Patch) -> None:
 
         with pytest.MonkeyPatch.context() as within:
             within.setattr(self.diagrams, "restricted", changed)
-            return right(self, node, port, place)
+            return right(self, node, port, stage)
 
     patch.setattr(Compiler, "_redirected", redirected)
 
 
 def sends_inbound_to_loopback(patch: Patch) -> None:
-    def redirected(self: Compiler, node: int, port: int, _place: Place) -> int:
+    def redirected(self: Compiler, node: int, port: int, _place: Stage) -> int:
         here = 0x7F000001 if self.space.family == "ipv4" else 1
         node = self.diagrams.restricted(node, Field.PORT, port)
         return self.diagrams.restricted(node, Field.DESTINATION, here)
@@ -127,7 +127,7 @@ def needs_an_interface(patch: Patch) -> None:
 
 
 def forgets_lo(patch: Patch) -> None:
-    patch.setattr(Compiler, "_after_hook", lambda self, place: self._end_of(place.held))
+    patch.setattr(Compiler, "_after_hook", lambda self, stage: self._end_of(stage.held))
 
 
 def asks_nat_over_lo(patch: Patch) -> None:
@@ -143,11 +143,11 @@ def lets_return_pass_a_policy(patch: Patch) -> None:
     right = Compiler.apply_verdict
 
     def decided(
-        self: Compiler, verdict: Meaning, chain: str, falls: int, place: Place, station: stations.Station
+        self: Compiler, verdict: Meaning, chain: str, falls: int, stage: Stage, station: stations.Station
     ) -> int:
         is_base = isinstance(verdict, Return) and chain == station.entry.name
-        following = place.replace(number=place.number + 1)
-        return self._at_base_chain(following) if is_base else right(self, verdict, chain, falls, place, station)
+        following = stage.replace(number=stage.number + 1)
+        return self._at_base_chain(following) if is_base else right(self, verdict, chain, falls, stage, station)
 
     patch.setattr(Compiler, "apply_verdict", decided)
 
@@ -173,12 +173,12 @@ def marks_nothing_for_the_proxy(patch: Patch) -> None:
     right = Compiler.apply_verdict
 
     def decided(
-        self: Compiler, verdict: Meaning, chain: str, falls: int, place: Place, station: stations.Station
+        self: Compiler, verdict: Meaning, chain: str, falls: int, stage: Stage, station: stations.Station
     ) -> int:
         if isinstance(verdict, TransparentProxy):
-            held = place.held.replace(transparent=verdict.port)
-            return self._at_base_chain(place.replace(number=place.number + 1, held=held))
-        return right(self, verdict, chain, falls, place, station)
+            held = stage.held.replace(transparent=verdict.port)
+            return self._at_base_chain(stage.replace(number=stage.number + 1, held=held))
+        return right(self, verdict, chain, falls, stage, station)
 
     patch.setattr(Compiler, "apply_verdict", decided)
 
@@ -217,7 +217,7 @@ def shows_the_new_interface_at_output(patch: Patch) -> None:
 def forgets_input(patch: Patch) -> None:
     right = Compiler._at_hook
     patch.setattr(
-        Compiler, "_at_hook", lambda self, way, held: self._end_of(held) if way == "input" else right(self, way, held)
+        Compiler, "_at_hook", lambda self, leg, held: self._end_of(held) if leg == "input" else right(self, leg, held)
     )
 
 
@@ -236,8 +236,8 @@ def keeps_the_socket_over_lo(patch: Patch) -> None:
 def routes_again_behind_every_chain(patch: Patch) -> None:
     right = Compiler._after_base_chain
 
-    def passed(self: Compiler, place: Place, station: Station) -> int:
-        return right(self, place, station.replace(reroutes=place.way == "out"))
+    def passed(self: Compiler, stage: Stage, station: Station) -> int:
+        return right(self, stage, station.replace(reroutes=stage.leg == "out"))
 
     patch.setattr(Compiler, "_after_base_chain", passed)
 

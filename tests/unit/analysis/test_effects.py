@@ -10,7 +10,7 @@ from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.effects import Comparison
 from capture.analysis.realistic import realistic
 from capture.analysis.stations import ForeignChain, Situation
-from capture.analysis.trace import whole_way
+from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import FAMILIES, parse_address, parse_network
 from capture.model.ruleset import (
     MANGLE,
@@ -86,7 +86,7 @@ def found(wanted: Situation, live: Situation, family: Family = "ipv4") -> list[E
     effects = list(Comparison(family, wanted, live).effects(only_captured=True))
     for effect in effects:
         assert not effect.is_certain or effect.before.fate != effect.after.fate
-        assert whole_way(effect.packet, live).fate == effect.after.fate
+        assert trace_whole_path(effect.packet, live).fate == effect.after.fate
     return effects
 
 
@@ -131,7 +131,7 @@ class TestOverlookedBefore:
             effects(ruleset, drops)
         )
 
-    def test_in_a_table_of_its_own(self) -> None:
+    def test_a_drop_in_a_table_of_its_own_is_an_effect(self) -> None:
         users = tuple(UidPorts("tcp", (each,), (only(2000 + each.first),)) for each in ports(21))
         ruleset = build_ruleset(CaptureConfig(uid_port_exclusions=users, excluded_outbound_ports=ports(40)))
 
@@ -155,7 +155,7 @@ class TestHarmless:
             (Rule(Jump("nowhere")),),
         ],
     )
-    def test_for_every_packet(self, rules: tuple[Rule, ...]) -> None:
+    def test_harmless_rules_have_no_effect_on_any_packet(self, rules: tuple[Rule, ...]) -> None:
         assert effects(DEFAULT, *rules) == []
 
     def test_behind_what_covers_it(self) -> None:
@@ -170,7 +170,7 @@ class TestHarmless:
 
 
 class TestUnjudged:
-    def test_it_spreads_no_further_than_it_matters(self) -> None:
+    def test_an_unknown_match_leaves_other_effects_certain(self) -> None:
         certain, unjudged = effects(DEFAULT, Rule(Return(), (TCP, PROXY)), Rule(Return(), (*HTTPS, UNKNOWN)))
 
         assert certain.is_certain
@@ -180,7 +180,7 @@ class TestUnjudged:
     def test_whatever_an_unknown_verdict_does(self) -> None:
         assert {each.is_certain for each in effects(DEFAULT, Rule(UnknownVerdict("NFQUEUE"), HTTPS))} == {False}
 
-    def test_both_answers_to_one_question(self) -> None:
+    def test_rules_for_both_answers_of_a_match_are_certain(self) -> None:
         """Whatever holds, one of the two takes the packet."""
         wanted = UnknownMatch("-m mac --mac-source 00:00:00:00:00:01")
         always = (Rule(Return(), (*HTTPS, wanted)), Rule(Return(), HTTPS))
@@ -292,7 +292,7 @@ def test_a_difference_is_found_exactly_if_a_packet_shows_it(seed: int) -> None:
     """Two situations, the second with one foreign chain less; every packet of the pools that a kernel can show."""
     pools = Pools(seed)
     situation = pools.situation(chains=6)
-    others = situation.replace(elsewhere=situation.elsewhere[1:])
+    others = situation.replace(other_chains=situation.other_chains[1:])
     comparison = Comparison(pools.family, situation, others)
     diagrams, space = comparison.diagrams, comparison.space
     differing = [comparison.differing(direction) for direction in (INBOUND, OUTBOUND)]
@@ -301,7 +301,7 @@ def test_a_difference_is_found_exactly_if_a_packet_shows_it(seed: int) -> None:
     shown = 0
     for packet in pools.packets(300):
         numbers, direction = numbers_of(space, packet), 0 if packet.in_interface is not None else 1
-        differs = whole_way(packet, situation).fate != whole_way(packet, others).fate
+        differs = trace_whole_path(packet, situation).fate != trace_whole_path(packet, others).fate
         if diagrams.at(possible[direction], numbers) is True:
             shown += differs
             assert (diagrams.at(differing[direction], numbers) is not None) == differs

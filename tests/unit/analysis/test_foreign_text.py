@@ -43,7 +43,7 @@ TAKEN = Rule(Redirect(9999), (Protocol("tcp"), DestinationPort((only(80),))))
         (TPROXY, PREROUTING, -160, ALL, DIVERTS),
     ],
 )
-def test_by_where_packets_meet_it(
+def test_the_words_depend_on_where_packets_meet_the_rule(
     texts: dict[option.Option[str], str], hook: str, priority: int, rule: Rule, does: str
 ) -> None:
     is_nat = rule is TAKEN

@@ -58,7 +58,11 @@ TAKES_TIME = Rule(Accept(), TIME)
 
 
 def judged(
-    wanted: Ruleset, table: TableName = NAT, chain: str = OUTPUT, *foreign: Rule, elsewhere: ForeignChain | None = None
+    wanted: Ruleset,
+    table: TableName = NAT,
+    chain: str = OUTPUT,
+    *foreign: Rule,
+    other_chains: ForeignChain | None = None,
 ) -> Judgement:
     """Return the judgement on rules at the top of a chain of ours, and on a chain elsewhere."""
     tables = []
@@ -66,7 +70,7 @@ def judged(
         chains = [c.replace(rules=(*foreign, *c.rules)) if c.name == chain else c for c in each.chains]
         tables.append(each.replace(chains=tuple(chains)) if each.name == table else each)
     live = wanted.replace(tables=tuple(tables))
-    return judge(wanted, live, (elsewhere,) if elsewhere else (), PodNetwork(), is_native=False)
+    return judge(wanted, live, (other_chains,) if other_chains else (), PodNetwork(), is_native=False)
 
 
 def lines(found: Iterable[Difference | Obstacle]) -> list[str]:
@@ -107,6 +111,15 @@ class TestInOurTables:
         judgement = judged(REDIRECT, NAT, OUTPUT, TAKES_HTTPS, TAKES_HTTPS)
         assert lines(judgement.differences) == [rule_line(TAKES_HTTPS)] * 2
 
+    def test_a_chain_of_nat_is_not_blamed_for_connections_that_never_meet_it(self) -> None:
+        emptied = ("ISTIO-INBOUND", "ISTIO-OUTPUT")
+        live = REDIRECT.with_chains(lambda _, chain: chain.replace(rules=()) if chain.name in emptied else chain)
+
+        found = judge(REDIRECT, live, (), PodNetwork(), is_native=False).differences
+
+        directions = {(each.chain, each.effect.direction) for each in found if each.effect}
+        assert directions == {("ISTIO-INBOUND", "inbound"), ("ISTIO-OUTPUT", "outbound")}
+
     def test_our_own_rule_that_is_missing_counts_though_no_packet_notices(self) -> None:
         tables = [
             table.replace(chains=tuple(c.replace(rules=c.rules[:-1]) for c in table.chains))
@@ -130,7 +143,7 @@ class TestMarks:
             (OUTPUT, Rule(SaveMark())),  # so that answers of the app do not come to the proxy
         ],
     )
-    def test_drift(self, chain: str, rule: Rule) -> None:
+    def test_a_rule_that_changes_our_mark_is_drift(self, chain: str, rule: Rule) -> None:
         judgement = judged(TPROXY, MANGLE, chain, rule)
 
         assert (lines(judgement.differences), judgement.harmless_differences) == ([rule_line(rule)], ())
@@ -165,7 +178,7 @@ class TestBesideOurs:
         ],
     )
     def test_what_diverts_captured_traffic_is_drift(self, there: ForeignChain, outcome: str) -> None:
-        judgement = judged(REDIRECT, elsewhere=there)
+        judgement = judged(REDIRECT, other_chains=there)
 
         assert [after for _, after in outcomes(judgement.obstacles)] == [outcome]
         assert all(before != "direct" for before, _ in outcomes(judgement.obstacles))
@@ -173,39 +186,39 @@ class TestBesideOurs:
 
     @pytest.mark.parametrize("rule", [Rule(Accept()), Rule(Log("seen")), Rule(Accept(), (UNKNOWN,))])
     def test_what_accepts_is_not_worth_a_word(self, rule: Rule) -> None:
-        judgement = judged(REDIRECT, elsewhere=chain(rule))
+        judgement = judged(REDIRECT, other_chains=chain(rule))
 
         assert judgement.obstacles == judgement.harmless_obstacles == judgement.unjudged == ()
 
     @pytest.mark.parametrize("rule", [Rule(Drop(), TIME), Rule(SetMark(1337)), Rule(Jump("nowhere"))])
     def test_what_has_no_effect_on_captured_traffic_is_worth_a_note(self, rule: Rule) -> None:
-        judgement = judged(REDIRECT, elsewhere=chain(rule))
+        judgement = judged(REDIRECT, other_chains=chain(rule))
 
         assert (judgement.obstacles, lines(judgement.harmless_obstacles)) == ((), [rule_line(rule)])
 
     @pytest.mark.parametrize("rule", [Rule(UnknownVerdict("queue to 1"), HTTPS), Rule(Drop(), (UNKNOWN,))])
     def test_what_may_meet_captured_traffic_cannot_be_judged(self, rule: Rule) -> None:
-        judgement = judged(REDIRECT, elsewhere=chain(rule))
+        judgement = judged(REDIRECT, other_chains=chain(rule))
 
         assert (judgement.obstacles, lines(judgement.unjudged)) == ((), [rule_line(rule)])
 
-    def test_else_it_is_worth_a_note(self) -> None:
-        judgement = judged(REDIRECT, elsewhere=chain(Rule(UnknownVerdict("queue to 1"), TIME)))
+    def test_an_unknown_rule_without_captured_packets_is_a_note(self) -> None:
+        judgement = judged(REDIRECT, other_chains=chain(Rule(UnknownVerdict("queue to 1"), TIME)))
 
         assert (judgement.unjudged, len(judgement.harmless_obstacles)) == ((), 1)
 
     def test_a_mark_by_which_a_transparent_capture_tells_packets_apart(self) -> None:
         there = chain(Rule(SetMark(1337), HTTPS), hook=PREROUTING)
 
-        assert ("proxy-inbound", "dropped") in outcomes(judged(TPROXY, elsewhere=there).obstacles)
+        assert ("proxy-inbound", "dropped") in outcomes(judged(TPROXY, other_chains=there).obstacles)
 
     def test_a_family_that_is_not_captured(self) -> None:
         wanted = REDIRECT.replace(families=("ipv4",))
 
-        assert judged(wanted, elsewhere=chain(Rule(Drop(), HTTPS, "ipv6"))).obstacles == ()
+        assert judged(wanted, other_chains=chain(Rule(Drop(), HTTPS, "ipv6"))).obstacles == ()
 
     def test_the_policy_that_drops_has_no_rule(self) -> None:
-        (found,) = judged(REDIRECT, elsewhere=chain(policy="DROP")).obstacles
+        (found,) = judged(REDIRECT, other_chains=chain(policy="DROP")).obstacles
         assert (found.rule, found.family) == (None, "ipv4")
 
     @pytest.mark.parametrize(("unknown", "kind"), [((), "obstacles"), ((UNKNOWN,), "unjudged")])
@@ -213,7 +226,7 @@ class TestBesideOurs:
         wanted = ruleset_of({option.EXCLUDED_OUTBOUND_NETWORKS: "::/0"})
         there = chain(Rule(Drop(), (*HTTPS, OwnerUid((only(1000),)), *unknown)))
 
-        found = judged(wanted, elsewhere=there)
+        found = judged(wanted, other_chains=there)
 
         assert {name: len(getattr(found, name)) for name in ("obstacles", "unjudged", "harmless_obstacles")} == {
             "obstacles": 0, "unjudged": 0, "harmless_obstacles": 0, kind: 1
@@ -230,7 +243,7 @@ class TestBesideOurs:
     def test_the_family_of_an_obstacle(self, rule: Rule | None, families: tuple[Family, ...], family: Family) -> None:
         found = Obstacle(chain().replace(families=families), rule)
         assert found.family == family
-        (effect, *_) = [each.effect for each in judged(REDIRECT, elsewhere=chain(Rule(Drop(), HTTPS))).obstacles]
+        (effect, *_) = [each.effect for each in judged(REDIRECT, other_chains=chain(Rule(Drop(), HTTPS))).obstacles]
         assert found.replace(effect=effect) == found, "what it does is no part of what it is"
 
 
@@ -262,7 +275,7 @@ class TestOurOwn:
         assert [each.family for each in found] == sorted((each.family for each in found), reverse=other == "ipv6")
         assert {each.family for each in found} == set(FAMILIES)
 
-    def test_only_some_have_an_effect_each(self) -> None:
+    def test_of_very_many_differences_the_first_get_an_effect(self) -> None:
         places = [(Destination((Network("ipv4", 0x0A600000 + 7 * port, 32),)), only(port)) for port in range(80, 182)]
         rules = [Rule(Return(), (to, Protocol("tcp"), DestinationPort((port,)))) for to, port in places]
         found = judged(REDIRECT.replace(families=("ipv4",)), NAT, "ISTIO-OUTPUT", *rules).differences
@@ -290,7 +303,7 @@ class TestSecondSet:
             (Rule(Log("seen"), HTTPS), None),
         ],
     )
-    def test_it_counts_as_the_newer_one(self, rule: Rule, before: str | None) -> None:
+    def test_a_second_set_of_unknown_age_counts_as_the_newer_one(self, rule: Rule, before: str | None) -> None:
         there = chain(rule, is_nat=True, priority=-100).replace(is_older=True, is_of_any_age=True)
 
         effect = second_set_effect(REDIRECT, (there,), PodNetwork())

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from capture.analysis.ownership import our_rules, own_only, takes_away
+from capture.analysis.ownership import may_divert, own_only, own_rules
 from capture.backends.iptables.families import merged
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.render import rule_text
@@ -52,7 +52,7 @@ def live(**tables: str) -> Ruleset:
 
 def own(ruleset: Ruleset, table: TableName, chain: str, recorded: Ruleset | None = None) -> list[str]:
     """Return the rules of a chain that are ours."""
-    positions = our_rules(ruleset, IPV4, recorded).get((table, chain), frozenset())
+    positions = own_rules(ruleset, IPV4, recorded).get((table, chain), frozenset())
     found = ruleset.table(table)
     assert found is not None
     present = found.chain(chain)
@@ -61,7 +61,7 @@ def own(ruleset: Ruleset, table: TableName, chain: str, recorded: Ruleset | None
 
 
 class TestNames:
-    def test_both_spellings_of_the_chains_that_the_rules_have_are_ours(self) -> None:
+    def test_chains_of_both_spellings_are_our_own(self) -> None:
         for names, spelling in ((UNDERSCORE, "underscore"), (DASH, "dash")):
             for field in names.__match_args__:
                 assert is_our_chain(getattr(names, field))
@@ -79,7 +79,7 @@ class TestNames:
 def test_after_a_verdict_or_an_unknown_target_ours_may_never_be_met(case: Case) -> None:
     goes_on = isinstance(case.rule.verdict, SetMark | SaveMark | RestoreMark | Log | Continue)
 
-    assert takes_away(case.rule) is not goes_on
+    assert may_divert(case.rule) is not goes_on
 
 
 class TestJumps:
@@ -101,7 +101,7 @@ class TestJumps:
     def test_rules_in_our_own_chains_are_not_asked_about(self) -> None:
         there = live(nat="OUTPUT -j ISTIO_OUTPUT\nISTIO_OUTPUT -j ISTIO_REDIRECT")
 
-        assert our_rules(there, IPV4) == {(NAT, OUTPUT): frozenset({0})}
+        assert own_rules(there, IPV4) == {(NAT, OUTPUT): frozenset({0})}
 
 
 class TestInterfaces:
@@ -127,7 +127,7 @@ class TestInterfaces:
 
         assert own(there, NAT, chain) == [f"-j {'ISTIO_OUTPUT' if chain == OUTPUT else 'ISTIO_INBOUND'}"]
 
-    def test_in_a_chain_without_other_rules_of_ours_siblings_tell(self) -> None:
+    def test_siblings_show_our_rules_in_a_chain_without_others(self) -> None:
         there = live(
             nat="""
             OUTPUT -o eth1 -j RETURN
@@ -141,7 +141,7 @@ class TestInterfaces:
             """
         )
 
-        assert our_rules(there, IPV4)[NAT, PREROUTING] == frozenset({1, 2})
+        assert own_rules(there, IPV4)[NAT, PREROUTING] == frozenset({1, 2})
 
     def test_siblings_tell_too_of_those_after_others_of_ours(self) -> None:
         there = live(
@@ -155,7 +155,7 @@ class TestInterfaces:
             """
         )
 
-        assert our_rules(there, IPV4)[NAT, PREROUTING] == frozenset({0, 1, 2})
+        assert own_rules(there, IPV4)[NAT, PREROUTING] == frozenset({0, 1, 2})
 
     def test_siblings_in_another_table_may_be_of_another_transaction(self) -> None:
         there = live(
@@ -163,7 +163,7 @@ class TestInterfaces:
             nat="PREROUTING -i eth1 -j RETURN",
         )
 
-        assert (NAT, PREROUTING) not in our_rules(there, IPV4)
+        assert (NAT, PREROUTING) not in own_rules(there, IPV4)
 
     def test_rerouted_ones_return_right_after_our_jump(self) -> None:
         there = live(
@@ -177,9 +177,9 @@ class TestInterfaces:
             """
         )
 
-        assert our_rules(there, IPV4)[NAT, PREROUTING] == frozenset({0, 1, 2, 3})
+        assert own_rules(there, IPV4)[NAT, PREROUTING] == frozenset({0, 1, 2, 3})
 
-    def test_of_twins_one_is_somebodys(self) -> None:
+    def test_one_of_two_equal_rules_is_foreign(self) -> None:
         there = live(
             nat="""
             OUTPUT -o eth1 -j RETURN
@@ -190,7 +190,7 @@ class TestInterfaces:
             """
         )
 
-        assert our_rules(there, IPV4) == {(NAT, OUTPUT): frozenset({1, 2}), (NAT, PREROUTING): frozenset({0})}
+        assert own_rules(there, IPV4) == {(NAT, OUTPUT): frozenset({1, 2}), (NAT, PREROUTING): frozenset({0})}
 
     def test_the_raw_table_has_none(self) -> None:
         there = live(raw="OUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
@@ -220,7 +220,7 @@ class TestTransparentProxy:
     )
 
     def test_marks_that_our_chains_ask_for_are_ours(self) -> None:
-        assert our_rules(self.rules, IPV4) == {
+        assert own_rules(self.rules, IPV4) == {
             (MANGLE, PREROUTING): frozenset({0, 1, 2}),
             (MANGLE, OUTPUT): frozenset({0, 1, 2, 3, 4}),
         }
@@ -255,7 +255,7 @@ class TestOlderUpstream:
             """,
         )
 
-        assert our_rules(there, IPV4) == {
+        assert own_rules(there, IPV4) == {
             (NAT, OUTPUT): frozenset({0, 1, 2, 3}),
             (RAW, OUTPUT): frozenset({0, 1, 2, 3, 4}),
             (RAW, PREROUTING): frozenset({0}),
@@ -274,30 +274,30 @@ class TestOlderUpstream:
 class TestRecorded:
     recorded = live(nat="OUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
 
-    def test_it_tells_ours_from_a_look_alike_in_front(self) -> None:
+    def test_the_record_tells_our_rule_from_a_look_alike_in_front(self) -> None:
         there = live(nat="OUTPUT -o eth7 -j RETURN\nOUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
 
         assert len(own(there, NAT, OUTPUT)) == 3
         assert own(there, NAT, OUTPUT, self.recorded) == ["-o eth1 -j RETURN", "-j ISTIO_OUTPUT"]
 
-    def test_of_twins_the_one_with_our_other_rules_is_ours(self) -> None:
+    def test_of_two_equal_rules_the_one_next_to_our_own_is_our_own(self) -> None:
         there = live(
             nat="OUTPUT -o eth1 -j RETURN\nOUTPUT -p icmp -j LOG\nOUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT"
         )
 
-        assert our_rules(there, IPV4, self.recorded)[NAT, OUTPUT] == frozenset({2, 3})
+        assert own_rules(there, IPV4, self.recorded)[NAT, OUTPUT] == frozenset({2, 3})
 
     def test_a_rule_in_between_does_not_hide_ours(self) -> None:
         there = live(nat="OUTPUT -o eth1 -j RETURN\nOUTPUT -p icmp -j ACCEPT\nOUTPUT -j ISTIO_OUTPUT")
 
-        assert our_rules(there, IPV4, self.recorded)[NAT, OUTPUT] == frozenset({0, 2})
+        assert own_rules(there, IPV4, self.recorded)[NAT, OUTPUT] == frozenset({0, 2})
 
     def test_rules_that_only_a_record_can_tell(self) -> None:
         recorded = live(nat="PREROUTING -i eth1 -j RETURN")
         there = live(nat="PREROUTING -i eth0 -j RETURN\nPREROUTING -i eth1 -j RETURN\nPREROUTING -p icmp -j ACCEPT")
 
-        assert not our_rules(there, IPV4)
-        assert our_rules(there, IPV4, recorded) == {(NAT, PREROUTING): frozenset({1})}
+        assert not own_rules(there, IPV4)
+        assert own_rules(there, IPV4, recorded) == {(NAT, PREROUTING): frozenset({1})}
 
     def test_a_record_of_other_rules_than_those_that_stand_is_not_believed(self) -> None:
         there = live(nat="OUTPUT -o eth2 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")

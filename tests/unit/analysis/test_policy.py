@@ -98,7 +98,7 @@ def test_a_reason_is_the_rule_that_chose_the_policy_that_dropped_or_what_cannot_
     assert "nat OUTPUT 1: -p udp -m udp --dport 9 -j DROP" in reasons(dropped).values()
 
 
-def test_dns_contradicts_nothing() -> None:
+def test_lines_about_dns_contradict_no_other() -> None:
     config = CaptureConfig(captures_dns=True, captures_all_dns=True)
     dns = [line for line in lines(config) if "udp" in line[1] and line[0] == "outbound"]
 

@@ -15,7 +15,7 @@ from support.captures.fake_pod import ruleset_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.analysis.rerouting import Way
+    from capture.analysis.rerouting import RouteTarget
 
 LAST = (1 << 32) - 1
 TEN, ELEVEN = 10 << 24, 11 << 24
@@ -26,7 +26,7 @@ DEFAULT = TableRoute(7, 0, 0, RTN_UNICAST, 2, 0)
 TO_TEN = TableRoute(7, TEN, 8, RTN_UNICAST, 3, 0)
 OF_POD = PolicyRule(0, FR_ACT_TO_TBL, 255, 0, 0, is_inverted=False, selector="")
 POD_ADDRESS = TableRoute(255, TEN + 1, 32, RTN_LOCAL, 2, 0)
-REST: list[Way] = [(0, TEN - 1, "eth0"), (ELEVEN, LAST, "eth0")]
+REST: list[RouteTarget] = [(0, TEN - 1, "eth0"), (ELEVEN, LAST, "eth0")]
 
 
 def hole(address: int) -> TableRoute:
@@ -34,9 +34,9 @@ def hole(address: int) -> TableRoute:
     return TableRoute(7, address, 32, RTN_THROW, 0, 0)
 
 
-def ways(*routes: TableRoute, rules: tuple[PolicyRule, ...] = (BY_MARK,)) -> list[Way]:
+def targets(*routes: TableRoute, rules: tuple[PolicyRule, ...] = (BY_MARK,)) -> list[RouteTarget]:
     (found,) = mark_routes("ipv4", rules, routes, NAMES)
-    return list(found.ways)
+    return list(found.targets)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def ways(*routes: TableRoute, rules: tuple[PolicyRule, ...] = (BY_MARK,)) -> lis
     ],
 )
 def test_a_table_leads_by_its_longest_prefix_and_lowest_metric(
-    routes: tuple[TableRoute, ...], expected: list[Way]
+    routes: tuple[TableRoute, ...], expected: list[RouteTarget]
 ) -> None:
-    assert ways(*routes) == expected
+    assert targets(*routes) == expected
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_a_table_leads_by_its_longest_prefix_and_lowest_metric(
         *(({"action": action}, [(0, LAST, None)]) for action in REFUSING_ACTIONS),
     ],
 )
-def test_a_policy_rule_suppresses_or_refuses(changes: dict[str, int], expected: list[Way]) -> None:
-    assert ways(DEFAULT, TO_TEN, rules=(BY_MARK.replace(**changes),)) == expected
+def test_a_policy_rule_suppresses_or_refuses(changes: dict[str, int], expected: list[RouteTarget]) -> None:
+    assert targets(DEFAULT, TO_TEN, rules=(BY_MARK.replace(**changes),)) == expected
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_a_policy_rule_suppresses_or_refuses(changes: dict[str, int], expected: 
 )
 def test_what_looks_at_no_mark_decides_before(before: PolicyRule, *, decides: bool) -> None:
     left = [(0, TEN, "eth0"), (TEN + 2, LAST, "eth0")]
-    assert ways(DEFAULT, POD_ADDRESS, rules=(before, BY_MARK)) == (left if decides else [(0, LAST, "eth0")])
-    assert ways(DEFAULT, POD_ADDRESS, rules=(before, OF_POD.replace(action=6), BY_MARK)) == []
+    assert targets(DEFAULT, POD_ADDRESS, rules=(before, BY_MARK)) == (left if decides else [(0, LAST, "eth0")])
+    assert targets(DEFAULT, POD_ADDRESS, rules=(before, OF_POD.replace(action=6), BY_MARK)) == []
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_looks_at_a_part_of_the_packets_decides_on_these(
 
     assert (found.mask, found.is_inverted, found.is_certain) == (0, False, is_certain)
     assert found.source == (parse_network(source) if source else None)
-    assert (found.ways, by_mark.ways) == (((TEN + 1, TEN + 1, "lo"),), ((0, LAST, "eth0"),))
+    assert (found.targets, by_mark.targets) == (((TEN + 1, TEN + 1, "lo"),), ((0, LAST, "eth0"),))
     packet = Packet("tcp", parse_address("10.0.0.9"), 80, source=parse_address("10.9.9.9"))
     assert found.is_for(packet)
     assert found.is_for(packet.replace(source=parse_address("11.0.0.1"))) == (source is None)
@@ -136,7 +136,7 @@ def test_which_marks_are_meant(mark: int, *, is_meant: bool) -> None:
 )
 def test_the_way_to_an_address(address: str, place: int | None) -> None:
     known = ((TEN, ELEVEN - 1, "eth0"), (ELEVEN, (12 << 24) - 1, None))
-    found = MarkRoute("ipv4", 5, ALL_BITS, False, "", known).way_to(parse_address(address))
+    found = MarkRoute("ipv4", 5, ALL_BITS, False, "", known).target_of(parse_address(address))
     assert found == (None if place is None else known[place])
 
 
@@ -146,7 +146,7 @@ def test_the_route_of_the_capture_itself_leads_nowhere_else() -> None:
     unlike = [own.replace(mark=5), own.replace(mask=0xFFFF), own.replace(is_inverted=True)]
 
     assert foreign_routes([own], ruleset) == foreign_routes([], ruleset) == ()
-    assert foreign_routes([own, *unlike], ruleset) == (own.replace(ways=((0, LAST, UNCHANGED),)), *unlike)
+    assert foreign_routes([own, *unlike], ruleset) == (own.replace(targets=((0, LAST, UNCHANGED),)), *unlike)
     assert foreign_routes(unlike, ruleset) == tuple(unlike)
 
 

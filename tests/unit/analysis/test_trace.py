@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.stations import ForeignChain, PodNetwork, Situation
-from capture.analysis.trace import whole_way
+from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet
 from capture.model.ruleset import (
@@ -211,7 +211,7 @@ def test_addresses_and_interfaces_of_a_namespace_that_is_not_known_cannot_be_jud
 
     packet = outbound(ELSEWHERE["ipv4"], 443)
     assert not trace(foreign, packet).certain
-    assert whole_way(packet, Situation(foreign, network=known)).certain
+    assert trace_whole_path(packet, Situation(foreign, network=known)).certain
 
 
 def next_to(*rules: Rule, priority: int, is_nat: bool = False) -> ForeignChain:
@@ -235,6 +235,13 @@ def test_a_foreign_chain_is_met_by_its_priority(foreign_chain: ForeignChain, exp
 
     assert (traced.outcome, traced.port) == expected
     assert trace(build_ruleset(CaptureConfig()), outbound(ELSEWHERE["ipv6"], 443), (foreign_chain,)).port == 15001
+
+
+def test_a_rule_that_cannot_be_judged_is_on_the_way_once() -> None:
+    doubtful = next_to(Rule(Drop(), (UnknownMatch("-m time --timestart 08:00"),)), priority=0)
+    traced = trace(build_ruleset(CaptureConfig()), outbound(ELSEWHERE["ipv4"], 443), (doubtful,))
+
+    assert [step.table for step in traced.path if not step.certain] == ["ip other"]
 
 
 def test_a_step_names_the_table_of_a_bystander() -> None:

@@ -13,7 +13,7 @@ from support.captures.hosts import WITH_EVERYTHING, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.backends.facts import LegacySupport, Place
+    from capture.backends.facts import LegacySupport, TableKind
 
 ANYTHING = BackendRequest()
 LEGACY: tuple[LegacySupport, ...] = ("present", "loadable", "absent", "unknown")
@@ -24,15 +24,15 @@ NATIVE = ("nftables", "netlink", "")
 WITH_NOTHING = HostFacts({}, True, False, False, "absent", (), (), False, False)
 
 
-def chain(place: Place, name: str = "OUTPUT", uses: int = 1, table: str = "nat", family: str = IPV4) -> LiveChain:
+def chain(place: TableKind, name: str = "OUTPUT", uses: int = 1, table: str = "nat", family: str = IPV4) -> LiveChain:
     """Return a chain of the namespace."""
     return LiveChain(place, family, table, name, uses)
 
 
 def way(facts: HostFacts, request: BackendRequest = ANYTHING) -> tuple[str, str, str]:
-    decision = choose(facts, request)
-    assert decision.reason
-    return decision.backend, decision.driver, decision.variant
+    choice = choose(facts, request)
+    assert choice.reason
+    return choice.backend, choice.driver, choice.variant
 
 
 class TestOtherUsers:
@@ -41,9 +41,9 @@ class TestOtherUsers:
     FACTS = WITH_EVERYTHING.replace(own_users=False)
 
     def test_auto_takes_nftables_and_says_why(self) -> None:
-        decision = choose(self.FACTS, ANYTHING)
+        choice = choose(self.FACTS, ANYTHING)
         assert way(self.FACTS) == NATIVE
-        assert decision.reason.count("hostUsers: false") == 1
+        assert choice.reason.count("hostUsers: false") == 1
 
     @pytest.mark.parametrize(
         "request_", [BackendRequest("iptables"), BackendRequest(driver="restore"), BackendRequest(variant="legacy")]
@@ -173,7 +173,7 @@ class TestAskedFor:
             (BackendRequest(driver="iptc"), ("iptables", "iptc", "legacy")),
         ],
     )
-    def test_it_is_taken(self, request_: BackendRequest, expected: tuple[str, str, str]) -> None:
+    def test_a_request_is_taken(self, request_: BackendRequest, expected: tuple[str, str, str]) -> None:
         assert way(WITH_EVERYTHING, request_) == expected
 
     @pytest.mark.parametrize(
@@ -204,7 +204,9 @@ class TestAskedFor:
             (WITH_EVERYTHING.replace(nft_compat=False), BackendRequest(variant="nft"), "module nft_compat"),
         ],
     )
-    def test_or_refused_with_what_is_missing(self, facts: HostFacts, request_: BackendRequest, missing: str) -> None:
+    def test_a_request_is_refused_with_what_is_missing(
+        self, facts: HostFacts, request_: BackendRequest, missing: str
+    ) -> None:
         with pytest.raises(UnsupportedError) as caught:
             choose(facts, request_)
 
@@ -212,10 +214,10 @@ class TestAskedFor:
         assert caught.value.remedy
 
     def test_what_is_unknown_about_legacy_tables_is_named(self) -> None:
-        decision = choose(WITH_EVERYTHING.replace(legacy="unknown", nft_compat=False), ANYTHING)
+        choice = choose(WITH_EVERYTHING.replace(legacy="unknown", nft_compat=False), ANYTHING)
 
-        assert decision.backend == "nftables"
-        assert "cannot tell whether this kernel supports legacy tables: none is loaded" in decision.reason
+        assert choice.backend == "nftables"
+        assert "cannot tell whether this kernel supports legacy tables: none is loaded" in choice.reason
 
     def test_a_module_that_is_missing_comes_with_what_has_it(self) -> None:
         facts = WITH_EVERYTHING.replace(lacking=(("nft", ("nft_compat",)), ("legacy", ("iptable_nat",))))
@@ -296,5 +298,5 @@ class TestLeftovers:
 
         assert found.driver == driver
 
-    def test_they_are_decisions_that_can_be_loaded(self) -> None:
+    def test_locations_of_sets_can_be_loaded(self) -> None:
         assert issubclass(SetLocation, BackendChoice)

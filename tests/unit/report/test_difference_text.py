@@ -29,7 +29,9 @@ from capture.model.ruleset import (
 from capture.operations import Other, Verified
 from capture.report.difference_text import (
     NOTHING_APPLIED,
+    conclusion_lines,
     difference_lines,
+    difference_text,
     differences_as_plain,
     fate_text,
     note_lines,
@@ -76,18 +78,18 @@ def test_each_kind_has_its_sentence() -> None:
     )
 
     assert list(difference_lines(found)) == [
-        "IPv4 nat OUTPUT: rule 1 is missing: -p tcp -j ISTIO-OUTPUT",
-        "IPv6 nat OUTPUT: rule 2 is unexpected: -p tcp -j ISTIO-OUTPUT",
         (
             "IPv4 nat OUTPUT: rule 1: foreign rule precedes ours and diverts captured traffic:"
             f" -p tcp -m tcp --dport 80 -j ACCEPT{SAYS}"
         ),
+        "IPv4 nat OUTPUT: rule 1 is missing: -p tcp -j ISTIO-OUTPUT",
+        "IPv6 nat OUTPUT: rule 2 is unexpected: -p tcp -j ISTIO-OUTPUT",
         "IPv4 nat OUTPUT: the policy is DROP, and should be ACCEPT",
         "IPv6 nat OUTPUT: rule 1 captures a family that should not be captured: -p tcp -j ISTIO-OUTPUT",
         "the address ::6/128 on lo is missing",
-        "IPv6: the route of TPROXY is missing: `ip -6 route add local default dev lo table 133` adds it",
+        "IPv6: the route for mark 0x539 is missing: `ip -6 route add local default dev lo table 133` adds it",
         (
-            "IPv4: the policy rule and the route of TPROXY are missing: `ip rule add fwmark 1337 lookup 133`"
+            "IPv4: the policy rule and the route for mark 0x539 are missing: `ip rule add fwmark 1337 lookup 133`"
             " and `ip route add local default dev lo table 133` add them"
         ),
         "a second set of capture rules is in nftables",
@@ -145,7 +147,7 @@ def test_a_foreign_chain_is_named_with_its_rule_in_its_own_words() -> None:
     place = "table ip other, chain x (OUTPUT, priority -200): foreign rule"
     first, second = difference_lines(found)
     assert first == f"{place} precedes ours and diverts captured traffic: tcp dport 80 drop{SAYS}"
-    assert second == f"{place} precedes ours and diverts captured traffic: the policy DROP"
+    assert second == f"{place.removesuffix('rule')}policy stops captured traffic: the policy DROP"
     (note,) = note_lines(found)
     assert note == f"{place} without effect on captured traffic: -p tcp -m tcp --dport 80 -j ACCEPT"
     assert not found.holds
@@ -170,14 +172,31 @@ def test_a_changed_mark_is_not_traffic_taken_away() -> None:
 
 def test_many_differences_are_grouped_by_chain() -> None:
     own_rule = Rule(Jump("ISTIO-OUTPUT"), (TCP,))
-    many = [Difference("ipv4", NAT, "ISTIO-INBOUND", "missing", own_rule, place) for place in range(1, 31)]
-    live = Ruleset((), (Table(NAT, (Chain("ISTIO-OUTPUT"),)),))
-    found = verified(*many, Difference("ipv6", NAT, "OUTPUT", "unexpected", own_rule, 2), live=live)
+    foreign = [Difference("ipv4", NAT, "OUTPUT", "foreign", TAKEN, place) for place in range(1, 31)]
+    few = [Difference("ipv6", NAT, "ISTIO-INBOUND", "missing", own_rule, place) for place in range(1, 4)]
 
-    assert list(difference_lines(found)) == [
-        "IPv4 nat ISTIO-INBOUND: rule 1 is missing: -p tcp -j ISTIO-OUTPUT (and 29 more of this kind in this chain)",
-        "IPv6 nat OUTPUT: rule 2 is unexpected: -p tcp -j ISTIO-OUTPUT",
-    ]
+    first, *others = difference_lines(verified(*foreign, *few))
+
+    assert first.endswith(f"{text_of(TAKEN, 'ipv4')} (and 29 more of this kind in this chain)")
+    assert others == [f"IPv6 nat ISTIO-INBOUND: rule {place} is missing: -p tcp -j ISTIO-OUTPUT" for place in (1, 2, 3)]
+
+
+def test_missing_rules_of_a_chain_are_one_sentence_with_the_weightiest_effect() -> None:
+    own_rule = Rule(Jump("ISTIO-OUTPUT"), (TCP,))
+    light = EFFECT.replace(change=EFFECT.change.replace(before=Fate("direct")))
+    missing = [Difference("ipv4", NAT, "ISTIO-INBOUND", "missing", own_rule, place) for place in range(1, 31)]
+    missing[4:6] = [missing[4].replace(effect=light), missing[5].replace(effect=EFFECT)]
+    elsewhere = Difference("ipv4", NAT, "OUTPUT", "unexpected", own_rule, 2)
+    live = Ruleset((), (Table(NAT, (Chain("ISTIO-INBOUND"),)),))
+    found = verified(elsewhere, *missing, live=live)
+
+    in_words = ["IPv4 nat ISTIO-INBOUND: all 30 rules are missing" + SAYS, difference_text(elsewhere)]
+    assert list(difference_lines(found)) == in_words
+    assert len(differences_as_plain(found)) == 31
+    assert next(iter(conclusion_lines(found))) == "drift: 31 differences from the configuration of the options"
+    chain = Chain("ISTIO-INBOUND", (TAKEN,))
+    first, _ = difference_lines(found.replace(live=Ruleset((), (Table(NAT, (chain,)),))))
+    assert first == f"{difference_text(missing[5])} (and 29 more of this kind in this chain)"
     assert list(difference_lines(found.replace(live=NOWHERE))) == [NOTHING_APPLIED]
 
 

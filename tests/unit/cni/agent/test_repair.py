@@ -19,7 +19,7 @@ from cni.agent.journal import AgentLog
 from cni.agent.options import Options
 from cni.agent.repair import LONGEST_PAUSE, QUIET, Repair
 from cni.agent.runtime import Sandbox
-from cni.agent.sandboxes import Place
+from cni.agent.sandboxes import PodNamespace
 from support.cluster import fake_kubernetes
 from support.cluster.fake_kubernetes import FakeKubernetes
 
@@ -32,7 +32,7 @@ STARTING = READY | {"status": {"ready": 0}}
 
 
 def audited(state: str, sandbox: str = "s1") -> Audited:
-    place = Place(Sandbox(sandbox, "shop", "web", "uid-1", 0), "/run/netns/nowhere", 7)
+    place = PodNamespace(Sandbox(sandbox, "shop", "web", "uid-1", 0), "/run/netns/nowhere", 7)
     return Audited(place, PodState(state, "there are no rules", "recreate it"), NOTHING, 0.0)
 
 
@@ -59,7 +59,7 @@ class Scene:
         if self.refusal:
             raise CaptureError(self.refusal)
 
-    def look(self, _place: Place) -> PodState:
+    def look(self, _place: PodNamespace) -> PodState:
         return self.after
 
     def events(self) -> list[tuple[str, str, str]]:
@@ -89,7 +89,7 @@ def with_options(**options: Any) -> pytest.MarkDecorator:
     ("state", "reason"),
     [("no-rules", "CaptureMissing"), ("foreign-rule", "CaptureBroken"), ("rule-missing", "CaptureBroken")],
 )
-def test_by_default_it_only_reports(scene: Scene, state: str, reason: str) -> None:
+def test_by_default_a_pod_is_only_reported(scene: Scene, state: str, reason: str) -> None:
     for pod in (READY, STARTING, None):
         scene.repair(audited(state, f"of {pod and pod['status']}"), pod)
     assert scene.events() == [(reason, "Warning", f"{state}: there are no rules")] * 3
@@ -104,7 +104,7 @@ def test_what_is_well_or_unknown_is_no_case(scene: Scene, state: str) -> None:
 
 
 @with_options()
-def test_it_reports_the_same_again_after_ten_minutes_only(scene: Scene) -> None:
+def test_the_same_fault_is_reported_again_after_ten_minutes_only(scene: Scene) -> None:
     for wait, number in ((0.0, 1), (QUIET - 1, 0), (1.0, 1)):
         scene.clock += wait
         scene.repair(audited("no-rules"), READY)
@@ -147,7 +147,7 @@ def test_what_rules_cannot_end_is_no_failure_of_writing_them(scene: Scene) -> No
 
 
 @with_options(repair_running="evict")
-def test_eviction(scene: Scene) -> None:
+def test_a_pod_is_evicted_as_the_budget_allows(scene: Scene) -> None:
     scene.repair(audited("no-rules"), READY)
     assert [path for path, _ in scene.server.posted if "eviction" in path] == [
         "/api/v1/namespaces/shop/pods/web/eviction"
@@ -195,7 +195,7 @@ def test_a_node_has_so_many_repairs_a_minute(scene: Scene) -> None:
 
 @with_options(repair_running="apply")
 def test_the_look_at_the_result_repairs_nothing(scene: Scene) -> None:
-    def look(place: Place) -> PodState:
+    def look(place: PodNamespace) -> PodState:
         scene.repair(audited("rule-missing", place.sandbox.id), READY)
         return PodState("rule-missing", "still")
 

@@ -9,7 +9,6 @@ from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NAT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.backends.detect import BackendChoice
     from capture.model.addresses import Network
     from capture.settings.config import Host
     from capture.settings.settings import Settings
@@ -24,7 +23,7 @@ def host_of(namespace: Namespace, servers: tuple[Network, ...] = ()) -> Host:
     return PodFromInside(servers=servers) if namespace is None else PodFromOutside(servers=servers)
 
 
-def facts_from(host: Host | None, namespace: Namespace) -> Host:
+def host_or_default(host: Host | None, namespace: Namespace) -> Host:
     """Return the host that a caller names, or that of the namespace. Raises ConfigurationError for what is no host."""
     if host is not None and not hasattr(host, "pod_addresses"):
         raise ConfigurationError(
@@ -44,8 +43,3 @@ def request_of(settings: Settings) -> BackendRequest:
     variant = settings[FORCE_IPTABLES_BINARY].removeprefix("iptables-")
     origins = settings.origin(DRIVER), settings.origin(FORCE_IPTABLES_BINARY)
     return BackendRequest(backend, settings[DRIVER], variant, *origins)
-
-
-def backend_and_variant(decision: BackendChoice) -> tuple[str, str]:
-    """Return where in the kernel the rules of a decision live, with any driver."""
-    return decision.backend, decision.variant
