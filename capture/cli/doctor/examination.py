@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from typing import Literal, TypeVar
 
-from capture.analysis.cause_text import UNJUDGED
 from capture.backends import detect
 from capture.backends.detect import BackendChoice, SetLocation
 from capture.backends.facts import PURPOSES, HostFacts, gather
@@ -216,10 +215,10 @@ def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
         return
     for cause in found.causes:
         yield Finding(POD, cause.kind, "error", message_with_place(cause), cause.remedy, cause.kind)
-    if not found.causes and all(note.kind != UNJUDGED for note in found.notes):
+    if not found.causes and all(note.kind != "unjudged" for note in found.notes):
         yield Finding(POD, "capture", "ok", "the rules are in place, and the proxy listens")
     for note in found.notes:
-        state: State = "warning" if note.kind == UNJUDGED else "note"
+        state: State = "warning" if note.kind == "unjudged" else "note"
         yield Finding(POD, note.kind, state, message_with_place(note), note.remedy, note.kind)
 
 

@@ -237,6 +237,13 @@ def test_a_foreign_chain_is_met_by_its_priority(foreign_chain: ForeignChain, exp
     assert trace(build_ruleset(CaptureConfig()), outbound(ELSEWHERE["ipv6"], 443), (foreign_chain,)).port == 15001
 
 
+def test_a_rule_that_cannot_be_judged_is_on_the_way_once() -> None:
+    doubtful = next_to(Rule(Drop(), (UnknownMatch("-m time --timestart 08:00"),)), priority=0)
+    traced = trace(build_ruleset(CaptureConfig()), outbound(ELSEWHERE["ipv4"], 443), (doubtful,))
+
+    assert [step.table for step in traced.path if not step.certain] == ["ip other"]
+
+
 def test_a_step_names_the_table_of_a_bystander() -> None:
     drops = next_to(Rule(Drop()), priority=-200)
 

@@ -147,7 +147,7 @@ def test_a_foreign_chain_is_named_with_its_rule_in_its_own_words() -> None:
     place = "table ip other, chain x (OUTPUT, priority -200): foreign rule"
     first, second = difference_lines(found)
     assert first == f"{place} precedes ours and diverts captured traffic: tcp dport 80 drop{SAYS}"
-    assert second == f"{place} precedes ours and diverts captured traffic: the policy DROP"
+    assert second == f"{place.removesuffix('rule')}policy stops captured traffic: the policy DROP"
     (note,) = note_lines(found)
     assert note == f"{place} without effect on captured traffic: -p tcp -m tcp --dport 80 -j ACCEPT"
     assert not found.holds
