@@ -305,10 +305,15 @@ text_or_json = click.option(
 """``--format`` for commands that are written with decorators."""
 
 
+def family_option() -> click.Parameter:
+    """Return ``--family``, which restricts what is shown."""
+    return click.Option(["--family"], type=one_of(*FAMILIES), help="Show this family only.")
+
+
 def part_options() -> list[click.Parameter]:
     """Return ``--family`` and ``--table``, which restrict what is shown."""
     return [
-        click.Option(["--family"], type=one_of(*FAMILIES), help="Show this family only."),
+        family_option(),
         click.Option(["--table", "table_name"], type=one_of(*SHOWN_TABLES), help="Show this table only."),
     ]
 
