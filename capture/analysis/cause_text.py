@@ -73,6 +73,14 @@ TEXTS: dict[str, tuple[str, str]] = {
         "the conntrack table is nearly full: {tracked} of {max_tracked} connections",
         "Raise net.netfilter.nf_conntrack_max on the node; a captured connection takes two entries.",
     ),
+    "ipsec": (
+        "the IPsec policy `{policy}` drops it, whatever the rules are",
+        "`ip xfrm policy` in the pod's namespace lists it; let its program except the connection.",
+    ),
+    "ipsec: encrypted": (
+        "the IPsec policy `{policy}` covers it: it is encrypted, or lost where there is no key",
+        "`ip xfrm state` in the pod's namespace lists the keys.",
+    ),
     "privileged": (
         "process {process} may leave the capture by {ways}",
         "Drop the capabilities in the container's securityContext; docs/what-capture-is-not.md has each way.",

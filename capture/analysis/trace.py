@@ -189,8 +189,8 @@ class _Passage:
             self._through(model.OUTPUT)
             self._route()
             self._through(model.POSTROUTING)
-            if self.packet.out_interface != LOOPBACK:
-                return
+            if self.packet.out_interface != LOOPBACK or self.packet.is_answer:
+                return  # an answer comes in again as what the app has called, not as the proxy
             # Over lo it has no socket any more (skb_orphan in drivers/net/loopback.c).
             self.packet = self.packet.replace(in_interface=LOOPBACK, out_interface=None, uid=None, gid=None)
         self._through(model.PREROUTING)
@@ -271,7 +271,8 @@ class _Passage:
         the first one is unknown.
         """
         packet = self.packet
-        is_known = packet.connection_mark == 0 and (packet.in_interface is not None or packet.uid is not None)
+        is_first_way = packet.connection_mark == 0 and not packet.is_answer
+        is_known = is_first_way and (packet.in_interface is not None or packet.uid is not None)
         return packet.state in NAT_STATES or (packet.state == "ESTABLISHED" and is_known)
 
     def _chain(self, base_chain: BaseChain, chain: model.Chain, depth: int) -> bool:

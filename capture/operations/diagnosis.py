@@ -12,19 +12,23 @@ from capture.analysis.causes import (
     causes_of_proxy,
     default_route_causes,
     drop_cause,
+    no_route_cause,
     stops,
 )
 from capture.analysis.foreign_text import what_foreign_does
+from capture.analysis.trace import trace_whole_path
 from capture.backends import detect, load
 from capture.backends.iptables.render import rule_text
 from capture.errors import CaptureError
-from capture.model.addresses import IPV4, address_text, parse_address
+from capture.model.addresses import IPV4, LOOPBACK_ADDRESSES, address_text, parse_address
 from capture.model.conventions import AGENT_DNS_PORT
-from capture.model.packet import Packet
+from capture.model.packet import LOOPBACK, Packet
 from capture.model.ruleset import LoopbackAddress, MissingRoute, Ruleset
 from capture.model.values import Value
+from capture.netlink.ipsec import policy_for
 from capture.operations import host_of, reference, trace, verify
 from capture.operations.inference import inferred_settings
+from capture.operations.tracing import live_situation
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.config_warnings import cancelling
@@ -35,6 +39,7 @@ from capture.state.facts import read_facts
 from capture.state.impediments import LO_DOWN, impediments
 from capture.state.netns import InNamespace, own_namespace
 from capture.state.node import evidence_of_host
+from capture.state.pod_network import answers_have_a_route
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
@@ -67,6 +72,8 @@ PORTS_OF_ISTIO = ("15020", "15021", "15090")
 """Which every injected pod leaves out: the agent's and Envoy's metrics and probes."""
 USUAL = Packet("tcp", parse_address("203.0.113.7"), 80, uid=1000, gid=1000)
 """To an address outside (RFC 5737), of a user who is not the proxy."""
+SOME_PORT = 45000
+"""Of those that a connection gets by itself (ip_local_port_range)."""
 
 
 class Diagnosis(Value):
@@ -180,6 +187,12 @@ def _of_connection(
     by_settings = trace(packet, known.settings) if known else None
     found = [*causes, *(() if is_inbound else _socket_lb_causes(packet))]
     found += (*causes_of_connection(live, by_settings, facts, capture, _rule_of), *_loop_causes(live, capture))
+    found += () if found else _following_causes(live, capture)
+    if is_inbound and not found and packet.source is not None and not answers_have_a_route(packet):
+        found.append(no_route_cause(facts, packet.family, address_text(packet.family, packet.source.first)))
+    policy = policy_for(live.packet)
+    if policy is not None and policy.is_blocking:
+        found.append(cause("ipsec", policy=policy.words))
     if known is not None and (is_inbound or live.outcome in TO_PROXY):
         desired = build_ruleset(known.config)
         here = (each for each in impediments(desired) if each.family in (None, packet.family))
@@ -190,6 +203,8 @@ def _of_connection(
         found = [_with_options(each, live.packet, known) for each in found]
     notes = [] if known else [cause("rule-missing: no record")]
     notes += [each for each in of_pod if each not in causes]
+    if policy is not None and not policy.is_blocking:
+        notes.append(cause("ipsec: encrypted", policy=policy.words))
     return Diagnosis(live.packet, live, tuple(found), tuple(notes), live.certain)
 
 
@@ -367,6 +382,33 @@ def _loop_causes(live: Trace, capture: Capture) -> Iterator[Cause]:
     uid, gid = capture.uids[0].first, capture.gids[0].first
     if trace(live.packet.replace(uid=uid, gid=gid)).outcome == "proxy-outbound":
         yield cause("rule-missing: circle", uid=uid)
+
+
+def _following_causes(live: Trace, capture: Capture) -> Iterator[Cause]:
+    """Yield what drops the later packets of a connection whose first one reaches the proxy, or the answers."""
+    if live.outcome not in TO_PROXY or live.transparent or live.packet.protocol != "tcp":
+        return
+    situation = live_situation()
+    for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, capture)):
+        traced = trace_whole_path(packet, situation)
+        if traced.outcome == "dropped" and traced.certain:
+            yield drop_cause(traced, _rule_of)
+            return
+
+
+def _answers(live: Trace, capture: Capture) -> Iterator[Packet]:
+    """Yield an answer of the proxy as it leaves, and as one to the app comes in again, from whom the app has called."""
+    sent, uids, gids = live.packet, capture.uids, capture.gids
+    if sent.source is None or not uids or not gids:
+        return
+    back = Packet(sent.protocol, sent.source, sent.source_port or SOME_PORT, state="ESTABLISHED", is_answer=True)
+    own = sent.destination if sent.in_interface else LOOPBACK_ADDRESSES[sent.family]
+    owner = back.replace(source=own, source_port=live.port, uid=uids[0].first, gid=gids[0].first)
+    if sent.in_interface:
+        yield owner.replace(out_interface=sent.in_interface)
+        return
+    yield owner.replace(out_interface=LOOPBACK)
+    yield back.replace(source=sent.destination, source_port=sent.port, in_interface=LOOPBACK)
 
 
 def _rule_of(rule: Rule | None, family: Family = IPV4) -> str:
