@@ -27,8 +27,6 @@ SO_DOES_KATA = "so does Kata Containers, whose pods have a network stack in a vi
 IN_PROXY = "Set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
 WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
 SETS_BOTH = "annotation sidecar.istio.io/interceptionMode sets both."
-UNJUDGED = "unjudged"
-"""The kind of what may divert captured packets, and cannot be judged."""
 NO_REFERENCE = "Give the pod's settings as options, or run this where the rules were applied."
 
 TEXTS: dict[str, tuple[str, str]] = {
@@ -74,6 +72,14 @@ TEXTS: dict[str, tuple[str, str]] = {
     "conntrack-full": (
         "the conntrack table is nearly full: {tracked} of {max_tracked} connections",
         "Raise net.netfilter.nf_conntrack_max on the node; a captured connection takes two entries.",
+    ),
+    "ipsec": (
+        "the IPsec policy `{policy}` drops it, whatever the rules are",
+        "`ip xfrm policy` in the pod's namespace lists it; let its program except the connection.",
+    ),
+    "ipsec: encrypted": (
+        "the IPsec policy `{policy}` covers it: it is encrypted, or lost where there is no key",
+        "`ip xfrm state` in the pod's namespace lists the keys.",
     ),
     "privileged": (
         "process {process} may leave the capture by {ways}",
@@ -156,6 +162,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "DNS is captured for the pod's own name servers alone, and {server} is none of them",
         "Apply with --capture-all-dns too: from outside of the pod its name servers are not known.",
     ),
+    "dns-not-captured: no server": (
+        "DNS is captured for known name servers alone, and none was known when the rules were applied",
+        "Apply with --capture-all-dns too, or from within the pod, whose resolv.conf names the servers.",
+    ),
     "dns-not-captured": (
         "DNS is not captured: the look-up goes to the name server directly",
         f"Apply with --redirect-dns; in Kubernetes: {IN_PROXY}.",
@@ -206,7 +216,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}",
         "Remove the rule, or restrict it to what it is for; `ip rule` and `ip route show table all` have the routes.",
     ),
-    UNJUDGED: (
+    "unjudged": (
         "a foreign rule may divert captured traffic, which cannot be judged: {rule}",
         "Look at the rule; `capture verify` has the packets that it may divert.",
     ),

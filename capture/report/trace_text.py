@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.analysis.trace import Step, Trace
+    from capture.model.addresses import Family
 
 OUTCOMES = {
     "direct": "bypasses the proxy",
@@ -68,7 +69,8 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
         return
     if traced.step is not None:
         step = traced.step
-        yield f"because of {step.table} {step.chain}: {text_of(step.rule, traced.packet.family)}"
+        text, _ = _texts(step, traced.packet.family)
+        yield f"because of {step.table} {step.chain}: {text}"
     elif traced.policy is not None:
         yield f"because of the policy DROP of {traced.policy.table} {traced.policy.entry.name}"
     elif traced.path:
@@ -101,9 +103,17 @@ def path_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     family = traced.packet.family
     for step in _steps(traced, table):
         mark = "=>" if step == traced.step else "? " if not step.certain else "  "
-        why = f"   # {step.rule.why}" if step.rule.why else ""
+        text, why = _texts(step, family)
         place = f"{step.table} {step.chain} {step.position}"
-        yield f"  {mark} {'  ' * step.depth}{place}: {text_of(step.rule, family)}{why}"
+        yield f"  {mark} {'  ' * step.depth}{place}: {text}{f'   # {why}' if why else ''}"
+
+
+def _texts(step: Step, family: Family) -> tuple[str, str]:
+    """Return a rule in words, and its reason; a foreign rule of nf_tables is in the words of nft(8), and has none."""
+    is_foreign = step.base_chain is not None and not step.base_chain.is_own
+    if is_foreign and step.rule.why:
+        return step.rule.why, ""
+    return text_of(step.rule, family), step.rule.why
 
 
 def _rule_text(step: Step, traced: Trace) -> str:

@@ -229,6 +229,10 @@ CASES: dict[str, tuple[str, str]] = {
         "iptables-nft -t nat -A INPUT -p tcp --dport 15001 -j SNAT --to-source 192.0.2.1",
         "proxy",
     ),
+    "dropped by the port that the client's kernel chooses": (
+        "iptables-nft -A OUTPUT -p tcp --sport 32768:60999 -j DROP",
+        "dropped",
+    ),
     "masqueraded": ("iptables-nft -t nat -A POSTROUTING -o eth0 -j MASQUERADE", "proxy"),
 }
 OUTCOMES = {"proxy": "proxy-outbound", "app": "direct", "dropped": "dropped"}

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.effects import Comparison
 from capture.analysis.realistic import realistic
-from capture.analysis.stations import ForeignChain, Situation
 from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import FAMILIES, parse_address, parse_network
 from capture.model.ruleset import (
@@ -96,9 +96,9 @@ def lines(effects: list[Effect]) -> list[str]:
 
 def foreign_chain(
     *rules: Rule, hook: str = OUTPUT, priority: int = -200, is_nat: bool = False, **more: Any
-) -> ForeignChain:
+) -> BaseChain:
     contents = Table(NAT if is_nat else MANGLE, (Chain("x", rules, "ACCEPT"),))
-    return ForeignChain("ip other", FAMILIES, hook, priority, is_nat, contents, **more)
+    return BaseChain("ip other", FAMILIES, hook, priority, is_nat, contents, **more)
 
 
 class TestOverlookedBefore:
