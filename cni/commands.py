@@ -38,6 +38,7 @@ STATUS_EXAMPLES = """
 capture cni status
 capture cni status --format json | jq '.findings[] | select(.state == "error")'
 """
+NOTHING_TO_REMOVE = "nothing to remove"
 UNINSTALL_EXAMPLES = """
 capture cni uninstall
 capture cni uninstall --grace 30            # pods that end just now can still be ended
@@ -203,9 +204,12 @@ def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, form: str
     when the pod ends; on such a node drain it first, or keep the plugin.
     """
     bin_path, conf_path = _paths(_runtime("auto"), bin_dir, conf_dir)
+    if not any(map(os.path.isdir, (bin_path, conf_path))) and not (bin_dir or conf_dir):
+        print_changes((), form, NOTHING_TO_REMOVE)
+        return 0
     changes = installer.uninstall(bin_path, conf_path, grace, keep_plugin=keep_plugin)
     changes += kubeconfig_file.remove(entries.own_directory(conf_path))
-    print_changes(map(str, changes), form, "nothing to remove")
+    print_changes(map(str, changes), form, NOTHING_TO_REMOVE)
     return 0
 
 

@@ -312,5 +312,5 @@ def _content(path: str, kubeconfig_path: str) -> bytes:
         raise CniError(
             BAD_KUBECONFIG,
             f"kubeconfig {kubeconfig_path}: {what}: {error.strerror}",
-            "Is it there, and mounted on the node at the path in the network configuration?",
+            "Put it there, on the node, or correct 'kubeconfig' in the plugin's entry.",
         ) from None

@@ -27,11 +27,11 @@ SILENT = {
 }
 REMEDIES = {
     RUNTIME: (
-        f'Let the entry of the plugin say "capabilities": {{"{ANNOTATIONS_CAPABILITY}": true}}, which containerd and'
-        " CRI-O answer with the annotations; for other runtimes name a 'kubeconfig' and have 'kubernetes' in"
-        " 'pod_sources'."
+        f'Add "capabilities": {{"{ANNOTATIONS_CAPABILITY}": true}} to the entry of the plugin, as `capture cni install`'
+        " does: containerd and CRI-O hand over the annotations then. For other runtimes name a 'kubeconfig', and have"
+        " 'kubernetes' in 'pod_sources'."
     ),
-    AGENT: "Does the agent run on this node? `capture node status` queries it.",
+    AGENT: "Look whether the agent runs on this node: `capture node status`.",
 }
 
 

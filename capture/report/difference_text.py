@@ -49,7 +49,7 @@ def difference_lines(verified: Verified) -> Iterator[str]:
 def doubt_lines(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each thing that cannot be judged."""
     if not verified.has_reference:
-        yield "no record here: without it, or options, there is no reference for the rules of the capture"
+        yield "no record here: give the pod's options, to compare the rules of the capture with them"
     for each in verified.unjudged:
         yield f"{each.place}: {UNJUDGED}: {_rule(each)}{effect_text(each.effect)}"
     yield from verified.doubts

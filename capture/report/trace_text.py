@@ -61,14 +61,14 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
         does = "refuses it" if traced.outcome == "dropped" else f"lets it leave by {traced.interface}"
         yield f"by its mark it is routed again: the policy rule `{traced.rerouted.words}` {does}"
     for command in traced.lacks:
-        yield f"but the answers do not come back: `{command}` is missing"
+        yield f"but the answers do not come back, for want of `{command}`"
     for impediment in traced.impediments:
         yield f"but {impediment}"
     if traced.outcome == "no-route":
         return
     if traced.step is not None:
         step = traced.step
-        yield f"because of {step.table} {step.chain}: {text_of(step.rule, traced.packet.family)}"
+        yield f"because of {step.table} {step.chain}: {_foreign_text(step) or text_of(step.rule, traced.packet.family)}"
     elif traced.policy is not None:
         yield f"because of the policy DROP of {traced.policy.table} {traced.policy.entry.name}"
     elif traced.path:
@@ -102,8 +102,13 @@ def path_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     for step in _steps(traced, table):
         mark = "=>" if step == traced.step else "? " if not step.certain else "  "
         why = f"   # {step.rule.why}" if step.rule.why else ""
-        place = f"{step.table} {step.chain} {step.position}"
-        yield f"  {mark} {'  ' * step.depth}{place}: {text_of(step.rule, family)}{why}"
+        text = _foreign_text(step) or f"{text_of(step.rule, family)}{why}"
+        yield f"  {mark} {'  ' * step.depth}{step.table} {step.chain} {step.position}: {text}"
+
+
+def _foreign_text(step: Step) -> str:
+    """Return a rule of a table that is not ours in the words of its own program; "" of any other."""
+    return "" if step.table in TABLES else step.rule.why
 
 
 def _rule_text(step: Step, traced: Trace) -> str:

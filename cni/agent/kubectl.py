@@ -115,7 +115,9 @@ class Kubectl:
             plain: dict[str, Any] = decode(done.stdout)
         except JsonError:
             words = [line for line in done.stderr.splitlines() if not LOG_LINE.match(line)]
-            raise CaptureError(f"kubectl: {' '.join(words).strip() or 'its output is no JSON'}") from None
+            message = f"kubectl: {' '.join(words).strip() or 'its output is no JSON'}"
+            remedy = "Name the cluster with --kubeconfig or --context; `kubectl cluster-info` has to work."
+            raise CaptureError(message, remedy if "connection to the server" in message else "") from None
         if not isinstance(plain, dict):
             raise CaptureError("kubectl: its output is no object of Kubernetes")
         return plain
