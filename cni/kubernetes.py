@@ -312,5 +312,5 @@ def _content(path: str, kubeconfig_path: str) -> bytes:
         raise CniError(
             BAD_KUBECONFIG,
             f"kubeconfig {kubeconfig_path}: {what}: {error.strerror}",
-            "Put it there, on the node, or correct 'kubeconfig' in the plugin's entry.",
+            "Put it there, or correct 'kubeconfig' in the plugin's entry.",
         ) from None

@@ -27,11 +27,11 @@ SILENT = {
 }
 REMEDIES = {
     RUNTIME: (
-        f'Add "capabilities": {{"{ANNOTATIONS_CAPABILITY}": true}} to the entry of the plugin, as `capture cni install`'
-        " does: containerd and CRI-O hand over the annotations then. For other runtimes name a 'kubeconfig', and have"
-        " 'kubernetes' in 'pod_sources'."
+        f'Add "capabilities": {{"{ANNOTATIONS_CAPABILITY}": true}} to the plugin\'s entry, as `capture cni install`'
+        " does: containerd and CRI-O then hand them over. For other runtimes name a 'kubeconfig', and 'kubernetes' in"
+        " 'pod_sources'."
     ),
-    AGENT: "Look whether the agent runs on this node: `capture node status`.",
+    AGENT: "Look on the node whether the agent runs: `capture node status`.",
 }
 
 

@@ -7,17 +7,18 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from capture.model.text import duration
 from capture.model.values import Value
 from capture.report.findings import HANG, Finding, print_findings
 from capture.report.terminal import print_lines
 from capture.state.json_text import JsonError, decode, encode
 from cni import istio_cni, kubernetes, runtimes, trial
-from cni.agent.status_text import duration
 from cni.conf import KUBERNETES
 from cni.entries import as_list
 from cni.networks import PLUGIN, Candidate, Chosen, Network, candidates, choose
 from cni.protocol import NOT_AVAILABLE_LIMITED, CniError
 from cni.runtimes import Runtime
+from cni.token_times import times_of, token_in
 
 DECISIONS = 5
 """How many of the plugin's last decisions are shown."""
@@ -191,8 +192,6 @@ def _about_kubeconfig(entry: dict[str, Any] | None) -> Iterator[Finding]:
 
 def _about_token(path: str, text: str) -> Finding:
     """Return what is known of a token: of the text in a kubeconfig, else of a file of its own."""
-    from cni.agent.credentials import times_of, token_in
-
     try:
         token = times_of(text.encode()) if text else token_in(path)
         age = _age_of(path)

@@ -80,10 +80,7 @@ def _require_delivery(desired: Ruleset, settings: Settings) -> None:
         raise ValidationError(f"validation failed: {found.message}", found.remedy)
     for need in missing(desired):
         if isinstance(need, PolicyRoute):
-            message = (
-                f"the policy rule or the route for mark {need.mark:#x} is missing (table {need.table}, {need.family})"
-            )
-            raise ValidationError(f"validation failed: {message}: TPROXY delivers by them", _author(settings))
+            raise ValidationError(f"validation failed: {need.message} (table {need.table})", _author(settings))
 
 
 def _by_connections(

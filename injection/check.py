@@ -7,6 +7,7 @@ from injection.security import level_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from injection.inject import Outcome
@@ -54,13 +55,13 @@ def check_text(line: dict[str, Any]) -> str:
     else:
         head += f"captured {line['captured']}" if line["captured"] else "not captured"
         if "pod_security" in line:
-            head += f"; starts under Pod Security {line['pod_security']}{_because(line)}"
+            head += f"; {_pod_security(line['pod_security'], line['stricter_level_refused_for'])}"
     return "\n".join([head, *(f"  warning: {warning}" for warning in line["warnings"])])
 
 
-def _because(line: dict[str, Any]) -> str:
-    against = line["stricter_level_refused_for"]
-    if not against:
-        return ""
-    more = f", and {len(against) - MAX_SHOWN} more" if len(against) > MAX_SHOWN else ""
-    return f" ({'; '.join(against[:MAX_SHOWN])}{more})"
+def _pod_security(level: str, against_stricter: Sequence[str]) -> str:
+    if not against_stricter:
+        return f"starts under Pod Security {level}"
+    count = len(against_stricter) - MAX_SHOWN
+    more = f", and {count} more" if count > 0 else ""
+    return f"needs Pod Security {level}, because {'; '.join(against_stricter[:MAX_SHOWN])}{more}"

@@ -27,8 +27,6 @@ SO_DOES_KATA = "so does Kata Containers, whose pods have a network stack in a vi
 IN_PROXY = "Set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
 WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
 SETS_BOTH = "annotation sidecar.istio.io/interceptionMode sets both."
-UNJUDGED = "unjudged"
-"""The kind of what may divert captured packets, and cannot be judged."""
 NO_REFERENCE = "Give the pod's settings as options, or run this where the rules were applied."
 
 TEXTS: dict[str, tuple[str, str]] = {
@@ -75,6 +73,14 @@ TEXTS: dict[str, tuple[str, str]] = {
         "the conntrack table is nearly full: {tracked} of {max_tracked} connections",
         "Raise net.netfilter.nf_conntrack_max on the node; a captured connection takes two entries.",
     ),
+    "ipsec": (
+        "the IPsec policy `{policy}` drops it, whatever the rules are",
+        "`ip xfrm policy` in the pod's namespace lists it; let its program except the connection.",
+    ),
+    "ipsec: encrypted": (
+        "the IPsec policy `{policy}` covers it: it is encrypted, or lost where there is no key",
+        "`ip xfrm state` in the pod's namespace lists the keys.",
+    ),
     "privileged": (
         "process {process} may leave the capture by {ways}",
         "Drop the capabilities in the container's securityContext; docs/what-capture-is-not.md has each way.",
@@ -93,7 +99,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "`ip {flag}route add default via GATEWAY` in the pod's namespace, or recreate the pod: its CNI plugin adds it.",
     ),
     "route-missing": (
-        "{family}: {lacking} for mark {mark:#x} {verb} missing",
+        "{message}",
         "Run `capture apply` again, or `{commands}`: TPROXY delivers inbound connections by them.",
     ),
     "translated-before: may": (
@@ -113,7 +119,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "the live rules differ from the applied ones; {first}{others}",
         f"{APPLY_AGAIN}, or recreate the pod; `capture verify` has every difference.",
     ),
-    "rule-missing: address": ("the address {network} is missing on lo", f"{APPLY_AGAIN}."),
+    "rule-missing: address": ("{message}", f"{APPLY_AGAIN}."),
     "rule-missing: circle": (
         "what the proxy sends on (user {uid}) is captured again, and comes back to it for ever",
         f"{APPLY_AGAIN}, or recreate the pod; `capture verify` has the rule that is missing.",
@@ -155,6 +161,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "dns-not-captured: server": (
         "DNS is captured for the pod's own name servers alone, and {server} is none of them",
         "Apply with --capture-all-dns too: from outside of the pod its name servers are not known.",
+    ),
+    "dns-not-captured: no server": (
+        "DNS is captured for known name servers alone, and none was known when the rules were applied",
+        "Apply with --capture-all-dns too, or from within the pod, whose resolv.conf names the servers.",
     ),
     "dns-not-captured": (
         "DNS is not captured: the look-up goes to the name server directly",
@@ -206,7 +216,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}",
         "Remove the rule, or restrict it to what it is for; `ip rule` and `ip route show table all` have the routes.",
     ),
-    UNJUDGED: (
+    "unjudged": (
         "a foreign rule may divert captured traffic, which cannot be judged: {rule}",
         "Look at the rule; `capture verify` has the packets that it may divert.",
     ),

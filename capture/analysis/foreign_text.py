@@ -13,6 +13,7 @@ DIVERTS = "foreign rule precedes ours and diverts captured traffic"
 DIVERTS_BEHIND = "foreign rule meets connections behind ours and diverts them"
 STOPS = "foreign rule meets connections behind the redirect and stops captured traffic"
 REROUTES = "foreign rule changes the mark, by which the policy rule `{rule}` routes captured traffic elsewhere"
+POLICY = "foreign policy stops captured traffic"
 CHANGES_MARKS = "foreign rule changes a mark that the capture depends on"
 MARKING = (SetMark, SaveMark, RestoreMark)
 
@@ -21,7 +22,9 @@ def what_foreign_does(rule: Rule | None, effect: Effect | None) -> str:
     """Return what a foreign rule does, or with None the policy of a foreign chain."""
     if effect is not None and effect.after.rerouted is not None:
         return REROUTES.format(rule=effect.after.rerouted.words)
-    if rule is not None and isinstance(rule.verdict, MARKING):
+    if rule is None:
+        return POLICY
+    if isinstance(rule.verdict, MARKING):
         return CHANGES_MARKS
     if effect is None or not is_behind(effect):
         return DIVERTS

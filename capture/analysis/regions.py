@@ -10,7 +10,7 @@ from itertools import islice
 
 from capture.analysis.space import KINDS, NONE, PROTOCOLS, Field, scattered
 from capture.model.addresses import BITS, LOOPBACK_ADDRESSES, address_text, gaps, merge_ranges, split
-from capture.model.packet import LOOPBACK
+from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT
 from capture.model.ruleset import CONNECTION_STATES
 
 TYPE_CHECKING = False
@@ -262,7 +262,7 @@ def _ordinary(space: PacketSpace, direction: Direction) -> dict[int, tuple[int, 
         Field.GID: ORDINARY_IDS,
         Field.STATE: (CONNECTION_STATES.index("NEW"), CONNECTION_STATES.index("ESTABLISHED")),
         Field.PORT: (80, 443, 8080),
-        Field.SOURCE_PORT: (45000,),
+        Field.SOURCE_PORT: (USUAL_SOURCE_PORT,),
         Field.DESTINATION: here if is_inbound else (destination, *here),
         Field.SOURCE: (source, destination) if is_inbound else (*here, source),
     }

@@ -148,11 +148,11 @@ def _usage_text(error: click.UsageError) -> str:
         likely = [known[name] for name in [closest(error.option_name.lstrip("-"), known)] if name]
     if likely:
         return f"{error.message.rstrip('.')}. Did you mean {' or '.join(map(repr, likely))}?"
-    if isinstance(error, click.MissingParameter) and error.param is not None:
+    if isinstance(error, click.MissingParameter):
         from capture.cli.values import name_of
 
-        expected = getattr(error.param.type, "expected", "")
-        return f"missing argument {name_of(error.param)}" + (f": expected {expected}" if expected else "")
+        expected = getattr(getattr(error.param, "type", None), "expected", "a value")
+        return f"missing argument {name_of(error.param)}: expected {expected}"
     message = (error.message if isinstance(error, click.NoSuchOption) else error.format_message()).rstrip(".")
     params = error.ctx.command.params if error.ctx is not None else []
     is_extra = "unexpected extra argument" in message and any("-f" in param.opts for param in params)

@@ -13,14 +13,14 @@ from capture import operations
 from capture.cli.clean import clean_namespace
 from capture.cli.options import CaptureCommand, CommandGroup, capture_options, explicit, format_option
 from capture.cli.values import number
-from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN, CaptureError
-from capture.netlink.sock_diag import IPPROTO_TCP, open_sock_diag, read_listeners
+from capture.cli.why import print_diagnosis
+from capture.errors import EXIT_DONE, CaptureError
 from capture.operations import diagnosis
-from capture.report import diagnosis_text
 from capture.report.applied_text import applied_as_plain, applied_text, start_line
 from capture.report.output import print_json, print_on_stderr, warn
 from capture.report.terminal import print_lines
 from capture.settings.options import ALLOW_HOST, EXCLUDED_INBOUND_PORTS, INBOUND_CAPTURE_PORT, PROXY_PORT
+from capture.state.files import content_of
 from capture.state.node import evidence_of_node
 
 TYPE_CHECKING = False
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from capture.settings.settings import Settings
 
 SSH_PORT = 22
+LISTENING = "0A"  # TCP_LISTEN of sock_diag, which a machine's kernel may lack
 ENDINGS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 """The signals of a lost terminal, of Ctrl-C, and of a shutdown."""
 APPLY_EXAMPLES = """
@@ -93,13 +94,7 @@ def status(form: str) -> int:
     As `capture why` does: exit code 0 if nothing is, 4 if a cause was found, 5 if that is unknown.
     """
     found = diagnosis.why(is_machine=True)
-    if form == "json":
-        print_json(diagnosis_text.diagnosis_as_plain(found))
-    else:
-        print_lines(diagnosis_text.diagnosis_lines(found, "this machine"))
-    if found.causes:
-        return EXIT_DRIFT
-    return EXIT_DONE if found.is_certain else EXIT_UNKNOWN
+    return print_diagnosis(found, form, "this machine")
 
 
 @host_group.command("clean", cls=CaptureCommand, params=[format_option("text", "json")])
@@ -131,8 +126,9 @@ def without_ssh(settings: Settings) -> Settings:
 
 def require_proxy(settings: Settings) -> None:
     """Raise CaptureError unless TCP connections to both ports of the proxy reach a listening socket."""
-    with open_sock_diag() as diag:
-        listening = {listener.port for listener in read_listeners(diag, IPPROTO_TCP)}
+    listed = (content_of(f"/proc/net/{each}").decode().splitlines()[1:] for each in ("tcp", "tcp6"))  # proc(5)
+    sockets = [line.split() for lines in listed for line in lines]
+    listening = {int(words[1].rpartition(":")[2], 16) for words in sockets if words[3] == LISTENING}
     for port in (settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT]):
         if port not in listening:
             raise CaptureError(

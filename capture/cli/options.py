@@ -265,12 +265,10 @@ def namespace_options() -> list[click.Parameter]:
 
 def _namespace(text: str) -> str:
     """Return the path of a namespace; a name without a slash is one of ip-netns(8)."""
-    if not text:
-        raise ValueError
-    return text if "/" in text else f"{NAMED_NAMESPACES}/{text}"
+    return text if not text or "/" in text else f"{NAMED_NAMESPACES}/{text}"
 
 
-NAMESPACE = Kind(_namespace, "a path, or a name of `ip netns`")
+NAMESPACE = Kind(_namespace, "a path, or a name of `ip netns`", bool)
 
 
 def warn_of_host(namespace: str | None) -> None:
@@ -307,10 +305,15 @@ text_or_json = click.option(
 """``--format`` for commands that are written with decorators."""
 
 
+def family_option() -> click.Parameter:
+    """Return ``--family``, which restricts what is shown."""
+    return click.Option(["--family"], type=one_of(*FAMILIES), help="Show this family only.")
+
+
 def part_options() -> list[click.Parameter]:
     """Return ``--family`` and ``--table``, which restrict what is shown."""
     return [
-        click.Option(["--family"], type=one_of(*FAMILIES), help="Show this family only."),
+        family_option(),
         click.Option(["--table", "table_name"], type=one_of(*SHOWN_TABLES), help="Show this table only."),
     ]
 

@@ -16,6 +16,7 @@ from capture.cli.options import (
     part_options,
     warn_of_host,
 )
+from capture.cli.values import Kind
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.model.ruleset import LoopbackAddress
 from capture.report.applied_text import print_start_line
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     *part_options(),
     click.Option(
         ["--proxy-admin"],
+        type=Kind(str, "an http URL, such as http://127.0.0.1:15000", lambda url: url.startswith("http://")),
         metavar="URL",
         help="Compare Envoy's listeners with the capture, too: its admin interface, http://127.0.0.1:15000.",
     ),

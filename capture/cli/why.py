@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from capture.operations import diagnosis
 from capture.report.diagnosis_text import diagnosis_as_plain, diagnosis_lines
 from capture.report.output import print_json
 from capture.report.terminal import print_lines
+
+if TYPE_CHECKING:
+    from capture.operations.diagnosis import Diagnosis
 
 
 def _parameters() -> list[click.Parameter]:
@@ -46,10 +49,15 @@ def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any)
     packet = packet_from(options, ctx) if options["protocol"] else None
     settings = explicit(ctx) if flags(ctx) else None
     found = diagnosis.why(packet, settings, namespace, process=ctx.meta.get(PROCESS))
+    return print_diagnosis(found, form)
+
+
+def print_diagnosis(found: Diagnosis, form: str, captured: str = "this pod") -> int:
+    """Print what was found about what is captured; return the exit code."""
     if form == "json":
         print_json(diagnosis_as_plain(found))
     else:
-        print_lines(diagnosis_lines(found))
+        print_lines(diagnosis_lines(found, captured))
     if found.causes:
         return EXIT_DRIFT
     return EXIT_DONE if found.is_certain else EXIT_UNKNOWN

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from capture.model.ruleset import ProtocolName
 
 LOOPBACK = "lo"
+USUAL_SOURCE_PORT = 45000
+"""One of those that a kernel chooses (ip-sysctl.rst, ip_local_port_range), for a packet whose own is not known."""
 
 
 class Packet(Value):
@@ -17,7 +19,8 @@ class Packet(Value):
 
     With ``in_interface`` it comes in, else the process with ``uid`` and ``gid`` sends it through
     ``out_interface``. Addresses are networks of a single address; a source that is not known matches no rule
-    that requests one. Marks are numbers; ``state`` is one of CONNECTION_STATES.
+    that requests one. Marks are numbers; ``state`` is one of CONNECTION_STATES. An answer goes back to where the
+    connection came from: no rule of nat maps it.
     """
 
     protocol: ProtocolName
@@ -32,6 +35,7 @@ class Packet(Value):
     mark: int = 0
     connection_mark: int = 0
     state: str = "NEW"
+    is_answer: bool = False
 
     @property
     def family(self) -> Family:

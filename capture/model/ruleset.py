@@ -17,7 +17,7 @@ Numbers are plain integers (ports, ids, marks), times are seconds.
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV4, IPV6, Network
 from capture.model.values import Value, put
 
 TYPE_CHECKING = False
@@ -385,6 +385,11 @@ class LoopbackAddress(Value):
 
     network: Network
 
+    @property
+    def message(self) -> str:
+        """Return that it is missing, for a person."""
+        return f"the address {self.network} on lo is missing"
+
 
 class PolicyRoute(Value):
     """Packets with this mark are looked up in this routing table, where everything is local to ``lo``."""
@@ -399,6 +404,13 @@ class MissingRoute(PolicyRoute):
 
     has_rule: bool
     has_route: bool
+
+    @property
+    def message(self) -> str:
+        """Return what is missing, for a person."""
+        halves = (*(() if self.has_rule else ("the policy rule",)), *(() if self.has_route else ("the route",)))
+        verb = "are" if len(halves) > 1 else "is"
+        return f"{FAMILY_NAMES[self.family]}: {' and '.join(halves)} for mark {self.mark:#x} {verb} missing"
 
     @property
     def commands(self) -> tuple[str, ...]:

@@ -47,3 +47,11 @@ def closest(name: str, known: Iterable[str]) -> str:
     import difflib  # only where something is wrong
 
     return next(iter(difflib.get_close_matches(name, list(known), n=1)), "")
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for a person: ``45 s``, ``12 min``, ``3 h``, ``2 days``."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if abs(seconds) >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

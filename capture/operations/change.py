@@ -134,19 +134,17 @@ def _apply(
         if not choice.own_users:
             _require_known_ids(settings, config)
         existing = _read_existing(choice, live_sets, desired)
-        switches = _switches(desired)
         settings = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
-        way = choice.backend, choice.driver, choice.variant
-        journal = Journal(Record(settings, facts.facts(), desired, *way, sysctls=switches))
+        written_by = choice.backend, choice.driver, choice.variant
+        sysctls = _sysctls_to_change(desired)
+        journal = Journal(Record(settings, facts.facts(), desired, *written_by, sysctls=sysctls))
         journal.begin(existing.stale_routes, existing.recorded)
         try:
-            changed = routes.ensure(desired) | _switch_off(switches)
+            changed = routes.ensure(desired) | journal.turn_off_sysctls()
             replaced, losses = _replace_rules(choice, existing, config, desired, force=force)
-            changed |= replaced
-            changed |= _remove_elsewhere(existing)
+            changed |= replaced | _remove_other_sets(existing)
             changed |= _reject_other_family(config, choice)  # last: what it rejected may be captured now
         except CaptureError as error:
-            _restore(switches)
             journal.roll_back(existing.recorded, desired)
             from capture.backends.missing_modules import with_missing_modules  # where something failed
 
@@ -156,9 +154,8 @@ def _apply(
             changed = True
             journal.commit()
     notes = filter(None, (link_local_note(config.families, facts.pod_addresses()),))
-    return Applied(
-        changed, choice, config, desired, (*warnings, *losses, *_impediments(desired), *lock.warnings), tuple(notes)
-    )
+    warnings = [*warnings, *losses, *_impediments(desired), *lock.warnings]
+    return Applied(changed, choice, config, desired, tuple(warnings), tuple(notes))
 
 
 def _require_known_ids(settings: Settings, config: CaptureConfig) -> None:
@@ -176,29 +173,13 @@ def _reject_other_family(config: CaptureConfig, choice: BackendChoice) -> bool:
     return ensure(is_desired=config.rejects_ipv6)
 
 
-def _switches(desired: Ruleset) -> tuple[Sysctl, ...]:
+def _sysctls_to_change(desired: Ruleset) -> tuple[Sysctl, ...]:
     """Return the switches of the kernel that are on, and must be off for a transparent proxy."""
     if not desired.policy_routes:
         return ()
-    from capture.state.impediments import switches_to_change  # TPROXY only
+    from capture.state.impediments import sysctls_to_change  # TPROXY only
 
-    return switches_to_change(desired)
-
-
-def _switch_off(switches: tuple[Sysctl, ...]) -> bool:
-    if not switches:
-        return False
-    from capture.state.sysctls import switch_off
-
-    return switch_off(switches)
-
-
-def _restore(switches: tuple[Sysctl, ...]) -> bool:
-    if not switches:
-        return False
-    from capture.state.sysctls import restore
-
-    return restore(switches)
+    return sysctls_to_change(desired)
 
 
 def _impediments(desired: Ruleset) -> list[str]:
@@ -216,7 +197,7 @@ def _read_existing(choice: BackendChoice, live_sets: Iterable[SetLocation], desi
     """Return what is in the namespace we are in."""
     driver = load(choice)
     current = _read_current(choice, driver, desired)
-    other_sets = tuple(_with_rules(load(found)) for found in live_sets if found.place != choice.place)
+    other_sets = tuple(_driver_with_rules(load(found)) for found in live_sets if found.place != choice.place)
     recorded = record.read()
     rulesets = (current, *(ruleset for _, ruleset in other_sets))
     return Existing(
@@ -244,7 +225,7 @@ def _replace_rules(
         return False, ()
     driver, live = existing.driver, existing.current
     if captures_transparently(desired) and any(map(redirects_inbound, existing.rulesets)):
-        live = _hand_over(driver, build_handover(config), live, existing.recorded_rules)
+        live = _capture_both_ways(driver, build_handover(config), live, existing.recorded_rules)
     losses = _write(existing, config, desired, live)
     _ensure_written(driver, desired)
     return True, losses
@@ -280,18 +261,18 @@ def _write(existing: Existing, config: CaptureConfig, desired: Ruleset, live: Ru
     return connections.track()
 
 
-def _remove_elsewhere(existing: Existing) -> bool:
+def _remove_other_sets(existing: Existing) -> bool:
     """Remove our sets in other places, now that the new one captures; return whether there were any."""
     for driver, ruleset in existing.other_sets:
         driver.clean(ruleset, existing.recorded_rules)
     return bool(existing.other_sets)
 
 
-def _with_rules(driver: Driver) -> tuple[Driver, Ruleset]:
+def _driver_with_rules(driver: Driver) -> tuple[Driver, Ruleset]:
     return driver, driver.read()
 
 
-def _hand_over(driver: Driver, both: Ruleset, live: Ruleset, recorded: Ruleset | None) -> Ruleset:
+def _capture_both_ways(driver: Driver, both: Ruleset, live: Ruleset, recorded: Ruleset | None) -> Ruleset:
     """Capture in the old and in the new way until every packet in flight has met one of them; return the live rules."""
     from capture.state.barrier import wait_for_packets_in_flight  # not in a new pod
 
@@ -334,14 +315,14 @@ def clean(
                 if warn is not None:
                     warn(warning)
             recorded = record.read()
-            live_sets = [_with_rules(load(found)) for found in detect.find_live_sets()]
+            live_sets = [_driver_with_rules(load(found)) for found in detect.find_live_sets()]
             # Routes first: if we are killed before the rules are removed, the rules still name them.
             live = [ruleset for _, ruleset in live_sets]
             removed = routes.remove(routes.present(live, recorded.routes if recorded else ()))
             removed |= ensure_rejected(is_desired=False)
             for driver, ruleset in live_sets:
                 driver.clean(ruleset, recorded.ruleset if recorded else None)
-            restored = _restore(recorded.sysctls) if recorded else False
+            restored = record.restore_sysctls(recorded.sysctls) if recorded else False
             record.forget()
             forget_ended()
         return removed or restored or bool(live_sets)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
-from capture.analysis.stations import Situation
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
 from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError
 from capture.model.addresses import parse_address
 from capture.model.limits import MAX_ID, MAX_PORT
-from capture.model.packet import Packet
+from capture.model.packet import USUAL_SOURCE_PORT, Packet
 from capture.model.ruleset import FAMILIES, Ruleset
 from capture.operations.arguments import host_or_default
 from capture.operations.situation import read_situation
@@ -50,11 +50,14 @@ def trace(
     """
     with InNamespace(namespace):
         sent = routed(packet)
-        if settings is not None:
-            return trace_whole_path(sent, Situation(_desired(settings, namespace, host)))
-        if sent.out_interface == NO_ROUTE:
+        if settings is None and sent.out_interface == NO_ROUTE:
             return Trace(sent, "no-route", sent.port, None, ())
-        return _with_impediments(trace_whole_path(sent, live_situation()))
+        complete = sent if sent.source_port else sent.replace(source_port=USUAL_SOURCE_PORT)
+        if settings is not None:
+            found = trace_whole_path(complete, Situation(_desired(settings, namespace, host)))
+        else:
+            found = _with_impediments(trace_whole_path(complete, live_situation()))
+        return found.replace(packet=sent)
 
 
 def _with_impediments(traced: Trace) -> Trace:

@@ -33,12 +33,14 @@ def cause_as_plain(cause: Cause) -> dict[str, str]:
 def diagnosis_lines(found: Diagnosis, what: str = "this pod") -> Iterator[str]:
     """Yield the lines for a person: the verdict, the way of the packet, then each cause and its remedy."""
     judged = what if found.causes or not found.is_certain else f"nothing is wrong with {what}"
+    judged = f"the capture of {what}" if found.verdict == "broken" else judged
     yield f"{found.verdict}: {packet_text(found.packet) if found.packet else judged}"
     if found.trace is not None:
         yield from path_lines(found.trace)
     yield from cause_lines(found.causes)
     for note in found.notes:
         yield f"note: {message_with_place(note)}"
+        yield f"  {note.remedy}"
 
 
 def cause_lines(causes: Iterable[Cause]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILY_NAMES, address_text
+from capture.model.addresses import address_text
 from capture.model.ruleset import LoopbackAddress
 from capture.report.packet_text import packet_text
 
@@ -25,6 +25,7 @@ MEANINGS = {
     "unexpected": "is unexpected",
     "family": "captures a family that should not be captured",
 }
+NO_REFERENCE = "nothing is recorded here; give the options of the pod"
 NOTHING_APPLIED = "nothing is applied here: the namespace has no rules of the capture"
 MAX_SINGLE = 20
 """More differences of one kind in a chain have one sentence together."""
@@ -49,7 +50,7 @@ def difference_lines(verified: Verified) -> Iterator[str]:
 def doubt_lines(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each thing that cannot be judged."""
     if not verified.has_reference:
-        yield "no record here: give the pod's options, to compare the rules of the capture with them"
+        yield NO_REFERENCE
     for each in verified.unjudged:
         yield f"{each.place}: {UNJUDGED}: {_rule(each)}{effect_text(each.effect)}"
     yield from verified.doubts
@@ -148,16 +149,9 @@ def fate_text(fate: Fate) -> str:
 
 def text_of(rule: Rule, family: Family) -> str:
     """Return a rule as iptables-save would print it; a list that takes many rules there by the first of them."""
-    from capture.backends.iptables.entries import expanded  # where something differs
-    from capture.backends.iptables.render import rule_text
+    from capture.backends.iptables.render import shown_rule  # where something differs
 
-    of_family = rule.replace(family=family, why="")
-    single, *others = expanded([of_family], family)
-    try:
-        text = rule_text(single) or "(any packet)"
-    except ValueError as error:  # live rules may have what iptables has no words for
-        return f"({error})"
-    return f"{text} (and {len(others)} more like it)" if others else text
+    return shown_rule(rule, family)
 
 
 def verified_lines(verified: Verified) -> Iterator[str]:
@@ -182,12 +176,13 @@ def conclusion_lines(verified: Verified) -> Iterator[str]:
         "drift": f"drift: {found} difference{'s' if found > 1 else ''} from the {compared_with}",
         "in sync": f"in sync: live rules match the {compared_with}",
         "cannot be judged": f"cannot be judged: live rules match the {compared_with} as far as they can be judged",
-        "no reference": "consistent, but there is no reference to compare with",
+        "no reference": f"no reference: {NO_REFERENCE}",
     }[verified.conclusion]
     if verified.is_nothing_applied:
         return
     yield from (f"  {sentence}" for sentence in difference_lines(verified))
-    yield from (f"not judged: {sentence}" for sentence in doubt_lines(verified))
+    known = NO_REFERENCE if verified.conclusion == "no reference" else ""
+    yield from (f"not judged: {sentence}" for sentence in doubt_lines(verified) if sentence != known)
 
 
 def reference_text(verified: Verified) -> str:
@@ -198,13 +193,11 @@ def reference_text(verified: Verified) -> str:
 
 
 def _need(need: LoopbackAddress | MissingRoute) -> str:
-    """Return what is missing of the routes that the rules depend on."""
+    """Return what is missing besides rules, and the commands that add it."""
     if isinstance(need, LoopbackAddress):
-        return f"the address {need.network} on lo is missing"
-    lacking = (*(() if need.has_rule else ("policy rule",)), *(() if need.has_route else ("route",)))
-    verb, add = ("is", "adds it") if len(lacking) == 1 else ("are", "add them")
+        return need.message
     commands = " and ".join(f"`{command}`" for command in need.commands)
-    return f"{FAMILY_NAMES[need.family]}: the {' and the '.join(lacking)} of TPROXY {verb} missing: {commands} {add}"
+    return f"{need.message}: {commands} {'adds it' if len(need.commands) == 1 else 'add them'}"
 
 
 def differences_as_plain(verified: Verified) -> list[dict[str, object]]:

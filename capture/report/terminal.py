@@ -23,12 +23,11 @@ ROWS = 24
 
 VERDICTS = {
     GREEN: (
-        "in sync", "captured", "proxy-outbound", "proxy-inbound", "dns", "equal", "ready", "ok", "works", "programmed",
+        "in sync", "captured", "proxy-outbound", "proxy-inbound", "dns", "equal", "ready", "ok", "works", "applied",
         "unchanged",
     ),
     YELLOW: (
-        "direct", "cannot be told", "cannot be judged", "consistent, but there is no reference", "not judged",
-        "warning",
+        "direct", "cannot be told", "cannot be judged", "no reference", "not judged", "warning",
     ),
     RED: (
         "drift", "nothing is applied here", "not captured", "broken", "dropped", "redirected", "no route",

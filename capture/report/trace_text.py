@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.analysis.trace import Step, Trace
+    from capture.model.addresses import Family
 
 OUTCOMES = {
     "direct": "bypasses the proxy",
@@ -61,14 +62,15 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
         does = "refuses it" if traced.outcome == "dropped" else f"lets it leave by {traced.interface}"
         yield f"by its mark it is routed again: the policy rule `{traced.rerouted.words}` {does}"
     for command in traced.lacks:
-        yield f"but the answers do not come back, for want of `{command}`"
+        yield f"but the answers do not come back: `{command}` is missing"
     for impediment in traced.impediments:
         yield f"but {impediment}"
     if traced.outcome == "no-route":
         return
     if traced.step is not None:
         step = traced.step
-        yield f"because of {step.table} {step.chain}: {_foreign_text(step) or text_of(step.rule, traced.packet.family)}"
+        text, _ = _texts(step, traced.packet.family)
+        yield f"because of {step.table} {step.chain}: {text}"
     elif traced.policy is not None:
         yield f"because of the policy DROP of {traced.policy.table} {traced.policy.entry.name}"
     elif traced.path:
@@ -101,14 +103,17 @@ def path_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     family = traced.packet.family
     for step in _steps(traced, table):
         mark = "=>" if step == traced.step else "? " if not step.certain else "  "
-        why = f"   # {step.rule.why}" if step.rule.why else ""
-        text = _foreign_text(step) or f"{text_of(step.rule, family)}{why}"
-        yield f"  {mark} {'  ' * step.depth}{step.table} {step.chain} {step.position}: {text}"
+        text, why = _texts(step, family)
+        place = f"{step.table} {step.chain} {step.position}"
+        yield f"  {mark} {'  ' * step.depth}{place}: {text}{f'   # {why}' if why else ''}"
 
 
-def _foreign_text(step: Step) -> str:
-    """Return a rule of a table that is not ours in the words of its own program; "" of any other."""
-    return "" if step.table in TABLES else step.rule.why
+def _texts(step: Step, family: Family) -> tuple[str, str]:
+    """Return a rule in words, and its reason; a foreign rule of nf_tables is in the words of nft(8), and has none."""
+    is_foreign = step.base_chain is not None and not step.base_chain.is_own
+    if is_foreign and step.rule.why:
+        return step.rule.why, ""
+    return text_of(step.rule, family), step.rule.why
 
 
 def _rule_text(step: Step, traced: Trace) -> str:

@@ -289,7 +289,7 @@ CNI_MODE = _switch(
     topic=HOW,
 )  # fmt: skip
 ALLOW_HOST = _switch(
-    "allow-host", "Program the host's own network namespace. Capturing it cuts the node off.", topic=HOW,
+    "allow-host", "Act on the host's own network namespace. Capturing it cuts the node off.", topic=HOW,
 )  # fmt: skip
 DRY_RUN = _switch("dry-run", "Print what would be sent to the kernel, and change nothing.", short="n", topic=HOW)
 RECONCILE = _switch(
@@ -299,7 +299,7 @@ RECONCILE = _switch(
 CLEANUP_ONLY = _switch("cleanup-only", "Remove all rules of the capture, and stop.", topic=HOW)
 FORCE_APPLY = _switch("force-apply", "Write the rules even if they are already in place.", topic=HOW)
 SKIP_RULE_APPLY = _switch(
-    "skip-rule-apply", "Write no rules; for --run-validation in a pod that the CNI plugin has programmed.",
+    "skip-rule-apply", "Write no rules; for --run-validation in a pod that the CNI plugin has captured.",
     topic=CHECKING,
 )  # fmt: skip
 RUN_VALIDATION = _switch(

@@ -226,6 +226,7 @@ class Journal:
 
     def __init__(self, record: Record) -> None:
         self._record = record
+        self._to_turn_off = record.sysctls
 
     def begin(self, stale: Ruleset, recorded: Record | None) -> None:
         """Keep the record, with the routes that are there until the change is over, and switches changed earlier."""
@@ -234,8 +235,17 @@ class Journal:
         self._record = self._record.replace(sysctls=tuple(changed.values()))
         write(self._record.replace(stale_routes=stale.policy_routes))
 
+    def turn_off_sysctls(self) -> bool:
+        """Turn off the switches that the record names; return whether any was on."""
+        if not self._to_turn_off:
+            return False
+        from capture.state.sysctls import switch_off  # TPROXY only
+
+        return switch_off(self._to_turn_off)
+
     def roll_back(self, recorded: Record | None, desired: Ruleset) -> None:
         """Keep what was recorded before, because the change failed; routes of the desired set may be there already."""
+        restore_sysctls(self._to_turn_off)
         if recorded is None:
             forget()
         else:
@@ -249,11 +259,16 @@ class Journal:
         """Restore switches that the rules no longer need; return whether we had changed any."""
         remembered = self._record.sysctls
         self._record = self._record.replace(sysctls=())
-        if not remembered:
-            return False
-        from capture.state.sysctls import restore
+        return restore_sysctls(remembered)
 
-        return restore(remembered)
+
+def restore_sysctls(sysctls: tuple[Sysctl, ...]) -> bool:
+    """Give recorded switches the values that they had before; return whether any was still as we left it."""
+    if not sysctls:
+        return False
+    from capture.state.sysctls import restore  # TPROXY only
+
+    return restore(sysctls)
 
 
 def forget(directory: str = STATE_DIRECTORY) -> None:

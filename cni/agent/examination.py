@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from capture.analysis.cause_text import UNJUDGED, Cause
+from capture.analysis.cause_text import Cause
 from capture.errors import CaptureError
 from capture.model.addresses import IPV6
 from capture.model.conventions import PASSTHROUGH_SOURCE
@@ -122,7 +122,7 @@ def diagnose(path: str, settings: Settings, *, is_starting: bool) -> PodState:
     except CaptureError as error:
         return PodState(UNKNOWN, error.message, error.remedy)
     causes = [cause for cause in diagnosis.causes if not (is_starting and cause.kind in OF_THE_PROXY)]
-    unjudged = next((note for note in diagnosis.notes if note.kind == UNJUDGED), None)
+    unjudged = next((note for note in diagnosis.notes if note.kind == "unjudged"), None)
     if not causes and unjudged is not None:
         return PodState(UNKNOWN, unjudged.message, unjudged.remedy)
     if not causes:

@@ -28,6 +28,7 @@ from cni.agent.writers import Writers, name_of_rival
 from cni.conf import POD_SOURCES, RUNTIME
 from cni.install import Desired
 from cni.networks import OWN_CONFIG_MARK, PLUGIN, networks
+from cni.token_times import token_in
 
 EVERY = 10.0
 """Seconds between looks when nothing happens."""
@@ -250,7 +251,7 @@ class Installation:
             return
         try:
             written = credentials.renew(self.options)
-            token = credentials.token_in(os.path.join(self.options.credentials, "token"))
+            token = token_in(os.path.join(self.options.credentials, "token"))
         except OSError as error:
             self.health.report("credentials", f"{error.filename}: {error.strerror}")
             return

@@ -27,6 +27,8 @@ CAPTURE = "/usr/libexec/istio-capture/capture"
 """Where the agent's image has the program."""
 LOG_LINE = re.compile(r"[EWIF]\d{4} [\d:.]+ ")
 """Lines of kubectl's libraries (klog), which kubectl repeats in a sentence."""
+UNCONFIGURED = "localhost:8080"
+"""Where kubectl looks for an API server if no kubeconfig names one."""
 COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 AGENTS = "app=capture-agent"
 EPILOG = """\b
@@ -115,9 +117,9 @@ class Kubectl:
             plain: dict[str, Any] = decode(done.stdout)
         except JsonError:
             words = [line for line in done.stderr.splitlines() if not LOG_LINE.match(line)]
-            message = f"kubectl: {' '.join(words).strip() or 'its output is no JSON'}"
-            remedy = "Name the cluster with --kubeconfig or --context; `kubectl cluster-info` has to work."
-            raise CaptureError(message, remedy if "connection to the server" in message else "") from None
+            message = " ".join(words).strip() or "its output is no JSON"
+            remedy = "Name the cluster: --kubeconfig FILE or --context NAME." if UNCONFIGURED in message else ""
+            raise CaptureError(f"kubectl: {message}", remedy) from None
         if not isinstance(plain, dict):
             raise CaptureError("kubectl: its output is no object of Kubernetes")
         return plain

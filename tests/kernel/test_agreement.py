@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 
+from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.compiler import OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import witness
 from capture.analysis.space import Field, PacketSpace
-from capture.analysis.stations import PodNetwork, Situation
 from capture.analysis.trace import Fate
 from capture.backends import load
 from capture.backends.detect import BackendChoice
@@ -133,7 +133,7 @@ def test_model_read_back_and_kernel_agree(captured: Captured, request: pytest.Fi
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_they_agree_for_long(captured: Captured) -> None:
+def test_the_kernel_and_the_analysis_agree_for_long(captured: Captured) -> None:
     agree(captured, 500 // len(DRIVERS) + 1, 6, (20, 30))
 
 

@@ -229,6 +229,10 @@ CASES: dict[str, tuple[str, str]] = {
         "iptables-nft -t nat -A INPUT -p tcp --dport 15001 -j SNAT --to-source 192.0.2.1",
         "proxy",
     ),
+    "dropped by the port that the client's kernel chooses": (
+        "iptables-nft -A OUTPUT -p tcp --sport 32768:60999 -j DROP",
+        "dropped",
+    ),
     "masqueraded": ("iptables-nft -t nat -A POSTROUTING -o eth0 -j MASQUERADE", "proxy"),
 }
 OUTCOMES = {"proxy": "proxy-outbound", "app": "direct", "dropped": "dropped"}
@@ -246,7 +250,7 @@ def served(pod_pair: PodPair) -> PodPair:
 
 @pytest.mark.parametrize("way", ["nftables-netlink", "iptables-netlink"])
 @pytest.mark.parametrize("name", CASES)
-def test_as_the_kernel_does_it(served: PodPair, way: str, name: str) -> None:
+def test_why_judges_a_filter_as_the_kernel_does(served: PodPair, way: str, name: str) -> None:
     commands, expected = CASES[name]
     pod = served.pod
     with pod.entered():

@@ -105,7 +105,7 @@ def _in_words(columns: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize(("backend", "driver", "variant"), DRIVERS)
-def test_the_known_table(netns: NamespaceFactory, backend: str, driver: str, variant: str) -> None:
+def test_dump_prints_the_known_table(netns: NamespaceFactory, backend: str, driver: str, variant: str) -> None:
     namespace = netns()
 
     run(namespace, "istio-init", *FILE_2, *choice(backend, driver, variant))
@@ -261,7 +261,7 @@ def test_a_namespace_that_is_not_there(netns: NamespaceFactory) -> None:
         assert "lsns" in done.stderr
 
 
-def test_without_privilege(netns: NamespaceFactory) -> None:
+def test_commands_without_privilege_name_the_capability(netns: NamespaceFactory) -> None:
     namespace = netns()
     run(namespace, "istio-init")
     names = ("apply", "dump", "doctor", "verify", "clean")
@@ -291,12 +291,14 @@ def test_another_namespace_by_path_and_by_process(netns: NamespaceFactory) -> No
 
 
 @pytest.mark.parametrize(("backend", "driver", "variant"), DRIVERS)
-def test_a_whole_life(netns: NamespaceFactory, backend: str, driver: str, variant: str) -> None:
+def test_a_capture_is_applied_changed_and_removed(
+    netns: NamespaceFactory, backend: str, driver: str, variant: str
+) -> None:
     namespace = netns()
     before = state(namespace)
     flags = choice(backend, driver, variant)
 
-    assert run(namespace, "capture", "apply", *flags).stdout.startswith("programmed: 38 rules for IPv4 and IPv6")
+    assert run(namespace, "capture", "apply", *flags).stdout.startswith("applied: 38 rules for IPv4 and IPv6")
     assert run(namespace, "capture", "apply", *flags).stdout.startswith("unchanged: ")
     assert run(namespace, "capture", "verify").stdout == "in sync: live rules match the applied configuration\n"
     assert run(namespace, "capture", "verify", "-x", "10.0.0.0/8", code=4).stdout.startswith(
@@ -359,7 +361,7 @@ def test_a_foreign_rule_and_a_missing_one(netns: NamespaceFactory) -> None:
     run(namespace, "capture", "verify")
 
 
-def test_dump_as_json(netns: NamespaceFactory) -> None:
+def test_dump_prints_json(netns: NamespaceFactory) -> None:
     namespace = netns()
     assert json.loads(run(namespace, "capture", "dump", "--format", "json").stdout) == {
         "schema": "capture/v1",

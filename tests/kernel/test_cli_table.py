@@ -98,7 +98,7 @@ def compare(namespace: Namespace, variant: Variant) -> None:
 @given(ruleset=rulesets())
 @example(ruleset=EVERYTHING_EXCLUDED)
 @settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-def test_random_rules(variant: Variant, ruleset: Ruleset) -> None:
+def test_random_rules_are_listed_as_iptables_lists_them(variant: Variant, ruleset: Ruleset) -> None:
     with NamespaceFactory() as netns:
         namespace = netns()
         try:

@@ -38,7 +38,7 @@ def open_files() -> int:
 
 
 class TestEntered:
-    def test_in_and_back(self, netns: NamespaceFactory) -> None:
+    def test_a_context_enters_and_comes_back(self, netns: NamespaceFactory) -> None:
         pod = netns()
         home = os.readlink(HERE)
         before = open_files()
@@ -47,7 +47,7 @@ class TestEntered:
         assert os.readlink(HERE) == home
         assert open_files() == before
 
-    def test_one_inside_another(self, netns: NamespaceFactory) -> None:
+    def test_contexts_can_be_nested(self, netns: NamespaceFactory) -> None:
         one, two = netns(), netns()
         with InNamespace(one.path):
             with InNamespace(two.path):
@@ -78,7 +78,7 @@ class TestEntered:
         assert seen[1] == here, "a thread starts where the one that started it is"
         assert os.readlink(HERE) == home
 
-    def test_by_process(self, netns: NamespaceFactory) -> None:
+    def test_a_namespace_is_named_by_its_process(self, netns: NamespaceFactory) -> None:
         pod = netns()
         process = pod.popen(["sleep", "60"])
         with InNamespace(path_of_process(process.pid)):
@@ -105,7 +105,7 @@ class TestEntered:
         assert caught.value.exit_code == EXIT_FAILED
         assert (os.readlink(HERE), open_files()) == (home, before)
 
-    def test_without_the_capability(self, netns: NamespaceFactory) -> None:
+    def test_entering_takes_the_capability(self, netns: NamespaceFactory) -> None:
         """A user other than root may open the namespace of its own process, and enter none."""
         program = f"""
 import sys; sys.path.insert(0, {os.getcwd()!r})
@@ -121,7 +121,9 @@ except PrivilegeError as error:
         assert answer.stdout == f"{EXIT_UNSUPPORTED} not permitted to enter /proc/self/ns/net\n"
         assert PrivilegeError.exit_code == EXIT_UNSUPPORTED
 
-    def test_as_python_without_setns_does_it(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_entering_works_in_python_without_setns(
+        self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """``os.setns`` came with Python 3.12."""
         monkeypatch.delattr(os, "setns", raising=False)
         pod = netns()

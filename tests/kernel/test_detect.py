@@ -37,7 +37,7 @@ def everything(namespace: Namespace) -> list[str]:
     return [namespace.run(["nft", "list", "ruleset"]).stdout, *(str(legacy_tables(family)) for family in FAMILIES)]
 
 
-def test_it_makes_nothing(here: Namespace) -> None:
+def test_detection_makes_nothing(here: Namespace) -> None:
     before = everything(here)
 
     for _ in range(3):

@@ -131,7 +131,7 @@ def test_each_question_reaches_whom_it_should(captured: tuple[PodPair, bool]) ->
 
 
 @pytest.mark.parametrize("way", ["nftables-netlink", "iptables-nft"])
-def test_ten_thousand_questions(pod_pair: PodPair, way: str) -> None:
+def test_ten_thousand_queries_get_their_own_answers(pod_pair: PodPair, way: str) -> None:
     pod = pod_pair.pod
     serve(pod_pair)
     with pod.entered():

@@ -222,7 +222,7 @@ def test_a_server_that_speaks_first_undeclared_waits_for_the_inspectors(scene: S
     assert scene.logged()[1].cluster == "InboundPassthroughClusterIpv4"
 
 
-def test_grpc(scene: Scene) -> None:
+def test_calls_of_grpc_pass_both_proxies(scene: Scene) -> None:
     assert call(scene.a, f"ipv4:{scene.b.ipv4}:{GRPC}") == "b got hello, 01234"
     assert [line.request for line in scene.envoy_b.log(2)] == [
         "POST /demo.Echo/Say HTTP/2",
@@ -351,7 +351,7 @@ def status_line(connection: socket.socket) -> bytes:
         return b""
 
 
-def test_verify_agrees(scene: Scene) -> None:
+def test_verify_finds_both_pods_in_sync(scene: Scene) -> None:
     for pod in (scene.a, scene.b):
         with pod.entered():
             assert operations.verify().holds

@@ -49,7 +49,10 @@ def test_everything_but_ssh_reaches_the_proxy(pod_pair: PodPair, machine: Pod, p
     assert run(machine, "status").returncode == 0
     assert run(machine, "clean").stdout == "removed: nothing is captured any more\n"
     assert answers(pod_pair, 8080) == "application"
-    assert run(machine, "status").returncode == 4
+    printed = run(machine, "status")
+    assert printed.returncode == 4
+    assert printed.stdout.startswith("not captured: this machine\n")
+    assert printed.stdout.splitlines()[2] == "  Run `capture host apply`."
 
 
 def test_without_a_proxy_or_a_terminal_nothing_is_captured(pod_pair: PodPair) -> None:

@@ -476,7 +476,7 @@ class TestQuickLook:
         captured.client(uid=1000).connect("127.0.0.1", 80)
         assert captured.call(NetlinkDriver().holds, SIDECAR)
 
-    def test_nor_does_who_wrote_it(self, netns: NamespaceFactory) -> None:
+    def test_rules_that_iptables_wrote_need_a_closer_look(self, netns: NamespaceFactory) -> None:
         namespace = netns()
         write(namespace, RestoreDriver("nft"), TRANSPARENT_DNS)
         # Other bytes take the long way: they are read, and compared.
@@ -498,7 +498,7 @@ class TestQuickLook:
             'nft insert rule ip nat OUTPUT counter accept comment "x"',
         ],
     )
-    def test_everything_else_does(self, captured: Namespace, command: str) -> None:
+    def test_every_other_change_needs_a_closer_look(self, captured: Namespace, command: str) -> None:
         captured.run(["sh", "-c", command])
         assert not captured.call(NetlinkDriver().holds, SIDECAR)
 

@@ -81,7 +81,7 @@ def crash() -> str:
 
 
 @ways
-def test_without_the_capability(here: Namespace, way: Way) -> None:
+def test_a_write_without_the_capability_is_refused(here: Namespace, way: Way) -> None:
     if way.name == "iptc":  # its calls are made by a process that imports it
         require_open_checkout()
     driver = way.driver()
@@ -104,7 +104,9 @@ def test_without_the_extension_libraries(here: Namespace, way: Way, monkeypatch:
 
 
 @pytest.mark.parametrize("variant", ["nft", "legacy"])
-def test_without_the_programs(here: Namespace, variant: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_write_without_the_programs_names_them(
+    here: Namespace, variant: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("capture.backends.iptables.programs.SYSTEM_DIRECTORIES", ())
     driver = RestoreDriver("nft" if variant == "nft" else "legacy")
@@ -180,7 +182,7 @@ class TestLocks:
             assert time.monotonic() - started < 5
             assert not differences(DESIRED, driver.read())
 
-    def test_that_of_the_namespace_is_waited_for(self, here: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_lock_of_the_namespace_is_waited_for(self, here: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("capture.backends.iptables.restore.LOCK_PATIENCE", 1)
         with open("/proc/thread-self/ns/net", "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -190,7 +192,7 @@ class TestLocks:
         assert "Try again" in caught.value.remedy
         assert "kernel" not in str(caught.value)
 
-    def test_it_leaves_no_file_behind(self, here: Namespace, tmp_path: Path) -> None:
+    def test_the_lock_leaves_no_file_behind(self, here: Namespace, tmp_path: Path) -> None:
         files = set(os.listdir("/run")), set(os.listdir("/tmp"))  # noqa: S108  # is what must not change
         driver = RestoreDriver("legacy")
         driver.write(DESIRED, driver.read(), None)
@@ -203,7 +205,9 @@ class TestLegacyTables:
     """They come into being by a request, and stay."""
 
     @pytest.mark.parametrize("driver", [lambda: RestoreDriver("legacy"), IptcDriver], ids=["restore", "iptc"])
-    def test_reading_makes_none(self, here: Namespace, driver: Callable[[], RestoreDriver | IptcDriver]) -> None:
+    def test_reading_makes_no_legacy_table(
+        self, here: Namespace, driver: Callable[[], RestoreDriver | IptcDriver]
+    ) -> None:
         assert driver().read() == NOTHING
         driver().clean(driver().read(), None)
 
@@ -231,7 +235,7 @@ class TestTheChildOfPythonIptables:
 
         assert capfd.readouterr() == ("", "")
 
-    def test_it_leaves_no_child_and_no_descriptor(self, here: Namespace) -> None:
+    def test_a_write_leaves_no_child_and_no_descriptor(self, here: Namespace) -> None:
         def left() -> tuple[list[str], set[str]]:
             children = {
                 pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()

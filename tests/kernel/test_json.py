@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 
 from capture.cli.group import COMMANDS, capture, run
+from capture.cli.values import Kind
 from cni.agent.health import Health
 from cni.agent.server import Server
 from pytest_netns import NamespaceFactory, Pod
@@ -86,7 +87,7 @@ def test_a_schema_is_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])
-def test_what_is_live(commands: Commands, pod: Pod, backend: str) -> None:
+def test_output_about_live_rules_fits_its_schema(commands: Commands, pod: Pod, backend: str) -> None:
     at = ("--netns", pod.path)
     commands("verify", "verify", *at, code=4)
     commands("why", "why", *at, code=4)
@@ -202,7 +203,7 @@ def test_every_command_has_json() -> None:
         words
         for words, command in of_leaves(capture)
         for parameter in command.params
-        if parameter.name == "form" and isinstance(parameter.type, click.Choice) and "json" in parameter.type.choices
+        if parameter.name == "form" and isinstance(parameter.type, Kind) and "json" in parameter.type.words
     }
     assert {words for words, _ in of_leaves(capture)} - with_json == WITHOUT_JSON
     assert {words.partition(" ")[0] for words in with_json} == set(COMMANDS)

@@ -41,7 +41,7 @@ def test_a_listener_is_read_as_it_was_made(netns: NamespaceFactory) -> None:
     assert not found[15021].takes(socket.AF_INET)
 
 
-def test_udp_too(netns: NamespaceFactory) -> None:
+def test_sockets_of_udp_are_listeners_too(netns: NamespaceFactory) -> None:
     namespace = netns()
     namespace.listener(("0.0.0.0", 15053), protocols=("udp",), uid=1337)
 

@@ -104,7 +104,7 @@ class TestNamespace:
 class TestPods:
     @FAMILIES
     @PROTOCOLS
-    def test_reach_each_other(self, pod_pair: PodPair, family: str, protocol: str) -> None:
+    def test_pods_reach_each_other(self, pod_pair: PodPair, family: str, protocol: str) -> None:
         pod, peer = pod_pair
         peer.listener(("0.0.0.0", 8080), ("::", 8080), label="peer")
 
@@ -335,7 +335,7 @@ class TestProcesses:
         with pytest.raises(CommandError, match="cannot bind"):
             netns().popen(["sh", "-c", "echo cannot bind; exit 3"], ports=[8080])
 
-    def test_that_never_listen_are_reported(self, netns: NamespaceFactory) -> None:
+    def test_a_process_that_never_listens_is_reported(self, netns: NamespaceFactory) -> None:
         with pytest.raises(TimeoutError, match="tcp port 8080"):
             netns().popen(["sleep", "60"], ports=[8080], timeout=0.1)
 
@@ -397,7 +397,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 KILLED_TEST = """
     import os, pathlib, time
 
-    def test_that_never_ends(netns):
+    def test_a_process_that_never_ends_is_killed(netns):
         pod, peer = netns.pod_pair()
         peer.listener(("0.0.0.0", 80))
         process = pod.popen(["sleep", "600"], uid=1337)

@@ -43,7 +43,7 @@ def test_a_kubelet_that_is_seen_but_runs_elsewhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pods", [0, 1])
-def test_pods_with_names(pods: int) -> None:
+def test_named_pods_are_evidence_of_a_node(pods: int) -> None:
     names = "".join(f"ip netns add pod-{number}; " for number in range(pods))
     done = in_container(names + '"$1" apply', str(CAPTURE))
     assert done.returncode == (2 if pods else 0), done.stderr

@@ -150,7 +150,7 @@ def test_counters_are_read(pod_pair: PodPair, driver: Driver) -> None:
     assert redirect.rules[0].counters == Counters(1, 60)
 
 
-def test_many_networks(namespace: Namespace, driver: Driver) -> None:
+def test_ten_thousand_networks_are_read_back(namespace: Namespace, driver: Driver) -> None:
     ipv4 = tuple(Network(IPV4, (11 << 24) + (number << 9), 24) for number in range(10_000))
     ipv6 = tuple(Network(IPV6, (0xFD << 120) + (number << 65), 64) for number in range(10_000))
     rules = (Rule(Return(), (Destination(ipv4),), IPV4), Rule(Return(), (Destination(ipv6, negated=True),), IPV6))
@@ -176,7 +176,7 @@ def test_tables_of_others_stay(namespace: Namespace, driver: Driver) -> None:
     assert listing(namespace) == before
 
 
-def test_cleaning_nothing(namespace: Namespace, driver: Driver) -> None:
+def test_cleaning_an_empty_namespace_makes_nothing(namespace: Namespace, driver: Driver) -> None:
     namespace.call(driver.clean, NOTHING, None)
 
     assert listing(namespace) == ""
@@ -279,7 +279,7 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_without_the_privilege(namespace: Namespace, driver: Driver) -> None:
+def test_a_write_without_the_privilege_is_refused(namespace: Namespace, driver: Driver) -> None:
     with namespace.entered(), unprivileged(), pytest.raises(PrivilegeError, match="not permitted to"):
         driver.write(REDIRECTS, NOTHING, None)
 
@@ -336,14 +336,14 @@ def test_the_bindings_are_found_where_the_distribution_has_them(namespace: Names
     assert found.startswith("/usr/lib")
 
 
-def test_without_the_library(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libnftables, "LIBRARY", "libnftables.so.0")
 
     with pytest.raises(UnsupportedError, match=r"libnftables\.so\.0 cannot be loaded"):
         write(namespace, LibnftablesDriver(), REDIRECTS)
 
 
-def test_without_the_bindings(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_bindings_are_named(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libnftables, "find_bindings", lambda: None)
     monkeypatch.delitem(sys.modules, "nftables", raising=False)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture import operations
+from capture.analysis.base_chains import BaseChain
 from capture.analysis.judgement import Obstacle
-from capture.analysis.stations import ForeignChain
 from capture.backends.nftables.foreign import read_foreign_chains
 from capture.backends.nftables.netlink import NetlinkDriver
 from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text
@@ -99,7 +99,7 @@ def iptables(namespace: Namespace, words: str) -> None:
     namespace.run(["iptables-nft", *words.split()])
 
 
-def read(namespace: Namespace, *own: tuple[str, str]) -> dict[str, ForeignChain]:
+def read(namespace: Namespace, *own: tuple[str, str]) -> dict[str, BaseChain]:
     chains = namespace.call(read_foreign_chains, own)
     return {f"{chain.table} {chain.entry.name}": chain for chain in chains}
 
@@ -151,7 +151,13 @@ class TestRead:
             "meta nfproto ipv4 reject with icmp prot-unreachable",
             "meta nfproto ipv6 reject with icmpv6 addr-unreachable",
             *("limit rate 5/minute burst 5 packets drop", "limit rate over 10 bytes/day burst 7 bytes drop"),
-            *("quota over 5 bytes drop", "quota until 7 bytes drop", "ct mark set 0x5", "notrack"),
+            *(
+                "quota over 5 bytes drop",
+                "quota until 7 bytes drop",
+                "numgen random mod 2 == 0x00000000 drop",
+                "ct mark set 0x5",
+                "notrack",
+            ),
         )
         rules = "; ".join(words)
         chain = f"chain out {{ type filter hook output priority -300; {rules}; }}"
@@ -176,7 +182,7 @@ class TestRead:
         assert (chain.hook, chain.is_nat, chain.priority) == (OUTPUT, True, -100)
         assert [rule.matches for rule in chain.entry.rules] == [(OwnerUid((only(0),)),)]
 
-    def test_in_a_namespace_without_any(self, namespace: Namespace) -> None:
+    def test_a_namespace_without_foreign_chains_has_none(self, namespace: Namespace) -> None:
         assert read(namespace) == {}
 
 
@@ -381,7 +387,7 @@ def test_rules_in_a_table_of_iptables_that_we_do_not_need(pair: PodPair, way: st
     assert not changed, "nothing that we could write would stand before it"
 
 
-def test_of_one_priority_what_was_there_before_comes_after(pair: PodPair) -> None:
+def test_the_older_of_two_chains_with_one_priority_comes_second(pair: PodPair) -> None:
     pair.pod.run(["nft", "-f", "-"], stdin=TAKING["of one priority"].replace("counter", "meta skuid 1000 counter"))
     apply_in_nftables(pair)
 
@@ -402,7 +408,7 @@ def test_a_mark_before_the_transparent_proxy(pair: PodPair) -> None:
     assert ends(pair, obstacle.effect.packet) == obstacle.effect.after.outcome == "dropped"
 
 
-def test_in_words_and_as_json(pair: PodPair) -> None:
+def test_a_foreign_redirect_is_drift_in_words_and_as_json(pair: PodPair) -> None:
     apply_in_nftables(pair)
     pair.pod.run(["nft", "-f", "-"], stdin=TAKING["redirect"])
 
@@ -415,7 +421,7 @@ def test_in_words_and_as_json(pair: PodPair) -> None:
     assert "proxy-outbound 15001 -> redirected 15009; witness: tcp to" in explicit.stdout
     (difference,) = plain["differences"]
     assert (difference["kind"], difference["table"], difference["chain"]) == ("foreign", "ip other", "x")
-    assert "because of ip other x: -p tcp" in traced.stdout
+    assert "because of ip other x: meta l4proto tcp tcp dport 80 redirect to :15009" in traced.stdout
 
 
 def test_the_interface_of_a_pod_is_that_of_its_default_route(pair: PodPair) -> None:

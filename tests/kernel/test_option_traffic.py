@@ -65,7 +65,7 @@ def ends(client: Client, address: str, port: int, protocol: str = "tcp") -> str:
     return outcome.label or str(outcome.kind)
 
 
-def test_owner_groups(pair: PodPair, way: Texts) -> None:
+def test_owner_groups_decide_who_is_captured(pair: PodPair, way: Texts) -> None:
     pod, _ = pair
     apply(pod, way, {option.OWNER_GROUPS: "adm,3000-3010"})  # adm is 4 on Debian and its kin
     for address in OUTSIDE.values():
@@ -93,7 +93,7 @@ def test_ports_that_users_reach_by_themselves(pair: PodPair, way: Texts) -> None
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
-def test_sources_left_alone(pair: PodPair, way: Texts, mode: str) -> None:
+def test_excluded_sources_are_left_alone(pair: PodPair, way: Texts, mode: str) -> None:
     pod, peer = pair
     networks = f"{peer.ipv4}/32,{peer.ipv6}/128"
     apply(pod, way, {option.EXCLUDED_INBOUND_NETWORKS: networks, option.INTERCEPTION_MODE: mode})
@@ -135,7 +135,7 @@ def pod_trace(pod: Pod, port: int) -> Trace:
         return operations.trace_packet(OUTSIDE["ipv4"], port)
 
 
-def test_networks_on_loopback(pair: PodPair, way: Texts) -> None:
+def test_calls_to_networks_on_loopback_are_left_alone(pair: PodPair, way: Texts) -> None:
     pod, _ = pair
     apply(pod, way)
     assert ends(pod.client(PROXY), "127.0.0.1", 8080) == "app"
@@ -147,7 +147,7 @@ def test_networks_on_loopback(pair: PodPair, way: Texts) -> None:
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
-def test_interfaces_left_alone(netns: NamespaceFactory, mode: str) -> None:
+def test_excluded_interfaces_are_left_alone(netns: NamespaceFactory, mode: str) -> None:
     """Both ways: what comes in by the interface, and what goes out by it."""
     pod, peer = netns.pod_pair()
     pod.ip(f"link add net1 type veth peer name net1 netns {peer.path}", "link set net1 up")

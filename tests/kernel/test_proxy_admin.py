@@ -35,7 +35,7 @@ def test_an_envoy_that_fits_and_one_that_does_not(pod_pair: PodPair) -> None:
     assert proxy_causes(pod, "-p", "16001") == [("not-listening", "tcp port 16001")] * 2
 
 
-def test_a_transparent_envoy(pod_pair: PodPair) -> None:
+def test_a_transparent_envoy_has_to_fit_mode_and_mark(pod_pair: PodPair) -> None:
     pod = pod_pair.pod
     start_envoy(pod, Sidecar(transparent=True))
 

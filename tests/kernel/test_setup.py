@@ -19,7 +19,7 @@ AS_ANOTHER_USER = [
 ]
 
 
-def test_without_root() -> None:
+def test_setup_without_root_names_what_it_needs() -> None:
     prefix = AS_ANOTHER_USER if os.geteuid() == 0 else []
     done = subprocess.run([*prefix, "bash", SCRIPT, "demo"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
@@ -34,7 +34,7 @@ def test_a_target_that_does_not_exist() -> None:
     assert done.stderr.startswith("set-up: usage: scripts/setup demo|test|")
 
 
-def test_without_apt(tmp_path: Path) -> None:
+def test_setup_without_apt_names_the_missing_programs(tmp_path: Path) -> None:
     require(os.geteuid() == 0, "without root it says that first")
     for name in ("bash", "dirname", "id", "mktemp", "rm", "flock"):
         found = shutil.which(name)
@@ -51,7 +51,7 @@ def test_without_apt(tmp_path: Path) -> None:
 
 @pytest.mark.kernel
 @pytest.mark.long
-def test_without_network(netns: NamespaceFactory, tmp_path: Path) -> None:
+def test_setup_without_network_names_what_failed(netns: NamespaceFactory, tmp_path: Path) -> None:
     require(shutil.which("dpkg-query"), "this system has no apt")
     (tmp_path / "scripts").mkdir()
     shutil.copy(SCRIPT, tmp_path / "scripts")

@@ -195,7 +195,9 @@ SHORT = re.compile(r'\[[^]]+\] "GET /yes" (200|503) retry_attempts=\d+ flags=\S+
         ),
     ],
 )
-def test_access_log(lab: Lab, texts: tuple[str, ...], lines: int, request: pytest.FixtureRequest) -> None:
+def test_access_logs_have_the_requests_that_their_filter_takes(
+    lab: Lab, texts: tuple[str, ...], lines: int, request: pytest.FixtureRequest
+) -> None:
     lab.start(lab.bootstrap(lab.capture(), SERVICES, *texts))
 
     assert fetch(lab.client, VIP, 9080, path="/yes").status == 200

@@ -74,13 +74,13 @@ def factory() -> Iterator[NamespaceFactory]:
 
 
 @pytest.mark.parametrize("row", SOME, ids="-".join)
-def test_any_two_conditions(factory: NamespaceFactory, row: tuple[str, ...]) -> None:
+def test_any_two_conditions_are_handled(factory: NamespaceFactory, row: tuple[str, ...]) -> None:
     check(factory, dict(zip(FACTORS, row, strict=True)))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_all_conditions_together(factory: NamespaceFactory) -> None:
+def test_all_conditions_together_are_handled(factory: NamespaceFactory) -> None:
     for row in EVERY:
         check(factory, dict(zip(FACTORS, row, strict=True)))
 

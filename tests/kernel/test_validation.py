@@ -56,14 +56,14 @@ def test_what_is_not_captured_is_not_proven(pod_pair: PodPair) -> None:
     assert "validation incomplete: the settings capture nothing" in refused
 
 
-def test_only_the_families_of_the_pod(netns: NamespaceFactory) -> None:
+def test_validation_proves_the_families_of_the_pod_only(netns: NamespaceFactory) -> None:
     pod = netns.pod(ipv6=None)
 
     printed = init(pod, "--run-validation", "--require-proof").stdout
     assert validated(printed) == ["IPv4 outbound", "IPv4 inbound", "IPv4 inbound from outside"]
 
 
-def test_in_a_container_of_the_proxys_user_after_the_plugin(pod_pair: PodPair) -> None:
+def test_a_container_of_the_proxys_user_proves_inbound_after_the_plugin(pod_pair: PodPair) -> None:
     pod = pod_pair.pod
     init(pod)
 
@@ -181,7 +181,7 @@ def test_a_policy_rule_that_is_gone_fails_the_validation(pod_pair: PodPair, befo
 
     refused = init(pod, "-m", "TPROXY", "--skip-rule-apply", "--run-validation", before=before, code=126).stderr
 
-    assert "the policy rule or the route for mark 0x539 is missing (table 133, ipv4)" in refused
+    assert "IPv4: the policy rule for mark 0x539 is missing (table 133)" in refused
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])

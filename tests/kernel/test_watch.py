@@ -80,7 +80,7 @@ def test_traffic_makes_the_right_edges_count(pod_pair: PodPair, backend: str) ->
     assert {edge: number for edge, number in change.items() if edge != ("direct", "policy ACCEPT")} == expected
 
 
-def test_a_transparent_proxy(pod_pair: PodPair) -> None:
+def test_watch_counts_connections_of_a_transparent_proxy(pod_pair: PodPair) -> None:
     pod, peer = pod_pair
     capture(pod_pair, {INTERCEPTION_MODE: "TPROXY"})
     for _ in range(3):

@@ -71,7 +71,7 @@ def test_dnat_before_our_rules_in_any_table(pair: PodPair, way: str, command: st
     assert "direct to 203.0.113.200:8080" in verified.stdout
 
 
-def test_of_two_captures_the_port_is_that_of_the_kernel(pair: PodPair) -> None:
+def test_trace_and_kernel_agree_on_the_port_of_two_captures(pair: PodPair) -> None:
     with pair.pod.entered():
         operations.apply(settings({}, WAYS["iptables-netlink"]))
         other = settings({PROXY_PORT: "15009"}, WAYS["nftables-netlink"])
@@ -101,7 +101,7 @@ def test_which_half_of_the_transparent_route_is_missing(pair: PodPair, command: 
     assert f"the {other}" not in printed
 
 
-def test_no_route(netns: NamespaceFactory) -> None:
+def test_trace_names_a_missing_route(netns: NamespaceFactory) -> None:
     namespace = netns()
     namespace.run([PROGRAM, "apply"])
 
@@ -154,7 +154,7 @@ def test_policy_rules_by_protocol_port_and_user(pair: PodPair, blocked: str) -> 
     )
 
 
-def test_as_a_process(pair: PodPair) -> None:
+def test_trace_takes_user_and_namespace_of_a_process(pair: PodPair) -> None:
     pair.pod.run([PROGRAM, "apply"])
     process = pair.pod.popen(["sleep", "60"], uid=1337)
     time.sleep(0.5)  # until it is that user

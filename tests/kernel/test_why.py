@@ -143,7 +143,7 @@ def test_a_filter_that_the_connection_does_not_meet_is_no_cause(pod_pair: PodPai
     assert reached(pod) == "proxy"
 
 
-def test_a_second_set(pod_pair: PodPair) -> None:
+def test_why_names_a_second_set(pod_pair: PodPair) -> None:
     pod = with_proxy(pod_pair)
     apply(pod, backend="nftables")
     to_another_port = "-A ISTIO_OUTPUT -p tcp -j REDIRECT --to-ports 16001"

@@ -141,6 +141,24 @@ BROKEN: dict[str, Situation] = {
         f' nft "add rule netdev x c tcp dport {APP_PORT} drop"',
         goes="in",
     ),
+    "IPsec drops it": Situation(
+        "ipsec", breaks="ip xfrm policy add src 10.0.0.0/8 dst 203.0.113.0/24 dir out action block"
+    ),
+    "IPsec drops what comes in": Situation(
+        "ipsec", breaks=f"ip xfrm policy add proto tcp dport {APP_PORT} dir in action block", goes="in"
+    ),
+    "answers are dropped": Situation("filtered", breaks="iptables -A OUTPUT -p tcp --sport 15001 -j DROP"),
+    "answers are dropped behind": Situation("filtered", breaks="iptables -A INPUT -p tcp --sport 80 -j DROP"),
+    "answers to clients are dropped": Situation(
+        "filtered", breaks="iptables -t mangle -A OUTPUT -p tcp --sport 15006 -j DROP", goes="in"
+    ),
+    "an egress firewall without answers": Situation(
+        "filtered",
+        breaks="iptables -P OUTPUT DROP; iptables -A OUTPUT -p tcp -m multiport --dports 80,15001 -j ACCEPT",
+    ),
+    "only the first packet comes through": Situation(
+        "filtered", breaks="iptables -t mangle -A OUTPUT -p tcp --dport 80 ! --syn -j DROP"
+    ),
     # from reports of users
     "connections are not tracked": Situation(
         "foreign-rule", breaks=f"iptables -t raw -I OUTPUT -p tcp -d {ELSEWHERE} -j NOTRACK"
@@ -154,6 +172,8 @@ BROKEN: dict[str, Situation] = {
     ),
     "the proxy listens on IPv6 alone": Situation("not-listening", addresses=("::",)),
     "the inbound listener is on loopback": Situation("not-listening", addresses=("127.0.0.1", "::1"), goes="in"),
+    "no route back to the client": Situation("no-route", breaks="ip route add blackhole {peer}", goes="in"),
+    "::1 is gone": Situation("no-route", breaks="sysctl -wq net.ipv6.conf.lo.disable_ipv6=1", goes="out6"),
     "the destination is prohibited": Situation("no-route", breaks="ip route add prohibit 203.0.113.0/24"),
     "the app has the proxy's group": Situation("proxy-user", gid=1337),
     "another agent flushed nat": Situation("rule-missing", breaks="iptables -t nat -F", backend="iptables"),
@@ -216,7 +236,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
         with pod.entered():
             operations.apply(given(f"--backend {situation.backend} {situation.options}"))
     if situation.breaks:
-        pod.run(["sh", "-ec", situation.breaks])
+        pod.run(["sh", "-ec", situation.breaks.replace("{peer}", peer.ipv4)])
 
     found = why(pod, packet(situation, pod_pair))
 
@@ -285,6 +305,17 @@ def test_what_is_wrong_with_the_pod_and_stops_no_such_connection_is_a_note(pod_p
     with pod.entered():
         operations.clean()
     assert [cause.kind for cause in why(pod, outbound).causes] == ["no-rules"]
+
+
+def test_dns_without_a_known_name_server_is_not_told_to_redirect_dns(pod_pair: PodPair) -> None:
+    pod, _ = pod_pair
+    operations.apply(given(DNS.partition(" ")[0]), pod.path)
+
+    found = why(pod, packet(Situation("", goes="dns"), pod_pair))
+
+    assert [cause.kind for cause in found.causes] == ["dns-not-captured"]
+    assert "none was known" in found.causes[0].message
+    assert found.causes[0].remedy.startswith("Apply with --capture-all-dns too")
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -140,14 +140,14 @@ class TestDecimal:
             st.integers(0, 10**6).map(str), st.text("0123456789+-_ x.\u0660\xb2", max_size=6), st.text(max_size=3)
         )
     )
-    def test_only_what_is_printed_like_that(self, text: str) -> None:
+    def test_numbers_are_read_as_they_are_printed_only(self, text: str) -> None:
         plain = {str(number) for number in range(1000)}
         assert is_decimal(text, 3) == (text in plain)
 
 
 class TestProperties:
     @given(networks())
-    def test_facts(self, network: Network) -> None:
+    def test_networks_have_the_properties_of_ipaddress(self, network: Network) -> None:
         same = standard(network)
         assert network.last == int(same.broadcast_address)
         assert network.packed == same.network_address.packed
@@ -157,7 +157,7 @@ class TestProperties:
         assert network.is_link_local == same.network_address.is_link_local
 
     @given(networks(), st.data())
-    def test_contains(self, network: Network, data: st.DataObject) -> None:
+    def test_networks_contain_what_those_of_ipaddress_do(self, network: Network, data: st.DataObject) -> None:
         number = data.draw(st.integers(0, 2 ** BITS[network.family] - 1) | st.integers(network.first, network.last))
         address = ipaddress.ip_address(number.to_bytes(BITS[network.family] // 8, "big"))
         assert network.contains(number) == (address in standard(network))
@@ -165,7 +165,7 @@ class TestProperties:
 
 class TestSets:
     @given(lists_of_one_family())
-    def test_collapse(self, several: list[Network]) -> None:
+    def test_collapse_gives_what_ipaddress_does(self, several: list[Network]) -> None:
         expected = list(ipaddress.collapse_addresses(map(standard, several)))  # type: ignore[type-var]  # one family
         assert list(map(standard, collapse(several))) == expected
 
@@ -182,7 +182,7 @@ class TestSets:
         assert all(last + 1 < first for (_, last), (first, _) in itertools.pairwise(ranges))
 
     @given(families, st.data())
-    def test_split(self, family: Family, data: st.DataObject) -> None:
+    def test_split_gives_what_ipaddress_does(self, family: Family, data: st.DataObject) -> None:
         numbers = st.one_of(st.integers(0, 2 ** BITS[family] - 1), st.sampled_from([0, 1, 2 ** BITS[family] - 1]))
         first, last = sorted((data.draw(numbers), data.draw(numbers)))
         texts = address_text(family, first), address_text(family, last)

@@ -229,13 +229,13 @@ class TestBackends:
     """The way that capture's own rules take: written by one backend, listed by it, compared with the desired ones."""
 
     @given(configs)
-    def test_iptables(self, config: CaptureConfig) -> None:
+    def test_a_rule_for_each_entry_has_the_same_form(self, config: CaptureConfig) -> None:
         ruleset = build_ruleset(config)
         listed = in_each_chain(ruleset, one_rule_an_entry)
         assert [canonical(listed, family) for family in FAMILIES] == [canonical(ruleset, family) for family in FAMILIES]
 
     @given(configs)
-    def test_nftables(self, config: CaptureConfig) -> None:
+    def test_interval_sets_have_the_same_form(self, config: CaptureConfig) -> None:
         ruleset = build_ruleset(config)
         listed = in_each_chain(ruleset, interval_sets)
         assert [canonical(listed, family) for family in FAMILIES] == [canonical(ruleset, family) for family in FAMILIES]
@@ -253,7 +253,7 @@ class TestLists:
         assert len(canonical_rules(singles)) == 1 or len(joined_spans(ports)) <= MAX_SINGLE_RULES
 
     @given(seeds.filter(lambda seed: seed % 2 == 0))
-    def test_networks_as_well(self, seed: int) -> None:
+    def test_lists_of_networks_have_the_form_of_single_rules(self, seed: int) -> None:
         networks = collapse(tuple(network for network in many_networks(seed) if not network.is_everything))
         singles = [Rule(Jump("ISTIO_REDIRECT"), (Destination((network,)),)) for network in networks]
         together = Rule(Jump("ISTIO_REDIRECT"), (Destination(networks),))

@@ -97,7 +97,7 @@ class TestNoDifference:
         assert can_stay(ruleset, ruleset)
 
     @given(rulesets())
-    def test_nor_does_what_a_kernel_reports_of_it(self, ruleset: Ruleset) -> None:
+    def test_the_form_that_a_kernel_reports_is_no_difference(self, ruleset: Ruleset) -> None:
         """Counters and reasons, a rule for each family, tables and chains in another order, and empty ones."""
 
         def reported(rule: Rule) -> list[Rule]:
@@ -220,7 +220,7 @@ class TestTampering:
         assert not any(each.is_own for each in found)
 
     @given(configs, st.data())
-    def test_a_policy(self, config: CaptureConfig, data: st.DataObject) -> None:
+    def test_another_policy_is_a_difference(self, config: CaptureConfig, data: st.DataObject) -> None:
         desired = build_ruleset(config)
         name, chain = data.draw(st.sampled_from([place for place in places(desired) if is_built_in(place)]))
         table = desired.table(name)
@@ -379,7 +379,7 @@ def outcome(ruleset: Ruleset, packet: Packet) -> tuple[str, int]:
 
 
 @given(st.lists(st.integers(0, 6), max_size=12), st.lists(st.integers(0, 6), max_size=12))
-def test_as_many_rules_as_possible_are_the_same(desired: list[int], live: list[int]) -> None:
+def test_a_longest_common_sequence_is_found(desired: list[int], live: list[int]) -> None:
     """The judge is the table of all prefixes: simple, and quadratic."""
     common = [[0] * (len(live) + 1) for _ in range(len(desired) + 1)]
     for i, number in enumerate(desired):

@@ -81,7 +81,7 @@ spans = st.tuples(ports, ports).map(lambda pair: Span(min(pair), max(pair)))
 
 
 @given(st.lists(spans, max_size=20), st.data())
-def test_lists_of_ports(several: list[Span], data: st.DataObject) -> None:
+def test_lists_of_ports_are_read_in_order(several: list[Span], data: st.DataObject) -> None:
     separators = data.draw(st.lists(st.tuples(blanks, blanks), min_size=len(several), max_size=len(several)))
     text = ",".join(f"{before}{span}{after}" for span, (before, after) in zip(several, separators, strict=True))
     assert explicit({option.OUTBOUND_PORTS: text})[option.OUTBOUND_PORTS] == tuple(dict.fromkeys(several))

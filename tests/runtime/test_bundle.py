@@ -86,7 +86,7 @@ def test_each_program_says_what_it_is(root: Path, program: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--plugin", "/opt/cni/bin/capture-cni"]], ids=["itself", "a file"])
-def test_it_installs_itself_whole(root: Path, arguments: list[str]) -> None:
+def test_the_bundle_installs_itself_whole(root: Path, arguments: list[str]) -> None:
     node = Path(tempfile.mkdtemp(dir=root))
     for name in ("bin", "net.d"):
         (node / name).mkdir()

@@ -107,7 +107,7 @@ def request_from(container: Container, address: str, port: int) -> Seen:
     return Seen.decode(sent.stdout)
 
 
-def test_in_and_out_through_a_real_proxy_in_a_pod_without_capabilities(node: Node, run_pod: RunPod) -> None:
+def test_connections_in_and_out_pass_a_real_proxy_in_a_pod_without_capabilities(node: Node, run_pod: RunPod) -> None:
     pod, peer = run_pod("web-0", INJECTED), run_pod("peer")
     inside, outside = namespace_of(node, pod), namespace_of(node, peer)
     proxy, app = start_proxy(pod, inside), start_app(pod, inside)

@@ -155,7 +155,7 @@ def test_the_init_container_captures_its_pod(
 
     demand_captured(node, pod, inside)
     explicit = pod.explicit()
-    assert "programmed: 38 rules for IPv4 and IPv6, " in explicit
+    assert "applied: 38 rules for IPv4 and IPv6, " in explicit
     assert way in explicit
     assert "# in sync: live rules match the applied configuration" in explicit
     inspected = json.loads(pod.podman("inspect", f"{pod.name}-init").stdout)[0]
@@ -166,7 +166,9 @@ def test_the_init_container_captures_its_pod(
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_on_a_base_by_debootstrap(node: Node, podman: Podman, bundle: Path, make_pod: MakePod, tmp_path: Path) -> None:
+def test_an_image_on_a_base_by_debootstrap_has_its_programs(
+    node: Node, podman: Podman, bundle: Path, make_pod: MakePod, tmp_path: Path
+) -> None:
     """People look into the pod with the programs that the base has."""
     require(shutil.which("debootstrap"), "the program debootstrap is missing")
     root, archive = tmp_path / "root", node.outside(node.directory / "debian.tar")

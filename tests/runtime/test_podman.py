@@ -72,7 +72,7 @@ def test_a_pod_is_captured_before_its_first_container_starts(node: Node, make_po
         assert node.network.client(1000).connect(here, 80).label == "inbound"
 
 
-def test_in_and_out_through_a_real_proxy_in_a_pod_without_capabilities(node: Node, make_pod: MakePod) -> None:
+def test_connections_in_and_out_pass_a_real_proxy_in_a_pod_without_capabilities(node: Node, make_pod: MakePod) -> None:
     pod, peer = make_pod("web"), make_pod("peer", "plain")
     inside, outside = pod.start(), peer.start()
     pod.run("proxy", 1337, envoy_command(SIDECAR), None, "--detach")

@@ -78,7 +78,7 @@ SENTENCES: list[tuple[CaptureError, str]] = [
 
 
 @pytest.mark.parametrize(("error", "sentence"), SENTENCES)
-def test_sentences(error: CaptureError, sentence: str) -> None:
+def test_each_error_is_a_sentence(error: CaptureError, sentence: str) -> None:
     assert str(error) == sentence
 
 

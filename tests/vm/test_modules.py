@@ -173,7 +173,7 @@ def drivers_that_need(module: str) -> list[tuple[Flavour, str]]:
 @pytest.mark.parametrize(
     ("flavour", "driver", "module"), [("nftables", "netlink", "nft_redir"), ("nft", "restore", "xt_owner")]
 )
-def test_in_a_container_the_module_is_named_too(guest: Guest, flavour: Flavour, driver: str, module: str) -> None:
+def test_the_module_is_named_in_a_container_too(guest: Guest, flavour: Flavour, driver: str, module: str) -> None:
     """An init container has two capabilities, and no /lib/modules to look into."""
     guest.hide_modules(module)
     new_pod(guest)

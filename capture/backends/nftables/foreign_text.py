@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Fields = dict[int, bytes]
 
-# linux/netfilter/nf_tables.h: enum nft_reject_attributes, nft_limit_attributes, nft_quota_attributes
+# linux/netfilter/nf_tables.h: enum nft_reject_attributes, nft_limit_attributes, nft_quota_attributes, nft_ng_attributes
 NFTA_REJECT_TYPE, NFTA_REJECT_ICMP_CODE = 1, 2
 NFTA_LIMIT_RATE, NFTA_LIMIT_UNIT, NFTA_LIMIT_BURST, NFTA_LIMIT_TYPE, NFTA_LIMIT_FLAGS = 1, 2, 3, 4, 5
 NFTA_QUOTA_BYTES, NFTA_QUOTA_FLAGS = 1, 2

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from typing import Literal, TypeVar
 
-from capture.analysis.cause_text import UNJUDGED
 from capture.backends import detect
 from capture.backends.detect import BackendChoice, SetLocation
 from capture.backends.facts import PURPOSES, HostFacts, gather
@@ -216,10 +215,10 @@ def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
         return
     for cause in found.causes:
         yield Finding(POD, cause.kind, "error", message_with_place(cause), cause.remedy, cause.kind)
-    if not found.causes and all(note.kind != UNJUDGED for note in found.notes):
+    if not found.causes and all(note.kind != "unjudged" for note in found.notes):
         yield Finding(POD, "capture", "ok", "the rules are in place, and the proxy listens")
     for note in found.notes:
-        state: State = "warning" if note.kind == UNJUDGED else "note"
+        state: State = "warning" if note.kind == "unjudged" else "note"
         yield Finding(POD, note.kind, state, message_with_place(note), note.remedy, note.kind)
 
 
@@ -252,7 +251,7 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
             "another than this process has (hostUsers: false): auto takes nftables; iptables writes from within it"
         )
         yield Finding("namespace", "user namespace", "note", message)
-    addresses = ", ".join(examined.addresses) or "none yet; both families would be programmed"
+    addresses = ", ".join(examined.addresses) or "none yet; both families would be captured"
     yield Finding("namespace", "addresses", "ok" if examined.addresses else "note", addresses)
     recorded = "present" if examined.is_recorded else "absent: nothing was applied here, or the record is elsewhere"
     yield Finding("namespace", "record", "ok" if examined.is_recorded else "note", recorded)
@@ -265,7 +264,7 @@ def _kernel(facts: HostFacts, lacking: tuple[str, ...]) -> Iterator[Finding]:
     yield Finding("kernel", "legacy tables", state, LEGACY[facts.legacy])
     for family, table in facts.legacy_tables:
         yield Finding("kernel", "legacy tables", "note", f"the table {table} of {family} exists in this namespace")
-    ipv6 = "present" if facts.ipv6 else "absent (ipv6.disable=1?): IPv4 alone is programmed"
+    ipv6 = "present" if facts.ipv6 else "absent (ipv6.disable=1?): IPv4 alone is captured"
     yield Finding("kernel", "IPv6", "ok" if facts.ipv6 else "note", ipv6)
 
 

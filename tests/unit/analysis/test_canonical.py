@@ -113,7 +113,7 @@ EQUIVALENT = {
 
 
 @pytest.mark.parametrize(("several", "expected"), EQUIVALENT.values(), ids=EQUIVALENT)
-def test_one_form(several: list[Rule], expected: str) -> None:
+def test_equal_rules_have_one_form(several: list[Rule], expected: str) -> None:
     assert form(*several) == lines(expected)
 
 
@@ -134,7 +134,7 @@ def test_what_means_another_thing_has_another_form(one: Rule, other: Rule) -> No
     assert form(one) != form(other)
 
 
-def test_order_is_meaning() -> None:
+def test_rules_in_another_order_have_another_form() -> None:
     assert form(returning(TCP, port(80)), Rule(Jump("A"))) != form(Rule(Jump("A")), returning(TCP, port(80)))
 
 

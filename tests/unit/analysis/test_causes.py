@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import capture
+from capture.analysis.base_chains import BaseChain
 from capture.analysis.cause_text import TEXTS, cause
 from capture.analysis.causes import (
     Capture,
@@ -23,9 +24,8 @@ from capture.analysis.causes import (
 )
 from capture.analysis.meaning import Translate
 from capture.analysis.rerouting import MarkRoute
-from capture.analysis.stations import Station
 from capture.analysis.trace import Step, Trace
-from capture.model.addresses import parse_address
+from capture.model.addresses import FAMILIES, parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import (
     ALL_BITS,
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
 
 CAPTURE_PACKAGE = Path(capture.__file__).parent
-TELL_CAUSES = ("analysis/causes", "analysis/envoy", "operations/diagnosis")
+TELL_CAUSES = ("analysis/causes", "analysis/envoy", "operations/diagnosis", "operations/drift_causes")
 OF_A_FAMILY: dict[str, object] = {"family": "IPv6", "other": "IPv4", "any_address": "::"}
 """Words that one cause takes from a dictionary."""
 PROXY = 1337
@@ -97,7 +97,7 @@ def test_what_comes_in_by_an_interface_that_is_down(name: str, found: list[str])
 
 
 @pytest.mark.parametrize(("name", "found"), [("eth0", []), ("net1", ["interface-missing"]), ("net+", [])])
-def test_an_excluded_interface(name: str, found: list[str]) -> None:
+def test_an_excluded_interface_that_does_not_exist_is_a_cause(name: str, found: list[str]) -> None:
     assert kinds(causes_of_pod(FACTS, CAPTURE.replace(excluded_interfaces=(name,)))) == found
 
 
@@ -263,7 +263,9 @@ def test_tproxy_has_met_inbound_packets_in_mangle(packet: Packet, kind: str) -> 
 REROUTED = MarkRoute("ipv4", 5, ALL_BITS, is_inverted=False, words="100: from all fwmark 0x5 blackhole", targets=())
 DROPS = FOREIGN.replace(rule=Rule(Drop(), why="drop it"))
 DROPS_PLAINLY = FOREIGN.replace(rule=Rule(Drop()))
-POLICY = Station("inet firewall", Chain("out", (), "DROP"), Table(MANGLE, ()), is_nat=False, is_native=True)
+POLICY = BaseChain(
+    "inet firewall", FAMILIES, "OUTPUT", 0, is_nat=False, contents=Table(MANGLE, (Chain("out", (), "DROP"),))
+)
 
 
 @pytest.mark.parametrize(
@@ -431,7 +433,9 @@ def test_what_is_wrong_with_the_whole_pod() -> None:
         (cause("conntrack-full", tracked=1, max_tracked=1), way(OUT, "direct"), True),
     ],
 )  # fmt: skip
-def test_whom_it_stops(cause_of_pod: Cause, live: Trace | None, *, is_stopped: bool) -> None:
+def test_causes_of_the_pod_stop_the_connections_that_meet_them(
+    cause_of_pod: Cause, live: Trace | None, *, is_stopped: bool
+) -> None:
     assert stops(cause_of_pod, CAPTURE, live) is is_stopped
 
 

@@ -138,7 +138,7 @@ TAMPERED = {
 
 
 @pytest.mark.parametrize(("live", "expected"), TAMPERED.values(), ids=TAMPERED)
-def test_difference(live: Ruleset, expected: str) -> None:
+def test_each_difference_is_named(live: Ruleset, expected: str) -> None:
     assert words_of(differences(ASKED, live)) == lines(expected)
     assert can_stay(ASKED, live) is expected.startswith("policy")
 
@@ -185,7 +185,7 @@ class TestMarks:
         assert [(each.chain, each.position) for each in differences(self.ASKED, live)] == [(chain, 1)] * counts
         assert can_stay(self.ASKED, live) is not counts
 
-    def test_changed_after_ours(self) -> None:
+    def test_a_mark_that_is_changed_after_our_rules_is_no_drift(self) -> None:
         live = in_mangle(self.ASKED, "OUTPUT", lambda ours: (*ours, Rule(SetMark(5))))
         assert differences(self.ASKED, live) == []
 

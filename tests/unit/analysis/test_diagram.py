@@ -68,7 +68,7 @@ SEEDS = pytest.mark.parametrize("seed", range(40))
 
 
 @SEEDS
-def test_truth_values(seed: int) -> None:
+def test_truth_values_combine_as_functions_do(seed: int) -> None:
     drawn = Drawn(seed)
     node, function = drawn.truth()
 

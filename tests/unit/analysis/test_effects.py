@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.effects import Comparison
 from capture.analysis.realistic import realistic
-from capture.analysis.stations import ForeignChain, Situation
 from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import FAMILIES, parse_address, parse_network
 from capture.model.ruleset import (
@@ -96,9 +96,9 @@ def lines(effects: list[Effect]) -> list[str]:
 
 def foreign_chain(
     *rules: Rule, hook: str = OUTPUT, priority: int = -200, is_nat: bool = False, **more: Any
-) -> ForeignChain:
+) -> BaseChain:
     contents = Table(NAT if is_nat else MANGLE, (Chain("x", rules, "ACCEPT"),))
-    return ForeignChain("ip other", FAMILIES, hook, priority, is_nat, contents, **more)
+    return BaseChain("ip other", FAMILIES, hook, priority, is_nat, contents, **more)
 
 
 class TestOverlookedBefore:
@@ -131,7 +131,7 @@ class TestOverlookedBefore:
             effects(ruleset, drops)
         )
 
-    def test_in_a_table_of_its_own(self) -> None:
+    def test_a_drop_in_a_table_of_its_own_is_an_effect(self) -> None:
         users = tuple(UidPorts("tcp", (each,), (only(2000 + each.first),)) for each in ports(21))
         ruleset = build_ruleset(CaptureConfig(uid_port_exclusions=users, excluded_outbound_ports=ports(40)))
 
@@ -155,7 +155,7 @@ class TestHarmless:
             (Rule(Jump("nowhere")),),
         ],
     )
-    def test_for_every_packet(self, rules: tuple[Rule, ...]) -> None:
+    def test_harmless_rules_have_no_effect_on_any_packet(self, rules: tuple[Rule, ...]) -> None:
         assert effects(DEFAULT, *rules) == []
 
     def test_behind_what_covers_it(self) -> None:
@@ -170,7 +170,7 @@ class TestHarmless:
 
 
 class TestUnjudged:
-    def test_it_spreads_no_further_than_it_matters(self) -> None:
+    def test_an_unknown_match_leaves_other_effects_certain(self) -> None:
         certain, unjudged = effects(DEFAULT, Rule(Return(), (TCP, PROXY)), Rule(Return(), (*HTTPS, UNKNOWN)))
 
         assert certain.is_certain
@@ -180,7 +180,7 @@ class TestUnjudged:
     def test_whatever_an_unknown_verdict_does(self) -> None:
         assert {each.is_certain for each in effects(DEFAULT, Rule(UnknownVerdict("NFQUEUE"), HTTPS))} == {False}
 
-    def test_both_answers_to_one_question(self) -> None:
+    def test_rules_for_both_answers_of_a_match_are_certain(self) -> None:
         """Whatever holds, one of the two takes the packet."""
         wanted = UnknownMatch("-m mac --mac-source 00:00:00:00:00:01")
         always = (Rule(Return(), (*HTTPS, wanted)), Rule(Return(), HTTPS))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from capture.analysis.base_chains import BaseChain, PodNetwork
 from capture.analysis.compare import Difference, differences
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.judgement import MAX_JUDGED, Obstacle, judge, second_set_effect
-from capture.analysis.stations import ForeignChain, PodNetwork
 from capture.model.addresses import FAMILIES, Network
 from capture.model.ruleset import (
     MANGLE,
@@ -62,7 +62,7 @@ def judged(
     table: TableName = NAT,
     chain: str = OUTPUT,
     *foreign: Rule,
-    other_chains: ForeignChain | None = None,
+    other_chains: BaseChain | None = None,
 ) -> Judgement:
     """Return the judgement on rules at the top of a chain of ours, and on a chain elsewhere."""
     tables = []
@@ -143,7 +143,7 @@ class TestMarks:
             (OUTPUT, Rule(SaveMark())),  # so that answers of the app do not come to the proxy
         ],
     )
-    def test_drift(self, chain: str, rule: Rule) -> None:
+    def test_a_rule_that_changes_our_mark_is_drift(self, chain: str, rule: Rule) -> None:
         judgement = judged(TPROXY, MANGLE, chain, rule)
 
         assert (lines(judgement.differences), judgement.harmless_differences) == ([rule_line(rule)], ())
@@ -157,11 +157,11 @@ class TestMarks:
 
 def chain(
     *rules: Rule, hook: str = OUTPUT, priority: int = -200, is_nat: bool = False, policy: str = "ACCEPT"
-) -> ForeignChain:
+) -> BaseChain:
     """Return a chain elsewhere ours, whose rules may jump to one that drops HTTPS."""
     more = Chain("more", (Rule(Accept(), TIME), Rule(Drop(), HTTPS)))
     table = Table(NAT if is_nat else MANGLE, (Chain("x", rules, policy), more))
-    return ForeignChain("inet other", FAMILIES, hook, priority, is_nat, table)
+    return BaseChain("inet other", FAMILIES, hook, priority, is_nat, table)
 
 
 class TestBesideOurs:
@@ -177,7 +177,7 @@ class TestBesideOurs:
             (chain(Rule(Drop(), (InInterface("lo"),)), hook=PREROUTING), "dropped"),
         ],
     )
-    def test_what_diverts_captured_traffic_is_drift(self, there: ForeignChain, outcome: str) -> None:
+    def test_what_diverts_captured_traffic_is_drift(self, there: BaseChain, outcome: str) -> None:
         judgement = judged(REDIRECT, other_chains=there)
 
         assert [after for _, after in outcomes(judgement.obstacles)] == [outcome]
@@ -202,7 +202,7 @@ class TestBesideOurs:
 
         assert (judgement.obstacles, lines(judgement.unjudged)) == ((), [rule_line(rule)])
 
-    def test_else_it_is_worth_a_note(self) -> None:
+    def test_an_unknown_rule_without_captured_packets_is_a_note(self) -> None:
         judgement = judged(REDIRECT, other_chains=chain(Rule(UnknownVerdict("queue to 1"), TIME)))
 
         assert (judgement.unjudged, len(judgement.harmless_obstacles)) == ((), 1)
@@ -275,7 +275,7 @@ class TestOurOwn:
         assert [each.family for each in found] == sorted((each.family for each in found), reverse=other == "ipv6")
         assert {each.family for each in found} == set(FAMILIES)
 
-    def test_only_some_have_an_effect_each(self) -> None:
+    def test_of_very_many_differences_the_first_get_an_effect(self) -> None:
         places = [(Destination((Network("ipv4", 0x0A600000 + 7 * port, 32),)), only(port)) for port in range(80, 182)]
         rules = [Rule(Return(), (to, Protocol("tcp"), DestinationPort((port,)))) for to, port in places]
         found = judged(REDIRECT.replace(families=("ipv4",)), NAT, "ISTIO-OUTPUT", *rules).differences
@@ -303,7 +303,7 @@ class TestSecondSet:
             (Rule(Log("seen"), HTTPS), None),
         ],
     )
-    def test_it_counts_as_the_newer_one(self, rule: Rule, before: str | None) -> None:
+    def test_a_second_set_of_unknown_age_counts_as_the_newer_one(self, rule: Rule, before: str | None) -> None:
         there = chain(rule, is_nat=True, priority=-100).replace(is_older=True, is_of_any_age=True)
 
         effect = second_set_effect(REDIRECT, (there,), PodNetwork())

@@ -61,7 +61,7 @@ def own(ruleset: Ruleset, table: TableName, chain: str, recorded: Ruleset | None
 
 
 class TestNames:
-    def test_both_spellings_of_the_chains_that_the_rules_have_are_ours(self) -> None:
+    def test_chains_of_both_spellings_are_our_own(self) -> None:
         for names, spelling in ((UNDERSCORE, "underscore"), (DASH, "dash")):
             for field in names.__match_args__:
                 assert is_our_chain(getattr(names, field))
@@ -127,7 +127,7 @@ class TestInterfaces:
 
         assert own(there, NAT, chain) == [f"-j {'ISTIO_OUTPUT' if chain == OUTPUT else 'ISTIO_INBOUND'}"]
 
-    def test_in_a_chain_without_other_rules_of_ours_siblings_tell(self) -> None:
+    def test_siblings_show_our_rules_in_a_chain_without_others(self) -> None:
         there = live(
             nat="""
             OUTPUT -o eth1 -j RETURN
@@ -179,7 +179,7 @@ class TestInterfaces:
 
         assert own_rules(there, IPV4)[NAT, PREROUTING] == frozenset({0, 1, 2, 3})
 
-    def test_of_twins_one_is_somebodys(self) -> None:
+    def test_one_of_two_equal_rules_is_foreign(self) -> None:
         there = live(
             nat="""
             OUTPUT -o eth1 -j RETURN
@@ -274,13 +274,13 @@ class TestOlderUpstream:
 class TestRecorded:
     recorded = live(nat="OUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
 
-    def test_it_tells_ours_from_a_look_alike_in_front(self) -> None:
+    def test_the_record_tells_our_rule_from_a_look_alike_in_front(self) -> None:
         there = live(nat="OUTPUT -o eth7 -j RETURN\nOUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
 
         assert len(own(there, NAT, OUTPUT)) == 3
         assert own(there, NAT, OUTPUT, self.recorded) == ["-o eth1 -j RETURN", "-j ISTIO_OUTPUT"]
 
-    def test_of_twins_the_one_with_our_other_rules_is_ours(self) -> None:
+    def test_of_two_equal_rules_the_one_next_to_our_own_is_our_own(self) -> None:
         there = live(
             nat="OUTPUT -o eth1 -j RETURN\nOUTPUT -p icmp -j LOG\nOUTPUT -o eth1 -j RETURN\nOUTPUT -j ISTIO_OUTPUT"
         )

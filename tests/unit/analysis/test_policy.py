@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from capture.analysis.base_chains import Situation
 from capture.analysis.policy import policy
-from capture.analysis.stations import Situation
 from capture.model.addresses import parse_network
 from capture.model.ruleset import (
     NAT,
@@ -98,7 +98,7 @@ def test_a_reason_is_the_rule_that_chose_the_policy_that_dropped_or_what_cannot_
     assert "nat OUTPUT 1: -p udp -m udp --dport 9 -j DROP" in reasons(dropped).values()
 
 
-def test_dns_contradicts_nothing() -> None:
+def test_lines_about_dns_contradict_no_other() -> None:
     config = CaptureConfig(captures_dns=True, captures_all_dns=True)
     dns = [line for line in lines(config) if "udp" in line[1] and line[0] == "outbound"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capture.analysis.stations import ForeignChain, PodNetwork, Situation
+from capture.analysis.base_chains import BaseChain, PodNetwork, Situation
 from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet
@@ -214,10 +214,10 @@ def test_addresses_and_interfaces_of_a_namespace_that_is_not_known_cannot_be_jud
     assert trace_whole_path(packet, Situation(foreign, network=known)).certain
 
 
-def next_to(*rules: Rule, priority: int, is_nat: bool = False) -> ForeignChain:
+def next_to(*rules: Rule, priority: int, is_nat: bool = False) -> BaseChain:
     """Return a chain of somebody else's on the way out."""
     table = Table(NAT if is_nat else MANGLE, (Chain("x", rules, "ACCEPT"),))
-    return ForeignChain("ip other", ("ipv4",), OUTPUT, priority, is_nat, table)
+    return BaseChain("ip other", ("ipv4",), OUTPUT, priority, is_nat, table)
 
 
 @pytest.mark.parametrize(
@@ -230,11 +230,18 @@ def next_to(*rules: Rule, priority: int, is_nat: bool = False) -> ForeignChain:
         (next_to(Rule(Drop(), HTTPS), priority=0), ("proxy-outbound", 15001)),  # redirected before it is asked
     ],
 )
-def test_a_foreign_chain_is_met_by_its_priority(foreign_chain: ForeignChain, expected: tuple[str, int]) -> None:
+def test_a_foreign_chain_is_met_by_its_priority(foreign_chain: BaseChain, expected: tuple[str, int]) -> None:
     traced = trace(build_ruleset(CaptureConfig()), outbound(ELSEWHERE["ipv4"], 443), (foreign_chain,))
 
     assert (traced.outcome, traced.port) == expected
     assert trace(build_ruleset(CaptureConfig()), outbound(ELSEWHERE["ipv6"], 443), (foreign_chain,)).port == 15001
+
+
+def test_a_rule_that_cannot_be_judged_is_on_the_way_once() -> None:
+    doubtful = next_to(Rule(Drop(), (UnknownMatch("-m time --timestart 08:00"),)), priority=0)
+    traced = trace(build_ruleset(CaptureConfig()), outbound(ELSEWHERE["ipv4"], 443), (doubtful,))
+
+    assert [step.table for step in traced.path if not step.certain] == ["ip other"]
 
 
 def test_a_step_names_the_table_of_a_bystander() -> None:

@@ -33,7 +33,7 @@ BY_NETLINK = BackendChoice("iptables", "netlink", "nft")
     ],
     ids=str,
 )
-def test_it_is_taken_with_and_without_programs(programs: dict[Program, str], request_: BackendRequest) -> None:
+def test_netlink_is_taken_with_and_without_programs(programs: dict[Program, str], request_: BackendRequest) -> None:
     assert choose(KERNEL.replace(programs=programs), request_) == BY_NETLINK
 
 
@@ -51,21 +51,21 @@ def test_our_rules_in_legacy_are_followed() -> None:
     assert choose(facts, BackendRequest()) == BackendChoice("iptables", "restore", "legacy")
 
 
-def test_it_knows_no_legacy_tables() -> None:
+def test_netlink_knows_no_legacy_tables() -> None:
     with pytest.raises(ConfigurationError, match="expected restore or iptc for the variant legacy of iptables"):
         choose(KERNEL, BackendRequest("iptables", "netlink", "legacy"))
 
 
-def test_it_is_what_is_rendered_by_default() -> None:
+def test_render_takes_netlink_by_default() -> None:
     assert without_kernel(BackendRequest()) == BY_NETLINK
     assert without_kernel(BackendRequest("iptables", "", "legacy")) == BackendChoice("iptables", "restore", "legacy")
 
 
-def test_it_removes_what_is_left_in_nf_tables() -> None:
+def test_netlink_removes_what_is_left_in_nf_tables() -> None:
     chain = LiveChain("nft", "ipv4", "nat", "ISTIO-OUTPUT", 1)
     (leftover,) = live_sets_in(KERNEL.replace(chains=(chain,)))
     assert (leftover.backend, leftover.driver, leftover.variant) == ("iptables", "netlink", "nft")
 
 
-def test_it_is_loaded_by_name() -> None:
+def test_the_driver_netlink_is_loaded_by_name() -> None:
     assert isinstance(load(BY_NETLINK), NetlinkDriver)

@@ -173,7 +173,7 @@ class TestAskedFor:
             (BackendRequest(driver="iptc"), ("iptables", "iptc", "legacy")),
         ],
     )
-    def test_it_is_taken(self, request_: BackendRequest, expected: tuple[str, str, str]) -> None:
+    def test_a_request_is_taken(self, request_: BackendRequest, expected: tuple[str, str, str]) -> None:
         assert way(WITH_EVERYTHING, request_) == expected
 
     @pytest.mark.parametrize(
@@ -204,7 +204,9 @@ class TestAskedFor:
             (WITH_EVERYTHING.replace(nft_compat=False), BackendRequest(variant="nft"), "module nft_compat"),
         ],
     )
-    def test_or_refused_with_what_is_missing(self, facts: HostFacts, request_: BackendRequest, missing: str) -> None:
+    def test_a_request_is_refused_with_what_is_missing(
+        self, facts: HostFacts, request_: BackendRequest, missing: str
+    ) -> None:
         with pytest.raises(UnsupportedError) as caught:
             choose(facts, request_)
 
@@ -296,5 +298,5 @@ class TestLeftovers:
 
         assert found.driver == driver
 
-    def test_they_are_decisions_that_can_be_loaded(self) -> None:
+    def test_locations_of_sets_can_be_loaded(self) -> None:
         assert issubclass(SetLocation, BackendChoice)

@@ -31,7 +31,7 @@ def test_the_same_in_other_words_is_equal() -> None:
     assert (done.return_value, done.stdout) == (0, "equal: both captures treat every connection alike\n")
 
 
-def test_as_json() -> None:
+def test_diff_prints_json() -> None:
     done = run("--profile classic", "--profile current", "--format", "json")
 
     plain = json.loads(done.stdout)

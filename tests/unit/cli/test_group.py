@@ -135,7 +135,7 @@ def test_commands_about_a_capture_take_its_options(name: str) -> None:
     assert {"envoy-port", "istio-service-cidr", "redirect-dns", "profile", "chain-names", "backend", "driver"} <= flags
 
 
-def test_completion() -> None:
+def test_a_shell_is_offered_commands_and_values() -> None:
     environment = {**os.environ, "_CAPTURE_COMPLETE": "bash_complete", "COMP_WORDS": "capture ver", "COMP_CWORD": "1"}
 
     done = subprocess.run([PROGRAM], env=environment, capture_output=True, text=True, check=True)
@@ -212,6 +212,6 @@ def test_usage_errors_are_one_line(capsys: pytest.CaptureFixture[str], words: li
     assert capsys.readouterr().err.splitlines()[0] == f"error: {message}"
 
 
-def test_a_mistyped_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistyped_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["verfy"]) == 2
     assert capsys.readouterr().err.startswith("error: no such command 'verfy'")

@@ -214,6 +214,15 @@ def test_a_kubeconfig_in_yaml_is_written_as_the_plugin_reads_it(node: Node, tmp_
     assert not converted.parent.exists()
 
 
+def test_without_a_runtime_there_is_nothing_to_uninstall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    monkeypatch.setattr("cni.runtimes.detect", lambda: Runtime("containerd", "", "", nowhere, (nowhere,)))
+
+    assert CliRunner().invoke(cni_group, ["uninstall"]).output == "nothing to remove\n"
+    named = CliRunner().invoke(cni_group, ["uninstall", "--conf-dir", nowhere])
+    assert f"{nowhere}: No such file or directory" in str(named.exception)
+
+
 def test_a_token_in_a_converted_kubeconfig_is_warned_of(node: Node, tmp_path: Path) -> None:
     original = write_kubeconfig(tmp_path)
     Path(original).write_text(BLOCK % "token: eyJ.with#hash")

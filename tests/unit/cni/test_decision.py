@@ -77,7 +77,7 @@ def environment(text: str) -> dict[str, Any]:
         (WEB, ""),
     ],
 )
-def test_by_name(identity: Identity | None, reason: str) -> None:
+def test_a_pod_is_left_alone_by_its_name(identity: Identity | None, reason: str) -> None:
     configuration = conf.parse(
         {"exclude_namespaces": ["kube-system"], "agent_pod": {"namespace": "mesh", "name_prefix": "agent-"}}
     )
@@ -144,12 +144,12 @@ BY_KUBERNETES: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("annotations", "reason"), BY_RUNTIME)
-def test_by_what_the_runtime_hands_over(annotations: dict[str, str], reason: str) -> None:
+def test_the_annotations_of_the_runtime_decide(annotations: dict[str, str], reason: str) -> None:
     assert by_runtime(annotations) == reason
 
 
 @pytest.mark.parametrize(("facts", "reason"), BY_KUBERNETES)
-def test_by_what_the_api_server_says(facts: dict[str, Any], reason: str) -> None:
+def test_the_object_of_the_api_server_decides(facts: dict[str, Any], reason: str) -> None:
     assert by_kubernetes(**facts) == reason
 
 

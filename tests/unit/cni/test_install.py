@@ -390,7 +390,7 @@ def test_what_no_runtime_reads_does_not_keep_the_entry_in(node: Node) -> None:
     assert node.read("10-main.conflist") == network(BRIDGE)
 
 
-def test_not_utf8_is_refused(node: Node) -> None:
+def test_a_file_that_is_not_utf8_is_refused(node: Node) -> None:
     (node.conf_dir / "10-main.conflist").write_bytes(b'{"name": "\xff"}')
     with pytest.raises(InstallError, match="expected JSON: 'utf-8'"):
         node.install()

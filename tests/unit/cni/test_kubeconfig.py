@@ -31,7 +31,7 @@ def refused(text: str) -> str:
     return error.value.message
 
 
-def test_as_json() -> None:
+def test_a_kubeconfig_in_json_is_read() -> None:
     config = a_config({"tls-server-name": "kubernetes", "insecure-skip-tls-verify": True}, {"tokenFile": "token"})
     parsed = parse(json.dumps(config), PATH)
     assert parsed.token_file.startswith("/etc/cni/net.d/")
@@ -40,7 +40,7 @@ def test_as_json() -> None:
     )
 
 
-def test_files_and_data() -> None:
+def test_data_in_place_beats_a_file() -> None:
     user: dict[str, object] = {
         "client-certificate": "/pki/plugin.crt",
         "client-key": "plugin.key",

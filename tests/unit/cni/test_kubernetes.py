@@ -131,7 +131,7 @@ def test_a_big_pod_comes_whole(server: FakeKubernetes) -> None:
 # --- who we are ------------------------------------------------------------------------------------------------
 
 
-def test_the_token(server: FakeKubernetes, tmp_path: Path) -> None:
+def test_the_token_is_sent(server: FakeKubernetes, tmp_path: Path) -> None:
     server.accepts("secret")
     file = tmp_path / "token"
     file.write_text("secret\n")
@@ -305,7 +305,7 @@ def test_a_later_pod_of_the_same_name_is_not_taken_for_this_one(server: FakeKube
     assert answer_of(server) == POD
 
 
-def test_no_process_listens() -> None:
+def test_a_server_that_does_not_listen_is_tried_again() -> None:
     with FakeKubernetes() as server:
         pass
     error = refused(server)
@@ -448,7 +448,7 @@ def test_status_requests_the_version(server: FakeKubernetes) -> None:
 # --- the kubeconfig on disk ------------------------------------------------------------------------------------
 
 
-def test_reading_the_kubeconfig(server: FakeKubernetes, tmp_path: Path) -> None:
+def test_a_kubeconfig_that_cannot_be_read_is_refused(server: FakeKubernetes, tmp_path: Path) -> None:
     file = tmp_path / "kubeconfig"
     with pytest.raises(CniError) as error:
         read_kubeconfig(str(file))

@@ -179,7 +179,7 @@ def test_k3s_has_directories_of_its_own(tmp_path: Path) -> None:
     assert found.bin_dirs[0] == "/var/lib/rancher/k3s/data/cni"
 
 
-def test_nor_does_cri_dockerd(tmp_path: Path) -> None:
+def test_cri_dockerd_hands_over_no_annotations(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/cri-dockerd.sock").touch()
     assert "cri-dockerd" in runtimes.detect(str(tmp_path)).without_annotations

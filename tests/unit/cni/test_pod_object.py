@@ -51,7 +51,7 @@ def changed(path: str, value: object) -> dict[str, Any]:
     return copy
 
 
-def test_a_pod_object() -> None:
+def test_a_pod_object_becomes_a_pod() -> None:
     assert from_object(WEB, OBJECT) == Pod(
         namespace="shop",
         name="web-0",

@@ -406,7 +406,7 @@ def test_gc_without_a_list_takes_nothing_for_gone() -> None:
         ("K8S_POD_NAME=a;K8S_POD_NAME=a", {"K8S_POD_NAME": "a"}),
     ],
 )
-def test_arguments(text: str, arguments: dict[str, str]) -> None:
+def test_arguments_are_keys_and_values(text: str, arguments: dict[str, str]) -> None:
     assert parse_arguments(text, KNOWN) == arguments
 
 

@@ -52,7 +52,7 @@ LOG_OPTIONS = {LOG_OUTPUT_LEVEL, LOG_AS_JSON}
         (["--envoy-port=a=b"], {PROXY_PORT: "a=b"}),
     ],
 )
-def test_flags(arguments: list[str], expected: object) -> None:
+def test_flags_have_the_forms_of_pflag(arguments: list[str], expected: object) -> None:
     assert parse(arguments, OPTIONS).flags == expected
 
 
@@ -81,13 +81,13 @@ def test_what_is_no_flag(arguments: list[str], message: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["istio-iptables", "--help"], ["-p", "1", "-h"]])
-def test_a_question(arguments: list[str]) -> None:
+def test_help_is_requested(arguments: list[str]) -> None:
     with pytest.raises(HelpRequested):
         parse(arguments, OPTIONS)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["version"], ["istio-iptables", "--version"]])
-def test_another_question(arguments: list[str]) -> None:
+def test_the_version_is_requested(arguments: list[str]) -> None:
     with pytest.raises(VersionRequested):
         parse(arguments, OPTIONS)
 

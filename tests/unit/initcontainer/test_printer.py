@@ -37,7 +37,7 @@ def printed(capsys: pytest.CaptureFixture[str], level: str, as_json: str = "fals
         (("none", "all:none"), ""),
     ],
 )
-def test_levels(capsys: pytest.CaptureFixture[str], levels: Sequence[str], shown: str) -> None:
+def test_a_level_decides_what_is_printed(capsys: pytest.CaptureFixture[str], levels: Sequence[str], shown: str) -> None:
     for level in levels:
         text = "".join(printed(capsys, level))
         words = [word for word in ("a line", "careful", "slowly", "error") if word in text]

@@ -407,7 +407,7 @@ def test_the_command_pipes_and_undoes(tmp_path: Path, capfdbinary: pytest.Captur
 
 CHECKED = (
     "Deployment default/nginx-deployment: captured by istio-init;"
-    " starts under Pod Security privileged (container istio-init adds NET_ADMIN, NET_RAW)"
+    " needs Pod Security privileged, because container istio-init adds NET_ADMIN, NET_RAW"
 )
 
 

@@ -39,7 +39,7 @@ class Nothing(Value):
 
 
 class TestMaking:
-    def test_by_position_by_name_and_by_default(self) -> None:
+    def test_fields_are_given_by_position_by_name_or_by_default(self) -> None:
         assert (Point(1, 2).x, Point(1, y=2).y, Point(x=1).y) == (1, 2, 0)
 
     def test_fields_of_the_base_come_first(self) -> None:
@@ -62,7 +62,7 @@ class TestMaking:
         with pytest.raises(TypeError, match=message):
             Point(*arguments, **named)
 
-    def test_replace_makes_another(self) -> None:
+    def test_replace_makes_another_value(self) -> None:
         point = Point(1, 2)
         assert point.replace(y=3) == Point(1, 3)
         assert point == Point(1, 2)
@@ -115,7 +115,7 @@ class TestImmutability:
 
 class TestElsewhere:
     @pytest.mark.parametrize("value", [Point(1, 2), Note("a", "because"), Reminder("b", hour=3), Nothing()])
-    def test_pickled_and_copied(self, value: Value) -> None:
+    def test_values_can_be_pickled_and_copied(self, value: Value) -> None:
         for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
             again = pickle.loads(pickle.dumps(value, protocol))  # noqa: S301 - our own bytes
             assert repr(again) == repr(value)

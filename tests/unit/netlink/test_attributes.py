@@ -27,7 +27,7 @@ little_endian = pytest.mark.skipif(sys.byteorder != "little", reason="the bytes 
         (attributes.u64be(5), "0000000000000005"),
     ],
 )
-def test_encoding(encoded: bytes, expected: str) -> None:
+def test_attributes_are_encoded_byte_for_byte(encoded: bytes, expected: str) -> None:
     assert encoded == bytes.fromhex(expected)
 
 

@@ -23,7 +23,7 @@ VPN = PLAIN.replace(preference=32765, table=51820, mark=51820, mask=ALL, is_inve
         (PLAIN.replace(action=FR_ACT_NOP), "32766: from all ..."),
     ],
 )  # fmt: skip
-def test_words(rule: PolicyRule, words: str) -> None:
+def test_policy_rules_read_as_ip_rule_prints_them(rule: PolicyRule, words: str) -> None:
     assert str(rule) == words
 
 

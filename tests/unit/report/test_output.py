@@ -26,7 +26,7 @@ def test_an_error_may_have_no_remedy(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err == "error: it failed\n"
 
 
-def test_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_ends_with_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
     def program() -> int:
         raise KeyboardInterrupt
 

@@ -87,7 +87,7 @@ def test_what_takes_its_time_shows_it_until_something_is_printed() -> None:
     assert (end, rest, code) == ("\r\033[Kdone\n", "", 0)
 
 
-def test_in_a_pipe_nothing_is_shown_of_that() -> None:
+def test_a_pipe_gets_no_progress() -> None:
     done = subprocess.run([sys.executable, "-c", SLOW], capture_output=True, text=True, check=True)
 
     assert (done.stdout, done.stderr) == ("done\n", "")

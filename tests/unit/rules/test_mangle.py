@@ -60,11 +60,11 @@ def test_redirect_mode_needs_no_mangle_table() -> None:
     assert mangle({}) == []
 
 
-def test_transparent_all_ports() -> None:
+def test_tproxy_takes_all_ports() -> None:
     assert mangle(TRANSPARENT) == lines(ALL_PORTS)
 
 
-def test_transparent_in_ipv6() -> None:
+def test_tproxy_has_the_same_rules_for_ipv6() -> None:
     assert mangle(TRANSPARENT, "ipv6") == lines(ALL_PORTS.replace("127.0.0.6", "::6").replace("127.0.0.1", "::1"))
 
 
@@ -74,7 +74,7 @@ def test_classic_leaves_ssh_alone_here_too() -> None:
     )
 
 
-def test_transparent_some_ports() -> None:
+def test_tproxy_takes_listed_ports_one_by_one() -> None:
     """Known connections before new ones, port by port."""
     assert inbound({option.INBOUND_PORTS: "4000,5000-5100"}) == lines("""
         tcp & mark 0x539                                            -> return
@@ -87,7 +87,7 @@ def test_transparent_some_ports() -> None:
     """)
 
 
-def test_transparent_excluded_sources() -> None:
+def test_tproxy_leaves_excluded_sources_alone() -> None:
     assert inbound({option.EXCLUDED_INBOUND_NETWORKS: "192.0.2.0/24", option.EXCLUDED_INBOUND_PORTS: ""}) == lines("""
         tcp & mark 0x539                                            -> return
         from 127.0.0.6 & in lo & tcp                                -> return
@@ -165,7 +165,7 @@ DROP = """
 """
 
 
-def test_drop_invalid_alone() -> None:
+def test_dropping_invalid_packets_needs_no_tproxy() -> None:
     assert mangle({option.DROP_INVALID: "true"}) == lines(DROP)
 
 

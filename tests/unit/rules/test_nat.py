@@ -39,7 +39,7 @@ def destinations(texts: Texts, family: Family = "ipv4") -> list[str]:
 
 class TestInboundPorts:
     @pytest.mark.parametrize("profile", PROFILES)
-    def test_only_the_listed_ports(self, profile: str) -> None:
+    def test_only_the_listed_ports_are_captured(self, profile: str) -> None:
         """Excluded ports have no effect then, not even those that are excluded by default."""
         texts = {option.INBOUND_PORTS: "80,8080-8090", option.EXCLUDED_INBOUND_PORTS: "8085,22"}
         assert nat("ISTIO_INBOUND", texts, profile) == lines("""
@@ -74,7 +74,7 @@ class TestInboundPorts:
         """)
 
     @pytest.mark.parametrize("profile", PROFILES)
-    def test_no_port(self, profile: str) -> None:
+    def test_an_empty_list_captures_no_port(self, profile: str) -> None:
         assert nat("PREROUTING", {option.INBOUND_PORTS: ""}, profile) == []
         assert nat("ISTIO_INBOUND", {option.INBOUND_PORTS: ""}, profile) == lines("tcp & port 15008 -> return")
 
@@ -133,7 +133,7 @@ class TestOutboundDestinations:
             any                         -> ISTIO_REDIRECT
         """)
 
-    def test_ports_alone(self) -> None:
+    def test_ports_are_captured_without_networks(self) -> None:
         assert destinations({option.OUTBOUND_NETWORKS: "", option.OUTBOUND_PORTS: "31000,32000"}) == lines("""
             to 127.0.0.1                -> return
             tcp & port 31000            -> ISTIO_REDIRECT
@@ -224,25 +224,25 @@ class TestOwnerGroups:
         rules = nat("ISTIO_OUTPUT", texts, pod=self.POD)
         return rules[rules.index("gid 1337 -> return") + 1 : rules.index("to 127.0.0.1 -> return")]
 
-    def test_all_groups(self) -> None:
+    def test_by_default_groups_need_no_rule(self) -> None:
         assert self.groups({}) == []
 
-    def test_all_but_some(self) -> None:
+    def test_excluded_groups_return(self) -> None:
         assert self.groups({option.EXCLUDED_OWNER_GROUPS: "java,5-9"}) == lines("""
             gid 202     -> return
             gid 5-9     -> return
         """)
 
-    def test_only_some(self) -> None:
+    def test_other_groups_than_the_included_return(self) -> None:
         """One rule, because it must hold that the group is none of them."""
         assert self.groups({option.OWNER_GROUPS: "java,7"}) == lines("not gid 202,7 -> return")
 
-    def test_none(self) -> None:
+    def test_an_empty_list_of_groups_returns_all(self) -> None:
         assert self.groups({option.OWNER_GROUPS: ""}) == lines("any -> return")
 
 
 class TestInterfaces:
-    def test_excluded_both_ways(self) -> None:
+    def test_interfaces_are_excluded_both_ways(self) -> None:
         texts = {option.EXCLUDED_INTERFACES: "eth1,net+"}
         assert nat("PREROUTING", texts) == lines("""
             in eth1     -> return
@@ -312,7 +312,7 @@ class TestDns:
         """)
 
     @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-    def test_all_of_it(self, family: Family) -> None:
+    def test_all_dns_goes_to_the_agent(self, family: Family) -> None:
         assert nat("ISTIO_OUTPUT_DNS", ALL, family=family, pod=self.NONE) == lines("""
             tcp & port 53       -> redirect 15053
             udp & port 53       -> redirect 15053

@@ -29,7 +29,7 @@ def test_no_dns_no_table() -> None:
 
 @pytest.mark.parametrize("profile", ["classic", "current"])
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-def test_all_dns(profile: str, family: Family) -> None:
+def test_all_dns_is_tracked_in_zones(profile: str, family: Family) -> None:
     assert raw({**ALL, option.PROFILE: profile}, family=family) == lines("""
         raw PREROUTING
             any                                 -> ISTIO_INBOUND

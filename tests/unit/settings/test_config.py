@@ -29,7 +29,7 @@ def test_nothing_given_in_any_pod() -> None:
     assert resolve(explicit({}), POD) == (CaptureConfig(), [])
 
 
-def test_everything_given() -> None:
+def test_every_option_reaches_the_configuration() -> None:
     pod = FakePod(servers=("10.96.0.10",), groups={"java": 202})
     texts: Texts = {
         option.PROXY_PORT: "16001",
@@ -140,25 +140,25 @@ class TestOwnerGroups:
         config = config_of({})
         assert (config.owner_groups, config.excluded_owner_groups) == (Selection(everything=True), ())
 
-    def test_all_but_some(self) -> None:
+    def test_excluded_groups_are_looked_up(self) -> None:
         assert config_of({option.EXCLUDED_OWNER_GROUPS: "java,5-9"}, ISTIO).excluded_owner_groups == (
             only(202),
             Span(5, 9),
         )
 
-    def test_only_some(self) -> None:
+    def test_included_groups_are_looked_up(self) -> None:
         assert config_of({option.OWNER_GROUPS: "java,7"}, ISTIO).owner_groups == Selection((only(202), only(7)))
 
-    def test_none(self) -> None:
+    def test_an_empty_list_selects_no_group(self) -> None:
         assert config_of({option.OWNER_GROUPS: ""}).owner_groups == Selection()
 
-    def test_not_more_than_fit_into_one_rule(self) -> None:
+    def test_more_groups_than_fit_into_one_rule_are_refused(self) -> None:
         texts = [",".join(map(str, range(count))) for count in (MAX_OWNER_GROUPS, MAX_OWNER_GROUPS + 1)]
         assert len(config_of({option.OWNER_GROUPS: texts[0]}).owner_groups.entries) == 64
         with pytest.raises(ConfigurationError, match="expected at most 64 groups"):
             config_of({option.OWNER_GROUPS: texts[1]})
 
-    def test_as_many_exclusions_as_you_like(self) -> None:
+    def test_excluded_groups_have_no_limit(self) -> None:
         groups = ",".join(map(str, range(100)))
         assert len(config_of({option.EXCLUDED_OWNER_GROUPS: groups}).excluded_owner_groups) == 100
 
@@ -208,7 +208,7 @@ class TestDns:
             ("true", "true", FakePod(), True, True, (), []),
         ],
     )
-    def test_what_is_captured(
+    def test_the_servers_decide_on_the_captured_dns(
         self,
         redirect: str,
         everything: str,

@@ -25,7 +25,7 @@ def chosen(texts: Texts, *addresses: str) -> tuple[Family, ...]:
 
 
 @pytest.mark.parametrize("addresses", [DUAL, EKS_IPV6, ("10.0.0.5",), ("fd00::5",), ("fe80::5",), ()])
-def test_both_is_the_default_with_any_addresses(addresses: tuple[str, ...]) -> None:
+def test_both_families_are_the_default_with_any_addresses(addresses: tuple[str, ...]) -> None:
     assert chosen({}, *addresses) == BOTH
     assert chosen({IP_FAMILIES: "both", DUAL_STACK: "false"}, *addresses) == BOTH
     assert chosen({DUAL_STACK: "true"}, *addresses) == BOTH

@@ -43,7 +43,7 @@ class TestNameServers:
             (b"nameserver 10.0.0.256\nnameserver 010.0.0.1\n", []),
         ],
     )
-    def test_from_the_file(
+    def test_name_servers_are_read_from_resolv_conf(
         self, content: bytes, servers: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         file = tmp_path / "resolv.conf"

@@ -154,14 +154,14 @@ BAD: list[tuple[Callable[[str], object], str, list[str]]] = [
 
 
 @pytest.mark.parametrize(("parse", "text", "value"), GOOD)
-def test_good(parse: Callable[[str], object], text: str, value: object) -> None:
+def test_good_texts_have_a_value(parse: Callable[[str], object], text: str, value: object) -> None:
     assert parse(text) == value
 
 
 @pytest.mark.parametrize(
     ("parse", "text"), [(parse, text) for parse, texts, more in BAD for text in texts.split() + more]
 )
-def test_bad(parse: Callable[[str], object], text: str) -> None:
+def test_bad_texts_are_refused(parse: Callable[[str], object], text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the caller knows which one
         parse(text)
 
@@ -183,12 +183,12 @@ def name_of(parse: Callable[[str], object]) -> str:
 
 
 @pytest.mark.parametrize("text", ["true", "1", "t", "TRUE", "True", "T"])
-def test_yes(text: str) -> None:
+def test_words_for_yes_are_true(text: str) -> None:
     assert parsers.boolean(text) is True
 
 
 @pytest.mark.parametrize("text", ["", "false", "0", "f", "FALSE", "False", "F"])
-def test_no(text: str) -> None:
+def test_words_for_no_are_false(text: str) -> None:
     assert parsers.boolean(text) is False
 
 
@@ -222,15 +222,15 @@ class TestSelections:
     parse = staticmethod(parsers.selection_of(parsers.list_of(parsers.port)))
 
     @pytest.mark.parametrize("text", ["*", " * ", "\t*"])
-    def test_everything(self, text: str) -> None:
+    def test_a_star_selects_everything(self, text: str) -> None:
         assert self.parse(text) == Selection(everything=True)
         assert self.parse(text)
 
-    def test_nothing(self) -> None:
+    def test_an_empty_text_selects_nothing(self) -> None:
         assert self.parse("") == Selection()
         assert not self.parse("")
 
-    def test_some(self) -> None:
+    def test_a_list_selects_its_entries(self) -> None:
         assert self.parse("80,81") == Selection((80, 81))
         assert self.parse("80")
 

@@ -119,7 +119,7 @@ ANNOTATIONS: list[tuple[str, str, Option[Any], object]] = [
 
 
 @pytest.mark.parametrize(("name", "text", "which", "value"), ANNOTATIONS)
-def test_annotations(name: str, text: str, which: Option[Any], value: object) -> None:
+def test_annotations_set_options(name: str, text: str, which: Option[Any], value: object) -> None:
     assert explicit({name: text})[which] == value
 
 

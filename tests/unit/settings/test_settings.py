@@ -63,7 +63,7 @@ class TestTable:
         expected = {line.split()[0]: [*line.split(), ""][1:3] for line in SHORT_FLAGS.strip().splitlines()}
         assert {option.short: [option.flag, option.default] for option in OPTIONS if option.short} == expected
 
-    def test_switches(self) -> None:
+    def test_switches_are_off_by_default(self) -> None:
         assert {option.name for option in OPTIONS if option.is_switch} == set(SWITCHES.split())
         assert {option.default for option in OPTIONS if option.is_switch} == {"false"}
 
@@ -101,7 +101,7 @@ class TestTable:
             (options.PROFILE, ("CAPTURE_PROFILE",)),
         ],
     )
-    def test_variables(self, option: Option[Any], variables: tuple[str, ...]) -> None:
+    def test_options_have_the_variables_of_upstream(self, option: Option[Any], variables: tuple[str, ...]) -> None:
         assert option.variables == variables
 
 
@@ -179,7 +179,7 @@ class TestPrecedence:
         found = from_environment({"ENVOY_PORT": "1", "DRY_RUN": "true"}, RULE_OPTIONS)
         assert set(found.explicit) == {options.PROXY_PORT}
 
-    def test_but_warns_of_one_thing_more(self) -> None:
+    def test_another_value_replaces_the_first_and_has_its_own_origin(self) -> None:
         before = explicit({options.PROXY_PORT: "1"})
         after = before.with_option(options.PROXY_PORT, "2", "somewhere")
         assert (before[options.PROXY_PORT], after[options.PROXY_PORT]) == (1, 2)
@@ -302,7 +302,7 @@ class TestHostBits:
             f"{option.name} (command line): 127.0.0.1/8 has host bits set, and is taken as 127.0.0.0/8"
         ]
 
-    def test_no_warning(self) -> None:
+    def test_networks_without_host_bits_give_no_warning(self) -> None:
         assert host_bits_warnings(Settings({})) == []
         assert host_bits_warnings(explicit({options.OUTBOUND_NETWORKS: " * "})) == []
 

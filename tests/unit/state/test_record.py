@@ -76,7 +76,7 @@ class TestHostAnswers:
         assert resolve(kept.settings, kept.facts)[0] == resolve(explicit(texts), pod)[0]
         assert build_ruleset(resolve(kept.settings, kept.facts)[0]) == kept.ruleset
 
-    def test_they_hold_what_was_requested_and_nothing_else(self) -> None:
+    def test_answers_are_kept_as_far_as_they_were_requested(self) -> None:
         facts = applied(RICH, RICH_POD).facts
         assert (facts.users, facts.groups, facts.proxy_user) == ({"envoy": 1500}, {"java": 202}, "envoy")
         assert facts.families == ("ipv4", "ipv6")
@@ -91,7 +91,7 @@ class TestJson:
     def test_what_is_written_is_read(self, kept: Record) -> None:
         assert from_json(as_json(kept)) == kept
 
-    def test_routes_left_over(self) -> None:
+    def test_stale_routes_are_recorded(self) -> None:
         kept = PLAIN.replace(stale_routes=(PolicyRoute("ipv4", 1337, 133), PolicyRoute("ipv6", 7, 200)))
         assert from_json(as_json(kept)) == kept
         assert kept.routes == kept.stale_routes
@@ -193,7 +193,7 @@ def test_a_record_with_anything_in_it_is_one_or_none(value: object, where: str) 
 
 
 class TestFiles:
-    def test_written_read_forgotten(self, tmp_path: Path) -> None:
+    def test_a_record_is_written_read_and_forgotten(self, tmp_path: Path) -> None:
         state = str(tmp_path / "state")
         assert record.read(state) is None
         assert record.write(PLAIN, state)
@@ -206,7 +206,7 @@ class TestFiles:
         record.forget(state)
         assert os.listdir(state) == []
 
-    def test_only_root_may_look(self, tmp_path: Path) -> None:
+    def test_only_root_may_read_records(self, tmp_path: Path) -> None:
         state = tmp_path / "state"
         before = os.umask(0)
         try:

@@ -102,7 +102,7 @@ class TestIntoNothing:
 
 
 class TestPlace:
-    def test_at_the_end_where_no_rule_decides(self) -> None:
+    def test_rules_are_placed_at_the_end_where_no_rule_decides(self) -> None:
         live = present("-p icmp -j LOG", "-j MARK --set-xmark 0x1/0x1")
 
         assert output_after(live, ruleset())[2:] == OWN
@@ -124,17 +124,17 @@ class TestPlace:
 
         assert after == ([*OWN, mark] if before else [mark, *OWN])
 
-    def test_where_they_were(self) -> None:
+    def test_rules_are_placed_where_they_were(self) -> None:
         live = present("-p icmp -j LOG", "-p tcp -j ISTIO_OUTPUT", "-p icmp -j LOG")
 
         assert output_after(live, ruleset()) == ["-p icmp -j LOG", *OWN, "-p icmp -j LOG"]
 
-    def test_not_where_they_were_if_something_got_in_front(self) -> None:
+    def test_rules_are_placed_before_a_rule_that_got_in_front(self) -> None:
         live = present("-p icmp -j ACCEPT", *OWN)
 
         assert output_after(live, ruleset()) == [*OWN, "-p icmp -j ACCEPT"]
 
-    def test_nor_if_something_got_in_between(self) -> None:
+    def test_rules_are_placed_before_a_rule_that_got_in_between(self) -> None:
         live = present(OWN[0], "-p icmp -j ACCEPT", OWN[1])
 
         assert output_after(live, ruleset(), ruleset()) == [*OWN, "-p icmp -j ACCEPT"]

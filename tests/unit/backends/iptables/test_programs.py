@@ -71,7 +71,7 @@ def install(directory: Path, name: str, version: str = "iptables v1.8.9 (nf_tabl
 
 
 class TestFind:
-    def test_by_the_name_with_the_variant(self, installed: Path) -> None:
+    def test_a_program_is_found_by_the_name_with_the_variant(self, installed: Path) -> None:
         path = install(installed, "ip6tables-legacy-save")
 
         assert find("legacy", IPV6, "save") == path
@@ -86,7 +86,9 @@ class TestFind:
             ("iptables v1.6.2", "legacy"),
         ],
     )
-    def test_by_the_version_where_the_name_says_nothing(self, installed: Path, version: str, variant: str) -> None:
+    def test_the_version_decides_where_the_name_has_no_variant(
+        self, installed: Path, version: str, variant: str
+    ) -> None:
         path = install(installed, "iptables-restore", version)
 
         assert variant_of(path) == variant
@@ -100,7 +102,9 @@ class TestFind:
         assert find("nft", IPV4, "save") is None
         assert find("nft", IPV4, "restore") is None
 
-    def test_in_the_directories_of_the_system_with_any_path(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_programs_are_found_in_the_directories_of_the_system_with_any_path(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         for path in ("", "/nonexistent"):
             monkeypatch.setenv("PATH", path)
             assert find_program("sh") in ("/usr/bin/sh", "/bin/sh")

@@ -41,7 +41,7 @@ def after(complaint: str, *, command: str = "iptables-nft-restore", status: int 
         ("python-iptables: change the tables", "IPTCError: can't initialize nat: b'Operation not permitted'"),
     ],
 )
-def test_a_missing_capability(command: str, complaint: str) -> None:
+def test_a_missing_capability_is_named(command: str, complaint: str) -> None:
     error = after(complaint, command=command)
 
     assert isinstance(error, PrivilegeError)

@@ -229,7 +229,7 @@ class TestSaveText:
         ),
     )
 
-    def test_one_family(self) -> None:
+    def test_a_family_is_saved_as_iptables_save_prints_it(self) -> None:
         assert save_text(self.ruleset, IPV4).splitlines() == [
             "*nat",
             ":OUTPUT ACCEPT [0:0]",

@@ -66,7 +66,7 @@ def words(existing: LiveTable | None, edit: TableEdit) -> list[str]:
 
 
 class TestMessages:
-    def test_in_an_empty_namespace(self) -> None:
+    def test_an_empty_namespace_gets_tables_chains_and_rules(self) -> None:
         put = {"ISTIO_OUTPUT": (OTHER,), "ISTIO_REDIRECT": ()}
         assert words(None, edited(put=put, placed=((OUTPUT, None, JUMP), (OUTPUT, None, OTHER)))) == [
             "add table ip nat",
@@ -96,7 +96,7 @@ class TestMessages:
             "add a rule to chain OUTPUT before 12",
         ]
 
-    def test_at_the_end_nothing_follows(self) -> None:
+    def test_a_rule_at_the_end_names_no_other(self) -> None:
         existing = table((chain(OUTPUT, 1), (11,)))
         assert words(existing, edited(placed=((OUTPUT, 1, JUMP),))) == ["add a rule to chain OUTPUT"]
 

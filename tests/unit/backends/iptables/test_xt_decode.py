@@ -116,7 +116,7 @@ class TestOlderReleases:
         assert read(b"", userdata=b"\5\1x" + b"\0\7theirs\0").why == "theirs"
         assert read(b"", userdata=b"\5\1x").why == ""
 
-    def test_copied_marks(self) -> None:
+    def test_copied_marks_are_read(self) -> None:
         structure = bytes(4) + b"\xff" * 8 + b"\2" + bytes(3)
         assert type(read(extension("target", "CONNMARK", 1, structure)).verdict).__name__ == "RestoreMark"
 
@@ -201,7 +201,7 @@ class TestNft:
 
 
 class TestWords:
-    def test_of_iptables_where_it_has_any(self) -> None:
+    def test_words_are_those_of_iptables_where_it_has_any(self) -> None:
         rule = read(
             kernel.load_meta(nf.NFT_META_L4PROTO) + compare(b"\1") + extension("target", "MASQUERADE", 0, bytes(24))
         )
@@ -212,7 +212,7 @@ class TestWords:
         assert rule.matches == (UnknownMatch("-m recent [ revision 1, 0x0102 ]"),)
         assert rule.verdict == UnknownVerdict("TCPMSS [ revision 0 ]")
 
-    def test_goto(self) -> None:
+    def test_a_goto_has_words(self) -> None:
         verdict = nested(
             nf.NFTA_DATA_VERDICT,
             attribute(nf.NFTA_VERDICT_CODE, (-4).to_bytes(4, "big", signed=True)),
@@ -257,25 +257,25 @@ class TestWordsOfHeaders:
             ),
         ],
     )
-    def test_of_ipv4(self, expressions: bytes, words: str) -> None:
+    def test_addresses_of_ipv4_under_a_mask_have_words(self, expressions: bytes, words: str) -> None:
         assert read(expressions).matches == (UnknownMatch(words),)
 
-    def test_of_ipv6(self) -> None:
+    def test_addresses_of_ipv6_under_a_mask_have_words(self) -> None:
         assert read(payload(1, 8, 16) + HOLES6, IPV6).matches == (UnknownMatch(f"-s {IN_HOLES6}"),)
         assert read(payload(1, 24, 16) + HOLES6, IPV6).matches == (UnknownMatch(f"-d {IN_HOLES6}"),)
         (no_fragment,) = read(payload(1, 6, 2) + NOT_0, IPV6).matches
         assert no_fragment == UnknownMatch("@nh,48,16 & 0x1fff ^ 0x0000 != 0x0000")
 
-    def test_they_are_where_a_listing_has_them(self) -> None:
+    def test_words_are_where_a_listing_has_them(self) -> None:
         rule = read(OF_TCP + meta(6) + compare(b"lo\0") + payload(1, 16, 4) + HOLES + payload(1, 6, 2) + NOT_0)
         assert rule.matches == (UnknownMatch("-d 10.0.1.0/255.0.255.0"), InInterface("lo"), TCP, UnknownMatch("-f"))
 
-    def test_a_limit(self) -> None:
+    def test_a_limit_has_words(self) -> None:
         fields = [(1, u64be(5)), (2, u64be(60)), (3, u32be(5)), (4, u32be(0)), (5, u32be(0))]
         limit = expression("limit", *(attribute(kind, value) for kind, value in fields))
         assert read(limit + ACCEPT) == Rule(Accept(), (UnknownMatch("-m limit --limit 5/min"),), IPV4)
 
-    def test_a_trace(self) -> None:
+    def test_a_trace_has_words(self) -> None:
         value = nested(nf.NFTA_IMMEDIATE_DATA, attribute(nf.NFTA_DATA_VALUE, u32(1)))
         immediate = expression("immediate", attribute(nf.NFTA_IMMEDIATE_DREG, u32be(1)), value)
         store = expression("meta", attribute(nf.NFTA_META_KEY, u32be(12)), attribute(nf.NFTA_META_SREG, u32be(1)))
@@ -294,7 +294,7 @@ class TestRules:
         kinds = [type(match).__name__ for match in read(enc.expressions(written, IPV4)).matches]
         assert kinds == ["Source", "InInterface", "Protocol", "Mark"]
 
-    def test_counters(self) -> None:
+    def test_counters_are_read(self) -> None:
         counter = expression(
             "counter", attribute(nf.NFTA_COUNTER_BYTES, u64be(180)), attribute(nf.NFTA_COUNTER_PACKETS, u64be(3))
         )
@@ -322,11 +322,11 @@ class TestChains:
     def test_one_to_jump_to(self) -> None:
         assert decode_chain(decode_fields(self.NAMED)) == FoundChain("nat", "OUTPUT", 9)
 
-    def test_one_that_packets_enter(self) -> None:
+    def test_a_base_chain_is_read(self) -> None:
         chain = decode_chain(decode_fields(self.NAMED + self.HOOKED + attribute(nf.NFTA_CHAIN_POLICY, u32be(0))))
         assert chain == FoundChain("nat", "OUTPUT", 9, Hook("nat", "output", -100), "DROP", Counters(0, 0))
 
-    def test_one_with_counters(self) -> None:
+    def test_a_chain_with_counters_is_read(self) -> None:
         counted = nested(8, attribute(1, u64be(180)), attribute(2, u64be(3)))
         chain = decode_chain(decode_fields(self.NAMED + self.HOOKED + counted))
         assert (chain.counters, chain.policy) == (Counters(3, 180), "ACCEPT")

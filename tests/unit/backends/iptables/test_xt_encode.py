@@ -72,7 +72,7 @@ def shown(*matches: Match, family: Family = IPV4) -> list[str]:
 
 
 class TestMatches:
-    def test_they_are_in_the_order_of_iptables(self) -> None:
+    def test_matches_are_in_the_order_of_iptables(self) -> None:
         matches = (
             Mark(1),
             Destination(network("10.1.0.0/16")),
@@ -119,7 +119,7 @@ class TestMatches:
             ),
         ],
     )
-    def test_ports(self, matches: tuple[Match, ...], expected: list[str]) -> None:
+    def test_ports_are_compared_in_their_header(self, matches: tuple[Match, ...], expected: list[str]) -> None:
         assert shown(TCP, *matches) == ["meta 16", "== 06", *expected]
 
 
@@ -160,7 +160,7 @@ class TestWhatCannotBeSaid:
             (Rule(SetMark(2, 1)), "bits outside of its mask"),
         ],
     )
-    def test_is_refused(self, rule: Rule, why: str) -> None:
+    def test_rules_without_words_in_iptables_are_refused(self, rule: Rule, why: str) -> None:
         with pytest.raises(ValueError, match=why):
             expressions(rule, IPV4)
 

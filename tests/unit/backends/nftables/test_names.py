@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capture.analysis.stations import PRIORITIES
+from capture.analysis.base_chains import PRIORITIES
 from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.backends.nftables.names import TABLE_NAMES, model_chain, native_chain
 from capture.model.ruleset import (
@@ -37,13 +37,13 @@ def test_tables_have_the_names_of_upstreams_native_mode() -> None:
         ("ISTIO_ß", "ISTIO_ß"),
     ],
 )
-def test_our_chains(name: str, native: str) -> None:
+def test_our_chains_have_a_name_in_each_backend(name: str, native: str) -> None:
     assert native_chain(name) == native
     assert model_chain(NAT, native, None) == name
 
 
 @pytest.mark.parametrize(("table", "chain"), HOOKS)
-def test_built_in_chains(table: str, chain: str) -> None:
+def test_built_in_chains_are_named_by_their_hooks(table: str, chain: str) -> None:
     hook = HOOKS[table, chain]  # type: ignore[index]  # a key of the same dictionary
 
     assert native_chain(chain) == hook.place == chain.lower()

@@ -46,7 +46,7 @@ MADE = [
 ]
 
 
-def test_into_nothing() -> None:
+def test_tables_are_made_in_an_empty_namespace() -> None:
     assert replaced({}) == ["add table nat", *MADE]
 
 

@@ -31,7 +31,7 @@ NEVER_WRITTEN = {UnknownMatch, UnknownVerdict}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_rule(case: Case) -> None:
+def test_rules_read_as_nft_reads_them(case: Case) -> None:
     (table,) = lower(case.ruleset)
 
     assert "\n".join(map(rule_text, table.chains[0].rules)) == case.words
@@ -55,7 +55,7 @@ def test_no_verdict_is_forgotten() -> None:
     assert {type(case.rule.verdict) for case in VERDICTS} == members_of("Verdict") - NEVER_WRITTEN
 
 
-def test_script() -> None:
+def test_a_rule_set_is_a_script() -> None:
     own = Chain("ISTIO_OUTPUT", (Rule(Return()),))
     nat = Table(NAT, (Chain(OUTPUT, (Rule(Jump("ISTIO_OUTPUT")),), "ACCEPT"), own))
 

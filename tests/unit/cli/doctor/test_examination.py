@@ -52,7 +52,7 @@ def test_where_all_is_well_everything_is_ok() -> None:
     ("changes", "state", "words"),
     [
         ({"is_host": True}, "note", "the host's own, which is not captured without --allow-host"),
-        ({"addresses": ()}, "note", "none yet; both families would be programmed"),
+        ({"addresses": ()}, "note", "none yet; both families would be captured"),
         ({"is_recorded": False}, "note", "nothing was applied here"),
         ({"lock_holder": 4711}, "note", "/run/xtables.lock is held by process 4711"),
         ({"state_directory": "not writable"}, "warning", "will not know the applied configuration"),
@@ -193,7 +193,7 @@ def test_a_node_without_our_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert of_this_node() == ()
 
 
-def test_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pod_has_no_findings_of_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = Runtime("containerd", "", conf_dir=str(tmp_path / "none"))
     monkeypatch.setattr(runtimes, "detect", lambda: nowhere)
     assert of_this_node() == ()

@@ -55,7 +55,7 @@ def test_a_pod_without_a_namespace(socket: str, capsys: pytest.CaptureFixture[st
     assert "has no network namespace for shop/api" in capsys.readouterr().err
 
 
-def test_no_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_without_an_agent_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["node", "pods", "--socket", str(tmp_path / "socket")]) == 1
     assert run(["node", "status", "--socket", str(tmp_path / "socket")]) == 1
     assert "no agent answers" in capsys.readouterr().err

@@ -95,6 +95,6 @@ def test_what_is_no_runtime_is_an_error(path: str, behaviour: Callable[[socket.s
         accepted.result()[0].close()
 
 
-def test_nothing_listens(path: str) -> None:
+def test_a_call_without_a_listener_fails(path: str) -> None:
     with pytest.raises(CallError, match="UNAVAILABLE: No such file or directory"):
         call(path, "/demo.Echo/Say", b"", 1)

@@ -11,7 +11,7 @@ from cni.agent.health import LOOP_LIMIT, STARTING, Health
 from cni.agent.status_text import pod_lines, status_lines
 
 
-def test_it_is_ready_when_every_part_is_well() -> None:
+def test_the_agent_is_ready_when_every_part_is_well() -> None:
     health = Health(("plugin", "entry"))
     readiness = [health.is_ready]
     news = []
@@ -38,7 +38,7 @@ def test_a_part_that_was_not_named_starts_too() -> None:
     assert readiness == [True, False, False]
 
 
-def test_facts_and_counts() -> None:
+def test_facts_and_counts_are_kept() -> None:
     health = Health()
     health.note(node="node-1", pods_known=3)
     health.note(pods_known=4)
@@ -55,7 +55,7 @@ def test_facts_and_counts() -> None:
     assert (plain["schema"], plain["node"], plain["ready"], plain["live"]) == ("capture/v1", "node-1", True, True)
 
 
-def test_it_lives_while_its_loop_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_agent_is_live_while_its_loop_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("cni.agent.health.time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
     health = Health()

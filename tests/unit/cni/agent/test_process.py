@@ -104,7 +104,7 @@ def test_a_killed_agent_leaves_everything_for_the_next_one(node: Path) -> None:
         assert entries(node) == 1
 
 
-def test_status_in_words() -> None:
+def test_status_reads_in_words() -> None:
     health = Health(("entry",), clock=lambda: 1000.0)
     health.report("entry", "it is not there")
     health.note(
@@ -124,7 +124,7 @@ def test_status_in_words() -> None:
     ]
 
 
-def test_parts_of_health() -> None:
+def test_a_problem_of_a_part_is_news_once() -> None:
     clock = [10.0]
     health = Health(("plugin",), clock=lambda: clock[0])
     assert not health.is_ready

@@ -28,7 +28,7 @@ def test_fields_of_other_kinds_are_passed_over() -> None:
     assert text(fixed + message(f3="here"), 3) == "here"
 
 
-def test_maps() -> None:
+def test_maps_are_read() -> None:
     entries = b"".join(message(f2=message(f1=key, f2=value)) for key, value in {"a": "1", "b": "2"}.items())
     assert text_map(entries, 2) == {"a": "1", "b": "2"}
 

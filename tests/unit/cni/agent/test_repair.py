@@ -89,7 +89,7 @@ def with_options(**options: Any) -> pytest.MarkDecorator:
     ("state", "reason"),
     [("no-rules", "CaptureMissing"), ("foreign-rule", "CaptureBroken"), ("rule-missing", "CaptureBroken")],
 )
-def test_by_default_it_only_reports(scene: Scene, state: str, reason: str) -> None:
+def test_by_default_a_pod_is_only_reported(scene: Scene, state: str, reason: str) -> None:
     for pod in (READY, STARTING, None):
         scene.repair(audited(state, f"of {pod and pod['status']}"), pod)
     assert scene.events() == [(reason, "Warning", f"{state}: there are no rules")] * 3
@@ -104,7 +104,7 @@ def test_what_is_well_or_unknown_is_no_case(scene: Scene, state: str) -> None:
 
 
 @with_options()
-def test_it_reports_the_same_again_after_ten_minutes_only(scene: Scene) -> None:
+def test_the_same_fault_is_reported_again_after_ten_minutes_only(scene: Scene) -> None:
     for wait, number in ((0.0, 1), (QUIET - 1, 0), (1.0, 1)):
         scene.clock += wait
         scene.repair(audited("no-rules"), READY)
@@ -147,7 +147,7 @@ def test_what_rules_cannot_end_is_no_failure_of_writing_them(scene: Scene) -> No
 
 
 @with_options(repair_running="evict")
-def test_eviction(scene: Scene) -> None:
+def test_a_pod_is_evicted_as_the_budget_allows(scene: Scene) -> None:
     scene.repair(audited("no-rules"), READY)
     assert [path for path, _ in scene.server.posted if "eviction" in path] == [
         "/api/v1/namespaces/shop/pods/web/eviction"

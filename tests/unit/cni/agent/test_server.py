@@ -39,7 +39,7 @@ def test_the_plugin_gets_the_very_pod_or_none(server: Server) -> None:
     assert agent_socket.pod(server.path, WEB.replace(uid="other")) is None
 
 
-def test_only_root_reaches_it(server: Server) -> None:
+def test_only_root_reaches_the_socket(server: Server) -> None:
     assert stat.S_IMODE(os.stat(server.path).st_mode) == 0o600
     assert stat.S_IMODE(os.stat(os.path.dirname(server.path)).st_mode) == 0o700
 

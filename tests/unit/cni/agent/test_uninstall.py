@@ -82,7 +82,7 @@ def test_nothing_goes_while_the_plugin_is_installed(node: Path) -> None:
     assert (node / "bin" / "capture-cni").exists()
 
 
-def test_on_doubt_the_plugin_stays(node: Path) -> None:
+def test_in_doubt_the_plugin_stays(node: Path) -> None:
     (node / "results").rmdir()
     assert leave(node) == []
     assert (node / "bin" / "capture-cni").exists()
