@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from capture.analysis.stations import PodNetwork
+    from capture.analysis.base_chains import PodNetwork
     from capture.model.addresses import Family, Network
     from capture.model.packet import Packet
 

@@ -23,9 +23,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
+    from capture.analysis.base_chains import Situation
     from capture.analysis.compiler import Direction
     from capture.analysis.regions import Path
-    from capture.analysis.stations import Situation
     from capture.analysis.trace import Trace
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule, Ruleset

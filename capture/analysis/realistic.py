@@ -19,9 +19,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from capture.analysis.base_chains import Situation
     from capture.analysis.compiler import Compiler, Direction
     from capture.analysis.space import PacketSpace
-    from capture.analysis.stations import Situation
     from capture.model.addresses import Family
 
 NO_HOSTS: dict[Family, tuple[Network, ...]] = {

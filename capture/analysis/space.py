@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
     from typing import Literal
 
+    from capture.analysis.base_chains import Situation
     from capture.analysis.rerouting import MarkRoute
-    from capture.analysis.stations import Situation
     from capture.model.addresses import Family
 
     Ranges = Sequence[tuple[int, int]]

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import click
 
+from capture.analysis.base_chains import Situation
 from capture.analysis.effects import Comparison, Effect
 from capture.analysis.judgement import of_family
-from capture.analysis.stations import Situation
 from capture.cli.options import CaptureCommand, capture_options, command, flags, format_option
 from capture.cli.values import Kind
 from capture.errors import EXIT_DONE, EXIT_DRIFT, ConfigurationError

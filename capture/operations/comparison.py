@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from capture.analysis.stations import PodNetwork
+    from capture.analysis.base_chains import PodNetwork
     from capture.backends.detect import BackendChoice, SetLocation
     from capture.model.addresses import Network
     from capture.model.ruleset import Chain, TableName

@@ -149,16 +149,9 @@ def fate_text(fate: Fate) -> str:
 
 def text_of(rule: Rule, family: Family) -> str:
     """Return a rule as iptables-save would print it; a list that takes many rules there by the first of them."""
-    from capture.backends.iptables.entries import expanded  # where something differs
-    from capture.backends.iptables.render import rule_text
+    from capture.backends.iptables.render import shown_rule  # where something differs
 
-    of_family = rule.replace(family=family, why="")
-    single, *others = expanded([of_family], family)
-    try:
-        text = rule_text(single) or "(any packet)"
-    except ValueError as error:  # live rules may have what iptables has no words for
-        return f"({error})"
-    return f"{text} (and {len(others)} more like it)" if others else text
+    return shown_rule(rule, family)
 
 
 def verified_lines(verified: Verified) -> Iterator[str]:

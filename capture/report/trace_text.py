@@ -110,7 +110,7 @@ def path_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
 
 def _texts(step: Step, family: Family) -> tuple[str, str]:
     """Return a rule in words, and its reason; a foreign rule of nf_tables is in the words of nft(8), and has none."""
-    is_foreign = step.station is not None and step.station.foreign is not None
+    is_foreign = step.base_chain is not None and not step.base_chain.is_own
     if is_foreign and step.rule.why:
         return step.rule.why, ""
     return text_of(step.rule, family), step.rule.why

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from capture.analysis.base_chains import PodNetwork
 from capture.analysis.rerouting import mark_routes
-from capture.analysis.stations import PodNetwork
 from capture.errors import UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS, IPV4, address_text, parse_address
 from capture.model.packet import LOOPBACK

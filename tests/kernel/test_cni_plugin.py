@@ -21,6 +21,7 @@ from pytest_netns import Kind, NamespaceFactory, Pod, PodPair
 from support.cluster.fake_kubernetes import FakeKubernetes, status
 from support.processes.private_mounts import OWN_MOUNTS
 from support.runtimes.cni_calls import INJECTED, RESULT, call, configuration, error_of
+from support.traffic.proxies import listen_as_proxy
 
 pytestmark = pytest.mark.kernel
 
@@ -88,8 +89,7 @@ def test_a_pod_is_captured_both_ways_in_both_families(attachment: Attachment, po
     pod, peer = pod_pair
     assert attachment.add(backend=backend) == RESULT  # which has an IPv4 address only: the namespace has both
 
-    pod.listener(("0.0.0.0", 15001), ("::", 15001), label="outbound", uid=1337)
-    pod.listener(("0.0.0.0", 15006), ("::", 15006), label="inbound", uid=1337)
+    listen_as_proxy(pod)
     peer.listener(("0.0.0.0", 80), ("::", 80), label="elsewhere")
     for here, there in ((pod.ipv4, peer.ipv4), (pod.ipv6, peer.ipv6)):
         assert pod.client(1000).connect(there, 80).label == "outbound"
@@ -127,7 +127,7 @@ def test_families_of_a_mesh_are_those_of_the_primary_address(netns: NamespaceFac
         (netns.pod("v4", ipv6=None), RESULT, {"ipv4"}),
         (netns.pod("v4 and more to come", ipv6=None), FD77, {"ipv4", "ipv6"}),
         (netns.pod("v6", ipv4=None), {"cniVersion": "1.0.0", "ips": [{"address": "fd77::2/64"}]}, {"ipv4", "ipv6"}),
-        (netns.pod("nothing said", ipv4=None), {"cniVersion": "1.0.0"}, {"ipv4", "ipv6"}),
+        (netns.pod("nothing set", ipv4=None), {"cniVersion": "1.0.0"}, {"ipv4", "ipv6"}),
         (netns.pod("nothing yet", ipv4=None, ipv6=None), {"cniVersion": "1.0.0"}, {"ipv4", "ipv6"}),
     ]
     for number, (pod, result, families) in enumerate(cases):

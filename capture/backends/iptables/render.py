@@ -194,6 +194,16 @@ def word(text: str) -> str:
     return quoted(text)
 
 
+def shown_rule(rule: model.Rule, family: Family) -> str:
+    """Return a rule as iptables-save would print it; a list that takes many rules there by the first of them."""
+    single, *others = expanded([rule.replace(family=family, why="")], family)
+    try:
+        text = rule_text(single) or "(any packet)"
+    except ValueError as error:  # live rules may have what iptables has no words for
+        return f"({error})"
+    return f"{text} (and {len(others)} more like it)" if others else text
+
+
 def save_text(ruleset: model.Ruleset, family: Family, *, counters: bool = False, comments: bool = False) -> str:
     """Return the rule set of one family in the format of iptables-save, with or without counters.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from capture.analysis.base_chains import BaseChain, PodNetwork
 from capture.analysis.compare import Difference, differences
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.judgement import MAX_JUDGED, Obstacle, judge, second_set_effect
-from capture.analysis.stations import ForeignChain, PodNetwork
 from capture.model.addresses import FAMILIES, Network
 from capture.model.ruleset import (
     MANGLE,
@@ -62,7 +62,7 @@ def judged(
     table: TableName = NAT,
     chain: str = OUTPUT,
     *foreign: Rule,
-    other_chains: ForeignChain | None = None,
+    other_chains: BaseChain | None = None,
 ) -> Judgement:
     """Return the judgement on rules at the top of a chain of ours, and on a chain elsewhere."""
     tables = []
@@ -157,14 +157,14 @@ class TestMarks:
 
 def chain(
     *rules: Rule, hook: str = OUTPUT, priority: int = -200, is_nat: bool = False, policy: str = "ACCEPT"
-) -> ForeignChain:
+) -> BaseChain:
     """Return a chain elsewhere ours, whose rules may jump to one that drops HTTPS."""
     more = Chain("more", (Rule(Accept(), TIME), Rule(Drop(), HTTPS)))
     table = Table(NAT if is_nat else MANGLE, (Chain("x", rules, policy), more))
-    return ForeignChain("inet other", FAMILIES, hook, priority, is_nat, table)
+    return BaseChain("inet other", FAMILIES, hook, priority, is_nat, table)
 
 
-class TestBesideOurs:
+class TestNextToOurs:
     @pytest.mark.parametrize(
         ("there", "outcome"),
         [
@@ -177,7 +177,7 @@ class TestBesideOurs:
             (chain(Rule(Drop(), (InInterface("lo"),)), hook=PREROUTING), "dropped"),
         ],
     )
-    def test_what_diverts_captured_traffic_is_drift(self, there: ForeignChain, outcome: str) -> None:
+    def test_what_diverts_captured_traffic_is_drift(self, there: BaseChain, outcome: str) -> None:
         judgement = judged(REDIRECT, other_chains=there)
 
         assert [after for _, after in outcomes(judgement.obstacles)] == [outcome]

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+from capture.analysis.base_chains import BaseChain
 from capture.analysis.compare import Difference
 from capture.analysis.effects import Effect, FateChange
 from capture.analysis.judgement import Obstacle
-from capture.analysis.stations import ForeignChain
 from capture.analysis.trace import Fate, Trace
 from capture.backends.detect import BackendChoice
 from capture.model.addresses import parse_address, parse_network
@@ -140,7 +140,7 @@ def test_a_note_is_no_difference() -> None:
 
 def test_a_foreign_chain_is_named_with_its_rule_in_its_own_words() -> None:
     table = Table(MANGLE, (Chain("x", (TAKEN,), "ACCEPT"),))
-    there = ForeignChain("ip other", ("ipv4",), "OUTPUT", -200, is_nat=False, contents=table)
+    there = BaseChain("ip other", ("ipv4",), "OUTPUT", -200, is_nat=False, contents=table)
     in_nft = Obstacle(there, TAKEN.replace(why="tcp dport 80 drop"), EFFECT)
     found = verified(obstacles=(in_nft, Obstacle(there)), harmless_obstacles=(Obstacle(there, TAKEN),))
 
