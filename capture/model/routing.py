@@ -46,6 +46,6 @@ class MissingRoute(PolicyRoute):
     def commands(self) -> tuple[str, ...]:
         """Return what would add it, as commands of ip(8)."""
         option = "-6 " if self.family == IPV6 else ""
-        rule = f"ip {option}rule add fwmark {self.mark} lookup {self.table}"
+        rule = f"ip {option}rule add fwmark {self.mark:#x} lookup {self.table}"
         route = f"ip {option}route add local default dev lo table {self.table}"
         return (*(() if self.has_rule else (rule,)), *(() if self.has_route else (route,)))

@@ -249,7 +249,7 @@ def rules(draw: st.DrawFn, place: Place) -> Rule:
     """A rule for one family or for both."""
     family = draw(st.sampled_from((None, *FAMILIES)))
     protocol: ProtocolName | None = draw(st.sampled_from((None, "tcp", "udp")))
-    why = draw(st.sampled_from(("", "what nobody wants to see", "it is said so")))
+    why = draw(st.sampled_from(("", "what no one reads", "a reason")))
     return Rule(draw(verdicts(place, protocol)), draw(matches(place, family, protocol)), family, why)
 
 

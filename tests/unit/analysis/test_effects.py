@@ -235,7 +235,7 @@ class TestWhatAKernelCanShow:
         assert all(each.packet.out_interface == "lo" for each in effects(DEFAULT, Rule(Drop(), (own,))))
 
     def test_a_nat_chain_before_mangle_comes_after_it(self) -> None:
-        """Of priority -160, but the kernel asks all chains of type nat at -100."""
+        """Of priority -160, but the kernel calls all chains of type nat at -100."""
         redirects = foreign_chain(Rule(Redirect(9), HTTPS), priority=-160, is_nat=True)
         sees = foreign_chain(Rule(Drop(), (TCP, DestinationPort((only(9),)))), priority=-150)
         drops = Situation(DEFAULT, (redirects, sees))

@@ -164,7 +164,7 @@ def chain(
     return BaseChain("inet other", FAMILIES, hook, priority, is_nat, table)
 
 
-class TestBesideOurs:
+class TestNextToOurs:
     @pytest.mark.parametrize(
         ("there", "outcome"),
         [

@@ -161,7 +161,7 @@ def test_a_group_that_is_left_alone() -> None:
     assert outcome(config, packet.replace(gid=203)) == ("direct", 80)
 
 
-# --- rules of somebody else ------------------------------------------------------------------------
+# --- foreign rules --------------------------------------------------------------------------------
 
 
 def with_foreign(rule: Rule) -> Ruleset:
@@ -215,7 +215,7 @@ def test_addresses_and_interfaces_of_a_namespace_that_is_not_known_cannot_be_jud
 
 
 def next_to(*rules: Rule, priority: int, is_nat: bool = False) -> BaseChain:
-    """Return a chain of somebody else's on the way out."""
+    """Return a foreign chain on the way out."""
     table = Table(NAT if is_nat else MANGLE, (Chain("x", rules, "ACCEPT"),))
     return BaseChain("ip other", ("ipv4",), OUTPUT, priority, is_nat, table)
 
@@ -227,7 +227,7 @@ def next_to(*rules: Rule, priority: int, is_nat: bool = False) -> BaseChain:
         (next_to(Rule(Drop()), priority=-200), ("dropped", 443)),
         (next_to(Rule(Redirect(1)), priority=-100, is_nat=True), ("redirected", 1)),
         (next_to(Rule(Redirect(1)), priority=-99, is_nat=True), ("proxy-outbound", 15001)),
-        (next_to(Rule(Drop(), HTTPS), priority=0), ("proxy-outbound", 15001)),  # redirected before it is asked
+        (next_to(Rule(Drop(), HTTPS), priority=0), ("proxy-outbound", 15001)),  # redirected before it is entered
     ],
 )
 def test_a_foreign_chain_is_met_by_its_priority(foreign_chain: BaseChain, expected: tuple[str, int]) -> None:
