@@ -24,9 +24,9 @@ from capture.model.addresses import (
     address_text,
 )
 from capture.model.chain_names import is_our_chain
-from capture.model.conventions import DNS_PORT
+from capture.model.conventions import DNS_PORT, PROTOCOL_NUMBERS
 from capture.model.packet import LOOPBACK
-from capture.model.ruleset import MANGLE, NAT, PROTOCOL_NUMBERS, TABLES, Redirect
+from capture.model.ruleset import MANGLE, NAT, TABLES, Redirect
 from capture.model.values import Value
 
 TYPE_CHECKING = False

@@ -21,7 +21,8 @@ from capture.errors import CaptureError
 from capture.model.addresses import IPV4, LOOPBACK_ADDRESSES, address_text
 from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.packet import LOOPBACK, Packet
-from capture.model.ruleset import MissingRoute, Ruleset
+from capture.model.routing import MissingRoute
+from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.netlink.ipsec import policy_for
 from capture.operations import host_of, reference, trace, verify

@@ -8,7 +8,7 @@ from capture.analysis.foreign_text import what_foreign_does
 from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import FAMILY_NAMES, IPV4, parse_address
 from capture.model.packet import Packet
-from capture.model.ruleset import LoopbackAddress
+from capture.model.routing import LoopbackAddress
 from capture.operations import trace
 from capture.state.impediments import LO_DOWN
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
     from capture.model.addresses import Family
-    from capture.model.ruleset import MissingRoute, Rule
+    from capture.model.routing import MissingRoute
+    from capture.model.ruleset import Rule
     from capture.operations.results import Verified
     from capture.state.impediments import Impediment
 
