@@ -169,6 +169,8 @@ def _injected(name: str, request: InjectionRequest) -> Result:
     result = inject_text(read_input(name), origin_of(name), request.template, request.base, request.namespace)
     for outcome in result.outcomes:
         _summarise(name, outcome)
+    if not result.outcomes:
+        click.echo(f"{origin_of(name)}: no workload", err=True)
     return result
 
 

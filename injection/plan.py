@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 
 from capture.errors import CaptureError
-from capture.model.limits import MAX_ID
+from capture.model.conventions import MAX_ID
 from capture.model.values import Value
 from capture.settings import options as option
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER

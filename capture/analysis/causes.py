@@ -24,9 +24,9 @@ from capture.model.addresses import (
     address_text,
 )
 from capture.model.chain_names import is_our_chain
-from capture.model.conventions import DNS_PORT
+from capture.model.conventions import DNS_PORT, PROTOCOL_NUMBERS
 from capture.model.packet import LOOPBACK
-from capture.model.ruleset import MANGLE, NAT, PROTOCOL_NUMBERS, TABLES, Redirect
+from capture.model.ruleset import MANGLE, NAT, TABLES, Redirect
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -258,8 +258,10 @@ def _bound_elsewhere(listener: Listener, kind: str, arrives_at: Network, where: 
 def _misconfigured_listener_causes(
     serving: list[Listener], facts: PodFacts, capture: Capture, outcome: str, port: int
 ) -> Iterator[Cause]:
-    """Yield in which ways a port is not served as the rules expect it: by another user, or in the other mode."""
+    """Yield in which ways a port is not served as expected: not at all now, by another user, or in the other mode."""
     where = f"tcp port {port}"
+    if all(each.is_full for each in serving):
+        yield cause("not-listening: full", where, port=where, waiting=sum(each.waiting for each in serving))
     if all(_is_captured(each, facts, capture) for each in serving):
         uid, expected = serving[0].uid, ",".join(map(str, capture.uids))
         # The calls of a transparent proxy to the app and to its own pod differ by the user alone.

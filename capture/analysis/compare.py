@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from capture.analysis.canonical import CanonicalChain, canonical
 from capture.analysis.ownership import CERTAIN, disturbance_test, shape
-from capture.model.addresses import FAMILY_NAMES
+from capture.model.addresses import FAMILIES, FAMILY_NAMES
 from capture.model.chain_names import is_our_chain
-from capture.model.ruleset import FAMILIES
 from capture.model.values import Value
 
 TYPE_CHECKING = False

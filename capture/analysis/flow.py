@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Kind = Literal["table", "chain", "proxy", "dns", "direct", "dropped", "goes on", "foreign"]
 
 DIRECTIONS = (("outbound", model.OUTPUT), ("inbound", model.PREROUTING))
-CHANGES: dict[type, Callable[[Any], str]] = {
+CHANGE_TEXTS: dict[type, Callable[[Any], str]] = {
     model.SaveMark: lambda _: "mark saved",
     model.RestoreMark: lambda _: "mark restored",
     model.Log: lambda _: "logged",
@@ -209,7 +209,7 @@ class Reader:
             return "dropped", "dropped", ()
         if isinstance(verdict, model.Return | model.Accept):
             return self._onwards(), self._onwards(), ()
-        change = CHANGES.get(type(verdict))
+        change = CHANGE_TEXTS.get(type(verdict))
         return "goes on", change(verdict) if change else "counted", ()
 
     def _onwards(self) -> Kind:

@@ -12,7 +12,7 @@ from capture.analysis.space import NONE, Field, marks_of
 from capture.analysis.trace import OF_KNOWN_CONNECTIONS
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, LOOPBACK_NETWORKS, Network, merge
-from capture.model.limits import MAX_ID, MAX_PORT
+from capture.model.conventions import MAX_ID, MAX_PORT
 from capture.model.packet import LOOPBACK
 
 TYPE_CHECKING = False

@@ -17,7 +17,7 @@ are met where ``base_chains`` has them. A connection that is redirected is lost,
 from __future__ import annotations
 
 from capture.analysis.meaning import Goto, Translate, Untrack, judge, meaning
-from capture.analysis.rerouting import UNCHANGED, routed_marks, transparent_rules
+from capture.analysis.rerouting import UNCHANGED, routed_marks
 from capture.model import ruleset as model
 from capture.model.addresses import IPV6, LOOPBACK_ADDRESSES, Network
 from capture.model.chain_names import DASH, UNDERSCORE
@@ -382,7 +382,7 @@ class _Passage:
             step, port = self.mapped, self.packet.port
             outcome = redirect_outcome(step.chain, port) if is_redirect else "direct"
         elif self._goes_to_the_transparent_socket():
-            outcome, port = "proxy-inbound", transparent_rules(self.ruleset)[0].port
+            outcome, port = "proxy-inbound", self.ruleset.transparent_verdicts[0].port
         elif self._reply_bypasses_proxy():
             outcome = "dropped"
         mapping = meaning(self.mapped.rule) if self.mapped and outcome == "direct" else None
@@ -423,7 +423,7 @@ class _Passage:
         """Return whether a packet of a known connection got a mark that routes it to the proxy's socket."""
         is_known = self.packet.state in OF_KNOWN_CONNECTIONS and self.packet.protocol == "tcp"
         marked = self.packet.mark in routed_marks(self.ruleset) and self.first.mark != self.packet.mark
-        return is_known and self.arrives and marked and bool(transparent_rules(self.ruleset))
+        return is_known and self.arrives and marked and bool(self.ruleset.transparent_verdicts)
 
     def _reply_bypasses_proxy(self) -> bool:
         """Return whether a connection goes past the proxy to the app, but is one whose answers go to the proxy."""

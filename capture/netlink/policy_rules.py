@@ -148,7 +148,7 @@ def put_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int, pref
 
     With None, remove every rule that is exactly that, and none with more conditions.
     """
-    words = f"{family_name(family)} policy rule fwmark {mark} lookup {table}"
+    words = f"{family_name(family)} policy rule fwmark {mark:#x} lookup {table}"
     found = _preferences(route, family, mark, table)
     changes = []
     if preference is not None and preference not in found:

@@ -53,7 +53,7 @@ class Listener(Value):
     """A socket that takes TCP connections, or an unconnected UDP socket, and the user who made it.
 
     ``address`` is packed; all zero is any address. ``is_dual`` is whether one of IPv6 takes IPv4 as well. ``inode``
-    is its number in /proc/PID/fd.
+    is its number in /proc/PID/fd. ``waiting`` connections are not accepted yet, of ``backlog`` at most.
     """
 
     protocol: int
@@ -64,8 +64,15 @@ class Listener(Value):
     transparent: bool = False
     is_dual: bool = False
     inode: int = 0
+    waiting: int = 0
+    backlog: int = 0
 
-    not_compared = ("inode",)
+    not_compared = ("inode", "waiting", "backlog")
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether the kernel takes no further connection (sk_acceptq_is_full, include/net/sock.h)."""
+        return self.waiting > self.backlog > 0
 
     def takes(self, family: int) -> bool:
         """Return whether connections of the family, AF_INET or AF_INET6, reach it."""
@@ -154,4 +161,6 @@ def decode_listener(body: bytes, protocol: int) -> Listener:
         bool(options & SOCKOPT_TRANSPARENT),
         family == AF_INET6 and attributes.get(INET_DIAG_SKV6ONLY) == b"\0",
         decode_host_number(body[UID_OFFSET + 4 : UID_OFFSET + 8]),
+        decode_host_number(body[UID_OFFSET - 8 : UID_OFFSET - 4]),
+        decode_host_number(body[UID_OFFSET - 4 : UID_OFFSET]),
     )

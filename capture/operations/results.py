@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.judgement import Obstacle
     from capture.backends.detect import BackendChoice
-    from capture.model.ruleset import LoopbackAddress, MissingRoute, Ruleset
+    from capture.model.routing import LoopbackAddress, MissingRoute
+    from capture.model.ruleset import Ruleset
     from capture.state.impediments import Impediment
 
     Conclusion = Literal["nothing applied", "drift", "in sync", "cannot be judged", "no reference"]

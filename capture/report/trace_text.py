@@ -62,7 +62,7 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
         does = "refuses it" if traced.outcome == "dropped" else f"lets it leave by {traced.interface}"
         yield f"by its mark it is routed again: the policy rule `{traced.rerouted.words}` {does}"
     for command in traced.lacks:
-        yield f"but the answers do not come back: `{command}` is missing"
+        yield f"but the answers do not come back; `{command}` adds what is missing"
     for impediment in traced.impediments:
         yield f"but {impediment}"
     if traced.outcome == "no-route":

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.model.addresses import Family
-    from capture.model.ruleset import PolicyRoute, Ruleset
+    from capture.model.routing import PolicyRoute
+    from capture.model.ruleset import Ruleset
     from capture.netlink.policy_rules import PolicyRule
     from capture.netlink.sockets import NetlinkSocket
     from capture.state.sysctls import Sysctl

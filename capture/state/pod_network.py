@@ -6,8 +6,8 @@ from capture.analysis.base_chains import PodNetwork
 from capture.analysis.rerouting import mark_routes
 from capture.errors import UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS, IPV4, address_text, parse_address
+from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.model.packet import LOOPBACK
-from capture.model.ruleset import PROTOCOL_NUMBERS
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.policy_rules import read_policy_rules
 from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, look_up_route, read_routes, way_out

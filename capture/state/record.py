@@ -11,7 +11,7 @@ import os
 
 from capture.errors import ConfigurationError
 from capture.model.addresses import FAMILIES, IPV4, IPV6, parse_address
-from capture.model.ruleset import PolicyRoute
+from capture.model.routing import PolicyRoute
 from capture.model.values import Value
 from capture.rules import build_ruleset
 from capture.settings.config import resolve

@@ -14,7 +14,8 @@ from capture.analysis.cause_text import Cause
 from capture.errors import CaptureError
 from capture.model.addresses import IPV6
 from capture.model.conventions import PASSTHROUGH_SOURCE
-from capture.model.ruleset import LoopbackAddress, Ruleset
+from capture.model.routing import LoopbackAddress
+from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.nfnetlink import read_generation

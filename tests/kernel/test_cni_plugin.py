@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -340,6 +341,14 @@ def test_check_passes_after_add_and_fails_after_tampering(attachment: Attachment
     assert error["msg"].startswith(f"the namespace is not as it was left: {where}")
     assert error["details"].count("\n") >= 1
     assert error["details"].endswith(" for details; recreate the pod, or run ADD again, to repair.")
+
+    if "flush chain" in command:
+        expected = (
+            r"IPv4 nat ISTIO-OUTPUT: all \d+ rules are missing \(tcp, .*: proxy-outbound 15001 -> direct; witness: "
+        )
+        assert re.search(f"it was left: {expected}", error["msg"])
+        families = 2 if backend == "nftables" else 1
+        assert len(error["details"].splitlines()) == families + 1, "a line for each family, and what to do"
 
     attachment.add(backend=backend)
     if command != TAMPER["a foreign rule before our own"]:  # rules of others stay

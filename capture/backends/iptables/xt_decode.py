@@ -22,7 +22,7 @@ from capture.backends.nftables.native import CONDITIONS, IIFNAME, L4PROTO, Among
 from capture.backends.nftables.sets import NativeSet
 from capture.model import ruleset as model
 from capture.model.addresses import BITS
-from capture.model.ruleset import PROTOCOL_OF
+from capture.model.conventions import PROTOCOL_OF
 from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.netlink.attributes import decode_fields, decode_number, decode_text

@@ -24,7 +24,7 @@ from capture.backends.nf_tables import expressions as make
 from capture.backends.nf_tables.expressions import PORT_SIZE
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4
-from capture.model.ruleset import PROTOCOL_NUMBERS
+from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.netlink.attributes import BYTE_ORDER, attribute, text, u32, u32be
 
 TYPE_CHECKING = False

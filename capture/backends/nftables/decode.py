@@ -16,7 +16,7 @@ from capture.backends.nftables.comparisons import Bounds, Register, conditions_o
 from capture.backends.nftables.sets import NativeSet, cases_of, ranges_of
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, address_text
-from capture.model.ruleset import PROTOCOL_OF
+from capture.model.conventions import PROTOCOL_OF
 from capture.netlink.attributes import (
     BYTE_ORDER,
     MalformedMessageError,

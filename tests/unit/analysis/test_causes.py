@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
 
 CAPTURE_PACKAGE = Path(capture.__file__).parent
-TELL_CAUSES = ("analysis/causes", "analysis/envoy", "operations/diagnosis")
+TELL_CAUSES = ("analysis/causes", "analysis/envoy", "operations/diagnosis", "operations/drift_causes")
 OF_A_FAMILY: dict[str, object] = {"family": "IPv6", "other": "IPv4", "any_address": "::"}
 """Words that one cause takes from a dictionary."""
 PROXY = 1337
@@ -344,6 +344,12 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
             listener(15001),
             cause("not-listening: DNS", "udp port 15053", port="udp port 15053", others="15001"),
         ),
+        (
+            way(IN, "proxy-inbound", OWN, port=15006),
+            listener(15006).replace(waiting=4097, backlog=4096),
+            cause("not-listening: full", "tcp port 15006", port="tcp port 15006", waiting=4097),
+        ),
+        (way(IN, "proxy-inbound", OWN, port=15006), listener(15006).replace(waiting=4096, backlog=4096), None),
         (
             way(IN, "proxy-inbound", OWN, port=15006),
             listener(15006, transparent=True),
