@@ -1,4 +1,4 @@
-"""What ``why`` reports: every cause in words, and what to do about it. Pure.
+"""The causes that ``why`` reports: each in words, with its remedy. Pure.
 
 The name of a text is the kind of its causes; where a kind has several texts, a word behind a colon tells them apart.
 Words in braces are filled in where the cause is found.

@@ -46,16 +46,16 @@ if TYPE_CHECKING:
 KIND_OF = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS"}
 ANY_ADDRESS: dict[Family, str] = {IPV4: "0.0.0.0", IPV6: "::"}
 USUAL_INTERFACE = "eth0"
-"""What container runtimes call a pod's interface."""
+"""The name of a pod's interface in container runtimes."""
 PORTS_OF_SIDECAR = range(15000, 15100)
 """Where Envoy and Istio's agent listen: for captured traffic, DNS, probes and metrics, and for commands."""
 MODES = {True: "TPROXY", False: "REDIRECT"}
 NEARLY_FULL = 0.95
-"""Of the conntrack table: above it new connections are about to fail, and some already do."""
+"""Share of the conntrack table above which new connections are about to fail, and some already do."""
 
 
 class Capture(Value):
-    """What the rules expect of the proxy: ports, the users that are not captured, and the mode."""
+    """The proxy that the rules expect: ports, the users that are not captured, and the mode."""
 
     outbound_port: int | None
     """None where nothing of that direction is captured."""

@@ -72,13 +72,13 @@ LEFT_ALONE_BY = (
 )
 """Words of the plugin's reasons, and what they mean for the person who expected a capture."""
 PORTS_OF_ISTIO = ("15020", "15021", "15090")
-"""Which every injected pod leaves out: the agent's and Envoy's metrics and probes."""
+"""The ports that every injected pod leaves out: metrics and probes of the agent and of Envoy."""
 SOME_PORT = 45000
-"""Of those that a connection gets by itself (ip_local_port_range)."""
+"""One of those that a connection gets by itself (ip_local_port_range)."""
 
 
 class Diagnosis(Value):
-    """What was found: ``causes`` break the connection (or, without one, the pod), ``notes`` do not.
+    """The result of ``why``: ``causes`` break the connection (or, without one, the pod), ``notes`` do not.
 
     ``is_certain`` is False where a rule on the way cannot be judged, and no cause was found.
     """
