@@ -41,8 +41,8 @@ FAR = 1 << 32
 """More than any priority, which has 32 bits."""
 
 SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
-"""The hooks at which nat maps sources. Their chains are not read: SNAT and MASQUERADE change the sender's address for the
-receiver, and DNAT cannot be there (nf_nat_inet_fn maps by hook). A filter behind that tests the new source is not seen."""
+"""Hooks at which nat maps sources. Their chains are not read: SNAT and MASQUERADE change the sender's address for the
+receiver, and DNAT cannot be there (nf_nat_inet_fn maps by hook). A filter behind sees the new source; this does not."""
 
 
 class BaseChain(Value):
