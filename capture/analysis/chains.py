@@ -6,6 +6,7 @@ fates of each decision are put in its place.
 
 from __future__ import annotations
 
+from capture.analysis.canonical import entries_of
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.long_lists import Box
 from capture.analysis.meaning import Goto, Translate, Untrack, before_tracking, meaning, spelled_out
@@ -23,13 +24,7 @@ if TYPE_CHECKING:
 
 ANYTHING = "anything"
 """The value after a verdict that is not understood, which may have done anything."""
-NO_EFFECT = (model.Log, model.Continue)
-CHANGES: dict[type, type] = {
-    model.SetMark: model.Mark,
-    model.RestoreMark: model.Mark,
-    model.SaveMark: model.ConnectionMark,
-    Untrack: model.ConnectionState,
-}
+CHANGES: dict[type, type] = {**model.MARKS_CHANGED, Untrack: model.ConnectionState}
 """Verdicts after which a packet goes on changed, each with the match that tests what it changes."""
 DECIDES = (model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Goto)
 SHORT = 32
@@ -78,18 +73,16 @@ class ChainCompiler:
     def _may_be_listed(self, rule: model.Rule, tested: set[type]) -> bool:
         """Return whether a rule changes nothing that later rules match, so that all can be judged at once."""
         verdict = meaning(rule)
-        if any(
-            type(match) in LISTED and len(getattr(match, LISTED[type(match)][1])) > LONG_LIST for match in rule.matches
-        ):
+        if any(len(entries_of(match)) > LONG_LIST for match in rule.matches):
             return False
         if isinstance(verdict, model.Jump):
             return tested.isdisjoint(self.compiler.changes(self.base_chain.contents, verdict.chain))
-        return isinstance(verdict, (*DECIDES, *NO_EFFECT))
+        return isinstance(verdict, (*DECIDES, *model.NO_EFFECT))
 
     def _step(self, position: int, rule: model.Rule, after: int) -> int:
         """Return the fates of packets that come to a rule; ``after`` are those of packets that come past it."""
         verdict = meaning(rule)
-        if isinstance(verdict, NO_EFFECT):
+        if isinstance(verdict, model.NO_EFFECT):
             return after
         if isinstance(verdict, model.UnknownVerdict):
             may = self.space.unknown(("verdict", self._occurrence(position)))
@@ -139,7 +132,7 @@ class ChainCompiler:
         key = (self.base_chain.table, self.chain.name, first, self.is_tracked) if is_known else self._occurrence(first)
         found = self.compiler.listed.get(key)
         if found is None:
-            kept = [(position, rule) for position, rule in rules if not isinstance(meaning(rule), NO_EFFECT)]
+            kept = [(position, rule) for position, rule in rules if not isinstance(meaning(rule), model.NO_EFFECT)]
             boxes = [self._box(position, rule) for position, rule in kept]
             found = self.compiler.listed[key] = self.compiler.lists.diagram(boxes)
         return found

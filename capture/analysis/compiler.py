@@ -11,7 +11,7 @@ from __future__ import annotations
 from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
 from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import Goto, Translate, meaning
-from capture.analysis.rerouting import routed_marks, transparent_rules
+from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import NONE, Field, gathered
 from capture.analysis.trace import (
     NAT_STATES,
@@ -21,7 +21,7 @@ from capture.analysis.trace import (
 )
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge, merge_ranges
-from capture.model.limits import MAX_ID
+from capture.model.conventions import MAX_ID
 from capture.model.packet import LOOPBACK
 from capture.model.values import Value
 
@@ -47,14 +47,14 @@ TRANSLATED = Fate("direct", 0)
 
 
 class Held(Value):
-    """What is decided about a packet on its way: what nat mapped it to, and the port of a transparent proxy."""
+    """The decisions about a packet so far: what nat mapped it to, and the port of a transparent proxy."""
 
     mapped: Fate | None = None
     transparent: int | None = None
     is_moved: bool = False
     """Whether nat sent it to another address."""
     interface: str | None = None
-    """By which a changed mark lets it leave."""
+    """The interface by which a changed mark lets it leave."""
 
     @property
     def is_redirected(self) -> bool:
@@ -63,7 +63,7 @@ class Held(Value):
 
 
 class Stage(Value):
-    """Where on its way a packet is: by which way, in which order of base chains, at which of them."""
+    """A packet's place on its path: the leg, the order of base chains, and the next of them."""
 
     leg: Leg
     order: int
@@ -266,7 +266,7 @@ class Compiler:
         known = self.space.state_in(*OF_KNOWN_CONNECTIONS)
         in_vain = both(both(arrives, self.diagrams.negation(known)), self._is_routed("connection"))
         found = choose(in_vain, self._fate(Fate("dropped")), direct)
-        ports = [each.port for each in transparent_rules(self.situation.ruleset)]
+        ports = [each.port for each in self.situation.ruleset.transparent_verdicts]
         if not ports:
             return found
         to_proxy = self._fate(Fate("proxy-inbound", ports[0]))

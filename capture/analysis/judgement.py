@@ -36,7 +36,7 @@ MAX_JUDGED = 100
 """Differences of our own that get an effect each."""
 DECIDED_BY_NAT: dict[str, Direction] = {model.PREROUTING: INBOUND, model.OUTPUT: OUTBOUND}
 """Table nat decides on a connection in the first chain that it meets, and on none of the other direction."""
-LET_PASS = (model.Accept, model.Return, model.Continue, model.Log)
+LET_PASS = (model.Accept, model.Return, *model.NO_EFFECT)
 """Verdicts of another table's base chain after which a packet comes to us as it was: not worth a note."""
 
 
@@ -62,7 +62,7 @@ class Obstacle(Value):
 
 
 class Judgement(Value):
-    """What matters, and what does not.
+    """The judgement on all differences and foreign rules.
 
     ``differences`` and ``obstacles`` are drift, the first in our own tables. ``harmless_*`` are foreign
     rules without effect on captured traffic. ``unjudged`` may have one. ``doubts`` are what else cannot be judged, in

@@ -17,7 +17,7 @@ are met where ``base_chains`` has them. A connection that is redirected is lost,
 from __future__ import annotations
 
 from capture.analysis.meaning import Goto, Translate, Untrack, judge, meaning
-from capture.analysis.rerouting import UNCHANGED, routed_marks, transparent_rules
+from capture.analysis.rerouting import UNCHANGED, routed_marks
 from capture.model import ruleset as model
 from capture.model.addresses import IPV6, LOOPBACK_ADDRESSES, Network
 from capture.model.chain_names import DASH, UNDERSCORE
@@ -48,7 +48,7 @@ REDIRECTED_BY: dict[str, Outcome] = {
     for names in (UNDERSCORE, DASH)
     for name, outcome in ((names.redirect, OUTBOUND), (names.in_redirect, PROXY_INBOUND), (names.output_dns, DNS))
 }
-"""What a redirect in one of our chains means."""
+"""The outcome of a redirect, by our chain that it is in."""
 
 
 def redirect_outcome(chain: str, port: int) -> Outcome:
@@ -90,7 +90,7 @@ class Fate(Value):
 
 
 class Trace(Value):
-    """Where the packet ends and how it came there; ``step`` is the rule that decided, None for a policy.
+    """The end of a packet and its path; ``step`` is the rule that decided, None for a policy.
 
     ``translated`` is what a rule made of where the packet was addressed to.
     ``marked`` is whether a mark of TPROXY leads the packet, or a later one of its connection, to the proxy.
@@ -174,7 +174,7 @@ class _Passage:
         """The rules of a base chain that changed its mark."""
         self.rerouted: MarkRoute | None = None
         self.interface: str | None = None
-        """By which a changed mark lets it leave."""
+        """The interface by which a changed mark lets it leave."""
         self.refused_by: Step | None = None
         """The rule that made a policy rule refuse it."""
         self.policy: BaseChain | None = None
@@ -382,7 +382,7 @@ class _Passage:
             step, port = self.mapped, self.packet.port
             outcome = redirect_outcome(step.chain, port) if is_redirect else "direct"
         elif self._goes_to_the_transparent_socket():
-            outcome, port = "proxy-inbound", transparent_rules(self.ruleset)[0].port
+            outcome, port = "proxy-inbound", self.ruleset.transparent_verdicts[0].port
         elif self._reply_bypasses_proxy():
             outcome = "dropped"
         mapping = meaning(self.mapped.rule) if self.mapped and outcome == "direct" else None
@@ -423,7 +423,7 @@ class _Passage:
         """Return whether a packet of a known connection got a mark that routes it to the proxy's socket."""
         is_known = self.packet.state in OF_KNOWN_CONNECTIONS and self.packet.protocol == "tcp"
         marked = self.packet.mark in routed_marks(self.ruleset) and self.first.mark != self.packet.mark
-        return is_known and self.arrives and marked and bool(transparent_rules(self.ruleset))
+        return is_known and self.arrives and marked and bool(self.ruleset.transparent_verdicts)
 
     def _reply_bypasses_proxy(self) -> bool:
         """Return whether a connection goes past the proxy to the app, but is one whose answers go to the proxy."""

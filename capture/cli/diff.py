@@ -14,8 +14,8 @@ from capture.analysis.judgement import of_family
 from capture.cli.options import CaptureCommand, capture_options, command, flags, format_option
 from capture.cli.values import Kind
 from capture.errors import EXIT_DONE, EXIT_DRIFT, ConfigurationError
-from capture.model.addresses import FAMILY_NAMES
-from capture.model.ruleset import FAMILIES, Ruleset
+from capture.model.addresses import FAMILIES, FAMILY_NAMES
+from capture.model.ruleset import Ruleset
 from capture.report.difference_text import effect_as_plain, fate_text
 from capture.report.listings import ruleset_of_dump
 from capture.report.output import print_json

@@ -13,8 +13,8 @@ from click.shell_completion import CompletionItem
 
 from capture.cli.values import Kind, beginning, number, one_of
 from capture.errors import CaptureError
-from capture.model.addresses import Network, parse_address
-from capture.model.ruleset import FAMILIES, SHOWN_TABLES
+from capture.model.addresses import FAMILIES, Network, parse_address
+from capture.model.ruleset import SHOWN_TABLES
 from capture.report.option_text import by_topic, flags_text, heading, help_text
 from capture.report.output import warn
 from capture.settings.options import (
@@ -29,7 +29,7 @@ from capture.state.files import names_in
 from capture.state.netns import path_of_process
 
 NAMED_NAMESPACES = "/run/netns"
-"""Where iproute2 and container runtimes name network namespaces (ip-netns(8))."""
+"""The directory in which iproute2 and container runtimes name network namespaces (ip-netns(8))."""
 
 
 GIVEN_FLAGS = "capture.options.given"

@@ -18,7 +18,7 @@ from capture.cli.options import (
 )
 from capture.cli.values import Kind
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
-from capture.model.ruleset import LoopbackAddress
+from capture.model.routing import LoopbackAddress
 from capture.report.applied_text import print_start_line
 from capture.report.difference_text import (
     differences_as_plain,
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from capture.analysis.cause_text import Cause
     from capture.analysis.judgement import Obstacle
     from capture.model.addresses import Family, Network
-    from capture.model.ruleset import MissingRoute, TableName
+    from capture.model.routing import MissingRoute
+    from capture.model.ruleset import TableName
     from capture.operations import Verified
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from capture.backends import detect, load
 from capture.backends.nftables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
-from capture.model.addresses import IPV6
-from capture.model.ruleset import FAMILIES, Ruleset
+from capture.model.addresses import FAMILIES, IPV6
+from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.operations.arguments import host_or_default, request_of
 from capture.operations.results import Dumped, LiveSet, Other, Verified

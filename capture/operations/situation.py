@@ -1,4 +1,4 @@
-"""What else decides on packets than the capture itself, read from the namespace we are in."""
+"""Reads what decides on packets apart from the capture itself, in the namespace we are in."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from capture.backends import load
 from capture.backends.detect import BackendChoice
 from capture.backends.iptables.tables import legacy_tables
 from capture.errors import CaptureError
+from capture.model.addresses import FAMILIES
 from capture.model.chain_names import is_our_chain
-from capture.model.ruleset import FAMILIES
 from capture.model.values import Value
 from capture.state import routes
 

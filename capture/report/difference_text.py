@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.model.addresses import address_text
-from capture.model.ruleset import LoopbackAddress
+from capture.model.routing import LoopbackAddress
 from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from capture.analysis.judgement import Obstacle
     from capture.analysis.trace import Fate
     from capture.model.addresses import Family, Network
-    from capture.model.ruleset import MissingRoute, Rule, Ruleset
+    from capture.model.routing import MissingRoute
+    from capture.model.ruleset import Rule, Ruleset
     from capture.operations import Other, Verified
 
 NO_EFFECT = "foreign rule without effect on captured traffic"

@@ -9,8 +9,8 @@ from capture.backends.facts import gather
 from capture.backends.iptables.tables import legacy_tables
 from capture.backends.nftables.netlink import NetlinkDriver as NativeDriver
 from capture.backends.request import BackendRequest
-from capture.model.addresses import IPV4
-from capture.model.ruleset import FAMILIES, Ruleset
+from capture.model.addresses import FAMILIES, IPV4
+from capture.model.ruleset import Ruleset
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from pytest_netns import Namespace

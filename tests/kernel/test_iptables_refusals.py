@@ -18,19 +18,8 @@ from capture.backends.iptables.iptc_driver import IptcDriver
 from capture.backends.iptables.restore import RestoreDriver
 from capture.backends.iptables.tables import legacy_tables
 from capture.errors import KernelError, PrivilegeError, ToolError, UnsupportedError
-from capture.model.addresses import IPV4
-from capture.model.ruleset import (
-    FAMILIES,
-    NAT,
-    OUTPUT,
-    RAW,
-    Accept,
-    Chain,
-    Redirect,
-    Rule,
-    Ruleset,
-    Table,
-)
+from capture.model.addresses import FAMILIES, IPV4
+from capture.model.ruleset import NAT, OUTPUT, RAW, Accept, Chain, Redirect, Rule, Ruleset, Table
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from pytest_netns import Namespace

@@ -7,7 +7,8 @@ from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.programs import require, run
 from capture.backends.iptables.tables import legacy_tables
 from capture.errors import CaptureError
-from capture.model.ruleset import FAMILIES, INPUT, MANGLE, OUTPUT
+from capture.model.addresses import FAMILIES
+from capture.model.ruleset import INPUT, MANGLE, OUTPUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

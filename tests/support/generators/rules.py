@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, TypeVar
 from hypothesis import strategies as st
 
 from capture.model.addresses import BITS, FAMILIES, Network
-from capture.model.limits import MAX_ID, MAX_PORT
+from capture.model.conventions import MAX_ID, MAX_PORT
 from capture.model.ruleset import (
     ALL_BITS,
     CONNECTION_STATES,

@@ -14,6 +14,7 @@ from capture.analysis.rerouting import UNCHANGED, MarkRoute
 from capture.analysis.space import NONE, PROTOCOLS, gathered
 from capture.model.addresses import IPV4, Network, parse_address
 from capture.model.packet import Packet
+from capture.model.routing import PolicyRoute
 from capture.model.ruleset import (
     CONNECTION_STATES,
     INPUT,
@@ -37,7 +38,6 @@ from capture.model.ruleset import (
     OutInterface,
     OwnerGid,
     OwnerUid,
-    PolicyRoute,
     Protocol,
     Redirect,
     RestoreMark,

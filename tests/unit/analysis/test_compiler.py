@@ -12,7 +12,7 @@ from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.space import NONE, Field, PacketSpace
 from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import gaps
-from capture.model.limits import MAX_ID
+from capture.model.conventions import MAX_ID
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import RestoreMark, Return, TransparentProxy
 from support.generators.small_pools import Pools, numbers_of

@@ -6,8 +6,8 @@ import pytest
 
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.flow import MAX_DEPTH, Edge, PathTree, flows, with_rates
+from capture.model.addresses import FAMILIES
 from capture.model.ruleset import (
-    FAMILIES,
     MANGLE,
     NAT,
     OUTPUT,

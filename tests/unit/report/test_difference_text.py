@@ -8,6 +8,7 @@ from capture.analysis.trace import Fate, Trace
 from capture.backends.detect import BackendChoice
 from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet
+from capture.model.routing import LoopbackAddress, MissingRoute
 from capture.model.ruleset import (
     MANGLE,
     NAT,
@@ -16,8 +17,6 @@ from capture.model.ruleset import (
     Destination,
     DestinationPort,
     Jump,
-    LoopbackAddress,
-    MissingRoute,
     Protocol,
     Return,
     Rule,

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.model.addresses import parse_address
-from capture.model.ruleset import PolicyRoute
+from capture.model.routing import PolicyRoute
 from capture.rules import build_ruleset
 from capture.settings import options as option
 from capture.settings.config import resolve
