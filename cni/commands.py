@@ -110,7 +110,7 @@ ENTRY = [
                    help=option.help)
       for key, option in conf.CAPTURE_OPTIONS.items()),
 ]  # fmt: skip
-"""What goes into the plugin's entry, whichever program writes it."""
+"""The options of the plugin's entry, whichever program writes it."""
 SOURCES = [
     click.option("--plugin", metavar="PATH",
                  help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),

@@ -34,15 +34,15 @@ MAX_UNKNOWN_ORDERS = 3
 
 
 PRIORITIES: dict[model.TableName, int] = {model.RAW: -300, model.MANGLE: -150, model.NAT: -100}
-"""Of our own base chains at PREROUTING and OUTPUT (linux/netfilter_ipv4.h, enum nf_ip_hook_priorities)."""
+"""Priorities of our own base chains at PREROUTING and OUTPUT (enum nf_ip_hook_priorities in linux/netfilter_ipv4.h)."""
 CONNTRACK = -200
-"""Where connection tracking is at PREROUTING and OUTPUT (NF_IP_PRI_CONNTRACK in the same place)."""
+"""The priority of connection tracking at PREROUTING and OUTPUT (NF_IP_PRI_CONNTRACK)."""
 FAR = 1 << 32
 """More than any priority, which has 32 bits."""
 
 SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
-"""Where nat maps sources. Their chains are not read: SNAT and MASQUERADE change the sender's address for the receiver,
-and DNAT cannot be there (nf_nat_inet_fn maps by hook). That a filter behind tests the new source is not seen."""
+"""Hooks at which nat maps sources. Their chains are not read: SNAT and MASQUERADE change the sender's address for the
+receiver, and DNAT cannot be there (nf_nat_inet_fn maps by hook). A filter behind sees the new source; this does not."""
 
 
 class BaseChain(Value):

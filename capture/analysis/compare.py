@@ -1,4 +1,4 @@
-"""What differs between the desired rules and the live rules.
+"""Differences between the desired and the live rules.
 
 In our own chains, in either spelling, every rule counts, in order. In built-in chains our rules must be there in
 order. A rule that no other program writes is our own, as a second set is. A foreign rule counts when it comes before

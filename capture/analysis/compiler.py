@@ -47,14 +47,14 @@ TRANSLATED = Fate("direct", 0)
 
 
 class Held(Value):
-    """What is decided about a packet on its way: what nat mapped it to, and the port of a transparent proxy."""
+    """The decisions about a packet so far: what nat mapped it to, and the port of a transparent proxy."""
 
     mapped: Fate | None = None
     transparent: int | None = None
     is_moved: bool = False
     """Whether nat sent it to another address."""
     interface: str | None = None
-    """By which a changed mark lets it leave."""
+    """The interface by which a changed mark lets it leave."""
 
     @property
     def is_redirected(self) -> bool:
@@ -63,7 +63,7 @@ class Held(Value):
 
 
 class Stage(Value):
-    """Where on its way a packet is: by which way, in which order of base chains, at which of them."""
+    """A packet's place on its path: the leg, the order of base chains, and the next of them."""
 
     leg: Leg
     order: int

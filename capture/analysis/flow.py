@@ -40,13 +40,13 @@ CHANGE_TEXTS: dict[type, Callable[[Any], str]] = {
     model.SetMark: lambda verdict: f"mark {verdict.value:#x}",
     model.UnknownVerdict: lambda verdict: verdict.text.partition(" ")[0],
 }
-"""What rules do to packets that go on to the next one, in words."""
+"""The effect of rules after which packets go on to the next one, in words."""
 MAX_DEPTH = 16
-"""Of jumps, as in the kernel (NFT_JUMP_STACK_SIZE, linux/netfilter/nf_tables.h)."""
+"""Jumps, as in the kernel (NFT_JUMP_STACK_SIZE, linux/netfilter/nf_tables.h)."""
 
 
 class Edge(Value):
-    """Where packets go from the edge that it is below: how many so far, and how many in a second.
+    """An edge: where packets go from the one above, how many so far, and how many in a second.
 
     Counts are None where the kernel keeps none; ``rate`` is None before a second look.
     """

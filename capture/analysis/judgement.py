@@ -62,7 +62,7 @@ class Obstacle(Value):
 
 
 class Judgement(Value):
-    """What matters, and what does not.
+    """The judgement on all differences and foreign rules.
 
     ``differences`` and ``obstacles`` are drift, the first in our own tables. ``harmless_*`` are foreign
     rules without effect on captured traffic. ``unjudged`` may have one. ``doubts`` are what else cannot be judged, in

@@ -219,7 +219,7 @@ IMPURE = (
     *("statistic", "limit", "recent", "quota", "connlimit", "connbytes", "time", "random", "numgen", "hashlimit"),
     *("rateest", "u32", "bpf", "nth", "ct count", "meta hour", "meta day", "jhash"),
 )
-"""Of matches that count, or look at the time."""
+"""Words of matches that count, or look at the time."""
 
 
 # --- whether a packet fulfils the matches of a rule ----------------------------------------------

@@ -48,7 +48,7 @@ REDIRECTED_BY: dict[str, Outcome] = {
     for names in (UNDERSCORE, DASH)
     for name, outcome in ((names.redirect, OUTBOUND), (names.in_redirect, PROXY_INBOUND), (names.output_dns, DNS))
 }
-"""What a redirect in one of our chains means."""
+"""The outcome of a redirect, by our chain that it is in."""
 
 
 def redirect_outcome(chain: str, port: int) -> Outcome:
@@ -90,7 +90,7 @@ class Fate(Value):
 
 
 class Trace(Value):
-    """Where the packet ends and how it came there; ``step`` is the rule that decided, None for a policy.
+    """The end of a packet and its path; ``step`` is the rule that decided, None for a policy.
 
     ``translated`` is what a rule made of where the packet was addressed to.
     ``marked`` is whether a mark of TPROXY leads the packet, or a later one of its connection, to the proxy.
@@ -174,7 +174,7 @@ class _Passage:
         """The rules of a base chain that changed its mark."""
         self.rerouted: MarkRoute | None = None
         self.interface: str | None = None
-        """By which a changed mark lets it leave."""
+        """The interface by which a changed mark lets it leave."""
         self.refused_by: Step | None = None
         """The rule that made a policy rule refuse it."""
         self.policy: BaseChain | None = None

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 class Applied(Value):
-    """What ``apply`` did: whether anything was written, how, for which configuration, and its warnings."""
+    """The result of ``apply``: whether anything was written, how, for which configuration, and its warnings."""
 
     changed: bool
     decision: BackendChoice
@@ -58,7 +58,7 @@ class Applied(Value):
 
 
 class Existing(Value):
-    """What a namespace has before a change."""
+    """The state of a namespace before a change."""
 
     driver: Driver
     """The one that will write; it knows what it has read."""

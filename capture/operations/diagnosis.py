@@ -72,13 +72,13 @@ LEFT_ALONE_BY = (
 )
 """Words of the plugin's reasons, and what they mean for the person who expected a capture."""
 PORTS_OF_ISTIO = ("15020", "15021", "15090")
-"""Which every injected pod leaves out: the agent's and Envoy's metrics and probes."""
+"""The ports that every injected pod leaves out: metrics and probes of the agent and of Envoy."""
 SOME_PORT = 45000
-"""Of those that a connection gets by itself (ip_local_port_range)."""
+"""One of those that a connection gets by itself (ip_local_port_range)."""
 
 
 class Diagnosis(Value):
-    """What was found: ``causes`` break the connection (or, without one, the pod), ``notes`` do not.
+    """The result of ``why``: ``causes`` break the connection (or, without one, the pod), ``notes`` do not.
 
     ``is_certain`` is False where a rule on the way cannot be judged, and no cause was found.
     """
@@ -130,6 +130,7 @@ def why(
             *default_route_causes(facts, capture),
             *causes_of_proxy(facts, capture),
             *drift_causes(verified, facts),
+            *_usual_causes(facts, capture),
         )
         notes = (
             *app_of_proxy_user(facts, capture),
@@ -207,6 +208,18 @@ def _of_connection(
     if policy is not None and not policy.is_blocking:
         notes.append(cause("ipsec: encrypted", policy=policy.words))
     return Diagnosis(live.packet, live, tuple(found), tuple(notes), live.certain)
+
+
+def _usual_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+    """Yield what stops connections to outside though there is a default route: a policy rule, or IPsec."""
+    if IPV4 in facts.unrouted or all(address.family != IPV4 for address in facts.addresses):
+        return
+    live = trace(USUAL)
+    if live.outcome == "no-route" and capture.outbound_port is not None:
+        yield no_route_cause(facts, IPV4, address_text(IPV4, USUAL.destination.first))
+    policy = policy_for(live.packet)
+    if policy is not None and policy.is_blocking:
+        yield cause("ipsec", policy=policy.words)
 
 
 def _escape_notes(process: int | None) -> Iterator[Cause]:

@@ -6,7 +6,7 @@ from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import drop_cause
 from capture.analysis.foreign_effects import what_foreign_does
 from capture.backends.iptables.render import shown_rule
-from capture.model.addresses import IPV4, parse_address
+from capture.model.addresses import FAMILY_NAMES, IPV4, parse_address
 from capture.model.packet import Packet
 from capture.model.routing import LoopbackAddress
 from capture.operations import trace
@@ -36,7 +36,8 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
         kind = "not as applied" if own[0].kind == "family" else own[0].kind
         first = f"{kind}: {rule_of(own[0].rule, own[0].family)}"
         others = f", and {len(own) - 1} more differences" if len(own) > 1 else ""
-        yield cause("rule-missing: drift", f"{own[0].table} {own[0].chain}", first=first, others=others)
+        where = f"{FAMILY_NAMES[own[0].family]} {own[0].table} {own[0].chain}"
+        yield cause("rule-missing: drift", where, first=first, others=others)
     yield from _foreign_rule_causes(verified, facts)
     for other in verified.others:
         place = " ".join(filter(None, (other.where.backend, other.where.variant)))

@@ -1,4 +1,4 @@
-"""What else decides on packets than the capture itself, read from the namespace we are in."""
+"""Reads what decides on packets apart from the capture itself, in the namespace we are in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is live in a namespace, in the four formats of ``capture dump``; ``istio-init`` ends with the first of them."""
+"""The live rules in the four formats of ``capture dump``; ``istio-init`` ends with the first of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps captured packets from the proxy although every rule is in place: routing, and the kernel's switches."""
+"""Impediments: routing and switches of the kernel that keep captured packets from the proxy, whatever the rules are."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Repair:
         self.health, self.journal, self.look, self._clock = health, journal, look, clock
         self._published: dict[tuple[str, str], float] = {}
         self._failures: dict[str, tuple[int, float]] = {}
-        """Of each sandbox how many repairs have failed in a row, and when the next may be."""
+        """By sandbox, how many repairs have failed in a row, and when the next may be."""
         self._recent: list[float] = []
         self._is_busy = False
 

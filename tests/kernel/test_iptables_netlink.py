@@ -555,19 +555,15 @@ class TestAllOrNothing:
 class TestWhatTheKernelLacks:
     """This kernel has everything, so the request is for revisions that no kernel has."""
 
-    def test_a_match_is_named_with_its_module(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(xt_layouts.REVISIONS, "owner", 77)
+    @pytest.mark.parametrize(("kind", "name"), [("match", "owner"), ("target", "REDIRECT")])
+    def test_an_extension_is_named_with_its_module(
+        self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+    ) -> None:
+        monkeypatch.setitem(xt_layouts.REVISIONS, name, 77)
         monkeypatch.setattr(expressions, "_FRAMES", {})
-        with pytest.raises(UnsupportedError, match=r"lacks .* match owner \(revision 77\)") as raised:
+        with pytest.raises(UnsupportedError, match=rf"lacks .* {kind} {name} \(revision 77\)") as raised:
             netns().call(NetlinkDriver().write, SIDECAR, NOTHING, None)
-        assert "modprobe xt_owner" in raised.value.remedy
-
-    def test_a_target_is_named_with_its_module(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(xt_layouts.REVISIONS, "REDIRECT", 77)
-        monkeypatch.setattr(expressions, "_FRAMES", {})
-        with pytest.raises(UnsupportedError, match=r"lacks .* target REDIRECT \(revision 77\)") as raised:
-            netns().call(NetlinkDriver().write, SIDECAR, NOTHING, None)
-        assert "modprobe xt_REDIRECT" in raised.value.remedy
+        assert f"modprobe xt_{name}" in raised.value.remedy
 
     def test_a_type_of_chain_is_named_with_its_module(
         self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch

@@ -103,6 +103,10 @@ BROKEN: dict[str, BrokenPod] = {
     "a policy drops what is redirected": BrokenPod(
         "filtered", breaks="iptables -P INPUT DROP", of_pod=True, message="what goes to port 15001, and the policy"
     ),
+    "a policy rule by source": BrokenPod("no-route", breaks="ip rule add from 10.77.0.0/16 unreachable", of_pod=True),
+    "IPsec drops everything": BrokenPod(
+        "ipsec", breaks="ip xfrm policy add dir out src 0.0.0.0/0 dst 0.0.0.0/0 action block", of_pod=True
+    ),
     "eth0 is down": BrokenPod("interface-down", breaks="ip link set eth0 down", of_pod=True),
     "eth0 is down, inbound": BrokenPod("interface-down", breaks="ip link set eth0 down", goes="in", of_pod=True),
     "a network is left out": BrokenPod("excluded", f"-x {ELSEWHERE}/32"),

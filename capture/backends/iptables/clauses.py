@@ -204,7 +204,7 @@ EXTENSIONS: dict[tuple[str, str], Read] = {
     ("iprange", "--src-range"): _range(model.Source),
     ("iprange", "--dst-range"): _range(model.Destination),
 }
-"""What reads an option of a match: its value, and whether it is negated."""
+"""The readers of an option of a match: its value, and whether it is negated."""
 
 
 def joined(matches: Iterable[model.Match]) -> tuple[model.Match, ...]:

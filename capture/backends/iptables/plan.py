@@ -33,7 +33,7 @@ NO_CHAINS: Mapping[str, tuple[model.Rule, ...]] = {}
 
 
 class TableEdit(Value):
-    """What happens to one table of one family, in one transaction and in this order.
+    """The changes of one table of one family, in one transaction and in this order.
 
     Rules are of one family and without lists.
     """

@@ -30,7 +30,7 @@ MAX_LOG_PREFIX_BYTES = 29
 """linux/netfilter/xt_LOG.h, without the closing NUL."""
 
 PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
-"""What iptables-save prints without quotes (xtables_save_string in libxtables)."""
+"""The characters that iptables-save prints without quotes (xtables_save_string in libxtables)."""
 
 
 def rule_text(rule: model.Rule) -> str:

@@ -39,7 +39,7 @@ NFTA_RULE_COMPAT_PROTO, NFTA_RULE_COMPAT_FLAGS = 1, 2  # linux/netfilter/nf_tabl
 LAST_PORT = 0xFFFF
 
 NEVER_MATCHING_INTERFACE = b"INVAL/D\0"
-"""What iptables compares with for ``! -i +``: no interface has a slash in its name."""
+"""The name that iptables compares with for ``! -i +``: no interface has a slash in its name."""
 
 
 def attributes_of(rule: model.Rule, family: Family) -> bytes:

@@ -346,6 +346,12 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
         ),
         (
             way(IN, "proxy-inbound", OWN, port=15006),
+            listener(15006).replace(waiting=4097, backlog=4096),
+            cause("not-listening: full", "tcp port 15006", port="tcp port 15006", waiting=4097),
+        ),
+        (way(IN, "proxy-inbound", OWN, port=15006), listener(15006).replace(waiting=4096, backlog=4096), None),
+        (
+            way(IN, "proxy-inbound", OWN, port=15006),
             listener(15006, transparent=True),
             cause("proxy-mode", "tcp port 15006", port=15006, mode="REDIRECT", other="TPROXY", is_not=""),
         ),

@@ -190,22 +190,24 @@ class TestNextToOurs:
 
         assert judgement.obstacles == judgement.harmless_obstacles == judgement.unjudged == ()
 
-    @pytest.mark.parametrize("rule", [Rule(Drop(), TIME), Rule(SetMark(1337)), Rule(Jump("nowhere"))])
-    def test_what_has_no_effect_on_captured_traffic_is_worth_a_note(self, rule: Rule) -> None:
+    @pytest.mark.parametrize(
+        ("rule", "is_judged"),
+        [
+            (Rule(Drop(), TIME), True),
+            (Rule(SetMark(1337)), True),
+            (Rule(Jump("nowhere")), True),
+            (Rule(UnknownVerdict("queue to 1"), TIME), True),
+            (Rule(UnknownVerdict("queue to 1"), HTTPS), False),
+            (Rule(Drop(), (UNKNOWN,)), False),
+        ],
+    )
+    def test_a_rule_is_a_note_unless_it_may_meet_captured_traffic(self, rule: Rule, *, is_judged: bool) -> None:
         judgement = judged(REDIRECT, other_chains=chain(rule))
+        notes, unjudged = lines(judgement.harmless_obstacles), lines(judgement.unjudged)
 
-        assert (judgement.obstacles, lines(judgement.harmless_obstacles)) == ((), [rule_line(rule)])
-
-    @pytest.mark.parametrize("rule", [Rule(UnknownVerdict("queue to 1"), HTTPS), Rule(Drop(), (UNKNOWN,))])
-    def test_what_may_meet_captured_traffic_cannot_be_judged(self, rule: Rule) -> None:
-        judgement = judged(REDIRECT, other_chains=chain(rule))
-
-        assert (judgement.obstacles, lines(judgement.unjudged)) == ((), [rule_line(rule)])
-
-    def test_an_unknown_rule_without_captured_packets_is_a_note(self) -> None:
-        judgement = judged(REDIRECT, other_chains=chain(Rule(UnknownVerdict("queue to 1"), TIME)))
-
-        assert (judgement.unjudged, len(judgement.harmless_obstacles)) == ((), 1)
+        assert (judgement.obstacles, notes, unjudged) == (
+            ((), [rule_line(rule)], []) if is_judged else ((), [], [rule_line(rule)])
+        )
 
     def test_a_mark_by_which_a_transparent_capture_tells_packets_apart(self) -> None:
         there = chain(Rule(SetMark(1337), HTTPS), hook=PREROUTING)
