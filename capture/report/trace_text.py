@@ -31,7 +31,7 @@ def trace_as_plain(traced: Trace, table: str | None = None) -> dict[str, object]
         "outcome": traced.outcome,
         "port": traced.port,
         "address": address_text(traced.address.family, traced.address.first) if traced.address else None,
-        "missing_routes": list(traced.lacks),
+        "missing_routes": list(traced.missing_route_commands),
         "impediments": list(traced.impediments),
         "rule": _rule_text(traced.step, traced) if traced.step else None,
         "why": traced.step.rule.why if traced.step else None,
@@ -61,7 +61,7 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     if traced.rerouted is not None:
         does = "refuses it" if traced.outcome == "dropped" else f"lets it leave by {traced.interface}"
         yield f"by its mark it is routed again: the policy rule `{traced.rerouted.words}` {does}"
-    for command in traced.lacks:
+    for command in traced.missing_route_commands:
         yield f"but the answers do not come back; `{command}` adds what is missing"
     for impediment in traced.impediments:
         yield f"but {impediment}"
