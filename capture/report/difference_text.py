@@ -195,7 +195,7 @@ def reference_text(verified: Verified) -> str:
 
 
 def _need(need: LoopbackAddress | MissingRoute) -> str:
-    """Return what is missing besides rules, and the commands that add it."""
+    """Return the routes or addresses that are missing, and the commands that add them."""
     if isinstance(need, LoopbackAddress):
         return need.message
     commands = " and ".join(f"`{command}`" for command in need.commands)

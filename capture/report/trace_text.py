@@ -67,10 +67,10 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
         yield f"but {impediment}"
     if traced.outcome == "no-route":
         return
-    if traced.step is not None:
-        step = traced.step
-        text, _ = _texts(step, traced.packet.family)
-        yield f"because of {step.table} {step.chain}: {text}"
+    step = traced.step
+    if step is not None:
+        if step not in _steps(traced, table):  # else it is marked
+            yield f"because of {step.table} {step.chain}: {_texts(step, traced.packet.family)[0]}"
     elif traced.policy is not None:
         yield f"because of the policy DROP of {traced.policy.table} {traced.policy.entry.name}"
     elif traced.path:
