@@ -70,7 +70,7 @@ def test_started_in_a_gap(audited: Cluster) -> None:
 
 
 def test_foreign_rule(audited: Cluster) -> None:
-    """A foreign rule before ours that takes traffic away."""
+    """A foreign rule before our own that diverts traffic."""
     run = InPod(audited, "client")
     run("nft", "add table ip foreign; add chain ip foreign out { type nat hook output priority -150; }; "
         f"add rule ip foreign out tcp dport {APP_PORT} redirect to :9")  # fmt: skip
@@ -87,7 +87,7 @@ def test_proxy_gone(audited: Cluster) -> None:
 
 
 def test_drift(audited: Cluster) -> None:
-    """A rule of ours that another program deletes: found within 5 s, and written again where that is wanted."""
+    """Our rule that another program deletes: found within 5 s, and written again where that is wanted."""
     if audited.method == "manifest":
         pytest.skip("the manifest repairs nothing")
     audited.install("repair.starting=report", "repair.running=report")

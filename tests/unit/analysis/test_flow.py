@@ -179,7 +179,7 @@ def edges(
 
 
 def through_ours(*rules: Rule, more: tuple[Chain, ...] = (), table: TableName = NAT) -> tuple[Edge, ...]:
-    """Return what is below the jump to a chain of ours with these rules."""
+    """Return what is below the jump to one of our chains with these rules."""
     (jump, *_) = edges(Chain(OUTPUT, (Rule(Jump(OURS)),)), Chain(OURS, rules), *more, table=table)
     assert (jump.to, jump.kind) == (OURS, "chain")
     return jump.below

@@ -51,7 +51,7 @@ def live(**tables: str) -> Ruleset:
 
 
 def own(ruleset: Ruleset, table: TableName, chain: str, recorded: Ruleset | None = None) -> list[str]:
-    """Return the rules of a chain that are ours."""
+    """Return our own rules of a chain."""
     positions = own_rules(ruleset, IPV4, recorded).get((table, chain), frozenset())
     found = ruleset.table(table)
     assert found is not None
