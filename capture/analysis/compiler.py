@@ -350,7 +350,8 @@ class Compiler:
             case model.Drop():
                 return self._fate(Fate("dropped"))
             case model.Redirect(port=port):
-                held = stage.held.replace(mapped=Fate(redirect_outcome(chain, port), port), interface=None)
+                outcome = redirect_outcome(chain, port, self.situation.ruleset)
+                held = stage.held.replace(mapped=Fate(outcome, port), interface=None)
                 return self._lasting(self._redirected(self._at_base_chain(following.replace(held=held)), port, stage))
             case Translate(address=address, port=port):
                 held = stage.held.replace(mapped=TRANSLATED, is_moved=address is not None)

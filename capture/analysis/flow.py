@@ -134,6 +134,7 @@ class Reader:
     ) -> None:
         self.table: model.Table = station.contents
         self.families = families
+        self._situation = situation
         self._station = station
         self._text_of = text_of
         self._known: dict[str, tuple[Edge, ...]] = {}
@@ -201,10 +202,12 @@ class Reader:
                 return below[0].kind, below[0].to, ()
             return "chain", verdict.chain, below
         if isinstance(verdict, model.Redirect | model.TransparentProxy):
-            if redirect_outcome(chain.name, verdict.port) == DNS:
+            outcome = redirect_outcome(chain.name, verdict.port, self._situation.ruleset)
+            if outcome == DNS:
                 return "dns", f"agent's DNS :{verdict.port}", ()
-            is_own = is_our_chain(chain.name)
-            return ("proxy", f"proxy :{verdict.port}", ()) if is_own else ("foreign", f"port {verdict.port}", ())
+            if is_our_chain(chain.name) or outcome != "redirected":
+                return "proxy", f"proxy :{verdict.port}", ()
+            return "foreign", f"port {verdict.port}", ()
         if isinstance(verdict, model.Drop):
             return "dropped", "dropped", ()
         if isinstance(verdict, model.Return | model.Accept):

@@ -51,8 +51,15 @@ REDIRECTED_BY: dict[str, Outcome] = {
 """What a redirect in one of our chains means."""
 
 
-def redirect_outcome(chain: str, port: int) -> Outcome:
-    """Return what a redirect means. To the agent it may lead from any chain: older upstream had none for DNS."""
+def redirect_outcome(chain: str, port: int, ruleset: model.Ruleset) -> Outcome:
+    """Return what a redirect means: what our chains mean by its port, if it is in none of them.
+
+    Older upstream had no chain for DNS.
+    """
+    for name, outcome in REDIRECTED_BY.items() if chain not in REDIRECTED_BY else ():
+        own = ruleset.chain(model.NAT, name)
+        if own is not None and any(rule.verdict == model.Redirect(port) for rule in own.rules):
+            return outcome
     return REDIRECTED_BY.get(chain, DNS if port == AGENT_DNS_PORT else "redirected")
 
 
@@ -246,7 +253,7 @@ class _Passage:
 
     def _comes_back(self) -> bool:
         """Return whether it was sent, and comes in again over lo."""
-        return self.packet.in_interface == LOOPBACK and self.first.in_interface is None
+        return self.packet.in_interface == LOOPBACK and (self.first.in_interface is None or self.first.is_answer)
 
     def _route_by_mark(self, cause: Step) -> None:
         """Route the packet again; ``cause`` is the rule whose mark or destination requires it."""
@@ -280,8 +287,9 @@ class _Passage:
         is_tracked = self._is_tracked(station)
         for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
             matched = judge(rule, self.packet, self.network, is_native=station.is_native, is_tracked=is_tracked)
-            is_idle = matched is None and isinstance(meaning(rule), model.Log | model.Continue)
-            if matched is False or is_idle:  # whether it logs does not matter
+            # Whether it logs does not matter, and what is tracked stays so.
+            idle = (*(() if matched else (model.Log, model.Continue)), *((Untrack,) if is_tracked else ()))
+            if matched is False or isinstance(meaning(rule), idle):
                 continue
             step = Step(station.table, chain.name, position, rule, depth, matched is True, station)
             self.path.append(step)
@@ -380,7 +388,7 @@ class _Passage:
         elif self.mapped is not None:
             is_redirect = isinstance(meaning(self.mapped.rule), model.Redirect)
             step, port = self.mapped, self.packet.port
-            outcome = redirect_outcome(step.chain, port) if is_redirect else "direct"
+            outcome = redirect_outcome(step.chain, port, self.ruleset) if is_redirect else "direct"
         elif self._goes_to_the_transparent_socket():
             outcome, port = "proxy-inbound", transparent_rules(self.ruleset)[0].port
         elif self._reply_bypasses_proxy():

@@ -14,6 +14,7 @@ from capture.analysis.causes import (
     drop_cause,
     no_route_cause,
     stops,
+    untracked_cause,
 )
 from capture.analysis.foreign_text import what_foreign_does
 from capture.analysis.trace import trace_whole_path
@@ -188,7 +189,7 @@ def _of_connection(
     found = [*causes, *(() if is_inbound else _socket_lb_causes(packet))]
     found += (*causes_of_connection(live, by_settings, facts, capture, _rule_of), *_loop_causes(live, capture))
     following = [] if found else list(_following(live, capture))
-    found += [drop_cause(each, _rule_of) for each in following if each.certain][:1]
+    found += [untracked_cause(each) or drop_cause(each, _rule_of) for each in following if each.certain][:1]
     if is_inbound and not found and packet.source is not None and not answers_have_a_route(packet):
         found.append(no_route_cause(facts, packet.family, address_text(packet.family, packet.source.first)))
     policy = policy_for(live.packet)
@@ -393,7 +394,7 @@ def _following(live: Trace, capture: Capture) -> Iterator[Trace]:
     situation = live_situation()
     for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, capture)):
         traced = trace_whole_path(packet, situation)
-        if traced.outcome == "dropped" or not traced.certain:
+        if traced.outcome == "dropped" or not traced.certain or untracked_cause(traced) is not None:
             yield traced
 
 

@@ -152,6 +152,7 @@ BROKEN: dict[str, Situation] = {
     "answers to clients are dropped": Situation(
         "filtered", breaks="iptables -t mangle -A OUTPUT -p tcp --sport 15006 -j DROP", goes="in"
     ),
+    "nothing is tracked on lo": Situation("foreign-rule", breaks="iptables -t raw -A OUTPUT -o lo -j NOTRACK"),
     "an egress firewall without answers": Situation(
         "filtered",
         breaks="iptables -P OUTPUT DROP; iptables -A OUTPUT -p tcp -m multiport --dports 80,15001 -j ACCEPT",
