@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cni.pod import Identity
 
 AGENT_SOCKET = "/run/istio-capture/agent/socket"
-"""Where the agent listens, if nothing else is given."""
+"""The agent's socket, if no other is given."""
 PATIENCE = 0.5
 """Seconds: the agent itself waits 0.2 for a pod that its watch has not seen yet."""
 LIMIT = 16 * 1024 * 1024

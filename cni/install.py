@@ -38,7 +38,7 @@ OWN_CONFIG = "00-capture.conflist"
 
 
 class Desired(Value):
-    """What is to be in a node's network configuration."""
+    """The desired part of a node's network configuration."""
 
     conf_dir: str
     entry: dict[str, Any]

@@ -23,7 +23,7 @@ LEVELS = {"debug": "debug", "info": "info", "warn": "warn", "error": "error", "f
 
 
 class Upstream(Value):
-    """What an entry of Istio's plugin configures, by the names of our keys."""
+    """The configuration of an entry of Istio's plugin, by the names of our keys."""
 
     entry: dict[str, Any]
     warnings: tuple[str, ...]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MARK = "/run/istio-capture/leaving"
 """A file that holds the plugin's directory; it is there from the uninstallation until the plugin is gone."""
 REMEMBERED = "/var/lib/cni/results"
-"""Where libcni keeps what it was called with (``CacheDir``): JSON with ``containerId``, and ``config`` in base64."""
+"""The directory in which libcni keeps its calls (``CacheDir``): JSON with ``containerId``, and ``config`` in base64."""
 
 PATIENCE, PAUSE = 20.0, 0.2
 """Seconds for a runtime to end a pod after it has called the plugin; the next pod that ends has as many again."""

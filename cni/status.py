@@ -1,4 +1,4 @@
-"""What is installed on this node, and whether it works: what ``capture cni status`` shows. Looking changes nothing."""
+"""The state of this node's installation, as ``capture cni status`` shows it. Looking changes nothing."""
 
 from __future__ import annotations
 

@@ -19,13 +19,13 @@ PATIENCE = 20.0
 """Seconds; a node that boots may need some for what takes milliseconds else."""
 
 ENVIRONMENT = {"CNI_COMMAND": "VERSION", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-"""What a runtime that systemd started has, and what the specification adds for VERSION."""
+"""The environment of a runtime that systemd started, and what the specification adds for VERSION."""
 
 NOTHING_CHANGED = "The network configuration was not changed."
 
 
 class Trial(Value):
-    """What came of it: the versions that the plugin can be called in, or why it cannot be called."""
+    """The result: the versions that the plugin can be called in, or why it cannot be called."""
 
     versions: tuple[str, ...] = ()
     problem: str = ""

@@ -24,9 +24,9 @@ from capture.model.addresses import (
     address_text,
 )
 from capture.model.chain_names import is_our_chain
-from capture.model.conventions import DNS_PORT
+from capture.model.conventions import DNS_PORT, PROTOCOL_NUMBERS
 from capture.model.packet import LOOPBACK
-from capture.model.ruleset import MANGLE, NAT, PROTOCOL_NUMBERS, TABLES, Redirect
+from capture.model.ruleset import MANGLE, NAT, TABLES, Redirect
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -46,16 +46,16 @@ if TYPE_CHECKING:
 KIND_OF = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS"}
 ANY_ADDRESS: dict[Family, str] = {IPV4: "0.0.0.0", IPV6: "::"}
 USUAL_INTERFACE = "eth0"
-"""What container runtimes call a pod's interface."""
+"""The name of a pod's interface in container runtimes."""
 PORTS_OF_SIDECAR = range(15000, 15100)
 """Where Envoy and Istio's agent listen: for captured traffic, DNS, probes and metrics, and for commands."""
 MODES = {True: "TPROXY", False: "REDIRECT"}
 NEARLY_FULL = 0.95
-"""Of the conntrack table: above it new connections are about to fail, and some already do."""
+"""Share of the conntrack table above which new connections are about to fail, and some already do."""
 
 
 class Capture(Value):
-    """What the rules expect of the proxy: ports, the users that are not captured, and the mode."""
+    """The proxy that the rules expect: ports, the users that are not captured, and the mode."""
 
     outbound_port: int | None
     """None where nothing of that direction is captured."""
@@ -258,8 +258,10 @@ def _bound_elsewhere(listener: Listener, kind: str, arrives_at: Network, where: 
 def _misconfigured_listener_causes(
     serving: list[Listener], facts: PodFacts, capture: Capture, outcome: str, port: int
 ) -> Iterator[Cause]:
-    """Yield in which ways a port is not served as the rules expect it: by another user, or in the other mode."""
+    """Yield in which ways a port is not served as expected: not at all now, by another user, or in the other mode."""
     where = f"tcp port {port}"
+    if all(each.is_full for each in serving):
+        yield cause("not-listening: full", where, port=where, waiting=sum(each.waiting for each in serving))
     if all(_is_captured(each, facts, capture) for each in serving):
         uid, expected = serving[0].uid, ",".join(map(str, capture.uids))
         # The calls of a transparent proxy to the app and to its own pod differ by the user alone.

@@ -1,4 +1,4 @@
-"""What differs between the desired rules and the live rules.
+"""Differences between the desired and the live rules.
 
 In our own chains, in either spelling, every rule counts, in order. In built-in chains our rules must be there in
 order. A rule that no other program writes is our own, as a second set is. A foreign rule counts when it comes before
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from capture.analysis.canonical import CanonicalChain, canonical
 from capture.analysis.ownership import CERTAIN, disturbance_test, shape
-from capture.model.addresses import FAMILY_NAMES
+from capture.model.addresses import FAMILIES, FAMILY_NAMES
 from capture.model.chain_names import is_our_chain
-from capture.model.ruleset import FAMILIES
 from capture.model.values import Value
 
 TYPE_CHECKING = False

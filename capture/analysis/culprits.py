@@ -17,9 +17,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from capture.analysis.base_chains import BaseChain, Situation
     from capture.analysis.compare import Numbered
     from capture.analysis.effects import Effect
-    from capture.analysis.stations import Situation, Station
     from capture.analysis.trace import Step, Trace
     from capture.model.addresses import Family
     from capture.model.ruleset import Chain, Rule, TableName
@@ -77,14 +77,14 @@ class Culprits:
                 if entry.policy_for(self.family) == "DROP" and is_meant(None):
                     yield RuleLocation(table, entry.name, 0, None, number)
 
-    def _place_of(self, station: Station, chain: str, rule: Rule | None) -> RuleLocation | None:
+    def _place_of(self, base_chain: BaseChain, chain: str, rule: Rule | None) -> RuleLocation | None:
         """Return where a rule of a base chain is if it is foreign; None is the policy."""
         alike = self._places(lambda each: each is rule)
-        return next((each for each in alike if self._is_in(each, station, chain)), None)
+        return next((each for each in alike if self._is_in(each, base_chain, chain)), None)
 
-    def _is_in(self, place: RuleLocation, station: Station, chain: str) -> bool:
+    def _is_in(self, place: RuleLocation, base_chain: BaseChain, chain: str) -> bool:
         table = self.whole.other_chains[place.number].table if place.number >= 0 else place.table
-        return (table, place.chain) == (station.table, chain)
+        return (table, place.chain) == (base_chain.table, chain)
 
     def _search(self) -> bool:
         """Name the rules; return whether all that have an effect are named."""
@@ -141,8 +141,8 @@ class Culprits:
         top: Step | None = None
         is_certain = True
         for step in (*traced.path, None):
-            if top is not None and top.station is not None and (step is None or step.depth == 0):
-                place = self._place_of(top.station, top.chain, top.rule)
+            if top is not None and top.base_chain is not None and (step is None or step.depth == 0):
+                place = self._place_of(top.base_chain, top.chain, top.rule)
                 if place is not None:
                     yield place, is_certain
             if step is not None:

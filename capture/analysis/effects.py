@@ -21,8 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
 
+    from capture.analysis.base_chains import Situation
     from capture.analysis.compiler import Direction
-    from capture.analysis.stations import Situation
     from capture.analysis.trace import Trace
     from capture.model.addresses import Family
     from capture.model.packet import Packet

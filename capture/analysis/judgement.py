@@ -6,13 +6,13 @@ between the last two comes from foreign rules; ``culprits`` finds which.
 
 from __future__ import annotations
 
+from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import EMPTY, Difference, compared
 from capture.analysis.compiler import INBOUND, OUTBOUND
 from capture.analysis.culprits import Culprits
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.effects import Comparison
-from capture.analysis.stations import Situation
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES
 from capture.model.values import Value
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
     from typing import TypeVar
 
+    from capture.analysis.base_chains import BaseChain, PodNetwork
     from capture.analysis.canonical import CanonicalTables
     from capture.analysis.compare import Numbered
     from capture.analysis.compiler import Direction
     from capture.analysis.culprits import RuleLocation
     from capture.analysis.effects import Effect
-    from capture.analysis.stations import ForeignChain, PodNetwork
     from capture.model.addresses import Family
 
     Found = TypeVar("Found")
@@ -36,7 +36,7 @@ MAX_JUDGED = 100
 """Differences of our own that get an effect each."""
 DECIDED_BY_NAT: dict[str, Direction] = {model.PREROUTING: INBOUND, model.OUTPUT: OUTBOUND}
 """Table nat decides on a connection in the first chain that it meets, and on none of the other direction."""
-LET_PASS = (model.Accept, model.Return, model.Continue, model.Log)
+LET_PASS = (model.Accept, model.Return, *model.NO_EFFECT)
 """Verdicts of another table's base chain after which a packet comes to us as it was: not worth a note."""
 
 
@@ -45,7 +45,7 @@ class Obstacle(Value):
 
     not_compared = ("effect",)
 
-    foreign_chain: ForeignChain
+    foreign_chain: BaseChain
     rule: model.Rule | None = None
     effect: Effect | None = None
 
@@ -62,7 +62,7 @@ class Obstacle(Value):
 
 
 class Judgement(Value):
-    """What matters, and what does not.
+    """The judgement on all differences and foreign rules.
 
     ``differences`` and ``obstacles`` are drift, the first in our own tables. ``harmless_*`` are foreign
     rules without effect on captured traffic. ``unjudged`` may have one. ``doubts`` are what else cannot be judged, in
@@ -80,7 +80,7 @@ class Judgement(Value):
 def judge(
     desired: model.Ruleset,
     live: model.Ruleset,
-    other_chains: tuple[ForeignChain, ...],
+    other_chains: tuple[BaseChain, ...],
     network: PodNetwork,
     *,
     is_native: bool,
@@ -209,7 +209,7 @@ def _key(each: Difference | Obstacle) -> Hashable:
 
 
 def second_set_effect(
-    desired: model.Ruleset, other_chains: tuple[ForeignChain, ...], network: PodNetwork
+    desired: model.Ruleset, other_chains: tuple[BaseChain, ...], network: PodNetwork
 ) -> Effect | None:
     """Return what a second capture next to the desired one does to packets, taken for the newer of both.
 

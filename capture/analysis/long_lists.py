@@ -194,7 +194,7 @@ class Switches:
         self.diagrams = diagrams
         self._lists: list[int] = []
         self._leaves: list[list[int]] = []
-        """Of each list, in the order of the switch's numbers."""
+        """The leaves of each list, in the order of the switch's numbers."""
         self._levels: dict[int, int] = {}
         self._memos: dict[Hashable, dict[int, int]] = {}
 

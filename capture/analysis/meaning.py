@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from capture.analysis.stations import PodNetwork
+    from capture.analysis.base_chains import PodNetwork
     from capture.model.addresses import Family, Network
     from capture.model.packet import Packet
 
@@ -219,7 +219,7 @@ IMPURE = (
     *("statistic", "limit", "recent", "quota", "connlimit", "connbytes", "time", "random", "numgen", "hashlimit"),
     *("rateest", "u32", "bpf", "nth", "ct count", "meta hour", "meta day", "jhash"),
 )
-"""Of matches that count, or look at the time."""
+"""Words of matches that count, or look at the time."""
 
 
 # --- whether a packet fulfils the matches of a rule ----------------------------------------------

@@ -31,16 +31,6 @@ if TYPE_CHECKING:
     OwnPositions = dict[tuple[model.TableName, str], frozenset[int]]
     """For each table and chain, the positions of our rules."""
 
-GO_ON = (model.Continue, model.Log, model.SetMark, model.SaveMark, model.RestoreMark)
-"""Verdicts after which a packet goes on to the next rule, as if nothing had been but a change of marks."""
-
-MARKS_CHANGED: dict[type, type] = {
-    model.SetMark: model.Mark,
-    model.RestoreMark: model.Mark,
-    model.SaveMark: model.ConnectionMark,
-}
-"""Which mark a verdict changes, as the match that tests it."""
-
 
 def jumps_to_our_chain(rule: model.Rule) -> bool:
     """Return whether the rule sends packets to one of our chains, by jump or by goto."""
@@ -55,7 +45,7 @@ def may_divert(rule: model.Rule) -> bool:
     Verdicts may, jumps to chains that may hold verdicts, and targets we do not know. So does a conntrack zone: the
     first one that a packet gets stays (xt_CT.c). Logging and counting do not; for marking see ``disturbance_test``.
     """
-    return not isinstance(rule.verdict, GO_ON)
+    return not isinstance(rule.verdict, (*model.NO_EFFECT, *model.MARKS_CHANGED))
 
 
 def disturbance_test(
@@ -65,9 +55,9 @@ def disturbance_test(
 
     ``rules`` are those in question, in a chain; ``rules_of`` gives our rules in a chain of its table, by name.
     """
-    is_marking = any(type(rule.verdict) in MARKS_CHANGED for rule in rules)
+    is_marking = any(type(rule.verdict) in model.MARKS_CHANGED for rule in rules)
     tested = _tested_marks(chain, rules_of) if is_marking else set()
-    return lambda rule: may_divert(rule) or MARKS_CHANGED.get(type(rule.verdict)) in tested
+    return lambda rule: may_divert(rule) or model.MARKS_CHANGED.get(type(rule.verdict)) in tested
 
 
 def _tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) -> set[type]:

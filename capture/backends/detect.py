@@ -54,7 +54,7 @@ class BackendChoice(Value):
 
 
 class SetLocation(BackendChoice):
-    """Where a set of our own or of upstream's is, and the driver that can remove it."""
+    """The place of a set of our own or of upstream's, and the driver that can remove it."""
 
     families: tuple[str, ...] = ()
     """"ipv4" and "ipv6"; "inet" is both."""

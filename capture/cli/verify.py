@@ -16,8 +16,9 @@ from capture.cli.options import (
     part_options,
     warn_of_host,
 )
+from capture.cli.values import Kind
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
-from capture.model.ruleset import LoopbackAddress
+from capture.model.routing import LoopbackAddress
 from capture.report.applied_text import print_start_line
 from capture.report.difference_text import (
     differences_as_plain,
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from capture.analysis.cause_text import Cause
     from capture.analysis.judgement import Obstacle
     from capture.model.addresses import Family, Network
-    from capture.model.ruleset import MissingRoute, TableName
+    from capture.model.routing import MissingRoute
+    from capture.model.ruleset import TableName
     from capture.operations import Verified
 
 
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     *part_options(),
     click.Option(
         ["--proxy-admin"],
+        type=Kind(str, "an http URL, such as http://127.0.0.1:15000", lambda url: url.startswith("http://")),
         metavar="URL",
         help="Compare Envoy's listeners with the capture, too: its admin interface, http://127.0.0.1:15000.",
     ),

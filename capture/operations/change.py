@@ -18,7 +18,6 @@ from capture.rules import (
     build_handover,
     build_ruleset,
     build_tracking,
-    captures_transparently,
     redirects_inbound,
     tracks_connections,
 )
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 
 
 class Applied(Value):
-    """What ``apply`` did: whether anything was written, how, for which configuration, and its warnings."""
+    """The result of ``apply``: whether anything was written, how, for which configuration, and its warnings."""
 
     changed: bool
     decision: BackendChoice
@@ -60,7 +59,7 @@ class Applied(Value):
 
 
 class Existing(Value):
-    """What a namespace has before a change."""
+    """The state of a namespace before a change."""
 
     driver: Driver
     """The one that will write; it knows what it has read."""
@@ -224,7 +223,7 @@ def _replace_rules(
     if not force and _is_up_to_date(choice, desired, existing.current):
         return False, ()
     driver, live = existing.driver, existing.current
-    if captures_transparently(desired) and any(map(redirects_inbound, existing.rulesets)):
+    if desired.transparent_verdicts and any(map(redirects_inbound, existing.rulesets)):
         live = _capture_both_ways(driver, build_handover(config), live, existing.recorded_rules)
     losses = _write(existing, config, desired, live)
     _ensure_written(driver, desired)

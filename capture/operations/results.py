@@ -1,4 +1,4 @@
-"""What ``verify`` and ``dump`` return."""
+"""The results of ``verify`` and ``dump``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.judgement import Obstacle
     from capture.backends.detect import BackendChoice
-    from capture.model.ruleset import LoopbackAddress, MissingRoute, Ruleset
+    from capture.model.routing import LoopbackAddress, MissingRoute
+    from capture.model.ruleset import Ruleset
     from capture.state.impediments import Impediment
 
     Conclusion = Literal["nothing applied", "drift", "in sync", "cannot be judged", "no reference"]
@@ -48,15 +49,15 @@ class Verified(Value):
     unjudged: tuple[Difference | Obstacle, ...] = ()
     doubts: tuple[str, ...] = ()
     impediments: tuple[Impediment, ...] = ()
-    """What loses captured packets although the rules are in place."""
+    """Faults that lose captured packets although the rules are in place."""
     from_record: bool = False
     """Whether ``desired`` is the recorded configuration, and not that of options."""
     has_reference: bool = True
     """Whether there is a reference for our rules; else ``desired`` are the live ones."""
     uncaptured: tuple[str, ...] = ()
-    """What is wrong with a family as a whole, in words: it has an address and no rules, or is not rejected."""
+    """Faults of a family as a whole, in words: it has an address and no rules, or is not rejected."""
     notes: tuple[str, ...] = ()
-    """What the settings leave uncaptured on purpose, though the pod has it, in words."""
+    """Traffic of the pod that the settings leave uncaptured on purpose, in words."""
 
     @property
     def drift(self) -> tuple[object, ...]:

@@ -1,20 +1,20 @@
-"""What else decides on packets than the capture itself, read from the namespace we are in."""
+"""Reads what decides on packets apart from the capture itself, in the namespace we are in."""
 
 from __future__ import annotations
 
-from capture.analysis.stations import Situation, in_tables_of_iptables
+from capture.analysis.base_chains import Situation, in_tables_of_iptables
 from capture.backends import load
 from capture.backends.detect import BackendChoice
 from capture.backends.iptables.tables import legacy_tables
 from capture.errors import CaptureError
+from capture.model.addresses import FAMILIES
 from capture.model.chain_names import is_our_chain
-from capture.model.ruleset import FAMILIES
 from capture.model.values import Value
 from capture.state import routes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.analysis.stations import ForeignChain
+    from capture.analysis.base_chains import BaseChain
     from capture.model.ruleset import Ruleset
 
 LEGACY = "iptables-legacy"
@@ -28,16 +28,16 @@ class OtherChains(Value):
     ``doubts`` are what is there and cannot be read, in words.
     """
 
-    foreign: tuple[ForeignChain, ...] = ()
-    second: tuple[ForeignChain, ...] = ()
+    foreign: tuple[BaseChain, ...] = ()
+    second: tuple[BaseChain, ...] = ()
     doubts: tuple[str, ...] = ()
 
     @property
-    def chains(self) -> tuple[ForeignChain, ...]:
+    def chains(self) -> tuple[BaseChain, ...]:
         """Return all of them."""
         return (*self.foreign, *self.second)
 
-    def of(self, place: tuple[str, str]) -> tuple[ForeignChain, ...]:
+    def of(self, place: tuple[str, str]) -> tuple[BaseChain, ...]:
         """Return the chains of our set in a place."""
         name = OF_PLACES[place]
         return tuple(c for c in self.second if c.table.startswith(name) or c.table.endswith(name))
@@ -69,7 +69,7 @@ def read_other_chains(place: tuple[str, str]) -> OtherChains:
     return OtherChains(tuple(chain for chain in chains if not _is_own(chain)), second, tuple(doubts))
 
 
-def _read_legacy() -> list[ForeignChain] | None:
+def _read_legacy() -> list[BaseChain] | None:
     for driver in ("restore", "iptc"):
         try:
             ruleset = load(BackendChoice("iptables", driver, "legacy")).read()
@@ -81,7 +81,7 @@ def _read_legacy() -> list[ForeignChain] | None:
     return None
 
 
-def _is_own(chain: ForeignChain) -> bool:
+def _is_own(chain: BaseChain) -> bool:
     names = (each.name for each in chain.contents.chains)
     return chain.table.startswith(OF_PLACES["nftables", ""]) or any(map(is_our_chain, names))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.model.addresses import address_text
-from capture.model.ruleset import LoopbackAddress
+from capture.model.routing import LoopbackAddress
 from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from capture.analysis.judgement import Obstacle
     from capture.analysis.trace import Fate
     from capture.model.addresses import Family, Network
-    from capture.model.ruleset import MissingRoute, Rule, Ruleset
+    from capture.model.routing import MissingRoute
+    from capture.model.ruleset import Rule, Ruleset
     from capture.operations import Other, Verified
 
 NO_EFFECT = "foreign rule without effect on captured traffic"
@@ -149,16 +150,9 @@ def fate_text(fate: Fate) -> str:
 
 def text_of(rule: Rule, family: Family) -> str:
     """Return a rule as iptables-save would print it; a list that takes many rules there by the first of them."""
-    from capture.backends.iptables.entries import expanded  # where something differs
-    from capture.backends.iptables.render import rule_text
+    from capture.backends.iptables.render import shown_rule  # where something differs
 
-    of_family = rule.replace(family=family, why="")
-    single, *others = expanded([of_family], family)
-    try:
-        text = rule_text(single) or "(any packet)"
-    except ValueError as error:  # live rules may have what iptables has no words for
-        return f"({error})"
-    return f"{text} (and {len(others)} more like it)" if others else text
+    return shown_rule(rule, family)
 
 
 def verified_lines(verified: Verified) -> Iterator[str]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 MARKS = ("=>", "?")
-"""What may precede a line's text, and hangs with its indentation."""
+"""Marks that may precede a line's text, and hang with its indentation."""
 GAP = 2
 """Blanks between two columns."""
 MIN_COLUMN = 8

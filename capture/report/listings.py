@@ -1,10 +1,10 @@
-"""What is live in a namespace, in the four formats of ``capture dump``; ``istio-init`` ends with the first of them."""
+"""The live rules in the four formats of ``capture dump``; ``istio-init`` ends with the first of them."""
 
 from __future__ import annotations
 
 from capture.analysis.ownership import own_only, own_rules
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILY_NAMES
+from capture.model.addresses import FAMILIES, FAMILY_NAMES
 from capture.model.chain_names import is_our_chain
 from capture.model.text import without_line_ends
 from capture.model.values import Value
@@ -38,7 +38,7 @@ class Shown(Value):
 def parts(dumped: Dumped, family: Family | None = None, table_name: model.TableName | None = None) -> Iterator[Shown]:
     """Yield what to show: all that holds our rules, or the part of it that was chosen."""
     for live_set in dumped.live_sets:
-        for shown_family in [family] if family else model.FAMILIES:
+        for shown_family in [family] if family else FAMILIES:
             for shown_table in [table_name] if table_name else model.SHOWN_TABLES:
                 if _holds_own(live_set.live, shown_family, shown_table):
                     yield Shown(live_set, shown_family, shown_table)

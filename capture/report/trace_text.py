@@ -62,7 +62,7 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
         does = "refuses it" if traced.outcome == "dropped" else f"lets it leave by {traced.interface}"
         yield f"by its mark it is routed again: the policy rule `{traced.rerouted.words}` {does}"
     for command in traced.lacks:
-        yield f"but the answers do not come back: `{command}` is missing"
+        yield f"but the answers do not come back; `{command}` adds what is missing"
     for impediment in traced.impediments:
         yield f"but {impediment}"
     if traced.outcome == "no-route":
@@ -110,7 +110,7 @@ def path_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
 
 def _texts(step: Step, family: Family) -> tuple[str, str]:
     """Return a rule in words, and its reason; a foreign rule of nf_tables is in the words of nft(8), and has none."""
-    is_foreign = step.station is not None and step.station.foreign is not None
+    is_foreign = step.base_chain is not None and not step.base_chain.is_own
     if is_foreign and step.rule.why:
         return step.rule.why, ""
     return text_of(step.rule, family), step.rule.why

@@ -339,5 +339,5 @@ LOG_AS_JSON = _switch(
 
 OPTIONS = _options_so_far()
 INIT_OPTIONS = OPTIONS[len(RULE_OPTIONS + BACKEND_OPTIONS) :]
-"""What ``istio-init`` takes as well."""
+"""The further options of ``istio-init``."""
 NETWORK_OPTIONS = (EXCLUDED_INBOUND_NETWORKS, OUTBOUND_NETWORKS, EXCLUDED_OUTBOUND_NETWORKS, IPV4_LOOPBACK)

@@ -32,7 +32,7 @@ MAX_BYTES = 16 * 1024
 
 
 class RecordedDecision(Value):
-    """What was decided, by ADD, about one attachment of a pod."""
+    """The decision of ADD about one attachment of a pod."""
 
     decision: str
     """``captured``, ``left alone`` or ``refused``: then the pod does not start."""
@@ -45,7 +45,7 @@ class RecordedDecision(Value):
     interface: str
     network: str
     inode: int
-    """Of the pod's network namespace; after its end the number is given again."""
+    """The number of the pod's network namespace, which is given again after its end."""
     namespace: str
     """Its path, as the runtime named it."""
 

@@ -1,4 +1,4 @@
-"""What keeps captured packets from the proxy although every rule is in place: routing, and the kernel's switches."""
+"""Impediments: routing and switches of the kernel that keep captured packets from the proxy, whatever the rules are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.model.addresses import Family
-    from capture.model.ruleset import PolicyRoute, Ruleset
+    from capture.model.routing import PolicyRoute
+    from capture.model.ruleset import Ruleset
     from capture.netlink.policy_rules import PolicyRule
     from capture.netlink.sockets import NetlinkSocket
     from capture.state.sysctls import Sysctl

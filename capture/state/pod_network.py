@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from capture.analysis.base_chains import PodNetwork
 from capture.analysis.rerouting import mark_routes
-from capture.analysis.stations import PodNetwork
 from capture.errors import UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS, IPV4, address_text, parse_address
+from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.model.packet import LOOPBACK
-from capture.model.ruleset import PROTOCOL_NUMBERS
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.policy_rules import read_policy_rules
 from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, look_up_route, read_routes, way_out
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 NO_ROUTE = "none"
-"""Where no route leads: rules still see the packet, before the kernel gives it up."""
+"""In the place of an interface: no route leads there, but rules see the packet before the kernel gives it up."""
 
 
 def read_pod_network() -> PodNetwork:

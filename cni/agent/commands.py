@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import click
 
 from capture.cli.options import CaptureCommand, CommandGroup, text_or_json
-from capture.cli.values import checked, number, one_of
+from capture.cli.values import Kind, number, one_of
 from capture.errors import EXIT_DRIFT, EXIT_FAILED, CaptureError
+from capture.model.addresses import is_decimal
 from capture.report.output import print_json
 from capture.report.streams import Stream
 from capture.report.terminal import print_lines
@@ -48,7 +49,11 @@ POD_COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 GOOD_STATES = ("captured", "left-alone", "host-network", "unknown")
 REPAIRS = ("report", "apply", "evict")
 STATUS_PATIENCE = 3.0
-POD = checked(lambda text: all(text.partition("/")), "NAMESPACE/NAME, such as default/web-0")
+POD = Kind(str, "NAMESPACE/NAME, such as default/web-0", lambda text: all(text.partition("/")))
+DAEMON_SET_NAME = Kind(str, "NAMESPACE/NAME", lambda text: not text or all(text.partition("/")))
+ADDRESS = Kind(
+    str, "HOST:PORT, such as 127.0.0.1:15014", lambda text: not text or is_decimal(text.rpartition(":")[2], 5)
+)
 
 
 def _elsewhere(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
@@ -75,7 +80,7 @@ SOCKET = click.option(
     help="Where the agent listens for the plugin and for `capture node`.",
 )  # fmt: skip
 DAEMON_SET = click.option(
-    "--daemon-set", metavar="NAMESPACE/NAME", default="", envvar="CAPTURE_DAEMON_SET",
+    "--daemon-set", type=DAEMON_SET_NAME, metavar="NAMESPACE/NAME", default="", envvar="CAPTURE_DAEMON_SET",
     help="The DaemonSet of the agents: when it is deleted, each of them uninstalls the plugin.",
 )  # fmt: skip
 ACCOUNT = click.option(
@@ -115,7 +120,8 @@ AGENT = [
                  help="How many pods are repaired in a minute at most."),
     click.option("--remove-taint", "taints", metavar="KEY", multiple=True,
                  help="Taint to take off this node once pods are captured; repeat it."),
-    click.option("--metrics-address", metavar="HOST:PORT", default="", envvar="CAPTURE_METRICS_ADDRESS",
+    click.option("--metrics-address", type=ADDRESS, metavar="HOST:PORT", default="",
+                 envvar="CAPTURE_METRICS_ADDRESS",
                  help="Where Prometheus and probes are answered.  [default: nowhere]"),
 ]  # fmt: skip
 

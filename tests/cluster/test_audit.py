@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.cluster.agent import InPod, event, found, pods, state, wait_for
+from support.cluster.agent import InPod, event, found, pods, state
 from support.cluster.calls import BOTH, address, seen, way
 from support.cluster.installed import Cluster
 from support.cluster.node import NAME
 from support.cluster.pods import APP_PORT, deployment, pod
+from support.processes.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -98,7 +99,7 @@ def test_drift(audited: Cluster) -> None:
     audited.install("repair.starting=apply", "repair.running=apply")
     found(audited, "client", "captured", 15)
     run(iptables, "-t", "nat", "-F", "ISTIO_OUTPUT")
-    wait_for(lambda: "ISTIO_REDIRECT" in run(iptables, "-t", "nat", "-S", "ISTIO_OUTPUT"), 5, "it is not repaired")
+    wait_until(lambda: "ISTIO_REDIRECT" in run(iptables, "-t", "nat", "-S", "ISTIO_OUTPUT"), 5, "it is not repaired")
     found(audited, "client", "captured")
 
 
@@ -111,7 +112,7 @@ def test_late_family(audited: Cluster) -> None:
     run("ip", "addr", "del", f"{mine}/64", "dev", "eth0")
     run("ip", "addr", "del", "::6/128", "dev", "lo")
     run("ip", "addr", "add", f"{mine}/64", "dev", "eth0", "nodad")
-    wait_for(lambda: "::6/128" in run("ip", "addr", "show", "dev", "lo"), 5, "no ::6 on lo")
+    wait_until(lambda: "::6/128" in run("ip", "addr", "show", "dev", "lo"), 5, "no ::6 on lo")
     run("ip", "-6", "route", "replace", "default", "via", "fd00:244::1")
     found(audited, "client", "captured")
     assert way(seen(audited, "web", f"[{mine}]")) == BOTH
@@ -156,12 +157,12 @@ def test_eviction(audited: Cluster) -> None:
     audited.apply(deployment("evicted", 1, pause_proxy=True, command=["/pause", "-P"]), budget)
     audited.kubectl("rollout", "status", "deployment/evicted", "--timeout=60s")
     name = audited.get("pods", "-l", "app=evicted")["items"][0]["metadata"]["name"]
-    wait_for(lambda: audited.get("pdb", "evicted")["status"].get("expectedPods"), 20, "the budget is not there")
+    wait_until(lambda: audited.get("pdb", "evicted")["status"].get("expectedPods"), 20, "the budget is not there")
     InPod(audited, name)("nft", "flush", "ruleset")
     assert "disruption budget" in event(audited, name, "CaptureRepairFailed")
     assert audited.get("pod", name)["metadata"].get("deletionTimestamp") is None
     audited.kubectl("delete", "pdb", "evicted", "--wait")
-    wait_for(lambda: "NotFound" in audited.kubectl("get", "pod", name, check=False), 40, "it is not evicted")
+    wait_until(lambda: "NotFound" in audited.kubectl("get", "pod", name, check=False), 40, "it is not evicted")
     assert "CaptureRepaired" in event(audited, name, "CaptureRepaired")
     audited.kubectl("rollout", "status", "deployment/evicted", "--timeout=60s")
     audited.kubectl("delete", "deployment", "evicted", "--wait")
@@ -175,7 +176,7 @@ def test_taints(audited: Cluster) -> None:
     audited.kubectl("taint", "node", NAME, *(f"{key}=true:NoSchedule" for key in keys))
     try:
         audited.install("removeTaints={cni.istio.io/not-ready}")
-        wait_for(lambda: taints(audited) == keys[1:], 20, f"{taints(audited)}")
+        wait_until(lambda: taints(audited) == keys[1:], 20, f"{taints(audited)}")
     finally:
         audited.kubectl("taint", "node", NAME, f"{keys[1]}-")
     assert taints(audited) == []

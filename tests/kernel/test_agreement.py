@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 
+from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.compiler import OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import witness
 from capture.analysis.space import Field, PacketSpace
-from capture.analysis.stations import PodNetwork, Situation
 from capture.analysis.trace import Fate
 from capture.backends import load
 from capture.backends.detect import BackendChoice

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture import operations
+from capture.analysis.base_chains import BaseChain
 from capture.analysis.judgement import Obstacle
-from capture.analysis.stations import ForeignChain
 from capture.backends.nftables.foreign import read_foreign_chains
 from capture.backends.nftables.netlink import NetlinkDriver
 from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text
@@ -99,7 +99,7 @@ def iptables(namespace: Namespace, words: str) -> None:
     namespace.run(["iptables-nft", *words.split()])
 
 
-def read(namespace: Namespace, *own: tuple[str, str]) -> dict[str, ForeignChain]:
+def read(namespace: Namespace, *own: tuple[str, str]) -> dict[str, BaseChain]:
     chains = namespace.call(read_foreign_chains, own)
     return {f"{chain.table} {chain.entry.name}": chain for chain in chains}
 

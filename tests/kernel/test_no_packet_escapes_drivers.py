@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from capture.analysis.base_chains import Situation
 from capture.analysis.effects import Comparison
 from capture.analysis.judgement import of_family
-from capture.analysis.stations import Situation
 from capture.backends import load
 from capture.backends.detect import BackendChoice
 from capture.model.addresses import FAMILIES

@@ -11,7 +11,8 @@ import pytest
 
 from capture.analysis.causes import Capture
 from capture.errors import ConfigurationError, KernelError
-from capture.model.ruleset import FAMILIES, OwnerUid, only
+from capture.model.addresses import FAMILIES
+from capture.model.ruleset import OwnerUid, only
 from capture.operations import apply, clean, dump, verify
 from capture.settings.options import (
     BACKEND,

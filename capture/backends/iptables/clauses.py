@@ -6,7 +6,7 @@ are shown and judged, and never rewritten.
 
 from __future__ import annotations
 
-from capture.analysis.canonical import ENTRIES
+from capture.analysis.canonical import entries_of, with_entries
 from capture.backends.iptables.entries import changed_bits
 from capture.model import ruleset as model
 from capture.model.addresses import is_decimal, parse_address, parse_network, split
@@ -204,21 +204,20 @@ EXTENSIONS: dict[tuple[str, str], Read] = {
     ("iprange", "--src-range"): _range(model.Source),
     ("iprange", "--dst-range"): _range(model.Destination),
 }
-"""What reads an option of a match: its value, and whether it is negated."""
+"""The readers of an option of a match: its value, and whether it is negated."""
 
 
 def joined(matches: Iterable[model.Match]) -> tuple[model.Match, ...]:
     """Return the matches, with "not a" and "not b" of one kind as "neither a nor b", the model's form."""
     found: list[model.Match] = []
-    places: dict[type, int] = {}
+    indexes: dict[type, int] = {}
     for match in matches:
-        field = ENTRIES.get(type(match)) if getattr(match, "negated", False) else None
-        place = places.setdefault(type(match), len(found)) if field else len(found)
-        if field is None or place == len(found):
+        entries = entries_of(match) if getattr(match, "negated", False) else ()
+        index = indexes.setdefault(type(match), len(found)) if entries else len(found)
+        if index == len(found):
             found.append(match)
         else:
-            entries = getattr(found[place], field) + getattr(match, field)
-            found[place] = match.replace(**{field: entries})
+            found[index] = with_entries(match, entries_of(found[index]) + entries)
     return tuple(found)
 
 

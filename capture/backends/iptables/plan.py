@@ -33,7 +33,7 @@ NO_CHAINS: Mapping[str, tuple[model.Rule, ...]] = {}
 
 
 class TableEdit(Value):
-    """What happens to one table of one family, in one transaction and in this order.
+    """The changes of one table of one family, in one transaction and in this order.
 
     Rules are of one family and without lists.
     """
@@ -87,10 +87,7 @@ def as_written(ruleset: model.Ruleset) -> model.Ruleset:
 
 def _table_order(desired: model.Ruleset | None) -> tuple[model.TableName, ...]:
     """Return raw, then the table that captures inbound from now on, then the other one."""
-    mangle = desired and desired.table(model.MANGLE)
-    if mangle and any(
-        isinstance(rule.verdict, model.TransparentProxy) for chain in mangle.chains for rule in chain.rules
-    ):
+    if desired and desired.transparent_verdicts:
         return (model.RAW, model.MANGLE, model.NAT)
     return (model.RAW, model.NAT, model.MANGLE)
 

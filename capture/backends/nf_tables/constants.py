@@ -13,7 +13,7 @@ NFPROTO_INET = 1
 NFPROTO_NETDEV = 5
 """linux/netfilter.h: chains of a device, before and after all others."""
 NFT_FAMILIES = {NFPROTO_INET: "inet", FAMILY_NUMBERS[IPV4]: "ip", FAMILY_NUMBERS[IPV6]: "ip6", NFPROTO_NETDEV: "netdev"}
-"""What nft calls the families of tables."""
+"""The families of tables in nft's words."""
 
 # Where addresses are in the network header: RFC 791 3.1, RFC 8200 3
 SOURCE_OFFSETS: dict[Family, int] = {"ipv4": 12, "ipv6": 8}

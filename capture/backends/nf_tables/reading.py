@@ -1,4 +1,4 @@
-"""What the readers of both backends take from a message: the parts of an expression, a rule's comment. Pure."""
+"""Reads the parts of a message that both backends need: expressions, a rule's comment. Pure."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ ANSWERS: dict[tuple[int, Family | None], tuple[str, ...]] = {
     (0, IPV6): ("icmpv6 no-route", "icmpv6 admin-prohibited", "", "icmpv6 addr-unreachable", "icmpv6 port-unreachable"),
     (2, None): ("icmpx no-route", "icmpx port-unreachable", "icmpx host-unreachable", "icmpx admin-prohibited"),
 }
-"""What a rule answers with, by its type, and by its family where the codes are those of one; then by the code."""
+"""The answers of a rule, by its type, and by its family where the codes are those of one; then by the code."""
 UNITS = {1: "second", 60: "minute", 3600: "hour", 86400: "day", 604800: "week"}
 
 

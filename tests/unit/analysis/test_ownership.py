@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def live(**tables: str) -> Ruleset:
-    """Return what stands in a namespace; ours are the chains that jumps go to."""
+    """Return live rules; our own chains are those that jumps go to."""
     text = ""
     for table in TABLES:
         rules = [line.strip() for line in tables.get(table, "").strip().splitlines()]

@@ -157,7 +157,7 @@ class TestAuto:
             assert way(HostFacts(installed, ipv6, True, nft_compat, legacy, (), live, packages, packages))
 
 
-class TestAskedFor:
+class TestRequested:
     @pytest.mark.parametrize(
         ("request_", "expected"),
         [

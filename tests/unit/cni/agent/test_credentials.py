@@ -105,9 +105,9 @@ def test_a_given_api_server_beats_what_kubelet_says(options: Options) -> None:
 def test_what_others_keep_there_stays(options: Options) -> None:
     credentials.renew(options, ADDRESS)
     os.unlink(f"{options.credentials}/token")
-    Path(options.credentials, "theirs").touch()
+    Path(options.credentials, "foreign").touch()
     assert [os.path.basename(path) for path in credentials.remove(options)] == ["kubeconfig", "ca.crt"]
-    assert os.listdir(options.credentials) == ["theirs"]
+    assert os.listdir(options.credentials) == ["foreign"]
 
 
 @pytest.mark.parametrize("text", ["", "a.b", "a.!.c", "a.bnVsbA.c", "a.e30.c"])

@@ -16,6 +16,7 @@ from cni.agent.installation import PARTS, Installation
 from cni.agent.journal import AgentLog
 from cni.agent.options import Options
 from cni.agent.runtime import Loaded, RuntimeSilentError
+from support.processes.waiting import wait_until
 
 BRIDGE = {"type": "bridge"}
 PLUGIN = '#!/bin/sh\ncat > /dev/null; echo \'{"cniVersion": "1.0.0", "supportedVersions": ["1.0.0", "1.1.0"]}\'\n'
@@ -79,13 +80,6 @@ def running(node: Node) -> Iterator[Node]:
     stop.set()
     node.installation.directories.wake()
     thread.join(10)
-
-
-def wait_until(expected: Any, seconds: float = 10) -> None:
-    give_up = time.monotonic() + seconds
-    while not expected():
-        assert time.monotonic() < give_up
-        time.sleep(0.001)
 
 
 def test_plugin_entry_and_credentials_are_put_onto_the_node(node: Node) -> None:

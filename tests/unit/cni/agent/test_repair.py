@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,9 +49,9 @@ class Scene:
             self.health,
             AgentLog(descriptor=-1),
             self.look,
+            lambda: self.clock,
         )
         monkeypatch.setattr(repair, "apply", self.apply)
-        monkeypatch.setattr("cni.agent.repair.time", SimpleNamespace(monotonic=lambda: self.clock))
 
     def apply(self, _settings: object, path: str) -> None:
         self.applied.append(path)
