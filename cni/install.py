@@ -112,10 +112,10 @@ def main_network(conf_dir: str, choice: Choice = FIRST_BY_NAME) -> Network:
         return taken
     others = _others(conf_dir)
     if others:
-        verdicts = "; ".join(f"{os.path.basename(path)} {verdict}" for path, verdict in choose(others, choice).verdicts)
+        reasons = "; ".join(f"{os.path.basename(path)} {verdict}" for path, verdict in choose(others, choice).reasons)
         raise InstallError(
             conf_dir,
-            f"the container runtime would use none of these files: {verdicts}",
+            f"the container runtime would use none of these files: {reasons}",
             "Repair one of these files first.",
         )
     raise InstallError(

@@ -74,7 +74,7 @@ class BaseChain(Value):
     """Whether it is in the tables of the capture in question."""
 
     @property
-    def turn(self) -> int:
+    def order(self) -> int:
         """Return what orders chains at a hook: the priority, but chains of devices are first, or last."""
         return self.priority + (0 if not self.devices else -FAR if self.hook == model.PREROUTING else FAR)
 
@@ -86,7 +86,7 @@ class BaseChain(Value):
     @property
     def is_tracked(self) -> bool:
         """Return whether packets come here behind connection tracking, which begins as soon as a rule needs it."""
-        is_behind = self.turn > CONNTRACK or (self.turn == CONNTRACK and self.is_older)
+        is_behind = self.order > CONNTRACK or (self.order == CONNTRACK and self.is_older)
         return is_behind or self.hook in SOURCE_HOOKS
 
     @property
@@ -236,7 +236,7 @@ def _own_chains(situation: Situation, hook: str) -> Iterator[BaseChain]:
 
 def _sort_key(each: BaseChain, age: int) -> tuple[int, int, int, int]:
     """Return what orders a chain: the priority of its kernel entry, then its own, then its age."""
-    return (PRIORITIES[model.NAT], 0, each.priority, age) if each.is_nat else (each.turn, age, 0, 0)
+    return (PRIORITIES[model.NAT], 0, each.priority, age) if each.is_nat else (each.order, age, 0, 0)
 
 
 def _is_tied(situation: Situation, each: BaseChain) -> bool:
@@ -244,4 +244,4 @@ def _is_tied(situation: Situation, each: BaseChain) -> bool:
     tables = [table.name for table in situation.ruleset.tables if table.chain(each.hook) is not None]
     if each.is_nat:
         return model.NAT in tables and each.priority == PRIORITIES[model.NAT]
-    return each.turn in [PRIORITIES[name] for name in tables]
+    return each.order in [PRIORITIES[name] for name in tables]

@@ -23,7 +23,7 @@ from capture.model.addresses import (
     LOOPBACK_ADDRESSES,
     address_text,
 )
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.conventions import DNS_PORT, PROTOCOL_NUMBERS
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import MANGLE, NAT, TABLES, Redirect
@@ -308,14 +308,14 @@ def causes_of_connection(
         yield _direct_cause(live, desired, capture)
     elif live.outcome == "dropped":
         yield drop_cause(live, text_of)
-    elif step is not None and is_our_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
+    elif step is not None and is_own_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
         yield cause("second-set: decides", place_of(step), port=live.port)
     elif live.outcome in TO_PROXY:
         is_over_lo = packet.in_interface is None
         yield from causes_at_port(
             facts, capture, live.outcome, live.port, packet.family, packet.protocol, is_over_lo=is_over_lo
         )
-    elif _ours_before(live, capture):
+    elif _own_steps_before(live, capture):
         yield cause("nat-first: behind", place_of(step), to=f"port {live.port}")
     else:
         yield cause("nat-first: port", place_of(step), port=live.port)
@@ -341,10 +341,10 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
         and (canonical_rule(desired.step.rule) == canonical_rule(step.rule))
     )
     if step is not None and not is_own(step) and not is_desired:
-        ours = _ours_before(live, capture)
+        ours = _own_steps_before(live, capture)
         if not ours or live.address is not None:
             return _foreign_rule_cause(live, step, is_behind=bool(ours))
-        step = ours[-1] if is_our_chain(ours[-1].chain) else None  # which has left it out before
+        step = ours[-1] if is_own_chain(ours[-1].chain) else None  # which has left it out before
     is_look_up = packet.port == DNS_PORT and packet.in_interface is None
     if packet.protocol != "tcp" and not is_look_up:
         return cause("not-tcp", protocol=packet.protocol)
@@ -372,10 +372,10 @@ def _excluded(step: Step | None) -> Cause:
 def is_own(step: Step) -> bool:
     """Return whether a rule is in one of our chains, or leads into one."""
     target = getattr(step.rule.verdict, "chain", "")
-    return step.table in TABLES and (is_our_chain(step.chain) or is_our_chain(target))
+    return step.table in TABLES and (is_own_chain(step.chain) or is_own_chain(target))
 
 
-def _ours_before(live: Trace, capture: Capture) -> list[Step]:
+def _own_steps_before(live: Trace, capture: Capture) -> list[Step]:
     """Return our rules that the packet met before the deciding one, where ours redirect it."""
     is_transparent = capture.is_transparent and live.packet.in_interface is not None
     before = live.path[: live.path.index(live.step)] if live.step in live.path else ()

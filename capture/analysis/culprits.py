@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 MAX_CULPRITS = 20
 """Foreign rules that are named for one family; a longer list would not help."""
-MANY = 5000
+SLOW_FROM_RULES = 5000
 """With more foreign rules than this only some are named, and they are compared once, for the time it takes."""
-MAX_OF_MANY = 4
+MAX_CULPRITS_OF_MANY = 4
 
 
 class RuleLocation(Value):
@@ -60,7 +60,7 @@ class Culprits:
         self._count = sum(1 for _ in self._places())
         self.without_foreign = self._with_only(None)
         called = sum(len(chain.rules) for each in whole.other_chains for chain in each.contents.chains)
-        self._are_many = called + sum(map(len, self._shared.values())) > MANY
+        self._are_many = called + sum(map(len, self._shared.values())) > SLOW_FROM_RULES
         is_complete = self._search()
         self.others = (place for place in self._places() if is_complete and place not in self.named)
 
@@ -106,7 +106,7 @@ class Culprits:
         return True
 
     def _is_enough(self) -> bool:
-        return len(self.named) >= (MAX_OF_MANY if self._are_many else MAX_CULPRITS)
+        return len(self.named) >= (MAX_CULPRITS_OF_MANY if self._are_many else MAX_CULPRITS)
 
     def _name(self, comparison: Comparison) -> None:
         """Name the rules that make the difference, unless one hides another."""

@@ -139,7 +139,7 @@ class Comparison:
 
     def _weightiest(self, direction: Direction, found: int, search: Search) -> Effect | None:
         """Return the weightiest effect, if the search finds a packet of it."""
-        found, verdicts = self._verdicts(found)
+        found, verdicts = self._changes(found)
         verdict = min(verdicts, key=lambda each: weight(each, direction), default=None)
         if verdict is None:
             return None
@@ -210,7 +210,7 @@ class Comparison:
 
     def _effects(self, direction: Direction, found: int, frame: int) -> Iterator[Effect]:
         among = self.diagrams.both(self._realistic[direction], frame)
-        found, verdicts = self._verdicts(found)
+        found, verdicts = self._changes(found)
         for verdict in verdicts:
             packets = self.diagrams.mapped(found, verdict.__eq__, ("is", verdict))
             numbers = witness(self.space, packets, direction)
@@ -218,7 +218,7 @@ class Comparison:
             effect = self._traced(direction, verdict, self.space.packet(numbers))
             yield effect.replace(regions=tuple(region_text(self.space, part) for part in described))
 
-    def _verdicts(self, found: int) -> tuple[int, list[FateChange]]:
+    def _changes(self, found: int) -> tuple[int, list[FateChange]]:
         """Return what differs, and in which ways; if they are many, by the fate before."""
         if len(self.diagrams.leaves(found)) > MAX_EFFECTS:
             found = self.diagrams.mapped(

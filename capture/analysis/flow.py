@@ -18,7 +18,7 @@ from __future__ import annotations
 from capture.analysis.ownership import own_rules
 from capture.analysis.trace import DNS, redirect_outcome
 from capture.model import ruleset as model
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -115,7 +115,7 @@ def _tables(
         reader = Reader(situation, base_chain, tuple(of_chain), text_of)
         below = reader.edges(base_chain.entry)
         if below or base_chain.table == model.NAT:
-            is_second = any(is_our_chain(chain.name) for chain in base_chain.contents.chains)
+            is_second = any(is_own_chain(chain.name) for chain in base_chain.contents.chains)
             text = f"{'second set' if is_second else 'foreign'}, priority " if not base_chain.is_own else ""
             text += str(base_chain.priority) if not base_chain.is_own else ""
             name = f"{base_chain.table} {base_chain.entry.name}"
@@ -182,7 +182,7 @@ class Reader:
     def _edge(self, chain: model.Chain, position: int, rule: model.Rule, family: Family, depth: int) -> Edge:
         kind, to, below = self._target(chain, rule, depth)
         own = self._own.get(family, {}).get((self.table.name, chain.name), ())
-        if not is_our_chain(chain.name) and position not in own:
+        if not is_own_chain(chain.name) and position not in own:
             nft_words = rule.why if not self._base_chain.is_own else ""  # rules of iptables have none
             text = f"rule {position + 1}: {nft_words or self._text_of(rule, family)}"
             to, kind = f"foreign: {to}", "foreign"
@@ -205,7 +205,7 @@ class Reader:
             outcome = redirect_outcome(chain.name, verdict.port, self._situation.ruleset)
             if outcome == DNS:
                 return "dns", f"agent's DNS :{verdict.port}", ()
-            if is_our_chain(chain.name) or outcome != "redirected":
+            if is_own_chain(chain.name) or outcome != "redirected":
                 return "proxy", f"proxy :{verdict.port}", ()
             return "foreign", f"port {verdict.port}", ()
         if isinstance(verdict, model.Drop):

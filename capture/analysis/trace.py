@@ -116,7 +116,7 @@ class Trace(Value):
     transparent: bool = False
     marked: bool = False
     translated: Translate | None = None
-    lacks: tuple[str, ...] = ()
+    missing_route_commands: tuple[str, ...] = ()
     policy: BaseChain | None = None
     rerouted: MarkRoute | None = None
     interface: str | None = None
@@ -405,7 +405,9 @@ class _Passage:
             transparent=is_transparent,
             marked=outcome != "dropped" and self._is_marked(),
             translated=mapping if isinstance(mapping, Translate) else None,
-            lacks=tuple(each for each in self.situation.without if is_transparent and self._is_of_family(each)),
+            missing_route_commands=tuple(
+                each for each in self.situation.without if is_transparent and self._is_of_family(each)
+            ),
             policy=self.policy,
             rerouted=self.rerouted if self.refused_by or (outcome == "direct" and interface) else None,
             interface=interface,

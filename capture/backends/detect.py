@@ -130,7 +130,7 @@ def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
         return _nftables(facts, request.driver or "netlink", OTHER_USERS)
     obstacles: dict[tuple[str, str], list[str]] = {}
     for driver, variant in _iptables_ways(facts, request):
-        obstacle = _obstacle(facts, driver, variant, certain=not backend)
+        obstacle = _why_unusable(facts, driver, variant, certain=not backend)
         if obstacle is None:
             reason = "; ".join((_why_variant(facts, request, variant), *_obstacle_lines(obstacles)))
             return BackendChoice("iptables", driver, variant, reason)
@@ -184,7 +184,7 @@ def _why_variant(facts: HostFacts, request: BackendRequest, variant: Variant) ->
     return f"iptables-{variant} can be used, and the other variant has no rules"
 
 
-def _obstacle(facts: HostFacts, driver: str, variant: Variant, *, certain: bool) -> str | None:
+def _why_unusable(facts: HostFacts, driver: str, variant: Variant, *, certain: bool) -> str | None:
     """Return what keeps a way of iptables from being taken; None if nothing does.
 
     ``certain``: a kernel that might have legacy tables does not count as one that has.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 LINE_ENDS = {ord("\n"): "\\n", ord("\r"): "\\r", 0: "\\0"}
 
-SCHEMA = "capture/v1"
+JSON_SCHEMA_NAME = "capture/v1"
 """The layout of every JSON output: keys are added, those that are there keep their meaning."""
 
 

@@ -146,7 +146,7 @@ def why(
 
 def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:
     """Return where Envoy's listeners, read from its admin interface, do not fit the capture. Raises CaptureError."""
-    from capture.analysis.envoy import causes_of_listeners, listeners_of
+    from capture.analysis.envoy_listeners import causes_of_listeners, listeners_of
     from capture.state.proxy_admin import read_config_dump
 
     with InNamespace(namespace):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import drop_cause
-from capture.analysis.foreign_text import what_foreign_does
+from capture.analysis.foreign_effects import what_foreign_does
 from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import FAMILY_NAMES, IPV4, parse_address
 from capture.model.packet import Packet

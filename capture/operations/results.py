@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -95,7 +95,7 @@ class Verified(Value):
     def is_nothing_applied(self) -> bool:
         """Return whether the namespace has none of our rules where they should be, though some are desired."""
         is_missing = any(each.kind == "missing" for each in self.differences) or not self.has_reference
-        has_own = any(is_our_chain(chain.name) for table in self.live.tables for chain in table.chains)
+        has_own = any(is_own_chain(chain.name) for table in self.live.tables for chain in table.chains)
         return is_missing and not has_own and not self.others
 
 

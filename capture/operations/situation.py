@@ -8,7 +8,7 @@ from capture.backends.detect import BackendChoice
 from capture.backends.iptables.tables import legacy_tables
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILIES
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.values import Value
 from capture.state import routes
 
@@ -83,7 +83,7 @@ def _read_legacy() -> list[BaseChain] | None:
 
 def _is_own(chain: BaseChain) -> bool:
     names = (each.name for each in chain.contents.chains)
-    return chain.table.startswith(OF_PLACES["nftables", ""]) or any(map(is_our_chain, names))
+    return chain.table.startswith(OF_PLACES["nftables", ""]) or any(map(is_own_chain, names))
 
 
 def read_situation(ruleset: Ruleset, place: tuple[str, str], needs: Ruleset) -> Situation:

@@ -106,7 +106,7 @@ def difference_text(difference: Difference) -> str:
 
 def _foreign(each: Difference | Obstacle) -> str:
     """Return what a foreign rule does, in a sentence."""
-    from capture.analysis.foreign_text import what_foreign_does  # where something differs
+    from capture.analysis.foreign_effects import what_foreign_does  # where something differs
 
     does = what_foreign_does(each.rule, each.effect)
     return f"{each.place}: {does}: {_rule(each)}{effect_text(each.effect)}"

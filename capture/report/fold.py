@@ -99,7 +99,7 @@ def _cut(text: str, width: int) -> int:
     return comma + 1 if comma > begin else max(place, begin + 1)
 
 
-def table(rows: Sequence[Sequence[str]], width: int | None = None, gap: int = GAP) -> Iterator[str]:
+def folded_table(rows: Sequence[Sequence[str]], width: int | None = None, gap: int = GAP) -> Iterator[str]:
     """Yield the lines of rows whose columns are aligned; with ``width``, cells are folded until all of them fit."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(width_of, column)) for column in columns]

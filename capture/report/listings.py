@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.analysis.ownership import own_only, own_rules
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, FAMILY_NAMES
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.report.difference_text import conclusion_lines, differences_as_plain, text_of
@@ -49,7 +49,7 @@ def _holds_own(live: model.Ruleset, family: Family, table_name: model.TableName)
     whole = live.table(table_name)
     if whole is None or family not in live.families:
         return False
-    if any(is_our_chain(chain.name) and is_of_family(chain, table_name, family) for chain in whole.chains):
+    if any(is_own_chain(chain.name) and is_of_family(chain, table_name, family) for chain in whole.chains):
         return True
     return any(place[0] == table_name for place in own_rules(live.replace(families=(family,)), family))
 

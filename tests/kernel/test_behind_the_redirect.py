@@ -260,8 +260,8 @@ def test_why_judges_a_filter_as_the_kernel_does(served: PodPair, way: str, name:
 
         assert operations.trace_packet(ELSEWHERE, 80).outcome == OUTCOMES[expected]
         assert operations.verify().holds == (expected == "proxy")
-    patience = 0.1 if expected == "dropped" else 5
-    assert (pod.client(1000).connect(ELSEWHERE, 80, timeout=patience).label or "dropped") == expected
+    timeout = 0.1 if expected == "dropped" else 5
+    assert (pod.client(1000).connect(ELSEWHERE, 80, timeout=timeout).label or "dropped") == expected
 
 
 def test_another_device_by_a_mark_is_named(pod_pair: PodPair) -> None:

@@ -421,7 +421,7 @@ def test_a_foreign_redirect_is_drift_in_words_and_as_json(pair: PodPair) -> None
     assert "proxy-outbound 15001 -> redirected 15009; witness: tcp to" in explicit.stdout
     (difference,) = plain["differences"]
     assert (difference["kind"], difference["table"], difference["chain"]) == ("foreign", "ip other", "x")
-    assert "because of ip other x: meta l4proto tcp tcp dport 80 redirect to :15009" in traced.stdout
+    assert "  => ip other x 1: meta l4proto tcp tcp dport 80 redirect to :15009" in traced.stdout
 
 
 def test_the_interface_of_a_pod_is_that_of_its_default_route(pair: PodPair) -> None:

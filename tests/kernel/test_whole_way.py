@@ -66,7 +66,7 @@ def test_dnat_before_our_rules_in_any_table(pair: PodPair, way: str, command: st
     assert pair.pod.client(1000).connect(ELSEWHERE, 80).label == "translated"
     assert (found["outcome"], found["address"], found["port"]) == ("direct", "203.0.113.200", 8080)
     assert "direct, to 203.0.113.200:8080" in printed
-    assert "because of" in printed
+    assert "\n  => " in printed
     assert verified.returncode == 4
     assert "direct to 203.0.113.200:8080" in verified.stdout
 

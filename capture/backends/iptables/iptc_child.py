@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
-    from capture.backends.iptables.clauses import Option
+    from capture.backends.iptables.clauses import Flag
     from capture.backends.iptables.plan import TableEdit
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule
@@ -168,7 +168,7 @@ def _entry(family: Family, rule: Rule) -> Any:
     return entry.rule
 
 
-def _set_options(extension: Any, options: Sequence[Option]) -> None:
+def _set_options(extension: Any, options: Sequence[Flag]) -> None:
     """Hand options to the parser of a match or target, as the command line would."""
     for each in options:
         words = [each.name.removeprefix("--").encode(), " ".join(each.values).encode("utf-8", "surrogateescape")]

@@ -98,7 +98,7 @@ def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[BaseCh
             found, _ = read_consistently(netfilter, doing, lambda: list(_read(netfilter, own_places)))
     except UnsupportedError:
         return ()
-    return tuple(sorted(found, key=lambda each: each.turn))
+    return tuple(sorted(found, key=lambda each: each.order))
 
 
 def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> Iterator[BaseChain]:

@@ -43,7 +43,7 @@ def unknown_text(name: str, fields: Fields, family: Family | None) -> str:
     return words or " ".join([f"[{name}", *(f"{kind}={value.hex()}" for kind, value in fields.items())]) + "]"
 
 
-GO_ON: dict[str, tuple[int, tuple[int, ...]]] = {
+PASSING_EXPRESSIONS: dict[str, tuple[int, tuple[int, ...]]] = {
     "meta": (nf.NFTA_META_KEY, (2, 12, 14)),  # priority, nftrace, secmark
     "ct": (nf.NFTA_CT_KEY, (4, 13, 18)),  # secmark, label, event
     "objref": (1, (1, 3, 7, 8, 9)),  # a counter, ct helper, ct timeout, secmark, ct expectation by its name
@@ -56,7 +56,7 @@ def goes_on(name: str, fields: Fields) -> bool:
     """Return whether a packet goes on after an expression, unchanged in all that the model knows."""
     if name == "dynset":
         return fields.keys().isdisjoint(NFTA_DYNSET_EXPRESSIONS)  # such as a limit
-    kind, numbers = GO_ON.get(name, (0, ()))
+    kind, numbers = PASSING_EXPRESSIONS.get(name, (0, ()))
     return _number(fields, kind) in numbers
 
 

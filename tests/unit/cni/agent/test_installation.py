@@ -228,7 +228,7 @@ def test_a_silent_runtime_is_a_problem_and_one_without_this_report_is_none(node:
 
 @pytest.mark.parametrize("node", [{"runtime_socket": "/run/crio/crio.sock"}], indirect=True)
 def test_under_crio_the_entry_is_in_the_list_that_crio_takes(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cni.networks.HALF_WRITTEN_PATIENCE", 0.05)
+    monkeypatch.setattr("cni.networks.HALF_WRITTEN_TIMEOUT", 0.05)
     node.write()
     (node.conf_dir / "05-broken.conflist").write_text("{")
     node.installation.turn(0.0)

@@ -39,8 +39,8 @@ def leave(node: Path) -> list[str]:
     return leaving.schedule_removal(str(node / "bin"), str(node / "run" / "leaving"), str(node / "results"))
 
 
-def goes(node: Path, patience: float = 0.01) -> bool:
-    return leaving.remove_when_unused(str(node / "run" / "leaving"), str(node / "results"), patience)
+def goes(node: Path, timeout: float = 0.01) -> bool:
+    return leaving.remove_when_unused(str(node / "run" / "leaving"), str(node / "results"), timeout)
 
 
 def test_the_plugin_goes_at_once_where_no_pod_remembers_it(node: Path) -> None:
@@ -57,7 +57,7 @@ def test_the_plugin_goes_with_the_last_pod_that_remembers_it(node: Path) -> None
     first.unlink()
     assert not goes(node)
     threading.Timer(0.1, last.unlink).start()  # libcni forgets after all plugins were called
-    assert goes(node, patience=5)
+    assert goes(node, timeout=5)
     assert [*(node / "bin").iterdir()] == [*(node / "run").iterdir()] == []
 
 

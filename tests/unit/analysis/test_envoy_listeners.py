@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.causes import Capture
-from capture.analysis.envoy import (
+from capture.analysis.envoy_listeners import (
     ORIGINAL_DESTINATION,
     ORIGINAL_SOURCE,
     EnvoyListener,
