@@ -267,7 +267,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Set transparent: {transparent} on it, or apply the rules with -m {other}.",
     ),
     "proxy-mode: destination": (
-        "Envoy's listener {name} on port {port} does not ask for the original destination",
+        "Envoy's listener {name} on port {port} does not use the original destination",
         "Set use_original_dst on it, or add the filter envoy.filters.listener.original_dst.",
     ),
     "proxy-mode: mark": (

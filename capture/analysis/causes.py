@@ -12,7 +12,7 @@ from __future__ import annotations
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import cause
 from capture.analysis.meaning import Untrack, meaning
-from capture.analysis.trace import REDIRECTED_BY
+from capture.analysis.trace import REDIRECTED_BY, TO_PROXY
 from capture.model.addresses import (
     FAMILIES,
     FAMILY_NAMES,
@@ -287,8 +287,6 @@ def contains(number: int | None, spans: tuple[Span, ...]) -> bool:
 
 
 # --- one connection ------------------------------------------------------------------------------
-
-TO_PROXY = ("proxy-outbound", "proxy-inbound", "dns")
 
 
 def causes_of_connection(

@@ -39,14 +39,15 @@ NAT_STATES = ("NEW", "RELATED")
 """Connection states whose packets meet the nat table; later packets are mapped as the first one was."""
 OF_KNOWN_CONNECTIONS = ("RELATED", "ESTABLISHED")
 
-OUTBOUND: Outcome = "proxy-outbound"
+PROXY_OUTBOUND: Outcome = "proxy-outbound"
 PROXY_INBOUND: Outcome = "proxy-inbound"
 DNS: Outcome = "dns"
+TO_PROXY = (PROXY_OUTBOUND, PROXY_INBOUND, DNS)
 
 REDIRECTED_BY: dict[str, Outcome] = {
     name: outcome
     for names in (UNDERSCORE, DASH)
-    for name, outcome in ((names.redirect, OUTBOUND), (names.in_redirect, PROXY_INBOUND), (names.output_dns, DNS))
+    for name, outcome in ((names.redirect, PROXY_OUTBOUND), (names.in_redirect, PROXY_INBOUND), (names.output_dns, DNS))
 }
 """The outcome of a redirect, by our chain that it is in."""
 

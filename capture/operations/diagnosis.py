@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
-    TO_PROXY,
     Capture,
     app_of_proxy_user,
     causes_of_connection,
@@ -16,7 +15,7 @@ from capture.analysis.causes import (
     stops,
     untracked_cause,
 )
-from capture.analysis.trace import trace_whole_path
+from capture.analysis.trace import TO_PROXY, trace_whole_path
 from capture.backends import detect, load
 from capture.errors import CaptureError
 from capture.model.addresses import IPV4, LOOPBACK_ADDRESSES, address_text

@@ -109,7 +109,7 @@ def delivery_causes(found: Iterable[Impediment]) -> Iterator[Cause]:
 
 
 def missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
-    """Return what the rules need besides, and is missing."""
+    """Return the routes and addresses that the rules need and the namespace lacks."""
     if isinstance(need, LoopbackAddress):
         return cause("rule-missing: address", "lo", message=need.message)
     commands = "; ".join(need.commands)

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.judgement import Obstacle
     from capture.backends.detect import BackendChoice
+    from capture.model.addresses import Family
     from capture.model.routing import LoopbackAddress, MissingRoute
-    from capture.model.ruleset import Ruleset
+    from capture.model.ruleset import Ruleset, TableName
     from capture.state.impediments import Impediment
 
     Conclusion = Literal["nothing applied", "drift", "in sync", "cannot be judged", "no reference"]
@@ -97,6 +98,32 @@ class Verified(Value):
         is_missing = any(each.kind == "missing" for each in self.differences) or not self.has_reference
         has_own = any(is_own_chain(chain.name) for table in self.live.tables for chain in table.chains)
         return is_missing and not has_own and not self.others
+
+    def part(self, family: Family | None, table: TableName | None) -> Verified:
+        """Return what is about a family and a table; foreign tables are about none of our own."""
+        if family is None and table is None:
+            return self
+        from capture.analysis.compare import Difference  # not when pods are made
+
+        def concerns(families: tuple[Family | None, ...], named: TableName | None = None) -> bool:
+            return table in (None, named) and (family is None or family in families)
+
+        def is_part(found: Difference | Obstacle) -> bool:
+            if isinstance(found, Difference):
+                return concerns((found.family,), found.table)
+            return concerns(found.foreign_chain.families)
+
+        return self.replace(
+            differences=tuple(filter(is_part, self.differences)),
+            harmless_differences=tuple(filter(is_part, self.harmless_differences)),
+            missing=tuple(need for need in self.missing if concerns((need.family,))),
+            impediments=tuple(found for found in self.impediments if concerns((found.family or family,))),
+            others=(),
+            obstacles=tuple(filter(is_part, self.obstacles)),
+            uncaptured=self.uncaptured if concerns(("ipv6",)) else (),
+            harmless_obstacles=tuple(filter(is_part, self.harmless_obstacles)),
+            unjudged=tuple(filter(is_part, self.unjudged)),
+        )
 
 
 class LiveSet(Value):

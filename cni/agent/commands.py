@@ -102,7 +102,7 @@ AGENT = [
     click.option("--plugin", metavar="PATH", default="", envvar="CAPTURE_PLUGIN",
                  help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
     click.option("--pod-source", "pod_sources", type=one_of(*conf.POD_SOURCES), multiple=True,
-                 help="Whom the plugin asks about a pod, in this order; repeat it."
+                 help="Source of facts about a pod; repeat it, in order."
                  "  [default: runtime, agent, kubernetes]"),
     click.option("--runtime-socket", metavar="PATH", default="", envvar="CAPTURE_RUNTIME_SOCKET",
                  help="Where the container runtime listens for CRI.  [default: the first known one that is there]"),
