@@ -415,7 +415,7 @@ def _dropped_at(live: Trace) -> str:
     """Return the rule or the chain by whose policy a packet is dropped."""
     if live.step is not None or live.policy is None:
         return place_of(live.step)
-    return f"{live.policy.table} {live.policy.entry.name}"
+    return f"{live.policy.table} {live.policy.chain.name}"
 
 
 def _redirected_to(live: Trace) -> Iterator[int]:

@@ -244,7 +244,7 @@ class _Passage:
             if base_chain.is_nat and (self.mapped or not self._meets_nat()):
                 continue
             self.remarking.clear()
-            if not self._chain(base_chain, base_chain.entry, 0):
+            if not self._chain(base_chain, base_chain.chain, 0):
                 self._end_of_built_in(base_chain)
             if base_chain.reroutes and self.remarking and not self.is_dropped:
                 self._route_by_mark(self.remarking[-1])
@@ -322,7 +322,7 @@ class _Passage:
 
     def _end_of_built_in(self, base_chain: BaseChain) -> bool:
         """Leave a built-in chain by RETURN or at its end: its policy decides."""
-        if base_chain.entry.policy_for(self.packet.family) == "DROP":
+        if base_chain.chain.policy_for(self.packet.family) == "DROP":
             self.is_dropped = True
             self.policy = base_chain
         return True

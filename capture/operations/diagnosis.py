@@ -42,10 +42,10 @@ from capture.settings.config_warnings import cancelling
 from capture.settings.options import EXCLUSIONS, PROFILE, PROXY_GID, PROXY_UID, REDIRECT_DNS
 from capture.state import decisions, routes
 from capture.state.capabilities import ways_out
-from capture.state.facts import read_facts
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace, own_namespace
 from capture.state.node import evidence_of_host
+from capture.state.pod_facts import read_facts
 from capture.state.pod_network import answers_have_a_route
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
