@@ -16,8 +16,8 @@ from capture.model.values import Value
 from capture.state.directory import STATE_DIRECTORY, tighten
 from cni import atomic_files, entries
 from cni.atomic_files import ChangedMeanwhileError
-from cni.exclusive import clean_up, exclusive, retry_on_conflict
 from cni.install_error import InstallError
+from cni.install_lock import clean_up, exclusive, retry_on_conflict
 from cni.networks import (
     FIRST_BY_NAME,
     OWN_CONFIG_MARK,

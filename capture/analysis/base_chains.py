@@ -99,16 +99,16 @@ class BaseChain(Value):
     @property
     def policies(self) -> tuple[str | None, str | None]:
         """Return what happens in each family to packets on which no rule decides."""
-        return self.entry.policy_for(IPV4), self.entry.policy_for(IPV6)
+        return self.chain.policy_for(IPV4), self.chain.policy_for(IPV6)
 
     @property
-    def entry(self) -> model.Chain:
+    def chain(self) -> model.Chain:
         """Return the base chain itself."""
         return self.contents.chains[0]
 
-    def with_entry(self, entry: model.Chain) -> BaseChain:
+    def with_chain(self, chain: model.Chain) -> BaseChain:
         """Return the same with another base chain."""
-        return self.replace(contents=self.contents.replace(chains=(entry, *self.contents.chains[1:])))
+        return self.replace(contents=self.contents.replace(chains=(chain, *self.contents.chains[1:])))
 
 
 def in_tables_of_iptables(ruleset: model.Ruleset, is_older: Callable[[model.TableName], bool]) -> Iterator[BaseChain]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import cause
 from capture.analysis.meaning import Untrack, meaning
-from capture.analysis.trace import TO_PROXY, redirect_outcome
+from capture.analysis.trace import REDIRECTED_BY, TO_PROXY
 from capture.model.addresses import (
     FAMILIES,
     FAMILY_NAMES,
@@ -319,12 +319,18 @@ def causes_of_connection(
         yield cause("nat-first: port", place_of(step), port=live.port)
 
 
+def untracked_cause(live: Trace) -> Cause | None:
+    """Return that a packet is kept out of connection tracking, if it is: so nat does not translate it, or back."""
+    found = (step for step in live.path if isinstance(meaning(step.rule), Untrack) and not is_own(step))
+    return next((cause("foreign-rule: untracked", place_of(step)) for step in found), None)
+
+
 def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
     """Return why the packet bypasses the proxy."""
     packet, step = live.packet, live.step
-    untracked = next((each for each in live.path if isinstance(meaning(each.rule), Untrack)), None)
-    if untracked is not None and not is_own(untracked):
-        return cause("foreign-rule: untracked", place_of(untracked))
+    untracked = untracked_cause(live)
+    if untracked is not None:
+        return untracked
     # The desired rules may decide by the same rule, which need not be in one of our chains.
     is_desired = (
         desired is not None
@@ -409,14 +415,14 @@ def _dropped_at(live: Trace) -> str:
     """Return the rule or the chain by whose policy a packet is dropped."""
     if live.step is not None or live.policy is None:
         return place_of(live.step)
-    return f"{live.policy.table} {live.policy.entry.name}"
+    return f"{live.policy.table} {live.policy.chain.name}"
 
 
 def _redirected_to(live: Trace) -> Iterator[int]:
     """Yield the proxy's port to which a client's or the app's packet was sent; that of the proxy's own calls is not."""
     for step in live.path:
         if isinstance(step.rule.verdict, Redirect):
-            outcome = redirect_outcome(step.chain, step.rule.verdict.port)
+            outcome = REDIRECTED_BY.get(step.chain)
             if outcome in TO_PROXY and (live.packet.in_interface is not None or outcome != "proxy-inbound"):
                 yield step.rule.verdict.port
 

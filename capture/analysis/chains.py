@@ -82,8 +82,8 @@ class ChainCompiler:
     def _step(self, position: int, rule: model.Rule, after: int) -> int:
         """Return the fates of packets that come to a rule; ``after`` are those of packets that come past it."""
         verdict = meaning(rule)
-        if isinstance(verdict, model.NO_EFFECT):
-            return after
+        if isinstance(verdict, model.NO_EFFECT) or (self.is_tracked and isinstance(verdict, Untrack)):
+            return after  # what is tracked stays so (xt_ct_target in xt_CT.c, nft_notrack_eval in nft_ct.c)
         if isinstance(verdict, model.UnknownVerdict):
             may = self.space.unknown(("verdict", self._occurrence(position)))
             then = self.diagrams.choose(may, self.diagrams.leaf(ANYTHING), after)

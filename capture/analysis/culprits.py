@@ -69,7 +69,7 @@ class Culprits:
         for (table, chain), rules in self._shared.items():
             yield from (RuleLocation(table, chain, position, rule) for position, rule in rules if is_meant(rule))
         for number, each in enumerate(self.whole.other_chains):
-            table, entry = each.contents.name, each.entry
+            table, entry = each.contents.name, each.chain
             if self.family in each.families:
                 for position, rule in enumerate(entry.rules, 1):
                     if rule.family in (None, self.family) and is_meant(rule):
@@ -148,7 +148,7 @@ class Culprits:
             if step is not None:
                 is_certain = step.certain and (step.depth == 0 or is_certain)
                 top = step if step.depth == 0 else top
-        place = self._place_of(traced.policy, traced.policy.entry.name, None) if traced.policy else None
+        place = self._place_of(traced.policy, traced.policy.chain.name, None) if traced.policy else None
         if place is not None:
             yield place, True
 
@@ -170,7 +170,7 @@ class Culprits:
         """Return our own live rules and one foreign rule, or none."""
         gone = {(-1, *where): {position for position, _ in rules} for where, rules in self._shared.items()}
         for number, each in enumerate(self.whole.other_chains):
-            gone[number, each.contents.name, each.entry.name] = set(range(len(each.entry.rules) + 1))
+            gone[number, each.contents.name, each.chain.name] = set(range(len(each.chain.rules) + 1))
         if place is not None:
             gone[place.number, place.table, place.chain].discard(place.position)
         return self._left(gone)
@@ -194,8 +194,8 @@ class Culprits:
             return chain.replace(rules=tuple(rule for at, rule in enumerate(chain.rules, 1) if at not in positions))
 
         other_chains = (
-            each.with_entry(left(each.contents.name, each.entry, number))
+            each.with_chain(left(each.contents.name, each.chain, number))
             for number, each in enumerate(self.whole.other_chains)
         )
-        in_use = tuple(each for each in other_chains if each.entry.rules or "DROP" in each.policies)
+        in_use = tuple(each for each in other_chains if each.chain.rules or "DROP" in each.policies)
         return self.whole.replace(ruleset=self.whole.ruleset.with_chains(left), other_chains=in_use)

@@ -110,15 +110,15 @@ def _tables(
     found: dict[tuple[str, str], tuple[BaseChain, list[Family]]] = {}
     for family in families:
         for base_chain in situation.base_chains(hook, family):
-            found.setdefault((base_chain.table, base_chain.entry.name), (base_chain, []))[1].append(family)
+            found.setdefault((base_chain.table, base_chain.chain.name), (base_chain, []))[1].append(family)
     for base_chain, of_chain in found.values():
         reader = Reader(situation, base_chain, tuple(of_chain), text_of)
-        below = reader.edges(base_chain.entry)
+        below = reader.edges(base_chain.chain)
         if below or base_chain.table == model.NAT:
             is_second = any(is_own_chain(chain.name) for chain in base_chain.contents.chains)
             text = f"{'second set' if is_second else 'foreign'}, priority " if not base_chain.is_own else ""
             text += str(base_chain.priority) if not base_chain.is_own else ""
-            name = f"{base_chain.table} {base_chain.entry.name}"
+            name = f"{base_chain.table} {base_chain.chain.name}"
             yield Edge(name, "table", text, below=(*below, *reader.rest()))
 
 
@@ -134,6 +134,7 @@ class Reader:
     ) -> None:
         self.table: model.Table = base_chain.contents
         self.families = families
+        self._situation = situation
         self._base_chain = base_chain
         self._text_of = text_of
         self._known: dict[str, tuple[Edge, ...]] = {}
@@ -159,7 +160,7 @@ class Reader:
 
     def rest(self) -> Iterator[Edge]:
         """Yield where packets go if no rule of the base chain decides; from a foreign one on to the next."""
-        chain = self._base_chain.entry
+        chain = self._base_chain.chain
         for policy in dict.fromkeys(chain.policy_for(family) for family in self.families):
             if policy is None or (not self._base_chain.is_own and policy == "ACCEPT"):
                 continue
@@ -201,10 +202,12 @@ class Reader:
                 return below[0].kind, below[0].to, ()
             return "chain", verdict.chain, below
         if isinstance(verdict, model.Redirect | model.TransparentProxy):
-            if redirect_outcome(chain.name, verdict.port) == DNS:
+            outcome = redirect_outcome(chain.name, verdict.port, self._situation.ruleset)
+            if outcome == DNS:
                 return "dns", f"agent's DNS :{verdict.port}", ()
-            is_own = is_own_chain(chain.name)
-            return ("proxy", f"proxy :{verdict.port}", ()) if is_own else ("foreign", f"port {verdict.port}", ())
+            if is_own_chain(chain.name) or outcome != "redirected":
+                return "proxy", f"proxy :{verdict.port}", ()
+            return "foreign", f"port {verdict.port}", ()
         if isinstance(verdict, model.Drop):
             return "dropped", "dropped", ()
         if isinstance(verdict, model.Return | model.Accept):

@@ -52,8 +52,15 @@ REDIRECTED_BY: dict[str, Outcome] = {
 """The outcome of a redirect, by our chain that it is in."""
 
 
-def redirect_outcome(chain: str, port: int) -> Outcome:
-    """Return what a redirect means. To the agent it may lead from any chain: older upstream had none for DNS."""
+def redirect_outcome(chain: str, port: int, ruleset: model.Ruleset) -> Outcome:
+    """Return what a redirect means: what our chains mean by its port, if it is in none of them.
+
+    Older upstream had no chain for DNS.
+    """
+    for name, outcome in REDIRECTED_BY.items() if chain not in REDIRECTED_BY else ():
+        own = ruleset.chain(model.NAT, name)
+        if own is not None and any(rule.verdict == model.Redirect(port) for rule in own.rules):
+            return outcome
     return REDIRECTED_BY.get(chain, DNS if port == AGENT_DNS_PORT else "redirected")
 
 
@@ -237,7 +244,7 @@ class _Passage:
             if base_chain.is_nat and (self.mapped or not self._meets_nat()):
                 continue
             self.remarking.clear()
-            if not self._chain(base_chain, base_chain.entry, 0):
+            if not self._chain(base_chain, base_chain.chain, 0):
                 self._end_of_built_in(base_chain)
             if base_chain.reroutes and self.remarking and not self.is_dropped:
                 self._route_by_mark(self.remarking[-1])
@@ -247,7 +254,7 @@ class _Passage:
 
     def _comes_back(self) -> bool:
         """Return whether it was sent, and comes in again over lo."""
-        return self.packet.in_interface == LOOPBACK and self.first.in_interface is None
+        return self.packet.in_interface == LOOPBACK and (self.first.in_interface is None or self.first.is_answer)
 
     def _route_by_mark(self, cause: Step) -> None:
         """Route the packet again; ``cause`` is the rule whose mark or destination requires it."""
@@ -281,8 +288,9 @@ class _Passage:
         is_tracked = self._is_tracked(base_chain)
         for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
             matched = judge(rule, self.packet, self.network, is_native=base_chain.is_native, is_tracked=is_tracked)
-            is_idle = matched is None and isinstance(meaning(rule), model.Log | model.Continue)
-            if matched is False or is_idle:  # whether it logs does not matter
+            # Whether it logs does not matter, and what is tracked stays so.
+            idle = (*(() if matched else (model.Log, model.Continue)), *((Untrack,) if is_tracked else ()))
+            if matched is False or isinstance(meaning(rule), idle):
                 continue
             step = Step(base_chain.table, chain.name, position, rule, depth, matched is True, base_chain)
             self.path.append(step)
@@ -314,7 +322,7 @@ class _Passage:
 
     def _end_of_built_in(self, base_chain: BaseChain) -> bool:
         """Leave a built-in chain by RETURN or at its end: its policy decides."""
-        if base_chain.entry.policy_for(self.packet.family) == "DROP":
+        if base_chain.chain.policy_for(self.packet.family) == "DROP":
             self.is_dropped = True
             self.policy = base_chain
         return True
@@ -381,7 +389,7 @@ class _Passage:
         elif self.mapped is not None:
             is_redirect = isinstance(meaning(self.mapped.rule), model.Redirect)
             step, port = self.mapped, self.packet.port
-            outcome = redirect_outcome(step.chain, port) if is_redirect else "direct"
+            outcome = redirect_outcome(step.chain, port, self.ruleset) if is_redirect else "direct"
         elif self._goes_to_the_transparent_socket():
             outcome, port = "proxy-inbound", self.ruleset.transparent_verdicts[0].port
         elif self._reply_bypasses_proxy():

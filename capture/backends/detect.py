@@ -12,7 +12,7 @@ What is requested is taken, or refused with what is missing; never replaced by s
 
 from __future__ import annotations
 
-from capture.backends.facts import PURPOSES, HostFacts, gather
+from capture.backends.host_facts import PURPOSES, HostFacts, gather
 from capture.backends.iptables.tables import VARIANTS
 from capture.backends.request import DRIVERS, VARIANTS_OF, BackendRequest, flavours_allowed, requested_backend
 from capture.errors import PrivilegeError, UnsupportedError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Literal
 
-    from capture.backends.facts import TableKind
+    from capture.backends.host_facts import TableKind
     from capture.backends.iptables.tables import Variant
     from capture.model.chain_names import Spelling
     from capture.model.ruleset import Ruleset

@@ -13,6 +13,7 @@ from capture.analysis.causes import (
     drop_cause,
     no_route_cause,
     stops,
+    untracked_cause,
 )
 from capture.analysis.trace import TO_PROXY, trace_whole_path
 from capture.backends import detect, load
@@ -41,10 +42,10 @@ from capture.settings.config_warnings import cancelling
 from capture.settings.options import EXCLUSIONS, PROFILE, PROXY_GID, PROXY_UID, REDIRECT_DNS
 from capture.state import decisions, routes
 from capture.state.capabilities import ways_out
-from capture.state.facts import read_facts
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace, own_namespace
 from capture.state.node import evidence_of_host
+from capture.state.pod_facts import read_facts
 from capture.state.pod_network import answers_have_a_route
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
@@ -188,7 +189,8 @@ def _of_connection(
     by_settings = trace(packet, known.settings) if known else None
     found = [*causes, *(() if is_inbound else _socket_lb_causes(packet))]
     found += (*causes_of_connection(live, by_settings, facts, capture, rule_of), *_loop_causes(live, capture))
-    found += () if found else _following_causes(live, capture)
+    following = [] if found else list(_following(live, capture))
+    found += [untracked_cause(each) or drop_cause(each, rule_of) for each in following if each.certain][:1]
     if is_inbound and not found and packet.source is not None and not answers_have_a_route(packet):
         found.append(no_route_cause(facts, packet.family, address_text(packet.family, packet.source.first)))
     policy = policy_for(live.packet)
@@ -206,7 +208,8 @@ def _of_connection(
     notes += [each for each in of_pod if each not in causes]
     if policy is not None and not policy.is_blocking:
         notes.append(cause("ipsec: encrypted", policy=policy.words))
-    return Diagnosis(live.packet, live, tuple(found), tuple(notes), live.certain)
+    is_certain = live.certain and all(each.certain for each in following)
+    return Diagnosis(live.packet, live, tuple(found), tuple(notes), is_certain)
 
 
 def _usual_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
@@ -312,16 +315,15 @@ def _loop_causes(live: Trace, capture: Capture) -> Iterator[Cause]:
         yield cause("rule-missing: circle", uid=uid)
 
 
-def _following_causes(live: Trace, capture: Capture) -> Iterator[Cause]:
-    """Yield what drops the later packets of a connection whose first one reaches the proxy, or the answers."""
+def _following(live: Trace, capture: Capture) -> Iterator[Trace]:
+    """Yield how later packets and answers of a connection that reaches the proxy are dropped, or may be."""
     if live.outcome not in TO_PROXY or live.transparent or live.packet.protocol != "tcp":
         return
     situation = live_situation()
     for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, capture)):
         traced = trace_whole_path(packet, situation)
-        if traced.outcome == "dropped" and traced.certain:
-            yield drop_cause(traced, rule_of)
-            return
+        if traced.outcome == "dropped" or not traced.certain or untracked_cause(traced) is not None:
+            yield traced
 
 
 def _answers(live: Trace, capture: Capture) -> Iterator[Packet]:

@@ -79,7 +79,7 @@ def _foreign_rules(verified: Verified) -> dict[str, tuple[str, str]]:
         if not each.is_own and not _is_dropping(each.effect)
     }
     return found | {
-        f"{each.foreign_chain.table} {each.foreign_chain.entry.name}": (
+        f"{each.foreign_chain.table} {each.foreign_chain.chain.name}": (
             what_foreign_does(each.rule, each.effect),
             (each.rule and each.rule.why) or rule_of(each.rule, each.family),
         )

@@ -76,7 +76,7 @@ def _read_legacy() -> list[BaseChain] | None:
         except CaptureError:
             continue
         found = in_tables_of_iptables(ruleset, is_older=lambda _: False)
-        in_use = (chain for chain in found if chain.entry.rules or "DROP" in chain.policies)
+        in_use = (chain for chain in found if chain.chain.rules or "DROP" in chain.policies)
         return [chain.replace(table=f"{chain.contents.name} of {LEGACY}", is_of_any_age=True) for chain in in_use]
     return None
 

@@ -244,7 +244,7 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
         {
             "kind": "foreign",
             "table": each.foreign_chain.table,
-            "chain": each.foreign_chain.entry.name,
+            "chain": each.foreign_chain.chain.name,
             "rule": _rule(each),
             **_with_effect(each.effect, _foreign(each)),
         }

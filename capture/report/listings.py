@@ -225,7 +225,7 @@ def _row_as_json(row: Row, family: Family) -> dict[str, object]:
 
 def _more_texts(rule: model.Rule, family: Family) -> list[str]:
     """Return the further rules of iptables that one of nftables with a list is."""
-    from capture.backends.iptables.entries import expanded
+    from capture.backends.iptables.expansion import expanded
     from capture.backends.iptables.render import rule_text
 
     _, *others = expanded([rule.replace(family=family, why="")], family)

@@ -9,7 +9,7 @@ rule shows them in one line, since they share one counter.
 
 from __future__ import annotations
 
-from capture.backends.iptables.entries import slots
+from capture.backends.iptables.expansion import slots
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4, address_text
 from capture.model.text import without_line_ends

@@ -23,7 +23,7 @@ ROWS = 24
 
 VERDICTS = {
     GREEN: (
-        "in sync", "captured", "proxy-outbound", "proxy-inbound", "dns", "equal", "ready", "ok", "works", "applied",
+        "in sync", "captured", "proxy-outbound", "proxy-inbound", "dns", "equal", "ready", "ok", "works", "programmed",
         "unchanged",
     ),
     YELLOW: (

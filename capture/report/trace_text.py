@@ -36,7 +36,7 @@ def trace_as_plain(traced: Trace, table: str | None = None) -> dict[str, object]
         "rule": _rule_text(traced.step, traced) if traced.step else None,
         "why": traced.step.rule.why if traced.step else None,
         "policy_rule": traced.rerouted.words if traced.rerouted else None,
-        "policy": f"{traced.policy.table} {traced.policy.entry.name}" if traced.policy else None,
+        "policy": f"{traced.policy.table} {traced.policy.chain.name}" if traced.policy else None,
         "transparent": traced.transparent,
         "certain": traced.certain,
         "path": [
@@ -72,7 +72,7 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
         if step not in _steps(traced, table):  # else it is marked
             yield f"because of {step.table} {step.chain}: {_texts(step, traced.packet.family)[0]}"
     elif traced.policy is not None:
-        yield f"because of the policy DROP of {traced.policy.table} {traced.policy.entry.name}"
+        yield f"because of the policy DROP of {traced.policy.table} {traced.policy.chain.name}"
     elif traced.path:
         yield "because no rule on its way decides, and each chain's policy is ACCEPT"
     else:

@@ -25,9 +25,9 @@ from capture.settings.options import INBOUND_CAPTURE_PORT, INTERCEPTION_MODE, PR
 from capture.settings.pod import settings_of
 from capture.settings.settings import Settings
 from cni.agent import examination
+from cni.agent.agent_log import AgentLog
 from cni.agent.examination import CAPTURED, UNKNOWN, Owners, PodState
 from cni.agent.health import Health
-from cni.agent.journal import AgentLog
 from cni.agent.kernel_events import EVERYWHERE, KernelEvents
 from cni.agent.pods import Pods
 from cni.agent.runtime import Runtime, RuntimeSilentError, Sandbox

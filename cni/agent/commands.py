@@ -48,7 +48,7 @@ capture node pod shop/web-0 why tcp 203.0.113.9:80 --uid 1000
 POD_COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 GOOD_STATES = ("captured", "left-alone", "host-network", "unknown")
 REPAIRS = ("report", "apply", "evict")
-STATUS_PATIENCE = 3.0
+STATUS_TIMEOUT = 3.0
 POD = Kind(str, "NAMESPACE/NAME, such as default/web-0", lambda text: all(text.partition("/")))
 DAEMON_SET_NAME = Kind(str, "NAMESPACE/NAME", lambda text: not text or all(text.partition("/")))
 ADDRESS = Kind(
@@ -224,7 +224,7 @@ def _named(pod: str) -> dict[str, str]:
 
 def _request(socket: str, question: dict[str, str]) -> dict[str, Any]:
     try:
-        return agent_socket.request(socket, question, STATUS_PATIENCE)
+        return agent_socket.request(socket, question, STATUS_TIMEOUT)
     except agent_socket.AgentAwayError as away:
         raise CaptureError(
             f"no agent answers: {away}", "Is it running? Without it, see `capture cni status` on the node."

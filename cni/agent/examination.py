@@ -27,9 +27,9 @@ from capture.netlink.sockets import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSoc
 from capture.operations.diagnosis import why
 from capture.settings.settings import Settings
 from capture.state import record, routes
-from capture.state.facts import diverted
 from capture.state.files import content_of
 from capture.state.netns import InNamespace, enter_each
+from capture.state.pod_facts import diverted
 
 Owners = dict[tuple[int, int], bytes]
 """The listeners: by family and port, user and inode."""

@@ -19,10 +19,10 @@ from capture.errors import CaptureError
 from capture.operations import apply
 from capture.settings.pod import settings_of
 from cni.agent import api, events
+from cni.agent.agent_log import AgentLog
 from cni.agent.audit import GOOD, Audited
 from cni.agent.examination import CAPTURED, UNKNOWN, PodState
 from cni.agent.health import Health
-from cni.agent.journal import AgentLog
 from cni.agent.options import Options
 from cni.agent.sandboxes import PodNamespace
 from cni.conf import Configuration

@@ -6,8 +6,8 @@ import os
 import time
 
 from capture.errors import CaptureError
+from cni import deferred_removal
 from cni import install as installer
-from cni import leaving
 from cni.agent import credentials
 from cni.networks import PLUGIN
 from cni.plugin_files import remove_plugin
@@ -51,7 +51,7 @@ def uninstall(
         return [*changes, f"{options.bin_dir}/{PLUGIN}: stays, since another agent has come to this node"]
     if is_unloaded:
         return changes + [str(change) for change in remove_plugin(options.bin_dir)]
-    removed = leaving.schedule_removal(options.bin_dir)
+    removed = deferred_removal.schedule_removal(options.bin_dir)
     changes += [f"{path}: removed" for path in removed]
     if not removed:
         changes.append(f"{options.bin_dir}/{PLUGIN}: stays until the last pod that was started with it ends")

@@ -97,6 +97,7 @@ CASES: dict[str, tuple[str, str]] = {
         ),
         "dropped",
     ),
+    "untracked too late": (NFT % ("output priority -150", "notrack"), "proxy"),
     "in by index": (NFT % ("input priority 0", "iif lo tcp dport 15001 drop"), "dropped"),
     "in by another index": (NFT % ("input priority 0", "iif eth0 tcp dport 15001 drop"), "proxy"),
     "in by no index": (NFT % ("output priority -200", "iif != lo tcp dport 80 drop"), "dropped"),

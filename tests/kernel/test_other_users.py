@@ -29,8 +29,8 @@ from capture.settings.options import (
     UID_PORT_EXCLUSIONS,
 )
 from capture.settings.settings import Given, Settings
-from capture.state.facts import read_facts
 from capture.state.netns import is_of_this_user_namespace
+from capture.state.pod_facts import read_facts
 from capture.state.user_namespace import act_as_owner
 from pytest_netns import NamespaceFactory, PodPair
 from support.runtimes.cni_calls import INJECTED, RESULT, call, configuration

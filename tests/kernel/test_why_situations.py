@@ -156,6 +156,7 @@ BROKEN: dict[str, BrokenPod] = {
     "answers to clients are dropped": BrokenPod(
         "filtered", breaks="iptables -t mangle -A OUTPUT -p tcp --sport 15006 -j DROP", goes="in"
     ),
+    "nothing is tracked on lo": BrokenPod("foreign-rule", breaks="iptables -t raw -A OUTPUT -o lo -j NOTRACK"),
     "an egress firewall without answers": BrokenPod(
         "filtered",
         breaks="iptables -P OUTPUT DROP; iptables -A OUTPUT -p tcp -m multiport --dports 80,15001 -j ACCEPT",

@@ -7,7 +7,7 @@ are shown and judged, and never rewritten.
 from __future__ import annotations
 
 from capture.analysis.canonical import entries_of, with_entries
-from capture.backends.iptables.entries import changed_bits
+from capture.backends.iptables.expansion import changed_bits
 from capture.model import ruleset as model
 from capture.model.addresses import is_decimal, parse_address, parse_network, split
 from capture.model.values import Value

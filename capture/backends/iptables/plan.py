@@ -16,7 +16,7 @@ takes effect at once (iptables commits table by table). Where nothing has to cha
 from __future__ import annotations
 
 from capture.analysis.ownership import disturbance_test, own_rules
-from capture.backends.iptables.entries import check_writable, expanded
+from capture.backends.iptables.expansion import check_writable, expanded
 from capture.model import ruleset as model
 from capture.model.chain_names import is_own_chain
 from capture.model.values import Value

@@ -18,7 +18,7 @@ Rules are of one family and without lists, as ``render.expanded`` makes them.
 from __future__ import annotations
 
 from capture.backends.iptables import xt_layouts
-from capture.backends.iptables.entries import MAX_COMMENT_BYTES, changed_bits, comment, slots
+from capture.backends.iptables.expansion import MAX_COMMENT_BYTES, changed_bits, comment, slots
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import expressions as make
 from capture.backends.nf_tables.expressions import PORT_SIZE

@@ -387,8 +387,11 @@ LOADERS = {
 }
 """Expressions that do nothing but write a register, and the attribute with its number."""
 
-FILTERS = {"limit", "quota", "connlimit", "match", "cmp", "range", "lookup"}
-"""Expressions that only let packets pass or not. Any other unknown one may divert them."""
+FILTERS = {"limit", "quota", "connlimit", "match", "cmp", "range", "lookup", "exthdr"}
+"""Expressions that only let packets pass or not, as one that sets an option of TCP where there is one.
+
+Any other unknown one may divert them.
+"""
 
 
 def _order(field: str, loaded: Register) -> ByteOrder:

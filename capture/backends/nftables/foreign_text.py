@@ -47,7 +47,7 @@ PASSING_EXPRESSIONS: dict[str, tuple[int, tuple[int, ...]]] = {
     "meta": (nf.NFTA_META_KEY, (2, 12, 14)),  # priority, nftrace, secmark
     "ct": (nf.NFTA_CT_KEY, (4, 13, 18)),  # secmark, label, event
     "objref": (1, (1, 3, 7, 8, 9)),  # a counter, ct helper, ct timeout, secmark, ct expectation by its name
-    **dict.fromkeys(("last", "dup", "exthdr"), (0, (0,))),
+    **dict.fromkeys(("last", "dup"), (0, (0,))),
 }
 """Expressions that write no register and after which a packet goes on: by a number in one of their attributes."""
 

@@ -58,7 +58,7 @@ def test_every_packet_has_the_outcome_of_its_trace() -> None:
     for seed in SAMPLE:
         for found, fate, traced in compared(seed):
             assert found == fate, seed
-            hooks = [step.base_chain.entry for step in traced.path if step.base_chain]
+            hooks = [step.base_chain.chain for step in traced.path if step.base_chain]
             nats = {step.base_chain.table for step in traced.path if step.base_chain and step.base_chain.is_nat}
             went_out = traced.packet.in_interface is None
             met["over lo"] += went_out and len({id(entry) for entry in hooks}) > 1 and traced.path[-1].table != "nat"
@@ -145,7 +145,7 @@ def lets_return_pass_a_policy(patch: Patch) -> None:
     def decided(
         self: Compiler, verdict: Meaning, chain: str, falls: int, stage: Stage, base_chain: base_chains.BaseChain
     ) -> int:
-        is_base = isinstance(verdict, Return) and chain == base_chain.entry.name
+        is_base = isinstance(verdict, Return) and chain == base_chain.chain.name
         following = stage.replace(number=stage.number + 1)
         return self._at_base_chain(following) if is_base else right(self, verdict, chain, falls, stage, base_chain)
 

@@ -115,11 +115,12 @@ def test_a_foreign_rule_is_where_packets_meet_it() -> None:
     ]
 
 
-def test_a_foreign_redirect_goes_to_no_proxy() -> None:
-    found = paths(Situation(counted(build_ruleset(CaptureConfig()), 0, Rule(Redirect(15001), HTTP))))
+@pytest.mark.parametrize(("port", "where"), [(15001, "proxy :15001"), (15053, "agent's DNS :15053"), (7, "port 7")])
+def test_a_foreign_redirect_goes_where_its_port_says(port: int, where: str) -> None:
+    found = paths(Situation(counted(build_ruleset(CaptureConfig()), 0, Rule(Redirect(port), HTTP))))
 
     assert (
-        "  foreign: port 15001 | rule 1: -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 15001 | 0" in found["outbound"]
+        f"  foreign: {where} | rule 1: -p tcp -m tcp --dport 80 -j REDIRECT --to-ports {port} | 0" in found["outbound"]
     )
 
 

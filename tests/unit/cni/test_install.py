@@ -716,7 +716,7 @@ def test_what_a_killed_installer_left_is_cleaned_up(node: Node) -> None:
 
 def test_two_installers_take_turns(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.write("10-main.conflist", network(BRIDGE))
-    monkeypatch.setattr("cni.exclusive.INSTALL_TIMEOUT", 0.1)
+    monkeypatch.setattr("cni.install_lock.INSTALL_TIMEOUT", 0.1)
     lock = os.open(node.conf_dir, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     with pytest.raises(InstallError, match="another installer is at work"):
@@ -734,7 +734,7 @@ def test_one_directory_for_both_will_do(node: Node) -> None:
 
 def test_a_file_that_never_comes_to_rest_is_an_error(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.write("10-main.conflist", network(BRIDGE))
-    monkeypatch.setattr("cni.exclusive.INSTALL_TIMEOUT", 0.05)
+    monkeypatch.setattr("cni.install_lock.INSTALL_TIMEOUT", 0.05)
 
     def always_changed(old: atomic_files.Snapshot, content: bytes, *, is_urgent: bool) -> None:
         raise atomic_files.ChangedMeanwhileError(old.path)

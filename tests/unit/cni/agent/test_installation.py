@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from cni.agent.agent_log import AgentLog
 from cni.agent.handover import Handover
 from cni.agent.health import Health
 from cni.agent.installation import PARTS, Installation
-from cni.agent.journal import AgentLog
 from cni.agent.options import Options
 from cni.agent.runtime import Loaded, RuntimeSilentError
 from support.processes.waiting import wait_until
