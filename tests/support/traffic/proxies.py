@@ -53,6 +53,14 @@ def listen_as_proxy(namespace: Namespace) -> None:
         namespace.listener(("0.0.0.0", port), ("::", port), label=label, uid=1337, protocols=("tcp",))
 
 
+def echo(listener: socket.socket) -> None:
+    """Answer one connection with its own bytes."""
+    connection, _ = listener.accept()
+    with connection:
+        while piece := connection.recv(1 << 20):
+            connection.sendall(piece)
+
+
 def start_app(pod: Pod, *ports: int, label: str = "app", uid: int = APP_UID) -> Process:
     """Start the HTTP application on ports of every address of both families, and wait for them."""
     process = pod.popen(app_command(label, *ports), uid=uid, reads_everything=True)
