@@ -29,7 +29,7 @@ from pytest_netns import Client, Namespace, NamespaceFactory, Outcome, Pod, make
 from support.captures.settings import Texts, settings
 from support.traffic.envoy_bootstrap import HEALTH_PORT, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT, Service, Sidecar
 from support.traffic.envoy_proxy import PROXY_UID, Envoy, LogLine, start_envoy
-from support.traffic.proxies import APP_UID, get, http_answer, start_app
+from support.traffic.proxies import APP_UID, echo, get, http_answer, start_app
 
 pytestmark = pytest.mark.kernel
 
