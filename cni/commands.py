@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from capture.cli.options import CaptureCommand, CommandGroup, text_or_json
-from capture.cli.values import Kind, checked, number, one_of
+from capture.cli.values import Kind, number, one_of
 from capture.errors import EXIT_DRIFT, CaptureError
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
@@ -60,29 +60,28 @@ def with_options(options: Sequence[Callable[[Function], Function]]) -> Callable[
     return add
 
 
-def _is_list_name(text: str) -> bool:
-    return not text or (os.path.basename(text) == text and text.endswith(".conflist"))
-
-
 def _in_entry(key: str, expected: str) -> Kind:
     """Return the kind of texts that the plugin takes for a key of its entry; an empty one leaves the key out."""
 
-    def check(text: str) -> bool:
+    def accepts(text: str) -> bool:
         try:
             return not text or bool(conf.parse({key: text}))
         except CniError:
             return False
 
-    return checked(check, expected)
+    return Kind(str, expected, accepts)
 
 
-def _agent_pod(text: str) -> dict[str, str]:
-    namespace, _, prefix = text.partition("/")
-    if not conf.is_label(namespace) or not prefix:
-        raise ValueError
-    return {"namespace": namespace, "name_prefix": prefix}
-
-
+LIST_NAME = Kind(
+    str,
+    "a file name that ends with .conflist",
+    lambda text: not text or (os.path.basename(text) == text and text.endswith(".conflist")),
+)
+AGENT_POD = Kind(
+    lambda text: dict(zip(("namespace", "name_prefix"), text.partition("/")[::2], strict=True)),
+    "NAMESPACE/PREFIX, such as istio-system/capture-agent-",
+    lambda pod: conf.is_label(pod["namespace"]) and pod["name_prefix"],
+)
 DIRECTORIES = [
     click.option("--bin-dir", metavar="DIR",
                  help="Where the container runtime looks for plugins."
@@ -97,11 +96,11 @@ CHOICE = [
                  help="The network of this name.  [default: the one that the container runtime takes]"),
 ]  # fmt: skip
 ENTRY = [
-    click.option("--own-config", type=checked(_is_list_name, "a file name that ends with .conflist"), metavar="[NAME]",
+    click.option("--own-config", type=LIST_NAME, metavar="[NAME]",
                  is_flag=False, flag_value=OWN_CONFIG, default="",
                  help=f"Write a list of our own, {OWN_CONFIG} or NAME, that sorts before the one that is taken."),
     click.option("--exclude-namespace", "exclude_namespaces", metavar="NAMESPACE", multiple=True,
-                 type=checked(conf.is_label, "a namespace of Kubernetes, such as kube-system"),
+                 type=Kind(str, "a namespace of Kubernetes, such as kube-system", conf.is_label),
                  help="Kubernetes namespace whose pods are left alone; repeat it."),
     click.option("--log-file", metavar="PATH", default=DEFAULT_FILE, show_default=True,
                  type=_in_entry("log_file", "the absolute path of a file, no device"),
@@ -111,17 +110,16 @@ ENTRY = [
                    help=option.help)
       for key, option in conf.CAPTURE_OPTIONS.items()),
 ]  # fmt: skip
-"""What goes into the plugin's entry, whichever program writes it."""
+"""The options of the plugin's entry, whichever program writes it."""
 SOURCES = [
     click.option("--plugin", metavar="PATH",
                  help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
     click.option("--kubeconfig", type=_in_entry("kubeconfig", "an absolute path"), metavar="PATH",
                  help="How the plugin reaches the API server: JSON, or YAML, which is converted."),
     click.option("--pod-source", "pod_sources", type=one_of(*conf.POD_SOURCES), multiple=True,
-                 help="Whom to ask about a pod, in this order; repeat it."
+                 help="Source of facts about a pod; repeat it, in order."
                  "  [default: runtime, and kubernetes with a kubeconfig]"),
-    click.option("--agent-pod", metavar="NAMESPACE/PREFIX",
-                 type=Kind(_agent_pod, "NAMESPACE/PREFIX, such as istio-system/capture-agent-"),
+    click.option("--agent-pod", type=AGENT_POD, metavar="NAMESPACE/PREFIX",
                  help="Our node agent's pods, which are left alone: their namespace, and how their names begin."),
 ]  # fmt: skip
 

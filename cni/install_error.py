@@ -14,8 +14,8 @@ REMEDIES = {
     "or name another directory.",
     errno.EACCES: "Run as root; if you do, look for a denial of SELinux or AppArmor (`ausearch -m avc -ts recent`).",
     errno.EPERM: "Run as root; if you do, look whether the file is immutable (`lsattr`).",
-    errno.ENOENT: "Is a container runtime installed here? Name its directories by --bin-dir and --conf-dir; they are "
-    "in its configuration (containerd: bin_dir and conf_dir of the CRI plugin's cni; CRI-O: plugin_dirs, network_dir).",
+    errno.ENOENT: "Name the container runtime's directories by --bin-dir and --conf-dir; they are in its configuration "
+    "(containerd: bin_dir and conf_dir of the CRI plugin's cni; CRI-O: plugin_dirs and network_dir).",
     errno.ENOTDIR: "Expected a directory; the container runtime's configuration names it.",
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Literal
 
-from capture.analysis.stations import Situation
+from capture.analysis.base_chains import Situation
 from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import FAMILY_NAMES, Family, Network, address_text, parse_address
 from capture.model.conventions import PASSTHROUGH_SOURCE

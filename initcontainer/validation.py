@@ -20,7 +20,8 @@ from contextlib import ExitStack
 from capture import operations
 from capture.errors import CaptureError, NotProvenError, ValidationError
 from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV6, Family, address_text
-from capture.model.ruleset import PolicyRoute, Ruleset
+from capture.model.routing import PolicyRoute
+from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.rtnetlink import open_route
@@ -41,7 +42,7 @@ FROM_OUTSIDE = "connections from outside the pod"
 
 
 class Validation(Value):
-    """What was proven, and what could not be."""
+    """The proofs, and what could not be proven."""
 
     proofs: tuple[Proof, ...]
 

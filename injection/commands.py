@@ -42,7 +42,7 @@ capture inject --policy | kubectl apply -f -       # then: kubectl label namespa
 
 
 class InjectionRequest(Value):
-    """What the command line requests."""
+    """The request of the command line."""
 
     template: Template
     base: Settings
@@ -169,6 +169,8 @@ def _injected(name: str, request: InjectionRequest) -> Result:
     result = inject_text(read_input(name), origin_of(name), request.template, request.base, request.namespace)
     for outcome in result.outcomes:
         _summarise(name, outcome)
+    if not result.outcomes:
+        click.echo(f"{origin_of(name)}: no workload", err=True)
     return result
 
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import hypothesis
+import pytest
 
 from support.processes import private_mounts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_netns import Namespace, NamespaceFactory
 
 pytest_plugins = ["pytest_netns.fixtures"]
 
@@ -16,3 +24,10 @@ hypothesis.settings.load_profile("kernel")
 def pytest_configure() -> None:
     """Before anything runs: in each process of a parallel run, too."""
     private_mounts.make_private()
+
+
+@pytest.fixture
+def here(netns: NamespaceFactory) -> Iterator[Namespace]:
+    """A namespace, with the thread of the test in it."""
+    with netns() as namespace, namespace.entered():
+        yield namespace

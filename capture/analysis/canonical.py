@@ -23,10 +23,11 @@ from capture.model.values import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any
+    from typing import Any, TypeVar
 
     from capture.model.addresses import Family
 
+    AnyMatch = TypeVar("AnyMatch", bound=Value)
     Listed = (
         model.Source | model.Destination | model.SourcePort | model.DestinationPort | model.OwnerUid | model.OwnerGid
     )
@@ -39,12 +40,12 @@ IN_ORDER = (
 )  # fmt: skip
 MATCH_ORDER: dict[type, int] = {kind: place for place, kind in enumerate(IN_ORDER)}
 
-ENTRIES: dict[type[model.Match], str] = {
+ENTRIES: dict[type, str] = {
     **dict.fromkeys((model.Source, model.Destination), "networks"),
     **dict.fromkeys((model.SourcePort, model.DestinationPort), "ports"),
     **dict.fromkeys((model.OwnerUid, model.OwnerGid), "ids"),
 }
-"""Where the matches with several entries keep them."""
+"""The fields in which matches with several entries keep them."""
 
 SPREAD_OVER_RULES = (model.Source, model.Destination, model.SourcePort, model.DestinationPort)
 """Matches whose entries may be spread over rules, in the order in which they are looked at."""
@@ -111,7 +112,7 @@ def _are_single(matches: tuple[model.Match, ...]) -> bool:
     for match in matches:
         kind = type(match)
         kinds.add(kind)
-        if kind in ENTRIES and (len(getattr(match, ENTRIES[kind])) != 1 or _holds_always(match)):
+        if kind in ENTRIES and (len(entries_of(match)) != 1 or _holds_always(match)):
             return False
     return len(kinds) == len(matches)
 
@@ -131,7 +132,7 @@ def _joined_matches(matches: tuple[model.Match, ...]) -> Iterator[model.Match]:
         elif match.negated:
             negated.setdefault(type(match), []).append(match)
         else:
-            yield match if len(_entries(match)) == 1 else _united([match])
+            yield match if len(entries_of(match)) == 1 else _united([match])
     for several in negated.values():
         yield _united(several)
 
@@ -171,9 +172,9 @@ def _with_one_list(rule: model.Rule) -> Iterator[model.Rule]:
     for match in reversed(rule.matches):
         if match is kept or not isinstance(match, LISTED):
             continue
-        if not match.negated and len(_entries(match)) > 1:
-            for entry in _entries(match):
-                single = _with_entries(match, (entry,))
+        if not match.negated and len(entries_of(match)) > 1:
+            for entry in entries_of(match):
+                single = with_entries(match, (entry,))
                 matches = tuple(single if each is match else each for each in rule.matches)
                 yield from _with_one_list(rule.replace(matches=matches))
             return
@@ -194,21 +195,21 @@ def _list_of(rule: model.Rule) -> Listed | None:
 def _one_form(run: list[tuple[model.Rule, Listed]]) -> Iterator[model.Rule]:
     """Yield a run of rules that differ in the entries of one list only: an entry each if they are few, else joined."""
     first, list_of_first = run[0]
-    if len(run) == 1 and len(_entries(list_of_first)) == 1 and not _holds_always(list_of_first):
+    if len(run) == 1 and len(entries_of(list_of_first)) == 1 and not _holds_always(list_of_first):
         yield first
         return
     lists = [listed for _, listed in run]
     if _count(lists) > model.MAX_SINGLE_RULES and _may_be_one(first.verdict, lists):
         lists = [_united(lists)]
     if len(lists) > 1 or _count(lists) <= model.MAX_SINGLE_RULES:
-        lists = [_with_entries(listed, (entry,)) for listed in lists for entry in _entries(listed)]
+        lists = [with_entries(listed, (entry,)) for listed in lists for entry in entries_of(listed)]
     for listed in lists:
         matches = tuple(listed if match is list_of_first else match for match in first.matches)
         yield model.Rule(first.verdict, tuple(match for match in matches if not _holds_always(match)))
 
 
 def _count(lists: Iterable[Listed]) -> int:
-    return sum(len(_entries(listed)) for listed in lists)
+    return sum(len(entries_of(listed)) for listed in lists)
 
 
 def _may_be_one(verdict: model.Verdict, lists: list[Listed]) -> bool:
@@ -220,27 +221,29 @@ def _may_be_one(verdict: model.Verdict, lists: list[Listed]) -> bool:
     if len(lists) == 1 or not isinstance(verdict, model.Jump | model.UnknownVerdict):
         return True
     reached = -1
-    for first, last in sorted((entry.first, entry.last) for listed in lists for entry in _entries(listed)):
+    for first, last in sorted((entry.first, entry.last) for listed in lists for entry in entries_of(listed)):
         if first <= reached:
             return False
         reached = last
     return True
 
 
-def _entries(listed: Listed) -> tuple[Any, ...]:
-    entries: tuple[Any, ...] = getattr(listed, ENTRIES[type(listed)])
-    return entries
+def entries_of(match: model.Match) -> tuple[Any, ...]:
+    """Return the entries of a match that may have several; none of another."""
+    field = ENTRIES.get(type(match))
+    return getattr(match, field) if field else ()
 
 
-def _with_entries(listed: Listed, entries: tuple[Any, ...]) -> Listed:
-    return listed.replace(**{ENTRIES[type(listed)]: entries})
+def with_entries(match: AnyMatch, entries: tuple[Any, ...]) -> AnyMatch:
+    """Return a match with other entries."""
+    return match.replace(**{ENTRIES[type(match)]: entries})
 
 
 def _united(several: list[Listed]) -> Listed:
     """Return one match for the entries of several of one kind: in order, overlapping and adjacent ones joined."""
-    entries = [entry for listed in several for entry in _entries(listed)]
+    entries = [entry for listed in several for entry in entries_of(listed)]
     join = collapse if isinstance(several[0], model.Source | model.Destination) else joined_spans
-    return _with_entries(several[0], join(entries))
+    return with_entries(several[0], join(entries))
 
 
 def joined_spans(spans: Iterable[model.Span]) -> tuple[model.Span, ...]:

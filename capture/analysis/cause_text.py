@@ -1,4 +1,4 @@
-"""What ``why`` reports: every cause in words, and what to do about it. Pure.
+"""The causes that ``why`` reports: each in words, with its remedy. Pure.
 
 The name of a text is the kind of its causes; where a kind has several texts, a word behind a colon tells them apart.
 Words in braces are filled in where the cause is found.
@@ -73,6 +73,14 @@ TEXTS: dict[str, tuple[str, str]] = {
         "the conntrack table is nearly full: {tracked} of {max_tracked} connections",
         "Raise net.netfilter.nf_conntrack_max on the node; a captured connection takes two entries.",
     ),
+    "ipsec": (
+        "the IPsec policy `{policy}` drops the connection, whatever the rules are",
+        "`ip xfrm policy` in the pod's namespace lists it; let its program except the connection.",
+    ),
+    "ipsec: encrypted": (
+        "the IPsec policy `{policy}` covers it: it is encrypted, or lost where there is no key",
+        "`ip xfrm state` in the pod's namespace lists the keys.",
+    ),
     "privileged": (
         "process {process} may leave the capture by {ways}",
         "Drop the capabilities in the container's securityContext; docs/what-capture-is-not.md has each way.",
@@ -80,7 +88,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     # The way to the rules.
     "no-route": (
         "the pod has no route to {address}: the connection fails before any rule decides",
-        "Look at `ip {flag}route` in the pod's namespace; is it an {family} pod?",
+        "Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; is it an {family} pod?",
     ),
     "no-route: address": (
         "the pod has no address: nothing leaves it, or comes in",
@@ -222,6 +230,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "no process listens on {port}, to which {kind} connections are sent; the proxy's user listens on {others}",
         "Apply the rules with the proxy's ports (-p, -z), or look at kubectl logs POD -c istio-proxy.",
     ),
+    "not-listening: full": (
+        "the proxy does not accept: {waiting} connections wait on {port}, and the kernel takes no more",
+        "Look why it hangs (kubectl logs POD -c istio-proxy, its CPU limit), or start it again.",
+    ),
     "not-listening: DNS": (
         "no process listens on {port}, to which DNS is sent; the proxy runs, and listens on tcp {others}",
         f"{IN_PROXY}, or apply the rules without --redirect-dns.",
@@ -255,7 +267,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Set transparent: {transparent} on it, or apply the rules with -m {other}.",
     ),
     "proxy-mode: destination": (
-        "Envoy's listener {name} on port {port} does not ask for the original destination",
+        "Envoy's listener {name} on port {port} does not use the original destination",
         "Set use_original_dst on it, or add the filter envoy.filters.listener.original_dst.",
     ),
     "proxy-mode: mark": (

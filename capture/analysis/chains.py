@@ -6,6 +6,7 @@ fates of each decision are put in its place.
 
 from __future__ import annotations
 
+from capture.analysis.canonical import entries_of
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.long_lists import Box
 from capture.analysis.meaning import Goto, Translate, Untrack, before_tracking, meaning, spelled_out
@@ -16,23 +17,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
+    from capture.analysis.base_chains import BaseChain
     from capture.analysis.compiler import Compiler, Stage
     from capture.analysis.meaning import Meaning
     from capture.analysis.space import Ranges
-    from capture.analysis.stations import Station
 
 ANYTHING = "anything"
 """The value after a verdict that is not understood, which may have done anything."""
-NO_EFFECT = (model.Log, model.Continue)
-CHANGES: dict[type, type] = {
-    model.SetMark: model.Mark,
-    model.RestoreMark: model.Mark,
-    model.SaveMark: model.ConnectionMark,
-    Untrack: model.ConnectionState,
-}
+CHANGES: dict[type, type] = {**model.MARKS_CHANGED, Untrack: model.ConnectionState}
 """Verdicts after which a packet goes on changed, each with the match that tests what it changes."""
 DECIDES = (model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Goto)
-SHORT = 32
+MIN_RUN = 32
 """A run of fewer rules is folded rule by rule."""
 MAX_CASES = 100_000
 """Different verdicts, or chains that are called, of one run of rules."""
@@ -44,16 +39,16 @@ class ChainCompiler:
     """One chain, from its last rule to its first."""
 
     def __init__(
-        self, compiler: Compiler, station: Station, chain: model.Chain, fall_through: int, stage: Stage
+        self, compiler: Compiler, base_chain: BaseChain, chain: model.Chain, fall_through: int, stage: Stage
     ) -> None:
         self.compiler = compiler
         self.space = compiler.space
         self.diagrams = compiler.diagrams
-        self.station = station
+        self.base_chain = base_chain
         self.chain = chain
         self.fall_through = fall_through
         self.stage = stage
-        self.is_tracked = station.is_tracked or stage.leg == "lo"
+        self.is_tracked = base_chain.is_tracked or stage.leg == "lo"
 
     def node(self) -> int:
         """Return the fates of packets that enter the chain."""
@@ -68,7 +63,7 @@ class ChainCompiler:
             while start and self._may_be_listed(rules[start - 1][1], tested):
                 start -= 1
                 tested.update(map(type, rules[start][1].matches))
-            if len(rules) - start >= SHORT:
+            if len(rules) - start >= MIN_RUN:
                 found = self._run(rules[start:], found)
                 del rules[start:]
             else:
@@ -78,19 +73,17 @@ class ChainCompiler:
     def _may_be_listed(self, rule: model.Rule, tested: set[type]) -> bool:
         """Return whether a rule changes nothing that later rules match, so that all can be judged at once."""
         verdict = meaning(rule)
-        if any(
-            type(match) in LISTED and len(getattr(match, LISTED[type(match)][1])) > LONG_LIST for match in rule.matches
-        ):
+        if any(len(entries_of(match)) > LONG_LIST for match in rule.matches):
             return False
         if isinstance(verdict, model.Jump):
-            return tested.isdisjoint(self.compiler.changes(self.station.contents, verdict.chain))
-        return isinstance(verdict, (*DECIDES, *NO_EFFECT))
+            return tested.isdisjoint(self.compiler.changes(self.base_chain.contents, verdict.chain))
+        return isinstance(verdict, (*DECIDES, *model.NO_EFFECT))
 
     def _step(self, position: int, rule: model.Rule, after: int) -> int:
         """Return the fates of packets that come to a rule; ``after`` are those of packets that come past it."""
         verdict = meaning(rule)
-        if isinstance(verdict, NO_EFFECT):
-            return after
+        if isinstance(verdict, model.NO_EFFECT) or (self.is_tracked and isinstance(verdict, Untrack)):
+            return after  # what is tracked stays so (xt_ct_target in xt_CT.c, nft_notrack_eval in nft_ct.c)
         if isinstance(verdict, model.UnknownVerdict):
             may = self.space.unknown(("verdict", self._occurrence(position)))
             then = self.diagrams.choose(may, self.diagrams.leaf(ANYTHING), after)
@@ -98,16 +91,16 @@ class ChainCompiler:
             then = self.compiler.changed(verdict, after)
         else:
             then = self._then(verdict, after)
-        matched = self.space.rule(rule, self._occurrence(position), is_native=self.station.is_native)
+        matched = self.space.rule(rule, self._occurrence(position), is_native=self.base_chain.is_native)
         return self.diagrams.choose(matched, then, after)
 
     def _then(self, verdict: Meaning, after: int) -> int:
         if isinstance(verdict, model.Jump):
-            return self.compiler.enter_chain(self.station, verdict.chain, after, self.stage)
-        return self.compiler.apply_verdict(verdict, self.chain.name, self.fall_through, self.stage, self.station)
+            return self.compiler.enter_chain(self.base_chain, verdict.chain, after, self.stage)
+        return self.compiler.apply_verdict(verdict, self.chain.name, self.fall_through, self.stage, self.base_chain)
 
     def _occurrence(self, position: int) -> Hashable:
-        return self.stage.leg, self.station.table, self.chain.name, position
+        return self.stage.leg, self.base_chain.table, self.chain.name, position
 
     def _run(self, rules: Sequence[tuple[int, model.Rule]], after: int) -> int:
         """Return the fates of packets that come to many rules in a row.
@@ -136,10 +129,10 @@ class ChainCompiler:
         """Return the list of decisions, which is the same for every way that leads here."""
         is_known = not any(isinstance(match, model.UnknownMatch) for _, rule in rules for match in rule.matches)
         first = rules[0][0]
-        key = (self.station.table, self.chain.name, first, self.is_tracked) if is_known else self._occurrence(first)
+        key = (self.base_chain.table, self.chain.name, first, self.is_tracked) if is_known else self._occurrence(first)
         found = self.compiler.listed.get(key)
         if found is None:
-            kept = [(position, rule) for position, rule in rules if not isinstance(meaning(rule), NO_EFFECT)]
+            kept = [(position, rule) for position, rule in rules if not isinstance(meaning(rule), model.NO_EFFECT)]
             boxes = [self._box(position, rule) for position, rule in kept]
             found = self.compiler.listed[key] = self.compiler.lists.diagram(boxes)
         return found
@@ -148,7 +141,7 @@ class ChainCompiler:
         ranges: dict[int, Ranges] = {}
         rest = self.diagrams.yes
         for match in spelled_out(rule.matches, self.space.family, self.space.network):
-            known = self.space.ranges(match, is_native=self.station.is_native)
+            known = self.space.ranges(match, is_native=self.base_chain.is_native)
             if known is None:
                 rest = self.diagrams.both(rest, self.space.other(match, self._occurrence(position)))
             else:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
 from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import Goto, Translate, meaning
-from capture.analysis.rerouting import routed_marks, transparent_rules
+from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import NONE, Field, gathered
 from capture.analysis.trace import (
     NAT_STATES,
@@ -21,7 +21,7 @@ from capture.analysis.trace import (
 )
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge, merge_ranges
-from capture.model.limits import MAX_ID
+from capture.model.conventions import MAX_ID
 from capture.model.packet import LOOPBACK
 from capture.model.values import Value
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
     from typing import Literal
 
+    from capture.analysis.base_chains import BaseChain, Situation
     from capture.analysis.meaning import Meaning
     from capture.analysis.space import PacketSpace
-    from capture.analysis.stations import Situation, Station
 
     Direction = Literal["inbound", "outbound"]
     Leg = Literal["in", "out", "post", "lo", "input"]
@@ -47,14 +47,14 @@ TRANSLATED = Fate("direct", 0)
 
 
 class Held(Value):
-    """What is decided about a packet on its way: what nat mapped it to, and the port of a transparent proxy."""
+    """The decisions about a packet so far: what nat mapped it to, and the port of a transparent proxy."""
 
     mapped: Fate | None = None
     transparent: int | None = None
     is_moved: bool = False
     """Whether nat sent it to another address."""
     interface: str | None = None
-    """By which a changed mark lets it leave."""
+    """The interface by which a changed mark lets it leave."""
 
     @property
     def is_redirected(self) -> bool:
@@ -63,7 +63,7 @@ class Held(Value):
 
 
 class Stage(Value):
-    """Where on its way a packet is: by which way, in which order of base chains, at which of them."""
+    """A packet's place on its path: the leg, the order of base chains, and the next of them."""
 
     leg: Leg
     order: int
@@ -158,9 +158,9 @@ class Compiler:
         """Return the fates of packets that have come to one of the base chains."""
         found = self._known.get(stage)
         if found is None:
-            stations = self._orders[stage.leg][stage.order][1]
-            at_end = stage.number == len(stations)
-            found = self._after_hook(stage) if at_end else self._through_base_chain(stations[stage.number], stage)
+            base_chains = self._orders[stage.leg][stage.order][1]
+            at_end = stage.number == len(base_chains)
+            found = self._after_hook(stage) if at_end else self._through_base_chain(base_chains[stage.number], stage)
             self._known[stage] = found
         return found
 
@@ -208,22 +208,24 @@ class Compiler:
         is_own = self.space.numbers(Field.DESTINATION, merge(own))
         return self.diagrams.either(is_own, self.space.numbers(Field.IN, [(self.lo, self.lo)]))
 
-    def _through_base_chain(self, station: Station, stage: Stage) -> int:
-        after = self._after_base_chain(stage, station)
-        if station.is_nat and stage.held.mapped is not None:
+    def _through_base_chain(self, base_chain: BaseChain, stage: Stage) -> int:
+        after = self._after_base_chain(stage, base_chain)
+        if base_chain.is_nat and stage.held.mapped is not None:
             return after
-        drops = station.entry.policy_for(self.space.family) == "DROP"
+        drops = base_chain.chain.policy_for(self.space.family) == "DROP"
         fall_through = self._fate(Fate("dropped")) if drops else after
-        found = self._chain(station, station.entry, fall_through, stage)
+        found = self._chain(base_chain, base_chain.chain, fall_through, stage)
         if self.mark_routes:
             found = self.switches.restricted(found, self.diagrams.level(self.remarked), 0)
-        return self.diagrams.choose(self._packets_that_nat_maps(stage), found, after) if station.is_nat else found
+        return self.diagrams.choose(self._packets_that_nat_maps(stage), found, after) if base_chain.is_nat else found
 
-    def _after_base_chain(self, stage: Stage, station: Station) -> int:
+    def _after_base_chain(self, stage: Stage, base_chain: BaseChain) -> int:
         """Return the fates of packets that a base chain lets pass; with another mark they may be routed again."""
         following = stage.replace(number=stage.number + 1)
         after = self._at_base_chain(following)
-        return self.diagrams.choose(self.remarked, self._routed_again(following), after) if station.reroutes else after
+        return (
+            self.diagrams.choose(self.remarked, self._routed_again(following), after) if base_chain.reroutes else after
+        )
 
     def _routed_again(self, stage: Stage) -> int:
         """Return the fates of packets that are routed again, by their mark and where they go now."""
@@ -264,7 +266,7 @@ class Compiler:
         known = self.space.state_in(*OF_KNOWN_CONNECTIONS)
         in_vain = both(both(arrives, self.diagrams.negation(known)), self._is_routed("connection"))
         found = choose(in_vain, self._fate(Fate("dropped")), direct)
-        ports = [each.port for each in transparent_rules(self.situation.ruleset)]
+        ports = [each.port for each in self.situation.ruleset.transparent_verdicts]
         if not ports:
             return found
         to_proxy = self._fate(Fate("proxy-inbound", ports[0]))
@@ -299,22 +301,22 @@ class Compiler:
 
     # --- chains ------------------------------------------------------------------------------------
 
-    def _chain(self, station: Station, chain: model.Chain, fall_through: int, stage: Stage) -> int:
+    def _chain(self, base_chain: BaseChain, chain: model.Chain, fall_through: int, stage: Stage) -> int:
         """Return the fates of packets that enter a chain; ``fall_through`` are those of packets that leave it."""
-        key = (stage, station.table, chain.name, fall_through)
+        key = (stage, base_chain.table, chain.name, fall_through)
         found = self._known.get(key)
         if found is None:
-            found = self._known[key] = ChainCompiler(self, station, chain, fall_through, stage).node()
+            found = self._known[key] = ChainCompiler(self, base_chain, chain, fall_through, stage).node()
         return found
 
-    def enter_chain(self, station: Station, name: str, fall_through: int, stage: Stage) -> int:
+    def enter_chain(self, base_chain: BaseChain, name: str, fall_through: int, stage: Stage) -> int:
         """Return the fates of packets that jump to a chain."""
-        chain = self._chain_of(station.contents, name)
+        chain = self._chain_of(base_chain.contents, name)
         entry = (stage, name)
         if chain is None or entry in self._entered:  # a loop, which no kernel takes
             return fall_through
         self._entered.append(entry)
-        found = self._chain(station, chain, fall_through, stage)
+        found = self._chain(base_chain, chain, fall_through, stage)
         self._entered.pop()
         return found
 
@@ -339,18 +341,21 @@ class Compiler:
 
     # --- verdicts ----------------------------------------------------------------------------------
 
-    def apply_verdict(self, verdict: Meaning, chain: str, fall_through: int, stage: Stage, station: Station) -> int:
+    def apply_verdict(
+        self, verdict: Meaning, chain: str, fall_through: int, stage: Stage, base_chain: BaseChain
+    ) -> int:
         """Return the fates of packets by a verdict that ends a chain."""
         following = stage.replace(number=stage.number + 1)
         match verdict:
             case model.Return():
                 return fall_through
             case Goto(chain=target):
-                return self.enter_chain(station, target, fall_through, stage)
+                return self.enter_chain(base_chain, target, fall_through, stage)
             case model.Drop():
                 return self._fate(Fate("dropped"))
             case model.Redirect(port=port):
-                held = stage.held.replace(mapped=Fate(redirect_outcome(chain, port), port), interface=None)
+                outcome = redirect_outcome(chain, port, self.situation.ruleset)
+                held = stage.held.replace(mapped=Fate(outcome, port), interface=None)
                 return self._lasting(self._redirected(self._at_base_chain(following.replace(held=held)), port, stage))
             case Translate(address=address, port=port):
                 held = stage.held.replace(mapped=TRANSLATED, is_moved=address is not None)
@@ -361,9 +366,9 @@ class Compiler:
                 )
             case model.TransparentProxy(port=port, mark=mark, mask=mask):
                 held = stage.held.replace(transparent=port)
-                return self.with_mark(self._after_base_chain(stage.replace(held=held), station), mark, mask)
+                return self.with_mark(self._after_base_chain(stage.replace(held=held), base_chain), mark, mask)
             case _:
-                return self._after_base_chain(stage, station)
+                return self._after_base_chain(stage, base_chain)
 
     def _redirected(self, node: int, port: int, stage: Stage) -> int:
         node = self.switches.restricted(node, Field.PORT, port)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from capture.analysis.ownership import own_rules
 from capture.analysis.trace import DNS, redirect_outcome
 from capture.model import ruleset as model
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any, Literal
 
-    from capture.analysis.stations import Situation, Station
+    from capture.analysis.base_chains import BaseChain, Situation
     from capture.model.addresses import Family
 
     Kind = Literal["table", "chain", "proxy", "dns", "direct", "dropped", "goes on", "foreign"]
 
 DIRECTIONS = (("outbound", model.OUTPUT), ("inbound", model.PREROUTING))
-CHANGES: dict[type, Callable[[Any], str]] = {
+CHANGE_TEXTS: dict[type, Callable[[Any], str]] = {
     model.SaveMark: lambda _: "mark saved",
     model.RestoreMark: lambda _: "mark restored",
     model.Log: lambda _: "logged",
@@ -40,13 +40,13 @@ CHANGES: dict[type, Callable[[Any], str]] = {
     model.SetMark: lambda verdict: f"mark {verdict.value:#x}",
     model.UnknownVerdict: lambda verdict: verdict.text.partition(" ")[0],
 }
-"""What rules do to packets that go on to the next one, in words."""
+"""The effect of rules after which packets go on to the next one, in words."""
 MAX_DEPTH = 16
-"""Of jumps, as in the kernel (NFT_JUMP_STACK_SIZE, linux/netfilter/nf_tables.h)."""
+"""Jumps, as in the kernel (NFT_JUMP_STACK_SIZE, linux/netfilter/nf_tables.h)."""
 
 
 class Edge(Value):
-    """Where packets go from the edge that it is below: how many so far, and how many in a second.
+    """An edge: where packets go from the one above, how many so far, and how many in a second.
 
     Counts are None where the kernel keeps none; ``rate`` is None before a second look.
     """
@@ -107,18 +107,18 @@ def _counts(edges: Iterable[Edge], where: tuple[str, ...]) -> Iterator[tuple[tup
 def _tables(
     situation: Situation, hook: str, families: Sequence[Family], text_of: Callable[[model.Rule, Family], str]
 ) -> Iterator[Edge]:
-    found: dict[tuple[str, str], tuple[Station, list[Family]]] = {}
+    found: dict[tuple[str, str], tuple[BaseChain, list[Family]]] = {}
     for family in families:
-        for station in situation.stations(hook, family):
-            found.setdefault((station.table, station.entry.name), (station, []))[1].append(family)
-    for station, of_station in found.values():
-        reader = Reader(situation, station, tuple(of_station), text_of)
-        below = reader.edges(station.entry)
-        if below or station.table == model.NAT:
-            is_second = any(is_our_chain(chain.name) for chain in station.contents.chains)
-            text = f"{'second set' if is_second else 'foreign'}, priority " if station.foreign else ""
-            text += str(station.foreign.priority) if station.foreign else ""
-            name = f"{station.table} {station.entry.name}"
+        for base_chain in situation.base_chains(hook, family):
+            found.setdefault((base_chain.table, base_chain.chain.name), (base_chain, []))[1].append(family)
+    for base_chain, of_chain in found.values():
+        reader = Reader(situation, base_chain, tuple(of_chain), text_of)
+        below = reader.edges(base_chain.chain)
+        if below or base_chain.table == model.NAT:
+            is_second = any(is_own_chain(chain.name) for chain in base_chain.contents.chains)
+            text = f"{'second set' if is_second else 'foreign'}, priority " if not base_chain.is_own else ""
+            text += str(base_chain.priority) if not base_chain.is_own else ""
+            name = f"{base_chain.table} {base_chain.chain.name}"
             yield Edge(name, "table", text, below=(*below, *reader.rest()))
 
 
@@ -128,16 +128,17 @@ class Reader:
     def __init__(
         self,
         situation: Situation,
-        station: Station,
+        base_chain: BaseChain,
         families: tuple[Family, ...],
         text_of: Callable[[model.Rule, Family], str],
     ) -> None:
-        self.table: model.Table = station.contents
+        self.table: model.Table = base_chain.contents
         self.families = families
-        self._station = station
+        self._situation = situation
+        self._base_chain = base_chain
         self._text_of = text_of
         self._known: dict[str, tuple[Edge, ...]] = {}
-        of_own = () if station.foreign else families
+        of_own = families if base_chain.is_own else ()
         self._own = {each: own_rules(situation.ruleset.replace(families=(each,)), each) for each in of_own}
 
     def edges(self, chain: model.Chain, depth: int = 0) -> tuple[Edge, ...]:
@@ -159,9 +160,9 @@ class Reader:
 
     def rest(self) -> Iterator[Edge]:
         """Yield where packets go if no rule of the base chain decides; from a foreign one on to the next."""
-        chain = self._station.entry
+        chain = self._base_chain.chain
         for policy in dict.fromkeys(chain.policy_for(family) for family in self.families):
-            if policy is None or (self._station.foreign is not None and policy == "ACCEPT"):
+            if policy is None or (not self._base_chain.is_own and policy == "ACCEPT"):
                 continue
             of = tuple(family for family in self.families if chain.policy_for(family) == policy)
             alike = of if chain.ipv6_policy is not None else of[:1]  # else one chain for both counts once
@@ -181,8 +182,8 @@ class Reader:
     def _edge(self, chain: model.Chain, position: int, rule: model.Rule, family: Family, depth: int) -> Edge:
         kind, to, below = self._target(chain, rule, depth)
         own = self._own.get(family, {}).get((self.table.name, chain.name), ())
-        if not is_our_chain(chain.name) and position not in own:
-            nft_words = rule.why if self._station.foreign else ""  # rules of iptables have none
+        if not is_own_chain(chain.name) and position not in own:
+            nft_words = rule.why if not self._base_chain.is_own else ""  # rules of iptables have none
             text = f"rule {position + 1}: {nft_words or self._text_of(rule, family)}"
             to, kind = f"foreign: {to}", "foreign"
         else:
@@ -201,19 +202,21 @@ class Reader:
                 return below[0].kind, below[0].to, ()
             return "chain", verdict.chain, below
         if isinstance(verdict, model.Redirect | model.TransparentProxy):
-            if redirect_outcome(chain.name, verdict.port) == DNS:
+            outcome = redirect_outcome(chain.name, verdict.port, self._situation.ruleset)
+            if outcome == DNS:
                 return "dns", f"agent's DNS :{verdict.port}", ()
-            is_own = is_our_chain(chain.name)
-            return ("proxy", f"proxy :{verdict.port}", ()) if is_own else ("foreign", f"port {verdict.port}", ())
+            if is_own_chain(chain.name) or outcome != "redirected":
+                return "proxy", f"proxy :{verdict.port}", ()
+            return "foreign", f"port {verdict.port}", ()
         if isinstance(verdict, model.Drop):
             return "dropped", "dropped", ()
         if isinstance(verdict, model.Return | model.Accept):
             return self._onwards(), self._onwards(), ()
-        change = CHANGES.get(type(verdict))
+        change = CHANGE_TEXTS.get(type(verdict))
         return "goes on", change(verdict) if change else "counted", ()
 
     def _onwards(self) -> Kind:
-        return "direct" if self.table.name == model.NAT and self._station.foreign is None else "goes on"
+        return "direct" if self.table.name == model.NAT and self._base_chain.is_own else "goes on"
 
 
 def _sum(one: Edge, other: Edge) -> Edge:

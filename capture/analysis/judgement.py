@@ -6,13 +6,13 @@ between the last two comes from foreign rules; ``culprits`` finds which.
 
 from __future__ import annotations
 
+from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import EMPTY, Difference, compared
 from capture.analysis.compiler import INBOUND, OUTBOUND
 from capture.analysis.culprits import Culprits
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.effects import Comparison
-from capture.analysis.stations import Situation
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES
 from capture.model.values import Value
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
     from typing import TypeVar
 
+    from capture.analysis.base_chains import BaseChain, PodNetwork
     from capture.analysis.canonical import CanonicalTables
     from capture.analysis.compare import Numbered
     from capture.analysis.compiler import Direction
     from capture.analysis.culprits import RuleLocation
     from capture.analysis.effects import Effect
-    from capture.analysis.stations import ForeignChain, PodNetwork
     from capture.model.addresses import Family
 
     Found = TypeVar("Found")
@@ -36,7 +36,7 @@ MAX_JUDGED = 100
 """Differences of our own that get an effect each."""
 DECIDED_BY_NAT: dict[str, Direction] = {model.PREROUTING: INBOUND, model.OUTPUT: OUTBOUND}
 """Table nat decides on a connection in the first chain that it meets, and on none of the other direction."""
-LET_PASS = (model.Accept, model.Return, model.Continue, model.Log)
+LET_PASS = (model.Accept, model.Return, *model.NO_EFFECT)
 """Verdicts of another table's base chain after which a packet comes to us as it was: not worth a note."""
 
 
@@ -45,7 +45,7 @@ class Obstacle(Value):
 
     not_compared = ("effect",)
 
-    foreign_chain: ForeignChain
+    foreign_chain: BaseChain
     rule: model.Rule | None = None
     effect: Effect | None = None
 
@@ -58,11 +58,11 @@ class Obstacle(Value):
     def place(self) -> str:
         """Return where it is, in words."""
         there = self.foreign_chain
-        return f"table {there.table}, chain {there.entry.name} ({there.place}, priority {there.priority})"
+        return f"table {there.table}, chain {there.chain.name} ({there.place}, priority {there.priority})"
 
 
 class Judgement(Value):
-    """What matters, and what does not.
+    """The judgement on all differences and foreign rules.
 
     ``differences`` and ``obstacles`` are drift, the first in our own tables. ``harmless_*`` are foreign
     rules without effect on captured traffic. ``unjudged`` may have one. ``doubts`` are what else cannot be judged, in
@@ -80,7 +80,7 @@ class Judgement(Value):
 def judge(
     desired: model.Ruleset,
     live: model.Ruleset,
-    other_chains: tuple[ForeignChain, ...],
+    other_chains: tuple[BaseChain, ...],
     network: PodNetwork,
     *,
     is_native: bool,
@@ -135,10 +135,12 @@ def _of_family(
 ) -> Judgement:
     """Return what matters in one family; ``whole`` has all live rules."""
     culprits = Culprits(family, whole, foreign)
-    named = [_finding(culprits, place, effect) for place, effect in culprits.named.items() if effect.is_certain]
-    unjudged = (_finding(culprits, place, effect) for place, effect in culprits.named.items() if not effect.is_certain)
+    named = [_difference_at(culprits, place, effect) for place, effect in culprits.named.items() if effect.is_certain]
+    unjudged = (
+        _difference_at(culprits, place, effect) for place, effect in culprits.named.items() if not effect.is_certain
+    )
     harmless = [
-        _finding(culprits, place)
+        _difference_at(culprits, place)
         for place in culprits.others
         if place.number < 0 or (place.rule is not None and not isinstance(place.rule.verdict, LET_PASS))
     ]
@@ -178,7 +180,7 @@ def _directions(table: model.Table | None, name: str) -> set[Direction]:
     return {direction for each in entered_from for direction in _directions(table, each)}
 
 
-def _finding(culprits: Culprits, place: RuleLocation, effect: Effect | None = None) -> Difference | Obstacle:
+def _difference_at(culprits: Culprits, place: RuleLocation, effect: Effect | None = None) -> Difference | Obstacle:
     if place.number >= 0:
         return Obstacle(culprits.whole.other_chains[place.number], place.rule, effect)
     return Difference(culprits.family, place.table, place.chain, "foreign", place.rule, place.position, effect=effect)
@@ -209,7 +211,7 @@ def _key(each: Difference | Obstacle) -> Hashable:
 
 
 def second_set_effect(
-    desired: model.Ruleset, other_chains: tuple[ForeignChain, ...], network: PodNetwork
+    desired: model.Ruleset, other_chains: tuple[BaseChain, ...], network: PodNetwork
 ) -> Effect | None:
     """Return what a second capture next to the desired one does to packets, taken for the newer of both.
 

@@ -15,7 +15,7 @@ from capture.analysis.realistic import realistic
 from capture.analysis.regions import is_told_apart_from_lo, parts, region_text, with_ports, witness
 from capture.analysis.space import Field, PacketSpace
 from capture.analysis.trace import Fate, trace_whole_path
-from capture.model.limits import MAX_PORT
+from capture.model.conventions import MAX_PORT
 from capture.model.ruleset import ALL_BITS, DestinationPort, Redirect, TransparentProxy
 from capture.model.values import Value
 
@@ -23,9 +23,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
+    from capture.analysis.base_chains import Situation
     from capture.analysis.compiler import Direction
     from capture.analysis.regions import Path
-    from capture.analysis.stations import Situation
     from capture.analysis.trace import Trace
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule, Ruleset
@@ -124,7 +124,7 @@ class _FamilyPolicy:
         """Return why a packet has its outcome: the rule that decides; of a redirect, the rule that chose it."""
         step, dropping = traced.step, traced.policy
         if dropping is not None:
-            return f"the policy DROP of {dropping.table} {dropping.entry.name}"
+            return f"the policy DROP of {dropping.table} {dropping.chain.name}"
         if step is None:
             return "no rule decides"
         if isinstance(step.rule.verdict, Redirect | TransparentProxy) and step in traced.path:

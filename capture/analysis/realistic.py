@@ -12,23 +12,23 @@ from capture.analysis.space import NONE, Field, marks_of
 from capture.analysis.trace import OF_KNOWN_CONNECTIONS
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, LOOPBACK_NETWORKS, Network, merge
-from capture.model.limits import MAX_ID, MAX_PORT
+from capture.model.conventions import MAX_ID, MAX_PORT
 from capture.model.packet import LOOPBACK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from capture.analysis.base_chains import Situation
     from capture.analysis.compiler import Compiler, Direction
     from capture.analysis.space import PacketSpace
-    from capture.analysis.stations import Situation
     from capture.model.addresses import Family
 
 NO_HOSTS: dict[Family, tuple[Network, ...]] = {
     "ipv4": (Network("ipv4", 0, 8), Network("ipv4", 0xE000_0000, 3)),  # RFC 1122 3.2.1.3, RFC 5771
     "ipv6": (Network("ipv6", 0, 128), Network("ipv6", 0xFF << 120, 8)),  # RFC 4291 2.5.2, 2.7
 }
-"""To which no TCP connection is possible."""
+"""Networks to which no TCP connection is possible."""
 
 
 def realistic(space: PacketSpace, compilers: Sequence[Compiler]) -> dict[Direction, int]:

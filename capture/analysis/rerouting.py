@@ -124,14 +124,7 @@ def _pieces(first: int, last: int, known: Iterable[Range]) -> list[Range]:
 
 def routed_marks(ruleset: model.Ruleset) -> set[int]:
     """Return the marks that lead packets to a transparent proxy."""
-    return {policy.mark for policy in ruleset.policy_routes} or {each.mark for each in transparent_rules(ruleset)}
-
-
-def transparent_rules(ruleset: model.Ruleset) -> list[model.TransparentProxy]:
-    """Return the verdicts that hand packets to a transparent proxy."""
-    mangle = ruleset.table(model.MANGLE)
-    rules = mangle.rules if mangle else ()
-    return [rule.verdict for rule in rules if isinstance(rule.verdict, model.TransparentProxy)]
+    return {policy.mark for policy in ruleset.policy_routes} or {each.mark for each in ruleset.transparent_verdicts}
 
 
 def foreign_routes(routes: Sequence[MarkRoute], ruleset: model.Ruleset) -> tuple[MarkRoute, ...]:

@@ -7,12 +7,13 @@ tell apart, and bits of marks are one field where every mask treats them alike. 
 
 from __future__ import annotations
 
+from capture.analysis.canonical import entries_of
 from capture.analysis.diagram import Diagrams
 from capture.analysis.long_lists import Switches
 from capture.analysis.meaning import flags_hold, holds_for, is_pure, spelled_out
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Network, gaps, merge, merge_ranges
-from capture.model.limits import MAX_ID, MAX_INTERFACE_BYTES, MAX_PORT
+from capture.model.conventions import MAX_ID, MAX_INTERFACE_BYTES, MAX_PORT
 from capture.model.packet import LOOPBACK, Packet
 
 TYPE_CHECKING = False
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
     from typing import Literal
 
+    from capture.analysis.base_chains import Situation
     from capture.analysis.rerouting import MarkRoute
-    from capture.analysis.stations import Situation
     from capture.model.addresses import Family
 
     Ranges = Sequence[tuple[int, int]]
@@ -39,15 +40,15 @@ class Field:
     PROTOCOL, IN, OUT, STATE, PORT, DESTINATION, SOURCE_PORT, UID, GID, SOURCE, COUNT = range(11)
 
 
-LISTED: dict[type, tuple[int, str]] = {
-    model.Source: (Field.SOURCE, "networks"),
-    model.Destination: (Field.DESTINATION, "networks"),
-    model.SourcePort: (Field.SOURCE_PORT, "ports"),
-    model.DestinationPort: (Field.PORT, "ports"),
-    model.OwnerUid: (Field.UID, "ids"),
-    model.OwnerGid: (Field.GID, "ids"),
+LISTED: dict[type, int] = {
+    model.Source: Field.SOURCE,
+    model.Destination: Field.DESTINATION,
+    model.SourcePort: Field.SOURCE_PORT,
+    model.DestinationPort: Field.PORT,
+    model.OwnerUid: Field.UID,
+    model.OwnerGid: Field.GID,
 }
-"""Matches with several entries: the level they test, and where they keep their entries."""
+"""Matches with several entries, and the level they test."""
 ENDINGS = ("", "eth0", "0", "1", "2", "-", "_", "x", "y", "z", "00", "zz", "000", "q.q", "~")
 """Endings of interface names, tried in order: with one of them, no longer prefix in a rule matches the name."""
 
@@ -170,16 +171,16 @@ class PacketSpace:
             answers = [holds_for(match.text, protocol) for protocol in PROTOCOLS]
             holding = merge_ranges((number, number) for number, holds in enumerate(answers) if holds)
             return None if None in answers else (Field.PROTOCOL, holding)
-        listed = LISTED.get(type(match))
-        return None if listed is None else (listed[0], self._listed(match, *listed, is_native=is_native))
+        tested = LISTED.get(type(match))
+        return None if tested is None else (tested, self._listed(match, tested, is_native=is_native))
 
-    def _listed(self, match: model.Match, level: int, entries: str, *, is_native: bool) -> Ranges:
+    def _listed(self, match: model.Match, level: int, *, is_native: bool) -> Ranges:
         """Return the ranges of a list. What is not known lies in none, nor outside of one, but for owners (model)."""
-        given = getattr(match, entries)
-        if entries == "networks":
-            inside = merge([network for network in given if network.family == self.family])
+        entries = entries_of(match)
+        if level in (Field.SOURCE, Field.DESTINATION):
+            inside = merge([network for network in entries if network.family == self.family])
         else:
-            inside = merge_ranges([(span.first, span.last) for span in given])
+            inside = merge_ranges([(span.first, span.last) for span in entries])
         if not match.negated:  # type: ignore[union-attr]  # every list has it
             return inside
         holds_for_none = level in (Field.UID, Field.GID) and not is_native

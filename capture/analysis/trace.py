@@ -11,13 +11,13 @@ nat sees the first packet of a connection, once: a packet that passed nat OUTPUT
 meet nat PREROUTING when it comes back over ``lo``, and after the first rule that maps the destination no
 other is tried (nf_nat_core.c). A redirect in OUTPUT makes the destination the loopback address; in PREROUTING
 it stays in the pod. The nat chains of INPUT and POSTROUTING map sources, which nothing here depends on. Foreign chains
-are met where ``stations`` has them. A connection that is redirected is lost, too, if its later packets are dropped.
+are met where ``base_chains`` has them. A connection that is redirected is lost, too, if its later packets are dropped.
 """
 
 from __future__ import annotations
 
 from capture.analysis.meaning import Goto, Translate, Untrack, judge, meaning
-from capture.analysis.rerouting import UNCHANGED, routed_marks, transparent_rules
+from capture.analysis.rerouting import UNCHANGED, routed_marks
 from capture.model import ruleset as model
 from capture.model.addresses import IPV6, LOOPBACK_ADDRESSES, Network
 from capture.model.chain_names import DASH, UNDERSCORE
@@ -29,9 +29,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
+    from capture.analysis.base_chains import BaseChain, Situation
     from capture.analysis.meaning import Meaning
     from capture.analysis.rerouting import MarkRoute
-    from capture.analysis.stations import Situation, Station
 
     Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]
 
@@ -39,20 +39,28 @@ NAT_STATES = ("NEW", "RELATED")
 """Connection states whose packets meet the nat table; later packets are mapped as the first one was."""
 OF_KNOWN_CONNECTIONS = ("RELATED", "ESTABLISHED")
 
-OUTBOUND: Outcome = "proxy-outbound"
+PROXY_OUTBOUND: Outcome = "proxy-outbound"
 PROXY_INBOUND: Outcome = "proxy-inbound"
 DNS: Outcome = "dns"
+TO_PROXY = (PROXY_OUTBOUND, PROXY_INBOUND, DNS)
 
 REDIRECTED_BY: dict[str, Outcome] = {
     name: outcome
     for names in (UNDERSCORE, DASH)
-    for name, outcome in ((names.redirect, OUTBOUND), (names.in_redirect, PROXY_INBOUND), (names.output_dns, DNS))
+    for name, outcome in ((names.redirect, PROXY_OUTBOUND), (names.in_redirect, PROXY_INBOUND), (names.output_dns, DNS))
 }
-"""What a redirect in one of our chains means."""
+"""The outcome of a redirect, by our chain that it is in."""
 
 
-def redirect_outcome(chain: str, port: int) -> Outcome:
-    """Return what a redirect means. To the agent it may lead from any chain: older upstream had none for DNS."""
+def redirect_outcome(chain: str, port: int, ruleset: model.Ruleset) -> Outcome:
+    """Return what a redirect means: what our chains mean by its port, if it is in none of them.
+
+    Older upstream had no chain for DNS.
+    """
+    for name, outcome in REDIRECTED_BY.items() if chain not in REDIRECTED_BY else ():
+        own = ruleset.chain(model.NAT, name)
+        if own is not None and any(rule.verdict == model.Redirect(port) for rule in own.rules):
+            return outcome
     return REDIRECTED_BY.get(chain, DNS if port == AGENT_DNS_PORT else "redirected")
 
 
@@ -60,10 +68,10 @@ class Step(Value):
     """One rule that the packet met and matched; ``position`` counts from 1 within the chain, in its family.
 
     ``table`` is one of our tables, or what a foreign chain's table is called. ``certain`` is False where the rule has a
-    match that we cannot judge. ``station`` is the base chain from which the rule was reached.
+    match that we cannot judge. ``base_chain`` is the base chain from which the rule was reached.
     """
 
-    not_compared = ("station",)
+    not_compared = ("base_chain",)
 
     table: str
     chain: str
@@ -71,7 +79,7 @@ class Step(Value):
     rule: model.Rule
     depth: int = 0
     certain: bool = True
-    station: Station | None = None
+    base_chain: BaseChain | None = None
 
 
 class Fate(Value):
@@ -90,7 +98,7 @@ class Fate(Value):
 
 
 class Trace(Value):
-    """Where the packet ends and how it came there; ``step`` is the rule that decided, None for a policy.
+    """The end of a packet and its path; ``step`` is the rule that decided, None for a policy.
 
     ``translated`` is what a rule made of where the packet was addressed to.
     ``marked`` is whether a mark of TPROXY leads the packet, or a later one of its connection, to the proxy.
@@ -109,8 +117,8 @@ class Trace(Value):
     transparent: bool = False
     marked: bool = False
     translated: Translate | None = None
-    lacks: tuple[str, ...] = ()
-    policy: Station | None = None
+    missing_route_commands: tuple[str, ...] = ()
+    policy: BaseChain | None = None
     rerouted: MarkRoute | None = None
     interface: str | None = None
     mark: int = 0
@@ -174,13 +182,13 @@ class _Passage:
         """The rules of a base chain that changed its mark."""
         self.rerouted: MarkRoute | None = None
         self.interface: str | None = None
-        """By which a changed mark lets it leave."""
+        """The interface by which a changed mark lets it leave."""
         self.refused_by: Step | None = None
         """The rule that made a policy rule refuse it."""
-        self.policy: Station | None = None
+        self.policy: BaseChain | None = None
         self._as_mapped = packet
         """The packet as the redirect left it."""
-        self._resumes_behind: Station | None = None
+        self._resumes_behind: BaseChain | None = None
         self._entered: list[str] = []
 
     def go(self) -> None:
@@ -189,8 +197,8 @@ class _Passage:
             self._through(model.OUTPUT)
             self._route()
             self._through(model.POSTROUTING)
-            if self.packet.out_interface != LOOPBACK:
-                return
+            if self.packet.out_interface != LOOPBACK or self.packet.is_answer:
+                return  # an answer comes in again as what the app has called, not as the proxy
             # Over lo it has no socket any more (skb_orphan in drivers/net/loopback.c).
             self.packet = self.packet.replace(in_interface=LOOPBACK, out_interface=None, uid=None, gid=None)
         self._through(model.PREROUTING)
@@ -220,33 +228,33 @@ class _Passage:
         later = _Passage(self.situation, self.first)
         later.path, later.mapped, later.is_redirected = [*self.path], self.mapped, True
         later.packet = self._as_mapped.replace(state="ESTABLISHED")
-        later._resumes_behind = self.mapped.station if self.mapped else None
+        later._resumes_behind = self.mapped.base_chain if self.mapped else None
         return later
 
     def _through(self, hook: str) -> None:
         """Take the packet through the base chains at one hook."""
         with_nat = hook == model.OUTPUT or (hook == model.PREROUTING and not self._comes_back())
-        for station in self.situation.stations(hook, self.packet.family, with_nat=with_nat):
+        for base_chain in self.situation.base_chains(hook, self.packet.family, with_nat=with_nat):
             if self._resumes_behind is not None:
-                if station == self._resumes_behind:
+                if base_chain == self._resumes_behind:
                     self._resumes_behind = None
                 continue
             if self.is_dropped:
                 return
-            if station.is_nat and (self.mapped or not self._meets_nat()):
+            if base_chain.is_nat and (self.mapped or not self._meets_nat()):
                 continue
             self.remarking.clear()
-            if not self._chain(station, station.entry, 0):
-                self._end_of_built_in(station)
-            if station.reroutes and self.remarking and not self.is_dropped:
+            if not self._chain(base_chain, base_chain.chain, 0):
+                self._end_of_built_in(base_chain)
+            if base_chain.reroutes and self.remarking and not self.is_dropped:
                 self._route_by_mark(self.remarking[-1])
 
-    def _is_tracked(self, station: Station) -> bool:
-        return station.is_tracked or self._comes_back()
+    def _is_tracked(self, base_chain: BaseChain) -> bool:
+        return base_chain.is_tracked or self._comes_back()
 
     def _comes_back(self) -> bool:
         """Return whether it was sent, and comes in again over lo."""
-        return self.packet.in_interface == LOOPBACK and self.first.in_interface is None
+        return self.packet.in_interface == LOOPBACK and (self.first.in_interface is None or self.first.is_answer)
 
     def _route_by_mark(self, cause: Step) -> None:
         """Route the packet again; ``cause`` is the rule whose mark or destination requires it."""
@@ -271,29 +279,31 @@ class _Passage:
         the first one is unknown.
         """
         packet = self.packet
-        is_known = packet.connection_mark == 0 and (packet.in_interface is not None or packet.uid is not None)
+        is_first_way = packet.connection_mark == 0 and not packet.is_answer
+        is_known = is_first_way and (packet.in_interface is not None or packet.uid is not None)
         return packet.state in NAT_STATES or (packet.state == "ESTABLISHED" and is_known)
 
-    def _chain(self, station: Station, chain: model.Chain, depth: int) -> bool:
+    def _chain(self, base_chain: BaseChain, chain: model.Chain, depth: int) -> bool:
         """Take the packet through a chain; return whether a rule decided on the whole table."""
-        is_tracked = self._is_tracked(station)
+        is_tracked = self._is_tracked(base_chain)
         for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
-            matched = judge(rule, self.packet, self.network, is_native=station.is_native, is_tracked=is_tracked)
-            is_idle = matched is None and isinstance(meaning(rule), model.Log | model.Continue)
-            if matched is False or is_idle:  # whether it logs does not matter
+            matched = judge(rule, self.packet, self.network, is_native=base_chain.is_native, is_tracked=is_tracked)
+            # Whether it logs does not matter, and what is tracked stays so.
+            idle = (*(() if matched else (model.Log, model.Continue)), *((Untrack,) if is_tracked else ()))
+            if matched is False or isinstance(meaning(rule), idle):
                 continue
-            step = Step(station.table, chain.name, position, rule, depth, matched is True, station)
+            step = Step(base_chain.table, chain.name, position, rule, depth, matched is True, base_chain)
             self.path.append(step)
             match meaning(rule):
                 case _ if matched is None:
                     continue
                 case model.Jump(chain=target):
-                    if self._called(station, target, depth):
+                    if self._called(base_chain, target, depth):
                         return True
                 case Goto(chain=target):
-                    return self._called(station, target, depth) or (depth == 0 and self._end_of_built_in(station))
+                    return self._called(base_chain, target, depth) or (depth == 0 and self._end_of_built_in(base_chain))
                 case model.Return():
-                    return depth == 0 and self._end_of_built_in(station)
+                    return depth == 0 and self._end_of_built_in(base_chain)
                 case model.UnknownVerdict():
                     self.path[-1] = step.replace(certain=False)
                 case verdict:
@@ -301,20 +311,20 @@ class _Passage:
                         return True
         return False
 
-    def _called(self, station: Station, target: str, depth: int) -> bool:
-        called = station.contents.chain(target)
+    def _called(self, base_chain: BaseChain, target: str, depth: int) -> bool:
+        called = base_chain.contents.chain(target)
         if called is None or target in self._entered:  # a loop, which no kernel takes
             return False
         self._entered.append(target)
-        decided = self._chain(station, called, depth + 1)
+        decided = self._chain(base_chain, called, depth + 1)
         self._entered.pop()
         return decided
 
-    def _end_of_built_in(self, station: Station) -> bool:
+    def _end_of_built_in(self, base_chain: BaseChain) -> bool:
         """Leave a built-in chain by RETURN or at its end: its policy decides."""
-        if station.entry.policy_for(self.packet.family) == "DROP":
+        if base_chain.chain.policy_for(self.packet.family) == "DROP":
             self.is_dropped = True
-            self.policy = station
+            self.policy = base_chain
         return True
 
     def _act(self, verdict: Meaning, step: Step) -> bool:
@@ -358,7 +368,7 @@ class _Passage:
                 self.packet = packet.replace(mark=packet.mark & ~mask | value)
                 if self.packet.mark != packet.mark:
                     self.remarking.append(step)
-            case model.SaveMark() | model.RestoreMark() if not (step.station and self._is_tracked(step.station)):
+            case model.SaveMark() | model.RestoreMark() if not (step.base_chain and self._is_tracked(step.base_chain)):
                 pass  # there is no connection yet
             case model.SaveMark():
                 self.packet = packet.replace(connection_mark=packet.mark)
@@ -379,9 +389,9 @@ class _Passage:
         elif self.mapped is not None:
             is_redirect = isinstance(meaning(self.mapped.rule), model.Redirect)
             step, port = self.mapped, self.packet.port
-            outcome = redirect_outcome(step.chain, port) if is_redirect else "direct"
+            outcome = redirect_outcome(step.chain, port, self.ruleset) if is_redirect else "direct"
         elif self._goes_to_the_transparent_socket():
-            outcome, port = "proxy-inbound", transparent_rules(self.ruleset)[0].port
+            outcome, port = "proxy-inbound", self.ruleset.transparent_verdicts[0].port
         elif self._reply_bypasses_proxy():
             outcome = "dropped"
         mapping = meaning(self.mapped.rule) if self.mapped and outcome == "direct" else None
@@ -396,7 +406,9 @@ class _Passage:
             transparent=is_transparent,
             marked=outcome != "dropped" and self._is_marked(),
             translated=mapping if isinstance(mapping, Translate) else None,
-            lacks=tuple(each for each in self.situation.without if is_transparent and self._is_of_family(each)),
+            missing_route_commands=tuple(
+                each for each in self.situation.without if is_transparent and self._is_of_family(each)
+            ),
             policy=self.policy,
             rerouted=self.rerouted if self.refused_by or (outcome == "direct" and interface) else None,
             interface=interface,
@@ -422,7 +434,7 @@ class _Passage:
         """Return whether a packet of a known connection got a mark that routes it to the proxy's socket."""
         is_known = self.packet.state in OF_KNOWN_CONNECTIONS and self.packet.protocol == "tcp"
         marked = self.packet.mark in routed_marks(self.ruleset) and self.first.mark != self.packet.mark
-        return is_known and self.arrives and marked and bool(transparent_rules(self.ruleset))
+        return is_known and self.arrives and marked and bool(self.ruleset.transparent_verdicts)
 
     def _reply_bypasses_proxy(self) -> bool:
         """Return whether a connection goes past the proxy to the app, but is one whose answers go to the proxy."""

@@ -19,7 +19,7 @@ from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nftables.names import REJECT_TABLE
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS
-from capture.model.ruleset import PROTOCOL_NUMBERS
+from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.netlink.attributes import attribute, decode_text, u8, u32be
 from capture.netlink.batch import commit
 from capture.netlink.nfnetlink import open_netfilter

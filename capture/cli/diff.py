@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 import click
 
+from capture.analysis.base_chains import Situation
 from capture.analysis.effects import Comparison, Effect
 from capture.analysis.judgement import of_family
-from capture.analysis.stations import Situation
 from capture.cli.options import CaptureCommand, capture_options, command, flags, format_option
-from capture.cli.values import checked
+from capture.cli.values import Kind
 from capture.errors import EXIT_DONE, EXIT_DRIFT, ConfigurationError
-from capture.model.addresses import FAMILY_NAMES
-from capture.model.ruleset import FAMILIES, Ruleset
+from capture.model.addresses import FAMILIES, FAMILY_NAMES
+from capture.model.ruleset import Ruleset
 from capture.report.difference_text import effect_as_plain, fate_text
 from capture.report.listings import ruleset_of_dump
 from capture.report.output import print_json
@@ -28,7 +28,7 @@ from capture.settings.settings import Settings, with_flags
 from capture.state.input import read_input
 
 EXPECTED = "a file written by `capture dump --format json`"
-CAPTURE = checked(str, f"options of the capture in quotes, or {EXPECTED}")
+CAPTURE = Kind(str, f"options of the capture in quotes, or {EXPECTED}")
 
 
 @command(

@@ -6,13 +6,11 @@ import click
 
 from capture import operations
 from capture.analysis.policy import Statement, policy
-from capture.cli.options import capture_options, command, explicit_if, format_option, namespace_options
-from capture.cli.values import one_of
+from capture.cli.options import capture_options, command, explicit_if, family_option, format_option, namespace_options
 from capture.model.addresses import FAMILY_NAMES, Family
-from capture.model.ruleset import FAMILIES
 from capture.report.applied_text import print_start_line
 from capture.report.difference_text import FATE, fate_as_plain, fate_text, text_of
-from capture.report.fold import table
+from capture.report.fold import folded_table
 from capture.report.output import print_json
 from capture.report.terminal import columns, print_lines
 
@@ -27,7 +25,7 @@ HEADINGS = ("direction", "traffic", "goes", "because", "families")
     click.Option(
         ["--from-options"], is_flag=True, help="Explain the rules that the options would give, not the live ones."
     ),
-    click.Option(["--family"], type=one_of(*FAMILIES), help="Show this family only."),
+    family_option(),
     *capture_options(),
     *namespace_options(),
     format_option("table", "json"),
@@ -47,7 +45,7 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
         print_json({each: [_as_plain(s) for s in statements if each in s.families] for each in families})
         return
     rows = [(s.direction, s.traffic, _goes(s), s.why, _families(s)) for s in statements]
-    print_lines(table([HEADINGS, *rows], columns()))
+    print_lines(folded_table([HEADINGS, *rows], columns()))
 
 
 def _families(statement: Statement) -> str:

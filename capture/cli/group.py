@@ -119,11 +119,11 @@ def run_click(command: click.Command, words: Sequence[str], name: str = "capture
     """Run a command and return its exit code. Raises CaptureError, also for a usage that is wrong."""
     try:
         code = command.main(list(words), prog_name=name, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
+    except click.UsageError as error:
+        if type(error).__name__ != "NoArgsIsHelpError":  # of click 8.2 and later
+            raise BadUsageError(error) from None
         click.echo(error.format_message(), err=True)
         return EXIT_USAGE
-    except click.UsageError as error:
-        raise BadUsageError(error) from None
     except click.Abort:
         raise KeyboardInterrupt from None
     return code if isinstance(code, int) else 0
@@ -148,11 +148,11 @@ def _usage_text(error: click.UsageError) -> str:
         likely = [known[name] for name in [closest(error.option_name.lstrip("-"), known)] if name]
     if likely:
         return f"{error.message.rstrip('.')}. Did you mean {' or '.join(map(repr, likely))}?"
-    if isinstance(error, click.MissingParameter) and error.param is not None:
+    if isinstance(error, click.MissingParameter):
         from capture.cli.values import name_of
 
-        expected = getattr(error.param.type, "expected", "")
-        return f"missing argument {name_of(error.param)}" + (f": expected {expected}" if expected else "")
+        expected = getattr(getattr(error.param, "type", None), "expected", "a value")
+        return f"missing argument {name_of(error.param)}: expected {expected}"
     message = (error.message if isinstance(error, click.NoSuchOption) else error.format_message()).rstrip(".")
     params = error.ctx.command.params if error.ctx is not None else []
     is_extra = "unexpected extra argument" in message and any("-f" in param.opts for param in params)

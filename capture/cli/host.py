@@ -15,12 +15,12 @@ from capture.cli.options import CaptureCommand, CommandGroup, capture_options, e
 from capture.cli.values import number
 from capture.cli.why import print_diagnosis
 from capture.errors import EXIT_DONE, CaptureError
-from capture.netlink.sock_diag import IPPROTO_TCP, open_sock_diag, read_listeners
 from capture.operations import diagnosis
 from capture.report.applied_text import applied_as_plain, applied_text, start_line
 from capture.report.output import print_json, print_on_stderr, warn
 from capture.report.terminal import print_lines
 from capture.settings.options import ALLOW_HOST, EXCLUDED_INBOUND_PORTS, INBOUND_CAPTURE_PORT, PROXY_PORT
+from capture.state.files import content_of
 from capture.state.node import evidence_of_node
 
 TYPE_CHECKING = False
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from capture.settings.settings import Settings
 
 SSH_PORT = 22
+LISTENING = "0A"  # TCP_LISTEN of sock_diag, which a machine's kernel may lack
 ENDINGS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 """The signals of a lost terminal, of Ctrl-C, and of a shutdown."""
 APPLY_EXAMPLES = """
@@ -125,8 +126,9 @@ def without_ssh(settings: Settings) -> Settings:
 
 def require_proxy(settings: Settings) -> None:
     """Raise CaptureError unless TCP connections to both ports of the proxy reach a listening socket."""
-    with open_sock_diag() as diag:
-        listening = {listener.port for listener in read_listeners(diag, IPPROTO_TCP)}
+    listed = (content_of(f"/proc/net/{each}").decode().splitlines()[1:] for each in ("tcp", "tcp6"))  # proc(5)
+    sockets = [line.split() for lines in listed for line in lines]
+    listening = {int(words[1].rpartition(":")[2], 16) for words in sockets if words[3] == LISTENING}
     for port in (settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT]):
         if port not in listening:
             raise CaptureError(

@@ -13,8 +13,8 @@ from click.shell_completion import CompletionItem
 
 from capture.cli.values import Kind, beginning, number, one_of
 from capture.errors import CaptureError
-from capture.model.addresses import Network, parse_address
-from capture.model.ruleset import FAMILIES, SHOWN_TABLES
+from capture.model.addresses import FAMILIES, Network, parse_address
+from capture.model.ruleset import SHOWN_TABLES
 from capture.report.option_text import by_topic, flags_text, heading, help_text
 from capture.report.output import warn
 from capture.settings.options import (
@@ -29,7 +29,7 @@ from capture.state.files import names_in
 from capture.state.netns import path_of_process
 
 NAMED_NAMESPACES = "/run/netns"
-"""Where iproute2 and container runtimes name network namespaces (ip-netns(8))."""
+"""The directory in which iproute2 and container runtimes name network namespaces (ip-netns(8))."""
 
 
 GIVEN_FLAGS = "capture.options.given"
@@ -265,12 +265,10 @@ def namespace_options() -> list[click.Parameter]:
 
 def _namespace(text: str) -> str:
     """Return the path of a namespace; a name without a slash is one of ip-netns(8)."""
-    if not text:
-        raise ValueError
-    return text if "/" in text else f"{NAMED_NAMESPACES}/{text}"
+    return text if not text or "/" in text else f"{NAMED_NAMESPACES}/{text}"
 
 
-NAMESPACE = Kind(_namespace, "a path, or a name of `ip netns`")
+NAMESPACE = Kind(_namespace, "a path, or a name of `ip netns`", bool)
 
 
 def warn_of_host(namespace: str | None) -> None:
@@ -307,10 +305,15 @@ text_or_json = click.option(
 """``--format`` for commands that are written with decorators."""
 
 
+def family_option() -> click.Parameter:
+    """Return ``--family``, which restricts what is shown."""
+    return click.Option(["--family"], type=one_of(*FAMILIES), help="Show this family only.")
+
+
 def part_options() -> list[click.Parameter]:
     """Return ``--family`` and ``--table``, which restrict what is shown."""
     return [
-        click.Option(["--family"], type=one_of(*FAMILIES), help="Show this family only."),
+        family_option(),
         click.Option(["--table", "table_name"], type=one_of(*SHOWN_TABLES), help="Show this table only."),
     ]
 

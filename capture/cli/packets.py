@@ -9,7 +9,7 @@ import click
 from capture.cli.values import Kind, number, one_of
 from capture.errors import CaptureError, ConfigurationError
 from capture.model.addresses import Network, parse_address
-from capture.model.limits import MAX_ID
+from capture.model.conventions import MAX_ID
 from capture.model.packet import Packet
 from capture.model.ruleset import CONNECTION_STATES
 from capture.settings.options import TPROXY_MARK

@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.cli.options import capture_options, command, explicit, format_option, namespace_options
-from capture.cli.values import one_of
+from capture.cli.options import capture_options, command, explicit, family_option, format_option, namespace_options
 from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
 from capture.report.applied_text import start_line
 from capture.report.output import print_json, print_on_stderr, warn
@@ -26,7 +25,7 @@ from capture.state.netns import InNamespace
     """,
     *capture_options(),
     *namespace_options(),
-    click.Option(["--family"], type=one_of(*FAMILIES), help="Print this family only."),
+    family_option(),
     format_option("text", "json"),
 )
 @click.pass_context

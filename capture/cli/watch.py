@@ -12,10 +12,9 @@ import click
 
 from capture import operations
 from capture.analysis.flow import PathTree, flows, with_rates
-from capture.cli.options import command, format_option, namespace_options
-from capture.cli.values import number, one_of
-from capture.model.addresses import Family
-from capture.model.ruleset import FAMILIES
+from capture.cli.options import command, family_option, format_option, namespace_options
+from capture.cli.values import number
+from capture.model.addresses import FAMILIES, Family
 from capture.model.text import printable
 from capture.model.values import Value
 from capture.report import flow_text
@@ -46,7 +45,7 @@ class Look(Value):
     capture watch --pid 4711 --once --format svg > path.svg
     """,
     *namespace_options(),
-    click.Option(["--family"], type=one_of(*FAMILIES), help="Show this family only."),
+    family_option(),
     click.Option(
         ["--interval"],
         type=number(0.1, kind=float),

@@ -1,12 +1,25 @@
-"""Numbers on which proxy, agent and capture agree, and which no option changes (Istio's design of DNS and TPROXY)."""
+"""Numbers on which kernel, proxy, agent and capture agree, and which no option changes."""
 
 from __future__ import annotations
 
 from capture.model.addresses import IPV4, IPV6, Network
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.model.ruleset import ProtocolName
+
+PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
+PROTOCOL_OF: dict[int, ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
+MAX_PORT = 0xFFFF
+MAX_ID = 0xFFFF_FFFE
+"""The highest user or group id; 2**32 - 1 means "no id" (credentials(7), chown(2))."""
+MAX_INTERFACE_BYTES = 15
+"""linux/if.h: IFNAMSIZ is 16 with the closing zero."""
+
+# Istio's design of DNS and TPROXY
 DNS_PORT = 53
 AGENT_DNS_PORT = 15053
-"""Where the agent next to the proxy answers DNS."""
+"""The port on which the agent next to the proxy answers DNS."""
 PROXY_TO_SELF_MARK = 1338
 """0x53a, of what a transparent proxy sends to its own pod: with the proxy's own mark it would not come in."""
 PASSTHROUGH_SOURCE = {IPV4: Network(IPV4, 0x7F000006, 32), IPV6: Network(IPV6, 6, 128)}

@@ -17,7 +17,7 @@ Numbers are plain integers (ports, ids, marks), times are seconds.
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV4, IPV6, Network
+from capture.model.addresses import IPV6, Network
 from capture.model.values import Value, put
 
 TYPE_CHECKING = False
@@ -26,13 +26,12 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.model.addresses import Family
+    from capture.model.routing import LoopbackAddress, PolicyRoute
 
     TableName = Literal["raw", "mangle", "nat"]
     ProtocolName = Literal["tcp", "udp"]
 else:
     TableName = str
-
-__all__ = ["FAMILIES", "IPV4", "IPV6"]
 
 RAW: TableName = "raw"
 MANGLE: TableName = "mangle"
@@ -55,8 +54,6 @@ BUILT_IN_CHAINS: dict[TableName, tuple[str, ...]] = {
 }
 """The chains the kernel enters by itself, in the order of ``iptables -L``."""
 
-PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
-PROTOCOL_OF: dict[int, ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 ALL_BITS = 0xFFFF_FFFF
 
 MAX_SINGLE_RULES = 16
@@ -380,45 +377,10 @@ class Table(Value):
         return None
 
 
-class LoopbackAddress(Value):
-    """An address on ``lo`` that the capture needs; prefix of full length."""
-
-    network: Network
-
-    @property
-    def message(self) -> str:
-        """Return that it is missing, for a person."""
-        return f"the address {self.network} on lo is missing"
-
-
-class PolicyRoute(Value):
-    """Packets with this mark are looked up in this routing table, where everything is local to ``lo``."""
-
-    family: Family
-    mark: int
-    table: int
-
-
-class MissingRoute(PolicyRoute):
-    """A policy route of which a half or both are missing: the rule that looks packets up, the route they find."""
-
-    has_rule: bool
-    has_route: bool
-
-    @property
-    def message(self) -> str:
-        """Return what is missing, for a person."""
-        halves = (*(() if self.has_rule else ("the policy rule",)), *(() if self.has_route else ("the route",)))
-        verb = "are" if len(halves) > 1 else "is"
-        return f"{FAMILY_NAMES[self.family]}: {' and '.join(halves)} for mark {self.mark:#x} {verb} missing"
-
-    @property
-    def commands(self) -> tuple[str, ...]:
-        """Return what would add it, as commands of ip(8)."""
-        option = "-6 " if self.family == IPV6 else ""
-        rule = f"ip {option}rule add fwmark {self.mark} lookup {self.table}"
-        route = f"ip {option}route add local default dev lo table {self.table}"
-        return (*(() if self.has_rule else (rule,)), *(() if self.has_route else (route,)))
+NO_EFFECT = (Log, Continue)
+"""Verdicts after which a packet goes on to the next rule, as if nothing had been."""
+MARKS_CHANGED: dict[type, type] = {SetMark: Mark, RestoreMark: Mark, SaveMark: ConnectionMark}
+"""Verdicts after which a packet goes on with another mark, each with the match that tests that mark."""
 
 
 class Ruleset(Value):
@@ -446,6 +408,12 @@ class Ruleset(Value):
             each.replace(chains=tuple([change(each.name, chain) for chain in each.chains])) for each in self.tables
         ]
         return self.replace(tables=tuple(tables))
+
+    @property
+    def transparent_verdicts(self) -> list[TransparentProxy]:
+        """Return the verdicts that hand packets to a transparent proxy."""
+        mangle = self.table(MANGLE)
+        return [rule.verdict for rule in (mangle.rules if mangle else ()) if isinstance(rule.verdict, TransparentProxy)]
 
     def table(self, name: TableName) -> Table | None:
         """Return the table of that name, or None."""

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 LINE_ENDS = {ord("\n"): "\\n", ord("\r"): "\\r", 0: "\\0"}
 
-SCHEMA = "capture/v1"
-"""What every JSON output calls its layout: keys are added, those that are there keep their meaning."""
+JSON_SCHEMA_NAME = "capture/v1"
+"""The layout of every JSON output: keys are added, those that are there keep their meaning."""
 
 
 def without_line_ends(text: str) -> str:
@@ -47,3 +47,11 @@ def closest(name: str, known: Iterable[str]) -> str:
     import difflib  # only where something is wrong
 
     return next(iter(difflib.get_close_matches(name, list(known), n=1)), "")
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for a person: ``45 s``, ``12 min``, ``3 h``, ``2 days``."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if abs(seconds) >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"

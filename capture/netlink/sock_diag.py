@@ -26,7 +26,7 @@ SOCKID_SIZE = 48
 ANY_COOKIE = b"\xff" * 8
 """INET_DIAG_NOCOOKIE: a socket is named by its addresses alone."""
 UID_OFFSET, MESSAGE_SIZE = 64, 72
-"""Of struct inet_diag_msg: after the sockid come expires, rqueue and wqueue, then uid and inode, then attributes."""
+"""In struct inet_diag_msg: after the sockid come expires, rqueue and wqueue, then uid and inode, then attributes."""
 INET_DIAG_SKV6ONLY, INET_DIAG_SOCKOPT = 11, 22
 SOCKOPT_TRANSPARENT = 1 << 5
 """In the first byte of struct inet_diag_sockopt; bit fields begin with the lowest bit on little-endian machines."""
@@ -53,7 +53,7 @@ class Listener(Value):
     """A socket that takes TCP connections, or an unconnected UDP socket, and the user who made it.
 
     ``address`` is packed; all zero is any address. ``is_dual`` is whether one of IPv6 takes IPv4 as well. ``inode``
-    is its number in /proc/PID/fd.
+    is its number in /proc/PID/fd. ``waiting`` connections are not accepted yet, of ``backlog`` at most.
     """
 
     protocol: int
@@ -64,8 +64,15 @@ class Listener(Value):
     transparent: bool = False
     is_dual: bool = False
     inode: int = 0
+    waiting: int = 0
+    backlog: int = 0
 
-    not_compared = ("inode",)
+    not_compared = ("inode", "waiting", "backlog")
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether the kernel takes no further connection (sk_acceptq_is_full, include/net/sock.h)."""
+        return self.waiting > self.backlog > 0
 
     def takes(self, family: int) -> bool:
         """Return whether connections of the family, AF_INET or AF_INET6, reach it."""
@@ -154,4 +161,6 @@ def decode_listener(body: bytes, protocol: int) -> Listener:
         bool(options & SOCKOPT_TRANSPARENT),
         family == AF_INET6 and attributes.get(INET_DIAG_SKV6ONLY) == b"\0",
         decode_host_number(body[UID_OFFSET + 4 : UID_OFFSET + 8]),
+        decode_host_number(body[UID_OFFSET - 8 : UID_OFFSET - 4]),
+        decode_host_number(body[UID_OFFSET - 4 : UID_OFFSET]),
     )

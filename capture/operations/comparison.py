@@ -5,8 +5,8 @@ from __future__ import annotations
 from capture.backends import detect, load
 from capture.backends.nftables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
-from capture.model.addresses import IPV6
-from capture.model.ruleset import FAMILIES, Ruleset
+from capture.model.addresses import FAMILIES, IPV6
+from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.operations.arguments import host_or_default, request_of
 from capture.operations.results import Dumped, LiveSet, Other, Verified
@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from capture.analysis.stations import PodNetwork
+    from capture.analysis.base_chains import PodNetwork
     from capture.backends.detect import BackendChoice, SetLocation
     from capture.model.addresses import Network
     from capture.model.ruleset import Chain, TableName

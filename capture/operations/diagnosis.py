@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
-    TO_PROXY,
     Capture,
     app_of_proxy_user,
     causes_of_connection,
@@ -12,47 +11,56 @@ from capture.analysis.causes import (
     causes_of_proxy,
     default_route_causes,
     drop_cause,
+    no_route_cause,
     stops,
+    untracked_cause,
 )
-from capture.analysis.foreign_text import what_foreign_does
+from capture.analysis.trace import TO_PROXY, trace_whole_path
 from capture.backends import detect, load
-from capture.backends.iptables.render import rule_text
 from capture.errors import CaptureError
-from capture.model.addresses import IPV4, address_text, parse_address
+from capture.model.addresses import IPV4, LOOPBACK_ADDRESSES, address_text
 from capture.model.conventions import AGENT_DNS_PORT
-from capture.model.packet import Packet
-from capture.model.ruleset import LoopbackAddress, MissingRoute, Ruleset
+from capture.model.packet import LOOPBACK, Packet
+from capture.model.routing import MissingRoute
+from capture.model.ruleset import Ruleset
 from capture.model.values import Value
+from capture.netlink.ipsec import policy_for
 from capture.operations import host_of, reference, trace, verify
+from capture.operations.drift_causes import (
+    USUAL,
+    delivery_causes,
+    drift_causes,
+    missing_route_cause,
+    rule_of,
+    unjudged_notes,
+)
 from capture.operations.inference import inferred_settings
+from capture.operations.tracing import live_situation
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.config_warnings import cancelling
 from capture.settings.options import EXCLUSIONS, PROFILE, PROXY_GID, PROXY_UID, REDIRECT_DNS
 from capture.state import decisions, routes
 from capture.state.capabilities import ways_out
-from capture.state.facts import read_facts
-from capture.state.impediments import LO_DOWN, impediments
+from capture.state.impediments import impediments
 from capture.state.netns import InNamespace, own_namespace
 from capture.state.node import evidence_of_host
+from capture.state.pod_facts import read_facts
+from capture.state.pod_network import answers_have_a_route
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from capture.analysis.causes import PodFacts
-    from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Rule
     from capture.operations import Reference
     from capture.operations.arguments import Namespace
     from capture.operations.results import Verified
     from capture.settings.options import Option
     from capture.settings.settings import Settings
-    from capture.state.impediments import Impediment
 
 
 NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured")
@@ -64,13 +72,13 @@ LEFT_ALONE_BY = (
 )
 """Words of the plugin's reasons, and what they mean for the person who expected a capture."""
 PORTS_OF_ISTIO = ("15020", "15021", "15090")
-"""Which every injected pod leaves out: the agent's and Envoy's metrics and probes."""
-USUAL = Packet("tcp", parse_address("203.0.113.7"), 80, uid=1000, gid=1000)
-"""To an address outside (RFC 5737), of a user who is not the proxy."""
+"""The ports that every injected pod leaves out: metrics and probes of the agent and of Envoy."""
+SOME_PORT = 45000
+"""One of those that a connection gets by itself (ip_local_port_range)."""
 
 
 class Diagnosis(Value):
-    """What was found: ``causes`` break the connection (or, without one, the pod), ``notes`` do not.
+    """The result of ``why``: ``causes`` break the connection (or, without one, the pod), ``notes`` do not.
 
     ``is_certain`` is False where a rule on the way cannot be judged, and no cause was found.
     """
@@ -121,7 +129,8 @@ def why(
         causes += (
             *default_route_causes(facts, capture),
             *causes_of_proxy(facts, capture),
-            *_drift_causes(verified, facts),
+            *drift_causes(verified, facts),
+            *_usual_causes(facts, capture),
         )
         notes = (
             *app_of_proxy_user(facts, capture),
@@ -129,14 +138,14 @@ def why(
             *_socket_lb_causes(),
         )
         notes += tuple(each for each in of_pod if each not in causes)
-        notes += tuple(_unjudged_notes(verified))
+        notes += tuple(unjudged_notes(verified))
         is_certain = verified.is_judged and all(note.kind != "rule-missing" for note in notes)
         return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
 
 
 def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:
     """Return where Envoy's listeners, read from its admin interface, do not fit the capture. Raises CaptureError."""
-    from capture.analysis.envoy import causes_of_listeners, listeners_of
+    from capture.analysis.envoy_listeners import causes_of_listeners, listeners_of
     from capture.state.proxy_admin import read_config_dump
 
     with InNamespace(namespace):
@@ -179,18 +188,40 @@ def _of_connection(
     is_inbound = packet.in_interface is not None
     by_settings = trace(packet, known.settings) if known else None
     found = [*causes, *(() if is_inbound else _socket_lb_causes(packet))]
-    found += (*causes_of_connection(live, by_settings, facts, capture, _rule_of), *_loop_causes(live, capture))
+    found += (*causes_of_connection(live, by_settings, facts, capture, rule_of), *_loop_causes(live, capture))
+    following = [] if found else list(_following(live, capture))
+    found += [untracked_cause(each) or drop_cause(each, rule_of) for each in following if each.certain][:1]
+    if is_inbound and not found and packet.source is not None and not answers_have_a_route(packet):
+        found.append(no_route_cause(facts, packet.family, address_text(packet.family, packet.source.first)))
+    policy = policy_for(live.packet)
+    if policy is not None and policy.is_blocking:
+        found.append(cause("ipsec", policy=policy.words))
     if known is not None and (is_inbound or live.outcome in TO_PROXY):
         desired = build_ruleset(known.config)
         here = (each for each in impediments(desired) if each.family in (None, packet.family))
-        found += _delivery_causes(each for each in here if each.is_outbound is not is_inbound)
+        found += delivery_causes(each for each in here if each.is_outbound is not is_inbound)
         missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute) and is_inbound)
-        found += [_missing_route_cause(need) for need in missing if need.family == packet.family]
+        found += [missing_route_cause(need) for need in missing if need.family == packet.family]
     if known is not None:
         found = [_with_options(each, live.packet, known) for each in found]
     notes = [] if known else [cause("rule-missing: no record")]
     notes += [each for each in of_pod if each not in causes]
-    return Diagnosis(live.packet, live, tuple(found), tuple(notes), live.certain)
+    if policy is not None and not policy.is_blocking:
+        notes.append(cause("ipsec: encrypted", policy=policy.words))
+    is_certain = live.certain and all(each.certain for each in following)
+    return Diagnosis(live.packet, live, tuple(found), tuple(notes), is_certain)
+
+
+def _usual_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+    """Yield what stops connections to outside though there is a default route: a policy rule, or IPsec."""
+    if IPV4 in facts.unrouted or all(address.family != IPV4 for address in facts.addresses):
+        return
+    live = trace(USUAL)
+    if live.outcome == "no-route" and capture.outbound_port is not None:
+        yield no_route_cause(facts, IPV4, address_text(IPV4, USUAL.destination.first))
+    policy = policy_for(live.packet)
+    if policy is not None and policy.is_blocking:
+        yield cause("ipsec", policy=policy.words)
 
 
 def _escape_notes(process: int | None) -> Iterator[Cause]:
@@ -209,77 +240,6 @@ def _usual_connection_notes() -> Iterator[Cause]:
     """Yield a note if a usual connection does not reach the proxy, although our chains redirect it."""
     if trace(USUAL).outcome not in TO_PROXY and trace(USUAL, inferred_settings(_live())).outcome in TO_PROXY:
         yield cause("rule-missing: usual", address=address_text(IPV4, USUAL.destination.first))
-
-
-def _drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
-    """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
-    own = [found for found in verified.differences if found.is_own]
-    if own:
-        kind = "not as applied" if own[0].kind == "family" else own[0].kind
-        first = f"{kind}: {_rule_of(own[0].rule, own[0].family)}"
-        others = f", and {len(own) - 1} more differences" if len(own) > 1 else ""
-        yield cause("rule-missing: drift", f"{own[0].table} {own[0].chain}", first=first, others=others)
-    yield from _foreign_rule_causes(verified, facts)
-    for other in verified.others:
-        place = " ".join(filter(None, (other.where.backend, other.where.variant)))
-        yield cause("second-set", place, place=place)
-    is_lo_down = any(each.kind == LO_DOWN for each in verified.impediments)
-    for need in verified.missing:
-        if not (is_lo_down and isinstance(need, LoopbackAddress)):  # an address goes with its interface
-            yield _missing_route_cause(need)
-    yield from _delivery_causes(verified.impediments)
-
-
-def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
-    """Yield foreign rules by their effect on captured packets: they drop them, or bypass the proxy."""
-    effects = [found.effect for found in verified.differences if not found.is_own]
-    dropping = [each for each in (*effects, *(found.effect for found in verified.obstacles)) if _is_dropping(each)]
-    others = list(_usual_ways(facts)) if dropping else []
-    for effect in filter(None, dropping):
-        yield drop_cause(effect.after, _rule_of, others)
-    for where, (does, rule) in _foreign_rules(verified).items():
-        yield cause("foreign-rule: pod", where, does=does, rule=rule)
-
-
-def _usual_ways(facts: PodFacts) -> Iterator[Trace]:
-    """Yield the ways of a connection to outside, and of one to each address of the pod."""
-    yield trace(USUAL)
-    name = next((link.name for link in facts.links if not link.is_loopback), None)
-    for address in facts.addresses if name else ():
-        yield trace(Packet("tcp", address, USUAL.port, in_interface=name))
-
-
-def _foreign_rules(verified: Verified) -> dict[str, tuple[str, str]]:
-    """Return what the first foreign rule of each chain does that moves captured packets and does not drop them.
-
-    In words, each with the rule.
-    """
-    found = {
-        f"{each.table} {each.chain}": (what_foreign_does(each.rule, each.effect), _rule_of(each.rule, each.family))
-        for each in reversed(verified.differences)
-        if not each.is_own and not _is_dropping(each.effect)
-    }
-    return found | {
-        f"{each.foreign_chain.table} {each.foreign_chain.entry.name}": (
-            what_foreign_does(each.rule, each.effect),
-            (each.rule and each.rule.why) or _rule_of(each.rule, each.family),
-        )
-        for each in reversed(verified.obstacles)
-        if not _is_dropping(each.effect)
-    }
-
-
-def _unjudged_notes(verified: Verified) -> Iterator[Cause]:
-    """Yield what may divert captured packets, and cannot be judged."""
-    for each in verified.unjudged:
-        words = (each.rule and each.rule.why) or _rule_of(each.rule, each.family)
-        yield cause("unjudged", each.place, rule=words)
-    for doubt in verified.doubts:
-        yield cause("unjudged: doubt", doubt=doubt)
-
-
-def _is_dropping(effect: Effect | None) -> bool:
-    return effect is not None and effect.is_certain and effect.after.outcome == "dropped"
 
 
 def _explicit_options(settings: Settings, is_meant: Callable[[Option[Any]], bool]) -> list[str]:
@@ -320,13 +280,6 @@ def _with_options(found: Cause, packet: Packet, known: Reference) -> Cause:
     return found
 
 
-def _delivery_causes(found: Iterable[Impediment]) -> Iterator[Cause]:
-    """Yield what loses captured packets though the rules are there; that lo is down is a fact of the pod already."""
-    for each in found:
-        if each.kind != LO_DOWN:
-            yield Cause(each.kind, each.message, each.remedy)
-
-
 def _socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
     """Yield whose programs translate the packet's destination at connect(); without one, whose may do so."""
     names = connect_programs(packet.family if packet else IPV4)
@@ -338,13 +291,6 @@ def _socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
         yield cause("translated-before: may", names[0], owner=owner)
     else:
         yield cause("translated-before", names[0], owner=owner, address=found.address, port=found.port)
-
-
-def _missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
-    if isinstance(need, LoopbackAddress):
-        return cause("rule-missing: address", "lo", message=need.message)
-    commands = "; ".join(need.commands)
-    return cause("route-missing", f"table {need.table}", message=need.message, commands=commands)
 
 
 def _no_rules_cause() -> Cause:
@@ -369,11 +315,27 @@ def _loop_causes(live: Trace, capture: Capture) -> Iterator[Cause]:
         yield cause("rule-missing: circle", uid=uid)
 
 
-def _rule_of(rule: Rule | None, family: Family = IPV4) -> str:
-    """Return a rule in the words of iptables-save; of none, the policy."""
-    if rule is None:
-        return "the policy DROP"
-    try:
-        return rule_text(rule.replace(family=family, why=""))
-    except ValueError as error:
-        return str(error)
+def _following(live: Trace, capture: Capture) -> Iterator[Trace]:
+    """Yield how later packets and answers of a connection that reaches the proxy are dropped, or may be."""
+    if live.outcome not in TO_PROXY or live.transparent or live.packet.protocol != "tcp":
+        return
+    situation = live_situation()
+    for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, capture)):
+        traced = trace_whole_path(packet, situation)
+        if traced.outcome == "dropped" or not traced.certain or untracked_cause(traced) is not None:
+            yield traced
+
+
+def _answers(live: Trace, capture: Capture) -> Iterator[Packet]:
+    """Yield an answer of the proxy as it leaves, and as one to the app comes in again, from whom the app has called."""
+    sent, uids, gids = live.packet, capture.uids, capture.gids
+    if sent.source is None or not uids or not gids:
+        return
+    back = Packet(sent.protocol, sent.source, sent.source_port or SOME_PORT, state="ESTABLISHED", is_answer=True)
+    own = sent.destination if sent.in_interface else LOOPBACK_ADDRESSES[sent.family]
+    owner = back.replace(source=own, source_port=live.port, uid=uids[0].first, gid=gids[0].first)
+    if sent.in_interface:
+        yield owner.replace(out_interface=sent.in_interface)
+        return
+    yield owner.replace(out_interface=LOOPBACK)
+    yield back.replace(source=sent.destination, source_port=sent.port, in_interface=LOOPBACK)

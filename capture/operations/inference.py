@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.canonical import ENTRIES
+from capture.analysis.canonical import entries_of
 from capture.model import ruleset as model
 from capture.settings.options import OPTIONS
 from capture.settings.settings import Given, Settings
@@ -100,7 +100,7 @@ def _listed(rules: Iterable[model.Rule], kind: type) -> list[str]:
     matches = [match for rule in rules for match in _all(rule, kind)]
     if kind is model.InInterface:
         return [match.name for match in matches]
-    return [str(entry) for match in matches for entry in getattr(match, ENTRIES[kind])]
+    return [str(entry) for match in matches for entry in entries_of(match)]
 
 
 def _sent_to(rules: Iterable[model.Rule], kind: type[model.Redirect | model.TransparentProxy]) -> list[str]:

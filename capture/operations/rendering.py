@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.backends import detect, load
 from capture.errors import ConfigurationError
-from capture.model.ruleset import FAMILIES
+from capture.model.addresses import FAMILIES
 from capture.operations.arguments import request_of
 from capture.rules import build_ruleset
 from capture.settings.config import resolve

@@ -1,21 +1,21 @@
-"""What else decides on packets than the capture itself, read from the namespace we are in."""
+"""Reads what decides on packets apart from the capture itself, in the namespace we are in."""
 
 from __future__ import annotations
 
-from capture.analysis.stations import Situation, in_tables_of_iptables
+from capture.analysis.base_chains import Situation, in_tables_of_iptables
 from capture.backends import load
 from capture.backends.detect import BackendChoice
 from capture.backends.iptables.tables import legacy_tables
 from capture.backends.nftables.names import TABLE_NAMES
 from capture.errors import CaptureError
-from capture.model.chain_names import is_our_chain
-from capture.model.ruleset import FAMILIES
+from capture.model.addresses import FAMILIES
+from capture.model.chain_names import is_own_chain
 from capture.model.values import Value
 from capture.state import routes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.analysis.stations import ForeignChain
+    from capture.analysis.base_chains import BaseChain
     from capture.model.ruleset import Ruleset
 
 LEGACY = "iptables-legacy"
@@ -32,16 +32,16 @@ class OtherChains(Value):
     ``doubts`` are what is there and cannot be read, in words.
     """
 
-    foreign: tuple[ForeignChain, ...] = ()
-    second: tuple[ForeignChain, ...] = ()
+    foreign: tuple[BaseChain, ...] = ()
+    second: tuple[BaseChain, ...] = ()
     doubts: tuple[str, ...] = ()
 
     @property
-    def chains(self) -> tuple[ForeignChain, ...]:
+    def chains(self) -> tuple[BaseChain, ...]:
         """Return all of them."""
         return (*self.foreign, *self.second)
 
-    def of(self, place: tuple[str, str]) -> tuple[ForeignChain, ...]:
+    def of(self, place: tuple[str, str]) -> tuple[BaseChain, ...]:
         """Return the chains of our set in a place."""
         name = OF_PLACES[place]
         return tuple(c for c in self.second if c.table.startswith(name) or c.table.endswith(name))
@@ -73,23 +73,23 @@ def read_other_chains(place: tuple[str, str]) -> OtherChains:
     return OtherChains(tuple(chain for chain in chains if not _is_own(chain)), second, tuple(doubts))
 
 
-def _read_legacy() -> list[ForeignChain] | None:
+def _read_legacy() -> list[BaseChain] | None:
     for driver in ("restore", "iptc"):
         try:
             ruleset = load(BackendChoice("iptables", driver, "legacy")).read()
         except CaptureError:
             continue
         found = in_tables_of_iptables(ruleset, is_older=lambda _: False)
-        in_use = (chain for chain in found if chain.entry.rules or "DROP" in chain.policies)
+        in_use = (chain for chain in found if chain.chain.rules or "DROP" in chain.policies)
         return [chain.replace(table=f"{chain.contents.name} of {LEGACY}", is_of_any_age=True) for chain in in_use]
     return None
 
 
-def _is_own(chain: ForeignChain) -> bool:
+def _is_own(chain: BaseChain) -> bool:
     if chain.table in NATIVE_TABLES:
         return True
     names = (each.name for each in chain.contents.chains)
-    return chain.table.endswith((OF_PLACES["iptables", "nft"], LEGACY)) and any(map(is_our_chain, names))
+    return chain.table.endswith((OF_PLACES["iptables", "nft"], LEGACY)) and any(map(is_own_chain, names))
 
 
 def read_situation(ruleset: Ruleset, place: tuple[str, str], needs: Ruleset) -> Situation:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
-from capture.analysis.stations import Situation
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
 from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError
-from capture.model.addresses import parse_address
-from capture.model.limits import MAX_ID, MAX_PORT
+from capture.model.addresses import FAMILIES, parse_address
+from capture.model.conventions import MAX_ID, MAX_PORT
 from capture.model.packet import USUAL_SOURCE_PORT, Packet
-from capture.model.ruleset import FAMILIES, Ruleset
+from capture.model.ruleset import Ruleset
 from capture.operations.arguments import host_or_default
 from capture.operations.situation import read_situation
 from capture.rules import build_ruleset

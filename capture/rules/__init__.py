@@ -9,6 +9,7 @@ from capture.model import ruleset as model
 from capture.model.addresses import IPV6
 from capture.model.chain_names import BY_SPELLING, ChainNames
 from capture.model.conventions import PASSTHROUGH_SOURCE
+from capture.model.routing import LoopbackAddress, PolicyRoute
 from capture.rules.mangle import mangle_table
 from capture.rules.nat import nat_table
 from capture.rules.raw import raw_table
@@ -25,7 +26,6 @@ __all__ = [
     "build_handover",
     "build_ruleset",
     "build_tracking",
-    "captures_transparently",
     "redirects_inbound",
     "tracks_connections",
 ]
@@ -84,7 +84,7 @@ def build_tracking(config: CaptureConfig) -> model.Ruleset:
 def tracks_connections(rulesets: Iterable[model.Ruleset], family: Family) -> bool:
     """Return whether the kernel tracks connections of a family for any of these rules."""
     return any(
-        isinstance(rule.verdict, TRACKING) or any(isinstance(match, TRACKING) for match in rule.matches)
+        isinstance(rule.verdict, NEEDS_CONNTRACK) or any(isinstance(match, NEEDS_CONNTRACK) for match in rule.matches)
         for ruleset in rulesets
         for table in ruleset.tables
         for chain in table.chains
@@ -92,40 +92,33 @@ def tracks_connections(rulesets: Iterable[model.Ruleset], family: Family) -> boo
     )
 
 
-TRACKING = (model.Redirect, model.SaveMark, model.RestoreMark, model.ConnectionMark, model.ConnectionState)
-
-
-def captures_transparently(ruleset: model.Ruleset) -> bool:
-    """Return whether inbound connections are captured by TPROXY."""
-    mangle = ruleset.table(model.MANGLE)
-    chains = mangle.chains if mangle else ()
-    return any(isinstance(rule.verdict, model.TransparentProxy) for chain in chains for rule in chain.rules)
+NEEDS_CONNTRACK = (model.Redirect, model.SaveMark, model.RestoreMark, model.ConnectionMark, model.ConnectionState)
 
 
 def redirects_inbound(ruleset: model.Ruleset) -> bool:
     """Return whether inbound connections are captured by REDIRECT."""
     prerouting = ruleset.chain(model.NAT, model.PREROUTING)
-    return prerouting is not None and any(rule.verdict in TO_INBOUND for rule in prerouting.rules)
+    return prerouting is not None and any(rule.verdict in JUMPS_TO_INBOUND for rule in prerouting.rules)
 
 
-TO_INBOUND = tuple(model.Jump(names.inbound) for names in BY_SPELLING.values())
+JUMPS_TO_INBOUND = tuple(model.Jump(names.inbound) for names in BY_SPELLING.values())
 
 
-def loopback_addresses(config: CaptureConfig) -> tuple[model.LoopbackAddress, ...]:
+def loopback_addresses(config: CaptureConfig) -> tuple[LoopbackAddress, ...]:
     """Return the addresses that ``lo`` needs: ::6, as IPv6 has one loopback address where IPv4 has 127.0.0.0/8.
 
     Only in a pod that is reached by IPv6: the plugin "loopback" fails where it finds the address before it has run.
     """
     if IPV6 not in config.families or not config.is_reached_by_ipv6:
         return ()
-    return (model.LoopbackAddress(PASSTHROUGH_SOURCE[IPV6]),)
+    return (LoopbackAddress(PASSTHROUGH_SOURCE[IPV6]),)
 
 
-def policy_routes(config: CaptureConfig) -> tuple[model.PolicyRoute, ...]:
+def policy_routes(config: CaptureConfig) -> tuple[PolicyRoute, ...]:
     """Return the routes by which marked packets reach the transparent proxy."""
     if not config.is_transparent or not config.inbound_ports:
         return ()
-    return tuple(model.PolicyRoute(family, config.tproxy_mark, config.tproxy_route_table) for family in config.families)
+    return tuple(PolicyRoute(family, config.tproxy_mark, config.tproxy_route_table) for family in config.families)
 
 
 def with_logs(table: model.Table) -> model.Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.model.addresses import BITS, FAMILY_NAMES, merge, merge_ranges
-from capture.model.limits import MAX_ID, MAX_PORT
+from capture.model.conventions import MAX_ID, MAX_PORT
 from capture.model.packet import LOOPBACK
 from capture.model.text import shortened
 from capture.settings import options as option

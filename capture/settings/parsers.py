@@ -8,8 +8,7 @@ Digits are ASCII digits: ``int()`` alone would also take signs, blanks, undersco
 from __future__ import annotations
 
 from capture.model.addresses import Network, is_decimal, merge_ranges, network_parts, parse_network
-from capture.model.conventions import PROXY_TO_SELF_MARK
-from capture.model.limits import MAX_ID, MAX_INTERFACE_BYTES, MAX_PORT
+from capture.model.conventions import MAX_ID, MAX_INTERFACE_BYTES, MAX_PORT, PROXY_TO_SELF_MARK
 from capture.model.ruleset import MAX_SEPARATE_PORTS, Span
 from capture.model.values import Value
 

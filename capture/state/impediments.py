@@ -1,12 +1,20 @@
-"""What keeps captured packets from the proxy although every rule is in place: routing, and the kernel's switches."""
+"""Impediments: routing and switches of the kernel that keep captured packets from the proxy, whatever the rules are."""
 
 from __future__ import annotations
 
 from capture.errors import UnsupportedError
-from capture.model.addresses import FAMILY_NUMBERS, IPV4
+from capture.model.addresses import (
+    FAMILY_NUMBERS,
+    IPV4,
+    IPV6,
+    LOOPBACK_ADDRESSES,
+    LOOPBACK_NETWORKS,
+    address_text,
+    parse_address,
+)
 from capture.model.ruleset import MANGLE, PREROUTING, InInterface, Return
 from capture.model.values import Value
-from capture.netlink.interfaces import is_loopback_up
+from capture.netlink.interfaces import is_loopback_up, read_addresses
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 from capture.state.routes import LOOPBACK_DOWN_REMEDY, PREFERENCE
 
@@ -16,7 +24,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.model.addresses import Family
-    from capture.model.ruleset import PolicyRoute, Ruleset
+    from capture.model.routing import PolicyRoute
+    from capture.model.ruleset import Ruleset
     from capture.netlink.policy_rules import PolicyRule
     from capture.netlink.sockets import NetlinkSocket
     from capture.state.sysctls import Sysctl
@@ -38,30 +47,48 @@ class Impediment(Value):
 def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
     """Return what keeps packets of a rule set from the proxy, in the namespace we are in."""
     with open_route() as route:
-        found = [*_without_loopback(route)]
+        found = [*_without_loopback(route, ruleset.families)]
         for policy in ruleset.policy_routes:
             found += _rules_before(route, policy)
-    return (*found, *_switches(ruleset)) if ruleset.policy_routes else tuple(found)
+    return (*found, *_sysctls(ruleset)) if ruleset.policy_routes else tuple(found)
 
 
-def _without_loopback(route: NetlinkSocket) -> Iterator[Impediment]:
-    """Yield why redirected connections do not arrive: those of the pod go to 127.0.0.1 (nf_nat_redirect.c)."""
+def _without_loopback(route: NetlinkSocket, families: tuple[Family, ...]) -> Iterator[Impediment]:
+    """Yield why redirected connections do not arrive: those of the pod go to 127.0.0.1 or ::1 (nf_nat_redirect.c)."""
     if not is_loopback_up(route):
         yield LOOPBACK_DOWN
         return
-    from capture.netlink.routing import look_up_route
-
-    if look_up_route(route, LOOPBACK_ADDRESS).interface != LOOPBACK_INDEX:
+    for family in families:
+        loopback = LOOPBACK_ADDRESSES[family]
+        address = address_text(family, loopback.first)
+        if _leads_to_lo(route, address) or (family == IPV6 and not _has_global_ipv6(route)):
+            continue
+        switch = " and the sysctl net.ipv6.conf.lo.disable_ipv6" if family == IPV6 else ""
         yield Impediment(
             "no-route",
-            f"{LOOPBACK_ADDRESS} does not lead to lo: outbound connections that are redirected do not reach the proxy",
-            f"`ip address add {LOOPBACK_ADDRESS}/8 dev lo`; if it is there, see `ip rule`: table local is first.",
-            IPV4,
+            f"{address} does not lead to lo: outbound connections that are redirected do not reach the proxy",
+            f"`ip address add {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo`; if it is there, see"
+            f" `ip rule`{switch}: table local is first.",
+            family,
             is_outbound=True,
         )
 
 
-LOOPBACK_ADDRESS = "127.0.0.1"
+def _leads_to_lo(route: NetlinkSocket, address: str) -> bool:
+    from capture.netlink.routing import look_up_route
+
+    try:
+        return look_up_route(route, address).interface == LOOPBACK_INDEX
+    except UnsupportedError:  # a kernel without the family
+        return False
+
+
+def _has_global_ipv6(route: NetlinkSocket) -> bool:
+    """Return whether connections of IPv6 may be redirected at all; few pods without any have ::1, either."""
+    found = [each for each in read_addresses(route, FAMILY_NUMBERS[IPV6]) if each.interface != LOOPBACK_INDEX]
+    return not all(parse_address(each.address).is_link_local for each in found)
+
+
 LO_DOWN: Literal["lo-down"] = "lo-down"
 LOOPBACK_DOWN = Impediment(
     LO_DOWN, "the interface lo is down: nothing that is sent to the proxy arrives", LOOPBACK_DOWN_REMEDY
@@ -98,7 +125,7 @@ def rule_that_needs_source_validation(route: NetlinkSocket) -> PolicyRule | None
     return next((rule for rule in rules if rule.is_inverted and rule.mask), None)
 
 
-def _switches(ruleset: Ruleset) -> Iterator[Impediment]:
+def _sysctls(ruleset: Ruleset) -> Iterator[Impediment]:
     from capture.state import sysctls  # TPROXY only
 
     accepts = sysctls.accepts_marks()

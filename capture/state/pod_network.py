@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from capture.analysis.base_chains import PodNetwork
 from capture.analysis.rerouting import mark_routes
-from capture.analysis.stations import PodNetwork
 from capture.errors import UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS, IPV4, address_text, parse_address
+from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.model.packet import LOOPBACK
-from capture.model.ruleset import PROTOCOL_NUMBERS
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.policy_rules import read_policy_rules
-from capture.netlink.routing import RTN_LOCAL, look_up_route, read_routes, way_out
+from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, look_up_route, read_routes, way_out
 from capture.netlink.rtnetlink import open_route
 
 TYPE_CHECKING = False
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 NO_ROUTE = "none"
-"""Where no route leads: rules still see the packet, before the kernel gives it up."""
+"""In the place of an interface: no route leads there, but rules see the packet before the kernel gives it up."""
 
 
 def read_pod_network() -> PodNetwork:
@@ -58,6 +58,15 @@ def _read_mark_routes(route: NetlinkSocket, names: Mapping[int, str]) -> Iterato
             continue  # a kernel without policy routing, or without the family
         if any(rule.mask for rule in rules):
             yield from mark_routes(family, rules, read_routes(route, number), names)
+
+
+def answers_have_a_route(packet: Packet) -> bool:
+    """Return whether the namespace has a route to the source of a packet that comes in."""
+    if packet.source is None:
+        return True
+    client, pod = (address_text(packet.family, end.first) for end in (packet.source, packet.destination))
+    with open_route() as route:
+        return look_up_route(route, client, pod).kind not in REFUSING_KINDS
 
 
 def routed(packet: Packet) -> Packet:

@@ -7,7 +7,8 @@ import errno
 from capture.errors import CaptureError, KernelError, UnsupportedError
 from capture.model.addresses import FAMILIES, FAMILY_NUMBERS, FAMILY_OF, IPV6, address_text
 from capture.model.conventions import PASSTHROUGH_SOURCE
-from capture.model.ruleset import MANGLE, LoopbackAddress, MissingRoute, PolicyRoute, Ruleset, TransparentProxy
+from capture.model.routing import LoopbackAddress, MissingRoute, PolicyRoute
+from capture.model.ruleset import Ruleset
 from capture.netlink.interfaces import add_address, is_loopback_up, read_addresses, remove_address
 from capture.netlink.policy_rules import has_mark_rule, put_mark_rule, read_policy_rules, remove_mark_rule
 from capture.netlink.routing import add_local_route, has_local_route, remove_local_route
@@ -121,7 +122,7 @@ def present(live: Iterable[Ruleset], recorded: Iterable[PolicyRoute]) -> Ruleset
 
     The routes are the recorded ones, those of the marks in live rules, and upstream's defaults.
     """
-    marks = {mark for ruleset in live for mark in _transparent_marks(ruleset)}
+    marks = {verdict.mark for ruleset in live for verdict in ruleset.transparent_verdicts}
     with open_route() as route:
         passthrough = LoopbackAddress(PASSTHROUGH_SOURCE[IPV6])
         return Ruleset(
@@ -193,11 +194,3 @@ def _halves(route: NetlinkSocket, policy: PolicyRoute) -> tuple[bool, bool]:
         )
     except UnsupportedError:
         return False, False  # a kernel without this family, or without policy routing, has none of our routes
-
-
-def _transparent_marks(live: Ruleset) -> Iterator[int]:
-    mangle = live.table(MANGLE)
-    for chain in mangle.chains if mangle else ():
-        for rule in chain.rules:
-            if isinstance(rule.verdict, TransparentProxy):
-                yield rule.verdict.mark

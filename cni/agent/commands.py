@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import click
 
 from capture.cli.options import CaptureCommand, CommandGroup, text_or_json
-from capture.cli.values import checked, number, one_of
+from capture.cli.values import Kind, number, one_of
 from capture.errors import EXIT_DRIFT, EXIT_FAILED, CaptureError
+from capture.model.addresses import is_decimal
 from capture.report.output import print_json
 from capture.report.streams import Stream
 from capture.report.terminal import print_lines
@@ -47,8 +48,12 @@ capture node pod shop/web-0 why tcp 203.0.113.9:80 --uid 1000
 POD_COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 GOOD_STATES = ("captured", "left-alone", "host-network", "unknown")
 REPAIRS = ("report", "apply", "evict")
-STATUS_PATIENCE = 3.0
-POD = checked(lambda text: all(text.partition("/")), "NAMESPACE/NAME, such as default/web-0")
+STATUS_TIMEOUT = 3.0
+POD = Kind(str, "NAMESPACE/NAME, such as default/web-0", lambda text: all(text.partition("/")))
+DAEMON_SET_NAME = Kind(str, "NAMESPACE/NAME", lambda text: not text or all(text.partition("/")))
+ADDRESS = Kind(
+    str, "HOST:PORT, such as 127.0.0.1:15014", lambda text: not text or is_decimal(text.rpartition(":")[2], 5)
+)
 
 
 def _elsewhere(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
@@ -75,7 +80,7 @@ SOCKET = click.option(
     help="Where the agent listens for the plugin and for `capture node`.",
 )  # fmt: skip
 DAEMON_SET = click.option(
-    "--daemon-set", metavar="NAMESPACE/NAME", default="", envvar="CAPTURE_DAEMON_SET",
+    "--daemon-set", type=DAEMON_SET_NAME, metavar="NAMESPACE/NAME", default="", envvar="CAPTURE_DAEMON_SET",
     help="The DaemonSet of the agents: when it is deleted, each of them uninstalls the plugin.",
 )  # fmt: skip
 ACCOUNT = click.option(
@@ -97,7 +102,7 @@ AGENT = [
     click.option("--plugin", metavar="PATH", default="", envvar="CAPTURE_PLUGIN",
                  help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
     click.option("--pod-source", "pod_sources", type=one_of(*conf.POD_SOURCES), multiple=True,
-                 help="Whom the plugin asks about a pod, in this order; repeat it."
+                 help="Source of facts about a pod; repeat it, in order."
                  "  [default: runtime, agent, kubernetes]"),
     click.option("--runtime-socket", metavar="PATH", default="", envvar="CAPTURE_RUNTIME_SOCKET",
                  help="Where the container runtime listens for CRI.  [default: the first known one that is there]"),
@@ -115,7 +120,8 @@ AGENT = [
                  help="How many pods are repaired in a minute at most."),
     click.option("--remove-taint", "taints", metavar="KEY", multiple=True,
                  help="Taint to take off this node once pods are captured; repeat it."),
-    click.option("--metrics-address", metavar="HOST:PORT", default="", envvar="CAPTURE_METRICS_ADDRESS",
+    click.option("--metrics-address", type=ADDRESS, metavar="HOST:PORT", default="",
+                 envvar="CAPTURE_METRICS_ADDRESS",
                  help="Where Prometheus and probes are answered.  [default: nowhere]"),
 ]  # fmt: skip
 
@@ -218,7 +224,7 @@ def _named(pod: str) -> dict[str, str]:
 
 def _request(socket: str, question: dict[str, str]) -> dict[str, Any]:
     try:
-        return agent_socket.request(socket, question, STATUS_PATIENCE)
+        return agent_socket.request(socket, question, STATUS_TIMEOUT)
     except agent_socket.AgentAwayError as away:
         raise CaptureError(
             f"no agent answers: {away}", "Is it running? Without it, see `capture cni status` on the node."

@@ -6,35 +6,14 @@ agent's pod by a rename (``..data``, projected volumes), so that a watch on that
 
 from __future__ import annotations
 
-import binascii
 import os
 from collections.abc import Mapping
 from contextlib import suppress
 
-from capture.model.values import Value
-from capture.state.json_text import JsonError, decode
 from cni.agent.options import Options
 from cni.atomic_files import put
 from cni.kubeconfig import Kubeconfig
 from cni.kubeconfig_file import as_json
-
-LOW_LIFETIME_SHARE = 0.1
-"""Part of a token's life that is left when something is wrong with its renewal: kubelet renews at 0.2."""
-
-
-class Token(Value):
-    """The times in a token, seconds since the epoch; 0 if it has none."""
-
-    issued: float
-    expires: float
-
-    def left(self, now: float) -> float:
-        """Return the seconds until it ends; infinite if it never does."""
-        return self.expires - now if self.expires else float("inf")
-
-    def is_short(self, now: float) -> bool:
-        """Whether less is left than kubelet ever lets it come to."""
-        return bool(self.expires) and self.left(now) < LOW_LIFETIME_SHARE * (self.expires - self.issued)
 
 
 def renew(options: Options, environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -70,25 +49,6 @@ def remove(options: Options) -> list[str]:
     with suppress(OSError):  # it was never there, or another program keeps files in it
         os.rmdir(options.credentials)
     return removed
-
-
-def token_in(path: str) -> Token:
-    """Return the times of a token in a file. Raises OSError."""
-    with open(path, "rb") as file:
-        return times_of(file.read())
-
-
-def times_of(token: bytes) -> Token:
-    """Return the times in a JSON Web Token (RFC 7519, "exp" and "iat"); other texts have none."""
-    parts = token.strip().split(b".")
-    if len(parts) != 3:
-        return Token(0.0, 0.0)
-    padded = parts[1].replace(b"-", b"+").replace(b"_", b"/") + b"=" * (-len(parts[1]) % 4)
-    try:
-        claims = decode(binascii.a2b_base64(padded).decode())
-        return Token(float(claims.get("iat", 0)), float(claims.get("exp", 0)))
-    except (ValueError, JsonError, AttributeError, TypeError):
-        return Token(0.0, 0.0)
 
 
 def api_server(environment: Mapping[str, str]) -> str:

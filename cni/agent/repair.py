@@ -19,10 +19,10 @@ from capture.errors import CaptureError
 from capture.operations import apply
 from capture.settings.pod import settings_of
 from cni.agent import api, events
+from cni.agent.agent_log import AgentLog
 from cni.agent.audit import GOOD, Audited
 from cni.agent.examination import CAPTURED, UNKNOWN, PodState
 from cni.agent.health import Health
-from cni.agent.journal import AgentLog
 from cni.agent.options import Options
 from cni.agent.sandboxes import PodNamespace
 from cni.conf import Configuration
@@ -39,7 +39,7 @@ FORGOTTEN = 3600.0
 
 
 class Repair:
-    """Reports pods and repairs them. ``look`` examines a pod again."""
+    """Reports pods and repairs them. ``look`` examines a pod again; ``clock`` only goes forward."""
 
     def __init__(
         self,
@@ -49,12 +49,13 @@ class Repair:
         health: Health,
         journal: AgentLog,
         look: Callable[[PodNamespace], PodState],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.options, self.configuration, self.client = options, configuration, client
-        self.health, self.journal, self.look = health, journal, look
+        self.health, self.journal, self.look, self._clock = health, journal, look, clock
         self._published: dict[tuple[str, str], float] = {}
         self._failures: dict[str, tuple[int, float]] = {}
-        """Of each sandbox how many repairs have failed in a row, and when the next may be."""
+        """By sandbox, how many repairs have failed in a row, and when the next may be."""
         self._recent: list[float] = []
         self._is_busy = False
 
@@ -84,7 +85,7 @@ class Repair:
         return self.options.repair_running if pod["status"]["ready"] else self.options.repair_starting
 
     def _may_act(self, audited: Audited) -> bool:
-        now = time.monotonic()
+        now = self._clock()
         self._recent = [then for then in self._recent if now - then < 60]
         _, not_before = self._failures.get(audited.place.sandbox.id, (0, 0.0))
         if now < not_before or len(self._recent) >= self.options.repairs_per_minute:
@@ -93,7 +94,7 @@ class Repair:
         return True
 
     def _note_failure(self, sandbox: str) -> None:
-        now = time.monotonic()
+        now = self._clock()
         failures, _ = self._failures.get(sandbox, (0, 0.0))
         kept = {known: each for known, each in self._failures.items() if now - each[1] < FORGOTTEN}
         pause = min(FIRST_PAUSE * 2.0**failures, LONGEST_PAUSE)
@@ -130,7 +131,7 @@ class Repair:
 
     def _publish(self, audited: Audited, reason: str, message: str, kind: str = "Warning") -> None:
         """Publish an Event about the pod, one in ten minutes for each reason."""
-        now = time.monotonic()
+        now = self._clock()
         key = audited.place.sandbox.id, f"{reason} {audited.finding.state}"
         if self.client is None or now - self._published.get(key, float("-inf")) < QUIET:
             return

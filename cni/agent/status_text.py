@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from capture.model.text import duration
+
 HANG = 21
-"""Where a pod begins in its line, after its state."""
+"""The column at which a pod begins in its line, after its state."""
 WELL = ("captured", "left-alone", "host-network")
 """States of pods that need no one."""
 
@@ -42,11 +44,3 @@ def pod_lines(pods: Iterable[Mapping[str, Any]], now: float | None = None) -> It
         yield f"{pod['state']:<{HANG - 1}} {pod['pod']} (for {duration(now - pod['since'])}){message}"
         if pod["remedy"] and pod["state"] not in WELL:
             yield f"{'':<{HANG}}{pod['remedy']}"
-
-
-def duration(seconds: float) -> str:
-    """Return a duration for a person: ``45 s``, ``12 min``, ``3 h``, ``2 days``."""
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if abs(seconds) >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from support.cluster.agent import InPod, first_object, found
+from support.cluster.agent import InPod, expect_state, first_object
 from support.cluster.calls import address
 from support.cluster.installed import Cluster
 from support.cluster.pods import pod
@@ -21,7 +21,7 @@ OUT = ("tcp", "{world}:80", "--uid", "1000")
 IN = ("tcp", "{pod}:8080", "--in", "eth0", "--src", "{peer}")
 
 
-class Situation(NamedTuple):
+class BrokenPod(NamedTuple):
     """A pod, what breaks it and repairs it again (lines for ``sh`` in its namespace), a connection, and the cause."""
 
     kind: str
@@ -32,21 +32,21 @@ class Situation(NamedTuple):
 
 
 IPTABLES = "{iptables}-nft -t nat"
-SITUATIONS = {
-    "a chain of ours is empty": Situation(
+BROKEN_PODS = {
+    "a chain of ours is empty": BrokenPod(
         "rule-missing", "flushed", breaks=f"{IPTABLES} -F ISTIO_OUTPUT"
     ),
-    "our jump is gone": Situation("rule-missing", "unhooked", breaks=f"{IPTABLES} -F OUTPUT"),
-    "no rule is left": Situation("no-rules", "bare", breaks="nft flush ruleset"),
-    "a foreign rule accepts before ours": Situation(
+    "our jump is gone": BrokenPod("rule-missing", "unhooked", breaks=f"{IPTABLES} -F OUTPUT"),
+    "no rule is left": BrokenPod("no-rules", "bare", breaks="nft flush ruleset"),
+    "a foreign rule accepts before ours": BrokenPod(
         "foreign-rule", "client", breaks=f"{IPTABLES} -I OUTPUT -p tcp --dport 80 -j ACCEPT",
         mends=f"{IPTABLES} -D OUTPUT 1",
     ),
-    "a foreign rule translates before ours": Situation(
+    "a foreign rule translates before ours": BrokenPod(
         "nat-first", "client", breaks=f"{IPTABLES} -I OUTPUT -p tcp --dport 80 -j REDIRECT --to-ports 9999",
         mends=f"{IPTABLES} -D OUTPUT 1",
     ),
-    "a second set sends elsewhere": Situation(
+    "a second set sends elsewhere": BrokenPod(
         "second-set", "client", (),
         breaks="nft 'add table inet istio-proxy-nat; add chain inet istio-proxy-nat istio-output; "
         "add rule inet istio-proxy-nat istio-output meta l4proto tcp redirect to :16001; "
@@ -54,46 +54,46 @@ SITUATIONS = {
         "add rule inet istio-proxy-nat output jump istio-output'",
         mends="nft delete table inet istio-proxy-nat",
     ),
-    "the proxy's port is dropped": Situation(
+    "the proxy's port is dropped": BrokenPod(
         "filtered", "client", breaks="{iptables}-nft -A INPUT -p tcp --dport 15001 -j DROP",
         mends="{iptables}-nft -F INPUT",
     ),
-    "the proxy's port is rejected": Situation(
+    "the proxy's port is rejected": BrokenPod(
         "filtered", "client", breaks="{iptables}-nft -A OUTPUT -p tcp --dport 15001 -j REJECT",
         mends="{iptables}-nft -F OUTPUT",
     ),
-    "no route": Situation(
+    "no route": BrokenPod(
         "no-route", "client", breaks="ip {family} route del default", mends="ip {family} route add default {via}",
     ),
-    "lo is down": Situation("lo-down", "loopless", breaks="ip link set lo down"),
-    "an excluded port": Situation("excluded", "skipport"),
-    "an excluded network": Situation("excluded", "skipnet"),
-    "an interface that does not exist": Situation(
+    "lo is down": BrokenPod("lo-down", "loopless", breaks="ip link set lo down"),
+    "an excluded port": BrokenPod("excluded", "skipport"),
+    "an excluded network": BrokenPod("excluded", "skipnet"),
+    "an interface that does not exist": BrokenPod(
         "interface-missing", "misspelt", ("tcp", "{pod}:8080", "--in", "net7")
     ),
-    "the proxy's own connection": Situation("proxy-user", "client", ("tcp", "{world}:80", "--uid", "1337")),
-    "DNS that is not captured": Situation("dns-not-captured", "client", ("udp", "{world}:53", "--uid", "1000")),
-    "UDP": Situation("not-tcp", "client", ("udp", "{world}:4433", "--uid", "1000")),
-    "nobody listens": Situation("not-listening", "silent"),
-    "a proxy of another user": Situation("proxy-wrong-user", "stranger"),
-    "a proxy that is not transparent": Situation("proxy-mode", "opaque", IN),
-    "the route of TPROXY is gone": Situation(
+    "the proxy's own connection": BrokenPod("proxy-user", "client", ("tcp", "{world}:80", "--uid", "1337")),
+    "DNS that is not captured": BrokenPod("dns-not-captured", "client", ("udp", "{world}:53", "--uid", "1000")),
+    "UDP": BrokenPod("not-tcp", "client", ("udp", "{world}:4433", "--uid", "1000")),
+    "no process listens": BrokenPod("not-listening", "silent"),
+    "a proxy of another user": BrokenPod("proxy-wrong-user", "stranger"),
+    "a proxy that is not transparent": BrokenPod("proxy-mode", "opaque", IN),
+    "the route of TPROXY is gone": BrokenPod(
         "route-missing", "transparent", (), breaks="ip {family} route flush table 133",
         mends="ip {family} route add local default dev lo table 133",
     ),
-    "another policy route comes first": Situation(
+    "another policy route comes first": BrokenPod(
         "policy-route", "transparent", (),
         breaks="ip {family} rule add pref 0 from all lookup 100; ip {family} route add default dev eth0 table 100;"
         " ip {family} rule del pref 0 lookup 133; ip {family} rule add pref 1 fwmark 1337 lookup 133",
         mends="ip {family} rule del pref 0 lookup 100; ip {family} rule del lookup 133;"
         " ip {family} rule add pref 0 fwmark 1337 lookup 133; ip {family} route flush table 100",
     ),
-    "a switch drops what is marked": Situation(
+    "a switch drops what is marked": BrokenPod(
         "sysctl", "transparent", IN, breaks="sysctl -w net.ipv4.tcp_fwmark_accept=1",
         mends="sysctl -w net.ipv4.tcp_fwmark_accept=0",
     ),
-    "a pod that was left alone": Situation("left-alone", "optedout"),
-    "a family that is not captured": Situation(
+    "a pod that was left alone": BrokenPod("left-alone", "optedout"),
+    "a family that is not captured": BrokenPod(
         "family-not-captured", "ipv4only", ("tcp", "[2001:db8::9]:80", "--uid", "1000"),
     ),
 }  # fmt: skip
@@ -125,7 +125,7 @@ def broken(cluster: Cluster) -> Iterator[Cluster]:
         cluster.kubectl("wait", "pod", "ipv4only", "--for=condition=Ready", "--timeout=60s")
         cluster.install()
     cluster.kubectl("wait", "pod", *PODS, *PAUSED_PODS, "--for=condition=Ready", "--timeout=120s", timeout=140)
-    found(cluster, "client", "captured", 10)
+    expect_state(cluster, "client", "captured", 10)
     with contextlib.ExitStack() as listeners:
         for name, uid in LISTENERS.items():
             listeners.enter_context(InPod(cluster, name).proxy(uid))
@@ -152,7 +152,7 @@ def test_why(broken: Cluster) -> None:
         "family": "-6" if family == "ipv6" else "-4", "peer": address(broken, "silent").strip("[]"),
     }  # fmt: skip
     wrong = {}
-    for name, situation in SITUATIONS.items():
+    for name, situation in BROKEN_PODS.items():
         if situation.pod == "ipv4only" and not has_both(broken):
             continue
         run = InPod(broken, situation.pod)

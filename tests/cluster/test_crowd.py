@@ -21,6 +21,7 @@ from support.cluster import builds
 from support.cluster.agent import first_object
 from support.cluster.installed import NAMESPACE, ROOT
 from support.cluster.node import KubernetesNode
+from support.processes.waiting import wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -62,7 +63,7 @@ class Crowded(KubernetesNode):
         self.crowd = self.popen(["env", f"PYTHONPATH={ROOT}/tests", *map(str, program)], "crowd")
         self.answer()
         self.popen(self._agent(), "agent", self.group)
-        wait_for(lambda: self.captured() == PODS, 240)
+        wait_until(lambda: self.captured() == PODS, 240, pause=1)
 
     def _agent(self) -> list[str]:
         environment = [
@@ -150,13 +151,6 @@ class Crowded(KubernetesNode):
             probing.join()
 
 
-def wait_for(condition: Callable[[], object], seconds: float) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(1)
-
-
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowded]:
     """A node with five hundred pods."""
@@ -194,5 +188,5 @@ def test_churn(crowded: Crowded, record_property: Callable[[str, object], None])
 
     share, size = crowded.share(SECONDS, churn), crowded.proportional_size()
     record_property("measured", f"{share:.2f} % of a core, {size:.0f} MB{SHORTENED}")
-    wait_for(lambda: crowded.captured() == PODS, 30)
+    wait_until(lambda: crowded.captured() == PODS, 30, pause=1)
     assert (share < 2, size < 120) == (True, True), (share, size)

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from support.cluster import builds
-from support.cluster.agent import CAPTURE, event, first_object, wait_for
+from support.cluster.agent import CAPTURE, expect_event, first_object
 from support.cluster.installed import NAMESPACE, ROOT, Cluster
 from support.cluster.node import LIST, NAME
 from support.cluster.pods import deployment, pod
+from support.processes.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -78,7 +79,7 @@ def test_rival(cluster: Cluster, record_property: Callable[[str, object], None])
 
 def gap(cluster: Cluster) -> float:
     """Return the seconds from a rewrite of the list to the entry's return, by the kernel's clock for files."""
-    wait_for(lambda: entries(cluster), 70, "the entry does not come back")
+    wait_until(lambda: entries(cluster), 70, "the entry does not come back")
     return (cluster.list_file.stat().st_ctime_ns - cluster.written) / 1e9
 
 
@@ -89,12 +90,12 @@ def test_faster_rival(cluster: Cluster) -> None:
     for _ in range(3):  # the five of a minute are used up by the test before
         cluster.write_list()
         time.sleep(0.1)
-    wait_for(lambda: not status_by_socket(cluster).get("ready"), 10, "the agent is ready in a fight")
+    wait_until(lambda: not status_by_socket(cluster).get("ready"), 10, "the agent is ready in a fight")
     assert "list of our own" in status_by_socket(cluster)["problems"]["entry"]["problem"]
-    answer = event(cluster, NAME, "CaptureListRewritten")
+    answer = expect_event(cluster, NAME, "CaptureListRewritten")
     assert LIST in answer, answer
     assert gap(cluster) > 0.5  # after a pause
-    wait_for(lambda: status_by_socket(cluster).get("ready"), 150, "the fight does not end")
+    wait_until(lambda: status_by_socket(cluster).get("ready"), 150, "the fight does not end")
 
 
 def test_token_renewal(cluster: Cluster) -> None:
@@ -120,7 +121,7 @@ def test_daemons_die(cluster: Cluster) -> None:
     cluster.start_daemon("containerd")
     time.sleep(1)
     cluster.start_daemon("kubelet")
-    wait_for(lambda: "capture-agent" in cluster.ctr("containers", "ls") or True, 20, "containerd")
+    wait_until(lambda: "capture-agent" in cluster.ctr("containers", "ls") or True, 20, "containerd")
     ready(cluster, "survivor")
     assert cluster.get("pod", "survivor")["status"]["podIP"] == before
     cluster.kubectl("delete", "pod", "survivor", "--wait")
@@ -249,7 +250,7 @@ def test_rotation(cluster: Cluster, record_property: Callable[[str, object], Non
             number += 1
             token = cluster.kubectl("-n", NAMESPACE, "create", "token", "capture-agent").strip().splitlines()[-1]
             cluster.run(["sh", "-ec", ROTATE, agent["metadata"]["uid"], str(number)], stdin=token)
-            wait_for(partial(has, written, token), 5, "the plugin does not get the token")
+            wait_until(partial(has, written, token), 5, "the plugin does not get the token")
             tokens.add(token)
 
     written = cluster.disk / "etc-cni" / "istio-capture" / "token"
@@ -279,13 +280,13 @@ def test_api_server_away(cluster: Cluster) -> None:
     try:
         made = quiet("static-plain", mesh=False)
         manifest.write_text(json.dumps(made | {"metadata": made["metadata"] | {"namespace": "default"}}))
-        wait_for(lambda: decisions(cluster).get("static-plain-capture-node"), 40, "the static pod does not start")
+        wait_until(lambda: decisions(cluster).get("static-plain-capture-node"), 40, "the static pod does not start")
         assert decisions(cluster)["static-plain-capture-node"] == "left alone"
         assert status_by_socket(cluster)["live"]
     finally:
         manifest.unlink(missing_ok=True)
         cluster.start_daemon("kube-apiserver")
-        wait_for(lambda: "ok" in cluster.kubectl("get", "--raw", "/readyz", check=False), 60, "the API server")
+        wait_until(lambda: "ok" in cluster.kubectl("get", "--raw", "/readyz", check=False), 60, "the API server")
 
 
 def status_by_socket(cluster: Cluster) -> dict[str, Any]:
@@ -302,9 +303,9 @@ def test_reboot(cluster: Cluster) -> None:
     cluster.reboot()
     cluster.kubectl("rollout", "status", "deployment/rebooted", "--timeout=120s")
     names = [each["metadata"]["name"] for each in cluster.get("pods", "-l", "app=rebooted")["items"]]
-    wait_for(lambda: all(decisions(cluster).get(name) == "captured" for name in names), 60, str(decisions(cluster)))
+    wait_until(lambda: all(decisions(cluster).get(name) == "captured" for name in names), 60, str(decisions(cluster)))
     cluster.kubectl("delete", "deployment", "rebooted", "--wait")
-    wait_for(lambda: status_by_socket(cluster).get("ready"), 60, "the agent does not come back")
+    wait_until(lambda: status_by_socket(cluster).get("ready"), 60, "the agent does not come back")
 
 
 def test_size(cluster: Cluster) -> None:

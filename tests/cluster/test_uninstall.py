@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
 
-from support.cluster.agent import wait_for
 from support.cluster.installed import NAMESPACE, ROOT, Cluster
 from support.cluster.pods import pod
+from support.processes.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -24,9 +23,9 @@ def test_not_chosen(cluster: Cluster) -> None:
         cluster.kubectl("-n", NAMESPACE, "patch", "daemonset", "capture-agent", "-p", json.dumps(selector))
 
     choose("others")
-    wait_for(lambda: "capture-cni" not in cluster.list_file.read_text(), 40, "the entry stays")
+    wait_until(lambda: "capture-cni" not in cluster.list_file.read_text(), 40, "the entry stays")
     choose(None)
-    wait_for(lambda: "capture-cni" in cluster.list_file.read_text(), 60, "the entry does not come back")
+    wait_until(lambda: "capture-cni" in cluster.list_file.read_text(), 60, "the entry does not come back")
     cluster.kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/capture-agent", "--timeout=60s")
 
 
@@ -43,10 +42,7 @@ def test_uninstall(cluster: Cluster) -> None:
     assert "capture-cni" not in cluster.list_file.read_text()
     assert not (cluster.disk / "etc-cni" / "istio-capture").exists()
     plugin = cluster.disk / "opt-cni" / "bin" / "capture-cni"
-    give_up = time.monotonic() + 20
-    while os.path.lexists(plugin):
-        assert time.monotonic() < give_up
-        time.sleep(0.2)
+    wait_until(lambda: not os.path.lexists(plugin), 20, "the plugin stays", 0.2)
     cluster.kubectl("delete", "pod", "--all", "-A", "--wait", "--timeout=60s", timeout=90)
     left = [path for path in Path(cluster.disk, "opt-cni", "bin").iterdir() if "capture" in path.name]
     assert left == []

@@ -21,6 +21,7 @@ from pytest_netns import require
 from support.cluster import builds
 from support.cluster.node import KubernetesNode
 from support.cluster.pods import PYTHON, ROOT, VOLUMES, container
+from support.processes.waiting import wait_until
 from support.runtimes.oci_image import write_archive
 from support.traffic.envoy_proxy import envoy_program
 
@@ -259,11 +260,7 @@ def test_endpoints_change_while_the_sidecar_runs(node: Node) -> None:
     assert answers(node, "eds") == {"one", "two"}
 
     render_endpoints(node, "two", "three")
-    give_up = time.monotonic() + 120
-    while answers(node, "eds") != {"two", "three"} and time.monotonic() < give_up:
-        time.sleep(1)
-
-    assert answers(node, "eds") == {"two", "three"}
+    wait_until(lambda: answers(node, "eds") == {"two", "three"}, 120, pause=1)
     assert node.get("pod", "eds")["status"]["initContainerStatuses"][1]["restartCount"] == 0
 
 
@@ -303,9 +300,7 @@ def test_without_the_plugin_a_pod_does_not_start_and_with_it_it_is_captured(node
         pod_of("cni", [app("nginx")]), "--cni", *files(node, details=endpoints(node, "one", "two", "three"))
     )
     node.kubectl("apply", "-f", "-", stdin=manifest)
-    give_up = time.monotonic() + 120
-    while not (states := _terminated(node, "cni")) and time.monotonic() < give_up:
-        time.sleep(0.5)
+    states = wait_until(lambda: _terminated(node, "cni"), 120, pause=0.5)
     assert states[0]["exitCode"] == 126, states
     node.kubectl("delete", "pod", "cni", "--wait")
 

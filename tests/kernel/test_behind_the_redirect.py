@@ -97,6 +97,7 @@ CASES: dict[str, tuple[str, str]] = {
         ),
         "dropped",
     ),
+    "untracked too late": (NFT % ("output priority -150", "notrack"), "proxy"),
     "in by index": (NFT % ("input priority 0", "iif lo tcp dport 15001 drop"), "dropped"),
     "in by another index": (NFT % ("input priority 0", "iif eth0 tcp dport 15001 drop"), "proxy"),
     "in by no index": (NFT % ("output priority -200", "iif != lo tcp dport 80 drop"), "dropped"),
@@ -281,8 +282,8 @@ def test_why_judges_a_filter_as_the_kernel_does(served: PodPair, way: str, name:
 
         assert operations.trace_packet(ELSEWHERE, 80).outcome == OUTCOMES[expected]
         assert operations.verify().holds == (expected == "proxy")
-    patience = 0.1 if expected == "dropped" else 5
-    assert (pod.client(1000).connect(ELSEWHERE, 80, timeout=patience).label or "dropped") == expected
+    timeout = 0.1 if expected == "dropped" else 5
+    assert (pod.client(1000).connect(ELSEWHERE, 80, timeout=timeout).label or "dropped") == expected
 
 
 def test_another_device_by_a_mark_is_named(pod_pair: PodPair) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from capture.backends import request
 from pytest_netns import NamespaceFactory, PodPair
+from support.traffic.proxies import listen_as_proxy
 
 if TYPE_CHECKING:
     from pytest_netns import Namespace
@@ -122,8 +123,7 @@ def test_ports_and_user_alone_capture_in_and_out(pod_pair: PodPair, backend: str
     pod, peer = pod_pair
     for one in (pod, peer):
         one.listener(("0.0.0.0", 80), ("::", 80), label=one.name)
-    pod.listener(("0.0.0.0", 15001), ("::", 15001), label="outbound", uid=1337)
-    pod.listener(("0.0.0.0", 15006), ("::", 15006), label="inbound", uid=1337)
+    listen_as_proxy(pod)
 
     run(pod, "istio-init", "-p", "15001", "-z", "15006", "-u", "1337", *choice(backend, driver, variant))
 
@@ -143,7 +143,7 @@ BAD_VALUES = [
     (["-i", "fd00::/129"], "--istio-service-cidr", "'fd00::/129'", "networks"),
     (["-c", "abcdefghijklmnop"], "--istio-exclude-interfaces", "'abcdefghijklmnop'", "at most 15 bytes"),
     (["-k", "eth0/1"], "--kube-virt-interfaces", "'eth0/1'", "no '/'"),
-    (["-u", "nobody-of-that-name"], "--proxy-uid", "'nobody-of-that-name'", "users that exist"),
+    (["-u", "no-such-user"], "--proxy-uid", "'no-such-user'", "users that exist"),
     (["-g", "4294967295"], "--proxy-gid", "'4294967295'", "group ids"),
     (["-t", "blue"], "--istio-inbound-tproxy-mark", "'blue'", "a number from 1 to 4294967295"),
     (["-r", "254"], "--istio-inbound-tproxy-route-table", "'254'", "not 253, 254 or 255"),
@@ -298,7 +298,7 @@ def test_a_capture_is_applied_changed_and_removed(
     before = state(namespace)
     flags = choice(backend, driver, variant)
 
-    assert run(namespace, "capture", "apply", *flags).stdout.startswith("applied: 38 rules for IPv4 and IPv6")
+    assert run(namespace, "capture", "apply", *flags).stdout.startswith("programmed: 38 rules for IPv4 and IPv6")
     assert run(namespace, "capture", "apply", *flags).stdout.startswith("unchanged: ")
     assert run(namespace, "capture", "verify").stdout == "in sync: live rules match the applied configuration\n"
     assert run(namespace, "capture", "verify", "-x", "10.0.0.0/8", code=4).stdout.startswith(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from pytest_netns import Kind, NamespaceFactory, Pod, PodPair
 from support.cluster.fake_kubernetes import FakeKubernetes, status
 from support.processes.private_mounts import OWN_MOUNTS
 from support.runtimes.cni_calls import INJECTED, RESULT, call, configuration, error_of
+from support.traffic.proxies import listen_as_proxy
 
 pytestmark = pytest.mark.kernel
 
@@ -87,8 +89,7 @@ def test_a_pod_is_captured_both_ways_in_both_families(attachment: Attachment, po
     pod, peer = pod_pair
     assert attachment.add(backend=backend) == RESULT  # which has an IPv4 address only: the namespace has both
 
-    pod.listener(("0.0.0.0", 15001), ("::", 15001), label="outbound", uid=1337)
-    pod.listener(("0.0.0.0", 15006), ("::", 15006), label="inbound", uid=1337)
+    listen_as_proxy(pod)
     peer.listener(("0.0.0.0", 80), ("::", 80), label="elsewhere")
     for here, there in ((pod.ipv4, peer.ipv4), (pod.ipv6, peer.ipv6)):
         assert pod.client(1000).connect(there, 80).label == "outbound"
@@ -126,7 +127,7 @@ def test_families_of_a_mesh_are_those_of_the_primary_address(netns: NamespaceFac
         (netns.pod("v4", ipv6=None), RESULT, {"ipv4"}),
         (netns.pod("v4 and more to come", ipv6=None), FD77, {"ipv4", "ipv6"}),
         (netns.pod("v6", ipv4=None), {"cniVersion": "1.0.0", "ips": [{"address": "fd77::2/64"}]}, {"ipv4", "ipv6"}),
-        (netns.pod("nothing said", ipv4=None), {"cniVersion": "1.0.0"}, {"ipv4", "ipv6"}),
+        (netns.pod("nothing set", ipv4=None), {"cniVersion": "1.0.0"}, {"ipv4", "ipv6"}),
         (netns.pod("nothing yet", ipv4=None, ipv6=None), {"cniVersion": "1.0.0"}, {"ipv4", "ipv6"}),
     ]
     for number, (pod, result, families) in enumerate(cases):
@@ -340,6 +341,14 @@ def test_check_passes_after_add_and_fails_after_tampering(attachment: Attachment
     assert error["msg"].startswith(f"the namespace is not as it was left: {where}")
     assert error["details"].count("\n") >= 1
     assert error["details"].endswith(" for details; recreate the pod, or run ADD again, to repair.")
+
+    if "flush chain" in command:
+        expected = (
+            r"IPv4 nat ISTIO-OUTPUT: all \d+ rules are missing \(tcp, .*: proxy-outbound 15001 -> direct; witness: "
+        )
+        assert re.search(f"it was left: {expected}", error["msg"])
+        families = 2 if backend == "nftables" else 1
+        assert len(error["details"].splitlines()) == families + 1, "a line for each family, and what to do"
 
     attachment.add(backend=backend)
     if command != TAMPER["a foreign rule before our own"]:  # rules of others stay

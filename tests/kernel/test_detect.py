@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from capture.backends.detect import decide, find_live_sets
-from capture.backends.facts import gather
+from capture.backends.host_facts import gather
 from capture.backends.iptables.tables import legacy_tables
 from capture.backends.nftables.netlink import NetlinkDriver as NativeDriver
 from capture.backends.request import BackendRequest
-from capture.model.addresses import IPV4
-from capture.model.ruleset import FAMILIES, Ruleset
+from capture.model.addresses import FAMILIES, IPV4
+from capture.model.ruleset import Ruleset
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
-from pytest_netns import Namespace, NamespaceFactory
+from pytest_netns import Namespace
 from support.rules.iptables_ways import WAYS, Way
 
 pytestmark = pytest.mark.kernel
@@ -23,13 +21,6 @@ pytestmark = pytest.mark.kernel
 DESIRED = build_ruleset(CaptureConfig(captures_dns=True, captures_all_dns=True))
 NOTHING = Ruleset(FAMILIES, ())
 BY_VARIANT = {way.variant: way for way in WAYS}
-
-
-@pytest.fixture
-def here(netns: NamespaceFactory) -> Iterator[Namespace]:
-    """A namespace, with the thread of the test in it."""
-    with netns() as namespace, namespace.entered():
-        yield namespace
 
 
 def everything(namespace: Namespace) -> list[str]:

@@ -148,14 +148,7 @@ def listings(namespace: Namespace) -> list[str]:
 
 def filtered(ruleset: Ruleset, keeps: Callable[[Rule], bool]) -> Ruleset:
     """Return the rule set with the rules that ``keeps`` accepts."""
-    return ruleset.replace(
-        tables=tuple(
-            table.replace(
-                chains=tuple(chain.replace(rules=tuple(filter(keeps, chain.rules))) for chain in table.chains)
-            )
-            for table in ruleset.tables
-        )
-    )
+    return ruleset.with_chains(lambda _, chain: chain.replace(rules=tuple(filter(keeps, chain.rules))))
 
 
 def excludes_many(rule: Rule) -> bool:
@@ -232,7 +225,7 @@ FOREIGN_RULES = (
     "-m statistic --mode random --probability 0.50000000000 -j ACCEPT",
     '-m string --string "-j ISTIO_OUTPUT" --algo bm',
     "-m addrtype --dst-type LOCAL",
-    "-m comment --comment theirs -j ACCEPT",
+    "-m comment --comment foreign -j ACCEPT",
 )
 
 
@@ -376,7 +369,7 @@ def counted(ruleset: Ruleset) -> list[tuple[int, int]]:
     return [(each.packets, each.bytes) for each in counters if each]
 
 
-class TestBesideOthers:
+class TestNextToForeignRules:
     """Foreign rules stay where they are, and none of our own is left in the end."""
 
     @in_one_namespace
@@ -438,13 +431,13 @@ class TestBesideOthers:
         namespace, driver = netns(), NetlinkDriver()
         write(namespace, driver, SIDECAR)
         namespace.run(["iptables-nft", "-t", "nat", "-A", "OUTPUT", "-d", "192.0.2.1", "-j", "ACCEPT"])
-        namespace.run(["nft", "add", "set", "ip6", "nat", "theirs", "{ type ipv6_addr; }"])
+        namespace.run(["nft", "add", "set", "ip6", "nat", "foreign", "{ type ipv6_addr; }"])
         clean(namespace, driver)
         listed = " ".join(nft_listing(namespace).split())
         assert listed.replace("priority dstnat;", "priority -100;") == (
             "table ip nat { chain OUTPUT { type nat hook output priority -100; policy accept;"
             " ip daddr 192.0.2.1 counter packets 0 bytes 0 accept } }"
-            " table ip6 nat { set theirs { type ipv6_addr } }"
+            " table ip6 nat { set foreign { type ipv6_addr } }"
         )
 
     def test_tables_of_another_owner_stay(self, netns: NamespaceFactory) -> None:
@@ -562,19 +555,15 @@ class TestAllOrNothing:
 class TestWhatTheKernelLacks:
     """This kernel has everything, so the request is for revisions that no kernel has."""
 
-    def test_a_match_is_named_with_its_module(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(xt_layouts.REVISIONS, "owner", 77)
+    @pytest.mark.parametrize(("kind", "name"), [("match", "owner"), ("target", "REDIRECT")])
+    def test_an_extension_is_named_with_its_module(
+        self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch, kind: str, name: str
+    ) -> None:
+        monkeypatch.setitem(xt_layouts.REVISIONS, name, 77)
         monkeypatch.setattr(expressions, "_FRAMES", {})
-        with pytest.raises(UnsupportedError, match=r"lacks .* match owner \(revision 77\)") as raised:
+        with pytest.raises(UnsupportedError, match=rf"lacks .* {kind} {name} \(revision 77\)") as raised:
             netns().call(NetlinkDriver().write, SIDECAR, NOTHING, None)
-        assert "modprobe xt_owner" in raised.value.remedy
-
-    def test_a_target_is_named_with_its_module(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(xt_layouts.REVISIONS, "REDIRECT", 77)
-        monkeypatch.setattr(expressions, "_FRAMES", {})
-        with pytest.raises(UnsupportedError, match=r"lacks .* target REDIRECT \(revision 77\)") as raised:
-            netns().call(NetlinkDriver().write, SIDECAR, NOTHING, None)
-        assert "modprobe xt_REDIRECT" in raised.value.remedy
+        assert f"modprobe xt_{name}" in raised.value.remedy
 
     def test_a_type_of_chain_is_named_with_its_module(
         self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch
@@ -588,7 +577,7 @@ class TestWhatTheKernelLacks:
         with netns().entered(), open_netfilter() as netfilter:
             assert has_extension(netfilter, 2, "match", "owner", 1)
             assert has_extension(netfilter, 10, "target", "REDIRECT", 0)
-            assert not has_extension(netfilter, 2, "match", "nobody", 0)
+            assert not has_extension(netfilter, 2, "match", "unknown", 0)
 
     def test_too_much_in_one_rule_is_an_error(self, netns: NamespaceFactory) -> None:
         excluded = tuple(only(2 * number) for number in range(200))

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,22 +18,11 @@ from capture.backends.iptables.iptc_driver import IptcDriver
 from capture.backends.iptables.restore import RestoreDriver
 from capture.backends.iptables.tables import legacy_tables
 from capture.errors import KernelError, PrivilegeError, ToolError, UnsupportedError
-from capture.model.addresses import IPV4
-from capture.model.ruleset import (
-    FAMILIES,
-    NAT,
-    OUTPUT,
-    RAW,
-    Accept,
-    Chain,
-    Redirect,
-    Rule,
-    Ruleset,
-    Table,
-)
+from capture.model.addresses import FAMILIES, IPV4
+from capture.model.ruleset import NAT, OUTPUT, RAW, Accept, Chain, Redirect, Rule, Ruleset, Table
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
-from pytest_netns import Namespace, NamespaceFactory
+from pytest_netns import Namespace
 from support.captures.init_program import require_open_checkout
 from support.rules.iptables_cases import TCP
 from support.rules.iptables_ways import WAYS, Way
@@ -45,13 +34,6 @@ NOTHING = Ruleset(FAMILIES, ())
 HOST_LOCK = "/run/xtables.lock"
 
 ways = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
-
-
-@pytest.fixture
-def here(netns: NamespaceFactory) -> Iterator[Namespace]:
-    """A namespace, with the thread of the test in it."""
-    with netns() as namespace, namespace.entered():
-        yield namespace
 
 
 def as_no_user(work: Callable[[], object]) -> BaseException | None:

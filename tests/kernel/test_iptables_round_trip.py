@@ -10,16 +10,8 @@ from hypothesis import given, settings
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import differences
 from capture.backends.iptables.render import save_text
-from capture.model.addresses import Network
-from capture.model.ruleset import (
-    FAMILIES,
-    Destination,
-    OwnerGid,
-    OwnerUid,
-    Rule,
-    Ruleset,
-    Source,
-)
+from capture.model.addresses import FAMILIES, Network
+from capture.model.ruleset import Destination, OwnerGid, OwnerUid, Rule, Ruleset, Source
 from pytest_netns import NamespaceFactory
 from support.generators.rules import rulesets
 from support.rules.iptables_ways import WAYS, Way

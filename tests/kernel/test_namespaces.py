@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from pytest_netns import CommandError, Endpoint, Kind, NamespaceFactory, Pod, PodPair
+from support.processes.waiting import wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -385,13 +386,6 @@ def is_running(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "it did not come to pass"
-        time.sleep(0.01)
 
 
 KILLED_TEST = """

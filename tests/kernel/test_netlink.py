@@ -347,7 +347,7 @@ def test_without_privilege_routes_stay(space: Namespace) -> None:
         """,
         uid=1000,
     )
-    assert printed.startswith("2\nPrivilegeError: not permitted to add IPv4 policy rule fwmark 1337 lookup 133\n")
+    assert printed.startswith("2\nPrivilegeError: not permitted to add IPv4 policy rule fwmark 0x539 lookup 133\n")
 
 
 class TestLookup:

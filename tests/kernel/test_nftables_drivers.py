@@ -193,8 +193,8 @@ def test_the_tables_of_upstreams_native_mode_are_taken_over(namespace: Namespace
 
 def test_foreign_rules_in_our_tables_go_with_them(namespace: Namespace, driver: Driver) -> None:
     write(namespace, driver, REDIRECTS)
-    namespace.run(["nft", "add", "set", "inet", "istio-proxy-nat", "theirs", "{ type ipv4_addr; }"])
-    namespace.run(["nft", "add", "rule", "inet", "istio-proxy-nat", "output", "ip daddr @theirs return"])
+    namespace.run(["nft", "add", "set", "inet", "istio-proxy-nat", "foreign", "{ type ipv4_addr; }"])
+    namespace.run(["nft", "add", "rule", "inet", "istio-proxy-nat", "output", "ip daddr @foreign return"])
     namespace.call(driver.clean, NOTHING, None)
 
     assert listing(namespace) == ""

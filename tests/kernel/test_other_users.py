@@ -11,7 +11,8 @@ import pytest
 
 from capture.analysis.causes import Capture
 from capture.errors import ConfigurationError, KernelError
-from capture.model.ruleset import FAMILIES, OwnerUid, only
+from capture.model.addresses import FAMILIES
+from capture.model.ruleset import OwnerUid, only
 from capture.operations import apply, clean, dump, verify
 from capture.settings.options import (
     BACKEND,
@@ -28,8 +29,8 @@ from capture.settings.options import (
     UID_PORT_EXCLUSIONS,
 )
 from capture.settings.settings import Given, Settings
-from capture.state.facts import read_facts
 from capture.state.netns import is_of_this_user_namespace
+from capture.state.pod_facts import read_facts
 from capture.state.user_namespace import act_as_owner
 from pytest_netns import NamespaceFactory, PodPair
 from support.runtimes.cni_calls import INJECTED, RESULT, call, configuration

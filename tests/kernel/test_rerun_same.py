@@ -66,7 +66,7 @@ def demand_nothing_written(pair: PodPair, *texts: Texts) -> None:
     for address, port in OUTSIDE:
         pod.client(uid=1000).connect(address, port, timeout=0.05)  # something to count
     peer.client().connect(pod.ipv4, APP_PORT, timeout=0.05)
-    before, stood = counters(pair), state(pod)
+    before, old_state = counters(pair), state(pod)
     with pod.entered():
         record = path_of(namespace_id())
         stamped = generation(), os.stat(record).st_mtime_ns
@@ -75,7 +75,7 @@ def demand_nothing_written(pair: PodPair, *texts: Texts) -> None:
 
         assert (generation(), os.stat(record).st_mtime_ns) == stamped, texts
     assert are_kept(before, counters(pair))
-    assert state(pod) == stood
+    assert state(pod) == old_state
 
 
 def test_the_tests_can_see_that_something_is_written(pod_pair: PodPair) -> None:

@@ -7,7 +7,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from pytest_netns import PodPair
 from sidecar.fields import FieldError
 from support.generators.meshes import random_mesh
+from support.processes.waiting import wait_until
 from support.traffic.sidecar_lab import ENDPOINTS, SERVICES, VIP, VIP6, Lab, fetch
 
 pytestmark = pytest.mark.kernel
@@ -109,9 +109,7 @@ def test_endpoints_change_without_a_restart(lab: Lab) -> None:
     before = lab.spread(VIP, 6)
 
     lab.bootstrap(config, SERVICES.replace(ENDPOINTS[1], "10.77.0.23"), round_robin, directory=str(directory))
-    give_up = time.monotonic() + 10
-    while lab.spread(VIP, 6)[ENDPOINTS[1]] and time.monotonic() < give_up:
-        time.sleep(0.05)
+    wait_until(lambda: not lab.spread(VIP, 6)[ENDPOINTS[1]], pause=0.05)
 
     # Counted anew: the change may have come between two of the requests that showed it.
     assert before == dict.fromkeys(ENDPOINTS, 2)
@@ -162,7 +160,7 @@ SHORT = re.compile(r'\[[^]]+\] "GET /yes" (200|503) retry_attempts=\d+ flags=\S+
 @pytest.mark.parametrize(
     ("texts", "lines"),
     [
-        pytest.param((), 0, id="nothing said"),
+        pytest.param((), 0, id="nothing set"),
         pytest.param((FILE_3,), 2, id="File 3"),
         pytest.param((CONFIG_MAP,), 2, id="ConfigMap istio"),
         pytest.param((FILE_5,), 2, id="File 5"),

@@ -20,6 +20,7 @@ from capture.report.applied_text import cut_by_cleaning
 from capture.settings import options as option
 from pytest_netns import Pod, PodPair
 from support.captures.settings import WAYS, Texts, settings
+from support.processes.waiting import wait_until
 from support.traffic.transparent_proxy import TransparentProxy
 
 pytestmark = pytest.mark.kernel
@@ -122,10 +123,7 @@ class Talk:
     def go_on(self, rounds: int = 5) -> None:
         """Return when each has talked some times more."""
         until = self.rounds + rounds + 1
-        deadline = time.monotonic() + 10
-        while self.rounds < until:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: self.rounds >= until)
 
     def _talk(self) -> None:
         while not self._over:

@@ -66,7 +66,7 @@ def test_dnat_before_our_rules_in_any_table(pair: PodPair, way: str, command: st
     assert pair.pod.client(1000).connect(ELSEWHERE, 80).label == "translated"
     assert (found["outcome"], found["address"], found["port"]) == ("direct", "203.0.113.200", 8080)
     assert "direct, to 203.0.113.200:8080" in printed
-    assert "because of" in printed
+    assert "\n  => " in printed
     assert verified.returncode == 4
     assert "direct to 203.0.113.200:8080" in verified.stdout
 
@@ -85,7 +85,7 @@ def test_trace_and_kernel_agree_on_the_port_of_two_captures(pair: PodPair) -> No
 
 
 @pytest.mark.parametrize(
-    "command", ["ip rule del fwmark 1337 lookup 133", "ip route del local default dev lo table 133"]
+    "command", ["ip rule del fwmark 0x539 lookup 133", "ip route del local default dev lo table 133"]
 )
 def test_which_half_of_the_transparent_route_is_missing(pair: PodPair, command: str) -> None:
     pair.pod.run([PROGRAM, "apply", "-m", "TPROXY"])
@@ -97,7 +97,9 @@ def test_which_half_of_the_transparent_route_is_missing(pair: PodPair, command: 
     printed = pair.pod.run([PROGRAM, "verify"], check=False).stdout
     half, other = ("policy rule", "route") if " rule " in command else ("route", "policy rule")
     assert trace(pair, "tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0")["missing_routes"] == [add]
-    assert f"IPv4: the {half} of TPROXY is missing: `{add}` adds it" in printed
+    shown = pair.pod.run([PROGRAM, "trace", "tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0"]).stdout
+    assert f"\nbut the answers do not come back; `{add}` adds what is missing\n" in shown
+    assert f"IPv4: the {half} for mark 0x539 is missing: `{add}` adds it" in printed
     assert f"the {other}" not in printed
 
 
@@ -176,7 +178,7 @@ def test_without_a_record_there_is_no_reference(pair: PodPair) -> None:
     diverted = pair.pod.run([PROGRAM, "verify"], check=False)
 
     assert consistent.returncode == 5
-    assert "-p 15001 -z 15006 -u 1337 -g 1337 -e 15008 -b '*' -d 15090,15021,15020 -x 10.96.0.0/12" in consistent.stdout
+    assert "-p 15001 -z 15006 -u 1337 -g 1337 -e 15008 -d 15090,15021,15020 -x 10.96.0.0/12" in consistent.stdout
     assert diverted.returncode == 4
     assert "proxy-outbound 15001 -> direct" in diverted.stdout
 

@@ -143,16 +143,6 @@ def test_a_filter_that_the_connection_does_not_meet_is_no_cause(pod_pair: PodPai
     assert reached(pod) == "proxy"
 
 
-def test_why_names_a_second_set(pod_pair: PodPair) -> None:
-    pod = with_proxy(pod_pair)
-    apply(pod, backend="nftables")
-    to_another_port = "-A ISTIO_OUTPUT -p tcp -j REDIRECT --to-ports 16001"
-    for words in ("-N ISTIO_OUTPUT", to_another_port, "-A OUTPUT -p tcp -j ISTIO_OUTPUT"):
-        iptables(pod, f"-t nat {words}")
-
-    assert "second-set" in kinds(pod)
-
-
 @pytest.mark.parametrize(("qdisc", "place"), [("ingress", "parent ffff:"), ("clsact", "ingress")])
 def test_a_filter_that_sends_what_comes_in_to_a_virtual_machine(pod_pair: PodPair, qdisc: str, place: str) -> None:
     """As Kata Containers has it; one that copies what comes in is none."""

@@ -46,7 +46,7 @@ TO_OTHER = "DNAT --to-destination 203.0.113.77:80"
 
 
 @dataclass(frozen=True)
-class Situation:
+class BrokenPod:
     """The one cause that is named, the capture's options, what breaks the pod, the connection, and the proxy."""
 
     kind: str
@@ -66,97 +66,122 @@ class Situation:
     message: str = ""
 
 
-BROKEN: dict[str, Situation] = {
-    "no rules": Situation("no-rules", "none"),
-    "a chain is empty": Situation("rule-missing", breaks=f"{NATIVE % 'flush chain'} ISTIO-OUTPUT"),
-    "the jump is gone": Situation("rule-missing", breaks=f"{NATIVE % 'flush chain'} output"),
-    "accepted before": Situation("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 accept"),
-    "accepted and logged": Situation("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 log accept"),
-    "returned before": Situation(
+BROKEN: dict[str, BrokenPod] = {
+    "no rules": BrokenPod("no-rules", "none"),
+    "a chain is empty": BrokenPod("rule-missing", breaks=f"{NATIVE % 'flush chain'} ISTIO-OUTPUT"),
+    "the jump is gone": BrokenPod("rule-missing", breaks=f"{NATIVE % 'flush chain'} output"),
+    "accepted before": BrokenPod("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 accept"),
+    "accepted and logged": BrokenPod("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 log accept"),
+    "returned before": BrokenPod(
         "foreign-rule", breaks="iptables -t nat -I OUTPUT -p tcp -j RETURN", backend="iptables"
     ),
-    "accepted behind": Situation(
+    "accepted behind": BrokenPod(
         "proxy-user", breaks="iptables -t nat -A OUTPUT -p tcp -j ACCEPT", uid=1337, gid=1337, backend="iptables"
     ),
-    "accepted behind what is left out": Situation(
+    "accepted behind what is left out": BrokenPod(
         "excluded", f"-x {ELSEWHERE}/32", "iptables -t nat -A OUTPUT -p tcp -j ACCEPT", backend="iptables"
     ),
-    "translated behind": Situation(
+    "translated behind": BrokenPod(
         "nat-first", breaks=f"iptables -t nat -A OUTPUT -p tcp -j {TO_OTHER}", uid=1337, gid=1337, backend="iptables"
     ),
-    "redirected before": Situation("nat-first", breaks=BEFORE % ("nat", -110, "redirect to :9999")),
-    "translated before": Situation("nat-first", breaks=BEFORE % ("nat", -110, "dnat to 203.0.113.77")),
-    "translated by the other variant": Situation(
+    "redirected before": BrokenPod("nat-first", breaks=BEFORE % ("nat", -110, "redirect to :9999")),
+    "translated before": BrokenPod("nat-first", breaks=BEFORE % ("nat", -110, "dnat to 203.0.113.77")),
+    "translated by the other variant": BrokenPod(
         "nat-first", breaks=f"iptables-legacy -t nat -I OUTPUT -p tcp -j {TO_OTHER}"
     ),
-    "translated in our table": Situation(
+    "translated in our table": BrokenPod(
         "nat-first", breaks=f"iptables -t nat -I OUTPUT -p tcp -j {TO_OTHER}", backend="iptables"
     ),
-    "a second set": Situation("second-set", breaks=SECOND_SET, has_traffic=False),
-    "dropped before": Situation("filtered", breaks=BEFORE % ("filter", -200, "drop")),
-    "dropped at input": Situation("filtered", breaks="iptables -A INPUT -p tcp --dport 15001 -j DROP"),
-    "dropped by legacy iptables": Situation("filtered", breaks="iptables-legacy -A INPUT -p tcp --dport 15001 -j DROP"),
-    "rejected at output": Situation("filtered", breaks="iptables -A OUTPUT -p tcp --dport 15001 -j REJECT"),
-    "an inbound filter": Situation("filtered", breaks="iptables -A INPUT -p tcp --dport 15006 -j DROP", goes="in"),
-    "lo is down": Situation("lo-down", breaks="ip link set lo down", of_pod=True),
-    "eth0 has no address": Situation("no-route", breaks="ip address flush dev eth0", of_pod=True),
-    "a policy drops what is redirected": Situation(
+    "a second set": BrokenPod("second-set", breaks=SECOND_SET, has_traffic=False),
+    "dropped before": BrokenPod("filtered", breaks=BEFORE % ("filter", -200, "drop")),
+    "dropped at input": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --dport 15001 -j DROP"),
+    "dropped by legacy iptables": BrokenPod("filtered", breaks="iptables-legacy -A INPUT -p tcp --dport 15001 -j DROP"),
+    "rejected at output": BrokenPod("filtered", breaks="iptables -A OUTPUT -p tcp --dport 15001 -j REJECT"),
+    "an inbound filter": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --dport 15006 -j DROP", goes="in"),
+    "lo is down": BrokenPod("lo-down", breaks="ip link set lo down", of_pod=True),
+    "eth0 has no address": BrokenPod("no-route", breaks="ip address flush dev eth0", of_pod=True),
+    "a policy drops what is redirected": BrokenPod(
         "filtered", breaks="iptables -P INPUT DROP", of_pod=True, message="what goes to port 15001, and the policy"
     ),
-    "eth0 is down": Situation("interface-down", breaks="ip link set eth0 down", of_pod=True),
-    "eth0 is down, inbound": Situation("interface-down", breaks="ip link set eth0 down", goes="in", of_pod=True),
-    "a network is left out": Situation("excluded", f"-x {ELSEWHERE}/32"),
-    "a port is left out": Situation("excluded", "-o 80", backend="iptables"),
-    "only others are captured": Situation("excluded", "-i 10.0.0.0/8"),
-    "an inbound port is left out": Situation("excluded", f"-d {APP_PORT}", goes="in"),
-    "an interface is left out": Situation("excluded", "-c eth0", goes="in"),
-    "the proxy's user": Situation("proxy-user", uid=1337, gid=1337),
-    "DNS": Situation("dns-not-captured", goes="dns", message="DNS is not captured"),
-    "another name server": Situation(
+    "a policy rule by source": BrokenPod("no-route", breaks="ip rule add from 10.77.0.0/16 unreachable", of_pod=True),
+    "IPsec drops everything": BrokenPod(
+        "ipsec", breaks="ip xfrm policy add dir out src 0.0.0.0/0 dst 0.0.0.0/0 action block", of_pod=True
+    ),
+    "eth0 is down": BrokenPod("interface-down", breaks="ip link set eth0 down", of_pod=True),
+    "eth0 is down, inbound": BrokenPod("interface-down", breaks="ip link set eth0 down", goes="in", of_pod=True),
+    "a network is left out": BrokenPod("excluded", f"-x {ELSEWHERE}/32"),
+    "a port is left out": BrokenPod("excluded", "-o 80", backend="iptables"),
+    "only others are captured": BrokenPod("excluded", "-i 10.0.0.0/8"),
+    "an inbound port is left out": BrokenPod("excluded", f"-d {APP_PORT}", goes="in"),
+    "an interface is left out": BrokenPod("excluded", "-c eth0", goes="in"),
+    "the proxy's user": BrokenPod("proxy-user", uid=1337, gid=1337),
+    "DNS": BrokenPod("dns-not-captured", goes="dns", message="DNS is not captured"),
+    "another name server": BrokenPod(
         "dns-not-captured", "--redirect-dns", goes="dns", message=f"{ELSEWHERE} is none of"
     ),
-    "the rules of DNS are gone": Situation(
+    "the rules of DNS are gone": BrokenPod(
         "rule-missing", DNS, "iptables -t nat -F ISTIO-OUTPUT", goes="dns", backend="iptables", has_traffic=False
     ),
-    "the proxy looks a name up": Situation("proxy-user", DNS, goes="dns", uid=1337, gid=1337),
-    "UDP": Situation("not-tcp", goes="udp"),
-    "IPv6": Situation("family-not-captured", "--ip-families ipv4", goes="out6"),
-    "no process listens": Situation("not-listening", proxy_uid=None),
-    "no process listens for DNS": Situation("not-listening", DNS, goes="dns"),
-    "IPv4 alone listens": Situation("not-listening", addresses=("0.0.0.0",), goes="out6"),
-    "the proxy is another user": Situation("proxy-wrong-user", proxy_uid=2000, has_traffic=False),
-    "the proxy is for REDIRECT": Situation("proxy-mode", TPROXY, goes="in"),
-    "the policy rule is gone": Situation(
+    "the proxy looks a name up": BrokenPod("proxy-user", DNS, goes="dns", uid=1337, gid=1337),
+    "UDP": BrokenPod("not-tcp", goes="udp"),
+    "IPv6": BrokenPod("family-not-captured", "--ip-families ipv4", goes="out6"),
+    "no process listens": BrokenPod("not-listening", proxy_uid=None),
+    "no process listens for DNS": BrokenPod("not-listening", DNS, goes="dns"),
+    "IPv4 alone listens": BrokenPod("not-listening", addresses=("0.0.0.0",), goes="out6"),
+    "the proxy is another user": BrokenPod("proxy-wrong-user", proxy_uid=2000, has_traffic=False),
+    "the proxy is for REDIRECT": BrokenPod("proxy-mode", TPROXY, goes="in"),
+    "the policy rule is gone": BrokenPod(
         "route-missing", TPROXY, "ip rule del fwmark 1337", goes="in", transparent=True, has_traffic=False
     ),
-    "the route is gone": Situation(
+    "the route is gone": BrokenPod(
         "route-missing", TPROXY, "ip route flush table 133", goes="in", transparent=True, has_traffic=False
     ),
-    "no route": Situation("no-route", breaks="ip route del default", of_pod=True),
-    "lo has lost its address": Situation("no-route", breaks="ip address del 127.0.0.1/8 dev lo"),
-    "a device drops what comes in": Situation(
+    "no route": BrokenPod("no-route", breaks="ip route del default", of_pod=True),
+    "lo has lost its address": BrokenPod("no-route", breaks="ip address del 127.0.0.1/8 dev lo"),
+    "a device drops what comes in": BrokenPod(
         "filtered",
         breaks='nft "add table netdev x";'
         ' nft "add chain netdev x c { type filter hook ingress device eth0 priority 0; }";'
         f' nft "add rule netdev x c tcp dport {APP_PORT} drop"',
         goes="in",
     ),
+    "IPsec drops it": BrokenPod(
+        "ipsec", breaks="ip xfrm policy add src 10.0.0.0/8 dst 203.0.113.0/24 dir out action block"
+    ),
+    "IPsec drops what comes in": BrokenPod(
+        "ipsec", breaks=f"ip xfrm policy add proto tcp dport {APP_PORT} dir in action block", goes="in"
+    ),
+    "answers are dropped": BrokenPod("filtered", breaks="iptables -A OUTPUT -p tcp --sport 15001 -j DROP"),
+    "answers are dropped behind": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --sport 80 -j DROP"),
+    "answers to clients are dropped": BrokenPod(
+        "filtered", breaks="iptables -t mangle -A OUTPUT -p tcp --sport 15006 -j DROP", goes="in"
+    ),
+    "nothing is tracked on lo": BrokenPod("foreign-rule", breaks="iptables -t raw -A OUTPUT -o lo -j NOTRACK"),
+    "an egress firewall without answers": BrokenPod(
+        "filtered",
+        breaks="iptables -P OUTPUT DROP; iptables -A OUTPUT -p tcp -m multiport --dports 80,15001 -j ACCEPT",
+    ),
+    "only the first packet comes through": BrokenPod(
+        "filtered", breaks="iptables -t mangle -A OUTPUT -p tcp --dport 80 ! --syn -j DROP"
+    ),
     # from reports of users
-    "connections are not tracked": Situation(
+    "connections are not tracked": BrokenPod(
         "foreign-rule", breaks=f"iptables -t raw -I OUTPUT -p tcp -d {ELSEWHERE} -j NOTRACK"
     ),
-    "docker in the pod": Situation(
+    "docker in the pod": BrokenPod(
         "nat-first",
         breaks="iptables -t nat -N DOCKER; iptables -t nat -I PREROUTING -j DOCKER;"
         f" iptables -t nat -A DOCKER ! -i docker0 -p tcp --dport {APP_PORT} -j DNAT --to-destination 203.0.113.77:80",
         goes="in",
         backend="iptables",
     ),
-    "the proxy listens on IPv6 alone": Situation("not-listening", addresses=("::",)),
-    "the inbound listener is on loopback": Situation("not-listening", addresses=("127.0.0.1", "::1"), goes="in"),
-    "the destination is prohibited": Situation("no-route", breaks="ip route add prohibit 203.0.113.0/24"),
-    "the app has the proxy's group": Situation("proxy-user", gid=1337),
-    "another agent flushed nat": Situation("rule-missing", breaks="iptables -t nat -F", backend="iptables"),
+    "the proxy listens on IPv6 alone": BrokenPod("not-listening", addresses=("::",)),
+    "the inbound listener is on loopback": BrokenPod("not-listening", addresses=("127.0.0.1", "::1"), goes="in"),
+    "no route back to the client": BrokenPod("no-route", breaks="ip route add blackhole {peer}", goes="in"),
+    "::1 is gone": BrokenPod("no-route", breaks="sysctl -wq net.ipv6.conf.lo.disable_ipv6=1", goes="out6"),
+    "the destination is prohibited": BrokenPod("no-route", breaks="ip route add prohibit 203.0.113.0/24"),
+    "the app has the proxy's group": BrokenPod("proxy-user", gid=1337),
+    "another agent flushed nat": BrokenPod("rule-missing", breaks="iptables -t nat -F", backend="iptables"),
 }
 
 
@@ -174,7 +199,7 @@ def given(text: str) -> Settings:
     return Settings(found)
 
 
-def packet(situation: Situation, pair: PodPair) -> Packet:
+def packet(situation: BrokenPod, pair: PodPair) -> Packet:
     pod, peer = pair
     goes = situation.goes
     if goes == "in":
@@ -186,7 +211,7 @@ def packet(situation: Situation, pair: PodPair) -> Packet:
     return Packet(protocol, destination, port, uid=situation.uid, gid=situation.gid)
 
 
-def reached(situation: Situation, pair: PodPair) -> str:
+def reached(situation: BrokenPod, pair: PodPair) -> str:
     """Return who answers."""
     pod, peer = pair
     sent = packet(situation, pair)
@@ -216,7 +241,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
         with pod.entered():
             operations.apply(given(f"--backend {situation.backend} {situation.options}"))
     if situation.breaks:
-        pod.run(["sh", "-ec", situation.breaks])
+        pod.run(["sh", "-ec", situation.breaks.replace("{peer}", peer.ipv4)])
 
     found = why(pod, packet(situation, pod_pair))
 
@@ -270,7 +295,7 @@ def test_what_is_wrong_with_the_pod_and_stops_no_such_connection_is_a_note(pod_p
     )
     with pod.entered():
         operations.apply(given("-c net7"))
-    outbound, inbound = (packet(Situation("", goes=goes), pod_pair) for goes in ("out", "in"))
+    outbound, inbound = (packet(BrokenPod("", goes=goes), pod_pair) for goes in ("out", "in"))
     for sent in (None, outbound, inbound):
         found = why(pod, sent)
         assert (found.verdict, found.notes[-1].kind) == ("captured", "interface-missing"), sent
@@ -280,7 +305,7 @@ def test_what_is_wrong_with_the_pod_and_stops_no_such_connection_is_a_note(pod_p
 
     found = why(pod, inbound)
     assert (found.verdict, [note.kind for note in found.notes]) == ("captured", ["lo-down", "interface-missing"])
-    assert reached(Situation("", goes="in"), pod_pair) == "proxy"
+    assert reached(BrokenPod("", goes="in"), pod_pair) == "proxy"
     assert [cause.kind for cause in why(pod, outbound.replace(uid=1337, gid=1337)).causes] == ["proxy-user"]
     with pod.entered():
         operations.clean()
@@ -291,7 +316,7 @@ def test_dns_without_a_known_name_server_is_not_told_to_redirect_dns(pod_pair: P
     pod, _ = pod_pair
     operations.apply(given(DNS.partition(" ")[0]), pod.path)
 
-    found = why(pod, packet(Situation("", goes="dns"), pod_pair))
+    found = why(pod, packet(BrokenPod("", goes="dns"), pod_pair))
 
     assert [cause.kind for cause in found.causes] == ["dns-not-captured"]
     assert "none was known" in found.causes[0].message
@@ -310,8 +335,8 @@ def test_healthy_pods_have_no_cause(netns: NamespaceFactory, way: str) -> None:
             with pod.entered():
                 operations.apply(settings(texts, WAYS[way]))
             assert why(pod).causes == (), texts
-            assert why(pod, packet(Situation(""), pair)).causes == (), texts
-            assert why(pod, packet(Situation("", goes="in"), pair)).causes == (), texts
+            assert why(pod, packet(BrokenPod(""), pair)).causes == (), texts
+            assert why(pod, packet(BrokenPod("", goes="in"), pair)).causes == (), texts
             assert pod.client(1000).connect(ELSEWHERE, 80, timeout=1).label == pod.name, texts
 
 

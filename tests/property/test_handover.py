@@ -20,7 +20,7 @@ from capture.model.ruleset import (
     Ruleset,
     only,
 )
-from capture.rules import build_handover, build_ruleset, captures_transparently, redirects_inbound
+from capture.rules import build_handover, build_ruleset, redirects_inbound
 from capture.settings.config import CaptureConfig
 from support.generators.agreement import configs
 from support.rules.traced import trace
@@ -66,7 +66,7 @@ def test_handed_over_from_redirect_no_packet_escapes(old: CaptureConfig, new: Ca
     assume(is_captured(before, packet) and is_captured(after, packet))
 
     assert redirects_inbound(before)
-    assert captures_transparently(after)
+    assert after.transparent_verdicts
     assert not escapes([before, build_handover(new), after], packet)
     assert is_captured(mixed(build_handover(new), before), packet)  # where mangle is replaced before nat
 

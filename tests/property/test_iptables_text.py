@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
 from capture.backends.iptables.clauses import words_of
-from capture.backends.iptables.entries import comment
+from capture.backends.iptables.expansion import comment
 from capture.backends.iptables.parse import parse_rule, parse_save
 from capture.backends.iptables.render import quoted, rule_text, save_text, word
 from capture.model.addresses import IPV4
@@ -59,16 +59,12 @@ def test_a_reason_never_becomes_anything_but_a_comment(why: str) -> None:
     assert len(rule.why.encode()) <= 255
 
 
-@given(LINE.filter(lambda text: text and len(text.encode()) <= 15 and text != "!"))
-def test_an_interface_never_becomes_an_option(name: str) -> None:
-    rule = Rule(Return(), (InInterface(name),), IPV4)
-
-    assert parse_rule(f"-A OUTPUT {rule_text(rule)}", IPV4, ())[1] == rule
-
-
-@given(LINE.filter(lambda text: len(text.encode()) <= 29))
-def test_a_log_prefix_never_becomes_an_option(prefix: str) -> None:
-    rule = Rule(Log(prefix), (), IPV4)
+@given(
+    LINE.filter(lambda text: text and len(text.encode()) <= 15 and text != "!"),
+    LINE.filter(lambda text: len(text.encode()) <= 29),
+)
+def test_an_interface_and_a_log_prefix_never_become_an_option(name: str, prefix: str) -> None:
+    rule = Rule(Log(prefix), (InInterface(name),), IPV4)
 
     assert parse_rule(f"-A OUTPUT {rule_text(rule)}", IPV4, ())[1] == rule
 

@@ -247,7 +247,7 @@ class Namespace:
         while not self._is_open(port, protocol, family):
             alive()
             if time.monotonic() > give_up:
-                raise TimeoutError(f"nobody listens on {protocol} port {port} in {self.name} after {timeout} s")
+                raise TimeoutError(f"no process listens on {protocol} port {port} in {self.name} after {timeout} s")
             time.sleep(0.005)
 
     def _is_open(self, port: int, protocol: str, family: int | None) -> bool:

@@ -22,6 +22,7 @@ from support.traffic.proxies import (
     Seen,
     app_command,
     get,
+    listen_as_proxy,
 )
 
 pytestmark = pytest.mark.runtime
@@ -52,12 +53,6 @@ def namespace_of(node: Node, pod: Sandbox) -> Namespace:
     return node.namespace(pod.network_namespace())
 
 
-def proxies_in(namespace: Namespace) -> None:
-    """Answer on the proxy's ports as its user, so that it is seen what is captured."""
-    for port, label in ((OUTBOUND_PORT, "outbound"), (INBOUND_PORT, "inbound")):
-        namespace.listener(("0.0.0.0", port), ("::", port), label=label, uid=1337, protocols=("tcp",))
-
-
 def log_lines(node: Node, pod: Sandbox | str) -> list[dict[str, object]]:
     """Return what the plugin has logged about a pod."""
     name = pod if isinstance(pod, str) else pod.name
@@ -77,7 +72,7 @@ def state_of(node: Node) -> set[str]:
 def test_a_pod_is_captured_before_its_first_container_starts(node: Node, run_pod: RunPod) -> None:
     pod, peer = run_pod("early", INJECTED), run_pod("peer")
     inside, outside = namespace_of(node, pod), namespace_of(node, peer)
-    proxies_in(inside)
+    listen_as_proxy(inside)
     outside.listener(("0.0.0.0", 80), ("::", 80), label="elsewhere")
     for here, there in zip(pod.addresses(), peer.addresses(), strict=True):
         assert inside.client(1000).connect(there, 80).label == "outbound"
@@ -132,7 +127,7 @@ def test_the_pods_annotations_become_its_rules(node: Node, run_pod: RunPod) -> N
     ipv4, ipv6 = peer.addresses()
     pod = run_pod("excluding", INJECTED | {TRAFFIC + "excludeOutboundIPRanges": f"{ipv4}/32"})
     inside, outside = namespace_of(node, pod), namespace_of(node, peer)
-    proxies_in(inside)
+    listen_as_proxy(inside)
     outside.listener(("0.0.0.0", 80), ("::", 80), label="elsewhere")
     assert inside.client(1000).connect(ipv4, 80).label == "elsewhere"
     assert inside.client(1000).connect(ipv6, 80).label == "outbound"
@@ -203,7 +198,7 @@ def test_many_pods_at_once_are_all_captured_and_none_waits_for_anothers_lock(nod
 
     for pod in pods:
         inside = namespace_of(node, pod)
-        proxies_in(inside)
+        listen_as_proxy(inside)
         assert inside.client(1000).connect(there4, 80).label == "outbound", pod.name
         assert inside.client(1000).connect(there6, 80).label == "outbound", pod.name
         assert outside.client(1000).connect(pod.addresses()[0], 80).label == "inbound", pod.name

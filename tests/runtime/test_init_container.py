@@ -19,6 +19,7 @@ from pytest_netns import Namespace, require
 from support.processes.private_mounts import OWN_MOUNTS
 from support.runtimes.node import Node
 from support.runtimes.podman_pods import Podman, PodmanPod, podman_in
+from support.traffic.proxies import listen_as_proxy
 
 pytestmark = pytest.mark.runtime
 
@@ -128,8 +129,7 @@ def elsewhere(node: Node) -> Iterator[None]:
 
 
 def demand_captured(node: Node, pod: InitPod, inside: Namespace) -> None:
-    for port, label in ((15001, "outbound"), (15006, "inbound")):
-        inside.listener(("0.0.0.0", port), ("::", port), label=label, uid=1337, protocols=("tcp",))
+    listen_as_proxy(inside)
     for here, gateway in zip(pod.addresses, GATEWAY, strict=True):
         assert inside.client(1000).connect(gateway, 82).label == "outbound"
         assert inside.client(1337).connect(gateway, 82).label == "elsewhere"
@@ -155,7 +155,7 @@ def test_the_init_container_captures_its_pod(
 
     demand_captured(node, pod, inside)
     explicit = pod.explicit()
-    assert "applied: 38 rules for IPv4 and IPv6, " in explicit
+    assert "programmed: 38 rules for IPv4 and IPv6, " in explicit
     assert way in explicit
     assert "# in sync: live rules match the applied configuration" in explicit
     inspected = json.loads(pod.podman("inspect", f"{pod.name}-init").stdout)[0]
@@ -197,7 +197,7 @@ for command in sys.argv[1:]:
 try:
     socket.create_connection(("10.123.20.1", 82), 2)
 except ConnectionRefusedError:
-    print("refused: nobody listens on 15001")
+    print("refused: no process listens on 15001")
 """
 ATTEMPTS = [
     "nft flush ruleset",
@@ -217,7 +217,7 @@ def test_the_app_sees_the_capture_and_cannot_undo_it(node: Node, make_pod: MakeP
 
     done = pod.run("app", user, ["/usr/bin/python3", "-I", "-S", "-c", CANNOT_UNDO, *ATTEMPTS])
 
-    assert done.stdout.split() == ["True"] * len(ATTEMPTS) + ["refused:", "nobody", "listens", "on", "15001"]
+    assert done.stdout.split() == ["True"] * len(ATTEMPTS) + ["refused:", "no", "process", "listens", "on", "15001"]
     demand_captured(node, pod, inside)
 
 

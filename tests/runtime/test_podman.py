@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pytest_netns import Namespace
 from support.runtimes.node import Node
 from support.runtimes.podman_pods import IMAGE, Podman, PodmanPod, podman_in
 from support.traffic.envoy_bootstrap import INBOUND_PORT, OUTBOUND_PORT, Sidecar
@@ -17,6 +16,7 @@ from support.traffic.proxies import (
     Seen,
     app_command,
     get,
+    listen_as_proxy,
 )
 
 pytestmark = pytest.mark.runtime
@@ -57,15 +57,10 @@ def elsewhere(node: Node) -> Iterator[None]:
     listener.close()
 
 
-def proxies_in(namespace: Namespace) -> None:
-    for port, label in ((OUTBOUND_PORT, "outbound"), (INBOUND_PORT, "inbound")):
-        namespace.listener(("0.0.0.0", port), ("::", port), label=label, uid=1337, protocols=("tcp",))
-
-
 def test_a_pod_is_captured_before_its_first_container_starts(node: Node, make_pod: MakePod) -> None:
     pod = make_pod("early")
     inside = pod.start()
-    proxies_in(inside)
+    listen_as_proxy(inside)
     for here, gateway in zip(pod.addresses, ("10.123.21.1", "fd42:123:21::1"), strict=True):
         assert inside.client(1000).connect(gateway, 81).label == "outbound"
         assert inside.client(1337).connect(gateway, 81).label == "elsewhere"
@@ -132,5 +127,5 @@ def test_a_pod_that_is_started_again_is_captured_again(make_pod: MakePod) -> Non
     pod.podman("pod", "stop", "--time", "0", "again")
     second = pod.start()
     assert first.inode != second.inode
-    proxies_in(second)
+    listen_as_proxy(second)
     assert second.client(1000).connect("10.123.21.1", 81).label == "outbound"

@@ -2,9 +2,10 @@
 
 ::
 
-    floor 11  injection               which pods get a sidecar
-    floor 10  sidecar                 the proxy's configuration
-    floor 9   cni                     the CNI plugin and the node agent
+    floor 12  injection               which pods get a sidecar
+    floor 11  sidecar                 the proxy's configuration
+    floor 10  cni.agent               the agent of a node
+    floor 9   cni                     the CNI plugin
     floor 8   cli   initcontainer     the programs
     floor 7   report                  what people and machines read
     floor 6   operations              the verbs
@@ -42,6 +43,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("capture.report",),
     ("capture.cli", "initcontainer"),
     ("cni",),
+    ("cni.agent",),
     ("sidecar",),
     ("injection",),
     ("capture",),
@@ -80,7 +82,7 @@ HOT_PATH = (
     "cni.decision",
     "cni.sources",
     "cni.agent_socket",
-    "cni.leaving",
+    "cni.deferred_removal",
 )
 
 DOES_WITHOUT = {
@@ -190,6 +192,24 @@ def test_what_is_pure_takes_only_values_from_netlink(module: str) -> None:
     taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and "netlink" in (node.module or "")]
     names = [(node.module, alias.name) for node in taken for alias in node.names]
     assert [name for home, name in names if name.islower() and covers("capture.netlink", home or "")] == []
+
+
+BY_NAME = {
+    "capture.cli": {"cni.agent_socket"},
+    "capture.cli.doctor.examination": {"cni.istio_cni", "cni.status"},
+    "capture.cli.group": {"cni.commands", "cni.agent.commands", "sidecar.commands", "injection.commands"},
+}
+"""What the command line finds by name on floors above: packages that need not be installed with the library."""
+
+
+def test_only_the_command_line_finds_modules_above_by_name() -> None:
+    found: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        constants = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+        named = {value.partition(":")[0] for value in constants if isinstance(value, str)} & MODULES.keys()
+        above = {name for name in named if "." in name and ROOMS[room_of(name)] > ROOMS[room_of(module)]}
+        found |= {module: above} if above else {}
+    assert found == BY_NAME
 
 
 def test_every_room_exists() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     [
         ("destination", {"destination": "example.org", "port": 80}),
         ("destination", {"destination": None, "port": 80}),
-        ("source", {"destination": "10.0.0.1", "port": 80, "source": "nobody"}),
+        ("source", {"destination": "10.0.0.1", "port": 80, "source": "no-address"}),
         ("port", {"destination": "10.0.0.1", "port": 65536}),
         ("port", {"destination": "10.0.0.1", "port": "80"}),
         ("uid", {"destination": "10.0.0.1", "port": 80, "uid": -1}),

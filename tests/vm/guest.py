@@ -249,7 +249,7 @@ class Guest:
 
     def _last_words(self) -> str:
         console = self._console.read_text(errors="replace") if self._console.exists() else ""
-        return f"it said {self._heard.decode(errors='replace')!r}, and its console:\n{console[-4000:]}"
+        return f"it printed {self._heard.decode(errors='replace')!r}, and its console:\n{console[-4000:]}"
 
 
 UNLOAD = """

@@ -16,7 +16,7 @@ import pytest
 
 from capture.backends import request
 from capture.backends.needed_modules import FLAVOUR_NAMES, REQUIRES, needed
-from capture.model.ruleset import FAMILIES
+from capture.model.addresses import FAMILIES
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod

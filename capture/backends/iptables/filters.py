@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from capture.analysis.stations import ForeignChain
+from capture.analysis.base_chains import BaseChain
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.programs import require, run
 from capture.backends.iptables.tables import legacy_tables
 from capture.errors import CaptureError
-from capture.model.ruleset import FAMILIES, INPUT, MANGLE, OUTPUT
+from capture.model.addresses import FAMILIES
+from capture.model.ruleset import INPUT, MANGLE, OUTPUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,9 +21,9 @@ PRIORITY = 0
 """NF_IP_PRI_FILTER in linux/netfilter_ipv4.h."""
 
 
-def read_legacy_filters() -> tuple[ForeignChain, ...] | None:
+def read_legacy_filters() -> tuple[BaseChain, ...] | None:
     """Return the chains at INPUT and OUTPUT; None where the table is there and no program to read it."""
-    found: list[ForeignChain] = []
+    found: list[BaseChain] = []
     for family in FAMILIES:
         if FILTER in legacy_tables(family):
             try:
@@ -32,7 +33,7 @@ def read_legacy_filters() -> tuple[ForeignChain, ...] | None:
     return tuple(found)
 
 
-def _read(family: Family) -> Iterator[ForeignChain]:
+def _read(family: Family) -> Iterator[BaseChain]:
     saved = run([require("legacy", family, "save"), "-c", "-t", FILTER]).stdout
     # The model has no table filter; mangle has the same chains and more.
     for table in parse_save(saved.replace(f"*{FILTER}\n", f"*{MANGLE}\n"), family).tables:
@@ -41,4 +42,4 @@ def _read(family: Family) -> Iterator[ForeignChain]:
                 others = tuple(each for each in table.chains if each is not chain)
                 contents = table.replace(chains=(chain, *others))
                 name = f"{FILTER} of iptables-legacy"
-                yield ForeignChain(name, (family,), chain.name, PRIORITY, False, contents, is_native=False)
+                yield BaseChain(name, (family,), chain.name, PRIORITY, False, contents, is_native=False)

@@ -6,7 +6,7 @@ those that we compare with our own anyway.
 
 from __future__ import annotations
 
-from capture.analysis.stations import PRIORITIES, SOURCE_HOOKS, ForeignChain, in_tables_of_iptables
+from capture.analysis.base_chains import PRIORITIES, SOURCE_HOOKS, BaseChain, in_tables_of_iptables
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import HOOKS, decode_hook, devices_of
 from capture.backends.nf_tables.listing import read_chains, read_rules, read_tables
@@ -98,7 +98,7 @@ class ChainLocation(Value):
         )
 
 
-def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[ForeignChain, ...]:
+def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[BaseChain, ...]:
     """Return the base chains of others that packets of a pod meet, in the order of their priorities.
 
     ``own_places`` are the backends, with variants, whose tables are left out; chains of our other sets are among
@@ -110,10 +110,10 @@ def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[Foreig
             found, _ = read_consistently(netfilter, doing, lambda: list(_read(netfilter, own_places)))
     except UnsupportedError:
         return ()
-    return tuple(sorted(found, key=lambda each: each.turn))
+    return tuple(sorted(found, key=lambda each: each.order))
 
 
-def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> Iterator[ForeignChain]:
+def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> Iterator[BaseChain]:
     places = [place for family in nf.NFT_FAMILIES for place in _places(netfilter, family)]
     of_iptables = [place for place in places if place.is_of_iptables]
     own = [place for place in places if place.is_native] if ("nftables", "") in own_places else []
@@ -152,7 +152,7 @@ def _places(netfilter: NetlinkSocket, family: int) -> Iterator[ChainLocation]:
 
 def _of_table(
     netfilter: NetlinkSocket, place: ChainLocation, first_own: int, *, without_usual: bool
-) -> Iterator[ForeignChain]:
+) -> Iterator[BaseChain]:
     """Yield the base chains of a table; without those that are read as our own, or as those of iptables."""
     family = place.family
     rules = _rules_by_chain(netfilter, place)
@@ -169,7 +169,7 @@ def _of_table(
             if (family, hook.place) in HOOKS_OF_DEVICES:
                 devices = devices_of(fields)
                 entry = _of_devices(entry, devices, HOOKS_OF_DEVICES[family, hook.place][1])
-            yield ForeignChain(
+            yield BaseChain(
                 f"{nf.NFT_FAMILIES[family]} {place.name}",
                 (FAMILY_OF[family],) if family in FAMILY_OF else FAMILIES,
                 point,
@@ -269,7 +269,7 @@ def _by_number(rule: NativeRule) -> Iterator[NativeRule]:
             yield rule
 
 
-def _of_iptables(places: list[ChainLocation], first_own: int) -> Iterator[ForeignChain]:
+def _of_iptables(places: list[ChainLocation], first_own: int) -> Iterator[BaseChain]:
     from capture.backends.iptables import netlink  # another backend, which only this needs
 
     def is_older(table: model.TableName) -> bool:

@@ -9,7 +9,7 @@ from capture.backends.nftables import native
 from capture.backends.nftables.names import MODEL_TABLES, model_chain, model_target
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, FAMILIES, FAMILY_OF, Network, split
-from capture.model.ruleset import PROTOCOL_OF
+from capture.model.conventions import PROTOCOL_OF
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

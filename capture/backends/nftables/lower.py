@@ -18,7 +18,7 @@ from capture.backends.nftables import native
 from capture.backends.nftables.names import TABLE_NAMES, native_chain
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILY_NUMBERS, merge, merge_ranges
-from capture.model.ruleset import PROTOCOL_NUMBERS
+from capture.model.conventions import PROTOCOL_NUMBERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from capture.backends.nftables import native
 from capture.backends.nftables.lower import lower
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILY_OF, address_text, split
-from capture.model.limits import MAX_PORT
-from capture.model.ruleset import PROTOCOL_OF
+from capture.model.conventions import MAX_PORT, PROTOCOL_OF
 from capture.model.text import without_line_ends
 
 TYPE_CHECKING = False

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_netns import Pod, Process
+from support.processes.waiting import wait_until
 from support.traffic.envoy_proxy import envoy_program
-from support.traffic.sidecar_lab import fetch
+from support.traffic.sidecar_lab import is_ready
 
 VENV = Path(sys.executable).parent
 
@@ -39,10 +40,7 @@ class InjectedPod:
             self.proxy.stop()
         uid, gid = context["runAsUser"], context["runAsGroup"]
         self.proxy = self.pod.popen(command, uid=uid, gid=gid, ports=[15021], timeout=30, reads_everything=True)
-        give_up = time.monotonic() + 20
-        while fetch(self.pod.client(1000), "127.0.0.1", 15021, path="/healthz/ready").status != 200:
-            assert time.monotonic() < give_up, self.proxy.output()
-            time.sleep(0.05)
+        wait_until(lambda: is_ready(self.pod.client(1000)), 20, self.proxy.output)
 
     def log(self) -> list[str]:
         """Return the access log when it has a line, or after a while."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 from support.cluster.installed import Cluster
 from support.cluster.pods import PYTHON
-
-Result = TypeVar("Result")
+from support.processes.waiting import wait_until
 
 LISTENING = """
 import socket, time
@@ -43,18 +41,15 @@ def state(cluster: Cluster, name: str) -> dict[str, Any]:
     return next((each for each in pods(cluster) if each["pod"] == f"default/{name}"), {"state": "none"})
 
 
-def found(cluster: Cluster, name: str, expected: str, seconds: float = 5) -> dict[str, Any]:
+def expect_state(cluster: Cluster, name: str, expected: str, seconds: float = 5) -> dict[str, Any]:
     """Wait until the agent knows a pod to be in a state; an exec takes half a second of these."""
-    give_up = time.monotonic() + seconds
-    while (answer := state(cluster, name))["state"] != expected:
-        assert time.monotonic() < give_up, answer
-        time.sleep(0.1)
-    return answer
+    wait_until(lambda: state(cluster, name)["state"] == expected, seconds, lambda: state(cluster, name), 0.1)
+    return state(cluster, name)
 
 
-def event(cluster: Cluster, name: str, reason: str, seconds: float = 10) -> str:
+def expect_event(cluster: Cluster, name: str, reason: str, seconds: float = 10) -> str:
     """Wait for an Event about a pod; return all of them."""
-    wait_for(lambda: reason in events(cluster, name), seconds, f"no Event {reason}: {events(cluster, name)}")
+    wait_until(lambda: reason in events(cluster, name), seconds, f"no Event {reason}: {events(cluster, name)}")
     return events(cluster, name)
 
 
@@ -63,21 +58,12 @@ def events(cluster: Cluster, name: str) -> str:
     return cluster.kubectl("get", "events", f"--field-selector=involvedObject.name={name}", "-o", "wide", "-A")
 
 
-def wait_for(condition: Callable[[], Result], seconds: float, what: str) -> Result:
-    """Wait until a condition holds, and return what it returned."""
-    give_up = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < give_up, what
-        time.sleep(0.1)
-    return result
-
-
 class InPod:
     """Runs programs of the node in the network namespace of a pod, as a root whose user id the pod does not have."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self._cluster = cluster
-        self._path = wait_for(lambda: state(cluster, name).get("namespace_path"), 10, f"no namespace of {name}")
+        self._path = wait_until(lambda: state(cluster, name).get("namespace_path"), 10, f"no namespace of {name}")
 
     def __call__(self, *command: str, check: bool = True) -> str:
         """Run a program."""

@@ -19,7 +19,7 @@ from capture.model.addresses import (
     parse_address,
     parse_network,
 )
-from capture.model.limits import MAX_ID
+from capture.model.conventions import MAX_ID
 from capture.model.ruleset import Span, only
 from capture.settings.config import CaptureConfig
 from capture.settings.parsers import Selection, UidPorts

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, TypeVar
 from hypothesis import strategies as st
 
 from capture.model.addresses import BITS, FAMILIES, Network
-from capture.model.limits import MAX_ID, MAX_PORT
+from capture.model.conventions import MAX_ID, MAX_PORT
 from capture.model.ruleset import (
     ALL_BITS,
     CONNECTION_STATES,
@@ -249,7 +249,7 @@ def rules(draw: st.DrawFn, place: Place) -> Rule:
     """A rule for one family or for both."""
     family = draw(st.sampled_from((None, *FAMILIES)))
     protocol: ProtocolName | None = draw(st.sampled_from((None, "tcp", "udp")))
-    why = draw(st.sampled_from(("", "what nobody wants to see", "it is said so")))
+    why = draw(st.sampled_from(("", "what no one reads", "a reason")))
     return Rule(draw(verdicts(place, protocol)), draw(matches(place, family, protocol)), family, why)
 
 

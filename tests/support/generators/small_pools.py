@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from random import Random
 
+from capture.analysis.base_chains import PRIORITIES, BaseChain, PodNetwork, Situation
 from capture.analysis.rerouting import UNCHANGED, MarkRoute
 from capture.analysis.space import NONE, PROTOCOLS, gathered
-from capture.analysis.stations import PRIORITIES, ForeignChain, PodNetwork, Situation
 from capture.model.addresses import IPV4, Network, parse_address
 from capture.model.packet import Packet
+from capture.model.routing import PolicyRoute
 from capture.model.ruleset import (
     CONNECTION_STATES,
     INPUT,
@@ -37,7 +38,6 @@ from capture.model.ruleset import (
     OutInterface,
     OwnerGid,
     OwnerUid,
-    PolicyRoute,
     Protocol,
     Redirect,
     RestoreMark,
@@ -128,7 +128,7 @@ class Pools:
         chains += [Chain(each, self.rules(name, "", targets[place + 1 :])) for place, each in enumerate(targets)]
         return Table(name, tuple(chains))
 
-    def foreign(self, number: int) -> ForeignChain:
+    def foreign(self, number: int) -> BaseChain:
         """Return a base chain of another table."""
         random = self.random
         is_nat = random.random() < 0.4
@@ -142,7 +142,7 @@ class Pools:
         is_older, is_native = random.random() < 0.5, random.random() < 0.5
         families: tuple[Family, ...] = (self.family,)
         name, is_route = f"ip table{number}", not is_nat and self.random_for_routes.random() < 0.5
-        return ForeignChain(
+        return BaseChain(
             name, families, hook, priority, is_nat, contents, is_older, is_native=is_native, is_route=is_route
         )
 

@@ -17,7 +17,7 @@ from functools import partial
 
 from capture import operations
 from capture.analysis.canonical import canonical
-from capture.model.ruleset import FAMILIES
+from capture.model.addresses import FAMILIES
 from capture.netlink.interfaces import read_addresses
 from capture.netlink.policy_rules import read_policy_rules
 from capture.netlink.routing import has_local_route

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from capture.analysis.stations import Situation
+from capture.analysis.base_chains import Situation
 from capture.analysis.trace import trace_whole_path
 
 if TYPE_CHECKING:
-    from capture.analysis.stations import ForeignChain
+    from capture.analysis.base_chains import BaseChain
     from capture.analysis.trace import Trace
     from capture.model.packet import Packet
     from capture.model.ruleset import Ruleset
 
 
 def trace(
-    ruleset: Ruleset, packet: Packet, foreign_chains: tuple[ForeignChain, ...] = (), *, is_native: bool = False
+    ruleset: Ruleset, packet: Packet, foreign_chains: tuple[BaseChain, ...] = (), *, is_native: bool = False
 ) -> Trace:
     """Return what the rules do to the packet, and foreign ones on its way."""
     return trace_whole_path(packet, Situation(ruleset, foreign_chains, is_native))

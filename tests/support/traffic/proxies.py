@@ -1,6 +1,7 @@
 """An application in a pod, requests to it, and what it saw of them.
 
     start_app(pod, *ports, label="app") -> Process
+    listen_as_proxy(namespace)                                  listeners on both ports of a proxy
     get(client, address, port, source="", host="") -> Seen      one HTTP request by a Client
 
 The proxy between them is in ``envoy_proxy``.
@@ -16,7 +17,7 @@ import socket
 import sys
 from pathlib import Path
 
-from pytest_netns import Client, Endpoint, Pod, Process
+from pytest_netns import Client, Endpoint, Namespace, Pod, Process
 from support.traffic.envoy_bootstrap import HEADER
 
 APP_UID = 1000
@@ -44,6 +45,12 @@ class Seen:
             peer=Endpoint(*answer["peer"]),
             passed=tuple(answer["headers"].get(HEADER, ())),
         )
+
+
+def listen_as_proxy(namespace: Namespace) -> None:
+    """Answer connections to the proxy's ports, as its user, with ``outbound`` and ``inbound``."""
+    for port, label in ((15001, "outbound"), (15006, "inbound")):
+        namespace.listener(("0.0.0.0", port), ("::", port), label=label, uid=1337, protocols=("tcp",))
 
 
 def start_app(pod: Pod, *ports: int, label: str = "app", uid: int = APP_UID) -> Process:

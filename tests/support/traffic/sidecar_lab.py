@@ -22,6 +22,7 @@ from sidecar import endpoints
 from sidecar.bootstrap import destinations, read_world, render
 from sidecar.documents import documents
 from sidecar.objects import Pod as PodObject
+from support.processes.waiting import wait_until
 from support.traffic.envoy_proxy import PROXY_UID, envoy_program
 from support.traffic.proxies import start_app
 
@@ -77,6 +78,11 @@ def fetch(client: Client, address: str, port: int, *, path: str = "/", host: str
         return Reply(response.status, response.read())
 
 
+def is_ready(client: Client) -> bool:
+    """Return whether the sidecar of the client's pod serves."""
+    return fetch(client, "127.0.0.1", 15021, path="/healthz/ready").status == 200
+
+
 class Lab:
     """The captured pod, its endpoints, and the sidecar that runs now."""
 
@@ -115,10 +121,7 @@ class Lab:
             self.pod.run([*command, "--mode", "validate"], uid=PROXY_UID, reads_everything=True)
         command += ["--concurrency", "1", "--file-flush-interval-msec", "20"]
         self.sidecar = self.pod.popen(command, uid=PROXY_UID, ports=[15021], timeout=30, reads_everything=True)
-        give_up = time.monotonic() + 20
-        while fetch(self.client, "127.0.0.1", 15021, path="/healthz/ready").status != 200:
-            assert time.monotonic() < give_up, self.sidecar.output()
-            time.sleep(0.02)
+        wait_until(lambda: is_ready(self.client), 20, self.sidecar.output)
         return self.sidecar
 
     def stop(self) -> None:

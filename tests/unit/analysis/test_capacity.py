@@ -9,9 +9,9 @@ import time
 
 import pytest
 
+from capture.analysis.base_chains import BaseChain, PodNetwork
 from capture.analysis.compare import differences
 from capture.analysis.judgement import judge
-from capture.analysis.stations import ForeignChain, PodNetwork
 from capture.model.addresses import Network
 from capture.model.ruleset import (
     MANGLE,
@@ -55,13 +55,13 @@ MEGABYTES = 200
 """What a judgement may take, with the rules."""
 
 
-def judged(chain: ForeignChain) -> Judgement:
+def judged(chain: BaseChain) -> Judgement:
     desired = build_ruleset(CaptureConfig())
     return judge(desired, desired, (chain,), PodNetwork(), is_native=False)
 
 
 def judged_in_our_chain(rules: tuple[Rule, ...], config: CaptureConfig) -> Judgement:
-    """Return the judgement on rules at the top of nat OUTPUT, in the table that holds ours."""
+    """Return the judgement on rules at the top of nat OUTPUT, in the table of our own."""
     desired = build_ruleset(config)
     tables = [
         table.replace(
@@ -76,9 +76,9 @@ def judged_in_our_chain(rules: tuple[Rule, ...], config: CaptureConfig) -> Judge
     return judge(desired, live, (), PodNetwork(), is_native=False)
 
 
-def drops(count: int, protocol: ProtocolName = "tcp", priority: int = -200) -> ForeignChain:
+def drops(count: int, protocol: ProtocolName = "tcp", priority: int = -200) -> BaseChain:
     """Return a chain that drops to an address and a port of its own with each rule."""
-    return ForeignChain("ip x", IP, OUTPUT, priority, False, Table(MANGLE, (Chain("out", dropping(count, protocol)),)))
+    return BaseChain("ip x", IP, OUTPUT, priority, False, Table(MANGLE, (Chain("out", dropping(count, protocol)),)))
 
 
 def dropping(count: int, protocol: ProtocolName = "tcp") -> tuple[Rule, ...]:
@@ -90,7 +90,7 @@ def _to(address: int, port: int) -> tuple[Match, ...]:
     return Destination((Network("ipv4", SERVICES + address, 32),)), DestinationPort((only(port),))
 
 
-def services(count: int) -> ForeignChain:
+def services(count: int) -> BaseChain:
     """Return what kube-proxy writes: for each service a chain that leads to one of two endpoints by chance."""
     chains = list(_services(count))
     heads = tuple(
@@ -100,7 +100,7 @@ def services(count: int) -> ForeignChain:
     mark = Chain("KUBE-MARK-MASQ", (Rule(SetMark(0x4000, 0x4000)),))
     entry = Chain(OUTPUT, (Rule(Jump("KUBE-SERVICES")),))
     table = Table(NAT, (entry, Chain("KUBE-SERVICES", heads), mark, *chains))
-    return ForeignChain("ip nat", IP, OUTPUT, -100, True, table, is_native=False)
+    return BaseChain("ip nat", IP, OUTPUT, -100, True, table, is_native=False)
 
 
 def _services(count: int) -> Iterator[Chain]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import capture
+from capture.analysis.base_chains import BaseChain
 from capture.analysis.cause_text import TEXTS, cause
 from capture.analysis.causes import (
     Capture,
@@ -23,9 +24,8 @@ from capture.analysis.causes import (
 )
 from capture.analysis.meaning import Translate
 from capture.analysis.rerouting import MarkRoute
-from capture.analysis.stations import Station
 from capture.analysis.trace import Step, Trace
-from capture.model.addresses import parse_address
+from capture.model.addresses import FAMILIES, parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import (
     ALL_BITS,
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
 
 CAPTURE_PACKAGE = Path(capture.__file__).parent
-TELL_CAUSES = ("analysis/causes", "analysis/envoy", "operations/diagnosis")
+TELL_CAUSES = ("analysis/causes", "analysis/envoy", "operations/diagnosis", "operations/drift_causes")
 OF_A_FAMILY: dict[str, object] = {"family": "IPv6", "other": "IPv4", "any_address": "::"}
 """Words that one cause takes from a dictionary."""
 PROXY = 1337
@@ -263,7 +263,9 @@ def test_tproxy_has_met_inbound_packets_in_mangle(packet: Packet, kind: str) -> 
 REROUTED = MarkRoute("ipv4", 5, ALL_BITS, is_inverted=False, words="100: from all fwmark 0x5 blackhole", targets=())
 DROPS = FOREIGN.replace(rule=Rule(Drop(), why="drop it"))
 DROPS_PLAINLY = FOREIGN.replace(rule=Rule(Drop()))
-POLICY = Station("inet firewall", Chain("out", (), "DROP"), Table(MANGLE, ()), is_nat=False, is_native=True)
+POLICY = BaseChain(
+    "inet firewall", FAMILIES, "OUTPUT", 0, is_nat=False, contents=Table(MANGLE, (Chain("out", (), "DROP"),))
+)
 
 
 @pytest.mark.parametrize(
@@ -342,6 +344,12 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
             listener(15001),
             cause("not-listening: DNS", "udp port 15053", port="udp port 15053", others="15001"),
         ),
+        (
+            way(IN, "proxy-inbound", OWN, port=15006),
+            listener(15006).replace(waiting=4097, backlog=4096),
+            cause("not-listening: full", "tcp port 15006", port="tcp port 15006", waiting=4097),
+        ),
+        (way(IN, "proxy-inbound", OWN, port=15006), listener(15006).replace(waiting=4096, backlog=4096), None),
         (
             way(IN, "proxy-inbound", OWN, port=15006),
             listener(15006, transparent=True),

@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
 def nat(change: Callable[[str, tuple[Rule, ...]], tuple[Rule, ...]], ruleset: Ruleset | None = None) -> Ruleset:
     """Return the rule set with the rules of each chain of the nat table changed."""
-    ruleset = ruleset or ASKED
+    ruleset = ruleset or DESIRED
     table = ruleset.table("nat")
     assert table is not None
     chains = tuple(chain.replace(rules=change(chain.name, chain.rules)) for chain in table.chains)
     return ruleset.replace(tables=tuple(t.replace(chains=chains) if t is table else t for t in ruleset.tables))
 
 
-ASKED = nat(lambda _, there: tuple(rule for rule in there if rule.family != "ipv6"), ruleset_of(IPV4_ALONE))
+DESIRED = nat(lambda _, there: tuple(rule for rule in there if rule.family != "ipv6"), ruleset_of(IPV4_ALONE))
 """What an IPv4 pod gets, without the rules that are for IPv6."""
 
 
@@ -107,13 +107,13 @@ TAMPERED = {
     ),
     "and from a chain of others": (
         nat(lambda _, there: there).replace(
-            tables=(Table("nat", (*ASKED.tables[0].chains, Chain("DOCKER", (Rule(Jump("ISTIO_INBOUND")),)))),)
+            tables=(Table("nat", (*DESIRED.tables[0].chains, Chain("DOCKER", (Rule(Jump("ISTIO_INBOUND")),)))),)
         ),
         "unexpected nat DOCKER 1: any -> ISTIO_INBOUND",
     ),
     "marks of an earlier TPROXY run": (
         with_table(
-            ASKED, "mangle", *(ruleset_of({option.INTERCEPTION_MODE: "TPROXY", **IPV4_ALONE}).tables[0].chains[1:2])
+            DESIRED, "mangle", *(ruleset_of({option.INTERCEPTION_MODE: "TPROXY", **IPV4_ALONE}).tables[0].chains[1:2])
         ),
         """
         unexpected mangle OUTPUT 2: not to 127.0.0.1 & out lo & tcp & uid 1337 -> set mark 0x53a
@@ -121,7 +121,7 @@ TAMPERED = {
         """,
     ),
     "a chain of ours in a table that needs none": (
-        with_table(ASKED, "mangle", Chain("ISTIO_DIVERT", (Rule(Accept()),))),
+        with_table(DESIRED, "mangle", Chain("ISTIO_DIVERT", (Rule(Accept()),))),
         "unexpected mangle ISTIO_DIVERT 1: any -> accept",
     ),
     "a foreign rule before ours": (inserted("OUTPUT", 0, TAKES_ALL), "foreign nat OUTPUT 1: any -> accept"),
@@ -131,7 +131,7 @@ TAMPERED = {
     ),
     "a foreign jump": (inserted("OUTPUT", 0, Rule(Jump("DOCKER"))), "foreign nat OUTPUT 1: any -> DOCKER"),
     "a policy": (
-        ASKED.replace(tables=(Table("nat", (Chain("INPUT", (), "DROP"), *ASKED.tables[0].chains)),)),
+        DESIRED.replace(tables=(Table("nat", (Chain("INPUT", (), "DROP"), *DESIRED.tables[0].chains)),)),
         "policy nat INPUT 0: DROP",
     ),
 }
@@ -139,19 +139,19 @@ TAMPERED = {
 
 @pytest.mark.parametrize(("live", "expected"), TAMPERED.values(), ids=TAMPERED)
 def test_each_difference_is_named(live: Ruleset, expected: str) -> None:
-    assert words_of(differences(ASKED, live)) == lines(expected)
-    assert can_stay(ASKED, live) is expected.startswith("policy")
+    assert words_of(differences(DESIRED, live)) == lines(expected)
+    assert can_stay(DESIRED, live) is expected.startswith("policy")
 
 
 def test_an_interface_of_others_left_alone_is_no_difference() -> None:
-    live = with_table(ASKED, "mangle", Chain("PREROUTING", (Rule(Return(), (InInterface("eth7"),)),), "ACCEPT"))
-    assert differences(ASKED, live) == []
-    assert can_stay(ASKED, live)
+    live = with_table(DESIRED, "mangle", Chain("PREROUTING", (Rule(Return(), (InInterface("eth7"),)),), "ACCEPT"))
+    assert differences(DESIRED, live) == []
+    assert can_stay(DESIRED, live)
 
 
 class TestFamilies:
     def test_one_that_was_not_asked_for_is_named_by_its_jumps(self) -> None:
-        found = differences(ASKED, ruleset_of({}, POD))
+        found = differences(DESIRED, ruleset_of({}, POD))
         assert {each.family for each in found} == {"ipv6"}
         assert words_of(found) == lines("""
             family nat PREROUTING 1: tcp -> ISTIO-INBOUND
@@ -161,33 +161,33 @@ class TestFamilies:
     def test_rules_of_others_in_a_family_that_is_not_captured(self) -> None:
         live = inserted("OUTPUT", 0, Rule(Accept(), family="ipv6")).replace(families=("ipv4", "ipv6"))
         ours_in_ipv4 = nat(lambda _, there: tuple(r.replace(family=r.family or "ipv4") for r in there), live)
-        assert differences(ASKED, ours_in_ipv4) == []
+        assert differences(DESIRED, ours_in_ipv4) == []
 
 
 class TestMarks:
-    """Transparent rules tell packets apart by marks, which somebody else may have changed before."""
+    """Transparent rules tell packets apart by marks, which another program may have changed before."""
 
-    ASKED = ruleset_of({option.INTERCEPTION_MODE: "TPROXY", **IPV4_ALONE})
+    DESIRED = ruleset_of({option.INTERCEPTION_MODE: "TPROXY", **IPV4_ALONE})
 
     @pytest.mark.parametrize(
         ("chain", "verdict", "counts"),
         [
             ("PREROUTING", SetMark(5), True),
             ("PREROUTING", RestoreMark(), True),
-            ("PREROUTING", SaveMark(), False),  # on this way ours ask for the packet's own mark alone
+            ("PREROUTING", SaveMark(), False),  # on this leg our rules match the packet's own mark alone
             ("PREROUTING", Log("seen "), False),
             ("OUTPUT", SetMark(5), True),
             ("OUTPUT", SaveMark(), True),
         ],
     )
     def test_changed_before_ours_ask_for_it(self, chain: str, verdict: Verdict, *, counts: bool) -> None:
-        live = in_mangle(self.ASKED, chain, lambda ours: (Rule(verdict), *ours))
-        assert [(each.chain, each.position) for each in differences(self.ASKED, live)] == [(chain, 1)] * counts
-        assert can_stay(self.ASKED, live) is not counts
+        live = in_mangle(self.DESIRED, chain, lambda ours: (Rule(verdict), *ours))
+        assert [(each.chain, each.position) for each in differences(self.DESIRED, live)] == [(chain, 1)] * counts
+        assert can_stay(self.DESIRED, live) is not counts
 
     def test_a_mark_that_is_changed_after_our_rules_is_no_drift(self) -> None:
-        live = in_mangle(self.ASKED, "OUTPUT", lambda ours: (*ours, Rule(SetMark(5))))
-        assert differences(self.ASKED, live) == []
+        live = in_mangle(self.DESIRED, "OUTPUT", lambda ours: (*ours, Rule(SetMark(5))))
+        assert differences(self.DESIRED, live) == []
 
 
 def in_mangle(ruleset: Ruleset, name: str, change: Callable[[tuple[Rule, ...]], tuple[Rule, ...]]) -> Ruleset:
@@ -200,22 +200,22 @@ def in_mangle(ruleset: Ruleset, name: str, change: Callable[[tuple[Rule, ...]], 
 
 def test_an_empty_namespace_lacks_everything() -> None:
     empty = Ruleset(("ipv4", "ipv6"), ())
-    found = differences(ASKED, empty)
+    found = differences(DESIRED, empty)
     assert [each.kind for each in found] == ["missing"] * 19
-    assert not can_stay(ASKED, empty)
+    assert not can_stay(DESIRED, empty)
 
 
 def test_comments_do_not_count_but_are_written_when_they_are_wanted() -> None:
-    commented = ASKED.replace(comments=True)
-    assert differences(commented, ASKED) == []
-    assert not can_stay(commented, ASKED)
-    assert not can_stay(ASKED, commented)
+    commented = DESIRED.replace(comments=True)
+    assert differences(commented, DESIRED) == []
+    assert not can_stay(commented, DESIRED)
+    assert not can_stay(DESIRED, commented)
 
 
 @pytest.mark.parametrize(("policy", "is_drift"), [(None, False), ("ACCEPT", True)])
 def test_a_chain_counts_by_whether_it_is_hooked_and_not_by_its_name(policy: str | None, *, is_drift: bool) -> None:
-    table = ASKED.tables[-1]
+    table = DESIRED.tables[-1]
     foreign = Chain("KUBE(x)", (Rule(Accept(), (Protocol("tcp"),)),), policy)
-    live = ASKED.replace(tables=(*ASKED.tables[:-1], table.replace(chains=(*table.chains, foreign))))
+    live = DESIRED.replace(tables=(*DESIRED.tables[:-1], table.replace(chains=(*table.chains, foreign))))
 
-    assert bool(differences(ASKED, live)) == is_drift
+    assert bool(differences(DESIRED, live)) == is_drift

@@ -6,13 +6,13 @@ from collections import Counter
 
 import pytest
 
-from capture.analysis import chains, compiler, long_lists, space, stations
+from capture.analysis import base_chains, chains, compiler, long_lists, space
+from capture.analysis.base_chains import PRIORITIES
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.space import NONE, Field, PacketSpace
-from capture.analysis.stations import PRIORITIES
 from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import gaps
-from capture.model.limits import MAX_ID
+from capture.model.conventions import MAX_ID
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import RestoreMark, Return, TransparentProxy
 from support.generators.small_pools import Pools, numbers_of
@@ -21,9 +21,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from capture.analysis.base_chains import BaseChain
     from capture.analysis.compiler import Held, Stage
     from capture.analysis.meaning import Meaning
-    from capture.analysis.stations import Station
     from capture.analysis.trace import Fate, Trace
     from capture.model.addresses import Family, Network
 
@@ -58,8 +58,8 @@ def test_every_packet_has_the_outcome_of_its_trace() -> None:
     for seed in SAMPLE:
         for found, fate, traced in compared(seed):
             assert found == fate, seed
-            hooks = [step.station.entry for step in traced.path if step.station]
-            nats = {step.station.table for step in traced.path if step.station and step.station.is_nat}
+            hooks = [step.base_chain.chain for step in traced.path if step.base_chain]
+            nats = {step.base_chain.table for step in traced.path if step.base_chain and step.base_chain.is_nat}
             went_out = traced.packet.in_interface is None
             met["over lo"] += went_out and len({id(entry) for entry in hooks}) > 1 and traced.path[-1].table != "nat"
             met["second nat"] += len(nats) > 1
@@ -91,10 +91,10 @@ Patch = pytest.MonkeyPatch
 def asks_nat_again(patch: Patch) -> None:
     right = Compiler._through_base_chain
 
-    def station(self: Compiler, at: Station, stage: Stage) -> int:
+    def base_chain(self: Compiler, at: BaseChain, stage: Stage) -> int:
         return right(self, at.replace(is_nat=False), stage) if stage.held.mapped else right(self, at, stage)
 
-    patch.setattr(Compiler, "_through_base_chain", station)
+    patch.setattr(Compiler, "_through_base_chain", base_chain)
 
 
 def keeps_the_port(patch: Patch) -> None:
@@ -131,8 +131,8 @@ def forgets_lo(patch: Patch) -> None:
 
 
 def asks_nat_over_lo(patch: Patch) -> None:
-    right = stations.Situation.orders
-    patch.setattr(stations.Situation, "orders", lambda self, hook, family, **_: right(self, hook, family))
+    right = base_chains.Situation.orders
+    patch.setattr(base_chains.Situation, "orders", lambda self, hook, family, **_: right(self, hook, family))
 
 
 def asks_nat_about_all(patch: Patch) -> None:
@@ -143,11 +143,11 @@ def lets_return_pass_a_policy(patch: Patch) -> None:
     right = Compiler.apply_verdict
 
     def decided(
-        self: Compiler, verdict: Meaning, chain: str, falls: int, stage: Stage, station: stations.Station
+        self: Compiler, verdict: Meaning, chain: str, falls: int, stage: Stage, base_chain: base_chains.BaseChain
     ) -> int:
-        is_base = isinstance(verdict, Return) and chain == station.entry.name
+        is_base = isinstance(verdict, Return) and chain == base_chain.chain.name
         following = stage.replace(number=stage.number + 1)
-        return self._at_base_chain(following) if is_base else right(self, verdict, chain, falls, stage, station)
+        return self._at_base_chain(following) if is_base else right(self, verdict, chain, falls, stage, base_chain)
 
     patch.setattr(Compiler, "apply_verdict", decided)
 
@@ -173,27 +173,27 @@ def marks_nothing_for_the_proxy(patch: Patch) -> None:
     right = Compiler.apply_verdict
 
     def decided(
-        self: Compiler, verdict: Meaning, chain: str, falls: int, stage: Stage, station: stations.Station
+        self: Compiler, verdict: Meaning, chain: str, falls: int, stage: Stage, base_chain: base_chains.BaseChain
     ) -> int:
         if isinstance(verdict, TransparentProxy):
             held = stage.held.replace(transparent=verdict.port)
             return self._at_base_chain(stage.replace(number=stage.number + 1, held=held))
-        return right(self, verdict, chain, falls, stage, station)
+        return right(self, verdict, chain, falls, stage, base_chain)
 
     patch.setattr(Compiler, "apply_verdict", decided)
 
 
 def enters_nat_by_priority_alone(patch: Patch) -> None:
-    right = stations.Situation.orders
+    right = base_chains.Situation.orders
 
-    def key(station: Station) -> int:
-        return station.foreign.priority if station.foreign else PRIORITIES[station.contents.name]
+    def key(base_chain: BaseChain) -> int:
+        return base_chain.priority if not base_chain.is_own else PRIORITIES[base_chain.contents.name]
 
-    def orders(self: stations.Situation, hook: str, family: Family, *, with_nat: bool = True) -> object:
+    def orders(self: base_chains.Situation, hook: str, family: Family, *, with_nat: bool = True) -> object:
         found = right(self, hook, family, with_nat=with_nat)
         return [(told, tuple(sorted(order, key=key))) for told, order in found]
 
-    patch.setattr(stations.Situation, "orders", orders)
+    patch.setattr(base_chains.Situation, "orders", orders)
 
 
 def leaves_the_pod_by_lo(patch: Patch) -> None:
@@ -236,8 +236,8 @@ def keeps_the_socket_over_lo(patch: Patch) -> None:
 def routes_again_behind_every_chain(patch: Patch) -> None:
     right = Compiler._after_base_chain
 
-    def passed(self: Compiler, stage: Stage, station: Station) -> int:
-        return right(self, stage, station.replace(reroutes=stage.leg == "out"))
+    def passed(self: Compiler, stage: Stage, base_chain: BaseChain) -> int:
+        return right(self, stage, base_chain.replace(is_route=stage.leg == "out"))
 
     patch.setattr(Compiler, "_after_base_chain", passed)
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.effects import Comparison
 from capture.analysis.realistic import realistic
-from capture.analysis.stations import ForeignChain, Situation
 from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import FAMILIES, parse_address, parse_network
 from capture.model.ruleset import (
@@ -96,9 +96,9 @@ def lines(effects: list[Effect]) -> list[str]:
 
 def foreign_chain(
     *rules: Rule, hook: str = OUTPUT, priority: int = -200, is_nat: bool = False, **more: Any
-) -> ForeignChain:
+) -> BaseChain:
     contents = Table(NAT if is_nat else MANGLE, (Chain("x", rules, "ACCEPT"),))
-    return ForeignChain("ip other", FAMILIES, hook, priority, is_nat, contents, **more)
+    return BaseChain("ip other", FAMILIES, hook, priority, is_nat, contents, **more)
 
 
 class TestOverlookedBefore:
@@ -235,7 +235,7 @@ class TestWhatAKernelCanShow:
         assert all(each.packet.out_interface == "lo" for each in effects(DEFAULT, Rule(Drop(), (own,))))
 
     def test_a_nat_chain_before_mangle_comes_after_it(self) -> None:
-        """Of priority -160, but the kernel asks all chains of type nat at -100."""
+        """Of priority -160, but the kernel calls all chains of type nat at -100."""
         redirects = foreign_chain(Rule(Redirect(9), HTTPS), priority=-160, is_nat=True)
         sees = foreign_chain(Rule(Drop(), (TCP, DestinationPort((only(9),)))), priority=-150)
         drops = Situation(DEFAULT, (redirects, sees))

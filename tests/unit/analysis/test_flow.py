@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.flow import MAX_DEPTH, Edge, PathTree, flows, with_rates
-from capture.analysis.stations import ForeignChain, Situation
+from capture.model.addresses import FAMILIES
 from capture.model.ruleset import (
-    FAMILIES,
     MANGLE,
     NAT,
     OUTPUT,
@@ -103,7 +103,7 @@ def test_a_foreign_rule_is_where_packets_meet_it() -> None:
     first = Chain(
         "first", (Rule(Drop(), HTTP, why="tcp dport 80 drop", counters=Counters(7, 0)), Rule(Drop(), HTTP)), "ACCEPT"
     )
-    foreign = ForeignChain("ip filter", FAMILIES, OUTPUT, -300, is_nat=False, contents=Table("mangle", (first,)))
+    foreign = BaseChain("ip filter", FAMILIES, OUTPUT, -300, is_nat=False, contents=Table("mangle", (first,)))
     found = paths(Situation(counted(build_ruleset(CaptureConfig()), 0, Rule(Accept(), HTTP)), (foreign,)))
 
     assert found["outbound"][:5] == [
@@ -115,11 +115,12 @@ def test_a_foreign_rule_is_where_packets_meet_it() -> None:
     ]
 
 
-def test_a_foreign_redirect_goes_to_no_proxy() -> None:
-    found = paths(Situation(counted(build_ruleset(CaptureConfig()), 0, Rule(Redirect(15001), HTTP))))
+@pytest.mark.parametrize(("port", "where"), [(15001, "proxy :15001"), (15053, "agent's DNS :15053"), (7, "port 7")])
+def test_a_foreign_redirect_goes_where_its_port_says(port: int, where: str) -> None:
+    found = paths(Situation(counted(build_ruleset(CaptureConfig()), 0, Rule(Redirect(port), HTTP))))
 
     assert (
-        "  foreign: port 15001 | rule 1: -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 15001 | 0" in found["outbound"]
+        f"  foreign: {where} | rule 1: -p tcp -m tcp --dport 80 -j REDIRECT --to-ports {port} | 0" in found["outbound"]
     )
 
 
@@ -141,7 +142,7 @@ def below_tables(found: tuple[PathTree, ...]) -> list[Edge]:
 
 def test_no_line_is_wider_than_the_terminal_and_a_picture_escapes_what_it_says() -> None:
     rule = Rule(Accept(), HTTP, why="<b>\033[2J & \u202e")
-    foreign = ForeignChain("ip x", FAMILIES, OUTPUT, -300, is_nat=False, contents=Table(NAT, (Chain("c", (rule,)),)))
+    foreign = BaseChain("ip x", FAMILIES, OUTPUT, -300, is_nat=False, contents=Table(NAT, (Chain("c", (rule,)),)))
     found = flows(Situation(counted(build_ruleset(CaptureConfig()), 123456789), (foreign,)), FAMILIES, text_of)
 
     for width in (80, 120, 200):
@@ -172,14 +173,14 @@ def edges(
     if not is_foreign:
         situation = Situation(Ruleset(families, (contents,)))
     else:
-        foreign = ForeignChain("ip x", families, OUTPUT, -300, is_nat=False, contents=contents)
+        foreign = BaseChain("ip x", families, OUTPUT, -300, is_nat=False, contents=contents)
         situation = Situation(Ruleset(families, ()), (foreign,))
     (outbound, _) = flows(situation, families, text_of)
     return outbound.tables[0].below if outbound.tables else ()
 
 
 def through_ours(*rules: Rule, more: tuple[Chain, ...] = (), table: TableName = NAT) -> tuple[Edge, ...]:
-    """Return what is below the jump to a chain of ours with these rules."""
+    """Return what is below the jump to one of our chains with these rules."""
     (jump, *_) = edges(Chain(OUTPUT, (Rule(Jump(OURS)),)), Chain(OURS, rules), *more, table=table)
     assert (jump.to, jump.kind) == (OURS, "chain")
     return jump.below
@@ -289,7 +290,7 @@ def test_what_no_rule_decides_on_goes_by_the_policy(
 
 def test_a_table_without_rules_is_left_out_unless_it_is_nat() -> None:
     tables = tuple(Table(name, (Chain(OUTPUT, (), "ACCEPT", FOUND),)) for name in (MANGLE, NAT))
-    second = ForeignChain(
+    second = BaseChain(
         "ip two", FAMILIES, OUTPUT, -90, is_nat=True, contents=Table(NAT, (Chain(OURS, (Rule(Drop()),)),))
     )
     (outbound, inbound) = flows(Situation(Ruleset(FAMILIES, tables), (second,)), FAMILIES, text_of)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from capture.analysis.base_chains import BaseChain, PodNetwork
 from capture.analysis.compare import Difference, differences
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.judgement import MAX_JUDGED, Obstacle, judge, second_set_effect
-from capture.analysis.stations import ForeignChain, PodNetwork
 from capture.model.addresses import FAMILIES, Network
 from capture.model.ruleset import (
     MANGLE,
@@ -62,9 +62,9 @@ def judged(
     table: TableName = NAT,
     chain: str = OUTPUT,
     *foreign: Rule,
-    other_chains: ForeignChain | None = None,
+    other_chains: BaseChain | None = None,
 ) -> Judgement:
-    """Return the judgement on rules at the top of a chain of ours, and on a chain elsewhere."""
+    """Return the judgement on rules at the top of one of our chains, and on a foreign chain."""
     tables = []
     for each in wanted.tables:
         chains = [c.replace(rules=(*foreign, *c.rules)) if c.name == chain else c for c in each.chains]
@@ -157,14 +157,14 @@ class TestMarks:
 
 def chain(
     *rules: Rule, hook: str = OUTPUT, priority: int = -200, is_nat: bool = False, policy: str = "ACCEPT"
-) -> ForeignChain:
-    """Return a chain elsewhere ours, whose rules may jump to one that drops HTTPS."""
+) -> BaseChain:
+    """Return a foreign chain, whose rules may jump to one that drops HTTPS."""
     more = Chain("more", (Rule(Accept(), TIME), Rule(Drop(), HTTPS)))
     table = Table(NAT if is_nat else MANGLE, (Chain("x", rules, policy), more))
-    return ForeignChain("inet other", FAMILIES, hook, priority, is_nat, table)
+    return BaseChain("inet other", FAMILIES, hook, priority, is_nat, table)
 
 
-class TestBesideOurs:
+class TestNextToOurs:
     @pytest.mark.parametrize(
         ("there", "outcome"),
         [
@@ -177,7 +177,7 @@ class TestBesideOurs:
             (chain(Rule(Drop(), (InInterface("lo"),)), hook=PREROUTING), "dropped"),
         ],
     )
-    def test_what_diverts_captured_traffic_is_drift(self, there: ForeignChain, outcome: str) -> None:
+    def test_what_diverts_captured_traffic_is_drift(self, there: BaseChain, outcome: str) -> None:
         judgement = judged(REDIRECT, other_chains=there)
 
         assert [after for _, after in outcomes(judgement.obstacles)] == [outcome]
@@ -190,22 +190,24 @@ class TestBesideOurs:
 
         assert judgement.obstacles == judgement.harmless_obstacles == judgement.unjudged == ()
 
-    @pytest.mark.parametrize("rule", [Rule(Drop(), TIME), Rule(SetMark(1337)), Rule(Jump("nowhere"))])
-    def test_what_has_no_effect_on_captured_traffic_is_worth_a_note(self, rule: Rule) -> None:
+    @pytest.mark.parametrize(
+        ("rule", "is_judged"),
+        [
+            (Rule(Drop(), TIME), True),
+            (Rule(SetMark(1337)), True),
+            (Rule(Jump("nowhere")), True),
+            (Rule(UnknownVerdict("queue to 1"), TIME), True),
+            (Rule(UnknownVerdict("queue to 1"), HTTPS), False),
+            (Rule(Drop(), (UNKNOWN,)), False),
+        ],
+    )
+    def test_a_rule_is_a_note_unless_it_may_meet_captured_traffic(self, rule: Rule, *, is_judged: bool) -> None:
         judgement = judged(REDIRECT, other_chains=chain(rule))
+        notes, unjudged = lines(judgement.harmless_obstacles), lines(judgement.unjudged)
 
-        assert (judgement.obstacles, lines(judgement.harmless_obstacles)) == ((), [rule_line(rule)])
-
-    @pytest.mark.parametrize("rule", [Rule(UnknownVerdict("queue to 1"), HTTPS), Rule(Drop(), (UNKNOWN,))])
-    def test_what_may_meet_captured_traffic_cannot_be_judged(self, rule: Rule) -> None:
-        judgement = judged(REDIRECT, other_chains=chain(rule))
-
-        assert (judgement.obstacles, lines(judgement.unjudged)) == ((), [rule_line(rule)])
-
-    def test_an_unknown_rule_without_captured_packets_is_a_note(self) -> None:
-        judgement = judged(REDIRECT, other_chains=chain(Rule(UnknownVerdict("queue to 1"), TIME)))
-
-        assert (judgement.unjudged, len(judgement.harmless_obstacles)) == ((), 1)
+        assert (judgement.obstacles, notes, unjudged) == (
+            ((), [rule_line(rule)], []) if is_judged else ((), [], [rule_line(rule)])
+        )
 
     def test_a_mark_by_which_a_transparent_capture_tells_packets_apart(self) -> None:
         there = chain(Rule(SetMark(1337), HTTPS), hook=PREROUTING)

@@ -7,7 +7,7 @@ from capture.backends.iptables.families import merged
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.render import rule_text
 from capture.model.addresses import IPV4, IPV6
-from capture.model.chain_names import DASH, UNDERSCORE, is_our_chain, spelling_of
+from capture.model.chain_names import DASH, UNDERSCORE, is_own_chain, spelling_of
 from capture.model.ruleset import (
     MANGLE,
     NAT,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def live(**tables: str) -> Ruleset:
-    """Return what stands in a namespace; ours are the chains that jumps go to."""
+    """Return live rules; our own chains are those that jumps go to."""
     text = ""
     for table in TABLES:
         rules = [line.strip() for line in tables.get(table, "").strip().splitlines()]
@@ -51,7 +51,7 @@ def live(**tables: str) -> Ruleset:
 
 
 def own(ruleset: Ruleset, table: TableName, chain: str, recorded: Ruleset | None = None) -> list[str]:
-    """Return the rules of a chain that are ours."""
+    """Return our own rules of a chain."""
     positions = own_rules(ruleset, IPV4, recorded).get((table, chain), frozenset())
     found = ruleset.table(table)
     assert found is not None
@@ -64,14 +64,14 @@ class TestNames:
     def test_chains_of_both_spellings_are_our_own(self) -> None:
         for names, spelling in ((UNDERSCORE, "underscore"), (DASH, "dash")):
             for field in names.__match_args__:
-                assert is_our_chain(getattr(names, field))
+                assert is_own_chain(getattr(names, field))
                 assert spelling_of(getattr(names, field)) == spelling
 
     @pytest.mark.parametrize(
         "name", ["OUTPUT", "ISTIO", "ISTIO_OTHER", "ISTIO-IN_REDIRECT", "istio_output", "MY_ISTIO_OUTPUT"]
     )
     def test_other_names_are_not(self, name: str) -> None:
-        assert not is_our_chain(name)
+        assert not is_own_chain(name)
         assert spelling_of(name) is None
 
 

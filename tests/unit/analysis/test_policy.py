@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from capture.analysis.base_chains import Situation
 from capture.analysis.policy import policy
-from capture.analysis.stations import Situation
 from capture.model.addresses import parse_network
 from capture.model.ruleset import (
     NAT,

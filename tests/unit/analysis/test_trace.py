@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capture.analysis.stations import ForeignChain, PodNetwork, Situation
+from capture.analysis.base_chains import BaseChain, PodNetwork, Situation
 from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet
@@ -161,7 +161,7 @@ def test_a_group_that_is_left_alone() -> None:
     assert outcome(config, packet.replace(gid=203)) == ("direct", 80)
 
 
-# --- rules of somebody else ------------------------------------------------------------------------
+# --- foreign rules --------------------------------------------------------------------------------
 
 
 def with_foreign(rule: Rule) -> Ruleset:
@@ -214,10 +214,10 @@ def test_addresses_and_interfaces_of_a_namespace_that_is_not_known_cannot_be_jud
     assert trace_whole_path(packet, Situation(foreign, network=known)).certain
 
 
-def next_to(*rules: Rule, priority: int, is_nat: bool = False) -> ForeignChain:
-    """Return a chain of somebody else's on the way out."""
+def next_to(*rules: Rule, priority: int, is_nat: bool = False) -> BaseChain:
+    """Return a foreign chain on the way out."""
     table = Table(NAT if is_nat else MANGLE, (Chain("x", rules, "ACCEPT"),))
-    return ForeignChain("ip other", ("ipv4",), OUTPUT, priority, is_nat, table)
+    return BaseChain("ip other", ("ipv4",), OUTPUT, priority, is_nat, table)
 
 
 @pytest.mark.parametrize(
@@ -227,10 +227,10 @@ def next_to(*rules: Rule, priority: int, is_nat: bool = False) -> ForeignChain:
         (next_to(Rule(Drop()), priority=-200), ("dropped", 443)),
         (next_to(Rule(Redirect(1)), priority=-100, is_nat=True), ("redirected", 1)),
         (next_to(Rule(Redirect(1)), priority=-99, is_nat=True), ("proxy-outbound", 15001)),
-        (next_to(Rule(Drop(), HTTPS), priority=0), ("proxy-outbound", 15001)),  # redirected before it is asked
+        (next_to(Rule(Drop(), HTTPS), priority=0), ("proxy-outbound", 15001)),  # redirected before it is entered
     ],
 )
-def test_a_foreign_chain_is_met_by_its_priority(foreign_chain: ForeignChain, expected: tuple[str, int]) -> None:
+def test_a_foreign_chain_is_met_by_its_priority(foreign_chain: BaseChain, expected: tuple[str, int]) -> None:
     traced = trace(build_ruleset(CaptureConfig()), outbound(ELSEWHERE["ipv4"], 443), (foreign_chain,))
 
     assert (traced.outcome, traced.port) == expected

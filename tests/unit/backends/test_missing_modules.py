@@ -17,7 +17,7 @@ from capture.backends.missing_modules import with_missing_modules
 from capture.backends.needed_modules import FLAVOUR_NAMES, REQUIRES, VOCABULARY, module_of, needed
 from capture.errors import CaptureError, KernelError, ToolError, UnsupportedError
 from capture.model import ruleset
-from capture.model.ruleset import FAMILIES
+from capture.model.addresses import FAMILIES
 from capture.model.values import Value
 from capture.settings import options as option
 from capture.state import kernel_modules

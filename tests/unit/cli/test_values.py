@@ -58,6 +58,13 @@ def test_a_value_that_does_not_fit_is_named_with_what_is_expected(
     assert raised.value.exit_code == 2
 
 
+def test_a_value_of_the_environment_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPTURE_DAEMON_SET", "agents")
+
+    with pytest.raises(ConfigurationError, match=r"^--daemon-set \(environment CAPTURE_DAEMON_SET\): invalid value"):
+        run_click(capture, ["node", "uninstall"])
+
+
 def refuses(kind: Kind, text: str) -> bool:
     try:
         kind.convert(text, None, None)

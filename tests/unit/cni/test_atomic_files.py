@@ -71,7 +71,7 @@ def test_where_files_cannot_change_places_it_is_a_rename(file: Path, monkeypatch
 
 
 def change_content(file: Path) -> None:
-    file.write_text("theirs")
+    file.write_text("foreign")
 
 
 def change_mode(file: Path) -> None:

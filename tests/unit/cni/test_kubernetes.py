@@ -329,7 +329,7 @@ def test_a_server_that_takes_no_connections(server: FakeKubernetes) -> None:
 
 
 def test_a_certificate_of_another_authority_is_not_trusted() -> None:
-    with FakeKubernetes(server_certificate("somebody")) as server:
+    with FakeKubernetes(server_certificate("another")) as server:
         error = refused(server, {"token": "secret"})
         assert error.code == NOT_TRUSTED
         assert "is not trusted: unable to get local issuer certificate" in error.message
@@ -367,7 +367,7 @@ def test_a_file_with_the_authority(server: FakeKubernetes, tmp_path: Path) -> No
 
 
 def test_verification_can_be_left_out_by_saying_so() -> None:
-    with FakeKubernetes(server_certificate("somebody", "10.9.9.9")) as server:
+    with FakeKubernetes(server_certificate("another", "10.9.9.9")) as server:
         server.pods["shop", "web-0"] = POD
         cluster: dict[str, object] = {"certificate-authority-data": None, "insecure-skip-tls-verify": True}
         assert answer_of(server, cluster=cluster) == POD
@@ -383,7 +383,7 @@ def test_a_server_without_tls() -> None:
 
 
 def test_a_client_certificate_that_the_server_refuses() -> None:
-    mine = authority("somebody").issue("plugin")
+    mine = authority("another").issue("plugin")
     user: dict[str, object] = {
         "client-certificate-data": base64.b64encode(mine.certificate).decode(),
         "client-key-data": base64.b64encode(mine.key).decode(),

@@ -49,19 +49,19 @@ def test_time_is_as_in_rfc_3339() -> None:
 def test_a_step_taken_twice_adds_up(tmp_path: Path) -> None:
     written = Log(str(tmp_path / "log"))
     for _ in range(3):
-        with written.step("ask"):
+        with written.step("query"):
             time.sleep(0.001)
     written.info("done")
     (line,) = lines_of(tmp_path / "log")
-    assert line["steps_ms"]["ask"] >= 3  # type: ignore[index]  # JSON
+    assert line["steps_ms"]["query"] >= 3  # type: ignore[index]  # JSON
 
 
 def test_a_step_that_fails_is_measured_as_well(tmp_path: Path) -> None:
     written = Log(str(tmp_path / "log"))
-    with pytest.raises(ZeroDivisionError), written.step("ask"):
+    with pytest.raises(ZeroDivisionError), written.step("query"):
         raise ZeroDivisionError
     written.error("no")
-    assert list(lines_of(tmp_path / "log")[0]["steps_ms"]) == ["ask"]  # type: ignore[call-overload]  # JSON
+    assert list(lines_of(tmp_path / "log")[0]["steps_ms"]) == ["query"]  # type: ignore[call-overload]  # JSON
 
 
 @pytest.mark.parametrize("lowest", log.LEVELS)
@@ -100,7 +100,7 @@ def test_what_is_no_file_gets_nothing_and_stops_no_pod(tmp_path: Path) -> None:
         Log(str(path)).error("x")
     assert os.read(reader, 100) == b""
     os.close(reader)
-    Log(str(fifo)).error("nobody has it open")
+    Log(str(fifo)).error("no process has it open")
 
 
 def test_where_nothing_can_be_written_a_line_is_lost_and_nothing_else(tmp_path: Path) -> None:

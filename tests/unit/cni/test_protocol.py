@@ -252,17 +252,13 @@ def test_del_does_without_namespace_and_prevresult(version: str, namespace: str,
 @pytest.mark.parametrize("arguments", ["K8S_POD_NAME", "=", "A=1", "A=1;A=2", ";;", "IgnoreUnknown=perhaps"])
 def test_del_does_with_any_arguments(arguments: str) -> None:
     answer, request = call({"CNI_COMMAND": "DEL", "CNI_ARGS": arguments})
-    assert answer == Answer(b"", 0)
-    assert request is not None
-    assert request.arguments == {}
+    assert (answer, request and request.arguments) == (Answer(b"", 0), {})
 
 
 @pytest.mark.parametrize("name", ["", None, 3, "../x", "a b"])
 def test_del_does_without_a_usable_name_of_the_network(name: object) -> None:
     answer, request = call({"CNI_COMMAND": "DEL"}, {"name": name})
-    assert answer == Answer(b"", 0)
-    assert request is not None
-    assert request.network == ""
+    assert (answer, request and request.network) == (Answer(b"", 0), "")
 
 
 # --- the network configuration ----------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ def test_a_truth_value_that_is_none_is_worth_a_line(learned: Any, tmp_path: Path
 
 
 def test_a_server_that_is_not_verified_is_worth_a_line(learned: Any, tmp_path: Path) -> None:
-    with FakeKubernetes(server_certificate("somebody")) as server:
+    with FakeKubernetes(server_certificate("another")) as server:
         server.pods["shop", "web-0"] = a_pod()
         trust: dict[str, Any] = {"certificate-authority-data": None, "insecure-skip-tls-verify": True}
         (tmp_path / "kubeconfig").write_text(server.kubeconfig(**trust))

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+from capture.analysis.base_chains import BaseChain
 from capture.analysis.compare import Difference
 from capture.analysis.effects import Effect, FateChange
 from capture.analysis.judgement import Obstacle
-from capture.analysis.stations import ForeignChain
 from capture.analysis.trace import Fate, Trace
 from capture.backends.detect import BackendChoice
 from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet
+from capture.model.routing import LoopbackAddress, MissingRoute
 from capture.model.ruleset import (
     MANGLE,
     NAT,
@@ -16,8 +17,6 @@ from capture.model.ruleset import (
     Destination,
     DestinationPort,
     Jump,
-    LoopbackAddress,
-    MissingRoute,
     Protocol,
     Return,
     Rule,
@@ -89,7 +88,7 @@ def test_each_kind_has_its_sentence() -> None:
         "the address ::6/128 on lo is missing",
         "IPv6: the route for mark 0x539 is missing: `ip -6 route add local default dev lo table 133` adds it",
         (
-            "IPv4: the policy rule and the route for mark 0x539 are missing: `ip rule add fwmark 1337 lookup 133`"
+            "IPv4: the policy rule and the route for mark 0x539 are missing: `ip rule add fwmark 0x539 lookup 133`"
             " and `ip route add local default dev lo table 133` add them"
         ),
         "a second set of capture rules is in nftables",
@@ -140,7 +139,7 @@ def test_a_note_is_no_difference() -> None:
 
 def test_a_foreign_chain_is_named_with_its_rule_in_its_own_words() -> None:
     table = Table(MANGLE, (Chain("x", (TAKEN,), "ACCEPT"),))
-    there = ForeignChain("ip other", ("ipv4",), "OUTPUT", -200, is_nat=False, contents=table)
+    there = BaseChain("ip other", ("ipv4",), "OUTPUT", -200, is_nat=False, contents=table)
     in_nft = Obstacle(there, TAKEN.replace(why="tcp dport 80 drop"), EFFECT)
     found = verified(obstacles=(in_nft, Obstacle(there)), harmless_obstacles=(Obstacle(there, TAKEN),))
 

@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 
 from capture.model import ruleset
-from capture.model.addresses import IPV4, IPV6, Network, parse_network
+from capture.model.addresses import FAMILIES, IPV4, IPV6, Network, parse_network
 from capture.model.ruleset import (
-    FAMILIES,
     NAT,
     Accept,
     Chain,

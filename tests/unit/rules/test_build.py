@@ -51,13 +51,13 @@ class Listed(Value):
     verdict: Verdict
     chain: str = "ISTIO-OUTPUT"
     table: TableName = "nat"
-    besides: Texts = {}  # noqa: RUF012 - a default, and never changed
+    further: Texts = {}  # noqa: RUF012 - a default, and never changed
     others: int = 0
     rules_an_entry: int = 1
 
     def texts(self, entries: int) -> Texts:
         pool = SEVENTEEN_NETWORKS if self.option in option.NETWORK_OPTIONS else SEVENTEEN_PORTS
-        return {self.option: ",".join(pool[:entries]), **self.besides}
+        return {self.option: ",".join(pool[:entries]), **self.further}
 
 
 TRANSPARENT: Texts = {option.INTERCEPTION_MODE: "TPROXY"}
@@ -66,13 +66,13 @@ MACHINES: Texts = {option.REROUTED_INTERFACES: "net0,net1"}
 LISTS = {
     "inbound ports": Listed(option.INBOUND_PORTS, Jump("ISTIO-IN-REDIRECT"), "ISTIO-INBOUND"),
     "excluded inbound ports": Listed(option.EXCLUDED_INBOUND_PORTS, Return(), "ISTIO-INBOUND", others=2),
-    "excluded sources": Listed(option.EXCLUDED_INBOUND_NETWORKS, Return(), "ISTIO-INBOUND", besides=NO_PORTS, others=2),
+    "excluded sources": Listed(option.EXCLUDED_INBOUND_NETWORKS, Return(), "ISTIO-INBOUND", further=NO_PORTS, others=2),
     "outbound networks": Listed(option.OUTBOUND_NETWORKS, Jump("ISTIO-REDIRECT")),
     "excluded destinations": Listed(option.EXCLUDED_OUTBOUND_NETWORKS, Return(), others=4),
     "outbound ports": Listed(option.OUTBOUND_PORTS, Jump("ISTIO-REDIRECT")),
     "excluded outbound ports": Listed(option.EXCLUDED_OUTBOUND_PORTS, Return(), others=4, rules_an_entry=2),
     "virtual machines": Listed(
-        option.OUTBOUND_NETWORKS, Jump("ISTIO-REDIRECT"), "PREROUTING", besides=MACHINES, rules_an_entry=2
+        option.OUTBOUND_NETWORKS, Jump("ISTIO-REDIRECT"), "PREROUTING", further=MACHINES, rules_an_entry=2
     ),
     "known connections of TPROXY": Listed(
         option.INBOUND_PORTS, Jump("ISTIO-DIVERT"), "ISTIO-INBOUND", "mangle", TRANSPARENT

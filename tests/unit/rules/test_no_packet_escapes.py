@@ -9,10 +9,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.space import Field, PacketSpace
-from capture.analysis.stations import PodNetwork, Situation
 from capture.analysis.trace import Fate
 from capture.model.addresses import Network, merge, merge_ranges, parse_address, parse_network
 from capture.model.packet import LOOPBACK

@@ -19,7 +19,7 @@ from capture.model.ruleset import (
     SaveMark,
     Table,
 )
-from capture.rules import build_tracking, captures_transparently, redirects_inbound, tracks_connections
+from capture.rules import build_tracking, redirects_inbound, tracks_connections
 from capture.settings import options as option
 from support.captures.fake_pod import POD, config_of, ruleset_of
 from support.rules.notation import chain_lines
@@ -67,6 +67,6 @@ def test_the_rules_that_only_track() -> None:
 def test_how_inbound_is_captured() -> None:
     redirect = ruleset_of({option.CHAIN_NAMES: "underscore"}, POD)
     transparent = ruleset_of({option.INTERCEPTION_MODE: "TPROXY"}, POD)
-    assert (redirects_inbound(redirect), captures_transparently(redirect)) == (True, False)
-    assert (redirects_inbound(transparent), captures_transparently(transparent)) == (False, True)
+    assert (redirects_inbound(redirect), bool(redirect.transparent_verdicts)) == (True, False)
+    assert (redirects_inbound(transparent), bool(transparent.transparent_verdicts)) == (False, True)
     assert not redirects_inbound(Ruleset((), ()))

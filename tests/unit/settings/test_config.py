@@ -121,8 +121,8 @@ class TestUsersAndGroups:
     @pytest.mark.parametrize(
         ("which", "text", "wrong", "expected"),
         [
-            (option.PROXY_UID, "5,nobody-here", "nobody-here", "no user of that name is known here"),
-            (option.PROXY_GID, "nobody-here", "nobody-here", "no group of that name is known here"),
+            (option.PROXY_UID, "5,no-such-name", "no-such-name", "no user of that name is known here"),
+            (option.PROXY_GID, "no-such-name", "no-such-name", "no group of that name is known here"),
             (option.PROXY_GID, "app", "app", "no group of that name is known here"),
             (option.OWNER_GROUPS, "java,nogroup", "nogroup", "no group of that name is known here"),
             (option.EXCLUDED_OWNER_GROUPS, "nogroup", "nogroup", "no group of that name is known here"),

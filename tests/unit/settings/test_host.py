@@ -61,8 +61,8 @@ class TestUsers:
     def test_inside_they_are_looked_up(self) -> None:
         assert PodFromInside({}).user_id("root") == 0
         assert PodFromInside({}).group_id("root") == 0
-        assert PodFromInside({}).user_id("nobody-of-that-name") is None
-        assert PodFromInside({}).group_id("nobody-of-that-name") is None
+        assert PodFromInside({}).user_id("no-such-name") is None
+        assert PodFromInside({}).group_id("no-such-name") is None
 
     def test_from_outside_no_user_is_known(self) -> None:
         """Even root: the host's users are not the pod's."""

@@ -41,7 +41,7 @@ def mode(path: Path) -> int:
 
 @pytest.mark.parametrize("mask", [0, 0o022, 0o077, 0o777])
 def test_every_directory_that_is_made_is_private(tmp_path: Path, mask: int) -> None:
-    require(mask != 0o777 or os.geteuid() == 0, "only root reads what nobody may read")
+    require(mask != 0o777 or os.geteuid() == 0, "only root reads what no user may read")
     state = tmp_path / "run" / "istio-capture"
     with umask(mask):
         assert attachments.keep("pods", "cafe", "eth0", "11-1", str(state))

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.model.addresses import parse_address
-from capture.model.ruleset import PolicyRoute
+from capture.model.routing import PolicyRoute
 from capture.rules import build_ruleset
 from capture.settings import options as option
 from capture.settings.config import resolve
@@ -143,7 +143,7 @@ NO_RECORDS = {
     "a text without origin": broken(settings={"--envoy-port": ["1"]}),
     "a text that is a number": broken(settings={"--envoy-port": [1, "x"]}),
     "a text that is no port": broken(settings={"--envoy-port": ["http", "x"]}),
-    "a name that was never looked up": broken(settings={"--proxy-uid": ["nobody-here", "x"]}),
+    "a name that was never looked up": broken(settings={"--proxy-uid": ["no-such-name", "x"]}),
     "facts are a list": broken(facts=[]),
     "no facts": broken(facts={}),
     "users are a list": broken_facts(users=[]),

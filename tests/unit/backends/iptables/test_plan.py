@@ -124,30 +124,24 @@ class TestPlace:
 
         assert after == ([*OWN, mark] if before else [mark, *OWN])
 
-    def test_rules_are_placed_where_they_were(self) -> None:
-        live = present("-p icmp -j LOG", "-p tcp -j ISTIO_OUTPUT", "-p icmp -j LOG")
+    @pytest.mark.parametrize(
+        ("live", "after"),
+        [
+            (["-p icmp -j LOG", OWN[1], "-p icmp -j LOG"], ["-p icmp -j LOG", *OWN, "-p icmp -j LOG"]),
+            (["-p icmp -j ACCEPT", *OWN], [*OWN, "-p icmp -j ACCEPT"]),
+            ([OWN[0], "-p icmp -j ACCEPT", OWN[1]], [*OWN, "-p icmp -j ACCEPT"]),
+        ],
+    )
+    def test_rules_are_placed_where_they_were_but_before_what_may_divert(
+        self, live: list[str], after: list[str]
+    ) -> None:
+        assert output_after(present(*live), ruleset(), ruleset()) == after
 
-        assert output_after(live, ruleset()) == ["-p icmp -j LOG", *OWN, "-p icmp -j LOG"]
-
-    def test_rules_are_placed_before_a_rule_that_got_in_front(self) -> None:
-        live = present("-p icmp -j ACCEPT", *OWN)
-
-        assert output_after(live, ruleset()) == [*OWN, "-p icmp -j ACCEPT"]
-
-    def test_rules_are_placed_before_a_rule_that_got_in_between(self) -> None:
-        live = present(OWN[0], "-p icmp -j ACCEPT", OWN[1])
-
-        assert output_after(live, ruleset(), ruleset()) == [*OWN, "-p icmp -j ACCEPT"]
-
-    def test_untouched_if_they_are_right(self) -> None:
-        live = present("-p icmp -j LOG", *OWN, "-j ACCEPT")
-
-        assert [edit.family for edit in plan(live, ruleset())] == [IPV6]
-
-    def test_untouched_with_something_harmless_in_between(self) -> None:
-        live = present(OWN[0], "-p icmp -j LOG", OWN[1], "-j ACCEPT")
-
-        assert [edit.family for edit in plan(live, ruleset(), ruleset())] == [IPV6]
+    @pytest.mark.parametrize(
+        "live", [("-p icmp -j LOG", *OWN, "-j ACCEPT"), (OWN[0], "-p icmp -j LOG", OWN[1], "-j ACCEPT")]
+    )
+    def test_rules_that_are_right_are_not_touched(self, live: tuple[str, ...]) -> None:
+        assert [edit.family for edit in plan(present(*live), ruleset(), ruleset())] == [IPV6]
 
 
 class TestReplacing:
@@ -244,18 +238,11 @@ class TestOrderOfTables:
         ),
     )
 
-    def order(self, live: Ruleset, desired: Ruleset) -> list[str]:
-        return [edit.table for edit in plan(live, desired) if edit.family == IPV4]
-
-    def test_from_redirect_to_transparent_proxy_mangle_comes_first(self) -> None:
-        live = Tables(Ruleset((IPV4,), (self.redirect,))).read()
-
-        assert self.order(live, Ruleset((IPV4,), (self.raw, self.transparent))) == [RAW, MANGLE, NAT]
-
-    def test_from_transparent_proxy_to_redirect_nat_comes_first(self) -> None:
-        live = Tables(Ruleset((IPV4,), (self.transparent,))).read()
-
-        assert self.order(live, Ruleset((IPV4,), (self.raw, self.redirect))) == [RAW, NAT, MANGLE]
+    def test_the_table_that_captures_from_now_on_comes_first(self) -> None:
+        for before, after in ((self.redirect, self.transparent), (self.transparent, self.redirect)):
+            live = Tables(Ruleset((IPV4,), (before,))).read()
+            edits = plan(live, Ruleset((IPV4,), (self.raw, after)))
+            assert [edit.table for edit in edits if edit.family == IPV4] == [RAW, after.name, before.name]
 
 
 def test_the_text_for_iptables_restore() -> None:

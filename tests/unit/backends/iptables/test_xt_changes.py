@@ -184,12 +184,12 @@ class TestMakers:
             ([(PREROUTING, 1, (4,)), (OUTPUT, 2, (5,)), ("ISTIO_OUTPUT", 3, ())], set()),
             # one by another program with its own rule, one by us
             ([(PREROUTING, 1, (4, 2)), ("ISTIO_OUTPUT", 3, ()), (OUTPUT, 5, (6,))], {OUTPUT}),
-            ([("theirs", 1, (2,)), (PREROUTING, 3, ()), ("theirs too", 4, ())], set()),
+            ([("foreign", 1, (2,)), (PREROUTING, 3, ()), ("foreign too", 4, ())], set()),
             # our first rules are gone, later ones are there
             ([(PREROUTING, 3, (20,)), ("ISTIO_OUTPUT", 19, ())], {PREROUTING}),
             ([(PREROUTING, 3, (22,)), (OUTPUT, 6, (21,)), ("ISTIO_OUTPUT", 19, ())], {PREROUTING, OUTPUT}),
             # nothing that was made later is left
-            ([("theirs", 1, ()), (OUTPUT, 2, ())], set()),
+            ([("foreign", 1, ()), (OUTPUT, 2, ())], set()),
         ],
     )
     def test_are_named_by_handles(self, existing: list[tuple[str, int, tuple[int, ...]]], made: set[str]) -> None:

@@ -113,7 +113,7 @@ class TestOlderReleases:
         assert read(expressions).matches == (Destination(network("10.0.0.0/8"), negated=True),)
 
     def test_a_comment_next_to_the_rule(self) -> None:
-        assert read(b"", userdata=b"\5\1x" + b"\0\7theirs\0").why == "theirs"
+        assert read(b"", userdata=b"\5\1x" + b"\0\7others\0").why == "others"
         assert read(b"", userdata=b"\5\1x").why == ""
 
     def test_copied_marks_are_read(self) -> None:

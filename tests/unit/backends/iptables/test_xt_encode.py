@@ -149,7 +149,7 @@ class TestBytes:
         assert expressions(Rule(Jump("FOO"), matches), IPV4) == bytes.fromhex(dumped)
 
 
-class TestWhatCannotBeSaid:
+class TestWithoutWords:
     @pytest.mark.parametrize(
         ("rule", "why"),
         [

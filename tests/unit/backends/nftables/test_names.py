@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capture.analysis.stations import PRIORITIES
+from capture.analysis.base_chains import PRIORITIES
 from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.backends.nftables.names import TABLE_NAMES, model_chain, native_chain
 from capture.model.ruleset import (

@@ -9,8 +9,8 @@ import pytest
 
 from cni import kubeconfig
 from cni.agent import credentials
-from cni.agent.credentials import Token
 from cni.agent.options import Options
+from cni.token_times import Token, token_in
 
 ADDRESS = {"KUBERNETES_SERVICE_HOST": "fd00:96::1", "KUBERNETES_SERVICE_PORT": "443"}
 
@@ -49,7 +49,7 @@ def test_a_renewed_token_is_passed_on(options: Options) -> None:
     credentials.renew(options, ADDRESS)
     Path(options.service_account, "token").write_text(jwt(iat=2000, exp=5600))
     assert credentials.renew(options, ADDRESS) == [f"{options.credentials}/token"]
-    assert credentials.token_in(f"{options.credentials}/token") == Token(2000.0, 5600.0)
+    assert token_in(f"{options.credentials}/token") == Token(2000.0, 5600.0)
 
 
 def test_a_file_that_others_could_read_is_written_again(options: Options) -> None:
@@ -69,7 +69,7 @@ def test_a_token_is_short_when_kubelet_should_have_renewed_it() -> None:
 @pytest.mark.parametrize("claims", [{"iat": 1, "exp": 2, "x": "???>>>"}, {"iat": 1, "exp": 2, "x": "~~~\u00ff\u00fe"}])
 def test_a_token_is_read_in_the_alphabet_for_urls(tmp_path: Path, claims: dict[str, object]) -> None:
     (tmp_path / "token").write_text(jwt(**claims))
-    assert credentials.token_in(str(tmp_path / "token")) == Token(1.0, 2.0)
+    assert token_in(str(tmp_path / "token")) == Token(1.0, 2.0)
 
 
 def test_a_token_without_an_end_lasts() -> None:
@@ -105,15 +105,15 @@ def test_a_given_api_server_beats_what_kubelet_says(options: Options) -> None:
 def test_what_others_keep_there_stays(options: Options) -> None:
     credentials.renew(options, ADDRESS)
     os.unlink(f"{options.credentials}/token")
-    Path(options.credentials, "theirs").touch()
+    Path(options.credentials, "foreign").touch()
     assert [os.path.basename(path) for path in credentials.remove(options)] == ["kubeconfig", "ca.crt"]
-    assert os.listdir(options.credentials) == ["theirs"]
+    assert os.listdir(options.credentials) == ["foreign"]
 
 
 @pytest.mark.parametrize("text", ["", "a.b", "a.!.c", "a.bnVsbA.c", "a.e30.c"])
 def test_other_tokens_have_no_times(tmp_path: Path, text: str) -> None:
     (tmp_path / "token").write_text(text)
-    assert credentials.token_in(str(tmp_path / "token")) == Token(0.0, 0.0)
+    assert token_in(str(tmp_path / "token")) == Token(0.0, 0.0)
 
 
 def test_all_of_it_goes(options: Options) -> None:

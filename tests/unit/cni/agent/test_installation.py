@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from cni.agent.agent_log import AgentLog
 from cni.agent.handover import Handover
 from cni.agent.health import Health
 from cni.agent.installation import PARTS, Installation
-from cni.agent.journal import AgentLog
 from cni.agent.options import Options
 from cni.agent.runtime import Loaded, RuntimeSilentError
+from support.processes.waiting import wait_until
 
 BRIDGE = {"type": "bridge"}
 PLUGIN = '#!/bin/sh\ncat > /dev/null; echo \'{"cniVersion": "1.0.0", "supportedVersions": ["1.0.0", "1.1.0"]}\'\n'
@@ -79,13 +80,6 @@ def running(node: Node) -> Iterator[Node]:
     stop.set()
     node.installation.directories.wake()
     thread.join(10)
-
-
-def wait_until(expected: Any, seconds: float = 10) -> None:
-    give_up = time.monotonic() + seconds
-    while not expected():
-        assert time.monotonic() < give_up
-        time.sleep(0.001)
 
 
 def test_plugin_entry_and_credentials_are_put_onto_the_node(node: Node) -> None:
@@ -234,7 +228,7 @@ def test_a_silent_runtime_is_a_problem_and_one_without_this_report_is_none(node:
 
 @pytest.mark.parametrize("node", [{"runtime_socket": "/run/crio/crio.sock"}], indirect=True)
 def test_under_crio_the_entry_is_in_the_list_that_crio_takes(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cni.networks.HALF_WRITTEN_PATIENCE", 0.05)
+    monkeypatch.setattr("cni.networks.HALF_WRITTEN_TIMEOUT", 0.05)
     node.write()
     (node.conf_dir / "05-broken.conflist").write_text("{")
     node.installation.turn(0.0)

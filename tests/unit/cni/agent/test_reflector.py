@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from cni.agent.agent_log import AgentLog
 from cni.agent.health import Health
-from cni.agent.journal import AgentLog
 from cni.agent.pods import Pods
 from support.cluster import fake_kubernetes
 from support.cluster.fake_kubernetes import FakeKubernetes
+from support.processes.waiting import wait_until
 
 
 def a_pod(name: str, **metadata: Any) -> dict[str, Any]:
@@ -43,11 +44,8 @@ class Watching:
     def knows(self, *names: str) -> bool:
         return self.names() == set(names)
 
-    def comes_to(self, expected: Callable[[], bool], seconds: float = 10) -> None:
-        give_up = time.monotonic() + seconds
-        while not expected():
-            assert time.monotonic() < give_up, (self.names(), self.health.as_plain(), self.server.requests[-5:])
-            time.sleep(0.01)
+    def wait_until(self, expected: Callable[[], bool], seconds: float = 10) -> None:
+        wait_until(expected, seconds, lambda: (self.names(), self.health.as_plain(), self.server.requests[-5:]))
 
 
 @contextmanager
@@ -62,7 +60,7 @@ def watching(tmp_path: Path, *names: str, is_quick: bool = True) -> Iterator[Wat
             server.history.happens("ADDED", a_pod(name))
         watched = Watching(server, tmp_path / "kubeconfig")
         try:
-            watched.comes_to(lambda: watched.pods.is_fresh)
+            watched.wait_until(lambda: watched.pods.is_fresh)
             yield watched
         finally:
             watched.stop.set()
@@ -76,12 +74,12 @@ def test_pods_come_and_go(tmp_path: Path) -> None:
         assert watched.names() == {"a", "b"}
         watched.server.history.happens("ADDED", a_pod("c"))
         watched.server.history.happens("DELETED", a_pod("a"))
-        watched.comes_to(lambda: watched.names() == {"b", "c"})
+        watched.wait_until(lambda: watched.names() == {"b", "c"})
 
 
 def test_the_list_is_the_caches_and_the_watch_has_bookmarks_and_an_end(tmp_path: Path) -> None:
     with watching(tmp_path, "a") as watched:
-        watched.comes_to(lambda: len(watched.server.requests) > 1)
+        watched.wait_until(lambda: len(watched.server.requests) > 1)
         first, second = (request.path for request in watched.server.requests[:2])
         assert "resourceVersion=0" in first
         assert "limit=50" in first
@@ -93,12 +91,12 @@ def test_the_list_is_the_caches_and_the_watch_has_bookmarks_and_an_end(tmp_path:
 def test_a_watch_that_was_cut_goes_on_where_it_was(tmp_path: Path) -> None:
     with watching(tmp_path, "a") as watched:
         watched.server.history.bookmark()
-        watched.comes_to(lambda: len(watched.server.requests) == 2)
+        watched.wait_until(lambda: len(watched.server.requests) == 2)
         version = watched.server.history.version
-        watched.comes_to(lambda: watched.reflector._version == str(version))
+        watched.wait_until(lambda: watched.reflector._version == str(version))
         watched.server.history.cut()
         watched.server.history.happens("ADDED", a_pod("b"))
-        watched.comes_to(lambda: watched.names() == {"a", "b"})
+        watched.wait_until(lambda: watched.names() == {"a", "b"})
         lists = [request for request in watched.server.requests if "watch=true" not in request.path]
         assert len(lists) == 1
         assert f"resourceVersion={version}" in watched.server.requests[-1].path
@@ -108,7 +106,7 @@ def test_after_410_who_has_gone_is_gone(tmp_path: Path) -> None:
     with watching(tmp_path, "a", "b") as watched:
         del watched.server.pods["shop", "a"]  # while it was not looking
         watched.server.history.forget()
-        watched.comes_to(lambda: watched.names() == {"b"})
+        watched.wait_until(lambda: watched.names() == {"b"})
 
 
 def test_a_token_that_was_renewed_is_used(tmp_path: Path) -> None:
@@ -117,7 +115,7 @@ def test_a_token_that_was_renewed_is_used(tmp_path: Path) -> None:
         watched.server.accepts("second")
         watched.server.history.forget()
         watched.server.history.happens("ADDED", a_pod("b"))
-        watched.comes_to(lambda: watched.names() == {"a", "b"})
+        watched.wait_until(lambda: watched.names() == {"a", "b"})
 
 
 FAULTS = {
@@ -147,18 +145,18 @@ def test_no_fault_makes_it_ask_more_than_twice_a_second(tmp_path: Path) -> None:
             watched.server.always(None)
             watched.server.history.happens("ADDED", a_pod("b"))
         for watched in troubled.values():
-            watched.comes_to(partial(watched.knows, "a", "b"), 20)
+            watched.wait_until(partial(watched.knows, "a", "b"), 20)
 
 
 def test_while_the_api_server_is_away_nothing_is_certain_and_the_status_says_since_when(tmp_path: Path) -> None:
     with watching(tmp_path, "a") as watched:
         watched.server.always(fake_kubernetes.nothing())
         watched.server.history.cut()
-        watched.comes_to(lambda: bool(watched.health.fact("api_away_since")))
+        watched.wait_until(lambda: bool(watched.health.fact("api_away_since")))
         assert not watched.pods.is_fresh
         assert watched.names() == {"a"}
         watched.server.always(None)
-        watched.comes_to(lambda: watched.pods.is_fresh)
+        watched.wait_until(lambda: watched.pods.is_fresh)
         assert watched.health.fact("api_away_since") is None
 
 

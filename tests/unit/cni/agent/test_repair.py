@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +11,10 @@ import pytest
 from capture.errors import CaptureError
 from cni import conf
 from cni.agent import api, repair
+from cni.agent.agent_log import AgentLog
 from cni.agent.audit import NOTHING, Audited
 from cni.agent.examination import CAPTURED, UNKNOWN, PodState
 from cni.agent.health import Health
-from cni.agent.journal import AgentLog
 from cni.agent.options import Options
 from cni.agent.repair import LONGEST_PAUSE, QUIET, Repair
 from cni.agent.runtime import Sandbox
@@ -50,9 +49,9 @@ class Scene:
             self.health,
             AgentLog(descriptor=-1),
             self.look,
+            lambda: self.clock,
         )
         monkeypatch.setattr(repair, "apply", self.apply)
-        monkeypatch.setattr("cni.agent.repair.time", SimpleNamespace(monotonic=lambda: self.clock))
 
     def apply(self, _settings: object, path: str) -> None:
         self.applied.append(path)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from capture.analysis.foreign_text import DIVERTS, DIVERTS_BEHIND, STOPS, what_foreign_does
+from capture.analysis.base_chains import BaseChain, PodNetwork
+from capture.analysis.foreign_effects import DIVERTS, DIVERTS_BEHIND, STOPS, what_foreign_does
 from capture.analysis.judgement import judge
-from capture.analysis.stations import ForeignChain, PodNetwork
 from capture.model.ruleset import (
     MANGLE,
     NAT,
@@ -48,7 +48,7 @@ def test_the_words_depend_on_where_packets_meet_the_rule(
 ) -> None:
     is_nat = rule is TAKEN
     contents = Table(NAT if is_nat else MANGLE, (Chain("x", (rule,), "ACCEPT"),))
-    there = ForeignChain("ip other", ("ipv4",), hook, priority, is_nat=is_nat, contents=contents)
+    there = BaseChain("ip other", ("ipv4",), hook, priority, is_nat=is_nat, contents=contents)
     desired = ruleset_of(texts)
 
     (found,) = judge(desired, desired, (there,), PodNetwork(), is_native=False).obstacles

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from cni.agent.fight import RestoreBackoff
+from cni.agent.rewrite_conflict import RestoreBackoff
 
 
 def test_five_losses_in_a_minute_are_answered_at_once() -> None:

@@ -34,22 +34,22 @@ MAX_UNKNOWN_ORDERS = 3
 
 
 PRIORITIES: dict[model.TableName, int] = {model.RAW: -300, model.MANGLE: -150, model.NAT: -100}
-"""Of our own base chains at PREROUTING and OUTPUT (linux/netfilter_ipv4.h, enum nf_ip_hook_priorities)."""
+"""Priorities of our own base chains at PREROUTING and OUTPUT (enum nf_ip_hook_priorities in linux/netfilter_ipv4.h)."""
 CONNTRACK = -200
-"""Where connection tracking is at PREROUTING and OUTPUT (NF_IP_PRI_CONNTRACK in the same place)."""
+"""The priority of connection tracking at PREROUTING and OUTPUT (NF_IP_PRI_CONNTRACK)."""
 FAR = 1 << 32
 """More than any priority, which has 32 bits."""
 
 SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
-"""Where nat maps sources. Their chains are not read: SNAT and MASQUERADE change the sender's address for the receiver,
-and DNAT cannot be there (nf_nat_inet_fn maps by hook). That a filter behind tests the new source is not seen."""
+"""Hooks at which nat maps sources. Their chains are not read: SNAT and MASQUERADE change the sender's address for the
+receiver, and DNAT cannot be there (nf_nat_inet_fn maps by hook). A filter behind sees the new source; this does not."""
 
 
-class ForeignChain(Value):
-    """A foreign base chain.
+class BaseChain(Value):
+    """A base chain on a packet's way: of the capture (``is_own``), foreign, or of a second capture.
 
-    ``table`` is what nft(8) calls its table, like "ip filter". ``contents`` are its rules in the terms of our model,
-    and what nft(8) calls them as ``why``: the base chain first, then those that one can jump to.
+    ``table`` is what listings call its table, nft(8) for example "ip filter". ``contents`` are its rules in the terms
+    of our model, and what nft(8) calls foreign ones as ``why``: the base chain first, then those that one can jump to.
     """
 
     table: str
@@ -70,16 +70,23 @@ class ForeignChain(Value):
     """Whether packets that leave are routed again where its rules changed the mark."""
     devices: tuple[str, ...] = ()
     """The interfaces whose packets meet it, before PREROUTING or behind POSTROUTING; its rules name them."""
+    is_own: bool = False
+    """Whether it is in the tables of the capture in question."""
 
     @property
-    def turn(self) -> int:
+    def order(self) -> int:
         """Return what orders chains at a hook: the priority, but chains of devices are first, or last."""
         return self.priority + (0 if not self.devices else -FAR if self.hook == model.PREROUTING else FAR)
 
     @property
+    def reroutes(self) -> bool:
+        """Return whether a packet whose mark it changes is routed again."""
+        return self.is_route and self.hook == model.OUTPUT
+
+    @property
     def is_tracked(self) -> bool:
         """Return whether packets come here behind connection tracking, which begins as soon as a rule needs it."""
-        is_behind = self.turn > CONNTRACK or (self.turn == CONNTRACK and self.is_older)
+        is_behind = self.order > CONNTRACK or (self.order == CONNTRACK and self.is_older)
         return is_behind or self.hook in SOURCE_HOOKS
 
     @property
@@ -92,21 +99,19 @@ class ForeignChain(Value):
     @property
     def policies(self) -> tuple[str | None, str | None]:
         """Return what happens in each family to packets on which no rule decides."""
-        return self.entry.policy_for(IPV4), self.entry.policy_for(IPV6)
+        return self.chain.policy_for(IPV4), self.chain.policy_for(IPV6)
 
     @property
-    def entry(self) -> model.Chain:
+    def chain(self) -> model.Chain:
         """Return the base chain itself."""
         return self.contents.chains[0]
 
-    def with_entry(self, entry: model.Chain) -> ForeignChain:
+    def with_chain(self, chain: model.Chain) -> BaseChain:
         """Return the same with another base chain."""
-        return self.replace(contents=self.contents.replace(chains=(entry, *self.contents.chains[1:])))
+        return self.replace(contents=self.contents.replace(chains=(chain, *self.contents.chains[1:])))
 
 
-def in_tables_of_iptables(
-    ruleset: model.Ruleset, is_older: Callable[[model.TableName], bool]
-) -> Iterator[ForeignChain]:
+def in_tables_of_iptables(ruleset: model.Ruleset, is_older: Callable[[model.TableName], bool]) -> Iterator[BaseChain]:
     """Yield the chains of a rule set of iptables that packets of a pod meet, with all their rules."""
     for table in ruleset.tables:
         met = (model.PREROUTING, model.OUTPUT, *(() if table.name == model.NAT else SOURCE_HOOKS))
@@ -114,7 +119,7 @@ def in_tables_of_iptables(
             if chain.name in met:
                 entry = chain.replace(rules=tuple(rule.replace(why="") for rule in chain.rules))
                 others = tuple(each for each in table.chains if each is not chain)
-                yield ForeignChain(
+                yield BaseChain(
                     f"{table.name} of iptables",
                     ruleset.families,
                     chain.name,
@@ -125,22 +130,6 @@ def in_tables_of_iptables(
                     is_native=False,
                     is_route=table.name == model.MANGLE,
                 )
-
-
-class Station(Value):
-    """A base chain on a packet's way. ``table`` is what it is called in listings, ``contents`` the table it is in."""
-
-    table: str
-    entry: model.Chain
-    contents: model.Table
-    is_nat: bool
-    is_native: bool
-    """Whether it is written in nf_tables' own expressions, which differ where a packet has no socket."""
-    foreign: ForeignChain | None = None
-    reroutes: bool = False
-    """Whether a packet whose mark it changes is routed again."""
-    is_tracked: bool = True
-    """Whether connection tracking has seen a packet that comes here for the first time."""
 
 
 class PodNetwork(Value):
@@ -177,7 +166,7 @@ class Situation(Value):
     """
 
     ruleset: model.Ruleset
-    other_chains: tuple[ForeignChain, ...] = ()
+    other_chains: tuple[BaseChain, ...] = ()
     is_native: bool = False
     """Whether the capture is in native tables of nf_tables."""
     network: PodNetwork = PodNetwork()
@@ -199,13 +188,13 @@ class Situation(Value):
         for table in self.tables:
             yield from table.rules
 
-    def stations(self, hook: str, family: Family, *, with_nat: bool = True) -> tuple[Station, ...]:
+    def base_chains(self, hook: str, family: Family, *, with_nat: bool = True) -> tuple[BaseChain, ...]:
         """Return the base chains at a hook, as packets of a family meet them, by what is known of their order."""
         return _in_order(self, hook, family, {}, with_nat=with_nat)
 
     def orders(
         self, hook: str, family: Family, *, with_nat: bool = True
-    ) -> Iterator[tuple[dict[int, bool], tuple[Station, ...]]]:
+    ) -> Iterator[tuple[dict[int, bool], tuple[BaseChain, ...]]]:
         """Yield each possible order of the base chains, and for those of unknown place whether it is first.
 
         Those are named by their places in ``other_chains``.
@@ -222,38 +211,37 @@ class Situation(Value):
 
 def _in_order(
     situation: Situation, hook: str, family: Family, known: dict[int, bool], *, with_nat: bool
-) -> tuple[Station, ...]:
-    found: list[tuple[tuple[int, int, int, int], Station]] = []
+) -> tuple[BaseChain, ...]:
+    found = [(_sort_key(each, 0), each) for each in _own_chains(situation, hook)]
+    for number, each in enumerate(situation.other_chains):
+        if each.hook == hook and family in each.families:
+            is_first = known.get(number, not each.is_older)
+            found.append((_sort_key(each, -1 if is_first else 1), each))
+    return tuple(each for _, each in sorted(found, key=lambda pair: pair[0]) if with_nat or not each.is_nat)
+
+
+def _own_chains(situation: Situation, hook: str) -> Iterator[BaseChain]:
+    """Yield the base chains of the capture at a hook."""
+    families, is_native = situation.ruleset.families, situation.is_native
     for name in model.TABLES:
         table = situation.ruleset.table(name)
         chain = table.chain(hook) if table else None
-        if table is not None and chain is not None and (with_nat or name != model.NAT):
-            is_nat, reroutes = name == model.NAT, name == model.MANGLE and hook == model.OUTPUT
-            is_tracked = PRIORITIES[name] > CONNTRACK or hook in SOURCE_HOOKS
-            place = (PRIORITIES[name], 0, PRIORITIES[name] if is_nat else 0, 0)
-            found.append((place, Station(name, chain, table, is_nat, situation.is_native, None, reroutes, is_tracked)))
-    for number, each in enumerate(situation.other_chains):
-        if each.hook == hook and family in each.families and (with_nat or not each.is_nat):
-            is_first = known.get(number, not each.is_older)
-            reroutes = each.is_route and hook == model.OUTPUT
-            station = Station(
-                each.table, each.entry, each.contents, each.is_nat, each.is_native, each, reroutes, each.is_tracked
+        if table is not None and chain is not None:
+            contents = table.replace(chains=(chain, *[each for each in table.chains if each is not chain]))
+            is_nat, is_route, priority = name == model.NAT, name == model.MANGLE, PRIORITIES[name]
+            yield BaseChain(
+                name, families, hook, priority, is_nat, contents, is_native=is_native, is_route=is_route, is_own=True
             )
-            found.append((_place(each, is_first=is_first), station))
-    return tuple(station for _, station in sorted(found, key=lambda pair: pair[0]))
 
 
-def _place(each: ForeignChain, *, is_first: bool) -> tuple[int, int, int, int]:
+def _sort_key(each: BaseChain, age: int) -> tuple[int, int, int, int]:
     """Return what orders a chain: the priority of its kernel entry, then its own, then its age."""
-    age = -1 if is_first else 1
-    if each.is_nat:
-        return PRIORITIES[model.NAT], 0, each.priority, age
-    return each.turn, age, 0, 0
+    return (PRIORITIES[model.NAT], 0, each.priority, age) if each.is_nat else (each.order, age, 0, 0)
 
 
-def _is_tied(situation: Situation, each: ForeignChain) -> bool:
+def _is_tied(situation: Situation, each: BaseChain) -> bool:
     """Return whether a chain has the priority of one of the capture's at its hook."""
     tables = [table.name for table in situation.ruleset.tables if table.chain(each.hook) is not None]
     if each.is_nat:
         return model.NAT in tables and each.priority == PRIORITIES[model.NAT]
-    return each.turn in [PRIORITIES[name] for name in tables]
+    return each.order in [PRIORITIES[name] for name in tables]

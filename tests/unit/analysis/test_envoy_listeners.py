@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.causes import Capture
-from capture.analysis.envoy import (
+from capture.analysis.envoy_listeners import (
     ORIGINAL_DESTINATION,
     ORIGINAL_SOURCE,
     EnvoyListener,
@@ -117,7 +117,7 @@ NO_IPV6 = "Envoy has no listener on tcp port {} for IPv6, which is captured"
         (
             CAPTURE,
             (OUTBOUND.replace(restores_destination=False), INBOUND, INBOUND.replace(ports=(("ipv4", 80),))),
-            ["Envoy's listener outbound on port 15001 does not ask for the original destination"],
+            ["Envoy's listener outbound on port 15001 does not use the original destination"],
         ),
         (
             CAPTURE,

@@ -1,4 +1,4 @@
-"""What iptables takes of a rule: one family, one entry of each list, names and comments of limited length. Pure.
+"""Rules as iptables takes them: one family, one entry of each list, names and comments of limited length. Pure.
 
 iptables has hardly any lists, so a rule with a list becomes one rule for each entry (``expanded``), except for a
 few ports, and for so many that a rule each would cost seconds: these are 15 to a rule. Lists that are excluded always
@@ -7,7 +7,7 @@ stay in one rule, since "neither a nor b" takes two matches.
 
 from __future__ import annotations
 
-from capture.analysis.canonical import ENTRIES, MATCH_ORDER, joined_spans
+from capture.analysis.canonical import MATCH_ORDER, entries_of, joined_spans, with_entries
 from capture.model import ruleset as model
 from capture.model.addresses import collapse
 
@@ -62,22 +62,20 @@ def _spread(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...
 
 def _is_list(match: model.Match) -> bool:
     """Return whether a match has several entries; an excluded list is one match."""
-    field = ENTRIES.get(type(match))
-    return field is not None and len(getattr(match, field)) > 1 and not getattr(match, "negated", False)
+    return len(entries_of(match)) > 1 and not getattr(match, "negated", False)
 
 
 def _stated_once(match: model.Match) -> model.Match:
     """Return the match with the fewest entries."""
     if not _is_list(match):
         return match
-    field = ENTRIES[type(match)]
-    entries = getattr(match, field)
-    return match.replace(**{field: collapse(entries) if field == "networks" else joined_spans(entries)})
+    entries = entries_of(match)
+    are_networks = isinstance(match, model.Source | model.Destination)
+    return with_entries(match, collapse(entries) if are_networks else joined_spans(entries))
 
 
 def _parts(match: model.Match) -> list[model.Match]:
-    field = ENTRIES[type(match)]
-    return [match.replace(**{field: (entry,)}) for entry in getattr(match, field)]
+    return [with_entries(match, (entry,)) for entry in entries_of(match)]
 
 
 def slots(ports: tuple[model.Span, ...]) -> Iterator[list[model.Span]]:

@@ -1,0 +1,56 @@
+"""What a capture needs apart from rules: an address on ``lo``, and the routes of a transparent proxy."""
+
+from __future__ import annotations
+
+from capture.model.addresses import FAMILY_NAMES, IPV6
+from capture.model.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.model.addresses import Family, Network
+
+
+class LoopbackAddress(Value):
+    """An address on ``lo`` that the capture needs; prefix of full length."""
+
+    network: Network
+
+    @property
+    def family(self) -> Family:
+        """Return the family of the address."""
+        return self.network.family
+
+    @property
+    def message(self) -> str:
+        """Return that it is missing, for a person."""
+        return f"the address {self.network} on lo is missing"
+
+
+class PolicyRoute(Value):
+    """Packets with this mark are looked up in this routing table, where everything is local to ``lo``."""
+
+    family: Family
+    mark: int
+    table: int
+
+
+class MissingRoute(PolicyRoute):
+    """A policy route of which a half or both are missing: the rule that looks packets up, the route they find."""
+
+    has_rule: bool
+    has_route: bool
+
+    @property
+    def message(self) -> str:
+        """Return what is missing, for a person."""
+        halves = (*(() if self.has_rule else ("the policy rule",)), *(() if self.has_route else ("the route",)))
+        verb = "are" if len(halves) > 1 else "is"
+        return f"{FAMILY_NAMES[self.family]}: {' and '.join(halves)} for mark {self.mark:#x} {verb} missing"
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """Return what would add it, as commands of ip(8)."""
+        option = "-6 " if self.family == IPV6 else ""
+        rule = f"ip {option}rule add fwmark {self.mark:#x} lookup {self.table}"
+        route = f"ip {option}route add local default dev lo table {self.table}"
+        return (*(() if self.has_rule else (rule,)), *(() if self.has_route else (route,)))

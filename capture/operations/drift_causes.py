@@ -1,0 +1,121 @@
+"""What ``verify`` finds, as causes of ``why``; ``capture verify`` has each difference."""
+
+from __future__ import annotations
+
+from capture.analysis.cause_text import Cause, cause
+from capture.analysis.causes import drop_cause
+from capture.analysis.foreign_effects import what_foreign_does
+from capture.backends.iptables.render import shown_rule
+from capture.model.addresses import FAMILY_NAMES, IPV4, parse_address
+from capture.model.packet import Packet
+from capture.model.routing import LoopbackAddress
+from capture.operations import trace
+from capture.state.impediments import LO_DOWN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from capture.analysis.causes import PodFacts
+    from capture.analysis.effects import Effect
+    from capture.analysis.trace import Trace
+    from capture.model.addresses import Family
+    from capture.model.routing import MissingRoute
+    from capture.model.ruleset import Rule
+    from capture.operations.results import Verified
+    from capture.state.impediments import Impediment
+
+USUAL = Packet("tcp", parse_address("203.0.113.7"), 80, uid=1000, gid=1000)
+"""To an address outside (RFC 5737), of a user who is not the proxy."""
+
+
+def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
+    """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
+    own = [found for found in verified.differences if found.is_own]
+    if own:
+        kind = "not as applied" if own[0].kind == "family" else own[0].kind
+        first = f"{kind}: {rule_of(own[0].rule, own[0].family)}"
+        others = f", and {len(own) - 1} more differences" if len(own) > 1 else ""
+        where = f"{FAMILY_NAMES[own[0].family]} {own[0].table} {own[0].chain}"
+        yield cause("rule-missing: drift", where, first=first, others=others)
+    yield from _foreign_rule_causes(verified, facts)
+    for other in verified.others:
+        place = " ".join(filter(None, (other.where.backend, other.where.variant)))
+        yield cause("second-set", place, place=place)
+    is_lo_down = any(each.kind == LO_DOWN for each in verified.impediments)
+    for need in verified.missing:
+        if not (is_lo_down and isinstance(need, LoopbackAddress)):  # an address goes with its interface
+            yield missing_route_cause(need)
+    yield from delivery_causes(verified.impediments)
+
+
+def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
+    """Yield foreign rules by their effect on captured packets: they drop them, or bypass the proxy."""
+    effects = [found.effect for found in verified.differences if not found.is_own]
+    dropping = [each for each in (*effects, *(found.effect for found in verified.obstacles)) if _is_dropping(each)]
+    others = list(_usual_traces(facts)) if dropping else []
+    for effect in filter(None, dropping):
+        yield drop_cause(effect.after, rule_of, others)
+    for where, (does, rule) in _foreign_rules(verified).items():
+        yield cause("foreign-rule: pod", where, does=does, rule=rule)
+
+
+def _usual_traces(facts: PodFacts) -> Iterator[Trace]:
+    """Yield the ways of a connection to outside, and of one to each address of the pod."""
+    yield trace(USUAL)
+    name = next((link.name for link in facts.links if not link.is_loopback), None)
+    for address in facts.addresses if name else ():
+        yield trace(Packet("tcp", address, USUAL.port, in_interface=name))
+
+
+def _foreign_rules(verified: Verified) -> dict[str, tuple[str, str]]:
+    """Return what the first foreign rule of each chain does that moves captured packets and does not drop them.
+
+    In words, each with the rule.
+    """
+    found = {
+        f"{each.table} {each.chain}": (what_foreign_does(each.rule, each.effect), rule_of(each.rule, each.family))
+        for each in reversed(verified.differences)
+        if not each.is_own and not _is_dropping(each.effect)
+    }
+    return found | {
+        f"{each.foreign_chain.table} {each.foreign_chain.chain.name}": (
+            what_foreign_does(each.rule, each.effect),
+            (each.rule and each.rule.why) or rule_of(each.rule, each.family),
+        )
+        for each in reversed(verified.obstacles)
+        if not _is_dropping(each.effect)
+    }
+
+
+def unjudged_notes(verified: Verified) -> Iterator[Cause]:
+    """Yield what may divert captured packets, and cannot be judged."""
+    for each in verified.unjudged:
+        words = (each.rule and each.rule.why) or rule_of(each.rule, each.family)
+        yield cause("unjudged", each.place, rule=words)
+    for doubt in verified.doubts:
+        yield cause("unjudged: doubt", doubt=doubt)
+
+
+def _is_dropping(effect: Effect | None) -> bool:
+    return effect is not None and effect.is_certain and effect.after.outcome == "dropped"
+
+
+def delivery_causes(found: Iterable[Impediment]) -> Iterator[Cause]:
+    """Yield what loses captured packets though the rules are there; that lo is down is a fact of the pod already."""
+    for each in found:
+        if each.kind != LO_DOWN:
+            yield Cause(each.kind, each.message, each.remedy)
+
+
+def missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
+    """Return the routes and addresses that the rules need and the namespace lacks."""
+    if isinstance(need, LoopbackAddress):
+        return cause("rule-missing: address", "lo", message=need.message)
+    commands = "; ".join(need.commands)
+    return cause("route-missing", f"table {need.table}", message=need.message, commands=commands)
+
+
+def rule_of(rule: Rule | None, family: Family = IPV4) -> str:
+    """Return a rule in the words of iptables-save; of none, the policy."""
+    return "the policy DROP" if rule is None else shown_rule(rule, family)

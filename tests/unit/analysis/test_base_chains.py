@@ -1,0 +1,104 @@
+"""The order of base chains is that of the kernel, which is written here as its source has it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capture.analysis.base_chains import BaseChain, Situation
+from capture.model.ruleset import NAT, OUTPUT, PREROUTING, RAW, Chain, Table
+from capture.rules import build_ruleset
+from capture.settings.config import CaptureConfig
+
+TRANSPARENT = build_ruleset(CaptureConfig(mode="TPROXY", captures_dns=True, captures_all_dns=True))
+OWN = [("raw", -300, False), ("mangle", -150, False), ("nat", -100, True)]
+Registered = tuple[str, int, bool]
+"""A base chain as the kernel gets it: its table, its priority, and whether it is of type nat."""
+
+
+def foreign(number: int, priority: int, *, is_nat: bool = False, is_older: bool = False, **more: bool) -> BaseChain:
+    table = Table(NAT if is_nat else RAW, (Chain("x", (), "ACCEPT"),))
+    return BaseChain(f"ip {number}", ("ipv4",), OUTPUT, priority, is_nat, table, is_older, **more)  # type: ignore[arg-type]
+
+
+def in_kernel(registered: list[Registered]) -> list[str]:
+    """Return tables in the order in which the kernel enters chains that are registered in this order.
+
+    nf_hook_entries_grow puts a chain before the first one whose priority is not lower. Those of type nat share one
+    entry at -100, and have the same order in it (nf_nat_register_fn).
+    """
+    entries: list[tuple[int, list[Registered]]] = []
+    nat: list[Registered] = []
+    for chain in registered:
+        if chain[2]:
+            nat.insert(sum(each[1] < chain[1] for each in nat), chain)
+        if not chain[2] or len(nat) == 1:
+            priority = -100 if chain[2] else chain[1]
+            entries.insert(sum(each < priority for each, _ in entries), (priority, nat if chain[2] else [chain]))
+    return [table for _, chains in entries for table, _, _ in chains]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from((-400, -300, -160, -150, -99, 0, 50)), st.booleans(), st.booleans()), max_size=8)
+)
+def test_base_chains_come_in_the_order_of_the_kernel(drawn: list[tuple[int, bool, bool]]) -> None:
+    """The others are listed as the kernel lists them: of equal ones the newest first."""
+    others = [
+        foreign(number, priority, is_nat=is_nat, is_older=is_older)
+        for number, (priority, is_nat, is_older) in enumerate(drawn)
+    ]
+    older, newer = (
+        [(each.table, each.priority, each.is_nat) for each in reversed(others) if each.is_older == wanted]
+        for wanted in (True, False)
+    )
+    met = Situation(TRANSPARENT, tuple(others)).base_chains(OUTPUT, "ipv4")
+    assert [each.table for each in met] == in_kernel([*older, *OWN, *newer])
+
+
+def test_chains_at_another_hook_or_of_another_family_are_not_met() -> None:
+    situation = Situation(TRANSPARENT, (foreign(1, 0),))
+    assert [each.table for each in situation.base_chains(OUTPUT, "ipv6")] == ["raw", "mangle", "nat"]
+    assert [each.table for each in situation.base_chains(PREROUTING, "ipv4")] == ["raw", "mangle"]
+    assert [each.table for each in situation.base_chains(OUTPUT, "ipv4", with_nat=False)] == ["raw", "mangle", "ip 1"]
+
+
+def test_packets_are_routed_again_behind_chains_of_type_route_at_output_only() -> None:
+    others = tuple(foreign(1, 0).replace(hook=hook, is_route=True) for hook in (OUTPUT, PREROUTING))
+    situation = Situation(TRANSPARENT, (*others, foreign(2, 0)))
+    met = [each for hook in (OUTPUT, PREROUTING) for each in situation.base_chains(hook, "ipv4")]
+    assert [(each.table, each.is_own) for each in met if each.reroutes] == [("mangle", True), ("ip 1", False)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5])
+def test_chains_of_unknown_age_have_every_order_up_to_a_number(count: int) -> None:
+    others = tuple(foreign(number, -150, is_of_any_age=True) for number in range(count))
+    orders = list(Situation(TRANSPARENT, (foreign(9, 7, is_of_any_age=True), *others)).orders(OUTPUT, "ipv4"))
+    assert len(orders) == 2 ** min(count, 3)
+    for known, met in orders:
+        tables = [each.table for each in met]
+        assert sorted(tables) == sorted(["raw", "mangle", "nat", "ip 9", *(each.table for each in others)])
+        for number, is_first in known.items():
+            assert (tables.index(f"ip {number - 1}") < tables.index("mangle")) == is_first
+
+
+@pytest.mark.parametrize(
+    ("hook", "place", "is_first"), [(PREROUTING, "ingress", True), ("POSTROUTING", "egress", False)]
+)
+def test_chains_of_devices_are_first_or_last(hook: str, place: str, *, is_first: bool) -> None:
+    device = foreign(1, 5).replace(hook=hook, devices=("eth0", "eth1"))
+    others = (device, foreign(2, -500).replace(hook=hook), foreign(3, 500).replace(hook=hook))
+    met = [each.table for each in Situation(TRANSPARENT, others).base_chains(hook, "ipv4")]
+    assert met.index("ip 1") == (0 if is_first else len(met) - 1)
+    assert device.place == f"{place} of eth0, eth1"
+
+
+@pytest.mark.parametrize(
+    ("priority", "is_older", "hook", "is_tracked"),
+    [(-201, True, OUTPUT, False), (-200, False, OUTPUT, False), (-200, True, OUTPUT, True), (-199, False, OUTPUT, True),
+     (-300, False, "INPUT", True)],
+)  # fmt: skip
+def test_connection_tracking_has_seen_what_comes_behind_it(
+    *, priority: int, is_older: bool, hook: str, is_tracked: bool
+) -> None:
+    assert foreign(1, priority, is_older=is_older).replace(hook=hook).is_tracked == is_tracked

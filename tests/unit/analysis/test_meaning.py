@@ -1,0 +1,190 @@
+"""What foreign rules mean: the words of iptables and those of nft have one meaning, and doubtful words have none."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capture.analysis.base_chains import PodNetwork
+from capture.analysis.meaning import (
+    Goto,
+    Translate,
+    Untrack,
+    before_tracking,
+    flags_hold,
+    holds_for,
+    is_pure,
+    judge,
+    meaning,
+    spelled_out,
+)
+from capture.model.addresses import parse_address, parse_network
+from capture.model.packet import Packet
+from capture.model.ruleset import (
+    CONNECTION_STATES,
+    Accept,
+    ConnectionMark,
+    ConnectionState,
+    Continue,
+    Destination,
+    Drop,
+    InInterface,
+    OutInterface,
+    Protocol,
+    RestoreMark,
+    Rule,
+    SetZone,
+    Source,
+    UnknownMatch,
+    UnknownVerdict,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.analysis.meaning import Meaning
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Match
+
+ADDRESS, ADDRESS6 = parse_address("10.0.0.1"), parse_address("fd00::1")
+NETWORK = PodNetwork(local=(parse_address("10.0.0.9"), parse_address("fd00::9")), names=((2, "eth0"),))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("REJECT --reject-with tcp-reset", "reject with tcp reset", "[reject 1=00000000]", "TARPIT"), Drop()),
+        (("NOTRACK", "CT --notrack", "notrack"), Untrack()),
+        (("-g OTHER", "goto OTHER"), Goto("OTHER")),
+        (("NFLOG --nflog-group 1", "TTL --ttl-set 64", "SET --add-set x src"), Continue()),
+        (("DNAT --to-destination 10.0.0.1", "dnat to 10.0.0.1", "dnat ip to 10.0.0.1"), Translate(ADDRESS, None)),
+        (("DNAT --to-destination 10.0.0.1:81", "dnat ip to 10.0.0.1:81"), Translate(ADDRESS, 81)),
+        (("DNAT --to-destination [fd00::1]:81", "dnat ip6 to [fd00::1]:81"), Translate(ADDRESS6, 81)),
+        (("DNAT --to-destination :81", "dnat to :81"), Translate(None, 81)),
+        (("NETMAP --to 10.1.0.0/16",), Translate(parse_network("10.1.0.0/16"), None)),
+    ],
+)
+def test_verdicts_in_the_words_of_both_backends_mean_the_same(words: tuple[str, ...], expected: Meaning) -> None:
+    assert {meaning(Rule(UnknownVerdict(each))) for each in words} == {expected}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "DNAT --to-destination 10.0.0.1-10.0.0.9", "dnat to 10.0.0.1-10.0.0.9", "DNAT --to-destination 10.0.0.1:81-90",
+        "DNAT --to-destination 10.0.0.999", "DNAT", "NETMAP --to 10.1.0.0/99", "queue to 1", "REJECTED",
+    ],
+)  # fmt: skip
+def test_verdicts_that_lead_to_several_places_or_are_unknown_stay_as_they_are(words: str) -> None:
+    assert meaning(Rule(UnknownVerdict(words))) == UnknownVerdict(words)
+
+
+def test_a_zone_is_of_no_concern_for_udp_alone() -> None:
+    assert meaning(Rule(SetZone(1), (Protocol("udp"),))) == Continue()
+    assert isinstance(meaning(Rule(SetZone(1), (Protocol("tcp"),))), UnknownVerdict)
+    assert meaning(Rule(UnknownVerdict("counter accept", Accept()))) == Accept()
+
+
+def test_a_network_replaces_the_first_bits_of_the_destination() -> None:
+    translated = Translate(parse_network("192.168.0.0/16"), None).destination(parse_address("10.0.3.4"))
+    assert translated == parse_address("192.168.3.4")
+    assert Translate(None, 81).destination(ADDRESS) == ADDRESS
+
+
+@pytest.mark.parametrize(
+    ("words", "tcp", "udp"),
+    [
+        (("-p tcp", "-p 6", "meta l4proto 6", "ip protocol tcp", "ip6 nexthdr { 6 }"), True, False),
+        (("! -p tcp", "meta l4proto != 6", "ip protocol != { tcp, 1 }"), False, True),
+        (("-p icmp", "meta l4proto { 1, 58 }"), False, False),
+        (("meta l4proto { 6, 17 }",), True, True),
+        (("meta l4proto { 1-20 }", "-m mac --mac-source 0:0:0:0:0:1", "meta l4proto"), None, None),
+    ],
+)
+def test_matches_of_a_protocol_hold_for_all_its_packets_or_for_none(
+    words: tuple[str, ...], *, tcp: bool | None, udp: bool | None
+) -> None:
+    assert {(holds_for(each, "tcp"), holds_for(each, "udp")) for each in words} == {(tcp, udp)}
+
+
+@pytest.mark.parametrize(
+    ("words", "new", "established"),
+    [
+        (("-m tcp --tcp-flags FIN,SYN,RST,ACK SYN", "tcp flags & 0x17 == 0x02"), True, False),
+        (("-m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN", "tcp flags & 0x17 != 0x02"), False, True),
+        (("-m tcp --tcp-flags ALL NONE", "tcp flags & 0x3f == 0x00"), False, False),
+        (("-m tcp --tcp-flags PSH PSH", "tcp flags & 0x08 == 0x08"), False, None),
+        (("tcp flags == 2", "-m tcp --tcp-option 5"), None, None),
+    ],
+)
+def test_flags_hold_for_all_packets_in_a_state_or_for_none(
+    words: tuple[str, ...], *, new: bool | None, established: bool | None
+) -> None:
+    for each in words:
+        answers = [flags_hold(each, state) for state in ("NEW", "RELATED", "ESTABLISHED", "INVALID")]
+        assert answers == [new, new, established, None]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ("-m addrtype --dst-type LOCAL", "fib daddr type local"),
+            Destination((parse_network("127.0.0.0/8"), parse_address("10.255.255.2"), parse_address("10.0.0.9"))),
+        ),
+        (
+            ("-m addrtype ! --src-type LOCAL", "fib saddr type != local"),
+            Source((parse_network("127.0.0.0/8"), parse_address("10.255.255.2"), parse_address("10.0.0.9")), True),
+        ),
+        (("-m iprange --dst-range 10.0.0.2-10.0.0.3",), Destination((parse_network("10.0.0.2/31"),))),
+        (("-m iprange ! --src-range 10.0.0.2-10.0.0.3",), Source((parse_network("10.0.0.2/31"),), True)),
+        (("iif 2",), InInterface("eth0")),
+        (("oif != 1",), OutInterface("lo", True)),
+        (("iif 9",), InInterface("")),
+    ],
+)
+def test_matches_about_the_pod_are_spelled_out(words: tuple[str, ...], expected: Match) -> None:
+    for each in words:
+        assert [*spelled_out((UnknownMatch(each), Protocol("tcp")), "ipv4", NETWORK)] == [expected, Protocol("tcp")]
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_matches_about_an_unknown_pod_stay_unknown(family: Family) -> None:
+    unknown = tuple(
+        UnknownMatch(words) for words in ("fib daddr type local", "iif 2", "-m addrtype --dst-type UNICAST")
+    )
+    assert tuple(spelled_out(unknown, family, PodNetwork())) == unknown
+    assert [*spelled_out((UnknownMatch("iif 1"),), family, PodNetwork())] == [InInterface("lo")]
+
+
+@given(
+    st.sampled_from(CONNECTION_STATES),
+    st.one_of(
+        st.builds(
+            ConnectionState,
+            st.lists(st.sampled_from(CONNECTION_STATES), min_size=1, unique=True).map(tuple),
+            st.booleans(),
+        ),
+        st.builds(ConnectionMark, st.sampled_from((0, 1)), st.just(1), st.booleans()),
+        st.just(Protocol("udp")),
+    ),
+)
+def test_rules_before_tracking_hold_as_rules_do_for_packets_that_it_has_not_seen(state: str, match: Match) -> None:
+    packet = Packet("tcp", ADDRESS, 80, state=state, connection_mark=1)
+    rule = Rule(RestoreMark(), (match,))
+    (before,) = before_tracking([rule])
+    assert judge(before, packet, NETWORK) == judge(rule, packet, NETWORK, is_tracked=False)
+    assert before.verdict == (RestoreMark() if before is rule else Continue())
+    assert judge(Rule(Drop(), (ConnectionState(("INVALID",)),)), packet, NETWORK, is_tracked=False) == (
+        state != "UNTRACKED"
+    )
+
+
+def test_matches_that_count_give_no_single_answer() -> None:
+    assert not any(
+        map(
+            is_pure,
+            ("-m statistic --mode nth", "limit rate 1/second", "numgen random mod 2 == 0", "jhash ip saddr mod 2"),
+        )
+    )
+    assert is_pure("-m mac --mac-source 00:00:00:00:00:01")
