@@ -6,6 +6,7 @@ from capture.analysis.base_chains import Situation, in_tables_of_iptables
 from capture.backends import load
 from capture.backends.detect import BackendChoice
 from capture.backends.iptables.tables import legacy_tables
+from capture.backends.nftables.names import TABLE_NAMES
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILIES
 from capture.model.chain_names import is_own_chain
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 LEGACY = "iptables-legacy"
 OF_PLACES = {("nftables", ""): "inet istio-proxy", ("iptables", "nft"): "of iptables", ("iptables", "legacy"): LEGACY}
 """Names for the tables of a second set, by its backend and variant."""
+
+
+NATIVE_TABLES = {f"inet {name}" for name in TABLE_NAMES.values()}
 
 
 class OtherChains(Value):
@@ -82,8 +86,10 @@ def _read_legacy() -> list[BaseChain] | None:
 
 
 def _is_own(chain: BaseChain) -> bool:
+    if chain.table in NATIVE_TABLES:
+        return True
     names = (each.name for each in chain.contents.chains)
-    return chain.table.startswith(OF_PLACES["nftables", ""]) or any(map(is_own_chain, names))
+    return chain.table.endswith((OF_PLACES["iptables", "nft"], LEGACY)) and any(map(is_own_chain, names))
 
 
 def read_situation(ruleset: Ruleset, place: tuple[str, str], needs: Ruleset) -> Situation:

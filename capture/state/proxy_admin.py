@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from capture.errors import CaptureError
+from capture.errors import CaptureError, ConfigurationError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
 
 TIMEOUT = 5.0
 """Seconds."""
@@ -32,8 +36,8 @@ def _get_config_dump(url: str, timeout: float) -> dict[str, Any]:
     from urllib.parse import urlsplit
 
     parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError("no http URL with a host")
+    if parts.scheme != "http" or not parts.hostname or not _has_port(parts):
+        raise ConfigurationError("--proxy-admin", url, "command line", "a URL such as http://127.0.0.1:15000")
     connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout)
     try:
         connection.request("GET", f"{parts.path.rstrip('/')}/config_dump")
@@ -46,3 +50,11 @@ def _get_config_dump(url: str, timeout: float) -> dict[str, Any]:
     if not isinstance(dump, dict):
         raise TypeError("its answer is no object")
     return dump
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Return whether a URL has a port that there can be, or none."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False

@@ -234,6 +234,28 @@ CASES: dict[str, tuple[str, str]] = {
         "iptables-nft -A OUTPUT -p tcp --sport 32768:60999 -j DROP",
         "dropped",
     ),
+    "mapped by a chain of nft's own in a table called nat": (
+        (
+            "nft add table ip nat; nft 'add chain ip nat output {{ type nat hook output priority -101; }}';"
+            " nft add rule ip nat output tcp dport 80 dnat to 198.51.100.7"
+        ),
+        "app",
+    ),
+    "dropped by a chain of nft's own in a table called mangle": (
+        (
+            "nft add table ip mangle; nft 'add chain ip mangle early {{ type filter hook output priority -200; }}';"
+            " nft add rule ip mangle early tcp dport 80 drop"
+        ),
+        "dropped",
+    ),
+    "dropped in a table whose name begins like one of ours": (
+        (
+            "nft add table inet istio-proxy-nat2;"
+            " nft 'add chain inet istio-proxy-nat2 out {{ type filter hook output priority -200; }}';"
+            " nft add rule inet istio-proxy-nat2 out tcp dport 80 drop"
+        ),
+        "dropped",
+    ),
     "masqueraded": ("iptables-nft -t nat -A POSTROUTING -o eth0 -j MASQUERADE", "proxy"),
 }
 OUTCOMES = {"proxy": "proxy-outbound", "app": "direct", "dropped": "dropped"}

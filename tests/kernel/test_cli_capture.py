@@ -373,6 +373,7 @@ def test_dump_prints_json(netns: NamespaceFactory) -> None:
     assert json.loads(run(namespace, "capture", "verify", "--format", "json", code=4).stdout)["as_asked"] is False
     run(namespace, "capture", "apply")
 
+    assert "has no rules in this part" in run(namespace, "capture", "dump", "--table", "raw").stderr
     dumped = json.loads(run(namespace, "capture", "dump", "--format", "json", "--family", "ipv6").stdout)
 
     (table,) = dumped["tables"]
