@@ -185,7 +185,7 @@ def test_a_policy_rule_that_is_gone_fails_the_validation(pod_pair: PodPair, befo
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
-def test_while_a_proxy_runs(pod_pair: PodPair, mode: str) -> None:
+def test_validation_works_while_a_proxy_runs(pod_pair: PodPair, mode: str) -> None:
     """Who took a connection is in the kernel's list of sockets."""
     pod = pod_pair.pod
     init(pod, "-m", mode)

@@ -363,7 +363,7 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
         ),
     ],
 )  # fmt: skip
-def test_who_listens_where_the_packet_arrives(live: Trace, served: Listener, expected: Cause | None) -> None:
+def test_the_listener_where_the_packet_arrives_decides(live: Trace, served: Listener, expected: Cause | None) -> None:
     causes = list(causes_of_connection(live, None, FACTS.replace(listeners=(served,)), CAPTURE, text_of))
     assert causes == ([expected] if expected else [])
 
