@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
 
 CAPTURE_PACKAGE = Path(capture.__file__).parent
-TELL_CAUSES = ("analysis/causes", "analysis/envoy", "operations/diagnosis", "operations/drift_causes")
+TELL_CAUSES = ("analysis/causes", "analysis/envoy_listeners", "operations/diagnosis", "operations/drift_causes")
 OF_A_FAMILY: dict[str, object] = {"family": "IPv6", "other": "IPv4", "any_address": "::"}
 """Words that one cause takes from a dictionary."""
 PROXY = 1337
