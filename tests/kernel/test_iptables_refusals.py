@@ -1,4 +1,4 @@
-"""What keeps iptables from being written, made to happen: each is an error that names what is missing."""
+"""Each reason that keeps iptables from being written is an error that names what is missing."""
 
 from __future__ import annotations
 

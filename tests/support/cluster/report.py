@@ -97,7 +97,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "Every cause is named for a pod by its name": ("test_why",),
     "SELinux: the agent's type": (),
 }  # fmt: skip
-"""What the agent was measured against; each test named here exists (tests/unit/deploy/test_requirements.py)."""
+"""The requirements of the agent; each test named here exists (tests/unit/deploy/test_requirements.py)."""
 
 READ_ONLY = """\
 ## Only read, not run

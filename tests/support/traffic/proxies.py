@@ -27,7 +27,7 @@ _HERE = Path(__file__).parent
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Seen:
-    """What an application saw of a request."""
+    """A request as an application saw it."""
 
     label: str
     local: Endpoint
