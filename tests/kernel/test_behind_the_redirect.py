@@ -1,4 +1,4 @@
-"""What meets a connection after our rules have sent it to the proxy: in the kernel's order, shown by traffic."""
+"""Filters that meet a connection after our rules have sent it to the proxy: in the kernel's order, shown by traffic."""
 
 from __future__ import annotations
 
@@ -328,7 +328,7 @@ LOCAL_TRAFFIC = {
 
 @pytest.mark.parametrize("writer", LOCAL_TRAFFIC)
 def test_ports_of_a_node_are_judged(served: PodPair, writer: str) -> None:
-    """What Docker and kube-proxy write for ports that are published takes traffic to the pod's own addresses alone."""
+    """Rules of Docker and kube-proxy for published ports take traffic to the pod's own addresses alone."""
     pod = served.pod
     with pod.entered():
         operations.apply(settings())

@@ -54,7 +54,7 @@ ISTIO-REDIRECT     all  --  *   *   0.0.0.0/0  0.0.0.0/0
 Chain ISTIO-REDIRECT (1 references)
 REDIRECT           tcp  --  *   *   0.0.0.0/0  0.0.0.0/0   redir ports 15001
 """
-"""What a pod's nat table is known to look like, without counters; built-in chains without rules left out."""
+"""The known nat table of a pod, without counters and without built-in chains that have no rules."""
 
 VARIANTS = {"restore": ("nft", "legacy"), "netlink": ("nft",), "iptc": ("legacy",)}
 DRIVERS = [

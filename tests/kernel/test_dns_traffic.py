@@ -142,7 +142,7 @@ def test_ten_thousand_queries_get_their_own_answers(pod_pair: PodPair, way: str)
     assert agent == {"server": 5000}
 
 
-def test_without_zones_they_would_not(pod_pair: PodPair) -> None:
+def test_without_zones_queries_come_back_to_the_agent(pod_pair: PodPair) -> None:
     """The test itself, tested: without the raw table the agent's questions come back to the agent."""
     pod = pod_pair.pod
     serve(pod_pair)

@@ -274,7 +274,7 @@ def saved(namespace: Namespace) -> list[str]:
 
 
 class TestTheSameAsIptables:
-    """What we write and what iptables-nft-restore writes for the same rules."""
+    """Our own bytes and those of iptables-nft-restore for the same rules."""
 
     @in_one_namespace
     @given(ruleset=rulesets().map(with_rules_of_iptables))

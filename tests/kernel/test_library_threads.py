@@ -55,7 +55,7 @@ assert written == [True] * len(threads), written
 
 
 def test_the_bindings_of_libnftables_are_loaded_by_one_thread(netns: NamespaceFactory, tmp_path: Path) -> None:
-    """What is there at first is an empty module, and a slow disk makes that long."""
+    """The module is empty at first, and a slow disk makes that long."""
     netns.pod().run([sys.executable, "-c", EXPECT_EVERY_THREAD_TO_WRITE, tmp_path / "bindings.py"], cwd=ROOT)
 
 

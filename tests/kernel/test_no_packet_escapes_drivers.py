@@ -1,4 +1,4 @@
-"""What each driver reads back captures exactly the packets that the written rules do."""
+"""The rules that each driver reads back capture exactly the packets that the written ones do."""
 
 from __future__ import annotations
 

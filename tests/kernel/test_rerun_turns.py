@@ -200,7 +200,7 @@ def test_routes_with_other_numbers_are_found_by_the_rules(pod_pair: PodPair) -> 
 
 
 def test_a_table_that_two_marks_lead_to(pod_pair: PodPair) -> None:
-    """Of settings that change the mark alone, the route stays."""
+    """The route stays under settings that change the mark alone."""
     pod = pod_pair.pod
     with pod.entered():
         operations.apply(settings(TPROXY, {option.TPROXY_MARK: "77"}))

@@ -1,4 +1,4 @@
-"""What a person sees on a terminal of 80 and of 120 columns, of a healthy pod and of broken ones.
+"""The output about a healthy pod and broken ones on a terminal of 80 and of 120 columns.
 
 The texts are in ``terminal/``. After a change that is meant, run this with CAPTURE_WRITE_TERMINAL=1 and read the
 difference. What differs between two runs has the names of ``docs_examples.NORMALISERS``.

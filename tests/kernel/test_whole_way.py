@@ -87,7 +87,7 @@ def test_trace_and_kernel_agree_on_the_port_of_two_captures(pair: PodPair) -> No
 @pytest.mark.parametrize(
     "command", ["ip rule del fwmark 0x539 lookup 133", "ip route del local default dev lo table 133"]
 )
-def test_which_half_of_the_transparent_route_is_missing(pair: PodPair, command: str) -> None:
+def test_the_missing_half_of_the_transparent_route_is_named(pair: PodPair, command: str) -> None:
     pair.pod.run([PROGRAM, "apply", "-m", "TPROXY"])
     assert trace(pair, "tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0")["missing_routes"] == []
 

@@ -345,4 +345,4 @@ HARMLESS = (
     " iptables -A OUTPUT ! -o wg0 -p udp --dport 51820 -j REJECT;"
     " iptables -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE"
 )
-"""What others write that is nothing to captured connections."""
+"""Foreign rules that do nothing to captured connections."""

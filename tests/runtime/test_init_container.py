@@ -266,7 +266,7 @@ def test_a_pod_whose_init_container_fails_does_not_start(make_pod: MakePod, argu
     assert words in pod.explicit()
 
 
-def test_without_the_capability_it_says_so(make_pod: MakePod) -> None:
+def test_a_missing_capability_is_named(make_pod: MakePod) -> None:
     pod = make_pod("powerless")
     pod.add_init(*ARGUMENTS, capabilities=("NET_RAW",))
     assert pod.podman("pod", "start", pod.name, check=False).returncode != 0

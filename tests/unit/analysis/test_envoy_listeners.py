@@ -136,7 +136,9 @@ NO_IPV6 = "Envoy has no listener on tcp port {} for IPv6, which is captured"
         ),
     ],
 )
-def test_where_envoy_does_not_fit(capture: Capture, listeners: tuple[EnvoyListener, ...], found: list[str]) -> None:
+def test_each_misfit_of_envoy_is_a_cause(
+    capture: Capture, listeners: tuple[EnvoyListener, ...], found: list[str]
+) -> None:
     causes = list(causes_of_listeners(listeners, capture, MARK))
 
     assert [cause.message for cause in causes] == found

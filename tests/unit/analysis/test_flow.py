@@ -204,7 +204,9 @@ def through_ours(*rules: Rule, more: tuple[Chain, ...] = (), table: TableName = 
         (TransparentProxy(15006, 1), MANGLE, ("proxy", "proxy :15006")),
     ],
 )  # fmt: skip
-def test_where_a_rule_of_ours_sends_packets(verdict: Verdict, table: TableName, expected: tuple[str, str]) -> None:
+def test_an_edge_shows_where_our_rule_sends_packets(
+    verdict: Verdict, table: TableName, expected: tuple[str, str]
+) -> None:
     rule = Rule(verdict, HTTP, counters=FOUND)
     (edge, _) = through_ours(rule, Rule(Drop(), why="another"), table=table)
     assert (edge.kind, edge.to) == expected

@@ -37,7 +37,7 @@ def test_netlink_is_taken_with_and_without_programs(programs: dict[Program, str]
     assert choose(KERNEL.replace(programs=programs), request_) == BY_NETLINK
 
 
-def test_without_compat_it_cannot_be_taken() -> None:
+def test_netlink_is_not_taken_without_compat() -> None:
     facts = KERNEL.replace(nft_compat=False, programs=WITH_EVERYTHING.programs)
     assert choose(facts, BackendRequest()) == BackendChoice("iptables", "restore", "legacy")
     assert choose(facts, BackendRequest("auto", "netlink")) == BackendChoice("nftables", "netlink", "")

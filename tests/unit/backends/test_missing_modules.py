@@ -233,7 +233,7 @@ def load(kernel: Path, *names: str) -> None:
         (kernel / "loaded" / name / "initstate").write_text("live\n")
 
 
-def test_where_it_is_unknown_it_is_a_suspicion(kernel: Path) -> None:
+def test_an_unknown_module_is_a_suspicion(kernel: Path) -> None:
     load(kernel, *(name for name in needed(DEFAULT, FAMILIES, "nftables") if name != "nft_redir"))
     error = with_missing_modules(REFUSED, DEFAULT, "nftables")
     assert error.message == REFUSED.message
