@@ -72,7 +72,7 @@ def test_every_packet_has_the_outcome_of_its_trace() -> None:
 
 
 def test_every_packet_does_with_long_lists_put_aside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chains, "SHORT", 2)
+    monkeypatch.setattr(chains, "MIN_RUN", 2)
     monkeypatch.setattr(long_lists, "MAX_PUT_IN", 0)
     assert wrong(SAMPLE[::2], 20) == 0
 
