@@ -26,6 +26,7 @@ from capture.report.difference_text import (
 )
 from capture.report.output import print_json
 from capture.report.terminal import print_lines
+from capture.state.proxy_admin import is_url
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     *part_options(),
     click.Option(
         ["--proxy-admin"],
-        type=Kind(str, "an http URL, such as http://127.0.0.1:15000", lambda url: url.startswith("http://")),
+        type=Kind(str, "an http URL, such as http://127.0.0.1:15000", is_url),
         metavar="URL",
         help="Compare Envoy's listeners with the capture, too: its admin interface, http://127.0.0.1:15000.",
     ),

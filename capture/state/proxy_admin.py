@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from capture.errors import CaptureError, ConfigurationError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from urllib.parse import SplitResult
+from capture.errors import CaptureError
 
 TIMEOUT = 5.0
 """Seconds."""
 MAX_BYTES = 64 * 1024 * 1024
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is an http URL with a host, and with no port that there cannot be."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(text)
+        return parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def read_config_dump(url: str, timeout: float = TIMEOUT) -> dict[str, Any]:
@@ -36,8 +43,8 @@ def _get_config_dump(url: str, timeout: float) -> dict[str, Any]:
     from urllib.parse import urlsplit
 
     parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname or not _has_port(parts):
-        raise ConfigurationError("--proxy-admin", url, "command line", "a URL such as http://127.0.0.1:15000")
+    if not is_url(url) or not parts.hostname:
+        raise ValueError("no http URL with a host")
     connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout)
     try:
         connection.request("GET", f"{parts.path.rstrip('/')}/config_dump")
@@ -50,11 +57,3 @@ def _get_config_dump(url: str, timeout: float) -> dict[str, Any]:
     if not isinstance(dump, dict):
         raise TypeError("its answer is no object")
     return dump
-
-
-def _has_port(parts: SplitResult) -> bool:
-    """Return whether a URL has a port that there can be, or none."""
-    try:
-        return parts.port != 0
-    except ValueError:
-        return False

@@ -57,4 +57,4 @@ def test_what_is_no_url_is_wrong_usage(pod_pair: PodPair, url: str) -> None:
     done = pod_pair.pod.run([CAPTURE, "verify", "--proxy-admin", url], check=False)
 
     assert done.returncode == 2
-    assert f"--proxy-admin: invalid value '{url}': expected a URL such as" in done.stderr
+    assert f"--proxy-admin: invalid value '{url}': expected an http URL" in done.stderr
