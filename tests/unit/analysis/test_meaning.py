@@ -5,8 +5,19 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.base_chains import PodNetwork
-from capture.analysis.meaning import Goto, Translate, Untrack, flags_hold, holds_for, is_pure, meaning, spelled_out
+from capture.analysis.meaning import (
+    Goto,
+    Translate,
+    Untrack,
+    flags_hold,
+    holds_for,
+    is_pure,
+    judge,
+    meaning,
+    spelled_out,
+)
 from capture.model.addresses import parse_address, parse_network
+from capture.model.packet import Packet
 from capture.model.ruleset import (
     Accept,
     Continue,
@@ -48,6 +59,17 @@ NETWORK = PodNetwork(local=(parse_address("10.0.0.9"), parse_address("fd00::9"))
 )
 def test_verdicts_in_the_words_of_both_backends_mean_the_same(words: tuple[str, ...], expected: Meaning) -> None:
     assert {meaning(Rule(UnknownVerdict(each))) for each in words} == {expected}
+
+
+@pytest.mark.parametrize(
+    ("network", "negated", "holds"),
+    [("0.0.0.0/0", False, True), ("0.0.0.0/0", True, False), ("10.0.0.0/8", False, False), ("10.0.0.0/8", True, False)],
+)
+def test_a_source_that_is_not_known_is_in_the_network_of_all_addresses_alone(
+    network: str, *, negated: bool, holds: bool
+) -> None:
+    packet = Packet("tcp", ADDRESS, 80, in_interface="eth0")
+    assert judge(Rule(Drop(), (Source((parse_network(network),), negated),)), packet, NETWORK) is holds
 
 
 @pytest.mark.parametrize(
