@@ -1,4 +1,4 @@
-"""What can go wrong, as a tree; each error carries facts, and its class writes the sentence.
+"""Errors, as a tree; each carries facts, and its class writes the sentence.
 
 CaptureError                    exit code 1: the operation failed
 ├── ConfigurationError          2: a value, option or combination is wrong

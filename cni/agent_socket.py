@@ -1,7 +1,7 @@
 """Requests to the node's agent over its unix socket: the plugin's about a pod, ``capture node``'s about the agent.
 
 The plugin goes on without an answer: an agent that is away costs it nothing measurable, one that hangs
-costs it ``PATIENCE``. Nothing is imported here that the plugin does not have anyway.
+costs it ``ANSWER_TIMEOUT``. Nothing is imported here that the plugin does not have anyway.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from cni.pod import Identity
 
 AGENT_SOCKET = "/run/istio-capture/agent/socket"
-"""Where the agent listens, if nothing else is given."""
-PATIENCE = 0.5
+"""The agent's socket, if no other is given."""
+ANSWER_TIMEOUT = 0.5
 """Seconds: the agent itself waits 0.2 for a pod that its watch has not seen yet."""
 LIMIT = 16 * 1024 * 1024
 SO_PEERCRED = 17
@@ -42,19 +42,19 @@ def probe(what: str) -> int:
         return 1
 
 
-def pod(socket: str, identity: Identity, patience: float = PATIENCE) -> dict[str, Any] | None:
+def pod(socket: str, identity: Identity, timeout: float = ANSWER_TIMEOUT) -> dict[str, Any] | None:
     """Return the pod as the agent knows it, in the form of the API; None if it does not, or does not answer."""
     question = {"ask": "pod", "namespace": identity.namespace, "name": identity.name, "uid": identity.uid}
     try:
-        found = request(socket, question, patience).get("pod")
+        found = request(socket, question, timeout).get("pod")
     except AgentAwayError:
         return None
     return found if isinstance(found, dict) else None
 
 
-def request(socket: str, question: Mapping[str, object], patience: float) -> dict[str, Any]:
-    """Return the agent's answer. Raises AgentAwayError if there is none within ``patience`` seconds."""
-    limit = time.monotonic() + patience
+def request(socket: str, question: Mapping[str, object], timeout: float) -> dict[str, Any]:
+    """Return the agent's answer. Raises AgentAwayError if there is none within ``timeout`` seconds."""
+    limit = time.monotonic() + timeout
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
         # A full queue of a server that hangs would hold a connect(2) back; an accepted one is at once.
@@ -63,7 +63,7 @@ def request(socket: str, question: Mapping[str, object], patience: float) -> dic
         credentials = connection.getsockopt(_socket.SOL_SOCKET, SO_PEERCRED, 12)
         if credentials[4:8] != b"\0\0\0\0":
             raise AgentAwayError(f"{socket}: root does not listen there")
-        connection.settimeout(patience)
+        connection.settimeout(timeout)
         connection.send(encode(question).encode() + b"\n")
         return _answer(connection, limit, socket)
     except OSError as error:

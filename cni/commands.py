@@ -110,14 +110,14 @@ ENTRY = [
                    help=option.help)
       for key, option in conf.CAPTURE_OPTIONS.items()),
 ]  # fmt: skip
-"""What goes into the plugin's entry, whichever program writes it."""
+"""The options of the plugin's entry, whichever program writes it."""
 SOURCES = [
     click.option("--plugin", metavar="PATH",
                  help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
     click.option("--kubeconfig", type=_in_entry("kubeconfig", "an absolute path"), metavar="PATH",
                  help="How the plugin reaches the API server: JSON, or YAML, which is converted."),
     click.option("--pod-source", "pod_sources", type=one_of(*conf.POD_SOURCES), multiple=True,
-                 help="Whom to ask about a pod, in this order; repeat it."
+                 help="Source of facts about a pod; repeat it, in order."
                  "  [default: runtime, and kubernetes with a kubeconfig]"),
     click.option("--agent-pod", type=AGENT_POD, metavar="NAMESPACE/PREFIX",
                  help="Our node agent's pods, which are left alone: their namespace, and how their names begin."),

@@ -51,7 +51,7 @@ class AgentPod(Value):
 
 
 class Configuration(Value):
-    """What the network configuration sets for this plugin."""
+    """The plugin's part of the network configuration."""
 
     settings: Settings
     """Its settings of the rules; the pod may have others."""

@@ -71,7 +71,7 @@ PROGRAMS_ITSELF = Exemption(
     f"its container {INIT_CONTAINER} writes the rules", lambda pod: INIT_CONTAINER in (pod.containers or ())
 )
 
-LINES = (
+EXEMPTIONS = (
     PROGRAMS_ITSELF,
     Exemption(
         f"its proxy runs no Envoy ({DISABLE_ENVOY})", lambda pod: pod.proxy.environment.get(DISABLE_ENVOY) in TRUE
@@ -87,7 +87,7 @@ LINES = (
 
 def first_exemption(pod: Pod) -> Exemption | None:
     """Return the first line that holds for the pod; None if the pod is to be captured."""
-    return next((line for line in LINES if line.holds(pod)), None)
+    return next((exemption for exemption in EXEMPTIONS if exemption.holds(pod)), None)
 
 
 def warnings_about(pod: Pod, line: Exemption | None) -> list[str]:

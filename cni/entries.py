@@ -207,7 +207,7 @@ def _give_back(network: Network, others: list[dict[str, Any]]) -> list[FileChang
 
 def _is_made_from(network: Network, others: list[dict[str, Any]], original: str, owners: str) -> bool:
     try:
-        single = network_in(original, patience=0).replace(path=owners)
+        single = network_in(original, timeout=0).replace(path=owners)
         return as_list(single, single.plugins) == network.configuration | {"plugins": others}
     except (CaptureError, OSError):
         return False

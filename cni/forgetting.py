@@ -6,7 +6,7 @@ Rules go with their namespace. So this needs neither options nor rules, and a po
 from __future__ import annotations
 
 from capture.state import decisions
-from cni import attachments, leaving
+from cni import attachments, deferred_removal
 from cni.log import log_of
 from cni.protocol import CniError
 
@@ -22,7 +22,7 @@ def delete(request: Request) -> None:
     attachments.forget(request.network, request.container_id, request.interface)
     decisions.forget(request.network, request.container_id, request.interface)
     _log(request, "forgotten")
-    leaving.on_container_end()
+    deferred_removal.on_container_end()
 
 
 def collect_garbage(request: Request) -> None:

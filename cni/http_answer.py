@@ -18,7 +18,7 @@ HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
 
 
 class NotHttpError(Exception):
-    """What came is no answer of HTTP."""
+    """The bytes are no answer of HTTP."""
 
 
 class CutOffError(Exception):

@@ -43,7 +43,7 @@ AT_ONCE = 65536
 
 
 class Server(Value):
-    """Where a URL points: ``https://[fd00::1]:6443/prefix``."""
+    """The server of a URL: ``https://[fd00::1]:6443/prefix``."""
 
     scheme: str
     host: str

@@ -16,8 +16,8 @@ from capture.model.values import Value
 from capture.state.directory import STATE_DIRECTORY, tighten
 from cni import atomic_files, entries
 from cni.atomic_files import ChangedMeanwhileError
-from cni.exclusive import clean_up, exclusive, retry_on_conflict
 from cni.install_error import InstallError
+from cni.install_lock import clean_up, exclusive, retry_on_conflict
 from cni.networks import (
     FIRST_BY_NAME,
     OWN_CONFIG_MARK,
@@ -38,7 +38,7 @@ OWN_CONFIG = "00-capture.conflist"
 
 
 class Desired(Value):
-    """What is to be in a node's network configuration."""
+    """The desired part of a node's network configuration."""
 
     conf_dir: str
     entry: dict[str, Any]
@@ -112,10 +112,10 @@ def main_network(conf_dir: str, choice: Choice = FIRST_BY_NAME) -> Network:
         return taken
     others = _others(conf_dir)
     if others:
-        verdicts = "; ".join(f"{os.path.basename(path)} {verdict}" for path, verdict in choose(others, choice).verdicts)
+        reasons = "; ".join(f"{os.path.basename(path)} {verdict}" for path, verdict in choose(others, choice).reasons)
         raise InstallError(
             conf_dir,
-            f"the container runtime would use none of these files: {verdicts}",
+            f"the container runtime would use none of these files: {reasons}",
             "Repair one of these files first.",
         )
     raise InstallError(

@@ -23,7 +23,7 @@ LEVELS = {"debug": "debug", "info": "info", "warn": "warn", "error": "error", "f
 
 
 class Upstream(Value):
-    """What an entry of Istio's plugin configures, by the names of our keys."""
+    """The configuration of an entry of Istio's plugin, by the names of our keys."""
 
     entry: dict[str, Any]
     warnings: tuple[str, ...]
@@ -80,7 +80,7 @@ def rival(directories: Iterable[str] = CONFIGURATIONS) -> Finding | None:
     """Return that Istio's plugin captures pods of this node: a warning if our own does, too; None if it does not."""
     found: dict[str, str] = {}
     for directory in filter(os.path.isdir, dict.fromkeys(directories)):
-        for each in candidates(directory, patience=0):
+        for each in candidates(directory, timeout=0):
             for plugin in each.network.plugins if each.network else ():
                 found.setdefault(str(plugin.get("type")), each.path)
     if TYPE not in found:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LEVELS = {"debug": 10, "info": 20, "warn": 30, "error": 40}
 
 DEFAULT_FILE = "/var/log/istio-capture/cni.log"
-"""Where installers let the plugin log to."""
+"""The log file that installers set."""
 
 ROTATE_AT = 10 * 1024 * 1024
 KEPT = 3  # old files: log.1 is the youngest

@@ -17,7 +17,7 @@ ADDRESSES = "/proc/thread-self/net/if_inet6"
 OF_LOOPBACK = b"00000000000000000000000000000001 "
 """``::1``, which the kernel puts on ``lo`` as that comes up."""
 
-PATIENCE = 1.0
+LOOPBACK_TIMEOUT = 1.0
 """Seconds to wait for ``lo``; without such a plugin, and with ``lo`` down, that time is lost."""
 PAUSE = 0.01
 TIME_TO_LIST = 0.05
@@ -28,7 +28,7 @@ def wait_for_loopback() -> None:
     """Return when ``lo`` of the namespace we are in is up, or has been down for long enough."""
     if _is_up():
         return
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + LOOPBACK_TIMEOUT
     while time.monotonic() < end:
         time.sleep(PAUSE)
         if _is_up():

@@ -34,7 +34,7 @@ PLUGIN = "capture-cni"
 OWN_CONFIG_MARK = "own_config"
 READ_BY_RUNTIMES = (".conflist", ".conf", ".json")
 
-HALF_WRITTEN_PATIENCE = 1.0
+HALF_WRITTEN_TIMEOUT = 1.0
 """Seconds to wait for a file to become JSON: some programs write in place."""
 
 
@@ -105,7 +105,7 @@ class Chosen(Value):
     """The file that a runtime takes, if it takes any, and what it makes of each."""
 
     taken: Candidate | None
-    verdicts: tuple[tuple[str, str], ...]
+    reasons: tuple[tuple[str, str], ...]
     """Path and verdict, in the order in which they are read."""
 
 
@@ -126,14 +126,14 @@ def paths_in(conf_dir: str) -> list[str]:
     return [path for path in paths if not os.path.isdir(path)]
 
 
-def network_in(path: str, patience: float | None = None) -> Network:
+def network_in(path: str, timeout: float | None = None) -> Network:
     """Return the network in a file, waiting a moment if another program seems to be writing it.
 
     Raises InstallError, or OSError.
     """
     if os.path.islink(path) and not os.path.exists(path):
         raise unexpected(path, "a file; it is a symbolic link to nothing")
-    deadline = time.monotonic() + (HALF_WRITTEN_PATIENCE if patience is None else patience)
+    deadline = time.monotonic() + (HALF_WRITTEN_TIMEOUT if timeout is None else timeout)
     while True:
         file = atomic_files.snapshot(os.path.realpath(path) if _is_list(path) else path)
         try:
@@ -167,14 +167,14 @@ def _checked(path: str, configuration: object) -> dict[str, Any]:
 # --- which one -------------------------------------------------------------------------------------------------
 
 
-def candidates(conf_dir: str, patience: float | None = None) -> list[Candidate]:
+def candidates(conf_dir: str, timeout: float | None = None) -> list[Candidate]:
     """Return the files that runtimes read, with what is in them."""
-    return [_candidate(path, patience) for path in paths_in(conf_dir)]
+    return [_candidate(path, timeout) for path in paths_in(conf_dir)]
 
 
-def _candidate(path: str, patience: float | None) -> Candidate:
+def _candidate(path: str, timeout: float | None) -> Candidate:
     try:
-        return Candidate(path, network_in(path, patience))
+        return Candidate(path, network_in(path, timeout))
     except InstallError as error:
         return Candidate(path, None, error.problem)
     except OSError as error:
@@ -185,17 +185,17 @@ def choose(found: Sequence[Candidate], choice: Choice) -> Chosen:
     """Return the file that a runtime takes; pure but for looking whether plugins are there."""
     if choice.runtime == "containerd" and not choice.network:
         return _as_containerd(found)
-    obstacles = {candidate.path: _obstacle(candidate, choice) for candidate in found}
+    obstacles = {candidate.path: _why_skipped(candidate, choice) for candidate in found}
     in_order = sorted(found, key=lambda candidate: choice.runtime != "crio" and not _is_list(candidate.path))
     taken = next((candidate for candidate in in_order if not obstacles[candidate.path]), None)
-    verdicts = {
+    reasons = {
         path: f"skipped: {obstacle}" if obstacle else "not taken: another one comes before it"
         for path, obstacle in obstacles.items()
     }
     if taken is not None:
         which = f"the first of the name {choice.network}" if choice.network else "the first usable"
-        verdicts[taken.path] = f"taken: {which}"
-    return Chosen(taken, tuple(verdicts.items()))
+        reasons[taken.path] = f"taken: {which}"
+    return Chosen(taken, tuple(reasons.items()))
 
 
 def _as_containerd(found: Sequence[Candidate]) -> Chosen:
@@ -207,7 +207,7 @@ def _as_containerd(found: Sequence[Candidate]) -> Chosen:
     return Chosen(None if first.problem else first, ((first.path, verdict), *rest))
 
 
-def _obstacle(candidate: Candidate, choice: Choice) -> str:
+def _why_skipped(candidate: Candidate, choice: Choice) -> str:
     """Return why a file is not taken; nothing if it may be."""
     network = candidate.network
     if network is None:

@@ -1,4 +1,4 @@
-"""What the plugin does for ADD, CHECK and STATUS; DEL and GC are in ``cni.forgetting``.
+"""The plugin's ADD, CHECK and STATUS; DEL and GC are in ``cni.forgetting``.
 
     ADD ──> configuration ──> which pod ──> what is known about it ──> left alone, and why
                                                     └──> settings ──> rules in its namespace ──> record

@@ -17,11 +17,11 @@ from cni.networks import PLUGIN
 
 BUNDLE = f"{PLUGIN}.bundle-"
 BUNDLE_MARK = "lib/ld.so"
-"""What a bundle's launcher starts, next to it: without that it is nothing."""
+"""The program that a bundle's launcher starts, next to it."""
 
 
 class FileChange(Value):
-    """What happened to one file."""
+    """The change of one file."""
 
     path: str
     what: str

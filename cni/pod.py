@@ -1,4 +1,4 @@
-"""What is known about the pod that an attachment is for, from the facts of the runtime.
+"""The facts about the pod of an attachment, from the runtime.
 
     CNI_ARGS                       -> Identity      namespace, name, uid
     annotations that a runtime     -> Pod           which containers injection added; neither labels nor the
@@ -35,7 +35,7 @@ PROXY_OF_TEMPLATE = {
 
 
 class Identity(Value):
-    """Which pod an attachment is for."""
+    """The pod of an attachment."""
 
     namespace: str
     name: str

@@ -1,4 +1,4 @@
-"""What is known about a pod from its object in the API of Kubernetes (core/v1, Pod). Pure."""
+"""The facts about a pod from its object in the API of Kubernetes (core/v1, Pod). Pure."""
 
 from __future__ import annotations
 

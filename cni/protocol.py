@@ -90,7 +90,7 @@ class Request(Value):
 
 
 class Answer(Value):
-    """What the process prints and how it ends; ``error`` is that of ``stdout``, for the log."""
+    """The output of the process and its exit status; ``error`` is that of ``stdout``, for the log."""
 
     stdout: bytes
     exit_status: int

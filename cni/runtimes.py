@@ -1,4 +1,4 @@
-"""Which container runtime a node has, as far as its files show: how it chooses a network, and what it hands to plugins.
+"""The container runtime of a node, as far as its files show: how it chooses a network, what it hands to plugins.
 
 CRI-O's configuration (crio.conf(5), ``[crio.network]``) names directories and the default network, containerd's
 (containerd-config.toml(5), and docs/cri/config.md there) the directories; k3s and MicroK8s have their own.
@@ -36,7 +36,7 @@ FIRST_CRIO_WITH_ANNOTATIONS = (1, 28)
 
 
 class Runtime(Value):
-    """What is known about a node's runtime."""
+    """The facts about a node's runtime."""
 
     name: RuntimeName
     evidence: str

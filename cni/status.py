@@ -1,4 +1,4 @@
-"""What is installed on this node, and whether it works: what ``capture cni status`` shows. Looking changes nothing."""
+"""The state of this node's installation, as ``capture cni status`` shows it. Looking changes nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Status(Value):
 def look(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> Status:
     """Look at the node. Raises OSError if the configuration directory cannot be read."""
     choice = runtime.choice(network, bin_dir)
-    found = candidates(conf_dir, patience=0.2)
+    found = candidates(conf_dir, timeout=0.2)
     chosen = choose(found, choice)
     taken = chosen.taken.network if chosen.taken else None
     entry = taken.entries[0] if taken and taken.entries else None
@@ -63,7 +63,7 @@ def look(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> St
         runtime,
         conf_dir,
         bin_dir,
-        tuple((path, verdict, path in _with_entry(found)) for path, verdict in chosen.verdicts),
+        tuple((path, verdict, path in _with_entry(found)) for path, verdict in chosen.reasons),
         taken.path if taken else "",
         entry,
         tuple(_decisions(str(entry.get("log_file") or ""))) if entry else (),
@@ -96,7 +96,7 @@ ENTRY_REMEDY = f"Correct the entry, or install it again: {INSTALL}."
 
 def _about_list(found: list[Candidate], chosen: Chosen, taken: Network | None, conf_dir: str) -> Iterator[Finding]:
     if taken is None:
-        message = "; ".join(f"{os.path.basename(path)}: {verdict}" for path, verdict in chosen.verdicts)
+        message = "; ".join(f"{os.path.basename(path)}: {verdict}" for path, verdict in chosen.reasons)
         remedy = "Repair or remove the file in the way; until then no pod gets a network." if message else NO_LIST
         yield Finding("network", "list", "error", message or f"no network configuration in {conf_dir}", remedy)
         return

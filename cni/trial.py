@@ -15,17 +15,17 @@ from typing import Any
 from capture.model.values import Value
 from capture.state.json_text import JsonError, decode, encode
 
-PATIENCE = 20.0
+CALL_TIMEOUT = 20.0
 """Seconds; a node that boots may need some for what takes milliseconds else."""
 
 ENVIRONMENT = {"CNI_COMMAND": "VERSION", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-"""What a runtime that systemd started has, and what the specification adds for VERSION."""
+"""The environment of a runtime that systemd started, and what the specification adds for VERSION."""
 
 NOTHING_CHANGED = "The network configuration was not changed."
 
 
 class Trial(Value):
-    """What came of it: the versions that the plugin can be called in, or why it cannot be called."""
+    """The result: the versions that the plugin can be called in, or why it cannot be called."""
 
     versions: tuple[str, ...] = ()
     problem: str = ""
@@ -42,7 +42,9 @@ def run(path: str, through: Sequence[str] = ()) -> Trial:
     except OSError as error:
         return _not_started(path, error)
     except subprocess.TimeoutExpired:
-        return Trial((), f"no answer to VERSION within {PATIENCE:g} s", f"{NOTHING_CHANGED} Start it by hand and look.")
+        return Trial(
+            (), f"no answer to VERSION within {CALL_TIMEOUT:g} s", f"{NOTHING_CHANGED} Start it by hand and look."
+        )
     versions = _versions(done.stdout)
     if done.returncode == 0 and versions:
         return Trial(versions)
@@ -67,9 +69,9 @@ def status(path: str, configuration: dict[str, Any]) -> tuple[int, str]:
 
 
 def _called(command: Sequence[str], stdin: bytes, **variables: str) -> subprocess.CompletedProcess[bytes]:
-    """Return what happened to a call. Raises OSError, and TimeoutExpired after PATIENCE seconds."""
+    """Return what happened to a call. Raises OSError, and TimeoutExpired after CALL_TIMEOUT seconds."""
     environment = ENVIRONMENT | variables
-    return subprocess.run(command, input=stdin, env=environment, capture_output=True, timeout=PATIENCE, check=False)
+    return subprocess.run(command, input=stdin, env=environment, capture_output=True, timeout=CALL_TIMEOUT, check=False)
 
 
 def _versions(answer: bytes) -> tuple[str, ...]:

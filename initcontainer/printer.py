@@ -1,4 +1,4 @@
-"""What ``istio-init`` prints, at the level and in the form that the flags of Istio's log request.
+"""Prints the output of ``istio-init``, at the level and in the form that the flags of Istio's log request.
 
 Plain text, or lines of JSON with the keys of Istio's log (istio/istio, ``pkg/log/config.go``: ``level``, ``time``,
 ``msg``), so that a collector of the mesh's logs reads these, too. Errors and warnings go to stderr; a warning

@@ -32,7 +32,7 @@ TRANSPARENT: dict[Family, tuple[int, int]] = {IPV4: (socket.IPPROTO_IP, 19), IPV
 
 RETRY_AFTER = 0.05
 """Seconds between two attempts of a connection."""
-PATIENCE = 1.0
+CONNECTION_TIMEOUT = 1.0
 """Seconds that one attempt may take, where nothing comes back."""
 
 SEEN, UNSEEN = 0, 200
@@ -118,7 +118,7 @@ class Prover:
         """Take one connection; if it brings a token, check where it arrived and what it was meant for."""
         connection, _ = listener.accept()
         with connection:
-            connection.settimeout(PATIENCE)
+            connection.settimeout(CONNECTION_TIMEOUT)
             try:
                 token = connection.recv(TOKEN_BYTES, socket.MSG_WAITALL)
             except OSError:
@@ -222,7 +222,7 @@ def _connect(probe: Probe, token: bytes, deadline: float, stopped: int, *, trans
     while time.monotonic() < deadline:
         try:
             with socket.socket(FAMILY_NUMBERS[probe.destination.family], socket.SOCK_STREAM) as connection:
-                connection.settimeout(min(PATIENCE, max(RETRY_AFTER, deadline - time.monotonic())))
+                connection.settimeout(min(CONNECTION_TIMEOUT, max(RETRY_AFTER, deadline - time.monotonic())))
                 connection.connect(probe.dialled)
                 if not token:
                     return SEEN if _is_taken_on(ports, connection) else UNSEEN
@@ -258,7 +258,7 @@ def _is_taken_on(ports: Iterable[int], connection: socket.socket) -> bool:
 
 def _last_answer(process: int, deadline: float) -> str:
     """Wait for a process that dials, whose time is over, and return what its last attempt ended with."""
-    while time.monotonic() < deadline + PATIENCE + 2 * RETRY_AFTER:
+    while time.monotonic() < deadline + CONNECTION_TIMEOUT + 2 * RETRY_AFTER:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
             number = os.waitstatus_to_exitcode(status)

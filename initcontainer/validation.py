@@ -42,7 +42,7 @@ FROM_OUTSIDE = "connections from outside the pod"
 
 
 class Validation(Value):
-    """What was proven, and what could not be."""
+    """The proofs, and what could not be proven."""
 
     proofs: tuple[Proof, ...]
 

@@ -42,7 +42,7 @@ capture inject --policy | kubectl apply -f -       # then: kubectl label namespa
 
 
 class InjectionRequest(Value):
-    """What the command line requests."""
+    """The request of the command line."""
 
     template: Template
     base: Settings

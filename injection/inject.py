@@ -33,7 +33,7 @@ SIDECAR = "sidecar"
 
 
 class Outcome(Value):
-    """What happened to a workload."""
+    """The result for a workload."""
 
     document: int
     workload: Workload

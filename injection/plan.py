@@ -1,4 +1,4 @@
-"""What is to be done to one pod, as data: from a workload and a template. Pure.
+"""The plan for one pod, as data: from a workload and a template. Pure.
 
 The plan is made for plain data. ``with_plan`` carries it out on plain data, ``injection.inject`` in a manifest's
 text; both give the same pod.
@@ -41,12 +41,12 @@ LISTS = ("initContainers", "containers", "volumes")
 
 
 class Plan(Value):
-    """What is added to a pod, and what of it is replaced."""
+    """The additions to a pod, and what of it is replaced."""
 
     annotations: dict[str, str]
     """All but the status."""
     first: dict[str, list[Container]]
-    """What comes before the entries of each list."""
+    """The items before the entries of each list."""
     last: dict[str, list[Container]]
     taken: frozenset[str]
     """Names of the pod's own containers that were merged into injected ones."""

@@ -37,10 +37,10 @@ ALWAYS = (
 IF_GIVEN = (
     option.OUTBOUND_PORTS, option.EXCLUDED_OUTBOUND_PORTS, option.REROUTED_INTERFACES, option.EXCLUDED_INTERFACES,
 )  # fmt: skip
-"""What Istio's template passes, in its order; the second group only if it is given."""
+"""The options that Istio's template passes, in its order; the second group only if it is given."""
 
 BY_THE_PROXY = (option.PROXY_UID, option.PROXY_GID)
-"""What the plugin reads from the proxy's container."""
+"""The options that the plugin reads from the proxy's container."""
 BY_ENVIRONMENT = (option.REDIRECT_DNS, option.DUAL_STACK, option.DROP_INVALID)
 
 

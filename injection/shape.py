@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class Shape(Protocol):
-        """What a value has to be like."""
+        """A shape that a value must have."""
 
         def misfits(self, value: Any, where: str) -> Iterator[str]:
             """Yield what does not fit."""
@@ -136,7 +136,7 @@ POD = Fields(
 FRAGMENT = Fields(
     {"initContainers": Items(CONTAINER), "containers": Items(CONTAINER), "volumes": Items(Fields({"name": TEXT}))}
 )
-"""What a template adds to a pod."""
+"""The shape of a template's additions to a pod."""
 STATUS = Fields(
     {
         "initContainers": NAMES,

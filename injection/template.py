@@ -35,7 +35,7 @@ ENVOY_IMAGE = "envoyproxy/envoy:distroless-v1.40.0"
 INIT_IMAGE = "istio-init"
 AUTO = "auto"
 MAX_ARGUMENT = 128 * 1024
-"""What the kernel allows one argument (MAX_ARG_STRLEN, linux/binfmts.h)."""
+"""The kernel's limit for one argument (MAX_ARG_STRLEN, linux/binfmts.h)."""
 
 READY = {"httpGet": {"path": "/healthz/ready", "port": 15021}}
 CONFINED = {"allowPrivilegeEscalation": False, "seccompProfile": {"type": "RuntimeDefault"}}

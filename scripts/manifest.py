@@ -19,7 +19,7 @@ HEADER = """\
 #
 #   kubectl apply -f istio-capture.yaml
 #
-# To uninstall, delete the DaemonSet first, so that each agent takes its plugin away while it still may ask:
+# To uninstall, delete the DaemonSet first, so that each agent takes its plugin away while it has its rights:
 #
 #   kubectl -n istio-capture delete daemonset capture-agent --cascade=foreground
 #   kubectl delete -f istio-capture.yaml --ignore-not-found

@@ -79,7 +79,7 @@ AREAS = (
     ),
     _area(
         "iptables",
-        "capture/backends/iptables: clauses render parse plan entries"
+        "capture/backends/iptables: clauses render parse plan expansion"
         " xt_encode xt_decode xt_layouts xt_changes xt_text",
         "unit/backends/iptables property/test_iptables_text.py property/test_iptables_plan.py"
         " property/test_xt_round_trip.py",
@@ -103,8 +103,8 @@ AREAS = (
     ),
     _area(
         "agent",
-        "cni/agent: api commands credentials directories events fight handover health installation journal kubectl"
-        " log_follower options pods protobuf reflector repair server status_text taint uninstall",
+        "cni/agent: agent_log api commands credentials directories events handover health installation kubectl"
+        " log_follower options pods protobuf reflector repair rewrite_conflict server status_text taint uninstall",
         "unit/cni/agent",
     ),
 )

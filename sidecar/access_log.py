@@ -38,7 +38,7 @@ FIELDS = {
     "requested_server_name": "%REQUESTED_SERVER_NAME%",
     "route_name": "%ROUTE_NAME%",
 }
-"""What the usual format shows of a request, under the names that it has in JSON."""
+"""The fields of a request in the usual format, by their names in JSON."""
 
 QUOTED = {
     "upstream_transport_failure_reason", "x_forwarded_for", "user_agent", "request_id", "authority", "upstream_host",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sidecar.objects import Pod, Service
 
 PROXY_SOURCE = {"ipv4": "127.0.0.6", "ipv6": "::6"}
-"""From where the proxy calls the application: the rules let it pass by this address."""
+"""The address from which the proxy calls the application; the rules let it pass by that."""
 CLUSTERS = {"ipv4": "InboundPassthroughClusterIpv4", "ipv6": "InboundPassthroughClusterIpv6"}
 
 

@@ -48,7 +48,7 @@ class Destination(Value):
 
 
 class Outbound(Value):
-    """What outbound listeners depend on."""
+    """The facts that outbound listeners depend on."""
 
     config: CaptureConfig
     pod: Pod

@@ -34,15 +34,15 @@ MAX_UNKNOWN_ORDERS = 3
 
 
 PRIORITIES: dict[model.TableName, int] = {model.RAW: -300, model.MANGLE: -150, model.NAT: -100}
-"""Of our own base chains at PREROUTING and OUTPUT (linux/netfilter_ipv4.h, enum nf_ip_hook_priorities)."""
+"""Priorities of our own base chains at PREROUTING and OUTPUT (enum nf_ip_hook_priorities in linux/netfilter_ipv4.h)."""
 CONNTRACK = -200
-"""Where connection tracking is at PREROUTING and OUTPUT (NF_IP_PRI_CONNTRACK in the same place)."""
+"""The priority of connection tracking at PREROUTING and OUTPUT (NF_IP_PRI_CONNTRACK)."""
 FAR = 1 << 32
 """More than any priority, which has 32 bits."""
 
 SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
-"""Where nat maps sources. Their chains are not read: SNAT and MASQUERADE change the sender's address for the receiver,
-and DNAT cannot be there (nf_nat_inet_fn maps by hook). That a filter behind tests the new source is not seen."""
+"""Hooks at which nat maps sources. Their chains are not read: SNAT and MASQUERADE change the sender's address for the
+receiver, and DNAT cannot be there (nf_nat_inet_fn maps by hook). A filter behind sees the new source; this does not."""
 
 
 class BaseChain(Value):
@@ -74,7 +74,7 @@ class BaseChain(Value):
     """Whether it is in the tables of the capture in question."""
 
     @property
-    def turn(self) -> int:
+    def order(self) -> int:
         """Return what orders chains at a hook: the priority, but chains of devices are first, or last."""
         return self.priority + (0 if not self.devices else -FAR if self.hook == model.PREROUTING else FAR)
 
@@ -86,7 +86,7 @@ class BaseChain(Value):
     @property
     def is_tracked(self) -> bool:
         """Return whether packets come here behind connection tracking, which begins as soon as a rule needs it."""
-        is_behind = self.turn > CONNTRACK or (self.turn == CONNTRACK and self.is_older)
+        is_behind = self.order > CONNTRACK or (self.order == CONNTRACK and self.is_older)
         return is_behind or self.hook in SOURCE_HOOKS
 
     @property
@@ -99,16 +99,16 @@ class BaseChain(Value):
     @property
     def policies(self) -> tuple[str | None, str | None]:
         """Return what happens in each family to packets on which no rule decides."""
-        return self.entry.policy_for(IPV4), self.entry.policy_for(IPV6)
+        return self.chain.policy_for(IPV4), self.chain.policy_for(IPV6)
 
     @property
-    def entry(self) -> model.Chain:
+    def chain(self) -> model.Chain:
         """Return the base chain itself."""
         return self.contents.chains[0]
 
-    def with_entry(self, entry: model.Chain) -> BaseChain:
+    def with_chain(self, chain: model.Chain) -> BaseChain:
         """Return the same with another base chain."""
-        return self.replace(contents=self.contents.replace(chains=(entry, *self.contents.chains[1:])))
+        return self.replace(contents=self.contents.replace(chains=(chain, *self.contents.chains[1:])))
 
 
 def in_tables_of_iptables(ruleset: model.Ruleset, is_older: Callable[[model.TableName], bool]) -> Iterator[BaseChain]:
@@ -236,7 +236,7 @@ def _own_chains(situation: Situation, hook: str) -> Iterator[BaseChain]:
 
 def _sort_key(each: BaseChain, age: int) -> tuple[int, int, int, int]:
     """Return what orders a chain: the priority of its kernel entry, then its own, then its age."""
-    return (PRIORITIES[model.NAT], 0, each.priority, age) if each.is_nat else (each.turn, age, 0, 0)
+    return (PRIORITIES[model.NAT], 0, each.priority, age) if each.is_nat else (each.order, age, 0, 0)
 
 
 def _is_tied(situation: Situation, each: BaseChain) -> bool:
@@ -244,4 +244,4 @@ def _is_tied(situation: Situation, each: BaseChain) -> bool:
     tables = [table.name for table in situation.ruleset.tables if table.chain(each.hook) is not None]
     if each.is_nat:
         return model.NAT in tables and each.priority == PRIORITIES[model.NAT]
-    return each.turn in [PRIORITIES[name] for name in tables]
+    return each.order in [PRIORITIES[name] for name in tables]

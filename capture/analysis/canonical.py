@@ -45,7 +45,7 @@ ENTRIES: dict[type, str] = {
     **dict.fromkeys((model.SourcePort, model.DestinationPort), "ports"),
     **dict.fromkeys((model.OwnerUid, model.OwnerGid), "ids"),
 }
-"""Where the matches with several entries keep them."""
+"""The fields in which matches with several entries keep them."""
 
 SPREAD_OVER_RULES = (model.Source, model.Destination, model.SourcePort, model.DestinationPort)
 """Matches whose entries may be spread over rules, in the order in which they are looked at."""

@@ -1,4 +1,4 @@
-"""What ``why`` reports: every cause in words, and what to do about it. Pure.
+"""The causes that ``why`` reports: each in words, with its remedy. Pure.
 
 The name of a text is the kind of its causes; where a kind has several texts, a word behind a colon tells them apart.
 Words in braces are filled in where the cause is found.
@@ -267,7 +267,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Set transparent: {transparent} on it, or apply the rules with -m {other}.",
     ),
     "proxy-mode: destination": (
-        "Envoy's listener {name} on port {port} does not ask for the original destination",
+        "Envoy's listener {name} on port {port} does not use the original destination",
         "Set use_original_dst on it, or add the filter envoy.filters.listener.original_dst.",
     ),
     "proxy-mode: mark": (

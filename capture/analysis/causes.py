@@ -12,7 +12,7 @@ from __future__ import annotations
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import cause
 from capture.analysis.meaning import Untrack, meaning
-from capture.analysis.trace import redirect_outcome
+from capture.analysis.trace import REDIRECTED_BY, TO_PROXY
 from capture.model.addresses import (
     FAMILIES,
     FAMILY_NAMES,
@@ -23,7 +23,7 @@ from capture.model.addresses import (
     LOOPBACK_ADDRESSES,
     address_text,
 )
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.conventions import DNS_PORT, PROTOCOL_NUMBERS
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import MANGLE, NAT, TABLES, Redirect
@@ -46,16 +46,16 @@ if TYPE_CHECKING:
 KIND_OF = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS"}
 ANY_ADDRESS: dict[Family, str] = {IPV4: "0.0.0.0", IPV6: "::"}
 USUAL_INTERFACE = "eth0"
-"""What container runtimes call a pod's interface."""
+"""The name of a pod's interface in container runtimes."""
 PORTS_OF_SIDECAR = range(15000, 15100)
 """Where Envoy and Istio's agent listen: for captured traffic, DNS, probes and metrics, and for commands."""
 MODES = {True: "TPROXY", False: "REDIRECT"}
 NEARLY_FULL = 0.95
-"""Of the conntrack table: above it new connections are about to fail, and some already do."""
+"""Share of the conntrack table above which new connections are about to fail, and some already do."""
 
 
 class Capture(Value):
-    """What the rules expect of the proxy: ports, the users that are not captured, and the mode."""
+    """The proxy that the rules expect: ports, the users that are not captured, and the mode."""
 
     outbound_port: int | None
     """None where nothing of that direction is captured."""
@@ -288,8 +288,6 @@ def contains(number: int | None, spans: tuple[Span, ...]) -> bool:
 
 # --- one connection ------------------------------------------------------------------------------
 
-TO_PROXY = ("proxy-outbound", "proxy-inbound", "dns")
-
 
 def causes_of_connection(
     live: Trace, desired: Trace | None, facts: PodFacts, capture: Capture, text_of: TextOf
@@ -308,25 +306,31 @@ def causes_of_connection(
         yield _direct_cause(live, desired, capture)
     elif live.outcome == "dropped":
         yield drop_cause(live, text_of)
-    elif step is not None and is_our_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
+    elif step is not None and is_own_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
         yield cause("second-set: decides", place_of(step), port=live.port)
     elif live.outcome in TO_PROXY:
         is_over_lo = packet.in_interface is None
         yield from causes_at_port(
             facts, capture, live.outcome, live.port, packet.family, packet.protocol, is_over_lo=is_over_lo
         )
-    elif _ours_before(live, capture):
+    elif _own_steps_before(live, capture):
         yield cause("nat-first: behind", place_of(step), to=f"port {live.port}")
     else:
         yield cause("nat-first: port", place_of(step), port=live.port)
 
 
+def untracked_cause(live: Trace) -> Cause | None:
+    """Return that a packet is kept out of connection tracking, if it is: so nat does not translate it, or back."""
+    found = (step for step in live.path if isinstance(meaning(step.rule), Untrack) and not is_own(step))
+    return next((cause("foreign-rule: untracked", place_of(step)) for step in found), None)
+
+
 def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
     """Return why the packet bypasses the proxy."""
     packet, step = live.packet, live.step
-    untracked = next((each for each in live.path if isinstance(meaning(each.rule), Untrack)), None)
-    if untracked is not None and not is_own(untracked):
-        return cause("foreign-rule: untracked", place_of(untracked))
+    untracked = untracked_cause(live)
+    if untracked is not None:
+        return untracked
     # The desired rules may decide by the same rule, which need not be in one of our chains.
     is_desired = (
         desired is not None
@@ -335,10 +339,10 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
         and (canonical_rule(desired.step.rule) == canonical_rule(step.rule))
     )
     if step is not None and not is_own(step) and not is_desired:
-        ours = _ours_before(live, capture)
+        ours = _own_steps_before(live, capture)
         if not ours or live.address is not None:
             return _foreign_rule_cause(live, step, is_behind=bool(ours))
-        step = ours[-1] if is_our_chain(ours[-1].chain) else None  # which has left it out before
+        step = ours[-1] if is_own_chain(ours[-1].chain) else None  # which has left it out before
     is_look_up = packet.port == DNS_PORT and packet.in_interface is None
     if packet.protocol != "tcp" and not is_look_up:
         return cause("not-tcp", protocol=packet.protocol)
@@ -366,10 +370,10 @@ def _excluded(step: Step | None) -> Cause:
 def is_own(step: Step) -> bool:
     """Return whether a rule is in one of our chains, or leads into one."""
     target = getattr(step.rule.verdict, "chain", "")
-    return step.table in TABLES and (is_our_chain(step.chain) or is_our_chain(target))
+    return step.table in TABLES and (is_own_chain(step.chain) or is_own_chain(target))
 
 
-def _ours_before(live: Trace, capture: Capture) -> list[Step]:
+def _own_steps_before(live: Trace, capture: Capture) -> list[Step]:
     """Return our rules that the packet met before the deciding one, where ours redirect it."""
     is_transparent = capture.is_transparent and live.packet.in_interface is not None
     before = live.path[: live.path.index(live.step)] if live.step in live.path else ()
@@ -411,14 +415,14 @@ def _dropped_at(live: Trace) -> str:
     """Return the rule or the chain by whose policy a packet is dropped."""
     if live.step is not None or live.policy is None:
         return place_of(live.step)
-    return f"{live.policy.table} {live.policy.entry.name}"
+    return f"{live.policy.table} {live.policy.chain.name}"
 
 
 def _redirected_to(live: Trace) -> Iterator[int]:
     """Yield the proxy's port to which a client's or the app's packet was sent; that of the proxy's own calls is not."""
     for step in live.path:
         if isinstance(step.rule.verdict, Redirect):
-            outcome = redirect_outcome(step.chain, step.rule.verdict.port)
+            outcome = REDIRECTED_BY.get(step.chain)
             if outcome in TO_PROXY and (live.packet.in_interface is not None or outcome != "proxy-inbound"):
                 yield step.rule.verdict.port
 

@@ -27,7 +27,7 @@ ANYTHING = "anything"
 CHANGES: dict[type, type] = {**model.MARKS_CHANGED, Untrack: model.ConnectionState}
 """Verdicts after which a packet goes on changed, each with the match that tests what it changes."""
 DECIDES = (model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Goto)
-SHORT = 32
+MIN_RUN = 32
 """A run of fewer rules is folded rule by rule."""
 MAX_CASES = 100_000
 """Different verdicts, or chains that are called, of one run of rules."""
@@ -63,7 +63,7 @@ class ChainCompiler:
             while start and self._may_be_listed(rules[start - 1][1], tested):
                 start -= 1
                 tested.update(map(type, rules[start][1].matches))
-            if len(rules) - start >= SHORT:
+            if len(rules) - start >= MIN_RUN:
                 found = self._run(rules[start:], found)
                 del rules[start:]
             else:
@@ -82,8 +82,8 @@ class ChainCompiler:
     def _step(self, position: int, rule: model.Rule, after: int) -> int:
         """Return the fates of packets that come to a rule; ``after`` are those of packets that come past it."""
         verdict = meaning(rule)
-        if isinstance(verdict, model.NO_EFFECT):
-            return after
+        if isinstance(verdict, model.NO_EFFECT) or (self.is_tracked and isinstance(verdict, Untrack)):
+            return after  # what is tracked stays so (xt_ct_target in xt_CT.c, nft_notrack_eval in nft_ct.c)
         if isinstance(verdict, model.UnknownVerdict):
             may = self.space.unknown(("verdict", self._occurrence(position)))
             then = self.diagrams.choose(may, self.diagrams.leaf(ANYTHING), after)

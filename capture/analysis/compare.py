@@ -1,4 +1,4 @@
-"""What differs between the desired rules and the live rules.
+"""Differences between the desired and the live rules.
 
 In our own chains, in either spelling, every rule counts, in order. In built-in chains our rules must be there in
 order. A rule that no other program writes is our own, as a second set is. A foreign rule counts when it comes before
@@ -10,7 +10,7 @@ from __future__ import annotations
 from capture.analysis.canonical import CanonicalChain, canonical
 from capture.analysis.ownership import CERTAIN, disturbance_test, shape
 from capture.model.addresses import FAMILIES, FAMILY_NAMES
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -114,7 +114,7 @@ def compared(
         if live.policy != desired.policy:
             own.append(Difference(family, table, name, "policy", policy=live.policy))
         missing, extra = _only_in_one(desired.rules, live.rules)
-        if not (is_our_chain(name) or live.is_hooked_differently):
+        if not (is_own_chain(name) or live.is_hooked_differently):
             recorded = (recorded_forms or {}).get(place, EMPTY).rules
             certain = {position for position, rule in extra if shape(table, name, rule) == CERTAIN or rule in recorded}
             others = [each for each in extra if each[0] not in certain]
@@ -139,7 +139,7 @@ def can_stay(desired: Ruleset, live: Ruleset, *, writes_policies: bool = False) 
 
 def _captured_family(family: Family, live: CanonicalTables) -> Iterator[Difference]:
     for (table, name), chain in live.items():
-        if not is_our_chain(name):
+        if not is_own_chain(name):
             for position, rule in enumerate(chain.rules, 1):
                 if shape(table, name, rule) == CERTAIN:
                     yield Difference(family, table, name, "family", rule, position)

@@ -47,14 +47,14 @@ TRANSLATED = Fate("direct", 0)
 
 
 class Held(Value):
-    """What is decided about a packet on its way: what nat mapped it to, and the port of a transparent proxy."""
+    """The decisions about a packet so far: what nat mapped it to, and the port of a transparent proxy."""
 
     mapped: Fate | None = None
     transparent: int | None = None
     is_moved: bool = False
     """Whether nat sent it to another address."""
     interface: str | None = None
-    """By which a changed mark lets it leave."""
+    """The interface by which a changed mark lets it leave."""
 
     @property
     def is_redirected(self) -> bool:
@@ -63,7 +63,7 @@ class Held(Value):
 
 
 class Stage(Value):
-    """Where on its way a packet is: by which way, in which order of base chains, at which of them."""
+    """A packet's place on its path: the leg, the order of base chains, and the next of them."""
 
     leg: Leg
     order: int
@@ -212,9 +212,9 @@ class Compiler:
         after = self._after_base_chain(stage, base_chain)
         if base_chain.is_nat and stage.held.mapped is not None:
             return after
-        drops = base_chain.entry.policy_for(self.space.family) == "DROP"
+        drops = base_chain.chain.policy_for(self.space.family) == "DROP"
         fall_through = self._fate(Fate("dropped")) if drops else after
-        found = self._chain(base_chain, base_chain.entry, fall_through, stage)
+        found = self._chain(base_chain, base_chain.chain, fall_through, stage)
         if self.mark_routes:
             found = self.switches.restricted(found, self.diagrams.level(self.remarked), 0)
         return self.diagrams.choose(self._packets_that_nat_maps(stage), found, after) if base_chain.is_nat else found
@@ -354,7 +354,8 @@ class Compiler:
             case model.Drop():
                 return self._fate(Fate("dropped"))
             case model.Redirect(port=port):
-                held = stage.held.replace(mapped=Fate(redirect_outcome(chain, port), port), interface=None)
+                outcome = redirect_outcome(chain, port, self.situation.ruleset)
+                held = stage.held.replace(mapped=Fate(outcome, port), interface=None)
                 return self._lasting(self._redirected(self._at_base_chain(following.replace(held=held)), port, stage))
             case Translate(address=address, port=port):
                 held = stage.held.replace(mapped=TRANSLATED, is_moved=address is not None)

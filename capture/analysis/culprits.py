@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 MAX_CULPRITS = 20
 """Foreign rules that are named for one family; a longer list would not help."""
-MANY = 5000
+SLOW_FROM_RULES = 5000
 """With more foreign rules than this only some are named, and they are compared once, for the time it takes."""
-MAX_OF_MANY = 4
+MAX_CULPRITS_OF_MANY = 4
 
 
 class RuleLocation(Value):
@@ -60,7 +60,7 @@ class Culprits:
         self._count = sum(1 for _ in self._places())
         self.without_foreign = self._with_only(None)
         called = sum(len(chain.rules) for each in whole.other_chains for chain in each.contents.chains)
-        self._are_many = called + sum(map(len, self._shared.values())) > MANY
+        self._are_many = called + sum(map(len, self._shared.values())) > SLOW_FROM_RULES
         is_complete = self._search()
         self.others = (place for place in self._places() if is_complete and place not in self.named)
 
@@ -69,7 +69,7 @@ class Culprits:
         for (table, chain), rules in self._shared.items():
             yield from (RuleLocation(table, chain, position, rule) for position, rule in rules if is_meant(rule))
         for number, each in enumerate(self.whole.other_chains):
-            table, entry = each.contents.name, each.entry
+            table, entry = each.contents.name, each.chain
             if self.family in each.families:
                 for position, rule in enumerate(entry.rules, 1):
                     if rule.family in (None, self.family) and is_meant(rule):
@@ -106,7 +106,7 @@ class Culprits:
         return True
 
     def _is_enough(self) -> bool:
-        return len(self.named) >= (MAX_OF_MANY if self._are_many else MAX_CULPRITS)
+        return len(self.named) >= (MAX_CULPRITS_OF_MANY if self._are_many else MAX_CULPRITS)
 
     def _name(self, comparison: Comparison) -> None:
         """Name the rules that make the difference, unless one hides another."""
@@ -148,7 +148,7 @@ class Culprits:
             if step is not None:
                 is_certain = step.certain and (step.depth == 0 or is_certain)
                 top = step if step.depth == 0 else top
-        place = self._place_of(traced.policy, traced.policy.entry.name, None) if traced.policy else None
+        place = self._place_of(traced.policy, traced.policy.chain.name, None) if traced.policy else None
         if place is not None:
             yield place, True
 
@@ -170,7 +170,7 @@ class Culprits:
         """Return our own live rules and one foreign rule, or none."""
         gone = {(-1, *where): {position for position, _ in rules} for where, rules in self._shared.items()}
         for number, each in enumerate(self.whole.other_chains):
-            gone[number, each.contents.name, each.entry.name] = set(range(len(each.entry.rules) + 1))
+            gone[number, each.contents.name, each.chain.name] = set(range(len(each.chain.rules) + 1))
         if place is not None:
             gone[place.number, place.table, place.chain].discard(place.position)
         return self._left(gone)
@@ -194,8 +194,8 @@ class Culprits:
             return chain.replace(rules=tuple(rule for at, rule in enumerate(chain.rules, 1) if at not in positions))
 
         other_chains = (
-            each.with_entry(left(each.contents.name, each.entry, number))
+            each.with_chain(left(each.contents.name, each.chain, number))
             for number, each in enumerate(self.whole.other_chains)
         )
-        in_use = tuple(each for each in other_chains if each.entry.rules or "DROP" in each.policies)
+        in_use = tuple(each for each in other_chains if each.chain.rules or "DROP" in each.policies)
         return self.whole.replace(ruleset=self.whole.ruleset.with_chains(left), other_chains=in_use)

@@ -11,7 +11,7 @@ from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import parts, quick_witness, region_text, witness
 from capture.analysis.space import Field, PacketSpace
-from capture.analysis.trace import REDIRECTED_BY, Fate, trace_whole_path
+from capture.analysis.trace import REDIRECTED_BY, TO_PROXY, Fate, trace_whole_path
 from capture.model.addresses import merge_ranges
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ALL_BITS, CONNECTION_STATES, Jump, OwnerGid, OwnerUid
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     Search = Callable[[PacketSpace, int, Direction], list[int] | None]
     """Returns the numbers of an ordinary packet of a set."""
 
-CAPTURED = ("proxy-outbound", "proxy-inbound", "dns")
 MAX_EFFECTS = 24
 """With more kinds of difference in one direction, packets are grouped by their outcome before."""
 MANY_ADDRESSES = "elsewhere"
@@ -139,7 +138,7 @@ class Comparison:
 
     def _weightiest(self, direction: Direction, found: int, search: Search) -> Effect | None:
         """Return the weightiest effect, if the search finds a packet of it."""
-        found, verdicts = self._verdicts(found)
+        found, verdicts = self._changes(found)
         verdict = min(verdicts, key=lambda each: weight(each, direction), default=None)
         if verdict is None:
             return None
@@ -210,7 +209,7 @@ class Comparison:
 
     def _effects(self, direction: Direction, found: int, frame: int) -> Iterator[Effect]:
         among = self.diagrams.both(self._realistic[direction], frame)
-        found, verdicts = self._verdicts(found)
+        found, verdicts = self._changes(found)
         for verdict in verdicts:
             packets = self.diagrams.mapped(found, verdict.__eq__, ("is", verdict))
             numbers = witness(self.space, packets, direction)
@@ -218,7 +217,7 @@ class Comparison:
             effect = self._traced(direction, verdict, self.space.packet(numbers))
             yield effect.replace(regions=tuple(region_text(self.space, part) for part in described))
 
-    def _verdicts(self, found: int) -> tuple[int, list[FateChange]]:
+    def _changes(self, found: int) -> tuple[int, list[FateChange]]:
         """Return what differs, and in which ways; if they are many, by the fate before."""
         if len(self.diagrams.leaves(found)) > MAX_EFFECTS:
             found = self.diagrams.mapped(
@@ -248,7 +247,7 @@ def _proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tu
 
 
 def _is_captured(fate: Hashable) -> bool:
-    return isinstance(fate, Fate) and (fate.outcome in CAPTURED or fate.marked)
+    return isinstance(fate, Fate) and (fate.outcome in TO_PROXY or fate.marked)
 
 
 def _verdict(values: list[Hashable]) -> FateChange | None:

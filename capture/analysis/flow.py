@@ -18,7 +18,7 @@ from __future__ import annotations
 from capture.analysis.ownership import own_rules
 from capture.analysis.trace import DNS, redirect_outcome
 from capture.model import ruleset as model
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -40,13 +40,13 @@ CHANGE_TEXTS: dict[type, Callable[[Any], str]] = {
     model.SetMark: lambda verdict: f"mark {verdict.value:#x}",
     model.UnknownVerdict: lambda verdict: verdict.text.partition(" ")[0],
 }
-"""What rules do to packets that go on to the next one, in words."""
+"""The effect of rules after which packets go on to the next one, in words."""
 MAX_DEPTH = 16
-"""Of jumps, as in the kernel (NFT_JUMP_STACK_SIZE, linux/netfilter/nf_tables.h)."""
+"""Jumps, as in the kernel (NFT_JUMP_STACK_SIZE, linux/netfilter/nf_tables.h)."""
 
 
 class Edge(Value):
-    """Where packets go from the edge that it is below: how many so far, and how many in a second.
+    """An edge: where packets go from the one above, how many so far, and how many in a second.
 
     Counts are None where the kernel keeps none; ``rate`` is None before a second look.
     """
@@ -110,15 +110,15 @@ def _tables(
     found: dict[tuple[str, str], tuple[BaseChain, list[Family]]] = {}
     for family in families:
         for base_chain in situation.base_chains(hook, family):
-            found.setdefault((base_chain.table, base_chain.entry.name), (base_chain, []))[1].append(family)
+            found.setdefault((base_chain.table, base_chain.chain.name), (base_chain, []))[1].append(family)
     for base_chain, of_chain in found.values():
         reader = Reader(situation, base_chain, tuple(of_chain), text_of)
-        below = reader.edges(base_chain.entry)
+        below = reader.edges(base_chain.chain)
         if below or base_chain.table == model.NAT:
-            is_second = any(is_our_chain(chain.name) for chain in base_chain.contents.chains)
+            is_second = any(is_own_chain(chain.name) for chain in base_chain.contents.chains)
             text = f"{'second set' if is_second else 'foreign'}, priority " if not base_chain.is_own else ""
             text += str(base_chain.priority) if not base_chain.is_own else ""
-            name = f"{base_chain.table} {base_chain.entry.name}"
+            name = f"{base_chain.table} {base_chain.chain.name}"
             yield Edge(name, "table", text, below=(*below, *reader.rest()))
 
 
@@ -134,6 +134,7 @@ class Reader:
     ) -> None:
         self.table: model.Table = base_chain.contents
         self.families = families
+        self._situation = situation
         self._base_chain = base_chain
         self._text_of = text_of
         self._known: dict[str, tuple[Edge, ...]] = {}
@@ -159,7 +160,7 @@ class Reader:
 
     def rest(self) -> Iterator[Edge]:
         """Yield where packets go if no rule of the base chain decides; from a foreign one on to the next."""
-        chain = self._base_chain.entry
+        chain = self._base_chain.chain
         for policy in dict.fromkeys(chain.policy_for(family) for family in self.families):
             if policy is None or (not self._base_chain.is_own and policy == "ACCEPT"):
                 continue
@@ -181,7 +182,7 @@ class Reader:
     def _edge(self, chain: model.Chain, position: int, rule: model.Rule, family: Family, depth: int) -> Edge:
         kind, to, below = self._target(chain, rule, depth)
         own = self._own.get(family, {}).get((self.table.name, chain.name), ())
-        if not is_our_chain(chain.name) and position not in own:
+        if not is_own_chain(chain.name) and position not in own:
             nft_words = rule.why if not self._base_chain.is_own else ""  # rules of iptables have none
             text = f"rule {position + 1}: {nft_words or self._text_of(rule, family)}"
             to, kind = f"foreign: {to}", "foreign"
@@ -201,10 +202,12 @@ class Reader:
                 return below[0].kind, below[0].to, ()
             return "chain", verdict.chain, below
         if isinstance(verdict, model.Redirect | model.TransparentProxy):
-            if redirect_outcome(chain.name, verdict.port) == DNS:
+            outcome = redirect_outcome(chain.name, verdict.port, self._situation.ruleset)
+            if outcome == DNS:
                 return "dns", f"agent's DNS :{verdict.port}", ()
-            is_own = is_our_chain(chain.name)
-            return ("proxy", f"proxy :{verdict.port}", ()) if is_own else ("foreign", f"port {verdict.port}", ())
+            if is_own_chain(chain.name) or outcome != "redirected":
+                return "proxy", f"proxy :{verdict.port}", ()
+            return "foreign", f"port {verdict.port}", ()
         if isinstance(verdict, model.Drop):
             return "dropped", "dropped", ()
         if isinstance(verdict, model.Return | model.Accept):

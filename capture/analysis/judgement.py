@@ -58,11 +58,11 @@ class Obstacle(Value):
     def place(self) -> str:
         """Return where it is, in words."""
         there = self.foreign_chain
-        return f"table {there.table}, chain {there.entry.name} ({there.place}, priority {there.priority})"
+        return f"table {there.table}, chain {there.chain.name} ({there.place}, priority {there.priority})"
 
 
 class Judgement(Value):
-    """What matters, and what does not.
+    """The judgement on all differences and foreign rules.
 
     ``differences`` and ``obstacles`` are drift, the first in our own tables. ``harmless_*`` are foreign
     rules without effect on captured traffic. ``unjudged`` may have one. ``doubts`` are what else cannot be judged, in
@@ -135,10 +135,12 @@ def _of_family(
 ) -> Judgement:
     """Return what matters in one family; ``whole`` has all live rules."""
     culprits = Culprits(family, whole, foreign)
-    named = [_finding(culprits, place, effect) for place, effect in culprits.named.items() if effect.is_certain]
-    unjudged = (_finding(culprits, place, effect) for place, effect in culprits.named.items() if not effect.is_certain)
+    named = [_difference_at(culprits, place, effect) for place, effect in culprits.named.items() if effect.is_certain]
+    unjudged = (
+        _difference_at(culprits, place, effect) for place, effect in culprits.named.items() if not effect.is_certain
+    )
     harmless = [
-        _finding(culprits, place)
+        _difference_at(culprits, place)
         for place in culprits.others
         if place.number < 0 or (place.rule is not None and not isinstance(place.rule.verdict, LET_PASS))
     ]
@@ -178,7 +180,7 @@ def _directions(table: model.Table | None, name: str) -> set[Direction]:
     return {direction for each in entered_from for direction in _directions(table, each)}
 
 
-def _finding(culprits: Culprits, place: RuleLocation, effect: Effect | None = None) -> Difference | Obstacle:
+def _difference_at(culprits: Culprits, place: RuleLocation, effect: Effect | None = None) -> Difference | Obstacle:
     if place.number >= 0:
         return Obstacle(culprits.whole.other_chains[place.number], place.rule, effect)
     return Difference(culprits.family, place.table, place.chain, "foreign", place.rule, place.position, effect=effect)

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
 
-OVERLAP = 8
+MAX_MEAN_OVERLAP = 8
 """How many rules may reach each piece of a field, on average, before the list is cut in two instead."""
-SPARE = 2000
+FREE_BUDGET = 2000
 
 
 class Box:
@@ -108,7 +108,7 @@ class DecisionList:
         """Return the pieces of a field, as the last number of each, and which boxes reach it; None if too many do."""
         anywhere = [place for place in places if level not in boxes[place].ranges]
         weight_anywhere = sum([boxes[place].weight for place in anywhere])
-        budget = OVERLAP * (weight_anywhere + sum([boxes[place].weight for place in testing])) + SPARE
+        budget = MAX_MEAN_OVERLAP * (weight_anywhere + sum([boxes[place].weight for place in testing])) + FREE_BUDGET
         pieces = []
         for end, active in self._sweep(boxes, testing, level):
             budget -= weight_anywhere + sum([boxes[place].weight for place in active])
@@ -183,7 +183,7 @@ MAX_PUT_IN = 2000
 """A list of no more edges is put in at once."""
 MAX_SWITCHES = 6
 """And so is every further list: of several, each of their verdicts is combined with each."""
-FEW = 6
+MAX_SINGLE_CHOICES = 6
 """So many functions are put in one after the other, which is faster than case by case."""
 
 
@@ -194,7 +194,7 @@ class Switches:
         self.diagrams = diagrams
         self._lists: list[int] = []
         self._leaves: list[list[int]] = []
-        """Of each list, in the order of the switch's numbers."""
+        """The leaves of each list, in the order of the switch's numbers."""
         self._levels: dict[int, int] = {}
         self._memos: dict[Hashable, dict[int, int]] = {}
 
@@ -237,7 +237,7 @@ class Switches:
     def _put_in(self, lists: int, functions: Mapping[int, int]) -> int:
         """Return the function of the leaf to which a list leads."""
         found, *others = dict.fromkeys(functions.values())
-        if len(others) > FEW:
+        if len(others) > MAX_SINGLE_CHOICES:
             return self.diagrams.cases(lists, functions)
         for each in others:
             leads_there = self.diagrams.leads_to(lists, {leaf for leaf, kid in functions.items() if kid == each})

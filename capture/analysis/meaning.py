@@ -53,7 +53,7 @@ class Untrack(Value):
 if TYPE_CHECKING:
     Meaning = model.Verdict | Translate | Goto | Untrack
 
-GO_ON = (
+PASSING_TARGETS = (
     *("NFLOG", "ULOG", "TRACE", "AUDIT", "CLASSIFY", "DSCP", "TOS", "TTL", "HL", "ECN", "CHECKSUM", "TCPMSS"),
     *("TCPOPTSTRIP", "LED", "IDLETIMER", "RATEEST", "SET"),
 )
@@ -88,7 +88,7 @@ def meaning(rule: model.Rule) -> Meaning:
         return Untrack()
     if first in ("-g", "goto"):
         return Goto(words.split(" ")[1])
-    if first in GO_ON:
+    if first in PASSING_TARGETS:
         return model.Continue()
     return _translation(words) or _network_translation(words) or verdict
 
@@ -219,7 +219,7 @@ IMPURE = (
     *("statistic", "limit", "recent", "quota", "connlimit", "connbytes", "time", "random", "numgen", "hashlimit"),
     *("rateest", "u32", "bpf", "nth", "ct count", "meta hour", "meta day", "jhash"),
 )
-"""Of matches that count, or look at the time."""
+"""Words of matches that count, or look at the time."""
 
 
 # --- whether a packet fulfils the matches of a rule ----------------------------------------------

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from capture.analysis.canonical import canonical_rule
 from capture.model import ruleset as model
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.conventions import AGENT_DNS_PORT, DNS_PORT, PROXY_TO_SELF_MARK
 from capture.model.values import Value
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     """For each table and chain, the positions of our rules."""
 
 
-def jumps_to_our_chain(rule: model.Rule) -> bool:
+def jumps_to_own_chain(rule: model.Rule) -> bool:
     """Return whether the rule sends packets to one of our chains, by jump or by goto."""
     if isinstance(rule.verdict, model.Jump):
-        return is_our_chain(rule.verdict.chain)
-    return isinstance(rule.verdict, model.UnknownVerdict) and is_our_chain(rule.verdict.text.removeprefix("-g "))
+        return is_own_chain(rule.verdict.chain)
+    return isinstance(rule.verdict, model.UnknownVerdict) and is_own_chain(rule.verdict.text.removeprefix("-g "))
 
 
 def may_divert(rule: model.Rule) -> bool:
@@ -78,7 +78,7 @@ def own_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> m
     places = {family: own_rules(ruleset, family, recorded) for family in ruleset.families}
 
     def own(table: model.TableName, chain: model.Chain) -> model.Chain:
-        if is_our_chain(chain.name):
+        if is_own_chain(chain.name):
             return chain
         rules = (
             rule.replace(family=family)
@@ -90,7 +90,7 @@ def own_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> m
 
     tables = []
     for table in ruleset.with_chains(own).tables:
-        chains = tuple(chain for chain in table.chains if chain.rules or is_our_chain(chain.name))
+        chains = tuple(chain for chain in table.chains if chain.rules or is_own_chain(chain.name))
         tables += [table.replace(chains=chains)] if chains else []
     return ruleset.replace(tables=tuple(tables))
 
@@ -102,7 +102,7 @@ def own_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | Non
     for table in live.tables:
         unrecorded: dict[str, tuple[model.Rule, ...]] = {}
         for chain in table.chains:
-            if is_our_chain(chain.name):
+            if is_own_chain(chain.name):
                 continue
             rules = tuple(chain.rules_for(family))
             shapes = [shape(table.name, chain.name, rule, marks) for rule in rules]
@@ -165,7 +165,7 @@ NO_MARKS: frozenset[int] = frozenset()
 def _by_neighbourhood(rules: Sequence[model.Rule], shapes: Sequence[str | None]) -> frozenset[int]:
     """Return the rules that look like our own, next to those that certainly are."""
     found: set[int] = set()
-    rerouted = {name for rule in rules if jumps_to_our_chain(rule) for name in _in_interfaces(rule)}
+    rerouted = {name for rule in rules if jumps_to_own_chain(rule) for name in _in_interfaces(rule)}
     look_alike = [known is not None for known in shapes]
     neighbours = [
         known == NEXT_TO_OWN or (known == BEFORE_OWN and not rerouted.isdisjoint(_in_interfaces(rule)))
@@ -199,7 +199,7 @@ def shape(table: model.TableName, chain: str, rule: model.Rule, marks: frozenset
     NEXT_TO_OWN: our own if another one is directly before or after it. ``marks`` are those that our chains match;
     without them, rules that are recognised by such a mark look like nothing.
     """
-    if jumps_to_our_chain(rule):
+    if jumps_to_own_chain(rule):
         return CERTAIN
     if excluded_interface(table, chain, rule):
         return BEFORE_OWN
@@ -212,7 +212,7 @@ def shape(table: model.TableName, chain: str, rule: model.Rule, marks: frozenset
     return None
 
 
-class Shape(Value):
+class OwnPattern(Value):
     """How an own rule without a jump looks: what it does, its matches, and the kinds of its other matches."""
 
     looks: str
@@ -221,7 +221,7 @@ class Shape(Value):
     others: tuple[tuple[type, ...], ...] = ((),)
 
 
-def _shapes(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[Shape, ...]]:
+def _shapes(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[OwnPattern, ...]]:
     """Return the shapes by table and chain; ``marks`` are those of the transparent proxy.
 
     Those about DNS, and the drop, are of upstream before it had chains for them: the agent's own queries return, in
@@ -231,29 +231,29 @@ def _shapes(marks: frozenset[int]) -> dict[tuple[model.TableName, str], tuple[Sh
     if known is None:
         known = _KNOWN[marks] = {
             (model.MANGLE, model.PREROUTING): (
-                *[Shape(CERTAIN, model.SaveMark(), (model.Mark(mark),), ((model.Protocol,),)) for mark in marks],
-                Shape(BEFORE_OWN, model.Drop(), (model.ConnectionState(("INVALID",)),)),
+                *[OwnPattern(CERTAIN, model.SaveMark(), (model.Mark(mark),), ((model.Protocol,),)) for mark in marks],
+                OwnPattern(BEFORE_OWN, model.Drop(), (model.ConnectionState(("INVALID",)),)),
             ),
             (model.MANGLE, model.OUTPUT): (
-                *[Shape(CERTAIN, model.RestoreMark(), (TCP, model.ConnectionMark(mark))) for mark in marks],
-                *[Shape(CERTAIN, model.Return(), (TCP, ON_LO, model.Mark(mark))) for mark in marks],
-                Shape(CERTAIN, model.SetMark(PROXY_TO_SELF_MARK), (TCP, ON_LO), TO_SELF),
+                *[OwnPattern(CERTAIN, model.RestoreMark(), (TCP, model.ConnectionMark(mark))) for mark in marks],
+                *[OwnPattern(CERTAIN, model.Return(), (TCP, ON_LO, model.Mark(mark))) for mark in marks],
+                OwnPattern(CERTAIN, model.SetMark(PROXY_TO_SELF_MARK), (TCP, ON_LO), TO_SELF),
             ),
             (model.NAT, model.OUTPUT): (
-                Shape(CERTAIN, model.Redirect(AGENT_DNS_PORT), (TO_DNS,), DNS_OF_ALL),
-                Shape(BEFORE_OWN, model.Return(), (TO_DNS,), tuple((model.Protocol, *kind) for kind in OWNER)),
+                OwnPattern(CERTAIN, model.Redirect(AGENT_DNS_PORT), (TO_DNS,), DNS_OF_ALL),
+                OwnPattern(BEFORE_OWN, model.Return(), (TO_DNS,), tuple((model.Protocol, *kind) for kind in OWNER)),
             ),
             (model.RAW, model.OUTPUT): (
-                Shape(CERTAIN, model.SetZone(2), (UDP, model.SourcePort((model.only(AGENT_DNS_PORT),))), OWNER),
-                Shape(NEXT_TO_OWN, model.SetZone(1), (UDP, TO_DNS), OWNER),
-                Shape(NEXT_TO_OWN, model.SetZone(2), (UDP, TO_DNS), ((), (model.Destination,))),
+                OwnPattern(CERTAIN, model.SetZone(2), (UDP, model.SourcePort((model.only(AGENT_DNS_PORT),))), OWNER),
+                OwnPattern(NEXT_TO_OWN, model.SetZone(1), (UDP, TO_DNS), OWNER),
+                OwnPattern(NEXT_TO_OWN, model.SetZone(2), (UDP, TO_DNS), ((), (model.Destination,))),
             ),
-            (model.RAW, model.PREROUTING): (Shape(CERTAIN, model.SetZone(1), (UDP, FROM_DNS), FROM_SERVER),),
+            (model.RAW, model.PREROUTING): (OwnPattern(CERTAIN, model.SetZone(1), (UDP, FROM_DNS), FROM_SERVER),),
         }
     return known
 
 
-_KNOWN: dict[frozenset[int], dict[tuple[model.TableName, str], tuple[Shape, ...]]] = {}
+_KNOWN: dict[frozenset[int], dict[tuple[model.TableName, str], tuple[OwnPattern, ...]]] = {}
 TCP, UDP = model.Protocol("tcp"), model.Protocol("udp")
 ON_LO = model.OutInterface("lo")
 TO_DNS, FROM_DNS = model.DestinationPort((model.only(DNS_PORT),)), model.SourcePort((model.only(DNS_PORT),))
@@ -277,7 +277,7 @@ def excluded_interface(table: model.TableName, chain: str, rule: model.Rule) -> 
 def _marks_of_our_chains(live: model.Ruleset, family: Family) -> frozenset[int]:
     """Return the marks that our chains of the mangle table match: those of the transparent proxy."""
     table = live.table(model.MANGLE)
-    chains = [chain for chain in (table.chains if table else ()) if is_our_chain(chain.name)]
+    chains = [chain for chain in (table.chains if table else ()) if is_own_chain(chain.name)]
     matches = [match for chain in chains for rule in chain.rules_for(family) for match in rule.matches]
     return frozenset(each.value for each in matches if isinstance(each, model.Mark) and not each.negated)
 

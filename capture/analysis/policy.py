@@ -124,7 +124,7 @@ class _FamilyPolicy:
         """Return why a packet has its outcome: the rule that decides; of a redirect, the rule that chose it."""
         step, dropping = traced.step, traced.policy
         if dropping is not None:
-            return f"the policy DROP of {dropping.table} {dropping.entry.name}"
+            return f"the policy DROP of {dropping.table} {dropping.chain.name}"
         if step is None:
             return "no rule decides"
         if isinstance(step.rule.verdict, Redirect | TransparentProxy) and step in traced.path:

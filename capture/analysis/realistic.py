@@ -28,7 +28,7 @@ NO_HOSTS: dict[Family, tuple[Network, ...]] = {
     "ipv4": (Network("ipv4", 0, 8), Network("ipv4", 0xE000_0000, 3)),  # RFC 1122 3.2.1.3, RFC 5771
     "ipv6": (Network("ipv6", 0, 128), Network("ipv6", 0xFF << 120, 8)),  # RFC 4291 2.5.2, 2.7
 }
-"""To which no TCP connection is possible."""
+"""Networks to which no TCP connection is possible."""
 
 
 def realistic(space: PacketSpace, compilers: Sequence[Compiler]) -> dict[Direction, int]:

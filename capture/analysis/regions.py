@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     Ranges = tuple[tuple[int, int], ...]
     Path = dict[int, Ranges]
-    """What the packets of a part of a set have in common: ranges by level."""
+    """The ranges, by level, that the packets of a part of a set share."""
 
     from capture.analysis.compiler import Direction
 
 
 MAX_NAMED = 6
-"""Of a list with more entries the first ones and a count are printed."""
+"""A longer list is printed as its first entries and a count."""
 MAX_PARTS = 2000
 """Parts of a set that are looked at to describe it."""
 

@@ -39,20 +39,28 @@ NAT_STATES = ("NEW", "RELATED")
 """Connection states whose packets meet the nat table; later packets are mapped as the first one was."""
 OF_KNOWN_CONNECTIONS = ("RELATED", "ESTABLISHED")
 
-OUTBOUND: Outcome = "proxy-outbound"
+PROXY_OUTBOUND: Outcome = "proxy-outbound"
 PROXY_INBOUND: Outcome = "proxy-inbound"
 DNS: Outcome = "dns"
+TO_PROXY = (PROXY_OUTBOUND, PROXY_INBOUND, DNS)
 
 REDIRECTED_BY: dict[str, Outcome] = {
     name: outcome
     for names in (UNDERSCORE, DASH)
-    for name, outcome in ((names.redirect, OUTBOUND), (names.in_redirect, PROXY_INBOUND), (names.output_dns, DNS))
+    for name, outcome in ((names.redirect, PROXY_OUTBOUND), (names.in_redirect, PROXY_INBOUND), (names.output_dns, DNS))
 }
-"""What a redirect in one of our chains means."""
+"""The outcome of a redirect, by our chain that it is in."""
 
 
-def redirect_outcome(chain: str, port: int) -> Outcome:
-    """Return what a redirect means. To the agent it may lead from any chain: older upstream had none for DNS."""
+def redirect_outcome(chain: str, port: int, ruleset: model.Ruleset) -> Outcome:
+    """Return what a redirect means: what our chains mean by its port, if it is in none of them.
+
+    Older upstream had no chain for DNS.
+    """
+    for name, outcome in REDIRECTED_BY.items() if chain not in REDIRECTED_BY else ():
+        own = ruleset.chain(model.NAT, name)
+        if own is not None and any(rule.verdict == model.Redirect(port) for rule in own.rules):
+            return outcome
     return REDIRECTED_BY.get(chain, DNS if port == AGENT_DNS_PORT else "redirected")
 
 
@@ -90,7 +98,7 @@ class Fate(Value):
 
 
 class Trace(Value):
-    """Where the packet ends and how it came there; ``step`` is the rule that decided, None for a policy.
+    """The end of a packet and its path; ``step`` is the rule that decided, None for a policy.
 
     ``translated`` is what a rule made of where the packet was addressed to.
     ``marked`` is whether a mark of TPROXY leads the packet, or a later one of its connection, to the proxy.
@@ -109,7 +117,7 @@ class Trace(Value):
     transparent: bool = False
     marked: bool = False
     translated: Translate | None = None
-    lacks: tuple[str, ...] = ()
+    missing_route_commands: tuple[str, ...] = ()
     policy: BaseChain | None = None
     rerouted: MarkRoute | None = None
     interface: str | None = None
@@ -174,7 +182,7 @@ class _Passage:
         """The rules of a base chain that changed its mark."""
         self.rerouted: MarkRoute | None = None
         self.interface: str | None = None
-        """By which a changed mark lets it leave."""
+        """The interface by which a changed mark lets it leave."""
         self.refused_by: Step | None = None
         """The rule that made a policy rule refuse it."""
         self.policy: BaseChain | None = None
@@ -236,7 +244,7 @@ class _Passage:
             if base_chain.is_nat and (self.mapped or not self._meets_nat()):
                 continue
             self.remarking.clear()
-            if not self._chain(base_chain, base_chain.entry, 0):
+            if not self._chain(base_chain, base_chain.chain, 0):
                 self._end_of_built_in(base_chain)
             if base_chain.reroutes and self.remarking and not self.is_dropped:
                 self._route_by_mark(self.remarking[-1])
@@ -246,7 +254,7 @@ class _Passage:
 
     def _comes_back(self) -> bool:
         """Return whether it was sent, and comes in again over lo."""
-        return self.packet.in_interface == LOOPBACK and self.first.in_interface is None
+        return self.packet.in_interface == LOOPBACK and (self.first.in_interface is None or self.first.is_answer)
 
     def _route_by_mark(self, cause: Step) -> None:
         """Route the packet again; ``cause`` is the rule whose mark or destination requires it."""
@@ -280,8 +288,9 @@ class _Passage:
         is_tracked = self._is_tracked(base_chain)
         for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
             matched = judge(rule, self.packet, self.network, is_native=base_chain.is_native, is_tracked=is_tracked)
-            is_idle = matched is None and isinstance(meaning(rule), model.Log | model.Continue)
-            if matched is False or is_idle:  # whether it logs does not matter
+            # Whether it logs does not matter, and what is tracked stays so.
+            idle = (*(() if matched else (model.Log, model.Continue)), *((Untrack,) if is_tracked else ()))
+            if matched is False or isinstance(meaning(rule), idle):
                 continue
             step = Step(base_chain.table, chain.name, position, rule, depth, matched is True, base_chain)
             self.path.append(step)
@@ -313,7 +322,7 @@ class _Passage:
 
     def _end_of_built_in(self, base_chain: BaseChain) -> bool:
         """Leave a built-in chain by RETURN or at its end: its policy decides."""
-        if base_chain.entry.policy_for(self.packet.family) == "DROP":
+        if base_chain.chain.policy_for(self.packet.family) == "DROP":
             self.is_dropped = True
             self.policy = base_chain
         return True
@@ -380,7 +389,7 @@ class _Passage:
         elif self.mapped is not None:
             is_redirect = isinstance(meaning(self.mapped.rule), model.Redirect)
             step, port = self.mapped, self.packet.port
-            outcome = redirect_outcome(step.chain, port) if is_redirect else "direct"
+            outcome = redirect_outcome(step.chain, port, self.ruleset) if is_redirect else "direct"
         elif self._goes_to_the_transparent_socket():
             outcome, port = "proxy-inbound", self.ruleset.transparent_verdicts[0].port
         elif self._reply_bypasses_proxy():
@@ -397,7 +406,9 @@ class _Passage:
             transparent=is_transparent,
             marked=outcome != "dropped" and self._is_marked(),
             translated=mapping if isinstance(mapping, Translate) else None,
-            lacks=tuple(each for each in self.situation.without if is_transparent and self._is_of_family(each)),
+            missing_route_commands=tuple(
+                each for each in self.situation.without if is_transparent and self._is_of_family(each)
+            ),
             policy=self.policy,
             rerouted=self.rerouted if self.refused_by or (outcome == "direct" and interface) else None,
             interface=interface,

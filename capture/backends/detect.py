@@ -12,7 +12,7 @@ What is requested is taken, or refused with what is missing; never replaced by s
 
 from __future__ import annotations
 
-from capture.backends.facts import PURPOSES, HostFacts, gather
+from capture.backends.host_facts import PURPOSES, HostFacts, gather
 from capture.backends.iptables.tables import VARIANTS
 from capture.backends.request import DRIVERS, VARIANTS_OF, BackendRequest, flavours_allowed, requested_backend
 from capture.errors import PrivilegeError, UnsupportedError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Literal
 
-    from capture.backends.facts import TableKind
+    from capture.backends.host_facts import TableKind
     from capture.backends.iptables.tables import Variant
     from capture.model.chain_names import Spelling
     from capture.model.ruleset import Ruleset
@@ -54,7 +54,7 @@ class BackendChoice(Value):
 
 
 class SetLocation(BackendChoice):
-    """Where a set of our own or of upstream's is, and the driver that can remove it."""
+    """The place of a set of our own or of upstream's, and the driver that can remove it."""
 
     families: tuple[str, ...] = ()
     """"ipv4" and "ipv6"; "inet" is both."""
@@ -130,7 +130,7 @@ def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
         return _nftables(facts, request.driver or "netlink", OTHER_USERS)
     obstacles: dict[tuple[str, str], list[str]] = {}
     for driver, variant in _iptables_ways(facts, request):
-        obstacle = _obstacle(facts, driver, variant, certain=not backend)
+        obstacle = _why_unusable(facts, driver, variant, certain=not backend)
         if obstacle is None:
             reason = "; ".join((_why_variant(facts, request, variant), *_obstacle_lines(obstacles)))
             return BackendChoice("iptables", driver, variant, reason)
@@ -184,7 +184,7 @@ def _why_variant(facts: HostFacts, request: BackendRequest, variant: Variant) ->
     return f"iptables-{variant} can be used, and the other variant has no rules"
 
 
-def _obstacle(facts: HostFacts, driver: str, variant: Variant, *, certain: bool) -> str | None:
+def _why_unusable(facts: HostFacts, driver: str, variant: Variant, *, certain: bool) -> str | None:
     """Return what keeps a way of iptables from being taken; None if nothing does.
 
     ``certain``: a kernel that might have legacy tables does not count as one that has.

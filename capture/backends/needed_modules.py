@@ -47,7 +47,7 @@ REQUIRES: dict[str, tuple[str, ...]] = {
     )
     for module in modules.split()
 }
-"""What each module needs in turn."""
+"""The modules that each module needs in turn."""
 
 VOCABULARY: dict[type, tuple[str, str, str]] = {
     model.SourcePort: ("ports", "", "xt_tcpudp"),
@@ -65,7 +65,7 @@ VOCABULARY: dict[type, tuple[str, str, str]] = {
     model.TransparentProxy: ("TPROXY", "nft_tproxy", "xt_TPROXY"),
     model.Log: ("LOG", "nft_log", "xt_LOG"),
 }
-"""What to call it, its module in nftables ("" if nf_tables itself can), its module in iptables."""
+"""Its name, its module in nftables ("" if nf_tables itself can), its module in iptables."""
 
 
 OTHER_NAMES = {"tcp": "xt_tcpudp", "udp": "xt_tcpudp", "MARK": "xt_mark", "CONNMARK": "xt_connmark"}

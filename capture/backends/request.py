@@ -1,4 +1,4 @@
-"""What was requested of backend, driver and variant, and which flavours it leaves open. Pure."""
+"""Requests of backend, driver and variant, and the flavours that they leave open. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VARIANTS_OF: dict[str, tuple[Variant, ...]] = {"netlink": ("nft",), "restore": V
 
 
 class BackendRequest(Value):
-    """What was requested, and where; "auto" and "" leave the choice to us."""
+    """The requested backend, driver and variant, and their origin; "auto" and "" leave the choice to us."""
 
     not_compared = ("driver_origin", "variant_origin")
 

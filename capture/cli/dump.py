@@ -13,7 +13,7 @@ from capture.report.difference_text import NOTHING_APPLIED
 from capture.report.output import print_json
 from capture.report.terminal import columns, print_lines
 
-NOTHING_IN_PART = "no rules of the capture in this family and table; `capture dump` shows where they are"
+NOTHING_IN_PART = "the capture has no rules in this part; without --family and --table all of it is shown"
 
 
 @command(
@@ -37,9 +37,8 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     dumped = operations.dump(namespace)
     shown = list(listings.parts(dumped, family, table_name))
     if not shown and form != "json":
-        click.echo(NOTHING_IN_PART if dumped.live_sets else NOTHING_APPLIED, err=True)
-        if not dumped.live_sets:
-            warn_of_host(namespace)
+        click.echo(NOTHING_IN_PART if any(listings.parts(dumped)) else NOTHING_APPLIED, err=True)
+        warn_of_host(namespace)
     if form == "json":
         print_json(listings.as_json(dumped, shown))
     elif form == "save":

@@ -10,7 +10,7 @@ from capture.cli.options import capture_options, command, explicit_if, family_op
 from capture.model.addresses import FAMILY_NAMES, Family
 from capture.report.applied_text import print_start_line
 from capture.report.difference_text import FATE, fate_as_plain, fate_text, text_of
-from capture.report.fold import table
+from capture.report.fold import folded_table
 from capture.report.output import print_json
 from capture.report.terminal import columns, print_lines
 
@@ -45,7 +45,7 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
         print_json({each: [_as_plain(s) for s in statements if each in s.families] for each in families})
         return
     rows = [(s.direction, s.traffic, _goes(s), s.why, _families(s)) for s in statements]
-    print_lines(table([HEADINGS, *rows], columns()))
+    print_lines(folded_table([HEADINGS, *rows], columns()))
 
 
 def _families(statement: Statement) -> str:

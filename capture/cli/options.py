@@ -29,7 +29,7 @@ from capture.state.files import names_in
 from capture.state.netns import path_of_process
 
 NAMED_NAMESPACES = "/run/netns"
-"""Where iproute2 and container runtimes name network namespaces (ip-netns(8))."""
+"""The directory in which iproute2 and container runtimes name network namespaces (ip-netns(8))."""
 
 
 GIVEN_FLAGS = "capture.options.given"

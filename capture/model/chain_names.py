@@ -48,7 +48,7 @@ SPELLINGS: dict[str, Spelling] = {
 """How the name of each of our chains is spelled."""
 
 
-def is_our_chain(name: str) -> bool:
+def is_own_chain(name: str) -> bool:
     """Return whether a chain of this name is our own."""
     return name in SPELLINGS
 

@@ -19,7 +19,7 @@ MAX_INTERFACE_BYTES = 15
 # Istio's design of DNS and TPROXY
 DNS_PORT = 53
 AGENT_DNS_PORT = 15053
-"""Where the agent next to the proxy answers DNS."""
+"""The port on which the agent next to the proxy answers DNS."""
 PROXY_TO_SELF_MARK = 1338
 """0x53a, of what a transparent proxy sends to its own pod: with the proxy's own mark it would not come in."""
 PASSTHROUGH_SOURCE = {IPV4: Network(IPV4, 0x7F000006, 32), IPV6: Network(IPV6, 6, 128)}

@@ -16,6 +16,11 @@ class LoopbackAddress(Value):
     network: Network
 
     @property
+    def family(self) -> Family:
+        """Return the family of the address."""
+        return self.network.family
+
+    @property
     def message(self) -> str:
         """Return that it is missing, for a person."""
         return f"the address {self.network} on lo is missing"

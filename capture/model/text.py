@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 LINE_ENDS = {ord("\n"): "\\n", ord("\r"): "\\r", 0: "\\0"}
 
-SCHEMA = "capture/v1"
-"""What every JSON output calls its layout: keys are added, those that are there keep their meaning."""
+JSON_SCHEMA_NAME = "capture/v1"
+"""The layout of every JSON output: keys are added, those that are there keep their meaning."""
 
 
 def without_line_ends(text: str) -> str:

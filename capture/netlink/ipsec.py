@@ -1,4 +1,4 @@
-"""The kernel's IPsec policies (ip-xfrm(8)), which decide on packets beside all rules.
+"""The kernel's IPsec policies (ip-xfrm(8)), which decide on packets apart from all rules.
 
 linux/xfrm.h::
 
@@ -41,7 +41,7 @@ class IpsecPolicy(Value):
 def policy_for(packet: Packet) -> IpsecPolicy | None:
     """Return the policy that decides on a packet; None if none does, or none can be read."""
     try:
-        with open("/proc/thread-self/net/netlink") as sockets:  # to ask for the module would load it
+        with open("/proc/thread-self/net/netlink") as sockets:  # a request to it would load the module
             if all(line.split()[1] != str(NETLINK_XFRM) for line in sockets):
                 return None
         with NetlinkSocket.open(NETLINK_XFRM, "open a socket for IPsec policies") as xfrm:

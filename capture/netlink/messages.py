@@ -47,7 +47,7 @@ class Refusal(Value):
 
     @property
     def explanation(self) -> str:
-        """What the kernel reports beyond the errno, for people; empty if nothing."""
+        """The kernel's report beyond the errno, for people; empty if there is none."""
         place = "" if self.offset is None else f"at byte {self.offset} of the message"
         return ", ".join(filter(None, (self.words, place)))
 

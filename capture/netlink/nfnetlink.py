@@ -34,7 +34,7 @@ NFTA_GEN_ID = 1
 NFPROTO_UNSPEC = 0
 
 ATTEMPTS = 10
-"""Of reading or writing what another process writes at the same time."""
+"""Attempts to read or write what another process writes at the same time."""
 
 
 def open_netfilter() -> NetlinkSocket:

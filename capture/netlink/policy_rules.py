@@ -33,7 +33,7 @@ FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_OIFNAME = 1, 2, 3, 17
 FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 6, 10, 14, 15, 16, 21
 OTHER_SELECTORS = {4: "goto", 11: "realms", 12: "tun_id", 13: "suppress_ifgroup", 19: "l3mdev"}
 OTHER_SELECTORS |= {20: "uidrange", 22: "ipproto", 23: "sport", 24: "dport"}
-"""What makes a rule more than `fwmark M lookup T`."""
+"""Attributes that make a rule more than `fwmark M lookup T`."""
 SHOWN_BY_NAME = {FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_OIFNAME}
 SHOWN_BY_NAME |= {FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL}
 

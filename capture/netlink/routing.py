@@ -46,7 +46,7 @@ NO_SUCH_ROUTE = (errno.ESRCH, errno.ENOENT)
 
 
 class Route(Value):
-    """Where a packet goes: ``kind`` is an RTN_... number, ``interface`` an index or 0, addresses are text or empty."""
+    """A packet's route: ``kind`` is an RTN_... number, ``interface`` an index or 0, addresses are text or empty."""
 
     kind: int
     interface: int = 0

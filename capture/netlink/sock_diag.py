@@ -26,7 +26,7 @@ SOCKID_SIZE = 48
 ANY_COOKIE = b"\xff" * 8
 """INET_DIAG_NOCOOKIE: a socket is named by its addresses alone."""
 UID_OFFSET, MESSAGE_SIZE = 64, 72
-"""Of struct inet_diag_msg: after the sockid come expires, rqueue and wqueue, then uid and inode, then attributes."""
+"""In struct inet_diag_msg: after the sockid come expires, rqueue and wqueue, then uid and inode, then attributes."""
 INET_DIAG_SKV6ONLY, INET_DIAG_SOCKOPT = 11, 22
 SOCKOPT_TRANSPARENT = 1 << 5
 """In the first byte of struct inet_diag_sockopt; bit fields begin with the lowest bit on little-endian machines."""

@@ -28,8 +28,7 @@ from capture.settings.settings import as_settings
 from capture.state import record, routes
 from capture.state.ended_records import forget_ended
 from capture.state.host_answers import RecordingHost
-from capture.state.lock import PATIENCE as LOCK_TIMEOUT
-from capture.state.lock import NamespaceLock
+from capture.state.lock import LOCK_TIMEOUT, NamespaceLock
 from capture.state.netns import InNamespace, has_tcp_sockets, refuse_host
 from capture.state.node import refuse_node
 from capture.state.record import Journal, Record
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
 
 
 class Applied(Value):
-    """What ``apply`` did: whether anything was written, how, for which configuration, and its warnings."""
+    """The result of ``apply``: whether anything was written, how, for which configuration, and its warnings."""
 
     changed: bool
     decision: BackendChoice
@@ -59,7 +58,7 @@ class Applied(Value):
 
 
 class Existing(Value):
-    """What a namespace has before a change."""
+    """The state of a namespace before a change."""
 
     driver: Driver
     """The one that will write; it knows what it has read."""
@@ -94,9 +93,9 @@ def apply(
     Raises CaptureError and its kinds; then either the old rules are in place or the new ones.
     """
     settings = as_settings(settings, "apply")
-    patience: object = lock_timeout
-    if isinstance(patience, bool) or not isinstance(patience, int | float) or patience != patience:  # noqa: PLR0124  # NaN
-        raise ConfigurationError("apply()", repr(patience), "the argument lock_timeout", "a number of seconds")
+    seconds: object = lock_timeout
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds != seconds:  # noqa: PLR0124  # NaN
+        raise ConfigurationError("apply()", repr(seconds), "the argument lock_timeout", "a number of seconds")
     facts = host_or_default(host, namespace)
     with InNamespace(namespace):
         refuse_node(allowed=settings[ALLOW_HOST])

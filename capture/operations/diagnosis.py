@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
-    TO_PROXY,
     Capture,
     app_of_proxy_user,
     causes_of_connection,
@@ -14,8 +13,9 @@ from capture.analysis.causes import (
     drop_cause,
     no_route_cause,
     stops,
+    untracked_cause,
 )
-from capture.analysis.trace import trace_whole_path
+from capture.analysis.trace import TO_PROXY, trace_whole_path
 from capture.backends import detect, load
 from capture.errors import CaptureError
 from capture.model.addresses import IPV4, LOOPBACK_ADDRESSES, address_text
@@ -52,10 +52,10 @@ from capture.settings.options import (
 )
 from capture.state import decisions, routes
 from capture.state.capabilities import ways_out
-from capture.state.facts import read_facts
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace, own_namespace
 from capture.state.node import evidence_of_host
+from capture.state.pod_facts import read_facts
 from capture.state.pod_network import answers_have_a_route
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
@@ -84,13 +84,13 @@ LEFT_ALONE_BY = (
 SELECTIONS = (INBOUND_PORTS, OUTBOUND_NETWORKS, OWNER_GROUPS)
 """Options that name what is captured."""
 PORTS_OF_ISTIO = ("15020", "15021", "15090")
-"""Which every injected pod leaves out: the agent's and Envoy's metrics and probes."""
+"""The ports that every injected pod leaves out: metrics and probes of the agent and of Envoy."""
 SOME_PORT = 45000
-"""Of those that a connection gets by itself (ip_local_port_range)."""
+"""One of those that a connection gets by itself (ip_local_port_range)."""
 
 
 class Diagnosis(Value):
-    """What was found: ``causes`` break the connection (or, without one, the pod), ``notes`` do not.
+    """The result of ``why``: ``causes`` break the connection (or, without one, the pod), ``notes`` do not.
 
     ``is_certain`` is False where a rule on the way cannot be judged, and no cause was found.
     """
@@ -157,7 +157,7 @@ def why(
 
 def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:
     """Return where Envoy's listeners, read from its admin interface, do not fit the capture. Raises CaptureError."""
-    from capture.analysis.envoy import causes_of_listeners, listeners_of
+    from capture.analysis.envoy_listeners import causes_of_listeners, listeners_of
     from capture.state.proxy_admin import read_config_dump
 
     with InNamespace(namespace):
@@ -201,7 +201,8 @@ def _of_connection(
     by_settings = trace(packet, known.settings) if known else None
     found = [*causes, *(() if is_inbound else _socket_lb_causes(packet))]
     found += (*causes_of_connection(live, by_settings, facts, capture, rule_of), *_loop_causes(live, capture))
-    found += () if found else _following_causes(live, capture)
+    following = [] if found else list(_following(live, capture))
+    found += [untracked_cause(each) or drop_cause(each, rule_of) for each in following if each.certain][:1]
     if is_inbound and not found and packet.source is not None and not answers_have_a_route(packet):
         found.append(no_route_cause(facts, packet.family, address_text(packet.family, packet.source.first)))
     policy = policy_for(live.packet)
@@ -219,7 +220,8 @@ def _of_connection(
     notes += [each for each in of_pod if each not in causes]
     if policy is not None and not policy.is_blocking:
         notes.append(cause("ipsec: encrypted", policy=policy.words))
-    return Diagnosis(live.packet, live, tuple(found), tuple(notes), live.certain)
+    is_certain = live.certain and all(each.certain for each in following)
+    return Diagnosis(live.packet, live, tuple(found), tuple(notes), is_certain)
 
 
 def _usual_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
@@ -326,16 +328,15 @@ def _loop_causes(live: Trace, capture: Capture) -> Iterator[Cause]:
         yield cause("rule-missing: circle", uid=uid)
 
 
-def _following_causes(live: Trace, capture: Capture) -> Iterator[Cause]:
-    """Yield what drops the later packets of a connection whose first one reaches the proxy, or the answers."""
+def _following(live: Trace, capture: Capture) -> Iterator[Trace]:
+    """Yield how later packets and answers of a connection that reaches the proxy are dropped, or may be."""
     if live.outcome not in TO_PROXY or live.transparent or live.packet.protocol != "tcp":
         return
     situation = live_situation()
     for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, capture)):
         traced = trace_whole_path(packet, situation)
-        if traced.outcome == "dropped" and traced.certain:
-            yield drop_cause(traced, rule_of)
-            return
+        if traced.outcome == "dropped" or not traced.certain or untracked_cause(traced) is not None:
+            yield traced
 
 
 def _answers(live: Trace, capture: Capture) -> Iterator[Packet]:

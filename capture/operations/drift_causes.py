@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import drop_cause
-from capture.analysis.foreign_text import what_foreign_does
+from capture.analysis.foreign_effects import what_foreign_does
 from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import FAMILY_NAMES, IPV4, parse_address
 from capture.model.packet import Packet
@@ -79,7 +79,7 @@ def _foreign_rules(verified: Verified) -> dict[str, tuple[str, str]]:
         if not each.is_own and not _is_dropping(each.effect)
     }
     return found | {
-        f"{each.foreign_chain.table} {each.foreign_chain.entry.name}": (
+        f"{each.foreign_chain.table} {each.foreign_chain.chain.name}": (
             what_foreign_does(each.rule, each.effect),
             (each.rule and each.rule.why) or rule_of(each.rule, each.family),
         )
@@ -109,7 +109,7 @@ def delivery_causes(found: Iterable[Impediment]) -> Iterator[Cause]:
 
 
 def missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
-    """Return what the rules need besides, and is missing."""
+    """Return the routes and addresses that the rules need and the namespace lacks."""
     if isinstance(need, LoopbackAddress):
         return cause("rule-missing: address", "lo", message=need.message)
     commands = "; ".join(need.commands)

@@ -1,8 +1,8 @@
-"""What ``verify`` and ``dump`` return."""
+"""The results of ``verify`` and ``dump``."""
 
 from __future__ import annotations
 
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.judgement import Obstacle
     from capture.backends.detect import BackendChoice
+    from capture.model.addresses import Family
     from capture.model.routing import LoopbackAddress, MissingRoute
-    from capture.model.ruleset import Ruleset
+    from capture.model.ruleset import Ruleset, TableName
     from capture.state.impediments import Impediment
 
     Conclusion = Literal["nothing applied", "drift", "in sync", "cannot be judged", "no reference"]
@@ -49,15 +50,15 @@ class Verified(Value):
     unjudged: tuple[Difference | Obstacle, ...] = ()
     doubts: tuple[str, ...] = ()
     impediments: tuple[Impediment, ...] = ()
-    """What loses captured packets although the rules are in place."""
+    """Faults that lose captured packets although the rules are in place."""
     from_record: bool = False
     """Whether ``desired`` is the recorded configuration, and not that of options."""
     has_reference: bool = True
     """Whether there is a reference for our rules; else ``desired`` are the live ones."""
     uncaptured: tuple[str, ...] = ()
-    """What is wrong with a family as a whole, in words: it has an address and no rules, or is not rejected."""
+    """Faults of a family as a whole, in words: it has an address and no rules, or is not rejected."""
     notes: tuple[str, ...] = ()
-    """What the settings leave uncaptured on purpose, though the pod has it, in words."""
+    """Traffic of the pod that the settings leave uncaptured on purpose, in words."""
 
     @property
     def drift(self) -> tuple[object, ...]:
@@ -95,8 +96,34 @@ class Verified(Value):
     def is_nothing_applied(self) -> bool:
         """Return whether the namespace has none of our rules where they should be, though some are desired."""
         is_missing = any(each.kind == "missing" for each in self.differences) or not self.has_reference
-        has_own = any(is_our_chain(chain.name) for table in self.live.tables for chain in table.chains)
+        has_own = any(is_own_chain(chain.name) for table in self.live.tables for chain in table.chains)
         return is_missing and not has_own and not self.others
+
+    def part(self, family: Family | None, table: TableName | None) -> Verified:
+        """Return what is about a family and a table; foreign tables are about none of our own."""
+        if family is None and table is None:
+            return self
+        from capture.analysis.compare import Difference  # not when pods are made
+
+        def concerns(families: tuple[Family | None, ...], named: TableName | None = None) -> bool:
+            return table in (None, named) and (family is None or family in families)
+
+        def is_part(found: Difference | Obstacle) -> bool:
+            if isinstance(found, Difference):
+                return concerns((found.family,), found.table)
+            return concerns(found.foreign_chain.families)
+
+        return self.replace(
+            differences=tuple(filter(is_part, self.differences)),
+            harmless_differences=tuple(filter(is_part, self.harmless_differences)),
+            missing=tuple(need for need in self.missing if concerns((need.family,))),
+            impediments=tuple(found for found in self.impediments if concerns((found.family or family,))),
+            others=(),
+            obstacles=tuple(filter(is_part, self.obstacles)),
+            uncaptured=self.uncaptured if concerns(("ipv6",)) else (),
+            harmless_obstacles=tuple(filter(is_part, self.harmless_obstacles)),
+            unjudged=tuple(filter(is_part, self.unjudged)),
+        )
 
 
 class LiveSet(Value):

@@ -1,4 +1,4 @@
-"""What else decides on packets than the capture itself, read from the namespace we are in."""
+"""Reads what decides on packets apart from the capture itself, in the namespace we are in."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from capture.analysis.base_chains import Situation, in_tables_of_iptables
 from capture.backends import load
 from capture.backends.detect import BackendChoice
 from capture.backends.iptables.tables import legacy_tables
+from capture.backends.nftables.names import TABLE_NAMES
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILIES
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.values import Value
 from capture.state import routes
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 LEGACY = "iptables-legacy"
 OF_PLACES = {("nftables", ""): "inet istio-proxy", ("iptables", "nft"): "of iptables", ("iptables", "legacy"): LEGACY}
 """Names for the tables of a second set, by its backend and variant."""
+
+
+NATIVE_TABLES = {f"inet {name}" for name in TABLE_NAMES.values()}
 
 
 class OtherChains(Value):
@@ -76,14 +80,16 @@ def _read_legacy() -> list[BaseChain] | None:
         except CaptureError:
             continue
         found = in_tables_of_iptables(ruleset, is_older=lambda _: False)
-        in_use = (chain for chain in found if chain.entry.rules or "DROP" in chain.policies)
+        in_use = (chain for chain in found if chain.chain.rules or "DROP" in chain.policies)
         return [chain.replace(table=f"{chain.contents.name} of {LEGACY}", is_of_any_age=True) for chain in in_use]
     return None
 
 
 def _is_own(chain: BaseChain) -> bool:
+    if chain.table in NATIVE_TABLES:
+        return True
     names = (each.name for each in chain.contents.chains)
-    return chain.table.startswith(OF_PLACES["nftables", ""]) or any(map(is_our_chain, names))
+    return chain.table.endswith((OF_PLACES["iptables", "nft"], LEGACY)) and any(map(is_own_chain, names))
 
 
 def read_situation(ruleset: Ruleset, place: tuple[str, str], needs: Ruleset) -> Situation:

@@ -64,7 +64,7 @@ def applied_text(applied: Applied) -> str:
     choice = applied.decision
     variant = f" {choice.variant}" if choice.variant else ""
     return (
-        f"{'applied' if applied.changed else 'unchanged'}: {_count(applied)} rules for "
+        f"{'programmed' if applied.changed else 'unchanged'}: {_count(applied)} rules for "
         f"{' and '.join(FAMILY_NAMES[family] for family in families)}, "
         f"backend {choice.backend}{variant}, driver {choice.driver}"
     )

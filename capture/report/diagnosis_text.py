@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.model.text import SCHEMA
+from capture.model.text import JSON_SCHEMA_NAME
 from capture.report.packet_text import packet_text
 from capture.report.trace_text import path_lines, trace_as_plain
 
@@ -21,7 +21,7 @@ def diagnosis_as_plain(found: Diagnosis) -> dict[str, object]:
         "verdict": found.verdict,
         "causes": [cause_as_plain(cause) for cause in found.causes],
         "notes": [cause_as_plain(note) for note in found.notes],
-        "trace": {"schema": SCHEMA, **trace_as_plain(found.trace)} if found.trace else None,
+        "trace": {"schema": JSON_SCHEMA_NAME, **trace_as_plain(found.trace)} if found.trace else None,
     }
 
 

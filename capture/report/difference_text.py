@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from capture.analysis.cause_text import Cause
     from capture.analysis.compare import Difference
     from capture.analysis.effects import Effect
     from capture.analysis.judgement import Obstacle
@@ -106,7 +107,7 @@ def difference_text(difference: Difference) -> str:
 
 def _foreign(each: Difference | Obstacle) -> str:
     """Return what a foreign rule does, in a sentence."""
-    from capture.analysis.foreign_text import what_foreign_does  # where something differs
+    from capture.analysis.foreign_effects import what_foreign_does  # where something differs
 
     does = what_foreign_does(each.rule, each.effect)
     return f"{each.place}: {does}: {_rule(each)}{effect_text(each.effect)}"
@@ -194,11 +195,28 @@ def reference_text(verified: Verified) -> str:
 
 
 def _need(need: LoopbackAddress | MissingRoute) -> str:
-    """Return what is missing besides rules, and the commands that add it."""
+    """Return the routes or addresses that are missing, and the commands that add them."""
     if isinstance(need, LoopbackAddress):
         return need.message
     commands = " and ".join(f"`{command}`" for command in need.commands)
     return f"{need.message}: {commands} {'adds it' if len(need.commands) == 1 else 'add them'}"
+
+
+def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, object]:
+    """Return what verify found, for JSON."""
+    from capture.operations.inference import inferred_flags
+    from capture.report.diagnosis_text import cause_as_plain  # which words differences, too
+
+    return {
+        "as_asked": verified.conclusion not in ("drift", "nothing applied"),
+        "certain": verified.is_certain,
+        "compared_with": reference_text(verified),
+        "differences": differences_as_plain(verified),
+        "not_judged": list(doubt_lines(verified)),
+        "notes": list(note_lines(verified)),
+        "live_settings": None if verified.has_reference else inferred_flags(verified.desired),
+        "proxy": [cause_as_plain(cause) for cause in causes],
+    }
 
 
 def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
@@ -226,7 +244,7 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
         {
             "kind": "foreign",
             "table": each.foreign_chain.table,
-            "chain": each.foreign_chain.entry.name,
+            "chain": each.foreign_chain.chain.name,
             "rule": _rule(each),
             **_with_effect(each.effect, _foreign(each)),
         }

@@ -15,7 +15,7 @@ else:
     State = str
 
 HANG = 10
-"""Where the texts of findings begin."""
+"""The column at which the texts of findings begin."""
 
 
 class Finding(Value):
@@ -27,7 +27,7 @@ class Finding(Value):
     message: str
     remedy: str = ""
     kind: str = ""
-    """Of a cause, as ``capture why`` has it."""
+    """The kind of a cause, as in ``capture why``."""
 
 
 def print_findings(found: Iterable[Finding]) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 MARKS = ("=>", "?")
-"""What may precede a line's text, and hangs with its indentation."""
+"""Marks that may precede a line's text, and hang with its indentation."""
 GAP = 2
 """Blanks between two columns."""
 MIN_COLUMN = 8
@@ -99,7 +99,7 @@ def _cut(text: str, width: int) -> int:
     return comma + 1 if comma > begin else max(place, begin + 1)
 
 
-def table(rows: Sequence[Sequence[str]], width: int | None = None, gap: int = GAP) -> Iterator[str]:
+def folded_table(rows: Sequence[Sequence[str]], width: int | None = None, gap: int = GAP) -> Iterator[str]:
     """Yield the lines of rows whose columns are aligned; with ``width``, cells are folded until all of them fit."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(width_of, column)) for column in columns]

@@ -1,11 +1,11 @@
-"""What is live in a namespace, in the four formats of ``capture dump``; ``istio-init`` ends with the first of them."""
+"""The live rules in the four formats of ``capture dump``; ``istio-init`` ends with the first of them."""
 
 from __future__ import annotations
 
 from capture.analysis.ownership import own_only, own_rules
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, FAMILY_NAMES
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.report.difference_text import conclusion_lines, differences_as_plain, text_of
@@ -49,7 +49,7 @@ def _holds_own(live: model.Ruleset, family: Family, table_name: model.TableName)
     whole = live.table(table_name)
     if whole is None or family not in live.families:
         return False
-    if any(is_our_chain(chain.name) and is_of_family(chain, table_name, family) for chain in whole.chains):
+    if any(is_own_chain(chain.name) and is_of_family(chain, table_name, family) for chain in whole.chains):
         return True
     return any(place[0] == table_name for place in own_rules(live.replace(families=(family,)), family))
 
@@ -225,7 +225,7 @@ def _row_as_json(row: Row, family: Family) -> dict[str, object]:
 
 def _more_texts(rule: model.Rule, family: Family) -> list[str]:
     """Return the further rules of iptables that one of nftables with a list is."""
-    from capture.backends.iptables.entries import expanded
+    from capture.backends.iptables.expansion import expanded
     from capture.backends.iptables.render import rule_text
 
     _, *others = expanded([rule.replace(family=family, why="")], family)

@@ -9,7 +9,7 @@ import os
 import sys
 
 from capture.errors import EXIT_FAILED, CaptureError
-from capture.model.text import SCHEMA
+from capture.model.text import JSON_SCHEMA_NAME
 from capture.report.streams import COLOUR, LostOutputError, Stream, Streams, keep_standard_descriptors
 
 TYPE_CHECKING = False
@@ -51,7 +51,7 @@ def print_json(plain: Mapping[str, object]) -> None:
     """Print a result for programs, with the name of the layout."""
     import json  # 7 ms, for this format only
 
-    print(json.dumps({"schema": SCHEMA, **plain}, indent=1))
+    print(json.dumps({"schema": JSON_SCHEMA_NAME, **plain}, indent=1))
 
 
 def warn(warnings: Iterable[str]) -> None:

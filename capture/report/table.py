@@ -9,13 +9,12 @@ rule shows them in one line, since they share one counter.
 
 from __future__ import annotations
 
-from capture.backends.iptables.entries import slots
+from capture.backends.iptables.expansion import slots
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4, address_text
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.report.fold import table as table_of
-from capture.report.fold import width_of
+from capture.report.fold import folded_table, width_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ def _chain_text(chain: ListedChain, width: int | None) -> str:
         about = f"policy {chain.policy} {packets} packets, {size} bytes"
     lines = [COLUMN_NAMES, *map(row_text, chain.rows)]
     if width is not None and any(width_of(line) > width for line in lines):
-        lines = list(table_of([_cells(chain.rows, each) for each in (None, *chain.rows)], width, gap=1))
+        lines = list(folded_table([_cells(chain.rows, each) for each in (None, *chain.rows)], width, gap=1))
     return "".join(f"{line}\n" for line in (f"Chain {without_line_ends(chain.name)} ({about})", *lines))
 
 

@@ -1,4 +1,4 @@
-"""What a person reads, as wide as the terminal is; verdicts, the deciding rule and drift are in colour.
+"""Output for a person, as wide as the terminal; verdicts, the deciding rule and drift are in colour.
 
 In a pipe every line stays whole and plain, so that it can be searched. The width is the terminal's; COLUMNS beats it.
 """
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 MIN_WIDTH = 40
 ROWS = 24
-"""Of a terminal whose height is unknown."""
+"""Rows of a terminal whose height is unknown."""
 
 VERDICTS = {
     GREEN: (
-        "in sync", "captured", "proxy-outbound", "proxy-inbound", "dns", "equal", "ready", "ok", "works", "applied",
+        "in sync", "captured", "proxy-outbound", "proxy-inbound", "dns", "equal", "ready", "ok", "works", "programmed",
         "unchanged",
     ),
     YELLOW: (

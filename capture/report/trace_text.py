@@ -31,12 +31,12 @@ def trace_as_plain(traced: Trace, table: str | None = None) -> dict[str, object]
         "outcome": traced.outcome,
         "port": traced.port,
         "address": address_text(traced.address.family, traced.address.first) if traced.address else None,
-        "missing_routes": list(traced.lacks),
+        "missing_routes": list(traced.missing_route_commands),
         "impediments": list(traced.impediments),
         "rule": _rule_text(traced.step, traced) if traced.step else None,
         "why": traced.step.rule.why if traced.step else None,
         "policy_rule": traced.rerouted.words if traced.rerouted else None,
-        "policy": f"{traced.policy.table} {traced.policy.entry.name}" if traced.policy else None,
+        "policy": f"{traced.policy.table} {traced.policy.chain.name}" if traced.policy else None,
         "transparent": traced.transparent,
         "certain": traced.certain,
         "path": [
@@ -61,18 +61,18 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     if traced.rerouted is not None:
         does = "refuses it" if traced.outcome == "dropped" else f"lets it leave by {traced.interface}"
         yield f"by its mark it is routed again: the policy rule `{traced.rerouted.words}` {does}"
-    for command in traced.lacks:
+    for command in traced.missing_route_commands:
         yield f"but the answers do not come back; `{command}` adds what is missing"
     for impediment in traced.impediments:
         yield f"but {impediment}"
     if traced.outcome == "no-route":
         return
-    if traced.step is not None:
-        step = traced.step
-        text, _ = _texts(step, traced.packet.family)
-        yield f"because of {step.table} {step.chain}: {text}"
+    step = traced.step
+    if step is not None:
+        if step not in _steps(traced, table):  # else it is marked
+            yield f"because of {step.table} {step.chain}: {_texts(step, traced.packet.family)[0]}"
     elif traced.policy is not None:
-        yield f"because of the policy DROP of {traced.policy.table} {traced.policy.entry.name}"
+        yield f"because of the policy DROP of {traced.policy.table} {traced.policy.chain.name}"
     elif traced.path:
         yield "because no rule on its way decides, and each chain's policy is ACCEPT"
     else:

@@ -84,7 +84,7 @@ def build_tracking(config: CaptureConfig) -> model.Ruleset:
 def tracks_connections(rulesets: Iterable[model.Ruleset], family: Family) -> bool:
     """Return whether the kernel tracks connections of a family for any of these rules."""
     return any(
-        isinstance(rule.verdict, TRACKING) or any(isinstance(match, TRACKING) for match in rule.matches)
+        isinstance(rule.verdict, NEEDS_CONNTRACK) or any(isinstance(match, NEEDS_CONNTRACK) for match in rule.matches)
         for ruleset in rulesets
         for table in ruleset.tables
         for chain in table.chains
@@ -92,16 +92,16 @@ def tracks_connections(rulesets: Iterable[model.Ruleset], family: Family) -> boo
     )
 
 
-TRACKING = (model.Redirect, model.SaveMark, model.RestoreMark, model.ConnectionMark, model.ConnectionState)
+NEEDS_CONNTRACK = (model.Redirect, model.SaveMark, model.RestoreMark, model.ConnectionMark, model.ConnectionState)
 
 
 def redirects_inbound(ruleset: model.Ruleset) -> bool:
     """Return whether inbound connections are captured by REDIRECT."""
     prerouting = ruleset.chain(model.NAT, model.PREROUTING)
-    return prerouting is not None and any(rule.verdict in TO_INBOUND for rule in prerouting.rules)
+    return prerouting is not None and any(rule.verdict in JUMPS_TO_INBOUND for rule in prerouting.rules)
 
 
-TO_INBOUND = tuple(model.Jump(names.inbound) for names in BY_SPELLING.values())
+JUMPS_TO_INBOUND = tuple(model.Jump(names.inbound) for names in BY_SPELLING.values())
 
 
 def loopback_addresses(config: CaptureConfig) -> tuple[LoopbackAddress, ...]:

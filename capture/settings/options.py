@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-    class Parsed(Value, Generic[T]):
+    class GenericValue(Value, Generic[T]):
         """A base that makes Option generic for the type checker."""
 
 else:
     T = "T"
-    Parsed = {T: Value}  # subscripting this is all that happens at run time
+    GenericValue = {T: Value}  # subscripting this is all that happens at run time
 
 
-class Option(Parsed[T]):
+class Option(GenericValue[T]):
     """One option: how it is called everywhere, and how its text becomes a value.
 
     ``flag`` is the long flag without dashes; it is also the name in the environment, in upper case with
@@ -339,5 +339,5 @@ LOG_AS_JSON = _switch(
 
 OPTIONS = _options_so_far()
 INIT_OPTIONS = OPTIONS[len(RULE_OPTIONS + BACKEND_OPTIONS) :]
-"""What ``istio-init`` takes as well."""
+"""The further options of ``istio-init``."""
 NETWORK_OPTIONS = (EXCLUDED_INBOUND_NETWORKS, OUTBOUND_NETWORKS, EXCLUDED_OUTBOUND_NETWORKS, IPV4_LOOPBACK)

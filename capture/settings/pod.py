@@ -40,7 +40,7 @@ PROXY_PORTS = "15020,15021,15090"
 DEFAULT_EXCLUDED_OUTBOUND_PORTS = "15020"
 
 MAX_CHARACTERS = 256 * 1024
-"""What Kubernetes allows all annotations of a pod together (apimachinery, TotalAnnotationSizeLimitB)."""
+"""Kubernetes' limit for all annotations of a pod together (apimachinery, TotalAnnotationSizeLimitB)."""
 
 MAX_MISSPELT = 10
 """Each costs a search for the name that it resembles; a pod may have thousands of annotations."""
@@ -61,7 +61,7 @@ class Proxy(Value):
 
 
 class Pod(Value):
-    """What is known about a pod."""
+    """The facts about a pod."""
 
     not_compared = ("knows_environment",)
 

@@ -34,7 +34,7 @@ def as_settings(value: object, caller: str) -> Settings:
 
 
 _LAST_READ: dict[str, tuple[str, Any]] = {}
-"""What the last text of each option means: it is read several times, and may be a list of thousands."""
+"""The value of the last text of each option: it is read several times, and may be a list of thousands."""
 
 
 class Settings(Value):

@@ -13,7 +13,7 @@ WAYS_OUT = {
     "SETGID": "becomes the proxy's group",
     "SYS_ADMIN": "enters other namespaces",
 }
-"""By which a process may leave the capture; tests/kernel/test_escapes.py tries the first four."""
+"""Capabilities by which a process may leave the capture; tests/kernel/test_escapes.py tries the first four."""
 
 
 def missing(*names: str) -> list[str]:

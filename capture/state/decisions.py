@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 
 from capture.errors import StateDirectoryError
-from capture.model.text import SCHEMA
+from capture.model.text import JSON_SCHEMA_NAME
 from capture.model.values import Value
 from capture.state.directory import STATE_DIRECTORY, ensure, is_private
 from capture.state.files import content_of, names_in, put
@@ -32,7 +32,7 @@ MAX_BYTES = 16 * 1024
 
 
 class RecordedDecision(Value):
-    """What was decided, by ADD, about one attachment of a pod."""
+    """The decision of ADD about one attachment of a pod."""
 
     decision: str
     """``captured``, ``left alone`` or ``refused``: then the pod does not start."""
@@ -45,7 +45,7 @@ class RecordedDecision(Value):
     interface: str
     network: str
     inode: int
-    """Of the pod's network namespace; after its end the number is given again."""
+    """The number of the pod's network namespace, which is given again after its end."""
     namespace: str
     """Its path, as the runtime named it."""
 
@@ -54,7 +54,7 @@ def keep(decision: RecordedDecision, directory: str = STATE_DIRECTORY) -> bool:
     """Remember a decision in place of an earlier one; return whether that was possible."""
     path = _path(directory, decision.network, decision.container, decision.interface)
     fields = {field: getattr(decision, field) for field in RecordedDecision.__match_args__}
-    content = encode({"schema": SCHEMA} | fields).encode() + b"\n"
+    content = encode({"schema": JSON_SCHEMA_NAME} | fields).encode() + b"\n"
     try:
         ensure(directory)
         ensure(os.path.dirname(path))

@@ -21,7 +21,7 @@ class HostAnswers(Value):
     ipv6: bool
     servers: tuple[Network, ...]
     primary: Family | None = None
-    """Of the pod's primary address; None if it was not looked up, or there was none."""
+    """The family of the pod's primary address; None if it was not looked up, or there was none."""
 
     def user_id(self, name: str) -> int | None:
         return self.users.get(name)

@@ -1,4 +1,4 @@
-"""What keeps captured packets from the proxy although every rule is in place: routing, and the kernel's switches."""
+"""Impediments: routing and switches of the kernel that keep captured packets from the proxy, whatever the rules are."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
         found = [*_without_loopback(route, ruleset.families)]
         for policy in ruleset.policy_routes:
             found += _rules_before(route, policy)
-    return (*found, *_switches(ruleset)) if ruleset.policy_routes else tuple(found)
+    return (*found, *_sysctls(ruleset)) if ruleset.policy_routes else tuple(found)
 
 
 def _without_loopback(route: NetlinkSocket, families: tuple[Family, ...]) -> Iterator[Impediment]:
@@ -125,7 +125,7 @@ def rule_that_needs_source_validation(route: NetlinkSocket) -> PolicyRule | None
     return next((rule for rule in rules if rule.is_inverted and rule.mask), None)
 
 
-def _switches(ruleset: Ruleset) -> Iterator[Impediment]:
+def _sysctls(ruleset: Ruleset) -> Iterator[Impediment]:
     from capture.state import sysctls  # TPROXY only
 
     accepts = sysctls.accepts_marks()

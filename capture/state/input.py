@@ -12,7 +12,7 @@ from capture.errors import EXIT_USAGE, CaptureError
 STDIN = "-"
 MAX_BYTES = 64 * 1024 * 1024
 """Ten thousand workloads, or the dump of 60,000 rules, have less."""
-PATIENCE = 10.0
+INPUT_TIMEOUT = 10.0
 """Seconds for a pipe that is named to send something; standard input has a person or a program at its other end."""
 
 
@@ -27,10 +27,10 @@ def origin_of(name: str) -> str:
     return "standard input" if name == STDIN else name
 
 
-def read_input(name: str, limit: int = MAX_BYTES, patience: float = PATIENCE) -> str:
+def read_input(name: str, limit: int = MAX_BYTES, timeout: float = INPUT_TIMEOUT) -> str:
     """Return the text of a file, of a pipe, or for ``-`` of standard input. Raises InputError."""
     try:
-        content = sys.stdin.buffer.read(limit + 1) if name == STDIN else _read(name, limit, patience)
+        content = sys.stdin.buffer.read(limit + 1) if name == STDIN else _read(name, limit, timeout)
         if len(content) > limit:
             raise InputError(f"{origin_of(name)} is longer than {limit >> 20} MiB, which is the limit", "Split it.")
         return content.decode()
@@ -40,7 +40,7 @@ def read_input(name: str, limit: int = MAX_BYTES, patience: float = PATIENCE) ->
         raise InputError(f"{origin_of(name)}: not UTF-8: {error.reason} at byte {error.start}") from None
 
 
-def _read(name: str, limit: int, patience: float) -> bytearray:
+def _read(name: str, limit: int, timeout: float) -> bytearray:
     """Return what a file or a pipe has, a little more than ``limit`` bytes of it at most."""
     file = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)  # a FIFO is open without a writer
     try:
@@ -48,7 +48,7 @@ def _read(name: str, limit: int, patience: float) -> bytearray:
         content = bytearray()
         while len(content) <= limit:
             if not is_regular:
-                _wait(file, name, patience)
+                _wait(file, name, timeout)
             chunk = os.read(file, 1 << 20)
             if not chunk:
                 break
@@ -58,12 +58,12 @@ def _read(name: str, limit: int, patience: float) -> bytearray:
         os.close(file)
 
 
-def _wait(file: int, name: str, patience: float) -> None:
+def _wait(file: int, name: str, timeout: float) -> None:
     """Wait until there is something to read, or the end; poll(2) knows neither of a FIFO that had no writer yet."""
     waiting = select.poll()
     waiting.register(file, select.POLLIN)
-    if not waiting.poll(patience * 1000):
+    if not waiting.poll(timeout * 1000):
         raise InputError(
-            f"{name} sent nothing for {patience:g} s",
+            f"{name} sent nothing for {timeout:g} s",
             "No process writes to this pipe. Start the one that should, or name a file.",
         )

@@ -42,7 +42,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 class _Dialect:
-    """What the scanner in C reads its options from; the names are those of ``json.JSONDecoder``."""
+    """The options of the scanner in C, by the names of ``json.JSONDecoder``."""
 
     strict = True
     object_hook = None

@@ -33,7 +33,7 @@ ONLY_IPV6 = ("nf_tproxy_ipv6", "nf_defrag_ipv6", "ip6_tables", "ip6table_nat", "
 
 
 class Inventory(Value):
-    """What of some modules is there.
+    """The state of some modules.
 
     ``unloaded`` are those that are not loaded; in a kernel that has them built in, they look the same unless an
     index says so. ``absent`` are those of them that this kernel does not have at all, ``forbidden`` those that

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 NAME = b"\0istio-capture"
-PATIENCE = 10.0
+LOCK_TIMEOUT = 10.0
 """Seconds; then we go on: any process in the pod can hold the name, which must not keep the pod uncaptured."""
 PAUSE = 0.005
 
@@ -36,9 +36,9 @@ class NamespaceLock:
     If the lock is not released in time, ``warnings`` names its holder, and that we went on without it.
     """
 
-    def __init__(self, patience: float = PATIENCE) -> None:
+    def __init__(self, timeout: float = LOCK_TIMEOUT) -> None:
         self.warnings: tuple[str, ...] = ()
-        self._patience = patience
+        self._patience = timeout
 
     def __enter__(self) -> Self:
         self._holder = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0)

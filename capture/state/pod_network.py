@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 NO_ROUTE = "none"
-"""Where no route leads: rules still see the packet, before the kernel gives it up."""
+"""In the place of an interface: no route leads there, but rules see the packet before the kernel gives it up."""
 
 
 def read_pod_network() -> PodNetwork:

@@ -11,6 +11,17 @@ TIMEOUT = 5.0
 MAX_BYTES = 64 * 1024 * 1024
 
 
+def is_url(text: str) -> bool:
+    """Return whether a text is an http URL with a host, and with no port that there cannot be."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(text)
+        return parts.scheme == "http" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def read_config_dump(url: str, timeout: float = TIMEOUT) -> dict[str, Any]:
     """Return ``/config_dump`` of the admin interface at the URL, read from the namespace we are in.
 
@@ -32,7 +43,7 @@ def _get_config_dump(url: str, timeout: float) -> dict[str, Any]:
     from urllib.parse import urlsplit
 
     parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
+    if not is_url(url) or not parts.hostname:
         raise ValueError("no http URL with a host")
     connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout)
     try:

@@ -42,7 +42,7 @@ OPTIONS_BY_NAME = {option.name: option for option in RULE_OPTIONS}
 
 
 class Record(Value):
-    """What was applied to a namespace: the settings, the facts then, and the way into the kernel.
+    """The record of a namespace: the settings, the facts then, and the way into the kernel.
 
     It is written before anything else is, so that what was begun is known if it never comes to an end;
     ``stale_routes`` are those of what was there before, as long as they may be there.
@@ -51,7 +51,7 @@ class Record(Value):
     settings: Settings
     facts: HostAnswers
     ruleset: Ruleset
-    """What settings and facts give: the rule set that was applied."""
+    """The rule set that settings and facts give, which was applied."""
     backend: str
     driver: str
     variant: str = ""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 DIRECTORY = "/proc/sys/net"
-"""What is in it depends on the namespace of the thread that opens it."""
+"""Its content depends on the namespace of the thread that opens it."""
 INTERFACES = "ipv4/conf"
 FWMARK_ACCEPT = "ipv4/tcp_fwmark_accept"
 MARK_ON_SOURCE = "src_valid_mark"

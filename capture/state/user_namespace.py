@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CAP_NET_ADMIN, CAP_NET_RAW = 12, 13  # linux/capability.h
 CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 OVERFLOW_ID = 65534
-"""What the kernel shows for a user that a user namespace has not (/proc/sys/kernel/overflowuid)."""
+"""The kernel's number for a user that a user namespace lacks (/proc/sys/kernel/overflowuid)."""
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 47, 2  # linux/prctl.h
 
 
@@ -58,7 +58,7 @@ class Ids(Value):
 
 
 class IdMaps(Value):
-    """Which ids the user namespace has."""
+    """The ids that the user namespace has."""
 
     users: Ids
     groups: Ids

@@ -38,7 +38,7 @@ MIN_INTERVAL = 0.5
 """Seconds between two lists or watches, at least."""
 
 Unreachable = (httpx.HTTPError, OSError, ValueError, KeyError, ConfigError)
-"""What calls raise when the API server cannot be reached, refuses (ApiError), or sends what is no answer of one."""
+"""Errors of calls: the API server cannot be reached, refuses (ApiError), or sends no answer of one."""
 
 
 class Transport:

@@ -25,9 +25,9 @@ from capture.settings.options import INBOUND_CAPTURE_PORT, INTERCEPTION_MODE, PR
 from capture.settings.pod import settings_of
 from capture.settings.settings import Settings
 from cni.agent import examination
+from cni.agent.agent_log import AgentLog
 from cni.agent.examination import CAPTURED, UNKNOWN, Owners, PodState
 from cni.agent.health import Health
-from cni.agent.journal import AgentLog
 from cni.agent.kernel_events import EVERYWHERE, KernelEvents
 from cni.agent.pods import Pods
 from cni.agent.runtime import Runtime, RuntimeSilentError, Sandbox
@@ -60,19 +60,19 @@ GOOD = (CAPTURED, LEFT_ALONE, HOST_NETWORK)
 
 
 class Observation(Value):
-    """What a look saw."""
+    """The facts that a look saw."""
 
     signature: tuple[object, ...]
     network: tuple[object, ...]
     """The part of it that the kernel's events are about; it is read again after one."""
     owners: Owners | None
-    """Who listens where the proxy should; None where that does not matter: the proxy is starting, or there is none."""
+    """The listeners on the proxy's ports; None where they do not matter: the proxy is starting, or there is none."""
     diagnosed: float
     """When the pod was diagnosed the last time."""
 
 
 class Audited(Value):
-    """What is known about a pod."""
+    """The facts about a pod."""
 
     place: PodNamespace
     finding: PodState
@@ -87,7 +87,7 @@ class Audited(Value):
 
 
 class Requested(Value):
-    """What a pod's object requests, and what its owner should know."""
+    """The settings that a pod's object requests, and warnings for its owner."""
 
     pod: dict[str, Any]
     settings: Settings | PodState

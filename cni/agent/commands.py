@@ -48,7 +48,7 @@ capture node pod shop/web-0 why tcp 203.0.113.9:80 --uid 1000
 POD_COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 GOOD_STATES = ("captured", "left-alone", "host-network", "unknown")
 REPAIRS = ("report", "apply", "evict")
-STATUS_PATIENCE = 3.0
+STATUS_TIMEOUT = 3.0
 POD = Kind(str, "NAMESPACE/NAME, such as default/web-0", lambda text: all(text.partition("/")))
 DAEMON_SET_NAME = Kind(str, "NAMESPACE/NAME", lambda text: not text or all(text.partition("/")))
 ADDRESS = Kind(
@@ -102,7 +102,7 @@ AGENT = [
     click.option("--plugin", metavar="PATH", default="", envvar="CAPTURE_PLUGIN",
                  help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
     click.option("--pod-source", "pod_sources", type=one_of(*conf.POD_SOURCES), multiple=True,
-                 help="Whom the plugin asks about a pod, in this order; repeat it."
+                 help="Source of facts about a pod; repeat it, in order."
                  "  [default: runtime, agent, kubernetes]"),
     click.option("--runtime-socket", metavar="PATH", default="", envvar="CAPTURE_RUNTIME_SOCKET",
                  help="Where the container runtime listens for CRI.  [default: the first known one that is there]"),
@@ -224,7 +224,7 @@ def _named(pod: str) -> dict[str, str]:
 
 def _request(socket: str, question: dict[str, str]) -> dict[str, Any]:
     try:
-        return agent_socket.request(socket, question, STATUS_PATIENCE)
+        return agent_socket.request(socket, question, STATUS_TIMEOUT)
     except agent_socket.AgentAwayError as away:
         raise CaptureError(
             f"no agent answers: {away}", "Is it running? Without it, see `capture cni status` on the node."

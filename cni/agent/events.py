@@ -12,7 +12,7 @@ from cni.agent import api
 Outcome = Literal["published", "known", "refused", "unreachable"]
 
 NAMESPACE_OF_NODES = "default"
-"""Where Events about objects without a namespace are kept."""
+"""The namespace of Events about objects without one."""
 PUBLISHED: Outcome = "published"
 KNOWN: Outcome = "known"
 REFUSED: Outcome = "refused"

@@ -27,20 +27,20 @@ from capture.netlink.sockets import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkSoc
 from capture.operations.diagnosis import why
 from capture.settings.settings import Settings
 from capture.state import record, routes
-from capture.state.facts import diverted
 from capture.state.files import content_of
 from capture.state.netns import InNamespace, enter_each
+from capture.state.pod_facts import diverted
 
 Owners = dict[tuple[int, int], bytes]
-"""Who listens: by family and port, user and inode."""
+"""The listeners: by family and port, user and inode."""
 
 CAPTURED = "captured"
 UNKNOWN = "unknown"
 LEGACY_TABLES = ("/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names")
 TABLE_OFFSET = 4
-"""Of the table in struct rtmsg (linux/rtnetlink.h)."""
+"""The offset of the table in struct rtmsg (linux/rtnetlink.h)."""
 KERNELS_TABLES = (RT_TABLE_MAIN, RT_TABLE_LOCAL)
-"""Whose routes come and go with addresses."""
+"""Tables whose routes come and go with addresses."""
 OF_THE_PROXY = ("not-listening",)
 """Causes that are no fault while a pod starts."""
 SPECIFIC = ("lo-down", "ingress-filter", "no-rules", "second-set")

@@ -15,7 +15,7 @@ CLAIM_LASTS = 30.0
 
 
 class Handover:
-    """Which of the agents acts. ``directory`` is on the node; ``name`` identifies this agent."""
+    """Decides which agent acts. ``directory`` is on the node; ``name`` identifies this agent."""
 
     def __init__(self, directory: str, name: str) -> None:
         os.makedirs(directory, mode=0o700, exist_ok=True)

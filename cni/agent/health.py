@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from capture import __version__
-from capture.model.text import SCHEMA
+from capture.model.text import JSON_SCHEMA_NAME
 
 STARTING = "starting"
 LOOP_LIMIT = 60.0
@@ -81,7 +81,7 @@ class Health:
         with self._lock:
             return (
                 {
-                    "schema": SCHEMA,
+                    "schema": JSON_SCHEMA_NAME,
                     "version": __version__,
                     "live": self.is_live,
                     "ready": not any(problem for problem, _ in self._problems.values()),

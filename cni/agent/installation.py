@@ -17,12 +17,12 @@ from collections.abc import Callable
 from capture.errors import CaptureError
 from cni import install as installer
 from cni.agent import credentials
+from cni.agent.agent_log import AgentLog
 from cni.agent.directories import Directories
-from cni.agent.fight import RestoreBackoff
 from cni.agent.handover import Handover
 from cni.agent.health import Health
-from cni.agent.journal import AgentLog
 from cni.agent.options import Options
+from cni.agent.rewrite_conflict import RestoreBackoff
 from cni.agent.runtime import Runtime, RuntimeSilentError
 from cni.agent.writers import Writers, name_of_rival
 from cni.conf import POD_SOURCES, RUNTIME
@@ -34,7 +34,7 @@ EVERY = 10.0
 """Seconds between looks when nothing happens."""
 HANDOVER_EVERY = 1.0
 """Seconds between looks of an agent that waits for its turn."""
-RUNTIME_PATIENCE = 15.0
+RUNTIME_TIMEOUT = 15.0
 """Seconds for a runtime to load what is in its directory."""
 
 PARTS = ("plugin", "entry", "loaded", "credentials")
@@ -200,7 +200,7 @@ class Installation:
         problem = (
             f"{rival} keeps rewriting the network configuration in {self.options.conf_dir}: the entry is put back "
             f"after {pause:g} s, and until then pods start uncaptured. Make it leave other plugins in (cilium: "
-            "cni.exclusive=false), or use a list of our own (--own-config; chart: cni.ownConfig)."
+            "cni.install_lock=false), or use a list of our own (--own-config; chart: cni.ownConfig)."
         )
         if self.health.report("entry", problem):
             self.publish("CaptureListRewritten", problem)
@@ -240,7 +240,7 @@ class Installation:
                 f"{self.options.bin_dir}: name its directory (--bin-dir; chart: cni.binDir)"
             )
         waited = now - (self._unloaded_since or now)
-        hint = f"; after {waited:.0f} s: look into its log" if waited > RUNTIME_PATIENCE else ""
+        hint = f"; after {waited:.0f} s: look into its log" if waited > RUNTIME_TIMEOUT else ""
         return f"the container runtime has loaded the network {network or '(none)'} without {PLUGIN}{hint}"
 
     # --- credentials ----------------------------------------------------------------------------------------

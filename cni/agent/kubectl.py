@@ -24,7 +24,7 @@ from capture.report.terminal import columns, print_lines, rows
 from capture.state.json_text import JsonError, decode
 
 CAPTURE = "/usr/libexec/istio-capture/capture"
-"""Where the agent's image has the program."""
+"""The program in the agent's image."""
 LOG_LINE = re.compile(r"[EWIF]\d{4} [\d:.]+ ")
 """Lines of kubectl's libraries (klog), which kubectl repeats in a sentence."""
 UNCONFIGURED = "localhost:8080"

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Iterator
 
-from cni.agent.journal import AgentLog
+from cni.agent.agent_log import AgentLog
 
 CHUNK = 1 << 16
 EVERY = 1.0

@@ -11,15 +11,15 @@ from cni.networks import Choice
 from cni.runtimes import BIN_DIR, CONF_DIR, CONTAINERDS, CRIO_SOCKET
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
-"""Where kubelet puts the token, the CA and the namespace of a pod's service account."""
+"""The directory with the token, the CA and the namespace of a pod's service account."""
 CREDENTIALS = "istio-capture"
 """The folder for the plugin's credentials, in the parent of the configuration directory."""
 RUNTIME_SOCKETS = tuple(f"/{socket}" for socket in (CRIO_SOCKET, *CONTAINERDS))
-"""Where runtimes listen for CRI as they are set up by default."""
+"""The default sockets of runtimes for CRI."""
 
 
 class Options(Value):
-    """Where things are on the node, and what goes into the network configuration."""
+    """Places on the node, and the plugin's part of the network configuration."""
 
     node: str
     """The node's name in the API; empty: the agent does without the API server."""

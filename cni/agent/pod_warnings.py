@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from lightkube import Client
 
 from cni.agent import events
-from cni.agent.journal import AgentLog
+from cni.agent.agent_log import AgentLog
 from cni.agent.runtime import Sandbox
 
 REASON = "CaptureWarning"

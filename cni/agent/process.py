@@ -21,13 +21,13 @@ import time
 
 from capture.state.capabilities import missing
 from capture.state.netns import own_namespace
-from cni import conf, leaving
+from cni import conf, deferred_removal
 from cni.agent import runtime as runtimes
 from cni.agent import uninstall
+from cni.agent.agent_log import AgentLog
 from cni.agent.handover import Handover
 from cni.agent.health import Health
 from cni.agent.installation import PARTS, Installation
-from cni.agent.journal import AgentLog
 from cni.agent.log_follower import LogFollower
 from cni.agent.options import RUNTIME_SOCKETS
 from cni.agent.pods import Pods
@@ -74,7 +74,7 @@ class Agent:
         """Run until a signal ends it; return the exit status."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
-        leaving.cancel_removal()
+        deferred_removal.cancel_removal()
         sys.setswitchinterval(SWITCH_INTERVAL)
         answers = {
             "pod": self._answer_pod,

@@ -17,8 +17,8 @@ import time
 from lightkube import Client
 
 from cni.agent import api
+from cni.agent.agent_log import AgentLog
 from cni.agent.health import Health
-from cni.agent.journal import AgentLog
 from cni.agent.pods import Pods
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0

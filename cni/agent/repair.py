@@ -19,10 +19,10 @@ from capture.errors import CaptureError
 from capture.operations import apply
 from capture.settings.pod import settings_of
 from cni.agent import api, events
+from cni.agent.agent_log import AgentLog
 from cni.agent.audit import GOOD, Audited
 from cni.agent.examination import CAPTURED, UNKNOWN, PodState
 from cni.agent.health import Health
-from cni.agent.journal import AgentLog
 from cni.agent.options import Options
 from cni.agent.sandboxes import PodNamespace
 from cni.conf import Configuration
@@ -55,7 +55,7 @@ class Repair:
         self.health, self.journal, self.look, self._clock = health, journal, look, clock
         self._published: dict[tuple[str, str], float] = {}
         self._failures: dict[str, tuple[int, float]] = {}
-        """Of each sandbox how many repairs have failed in a row, and when the next may be."""
+        """By sandbox, how many repairs have failed in a row, and when the next may be."""
         self._recent: list[float] = []
         self._is_busy = False
 

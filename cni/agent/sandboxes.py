@@ -16,7 +16,7 @@ SAME_PLACE = ("/var/run/", "/run/")
 
 
 class PodNamespace(Value):
-    """Where a pod's network is: ``path`` is empty for one that uses the node's."""
+    """The network of a pod: ``path`` is empty for one that uses the node's."""
 
     sandbox: Sandbox
     path: str

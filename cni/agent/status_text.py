@@ -9,7 +9,7 @@ from typing import Any
 from capture.model.text import duration
 
 HANG = 21
-"""Where a pod begins in its line, after its state."""
+"""The column at which a pod begins in its line, after its state."""
 WELL = ("captured", "left-alone", "host-network")
 """States of pods that need no one."""
 

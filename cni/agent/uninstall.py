@@ -6,8 +6,8 @@ import os
 import time
 
 from capture.errors import CaptureError
+from cni import deferred_removal
 from cni import install as installer
-from cni import leaving
 from cni.agent import credentials
 from cni.networks import PLUGIN
 from cni.plugin_files import remove_plugin
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cni.agent.runtime import Runtime
 
 NOT_FOUND = 404
-PATIENCE = 240.0
+PODS_TIMEOUT = 240.0
 UNLOADED_WITHIN = 10.0
 """Seconds for a runtime to load the network configuration without the plugin."""
 CALLS_END = 2.0
@@ -51,7 +51,7 @@ def uninstall(
         return [*changes, f"{options.bin_dir}/{PLUGIN}: stays, since another agent has come to this node"]
     if is_unloaded:
         return changes + [str(change) for change in remove_plugin(options.bin_dir)]
-    removed = leaving.schedule_removal(options.bin_dir)
+    removed = deferred_removal.schedule_removal(options.bin_dir)
     changes += [f"{path}: removed" for path in removed]
     if not removed:
         changes.append(f"{options.bin_dir}/{PLUGIN}: stays until the last pod that was started with it ends")
@@ -74,7 +74,7 @@ def _is_unloaded(runtime: Runtime, is_replaced: Callable[[], bool]) -> bool:
     return False
 
 
-def from_all_nodes(client: Client, daemon_set: str, patience: float = PATIENCE) -> None:
+def from_all_nodes(client: Client, daemon_set: str, timeout: float = PODS_TIMEOUT) -> None:
     """Delete the agents' DaemonSet, whose agents then uninstall, and wait until the last of them has ended.
 
     Foreground deletion: the DaemonSet is there, marked as deleted, for as long as one of its pods is.
@@ -85,7 +85,7 @@ def from_all_nodes(client: Client, daemon_set: str, patience: float = PATIENCE) 
     from cni.agent import api
 
     namespace, _, name = daemon_set.partition("/")
-    until = time.monotonic() + patience
+    until = time.monotonic() + timeout
     try:
         client.delete(api.DaemonSet, name, namespace=namespace, cascade=CascadeType.FOREGROUND)
         while time.monotonic() < until:
@@ -95,7 +95,7 @@ def from_all_nodes(client: Client, daemon_set: str, patience: float = PATIENCE) 
         if api.code_of(error) == NOT_FOUND:
             return
         raise CaptureError(f"DaemonSet {daemon_set}: {api.error_text(error)}", REMEDY) from None
-    raise CaptureError(f"DaemonSet {daemon_set} is still there after {patience:g} s: its pods have not ended", REMEDY)
+    raise CaptureError(f"DaemonSet {daemon_set} is still there after {timeout:g} s: its pods have not ended", REMEDY)
 
 
 def is_gone(client: Client, daemon_set: str, node: str) -> bool:

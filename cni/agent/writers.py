@@ -1,4 +1,4 @@
-"""Which program rewrote the network configuration: the kernel names it with each event (fanotify(7)).
+"""Names the program that rewrote the network configuration: the kernel sends it with each event (fanotify(7)).
 
 That takes Linux 5.9 and CAP_SYS_ADMIN. A process outside of our process namespace has the number 0: in a pod that needs
 ``hostPID``. Else the type of the list's first plugin names the network that the list belongs to.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.cluster.agent import InPod, event, found, pods, state
+from support.cluster.agent import InPod, expect_event, expect_state, pods, state
 from support.cluster.calls import BOTH, address, seen, way
 from support.cluster.installed import Cluster
 from support.cluster.node import NAME
@@ -22,7 +22,7 @@ def audited(cluster: Cluster) -> Iterator[Cluster]:
     """The cluster with two pods of the mesh, and no repair."""
     cluster.apply(pod("web"), pod("client"))
     cluster.kubectl("wait", "pod", "web", "client", "--for=condition=Ready", "--timeout=60s")
-    found(cluster, "web", "captured", 70)
+    expect_state(cluster, "web", "captured", 70)
     yield cluster
     cluster.kubectl("delete", "pod", "-l", "app", "--grace-period=1", "--wait")
     if cluster.method == "chart":
@@ -38,14 +38,14 @@ def test_captured(audited: Cluster) -> None:
 def test_rules_lost(audited: Cluster) -> None:
     """Rules that another program takes away: found within 5 s, told by an Event on the pod and a metric."""
     InPod(audited, "web")("nft", "flush", "ruleset")
-    found(audited, "web", "no-rules")
+    expect_state(audited, "web", "no-rules")
     metrics = audited.run(["curl", "-gs", f"http://{audited.api_address}:15014/metrics"])
     assert 'capture_pod_problem{namespace="default",pod="web",state="no-rules"} 1.0' in metrics
-    event(audited, "web", "CaptureMissing")
+    expect_event(audited, "web", "CaptureMissing")
     audited.kubectl("delete", "pod", "web", "--grace-period=1", "--wait")
     audited.apply(pod("web"))
     audited.kubectl("wait", "pod", "web", "--for=condition=Ready", "--timeout=60s")
-    found(audited, "web", "captured")
+    expect_state(audited, "web", "captured")
 
 
 def test_started_in_a_gap(audited: Cluster) -> None:
@@ -65,42 +65,42 @@ def test_started_in_a_gap(audited: Cluster) -> None:
     resumed = time.monotonic()
     while way(seen(audited, "gap", address(audited, "web"))) != BOTH:
         assert time.monotonic() - resumed < 6
-    found(audited, "gap", "captured")
-    event(audited, "gap", "CaptureRepaired")
+    expect_state(audited, "gap", "captured")
+    expect_event(audited, "gap", "CaptureRepaired")
 
 
 def test_foreign_rule(audited: Cluster) -> None:
-    """A foreign rule before ours that takes traffic away."""
+    """A foreign rule before our own that diverts traffic."""
     run = InPod(audited, "client")
     run("nft", "add table ip foreign; add chain ip foreign out { type nat hook output priority -150; }; "
         f"add rule ip foreign out tcp dport {APP_PORT} redirect to :9")  # fmt: skip
-    found(audited, "client", "foreign-rule")
+    expect_state(audited, "client", "foreign-rule")
     run("nft", "delete", "table", "ip", "foreign")
-    found(audited, "client", "captured")
+    expect_state(audited, "client", "captured")
 
 
 def test_proxy_gone(audited: Cluster) -> None:
     """A proxy that does not listen in a pod that is ready."""
     audited.apply(pod("silent", pause_proxy=True))
     audited.kubectl("wait", "pod", "silent", "--for=condition=Ready", "--timeout=60s")
-    found(audited, "silent", "not-listening")
+    expect_state(audited, "silent", "not-listening")
 
 
 def test_drift(audited: Cluster) -> None:
-    """A rule of ours that another program deletes: found within 5 s, and written again where that is wanted."""
+    """Our rule that another program deletes: found within 5 s, and written again where that is wanted."""
     if audited.method == "manifest":
         pytest.skip("the manifest repairs nothing")
     audited.install("repair.starting=report", "repair.running=report")
     run = InPod(audited, "client")
     iptables = "iptables-nft" if audited.families[0] == "ipv4" else "ip6tables-nft"
     run(iptables, "-t", "nat", "-F", "ISTIO_OUTPUT")
-    found(audited, "client", "rule-missing")
-    event(audited, "client", "CaptureBroken")
+    expect_state(audited, "client", "rule-missing")
+    expect_event(audited, "client", "CaptureBroken")
     audited.install("repair.starting=apply", "repair.running=apply")
-    found(audited, "client", "captured", 15)
+    expect_state(audited, "client", "captured", 15)
     run(iptables, "-t", "nat", "-F", "ISTIO_OUTPUT")
     wait_until(lambda: "ISTIO_REDIRECT" in run(iptables, "-t", "nat", "-S", "ISTIO_OUTPUT"), 5, "it is not repaired")
-    found(audited, "client", "captured")
+    expect_state(audited, "client", "captured")
 
 
 def test_late_family(audited: Cluster) -> None:
@@ -114,7 +114,7 @@ def test_late_family(audited: Cluster) -> None:
     run("ip", "addr", "add", f"{mine}/64", "dev", "eth0", "nodad")
     wait_until(lambda: "::6/128" in run("ip", "addr", "show", "dev", "lo"), 5, "no ::6 on lo")
     run("ip", "-6", "route", "replace", "default", "via", "fd00:244::1")
-    found(audited, "client", "captured")
+    expect_state(audited, "client", "captured")
     assert way(seen(audited, "web", f"[{mine}]")) == BOTH
 
 
@@ -128,9 +128,9 @@ def test_second_set(audited: Cluster) -> None:
         "add rule inet istio-proxy-nat istio-output meta l4proto tcp redirect to :16001; "
         "add chain inet istio-proxy-nat output { type nat hook output priority -101; }; "
         "add rule inet istio-proxy-nat output jump istio-output")  # fmt: skip
-    found(audited, "client", "second-set")
+    expect_state(audited, "client", "second-set")
     audited.install("repair.starting=apply", "repair.running=apply")
-    found(audited, "client", "captured", 15)
+    expect_state(audited, "client", "captured", 15)
     assert "istio-proxy-nat" not in run("nft", "list", "tables")
 
 
@@ -138,10 +138,10 @@ def test_listener_of_another_user(audited: Cluster) -> None:
     """A listener of the wrong user where the proxy should be: found within 5 s, told by an Event."""
     audited.apply(pod("stranger", pause_proxy=True))
     audited.kubectl("wait", "pod", "stranger", "--for=condition=Ready", "--timeout=60s")
-    found(audited, "stranger", "not-listening")
+    expect_state(audited, "stranger", "not-listening")
     with InPod(audited, "stranger").proxy(2000):
-        found(audited, "stranger", "proxy-wrong-user")
-        event(audited, "stranger", "CaptureBroken")
+        expect_state(audited, "stranger", "proxy-wrong-user")
+        expect_event(audited, "stranger", "CaptureBroken")
 
 
 def test_eviction(audited: Cluster) -> None:
@@ -159,11 +159,11 @@ def test_eviction(audited: Cluster) -> None:
     name = audited.get("pods", "-l", "app=evicted")["items"][0]["metadata"]["name"]
     wait_until(lambda: audited.get("pdb", "evicted")["status"].get("expectedPods"), 20, "the budget is not there")
     InPod(audited, name)("nft", "flush", "ruleset")
-    assert "disruption budget" in event(audited, name, "CaptureRepairFailed")
+    assert "disruption budget" in expect_event(audited, name, "CaptureRepairFailed")
     assert audited.get("pod", name)["metadata"].get("deletionTimestamp") is None
     audited.kubectl("delete", "pdb", "evicted", "--wait")
     wait_until(lambda: "NotFound" in audited.kubectl("get", "pod", name, check=False), 40, "it is not evicted")
-    assert "CaptureRepaired" in event(audited, name, "CaptureRepaired")
+    assert "CaptureRepaired" in expect_event(audited, name, "CaptureRepaired")
     audited.kubectl("rollout", "status", "deployment/evicted", "--timeout=60s")
     audited.kubectl("delete", "deployment", "evicted", "--wait")
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from support.cluster.agent import InPod, first_object, found
+from support.cluster.agent import InPod, expect_state, first_object
 from support.cluster.calls import address
 from support.cluster.installed import Cluster
 from support.cluster.pods import pod
@@ -125,7 +125,7 @@ def broken(cluster: Cluster) -> Iterator[Cluster]:
         cluster.kubectl("wait", "pod", "ipv4only", "--for=condition=Ready", "--timeout=60s")
         cluster.install()
     cluster.kubectl("wait", "pod", *PODS, *PAUSED_PODS, "--for=condition=Ready", "--timeout=120s", timeout=140)
-    found(cluster, "client", "captured", 10)
+    expect_state(cluster, "client", "captured", 10)
     with contextlib.ExitStack() as listeners:
         for name, uid in LISTENERS.items():
             listeners.enter_context(InPod(cluster, name).proxy(uid))

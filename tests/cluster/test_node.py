@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from support.cluster import builds
-from support.cluster.agent import CAPTURE, event, first_object
+from support.cluster.agent import CAPTURE, expect_event, first_object
 from support.cluster.installed import NAMESPACE, ROOT, Cluster
 from support.cluster.node import LIST, NAME
 from support.cluster.pods import deployment, pod
@@ -92,7 +92,7 @@ def test_faster_rival(cluster: Cluster) -> None:
         time.sleep(0.1)
     wait_until(lambda: not status_by_socket(cluster).get("ready"), 10, "the agent is ready in a fight")
     assert "list of our own" in status_by_socket(cluster)["problems"]["entry"]["problem"]
-    answer = event(cluster, NAME, "CaptureListRewritten")
+    answer = expect_event(cluster, NAME, "CaptureListRewritten")
     assert LIST in answer, answer
     assert gap(cluster) > 0.5  # after a pause
     wait_until(lambda: status_by_socket(cluster).get("ready"), 150, "the fight does not end")

@@ -16,9 +16,9 @@ from capture import apply, clean, make_settings
 from capture.state.netns import InNamespace
 from cni import conf
 from cni.agent import api, examination, pod_warnings
+from cni.agent.agent_log import AgentLog
 from cni.agent.audit import Audit, Audited
 from cni.agent.health import Health
-from cni.agent.journal import AgentLog
 from cni.agent.kernel_events import KernelEvents, namespace_number
 from cni.agent.options import Options
 from cni.agent.pods import Pods

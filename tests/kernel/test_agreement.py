@@ -128,16 +128,16 @@ class Captured:
 
 def test_model_read_back_and_kernel_agree(captured: Captured, request: pytest.FixtureRequest) -> None:
     is_twin = request.node.callspec.params["driver"] in SAME_AS
-    agree(captured, max(CAPTURES // 3, 1) if is_twin else CAPTURES, 4, (8, PACKETS_EACH))
+    expect_agreement(captured, max(CAPTURES // 3, 1) if is_twin else CAPTURES, 4, (8, PACKETS_EACH))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_kernel_and_the_analysis_agree_for_long(captured: Captured) -> None:
-    agree(captured, 500 // len(DRIVERS) + 1, 6, (20, 30))
+    expect_agreement(captured, 500 // len(DRIVERS) + 1, 6, (20, 30))
 
 
-def agree(captured: Captured, examples: int, foreign_at_most: int, packets: tuple[int, int]) -> None:
+def expect_agreement(captured: Captured, examples: int, foreign_at_most: int, packets: tuple[int, int]) -> None:
     """Check as many random captures, among foreign rules, with so many packets each."""
 
     @settings(max_examples=examples, suppress_health_check=list(HealthCheck))

@@ -21,7 +21,7 @@ def test_the_kernel_knows_the_call_by_our_number() -> None:
     assert barrier._call(number, barrier.MEMBARRIER_CMD_GLOBAL) == 0
 
 
-def test_without_it_there_is_still_the_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_membarrier_the_sleep_remains(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(barrier, "MEMBARRIER", {})
     started = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""What meets a connection after our rules have sent it to the proxy: in the kernel's order, shown by traffic."""
+"""Filters that meet a connection after our rules have sent it to the proxy: in the kernel's order, shown by traffic."""
 
 from __future__ import annotations
 
@@ -97,6 +97,7 @@ CASES: dict[str, tuple[str, str]] = {
         ),
         "dropped",
     ),
+    "untracked too late": (NFT % ("output priority -150", "notrack"), "proxy"),
     "in by index": (NFT % ("input priority 0", "iif lo tcp dport 15001 drop"), "dropped"),
     "in by another index": (NFT % ("input priority 0", "iif eth0 tcp dport 15001 drop"), "proxy"),
     "in by no index": (NFT % ("output priority -200", "iif != lo tcp dport 80 drop"), "dropped"),
@@ -233,6 +234,28 @@ CASES: dict[str, tuple[str, str]] = {
         "iptables-nft -A OUTPUT -p tcp --sport 32768:60999 -j DROP",
         "dropped",
     ),
+    "mapped by a chain of nft's own in a table called nat": (
+        (
+            "nft add table ip nat; nft 'add chain ip nat output {{ type nat hook output priority -101; }}';"
+            " nft add rule ip nat output tcp dport 80 dnat to 198.51.100.7"
+        ),
+        "app",
+    ),
+    "dropped by a chain of nft's own in a table called mangle": (
+        (
+            "nft add table ip mangle; nft 'add chain ip mangle early {{ type filter hook output priority -200; }}';"
+            " nft add rule ip mangle early tcp dport 80 drop"
+        ),
+        "dropped",
+    ),
+    "dropped in a table whose name begins like one of ours": (
+        (
+            "nft add table inet istio-proxy-nat2;"
+            " nft 'add chain inet istio-proxy-nat2 out {{ type filter hook output priority -200; }}';"
+            " nft add rule inet istio-proxy-nat2 out tcp dport 80 drop"
+        ),
+        "dropped",
+    ),
     "masqueraded": ("iptables-nft -t nat -A POSTROUTING -o eth0 -j MASQUERADE", "proxy"),
 }
 OUTCOMES = {"proxy": "proxy-outbound", "app": "direct", "dropped": "dropped"}
@@ -259,8 +282,8 @@ def test_why_judges_a_filter_as_the_kernel_does(served: PodPair, way: str, name:
 
         assert operations.trace_packet(ELSEWHERE, 80).outcome == OUTCOMES[expected]
         assert operations.verify().holds == (expected == "proxy")
-    patience = 0.1 if expected == "dropped" else 5
-    assert (pod.client(1000).connect(ELSEWHERE, 80, timeout=patience).label or "dropped") == expected
+    timeout = 0.1 if expected == "dropped" else 5
+    assert (pod.client(1000).connect(ELSEWHERE, 80, timeout=timeout).label or "dropped") == expected
 
 
 def test_another_device_by_a_mark_is_named(pod_pair: PodPair) -> None:
@@ -305,7 +328,7 @@ LOCAL_TRAFFIC = {
 
 @pytest.mark.parametrize("writer", LOCAL_TRAFFIC)
 def test_ports_of_a_node_are_judged(served: PodPair, writer: str) -> None:
-    """What Docker and kube-proxy write for ports that are published takes traffic to the pod's own addresses alone."""
+    """Rules of Docker and kube-proxy for published ports take traffic to the pod's own addresses alone."""
     pod = served.pod
     with pod.entered():
         operations.apply(settings())

@@ -54,7 +54,7 @@ ISTIO-REDIRECT     all  --  *   *   0.0.0.0/0  0.0.0.0/0
 Chain ISTIO-REDIRECT (1 references)
 REDIRECT           tcp  --  *   *   0.0.0.0/0  0.0.0.0/0   redir ports 15001
 """
-"""What a pod's nat table is known to look like, without counters; built-in chains without rules left out."""
+"""The known nat table of a pod, without counters and without built-in chains that have no rules."""
 
 VARIANTS = {"restore": ("nft", "legacy"), "netlink": ("nft",), "iptc": ("legacy",)}
 DRIVERS = [
@@ -298,7 +298,7 @@ def test_a_capture_is_applied_changed_and_removed(
     before = state(namespace)
     flags = choice(backend, driver, variant)
 
-    assert run(namespace, "capture", "apply", *flags).stdout.startswith("applied: 38 rules for IPv4 and IPv6")
+    assert run(namespace, "capture", "apply", *flags).stdout.startswith("programmed: 38 rules for IPv4 and IPv6")
     assert run(namespace, "capture", "apply", *flags).stdout.startswith("unchanged: ")
     assert run(namespace, "capture", "verify").stdout == "in sync: live rules match the applied configuration\n"
     assert run(namespace, "capture", "verify", "-x", "10.0.0.0/8", code=4).stdout.startswith(
@@ -346,7 +346,7 @@ def test_a_foreign_rule_and_a_missing_one(netns: NamespaceFactory) -> None:
 
     assert run(namespace, "capture", "verify", "--family", "ipv6", code=4).stdout.splitlines()[1:] == [missing]
     run(namespace, "capture", "verify", "--table", "mangle")
-    assert "`capture dump` shows where they are" in run(namespace, "capture", "dump", "--table", "mangle").stderr
+    assert "the capture has no rules in this part" in run(namespace, "capture", "dump", "--table", "mangle").stderr
 
     plain = json.loads(run(namespace, "capture", "verify", "--format", "json", code=4).stdout)
     assert plain["as_asked"] is False
@@ -374,6 +374,7 @@ def test_dump_prints_json(netns: NamespaceFactory) -> None:
     assert json.loads(run(namespace, "capture", "verify", "--format", "json", code=4).stdout)["as_asked"] is False
     run(namespace, "capture", "apply")
 
+    assert "has no rules in this part" in run(namespace, "capture", "dump", "--table", "raw").stderr
     dumped = json.loads(run(namespace, "capture", "dump", "--format", "json", "--family", "ipv6").stdout)
 
     (table,) = dumped["tables"]

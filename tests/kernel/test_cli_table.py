@@ -78,7 +78,7 @@ def _in_words(line: str) -> str:
     return f"{number[1]}{PROTOCOLS.get(number[2], number[2]):<4} {line[number.start(3) :]}"
 
 
-def compare(namespace: Namespace, variant: Variant) -> None:
+def expect_listing_of_iptables(namespace: Namespace, variant: Variant) -> None:
     """Assert that every table of both families reads as iptables lists it."""
     live = namespace.call(RestoreDriver(variant).read)
     for family in FAMILIES:
@@ -105,7 +105,7 @@ def test_random_rules_are_listed_as_iptables_lists_them(variant: Variant, rulese
             namespace.call(RestoreDriver(variant).write, ruleset, Ruleset(FAMILIES, ()), None)
         except ToolError:
             reject()  # what iptables refuses, it lists neither
-        compare(namespace, variant)
+        expect_listing_of_iptables(namespace, variant)
 
 
 @pytest.mark.parametrize("variant", ["nft", "legacy"])
@@ -116,4 +116,4 @@ def test_rules_of_others_and_their_counters(netns: NamespaceFactory, variant: Va
         [f"ip6tables-{variant}-restore", "-c"], stdin=OTHERS.replace("[11729:", "[7:").replace("-j DOCKER", "")
     )
 
-    compare(namespace, variant)
+    expect_listing_of_iptables(namespace, variant)

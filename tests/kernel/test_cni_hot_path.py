@@ -1,4 +1,4 @@
-"""What a call of the plugin imports. It starts cold for every pod of a node, and imports are most of its time."""
+"""The imports of a call of the plugin. It starts cold for every pod of a node, and imports are most of its time."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class TestEntered:
             raise ZeroDivisionError
         assert os.readlink(HERE) == home
 
-    def test_without_a_path_one_stays(self) -> None:
+    def test_without_a_path_the_thread_stays(self) -> None:
         home = os.readlink(HERE)
         with InNamespace(None):
             assert os.readlink(HERE) == home

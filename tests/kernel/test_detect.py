@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.backends.detect import decide, find_live_sets
-from capture.backends.facts import gather
+from capture.backends.host_facts import gather
 from capture.backends.iptables.tables import legacy_tables
 from capture.backends.nftables.netlink import NetlinkDriver as NativeDriver
 from capture.backends.request import BackendRequest

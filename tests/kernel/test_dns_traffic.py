@@ -142,7 +142,7 @@ def test_ten_thousand_queries_get_their_own_answers(pod_pair: PodPair, way: str)
     assert agent == {"server": 5000}
 
 
-def test_without_zones_they_would_not(pod_pair: PodPair) -> None:
+def test_without_zones_queries_come_back_to_the_agent(pod_pair: PodPair) -> None:
     """The test itself, tested: without the raw table the agent's questions come back to the agent."""
     pod = pod_pair.pod
     serve(pod_pair)
@@ -201,7 +201,7 @@ def test_other_udp_is_left_alone(captured: tuple[PodPair, bool]) -> None:
 @pytest.mark.parametrize("how", [{}, HOW["all, classic"]], ids=["no DNS", "all DNS"])
 @pytest.mark.parametrize("way", ["iptables-netlink", "nftables-netlink"])
 def test_a_rule_of_older_upstream_leads_to_the_agent_in_every_view(pod_pair: PodPair, way: str, how: Texts) -> None:
-    """It is in no chain of ours. In tables that we share it is our own: removed with the rest."""
+    """It is in none of our chains. In tables that we share it is our own: removed with the rest."""
     serve(pod_pair)
     pod = pod_pair.pod
     with pod.entered():

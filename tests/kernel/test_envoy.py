@@ -29,7 +29,7 @@ from pytest_netns import Client, Namespace, NamespaceFactory, Outcome, Pod, make
 from support.captures.settings import Texts, settings
 from support.traffic.envoy_bootstrap import HEALTH_PORT, INBOUND_PORT, METRICS_PORT, OUTBOUND_PORT, Service, Sidecar
 from support.traffic.envoy_proxy import PROXY_UID, Envoy, LogLine, start_envoy
-from support.traffic.proxies import APP_UID, get, http_answer, start_app
+from support.traffic.proxies import APP_UID, echo, get, http_answer, start_app
 
 pytestmark = pytest.mark.kernel
 
@@ -300,11 +300,11 @@ def test_a_port_on_which_no_process_listens(scene: Scene) -> None:
 
 
 def test_many_bytes_both_ways(scene: Scene) -> None:
-    echo = scene.b.client(APP_UID).open_socket(socket.AF_INET, socket.SOCK_STREAM)
-    with echo, scene.app_a.open_socket(socket.AF_INET, socket.SOCK_STREAM) as connection:
-        echo.bind(("0.0.0.0", 5000))
-        echo.listen()
-        threading.Thread(target=send_back, args=(echo,), daemon=True).start()
+    listener = scene.b.client(APP_UID).open_socket(socket.AF_INET, socket.SOCK_STREAM)
+    with listener, scene.app_a.open_socket(socket.AF_INET, socket.SOCK_STREAM) as connection:
+        listener.bind(("0.0.0.0", 5000))
+        listener.listen()
+        threading.Thread(target=echo, args=(listener,), daemon=True).start()
         connection.settimeout(20)
         connection.connect((scene.b.ipv4, 5000))
         sender = threading.Thread(target=send_all, args=(connection,), daemon=True)
@@ -319,13 +319,6 @@ def test_many_bytes_both_ways(scene: Scene) -> None:
 def send_all(connection: socket.socket) -> None:
     connection.sendall(bytes(SIZE))
     connection.shutdown(socket.SHUT_WR)
-
-
-def send_back(listener: socket.socket) -> None:
-    connection, _ = listener.accept()
-    with connection:
-        while piece := connection.recv(1 << 20):
-            connection.sendall(piece)
 
 
 def test_nothing_gets_past_a_proxy_that_died(scene: Scene) -> None:

@@ -63,7 +63,9 @@ def capable(name: str) -> list[str]:
     ],
     ids=["app", "uid", "gid", "supplementary group", "SETUID", "SETGID", "root", "NET_ADMIN"],
 )
-def test_who_gets_round_it(captured: PodPair, before: list[str], first: str, answered: str) -> None:
+def test_each_way_round_the_capture_is_as_documented(
+    captured: PodPair, before: list[str], first: str, answered: str
+) -> None:
     assert label(captured, before, first) == answered
 
 

@@ -274,7 +274,7 @@ def saved(namespace: Namespace) -> list[str]:
 
 
 class TestTheSameAsIptables:
-    """What we write and what iptables-nft-restore writes for the same rules."""
+    """Our own bytes and those of iptables-nft-restore for the same rules."""
 
     @in_one_namespace
     @given(ruleset=rulesets().map(with_rules_of_iptables))
@@ -591,7 +591,8 @@ class TestWhatTheKernelLacks:
             import sys; sys.path[:0] = [sys.argv[1]]
             from capture.backends.iptables.netlink import NetlinkDriver
             from capture.errors import CaptureError
-            from capture.model.ruleset import FAMILIES, Chain, Return, Rule, Ruleset, Table
+            from capture.model.addresses import FAMILIES
+            from capture.model.ruleset import Chain, Return, Rule, Ruleset, Table
             chains = (Chain("OUTPUT", (Rule(Return()),)),)
             try:
                 NetlinkDriver().write(Ruleset(FAMILIES, (Table("nat", chains),)), Ruleset(FAMILIES, ()), None)

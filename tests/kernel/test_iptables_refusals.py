@@ -1,4 +1,4 @@
-"""What keeps iptables from being written, made to happen: each is an error that names what is missing."""
+"""Each reason that keeps iptables from being written is an error that names what is missing."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_write_without_the_capability_is_refused(here: Namespace, way: Way) ->
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way.name != "netlink"], ids=lambda way: way.name)
-def test_without_the_extension_libraries(here: Namespace, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extension_libraries_are_named(here: Namespace, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XTABLES_LIBDIR", "/nonexistent")
 
     with pytest.raises(UnsupportedError, match="extension") as caught:

@@ -33,7 +33,7 @@ def test_threads_work_on_several_namespaces_at_once(netns: NamespaceFactory, bac
     assert [result.holds for result in verified] == [True] * len(paths)
 
 
-FIRST_USE = """
+EXPECT_EVERY_THREAD_TO_WRITE = """
 import pathlib, sys, threading, time
 from capture.backends.nftables import libnftables
 slow = pathlib.Path(sys.argv[1])
@@ -55,8 +55,8 @@ assert written == [True] * len(threads), written
 
 
 def test_the_bindings_of_libnftables_are_loaded_by_one_thread(netns: NamespaceFactory, tmp_path: Path) -> None:
-    """What is there at first is an empty module, and a slow disk makes that long."""
-    netns.pod().run([sys.executable, "-c", FIRST_USE, tmp_path / "bindings.py"], cwd=ROOT)
+    """The module is empty at first, and a slow disk makes that long."""
+    netns.pod().run([sys.executable, "-c", EXPECT_EVERY_THREAD_TO_WRITE, tmp_path / "bindings.py"], cwd=ROOT)
 
 
 def test_threads_on_one_namespace_take_turns(netns: NamespaceFactory) -> None:

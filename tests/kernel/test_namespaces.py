@@ -435,7 +435,7 @@ def test_a_killed_pytest_leaves_nothing_behind(netns: NamespaceFactory, tmp_path
 
 @pytest.fixture(scope="module")
 def shared(module_pod_pair: PodPair, module_netns: NamespaceFactory, module_pod: Callable[..., Pod]) -> PodPair:
-    """What one module sets up once, with the fixtures of module scope."""
+    """The set-up of one module, with the fixtures of module scope."""
     module_pod_pair.peer.listener(("0.0.0.0", 80), label="of the module")
     assert module_pod("web").ipv4
     assert module_netns().inode

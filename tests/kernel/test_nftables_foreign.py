@@ -101,7 +101,7 @@ def iptables(namespace: Namespace, words: str) -> None:
 
 def read(namespace: Namespace, *own: tuple[str, str]) -> dict[str, BaseChain]:
     chains = namespace.call(read_foreign_chains, own)
-    return {f"{chain.table} {chain.entry.name}": chain for chain in chains}
+    return {f"{chain.table} {chain.chain.name}": chain for chain in chains}
 
 
 class TestRead:
@@ -127,7 +127,7 @@ class TestRead:
         chains = read(namespace)
 
         first = chains["ip foreign first"]
-        assert [(rule, rule.why) for rule in first.entry.rules[:4]] == [
+        assert [(rule, rule.why) for rule in first.chain.rules[:4]] == [
             (Rule(Drop(), (Destination(networks("192.0.2.1", "192.0.2.7")),), IPV4), BLOCKED),
             (Rule(Log("seen"), (), IPV4), 'log prefix "seen" drop'),
             (Rule(Drop(), (), IPV4), 'log prefix "seen" drop'),
@@ -136,10 +136,10 @@ class TestRead:
         assert first.contents.chain("more") == Chain(
             "more", (Rule(Drop(), (Destination(networks("192.0.2.2")),), IPV4),)
         )
-        assert chains["ip foreign last"].entry.rules == (
+        assert chains["ip foreign last"].chain.rules == (
             Rule(Redirect(8080), (Protocol("tcp"), DestinationPort((only(80),))), IPV4),
         )
-        assert chains["ip6 closed everything"].entry.policy == "DROP"
+        assert chains["ip6 closed everything"].chain.policy == "DROP"
 
     def test_expressions_without_a_value_in_the_words_of_nft(self, namespace: Namespace) -> None:
         words = (
@@ -163,14 +163,14 @@ class TestRead:
         chain = f"chain out {{ type filter hook output priority -300; {rules}; }}"
         namespace.run(["nft", "-f", "-"], stdin=f"table inet other {{ {chain}; }}")
 
-        assert tuple(rule.why for rule in read(namespace)["inet other out"].entry.rules) == words
+        assert tuple(rule.why for rule in read(namespace)["inet other out"].chain.rules) == words
 
     def test_the_protocol_where_the_header_names_it(self, namespace: Namespace) -> None:
         """As iptables-nft tests it since 1.8.11, and nft for ``ip protocol``."""
         chain = "chain out { type filter hook output priority -200; ip protocol tcp tcp dport 80 drop; }"
         namespace.run(["nft", "-f", "-"], stdin=f"table ip other {{ {chain}; }}")
 
-        assert read(namespace)["ip other out"].entry.rules == (
+        assert read(namespace)["ip other out"].chain.rules == (
             Rule(Drop(), (Protocol("tcp"), DestinationPort((only(80),))), IPV4),
         )
 
@@ -180,7 +180,7 @@ class TestRead:
         assert read(namespace, ("iptables", "nft")) == {}
         chain = read(namespace)["nat of iptables OUTPUT"]
         assert (chain.hook, chain.is_nat, chain.priority) == (OUTPUT, True, -100)
-        assert [rule.matches for rule in chain.entry.rules] == [(OwnerUid((only(0),)),)]
+        assert [rule.matches for rule in chain.chain.rules] == [(OwnerUid((only(0),)),)]
 
     def test_a_namespace_without_foreign_chains_has_none(self, namespace: Namespace) -> None:
         assert read(namespace) == {}
@@ -421,7 +421,7 @@ def test_a_foreign_redirect_is_drift_in_words_and_as_json(pair: PodPair) -> None
     assert "proxy-outbound 15001 -> redirected 15009; witness: tcp to" in explicit.stdout
     (difference,) = plain["differences"]
     assert (difference["kind"], difference["table"], difference["chain"]) == ("foreign", "ip other", "x")
-    assert "because of ip other x: meta l4proto tcp tcp dport 80 redirect to :15009" in traced.stdout
+    assert "  => ip other x 1: meta l4proto tcp tcp dport 80 redirect to :15009" in traced.stdout
 
 
 def test_the_interface_of_a_pod_is_that_of_its_default_route(pair: PodPair) -> None:

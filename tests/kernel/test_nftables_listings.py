@@ -1,4 +1,4 @@
-"""What our messages leave in the kernel is, to nft, what nft itself makes of the same rules.
+"""nft lists our messages' rules as it lists its own.
 
 Three ways into the kernel (our messages, ``nft -f``, libnftables' JSON), three listings, one row at a time;
 and rules in all the forms that nft has, read by our messages and by libnftables.

@@ -1,4 +1,4 @@
-"""What each driver reads back captures exactly the packets that the written rules do."""
+"""The rules that each driver reads back capture exactly the packets that the written ones do."""
 
 from __future__ import annotations
 
@@ -68,16 +68,16 @@ RANDOM = {name: 3 if name == "iptables-iptc" else 10 for name in DRIVERS}
 
 @pytest.mark.parametrize("name", DRIVERS)
 def test_no_packet_escapes_by_random_settings(namespaces: dict[str, Namespace], name: str) -> None:
-    none_escapes(namespaces[name], name, RANDOM[name])
+    expect_no_escape(namespaces[name], name, RANDOM[name])
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", DRIVERS)
 def test_no_packet_escapes_by_many_random_settings(namespaces: dict[str, Namespace], name: str) -> None:
-    none_escapes(namespaces[name], name, 84)
+    expect_no_escape(namespaces[name], name, 84)
 
 
-def none_escapes(namespace: Namespace, name: str, examples: int) -> None:
+def expect_no_escape(namespace: Namespace, name: str, examples: int) -> None:
     """Check that no packet escapes a driver's rules, with as many random settings."""
 
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))

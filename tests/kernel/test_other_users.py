@@ -29,8 +29,8 @@ from capture.settings.options import (
     UID_PORT_EXCLUSIONS,
 )
 from capture.settings.settings import Given, Settings
-from capture.state.facts import read_facts
 from capture.state.netns import is_of_this_user_namespace
+from capture.state.pod_facts import read_facts
 from capture.state.user_namespace import act_as_owner
 from pytest_netns import NamespaceFactory, PodPair
 from support.runtimes.cni_calls import INJECTED, RESULT, call, configuration
@@ -67,7 +67,7 @@ def assert_captured(pair: PodPair) -> None:
         assert peer.client(1000).connect(here, 80).label == "inbound"
 
 
-def test_whose_namespace_it_is(pair: PodPair) -> None:
+def test_the_owner_of_a_namespace_is_recognised(pair: PodPair) -> None:
     pod, peer = pair
     assert not pod.call(is_of_this_user_namespace)
     assert peer.call(is_of_this_user_namespace)

@@ -50,3 +50,11 @@ def test_no_admin_interface_is_an_error_with_a_remedy(pod_pair: PodPair) -> None
     assert done.returncode == 1
     assert f"Envoy's admin interface {ADMIN}: " in done.stderr
     assert "--netns" in done.stderr
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:15000", "unix:///admin", "http://:15000", "http://127.0.0.1:99999"])
+def test_what_is_no_url_is_wrong_usage(pod_pair: PodPair, url: str) -> None:
+    done = pod_pair.pod.run([CAPTURE, "verify", "--proxy-admin", url], check=False)
+
+    assert done.returncode == 2
+    assert f"--proxy-admin: invalid value '{url}': expected an http URL" in done.stderr

@@ -89,7 +89,7 @@ def test_flags_that_contradict_each_other_change_nothing(pod_pair: PodPair) -> N
 
 
 def test_another_namespace_and_back(netns: NamespaceFactory) -> None:
-    """What happens there happens there alone, however the rules are written."""
+    """A change there is a change there alone, however the rules are written."""
     here, there = netns.pod("here"), netns.pod("there")
     before = state(here)
     for flag in ("--native-nftables", "--force-iptables-binary=nft", "--force-iptables-binary=legacy"):

@@ -85,17 +85,17 @@ def istio_init(*choices: Choice) -> tuple[list[str], dict[str, str]]:
 
 
 def test_killed_at_random_moments(under_load: UnderLoad) -> None:
-    killed_at_random(under_load, ["iptables-nft", "nftables-netlink"], 12)
+    expect_recovery_from_kills(under_load, ["iptables-nft", "nftables-netlink"], 12)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("ways", [[way] for way in WAYS] + [list(WAYS)], ids="+".join)
 def test_killed_at_random_moments_for_long(under_load: UnderLoad, ways: list[str]) -> None:
-    killed_at_random(under_load, ways, 100)
+    expect_recovery_from_kills(under_load, ways, 100)
 
 
-def killed_at_random(under_load: UnderLoad, ways: list[str], times: int) -> None:
+def expect_recovery_from_kills(under_load: UnderLoad, ways: list[str], times: int) -> None:
     """Kill ``istio-init`` at random moments, while it changes one capture for another; each time, run it again."""
     pod = under_load.pod
     chance = random.Random(0)  # noqa: S311  # no secret

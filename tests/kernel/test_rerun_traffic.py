@@ -35,22 +35,22 @@ def changes(seed: str, length: int, ways: list[str]) -> Iterator[tuple[str, str]
 
 @pytest.mark.parametrize("way", WAYS)
 def test_nothing_gets_past_while_settings_change(under_load: UnderLoad, way: str) -> None:
-    change_under_load(under_load, [way], CHANGES[way])
+    expect_no_escape_while_changing(under_load, [way], CHANGES[way])
 
 
 def test_nothing_gets_past_while_the_way_changes_too(under_load: UnderLoad) -> None:
     quick = [way for way in WAYS if way != "iptables-iptc"]
-    change_under_load(under_load, quick, 40)
+    expect_no_escape_while_changing(under_load, quick, 40)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(5))
 def test_nothing_gets_past_for_long(under_load: UnderLoad, seed: int) -> None:
-    change_under_load(under_load, list(WAYS), 300, seed)
+    expect_no_escape_while_changing(under_load, list(WAYS), 300, seed)
 
 
-def change_under_load(scene: UnderLoad, ways: list[str], length: int, seed: int = 0) -> None:
+def expect_no_escape_while_changing(scene: UnderLoad, ways: list[str], length: int, seed: int = 0) -> None:
     with scene.pod.entered():
         operations.apply(settings(VARIANTS["classic"], WAYS[ways[0]]))
     scene.begin()

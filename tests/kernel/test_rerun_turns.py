@@ -66,12 +66,12 @@ def test_a_turn_is_waited_for(netns: NamespaceFactory) -> None:
     with namespace.entered():
         with NamespaceLock():
             began = time.monotonic()
-            with NamespaceLock(patience=0.1) as second:
+            with NamespaceLock(timeout=0.1) as second:
                 assert time.monotonic() - began > 0.1
                 assert second.warnings != ()
-            with other.entered(), NamespaceLock(patience=0.0) as elsewhere:
+            with other.entered(), NamespaceLock(timeout=0.0) as elsewhere:
                 assert elsewhere.warnings == ()
-        with NamespaceLock(patience=0.0) as later:
+        with NamespaceLock(timeout=0.0) as later:
             assert later.warnings == ()
 
 
@@ -102,7 +102,7 @@ def test_who_holds_the_name_for_ever_cannot_keep_a_pod_uncaptured(pod_pair: PodP
     pod = pod_pair.pod
     with pod.entered(), socket.socket(socket.AF_UNIX) as stranger:
         stranger.bind(NAME)
-        with NamespaceLock(patience=0.05):
+        with NamespaceLock(timeout=0.05):
             assert operations.render(settings())
 
 
@@ -200,7 +200,7 @@ def test_routes_with_other_numbers_are_found_by_the_rules(pod_pair: PodPair) -> 
 
 
 def test_a_table_that_two_marks_lead_to(pod_pair: PodPair) -> None:
-    """Of settings that change the mark alone, the route stays."""
+    """The route stays under settings that change the mark alone."""
     pod = pod_pair.pod
     with pod.entered():
         operations.apply(settings(TPROXY, {option.TPROXY_MARK: "77"}))

@@ -35,7 +35,7 @@ VARIABLE = (
     (r"policy ACCEPT \d+ packets, \d+[KMG]? bytes", "policy"),
     (r" +", " "),
 )
-"""What is another text each time."""
+"""Texts that differ each time."""
 
 
 class Page:

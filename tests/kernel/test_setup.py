@@ -1,4 +1,4 @@
-"""What scripts/setup prints where it cannot go on: one sentence each, and no output of the program that failed."""
+"""scripts/setup prints one sentence where it cannot go on, and no output of the program that failed."""
 
 from __future__ import annotations
 

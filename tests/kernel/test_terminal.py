@@ -1,4 +1,4 @@
-"""What a person sees on a terminal of 80 and of 120 columns, of a healthy pod and of broken ones.
+"""The output about a healthy pod and broken ones on a terminal of 80 and of 120 columns.
 
 The texts are in ``terminal/``. After a change that is meant, run this with CAPTURE_WRITE_TERMINAL=1 and read the
 difference. What differs between two runs has the names of ``docs_examples.NORMALISERS``.
@@ -192,7 +192,7 @@ def seen(words: str, width: int) -> str:
     return f"$ capture {words}    # exit code {code}\n{text}\n"
 
 
-def compare(name: str, width: int, text: str) -> None:
+def expect_as_recorded(name: str, width: int, text: str) -> None:
     path = TEXTS / f"{name.replace(' ', '-')}-{width}.txt"
     if os.environ.get("CAPTURE_WRITE_TERMINAL"):
         path.parent.mkdir(exist_ok=True)
@@ -204,7 +204,7 @@ def compare(name: str, width: int, text: str) -> None:
 def test_a_healthy_pod_reads_as_recorded(pod: Namespace, width: int) -> None:
     prepared(pod, "", 1337)
 
-    compare("healthy", width, "\n".join(seen(words, width) for words in HEALTHY))
+    expect_as_recorded("healthy", width, "\n".join(seen(words, width) for words in HEALTHY))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -213,7 +213,7 @@ def test_a_node_and_a_manifest(node: Path, width: int) -> None:
     (node / "capture-cni").unlink()
     (node / "net.d" / "10-pods.conflist").write_text(json.dumps(LIST))
 
-    compare("node", width, "\n".join([*texts, seen(f"cni status {DIRECTORIES}", width)]))
+    expect_as_recorded("node", width, "\n".join([*texts, seen(f"cni status {DIRECTORIES}", width)]))
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -222,7 +222,7 @@ def test_one_command_names_what_is_broken(pod: Namespace, name: str) -> None:
     prepared(pod, options, uid)
     break_it(pod)
 
-    compare(name, WIDTHS[0], "\n".join(seen(words, WIDTHS[0]) for words in commands))
+    expect_as_recorded(name, WIDTHS[0], "\n".join(seen(words, WIDTHS[0]) for words in commands))
 
 
 def test_every_rule_of_a_pod_fits(pod: Namespace) -> None:

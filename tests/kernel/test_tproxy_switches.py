@@ -75,17 +75,17 @@ def factory() -> Iterator[NamespaceFactory]:
 
 @pytest.mark.parametrize("row", SOME, ids="-".join)
 def test_any_two_conditions_are_handled(factory: NamespaceFactory, row: tuple[str, ...]) -> None:
-    check(factory, dict(zip(FACTORS, row, strict=True)))
+    expect_delivery(factory, dict(zip(FACTORS, row, strict=True)))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_all_conditions_together_are_handled(factory: NamespaceFactory) -> None:
     for row in EVERY:
-        check(factory, dict(zip(FACTORS, row, strict=True)))
+        expect_delivery(factory, dict(zip(FACTORS, row, strict=True)))
 
 
-def check(factory: NamespaceFactory, case: dict[str, str]) -> None:
+def expect_delivery(factory: NamespaceFactory, case: dict[str, str]) -> None:
     """Capture under the conditions of a case: calls arrive, or verify names the family for which they do not."""
     pair = factory.pod_pair()
     pod, peer = pair

@@ -12,7 +12,7 @@ from capture import operations
 from capture.settings import options as option
 from pytest_netns import Endpoint, Kind, Pod, PodPair
 from support.captures.settings import WAYS, Texts, settings
-from support.traffic.proxies import get, start_app
+from support.traffic.proxies import echo, get, start_app
 from support.traffic.transparent_proxy import GID, UID, TransparentProxy
 
 pytestmark = pytest.mark.kernel
@@ -123,14 +123,6 @@ def test_bytes_in_plenty_and_connections_at_once(captured: PodPair) -> None:
                 assert echoed(connection, bytes(300_000)) == 300_000
         assert len(proxy.passed) == len(connections)
     sink.close()
-
-
-def echo(listener: socket.socket) -> None:
-    """Answer one connection with its own bytes."""
-    connection, _ = listener.accept()
-    with connection:
-        while piece := connection.recv(65536):
-            connection.sendall(piece)
 
 
 def echoed(connection: socket.socket, explicit: bytes) -> int:

@@ -185,8 +185,8 @@ def test_a_policy_rule_that_is_gone_fails_the_validation(pod_pair: PodPair, befo
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
-def test_while_a_proxy_runs(pod_pair: PodPair, mode: str) -> None:
-    """Who took a connection is in the kernel's list of sockets."""
+def test_validation_works_while_a_proxy_runs(pod_pair: PodPair, mode: str) -> None:
+    """The kernel's list of sockets shows which process took a connection."""
     pod = pod_pair.pod
     init(pod, "-m", mode)
     outbound = pod.listener(("0.0.0.0", 15001), ("::", 15001), uid=1337, label="outbound")

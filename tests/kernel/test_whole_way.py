@@ -66,7 +66,7 @@ def test_dnat_before_our_rules_in_any_table(pair: PodPair, way: str, command: st
     assert pair.pod.client(1000).connect(ELSEWHERE, 80).label == "translated"
     assert (found["outcome"], found["address"], found["port"]) == ("direct", "203.0.113.200", 8080)
     assert "direct, to 203.0.113.200:8080" in printed
-    assert "because of" in printed
+    assert "\n  => " in printed
     assert verified.returncode == 4
     assert "direct to 203.0.113.200:8080" in verified.stdout
 
@@ -87,7 +87,7 @@ def test_trace_and_kernel_agree_on_the_port_of_two_captures(pair: PodPair) -> No
 @pytest.mark.parametrize(
     "command", ["ip rule del fwmark 0x539 lookup 133", "ip route del local default dev lo table 133"]
 )
-def test_which_half_of_the_transparent_route_is_missing(pair: PodPair, command: str) -> None:
+def test_the_missing_half_of_the_transparent_route_is_named(pair: PodPair, command: str) -> None:
     pair.pod.run([PROGRAM, "apply", "-m", "TPROXY"])
     assert trace(pair, "tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0")["missing_routes"] == []
 

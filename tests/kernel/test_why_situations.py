@@ -157,6 +157,7 @@ BROKEN: dict[str, BrokenPod] = {
     "answers to clients are dropped": BrokenPod(
         "filtered", breaks="iptables -t mangle -A OUTPUT -p tcp --sport 15006 -j DROP", goes="in"
     ),
+    "nothing is tracked on lo": BrokenPod("foreign-rule", breaks="iptables -t raw -A OUTPUT -o lo -j NOTRACK"),
     "an egress firewall without answers": BrokenPod(
         "filtered",
         breaks="iptables -P OUTPUT DROP; iptables -A OUTPUT -p tcp -m multiport --dports 80,15001 -j ACCEPT",
@@ -345,4 +346,4 @@ HARMLESS = (
     " iptables -A OUTPUT ! -o wg0 -p udp --dport 51820 -j REJECT;"
     " iptables -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE"
 )
-"""What others write that is nothing to captured connections."""
+"""Foreign rules that do nothing to captured connections."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import can_stay, differences
 from capture.model.addresses import BITS, FAMILIES, Network
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.packet import Packet
 from capture.model.ruleset import (
     BUILT_IN_CHAINS,
@@ -298,7 +298,7 @@ class TestPositions:
         family = config.families[0]
         desired = build_ruleset(config.replace(families=(family,)))
         tables = canonical(desired, family)
-        long_chains = [place for place, chain in tables.items() if is_our_chain(place[1]) and len(chain.rules) > 1]
+        long_chains = [place for place, chain in tables.items() if is_own_chain(place[1]) and len(chain.rules) > 1]
         assume(long_chains)
         place = data.draw(st.sampled_from(long_chains))
         before = tables[place].rules

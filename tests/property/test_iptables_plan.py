@@ -10,7 +10,7 @@ from capture.analysis.compare import differences
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.plan import plan
 from capture.model.addresses import FAMILIES, IPV4, IPV6
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.ruleset import (
     BUILT_IN_CHAINS,
     MANGLE,
@@ -62,7 +62,7 @@ def without_our_chains(ruleset: Ruleset) -> Ruleset:
     """Return a rule set without our chains; what is left must be foreign."""
     tables = []
     for table in ruleset.tables:
-        chains = tuple(chain for chain in table.chains if not is_our_chain(chain.name))
+        chains = tuple(chain for chain in table.chains if not is_own_chain(chain.name))
         tables.append(Table(table.name, chains))
     return ruleset.replace(tables=tuple(tables))
 
@@ -74,7 +74,7 @@ def foreign_only(tables: Tables) -> list[object]:
 def in_both_families(ruleset: Ruleset) -> Ruleset:
     """Return the rule set with our chains only: the capture knows those without any record."""
     kept = [
-        Table(table.name, tuple(chain if is_our_chain(chain.name) else Chain(chain.name) for chain in table.chains))
+        Table(table.name, tuple(chain if is_own_chain(chain.name) else Chain(chain.name) for chain in table.chains))
         for table in ruleset.tables
     ]
     return ruleset.replace(tables=tuple(kept))
@@ -106,7 +106,7 @@ def test_another_rule_set_replaces_the_first_and_cleaning_leaves_what_was_there_
 
     tables.execute(plan(tables.read(), None, second))
     assert foreign_only(tables) == before
-    assert not [chain for table in tables.read().tables for chain in table.chains if is_our_chain(chain.name)]
+    assert not [chain for table in tables.read().tables for chain in table.chains if is_own_chain(chain.name)]
 
 
 @given(foreign(), rulesets())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
 from capture.backends.iptables.clauses import words_of
-from capture.backends.iptables.entries import comment
+from capture.backends.iptables.expansion import comment
 from capture.backends.iptables.parse import parse_rule, parse_save
 from capture.backends.iptables.render import quoted, rule_text, save_text, word
 from capture.model.addresses import IPV4

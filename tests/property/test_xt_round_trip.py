@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical_rule
-from capture.backends.iptables.entries import comment, expanded
+from capture.backends.iptables.expansion import comment, expanded
 from capture.backends.iptables.xt_decode import Reader
 from capture.backends.iptables.xt_encode import attributes_of
 from capture.backends.iptables.xt_text import MATCHES, TARGETS, match_text, target_text

@@ -1,4 +1,4 @@
-"""What a listener sends a client, and how an attempt to connect ends."""
+"""The answers of a listener to a client, and the ends of an attempt to connect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Endpoint:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a listener answered about a connection that reached it."""
+    """The answer of a listener about a connection that reached it."""
 
     label: str
     """Which listener it was."""

@@ -155,7 +155,7 @@ def test_the_init_container_captures_its_pod(
 
     demand_captured(node, pod, inside)
     explicit = pod.explicit()
-    assert "applied: 38 rules for IPv4 and IPv6, " in explicit
+    assert "programmed: 38 rules for IPv4 and IPv6, " in explicit
     assert way in explicit
     assert "# in sync: live rules match the applied configuration" in explicit
     inspected = json.loads(pod.podman("inspect", f"{pod.name}-init").stdout)[0]
@@ -266,7 +266,7 @@ def test_a_pod_whose_init_container_fails_does_not_start(make_pod: MakePod, argu
     assert words in pod.explicit()
 
 
-def test_without_the_capability_it_says_so(make_pod: MakePod) -> None:
+def test_a_missing_capability_is_named(make_pod: MakePod) -> None:
     pod = make_pod("powerless")
     pod.add_init(*ARGUMENTS, capabilities=("NET_RAW",))
     assert pod.podman("pod", "start", pod.name, check=False).returncode != 0

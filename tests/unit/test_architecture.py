@@ -82,7 +82,7 @@ HOT_PATH = (
     "cni.decision",
     "cni.sources",
     "cni.agent_socket",
-    "cni.leaving",
+    "cni.deferred_removal",
 )
 
 DOES_WITHOUT = {

@@ -7,7 +7,7 @@ are shown and judged, and never rewritten.
 from __future__ import annotations
 
 from capture.analysis.canonical import entries_of, with_entries
-from capture.backends.iptables.entries import changed_bits
+from capture.backends.iptables.expansion import changed_bits
 from capture.model import ruleset as model
 from capture.model.addresses import is_decimal, parse_address, parse_network, split
 from capture.model.values import Value
@@ -27,7 +27,7 @@ class Word(Value):
     printed: str
 
 
-class Option(Value):
+class Flag(Value):
     """An option of a match or target with its values, and whether ``!`` precedes it."""
 
     name: str
@@ -98,7 +98,7 @@ def _own_option(clause: Sequence[Word]) -> model.Match:
     return PROTOCOLS[value] if name == "-p" and not negated else OWN_OPTIONS[name](value, negated)
 
 
-def _extension(name: str, options: Sequence[Option]) -> list[model.Match]:
+def _extension(name: str, options: Sequence[Flag]) -> list[model.Match]:
     if not options and name not in PORT_EXTENSIONS:  # without options they mean no more than -p tcp
         raise NotOursError(name)
     matches: list[model.Match] = []
@@ -112,9 +112,9 @@ def _extension(name: str, options: Sequence[Option]) -> list[model.Match]:
     return matches
 
 
-def options_of(words: Sequence[Word]) -> list[Option]:
+def options_of(words: Sequence[Word]) -> list[Flag]:
     """Return the options of an extension: names begin with ``--``, values follow."""
-    options: list[Option] = []
+    options: list[Flag] = []
     negated = False
     for word in words:
         if options and options[-1].name in TEXT_OPTIONS and not options[-1].values:
@@ -122,7 +122,7 @@ def options_of(words: Sequence[Word]) -> list[Option]:
         elif word.printed == "!":
             negated = True
         elif word.printed.startswith("--"):
-            options.append(Option(word.printed, (), negated))
+            options.append(Flag(word.printed, (), negated))
             negated = False
         elif options:
             options[-1] = options[-1].replace(values=(*options[-1].values, word.text))
@@ -204,7 +204,7 @@ EXTENSIONS: dict[tuple[str, str], Read] = {
     ("iprange", "--src-range"): _range(model.Source),
     ("iprange", "--dst-range"): _range(model.Destination),
 }
-"""What reads an option of a match: its value, and whether it is negated."""
+"""The readers of an option of a match: its value, and whether it is negated."""
 
 
 def joined(matches: Iterable[model.Match]) -> tuple[model.Match, ...]:
@@ -238,7 +238,7 @@ def verdict_of(clause: Sequence[Word], chains: Collection[str] = ()) -> model.Ve
         return model.UnknownVerdict(as_printed(clause[1:]))
 
 
-def _values(options: Sequence[Option], allowed: str) -> dict[str, str]:
+def _values(options: Sequence[Flag], allowed: str) -> dict[str, str]:
     """Return the options by name, those without a value as ""; NotOursError if there is one we do not know."""
     values = {option.name: " ".join(option.values) for option in options}
     unknown = values.keys() - set(allowed.split())

@@ -1,4 +1,4 @@
-"""What all drivers of iptables have in common: they read tables, make a plan, and carry it out."""
+"""The base of all drivers of iptables: they read tables, make a plan, and carry it out."""
 
 from __future__ import annotations
 

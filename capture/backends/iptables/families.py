@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from capture.analysis.ownership import jumps_to_our_chain
+from capture.analysis.ownership import jumps_to_own_chain
 from capture.model.addresses import IPV4, IPV6
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Ruleset, Table
 
 TYPE_CHECKING = False
@@ -22,7 +22,7 @@ def of_one_family(family: Family, chains: Mapping[TableName, Iterable[Chain]]) -
     """
     tables = tuple(Table(name, tuple(_in_order(name, chains[name]))) for name in TABLES if name in chains)
     has_comments = any(
-        rule.why and (is_our_chain(chain.name) or jumps_to_our_chain(rule))
+        rule.why and (is_own_chain(chain.name) or jumps_to_own_chain(rule))
         for table in tables
         for chain in table.chains
         for rule in chain.rules

@@ -1,4 +1,4 @@
-"""What python-iptables is made to do, in a process of its own. Importing this module imports it.
+"""The work of python-iptables, in a process of its own. Importing this module imports it.
 
 It is used below its own level of rules and chains, because that level
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
-    from capture.backends.iptables.clauses import Option
+    from capture.backends.iptables.clauses import Flag
     from capture.backends.iptables.plan import TableEdit
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule
@@ -42,7 +42,7 @@ NAMESPACE_LOCK = "/proc/self/ns/net"
 """python-iptables takes no lock; this is the one that the driver ``restore`` takes."""
 
 LIBRARIES = {"xtables": "libxtables.so.12", "ip4tc": "libip4tc.so.2", "ip6tc": "libip6tc.so.2", "c": "libc.so.6"}
-"""What python-iptables searches, by the names under which iptables 1.8 and glibc have it."""
+"""The libraries that python-iptables searches, by the names that iptables 1.8 and glibc have for them."""
 
 EXTENSION_DIRECTORIES = ("/usr/lib/*/xtables", "/usr/lib64/xtables", "/usr/lib/xtables", "/lib/xtables")
 
@@ -168,7 +168,7 @@ def _entry(family: Family, rule: Rule) -> Any:
     return entry.rule
 
 
-def _set_options(extension: Any, options: Sequence[Option]) -> None:
+def _set_options(extension: Any, options: Sequence[Flag]) -> None:
     """Hand options to the parser of a match or target, as the command line would."""
     for each in options:
         words = [each.name.removeprefix("--").encode(), " ".join(each.values).encode("utf-8", "surrogateescape")]

@@ -60,11 +60,13 @@ class NetlinkDriver(IptablesDriver):
     def read(self) -> Ruleset:
         """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. It makes no table.
 
+        Base chains that iptables does not have are foreign chains, of whatever name their table is.
+
         Raises UnsupportedError without nf_tables, PrivilegeError or KernelError.
         """
         with open_netfilter() as netfilter:
             live, _ = read_consistently(netfilter, "read the tables of iptables", lambda: _read(netfilter))
-        return ruleset_of(families_here(), live)
+        return ruleset_of(families_here(), _as_iptables_has_them(live))
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         """Make our rules those of ``desired``, in one transaction and from what is live now.
@@ -150,6 +152,18 @@ def _read(netfilter: NetlinkSocket) -> LiveTables:
         rules = map(readers[family].read, read_rules(netfilter, number, table))
         live[family, table] = live_table(table, count, chains.get((number, table), ()), rules)
     return live
+
+
+def _as_iptables_has_them(live: LiveTables) -> LiveTables:
+    """Return tables without the base chains that iptables does not have."""
+    return {
+        (family, name): table.replace(
+            chains={
+                of: chain for of, chain in table.chains.items() if chain.hook is None or of in BUILT_IN_CHAINS[name]
+            }
+        )
+        for (family, name), table in live.items()
+    }
 
 
 def live_table(table: TableName, uses: int, chains: Iterable[FoundChain], rules: Iterable[FoundRule]) -> LiveTable:

@@ -16,9 +16,9 @@ takes effect at once (iptables commits table by table). Where nothing has to cha
 from __future__ import annotations
 
 from capture.analysis.ownership import disturbance_test, own_rules
-from capture.backends.iptables.entries import check_writable, expanded
+from capture.backends.iptables.expansion import check_writable, expanded
 from capture.model import ruleset as model
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -33,7 +33,7 @@ NO_CHAINS: Mapping[str, tuple[model.Rule, ...]] = {}
 
 
 class TableEdit(Value):
-    """What happens to one table of one family, in one transaction and in this order.
+    """The changes of one table of one family, in one transaction and in this order.
 
     Rules are of one family and without lists.
     """
@@ -115,15 +115,15 @@ class TableView:
         return self._rules[chain]
 
     def texts(self, chain: str) -> list[str]:
-        return _texts(self.rules(chain))
+        return _rule_texts(self.rules(chain))
 
     def our_chains(self) -> list[str]:
         """Return those of our chains that this family needs: they hold rules, or something jumps to them."""
         targets = {_target(rule) for chain in self.chains() for rule in self.rules(chain.name)}
-        return [c.name for c in self.chains() if is_our_chain(c.name) and (c.name in targets or self.rules(c.name))]
+        return [c.name for c in self.chains() if is_own_chain(c.name) and (c.name in targets or self.rules(c.name))]
 
 
-def _texts(rules: Iterable[model.Rule]) -> list[str]:
+def _rule_texts(rules: Iterable[model.Rule]) -> list[str]:
     from capture.backends.iptables.render import rule_text  # not needed in a new pod, where there is nothing
 
     return [rule_text(rule) for rule in rules]
@@ -144,7 +144,7 @@ def _table_edit(live: TableView, desired: TableView, places: OwnPositions) -> Ta
             check_writable(chain, desired.rules(chain))
             put[chain] = desired.rules(chain)
     built_in = model.BUILT_IN_CHAINS[live.table]
-    shared = dict.fromkeys((*built_in, *(chain.name for chain in live.chains() if not is_our_chain(chain.name))))
+    shared = dict.fromkeys((*built_in, *(chain.name for chain in live.chains() if not is_own_chain(chain.name))))
     removed: list[tuple[str, int]] = []
     placed: list[tuple[str, int | None, model.Rule]] = []
     for chain in shared:
@@ -171,7 +171,7 @@ def _shared_chain_changes(
     if (
         is_in_place
         and len(own) == len(desired_rules)
-        and (not own or _texts(rules[place] for place in own) == _texts(desired_rules))
+        and (not own or _rule_texts(rules[place] for place in own) == _rule_texts(desired_rules))
     ):
         return [], []
     if desired_rules:  # a chain from which rules are only removed may have any name
@@ -192,7 +192,7 @@ def _chains_to_drop(live: TableView, desired_chains: list[str]) -> list[str]:
     return [
         chain.name
         for chain in live.chains()
-        if is_our_chain(chain.name)
+        if is_own_chain(chain.name)
         and chain.name not in desired_chains
         and (chain.name in needed or not (chain.rules or chain.name in used))
     ]

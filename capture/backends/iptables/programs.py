@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
-"""Where iptables may be, apart from PATH: a container runtime starts plugins with a short one."""
+"""Directories for iptables apart from PATH: a container runtime starts plugins with a short one."""
 
 COMMANDS: dict[Family, str] = {family: "iptables" if family == IPV4 else "ip6tables" for family in FAMILIES}
 VARIANT_IN_VERSION: dict[Variant, str] = {"nft": "(nf_tables)", "legacy": "(legacy)"}

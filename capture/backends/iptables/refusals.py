@@ -167,7 +167,7 @@ def _extensions_in(line: str) -> Iterator[str]:
 ABSENT_ERRORS = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 """The kernel's answer to an expression, extension, revision or type of chain that it does not have."""
 MAX_EXPRESSIONS = 128
-"""Of one rule: NFT_RULE_MAXEXPRS in net/netfilter/nf_tables_api.c. All of them together take at most 4 kB (EFBIG)."""
+"""Expressions of a rule (NFT_RULE_MAXEXPRS in net/netfilter/nf_tables_api.c); together 4 kB at most (EFBIG)."""
 
 
 def refusal_of_kernel(error: KernelError | UnsupportedError, batch: Sequence[Change]) -> CaptureError:

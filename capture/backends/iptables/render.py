@@ -13,7 +13,7 @@ break, a chain that is called like an option) is refused with ValueError.
 
 from __future__ import annotations
 
-from capture.backends.iptables.entries import changed_bits, comment, expanded, slots
+from capture.backends.iptables.expansion import changed_bits, comment, expanded, slots
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4, address_text
 from capture.model.text import without_line_ends
@@ -30,7 +30,7 @@ MAX_LOG_PREFIX_BYTES = 29
 """linux/netfilter/xt_LOG.h, without the closing NUL."""
 
 PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
-"""What iptables-save prints without quotes (xtables_save_string in libxtables)."""
+"""The characters that iptables-save prints without quotes (xtables_save_string in libxtables)."""
 
 
 def rule_text(rule: model.Rule) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Variant = Literal["nft", "legacy"]
 
 VARIANTS: tuple[Variant, ...] = ("nft", "legacy")
-"""Of iptables: on nf_tables, and on tables of its own."""
+"""The variants of iptables: on nf_tables, and on tables of its own."""
 
 NAMES_FILES: dict[Family, str] = {
     IPV4: "/proc/thread-self/net/ip_tables_names",

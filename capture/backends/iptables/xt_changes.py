@@ -16,7 +16,7 @@ from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nf_tables.messages import TableMessages
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NUMBERS
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.ruleset import BUILT_IN_CHAINS, OUTPUT, PREROUTING
 from capture.model.values import Value
 
@@ -175,9 +175,9 @@ def made_by_us(name: TableName, table: LiveTable, our_rules: Collection[tuple[st
     chains = {chain.handle for chain in table.chains.values()}
     is_own: dict[int, bool] = {}
     for called, chain in table.chains.items():
-        is_own[chain.handle] = is_our_chain(called)
+        is_own[chain.handle] = is_own_chain(called)
         for position, rule in enumerate(chain.rules):
-            is_own[rule.handle] = is_our_chain(called) or (called, position) in our_rules
+            is_own[rule.handle] = is_own_chain(called) or (called, position) in our_rules
     following = None
     for handle in sorted(is_own, reverse=True):
         if handle in undecided:

@@ -39,19 +39,19 @@ if TYPE_CHECKING:
 
     Fields = dict[int, bytes]
     Extensions = dict[tuple[str, str, int, bytes], tuple[Any, ...]]
-    """What structures of x_tables are, by kind, name, revision and bytes: matches, or a verdict."""
+    """The matches, or the verdict, of structures of x_tables, by kind, name, revision and bytes."""
 
 # linux/netfilter/nf_tables.h, beyond what the nftables backend needs
 NFT_META_NFTRACE = 12
 
 NO_SET = NativeSet(0, 0, (), (), understood=False)
-"""What is looked up in one is not understood: iptables writes none."""
+"""A set whose look-ups are not understood: iptables writes none."""
 
 # Places in headers: RFC 791 3.1, RFC 8200 3
 PROTOCOL_OFFSETS: dict[Family, int] = {"ipv4": 9, "ipv6": 6}
-"""Where the header names the protocol: ip6tables compared it there up to 1.8.2."""
+"""The protocol's place in the header: ip6tables compared it there up to 1.8.2."""
 FRAGMENT = (nf.NFT_PAYLOAD_NETWORK_HEADER, 6, 2), b"\x1f\xff"
-"""Where the header has the offset of a fragment; ``-f`` means: not at 0."""
+"""The place of a fragment's offset in the header; ``-f`` means: not 0."""
 ADDRESSES = dict.fromkeys(nf.SOURCE_OFFSETS.items(), "-s") | dict.fromkeys(nf.DESTINATION_OFFSETS.items(), "-d")
 
 
@@ -123,7 +123,7 @@ LISTING = (model.Source, model.Destination, model.InInterface, model.OutInterfac
 """The order of iptables-save: first the options of ip(6)tables itself, then extensions in their order."""
 POSITIONS = {kind: place for place, kind in enumerate(LISTING)}
 OPTIONS = {"-s": 0, "-d": 1, "-p": 4, "-f": 4}
-"""Where a match belongs that has words alone."""
+"""The place of a match that has words alone."""
 
 
 def _place(match: model.Match) -> int:

@@ -18,7 +18,7 @@ Rules are of one family and without lists, as ``render.expanded`` makes them.
 from __future__ import annotations
 
 from capture.backends.iptables import xt_layouts
-from capture.backends.iptables.entries import MAX_COMMENT_BYTES, changed_bits, comment, slots
+from capture.backends.iptables.expansion import MAX_COMMENT_BYTES, changed_bits, comment, slots
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import expressions as make
 from capture.backends.nf_tables.expressions import PORT_SIZE
@@ -39,7 +39,7 @@ NFTA_RULE_COMPAT_PROTO, NFTA_RULE_COMPAT_FLAGS = 1, 2  # linux/netfilter/nf_tabl
 LAST_PORT = 0xFFFF
 
 NEVER_MATCHING_INTERFACE = b"INVAL/D\0"
-"""What iptables compares with for ``! -i +``: no interface has a slash in its name."""
+"""The name that iptables compares with for ``! -i +``: no interface has a slash in its name."""
 
 
 def attributes_of(rule: model.Rule, family: Family) -> bytes:

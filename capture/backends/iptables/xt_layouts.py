@@ -1,4 +1,4 @@
-"""What iptables' matches and targets look like to the kernel: C structures, described once for both ways. Pure.
+"""Matches and targets of iptables as the kernel's C structures, described once for both ways. Pure.
 
 nf_tables carries them as they are ("compat": a name, a revision, a blob), so these are the very structures of
 x_tables. A field is described by its name and its bytes: ``4`` is a number in the byte order of the machine, ``>2``

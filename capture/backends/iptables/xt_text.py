@@ -7,7 +7,7 @@ bytes: ``-m recent [ revision 1, 0x0102 ]``.
 from __future__ import annotations
 
 from capture.backends.iptables import xt_layouts
-from capture.backends.iptables.entries import MULTIPORT_SLOTS
+from capture.backends.iptables.expansion import MULTIPORT_SLOTS
 from capture.backends.iptables.render import option, quoted
 from capture.backends.iptables.xt_layouts import text_of
 from capture.model.addresses import BITS, IPV4, IPV6, address_text, split

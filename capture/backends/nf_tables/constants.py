@@ -13,7 +13,7 @@ NFPROTO_INET = 1
 NFPROTO_NETDEV = 5
 """linux/netfilter.h: chains of a device, before and after all others."""
 NFT_FAMILIES = {NFPROTO_INET: "inet", FAMILY_NUMBERS[IPV4]: "ip", FAMILY_NUMBERS[IPV6]: "ip6", NFPROTO_NETDEV: "netdev"}
-"""What nft calls the families of tables."""
+"""The families of tables in nft's words."""
 
 # Where addresses are in the network header: RFC 791 3.1, RFC 8200 3
 SOURCE_OFFSETS: dict[Family, int] = {"ipv4": 12, "ipv6": 8}
@@ -58,7 +58,7 @@ NFT_SET_ELEM_INTERVAL_END = 1
 NFTA_EXPR_NAME, NFTA_EXPR_DATA = 1, 2
 NFTA_DATA_VALUE, NFTA_DATA_VERDICT = 1, 2
 NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN = 1, 2
-NFT_JUMP, NFT_GOTO, NFT_RETURN = -3, -4, -5
+NFT_CONTINUE, NFT_JUMP, NFT_GOTO, NFT_RETURN = -1, -3, -4, -5
 NFT_REG_VERDICT, NFT_REG_1 = 0, 1
 NFT_REG32_00 = 8  # four bytes each; NFT_REG_1 is the same place as NFT_REG32_00 to 03
 

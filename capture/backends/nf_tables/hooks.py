@@ -1,4 +1,4 @@
-"""Where the kernel enters base chains: the hooks of the model's built-in chains, and how a message encodes them."""
+"""The hooks at which the kernel enters base chains: those of the model's built-in chains, and their encoding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Hook(Value):
-    """Where the kernel enters a base chain: a place on the packet's path, and a turn among the chains there.
+    """The hook of a base chain: a place on the packet's path, and a turn among the chains there.
 
     ``place`` is a name of the hook in lower case. Lower priorities come first.
     """

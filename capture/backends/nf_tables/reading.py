@@ -1,9 +1,9 @@
-"""What the readers of both backends take from a message: the parts of an expression, a rule's comment. Pure."""
+"""Reads the parts of a message that both backends need: expressions, a rule's comment. Pure."""
 
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.model.ruleset import Accept, Counters, Drop, Return
+from capture.model.ruleset import Accept, Continue, Counters, Drop, Return, UnknownVerdict
 from capture.model.text import without_line_ends
 from capture.netlink.attributes import MalformedMessageError, decode_elements, decode_fields, decode_number, decode_text
 
@@ -20,7 +20,12 @@ VALUES = {
 }
 """Attributes that hold nothing but a nested value."""
 
-VERDICTS: dict[int, Accept | Drop | Return] = {nf.NF_ACCEPT: Accept(), nf.NF_DROP: Drop(), nf.NFT_RETURN: Return()}
+VERDICTS: dict[int, Accept | Drop | Return | UnknownVerdict] = {
+    nf.NF_ACCEPT: Accept(),
+    nf.NF_DROP: Drop(),
+    nf.NFT_RETURN: Return(),
+    nf.NFT_CONTINUE: UnknownVerdict("continue", Continue()),
+}
 """The verdicts without a chain, by their codes."""
 
 

@@ -1,4 +1,4 @@
-"""What it means in nf_tables that a register is compared: conditions on fields. Pure."""
+"""The meaning of comparisons of a register in nf_tables: conditions on fields. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Register(Value):
-    """What a register was loaded with, a field or bytes of a header (base, offset, length), and what happened to it."""
+    """The content of a register: a field or bytes of a header (base, offset, length), and what happened to it."""
 
     field: str
     header: tuple[int, int, int] | None = None

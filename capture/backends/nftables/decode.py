@@ -45,7 +45,7 @@ CT_FIELDS = {key: field for field, key in native.CT_KEYS.items()}
 HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
 
 TCP_FLAGS, ALL_FLAGS = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1), b"\xff"
-"""Where the flags are in the header (RFC 9293 3.1)."""
+"""The place of the flags in the header (RFC 9293 3.1)."""
 ETHER_TYPE = Register("meta 1")
 """NFT_META_PROTOCOL: how a table of family netdev distinguishes IPv4 from IPv6."""
 FAMILY_OF_ETHER_TYPE = {b"\x08\x00": FAMILY_NUMBERS["ipv4"], b"\x86\xdd": FAMILY_NUMBERS["ipv6"]}
@@ -112,7 +112,7 @@ class Program:
         self._family = family
         self._protocol: model.ProtocolName | None = None
         self._lower_bound: tuple[Register, bytes] | None = None
-        """What the last condition sets a lower bound to; an upper bound after it makes a range."""
+        """The lower bound that the last condition sets; an upper bound after it makes a range."""
 
     def run(self, name: str, fields: Fields) -> None:
         """Take the next expression into account."""
@@ -387,8 +387,11 @@ LOADERS = {
 }
 """Expressions that do nothing but write a register, and the attribute with its number."""
 
-FILTERS = {"limit", "quota", "connlimit", "match", "cmp", "range", "lookup"}
-"""Expressions that only let packets pass or not. Any other unknown one may divert them."""
+FILTERS = {"limit", "quota", "connlimit", "match", "cmp", "range", "lookup", "exthdr"}
+"""Expressions that only let packets pass or not, as one that sets an option of TCP where there is one.
+
+Any other unknown one may divert them.
+"""
 
 
 def _order(field: str, loaded: Register) -> ByteOrder:

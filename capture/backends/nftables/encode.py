@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 MAX_ELEMENTS = 1500
-"""Of one message: an attribute has 16 bits of length, and the end of a range of IPv6 has 40 bytes."""
+"""Elements of one message: an attribute has 16 bits of length, and the end of a range of IPv6 has 40 bytes."""
 
 ANONYMOUS = "__set%d"
 """The kernel puts a number in; the rule refers to the set by its id in the batch."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import PRIORITIES, SOURCE_HOOKS, BaseChain, in_tables_of_iptables
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import decode_hook, devices_of
+from capture.backends.nf_tables.hooks import HOOKS, decode_hook, devices_of
 from capture.backends.nf_tables.listing import read_chains, read_rules, read_tables
 from capture.backends.nftables.decode import Program, decode_chain, decode_rule
 from capture.backends.nftables.lift import lift_rules
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 REJECT_TABLE_NAME = text(REJECT_TABLE)
 NFTA_TABLE_HANDLE = 4
 """linux/netfilter/nf_tables.h. Tables of a namespace are numbered as they are made, in all families."""
-HOOKS = {"prerouting": model.PREROUTING, "output": model.OUTPUT, "input": model.INPUT, "postrouting": model.POSTROUTING}
+MODEL_HOOKS = {hook.lower(): hook for hook in (model.PREROUTING, model.OUTPUT, model.INPUT, model.POSTROUTING)}
 """Where packets of a pod are met, by what the kernel calls it; sources alone are mapped at the last two."""
 HOOKS_OF_DEVICES: dict[tuple[int, str], tuple[str, type[model.InInterface | model.OutInterface]]] = {
     (nf.NFPROTO_INET, "ingress"): (model.PREROUTING, model.InInterface),
@@ -53,6 +53,7 @@ XT_EXPRESSIONS = (b"match\0", b"target\0")
 """Names of expressions that carry a match or a target of x_tables (net/netfilter/nft_compat.c)."""
 SET_EXPRESSIONS = (b"lookup\0", b"objref\0")
 """Names of expressions that iptables-nft does not write, and nft(8) may have put into its tables."""
+TABLES_BY_NAME: dict[str, model.TableName] = {name: name for name in model.TABLES}
 FURTHER_TABLES = ("filter", "security")
 """Tables of iptables in which we never write."""
 
@@ -66,6 +67,11 @@ class ChainLocation(Value):
     chains: tuple[Fields, ...]
 
     @property
+    def base_chains(self) -> list[Fields]:
+        """Return the chains that the kernel enters."""
+        return [chain for chain in self.chains if nf.NFTA_CHAIN_HOOK in chain]
+
+    @property
     def is_native(self) -> bool:
         """Whether it is one of our own tables."""
         return self.family == nf.NFPROTO_INET and self.name in MODEL_TABLES
@@ -75,10 +81,16 @@ class ChainLocation(Value):
         """Whether it has the name of one that iptables-nft writes."""
         return self.family in FAMILY_OF and self.name in PRIORITIES
 
+    def is_usual(self, chain: Fields) -> bool:
+        """Return whether a base chain is one that iptables has in this table, or we have in a native one."""
+        table, name = MODEL_TABLES.get(self.name), decode_text(chain[nf.NFTA_CHAIN_NAME])
+        usual = HOOKS.get((table, name.upper())) if table else HOOKS.get((TABLES_BY_NAME[self.name], name))
+        return usual == decode_hook(chain)
+
     @property
     def is_filter_of_iptables(self) -> bool:
         """Whether it is a further table that iptables-nft writes: it calls base chains by their hooks."""
-        hooked = [decode_text(chain[nf.NFTA_CHAIN_NAME]) for chain in self.chains if nf.NFTA_CHAIN_HOOK in chain]
+        hooked = [decode_text(chain[nf.NFTA_CHAIN_NAME]) for chain in self.base_chains]
         return (
             self.family in FAMILY_OF
             and self.name in FURTHER_TABLES
@@ -98,7 +110,7 @@ def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[BaseCh
             found, _ = read_consistently(netfilter, doing, lambda: list(_read(netfilter, own_places)))
     except UnsupportedError:
         return ()
-    return tuple(sorted(found, key=lambda each: each.turn))
+    return tuple(sorted(found, key=lambda each: each.order))
 
 
 def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> Iterator[BaseChain]:
@@ -109,9 +121,11 @@ def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> 
     # Next to our own in legacy tables the order is unknown; they may be the newest.
     first = min((place.handle for place in own), default=0)
     for place in places:
-        if place not in own and not place.is_of_iptables:
-            for chain in _of_table(netfilter, place, first):
-                yield chain.replace(is_of_any_age=not own)
+        is_shared = place in own or place.is_of_iptables
+        if is_shared and all(map(place.is_usual, place.base_chains)):
+            continue
+        for chain in _of_table(netfilter, place, first, without_usual=is_shared):
+            yield chain.replace(is_of_any_age=is_shared or not own)
     if of_iptables and ("iptables", "nft") not in own_places:
         for chain in _of_iptables(of_iptables, first):
             yield chain.replace(is_of_any_age=not own)
@@ -136,7 +150,10 @@ def _places(netfilter: NetlinkSocket, family: int) -> Iterator[ChainLocation]:
             yield ChainLocation(family, decode_text(name), handle, tuple(by_table[name]))
 
 
-def _of_table(netfilter: NetlinkSocket, place: ChainLocation, first_own: int) -> Iterator[BaseChain]:
+def _of_table(
+    netfilter: NetlinkSocket, place: ChainLocation, first_own: int, *, without_usual: bool
+) -> Iterator[BaseChain]:
+    """Yield the base chains of a table; without those that are read as our own, or as those of iptables."""
     family = place.family
     rules = _rules_by_chain(netfilter, place)
     chains = [(fields, _chain(fields, rules)) for fields in place.chains]
@@ -144,7 +161,7 @@ def _of_table(netfilter: NetlinkSocket, place: ChainLocation, first_own: int) ->
     for fields, chain in chains:
         hook = decode_hook(fields)
         point = _point(family, hook) if hook is not None else ""
-        if hook is not None and point:
+        if hook is not None and point and not (without_usual and place.is_usual(fields)):
             is_nat = hook.kind == "nat"
             if is_nat and point in SOURCE_HOOKS:
                 continue
@@ -170,7 +187,7 @@ def _point(family: int, hook: Hook) -> str:
     """Return the hook of the model at which packets meet a base chain; "" for one that is not on their way."""
     if (family, hook.place) in HOOKS_OF_DEVICES:
         return HOOKS_OF_DEVICES[family, hook.place][0]
-    return "" if family == nf.NFPROTO_NETDEV else HOOKS.get(hook.place, "")
+    return "" if family == nf.NFPROTO_NETDEV else MODEL_HOOKS.get(hook.place, "")
 
 
 def _of_devices(

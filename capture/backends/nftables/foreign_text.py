@@ -31,7 +31,7 @@ ANSWERS: dict[tuple[int, Family | None], tuple[str, ...]] = {
     (0, IPV6): ("icmpv6 no-route", "icmpv6 admin-prohibited", "", "icmpv6 addr-unreachable", "icmpv6 port-unreachable"),
     (2, None): ("icmpx no-route", "icmpx port-unreachable", "icmpx host-unreachable", "icmpx admin-prohibited"),
 }
-"""What a rule answers with, by its type, and by its family where the codes are those of one; then by the code."""
+"""The answers of a rule, by its type, and by its family where the codes are those of one; then by the code."""
 UNITS = {1: "second", 60: "minute", 3600: "hour", 86400: "day", 604800: "week"}
 
 
@@ -43,11 +43,11 @@ def unknown_text(name: str, fields: Fields, family: Family | None) -> str:
     return words or " ".join([f"[{name}", *(f"{kind}={value.hex()}" for kind, value in fields.items())]) + "]"
 
 
-GO_ON: dict[str, tuple[int, tuple[int, ...]]] = {
+PASSING_EXPRESSIONS: dict[str, tuple[int, tuple[int, ...]]] = {
     "meta": (nf.NFTA_META_KEY, (2, 12, 14)),  # priority, nftrace, secmark
     "ct": (nf.NFTA_CT_KEY, (4, 13, 18)),  # secmark, label, event
     "objref": (1, (1, 3, 7, 8, 9)),  # a counter, ct helper, ct timeout, secmark, ct expectation by its name
-    **dict.fromkeys(("last", "dup", "exthdr"), (0, (0,))),
+    **dict.fromkeys(("last", "dup"), (0, (0,))),
 }
 """Expressions that write no register and after which a packet goes on: by a number in one of their attributes."""
 
@@ -56,7 +56,7 @@ def goes_on(name: str, fields: Fields) -> bool:
     """Return whether a packet goes on after an expression, unchanged in all that the model knows."""
     if name == "dynset":
         return fields.keys().isdisjoint(NFTA_DYNSET_EXPRESSIONS)  # such as a limit
-    kind, numbers = GO_ON.get(name, (0, ()))
+    kind, numbers = PASSING_EXPRESSIONS.get(name, (0, ()))
     return _number(fields, kind) in numbers
 
 

@@ -1,4 +1,4 @@
-"""What things are called in nf_tables, and where the kernel enters our chains: a bijection with the model's names.
+"""Names in nf_tables, and where the kernel enters our chains: a bijection with the model's names.
 
 nat PREROUTING        inet istio-proxy-nat, chain prerouting, type nat, priority -100
 nat ISTIO_INBOUND     inet istio-proxy-nat, chain istio-inbound    (as in upstream's native mode)

@@ -1,4 +1,4 @@
-"""What to change so that what is live becomes what is desired. Pure, and the same for every language.
+"""The changes that make the desired tables of the live ones. Pure, and the same for every language.
 
 All of it is one transaction, and packets see either all of it or none. Base chains that stay are kept and
 only their rules are exchanged: the kernel decides once per base chain which generation of rules a packet sees, so

@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 from capture.backends import detect
 from capture.backends.detect import BackendChoice, SetLocation
-from capture.backends.facts import PURPOSES, HostFacts, gather
+from capture.backends.host_facts import PURPOSES, HostFacts, gather
 from capture.backends.iptables.programs import COMMANDS, find_program, run
 from capture.backends.iptables.tables import VARIANTS
 from capture.backends.missing_modules import remedy_for, remedy_for_closed

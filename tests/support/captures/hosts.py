@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from capture.backends.facts import HostFacts
+from capture.backends.host_facts import HostFacts
 from capture.model.addresses import FAMILIES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from capture.backends.facts import Program
+    from capture.backends.host_facts import Program
     from capture.backends.iptables.tables import Variant
 
 COMMANDS = {"ipv4": "iptables", "ipv6": "ip6tables"}

@@ -9,7 +9,7 @@ LOG_FLAGS = (
     ["--log_caller=default", "--log_stacktrace_level", "default:none"],
     ["--log_rotate=/var/log/x", "--log_rotate_max_age=1", "--log_rotate_max_size", "2", "--log_rotate_max_backups=3"],
 )
-"""What pilot-agent takes with every command; the first is in every pod of Istio 1.15 and later."""
+"""Flags that pilot-agent takes with every command; the first is in every pod of Istio 1.15 and later."""
 
 
 def injected(

@@ -41,13 +41,13 @@ def state(cluster: Cluster, name: str) -> dict[str, Any]:
     return next((each for each in pods(cluster) if each["pod"] == f"default/{name}"), {"state": "none"})
 
 
-def found(cluster: Cluster, name: str, expected: str, seconds: float = 5) -> dict[str, Any]:
+def expect_state(cluster: Cluster, name: str, expected: str, seconds: float = 5) -> dict[str, Any]:
     """Wait until the agent knows a pod to be in a state; an exec takes half a second of these."""
     wait_until(lambda: state(cluster, name)["state"] == expected, seconds, lambda: state(cluster, name), 0.1)
     return state(cluster, name)
 
 
-def event(cluster: Cluster, name: str, reason: str, seconds: float = 10) -> str:
+def expect_event(cluster: Cluster, name: str, reason: str, seconds: float = 10) -> str:
     """Wait for an Event about a pod; return all of them."""
     wait_until(lambda: reason in events(cluster, name), seconds, f"no Event {reason}: {events(cluster, name)}")
     return events(cluster, name)

@@ -22,7 +22,7 @@ CACHE = ROOT / "build" / "cluster"
 KUBERNETES = "1.34.4"
 """The last line that takes containerd 1.6 and cgroup v1 as they are."""
 GO = (1, 24)
-"""What all of them are built with at least."""
+"""The least version that builds all of them."""
 CONTAINERD, RUNC, PLUGINS, HELM = "2.2.9", "1.5.1", "1.9.1", "3.19.0"
 PROGRAMS = {
     "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver/app.NewAPIServerCommand()",

@@ -271,7 +271,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class History:
-    """What happened to the pods: a list, and watches from any version that is not forgotten."""
+    """The history of the pods: a list, and watches from any version that is not forgotten."""
 
     def __init__(self, pods: dict[tuple[str, str], object]) -> None:
         self._pods = pods
@@ -353,7 +353,7 @@ class FakeKubernetes:
         self.pods: dict[tuple[str, str], object] = {}
         self.history = History(self.pods)
         self.objects: dict[str, object] = {}
-        """What else there is, by its path."""
+        """Further objects, by path."""
         self.posted: list[tuple[str, Any]] = []
         self.requests: list[Recorded] = []
         self.token: str | None = None

@@ -1,4 +1,4 @@
-"""What Istio's webhooks and injector answer to labels of namespace and pod: 8 namespaces, 12 pods, 96 cells.
+"""The answers of Istio's webhooks and injector to labels of namespace and pod: 8 namespaces, 12 pods, 96 cells.
 
 Measured with Istio's webhook configuration on a real API server, revision ``default``, without automatic injection.
 """

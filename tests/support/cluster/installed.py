@@ -16,7 +16,7 @@ class Cluster(KubernetesNode):
 
     kind = ""
     method = "chart"
-    """What it was installed with: ``chart`` or ``manifest``."""
+    """The way of its installation: ``chart`` or ``manifest``."""
 
     def helm(self, *arguments: str, check: bool = True) -> str:
         """Run helm as the cluster's administrator."""

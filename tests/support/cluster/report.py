@@ -45,7 +45,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
         "test_started_in_a_gap", "test_a_pod_without_rules_is_found_and_one_with_them_is_captured",
     ),
     "A faster rival: back-off, not ready, an Event with its name": (
-        "test_faster_rival", "test_more_of_them_are_answered_later_and_later_up_to_a_minute",
+        "test_faster_rival", "test_more_losses_are_answered_later_and_later_up_to_a_minute",
     ),
     "A list of our own follows the main one, and goes with it": (
         "test_a_list_of_our_own_follows_the_main_one", "test_a_list_of_our_own_goes_with_the_main_one",
@@ -97,7 +97,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "Every cause is named for a pod by its name": ("test_why",),
     "SELinux: the agent's type": (),
 }  # fmt: skip
-"""What the agent was measured against; each test named here exists (tests/unit/deploy/test_requirements.py)."""
+"""The requirements of the agent; each test named here exists (tests/unit/deploy/test_requirements.py)."""
 
 READ_ONLY = """\
 ## Only read, not run

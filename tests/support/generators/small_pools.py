@@ -86,7 +86,7 @@ LAST = "other"
 
 
 class Pools:
-    """What is drawn from one seed."""
+    """The draws of one seed."""
 
     def __init__(self, seed: int, *, unknown: bool = False) -> None:
         self.random = Random(seed)  # noqa: S311  # no secret

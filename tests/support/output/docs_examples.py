@@ -42,12 +42,12 @@ NORMALISERS = {
     "namespace": (r"/proc/\d+/(?:fd/\d+|ns/net)", "NAMESPACE"),
     "how lines are broken": (r"\s+", " "),
 }
-"""What differs between two runs, by name: what it looks like, and what replaces it."""
+"""Differences between two runs, by name: the pattern, and its replacement."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Command:
-    """What is typed, and what it prints; "" where a page does not show that."""
+    """A typed command and its output; "" where a page does not show that."""
 
     text: str
     output: str

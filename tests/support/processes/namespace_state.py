@@ -9,7 +9,7 @@ from pytest_netns import Namespace
 
 COUNTERS = re.compile(r"\[\d+:\d+\]")
 COMES_LATE = re.compile(r"\bfe80:|\bff00:|valid_lft")
-"""What the kernel adds by itself, some time after an interface has come up."""
+"""Addresses that the kernel adds by itself, some time after an interface has come up."""
 
 
 def state(namespace: Namespace) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What tests keep under /run belongs to their process: it goes when that ends, in any way.
+"""A /run of the test process, which goes when that ends, in any way.
 
 The programs under test keep records under /run/istio-capture, without an option for another place. So each pytest
 process, and with it all that it starts, has a mount namespace of its own with an empty directory there, and one for the

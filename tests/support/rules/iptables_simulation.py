@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.backends.iptables.entries import expanded
+from capture.backends.iptables.expansion import expanded
 from capture.backends.iptables.families import merged
 from capture.backends.iptables.plan import TableEdit
 from capture.model.addresses import FAMILIES

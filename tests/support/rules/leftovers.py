@@ -1,4 +1,4 @@
-"""What others and our older versions leave in a pod: rules as their programs write them, and routes.
+"""Leftovers of other programs and of our older versions in a pod: rules as those write them, and routes.
 
 put(namespace, "upstream, iptables-nft")      by the tool of the name
 """

@@ -10,7 +10,7 @@ from typing import Any
 from cni.conf import ANNOTATIONS_CAPABILITY
 
 PROGRAMS = sorted({"/usr", sys.prefix, sys.base_prefix, str(Path(__file__).parents[1])})
-"""What containers see of the machine: programs, Python's packages, and the tests' own programs."""
+"""The part of the machine that containers see: programs, Python's packages, and the tests' own programs."""
 
 
 def bridge(directory: Path, subnet: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What Istio's agent does at port 15053 of loopback: answers questions about names, by UDP and TCP."""
+"""Answers queries of names by UDP and TCP, as Istio's agent at port 15053 of loopback."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Service:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Sidecar:
-    """What differs between one pod's Envoy and another's."""
+    """The settings in which the Envoys of two pods differ."""
 
     transparent: bool = False
     """For TPROXY."""

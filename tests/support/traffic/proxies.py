@@ -27,7 +27,7 @@ _HERE = Path(__file__).parent
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Seen:
-    """What an application saw of a request."""
+    """A request as an application saw it."""
 
     label: str
     local: Endpoint
@@ -51,6 +51,14 @@ def listen_as_proxy(namespace: Namespace) -> None:
     """Answer connections to the proxy's ports, as its user, with ``outbound`` and ``inbound``."""
     for port, label in ((15001, "outbound"), (15006, "inbound")):
         namespace.listener(("0.0.0.0", port), ("::", port), label=label, uid=1337, protocols=("tcp",))
+
+
+def echo(listener: socket.socket) -> None:
+    """Answer one connection with its own bytes."""
+    connection, _ = listener.accept()
+    with connection:
+        while piece := connection.recv(1 << 20):
+            connection.sendall(piece)
 
 
 def start_app(pod: Pod, *ports: int, label: str = "app", uid: int = APP_UID) -> Process:

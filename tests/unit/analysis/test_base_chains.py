@@ -63,6 +63,13 @@ def test_chains_at_another_hook_or_of_another_family_are_not_met() -> None:
     assert [each.table for each in situation.base_chains(OUTPUT, "ipv4", with_nat=False)] == ["raw", "mangle", "ip 1"]
 
 
+def test_packets_are_routed_again_behind_chains_of_type_route_at_output_only() -> None:
+    others = tuple(foreign(1, 0).replace(hook=hook, is_route=True) for hook in (OUTPUT, PREROUTING))
+    situation = Situation(TRANSPARENT, (*others, foreign(2, 0)))
+    met = [each for hook in (OUTPUT, PREROUTING) for each in situation.base_chains(hook, "ipv4")]
+    assert [(each.table, each.is_own) for each in met if each.reroutes] == [("mangle", True), ("ip 1", False)]
+
+
 @pytest.mark.parametrize("count", [0, 1, 3, 5])
 def test_chains_of_unknown_age_have_every_order_up_to_a_number(count: int) -> None:
     others = tuple(foreign(number, -150, is_of_any_age=True) for number in range(count))

@@ -61,7 +61,7 @@ def judged(chain: BaseChain) -> Judgement:
 
 
 def judged_in_our_chain(rules: tuple[Rule, ...], config: CaptureConfig) -> Judgement:
-    """Return the judgement on rules at the top of nat OUTPUT, in the table that holds ours."""
+    """Return the judgement on rules at the top of nat OUTPUT, in the table of our own."""
     desired = build_ruleset(config)
     tables = [
         table.replace(

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
 
 CAPTURE_PACKAGE = Path(capture.__file__).parent
-TELL_CAUSES = ("analysis/causes", "analysis/envoy", "operations/diagnosis", "operations/drift_causes")
+TELL_CAUSES = ("analysis/causes", "analysis/envoy_listeners", "operations/diagnosis", "operations/drift_causes")
 OF_A_FAMILY: dict[str, object] = {"family": "IPv6", "other": "IPv4", "any_address": "::"}
 """Words that one cause takes from a dictionary."""
 PROXY = 1337
@@ -363,7 +363,7 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
         ),
     ],
 )  # fmt: skip
-def test_who_listens_where_the_packet_arrives(live: Trace, served: Listener, expected: Cause | None) -> None:
+def test_the_listener_where_the_packet_arrives_decides(live: Trace, served: Listener, expected: Cause | None) -> None:
     causes = list(causes_of_connection(live, None, FACTS.replace(listeners=(served,)), CAPTURE, text_of))
     assert causes == ([expected] if expected else [])
 

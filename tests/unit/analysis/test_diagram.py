@@ -86,7 +86,7 @@ def test_equal_functions_are_one_node(seed: int) -> None:
 
 
 @SEEDS
-def test_where_two_differ_and_how(seed: int) -> None:
+def test_differing_shows_where_two_functions_differ_and_how(seed: int) -> None:
     drawn = Drawn(seed)
     (one, first), (two, second) = drawn.values(), drawn.values()
 

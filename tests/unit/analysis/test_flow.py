@@ -115,11 +115,12 @@ def test_a_foreign_rule_is_where_packets_meet_it() -> None:
     ]
 
 
-def test_a_foreign_redirect_goes_to_no_proxy() -> None:
-    found = paths(Situation(counted(build_ruleset(CaptureConfig()), 0, Rule(Redirect(15001), HTTP))))
+@pytest.mark.parametrize(("port", "where"), [(15001, "proxy :15001"), (15053, "agent's DNS :15053"), (7, "port 7")])
+def test_a_foreign_redirect_goes_where_its_port_says(port: int, where: str) -> None:
+    found = paths(Situation(counted(build_ruleset(CaptureConfig()), 0, Rule(Redirect(port), HTTP))))
 
     assert (
-        "  foreign: port 15001 | rule 1: -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 15001 | 0" in found["outbound"]
+        f"  foreign: {where} | rule 1: -p tcp -m tcp --dport 80 -j REDIRECT --to-ports {port} | 0" in found["outbound"]
     )
 
 
@@ -179,7 +180,7 @@ def edges(
 
 
 def through_ours(*rules: Rule, more: tuple[Chain, ...] = (), table: TableName = NAT) -> tuple[Edge, ...]:
-    """Return what is below the jump to a chain of ours with these rules."""
+    """Return what is below the jump to one of our chains with these rules."""
     (jump, *_) = edges(Chain(OUTPUT, (Rule(Jump(OURS)),)), Chain(OURS, rules), *more, table=table)
     assert (jump.to, jump.kind) == (OURS, "chain")
     return jump.below
@@ -203,7 +204,9 @@ def through_ours(*rules: Rule, more: tuple[Chain, ...] = (), table: TableName = 
         (TransparentProxy(15006, 1), MANGLE, ("proxy", "proxy :15006")),
     ],
 )  # fmt: skip
-def test_where_a_rule_of_ours_sends_packets(verdict: Verdict, table: TableName, expected: tuple[str, str]) -> None:
+def test_an_edge_shows_where_our_rule_sends_packets(
+    verdict: Verdict, table: TableName, expected: tuple[str, str]
+) -> None:
     rule = Rule(verdict, HTTP, counters=FOUND)
     (edge, _) = through_ours(rule, Rule(Drop(), why="another"), table=table)
     assert (edge.kind, edge.to) == expected

@@ -64,7 +64,7 @@ def judged(
     *foreign: Rule,
     other_chains: BaseChain | None = None,
 ) -> Judgement:
-    """Return the judgement on rules at the top of a chain of ours, and on a chain elsewhere."""
+    """Return the judgement on rules at the top of one of our chains, and on a foreign chain."""
     tables = []
     for each in wanted.tables:
         chains = [c.replace(rules=(*foreign, *c.rules)) if c.name == chain else c for c in each.chains]
@@ -158,7 +158,7 @@ class TestMarks:
 def chain(
     *rules: Rule, hook: str = OUTPUT, priority: int = -200, is_nat: bool = False, policy: str = "ACCEPT"
 ) -> BaseChain:
-    """Return a chain elsewhere ours, whose rules may jump to one that drops HTTPS."""
+    """Return a foreign chain, whose rules may jump to one that drops HTTPS."""
     more = Chain("more", (Rule(Accept(), TIME), Rule(Drop(), HTTPS)))
     table = Table(NAT if is_nat else MANGLE, (Chain("x", rules, policy), more))
     return BaseChain("inet other", FAMILIES, hook, priority, is_nat, table)

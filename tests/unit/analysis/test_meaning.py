@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from capture.analysis.base_chains import PodNetwork
 from capture.analysis.meaning import (
     Goto,
     Translate,
     Untrack,
+    before_tracking,
     flags_hold,
     holds_for,
     is_pure,
@@ -19,13 +22,17 @@ from capture.analysis.meaning import (
 from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet
 from capture.model.ruleset import (
+    CONNECTION_STATES,
     Accept,
+    ConnectionMark,
+    ConnectionState,
     Continue,
     Destination,
     Drop,
     InInterface,
     OutInterface,
     Protocol,
+    RestoreMark,
     Rule,
     SetZone,
     Source,
@@ -161,6 +168,34 @@ def test_matches_about_an_unknown_pod_stay_unknown(family: Family) -> None:
     assert [*spelled_out((UnknownMatch("iif 1"),), family, PodNetwork())] == [InInterface("lo")]
 
 
+@given(
+    st.sampled_from(CONNECTION_STATES),
+    st.one_of(
+        st.builds(
+            ConnectionState,
+            st.lists(st.sampled_from(CONNECTION_STATES), min_size=1, unique=True).map(tuple),
+            st.booleans(),
+        ),
+        st.builds(ConnectionMark, st.sampled_from((0, 1)), st.just(1), st.booleans()),
+        st.just(Protocol("udp")),
+    ),
+)
+def test_rules_before_tracking_hold_as_rules_do_for_packets_that_it_has_not_seen(state: str, match: Match) -> None:
+    packet = Packet("tcp", ADDRESS, 80, state=state, connection_mark=1)
+    rule = Rule(RestoreMark(), (match,))
+    (before,) = before_tracking([rule])
+    assert judge(before, packet, NETWORK) == judge(rule, packet, NETWORK, is_tracked=False)
+    assert before.verdict == (RestoreMark() if before is rule else Continue())
+    assert judge(Rule(Drop(), (ConnectionState(("INVALID",)),)), packet, NETWORK, is_tracked=False) == (
+        state != "UNTRACKED"
+    )
+
+
 def test_matches_that_count_give_no_single_answer() -> None:
-    assert not any(map(is_pure, ("-m statistic --mode nth", "limit rate 1/second", "numgen random mod 2 == 0")))
+    assert not any(
+        map(
+            is_pure,
+            ("-m statistic --mode nth", "limit rate 1/second", "numgen random mod 2 == 0", "jhash ip saddr mod 2"),
+        )
+    )
     assert is_pure("-m mac --mac-source 00:00:00:00:00:01")

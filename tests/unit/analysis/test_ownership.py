@@ -7,7 +7,7 @@ from capture.backends.iptables.families import merged
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.render import rule_text
 from capture.model.addresses import IPV4, IPV6
-from capture.model.chain_names import DASH, UNDERSCORE, is_our_chain, spelling_of
+from capture.model.chain_names import DASH, UNDERSCORE, is_own_chain, spelling_of
 from capture.model.ruleset import (
     MANGLE,
     NAT,
@@ -51,7 +51,7 @@ def live(**tables: str) -> Ruleset:
 
 
 def own(ruleset: Ruleset, table: TableName, chain: str, recorded: Ruleset | None = None) -> list[str]:
-    """Return the rules of a chain that are ours."""
+    """Return our own rules of a chain."""
     positions = own_rules(ruleset, IPV4, recorded).get((table, chain), frozenset())
     found = ruleset.table(table)
     assert found is not None
@@ -64,14 +64,14 @@ class TestNames:
     def test_chains_of_both_spellings_are_our_own(self) -> None:
         for names, spelling in ((UNDERSCORE, "underscore"), (DASH, "dash")):
             for field in names.__match_args__:
-                assert is_our_chain(getattr(names, field))
+                assert is_own_chain(getattr(names, field))
                 assert spelling_of(getattr(names, field)) == spelling
 
     @pytest.mark.parametrize(
         "name", ["OUTPUT", "ISTIO", "ISTIO_OTHER", "ISTIO-IN_REDIRECT", "istio_output", "MY_ISTIO_OUTPUT"]
     )
     def test_other_names_are_not(self, name: str) -> None:
-        assert not is_our_chain(name)
+        assert not is_own_chain(name)
         assert spelling_of(name) is None
 
 
@@ -98,7 +98,7 @@ class TestJumps:
         assert own(there, NAT, OUTPUT) == ["-p tcp -j ISTIO_OUTPUT", "-g ISTIO_REDIRECT"]
         assert own(there, NAT, "DOCKER_OUTPUT") == ["-j ISTIO_REDIRECT"]
 
-    def test_rules_in_our_own_chains_are_not_asked_about(self) -> None:
+    def test_rules_in_our_own_chains_need_no_evidence(self) -> None:
         there = live(nat="OUTPUT -j ISTIO_OUTPUT\nISTIO_OUTPUT -j ISTIO_REDIRECT")
 
         assert own_rules(there, IPV4) == {(NAT, OUTPUT): frozenset({0})}
@@ -121,7 +121,7 @@ class TestInterfaces:
             "PREROUTING -o eth1 -j RETURN\nPREROUTING -j ISTIO_INBOUND",
         ],
     )
-    def test_anything_else_is_somebodys(self, rules: str) -> None:
+    def test_anything_else_is_foreign(self, rules: str) -> None:
         there = live(nat=rules)
         chain = rules.split(maxsplit=1)[0]
 

@@ -12,6 +12,8 @@ from capture.analysis.realistic import realistic
 from capture.analysis.regions import parts, region_text, witness
 from capture.analysis.space import Field, PacketSpace
 from capture.model.addresses import merge_ranges
+from capture.model.ruleset import ALL_BITS
+from capture.report.packet_text import packet_text
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 
@@ -87,3 +89,27 @@ def test_parts_that_differ_in_one_field_only_are_one() -> None:
     every_pair = diagrams.any_of(diagrams.both(port, user) for port in ports for user in users)
     (path,) = parts(space, every_pair, diagrams.yes)
     assert path == {Field.PORT: ((80, 80), (443, 443)), Field.UID: ((1000, 1000), (1337, 1337))}
+
+
+def test_marks_read_as_value_and_mask_of_the_bits_that_matter() -> None:
+    space = PacketSpace("ipv4", [Situation(build_ruleset(CaptureConfig(mode="TPROXY")))])
+    marked, on_connection = space.marked("mark", 0x539, ALL_BITS), space.marked("connection", 0x539, ALL_BITS)
+
+    def texts(packets: int) -> list[str]:
+        return [region_text(space, path) for path in parts(space, packets, space.diagrams.yes)]
+
+    assert texts(marked) == ["tcp and udp, mark 0x539"]
+    assert texts(space.diagrams.both(marked, on_connection)) == ["tcp and udp, mark 0x539, connection mark 0x539"]
+    assert texts(space.diagrams.negation(marked)) == ["tcp and udp, some marks"]
+
+
+def test_the_witness_of_all_packets_is_an_ordinary_one() -> None:
+    space = PacketSpace("ipv4", [SITUATION])
+    found = {
+        direction: packet_text(space.packet(witness(space, among, direction)))
+        for direction, among in realistic(space, [Compiler(space, SITUATION)]).items()
+    }
+    assert found == {
+        "inbound": "tcp to 10.255.255.2:80 from 198.51.100.7:45000, in by eth0",
+        "outbound": "tcp to 203.0.113.7:80 from 10.255.255.2:45000, out by eth0, of user 1000, group 1000",
+    }

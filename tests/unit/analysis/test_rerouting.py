@@ -123,7 +123,7 @@ def test_what_else_a_rule_looks_at_makes_it_uncertain(selector: str, *, is_certa
 
 
 @pytest.mark.parametrize(("mark", "is_meant"), [(5, True), (0x105, True), (4, False), (0, False)])
-def test_which_marks_are_meant(mark: int, *, is_meant: bool) -> None:
+def test_a_route_tells_which_marks_it_is_for(mark: int, *, is_meant: bool) -> None:
     route = MarkRoute("ipv4", 5, 0xFF, False, "", ())
     assert route.is_certain
     packet = Packet("tcp", parse_address("10.0.0.9"), 80, mark=mark)

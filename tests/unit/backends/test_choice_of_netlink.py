@@ -6,7 +6,7 @@ import pytest
 
 from capture.backends import load
 from capture.backends.detect import BackendChoice, choose, live_sets_in, without_kernel
-from capture.backends.facts import LiveChain
+from capture.backends.host_facts import LiveChain
 from capture.backends.iptables.netlink import NetlinkDriver
 from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError, UnsupportedError
@@ -14,7 +14,7 @@ from support.captures.hosts import WITH_EVERYTHING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.backends.facts import Program
+    from capture.backends.host_facts import Program
 
 KERNEL = WITH_EVERYTHING.replace(programs={}, python_iptables=False, libnftables=False)
 BY_NETLINK = BackendChoice("iptables", "netlink", "nft")
@@ -37,7 +37,7 @@ def test_netlink_is_taken_with_and_without_programs(programs: dict[Program, str]
     assert choose(KERNEL.replace(programs=programs), request_) == BY_NETLINK
 
 
-def test_without_compat_it_cannot_be_taken() -> None:
+def test_netlink_is_not_taken_without_compat() -> None:
     facts = KERNEL.replace(nft_compat=False, programs=WITH_EVERYTHING.programs)
     assert choose(facts, BackendRequest()) == BackendChoice("iptables", "restore", "legacy")
     assert choose(facts, BackendRequest("auto", "netlink")) == BackendChoice("nftables", "netlink", "")

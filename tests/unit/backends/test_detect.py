@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from capture.backends.detect import BackendChoice, SetLocation, choose, live_sets_in, without_kernel
-from capture.backends.facts import HostFacts, LiveChain
+from capture.backends.host_facts import HostFacts, LiveChain
 from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError, UnsupportedError
 from capture.model.addresses import IPV4, IPV6
@@ -13,7 +13,7 @@ from support.captures.hosts import WITH_EVERYTHING, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.backends.facts import LegacySupport, TableKind
+    from capture.backends.host_facts import LegacySupport, TableKind
 
 ANYTHING = BackendRequest()
 LEGACY: tuple[LegacySupport, ...] = ("present", "loadable", "absent", "unknown")

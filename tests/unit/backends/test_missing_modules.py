@@ -218,7 +218,7 @@ def test_what_another_module_needs_is_loaded_though_it_is_blacklisted(kernel: Pa
     assert look_up(("nf_nat",)).lacking == ("nf_nat",)
 
 
-def test_a_kernel_that_loads_no_more_says_so(kernel: Path) -> None:
+def test_a_kernel_that_loads_no_more_modules_is_named(kernel: Path) -> None:
     offer(kernel, *needed(DEFAULT, FAMILIES, "nftables"))
     (kernel / "modules_disabled").write_text("1\n")
     assert "kernel.modules_disabled=1" in output(REFUSED)
@@ -233,7 +233,7 @@ def load(kernel: Path, *names: str) -> None:
         (kernel / "loaded" / name / "initstate").write_text("live\n")
 
 
-def test_where_it_is_unknown_it_is_a_suspicion(kernel: Path) -> None:
+def test_an_unknown_module_is_a_suspicion(kernel: Path) -> None:
     load(kernel, *(name for name in needed(DEFAULT, FAMILIES, "nftables") if name != "nft_redir"))
     error = with_missing_modules(REFUSED, DEFAULT, "nftables")
     assert error.message == REFUSED.message

@@ -186,7 +186,7 @@ def test_the_message_says_what_there_is_and_what_is_expected() -> None:
         ("", "capture-agent-x7k2p", False),
     ],
 )
-def test_which_pod_is_our_agent(namespace: str, name: str, *, is_agent: bool) -> None:
+def test_our_agent_is_known_by_namespace_and_prefix(namespace: str, name: str, *, is_agent: bool) -> None:
     assert AgentPod("istio-system", "capture-agent-").includes(namespace, name) == is_agent
 
 

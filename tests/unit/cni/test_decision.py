@@ -9,7 +9,7 @@ import pytest
 
 from capture.settings.pod import Pod
 from cni import conf
-from cni.decision import LINES, first_exemption, reason_by_name, warnings_about
+from cni.decision import EXEMPTIONS, first_exemption, reason_by_name, warnings_about
 from cni.pod import Identity, from_annotations
 from cni.pod_object import from_object
 
@@ -154,7 +154,7 @@ def test_the_object_of_the_api_server_decides(facts: dict[str, Any], reason: str
 
 
 def test_the_tables_visit_every_line() -> None:
-    lines = {line.reason for line in LINES}
+    lines = {line.reason for line in EXEMPTIONS}
     assert lines == {reason for _, reason in BY_KUBERNETES if reason}
     # Injection writes the status and the proxy together: for the runtime, a pod without the one has not the other.
     assert lines - {NO_STATUS, AMBIENT} == {reason for _, reason in BY_RUNTIME if reason} - {AMBIENT}

@@ -73,7 +73,7 @@ class Node:
 
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
-    monkeypatch.setattr("cni.networks.HALF_WRITTEN_PATIENCE", 0.05)
+    monkeypatch.setattr("cni.networks.HALF_WRITTEN_TIMEOUT", 0.05)
     return Node(tmp_path)
 
 
@@ -672,7 +672,7 @@ def test_a_bundle_that_was_damaged_in_place_is_repaired(node: Node) -> None:
 def test_what_does_not_answer_gets_no_entry(
     node: Node, content: str, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cni.trial.PATIENCE", 0.2)
+    monkeypatch.setattr("cni.trial.CALL_TIMEOUT", 0.2)
     node.write("10-main.conflist", network(BRIDGE))
     before = node.state()
     node.plugin.write_text(content)
@@ -716,7 +716,7 @@ def test_what_a_killed_installer_left_is_cleaned_up(node: Node) -> None:
 
 def test_two_installers_take_turns(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.write("10-main.conflist", network(BRIDGE))
-    monkeypatch.setattr("cni.exclusive.PATIENCE", 0.1)
+    monkeypatch.setattr("cni.install_lock.INSTALL_TIMEOUT", 0.1)
     lock = os.open(node.conf_dir, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     with pytest.raises(InstallError, match="another installer is at work"):
@@ -734,7 +734,7 @@ def test_one_directory_for_both_will_do(node: Node) -> None:
 
 def test_a_file_that_never_comes_to_rest_is_an_error(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.write("10-main.conflist", network(BRIDGE))
-    monkeypatch.setattr("cni.exclusive.PATIENCE", 0.05)
+    monkeypatch.setattr("cni.install_lock.INSTALL_TIMEOUT", 0.05)
 
     def always_changed(old: atomic_files.Snapshot, content: bytes, *, is_urgent: bool) -> None:
         raise atomic_files.ChangedMeanwhileError(old.path)

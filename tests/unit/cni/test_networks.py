@@ -46,7 +46,7 @@ class Node:
         return Choice(runtime, network, (str(self.bin_dir),))
 
     def chosen(self, runtime: RuntimeName, network: str = "") -> Chosen:
-        return choose(candidates(str(self.conf_dir), patience=0), self.choice(runtime, network))
+        return choose(candidates(str(self.conf_dir), timeout=0), self.choice(runtime, network))
 
     def taken(self, runtime: RuntimeName, network: str = "") -> str:
         taken = self.chosen(runtime, network).taken
@@ -59,14 +59,14 @@ class Node:
 
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
-    monkeypatch.setattr("cni.networks.HALF_WRITTEN_PATIENCE", 0.0)
+    monkeypatch.setattr("cni.networks.HALF_WRITTEN_TIMEOUT", 0.0)
     return Node(tmp_path)
 
 
 def test_a_broken_file_stops_containerd_and_not_the_others(node: Node) -> None:
     node.write(_05__conflist="{", _10__conflist=PODS, _20__conf=SINGLE)
     assert node.taken("containerd") == ""
-    assert "the node has no network" in node.chosen("containerd").verdicts[0][1]
+    assert "the node has no network" in node.chosen("containerd").reasons[0][1]
     assert node.taken("crio") == "10.conflist"
 
 
@@ -74,8 +74,8 @@ def test_crio_skips_a_list_whose_plugin_is_missing(node: Node) -> None:
     node.write(_10__conflist=PODS | {"plugins": [{"type": "bridge"}, {"type": "gone"}]}, _20__conflist=OTHER)
     assert node.taken("containerd") == "10.conflist"
     chosen = node.chosen("crio")
-    assert chosen.verdicts[0][1] == f"skipped: the plugin gone is missing in {node.bin_dir}"
-    assert chosen.verdicts[1][1] == "taken: the first usable"
+    assert chosen.reasons[0][1] == f"skipped: the plugin gone is missing in {node.bin_dir}"
+    assert chosen.reasons[1][1] == "taken: the first usable"
 
 
 def test_a_network_is_requested_by_its_name(node: Node) -> None:

@@ -185,7 +185,7 @@ REQUIRED_BY = {
 
 @pytest.mark.parametrize("command", ["ADD", "DEL", "CHECK", "STATUS", "GC"])
 @pytest.mark.parametrize("variable", REQUIRED_BY)
-def test_which_command_needs_which_variable(command: str, variable: str) -> None:
+def test_each_command_needs_its_variables(command: str, variable: str) -> None:
     configuration = {"cniVersion": "1.1.0", "cni.dev/valid-attachments": ATTACHMENTS}
     for value in BAD_VALUES.get(variable, [""]):
         answer, request = call({"CNI_COMMAND": command, variable: value}, configuration)

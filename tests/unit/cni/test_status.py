@@ -91,7 +91,7 @@ def node(tmp_path: Path) -> Node:
     return Node(tmp_path)
 
 
-def test_where_all_is_in_order(node: Node) -> None:
+def test_a_node_in_order_has_no_fault(node: Node) -> None:
     node.install()
     code, status = node.status()
     assert code == 0
@@ -182,7 +182,7 @@ def test_a_list_of_our_own_that_goes_stale(node: Node) -> None:
     assert node.status()[0] == 4
 
 
-def test_before_anything_is_installed(node: Node) -> None:
+def test_a_node_without_the_plugin_has_faults(node: Node) -> None:
     code, status = node.status()
     assert code == 4
     assert (status["entry"], status["decisions"]) == (None, [])

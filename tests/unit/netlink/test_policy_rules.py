@@ -39,5 +39,5 @@ def test_policy_rules_read_as_ip_rule_prints_them(rule: PolicyRule, words: str) 
         (VPN.replace(mark=1337, selector="from 10.0.0.1/32"), True),
     ],
 )
-def test_which_marks_are_meant(rule: PolicyRule, may: bool) -> None:  # noqa: FBT001  # a column of the table
+def test_a_rule_tells_which_marks_it_may_match(rule: PolicyRule, may: bool) -> None:  # noqa: FBT001  # a column of the table
     assert rule.may_match_mark(1337) is may

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.report.fold import MIN_COLUMN, folded, table, width_of
+from capture.report.fold import MIN_COLUMN, folded, folded_table, width_of
 
 WIDTHS = st.integers(40, 200)
 LINES = st.text(st.sampled_from("ab,`/-  "), max_size=400).map(str.strip)
@@ -21,7 +21,7 @@ def test_no_line_is_wider_and_nothing_is_lost(line: str, width: int, hang: int |
 
 @given(st.lists(st.lists(CELLS, min_size=5, max_size=5), min_size=1, max_size=5), WIDTHS)
 def test_no_table_is_wider_and_no_cell_is_lost(rows: list[list[str]], width: int) -> None:
-    lines = list(table(rows, width))
+    lines = list(folded_table(rows, width))
 
     assert max(map(width_of, lines)) <= max(width, 5 * MIN_COLUMN + 8)
     assert sorted("".join(lines).replace(" ", "")) == sorted("".join(map("".join, rows)).replace(" ", ""))
@@ -57,4 +57,4 @@ def test_how_wide_a_text_is(text: str, width: int) -> None:
 def test_words_are_cut_only_where_columns_leave_no_room() -> None:
     rows = [["ISTIO-IN-REDIRECT", "owner UID match 1337"]]
 
-    assert list(table(rows, 32)) == ["ISTIO-IN-REDIRECT  owner UID", "                   match 1337"]
+    assert list(folded_table(rows, 32)) == ["ISTIO-IN-REDIRECT  owner UID", "                   match 1337"]

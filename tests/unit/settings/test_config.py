@@ -113,7 +113,7 @@ class TestUsersAndGroups:
             ({option.PROXY_UID: " , "}, POD, [1337], [1337]),
         ],
     )
-    def test_who_the_proxy_is(self, texts: Texts, pod: FakePod, uids: list[int], gids: list[int]) -> None:
+    def test_names_of_the_proxy_become_ids(self, texts: Texts, pod: FakePod, uids: list[int], gids: list[int]) -> None:
         config = config_of(texts, pod)
         assert config.proxy_uids == tuple(map(only, uids))
         assert config.proxy_gids == tuple(map(only, gids))

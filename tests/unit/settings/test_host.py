@@ -73,7 +73,7 @@ class TestUsers:
         ("environ", "name"),
         [({}, "istio-proxy"), ({"ENVOY_USER": ""}, "istio-proxy"), ({"ENVOY_USER": "envoy"}, "envoy")],
     )
-    def test_who_runs_the_proxy(self, environ: dict[str, str], name: str) -> None:
+    def test_the_environment_names_the_user_of_the_proxy(self, environ: dict[str, str], name: str) -> None:
         assert PodFromInside(environ).default_proxy_user() == name
 
 

@@ -33,6 +33,6 @@ def test_what_a_killed_writer_left(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [fresh.name]
 
 
-def test_where_there_is_no_directory(tmp_path: Path) -> None:
+def test_a_missing_directory_holds_no_records(tmp_path: Path) -> None:
     forget_ended(str(tmp_path / "missing"))
     assert list(tmp_path.iterdir()) == []

@@ -44,7 +44,7 @@ def test_a_pipe_to_which_no_process_writes_is_given_up(tmp_path: Path) -> None:
     os.mkfifo(fifo)
 
     with pytest.raises(InputError, match=r"fifo sent nothing for 0\.05 s\n"):
-        read_input(str(fifo), patience=0.05)
+        read_input(str(fifo), timeout=0.05)
 
 
 @pytest.mark.parametrize(("name", "problem"), [("/nosuch", "No such file"), ("/", "Is a directory")])

@@ -232,7 +232,7 @@ class TestFiles:
         assert record.write(PLAIN, str(tmp_path))
         assert record.read(str(tmp_path)) == PLAIN
 
-    def test_where_nothing_can_be_kept_nothing_is(self, tmp_path: Path) -> None:
+    def test_where_nothing_can_be_kept_no_record_is_found(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         state = str(tmp_path / "file" / "state")
         assert record.write(PLAIN, state) is False

@@ -111,13 +111,13 @@ class TestPlace:
         "obstacle",
         ["-j ACCEPT", "-p udp -j RETURN", "-j DOCKER", "-p tcp -j DNAT --to-destination 1.2.3.4", "-g DOCKER", "-j CT"],
     )
-    def test_before_what_may_take_traffic_away(self, obstacle: str) -> None:
+    def test_rules_are_placed_before_what_may_divert(self, obstacle: str) -> None:
         live = present("-p icmp", obstacle, "-p icmp -j LOG")
 
         assert output_after(live, ruleset()) == ["-p icmp", *OWN, obstacle, "-p icmp -j LOG"]
 
     @pytest.mark.parametrize(("tests", "before"), [((Mark(7),), True), ((ConnectionMark(7),), False), ((), False)])
-    def test_before_a_change_of_the_mark_they_test(self, tests: tuple[Match, ...], *, before: bool) -> None:
+    def test_rules_are_placed_before_a_change_of_their_mark(self, tests: tuple[Match, ...], *, before: bool) -> None:
         mark = "-j MARK --set-xmark 0x1/0xffffffff"
 
         after = output_after(present(mark), ruleset(Rule(Redirect(1), (TCP, *tests))))

@@ -19,7 +19,7 @@ class TestRun:
 
         assert (done.status, done.stdout, done.stderr) == (3, "words\n", "complaint\n")
 
-    def test_more_than_a_pipe_holds_both_ways_at_once(self) -> None:
+    def test_a_program_may_read_and_print_more_than_a_pipe_holds(self) -> None:
         words = "".join(f"-A ISTIO_OUTPUT -d 10.{a}.{b}.0/24 -j RETURN\n" for a in range(200) for b in range(200))
 
         assert run(["/bin/cat"], words).stdout == words

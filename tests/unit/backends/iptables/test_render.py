@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from capture.backends.iptables.entries import check_writable, comment, expanded
+from capture.backends.iptables.expansion import check_writable, comment, expanded
 from capture.backends.iptables.parse import parse_rule
 from capture.backends.iptables.render import quoted, rule_text, save_text
 from capture.model import ruleset

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from cni.agent.agent_log import AgentLog
 from cni.agent.handover import Handover
 from cni.agent.health import Health
 from cni.agent.installation import PARTS, Installation
-from cni.agent.journal import AgentLog
 from cni.agent.options import Options
 from cni.agent.runtime import Loaded, RuntimeSilentError
 from support.processes.waiting import wait_until
@@ -228,7 +228,7 @@ def test_a_silent_runtime_is_a_problem_and_one_without_this_report_is_none(node:
 
 @pytest.mark.parametrize("node", [{"runtime_socket": "/run/crio/crio.sock"}], indirect=True)
 def test_under_crio_the_entry_is_in_the_list_that_crio_takes(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cni.networks.HALF_WRITTEN_PATIENCE", 0.05)
+    monkeypatch.setattr("cni.networks.HALF_WRITTEN_TIMEOUT", 0.05)
     node.write()
     (node.conf_dir / "05-broken.conflist").write_text("{")
     node.installation.turn(0.0)

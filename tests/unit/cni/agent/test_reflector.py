@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from cni.agent.agent_log import AgentLog
 from cni.agent.health import Health
-from cni.agent.journal import AgentLog
 from cni.agent.pods import Pods
 from support.cluster import fake_kubernetes
 from support.cluster.fake_kubernetes import FakeKubernetes

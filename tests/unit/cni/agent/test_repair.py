@@ -11,10 +11,10 @@ import pytest
 from capture.errors import CaptureError
 from cni import conf
 from cni.agent import api, repair
+from cni.agent.agent_log import AgentLog
 from cni.agent.audit import NOTHING, Audited
 from cni.agent.examination import CAPTURED, UNKNOWN, PodState
 from cni.agent.health import Health
-from cni.agent.journal import AgentLog
 from cni.agent.options import Options
 from cni.agent.repair import LONGEST_PAUSE, QUIET, Repair
 from cni.agent.runtime import Sandbox

@@ -85,7 +85,7 @@ def test_an_agent_that_is_away_costs_nothing(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "socket"))  # as after an end by SIGKILL: the file is left, and nothing listens
         assert agent_socket.pod(str(tmp_path / "socket"), WEB) is None
-    assert time.monotonic() - started < agent_socket.PATIENCE
+    assert time.monotonic() - started < agent_socket.ANSWER_TIMEOUT
 
 
 @pytest.mark.parametrize("queue", ["free", "full"])
@@ -103,7 +103,7 @@ def test_an_agent_that_hangs_is_left_after_a_moment(tmp_path: Path, queue: str) 
             except BlockingIOError:
                 break
         started = time.monotonic()
-        assert agent_socket.pod(path, WEB, patience=0.1) is None
+        assert agent_socket.pod(path, WEB, timeout=0.1) is None
         assert time.monotonic() - started < 1
         for each in waiting:
             each.close()

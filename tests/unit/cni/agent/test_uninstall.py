@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cni import leaving
+from cni import deferred_removal
 from cni.agent import uninstall
 from cni.agent.options import Options
 from cni.agent.runtime import Loaded
@@ -36,11 +36,11 @@ def remember(node: Path, container: str, plugin: str = "capture-cni") -> Path:
 
 
 def leave(node: Path) -> list[str]:
-    return leaving.schedule_removal(str(node / "bin"), str(node / "run" / "leaving"), str(node / "results"))
+    return deferred_removal.schedule_removal(str(node / "bin"), str(node / "run" / "leaving"), str(node / "results"))
 
 
-def goes(node: Path, patience: float = 0.01) -> bool:
-    return leaving.remove_when_unused(str(node / "run" / "leaving"), str(node / "results"), patience)
+def goes(node: Path, timeout: float = 0.01) -> bool:
+    return deferred_removal.remove_when_unused(str(node / "run" / "leaving"), str(node / "results"), timeout)
 
 
 def test_the_plugin_goes_at_once_where_no_pod_remembers_it(node: Path) -> None:
@@ -57,7 +57,7 @@ def test_the_plugin_goes_with_the_last_pod_that_remembers_it(node: Path) -> None
     first.unlink()
     assert not goes(node)
     threading.Timer(0.1, last.unlink).start()  # libcni forgets after all plugins were called
-    assert goes(node, patience=5)
+    assert goes(node, timeout=5)
     assert [*(node / "bin").iterdir()] == [*(node / "run").iterdir()] == []
 
 
@@ -65,7 +65,7 @@ def test_the_runtime_does_not_wait_for_it(node: Path) -> None:
     last = remember(node, "c1")
     leave(node)
     started = time.monotonic()
-    leaving.on_container_end(str(node / "run" / "leaving"), str(node / "results"))
+    deferred_removal.on_container_end(str(node / "run" / "leaving"), str(node / "results"))
     assert time.monotonic() - started < 1
     last.unlink()
     while (node / "bin" / "capture-cni").exists():
@@ -77,7 +77,7 @@ def test_nothing_goes_while_the_plugin_is_installed(node: Path) -> None:
     remember(node, "c1")
     leave(node)
     (node / "results" / "lab-c1-eth0").unlink()
-    leaving.cancel_removal(str(node / "run" / "leaving"))
+    deferred_removal.cancel_removal(str(node / "run" / "leaving"))
     assert not goes(node)
     assert (node / "bin" / "capture-cni").exists()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.base_chains import BaseChain, PodNetwork
-from capture.analysis.foreign_text import DIVERTS, DIVERTS_BEHIND, STOPS, what_foreign_does
+from capture.analysis.foreign_effects import DIVERTS, DIVERTS_BEHIND, STOPS, what_foreign_does
 from capture.analysis.judgement import judge
 from capture.model.ruleset import (
     MANGLE,

@@ -1,4 +1,4 @@
-"""What a foreign rule does to captured traffic, in words: the same for every program that reports it. Pure."""
+"""The effect of a foreign rule on captured traffic, in words: the same for every program. Pure."""
 
 from __future__ import annotations
 

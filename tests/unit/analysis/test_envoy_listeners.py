@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.causes import Capture
-from capture.analysis.envoy import (
+from capture.analysis.envoy_listeners import (
     ORIGINAL_DESTINATION,
     ORIGINAL_SOURCE,
     EnvoyListener,
@@ -117,7 +117,7 @@ NO_IPV6 = "Envoy has no listener on tcp port {} for IPv6, which is captured"
         (
             CAPTURE,
             (OUTBOUND.replace(restores_destination=False), INBOUND, INBOUND.replace(ports=(("ipv4", 80),))),
-            ["Envoy's listener outbound on port 15001 does not ask for the original destination"],
+            ["Envoy's listener outbound on port 15001 does not use the original destination"],
         ),
         (
             CAPTURE,
@@ -136,7 +136,9 @@ NO_IPV6 = "Envoy has no listener on tcp port {} for IPv6, which is captured"
         ),
     ],
 )
-def test_where_envoy_does_not_fit(capture: Capture, listeners: tuple[EnvoyListener, ...], found: list[str]) -> None:
+def test_each_misfit_of_envoy_is_a_cause(
+    capture: Capture, listeners: tuple[EnvoyListener, ...], found: list[str]
+) -> None:
     causes = list(causes_of_listeners(listeners, capture, MARK))
 
     assert [cause.message for cause in causes] == found

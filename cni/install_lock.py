@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from cni.atomic_files import TEMPORARY, ChangedMeanwhileError
 from cni.install_error import InstallError, install_error_for
 from cni.plugin_files import remove_tree
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 T = TypeVar("T")
 
-PATIENCE = 5.0
+INSTALL_TIMEOUT = 5.0
 """Seconds to go on while other programs change the same files."""
 
 
 def retry_on_conflict(attempt: Callable[[], T], conf_dir: str) -> T:
     """Return the result of ``attempt``, which is repeated for some seconds while other programs change the files."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + INSTALL_TIMEOUT
     while True:
         try:
             return attempt()
@@ -54,7 +56,7 @@ def exclusive(*directories: str) -> Iterator[None]:
 def _lock(file: int, directory: str) -> None:
     import fcntl
 
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + INSTALL_TIMEOUT
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 MARK = "/run/istio-capture/leaving"
 """A file that holds the plugin's directory; it is there from the uninstallation until the plugin is gone."""
 REMEMBERED = "/var/lib/cni/results"
-"""Where libcni keeps what it was called with (``CacheDir``): JSON with ``containerId``, and ``config`` in base64."""
+"""The directory in which libcni keeps its calls (``CacheDir``): JSON with ``containerId``, and ``config`` in base64."""
 
-PATIENCE, PAUSE = 20.0, 0.2
+LAST_POD_TIMEOUT, PAUSE = 20.0, 0.2
 """Seconds for a runtime to end a pod after it has called the plugin; the next pod that ends has as many again."""
 
 
@@ -60,9 +60,9 @@ def on_container_end(mark: str = MARK, remembered: str = REMEMBERED) -> None:
         os._exit(0)
 
 
-def remove_when_unused(mark: str = MARK, remembered: str = REMEMBERED, patience: float = PATIENCE) -> bool:
-    """Remove the plugin when no pod remembers it; return whether that came within ``patience`` seconds."""
-    until = time.monotonic() + patience
+def remove_when_unused(mark: str = MARK, remembered: str = REMEMBERED, timeout: float = LAST_POD_TIMEOUT) -> bool:
+    """Remove the plugin when no pod remembers it; return whether that came within ``timeout`` seconds."""
+    until = time.monotonic() + timeout
     while time.monotonic() < until:
         if not any(_containers(remembered)):
             try:

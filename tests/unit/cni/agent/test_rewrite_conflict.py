@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from cni.agent.fight import RestoreBackoff
+from cni.agent.rewrite_conflict import RestoreBackoff
 
 
 def test_five_losses_in_a_minute_are_answered_at_once() -> None:
@@ -9,7 +9,7 @@ def test_five_losses_in_a_minute_are_answered_at_once() -> None:
     assert not fight.is_on
 
 
-def test_more_of_them_are_answered_later_and_later_up_to_a_minute() -> None:
+def test_more_losses_are_answered_later_and_later_up_to_a_minute() -> None:
     fight = RestoreBackoff()
     pauses = [fight.lost(0.1 * n) for n in range(13)]
     assert pauses == [0.0] * 5 + [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]

@@ -13,7 +13,7 @@ from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE
 from capture.backends.request import flavours_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, IPV4, IPV6
-from capture.model.chain_names import is_our_chain
+from capture.model.chain_names import is_own_chain
 from capture.model.ruleset import TABLES
 from capture.model.values import Value
 from capture.netlink.attributes import decode_number, decode_text
@@ -51,7 +51,7 @@ class LiveChain(Value):
     @property
     def is_own(self) -> bool:
         """Return whether the chain is our own or upstream's: by its name, or by the table it is in."""
-        return self.table in MODEL_TABLES if self.place == "native" else is_our_chain(self.chain)
+        return self.table in MODEL_TABLES if self.place == "native" else is_own_chain(self.chain)
 
 
 class HostFacts(Value):
@@ -226,7 +226,7 @@ def _legacy_chains(
         for chain in table.chains:
             for family in families:
                 rules = sum(1 for _ in chain.rules_for(family))
-                if rules or is_our_chain(chain.name):
+                if rules or is_own_chain(chain.name):
                     yield LiveChain("legacy", family, table.name, chain.name, rules)
 
 

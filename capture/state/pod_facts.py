@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from capture.analysis.causes import Capture, PodFacts
 from capture.errors import CaptureError
@@ -12,11 +12,15 @@ from capture.netlink.interfaces import Link, read_addresses, read_links
 from capture.netlink.routing import way_out
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, Listener, open_sock_diag, read_listeners
-from capture.netlink.sockets import NetlinkSocket
 from capture.netlink.traffic_control import read_redirects
 from capture.state.files import open_files, processes
 from capture.state.tracked import read_counts
 from capture.state.user_namespace import IdMaps, foreign_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from capture.netlink.sockets import NetlinkSocket
 
 
 def read_facts(capture: Capture) -> PodFacts:

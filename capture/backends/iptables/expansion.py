@@ -1,4 +1,4 @@
-"""What iptables takes of a rule: one family, one entry of each list, names and comments of limited length. Pure.
+"""Rules as iptables takes them: one family, one entry of each list, names and comments of limited length. Pure.
 
 iptables has hardly any lists, so a rule with a list becomes one rule for each entry (``expanded``), except for a
 few ports, and for so many that a rule each would cost seconds: these are 15 to a rule. Lists that are excluded always
