@@ -154,7 +154,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Look at --drop-invalid and at the mode; `capture explain` lists what is dropped.",
     ),
     "excluded: all": ("{what}", "Correct that setting, if it should be captured."),
-    "excluded: pod": ("the settings leave out: {options}", "`capture explain` lists what is captured."),
+    "excluded: pod": ("the settings restrict the capture: {options}", "`capture explain` lists what is captured."),
     "family-not-captured": ("{family} is not captured in this pod", BOTH_FAMILIES),
     "family-not-captured: pod": ("the pod has {family} addresses only, and {family} is not captured", BOTH_FAMILIES),
     "family-not-captured: note": ("{note}", "Apply with --ip-families both, if it should be captured."),

@@ -222,7 +222,7 @@ def reference(
     with InNamespace(namespace):
         recorded = record.read() if settings is None or prefer_recorded else None
         if recorded is not None:
-            return Reference(recorded.settings, resolve(recorded.settings, recorded.facts)[0])
+            return Reference(recorded.settings, resolve(recorded.settings, recorded.answers)[0])
         if settings is None or (prefer_recorded and not settings.explicit):
             return None
         config, warnings = resolve(settings, host_or_default(host, namespace))

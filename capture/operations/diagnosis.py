@@ -39,7 +39,17 @@ from capture.operations.tracing import live_situation
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.config_warnings import cancelling
-from capture.settings.options import EXCLUSIONS, PROFILE, PROXY_GID, PROXY_UID, REDIRECT_DNS
+from capture.settings.host import PodFromInside
+from capture.settings.options import (
+    EXCLUSIONS,
+    INBOUND_PORTS,
+    OUTBOUND_NETWORKS,
+    OWNER_GROUPS,
+    PROFILE,
+    PROXY_GID,
+    PROXY_UID,
+    REDIRECT_DNS,
+)
 from capture.state import decisions, routes
 from capture.state.capabilities import ways_out
 from capture.state.impediments import impediments
@@ -71,6 +81,8 @@ LEFT_ALONE_BY = (
     ("no annotation", "left-alone: not injected"),
 )
 """Words of the plugin's reasons, and what they mean for the person who expected a capture."""
+SELECTIONS = (INBOUND_PORTS, OUTBOUND_NETWORKS, OWNER_GROUPS)
+"""Options that name what is captured."""
 PORTS_OF_ISTIO = ("15020", "15021", "15090")
 """The ports that every injected pod leaves out: metrics and probes of the agent and of Envoy."""
 SOME_PORT = 45000
@@ -251,14 +263,15 @@ def _explicit_options(settings: Settings, is_meant: Callable[[Option[Any]], bool
 def _exclusion_notes(known: Reference, verified: Verified) -> Iterator[Cause]:
     """Yield what the settings leave uncaptured on purpose, which may be what is looked for."""
     settings = known.settings
-    for what in cancelling(settings, known.config):
+    for what in cancelling(settings, known.config, PodFromInside()):
         yield cause("excluded: all", what=what)
     for note in verified.notes:
         yield cause("family-not-captured: note", note=note)
     exclusions = [
         each
         for each in settings.explicit
-        if each.topic == EXCLUSIONS and not {*settings.text(each).split(",")} <= {"", *PORTS_OF_ISTIO}
+        if (each.topic == EXCLUSIONS and not {*settings.text(each).split(",")} <= {"", *PORTS_OF_ISTIO})
+        or (each in SELECTIONS and settings.text(each) != each.default)
     ]
     given = _explicit_options(settings, lambda option: option in exclusions and option not in (PROXY_UID, PROXY_GID))
     if given:

@@ -591,7 +591,8 @@ class TestWhatTheKernelLacks:
             import sys; sys.path[:0] = [sys.argv[1]]
             from capture.backends.iptables.netlink import NetlinkDriver
             from capture.errors import CaptureError
-            from capture.model.ruleset import FAMILIES, Chain, Return, Rule, Ruleset, Table
+            from capture.model.addresses import FAMILIES
+            from capture.model.ruleset import Chain, Return, Rule, Ruleset, Table
             chains = (Chain("OUTPUT", (Rule(Return()),)),)
             try:
                 NetlinkDriver().write(Ruleset(FAMILIES, (Table("nat", chains),)), Ruleset(FAMILIES, ()), None)
