@@ -223,7 +223,9 @@ def _replace_rules(
         return False, ()
     driver, live = existing.driver, existing.current
     if desired.transparent_verdicts and any(map(redirects_inbound, existing.rulesets)):
-        live = _capture_both_ways(driver, build_handover(config), live, existing.recorded_rules)
+        both = build_handover(config)
+        live = _capture_both_ways(driver, both, live, existing.recorded_rules)
+        existing = existing.replace(recorded_rules=both)  # which has the rules in shared chains, too
     losses = _write(existing, config, desired, live)
     _ensure_written(driver, desired)
     return True, losses
