@@ -51,7 +51,7 @@ from capture.settings.options import (
     REDIRECT_DNS,
 )
 from capture.state import decisions, routes
-from capture.state.capabilities import ways_out
+from capture.state.capabilities import escapes_of
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace, own_namespace
 from capture.state.node import evidence_of_host
@@ -237,7 +237,7 @@ def _usual_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
 
 def _escape_notes(process: int | None) -> Iterator[Cause]:
     """Yield by which capabilities a process may send what no rule sees; they do not show that it does so."""
-    ways = ways_out(process) if process is not None else ()
+    ways = escapes_of(process) if process is not None else ()
     if ways:
         yield cause("privileged", f"process {process}", process=process, ways=", ".join(ways))
 
