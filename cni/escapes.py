@@ -7,7 +7,8 @@ Istio's own containers run as the proxy's user, and get no warning.
 
 from __future__ import annotations
 
-from capture.settings.pod import DEFAULT_PROXY_ID, INIT_CONTAINER, PROXY_CONTAINER
+from capture.model.conventions import PROXY_ID
+from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def escape_warnings(spec: dict[str, Any], containers: Sequence[dict[str, Any]], 
     of_pod = _mapping(spec.get("securityContext"))
     contexts = {each["name"]: _mapping(each.get("securityContext")) for each in containers}
     others = {name: context for name, context in contexts.items() if name not in ISTIO_CONTAINERS}
-    user, group = proxy.uid or int(DEFAULT_PROXY_ID), proxy.gid or int(DEFAULT_PROXY_ID)
+    user, group = proxy.uid or PROXY_ID, proxy.gid or PROXY_ID
     return (
         *_as_the_proxy(others, of_pod, "runAsUser", f"user ({user})", user),
         *_as_the_proxy(others, of_pod, "runAsGroup", f"group ({group})", group),

@@ -14,6 +14,7 @@ from capture.analysis.cause_text import cause
 from capture.analysis.meaning import Untrack, meaning
 from capture.analysis.trace import REDIRECTED_BY, TO_PROXY
 from capture.model.addresses import (
+    ANY_ADDRESS,
     FAMILIES,
     FAMILY_NAMES,
     FAMILY_NUMBERS,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 
 KIND_OF = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS"}
-ANY_ADDRESS: dict[Family, str] = {IPV4: "0.0.0.0", IPV6: "::"}
 USUAL_INTERFACE = "eth0"
 """The name of a pod's interface in container runtimes."""
 PORTS_OF_SIDECAR = range(15000, 15100)

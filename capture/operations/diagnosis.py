@@ -132,9 +132,8 @@ def why(
         of_pod = list(causes_of_pod(facts, capture))
         causes = [each for each in of_pod if packet is None and stops(each, capture)]
         if not detect.find_live_sets():
-            others = tuple(each for each in of_pod if each not in causes)
-            none = cause("no-rules: machine") if is_machine else _no_rules_cause()
-            return Diagnosis(packet, None, (*causes, none), others)
+            causes.append(cause("no-rules: machine") if is_machine else _no_rules_cause())
+            return Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         if packet is not None:
             found = _of_connection(packet, known, facts, capture, of_pod)
             return found.replace(notes=(*found.notes, *_escape_notes(process)))
@@ -149,9 +148,9 @@ def why(
             *app_of_proxy_user(facts, capture),
             *(_exclusion_notes(known, verified) if known else _usual_connection_notes()),
             *_socket_lb_causes(),
+            *(each for each in of_pod if each not in causes),
+            *unjudged_notes(verified),
         )
-        notes += tuple(each for each in of_pod if each not in causes)
-        notes += tuple(unjudged_notes(verified))
         is_certain = verified.is_judged and all(note.kind != "rule-missing" for note in notes)
         return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
 
