@@ -5,6 +5,7 @@ from __future__ import annotations
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
     Capture,
+    app_elsewhere,
     app_of_proxy_user,
     causes_of_connection,
     causes_of_pod,
@@ -216,7 +217,7 @@ def _of_connection(
     if known is not None:
         found = [_with_options(each, live.packet, known) for each in found]
     notes = [] if known else [cause("rule-missing: no record")]
-    notes += [each for each in of_pod if each not in causes]
+    notes += [*app_elsewhere(live, facts), *(each for each in of_pod if each not in causes)]
     if policy is not None and not policy.is_blocking:
         notes.append(cause("ipsec: encrypted", policy=policy.words))
     is_certain = live.certain and all(each.certain for each in following)
