@@ -107,13 +107,13 @@ def _capture_settings(configuration: Mapping[str, Any]) -> Settings:
         if configuration.get(key) is not None:
             text = keys.text(configuration, key, option.expected)
             explicit[option] = Given(text, f"the network configuration's {key!r}")
-    spoken = Settings(explicit)
+    settings = Settings(explicit)
     for key, option in CAPTURE_OPTIONS.items():
         try:
-            spoken[option]
+            settings[option]
         except ConfigurationError:
             raise keys.unusable(key, configuration[key], option.expected) from None
-    return spoken
+    return settings
 
 
 def _pod_sources(configuration: Mapping[str, Any], kubeconfig: str) -> tuple[str, ...]:

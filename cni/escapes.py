@@ -7,7 +7,9 @@ Istio's own containers run as the proxy's user, and get no warning.
 
 from __future__ import annotations
 
-from capture.settings.pod import DEFAULT_PROXY_ID, INIT_CONTAINER, PROXY_CONTAINER
+from capture.model.conventions import PROXY_ID
+from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
+from capture.state.capabilities import ESCAPES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,14 +22,8 @@ if TYPE_CHECKING:
 
 ISTIO_CONTAINERS = (PROXY_CONTAINER, INIT_CONTAINER, "istio-validation", "enable-core-dump")
 
-CAPABILITIES = {
-    "NET_ADMIN": "it can change the rules",
-    "NET_RAW": "it can send frames past the rules (AF_PACKET)",
-    "SETUID": "it can take over the proxy's user",
-    "SETGID": "it can take over the proxy's group",
-    "SYS_ADMIN": "it can take over what it lacks (mounts, namespaces, BPF)",
-    "ALL": "it can change the rules, and take over the proxy's user",
-}
+EVERYTHING = "can change the rules, and take over the proxy's user"
+ADDED = ESCAPES | {"ALL": EVERYTHING}
 """What a container can do with an added capability."""
 
 OWN_NETWORK_STACKS = {
@@ -43,7 +39,7 @@ def escape_warnings(spec: dict[str, Any], containers: Sequence[dict[str, Any]], 
     of_pod = _mapping(spec.get("securityContext"))
     contexts = {each["name"]: _mapping(each.get("securityContext")) for each in containers}
     others = {name: context for name, context in contexts.items() if name not in ISTIO_CONTAINERS}
-    user, group = proxy.uid or int(DEFAULT_PROXY_ID), proxy.gid or int(DEFAULT_PROXY_ID)
+    user, group = proxy.uid or PROXY_ID, proxy.gid or PROXY_ID
     return (
         *_as_the_proxy(others, of_pod, "runAsUser", f"user ({user})", user),
         *_as_the_proxy(others, of_pod, "runAsGroup", f"group ({group})", group),
@@ -74,12 +70,12 @@ def _by_set_gid_programs(contexts: Contexts, of_pod: dict[str, Any], group: int)
 
 def _by_privileges(name: str, context: dict[str, Any]) -> Iterator[str]:
     if context.get("privileged") is True:
-        yield f"container {name} is privileged: it can change the rules, and take over the proxy's user"
+        yield f"container {name} is privileged: it {EVERYTHING}"
         return
     added = _items(_mapping(context.get("capabilities")).get("add"))
     for capability in dict.fromkeys(str(each).upper().removeprefix("CAP_") for each in added):
-        if capability in CAPABILITIES:
-            yield f"container {name} has the capability {capability}: {CAPABILITIES[capability]}"
+        if capability in ADDED:
+            yield f"container {name} has the capability {capability}: it {ADDED[capability]}"
 
 
 def _by_runtime(runtime_class: object) -> Iterator[str]:

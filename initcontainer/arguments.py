@@ -121,7 +121,7 @@ class _Reader:
             takes_value = not option.is_switch
         elif name in PAST or name in PERSISTENT:
             takes_value = name not in SWITCHES
-            self._remark(f"--{name}", name)
+            self._warn_of_past_flag(f"--{name}", name)
         else:
             similar = closest(name, self._by_long)
             raise UsageError(f"unknown flag --{name}" + (f"; did you mean --{similar}?" if similar else ""))
@@ -147,7 +147,7 @@ class _Reader:
             if option is None and letter not in SHORT:
                 raise UsageError(f"unknown flag -{letter}" + (f" in {word}" if len(word) > 2 else ""))
             if option is None:
-                self._remark(f"-{letter}", SHORT[letter])
+                self._warn_of_past_flag(f"-{letter}", SHORT[letter])
                 if letters.startswith("="):
                     return
             elif option.is_switch and not letters.startswith("="):
@@ -156,6 +156,6 @@ class _Reader:
                 self._found.flags[option] = letters.removeprefix("=") if letters else self._value_of(f"-{letter}")
                 return
 
-    def _remark(self, flag: str, name: str) -> None:
+    def _warn_of_past_flag(self, flag: str, name: str) -> None:
         if name in PAST:
             self._found.warnings.append(f"{flag} has no effect: {PAST[name]}")

@@ -74,7 +74,7 @@ class Printer:
             more = {"remedy": error.remedy} if error.remedy else {}
             _print_json(sys.stderr, "error", error.message, **more)
         else:
-            output.report(error)
+            output.print_error(error)
 
 
 def _print_json(stream: TextIO, level: str, message: str, **more: str) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 
 from capture.errors import CaptureError
-from capture.model.conventions import MAX_ID
+from capture.model.conventions import MAX_ID, PROXY_ID
 from capture.model.values import Value
 from capture.settings import options as option
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
 from cni.pod import PROXY_CONFIG_ANNOTATION, STATUS_ANNOTATION, proxy_metadata
 from injection.pods import containers_of
-from injection.settings import DEFAULT_UID, PodSettings
+from injection.settings import PodSettings
 from injection.template import (
     AUTO,
     InjectionError,
@@ -93,7 +93,7 @@ def pod_settings(workload: Workload, template: Template, base: Settings) -> PodS
 
 def proxy_ids(base: Settings, context: Mapping[str, Any]) -> tuple[int, int]:
     """Return user and group of the proxy: by its security context, else as for all pods. InjectionError."""
-    uid = _own_number(context, "runAsUser") or _number(base, option.PROXY_UID, DEFAULT_UID)
+    uid = _own_number(context, "runAsUser") or _number(base, option.PROXY_UID, PROXY_ID)
     return uid, _own_number(context, "runAsGroup") or _number(base, option.PROXY_GID, uid)
 
 

@@ -7,6 +7,7 @@ the proxy's user and its environment, so all that is no default of the plugin's 
 from __future__ import annotations
 
 from capture.errors import ConfigurationError
+from capture.model.conventions import PROXY_ID
 from capture.model.values import Value
 from capture.settings import options as option
 from capture.settings import parsers
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 STATUS_PORT = "status.sidecar.istio.io/port"
 DEFAULT_STATUS_PORT = "15020"
-DEFAULT_UID = 1337
 ENVOY_PORTS = "15090,15021"
 NO_CAPTURE = "NONE"
 """The interception mode of pods whose traffic is not captured: a proxy, but no ``istio-init``."""
@@ -71,8 +71,8 @@ class PodSettings(Value):
     base: Settings
     annotations: Mapping[str, str]
     environment: Mapping[str, str] = {}  # never changed
-    uid: int = DEFAULT_UID
-    gid: int = DEFAULT_UID
+    uid: int = PROXY_ID
+    gid: int = PROXY_ID
 
     @property
     def mode(self) -> str:
@@ -139,7 +139,7 @@ class PodSettings(Value):
         needed: dict[str, str] = {}
         if self.mode == NO_CAPTURE:
             return needed
-        if self.mode == "TPROXY" and self.uid != DEFAULT_UID:
+        if self.mode == "TPROXY" and self.uid != PROXY_ID:
             # Then the proxy is root, of whom the plugin learns no other number.
             self._refuse(option.PROXY_UID, self.base.explicit.get(option.PROXY_UID, Given(str(self.uid), "runAsUser")))
         for one, given in self.base.explicit.items():

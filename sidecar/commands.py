@@ -153,7 +153,7 @@ def _recorded(namespace: str) -> CaptureConfig:
             f"nothing is recorded for the network namespace {namespace}",
             "Leave out --netns and --pid, and give the options with which it was captured.",
         )
-    return resolve(found.settings, found.facts)[0]
+    return resolve(found.settings, found.answers)[0]
 
 
 def _recorded_servers(config: CaptureConfig) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from capture.model.addresses import ANY_ADDRESS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -12,7 +14,6 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 TYPE_PREFIX = "type.googleapis.com/envoy."
-ANY_ADDRESS = {"ipv4": "0.0.0.0", "ipv6": "::"}
 LOOPBACK = {"ipv4": "127.0.0.1", "ipv6": "::1"}
 ADMIN_PORT = 15000
 HEALTH_PORT = 15021

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from capture.model.addresses import ANY_ADDRESS
 from sidecar.envoy import (
-    ANY_ADDRESS,
     BLACK_HOLE,
     LOOKS_LIKE_HTTP,
     http_manager,

@@ -2,13 +2,18 @@
 
 ::
 
-    diagram <- long_lists                               functions of numbered fields; they know no packet
-    model <- meaning, rerouting <- base_chains <- trace one packet, rule by rule, as in a kernel
-    long_lists <- space <- chains <- compiler           all packets: rules as a diagram, long lists put aside
-             realistic, regions <- effects              which packets two situations treat differently
-             effects <- culprits <- judgement           which foreign rule is the reason, what is drift
-             realistic, regions <- policy               ``explain``: the fate of every connection, in words
-    canonical <- compare, ownership                     rule by rule: what differs, which rules are our own
-    cause_text <- causes, envoy                         ``why``: each cause in words, and where it is found
-    base_chains <- flow                                 ``watch``: chains and rules as a tree, with counters
+    one packet
+        meaning, rerouting <- base_chains <- trace      rule by rule, as in a kernel
+        base_chains <- flow                             ``watch``: chains and rules as a tree, with counters
+    all packets
+        diagram <- long_lists                           functions of numbered fields; they know no packet
+        long_lists <- space <- chains <- compiler       rules as a diagram, long lists put aside
+        realistic, regions <- policy                    ``explain``: the fate of every connection, in words
+    two rule sets
+        canonical <- compare, ownership                 rule by rule: what differs, which rules are our own
+        realistic, regions <- effects                   which packets two situations treat differently
+        effects <- culprits <- judgement                which foreign rule is the reason, what is drift
+    why
+        cause_text <- causes, envoy_listeners           each cause in words, and where it is found
+        foreign_effects                                 a foreign rule's effect in words
 """

@@ -154,7 +154,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Look at --drop-invalid and at the mode; `capture explain` lists what is dropped.",
     ),
     "excluded: all": ("{what}", "Correct that setting, if it should be captured."),
-    "excluded: pod": ("the settings leave out: {options}", "`capture explain` lists what is captured."),
+    "excluded: pod": ("the settings restrict the capture: {options}", "`capture explain` lists what is captured."),
     "family-not-captured": ("{family} is not captured in this pod", BOTH_FAMILIES),
     "family-not-captured: pod": ("the pod has {family} addresses only, and {family} is not captured", BOTH_FAMILIES),
     "family-not-captured: note": ("{note}", "Apply with --ip-families both, if it should be captured."),
@@ -237,6 +237,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "not-listening: DNS": (
         "no process listens on {port}, to which DNS is sent; the proxy runs, and listens on tcp {others}",
         f"{IN_PROXY}, or apply the rules without --redirect-dns.",
+    ),
+    "not-listening: app": (
+        "the application listens on {bound} port {port} alone, and the proxy calls it at {arrive}: refused",
+        "Let it listen on 0.0.0.0; in Istio, a Sidecar may name 127.0.0.1 as defaultEndpoint.",
     ),
     "not-listening: family": (
         "the listener on {port} takes {other} only, and {family} is captured, too",

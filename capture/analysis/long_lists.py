@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from capture.analysis.diagram import Diagrams
-    from capture.analysis.meaning import Meaning as Verdict
+    from capture.analysis.meaning import Meaning
 
     Ranges = Sequence[tuple[int, int]]
     Places = tuple[int, ...]
@@ -46,7 +46,7 @@ class Box:
 
     __slots__ = ("ranges", "rest", "verdict", "weight")
 
-    def __init__(self, ranges: dict[int, Ranges], rest: int, verdict: Verdict) -> None:
+    def __init__(self, ranges: dict[int, Ranges], rest: int, verdict: Meaning) -> None:
         self.ranges = ranges
         self.rest = rest
         self.verdict = verdict
@@ -57,7 +57,7 @@ class DecisionList:
     """How boxes become a diagram; ``stops`` returns whether a verdict keeps packets from the rules behind it."""
 
     def __init__(
-        self, diagrams: Diagrams, domain: Callable[[int], tuple[int, int]], stops: Callable[[Verdict], bool]
+        self, diagrams: Diagrams, domain: Callable[[int], tuple[int, int]], stops: Callable[[Meaning], bool]
     ) -> None:
         self.diagrams = diagrams
         self.domain = domain
@@ -150,7 +150,7 @@ class DecisionList:
                 return place
         return len(boxes)
 
-    def _before(self, verdict: Verdict, behind: int) -> int:
+    def _before(self, verdict: Meaning, behind: int) -> int:
         """Return the verdict alone if it stops, else followed by those behind it."""
         if self.stops(verdict):
             return self.diagrams.leaf((verdict,))
@@ -171,7 +171,7 @@ class DecisionList:
 
         return diagrams.combine(first, second, join, "joined lists")
 
-    def verdicts(self, leaf: int) -> tuple[Verdict, ...]:
+    def verdicts(self, leaf: int) -> tuple[Meaning, ...]:
         """Return what packets meet that come to a leaf."""
         verdicts = self.diagrams.value(leaf)
         return verdicts if isinstance(verdicts, tuple) else ()

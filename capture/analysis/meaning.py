@@ -266,6 +266,13 @@ OF_TRACKING = frozenset((model.ConnectionState, model.ConnectionMark, model.Save
 """Matches and verdicts about what connection tracking knows."""
 
 
+def _comes_from(packet: Packet, match: model.Source) -> bool:
+    """Return whether a packet has such a source. One that is not known is in no network but the one that has all."""
+    if packet.source is None:
+        return not match.negated and any(network.prefix == 0 for network in match.networks)
+    return is_inside(packet.source, match.networks) != match.negated
+
+
 def _before_tracking(match: model.Match) -> model.Match:
     if isinstance(match, model.ConnectionMark):
         return model.ConnectionState(())  # none
@@ -277,9 +284,7 @@ def _before_tracking(match: model.Match) -> model.Match:
 
 HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
     model.Protocol: lambda match, packet, _: packet.protocol == match.name,
-    model.Source: lambda match, packet, _: (
-        packet.source is not None and is_inside(packet.source, match.networks) != match.negated
-    ),
+    model.Source: lambda match, packet, _: _comes_from(packet, match),
     model.Destination: lambda match, packet, _: is_inside(packet.destination, match.networks) != match.negated,
     model.InInterface: lambda match, packet, _: _is_interface(match.name, packet.in_interface) != match.negated,
     model.OutInterface: lambda match, packet, _: _is_interface(match.name, packet.out_interface) != match.negated,

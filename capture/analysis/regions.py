@@ -10,6 +10,7 @@ from itertools import islice
 
 from capture.analysis.space import KINDS, NONE, PROTOCOLS, Field, scattered
 from capture.model.addresses import BITS, LOOPBACK_ADDRESSES, address_text, gaps, merge_ranges, split
+from capture.model.conventions import APP_ID, PROXY_ID
 from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT
 from capture.model.ruleset import CONNECTION_STATES
 
@@ -240,7 +241,7 @@ def _listed(names: list[str]) -> str:
 
 OUTSIDE = {"ipv4": (0xCB007107, 0xC6336407), "ipv6": (0x20010DB8 << 96 | 7, 0x20010DB8 << 96 | 9)}
 """203.0.113.7 and 198.51.100.7, 2001:db8::7 and 2001:db8::9: a destination and a source for examples (RFC 5737)."""
-ORDINARY_IDS = (1000, 1337, 0)
+ORDINARY_IDS = (APP_ID, PROXY_ID, 0)
 
 
 def witness(space: PacketSpace, packets: int, direction: Direction) -> list[int]:

@@ -12,7 +12,7 @@ import click
 from capture import __version__
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.text import closest
-from capture.report.output import report, report_as_json, run_to_exit_code
+from capture.report.output import print_error, print_error_as_json, run_to_exit_code
 from capture.report.streams import Stream
 
 COMMANDS = {
@@ -107,7 +107,7 @@ def with_progress(command: click.Command, words: Sequence[str], name: str = "cap
 
 def reporter(words: Sequence[str]) -> Callable[[CaptureError], None]:
     """Return how an error is reported: as JSON too where the command line has --format json, even if it is wrong."""
-    return report_as_json if requests_json(words) else report
+    return print_error_as_json if requests_json(words) else print_error
 
 
 def requests_json(words: Sequence[str]) -> bool:

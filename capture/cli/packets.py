@@ -9,14 +9,13 @@ import click
 from capture.cli.values import Kind, number, one_of
 from capture.errors import CaptureError, ConfigurationError
 from capture.model.addresses import Network, parse_address
-from capture.model.conventions import MAX_ID
+from capture.model.conventions import APP_ID, MAX_ID
 from capture.model.packet import Packet
 from capture.model.ruleset import CONNECTION_STATES
 from capture.settings.options import TPROXY_MARK
 from capture.settings.parsers import interface, port
 from capture.state.netns import path_of_process
 
-DEFAULT_UID = 1000
 """A user who is not the proxy."""
 
 
@@ -79,7 +78,7 @@ def packet_options() -> list[click.Parameter]:
         click.Argument(["protocol"], type=one_of("tcp", "udp"), metavar="PROTOCOL"),
         click.Argument(["destination"], type=ENDPOINT, metavar="ADDRESS:PORT"),
         click.Option(["--uid"], type=ID, metavar="UID",
-                     help=f"Id of the user that sends it.  [default: {DEFAULT_UID}]"),
+                     help=f"Id of the user that sends it.  [default: {APP_ID}]"),
         click.Option(["--gid"], type=ID, metavar="GID",
                      help="Id of the group that sends it.  [default: the number of --uid]"),
         click.Option(["--in", "in_interface"], type=INTERFACE, metavar="NAME",
@@ -110,7 +109,7 @@ def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
     if source is not None and source.family != destination.family:
         raise click.UsageError("source and destination are of different families", ctx)
     if not comes_in:
-        uid = DEFAULT_UID if uid is None else uid
+        uid = APP_ID if uid is None else uid
         gid = uid if gid is None else gid
     return Packet(
         protocol,

@@ -23,6 +23,7 @@ IPV4: Family = "ipv4"
 IPV6: Family = "ipv6"
 FAMILIES: tuple[Family, ...] = (IPV4, IPV6)
 FAMILY_NAMES: dict[Family, str] = {IPV4: "IPv4", IPV6: "IPv6"}
+ANY_ADDRESS: dict[Family, str] = {IPV4: "0.0.0.0", IPV6: "::"}
 
 BITS = {IPV4: 32, IPV6: 128}
 FAMILY_NUMBERS: dict[Family, int] = {IPV4: _socket.AF_INET, IPV6: _socket.AF_INET6}

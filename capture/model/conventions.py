@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
 PROTOCOL_OF: dict[int, ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 MAX_PORT = 0xFFFF
+PROXY_ID, APP_ID = 1337, 1000
+"""The usual user and group of the proxy, and those of an app in examples."""
 MAX_ID = 0xFFFF_FFFE
 """The highest user or group id; 2**32 - 1 means "no id" (credentials(7), chown(2))."""
 MAX_INTERFACE_BYTES = 15

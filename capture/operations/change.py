@@ -96,30 +96,30 @@ def apply(
     seconds: object = lock_timeout
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds != seconds:  # noqa: PLR0124  # NaN
         raise ConfigurationError("apply()", repr(seconds), "the argument lock_timeout", "a number of seconds")
-    facts = host_or_default(host, namespace)
+    host = host_or_default(host, namespace)
     with InNamespace(namespace):
         refuse_node(allowed=settings[ALLOW_HOST])
-        return apply_here(settings, facts, force=force, lock_timeout=lock_timeout)
+        return apply_here(settings, host, force=force, lock_timeout=lock_timeout)
 
 
 def apply_here(settings: Settings, host: Host, *, force: bool = False, lock_timeout: float = LOCK_TIMEOUT) -> Applied:
     """Do what ``apply`` does, in the namespace we are in."""
     refuse_host(allowed=settings[ALLOW_HOST])
-    facts = RecordingHost(host)
-    resolved = resolve(settings, facts)
+    recording = RecordingHost(host)
+    resolved = resolve(settings, recording)
     try:
-        return _apply(settings, facts, resolved, force=force, lock_timeout=lock_timeout)
+        return _apply(settings, recording, resolved, force=force, lock_timeout=lock_timeout)
     except (UnsupportedError, KernelError, ToolError):
         # A pod that is not reached by IPv6 starts on a kernel without NAT for IPv6, too.
         if IPV6 not in resolved[0].families or resolved[0].is_reached_by_ipv6:
             raise
-    facts.forget_ipv6()
-    return _apply(settings, facts, resolve(settings, facts), force=force, lock_timeout=lock_timeout)
+    recording.forget_ipv6()
+    return _apply(settings, recording, resolve(settings, recording), force=force, lock_timeout=lock_timeout)
 
 
 def _apply(
     settings: Settings,
-    facts: RecordingHost,
+    recording: RecordingHost,
     resolved: tuple[CaptureConfig, list[str]],
     *,
     force: bool,
@@ -135,7 +135,7 @@ def _apply(
         settings = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
         written_by = choice.backend, choice.driver, choice.variant
         sysctls = _sysctls_to_change(desired)
-        journal = Journal(Record(settings, facts.facts(), desired, *written_by, sysctls=sysctls))
+        journal = Journal(Record(settings, recording.answers(), desired, *written_by, sysctls=sysctls))
         journal.begin(existing.stale_routes, existing.recorded)
         try:
             changed = routes.ensure(desired) | journal.turn_off_sysctls()
@@ -151,7 +151,7 @@ def _apply(
         if routes.remove(existing.stale_routes, desired) or restored:
             changed = True
             journal.commit()
-    notes = filter(None, (link_local_note(config.families, facts.pod_addresses()),))
+    notes = filter(None, (link_local_note(config.families, recording.pod_addresses()),))
     warnings = [*warnings, *losses, *_impediments(desired), *lock.warnings]
     return Applied(changed, choice, config, desired, tuple(warnings), tuple(notes))
 
@@ -223,7 +223,9 @@ def _replace_rules(
         return False, ()
     driver, live = existing.driver, existing.current
     if desired.transparent_verdicts and any(map(redirects_inbound, existing.rulesets)):
-        live = _capture_both_ways(driver, build_handover(config), live, existing.recorded_rules)
+        both = build_handover(config)
+        live = _capture_both_ways(driver, both, live, existing.recorded_rules)
+        existing = existing.replace(recorded_rules=both)  # which has the rules in shared chains, too
     losses = _write(existing, config, desired, live)
     _ensure_written(driver, desired)
     return True, losses

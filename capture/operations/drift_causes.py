@@ -7,6 +7,7 @@ from capture.analysis.causes import drop_cause
 from capture.analysis.foreign_effects import what_foreign_does
 from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import FAMILY_NAMES, IPV4, parse_address
+from capture.model.conventions import APP_ID
 from capture.model.packet import Packet
 from capture.model.routing import LoopbackAddress
 from capture.operations import trace
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from capture.operations.results import Verified
     from capture.state.impediments import Impediment
 
-USUAL = Packet("tcp", parse_address("203.0.113.7"), 80, uid=1000, gid=1000)
+USUAL = Packet("tcp", parse_address("203.0.113.7"), 80, uid=APP_ID, gid=APP_ID)
 """To an address outside (RFC 5737), of a user who is not the proxy."""
 
 

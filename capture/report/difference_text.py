@@ -27,7 +27,7 @@ MEANINGS = {
     "unexpected": "is unexpected",
     "family": "captures a family that should not be captured",
 }
-NO_REFERENCE = "nothing is recorded here; give the options of the pod"
+NO_REFERENCE = "nothing is recorded here that this version reads; give the options of the pod"
 NOTHING_APPLIED = "nothing is applied here: the namespace has no rules of the capture"
 MAX_SINGLE = 20
 """More differences of one kind in a chain have one sentence together."""

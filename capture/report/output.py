@@ -33,16 +33,16 @@ def painted(text: str, colour: str, stream: TextIO | Stream) -> str:
     return f"{begin}{colour}m{text}{begin}0m"
 
 
-def report(error: CaptureError) -> None:
+def print_error(error: CaptureError) -> None:
     """Print on stderr what went wrong, and what to do about it."""
     print_on_stderr(f"error: {error.message}")
     if error.remedy:
         print_on_stderr(f"  {error.remedy}")
 
 
-def report_as_json(error: CaptureError) -> None:
-    """Print on stdout what went wrong, for programs, and on stderr what ``report`` prints."""
-    report(error)
+def print_error_as_json(error: CaptureError) -> None:
+    """Print on stdout what went wrong, for programs, and on stderr what ``print_error`` prints."""
+    print_error(error)
     plain = {"message": error.message, "remedy": error.remedy or None, "exit_code": error.exit_code}
     print_json({"error": plain})
 
@@ -71,7 +71,7 @@ def print_on_stderr(line: str) -> None:
 
 
 def run_to_exit_code(
-    program: Callable[[], int], report: Callable[[CaptureError], None] = report, *, needs_output: bool = False
+    program: Callable[[], int], print_error: Callable[[CaptureError], None] = print_error, *, needs_output: bool = False
 ) -> int:
     """Run a program and return its exit code; errors, Ctrl-C and output that cannot be written end it in words.
 
@@ -80,7 +80,7 @@ def run_to_exit_code(
     """
     keep_standard_descriptors()
     with Streams(needs_output=needs_output) as streams:
-        code = _code_of(program, report)
+        code = _code_of(program, print_error)
         try:
             streams.output.flush()
         except LostOutputError:
@@ -97,11 +97,11 @@ def run_to_exit_code(
         return code
 
 
-def _code_of(program: Callable[[], int], report: Callable[[CaptureError], None]) -> int:
+def _code_of(program: Callable[[], int], print_error: Callable[[CaptureError], None]) -> int:
     try:
         return program()
     except CaptureError as error:
-        report(error)
+        print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         print(file=sys.stderr)
@@ -109,7 +109,7 @@ def _code_of(program: Callable[[], int], report: Callable[[CaptureError], None])
     except LostOutputError:
         return EXIT_FAILED
     except Exception as error:  # noqa: BLE001  # no traceback reaches a person
-        report(_unforeseen(error))
+        print_error(_unforeseen(error))
         return EXIT_FAILED
 
 

@@ -74,10 +74,13 @@ def build_handover(config: CaptureConfig) -> model.Ruleset:
 def build_tracking(config: CaptureConfig) -> model.Ruleset:
     """Return the rule set of the moment before the first rules: it lets the kernel track connections, and no more."""
     names = BY_SPELLING[config.chain_names]
-    asking = model.Rule(
+    first_use = model.Rule(
         model.Return(), (model.ConnectionState(("INVALID",)),), why="connections are tracked before they are captured"
     )
-    chains = (model.Chain(model.OUTPUT, (model.Rule(model.Jump(names.output)),)), model.Chain(names.output, (asking,)))
+    chains = (
+        model.Chain(model.OUTPUT, (model.Rule(model.Jump(names.output)),)),
+        model.Chain(names.output, (first_use,)),
+    )
     return build_ruleset(config).replace(tables=(model.Table(model.NAT, chains),))
 
 

@@ -6,6 +6,7 @@ Only ``resolve`` turns names into ids and decides on the families. After it ever
 from __future__ import annotations
 
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
+from capture.model.conventions import PROXY_ID
 from capture.model.ruleset import Span, only
 from capture.model.values import Value
 from capture.settings import options as option
@@ -58,7 +59,6 @@ else:
     Host = object
 
 
-DEFAULT_PROXY_ID = only(1337)
 MAX_OWNER_GROUPS = 64
 """Upstream's bound: they are all in one rule."""
 
@@ -74,8 +74,8 @@ class CaptureConfig(Value):
     proxy_port: int = 15001
     inbound_capture_port: int = 15006
     inbound_tunnel_port: int = 15008
-    proxy_uids: tuple[Span, ...] = (DEFAULT_PROXY_ID,)
-    proxy_gids: tuple[Span, ...] = (DEFAULT_PROXY_ID,)
+    proxy_uids: tuple[Span, ...] = (only(PROXY_ID),)
+    proxy_gids: tuple[Span, ...] = (only(PROXY_ID),)
     mode: Mode = "REDIRECT"
     tproxy_mark: int = 1337
     tproxy_route_table: int = 133
@@ -134,7 +134,7 @@ def _config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfi
     families = choose_families(settings, host)
     warnings += families.warnings
     user = host.user_id(host.default_proxy_user())
-    proxy_uids = _ids(settings, option.PROXY_UID, host.user_id) or (DEFAULT_PROXY_ID if user is None else only(user),)
+    proxy_uids = _ids(settings, option.PROXY_UID, host.user_id) or (only(PROXY_ID if user is None else user),)
     as_given = {field: settings[which] for field, which in AS_GIVEN.items()}
     return CaptureConfig(**as_given).replace(
         families=families.chosen,

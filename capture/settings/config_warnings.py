@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
 def config_warnings(settings: Settings, config: CaptureConfig, host: Host) -> list[str]:
     """Return a warning for each setting that leaves everything alone, or names an interface that is not there."""
-    return [*cancelling(settings, config), *_missing_interfaces(settings, host)]
+    return [*cancelling(settings, config, host), *_missing_interfaces(settings, host)]
 
 
-def cancelling(settings: Settings, config: CaptureConfig) -> list[str]:
+def cancelling(settings: Settings, config: CaptureConfig, host: Host) -> list[str]:
     """Return a warning for each setting that leaves everything alone."""
-    return [f"{_where(settings, which)} {what}" for which, what in _cancelling(config)]
+    found = [*_cancelling(config)]
+    present = host.interface_names() if config.excluded_interfaces else None
+    if present and all(any(_matches(name, each) for name in config.excluded_interfaces) for each in present):
+        found.append((option.EXCLUDED_INTERFACES, "names every interface of the pod: nothing is captured but over lo"))
+    return [f"{_where(settings, which)} {what}" for which, what in found]
 
 
 def _where(settings: Settings, which: Option[Any]) -> str:

@@ -95,7 +95,7 @@ def _switch(
     )  # fmt: skip
 
 
-def _options_so_far() -> tuple[Option[Any], ...]:
+def _options_above() -> tuple[Option[Any], ...]:
     """Return the options above, in their order."""
     return tuple([value for value in globals().values() if isinstance(value, Option)])
 
@@ -255,7 +255,7 @@ CHAIN_NAMES = Option(
     "Spelling of the chain names: ISTIO-INBOUND (as in 1.8) or ISTIO_INBOUND (as in later profiles).",
     environment=("CAPTURE_CHAIN_NAMES",), metavar="SPELLING", topic=HOW, empty_means_default=True,
 )  # fmt: skip
-RULE_OPTIONS = _options_so_far()
+RULE_OPTIONS = _options_above()
 """The options that decide on the rules: every entry point takes these."""
 
 BACKEND = Option(
@@ -276,7 +276,7 @@ FORCE_IPTABLES_BINARY = Option(
     "Variant of iptables to use, whatever detection says.",
     metavar="VARIANT", topic=HOW, empty_means_default=True,
 )  # fmt: skip
-BACKEND_OPTIONS = _options_so_far()[len(RULE_OPTIONS) :]
+BACKEND_OPTIONS = _options_above()[len(RULE_OPTIONS) :]
 """Options of how rules are written."""
 
 NETWORK_NAMESPACE = Option(
@@ -337,7 +337,7 @@ LOG_AS_JSON = _switch(
     "log_as_json", "Print lines of JSON, with the keys of Istio's log: level, time and msg.", topic=OUTPUT,
 )  # fmt: skip
 
-OPTIONS = _options_so_far()
+OPTIONS = _options_above()
 INIT_OPTIONS = OPTIONS[len(RULE_OPTIONS + BACKEND_OPTIONS) :]
 """The further options of ``istio-init``."""
 NETWORK_OPTIONS = (EXCLUDED_INBOUND_NETWORKS, OUTBOUND_NETWORKS, EXCLUDED_OUTBOUND_NETWORKS, IPV4_LOOPBACK)

@@ -8,6 +8,7 @@ warning. Other than upstream, a list, network, port or user that cannot be under
 
 from __future__ import annotations
 
+from capture.model.conventions import PROXY_ID
 from capture.model.text import closest
 from capture.model.values import Value
 from capture.settings.options import (
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 INIT_CONTAINER = "istio-init"
 PROXY_CONTAINER = "istio-proxy"
 
-DEFAULT_PROXY_ID = "1337"
 PROXY_PORTS = "15020,15021,15090"
 """Inbound ports of the proxy itself, never captured: metrics of the agent, health, metrics of Envoy."""
 DEFAULT_EXCLUDED_OUTBOUND_PORTS = "15020"
@@ -117,7 +117,7 @@ def _id(number: int | None, field: str) -> Given:
     """Return the user or group of the proxy; 0 is no statement, as upstream has it."""
     if number:
         return Given(str(number), f"{field} of container {PROXY_CONTAINER}")
-    return Given(DEFAULT_PROXY_ID, "default")
+    return Given(str(PROXY_ID), "default")
 
 
 def _from_annotations(annotations: Mapping[str, str]) -> dict[Option[Any], Given]:

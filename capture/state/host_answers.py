@@ -99,7 +99,7 @@ class RecordingHost:
         self._servers = self._host.name_servers()
         return self._servers
 
-    def facts(self) -> HostAnswers:
+    def answers(self) -> HostAnswers:
         own = [a for a in self.pod_addresses() if not a.is_loopback and not a.is_link_local]
         return HostAnswers(
             users=self.users,

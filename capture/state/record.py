@@ -49,7 +49,7 @@ class Record(Value):
     """
 
     settings: Settings
-    facts: HostAnswers
+    answers: HostAnswers
     ruleset: Ruleset
     """The rule set that settings and facts give, which was applied."""
     backend: str
@@ -67,7 +67,7 @@ class Record(Value):
 
 def as_json(record: Record) -> str:
     """Return the record as JSON."""
-    facts = record.facts
+    answers = record.answers
     return encode(
         {
             "version": VERSION,
@@ -80,14 +80,14 @@ def as_json(record: Record) -> str:
                 if option.name in OPTIONS_BY_NAME
             },
             "facts": {
-                "users": facts.users,
-                "groups": facts.groups,
-                "proxy_user": facts.proxy_user,
-                "families": facts.families,
-                "ipv6": facts.ipv6,
-                "primary": facts.primary,
+                "users": answers.users,
+                "groups": answers.groups,
+                "proxy_user": answers.proxy_user,
+                "families": answers.families,
+                "ipv6": answers.ipv6,
+                "primary": answers.primary,
                 "knows_proxy_environment": record.settings.knows_proxy_environment,
-                "name_servers": [str(server).partition("/")[0] for server in facts.servers],
+                "name_servers": [str(server).partition("/")[0] for server in answers.servers],
             },
             "stale_routes": [[route.family, route.mark, route.table] for route in record.stale_routes],
             "sysctls": {sysctl.path: sysctl.value for sysctl in record.sysctls},
@@ -124,11 +124,11 @@ def _record(plain: dict[str, Any]) -> Record:
         {OPTIONS_BY_NAME[name]: Given(*map(_text, explicit)) for name, explicit in plain["settings"].items()},
         knows_proxy_environment=plain["facts"].get("knows_proxy_environment") is not False,
     )
-    facts = _facts(plain["facts"])
-    config, _ = resolve(settings, facts)
+    answers = _answers(plain["facts"])
+    config, _ = resolve(settings, answers)
     return Record(
         settings,
-        facts,
+        answers,
         build_ruleset(config),
         stale_routes=tuple(_route(*route) for route in plain.get("stale_routes", ())),
         sysctls=_sysctls(plain.get("sysctls", {})),
@@ -136,7 +136,7 @@ def _record(plain: dict[str, Any]) -> Record:
     )
 
 
-def _facts(plain: dict[str, Any]) -> HostAnswers:
+def _answers(plain: dict[str, Any]) -> HostAnswers:
     return HostAnswers(
         users=_ids(plain["users"]),
         groups=_ids(plain["groups"]),

@@ -133,12 +133,12 @@ class Audit:
         self._hears = events is not None
         try:
             while not stop.is_set():
-                self.turn(_changed(events) if events else self._tick(stop))
+                self.run_once(_changed(events) if events else self._tick(stop))
         finally:
             if events:
                 events.close()
 
-    def turn(self, changed: set[int]) -> None:
+    def run_once(self, changed: set[int]) -> None:
         """Look at the pods whose namespaces have changed, at new ones, and, when it is time, at all."""
         now = time.monotonic()
         is_sweep = now - self._swept >= SWEEP or EVERYWHERE in changed

@@ -72,13 +72,13 @@ class Installation:
             self.health.turned()
             if handover.look():
                 self.health.report("handover")
-                self.turn(time.monotonic())
+                self.run_once(time.monotonic())
                 self.directories.wait(self._pause(time.monotonic()))
             else:
                 self.health.report("handover", "another agent of this node acts")
                 self.directories.wait(HANDOVER_EVERY)
 
-    def turn(self, now: float) -> None:
+    def run_once(self, now: float) -> None:
         """Look at everything once, and repair what is not as it should be."""
         self._keep_entry(now)  # first: between a rival's rewrite and this, pods run uncaptured
         self.writers.watch(self.options.conf_dir)

@@ -37,10 +37,10 @@ class Reflector:
     def run(self, stop: threading.Event) -> None:
         """List and watch until ``stop``; after a failure, report it and pause."""
         while not stop.is_set():
-            pause = self.turn(stop)
+            pause = self.run_once(stop)
             stop.wait(pause)
 
-    def turn(self, stop: threading.Event) -> float:
+    def run_once(self, stop: threading.Event) -> float:
         """List if need be, and watch until that ends; return the seconds to wait before the next turn."""
         try:
             if not self._version:

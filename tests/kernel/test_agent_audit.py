@@ -89,9 +89,9 @@ class Watched:
 
         self.audit.on_change = on_change
 
-    def turn(self, changed: set[int] | None = None) -> str:
+    def run_once(self, changed: set[int] | None = None) -> str:
         with InNamespace(self.node.path):
-            self.audit.turn(changed or set())
+            self.audit.run_once(changed or set())
         [known] = self.audit.known.values()
         return known.finding.state
 
@@ -162,7 +162,7 @@ def test_ways_round_the_capture_are_reported_once_in_log_and_event(
     seen: list[tuple[Sandbox, Sequence[str]]] = []
     watched.audit.on_warnings = lambda *published: seen.append(published)
     for _ in range(3):
-        watched.turn({number(watched)})
+        watched.run_once({number(watched)})
     assert len(seen) == 3
 
     def turns(*behaviours: fake_kubernetes.Behaviour) -> list[str]:
@@ -194,7 +194,7 @@ def test_an_injected_pod_that_refuses_injection_gets_an_event(watched: Watched) 
     published: list[str] = []
     watched.audit.on_warnings = lambda _sandbox, warnings: published.extend(warnings)
     watched.pods.put(risky_pod(inject="false"))
-    assert watched.turn() == "left-alone"
+    assert watched.run_once() == "left-alone"
     assert published == [
         "label sidecar.istio.io/inject is 'false', but the pod was injected: it runs with a proxy and without capture"
     ]
@@ -206,7 +206,7 @@ def test_a_virtual_machine_that_takes_what_comes_in_is_found(
 ) -> None:
     """Kata Containers makes its filter after ADD, when nothing is to be seen yet."""
     apply(make_settings(), watched.pod.path)
-    assert watched.turn() == "captured"
+    assert watched.run_once() == "captured"
     events.wait(0.1)
     watched.pod.ip("tuntap add dev tap0_kata mode tap", "link set tap0_kata up")
     for words in (
@@ -214,7 +214,7 @@ def test_a_virtual_machine_that_takes_what_comes_in_is_found(
         "filter add dev eth0 parent ffff: protocol all u32 match u8 0 0 action mirred egress redirect dev tap0_kata",
     ):
         watched.pod.run(["tc", *words.split()])
-    assert watched.turn(events.wait(2)) == "ingress-filter"
+    assert watched.run_once(events.wait(2)) == "ingress-filter"
 
 
 @pytest.mark.parametrize("command", ["nft add table inet foreign", "ip -6 addr add 2001:db8::99/64 dev eth0 nodad"])
@@ -240,9 +240,9 @@ def test_rules_of_iptables_are_noticed_as_well(watched: Watched, events: KernelE
 
 
 def test_a_pod_without_rules_is_found_and_one_with_them_is_captured(watched: Watched, proxy: None) -> None:
-    assert watched.turn() == "no-rules"
+    assert watched.run_once() == "no-rules"
     apply(make_settings(), watched.pod.path)
-    assert watched.turn({number(watched)}) == examination.CAPTURED
+    assert watched.run_once({number(watched)}) == examination.CAPTURED
     assert watched.health.fact("pod_states") == {"captured": ["shop/web"]}
 
 
@@ -250,17 +250,17 @@ def test_a_new_pod_is_awaited_once_a_turn_and_one_that_has_gone_is_forgotten(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [running], watched.runtime.running = watched.runtime.running, []
-    watched.audit.turn(set())
+    watched.audit.run_once(set())
     watched.pods.put(pod_object("uid-1", ready=False))
     for _ in range(5):  # as many as other pods' changes bring within a second
-        watched.audit.turn({4711})
+        watched.audit.run_once({4711})
     assert watched.runtime.questions == ["", "web"]
     watched.runtime.running = [running]
     monkeypatch.setattr("cni.agent.audit.TICK", 0.0)
-    assert watched.turn() == "no-rules"
+    assert watched.run_once() == "no-rules"
     watched.runtime.running = []
     monkeypatch.setattr("cni.agent.audit.SWEEP", 0.0)
-    watched.audit.turn(set())
+    watched.audit.run_once(set())
     audit = watched.audit
     remembered = (audit.known, audit._bad, audit._first_looks, audit._meant, audit._awaited)
     assert (watched.health.fact("pod_states"), *map(len, remembered)) == ({}, 0, 0, 0, 0, 0)
@@ -268,44 +268,44 @@ def test_a_new_pod_is_awaited_once_a_turn_and_one_that_has_gone_is_forgotten(
 
 def test_who_is_left_alone_is_not_looked_into(watched: Watched) -> None:
     watched.pods.replace_all([pod_object(annotated=False)])
-    assert watched.turn() == "left-alone"
+    assert watched.run_once() == "left-alone"
     assert watched.audit.as_plain()[0]["says"] == "it has no annotation sidecar.istio.io/status"
 
 
 def test_a_pod_that_the_api_server_has_not_announced_is_unknown(watched: Watched) -> None:
     watched.pods.replace_all([pod_object("another uid")])
-    assert watched.turn() == "unknown"
+    assert watched.run_once() == "unknown"
 
 
 def test_a_proxy_that_does_not_listen_is_a_fault_once_the_pod_is_ready(watched: Watched) -> None:
     apply(make_settings(), watched.pod.path)
     watched.pods.put(pod_object(ready=False))
-    assert watched.turn() == "captured"
+    assert watched.run_once() == "captured"
     watched.pods.put(pod_object(ready=True))
-    assert watched.turn({number(watched)}) == "not-listening"
+    assert watched.run_once({number(watched)}) == "not-listening"
 
 
 def test_drift_is_found_by_the_kernels_event(watched: Watched, events: KernelEvents, proxy: None) -> None:
     apply(make_settings(), watched.pod.path)
-    assert watched.turn() == "captured"
+    assert watched.run_once() == "captured"
     events.wait(0.1)
     watched.pod.run(["nft", "flush", "ruleset"])
-    assert watched.turn(events.wait(2)) == "no-rules"
+    assert watched.run_once(events.wait(2)) == "no-rules"
     assert watched.seen == ["captured", "no-rules"]
 
 
 @pytest.mark.parametrize("watched", [{"repair_starting": "apply"}], indirect=True)
 def test_a_pod_that_starts_without_rules_gets_them_in_place(watched: Watched) -> None:
     watched.pods.put(pod_object(ready=False))
-    assert watched.turn() == "captured"
+    assert watched.run_once() == "captured"
     assert watched.seen[:2] == ["no-rules", "captured"]
     assert watched.health.counts()["repairs", "success"] == 1
 
 
 @pytest.mark.parametrize("watched", [{"repair_starting": "apply"}], indirect=True)
 def test_a_pod_that_runs_is_left_as_it_is_where_that_is_not_allowed(watched: Watched) -> None:
-    assert watched.turn() == "no-rules"
-    assert watched.turn() == "no-rules"
+    assert watched.run_once() == "no-rules"
+    assert watched.run_once() == "no-rules"
     assert watched.health.counts() == {}
 
 
@@ -313,17 +313,17 @@ def test_a_pod_that_runs_is_left_as_it_is_where_that_is_not_allowed(watched: Wat
 def test_repairs_are_limited(watched: Watched, proxy: None) -> None:
     for _ in range(4):
         clean(watched.pod.path)
-        watched.turn({number(watched)})
+        watched.run_once({number(watched)})
     assert watched.health.counts() == {("repairs", "success"): 2}
-    assert watched.turn() == "no-rules"
+    assert watched.run_once() == "no-rules"
 
 
 @pytest.mark.parametrize("watched", [{"repair_running": "evict"}], indirect=True)
 def test_a_repair_that_fails_is_tried_again_later(watched: Watched, proxy: None) -> None:
-    assert [watched.turn() for _ in range(3)] == ["no-rules"] * 3
+    assert [watched.run_once() for _ in range(3)] == ["no-rules"] * 3
     assert watched.health.counts() == {("repairs", "failure"): 1}  # no API server is known here
     time.sleep(1.1)
-    watched.turn()
+    watched.run_once()
     assert watched.health.counts() == {("repairs", "failure"): 2}
 
 
@@ -332,21 +332,21 @@ def test_another_listener_is_found_without_an_event(watched: Watched, monkeypatc
     apply(make_settings(), watched.pod.path)
     right = watched.pod.popen([sys.executable, "-c", LISTENERS], uid=1337, gid=1337)
     right.wait_for_port(15006)
-    assert watched.turn() == "captured"
+    assert watched.run_once() == "captured"
     right.stop()
-    assert watched.turn() == "not-listening"
+    assert watched.run_once() == "not-listening"
     wrong = watched.pod.popen([sys.executable, "-c", LISTENERS], uid=2000, gid=2000)
     wrong.wait_for_port(15006)
-    assert watched.turn() == "proxy-wrong-user"
+    assert watched.run_once() == "proxy-wrong-user"
 
 
 def test_a_global_ipv6_address_that_comes_late_gets_its_address_on_lo(watched: Watched, proxy: None) -> None:
     watched.pod.ip("addr flush dev eth0 scope global")
     apply(make_settings(), watched.pod.path)
-    assert watched.turn() == "captured"
+    assert watched.run_once() == "captured"
     assert "::6/128" not in watched.pod.ip("addr show dev lo")
     watched.pod.ip("addr add 2001:db8::77/64 dev eth0 nodad")
-    assert watched.turn({number(watched)}) == "captured"
+    assert watched.run_once({number(watched)}) == "captured"
     assert "::6/128" in watched.pod.ip("addr show dev lo")
 
 
@@ -358,13 +358,13 @@ def test_a_second_set_is_named_as_such(watched: Watched, proxy: None) -> None:
         "-A OUTPUT -p tcp -j ISTIO_OUTPUT",
     ):
         watched.pod.run(["iptables-nft", "-t", "nat", *words.split()])
-    assert watched.turn({number(watched)}) == "second-set"
+    assert watched.run_once({number(watched)}) == "second-set"
 
 
 def test_a_look_at_a_pod_in_which_nothing_changed_costs_little(watched: Watched, proxy: None) -> None:
     """An interleaved ratio: a look by signature against a diagnosis."""
     apply(make_settings(), watched.pod.path)
-    watched.turn()
+    watched.run_once()
     [known] = watched.audit.known.values()
     looks, diagnoses = [], []
     for _ in range(10):

@@ -346,6 +346,7 @@ def test_a_foreign_rule_and_a_missing_one(netns: NamespaceFactory) -> None:
 
     assert run(namespace, "capture", "verify", "--family", "ipv6", code=4).stdout.splitlines()[1:] == [missing]
     run(namespace, "capture", "verify", "--table", "mangle")
+    assert "the capture has no rules in this part" in run(namespace, "capture", "dump", "--table", "mangle").stderr
 
     plain = json.loads(run(namespace, "capture", "verify", "--format", "json", code=4).stdout)
     assert plain["as_asked"] is False

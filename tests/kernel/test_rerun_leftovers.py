@@ -6,6 +6,7 @@ import pytest
 
 from capture import operations
 from capture.backends import detect
+from capture.settings import options as option
 from capture.state import record
 from pytest_netns import NamespaceFactory, PodPair
 from support.captures.settings import OUTSIDE, VARIANTS, WAYS, settings
@@ -185,6 +186,20 @@ def test_clean_undoes_everything(pair: PodPair, way: str, *, remembers: bool) ->
                 record.forget()
             assert operations.clean()
         assert state(pod) == pristine, variant
+
+
+@pytest.mark.parametrize("way", ["iptables-netlink", "iptables-legacy", "nftables-netlink"])
+def test_redirect_becomes_transparent_without_a_rule_too_many(netns: NamespaceFactory, way: str) -> None:
+    """On the way both are written, with the rules in shared chains, which are then written again."""
+    transparent = {option.INTERCEPTION_MODE: "TPROXY", option.EXCLUDED_INTERFACES: "lo,other0"}
+    pod = netns.pod_pair().pod
+    with pod.entered():
+        operations.apply(settings({}, WAYS[way]))
+        operations.apply(settings(transparent, WAYS[way]))
+
+        assert not operations.verify().differences
+        operations.clean()
+    assert " -j " not in pod.run(["sh", "-c", "iptables-nft-save; iptables-legacy-save"]).stdout
 
 
 @pytest.mark.parametrize("way", ["nftables-netlink", "iptables-netlink", "iptables-nft"])

@@ -112,6 +112,7 @@ BROKEN: dict[str, BrokenPod] = {
     "a network is left out": BrokenPod("excluded", f"-x {ELSEWHERE}/32"),
     "a port is left out": BrokenPod("excluded", "-o 80", backend="iptables"),
     "only others are captured": BrokenPod("excluded", "-i 10.0.0.0/8"),
+    "every client is left out": BrokenPod("excluded", "--exclude-inbound-cidrs 0.0.0.0/0", goes="in"),
     "an inbound port is left out": BrokenPod("excluded", f"-d {APP_PORT}", goes="in"),
     "an interface is left out": BrokenPod("excluded", "-c eth0", goes="in"),
     "the proxy's user": BrokenPod("proxy-user", uid=1337, gid=1337),

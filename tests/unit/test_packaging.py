@@ -76,7 +76,7 @@ def test_every_address_of_the_package_is_made_from_one(built: list[Path]) -> Non
     assert [link for link in [*urls.values(), *links] if not link.startswith(repository)] == []
 
 
-def test_a_release_without_an_address_says_so() -> None:
+def test_a_release_without_an_address_warns() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     assert "set `repository` in pyproject.toml" in release.unset_repository(text)
     assert release.unset_repository(text.replace("istio-capture.example", "github.com")) == ""

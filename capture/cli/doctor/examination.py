@@ -253,7 +253,9 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
         yield Finding("namespace", "user namespace", "note", message)
     addresses = ", ".join(examined.addresses) or "none yet; both families would be captured"
     yield Finding("namespace", "addresses", "ok" if examined.addresses else "note", addresses)
-    recorded = "present" if examined.is_recorded else "absent: nothing was applied here, or the record is elsewhere"
+    recorded = (
+        "present" if examined.is_recorded else "absent: nothing was applied here, or elsewhere, or by another version"
+    )
     yield Finding("namespace", "record", "ok" if examined.is_recorded else "note", recorded)
 
 

@@ -150,7 +150,7 @@ def test_an_interface_of_others_left_alone_is_no_difference() -> None:
 
 
 class TestFamilies:
-    def test_one_that_was_not_asked_for_is_named_by_its_jumps(self) -> None:
+    def test_a_family_that_is_not_desired_is_named_by_its_jumps(self) -> None:
         found = differences(DESIRED, ruleset_of({}, POD))
         assert {each.family for each in found} == {"ipv6"}
         assert words_of(found) == lines("""

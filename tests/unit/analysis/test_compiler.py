@@ -162,7 +162,7 @@ def swaps_marks(patch: Patch) -> None:
     patch.setattr(PacketSpace, "renamed", lambda self, old, new: right(self, new, old))
 
 
-def takes_owners_of_nobody_alike(patch: Patch) -> None:
+def takes_unknown_owners_alike(patch: Patch) -> None:
     right = PacketSpace.ranges
     patch.setattr(
         PacketSpace, "ranges", lambda self, match, is_native: right(self, match, is_native=not is_native)
@@ -253,7 +253,7 @@ MUTANTS: dict[Callable[[Patch], None], int] = {
     lets_return_pass_a_policy: 21,
     ignores_masks: 3,
     swaps_marks: 0,
-    takes_owners_of_nobody_alike: 0,
+    takes_unknown_owners_alike: 0,
     marks_nothing_for_the_proxy: 1,
     enters_nat_by_priority_alone: 110,
     leaves_the_pod_by_lo: 0,

@@ -69,6 +69,17 @@ def test_verdicts_in_the_words_of_both_backends_mean_the_same(words: tuple[str, 
 
 
 @pytest.mark.parametrize(
+    ("network", "negated", "holds"),
+    [("0.0.0.0/0", False, True), ("0.0.0.0/0", True, False), ("10.0.0.0/8", False, False), ("10.0.0.0/8", True, False)],
+)
+def test_a_source_that_is_not_known_is_in_the_network_of_all_addresses_alone(
+    network: str, *, negated: bool, holds: bool
+) -> None:
+    packet = Packet("tcp", ADDRESS, 80, in_interface="eth0")
+    assert judge(Rule(Drop(), (Source((parse_network(network),), negated),)), packet, NETWORK) is holds
+
+
+@pytest.mark.parametrize(
     "words",
     [
         "DNAT --to-destination 10.0.0.1-10.0.0.9", "dnat to 10.0.0.1-10.0.0.9", "DNAT --to-destination 10.0.0.1:81-90",

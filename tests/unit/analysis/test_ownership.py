@@ -98,7 +98,7 @@ class TestJumps:
         assert own(there, NAT, OUTPUT) == ["-p tcp -j ISTIO_OUTPUT", "-g ISTIO_REDIRECT"]
         assert own(there, NAT, "DOCKER_OUTPUT") == ["-j ISTIO_REDIRECT"]
 
-    def test_rules_in_our_own_chains_are_not_asked_about(self) -> None:
+    def test_rules_in_our_own_chains_need_no_evidence(self) -> None:
         there = live(nat="OUTPUT -j ISTIO_OUTPUT\nISTIO_OUTPUT -j ISTIO_REDIRECT")
 
         assert own_rules(there, IPV4) == {(NAT, OUTPUT): frozenset({0})}
@@ -121,7 +121,7 @@ class TestInterfaces:
             "PREROUTING -o eth1 -j RETURN\nPREROUTING -j ISTIO_INBOUND",
         ],
     )
-    def test_anything_else_is_somebodys(self, rules: str) -> None:
+    def test_anything_else_is_foreign(self, rules: str) -> None:
         there = live(nat=rules)
         chain = rules.split(maxsplit=1)[0]
 

@@ -244,7 +244,7 @@ def test_a_rule_that_cannot_be_judged_is_on_the_way_once() -> None:
     assert [step.table for step in traced.path if not step.certain] == ["ip other"]
 
 
-def test_a_step_names_the_table_of_a_bystander() -> None:
+def test_a_step_names_the_table_of_a_foreign_chain() -> None:
     drops = next_to(Rule(Drop()), priority=-200)
 
     step = trace(build_ruleset(CaptureConfig()), outbound(ELSEWHERE["ipv4"]), (drops,)).step

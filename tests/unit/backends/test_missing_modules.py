@@ -218,7 +218,7 @@ def test_what_another_module_needs_is_loaded_though_it_is_blacklisted(kernel: Pa
     assert look_up(("nf_nat",)).lacking == ("nf_nat",)
 
 
-def test_a_kernel_that_loads_no_more_says_so(kernel: Path) -> None:
+def test_a_kernel_that_loads_no_more_modules_is_named(kernel: Path) -> None:
     offer(kernel, *needed(DEFAULT, FAMILIES, "nftables"))
     (kernel / "modules_disabled").write_text("1\n")
     assert "kernel.modules_disabled=1" in output(REFUSED)

@@ -53,7 +53,7 @@ def test_a_runtime_that_hands_over_nothing_does_not_stop_the_node(tmp_path: Path
     ("arguments", "pod"),
     [("", "standalone/cafe01"), ("IgnoreUnknown=1;K8S_POD_NAME=web", "standalone/web"), (POD, "")],
 )
-def test_what_is_no_pod_of_kubernetes_is_captured_where_the_configuration_says_so(arguments: str, pod: str) -> None:
+def test_a_sandbox_that_is_no_pod_of_kubernetes_is_captured_by_the_configuration(arguments: str, pod: str) -> None:
     bad = {"traffic.sidecar.istio.io/includeInboundPorts": "x"}
     standalone = {"annotations": INJECTED | bad}
     done = call(configuration({}, standalone=standalone), CNI_ARGS=arguments)

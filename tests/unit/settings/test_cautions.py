@@ -74,10 +74,18 @@ def test_what_leaves_something_to_capture_is_not(which: Option[object], text: st
 
 @pytest.mark.parametrize("which", [option.EXCLUDED_INTERFACES, option.REROUTED_INTERFACES])
 def test_an_interface_that_is_not_there_is_warned_of(which: Option[object]) -> None:
-    pod = FakePod(interfaces=("eth0", "net1"))
+    pod = FakePod(interfaces=("eth0", "net1", "tap0"))
     assert warnings_of(which, "net1,eth+", pod) == []
     assert warnings_of(which, "net1@if12,vif+", pod) == [
-        f"{which.name} (command line): the pod has no interface {name} now (it has: eth0, net1)"
+        f"{which.name} (command line): the pod has no interface {name} now (it has: eth0, net1, tap0)"
         for name in ("net1@if12", "vif+")
     ]
     assert warnings_of(which, "net7", FakePod(interfaces=None)) == []
+
+
+def test_leaving_out_every_interface_is_warned_of() -> None:
+    (warning,) = warnings_of(option.EXCLUDED_INTERFACES, "net1,eth+", FakePod(interfaces=("eth0", "net1")))
+    assert "names every interface of the pod: nothing is captured but over lo" in warning
+    assert warnings_of(option.EXCLUDED_INTERFACES, "eth+", FakePod(interfaces=())) == [
+        "--istio-exclude-interfaces (command line): the pod has no interface eth+ now (it has: none)"
+    ]

@@ -41,7 +41,7 @@ def applied(texts: Texts, pod: FakePod) -> Record:
     """Return the record of a run, as ``apply`` makes it."""
     host = RecordingHost(pod)
     config, _ = resolve(explicit(texts), host)
-    return Record(explicit(texts), host.facts(), build_ruleset(config), "iptables", "restore", "nft")
+    return Record(explicit(texts), host.answers(), build_ruleset(config), "iptables", "restore", "nft")
 
 
 RICH_POD = FakePod(
@@ -73,17 +73,17 @@ class TestHostAnswers:
     @pytest.mark.parametrize("texts", [{}, {option.REDIRECT_DNS: "true"}, {option.DUAL_STACK: "true"}])
     def test_resolving_with_the_facts_gives_what_resolving_in_the_pod_gave(self, texts: Texts, pod: FakePod) -> None:
         kept = applied(texts, pod)
-        assert resolve(kept.settings, kept.facts)[0] == resolve(explicit(texts), pod)[0]
-        assert build_ruleset(resolve(kept.settings, kept.facts)[0]) == kept.ruleset
+        assert resolve(kept.settings, kept.answers)[0] == resolve(explicit(texts), pod)[0]
+        assert build_ruleset(resolve(kept.settings, kept.answers)[0]) == kept.ruleset
 
     def test_answers_are_kept_as_far_as_they_were_requested(self) -> None:
-        facts = applied(RICH, RICH_POD).facts
+        facts = applied(RICH, RICH_POD).answers
         assert (facts.users, facts.groups, facts.proxy_user) == ({"envoy": 1500}, {"java": 202}, "envoy")
         assert facts.families == ("ipv4", "ipv6")
         assert facts.servers == (parse_address("10.96.0.10"), parse_address("fd00::a"))
 
     def test_an_unknown_name_is_remembered_as_such(self) -> None:
-        assert applied({}, POD).facts.users == {"istio-proxy": None}
+        assert applied({}, POD).answers.users == {"istio-proxy": None}
 
 
 class TestJson:
@@ -267,7 +267,7 @@ class TestFiles:
 
     def test_many_writers_leave_one_whole_record(self, tmp_path: Path) -> None:
         of_lengths = [f"{number} " * (number * 1000) for number in range(8)]
-        records = [PLAIN.replace(facts=PLAIN.facts.replace(proxy_user=text)) for text in of_lengths]
+        records = [PLAIN.replace(answers=PLAIN.answers.replace(proxy_user=text)) for text in of_lengths]
         seen: list[Record | None] = []
         stop = threading.Event()
 

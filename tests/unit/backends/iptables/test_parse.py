@@ -109,7 +109,7 @@ class TestForeign:
         assert rule.why == "-j ISTIO_REDIRECT"
         assert not isinstance(rule.verdict, Jump)
 
-    def test_a_target_that_is_no_chain_is_somebodys(self) -> None:
+    def test_a_target_that_is_no_chain_is_an_extensions(self) -> None:
         assert _rule("-j ISTIO_OUTPUT").verdict == UnknownVerdict("ISTIO_OUTPUT")
 
     @pytest.mark.parametrize(

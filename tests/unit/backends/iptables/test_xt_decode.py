@@ -96,23 +96,23 @@ def extension(kind: str, name: str, revision: int, structure: bytes) -> bytes:
 
 
 class TestOlderReleases:
-    def test_ports_by_the_match_tcp(self) -> None:
+    def test_ports_of_the_match_tcp_are_read(self) -> None:
         structure = bytes(2) + b"\xff\xff" + u16_pair(80, 80) + bytes(8)
         rule = read(OF_TCP + extension("match", "tcp", 0, structure))
         assert rule.matches == (TCP, DestinationPort((only(80),)))
 
-    def test_a_mark_by_the_match_mark(self) -> None:
+    def test_a_mark_of_the_match_mark_is_read(self) -> None:
         assert read(extension("match", "mark", 1, u32(5) + u32(7) + bytes(8))).matches == (Mark(5, 7),)
 
-    def test_the_protocol_by_its_place_in_the_header(self) -> None:
+    def test_the_protocol_is_read_by_its_place_in_the_header(self) -> None:
         assert read(payload(1, 9, 1) + compare(b"\6")).matches == (TCP,)
         assert read(payload(1, 6, 1) + compare(b"\6"), IPV6).matches == (TCP,)
 
-    def test_a_whole_address_under_a_mask(self) -> None:
+    def test_a_whole_address_under_a_mask_is_read(self) -> None:
         expressions = payload(1, 16, 4) + kernel.bitwise(b"\xff\0\0\0") + compare(b"\n\0\0\0", NEQ)
         assert read(expressions).matches == (Destination(network("10.0.0.0/8"), negated=True),)
 
-    def test_a_comment_next_to_the_rule(self) -> None:
+    def test_a_comment_next_to_the_rule_is_read(self) -> None:
         assert read(b"", userdata=b"\5\1x" + b"\0\7others\0").why == "others"
         assert read(b"", userdata=b"\5\1x").why == ""
 
@@ -135,7 +135,7 @@ class TestNft:
             (compare(u16be(80), LTE), [Span(0, 80)]),
         ],
     )
-    def test_ranges_of_ports_by_two_comparisons(self, comparison: bytes, expected: list[Span]) -> None:
+    def test_two_comparisons_are_a_range_of_ports(self, comparison: bytes, expected: list[Span]) -> None:
         matches = [DestinationPort((span,)) for span in expected]
         assert read(OF_TCP + payload(2, 2, 2) + comparison).matches == (TCP, *matches)
 
@@ -144,10 +144,10 @@ class TestNft:
         rule = read(OF_TCP + payload(2, 0, 2) + compare(u16be(80), operator))
         assert rule.matches == (TCP, SourcePort((span,), negated=True))
 
-    def test_names_of_interfaces_padded(self) -> None:
+    def test_padded_names_of_interfaces_are_read(self) -> None:
         assert read(meta(6) + compare(b"lo".ljust(16, b"\0"))).matches == (InInterface("lo"),)
 
-    def test_a_mark_that_is_set(self) -> None:
+    def test_a_mark_that_is_set_is_read(self) -> None:
         value = nested(nf.NFTA_IMMEDIATE_DATA, attribute(nf.NFTA_DATA_VALUE, u32(7)))
         immediate = expression("immediate", attribute(nf.NFTA_IMMEDIATE_DREG, u32be(1)), value)
         store = expression("meta", attribute(nf.NFTA_META_KEY, u32be(3)), attribute(nf.NFTA_META_SREG, u32be(1)))
@@ -172,7 +172,7 @@ class TestNft:
             (payload(1, 12, 4) + kernel.bitwise(b"\xff\0\0\0") + compare(b"\n\1\0\0"), None),
         ],
     )
-    def test_what_iptables_could_not_express(self, expressions: bytes, shown: str | None) -> None:
+    def test_a_rule_that_iptables_could_not_express_is_shown(self, expressions: bytes, shown: str | None) -> None:
         match = read(expressions).matches[-1]
         assert isinstance(match, UnknownMatch)
         assert match.text == (shown or "@nh,96,32 & 0xff000000 ^ 0x00000000 == 0x0a010000")
@@ -192,10 +192,10 @@ class TestNft:
             ("tproxy", "tproxy, not to a port of any address"),
         ],
     )
-    def test_what_it_does_to_packets(self, name: str, words: str) -> None:
+    def test_verdicts_of_nft_are_shown(self, name: str, words: str) -> None:
         assert read(expression(name)) == Rule(UnknownVerdict(words), (), IPV4)
 
-    def test_two_things_at_once(self) -> None:
+    def test_two_verdicts_at_once_are_shown(self) -> None:
         rule = read(expression("redir") + ACCEPT)
         assert rule.verdict == UnknownVerdict("redirect, not to one port accept")
 
@@ -207,7 +207,7 @@ class TestWords:
         )
         assert rule == Rule(UnknownVerdict("MASQUERADE"), (UnknownMatch("-p icmp"),), IPV4)
 
-    def test_bytes_that_are_unknown(self) -> None:
+    def test_unknown_bytes_are_shown(self) -> None:
         rule = read(extension("match", "recent", 1, b"\1\2" + bytes(6)) + extension("target", "TCPMSS", 0, bytes(8)))
         assert rule.matches == (UnknownMatch("-m recent [ revision 1, 0x0102 ]"),)
         assert rule.verdict == UnknownVerdict("TCPMSS [ revision 0 ]")
@@ -301,7 +301,7 @@ class TestRules:
         assert read(counter) == Rule(Continue(), (), IPV4)
         assert read(counter).counters == Counters(3, 180)
 
-    def test_an_interface_of_any_name(self) -> None:
+    def test_any_name_of_an_interface_is_read(self) -> None:
         assert read(enc.expressions(Rule(Accept(), (InInterface("+"),)), IPV4)).matches == ()
         never = InInterface("+", negated=True)
         assert read(enc.expressions(Rule(Accept(), (never,)), IPV4)).matches == (never,)
@@ -319,7 +319,7 @@ class TestChains:
         attribute(nf.NFTA_HOOK_PRIORITY, (-100).to_bytes(4, "big", signed=True)),
     ) + attribute(nf.NFTA_CHAIN_TYPE, text("nat"))
 
-    def test_one_to_jump_to(self) -> None:
+    def test_a_chain_to_jump_to_is_read(self) -> None:
         assert decode_chain(decode_fields(self.NAMED)) == FoundChain("nat", "OUTPUT", 9)
 
     def test_a_base_chain_is_read(self) -> None:
@@ -331,7 +331,7 @@ class TestChains:
         chain = decode_chain(decode_fields(self.NAMED + self.HOOKED + counted))
         assert (chain.counters, chain.policy) == (Counters(3, 180), "ACCEPT")
 
-    def test_a_hook_that_is_unknown(self) -> None:
+    def test_an_unknown_hook_is_read(self) -> None:
         hooked = nested(nf.NFTA_CHAIN_HOOK, attribute(1, u32be(77)), attribute(2, u32be(0)))
         chain = decode_chain(decode_fields(self.NAMED + hooked))
         assert chain.hook == Hook("filter", "77", 0)

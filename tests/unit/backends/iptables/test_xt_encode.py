@@ -127,7 +127,7 @@ class TestBytes:
     """Dumped after ``iptables-nft-restore``, iptables 1.8.9."""
 
     @little_endian
-    def test_a_rule_with_a_match_of_x_tables(self) -> None:
+    def test_a_rule_with_a_match_of_x_tables_is_encoded_byte_for_byte(self) -> None:
         matches = (Destination(network("127.0.0.1"), negated=True), OutInterface("lo"), OwnerUid((only(1337),)))
         dumped = (
             # meta load oifname => reg 1, cmp eq reg 1 "lo"

@@ -378,29 +378,29 @@ def test_a_comment_fills_its_structure() -> None:
 class TestOlderRevisions:
     """What releases of iptables before 1.8.9 wrote."""
 
-    def test_ports_of_tcp(self) -> None:
+    def test_ports_of_tcp_are_read(self) -> None:
         structure = padded(Tcp(spts=(0, 65535), dpts=(80, 90), invflags=2))
         assert read_match("tcp", 0, structure, IPV4) == (DestinationPort((Span(80, 90),), negated=True),)
 
-    def test_no_ports_of_tcp(self) -> None:
+    def test_the_match_tcp_without_ports_is_read(self) -> None:
         assert read_match("tcp", 0, padded(Tcp(spts=(0, 65535), dpts=(0, 65535))), IPV4) == ()
 
-    def test_ports_of_udp(self) -> None:
+    def test_ports_of_udp_are_read(self) -> None:
         structure = padded(Udp(spts=(53, 53), dpts=(0, 65535)))
         assert read_match("udp", 0, structure, IPV4) == (SourcePort((only(53),)),)
 
-    def test_a_mark(self) -> None:
+    def test_a_mark_is_read(self) -> None:
         assert read_match("mark", 1, padded(MarkMatch(mark=1, mask=3, invert=1)), IPV4) == (Mark(1, 3, negated=True),)
 
-    def test_states(self) -> None:
+    def test_states_are_read(self) -> None:
         structure = padded(Conntrack1(match_flags=1, state_mask=8))
         assert read_match("conntrack", 1, structure, IPV4) == (ConnectionState(("NEW",)),)
 
-    def test_states_given_with_the_match_state(self) -> None:
+    def test_states_of_the_match_state_are_read(self) -> None:
         structure = padded(Conntrack(match_flags=1 | 1 << 13, state_mask=8))
         assert read_match("conntrack", 3, structure, IPV4) == (ConnectionState(("NEW",)),)
 
-    def test_a_copied_mark(self) -> None:
+    def test_a_copied_mark_is_read(self) -> None:
         structure = padded(Connmark1(ctmask=ALL, nfmask=ALL, mode=2))
         assert read_target("CONNMARK", 1, structure, IPV4) == RestoreMark()
 
@@ -416,15 +416,15 @@ class TestWhatTheModelLacks:
             Owner(),
         ],
     )
-    def test_owners(self, structure: Owner) -> None:
+    def test_other_owners_have_words(self, structure: Owner) -> None:
         assert isinstance(read_match("owner", 1, padded(structure), IPV4)[0], UnknownMatch)
 
     @pytest.mark.parametrize("structure", [Multiport(flags=2, count=1), Multiport(), Multiport(count=16)])
-    def test_ports(self, structure: Multiport) -> None:
+    def test_lists_of_ports_have_words(self, structure: Multiport) -> None:
         assert isinstance(read_match("multiport", 1, padded(structure), IPV4)[0], UnknownMatch)
 
     @pytest.mark.parametrize("structure", [Tcp(flg_mask=2, flg_cmp=2), Tcp(option=5)])
-    def test_tcp(self, structure: Tcp) -> None:
+    def test_options_of_tcp_have_words(self, structure: Tcp) -> None:
         assert any(isinstance(match, UnknownMatch) for match in read_match("tcp", 0, padded(structure), IPV4))
 
     @pytest.mark.parametrize(
@@ -436,10 +436,10 @@ class TestWhatTheModelLacks:
             Conntrack(match_flags=1, invert_flags=2, state_mask=8),
         ],
     )
-    def test_states(self, structure: Conntrack) -> None:
+    def test_other_states_have_words(self, structure: Conntrack) -> None:
         assert isinstance(read_match("conntrack", 3, padded(structure), IPV4)[0], UnknownMatch)
 
-    def test_ranges_that_are_no_network(self) -> None:
+    def test_ranges_that_are_no_network_have_words(self) -> None:
         structure = Iprange(src_min=address("10.0.0.1"), src_max=address("10.0.0.3"), flags=1)
         assert isinstance(read_match("iprange", 1, padded(structure), IPV4)[0], UnknownMatch)
 
@@ -447,14 +447,14 @@ class TestWhatTheModelLacks:
         "structure",
         [Nat4(flags=number(2), min=1, max=2), Nat4(flags=number(2 | 4), min=1, max=1), Nat4(flags=number(0))],
     )
-    def test_redirections(self, structure: Nat4) -> None:
+    def test_redirections_to_several_ports_have_words(self, structure: Nat4) -> None:
         assert isinstance(read_target("REDIRECT", 0, padded(structure), IPV4), UnknownVerdict)
 
     @pytest.mark.parametrize("structure", [Tproxy(laddr=(1,)), Tproxy(mark_value=2, mark_mask=1)])
-    def test_transparent_proxies(self, structure: Tproxy) -> None:
+    def test_transparent_proxies_with_an_address_have_words(self, structure: Tproxy) -> None:
         assert isinstance(read_target("TPROXY", 1, padded(structure), IPV4), UnknownVerdict)
 
-    def test_flipped_marks(self) -> None:
+    def test_flipped_marks_have_words(self) -> None:
         assert isinstance(read_target("MARK", 2, padded(MarkTarget(mark=5, mask=1)), IPV4), UnknownVerdict)
 
     @pytest.mark.parametrize(
@@ -465,15 +465,15 @@ class TestWhatTheModelLacks:
             Connmark(ctmask=ALL, nfmask=ALL, mode=1, shift_bits=8),
         ],
     )
-    def test_copied_marks(self, structure: Connmark) -> None:
+    def test_marks_that_are_copied_in_part_have_words(self, structure: Connmark) -> None:
         assert isinstance(read_target("CONNMARK", 2, padded(structure), IPV4), UnknownVerdict)
 
     @pytest.mark.parametrize("structure", [Ct(flags=1), Ct(zone=1, helper=b"ftp"), Ct(ct_events=1)])
-    def test_tracking(self, structure: Ct) -> None:
+    def test_settings_of_tracking_have_words(self, structure: Ct) -> None:
         assert isinstance(read_target("CT", 2, padded(structure), IPV4), UnknownVerdict)
 
     @pytest.mark.parametrize("structure", [LogTarget(level=7), LogTarget(level=4, logflags=8)])
-    def test_logs(self, structure: LogTarget) -> None:
+    def test_settings_of_logs_have_words(self, structure: LogTarget) -> None:
         assert isinstance(read_target("LOG", 0, padded(structure), IPV4), UnknownVerdict)
 
     def test_every_flag_of_a_log_has_its_word(self) -> None:

@@ -52,7 +52,7 @@ def written(table: dict[tuple[str, int], Any], name: str, revision: int, fields:
         ("conntrack", 2, {"match_flags": 1 + (1 << 13), "state_mask": 8}, "--ctstate NEW"),
     ],
 )  # fmt: skip
-def test_a_match(name: str, revision: int, fields: dict[str, Any], words: str) -> None:
+def test_a_match_reads_as_iptables_prints_it(name: str, revision: int, fields: dict[str, Any], words: str) -> None:
     assert match_text(name, revision, written(MATCHES, name, revision, fields), IPV4) == f"-m {name} {words}"
 
 
@@ -81,7 +81,9 @@ def test_a_match_with_more_in_it_is_shown_by_its_bytes(name: str, revision: int,
         (1, (1, 2), (0, 1), 0, "--dports 1,2"),
     ],
 )
-def test_several_ports(kind: int, ports: tuple[int, ...], ranges: tuple[int, ...], invert: int, words: str) -> None:
+def test_several_ports_read_as_iptables_prints_them(
+    kind: int, ports: tuple[int, ...], ranges: tuple[int, ...], invert: int, words: str
+) -> None:
     packed = b"".join(port.to_bytes(2, BYTE_ORDER) for port in ports)
     fields = {"kind": kind, "count": len(ports), "ports": packed, "is_range": bytes(ranges), "invert": invert}
     assert match_text("multiport", 1, written(MATCHES, "multiport", 1, fields), IPV4) == f"-m multiport {words}"
@@ -105,7 +107,9 @@ def test_several_ports(kind: int, ports: tuple[int, ...], ranges: tuple[int, ...
         ("REJECT", 0, {"answer": 9}, IPV6, "[ revision 0, 0x09 ]"),
     ],
 )
-def test_a_target(name: str, revision: int, fields: dict[str, Any], family: Family, words: str) -> None:
+def test_a_target_reads_as_iptables_prints_it(
+    name: str, revision: int, fields: dict[str, Any], family: Family, words: str
+) -> None:
     structure = written(TARGETS, name, revision, fields)
     assert target_text(name, revision, structure, family) == f"{name} {words}"
 
@@ -116,7 +120,7 @@ def test_a_zone_with_more_in_it_is_shown_by_its_bytes(more: dict[str, Any]) -> N
     assert words.startswith("CT [ revision 2, 0x")
 
 
-def test_what_has_no_words() -> None:
+def test_an_unknown_extension_is_shown_by_its_bytes() -> None:
     assert match_text("recent", 1, b"\1\2\0\0", IPV4) == "-m recent [ revision 1, 0x0102 ]"
     assert target_text("TRACE", 0, b"\0\0", IPV4) == "TRACE [ revision 0 ]"
     one, other = (match_text("u32", 0, bytes([*range(16), *bytes(1000), last]), IPV4) for last in (1, 2))
@@ -136,6 +140,6 @@ def test_what_has_no_words() -> None:
         ((5, 60, 5, 0, 1), "[ limit 5/60s burst 5 type 0 flags 1 ]"),
     ],
 )
-def test_a_limit(numbers: tuple[int, ...], words: str) -> None:
+def test_a_limit_reads_as_iptables_prints_it(numbers: tuple[int, ...], words: str) -> None:
     fields = {place: number.to_bytes(8, "big") for place, number in enumerate(numbers, 1)}
     assert limit_text(fields) == words

@@ -64,7 +64,7 @@ def test_a_directory_that_is_not_there_yet(tmp_path: Path) -> None:
         directories.close()
 
 
-def test_waiting_ends_when_another_thread_says_so(watched: tuple[Directories, Path]) -> None:
+def test_another_thread_can_end_the_waiting(watched: tuple[Directories, Path]) -> None:
     threading.Timer(0.05, watched[0].wake).start()
     started = time.monotonic()
     assert watched[0].wait(10)

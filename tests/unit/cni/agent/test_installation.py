@@ -84,7 +84,7 @@ def running(node: Node) -> Iterator[Node]:
 
 def test_plugin_entry_and_credentials_are_put_onto_the_node(node: Node) -> None:
     node.write()
-    node.installation.turn(0)
+    node.installation.run_once(0)
     entry = json.loads(node.list.read_text())["plugins"][1]
     assert entry == {
         "type": "capture-cni",
@@ -157,10 +157,10 @@ def test_a_renewed_token_reaches_the_plugin_at_once(running: Node) -> None:
 @pytest.mark.parametrize("node", [{"own_config": "00-capture.conflist"}], indirect=True)
 def test_a_list_of_our_own_follows_the_main_one(node: Node) -> None:
     node.write()
-    node.installation.turn(0)
+    node.installation.run_once(0)
     assert (node.types(), node.types("00-capture.conflist")) == (["bridge"], ["bridge", "capture-cni"])
     node.write({"type": "bridge", "mtu": 1450})
-    node.installation.turn(1)
+    node.installation.run_once(1)
     own = json.loads((node.conf_dir / "00-capture.conflist").read_text())
     assert own["plugins"][0] == {"type": "bridge", "mtu": 1450}
     assert node.problems() == {}
@@ -169,15 +169,15 @@ def test_a_list_of_our_own_follows_the_main_one(node: Node) -> None:
 @pytest.mark.parametrize("node", [{"own_config": "00-capture.conflist"}], indirect=True)
 def test_a_list_of_our_own_goes_with_the_main_one(node: Node) -> None:
     node.write()
-    node.installation.turn(0)
+    node.installation.run_once(0)
     main = next(path for path in node.conf_dir.iterdir() if not path.name.startswith("00-"))
     kept = main.read_text()
     main.unlink()
-    node.installation.turn(1)
+    node.installation.run_once(1)
     assert [path.name for path in node.conf_dir.iterdir()] == []
     assert "entry" in node.problems()
     main.write_text(kept)
-    node.installation.turn(2)
+    node.installation.run_once(2)
     assert (node.types("00-capture.conflist"), node.problems()) == (["bridge", "capture-cni"], {})
 
 
@@ -207,7 +207,7 @@ def test_ready_is_what_the_runtime_has_loaded(
     conf, binary = conf_dir.replace("CONF", str(node.conf_dir)), bin_dir.replace("BIN", str(node.bin_dir))
     node.installation.runtime = FakeRuntime(Loaded(plugins, "lab", conf, (binary,)))  # type: ignore[assignment]
     node.write()
-    node.installation.turn(1)
+    node.installation.run_once(1)
     assert problem in node.problems().get("loaded", {}).get("problem", "")
     assert node.health.is_ready == (not problem)
 
@@ -219,10 +219,10 @@ def test_a_silent_runtime_is_a_problem_and_one_without_this_report_is_none(node:
 
     node.write()
     node.installation.runtime = Silent(None)  # type: ignore[assignment]
-    node.installation.turn(1)
+    node.installation.run_once(1)
     assert "UNAVAILABLE" in node.problems()["loaded"]["problem"]
     node.installation.runtime = FakeRuntime(None)  # type: ignore[assignment]
-    node.installation.turn(2)
+    node.installation.run_once(2)
     assert node.health.is_ready
 
 
@@ -231,9 +231,9 @@ def test_under_crio_the_entry_is_in_the_list_that_crio_takes(node: Node, monkeyp
     monkeypatch.setattr("cni.networks.HALF_WRITTEN_TIMEOUT", 0.05)
     node.write()
     (node.conf_dir / "05-broken.conflist").write_text("{")
-    node.installation.turn(0.0)
+    node.installation.run_once(0.0)
     assert node.types() == ["bridge", "capture-cni"]
     node.write()
-    node.installation.turn(1.0)
+    node.installation.run_once(1.0)
     assert node.types() == ["bridge", "capture-cni"]
     assert "entry" not in node.problems()
