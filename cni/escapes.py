@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from capture.model.conventions import PROXY_ID
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
+from capture.state.capabilities import ESCAPES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,14 +22,8 @@ if TYPE_CHECKING:
 
 ISTIO_CONTAINERS = (PROXY_CONTAINER, INIT_CONTAINER, "istio-validation", "enable-core-dump")
 
-CAPABILITIES = {
-    "NET_ADMIN": "it can change the rules",
-    "NET_RAW": "it can send frames past the rules (AF_PACKET)",
-    "SETUID": "it can take over the proxy's user",
-    "SETGID": "it can take over the proxy's group",
-    "SYS_ADMIN": "it can take over what it lacks (mounts, namespaces, BPF)",
-    "ALL": "it can change the rules, and take over the proxy's user",
-}
+EVERYTHING = "can change the rules, and take over the proxy's user"
+ADDED = ESCAPES | {"ALL": EVERYTHING}
 """What a container can do with an added capability."""
 
 OWN_NETWORK_STACKS = {
@@ -75,12 +70,12 @@ def _by_set_gid_programs(contexts: Contexts, of_pod: dict[str, Any], group: int)
 
 def _by_privileges(name: str, context: dict[str, Any]) -> Iterator[str]:
     if context.get("privileged") is True:
-        yield f"container {name} is privileged: it can change the rules, and take over the proxy's user"
+        yield f"container {name} is privileged: it {EVERYTHING}"
         return
     added = _items(_mapping(context.get("capabilities")).get("add"))
     for capability in dict.fromkeys(str(each).upper().removeprefix("CAP_") for each in added):
-        if capability in CAPABILITIES:
-            yield f"container {name} has the capability {capability}: {CAPABILITIES[capability]}"
+        if capability in ADDED:
+            yield f"container {name} has the capability {capability}: it {ADDED[capability]}"
 
 
 def _by_runtime(runtime_class: object) -> Iterator[str]:

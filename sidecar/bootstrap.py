@@ -96,15 +96,9 @@ def render(
     _refuse_taken_ports(config)
     logs = rendered(access_logs(world.mesh, world.telemetries, pod))
     found = destinations(config, world, pod)
-    outbound = Outbound(
-        config,
-        pod,
-        tuple(destination for destination in found if not destination.subset),
-        logs,
-        world.mesh.registry_only,
-        world.mesh.detection_timeout,
-    )
-    inbound = inbound_listener(config, declared_tcp_ports(world.services, pod), logs, world.mesh.detection_timeout)
+    plain, mesh = tuple(destination for destination in found if not destination.subset), world.mesh
+    outbound = Outbound(config, pod, plain, logs, mesh.registry_only, mesh.detection_timeout)
+    inbound = inbound_listener(config, declared_tcp_ports(world.services, pod), logs, mesh.detection_timeout)
     captures_dns = config.captures_dns
     return {
         "node": {"id": f"sidecar~{pod.name}.{pod.namespace}", "cluster": pod.labels.get("app", pod.name)},

@@ -238,6 +238,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "no process listens on {port}, to which DNS is sent; the proxy runs, and listens on tcp {others}",
         f"{IN_PROXY}, or apply the rules without --redirect-dns.",
     ),
+    "not-listening: app": (
+        "the application listens on {bound} port {port} alone, and the proxy calls it at {arrive}: refused",
+        "Let it listen on 0.0.0.0; in Istio, a Sidecar may name 127.0.0.1 as defaultEndpoint.",
+    ),
     "not-listening: family": (
         "the listener on {port} takes {other} only, and {family} is captured, too",
         "Let the proxy listen on {any_address} as well{alternative}.",

@@ -229,6 +229,24 @@ def app_of_proxy_user(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
             yield cause("proxy-user: listener", f"user {uid}", uid=uid, ports=", ".join(map(str, sorted(ports))))
 
 
+def app_elsewhere(live: Trace, facts: PodFacts) -> Iterator[Cause]:
+    """Yield a note if the app listens where the proxy does not call it: on an address like 127.0.0.1 alone."""
+    packet = live.packet
+    on_port = [
+        each
+        for each in facts.listeners or ()
+        if each.protocol == PROTOCOL_NUMBERS[packet.protocol]
+        and each.port == packet.port
+        and each.takes(FAMILY_NUMBERS[packet.family])
+    ]
+    if packet.in_interface is None or not on_port:
+        return
+    if not any(_is_bound_to_any(each, [packet.destination]) for each in on_port):
+        bound = address_text(FAMILY_OF[on_port[0].family], int.from_bytes(on_port[0].address, "big"))
+        arrive = address_text(packet.family, packet.destination.first)
+        yield cause("not-listening: app", f"port {packet.port}", port=packet.port, bound=bound, arrive=arrive)
+
+
 def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
     """Return whether a listener takes connections to one of these addresses; with none known, to whatever is there."""
     bound = int.from_bytes(listener.address, "big")

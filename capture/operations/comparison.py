@@ -164,15 +164,9 @@ def _judged(
         has_reference=has_reference,
         recorded=recorded,
     )
-    return found.replace(
-        differences=judged.differences,
-        harmless_differences=judged.harmless_differences,
-        others=tuple(_second_sets(found, live_sets, other_chains, network)),
-        obstacles=judged.obstacles,
-        harmless_obstacles=judged.harmless_obstacles,
-        unjudged=judged.unjudged,
-        doubts=(*other_chains.doubts, *judged.doubts),
-    )
+    others = tuple(_second_sets(found, live_sets, other_chains, network))
+    found = found.replace(**{field: getattr(judged, field) for field in judged.__match_args__}, others=others)
+    return found.replace(doubts=(*other_chains.doubts, *judged.doubts))
 
 
 def _second_sets(

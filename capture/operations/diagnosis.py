@@ -5,6 +5,7 @@ from __future__ import annotations
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
     Capture,
+    app_elsewhere,
     app_of_proxy_user,
     causes_of_connection,
     causes_of_pod,
@@ -51,7 +52,7 @@ from capture.settings.options import (
     REDIRECT_DNS,
 )
 from capture.state import decisions, routes
-from capture.state.capabilities import ways_out
+from capture.state.capabilities import escapes_of
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace, own_namespace
 from capture.state.node import evidence_of_host
@@ -131,9 +132,8 @@ def why(
         of_pod = list(causes_of_pod(facts, capture))
         causes = [each for each in of_pod if packet is None and stops(each, capture)]
         if not detect.find_live_sets():
-            others = tuple(each for each in of_pod if each not in causes)
-            none = cause("no-rules: machine") if is_machine else _no_rules_cause()
-            return Diagnosis(packet, None, (*causes, none), others)
+            causes.append(cause("no-rules: machine") if is_machine else _no_rules_cause())
+            return Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         if packet is not None:
             found = _of_connection(packet, known, facts, capture, of_pod)
             return found.replace(notes=(*found.notes, *_escape_notes(process)))
@@ -148,9 +148,9 @@ def why(
             *app_of_proxy_user(facts, capture),
             *(_exclusion_notes(known, verified) if known else _usual_connection_notes()),
             *_socket_lb_causes(),
+            *(each for each in of_pod if each not in causes),
+            *unjudged_notes(verified),
         )
-        notes += tuple(each for each in of_pod if each not in causes)
-        notes += tuple(unjudged_notes(verified))
         is_certain = verified.is_judged and all(note.kind != "rule-missing" for note in notes)
         return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
 
@@ -217,7 +217,7 @@ def _of_connection(
     if known is not None:
         found = [_with_options(each, live.packet, known) for each in found]
     notes = [] if known else [cause("rule-missing: no record")]
-    notes += [each for each in of_pod if each not in causes]
+    notes += [*app_elsewhere(live, facts), *(each for each in of_pod if each not in causes)]
     if policy is not None and not policy.is_blocking:
         notes.append(cause("ipsec: encrypted", policy=policy.words))
     is_certain = live.certain and all(each.certain for each in following)
@@ -238,7 +238,7 @@ def _usual_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
 
 def _escape_notes(process: int | None) -> Iterator[Cause]:
     """Yield by which capabilities a process may send what no rule sees; they do not show that it does so."""
-    ways = ways_out(process) if process is not None else ()
+    ways = escapes_of(process) if process is not None else ()
     if ways:
         yield cause("privileged", f"process {process}", process=process, ways=", ".join(ways))
 

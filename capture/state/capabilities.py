@@ -6,12 +6,12 @@ from capture.state.files import content_of
 
 NUMBERS = {"SETGID": 6, "SETUID": 7, "NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21}
 """linux/capability.h"""
-WAYS_OUT = {
-    "NET_ADMIN": "changes the rules",
-    "NET_RAW": "sends frames that meet no rule",
-    "SETUID": "becomes the proxy's user",
-    "SETGID": "becomes the proxy's group",
-    "SYS_ADMIN": "enters other namespaces",
+ESCAPES = {
+    "NET_ADMIN": "can change the rules",
+    "NET_RAW": "can send frames past the rules (AF_PACKET)",
+    "SETUID": "can take over the proxy's user",
+    "SETGID": "can take over the proxy's group",
+    "SYS_ADMIN": "can take over what it lacks (mounts, namespaces, BPF)",
 }
 """Capabilities by which a process may leave the capture; tests/kernel/test_escapes.py tries the first four."""
 
@@ -22,10 +22,10 @@ def missing(*names: str) -> list[str]:
     return [name for name in names if name not in held]
 
 
-def ways_out(process: int) -> tuple[str, ...]:
-    """Return the capabilities by which a process may leave the capture, in words; none if it has ended."""
+def escapes_of(process: int) -> tuple[str, ...]:
+    """Return the capabilities by which a process may leave the capture; none if it has ended."""
     held = _held(str(process))
-    return tuple(f"{name} ({words})" for name, words in WAYS_OUT.items() if name in held)
+    return tuple(f"{name} (it {text})" for name, text in ESCAPES.items() if name in held)
 
 
 def _held(process: str) -> list[str]:

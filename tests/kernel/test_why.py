@@ -180,5 +180,7 @@ def test_a_process_that_may_leave_the_capture_is_noted(pod_pair: PodPair) -> Non
     found = why(pod, *OUT[:2], "--as-pid", str(own.pid))
     (note,) = found["notes"]
     assert (note["kind"], found["verdict"]) == ("privileged", "captured")
-    assert note["says"].endswith("NET_ADMIN (changes the rules), NET_RAW (sends frames that meet no rule)")
+    assert note["says"].endswith(
+        "NET_ADMIN (it can change the rules), NET_RAW (it can send frames past the rules (AF_PACKET))"
+    )
     assert why(pod, *OUT[:2], "--as-pid", str(plain.pid))["notes"] == []

@@ -14,6 +14,7 @@ from capture.analysis.cause_text import TEXTS, cause
 from capture.analysis.causes import (
     Capture,
     PodFacts,
+    app_elsewhere,
     app_of_proxy_user,
     causes_at_port,
     causes_of_connection,
@@ -25,7 +26,7 @@ from capture.analysis.causes import (
 from capture.analysis.meaning import Translate
 from capture.analysis.rerouting import MarkRoute
 from capture.analysis.trace import Step, Trace
-from capture.model.addresses import FAMILIES, parse_address
+from capture.model.addresses import FAMILIES, address_text, parse_address
 from capture.model.packet import Packet
 from capture.model.ruleset import (
     ALL_BITS,
@@ -380,6 +381,24 @@ def test_a_listener_of_ipv4_alone() -> None:
     expected = cause("not-listening: family", where, port=where, **words)
     facts = FACTS.replace(listeners=(listener(15001),))
     assert list(causes_at_port(facts, CAPTURE, "proxy-outbound", 15001, "ipv6")) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("live", "bound", "found"),
+    [
+        (way(IN, "proxy-inbound", OWN, port=15006), "127.0.0.1", True),
+        (way(IN, "proxy-inbound", OWN, port=15006), "10.0.0.1", False),
+        (way(IN, "proxy-inbound", OWN, port=15006), "0.0.0.0", False),
+        (way(OUT, "proxy-outbound", OWN, port=15001), "127.0.0.1", False),
+    ],
+)
+def test_an_app_that_listens_on_loopback_alone_is_a_note(live: Trace, bound: str, *, found: bool) -> None:
+    app = listener(live.packet.port, uid=1000).replace(address=parse_address(bound).first.to_bytes(4, "big"))
+    expected = cause(
+        "not-listening: app", f"port {live.packet.port}", port=live.packet.port, bound=bound,
+        arrive=address_text("ipv4", live.packet.destination.first),
+    )  # fmt: skip
+    assert list(app_elsewhere(live, FACTS.replace(listeners=(app,)))) == [expected] * found
 
 
 def test_an_app_that_may_run_as_the_proxys_user_is_a_note() -> None:
