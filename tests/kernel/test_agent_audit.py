@@ -341,7 +341,7 @@ def test_another_listener_is_found_without_an_event(watched: Watched, monkeypatc
 
 
 def test_a_global_ipv6_address_that_comes_late_gets_its_address_on_lo(watched: Watched, proxy: None) -> None:
-    watched.pod.ip("addr flush dev eth0 scope global")
+    watched.pod.run(["ip", "-6", "addr", "flush", "dev", "eth0", "scope", "global"])
     apply(make_settings(), watched.pod.path)
     assert watched.run_once() == "captured"
     assert "::6/128" not in watched.pod.ip("addr show dev lo")
