@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
-from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, misspelt, with_dns_of_all_servers
+from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, Proxy, misspelt, with_dns_of_all_servers
+from cni.escapes import escape_warnings
 from injection.pods import RUNS_TO_COMPLETION, containers_of
 from injection.template import VALIDATION_CONTAINER
 
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
 INJECTED = (PROXY_CONTAINER, INIT_CONTAINER, VALIDATION_CONTAINER)
 PROXY_PORTS = range(15000, 15100)
 PROBES = ("readinessProbe", "livenessProbe", "startupProbe")
-ESCAPES = {
-    "NET_ADMIN": "can change the rules",
-    "NET_RAW": "can send packets that no rule sees",
-    "SETUID": "can become the proxy's user",
-    "SYS_ADMIN": "can enter other namespaces",
-    "ALL": "can change the rules",
-}
 
 
 def warnings_of(workload: Workload, plan: Plan) -> tuple[str, ...]:
@@ -45,25 +39,14 @@ def warnings_of(workload: Workload, plan: Plan) -> tuple[str, ...]:
 def dangers(workload: Workload, settings: PodSettings) -> tuple[str, ...]:
     """Return what of the pod's own containers escapes capture, or is misled by it; and annotations without effect."""
     spec = workload.pod["spec"]
-    own = [one for one in containers_of(spec) if one.get("name") not in INJECTED]
-    lines = (line for one in own for line in _of_container(one, spec, settings))
-    return tuple(dict.fromkeys([*misspelt(workload.annotations), *lines]))
+    own = [one for one in containers_of(spec) if one.get("name") not in (None, *INJECTED)]
+    escapes = escape_warnings(spec, own, Proxy(uid=settings.uid, gid=settings.gid))
+    lines = (line for one in own for line in _of_container(one))
+    return tuple(dict.fromkeys([*misspelt(workload.annotations), *escapes, *lines]))
 
 
-def _of_container(container: dict[str, Any], spec: dict[str, Any], settings: PodSettings) -> Iterator[str]:
+def _of_container(container: dict[str, Any]) -> Iterator[str]:
     name = container.get("name")
-    of_pod, own = spec.get("securityContext") or {}, container.get("securityContext") or {}
-    user, group = own.get("runAsUser"), own.get("runAsGroup")  # a null of a container leaves it to the pod
-    if (of_pod.get("runAsUser") if user is None else user) == settings.uid:
-        yield f"container {name} runs as the proxy's user {settings.uid}, so what it sends is not captured"
-    if (of_pod.get("runAsGroup") if group is None else group) == settings.gid:
-        yield f"container {name} runs with the proxy's group {settings.gid}, so what it sends is not captured"
-    if own.get("privileged"):
-        yield f"container {name} is privileged, and can change the rules"
-    for capability in (own.get("capabilities") or {}).get("add") or []:
-        what = ESCAPES.get(str(capability).removeprefix("CAP_"))
-        if what:
-            yield f"container {name} has {capability}, and {what}"
     for port in container.get("ports") or []:
         if port.get("containerPort") in PROXY_PORTS:
             yield f"container {name} listens on port {port['containerPort']}, among the proxy's own (15000-15099)"

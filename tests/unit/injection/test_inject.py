@@ -366,8 +366,8 @@ spec:
 
     for part in (
         "neither true nor false",
-        "proxy's user 1337",
-        "proxy's group 1337",
+        "proxy's user (1337)",
+        "proxy's group (1337)",
         "NET_ADMIN",
         "15006",
         "tcpSocket",
