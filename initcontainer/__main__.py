@@ -126,7 +126,8 @@ def _apply(settings: Settings, namespace: str | None, host: PodFromInside, print
     printer.show(f"{applied_text(applied)}\n")
     dumped = operations.dump(namespace)
     # With a read-only root file system, as pods should have it, nothing could be recorded.
-    verified = dumped.verified or operations.verify(settings, namespace, host)
+    # Where no record can be kept, the settings are what was applied.
+    verified = dumped.verified or operations.verify(settings, namespace, host).replace(from_record=True)
     printer.show(listings.table([*listings.parts(dumped)], verified, is_whole=True).removesuffix("\n"))
 
 

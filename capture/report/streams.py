@@ -34,9 +34,7 @@ class Stream:
         self.failure: OSError | None = None
         self._is_needed = is_needed
         self._sink = sink
-        if sink is None:  # so Python starts where the descriptor is closed
-            self.failure = OSError(errno.EBADF, "it is closed")
-        elif hasattr(sink, "reconfigure"):
+        if sink is not None and hasattr(sink, "reconfigure"):
             sink.reconfigure(errors="backslashreplace")
 
     when_printing: Callable[[], None] | None = None
@@ -71,9 +69,9 @@ class Stream:
     def _put(self, write: Callable[[TextIO], int]) -> None:
         if self.when_printing is not None:
             self.when_printing()
-        if self._sink is not None and self.failure is None:
+        if self.failure is None:
             try:
-                write(self._sink)
+                write(self._opened())
             except (OSError, ValueError) as error:
                 self._fail(error)
 
@@ -103,9 +101,12 @@ class Stream:
 
     def fileno(self) -> int:
         """Return the descriptor."""
-        if self._sink is None:
+        return self._opened().fileno()
+
+    def _opened(self) -> TextIO:
+        if self._sink is None:  # so Python starts where the descriptor is closed
             raise OSError(errno.EBADF, "it is closed")
-        return self._sink.fileno()
+        return self._sink
 
 
 class BytesWriter:

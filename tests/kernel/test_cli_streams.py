@@ -20,7 +20,7 @@ CAPTURE, INIT = str(BIN / "capture"), str(BIN / "istio-init")
 FULL, CLOSED, HUNG_UP = ">/dev/full", ">&-", ">&$HUNG_UP"
 ALL_CLOSED = "<&- >&- 2>&-"
 APPLY = {"capture": [CAPTURE, "apply"], "istio-init": [INIT, "-p", "15001", "-z", "15006", "-u", "1337"]}
-SHOW = ("dump", "render", "dump --format json", "trace tcp 10.9.9.9:80")
+SHOW = ("doctor", "dump", "render", "dump --format json", "trace tcp 10.9.9.9:80")
 
 
 def run(namespace: Namespace, words: Sequence[str], redirection: str) -> subprocess.CompletedProcess[str]:
