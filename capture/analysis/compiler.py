@@ -230,9 +230,9 @@ class Compiler:
     def _routed_again(self, stage: Stage) -> int:
         """Return the fates of packets that are routed again, by their mark and where they go now."""
         found = self._at_base_chain(stage.replace(held=stage.held.replace(interface=None)))
-        for condition, leg, _ in reversed(self.mark_routes):
-            there = stage.replace(held=stage.held.replace(interface=leg or None))
-            leads = self._fate(Fate("dropped")) if leg is None else self._at_base_chain(there)
+        for condition, interface, _ in reversed(self.mark_routes):
+            there = stage.replace(held=stage.held.replace(interface=interface or None))
+            leads = self._fate(Fate("dropped")) if interface is None else self._at_base_chain(there)
             found = self.diagrams.choose(condition, leads, found)
         return found
 

@@ -174,7 +174,7 @@ class Comparison:
         return self.space.settled(raw, _verdict, "effects")
 
     def _with_new_ways_joined(self, before: int, after: int) -> int:
-        """Return the fates after; new destinations, if they are many, as ELSEWHERE.
+        """Return the fates after; new destinations, if they are many, as MANY_ADDRESSES.
 
         A table of services has thousands, and a report names them together.
         """

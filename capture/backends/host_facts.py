@@ -194,10 +194,7 @@ def _legacy_support() -> LegacySupport:
     """Return whether the kernel has legacy tables, or could load them."""
     if has_legacy(IPV4):
         return "present"
-    from capture.state.kernel_modules import (
-        can_load,  # not needed where a request leaves nothing open
-        look_up,  # not needed where a request leaves nothing open
-    )
+    from capture.state.kernel_modules import can_load, look_up  # where a request leaves the backend open
 
     inventory = look_up(("iptable_nat",))
     if not inventory.is_indexed:

@@ -16,8 +16,6 @@ from capture.settings.options import TPROXY_MARK
 from capture.settings.parsers import interface, port
 from capture.state.netns import path_of_process
 
-"""A user who is not the proxy."""
-
 
 def _endpoint(text: str) -> tuple[Network, int]:
     host, port_text = _split(text)

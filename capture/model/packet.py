@@ -19,8 +19,8 @@ class Packet(Value):
 
     With ``in_interface`` it comes in, else the process with ``uid`` and ``gid`` sends it through
     ``out_interface``. Addresses are networks of a single address; a source that is not known matches no rule
-    that requests one. Marks are numbers; ``state`` is one of CONNECTION_STATES. An answer goes back to where the
-    connection came from: no rule of nat maps it.
+    with a source but 0.0.0.0/0. Marks are numbers; ``state`` is one of CONNECTION_STATES. An answer goes back to
+    where the connection came from: no rule of nat maps it.
     """
 
     protocol: ProtocolName

@@ -38,14 +38,14 @@ class NamespaceLock:
 
     def __init__(self, timeout: float = LOCK_TIMEOUT) -> None:
         self.warnings: tuple[str, ...] = ()
-        self._patience = timeout
+        self._timeout = timeout
 
     def __enter__(self) -> Self:
         self._holder = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0)
-        give_up = time.monotonic() + self._patience
+        give_up = time.monotonic() + self._timeout
         while not self._take():
             if time.monotonic() >= give_up:
-                self.warnings = (_continued_without(self._patience),)
+                self.warnings = (_continued_without(self._timeout),)
                 break
             time.sleep(PAUSE)
         _held.add(self._holder.fileno())

@@ -200,7 +200,7 @@ class Installation:
         problem = (
             f"{rival} keeps rewriting the network configuration in {self.options.conf_dir}: the entry is put back "
             f"after {pause:g} s, and until then pods start uncaptured. Make it leave other plugins in (cilium: "
-            "cni.install_lock=false), or use a list of our own (--own-config; chart: cni.ownConfig)."
+            "cni.exclusive=false), or use a list of our own (--own-config; chart: cni.ownConfig)."
         )
         if self.health.report("entry", problem):
             self.publish("CaptureListRewritten", problem)

@@ -39,7 +39,7 @@ def model_chain(table: TableName, name: str, hook: Hook | None, reason: str = ""
 
     A chain that is not entered where we would enter it has a name of its own that is none of the model's,
     ``prerouting(nat prerouting -5)`` or ``prerouting(not hooked)``, so that it shows up as a difference.
-    ``reason`` is another one to be different.
+    ``reason`` is a further difference.
     """
     if hook is not None:
         built_in = name.upper()
