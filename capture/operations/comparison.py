@@ -150,23 +150,35 @@ def _judged(
     )
     if live is desired and not other_chains.chains:
         return found
+    return _with_judgement(found, live_sets, other_chains, recorded)
+
+
+def _with_judgement(
+    found: Verified, live_sets: Iterable[SetLocation], other_chains: OtherChains, recorded: Ruleset | None
+) -> Verified:
+    """Return what was found, with what differences, foreign rules and second sets do to packets."""
     from capture.analysis.judgement import judge
     from capture.state.pod_network import read_pod_network
 
     network = read_pod_network()
-    is_native = choice.backend == "nftables"
     judged = judge(
-        desired,
-        live,
+        found.desired,
+        found.live,
         other_chains.foreign,
         network,
-        is_native=is_native,
-        has_reference=has_reference,
+        is_native=found.decision.backend == "nftables",
+        has_reference=found.has_reference,
         recorded=recorded,
     )
-    others = tuple(_second_sets(found, live_sets, other_chains, network))
-    found = found.replace(**{field: getattr(judged, field) for field in judged.__match_args__}, others=others)
-    return found.replace(doubts=(*other_chains.doubts, *judged.doubts))
+    return found.replace(
+        differences=judged.differences,
+        harmless_differences=judged.harmless_differences,
+        obstacles=judged.obstacles,
+        harmless_obstacles=judged.harmless_obstacles,
+        unjudged=judged.unjudged,
+        doubts=(*found.doubts, *judged.doubts),
+        others=tuple(_second_sets(found, live_sets, other_chains, network)),
+    )
 
 
 def _second_sets(
