@@ -125,8 +125,8 @@ def _add(request: Request, configuration: Configuration, journal: Log) -> None:
         profile_from=settings.origin(conf.CAPTURE_OPTIONS["profile"]),
         families=applied.config.families,
         families_from=applied.config.families_because,
-        backend=applied.decision.backend,
-        driver=applied.decision.driver,
+        backend=applied.choice.backend,
+        driver=applied.choice.driver,
         changed=applied.changed,
         **({} if settings.knows_proxy_environment else {"unknown": NO_MESH_SETTINGS}),
     )

@@ -24,16 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from capture.analysis.base_chains import PodNetwork
-    from capture.backends.detect import BackendChoice, SetLocation
+    from capture.backends.detect import BackendChoice, Detected, SetLocation
     from capture.model.addresses import Network
     from capture.model.ruleset import Chain, TableName
     from capture.operations.arguments import Namespace
     from capture.operations.situation import OtherChains
     from capture.settings.config import CaptureConfig, Host
     from capture.state.record import Record
-
-    Found = tuple[BackendChoice, tuple[SetLocation, ...]]
-    """What ``detect.look`` found: the way that a request takes, and all our sets."""
 
 
 def verify(
@@ -73,23 +70,23 @@ def _request_of(recorded: Record) -> BackendRequest:
     return BackendRequest(recorded.backend, recorded.driver, recorded.variant)
 
 
-def _verify_recorded(recorded: Record, found: Found) -> Verified:
+def _verify_recorded(recorded: Record, detected: Detected) -> Verified:
     addresses = PodFromOutside().pod_addresses()
     desired = routes.with_loopback_address(recorded.ruleset, global_addresses(addresses))
-    verified = _verify(desired, _request_of(recorded), found, recorded.settings, addresses)
+    verified = _verify(desired, _request_of(recorded), detected, recorded.settings, addresses)
     return verified.replace(from_record=True)
 
 
 def _verify(
     desired: Ruleset,
     request: BackendRequest,
-    found: Found,
+    detected: Detected,
     settings: Settings,
     addresses: tuple[Network, ...],
     recorded: Ruleset | None = None,
 ) -> Verified:
     """Compare with the desired rules; add what addresses of families without rules need."""
-    choice, live_sets = found
+    choice, live_sets = detected.choice, detected.live_sets
     uncaptured, notes = judge_families(desired.families, settings, addresses)
     is_desired = IPV6 not in desired.families and settings[OTHER_FAMILY] == "reject"
     if is_desired or choice.has_reject_table:
@@ -166,7 +163,7 @@ def _with_judgement(
         found.live,
         other_chains.foreign,
         network,
-        is_native=found.decision.backend == "nftables",
+        is_native=found.choice.backend == "nftables",
         has_reference=found.has_reference,
         recorded=recorded,
     )
@@ -187,7 +184,7 @@ def _second_sets(
     from capture.analysis.judgement import second_set_effect
 
     for each in live_sets:
-        if each.place != found.decision.place:
+        if each.place != found.choice.place:
             yield Other(each, second_set_effect(found.desired, other_chains.of(each.place), network))
 
 
@@ -197,8 +194,8 @@ def dump(namespace: Namespace = None) -> Dumped:
         recorded = record.read()
         if recorded is None:
             return Dumped(_live_sets(detect.find_live_sets()))
-        found = detect.detect(_request_of(recorded))
-        return Dumped(_live_sets(found[1]), _verify_recorded(recorded, found))
+        detected = detect.detect(_request_of(recorded))
+        return Dumped(_live_sets(detected.live_sets), _verify_recorded(recorded, detected))
 
 
 def _live_sets(located: Iterable[SetLocation]) -> tuple[LiveSet, ...]:

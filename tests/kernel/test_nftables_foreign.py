@@ -263,7 +263,7 @@ def test_what_takes_packets_away_is_drift_with_one_that_truly_goes_elsewhere(
 
     with pair.pod.entered():
         verified = operations.verify(captured)
-        if script == TAKING["of one priority"] and verified.decision.variant == "legacy":
+        if script == TAKING["of one priority"] and verified.choice.variant == "legacy":
             assert {each.effect.before.outcome for each in verified.obstacles if each.effect} == {"direct"}
             return  # which comes first is unknown, but what the proxy sends on is redirected either way
         (obstacle,) = verified.obstacles

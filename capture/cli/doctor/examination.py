@@ -52,7 +52,7 @@ class Examined(Value):
     """Everything that was looked at, in the namespace that it is about."""
 
     facts: HostFacts
-    decision: BackendChoice | CaptureError
+    choice: BackendChoice | CaptureError
     live_sets: tuple[SetLocation, ...]
     namespace: str
     is_host: bool
@@ -90,7 +90,7 @@ def examine() -> Examined:
         choice = error
     return Examined(
         facts=facts,
-        decision=choice,
+        choice=choice,
         live_sets=detect.live_sets_in(facts),
         namespace=namespace_id(),
         is_host=os.path.exists(ONLY_ON_HOST),
@@ -199,7 +199,7 @@ def findings(examined: Examined) -> list[Finding]:
         *_pod(examined.diagnosis),
         *(each.replace(topic=NODE) for each in examined.node),
         *_namespace(examined),
-        *_decision(examined),
+        *_choice(examined),
         *_kernel(examined.facts, examined.modules.lacking),
         *_modules(examined),
         *_host(examined),
@@ -222,8 +222,8 @@ def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
         yield Finding(POD, note.kind, state, message_with_place(note), note.remedy, note.kind)
 
 
-def _decision(examined: Examined) -> Iterator[Finding]:
-    choice = examined.decision
+def _choice(examined: Examined) -> Iterator[Finding]:
+    choice = examined.choice
     if isinstance(choice, CaptureError):
         yield Finding("choice", "backend", "error", choice.message, choice.remedy)
     else:
