@@ -56,7 +56,7 @@ class Installation:
         self.journal = journal
         self.runtime = runtime
         self.publish = publish
-        self.fight = RestoreBackoff()
+        self.conflict = RestoreBackoff()
         self.directories = Directories(
             [options.conf_dir, options.bin_dir, options.service_account, os.path.dirname(options.socket)]
         )
@@ -177,15 +177,15 @@ class Installation:
         return taken is not None and taken.entries == [desired]
 
     def _in_place(self, now: float) -> None:
-        if self.fight.rest(now):
+        if self.conflict.note_quiet(now):
             self.journal.info("no program has rewritten the network configuration for a minute")
-        if not self.fight.is_on:
+        if not self.conflict.is_lasting:
             self.health.report("entry")
 
     def _answer_loss(self, now: float) -> None:
         """Put the entry back, at once while there is peace; then publish who took it out."""
         self._was_in_place = False
-        pause = self.fight.lost(now)
+        pause = self.conflict.note_loss(now)
         self._restore_at = now + pause
         if not pause:
             self._enter(now)
@@ -194,9 +194,9 @@ class Installation:
         self.health.note(lost=time.time(), rival=rival)
         self.journal.warn("another program rewrote the network configuration", rival=rival, pause_seconds=pause)
         if pause:
-            self._publish_fight(rival, pause)
+            self._publish_conflict(rival, pause)
 
-    def _publish_fight(self, rival: str, pause: float) -> None:
+    def _publish_conflict(self, rival: str, pause: float) -> None:
         problem = (
             f"{rival} keeps rewriting the network configuration in {self.options.conf_dir}: the entry is put back "
             f"after {pause:g} s, and until then pods start uncaptured. Make it leave other plugins in (cilium: "
