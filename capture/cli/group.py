@@ -79,7 +79,7 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, message="capture %(version)s", help="Print the version, and exit.")
 def capture() -> None:
-    """Capture the traffic of pods for Istio's sidecar proxy, and look at how it is captured.
+    """Capture the traffic of pods for Istio's sidecar proxy, and show how it is captured.
 
     Start with `capture why --pid N`: it names what is wrong with a pod, and what to do.
     """

@@ -94,7 +94,7 @@ def examine() -> Examined:
         live_sets=detect.live_sets_in(facts),
         namespace=namespace_id(),
         is_host=os.path.exists(ONLY_ON_HOST),
-        addresses=tuple(str(address) for address in PodFromInside().pod_addresses()),
+        addresses=tuple(str(address).partition("/")[0] for address in PodFromInside().pod_addresses()),
         missing_capabilities=tuple(capabilities.missing(*CAPABILITIES)),
         kernel=os.uname().release,
         versions={path: run([path, "--version"]).stdout.partition("\n")[0] for path in _programs(facts)},
@@ -253,9 +253,7 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
         yield Finding("namespace", "user namespace", "note", message)
     addresses = ", ".join(examined.addresses) or "none yet; both families would be captured"
     yield Finding("namespace", "addresses", "ok" if examined.addresses else "note", addresses)
-    recorded = (
-        "present" if examined.is_recorded else "absent: nothing was applied here, or elsewhere, or by another version"
-    )
+    recorded = "present" if examined.is_recorded else "absent: nothing was applied here, or it was recorded elsewhere"
     yield Finding("namespace", "record", "ok" if examined.is_recorded else "note", recorded)
 
 
