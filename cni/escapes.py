@@ -1,7 +1,7 @@
 """How containers of a pod can get round the capture, as far as the pod's object shows. Pure.
 
 An owner match sees the user and the group of the process that made the socket (xt_owner.c, nft_meta.c: ``fsuid`` and
-``fsgid``), so a process that can take over the proxy's escapes; docs/what-capture-is-not.md has each way, measured.
+``fsgid``), so a process that takes over one of them escapes; docs/what-capture-is-not.md has each way, measured.
 Istio's own containers run as the proxy's user, and get no warning.
 """
 

@@ -82,7 +82,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "`ip xfrm state` in the pod's namespace lists the keys.",
     ),
     "privileged": (
-        "process {process} may leave the capture by {ways}",
+        "process {process} may leave the capture by {escapes}",
         "Drop the capabilities in the container's securityContext; docs/what-capture-is-not.md has each way.",
     ),
     # The way to the rules.

@@ -61,16 +61,23 @@ class SetLocation(BackendChoice):
     spellings: tuple[Spelling, ...] = ()
 
 
+class Detected(Value):
+    """The choice for a request, and where sets of our own or of upstream's are already."""
+
+    choice: BackendChoice
+    live_sets: tuple[SetLocation, ...]
+
+
 def decide(request: BackendRequest, desired: Ruleset | None = None) -> BackendChoice:
     """Return the way to take in the namespace we are in, for a rule set or for any.
 
     Raises ConfigurationError for a request that contradicts itself, UnsupportedError for one that this host or
     kernel cannot fulfil.
     """
-    return detect(request, desired)[0]
+    return detect(request, desired).choice
 
 
-def detect(request: BackendRequest, desired: Ruleset | None = None) -> tuple[BackendChoice, tuple[SetLocation, ...]]:
+def detect(request: BackendRequest, desired: Ruleset | None = None) -> Detected:
     """Return the way to take, and where our sets are already; raises as ``decide``.
 
     Programs and packages are looked for only where they matter to the request or to what is live.
@@ -89,7 +96,7 @@ def detect(request: BackendRequest, desired: Ruleset | None = None) -> tuple[Bac
     choice = choice.replace(
         is_empty=place not in places, own_users=facts.own_users, has_reject_table="reject" in places
     )
-    return choice, live_sets_in(facts)
+    return Detected(choice, live_sets_in(facts))
 
 
 def find_live_sets() -> tuple[SetLocation, ...]:

@@ -64,7 +64,7 @@ def confirmation_options() -> list[click.Parameter]:
 )
 @click.pass_context
 def apply(ctx: click.Context, *, keep: bool, seconds: int, form: str) -> int:
-    """Capture this machine; without a confirmation that is undone.
+    """Capture this machine, and undo that unless it is confirmed.
 
     The proxy has to listen already: without it, the machine would be cut off. Connections to the SSH server are not
     captured. If Enter is not pressed in time, or the terminal is lost, everything of the capture is removed.

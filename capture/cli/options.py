@@ -268,7 +268,7 @@ def _namespace(text: str) -> str:
     return text if not text or "/" in text else f"{NAMED_NAMESPACES}/{text}"
 
 
-NAMESPACE = Kind(_namespace, "a path, or a name of `ip netns`", bool)
+NAMESPACE = Kind(_namespace, "a path, or a name of `ip netns`", lambda path: path != "")
 
 
 def warn_of_host(namespace: str | None) -> None:

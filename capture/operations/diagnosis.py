@@ -250,9 +250,9 @@ def _usual_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
 
 def _escape_notes(process: int | None) -> Iterator[Cause]:
     """Yield by which capabilities a process may send what no rule sees; they do not show that it does so."""
-    ways = escapes_of(process) if process is not None else ()
-    if ways:
-        yield cause("privileged", f"process {process}", process=process, ways=", ".join(ways))
+    escapes = escapes_of(process) if process is not None else ()
+    if escapes:
+        yield cause("privileged", f"process {process}", process=process, escapes=", ".join(escapes))
 
 
 def _live() -> Ruleset:

@@ -24,7 +24,7 @@ from capture.settings.settings import Given, Settings
 from cni.agent import examination
 from pytest_netns import NamespaceFactory, Pod, PodPair
 from support.captures.meshes import FIFTY
-from support.captures.settings import WAYS, settings
+from support.captures.settings import DRIVERS, settings
 
 if TYPE_CHECKING:
     from typing import Any
@@ -355,17 +355,17 @@ def test_dns_without_a_known_name_server_is_not_told_to_redirect_dns(pod_pair: P
     assert found.causes[0].remedy.startswith("Apply with --capture-all-dns too")
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_healthy_pods_have_no_cause(netns: NamespaceFactory, way: str) -> None:
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_healthy_pods_have_no_cause(netns: NamespaceFactory, driver: str) -> None:
     pair = netns.pod_pair()
     pod = pair.pod
     pair.peer.own_every_address()
     pod.run(["sh", "-ec", HARMLESS])
     pod.listener(*[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006, 15053)], uid=1337)
     for number, texts in enumerate(FIFTY):
-        if number % len(WAYS) == list(WAYS).index(way):
+        if number % len(DRIVERS) == list(DRIVERS).index(driver):
             with pod.entered():
-                operations.apply(settings(texts, WAYS[way]))
+                operations.apply(settings(texts, DRIVERS[driver]))
             assert why(pod).causes == (), texts
             assert why(pod, packet(BrokenPod(""), pair)).causes == (), texts
             assert why(pod, packet(BrokenPod("", goes="in"), pair)).causes == (), texts

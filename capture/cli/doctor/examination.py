@@ -52,7 +52,7 @@ class Examined(Value):
     """Everything that was looked at, in the namespace that it is about."""
 
     facts: HostFacts
-    decision: BackendChoice | CaptureError
+    choice: BackendChoice | CaptureError
     live_sets: tuple[SetLocation, ...]
     namespace: str
     is_host: bool
@@ -90,11 +90,11 @@ def examine() -> Examined:
         choice = error
     return Examined(
         facts=facts,
-        decision=choice,
+        choice=choice,
         live_sets=detect.live_sets_in(facts),
         namespace=namespace_id(),
         is_host=os.path.exists(ONLY_ON_HOST),
-        addresses=tuple(str(address) for address in PodFromInside().pod_addresses()),
+        addresses=tuple(str(address).partition("/")[0] for address in PodFromInside().pod_addresses()),
         missing_capabilities=tuple(capabilities.missing(*CAPABILITIES)),
         kernel=os.uname().release,
         versions={path: run([path, "--version"]).stdout.partition("\n")[0] for path in _programs(facts)},
@@ -199,7 +199,7 @@ def findings(examined: Examined) -> list[Finding]:
         *of_pod(examined.diagnosis),
         *(each.replace(topic=NODE) for each in examined.node),
         *_namespace(examined),
-        *_decision(examined),
+        *_choice(examined),
         *_kernel(examined.facts, examined.modules.lacking),
         *_modules(examined),
         *_host(examined),
@@ -223,8 +223,8 @@ def of_pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
         yield Finding(POD, note.kind, state, message_with_place(note), note.remedy, note.kind)
 
 
-def _decision(examined: Examined) -> Iterator[Finding]:
-    choice = examined.decision
+def _choice(examined: Examined) -> Iterator[Finding]:
+    choice = examined.choice
     if isinstance(choice, CaptureError):
         yield Finding("choice", "backend", "error", choice.message, choice.remedy)
     else:
@@ -254,9 +254,7 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
         yield Finding("namespace", "user namespace", "note", message)
     addresses = ", ".join(examined.addresses) or "none yet; both families would be captured"
     yield Finding("namespace", "addresses", "ok" if examined.addresses else "note", addresses)
-    recorded = (
-        "present" if examined.is_recorded else "absent: nothing was applied here, or elsewhere, or by another version"
-    )
+    recorded = "present" if examined.is_recorded else "absent: nothing was applied here, or it was recorded elsewhere"
     yield Finding("namespace", "record", "ok" if examined.is_recorded else "note", recorded)
 
 
