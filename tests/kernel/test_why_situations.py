@@ -328,6 +328,14 @@ def test_what_is_wrong_with_the_pod_and_stops_no_such_connection_is_a_note(pod_p
     assert [cause.kind for cause in why(pod, outbound).causes] == ["no-rules"]
 
 
+def test_a_chain_without_rules_is_shown_as_one(pod_pair: PodPair) -> None:
+    pod, _ = pod_pair
+    operations.apply(given("--backend nftables"), pod.path)
+    pod.run(shlex.split(f"{NATIVE % 'flush chain'} ISTIO-OUTPUT"))
+
+    assert why(pod).causes[-1].message.endswith("; missing: all rules of ISTIO-OUTPUT, and 9 more differences")
+
+
 def test_the_agent_leaves_a_pod_alone_whose_settings_capture_nothing(pod_pair: PodPair) -> None:
     nothing = given("-b '' -i ''")
     operations.apply(nothing, pod_pair.pod.path)
