@@ -196,7 +196,7 @@ DRIVERS = ("kernel", "host")
 def findings(examined: Examined) -> list[Finding]:
     """Return the findings in the order in which a person looks: pod, node, namespace, choice, drivers."""
     return [
-        *_pod(examined.diagnosis),
+        *of_pod(examined.diagnosis),
         *(each.replace(topic=NODE) for each in examined.node),
         *_namespace(examined),
         *_choice(examined),
@@ -206,7 +206,8 @@ def findings(examined: Examined) -> list[Finding]:
     ]
 
 
-def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
+def of_pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
+    """Yield what is wrong with the pod; else that it is captured."""
     if isinstance(found, CaptureError):
         yield Finding(POD, "capture", "note", f"cannot be judged: {found.message}", found.remedy)
         return
@@ -215,7 +216,7 @@ def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
         return
     for cause in found.causes:
         yield Finding(POD, cause.kind, "error", message_with_place(cause), cause.remedy, cause.kind)
-    if not found.causes and all(note.kind != "unjudged" for note in found.notes):
+    if found.verdict == "captured":
         yield Finding(POD, "capture", "ok", "the rules are in place, and the proxy listens")
     for note in found.notes:
         state: State = "warning" if note.kind == "unjudged" else "note"
