@@ -41,7 +41,7 @@ CAPABILITIES = ("NET_ADMIN", "NET_RAW", "SYS_ADMIN")
 
 XTABLES_LOCK = "/run/xtables.lock"
 
-EVERYTHING = make_settings(
+ALL_FEATURES = make_settings(
     interception_mode="TPROXY", redirect_dns=True, capture_all_dns=True, drop_invalid=True, profile="current",
     rule_comments=True, rule_logs=True,
 )  # fmt: skip
@@ -133,7 +133,7 @@ def _by_name(module: str, function: str, otherwise: T) -> T:
 
 def _purposes() -> dict[str, str]:
     """Return every module that a capture may need, and which flavours need it for what; in words."""
-    desired = build_ruleset(resolve(EVERYTHING, AnyPod())[0])
+    desired = build_ruleset(resolve(ALL_FEATURES, AnyPod())[0])
     found: dict[str, list[str]] = {}
     for flavour, name in FLAVOUR_NAMES.items():
         for module, purpose in needed(desired, FAMILIES, flavour).items():
