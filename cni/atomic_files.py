@@ -252,7 +252,7 @@ def temporary_name(path: str) -> str:
 
 
 def _wait_for_writers(path: str) -> None:
-    """Wait until no process has the file open for writing, or WRITERS_TIMEOUT has passed.
+    """Wait until no process has the file open for writing, or WRITERS_PATIENCE has passed.
 
     Programs that write in place may have opened it before it was replaced. The kernel grants a read lease only
     while no program does (``fcntl(2)``, F_SETLEASE); without leases there is no waiting. A program that opens the

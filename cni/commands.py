@@ -117,7 +117,7 @@ SOURCES = [
     click.option("--kubeconfig", type=_in_entry("kubeconfig", "an absolute path"), metavar="PATH",
                  help="How the plugin reaches the API server: JSON, or YAML, which is converted."),
     click.option("--pod-source", "pod_sources", type=one_of(*conf.POD_SOURCES), multiple=True,
-                 help="Source of facts about a pod; repeat it, in order."
+                 help="Where facts about a pod come from; repeat it, the first source first."
                  "  [default: runtime, and kubernetes with a kubeconfig]"),
     click.option("--agent-pod", type=AGENT_POD, metavar="NAMESPACE/PREFIX",
                  help="Our node agent's pods, which are left alone: their namespace, and how their names begin."),

@@ -1,7 +1,7 @@
 """How containers of a pod can get round the capture, as far as the pod's object shows. Pure.
 
 An owner match sees the user and the group of the process that made the socket (xt_owner.c, nft_meta.c: ``fsuid`` and
-``fsgid``), so a process that can take over the proxy's escapes; docs/what-capture-is-not.md has each way, measured.
+``fsgid``), so a process that takes over one of them escapes; docs/what-capture-is-not.md has each way, measured.
 Istio's own containers run as the proxy's user, and get no warning.
 """
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 ISTIO_CONTAINERS = (PROXY_CONTAINER, INIT_CONTAINER, "istio-validation", "enable-core-dump")
 
-EVERYTHING = "can change the rules, and take over the proxy's user"
-ADDED = ESCAPES | {"ALL": EVERYTHING}
+ALL_CAPABILITIES = "can change the rules, and take over the proxy's user"
+ADDED = ESCAPES | {"ALL": ALL_CAPABILITIES}
 """What a container can do with an added capability."""
 
 OWN_NETWORK_STACKS = {
@@ -70,7 +70,7 @@ def _by_set_gid_programs(contexts: Contexts, of_pod: dict[str, Any], group: int)
 
 def _by_privileges(name: str, context: dict[str, Any]) -> Iterator[str]:
     if context.get("privileged") is True:
-        yield f"container {name} is privileged: it {EVERYTHING}"
+        yield f"container {name} is privileged: it {ALL_CAPABILITIES}"
         return
     added = _items(_mapping(context.get("capabilities")).get("add"))
     for capability in dict.fromkeys(str(each).upper().removeprefix("CAP_") for each in added):

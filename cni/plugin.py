@@ -68,7 +68,7 @@ def add(request: Request) -> None:
     """Capture the pod's traffic, unless it is one to be left alone. Raises ``CniError``."""
     configuration = conf.parse(request.configuration)
     try:
-        _logged(request, lambda journal: _add(request, configuration, journal))
+        _logged(request, lambda log: _add(request, configuration, log))
     except CniError as error:
         _remember(request, decisions.REFUSED, error.message)
         raise
@@ -77,13 +77,13 @@ def add(request: Request) -> None:
 def check(request: Request) -> None:
     """Raise ``CniError`` unless the namespace is as ADD left it."""
     configuration = conf.parse(request.configuration)
-    _logged(request, lambda journal: _check(request, configuration, journal))
+    _logged(request, lambda log: _check(request, configuration, log))
 
 
 def status(request: Request) -> None:
     """Raise ``CniError`` if ADD could not work now: code 50, or 51 if only the API server is away."""
     configuration = conf.parse(request.configuration)
-    _logged(request, lambda journal: _status(request, configuration, journal))
+    _logged(request, lambda log: _status(request, configuration, log))
 
 
 NO_SOURCE = (
@@ -104,29 +104,29 @@ COMMANDS: dict[str, Callable[[Request], None]] = {
 # --- ADD -------------------------------------------------------------------------------------------------------
 
 
-def _add(request: Request, configuration: Configuration, journal: Log) -> None:
-    settings, reason = _desired_settings(request, configuration, journal)
+def _add(request: Request, configuration: Configuration, log: Log) -> None:
+    settings, reason = _desired_settings(request, configuration, log)
     if settings is None:
-        journal.info("left alone", reason=reason)
+        log.info("left alone", reason=reason)
         _remember(request, decisions.LEFT_ALONE, reason)
         return
-    _warn_of_full_table(journal)
-    with journal.step("apply"):
+    _warn_of_full_table(log)
+    with log.step("apply"):
         applied, is_kept = _apply(request, settings)
     for warning in applied.warnings:
-        journal.warn(warning)
+        log.warn(warning)
     if not is_kept:
-        journal.warn(f"{STATE_DIRECTORY} cannot be written: CHECK will have to look the pod up again")
+        log.warn(f"{STATE_DIRECTORY} cannot be written: CHECK will have to look the pod up again")
     for note in applied.notes:
-        journal.info(note)
-    journal.info(
+        log.info(note)
+    log.info(
         "captured",
         profile=applied.config.profile,
         profile_from=settings.origin(conf.CAPTURE_OPTIONS["profile"]),
         families=applied.config.families,
         families_from=applied.config.families_because,
-        backend=applied.decision.backend,
-        driver=applied.decision.driver,
+        backend=applied.choice.backend,
+        driver=applied.choice.driver,
         changed=applied.changed,
         **({} if settings.knows_proxy_environment else {"unknown": NO_MESH_SETTINGS}),
     )
@@ -158,7 +158,7 @@ def _remember(request: Request, decision: str, reason: str) -> None:
     )
 
 
-def _desired_settings(request: Request, configuration: Configuration, journal: Log) -> tuple[Settings | None, str]:
+def _desired_settings(request: Request, configuration: Configuration, log: Log) -> tuple[Settings | None, str]:
     """Return the settings for the pod; or None, and why it is left alone."""
     identity = identity_of(request.arguments)
     if identity is None and configuration.standalone is not None:
@@ -170,13 +170,13 @@ def _desired_settings(request: Request, configuration: Configuration, journal: L
         return None, reason
     if configuration.annotations is None and conf.lacks_source(request.configuration):
         # Such a runtime never hands them over: failing would stop every pod of the node, in the mesh or not.
-        journal.error(f"pod {identity} is left alone: {NO_SOURCE}")
+        log.error(f"pod {identity} is left alone: {NO_SOURCE}")
         return None, NO_SOURCE
     from capture.settings.pod import settings_of  # most pods of a node may have no part in the mesh
     from cni.sources import learn
 
     try:
-        pod, reason = learn(identity, configuration, journal)
+        pod, reason = learn(identity, configuration, log)
         if reason:
             return None, reason
         settings = settings_of(pod, configuration.settings)
@@ -187,11 +187,11 @@ def _desired_settings(request: Request, configuration: Configuration, journal: L
             "Correct it where the pod is made (its Deployment or the like), and the pod starts.",
         ) from None
     for warning in pod.escapes:
-        journal.warn(warning)
+        log.warn(warning)
     return settings, ""
 
 
-def _warn_of_full_table(journal: Log) -> None:
+def _warn_of_full_table(log: Log) -> None:
     """Log that the node's table of connections is nearly full: once it is, the node drops the pod's new connections."""
     from capture.state.tracked import read_counts
 
@@ -201,7 +201,7 @@ def _warn_of_full_table(journal: Log) -> None:
     from capture.analysis.causes import is_nearly_full  # most nodes track few connections
 
     if is_nearly_full(tracked, most):
-        journal.warn(
+        log.warn(
             f"the node's conntrack table is nearly full: {tracked} of {most} connections."
             " Connections of the pod may fail: raise net.netfilter.nf_conntrack_max on the node"
         )
@@ -261,32 +261,32 @@ def _addresses_of(request: Request) -> tuple[Network, ...]:
 # --- CHECK -----------------------------------------------------------------------------------------------------
 
 
-def _check(request: Request, configuration: Configuration, journal: Log) -> None:
+def _check(request: Request, configuration: Configuration, log: Log) -> None:
     from capture.operations.comparison import verify_recorded
     from capture.state.netns import InNamespace
 
-    with InNamespace(request.namespace), journal.step("verify"):
+    with InNamespace(request.namespace), log.step("verify"):
         verified = verify_recorded()
     is_recorded = verified is not None
     if verified is None:
-        settings, reason = _desired_settings(request, configuration, journal)
+        settings, reason = _desired_settings(request, configuration, log)
         if settings is None:
-            journal.info("left alone", reason=reason)
+            log.info("left alone", reason=reason)
             return
         from capture.operations.comparison import verify
 
-        with journal.step("verify"):  # with what ADD would do now: what it did is not recorded
+        with log.step("verify"):  # with what ADD would do now: what it did is not recorded
             verified = verify(settings, request.namespace, _host(request))
     if not verified.holds:
         raise _drift(verified, request.namespace)
     for note in verified.notes:
-        journal.info(note)
+        log.info(note)
     if not verified.is_certain:
         from capture.report.difference_text import doubt_lines  # where there is a warning to log
 
         for doubt in doubt_lines(verified):
-            journal.warn("not judged", what=doubt)
-    journal.info("unchanged", recorded=is_recorded)
+            log.warn("not judged", what=doubt)
+    log.info("unchanged", recorded=is_recorded)
 
 
 def _drift(verified: Verified, namespace: str) -> CniError:
@@ -309,7 +309,7 @@ def _drift(verified: Verified, namespace: str) -> CniError:
 # --- STATUS ----------------------------------------------------------------------------------------------------
 
 
-def _status(request: Request, configuration: Configuration, journal: Log) -> None:
+def _status(request: Request, configuration: Configuration, log: Log) -> None:
     """Answer for this node: kernel, privileges and configuration.
 
     An error here stops every pod of the node, in the mesh or not, and gets the node a taint. So the API server counts
@@ -335,16 +335,16 @@ def _status(request: Request, configuration: Configuration, journal: Log) -> Non
     except CaptureError as error:
         raise CniError(NOT_AVAILABLE, error.message, error.remedy) from None
     is_needed = configuration.pod_sources == (KUBERNETES,)
-    if not is_needed and not (KUBERNETES in configuration.pod_sources and journal.path):
+    if not is_needed and not (KUBERNETES in configuration.pod_sources and log.path):
         return
     try:
         _check_api_server(configuration, STATUS_DEADLINE if is_needed else LOOK_DEADLINE)
-        journal.debug("the API server answers")
+        log.debug("the API server answers")
     except CniError as error:
         if is_needed:
             raise CniError(NOT_AVAILABLE_LIMITED, error.message, error.details) from None
         message = f"pods of the mesh may not start now: {error.message}"
-        journal.warn(message, api_server=error.code, details=error.details)
+        log.warn(message, api_server=error.code, details=error.details)
 
 
 def _check_api_server(configuration: Configuration, deadline: float) -> None:
@@ -358,17 +358,17 @@ def _check_api_server(configuration: Configuration, deadline: float) -> None:
 
 def _logged(request: Request, work: Callable[[Log], None]) -> None:
     """Do the work; log a failure, and raise it as the specification's error."""
-    journal = log_of(request)
+    log = log_of(request)
     try:
         try:
-            work(journal)
+            work(log)
         except CaptureError as error:
             raise _as_cni_error(error, request) from None
         except OSError as error:
             about = f"{error.filename}: " if error.filename else ""
             raise CniError(IO_FAILURE, f"{about}{error.strerror}") from None
     except CniError as error:
-        journal.error(error.message, code=error.code, details=error.details)
+        log.error(error.message, code=error.code, details=error.details)
         raise
 
 

@@ -35,7 +35,7 @@ REMEDIES = {
 }
 
 
-def learn(identity: Identity, configuration: Configuration, journal: Log) -> tuple[Pod, str]:
+def learn(identity: Identity, configuration: Configuration, log: Log) -> tuple[Pod, str]:
     """Return what is known about a pod, and why it is left alone; "" if it is to be captured.
 
     Raises ``CniError`` if no source knows the pod, and ConfigurationError for a status that cannot be read.
@@ -43,24 +43,22 @@ def learn(identity: Identity, configuration: Configuration, journal: Log) -> tup
     sources = configuration.pod_sources
     for source in sources:
         is_last = source == sources[-1]
-        with journal.step(source):
-            pod = _pod_from(source, identity, configuration, journal, is_last=is_last)
+        with log.step(source):
+            pod = _pod_from(source, identity, configuration, log, is_last=is_last)
         if pod is None:
             continue
         # A pod without this annotation was not injected, with any labels and containers.
         if source != RUNTIME or is_last or STATUS_ANNOTATION not in pod.annotations:
             line = first_exemption(pod)
             for warning in warnings_about(pod, line):
-                journal.warn(warning)
+                log.warn(warning)
             return pod, line.reason if line else ""
     silent = [SILENT[source] for source in sources if source in SILENT]
     remedies = [REMEDIES[source] for source in sources if source in REMEDIES]
     raise CniError(POD_UNKNOWN, f"pod {identity}: {'; '.join(silent)}", " ".join(remedies))
 
 
-def _pod_from(
-    source: str, identity: Identity, configuration: Configuration, journal: Log, *, is_last: bool
-) -> Pod | None:
+def _pod_from(source: str, identity: Identity, configuration: Configuration, log: Log, *, is_last: bool) -> Pod | None:
     """Return what a source knows about the pod; None if it knows nothing, or nothing that can be read."""
     if source == RUNTIME:
         if configuration.annotations is None:
@@ -70,7 +68,7 @@ def _pod_from(
         except ConfigurationError as error:
             if is_last:
                 raise
-            journal.info("the next source decides", reason=error.message)
+            log.info("the next source decides", reason=error.message)
             return None
     if source == AGENT:
         from cni import agent_socket
@@ -83,7 +81,5 @@ def _pod_from(
 
     kubeconfig = kubernetes.read_kubeconfig(configuration.kubeconfig)
     if kubeconfig.skips_verification:
-        journal.warn(
-            "the API server's certificate is not verified (insecure-skip-tls-verify)", kubeconfig=kubeconfig.path
-        )
+        log.warn("the API server's certificate is not verified (insecure-skip-tls-verify)", kubeconfig=kubeconfig.path)
     return from_object(identity, kubernetes.read_pod(kubeconfig, identity))

@@ -158,7 +158,8 @@ def _about_plugin(path: str, taken: Network | None, entry: dict[str, Any] | None
     if entry is not None:
         code, problem = trial.status(path, {**entry, "cniVersion": "1.1.0", "name": taken.name if taken else ""})
         if code == NOT_AVAILABLE_LIMITED:
-            yield Finding("plugin", "STATUS", "warning", problem, "Pods that only the API server knows do not start.")
+            remedy = "Make the API server reachable: until it answers, no pod of the mesh starts."
+            yield Finding("plugin", "STATUS", "error", problem, remedy)
         elif code:
             yield Finding("plugin", "STATUS", "error", problem, ENTRY_REMEDY)
         else:

@@ -147,12 +147,12 @@ def _dry_run(settings: Settings, namespace: str | None, host: PodFromInside, pri
     """Print what would be sent into this pod if it were empty."""
     with InNamespace(namespace):
         printer.warn(resolve(settings, host)[1])
-        decision = None
+        choice = None
         try:
-            decision = detect.decide(operations.request_of(settings))
+            choice = detect.decide(operations.request_of(settings))
         except UnsupportedError as error:
             printer.warn([error.message])
-        texts = operations.render(settings, host, decision=decision)
+        texts = operations.render(settings, host, choice=choice)
     printer.show("\n".join(f"# {title}\n{text}" for title, text in texts).removesuffix("\n"))
 
 

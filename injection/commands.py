@@ -111,30 +111,32 @@ def inject(
     Bytes that are not touched stay as they are, comments and layout among them. Doing it twice is doing it once;
     --remove gives the original back.
     """
+    _require_consistent(filenames, check=check, cluster=cluster, policy=policy)
     if cluster:
-        if not check or filenames:
-            raise click.UsageError("--cluster goes with --check, and takes no files")
         from injection.cluster import running
 
         _print_check(running(), form)
-        return EXIT_DONE
-    if policy:
-        if filenames:
-            raise click.UsageError("--policy takes no files: it is about pods to come")
+    elif policy:
         request = _request(**given)
         _write([as_yaml(policy_objects(request.template, request.base, api_version))], output, form)
-        return EXIT_DONE
-    if not filenames:
-        raise click.UsageError("nothing to inject: give a manifest with -f FILE, or -f - for standard input")
-    if removes:
+    elif removes:
         _write([remove(read_input(name), origin_of(name)) for name in filenames], output, form)
-        return EXIT_DONE
-    request = _request(**given)
-    if check:
+    elif check:
+        request = _request(**given)
         _print_check([line for name in filenames for line in _checked(name, request)], form)
     else:
-        _inject_all(filenames, request, output, form)
+        _inject_all(filenames, _request(**given), output, form)
     return EXIT_DONE
+
+
+def _require_consistent(filenames: tuple[str, ...], *, check: bool, cluster: bool, policy: bool) -> None:
+    """Raise UsageError for flags that do not go together, and where there is nothing to inject."""
+    if cluster and (filenames or not check):
+        raise click.UsageError("--cluster goes with --check, and takes no files")
+    if policy and filenames:
+        raise click.UsageError("--policy takes no files: it is about pods to come")
+    if not (cluster or policy or filenames):
+        raise click.UsageError("nothing to inject: give a manifest with -f FILE, or -f - for standard input")
 
 
 def _request(  # each is an option

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from capture.model.conventions import SIDECAR_PORTS
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, Proxy, misspelt, with_dns_of_all_servers
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from injection.settings import PodSettings
 
 INJECTED = (PROXY_CONTAINER, INIT_CONTAINER, VALIDATION_CONTAINER)
-PROXY_PORTS = range(15000, 15100)
 PROBES = ("readinessProbe", "livenessProbe", "startupProbe")
 
 
@@ -48,7 +48,7 @@ def dangers(workload: Workload, settings: PodSettings) -> tuple[str, ...]:
 def _of_container(container: dict[str, Any]) -> Iterator[str]:
     name = container.get("name")
     for port in container.get("ports") or []:
-        if port.get("containerPort") in PROXY_PORTS:
+        if port.get("containerPort") in SIDECAR_PORTS:
             yield f"container {name} listens on port {port['containerPort']}, among the proxy's own (15000-15099)"
     for probe in PROBES:
         if "tcpSocket" in (container.get(probe) or {}):

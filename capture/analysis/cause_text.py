@@ -50,8 +50,8 @@ TEXTS: dict[str, tuple[str, str]] = {
         "If it should be captured: label its namespace for injection; no sidecar.istio.io/inject: false; recreate it.",
     ),
     "host-network": (
-        "this is the node's own network namespace, which is never captured{evidence}",
-        "Name a pod: --pid N (a process in it) or --netns NAME. A pod with hostNetwork: true cannot be captured.",
+        "this is the host's own network namespace{evidence}: a pod with hostNetwork: true cannot be captured",
+        "Name a pod: --pid N (a process in it) or --netns NAME. For a virtual machine see `capture host`.",
     ),
     "lo-down": (
         "the interface lo is down: redirected connections are delivered over it",
@@ -82,7 +82,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "`ip xfrm state` in the pod's namespace lists the keys.",
     ),
     "privileged": (
-        "process {process} may leave the capture by {ways}",
+        "process {process} may leave the capture by {escapes}",
         "Drop the capabilities in the container's securityContext; docs/what-capture-is-not.md has each way.",
     ),
     # The way to the rules.
@@ -153,6 +153,14 @@ TEXTS: dict[str, tuple[str, str]] = {
         "a rule of the capture drops the packet: {reason}",
         "Look at --drop-invalid and at the mode; `capture explain` lists what is dropped.",
     ),
+    "excluded: everything": (
+        "the settings capture nothing: {options}",
+        "Correct them, if the pod should be captured; `capture explain` shows what is left.",
+    ),
+    "excluded: live": (
+        "the live rules capture nothing, and no settings are recorded here",
+        NO_REFERENCE,
+    ),
     "excluded: all": ("{what}", "Correct that setting, if it should be captured."),
     "excluded: pod": ("the settings restrict the capture: {options}", "`capture explain` lists what is captured."),
     "family-not-captured": ("{family} is not captured in this pod", BOTH_FAMILIES),
@@ -160,7 +168,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "family-not-captured: note": ("{note}", "Apply with --ip-families both, if it should be captured."),
     "dns-not-captured: server": (
         "DNS is captured for the pod's own name servers alone, and {server} is none of them",
-        "Apply with --capture-all-dns too: from outside of the pod its name servers are not known.",
+        "Apply with --capture-all-dns too, if look-ups at other servers should be captured.",
     ),
     "dns-not-captured: no server": (
         "DNS is captured for known name servers alone, and none was known when the rules were applied",
@@ -186,6 +194,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "foreign-rule": (
         "a foreign rule decides before ours, and lets the connection bypass the proxy",
         f"{REMOVE_RULE} `capture trace` shows the whole way.",
+    ),
+    "foreign-rule: circle": (
+        "a foreign rule sends what the proxy (user {uid}) sends on back to it: {rule}",
+        "Restrict it to other users than {uid}, or remove it.",
     ),
     "foreign-rule: untracked": (
         "a foreign rule keeps the connection out of connection tracking, and nat rules see tracked connections only",

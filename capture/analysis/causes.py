@@ -25,7 +25,7 @@ from capture.model.addresses import (
     address_text,
 )
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import DNS_PORT, PROTOCOL_NUMBERS
+from capture.model.conventions import DNS_PORT, PROTOCOL_NUMBERS, SIDECAR_PORTS
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import MANGLE, NAT, TABLES, Redirect
 from capture.model.values import Value
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 KIND_OF = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS"}
 USUAL_INTERFACE = "eth0"
 """The name of a pod's interface in container runtimes."""
-PORTS_OF_SIDECAR = range(15000, 15100)
-"""Where Envoy and Istio's agent listen: for captured traffic, DNS, probes and metrics, and for commands."""
 MODES = {True: "TPROXY", False: "REDIRECT"}
 NEARLY_FULL = 0.95
 """Share of the conntrack table above which new connections are about to fail, and some already do."""
@@ -222,7 +220,7 @@ def of_proxy(facts: PodFacts, capture: Capture) -> list[Listener]:
 
 def app_of_proxy_user(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield a note if the proxy's user has listeners that are not the sidecar's, as an app of that user has."""
-    expected = (capture.outbound_port, capture.inbound_port, *PORTS_OF_SIDECAR)
+    expected = (capture.outbound_port, capture.inbound_port, *SIDECAR_PORTS)
     for uid in sorted({each.uid for each in of_proxy(facts, capture)}):
         ports = {each.port for each in of_proxy(facts, capture) if each.uid == uid}.difference(expected)
         if ports:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def load(choice: BackendChoice) -> Driver:
-    """Return the driver that a decision names; only its module is imported."""
+    """Return the driver of a choice; only its module is imported."""
     if choice.driver == "libnftables":
         from capture.backends.nftables.libnftables import LibnftablesDriver
 

@@ -1,4 +1,4 @@
-"""Which backend, driver and variant: facts first, then one decision with its reason.
+"""Which backend, driver and variant: facts first, then one choice with its reason.
 
 ``choose`` is pure. Its rules, when nothing is requested:
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class BackendChoice(Value):
-    """The way that is taken: ``variant`` is "nft" or "legacy" of iptables, and "" of nftables."""
+    """A backend, a driver and a variant: the last is "nft" or "legacy" of iptables, and "" of nftables."""
 
     not_compared = ("reason", "is_empty", "own_users", "has_reject_table")
 
@@ -61,17 +61,24 @@ class SetLocation(BackendChoice):
     spellings: tuple[Spelling, ...] = ()
 
 
+class Detected(Value):
+    """The choice for a request, and where sets of our own or of upstream's are already."""
+
+    choice: BackendChoice
+    live_sets: tuple[SetLocation, ...]
+
+
 def decide(request: BackendRequest, desired: Ruleset | None = None) -> BackendChoice:
-    """Return the way to take in the namespace we are in, for a rule set or for any.
+    """Return the choice in the namespace we are in, for a rule set or for any.
 
     Raises ConfigurationError for a request that contradicts itself, UnsupportedError for one that this host or
     kernel cannot fulfil.
     """
-    return detect(request, desired)[0]
+    return detect(request, desired).choice
 
 
-def detect(request: BackendRequest, desired: Ruleset | None = None) -> tuple[BackendChoice, tuple[SetLocation, ...]]:
-    """Return the way to take, and where our sets are already; raises as ``decide``.
+def detect(request: BackendRequest, desired: Ruleset | None = None) -> Detected:
+    """Return the choice, and where our sets are already; raises as ``decide``.
 
     Programs and packages are looked for only where they matter to the request or to what is live.
     """
@@ -89,7 +96,7 @@ def detect(request: BackendRequest, desired: Ruleset | None = None) -> tuple[Bac
     choice = choice.replace(
         is_empty=place not in places, own_users=facts.own_users, has_reject_table="reject" in places
     )
-    return choice, live_sets_in(facts)
+    return Detected(choice, live_sets_in(facts))
 
 
 def find_live_sets() -> tuple[SetLocation, ...]:
@@ -105,7 +112,7 @@ NETLINK = BackendRequest("nftables", "netlink")
 
 
 def without_kernel(request: BackendRequest) -> BackendChoice:
-    """Return the way that a request names, where nothing is to be touched; by default that of most hosts.
+    """Return the choice that a request names, where nothing is to be touched; by default that of most hosts.
 
     Raises ConfigurationError for a request that contradicts itself.
     """
@@ -117,11 +124,11 @@ def without_kernel(request: BackendRequest) -> BackendChoice:
     return BackendChoice("iptables", driver, variant, "requested" if backend else "the default")
 
 
-# --- the decision --------------------------------------------------------------------------------
+# --- the choice ----------------------------------------------------------------------------------
 
 
 def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
-    """Return the way to take, from facts and a request. Pure; raises as ``decide``."""
+    """Return the choice, from facts and a request. Pure; raises as ``decide``."""
     backend = requested_backend(request)
     if backend == "nftables":
         return _nftables(facts, request.driver or "netlink", "requested")
@@ -129,7 +136,7 @@ def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
     if not backend and not facts.own_users and facts.nf_tables and not has_own_in_iptables:
         return _nftables(facts, request.driver or "netlink", OTHER_USERS)
     obstacles: dict[tuple[str, str], list[str]] = {}
-    for driver, variant in _iptables_ways(facts, request):
+    for driver, variant in _iptables_drivers(facts, request):
         obstacle = _why_unusable(facts, driver, variant, certain=not backend)
         if obstacle is None:
             reason = "; ".join((_why_variant(facts, request, variant), *_obstacle_lines(obstacles)))
@@ -163,7 +170,7 @@ def _obstacle_lines(obstacles: dict[tuple[str, str], list[str]]) -> Iterator[str
         yield f"{', '.join(drivers)} ({variant}): {obstacle}"
 
 
-def _iptables_ways(facts: HostFacts, request: BackendRequest) -> Iterator[tuple[str, Variant]]:
+def _iptables_drivers(facts: HostFacts, request: BackendRequest) -> Iterator[tuple[str, Variant]]:
     """Yield driver and variant, the best first, as far as the request allows."""
     # First those with our rules, then those with any, then nft.
     order = sorted(VARIANTS, key=lambda variant: (not facts.uses(variant, own=True), not facts.uses(variant)))
@@ -185,7 +192,7 @@ def _why_variant(facts: HostFacts, request: BackendRequest, variant: Variant) ->
 
 
 def _why_unusable(facts: HostFacts, driver: str, variant: Variant, *, certain: bool) -> str | None:
-    """Return what keeps a way of iptables from being taken; None if nothing does.
+    """Return what keeps a driver of iptables from being used; None if nothing does.
 
     ``certain``: a kernel that might have legacy tables does not count as one that has.
     """

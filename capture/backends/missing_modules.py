@@ -94,7 +94,7 @@ def _remedy_by_other_flavour(desired: Ruleset | None, flavour: Flavour) -> str:
         for other, option in FLAVOUR_OPTIONS.items()
         if other != flavour and not look_up(_needed_by(desired, other)).lacking
     )
-    return f" Or choose another way whose modules are there: {words}." if words else ""
+    return f" Or choose what has its modules here: {words}." if words else ""
 
 
 FLAVOUR_OPTIONS: dict[Flavour, str] = {

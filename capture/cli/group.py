@@ -79,7 +79,7 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, message="capture %(version)s", help="Print the version, and exit.")
 def capture() -> None:
-    """Capture the traffic of pods for Istio's sidecar proxy, and look at how it is captured.
+    """Capture the traffic of pods for Istio's sidecar proxy, and show how it is captured.
 
     Start with `capture why --pid N`: it names what is wrong with a pod, and what to do.
     """
@@ -119,11 +119,11 @@ def run_click(command: click.Command, words: Sequence[str], name: str = "capture
     """Run a command and return its exit code. Raises CaptureError, also for a usage that is wrong."""
     try:
         code = command.main(list(words), prog_name=name, standalone_mode=False)
-    except click.UsageError as error:
-        if type(error).__name__ != "NoArgsIsHelpError":  # of click 8.2 and later
-            raise BadUsageError(error) from None
+    except getattr(click.exceptions, "NoArgsIsHelpError", ()) as error:  # of click 8.2 and later
         click.echo(error.format_message(), err=True)
         return EXIT_USAGE
+    except click.UsageError as error:
+        raise BadUsageError(error) from None
     except click.Abort:
         raise KeyboardInterrupt from None
     return code if isinstance(code, int) else 0

@@ -20,8 +20,8 @@ from capture.report.applied_text import applied_as_plain, applied_text, start_li
 from capture.report.output import print_json, print_on_stderr, warn
 from capture.report.terminal import print_lines
 from capture.settings.options import ALLOW_HOST, EXCLUDED_INBOUND_PORTS, INBOUND_CAPTURE_PORT, PROXY_PORT
-from capture.state.files import content_of
 from capture.state.node import evidence_of_node
+from capture.state.pod_facts import listening_tcp_ports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from capture.settings.settings import Settings
 
 SSH_PORT = 22
-LISTENING = "0A"  # TCP_LISTEN of sock_diag, which a machine's kernel may lack
 ENDINGS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 """The signals of a lost terminal, of Ctrl-C, and of a shutdown."""
 APPLY_EXAMPLES = """
@@ -64,7 +63,7 @@ def confirmation_options() -> list[click.Parameter]:
 )
 @click.pass_context
 def apply(ctx: click.Context, *, keep: bool, seconds: int, form: str) -> int:
-    """Capture this machine; without a confirmation that is undone.
+    """Capture this machine, and undo that unless it is confirmed.
 
     The proxy has to listen already: without it, the machine would be cut off. Connections to the SSH server are not
     captured. If Enter is not pressed in time, or the terminal is lost, everything of the capture is removed.
@@ -126,9 +125,7 @@ def without_ssh(settings: Settings) -> Settings:
 
 def require_proxy(settings: Settings) -> None:
     """Raise CaptureError unless TCP connections to both ports of the proxy reach a listening socket."""
-    listed = (content_of(f"/proc/net/{each}").decode().splitlines()[1:] for each in ("tcp", "tcp6"))  # proc(5)
-    sockets = [line.split() for lines in listed for line in lines]
-    listening = {int(words[1].rpartition(":")[2], 16) for words in sockets if words[3] == LISTENING}
+    listening = listening_tcp_ports()
     for port in (settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT]):
         if port not in listening:
             raise CaptureError(

@@ -124,7 +124,7 @@ class CaptureCommand(click.Command):
         }
         taking = [param for param in self.params if isinstance(param, click.Option) and not param.is_flag]
         with_values = {flag for param in taking for flag in param.opts}
-        return super().parse_args(ctx, spelled_out(args, switches, with_values - switches))
+        return super().parse_args(ctx, with_explicit_switches(args, switches, with_values - switches))
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write what a person looks for first: the purpose, examples, the command's own options."""
@@ -201,7 +201,7 @@ HELP_ALL_OPTION = click.Option(
 )  # fmt: skip
 
 
-def spelled_out(arguments: list[str], switches: set[str], with_values: set[str]) -> list[str]:
+def with_explicit_switches(arguments: list[str], switches: set[str], with_values: set[str]) -> list[str]:
     """Return the arguments with ``--switch`` as ``--switch=true``; what follows an option as its value stays."""
     spelled: list[str] = []
     rest = iter(arguments)
@@ -268,7 +268,7 @@ def _namespace(text: str) -> str:
     return text if not text or "/" in text else f"{NAMED_NAMESPACES}/{text}"
 
 
-NAMESPACE = Kind(_namespace, "a path, or a name of `ip netns`", bool)
+NAMESPACE = Kind(_namespace, "a path, or a name of `ip netns`", lambda path: path != "")
 
 
 def warn_of_host(namespace: str | None) -> None:

@@ -16,7 +16,8 @@ from capture.errors import ConfigurationError
 class Kind(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on, which is not required
     """A kind of values: how a text becomes one, and what is expected of it.
 
-    A text is of another kind where ``parse`` or ``accepts`` raises ValueError, or ``accepts`` refuses the value.
+    ``parse`` makes the value of a text. A text is of another kind if that raises ValueError, or if ``accepts`` raises
+    it of the value, or returns what is false.
     """
 
     name = "text"

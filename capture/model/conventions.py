@@ -18,6 +18,9 @@ MAX_ID = 0xFFFF_FFFE
 MAX_INTERFACE_BYTES = 15
 """linux/if.h: IFNAMSIZ is 16 with the closing zero."""
 
+SIDECAR_PORTS = range(15000, 15100)
+"""Where Envoy and Istio's agent listen: for captured traffic, DNS, probes and metrics, and for commands."""
+
 # Istio's design of DNS and TPROXY
 DNS_PORT = 53
 AGENT_DNS_PORT = 15053

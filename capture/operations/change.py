@@ -3,7 +3,7 @@
 settings -> configuration -> desired rules (pure)
 live rules read -> equal: done
                 -> different: recorded, written, read again, compared
-our sets elsewhere (the other backend) removed, now that the new one captures; then stale routes
+our other sets (in the other backend) removed, now that the new one captures; then stale routes
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Applied(Value):
     """The result of ``apply``: whether anything was written, how, for which configuration, and its warnings."""
 
     changed: bool
-    decision: BackendChoice
+    choice: BackendChoice
     config: CaptureConfig
     ruleset: Ruleset
     warnings: tuple[str, ...] = ()
@@ -128,10 +128,11 @@ def _apply(
     config, warnings = resolved
     desired = build_ruleset(config)
     with NamespaceLock(lock_timeout) as lock:
-        choice, live_sets = detect.detect(request_of(settings), desired)
+        detected = detect.detect(request_of(settings), desired)
+        choice = detected.choice
         if not choice.own_users:
             _require_known_ids(settings, config)
-        existing = _read_existing(choice, live_sets, desired)
+        existing = _read_existing(choice, detected.live_sets, desired)
         settings = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
         written_by = choice.backend, choice.driver, choice.variant
         sysctls = _sysctls_to_change(desired)

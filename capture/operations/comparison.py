@@ -24,16 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from capture.analysis.base_chains import PodNetwork
-    from capture.backends.detect import BackendChoice, SetLocation
+    from capture.backends.detect import BackendChoice, Detected, SetLocation
     from capture.model.addresses import Network
     from capture.model.ruleset import Chain, TableName
     from capture.operations.arguments import Namespace
     from capture.operations.situation import OtherChains
     from capture.settings.config import CaptureConfig, Host
     from capture.state.record import Record
-
-    Found = tuple[BackendChoice, tuple[SetLocation, ...]]
-    """What ``detect.look`` found: the way that a request takes, and all our sets."""
 
 
 def verify(
@@ -73,23 +70,23 @@ def _request_of(recorded: Record) -> BackendRequest:
     return BackendRequest(recorded.backend, recorded.driver, recorded.variant)
 
 
-def _verify_recorded(recorded: Record, found: Found) -> Verified:
+def _verify_recorded(recorded: Record, detected: Detected) -> Verified:
     addresses = PodFromOutside().pod_addresses()
     desired = routes.with_loopback_address(recorded.ruleset, global_addresses(addresses))
-    verified = _verify(desired, _request_of(recorded), found, recorded.settings, addresses)
+    verified = _verify(desired, _request_of(recorded), detected, recorded.settings, addresses)
     return verified.replace(from_record=True)
 
 
 def _verify(
     desired: Ruleset,
     request: BackendRequest,
-    found: Found,
+    detected: Detected,
     settings: Settings,
     addresses: tuple[Network, ...],
     recorded: Ruleset | None = None,
 ) -> Verified:
     """Compare with the desired rules; add what addresses of families without rules need."""
-    choice, live_sets = found
+    choice, live_sets = detected.choice, detected.live_sets
     uncaptured, notes = judge_families(desired.families, settings, addresses)
     is_desired = IPV6 not in desired.families and settings[OTHER_FAMILY] == "reject"
     if is_desired or choice.has_reject_table:
@@ -150,23 +147,35 @@ def _judged(
     )
     if live is desired and not other_chains.chains:
         return found
+    return _with_judgement(found, live_sets, other_chains, recorded)
+
+
+def _with_judgement(
+    found: Verified, live_sets: Iterable[SetLocation], other_chains: OtherChains, recorded: Ruleset | None
+) -> Verified:
+    """Return what was found, with what differences, foreign rules and second sets do to packets."""
     from capture.analysis.judgement import judge
     from capture.state.pod_network import read_pod_network
 
     network = read_pod_network()
-    is_native = choice.backend == "nftables"
     judged = judge(
-        desired,
-        live,
+        found.desired,
+        found.live,
         other_chains.foreign,
         network,
-        is_native=is_native,
-        has_reference=has_reference,
+        is_native=found.choice.backend == "nftables",
+        has_reference=found.has_reference,
         recorded=recorded,
     )
-    others = tuple(_second_sets(found, live_sets, other_chains, network))
-    found = found.replace(**{field: getattr(judged, field) for field in judged.__match_args__}, others=others)
-    return found.replace(doubts=(*other_chains.doubts, *judged.doubts))
+    return found.replace(
+        differences=judged.differences,
+        harmless_differences=judged.harmless_differences,
+        obstacles=judged.obstacles,
+        harmless_obstacles=judged.harmless_obstacles,
+        unjudged=judged.unjudged,
+        doubts=(*found.doubts, *judged.doubts),
+        others=tuple(_second_sets(found, live_sets, other_chains, network)),
+    )
 
 
 def _second_sets(
@@ -175,7 +184,7 @@ def _second_sets(
     from capture.analysis.judgement import second_set_effect
 
     for each in live_sets:
-        if each.place != found.decision.place:
+        if each.place != found.choice.place:
             yield Other(each, second_set_effect(found.desired, other_chains.of(each.place), network))
 
 
@@ -185,8 +194,8 @@ def dump(namespace: Namespace = None) -> Dumped:
         recorded = record.read()
         if recorded is None:
             return Dumped(_live_sets(detect.find_live_sets()))
-        found = detect.detect(_request_of(recorded))
-        return Dumped(_live_sets(found[1]), _verify_recorded(recorded, found))
+        detected = detect.detect(_request_of(recorded))
+        return Dumped(_live_sets(detected.live_sets), _verify_recorded(recorded, detected))
 
 
 def _live_sets(located: Iterable[SetLocation]) -> tuple[LiveSet, ...]:

@@ -12,7 +12,9 @@ from capture.analysis.causes import (
     causes_of_proxy,
     default_route_causes,
     drop_cause,
+    is_own,
     no_route_cause,
+    place_of,
     stops,
     untracked_cause,
 )
@@ -39,7 +41,7 @@ from capture.operations.inference import inferred_settings
 from capture.operations.tracing import live_situation
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
-from capture.settings.config_warnings import cancelling
+from capture.settings.config_warnings import cancelling, excludes_every_interface
 from capture.settings.host import PodFromInside
 from capture.settings.options import (
     EXCLUSIONS,
@@ -74,7 +76,7 @@ if TYPE_CHECKING:
     from capture.settings.settings import Settings
 
 
-NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured")
+NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured", "excluded")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
 LEFT_ALONE_BY = (
     ("is excluded", "left-alone: namespace"),
@@ -84,6 +86,8 @@ LEFT_ALONE_BY = (
 """Words of the plugin's reasons, and what they mean for the person who expected a capture."""
 SELECTIONS = (INBOUND_PORTS, OUTBOUND_NETWORKS, OWNER_GROUPS)
 """Options that name what is captured."""
+EMPTY = "''"
+"""An empty value, as a shell has it."""
 PORTS_OF_ISTIO = ("15020", "15021", "15090")
 """The ports that every injected pod leaves out: metrics and probes of the agent and of Envoy."""
 SOME_PORT = 45000
@@ -130,29 +134,14 @@ def why(
         known, capture = _expected(settings, namespace)
         facts = read_facts(capture)
         of_pod = list(causes_of_pod(facts, capture))
-        causes = [each for each in of_pod if packet is None and stops(each, capture)]
         if not detect.find_live_sets():
+            causes = [each for each in of_pod if packet is None and stops(each, capture)]
             causes.append(cause("no-rules: machine") if is_machine else _no_rules_cause())
             return Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         if packet is not None:
             found = _of_connection(packet, known, facts, capture, of_pod)
             return found.replace(notes=(*found.notes, *_escape_notes(process)))
-        verified = verify(settings, prefer_recorded=settings is None)
-        causes += (
-            *default_route_causes(facts, capture),
-            *causes_of_proxy(facts, capture),
-            *drift_causes(verified, facts),
-            *_usual_causes(facts, capture),
-        )
-        notes = (
-            *app_of_proxy_user(facts, capture),
-            *(_exclusion_notes(known, verified) if known else _usual_connection_notes()),
-            *_socket_lb_causes(),
-            *(each for each in of_pod if each not in causes),
-            *unjudged_notes(verified),
-        )
-        is_certain = verified.is_judged and all(note.kind != "rule-missing" for note in notes)
-        return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
+        return _of_pod(verify(settings, prefer_recorded=settings is None), known, facts, capture, of_pod)
 
 
 def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:
@@ -169,10 +158,10 @@ def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace
 def _expected(settings: Settings | None, namespace: Namespace) -> tuple[Reference | None, Capture]:
     """Return the settings, or the recorded ones, and what they expect of the proxy; else what the live rules expect."""
     known = reference(settings, host=host_of(namespace))
-    config = known.config if known else _inferred_config(namespace)
+    config, pod = known.config if known else _inferred_config(namespace), PodFromInside()
     return known, Capture(
         config.proxy_port if config.outbound_networks or config.outbound_ports else None,
-        config.inbound_capture_port if config.inbound_ports else None,
+        config.inbound_capture_port if config.inbound_ports and not excludes_every_interface(config, pod) else None,
         AGENT_DNS_PORT if config.captures_dns else None,
         config.proxy_uids,
         config.proxy_gids,
@@ -190,6 +179,29 @@ def _inferred_config(namespace: Namespace) -> CaptureConfig:
         return config.replace(families=live.families, excluded_interfaces=()) if live.tables else config
     except CaptureError:
         return CaptureConfig()
+
+
+def _of_pod(
+    verified: Verified, known: Reference | None, facts: PodFacts, capture: Capture, of_pod: list[Cause]
+) -> Diagnosis:
+    stopping = [each for each in of_pod if stops(each, capture)]
+    causes = (
+        *stopping,
+        *_empty_capture_causes(known, capture),
+        *default_route_causes(facts, capture),
+        *causes_of_proxy(facts, capture),
+        *drift_causes(verified, facts),
+        *_usual_causes(facts, capture),
+    )
+    notes = (
+        *app_of_proxy_user(facts, capture),
+        *(_exclusion_notes(known, capture, verified) if known else _usual_connection_notes()),
+        *_socket_lb_causes(),
+        *(each for each in of_pod if each not in stopping),
+        *unjudged_notes(verified),
+    )
+    is_certain = verified.is_judged and all(note.kind != "rule-missing" for note in notes)
+    return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
 
 
 def _of_connection(
@@ -238,9 +250,9 @@ def _usual_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
 
 def _escape_notes(process: int | None) -> Iterator[Cause]:
     """Yield by which capabilities a process may send what no rule sees; they do not show that it does so."""
-    ways = escapes_of(process) if process is not None else ()
-    if ways:
-        yield cause("privileged", f"process {process}", process=process, ways=", ".join(ways))
+    escapes = escapes_of(process) if process is not None else ()
+    if escapes:
+        yield cause("privileged", f"process {process}", process=process, escapes=", ".join(escapes))
 
 
 def _live() -> Ruleset:
@@ -257,25 +269,40 @@ def _usual_connection_notes() -> Iterator[Cause]:
 def _explicit_options(settings: Settings, is_meant: Callable[[Option[Any]], bool]) -> list[str]:
     """Return which of the explicit options are meant, each with its value and where that is from."""
     meant = filter(is_meant, settings.explicit)
-    return [f"{option.name} {settings.text(option)} ({settings.origin(option)})" for option in meant]
+    return [f"{option.name} {settings.text(option) or EMPTY} ({settings.origin(option)})" for option in meant]
 
 
-def _exclusion_notes(known: Reference, verified: Verified) -> Iterator[Cause]:
+def _empty_capture_causes(known: Reference | None, capture: Capture) -> Iterator[Cause]:
+    """Yield a cause where nothing is sent to any port."""
+    if capture.outbound_port is capture.inbound_port is capture.dns_port is None:
+        yield cause("excluded: everything", options=_restrictions(known.settings)) if known else cause("excluded: live")
+
+
+def _exclusion_notes(known: Reference, capture: Capture, verified: Verified) -> Iterator[Cause]:
     """Yield what the settings leave uncaptured on purpose, which may be what is looked for."""
-    settings = known.settings
-    for what in cancelling(settings, known.config, PodFromInside()):
-        yield cause("excluded: all", what=what)
     for note in verified.notes:
         yield cause("family-not-captured: note", note=note)
-    exclusions = [
-        each
-        for each in settings.explicit
-        if (each.topic == EXCLUSIONS and not {*settings.text(each).split(",")} <= {"", *PORTS_OF_ISTIO})
-        or (each in SELECTIONS and settings.text(each) != each.default)
-    ]
-    given = _explicit_options(settings, lambda option: option in exclusions and option not in (PROXY_UID, PROXY_GID))
+    if any(_empty_capture_causes(known, capture)):
+        return
+    for what in cancelling(known.settings, known.config, PodFromInside()):
+        yield cause("excluded: all", what=what)
+    given = _restrictions(known.settings)
     if given:
-        yield cause("excluded: pod", options=", ".join(given))
+        yield cause("excluded: pod", options=given)
+
+
+def _restrictions(settings: Settings) -> str:
+    """Return the explicit options that capture less than usual."""
+    return ", ".join(_explicit_options(settings, lambda option: _restricts(option, settings)))
+
+
+def _restricts(option: Option[Any], settings: Settings) -> bool:
+    """Return whether an option's value captures less than usual: Istio's own ports are always left out."""
+    if option in (PROXY_UID, PROXY_GID):
+        return False
+    if option.topic == EXCLUSIONS:
+        return not {*settings.text(option).split(",")} <= {"", *PORTS_OF_ISTIO}
+    return option in SELECTIONS and settings.text(option) != option.default
 
 
 def _with_options(found: Cause, packet: Packet, known: Reference) -> Cause:
@@ -320,12 +347,19 @@ def _no_rules_cause() -> Cause:
 
 
 def _loop_causes(live: Trace, capture: Capture) -> Iterator[Cause]:
-    """Yield a cause if what the proxy sends on would come back to it: the rule that leaves it out has no effect."""
+    """Yield a cause if what the proxy sends on would come back to it, by a foreign rule or for want of one of ours."""
     if live.outcome != "proxy-outbound" or not capture.uids or not capture.gids:
         return
     uid, gid = capture.uids[0].first, capture.gids[0].first
-    if trace(live.packet.replace(uid=uid, gid=gid)).outcome == "proxy-outbound":
+    sent_on = trace(live.packet.replace(uid=uid, gid=gid))
+    if sent_on.outcome != "proxy-outbound":
+        return
+    step = sent_on.step
+    if step is None or is_own(step):
         yield cause("rule-missing: circle", uid=uid)
+    else:
+        rule = step.rule.why or rule_of(step.rule, live.packet.family)
+        yield cause("foreign-rule: circle", place_of(step), uid=uid, rule=rule)
 
 
 def _following(live: Trace, capture: Capture) -> Iterator[Trace]:

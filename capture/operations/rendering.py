@@ -23,14 +23,14 @@ def render(
     settings: Settings,
     host: Host | None = None,
     families: tuple[Family, ...] = FAMILIES,
-    decision: BackendChoice | None = None,
+    choice: BackendChoice | None = None,
 ) -> list[tuple[str, str]]:
     """Return what would be sent into an empty namespace, as titled texts; touches no kernel.
 
-    Without a decision, the backend and driver are those that most hosts take.
+    Without a choice, the backend and driver are those that most hosts take.
     """
     config, _ = resolve(as_settings(settings, "render"), host or AnyPod())
     if not isinstance(families, tuple) or not set(families) <= set(FAMILIES):
         raise ConfigurationError("render()", repr(families), "the argument families", f"some of {FAMILIES}")
     config = config.replace(families=tuple(family for family in config.families if family in families))
-    return load(decision or detect.without_kernel(request_of(settings))).render(build_ruleset(config))
+    return load(choice or detect.without_kernel(request_of(settings))).render(build_ruleset(config))

@@ -38,7 +38,7 @@ class Verified(Value):
     one, and ``doubts`` are what else cannot be judged, in words.
     """
 
-    decision: BackendChoice
+    choice: BackendChoice
     desired: Ruleset
     live: Ruleset
     differences: tuple[Difference, ...] = ()

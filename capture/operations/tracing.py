@@ -82,7 +82,7 @@ def live_situation() -> Situation:
     recorded = record.read()
     known = recorded.ruleset if recorded else build_ruleset(CaptureConfig())
     found = detect.find_live_sets()
-    choice = found[0] if found else detect.detect(BackendRequest())[0]
+    choice = found[0] if found else detect.decide(BackendRequest())
     live = _with_reasons(load(choice).read(), known) if found or not choice.is_empty else Ruleset(FAMILIES, ())
     return read_situation(live, choice.place, recorded.ruleset if recorded else live)
 

@@ -32,7 +32,7 @@ def print_start_line(reference: Reference | None, form: str) -> None:
 
 def applied_as_plain(settings: Settings, applied: Applied) -> dict[str, object]:
     """Return what ``apply`` did, for JSON."""
-    choice, config = applied.decision, applied.config
+    choice, config = applied.choice, applied.config
     return {
         "changed": applied.changed,
         "rules": _count(applied),
@@ -61,7 +61,7 @@ def _count(applied: Applied) -> int:
 def applied_text(applied: Applied) -> str:
     """Return in a line what ``apply`` did."""
     families = applied.ruleset.families
-    choice = applied.decision
+    choice = applied.choice
     variant = f" {choice.variant}" if choice.variant else ""
     return (
         f"{'programmed' if applied.changed else 'unchanged'}: {_count(applied)} rules for "

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from capture.model.ruleset import Rule, Ruleset
     from capture.operations import Other, Verified
 
-NO_EFFECT = "foreign rule without effect on captured traffic"
+WITHOUT_EFFECT = "foreign rule without effect on captured traffic"
 UNJUDGED = "foreign rule may divert captured traffic, which cannot be judged"
 MEANINGS = {
     "missing": "is missing",
     "unexpected": "is unexpected",
     "family": "captures a family that should not be captured",
 }
-NO_REFERENCE = "nothing is recorded here that this version reads; give the options of the pod"
+NOTHING_RECORDED = "nothing is recorded here that this version reads; give the options of the pod"
 NOTHING_APPLIED = "nothing is applied here: the namespace has no rules of the capture"
 MAX_SINGLE = 20
 """More differences of one kind in a chain have one sentence together."""
@@ -51,8 +51,6 @@ def difference_lines(verified: Verified) -> Iterator[str]:
 
 def doubt_lines(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each thing that cannot be judged."""
-    if not verified.has_reference:
-        yield NO_REFERENCE
     for each in verified.unjudged:
         yield f"{each.place}: {UNJUDGED}: {_rule(each)}{effect_text(each.effect)}"
     yield from verified.doubts
@@ -66,17 +64,17 @@ def note_lines(verified: Verified) -> Iterator[str]:
         yield from dict.fromkeys(map(_without_effect, verified.harmless_obstacles))
         return
     places = [each.place for each in verified.harmless_obstacles]
-    yield from (f"{place}: {NO_EFFECT}: {places.count(place)} rules" for place in dict.fromkeys(places))
+    yield from (f"{place}: {WITHOUT_EFFECT}: {places.count(place)} rules" for place in dict.fromkeys(places))
 
 
 def _without_effect(each: Difference | Obstacle) -> str:
-    return f"{each.place}: {NO_EFFECT}: {_rule(each)}"
+    return f"{each.place}: {WITHOUT_EFFECT}: {_rule(each)}"
 
 
 def _grouped(found: Sequence[Difference], words: Callable[[Difference], str], live: Ruleset) -> Iterator[str]:
     """Yield a sentence for each difference, or with the weightiest for many of one kind in a chain."""
     groups: dict[tuple[str, ...], list[Difference]] = {}
-    for each in sorted(found, key=_weight):
+    for each in sorted(found, key=lambda each: each.weight):
         groups.setdefault((each.family, each.table, each.chain, each.kind), []).append(each)
     for several in groups.values():
         first = several[0]
@@ -88,10 +86,6 @@ def _grouped(found: Sequence[Difference], words: Callable[[Difference], str], li
             yield f"{where}: all {len(several)} rules are missing{effect_text(first.effect)}"
         else:
             yield f"{words(first)} (and {len(several) - 1} more of this kind in this chain)"
-
-
-def _weight(difference: Difference) -> tuple[bool, ...]:
-    return difference.effect is None, *(difference.effect.weight if difference.effect else ())
 
 
 def difference_text(difference: Difference) -> str:
@@ -178,13 +172,14 @@ def conclusion_lines(verified: Verified) -> Iterator[str]:
         "drift": f"drift: {found} difference{'s' if found > 1 else ''} from the {compared_with}",
         "in sync": f"in sync: live rules match the {compared_with}",
         "cannot be judged": f"cannot be judged: live rules match the {compared_with} as far as they can be judged",
-        "no reference": f"no reference: {NO_REFERENCE}",
+        "no reference": f"no reference: {NOTHING_RECORDED}",
     }[verified.conclusion]
     if verified.is_nothing_applied:
         return
     yield from (f"  {sentence}" for sentence in difference_lines(verified))
-    known = NO_REFERENCE if verified.conclusion == "no reference" else ""
-    yield from (f"not judged: {sentence}" for sentence in doubt_lines(verified) if sentence != known)
+    if not verified.has_reference and verified.conclusion != "no reference":
+        yield f"not judged: {NOTHING_RECORDED}"
+    yield from (f"not judged: {sentence}" for sentence in doubt_lines(verified))
 
 
 def reference_text(verified: Verified) -> str:
@@ -212,7 +207,7 @@ def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, 
         "certain": verified.is_certain,
         "compared_with": reference_text(verified),
         "differences": differences_as_plain(verified),
-        "not_judged": list(doubt_lines(verified)),
+        "not_judged": [*([] if verified.has_reference else [NOTHING_RECORDED]), *doubt_lines(verified)],
         "notes": list(note_lines(verified)),
         "live_settings": None if verified.has_reference else inferred_flags(verified.desired),
         "proxy": [cause_as_plain(cause) for cause in causes],

@@ -71,7 +71,7 @@ def print_on_stderr(line: str) -> None:
 
 
 def run_to_exit_code(
-    program: Callable[[], int], print_error: Callable[[CaptureError], None] = print_error, *, needs_output: bool = False
+    program: Callable[[], int], on_error: Callable[[CaptureError], None] = print_error, *, needs_output: bool = False
 ) -> int:
     """Run a program and return its exit code; errors, Ctrl-C and output that cannot be written end it in words.
 
@@ -80,7 +80,7 @@ def run_to_exit_code(
     """
     keep_standard_descriptors()
     with Streams(needs_output=needs_output) as streams:
-        code = _code_of(program, print_error)
+        code = _code_of(program, on_error)
         try:
             streams.output.flush()
         except LostOutputError:
@@ -97,11 +97,11 @@ def run_to_exit_code(
         return code
 
 
-def _code_of(program: Callable[[], int], print_error: Callable[[CaptureError], None]) -> int:
+def _code_of(program: Callable[[], int], on_error: Callable[[CaptureError], None]) -> int:
     try:
         return program()
     except CaptureError as error:
-        print_error(error)
+        on_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         print(file=sys.stderr)
@@ -109,7 +109,7 @@ def _code_of(program: Callable[[], int], print_error: Callable[[CaptureError], N
     except LostOutputError:
         return EXIT_FAILED
     except Exception as error:  # noqa: BLE001  # no traceback reaches a person
-        print_error(_unforeseen(error))
+        on_error(_unforeseen(error))
         return EXIT_FAILED
 
 

@@ -28,10 +28,15 @@ def config_warnings(settings: Settings, config: CaptureConfig, host: Host) -> li
 def cancelling(settings: Settings, config: CaptureConfig, host: Host) -> list[str]:
     """Return a warning for each setting that leaves everything alone."""
     found = [*_cancelling(config)]
-    present = host.interface_names() if config.excluded_interfaces else None
-    if present and all(any(_matches(name, each) for name in config.excluded_interfaces) for each in present):
+    if excludes_every_interface(config, host):
         found.append((option.EXCLUDED_INTERFACES, "names every interface of the pod: nothing is captured but over lo"))
     return [f"{_where(settings, which)} {what}" for which, what in found]
+
+
+def excludes_every_interface(config: CaptureConfig, host: Host) -> bool:
+    """Return whether the excluded interfaces are all that the pod has, but lo."""
+    present = (host.interface_names() or ()) if config.excluded_interfaces else ()
+    return bool(present) and all(any(_matches(name, each) for name in config.excluded_interfaces) for each in present)
 
 
 def _where(settings: Settings, which: Option[Any]) -> str:

@@ -51,7 +51,7 @@ def _be_child(work: Callable[[], str], describe: Callable[[BaseException], str],
 
 
 def error_text(error: BaseException) -> str:
-    """Return what ``parse_error`` makes the error of again, as far as it is a CaptureError."""
+    """Return an error as text, of which ``parse_error`` makes a CaptureError again."""
     if isinstance(error, CaptureError):
         return encode([type(error).__name__, error.message, error.remedy, getattr(error, "errno", 0)])
     return encode(["CaptureError", f"{type(error).__name__}: {error}", "", 0])

@@ -11,9 +11,9 @@ from capture.model.addresses import FAMILY_NUMBERS, parse_address
 from capture.netlink.interfaces import Link, read_addresses, read_links
 from capture.netlink.routing import way_out
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
-from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, Listener, open_sock_diag, read_listeners
+from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, TCP_LISTEN, Listener, open_sock_diag, read_listeners
 from capture.netlink.traffic_control import read_redirects
-from capture.state.files import open_files, processes
+from capture.state.files import content_of, open_files, processes
 from capture.state.tracked import read_counts
 from capture.state.user_namespace import IdMaps, foreign_ids
 
@@ -71,6 +71,13 @@ def _listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
     except CaptureError:
         return None
     return tuple(found if ids is None else (each.replace(uid=ids.users.inside(each.uid)) for each in found))
+
+
+def listening_tcp_ports() -> set[int]:
+    """Return the ports with a listening TCP socket, by /proc/net/tcp (proc(5)): also on a kernel without sock_diag."""
+    listed = (content_of(f"/proc/net/{each}").decode().splitlines()[1:] for each in ("tcp", "tcp6"))
+    sockets = [line.split() for lines in listed for line in lines]
+    return {int(words[1].rpartition(":")[2], 16) for words in sockets if int(words[3], 16) == TCP_LISTEN}
 
 
 def _groups_of(sockets: set[int], ids: IdMaps | None) -> dict[int, int]:

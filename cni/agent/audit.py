@@ -107,12 +107,12 @@ class Audit:
         pods: Pods,
         configuration: Configuration,
         health: Health,
-        journal: AgentLog,
+        log: AgentLog,
         on_change: Callable[[Audited, dict[str, Any] | None], None] = lambda _audited, _pod: None,
     ) -> None:
         self.sandboxes = Sandboxes(runtime)
         self.pods, self.configuration = pods, configuration
-        self.health, self.journal, self.on_change = health, journal, on_change
+        self.health, self.log, self.on_change = health, log, on_change
         self.on_warnings: Callable[[Sandbox, Sequence[str]], None] = lambda _sandbox, _warnings: None
         """Called at each look at a pod, with what its owner should know."""
         self.known: dict[str, Audited] = {}
@@ -167,7 +167,7 @@ class Audit:
         self._first_looks.setdefault(place.sandbox.id, time.monotonic())
         (self._bad.discard if finding.state in GOOD else self._bad.add)(place.sandbox.id)
         if is_new and (known is not None or finding.state not in GOOD):
-            self.journal.info("pod state", pod=audited.key, state=finding.state, says=finding.message)
+            self.log.info("pod state", pod=audited.key, state=finding.state, says=finding.message)
         if is_new or finding.state not in GOOD:
             self.on_change(audited, pod)
         return finding
@@ -324,7 +324,7 @@ class Audit:
         try:
             return KernelEvents()
         except OSError as error:
-            self.journal.warn("cannot subscribe to kernel events: changes are noticed within a minute", why=str(error))
+            self.log.warn("cannot subscribe to kernel events: changes are noticed within a minute", why=str(error))
             return None
 
     @staticmethod

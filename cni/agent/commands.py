@@ -102,7 +102,7 @@ AGENT = [
     click.option("--plugin", metavar="PATH", default="", envvar="CAPTURE_PLUGIN",
                  help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
     click.option("--pod-source", "pod_sources", type=one_of(*conf.POD_SOURCES), multiple=True,
-                 help="Source of facts about a pod; repeat it, in order."
+                 help="Where facts about a pod come from; repeat it, the first source first."
                  "  [default: runtime, agent, kubernetes]"),
     click.option("--runtime-socket", metavar="PATH", default="", envvar="CAPTURE_RUNTIME_SOCKET",
                  help="Where the container runtime listens for CRI.  [default: the first known one that is there]"),
@@ -148,7 +148,7 @@ def agent(**values: Any) -> int:
 @SOCKET
 @text_or_json
 @click.option("--ready", is_flag=True, help="Print nothing; exit code 0 if pods that start now are captured, else 1.")
-@click.option("--live", is_flag=True, help="Print nothing; exit code 0 if the agent works, else 1.")
+@click.option("--live", is_flag=True, help="Print nothing; exit code 0 if the agent's loop runs, else 1.")
 def status(socket: str, form: str, *, ready: bool, live: bool) -> int:
     """Show what this node's agent knows. Exit code 1 if pods that start now may run uncaptured."""
     try:

@@ -35,6 +35,7 @@ Owners = dict[tuple[int, int], bytes]
 """The listeners: by family and port, user and inode."""
 
 CAPTURED = "captured"
+LEFT_ALONE = "left-alone"
 UNKNOWN = "unknown"
 LEGACY_TABLES = ("/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names")
 TABLE_OFFSET = 4
@@ -126,6 +127,9 @@ def diagnose(path: str, settings: Settings, *, is_starting: bool) -> PodState:
     unjudged = next((note for note in diagnosis.notes if note.kind == "unjudged"), None)
     if not causes and unjudged is not None:
         return PodState(UNKNOWN, unjudged.message, unjudged.remedy)
+    nothing = next((cause for cause in causes if cause.kind == "excluded"), None)
+    if nothing is not None:
+        return PodState(LEFT_ALONE, nothing.message)
     if not causes:
         return PodState(CAPTURED, "an IPv6 address came late: ::6 was added to lo" if late else "")
     worst = min(causes, key=lambda cause: SPECIFIC.index(cause.kind) if cause.kind in SPECIFIC else len(SPECIFIC))

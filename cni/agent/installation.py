@@ -47,16 +47,16 @@ class Installation:
         self,
         options: Options,
         health: Health,
-        journal: AgentLog,
+        log: AgentLog,
         runtime: Runtime | None = None,
         publish: Callable[[str, str], None] = lambda _reason, _message: None,
     ) -> None:
         self.options = options
         self.health = health
-        self.journal = journal
+        self.log = log
         self.runtime = runtime
         self.publish = publish
-        self.fight = RestoreBackoff()
+        self.conflict = RestoreBackoff()
         self.directories = Directories(
             [options.conf_dir, options.bin_dir, options.service_account, os.path.dirname(options.socket)]
         )
@@ -105,7 +105,7 @@ class Installation:
             self._fails("plugin", error)
             return
         for change in changes:
-            self.journal.info("installed", path=change.path, what=change.what)
+            self.log.info("installed", path=change.path, what=change.what)
         self._plugin = _version_of(link)
         self._was_in_place = True
         self.health.report("plugin")
@@ -142,7 +142,7 @@ class Installation:
         changes = installer.enter(self._desired(), is_urgent=True)
         self._was_in_place = True
         for change in changes:
-            self.journal.info("entry restored", path=change.path, what=change.what)
+            self.log.info("entry restored", path=change.path, what=change.what)
         self.health.note(restored=time.time())
         self._in_place(now)
 
@@ -165,7 +165,7 @@ class Installation:
         else:
             changes = installer.enter(self._desired())
         for change in changes:
-            self.journal.info("list of our own renewed", path=change.path, what=change.what)
+            self.log.info("list of our own renewed", path=change.path, what=change.what)
         return self._was_in_place
 
     def _is_in_place(self) -> bool:
@@ -177,26 +177,26 @@ class Installation:
         return taken is not None and taken.entries == [desired]
 
     def _in_place(self, now: float) -> None:
-        if self.fight.rest(now):
-            self.journal.info("no program has rewritten the network configuration for a minute")
-        if not self.fight.is_on:
+        if self.conflict.note_quiet(now):
+            self.log.info("no program has rewritten the network configuration for a minute")
+        if not self.conflict.is_lasting:
             self.health.report("entry")
 
     def _answer_loss(self, now: float) -> None:
         """Put the entry back, at once while there is peace; then publish who took it out."""
         self._was_in_place = False
-        pause = self.fight.lost(now)
+        pause = self.conflict.note_loss(now)
         self._restore_at = now + pause
         if not pause:
             self._enter(now)
         rival = name_of_rival(self.options.conf_dir, self.writers)
         self.health.count("list_rewrites", rival)
         self.health.note(lost=time.time(), rival=rival)
-        self.journal.warn("another program rewrote the network configuration", rival=rival, pause_seconds=pause)
+        self.log.warn("another program rewrote the network configuration", rival=rival, pause_seconds=pause)
         if pause:
-            self._publish_fight(rival, pause)
+            self._publish_conflict(rival, pause)
 
-    def _publish_fight(self, rival: str, pause: float) -> None:
+    def _publish_conflict(self, rival: str, pause: float) -> None:
         problem = (
             f"{rival} keeps rewriting the network configuration in {self.options.conf_dir}: the entry is put back "
             f"after {pause:g} s, and until then pods start uncaptured. Make it leave other plugins in (cilium: "
@@ -256,7 +256,7 @@ class Installation:
             self.health.report("credentials", f"{error.filename}: {error.strerror}")
             return
         for path in written:
-            self.journal.info("credentials written", path=path)
+            self.log.info("credentials written", path=path)
         self.health.note(token_expires=token.expires)
         short = token.is_short(time.time())
         self.health.report("credentials", "the token is about to end: kubelet does not renew it" if short else "")
@@ -264,7 +264,7 @@ class Installation:
     def _fails(self, part: str, error: CaptureError) -> None:
         self.health.count("installs", "failure")
         if self.health.report(part, f"{error.message}. {error.remedy}".strip(". ")):
-            self.journal.error(error.message, remedy=error.remedy)
+            self.log.error(error.message, remedy=error.remedy)
             self.publish("CaptureNotInstalled", str(error))
 
 

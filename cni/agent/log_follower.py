@@ -26,11 +26,11 @@ class LogFollower:
         self._rest = b""
         self._open(at_end=True)
 
-    def run(self, journal: AgentLog, stop: threading.Event) -> None:
+    def run(self, log: AgentLog, stop: threading.Event) -> None:
         """Pass lines on until ``stop``."""
         while not stop.wait(EVERY):
             for line in self.lines():
-                journal.pass_on(line)
+                log.pass_on(line)
 
     def lines(self) -> Iterator[bytes]:
         """Yield the whole lines that have come since the last call."""

@@ -1,4 +1,4 @@
-"""Serves Prometheus and probes over HTTP: /metrics, /healthz (the agent turns), /readyz (pods are captured).
+"""Serves Prometheus and probes over HTTP: /metrics, /healthz (its loop runs), /readyz (pods are captured).
 
 Two agents listen at one address during an update (SO_REUSEPORT), since both use the node's network.
 """

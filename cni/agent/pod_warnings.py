@@ -25,8 +25,8 @@ MAX_PUBLISHED = 10_000
 class Warnings:
     """Warns of each pod once."""
 
-    def __init__(self, client: Client | None, journal: AgentLog) -> None:
-        self._client, self._journal = client, journal
+    def __init__(self, client: Client | None, log: AgentLog) -> None:
+        self._client, self._log = client, log
         self._published: dict[str, None] = {}
         self._again = float("-inf")
 
@@ -45,4 +45,4 @@ class Warnings:
             del self._published[next(iter(self._published))]
         if outcome != events.KNOWN:
             for warning in warnings:
-                self._journal.warn("pod warning", pod=f"{sandbox.namespace}/{sandbox.name}", says=warning)
+                self._log.warn("pod warning", pod=f"{sandbox.namespace}/{sandbox.name}", says=warning)

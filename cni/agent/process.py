@@ -59,14 +59,14 @@ class Agent:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.journal = AgentLog(options.log_level)
+        self.log = AgentLog(options.log_level)
         self.health = Health(PARTS)
         self.pods = Pods()
         self.stop = threading.Event()
         self.runtime = runtimes.find(options.runtime_socket, RUNTIME_SOCKETS)
         self.client = self._connect()
         self.handover = Handover(os.path.dirname(options.socket), f"{os.getpid()} {time.time()}")
-        self.installation = Installation(options, self.health, self.journal, self.runtime, self._publish)
+        self.installation = Installation(options, self.health, self.log, self.runtime, self._publish)
         self.audit = self._make_audit()
         self.health.note(node=options.node, api_connected=None)
 
@@ -84,7 +84,7 @@ class Agent:
         }
         server = Server(self.options.socket, answers)
         self._start_threads()
-        self.journal.info("started", node=self.options.node, runtime=self.runtime.socket if self.runtime else "")
+        self.log.info("started", node=self.options.node, runtime=self.runtime.socket if self.runtime else "")
         self.installation.run(self.stop, self.handover)
         self._leave()
         server.close()
@@ -104,11 +104,11 @@ class Agent:
             MetricsServer(self.options.metrics_address, self.health)
         if log_file := self.options.entry.get("log_file"):
             follower = LogFollower(log_file)
-            self._start("log", lambda: follower.run(self.journal, self.stop))
+            self._start("log", lambda: follower.run(self.log, self.stop))
         if self.client is not None:
             from cni.agent.reflector import Reflector
 
-            reflector = Reflector(self.client, self.options.node, self.pods, self.health, self.journal)
+            reflector = Reflector(self.client, self.options.node, self.pods, self.health, self.log)
             self._start("reflector", lambda: reflector.run(self.stop))
             if self.options.taints:
                 self._start("taints", self._remove_taints)
@@ -124,7 +124,7 @@ class Agent:
                 try:
                     work()
                 except Exception as defect:  # noqa: BLE001  # one part must not take the others down
-                    self.journal.error(f"defect in {name}: {type(defect).__name__}: {defect}")
+                    self.log.error(f"defect in {name}: {type(defect).__name__}: {defect}")
                     self.health.count("defects", name)
                     self.stop.wait(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
@@ -143,9 +143,9 @@ class Agent:
 
         self.health.note(audit="on")
         configuration = conf.parse(self.installation.entry())
-        audit = Audit(self.runtime, self.pods, configuration, self.health, self.journal)
-        audit.on_warnings = Warnings(self.client, self.journal)
-        audit.on_change = Repair(self.options, configuration, self.client, self.health, self.journal, audit.look)
+        audit = Audit(self.runtime, self.pods, configuration, self.health, self.log)
+        audit.on_warnings = Warnings(self.client, self.log)
+        audit.on_change = Repair(self.options, configuration, self.client, self.health, self.log, audit.look)
         return audit
 
     def _run_audit(self) -> None:
@@ -169,10 +169,10 @@ class Agent:
                 continue
             done, problem = taint.remove(self.client, self.options.node, self.options.taints)
             if done:
-                self.journal.info("the node has none of the taints", taints=self.options.taints)
+                self.log.info("the node has none of the taints", taints=self.options.taints)
                 self.stop.wait()
             elif self.health.report("taints", ""):
-                self.journal.warn("the taints cannot be removed", problem=problem)
+                self.log.warn("the taints cannot be removed", problem=problem)
             pause = min(2 * pause, LONGEST_PAUSE)
 
     # --- answers and messages -------------------------------------------------------------------------------
@@ -206,13 +206,13 @@ class Agent:
         if self.client is None or not self.options.daemon_set:
             return
         if not uninstall.is_gone(self.client, self.options.daemon_set, self.options.node):
-            self.journal.info("ending; plugin and entry stay", daemon_set=self.options.daemon_set)
+            self.log.info("ending; plugin and entry stay", daemon_set=self.options.daemon_set)
             return
         if not self.handover.look():
-            self.journal.info("ending; another agent of this node goes on")
+            self.log.info("ending; another agent of this node goes on")
             return
         for change in uninstall.uninstall(self.options, self.runtime, lambda: not self.handover.look()):
-            self.journal.info("uninstalled", what=change)
+            self.log.info("uninstalled", what=change)
 
     def _connect(self) -> Client | None:
         if not self.options.node:

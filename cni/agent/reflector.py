@@ -28,9 +28,9 @@ GONE = 410
 class Reflector:
     """Fills ``pods`` with those of ``node`` until ``stop`` is set."""
 
-    def __init__(self, client: Client, node: str, pods: Pods, health: Health, journal: AgentLog) -> None:
+    def __init__(self, client: Client, node: str, pods: Pods, health: Health, log: AgentLog) -> None:
         self.client, self.node, self.pods = client, node, pods
-        self.health, self.journal = health, journal
+        self.health, self.log = health, log
         self._version = ""
         self._failures = 0
 
@@ -73,7 +73,7 @@ class Reflector:
         self._failures = 0
         if self.health.fact("api_away_since") or self.health.fact("api_connected") is None:
             self.health.note(api_connected=True, api_away_since=None, api_problem="")
-            self.journal.info("the API server answers")
+            self.log.info("the API server answers")
 
     def _failed(self, error: Exception) -> float:
         """Note a failure; return the pause after it."""
@@ -93,5 +93,5 @@ class Reflector:
         self._version = ""
         if not self.health.fact("api_away_since"):
             self.health.note(api_connected=False, api_away_since=time.time())
-            self.journal.warn("the API server does not answer", problem=problem)
+            self.log.warn("the API server does not answer", problem=problem)
         self.health.note(api_problem=problem)

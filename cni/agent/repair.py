@@ -47,12 +47,12 @@ class Repair:
         configuration: Configuration,
         client: Client | None,
         health: Health,
-        journal: AgentLog,
+        log: AgentLog,
         look: Callable[[PodNamespace], PodState],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.options, self.configuration, self.client = options, configuration, client
-        self.health, self.journal, self.look, self._clock = health, journal, look, clock
+        self.health, self.log, self.look, self._clock = health, log, look, clock
         self._published: dict[tuple[str, str], float] = {}
         self._failures: dict[str, tuple[int, float]] = {}
         """By sandbox, how many repairs have failed in a row, and when the next may be."""
@@ -104,7 +104,7 @@ class Repair:
         problem = self._apply(audited, pod) if action == "apply" else self._evict(audited)
         result = "failure" if problem else "success"
         self.health.count("repairs", result)
-        self.journal.info("repair", pod=audited.key, action=action, was=audited.finding.state, problem=problem)
+        self.log.info("repair", pod=audited.key, action=action, was=audited.finding.state, problem=problem)
         done = "rules written in place" if action == "apply" else "evicted"
         if problem:
             self._note_failure(audited.place.sandbox.id)

@@ -18,16 +18,16 @@ class RestoreBackoff:
         self._last = float("-inf")
 
     @property
-    def is_on(self) -> bool:
+    def is_lasting(self) -> bool:
         """Whether losses come so fast that they are answered late."""
         return self._pause > 0
 
-    def lost(self, now: float) -> float:
+    def note_loss(self, now: float) -> float:
         """Note that the entry was taken out; return the seconds to wait before it is put back.
 
         Five in a minute are answered at once, more of them after 1, 2, 4 ... 60 seconds.
         """
-        self.rest(now)
+        self.note_quiet(now)
         self._last = now
         self._losses = [loss for loss in self._losses if now - loss < WINDOW] + [now]
         if self._pause:
@@ -36,8 +36,8 @@ class RestoreBackoff:
             self._pause = 1.0
         return self._pause
 
-    def rest(self, now: float) -> bool:
-        """Note that the entry is in place; return whether that ends a fight: a minute without a loss."""
+    def note_quiet(self, now: float) -> bool:
+        """Note that the entry is in place; return whether that ends a conflict: a minute without a loss."""
         if not self._pause or now - self._last < WINDOW + self._pause:
             return False
         self._pause, self._losses = 0.0, []

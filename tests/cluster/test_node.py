@@ -90,12 +90,12 @@ def test_faster_rival(cluster: Cluster) -> None:
     for _ in range(3):  # the five of a minute are used up by the test before
         cluster.write_list()
         time.sleep(0.1)
-    wait_until(lambda: not status_by_socket(cluster).get("ready"), 10, "the agent is ready in a fight")
+    wait_until(lambda: not status_by_socket(cluster).get("ready"), 10, "the agent is ready in a conflict")
     assert "list of our own" in status_by_socket(cluster)["problems"]["entry"]["problem"]
     answer = expect_event(cluster, NAME, "CaptureListRewritten")
     assert LIST in answer, answer
     assert gap(cluster) > 0.5  # after a pause
-    wait_until(lambda: status_by_socket(cluster).get("ready"), 150, "the fight does not end")
+    wait_until(lambda: status_by_socket(cluster).get("ready"), 150, "the conflict does not end")
 
 
 def test_token_renewal(cluster: Cluster) -> None:

@@ -145,7 +145,7 @@ def server(tmp_path: Path) -> Iterator[FakeKubernetes]:
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[int]:
+def log(tmp_path: Path) -> Iterator[int]:
     """A descriptor to log to; the file is ``log``."""
     descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
     yield descriptor
@@ -153,7 +153,7 @@ def journal(tmp_path: Path) -> Iterator[int]:
 
 
 def test_ways_round_the_capture_are_reported_once_in_log_and_event(
-    watched: Watched, server: FakeKubernetes, tmp_path: Path, journal: int
+    watched: Watched, server: FakeKubernetes, tmp_path: Path, log: int
 ) -> None:
     """Once of the first agent, which is started again; while the API server is away, it learns it later."""
     apply(make_settings(), watched.pod.path)
@@ -170,7 +170,7 @@ def test_ways_round_the_capture_are_reported_once_in_log_and_event(
         before = len((tmp_path / "log").read_text().splitlines())
         server.will(*behaviours)
         with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as client:
-            publish = pod_warnings.Warnings(client, AgentLog(descriptor=journal))
+            publish = pod_warnings.Warnings(client, AgentLog(descriptor=log))
             for published in seen:
                 publish(*published)
         return [json.loads(line)["says"] for line in (tmp_path / "log").read_text().splitlines()[before:]]

@@ -10,7 +10,7 @@ import pytest
 
 from capture import operations
 from pytest_netns import PodPair
-from support.captures.settings import WAYS, settings
+from support.captures.settings import DRIVERS, settings
 
 pytestmark = pytest.mark.kernel
 
@@ -271,13 +271,13 @@ def served(pod_pair: PodPair) -> PodPair:
     return pod_pair
 
 
-@pytest.mark.parametrize("way", ["nftables-netlink", "iptables-netlink"])
+@pytest.mark.parametrize("driver", ["nftables-netlink", "iptables-netlink"])
 @pytest.mark.parametrize("name", CASES)
-def test_why_judges_a_filter_as_the_kernel_does(served: PodPair, way: str, name: str) -> None:
+def test_why_judges_a_filter_as_the_kernel_does(served: PodPair, driver: str, name: str) -> None:
     commands, expected = CASES[name]
     pod = served.pod
     with pod.entered():
-        operations.apply(settings(WAYS[way]))
+        operations.apply(settings(DRIVERS[driver]))
         pod.run(["sh", "-ec", commands.format(pod=pod.ipv4)])
 
         assert operations.trace_packet(ELSEWHERE, 80).outcome == OUTCOMES[expected]

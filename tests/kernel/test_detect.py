@@ -14,13 +14,13 @@ from capture.model.ruleset import Ruleset
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from pytest_netns import Namespace
-from support.rules.iptables_ways import WAYS, Way
+from support.rules.iptables_drivers import DRIVERS, DriverCase
 
 pytestmark = pytest.mark.kernel
 
 DESIRED = build_ruleset(CaptureConfig(captures_dns=True, captures_all_dns=True))
 NOTHING = Ruleset(FAMILIES, ())
-BY_VARIANT = {way.variant: way for way in WAYS}
+BY_VARIANT = {case.variant: case for case in DRIVERS}
 
 
 def everything(namespace: Namespace) -> list[str]:
@@ -39,17 +39,17 @@ def test_detection_makes_nothing(here: Namespace) -> None:
     assert everything(here) == before == ["", "()", "()"]
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
-def test_five_times_the_same_answer_and_one_set_of_rules(here: Namespace, way: Way) -> None:
-    driver = way.driver()
+@pytest.mark.parametrize("case", DRIVERS, ids=lambda case: case.name)
+def test_five_times_the_same_answer_and_one_set_of_rules(here: Namespace, case: DriverCase) -> None:
+    driver = case.driver()
     driver.write(DESIRED, driver.read(), None)
     before = everything(here)
     decisions = {decide(BackendRequest()) for _ in range(5)}
 
     (choice,) = decisions
-    assert choice.variant == way.variant
+    assert choice.variant == case.variant
     (found,) = find_live_sets()
-    assert (found.variant, set(found.families), found.spellings) == (way.variant, set(FAMILIES), ("dash",))
+    assert (found.variant, set(found.families), found.spellings) == (case.variant, set(FAMILIES), ("dash",))
     assert everything(here) == before
 
 
@@ -70,8 +70,8 @@ def test_legacy_rules_of_others_do(here: Namespace) -> None:
 
 
 def test_sets_in_every_place_are_found(here: Namespace) -> None:
-    for way in (BY_VARIANT["nft"], BY_VARIANT["legacy"]):
-        driver = way.driver()
+    for case in (BY_VARIANT["nft"], BY_VARIANT["legacy"]):
+        driver = case.driver()
         driver.write(DESIRED, driver.read(), None)
     native = NativeDriver()
     native.write(DESIRED, native.read(), None)

@@ -16,7 +16,7 @@ from capture.operations import diagnosis
 from capture.settings import options as option
 from pytest_netns import Answer, Client, Pod, PodPair
 from support.captures.fake_pod import FakePod
-from support.captures.settings import WAYS, Texts, settings
+from support.captures.settings import DRIVERS, Texts, settings
 
 pytestmark = pytest.mark.kernel
 
@@ -56,14 +56,16 @@ def pair(module_pod_pair: PodPair) -> PodPair:
 
 @pytest.fixture(
     scope="module",
-    params=[(way, how) for way in WAYS for how in HOW if way != "iptables-iptc" or how == "servers, classic"],
+    params=[
+        (driver, how) for driver in DRIVERS for how in HOW if driver != "iptables-iptc" or how == "servers, classic"
+    ],
 )
 def captured(pair: PodPair, request: pytest.FixtureRequest) -> Iterator[tuple[PodPair, bool]]:
     """The pod, captured; and whether all DNS is, or that for the servers of resolv.conf."""
-    way, how = request.param
+    driver, how = request.param
     host = FakePod(servers=(*SERVERS, ON_LOCALHOST))
     with pair.pod.entered():
-        operations.apply(settings(WAYS[way], HOW[how]), host=host)
+        operations.apply(settings(DRIVERS[driver], HOW[how]), host=host)
     yield pair, how.startswith("all")
     with pair.pod.entered():
         operations.clean()
@@ -130,12 +132,12 @@ def test_each_question_reaches_whom_it_should(captured: tuple[PodPair, bool]) ->
     assert unreplied(pod) == []
 
 
-@pytest.mark.parametrize("way", ["nftables-netlink", "iptables-nft"])
-def test_ten_thousand_queries_get_their_own_answers(pod_pair: PodPair, way: str) -> None:
+@pytest.mark.parametrize("driver", ["nftables-netlink", "iptables-nft"])
+def test_ten_thousand_queries_get_their_own_answers(pod_pair: PodPair, driver: str) -> None:
     pod = pod_pair.pod
     serve(pod_pair)
     with pod.entered():
-        operations.apply(settings(WAYS[way], HOW["servers, classic"]), host=FakePod(servers=SERVERS))
+        operations.apply(settings(DRIVERS[driver], HOW["servers, classic"]), host=FakePod(servers=SERVERS))
     app, agent = converse(pod, 5000)
 
     assert app == {"agent": 5000}
@@ -147,7 +149,7 @@ def test_without_zones_queries_come_back_to_the_agent(pod_pair: PodPair) -> None
     pod = pod_pair.pod
     serve(pod_pair)
     with pod.entered():
-        operations.apply(settings(WAYS["nftables-netlink"], HOW["servers, classic"]), host=FakePod(servers=SERVERS))
+        operations.apply(settings(DRIVERS["nftables-netlink"], HOW["servers, classic"]), host=FakePod(servers=SERVERS))
     pod.run(["nft", "delete", "table", "inet", "istio-proxy-raw"])
     _, agent = converse(pod, 30)
 
@@ -199,13 +201,13 @@ def test_other_udp_is_left_alone(captured: tuple[PodPair, bool]) -> None:
 
 
 @pytest.mark.parametrize("how", [{}, HOW["all, classic"]], ids=["no DNS", "all DNS"])
-@pytest.mark.parametrize("way", ["iptables-netlink", "nftables-netlink"])
-def test_a_rule_of_older_upstream_leads_to_the_agent_in_every_view(pod_pair: PodPair, way: str, how: Texts) -> None:
+@pytest.mark.parametrize("driver", ["iptables-netlink", "nftables-netlink"])
+def test_a_rule_of_older_upstream_leads_to_the_agent_in_every_view(pod_pair: PodPair, driver: str, how: Texts) -> None:
     """It is in none of our chains. In tables that we share it is our own: removed with the rest."""
     serve(pod_pair)
     pod = pod_pair.pod
     with pod.entered():
-        operations.apply(settings(WAYS[way], how))
+        operations.apply(settings(DRIVERS[driver], how))
         pod.run(["sh", "-c", "iptables-nft -t nat -I OUTPUT -p udp --dport 53 -j REDIRECT --to-ports 15053"])
 
         traced = operations.trace_packet(OTHERS[0], 53, protocol="udp")
@@ -214,7 +216,7 @@ def test_a_rule_of_older_upstream_leads_to_the_agent_in_every_view(pod_pair: Pod
         assert diagnosis.why(traced.packet).causes == ()
         (watched, _) = look(None, ("ipv4",)).flows
         rule = next(edge for table in watched.tables for edge in table.below if "15053" in edge.text)
-        is_own = way == "iptables-netlink"
+        is_own = driver == "iptables-netlink"
         assert rule.to == "foreign: " * (not is_own) + "agent's DNS :15053"
         assert pod.client(APP).connect(OTHERS[0], 53, "udp", timeout=5).label == "agent"
         operations.clean()

@@ -24,7 +24,7 @@ from capture.model.ruleset import (
 )
 from pytest_netns import NamespaceFactory
 from support.rules.iptables_cases import OWN, TCP, TO_CHAIN, Case, networks
-from support.rules.iptables_ways import WAYS, Way
+from support.rules.iptables_drivers import DRIVERS, DriverCase
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ def ruleset_of_all_cases() -> Ruleset:
     return Ruleset(FAMILIES, tables, comments=True)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
-def test_what_is_written_is_what_is_listed_and_read(netns: NamespaceFactory, way: Way) -> None:
-    namespace, driver, desired = netns(), way.driver(), ruleset_of_all_cases()
+@pytest.mark.parametrize("case", DRIVERS, ids=lambda case: case.name)
+def test_what_is_written_is_what_is_listed_and_read(netns: NamespaceFactory, case: DriverCase) -> None:
+    namespace, driver, desired = netns(), case.driver(), ruleset_of_all_cases()
 
     with namespace.entered():
         driver.write(desired, driver.read(), None)
@@ -64,7 +64,7 @@ def test_what_is_written_is_what_is_listed_and_read(netns: NamespaceFactory, way
 
     assert live.comments
     for family in FAMILIES:
-        lines = way.saved(namespace, family)
+        lines = case.saved(namespace, family)
         for table in TABLES:
             of_table = lines[lines.index(f"*{table}") :]
             of_table = of_table[: of_table.index("COMMIT")]
@@ -73,7 +73,7 @@ def test_what_is_written_is_what_is_listed_and_read(netns: NamespaceFactory, way
         assert canonical(live, family) == canonical(desired, family)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+@pytest.mark.parametrize("case", DRIVERS, ids=lambda case: case.name)
 @pytest.mark.parametrize(
     "matches",
     [
@@ -84,10 +84,10 @@ def test_what_is_written_is_what_is_listed_and_read(netns: NamespaceFactory, way
     ids=["no source", "no destination", "two ports"],
 )
 def test_what_iptables_prints_wrongly_is_printed_right(
-    netns: NamespaceFactory, way: Way, matches: tuple[Match, ...]
+    netns: NamespaceFactory, case: DriverCase, matches: tuple[Match, ...]
 ) -> None:
     chain = Chain(CHAIN, (Rule(Return(), matches, IPV4),))
-    desired, driver = Ruleset((IPV4,), (Table(NAT, (chain,)),)), way.driver()
+    desired, driver = Ruleset((IPV4,), (Table(NAT, (chain,)),)), case.driver()
     with netns().entered():
         driver.write(desired, driver.read(), None)
 
@@ -96,11 +96,11 @@ def test_what_iptables_prints_wrongly_is_printed_right(
 
 def test_python_iptables_makes_the_same_state_as_iptables_restore(netns: NamespaceFactory) -> None:
     states = []
-    for way in (way for way in WAYS if way.variant == "legacy"):
-        namespace, driver = netns(way.name), way.driver()
+    for case in (case for case in DRIVERS if case.variant == "legacy"):
+        namespace, driver = netns(case.name), case.driver()
         with namespace.entered():
             driver.write(ruleset_of_all_cases(), driver.read(), None)
-        states.append(way.saved_in_both(namespace))
+        states.append(case.saved_in_both(namespace))
 
     assert states[0] == states[1]
 

@@ -17,8 +17,8 @@ from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from pytest_netns import Namespace, NamespaceFactory
 from support.generators.configurations import configs
+from support.rules.iptables_drivers import DRIVERS, DriverCase
 from support.rules.iptables_foreign import write_foreign_rules
-from support.rules.iptables_ways import WAYS, Way
 
 pytestmark = pytest.mark.kernel
 
@@ -26,7 +26,7 @@ FOREIGN_RULES = 50
 EXAMPLES = {"netlink": 12, "restore-nft": 12, "restore-legacy": 12, "iptc": 4}
 """python-iptables takes a third of a second for what the others do in ten milliseconds."""
 
-ways = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+each_driver = pytest.mark.parametrize("case", DRIVERS, ids=lambda case: case.name)
 
 
 def is_recognisable(config: CaptureConfig) -> bool:
@@ -41,69 +41,71 @@ def is_recognisable(config: CaptureConfig) -> bool:
     return not rerouted or (captured and not rerouted.intersection(config.excluded_interfaces))
 
 
-def write(way: Way, desired: Ruleset, recorded: Ruleset | None = None) -> None:
+def write(case: DriverCase, desired: Ruleset, recorded: Ruleset | None = None) -> None:
     """Make our rules those of ``desired`` in the namespace of this thread, and check that it is."""
-    driver = way.driver()
+    driver = case.driver()
     driver.write(desired, driver.read(), recorded)
     assert not differences(desired, driver.read())
 
 
-def clean(way: Way, recorded: Ruleset | None = None) -> None:
-    driver = way.driver()
+def clean(case: DriverCase, recorded: Ruleset | None = None) -> None:
+    driver = case.driver()
     driver.clean(driver.read(), recorded)
 
 
-def in_kernel(way: Way, namespace: Namespace) -> list[list[str]]:
+def in_kernel(case: DriverCase, namespace: Namespace) -> list[list[str]]:
     """Return all that is live in the namespace, as the variant's programs list it, and the tables of nf_tables."""
-    nf_tables = namespace.run(["nft", "list", "chains"]).stdout.splitlines() if way.variant == "nft" else []
-    return [*way.saved_in_both(namespace), nf_tables]
+    nf_tables = namespace.run(["nft", "list", "chains"]).stdout.splitlines() if case.variant == "nft" else []
+    return [*case.saved_in_both(namespace), nf_tables]
 
 
-@ways
-def test_random_settings_are_read_as_they_were_written_and_leave_nothing(netns: NamespaceFactory, way: Way) -> None:
+@each_driver
+def test_random_settings_are_read_as_they_were_written_and_leave_nothing(
+    netns: NamespaceFactory, case: DriverCase
+) -> None:
     """Nor does what is cleaned without a record."""
 
-    @settings(max_examples=EXAMPLES[way.name])
+    @settings(max_examples=EXAMPLES[case.name])
     @given(configs, configs, configs.filter(is_recognisable), st.integers(0, 2**32))
     def check(first: CaptureConfig, second: CaptureConfig, third: CaptureConfig, seed: int) -> None:
         with netns() as namespace, namespace.entered():
-            write_foreign_rules(way, namespace, FOREIGN_RULES, seed)
-            before = in_kernel(way, namespace)
+            write_foreign_rules(case, namespace, FOREIGN_RULES, seed)
+            before = in_kernel(case, namespace)
 
-            write(way, build_ruleset(first))
-            write(way, build_ruleset(second), build_ruleset(first))
-            clean(way, build_ruleset(second))
-            assert in_kernel(way, namespace) == before
+            write(case, build_ruleset(first))
+            write(case, build_ruleset(second), build_ruleset(first))
+            clean(case, build_ruleset(second))
+            assert in_kernel(case, namespace) == before
 
-            write(way, build_ruleset(third))
-            clean(way)
-            assert in_kernel(way, namespace) == before
+            write(case, build_ruleset(third))
+            clean(case)
+            assert in_kernel(case, namespace) == before
 
     check()
 
 
-@ways
-def test_a_namespace_without_a_capture_is_not_touched(netns: NamespaceFactory, way: Way) -> None:
+@each_driver
+def test_a_namespace_without_a_capture_is_not_touched(netns: NamespaceFactory, case: DriverCase) -> None:
     with netns() as namespace, namespace.entered():
-        write_foreign_rules(way, namespace, FOREIGN_RULES, 7)
-        before = in_kernel(way, namespace)
+        write_foreign_rules(case, namespace, FOREIGN_RULES, 7)
+        before = in_kernel(case, namespace)
 
-        clean(way)
+        clean(case)
 
-        assert in_kernel(way, namespace) == before
+        assert in_kernel(case, namespace) == before
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way.variant == "nft"], ids=lambda way: way.name)
-def test_a_namespace_without_tables_is_as_empty_as_it_was(netns: NamespaceFactory, way: Way) -> None:
+@pytest.mark.parametrize("case", [case for case in DRIVERS if case.variant == "nft"], ids=lambda case: case.name)
+def test_a_namespace_without_tables_is_as_empty_as_it_was(netns: NamespaceFactory, case: DriverCase) -> None:
     with netns() as namespace, namespace.entered():
-        write(way, build_ruleset(CaptureConfig(captures_dns=True, captures_all_dns=True, drops_invalid=True)))
-        clean(way)
+        write(case, build_ruleset(CaptureConfig(captures_dns=True, captures_all_dns=True, drops_invalid=True)))
+        clean(case)
 
         assert namespace.run(["nft", "list", "ruleset"]).stdout == ""
 
 
-@ways
-def test_killed_at_any_moment_the_next_run_succeeds(netns: NamespaceFactory, way: Way) -> None:
+@each_driver
+def test_killed_at_any_moment_the_next_run_succeeds(netns: NamespaceFactory, case: DriverCase) -> None:
     chosen = random.Random(15001)  # noqa: S311  # no secret
     rulesets = [
         build_ruleset(config)
@@ -114,27 +116,27 @@ def test_killed_at_any_moment_the_next_run_succeeds(netns: NamespaceFactory, way
         )
     ]
     with netns() as namespace, namespace.entered():
-        write_foreign_rules(way, namespace, FOREIGN_RULES, 1)
-        before = in_kernel(way, namespace)
+        write_foreign_rules(case, namespace, FOREIGN_RULES, 1)
+        before = in_kernel(case, namespace)
         started = time.monotonic()
-        write(way, rulesets[-1])
+        write(case, rulesets[-1])
         took = time.monotonic() - started
-        for attempt in range(EXAMPLES[way.name] + 3):
-            _write_and_be_killed(way, rulesets[attempt % 3], after=chosen.uniform(0, took))
+        for attempt in range(EXAMPLES[case.name] + 3):
+            _write_and_be_killed(case, rulesets[attempt % 3], after=chosen.uniform(0, took))
             if attempt % 3 == 0:
-                write(way, rulesets[chosen.randrange(3)])
-        clean(way)
+                write(case, rulesets[chosen.randrange(3)])
+        clean(case)
 
-        assert in_kernel(way, namespace) == before
+        assert in_kernel(case, namespace) == before
 
 
-def _write_and_be_killed(way: Way, desired: Ruleset, after: float) -> None:
+def _write_and_be_killed(case: DriverCase, desired: Ruleset, after: float) -> None:
     """Write in a process that is killed with all that it started, after some seconds."""
     child = os.fork()
     if child == 0:
         try:
             os.setsid()
-            driver = way.driver()
+            driver = case.driver()
             driver.write(desired, driver.read(), None)
         finally:
             os._exit(0)

@@ -59,7 +59,7 @@ from capture.settings.settings import Given, Settings
 from pytest_netns import Namespace, NamespaceFactory
 from support.generators.rules import rulesets
 from support.rules.iptables_cases import CASES, OWN, TO_CHAIN, Case
-from support.rules.iptables_ways import writes_as_we_do
+from support.rules.iptables_drivers import writes_as_we_do
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -379,22 +379,22 @@ class TestNextToForeignRules:
     ) -> None:
         texts = data.draw(st.tuples(foreign_tables(), foreign_tables()))
         first, second = (data.draw(rulesets(FAMILIES).map(with_rules_of_iptables)) for _ in range(2))
-        ways: list[tuple[Namespace, IptablesDriver]] = [(own, NetlinkDriver()), (reference, RestoreDriver("nft"))]
-        for namespace, _ in ways:
+        both: list[tuple[Namespace, IptablesDriver]] = [(own, NetlinkDriver()), (reference, RestoreDriver("nft"))]
+        for namespace, _ in both:
             namespace.run(["nft", "flush", "ruleset"])
             for program, text in zip(("iptables-nft-restore", "ip6tables-nft-restore"), texts, strict=True):
                 namespace.run([program], stdin=text)
         foreign = handles_of_rules(own)
         before = nft_listing(own)
 
-        for namespace, driver in ways:
+        for namespace, driver in both:
             write(namespace, driver, first)
         assert saved(own) == saved(reference)
-        for namespace, driver in ways:
+        for namespace, driver in both:
             write(namespace, driver, second, first)
         assert saved(own) == saved(reference)
         assert [handle for handle in handles_of_rules(own) if handle in foreign] == foreign
-        for namespace, driver in ways:
+        for namespace, driver in both:
             clean(namespace, driver, second)
         assert handles_of_rules(own) == foreign
         assert saved(own) == saved(reference)

@@ -25,7 +25,7 @@ from capture.settings.config import CaptureConfig
 from pytest_netns import Namespace
 from support.captures.init_program import require_open_checkout
 from support.rules.iptables_cases import TCP
-from support.rules.iptables_ways import WAYS, Way
+from support.rules.iptables_drivers import DRIVERS, DriverCase
 
 pytestmark = pytest.mark.kernel
 
@@ -33,7 +33,7 @@ DESIRED = build_ruleset(CaptureConfig())
 NOTHING = Ruleset(FAMILIES, ())
 HOST_LOCK = "/run/xtables.lock"
 
-ways = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+each_driver = pytest.mark.parametrize("case", DRIVERS, ids=lambda case: case.name)
 
 
 def as_no_user(work: Callable[[], object]) -> BaseException | None:
@@ -62,11 +62,11 @@ def crash() -> str:
     return ""
 
 
-@ways
-def test_a_write_without_the_capability_is_refused(here: Namespace, way: Way) -> None:
-    if way.name == "iptc":  # its calls are made by a process that imports it
+@each_driver
+def test_a_write_without_the_capability_is_refused(here: Namespace, case: DriverCase) -> None:
+    if case.name == "iptc":  # its calls are made by a process that imports it
         require_open_checkout()
-    driver = way.driver()
+    driver = case.driver()
     assert isinstance(as_no_user(lambda: driver.write(DESIRED, NOTHING, None)), PrivilegeError)
     driver.write(DESIRED, NOTHING, None)
 
@@ -74,15 +74,17 @@ def test_a_write_without_the_capability_is_refused(here: Namespace, way: Way) ->
     assert isinstance(as_no_user(lambda: driver.clean(DESIRED, None)), PrivilegeError)
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way.name != "netlink"], ids=lambda way: way.name)
-def test_missing_extension_libraries_are_named(here: Namespace, way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("case", [case for case in DRIVERS if case.name != "netlink"], ids=lambda case: case.name)
+def test_missing_extension_libraries_are_named(
+    here: Namespace, case: DriverCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XTABLES_LIBDIR", "/nonexistent")
 
     with pytest.raises(UnsupportedError, match="extension") as caught:
-        way.driver().write(DESIRED, NOTHING, None)
+        case.driver().write(DESIRED, NOTHING, None)
 
     assert "Install" in caught.value.remedy
-    assert not way.driver().read().table(NAT) or not differences(NOTHING, way.driver().read())
+    assert not case.driver().read().table(NAT) or not differences(NOTHING, case.driver().read())
 
 
 @pytest.mark.parametrize("variant", ["nft", "legacy"])
@@ -102,18 +104,18 @@ def test_ipv6_that_the_kernel_does_not_have(here: Namespace) -> None:
         RestoreDriver("nft").write(DESIRED, NOTHING.replace(families=("ipv4",)), None)
 
 
-@ways
-def test_a_rule_that_the_kernel_refuses_changes_nothing(here: Namespace, way: Way) -> None:
-    driver = way.driver()
+@each_driver
+def test_a_rule_that_the_kernel_refuses_changes_nothing(here: Namespace, case: DriverCase) -> None:
+    driver = case.driver()
     driver.write(DESIRED, driver.read(), None)
-    before = way.saved_in_both(here)
+    before = case.saved_in_both(here)
     # REDIRECT needs a transport protocol, and only the nat table takes it
     refused = Table(RAW, (Chain(OUTPUT, (Rule(Redirect(1), (TCP,)),)),))
 
     with pytest.raises((KernelError, ToolError, UnsupportedError)):
         driver.write(DESIRED.replace(tables=(refused, *DESIRED.tables)), driver.read(), None)
 
-    assert [line for lines in way.saved_in_both(here) for line in lines if "REDIRECT" in line] == [
+    assert [line for lines in case.saved_in_both(here) for line in lines if "REDIRECT" in line] == [
         line for lines in before for line in lines if "REDIRECT" in line
     ]
     assert not differences(DESIRED, driver.read())
@@ -150,15 +152,15 @@ class TestTablesThatNftFilled:
 class TestLocks:
     """The lock of the host is not used in a pod; that of the namespace is."""
 
-    @ways
-    def test_the_hosts_lock_is_not_waited_for(self, here: Namespace, way: Way) -> None:
+    @each_driver
+    def test_the_hosts_lock_is_not_waited_for(self, here: Namespace, case: DriverCase) -> None:
         with open(HOST_LOCK, "a", encoding="ascii") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 pass  # another test holds it, which does as well
             started = time.monotonic()
-            driver = way.driver()
+            driver = case.driver()
             driver.write(DESIRED, driver.read(), None)
 
             assert time.monotonic() - started < 5

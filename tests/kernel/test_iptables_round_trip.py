@@ -14,7 +14,7 @@ from capture.model.addresses import FAMILIES, Network
 from capture.model.ruleset import Destination, OwnerGid, OwnerUid, Rule, Ruleset, Source
 from pytest_netns import NamespaceFactory
 from support.generators.rules import rulesets
-from support.rules.iptables_ways import WAYS, Way
+from support.rules.iptables_drivers import DRIVERS, DriverCase
 
 pytestmark = pytest.mark.kernel
 
@@ -46,13 +46,13 @@ def is_usual(rule: Rule) -> bool:
     return len(excluded) <= 8 and not any(isinstance(entry, Network) and entry.is_everything for entry in excluded)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
-def test_what_is_written_is_what_is_read(netns: NamespaceFactory, way: Way) -> None:
-    @settings(max_examples=EXAMPLES[way.name])
+@pytest.mark.parametrize("case", DRIVERS, ids=lambda case: case.name)
+def test_what_is_written_is_what_is_read(netns: NamespaceFactory, case: DriverCase) -> None:
+    @settings(max_examples=EXAMPLES[case.name])
     @given(rulesets().map(as_people_write), rulesets().map(as_people_write))
     def check(first: Ruleset, second: Ruleset) -> None:
         with netns() as namespace, namespace.entered():
-            driver = way.driver()
+            driver = case.driver()
             for desired, recorded in ((first, None), (second, first)):
                 driver.write(desired, driver.read(), recorded)
                 live = driver.read()
@@ -62,6 +62,6 @@ def test_what_is_written_is_what_is_read(netns: NamespaceFactory, way: Way) -> N
                 for family in FAMILIES:
                     assert canonical(live, family) == canonical(desired, family)
                     rendered = save_text(live, family, comments=True).splitlines()
-                    assert rules_in(way.saved(namespace, family)) == rules_in(rendered)
+                    assert rules_in(case.saved(namespace, family)) == rules_in(rendered)
 
     check()

@@ -38,7 +38,7 @@ from capture.settings.options import INTERCEPTION_MODE
 from capture.settings.settings import Settings
 from capture.state.pod_network import read_pod_network
 from pytest_netns import Kind, Namespace, NamespaceFactory, PodPair
-from support.captures.settings import WAYS, settings
+from support.captures.settings import DRIVERS, settings
 from support.rules.nftables_cases import networks
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ LEAVING = {
 
 @pytest.fixture(params=["nftables-netlink", "iptables-netlink", "iptables-legacy"])
 def captured(pair: PodPair, request: pytest.FixtureRequest) -> Settings:
-    desired = settings({}, WAYS[request.param])
+    desired = settings({}, DRIVERS[request.param])
     with pair.pod.entered():
         operations.apply(desired)
         assert operations.verify(desired).holds
@@ -263,7 +263,7 @@ def test_what_takes_packets_away_is_drift_with_one_that_truly_goes_elsewhere(
 
     with pair.pod.entered():
         verified = operations.verify(captured)
-        if script == TAKING["of one priority"] and verified.decision.variant == "legacy":
+        if script == TAKING["of one priority"] and verified.choice.variant == "legacy":
             assert {each.effect.before.outcome for each in verified.obstacles if each.effect} == {"direct"}
             return  # which comes first is unknown, but what the proxy sends on is redirected either way
         (obstacle,) = verified.obstacles
@@ -311,7 +311,7 @@ def test_what_is_kept_out_of_tracking_is_not_redirected(pair: PodPair, captured:
 
 
 def test_with_tproxy_udp_has_no_marks_that_a_filter_could_disturb(pair: PodPair) -> None:
-    desired = settings({INTERCEPTION_MODE: "TPROXY"}, WAYS["nftables-netlink"])
+    desired = settings({INTERCEPTION_MODE: "TPROXY"}, DRIVERS["nftables-netlink"])
     with pair.pod.entered():
         operations.apply(desired)
         pair.pod.run(["nft", "-f", "-"], stdin=chain("filter hook input priority 0", "udp dport 53 drop"))
@@ -323,7 +323,7 @@ def test_what_cannot_be_judged_is_no_drift_and_no_proof(pair: PodPair) -> None:
     pair.pod.run(["nft", "-f", "-"], stdin=UNKNOWN)
 
     with pair.pod.entered():
-        verified = operations.verify(settings({}, WAYS["nftables-netlink"]))
+        verified = operations.verify(settings({}, DRIVERS["nftables-netlink"]))
 
     assert verified.holds
     assert not verified.is_certain
@@ -338,12 +338,12 @@ UNKNOWN = chain(
 
 def apply_in_nftables(pair: PodPair) -> None:
     with pair.pod.entered():
-        operations.apply(settings({}, WAYS["nftables-netlink"]))
+        operations.apply(settings({}, DRIVERS["nftables-netlink"]))
 
 
 def next_to(pair: PodPair) -> tuple[tuple[Obstacle, ...], tuple[Obstacle, ...]]:
     with pair.pod.entered():
-        verified = operations.verify(settings({}, WAYS["nftables-netlink"]))
+        verified = operations.verify(settings({}, DRIVERS["nftables-netlink"]))
     return verified.obstacles, verified.harmless_obstacles
 
 
@@ -352,7 +352,7 @@ def why(obstacle: Obstacle) -> str:
 
 
 @pytest.mark.parametrize(
-    ("way", "tool"),
+    ("driver", "tool"),
     [
         ("nftables-netlink", "iptables-nft"),
         ("iptables-netlink", "iptables-nft"),
@@ -360,8 +360,8 @@ def why(obstacle: Obstacle) -> str:
         ("iptables-legacy", "iptables-legacy"),
     ],
 )
-def test_rules_in_a_table_of_iptables_that_we_do_not_need(pair: PodPair, way: str, tool: str) -> None:
-    desired = settings({}, WAYS[way])
+def test_rules_in_a_table_of_iptables_that_we_do_not_need(pair: PodPair, driver: str, tool: str) -> None:
+    desired = settings({}, DRIVERS[driver])
     with pair.pod.entered():
         operations.apply(desired)
     pair.pod.run([tool, "-t", "mangle", "-A", "OUTPUT", "-p", "tcp", "--dport", "443", "-j", "ACCEPT"])
@@ -396,7 +396,7 @@ def test_the_older_of_two_chains_with_one_priority_comes_second(pair: PodPair) -
 
 
 def test_a_mark_before_the_transparent_proxy(pair: PodPair) -> None:
-    desired = settings({INTERCEPTION_MODE: "TPROXY"}, WAYS["nftables-netlink"])
+    desired = settings({INTERCEPTION_MODE: "TPROXY"}, DRIVERS["nftables-netlink"])
     with pair.pod.entered():
         operations.apply(desired)
     pair.pod.run(["nft", "-f", "-"], stdin=chain("filter hook prerouting priority -200", "meta mark set 1337"))

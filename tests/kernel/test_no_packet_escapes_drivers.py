@@ -35,11 +35,11 @@ SHARE = 6
 """Each driver is tried with one in so many settings, another one each time; all of them where there is time."""
 
 
-def escapes(namespace: Namespace, decision: BackendChoice, several: list[CaptureConfig]) -> list[str]:
+def escapes(namespace: Namespace, choice: BackendChoice, several: list[CaptureConfig]) -> list[str]:
     """Return the packets that the rules read back treat in another way."""
     found = []
     with namespace.entered():
-        driver = load(decision)
+        driver = load(choice)
         live = driver.read()
         for config in several:
             desired = build_ruleset(config)

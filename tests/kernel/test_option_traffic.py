@@ -14,11 +14,11 @@ from capture import operations
 from capture.analysis.trace import Trace
 from capture.settings import options as option
 from pytest_netns import Client, NamespaceFactory, Pod, PodPair
-from support.captures.settings import WAYS, Texts, settings
+from support.captures.settings import DRIVERS, Texts, settings
 
 pytestmark = pytest.mark.kernel
 
-QUICK = [way for way in WAYS if way != "iptables-iptc"]
+QUICK = [driver for driver in DRIVERS if driver != "iptables-iptc"]
 PROXY = 1337
 OUTSIDE = {"ipv4": "203.0.113.7", "ipv6": "2001:db8::7"}
 ELSEWHERE = {"ipv4": "198.51.100.1", "ipv6": "2001:db8:1::1"}
@@ -43,9 +43,9 @@ def serve(pair: PodPair) -> None:
 
 
 @pytest.fixture(params=QUICK)
-def way(pair: PodPair, request: pytest.FixtureRequest) -> Iterator[Texts]:
-    """A way to program the pod, which is cleaned afterwards."""
-    yield WAYS[request.param]
+def driver(pair: PodPair, request: pytest.FixtureRequest) -> Iterator[Texts]:
+    """Settings for each driver; the pod is cleaned afterwards."""
+    yield DRIVERS[request.param]
     with pair.pod.entered():
         operations.clean()
 
@@ -65,24 +65,24 @@ def ends(client: Client, address: str, port: int, protocol: str = "tcp") -> str:
     return outcome.label or str(outcome.kind)
 
 
-def test_owner_groups_decide_who_is_captured(pair: PodPair, way: Texts) -> None:
+def test_owner_groups_decide_who_is_captured(pair: PodPair, driver: Texts) -> None:
     pod, _ = pair
-    apply(pod, way, {option.OWNER_GROUPS: "adm,3000-3010"})  # adm is 4 on Debian and its kin
+    apply(pod, driver, {option.OWNER_GROUPS: "adm,3000-3010"})  # adm is 4 on Debian and its kin
     for address in OUTSIDE.values():
         assert ends(pod.client(1000, 4), address, 80) == "outbound"
         assert ends(pod.client(1000, 3005), address, 80) == "outbound"
         assert ends(pod.client(1000, 1000), address, 80) == "outside"
 
-    apply(pod, way, {option.EXCLUDED_OWNER_GROUPS: "adm,3000"})
+    apply(pod, driver, {option.EXCLUDED_OWNER_GROUPS: "adm,3000"})
     for address in OUTSIDE.values():
         assert ends(pod.client(1000, 4), address, 80) == "outside"
         assert ends(pod.client(1000, 3000), address, 80) == "outside"
         assert ends(pod.client(1000, 1000), address, 80) == "outbound"
 
 
-def test_ports_that_users_reach_by_themselves(pair: PodPair, way: Texts) -> None:
+def test_ports_that_users_reach_by_themselves(pair: PodPair, driver: Texts) -> None:
     pod, _ = pair
-    apply(pod, way, {option.UID_PORT_EXCLUSIONS: "tcp:443:1000-2000,tcp:9000-9999:1000-2000,udp:*:1000"})
+    apply(pod, driver, {option.UID_PORT_EXCLUSIONS: "tcp:443:1000-2000,tcp:9000-9999:1000-2000,udp:*:1000"})
     for address in OUTSIDE.values():
         for uid in (1000, 1500, 2000):
             assert ends(pod.client(uid), address, 443) == "outside"
@@ -93,10 +93,10 @@ def test_ports_that_users_reach_by_themselves(pair: PodPair, way: Texts) -> None
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
-def test_excluded_sources_are_left_alone(pair: PodPair, way: Texts, mode: str) -> None:
+def test_excluded_sources_are_left_alone(pair: PodPair, driver: Texts, mode: str) -> None:
     pod, peer = pair
     networks = f"{peer.ipv4}/32,{peer.ipv6}/128"
-    apply(pod, way, {option.EXCLUDED_INBOUND_NETWORKS: networks, option.INTERCEPTION_MODE: mode})
+    apply(pod, driver, {option.EXCLUDED_INBOUND_NETWORKS: networks, option.INTERCEPTION_MODE: mode})
     peer.ip("address replace 10.77.0.99/24 dev eth0", "address replace fd77::99/64 dev eth0 nodad")
     for inside, source in ((pod.ipv4, "10.77.0.99"), (pod.ipv6, "fd77::99")):
         own = peer.ipv6 if ":" in inside else peer.ipv4
@@ -105,10 +105,10 @@ def test_excluded_sources_are_left_alone(pair: PodPair, way: Texts, mode: str) -
         assert peer.client().connect(inside, 8080, source=source, timeout=3).label == "inbound"
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=DRIVERS)
 def every_way(pair: PodPair, request: pytest.FixtureRequest) -> Iterator[Texts]:
-    """As ``way``, with the slowest driver too."""
-    yield WAYS[request.param]
+    """As ``driver``, with the slowest driver too."""
+    yield DRIVERS[request.param]
     with pair.pod.entered():
         operations.clean()
 
@@ -135,13 +135,13 @@ def pod_trace(pod: Pod, port: int) -> Trace:
         return operations.trace_packet(OUTSIDE["ipv4"], port)
 
 
-def test_calls_to_networks_on_loopback_are_left_alone(pair: PodPair, way: Texts) -> None:
+def test_calls_to_networks_on_loopback_are_left_alone(pair: PodPair, driver: Texts) -> None:
     pod, _ = pair
-    apply(pod, way)
+    apply(pod, driver)
     assert ends(pod.client(PROXY), "127.0.0.1", 8080) == "app"
     assert ends(pod.client(PROXY), "127.0.0.5", 8080) == "inbound"
 
-    apply(pod, way, {option.IPV4_LOOPBACK: "127.0.0.0/8"})
+    apply(pod, driver, {option.IPV4_LOOPBACK: "127.0.0.0/8"})
     assert ends(pod.client(PROXY), "127.0.0.5", 8080) == "app"
     assert ends(pod.client(PROXY), pod.ipv4, 8080) == "inbound"
 
@@ -156,8 +156,8 @@ def test_excluded_interfaces_are_left_alone(netns: NamespaceFactory, mode: str) 
         one.add_address(f"10.78.0.{last}/24", "net1")
         one.add_address(f"fd78::{last}/64", "net1")
     serve(PodPair(pod, peer))
-    for way in QUICK:
-        apply(pod, WAYS[way], {option.EXCLUDED_INTERFACES: "net1", option.INTERCEPTION_MODE: mode})
+    for driver in QUICK:
+        apply(pod, DRIVERS[driver], {option.EXCLUDED_INTERFACES: "net1", option.INTERCEPTION_MODE: mode})
         for inside, outside in (("10.78.0.2", "10.78.0.3"), ("fd78::2", "fd78::3")):
             assert ends(pod.client(1000), outside, 80) == "outside"
             assert ends(peer.client(), inside, 8080) == "app"
@@ -181,19 +181,19 @@ def test_what_virtual_machines_send_is_outbound(netns: NamespaceFactory) -> None
     peer.ip(f"route add 192.168.99.0/24 via {pod.ipv4}", f"route add fd99::/64 via {pod.ipv6}")
     serve(PodPair(pod, peer))
     pod.ip(f"route replace default via {peer.ipv4}", f"route replace default via {peer.ipv6}")
-    for way in QUICK:
-        apply(pod, WAYS[way], {option.REROUTED_INTERFACES: "tap0"})
+    for driver in QUICK:
+        apply(pod, DRIVERS[driver], {option.REROUTED_INTERFACES: "tap0"})
         for address in (*OUTSIDE.values(), *ELSEWHERE.values()):
             assert ends(machine.client(), address, 80) == "outbound"
 
         networks = "203.0.113.0/24,2001:db8::/64"
-        apply(pod, WAYS[way], {option.REROUTED_INTERFACES: "tap0", option.OUTBOUND_NETWORKS: networks})
+        apply(pod, DRIVERS[driver], {option.REROUTED_INTERFACES: "tap0", option.OUTBOUND_NETWORKS: networks})
         for address in OUTSIDE.values():
             assert ends(machine.client(), address, 80) == "outbound"
         for address in ELSEWHERE.values():
             assert ends(machine.client(), address, 80) == "outside"
 
-        apply(pod, WAYS[way])
+        apply(pod, DRIVERS[driver])
         for address in OUTSIDE.values():
             assert ends(machine.client(), address, 80) == "inbound"
 
@@ -228,9 +228,9 @@ def test_an_invalid_packet_is_dropped_instead_of_answered(netns: NamespaceFactor
     peer.run(["nft", "-f", "-"], stdin=COUNTS_RESETS)
     for name in QUICK:
         for inside in (pod.ipv4, pod.ipv6):
-            apply(pod, WAYS[name])
+            apply(pod, DRIVERS[name])
             assert resets_for_stray_segments(pair, inside) > 0
-            apply(pod, WAYS[name], {option.DROP_INVALID: "true"})
+            apply(pod, DRIVERS[name], {option.DROP_INVALID: "true"})
             assert resets_for_stray_segments(pair, inside) == 0
 
 
@@ -295,12 +295,12 @@ LISTINGS = {
 }
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", DRIVERS)
 def test_comments_and_logs_are_seen_and_never_drift(netns: NamespaceFactory, name: str) -> None:
     pair = netns.pod_pair()
     pod, peer = pair
     serve(pair)
-    apply(pod, WAYS[name], EVERYTHING)
+    apply(pod, DRIVERS[name], EVERYTHING)
     for address in OUTSIDE.values():
         assert ends(pod.client(1000), address, 80) == "outbound"
     for inside in (pod.ipv4, pod.ipv6):
@@ -314,7 +314,7 @@ def test_comments_and_logs_are_seen_and_never_drift(netns: NamespaceFactory, nam
         logged = set(re.findall(r'(?:--log-prefix|log prefix) "((?:ISTIO|istio)\S*) ?"', printed))
         assert logged == chains
 
-    apply(pod, WAYS[name])
+    apply(pod, DRIVERS[name])
     for listing in LISTINGS[name]:
         printed = pod.run(listing.split()).stdout
         assert "comment" not in printed

@@ -124,7 +124,7 @@ def test_every_driver_captures_such_a_pod(pair: PodPair, backend: str, driver: s
     )
     path = pair.pod.path
     applied = apply(settings, path)
-    assert (applied.changed, applied.decision.driver) == (True, driver)
+    assert (applied.changed, applied.choice.driver) == (True, driver)
     assert verify(settings, path).holds
     assert not apply(settings, path).changed
     (shown,) = dump(path).live_sets
@@ -160,7 +160,7 @@ def test_an_id_that_the_pod_has_not_is_refused_before_anything_is_written(
 
 def test_rules_in_iptables_there_stay_in_iptables(pair: PodPair) -> None:
     apply(explicit({BACKEND: "iptables"}), pair.pod.path)
-    assert apply(explicit({PROXY_UID: "1500"}), pair.pod.path).decision.backend == "iptables"
+    assert apply(explicit({PROXY_UID: "1500"}), pair.pod.path).choice.backend == "iptables"
     assert verify(explicit({PROXY_UID: "1500"}), pair.pod.path).holds
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from capture import operations
 from pytest_netns import NamespaceFactory
-from support.captures.settings import VARIANTS, WAYS, arguments, environment
+from support.captures.settings import DRIVERS, VARIANTS, arguments, environment
 from support.processes import killed_runs
 from support.processes.killed_runs import Choice, apply, live_state
 from support.processes.namespace_state import state
@@ -27,11 +27,11 @@ pytestmark = pytest.mark.kernel
 TPROXY = "TPROXY by other numbers"
 SLOW = ("nftables-libnftables", "iptables-iptc")
 CHANGES: list[tuple[Choice, Choice]] = [
-    *(((way, "classic"), (way, TPROXY)) for way in WAYS),
-    *(((one, "current"), (other, "TPROXY")) for one, other in permutations(WAYS, 2)),
+    *(((driver, "classic"), (driver, TPROXY)) for driver in DRIVERS),
+    *(((one, "current"), (other, "TPROXY")) for one, other in permutations(DRIVERS, 2)),
 ]
 SHORT = [
-    *(((way, "classic"), (way, TPROXY)) for way in WAYS if way not in SLOW),
+    *(((driver, "classic"), (driver, TPROXY)) for driver in DRIVERS if driver not in SLOW),
     (("nftables-netlink", "current"), ("iptables-legacy", "TPROXY")),
 ]
 
@@ -79,7 +79,7 @@ def test_killed_at_each_moment(under_load: UnderLoad, before: Choice, killed: Ch
 
 def istio_init(*choices: Choice) -> tuple[list[str], dict[str, str]]:
     """Return the command line and the environment of a real run."""
-    texts = [text for way, variant in choices for text in (VARIANTS[variant], WAYS[way])]
+    texts = [text for driver, variant in choices for text in (VARIANTS[variant], DRIVERS[driver])]
     program_path = Path(sys.executable).with_name("istio-init")
     return [str(program_path), *arguments(*texts)], {**os.environ, **environment(*texts)}
 
@@ -90,22 +90,22 @@ def test_killed_at_random_moments(under_load: UnderLoad) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("ways", [[way] for way in WAYS] + [list(WAYS)], ids="+".join)
-def test_killed_at_random_moments_for_long(under_load: UnderLoad, ways: list[str]) -> None:
-    expect_recovery_from_kills(under_load, ways, 100)
+@pytest.mark.parametrize("drivers", [[driver] for driver in DRIVERS] + [list(DRIVERS)], ids="+".join)
+def test_killed_at_random_moments_for_long(under_load: UnderLoad, drivers: list[str]) -> None:
+    expect_recovery_from_kills(under_load, drivers, 100)
 
 
-def expect_recovery_from_kills(under_load: UnderLoad, ways: list[str], times: int) -> None:
+def expect_recovery_from_kills(under_load: UnderLoad, drivers: list[str], times: int) -> None:
     """Kill ``istio-init`` at random moments, while it changes one capture for another; each time, run it again."""
     pod = under_load.pod
     chance = random.Random(0)  # noqa: S311  # no secret
-    choice: Choice = (ways[0], "classic")
+    choice: Choice = (drivers[0], "classic")
     with pod.entered():
         apply(choice)
     under_load.begin()
     durations: list[float] = []
     for _ in range(times):
-        choice = (chance.choice(ways), chance.choice([variant for variant in VARIANTS if variant != choice[1]]))
+        choice = (chance.choice(drivers), chance.choice([variant for variant in VARIANTS if variant != choice[1]]))
         command, environ = istio_init(choice)
         run = pod.popen(command, env=environ)
         time.sleep(chance.uniform(0.3, 1) * (sum(durations) / len(durations) if durations else 0.2))

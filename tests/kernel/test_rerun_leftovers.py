@@ -9,14 +9,14 @@ from capture.backends import detect
 from capture.settings import options as option
 from capture.state import record
 from pytest_netns import NamespaceFactory, PodPair
-from support.captures.settings import OUTSIDE, VARIANTS, WAYS, settings
+from support.captures.settings import DRIVERS, OUTSIDE, VARIANTS, settings
 from support.processes.namespace_state import state
-from support.rules.iptables_ways import writes_as_we_do
+from support.rules.iptables_drivers import writes_as_we_do
 from support.rules.leftovers import LEFTOVERS, put
 
 pytestmark = pytest.mark.kernel
 
-QUICK = [way for way in WAYS if way != "iptables-iptc"]
+QUICK = [driver for driver in DRIVERS if driver != "iptables-iptc"]
 SOME_VARIANTS = ("classic", "TPROXY", "TPROXY by other numbers", "DNS")
 PLACES = {
     "nftables-netlink": ("nftables", ""),
@@ -98,24 +98,24 @@ def demand_captured(pair: PodPair) -> None:
 
 
 def one_way(name: str) -> list[str]:
-    """Return one of the quick ways, another for the next leftover, so that each way takes over several."""
+    """Return one of the quick drivers, another for the next leftover, so that each takes over several."""
     return [QUICK[list(LEFTOVERS).index(name) % len(QUICK)]]
 
 
 @pytest.mark.parametrize(
-    ("name", "ways"),
+    ("name", "drivers"),
     [
         *((name, one_way(name)) for name in LEFTOVERS),
         *(pytest.param(name, QUICK, marks=pytest.mark.long) for name in LEFTOVERS),
     ],
 )
-def test_a_leftover_is_taken_over(pair: PodPair, name: str, ways: list[str]) -> None:
+def test_a_leftover_is_taken_over(pair: PodPair, name: str, drivers: list[str]) -> None:
     pod = pair.pod
     serve(pair)
     pristine = state(pod)
-    for way in ways:
+    for driver in drivers:
         with pod.entered():
-            operations.apply(settings(WAYS[way]))
+            operations.apply(settings(DRIVERS[driver]))
             applied = state(pod)
             assert operations.clean()
         assert state(pod) == pristine
@@ -124,10 +124,10 @@ def test_a_leftover_is_taken_over(pair: PodPair, name: str, ways: list[str]) -> 
         with pod.entered():
             assert len(detect.find_live_sets()) == 1
 
-            operations.apply(settings(WAYS[way]))
+            operations.apply(settings(DRIVERS[driver]))
 
             (left,) = detect.find_live_sets()
-            assert (left.backend, left.variant) == PLACES[way]
+            assert (left.backend, left.variant) == PLACES[driver]
             verified = operations.verify()
             # Foreign rules do divert the port 9998 from the proxy; of our own rules none may be missing or too many.
             assert not any(found.is_own for found in verified.differences), str(verified)
@@ -168,50 +168,50 @@ def test_sets_in_all_places_at_once_are_cleaned_and_taken_over(pair: PodPair) ->
         put(pod, name)
     with pod.entered():
         assert len(detect.find_live_sets()) == 3
-        operations.apply(settings(WAYS["iptables-nft"]))
+        operations.apply(settings(DRIVERS["iptables-nft"]))
         assert len(detect.find_live_sets()) == 1
         assert operations.clean()
     assert state(pod) == pristine
 
 
 @pytest.mark.parametrize("remembers", [True, False], ids=["with a record", "without"])
-@pytest.mark.parametrize("way", QUICK)
-def test_clean_undoes_everything(pair: PodPair, way: str, *, remembers: bool) -> None:
+@pytest.mark.parametrize("driver", QUICK)
+def test_clean_undoes_everything(pair: PodPair, driver: str, *, remembers: bool) -> None:
     pod = pair.pod
     pristine = state(pod)
     for variant in SOME_VARIANTS if remembers else VARIANTS:
         with pod.entered():
-            operations.apply(settings(VARIANTS[variant], WAYS[way]))
+            operations.apply(settings(VARIANTS[variant], DRIVERS[driver]))
             if not remembers:
                 record.forget()
             assert operations.clean()
         assert state(pod) == pristine, variant
 
 
-@pytest.mark.parametrize("way", ["iptables-netlink", "iptables-legacy", "nftables-netlink"])
-def test_redirect_becomes_transparent_without_a_rule_too_many(netns: NamespaceFactory, way: str) -> None:
+@pytest.mark.parametrize("driver", ["iptables-netlink", "iptables-legacy", "nftables-netlink"])
+def test_redirect_becomes_transparent_without_a_rule_too_many(netns: NamespaceFactory, driver: str) -> None:
     """On the way both are written, with the rules in shared chains, which are then written again."""
     transparent = {option.INTERCEPTION_MODE: "TPROXY", option.EXCLUDED_INTERFACES: "lo,other0"}
     pod = netns.pod_pair().pod
     with pod.entered():
-        operations.apply(settings({}, WAYS[way]))
-        operations.apply(settings(transparent, WAYS[way]))
+        operations.apply(settings({}, DRIVERS[driver]))
+        operations.apply(settings(transparent, DRIVERS[driver]))
 
         assert not operations.verify().differences
         operations.clean()
     assert " -j " not in pod.run(["sh", "-c", "iptables-nft-save; iptables-legacy-save"]).stdout
 
 
-@pytest.mark.parametrize("way", ["nftables-netlink", "iptables-netlink", "iptables-nft"])
+@pytest.mark.parametrize("driver", ["nftables-netlink", "iptables-netlink", "iptables-nft"])
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-def test_clean_undoes_everything_in_pods_of_one_family(netns: NamespaceFactory, family: str, way: str) -> None:
+def test_clean_undoes_everything_in_pods_of_one_family(netns: NamespaceFactory, family: str, driver: str) -> None:
     none = (None, None)
     made = netns.pod_pair(ipv6=none) if family == "ipv4" else netns.pod_pair(ipv4=none)
     pod = programmed_by_others(made).pod
     pristine = state(pod)
     for variant in SOME_VARIANTS:
         with pod.entered():
-            applied = operations.apply(settings(VARIANTS[variant], WAYS[way]))
+            applied = operations.apply(settings(VARIANTS[variant], DRIVERS[driver]))
             assert applied.ruleset.families == ("ipv4", "ipv6")
             record.forget()
             assert operations.clean()

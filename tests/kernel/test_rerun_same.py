@@ -11,7 +11,7 @@ from capture.netlink.nfnetlink import open_netfilter, read_generation
 from capture.state.netns import namespace_id
 from capture.state.record import path_of
 from pytest_netns import PodPair
-from support.captures.settings import APP_PORT, OUTSIDE, VARIANTS, WAYS, Texts, settings
+from support.captures.settings import APP_PORT, DRIVERS, OUTSIDE, VARIANTS, Texts, settings
 from support.processes.namespace_state import state
 
 pytestmark = pytest.mark.kernel
@@ -45,17 +45,17 @@ def are_kept(before: dict[str, int], after: dict[str, int]) -> bool:
     return before.keys() == after.keys() and all(after[rule] >= before[rule] for rule in before)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_the_same_again_writes_nothing(pod_pair: PodPair, way: str) -> None:
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_the_same_again_writes_nothing(pod_pair: PodPair, driver: str) -> None:
     pod = pod_pair.pod
     looked_at = state(pod)
     for variant, texts in VARIANTS.items():
-        if way == "iptables-iptc" and variant not in FEW:
+        if driver == "iptables-iptc" and variant not in FEW:
             continue
-        demand_nothing_written(pod_pair, texts, WAYS[way])
+        demand_nothing_written(pod_pair, texts, DRIVERS[driver])
     with pod.entered():
         operations.clean()
-    if "legacy" not in way and "iptc" not in way:
+    if "legacy" not in driver and "iptc" not in driver:
         assert state(pod) == looked_at
 
 
@@ -81,24 +81,24 @@ def demand_nothing_written(pair: PodPair, *texts: Texts) -> None:
 def test_the_tests_can_see_that_something_is_written(pod_pair: PodPair) -> None:
     pod = pod_pair.pod
     with pod.entered():
-        operations.apply(settings(WAYS["nftables-netlink"]))
+        operations.apply(settings(DRIVERS["nftables-netlink"]))
         written = generation()
-        assert operations.apply(settings(WAYS["nftables-netlink"]), force=True).changed
+        assert operations.apply(settings(DRIVERS["nftables-netlink"]), force=True).changed
         assert generation() > written
-        operations.apply(settings(WAYS["iptables-legacy"]))
+        operations.apply(settings(DRIVERS["iptables-legacy"]))
         pod.client(uid=1000).connect(pod.ipv4, 9, timeout=0.05)
         before = counters(pod_pair)
         operations.clean()
-        operations.apply(settings(WAYS["iptables-legacy"]))
+        operations.apply(settings(DRIVERS["iptables-legacy"]))
     assert not are_kept(before, counters(pod_pair))
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "iptables-iptc"])
-def test_looking_writes_nothing(pod_pair: PodPair, way: str) -> None:
+@pytest.mark.parametrize("driver", [driver for driver in DRIVERS if driver != "iptables-iptc"])
+def test_looking_writes_nothing(pod_pair: PodPair, driver: str) -> None:
     pod = pod_pair.pod
     with pod.entered():
         pristine = state(pod), generation()
-        operations.verify(settings(WAYS[way]))
+        operations.verify(settings(DRIVERS[driver]))
         operations.dump()
         assert not operations.clean()
         assert (state(pod), generation()) == pristine

@@ -10,12 +10,12 @@ import pytest
 from capture import operations
 from capture.backends import detect
 from pytest_netns import NamespaceFactory
-from support.captures.settings import APP_PORT, VARIANTS, WAYS, settings
+from support.captures.settings import APP_PORT, DRIVERS, VARIANTS, settings
 from support.traffic.steady import UnderLoad, start_load
 
 pytestmark = pytest.mark.kernel
 
-CHANGES = dict.fromkeys(WAYS, 30) | {"iptables-iptc": 5, "nftables-libnftables": 15}
+CHANGES = dict.fromkeys(DRIVERS, 30) | {"iptables-iptc": 5, "nftables-libnftables": 15}
 """How often the settings change; importing python-iptables takes half a second each time."""
 
 
@@ -24,22 +24,22 @@ def under_load(netns: NamespaceFactory) -> UnderLoad:
     return UnderLoad(netns)
 
 
-def changes(seed: str, length: int, ways: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield variants and ways at random, never the same variant twice in a row."""
+def changes(seed: str, length: int, drivers: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield variants and drivers at random, never the same variant twice in a row."""
     chance = random.Random(seed)  # noqa: S311  # no secret
     variant = ""
     for _ in range(length):
         variant = chance.choice([each for each in VARIANTS if each != variant])
-        yield variant, chance.choice(ways)
+        yield variant, chance.choice(drivers)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_nothing_gets_past_while_settings_change(under_load: UnderLoad, way: str) -> None:
-    expect_no_escape_while_changing(under_load, [way], CHANGES[way])
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_nothing_gets_past_while_settings_change(under_load: UnderLoad, driver: str) -> None:
+    expect_no_escape_while_changing(under_load, [driver], CHANGES[driver])
 
 
 def test_nothing_gets_past_while_the_way_changes_too(under_load: UnderLoad) -> None:
-    quick = [way for way in WAYS if way != "iptables-iptc"]
+    quick = [driver for driver in DRIVERS if driver != "iptables-iptc"]
     expect_no_escape_while_changing(under_load, quick, 40)
 
 
@@ -47,17 +47,17 @@ def test_nothing_gets_past_while_the_way_changes_too(under_load: UnderLoad) -> N
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(5))
 def test_nothing_gets_past_for_long(under_load: UnderLoad, seed: int) -> None:
-    expect_no_escape_while_changing(under_load, list(WAYS), 300, seed)
+    expect_no_escape_while_changing(under_load, list(DRIVERS), 300, seed)
 
 
-def expect_no_escape_while_changing(scene: UnderLoad, ways: list[str], length: int, seed: int = 0) -> None:
+def expect_no_escape_while_changing(scene: UnderLoad, drivers: list[str], length: int, seed: int = 0) -> None:
     with scene.pod.entered():
-        operations.apply(settings(VARIANTS["classic"], WAYS[ways[0]]))
+        operations.apply(settings(VARIANTS["classic"], DRIVERS[drivers[0]]))
     scene.begin()
     with scene.pod.entered():
-        for variant, way in changes(f"{ways}{seed}", length, ways):
-            operations.apply(settings(VARIANTS[variant], WAYS[way]))
-            assert len(ways) == 1 or len(detect.find_live_sets()) == 1, "two sets at once"
+        for variant, driver in changes(f"{drivers}{seed}", length, drivers):
+            operations.apply(settings(VARIANTS[variant], DRIVERS[driver]))
+            assert len(drivers) == 1 or len(detect.find_live_sets()) == 1, "two sets at once"
     outbound, inbound = scene.end()
 
     assert set(outbound) == {"proxy, outbound"}, outbound
@@ -69,12 +69,12 @@ def test_a_gap_would_be_seen(under_load: UnderLoad) -> None:
     """The load itself, tested: cleaning before applying anew lets connections through."""
     pod = under_load.pod
     with pod.entered():
-        operations.apply(settings(WAYS["nftables-netlink"]))
+        operations.apply(settings(DRIVERS["nftables-netlink"]))
     under_load.begin()
     with pod.entered():
         for _ in range(20):
             operations.clean()
-            operations.apply(settings(WAYS["nftables-netlink"]))
+            operations.apply(settings(DRIVERS["nftables-netlink"]))
     outbound, inbound = under_load.end()
 
     assert outbound["outside"] > 0
@@ -88,8 +88,8 @@ SLOW = "table ip slow {{\n chain slow {{\n{rules}}}\n chain prerouting {{\n {hoo
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "iptables-iptc"])
-def test_nothing_gets_past_between_mangle_and_nat(under_load: UnderLoad, way: str) -> None:
+@pytest.mark.parametrize("driver", [driver for driver in DRIVERS if driver != "iptables-iptc"])
+def test_nothing_gets_past_between_mangle_and_nat(under_load: UnderLoad, driver: str) -> None:
     rules = SLOW.format(
         rules="meta mark 0xdead drop\n" * 5_000,
         hook="type filter hook prerouting priority -120;",
@@ -97,11 +97,11 @@ def test_nothing_gets_past_between_mangle_and_nat(under_load: UnderLoad, way: st
     )
     under_load.pod.run(["nft", "-f", "-"], stdin=rules)
     with under_load.pod.entered():
-        operations.apply(settings(WAYS[way]))
+        operations.apply(settings(DRIVERS[driver]))
     into_pod = start_load(under_load.peer, (under_load.pod.ipv4, APP_PORT), per_second=1000)
     with under_load.pod.entered():
         for variant in ["TPROXY", "classic"] * 100:
-            operations.apply(settings(VARIANTS[variant], WAYS[way]))
+            operations.apply(settings(VARIANTS[variant], DRIVERS[driver]))
 
     answered = into_pod.stop().answered()
     assert answered["proxy, inbound"] > 1000

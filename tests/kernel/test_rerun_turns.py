@@ -18,7 +18,7 @@ from capture.settings import options as option
 from capture.state import record, routes
 from capture.state.lock import NAME, NamespaceLock
 from pytest_netns import Namespace, NamespaceFactory, Pod, PodPair
-from support.captures.settings import VARIANTS, WAYS, Texts, arguments, settings
+from support.captures.settings import DRIVERS, VARIANTS, Texts, arguments, settings
 from support.processes.namespace_state import state
 
 pytestmark = pytest.mark.kernel
@@ -32,12 +32,12 @@ TPROXY: Texts = {option.INTERCEPTION_MODE: "TPROXY"}
 
 def test_runs_at_the_same_time_leave_one_whole_set(pod_pair: PodPair) -> None:
     pod = pod_pair.pod
-    ways = ["nftables-netlink", "iptables-nft", "iptables-legacy", "nftables-netlink"]
+    drivers = ["nftables-netlink", "iptables-nft", "iptables-legacy", "nftables-netlink"]
     variants = ["classic", "TPROXY by other numbers", "current", "DNS"]
     for _ in range(3):
         runs = [
-            pod.popen([ISTIO_INIT, *arguments(VARIANTS[variant], WAYS[way])])
-            for way, variant in zip(ways, variants, strict=True)
+            pod.popen([ISTIO_INIT, *arguments(VARIANTS[variant], DRIVERS[driver])])
+            for driver, variant in zip(drivers, variants, strict=True)
         ]
         assert [run.wait(30) for run in runs] == [0] * len(runs), [run.output() for run in runs]
         with pod.entered():
@@ -116,13 +116,13 @@ ROUTE_IN_THE_WAY = "route add blackhole default table 133"
 def test_a_run_that_fails_leaves_rules_and_record_as_they_were(netns: NamespaceFactory) -> None:
     pod = netns.pod(ipv6=None)
     with pod.entered():
-        operations.apply(settings(VARIANTS["lists"], WAYS["nftables-netlink"]))
+        operations.apply(settings(VARIANTS["lists"], DRIVERS["nftables-netlink"]))
     before = state(pod)
     pod.ip(ROUTE_IN_THE_WAY)
     with pod.entered():
         kept = record.read()
         with pytest.raises(CaptureError, match="table 133"):
-            operations.apply(settings(TPROXY, WAYS["nftables-netlink"]))
+            operations.apply(settings(TPROXY, DRIVERS["nftables-netlink"]))
         found = record.read()
         assert kept is not None
         assert found is not None
@@ -150,19 +150,19 @@ def routes_of(pod: Pod) -> list[str]:
     return [line for line in lines if "fwmark" in line or "dev lo table 133" in line or " ::6" in line]
 
 
-@pytest.mark.parametrize("way", ["nftables-netlink", "iptables-nft"])
+@pytest.mark.parametrize("driver", ["nftables-netlink", "iptables-nft"])
 @pytest.mark.parametrize("then", ["apply", "clean"])
-def test_routes_of_a_run_that_was_killed_before_its_rules_were_live(pod_pair: PodPair, way: str, then: str) -> None:
+def test_routes_of_a_run_that_was_killed_before_its_rules_were_live(pod_pair: PodPair, driver: str, then: str) -> None:
     pod = pod_pair.pod
     with pod.entered():
-        desired = build_ruleset(operations.apply(settings(TPROXY, WAYS[way])).config)
+        desired = build_ruleset(operations.apply(settings(TPROXY, DRIVERS[driver])).config)
         operations.clean()
         routes.ensure(desired)
         record.forget()
     assert len(routes_of(pod)) > 4
     with pod.entered():
         if then == "apply":
-            assert operations.apply(settings(WAYS[way])).changed
+            assert operations.apply(settings(DRIVERS[driver])).changed
             assert [line for line in routes_of(pod) if " ::6" not in line] == []
         assert operations.clean()
     assert routes_of(pod) == []
@@ -179,11 +179,11 @@ def test_half_of_a_policy(pod_pair: PodPair) -> None:
 
 def test_a_family_that_is_captured_no_more(netns: NamespaceFactory) -> None:
     pod = netns.pod(ipv6=None)
-    for way in ("nftables-netlink", "iptables-nft"):
+    for driver in ("nftables-netlink", "iptables-nft"):
         with pod.entered():
-            operations.apply(settings({option.DUAL_STACK: "true"}, TPROXY, WAYS[way]))
+            operations.apply(settings({option.DUAL_STACK: "true"}, TPROXY, DRIVERS[driver]))
             record.forget()
-            operations.apply(settings({option.IP_FAMILIES: "ipv4"}, WAYS[way]))
+            operations.apply(settings({option.IP_FAMILIES: "ipv4"}, DRIVERS[driver]))
         assert routes_of(pod) == []
         assert "ISTIO" not in pod.run(["ip6tables-nft-save"]).stdout
 
@@ -225,5 +225,5 @@ def test_other_policies_stay(pod_pair: PodPair) -> None:
 
 def run_and_clean(namespace: Namespace) -> None:
     with namespace.entered():
-        operations.apply(settings(WAYS["nftables-netlink"]))
+        operations.apply(settings(DRIVERS["nftables-netlink"]))
         operations.clean()

@@ -19,7 +19,7 @@ from capture import operations
 from capture.report.applied_text import cut_by_cleaning
 from capture.settings import options as option
 from pytest_netns import Pod, PodPair
-from support.captures.settings import WAYS, Texts, settings
+from support.captures.settings import DRIVERS, Texts, settings
 from support.processes.waiting import wait_until
 from support.traffic.transparent_proxy import TransparentProxy
 
@@ -153,11 +153,11 @@ def talk(pod_pair: PodPair) -> Iterator[Talk]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("way", ["nftables-netlink", "iptables-netlink", "iptables-legacy"])
-def test_open_connections_stay(talk: Talk, pod_pair: PodPair, way: str, mode: str) -> None:
+@pytest.mark.parametrize("driver", ["nftables-netlink", "iptables-netlink", "iptables-legacy"])
+def test_open_connections_stay(talk: Talk, pod_pair: PodPair, driver: str, mode: str) -> None:
     pod, peer = pod_pair
     with pod.entered():
-        applied = operations.apply(settings(MODES[mode], WAYS[way]))
+        applied = operations.apply(settings(MODES[mode], DRIVERS[driver]))
     talk.go_on()
     assert applied.warnings == ()
     assert talk.count == (4 * EACH, 0)
@@ -168,8 +168,8 @@ def test_open_connections_stay(talk: Talk, pod_pair: PodPair, way: str, mode: st
             assert pod.client(uid=1000).connect(other, APP).label == "proxy"
 
 
-@pytest.mark.parametrize("way", ["nftables-netlink", "iptables-netlink"])
-def test_connections_that_begin_meanwhile_stay_too(pod_pair: PodPair, way: str) -> None:
+@pytest.mark.parametrize("driver", ["nftables-netlink", "iptables-netlink"])
+def test_connections_that_begin_meanwhile_stay_too(pod_pair: PodPair, driver: str) -> None:
     """They are opened, and talk, from before the first look until the rules refuse the next one."""
     pod, peer = pod_pair
     began = threading.Event()
@@ -186,7 +186,7 @@ def test_connections_that_begin_meanwhile_stay_too(pod_pair: PodPair, way: str) 
         opener.start()
         assert began.wait(5)
         with pod.entered():
-            operations.apply(settings(WAYS[way]))
+            operations.apply(settings(DRIVERS[driver]))
         opener.join(5)
         talking.go_on()
         opened, lost = talking.count
@@ -217,8 +217,8 @@ else:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("way", ["nftables-netlink", "iptables-netlink"])
-def test_ten_thousand_connections_stay(pod_pair: PodPair, way: str) -> None:
+@pytest.mark.parametrize("driver", ["nftables-netlink", "iptables-netlink"])
+def test_ten_thousand_connections_stay(pod_pair: PodPair, driver: str) -> None:
     pod, peer = pod_pair
     run = [sys.executable, "-c", HOLD]
     with contextlib.ExitStack() as started:
@@ -235,19 +235,19 @@ def test_ten_thousand_connections_stay(pod_pair: PodPair, way: str) -> None:
         server = start(peer, "listen", "10000")
         client = start(pod, peer.ipv4, "10000")
         with pod.entered():
-            operations.apply(settings(WAYS[way]))
+            operations.apply(settings(DRIVERS[driver]))
         assert client.communicate("go\n", timeout=30)[0] == "alive\n"
         assert server.wait(timeout=10) == 0
 
 
-@pytest.mark.parametrize("way", ["nftables-netlink", "iptables-netlink"])
-def test_clean_counts_the_connections_that_it_cuts(pod_pair: PodPair, way: str) -> None:
+@pytest.mark.parametrize("driver", ["nftables-netlink", "iptables-netlink"])
+def test_clean_counts_the_connections_that_it_cuts(pod_pair: PodPair, driver: str) -> None:
     """Those through the proxy, once each; not those that are older than the rules, nor those that have ended."""
     pod, peer = pod_pair
     with Echo(pod), Echo(peer), Echo(pod, 15001), Echo(pod, 15006), Talk() as talk:
         talk.open(peer, pod.ipv4)
         with pod.entered():
-            operations.apply(settings(WAYS[way]))
+            operations.apply(settings(DRIVERS[driver]))
             for to_pod, to_peer in ((pod.ipv4, peer.ipv4), (pod.ipv6, peer.ipv6)):
                 talk.open(peer, to_pod, 2)
                 talk.open(pod, to_peer, 2)

@@ -22,7 +22,7 @@ from capture.operations.diagnosis import why
 from capture.settings import options as option
 from capture.state import sysctls
 from pytest_netns import NamespaceFactory, Pod, PodPair
-from support.captures.settings import WAYS, Texts, settings
+from support.captures.settings import DRIVERS, Texts, settings
 from support.traffic.envoy_bootstrap import Sidecar
 from support.traffic.envoy_proxy import start_envoy
 from support.traffic.proxies import get, start_app
@@ -43,7 +43,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "accept_local": ("0", "1"),
     "source routing": ("none", "before", "after"),
     "vpn": ("none", "before"),
-    "way": ("nftables-netlink", "iptables-netlink"),
+    "driver": ("nftables-netlink", "iptables-netlink"),
 }
 
 
@@ -100,7 +100,7 @@ def expect_delivery(factory: NamespaceFactory, case: dict[str, str]) -> None:
         route_by_source(pair)
     before = switches(pod)
     with pod.entered():
-        applied = operations.apply(settings(TPROXY, WAYS[case["way"]]))
+        applied = operations.apply(settings(TPROXY, DRIVERS[case["driver"]]))
     if case["source routing"] == "after":
         route_by_source(pair)
 
@@ -165,12 +165,12 @@ def switches(pod: Pod) -> dict[str, str]:
         return {path: Path(sysctls.DIRECTORY, path).read_text() for path in paths}
 
 
-@pytest.mark.parametrize("way", FACTORS["way"])
-def test_a_real_envoy_keeps_the_clients_address_under_all_of_them(pod_pair: PodPair, way: str) -> None:
+@pytest.mark.parametrize("driver", FACTORS["driver"])
+def test_a_real_envoy_keeps_the_clients_address_under_all_of_them(pod_pair: PodPair, driver: str) -> None:
     pod, peer = pod_pair
     put(pod, {ALL_SVM: "1", ETH_SVM: "1", RP_FILTER: "1", FWMARK_ACCEPT: "1"})
     with pod.entered():
-        operations.apply(settings(TPROXY, WAYS[way]))
+        operations.apply(settings(TPROXY, DRIVERS[driver]))
     route_by_source(pod_pair)
     start_app(pod, APP)
     envoy = start_envoy(pod, Sidecar(transparent=True))

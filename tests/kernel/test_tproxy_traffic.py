@@ -11,7 +11,7 @@ import pytest
 from capture import operations
 from capture.settings import options as option
 from pytest_netns import Endpoint, Kind, Pod, PodPair
-from support.captures.settings import WAYS, Texts, settings
+from support.captures.settings import DRIVERS, Texts, settings
 from support.traffic.proxies import echo, get, start_app
 from support.traffic.transparent_proxy import GID, UID, TransparentProxy
 
@@ -39,10 +39,10 @@ def pair(module_pod_pair: PodPair) -> PodPair:
     return module_pod_pair
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=DRIVERS)
 def captured(pair: PodPair, request: pytest.FixtureRequest) -> Iterator[PodPair]:
     with pair.pod.entered():
-        operations.apply(settings(TPROXY, WAYS[request.param]))
+        operations.apply(settings(TPROXY, DRIVERS[request.param]))
     yield pair
     with pair.pod.entered():
         operations.clean()
@@ -141,11 +141,11 @@ def echoed(connection: socket.socket, explicit: bytes) -> int:
     return heard
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "iptables-iptc"])
-def test_other_marks_tables_and_ports(pair: PodPair, way: str) -> None:
+@pytest.mark.parametrize("driver", [driver for driver in DRIVERS if driver != "iptables-iptc"])
+def test_other_marks_tables_and_ports(pair: PodPair, driver: str) -> None:
     pod, peer = pair
     with pod.entered():
-        operations.apply(settings(TPROXY, OTHER_NUMBERS, WAYS[way]))
+        operations.apply(settings(TPROXY, OTHER_NUMBERS, DRIVERS[driver]))
     with TransparentProxy(pod, port=16006, mark=0x4D4D) as proxy:
         for to, own in zip(addresses(pod), addresses(peer), strict=True):
             assert reply_of(peer, to, own).startswith(f"{own} ")

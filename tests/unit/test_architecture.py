@@ -89,8 +89,9 @@ DOES_WITHOUT = {
     "capture.operations": ("capture.operations.", "capture.model", "capture.backends"),
     "capture.operations.change": (
         *("capture.analysis", "capture.operations.comparison", "capture.operations.results"),
-        *("capture.backends.other_family", "capture.backends.needed_modules", "capture.state.impediments"),
-        *("capture.state.connections", "capture.state.sysctls"),
+        *("capture.backends.other_family", "capture.backends.needed_modules", "capture.backends.missing_modules"),
+        *("capture.state.connections", "capture.state.impediments", "capture.state.kernel_modules"),
+        "capture.state.sysctls",
     ),
     "capture.operations.comparison": (
         *("capture.analysis", "capture.operations.change", "capture.operations.situation"),

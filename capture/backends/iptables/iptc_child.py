@@ -53,7 +53,7 @@ IPT_F_FRAG, IPT_F_GOTO = 0x01, 0x02
 IP6T_F_PROTO, IP6T_F_GOTO = 0x01, 0x04
 IFNAMSIZ = 16  # linux/if.h
 
-PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
+NUMBERS_OF_PROTOCOLS = {name: number for number, name in PROTOCOL_NAMES.items()}
 
 
 def _import_iptc() -> tuple[Any, Any]:
@@ -181,7 +181,7 @@ def _set_options(extension: Any, options: Sequence[Flag]) -> None:
 def _set_own_option(header: Any, family: Family, name: str, value: str, *, negated: bool) -> None:
     """Write an address, interface or protocol into struct ipt_ip or ip6t_ip6."""
     if name == "-p":
-        header.proto = PROTOCOL_NUMBERS[value]
+        header.proto = NUMBERS_OF_PROTOCOLS[value]
         header.flags |= 0 if family == IPV4 else IP6T_F_PROTO
         return
     header.invflags |= INVERTED[name] * negated

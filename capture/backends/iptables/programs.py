@@ -72,7 +72,7 @@ def require(variant: Variant, family: Family, purpose: Purpose) -> str:
         name = f"{COMMANDS[family]}-{variant}-{purpose}"
         raise UnsupportedError(
             f"the program {name} is not installed",
-            f"Install the package iptables ({PACKAGES[variant]}), or choose another way with --backend nftables.",
+            f"Install the package iptables ({PACKAGES[variant]}), or choose nftables (--backend nftables).",
         )
     return path
 

@@ -153,10 +153,10 @@ def model_name(table: TableName, chain: FoundChain) -> str:
     return f"{chain.name}({chain.hook or 'not hooked'})"
 
 
-def made_by_us(name: TableName, table: LiveTable, our_rules: Collection[tuple[str, int]]) -> frozenset[str]:
+def made_by_us(name: TableName, table: LiveTable, own_positions: Collection[tuple[str, int]]) -> frozenset[str]:
     """Return the built-in chains that were made for our rules and accept what has no rule.
 
-    ``our_rules`` are those in chains that are not our own, by chain and position.
+    ``own_positions`` are our rules in other chains than our own, by chain and position.
 
     It is written down nowhere, but handles show it: they count up in a table with everything that is made there, a
     chain or a rule, and are never used again. We make a built-in chain when the first rule needs it, as iptables 1.8.9
@@ -177,7 +177,7 @@ def made_by_us(name: TableName, table: LiveTable, our_rules: Collection[tuple[st
     for called, chain in table.chains.items():
         is_own[chain.handle] = is_own_chain(called)
         for position, rule in enumerate(chain.rules):
-            is_own[rule.handle] = is_own_chain(called) or (called, position) in our_rules
+            is_own[rule.handle] = is_own_chain(called) or (called, position) in own_positions
     following = None
     for handle in sorted(is_own, reverse=True):
         if handle in undecided:

@@ -121,7 +121,7 @@ def _verdict(actions: Sequence[Action | Condition]) -> model.Verdict:
 
 LISTING = (model.Source, model.Destination, model.InInterface, model.OutInterface, model.Protocol)
 """The order of iptables-save: first the options of ip(6)tables itself, then extensions in their order."""
-POSITIONS = {kind: place for place, kind in enumerate(LISTING)}
+POSITIONS = {kind: index for index, kind in enumerate(LISTING)}
 OPTIONS = {"-s": 0, "-d": 1, "-p": 4, "-f": 4}
 """The place of a match that has words alone."""
 

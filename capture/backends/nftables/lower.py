@@ -113,8 +113,8 @@ def _conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Cond
 
 
 POSITIONS = {
-    kind: place
-    for place, kind in enumerate(
+    kind: index
+    for index, kind in enumerate(
         (
             *native.INTERFACES,
             model.Protocol,

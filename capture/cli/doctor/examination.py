@@ -41,7 +41,7 @@ CAPABILITIES = ("NET_ADMIN", "NET_RAW", "SYS_ADMIN")
 
 XTABLES_LOCK = "/run/xtables.lock"
 
-EVERYTHING = make_settings(
+ALL_FEATURES = make_settings(
     interception_mode="TPROXY", redirect_dns=True, capture_all_dns=True, drop_invalid=True, profile="current",
     rule_comments=True, rule_logs=True,
 )  # fmt: skip
@@ -52,7 +52,7 @@ class Examined(Value):
     """Everything that was looked at, in the namespace that it is about."""
 
     facts: HostFacts
-    decision: BackendChoice | CaptureError
+    choice: BackendChoice | CaptureError
     live_sets: tuple[SetLocation, ...]
     namespace: str
     is_host: bool
@@ -90,11 +90,11 @@ def examine() -> Examined:
         choice = error
     return Examined(
         facts=facts,
-        decision=choice,
+        choice=choice,
         live_sets=detect.live_sets_in(facts),
         namespace=namespace_id(),
         is_host=os.path.exists(ONLY_ON_HOST),
-        addresses=tuple(str(address) for address in PodFromInside().pod_addresses()),
+        addresses=tuple(str(address).partition("/")[0] for address in PodFromInside().pod_addresses()),
         missing_capabilities=tuple(capabilities.missing(*CAPABILITIES)),
         kernel=os.uname().release,
         versions={path: run([path, "--version"]).stdout.partition("\n")[0] for path in _programs(facts)},
@@ -133,7 +133,7 @@ def _by_name(module: str, function: str, otherwise: T) -> T:
 
 def _purposes() -> dict[str, str]:
     """Return every module that a capture may need, and which flavours need it for what; in words."""
-    desired = build_ruleset(resolve(EVERYTHING, AnyPod())[0])
+    desired = build_ruleset(resolve(ALL_FEATURES, AnyPod())[0])
     found: dict[str, list[str]] = {}
     for flavour, name in FLAVOUR_NAMES.items():
         for module, purpose in needed(desired, FAMILIES, flavour).items():
@@ -196,17 +196,18 @@ DRIVERS = ("kernel", "host")
 def findings(examined: Examined) -> list[Finding]:
     """Return the findings in the order in which a person looks: pod, node, namespace, choice, drivers."""
     return [
-        *_pod(examined.diagnosis),
+        *of_pod(examined.diagnosis),
         *(each.replace(topic=NODE) for each in examined.node),
         *_namespace(examined),
-        *_decision(examined),
+        *_choice(examined),
         *_kernel(examined.facts, examined.modules.lacking),
         *_modules(examined),
         *_host(examined),
     ]
 
 
-def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
+def of_pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
+    """Yield what is wrong with the pod; else that it is captured."""
     if isinstance(found, CaptureError):
         yield Finding(POD, "capture", "note", f"cannot be judged: {found.message}", found.remedy)
         return
@@ -215,15 +216,15 @@ def _pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
         return
     for cause in found.causes:
         yield Finding(POD, cause.kind, "error", message_with_place(cause), cause.remedy, cause.kind)
-    if not found.causes and all(note.kind != "unjudged" for note in found.notes):
+    if found.verdict == "captured":
         yield Finding(POD, "capture", "ok", "the rules are in place, and the proxy listens")
     for note in found.notes:
         state: State = "warning" if note.kind == "unjudged" else "note"
         yield Finding(POD, note.kind, state, message_with_place(note), note.remedy, note.kind)
 
 
-def _decision(examined: Examined) -> Iterator[Finding]:
-    choice = examined.decision
+def _choice(examined: Examined) -> Iterator[Finding]:
+    choice = examined.choice
     if isinstance(choice, CaptureError):
         yield Finding("choice", "backend", "error", choice.message, choice.remedy)
     else:
@@ -253,9 +254,7 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
         yield Finding("namespace", "user namespace", "note", message)
     addresses = ", ".join(examined.addresses) or "none yet; both families would be captured"
     yield Finding("namespace", "addresses", "ok" if examined.addresses else "note", addresses)
-    recorded = (
-        "present" if examined.is_recorded else "absent: nothing was applied here, or elsewhere, or by another version"
-    )
+    recorded = "present" if examined.is_recorded else "absent: nothing was applied here, or it was recorded elsewhere"
     yield Finding("namespace", "record", "ok" if examined.is_recorded else "note", recorded)
 
 

@@ -1,4 +1,4 @@
-"""Captures to choose from: settings that differ in everything but that they capture, and every way to program them.
+"""Captures to choose from: settings that differ in everything but that they capture, and every driver.
 
 All of VARIANTS send TCP of uid 1000 to ``OUTSIDE`` to one of ``OUTBOUND_PORTS``, and TCP that comes in for
 ``APP_PORT`` to one of ``INBOUND_PORTS``.
@@ -57,7 +57,7 @@ VARIANTS: dict[str, Texts] = {
     },
 }
 
-WAYS: dict[str, Texts] = {
+DRIVERS: dict[str, Texts] = {
     "nftables-netlink": {option.BACKEND: "nftables", option.DRIVER: "netlink"},
     "nftables-libnftables": {option.BACKEND: "nftables", option.DRIVER: "libnftables"},
     "iptables-netlink": {option.BACKEND: "iptables", option.DRIVER: "netlink"},

@@ -2,7 +2,7 @@
 
     python killed_runs.py JSON        in a captured pod; prints what went wrong, as JSON
 
-The JSON has ``before`` and ``killed``, each a way and a variant of ``settings``, and ``expected``, the states after
+The JSON has ``before`` and ``killed``, each a driver and a variant of ``settings``, and ``expected``, the states after
 a run of each in an empty pod. Before each change that the killed run would make to the kernel or to a file it is
 killed, and at its end; the next run is of the same settings, or of those from before.
 """
@@ -22,11 +22,11 @@ from capture.netlink.interfaces import read_addresses
 from capture.netlink.policy_rules import read_policy_rules
 from capture.netlink.routing import has_local_route
 from capture.netlink.rtnetlink import AF_INET, AF_INET6, open_route
-from support.captures.settings import VARIANTS, WAYS, settings
+from support.captures.settings import DRIVERS, VARIANTS, settings
 from support.processes.system_calls import run_stepped
 
 Choice = tuple[str, str]
-"""A way and a variant."""
+"""A driver and a variant."""
 
 # asm/unistd_64.h; our programs use no others to change anything. A program that is started changes nothing yet: its
 # rules are written to it. A process that is forked has them already.
@@ -38,9 +38,9 @@ CHANGING_MESSAGES = {20, 21, 24, 25, 32, 33, 0x10}
 
 
 def apply(choice: Choice) -> None:
-    """Make the pod's rules those of a way and a variant."""
-    way, variant = choice
-    operations.apply(settings(VARIANTS[variant], WAYS[way]))
+    """Make the pod's rules those of a driver and a variant."""
+    driver, variant = choice
+    operations.apply(settings(VARIANTS[variant], DRIVERS[driver]))
 
 
 def live_state() -> str:

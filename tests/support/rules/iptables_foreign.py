@@ -7,7 +7,7 @@ import random
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.ruleset import BUILT_IN_CHAINS, MANGLE, NAT, RAW
 from pytest_netns import Namespace
-from support.rules.iptables_ways import Way
+from support.rules.iptables_drivers import DriverCase
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def rules_for(table: TableName, chain: str, family: Family) -> list[str]:
     return rules
 
 
-def write_foreign_rules(way: Way, namespace: Namespace, count: int, seed: int) -> None:
+def write_foreign_rules(case: DriverCase, namespace: Namespace, count: int, seed: int) -> None:
     """Write about as many foreign rules, spread over tables, chains and both families."""
     chosen = random.Random(seed)  # noqa: S311  # no secret
     for family in FAMILIES:
@@ -80,4 +80,4 @@ def write_foreign_rules(way: Way, namespace: Namespace, count: int, seed: int) -
                 chain = chosen.choice(chains)
                 lines.append(f"-A {chain} {chosen.choice(rules_for(table, chain, family))}")
             lines.append("COMMIT")
-        way.restore(namespace, family, "\n".join(lines) + "\n")
+        case.restore(namespace, family, "\n".join(lines) + "\n")

@@ -73,7 +73,7 @@ PORT_80 = (Protocol("tcp"), DestinationPort((only(80),)))
 TAKES_ALL = Rule(Accept())
 
 TAMPERED = {
-    "a rule of ours deleted": (without("ISTIO-INBOUND", 1), "missing nat ISTIO-INBOUND 2: tcp & port 22 -> return"),
+    "an own rule deleted": (without("ISTIO-INBOUND", 1), "missing nat ISTIO-INBOUND 2: tcp & port 22 -> return"),
     "our jump deleted": (without("OUTPUT", 0), "missing nat OUTPUT 1: tcp -> ISTIO-OUTPUT"),
     "a rule put into our chain": (
         inserted("ISTIO-OUTPUT", 0, Rule(Return(), PORT_80)),
@@ -120,11 +120,11 @@ TAMPERED = {
         unexpected mangle OUTPUT 3: not to 127.0.0.1 & out lo & tcp & gid 1337 -> set mark 0x53a
         """,
     ),
-    "a chain of ours in a table that needs none": (
+    "an own chain in a table that needs none": (
         with_table(DESIRED, "mangle", Chain("ISTIO_DIVERT", (Rule(Accept()),))),
         "unexpected mangle ISTIO_DIVERT 1: any -> accept",
     ),
-    "a foreign rule before ours": (inserted("OUTPUT", 0, TAKES_ALL), "foreign nat OUTPUT 1: any -> accept"),
+    "a foreign rule before our rules": (inserted("OUTPUT", 0, TAKES_ALL), "foreign nat OUTPUT 1: any -> accept"),
     "a foreign target that we do not know": (
         inserted("PREROUTING", 0, Rule(UnknownVerdict("DNAT --to-destination 10.0.0.1"))),
         "foreign nat PREROUTING 1: any -> unknownverdict 'DNAT --to-destination 10.0.0.1'",
@@ -180,13 +180,13 @@ class TestMarks:
             ("OUTPUT", SaveMark(), True),
         ],
     )
-    def test_changed_before_ours_ask_for_it(self, chain: str, verdict: Verdict, *, counts: bool) -> None:
-        live = in_mangle(self.DESIRED, chain, lambda ours: (Rule(verdict), *ours))
+    def test_a_mark_changed_before_our_rules_match_it(self, chain: str, verdict: Verdict, *, counts: bool) -> None:
+        live = in_mangle(self.DESIRED, chain, lambda own: (Rule(verdict), *own))
         assert [(each.chain, each.position) for each in differences(self.DESIRED, live)] == [(chain, 1)] * counts
         assert can_stay(self.DESIRED, live) is not counts
 
     def test_a_mark_that_is_changed_after_our_rules_is_no_drift(self) -> None:
-        live = in_mangle(self.DESIRED, "OUTPUT", lambda ours: (*ours, Rule(SetMark(5))))
+        live = in_mangle(self.DESIRED, "OUTPUT", lambda own: (*own, Rule(SetMark(5))))
         assert differences(self.DESIRED, live) == []
 
 

@@ -76,14 +76,14 @@ class TestNames:
 
 
 @pytest.mark.parametrize("case", VERDICTS + FOREIGN, ids=lambda case: case.name)
-def test_after_a_verdict_or_an_unknown_target_ours_may_never_be_met(case: Case) -> None:
+def test_after_a_verdict_or_an_unknown_target_our_rules_may_never_be_met(case: Case) -> None:
     goes_on = isinstance(case.rule.verdict, SetMark | SaveMark | RestoreMark | Log | Continue)
 
     assert may_divert(case.rule) is not goes_on
 
 
 class TestJumps:
-    def test_whatever_jumps_to_our_chains_is_ours_in_any_table_chain_and_spelling(self) -> None:
+    def test_a_rule_that_jumps_to_our_chains_is_own_in_any_table_chain_and_spelling(self) -> None:
         there = live(
             nat="""
             OUTPUT -p tcp -j ISTIO_OUTPUT
@@ -105,7 +105,7 @@ class TestJumps:
 
 
 class TestInterfaces:
-    def test_left_alone_directly_before_our_jump_is_ours(self) -> None:
+    def test_left_alone_directly_before_our_jump_is_own(self) -> None:
         there = live(nat="OUTPUT -o eth1 -j RETURN\nOUTPUT -o eth2 -j RETURN\nOUTPUT -j ISTIO_OUTPUT")
 
         assert len(own(there, NAT, OUTPUT)) == 3
@@ -143,7 +143,7 @@ class TestInterfaces:
 
         assert own_rules(there, IPV4)[NAT, PREROUTING] == frozenset({1, 2})
 
-    def test_siblings_tell_too_of_those_after_others_of_ours(self) -> None:
+    def test_siblings_tell_of_later_ones_after_other_own_rules(self) -> None:
         there = live(
             nat="""
             OUTPUT -o eth1 -j RETURN
@@ -219,7 +219,7 @@ class TestTransparentProxy:
         """
     )
 
-    def test_marks_that_our_chains_ask_for_are_ours(self) -> None:
+    def test_marks_that_our_chains_match_are_own(self) -> None:
         assert own_rules(self.rules, IPV4) == {
             (MANGLE, PREROUTING): frozenset({0, 1, 2}),
             (MANGLE, OUTPUT): frozenset({0, 1, 2, 3, 4}),
@@ -262,12 +262,12 @@ class TestOlderUpstream:
         }
 
     def test_dropping_what_is_invalid(self) -> None:
-        before_ours = live(
+        before_own = live(
             mangle="PREROUTING -m conntrack --ctstate INVALID -j DROP\nPREROUTING -p tcp -j ISTIO_INBOUND"
         )
         alone = live(mangle="PREROUTING -m conntrack --ctstate INVALID -j DROP\nPREROUTING -p icmp -j ACCEPT")
 
-        assert len(own(before_ours, MANGLE, PREROUTING)) == 2
+        assert len(own(before_own, MANGLE, PREROUTING)) == 2
         assert not own(alone, MANGLE, PREROUTING)
 
 
@@ -287,7 +287,7 @@ class TestRecorded:
 
         assert own_rules(there, IPV4, self.recorded)[NAT, OUTPUT] == frozenset({2, 3})
 
-    def test_a_rule_in_between_does_not_hide_ours(self) -> None:
+    def test_a_rule_in_between_does_not_hide_own_ones(self) -> None:
         there = live(nat="OUTPUT -o eth1 -j RETURN\nOUTPUT -p icmp -j ACCEPT\nOUTPUT -j ISTIO_OUTPUT")
 
         assert own_rules(there, IPV4, self.recorded)[NAT, OUTPUT] == frozenset({0, 2})

@@ -10,7 +10,7 @@ import pytest
 
 from capture import __version__
 from capture.cli.group import COMMANDS, capture, run
-from capture.cli.options import CaptureCommand, SettingOption, example_lines, spelled_out
+from capture.cli.options import CaptureCommand, SettingOption, example_lines, with_explicit_switches
 
 PROGRAM = Path(sys.executable).with_name("capture")
 GROUPS = ("cni", "node", "host")
@@ -115,7 +115,7 @@ def test_a_switch_takes_its_value_after_an_equals_sign_only() -> None:
     switches, with_values = {"--dual-stack"}, {"-p", "--envoy-port"}
 
     def spelled(*arguments: str) -> list[str]:
-        return spelled_out(list(arguments), switches, with_values)
+        return with_explicit_switches(list(arguments), switches, with_values)
 
     assert spelled("--dual-stack", "-p", "1") == ["--dual-stack=true", "-p", "1"]
     assert spelled("--dual-stack=false") == ["--dual-stack=false"]

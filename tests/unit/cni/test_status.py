@@ -20,7 +20,7 @@ MAIN = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}]}
 PLUGIN = f"""#!/bin/sh
 case $CNI_COMMAND in
 VERSION) echo '{ANSWER}';;
-STATUS) if [ -e "$(dirname "$0")/fails" ]; then echo '{{"code": 50, "msg": "no NET_ADMIN"}}'; exit 1; fi;;
+STATUS) if [ -e "$(dirname "$0")/fails" ]; then cat "$(dirname "$0")/fails"; exit 1; fi;;
 esac
 """
 LOG = [
@@ -132,7 +132,12 @@ def without_interpreter(node: Node) -> None:
 
 
 def without_privilege(node: Node) -> None:
-    (node.bin_dir / "fails").touch()
+    (node.bin_dir / "fails").write_text('{"code": 50, "msg": "no NET_ADMIN"}')
+
+
+def without_api_server(node: Node) -> None:
+    """As the plugin answers where the API server is its only source of facts about pods."""
+    (node.bin_dir / "fails").write_text('{"code": 51, "msg": "no answer in time"}')
 
 
 def with_an_ended_token_in_the_kubeconfig(node: Node) -> None:
@@ -153,6 +158,7 @@ def with_an_ended_token(node: Node) -> None:
         (lambda node: (node.bin_dir / "capture-cni").unlink(), "file", "capture-cni is missing"),
         (without_interpreter, "file", "its interpreter /no/such/python is missing here"),
         (without_privilege, "STATUS", "no NET_ADMIN (code 50)"),
+        (without_api_server, "STATUS", "no answer in time (code 51)"),
         (with_an_ended_token, "token", "has ended 10 min ago"),
         (with_an_ended_token_in_the_kubeconfig, "token", "has ended 10 min ago"),
         (lambda node: (node.root / "token").unlink(), "token", "No such file"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 GOOD = Examined(
     facts=WITH_EVERYTHING,
-    decision=BackendChoice("iptables", "restore", "nft", "that is what there is"),
+    choice=BackendChoice("iptables", "restore", "nft", "that is what there is"),
     live_sets=(),
     namespace="4026532177-17",
     is_host=False,
@@ -58,7 +58,7 @@ def test_where_all_is_well_everything_is_ok() -> None:
         ({"state_directory": "not writable"}, "warning", "will not know the applied configuration"),
         ({"missing_capabilities": CAPABILITIES}, "error", "NET_ADMIN is not held (held: none of those that matter)"),
         ({"missing_capabilities": CAPABILITIES[1:]}, "note", "without SYS_ADMIN"),
-        ({"decision": UnsupportedError("no way", "Take another.")}, "error", "backend: no way"),
+        ({"choice": UnsupportedError("no way", "Take another.")}, "error", "backend: no way"),
         ({"diagnosis": None}, "note", "nothing is applied here"),
         ({"diagnosis": UnsupportedError("not permitted", "")}, "note", "capture: cannot be judged: not permitted"),
     ],
@@ -100,7 +100,7 @@ def test_what_is_worth_saying_of_the_kernel(changes: dict[str, object], state: s
 def test_everything_missing_or_bad_comes_with_a_remedy() -> None:
     worst = GOOD.replace(
         facts=GOOD.facts.replace(nf_tables=False, nft_compat=False, programs={}),
-        decision=UnsupportedError("no way", "Take another."),
+        choice=UnsupportedError("no way", "Take another."),
         missing_capabilities=CAPABILITIES,
         state_directory="not writable",
     )

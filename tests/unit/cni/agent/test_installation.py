@@ -122,7 +122,7 @@ def test_a_rewritten_list_has_the_entry_again_at_once(running: Node) -> None:
     assert running.published == []
 
 
-def test_a_fight_is_not_fought_and_its_rival_is_named(running: Node) -> None:
+def test_a_conflict_is_not_fought_out_and_its_rival_is_named(running: Node) -> None:
     for _ in range(6):
         wait_until(lambda: "capture-cni" in running.types())
         running.write({"type": "cilium-cni"})

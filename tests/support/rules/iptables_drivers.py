@@ -30,7 +30,7 @@ def writes_as_we_do() -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
+class DriverCase:
     """A driver, and the variant of the programs that see its rules."""
 
     name: str
@@ -56,9 +56,9 @@ class Way:
         namespace.run([self.command(family, "restore"), "--noflush"], stdin=text)
 
 
-WAYS = [
-    Way("netlink", NetlinkDriver, "nft"),
-    Way("restore-nft", lambda: RestoreDriver("nft"), "nft"),
-    Way("restore-legacy", lambda: RestoreDriver("legacy"), "legacy"),
-    Way("iptc", IptcDriver, "legacy"),
+DRIVERS = [
+    DriverCase("netlink", NetlinkDriver, "nft"),
+    DriverCase("restore-nft", lambda: RestoreDriver("nft"), "nft"),
+    DriverCase("restore-legacy", lambda: RestoreDriver("legacy"), "legacy"),
+    DriverCase("iptc", IptcDriver, "legacy"),
 ]

@@ -1,4 +1,4 @@
-"""The whole way of a packet: every table, second captures, DNAT, routes; in the kernel's order."""
+"""The whole path of a packet: every table, second captures, DNAT, routes; in the kernel's order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from capture import operations
 from capture.settings.options import PROXY_PORT
 from capture.state import record
 from pytest_netns import NamespaceFactory, PodPair
-from support.captures.settings import WAYS, settings
+from support.captures.settings import DRIVERS, settings
 
 PROGRAM = str(Path(sys.executable).with_name("capture"))
 
@@ -43,7 +43,7 @@ def trace(pair: PodPair, *arguments: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("way", ["iptables-netlink", "nftables-netlink", "iptables-legacy"])
+@pytest.mark.parametrize("driver", ["iptables-netlink", "nftables-netlink", "iptables-legacy"])
 @pytest.mark.parametrize(
     "command",
     [
@@ -52,9 +52,9 @@ def trace(pair: PodPair, *arguments: str) -> dict[str, Any]:
         NFT,
     ],
 )
-def test_dnat_before_our_rules_in_any_table(pair: PodPair, way: str, command: str) -> None:
+def test_dnat_before_our_rules_in_any_table(pair: PodPair, driver: str, command: str) -> None:
     with pair.pod.entered():
-        operations.apply(settings({}, WAYS[way]))
+        operations.apply(settings({}, DRIVERS[driver]))
     program, *rest = command.split(" ", 1) if command.startswith("nft") else command.split()
     pair.pod.run([program, *rest])
     pair.peer.listener(("203.0.113.200", 8080), label="translated")
@@ -73,8 +73,8 @@ def test_dnat_before_our_rules_in_any_table(pair: PodPair, way: str, command: st
 
 def test_trace_and_kernel_agree_on_the_port_of_two_captures(pair: PodPair) -> None:
     with pair.pod.entered():
-        operations.apply(settings({}, WAYS["iptables-netlink"]))
-        other = settings({PROXY_PORT: "15009"}, WAYS["nftables-netlink"])
+        operations.apply(settings({}, DRIVERS["iptables-netlink"]))
+        other = settings({PROXY_PORT: "15009"}, DRIVERS["nftables-netlink"])
         script = operations.render(other)[0][1]
     pair.pod.run(["nft", "-f", "-"], stdin=script)
 
@@ -183,12 +183,12 @@ def test_without_a_record_there_is_no_reference(pair: PodPair) -> None:
     assert "proxy-outbound 15001 -> direct" in diverted.stdout
 
 
-@pytest.mark.parametrize("way", ["iptables-netlink", "nftables-netlink", "iptables-legacy"])
-def test_without_a_record_a_policy_that_drops_is_drift(pair: PodPair, way: str) -> None:
+@pytest.mark.parametrize("driver", ["iptables-netlink", "nftables-netlink", "iptables-legacy"])
+def test_without_a_record_a_policy_that_drops_is_drift(pair: PodPair, driver: str) -> None:
     with pair.pod.entered():
-        operations.apply(settings({}, WAYS[way]))
+        operations.apply(settings({}, DRIVERS[driver]))
         record.forget()
-    variant = "iptables-legacy" if way == "iptables-legacy" else "iptables-nft"
+    variant = "iptables-legacy" if driver == "iptables-legacy" else "iptables-nft"
 
     pair.pod.run([variant, "-t", "raw", "-P", "PREROUTING", "DROP"])
     dropped = pair.pod.run([PROGRAM, "verify"], check=False)
