@@ -18,6 +18,7 @@ from capture.analysis.causes import (
     stops,
     untracked_cause,
 )
+from capture.analysis.ipsec import policy_for
 from capture.analysis.trace import TO_PROXY, trace_whole_path
 from capture.backends import detect, load
 from capture.errors import CaptureError
@@ -27,7 +28,7 @@ from capture.model.packet import LOOPBACK, Packet
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
-from capture.netlink.ipsec import policy_for
+from capture.netlink.ipsec import read_policies
 from capture.operations import host_of, reference, trace, verify
 from capture.operations.drift_causes import (
     USUAL,
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.causes import PodFacts
     from capture.analysis.trace import Trace
+    from capture.netlink.ipsec import IpsecPolicy
     from capture.operations import Reference
     from capture.operations.arguments import Namespace
     from capture.operations.results import Verified
@@ -178,6 +180,7 @@ def _inferred_config(namespace: Namespace) -> CaptureConfig:
 def _of_pod(
     verified: Verified, known: Reference | None, facts: PodFacts, capture: Capture, of_pod: list[Cause]
 ) -> Diagnosis:
+    policies, unread = _ipsec_policies()
     stopping = [each for each in of_pod if stops(each, capture)]
     causes = (
         *stopping,
@@ -185,7 +188,7 @@ def _of_pod(
         *default_route_causes(facts, capture),
         *causes_of_proxy(facts, capture),
         *drift_causes(verified, facts),
-        *_usual_causes(facts, capture),
+        *_usual_causes(facts, capture, policies),
     )
     notes = (
         *app_of_proxy_user(facts, capture),
@@ -193,8 +196,9 @@ def _of_pod(
         *_socket_lb_causes(),
         *(each for each in of_pod if each not in stopping),
         *unjudged_notes(verified),
+        *unread,
     )
-    is_certain = verified.is_judged and all(note.kind != "rule-missing" for note in notes)
+    is_certain = verified.is_judged and not unread and all(note.kind != "rule-missing" for note in notes)
     return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
 
 
@@ -211,7 +215,8 @@ def _of_connection(
     found += [untracked_cause(each) or drop_cause(each, rule_of) for each in following if each.certain][:1]
     if is_inbound and not found and packet.source is not None and not answers_have_a_route(packet):
         found.append(no_route_cause(facts, packet.family, address_text(packet.family, packet.source.first)))
-    policy = policy_for(live.packet)
+    policies, unread = _ipsec_policies()
+    policy = policy_for(live.packet, policies)
     if policy is not None and policy.is_blocking:
         found.append(cause("ipsec", policy=policy.words))
     if known is not None and (is_inbound or live.outcome in TO_PROXY):
@@ -223,21 +228,29 @@ def _of_connection(
     if known is not None:
         found = [_with_options(each, live.packet, known) for each in found]
     notes = [] if known else [cause("rule-missing: no record")]
-    notes += [*app_elsewhere(live, facts), *(each for each in of_pod if each not in causes)]
+    notes += [*unread, *app_elsewhere(live, facts), *(each for each in of_pod if each not in causes)]
     if policy is not None and not policy.is_blocking:
         notes.append(cause("ipsec: encrypted", policy=policy.words))
-    is_certain = live.certain and all(each.certain for each in following)
+    is_certain = live.certain and not unread and all(each.certain for each in following)
     return Diagnosis(live.packet, live, tuple(found), tuple(notes), is_certain)
 
 
-def _usual_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+def _ipsec_policies() -> tuple[list[IpsecPolicy], list[Cause]]:
+    """Return the IPsec policies, or the note that they cannot be read."""
+    try:
+        return read_policies(), []
+    except CaptureError as error:
+        return [], [cause("unjudged: IPsec", reason=error.message)]
+
+
+def _usual_causes(facts: PodFacts, capture: Capture, policies: list[IpsecPolicy]) -> Iterator[Cause]:
     """Yield what stops connections to outside though there is a default route: a policy rule, or IPsec."""
     if IPV4 in facts.unrouted or all(address.family != IPV4 for address in facts.addresses):
         return
     live = trace(USUAL)
     if live.outcome == "no-route" and capture.outbound_port is not None:
         yield no_route_cause(facts, IPV4, address_text(IPV4, USUAL.destination.first))
-    policy = policy_for(live.packet)
+    policy = policy_for(live.packet, policies)
     if policy is not None and policy.is_blocking:
         yield cause("ipsec", policy=policy.words)
 
