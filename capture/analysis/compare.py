@@ -60,6 +60,11 @@ class Difference(Value):
         return f"{where}: rule {self.position}" if self.position else f"{where}: a rule"
 
     @property
+    def weight(self) -> tuple[bool, ...]:
+        """Return what orders differences, the weightiest first: those without an effect come last."""
+        return self.effect is None, *(self.effect.weight if self.effect else ())
+
+    @property
     def is_own(self) -> bool:
         """Return whether it is about one of our rules, not about a foreign one."""
         return self.kind in ("missing", "unexpected", "family")

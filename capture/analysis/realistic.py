@@ -11,7 +11,7 @@ from capture.analysis.rerouting import UNCHANGED, routed_marks
 from capture.analysis.space import NONE, Field, marks_of
 from capture.analysis.trace import OF_KNOWN_CONNECTIONS
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, LOOPBACK_NETWORKS, Network, merge
+from capture.model.addresses import BITS, LOOPBACK_NETWORKS, Network, merge, merge_ranges
 from capture.model.conventions import MAX_ID, MAX_PORT
 from capture.model.packet import LOOPBACK
 
@@ -64,7 +64,7 @@ class _Packets:
         is_outward = space.numbers(Field.IN, [(outward, outward)])
         return self.diagrams.all_of(
             (
-                self._through(Field.IN, model.InInterface),
+                self._through(Field.IN),
                 space.numbers(Field.OUT, [(NONE, NONE)]),
                 self.diagrams.choose(is_outward, for_us, elsewhere),
                 space.numbers(Field.SOURCE, [(0, (1 << BITS[self.family]) - 1)]),
@@ -89,7 +89,7 @@ class _Packets:
         return self.diagrams.all_of(
             (
                 space.numbers(Field.IN, [(NONE, NONE)]),
-                choose(stays, over_lo, self._through(Field.OUT, model.OutInterface)),
+                choose(stays, over_lo, self._through(Field.OUT)),
                 # A transparent proxy sends to the app with its mark, and from the client's address.
                 self.diagrams.either(from_pod, self.diagrams.all_of((marked, over_lo, has_source))),
                 choose(space.state_in("NEW", "RELATED"), has_owner, self.diagrams.yes),
@@ -101,10 +101,11 @@ class _Packets:
     def _as_routed_by_mark(self) -> int:
         """Return packets that leave as the policy rules for their first mark let them, if any is for it."""
         found = self.diagrams.yes
-        for condition, way, is_certain in reversed([*self.space.routed_by(self.situation.mark_routes(self.family))]):
-            number = self.space.interface(way)
-            leaves = self.space.numbers(Field.OUT, [(number, number)]) if way else self.diagrams.no
-            is_free = way == UNCHANGED or not is_certain
+        routes = self.situation.mark_routes(self.family)
+        for condition, interface, is_certain in reversed([*self.space.routed_by(routes)]):
+            number = self.space.interface(interface)
+            leaves = self.space.numbers(Field.OUT, [(number, number)]) if interface else self.diagrams.no
+            is_free = interface == UNCHANGED or not is_certain
             found = self.diagrams.choose(condition, self.diagrams.yes if is_free else leaves, found)
         return found
 
@@ -122,15 +123,10 @@ class _Packets:
             )
         )
 
-    def _through(self, level: int, kind: type[model.InInterface | model.OutInterface]) -> int:
-        """Return whether a packet uses an interface that exists, or that our own rules name, but not lo."""
-        network = self.situation.network
-        names = {network.interface, *network.others}
-        for rule in self.situation.rules:
-            names |= {match.name for match in rule.matches if isinstance(match, kind)}
-        ranges = map(self.space.interface_ranges, sorted(names))
-        named = self.diagrams.any_of(self.space.numbers(level, each) for each in ranges)
-        return self.diagrams.both(named, self.diagrams.negation(self.space.numbers(level, [(self.lo, self.lo)])))
+    def _through(self, level: int) -> int:
+        """Return whether a packet uses an interface that exists, or that rules name, but not lo."""
+        usable = self.space.usable_interfaces[level]
+        return self.space.numbers(level, merge_ranges((number, number) for number in usable))
 
     def _inside(self, level: int, networks: Iterable[Network]) -> int:
         return self.space.numbers(level, merge(networks))

@@ -139,8 +139,11 @@ def region_text(space: PacketSpace, path: Path) -> str:
 
 
 def is_told_apart_from_lo(space: PacketSpace, path: Path) -> bool:
-    """Return whether a part is what leaves the pod by any interface but lo, which goes without words."""
-    return Field.OUT in path and not _interfaces(space, Field.OUT, path[Field.OUT])
+    """Return whether a part is what leaves the pod by any interface, but not over lo: ``region_text`` omits that."""
+    ranges = path.get(Field.OUT, ())
+    lo = space.interface(LOOPBACK)
+    is_over_lo = not ranges or any(first <= lo <= last for first, last in ranges)
+    return not is_over_lo and not _interfaces(space, Field.OUT, ranges)
 
 
 def _numbers(space: PacketSpace, level: int, ranges: Ranges) -> str:
@@ -184,14 +187,16 @@ def _networks(family: Family, ranges: Iterable[tuple[int, int]]) -> Iterator[str
 
 def _interfaces(space: PacketSpace, level: int, ranges: Ranges) -> str:
     """Return by which interfaces; nothing for packets that leave the pod by any."""
-    inside = [space.interfaces[n] for first, last in ranges for n in range(max(first, 0), last + 1)]
-    names = [name for name in inside if name in space.known_interfaces] or inside
-    if names == [LOOPBACK]:
-        return "over lo"
-    if not names or not space.known_interfaces - {LOOPBACK} - set(names):
+    inside = {number for first, last in ranges for number in range(first, last + 1)}
+    usable = space.usable_interfaces[level]
+    names = [name for number, name in usable.items() if number in inside]
+    if len(names) == len(usable):
         return ""
-    direction = "in by" if level == Field.IN else "out by"
-    return f"{direction} {_listed(names)}"
+    if space.interface(LOOPBACK) in inside:
+        if not names:
+            return "over lo"
+        names.insert(0, LOOPBACK)
+    return f"{'in by' if level == Field.IN else 'out by'} {_listed(names)}" if names else ""
 
 
 def _states(_space: PacketSpace, _: int, ranges: Ranges) -> str:

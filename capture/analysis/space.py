@@ -63,10 +63,8 @@ class PacketSpace:
         self.switches = Switches(self.diagrams)
         tables = [table for situation in situations for table in situation.tables]
         self.interfaces, self._stand_ins = _interfaces(tables, situations)
-        self.known_interfaces = {LOOPBACK}
-        """Those that exist."""
-        for situation in situations:
-            self.known_interfaces |= {situation.network.interface, *situation.network.others}
+        self.usable_interfaces = {level: self._usable(situations[0], level) for level in (Field.IN, Field.OUT)}
+        """By number, the interfaces without lo that exist, or that rules of the first situation name, at each level."""
         self.groups = _mark_groups(tables, [each.mark | each.mask for each in self.network.mark_routes])
         top = len(self.interfaces) - 1
         highest_address = (1 << BITS[family]) - 1
@@ -110,9 +108,9 @@ class PacketSpace:
         return found
 
     def routed_by(self, routes: Iterable[MarkRoute]) -> Iterator[tuple[int, str | None, bool]]:
-        """Yield which packets go which way by their mark, in the order in which that is looked at.
+        """Yield which packets leave by which interface by their mark, in the order in which that is looked at.
 
-        A way is an interface, UNCHANGED, or None where they are refused; last comes whether that is certain.
+        In place of an interface comes UNCHANGED, or None where they are refused; last comes whether that is certain.
         """
         for route in routes:
             marked = self.marked("mark", route.mark, route.mask)
@@ -147,6 +145,17 @@ class PacketSpace:
             if (name == pattern if prefix is None else name.startswith(prefix))
         )
         return merge_ranges((number, number) for number in named)
+
+    def _usable(self, situation: Situation, level: int) -> dict[int, str]:
+        """Return the interfaces by which packets may come in or leave; one that stands for many as their pattern."""
+        kind = model.InInterface if level == Field.IN else model.OutInterface
+        names = {self.network.interface, *self.network.others}
+        names |= {match.name for rule in situation.rules for match in rule.matches if isinstance(match, kind)}
+        patterns = {name: f"{prefix}+" for prefix, name in self._stand_ins.items()}
+        ranges = [span for name in sorted(names) for span in self.interface_ranges(name)]
+        numbers = sorted({number for first, last in ranges for number in range(first, last + 1)})
+        shown = {number: self.interfaces[number] for number in numbers if self.interfaces[number] != LOOPBACK}
+        return {number: patterns.get(name, name) for number, name in shown.items()}
 
     def interface(self, name: str | None) -> int:
         """Return the number of an interface, or of one that no rule tells from it."""

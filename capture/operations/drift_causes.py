@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from capture.analysis.causes import PodFacts
+    from capture.analysis.compare import Difference
     from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
     from capture.model.addresses import Family
     from capture.model.routing import MissingRoute
-    from capture.model.ruleset import Rule
+    from capture.model.ruleset import Rule, Ruleset
     from capture.operations.results import Verified
     from capture.state.impediments import Impediment
 
@@ -34,10 +35,16 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
     own = [found for found in verified.differences if found.is_own]
     if own:
-        kind = "not as applied" if own[0].kind == "family" else own[0].kind
-        first = f"{kind}: {rule_of(own[0].rule, own[0].family)}"
-        others = f", and {len(own) - 1} more differences" if len(own) > 1 else ""
-        where = f"{FAMILY_NAMES[own[0].family]} {own[0].table} {own[0].chain}"
+        worst = min(own, key=lambda found: found.weight)
+        kind = "not as applied" if worst.kind == "family" else worst.kind
+        first, count = f"{kind}: {rule_of(worst.rule, worst.family)}", 1
+        if _is_in_empty_chain(worst, verified.live):
+            count = sum(
+                (each.family, each.table, each.chain) == (worst.family, worst.table, worst.chain) for each in own
+            )
+            first = f"missing: all rules of {worst.chain}"
+        others = f", and {len(own) - count} more differences" if len(own) > count else ""
+        where = f"{FAMILY_NAMES[worst.family]} {worst.table} {worst.chain}"
         yield cause("rule-missing: drift", where, first=first, others=others)
     yield from _foreign_rule_causes(verified, facts)
     for other in verified.others:
@@ -48,6 +55,11 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
         if not (is_lo_down and isinstance(need, LoopbackAddress)):  # an address goes with its interface
             yield missing_route_cause(need)
     yield from delivery_causes(verified.impediments)
+
+
+def _is_in_empty_chain(found: Difference, live: Ruleset) -> bool:
+    chain = live.chain(found.table, found.chain)
+    return found.kind == "missing" and not (chain and any(chain.rules_for(found.family)))
 
 
 def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:

@@ -74,7 +74,7 @@ def _without_effect(each: Difference | Obstacle) -> str:
 def _grouped(found: Sequence[Difference], words: Callable[[Difference], str], live: Ruleset) -> Iterator[str]:
     """Yield a sentence for each difference, or with the weightiest for many of one kind in a chain."""
     groups: dict[tuple[str, ...], list[Difference]] = {}
-    for each in sorted(found, key=_weight):
+    for each in sorted(found, key=lambda each: each.weight):
         groups.setdefault((each.family, each.table, each.chain, each.kind), []).append(each)
     for several in groups.values():
         first = several[0]
@@ -86,10 +86,6 @@ def _grouped(found: Sequence[Difference], words: Callable[[Difference], str], li
             yield f"{where}: all {len(several)} rules are missing{effect_text(first.effect)}"
         else:
             yield f"{words(first)} (and {len(several) - 1} more of this kind in this chain)"
-
-
-def _weight(difference: Difference) -> tuple[bool, ...]:
-    return difference.effect is None, *(difference.effect.weight if difference.effect else ())
 
 
 def difference_text(difference: Difference) -> str:

@@ -18,6 +18,7 @@ from capture import operations
 from capture.cli.doctor.examination import of_pod as doctor_findings
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
+from capture.netlink import ipsec
 from capture.operations import diagnosis
 from capture.settings import options as option
 from capture.settings.settings import Given, Settings
@@ -326,6 +327,29 @@ def test_what_is_wrong_with_the_pod_and_stops_no_such_connection_is_a_note(pod_p
     with pod.entered():
         operations.clean()
     assert [cause.kind for cause in why(pod, outbound).causes] == ["no-rules"]
+
+
+def test_a_chain_without_rules_is_shown_as_one(pod_pair: PodPair) -> None:
+    pod, _ = pod_pair
+    operations.apply(given("--backend nftables"), pod.path)
+    pod.run(shlex.split(f"{NATIVE % 'flush chain'} ISTIO-OUTPUT"))
+
+    assert why(pod).causes[-1].message.endswith("; missing: all rules of ISTIO-OUTPUT, and 9 more differences")
+
+
+def test_a_pod_whose_ipsec_policies_cannot_be_read_is_not_called_captured(
+    pod_pair: PodPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod, _ = pod_pair
+    pod.listener(
+        *[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337
+    )
+    operations.apply(given(""), pod.path)
+    monkeypatch.setattr(ipsec, "SOCKETS", "/proc/none")
+
+    for sent in (None, packet(BrokenPod(""), pod_pair)):
+        found = why(pod, sent)
+        assert (found.verdict, found.causes, found.notes[-1].kind) == ("cannot be told", (), "unjudged")
 
 
 def test_the_agent_leaves_a_pod_alone_whose_settings_capture_nothing(pod_pair: PodPair) -> None:

@@ -1,0 +1,119 @@
+"""The policy as it is worded: parsed back, its lines share no packet, and leave none out."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+import pytest
+
+from capture.analysis.base_chains import BaseChain, PodNetwork, Situation
+from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
+from capture.analysis.policy import policy
+from capture.analysis.realistic import realistic
+from capture.analysis.space import PROTOCOLS, Field, PacketSpace
+from capture.model import ruleset as model
+from capture.model.addresses import gaps, merge_ranges
+from capture.model.ruleset import only
+from capture.report.difference_text import text_of
+from capture.rules import build_ruleset
+from capture.settings.config import CaptureConfig
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.model.addresses import Family
+
+FIELDS = {
+    "to": Field.DESTINATION,
+    "port": Field.PORT,
+    "from": Field.SOURCE,
+    "from port": Field.SOURCE_PORT,
+    "user": Field.UID,
+    "group": Field.GID,
+    "in by": Field.IN,
+    "out by": Field.OUT,
+    "over lo": Field.OUT,
+    "leaving the pod": Field.OUT,
+}
+PHRASE = re.compile(r",? (?=(?:to|port|from|user|group|in by|out by) |over lo|leaving the pod)")
+
+
+def packets_of(space: PacketSpace, text: str) -> int:
+    """Return the packets that a line means to a person who reads it."""
+    protocols, *phrases = PHRASE.split(re.sub(r"from port", "from_port", text))
+    numbers = [(PROTOCOLS.index(name), PROTOCOLS.index(name)) for name in protocols.split(" and ")]
+    found = space.numbers(Field.PROTOCOL, merge_ranges(numbers))
+    for phrase in phrases:
+        found = space.diagrams.both(found, _phrase(space, phrase.replace("_", " ")))
+    return found
+
+
+def _phrase(space: PacketSpace, phrase: str) -> int:
+    name = next(name for name in sorted(FIELDS, key=len, reverse=True) if phrase.startswith(name))
+    level = FIELDS[name]
+    words = phrase.removeprefix(name).strip()
+    entries = words.removeprefix("other than ").split(", ")
+    if level in (Field.IN, Field.OUT):
+        names = entries if words else ["lo"]
+        ranges = merge_ranges([span for each in names for span in space.interface_ranges(each)])
+    else:
+        ranges = merge_ranges(_span(each) for each in entries)
+    if words.startswith("other than ") or phrase == "leaving the pod":
+        ranges = gaps(ranges, *space.domains[level])
+    return space.numbers(level, ranges)
+
+
+def _span(entry: str) -> tuple[int, int]:
+    if not re.search(r"[.:]", entry):
+        first, _, last = entry.partition("-")
+        return int(first), int(last or first)
+    if "-" in entry:
+        ends = [int(ipaddress.ip_address(end)) for end in entry.split("-")]
+        return ends[0], ends[1]
+    network = ipaddress.ip_network(entry)
+    return int(network.network_address), int(network.broadcast_address)
+
+
+def foreign_filter(hook: str, *rules: model.Rule, drops: bool = False) -> BaseChain:
+    chain = model.Chain("c", tuple(rules), "DROP" if drops else "ACCEPT")
+    return BaseChain("inet f", ("ipv4", "ipv6"), hook, 0, False, model.Table("nat", (chain,)))
+
+
+HTTP = model.Rule(model.Accept(), (model.Protocol("tcp"), model.DestinationPort((only(80),))))
+WITH_TWO = PodNetwork(others=("net1",))
+BY_PREFIX = model.Rule(model.Drop(), (model.OutInterface("tun+"),))
+
+SITUATIONS = {
+    "default": Situation(build_ruleset(CaptureConfig())),
+    "dns": Situation(build_ruleset(CaptureConfig(captures_dns=True, captures_all_dns=True))),
+    "tproxy": Situation(build_ruleset(CaptureConfig(mode="TPROXY", drops_invalid=True))),
+    "drops all but http": Situation(
+        build_ruleset(CaptureConfig()), (foreign_filter(model.OUTPUT, HTTP, drops=True),), network=WITH_TWO
+    ),
+    "accepts nothing": Situation(
+        build_ruleset(CaptureConfig()),
+        (foreign_filter(model.OUTPUT, drops=True), foreign_filter(model.INPUT, HTTP, drops=True)),
+    ),
+    "excludes an interface": Situation(
+        build_ruleset(CaptureConfig(excluded_interfaces=("net1",))), network=PodNetwork(others=("net1", "net2"))
+    ),
+    "excludes an interface that is missing": Situation(build_ruleset(CaptureConfig(excluded_interfaces=("net1",)))),
+    "drops what leaves by some": Situation(build_ruleset(CaptureConfig()), (foreign_filter(model.OUTPUT, BY_PREFIX),)),
+}
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_lines_as_they_are_worded_share_no_packet_and_leave_none_out(name: str, family: Family) -> None:
+    situation = SITUATIONS[name]
+    space = PacketSpace(family, (situation,))
+    diagrams = space.diagrams
+    first = diagrams.both(space.state_in("NEW"), space.marked("mark", 0, model.ALL_BITS))
+    possible = realistic(space, (Compiler(space, situation),))
+    for direction in (INBOUND, OUTBOUND):
+        left = diagrams.both(possible[direction], first)
+        for line in (each for each in policy({family: situation}, text_of) if each.direction == direction):
+            packets = diagrams.both(diagrams.both(possible[direction], first), packets_of(space, line.traffic))
+            assert diagrams.both(packets, left) == packets, f"{line.traffic}: in a line above, too"
+            left = diagrams.both(left, diagrams.negation(packets))
+        assert left == diagrams.no
