@@ -24,7 +24,7 @@ from capture.backends import detect, load
 from capture.errors import CaptureError
 from capture.model.addresses import IPV4, LOOPBACK_ADDRESSES, address_text
 from capture.model.conventions import AGENT_DNS_PORT
-from capture.model.packet import LOOPBACK, Packet
+from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT, Packet
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
@@ -54,6 +54,7 @@ from capture.settings.options import (
     PROXY_UID,
     REDIRECT_DNS,
 )
+from capture.settings.pod import PROXY_PORTS
 from capture.state import decisions, routes
 from capture.state.capabilities import escapes_of
 from capture.state.impediments import impediments
@@ -86,10 +87,6 @@ SELECTIONS = (INBOUND_PORTS, OUTBOUND_NETWORKS, OWNER_GROUPS)
 """Options that name what is captured."""
 EMPTY = "''"
 """An empty value, as a shell has it."""
-PORTS_OF_ISTIO = ("15020", "15021", "15090")
-"""The ports that every injected pod leaves out: metrics and probes of the agent and of Envoy."""
-SOME_PORT = 45000
-"""One of those that a connection gets by itself (ip_local_port_range)."""
 
 
 class Diagnosis(Value):
@@ -310,7 +307,7 @@ def _restricts(option: Option[Any], settings: Settings) -> bool:
     if option in (PROXY_UID, PROXY_GID):
         return False
     if option.topic == EXCLUSIONS:
-        return not {*settings.text(option).split(",")} <= {"", *PORTS_OF_ISTIO}
+        return not {*settings.text(option).split(",")} <= {"", *PROXY_PORTS.split(",")}
     return option in SELECTIONS and settings.text(option) != option.default
 
 
@@ -387,7 +384,9 @@ def _answers(live: Trace, capture: Capture) -> Iterator[Packet]:
     sent, uids, gids = live.packet, capture.uids, capture.gids
     if sent.source is None or not uids or not gids:
         return
-    back = Packet(sent.protocol, sent.source, sent.source_port or SOME_PORT, state="ESTABLISHED", is_answer=True)
+    back = Packet(
+        sent.protocol, sent.source, sent.source_port or USUAL_SOURCE_PORT, state="ESTABLISHED", is_answer=True
+    )
     own = sent.destination if sent.in_interface else LOOPBACK_ADDRESSES[sent.family]
     owner = back.replace(source=own, source_port=live.port, uid=uids[0].first, gid=gids[0].first)
     if sent.in_interface:
