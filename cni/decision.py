@@ -27,22 +27,31 @@ DATAPLANE_MODE = "istio.io/dataplane-mode"
 AMBIENT_REDIRECTION = "ambient.istio.io/redirection"
 
 
+NOT_INJECTED = "not injected"
+
+
 class Exemption(Value):
-    """One line of the list: when it holds, the pod is left alone, and this is why."""
+    """One line of the list: when it holds, the pod is left alone, and this is why.
+
+    ``kind`` tells a reader what the pod would need: ``namespace`` is excluded, or it is ``not injected``; else "".
+    """
 
     reason: str
-    holds: Callable[[Pod], bool]
+    holds: Callable[[Pod], bool] = lambda _: True
+    kind: str = ""
 
 
-def reason_by_name(identity: Identity | None, configuration: Configuration) -> str:
-    """Return why a pod is left alone by its name alone, so that no source is needed; else ""."""
-    if identity is None:
-        return "not a pod of Kubernetes: CNI_ARGS name no K8S_POD_NAMESPACE and K8S_POD_NAME"
+NO_POD = Exemption("not a pod of Kubernetes: CNI_ARGS name no K8S_POD_NAMESPACE and K8S_POD_NAME")
+OWN_AGENT = Exemption("it is our own node agent")
+
+
+def exemption_by_name(identity: Identity, configuration: Configuration) -> Exemption | None:
+    """Return why a pod is left alone by its name alone, so that no source is needed."""
     if identity.namespace in configuration.exclude_namespaces:
-        return f"namespace {identity.namespace} is excluded"
+        return Exemption(f"namespace {identity.namespace} is excluded", kind="namespace")
     if configuration.agent_pod and configuration.agent_pod.includes(identity.namespace, identity.name):
-        return "it is our own node agent"
-    return ""
+        return OWN_AGENT
+    return None
 
 
 def _has_no_proxy(pod: Pod) -> bool:
@@ -77,11 +86,15 @@ EXEMPTIONS = (
         f"its proxy runs no Envoy ({DISABLE_ENVOY})", lambda pod: pod.proxy.environment.get(DISABLE_ENVOY) in TRUE
     ),
     Exemption(f"it belongs to the ambient mesh ({DATAPLANE_MODE}), whose traffic ztunnel redirects", _is_ambient),
-    Exemption(f"it has no container {PROXY_CONTAINER}", _has_no_proxy),
+    Exemption(f"it has no container {PROXY_CONTAINER}", _has_no_proxy, NOT_INJECTED),
     Exemption("its proxy is no sidecar", _is_no_sidecar),
     REFUSES_INJECTION,
     Exemption(f"{INTERCEPTION_MODE} is NONE", lambda pod: pod.annotations.get(INTERCEPTION_MODE) == "NONE"),
-    Exemption(f"it has no annotation {STATUS_ANNOTATION}", lambda pod: STATUS_ANNOTATION not in pod.annotations),
+    Exemption(
+        f"it has no annotation {STATUS_ANNOTATION}",
+        lambda pod: STATUS_ANNOTATION not in pod.annotations,
+        NOT_INJECTED,
+    ),
 )
 
 

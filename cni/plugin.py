@@ -27,7 +27,7 @@ from capture.state.directory import STATE_DIRECTORY
 from cni import attachments, conf
 from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
 from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME
-from cni.decision import reason_by_name
+from cni.decision import NO_POD, Exemption, exemption_by_name
 from cni.log import Log, log_of, timestamp
 from cni.pod import Identity, identity_of
 from cni.protocol import (
@@ -105,10 +105,10 @@ COMMANDS: dict[str, Callable[[Request], None]] = {
 
 
 def _add(request: Request, configuration: Configuration, log: Log) -> None:
-    settings, reason = _desired_settings(request, configuration, log)
-    if settings is None:
-        log.info("left alone", reason=reason)
-        _remember(request, decisions.LEFT_ALONE, reason)
+    settings = _desired_settings(request, configuration, log)
+    if isinstance(settings, Exemption):
+        log.info("left alone", reason=settings.reason)
+        _remember(request, decisions.LEFT_ALONE, settings.reason, settings.kind)
         return
     _warn_of_full_table(log)
     with log.step("apply"):
@@ -133,7 +133,7 @@ def _add(request: Request, configuration: Configuration, log: Log) -> None:
     _remember(request, decisions.CAPTURED, "")
 
 
-def _remember(request: Request, decision: str, reason: str) -> None:
+def _remember(request: Request, decision: str, reason: str, kind: str = "") -> None:
     """Keep the decision about the pod, for ``capture why``; not for a sandbox that is no pod."""
     name = request.arguments.get("K8S_POD_NAME", "")
     if not name:
@@ -154,31 +154,34 @@ def _remember(request: Request, decision: str, reason: str) -> None:
             network=request.network,
             inode=inode,
             namespace=request.namespace,
+            kind=kind,
         )
     )
 
 
-def _desired_settings(request: Request, configuration: Configuration, log: Log) -> tuple[Settings | None, str]:
-    """Return the settings for the pod; or None, and why it is left alone."""
+def _desired_settings(request: Request, configuration: Configuration, log: Log) -> Settings | Exemption:
+    """Return the settings for the pod, or why it is left alone."""
     identity = identity_of(request.arguments)
     if identity is None and configuration.standalone is not None:
         name = request.arguments.get("K8S_POD_NAME") or request.container_id
         identity = Identity("standalone", name)
         configuration = configuration.replace(annotations=configuration.standalone, pod_sources=(RUNTIME,))
-    reason = reason_by_name(identity, configuration)
-    if reason or identity is None:
-        return None, reason
+    if identity is None:
+        return NO_POD
+    exemption = exemption_by_name(identity, configuration)
+    if exemption is not None:
+        return exemption
     if configuration.annotations is None and conf.lacks_source(request.configuration):
         # Such a runtime never hands them over: failing would stop every pod of the node, in the mesh or not.
         log.error(f"pod {identity} is left alone: {NO_SOURCE}")
-        return None, NO_SOURCE
+        return Exemption(NO_SOURCE)
     from capture.settings.pod import settings_of  # most pods of a node may have no part in the mesh
     from cni.sources import learn
 
     try:
-        pod, reason = learn(identity, configuration, log)
-        if reason:
-            return None, reason
+        pod, exemption = learn(identity, configuration, log)
+        if exemption is not None:
+            return exemption
         settings = settings_of(pod, configuration.settings)
     except ConfigurationError as error:
         raise CniError(
@@ -188,7 +191,7 @@ def _desired_settings(request: Request, configuration: Configuration, log: Log) 
         ) from None
     for warning in pod.escapes:
         log.warn(warning)
-    return settings, ""
+    return settings
 
 
 def _warn_of_full_table(log: Log) -> None:
@@ -269,9 +272,9 @@ def _check(request: Request, configuration: Configuration, log: Log) -> None:
         verified = verify_recorded()
     is_recorded = verified is not None
     if verified is None:
-        settings, reason = _desired_settings(request, configuration, log)
-        if settings is None:
-            log.info("left alone", reason=reason)
+        settings = _desired_settings(request, configuration, log)
+        if isinstance(settings, Exemption):
+            log.info("left alone", reason=settings.reason)
             return
         from capture.operations.comparison import verify
 

@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.settings.pod import Pod
     from cni.conf import Configuration
+    from cni.decision import Exemption
     from cni.log import Log
     from cni.pod import Identity
 
@@ -35,8 +36,8 @@ REMEDIES = {
 }
 
 
-def learn(identity: Identity, configuration: Configuration, log: Log) -> tuple[Pod, str]:
-    """Return what is known about a pod, and why it is left alone; "" if it is to be captured.
+def learn(identity: Identity, configuration: Configuration, log: Log) -> tuple[Pod, Exemption | None]:
+    """Return what is known about a pod, and why it is left alone; None if it is to be captured.
 
     Raises ``CniError`` if no source knows the pod, and ConfigurationError for a status that cannot be read.
     """
@@ -52,7 +53,7 @@ def learn(identity: Identity, configuration: Configuration, log: Log) -> tuple[P
             line = first_exemption(pod)
             for warning in warnings_about(pod, line):
                 log.warn(warning)
-            return pod, line.reason if line else ""
+            return pod, line
     silent = [SILENT[source] for source in sources if source in SILENT]
     remedies = [REMEDIES[source] for source in sources if source in REMEDIES]
     raise CniError(POD_UNKNOWN, f"pod {identity}: {'; '.join(silent)}", " ".join(remedies))

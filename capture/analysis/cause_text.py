@@ -233,6 +233,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Look at the rule; `capture verify` has the packets that it may divert.",
     ),
     "unjudged: doubt": ("{doubt}", "`capture verify` has all that cannot be judged."),
+    "unjudged: IPsec": (
+        "the IPsec policies, which may drop connections, cannot be read: {reason}",
+        "Run as root, and look at `ip xfrm policy` in the pod's namespace.",
+    ),
     # The proxy's listeners.
     "not-listening": (
         "no process listens on {port}, to which {kind} connections are sent",

@@ -18,16 +18,17 @@ from capture.analysis.causes import (
     stops,
     untracked_cause,
 )
+from capture.analysis.ipsec import policy_for
 from capture.analysis.trace import TO_PROXY, trace_whole_path
 from capture.backends import detect, load
 from capture.errors import CaptureError
 from capture.model.addresses import IPV4, LOOPBACK_ADDRESSES, address_text
 from capture.model.conventions import AGENT_DNS_PORT
-from capture.model.packet import LOOPBACK, Packet
+from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT, Packet
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
-from capture.netlink.ipsec import policy_for
+from capture.netlink.ipsec import read_policies
 from capture.operations import host_of, reference, trace, verify
 from capture.operations.drift_causes import (
     USUAL,
@@ -53,6 +54,7 @@ from capture.settings.options import (
     PROXY_UID,
     REDIRECT_DNS,
 )
+from capture.settings.pod import PROXY_PORTS
 from capture.state import decisions, routes
 from capture.state.capabilities import escapes_of
 from capture.state.impediments import impediments
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.causes import PodFacts
     from capture.analysis.trace import Trace
+    from capture.netlink.ipsec import IpsecPolicy
     from capture.operations import Reference
     from capture.operations.arguments import Namespace
     from capture.operations.results import Verified
@@ -78,20 +81,12 @@ if TYPE_CHECKING:
 
 NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured", "excluded")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
-LEFT_ALONE_BY = (
-    ("is excluded", "left-alone: namespace"),
-    ("no container istio-proxy", "left-alone: not injected"),
-    ("no annotation", "left-alone: not injected"),
-)
-"""Words of the plugin's reasons, and what they mean for the person who expected a capture."""
+LEFT_ALONE_BY = {"namespace": "left-alone: namespace", "not injected": "left-alone: not injected"}
+"""Causes by the kind of the plugin's decision."""
 SELECTIONS = (INBOUND_PORTS, OUTBOUND_NETWORKS, OWNER_GROUPS)
 """Options that name what is captured."""
 EMPTY = "''"
 """An empty value, as a shell has it."""
-PORTS_OF_ISTIO = ("15020", "15021", "15090")
-"""The ports that every injected pod leaves out: metrics and probes of the agent and of Envoy."""
-SOME_PORT = 45000
-"""One of those that a connection gets by itself (ip_local_port_range)."""
 
 
 class Diagnosis(Value):
@@ -184,6 +179,7 @@ def _inferred_config(namespace: Namespace) -> CaptureConfig:
 def _of_pod(
     verified: Verified, known: Reference | None, facts: PodFacts, capture: Capture, of_pod: list[Cause]
 ) -> Diagnosis:
+    policies, unread = _ipsec_policies()
     stopping = [each for each in of_pod if stops(each, capture)]
     causes = (
         *stopping,
@@ -191,7 +187,7 @@ def _of_pod(
         *default_route_causes(facts, capture),
         *causes_of_proxy(facts, capture),
         *drift_causes(verified, facts),
-        *_usual_causes(facts, capture),
+        *_usual_causes(facts, capture, policies),
     )
     notes = (
         *app_of_proxy_user(facts, capture),
@@ -199,8 +195,9 @@ def _of_pod(
         *_socket_lb_causes(),
         *(each for each in of_pod if each not in stopping),
         *unjudged_notes(verified),
+        *unread,
     )
-    is_certain = verified.is_judged and all(note.kind != "rule-missing" for note in notes)
+    is_certain = verified.is_judged and not unread and all(note.kind != "rule-missing" for note in notes)
     return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
 
 
@@ -217,7 +214,8 @@ def _of_connection(
     found += [untracked_cause(each) or drop_cause(each, rule_of) for each in following if each.certain][:1]
     if is_inbound and not found and packet.source is not None and not answers_have_a_route(packet):
         found.append(no_route_cause(facts, packet.family, address_text(packet.family, packet.source.first)))
-    policy = policy_for(live.packet)
+    policies, unread = _ipsec_policies()
+    policy = policy_for(live.packet, policies)
     if policy is not None and policy.is_blocking:
         found.append(cause("ipsec", policy=policy.words))
     if known is not None and (is_inbound or live.outcome in TO_PROXY):
@@ -229,21 +227,29 @@ def _of_connection(
     if known is not None:
         found = [_with_options(each, live.packet, known) for each in found]
     notes = [] if known else [cause("rule-missing: no record")]
-    notes += [*app_elsewhere(live, facts), *(each for each in of_pod if each not in causes)]
+    notes += [*unread, *app_elsewhere(live, facts), *(each for each in of_pod if each not in causes)]
     if policy is not None and not policy.is_blocking:
         notes.append(cause("ipsec: encrypted", policy=policy.words))
-    is_certain = live.certain and all(each.certain for each in following)
+    is_certain = live.certain and not unread and all(each.certain for each in following)
     return Diagnosis(live.packet, live, tuple(found), tuple(notes), is_certain)
 
 
-def _usual_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+def _ipsec_policies() -> tuple[list[IpsecPolicy], list[Cause]]:
+    """Return the IPsec policies, or the note that they cannot be read."""
+    try:
+        return read_policies(), []
+    except CaptureError as error:
+        return [], [cause("unjudged: IPsec", reason=error.message)]
+
+
+def _usual_causes(facts: PodFacts, capture: Capture, policies: list[IpsecPolicy]) -> Iterator[Cause]:
     """Yield what stops connections to outside though there is a default route: a policy rule, or IPsec."""
     if IPV4 in facts.unrouted or all(address.family != IPV4 for address in facts.addresses):
         return
     live = trace(USUAL)
     if live.outcome == "no-route" and capture.outbound_port is not None:
         yield no_route_cause(facts, IPV4, address_text(IPV4, USUAL.destination.first))
-    policy = policy_for(live.packet)
+    policy = policy_for(live.packet, policies)
     if policy is not None and policy.is_blocking:
         yield cause("ipsec", policy=policy.words)
 
@@ -301,7 +307,7 @@ def _restricts(option: Option[Any], settings: Settings) -> bool:
     if option in (PROXY_UID, PROXY_GID):
         return False
     if option.topic == EXCLUSIONS:
-        return not {*settings.text(option).split(",")} <= {"", *PORTS_OF_ISTIO}
+        return not {*settings.text(option).split(",")} <= {"", *PROXY_PORTS.split(",")}
     return option in SELECTIONS and settings.text(option) != option.default
 
 
@@ -341,7 +347,7 @@ def _no_rules_cause() -> Cause:
         return cause("no-rules") if evidence is None else cause("host-network", evidence=evidence and f": {evidence}")
     time, reason = decided.time, decided.reason
     if decided.decision == decisions.LEFT_ALONE:
-        name = next((name for part, name in LEFT_ALONE_BY if part in reason), "left-alone")
+        name = LEFT_ALONE_BY.get(decided.kind, "left-alone")
         return cause(name, pod=decided.pod, time=time, reason=reason)
     return cause("no-rules: refused", time=time, reason=reason) if reason else cause("no-rules")
 
@@ -378,7 +384,9 @@ def _answers(live: Trace, capture: Capture) -> Iterator[Packet]:
     sent, uids, gids = live.packet, capture.uids, capture.gids
     if sent.source is None or not uids or not gids:
         return
-    back = Packet(sent.protocol, sent.source, sent.source_port or SOME_PORT, state="ESTABLISHED", is_answer=True)
+    back = Packet(
+        sent.protocol, sent.source, sent.source_port or USUAL_SOURCE_PORT, state="ESTABLISHED", is_answer=True
+    )
     own = sent.destination if sent.in_interface else LOOPBACK_ADDRESSES[sent.family]
     owner = back.replace(source=own, source_port=live.port, uid=uids[0].first, gid=gids[0].first)
     if sent.in_interface:

@@ -5,7 +5,8 @@ One file for each attachment, gone with its DEL or GC::
     /run/istio-capture/decisions/NETWORK:CONTAINER:INTERFACE
     {"schema": "capture/v1", "decision": "left alone", "reason": "it has no container istio-proxy",
      "time": "2026-03-01T12:00:00.123Z", "pod": "shop/web-0", "container": "cafe01", "interface": "eth0",
-     "network": "pods", "inode": 4026532841, "namespace": "/var/run/netns/cni-6f0c"}
+     "network": "pods", "inode": 4026532841, "namespace": "/var/run/netns/cni-6f0c",
+     "kind": "not injected"}
 
 Where one cannot be kept, nothing fails. A reader ignores what it does not understand, so that versions may differ.
 """
@@ -48,6 +49,8 @@ class RecordedDecision(Value):
     """The number of the pod's network namespace, which is given again after its end."""
     namespace: str
     """Its path, as the runtime named it."""
+    kind: str = ""
+    """What a pod that is left alone would need, if that is known: ``cni.decision.Exemption.kind``."""
 
 
 def keep(decision: RecordedDecision, directory: str = STATE_DIRECTORY) -> bool:
@@ -111,9 +114,10 @@ def _decision(content: bytes) -> RecordedDecision | None:
         return None
     if not isinstance(plain, dict):
         return None
+    plain.setdefault("kind", "")  # older ones have none
     fields: list[Any] = [plain.get(field) for field in RecordedDecision.__match_args__]
-    *texts, inode, namespace = fields
-    if not isinstance(inode, int) or not all(isinstance(text, str) for text in (*texts, namespace)):
+    *texts, inode, namespace, kind = fields
+    if not isinstance(inode, int) or not all(isinstance(text, str) for text in (*texts, namespace, kind)):
         return None
     return RecordedDecision(*fields)
 

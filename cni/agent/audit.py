@@ -33,7 +33,7 @@ from cni.agent.pods import Pods
 from cni.agent.runtime import Runtime, RuntimeSilentError, Sandbox
 from cni.agent.sandboxes import PodNamespace, Sandboxes
 from cni.conf import Configuration
-from cni.decision import PROGRAMS_ITSELF, first_exemption, reason_by_name, warnings_about
+from cni.decision import PROGRAMS_ITSELF, exemption_by_name, first_exemption, warnings_about
 from cni.pod import Identity
 from cni.pod_object import from_object, is_the_same
 from cni.protocol import CniError
@@ -181,8 +181,8 @@ class Audit:
         identity = Identity(sandbox.namespace, sandbox.name, sandbox.uid)
         if not place.path:
             return PodState(HOST_NETWORK), NOTHING, None
-        if reason := reason_by_name(identity, self.configuration):
-            return PodState(LEFT_ALONE, reason), NOTHING, None
+        if exemption := exemption_by_name(identity, self.configuration):
+            return PodState(LEFT_ALONE, exemption.reason), NOTHING, None
         pod = self.pods.get(sandbox.namespace, sandbox.name)
         if pod is None or not is_the_same(identity, pod):
             return PodState(UNKNOWN, "the API server has not announced the pod yet"), NOTHING, None

@@ -18,6 +18,7 @@ from capture import operations
 from capture.cli.doctor.examination import of_pod as doctor_findings
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
+from capture.netlink import ipsec
 from capture.operations import diagnosis
 from capture.settings import options as option
 from capture.settings.settings import Given, Settings
@@ -104,6 +105,11 @@ BROKEN: dict[str, BrokenPod] = {
     "a second set": BrokenPod("second-set", breaks=SECOND_SET, has_traffic=False),
     "dropped before": BrokenPod("filtered", breaks=BEFORE % ("filter", -200, "drop")),
     "dropped at input": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --dport 15001 -j DROP"),
+    "dropped behind a foreign redirect": BrokenPod(
+        "filtered",
+        breaks=f"{BEFORE % ('nat', -110, 'redirect to :15001')}; iptables -A INPUT -p tcp --dport 15001 -j DROP",
+        message="what goes to port 15001",
+    ),
     "dropped by legacy iptables": BrokenPod("filtered", breaks="iptables-legacy -A INPUT -p tcp --dport 15001 -j DROP"),
     "rejected at output": BrokenPod("filtered", breaks="iptables -A OUTPUT -p tcp --dport 15001 -j REJECT"),
     "an inbound filter": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --dport 15006 -j DROP", goes="in"),
@@ -334,6 +340,21 @@ def test_a_chain_without_rules_is_shown_as_one(pod_pair: PodPair) -> None:
     pod.run(shlex.split(f"{NATIVE % 'flush chain'} ISTIO-OUTPUT"))
 
     assert why(pod).causes[-1].message.endswith("; missing: all rules of ISTIO-OUTPUT, and 9 more differences")
+
+
+def test_a_pod_whose_ipsec_policies_cannot_be_read_is_not_called_captured(
+    pod_pair: PodPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod, _ = pod_pair
+    pod.listener(
+        *[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337
+    )
+    operations.apply(given(""), pod.path)
+    monkeypatch.setattr(ipsec, "SOCKETS", "/proc/none")
+
+    for sent in (None, packet(BrokenPod(""), pod_pair)):
+        found = why(pod, sent)
+        assert (found.verdict, found.causes, found.notes[-1].kind) == ("cannot be told", (), "unjudged")
 
 
 def test_the_agent_leaves_a_pod_alone_whose_settings_capture_nothing(pod_pair: PodPair) -> None:

@@ -159,7 +159,7 @@ class TestMarks:
         assert (lines(judgement.differences), judgement.harmless_differences) == ([rule_line(rule)], ())
 
     @pytest.mark.parametrize("rule", [Rule(SetMark(5), (InInterface("eth0"),)), Rule(SetMark(1337), TIME)])
-    def test_a_note_where_ours_do_the_same(self, rule: Rule) -> None:
+    def test_a_note_where_our_rules_do_the_same(self, rule: Rule) -> None:
         judgement = judged(TPROXY, MANGLE, PREROUTING, rule)
 
         assert (judgement.differences, lines(judgement.harmless_differences)) == ((), [rule_line(rule)])

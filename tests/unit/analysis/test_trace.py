@@ -190,7 +190,7 @@ HTTPS = (Protocol("tcp"), DestinationPort((only(443),)))
         (Log("seen "), ("proxy-outbound", 15001)),
     ],
 )
-def test_a_foreign_rule_before_ours(
+def test_a_foreign_rule_before_our_rules(
     verdict: Return | Accept | Drop | Redirect | Log, expected: tuple[str, int]
 ) -> None:
     traced = trace(with_foreign(Rule(verdict, HTTPS)), outbound(ELSEWHERE["ipv4"], 443))

@@ -9,7 +9,7 @@ import pytest
 
 from capture.settings.pod import Pod
 from cni import conf
-from cni.decision import EXEMPTIONS, first_exemption, reason_by_name, warnings_about
+from cni.decision import EXEMPTIONS, exemption_by_name, first_exemption, warnings_about
 from cni.pod import Identity, from_annotations
 from cni.pod_object import from_object
 
@@ -68,7 +68,6 @@ def environment(text: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("identity", "reason"),
     [
-        (None, "not a pod of Kubernetes: CNI_ARGS name no K8S_POD_NAMESPACE and K8S_POD_NAME"),
         (Identity("kube-system", "web-0"), "namespace kube-system is excluded"),
         (Identity("kube-system-2", "web-0"), ""),
         (Identity("mesh", "agent-x7"), "it is our own node agent"),
@@ -77,15 +76,17 @@ def environment(text: str) -> dict[str, Any]:
         (WEB, ""),
     ],
 )
-def test_a_pod_is_left_alone_by_its_name(identity: Identity | None, reason: str) -> None:
+def test_a_pod_is_left_alone_by_its_name(identity: Identity, reason: str) -> None:
     configuration = conf.parse(
         {"exclude_namespaces": ["kube-system"], "agent_pod": {"namespace": "mesh", "name_prefix": "agent-"}}
     )
-    assert reason_by_name(identity, configuration) == reason
+    exemption = exemption_by_name(identity, configuration)
+    assert (exemption.reason if exemption else "") == reason
+    assert (exemption.kind if exemption else "") == ("namespace" if reason.endswith("is excluded") else "")
 
 
 def test_without_a_configuration_no_name_is_special() -> None:
-    assert reason_by_name(Identity("kube-system", "agent-x7"), conf.parse({})) == ""
+    assert exemption_by_name(Identity("kube-system", "agent-x7"), conf.parse({})) is None
 
 
 # --- what it is ------------------------------------------------------------------------------------------------

@@ -54,8 +54,8 @@ def learned(tmp_path: Path) -> Any:
                 "log_file": str(tmp_path / "log"),
             }
         )
-        pod, reason = learn(WEB, configuration, Log(str(tmp_path / "log")))
-        return pod.proxy.uid, reason
+        pod, exemption = learn(WEB, configuration, Log(str(tmp_path / "log")))
+        return pod.proxy.uid, exemption.reason if exemption else ""
 
     return call
 
@@ -177,8 +177,8 @@ def from_agent(tmp_path: Path, *sources: str) -> tuple[int | None, str]:
             "runtimeConfig": {CAPABILITY: INJECTED},
         }
     )
-    pod, reason = learn(WEB, configuration, Log(""))
-    return pod.proxy.uid, reason
+    pod, exemption = learn(WEB, configuration, Log(""))
+    return pod.proxy.uid, exemption.reason if exemption else ""
 
 
 def test_what_the_agent_knows_needs_no_api_server(

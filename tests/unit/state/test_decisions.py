@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from capture.state.decisions import LEFT_ALONE, RecordedDecision
 OWN = "/proc/self/ns/net"
 ALONE = RecordedDecision(
     LEFT_ALONE, "it has no proxy", "2026-03-01T12:00:00.123Z", "shop/web-0", "cafe", "eth0", "pods",
-    os.stat(OWN).st_ino, OWN,
+    os.stat(OWN).st_ino, OWN, "not injected",
 )  # fmt: skip
 
 
@@ -61,6 +62,15 @@ def test_more_than_is_known_does_no_harm(state: str) -> None:
     file = Path(state, "decisions", "pods:cafe:eth0")
     file.write_text(file.read_text().replace("{", '{"schema": "capture/v2", "more": [1], ', 1))
     assert decisions.of_namespace(os.stat(OWN), state) == ALONE
+
+
+def test_an_older_decision_has_no_kind(state: str) -> None:
+    assert decisions.keep(ALONE, state)
+    file = Path(state, "decisions", "pods:cafe:eth0")
+    plain = json.loads(file.read_text())
+    del plain["kind"]
+    file.write_text(json.dumps(plain))
+    assert decisions.of_namespace(os.stat(OWN), state) == ALONE.replace(kind="")
 
 
 def test_where_nothing_can_be_kept_nothing_fails(tmp_path: Path) -> None:

@@ -1,0 +1,36 @@
+"""Which IPsec policy decides on a packet: of those that cover it, the one with the lowest priority. Pure."""
+
+from __future__ import annotations
+
+from capture.model.addresses import BITS
+from capture.model.conventions import PROTOCOL_NUMBERS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from capture.model.addresses import Network
+    from capture.model.packet import Packet
+    from capture.netlink.ipsec import IpsecPolicy
+
+
+def policy_for(packet: Packet, policies: Iterable[IpsecPolicy]) -> IpsecPolicy | None:
+    """Return the policy that drops a packet, or has it encrypted; None if it goes as it is."""
+    found = min((each for each in policies if _covers(each, packet)), key=lambda each: each.priority, default=None)
+    return found if found and (found.is_blocking or found.has_template) else None
+
+
+def _covers(policy: IpsecPolicy, packet: Packet) -> bool:
+    ports = ((packet.port, policy.destination_port), (packet.source_port or 0, policy.source_port))
+    return (
+        policy.direction == ("out" if packet.in_interface is None else "in")
+        and _holds(policy.destination, packet.destination)
+        and (_holds(policy.source, packet.source) if packet.source else policy.source.prefix == 0)
+        and all(port & mask == number for port, (number, mask) in ports)
+        and policy.protocol in (0, PROTOCOL_NUMBERS[packet.protocol])
+    )
+
+
+def _holds(network: Network, address: Network) -> bool:
+    host_bits = BITS[network.family] - network.prefix
+    return network.family == address.family and network.first >> host_bits == address.first >> host_bits
