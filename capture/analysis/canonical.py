@@ -38,7 +38,7 @@ IN_ORDER = (
     model.DestinationPort, model.OwnerUid, model.OwnerGid, model.Mark, model.ConnectionMark, model.ConnectionState,
     model.UnknownMatch,
 )  # fmt: skip
-MATCH_ORDER: dict[type, int] = {kind: place for place, kind in enumerate(IN_ORDER)}
+MATCH_ORDER: dict[type, int] = {kind: index for index, kind in enumerate(IN_ORDER)}
 
 ENTRIES: dict[type, str] = {
     **dict.fromkeys((model.Source, model.Destination), "networks"),

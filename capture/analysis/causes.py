@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import cause
-from capture.analysis.meaning import Untrack, meaning
+from capture.analysis.meaning import Untrack, meaning, rejects
 from capture.analysis.trace import REDIRECTED_BY, TO_PROXY
 from capture.model.addresses import (
     ANY_ADDRESS,
@@ -408,8 +408,8 @@ def _foreign_rule_cause(live: Trace, step: Step, *, is_behind: bool) -> Cause:
 def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = ()) -> Cause:
     """Return why a packet is dropped: by the settings, or by a foreign rule or policy, which may drop others, too."""
     step, policy = live.step, live.policy
+    words = (step.rule.why or text_of(step.rule, live.packet.family)) if step is not None else ""
     if step is not None and live.rerouted is not None:
-        words = step.rule.why or text_of(step.rule, live.packet.family)
         return cause("rerouted", place_of(step), mark=live.mark, rule=live.rerouted.words, words=words)
     if step is not None and is_own(step):
         return cause("excluded: drop", place_of(step), reason=step.rule.why or "by its settings")
@@ -417,7 +417,7 @@ def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = ()) -> Ca
     name, what = ("filtered: redirected", f"what goes to {ports}") if ports else ("filtered", "the packet")
     text = f"a foreign rule or policy drops {what}"
     if step is not None:
-        text = f"a foreign rule drops {what}: {step.rule.why or text_of(step.rule, live.packet.family)}"
+        text = f"a foreign rule {'rejects' if rejects(step.rule) else 'drops'} {what}: {words}"
     elif policy is not None:
         text = f"no rule accepts {what}, and the policy of a foreign chain is DROP"
     return cause(name, _dropped_at(live), filter=text, port=ports)

@@ -81,8 +81,8 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
         for place, rules in foreign.items():
             extra = {each.position for each in own if (each.table, each.chain, each.kind) == (*place, "unexpected")}
             shared = {*range(1, len(there[place].rules) + 1)} - extra - {position for position, _ in rules}
-            disturbance_test = _disturbing(place, rules, max(shared, default=0), desired_forms or {})
-            found += [Difference(family, *place, "foreign", rule, position) for position, rule in disturbance_test]
+            disturbing = _disturbing(place, rules, max(shared, default=0), desired_forms or {})
+            found += [Difference(family, *place, "foreign", rule, position) for position, rule in disturbing]
     return found
 
 

@@ -163,7 +163,7 @@ class Comparison:
         """Return the function to None where packets are treated alike, else to a Change; lists are switches in it."""
         if direction not in self._known:
             fates = [compiler.switched_fates(direction) for compiler in self._compilers]
-            self._known[direction] = fates[0], self._with_new_ways_joined(*fates)
+            self._known[direction] = fates[0], self._with_new_addresses_joined(*fates)
         before, after = self._known[direction]
         if before == after:
             return self._nothing
@@ -173,7 +173,7 @@ class Comparison:
         raw = self.diagrams.choose(among, self.diagrams.differing(before, after), self._nothing)
         return self.space.settled(raw, _verdict, "effects")
 
-    def _with_new_ways_joined(self, before: int, after: int) -> int:
+    def _with_new_addresses_joined(self, before: int, after: int) -> int:
         """Return the fates after; new destinations, if they are many, as MANY_ADDRESSES.
 
         A table of services has thousands, and a report names them together.
@@ -183,7 +183,7 @@ class Comparison:
             return after
         known = {self.diagrams.value(leaf) for leaf in self.diagrams.leaves(before)}
         new = {fate for fate in fates if isinstance(fate, Fate) and fate.address and fate not in known}
-        return self.diagrams.mapped(after, lambda fate: MANY_ADDRESSES if fate in new else fate, "new ways joined")
+        return self.diagrams.mapped(after, lambda fate: MANY_ADDRESSES if fate in new else fate, "new addresses joined")
 
     def _in_question(self, direction: Direction, before: int, after: int) -> int:
         """Return packets that the capture is for: captured ones, the proxy's own, and those that follow a first one."""

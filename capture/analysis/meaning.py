@@ -50,6 +50,10 @@ class Untrack(Value):
     """Keep the packet out of connection tracking, then go on (``-j CT --notrack``): nat never sees it."""
 
 
+class Reject(model.Drop):
+    """Drop the packet, and answer the sender that it was."""
+
+
 class RedirectOfDns(model.Redirect):
     """A redirect of connections to port 53 alone."""
 
@@ -64,7 +68,7 @@ PASSING_TARGETS = (
     *("TCPOPTSTRIP", "LED", "IDLETIMER", "RATEEST", "SET"),
 )
 """Targets after which a packet goes on unchanged in all that the model knows (XT_CONTINUE in net/netfilter/xt_*.c)."""
-REFUSE = ("REJECT", "reject", "[reject", "TARPIT")
+REJECT = ("REJECT", "reject", "[reject")
 """The third as a rule of nf_tables is read."""
 DO_NOT_TRACK = ("NOTRACK", "CT --notrack", "notrack")
 DNAT = re.compile(
@@ -90,7 +94,9 @@ def meaning(rule: model.Rule) -> Meaning:
         return verdict.then
     words = verdict.text
     first = words.split(" ", 1)[0]
-    if first in REFUSE:
+    if first in REJECT:
+        return Reject()
+    if first == "TARPIT":
         return model.Drop()
     if words.startswith(DO_NOT_TRACK):
         return Untrack()
@@ -99,6 +105,11 @@ def meaning(rule: model.Rule) -> Meaning:
     if first in PASSING_TARGETS:
         return model.Continue()
     return _translation(words) or _network_translation(words) or verdict
+
+
+def rejects(rule: model.Rule) -> bool:
+    """Return whether a rule drops packets and answers that it does."""
+    return isinstance(meaning(rule), Reject)
 
 
 def is_idle(verdict: Meaning, *, is_certain: bool, is_tracked: bool) -> bool:
@@ -192,14 +203,14 @@ def spelled_out(matches: Iterable[model.Match], family: Family, network: PodNetw
             ranges = IS_IN_RANGE.findall(match.text)
             for negated, end, first, last in ranges:
                 ends = (parse_address(each).first for each in (first, last))
-                yield END[end[0]](tuple(split(family, *ends)), bool(negated))
+                yield ADDRESS_MATCHES[end[0]](tuple(split(family, *ends)), bool(negated))
             if not ranges:
                 yield _of_the_pod(match.text, family, network) or match
         else:
             yield match
 
 
-END: dict[str, type[model.Source | model.Destination]] = {"s": model.Source, "d": model.Destination}
+ADDRESS_MATCHES: dict[str, type[model.Source | model.Destination]] = {"s": model.Source, "d": model.Destination}
 
 
 def _of_the_pod(words: str, family: Family, network: PodNetwork) -> model.Match | None:
@@ -210,7 +221,7 @@ def _of_the_pod(words: str, family: Family, network: PodNetwork) -> model.Match 
     """
     found = IS_LOCAL.match(words)
     if found is not None and network.local is not None:
-        kind = END[(found[2] or found[3])[0]]
+        kind = ADDRESS_MATCHES[(found[2] or found[3])[0]]
         own = tuple(each for each in (*network.own, *network.local) if each.family == family)
         # The network is in the kernel's table of local routes as soon as ``lo`` is up.
         return kind((LOOPBACK_NETWORKS[family], *own), bool(found[1] or found[4]))

@@ -107,11 +107,7 @@ class _FamilyPolicy:
         for path in described[:MAX_PARTS]:
             reasons: dict[str, Path] = {}
             for piece in _cut_by_port(self.situation.ruleset, path):
-                part = packets
-                for level, ranges in piece.items():
-                    part = space.diagrams.both(part, space.numbers(level, ranges))
-                numbers = witness(space, part if part != space.diagrams.no else packets, direction)
-                traced = trace_whole_path(space.packet(numbers), self.situation)
+                traced = self._traced(direction, packets, piece)
                 why = self._reason(traced) if is_known else self._doubt(traced)
                 reasons[why] = with_ports(reasons[why], piece) if why in reasons else piece
             for why, piece in reasons.items():
@@ -119,6 +115,14 @@ class _FamilyPolicy:
                 yield f"{region_text(space, piece)}{leaves}", why
         if len(described) > MAX_PARTS:
             yield f"{len(described) - MAX_PARTS} more sets of packets", ""
+
+    def _traced(self, direction: Direction, packets: int, path: Path) -> Trace:
+        """Return what happens to an ordinary packet of a part of a set."""
+        space = self.space
+        inside = space.diagrams.all_of(space.numbers(level, ranges) for level, ranges in path.items())
+        part = space.diagrams.both(packets, inside)
+        numbers = witness(space, part if part != space.diagrams.no else packets, direction)
+        return trace_whole_path(space.packet(numbers), self.situation)
 
     def _reason(self, traced: Trace) -> str:
         """Return why a packet has its outcome: the rule that decides; of a redirect, the rule that chose it."""

@@ -190,7 +190,9 @@ def several(actions: Sequence[native.Action | native.Condition]) -> model.Unknow
 
     words, last = described(*actions), actions[-1]
     is_logged = all(isinstance(each, model.Log) for each in actions[:-1])
-    return model.UnknownVerdict(words, last if is_logged and isinstance(last, END) else model.UnknownVerdict(words))
+    return model.UnknownVerdict(
+        words, last if is_logged and isinstance(last, DECISIONS) else model.UnknownVerdict(words)
+    )
 
 
-END = (model.Accept, model.Drop, model.Return, model.Redirect)
+DECISIONS = (model.Accept, model.Drop, model.Return, model.Redirect)

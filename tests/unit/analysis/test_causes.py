@@ -264,6 +264,7 @@ def test_tproxy_has_met_inbound_packets_in_mangle(packet: Packet, kind: str) -> 
 REROUTED = MarkRoute("ipv4", 5, ALL_BITS, is_inverted=False, words="100: from all fwmark 0x5 blackhole", targets=())
 DROPS = FOREIGN.replace(rule=Rule(Drop(), why="drop it"))
 DROPS_PLAINLY = FOREIGN.replace(rule=Rule(Drop()))
+REJECTS = FOREIGN.replace(rule=Rule(UnknownVerdict("reject with icmp port-unreachable"), why="no"))
 POLICY = BaseChain(
     "inet firewall", FAMILIES, "OUTPUT", 0, is_nat=False, contents=Table(MANGLE, (Chain("out", (), "DROP"),))
 )
@@ -277,6 +278,7 @@ POLICY = BaseChain(
             way(OUT, "dropped", DROPS_PLAINLY),
             cause("filtered", AT_FOREIGN, filter="a foreign rule drops the packet: -j DROP"),
         ),
+        (way(OUT, "dropped", REJECTS), cause("filtered", AT_FOREIGN, filter="a foreign rule rejects the packet: no")),
         (way(OUT, "dropped", OWN), cause("excluded: drop", AT_OWN, reason="loops end")),
         (
             way(OUT, "dropped", OWN.replace(rule=Rule(Drop()))),

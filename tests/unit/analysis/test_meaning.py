@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from capture.analysis.base_chains import PodNetwork
 from capture.analysis.meaning import (
     Goto,
+    Reject,
     Translate,
     Untrack,
     before_tracking,
@@ -53,7 +54,8 @@ NETWORK = PodNetwork(local=(parse_address("10.0.0.9"), parse_address("fd00::9"))
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("REJECT --reject-with tcp-reset", "reject with tcp reset", "[reject 1=00000000]", "TARPIT"), Drop()),
+        (("REJECT --reject-with tcp-reset", "reject with tcp reset", "[reject 1=00000000]"), Reject()),
+        (("TARPIT",), Drop()),
         (("NOTRACK", "CT --notrack", "notrack"), Untrack()),
         (("-g OTHER", "goto OTHER"), Goto("OTHER")),
         (("NFLOG --nflog-group 1", "TTL --ttl-set 64", "SET --add-set x src"), Continue()),
