@@ -100,7 +100,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "route-missing": (
         "{message}",
-        "Run `capture apply` again, or `{commands}`: TPROXY delivers inbound connections by them.",
+        "Run `capture apply` again, or `{commands}`: without it {consequence}.",
     ),
     "translated-before: may": (
         f"{SOCKET_LB} sees each connect(): what it translates comes to the rules translated, {UNSEEN}",

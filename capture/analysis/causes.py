@@ -413,18 +413,14 @@ def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = ()) -> Ca
         return cause("rerouted", place_of(step), mark=live.mark, rule=live.rerouted.words, words=words)
     if step is not None and is_own(step):
         return cause("excluded: drop", place_of(step), reason=step.rule.why or "by its settings")
-    where = _dropped_at(live)
-    alike = [each for each in others if each.outcome == "dropped" and _dropped_at(each) == where]
-    ports = sorted({port for each in (live, *alike) for port in _redirected_to(each)})
-    port = f"port{'s' * (len(ports) > 1)} {' and '.join(map(str, ports))}"
-    name, what = ("filtered: redirected", f"what goes to {port}") if ports else ("filtered", "the packet")
+    ports = _redirected_to(live, others)
+    name, what = ("filtered: redirected", f"what goes to {ports}") if ports else ("filtered", "the packet")
+    text = f"a foreign rule or policy drops {what}"
     if step is not None:
-        words = step.rule.why or text_of(step.rule, live.packet.family)
-        return cause(name, where, filter=f"a foreign rule drops {what}: {words}", port=port)
-    if policy is not None:
+        text = f"a foreign rule drops {what}: {step.rule.why or text_of(step.rule, live.packet.family)}"
+    elif policy is not None:
         text = f"no rule accepts {what}, and the policy of a foreign chain is DROP"
-        return cause(name, where, filter=text, port=port)
-    return cause(name, filter=f"a foreign rule or policy drops {what}", port=port)
+    return cause(name, _dropped_at(live), filter=text, port=ports)
 
 
 def _dropped_at(live: Trace) -> str:
@@ -434,13 +430,19 @@ def _dropped_at(live: Trace) -> str:
     return f"{live.policy.table} {live.policy.chain.name}"
 
 
-def _redirected_to(live: Trace) -> Iterator[int]:
-    """Yield the proxy's port to which a client's or the app's packet was sent; that of the proxy's own calls is not."""
+def _redirected_to(live: Trace, others: Iterable[Trace]) -> str:
+    """Return to which ports packets were redirected that are dropped like this one; TPROXY leaves them theirs."""
+    alike = [each for each in others if each.outcome == "dropped" and _dropped_at(each) == _dropped_at(live)]
+    ports = sorted({port for each in (live, *alike) for port in _ports_of(each)})
+    return f"port{'s' * (len(ports) > 1)} {' and '.join(map(str, ports))}" if ports else ""
+
+
+def _ports_of(live: Trace) -> Iterator[int]:
+    """Yield the port to which a client's or the app's packet was redirected; that of the proxy's own calls is not."""
     for step in live.path:
-        if isinstance(step.rule.verdict, Redirect):
-            outcome = REDIRECTED_BY.get(step.chain)
-            if outcome in TO_PROXY and (live.packet.in_interface is not None or outcome != "proxy-inbound"):
-                yield step.rule.verdict.port
+        is_call_of_proxy = live.packet.in_interface is None and REDIRECTED_BY.get(step.chain) == "proxy-inbound"
+        if isinstance(step.rule.verdict, Redirect) and not is_call_of_proxy:
+            yield step.rule.verdict.port
 
 
 def place_of(step: Step | None) -> str:

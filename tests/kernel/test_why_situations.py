@@ -105,6 +105,11 @@ BROKEN: dict[str, BrokenPod] = {
     "a second set": BrokenPod("second-set", breaks=SECOND_SET, has_traffic=False),
     "dropped before": BrokenPod("filtered", breaks=BEFORE % ("filter", -200, "drop")),
     "dropped at input": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --dport 15001 -j DROP"),
+    "dropped behind a foreign redirect": BrokenPod(
+        "filtered",
+        breaks=f"{BEFORE % ('nat', -110, 'redirect to :15001')}; iptables -A INPUT -p tcp --dport 15001 -j DROP",
+        message="what goes to port 15001",
+    ),
     "dropped by legacy iptables": BrokenPod("filtered", breaks="iptables-legacy -A INPUT -p tcp --dport 15001 -j DROP"),
     "rejected at output": BrokenPod("filtered", breaks="iptables -A OUTPUT -p tcp --dport 15001 -j REJECT"),
     "an inbound filter": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --dport 15006 -j DROP", goes="in"),
