@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.rerouting import MarkRoute
     from capture.model.addresses import Family
+    from capture.model.routing import MissingRoute
 
 MAX_UNKNOWN_ORDERS = 3
 """More foreign chains whose order is unknown are taken as they are listed."""
@@ -170,8 +171,8 @@ class Situation(Value):
     is_native: bool = False
     """Whether the capture is in native tables of nf_tables."""
     network: PodNetwork = PodNetwork()
-    without: tuple[str, ...] = ()
-    """Routes that the capture needs and the namespace lacks, as commands that would add them."""
+    missing_routes: tuple[MissingRoute, ...] = ()
+    """Routes that the capture needs and the namespace lacks."""
 
     def mark_routes(self, family: Family) -> tuple[MarkRoute, ...]:
         """Return where packets of a family go by foreign marks."""

@@ -354,7 +354,7 @@ class Compiler:
             case model.Drop():
                 return self._fate(Fate("dropped"))
             case model.Redirect(port=port):
-                outcome = redirect_outcome(chain, port, self.situation.ruleset)
+                outcome = redirect_outcome(chain, verdict, self.situation.ruleset)
                 held = stage.held.replace(mapped=Fate(outcome, port), interface=None)
                 return self._lasting(self._redirected(self._at_base_chain(following.replace(held=held)), port, stage))
             case Translate(address=address, port=port):

@@ -11,7 +11,7 @@ from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import parts, quick_witness, region_text, witness
 from capture.analysis.space import Field, PacketSpace
-from capture.analysis.trace import REDIRECTED_BY, TO_PROXY, Fate, trace_whole_path
+from capture.analysis.trace import PROXY_OUTBOUND, REDIRECTED_BY, TO_PROXY, Fate, trace_whole_path
 from capture.model.addresses import merge_ranges
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ALL_BITS, CONNECTION_STATES, Jump, OwnerGid, OwnerUid
@@ -233,7 +233,8 @@ class Comparison:
 
 def weight(change: FateChange, direction: Direction) -> tuple[bool, ...]:
     """Return what orders effects: the certain ones first, of captured packets, of apps and clients."""
-    is_everyday = change.before.outcome == "proxy-outbound" or direction == INBOUND
+    outcomes = (change.before.outcome, change.after.outcome if change.after else None)
+    is_everyday = PROXY_OUTBOUND in outcomes or direction == INBOUND
     return not change.is_certain, not change.is_plain, change.before.outcome == "direct", not is_everyday
 
 

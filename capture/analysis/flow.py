@@ -15,6 +15,7 @@ ports. A chain that does nothing but send to the proxy is no node of its own. Fo
 
 from __future__ import annotations
 
+from capture.analysis.meaning import meaning
 from capture.analysis.ownership import own_rules
 from capture.analysis.trace import DNS, redirect_outcome
 from capture.model import ruleset as model
@@ -194,7 +195,7 @@ class Reader:
 
     def _target(self, chain: model.Chain, rule: model.Rule, depth: int) -> tuple[Kind, str, tuple[Edge, ...]]:
         """Return where a rule sends packets: the kind of place, its name, and the edges from there."""
-        verdict = rule.verdict
+        verdict = meaning(rule) if isinstance(rule.verdict, model.Redirect) else rule.verdict
         if isinstance(verdict, model.Jump):
             entered = self.table.chain(verdict.chain)
             below = self.edges(entered, depth + 1) if entered is not None and depth < MAX_DEPTH else ()
@@ -202,7 +203,7 @@ class Reader:
                 return below[0].kind, below[0].to, ()
             return "chain", verdict.chain, below
         if isinstance(verdict, model.Redirect | model.TransparentProxy):
-            outcome = redirect_outcome(chain.name, verdict.port, self._situation.ruleset)
+            outcome = redirect_outcome(chain.name, verdict, self._situation.ruleset)
             if outcome == DNS:
                 return "dns", f"agent's DNS :{verdict.port}", ()
             if is_own_chain(chain.name) or outcome != "redirected":

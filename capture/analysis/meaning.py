@@ -50,6 +50,12 @@ class Untrack(Value):
     """Keep the packet out of connection tracking, then go on (``-j CT --notrack``): nat never sees it."""
 
 
+class RedirectOfDns(model.Redirect):
+    """A redirect of connections to port 53 alone."""
+
+
+FOR_DNS = model.DestinationPort((model.only(53),))
+
 if TYPE_CHECKING:
     Meaning = model.Verdict | Translate | Goto | Untrack
 
@@ -77,6 +83,8 @@ def meaning(rule: model.Rule) -> Meaning:
     if isinstance(verdict, model.SetZone):
         return model.Continue() if _is_for_udp(rule) else model.UnknownVerdict(f"CT --zone {verdict.zone}")
     if not isinstance(verdict, model.UnknownVerdict):
+        if isinstance(verdict, model.Redirect) and FOR_DNS in rule.matches:
+            return RedirectOfDns(verdict.port)
         return verdict
     if verdict.then is not None:
         return verdict.then
@@ -91,6 +99,12 @@ def meaning(rule: model.Rule) -> Meaning:
     if first in PASSING_TARGETS:
         return model.Continue()
     return _translation(words) or _network_translation(words) or verdict
+
+
+def is_idle(verdict: Meaning, *, is_certain: bool, is_tracked: bool) -> bool:
+    """Return whether a rule is of no concern: if it may log does not matter, and what is tracked stays so."""
+    may_log = isinstance(verdict, model.NO_EFFECT) and not is_certain
+    return may_log or (isinstance(verdict, Untrack) and is_tracked)
 
 
 def _network_translation(words: str) -> Translate | None:

@@ -16,10 +16,10 @@ are met where ``base_chains`` has them. A connection that is redirected is lost,
 
 from __future__ import annotations
 
-from capture.analysis.meaning import Goto, Translate, Untrack, judge, meaning
+from capture.analysis.meaning import Goto, RedirectOfDns, Translate, Untrack, is_idle, judge, meaning
 from capture.analysis.rerouting import UNCHANGED, routed_marks
 from capture.model import ruleset as model
-from capture.model.addresses import IPV6, LOOPBACK_ADDRESSES, Network
+from capture.model.addresses import LOOPBACK_ADDRESSES, Network
 from capture.model.chain_names import DASH, UNDERSCORE
 from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.packet import LOOPBACK, Packet
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from capture.analysis.base_chains import BaseChain, Situation
     from capture.analysis.meaning import Meaning
     from capture.analysis.rerouting import MarkRoute
+    from capture.model.routing import MissingRoute
 
     Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]
 
@@ -52,16 +53,18 @@ REDIRECTED_BY: dict[str, Outcome] = {
 """The outcome of a redirect, by our chain that it is in."""
 
 
-def redirect_outcome(chain: str, port: int, ruleset: model.Ruleset) -> Outcome:
+def redirect_outcome(chain: str, verdict: model.Redirect | model.TransparentProxy, ruleset: model.Ruleset) -> Outcome:
     """Return what a redirect means: what our chains mean by its port, if it is in none of them.
 
     Older upstream had no chain for DNS.
     """
-    for name, outcome in REDIRECTED_BY.items() if chain not in REDIRECTED_BY else ():
+    if chain in REDIRECTED_BY:
+        return REDIRECTED_BY[chain]
+    for name, outcome in REDIRECTED_BY.items():
         own = ruleset.chain(model.NAT, name)
-        if own is not None and any(rule.verdict == model.Redirect(port) for rule in own.rules):
+        if own is not None and any(rule.verdict == model.Redirect(verdict.port) for rule in own.rules):
             return outcome
-    return REDIRECTED_BY.get(chain, DNS if port == AGENT_DNS_PORT else "redirected")
+    return DNS if isinstance(verdict, RedirectOfDns) and verdict.port == AGENT_DNS_PORT else "redirected"
 
 
 class Step(Value):
@@ -102,7 +105,7 @@ class Trace(Value):
 
     ``translated`` is what a rule made of where the packet was addressed to.
     ``marked`` is whether a mark of TPROXY leads the packet, or a later one of its connection, to the proxy.
-    ``lacks`` are commands for missing routes on which the outcome depends. ``policy`` is the base chain whose policy
+    ``missing_routes`` are those on which the outcome depends. ``policy`` is the base chain whose policy
     dropped the packet. ``rerouted`` is the policy rule by which another mark refused it, or sent it out by another
     interface.
     """
@@ -117,7 +120,7 @@ class Trace(Value):
     transparent: bool = False
     marked: bool = False
     translated: Translate | None = None
-    missing_route_commands: tuple[str, ...] = ()
+    missing_routes: tuple[MissingRoute, ...] = ()
     policy: BaseChain | None = None
     rerouted: MarkRoute | None = None
     interface: str | None = None
@@ -288,13 +291,12 @@ class _Passage:
         is_tracked = self._is_tracked(base_chain)
         for position, rule in enumerate(chain.rules_for(self.packet.family), 1):
             matched = judge(rule, self.packet, self.network, is_native=base_chain.is_native, is_tracked=is_tracked)
-            # Whether it logs does not matter, and what is tracked stays so.
-            idle = (*(() if matched else (model.Log, model.Continue)), *((Untrack,) if is_tracked else ()))
-            if matched is False or isinstance(meaning(rule), idle):
+            verdict = meaning(rule)
+            if matched is False or is_idle(verdict, is_certain=matched is True, is_tracked=is_tracked):
                 continue
             step = Step(base_chain.table, chain.name, position, rule, depth, matched is True, base_chain)
             self.path.append(step)
-            match meaning(rule):
+            match verdict:
                 case _ if matched is None:
                     continue
                 case model.Jump(chain=target):
@@ -387,9 +389,9 @@ class _Passage:
         elif self.transparent is not None and isinstance(self.transparent.rule.verdict, model.TransparentProxy):
             outcome, step, port = "proxy-inbound", self.transparent, self.transparent.rule.verdict.port
         elif self.mapped is not None:
-            is_redirect = isinstance(meaning(self.mapped.rule), model.Redirect)
             step, port = self.mapped, self.packet.port
-            outcome = redirect_outcome(step.chain, port, self.ruleset) if is_redirect else "direct"
+            if isinstance(redirect := meaning(step.rule), model.Redirect):
+                outcome = redirect_outcome(step.chain, redirect, self.ruleset)
         elif self._goes_to_the_transparent_socket():
             outcome, port = "proxy-inbound", self.ruleset.transparent_verdicts[0].port
         elif self._reply_bypasses_proxy():
@@ -406,17 +408,15 @@ class _Passage:
             transparent=is_transparent,
             marked=outcome != "dropped" and self._is_marked(),
             translated=mapping if isinstance(mapping, Translate) else None,
-            missing_route_commands=tuple(
-                each for each in self.situation.without if is_transparent and self._is_of_family(each)
-            ),
+            missing_routes=self._missing_routes() if is_transparent else (),
             policy=self.policy,
             rerouted=self.rerouted if self.refused_by or (outcome == "direct" and interface) else None,
             interface=interface,
             mark=self.packet.mark,
         )
 
-    def _is_of_family(self, command: str) -> bool:
-        return command.startswith("ip -6") == (self.first.family == IPV6)
+    def _missing_routes(self) -> tuple[MissingRoute, ...]:
+        return tuple(each for each in self.situation.missing_routes if each.family == self.first.family)
 
     def _last_decision(self) -> Step | None:
         """Return the last rule that accepted the packet or dropped it."""

@@ -40,6 +40,8 @@ class MissingRoute(PolicyRoute):
     has_rule: bool
     has_route: bool
 
+    consequence = "answers to the proxy leave the pod"
+
     @property
     def message(self) -> str:
         """Return what is missing, for a person."""

@@ -126,7 +126,8 @@ def missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
     if isinstance(need, LoopbackAddress):
         return cause("rule-missing: address", "lo", message=need.message)
     commands = "; ".join(need.commands)
-    return cause("route-missing", f"table {need.table}", message=need.message, commands=commands)
+    where = f"table {need.table}"
+    return cause("route-missing", where, message=need.message, commands=commands, consequence=need.consequence)
 
 
 def rule_of(rule: Rule | None, family: Family = IPV4) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capture.model.addresses import address_text
+from capture.model.chain_names import is_own_chain
 from capture.model.ruleset import TABLES
 from capture.report.difference_text import fate_text, text_of
 from capture.report.packet_text import packet_text
@@ -19,7 +20,7 @@ OUTCOMES = {
     "proxy-outbound": "goes to the proxy, as an outbound connection, on port {port}",
     "proxy-inbound": "goes to the proxy, as an inbound connection, on port {port}",
     "dns": "goes to the agent's name server on port {port}",
-    "redirected": "is redirected to port {port} by a foreign rule",
+    "redirected": "is redirected to port {port} by {rule_set}",
 }
 
 
@@ -31,7 +32,7 @@ def trace_as_plain(traced: Trace, table: str | None = None) -> dict[str, object]
         "outcome": traced.outcome,
         "port": traced.port,
         "address": address_text(traced.address.family, traced.address.first) if traced.address else None,
-        "missing_routes": list(traced.missing_route_commands),
+        "missing_routes": [command for each in traced.missing_routes for command in each.commands],
         "impediments": list(traced.impediments),
         "rule": _rule_text(traced.step, traced) if traced.step else None,
         "why": traced.step.rule.why if traced.step else None,
@@ -61,8 +62,9 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     if traced.rerouted is not None:
         does = "refuses it" if traced.outcome == "dropped" else f"lets it leave by {traced.interface}"
         yield f"by its mark it is routed again: the policy rule `{traced.rerouted.words}` {does}"
-    for command in traced.missing_route_commands:
-        yield f"but the answers do not come back; `{command}` adds what is missing"
+    for route in traced.missing_routes:
+        commands = " and ".join(f"`{command}`" for command in route.commands)
+        yield f"but {route.consequence}; {commands} {'adds' if len(route.commands) == 1 else 'add'} what is missing"
     for impediment in traced.impediments:
         yield f"but {impediment}"
     if traced.outcome == "no-route":
@@ -90,8 +92,10 @@ def _verdict(traced: Trace) -> str:
         return f"{where.replace('direct to', 'direct, to')}, which is not the proxy"
     if traced.outcome == "dropped":
         return f"dropped: {'by the rule marked =>' if traced.step is not None else 'no rule accepts it'}"
+    is_second = traced.step is not None and is_own_chain(traced.step.chain)
+    rule_set = "a second rule set" if is_second else "a foreign rule"
     transparent = ", its addresses unchanged" if traced.transparent else ""
-    return f"{traced.outcome}: it {OUTCOMES[traced.outcome].format(port=traced.port)}{transparent}"
+    return f"{traced.outcome}: it {OUTCOMES[traced.outcome].format(port=traced.port, rule_set=rule_set)}{transparent}"
 
 
 def _steps(traced: Trace, table: str | None) -> Iterator[Step]:

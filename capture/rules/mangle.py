@@ -112,7 +112,7 @@ def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     yield model.Rule(
         model.Return(),
         (FROM_LO, TCP, model.Mark(PROXY_TO_SELF_MARK, negated=True)),
-        why="a call within the pod: direct",
+        why="a call within the pod",
     )
     if config.inbound_ports:
         yield from uncaptured_inbound(config)

@@ -198,7 +198,7 @@ def proxy_owned(
         not_the_proxy = owner.replace(negated=True)
         # With a name server on localhost, DNS over lo must come as far as the DNS rules.
         but_dns = (TCP, model.DestinationPort((DNS,), negated=True)) if config.captures_dns else ()
-        yield model.Rule(model.Return(), (ON_LO, *but_dns, not_the_proxy), why="a call within the pod: direct")
+        yield model.Rule(model.Return(), (ON_LO, *but_dns, not_the_proxy), why="a call within the pod")
     yield model.Rule(model.Return(), (owner,), why="the proxy itself goes out; anything else would be a loop")
 
 

@@ -82,12 +82,11 @@ def missing(ruleset: Ruleset) -> list[LoopbackAddress | MissingRoute]:
         ]
 
 
-def missing_halves(ruleset: Ruleset) -> Iterator[str]:
-    """Yield what of the routes of a transparent capture is not there, as the command that adds it."""
+def missing_routes(ruleset: Ruleset) -> Iterator[MissingRoute]:
+    """Yield what of the routes of a transparent capture is not there."""
     if ruleset.policy_routes:
         with open_route() as route:
-            for each in _missing_routes(route, ruleset):
-                yield from each.commands
+            yield from _missing_routes(route, ruleset)
 
 
 def _missing_routes(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[MissingRoute]:

@@ -154,7 +154,7 @@ class TestRead:
             *(
                 "quota over 5 bytes drop",
                 "quota until 7 bytes drop",
-                "numgen random mod 2 == 0x00000000 drop",
+                "numgen random mod 2 == 0 drop",
                 "ct mark set 0x5",
                 "notrack",
             ),

@@ -253,6 +253,8 @@ class Program:
                 value = f"{'!= ' if bounds.negated else ''}local"
             elif subject in ("iif", "oif"):
                 value = f"{'!= ' if bounds.negated else ''}{number}"
+            elif subject.startswith("numgen "):  # in the machine's order: nft_ng_random_eval in nft_numgen.c
+                value = f"{'!=' if bounds.negated else '=='} {number}"
         if loaded.header == TCP_FLAGS and bounds.is_single and not any(loaded.flip):
             subject = f"tcp flags & {(loaded.mask or ALL_FLAGS)[0]:#04x}"
         return model.UnknownMatch(f"{subject} {value}")

@@ -35,7 +35,9 @@ from capture.model.ruleset import (
     UnknownVerdict,
     only,
 )
+from capture.rules import build_ruleset
 from capture.settings import options as option
+from capture.settings.config import CaptureConfig
 from support.captures.fake_pod import ruleset_of
 from support.rules.notation import rule_line
 
@@ -91,6 +93,14 @@ class TestInOurTables:
         assert {each.kind for each in judgement.differences} == {"foreign"}
         assert outcomes(judgement.differences)[0] == ("proxy-outbound", "direct")
         assert judgement.harmless_differences == judgement.unjudged == ()
+
+    def test_the_effect_of_a_missing_rule_is_that_on_apps(self) -> None:
+        """Calls of the proxy to its own pod are captured, too, and come first in no report."""
+        wanted = build_ruleset(CaptureConfig(excluded_outbound_ports=(only(9001),)))
+        live = build_ruleset(CaptureConfig())
+        judgement = judge(wanted, live, (), PodNetwork(), is_native=False)
+
+        assert set(outcomes(judgement.differences)) == {("direct", "proxy-outbound")}
 
     def test_a_note_where_nothing_captured_meets_it(self) -> None:
         judgement = judged(REDIRECT, NAT, OUTPUT, TAKES_TIME)

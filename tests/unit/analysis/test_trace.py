@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.base_chains import BaseChain, PodNetwork, Situation
+from capture.analysis.compiler import Compiler
+from capture.analysis.regions import witness
+from capture.analysis.space import NONE, Field, PacketSpace
 from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet
@@ -183,6 +186,7 @@ HTTPS = (Protocol("tcp"), DestinationPort((only(443),)))
         (Accept(), ("direct", 443)),
         (Drop(), ("dropped", 443)),
         (Redirect(8443), ("redirected", 8443)),
+        (Redirect(15053), ("redirected", 15053)),
         (Log("seen "), ("proxy-outbound", 15001)),
     ],
 )
@@ -193,6 +197,19 @@ def test_a_foreign_rule_before_our_rules(
 
     assert (traced.outcome, traced.port) == expected
     assert traced.certain
+
+
+@pytest.mark.parametrize("port", [53, 8080])
+def test_a_redirect_to_the_agents_port_is_dns_if_the_rule_is_about_port_53_alone(port: int) -> None:
+    rules = with_foreign(Rule(Redirect(15053), (Protocol("tcp"), DestinationPort((only(port),)))))
+    traced = trace(rules, outbound(ELSEWHERE["ipv4"], port))
+    space = PacketSpace("ipv4", (Situation(rules),))
+    fates = Compiler(space, Situation(rules)).fates("outbound")
+    sent = space.diagrams.both(space.numbers(Field.IN, [(NONE, NONE)]), space.numbers(Field.PORT, [(port, port)]))
+    compiled = space.diagrams.at(fates, witness(space, sent, "outbound"))
+
+    assert traced.outcome == ("dns" if port == 53 else "redirected")
+    assert compiled == traced.fate
 
 
 @pytest.mark.parametrize(

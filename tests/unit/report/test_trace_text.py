@@ -7,7 +7,7 @@ import pytest
 from capture.analysis.trace import Step, Trace
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
-from capture.model.ruleset import Drop, Protocol, Rule
+from capture.model.ruleset import Drop, Protocol, Redirect, Rule
 from capture.report.trace_text import trace_as_plain, trace_lines
 
 PACKET = Packet("tcp", parse_address("203.0.113.7"), 80, uid=1000, gid=1000, out_interface="eth0")
@@ -31,3 +31,11 @@ def test_a_rule_is_named_in_one_form_whatever_its_table(table: str, chain: str, 
     ]
     assert list(trace_lines(traced, "nat"))[-1] == f"because of {table} {chain}: -p tcp -j DROP"
     assert trace_as_plain(traced)["rule"] == in_json
+
+
+@pytest.mark.parametrize(("chain", "rule_set"), [("ISTIO_OUTPUT", "a second rule set"), ("OUTPUT", "a foreign rule")])
+def test_a_redirect_that_is_not_the_captures_names_whose_rule_it_is(chain: str, rule_set: str) -> None:
+    step = Step("nat", chain, 1, Rule(Redirect(16001), (Protocol("tcp"),)))
+
+    *_, verdict = trace_lines(Trace(PACKET, "redirected", 16001, step, (step,)))
+    assert verdict == f"redirected: it is redirected to port 16001 by {rule_set}"
