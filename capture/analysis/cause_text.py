@@ -38,16 +38,16 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "no-rules: refused": (
         "nothing is applied here: the CNI plugin refused the pod at {time}: {reason}",
-        "Correct that; the runtime tries again by itself. `capture cni status` has the plugin's last decisions.",
+        "Correct that cause; the runtime tries again by itself. `capture cni status` has the plugin's last decisions.",
     ),
-    "left-alone": (ALONE, "If it should be captured, change that in the pod's template and recreate the pod."),
+    "left-alone": (ALONE, "To capture it, change that in the pod's template, and recreate the pod."),
     "left-alone: namespace": (
         ALONE,
-        "If it should be captured: take its namespace out of exclude_namespaces in the plugin's entry; recreate it.",
+        "To capture it, remove its namespace from exclude_namespaces in the plugin's entry, and recreate the pod.",
     ),
     "left-alone: not injected": (
         ALONE,
-        "If it should be captured: label its namespace for injection; no sidecar.istio.io/inject: false; recreate it.",
+        "To capture it, label its namespace for injection, drop sidecar.istio.io/inject: false, and recreate the pod.",
     ),
     "host-network": (
         "this is the host's own network namespace{evidence}: a pod with hostNetwork: true cannot be captured",
@@ -75,7 +75,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "ipsec": (
         "the IPsec policy `{policy}` drops the connection, whatever the rules are",
-        "`ip xfrm policy` in the pod's namespace lists it; let its program except the connection.",
+        "`ip xfrm policy` in the pod's namespace lists it; its program has to leave the connection out.",
     ),
     "ipsec: encrypted": (
         "the IPsec policy `{policy}` covers it: it is encrypted, or lost where there is no key",
@@ -88,7 +88,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     # The way to the rules.
     "no-route": (
         "the pod has no route to {address}: the connection fails before any rule decides",
-        "Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; is it an {family} pod?",
+        "Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; does the pod have {family} at all?",
     ),
     "no-route: address": (
         "the pod has no address: nothing leaves it, or comes in",
@@ -272,7 +272,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "proxy-wrong-user": (
         WRONG_USER,
-        "Run the proxy as user {expected} (runAsUser), or apply with --proxy-uid {uid}; an app: on another port.",
+        "Run the proxy as user {expected} (runAsUser), or apply with --proxy-uid {uid}. An app needs another port.",
     ),
     "proxy-wrong-user: TPROXY": (
         WRONG_USER,

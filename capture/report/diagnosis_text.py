@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from capture.operations.diagnosis import Diagnosis
 
 
+SUBJECTS = {"captured": "nothing is wrong with {}", "broken": "the capture of {}"}
+"""What a verdict without a connection is about."""
+
+
 def diagnosis_as_plain(found: Diagnosis) -> dict[str, object]:
     """Return a diagnosis as plain values for JSON."""
     return {
@@ -32,9 +36,8 @@ def cause_as_plain(cause: Cause) -> dict[str, str]:
 
 def diagnosis_lines(found: Diagnosis, what: str = "this pod") -> Iterator[str]:
     """Yield the lines for a person: the verdict, the way of the packet, then each cause and its remedy."""
-    judged = what if found.causes or not found.is_certain else f"nothing is wrong with {what}"
-    judged = f"the capture of {what}" if found.verdict == "broken" else judged
-    yield f"{found.verdict}: {packet_text(found.packet) if found.packet else judged}"
+    subject = packet_text(found.packet) if found.packet else SUBJECTS.get(found.verdict, "{}").format(what)
+    yield f"{found.verdict}: {subject}"
     if found.trace is not None:
         yield from path_lines(found.trace)
     yield from cause_lines(found.causes)

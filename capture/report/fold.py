@@ -78,9 +78,11 @@ def _words(line: str, width: int) -> Iterator[tuple[str, str]]:
 
 def _parts(line: str, width: int) -> Iterator[tuple[str, str]]:
     gap = ""
-    for place, part in enumerate(line.split("`")):
+    parts = line.split("`")
+    for place, part in enumerate(parts):
         is_command = place % 2 == 1
-        quoted = f"`{part}`" if is_command else part
+        end = "`" if place + 1 < len(parts) else ""  # the last quote of a line may have no other
+        quoted = f"`{part}{end}" if is_command else part
         pieces = [quoted] if is_command and width_of(quoted) <= width else quoted.split(" ")
         for number, word in enumerate(pieces):
             gap += " " if number else ""

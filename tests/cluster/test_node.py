@@ -101,9 +101,8 @@ def test_faster_rival(cluster: Cluster) -> None:
 def test_token_renewal(cluster: Cluster) -> None:
     """The plugin's credentials: private, out of the runtime's directory, and accepted by the API server."""
     folder = cluster.disk / "etc-cni" / "istio-capture"
-    assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == dict.fromkeys(
-        ("ca.crt", "kubeconfig", "token"), 0o600
-    )
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert modes == {"ca.crt": 0o600, "kubeconfig": 0o600, "token": 0o600, "originals": 0o700}
     kubectl = builds.find("kubectl")
     assert kubectl
     kubeconfig = "--kubeconfig=/etc/cni/istio-capture/kubeconfig"

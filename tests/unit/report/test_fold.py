@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from capture.report.fold import MIN_COLUMN, folded, folded_table, width_of
@@ -12,6 +12,7 @@ CELLS = st.text(st.sampled_from("ab, "), max_size=60)
 
 
 @given(LINES, WIDTHS, st.sampled_from((None, 0, 10)))
+@example("`" * 41, 40, None)
 def test_no_line_is_wider_and_nothing_is_lost(line: str, width: int, hang: int | None) -> None:
     lines = folded(line, width, hang)
 
