@@ -70,24 +70,35 @@ def mark_routes(
     bits = BITS[family]
     decided: list[Range] = []
     for rule in rules:
-        targets = list(_targets(rule, routes, names, bits))
-        words = rule.selector.split()
-        tested = dict(zip(words[::2], words[1::2], strict=False))
-        if tested.pop("iif", OF_THIS_HOST) != OF_THIS_HOST and not rule.is_inverted:
+        if rule.incoming not in ("", OF_THIS_HOST) and not rule.is_inverted:
             continue
-        ends = {end: parse_network(tested.pop(end)) for end in ("from", "to") if end in tested}
-        is_certain = not tested and not (rule.is_inverted and words)
-        if "to" in ends and is_certain:
-            there = _pieces(0, (1 << bits) - 1, [(ends["to"].first, ends["to"].last)])
-            targets = [(*piece, target) for first, last, target in targets for piece in _pieces(first, last, there)]
-        if rule.mask or "from" in ends or not is_certain:
-            left = tuple((*piece, target) for first, last, target in targets for piece in _pieces(first, last, decided))
-            is_inverted = rule.is_inverted and is_certain
-            mask = rule.mask if is_inverted == rule.is_inverted else 0  # else it may be for any mark
-            source = ends.get("from") if is_certain else None
-            yield MarkRoute(family, rule.mark & mask, mask, is_inverted, str(rule), left, is_certain, source)
+        targets = list(_targets(rule, routes, names, bits))
+        is_certain = _is_certain(rule)
+        if rule.destination and is_certain:
+            there = parse_network(rule.destination)
+            targets = _apart_from(targets, _pieces(0, (1 << bits) - 1, [(there.first, there.last)]))
+        if rule.mask or rule.source or not is_certain:
+            yield _mark_route(family, rule, _apart_from(targets, decided))
         elif not rule.is_inverted:
             decided = merge_ranges([*decided, *[(first, last) for first, last, _ in targets]])
+
+
+def _is_certain(rule: PolicyRule) -> bool:
+    """Return whether a policy rule looks at nothing but mark and addresses; if inverted, at the mark alone."""
+    return not rule.others and not (rule.is_inverted and rule.selector)
+
+
+def _mark_route(family: Family, rule: PolicyRule, targets: Iterable[RouteTarget]) -> MarkRoute:
+    is_certain = _is_certain(rule)
+    is_inverted = rule.is_inverted and is_certain
+    mask = rule.mask if is_inverted == rule.is_inverted else 0  # else it may be for any mark
+    source = parse_network(rule.source) if rule.source and is_certain else None
+    return MarkRoute(family, rule.mark & mask, mask, is_inverted, str(rule), tuple(targets), is_certain, source)
+
+
+def _apart_from(targets: Iterable[RouteTarget], known: Sequence[Range]) -> list[RouteTarget]:
+    """Return what of targets is in none of the ranges that are known."""
+    return [(*piece, target) for first, last, target in targets for piece in _pieces(first, last, known)]
 
 
 def _targets(

@@ -45,7 +45,7 @@ TABLE_NAMES = {253: "default", RT_TABLE_MAIN: "main", RT_TABLE_LOCAL: "local"}
 
 
 class PolicyRule(Value):
-    """A policy rule; ``selector`` is what it tests apart from the mark, in the words of ip-rule(8).
+    """A policy rule: its mark, the networks and the incoming interface that it tests, and ``others`` in words.
 
     ``is_inverted`` turns all that it tests round: it is for packets for which that does not hold.
     """
@@ -56,10 +56,19 @@ class PolicyRule(Value):
     mark: int
     mask: int
     is_inverted: bool
-    selector: str
+    source: str = ""
+    destination: str = ""
+    incoming: str = ""
+    others: str = ""
     suppressed: int | None = None
     """Routes with prefixes up to this length do not count (``suppress_prefixlength``)."""
     family: int = AF_UNSPEC
+
+    @property
+    def selector(self) -> str:
+        """Return what it tests apart from the mark, in the words of ip-rule(8)."""
+        tested = {"from": self.source, "to": self.destination, "iif": self.incoming}
+        return " ".join([*(f"{word} {value}" for word, value in tested.items() if value), self.others]).strip()
 
     @property
     def looks_up(self) -> bool:
@@ -115,22 +124,23 @@ def _decode(body: bytes) -> PolicyRule:
         mark=decode_host_number(fields.get(FRA_FWMARK, b"")),
         mask=decode_host_number(fields.get(FRA_FWMASK, b"")),
         is_inverted=bool(decode_host_number(body[8:12]) & FIB_RULE_INVERT),
-        selector=_selector(body, fields),
+        source=_network(body[0], fields.get(FRA_SRC), body[2]),
+        destination=_network(body[0], fields.get(FRA_DST), body[1]),
+        incoming=decode_text(fields.get(FRA_IIFNAME, b"")),
+        others=_other_conditions(body, fields),
         suppressed=None if suppressed == NO_SUPPRESSION else decode_host_number(suppressed),
         family=body[0],
     )
 
 
-def _selector(body: bytes, fields: dict[int, bytes]) -> str:
-    words = []
-    for word, kind, bits in (("from", FRA_SRC, body[2]), ("to", FRA_DST, body[1])):
-        if bits:
-            words.append(f"{word} {address_text(body[0], fields.get(kind))}/{bits}")
-    if body[3]:
-        words.append(f"tos {body[3]:#x}")
-    for word, kind in (("iif", FRA_IIFNAME), ("oif", FRA_OIFNAME)):
-        if kind in fields:
-            words.append(f"{word} {decode_text(fields[kind])}")
+def _network(family: int, address: bytes | None, bits: int) -> str:
+    return f"{address_text(family, address)}/{bits}" if bits else ""
+
+
+def _other_conditions(body: bytes, fields: dict[int, bytes]) -> str:
+    words = [f"tos {body[3]:#x}"] if body[3] else []
+    if FRA_OIFNAME in fields:
+        words.append(f"oif {decode_text(fields[FRA_OIFNAME])}")
     words += [f"{OTHER_SELECTORS.get(kind, kind)} ..." for kind in fields if kind not in SHOWN_BY_NAME]
     return " ".join(words)
 

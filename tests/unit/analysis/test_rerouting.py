@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from capture.analysis.rerouting import UNCHANGED, MarkRoute, foreign_routes, mark_routes, routed_marks
@@ -21,10 +23,10 @@ LAST = (1 << 32) - 1
 TEN, ELEVEN = 10 << 24, 11 << 24
 """10.0.0.0 and 11.0.0.0."""
 NAMES = {2: "eth0", 3: "eth1"}
-BY_MARK = PolicyRule(100, FR_ACT_TO_TBL, 7, 5, 0xFF, is_inverted=False, selector="")
+BY_MARK = PolicyRule(100, FR_ACT_TO_TBL, 7, 5, 0xFF, is_inverted=False)
 DEFAULT = TableRoute(7, 0, 0, RTN_UNICAST, 2, 0)
 TO_TEN = TableRoute(7, TEN, 8, RTN_UNICAST, 3, 0)
-OF_POD = PolicyRule(0, FR_ACT_TO_TBL, 255, 0, 0, is_inverted=False, selector="")
+OF_POD = PolicyRule(0, FR_ACT_TO_TBL, 255, 0, 0, is_inverted=False)
 POD_ADDRESS = TableRoute(255, TEN + 1, 32, RTN_LOCAL, 2, 0)
 REST: list[RouteTarget] = [(0, TEN - 1, "eth0"), (ELEVEN, LAST, "eth0")]
 
@@ -80,10 +82,10 @@ def test_a_policy_rule_suppresses_or_refuses(changes: dict[str, int], expected: 
     ("before", "decides"),
     [
         (OF_POD, True),
-        (OF_POD.replace(selector="iif lo"), True),
-        (OF_POD.replace(selector="to 10.0.0.0/8"), True),
-        (OF_POD.replace(selector="to 11.0.0.0/8"), False),
-        (OF_POD.replace(selector="iif eth0"), False),
+        (OF_POD.replace(incoming="lo"), True),
+        (OF_POD.replace(destination="10.0.0.0/8"), True),
+        (OF_POD.replace(destination="11.0.0.0/8"), False),
+        (OF_POD.replace(incoming="eth0"), False),
         (OF_POD.replace(is_inverted=True), False),
     ],
 )
@@ -94,14 +96,17 @@ def test_what_looks_at_no_mark_decides_before(before: PolicyRule, *, decides: bo
 
 
 @pytest.mark.parametrize(
-    ("selector", "is_certain", "source"),
-    [("from 10.0.0.0/8", True, "10.0.0.0/8"), ("uidrange ...", False, None), ("not from 10.0.0.0/8", False, None)],
+    ("changes", "is_certain", "source"),
+    [
+        ({"source": "10.0.0.0/8"}, True, "10.0.0.0/8"),
+        ({"others": "uidrange ..."}, False, None),
+        ({"source": "10.0.0.0/8", "is_inverted": True}, False, None),
+    ],
 )
 def test_what_looks_at_a_part_of_the_packets_decides_on_these(
-    selector: str, *, is_certain: bool, source: str | None
+    changes: dict[str, Any], *, is_certain: bool, source: str | None
 ) -> None:
-    words = selector.removeprefix("not ")
-    before = OF_POD.replace(selector=words, is_inverted=words != selector)
+    before = OF_POD.replace(**changes)
     found, by_mark = mark_routes("ipv4", (before, BY_MARK), (DEFAULT, POD_ADDRESS), NAMES)
 
     assert (found.mask, found.is_inverted, found.is_certain) == (0, False, is_certain)
@@ -113,11 +118,17 @@ def test_what_looks_at_a_part_of_the_packets_decides_on_these(
 
 
 @pytest.mark.parametrize(
-    ("selector", "is_certain"),
-    [("", True), ("iif lo", True), ("to 0.0.0.0/0 from 10.0.0.0/8", True), ("oif eth0", False), ("goto ...", False)],
+    ("changes", "is_certain"),
+    [
+        ({}, True),
+        ({"incoming": "lo"}, True),
+        ({"destination": "0.0.0.0/0", "source": "10.0.0.0/8"}, True),
+        ({"others": "oif eth0"}, False),
+        ({"others": "goto ..."}, False),
+    ],
 )
-def test_what_else_a_rule_looks_at_makes_it_uncertain(selector: str, *, is_certain: bool) -> None:
-    rule = BY_MARK.replace(mark=0x105, selector=selector)
+def test_what_else_a_rule_looks_at_makes_it_uncertain(changes: dict[str, str], *, is_certain: bool) -> None:
+    rule = BY_MARK.replace(mark=0x105, **changes)
     (found,) = mark_routes("ipv4", (rule,), (DEFAULT,), NAMES)
     assert (found.mark, found.mask, found.words, found.is_certain) == (5, 0xFF, str(rule), is_certain)
 
