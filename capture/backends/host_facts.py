@@ -131,8 +131,8 @@ def gather(request: BackendRequest | None = None, desired: Ruleset | None = None
 
 def _lacking(desired: Ruleset | None, flavours: tuple[Flavour, ...]) -> Iterator[tuple[Flavour, tuple[str, ...]]]:
     """Yield which of the flavours lack modules. If the first one does not, the others are not read: it takes time."""
-    from capture.backends.needed_modules import needed  # not needed where a request leaves nothing open
-    from capture.state.kernel_modules import look_up  # not needed where a request leaves nothing open
+    from capture.backends.needed_modules import needed  # where a request leaves the backend open
+    from capture.state.kernel_modules import look_up
 
     families = families_here() if desired is None else desired.families
     for flavour in flavours:
@@ -144,7 +144,7 @@ def _lacking(desired: Ruleset | None, flavours: tuple[Flavour, ...]) -> Iterator
 
 
 def _installed_programs() -> Iterator[tuple[Program, str]]:
-    from capture.backends.iptables.programs import find  # not needed where a request leaves nothing open
+    from capture.backends.iptables.programs import find  # where a request leaves the backend open
 
     for variant in VARIANTS:
         for family in families_here():
