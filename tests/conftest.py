@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -24,6 +25,8 @@ hypothesis.settings.load_profile("kernel")
 def pytest_configure() -> None:
     """Before anything runs: in each process of a parallel run, too."""
     private_mounts.make_private()
+    # grpc starts threads in forked children, and a process with several may not enter a user namespace (setns(2)).
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 
 @pytest.fixture

@@ -195,7 +195,8 @@ def _interfaces(space: PacketSpace, level: int, ranges: Ranges) -> str:
     if space.interface(LOOPBACK) in inside:
         if not names:
             return "over lo"
-        names.insert(0, LOOPBACK)
+        if level == Field.OUT:  # what comes in over lo was sent by the pod, and is told as outbound
+            names.insert(0, LOOPBACK)
     return f"{'in by' if level == Field.IN else 'out by'} {_listed(names)}" if names else ""
 
 

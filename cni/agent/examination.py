@@ -127,11 +127,10 @@ def diagnose(path: str, settings: Settings, *, is_starting: bool) -> PodState:
     unjudged = next((note for note in diagnosis.notes if note.kind == "unjudged"), None)
     if not causes and unjudged is not None:
         return PodState(UNKNOWN, unjudged.message, unjudged.remedy)
-    nothing = next((cause for cause in causes if cause.kind == "excluded"), None)
-    if nothing is not None:
-        return PodState(LEFT_ALONE, nothing.message)
     if not causes:
         return PodState(CAPTURED, "an IPv6 address came late: ::6 was added to lo" if late else "")
+    if all(cause.kind == "excluded" for cause in causes):  # the settings capture nothing
+        return PodState(LEFT_ALONE, causes[0].message)
     worst = min(causes, key=lambda cause: SPECIFIC.index(cause.kind) if cause.kind in SPECIFIC else len(SPECIFIC))
     return PodState(worst.kind, worst.message, worst.remedy)
 

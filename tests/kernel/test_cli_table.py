@@ -6,17 +6,19 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, example, given, reject, settings
+from hypothesis import HealthCheck, assume, example, given, reject, settings
 
 from capture.backends.iptables.restore import RestoreDriver
 from capture.errors import ToolError
 from capture.model.addresses import FAMILIES, Network
 from capture.model.ruleset import (
     Chain,
+    DestinationPort,
     Return,
     Rule,
     Ruleset,
     Source,
+    SourcePort,
     Table,
 )
 from capture.report.table import listing
@@ -94,11 +96,18 @@ def expect_listing_of_iptables(namespace: Namespace, variant: Variant) -> None:
             assert own.keys() - empty == foreign.keys() - empty
 
 
+def _has_ports_apart(rule: Rule) -> bool:
+    """Return whether another match is between those of the ports: legacy iptables lists these as two, and reads one."""
+    places = [place for place, match in enumerate(rule.matches) if isinstance(match, SourcePort | DestinationPort)]
+    return len(places) == 2 and places[1] - places[0] > 1
+
+
 @pytest.mark.parametrize("variant", ["nft", "legacy"])
 @given(ruleset=rulesets())
 @example(ruleset=EVERYTHING_EXCLUDED)
 @settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_random_rules_are_listed_as_iptables_lists_them(variant: Variant, ruleset: Ruleset) -> None:
+    assume(not any(map(_has_ports_apart, ruleset.rules)))
     with NamespaceFactory() as netns:
         namespace = netns()
         try:
