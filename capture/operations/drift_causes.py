@@ -64,13 +64,21 @@ def _is_in_empty_chain(found: Difference, live: Ruleset) -> bool:
 
 def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     """Yield foreign rules by their effect on captured packets: they drop them, or bypass the proxy."""
-    effects = [found.effect for found in verified.differences if not found.is_own]
-    dropping = [each for each in (*effects, *(found.effect for found in verified.obstacles)) if _is_dropping(each)]
+    # An effect is that of its rule alone, in which other rules, and their numbers, are missing.
+    drops = [
+        *((f"{each.table} {each.chain}, rule {each.position}", each.effect) for each in _foreign(verified)),
+        *((f"{each.foreign_chain.table} {each.foreign_chain.chain.name}", each.effect) for each in verified.obstacles),
+    ]
+    dropping = [(where, effect) for where, effect in drops if effect is not None and _is_dropping(effect)]
     others = list(_usual_traces(facts)) if dropping else []
-    for effect in filter(None, dropping):
-        yield drop_cause(effect.after, rule_of, others)
+    for where, effect in dropping:
+        yield drop_cause(effect.after, rule_of, others).replace(where=where)
     for where, (does, rule) in _foreign_rules(verified).items():
         yield cause("foreign-rule: pod", where, does=does, rule=rule)
+
+
+def _foreign(verified: Verified) -> list[Difference]:
+    return [each for each in verified.differences if not each.is_own]
 
 
 def _usual_traces(facts: PodFacts) -> Iterator[Trace]:
