@@ -19,7 +19,7 @@ Registered = tuple[str, int, bool]
 
 def foreign(number: int, priority: int, *, is_nat: bool = False, is_older: bool = False, **more: bool) -> BaseChain:
     table = Table(NAT if is_nat else RAW, (Chain("x", (), "ACCEPT"),))
-    return BaseChain(f"ip {number}", ("ipv4",), OUTPUT, priority, is_nat, table, is_older, **more)  # type: ignore[arg-type]
+    return BaseChain(f"ip {number}", ("ipv4",), OUTPUT, priority, is_nat, table, is_older).replace(**more)
 
 
 def in_kernel(registered: list[Registered]) -> list[str]:

@@ -74,7 +74,8 @@ def refuses(kind: Kind, text: str) -> bool:
 
 
 def index_of(command: click.Command, param: click.Parameter) -> int:
-    return [each for each in command.params if isinstance(each, click.Argument)].index(param)  # type: ignore[arg-type]
+    arguments: list[click.Parameter] = [each for each in command.params if isinstance(each, click.Argument)]
+    return arguments.index(param)
 
 
 @pytest.mark.parametrize(
