@@ -38,7 +38,6 @@ class Handover:
     def close(self) -> None:
         """Release the lock."""
         os.close(self._lock)
-        self.acts = False
 
     def _take(self) -> bool:
         try:
