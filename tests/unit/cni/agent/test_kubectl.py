@@ -15,7 +15,7 @@ from support.processes.on_terminal import on_terminal
 SCRIPT = """#!/bin/sh
 printf '%s\\n' "$*" >> {log}
 case "$*" in
-*"exec"*) echo "from the agent: $*"; exit 4 ;;
+*"exec"*) printf 'from the agent \\377: %s\\n' "$*"; exit 4 ;;
 *"app=capture-agent"*) cat {root}/agents.json ;;
 *"deployment"*|*"deploy/"*) cat {root}/deployment.json ;;
 *"--selector="*) cat {root}/pods.json ;;
