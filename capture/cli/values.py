@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 from capture.errors import ConfigurationError
 
 
-class Kind(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on, which is not required
+class ValueType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on, which is not required
     """A kind of values: how a text becomes one, and what is expected of it.
 
     ``parse`` makes the value of a text. A text is of another kind if that raises ValueError, or if ``accepts`` raises
@@ -68,13 +68,13 @@ def beginning(values: Sequence[str], incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(value) for value in values if value.startswith(incomplete)]
 
 
-def one_of(*words: str, spelled: Callable[[str], str] = str) -> Kind:
+def one_of(*words: str, spelled: Callable[[str], str] = str) -> ValueType:
     """Return the kind of these words; ``spelled`` returns a text as the words are spelled."""
-    return Kind(spelled, f"{', '.join(words[:-1])} or {words[-1]}", words.__contains__, words)
+    return ValueType(spelled, f"{', '.join(words[:-1])} or {words[-1]}", words.__contains__, words)
 
 
-def number(lowest: float, highest: float = sys.maxsize, kind: Callable[[str], float] = int) -> Kind:
+def number(lowest: float, highest: float = sys.maxsize, kind: Callable[[str], float] = int) -> ValueType:
     """Return the kind of numbers in a range."""
     bounds = f"of at least {lowest}" if highest == sys.maxsize else f"from {lowest} to {highest}"
     name = "a whole number" if kind is int else "a number"
-    return Kind(kind, f"{name} {bounds}", lambda value: lowest <= value <= highest)
+    return ValueType(kind, f"{name} {bounds}", lambda value: lowest <= value <= highest)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from capture.cli.options import CaptureCommand, CommandGroup, text_or_json
-from capture.cli.values import Kind, number, one_of
+from capture.cli.values import ValueType, number, one_of
 from capture.errors import EXIT_DRIFT, EXIT_FAILED, CaptureError
 from capture.model.addresses import is_decimal
 from capture.report.output import print_json
@@ -49,9 +49,9 @@ POD_COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 GOOD_STATES = ("captured", "left-alone", "host-network", "unknown")
 REPAIRS = ("report", "apply", "evict")
 STATUS_TIMEOUT = 3.0
-POD = Kind(str, "NAMESPACE/NAME, such as default/web-0", lambda text: all(text.partition("/")))
-DAEMON_SET_NAME = Kind(str, "NAMESPACE/NAME", lambda text: not text or all(text.partition("/")))
-ADDRESS = Kind(
+POD = ValueType(str, "NAMESPACE/NAME, such as default/web-0", lambda text: all(text.partition("/")))
+DAEMON_SET_NAME = ValueType(str, "NAMESPACE/NAME", lambda text: not text or all(text.partition("/")))
+ADDRESS = ValueType(
     str, "HOST:PORT, such as 127.0.0.1:15014", lambda text: not text or is_decimal(text.rpartition(":")[2], 5)
 )
 

@@ -155,7 +155,7 @@ def test_the_object_of_the_api_server_decides(facts: dict[str, Any], reason: str
 
 
 def test_the_tables_visit_every_line() -> None:
-    lines = {line.reason for line in EXEMPTIONS}
+    lines = {exemption.reason for exemption, _ in EXEMPTIONS}
     assert lines == {reason for _, reason in BY_KUBERNETES if reason}
     # Injection writes the status and the proxy together: for the runtime, a pod without the one has not the other.
     assert lines - {NO_STATUS, AMBIENT} == {reason for _, reason in BY_RUNTIME if reason} - {AMBIENT}
