@@ -81,6 +81,11 @@ if TYPE_CHECKING:
 
 NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured", "excluded")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
+LEFT_ALONE_BY = {
+    decisions.EXCLUDED_NAMESPACE: "left-alone: namespace",
+    decisions.NOT_INJECTED: "left-alone: not injected",
+}
+"""Causes by the kind of the plugin's decision."""
 SELECTIONS = (INBOUND_PORTS, OUTBOUND_NETWORKS, OWNER_GROUPS)
 """Options that name what is captured."""
 EMPTY = "''"
@@ -345,7 +350,7 @@ def _no_rules_cause() -> Cause:
         return cause("no-rules") if evidence is None else cause("host-network", evidence=evidence and f": {evidence}")
     time, reason = decided.time, decided.reason
     if decided.decision == decisions.LEFT_ALONE:
-        name = f"left-alone: {decided.kind}" if decided.kind in decisions.LEFT_ALONE_KINDS else "left-alone"
+        name = LEFT_ALONE_BY.get(decided.kind, "left-alone")
         return cause(name, pod=decided.pod, time=time, reason=reason)
     return cause("no-rules: refused", time=time, reason=reason) if reason else cause("no-rules")
 

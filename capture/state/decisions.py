@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FOLDER = "decisions"
 CAPTURED, LEFT_ALONE, REFUSED = "captured", "left alone", "refused"
-EXCLUDED_NAMESPACE, NOT_INJECTED = LEFT_ALONE_KINDS = "namespace", "not injected"
+EXCLUDED_NAMESPACE, NOT_INJECTED = "namespace", "not injected"
 """Kinds of pods that are left alone: the entry excludes their namespace, or the injector has not changed them."""
 MAX_BYTES = 16 * 1024
 

@@ -14,7 +14,7 @@
     floor 3   rules   analysis        which rules, and what rules do to packets
     floor 2   settings                options, and what they mean in a pod
     floor 1   netlink                 messages to the kernel
-    floor 0   model, errors           values
+    floor 0   model, errors, lazy     values
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ROOT = Path(capture.__file__).parents[1]
 PACKAGES = ("capture", "cni", "initcontainer", "injection", "sidecar")
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("capture.model", "capture.errors"),
+    ("capture.model", "capture.errors", "capture.lazy"),
     ("capture.netlink",),
     ("capture.settings",),
     ("capture.rules", "capture.analysis"),

@@ -27,6 +27,7 @@ from capture.analysis.meaning import Translate
 from capture.analysis.rerouting import MarkRoute
 from capture.analysis.trace import Step, Trace
 from capture.model.addresses import FAMILIES, address_text, parse_address
+from capture.model.conventions import IPPROTO_TCP, IPPROTO_UDP
 from capture.model.packet import Packet
 from capture.model.ruleset import (
     ALL_BITS,
@@ -45,7 +46,7 @@ from capture.model.ruleset import (
 )
 from capture.netlink.interfaces import IFF_LOOPBACK, IFF_UP, Link
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
-from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, Listener
+from capture.netlink.sock_diag import Listener
 from capture.report.difference_text import text_of
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
