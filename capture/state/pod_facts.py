@@ -75,7 +75,10 @@ def _listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
 
 
 def listening_tcp_ports() -> set[int]:
-    """Return the ports with a listening TCP socket, by /proc/net/tcp (proc(5)): also on a kernel without sock_diag."""
+    """Return the ports with a listening TCP socket, by /proc/net/tcp (proc(5)).
+
+    ``capture host apply`` must know them on every kernel, and one may lack the module tcp_diag.
+    """
     listed = (content_of(f"/proc/net/{each}").decode().splitlines()[1:] for each in ("tcp", "tcp6"))
     sockets = [line.split() for lines in listed for line in lines]
     return {int(words[1].rpartition(":")[2], 16) for words in sockets if int(words[3], 16) == TCP_LISTEN}
