@@ -121,7 +121,7 @@ def test_a_machine_that_captures_itself(commands: Commands, pod: Pod) -> None:
         assert commands("host clean", "clean")["removed"]
 
 
-def test_what_needs_no_namespace(commands: Commands, tmp_path: Path) -> None:
+def test_commands_that_need_no_namespace(commands: Commands, tmp_path: Path) -> None:
     commands("render", "render")
     assert commands("diff '-x 10.0.0.0/8' '-o 5432'", "diff", code=4)["differences"]
     assert commands("diff '' ''", "diff")["equal"]

@@ -214,7 +214,7 @@ class TestRequested:
         assert missing in caught.value.message
         assert caught.value.remedy
 
-    def test_what_is_unknown_about_legacy_tables_is_named(self) -> None:
+    def test_an_unknown_support_of_legacy_tables_is_named(self) -> None:
         choice = choose(WITH_EVERYTHING.replace(legacy="unknown", nft_compat=False), ANYTHING)
 
         assert choice.backend == "nftables"
@@ -256,7 +256,7 @@ class TestRequested:
             (BackendRequest("auto", "iptc", "nft"), "--driver"),
         ],
     )
-    def test_what_contradicts_itself_is_bad_usage(self, request_: BackendRequest, option: str) -> None:
+    def test_a_contradictory_request_is_bad_usage(self, request_: BackendRequest, option: str) -> None:
         with pytest.raises(ConfigurationError) as caught:
             choose(WITH_EVERYTHING, request_)
 

@@ -98,6 +98,6 @@ def test_words_and_numbers(kind: ParameterType, text: str, value: object) -> Non
         assert kind.convert(text, None, None) == value
 
 
-def test_what_is_missing_is_named_with_what_is_expected() -> None:
+def test_a_missing_argument_is_named_with_what_is_expected() -> None:
     with pytest.raises(BadUsageError, match=r"^missing argument PROTOCOL: expected tcp or udp\n"):
         run_click(capture, ["trace"])

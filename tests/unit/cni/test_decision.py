@@ -200,7 +200,7 @@ NO_TRUTH = [
 
 
 @pytest.mark.parametrize("text", NO_TRUTH, ids=range(len(NO_TRUTH)))
-def test_what_is_neither_true_nor_false_does_not_count_and_is_warned_of(text: str) -> None:
+def test_a_value_neither_true_nor_false_is_ignored_with_a_warning(text: str) -> None:
     places: list[tuple[dict[str, Any], str]] = [
         ({"labels": {INJECT: text}}, f"label {INJECT}"),
         ({"annotations": {STATUS: "{}", INJECT: text}}, f"annotation {INJECT}"),
