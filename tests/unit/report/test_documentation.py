@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TypeGuard
 
 import docs_pages
 import pytest
@@ -64,7 +63,8 @@ def test_messages_on_pages_of_codes_are_in_the_code() -> None:
         each.phrase.lower() for each in http.HTTPStatus
     }
     for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
-        texts |= {each.value.lower() for each in ast.walk(ast.parse(read(path))) if is_text(each)}
+        values = [each.value for each in ast.walk(ast.parse(read(path))) if isinstance(each, ast.Constant)]
+        texts |= {value.lower() for value in values if isinstance(value, str)}
     long_texts = {text.strip("` ") for text in texts if len(text.strip("` ")) > 8}
     unknown = [
         f"{page.name}: {message}"
@@ -75,10 +75,6 @@ def test_messages_on_pages_of_codes_are_in_the_code() -> None:
         if not any(part in text for text in texts) and not any(text in part for text in long_texts)
     ]
     assert unknown == []
-
-
-def is_text(node: ast.AST) -> TypeGuard[ast.Constant]:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def test_links_lead_somewhere() -> None:
