@@ -10,22 +10,19 @@ from __future__ import annotations
 
 from capture.model.values import Value
 from capture.settings.parsers import FALSE, TRUE
-from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
-from cni.pod import DISABLE_ENVOY, STATUS_ANNOTATION
+from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, Pod
+from cni.pod import DISABLE_ENVOY, STATUS_ANNOTATION, Identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from capture.settings.pod import Pod
     from cni.conf import Configuration
-    from cni.pod import Identity
 
 INJECT = "sidecar.istio.io/inject"
 INTERCEPTION_MODE = "sidecar.istio.io/interceptionMode"
 DATAPLANE_MODE = "istio.io/dataplane-mode"
 AMBIENT_REDIRECTION = "ambient.istio.io/redirection"
-
 
 NOT_INJECTED = "not injected"
 

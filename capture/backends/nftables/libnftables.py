@@ -37,7 +37,6 @@ REMEDY = (
     "Install python3-nftables (on PyPI: pip-nftables) and libnftables1, or use the driver netlink, which needs neither."
 )
 
-
 _one_at_a_time = _thread.allocate_lock()
 """libnftables keeps state outside of its contexts, and a module exists before it is complete: one thread at a time."""
 

@@ -15,13 +15,12 @@ from __future__ import annotations
 from capture.analysis.canonical import IN_ORDER
 from capture.backends.nf_tables import constants as nf
 from capture.model import ruleset as model
-from capture.model.addresses import BITS
+from capture.model.addresses import BITS, Family
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.backends.nf_tables.hooks import Hook
-    from capture.model.addresses import Family
 
     Range = tuple[int, int]
 
