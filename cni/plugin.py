@@ -103,14 +103,14 @@ COMMANDS: dict[str, Callable[[Request], None]] = {
 
 
 def _add(request: Request, configuration: Configuration, log: Log) -> None:
-    settings = _desired_settings(request, configuration, log)
-    if isinstance(settings, Exemption):
-        log.info("left alone", reason=settings.reason)
-        _remember(request, decisions.LEFT_ALONE, settings.reason, settings.kind)
+    desired = _desired_settings(request, configuration, log)
+    if isinstance(desired, Exemption):
+        log.info("left alone", reason=desired.reason)
+        _remember(request, decisions.LEFT_ALONE, desired.reason, desired.kind)
         return
     _warn_of_full_table(log)
     with log.step("apply"):
-        applied, is_kept = _apply(request, settings)
+        applied, is_kept = _apply(request, desired)
     for warning in applied.warnings:
         log.warn(warning)
     if not is_kept:
@@ -120,13 +120,13 @@ def _add(request: Request, configuration: Configuration, log: Log) -> None:
     log.info(
         "captured",
         profile=applied.config.profile,
-        profile_from=settings.origin(conf.CAPTURE_OPTIONS["profile"]),
+        profile_from=desired.origin(conf.CAPTURE_OPTIONS["profile"]),
         families=applied.config.families,
         families_from=applied.config.families_because,
         backend=applied.choice.backend,
         driver=applied.choice.driver,
         changed=applied.changed,
-        **({} if settings.knows_proxy_environment else {"unknown": NO_MESH_SETTINGS}),
+        **({} if desired.knows_proxy_environment else {"unknown": NO_MESH_SETTINGS}),
     )
     _remember(request, decisions.CAPTURED, "")
 
@@ -270,14 +270,14 @@ def _check(request: Request, configuration: Configuration, log: Log) -> None:
         verified = verify_recorded()
     is_recorded = verified is not None
     if verified is None:
-        settings = _desired_settings(request, configuration, log)
-        if isinstance(settings, Exemption):
-            log.info("left alone", reason=settings.reason)
+        desired = _desired_settings(request, configuration, log)
+        if isinstance(desired, Exemption):
+            log.info("left alone", reason=desired.reason)
             return
         from capture.operations.comparison import verify
 
         with log.step("verify"):  # with what ADD would do now: what it did is not recorded
-            verified = verify(settings, request.namespace, _host(request))
+            verified = verify(desired, request.namespace, _host(request))
     if not verified.holds:
         raise _drift(verified, request.namespace)
     for note in verified.notes:

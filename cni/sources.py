@@ -47,10 +47,10 @@ def learn(identity: Identity, configuration: Configuration, log: Log) -> tuple[P
             continue
         # A pod without this annotation was not injected, with any labels and containers.
         if source != RUNTIME or is_last or STATUS_ANNOTATION not in pod.annotations:
-            line = first_exemption(pod)
-            for warning in warnings_about(pod, line):
+            exemption = first_exemption(pod)
+            for warning in warnings_about(pod, exemption):
                 log.warn(warning)
-            return pod, line
+            return pod, exemption
     silent = [SILENT[source] for source in sources if source in SILENT]
     remedies = [REMEDIES[source] for source in sources if source in REMEDIES]
     raise CniError(POD_UNKNOWN, f"pod {identity}: {'; '.join(silent)}", " ".join(remedies))

@@ -77,10 +77,10 @@ def _carrier(workload: Workload) -> tuple[str, str]:
     if INIT_CONTAINER in names:
         return BY_INIT, ""
     try:
-        line = first_exemption(from_object(Identity(workload.namespace, workload.name), workload.pod))
+        exemption = first_exemption(from_object(Identity(workload.namespace, workload.name), workload.pod))
     except (CaptureError, CniError) as error:
         return "", error.message
-    return ("", line.reason) if line else (BY_PLUGIN, "")
+    return ("", exemption.reason) if exemption else (BY_PLUGIN, "")
 
 
 def _settings(workload: Workload) -> PodSettings | None:

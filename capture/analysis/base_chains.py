@@ -43,7 +43,8 @@ FAR = 1 << 32
 
 SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
 """Hooks at which nat maps sources. Their chains are not read: SNAT and MASQUERADE change the sender's address for the
-receiver, and DNAT cannot be there (nf_nat_inet_fn maps by hook). A filter behind sees the new source; this does not."""
+receiver, and DNAT cannot be there (nf_nat_inet_fn maps by hook). A filter behind them sees the new source; the analysis
+sees the old one."""
 
 
 class BaseChain(Value):
@@ -73,6 +74,8 @@ class BaseChain(Value):
     """The interfaces whose packets meet it, before PREROUTING or behind POSTROUTING; its rules name them."""
     is_own: bool = False
     """Whether it is in the tables of the capture in question."""
+    place: tuple[str, str] | None = None
+    """The backend and variant that write such tables for a capture; None for tables that no capture is in."""
 
     @property
     def order(self) -> int:
@@ -91,7 +94,7 @@ class BaseChain(Value):
         return is_behind or self.hook in SOURCE_HOOKS
 
     @property
-    def place(self) -> str:
+    def hook_text(self) -> str:
         """Return its hook in words."""
         if not self.devices:
             return self.hook
@@ -130,6 +133,7 @@ def in_tables_of_iptables(ruleset: model.Ruleset, is_older: Callable[[model.Tabl
                     is_older(table.name),
                     is_native=False,
                     is_route=table.name == model.MANGLE,
+                    place=("iptables", "nft"),
                 )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule, Ruleset, TableName
 
-    Kind = Literal["missing", "unexpected", "foreign", "policy", "family"]
+    DifferenceKind = Literal["missing", "unexpected", "foreign", "policy", "family"]
     Numbered = list[tuple[int, Rule]]
     """Rules with their places in a chain, which count from 1."""
     Run = tuple[int, int, "Run | None"]
@@ -45,7 +45,7 @@ class Difference(Value):
     family: Family
     table: TableName
     chain: str
-    kind: Kind
+    kind: DifferenceKind
     rule: Rule | None = None
     position: int = 0
     policy: str = ""

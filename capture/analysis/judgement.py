@@ -58,7 +58,7 @@ class Obstacle(Value):
     def place(self) -> str:
         """Return where it is, in words."""
         there = self.foreign_chain
-        return f"table {there.table}, chain {there.chain.name} ({there.place}, priority {there.priority})"
+        return f"table {there.table}, chain {there.chain.name} ({there.hook_text}, priority {there.priority})"
 
 
 class Judgement(Value):

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
     Program = tuple[str, str, str]
-    TableKind = Literal["nft", "legacy", "native"]
     LegacySupport = Literal["present", "loadable", "absent", "unknown"]
 
 
@@ -39,7 +38,7 @@ class LiveChain(Value):
     ``uses`` counts the rules in it and, outside of legacy, the jumps to it.
     """
 
-    place: TableKind | Literal["reject"]
+    flavour: Flavour | Literal["reject"]
     family: str
     table: str
     chain: str
@@ -48,7 +47,7 @@ class LiveChain(Value):
     @property
     def is_own(self) -> bool:
         """Return whether the chain is our own or upstream's: by its name, or by the table it is in."""
-        return self.table in MODEL_TABLES if self.place == "native" else is_own_chain(self.chain)
+        return self.table in MODEL_TABLES if self.flavour == "nftables" else is_own_chain(self.chain)
 
 
 class HostFacts(Value):
@@ -70,7 +69,7 @@ class HostFacts(Value):
     legacy_tables: tuple[tuple[Family, str], ...]
     """The legacy tables that exist in the namespace."""
     chains: tuple[LiveChain, ...]
-    """All chains in tables that we might use, of all places that could be read."""
+    """All chains in tables that we might use, of all flavours that could be read."""
     python_iptables: bool
     """The package python-iptables is installed for this interpreter: what the driver iptc needs."""
     libnftables: bool
@@ -80,9 +79,9 @@ class HostFacts(Value):
     lacking: tuple[tuple[Flavour, tuple[str, ...]], ...] = ()
     """The modules that each flavour needs and this kernel is known not to have, or may not load."""
 
-    def uses(self, place: TableKind, *, own: bool = False) -> int:
-        """Return how many rules are in a place; with ``own``, how many of the capture."""
-        return sum(chain.uses for chain in self.chains if chain.place == place and (chain.is_own or not own))
+    def uses(self, flavour: Flavour, *, own: bool = False) -> int:
+        """Return how many live rules a flavour has; with ``own``, how many of the capture."""
+        return sum(chain.uses for chain in self.chains if chain.flavour == flavour and (chain.is_own or not own))
 
 
 def gather(request: BackendRequest | None = None, desired: Ruleset | None = None) -> HostFacts:
@@ -182,7 +181,7 @@ def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[LiveChain]:
         if protocol_family in FAMILY_OF and table in TABLES:
             yield LiveChain("nft", FAMILY_OF[protocol_family], table, chain, uses)
         elif protocol_family == nf.NFPROTO_INET and table in MODEL_TABLES:
-            yield LiveChain("native", "inet", table, chain, uses)
+            yield LiveChain("nftables", "inet", table, chain, uses)
         elif protocol_family == nf.NFPROTO_INET and table == REJECT_TABLE:
             yield LiveChain("reject", "inet", table, chain, uses)
 

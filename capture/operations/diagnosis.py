@@ -81,7 +81,10 @@ if TYPE_CHECKING:
 
 NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured", "excluded")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
-LEFT_ALONE_BY = {"namespace": "left-alone: namespace", "not injected": "left-alone: not injected"}
+LEFT_ALONE_BY = {
+    decisions.EXCLUDED_NAMESPACE: "left-alone: namespace",
+    decisions.NOT_INJECTED: "left-alone: not injected",
+}
 """Causes by the kind of the plugin's decision."""
 SELECTIONS = (INBOUND_PORTS, OUTBOUND_NETWORKS, OWNER_GROUPS)
 """Options that name what is captured."""

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
     from capture.state.sysctls import Sysctl
 
-    Kind = Literal["lo-down", "no-route", "policy-route", "sysctl"]
+    ImpedimentKind = Literal["lo-down", "no-route", "policy-route", "sysctl"]
 
 
 class Impediment(Value):
     """Something other than a rule by which captured traffic is lost; ``family`` is None if it concerns both."""
 
-    kind: Kind
+    kind: ImpedimentKind
     message: str
     remedy: str
     family: Family | None = None

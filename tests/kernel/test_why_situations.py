@@ -288,7 +288,7 @@ def assert_the_verbs_agree(pod: Pod) -> None:
     assert any(each.state == "ok" for each in doctor_findings(of_pod)) is (of_pod.verdict == "captured")
 
 
-def test_what_cannot_be_judged_is_captured_for_no_verb(pod_pair: PodPair) -> None:
+def test_no_verb_calls_a_pod_captured_that_cannot_be_judged(pod_pair: PodPair) -> None:
     pod, _ = pod_pair
     pod.listener(
         *[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337
@@ -309,7 +309,7 @@ def test_what_cannot_be_judged_is_captured_for_no_verb(pod_pair: PodPair) -> Non
     assert "warning unjudged" in pod.run([CAPTURE, "doctor"]).stdout
 
 
-def test_what_is_wrong_with_the_pod_and_stops_no_such_connection_is_a_note(pod_pair: PodPair) -> None:
+def test_a_fault_of_the_pod_that_stops_no_such_connection_is_a_note(pod_pair: PodPair) -> None:
     pod, peer = pod_pair
     peer.own_every_address()
     pod.listener(

@@ -88,7 +88,7 @@ def test_decode_is_the_inverse_of_encode(ruleset: Ruleset) -> None:
 
 
 @given(rulesets())
-def test_what_was_read_is_written_the_same_again(ruleset: Ruleset) -> None:
+def test_rules_that_were_read_are_written_the_same_again(ruleset: Ruleset) -> None:
     read = through_bytes(ruleset)
 
     assert lower(read) == lower(ruleset.replace(comments=read.comments))

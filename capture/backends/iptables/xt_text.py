@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     """Return the options of a match or target; None where we have no words for it."""
 
 MAX_BYTES = 16
-"""Of a match without words; more of them help no reader."""
+"""Bytes that are shown of a match without words."""
 PROTOCOL_NAMES = {
     1: "icmp",
     2: "igmp",

@@ -150,7 +150,7 @@ def _places(netfilter: NetlinkSocket, family: int) -> Iterator[ChainLocation]:
 def _of_table(
     netfilter: NetlinkSocket, place: ChainLocation, first_own: int, *, without_usual: bool
 ) -> Iterator[BaseChain]:
-    """Yield the base chains of a table; without those that are read as our own, or as those of iptables."""
+    """Yield the base chains of a table; with ``without_usual``, those that neither a capture nor iptables has there."""
     family = place.family
     rules = _rules_by_chain(netfilter, place)
     chains = [(fields, _chain(fields, rules)) for fields in place.chains]
@@ -177,6 +177,7 @@ def _of_table(
                 is_native=not place.is_filter_of_iptables,
                 is_route=hook.kind == "route",
                 devices=devices,
+                place=("nftables", "") if place.is_native else None,
             )
 
 
