@@ -21,12 +21,12 @@ from capture.errors import (
     PrivilegeError,
     UnsupportedError,
 )
-from capture.model.addresses import parse_network
+from capture.model.addresses import Network, parse_network
 from capture.state import decisions
 from capture.state.directory import STATE_DIRECTORY
 from cni import attachments, conf
 from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
-from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME
+from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME, Configuration
 from cni.decision import NO_POD, Exemption, exemption_by_name
 from cni.log import Log, log_of, timestamp
 from cni.pod import Identity, identity_of
@@ -38,6 +38,7 @@ from cni.protocol import (
     NOT_AVAILABLE_LIMITED,
     UNKNOWN_CONTAINER,
     CniError,
+    Request,
     shown,
 )
 
@@ -45,13 +46,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from capture.model.addresses import Network
     from capture.operations.change import Applied
     from capture.operations.results import Verified
     from capture.settings.config import Host
     from capture.settings.settings import Settings
-    from cni.conf import Configuration
-    from cni.protocol import Request
 
 STATUS_DEADLINE = 3.0
 """Seconds for the API server to answer when STATUS depends on it."""

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from capture.errors import ConfigurationError
 from cni.codes import POD_UNKNOWN
-from cni.conf import AGENT, ANNOTATIONS_CAPABILITY, RUNTIME
-from cni.decision import first_exemption, warnings_about
-from cni.pod import STATUS_ANNOTATION, from_annotations
+from cni.conf import AGENT, ANNOTATIONS_CAPABILITY, RUNTIME, Configuration
+from cni.decision import Exemption, first_exemption, warnings_about
+from cni.pod import STATUS_ANNOTATION, Identity, from_annotations
 from cni.protocol import CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.settings.pod import Pod
-    from cni.conf import Configuration
-    from cni.decision import Exemption
     from cni.log import Log
-    from cni.pod import Identity
 
 SILENT = {
     RUNTIME: "the runtime hands over no annotations of the pod",

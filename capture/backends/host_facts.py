@@ -10,11 +10,11 @@ from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.listing import read_chains
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE
-from capture.backends.request import flavours_allowed
+from capture.backends.request import BackendRequest, flavours_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
-from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, IPV4, IPV6
+from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, IPV4, IPV6, Family
 from capture.model.chain_names import is_own_chain
-from capture.model.ruleset import TABLES
+from capture.model.ruleset import TABLES, Ruleset
 from capture.model.values import Value
 from capture.netlink.attributes import decode_number, decode_text
 from capture.netlink.nfnetlink import has_extension, open_netfilter, read_generation
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.backends.needed_modules import Flavour
-    from capture.backends.request import BackendRequest
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Ruleset
     from capture.netlink.sockets import NetlinkSocket
 
     Program = tuple[str, str, str]

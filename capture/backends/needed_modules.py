@@ -9,14 +9,12 @@ the names and dependencies of Linux 6.1 (``modinfo -F depends``), which hold sin
 from __future__ import annotations
 
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6
+from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6, Family
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Literal
-
-    from capture.model.addresses import Family
 
     Flavour = Literal["nftables", "nft", "legacy"]
     """nftables, or a variant of iptables."""
@@ -66,7 +64,6 @@ VOCABULARY: dict[type, tuple[str, str, str]] = {
     model.Log: ("LOG", "nft_log", "xt_LOG"),
 }
 """For each kind of match or verdict: its name, its module in nftables ("" if nf_tables has it), and in iptables."""
-
 
 OTHER_NAMES = {"tcp": "xt_tcpudp", "udp": "xt_tcpudp", "MARK": "xt_mark", "CONNMARK": "xt_connmark"}
 

@@ -31,7 +31,6 @@ from capture.state.netns import path_of_process
 NAMED_NAMESPACES = "/run/netns"
 """The directory in which iproute2 and container runtimes name network namespaces (ip-netns(8))."""
 
-
 GIVEN_FLAGS = "capture.options.given"
 """Where a click context keeps the flags of the option table that were given."""
 

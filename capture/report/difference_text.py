@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import address_text
-from capture.model.routing import LoopbackAddress
+from capture.model.addresses import Family, Network, address_text
+from capture.model.routing import LoopbackAddress, MissingRoute
 from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.judgement import Obstacle
     from capture.analysis.trace import Fate
-    from capture.model.addresses import Family, Network
-    from capture.model.routing import MissingRoute
     from capture.model.ruleset import Rule, Ruleset
     from capture.operations import Other, Verified
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from capture.analysis.ownership import OwnPositions
     from capture.model.addresses import Family
 
-
 NO_CHAINS: Mapping[str, tuple[model.Rule, ...]] = {}
 
 
