@@ -1,4 +1,4 @@
-"""The sources of facts about a pod, in what order; and what follows for the pod.
+"""The order of the sources of facts about a pod, and what they decide for the pod.
 
 Two facts make the order. What the runtime hands over is free, and enough to see that a pod was not injected: such
 pods start whatever the API server does. About any other pod the API server knows more: labels, containers, and the

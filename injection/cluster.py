@@ -1,4 +1,4 @@
-"""``capture inject --check --cluster``: which running pods are captured, and by which way; kubectl lists them."""
+"""``capture inject --check --cluster``: which running pods are captured, and by which carrier; kubectl lists them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _report(workload: Workload) -> dict[str, Any]:
 
 
 def _carrier(workload: Workload) -> tuple[str, str]:
-    """Return the way in which a pod is captured, or "" and why it is not."""
+    """Return the carrier of a pod's capture, or "" and why it is not captured."""
     names = [one.get("name") for one in containers_of(workload.pod["spec"])]
     if workload.pod["spec"].get("hostNetwork"):
         return "", "it uses the node's network (hostNetwork)"

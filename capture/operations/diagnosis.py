@@ -258,7 +258,7 @@ def _usual_causes(facts: PodFacts, capture: Capture, policies: list[IpsecPolicy]
 
 
 def _escape_notes(process: int | None) -> Iterator[Cause]:
-    """Yield by which capabilities a process may send what no rule sees; they do not show that it does so."""
+    """Yield a note with the capabilities by which a process may escape; they do not show that it does so."""
     escapes = escapes_of(process) if process is not None else ()
     if escapes:
         yield cause("privileged", f"process {process}", process=process, escapes=", ".join(escapes))

@@ -103,7 +103,7 @@ class CaptureConfig(Value):
     is_reached_by_ipv6: bool = True
     """Whether the pod has a global IPv6 address."""
     families_because: str = "both, default"
-    """Which setting made the families what they are, and where it was given."""
+    """The setting that decided on the families, and its origin."""
 
     @property
     def is_transparent(self) -> bool:
@@ -112,7 +112,7 @@ class CaptureConfig(Value):
 
 
 def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
-    """Return what is true in the pod, and warnings about what was given.
+    """Return the configuration of the pod, and warnings about the settings.
 
     Raises ConfigurationError that names option, value, origin and what is expected.
     """
@@ -126,7 +126,7 @@ def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
 AS_GIVEN: dict[str, Option[Any]] = {
     field: vars(option)[field.upper()] for field in CaptureConfig.__match_args__ if field.upper() in vars(option)
 }
-"""The fields that are called like an option: they have its value, unless that takes the host to be understood."""
+"""The fields with the name of an option: they have its value, unless ``_config`` resolves it by the host."""
 
 
 def _config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfig:

@@ -52,7 +52,7 @@ def read_facts(capture: Capture) -> PodFacts:
 
 
 def diverted(route: NetlinkSocket, links: Sequence[Link]) -> tuple[tuple[str, str], ...]:
-    """Return which interfaces have a filter that sends elsewhere what comes in, and where to."""
+    """Return the interfaces with a filter that diverts incoming packets, each with its target."""
     names = {link.index: link.name for link in links}
     return tuple(
         (link.name, names.get(target, f"interface {target}"))

@@ -280,7 +280,7 @@ class Audit:
         return found
 
     def _where_others_listen(self, now: float) -> set[str]:
-        """Return the pods in which others listen than when they were looked at."""
+        """Return the pods whose listeners are not those of the last look."""
         if now - self._listened < LISTENERS:
             return set()
         self._listened = now

@@ -56,7 +56,7 @@ ADDRESS = ParameterType(
 )
 
 
-def _elsewhere(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
+def _for_terminal(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
     """Print as for a terminal of this size, 120x40: `kubectl capture` has one, and this program a pipe to it."""
     if not terminal:
         return
@@ -70,7 +70,7 @@ def _elsewhere(_ctx: click.Context, _param: click.Parameter, terminal: str | Non
 
 
 @click.group("node", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--terminal", hidden=True, expose_value=False, is_eager=True, callback=_elsewhere)
+@click.option("--terminal", hidden=True, expose_value=False, is_eager=True, callback=_for_terminal)
 def node_group() -> None:
     """Run the agent of a Kubernetes node, query it, or remove what it has installed."""
 
