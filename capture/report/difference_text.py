@@ -201,7 +201,7 @@ def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, 
     from capture.report.diagnosis_text import cause_as_plain  # which words differences, too
 
     return {
-        "as_asked": verified.conclusion not in ("drift", "nothing applied"),
+        "as_asked": verified.holds,
         "certain": verified.is_certain,
         "compared_with": reference_text(verified),
         "differences": differences_as_plain(verified),
