@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from capture.model.values import Value
 from capture.settings.parsers import FALSE, TRUE
-from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
+from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, Pod
 from capture.state.decisions import EXCLUDED_NAMESPACE, NOT_INJECTED
-from cni.pod import DISABLE_ENVOY, STATUS_ANNOTATION
+from cni.pod import DISABLE_ENVOY, STATUS_ANNOTATION, Identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from capture.settings.pod import Pod
     from cni.conf import Configuration
-    from cni.pod import Identity
 
 INJECT = "sidecar.istio.io/inject"
 INTERCEPTION_MODE = "sidecar.istio.io/interceptionMode"

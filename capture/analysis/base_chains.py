@@ -17,22 +17,19 @@ from __future__ import annotations
 
 from itertools import product
 
-from capture.analysis.rerouting import foreign_routes
+from capture.analysis.rerouting import MarkRoute, foreign_routes
 from capture.model import ruleset as model
-from capture.model.addresses import IPV4, IPV6, Network
+from capture.model.addresses import IPV4, IPV6, Family, Network
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from capture.analysis.rerouting import MarkRoute
-    from capture.model.addresses import Family
     from capture.model.routing import MissingRoute
 
 MAX_UNKNOWN_ORDERS = 3
 """More foreign chains whose order is unknown are taken as they are listed."""
-
 
 PRIORITIES: dict[model.TableName, int] = {model.RAW: -300, model.MANGLE: -150, model.NAT: -100}
 """Priorities of our own base chains at PREROUTING and OUTPUT (enum nf_ip_hook_priorities in linux/netfilter_ipv4.h)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from capture.analysis.canonical import CanonicalChain, canonical
 from capture.analysis.ownership import CERTAIN, disturbance_test, shape
-from capture.model.addresses import FAMILIES, FAMILY_NAMES
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
 from capture.model.chain_names import is_own_chain
 from capture.model.values import Value
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from capture.analysis.canonical import CanonicalTables
     from capture.analysis.effects import Effect
-    from capture.model.addresses import Family
     from capture.model.ruleset import Rule, Ruleset, TableName
 
     DifferenceKind = Literal["missing", "unexpected", "foreign", "policy", "family"]

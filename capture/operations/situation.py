@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.base_chains import Situation, in_tables_of_iptables
+from capture.analysis.base_chains import BaseChain, Situation, in_tables_of_iptables
 from capture.backends import load
 from capture.backends.detect import BackendChoice
 from capture.backends.iptables.tables import legacy_tables
@@ -14,7 +14,6 @@ from capture.state import routes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.analysis.base_chains import BaseChain
     from capture.model.ruleset import Ruleset
 
 LEGACY = ("iptables", "legacy")

@@ -5,7 +5,7 @@ Only ``resolve`` turns names into ids and decides on the families. After it ever
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
+from capture.model.addresses import FAMILIES, IPV4, IPV6, Family, Network
 from capture.model.conventions import PROXY_ID
 from capture.model.ruleset import Span, only
 from capture.model.values import Value
@@ -13,18 +13,16 @@ from capture.settings import options as option
 from capture.settings.config_warnings import config_warnings
 from capture.settings.families import choose_families
 from capture.settings.parsers import Selection, UidPorts
-from capture.settings.settings import host_bits_warnings
+from capture.settings.settings import Settings, host_bits_warnings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Literal, Protocol
 
-    from capture.model.addresses import Family
     from capture.model.chain_names import Spelling
     from capture.settings.options import Option
     from capture.settings.parsers import Mode
-    from capture.settings.settings import Settings
 
     Profile = Literal["1.8", "1.30"]
 
@@ -57,7 +55,6 @@ if TYPE_CHECKING:
 
 else:
     Host = object
-
 
 MAX_OWNER_GROUPS = 64
 """Upstream's bound: they are all in one rule."""

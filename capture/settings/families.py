@@ -9,7 +9,7 @@ A family with a global address and without rules bypasses the proxy. That is nev
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV4, IPV6, Network, address_text
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV4, IPV6, Family, Network, address_text
 from capture.model.values import Value
 from capture.settings.options import DUAL_STACK, IP_FAMILIES, OTHER_FAMILY
 
@@ -17,7 +17,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from capture.model.addresses import Family
     from capture.settings.config import Host
     from capture.settings.settings import Settings
 

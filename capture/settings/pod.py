@@ -22,6 +22,7 @@ from capture.settings.options import (
     REDIRECT_DNS,
     RULE_OPTIONS,
     TRAFFIC,
+    Option,
 )
 from capture.settings.settings import Given, Settings, from_environment
 
@@ -29,8 +30,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
-
-    from capture.settings.options import Option
 
 INIT_CONTAINER = "istio-init"
 PROXY_CONTAINER = "istio-proxy"

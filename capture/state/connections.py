@@ -17,17 +17,15 @@ import errno
 import os
 
 from capture.errors import CaptureError
-from capture.model.ruleset import Redirect, TransparentProxy
+from capture.model.ruleset import Redirect, Ruleset, TransparentProxy
 from capture.netlink import conntrack, sock_diag
-from capture.netlink.conntrack import Flow
+from capture.netlink.conntrack import Entry, Flow
 from capture.netlink.nfnetlink import open_netfilter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from capture.model.ruleset import Ruleset
-    from capture.netlink.conntrack import Entry
     from capture.netlink.sock_diag import TcpSocket
 
 STATES = {
@@ -42,7 +40,6 @@ STATES = {
     sock_diag.TCP_CLOSING: conntrack.TCP_CONNTRACK_ESTABLISHED,
 }
 """In which state a socket's connection is tracked."""
-
 
 ANSWERED = (errno.EEXIST, errno.EBUSY)
 """Refusals for connections that are tracked already, translated or further on than the socket was when listed."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import BITS, FAMILIES, Network
+from capture.model.addresses import BITS, FAMILIES, Family, Network
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.model.addresses import Family
     from capture.settings.config import Host
 
 
