@@ -163,13 +163,12 @@ def verified_lines(verified: Verified) -> Iterator[str]:
 
 def conclusion_lines(verified: Verified) -> Iterator[str]:
     """Yield whether the live rules are as desired, then each difference, and what cannot be judged."""
-    found = len(verified.drift)
     compared_with = reference_text(verified)
     yield {
         "nothing applied": NOTHING_APPLIED,
-        "drift": f"drift: {found} difference{'s' if found > 1 else ''} from the {compared_with}",
+        "drift": _drift_text(verified),
         "in sync": f"in sync: live rules match the {compared_with}",
-        "cannot be judged": f"cannot be judged: live rules match the {compared_with} as far as they can be judged",
+        "cannot be judged": f"not judged in full: our rules match the {compared_with}; foreign ones may divert traffic",
         "no reference": f"no reference: {NOTHING_RECORDED}",
     }[verified.conclusion]
     if verified.is_nothing_applied:
@@ -178,6 +177,13 @@ def conclusion_lines(verified: Verified) -> Iterator[str]:
     if not verified.has_reference and verified.conclusion != "no reference":
         yield f"not judged: {NOTHING_RECORDED}"
     yield from (f"not judged: {sentence}" for sentence in doubt_lines(verified))
+
+
+def _drift_text(verified: Verified) -> str:
+    found, plural = len(verified.drift), "s" if len(verified.drift) > 1 else ""
+    if not verified.has_reference:
+        return f"drift: {found} fault{plural}, by the live rules alone"
+    return f"drift: {found} difference{plural} from the {reference_text(verified)}"
 
 
 def reference_text(verified: Verified) -> str:
