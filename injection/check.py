@@ -1,4 +1,4 @@
-"""``capture inject --check``: what would be captured, by which way, under which level, and what is dangerous."""
+"""``capture inject --check``: what would be captured, by which carrier, under which level, and what is dangerous."""
 
 from __future__ import annotations
 

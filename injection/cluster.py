@@ -1,4 +1,4 @@
-"""``capture inject --check --cluster``: which running pods are captured, and by which way; kubectl lists them."""
+"""``capture inject --check --cluster``: which running pods are captured, and by which carrier; kubectl lists them."""
 
 from __future__ import annotations
 
@@ -70,17 +70,17 @@ def _report(workload: Workload) -> dict[str, Any]:
 
 
 def _carrier(workload: Workload) -> tuple[str, str]:
-    """Return the way in which a pod is captured, or "" and why it is not."""
+    """Return the carrier of a pod's capture, or "" and why it is not captured."""
     names = [one.get("name") for one in containers_of(workload.pod["spec"])]
     if workload.pod["spec"].get("hostNetwork"):
         return "", "it uses the node's network (hostNetwork)"
     if INIT_CONTAINER in names:
         return BY_INIT, ""
     try:
-        line = first_exemption(from_object(Identity(workload.namespace, workload.name), workload.pod))
+        exemption = first_exemption(from_object(Identity(workload.namespace, workload.name), workload.pod))
     except (CaptureError, CniError) as error:
         return "", error.message
-    return ("", line.reason) if line else (BY_PLUGIN, "")
+    return ("", exemption.reason) if exemption else (BY_PLUGIN, "")
 
 
 def _settings(workload: Workload) -> PodSettings | None:

@@ -103,16 +103,20 @@ class _FamilyPolicy:
         space = self.space
         described = parts(space, packets, among)
         for path in described[:MAX_PARTS]:
-            reasons: dict[str, Path] = {}
-            for piece in _cut_by_port(self.situation.ruleset, path):
-                traced = self._traced(direction, packets, piece)
-                why = self._reason(traced) if is_known else self._doubt(traced)
-                reasons[why] = with_ports(reasons[why], piece) if why in reasons else piece
-            for why, piece in reasons.items():
+            for why, piece in self._by_reason(direction, packets, path, is_known=is_known).items():
                 leaves = ", leaving the pod" if is_told_apart_from_lo(space, piece) else ""
                 yield f"{region_text(space, piece)}{leaves}", why
         if len(described) > MAX_PARTS:
             yield f"{len(described) - MAX_PARTS} more sets of packets", ""
+
+    def _by_reason(self, direction: Direction, packets: int, path: Path, *, is_known: bool) -> dict[str, Path]:
+        """Return a part by the reasons of its ports: a rule about some of them may decide, or one about all."""
+        found: dict[str, Path] = {}
+        for piece in _cut_by_port(self.situation.ruleset, path):
+            traced = self._traced(direction, packets, piece)
+            why = self._reason(traced) if is_known else self._doubt(traced)
+            found[why] = with_ports(found[why], piece) if why in found else piece
+        return found
 
     def _traced(self, direction: Direction, packets: int, path: Path) -> Trace:
         """Return what happens to an ordinary packet of a part of a set."""

@@ -67,7 +67,10 @@ if TYPE_CHECKING:
 
 NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured", "excluded")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
-LEFT_ALONE_BY = {"namespace": "left-alone: namespace", "not injected": "left-alone: not injected"}
+LEFT_ALONE_BY = {
+    decisions.EXCLUDED_NAMESPACE: "left-alone: namespace",
+    decisions.NOT_INJECTED: "left-alone: not injected",
+}
 """Causes by the kind of the plugin's decision."""
 
 
@@ -236,7 +239,7 @@ def _usual_causes(facts: PodFacts, capture: Capture, policies: list[IpsecPolicy]
 
 
 def _escape_notes(process: int | None) -> Iterator[Cause]:
-    """Yield by which capabilities a process may send what no rule sees; they do not show that it does so."""
+    """Yield a note with the capabilities by which a process may escape; they do not show that it does so."""
     escapes = escapes_of(process) if process is not None else ()
     if escapes:
         yield cause("privileged", f"process {process}", process=process, escapes=", ".join(escapes))

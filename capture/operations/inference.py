@@ -85,7 +85,7 @@ def _inferred(ruleset: model.Ruleset) -> dict[str, list[str]]:
 
 
 def _of(ruleset: model.Ruleset, table: model.TableName, name: str = "") -> list[model.Rule]:
-    """Return the rules of our chain by what comes behind ISTIO_ in its name, or of all chains of a table."""
+    """Return the rules of our chain with this name behind ISTIO_, or of all chains of a table."""
     found = ruleset.table(table)
     chains = found.chains if found else ()
     return [rule for chain in chains if not name or _short(chain.name) == name for rule in chain.rules]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import address_text
-from capture.model.routing import LoopbackAddress
+from capture.model.addresses import Family, Network, address_text
+from capture.model.routing import LoopbackAddress, MissingRoute
 from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.judgement import Obstacle
     from capture.analysis.trace import Fate
-    from capture.model.addresses import Family, Network
-    from capture.model.routing import MissingRoute
     from capture.model.ruleset import Rule, Ruleset
     from capture.operations import Other, Verified
 
@@ -203,7 +201,7 @@ def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, 
     from capture.report.diagnosis_text import cause_as_plain  # which words differences, too
 
     return {
-        "as_asked": verified.conclusion not in ("drift", "nothing applied"),
+        "as_asked": verified.holds,
         "certain": verified.is_certain,
         "compared_with": reference_text(verified),
         "differences": differences_as_plain(verified),

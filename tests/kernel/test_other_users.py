@@ -173,7 +173,7 @@ def test_listeners_have_the_users_that_the_pod_sees(pair: PodPair) -> None:
     assert {listener.port: listener.uid for listener in facts.listeners or ()} == {15001: 1337, 15006: 1500}
 
 
-def test_what_the_kernel_refuses_there_is_the_same_error(pair: PodPair) -> None:
+def test_a_refusal_there_is_the_same_error(pair: PodPair) -> None:
     """The child's error arrives with its kind and words: here a chain of another program is in the way."""
 
     def fail() -> None:

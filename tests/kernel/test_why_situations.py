@@ -303,7 +303,7 @@ def is_captured_by_explain(pod: Pod) -> bool:
     return any(each.fate is not None and each.fate.port is not None and "over lo" not in each.traffic for each in found)
 
 
-def test_what_cannot_be_judged_is_captured_for_no_verb(pod_pair: PodPair) -> None:
+def test_no_verb_calls_a_pod_captured_that_cannot_be_judged(pod_pair: PodPair) -> None:
     pod, _ = pod_pair
     pod.listener(
         *[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337
@@ -324,7 +324,7 @@ def test_what_cannot_be_judged_is_captured_for_no_verb(pod_pair: PodPair) -> Non
     assert "warning unjudged" in pod.run([CAPTURE, "doctor"]).stdout
 
 
-def test_what_is_wrong_with_the_pod_and_stops_no_such_connection_is_a_note(pod_pair: PodPair) -> None:
+def test_a_fault_of_the_pod_that_stops_no_such_connection_is_a_note(pod_pair: PodPair) -> None:
     pod, peer = pod_pair
     peer.own_every_address()
     pod.listener(

@@ -27,6 +27,7 @@ from capture.analysis.meaning import Translate
 from capture.analysis.rerouting import MarkRoute
 from capture.analysis.trace import DNS, PROXY_INBOUND, PROXY_OUTBOUND, Step, Trace
 from capture.model.addresses import FAMILIES, address_text, parse_address
+from capture.model.conventions import IPPROTO_TCP, IPPROTO_UDP
 from capture.model.packet import Packet
 from capture.model.ruleset import (
     ALL_BITS,
@@ -45,7 +46,7 @@ from capture.model.ruleset import (
 )
 from capture.netlink.interfaces import IFF_LOOPBACK, IFF_UP, Link
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
-from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, Listener
+from capture.netlink.sock_diag import Listener
 from capture.report.difference_text import text_of
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
@@ -102,7 +103,7 @@ def test_a_full_conntrack_table(tracked: int, found: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("name", "found"), [("eth0", ["interface-down"]), ("eth1", ["not-listening"])])
-def test_what_comes_in_by_an_interface_that_is_down(name: str, found: list[str]) -> None:
+def test_packets_by_an_interface_that_is_down(name: str, found: list[str]) -> None:
     packet = Packet("tcp", parse_address("10.0.0.1"), 8080, source=parse_address("10.0.0.9"), in_interface=name)
     traced = trace(build_ruleset(CaptureConfig()), packet)
     down = FACTS.replace(links=(Link(2, "eth0", 0), Link(3, "eth1", IFF_UP)))
@@ -155,7 +156,7 @@ def test_root_whose_group_is_out_of_sight_is_not_blamed_under_tproxy() -> None:
     assert cause.remedy == "Run the proxy as root with group 1337 (runAsUser: 0, runAsGroup: 1337)."
 
 
-def test_what_cannot_be_listed_is_not_blamed() -> None:
+def test_listeners_that_cannot_be_listed_are_not_blamed() -> None:
     assert kinds(causes_of_proxy(FACTS.replace(listeners=None), CAPTURE)) == []
 
 
@@ -251,7 +252,7 @@ def test_why_a_connection_does_not_come_to_the_proxy(live: Trace, expected: Caus
         ),
     ],
 )  # fmt: skip
-def test_what_the_recorded_rules_would_do_counts(live: Trace, desired: Trace, expected: Cause) -> None:
+def test_the_outcome_of_the_recorded_rules_counts(live: Trace, desired: Trace, expected: Cause) -> None:
     assert found(live, desired) == expected
 
 
@@ -314,7 +315,7 @@ POLICY = BaseChain(
         (way(OUT, "dropped"), cause("filtered", filter="a foreign rule or policy drops the packet")),
     ],
 )  # fmt: skip
-def test_what_drops_a_packet(live: Trace, expected: Cause) -> None:
+def test_the_rule_that_drops_a_packet_is_the_cause(live: Trace, expected: Cause) -> None:
     assert found(live) == expected
 
 
@@ -444,7 +445,7 @@ LO_DOWN, MISSING = cause("lo-down", "lo"), cause("interface-missing", "net1", na
 FILTERED = cause("ingress-filter", "eth0", name="eth0", target="tap0")
 
 
-def test_what_is_wrong_with_the_whole_pod() -> None:
+def test_faults_of_the_whole_pod() -> None:
     links = (Link(1, "lo", IFF_LOOPBACK), Link(2, "eth0", 0))
     facts = FACTS.replace(links=links, diverted=(("eth0", "tap0"),))
 

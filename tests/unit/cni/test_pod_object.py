@@ -166,14 +166,14 @@ NO_POD = [
 
 
 @pytest.mark.parametrize(("path", "value"), NO_POD)
-def test_what_is_no_pod_is_an_error(path: str, value: object) -> None:
+def test_an_object_that_is_no_pod_is_an_error(path: str, value: object) -> None:
     with pytest.raises(CniError) as error:
         from_object(WEB, changed(path, value))
     assert error.value.code == BAD_ANSWER
 
 
 @pytest.mark.parametrize("plain", [None, [], "pod", 1])
-def test_what_is_no_object_is_an_error(plain: object) -> None:
+def test_json_that_is_no_object_is_an_error(plain: object) -> None:
     with pytest.raises(CniError):
         from_object(WEB, plain)
 
