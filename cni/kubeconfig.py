@@ -22,7 +22,6 @@ WAYS_TO_PROVE = "token, tokenFile, or client-certificate with client-key (each o
 UNSUPPORTED_USER = ("exec", "auth-provider", "username", "password", "as", "as-groups", "as-uid")
 UNSUPPORTED_CLUSTER = ("proxy-url",)
 
-
 CLUSTER_FIELDS = {
     "server": "server",
     "tls_server_name": "tls-server-name",

@@ -15,14 +15,12 @@ import time
 
 from capture.state.json_text import encode
 from cni import keys
-from cni.protocol import one_line
+from cni.protocol import Request, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
-
-    from cni.protocol import Request
 
 LEVELS = {"debug": 10, "info": 20, "warn": 30, "error": 40}
 

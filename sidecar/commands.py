@@ -8,7 +8,7 @@ import os
 import click
 
 from capture.cli.options import CaptureCommand, capture_options, explicit, flags, format_option, namespace_options
-from capture.cli.values import Kind
+from capture.cli.parameter_types import ParameterType
 from capture.errors import CaptureError
 from capture.model.addresses import parse_address
 from capture.report.output import print_json, warn
@@ -58,7 +58,7 @@ def _is_pod_name(text: str) -> bool:
         ),
         click.Option(
             ["--pod", "name"],
-            type=Kind(str, "NAMESPACE/NAME, such as default/web-0", _is_pod_name),
+            type=ParameterType(str, "NAMESPACE/NAME, such as default/web-0", _is_pod_name),
             metavar="NAMESPACE/NAME",
             help="The pod whose sidecar it is.",
         ),
@@ -74,7 +74,7 @@ def _is_pod_name(text: str) -> bool:
         ),
         click.Option(
             ["--resolver", "resolvers"],
-            type=Kind(str, "an IP address", parse_address),
+            type=ParameterType(str, "an IP address", parse_address),
             metavar="ADDRESS",
             multiple=True,
             help="Name server for what is no service, where DNS is captured; repeat it.",

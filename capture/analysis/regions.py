@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import islice
 
 from capture.analysis.space import KINDS, NONE, PROTOCOLS, Field, scattered
-from capture.model.addresses import BITS, LOOPBACK_ADDRESSES, address_text, gaps, merge_ranges, split
+from capture.model.addresses import BITS, LOOPBACK_ADDRESSES, Family, address_text, gaps, merge_ranges, split
 from capture.model.conventions import APP_ID, PROXY_ID
 from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT
 from capture.model.ruleset import CONNECTION_STATES
@@ -19,14 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from capture.analysis.space import MarkKind, PacketSpace
-    from capture.model.addresses import Family
 
     Ranges = tuple[tuple[int, int], ...]
     Path = dict[int, Ranges]
     """The ranges, by level, that the packets of a part of a set share."""
 
     from capture.analysis.compiler import Direction
-
 
 MAX_NAMED = 6
 """A longer list is printed as its first entries and a count."""

@@ -10,11 +10,11 @@ from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.listing import read_chains
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE
-from capture.backends.request import flavours_allowed
+from capture.backends.request import BackendRequest, flavours_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
-from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, IPV4, IPV6
+from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, IPV4, IPV6, Family
 from capture.model.chain_names import is_own_chain
-from capture.model.ruleset import TABLES
+from capture.model.ruleset import TABLES, Ruleset
 from capture.model.values import Value
 from capture.netlink.attributes import decode_number, decode_text
 from capture.netlink.nfnetlink import has_extension, open_netfilter, read_generation
@@ -26,13 +26,9 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.backends.needed_modules import Flavour
-    from capture.backends.request import BackendRequest
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Ruleset
     from capture.netlink.sockets import NetlinkSocket
 
     Program = tuple[str, str, str]
-    TableKind = Literal["nft", "legacy", "native"]
     LegacySupport = Literal["present", "loadable", "absent", "unknown"]
 
 
@@ -42,7 +38,7 @@ class LiveChain(Value):
     ``uses`` counts the rules in it and, outside of legacy, the jumps to it.
     """
 
-    place: TableKind | Literal["reject"]
+    flavour: Flavour | Literal["reject"]
     family: str
     table: str
     chain: str
@@ -51,7 +47,7 @@ class LiveChain(Value):
     @property
     def is_own(self) -> bool:
         """Return whether the chain is our own or upstream's: by its name, or by the table it is in."""
-        return self.table in MODEL_TABLES if self.place == "native" else is_own_chain(self.chain)
+        return self.table in MODEL_TABLES if self.flavour == "nftables" else is_own_chain(self.chain)
 
 
 class HostFacts(Value):
@@ -73,7 +69,7 @@ class HostFacts(Value):
     legacy_tables: tuple[tuple[Family, str], ...]
     """The legacy tables that exist in the namespace."""
     chains: tuple[LiveChain, ...]
-    """All chains in tables that we might use, of all places that could be read."""
+    """All chains in tables that we might use, of all flavours that could be read."""
     python_iptables: bool
     """The package python-iptables is installed for this interpreter: what the driver iptc needs."""
     libnftables: bool
@@ -83,9 +79,9 @@ class HostFacts(Value):
     lacking: tuple[tuple[Flavour, tuple[str, ...]], ...] = ()
     """The modules that each flavour needs and this kernel is known not to have, or may not load."""
 
-    def uses(self, place: TableKind, *, own: bool = False) -> int:
-        """Return how many rules are in a place; with ``own``, how many of the capture."""
-        return sum(chain.uses for chain in self.chains if chain.place == place and (chain.is_own or not own))
+    def uses(self, flavour: Flavour, *, own: bool = False) -> int:
+        """Return how many live rules a flavour has; with ``own``, how many of the capture."""
+        return sum(chain.uses for chain in self.chains if chain.flavour == flavour and (chain.is_own or not own))
 
 
 def gather(request: BackendRequest | None = None, desired: Ruleset | None = None) -> HostFacts:
@@ -185,7 +181,7 @@ def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[LiveChain]:
         if protocol_family in FAMILY_OF and table in TABLES:
             yield LiveChain("nft", FAMILY_OF[protocol_family], table, chain, uses)
         elif protocol_family == nf.NFPROTO_INET and table in MODEL_TABLES:
-            yield LiveChain("native", "inet", table, chain, uses)
+            yield LiveChain("nftables", "inet", table, chain, uses)
         elif protocol_family == nf.NFPROTO_INET and table == REJECT_TABLE:
             yield LiveChain("reject", "inet", table, chain, uses)
 

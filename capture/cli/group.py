@@ -149,7 +149,7 @@ def _usage_text(error: click.UsageError) -> str:
     if likely:
         return f"{error.message.rstrip('.')}. Did you mean {' or '.join(map(repr, likely))}?"
     if isinstance(error, click.MissingParameter):
-        from capture.cli.values import name_of
+        from capture.cli.parameter_types import name_of
 
         expected = getattr(getattr(error.param, "type", None), "expected", "a value")
         return f"missing argument {name_of(error.param)}: expected {expected}"

@@ -12,7 +12,7 @@ import click
 from capture import operations
 from capture.cli.clean import clean_namespace
 from capture.cli.options import CaptureCommand, CommandGroup, capture_options, explicit, format_option
-from capture.cli.values import number
+from capture.cli.parameter_types import number
 from capture.cli.why import print_diagnosis
 from capture.errors import EXIT_DONE, CaptureError
 from capture.operations import diagnosis

@@ -8,7 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.model.ruleset import ProtocolName
 
-PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
+IPPROTO_TCP, IPPROTO_UDP = 6, 17  # linux/in.h
+PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": IPPROTO_TCP, "udp": IPPROTO_UDP}
 PROTOCOL_OF: dict[int, ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 MAX_PORT = 0xFFFF
 PROXY_ID, APP_ID = 1337, 1000

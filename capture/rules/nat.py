@@ -12,7 +12,7 @@ most of the rules are about::
 from __future__ import annotations
 
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
+from capture.model.addresses import FAMILIES, IPV4, IPV6, Family, Network
 from capture.model.conventions import AGENT_DNS_PORT, DNS_PORT, PASSTHROUGH_SOURCE
 from capture.rules.lists import grouped, of_family, per_entry, per_network
 
@@ -20,7 +20,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.model.addresses import Family
     from capture.model.chain_names import ChainNames
     from capture.settings.config import CaptureConfig
 

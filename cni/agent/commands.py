@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from capture.cli.options import CaptureCommand, CommandGroup, text_or_json
-from capture.cli.values import Kind, number, one_of
+from capture.cli.parameter_types import ParameterType, number, one_of
 from capture.errors import EXIT_DRIFT, EXIT_FAILED, CaptureError
 from capture.report.output import print_json
 from capture.report.streams import Stream
@@ -45,14 +45,14 @@ capture node pod shop/web-0 why tcp 203.0.113.9:80 --uid 1000
 POD_COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 REPAIRS = ("report", "apply", "evict")
 STATUS_TIMEOUT = 3.0
-POD = Kind(str, "NAMESPACE/NAME, such as default/web-0", lambda text: all(text.partition("/")))
-DAEMON_SET_NAME = Kind(str, "NAMESPACE/NAME", lambda text: not text or all(text.partition("/")))
-ADDRESS = Kind(
+POD = ParameterType(str, "NAMESPACE/NAME, such as default/web-0", lambda text: all(text.partition("/")))
+DAEMON_SET_NAME = ParameterType(str, "NAMESPACE/NAME", lambda text: not text or all(text.partition("/")))
+ADDRESS = ParameterType(
     str, "HOST:PORT, such as 127.0.0.1:15014", lambda text: not text or (":" in text and port(text.rpartition(":")[2]))
 )
 
 
-def _elsewhere(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
+def _for_terminal(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
     """Print as for a terminal of this size, 120x40: `kubectl capture` has one, and this program a pipe to it."""
     if not terminal:
         return
@@ -66,7 +66,7 @@ def _elsewhere(_ctx: click.Context, _param: click.Parameter, terminal: str | Non
 
 
 @click.group("node", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--terminal", hidden=True, expose_value=False, is_eager=True, callback=_elsewhere)
+@click.option("--terminal", hidden=True, expose_value=False, is_eager=True, callback=_for_terminal)
 def node_group() -> None:
     """Run the agent of a Kubernetes node, query it, or remove what it has installed."""
 
@@ -148,7 +148,7 @@ def agent(**values: Any) -> int:
 def status(socket: str, form: str, *, ready: bool, live: bool) -> int:
     """Show what this node's agent knows. Exit code 1 if pods that start now may run uncaptured."""
     try:
-        answer = _request(socket, {"ask": "status"})
+        answer = _request(socket, {"get": "status"})
     except CaptureError:
         if ready or live:
             return EXIT_FAILED
@@ -175,7 +175,7 @@ def pods(socket: str, pod: str | None, form: str) -> int:
     """
     from cni.agent.status_text import HANG, WELL, pod_lines
 
-    answer = _request(socket, {"ask": "pods"} | _named(pod or ""))
+    answer = _request(socket, {"get": "pods"} | _named(pod or ""))
     found = answer.get("pods") or []
     if form == "json":
         print_json(answer)
@@ -204,7 +204,7 @@ def of_pod(socket: str, pod: str, command: str, words: tuple[str, ...]) -> int:
     """
     from capture.cli.group import capture, run_click
 
-    found = _request(socket, {"ask": "pods"} | _named(pod)).get("pods") or []
+    found = _request(socket, {"get": "pods"} | _named(pod)).get("pods") or []
     path = next((each["namespace_path"] for each in found if each["namespace_path"]), "")
     if not path:
         raise CaptureError(

@@ -69,7 +69,7 @@ class Installation:
     def run(self, stop: threading.Event, handover: Handover) -> None:
         """Keep everything in place until ``stop``, which leaves it there; only while this agent acts."""
         while not stop.is_set():
-            self.health.turned()
+            self.health.note_loop()
             if handover.look():
                 self.health.report("handover")
                 self.run_once(time.monotonic())

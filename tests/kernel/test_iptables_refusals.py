@@ -212,7 +212,7 @@ class TestTheChildOfPythonIptables:
         with pytest.raises(ToolError, match="python-iptables crashed with signal 9"):
             iptc_driver._in_child("read the tables", crash, IPV4)
 
-    def test_what_it_prints_is_foreign(self, here: Namespace, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_writing_and_cleaning_print_nothing(self, here: Namespace, capfd: pytest.CaptureFixture[str]) -> None:
         driver = IptcDriver()
         driver.write(DESIRED, driver.read(), None)
         driver.clean(driver.read(), None)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
+from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6, Family
 
 # linux/netfilter.h, NFPROTO_*
 NFPROTO_INET = 1

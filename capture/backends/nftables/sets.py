@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 UNDERSTOOD_SETS = nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | nf.NFT_SET_INTERVAL
 
-
 MAX_PLAIN = 1000
 """Up to so many numbers are a plain set. The kernel keeps one of ports as a bitmap, whose every insertion visits all
 that is there (nft_bitmap_elem_find() in net/netfilter/nft_set_bitmap.c): intervals of 20,000 take an eighth of it."""

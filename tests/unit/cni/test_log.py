@@ -92,7 +92,7 @@ def test_a_missing_directory_is_made(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) & 0o007 == 0
 
 
-def test_what_is_no_file_gets_nothing_and_stops_no_pod(tmp_path: Path) -> None:
+def test_a_log_path_of_no_file_gets_nothing_and_stops_no_pod(tmp_path: Path) -> None:
     fifo, socket, directory = tmp_path / "fifo", tmp_path / "missing" / "deeper" / "log", tmp_path
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)

@@ -167,7 +167,7 @@ NO_POD = [
 
 
 @pytest.mark.parametrize(("path", "value"), NO_POD)
-def test_what_is_no_pod_is_an_error(path: str, value: object) -> None:
+def test_an_object_that_is_no_pod_is_an_error(path: str, value: object) -> None:
     user = next(iter(value)) if isinstance(value, dict) and path.endswith("securityContext") else ""
     named = user or path.rstrip(".01").rpartition(".")[2]
     with pytest.raises(CniError, match=rf"{named}\b") as error:
@@ -176,7 +176,7 @@ def test_what_is_no_pod_is_an_error(path: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("plain", [None, [], "pod", 1])
-def test_what_is_no_object_is_an_error(plain: object) -> None:
+def test_json_that_is_no_object_is_an_error(plain: object) -> None:
     with pytest.raises(CniError):
         from_object(WEB, plain)
 

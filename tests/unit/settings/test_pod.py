@@ -179,7 +179,7 @@ def test_other_variables_of_the_proxy_say_nothing() -> None:
     assert explicit(environment=others).explicit == explicit().explicit
 
 
-def test_what_holds_for_all_pods_stays_unless_the_pod_says_otherwise() -> None:
+def test_settings_for_all_pods_stay_unless_the_pod_has_its_own() -> None:
     base = Settings({option.PROFILE: Given("current", "the file"), option.PROXY_UID: Given("5", "the file")})
     settings = settings_of(Pod("shop", "web-0", {}, proxy=Proxy(uid=7)), base)
     assert settings[option.PROFILE] == "1.30"

@@ -178,7 +178,7 @@ class TestPrecedence:
         with pytest.raises(ConfigurationError):
             with_flags(found, {option: text}).checked()
 
-    def test_what_kubernetes_sets_for_a_service_is_no_setting(self) -> None:
+    def test_the_variables_of_a_service_are_no_setting(self) -> None:
         found = from_environment({"ENVOY_PORT": "tcp://10.0.0.1:80", "INBOUND_TUNNEL_PORT": "udp://[fd00::1]:53"})
         assert found.checked() == from_environment({})
         assert [warning.split(":")[0] for warning in found.warnings] == [
@@ -239,7 +239,7 @@ class TestEmpty:
             options.PROBE_TIMEOUT,
         ],
     )
-    def test_what_cannot_be_none_is_an_error(self, option: Option[Any]) -> None:
+    def test_an_empty_list_for_a_single_value_is_an_error(self, option: Option[Any]) -> None:
         with pytest.raises(ConfigurationError, match="invalid value ''"):
             explicit({option: ""})[option]
 

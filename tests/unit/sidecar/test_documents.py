@@ -80,7 +80,7 @@ SLICE = "kind: EndpointSlice\nmetadata: {name: x, labels: {kubernetes.io/service
         ("kind: Gateway", "kind", "Gateway is not supported"),
     ],
 )
-def test_what_cannot_be_used_is_named_by_its_path(text: str, path: str, problem: str) -> None:
+def test_an_unusable_field_is_named_by_its_path(text: str, path: str, problem: str) -> None:
     with pytest.raises(FieldError, match=rf"file.yaml.*: {path}: .*{problem}"):
         world(text)
 

@@ -183,7 +183,7 @@ def socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.close()
 
 
-def test_what_is_wrong_comes_first(socket: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults_come_first(socket: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["node", "pods", "--socket", socket]) == 4
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("no-rules             shop/web (for ")

@@ -62,7 +62,7 @@ def test_the_agent_is_live_while_its_loop_turns(monkeypatch: pytest.MonkeyPatch)
     health = Health()
     now[0] += LOOP_LIMIT
     alive = [health.is_live]
-    health.turned()
+    health.note_loop()
     now[0] += LOOP_LIMIT - 1
     assert [*alive, health.is_live] == [False, True]
 

@@ -37,7 +37,7 @@ def test_the_first_socket_that_is_there_tells_the_runtime(monkeypatch: pytest.Mo
     assert Options("node-1", "", {}).choice == Choice("crio", "")
 
 
-def test_what_is_done_by_default() -> None:
+def test_the_defaults() -> None:
     options = Options("node-1", "", {})
     assert (options.repair_starting, options.repair_running, options.repairs_per_minute) == ("report", "report", 10)
     assert (options.audit, options.taints, options.log_level) == (True, (), "info")

@@ -50,7 +50,7 @@ def status(node: Path) -> dict[str, Any]:
     give_up = time.monotonic() + 20
     while time.monotonic() < give_up:
         try:
-            return agent_socket.request(str(node / "run" / "socket"), {"ask": "status"}, 1)
+            return agent_socket.request(str(node / "run" / "socket"), {"get": "status"}, 1)
         except agent_socket.AgentAwayError:
             time.sleep(0.02)
     raise AssertionError("the agent does not answer")
