@@ -21,7 +21,7 @@ from capture.settings.pod import settings_of
 from cni.agent import api, events
 from cni.agent.agent_log import AgentLog
 from cni.agent.audit import Audited
-from cni.agent.examination import CAPTURED, UNKNOWN, PodState
+from cni.agent.examination import UNKNOWN, PodState
 from cni.agent.health import Health
 from cni.agent.options import Options
 from cni.agent.sandboxes import PodNamespace
@@ -122,7 +122,7 @@ class Repair:
         except CaptureError as error:
             return error.message
         finding = self.look(audited.place)
-        return "" if finding.state == CAPTURED or finding.state not in MENDED_BY_RULES else finding.message
+        return finding.message if finding.state in MENDED_BY_RULES else ""
 
     def _evict(self, audited: Audited) -> str:
         if self.client is None:
