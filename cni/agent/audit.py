@@ -30,7 +30,7 @@ from cni.agent.examination import CAPTURED, UNKNOWN, Owners, PodState
 from cni.agent.health import Health
 from cni.agent.kernel_events import EVERYWHERE, KernelEvents
 from cni.agent.pods import Pods
-from cni.agent.runtime import Runtime, RuntimeSilentError, Sandbox
+from cni.agent.runtime import RuntimeClient, RuntimeSilentError, Sandbox
 from cni.agent.sandboxes import PodNamespace, Sandboxes
 from cni.conf import Configuration
 from cni.decision import PROGRAMS_ITSELF, exemption_by_name, first_exemption, warnings_about
@@ -103,7 +103,7 @@ class Audit:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: RuntimeClient,
         pods: Pods,
         configuration: Configuration,
         health: Health,
