@@ -77,14 +77,10 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Import a name of the interface when it is used for the first time (PEP 562)."""
-    home = next((home for home, names in _HOMES.items() if name in names), None)
-    if home is None:
-        raise AttributeError(f"module 'capture' has no attribute {name!r}")
-    import sys
+    from capture.lazy import import_name
 
-    __import__(home)
+    found = import_name(globals(), _HOMES, name)
     __import__("capture.report.result_text")
-    found = globals()[name] = getattr(sys.modules[home], name)
     return found
 
 

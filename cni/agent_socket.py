@@ -36,7 +36,7 @@ def probe(what: str) -> int:
     """Return the exit code of a probe, ``ready`` or ``live``: 0 if the agent is."""
     try:
         return (
-            0 if request(os.environ.get("CAPTURE_AGENT_SOCKET", AGENT_SOCKET), {"ask": "probe"}, 3.0).get(what) else 1
+            0 if request(os.environ.get("CAPTURE_AGENT_SOCKET", AGENT_SOCKET), {"get": "probe"}, 3.0).get(what) else 1
         )
     except AgentAwayError:
         return 1
@@ -44,7 +44,7 @@ def probe(what: str) -> int:
 
 def pod(socket: str, identity: Identity, timeout: float = ANSWER_TIMEOUT) -> dict[str, Any] | None:
     """Return the pod as the agent knows it, in the form of the API; None if it does not, or does not answer."""
-    question = {"ask": "pod", "namespace": identity.namespace, "name": identity.name, "uid": identity.uid}
+    question = {"get": "pod", "namespace": identity.namespace, "name": identity.name, "uid": identity.uid}
     try:
         found = request(socket, question, timeout).get("pod")
     except AgentAwayError:

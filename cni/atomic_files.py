@@ -27,7 +27,7 @@ TEMPORARY = ".capture-tmp"
 PRIVATE = 0o600
 """The mode of files that we make (CIS Kubernetes Benchmark, 1.1.9)."""
 
-WRITERS_PATIENCE = 1.0
+WRITERS_TIMEOUT = 1.0
 """Seconds to wait for a program that has a replaced file open for writing."""
 
 
@@ -252,7 +252,7 @@ def temporary_name(path: str) -> str:
 
 
 def _wait_for_writers(path: str) -> None:
-    """Wait until no process has the file open for writing, or WRITERS_PATIENCE has passed.
+    """Wait until no process has the file open for writing, or WRITERS_TIMEOUT has passed.
 
     Programs that write in place may have opened it before it was replaced. The kernel grants a read lease only
     while no program does (``fcntl(2)``, F_SETLEASE); without leases there is no waiting. A program that opens the
@@ -261,7 +261,7 @@ def _wait_for_writers(path: str) -> None:
     import fcntl
     import signal
 
-    deadline = time.monotonic() + WRITERS_PATIENCE
+    deadline = time.monotonic() + WRITERS_TIMEOUT
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)

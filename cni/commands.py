@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from capture.cli.options import CaptureCommand, CommandGroup, text_or_json
-from capture.cli.values import Kind, number, one_of
+from capture.cli.parameter_types import ParameterType, number, one_of
 from capture.errors import EXIT_DRIFT, CaptureError
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
@@ -60,8 +60,8 @@ def with_options(options: Sequence[Callable[[Function], Function]]) -> Callable[
     return add
 
 
-def _in_entry(key: str, expected: str) -> Kind:
-    """Return the kind of texts that the plugin takes for a key of its entry; an empty one leaves the key out."""
+def _in_entry(key: str, expected: str) -> ParameterType:
+    """Return the type of texts that the plugin takes for a key of its entry; an empty one leaves the key out."""
 
     def accepts(text: str) -> bool:
         try:
@@ -69,15 +69,15 @@ def _in_entry(key: str, expected: str) -> Kind:
         except CniError:
             return False
 
-    return Kind(str, expected, accepts)
+    return ParameterType(str, expected, accepts)
 
 
-LIST_NAME = Kind(
+LIST_NAME = ParameterType(
     str,
     "a file name that ends with .conflist",
     lambda text: not text or (os.path.basename(text) == text and text.endswith(".conflist")),
 )
-AGENT_POD = Kind(
+AGENT_POD = ParameterType(
     lambda text: dict(zip(("namespace", "name_prefix"), text.partition("/")[::2], strict=True)),
     "NAMESPACE/PREFIX, such as istio-system/capture-agent-",
     lambda pod: conf.is_label(pod["namespace"]) and pod["name_prefix"],
@@ -100,7 +100,7 @@ ENTRY = [
                  is_flag=False, flag_value=OWN_CONFIG, default="",
                  help=f"Write a list of our own, {OWN_CONFIG} or NAME, that sorts before the one that is taken."),
     click.option("--exclude-namespace", "exclude_namespaces", metavar="NAMESPACE", multiple=True,
-                 type=Kind(str, "a namespace of Kubernetes, such as kube-system", conf.is_label),
+                 type=ParameterType(str, "a namespace of Kubernetes, such as kube-system", conf.is_label),
                  help="Kubernetes namespace whose pods are left alone; repeat it."),
     click.option("--log-file", metavar="PATH", default=DEFAULT_FILE, show_default=True,
                  type=_in_entry("log_file", "the absolute path of a file, no device"),

@@ -1,25 +1,23 @@
 """Which pods are captured: a list of exemptions, of which the first that holds counts.
 
-Upstream's list (istio/istio, ``cni/pkg/plugin/plugin.go``), in its order. An unknown fact counts as
-absent, and so does a truth value that Go's ParseBool cannot read, as upstream has it. Two lines are not of upstream's
-plugin: its injector leaves the capture out where the interception mode is NONE, and a pod of the ambient mesh has no
-proxy.
+The list is upstream's (istio/istio, ``cni/pkg/plugin/plugin.go``), in its order. An unknown fact counts as absent, and
+so does a truth value that Go's ParseBool cannot read, as upstream has it. Two exemptions are not in upstream's plugin:
+its injector leaves the capture out where the interception mode is NONE, and a pod of the ambient mesh has no proxy.
 """
 
 from __future__ import annotations
 
 from capture.model.values import Value
 from capture.settings.parsers import FALSE, TRUE
-from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
-from cni.pod import DISABLE_ENVOY, STATUS_ANNOTATION
+from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, Pod
+from capture.state.decisions import EXCLUDED_NAMESPACE, NOT_INJECTED
+from cni.pod import DISABLE_ENVOY, STATUS_ANNOTATION, Identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from capture.settings.pod import Pod
     from cni.conf import Configuration
-    from cni.pod import Identity
 
 INJECT = "sidecar.istio.io/inject"
 INTERCEPTION_MODE = "sidecar.istio.io/interceptionMode"
@@ -27,17 +25,10 @@ DATAPLANE_MODE = "istio.io/dataplane-mode"
 AMBIENT_REDIRECTION = "ambient.istio.io/redirection"
 
 
-NOT_INJECTED = "not injected"
-
-
 class Exemption(Value):
-    """One line of the list: when it holds, the pod is left alone, and this is why.
-
-    ``kind`` tells a reader what the pod would need: ``namespace`` is excluded, or it is ``not injected``; else "".
-    """
+    """Why a pod is left alone. ``kind`` is what it would need, of ``capture.state.decisions``; "" for other reasons."""
 
     reason: str
-    holds: Callable[[Pod], bool] = lambda _: True
     kind: str = ""
 
 
@@ -48,7 +39,7 @@ OWN_AGENT = Exemption("it is our own node agent")
 def exemption_by_name(identity: Identity, configuration: Configuration) -> Exemption | None:
     """Return why a pod is left alone by its name alone, so that no source is needed."""
     if identity.namespace in configuration.exclude_namespaces:
-        return Exemption(f"namespace {identity.namespace} is excluded", kind="namespace")
+        return Exemption(f"namespace {identity.namespace} is excluded", EXCLUDED_NAMESPACE)
     if configuration.agent_pod and configuration.agent_pod.includes(identity.namespace, identity.name):
         return OWN_AGENT
     return None
@@ -75,35 +66,35 @@ def _injection(pod: Pod) -> tuple[str, str]:
     return f"annotation {INJECT}", pod.annotations.get(INJECT, "")
 
 
-REFUSES_INJECTION = Exemption(f"{INJECT} says false", lambda pod: _injection(pod)[1] in FALSE)
-PROGRAMS_ITSELF = Exemption(
-    f"its container {INIT_CONTAINER} writes the rules", lambda pod: INIT_CONTAINER in (pod.containers or ())
-)
+REFUSES_INJECTION = Exemption(f"{INJECT} says false")
+PROGRAMS_ITSELF = Exemption(f"its container {INIT_CONTAINER} writes the rules")
+OF_AMBIENT_MESH = Exemption(f"it belongs to the ambient mesh ({DATAPLANE_MODE}), whose traffic ztunnel redirects")
 
-EXEMPTIONS = (
-    PROGRAMS_ITSELF,
-    Exemption(
-        f"its proxy runs no Envoy ({DISABLE_ENVOY})", lambda pod: pod.proxy.environment.get(DISABLE_ENVOY) in TRUE
+EXEMPTIONS: tuple[tuple[Exemption, Callable[[Pod], bool]], ...] = (
+    (PROGRAMS_ITSELF, lambda pod: INIT_CONTAINER in (pod.containers or ())),
+    (
+        Exemption(f"its proxy runs no Envoy ({DISABLE_ENVOY})"),
+        lambda pod: pod.proxy.environment.get(DISABLE_ENVOY) in TRUE,
     ),
-    Exemption(f"it belongs to the ambient mesh ({DATAPLANE_MODE}), whose traffic ztunnel redirects", _is_ambient),
-    Exemption(f"it has no container {PROXY_CONTAINER}", _has_no_proxy, NOT_INJECTED),
-    Exemption("its proxy is no sidecar", _is_no_sidecar),
-    REFUSES_INJECTION,
-    Exemption(f"{INTERCEPTION_MODE} is NONE", lambda pod: pod.annotations.get(INTERCEPTION_MODE) == "NONE"),
-    Exemption(
-        f"it has no annotation {STATUS_ANNOTATION}",
+    (OF_AMBIENT_MESH, _is_ambient),
+    (Exemption(f"it has no container {PROXY_CONTAINER}", NOT_INJECTED), _has_no_proxy),
+    (Exemption("its proxy is no sidecar"), _is_no_sidecar),
+    (REFUSES_INJECTION, lambda pod: _injection(pod)[1] in FALSE),
+    (Exemption(f"{INTERCEPTION_MODE} is NONE"), lambda pod: pod.annotations.get(INTERCEPTION_MODE) == "NONE"),
+    (
+        Exemption(f"it has no annotation {STATUS_ANNOTATION}", NOT_INJECTED),
         lambda pod: STATUS_ANNOTATION not in pod.annotations,
-        NOT_INJECTED,
     ),
 )
+"""Each exemption, and when it holds."""
 
 
 def first_exemption(pod: Pod) -> Exemption | None:
-    """Return the first line that holds for the pod; None if the pod is to be captured."""
-    return next((exemption for exemption in EXEMPTIONS if exemption.holds(pod)), None)
+    """Return the first exemption that holds for the pod; None if the pod is to be captured."""
+    return next((exemption for exemption, holds in EXEMPTIONS if holds(pod)), None)
 
 
-def warnings_about(pod: Pod, line: Exemption | None) -> list[str]:
+def warnings_about(pod: Pod, exemption: Exemption | None) -> list[str]:
     """Return warnings about probable mistakes: truth values that do not count, and a proxy without capture."""
     origin, text = _injection(pod)
     envoy = pod.proxy.environment.get(DISABLE_ENVOY, "")
@@ -113,6 +104,6 @@ def warnings_about(pod: Pod, line: Exemption | None) -> list[str]:
         for where, word in given
         if word and word not in TRUE + FALSE
     ]
-    if line is REFUSES_INJECTION and STATUS_ANNOTATION in pod.annotations and not _has_no_proxy(pod):
+    if exemption is REFUSES_INJECTION and STATUS_ANNOTATION in pod.annotations and not _has_no_proxy(pod):
         warnings.append(f"{origin} is {text!r}, but the pod was injected: it runs with a proxy and without capture")
     return warnings

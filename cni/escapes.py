@@ -8,15 +8,13 @@ Istio's own containers run as the proxy's user, and get no warning.
 from __future__ import annotations
 
 from capture.model.conventions import PROXY_ID
-from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
+from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, Proxy
 from capture.state.capabilities import ESCAPES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
-
-    from capture.settings.pod import Proxy
 
     Contexts = dict[str, dict[str, Any]]
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 from capture.state import decisions
 from cni import attachments, deferred_removal
 from cni.log import log_of
-from cni.protocol import CniError
+from cni.protocol import CniError, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from cni.protocol import Request
 
 
 def delete(request: Request) -> None:

@@ -19,7 +19,7 @@ from capture.state.json_text import JsonError, decode
 from cni import https
 from cni import kubeconfig as kubeconfigs
 from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NOT_FOUND, UNAUTHORIZED
-from cni.http_answer import CutOffError, NotHttpError
+from cni.http_answer import Answer, CutOffError, NotHttpError
 from cni.pod_object import is_the_same
 from cni.protocol import INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-    from cni.http_answer import Answer
     from cni.kubeconfig import Kubeconfig
     from cni.pod import Identity
 

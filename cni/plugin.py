@@ -21,14 +21,14 @@ from capture.errors import (
     PrivilegeError,
     UnsupportedError,
 )
-from capture.model.addresses import parse_network
+from capture.model.addresses import Network, parse_network
 from capture.state import decisions
 from capture.state.directory import STATE_DIRECTORY
 from cni import attachments, conf
 from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
-from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME
+from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME, Configuration
 from cni.decision import NO_POD, Exemption, exemption_by_name
-from cni.log import Log, log_of, timestamp
+from cni.log import PluginLog, log_of, timestamp
 from cni.pod import Identity, identity_of
 from cni.protocol import (
     INVALID_CONFIGURATION,
@@ -38,6 +38,7 @@ from cni.protocol import (
     NOT_AVAILABLE_LIMITED,
     UNKNOWN_CONTAINER,
     CniError,
+    Request,
     shown,
 )
 
@@ -45,13 +46,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from capture.model.addresses import Network
     from capture.operations.change import Applied
     from capture.operations.results import Verified
     from capture.settings.config import Host
     from capture.settings.settings import Settings
-    from cni.conf import Configuration
-    from cni.protocol import Request
 
 STATUS_DEADLINE = 3.0
 """Seconds for the API server to answer when STATUS depends on it."""
@@ -104,15 +102,15 @@ COMMANDS: dict[str, Callable[[Request], None]] = {
 # --- ADD -------------------------------------------------------------------------------------------------------
 
 
-def _add(request: Request, configuration: Configuration, log: Log) -> None:
-    settings = _desired_settings(request, configuration, log)
-    if isinstance(settings, Exemption):
-        log.info("left alone", reason=settings.reason)
-        _remember(request, decisions.LEFT_ALONE, settings.reason, settings.kind)
+def _add(request: Request, configuration: Configuration, log: PluginLog) -> None:
+    desired = _desired_settings(request, configuration, log)
+    if isinstance(desired, Exemption):
+        log.info("left alone", reason=desired.reason)
+        _remember(request, decisions.LEFT_ALONE, desired.reason, desired.kind)
         return
     _warn_of_full_table(log)
     with log.step("apply"):
-        applied, is_kept = _apply(request, settings)
+        applied, is_kept = _apply(request, desired)
     for warning in applied.warnings:
         log.warn(warning)
     if not is_kept:
@@ -122,13 +120,13 @@ def _add(request: Request, configuration: Configuration, log: Log) -> None:
     log.info(
         "captured",
         profile=applied.config.profile,
-        profile_from=settings.origin(conf.CAPTURE_OPTIONS["profile"]),
+        profile_from=desired.origin(conf.CAPTURE_OPTIONS["profile"]),
         families=applied.config.families,
         families_from=applied.config.families_because,
         backend=applied.choice.backend,
         driver=applied.choice.driver,
         changed=applied.changed,
-        **({} if settings.knows_proxy_environment else {"unknown": NO_MESH_SETTINGS}),
+        **({} if desired.knows_proxy_environment else {"unknown": NO_MESH_SETTINGS}),
     )
     _remember(request, decisions.CAPTURED, "")
 
@@ -159,7 +157,7 @@ def _remember(request: Request, decision: str, reason: str, kind: str = "") -> N
     )
 
 
-def _desired_settings(request: Request, configuration: Configuration, log: Log) -> Settings | Exemption:
+def _desired_settings(request: Request, configuration: Configuration, log: PluginLog) -> Settings | Exemption:
     """Return the settings for the pod, or why it is left alone."""
     identity = identity_of(request.arguments)
     if identity is None and configuration.standalone is not None:
@@ -194,7 +192,7 @@ def _desired_settings(request: Request, configuration: Configuration, log: Log) 
     return settings
 
 
-def _warn_of_full_table(log: Log) -> None:
+def _warn_of_full_table(log: PluginLog) -> None:
     """Log that the node's table of connections is nearly full: once it is, the node drops the pod's new connections."""
     from capture.state.tracked import read_counts
 
@@ -264,7 +262,7 @@ def _addresses_of(request: Request) -> tuple[Network, ...]:
 # --- CHECK -----------------------------------------------------------------------------------------------------
 
 
-def _check(request: Request, configuration: Configuration, log: Log) -> None:
+def _check(request: Request, configuration: Configuration, log: PluginLog) -> None:
     from capture.operations.comparison import verify_recorded
     from capture.state.netns import InNamespace
 
@@ -272,14 +270,14 @@ def _check(request: Request, configuration: Configuration, log: Log) -> None:
         verified = verify_recorded()
     is_recorded = verified is not None
     if verified is None:
-        settings = _desired_settings(request, configuration, log)
-        if isinstance(settings, Exemption):
-            log.info("left alone", reason=settings.reason)
+        desired = _desired_settings(request, configuration, log)
+        if isinstance(desired, Exemption):
+            log.info("left alone", reason=desired.reason)
             return
         from capture.operations.comparison import verify
 
         with log.step("verify"):  # with what ADD would do now: what it did is not recorded
-            verified = verify(settings, request.namespace, _host(request))
+            verified = verify(desired, request.namespace, _host(request))
     if not verified.holds:
         raise _drift(verified, request.namespace)
     for note in verified.notes:
@@ -312,7 +310,7 @@ def _drift(verified: Verified, namespace: str) -> CniError:
 # --- STATUS ----------------------------------------------------------------------------------------------------
 
 
-def _status(request: Request, configuration: Configuration, log: Log) -> None:
+def _status(request: Request, configuration: Configuration, log: PluginLog) -> None:
     """Answer for this node: kernel, privileges and configuration.
 
     An error here stops every pod of the node, in the mesh or not, and gets the node a taint. So the API server counts
@@ -359,7 +357,7 @@ def _check_api_server(configuration: Configuration, deadline: float) -> None:
 # --- what all have in common -----------------------------------------------------------------------------------
 
 
-def _logged(request: Request, work: Callable[[Log], None]) -> None:
+def _logged(request: Request, work: Callable[[PluginLog], None]) -> None:
     """Do the work; log a failure, and raise it as the specification's error."""
     log = log_of(request)
     try:

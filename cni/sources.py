@@ -1,4 +1,4 @@
-"""The sources of facts about a pod, in what order; and what follows for the pod.
+"""The order of the sources of facts about a pod, and what they decide for the pod.
 
 Two facts make the order. What the runtime hands over is free, and enough to see that a pod was not injected: such
 pods start whatever the API server does. About any other pod the API server knows more: labels, containers, and the
@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from capture.errors import ConfigurationError
 from cni.codes import POD_UNKNOWN
-from cni.conf import AGENT, ANNOTATIONS_CAPABILITY, RUNTIME
-from cni.decision import first_exemption, warnings_about
-from cni.pod import STATUS_ANNOTATION, from_annotations
+from cni.conf import AGENT, ANNOTATIONS_CAPABILITY, RUNTIME, Configuration
+from cni.decision import Exemption, first_exemption, warnings_about
+from cni.pod import STATUS_ANNOTATION, Identity, from_annotations
 from cni.protocol import CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.settings.pod import Pod
-    from cni.conf import Configuration
-    from cni.decision import Exemption
-    from cni.log import Log
-    from cni.pod import Identity
+    from cni.log import PluginLog
 
 SILENT = {
     RUNTIME: "the runtime hands over no annotations of the pod",
@@ -36,7 +33,7 @@ REMEDIES = {
 }
 
 
-def learn(identity: Identity, configuration: Configuration, log: Log) -> tuple[Pod, Exemption | None]:
+def learn(identity: Identity, configuration: Configuration, log: PluginLog) -> tuple[Pod, Exemption | None]:
     """Return what is known about a pod, and why it is left alone; None if it is to be captured.
 
     Raises ``CniError`` if no source knows the pod, and ConfigurationError for a status that cannot be read.
@@ -50,16 +47,18 @@ def learn(identity: Identity, configuration: Configuration, log: Log) -> tuple[P
             continue
         # A pod without this annotation was not injected, with any labels and containers.
         if source != RUNTIME or is_last or STATUS_ANNOTATION not in pod.annotations:
-            line = first_exemption(pod)
-            for warning in warnings_about(pod, line):
+            exemption = first_exemption(pod)
+            for warning in warnings_about(pod, exemption):
                 log.warn(warning)
-            return pod, line
+            return pod, exemption
     silent = [SILENT[source] for source in sources if source in SILENT]
     remedies = [REMEDIES[source] for source in sources if source in REMEDIES]
     raise CniError(POD_UNKNOWN, f"pod {identity}: {'; '.join(silent)}", " ".join(remedies))
 
 
-def _pod_from(source: str, identity: Identity, configuration: Configuration, log: Log, *, is_last: bool) -> Pod | None:
+def _pod_from(
+    source: str, identity: Identity, configuration: Configuration, log: PluginLog, *, is_last: bool
+) -> Pod | None:
     """Return what a source knows about the pod; None if it knows nothing, or nothing that can be read."""
     if source == RUNTIME:
         if configuration.annotations is None:

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.text import closest
-from capture.settings.options import CLEANUP_ONLY, LOG_AS_JSON, LOG_OUTPUT_LEVEL
+from capture.settings.options import CLEANUP_ONLY, LOG_AS_JSON, LOG_OUTPUT_LEVEL, Option
 from initcontainer.upstream_flags import PAST, PERSISTENT, SHORT, SWITCHES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
-
-    from capture.settings.options import Option
 
 SUBCOMMAND = "istio-iptables"
 """The word with which pods are injected to call upstream's program."""

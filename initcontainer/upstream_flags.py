@@ -15,15 +15,14 @@ from capture.settings.options import (
     NATIVE_NFTABLES,
     PROFILE,
     RECONCILE,
+    Option,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from capture.settings.options import Option
     from capture.settings.settings import Settings
-
 
 PERSISTENT = (
     "log_target", "log_caller", "log_stacktrace_level", "log_rotate", "log_rotate_max_age", "log_rotate_max_size",

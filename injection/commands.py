@@ -8,7 +8,7 @@ import sys
 import click
 
 from capture.cli.options import CaptureCommand, text_or_json
-from capture.cli.values import one_of
+from capture.cli.parameter_types import one_of
 from capture.errors import EXIT_DONE
 from capture.model.values import Value
 from capture.report.output import print_json, warn

@@ -8,7 +8,7 @@ import os
 import click
 
 from capture.cli.options import CaptureCommand, capture_options, explicit, flags, format_option, namespace_options
-from capture.cli.values import Kind
+from capture.cli.parameter_types import ParameterType
 from capture.errors import CaptureError
 from capture.model.addresses import parse_address
 from capture.report.output import print_json, warn
@@ -21,7 +21,7 @@ from capture.state.netns import InNamespace
 from sidecar import endpoints
 from sidecar.bootstrap import destinations, read_world, render
 from sidecar.documents import read_files
-from sidecar.objects import DEFAULT_NAMESPACE, Pod
+from sidecar.objects import DEFAULT_NAMESPACE, MeshPod
 from sidecar.pod_settings import settings_of_object
 
 TYPE_CHECKING = False
@@ -58,7 +58,7 @@ def _is_pod_name(text: str) -> bool:
         ),
         click.Option(
             ["--pod", "name"],
-            type=Kind(str, "NAMESPACE/NAME, such as default/web-0", _is_pod_name),
+            type=ParameterType(str, "NAMESPACE/NAME, such as default/web-0", _is_pod_name),
             metavar="NAMESPACE/NAME",
             help="The pod whose sidecar it is.",
         ),
@@ -74,7 +74,7 @@ def _is_pod_name(text: str) -> bool:
         ),
         click.Option(
             ["--resolver", "resolvers"],
-            type=Kind(str, "an IP address", parse_address),
+            type=ParameterType(str, "an IP address", parse_address),
             metavar="ADDRESS",
             multiple=True,
             help="Name server for what is no service, where DNS is captured; repeat it.",
@@ -119,7 +119,7 @@ def sidecar(  # noqa: PLR0913  # each is an option of the command
     return 0
 
 
-def _pod(world: World, documents: list[Document], name: str | None) -> tuple[Pod, Document | None]:
+def _pod(world: World, documents: list[Document], name: str | None) -> tuple[MeshPod, Document | None]:
     """Return the pod and its object, if it is among the documents; the only one there needs no name."""
     objects = {f"Pod {pod.full_name}": pod for pod in world.pods}
     if name is None and len(world.pods) == 1:
@@ -127,7 +127,7 @@ def _pod(world: World, documents: list[Document], name: str | None) -> tuple[Pod
     namespace, slash, short = (name or "pod").rpartition("/")
     title = f"Pod {namespace if slash else DEFAULT_NAMESPACE}/{short}"
     document = next((document for document in documents if document.name == title), None)
-    return objects.get(title, Pod(namespace or DEFAULT_NAMESPACE, short)), document
+    return objects.get(title, MeshPod(namespace or DEFAULT_NAMESPACE, short)), document
 
 
 def _config(ctx: click.Context, namespace: str | None, document: Document | None) -> CaptureConfig:

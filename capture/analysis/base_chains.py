@@ -17,22 +17,19 @@ from __future__ import annotations
 
 from itertools import product
 
-from capture.analysis.rerouting import foreign_routes
+from capture.analysis.rerouting import MarkRoute, foreign_routes
 from capture.model import ruleset as model
-from capture.model.addresses import IPV4, IPV6, Network
+from capture.model.addresses import IPV4, IPV6, Family, Network
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from capture.analysis.rerouting import MarkRoute
-    from capture.model.addresses import Family
     from capture.model.routing import MissingRoute
 
 MAX_UNKNOWN_ORDERS = 3
 """More foreign chains whose order is unknown are taken as they are listed."""
-
 
 PRIORITIES: dict[model.TableName, int] = {model.RAW: -300, model.MANGLE: -150, model.NAT: -100}
 """Priorities of our own base chains at PREROUTING and OUTPUT (enum nf_ip_hook_priorities in linux/netfilter_ipv4.h)."""
@@ -43,7 +40,8 @@ FAR = 1 << 32
 
 SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
 """Hooks at which nat maps sources. Their chains are not read: SNAT and MASQUERADE change the sender's address for the
-receiver, and DNAT cannot be there (nf_nat_inet_fn maps by hook). A filter behind sees the new source; this does not."""
+receiver, and DNAT cannot be there (nf_nat_inet_fn maps by hook). A filter behind them sees the new source; the analysis
+sees the old one."""
 
 
 class BaseChain(Value):
@@ -73,6 +71,8 @@ class BaseChain(Value):
     """The interfaces whose packets meet it, before PREROUTING or behind POSTROUTING; its rules name them."""
     is_own: bool = False
     """Whether it is in the tables of the capture in question."""
+    place: tuple[str, str] | None = None
+    """The backend and variant that write such tables for a capture; None for tables that no capture is in."""
 
     @property
     def order(self) -> int:
@@ -91,7 +91,7 @@ class BaseChain(Value):
         return is_behind or self.hook in SOURCE_HOOKS
 
     @property
-    def place(self) -> str:
+    def hook_text(self) -> str:
         """Return its hook in words."""
         if not self.devices:
             return self.hook
@@ -130,6 +130,7 @@ def in_tables_of_iptables(ruleset: model.Ruleset, is_older: Callable[[model.Tabl
                     is_older(table.name),
                     is_native=False,
                     is_route=table.name == model.MANGLE,
+                    place=("iptables", "nft"),
                 )
 
 

@@ -17,15 +17,13 @@ through a chain twice, and rules that test something unknown stay as they are: s
 from __future__ import annotations
 
 from capture.model import ruleset as model
-from capture.model.addresses import collapse, merge_ranges
+from capture.model.addresses import Family, collapse, merge_ranges
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any, TypeVar
-
-    from capture.model.addresses import Family
 
     AnyMatch = TypeVar("AnyMatch", bound=Value)
     Listed = (

@@ -161,7 +161,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "the live rules capture nothing, and no settings are recorded here",
         NO_REFERENCE,
     ),
-    "excluded: all": ("{what}", "Correct that setting, if it should be captured."),
+    "excluded: all": ("{what} is captured: {options}", "Change that, if it should be captured."),
     "excluded: pod": ("the settings restrict the capture: {options}", "`capture explain` lists what is captured."),
     "family-not-captured": ("{family} is not captured in this pod", BOTH_FAMILIES),
     "family-not-captured: pod": ("the pod has {family} addresses only, and {family} is not captured", BOTH_FAMILIES),
@@ -281,6 +281,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "proxy-mode": (
         "the rules use {mode}, and the listener on port {port} is configured for {other} ({is_not}transparent)",
         f"Configure the proxy for {{mode}}, or apply the rules with -m {{other}}: {SETS_BOTH}",
+    ),
+    "proxy-mode: one port": (
+        "inbound and outbound connections are sent to one port, {port}: the proxy cannot tell the directions apart",
+        "Apply the rules with different ports (-p, -z).",
     ),
     "proxy-mode: Envoy": (
         "the rules use {mode}, and Envoy's listener {name} is configured for {other}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from capture.analysis.canonical import CanonicalChain, canonical
 from capture.analysis.ownership import CERTAIN, disturbance_test, shape
-from capture.model.addresses import FAMILIES, FAMILY_NAMES
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
 from capture.model.chain_names import is_own_chain
 from capture.model.values import Value
 
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
     from capture.analysis.canonical import CanonicalTables
     from capture.analysis.effects import Effect
-    from capture.model.addresses import Family
     from capture.model.ruleset import Rule, Ruleset, TableName
 
-    Kind = Literal["missing", "unexpected", "foreign", "policy", "family"]
+    DifferenceKind = Literal["missing", "unexpected", "foreign", "policy", "family"]
     Numbered = list[tuple[int, Rule]]
     """Rules with their places in a chain, which count from 1."""
     Run = tuple[int, int, "Run | None"]
@@ -45,7 +44,7 @@ class Difference(Value):
     family: Family
     table: TableName
     chain: str
-    kind: Kind
+    kind: DifferenceKind
     rule: Rule | None = None
     position: int = 0
     policy: str = ""

@@ -12,7 +12,7 @@ from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
 from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import Goto, Translate, meaning
 from capture.analysis.rerouting import routed_marks
-from capture.analysis.space import NONE, Field, gathered
+from capture.analysis.space import NONE, Field, PacketSpace, gathered
 from capture.analysis.trace import (
     NAT_STATES,
     OF_KNOWN_CONNECTIONS,
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from capture.analysis.base_chains import BaseChain, Situation
     from capture.analysis.meaning import Meaning
-    from capture.analysis.space import PacketSpace
 
     Direction = Literal["inbound", "outbound"]
     Leg = Literal["in", "out", "post", "lo", "input"]

@@ -8,9 +8,9 @@ same.
 
 from __future__ import annotations
 
-from capture.analysis.effects import Comparison
-from capture.analysis.trace import trace_whole_path
-from capture.model.ruleset import BUILT_IN_CHAINS
+from capture.analysis.effects import Comparison, Effect
+from capture.analysis.trace import Step, Trace, trace_whole_path
+from capture.model.ruleset import BUILT_IN_CHAINS, Chain, Rule, TableName
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.base_chains import BaseChain, Situation
     from capture.analysis.compare import Numbered
-    from capture.analysis.effects import Effect
-    from capture.analysis.trace import Step, Trace
     from capture.model.addresses import Family
-    from capture.model.ruleset import Chain, Rule, TableName
 
 MAX_CULPRITS = 20
 """Foreign rules that are named for one family; a longer list would not help."""

@@ -11,10 +11,10 @@ from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import parts, quick_witness, region_text, witness
 from capture.analysis.space import Field, PacketSpace
-from capture.analysis.trace import PROXY_OUTBOUND, REDIRECTED_BY, TO_PROXY, Fate, trace_whole_path
-from capture.model.addresses import merge_ranges
-from capture.model.packet import LOOPBACK
-from capture.model.ruleset import ALL_BITS, CONNECTION_STATES, Jump, OwnerGid, OwnerUid
+from capture.analysis.trace import PROXY_OUTBOUND, REDIRECTED_BY, TO_PROXY, Fate, Trace, trace_whole_path
+from capture.model.addresses import Family, merge_ranges
+from capture.model.packet import LOOPBACK, Packet
+from capture.model.ruleset import ALL_BITS, CONNECTION_STATES, Jump, OwnerGid, OwnerUid, Rule, Ruleset
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
     from capture.analysis.base_chains import Situation
     from capture.analysis.compiler import Direction
-    from capture.analysis.trace import Trace
-    from capture.model.addresses import Family
-    from capture.model.packet import Packet
-    from capture.model.ruleset import Rule, Ruleset
 
     Search = Callable[[PacketSpace, int, Direction], list[int] | None]
     """Returns the numbers of an ordinary packet of a set."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from capture.analysis.base_chains import BaseChain, Situation
     from capture.model.addresses import Family
 
-    Kind = Literal["table", "chain", "proxy", "dns", "direct", "dropped", "goes on", "foreign"]
+    EdgeKind = Literal["table", "chain", "proxy", "dns", "direct", "dropped", "goes on", "foreign"]
 
 DIRECTIONS = (("outbound", model.OUTPUT), ("inbound", model.PREROUTING))
 CHANGE_TEXTS: dict[type, Callable[[Any], str]] = {
@@ -53,7 +53,7 @@ class Edge(Value):
     """
 
     to: str
-    kind: Kind
+    kind: EdgeKind
     text: str
     packets: int | None = None
     bytes: int | None = None
@@ -193,7 +193,7 @@ class Reader:
         of = self.families if rule.family is None else (rule.family,)
         return Edge(to, kind, text, packets, size, families=of, below=below)
 
-    def _target(self, chain: model.Chain, rule: model.Rule, depth: int) -> tuple[Kind, str, tuple[Edge, ...]]:
+    def _target(self, chain: model.Chain, rule: model.Rule, depth: int) -> tuple[EdgeKind, str, tuple[Edge, ...]]:
         """Return where a rule sends packets: the kind of place, its name, and the edges from there."""
         verdict = meaning(rule) if isinstance(rule.verdict, model.Redirect) else rule.verdict
         if isinstance(verdict, model.Jump):
@@ -216,7 +216,7 @@ class Reader:
         change = CHANGE_TEXTS.get(type(verdict))
         return "goes on", change(verdict) if change else "counted", ()
 
-    def _onwards(self) -> Kind:
+    def _onwards(self) -> EdgeKind:
         return "direct" if self.table.name == model.NAT and self._base_chain.is_own else "goes on"
 
 

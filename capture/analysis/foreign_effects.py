@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from capture.model.ruleset import RestoreMark, SaveMark, SetMark
+from capture.model.ruleset import RestoreMark, Rule, SaveMark, SetMark
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.analysis.effects import Effect
-    from capture.model.ruleset import Rule
 
 DIVERTS = "foreign rule precedes ours and diverts captured traffic"
 DIVERTS_BEHIND = "foreign rule meets connections behind ours and diverts them"

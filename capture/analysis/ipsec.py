@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import BITS
+from capture.model.addresses import BITS, Network
 from capture.model.conventions import PROTOCOL_NUMBERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from capture.model.addresses import Network
     from capture.model.packet import Packet
     from capture.netlink.ipsec import IpsecPolicy
 

@@ -6,15 +6,15 @@ between the last two comes from foreign rules; ``culprits`` finds which.
 
 from __future__ import annotations
 
-from capture.analysis.base_chains import Situation
+from capture.analysis.base_chains import BaseChain, PodNetwork, Situation
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import EMPTY, Difference, compared
 from capture.analysis.compiler import INBOUND, OUTBOUND
-from capture.analysis.culprits import Culprits
+from capture.analysis.culprits import Culprits, RuleLocation
 from capture.analysis.diagram import TooLargeError
-from capture.analysis.effects import Comparison
+from capture.analysis.effects import Comparison, Effect
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILIES
+from capture.model.addresses import FAMILIES, Family
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -22,13 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Sequence
     from typing import TypeVar
 
-    from capture.analysis.base_chains import BaseChain, PodNetwork
     from capture.analysis.canonical import CanonicalTables
     from capture.analysis.compare import Numbered
     from capture.analysis.compiler import Direction
-    from capture.analysis.culprits import RuleLocation
-    from capture.analysis.effects import Effect
-    from capture.model.addresses import Family
 
     Found = TypeVar("Found")
 
@@ -58,7 +54,7 @@ class Obstacle(Value):
     def place(self) -> str:
         """Return where it is, in words."""
         there = self.foreign_chain
-        return f"table {there.table}, chain {there.chain.name} ({there.place}, priority {there.priority})"
+        return f"table {there.table}, chain {there.chain.name} ({there.hook_text}, priority {there.priority})"
 
 
 class Judgement(Value):

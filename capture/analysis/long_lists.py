@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     Places = tuple[int, ...]
     from collections.abc import Hashable, Mapping
 
-
 MAX_MEAN_OVERLAP = 8
 """How many rules may reach each piece of a field, on average, before the list is cut in two instead."""
 FREE_BUDGET = 2000

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 
 from capture.model import ruleset as model
-from capture.model.addresses import LOOPBACK_NETWORKS, Network, parse_address, parse_network, split
-from capture.model.packet import LOOPBACK
+from capture.model.addresses import LOOPBACK_NETWORKS, Family, Network, parse_address, parse_network, split
+from capture.model.packet import LOOPBACK, Packet
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.analysis.base_chains import PodNetwork
-    from capture.model.addresses import Family, Network
-    from capture.model.packet import Packet
 
 
 class Translate(Value):

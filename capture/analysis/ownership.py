@@ -98,7 +98,7 @@ def own_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> m
 def own_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | None = None) -> OwnPositions:
     """Return the positions of our rules in foreign chains; chains without any are left out."""
     places: OwnPositions = {}
-    marks = _marks_of_our_chains(live, family)
+    marks = _marks_of_own_chains(live, family)
     for table in live.tables:
         unrecorded: dict[str, tuple[model.Rule, ...]] = {}
         for chain in table.chains:
@@ -274,7 +274,7 @@ def excluded_interface(table: model.TableName, chain: str, rule: model.Rule) -> 
     return None
 
 
-def _marks_of_our_chains(live: model.Ruleset, family: Family) -> frozenset[int]:
+def _marks_of_own_chains(live: model.Ruleset, family: Family) -> frozenset[int]:
     """Return the marks that our chains of the mangle table match: those of the transparent proxy."""
     table = live.table(model.MANGLE)
     chains = [chain for chain in (table.chains if table else ()) if is_own_chain(chain.name)]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from capture.analysis.compiler import INBOUND, OTHER_MARK, OUTBOUND
 from capture.analysis.rerouting import UNCHANGED, routed_marks
-from capture.analysis.space import NONE, Field, marks_of
+from capture.analysis.space import NONE, Field, PacketSpace, marks_of
 from capture.analysis.trace import OF_KNOWN_CONNECTIONS
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, LOOPBACK_NETWORKS, Network, merge, merge_ranges
+from capture.model.addresses import BITS, LOOPBACK_NETWORKS, Family, Network, merge, merge_ranges
 from capture.model.conventions import MAX_ID, MAX_PORT
 from capture.model.packet import LOOPBACK
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from capture.analysis.base_chains import Situation
     from capture.analysis.compiler import Compiler, Direction
-    from capture.analysis.space import PacketSpace
-    from capture.model.addresses import Family
 
 NO_HOSTS: dict[Family, tuple[Network, ...]] = {
     "ipv4": (Network("ipv4", 0, 8), Network("ipv4", 0xE000_0000, 3)),  # RFC 1122 3.2.1.3, RFC 5771

@@ -13,19 +13,16 @@ If it is for a part of the packets, it has decided on these. Their user is not t
 from __future__ import annotations
 
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, gaps, merge_ranges, parse_network
+from capture.model.addresses import BITS, Family, Network, gaps, merge_ranges, parse_network
 from capture.model.values import Value
-from capture.netlink.policy_rules import FR_ACT_GOTO, FR_ACT_TO_TBL, REFUSING_ACTIONS
-from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, RTN_THROW
+from capture.netlink.policy_rules import FR_ACT_GOTO, FR_ACT_TO_TBL, REFUSING_ACTIONS, PolicyRule
+from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, RTN_THROW, TableRoute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from capture.model.addresses import Family, Network
     from capture.model.packet import Packet
-    from capture.netlink.policy_rules import PolicyRule
-    from capture.netlink.routing import TableRoute
 
     Range = tuple[int, int]
     RouteTarget = tuple[int, int, str | None]

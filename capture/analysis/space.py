@@ -12,7 +12,7 @@ from capture.analysis.diagram import Diagrams
 from capture.analysis.long_lists import Switches
 from capture.analysis.meaning import flags_hold, holds_for, is_pure, spelled_out
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, Network, gaps, merge, merge_ranges
+from capture.model.addresses import BITS, Family, Network, gaps, merge, merge_ranges
 from capture.model.conventions import MAX_ID, MAX_INTERFACE_BYTES, MAX_PORT
 from capture.model.packet import LOOPBACK, Packet
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from capture.analysis.base_chains import Situation
     from capture.analysis.rerouting import MarkRoute
-    from capture.model.addresses import Family
 
     Ranges = Sequence[tuple[int, int]]
     MarkKind = Literal["first", "mark", "connection"]

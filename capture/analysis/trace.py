@@ -17,7 +17,7 @@ are met where ``base_chains`` has them. A connection that is redirected is lost,
 from __future__ import annotations
 
 from capture.analysis.meaning import Goto, RedirectOfDns, Translate, Untrack, is_idle, judge, meaning
-from capture.analysis.rerouting import UNCHANGED, routed_marks
+from capture.analysis.rerouting import UNCHANGED, MarkRoute, routed_marks
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, Network
 from capture.model.chain_names import DASH, UNDERSCORE
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from capture.analysis.base_chains import BaseChain, Situation
     from capture.analysis.meaning import Meaning
-    from capture.analysis.rerouting import MarkRoute
     from capture.model.routing import MissingRoute
 
     Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]

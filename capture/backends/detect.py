@@ -13,7 +13,7 @@ What is requested is taken, or refused with what is missing; never replaced by s
 
 from __future__ import annotations
 
-from capture.backends.host_facts import PURPOSES, HostFacts, gather
+from capture.backends.host_facts import BY_PREFERENCE, PURPOSES, HostFacts, gather
 from capture.backends.iptables.tables import VARIANTS
 from capture.backends.request import DRIVERS, VARIANTS_OF, BackendRequest, flavours_allowed, requested_backend
 from capture.errors import PrivilegeError, UnsupportedError
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Literal
 
-    from capture.backends.host_facts import TableKind
     from capture.backends.iptables.tables import Variant
     from capture.model.chain_names import Spelling
     from capture.model.ruleset import Ruleset
@@ -92,10 +91,11 @@ def detect(request: BackendRequest, desired: Ruleset | None = None) -> Detected:
         from capture.backends.missing_modules import with_missing_modules  # where something failed
 
         raise with_missing_modules(error, desired, flavours_allowed(request)[0]) from error
-    place = choice.variant or "native"
-    places = {chain.place for chain in facts.chains}
+    used = {chain.flavour for chain in facts.chains}
     choice = choice.replace(
-        is_empty=place not in places, own_users=facts.own_users, has_reject_table="reject" in places
+        is_empty=(choice.variant or "nftables") not in used,
+        own_users=facts.own_users,
+        has_reject_table="reject" in used,
     )
     return Detected(choice, live_sets_in(facts))
 
@@ -250,19 +250,19 @@ def _nftables(facts: HostFacts, driver: str, reason: str) -> BackendChoice:
 def live_sets_in(facts: HostFacts) -> tuple[SetLocation, ...]:
     """Return the places that have sets of our own or of upstream's, in either spelling; pure."""
     found = []
-    for place in TABLE_KINDS:
-        own = [chain for chain in facts.chains if chain.place == place and chain.is_own]
+    for flavour in BY_PREFERENCE:
+        own = [chain for chain in facts.chains if chain.flavour == flavour and chain.is_own]
         if own:
             families = tuple(dict.fromkeys(chain.family for chain in own))
             has_programs = all(
-                (place, family, purpose) in facts.programs for family in families for purpose in PURPOSES
+                (flavour, family, purpose) in facts.programs for family in families for purpose in PURPOSES
             )
             by_program = "iptc" if not has_programs and facts.python_iptables else "restore"
             found.append(
                 SetLocation(
-                    "nftables" if place == "native" else "iptables",
-                    by_program if place == "legacy" else "netlink",
-                    "" if place == "native" else place,
+                    "nftables" if flavour == "nftables" else "iptables",
+                    by_program if flavour == "legacy" else "netlink",
+                    "" if flavour == "nftables" else flavour,
                     "our chains are there",
                     own_users=facts.own_users,
                     families=families,
@@ -270,6 +270,3 @@ def live_sets_in(facts: HostFacts) -> tuple[SetLocation, ...]:
                 )
             )
     return tuple(found)
-
-
-TABLE_KINDS: tuple[TableKind, ...] = ("nft", "legacy", "native")

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy, legacy_tables
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import HOOKS, decode_hook
+from capture.backends.nf_tables.hooks import HOOKS, Hook, decode_hook
 from capture.backends.nf_tables.listing import is_dormant, read_chains, read_tables
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE
-from capture.backends.request import flavours_allowed
+from capture.backends.request import BackendRequest, flavours_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
-from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, IPV4, IPV6
+from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, IPV4, IPV6, Family
 from capture.model.chain_names import is_own_chain
-from capture.model.ruleset import OUTPUT, PREROUTING, TABLES
+from capture.model.ruleset import OUTPUT, PREROUTING, TABLES, Ruleset, TableName
 from capture.model.values import Value
 from capture.netlink.attributes import decode_number, decode_text
 from capture.netlink.nfnetlink import has_extension, open_netfilter, read_generation
@@ -27,15 +27,10 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.backends.needed_modules import Flavour
-    from capture.backends.nf_tables.hooks import Hook
-    from capture.backends.request import BackendRequest
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Ruleset, TableName
     from capture.netlink.sockets import NetlinkSocket
 
     Fields = dict[int, bytes]
     Program = tuple[str, str, str]
-    TableKind = Literal["nft", "legacy", "native"]
     LegacySupport = Literal["present", "loadable", "absent", "unknown"]
 
 
@@ -45,7 +40,7 @@ class LiveChain(Value):
     ``uses`` counts the rules in it and, outside of legacy, the jumps to it.
     """
 
-    place: TableKind | Literal["reject"]
+    flavour: Flavour | Literal["reject"]
     family: str
     table: str
     chain: str
@@ -54,7 +49,7 @@ class LiveChain(Value):
     @property
     def is_own(self) -> bool:
         """Return whether the chain is our own or upstream's: by its name, or by the table it is in."""
-        return self.table in MODEL_TABLES if self.place == "native" else is_own_chain(self.chain)
+        return self.table in MODEL_TABLES if self.flavour == "nftables" else is_own_chain(self.chain)
 
 
 class HostFacts(Value):
@@ -76,7 +71,7 @@ class HostFacts(Value):
     legacy_tables: tuple[tuple[Family, str], ...]
     """The legacy tables that exist in the namespace."""
     chains: tuple[LiveChain, ...]
-    """All chains in tables that we might use, of all places that could be read."""
+    """All chains in tables that we might use, of all flavours that could be read."""
     python_iptables: bool
     """The package python-iptables is installed for this interpreter: what the driver iptc needs."""
     libnftables: bool
@@ -88,9 +83,9 @@ class HostFacts(Value):
     lacking: tuple[tuple[Flavour, tuple[str, ...]], ...] = ()
     """The modules that each flavour needs and this kernel is known not to have, or may not load."""
 
-    def uses(self, place: TableKind, *, own: bool = False) -> int:
-        """Return how many rules are in a place; with ``own``, how many of the capture."""
-        return sum(chain.uses for chain in self.chains if chain.place == place and (chain.is_own or not own))
+    def uses(self, flavour: Flavour, *, own: bool = False) -> int:
+        """Return how many live rules a flavour has; with ``own``, how many of the capture."""
+        return sum(chain.uses for chain in self.chains if chain.flavour == flavour and (chain.is_own or not own))
 
 
 def gather(request: BackendRequest | None = None, desired: Ruleset | None = None) -> HostFacts:
@@ -212,7 +207,7 @@ def _live_chains(listed: list[tuple[int, Fields]]) -> Iterator[LiveChain]:
         if protocol_family in FAMILY_OF and table in TABLES:
             yield LiveChain("nft", FAMILY_OF[protocol_family], table, chain, uses)
         elif protocol_family == nf.NFPROTO_INET and table in MODEL_TABLES:
-            yield LiveChain("native", "inet", table, chain, uses)
+            yield LiveChain("nftables", "inet", table, chain, uses)
         elif protocol_family == nf.NFPROTO_INET and table == REJECT_TABLE:
             yield LiveChain("reject", "inet", table, chain, uses)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from capture.backends.needed_modules import FLAVOUR_NAMES, needed
-from capture.errors import KernelError, PrivilegeError, ToolError, UnsupportedError
+from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV6
 from capture.state.kernel_modules import can_load, has_ipv6, is_loaded_module, look_up, read_prohibitions
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from capture.backends.needed_modules import Flavour
-    from capture.errors import CaptureError
     from capture.model.ruleset import Ruleset
 
 

@@ -1,28 +1,26 @@
 """The kernel modules that a rule set needs in each backend. Pure.
 
 A distribution's netfilter is made of modules. The kernel requests what a rule needs
-(request_module in net/netfilter/nf_tables_api.c and x_tables.c), with modprobe(8) of the host,
-for any user. If that fails, the answer is "No such file or directory", and names nothing. So here is
-what needs what, by the names and dependencies of Linux 6.1 (``modinfo -F depends``), which hold since 5.2.
+(request_module in net/netfilter/nf_tables_api.c and x_tables.c), with modprobe(8) of the host, for any user. If that
+fails, the answer is "No such file or directory", and names nothing. So the tables below have each module's needs, by
+the names and dependencies of Linux 6.1 (``modinfo -F depends``), which hold since 5.2.
 """
 
 from __future__ import annotations
 
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6
+from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6, Family
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Literal
 
-    from capture.model.addresses import Family
-
     Flavour = Literal["nftables", "nft", "legacy"]
     """nftables, or a variant of iptables."""
 
 FLAVOUR_NAMES: dict[Flavour, str] = {"nftables": "nftables", "nft": "iptables-nft", "legacy": "iptables-legacy"}
-"""What to call them."""
+"""Names of flavours in messages."""
 
 REQUIRES: dict[str, tuple[str, ...]] = {
     module: tuple(needs.split())
@@ -65,8 +63,7 @@ VOCABULARY: dict[type, tuple[str, str, str]] = {
     model.TransparentProxy: ("TPROXY", "nft_tproxy", "xt_TPROXY"),
     model.Log: ("LOG", "nft_log", "xt_LOG"),
 }
-"""Its name, its module in nftables ("" if nf_tables itself can), its module in iptables."""
-
+"""For each kind of match or verdict: its name, its module in nftables ("" if nf_tables has it), and in iptables."""
 
 OTHER_NAMES = {"tcp": "xt_tcpudp", "udp": "xt_tcpudp", "MARK": "xt_mark", "CONNMARK": "xt_connmark"}
 

@@ -21,14 +21,13 @@ from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.netlink.attributes import attribute, decode_text, u8, u32be
-from capture.netlink.batch import commit
+from capture.netlink.batch import Change, commit
 from capture.netlink.nfnetlink import open_netfilter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
 
 BEFORE_OTHER_FILTERS = -200

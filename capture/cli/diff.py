@@ -12,7 +12,7 @@ from capture.analysis.base_chains import Situation
 from capture.analysis.effects import Comparison, Effect
 from capture.analysis.judgement import of_family
 from capture.cli.options import CaptureCommand, capture_options, command, flags, format_option
-from capture.cli.values import Kind
+from capture.cli.parameter_types import ParameterType
 from capture.errors import EXIT_DONE, EXIT_DRIFT, ConfigurationError
 from capture.model.addresses import FAMILIES, FAMILY_NAMES
 from capture.model.ruleset import Ruleset
@@ -28,7 +28,7 @@ from capture.settings.settings import Settings, with_flags
 from capture.state.input import read_input
 
 EXPECTED = "a file written by `capture dump --format json`"
-CAPTURE = Kind(str, f"options of the capture in quotes, or {EXPECTED}")
+CAPTURE = ParameterType(str, f"options of the capture in quotes, or {EXPECTED}")
 
 
 @command(

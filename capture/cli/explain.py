@@ -34,7 +34,8 @@ HEADINGS = ("direction", "traffic", "goes", "because", "families")
 def explain(ctx: click.Context, namespace: str | None, form: str, family: Family | None, *, from_options: bool) -> None:
     """Print the whole policy in words: what is captured, what is not, and why.
 
-    Each line is a set of connections; no two of them overlap. All tables count, foreign ones and second captures too.
+    Each line is a set of connections; no two overlap, and none is left out. All tables count, foreign ones and second
+    captures too.
     """
     settings = explicit_if(ctx, requested=from_options)
     situation = operations.situation_of(settings, namespace)

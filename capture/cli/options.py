@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from capture.cli.values import Kind, beginning, number, one_of
+from capture.cli.parameter_types import ParameterType, beginning, number, one_of
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILIES, Network, parse_address
 from capture.model.ruleset import SHOWN_TABLES
@@ -30,7 +30,6 @@ from capture.state.netns import path_of_process
 
 NAMED_NAMESPACES = "/run/netns"
 """The directory in which iproute2 and container runtimes name network namespaces (ip-netns(8))."""
-
 
 GIVEN_FLAGS = "capture.options.given"
 """Where a click context keeps the flags of the option table that were given."""
@@ -268,7 +267,7 @@ def _namespace(text: str) -> str:
     return text if not text or "/" in text else f"{NAMED_NAMESPACES}/{text}"
 
 
-NAMESPACE = Kind(_namespace, "a path, or a name of `ip netns`", lambda path: path != "")
+NAMESPACE = ParameterType(_namespace, "a path, or a name of `ip netns`", lambda path: path != "")
 
 
 def warn_of_host(namespace: str | None) -> None:
@@ -333,4 +332,4 @@ def _addresses(text: str) -> tuple[Network, ...]:
     return tuple(parse_address(each.strip()) for each in text.split(",") if each.strip())
 
 
-ADDRESSES = Kind(_addresses, "IP addresses, separated by commas")
+ADDRESSES = ParameterType(_addresses, "IP addresses, separated by commas")

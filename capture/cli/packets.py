@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from capture.cli.values import Kind, number, one_of
+from capture.cli.parameter_types import ParameterType, number, one_of
 from capture.errors import CaptureError, ConfigurationError
 from capture.model.addresses import Network, parse_address
 from capture.model.conventions import APP_ID, MAX_ID
@@ -28,10 +28,10 @@ def _source(text: str) -> tuple[Network, int | None]:
 
 
 ID = number(0, MAX_ID)
-ENDPOINT = Kind(_endpoint, "an address with a port, such as 10.1.2.3:80 or [fd00::1]:80")
-SOURCE = Kind(_source, "an address, such as 10.1.2.3, 10.1.2.3:45000 or fd00::1")
-INTERFACE = Kind(interface, "an interface name (at most 15 bytes, no blank, no '/')")
-MARK = Kind(TPROXY_MARK.parse, TPROXY_MARK.expected)
+ENDPOINT = ParameterType(_endpoint, "an address with a port, such as 10.1.2.3:80 or [fd00::1]:80")
+SOURCE = ParameterType(_source, "an address, such as 10.1.2.3, 10.1.2.3:45000 or fd00::1")
+INTERFACE = ParameterType(interface, "an interface name (at most 15 bytes, no blank, no '/')")
+MARK = ParameterType(TPROXY_MARK.parse, TPROXY_MARK.expected)
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from capture.cli.options import (
     part_options,
     warn_of_host,
 )
-from capture.cli.values import Kind
+from capture.cli.parameter_types import ParameterType
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.report.applied_text import print_start_line
 from capture.report.diagnosis_text import cause_lines
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     *part_options(),
     click.Option(
         ["--proxy-admin"],
-        type=Kind(str, "an http URL, such as http://127.0.0.1:15000", is_url),
+        type=ParameterType(str, "an http URL, such as http://127.0.0.1:15000", is_url),
         metavar="URL",
         help="Compare Envoy's listeners with the capture, too: its admin interface, http://127.0.0.1:15000.",
     ),

@@ -13,7 +13,7 @@ import click
 from capture import operations
 from capture.analysis.flow import PathTree, flows, with_rates
 from capture.cli.options import command, family_option, format_option, namespace_options
-from capture.cli.values import number
+from capture.cli.parameter_types import number
 from capture.model.addresses import FAMILIES, Family
 from capture.model.text import printable
 from capture.model.values import Value

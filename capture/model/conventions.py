@@ -8,7 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.model.ruleset import ProtocolName
 
-PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": 6, "udp": 17}  # linux/in.h
+IPPROTO_TCP, IPPROTO_UDP = 6, 17  # linux/in.h
+PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": IPPROTO_TCP, "udp": IPPROTO_UDP}
 PROTOCOL_OF: dict[int, ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 MAX_PORT = 0xFFFF
 PROXY_ID, APP_ID = 1337, 1000
@@ -22,6 +23,7 @@ SIDECAR_PORTS = range(15000, 15100)
 """Where Envoy and Istio's agent listen: for captured traffic, DNS, probes and metrics, and for commands."""
 
 # Istio's design of DNS and TPROXY
+SSH_PORT = 22
 DNS_PORT = 53
 AGENT_DNS_PORT = 15053
 """The port on which the agent next to the proxy answers DNS."""

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILY_NAMES, IPV6
+from capture.model.addresses import FAMILY_NAMES, IPV6, Family, Network
 from capture.model.values import Value
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family, Network
 
 
 class LoopbackAddress(Value):

@@ -17,7 +17,7 @@ Numbers are plain integers (ports, ids, marks), times are seconds.
 
 from __future__ import annotations
 
-from capture.model.addresses import IPV6, Network
+from capture.model.addresses import IPV6, Family, Network
 from capture.model.values import Value, put
 
 TYPE_CHECKING = False
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Literal
 
-    from capture.model.addresses import Family
     from capture.model.routing import LoopbackAddress, PolicyRoute
 
     TableName = Literal["raw", "mangle", "nat"]

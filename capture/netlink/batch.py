@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import errno
 
-from capture.errors import KernelError
+from capture.errors import CaptureError, KernelError
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, u32be
-from capture.netlink.messages import NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, decode_refusal, encode_message
+from capture.netlink.messages import NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, Refusal, decode_refusal, encode_message
 from capture.netlink.nfnetlink import (
     ATTEMPTS,
     NFNL_SUBSYS_NFTABLES,
@@ -25,16 +25,12 @@ from capture.netlink.nfnetlink import (
     read_consistently,
     ruleset_busy,
 )
-from capture.netlink.sockets import NO_ANSWER, failure
+from capture.netlink.sockets import NO_ANSWER, NetlinkSocket, failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import TypeVar
-
-    from capture.errors import CaptureError
-    from capture.netlink.messages import Refusal
-    from capture.netlink.sockets import NetlinkSocket
 
     T = TypeVar("T")
 

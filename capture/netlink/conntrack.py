@@ -11,18 +11,17 @@ Numbers in attributes are big endian.
 from __future__ import annotations
 
 from capture.errors import KernelError
+from capture.model.conventions import IPPROTO_TCP
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_number, nested, u8, u16be, u32be
-from capture.netlink.messages import NLM_F_CREATE, NLM_F_REQUEST, NLMSG_ERROR, decode_refusal, encode_message
+from capture.netlink.messages import NLM_F_CREATE, NLM_F_REQUEST, NLMSG_ERROR, Refusal, decode_refusal, encode_message
 from capture.netlink.nfnetlink import NFGENMSG_SIZE, nfgenmsg
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
-from capture.netlink.sock_diag import IPPROTO_TCP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from capture.netlink.messages import Refusal
     from capture.netlink.sockets import NetlinkSocket
 
 NFNL_SUBSYS_CTNETLINK = 1  # linux/netfilter/nfnetlink.h

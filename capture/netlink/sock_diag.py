@@ -9,6 +9,7 @@ linux/inet_diag.h::
 
 from __future__ import annotations
 
+from capture.model.conventions import IPPROTO_TCP
 from capture.model.values import Value
 from capture.netlink.attributes import decode_fields, decode_host_number, u32
 from capture.netlink.messages import NLM_F_REQUEST, encode_message
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 NETLINK_SOCK_DIAG = 4  # linux/netlink.h
 SOCK_DIAG_BY_FAMILY = 20  # linux/sock_diag.h
-IPPROTO_TCP, IPPROTO_UDP = 6, 17
 SOCKID_SIZE = 48
 ANY_COOKIE = b"\xff" * 8
 """INET_DIAG_NOCOOKIE: a socket is named by its addresses alone."""

@@ -12,14 +12,13 @@ import _socket
 import errno
 import os
 
-from capture.errors import KernelError, PrivilegeError, UnsupportedError
+from capture.errors import CaptureError, KernelError, PrivilegeError, UnsupportedError
 from capture.netlink import messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-    from capture.errors import CaptureError
 
 # linux/netlink.h, linux/socket.h, asm-generic/socket.h
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12

@@ -33,11 +33,6 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Import a name when it is used for the first time (PEP 562)."""
-    home = next((home for home, names in HOMES.items() if name in names), None)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import sys
+    from capture.lazy import import_name  # the plugin takes the names from their homes
 
-    __import__(home)
-    found = globals()[name] = getattr(sys.modules[home], name)
-    return found
+    return import_name(globals(), HOMES, name)

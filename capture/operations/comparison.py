@@ -5,13 +5,13 @@ from __future__ import annotations
 from capture.backends import detect, load
 from capture.backends.nftables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
-from capture.model.addresses import FAMILIES, IPV6
-from capture.model.ruleset import Ruleset
+from capture.model.addresses import FAMILIES, IPV6, Network
+from capture.model.ruleset import Chain, Ruleset, TableName
 from capture.model.values import Value
 from capture.operations.arguments import host_or_default, request_of
 from capture.operations.results import Dumped, LiveSet, Other, Verified
 from capture.rules import build_ruleset
-from capture.settings.config import resolve
+from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.families import global_addresses, judge_families
 from capture.settings.host import PodFromOutside
 from capture.settings.options import OTHER_FAMILY
@@ -25,11 +25,8 @@ if TYPE_CHECKING:
 
     from capture.analysis.base_chains import PodNetwork
     from capture.backends.detect import BackendChoice, Detected, SetLocation
-    from capture.model.addresses import Network
-    from capture.model.ruleset import Chain, TableName
     from capture.operations.arguments import Namespace
     from capture.operations.situation import OtherChains
-    from capture.settings.config import CaptureConfig, Host
     from capture.state.record import Record
 
 

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from capture.analysis.cause_text import Cause, cause
-from capture.analysis.causes import drop_cause
+from capture.analysis.causes import PodFacts, drop_cause
 from capture.analysis.foreign_effects import what_foreign_does
 from capture.backends.iptables.render import shown_rule
-from capture.model.addresses import FAMILY_NAMES, IPV4, parse_address
+from capture.model.addresses import FAMILY_NAMES, IPV4, Family, parse_address
 from capture.model.conventions import APP_ID
 from capture.model.packet import Packet
-from capture.model.routing import LoopbackAddress
+from capture.model.routing import LoopbackAddress, MissingRoute
 from capture.operations import trace
-from capture.state.impediments import LO_DOWN
+from capture.state.impediments import LO_DOWN, Impediment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from capture.analysis.causes import PodFacts
     from capture.analysis.compare import Difference
     from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
-    from capture.model.addresses import Family
-    from capture.model.routing import MissingRoute
     from capture.model.ruleset import Rule, Ruleset
     from capture.operations.results import Verified
-    from capture.state.impediments import Impediment
 
 USUAL = Packet("tcp", parse_address("203.0.113.7"), 80, uid=APP_ID, gid=APP_ID)
 """To an address outside (RFC 5737), of a user who is not the proxy."""

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from capture.backends import detect, load
 from capture.errors import ConfigurationError
-from capture.model.addresses import FAMILIES
+from capture.model.addresses import FAMILIES, Family
 from capture.operations.arguments import request_of
 from capture.rules import build_ruleset
-from capture.settings.config import resolve
+from capture.settings.config import Host, resolve
 from capture.settings.host import AnyPod
-from capture.settings.settings import as_settings
+from capture.settings.settings import Settings, as_settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.backends.detect import BackendChoice
-    from capture.model.addresses import Family
-    from capture.settings.config import Host
-    from capture.settings.settings import Settings
 
 
 def render(

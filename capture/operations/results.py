@@ -68,8 +68,8 @@ class Verified(Value):
 
     @property
     def holds(self) -> bool:
-        """Return whether nothing is certain to differ."""
-        return not self.drift
+        """Return whether the rules are applied, and nothing is certain to differ."""
+        return self.conclusion not in ("nothing applied", "drift")
 
     @property
     def is_judged(self) -> bool:
@@ -86,7 +86,7 @@ class Verified(Value):
         """Return what follows from all of it."""
         if self.is_nothing_applied:
             return "nothing applied"
-        if not self.holds:
+        if self.drift:
             return "drift"
         if self.is_certain:
             return "in sync"

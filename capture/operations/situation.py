@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from capture.analysis.base_chains import Situation, in_tables_of_iptables
+from capture.analysis.base_chains import BaseChain, Situation, in_tables_of_iptables
 from capture.backends import load
 from capture.backends.detect import BackendChoice
 from capture.backends.iptables.tables import legacy_tables
-from capture.backends.nftables.names import TABLE_NAMES
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILIES
 from capture.model.chain_names import is_own_chain
@@ -15,15 +14,9 @@ from capture.state import routes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.analysis.base_chains import BaseChain
     from capture.model.ruleset import Ruleset
 
-LEGACY = "iptables-legacy"
-OF_PLACES = {("nftables", ""): "inet istio-proxy", ("iptables", "nft"): "of iptables", ("iptables", "legacy"): LEGACY}
-"""Names for the tables of a second set, by its backend and variant."""
-
-
-NATIVE_TABLES = {f"inet {name}" for name in TABLE_NAMES.values()}
+LEGACY = ("iptables", "legacy")
 
 
 class OtherChains(Value):
@@ -43,8 +36,7 @@ class OtherChains(Value):
 
     def of(self, place: tuple[str, str]) -> tuple[BaseChain, ...]:
         """Return the chains of our set in a place."""
-        name = OF_PLACES[place]
-        return tuple(c for c in self.second if c.table.startswith(name) or c.table.endswith(name))
+        return tuple(chain for chain in self.second if chain.place == place)
 
 
 def read_other_chains(place: tuple[str, str]) -> OtherChains:
@@ -54,7 +46,7 @@ def read_other_chains(place: tuple[str, str]) -> OtherChains:
     chains = list(read_foreign_chains((place,)))
     doubts: list[str] = []
     tables = {table for family in FAMILIES for table in legacy_tables(family)}
-    if tables and place != ("iptables", "legacy"):
+    if tables and place != LEGACY:
         found = _read_legacy()
         if found is None:
             doubts.append(
@@ -81,15 +73,17 @@ def _read_legacy() -> list[BaseChain] | None:
             continue
         found = in_tables_of_iptables(ruleset, is_older=lambda _: False)
         in_use = (chain for chain in found if chain.chain.rules or "DROP" in chain.policies)
-        return [chain.replace(table=f"{chain.contents.name} of {LEGACY}", is_of_any_age=True) for chain in in_use]
+        return [
+            chain.replace(table=f"{chain.contents.name} of iptables-legacy", is_of_any_age=True, place=LEGACY)
+            for chain in in_use
+        ]
     return None
 
 
 def _is_own(chain: BaseChain) -> bool:
-    if chain.table in NATIVE_TABLES:
-        return True
-    names = (each.name for each in chain.contents.chains)
-    return chain.table.endswith((OF_PLACES["iptables", "nft"], LEGACY)) and any(map(is_own_chain, names))
+    """Return whether a chain is in a table of our own, or in one of iptables that has chains of ours."""
+    has_own = any(is_own_chain(each.name) for each in chain.contents.chains)
+    return chain.place is not None and (has_own or chain.place[0] == "nftables")
 
 
 def read_situation(ruleset: Ruleset, place: tuple[str, str], needs: Ruleset) -> Situation:

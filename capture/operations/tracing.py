@@ -15,9 +15,9 @@ from capture.model.ruleset import Ruleset
 from capture.operations.arguments import host_or_default
 from capture.operations.situation import read_situation
 from capture.rules import build_ruleset
-from capture.settings.config import CaptureConfig, resolve
+from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.parsers import interface
-from capture.settings.settings import as_settings
+from capture.settings.settings import Settings, as_settings
 from capture.state import record
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from capture.model.ruleset import Chain, ProtocolName, Rule, TableName
     from capture.operations.arguments import Namespace
-    from capture.settings.config import Host
-    from capture.settings.settings import Settings
 
     IpAddress = IPv4Address | IPv6Address
     Parsed = TypeVar("Parsed")

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from capture.analysis.cause_text import Cause
     from capture.operations.diagnosis import Diagnosis
 
-
 SUBJECTS = {"captured": "nothing is wrong with {}", "broken": "the capture of {}"}
 """What a verdict without a connection is about."""
 

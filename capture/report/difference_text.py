@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import address_text
-from capture.model.routing import LoopbackAddress
+from capture.model.addresses import Family, Network, address_text
+from capture.model.routing import LoopbackAddress, MissingRoute
 from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.judgement import Obstacle
     from capture.analysis.trace import Fate
-    from capture.model.addresses import Family, Network
-    from capture.model.routing import MissingRoute
     from capture.model.ruleset import Rule, Ruleset
     from capture.operations import Other, Verified
 
@@ -165,13 +163,12 @@ def verified_lines(verified: Verified) -> Iterator[str]:
 
 def conclusion_lines(verified: Verified) -> Iterator[str]:
     """Yield whether the live rules are as desired, then each difference, and what cannot be judged."""
-    found = len(verified.drift)
     compared_with = reference_text(verified)
     yield {
         "nothing applied": NOTHING_APPLIED,
-        "drift": f"drift: {found} difference{'s' if found > 1 else ''} from the {compared_with}",
+        "drift": _drift_text(verified),
         "in sync": f"in sync: live rules match the {compared_with}",
-        "cannot be judged": f"cannot be judged: live rules match the {compared_with} as far as they can be judged",
+        "cannot be judged": f"not judged in full: our rules match the {compared_with}; foreign ones may divert traffic",
         "no reference": f"no reference: {NOTHING_RECORDED}",
     }[verified.conclusion]
     if verified.is_nothing_applied:
@@ -180,6 +177,13 @@ def conclusion_lines(verified: Verified) -> Iterator[str]:
     if not verified.has_reference and verified.conclusion != "no reference":
         yield f"not judged: {NOTHING_RECORDED}"
     yield from (f"not judged: {sentence}" for sentence in doubt_lines(verified))
+
+
+def _drift_text(verified: Verified) -> str:
+    found, plural = len(verified.drift), "s" if len(verified.drift) > 1 else ""
+    if not verified.has_reference:
+        return f"drift: {found} fault{plural}, by the live rules alone"
+    return f"drift: {found} difference{plural} from the {reference_text(verified)}"
 
 
 def reference_text(verified: Verified) -> str:
@@ -203,7 +207,7 @@ def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, 
     from capture.report.diagnosis_text import cause_as_plain  # which words differences, too
 
     return {
-        "as_asked": verified.conclusion not in ("drift", "nothing applied"),
+        "as_asked": verified.holds,
         "certain": verified.is_certain,
         "compared_with": reference_text(verified),
         "differences": differences_as_plain(verified),

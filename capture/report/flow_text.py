@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILY_NAMES
+from capture.model.addresses import FAMILY_NAMES, Family
 from capture.report.fold import width_of
 from capture.report.output import BOLD, GREEN, RED, YELLOW
 
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from capture.analysis.flow import Edge, PathTree
-    from capture.model.addresses import Family
 
     Line = tuple[str, str]
     """A line, and its colour."""

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from capture.analysis.ownership import own_only, own_rules
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILIES, FAMILY_NAMES
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
 from capture.model.chain_names import is_own_chain
 from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.report.difference_text import conclusion_lines, differences_as_plain, text_of
-from capture.report.table import is_of_family, listed_chains, listing
+from capture.report.table import ListedChain, Row, is_of_family, listed_chains, listing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from typing import Any
 
-    from capture.model.addresses import Family
     from capture.operations import Dumped, LiveSet, Verified
-    from capture.report.table import ListedChain, Row
 
 
 class Shown(Value):

@@ -1,6 +1,6 @@
 """``str()`` of the library's results: what the command line prints, from the same functions.
 
-Importing this module fills ``capture.model.values.WORDS``. The plugin does without it.
+Importing this module fills ``capture.model.values.TEXTS``. The plugin does without it.
 """
 
 from __future__ import annotations

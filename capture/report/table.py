@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from capture.backends.iptables.expansion import slots
 from capture.model import ruleset as model
-from capture.model.addresses import IPV4, address_text
+from capture.model.addresses import IPV4, Family, Network, address_text
 from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.report.fold import folded_table, width_of
@@ -19,8 +19,6 @@ from capture.report.fold import folded_table, width_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from capture.model.addresses import Family, Network
 
 EVERYWHERE = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
 COLUMN_NAMES = " pkts bytes target     prot opt in     out     source               destination"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import address_text
+from capture.model.addresses import Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.ruleset import TABLES
 from capture.report.difference_text import fate_text, text_of
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.analysis.trace import Step, Trace
-    from capture.model.addresses import Family
 
 OUTCOMES = {
     "direct": "bypasses the proxy",

@@ -6,7 +6,7 @@ The order of the rules is upstream's, and is part of the contract: tests hold it
 from __future__ import annotations
 
 from capture.model import ruleset as model
-from capture.model.addresses import IPV6
+from capture.model.addresses import IPV6, Family
 from capture.model.chain_names import BY_SPELLING, ChainNames
 from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.routing import LoopbackAddress, PolicyRoute
@@ -18,7 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from capture.model.addresses import Family
     from capture.settings.config import CaptureConfig
 
 __all__ = [

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILIES
-from capture.model.ruleset import MAX_SINGLE_RULES
+from capture.model.addresses import FAMILIES, Family, Network
+from capture.model.ruleset import MAX_SINGLE_RULES, Rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeVar
-
-    from capture.model.addresses import Family, Network
-    from capture.model.ruleset import Rule
 
     T = TypeVar("T")
 

@@ -5,7 +5,7 @@ Only ``resolve`` turns names into ids and decides on the families. After it ever
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
+from capture.model.addresses import FAMILIES, IPV4, IPV6, Family, Network
 from capture.model.conventions import PROXY_ID
 from capture.model.ruleset import Span, only
 from capture.model.values import Value
@@ -13,18 +13,16 @@ from capture.settings import options as option
 from capture.settings.config_warnings import config_warnings
 from capture.settings.families import choose_families
 from capture.settings.parsers import Selection, UidPorts
-from capture.settings.settings import host_bits_warnings
+from capture.settings.settings import Settings, host_bits_warnings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Literal, Protocol
 
-    from capture.model.addresses import Family
     from capture.model.chain_names import Spelling
     from capture.settings.options import Option
     from capture.settings.parsers import Mode
-    from capture.settings.settings import Settings
 
     Profile = Literal["1.8", "1.30"]
 
@@ -57,7 +55,6 @@ if TYPE_CHECKING:
 
 else:
     Host = object
-
 
 MAX_OWNER_GROUPS = 64
 """Upstream's bound: they are all in one rule."""
@@ -103,7 +100,7 @@ class CaptureConfig(Value):
     is_reached_by_ipv6: bool = True
     """Whether the pod has a global IPv6 address."""
     families_because: str = "both, default"
-    """Which setting made the families what they are, and where it was given."""
+    """The setting that decided on the families, and its origin."""
 
     @property
     def is_transparent(self) -> bool:
@@ -112,7 +109,7 @@ class CaptureConfig(Value):
 
 
 def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
-    """Return what is true in the pod, and warnings about what was given.
+    """Return the configuration of the pod, and warnings about the settings.
 
     Raises ConfigurationError that names option, value, origin and what is expected.
     """
@@ -126,7 +123,7 @@ def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
 AS_GIVEN: dict[str, Option[Any]] = {
     field: vars(option)[field.upper()] for field in CaptureConfig.__match_args__ if field.upper() in vars(option)
 }
-"""The fields that are called like an option: they have its value, unless that takes the host to be understood."""
+"""The fields with the name of an option: they have its value, unless ``_config`` resolves it by the host."""
 
 
 def _config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfig:

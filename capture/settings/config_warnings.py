@@ -25,18 +25,13 @@ SWAPPED = (int(option.INBOUND_CAPTURE_PORT.default), int(option.PROXY_PORT.defau
 
 def config_warnings(settings: Settings, config: CaptureConfig, host: Host) -> list[str]:
     """Return a warning for each setting that leaves everything alone, or names an interface that is not there."""
-    return [*cancelling(settings, config, host), *_missing_interfaces(settings, host)]
-
-
-def cancelling(settings: Settings, config: CaptureConfig, host: Host) -> list[str]:
-    """Return a warning for each setting that leaves everything alone."""
     found = [*_cancelling(config)]
-    if excludes_every_interface(config, host):
+    if _excludes_every_interface(config, host):
         found.append((option.EXCLUDED_INTERFACES, "names every interface of the pod: nothing is captured but over lo"))
-    return [f"{_where(settings, which)} {what}" for which, what in found]
+    return [*(f"{_where(settings, which)} {what}" for which, what in found), *_missing_interfaces(settings, host)]
 
 
-def excludes_every_interface(config: CaptureConfig, host: Host) -> bool:
+def _excludes_every_interface(config: CaptureConfig, host: Host) -> bool:
     """Return whether the excluded interfaces are all that the pod has, but lo."""
     present = (host.interface_names() or ()) if config.excluded_interfaces else ()
     return bool(present) and all(any(_matches(name, each) for name in config.excluded_interfaces) for each in present)

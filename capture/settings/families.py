@@ -9,7 +9,7 @@ A family with a global address and without rules bypasses the proxy. That is nev
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV4, IPV6, Network, address_text
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, IPV4, IPV6, Family, Network, address_text
 from capture.model.values import Value
 from capture.settings.options import DUAL_STACK, IP_FAMILIES, OTHER_FAMILY
 
@@ -17,7 +17,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from capture.model.addresses import Family
     from capture.settings.config import Host
     from capture.settings.settings import Settings
 
@@ -73,7 +72,7 @@ def _requests_ipv6(settings: Settings, host: Host, addresses: list[Network]) -> 
 
 
 def _contradictions(settings: Settings) -> list[str]:
-    """Return a warning if the families were given, and dual stack contradicts them."""
+    """Return a warning if dual stack contradicts the given families."""
     if IP_FAMILIES not in settings.explicit or DUAL_STACK not in settings.explicit:
         return []
     choice, is_dual = settings[IP_FAMILIES], settings[DUAL_STACK]

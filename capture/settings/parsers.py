@@ -7,7 +7,7 @@ Digits are ASCII digits: ``int()`` alone would also take signs, blanks, undersco
 
 from __future__ import annotations
 
-from capture.model.addresses import Network, is_decimal, merge_ranges, network_parts, parse_network
+from capture.model.addresses import Family, Network, is_decimal, merge_ranges, network_parts, parse_network
 from capture.model.conventions import MAX_ID, MAX_INTERFACE_BYTES, MAX_PORT, PROXY_TO_SELF_MARK
 from capture.model.ruleset import MAX_SEPARATE_PORTS, Span
 from capture.model.values import Value
@@ -16,8 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Generic, Literal, TypeVar
-
-    from capture.model.addresses import Family
 
     T = TypeVar("T")
     Mode = Literal["REDIRECT", "TPROXY"]
@@ -31,7 +29,6 @@ else:
 
 MAX_INTERFACES = 256
 """No pod has so many; a rule each for 40,000 names takes seconds and 200 MB."""
-
 
 RESERVED_ROUTE_TABLES = (0, 253, 254, 255)
 """linux/rtnetlink.h: unspec, default, main, local. A route to ``lo`` for everything there cuts the pod off."""

@@ -7,14 +7,12 @@ from capture.model.addresses import Network, network_parts, parse_network
 from capture.model.text import shortened
 from capture.model.values import Value
 from capture.settings import parsers
-from capture.settings.options import LOG_OUTPUT_LEVEL, NETWORK_OPTIONS, OPTIONS
+from capture.settings.options import LOG_OUTPUT_LEVEL, NETWORK_OPTIONS, OPTIONS, Option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any, TypeVar
-
-    from capture.settings.options import Option
 
     T = TypeVar("T")
 
@@ -72,7 +70,7 @@ class Settings(Value):
         )
 
     def checked(self) -> Settings:
-        """Return these settings if every value that was given can be used; ConfigurationError if one cannot."""
+        """Return these settings if every given value can be used; ConfigurationError if one cannot."""
         for option in self.explicit:
             self[option]
         return self

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 FOLDER = "decisions"
 CAPTURED, LEFT_ALONE, REFUSED = "captured", "left alone", "refused"
+EXCLUDED_NAMESPACE, NOT_INJECTED = "namespace", "not injected"
+"""Kinds of pods that are left alone: the entry excludes their namespace, or the injector has not changed them."""
 MAX_BYTES = 16 * 1024
 
 
@@ -50,7 +52,7 @@ class RecordedDecision(Value):
     namespace: str
     """Its path, as the runtime named it."""
     kind: str = ""
-    """What a pod that is left alone would need, if that is known: ``cni.decision.Exemption.kind``."""
+    """What a pod that is left alone would need: one of the kinds above, or ""."""
 
 
 def keep(decision: RecordedDecision, directory: str = STATE_DIRECTORY) -> bool:

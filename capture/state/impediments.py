@@ -9,11 +9,13 @@ from capture.model.addresses import (
     IPV6,
     LOOPBACK_ADDRESSES,
     LOOPBACK_NETWORKS,
+    Family,
+    Network,
     address_text,
     parse_address,
     parse_network,
 )
-from capture.model.ruleset import MANGLE, PREROUTING, InInterface, Return
+from capture.model.ruleset import MANGLE, PREROUTING, InInterface, Return, Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import is_loopback_up, read_addresses
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
@@ -24,20 +26,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Literal
 
-    from capture.model.addresses import Family, Network
     from capture.model.routing import PolicyRoute
-    from capture.model.ruleset import Ruleset
     from capture.netlink.policy_rules import PolicyRule
     from capture.netlink.sockets import NetlinkSocket
     from capture.state.sysctls import Sysctl
 
-    Kind = Literal["lo-down", "no-route", "policy-route", "sysctl"]
+    ImpedimentKind = Literal["lo-down", "no-route", "policy-route", "sysctl"]
 
 
 class Impediment(Value):
     """Something other than a rule by which captured traffic is lost; ``family`` is None if it concerns both."""
 
-    kind: Kind
+    kind: ImpedimentKind
     message: str
     remedy: str
     family: Family | None = None

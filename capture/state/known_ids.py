@@ -5,8 +5,15 @@ iptables refuses them with "Invalid argument"; nftables takes them, and then the
 
 from __future__ import annotations
 
-from capture.settings.options import EXCLUDED_OWNER_GROUPS, OWNER_GROUPS, PROXY_GID, PROXY_UID, UID_PORT_EXCLUSIONS
-from capture.state.user_namespace import read_id_maps
+from capture.settings.options import (
+    EXCLUDED_OWNER_GROUPS,
+    OWNER_GROUPS,
+    PROXY_GID,
+    PROXY_UID,
+    UID_PORT_EXCLUSIONS,
+    Option,
+)
+from capture.state.user_namespace import Ids, read_id_maps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,9 +22,7 @@ if TYPE_CHECKING:
 
     from capture.model.ruleset import Span
     from capture.settings.config import CaptureConfig
-    from capture.settings.options import Option
     from capture.settings.settings import Settings
-    from capture.state.user_namespace import Ids
 
 
 def require_known_ids(settings: Settings, config: CaptureConfig) -> None:

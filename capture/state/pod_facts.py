@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from capture.analysis.causes import Capture, PodFacts
+from capture.analysis.causes import PodFacts
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NUMBERS, parse_address
+from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.netlink.interfaces import Link, read_addresses, read_links
 from capture.netlink.routing import way_out
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
-from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, TCP_LISTEN, Listener, open_sock_diag, read_listeners
+from capture.netlink.sock_diag import TCP_LISTEN, Listener, open_sock_diag, read_listeners
 from capture.netlink.traffic_control import read_redirects
 from capture.state.files import content_of, open_files, processes
 from capture.state.tracked import read_counts
@@ -20,10 +21,11 @@ from capture.state.user_namespace import IdMaps, foreign_ids
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from capture.model.ruleset import Span
     from capture.netlink.sockets import NetlinkSocket
 
 
-def read_facts(capture: Capture) -> PodFacts:
+def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
     """Return the facts of the namespace we are in; what the kernel does not report is left out."""
     with open_route() as route:
         links = tuple(read_links(route))
@@ -37,7 +39,7 @@ def read_facts(capture: Capture) -> PodFacts:
     strangers = {
         listener.inode
         for listener in listeners or ()
-        if not any(span.first <= listener.uid <= span.last for span in capture.uids)
+        if not any(span.first <= listener.uid <= span.last for span in proxy_uids)
     }
     return PodFacts(
         links,
@@ -51,7 +53,7 @@ def read_facts(capture: Capture) -> PodFacts:
 
 
 def diverted(route: NetlinkSocket, links: Sequence[Link]) -> tuple[tuple[str, str], ...]:
-    """Return which interfaces have a filter that sends elsewhere what comes in, and where to."""
+    """Return the interfaces with a filter that diverts incoming packets, each with its target."""
     names = {link.index: link.name for link in links}
     return tuple(
         (link.name, names.get(target, f"interface {target}"))
@@ -66,7 +68,7 @@ def _listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
     found: list[Listener] = []
     try:
         with open_sock_diag() as diag:
-            for protocol in (IPPROTO_TCP, IPPROTO_UDP):
+            for protocol in PROTOCOL_NUMBERS.values():
                 found += read_listeners(diag, protocol)
     except CaptureError:
         return None
@@ -74,7 +76,10 @@ def _listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
 
 
 def listening_tcp_ports() -> set[int]:
-    """Return the ports with a listening TCP socket, by /proc/net/tcp (proc(5)): also on a kernel without sock_diag."""
+    """Return the ports with a listening TCP socket, by /proc/net/tcp (proc(5)).
+
+    ``capture host apply`` must know them on every kernel, and one may lack the module tcp_diag.
+    """
     listed = (content_of(f"/proc/net/{each}").decode().splitlines()[1:] for each in ("tcp", "tcp6"))
     sockets = [line.split() for lines in listed for line in lines]
     return {int(words[1].rpartition(":")[2], 16) for words in sockets if int(words[3], 16) == TCP_LISTEN}

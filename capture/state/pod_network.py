@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from capture.analysis.base_chains import PodNetwork
-from capture.analysis.rerouting import mark_routes
+from capture.analysis.rerouting import MarkRoute, mark_routes
 from capture.errors import UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS, IPV4, address_text, parse_address
 from capture.model.conventions import PROTOCOL_NUMBERS
-from capture.model.packet import LOOPBACK
+from capture.model.packet import LOOPBACK, Packet
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.policy_rules import read_policy_rules
 from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, look_up_route, read_routes, way_out
@@ -17,8 +17,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from capture.analysis.rerouting import MarkRoute
-    from capture.model.packet import Packet
     from capture.netlink.sockets import NetlinkSocket
 
 NO_ROUTE = "none"

@@ -42,7 +42,7 @@ OPTIONS_BY_NAME = {option.name: option for option in RULE_OPTIONS}
 
 
 class Record(Value):
-    """The record of a namespace: the settings, the facts then, and the way into the kernel.
+    """The record of a namespace: the settings, the facts at that time, and how the rules were written.
 
     It is written before anything else is, so that what was begun is known if it never comes to an end;
     ``stale_routes`` are those of what was there before, as long as they may be there.

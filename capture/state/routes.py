@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from capture.errors import CaptureError, KernelError, UnsupportedError
-from capture.model.addresses import FAMILIES, FAMILY_NUMBERS, FAMILY_OF, IPV6, address_text
+from capture.model.addresses import FAMILIES, FAMILY_NUMBERS, FAMILY_OF, IPV6, Family, Network, address_text
 from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.routing import LoopbackAddress, MissingRoute, PolicyRoute
 from capture.model.ruleset import Ruleset
@@ -19,7 +19,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from capture.model.addresses import Family, Network
     from capture.netlink.sockets import NetlinkSocket
 
 DISABLE_IPV6_ON_LO = "/proc/sys/net/ipv6/conf/lo/disable_ipv6"
@@ -29,7 +28,6 @@ NO_IPV6_ON_LO = (
 )
 DEFAULT_MARK, DEFAULT_TABLE = 1337, 133
 """Upstream's numbers: a rule or route with them is upstream's or our own."""
-
 
 PREFERENCE = 0
 """The preference of our policy rule: it comes right after that for the pod's own addresses, which has 0 too.

@@ -38,7 +38,7 @@ MIN_INTERVAL = 0.5
 """Seconds between two lists or watches, at least."""
 
 Unreachable = (httpx.HTTPError, OSError, ValueError, KeyError, ConfigError)
-"""Errors of calls: the API server cannot be reached, refuses (ApiError), or sends no answer of one."""
+"""Errors of calls: the API server cannot be reached, refuses (ApiError), or what answers is none."""
 
 
 class Transport:

@@ -26,12 +26,13 @@ from capture.settings.pod import settings_of
 from capture.settings.settings import Settings
 from cni.agent import examination
 from cni.agent.agent_log import AgentLog
-from cni.agent.examination import CAPTURED, UNKNOWN, Owners, PodState
+from cni.agent.examination import CAPTURED, LEFT_ALONE, UNKNOWN, Owners, PodState
 from cni.agent.health import Health
 from cni.agent.kernel_events import EVERYWHERE, KernelEvents
 from cni.agent.pods import Pods
-from cni.agent.runtime import Runtime, RuntimeSilentError, Sandbox
+from cni.agent.runtime import RuntimeClient, RuntimeSilentError, Sandbox
 from cni.agent.sandboxes import PodNamespace, Sandboxes
+from cni.agent.status_text import WELL
 from cni.conf import Configuration
 from cni.decision import PROGRAMS_ITSELF, exemption_by_name, first_exemption, warnings_about
 from cni.pod import Identity
@@ -55,8 +56,7 @@ FAMILIES_OF_PORTS = 4
 """Two ports, each for two families."""
 AWAITED = 30.0
 """Seconds for which a pod is awaited that the API server has announced and the runtime has not."""
-LEFT_ALONE, HOST_NETWORK = "left-alone", "host-network"
-GOOD = (CAPTURED, LEFT_ALONE, HOST_NETWORK)
+HOST_NETWORK = "host-network"
 
 
 class Observation(Value):
@@ -103,7 +103,7 @@ class Audit:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: RuntimeClient,
         pods: Pods,
         configuration: Configuration,
         health: Health,
@@ -121,7 +121,7 @@ class Audit:
         self._hears = False
         self._bad: set[str] = set()
         self._first_looks: dict[str, float] = {}
-        self._meant: dict[str, Requested] = {}
+        self._requested: dict[str, Requested] = {}
         self._awaited: dict[tuple[str, str], float] = {}
         self._postponed: set[str] = set()
         self._allowed: dict[str, tuple[float, float]] = {}
@@ -165,10 +165,10 @@ class Audit:
         audited = Audited(place, finding, sight, since)
         self.known[place.sandbox.id] = audited
         self._first_looks.setdefault(place.sandbox.id, time.monotonic())
-        (self._bad.discard if finding.state in GOOD else self._bad.add)(place.sandbox.id)
-        if is_new and (known is not None or finding.state not in GOOD):
+        (self._bad.discard if finding.state in WELL else self._bad.add)(place.sandbox.id)
+        if is_new and (known is not None or finding.state not in WELL):
             self.log.info("pod state", pod=audited.key, state=finding.state, says=finding.message)
-        if is_new or finding.state not in GOOD:
+        if is_new or finding.state not in WELL:
             self.on_change(audited, pod)
         return finding
 
@@ -193,23 +193,23 @@ class Audit:
 
     def _settings(self, sandbox: Sandbox, identity: Identity, pod: dict[str, Any]) -> Settings | PodState:
         """Return what the pod's object requests, or its state where it requests no capture; read once of an object."""
-        meant = self._meant.get(identity.uid)
-        if meant is None or meant.pod is not pod:
-            meant = self._meant[identity.uid] = self._read(identity, pod)
-        self.on_warnings(sandbox, meant.warnings)
-        return meant.settings
+        requested = self._requested.get(identity.uid)
+        if requested is None or requested.pod is not pod:
+            requested = self._requested[identity.uid] = self._read(identity, pod)
+        self.on_warnings(sandbox, requested.warnings)
+        return requested.settings
 
     def _read(self, identity: Identity, pod: dict[str, Any]) -> Requested:
         try:
             described = from_object(identity, pod)
-            line = first_exemption(described)
+            exemption = first_exemption(described)
             settings = settings_of(described, self.configuration.settings)
         except (CaptureError, CniError) as error:
             return Requested(pod, PodState(UNKNOWN, error.message))
         of_pod = settings.warnings[len(self.configuration.settings.warnings) :]
-        about_capture = (*described.escapes, *of_pod) if line in (None, PROGRAMS_ITSELF) else ()
-        warnings = (*about_capture, *warnings_about(described, line))
-        return Requested(pod, PodState(LEFT_ALONE, line.reason) if line else settings, warnings)
+        about_capture = (*described.escapes, *of_pod) if exemption in (None, PROGRAMS_ITSELF) else ()
+        warnings = (*about_capture, *warnings_about(described, exemption))
+        return Requested(pod, PodState(LEFT_ALONE, exemption.reason) if exemption else settings, warnings)
 
     def _diagnosed(
         self, place: PodNamespace, settings: Settings, known: Audited | None, *, is_starting: bool, is_changed: bool
@@ -280,7 +280,7 @@ class Audit:
         return found
 
     def _where_others_listen(self, now: float) -> set[str]:
-        """Return the pods in which others listen than when they were looked at."""
+        """Return the pods whose listeners are not those of the last look."""
         if now - self._listened < LISTENERS:
             return set()
         self._listened = now
@@ -294,7 +294,7 @@ class Audit:
             for table in (self.known, self._allowed, self._first_looks):
                 table.pop(sandbox.id, None)
             self._bad.discard(sandbox.id)
-            self._meant.pop(sandbox.uid, None)
+            self._requested.pop(sandbox.uid, None)
 
     def _states(self) -> dict[str, list[str]]:
         """Return the pods of each state; for any thread."""

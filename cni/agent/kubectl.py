@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from capture.cli.group import reporter, requests_json, with_progress
-from capture.cli.values import one_of
+from capture.cli.parameter_types import one_of
 from capture.errors import EXIT_FAILED, CaptureError
 from capture.report.output import GREEN, painted, print_json, run_to_exit_code
 from capture.report.terminal import columns, print_lines, rows

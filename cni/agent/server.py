@@ -2,8 +2,8 @@
 
 One line of JSON comes, one goes, and the connection ends::
 
-    {"ask": "pod", "namespace": "shop", "name": "web-0", "uid": "..."}  ->  {"pod": {...}} or {"pod": null}
-    {"ask": "status"}                                                   ->  {"schema": "capture/v1", ...}
+    {"get": "pod", "namespace": "shop", "name": "web-0", "uid": "..."}  ->  {"pod": {...}} or {"pod": null}
+    {"get": "status"}                                                   ->  {"schema": "capture/v1", ...}
 
 Only root can reach it: the socket has mode 0600 in a directory of mode 0700, and the kernel names the caller
 (SO_PEERCRED, unix(7)); root of another user namespace is another uid here.
@@ -53,9 +53,9 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         """Return the answer to a question."""
         try:
             question = decode(line.decode())
-            answer = self.answers[question["ask"]]
+            answer = self.answers[question["get"]]
         except (JsonError, UnicodeDecodeError, KeyError, TypeError):
-            return {"error": f"expected a line of JSON with 'ask' among {', '.join(sorted(self.answers))}"}
+            return {"error": f"expected a line of JSON with 'get' among {', '.join(sorted(self.answers))}"}
         return answer(question)
 
     def handle_error(self, request: object, client_address: object) -> None:

@@ -262,7 +262,7 @@ def test_a_new_pod_is_awaited_once_a_turn_and_one_that_has_gone_is_forgotten(
     monkeypatch.setattr("cni.agent.audit.SWEEP", 0.0)
     watched.audit.run_once(set())
     audit = watched.audit
-    remembered = (audit.known, audit._bad, audit._first_looks, audit._meant, audit._awaited)
+    remembered = (audit.known, audit._bad, audit._first_looks, audit._requested, audit._awaited)
     assert (watched.health.fact("pod_states"), *map(len, remembered)) == ({}, 0, 0, 0, 0, 0)
 
 

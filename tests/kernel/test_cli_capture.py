@@ -404,7 +404,7 @@ def test_dump_prints_json(netns: NamespaceFactory) -> None:
 
 
 @pytest.mark.parametrize(("backend", "driver", "variant"), DRIVERS)
-def test_what_is_saved_can_be_restored(netns: NamespaceFactory, backend: str, driver: str, variant: str) -> None:
+def test_a_saved_dump_can_be_restored(netns: NamespaceFactory, backend: str, driver: str, variant: str) -> None:
     namespace, ipv4, native = netns(), netns(), netns()
     run(namespace, "capture", "apply", *choice(backend, driver, variant))
 
@@ -459,7 +459,7 @@ def test_render_needs_neither_privilege_nor_kernel(netns: NamespaceFactory) -> N
 
 
 @pytest.mark.parametrize("profile", ["classic", "current"])
-def test_what_is_rendered_can_be_piped(netns: NamespaceFactory, profile: str) -> None:
+def test_rendered_rules_can_be_piped(netns: NamespaceFactory, profile: str) -> None:
     options = ["--profile", profile, "-m", "TPROXY", "--redirect-dns", "--capture-all-dns", "--drop-invalid"]
     namespace, iptables, native = netns(), netns(), netns()
 

@@ -294,7 +294,7 @@ def test_a_missing_capability_is_named(attachment: Attachment, capability: str) 
 
 
 @pytest.mark.parametrize("path", ["/proc/self/ns/mnt", "/etc/passwd", "/does/not/exist"])
-def test_what_is_no_network_namespace_is_refused(path: str) -> None:
+def test_a_path_of_no_network_namespace_is_refused(path: str) -> None:
     error = error_of(call(configuration(INJECTED), CNI_NETNS=path))
     assert error["code"] == protocol.INVALID_ENVIRONMENT
     assert path in error["msg"]

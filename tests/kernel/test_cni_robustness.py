@@ -155,7 +155,7 @@ def test_a_fifo_is_not_waited_for(pod: Pod, tmp_path: Path) -> None:
     assert (error["code"], "it is not a regular file" in error["msg"]) == (codes.BAD_KUBECONFIG, True)
 
 
-def test_what_a_pod_says_is_escaped_wherever_it_is_repeated(pod: Pod) -> None:
+def test_texts_of_a_pod_are_escaped_wherever_they_are_printed(pod: Pod) -> None:
     annotations = INJECTED | {"traffic.sidecar.istio.io/includeInboundPorts": "\033[31m80\u202e\n"}
     done = call(configuration(annotations), CNI_NETNS=pod.path)
     error = error_of(done)

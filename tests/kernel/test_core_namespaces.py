@@ -98,7 +98,7 @@ class TestEntered:
             ("", "does not exist"),
         ],
     )
-    def test_what_is_no_namespace(self, path: str, reason: str) -> None:
+    def test_a_path_of_no_namespace_is_refused(self, path: str, reason: str) -> None:
         home, before = os.readlink(HERE), open_files()
         with pytest.raises(NamespaceError, match=reason) as caught, InNamespace(path):
             pass
@@ -147,7 +147,7 @@ class TestHost:
         with pytest.raises(HostNamespaceError, match="pass --allow-host to clean it"):
             clean()
 
-    def test_what_decides_is_where_the_thread_is(self, netns: NamespaceFactory) -> None:
+    def test_the_namespace_of_the_thread_counts(self, netns: NamespaceFactory) -> None:
         """Not where the process started: from a pod the host's namespace is refused, too."""
         program = """
 import sys

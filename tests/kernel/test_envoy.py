@@ -273,7 +273,7 @@ def test_a_pod_reaches_itself_by_its_service_through_the_proxy_twice(scene: Scen
     assert lines["inbound"].downstream_local == at(scene.b.ipv4, HTTP)
 
 
-def test_what_the_proxys_user_sends_to_its_own_pod_comes_in_once(scene: Scene) -> None:
+def test_packets_of_the_proxys_user_to_its_own_pod_come_in_once(scene: Scene) -> None:
     assert get(scene.proxy_b, scene.b.ipv4, HTTP).passed == ("inbound",)
     (line,) = scene.envoy_b.log(1)
     assert line.cluster == "InboundPassthroughClusterIpv4"

@@ -105,7 +105,7 @@ def test_only_tcp_is_captured(captured: PodPair) -> None:
     assert pod.client(uid=1000).connect(peer.ipv4, 5353, "udp").label == "outside"
 
 
-def test_what_is_written_about_them_is_what_is_tried() -> None:
+def test_the_documented_escapes_are_those_that_are_tried() -> None:
     page = Path(__file__).parents[2].joinpath("docs", "what-capture-is-not.md").read_text()
     for word in ("`SETUID`", "`SETGID`", "`NET_RAW`", "`NET_ADMIN`", "set-gid", "UDP", "`fsGroup`", "`runAsGroup`"):
         assert word in page

@@ -67,7 +67,7 @@ def test_without_a_proxy_or_a_terminal_nothing_is_captured(pod_pair: PodPair) ->
 
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])
 @pytest.mark.parametrize("end", ["Enter", "time", "hangup", "Ctrl-C"])
-def test_what_is_not_confirmed_is_removed(pod_pair: PodPair, machine: Pod, end: str, backend: str) -> None:
+def test_an_unconfirmed_capture_is_removed(pod_pair: PodPair, machine: Pod, end: str, backend: str) -> None:
     limit = "1" if end == "time" else "60"
     with machine.entered():
         terminal = Terminal([CAPTURE, "host", "apply", "--backend", backend, "--confirm-within", limit], columns=80)

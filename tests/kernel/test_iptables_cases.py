@@ -55,7 +55,7 @@ def ruleset_of_all_cases() -> Ruleset:
 
 
 @pytest.mark.parametrize("case", DRIVERS, ids=lambda case: case.name)
-def test_what_is_written_is_what_is_listed_and_read(netns: NamespaceFactory, case: DriverCase) -> None:
+def test_written_rules_are_listed_and_read(netns: NamespaceFactory, case: DriverCase) -> None:
     namespace, driver, desired = netns(), case.driver(), ruleset_of_all_cases()
 
     with namespace.entered():
@@ -83,7 +83,7 @@ def test_what_is_written_is_what_is_listed_and_read(netns: NamespaceFactory, cas
     ],
     ids=["no source", "no destination", "two ports"],
 )
-def test_what_iptables_prints_wrongly_is_printed_right(
+def test_rules_that_iptables_prints_wrongly_are_printed_right(
     netns: NamespaceFactory, case: DriverCase, matches: tuple[Match, ...]
 ) -> None:
     chain = Chain(CHAIN, (Rule(Return(), matches, IPV4),))

@@ -289,7 +289,7 @@ class TestTheSameAsIptables:
 
     @in_one_namespace
     @given(ruleset=rulesets().map(without_large_rules))
-    def test_what_is_written_is_read(self, own: Namespace, ruleset: Ruleset) -> None:
+    def test_a_written_value_is_read_back(self, own: Namespace, ruleset: Ruleset) -> None:
         """Also what iptables itself prints wrongly, and over the rule set that the example before left behind."""
         own.call(NetlinkDriver().write, ruleset, NOTHING, None)
         live = own.call(NetlinkDriver().read)
@@ -346,7 +346,7 @@ class TestTheSameAsIptables:
             ("ip6tables", "mangle", "-p tcp -j TPROXY --on-port 80 --on-ip fd00::1 --tproxy-mark 0x0/0x0"),
         ],
     )
-    def test_what_the_model_lacks_is_printed_as_iptables_prints_it(
+    def test_matches_that_the_model_lacks_are_printed_as_by_iptables(
         self, own: Namespace, program: str, table: str, text: str
     ) -> None:
         own.run(["nft", "flush", "ruleset"])
@@ -427,7 +427,7 @@ class TestNextToForeignRules:
         clean(namespace, driver)
         assert [nft_listing(namespace), *saved(namespace)] == found
 
-    def test_what_others_added_meanwhile_stays(self, netns: NamespaceFactory) -> None:
+    def test_rules_that_others_added_meanwhile_stay(self, netns: NamespaceFactory) -> None:
         namespace, driver = netns(), NetlinkDriver()
         write(namespace, driver, SIDECAR)
         namespace.run(["iptables-nft", "-t", "nat", "-A", "OUTPUT", "-d", "192.0.2.1", "-j", "ACCEPT"])

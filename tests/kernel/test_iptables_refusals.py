@@ -167,7 +167,7 @@ class TestLocks:
             assert not differences(DESIRED, driver.read())
 
     def test_the_lock_of_the_namespace_is_waited_for(self, here: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("capture.backends.iptables.restore.LOCK_PATIENCE", 1)
+        monkeypatch.setattr("capture.backends.iptables.restore.XTABLES_LOCK_TIMEOUT", 1)
         with open("/proc/thread-self/ns/net", "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             with pytest.raises(ToolError, match="xtables lock") as caught:
@@ -212,7 +212,7 @@ class TestTheChildOfPythonIptables:
         with pytest.raises(ToolError, match="python-iptables crashed with signal 9"):
             iptc_driver._in_child("read the tables", crash, IPV4)
 
-    def test_what_it_prints_is_foreign(self, here: Namespace, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_writing_and_cleaning_print_nothing(self, here: Namespace, capfd: pytest.CaptureFixture[str]) -> None:
         driver = IptcDriver()
         driver.write(DESIRED, driver.read(), None)
         driver.clean(driver.read(), None)

@@ -47,7 +47,7 @@ def is_usual(rule: Rule) -> bool:
 
 
 @pytest.mark.parametrize("case", DRIVERS, ids=lambda case: case.name)
-def test_what_is_written_is_what_is_read(netns: NamespaceFactory, case: DriverCase) -> None:
+def test_written_rules_are_read_back(netns: NamespaceFactory, case: DriverCase) -> None:
     @settings(max_examples=EXAMPLES[case.name])
     @given(rulesets().map(as_people_write), rulesets().map(as_people_write))
     def check(first: Ruleset, second: Ruleset) -> None:

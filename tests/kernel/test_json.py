@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 
 from capture.cli.group import COMMANDS, capture, run
-from capture.cli.values import Kind
+from capture.cli.parameter_types import ParameterType
 from cni.agent.health import Health
 from cni.agent.server import Server
 from pytest_netns import NamespaceFactory, Pod
@@ -121,7 +121,7 @@ def test_a_machine_that_captures_itself(commands: Commands, pod: Pod) -> None:
         assert commands("host clean", "clean")["removed"]
 
 
-def test_what_needs_no_namespace(commands: Commands, tmp_path: Path) -> None:
+def test_commands_that_need_no_namespace(commands: Commands, tmp_path: Path) -> None:
     commands("render", "render")
     assert commands("diff '-x 10.0.0.0/8' '-o 5432'", "diff", code=4)["differences"]
     assert commands("diff '' ''", "diff")["equal"]
@@ -203,7 +203,7 @@ def test_every_command_has_json() -> None:
         words
         for words, command in of_leaves(capture)
         for parameter in command.params
-        if parameter.name == "form" and isinstance(parameter.type, Kind) and "json" in parameter.type.words
+        if parameter.name == "form" and isinstance(parameter.type, ParameterType) and "json" in parameter.type.words
     }
     assert {words for words, _ in of_leaves(capture)} - with_json == WITHOUT_JSON
     assert {words.partition(" ")[0] for words in with_json} == set(COMMANDS)

@@ -6,7 +6,8 @@ import socket
 
 import pytest
 
-from capture.netlink.sock_diag import IPPROTO_TCP, IPPROTO_UDP, Listener, open_sock_diag, read_listeners
+from capture.model.conventions import IPPROTO_TCP, IPPROTO_UDP
+from capture.netlink.sock_diag import Listener, open_sock_diag, read_listeners
 from pytest_netns import Namespace, NamespaceFactory
 
 pytestmark = pytest.mark.kernel

@@ -80,7 +80,7 @@ def run_python(space: Namespace, program: str, *prefix: str, uid: int | None = N
 
 
 class TestBatch:
-    def test_what_is_committed_is_what_nft_lists(self, space: Namespace, netfilter: NetlinkSocket) -> None:
+    def test_nft_lists_committed_rules(self, space: Namespace, netfilter: NetlinkSocket) -> None:
         commit(netfilter, [CREATE_TABLE, chain("a"), chain("b")])
         assert chains(space) == ["a", "b"]
 

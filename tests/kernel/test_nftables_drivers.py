@@ -306,7 +306,7 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("impossible", IMPOSSIBLE)
-def test_what_the_kernel_refuses_changes_nothing(
+def test_a_refused_transaction_changes_nothing(
     namespace: Namespace, driver: Driver, impossible: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write(namespace, driver, REDIRECTS)

@@ -256,7 +256,7 @@ def captured(pair: PodPair, request: pytest.FixtureRequest) -> Settings:
 
 
 @pytest.mark.parametrize("script", TAKING.values(), ids=TAKING)
-def test_what_takes_packets_away_is_drift_with_one_that_truly_goes_elsewhere(
+def test_a_diverting_rule_is_drift_with_a_witness_that_truly_goes_elsewhere(
     pair: PodPair, captured: Settings, script: str
 ) -> None:
     pair.pod.run(["nft", "-f", "-"], stdin=script)
@@ -292,7 +292,7 @@ def ends(pair: PodPair, packet: Packet) -> str:
 
 
 @pytest.mark.parametrize("script", LEAVING.values(), ids=LEAVING)
-def test_what_takes_no_captured_traffic_away_is_none(pair: PodPair, captured: Settings, script: str) -> None:
+def test_a_rule_that_diverts_no_captured_traffic_is_no_drift(pair: PodPair, captured: Settings, script: str) -> None:
     pair.pod.run(["nft", "-f", "-"], stdin=script)
 
     with pair.pod.entered():
@@ -300,7 +300,7 @@ def test_what_takes_no_captured_traffic_away_is_none(pair: PodPair, captured: Se
 
 
 @pytest.mark.parametrize("hook", ["prerouting", "output"])
-def test_what_is_kept_out_of_tracking_is_not_redirected(pair: PodPair, captured: Settings, hook: str) -> None:
+def test_an_untracked_connection_is_not_redirected(pair: PodPair, captured: Settings, hook: str) -> None:
     pair.pod.run(["nft", "-f", "-"], stdin=chain(f"filter hook {hook} priority -300", "tcp dport 80 notrack"))
 
     with pair.pod.entered():
@@ -318,7 +318,7 @@ def test_with_tproxy_udp_has_no_marks_that_a_filter_could_disturb(pair: PodPair)
         assert operations.verify(desired).holds
 
 
-def test_what_cannot_be_judged_is_no_drift_and_no_proof(pair: PodPair) -> None:
+def test_an_unjudged_rule_is_no_drift_and_no_proof(pair: PodPair) -> None:
     apply_in_nftables(pair)
     pair.pod.run(["nft", "-f", "-"], stdin=UNKNOWN)
 

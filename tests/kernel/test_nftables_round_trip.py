@@ -48,7 +48,7 @@ def listing(namespace: Namespace) -> str:
 
 @in_one_namespace
 @given(ruleset=rulesets(), other=rulesets())
-def test_what_is_written_is_read_by_every_reader_and_known_again_to_the_byte(
+def test_every_reader_reads_written_rules_and_knows_them_again_to_the_byte(
     written: Namespace, driver: Driver, ruleset: Ruleset, other: Ruleset
 ) -> None:
     written.call(driver.write, ruleset, NOTHING, None)

@@ -166,7 +166,7 @@ def test_excluded_interfaces_are_left_alone(netns: NamespaceFactory, mode: str) 
             assert ends(peer.client(), inside, 8080) == "inbound"
 
 
-def test_what_virtual_machines_send_is_outbound(netns: NamespaceFactory) -> None:
+def test_packets_of_virtual_machines_are_outbound(netns: NamespaceFactory) -> None:
     """Traffic that comes in by their interface goes to the proxy's outbound port, or on, as the pod's own would."""
     pod, peer = netns.pod_pair()
     machine = netns("machine")

@@ -9,9 +9,7 @@ import sys
 
 import pytest
 
-from capture.analysis.causes import Capture
 from capture.errors import ConfigurationError, KernelError
-from capture.model.addresses import FAMILIES
 from capture.model.ruleset import OwnerUid, only
 from capture.operations import apply, clean, dump, verify
 from capture.settings.options import (
@@ -171,11 +169,11 @@ def test_listeners_have_the_users_that_the_pod_sees(pair: PodPair) -> None:
     pod.listener(("0.0.0.0", 15006), ("::", 15006), label="inbound", uid=FIRST + 1500)
     proxy = (only(1337),)
     with pod.entered():
-        facts = read_facts(Capture(15001, 15006, None, proxy, proxy, is_transparent=False, families=FAMILIES))
+        facts = read_facts(proxy)
     assert {listener.port: listener.uid for listener in facts.listeners or ()} == {15001: 1337, 15006: 1500}
 
 
-def test_what_the_kernel_refuses_there_is_the_same_error(pair: PodPair) -> None:
+def test_a_refusal_there_is_the_same_error(pair: PodPair) -> None:
     """The child's error arrives with its kind and words: here a chain of another program is in the way."""
 
     def fail() -> None:

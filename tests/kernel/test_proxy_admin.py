@@ -53,7 +53,7 @@ def test_no_admin_interface_is_an_error_with_a_remedy(pod_pair: PodPair) -> None
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:15000", "unix:///admin", "http://:15000", "http://127.0.0.1:99999"])
-def test_what_is_no_url_is_wrong_usage(pod_pair: PodPair, url: str) -> None:
+def test_a_text_that_is_no_url_is_wrong_usage(pod_pair: PodPair, url: str) -> None:
     done = pod_pair.pod.run([CAPTURE, "verify", "--proxy-admin", url], check=False)
 
     assert done.returncode == 2

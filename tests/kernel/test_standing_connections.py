@@ -270,7 +270,7 @@ def test_clean_counts_connections_through_a_transparent_proxy_by_their_mark(pod_
         assert operations.captured_connections() == 4
 
 
-def test_what_was_redirected_once_is_not_redirected_for_ever(pod_pair: PodPair) -> None:
+def test_a_redirected_connection_is_not_redirected_for_ever(pod_pair: PodPair) -> None:
     """Tracking remembers connections for days, even those that ended while no rule let it look."""
     pod, peer = pod_pair
     with Echo(pod), Echo(peer), Echo(pod, 15001), Talk() as talk, pod.entered():

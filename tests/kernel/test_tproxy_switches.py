@@ -262,7 +262,7 @@ def test_rules_before_our_own_that_decide_nothing_do_no_harm(pod_pair: PodPair) 
     assert_arrives(pod_pair, {"ipv4": False, "ipv6": True})
 
 
-def test_what_another_program_changed_meanwhile_stays(pod_pair: PodPair) -> None:
+def test_a_switch_that_another_program_changed_meanwhile_stays(pod_pair: PodPair) -> None:
     pod, _ = pod_pair
     put(pod, {ALL_SVM: "1", FWMARK_ACCEPT: "1"})
     with pod.entered():

@@ -94,7 +94,7 @@ def test_calls_of_the_pod_to_itself_do_not_loop(captured: PodPair) -> None:
             assert passed.destination == Endpoint(own, APP)
 
 
-def test_what_is_left_alone_comes_in_directly(captured: PodPair) -> None:
+def test_excluded_connections_come_in_directly(captured: PodPair) -> None:
     pod, peer = captured
     listener = pod.listener(("0.0.0.0", 15020), ("::", 15020), label="agent")
     with TransparentProxy(pod) as proxy:

@@ -46,7 +46,7 @@ def test_capture_is_proven(pod_pair: PodPair, flags: list[str]) -> None:
     assert "not validated" not in printed
 
 
-def test_what_is_not_captured_is_not_proven(pod_pair: PodPair) -> None:
+def test_a_connection_that_is_not_captured_proves_nothing(pod_pair: PodPair) -> None:
     assert validated(init(pod_pair.pod, "-b", "", "--run-validation").stdout) == ["IPv4 outbound", "IPv6 outbound"]
     printed = init(pod_pair.pod, "-i", "", "--run-validation").stdout
     assert validated(printed) == [line for line in EVERYTHING if "inbound" in line]

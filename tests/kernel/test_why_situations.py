@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture import operations
+from capture.analysis.policy import policy
 from capture.cli.doctor.examination import of_pod as doctor_findings
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.netlink import ipsec
 from capture.operations import diagnosis
+from capture.report.difference_text import text_of
 from capture.settings import options as option
 from capture.settings.settings import Given, Settings
 from cni.agent import examination
@@ -130,7 +132,12 @@ BROKEN: dict[str, BrokenPod] = {
     "every client is left out": BrokenPod("excluded", "--exclude-inbound-cidrs 0.0.0.0/0", goes="in"),
     "an inbound port is left out": BrokenPod("excluded", f"-d {APP_PORT}", goes="in"),
     "everything is left out": BrokenPod("excluded", "-b '' -i ''", of_pod=True),
-    "an interface is left out": BrokenPod("excluded", "-c eth0", goes="in"),
+    "every interface is left out": BrokenPod("excluded", "-c eth+", goes="in", of_pod=True, proxy_uid=None),
+    "every port, and nothing inbound": BrokenPod("excluded", "-b '' -o 1-65535", of_pod=True),
+    "every network, and nothing inbound": BrokenPod("excluded", "-b '' -x 0.0.0.0/0,::/0", of_pod=True),
+    "every port, both ways": BrokenPod("excluded", "-d 1-65535 -o 1-65535", of_pod=True),
+    "no group, and nothing inbound": BrokenPod("excluded", "-b '' ISTIO_OUTBOUND_OWNER_GROUPS ''", of_pod=True),
+    "an interface that is not there": BrokenPod("excluded", "-k net1 -b '' -i ''", of_pod=True),
     "the proxy's user": BrokenPod("proxy-user", uid=1337, gid=1337),
     "DNS": BrokenPod("dns-not-captured", goes="dns", message="DNS is not captured"),
     "another name server": BrokenPod(
@@ -208,7 +215,7 @@ BROKEN: dict[str, BrokenPod] = {
 def given(text: str) -> Settings:
     """Return settings by the names of flags."""
     flags = {f"-{each.short}": each for each in option.OPTIONS if each.short} | {
-        f"--{each.flag}": each for each in option.OPTIONS if each.flag
+        each.name: each for each in option.OPTIONS
     }
     found: dict[Any, Given] = {}
     words = shlex.split(text)
@@ -284,11 +291,19 @@ def assert_the_verbs_agree(pod: Pod) -> None:
     of_pod = why(pod)
     assert (dumped.conclusion if dumped else "no reference") in (verified.conclusion, "no reference")
     assert bool(of_pod.causes) or verified.conclusion not in ("drift", "nothing applied")
-    assert of_pod.verdict != "captured" or verified.is_judged
+    assert of_pod.verdict != "captured" or (verified.is_judged and is_captured_by_explain(pod))
     assert any(each.state == "ok" for each in doctor_findings(of_pod)) is (of_pod.verdict == "captured")
 
 
-def test_what_cannot_be_judged_is_captured_for_no_verb(pod_pair: PodPair) -> None:
+def is_captured_by_explain(pod: Pod) -> bool:
+    """Return whether `explain` has a line of connections to the proxy that are not all over lo."""
+    with pod.entered():
+        situation = operations.situation_of()
+        found = policy(dict.fromkeys(situation.ruleset.families, situation), text_of)
+    return any(each.fate is not None and each.fate.port is not None and "over lo" not in each.traffic for each in found)
+
+
+def test_no_verb_calls_a_pod_captured_that_cannot_be_judged(pod_pair: PodPair) -> None:
     pod, _ = pod_pair
     pod.listener(
         *[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337
@@ -304,12 +319,12 @@ def test_what_cannot_be_judged_is_captured_for_no_verb(pod_pair: PodPair) -> Non
     assert (found.verdict, found.causes, [note.kind for note in found.notes]) == ("cannot be told", (), ["unjudged"])
     assert_the_verbs_agree(pod)
     dumped = pod.run([CAPTURE, "dump"]).stdout
-    assert "\n# cannot be judged: live rules match the applied configuration as far" in dumped
+    assert "\n# not judged in full: our rules match the applied configuration; foreign ones" in dumped
     assert json.loads(pod.run([CAPTURE, "dump", "--format", "json"]).stdout)["certain"] is False
     assert "warning unjudged" in pod.run([CAPTURE, "doctor"]).stdout
 
 
-def test_what_is_wrong_with_the_pod_and_stops_no_such_connection_is_a_note(pod_pair: PodPair) -> None:
+def test_a_fault_of_the_pod_that_stops_no_such_connection_is_a_note(pod_pair: PodPair) -> None:
     pod, peer = pod_pair
     peer.own_every_address()
     pod.listener(
@@ -364,13 +379,37 @@ def test_the_agent_leaves_a_pod_alone_whose_settings_capture_nothing(pod_pair: P
     assert examination.diagnose(pod_pair.pod.path, nothing, is_starting=False).state == "left-alone"
 
 
-def test_inbound_connections_need_no_proxy_where_every_interface_is_excluded(pod_pair: PodPair) -> None:
+@pytest.mark.parametrize(
+    ("options", "port", "notes"),
+    [
+        ("-b 80 -d 80 -i ''", 15006, ["nothing outbound is captured: -i ''", "restrict the capture: -b 80, -d 80"]),
+        (
+            "-b '' -x 0.0.0.0/0",
+            15001,
+            ["no outbound IPv4 is captured: -x 0.0.0.0/0", "nothing inbound is captured: -b ''"],
+        ),
+        ("-o 1-65535 -p 15006", 15006, ["nothing outbound is captured: -o 1-65535"]),
+        ("-o 1 -z 15001", 15001, ["to one port, 15001", "restrict the capture: -o 1"]),
+    ],
+)
+def test_each_option_that_captures_less_is_noted_once(
+    pod_pair: PodPair, options: str, port: int, notes: list[str]
+) -> None:
     pod, _ = pod_pair
-    pod.listener(*[(address, 15001) for address in ("0.0.0.0", "::")], label="proxy", uid=1337)
+    pod.listener(*[(address, port) for address in ("0.0.0.0", "::")], label="proxy", uid=1337)
     with pod.entered():
-        operations.apply(given("-c eth0"))
+        operations.apply(given(options))
 
-    assert why(pod).causes == ()
+    found = why(pod)
+
+    assert (found.verdict, found.causes) == ("captured", ())
+    flags = {each.name: f"-{each.short}" for each in option.OPTIONS}
+    texts = [note.message.replace(" (test)", "") for note in found.notes]
+    for name, flag in flags.items():
+        texts = [text.replace(f"{name} ", f"{flag} ") for text in texts]
+    assert len(texts) == len(notes), texts
+    assert all(map(str.__contains__, texts, notes)), texts
+    assert_the_verbs_agree(pod)
 
 
 def test_dns_without_a_known_name_server_is_not_told_to_redirect_dns(pod_pair: PodPair) -> None:

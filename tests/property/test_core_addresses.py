@@ -78,7 +78,7 @@ class TestText:
         assert parse_address(text) == Network(f"ipv{expected.version}", int(expected), expected.max_prefixlen)  # type: ignore[arg-type]  # 4 or 6
 
     @given(networks())
-    def test_what_is_printed_is_read_back(self, network: Network) -> None:
+    def test_a_printed_network_is_read_back(self, network: Network) -> None:
         assert parse_network(str(network)) == network
         assert ipaddress.ip_network(str(network)) == standard(network)
 

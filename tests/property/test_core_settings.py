@@ -56,7 +56,7 @@ def test_any_text_is_a_value_or_an_error_that_names_it(which: Option[Any], text:
 
 
 @given(options, texts, UNPRINTABLE, texts)
-def test_what_does_not_print_is_refused_everywhere(which: Option[Any], before: str, bad: str, after: str) -> None:
+def test_unprintable_characters_are_refused_everywhere(which: Option[Any], before: str, bad: str, after: str) -> None:
     with pytest.raises(ConfigurationError, match="no control characters"):
         explicit({which: before + bad + after})[which]
 

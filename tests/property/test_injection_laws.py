@@ -58,7 +58,7 @@ def test_twice_is_once_and_removing_gives_the_original_back(text: str, template:
 
 @settings(slow, max_examples=15)
 @given(manifests, templates)
-def test_what_was_written_anew_means_the_original_without_the_injection(text: str, template: Template) -> None:
+def test_a_manifest_written_anew_means_the_original_without_the_injection(text: str, template: Template) -> None:
     """As the API server does: nothing of the text is left."""
     documents = list(yaml.safe_load_all(without_tabs(injected(text, template).text)))
     for anew in ("\n---\n".join(map(json.dumps, documents)), yaml.safe_dump_all(documents)):
@@ -68,7 +68,7 @@ def test_what_was_written_anew_means_the_original_without_the_injection(text: st
 
 @slow
 @given(manifests, templates)
-def test_what_is_not_injected_stays(text: str, template: Template) -> None:
+def test_objects_that_are_not_injected_stay(text: str, template: Template) -> None:
     result = injected(text, template)
     before, after = list(yaml.safe_load_all(without_tabs(text))), list(yaml.safe_load_all(without_tabs(result.text)))
     untouched = {outcome.document for outcome in result.outcomes if not outcome.injected}

@@ -18,7 +18,7 @@ def encode(records: list[tuple[int, bytes]]) -> bytes:
 
 
 @given(RECORDS)
-def test_what_is_encoded_is_decoded(records: list[tuple[int, bytes]]) -> None:
+def test_encoded_attributes_are_decoded(records: list[tuple[int, bytes]]) -> None:
     assert list(decode(encode(records))) == records
 
 

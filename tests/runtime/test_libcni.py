@@ -144,7 +144,7 @@ def test_arguments_come_in_any_order(node: Node, call: Call, namespace: Namespac
 
 
 @pytest.mark.parametrize("arguments", ["", "IgnoreUnknown=1;K8S_POD_NAME=web-0"])
-def test_what_is_no_pod_of_kubernetes_is_left_alone(
+def test_a_sandbox_that_is_no_pod_of_kubernetes_is_left_alone(
     node: Node, call: Call, namespace: Namespace, arguments: str
 ) -> None:
     call("add", captured(node), arguments=arguments)

@@ -14,7 +14,7 @@
     floor 3   rules   analysis        which rules, and what rules do to packets
     floor 2   settings                options, and what they mean in a pod
     floor 1   netlink                 messages to the kernel
-    floor 0   model, errors           values
+    floor 0   model, errors, lazy     values
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ROOT = Path(capture.__file__).parents[1]
 PACKAGES = ("capture", "cni", "initcontainer", "injection", "sidecar")
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("capture.model", "capture.errors"),
+    ("capture.model", "capture.errors", "capture.lazy"),
     ("capture.netlink",),
     ("capture.settings",),
     ("capture.rules", "capture.analysis"),
@@ -187,7 +187,7 @@ def test_a_module_imports_only_from_floors_below(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", [name for name in sorted(MODULES) if name.startswith(PURE)])
-def test_what_is_pure_takes_only_values_from_netlink(module: str) -> None:
+def test_pure_modules_take_only_values_from_netlink(module: str) -> None:
     """Functions that read the kernel have their place in the rooms above; values and numbers can be judged here."""
     tree = ast.parse(MODULES[module].read_text())
     taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and "netlink" in (node.module or "")]
@@ -227,7 +227,7 @@ def test_the_top_of_the_library_can_be_taken_in_at_a_glance() -> None:
     assert folders & set(capture.__all__) == set()
 
 
-def test_what_tests_share_is_in_folders_by_subject() -> None:
+def test_shared_helpers_of_tests_are_in_folders_by_subject() -> None:
     tests = ROOT / "tests"
     assert [path.name for path in tests.glob("*.py")] == ["conftest.py"]
     assert list((tests / "support").glob("*.py")) == []

@@ -12,7 +12,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "demo.svg"
 NAMES = {"svg": "http://www.w3.org/2000/svg"}
 
 
-def test_what_is_drawn_is_within_the_frame() -> None:
+def test_everything_drawn_is_within_the_frame() -> None:
     long = " ".join(["\x1b[32mok\x1b[0m", "<a&b>", *(f"word-{number}" for number in range(60))])
     for text in (demo_picture.drawn(["# make demo", "", long, f"    {long}"]), PAGE.read_text(encoding="utf-8")):
         picture = ET.fromstring(text)  # noqa: S314  # our own

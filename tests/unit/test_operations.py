@@ -37,7 +37,7 @@ def test_a_packet_that_cannot_be_is_refused_by_the_argument(name: str, packet: d
 
 
 @pytest.mark.parametrize("path", [b"/run/netns/pod", "/run/netns/p\0d", "/run/netns/\ud800", 5, ""])
-def test_what_is_no_path_of_a_namespace_is_a_capture_error(path: Any) -> None:
+def test_a_path_of_no_namespace_is_a_capture_error(path: Any) -> None:
     with pytest.raises(CaptureError, match="network namespace"):
         apply(Settings({}), path)
 
@@ -78,7 +78,7 @@ def test_an_argument_of_another_type_is_refused_by_its_name(
         ),
     ],
 )
-def test_what_contradicts_the_backend_is_named_with_its_variable(environ: dict[str, str], place: str) -> None:
+def test_a_contradiction_of_the_backend_is_named_with_its_variable(environ: dict[str, str], place: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         render(from_environment(environ))
 

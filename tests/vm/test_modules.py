@@ -114,7 +114,7 @@ def findings(guest: Guest) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("flavour", "driver"), DRIVERS)
-def test_what_the_kernel_loads_is_what_is_needed(guest: Guest, flavour: Flavour, driver: str) -> None:
+def test_the_kernel_loads_the_needed_modules(guest: Guest, flavour: Flavour, driver: str) -> None:
     guest.hide_modules()
     new_pod(guest)
 

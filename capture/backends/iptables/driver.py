@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from capture.backends.iptables.families import merged
-from capture.backends.iptables.plan import plan
+from capture.backends.iptables.plan import TableEdit, plan
 from capture.backends.iptables.tables import families_here
 from capture.errors import UnsupportedError
-from capture.model.addresses import FAMILIES
+from capture.model.addresses import FAMILIES, Family
 from capture.model.ruleset import Ruleset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.tables import Variant
-    from capture.model.addresses import Family
 
 
 class IptablesDriver:

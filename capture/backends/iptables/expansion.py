@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from capture.analysis.canonical import MATCH_ORDER, entries_of, joined_spans, with_entries
 from capture.model import ruleset as model
-from capture.model.addresses import collapse
+from capture.model.addresses import Family, collapse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-    from capture.model.addresses import Family
 
 MULTIPORT_SLOTS = 15
 """Ports in one multiport match; a range takes two (linux/netfilter/xt_multiport.h)."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from capture.analysis.ownership import jumps_to_own_chain
-from capture.model.addresses import IPV4, IPV6
+from capture.model.addresses import IPV4, IPV6, Family
 from capture.model.chain_names import is_own_chain
-from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Ruleset, Table
+from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Ruleset, Table, TableName
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-
-    from capture.model.addresses import Family
-    from capture.model.ruleset import TableName
 
 
 def of_one_family(family: Family, chains: Mapping[TableName, Iterable[Chain]]) -> Ruleset:

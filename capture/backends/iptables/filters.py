@@ -7,14 +7,12 @@ from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.programs import require, run
 from capture.backends.iptables.tables import legacy_tables
 from capture.errors import CaptureError
-from capture.model.addresses import FAMILIES
+from capture.model.addresses import FAMILIES, Family
 from capture.model.ruleset import INPUT, MANGLE, OUTPUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from capture.model.addresses import Family
 
 FILTER = "filter"
 PRIORITY = 0

@@ -22,20 +22,18 @@ import os
 import sys
 import warnings
 
-from capture.backends.iptables.clauses import options_of, words_of
+from capture.backends.iptables.clauses import Flag, options_of, words_of
 from capture.backends.iptables.parse import clauses_of
 from capture.backends.iptables.render import option, rule_text
 from capture.backends.iptables.xt_text import PROTOCOL_NAMES, network_text, protocol_text
-from capture.model.addresses import BITS, IPV4, parse_network
+from capture.model.addresses import BITS, IPV4, Family, parse_network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
-    from capture.backends.iptables.clauses import Flag
     from capture.backends.iptables.plan import TableEdit
-    from capture.model.addresses import Family
     from capture.model.ruleset import Rule
 
 NAMESPACE_LOCK = "/proc/self/ns/net"

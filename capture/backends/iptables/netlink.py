@@ -10,29 +10,25 @@ import errno
 
 from capture.backends.iptables.driver import IptablesDriver, require_families
 from capture.backends.iptables.families import merged, of_one_family
-from capture.backends.iptables.plan import plan
+from capture.backends.iptables.plan import TableEdit, plan
 from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import LiveTable, changes, model_name, removals
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import holds_exactly
 from capture.backends.nf_tables.listing import is_dormant, read_chains, read_rules, read_tables
 from capture.errors import CaptureError, KernelError, UnsupportedError
-from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF
-from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Counters, Ruleset
+from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, Family
+from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Counters, Ruleset, TableName
 from capture.netlink.attributes import decode_number, decode_text
-from capture.netlink.batch import transact
+from capture.netlink.batch import Change, transact
 from capture.netlink.nfnetlink import open_netfilter, read_consistently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.xt_changes import LiveTables
     from capture.backends.iptables.xt_decode import FoundChain, FoundRule
-    from capture.model.addresses import Family
-    from capture.model.ruleset import TableName
-    from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
 
     Fields = dict[int, bytes]

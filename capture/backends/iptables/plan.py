@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from capture.analysis.ownership import OwnPositions
     from capture.model.addresses import Family
 
-
 NO_CHAINS: Mapping[str, tuple[model.Rule, ...]] = {}
 
 
@@ -117,7 +116,7 @@ class TableView:
     def texts(self, chain: str) -> list[str]:
         return _rule_texts(self.rules(chain))
 
-    def our_chains(self) -> list[str]:
+    def own_chains(self) -> list[str]:
         """Return those of our chains that this family needs: they hold rules, or something jumps to them."""
         targets = {_target(rule) for chain in self.chains() for rule in self.rules(chain.name)}
         return [c.name for c in self.chains() if is_own_chain(c.name) and (c.name in targets or self.rules(c.name))]
@@ -136,8 +135,8 @@ def _target(rule: model.Rule) -> str:
 
 
 def _table_edit(live: TableView, desired: TableView, places: OwnPositions) -> TableEdit:
-    desired_chains = desired.our_chains()
-    present = live.our_chains()
+    desired_chains = desired.own_chains()
+    present = live.own_chains()
     put = {}
     for chain in desired_chains:
         if chain not in present or live.texts(chain) != desired.texts(chain):
@@ -187,7 +186,7 @@ def _chains_to_drop(live: TableView, desired_chains: list[str]) -> list[str]:
 
     The latter may be of either family: a rule set does not show which. Dropping what is not there does no harm.
     """
-    needed = live.our_chains()
+    needed = live.own_chains()
     used = {_target(rule) for chain in live.chains() for rule in chain.rules}
     return [
         chain.name

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from capture.errors import UnsupportedError
-from capture.model.addresses import FAMILIES, IPV4
+from capture.model.addresses import FAMILIES, IPV4, Family
 from capture.model.values import Value
 from capture.state.lock import descriptors
 
@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.backends.iptables.tables import Variant
-    from capture.model.addresses import Family
 
     Purpose = Literal["save", "restore"]
-
 
 SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 """Directories for iptables apart from PATH: a container runtime starts plugins with a short one."""

@@ -22,7 +22,7 @@ from capture.backends.iptables.clauses import words_of
 from capture.backends.needed_modules import module_of
 from capture.backends.nf_tables import constants as nf
 from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError, UnsupportedError
-from capture.model.addresses import IPV4
+from capture.model.addresses import IPV4, Family
 from capture.netlink.attributes import decode_elements, decode_fields, decode_number, decode_text
 from capture.netlink.nfnetlink import COMPAT_TYPES, has_extension, open_netfilter
 from capture.state.capabilities import missing
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from capture.backends.iptables.programs import Finished
-    from capture.model.addresses import Family
     from capture.netlink.batch import Change
 
 NOT_PERMITTED = ("you must be root", "Operation not permitted")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from capture.backends.iptables.expansion import changed_bits, comment, expanded, slots
 from capture.model import ruleset as model
-from capture.model.addresses import IPV4, address_text
+from capture.model.addresses import IPV4, Family, Network, address_text
 from capture.model.text import without_line_ends
 
 TYPE_CHECKING = False
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.backends.iptables.plan import TableEdit
-    from capture.model.addresses import Family, Network
 
 MAX_LOG_PREFIX_BYTES = 29
 """linux/netfilter/xt_LOG.h, without the closing NUL."""

@@ -9,13 +9,11 @@ from __future__ import annotations
 import os
 
 from capture.errors import PrivilegeError
-from capture.model.addresses import FAMILIES, IPV4, IPV6
+from capture.model.addresses import FAMILIES, IPV4, IPV6, Family
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
-
-    from capture.model.addresses import Family
 
     Variant = Literal["nft", "legacy"]
 

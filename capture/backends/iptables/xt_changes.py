@@ -15,9 +15,9 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nf_tables.messages import TableMessages
 from capture.errors import CaptureError
-from capture.model.addresses import FAMILY_NUMBERS
+from capture.model.addresses import FAMILY_NUMBERS, Family
 from capture.model.chain_names import is_own_chain
-from capture.model.ruleset import BUILT_IN_CHAINS, OUTPUT, PREROUTING
+from capture.model.ruleset import BUILT_IN_CHAINS, OUTPUT, PREROUTING, Rule, TableName
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.xt_decode import FoundChain
-    from capture.model.addresses import Family
-    from capture.model.ruleset import Rule, TableName
     from capture.netlink.batch import Change
 
 

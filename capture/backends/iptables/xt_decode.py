@@ -13,15 +13,15 @@ from capture.backends.iptables.clauses import joined, matches_of, verdict_of, wo
 from capture.backends.iptables.xt_encode import NEVER_MATCHING_INTERFACE
 from capture.backends.iptables.xt_layouts import text_of
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import decode_hook
+from capture.backends.nf_tables.hooks import Hook, decode_hook
 from capture.backends.nf_tables.reading import read_comment, read_counters, read_expressions
 from capture.backends.nftables import lift
-from capture.backends.nftables.comparisons import Bounds
+from capture.backends.nftables.comparisons import Bounds, Register
 from capture.backends.nftables.decode import TCP_FLAGS, Program
 from capture.backends.nftables.native import CONDITIONS, IIFNAME, L4PROTO, Among, Named, Proxy, VerdictMap
 from capture.backends.nftables.sets import NativeSet
 from capture.model import ruleset as model
-from capture.model.addresses import BITS
+from capture.model.addresses import BITS, Family
 from capture.model.conventions import PROTOCOL_OF
 from capture.model.text import without_line_ends
 from capture.model.values import Value
@@ -32,10 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from capture.backends.nf_tables.hooks import Hook
-    from capture.backends.nftables.comparisons import Register
     from capture.backends.nftables.native import Action, Condition
-    from capture.model.addresses import Family
 
     Fields = dict[int, bytes]
     Extensions = dict[tuple[str, str, int, bytes], tuple[Any, ...]]

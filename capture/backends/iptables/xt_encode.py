@@ -23,7 +23,7 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import expressions as make
 from capture.backends.nf_tables.expressions import PORT_SIZE
 from capture.model import ruleset as model
-from capture.model.addresses import IPV4
+from capture.model.addresses import IPV4, Family, Network
 from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.netlink.attributes import BYTE_ORDER, attribute, text, u32, u32be
 
@@ -31,8 +31,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
-
-    from capture.model.addresses import Family, Network
 
 NFTA_RULE_COMPAT_PROTO, NFTA_RULE_COMPAT_FLAGS = 1, 2  # linux/netfilter/nf_tables.h
 
@@ -119,7 +117,6 @@ OF_PROTOCOL = {
     name: make.load_meta(nf.NFT_META_L4PROTO) + make.equals(bytes((number,)))
     for name, number in PROTOCOL_NUMBERS.items()
 }
-
 
 ADDRESSES: dict[type[model.Source | model.Destination], dict[Family, int]] = {
     model.Source: nf.SOURCE_OFFSETS,

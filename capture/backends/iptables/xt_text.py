@@ -10,7 +10,7 @@ from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.expansion import MULTIPORT_SLOTS
 from capture.backends.iptables.render import option, quoted
 from capture.backends.iptables.xt_layouts import text_of
-from capture.model.addresses import BITS, IPV4, IPV6, address_text, split
+from capture.model.addresses import BITS, IPV4, IPV6, Family, address_text, split
 from capture.model.ruleset import ALL_BITS
 from capture.netlink.attributes import BYTE_ORDER, decode_number
 
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from capture.backends.iptables.xt_layouts import Fields, Layout
-    from capture.model.addresses import Family
 
     Speak = Callable[[Fields, Family], str | None]
     """Return the options of a match or target; None where we have no words for it."""
 
 MAX_BYTES = 16
-"""Of a match without words; more of them help no reader."""
+"""Bytes that are shown of a match without words."""
 PROTOCOL_NAMES = {
     1: "icmp",
     2: "igmp",

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.addresses import Family
+from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6, Family
 
 # linux/netfilter.h, NFPROTO_*
 NFPROTO_INET = 1
@@ -84,6 +80,9 @@ NFT_BITWISE_MASK_XOR = 0
 
 NFTA_BYTEORDER_SREG, NFTA_BYTEORDER_DREG, NFTA_BYTEORDER_OP, NFTA_BYTEORDER_LEN, NFTA_BYTEORDER_SIZE = 1, 2, 3, 4, 5
 NFT_BYTEORDER_HTON = 1
+
+# Data types of keys, as nft numbers them (enum datatypes in nftables' datatype.h): to the kernel a mere note
+TYPE_IPADDR, TYPE_IP6ADDR, TYPE_INET_SERVICE, TYPE_UID, TYPE_GID = 7, 8, 13, 24, 25
 
 NFTA_LOOKUP_SET, NFTA_LOOKUP_SREG, NFTA_LOOKUP_DREG, NFTA_LOOKUP_SET_ID, NFTA_LOOKUP_FLAGS = 1, 2, 3, 4, 5
 NFT_LOOKUP_F_INV = 1

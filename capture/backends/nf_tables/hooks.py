@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import nest
-from capture.model.ruleset import BUILT_IN_CHAINS, INPUT, MANGLE, NAT, OUTPUT, POSTROUTING, RAW
+from capture.model.ruleset import BUILT_IN_CHAINS, INPUT, MANGLE, NAT, OUTPUT, POSTROUTING, RAW, TableName
 from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode, decode_fields, decode_number, decode_text, s32be, u32be
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.ruleset import TableName
 
 
 class Hook(Value):

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import encode_hook
+from capture.backends.nf_tables.hooks import Hook, encode_hook
 from capture.netlink.attributes import attribute, text, u32be, u64be
 from capture.netlink.batch import Change
-from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.backends.nf_tables.hooks import Hook
-
-NLM_F_NONREC = 0x100  # linux/netlink.h: delete only what is empty
+from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE, NLM_F_NONREC
 
 
 class TableMessages:

@@ -16,7 +16,7 @@ from capture.backends.nftables import native
 from capture.backends.nftables.comparisons import Bounds, Register, conditions_of, parts_of
 from capture.backends.nftables.sets import NativeSet, cases_of, ranges_of
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, address_text
+from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, Family, address_text
 from capture.model.conventions import PROTOCOL_OF
 from capture.netlink.attributes import (
     BYTE_ORDER,
@@ -33,12 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Literal
 
-    from capture.model.addresses import Family
-
     ByteOrder = Literal["little", "big"]
     Fields = dict[int, bytes]
     FindSet = Callable[[str], "NativeSet"]
-
 
 META_FIELDS = {key: field for field, key in native.META_KEYS.items()} | {nf.NFT_META_IIF: "iif", nf.NFT_META_OIF: "oif"}
 ADDRESS_TYPES = {nf.NFTA_FIB_F_SADDR: "fib saddr type", nf.NFTA_FIB_F_DADDR: "fib daddr type"}

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, TypeGuard
 
-
 MAX_ELEMENTS = 1500
 """Elements of one message: an attribute has 16 bits of length, and the end of a range of IPv6 has 40 bytes."""
 

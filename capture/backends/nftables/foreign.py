@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import PRIORITIES, SOURCE_HOOKS, BaseChain, in_tables_of_iptables
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import HOOKS, decode_hook, devices_of
+from capture.backends.nf_tables.hooks import HOOKS, Hook, decode_hook, devices_of
 from capture.backends.nf_tables.listing import is_dormant, read_chains, read_rules, read_tables
 from capture.backends.nftables.decode import Program, decode_chain, decode_rule
 from capture.backends.nftables.lift import lift_rules
@@ -18,7 +18,7 @@ from capture.backends.nftables.netlink import set_finder
 from capture.backends.nftables.render import described
 from capture.errors import UnsupportedError
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILIES, FAMILY_OF
+from capture.model.addresses import FAMILIES, FAMILY_OF, Family
 from capture.model.values import Value
 from capture.netlink.attributes import decode_fields, decode_number, decode_text, text
 from capture.netlink.nfnetlink import open_netfilter, read_consistently
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from capture.backends.iptables.xt_decode import Reader
-    from capture.backends.nf_tables.hooks import Hook
     from capture.backends.nftables.native import Condition, NativeRule
-    from capture.model.addresses import Family
     from capture.netlink.sockets import NetlinkSocket
 
     Fields = dict[int, bytes]
@@ -47,7 +45,6 @@ HOOKS_OF_DEVICES: dict[tuple[int, str], tuple[str, type[model.InInterface | mode
 }
 """Chains of a device: before PREROUTING, or behind POSTROUTING. The numbers that netdev has for the two are those of
 other hooks elsewhere (linux/netfilter.h, enum nf_dev_hooks)."""
-
 
 XT_EXPRESSIONS = (b"match\0", b"target\0")
 """Names of expressions that carry a match or a target of x_tables (net/netfilter/nft_compat.c)."""
@@ -152,7 +149,7 @@ def _places(netfilter: NetlinkSocket, family: int) -> Iterator[ChainLocation]:
 def _of_table(
     netfilter: NetlinkSocket, place: ChainLocation, first_own: int, *, without_usual: bool
 ) -> Iterator[BaseChain]:
-    """Yield the base chains of a table; without those that are read as our own, or as those of iptables."""
+    """Yield the base chains of a table; with ``without_usual``, those that neither a capture nor iptables has there."""
     family = place.family
     rules = _rules_by_chain(netfilter, place)
     chains = [(fields, _chain(fields, rules)) for fields in place.chains]
@@ -179,6 +176,7 @@ def _of_table(
                 is_native=not place.is_filter_of_iptables,
                 is_route=hook.kind == "route",
                 devices=devices,
+                place=("nftables", "") if place.is_native else None,
             )
 
 

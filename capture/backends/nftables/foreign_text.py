@@ -6,14 +6,12 @@ What has no words here is shown by name and numbered attributes: ``[queue 1=0005
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.model.addresses import IPV4, IPV6
+from capture.model.addresses import IPV4, IPV6, Family
 from capture.netlink.attributes import decode_number, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from capture.model.addresses import Family
 
     Fields = dict[int, bytes]
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 from capture.backends.nftables import native
 from capture.backends.nftables.names import MODEL_TABLES, model_chain, model_target
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, FAMILIES, FAMILY_OF, Network, split
+from capture.model.addresses import BITS, FAMILIES, FAMILY_OF, Family, Network, split
 from capture.model.conventions import PROTOCOL_OF
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import TypeVar
-
-    from capture.model.addresses import Family
 
     T = TypeVar("T")
 

@@ -17,14 +17,12 @@ from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nftables import native
 from capture.backends.nftables.names import TABLE_NAMES, native_chain
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILY_NUMBERS, merge, merge_ranges
+from capture.model.addresses import FAMILY_NUMBERS, Family, merge, merge_ranges
 from capture.model.conventions import PROTOCOL_NUMBERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from capture.model.addresses import Family
 
 COMMENT_MAXIMUM = 127
 """Bytes of a comment; nft(8) allows 128 with the NUL at the end."""

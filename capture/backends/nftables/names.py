@@ -7,14 +7,8 @@ nat ISTIO-INBOUND     inet istio-proxy-nat, chain ISTIO-INBOUND
 
 from __future__ import annotations
 
-from capture.backends.nf_tables.hooks import HOOKS
-from capture.model.ruleset import FORWARD, INPUT, OUTPUT, POSTROUTING, PREROUTING, TABLES
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.backends.nf_tables.hooks import Hook
-    from capture.model.ruleset import TableName
-
+from capture.backends.nf_tables.hooks import HOOKS, Hook
+from capture.model.ruleset import FORWARD, INPUT, OUTPUT, POSTROUTING, PREROUTING, TABLES, TableName
 
 TABLE_NAMES: dict[TableName, str] = {table: f"istio-proxy-{table}" for table in TABLES}
 """All of family inet: one rule serves both families, and all tables change in one transaction."""
@@ -23,7 +17,6 @@ MODEL_TABLES: dict[str, TableName] = {native: table for table, native in TABLE_N
 
 REJECT_TABLE = "istio-proxy-reject"
 """Rejects the family that is not captured (``capture.backends.other_family``)."""
-
 
 BASE_CHAIN_NAMES = {chain: chain.lower() for chain in (PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING)}
 _RESERVED = {*BASE_CHAIN_NAMES, *BASE_CHAIN_NAMES.values()}

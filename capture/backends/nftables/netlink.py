@@ -6,26 +6,23 @@ import errno
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import holds_exactly
-from capture.backends.nf_tables.hooks import decode_hook
+from capture.backends.nf_tables.hooks import Hook, decode_hook
 from capture.backends.nf_tables.listing import is_dormant, read_chains, read_rules, read_set, read_tables
 from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nftables import encode, plan, sets
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.names import MODEL_TABLES
-from capture.backends.nftables.native import SIZES
+from capture.backends.nftables.native import SIZES, Among, NativeTable
 from capture.errors import KernelError
 from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
-from capture.netlink.batch import transact
+from capture.netlink.batch import Change, transact
 from capture.netlink.nfnetlink import open_netfilter, read_consistently, read_objects
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from capture.backends.nf_tables.hooks import Hook
-    from capture.backends.nftables.native import Among, NativeTable
     from capture.model.ruleset import Ruleset
-    from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
 
     Fields = dict[int, bytes]

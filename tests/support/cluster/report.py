@@ -36,7 +36,7 @@ CROWDED = (
 )
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "The plugin runs where it lies before the entry names it": (
-        "test_the_plugin_is_tried_as_a_runtime_calls_it", "test_what_does_not_answer_gets_no_entry",
+        "test_the_plugin_is_tried_as_a_runtime_calls_it", "test_a_plugin_that_does_not_answer_gets_no_entry",
         "test_half_a_bundle_is_refused_and_what_is_installed_stays",
     ),
     "Ready is what the runtime itself has loaded": ("test_ready_is_what_the_runtime_has_loaded", "test_loaded"),

@@ -90,7 +90,7 @@ def test_chains_of_devices_are_first_or_last(hook: str, place: str, *, is_first:
     others = (device, foreign(2, -500).replace(hook=hook), foreign(3, 500).replace(hook=hook))
     met = [each.table for each in Situation(TRANSPARENT, others).base_chains(hook, "ipv4")]
     assert met.index("ip 1") == (0 if is_first else len(met) - 1)
-    assert device.place == f"{place} of eth0, eth1"
+    assert device.hook_text == f"{place} of eth0, eth1"
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT.values(), ids=DIFFERENT)
-def test_what_means_another_thing_has_another_form(one: Rule, other: Rule) -> None:
+def test_rules_of_different_meanings_have_different_forms(one: Rule, other: Rule) -> None:
     assert form(one) != form(other)
 
 

@@ -89,7 +89,7 @@ def test_the_path_of_the_default_capture() -> None:
     assert "    proxy :15001 | all other outbound connections | 2" in found["outbound"]
 
 
-def test_what_our_rules_drop_is_dropped() -> None:
+def test_packets_that_our_rules_drop_are_dropped() -> None:
     situation = Situation(build_ruleset(CaptureConfig(drops_invalid=True)))
     edges = [edge for flow in flows(situation, FAMILIES, text_of) for table in flow.tables for edge in all_below(table)]
     assert [(edge.kind, edge.to) for edge in edges if edge.to == "dropped"] == [("dropped", "dropped")]
@@ -279,7 +279,7 @@ def test_edges_of_both_families_are_one() -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_no_rule_decides_on_goes_by_the_policy(
+def test_the_policy_decides_where_no_rule_does(
     chain: Chain, table: TableName, expected: list[tuple[str, int | None, tuple[Family, ...]]], *, is_foreign: bool
 ) -> None:
     first = Rule(Drop(), HTTP, why="first")  # a table without any rule but that of nat is left out
@@ -304,7 +304,7 @@ def test_a_table_without_rules_is_left_out_unless_it_is_nat() -> None:
     assert (outbound.direction, inbound) == ("outbound", PathTree("inbound", ()))
 
 
-def test_what_stays_counted_the_same_has_the_rate_0() -> None:
+def test_an_unchanged_count_has_the_rate_0() -> None:
     tree = PathTree("outbound", (Edge("x", "direct", "", 3), Edge("y", "direct", ""), Edge("new", "direct", "", 3)))
     before = (tree.replace(tables=tree.tables[:2]),)
     (rated,) = with_rates((tree,), before, 2.0)

@@ -187,7 +187,7 @@ class TestNextToOurs:
             (chain(Rule(Drop(), (InInterface("lo"),)), hook=PREROUTING), "dropped"),
         ],
     )
-    def test_what_diverts_captured_traffic_is_drift(self, there: BaseChain, outcome: str) -> None:
+    def test_a_rule_that_diverts_captured_traffic_is_drift(self, there: BaseChain, outcome: str) -> None:
         judgement = judged(REDIRECT, other_chains=there)
 
         assert [after for _, after in outcomes(judgement.obstacles)] == [outcome]
@@ -195,7 +195,7 @@ class TestNextToOurs:
         assert judgement.harmless_obstacles == judgement.unjudged == ()
 
     @pytest.mark.parametrize("rule", [Rule(Accept()), Rule(Log("seen")), Rule(Accept(), (UNKNOWN,))])
-    def test_what_accepts_is_not_worth_a_word(self, rule: Rule) -> None:
+    def test_a_rule_that_accepts_is_not_worth_a_word(self, rule: Rule) -> None:
         judgement = judged(REDIRECT, other_chains=chain(rule))
 
         assert judgement.obstacles == judgement.harmless_obstacles == judgement.unjudged == ()
@@ -234,7 +234,9 @@ class TestNextToOurs:
         assert (found.rule, found.family) == (None, "ipv4")
 
     @pytest.mark.parametrize(("unknown", "kind"), [((), "obstacles"), ((UNKNOWN,), "unjudged")])
-    def test_what_counts_in_one_family_is_no_note_for_the_other(self, unknown: tuple[Match, ...], kind: str) -> None:
+    def test_a_rule_that_counts_in_one_family_is_no_note_for_the_other(
+        self, unknown: tuple[Match, ...], kind: str
+    ) -> None:
         wanted = ruleset_of({option.EXCLUDED_OUTBOUND_NETWORKS: "::/0"})
         there = chain(Rule(Drop(), (*HTTPS, OwnerUid((only(1000),)), *unknown)))
 
@@ -295,7 +297,7 @@ class TestOurOwn:
         assert len(found) == len(rules) == MAX_JUDGED + 2 == 102
         assert [each.effect is not None for each in found] == [True] * MAX_JUDGED + [False] * 2
 
-    def test_what_is_too_entangled_leaves_a_doubt(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_rules_that_are_too_entangled_leave_a_doubt(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("capture.analysis.diagram.MAX_EDGES", 50)
 
         found = judge(REDIRECT, self.live(), (), PodNetwork(), is_native=False)
@@ -322,7 +324,7 @@ class TestSecondSet:
 
         assert outcomes([Obstacle(there, rule, effect)]) == ([(before, "redirected")] if before else [])
 
-    def test_what_is_too_entangled_in_one_family_is_judged_in_the_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_rules_too_entangled_in_one_family_are_judged_in_the_other(self, monkeypatch: pytest.MonkeyPatch) -> None:
         places = [(Destination((Network("ipv4", 0x0A600000 + 7 * port, 32),)), only(port)) for port in range(80, 380)]
         entangled = [Rule(Drop(), (to, Protocol("tcp"), DestinationPort((port,))), "ipv4") for to, port in places]
         there = chain(*entangled), chain(Rule(Redirect(16001), HTTPS, "ipv6"), is_nat=True, priority=-100)

@@ -89,7 +89,7 @@ def test_a_policy_rule_suppresses_or_refuses(changes: dict[str, int], expected: 
         (OF_POD.replace(is_inverted=True), False),
     ],
 )
-def test_what_looks_at_no_mark_decides_before(before: PolicyRule, *, decides: bool) -> None:
+def test_a_policy_rule_without_a_mark_decides_before(before: PolicyRule, *, decides: bool) -> None:
     left = [(0, TEN, "eth0"), (TEN + 2, LAST, "eth0")]
     assert targets(DEFAULT, POD_ADDRESS, rules=(before, BY_MARK)) == (left if decides else [(0, LAST, "eth0")])
     assert targets(DEFAULT, POD_ADDRESS, rules=(before, OF_POD.replace(action=6), BY_MARK)) == []
@@ -103,7 +103,7 @@ def test_what_looks_at_no_mark_decides_before(before: PolicyRule, *, decides: bo
         ({"source": "10.0.0.0/8", "is_inverted": True}, False, None),
     ],
 )
-def test_what_looks_at_a_part_of_the_packets_decides_on_these(
+def test_a_policy_rule_about_a_part_of_the_packets_decides_on_these(
     changes: dict[str, Any], *, is_certain: bool, source: str | None
 ) -> None:
     before = OF_POD.replace(**changes)
@@ -127,7 +127,7 @@ def test_what_looks_at_a_part_of_the_packets_decides_on_these(
         ({"others": "goto ..."}, False),
     ],
 )
-def test_what_else_a_rule_looks_at_makes_it_uncertain(changes: dict[str, str], *, is_certain: bool) -> None:
+def test_further_conditions_make_a_policy_rule_uncertain(changes: dict[str, str], *, is_certain: bool) -> None:
     rule = BY_MARK.replace(mark=0x105, **changes)
     (found,) = mark_routes("ipv4", (rule,), (DEFAULT,), NAMES)
     assert (found.mark, found.mask, found.words, found.is_certain) == (5, 0xFF, str(rule), is_certain)

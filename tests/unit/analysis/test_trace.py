@@ -80,7 +80,7 @@ def test_the_four_journeys_of_a_captured_pod(family: str, profile: str) -> None:
 
 
 @FAMILIES
-def test_what_stays_in_the_pod_is_direct(family: str) -> None:
+def test_a_packet_that_stays_in_the_pod_is_direct(family: str) -> None:
     config = CaptureConfig()
 
     assert outcome(config, outbound(OWN[family])) == ("direct", 80)
@@ -216,7 +216,7 @@ def test_a_redirect_to_the_agents_port_is_dns_if_the_rule_is_about_port_53_alone
     "rule",
     [Rule(Return(), (*HTTPS, UnknownMatch("-m time --timestart 08:00"))), Rule(UnknownVerdict("NFQUEUE"), HTTPS)],
 )
-def test_what_cannot_be_judged_is_marked(rule: Rule) -> None:
+def test_a_rule_that_cannot_be_judged_is_marked(rule: Rule) -> None:
     assert not trace(with_foreign(rule), outbound(ELSEWHERE["ipv4"], 443)).certain
     assert trace(with_foreign(rule), outbound(ELSEWHERE["ipv4"], 80)).certain
 

@@ -13,7 +13,8 @@ from support.captures.hosts import WITH_EVERYTHING, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.backends.host_facts import LegacySupport, TableKind
+    from capture.backends.host_facts import LegacySupport
+    from capture.backends.needed_modules import Flavour
 
 ANYTHING = BackendRequest()
 LEGACY: tuple[LegacySupport, ...] = ("present", "loadable", "absent", "unknown")
@@ -24,9 +25,9 @@ NATIVE = ("nftables", "netlink", "")
 WITH_NOTHING = HostFacts({}, True, False, False, "absent", (), (), False, False)
 
 
-def chain(place: TableKind, name: str = "OUTPUT", uses: int = 1, table: str = "nat", family: str = IPV4) -> LiveChain:
+def chain(flavour: Flavour, name: str = "OUTPUT", uses: int = 1, table: str = "nat", family: str = IPV4) -> LiveChain:
     """Return a chain of the namespace."""
-    return LiveChain(place, family, table, name, uses)
+    return LiveChain(flavour, family, table, name, uses)
 
 
 def way(facts: HostFacts, request: BackendRequest = ANYTHING) -> tuple[str, str, str]:
@@ -99,7 +100,7 @@ class TestAuto:
             ((chain("legacy"), chain("nft", "ISTIO-OUTPUT")), "nft"),
             ((chain("legacy", "ISTIO_OUTPUT"), chain("nft", "ISTIO-OUTPUT")), "nft"),
             ((chain("legacy", uses=0),), "nft"),
-            ((chain("native", table="istio-proxy-nat", family="inet"),), "nft"),
+            ((chain("nftables", table="istio-proxy-nat", family="inet"),), "nft"),
         ],
     )
     def test_within_iptables_where_rules_are(self, live: tuple[LiveChain, ...], variant: str) -> None:
@@ -213,7 +214,7 @@ class TestRequested:
         assert missing in caught.value.message
         assert caught.value.remedy
 
-    def test_what_is_unknown_about_legacy_tables_is_named(self) -> None:
+    def test_an_unknown_support_of_legacy_tables_is_named(self) -> None:
         choice = choose(WITH_EVERYTHING.replace(legacy="unknown", nft_compat=False), ANYTHING)
 
         assert choice.backend == "nftables"
@@ -255,7 +256,7 @@ class TestRequested:
             (BackendRequest("auto", "iptc", "nft"), "--driver"),
         ],
     )
-    def test_what_contradicts_itself_is_bad_usage(self, request_: BackendRequest, option: str) -> None:
+    def test_a_contradictory_request_is_bad_usage(self, request_: BackendRequest, option: str) -> None:
         with pytest.raises(ConfigurationError) as caught:
             choose(WITH_EVERYTHING, request_)
 
@@ -270,7 +271,7 @@ class TestLeftovers:
                 chain("nft", "ISTIO_OUTPUT"),
                 chain("nft", "ISTIO-INBOUND", uses=0, family=IPV6),
                 chain("legacy", "ISTIO_REDIRECT", family=IPV6),
-                chain("native", "istio-output", table="istio-proxy-nat", family="inet"),
+                chain("nftables", "istio-output", table="istio-proxy-nat", family="inet"),
             )
         )
 

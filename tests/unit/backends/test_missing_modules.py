@@ -72,7 +72,7 @@ def test_iptables_needs_the_extensions_that_are_rendered(configuration: str) -> 
     assert {name for name in needed(desired, FAMILIES, "legacy") if "table_" in name} == expected
 
 
-def test_what_every_capture_needs_is_what_the_default_needs() -> None:
+def test_every_capture_needs_what_the_default_needs() -> None:
     for flavour in FLAVOUR_NAMES:
         assert needed(None, FAMILIES, flavour) == needed(ruleset_of({}), FAMILIES, flavour)
 
@@ -119,7 +119,7 @@ def offer(kernel: Path, *loadable: str, builtin: Iterable[str] = (), ending: str
 
 
 @pytest.mark.parametrize("ending", ["ko", "ko.xz", "ko.zst", "ko.gz"])
-def test_what_is_neither_loaded_nor_listed_is_absent(kernel: Path, ending: str) -> None:
+def test_a_module_neither_loaded_nor_listed_is_absent(kernel: Path, ending: str) -> None:
     (kernel / "loaded" / "nf_tables").mkdir()
     offer(kernel, "nft_redir", builtin=["nf_nat"], ending=ending)
 
@@ -210,7 +210,7 @@ def test_a_module_that_modprobe_may_not_load_is_named_with_the_file_that_says_so
     assert error.remedy == f"{hardened} on the host forbids nft_redir: take that line out."
 
 
-def test_what_another_module_needs_is_loaded_though_it_is_blacklisted(kernel: Path) -> None:
+def test_a_needed_module_is_loaded_though_it_is_blacklisted(kernel: Path) -> None:
     offer(kernel, "nf_nat")
     (kernel / "modprobe.d" / "a.conf").write_text("blacklist nf_nat\n")
     assert look_up(("nf_nat",)) == Inventory(unloaded=("nf_nat",), is_indexed=True)

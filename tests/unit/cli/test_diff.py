@@ -16,7 +16,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(diff, list(arguments), standalone_mode=False, catch_exceptions=False)
 
 
-def test_what_differs_with_outcomes_and_a_witness() -> None:
+def test_differences_have_outcomes_and_a_witness() -> None:
     done = run("-x 10.96.0.0/12", "-x 10.96.0.0/12 -o 5432")
 
     assert done.return_value == 4
@@ -47,7 +47,7 @@ def test_diff_prints_json() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["nosuch", "-x 10.0.0.0/99", "'"])
-def test_what_is_neither_options_nor_a_file(wrong: str) -> None:
+def test_a_text_that_is_neither_options_nor_a_file_is_refused(wrong: str) -> None:
     with pytest.raises(CaptureError) as refused:
         run("-p 15001", wrong)
 

@@ -85,7 +85,7 @@ def replace_by_the_same(file: Path) -> None:
 
 @pytest.mark.parametrize("change", [change_content, change_mode, replace_by_the_same, Path.unlink])
 @pytest.mark.parametrize("what", ["replace", "remove"])
-def test_what_was_changed_since_is_left_as_it_is(file: Path, change: Callable[[Path], None], what: str) -> None:
+def test_a_file_that_has_changed_since_is_left_as_it_is(file: Path, change: Callable[[Path], None], what: str) -> None:
     old = snapshot(str(file))
     change(file)
     changed = snapshot(str(file)) if file.exists() else None

@@ -155,7 +155,7 @@ def test_the_object_of_the_api_server_decides(facts: dict[str, Any], reason: str
 
 
 def test_the_tables_visit_every_line() -> None:
-    lines = {line.reason for line in EXEMPTIONS}
+    lines = {exemption.reason for exemption, _ in EXEMPTIONS}
     assert lines == {reason for _, reason in BY_KUBERNETES if reason}
     # Injection writes the status and the proxy together: for the runtime, a pod without the one has not the other.
     assert lines - {NO_STATUS, AMBIENT} == {reason for _, reason in BY_RUNTIME if reason} - {AMBIENT}
@@ -200,7 +200,7 @@ NO_TRUTH = [
 
 
 @pytest.mark.parametrize("text", NO_TRUTH, ids=range(len(NO_TRUTH)))
-def test_what_is_neither_true_nor_false_does_not_count_and_is_warned_of(text: str) -> None:
+def test_a_value_neither_true_nor_false_is_ignored_with_a_warning(text: str) -> None:
     places: list[tuple[dict[str, Any], str]] = [
         ({"labels": {INJECT: text}}, f"label {INJECT}"),
         ({"annotations": {STATUS: "{}", INJECT: text}}, f"annotation {INJECT}"),

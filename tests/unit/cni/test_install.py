@@ -224,7 +224,7 @@ def test_an_owner_who_writes_the_single_file_again_gets_the_newest_back(node: No
     assert node.read("10-main.conf") == single | {"mtu": 1300}
 
 
-def test_what_the_owner_wrote_since_is_what_stays(node: Node) -> None:
+def test_a_later_change_of_the_owner_stays(node: Node) -> None:
     single = {"cniVersion": "0.4.0", "name": "pods", **BRIDGE}
     node.write("10-main.conf", single)
     node.install()
@@ -351,7 +351,9 @@ def test_one_way_of_installing_takes_the_place_of_the_other(node: Node) -> None:
         ),
     ],
 )
-def test_what_cannot_be_understood_is_left_as_it_is(node: Node, name: str, content: object, expected: str) -> None:
+def test_a_list_that_cannot_be_understood_is_left_as_it_is(
+    node: Node, name: str, content: object, expected: str
+) -> None:
     path = node.write(name, content)
     before = path.read_bytes()
     for own_config in ("", "00-capture.conflist"):
@@ -381,7 +383,7 @@ def test_of_several_versions_the_newest_counts(node: Node) -> None:
     assert node.read("10-main.conflist") == {**several, "plugins": [BRIDGE, OWN_ENTRY]}
 
 
-def test_what_no_runtime_reads_does_not_keep_the_entry_in(node: Node) -> None:
+def test_a_file_that_no_runtime_reads_does_not_keep_the_entry_in(node: Node) -> None:
     node.write("10-main.conflist", network(BRIDGE))
     node.install()
     os.mkfifo(node.conf_dir / "00-fifo.conflist")
@@ -537,7 +539,7 @@ def test_a_new_plugin_takes_the_place_of_the_old_one(node: Node) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "not executable", "empty directory"])
-def test_what_is_no_plugin_is_not_installed(node: Node, kind: str) -> None:
+def test_a_file_that_is_no_plugin_is_not_installed(node: Node, kind: str) -> None:
     node.write("10-main.conflist", network(BRIDGE))
     node.plugin.unlink()
     if kind == "not executable":
@@ -669,7 +671,7 @@ def test_a_bundle_that_was_damaged_in_place_is_repaired(node: Node) -> None:
         ("#!/bin/sh\nsleep 9\n", "no answer to VERSION within 0.2 s"),
     ],
 )
-def test_what_does_not_answer_gets_no_entry(
+def test_a_plugin_that_does_not_answer_gets_no_entry(
     node: Node, content: str, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cni.trial.CALL_TIMEOUT", 0.2)
@@ -706,7 +708,7 @@ def test_a_state_directory_of_an_older_version_is_made_private(node: Node, monke
 # --- others at the same time ------------------------------------------------------------------------------------
 
 
-def test_what_a_killed_installer_left_is_cleaned_up(node: Node) -> None:
+def test_leftovers_of_a_killed_installer_are_cleaned_up(node: Node) -> None:
     node.write("10-main.conflist", network(BRIDGE))
     (node.conf_dir / ".10-main.conflist.abc.capture-tmp").write_text("half")
     (node.bin_dir / ".capture-cni.bundle-1.abc.capture-tmp" / "lib").mkdir(parents=True)

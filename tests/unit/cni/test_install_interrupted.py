@@ -47,7 +47,7 @@ def test_killed_anywhere_it_leaves_the_old_or_the_new_and_the_next_run_succeeds(
         ("uninstall-single", "rename"),
     ],
 )
-def test_what_another_writes_at_any_moment_stays(scenario: str, style: str, stride: int, tmp_path: Path) -> None:
+def test_a_change_by_another_at_any_moment_stays(scenario: str, style: str, stride: int, tmp_path: Path) -> None:
     done = run_alone(FAULTS, "rival", scenario, style, str(stride), str(tmp_path))
     assert isinstance(done["acted"], int)
     assert stride * done["acted"] > 80

@@ -94,7 +94,7 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize(("text", "problem"), UNUSABLE.items(), ids=range(len(UNUSABLE)))
-def test_what_cannot_be_used_is_refused_with_the_place(text: str, problem: str) -> None:
+def test_an_unusable_kubeconfig_is_refused_with_the_place(text: str, problem: str) -> None:
     assert problem in refused(text)
 
 

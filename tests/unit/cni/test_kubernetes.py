@@ -212,7 +212,7 @@ PASSING: dict[str, list[Behaviour]] = {
 
 
 @pytest.mark.parametrize("behaviours", PASSING.values(), ids=PASSING.keys())
-def test_what_passes_is_waited_for(server: FakeKubernetes, behaviours: list[Behaviour]) -> None:
+def test_a_passing_fault_is_waited_for(server: FakeKubernetes, behaviours: list[Behaviour]) -> None:
     server.will(*behaviours)
     assert answer_of(server) == POD
     assert len(server.requests) == len(behaviours) + 1
@@ -256,7 +256,7 @@ LASTING: list[tuple[Behaviour, int, str]] = [
 
 
 @pytest.mark.parametrize(("behaviour", "code", "message"), LASTING, ids=range(len(LASTING)))
-def test_what_lasts_is_an_error_after_the_deadline(
+def test_a_lasting_fault_is_an_error_after_the_deadline(
     server: FakeKubernetes, behaviour: Behaviour, code: int, message: str
 ) -> None:
     server.always(behaviour)
@@ -285,7 +285,7 @@ FINAL: list[tuple[Behaviour, int, str]] = [
 
 
 @pytest.mark.parametrize(("behaviour", "code", "message"), FINAL, ids=range(len(FINAL)))
-def test_what_no_patience_mends_is_an_error_at_once(
+def test_a_fault_that_no_waiting_ends_is_an_error_at_once(
     server: FakeKubernetes, behaviour: Behaviour, code: int, message: str
 ) -> None:
     server.always(behaviour)

@@ -97,7 +97,7 @@ REFUSED: list[tuple[dict[str, object], int, str]] = [
 
 
 @pytest.mark.parametrize(("stdin", "code", "message"), REFUSED, ids=range(len(REFUSED)))
-def test_what_is_refused_names_pod_place_and_value(stdin: object, code: int, message: str) -> None:
+def test_a_refusal_names_pod_place_and_value(stdin: object, code: int, message: str) -> None:
     error = error_of(call(stdin))
     assert error["code"] == code
     assert message in error["msg"]

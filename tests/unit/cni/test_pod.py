@@ -119,7 +119,8 @@ def test_the_environment_that_the_annotation_for_the_proxy_gives_it(config: str)
         "- a",
         "{proxyMetadata: {A",
         "{]",
+        "  proxyMetadata:\n  tracing:\n    ISTIO_META_DNS_CAPTURE: true",
     ],
 )
-def test_what_cannot_be_read_of_it_gives_nothing(config: str) -> None:
+def test_an_unreadable_part_of_it_gives_nothing(config: str) -> None:
     assert from_annotations(WEB, {"proxy.istio.io/config": config}).proxy.environment == {}

@@ -13,7 +13,7 @@ import pytest
 from capture.errors import ConfigurationError
 from cni import conf
 from cni.codes import BAD_KUBECONFIG, POD_UNKNOWN
-from cni.log import Log
+from cni.log import PluginLog
 from cni.pod import Identity
 from cni.protocol import CniError
 from cni.sources import learn
@@ -54,7 +54,7 @@ def learned(tmp_path: Path) -> Any:
                 "log_file": str(tmp_path / "log"),
             }
         )
-        pod, exemption = learn(WEB, configuration, Log(str(tmp_path / "log")))
+        pod, exemption = learn(WEB, configuration, PluginLog(str(tmp_path / "log")))
         return pod.proxy.uid, exemption.reason if exemption else ""
 
     return call
@@ -124,7 +124,7 @@ NOT_CERTAIN = {
 
 
 @pytest.mark.parametrize("annotations", NOT_CERTAIN.values(), ids=NOT_CERTAIN)
-def test_what_is_not_certain_from_annotations_goes_to_the_next_source(
+def test_uncertain_annotations_leave_it_to_the_next_source(
     learned: Any, server: FakeKubernetes, annotations: dict[str, str]
 ) -> None:
     server.pods["shop", "web-0"] = a_pod()
@@ -177,11 +177,11 @@ def from_agent(tmp_path: Path, *sources: str) -> tuple[int | None, str]:
             "runtimeConfig": {CAPABILITY: INJECTED},
         }
     )
-    pod, exemption = learn(WEB, configuration, Log(""))
+    pod, exemption = learn(WEB, configuration, PluginLog(""))
     return pod.proxy.uid, exemption.reason if exemption else ""
 
 
-def test_what_the_agent_knows_needs_no_api_server(
+def test_a_pod_that_the_agent_knows_needs_no_api_server(
     tmp_path: Path, agent: dict[str, Any], server: FakeKubernetes
 ) -> None:
     agent["web-0"] = a_pod()
@@ -189,7 +189,7 @@ def test_what_the_agent_knows_needs_no_api_server(
     assert server.requests == []
 
 
-def test_what_the_agent_does_not_know_the_api_server_does(
+def test_the_api_server_knows_a_pod_that_the_agent_does_not_know(
     tmp_path: Path, agent: dict[str, Any], server: FakeKubernetes
 ) -> None:
     server.pods["shop", "web-0"] = a_pod(labels={INJECT: "false"})

@@ -166,7 +166,7 @@ def with_an_ended_token(node: Node) -> None:
         (lambda node: (node.root / "ca.crt").unlink(), "certificate authority", "ca.crt is missing"),
     ],
 )
-def test_what_is_wrong_is_named(node: Node, spoil: Callable[[Node], object], name: str, message: str) -> None:
+def test_each_fault_is_named(node: Node, spoil: Callable[[Node], object], name: str, message: str) -> None:
     node.install()
     spoil(node)
     code, status = node.status()

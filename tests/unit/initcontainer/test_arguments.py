@@ -72,7 +72,7 @@ def test_flags_have_the_forms_of_pflag(arguments: list[str], expected: object) -
         (["-"], "unexpected argument '-'"),
     ],
 )
-def test_what_is_no_flag(arguments: list[str], message: str) -> None:
+def test_a_wrong_argument_is_named(arguments: list[str], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse(arguments, OPTIONS)
 
@@ -144,7 +144,7 @@ def test_upstream_s_flags_without_effect_are_none_of_the_table() -> None:
     assert not {*PAST} & {*PERSISTENT}
 
 
-def test_what_was_read_before_an_error_is_known() -> None:
+def test_flags_before_an_error_are_known() -> None:
     found = CommandLine()
     with pytest.raises(UsageError):
         parse(["--log_as_json", "-f", "--no-such", "-p", "1"], OPTIONS, found)

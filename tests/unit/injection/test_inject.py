@@ -139,7 +139,7 @@ def test_without_capture_there_is_a_proxy_only() -> None:
     assert "nothing is captured" in result.outcomes[0].warnings[0]
 
 
-def test_what_the_plugin_cannot_know_is_written_out() -> None:
+def test_settings_that_the_plugin_cannot_know_are_written_out() -> None:
     base = parse_set(("istio-service-exclude-cidr=10.0.0.0/8", "istio-inbound-interception-mode=TPROXY"))
     pod = template_of(inject(FILE_1, "f", Template(uses_plugin=True, fragment=SMALL), base).text)
 
@@ -229,7 +229,7 @@ def test_a_pod_that_lost_its_annotations_gets_nothing_twice() -> None:
     assert names(again) == (["istio-init", "istio-proxy"], ["nginx"])
 
 
-def test_what_another_injector_made_is_left_alone() -> None:
+def test_a_pod_of_another_injector_is_left_alone() -> None:
     text = annotated("sidecar.istio.io/status", '{"containers": ["istio-proxy"]}')
     result = inject(text, "f", Template(), NOTHING)
 
@@ -373,7 +373,7 @@ def test_what_is_no_pod_template_is_not_named(spec: str) -> None:
     assert not inject(text, "web.yaml", Template(), NOTHING).outcomes
 
 
-def test_what_only_looks_like_a_date_is_a_text() -> None:
+def test_a_text_like_a_date_stays_a_text() -> None:
     injected = inject(POD.replace("a: b", "a: 2024-02-30"), "web.yaml", Template(fragment=SMALL), NOTHING)
     assert injected.outcomes[0].injected
 
@@ -499,7 +499,7 @@ def test_a_policy_is_made_for_the_requested_users_alone(capsys: pytest.CaptureFi
         ),
     ],
 )
-def test_what_kubectl_lists_is_not_trusted(
+def test_the_output_of_kubectl_is_not_trusted(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -51,7 +51,7 @@ def test_settings_for_all_pods_are_defaults_of_the_annotations() -> None:
     assert arguments.endswith(' + ["--profile=current"]')
 
 
-def test_what_differs_from_pod_to_pod_is_refused() -> None:
+def test_settings_that_differ_from_pod_to_pod_are_refused() -> None:
     text = "kind: Telemetry\nmetadata: {name: t}\nspec: {selector: {matchLabels: {app: a}}, accessLogging: [{}]}"
     world: World = read_world(list(documents(text, "mesh.yaml")))
 

@@ -56,7 +56,7 @@ class TestMaking:
             ((1,), {"x": 1}, "Point got two values for 'x'"),
         ],
     )
-    def test_what_does_not_fit_is_refused(
+    def test_values_that_do_not_fit_are_refused(
         self, arguments: tuple[int, ...], named: dict[str, int], message: str
     ) -> None:
         with pytest.raises(TypeError, match=message):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import errno
+import http
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +19,10 @@ from capture.report import output
 from cni import codes, protocol
 
 ROOT = docs_pages.DOCS.parent
+PACKAGES = ("capture", "cni", "initcontainer")
 PAGES = sorted([*ROOT.glob("*.md"), *docs_pages.DOCS.rglob("*.md")])
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
+PLACEHOLDER = re.compile(r"\.\.\.|\b[A-Z]{4,}\b")
 NOT_FOR_READERS = re.compile(
     r"/(?:work|root|tmp)/|pypi\.org|pythonhosted|docker\.io|ghcr\.io|quay\.io|proxy\.golang", re.IGNORECASE
 )
@@ -48,6 +54,27 @@ def test_every_code_has_its_page(kind: str, modules: tuple[ModuleType, ...], unu
         if name.isupper() and type(value) is int and not name.endswith("_LIMIT") and name not in unused
     }
     assert docs_pages.codes_of(kind) == sorted(numbers)
+
+
+def test_messages_on_pages_of_codes_are_in_the_code() -> None:
+    """Each part between "..." and NAMES is a part of a text in the code, or has one of more than eight characters."""
+    texts = {"no such option"}  # of click
+    texts |= {os.strerror(number).lower() for number in errno.errorcode} | {
+        each.phrase.lower() for each in http.HTTPStatus
+    }
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        values = [each.value for each in ast.walk(ast.parse(read(path))) if isinstance(each, ast.Constant)]
+        texts |= {value.lower() for value in values if isinstance(value, str)}
+    long_texts = {text.strip("` ") for text in texts if len(text.strip("` ")) > 8}
+    unknown = [
+        f"{page.name}: {message}"
+        for page in (docs_pages.DOCS / "errors").glob("*.md")
+        for row in re.findall(r"^\| (.*?`.*?) \| ", read(page), re.MULTILINE)
+        for message in re.findall(r"`([^`]+)`", row)
+        for part in filter(None, (part.strip(" :'").lower() for part in PLACEHOLDER.split(message)))
+        if not any(part in text for text in texts) and not any(text in part for text in long_texts)
+    ]
+    assert unknown == []
 
 
 def test_links_lead_somewhere() -> None:

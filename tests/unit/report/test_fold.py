@@ -28,7 +28,7 @@ def test_no_table_is_wider_and_no_cell_is_lost(rows: list[list[str]], width: int
     assert sorted("".join(lines).replace(" ", "")) == sorted("".join(map("".join, rows)).replace(" ", ""))
 
 
-def test_what_fits_stays_as_it_is() -> None:
+def test_a_line_that_fits_stays_as_it_is() -> None:
     assert folded("  a line  of its own", 20) == ["  a line  of its own"]
 
 

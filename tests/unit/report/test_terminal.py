@@ -79,7 +79,7 @@ sys.exit(run_to_exit_code(lambda: with_progress(slow, [], "capture slow")))
 """
 
 
-def test_what_takes_its_time_shows_it_until_something_is_printed() -> None:
+def test_a_slow_step_shows_progress_until_something_is_printed() -> None:
     text, code = on_terminal([sys.executable, "-c", SLOW], 80)
 
     shown, end, rest = text.partition("\r\033[Kdone\n")

@@ -46,7 +46,7 @@ def of_one(rule: Rule) -> Ruleset:
     ],
     ids=str,
 )
-def test_what_makes_the_kernel_track_connections(rule: Rule, tracks: bool) -> None:  # noqa: FBT001 - a column
+def test_rules_that_make_the_kernel_track_connections(rule: Rule, tracks: bool) -> None:  # noqa: FBT001 - a column
     assert tracks_connections([Ruleset((), ()), of_one(rule)], IPV4) is tracks
 
 

@@ -33,7 +33,7 @@ def warnings_of(which: Option[Any], text: str, pod: FakePod) -> list[str]:
         (option.UID_PORT_EXCLUSIONS, "tcp:*:0-4294967294", "nothing outbound is captured"),
     ],
 )
-def test_what_cancels_the_capture_is_warned_of(which: Option[object], text: str, words: str) -> None:
+def test_settings_that_cancel_the_capture_get_a_warning(which: Option[object], text: str, words: str) -> None:
     (warning,) = warnings_of(which, text, FakePod())
     assert warning.startswith(f"{which.name} {text} (command line) holds every ")
     assert warning.endswith(words)
@@ -75,7 +75,7 @@ def test_nothing_to_capture_is_warned_of() -> None:
         (option.EXCLUDED_OUTBOUND_PORTS, ""),
     ],
 )
-def test_what_leaves_something_to_capture_is_not(which: Option[object], text: str) -> None:
+def test_settings_that_leave_something_to_capture_get_no_warning(which: Option[object], text: str) -> None:
     assert warnings_of(which, text, FakePod()) == []
 
 

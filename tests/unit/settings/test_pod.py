@@ -179,7 +179,7 @@ def test_other_variables_of_the_proxy_say_nothing() -> None:
     assert explicit(environment=others).explicit == explicit().explicit
 
 
-def test_what_holds_for_all_pods_stays_unless_the_pod_says_otherwise() -> None:
+def test_settings_for_all_pods_stay_unless_the_pod_has_its_own() -> None:
     base = Settings({option.PROFILE: Given("current", "the file"), option.PROXY_UID: Given("5", "the file")})
     settings = settings_of(Pod("shop", "web-0", {}, proxy=Proxy(uid=7)), base)
     assert settings[option.PROFILE] == "1.30"
@@ -201,7 +201,7 @@ def test_hostile_annotations_are_refused_by_name_and_value(what: str, turn: int)
 
 def test_an_annotation_longer_than_kubernetes_allows_is_refused_even_if_it_can_be_read() -> None:
     error = refused({TRAFFIC + "excludeInboundPorts": "80," * (MAX_CHARACTERS // 3 + 1)})
-    assert f"at most {MAX_CHARACTERS} characters" in error.expected
+    assert f"at most {256 * 1024} characters" in error.expected, "as many as Kubernetes takes"
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,6 @@ def test_arguments_that_cannot_be_used_are_named(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("name", ["", "a/", "/a", "a/b/c", "a b", "ä/b"])
-def test_what_is_no_pods_name_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_text_that_is_no_pods_name_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["sidecar", "--pod", name]) == 2
     assert f"--pod: invalid value {name!r}: expected NAMESPACE/NAME" in capsys.readouterr().err

@@ -17,7 +17,7 @@ def socket(
     return TcpSocket(state, POD, local_port, remote, remote_port)
 
 
-def test_what_a_listener_took_began_at_the_other_end() -> None:
+def test_a_connection_that_a_listener_took_began_at_the_other_end() -> None:
     entries = dict(entries_of([LISTENER, socket(8080, 40000), socket(40001, 80)]))
     assert entries == {
         Flow(PEER, 40000, POD, 8080): conntrack.TCP_CONNTRACK_ESTABLISHED,

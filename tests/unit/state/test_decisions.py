@@ -51,7 +51,7 @@ def test_a_decision_goes_with_its_attachment(state: str) -> None:
     "content",
     [b"", b"[]", b"{}", b"{", b"\xff", b'{"decision": 1}', b'{"inode": 4711}', b'{"inode": "4711", "decision": "x"}'],
 )
-def test_what_another_version_wrote_is_left_aside(state: str, content: bytes) -> None:
+def test_a_file_of_another_version_is_left_aside(state: str, content: bytes) -> None:
     assert decisions.keep(ALONE, state)
     Path(state, "decisions", "pods:other:eth0").write_bytes(content)
     assert list(decisions.read_all(state)) == [ALONE]

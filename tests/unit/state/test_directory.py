@@ -72,7 +72,7 @@ def test_another_owner_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", ["file", "link"])
-def test_what_is_no_directory_is_refused(tmp_path: Path, other: str) -> None:
+def test_a_path_that_is_no_directory_is_refused(tmp_path: Path, other: str) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     state = tmp_path / "state"
     if other == "file":
@@ -83,7 +83,7 @@ def test_what_is_no_directory_is_refused(tmp_path: Path, other: str) -> None:
         record.write(PLAIN, str(state))
 
 
-def test_what_others_could_have_written_is_neither_read_nor_followed(tmp_path: Path) -> None:
+def test_files_that_others_could_have_written_are_neither_read_nor_followed(tmp_path: Path) -> None:
     state, victim = tmp_path / "state", tmp_path / "victim.json"
     victim.touch()
     record.write(PLAIN, str(state))

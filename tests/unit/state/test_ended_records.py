@@ -22,7 +22,7 @@ def test_of_one_inode_only_what_was_written_last_can_be_there(tmp_path: Path) ->
     assert {path.name for path in tmp_path.iterdir()} == set(kept)
 
 
-def test_what_a_killed_writer_left(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_writer(tmp_path: Path) -> None:
     old, fresh = tmp_path / "4026532841-77.json.0a1b2c", tmp_path / "4026532841-77.json.3d4e5f"
     for path in (old, fresh):
         path.touch()

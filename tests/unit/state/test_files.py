@@ -10,7 +10,7 @@ import pytest
 from capture.state.files import content_of, names_in, open_files, processes, put
 
 
-def test_what_cannot_be_read_is_empty(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_empty(tmp_path: Path) -> None:
     assert content_of(str(tmp_path / "missing")) == content_of(str(tmp_path)) == b""
     assert names_in(str(tmp_path / "missing")) == []
     assert open_files("0") == []

@@ -48,6 +48,6 @@ def test_a_pipe_to_which_no_process_writes_is_given_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "problem"), [("/nosuch", "No such file"), ("/", "Is a directory")])
-def test_what_cannot_be_read_is_named(name: str, problem: str) -> None:
+def test_an_unreadable_input_is_named(name: str, problem: str) -> None:
     with pytest.raises(InputError, match=f"^cannot read {name}: {problem}"):
         read_input(name)

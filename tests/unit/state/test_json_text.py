@@ -36,7 +36,7 @@ NOT_JSON = [
 
 
 @pytest.mark.parametrize(("text", "reason", "line", "column"), NOT_JSON)
-def test_what_is_no_json_is_refused_with_its_place(text: str, reason: str, line: int, column: int) -> None:
+def test_a_text_that_is_no_json_is_refused_with_its_place(text: str, reason: str, line: int, column: int) -> None:
     with pytest.raises(JsonError) as refused:
         decode(text)
     assert reason in refused.value.reason
@@ -68,7 +68,7 @@ def test_nesting_without_end_is_refused(opening: str) -> None:
         ('{"a', "Unterminated string"),
     ],
 )
-def test_what_is_no_object_is_refused(text: str, reason: str) -> None:
+def test_json_that_is_no_object_is_refused(text: str, reason: str) -> None:
     with pytest.raises(JsonError, match=reason):
         decode_object(text)
 
@@ -96,7 +96,7 @@ def test_half_a_surrogate_pair_survives() -> None:
     assert decode('"\\ud83d\\ude00"') == "\U0001f600"
 
 
-def test_what_json_cannot_express_is_not_written() -> None:
+def test_a_value_that_json_cannot_express_is_not_written() -> None:
     for number in (float("nan"), float("inf"), float("-inf")):
         with pytest.raises(ValueError, match="no JSON number"):
             encode([number])

@@ -88,7 +88,7 @@ class TestHostAnswers:
 
 class TestJson:
     @pytest.mark.parametrize("kept", [PLAIN, applied({}, POD), applied(RICH, RICH_POD)])
-    def test_what_is_written_is_read(self, kept: Record) -> None:
+    def test_a_written_value_is_read_back(self, kept: Record) -> None:
         assert from_json(as_json(kept)) == kept
 
     def test_stale_routes_are_recorded(self) -> None:
@@ -165,7 +165,7 @@ NO_RECORDS = {
 
 
 @pytest.mark.parametrize("text", NO_RECORDS.values(), ids=NO_RECORDS)
-def test_what_is_no_record_is_none(text: str) -> None:
+def test_a_text_that_is_no_record_is_none(text: str) -> None:
     assert from_json(text) is None
 
 

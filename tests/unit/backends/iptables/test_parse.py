@@ -30,7 +30,7 @@ CHAINS = (TO_CHAIN,)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_what_is_printed_is_the_rule_that_was_written(case: Case) -> None:
+def test_a_printed_rule_is_the_one_that_was_written(case: Case) -> None:
     family = case.rule.family
     assert family is not None
 
@@ -103,7 +103,7 @@ def _rule(text: str) -> Rule:
 
 
 class TestForeign:
-    def test_what_looks_like_our_chain_in_a_text_is_no_jump(self) -> None:
+    def test_the_name_of_our_chain_in_a_text_is_no_jump(self) -> None:
         rule = _rule('-m comment --comment "-j ISTIO_REDIRECT" -j ACCEPT')
 
         assert rule.why == "-j ISTIO_REDIRECT"

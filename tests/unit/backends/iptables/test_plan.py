@@ -96,7 +96,7 @@ class TestIntoNothing:
 
         assert plan(NOTHING, desired)[1].put == {"ISTIO_OUTPUT": ()}
 
-    def test_what_is_foreign_is_not_written(self) -> None:
+    def test_foreign_rules_are_not_written(self) -> None:
         with pytest.raises(ValueError, match="kept, but not written"):
             plan(NOTHING, ruleset(Rule(UnknownVerdict("MASQUERADE"))))
 

@@ -95,7 +95,7 @@ class TestFind:
         assert find("nft", IPV4, "restore") == (path if variant == "nft" else None)
         assert find("legacy", IPV4, "restore") == (path if variant == "legacy" else None)
 
-    def test_what_cannot_be_executed_does_not_count(self, installed: Path) -> None:
+    def test_a_file_that_cannot_be_executed_does_not_count(self, installed: Path) -> None:
         (installed / "iptables-nft-save").mkdir()
         Path(install(installed, "iptables-nft-restore")).chmod(0o644)
 
@@ -109,7 +109,7 @@ class TestFind:
             monkeypatch.setenv("PATH", path)
             assert find_program("sh") in ("/usr/bin/sh", "/bin/sh")
 
-    def test_what_is_required_and_not_there_is_named_with_its_package(self, installed: Path) -> None:
+    def test_a_missing_program_is_named_with_its_package(self, installed: Path) -> None:
         with pytest.raises(UnsupportedError, match="ip6tables-legacy-restore is not installed") as caught:
             require("legacy", IPV6, "restore")
 

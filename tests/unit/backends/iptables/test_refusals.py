@@ -85,7 +85,7 @@ def test_a_lock_that_stays_held_is_worth_another_try(complaint: str) -> None:
         ('unknown option "--to-ports"\nError occurred at line: 3\n', "package iptables"),
     ],
 )
-def test_what_iptables_nft_misses(complaint: str, needed: str) -> None:
+def test_complaints_of_iptables_nft_name_what_is_missing(complaint: str, needed: str) -> None:
     error = after(complaint)
 
     assert isinstance(error, UnsupportedError)
@@ -101,7 +101,7 @@ def test_what_iptables_nft_misses(complaint: str, needed: str) -> None:
         ("iptables-restore: line 5 failed: No chain/target/match by that name.", "xt_owner or xt_REDIRECT"),
     ],
 )
-def test_what_iptables_legacy_misses(complaint: str, needed: str) -> None:
+def test_complaints_of_iptables_legacy_name_what_is_missing(complaint: str, needed: str) -> None:
     error = after(complaint, command="iptables-legacy-restore")
 
     assert isinstance(error, UnsupportedError)
@@ -128,7 +128,7 @@ def test_anything_else_shows_the_line_and_the_words() -> None:
 @pytest.mark.parametrize(
     "complaint", ["iptables-restore: line 5 failed", "line 99 failed", "line x failed", "", "it burns"]
 )
-def test_what_names_none_of_our_lines_shows_none(complaint: str) -> None:
+def test_a_complaint_about_none_of_our_lines_shows_none(complaint: str) -> None:
     error = after(complaint, command="iptables-legacy-restore", status=1)
 
     assert isinstance(error, ToolError)

@@ -94,7 +94,7 @@ class TestExpanded:
             for network in ("10.0.0.0/8", "172.16.0.0/12")
         ]
 
-    def test_what_is_given_twice_is_written_once(self) -> None:
+    def test_an_entry_given_twice_is_written_once(self) -> None:
         rule = Rule(
             Return(),
             (
@@ -210,7 +210,7 @@ class TestComment:
     def test_line_breaks_become_blanks(self) -> None:
         assert comment("a\n-A OUTPUT\tb") == "a -A OUTPUT b"
 
-    def test_what_is_too_long_is_cut_between_letters(self) -> None:
+    def test_a_long_text_is_cut_between_letters(self) -> None:
         assert comment("x" + "ü" * 200) == "x" + "ü" * 127
 
 

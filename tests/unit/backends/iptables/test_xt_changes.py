@@ -150,7 +150,7 @@ class TestTidyingUp:
             (edited(placed=((OUTPUT, None, JUMP),)), []),
         ],
     )
-    def test_what_iptables_nft_has_emptied_goes_too(self, edit: TableEdit, last: list[str]) -> None:
+    def test_chains_that_iptables_nft_has_emptied_go_too(self, edit: TableEdit, last: list[str]) -> None:
         emptied = {(IPV4, NAT): table((chain(OUTPUT, 4), ()))}
         tables = " to table ip nat", " of table ip nat"
         found = [each.doing.removesuffix(tables[0]).removesuffix(tables[1]) for each in removals([edit], emptied)]
@@ -163,7 +163,7 @@ class TestTidyingUp:
         emptied = {(IPV4, NAT): table((chain(OUTPUT, 4, policy="DROP"), ()))}
         assert list(removals([edited(removed=((OUTPUT, 0),))], emptied)) == []
 
-    def test_what_others_made_stays(self) -> None:
+    def test_chains_of_others_stay(self) -> None:
         existing = table((chain(OUTPUT, 1), (4,)), (chain("ISTIO_OUTPUT", 2), (3,)))
         assert words(existing, self.CLEAN)[-1] == "delete chain ISTIO_OUTPUT"
 

@@ -283,7 +283,7 @@ class TestWordsOfHeaders:
 
 
 class TestRules:
-    def test_what_is_excluded_together_is_one_match(self) -> None:
+    def test_ports_excluded_together_are_one_match(self) -> None:
         ids = OwnerUid((only(3), only(4)), negated=True)
         networks = Source((*network("10.0.0.0/8"), *network("172.16.0.0/12")), negated=True)
         written = Rule(Jump("FOO"), (networks, ids, ConnectionMark(1), ConnectionState(("NEW",))))

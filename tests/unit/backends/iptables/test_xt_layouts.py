@@ -496,7 +496,7 @@ class TestWhatTheModelLacks:
         lambda: enc.matches_of(Rule(Accept(), (ConnectionState(("OLD",)),)), IPV4),
     ],
 )
-def test_what_has_no_place_is_refused(write: object) -> None:
+def test_a_value_without_a_place_is_refused(write: object) -> None:
     assert callable(write)
     with pytest.raises(ValueError, match=r"bits outside of its mask|has at most|not a state"):
         write()

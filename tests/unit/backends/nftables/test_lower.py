@@ -98,7 +98,7 @@ def test_a_comment_is_cut_between_characters() -> None:
         (UnknownMatch("fib daddr type local"), "a foreign rule"),
     ],
 )
-def test_what_nf_tables_cannot_express_is_refused(match: Match, complaint: str) -> None:
+def test_a_match_that_nf_tables_cannot_express_is_refused(match: Match, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         list(lower_rule(Rule(Return(), (match,)), BOTH))
 

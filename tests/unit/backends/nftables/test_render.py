@@ -77,7 +77,7 @@ def test_nothing_is_no_script() -> None:
     assert render_text(Ruleset(FAMILIES, ())) == ""
 
 
-def test_what_cannot_be_quoted_is_refused() -> None:
+def test_a_text_that_cannot_be_quoted_is_refused() -> None:
     with pytest.raises(ValueError, match="nft cannot write"):
         quoted('a"b')
     assert quoted("a\nb") == '"a\\nb"'

@@ -63,7 +63,7 @@ def test_where_all_is_well_everything_is_ok() -> None:
         ({"diagnosis": UnsupportedError("not permitted", "")}, "note", "capture: cannot be judged: not permitted"),
     ],
 )
-def test_what_is_worth_saying_of_host_and_namespace(changes: dict[str, object], state: str, words: str) -> None:
+def test_findings_about_host_and_namespace(changes: dict[str, object], state: str, words: str) -> None:
     examined = GOOD.replace(**changes)
 
     assert any(words in each for each in listed(examined, state))
@@ -91,7 +91,7 @@ def test_what_is_worth_saying_of_host_and_namespace(changes: dict[str, object], 
         ({"programs": {}}, "note", "iptables-legacy: not installed: iptables-legacy-save, "),
     ],
 )
-def test_what_is_worth_saying_of_the_kernel(changes: dict[str, object], state: str, words: str) -> None:
+def test_findings_about_the_kernel(changes: dict[str, object], state: str, words: str) -> None:
     examined = GOOD.replace(facts=GOOD.facts.replace(**changes))
 
     assert any(words in each for each in listed(examined, state))
@@ -130,7 +130,7 @@ def test_a_module_that_is_missing_is_named_with_who_needs_it_and_what_helps() ->
     assert "modules: all that a capture may need are there" not in listed(examined, "ok")
 
 
-def test_what_is_absent_without_a_module_says_which() -> None:
+def test_an_absent_feature_names_the_missing_module() -> None:
     facts = GOOD.facts.replace(nft_compat=False)
     examined = GOOD.replace(facts=facts, modules=Inventory(("x_tables",), ("x_tables",), is_indexed=True))
     (finding,) = (finding for finding in findings(examined) if finding.name == "nft_compat and xt_owner")
@@ -152,7 +152,7 @@ def test_without_an_index_of_modules_it_is_unknown() -> None:
     assert note.startswith("modules: which modules could be loaded is unknown: no /lib/modules/6.1.0")
 
 
-def test_what_is_wrong_with_the_pod_comes_first_and_is_not_about_drivers() -> None:
+def test_faults_of_the_pod_come_first_and_are_not_about_drivers() -> None:
     cause = Cause("not-listening", "no process listens on tcp port 15001", "Start the proxy.", "tcp port 15001")
     examined = GOOD.replace(diagnosis=Diagnosis(None, None, (cause,)))
 

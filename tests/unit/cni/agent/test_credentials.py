@@ -40,7 +40,7 @@ def test_the_plugin_gets_what_it_needs_for_root_alone_and_outside_of_the_runtime
     assert (config.server, config.token_file) == ("https://[fd00:96::1]:443", f"{options.credentials}/token")
 
 
-def test_what_has_not_changed_is_not_written(options: Options) -> None:
+def test_unchanged_credentials_are_not_written(options: Options) -> None:
     credentials.renew(options, ADDRESS)
     assert credentials.renew(options, ADDRESS) == []
 
@@ -102,7 +102,7 @@ def test_a_given_api_server_beats_what_kubelet_says(options: Options) -> None:
     }
 
 
-def test_what_others_keep_there_stays(options: Options) -> None:
+def test_files_of_others_stay(options: Options) -> None:
     credentials.renew(options, ADDRESS)
     os.unlink(f"{options.credentials}/token")
     Path(options.credentials, "foreign").touch()

@@ -33,7 +33,7 @@ def test_a_file_that_is_renamed_in_is_noticed(watched: tuple[Directories, Path])
     assert time.monotonic() - started < 1
 
 
-def test_what_happens_next_to_the_directory_is_nothing(watched: tuple[Directories, Path]) -> None:
+def test_a_change_next_to_the_directory_is_no_event(watched: tuple[Directories, Path]) -> None:
     """Records of pods come and go next to the agent's own folder."""
     directories, directory = watched
     (directory.parent / "neighbour").write_text("x")

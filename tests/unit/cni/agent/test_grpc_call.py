@@ -83,7 +83,9 @@ def of_http_1(connection: socket.socket) -> None:
         (of_http_1, "UNAVAILABLE: the server has closed the connection"),
     ],
 )
-def test_what_is_no_runtime_is_an_error(path: str, behaviour: Callable[[socket.socket], None], message: str) -> None:
+def test_a_socket_of_no_runtime_is_an_error(
+    path: str, behaviour: Callable[[socket.socket], None], message: str
+) -> None:
     with socket.socket(socket.AF_UNIX) as listener, futures.ThreadPoolExecutor(1) as other:
         listener.bind(path)
         listener.listen()

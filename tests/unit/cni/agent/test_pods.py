@@ -3,6 +3,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import pytest
+
 from cni.agent.pods import YOUNG, Pods, reduced
 from cni.pod import Identity
 from cni.pod_object import from_object
@@ -26,12 +28,12 @@ def filled(*pods: dict[str, Any], clock: list[float] | None = None) -> Pods:
     return table
 
 
-def test_what_is_kept_says_all_that_decides_on_the_capture() -> None:
+def test_the_kept_part_of_a_pod_has_all_that_decides_on_the_capture() -> None:
     assert from_object(WEB, reduced(a_pod())) == from_object(WEB, a_pod())
     assert len(str(reduced(a_pod()))) < 1000
 
 
-def test_what_is_kept_of_a_pod() -> None:
+def test_the_kept_part_of_a_pod() -> None:
     pod = a_pod(labels={"app": "web"})
     pod["spec"] |= {"hostNetwork": True, "runtimeClassName": "kata", "nodeName": "node-1"}
     pod["spec"]["initContainers"] = [{"name": "istio-init", "image": "x"}]
@@ -97,7 +99,7 @@ def test_a_pod_that_comes_while_it_is_waited_for_is_found() -> None:
     assert pods.find(WEB, wait=5) == reduced(a_pod())
 
 
-def test_what_was_heard_long_ago_is_not_certain() -> None:
+def test_news_of_long_ago_are_not_certain() -> None:
     clock = [100.0]
     pods = filled(a_pod(), clock=clock)
     clock[0] += YOUNG + 1
@@ -121,7 +123,7 @@ def test_the_end_of_an_older_pod_of_the_name_is_no_end_of_the_new_one() -> None:
     assert pods.all() == []
 
 
-def test_what_decides_nothing_is_no_change() -> None:
+def test_a_change_that_decides_nothing_is_none() -> None:
     table = filled(a_pod())
     version, _ = table.changes_since(-1)
     known = table.get("shop", "web-0")
@@ -129,3 +131,24 @@ def test_what_decides_nothing_is_no_change() -> None:
     assert (table.changes_since(version), table.get("shop", "web-0") is known) == ((version, set()), True)
     table.put(a_pod(labels={"app": "web"}))
     assert table.changes_since(version) == (version + 1, {("shop", "web-0")})
+
+
+def test_a_pod_that_changes_again_is_among_the_latest_changes() -> None:
+    table = filled()
+    for uid, name in enumerate("aba"):
+        table.put(a_pod(str(uid), name=name))
+    version, _ = table.changes_since(-1)
+    assert [table.changes_since(version - back)[1] for back in range(3)] == [
+        set(), {("shop", "a")}, {("shop", "a"), ("shop", "b")},
+    ]  # fmt: skip
+
+
+def test_of_pods_that_have_ended_the_latest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cni.agent.pods.REMEMBERED", 2)
+    table = filled(a_pod(name="stays"))
+    for name in "abc":
+        table.put(a_pod(name=name))
+        table.remove(a_pod(name=name))
+    _, changes = table.changes_since(-1)
+    assert ("shop", "stays") in changes
+    assert len(changes) <= 3

@@ -97,7 +97,7 @@ def test_by_default_a_pod_is_only_reported(scene: Scene, state: str, reason: str
 
 @pytest.mark.parametrize("state", [CAPTURED, "left-alone", "host-network", UNKNOWN])
 @with_options(repair_running="apply", repair_starting="apply")
-def test_what_is_well_or_unknown_is_no_case(scene: Scene, state: str) -> None:
+def test_a_pod_that_is_well_or_unknown_is_not_repaired(scene: Scene, state: str) -> None:
     scene.repair(audited(state), READY)
     assert (scene.events(), scene.applied) == ([], [])
 
@@ -139,7 +139,7 @@ def test_a_repair_that_fails_is_reported(scene: Scene, refusal: str, after: PodS
 
 
 @with_options(repair_running="apply")
-def test_what_rules_cannot_end_is_no_failure_of_writing_them(scene: Scene) -> None:
+def test_a_fault_beyond_the_rules_is_no_failure_of_writing_them(scene: Scene) -> None:
     scene.after = PodState("not-listening", "no proxy listens")
     scene.repair(audited("no-rules"), READY)
     assert scene.health.counts() == {("repairs", "success"): 1}

@@ -45,11 +45,11 @@ def test_only_root_reaches_the_socket(server: Server) -> None:
 
 
 def test_large_answers_come_whole(server: Server) -> None:
-    assert len(agent_socket.request(server.path, {"ask": "big"}, 5)["is"]) == 3_000_000
+    assert len(agent_socket.request(server.path, {"get": "big"}, 5)["is"]) == 3_000_000
 
 
 def test_questions_that_are_none_are_answered_with_what_is_expected(server: Server) -> None:
-    assert "'ask' among big, pod, probe" in agent_socket.request(server.path, {"ask": "sudo"}, 5)["error"]
+    assert "'get' among big, pod, probe" in agent_socket.request(server.path, {"get": "sudo"}, 5)["error"]
 
 
 def test_probes_are_answered_without_click(server: Server) -> None:
@@ -73,6 +73,8 @@ def test_a_new_agent_takes_the_path_over_without_a_moment_in_between(tmp_path: P
     new = Server(server.path, {"pod": lambda _: {"pod": {"new": True}}})
     try:
         server.close()
+        server._thread.join(5)
+        assert not server._thread.is_alive()
         assert agent_socket.pod(server.path, WEB) == {"new": True}
     finally:
         new.close()
@@ -131,4 +133,4 @@ def test_an_agent_that_talks_nonsense_is_as_good_as_away(tmp_path: Path, answer:
 
 def test_a_request_gets_the_reason(tmp_path: Path) -> None:
     with pytest.raises(AgentAwayError, match="No such file"):
-        agent_socket.request(str(tmp_path / "socket"), {"ask": "status"}, 1)
+        agent_socket.request(str(tmp_path / "socket"), {"get": "status"}, 1)

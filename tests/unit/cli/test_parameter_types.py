@@ -8,7 +8,7 @@ import click
 import pytest
 
 from capture.cli.group import BadUsageError, capture, run_click
-from capture.cli.values import Kind, name_of, number, one_of
+from capture.cli.parameter_types import ParameterType, name_of, number, one_of
 from capture.errors import CaptureError, ConfigurationError
 from cni.agent.kubectl import capture_pod
 
@@ -42,7 +42,7 @@ ALL = [
 def test_a_value_that_does_not_fit_is_named_with_what_is_expected(
     command: click.Command, words: tuple[str, ...], param: click.Parameter
 ) -> None:
-    assert isinstance(param.type, Kind), "a type of click's own has words of its own"
+    assert isinstance(param.type, ParameterType), "a type of click's own has words of its own"
     name = name_of(param)
     bad = next((text for text in UNLIKELY if refuses(param.type, text)), None)
     assert bad is not None or param.type.expected.startswith("options of the capture")
@@ -65,7 +65,7 @@ def test_a_value_of_the_environment_is_named_with_its_variable(monkeypatch: pyte
         run_click(capture, ["node", "uninstall"])
 
 
-def refuses(kind: Kind, text: str) -> bool:
+def refuses(kind: ParameterType, text: str) -> bool:
     try:
         kind.convert(text, None, None)
     except CaptureError:
@@ -92,12 +92,12 @@ def index_of(command: click.Command, param: click.Parameter) -> int:
         (number(0, kind=float), "inf", None),
     ],
 )
-def test_words_and_numbers(kind: Kind, text: str, value: object) -> None:
+def test_words_and_numbers(kind: ParameterType, text: str, value: object) -> None:
     assert refuses(kind, text) == (value is None)
     if value is not None:
         assert kind.convert(text, None, None) == value
 
 
-def test_what_is_missing_is_named_with_what_is_expected() -> None:
+def test_a_missing_argument_is_named_with_what_is_expected() -> None:
     with pytest.raises(BadUsageError, match=r"^missing argument PROTOCOL: expected tcp or udp\n"):
         run_click(capture, ["trace"])

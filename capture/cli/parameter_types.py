@@ -1,4 +1,4 @@
-"""Kinds of values on the command line. For a value of another kind the error is as that of every option."""
+"""Types of parameters on the command line. The error for a wrong value is as that of every option."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from click.shell_completion import CompletionItem
 from capture.errors import ConfigurationError
 
 
-class Kind(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on, which is not required
-    """A kind of values: how a text becomes one, and what is expected of it.
+class ParameterType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on, which is not required
+    """How a text becomes a value, and what is expected of it.
 
-    ``parse`` makes the value of a text. A text is of another kind if that raises ValueError, or if ``accepts`` raises
-    it of the value, or returns what is false.
+    ``parse`` makes the value of a text. A text is refused if that raises ValueError, or if ``accepts`` raises it of
+    the value, or returns what is false.
     """
 
     name = "text"
@@ -68,13 +68,13 @@ def beginning(values: Sequence[str], incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(value) for value in values if value.startswith(incomplete)]
 
 
-def one_of(*words: str, spelled: Callable[[str], str] = str) -> Kind:
-    """Return the kind of these words; ``spelled`` returns a text as the words are spelled."""
-    return Kind(spelled, f"{', '.join(words[:-1])} or {words[-1]}", words.__contains__, words)
+def one_of(*words: str, spelled: Callable[[str], str] = str) -> ParameterType:
+    """Return the type of these words; ``spelled`` returns a text as the words are spelled."""
+    return ParameterType(spelled, f"{', '.join(words[:-1])} or {words[-1]}", words.__contains__, words)
 
 
-def number(lowest: float, highest: float = sys.maxsize, kind: Callable[[str], float] = int) -> Kind:
-    """Return the kind of numbers in a range."""
+def number(lowest: float, highest: float = sys.maxsize, kind: Callable[[str], float] = int) -> ParameterType:
+    """Return the type of numbers in a range."""
     bounds = f"of at least {lowest}" if highest == sys.maxsize else f"from {lowest} to {highest}"
     name = "a whole number" if kind is int else "a number"
-    return Kind(kind, f"{name} {bounds}", lambda value: lowest <= value <= highest)
+    return ParameterType(kind, f"{name} {bounds}", lambda value: lowest <= value <= highest)
