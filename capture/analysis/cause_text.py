@@ -78,7 +78,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "ipsec": (
         "the IPsec policy `{policy}` drops the connection, whatever the rules are",
-        "`ip xfrm policy` in the pod's namespace lists it; its program has to leave the connection out.",
+        "`ip xfrm policy` in the pod's namespace lists it. Have its program (strongSwan, an operator) except it.",
     ),
     "ipsec: encrypted": (
         "the IPsec policy `{policy}` covers it: it is encrypted, or lost where there is no key",
@@ -103,7 +103,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "route-missing": (
         "{message}",
-        "Run `capture apply` again, or `{commands}`: without it {consequence}.",
+        f"{APPLY_AGAIN}; until then {{consequence}}.",
     ),
     "translated-before: may": (
         f"{SOCKET_LB} sees each connect(): what it translates comes to the rules translated, {UNSEEN}",
