@@ -55,15 +55,15 @@ def _listed(text: str) -> object:
 
 def _report(workload: Workload) -> dict[str, Any]:
     misfit = next(POD.misfits(workload.pod), "")
-    way, reason = ("", misfit) if misfit else _carrier(workload)
+    carrier, reason = ("", misfit) if misfit else _carrier(workload)
     warnings: tuple[str, ...] = ()
-    if way:
+    if carrier:
         settings = _settings(workload)
         warnings = dangers(workload, settings) if settings else ("its capture's settings cannot be read",)
     return {
         "workload": str(workload),
-        "injected": bool(way),
-        "captured": way,
+        "injected": bool(carrier),
+        "captured": carrier,
         "reason": reason,
         "warnings": list(warnings),
     }

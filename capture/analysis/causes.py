@@ -361,10 +361,10 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
         and (canonical_rule(desired.step.rule) == canonical_rule(step.rule))
     )
     if step is not None and not is_own(step) and not is_desired:
-        ours = _own_steps_before(live, capture)
-        if not ours or live.address is not None:
-            return _foreign_rule_cause(live, step, is_behind=bool(ours))
-        step = ours[-1] if is_own_chain(ours[-1].chain) else None  # which has left it out before
+        own_steps = _own_steps_before(live, capture)
+        if not own_steps or live.address is not None:
+            return _foreign_rule_cause(live, step, is_behind=bool(own_steps))
+        step = own_steps[-1] if is_own_chain(own_steps[-1].chain) else None  # which has left it out before
     is_look_up = packet.port == DNS_PORT and packet.in_interface is None
     if packet.protocol != "tcp" and not is_look_up:
         return cause("not-tcp", protocol=packet.protocol)
@@ -396,7 +396,7 @@ def is_own(step: Step) -> bool:
 
 
 def _own_steps_before(live: Trace, capture: Capture) -> list[Step]:
-    """Return our rules that the packet met before the deciding one, where ours redirect it."""
+    """Return our rules that the packet met before the deciding one, where they redirect it."""
     is_transparent = capture.is_transparent and live.packet.in_interface is not None
     before = live.path[: live.path.index(live.step)] if live.step in live.path else ()
     return [step for step in before if is_own(step) and step.table == (MANGLE if is_transparent else NAT)]

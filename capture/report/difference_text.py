@@ -162,18 +162,12 @@ def verified_lines(verified: Verified) -> Iterator[str]:
 
 def conclusion_lines(verified: Verified) -> Iterator[str]:
     """Yield whether the live rules are as desired, then each difference, and what cannot be judged."""
-    found = len(verified.drift)
-    compared_with, several = reference_text(verified), "s" * (found > 1)
-    what = (
-        f"difference{several} from the {compared_with}"
-        if verified.has_reference
-        else f"fault{several}, whatever was applied"
-    )
+    compared_with = reference_text(verified)
     yield {
         "nothing applied": NOTHING_APPLIED,
-        "drift": f"drift: {found} {what}",
+        "drift": _drift_text(verified),
         "in sync": f"in sync: live rules match the {compared_with}",
-        "cannot be judged": f"cannot be judged: no difference from the {compared_with} is certain",
+        "cannot be judged": f"not judged in full: our rules match the {compared_with}; foreign ones may divert traffic",
         "no reference": f"no reference: {NOTHING_RECORDED}",
     }[verified.conclusion]
     if verified.is_nothing_applied:
@@ -182,6 +176,13 @@ def conclusion_lines(verified: Verified) -> Iterator[str]:
     if not verified.has_reference and verified.conclusion != "no reference":
         yield f"not judged: {NOTHING_RECORDED}"
     yield from (f"not judged: {sentence}" for sentence in doubt_lines(verified))
+
+
+def _drift_text(verified: Verified) -> str:
+    found, plural = len(verified.drift), "s" if len(verified.drift) > 1 else ""
+    if not verified.has_reference:
+        return f"drift: {found} fault{plural}, by the live rules alone"
+    return f"drift: {found} difference{plural} from the {reference_text(verified)}"
 
 
 def reference_text(verified: Verified) -> str:

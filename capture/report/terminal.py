@@ -27,7 +27,7 @@ VERDICTS = {
         "unchanged",
     ),
     YELLOW: (
-        "direct", "cannot be told", "cannot be judged", "no reference", "not judged", "warning",
+        "direct", "cannot be told", "cannot be judged", "no reference", "not judged", "not judged in full", "warning",
     ),
     RED: (
         "drift", "nothing is applied here", "not captured", "broken", "dropped", "redirected", "no route",

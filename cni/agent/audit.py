@@ -26,12 +26,13 @@ from capture.settings.pod import settings_of
 from capture.settings.settings import Settings
 from cni.agent import examination
 from cni.agent.agent_log import AgentLog
-from cni.agent.examination import CAPTURED, UNKNOWN, Owners, PodState
+from cni.agent.examination import CAPTURED, LEFT_ALONE, UNKNOWN, Owners, PodState
 from cni.agent.health import Health
 from cni.agent.kernel_events import EVERYWHERE, KernelEvents
 from cni.agent.pods import Pods
-from cni.agent.runtime import Runtime, RuntimeSilentError, Sandbox
+from cni.agent.runtime import RuntimeClient, RuntimeSilentError, Sandbox
 from cni.agent.sandboxes import PodNamespace, Sandboxes
+from cni.agent.status_text import WELL
 from cni.conf import Configuration
 from cni.decision import PROGRAMS_ITSELF, exemption_by_name, first_exemption, warnings_about
 from cni.pod import Identity
@@ -55,8 +56,7 @@ FAMILIES_OF_PORTS = 4
 """Two ports, each for two families."""
 AWAITED = 30.0
 """Seconds for which a pod is awaited that the API server has announced and the runtime has not."""
-LEFT_ALONE, HOST_NETWORK = "left-alone", "host-network"
-GOOD = (CAPTURED, LEFT_ALONE, HOST_NETWORK)
+HOST_NETWORK = "host-network"
 
 
 class Observation(Value):
@@ -103,7 +103,7 @@ class Audit:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: RuntimeClient,
         pods: Pods,
         configuration: Configuration,
         health: Health,
@@ -165,10 +165,10 @@ class Audit:
         audited = Audited(place, finding, sight, since)
         self.known[place.sandbox.id] = audited
         self._first_looks.setdefault(place.sandbox.id, time.monotonic())
-        (self._bad.discard if finding.state in GOOD else self._bad.add)(place.sandbox.id)
-        if is_new and (known is not None or finding.state not in GOOD):
+        (self._bad.discard if finding.state in WELL else self._bad.add)(place.sandbox.id)
+        if is_new and (known is not None or finding.state not in WELL):
             self.log.info("pod state", pod=audited.key, state=finding.state, says=finding.message)
-        if is_new or finding.state not in GOOD:
+        if is_new or finding.state not in WELL:
             self.on_change(audited, pod)
         return finding
 

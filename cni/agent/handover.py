@@ -38,7 +38,6 @@ class Handover:
     def close(self) -> None:
         """Release the lock."""
         os.close(self._lock)
-        self.acts = False
 
     def _take(self) -> bool:
         try:
@@ -50,12 +49,12 @@ class Handover:
     def _claim_of_other(self) -> tuple[bool, bool]:
         """Return whether another agent claims to act, and whether that claim is so old that it should have by now."""
         try:
-            with open(self._claim, encoding="utf-8", errors="replace") as file:
+            with open(self._claim, "rb") as file:
                 name = file.read()
             age = time.time() - os.stat(self._claim).st_mtime
         except OSError:
             return False, False
-        return name != self.name, age > CLAIM_LASTS
+        return name != self.name.encode(), age > CLAIM_LASTS
 
     def _write_claim(self) -> None:
         temporary = f"{self._claim}.{os.getpid()}"

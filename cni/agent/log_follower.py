@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 from cni.agent.agent_log import AgentLog
 
@@ -55,11 +56,7 @@ class LogFollower:
     def _open(self, *, at_end: bool) -> None:
         if self._file >= 0:
             os.close(self._file)
-        self._rest = b""
-        try:
+        self._file, self._rest = -1, b""
+        with suppress(OSError):  # it is not there yet
             self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
-            self._file = -1
-            return
-        if at_end:
-            os.lseek(self._file, 0, os.SEEK_END)
+            os.lseek(self._file, 0, os.SEEK_END if at_end else os.SEEK_SET)

@@ -20,11 +20,12 @@ from capture.operations import apply
 from capture.settings.pod import settings_of
 from cni.agent import api, events
 from cni.agent.agent_log import AgentLog
-from cni.agent.audit import GOOD, Audited
+from cni.agent.audit import Audited
 from cni.agent.examination import CAPTURED, UNKNOWN, PodState
 from cni.agent.health import Health
 from cni.agent.options import Options
 from cni.agent.sandboxes import PodNamespace
+from cni.agent.status_text import WELL
 from cni.conf import Configuration
 from cni.pod import Identity
 from cni.pod_object import from_object
@@ -62,7 +63,7 @@ class Repair:
     def __call__(self, audited: Audited, pod: dict[str, Any] | None) -> None:
         """Answer the state of a pod."""
         state = audited.finding.state
-        if state in GOOD:
+        if state in WELL:
             self._failures.pop(audited.place.sandbox.id, None)
             return
         if self._is_busy or state == UNKNOWN or (pod and pod["metadata"].get("deletionTimestamp")):

@@ -334,7 +334,7 @@ def test_no_verb_calls_a_pod_captured_that_cannot_be_judged(pod_pair: PodPair) -
     assert (found.verdict, found.causes, [note.kind for note in found.notes]) == ("cannot be told", (), ["unjudged"])
     assert_the_verbs_agree(pod)
     dumped = pod.run([CAPTURE, "dump"]).stdout
-    assert "\n# cannot be judged: no difference from the applied configuration is certain\n" in dumped
+    assert "\n# not judged in full: our rules match the applied configuration; foreign ones" in dumped
     assert json.loads(pod.run([CAPTURE, "dump", "--format", "json"]).stdout)["certain"] is False
     assert "warning unjudged" in pod.run([CAPTURE, "doctor"]).stdout
 

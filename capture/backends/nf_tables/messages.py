@@ -6,9 +6,7 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import Hook, encode_hook
 from capture.netlink.attributes import attribute, text, u32be, u64be
 from capture.netlink.batch import Change
-from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
-
-NLM_F_NONREC = 0x100  # linux/netlink.h: delete only what is empty
+from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE, NLM_F_NONREC
 
 
 class TableMessages:

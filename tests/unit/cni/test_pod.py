@@ -119,6 +119,7 @@ def test_the_environment_that_the_annotation_for_the_proxy_gives_it(config: str)
         "- a",
         "{proxyMetadata: {A",
         "{]",
+        "  proxyMetadata:\n  tracing:\n    ISTIO_META_DNS_CAPTURE: true",
     ],
 )
 def test_an_unreadable_part_of_it_gives_nothing(config: str) -> None:

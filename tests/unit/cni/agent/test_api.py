@@ -6,7 +6,8 @@ import json
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from urllib.parse import parse_qsl
 
 import pytest
 from lightkube import Client
@@ -90,6 +91,65 @@ def test_an_event_about_a_node(server: FakeKubernetes, client: Client) -> None:
 def test_an_event_that_is_not_taken_is_no_error(server: FakeKubernetes, client: Client) -> None:
     server.always(fake_kubernetes.status(403))
     assert not events.on_node(client, "node-1", "CaptureListRewritten", "again")
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (None, "published"),
+        (fake_kubernetes.status(409), "known"),
+        (fake_kubernetes.status(403), "refused"),
+        (fake_kubernetes.status(429), "unreachable"),
+        (fake_kubernetes.status(500), "unreachable"),
+        (fake_kubernetes.html(502), "unreachable"),
+        (fake_kubernetes.nothing(), "unreachable"),
+    ],
+)
+def test_an_event_of_a_name_is_known_or_refused_for_ever_or_may_be_taken_later(
+    server: FakeKubernetes, client: Client, answer: fake_kubernetes.Behaviour | None, outcome: str
+) -> None:
+    server.always(answer)
+    assert events.once_on_pod(client, POD, "capture-warning-1", "CaptureWarning", "a way round") == outcome
+    path, event = server.posted[0]
+    assert path == "/api/v1/namespaces/shop/events"
+    assert event["metadata"] == {"name": "capture-warning-1", "namespace": "shop"}
+    assert event["involvedObject"] == {"kind": "Pod", "apiVersion": "v1"} | POD
+    assert (event["reason"], event["message"], event["type"]) == ("CaptureWarning", "a way round", "Warning")
+
+
+def test_a_list_comes_from_the_cache_and_reduced(server: FakeKubernetes, client: Client) -> None:
+    server.history.happens("ADDED", {"metadata": POD | {"managedFields": ["x"]}, "spec": {}, "status": {}})
+    pods, version = api.list_pods(client, "node-1")
+    [listed] = server.pods.values()
+    assert pods == [reduced(cast("dict[str, Any]", listed))]
+    assert version == str(server.history.version)
+    assert queried(server) == {
+        "fieldSelector": "spec.nodeName=node-1", "limit": "50", "resourceVersion": "0",
+        "resourceVersionMatch": "NotOlderThan",
+    }  # fmt: skip
+    server.will(fake_kubernetes.status(403, "no"))
+    with pytest.raises(api.Unreachable, match="no"):
+        api.list_pods(client, "node-1")
+
+
+def test_a_watch_goes_on_after_a_version_and_has_bookmarks_and_an_end(server: FakeKubernetes, client: Client) -> None:
+    server.history.happens("ADDED", {"metadata": dict(POD), "spec": {}})
+    server.history.bookmark()
+    watch = api.watch_pods(client, "node-1", "1000")
+    assert [next(watch)[0], next(watch)[0]] == ["ADDED", "BOOKMARK"]
+    parameters = queried(server)
+    assert api.WATCH_SECONDS <= int(parameters.pop("timeoutSeconds")) < api.WATCH_SECONDS + 20 < api.SILENCE
+    assert parameters == {
+        "watch": "true", "allowWatchBookmarks": "true", "fieldSelector": "spec.nodeName=node-1",
+        "resourceVersion": "1000",
+    }  # fmt: skip
+
+
+def queried(server: FakeKubernetes) -> dict[str, str]:
+    """Return the parameters of the last request for the pods of all namespaces."""
+    path, _, query = server.requests[-1].path.partition("?")
+    assert path == "/api/v1/pods"
+    return dict(parse_qsl(query))
 
 
 def test_only_the_very_pod_is_evicted(server: FakeKubernetes, client: Client) -> None:

@@ -13,6 +13,7 @@ from cni.agent.status_text import pod_lines, status_lines
 
 def test_the_agent_is_ready_when_every_part_is_well() -> None:
     health = Health(("plugin", "entry"))
+    assert {each["problem"] for each in health.as_plain()["problems"].values()} == {"starting"}
     readiness = [health.is_ready]
     news = []
     for part, problem in (("plugin", ""), ("entry", ""), ("entry", ""), ("entry", "lost")):

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from cni.agent.agent_log import AgentLog
 from cni.agent.handover import Handover
 from cni.agent.health import Health
 from cni.agent.installation import PARTS, Installation
 from cni.agent.options import Options
 from cni.agent.runtime import Loaded, RuntimeSilentError
+from support.output.agent_lines import AgentLines
 from support.processes.waiting import wait_until
 
+CREDENTIALS = ("ca.crt", "token", "kubeconfig")
 BRIDGE = {"type": "bridge"}
 PLUGIN = '#!/bin/sh\ncat > /dev/null; echo \'{"cniVersion": "1.0.0", "supportedVersions": ["1.0.0", "1.1.0"]}\'\n'
 
@@ -35,7 +36,7 @@ class Node:
         plugin.write_text(PLUGIN)
         plugin.chmod(0o755)
         self.published: list[tuple[str, str]] = []
-        self.health = Health(PARTS)
+        self.health, self.log = Health(PARTS), AgentLines()
         self.options = Options(
             node="node-1", plugin=str(plugin), entry={"exclude_namespaces": ["kube-system"]},
             bin_dir=str(self.bin_dir), conf_dir=str(self.conf_dir), service_account=str(account),
@@ -43,7 +44,7 @@ class Node:
         )  # fmt: skip
         self.list = self.conf_dir / "10-lab.conflist"
         self.installation = Installation(
-            self.options, self.health, AgentLog(descriptor=-1), publish=lambda *words: self.published.append(words)
+            self.options, self.health, self.log, publish=lambda *words: self.published.append(words)
         )
 
     def write(self, *plugins: dict[str, Any], name: str = "10-lab.conflist") -> None:
@@ -96,6 +97,12 @@ def test_plugin_entry_and_credentials_are_put_onto_the_node(node: Node) -> None:
     assert os.path.exists(entry["kubeconfig"])
     assert (node.bin_dir / "capture-cni").exists()
     assert node.health.is_ready
+    told = [(line["message"], line["path"]) for line in node.log.lines]
+    credentials = [("credentials written", f"{node.options.credentials}/{name}") for name in CREDENTIALS]
+    assert told[:3] == credentials
+    assert {("installed", f"{node.bin_dir}/capture-cni"), ("installed", str(node.list))} <= {*told[3:]}
+    node.installation.run_once(1)
+    assert len(node.log.lines) == len(told), "what is in place is told once"
 
 
 def test_a_node_whose_network_comes_later(running: Node) -> None:
@@ -119,6 +126,8 @@ def test_a_rewritten_list_has_the_entry_again_at_once(running: Node) -> None:
     rival = "list_rewrites", "the owner of 10-lab.conflist (plugin bridge)"
     wait_until(lambda: running.health.counts().get(rival) == 5)
     wait_until(lambda: (running.health.fact("restored") or 0.0) > begun)
+    told = ["entry restored", "another program rewrote the network configuration"] * 5
+    assert [message for message in running.log.messages if message in told] == told
     assert running.published == []
 
 

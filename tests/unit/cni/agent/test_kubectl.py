@@ -15,7 +15,7 @@ from support.processes.on_terminal import on_terminal
 SCRIPT = """#!/bin/sh
 printf '%s\\n' "$*" >> {log}
 case "$*" in
-*"exec"*) echo "from the agent: $*"; exit 4 ;;
+*"exec"*) printf 'from the agent \\377: %s\\n' "$*"; exit 4 ;;
 *"app=capture-agent"*) cat {root}/agents.json ;;
 *"deployment"*|*"deploy/"*) cat {root}/deployment.json ;;
 *"--selector="*) cat {root}/pods.json ;;
@@ -68,7 +68,7 @@ def test_a_question_goes_to_the_agent_of_the_pods_node(
     )
 
 
-@pytest.mark.parametrize("named", [["deploy/web"], ["-l", "app=web"]])
+@pytest.mark.parametrize("named", [["web"], ["pod/web"], ["pods/web"], ["po/web"], ["deploy/web"], ["-l", "app=web"]])
 def test_pods_by_owner_or_label(cluster: Path, monkeypatch: pytest.MonkeyPatch, named: list[str]) -> None:
     assert run("verify", *named, "-n", "shop", "--context", "far", monkeypatch=monkeypatch) == 4
     assert last(cluster).startswith("--context=far exec")
@@ -90,6 +90,11 @@ def test_a_report_has_every_part(
         "agent:", "pod:", "doctor:", "verify:", "why:", "dump:",
     ]  # fmt: skip
     assert "[6/6] dump" in printed.err
+    calls = (cluster / "log").read_text().splitlines()
+    assert [call.partition(f"{kubectl.CAPTURE} ")[2] for call in calls[2:]] == [
+        "node status", "node pods --pod shop/web", "doctor",
+        "node pod shop/web verify", "node pod shop/web why", "node pod shop/web dump",
+    ]  # fmt: skip
 
 
 def test_errors_are_in_kubectls_words(

@@ -9,9 +9,8 @@ from cni.agent.options import Options
 from cni.networks import Choice
 
 
-@pytest.mark.parametrize("conf_dir", ["/etc/cni/net.d", "/etc/cni/net.d/"])
-def test_credentials_are_next_to_the_configuration(conf_dir: str) -> None:
-    options = Options("node-1", "", {}, conf_dir=conf_dir)
+def test_credentials_are_next_to_the_configuration() -> None:
+    options = Options("node-1", "", {}, conf_dir="/etc/cni/net.d")
     assert options.credentials == "/etc/cni/istio-capture"
     assert options.kubeconfig == "/etc/cni/istio-capture/kubeconfig"
     assert options.replace(credentials_dir="/elsewhere").kubeconfig == "/elsewhere/kubeconfig"

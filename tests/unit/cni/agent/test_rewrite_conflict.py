@@ -18,7 +18,7 @@ def test_more_losses_are_answered_later_and_later_up_to_a_minute() -> None:
 
 def test_five_a_minute_for_an_hour_are_no_conflict() -> None:
     conflict = RestoreBackoff()
-    assert {conflict.note_loss(12.5 * n) for n in range(300)} == {0.0}
+    assert {conflict.note_loss(12.0 * n) for n in range(300)} == {0.0}
 
 
 def test_a_conflict_ends_by_a_minute_without_a_loss() -> None:

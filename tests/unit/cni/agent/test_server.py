@@ -73,6 +73,8 @@ def test_a_new_agent_takes_the_path_over_without_a_moment_in_between(tmp_path: P
     new = Server(server.path, {"pod": lambda _: {"pod": {"new": True}}})
     try:
         server.close()
+        server._thread.join(5)
+        assert not server._thread.is_alive()
         assert agent_socket.pod(server.path, WEB) == {"new": True}
     finally:
         new.close()
