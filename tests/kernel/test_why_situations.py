@@ -77,6 +77,21 @@ BROKEN: dict[str, BrokenPod] = {
     "no rules": BrokenPod("no-rules", "none"),
     "a chain is empty": BrokenPod("rule-missing", breaks=f"{NATIVE % 'flush chain'} ISTIO-OUTPUT"),
     "the jump is gone": BrokenPod("rule-missing", breaks=f"{NATIVE % 'flush chain'} output"),
+    "a rule too many": BrokenPod(
+        "rule-unexpected",
+        breaks="iptables -t nat -I ISTIO-OUTPUT -p tcp --dport 80 -j RETURN",
+        backend="iptables",
+        of_pod=True,
+        message="was not applied, by which the connection bypasses the proxy: -p tcp",
+    ),
+    "a jump into our chain": BrokenPod(
+        "rule-unexpected",
+        breaks="iptables -t nat -I OUTPUT -p tcp --dport 80 -j ISTIO-REDIRECT",
+        backend="iptables",
+        has_traffic=False,
+        of_pod=True,
+        message="--dport 80 -j ISTIO-REDIRECT was not applied",
+    ),
     "accepted before": BrokenPod("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 accept"),
     "accepted and logged": BrokenPod("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 log accept"),
     "returned before": BrokenPod(
