@@ -19,7 +19,7 @@ from injection.shape import FRAGMENT
 from sidecar.bootstrap import World, render
 from sidecar.documents import documents, load_yaml
 from sidecar.fields import Fields
-from sidecar.objects import Pod
+from sidecar.objects import MeshPod
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def read_world_of(names: tuple[str, ...]) -> World:
 
 def _bootstrap(world: World, workload: Workload, settings: PodSettings) -> str:
     config, _ = resolve(with_dns_of_all_servers(settings.checked()), AnyPod())
-    pod = Pod(workload.namespace, workload.name or "pod", workload.labels)
+    pod = MeshPod(workload.namespace, workload.name or "pod", workload.labels)
     text = json.dumps(render(config, world, pod), separators=(",", ":"))
     if len(text.encode()) >= MAX_ARGUMENT:
         raise InjectionError(

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from capture.settings.config import CaptureConfig
-    from sidecar.balancing import Rule
+    from sidecar.balancing import DestinationRule
     from sidecar.documents import Document
     from sidecar.envoy import Json
-    from sidecar.objects import Pod, Service, Slice
+    from sidecar.objects import MeshPod, Service, Slice
     from sidecar.telemetry import Telemetry
 
 
@@ -36,8 +36,8 @@ class World(Value):
     telemetries: tuple[Telemetry, ...] = ()
     services: tuple[Service, ...] = ()
     slices: tuple[Slice, ...] = ()
-    rules: tuple[Rule, ...] = ()
-    pods: tuple[Pod, ...] = ()
+    rules: tuple[DestinationRule, ...] = ()
+    pods: tuple[MeshPod, ...] = ()
 
 
 def read_world(documents: Sequence[Document]) -> World:
@@ -90,7 +90,7 @@ def _own_port(port: int, own: Iterable[int]) -> str:
 
 
 def render(
-    config: CaptureConfig, world: World, pod: Pod, *, directory: str = "", resolvers: Sequence[str] = ()
+    config: CaptureConfig, world: World, pod: MeshPod, *, directory: str = "", resolvers: Sequence[str] = ()
 ) -> Json:
     """Return the bootstrap; with a directory, endpoints are read from its files, which ``endpoints.write`` makes."""
     _refuse_taken_ports(config)
@@ -127,7 +127,7 @@ def render(
     }
 
 
-def destinations(config: CaptureConfig, world: World, pod: Pod) -> tuple[Destination, ...]:
+def destinations(config: CaptureConfig, world: World, pod: MeshPod) -> tuple[Destination, ...]:
     """Return every port of every service, each followed by its subsets. FieldError for a port of the proxy."""
     own = {config.proxy_port, config.inbound_capture_port, HEALTH_PORT, METRICS_PORT}
     found = tuple(_destinations(config, world, pod))
@@ -141,7 +141,7 @@ def destinations(config: CaptureConfig, world: World, pod: Pod) -> tuple[Destina
     return found
 
 
-def _destinations(config: CaptureConfig, world: World, pod: Pod) -> Iterator[Destination]:
+def _destinations(config: CaptureConfig, world: World, pod: MeshPod) -> Iterator[Destination]:
     pods = {other.full_name: other for other in world.pods}
     for service in world.services:
         rule = rule_for(service, world.rules, pod, world.mesh.root_namespace)

@@ -21,7 +21,7 @@ from capture.state.netns import InNamespace
 from sidecar import endpoints
 from sidecar.bootstrap import destinations, read_world, render
 from sidecar.documents import read_files
-from sidecar.objects import DEFAULT_NAMESPACE, Pod
+from sidecar.objects import DEFAULT_NAMESPACE, MeshPod
 from sidecar.pod_settings import settings_of_object
 
 TYPE_CHECKING = False
@@ -119,7 +119,7 @@ def sidecar(  # noqa: PLR0913  # each is an option of the command
     return 0
 
 
-def _pod(world: World, documents: list[Document], name: str | None) -> tuple[Pod, Document | None]:
+def _pod(world: World, documents: list[Document], name: str | None) -> tuple[MeshPod, Document | None]:
     """Return the pod and its object, if it is among the documents; the only one there needs no name."""
     objects = {f"Pod {pod.full_name}": pod for pod in world.pods}
     if name is None and len(world.pods) == 1:
@@ -127,7 +127,7 @@ def _pod(world: World, documents: list[Document], name: str | None) -> tuple[Pod
     namespace, slash, short = (name or "pod").rpartition("/")
     title = f"Pod {namespace if slash else DEFAULT_NAMESPACE}/{short}"
     document = next((document for document in documents if document.name == title), None)
-    return objects.get(title, Pod(namespace or DEFAULT_NAMESPACE, short)), document
+    return objects.get(title, MeshPod(namespace or DEFAULT_NAMESPACE, short)), document
 
 
 def _config(ctx: click.Context, namespace: str | None, document: Document | None) -> CaptureConfig:

@@ -23,6 +23,7 @@ SIDECAR_PORTS = range(15000, 15100)
 """Where Envoy and Istio's agent listen: for captured traffic, DNS, probes and metrics, and for commands."""
 
 # Istio's design of DNS and TPROXY
+SSH_PORT = 22
 DNS_PORT = 53
 AGENT_DNS_PORT = 15053
 """The port on which the agent next to the proxy answers DNS."""

@@ -30,7 +30,7 @@ from cni.agent.examination import CAPTURED, LEFT_ALONE, UNKNOWN, Owners, PodStat
 from cni.agent.health import Health
 from cni.agent.kernel_events import EVERYWHERE, KernelEvents
 from cni.agent.pods import Pods
-from cni.agent.runtime import Runtime, RuntimeSilentError, Sandbox
+from cni.agent.runtime import RuntimeClient, RuntimeSilentError, Sandbox
 from cni.agent.sandboxes import PodNamespace, Sandboxes
 from cni.agent.status_text import WELL
 from cni.conf import Configuration
@@ -103,7 +103,7 @@ class Audit:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: RuntimeClient,
         pods: Pods,
         configuration: Configuration,
         health: Health,

@@ -30,7 +30,7 @@ from cni.conf import Configuration
 from cni.pod import Identity
 from cni.pod_object import from_object
 
-MENDED_BY_RULES = ("no-rules", "rule-missing", "second-set", "family-not-captured", "route-missing")
+MENDED_BY_RULES = ("no-rules", "rule-missing", "rule-unexpected", "second-set", "family-not-captured", "route-missing")
 """States that writing the rules again repairs; the others need a person."""
 QUIET = 600.0
 """Seconds between two Events about one pod and state."""

@@ -8,7 +8,7 @@ from capture.settings.config import CaptureConfig
 from sidecar.bootstrap import World, read_world, render
 from sidecar.documents import DocumentError, documents
 from sidecar.fields import FieldError
-from sidecar.objects import Pod, protocol_of
+from sidecar.objects import MeshPod, protocol_of
 
 
 def world(*texts: str) -> World:
@@ -94,7 +94,7 @@ def test_an_address_of_two_services_is_refused() -> None:
 @pytest.mark.parametrize("port", [15000, 15001, 15021])
 def test_a_port_of_the_capture_on_which_the_proxy_listens_is_refused(port: int) -> None:
     with pytest.raises(FieldError, match=f"--inbound-capture-port: port {port} is one of the proxy's own"):
-        render(CaptureConfig(inbound_capture_port=port), World(), Pod("default", "web"))
+        render(CaptureConfig(inbound_capture_port=port), World(), MeshPod("default", "web"))
 
 
 def test_a_file_that_is_no_yaml_is_named_with_its_line() -> None:
