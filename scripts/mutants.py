@@ -30,6 +30,7 @@ EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
 LEAST_OVERALL, LEAST_OF_AN_AREA = 0.92, 0.85
 PYTEST = (
     *("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not long", "--timeout", "40"),
+    *("--hypothesis-profile", "unshrunk"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # hypothesis is loaded before pytest starts
 )
 UNPRIVILEGED = 65534  # a mutant may do anything with files
@@ -224,7 +225,10 @@ def _run(copy: Path, stages: list[tuple[str, ...]], limit: int) -> int:
     It may use ``limit`` seconds of a processor.
     """
     import pytest  # loaded once, for all children, as is what it loads
+    from hypothesis import Phase, settings
     from hypothesis.configuration import set_hypothesis_home_dir
+
+    settings.register_profile("unshrunk", deadline=None, phases=[Phase.explicit, Phase.generate])
 
     pid = os.fork()
     if pid:
