@@ -374,7 +374,6 @@ def _logged(request: Request, work: Callable[[PluginLog], None]) -> None:
 
 
 def _as_cni_error(error: CaptureError, request: Request) -> CniError:
-    """Return an error of the capture as one of the specification."""
     if isinstance(error, ConfigurationError) and error.option in IDS_OF_THE_PROXY:
         pod = f"{request.arguments.get('K8S_POD_NAMESPACE')}/{request.arguments.get('K8S_POD_NAME')}"
         remedy = "Give istio-proxy a runAsUser and runAsGroup that the pod's user namespace has."

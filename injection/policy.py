@@ -342,7 +342,6 @@ def _annotation(one: Option[Any], default: str) -> str:
 
 
 def _names_of(annotation: str) -> tuple[str, ...]:
-    """Return all names of the option that has this annotation."""
     return next((one.annotations for one in OPTIONS_BY_FLAG.values() if annotation in one.annotations), (annotation,))
 
 

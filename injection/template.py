@@ -66,7 +66,6 @@ class Template(Value):
     world: World = World()
 
     def proxy(self, workload: Workload, settings: PodSettings) -> Container:
-        """Return the proxy's container."""
         if self.fragment is not None:
             return self.proxy_of_fragment()
         return _envoy(self.image, _bootstrap(self.world, workload, settings), settings)

@@ -72,7 +72,6 @@ class Transport:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
         self._below.close()
 
     def _wait_for_turn(self) -> None:
