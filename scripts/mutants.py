@@ -47,11 +47,11 @@ class Area:
     modules: tuple[str, ...]
     tests: tuple[str, ...]
 
-    def tests_of(self, module: str) -> list[str]:
-        """Return what a mutant of the module meets: its own tests, then those of the area."""
+    def tests_of(self, module: str) -> list[tuple[str, ...]]:
+        """Return what a mutant of the module meets: its own tests, and if they notice nothing, those of the area."""
         path = Path(module.removeprefix("capture/"))
         own = Path("tests/unit") / path.parent / f"test_{path.name}"
-        return [*([str(own)] if (ROOT / own).exists() else []), *self.tests]
+        return [(str(own),), self.tests] if (ROOT / own).exists() else [self.tests]
 
 
 def _area(name: str, modules: str, tests: str) -> Area:
@@ -185,7 +185,7 @@ class _Trial:
 
     def _seconds(self, area: Area) -> int:
         """Return what the area's tests take of a processor without a change; they have to pass."""
-        _, status, used = os.wait4(_run(self.free[0], list(area.tests), 600), 0)
+        _, status, used = os.wait4(_run(self.free[0], area.tests_of(area.modules[0]), 600), 0)
         if status:
             sys.exit(f"the tests of {area.name} fail without any change: pytest {' '.join(area.tests)}")
         return int(used.ru_utime + used.ru_stime)
@@ -218,8 +218,11 @@ class _Trial:
             print(f"survives: {mutant}", flush=True)
 
 
-def _run(copy: Path, tests: list[str], limit: int) -> int:
-    """Start pytest in a child that may use so many seconds of a processor; return its process id."""
+def _run(copy: Path, stages: list[tuple[str, ...]], limit: int) -> int:
+    """Start pytest in a child, for one part after the other as long as they pass; return the child's process id.
+
+    It may use ``limit`` seconds of a processor.
+    """
     import pytest  # loaded once, for all children, as is what it loads
     from hypothesis.configuration import set_hypothesis_home_dir
 
@@ -239,7 +242,8 @@ def _run(copy: Path, tests: list[str], limit: int) -> int:
         os.dup2(quiet, number)
     status = 1
     try:
-        status = pytest.main([*PYTEST, f"--basetemp={copy}/.pytest", *tests])
+        results = (pytest.main([*PYTEST, f"--basetemp={copy}/.pytest", *tests]) for tests in stages)
+        status = next(filter(None, results), 0)
     finally:
         os._exit(status)
 

@@ -103,10 +103,13 @@ def _places(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | ast.stmt,
 
 
 def _is_for_the_checker(node: ast.AST) -> bool:
-    """Whether it is ``if TYPE_CHECKING``, ``TYPE_CHECKING = False``, ``__all__`` or an import."""
+    """Whether it is ``if TYPE_CHECKING``, ``TYPE_CHECKING = False``, ``__all__``, ``Literal[...]`` or an import."""
     names = [node.test] if isinstance(node, ast.If) else node.targets if isinstance(node, ast.Assign) else []
-    return isinstance(node, ast.Import | ast.ImportFrom) or any(
-        isinstance(name, ast.Name) and name.id in ("TYPE_CHECKING", "__all__") for name in names
+    is_literal = isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal"
+    return (
+        is_literal
+        or isinstance(node, ast.Import | ast.ImportFrom)
+        or any(isinstance(name, ast.Name) and name.id in ("TYPE_CHECKING", "__all__") for name in names)
     )
 
 

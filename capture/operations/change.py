@@ -153,7 +153,7 @@ def _apply(
             changed = True
             journal.commit()
     notes = filter(None, (link_local_note(config.families, recording.pod_addresses()),))
-    warnings = [*warnings, *losses, *_impediments(desired), *lock.warnings]
+    warnings = [*warnings, *losses, *_impediments(desired), *journal.warnings, *lock.warnings]
     return Applied(changed, choice, config, desired, tuple(warnings), tuple(notes))
 
 

@@ -36,6 +36,7 @@ from capture.operations.drift_causes import (
     drift_causes,
     missing_route_cause,
     rule_of,
+    unexpected_rule,
     unjudged_notes,
 )
 from capture.operations.exclusions import empty_capture_causes, exclusion_notes, ports_of, with_options
@@ -118,7 +119,7 @@ def why(
             causes.append(cause("no-rules: machine") if is_machine else _no_rules_cause())
             return Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         if packet is not None:
-            found = _of_connection(packet, known, facts, capture, of_pod)
+            found = _of_connection(packet, settings, known, facts, capture, of_pod)
             return found.replace(notes=(*found.notes, *_escape_notes(process)))
         return _of_pod(verify(settings, prefer_recorded=settings is None), known, facts, capture, of_pod)
 
@@ -186,14 +187,22 @@ def _of_pod(
 
 
 def _of_connection(
-    packet: Packet, known: Reference | None, facts: PodFacts, capture: Capture, of_pod: list[Cause]
+    packet: Packet,
+    settings: Settings | None,
+    known: Reference | None,
+    facts: PodFacts,
+    capture: Capture,
+    of_pod: list[Cause],
 ) -> Diagnosis:
     live = trace(packet)
     causes = [each for each in of_pod if stops(each, capture, live)]
     is_inbound = packet.in_interface is not None
     by_settings = trace(packet, known.settings) if known else None
     found = [*causes, *(() if is_inbound else _socket_lb_causes(packet))]
-    found += (*causes_of_connection(live, by_settings, facts, capture, rule_of), *_loop_causes(live, capture))
+    for each in causes_of_connection(live, by_settings, facts, capture, rule_of):
+        by_drift = _unexpected_cause("rule-unexpected", live, settings) if each.kind == "rule-missing" else None
+        found += [by_drift or each]
+    found += _loop_causes(live, settings, capture)
     following = [] if found else list(_following(live, capture))
     found += [untracked_cause(each) or drop_cause(each, rule_of) for each in following if each.certain][:1]
     if is_inbound and not found and packet.source is not None and not answers_have_a_route(packet):
@@ -282,7 +291,15 @@ def _no_rules_cause() -> Cause:
     return cause("no-rules: refused", time=time, reason=reason) if reason else cause("no-rules")
 
 
-def _loop_causes(live: Trace, capture: Capture) -> Iterator[Cause]:
+def _unexpected_cause(name: str, live: Trace, settings: Settings | None, **words: object) -> Cause | None:
+    """Return that a rule decides on a packet that was not applied, if one does so."""
+    found = unexpected_rule(live, verify(settings, prefer_recorded=settings is None))
+    if found is None:
+        return None
+    return cause(name, found.place, rule=rule_of(found.rule, found.family), **words)
+
+
+def _loop_causes(live: Trace, settings: Settings | None, capture: Capture) -> Iterator[Cause]:
     """Yield a cause if what the proxy sends on would come back to it, by a foreign rule or for want of one of ours."""
     if live.outcome != "proxy-outbound" or not capture.uids or not capture.gids:
         return
@@ -292,7 +309,8 @@ def _loop_causes(live: Trace, capture: Capture) -> Iterator[Cause]:
         return
     step = sent_on.step
     if step is None or is_own(step):
-        yield cause("rule-missing: circle", uid=uid)
+        by_drift = _unexpected_cause("rule-unexpected: circle", sent_on, settings, uid=uid)
+        yield by_drift or cause("rule-missing: circle", uid=uid)
     else:
         rule = step.rule.why or rule_of(step.rule, live.packet.family)
         yield cause("foreign-rule: circle", place_of(step), uid=uid, rule=rule)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from capture.model.addresses import Family, Network, address_text
-from capture.model.routing import LoopbackAddress, MissingRoute
 from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
@@ -40,7 +39,7 @@ def difference_lines(verified: Verified) -> Iterator[str]:
         yield NOTHING_APPLIED
         return
     yield from _grouped(verified.differences, difference_text, verified.live)
-    yield from map(_need, verified.missing)
+    yield from (need.message for need in verified.missing)
     yield from (impediment.message for impediment in verified.impediments)
     yield from map(_second_set, verified.others)
     yield from map(_foreign, verified.obstacles)
@@ -193,14 +192,6 @@ def reference_text(verified: Verified) -> str:
     return "applied configuration" if verified.from_record else "configuration of the options"
 
 
-def _need(need: LoopbackAddress | MissingRoute) -> str:
-    """Return the routes or addresses that are missing, and the commands that add them."""
-    if isinstance(need, LoopbackAddress):
-        return need.message
-    commands = " and ".join(f"`{command}`" for command in need.commands)
-    return f"{need.message}: {commands} {'adds it' if len(need.commands) == 1 else 'add them'}"
-
-
 def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, object]:
     """Return what verify found, for JSON."""
     from capture.operations.inference import inferred_flags
@@ -233,7 +224,7 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
         }
         for difference in verified.differences
     ]
-    found += [{"kind": "plumbing", "message": _need(need)} for need in verified.missing]
+    found += [{"kind": "plumbing", "message": need.message} for need in verified.missing]
     found += [
         {"kind": each.kind, "family": each.family, "message": each.message, "remedy": each.remedy}
         for each in verified.impediments

@@ -21,7 +21,7 @@ from capture.settings.pod import settings_of
 from cni.agent import api, events
 from cni.agent.agent_log import AgentLog
 from cni.agent.audit import Audited
-from cni.agent.examination import CAPTURED, UNKNOWN, PodState
+from cni.agent.examination import UNKNOWN, PodState
 from cni.agent.health import Health
 from cni.agent.options import Options
 from cni.agent.sandboxes import PodNamespace
@@ -30,7 +30,7 @@ from cni.conf import Configuration
 from cni.pod import Identity
 from cni.pod_object import from_object
 
-MENDED_BY_RULES = ("no-rules", "rule-missing", "second-set", "family-not-captured", "route-missing")
+MENDED_BY_RULES = ("no-rules", "rule-missing", "rule-unexpected", "second-set", "family-not-captured", "route-missing")
 """States that writing the rules again repairs; the others need a person."""
 QUIET = 600.0
 """Seconds between two Events about one pod and state."""
@@ -122,7 +122,7 @@ class Repair:
         except CaptureError as error:
             return error.message
         finding = self.look(audited.place)
-        return "" if finding.state == CAPTURED or finding.state not in MENDED_BY_RULES else finding.message
+        return finding.message if finding.state in MENDED_BY_RULES else ""
 
     def _evict(self, audited: Audited) -> str:
         if self.client is None:

@@ -67,7 +67,7 @@ class Server:
     def __init__(self, path: str, answers: Answers) -> None:
         self.path = path
         directory = os.path.dirname(path)
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        os.makedirs(directory, exist_ok=True)
         os.chmod(directory, 0o700)
         temporary = f"{path}.{os.getpid()}"
         before = os.umask(0o177)

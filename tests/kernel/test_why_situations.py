@@ -16,6 +16,7 @@ import pytest
 
 from capture import operations
 from capture.analysis.policy import policy
+from capture.cli.doctor.examination import examine, findings
 from capture.cli.doctor.examination import of_pod as doctor_findings
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
@@ -76,6 +77,21 @@ BROKEN: dict[str, BrokenPod] = {
     "no rules": BrokenPod("no-rules", "none"),
     "a chain is empty": BrokenPod("rule-missing", breaks=f"{NATIVE % 'flush chain'} ISTIO-OUTPUT"),
     "the jump is gone": BrokenPod("rule-missing", breaks=f"{NATIVE % 'flush chain'} output"),
+    "a rule too many": BrokenPod(
+        "rule-unexpected",
+        breaks="iptables -t nat -I ISTIO-OUTPUT -p tcp --dport 80 -j RETURN",
+        backend="iptables",
+        of_pod=True,
+        message="was not applied, by which the connection bypasses the proxy: -p tcp",
+    ),
+    "a jump into our chain": BrokenPod(
+        "rule-unexpected",
+        breaks="iptables -t nat -I OUTPUT -p tcp --dport 80 -j ISTIO-REDIRECT",
+        backend="iptables",
+        has_traffic=False,
+        of_pod=True,
+        message="--dport 80 -j ISTIO-REDIRECT was not applied",
+    ),
     "accepted before": BrokenPod("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 accept"),
     "accepted and logged": BrokenPod("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 log accept"),
     "returned before": BrokenPod(
@@ -370,6 +386,22 @@ def test_a_pod_whose_ipsec_policies_cannot_be_read_is_not_called_captured(
     for sent in (None, packet(BrokenPod(""), pod_pair)):
         found = why(pod, sent)
         assert (found.verdict, found.causes, found.notes[-1].kind) == ("cannot be told", (), "unjudged")
+
+
+def test_doctor_names_ipsec_policies_also_where_nothing_is_applied(pod_pair: PodPair) -> None:
+    pod, _ = pod_pair
+    pod.ip(
+        "xfrm policy add dir out src 10.0.0.0/8 dst 192.0.2.0/24 action block",
+        "xfrm policy add dir out src 10.0.0.0/8 dst 198.51.100.0/24 tmpl proto esp mode transport",
+        "xfrm policy add dir out src 10.0.0.0/8 dst 203.0.113.0/24",
+    )
+    with pod.entered():
+        found = {each.state: each.message for each in findings(examine()) if each.name == "IPsec"}
+    packets = "packets, whatever the rules are: 1, such as `src 10.0.0.0/8 dst"
+    assert found == {
+        "warning": f"policies that drop {packets} 192.0.2.0/24 dir out`",
+        "note": f"policies that encrypt {packets} 198.51.100.0/24 dir out`",
+    }
 
 
 def test_the_agent_leaves_a_pod_alone_whose_settings_capture_nothing(pod_pair: PodPair) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import ssl
 from collections.abc import Iterator
@@ -86,6 +87,7 @@ def test_an_event_about_a_node(server: FakeKubernetes, client: Client) -> None:
     assert (event["reason"], event["message"], event["type"]) == ("CaptureNotInstalled", "no runtime", "Warning")
     assert (event["source"], event["count"]) == ({"component": "capture-agent"}, 1)
     assert event["firstTimestamp"] == event["lastTimestamp"]
+    assert abs(dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(event["firstTimestamp"])).total_seconds() < 60
 
 
 def test_an_event_that_is_not_taken_is_no_error(server: FakeKubernetes, client: Client) -> None:
