@@ -84,7 +84,7 @@ class Watched:
         )
 
         def on_change(audited: Audited, pod: dict[str, Any] | None) -> None:
-            self.seen.append(audited.finding.state)
+            self.seen.append(audited.state.name)
             repair(audited, pod)
 
         self.audit.on_change = on_change
@@ -93,7 +93,7 @@ class Watched:
         with InNamespace(self.node.path):
             self.audit.run_once(changed or set())
         [known] = self.audit.known.values()
-        return known.finding.state
+        return known.state.name
 
 
 @pytest.fixture
