@@ -15,9 +15,9 @@ from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.operations.arguments import host_or_default, request_of
 from capture.rules import (
-    build_transition,
     build_ruleset,
     build_tracking,
+    build_transition,
     redirects_inbound,
     tracks_connections,
 )

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChainNames",
-    "build_transition",
     "build_ruleset",
     "build_tracking",
+    "build_transition",
     "redirects_inbound",
     "tracks_connections",
 ]

@@ -20,7 +20,7 @@ from capture.model.ruleset import (
     Ruleset,
     only,
 )
-from capture.rules import build_transition, build_ruleset, redirects_inbound
+from capture.rules import build_ruleset, build_transition, redirects_inbound
 from capture.settings.config import CaptureConfig
 from support.generators.agreement import configs
 from support.rules.traced import trace
