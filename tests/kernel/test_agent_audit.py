@@ -266,7 +266,7 @@ def test_a_new_pod_is_awaited_once_a_turn_and_one_that_has_gone_is_forgotten(
     assert (watched.health.fact("pod_states"), *map(len, remembered)) == ({}, 0, 0, 0, 0, 0)
 
 
-def test_who_is_left_alone_is_not_looked_into(watched: Watched) -> None:
+def test_a_pod_left_alone_is_not_looked_into(watched: Watched) -> None:
     watched.pods.replace_all([pod_object(annotated=False)])
     assert watched.run_once() == "left-alone"
     assert watched.audit.as_plain()[0]["says"] == "it has no annotation sidecar.istio.io/status"
