@@ -44,12 +44,10 @@ class Workload(Value):
 
     @property
     def labels(self) -> dict[str, str]:
-        """Return the labels of the pod."""
         return _mapping(_mapping(self.pod.get("metadata")).get("labels"))
 
     @property
     def annotations(self) -> dict[str, str]:
-        """Return the annotations of the pod."""
         return _mapping(_mapping(self.pod.get("metadata")).get("annotations"))
 
 

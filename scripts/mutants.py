@@ -72,7 +72,7 @@ def _area(name: str, modules: str, tests: str) -> Area:
 
 
 AREAS = (
-    _area("rules", "capture/rules: *", "unit/rules property/test_core_rules.py property/test_handover.py"),
+    _area("rules", "capture/rules: *", "unit/rules property/test_core_rules.py property/test_transition.py"),
     _area(
         "analysis",
         "capture/analysis: *",

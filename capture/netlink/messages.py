@@ -40,7 +40,7 @@ class Message(Value):
 
 
 class Refusal(Value):
-    """Why the kernel refused: an errno and, if it was so kind, words and the byte of the message it disliked."""
+    """Why the kernel refused: an errno and, where it sends them, words and the byte of the message that is wrong."""
 
     errno: int
     words: str = ""

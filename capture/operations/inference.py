@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from capture.analysis.canonical import entries_of
 from capture.model import ruleset as model
+from capture.model.conventions import SSH_PORT
 from capture.settings.options import OPTIONS
 from capture.settings.settings import Given, Settings
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from capture.settings.options import Option
 
-SSH = "22"
+SSH = str(SSH_PORT)
 
 
 def inferred_flags(ruleset: model.Ruleset) -> list[str]:

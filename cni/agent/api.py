@@ -65,7 +65,6 @@ class Transport(httpx.BaseTransport):
         return self._below.handle_request(request)
 
     def close(self) -> None:
-        """Close the connections."""
         self._below.close()
 
     def _wait_for_turn(self) -> None:

@@ -87,7 +87,6 @@ class Sandboxes:
         self._gone.append(place)
 
     def get(self, sandbox: str) -> PodNamespace | None:
-        """Return a known pod."""
         return self._places.get(sandbox)
 
     def by_number(self, numbers: set[int]) -> list[PodNamespace]:

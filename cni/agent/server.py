@@ -50,7 +50,6 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     answers: Answers
 
     def answer(self, line: bytes) -> object:
-        """Return the answer to a question."""
         try:
             question = decode(line.decode())
             answer = self.answers[question["get"]]

@@ -408,7 +408,7 @@ def test_the_agent_leaves_a_pod_alone_whose_settings_capture_nothing(pod_pair: P
     nothing = given("-b '' -i ''")
     operations.apply(nothing, pod_pair.pod.path)
 
-    assert examination.diagnose(pod_pair.pod.path, nothing, is_starting=False).state == "left-alone"
+    assert examination.diagnose(pod_pair.pod.path, nothing, is_starting=False).name == "left-alone"
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_a_directory_that_comes_or_goes_ends_the_wait(tmp_path: Path, way: str, 
     directories.close()
 
 
-def test_what_is_watched_no_more_is_forgotten(tmp_path: Path) -> None:
+def test_a_directory_no_longer_watched_is_forgotten(tmp_path: Path) -> None:
     open_files = len(os.listdir("/proc/self/fd"))
     directories = Directories([str(tmp_path / "here")])
     for number in range(3):
