@@ -25,7 +25,7 @@ from capture.model.addresses import BITS, Family
 from capture.model.conventions import PROTOCOL_OF
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.netlink.attributes import decode_fields, decode_number, decode_text
+from capture.netlink.attributes import decode_fields, decode_number, decode_text, u32be
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def decode_chain(fields: Fields) -> FoundChain:
     hook = decode_hook(fields)
     if hook is None:
         return FoundChain(table, name, handle)
-    policy = "DROP" if decode_number(fields.get(nf.NFTA_CHAIN_POLICY, b"\1")) == nf.NF_DROP else "ACCEPT"
+    policy = "DROP" if fields.get(nf.NFTA_CHAIN_POLICY) == u32be(nf.NF_DROP) else "ACCEPT"
     counted = fields.get(nf.NFTA_CHAIN_COUNTERS)
     counters = model.Counters(0, 0) if counted is None else read_counters(decode_fields(counted))
     return FoundChain(table, name, handle, hook, policy, counters)
