@@ -235,31 +235,18 @@ def ruleset_of_dump(plain: dict[str, Any]) -> model.Ruleset:
 
     Raises KeyError, TypeError or ValueError for what is no dump.
     """
+    from capture.backends.iptables.families import merged
     from capture.backends.iptables.parse import parse_save
 
-    found: dict[model.TableName, list[model.Chain]] = {}
-    families: list[Family] = []
-    for part in plain["tables"]:
-        family = part["family"]
-        families += [family] if family not in families else []
-        lines = [f"*{part['table']}"]
-        lines += [f":{chain['chain']} {chain.get('policy', '-')} [0:0]" for chain in part["chains"]]
+    blocks: dict[Family, dict[str, tuple[dict[str, str], list[str]]]] = {}
+    for part in plain["tables"]:  # of several rule sets, a table may be there twice
+        declared, rules = blocks.setdefault(part["family"], {}).setdefault(part["table"], ({}, []))
         for chain in part["chains"]:
+            declared.setdefault(chain["chain"], f":{chain['chain']} {chain.get('policy', '-')} [0:0]")
             texts = [text for rule in chain["rules"] for text in (rule["rule"].partition(" (and ")[0], *rule["more"])]
-            lines += [f"-A {chain['chain']} {text}" for text in texts]
-        parsed = parse_save("\n".join([*lines, "COMMIT", ""]), family)
-        for table in parsed.tables:
-            chains = found.setdefault(table.name, [])
-            for chain_read in table.chains:
-                _add_chain(chains, chain_read, family)
-    return model.Ruleset(tuple(families), tuple(model.Table(name, tuple(chains)) for name, chains in found.items()))
-
-
-def _add_chain(chains: list[model.Chain], read: model.Chain, family: Family) -> None:
-    """Add a chain of one family to those of both."""
-    rules = tuple(rule.replace(family=family) for rule in read.rules)
-    for place, known in enumerate(chains):
-        if known.name == read.name:
-            chains[place] = known.replace(rules=known.rules + rules)
-            return
-    chains.append(read.replace(rules=rules))
+            rules += [f"-A {chain['chain']} {text}" for text in texts]
+    read = []
+    for family, tables in blocks.items():
+        lines = [(f"*{name}", *declared.values(), *rules, "COMMIT\n") for name, (declared, rules) in tables.items()]
+        read.append(parse_save("\n".join(line for of_table in lines for line in of_table), family))
+    return merged(read) if read else model.Ruleset((), ())
