@@ -130,9 +130,6 @@ def _others(conf_dir: str) -> list[Candidate]:
     return [each for each in candidates(conf_dir) if each.network is None or not each.network.is_our_own]
 
 
-# --- the entry -------------------------------------------------------------------------------------------------
-
-
 def _put_entry(desired: Desired, *, is_urgent: bool = False) -> list[FileChange]:
     """Put the entry where it belongs, and take it out of all other files."""
 

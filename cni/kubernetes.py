@@ -100,9 +100,6 @@ def _is_name(text: str) -> bool:
     return len(text) <= 253 and plain.isascii() and plain.isalnum() and text[0] not in "-." and ".." not in text
 
 
-# --- one request, repeated until it is answered -----------------------------------------------------------------
-
-
 class _Question:
     """A GET of one path, with all that is needed to repeat it."""
 
@@ -269,9 +266,6 @@ def _message_of(body: bytes) -> str | None:
     except Transient:
         return None
     return str(plain.get("message", "")) if plain.get("kind") == "Status" else None
-
-
-# --- certificates and files ------------------------------------------------------------------------------------
 
 
 def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:

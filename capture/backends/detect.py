@@ -124,9 +124,6 @@ def without_kernel(request: BackendRequest) -> BackendChoice:
     return BackendChoice("iptables", driver, variant, "requested" if backend else "the default")
 
 
-# --- the choice ----------------------------------------------------------------------------------
-
-
 def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
     """Return the choice, from facts and a request. Pure; raises as ``decide``."""
     backend = requested_backend(request)
@@ -239,9 +236,6 @@ def _nftables(facts: HostFacts, driver: str, reason: str) -> BackendChoice:
             "Install python3-nftables or the extra [libnftables]; the driver netlink needs neither.",
         )
     return BackendChoice("nftables", driver, "", reason)
-
-
-# --- live sets -----------------------------------------------------------------------------------
 
 
 def live_sets_in(facts: HostFacts) -> tuple[SetLocation, ...]:

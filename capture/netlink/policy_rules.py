@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 
 from capture.model.values import Value
-from capture.netlink.attributes import attribute, decode_fields, decode_host_number, decode_text, u32
+from capture.netlink.attributes import Fields, attribute, decode_fields, decode_host_number, decode_text, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
 from capture.netlink.routing import family_name, header_table, read_routes
 from capture.netlink.rtnetlink import AF_INET, AF_INET6, AF_UNSPEC, address_text, changed
@@ -137,7 +137,7 @@ def _network(family: int, address: bytes | None, bits: int) -> str:
     return f"{address_text(family, address)}/{bits}" if bits else ""
 
 
-def _other_conditions(body: bytes, fields: dict[int, bytes]) -> str:
+def _other_conditions(body: bytes, fields: Fields) -> str:
     words = [f"tos {body[3]:#x}"] if body[3] else []
     if FRA_OIFNAME in fields:
         words.append(f"oif {decode_text(fields[FRA_OIFNAME])}")

@@ -52,9 +52,6 @@ def _holds_own(live: model.Ruleset, family: Family, table_name: model.TableName)
     return any(place[0] == table_name for place in own_rules(live.replace(families=(family,)), family))
 
 
-# --- table ---------------------------------------------------------------------------------------
-
-
 def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool, width: int | None = None) -> str:
     """Return the listings; several ones with headings, and, of a whole namespace, whether it is in sync.
 
@@ -67,9 +64,6 @@ def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool, widt
     if is_whole and verified is not None:
         listings.append("".join(f"# {line}\n" for line in conclusion_lines(verified)))
     return "\n".join(listings)
-
-
-# --- save and nft --------------------------------------------------------------------------------
 
 
 def save(shown: list[Shown]) -> str:
@@ -164,9 +158,6 @@ def _is_unknown(rule: model.Rule) -> bool:
     return isinstance(rule.verdict, model.UnknownVerdict) or any(
         isinstance(match, model.UnknownMatch) for match in rule.matches
     )
-
-
-# --- json ----------------------------------------------------------------------------------------
 
 
 def as_json(dumped: Dumped, shown: list[Shown]) -> dict[str, object]:

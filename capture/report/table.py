@@ -148,9 +148,6 @@ def amount(number: int) -> str:
     return f"{(number + 500) // 1000:>4}T"
 
 
-# --- rows ----------------------------------------------------------------------------------------
-
-
 def row(rule: model.Rule, family: Family) -> Row:
     """Return the columns of a rule as one family sees it."""
     columns = {"protocol": "all", "options": NO_OPTIONS, "in_interface": "*", "out_interface": "*"}
@@ -241,9 +238,6 @@ TARGETS: dict[type, str] = {
     model.Log: "LOG",
     model.Continue: "",
 }
-
-
-# --- what comes after the columns ---------------------------------------------------------------
 
 
 def _extras(matches: tuple[model.Match, ...]) -> Iterator[str]:

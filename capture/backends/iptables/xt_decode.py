@@ -25,7 +25,7 @@ from capture.model.addresses import BITS, Family
 from capture.model.conventions import PROTOCOL_OF
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.netlink.attributes import decode_fields, decode_number, decode_text
+from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from capture.backends.nftables.native import Condition
 
-    Fields = dict[int, bytes]
     Extensions = dict[tuple[str, str, int, bytes], tuple[Any, ...]]
     """The matches, or the verdict, of structures of x_tables, by kind, name, revision and bytes."""
 

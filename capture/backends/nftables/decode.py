@@ -19,6 +19,7 @@ from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, Family, address_t
 from capture.model.conventions import PROTOCOL_OF
 from capture.netlink.attributes import (
     BYTE_ORDER,
+    Fields,
     MalformedMessageError,
     decode_fields,
     decode_host_number,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from typing import Literal
 
     ByteOrder = Literal["little", "big"]
-    Fields = dict[int, bytes]
     FindSet = Callable[[str], "NativeSet"]
 
 META_FIELDS = {key: field for field, key in native.META_KEYS.items()} | {nf.NFT_META_IIF: "iif", nf.NFT_META_OIF: "oif"}

@@ -41,9 +41,6 @@ ANONYMOUS = "__set%d"
 INTERFACE_NAME_SIZE = 16  # IFNAMSIZ in linux/if.h
 
 
-# --- rules ---------------------------------------------------------------------------------------
-
-
 def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Change]:
     """Yield the messages that append the rules of tables, each after the sets it needs."""
     set_number = 0  # unique in a batch
@@ -101,8 +98,6 @@ def sets_of(table: native.NativeTable) -> Iterator[tuple[str, native.Among]]:
     for number, condition in enumerate(filter(needs_set, conditions)):
         yield ANONYMOUS % number, condition
 
-
-# --- expressions ---------------------------------------------------------------------------------
 
 LOADS = {field: make.load_meta(key) for field, key in native.META_KEYS.items()}
 LOADS |= {field: make.load_ct(key) for field, key in native.CT_KEYS.items()}
@@ -211,10 +206,6 @@ EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
     model.SetZone: lambda action: make.immediate(action.zone.to_bytes(2, BYTE_ORDER)) + STORE_ZONE,
     model.Log: _log,
 }
-
-
-# --- sets ----------------------------------------------------------------------------------------
-
 
 OF_ANONYMOUS = attribute(nf.NFTA_LOOKUP_SET, text(ANONYMOUS))
 

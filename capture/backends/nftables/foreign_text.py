@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.model.addresses import IPV4, IPV6, Family
-from capture.netlink.attributes import decode_number, decode_text
+from capture.netlink.attributes import Fields, decode_number, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Fields = dict[int, bytes]
 
 # linux/netfilter/nf_tables.h: enum nft_reject_attributes, nft_limit_attributes, nft_quota_attributes, nft_ng_attributes
 NFTA_REJECT_TYPE, NFTA_REJECT_ICMP_CODE = 1, 2
