@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import errno
 
+from capture.model.addresses import FAMILY_NAMES, FAMILY_OF
 from capture.model.values import Value
 from capture.netlink.attributes import Fields, attribute, decode_fields, decode_host_number, decode_text, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
-from capture.netlink.routing import family_name, header_table, read_routes
+from capture.netlink.routing import header_table
 from capture.netlink.rtnetlink import AF_INET, AF_INET6, AF_UNSPEC, address_text, changed
 
 TYPE_CHECKING = False
@@ -109,11 +110,6 @@ def read_policy_rules(route: NetlinkSocket, family: int = AF_UNSPEC) -> list[Pol
     return [_decode(body) for body in bodies if body[0] in families]
 
 
-def has_routes(route: NetlinkSocket, family: int, table: int) -> bool:
-    """Return whether a routing table has any route; one that has none lets packets go on to the next rule."""
-    return any(each.table == table for each in read_routes(route, family))
-
-
 def _decode(body: bytes) -> PolicyRule:
     fields = decode_fields(body[FIB_RULE_HDR_SIZE:])
     suppressed = fields.get(FRA_SUPPRESS_PREFIXLEN, NO_SUPPRESSION)
@@ -158,7 +154,7 @@ def put_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int, pref
 
     With None, remove every rule that is exactly that, and none with more conditions.
     """
-    words = f"{family_name(family)} policy rule fwmark {mark:#x} lookup {table}"
+    words = f"{FAMILY_NAMES[FAMILY_OF[family]]} policy rule fwmark {mark:#x} lookup {table}"
     found = _preferences(route, family, mark, table)
     changes = []
     if preference is not None and preference not in found:

@@ -96,6 +96,7 @@ LOOPBACK_DOWN = Impediment(
 
 def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:
     from capture.netlink import policy_rules as rules  # TPROXY only
+    from capture.netlink.routing import read_routes
 
     try:
         listed = rules.read_policy_rules(route, FAMILY_NUMBERS[policy.family])
@@ -106,8 +107,9 @@ def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impedim
         decides = rule.action != rules.FR_ACT_NOP and rule.table != rules.RT_TABLE_LOCAL
         if not decides or not rule.may_match_mark(policy.mark):
             continue
-        if rule.looks_up and not rules.has_routes(route, FAMILY_NUMBERS[policy.family], rule.table):
-            continue
+        routes = read_routes(route, FAMILY_NUMBERS[policy.family]) if rule.looks_up else ()
+        if rule.looks_up and all(each.table != rule.table for each in routes):
+            continue  # a table without routes lets packets go on to the next rule
         yield Impediment(
             "policy-route",
             f"the policy rule `{rule}` precedes ours and routes packets with mark {policy.mark:#x} away from the proxy",

@@ -81,10 +81,6 @@ def _limit(fields: Fields, _: Family | None) -> str:
     return f"limit rate {_over(fields, NFTA_LIMIT_FLAGS)}{rate}{more}" if unit else ""
 
 
-def _quota(fields: Fields, _: Family | None) -> str:
-    return f"quota {_over(fields, NFTA_QUOTA_FLAGS) or 'until '}{_number(fields, NFTA_QUOTA_BYTES)} bytes"
-
-
 def _numgen(fields: Fields, _: Family | None) -> str:
     kind = "random" if _number(fields, NFTA_NG_TYPE) else "inc"
     offset = _number(fields, NFTA_NG_OFFSET)
@@ -94,7 +90,9 @@ def _numgen(fields: Fields, _: Family | None) -> str:
 WORDS: dict[str, Callable[[Fields, Family | None], str]] = {
     "reject": _reject,
     "limit": _limit,
-    "quota": _quota,
+    "quota": lambda fields, _: (
+        f"quota {_over(fields, NFTA_QUOTA_FLAGS) or 'until '}{_number(fields, NFTA_QUOTA_BYTES)} bytes"
+    ),
     "numgen": _numgen,
     "notrack": lambda _, _family: "notrack",
 }
