@@ -176,6 +176,5 @@ def _write_own_list(desired: Desired, source: Network, entry: dict[str, Any]) ->
 
 
 def _take_out(conf_dir: str, all_but: tuple[str, ...] = ()) -> list[FileChange]:
-    """Take our entries out of all files but those."""
     paths = [path for path in paths_in(conf_dir) if path not in all_but]
     return [change for path in paths for change in retry_on_conflict(partial(entries.take_out, path), path)]

@@ -189,7 +189,6 @@ class _Question:
         return "\r\n".join([*lines, "", ""]).encode("ascii", "replace")
 
     def _refusal(self, answer: Answer) -> CniError | Transient:
-        """Return what a status other than 200 means."""
         status, words = answer.status, _message_of(answer.body)
         what = f"{status} {words or answer.reason}"
         if status == UNAUTHORIZED_STATUS:
@@ -269,7 +268,6 @@ def _message_of(body: bytes) -> str | None:
 
 
 def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
-    """Return how the server is verified, and what we show it."""
     authority = _data_or_content(config, config.authority_data, config.authority_file)
     certificate = _data_or_content(config, config.certificate_data, config.certificate_file)
     key = _data_or_content(config, config.key_data, config.key_file)
@@ -297,7 +295,6 @@ def _data_or_content(config: Kubeconfig, data: str, path: str) -> bytes | None:
 
 
 def _content(path: str, kubeconfig_path: str) -> bytes:
-    """Return the content of a file that the kubeconfig is or names."""
     try:
         return read_file(path, MAX_FILE)
     except OSError as error:

@@ -205,7 +205,6 @@ def _as_containerd(found: Sequence[Candidate]) -> Chosen:
 
 
 def _why_skipped(candidate: Candidate, choice: Choice) -> str:
-    """Return why a file is not taken; nothing if it may be."""
     network = candidate.network
     if network is None:
         return candidate.problem

@@ -209,7 +209,6 @@ def _warn_of_full_table(log: Log) -> None:
 
 
 def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
-    """Write the rules in the pod's namespace; return what was done, and whether it is remembered."""
     from capture.operations.change import apply_here
     from capture.state.netns import InNamespace, namespace_id, own_namespace, refuse_host
     from cni import loopback
@@ -374,7 +373,6 @@ def _logged(request: Request, work: Callable[[Log], None]) -> None:
 
 
 def _as_cni_error(error: CaptureError, request: Request) -> CniError:
-    """Return an error of the capture as one of the specification."""
     if isinstance(error, ConfigurationError) and error.option in IDS_OF_THE_PROXY:
         pod = f"{request.arguments.get('K8S_POD_NAMESPACE')}/{request.arguments.get('K8S_POD_NAME')}"
         remedy = "Give istio-proxy a runAsUser and runAsGroup that the pod's user namespace has."

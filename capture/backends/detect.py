@@ -162,7 +162,6 @@ def _remedy(facts: HostFacts, obstacles: dict[tuple[str, str], list[str]]) -> st
 
 
 def _obstacle_lines(obstacles: dict[tuple[str, str], list[str]]) -> Iterator[str]:
-    """Yield what keeps variants of iptables from being used, and with which drivers."""
     for (variant, obstacle), drivers in obstacles.items():
         yield f"{', '.join(drivers)} ({variant}): {obstacle}"
 

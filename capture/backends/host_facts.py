@@ -187,7 +187,6 @@ def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[LiveChain]:
 
 
 def _legacy_support() -> LegacySupport:
-    """Return whether the kernel has legacy tables, or could load them."""
     if has_legacy(IPV4):
         return "present"
     from capture.state.kernel_modules import can_load, look_up  # where a request leaves the backend open

@@ -98,7 +98,6 @@ def difference_text(difference: Difference) -> str:
 
 
 def _foreign(each: Difference | Obstacle) -> str:
-    """Return what a foreign rule does, in a sentence."""
     from capture.analysis.foreign_effects import what_foreign_does  # where something differs
 
     does = what_foreign_does(each.rule, each.effect)
@@ -188,7 +187,6 @@ def reference_text(verified: Verified) -> str:
 
 
 def _need(need: LoopbackAddress | MissingRoute) -> str:
-    """Return the routes or addresses that are missing, and the commands that add them."""
     if isinstance(need, LoopbackAddress):
         return need.message
     commands = " and ".join(f"`{command}`" for command in need.commands)

@@ -91,7 +91,6 @@ def _placed(edges: Iterable[Edge], column: int, top: float) -> tuple[tuple[Node,
 
 
 def _columns(roots: Sequence[Node]) -> tuple[list[tuple[float, float]], float]:
-    """Return where each column of boxes begins and how wide it is, and how wide the whole is."""
     widest: dict[int, int] = {}
     rest = list(roots)
     while rest:
@@ -117,7 +116,6 @@ def _of_root(heading: str, root: Node, columns: Sequence[tuple[float, float]]) -
 
 
 def _box(node: Node, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
-    """Yield a box, what is in it, and the edges that leave it."""
     left, width = columns[node.column]
     top, colour = node.middle - BOX / 2, COLOURS[node.kind]
     yield f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{BOX}" rx="5" stroke="{colour}"/>'

@@ -56,7 +56,6 @@ def folded(line: str, width: int, hang: int | None = None) -> list[str]:
 
 
 def _indentation(line: str) -> int:
-    """Return where a line's text begins."""
     text = line.lstrip(" ")
     for mark in MARKS:
         if text.startswith(f"{mark} "):

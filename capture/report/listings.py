@@ -43,7 +43,6 @@ def parts(dumped: Dumped, family: Family | None = None, table_name: model.TableN
 
 
 def _holds_own(live: model.Ruleset, family: Family, table_name: model.TableName) -> bool:
-    """Return whether a table has a chain or a rule of our own for the family."""
     whole = live.table(table_name)
     if whole is None or family not in live.families:
         return False
@@ -118,7 +117,6 @@ def _rendered(render: Callable[[model.Ruleset], str], live: model.Ruleset) -> tu
 
 
 def _only(live: model.Ruleset, names: Collection[model.TableName], family: Family | None = None) -> model.Ruleset:
-    """Return the tables of these names, with the chains of one family if that is given."""
     tables = [table for table in live.tables if table.name in names]
     if family is not None:
         tables = [
@@ -137,7 +135,6 @@ def _without_words_of(live: model.Ruleset, backend: str) -> tuple[model.Ruleset,
 def _without(
     live: model.Ruleset, problem: Callable[[model.Table, model.Chain, model.Rule], str]
 ) -> tuple[model.Ruleset, str]:
-    """Return the rules that have no problem, and comments about the others."""
     left_out: list[str] = []
 
     def kept(table: model.Table, chain: model.Chain) -> model.Chain:
@@ -213,7 +210,6 @@ def _row_as_json(row: Row, family: Family) -> dict[str, object]:
 
 
 def _more_texts(rule: model.Rule, family: Family) -> list[str]:
-    """Return the further rules of iptables that one of nftables with a list is."""
     from capture.backends.iptables.expansion import expanded
     from capture.backends.iptables.render import rule_text
 

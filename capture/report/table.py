@@ -94,7 +94,6 @@ def listing(ruleset: model.Ruleset, family: Family, table_name: model.TableName,
 
 
 def _chain_text(chain: ListedChain, width: int | None) -> str:
-    """Return a chain's heading, the names of the columns, and its rules."""
     if chain.policy is None:
         about = f"{chain.references} references"
     elif chain.counters is None:
@@ -241,7 +240,6 @@ TARGETS: dict[type, str] = {
 
 
 def _extras(matches: tuple[model.Match, ...]) -> Iterator[str]:
-    """Yield what iptables prints after the columns, match by match."""
     ports = [match for match in matches if isinstance(match, model.SourcePort | model.DestinationPort)]
     if not ports:
         yield from _further_networks(matches)
@@ -270,7 +268,6 @@ def _single_text(match: model.Match) -> Iterator[str]:
 
 
 def _further_networks(matches: tuple[model.Match, ...]) -> Iterator[str]:
-    """Yield the excluded networks that the columns do not show."""
     for match in matches:
         if isinstance(match, model.Source | model.Destination) and match.negated:
             column = "source" if isinstance(match, model.Source) else "destination"

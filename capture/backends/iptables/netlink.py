@@ -98,7 +98,6 @@ class NetlinkDriver(IptablesDriver):
 
 
 def _transact(changes_of: Callable[[LiveTables], Iterable[Change]]) -> None:
-    """Carry out changes of what is live in one transaction."""
     found: LiveTables | None = None
 
     def changes_now(live: LiveTables) -> Iterable[Change]:
@@ -151,7 +150,6 @@ def _read(netfilter: NetlinkSocket) -> LiveTables:
 
 
 def _as_iptables_has_them(live: LiveTables) -> LiveTables:
-    """Return tables without the base chains that iptables does not have."""
     return {
         (family, name): table.replace(
             chains={

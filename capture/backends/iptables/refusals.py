@@ -146,7 +146,6 @@ def _refused_line(complaint: str, text: str) -> str:
 
 
 def _extensions_in(line: str) -> Iterator[str]:
-    """Yield the matches and targets that a line uses."""
     words = [word.printed for word in words_of(line)]
     for place, word in enumerate(words[:-1]):
         if word == "-m" or (word == "-j" and words[place + 1] in xt_layouts.REVISIONS):

@@ -70,7 +70,6 @@ def _rules_of(table: native.NativeTable) -> Iterator[tuple[str, int, native.Nati
 
 
 def _add_rule(messages: TableMessages, chain: str, place: int, rule: native.NativeRule, lookups: list[bytes]) -> Change:
-    """Return the message for a rule; ``lookups`` name the sets that it looks up."""
     rest = iter(lookups)
     expressions = [
         _lookup(condition, next(rest)) if needs_set(condition) else EXPRESSIONS[type(condition)](condition)

@@ -85,7 +85,6 @@ def _answer(condition: native.Among, field: str, names: dict[int, T]) -> T | Non
 
 
 def _match(condition: native.Condition) -> model.Match:
-    """Return the match that a condition is, but for tests of the family or the protocol."""
     if isinstance(condition, native.Among):
         match = _among(condition)
     elif isinstance(condition, native.Masked):
