@@ -112,10 +112,7 @@ OF_PROTOCOL = {
     for name, number in PROTOCOL_NUMBERS.items()
 }
 
-ADDRESSES: dict[type[model.Source | model.Destination], dict[Family, int]] = {
-    model.Source: nf.SOURCE_OFFSETS,
-    model.Destination: nf.DESTINATION_OFFSETS,
-}
+ADDRESSES: dict[type, dict[Family, int]] = {model.Source: nf.SOURCE_OFFSETS, model.Destination: nf.DESTINATION_OFFSETS}
 """Where they are in the header."""
 
 

@@ -13,7 +13,7 @@ from capture.model.conventions import PROTOCOL_OF
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import TypeVar
 
     T = TypeVar("T")
@@ -154,7 +154,7 @@ def _interface(condition: native.Named) -> model.Match | None:
     return MATCHES[condition.field](name, condition.negated)
 
 
-MATCHES: dict[str, Callable[..., model.Match]] = {
+MATCHES: Mapping[str, Callable[..., model.Match]] = {
     field: kind
     for fields_of in (native.ADDRESSES, native.PORTS)
     for kind, fields in fields_of.items()
