@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-WAYS_TO_PROVE = "token, tokenFile, or client-certificate with client-key (each of these also with -data)"
+CREDENTIAL_FIELDS = "token, tokenFile, or client-certificate with client-key (each of these also with -data)"
 
 # Fields that change the login, and are not supported: programs, and old ways to log in.
 UNSUPPORTED_USER = ("exec", "auth-provider", "username", "password", "as", "as-groups", "as-uid")
@@ -83,7 +83,7 @@ def parse(text: str, path: str) -> Kubeconfig:
     cluster = reader.named(config, "clusters", "cluster", reader.text(context, "cluster"))
     user = reader.named(config, "users", "user", reader.text(context, "user")) if context.get("user") else {}
     reader.refuse(cluster, UNSUPPORTED_CLUSTER, "a connection straight to the server")
-    reader.refuse(user, UNSUPPORTED_USER, WAYS_TO_PROVE)
+    reader.refuse(user, UNSUPPORTED_USER, CREDENTIAL_FIELDS)
     found = Kubeconfig(path, "", skips_verification=reader.truth(cluster, SKIPS_VERIFICATION)).replace(
         **reader.fields(cluster, CLUSTER_FIELDS), **reader.fields(user, USER_FIELDS)
     )

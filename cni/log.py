@@ -31,7 +31,7 @@ ROTATE_AT = 10 * 1024 * 1024
 KEPT = 3  # old files: log.1 is the youngest
 
 
-class Log:
+class PluginLog:
     """Writes lines about one call of the plugin; all of them carry the fields of ``about``."""
 
     def __init__(
@@ -60,9 +60,9 @@ class Log:
         """Write a line on why the command failed."""
         self._write("error", message, facts)
 
-    def step(self, name: str) -> Step:
+    def step(self, name: str) -> TimedStep:
         """Return a context whose duration the lines after it have: ``with log.step("apply"): ...``."""
-        return Step(self._steps_ms, name)
+        return TimedStep(self._steps_ms, name)
 
     def _write(self, level: str, message: str, facts: dict[str, object]) -> None:
         if not self.path or LEVELS[level] < self._lowest:
@@ -78,7 +78,7 @@ class Log:
         append(self.path, line, self._rotate_at)
 
 
-class Step:
+class TimedStep:
     """Measures one step of a command; a step taken again adds up."""
 
     def __init__(self, steps_ms: dict[str, float], name: str) -> None:
@@ -167,9 +167,9 @@ def complain(command: str, message: str) -> None:
         pass
 
 
-def log_of(request: Request) -> Log:
+def log_of(request: Request) -> PluginLog:
     """Return the log for a request; its lines name the command and the pod. Raises ``CniError``."""
-    return Log(
+    return PluginLog(
         log_file(request.configuration),
         log_level(request.configuration),
         about={

@@ -23,12 +23,11 @@ from capture.errors import (
 )
 from capture.model.addresses import Network, parse_network
 from capture.state import decisions
-from capture.state.directory import STATE_DIRECTORY
 from cni import attachments, conf
 from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
 from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME, Configuration
 from cni.decision import NO_POD, Exemption, exemption_by_name
-from cni.log import Log, log_of, timestamp
+from cni.log import PluginLog, log_of, timestamp
 from cni.pod import Identity, identity_of
 from cni.protocol import (
     INVALID_CONFIGURATION,
@@ -102,7 +101,7 @@ COMMANDS: dict[str, Callable[[Request], None]] = {
 # --- ADD -------------------------------------------------------------------------------------------------------
 
 
-def _add(request: Request, configuration: Configuration, log: Log) -> None:
+def _add(request: Request, configuration: Configuration, log: PluginLog) -> None:
     desired = _desired_settings(request, configuration, log)
     if isinstance(desired, Exemption):
         log.info("left alone", reason=desired.reason)
@@ -110,11 +109,9 @@ def _add(request: Request, configuration: Configuration, log: Log) -> None:
         return
     _warn_of_full_table(log)
     with log.step("apply"):
-        applied, is_kept = _apply(request, desired)
+        applied = _apply(request, desired)
     for warning in applied.warnings:
         log.warn(warning)
-    if not is_kept:
-        log.warn(f"{STATE_DIRECTORY} cannot be written: CHECK will have to look the pod up again")
     for note in applied.notes:
         log.info(note)
     log.info(
@@ -157,7 +154,7 @@ def _remember(request: Request, decision: str, reason: str, kind: str = "") -> N
     )
 
 
-def _desired_settings(request: Request, configuration: Configuration, log: Log) -> Settings | Exemption:
+def _desired_settings(request: Request, configuration: Configuration, log: PluginLog) -> Settings | Exemption:
     """Return the settings for the pod, or why it is left alone."""
     identity = identity_of(request.arguments)
     if identity is None and configuration.standalone is not None:
@@ -192,7 +189,7 @@ def _desired_settings(request: Request, configuration: Configuration, log: Log) 
     return settings
 
 
-def _warn_of_full_table(log: Log) -> None:
+def _warn_of_full_table(log: PluginLog) -> None:
     """Log that the node's table of connections is nearly full: once it is, the node drops the pod's new connections."""
     from capture.state.tracked import read_counts
 
@@ -208,7 +205,7 @@ def _warn_of_full_table(log: Log) -> None:
         )
 
 
-def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
+def _apply(request: Request, settings: Settings) -> Applied:
     from capture.operations.change import apply_here
     from capture.state.netns import InNamespace, namespace_id, own_namespace, refuse_host
     from cni import loopback
@@ -220,9 +217,9 @@ def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
             raise HostNamespaceError
         refuse_host(allowed=False)
         # Before the rules: a plugin that is killed while writing them leaves nothing that DEL does not find.
-        is_kept = attachments.keep(request.network, request.container_id, request.interface, namespace_id())
+        attachments.keep(request.network, request.container_id, request.interface, namespace_id())
         loopback.wait_for_loopback()
-        return apply_here(settings, host), is_kept
+        return apply_here(settings, host)
 
 
 def _host(request: Request) -> Host:
@@ -261,7 +258,7 @@ def _addresses_of(request: Request) -> tuple[Network, ...]:
 # --- CHECK -----------------------------------------------------------------------------------------------------
 
 
-def _check(request: Request, configuration: Configuration, log: Log) -> None:
+def _check(request: Request, configuration: Configuration, log: PluginLog) -> None:
     from capture.operations.comparison import verify_recorded
     from capture.state.netns import InNamespace
 
@@ -309,7 +306,7 @@ def _drift(verified: Verified, namespace: str) -> CniError:
 # --- STATUS ----------------------------------------------------------------------------------------------------
 
 
-def _status(request: Request, configuration: Configuration, log: Log) -> None:
+def _status(request: Request, configuration: Configuration, log: PluginLog) -> None:
     """Answer for this node: kernel, privileges and configuration.
 
     An error here stops every pod of the node, in the mesh or not, and gets the node a taint. So the API server counts
@@ -356,7 +353,7 @@ def _check_api_server(configuration: Configuration, deadline: float) -> None:
 # --- what all have in common -----------------------------------------------------------------------------------
 
 
-def _logged(request: Request, work: Callable[[Log], None]) -> None:
+def _logged(request: Request, work: Callable[[PluginLog], None]) -> None:
     """Do the work; log a failure, and raise it as the specification's error."""
     log = log_of(request)
     try:

@@ -31,7 +31,7 @@ class FileChange(Value):
 
 
 def put_plugin(source: str, bin_dir: str) -> list[FileChange]:
-    """Copy the plugin, try the copy, and give it its name only then: an entry of before may be calling that name."""
+    """Copy the plugin, try the copy, and give it its name only then: an earlier entry may be calling that name."""
     if os.path.isdir(source):
         return _install_bundle(source, bin_dir)
     _check_executable(source)

@@ -127,7 +127,7 @@ def _as_text(value: object) -> str:
 
 
 def _pairs_of_yaml(text: str) -> dict[str, str]:
-    """Return the pairs behind the word ``proxyMetadata``; the first of each name, as others of it belong elsewhere."""
+    """Return the pairs behind the word ``proxyMetadata``; of several with one name the first."""
     lines = [line.partition(" #")[0].rstrip() for line in text.splitlines() if not line.lstrip().startswith("#")]
     before, _, behind = "\n".join(filter(None, lines)).partition(METADATA)
     first, *others = behind.lstrip("\"' :").split("\n")

@@ -148,8 +148,8 @@ def _check_environment(command: str, environ: Mapping[str, str]) -> None:
 def parse_arguments(text: str, known: Container[str]) -> dict[str, str]:
     """Return CNI_ARGS, ``K8S_POD_NAME=web-0;IgnoreUnknown=1``, by key.
 
-    Names outside ``known`` are an error unless IgnoreUnknown is true (CONVENTIONS.md, "CNI_ARGS"): a misspelt name
-    of the pod would otherwise make it a container that is none of our business.
+    Names outside ``known`` are an error unless IgnoreUnknown is true (CONVENTIONS.md, "CNI_ARGS"): a misspelt key
+    would otherwise leave the pod without capture.
     """
     arguments: dict[str, str] = {}
     ignores_unknown = False

@@ -29,7 +29,7 @@ CONTAINERDS = {
     ),
     "var/snap/microk8s/common/run/containerd.sock": (f"{MICROK8S}/args/cni-network", f"{MICROK8S}/opt/cni/bin"),
 }
-"""The sockets of containerds of others, with the directories that they have for networks and for plugins."""
+"""Sockets of containerds that other products bring, each with its directories for networks and for plugins."""
 CONTAINERD_SOCKET = "run/containerd/containerd.sock"
 DOCKER_SHIM_SOCKET = "run/cri-dockerd.sock"
 FIRST_CRIO_WITH_ANNOTATIONS = (1, 28)

@@ -1,4 +1,4 @@
-"""The sources of facts about a pod, in what order; and what follows for the pod.
+"""The order of the sources of facts about a pod, and what they decide for the pod.
 
 Two facts make the order. What the runtime hands over is free, and enough to see that a pod was not injected: such
 pods start whatever the API server does. About any other pod the API server knows more: labels, containers, and the
@@ -17,7 +17,7 @@ from cni.protocol import CniError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.settings.pod import Pod
-    from cni.log import Log
+    from cni.log import PluginLog
 
 SILENT = {
     RUNTIME: "the runtime hands over no annotations of the pod",
@@ -33,7 +33,7 @@ REMEDIES = {
 }
 
 
-def learn(identity: Identity, configuration: Configuration, log: Log) -> tuple[Pod, Exemption | None]:
+def learn(identity: Identity, configuration: Configuration, log: PluginLog) -> tuple[Pod, Exemption | None]:
     """Return what is known about a pod, and why it is left alone; None if it is to be captured.
 
     Raises ``CniError`` if no source knows the pod, and ConfigurationError for a status that cannot be read.
@@ -56,7 +56,9 @@ def learn(identity: Identity, configuration: Configuration, log: Log) -> tuple[P
     raise CniError(POD_UNKNOWN, f"pod {identity}: {'; '.join(silent)}", " ".join(remedies))
 
 
-def _pod_from(source: str, identity: Identity, configuration: Configuration, log: Log, *, is_last: bool) -> Pod | None:
+def _pod_from(
+    source: str, identity: Identity, configuration: Configuration, log: PluginLog, *, is_last: bool
+) -> Pod | None:
     """Return what a source knows about the pod; None if it knows nothing, or nothing that can be read."""
     if source == RUNTIME:
         if configuration.annotations is None:

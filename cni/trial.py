@@ -16,7 +16,7 @@ from capture.model.values import Value
 from capture.state.json_text import JsonError, decode, encode
 
 CALL_TIMEOUT = 20.0
-"""Seconds; a node that boots may need some for what takes milliseconds else."""
+"""Seconds: what usually takes milliseconds may take some while a node boots."""
 
 ENVIRONMENT = {"CNI_COMMAND": "VERSION", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 """The environment of a runtime that systemd started, and what the specification adds for VERSION."""

@@ -102,9 +102,9 @@ def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, 
     with InNamespace(namespace):
         config, _ = resolve(settings, host)
         printer.show(start_line(settings, config))
-        older = newer_mesh(settings)
-        if older:
-            printer.warn_on_stdout(older)
+        warning = newer_mesh(settings)
+        if warning:
+            printer.warn_on_stdout(warning)
         note = link_local_note(config.families, host.pod_addresses())
         if note:
             printer.show(note)

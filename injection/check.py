@@ -1,4 +1,4 @@
-"""``capture inject --check``: what would be captured, by which way, under which level, and what is dangerous."""
+"""``capture inject --check``: what would be captured, by which carrier, under which level, and what is dangerous."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def report(origin: str, outcome: Outcome, template: Template) -> dict[str, Any]:
     if plan is not None:
         pod = with_plan(outcome.workload.pod, plan, "")
         level, against = level_of(pod["spec"])
-        way = BY_PLUGIN if template.uses_plugin else BY_INIT
+        carrier = BY_PLUGIN if template.uses_plugin else BY_INIT
         line |= {
-            "captured": way if plan.settings.is_captured else "",
+            "captured": carrier if plan.settings.is_captured else "",
             "capture": _settings_as_plain(plan),
             "pod_security": level,
             "stricter_level_refused_for": against,

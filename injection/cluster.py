@@ -1,4 +1,4 @@
-"""``capture inject --check --cluster``: which running pods are captured, and by which way; kubectl lists them."""
+"""``capture inject --check --cluster``: which running pods are captured, and by which carrier; kubectl lists them."""
 
 from __future__ import annotations
 
@@ -55,22 +55,22 @@ def _listed(text: str) -> object:
 
 def _report(workload: Workload) -> dict[str, Any]:
     misfit = next(POD.misfits(workload.pod), "")
-    way, reason = ("", misfit) if misfit else _carrier(workload)
+    carrier, reason = ("", misfit) if misfit else _carrier(workload)
     warnings: tuple[str, ...] = ()
-    if way:
+    if carrier:
         settings = _settings(workload)
         warnings = dangers(workload, settings) if settings else ("its capture's settings cannot be read",)
     return {
         "workload": str(workload),
-        "injected": bool(way),
-        "captured": way,
+        "injected": bool(carrier),
+        "captured": carrier,
         "reason": reason,
         "warnings": list(warnings),
     }
 
 
 def _carrier(workload: Workload) -> tuple[str, str]:
-    """Return the way in which a pod is captured, or "" and why it is not."""
+    """Return the carrier of a pod's capture, or "" and why it is not captured."""
     names = [one.get("name") for one in containers_of(workload.pod["spec"])]
     if workload.pod["spec"].get("hostNetwork"):
         return "", "it uses the node's network (hostNetwork)"

@@ -10,7 +10,7 @@ from cni.pod import STATUS_ANNOTATION, TEMPLATES_ANNOTATION
 from injection.decision import decide
 from injection.manifest import Text, can_be_added_to, item_name, needs_writing_anew
 from injection.plan import LISTS, Plan, make_plan, status_of, with_plan
-from injection.pods import containers_of, workloads
+from injection.pods import containers_of, unknown_workloads, workloads
 from injection.remove import NOTES, put, remove, unshared
 from injection.shape import POD
 from injection.template import InjectionError
@@ -72,9 +72,17 @@ def inject(text: str, origin: str, template: Template, base: Settings, namespace
             outcomes.append(outcome)
             if outcome.plan is not None:
                 put(expected, number - 1, workload, with_plan(workload.pod, outcome.plan, status))
+        outcomes += [_passed_over(number, workload) for workload in unknown_workloads(document, namespace)]
     result = applied(clean, target.edits)
     _prove(result, clean, expected, origin)
     return Result(result, tuple(outcomes))
+
+
+def _passed_over(number: int, workload: Workload) -> Outcome:
+    """Return that a kind is unknown, as for `istioctl kube-inject`: what becomes of its template is not known."""
+    where = ".".join(map(str, workload.path))
+    reason = f"kind {workload.kind} is unknown; its pods ({where}) can be injected when they are made: --policy"
+    return Outcome(number, workload, injected=False, reason=reason)
 
 
 def _line_of(root: Node, workload: Workload, message: str) -> int:

@@ -47,7 +47,6 @@ class Text:
         self.edits.append(Edit(position, position, text))
 
     def replace(self, start: int, end: int, text: str) -> None:
-        """Replace a piece of text."""
         self.edits.append(Edit(start, end, text))
 
     def remove_lines(self, start: int, end: int) -> None:

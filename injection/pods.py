@@ -25,6 +25,7 @@ POD_OF: dict[str, Path] = {
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
 }
 """The kinds of core/v1, apps/v1, batch/v1 and apps.openshift.io/v1; all others stay as they are."""
+GROUPS = ("", "apps", "batch", "extensions", "apps.openshift.io")
 
 RUNS_TO_COMPLETION = ("Job", "CronJob")
 
@@ -43,12 +44,10 @@ class Workload(Value):
 
     @property
     def labels(self) -> dict[str, str]:
-        """Return the labels of the pod."""
         return _mapping(_mapping(self.pod.get("metadata")).get("labels"))
 
     @property
     def annotations(self) -> dict[str, str]:
-        """Return the annotations of the pod."""
         return _mapping(_mapping(self.pod.get("metadata")).get("annotations"))
 
 
@@ -67,10 +66,38 @@ def workloads(document: object, default_namespace: str = "default", path: Path =
     name = str(metadata.get("name") or metadata.get("generateName") or "")
     pod = at(document, POD_OF[kind])
     if not isinstance(pod, dict) or not isinstance(pod.get("spec"), dict):
+        if str(document.get("apiVersion") or "").rpartition("/")[0] not in GROUPS:
+            return  # another kind of that name, as Volcano's Job
         where = ".".join(map(str, (*POD_OF[kind], "spec")))
         raise InjectionError(f"{kind} {name}: {where} is missing, or is no object with containers")
     # A template's own namespace would be ignored by Kubernetes; the workload's counts.
     yield Workload(kind, str(metadata.get("namespace") or default_namespace), name, (*path, *POD_OF[kind]), pod)
+
+
+def unknown_workloads(document: object, default_namespace: str = "default") -> Iterator[Workload]:
+    """Yield the pod templates of kinds that we do not know, as Argo's Rollout; those in a List, too."""
+    items = _mapping(document).get("items")
+    if isinstance(items, list):
+        for item in items:
+            yield from unknown_workloads(item, default_namespace)
+        return
+    if not isinstance(document, dict) or any(workloads(document)):
+        return
+    metadata = _mapping(document.get("metadata"))
+    namespace, name = metadata.get("namespace") or default_namespace, metadata.get("name")
+    for path, pod in _templates(document, ()):
+        yield Workload(str(document.get("kind")), str(namespace), str(name), path, pod)
+
+
+def _templates(plain: Any, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield what is inside of an object and has a spec with containers, and where."""
+    containers = _mapping(_mapping(plain).get("spec")).get("containers")
+    if path and isinstance(containers, list):
+        yield path, plain
+        return
+    inner = plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ()
+    for step, value in inner:
+        yield from _templates(value, (*path, step))
 
 
 def _mapping(value: Any) -> dict[str, Any]:

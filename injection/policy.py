@@ -105,7 +105,7 @@ def policy_objects(template: Template, base: Settings, version: str = "v1") -> l
 
 
 def _refuse_what_needs_the_pod(template: Template) -> None:
-    for telemetry in template.world.telemetries:
+    for telemetry in template.mesh_objects.telemetries:
         if telemetry.selector:
             raise InjectionError(
                 f"{telemetry.origin}: spec.selector: one bootstrap is for all pods here",
@@ -342,7 +342,6 @@ def _annotation(one: Option[Any], default: str) -> str:
 
 
 def _names_of(annotation: str) -> tuple[str, ...]:
-    """Return all names of the option that has this annotation."""
     return next((one.annotations for one in OPTIONS_BY_FLAG.values() if annotation in one.annotations), (annotation,))
 
 

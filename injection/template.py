@@ -16,10 +16,10 @@ from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, with_dns_of_al
 from capture.state.input import origin_of, read_input
 from injection.settings import BY_ENVIRONMENT
 from injection.shape import FRAGMENT
-from sidecar.bootstrap import World, render
+from sidecar.bootstrap import MeshObjects, render
 from sidecar.documents import documents, load_yaml
 from sidecar.fields import Fields
-from sidecar.objects import Pod
+from sidecar.objects import MeshPod
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,13 +63,12 @@ class Template(Value):
     image: str = ENVOY_IMAGE
     init_image: str = INIT_IMAGE
     fragment: Fragment | None = None
-    world: World = World()
+    mesh_objects: MeshObjects = MeshObjects()
 
     def proxy(self, workload: Workload, settings: PodSettings) -> Container:
-        """Return the proxy's container."""
         if self.fragment is not None:
             return self.proxy_of_fragment()
-        return _envoy(self.image, _bootstrap(self.world, workload, settings), settings)
+        return _envoy(self.image, _bootstrap(self.mesh_objects, workload, settings), settings)
 
     def others(self) -> Fragment:
         """Return what a fragment has in addition to the proxy."""
@@ -112,20 +111,20 @@ def read_fragment(name: str) -> Fragment:
     return fragment
 
 
-def read_world_of(names: tuple[str, ...]) -> World:
+def read_mesh_files(names: tuple[str, ...]) -> MeshObjects:
     """Return the mesh objects of files, for the bootstrap."""
-    from sidecar.bootstrap import read_world
+    from sidecar.bootstrap import read_mesh_objects
 
-    return read_world([one for name in names for one in documents(read_input(name), origin_of(name))])
+    return read_mesh_objects([one for name in names for one in documents(read_input(name), origin_of(name))])
 
 
 # --- the proxy -----------------------------------------------------------------------------------
 
 
-def _bootstrap(world: World, workload: Workload, settings: PodSettings) -> str:
+def _bootstrap(mesh_objects: MeshObjects, workload: Workload, settings: PodSettings) -> str:
     config, _ = resolve(with_dns_of_all_servers(settings.checked()), AnyPod())
-    pod = Pod(workload.namespace, workload.name or "pod", workload.labels)
-    text = json.dumps(render(config, world, pod), separators=(",", ":"))
+    pod = MeshPod(workload.namespace, workload.name or "pod", workload.labels)
+    text = json.dumps(render(config, mesh_objects, pod), separators=(",", ":"))
     if len(text.encode()) >= MAX_ARGUMENT:
         raise InjectionError(
             f"{workload}: Envoy's bootstrap has {len(text.encode())} bytes; an argument has at most {MAX_ARGUMENT - 1}",

@@ -2,8 +2,8 @@
 
 The sample is drawn by the commit, so that a run can be repeated and the next commit tries other places. Each mutant is
 written into a copy of the tree and meets the unit and property tests of its package, its own module's first, in a child
-of a process that has loaded pytest. Tests that use far more of a processor than without the change have noticed it;
-pytest's own time limit ends those that wait.
+of a process that has loaded pytest. Tests that use far more of a processor than without the change have noticed it, as
+have those that wait for longer than any waits without it.
 ``equivalent_mutants.txt`` has those that change nothing, each with its reason.
 """
 
@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
 LEAST_OVERALL, LEAST_OF_AN_AREA = 0.92, 0.85
 PYTEST = (
-    *("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not long"),
+    *("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not long", "--timeout", "40"),
+    *("--hypothesis-profile", "unshrunk"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # hypothesis is loaded before pytest starts
 )
 UNPRIVILEGED = 65534  # a mutant may do anything with files
@@ -47,11 +48,11 @@ class Area:
     modules: tuple[str, ...]
     tests: tuple[str, ...]
 
-    def tests_of(self, module: str) -> list[str]:
-        """Return what a mutant of the module meets: its own tests, then those of the area."""
+    def tests_of(self, module: str) -> list[tuple[str, ...]]:
+        """Return what a mutant of the module meets: its own tests, and if they notice nothing, those of the area."""
         path = Path(module.removeprefix("capture/"))
         own = Path("tests/unit") / path.parent / f"test_{path.name}"
-        return [*([str(own)] if (ROOT / own).exists() else []), *self.tests]
+        return [(str(own),), self.tests] if (ROOT / own).exists() else [self.tests]
 
 
 def _area(name: str, modules: str, tests: str) -> Area:
@@ -71,7 +72,7 @@ def _area(name: str, modules: str, tests: str) -> Area:
 
 
 AREAS = (
-    _area("rules", "capture/rules: *", "unit/rules property/test_core_rules.py property/test_handover.py"),
+    _area("rules", "capture/rules: *", "unit/rules property/test_core_rules.py property/test_transition.py"),
     _area(
         "analysis",
         "capture/analysis: *",
@@ -185,7 +186,7 @@ class _Trial:
 
     def _seconds(self, area: Area) -> int:
         """Return what the area's tests take of a processor without a change; they have to pass."""
-        _, status, used = os.wait4(_run(self.free[0], list(area.tests), 600), 0)
+        _, status, used = os.wait4(_run(self.free[0], area.tests_of(area.modules[0]), 600), 0)
         if status:
             sys.exit(f"the tests of {area.name} fail without any change: pytest {' '.join(area.tests)}")
         return int(used.ru_utime + used.ru_stime)
@@ -218,10 +219,16 @@ class _Trial:
             print(f"survives: {mutant}", flush=True)
 
 
-def _run(copy: Path, tests: list[str], limit: int) -> int:
-    """Start pytest in a child that may use so many seconds of a processor; return its process id."""
+def _run(copy: Path, stages: list[tuple[str, ...]], limit: int) -> int:
+    """Start pytest in a child, for one part after the other as long as they pass; return the child's process id.
+
+    It may use ``limit`` seconds of a processor.
+    """
     import pytest  # loaded once, for all children, as is what it loads
+    from hypothesis import Phase, settings
     from hypothesis.configuration import set_hypothesis_home_dir
+
+    settings.register_profile("unshrunk", deadline=None, phases=[Phase.explicit, Phase.generate])
 
     pid = os.fork()
     if pid:
@@ -239,7 +246,8 @@ def _run(copy: Path, tests: list[str], limit: int) -> int:
         os.dup2(quiet, number)
     status = 1
     try:
-        status = pytest.main([*PYTEST, f"--basetemp={copy}/.pytest", *tests])
+        results = (pytest.main([*PYTEST, f"--basetemp={copy}/.pytest", *tests]) for tests in stages)
+        status = next(filter(None, results), 0)
     finally:
         os._exit(status)
 

@@ -10,7 +10,9 @@ argument the first two arguments of a call swapped
 removed  a call, a ``raise``, an assignment to an attribute or item left out; ``break`` and ``continue`` swapped
 ======== ==========================================================
 
-Annotations, docstrings, texts for people (they have a space in them) and what only a type checker reads are left alone.
+Annotations, docstrings, what only a type checker reads and texts for people (they have a space in them, or are what
+``--help`` shows) are left alone. So are the bound of a comparison with a clock, since nothing happens at exactly that
+moment, and the name of an encoding, which Python reads without what is added to it.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ OPERATORS = {
     ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.BitXor: ast.BitOr, ast.LShift: ast.RShift,
     ast.RShift: ast.LShift,
 }  # fmt: skip
+CLOCKS = ("monotonic", "time")
+LEFT_ALONE = ("help", "metavar", "show_default", "encoding")
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -88,6 +92,8 @@ def _places(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | ast.stmt,
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "bases") or _is_for_the_checker(node):
             continue
+        if isinstance(node, ast.keyword) and node.arg in LEFT_ALONE:
+            continue
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.JoinedStr) or not isinstance(child, ast.AST) or _is_docstring(child):
                 continue  # places within an f-string are wrong before Python 3.12
@@ -97,10 +103,13 @@ def _places(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | ast.stmt,
 
 
 def _is_for_the_checker(node: ast.AST) -> bool:
-    """Whether it is ``if TYPE_CHECKING``, ``TYPE_CHECKING = False``, ``__all__`` or an import."""
+    """Whether it is ``if TYPE_CHECKING``, ``TYPE_CHECKING = False``, ``__all__``, ``Literal[...]`` or an import."""
     names = [node.test] if isinstance(node, ast.If) else node.targets if isinstance(node, ast.Assign) else []
-    return isinstance(node, ast.Import | ast.ImportFrom) or any(
-        isinstance(name, ast.Name) and name.id in ("TYPE_CHECKING", "__all__") for name in names
+    is_literal = isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal"
+    return (
+        is_literal
+        or isinstance(node, ast.Import | ast.ImportFrom)
+        or any(isinstance(name, ast.Name) and name.id in ("TYPE_CHECKING", "__all__") for name in names)
     )
 
 
@@ -119,7 +128,7 @@ def _changes(node: ast.expr | ast.stmt) -> Iterator[ast.expr | ast.stmt]:
 
 def _of_expression(node: ast.expr) -> Iterator[ast.expr]:
     match node:
-        case ast.Compare(ops=[operator, *others]) if type(operator) in COMPARISONS:
+        case ast.Compare(ops=[operator, *others]) if type(operator) in COMPARISONS and not _is_of_a_clock(node):
             yield _with(node, ops=[COMPARISONS[type(operator)](), *others])
         case ast.BoolOp(op=operator):
             yield _with(node, op=ast.Or() if isinstance(operator, ast.And) else ast.And())
@@ -132,6 +141,13 @@ def _of_expression(node: ast.expr) -> Iterator[ast.expr]:
         case ast.Call(args=[first, second, *others]) if ast.dump(first) != ast.dump(second):
             if not any(isinstance(argument, ast.Starred) for argument in (first, second)) and not _commutes(node):
                 yield _with(node, args=[second, first, *others])
+
+
+def _is_of_a_clock(comparison: ast.Compare) -> bool:
+    return any(
+        isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in CLOCKS
+        for call in ast.walk(comparison)
+    )
 
 
 def _commutes(call: ast.Call) -> bool:

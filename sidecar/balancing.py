@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from sidecar.documents import Document
     from sidecar.fields import Fields
-    from sidecar.objects import Endpoint, Pod, Service
+    from sidecar.objects import Endpoint, MeshPod, Service
 
 SIMPLE = {
     "UNSPECIFIED": "LEAST_REQUEST",
@@ -54,13 +54,13 @@ class Subset(Value):
     labels: Mapping[str, str]
     policy: Policy | None
 
-    def holds(self, endpoint: Endpoint, pods: Mapping[str, Pod]) -> bool:
+    def holds(self, endpoint: Endpoint, pods: Mapping[str, MeshPod]) -> bool:
         """Return whether an endpoint is in it; one whose pod is not known is not."""
         pod = pods.get(endpoint.pod)
         return pod is not None and includes(pod.labels, self.labels)
 
 
-class Rule(Value):
+class DestinationRule(Value):
     """A DestinationRule."""
 
     origin: str
@@ -74,10 +74,10 @@ class Rule(Value):
         return host == self.host or (self.host[:1] == "*" and host.endswith(self.host[1:]))
 
 
-NO_RULE = Rule("", "", "")
+NO_RULE = DestinationRule("", "", "")
 
 
-def read_rule(document: Document) -> Rule:
+def read_rule(document: Document) -> DestinationRule:
     """Return a DestinationRule; a host without a dot is in the rule's own namespace."""
     fields = document.fields("apiVersion", "kind", "metadata", "spec", "status")
     namespace, _, _ = metadata_of(fields)
@@ -91,7 +91,7 @@ def read_rule(document: Document) -> Rule:
     for subset, fields_of_it in zip(subsets, spec.objects("subsets"), strict=True):
         if [other.name for other in subsets].count(subset.name) > 1:
             raise fields_of_it.error("name", "two subsets have this name")
-    return Rule(document.origin, namespace, host, _policy(spec), subsets)
+    return DestinationRule(document.origin, namespace, host, _policy(spec), subsets)
 
 
 def _subset(fields: Fields) -> Subset:
@@ -150,7 +150,7 @@ def _is_prime(number: int) -> bool:
     return number > 1 and all(number % divisor for divisor in range(2, int(number**0.5) + 1))
 
 
-def rule_for(service: Service, rules: Iterable[Rule], pod: Pod, root: str) -> Rule:
+def rule_for(service: Service, rules: Iterable[DestinationRule], pod: MeshPod, root: str) -> DestinationRule:
     """Return the rule about a service, as Istio looks it up: from the client's namespace, the service's, the root.
 
     In each, an exact host beats a wildcard, a longer wildcard a shorter one. FieldError if two are equal.

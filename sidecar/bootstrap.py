@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from capture.settings.config import CaptureConfig
-    from sidecar.balancing import Rule
+    from sidecar.balancing import DestinationRule
     from sidecar.documents import Document
     from sidecar.envoy import Json
-    from sidecar.objects import Pod, Service, Slice
+    from sidecar.objects import MeshPod, Service, Slice
     from sidecar.telemetry import Telemetry
 
 
-class World(Value):
-    """The content of the documents."""
+class MeshObjects(Value):
+    """The objects of the mesh that its documents define."""
 
     mesh: Mesh = Mesh()
     telemetries: tuple[Telemetry, ...] = ()
     services: tuple[Service, ...] = ()
     slices: tuple[Slice, ...] = ()
-    rules: tuple[Rule, ...] = ()
-    pods: tuple[Pod, ...] = ()
+    rules: tuple[DestinationRule, ...] = ()
+    pods: tuple[MeshPod, ...] = ()
 
 
-def read_world(documents: Sequence[Document]) -> World:
-    """Return the content of documents; FieldError for what cannot be used, is not supported, or is there twice."""
+def read_mesh_objects(documents: Sequence[Document]) -> MeshObjects:
+    """Return what documents define; FieldError for what cannot be used, is not supported, or is there twice."""
 
     def of(kind: str) -> list[Document]:
         return [document for document in documents if document.kind == kind]
@@ -49,7 +49,7 @@ def read_world(documents: Sequence[Document]) -> World:
     _refuse_duplicates(documents)
     services = tuple(map(read_service, of("Service")))
     _refuse_shared_addresses(services)
-    return World(
+    return MeshObjects(
         mesh=read_mesh(documents),
         telemetries=tuple(map(read_telemetry, of("Telemetry"))),
         services=services,
@@ -90,15 +90,20 @@ def _own_port(port: int, own: Iterable[int]) -> str:
 
 
 def render(
-    config: CaptureConfig, world: World, pod: Pod, *, directory: str = "", resolvers: Sequence[str] = ()
+    config: CaptureConfig,
+    mesh_objects: MeshObjects,
+    pod: MeshPod,
+    *,
+    directory: str = "",
+    resolvers: Sequence[str] = (),
 ) -> Json:
     """Return the bootstrap; with a directory, endpoints are read from its files, which ``endpoints.write`` makes."""
     _refuse_taken_ports(config)
-    logs = rendered(access_logs(world.mesh, world.telemetries, pod))
-    found = destinations(config, world, pod)
-    plain, mesh = tuple(destination for destination in found if not destination.subset), world.mesh
+    logs = rendered(access_logs(mesh_objects.mesh, mesh_objects.telemetries, pod))
+    found = destinations(config, mesh_objects, pod)
+    plain, mesh = tuple(destination for destination in found if not destination.subset), mesh_objects.mesh
     outbound = Outbound(config, pod, plain, logs, mesh.registry_only, mesh.detection_timeout)
-    inbound = inbound_listener(config, declared_tcp_ports(world.services, pod), logs, mesh.detection_timeout)
+    inbound = inbound_listener(config, declared_tcp_ports(mesh_objects.services, pod), logs, mesh.detection_timeout)
     captures_dns = config.captures_dns
     return {
         "node": {"id": f"sidecar~{pod.name}.{pod.namespace}", "cluster": pod.labels.get("app", pod.name)},
@@ -108,7 +113,7 @@ def render(
                 *outbound_listeners(outbound),
                 inbound,
                 *status_listeners(config),
-                *(dns_listeners(config, world.services, resolvers) if captures_dns else ()),
+                *(dns_listeners(config, mesh_objects.services, resolvers) if captures_dns else ()),
             ],
             "clusters": [
                 *fixed_clusters(),
@@ -127,10 +132,10 @@ def render(
     }
 
 
-def destinations(config: CaptureConfig, world: World, pod: Pod) -> tuple[Destination, ...]:
+def destinations(config: CaptureConfig, mesh_objects: MeshObjects, pod: MeshPod) -> tuple[Destination, ...]:
     """Return every port of every service, each followed by its subsets. FieldError for a port of the proxy."""
     own = {config.proxy_port, config.inbound_capture_port, HEALTH_PORT, METRICS_PORT}
-    found = tuple(_destinations(config, world, pod))
+    found = tuple(_destinations(config, mesh_objects, pod))
     for destination in found:
         if destination.port.number in own:
             raise FieldError(
@@ -141,13 +146,13 @@ def destinations(config: CaptureConfig, world: World, pod: Pod) -> tuple[Destina
     return found
 
 
-def _destinations(config: CaptureConfig, world: World, pod: Pod) -> Iterator[Destination]:
-    pods = {other.full_name: other for other in world.pods}
-    for service in world.services:
-        rule = rule_for(service, world.rules, pod, world.mesh.root_namespace)
+def _destinations(config: CaptureConfig, mesh_objects: MeshObjects, pod: MeshPod) -> Iterator[Destination]:
+    pods = {other.full_name: other for other in mesh_objects.pods}
+    for service in mesh_objects.services:
+        rule = rule_for(service, mesh_objects.rules, pod, mesh_objects.mesh.root_namespace)
         policy = rule.policy or Policy()
         for port in service.ports:
-            endpoints = endpoints_of(service, port, world.slices, config.families)
+            endpoints = endpoints_of(service, port, mesh_objects.slices, config.families)
             yield Destination(service, port, policy, endpoints)
             for subset in rule.subsets:
                 those = tuple(endpoint for endpoint in endpoints if subset.holds(endpoint, pods))

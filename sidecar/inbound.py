@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
     from capture.settings.config import CaptureConfig
     from sidecar.envoy import Json
-    from sidecar.objects import Pod, Service
+    from sidecar.objects import MeshPod, Service
 
 PROXY_SOURCE = {"ipv4": "127.0.0.6", "ipv6": "::6"}
 """The address from which the proxy calls the application; the rules let it pass by that."""
@@ -101,7 +101,7 @@ def _chains(family: Family, logs: list[Json]) -> list[Json]:
     return [http, *others]
 
 
-def declared_tcp_ports(services: Iterable[Service], pod: Pod) -> set[int]:
+def declared_tcp_ports(services: Iterable[Service], pod: MeshPod) -> set[int]:
     """Return the ports of the pod that its services declare to be no HTTP."""
     targets = {
         port.target for service in services if service.selects(pod) for port in service.ports if port.protocol == "tcp"

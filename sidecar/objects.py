@@ -42,7 +42,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
 }
 
 
-class Pod(Value):
+class MeshPod(Value):
     """A pod: whose sidecar it is, or whose labels put an endpoint into a subset."""
 
     namespace: str = DEFAULT_NAMESPACE
@@ -79,7 +79,7 @@ class Service(Value):
         """Return its full name in DNS."""
         return f"{self.name}.{self.namespace}.svc.{CLUSTER_DOMAIN}"
 
-    def selects(self, pod: Pod) -> bool:
+    def selects(self, pod: MeshPod) -> bool:
         """Return whether the pod is one of its endpoints."""
         return bool(self.selector) and self.namespace == pod.namespace and includes(pod.labels, self.selector)
 
@@ -115,7 +115,7 @@ def metadata_of(fields: Fields) -> tuple[str, str, dict[str, str]]:
     return metadata.text("namespace") or DEFAULT_NAMESPACE, name, metadata.labels("labels")
 
 
-def read_pod(document: Document) -> Pod:
+def read_pod(document: Document) -> MeshPod:
     """Return the settings of a Pod for its sidecar; its specification is for kubelet and is not checked here."""
     fields = document.fields("apiVersion", "kind", "metadata", "spec", "status")
     namespace, name, labels = metadata_of(fields)
@@ -127,7 +127,7 @@ def read_pod(document: Document) -> Pod:
         for port in container.objects("ports")
         if "name" in port
     }
-    return Pod(namespace, name, labels, ports)
+    return MeshPod(namespace, name, labels, ports)
 
 
 def read_service(document: Document) -> Service:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from capture.settings.config import CaptureConfig
     from sidecar.balancing import Policy
     from sidecar.envoy import Json
-    from sidecar.objects import Endpoint, Pod, Service, ServicePort
+    from sidecar.objects import Endpoint, MeshPod, Service, ServicePort
 
 
 class Destination(Value):
@@ -51,7 +51,7 @@ class Outbound(Value):
     """The facts that outbound listeners depend on."""
 
     config: CaptureConfig
-    pod: Pod
+    pod: MeshPod
     destinations: tuple[Destination, ...]
     """Those that calls are sent to; subsets are not among them."""
     logs: list[Json]
@@ -179,7 +179,7 @@ def _inspecting(outbound: Outbound) -> Json:
     }
 
 
-def _domains(service: Service, port: int, pod: Pod) -> list[str]:
+def _domains(service: Service, port: int, pod: MeshPod) -> list[str]:
     """Return the names of a service as a Host header has them: shorter ones where the pod's search list allows."""
     names = [service.host, f"{service.name}.{service.namespace}.svc", f"{service.name}.{service.namespace}"]
     if service.namespace == pod.namespace:

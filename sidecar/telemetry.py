@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sidecar.documents import Document
     from sidecar.fields import Fields
     from sidecar.mesh import FileLog, Mesh
-    from sidecar.objects import Pod
+    from sidecar.objects import MeshPod
 
 
 class Entry(Value):
@@ -34,7 +34,7 @@ class Telemetry(Value):
     selector: Mapping[str, str]
     entries: tuple[Entry, ...]
 
-    def scope(self, pod: Pod, root: str) -> int | None:
+    def scope(self, pod: MeshPod, root: str) -> int | None:
         """Return how specific it is for a pod: 0 mesh, 1 namespace, 2 workload; None if it does not hold there."""
         if self.namespace == pod.namespace and self.selector:
             return 2 if includes(pod.labels, self.selector) else None
@@ -67,7 +67,7 @@ def _entry(fields: Fields) -> Entry:
     return Entry(names, fields.flag("disabled"), fields.inner("filter", "expression").text("expression"), fields)
 
 
-def access_logs(mesh: Mesh, telemetries: Iterable[Telemetry], pod: Pod) -> tuple[AccessLog, ...]:
+def access_logs(mesh: Mesh, telemetries: Iterable[Telemetry], pod: MeshPod) -> tuple[AccessLog, ...]:
     """Return the access logs of a pod: workload beats namespace beats mesh; without a Telemetry, the mesh config's.
 
     FieldError where two Telemetries of one scope hold for the pod: which of them counts would be chance.

@@ -27,6 +27,9 @@ SO_DOES_KATA = "so does Kata Containers, whose pods have a network stack in a vi
 IN_PROXY = "Set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
 WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
 SETS_BOTH = "annotation sidecar.istio.io/interceptionMode sets both."
+DIFFER = "the live rules differ from the applied ones; {first}{others}"
+HAS_ALL = "`capture verify` has every difference"
+CIRCLE = "what the proxy sends on (user {uid}) is captured again, and comes back to it for ever"
 NO_REFERENCE = "Give the pod's settings as options, or run this where the rules were applied."
 
 TEXTS: dict[str, tuple[str, str]] = {
@@ -75,7 +78,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "ipsec": (
         "the IPsec policy `{policy}` drops the connection, whatever the rules are",
-        "`ip xfrm policy` in the pod's namespace lists it; its program has to leave the connection out.",
+        "`ip xfrm policy` in the pod's namespace lists it. Have its program (strongSwan, an operator) except it.",
     ),
     "ipsec: encrypted": (
         "the IPsec policy `{policy}` covers it: it is encrypted, or lost where there is no key",
@@ -100,7 +103,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "route-missing": (
         "{message}",
-        "Run `capture apply` again, or `{commands}`: without it {consequence}.",
+        f"{APPLY_AGAIN}; until then {{consequence}}.",
     ),
     "translated-before: may": (
         f"{SOCKET_LB} sees each connect(): what it translates comes to the rules translated, {UNSEEN}",
@@ -115,14 +118,20 @@ TEXTS: dict[str, tuple[str, str]] = {
         "the recorded rules send the connection to the proxy ({outcome}), the live ones do not",
         "Run `capture verify` for what is missing; run `capture apply` again, or recreate the pod.",
     ),
-    "rule-missing: drift": (
-        "the live rules differ from the applied ones; {first}{others}",
-        f"{APPLY_AGAIN}, or recreate the pod; `capture verify` has every difference.",
+    "rule-missing: drift": (DIFFER, f"{APPLY_AGAIN}, or recreate the pod; {HAS_ALL}."),
+    "rule-unexpected": (
+        "the live rules have one that was not applied, by which the connection bypasses the proxy: {rule}",
+        f"{APPLY_AGAIN}, which removes it; {HAS_ALL}.",
+    ),
+    "rule-unexpected: drift": (DIFFER, f"{APPLY_AGAIN}, which removes it; {HAS_ALL}."),
+    "rule-unexpected: circle": (
+        f"{CIRCLE}: {{rule}} was not applied",
+        f"{APPLY_AGAIN}, which removes it; {HAS_ALL}.",
     ),
     "rule-missing: address": ("{message}", f"{APPLY_AGAIN}."),
     "rule-missing: circle": (
-        "what the proxy sends on (user {uid}) is captured again, and comes back to it for ever",
-        f"{APPLY_AGAIN}, or recreate the pod; `capture verify` has the rule that is missing.",
+        f"{CIRCLE}: the rule is missing that leaves it out",
+        f"{APPLY_AGAIN}, or recreate the pod; {HAS_ALL}.",
     ),
     "rule-missing: usual": (
         "no record here, and a connection to {address}:80 does not reach the proxy: a rule may be missing",
@@ -161,7 +170,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "the live rules capture nothing, and no settings are recorded here",
         NO_REFERENCE,
     ),
-    "excluded: all": ("{what}", "Correct that setting, if it should be captured."),
+    "excluded: all": ("{what} is captured: {options}", "Change that, if it should be captured."),
     "excluded: pod": ("the settings restrict the capture: {options}", "`capture explain` lists what is captured."),
     "family-not-captured": ("{family} is not captured in this pod", BOTH_FAMILIES),
     "family-not-captured: pod": ("the pod has {family} addresses only, and {family} is not captured", BOTH_FAMILIES),
@@ -281,6 +290,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "proxy-mode": (
         "the rules use {mode}, and the listener on port {port} is configured for {other} ({is_not}transparent)",
         f"Configure the proxy for {{mode}}, or apply the rules with -m {{other}}: {SETS_BOTH}",
+    ),
+    "proxy-mode: one port": (
+        "inbound and outbound connections are sent to one port, {port}: the proxy cannot tell the directions apart",
+        "Apply the rules with different ports (-p, -z).",
     ),
     "proxy-mode: Envoy": (
         "the rules use {mode}, and Envoy's listener {name} is configured for {other}",

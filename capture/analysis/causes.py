@@ -12,7 +12,7 @@ from __future__ import annotations
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import cause
 from capture.analysis.meaning import Untrack, meaning, rejects
-from capture.analysis.trace import REDIRECTED_BY, TO_PROXY
+from capture.analysis.trace import DNS, PROXY_INBOUND, PROXY_OUTBOUND, REDIRECTED_BY, TO_PROXY
 from capture.model.addresses import (
     ANY_ADDRESS,
     FAMILIES,
@@ -35,13 +35,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from capture.analysis.cause_text import Cause
-    from capture.analysis.trace import Step, Trace
+    from capture.analysis.trace import Outcome, Step, Trace
     from capture.model.addresses import Family, Network
     from capture.model.ruleset import ProtocolName, Rule, Span
     from capture.netlink.interfaces import Link
     from capture.netlink.sock_diag import Listener
 
     TextOf = Callable[[Rule, Family], str]
+    Ports = tuple[tuple[Outcome, Family, int], ...]
 
 
 KIND_OF = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS"}
@@ -55,15 +56,17 @@ NEARLY_FULL = 0.95
 class Capture(Value):
     """The proxy that the rules expect: ports, the users that are not captured, and the mode."""
 
-    outbound_port: int | None
-    """None where nothing of that direction is captured."""
-    inbound_port: int | None
-    dns_port: int | None
+    ports: Ports
+    """Outcomes that connections of a family come to, each with its port. Nothing else is captured."""
     uids: tuple[Span, ...]
     gids: tuple[Span, ...]
     is_transparent: bool
     families: tuple[Family, ...]
     excluded_interfaces: tuple[str, ...] = ()
+
+    def captures(self, outcome: Outcome, *families: Family) -> bool:
+        """Return whether connections of one of these families, or of any, come to an outcome."""
+        return any(each == outcome and family in (families or FAMILIES) for each, family, _ in self.ports)
 
 
 class PodFacts(Value):
@@ -159,14 +162,12 @@ def causes_of_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     if of_pod and of_pod.isdisjoint(capture.families):
         name = FAMILY_NAMES[facts.addresses[0].family]
         yield cause("family-not-captured: pod", name, family=name)
-    for family in capture.families:
+    for outcome, family, port in capture.ports:
+        if outcome == DNS and family == IPV4:
+            yield from causes_at_port(facts, capture, outcome, port, family, "udp")
         # What is redirected arrives at lo: without another interface, too.
-        if capture.outbound_port is not None and (family in of_pod or not of_pod):
-            yield from causes_at_port(facts, capture, "proxy-outbound", capture.outbound_port, family)
-        if capture.inbound_port is not None and family in of_pod:
-            yield from causes_at_port(facts, capture, "proxy-inbound", capture.inbound_port, family)
-    if capture.dns_port is not None:
-        yield from causes_at_port(facts, capture, "dns", capture.dns_port, IPV4, "udp")
+        elif outcome != DNS and (family in of_pod or (not of_pod and outcome == PROXY_OUTBOUND)):
+            yield from causes_at_port(facts, capture, outcome, port, family)
 
 
 # --- one port ------------------------------------------------------------------------------------
@@ -218,9 +219,14 @@ def of_proxy(facts: PodFacts, capture: Capture) -> list[Listener]:
     ]
 
 
-def app_of_proxy_user(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
-    """Yield a note if the proxy's user has listeners that are not the sidecar's, as an app of that user has."""
-    expected = (capture.outbound_port, capture.inbound_port, *SIDECAR_PORTS)
+def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+    """Yield a note if both directions have one port, or the proxy's user has listeners as an app of that user has."""
+    inbound, outbound = (
+        {port for each, _, port in capture.ports if each == o} for o in (PROXY_INBOUND, PROXY_OUTBOUND)
+    )
+    for port in inbound & outbound:
+        yield cause("proxy-mode: one port", f"tcp port {port}", port=port)
+    expected = (*(port for _, _, port in capture.ports), *SIDECAR_PORTS)
     for uid in sorted({each.uid for each in of_proxy(facts, capture)}):
         ports = {each.port for each in of_proxy(facts, capture) if each.uid == uid}.difference(expected)
         if ports:
@@ -355,14 +361,14 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
         and (canonical_rule(desired.step.rule) == canonical_rule(step.rule))
     )
     if step is not None and not is_own(step) and not is_desired:
-        ours = _own_steps_before(live, capture)
-        if not ours or live.address is not None:
-            return _foreign_rule_cause(live, step, is_behind=bool(ours))
-        step = ours[-1] if is_own_chain(ours[-1].chain) else None  # which has left it out before
+        own_steps = _own_steps_before(live, capture)
+        if not own_steps or live.address is not None:
+            return _foreign_rule_cause(live, step, is_behind=bool(own_steps))
+        step = own_steps[-1] if is_own_chain(own_steps[-1].chain) else None  # which has left it out before
     is_look_up = packet.port == DNS_PORT and packet.in_interface is None
     if packet.protocol != "tcp" and not is_look_up:
         return cause("not-tcp", protocol=packet.protocol)
-    if packet.protocol != "tcp" and capture.dns_port is None:
+    if packet.protocol != "tcp" and not capture.captures(DNS):
         return cause("dns-not-captured")
     if packet.family not in capture.families:
         name = FAMILY_NAMES[packet.family]
@@ -390,7 +396,7 @@ def is_own(step: Step) -> bool:
 
 
 def _own_steps_before(live: Trace, capture: Capture) -> list[Step]:
-    """Return our rules that the packet met before the deciding one, where ours redirect it."""
+    """Return our rules that the packet met before the deciding one, where they redirect it."""
     is_transparent = capture.is_transparent and live.packet.in_interface is not None
     before = live.path[: live.path.index(live.step)] if live.step in live.path else ()
     return [step for step in before if is_own(step) and step.table == (MANGLE if is_transparent else NAT)]

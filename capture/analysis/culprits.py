@@ -120,8 +120,8 @@ class Culprits:
     def _to_blame(self, effect: Effect) -> list[RuleLocation]:
         """Return the rule without which the witness would be treated as it should.
 
-        If several rules do the same to it, return those with an effect of their own; if none has, all it met. Each
-        is tried without the rules that are named already.
+        If several rules do the same to it, return those with a certain effect of their own; if none has, all it met.
+        Each is tried without the rules that are named already.
         """
         met = list(self._met(effect.after))
         if not effect.is_certain:
@@ -131,7 +131,8 @@ class Culprits:
             if trace_whole_path(effect.packet, self._without((*self.named, place))).fate != effect.after.fate:
                 return [place]
         places = [place for place, _ in met]
-        return [place for place in places if self._effects_alone(place)] or places
+        alone = [place for place in places if any(each.is_certain for each in self._effects_alone(place))]
+        return alone or places
 
     def _met(self, traced: Trace) -> Iterator[tuple[RuleLocation, bool]]:
         """Yield the foreign rules that a packet met in base chains, and whether that is certain; last the policy."""

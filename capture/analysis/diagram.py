@@ -129,11 +129,9 @@ class Diagrams:
         return self._levels[node]
 
     def is_leaf(self, node: int) -> bool:
-        """Return whether a node is a constant."""
         return self._levels[node] == LEAF_LEVEL
 
     def value(self, leaf: int) -> Hashable:
-        """Return the value of a leaf."""
         return self._values[leaf]
 
     def edges(self, node: int) -> zip[tuple[int | None, int]]:

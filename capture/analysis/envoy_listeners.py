@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from capture.analysis.cause_text import cause
 from capture.analysis.causes import MODES
+from capture.analysis.trace import DNS, PROXY_INBOUND
 from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6
 from capture.model.values import Value
 
@@ -68,18 +69,19 @@ def _ports(socket: Json) -> Iterator[tuple[Family, int]]:
 
 def causes_of_listeners(listeners: tuple[EnvoyListener, ...], capture: Capture, mark: int) -> Iterator[Cause]:
     """Yield where Envoy's configuration and the capture do not fit; ``mark`` is that of TPROXY."""
-    for port in filter(None, (capture.outbound_port, capture.inbound_port)):
+    of_inbound = {port for outcome, _, port in capture.ports if outcome == PROXY_INBOUND}
+    for outcome, family, port in capture.ports:
+        if outcome != DNS and not any((family, port) in each.ports for each in listeners):
+            where = f"tcp port {port}"
+            yield cause("not-listening: Envoy", where, port=where, family=FAMILY_NAMES[family])
+    for port in dict.fromkeys(port for outcome, _, port in capture.ports if outcome != DNS):
         where = f"tcp port {port}"
-        on_port = [each for each in listeners if port in {number for _, number in each.ports}]
-        for family in capture.families:
-            if not any((family, port) in each.ports for each in on_port):
-                yield cause("not-listening: Envoy", where, port=where, family=FAMILY_NAMES[family])
-        for each in on_port:
+        for each in (each for each in listeners if port in {number for _, number in each.ports}):
             if not each.restores_destination:
                 yield cause("proxy-mode: destination", where, name=each.name, port=port)
-            if port == capture.inbound_port and each.is_transparent != capture.is_transparent:
+            if port in of_inbound and each.is_transparent != capture.is_transparent:
                 mode, other = MODES[capture.is_transparent], MODES[each.is_transparent]
                 transparent = str(capture.is_transparent).lower()
                 yield cause("proxy-mode: Envoy", where, mode=mode, name=each.name, other=other, transparent=transparent)
-            elif port == capture.inbound_port and capture.is_transparent and each.mark not in (0, mark):
+            elif port in of_inbound and capture.is_transparent and each.mark not in (0, mark):
                 yield cause("proxy-mode: mark", where, mark=each.mark, expected=mark)

@@ -11,6 +11,7 @@ import re
 
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_NETWORKS, Family, Network, parse_address, parse_network, split
+from capture.model.conventions import DNS_PORT
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.values import Value
 
@@ -49,14 +50,14 @@ class Untrack(Value):
 
 
 class Reject(model.Drop):
-    """Drop the packet, and answer the sender that it was."""
+    """Drop the packet, and answer the sender that it was. It equals no Drop(): whether packets go is isinstance()."""
 
 
 class RedirectOfDns(model.Redirect):
-    """A redirect of connections to port 53 alone."""
+    """A redirect of connections to port 53 alone. It equals no Redirect() to the same port."""
 
 
-FOR_DNS = model.DestinationPort((model.only(53),))
+FOR_DNS = model.DestinationPort((model.only(DNS_PORT),))
 
 if TYPE_CHECKING:
     Meaning = model.Verdict | Translate | Goto | Untrack

@@ -14,7 +14,8 @@ from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import is_told_apart_from_lo, parts, region_text, with_ports, witness
 from capture.analysis.space import Field, PacketSpace
-from capture.analysis.trace import Fate, trace_whole_path
+from capture.analysis.trace import TO_PROXY, Fate, trace_whole_path
+from capture.model.addresses import merge_ranges
 from capture.model.conventions import MAX_PORT
 from capture.model.ruleset import ALL_BITS, DestinationPort, Redirect, TransparentProxy
 from capture.model.values import Value
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from capture.analysis.base_chains import Situation
     from capture.analysis.compiler import Direction
     from capture.analysis.regions import Path
-    from capture.analysis.trace import Trace
+    from capture.analysis.trace import Outcome, Trace
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule, Ruleset
 
@@ -88,10 +89,7 @@ class _FamilyPolicy:
         space = self.space
         diagrams = space.diagrams
         compiler = Compiler(space, self.situation)
-        possible = realistic(space, (compiler,))
-        first = diagrams.both(space.state_in("NEW"), space.marked("mark", 0, ALL_BITS))
-        for direction in (INBOUND, OUTBOUND):
-            among = diagrams.both(possible[direction], first)
+        for direction, among in _first_packets(space, compiler):
             fates = space.settled(compiler.fates(direction), _fate, "policy")
             fates = diagrams.choose(among, fates, diagrams.leaf(None))
             for fate in filter(None, map(diagrams.value, diagrams.leaves(fates))):
@@ -145,6 +143,35 @@ class _FamilyPolicy:
         rule = next((step.rule for step in traced.path if not step.certain), None)
         words = (rule.why or self.text_of(rule, self.family)) if rule is not None else "one that other packets meet"
         return f"a rule that cannot be judged: {words}"
+
+
+def captured_ports(situation: Situation, family: Family) -> dict[Outcome, int]:
+    """Return to which ports of the proxy connections are sent that come in or leave the pod, by their outcome.
+
+    Those over ``lo`` do not count: whatever the settings leave out, the proxy's calls to its own pod are captured.
+    """
+    space = PacketSpace(family, (situation,))
+    diagrams, compiler, network = space.diagrams, Compiler(space, situation), situation.network
+    by_link = merge_ranges((number, number) for number in map(space.interface, (network.interface, *network.others)))
+    found: dict[Outcome, int] = {}
+    for direction, first in _first_packets(space, compiler):
+        through = space.numbers(Field.IN if direction == INBOUND else Field.OUT, by_link)
+        fates = diagrams.choose(diagrams.both(first, through), compiler.fates(direction), diagrams.leaf(None))
+        values = map(diagrams.value, diagrams.leaves(fates))
+        found |= {
+            fate.outcome: fate.port
+            for fate in values
+            if isinstance(fate, Fate) and fate.port and fate.outcome in TO_PROXY
+        }
+    return found
+
+
+def _first_packets(space: PacketSpace, compiler: Compiler) -> Iterator[tuple[Direction, int]]:
+    """Yield which first packets of connections, without a mark, can occur in each direction."""
+    possible = realistic(space, (compiler,))
+    first = space.diagrams.both(space.state_in("NEW"), space.marked("mark", 0, ALL_BITS))
+    for direction in (INBOUND, OUTBOUND):
+        yield direction, space.diagrams.both(possible[direction], first)
 
 
 def _fate(values: list[Hashable]) -> Hashable:

@@ -245,7 +245,7 @@ def _listed(names: list[str]) -> str:
 
 OUTSIDE = {"ipv4": (0xCB007107, 0xC6336407), "ipv6": (0x20010DB8 << 96 | 7, 0x20010DB8 << 96 | 9)}
 """203.0.113.7 and 198.51.100.7, 2001:db8::7 and 2001:db8::9: a destination and a source for examples (RFC 5737)."""
-ORDINARY_IDS = (APP_ID, PROXY_ID, 0)
+USUAL_IDS = (APP_ID, PROXY_ID, 0)
 
 
 def witness(space: PacketSpace, packets: int, direction: Direction) -> list[int]:
@@ -263,8 +263,8 @@ def _ordinary(space: PacketSpace, direction: Direction) -> dict[int, tuple[int, 
     return {
         Field.IN: outward,
         Field.OUT: outward,
-        Field.UID: ORDINARY_IDS,
-        Field.GID: ORDINARY_IDS,
+        Field.UID: USUAL_IDS,
+        Field.GID: USUAL_IDS,
         Field.STATE: (CONNECTION_STATES.index("NEW"), CONNECTION_STATES.index("ESTABLISHED")),
         Field.PORT: (80, 443, 8080),
         Field.SOURCE_PORT: (USUAL_SOURCE_PORT,),

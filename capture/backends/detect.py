@@ -4,7 +4,8 @@
 
 1. iptables where it can be used, since people look with ``iptables -t nat -nvL``; else nftables. In a network
    namespace of another user namespace (a pod with ``hostUsers: false``) nftables, unless our sets are in
-   iptables there: iptables takes the owner match only from a process in that user namespace.
+   iptables there: iptables takes the owner match only from a process in that user namespace. nftables, too, where
+   tables of iptables-nft are not as iptables makes them: dormant, or with a foreign chain where ours would be.
 2. Within iptables the variant that has our rules, or else any rules; else nft, else legacy.
 
 What is requested is taken, or refused with what is missing; never replaced by something else.
@@ -129,6 +130,8 @@ def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
     backend = requested_backend(request)
     if backend == "nftables":
         return _nftables(facts, request.driver or "netlink", "requested")
+    if not backend and facts.obstacle and not facts.uses("legacy"):
+        return _nftables(facts, request.driver or "netlink", f"iptables-nft cannot be used here: {facts.obstacle}")
     has_own_in_iptables = any(facts.uses(variant, own=True) for variant in VARIANTS)
     if not backend and not facts.own_users and facts.nf_tables and not has_own_in_iptables:
         return _nftables(facts, request.driver or "netlink", OTHER_USERS)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy, legacy_tables
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.listing import read_chains
+from capture.backends.nf_tables.hooks import HOOKS, Hook, decode_hook
+from capture.backends.nf_tables.listing import is_dormant, read_chains, read_tables
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE
 from capture.backends.request import BackendRequest, flavours_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, IPV4, IPV6, Family
 from capture.model.chain_names import is_own_chain
-from capture.model.ruleset import TABLES, Ruleset
+from capture.model.ruleset import OUTPUT, PREROUTING, TABLES, Ruleset, TableName
 from capture.model.values import Value
 from capture.netlink.attributes import decode_number, decode_text
 from capture.netlink.nfnetlink import has_extension, open_netfilter, read_generation
@@ -22,12 +23,13 @@ from capture.state.netns import is_of_this_user_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from typing import Literal
 
     from capture.backends.needed_modules import Flavour
     from capture.netlink.sockets import NetlinkSocket
 
+    Fields = dict[int, bytes]
     Program = tuple[str, str, str]
     LegacySupport = Literal["present", "loadable", "absent", "unknown"]
 
@@ -76,6 +78,8 @@ class HostFacts(Value):
     """The bindings of libnftables are installed for this interpreter: what the driver libnftables needs."""
     own_users: bool = True
     """The network namespace belongs to our user namespace; that of a pod with ``hostUsers: false`` does not."""
+    obstacle: str = ""
+    """What keeps the tables of iptables-nft from having our rules, in words: a dormant table, a foreign chain."""
     lacking: tuple[tuple[Flavour, tuple[str, ...]], ...] = ()
     """The modules that each flavour needs and this kernel is known not to have, or may not load."""
 
@@ -86,7 +90,7 @@ class HostFacts(Value):
 
 def gather(request: BackendRequest | None = None, desired: Ruleset | None = None) -> HostFacts:
     """Return the facts of the host and of the namespace we are in, without what a request does not need. Reads only."""
-    nf_tables, nft_compat, chains = _read_nf_tables()
+    nf_tables, nft_compat, chains, obstacle = _read_nf_tables(desired)
     try:
         tables = tuple((family, table) for family in families_here() for table in legacy_tables(family))
     except PrivilegeError:
@@ -110,6 +114,7 @@ def gather(request: BackendRequest | None = None, desired: Ruleset | None = None
         python_iptables=False,
         libnftables=False,
         own_users=is_of_this_user_namespace(),
+        obstacle=obstacle,
         lacking=lacking,
     )
     if by_netlink and request is not None and request.driver in ("", "netlink") and not tables:
@@ -155,15 +160,18 @@ BY_PREFERENCE: tuple[Flavour, ...] = ("nft", "legacy", "nftables")
 PURPOSES: tuple[Literal["save", "restore"], ...] = ("save", "restore")
 
 
-def _read_nf_tables() -> tuple[bool | None, bool | None, tuple[LiveChain, ...]]:
+def _read_nf_tables(desired: Ruleset | None) -> tuple[bool | None, bool | None, tuple[LiveChain, ...], str]:
     try:
         with open_netfilter() as netfilter:
             read_generation(netfilter)
-            return True, _takes_matches(netfilter), tuple(_nf_tables_chains(netfilter))
+            listed = read_chains(netfilter)
+            tables = [table.name for table in desired.tables] if desired else TABLES
+            obstacle = next(_obstacles(netfilter, listed, tables), "")
+            return True, _takes_matches(netfilter), tuple(_live_chains(listed)), obstacle
     except UnsupportedError:
-        return False, False, ()
+        return False, False, (), ""
     except PrivilegeError:
-        return None, None, ()
+        return None, None, (), ""
 
 
 def _takes_matches(netfilter: NetlinkSocket) -> bool:
@@ -174,8 +182,26 @@ def _takes_matches(netfilter: NetlinkSocket) -> bool:
         return False
 
 
-def _nf_tables_chains(netfilter: NetlinkSocket) -> Iterator[LiveChain]:
-    for protocol_family, fields in read_chains(netfilter):
+def _obstacles(
+    netfilter: NetlinkSocket, chains: Iterable[tuple[int, Fields]], tables: Collection[TableName]
+) -> Iterator[str]:
+    """Yield why tables with the names of iptables' do not work as those that iptables-nft makes."""
+    for number, fields in read_tables(netfilter):
+        table = decode_text(fields[nf.NFTA_TABLE_NAME])
+        if number in FAMILY_OF and table in tables and is_dormant(fields):
+            yield f"table {nf.NFT_FAMILIES[number]} {table} is dormant"
+    usual: dict[tuple[str, str], Hook] = {
+        (table, chain): HOOKS[table, chain] for table in tables for chain in (PREROUTING, OUTPUT)
+    }
+    for number, fields in chains:
+        place = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
+        if number in FAMILY_OF and place in usual and decode_hook(fields) != usual[place]:
+            where = f"the chain {place[1]} of table {nf.NFT_FAMILIES[number]} {place[0]}"
+            yield f"{where} is not the one that iptables has ({decode_hook(fields) or 'not hooked'})"
+
+
+def _live_chains(listed: list[tuple[int, Fields]]) -> Iterator[LiveChain]:
+    for protocol_family, fields in listed:
         table, chain = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
         uses = decode_number(fields.get(nf.NFTA_CHAIN_USE, b""))
         if protocol_family in FAMILY_OF and table in TABLES:

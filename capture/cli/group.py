@@ -38,7 +38,7 @@ COMMANDS = {
 }
 """Each command: where it is, and what it does in a line."""
 
-FOR_THEIR_OUTPUT = ("dump", "trace", "watch", "diff", "explain", "render", "doctor", "inject", "sidecar")
+OUTPUT_COMMANDS = ("dump", "trace", "watch", "diff", "explain", "render", "doctor", "inject", "sidecar")
 """Commands that fail if their output cannot be written; the exit code of the others is about the rules."""
 
 
@@ -88,7 +88,7 @@ def capture() -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
-    needs_output = any(word in FOR_THEIR_OUTPUT for word in words[:1])
+    needs_output = any(word in OUTPUT_COMMANDS for word in words[:1])
     return run_to_exit_code(lambda: with_progress(capture, words), reporter(words), needs_output=needs_output)
 
 

@@ -15,6 +15,7 @@ from capture.cli.options import CaptureCommand, CommandGroup, capture_options, e
 from capture.cli.parameter_types import number
 from capture.cli.why import print_diagnosis
 from capture.errors import EXIT_DONE, CaptureError
+from capture.model.conventions import SSH_PORT
 from capture.operations import diagnosis
 from capture.report.applied_text import applied_as_plain, applied_text, start_line
 from capture.report.output import print_json, print_on_stderr, warn
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from capture.settings.settings import Settings
 
-SSH_PORT = 22
 ENDINGS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 """The signals of a lost terminal, of Ctrl-C, and of a shutdown."""
 APPLY_EXAMPLES = """

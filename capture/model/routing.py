@@ -13,7 +13,6 @@ class LoopbackAddress(Value):
 
     @property
     def family(self) -> Family:
-        """Return the family of the address."""
         return self.network.family
 
     @property
@@ -36,14 +35,15 @@ class MissingRoute(PolicyRoute):
     has_rule: bool
     has_route: bool
 
-    consequence = "answers to the proxy leave the pod"
+    consequence = "the app's answers leave the pod and miss the proxy"
 
     @property
     def message(self) -> str:
-        """Return what is missing, for a person."""
+        """Return what is missing, and the commands that add it, for a person."""
         halves = (*(() if self.has_rule else ("the policy rule",)), *(() if self.has_route else ("the route",)))
-        verb = "are" if len(halves) > 1 else "is"
-        return f"{FAMILY_NAMES[self.family]}: {' and '.join(halves)} for mark {self.mark:#x} {verb} missing"
+        verb, add = ("are", "add them") if len(halves) > 1 else ("is", "adds it")
+        missing = f"{' and '.join(halves)} for mark {self.mark:#x} {verb} missing"
+        return f"{FAMILY_NAMES[self.family]}: {missing}: {' and '.join(f'`{each}`' for each in self.commands)} {add}"
 
     @property
     def commands(self) -> tuple[str, ...]:

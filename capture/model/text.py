@@ -1,4 +1,4 @@
-"""Text: that of another program, made harmless where it is shown; names that were misspelt; what our JSON is called.
+"""Texts of other programs, made harmless where they are shown; names that were misspelt; durations.
 
 Names, comments and prefixes in a pod's rules are any bytes that the pod likes: an escape sequence would drive the
 terminal of its reader, and a line end would forge a line of our output.

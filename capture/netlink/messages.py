@@ -23,6 +23,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 # Flags of requests, and of answers (linux/netlink.h).
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x001, 0x004, 0x300
 NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x200, 0x400, 0x800
+NLM_F_NONREC = 0x100  # delete only what is empty
 NLM_F_DUMP_INTR, NLM_F_ACK_TLVS = 0x010, 0x200
 
 # Attributes of an extended acknowledgement (linux/netlink.h, enum nlmsgerr_attrs).
@@ -39,7 +40,7 @@ class Message(Value):
 
 
 class Refusal(Value):
-    """Why the kernel refused: an errno and, if it was so kind, words and the byte of the message it disliked."""
+    """Why the kernel refused: an errno and, where it sends them, words and the byte of the message that is wrong."""
 
     errno: int
     words: str = ""

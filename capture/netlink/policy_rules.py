@@ -16,7 +16,7 @@ from capture.model.addresses import FAMILY_NAMES, FAMILY_OF
 from capture.model.values import Value
 from capture.netlink.attributes import Fields, attribute, decode_fields, decode_host_number, decode_text, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
-from capture.netlink.routing import header_table
+from capture.netlink.routing import RTN_THROW, header_table, read_routes
 from capture.netlink.rtnetlink import AF_INET, AF_INET6, AF_UNSPEC, address_text, changed
 
 TYPE_CHECKING = False
@@ -33,7 +33,9 @@ REFUSING_ACTIONS = {6: "blackhole", 7: "unreachable", 8: "prohibit"}
 FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_OIFNAME = 1, 2, 3, 17
 FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 6, 10, 14, 15, 16, 21
 OTHER_SELECTORS = {4: "goto", 11: "realms", 12: "tun_id", 13: "suppress_ifgroup", 19: "l3mdev"}
-OTHER_SELECTORS |= {20: "uidrange", 22: "ipproto", 23: "sport", 24: "dport"}
+FRA_UID_RANGE, FRA_IP_PROTO = 20, 22
+TCP = bytes((6,))
+OTHER_SELECTORS |= {FRA_UID_RANGE: "uidrange", FRA_IP_PROTO: "ipproto", 23: "sport", 24: "dport"}
 """Attributes that make a rule more than `fwmark M lookup T`."""
 SHOWN_BY_NAME = {FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_OIFNAME}
 SHOWN_BY_NAME |= {FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL}
@@ -64,6 +66,8 @@ class PolicyRule(Value):
     suppressed: int | None = None
     """Routes with prefixes up to this length do not count (``suppress_prefixlength``)."""
     family: int = AF_UNSPEC
+    is_for_rerouted: bool = True
+    """Whether it may be for TCP that is routed again: that has no outgoing interface, and in IPv4 user 0 for any."""
 
     @property
     def selector(self) -> str:
@@ -110,6 +114,13 @@ def read_policy_rules(route: NetlinkSocket, family: int = AF_UNSPEC) -> list[Pol
     return [_decode(body) for body in bodies if body[0] in families]
 
 
+def has_routes(route: NetlinkSocket, family: int, rule: PolicyRule) -> bool:
+    """Return whether a rule finds any route in its table; if not, packets go on to the next rule."""
+    shortest = -1 if rule.suppressed is None else rule.suppressed
+    found = [each for each in read_routes(route, family) if each.table == rule.table and each.kind != RTN_THROW]
+    return any(each.prefix > shortest for each in found)
+
+
 def _decode(body: bytes) -> PolicyRule:
     fields = decode_fields(body[FIB_RULE_HDR_SIZE:])
     suppressed = fields.get(FRA_SUPPRESS_PREFIXLEN, NO_SUPPRESSION)
@@ -126,7 +137,14 @@ def _decode(body: bytes) -> PolicyRule:
         others=_other_conditions(body, fields),
         suppressed=None if suppressed == NO_SUPPRESSION else decode_host_number(suppressed),
         family=body[0],
+        is_for_rerouted=_is_for_rerouted(body[0], fields),
     )
+
+
+def _is_for_rerouted(family: int, fields: dict[int, bytes]) -> bool:
+    is_other_user = family == AF_INET and decode_host_number(fields.get(FRA_UID_RANGE, b"")[:4]) > 0
+    is_other_protocol = fields.get(FRA_IP_PROTO, TCP) != TCP
+    return FRA_OIFNAME not in fields and not is_other_user and not is_other_protocol
 
 
 def _network(family: int, address: bytes | None, bits: int) -> str:

@@ -15,9 +15,9 @@ from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.operations.arguments import host_or_default, request_of
 from capture.rules import (
-    build_handover,
     build_ruleset,
     build_tracking,
+    build_transition,
     redirects_inbound,
     tracks_connections,
 )
@@ -153,7 +153,7 @@ def _apply(
             changed = True
             journal.commit()
     notes = filter(None, (link_local_note(config.families, recording.pod_addresses()),))
-    warnings = [*warnings, *losses, *_impediments(desired), *lock.warnings]
+    warnings = [*warnings, *losses, *_impediments(desired), *journal.warnings, *lock.warnings]
     return Applied(changed, choice, config, desired, tuple(warnings), tuple(notes))
 
 
@@ -224,7 +224,7 @@ def _replace_rules(
         return False, ()
     driver, live = existing.driver, existing.current
     if desired.transparent_verdicts and any(map(redirects_inbound, existing.rulesets)):
-        both = build_handover(config)
+        both = build_transition(config)
         live = _capture_both_ways(driver, both, live, existing.recorded_rules)
         existing = existing.replace(recorded_rules=both)  # which has the rules in shared chains, too
     losses = _write(existing, config, desired, live)

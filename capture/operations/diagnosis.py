@@ -6,7 +6,6 @@ from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
     Capture,
     app_elsewhere,
-    app_of_proxy_user,
     causes_of_connection,
     causes_of_pod,
     causes_of_proxy,
@@ -14,16 +13,17 @@ from capture.analysis.causes import (
     drop_cause,
     is_own,
     no_route_cause,
+    notes_on_proxy,
     place_of,
     stops,
     untracked_cause,
 )
 from capture.analysis.ipsec import policy_for
-from capture.analysis.trace import TO_PROXY, trace_whole_path
+from capture.analysis.ownership import own_only
+from capture.analysis.trace import PROXY_OUTBOUND, TO_PROXY, trace_whole_path
 from capture.backends import detect, load
 from capture.errors import CaptureError
 from capture.model.addresses import IPV4, LOOPBACK_ADDRESSES, address_text
-from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT, Packet
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import Ruleset
@@ -36,25 +36,14 @@ from capture.operations.drift_causes import (
     drift_causes,
     missing_route_cause,
     rule_of,
+    unexpected_rule,
     unjudged_notes,
 )
+from capture.operations.exclusions import empty_capture_causes, exclusion_notes, ports_of, with_options
 from capture.operations.inference import inferred_settings
 from capture.operations.tracing import live_situation
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
-from capture.settings.config_warnings import cancelling, excludes_every_interface
-from capture.settings.host import PodFromInside
-from capture.settings.options import (
-    EXCLUSIONS,
-    INBOUND_PORTS,
-    OUTBOUND_NETWORKS,
-    OWNER_GROUPS,
-    PROFILE,
-    PROXY_GID,
-    PROXY_UID,
-    REDIRECT_DNS,
-)
-from capture.settings.pod import PROXY_PORTS
 from capture.state import decisions, routes
 from capture.state.capabilities import escapes_of
 from capture.state.impediments import impediments
@@ -66,8 +55,7 @@ from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Any
+    from collections.abc import Iterator
 
     from capture.analysis.causes import PodFacts
     from capture.analysis.trace import Trace
@@ -75,7 +63,6 @@ if TYPE_CHECKING:
     from capture.operations import Reference
     from capture.operations.arguments import Namespace
     from capture.operations.results import Verified
-    from capture.settings.options import Option
     from capture.settings.settings import Settings
 
 
@@ -86,10 +73,6 @@ LEFT_ALONE_BY = {
     decisions.NOT_INJECTED: "left-alone: not injected",
 }
 """Causes by the kind of the plugin's decision."""
-SELECTIONS = (INBOUND_PORTS, OUTBOUND_NETWORKS, OWNER_GROUPS)
-"""Options that name what is captured."""
-EMPTY = "''"
-"""An empty value, as a shell has it."""
 
 
 class Diagnosis(Value):
@@ -129,15 +112,14 @@ def why(
     node with pods. Raises CaptureError.
     """
     with InNamespace(namespace):
-        known, capture = _expected(settings, namespace)
-        facts = read_facts(capture)
+        known, facts, capture = _expected(settings, namespace)
         of_pod = list(causes_of_pod(facts, capture))
         if not detect.find_live_sets():
             causes = [each for each in of_pod if packet is None and stops(each, capture)]
             causes.append(cause("no-rules: machine") if is_machine else _no_rules_cause())
             return Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         if packet is not None:
-            found = _of_connection(packet, known, facts, capture, of_pod)
+            found = _of_connection(packet, settings, known, facts, capture, of_pod)
             return found.replace(notes=(*found.notes, *_escape_notes(process)))
         return _of_pod(verify(settings, prefer_recorded=settings is None), known, facts, capture, of_pod)
 
@@ -148,25 +130,25 @@ def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace
     from capture.state.proxy_admin import read_config_dump
 
     with InNamespace(namespace):
-        known, capture = _expected(settings, namespace)
+        known, _, capture = _expected(settings, namespace)
         mark = (known.config if known else CaptureConfig()).tproxy_mark
         return tuple(causes_of_listeners(tuple(listeners_of(read_config_dump(url))), capture, mark))
 
 
-def _expected(settings: Settings | None, namespace: Namespace) -> tuple[Reference | None, Capture]:
+def _expected(settings: Settings | None, namespace: Namespace) -> tuple[Reference | None, PodFacts, Capture]:
     """Return the settings, or the recorded ones, and what they expect of the proxy; else what the live rules expect."""
     known = reference(settings, host=host_of(namespace))
-    config, pod = known.config if known else _inferred_config(namespace), PodFromInside()
-    return known, Capture(
-        config.proxy_port if config.outbound_networks or config.outbound_ports else None,
-        config.inbound_capture_port if config.inbound_ports and not excludes_every_interface(config, pod) else None,
-        AGENT_DNS_PORT if config.captures_dns else None,
+    config = known.config if known else _inferred_config(namespace)
+    facts = read_facts(config.proxy_uids)
+    capture = Capture(
+        ports_of(build_ruleset(config) if known else own_only(_live()), facts),
         config.proxy_uids,
         config.proxy_gids,
         config.is_transparent,
         config.families,
         config.excluded_interfaces,
     )
+    return known, facts, capture
 
 
 def _inferred_config(namespace: Namespace) -> CaptureConfig:
@@ -186,15 +168,15 @@ def _of_pod(
     stopping = [each for each in of_pod if stops(each, capture)]
     causes = (
         *stopping,
-        *_empty_capture_causes(known, capture),
+        *empty_capture_causes(known, facts, capture),
         *default_route_causes(facts, capture),
         *causes_of_proxy(facts, capture),
         *drift_causes(verified, facts),
         *_usual_causes(facts, capture, policies),
     )
     notes = (
-        *app_of_proxy_user(facts, capture),
-        *(_exclusion_notes(known, capture, verified) if known else _usual_connection_notes()),
+        *notes_on_proxy(facts, capture),
+        *(exclusion_notes(known, facts, capture, verified) if known else _usual_connection_notes()),
         *_socket_lb_causes(),
         *(each for each in of_pod if each not in stopping),
         *unjudged_notes(verified),
@@ -205,14 +187,22 @@ def _of_pod(
 
 
 def _of_connection(
-    packet: Packet, known: Reference | None, facts: PodFacts, capture: Capture, of_pod: list[Cause]
+    packet: Packet,
+    settings: Settings | None,
+    known: Reference | None,
+    facts: PodFacts,
+    capture: Capture,
+    of_pod: list[Cause],
 ) -> Diagnosis:
     live = trace(packet)
     causes = [each for each in of_pod if stops(each, capture, live)]
     is_inbound = packet.in_interface is not None
     by_settings = trace(packet, known.settings) if known else None
     found = [*causes, *(() if is_inbound else _socket_lb_causes(packet))]
-    found += (*causes_of_connection(live, by_settings, facts, capture, rule_of), *_loop_causes(live, capture))
+    for each in causes_of_connection(live, by_settings, facts, capture, rule_of):
+        by_drift = _unexpected_cause("rule-unexpected", live, settings) if each.kind == "rule-missing" else None
+        found += [by_drift or each]
+    found += _loop_causes(live, settings, capture)
     following = [] if found else list(_following(live, capture))
     found += [untracked_cause(each) or drop_cause(each, rule_of) for each in following if each.certain][:1]
     if is_inbound and not found and packet.source is not None and not answers_have_a_route(packet):
@@ -228,7 +218,7 @@ def _of_connection(
         missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute) and is_inbound)
         found += [missing_route_cause(need) for need in missing if need.family == packet.family]
     if known is not None:
-        found = [_with_options(each, live.packet, known) for each in found]
+        found = [with_options(each, live.packet, known) for each in found]
     notes = [] if known else [cause("rule-missing: no record")]
     notes += [*unread, *app_elsewhere(live, facts), *(each for each in of_pod if each not in causes)]
     if policy is not None and not policy.is_blocking:
@@ -250,7 +240,7 @@ def _usual_causes(facts: PodFacts, capture: Capture, policies: list[IpsecPolicy]
     if IPV4 in facts.unrouted or all(address.family != IPV4 for address in facts.addresses):
         return
     live = trace(USUAL)
-    if live.outcome == "no-route" and capture.outbound_port is not None:
+    if live.outcome == "no-route" and capture.captures(PROXY_OUTBOUND, IPV4):
         yield no_route_cause(facts, IPV4, address_text(IPV4, USUAL.destination.first))
     policy = policy_for(live.packet, policies)
     if policy is not None and policy.is_blocking:
@@ -258,7 +248,7 @@ def _usual_causes(facts: PodFacts, capture: Capture, policies: list[IpsecPolicy]
 
 
 def _escape_notes(process: int | None) -> Iterator[Cause]:
-    """Yield by which capabilities a process may send what no rule sees; they do not show that it does so."""
+    """Yield a note with the capabilities by which a process may escape; they do not show that it does so."""
     escapes = escapes_of(process) if process is not None else ()
     if escapes:
         yield cause("privileged", f"process {process}", process=process, escapes=", ".join(escapes))
@@ -273,60 +263,6 @@ def _usual_connection_notes() -> Iterator[Cause]:
     """Yield a note if a usual connection does not reach the proxy, although our chains redirect it."""
     if trace(USUAL).outcome not in TO_PROXY and trace(USUAL, inferred_settings(_live())).outcome in TO_PROXY:
         yield cause("rule-missing: usual", address=address_text(IPV4, USUAL.destination.first))
-
-
-def _explicit_options(settings: Settings, is_meant: Callable[[Option[Any]], bool]) -> list[str]:
-    """Return which of the explicit options are meant, each with its value and where that is from."""
-    meant = filter(is_meant, settings.explicit)
-    return [f"{option.name} {settings.text(option) or EMPTY} ({settings.origin(option)})" for option in meant]
-
-
-def _empty_capture_causes(known: Reference | None, capture: Capture) -> Iterator[Cause]:
-    """Yield a cause where nothing is sent to any port."""
-    if capture.outbound_port is capture.inbound_port is capture.dns_port is None:
-        yield cause("excluded: everything", options=_restrictions(known.settings)) if known else cause("excluded: live")
-
-
-def _exclusion_notes(known: Reference, capture: Capture, verified: Verified) -> Iterator[Cause]:
-    """Yield what the settings leave uncaptured on purpose, which may be what is looked for."""
-    for note in verified.notes:
-        yield cause("family-not-captured: note", note=note)
-    if any(_empty_capture_causes(known, capture)):
-        return
-    for what in cancelling(known.settings, known.config, PodFromInside()):
-        yield cause("excluded: all", what=what)
-    given = _restrictions(known.settings)
-    if given:
-        yield cause("excluded: pod", options=given)
-
-
-def _restrictions(settings: Settings) -> str:
-    """Return the explicit options that capture less than usual."""
-    return ", ".join(_explicit_options(settings, lambda option: _restricts(option, settings)))
-
-
-def _restricts(option: Option[Any], settings: Settings) -> bool:
-    """Return whether an option's value captures less than usual: Istio's own ports are always left out."""
-    if option in (PROXY_UID, PROXY_GID):
-        return False
-    if option.topic == EXCLUSIONS:
-        return not {*settings.text(option).split(",")} <= {"", *PROXY_PORTS.split(",")}
-    return option in SELECTIONS and settings.text(option) != option.default
-
-
-def _with_options(found: Cause, packet: Packet, known: Reference) -> Cause:
-    """Return the cause as the settings explain it: its remedy names the options, or the profile, that matter."""
-    settings = known.settings
-    if found.kind == "dns-not-captured" and settings[REDIRECT_DNS] and not known.config.captures_dns:
-        return cause("dns-not-captured: no server")
-    if found.kind != "excluded":
-        return found
-    given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
-    if given:
-        return found.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
-    if trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
-        return found.replace(remedy="Apply with --profile current, whose rules capture it.")
-    return found
 
 
 def _socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
@@ -355,7 +291,15 @@ def _no_rules_cause() -> Cause:
     return cause("no-rules: refused", time=time, reason=reason) if reason else cause("no-rules")
 
 
-def _loop_causes(live: Trace, capture: Capture) -> Iterator[Cause]:
+def _unexpected_cause(name: str, live: Trace, settings: Settings | None, **words: object) -> Cause | None:
+    """Return that a rule decides on a packet that was not applied, if one does so."""
+    found = unexpected_rule(live, verify(settings, prefer_recorded=settings is None))
+    if found is None:
+        return None
+    return cause(name, found.place, rule=rule_of(found.rule, found.family), **words)
+
+
+def _loop_causes(live: Trace, settings: Settings | None, capture: Capture) -> Iterator[Cause]:
     """Yield a cause if what the proxy sends on would come back to it, by a foreign rule or for want of one of ours."""
     if live.outcome != "proxy-outbound" or not capture.uids or not capture.gids:
         return
@@ -365,7 +309,8 @@ def _loop_causes(live: Trace, capture: Capture) -> Iterator[Cause]:
         return
     step = sent_on.step
     if step is None or is_own(step):
-        yield cause("rule-missing: circle", uid=uid)
+        by_drift = _unexpected_cause("rule-unexpected: circle", sent_on, settings, uid=uid)
+        yield by_drift or cause("rule-missing: circle", uid=uid)
     else:
         rule = step.rule.why or rule_of(step.rule, live.packet.family)
         yield cause("foreign-rule: circle", place_of(step), uid=uid, rule=rule)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import PodFacts, drop_cause
 from capture.analysis.foreign_effects import what_foreign_does
@@ -32,16 +33,11 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     own = [found for found in verified.differences if found.is_own]
     if own:
         worst = min(own, key=lambda found: found.weight)
-        kind = "not as applied" if worst.kind == "family" else worst.kind
-        first, count = f"{kind}: {rule_of(worst.rule, worst.family)}", 1
-        if _is_in_empty_chain(worst, verified.live):
-            count = sum(
-                (each.family, each.table, each.chain) == (worst.family, worst.table, worst.chain) for each in own
-            )
-            first = f"missing: all rules of {worst.chain}"
-        others = f", and {len(own) - count} more differences" if len(own) > count else ""
+        first, more = _summary(worst, own, verified.live)
+        others = f", and {more} more difference{'s' * (more > 1)}" if more else ""
         where = f"{FAMILY_NAMES[worst.family]} {worst.table} {worst.chain}"
-        yield cause("rule-missing: drift", where, first=first, others=others)
+        name = "rule-missing: drift" if worst.kind == "missing" else "rule-unexpected: drift"
+        yield cause(name, where, first=first, others=others)
     yield from _foreign_rule_causes(verified, facts)
     for other in verified.others:
         place = " ".join(filter(None, (other.where.backend, other.where.variant)))
@@ -53,9 +49,21 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     yield from delivery_causes(verified.impediments)
 
 
-def _is_in_empty_chain(found: Difference, live: Ruleset) -> bool:
-    chain = live.chain(found.table, found.chain)
-    return found.kind == "missing" and not (chain and any(chain.rules_for(found.family)))
+def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[str, int]:
+    """Return a difference in words, a chain without rules as one, and how many there are besides."""
+    chain = live.chain(worst.table, worst.chain)
+    if worst.kind == "missing" and not (chain and any(chain.rules_for(worst.family))):
+        place = worst.family, worst.table, worst.chain
+        return f"missing: all rules of {worst.chain}", sum((e.family, e.table, e.chain) != place for e in own)
+    kind = "not as applied" if worst.kind == "family" else worst.kind
+    return f"{kind}: {rule_of(worst.rule, worst.family)}", len(own) - 1
+
+
+def unexpected_rule(traced: Trace, verified: Verified) -> Difference | None:
+    """Return a rule on a packet's way that is in our chains, or leads into one, and was not applied."""
+    met = {(step.table, step.chain, canonical_rule(step.rule)) for step in traced.path}
+    here = (each for each in verified.differences if (each.kind, each.family) == ("unexpected", traced.packet.family))
+    return next((each for each in here if each.rule and (each.table, each.chain, each.rule) in met), None)
 
 
 def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
@@ -129,9 +137,7 @@ def missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
     """Return the routes and addresses that the rules need and the namespace lacks."""
     if isinstance(need, LoopbackAddress):
         return cause("rule-missing: address", "lo", message=need.message)
-    commands = "; ".join(need.commands)
-    where = f"table {need.table}"
-    return cause("route-missing", where, message=need.message, commands=commands, consequence=need.consequence)
+    return cause("route-missing", f"table {need.table}", message=need.message, consequence=need.consequence)
 
 
 def rule_of(rule: Rule | None, family: Family = IPV4) -> str:

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from capture.analysis.canonical import entries_of
 from capture.model import ruleset as model
+from capture.model.conventions import SSH_PORT
 from capture.settings.options import OPTIONS
 from capture.settings.settings import Given, Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from capture.settings.options import Option
 
-SSH = "22"
+SSH = str(SSH_PORT)
 
 
 def inferred_flags(ruleset: model.Ruleset) -> list[str]:
-    """Return the flags of `capture apply` that would give rules like these: ["-p", "15001", "-u", "1337"]."""
-    found = _inferred(ruleset).items()
+    """Return the flags of `capture apply` that would give rules like these: ["-p", "15001", "-u", "1337"].
+
+    Rules that no packet comes to count for nothing.
+    """
+    tables = (table.replace(chains=tuple(_entered(table))) for table in ruleset.tables)
+    found = _inferred(ruleset.replace(tables=tuple(tables))).items()
     return [word for flag, values in found for word in ((flag, ",".join(values)) if values else (flag,))]
 
 
@@ -31,6 +36,16 @@ def inferred_settings(ruleset: model.Ruleset) -> Settings:
     found = _inferred(ruleset).items()
     texts = {by_flag[flag]: ",".join(values).strip("'") if values else "true" for flag, values in found}
     return Settings({option: Given(text, "live rules") for option, text in texts.items()})
+
+
+def _entered(table: model.Table) -> Iterator[model.Chain]:
+    """Yield the chains of a table that packets come to, from its built-in ones."""
+    names = [*model.BUILT_IN_CHAINS[table.name]]
+    for name in names:  # which grows
+        chain = table.chain(name)
+        verdicts = [rule.verdict for rule in chain.rules] if chain else []
+        names += dict.fromkeys(v.chain for v in verdicts if isinstance(v, model.Jump) and v.chain not in names)
+        yield from filter(None, (chain,))
 
 
 def _inferred(ruleset: model.Ruleset) -> dict[str, list[str]]:
@@ -71,7 +86,7 @@ def _inferred(ruleset: model.Ruleset) -> dict[str, list[str]]:
 
 
 def _of(ruleset: model.Ruleset, table: model.TableName, name: str = "") -> list[model.Rule]:
-    """Return the rules of our chain by what comes behind ISTIO_ in its name, or of all chains of a table."""
+    """Return the rules of our chain with this name behind ISTIO_, or of all chains of a table."""
     found = ruleset.table(table)
     chains = found.chains if found else ()
     return [rule for chain in chains if not name or _short(chain.name) == name for rule in chain.rules]

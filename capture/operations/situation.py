@@ -31,7 +31,6 @@ class OtherChains(Value):
 
     @property
     def chains(self) -> tuple[BaseChain, ...]:
-        """Return all of them."""
         return (*self.foreign, *self.second)
 
     def of(self, place: tuple[str, str]) -> tuple[BaseChain, ...]:

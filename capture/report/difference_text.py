@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from capture.model.addresses import Family, Network, address_text
-from capture.model.routing import LoopbackAddress, MissingRoute
 from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
@@ -40,7 +39,7 @@ def difference_lines(verified: Verified) -> Iterator[str]:
         yield NOTHING_APPLIED
         return
     yield from _grouped(verified.differences, difference_text, verified.live)
-    yield from map(_need, verified.missing)
+    yield from (need.message for need in verified.missing)
     yield from (impediment.message for impediment in verified.impediments)
     yield from map(_second_set, verified.others)
     yield from map(_foreign, verified.obstacles)
@@ -162,13 +161,12 @@ def verified_lines(verified: Verified) -> Iterator[str]:
 
 def conclusion_lines(verified: Verified) -> Iterator[str]:
     """Yield whether the live rules are as desired, then each difference, and what cannot be judged."""
-    found = len(verified.drift)
     compared_with = reference_text(verified)
     yield {
         "nothing applied": NOTHING_APPLIED,
-        "drift": f"drift: {found} difference{'s' if found > 1 else ''} from the {compared_with}",
+        "drift": _drift_text(verified),
         "in sync": f"in sync: live rules match the {compared_with}",
-        "cannot be judged": f"cannot be judged: live rules match the {compared_with} as far as they can be judged",
+        "cannot be judged": f"not judged in full: our rules match the {compared_with}; foreign ones may divert traffic",
         "no reference": f"no reference: {NOTHING_RECORDED}",
     }[verified.conclusion]
     if verified.is_nothing_applied:
@@ -179,18 +177,18 @@ def conclusion_lines(verified: Verified) -> Iterator[str]:
     yield from (f"not judged: {sentence}" for sentence in doubt_lines(verified))
 
 
+def _drift_text(verified: Verified) -> str:
+    found, plural = len(verified.drift), "s" if len(verified.drift) > 1 else ""
+    if not verified.has_reference:
+        return f"drift: {found} fault{plural}, by the live rules alone"
+    return f"drift: {found} difference{plural} from the {reference_text(verified)}"
+
+
 def reference_text(verified: Verified) -> str:
     """Return what the live rules were compared with."""
     if not verified.has_reference:
         return "live rules of the capture"
     return "applied configuration" if verified.from_record else "configuration of the options"
-
-
-def _need(need: LoopbackAddress | MissingRoute) -> str:
-    if isinstance(need, LoopbackAddress):
-        return need.message
-    commands = " and ".join(f"`{command}`" for command in need.commands)
-    return f"{need.message}: {commands} {'adds it' if len(need.commands) == 1 else 'add them'}"
 
 
 def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, object]:
@@ -225,7 +223,7 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
         }
         for difference in verified.differences
     ]
-    found += [{"kind": "plumbing", "message": _need(need)} for need in verified.missing]
+    found += [{"kind": "plumbing", "message": need.message} for need in verified.missing]
     found += [
         {"kind": each.kind, "family": each.family, "message": each.message, "remedy": each.remedy}
         for each in verified.impediments

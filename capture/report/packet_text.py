@@ -16,14 +16,14 @@ def packet_text(packet: Packet) -> str:
     if packet.source is not None:
         source = f" from {endpoint(address_text(packet.family, packet.source.first), packet.source_port)}"
     if packet.in_interface is not None:
-        way = f"in by {packet.in_interface}"
+        path = f"in by {packet.in_interface}"
     else:
         out = f"out by {packet.out_interface}, " if packet.out_interface not in (None, "none") else ""
-        way = f"{out}of user {packet.uid}, group {packet.gid}"
+        path = f"{out}of user {packet.uid}, group {packet.gid}"
     state = "" if packet.state == "NEW" else f", {packet.state}"
     mark = f", mark {packet.mark:#x}" if packet.mark else ""
     kept = f", connection mark {packet.connection_mark:#x}" if packet.connection_mark else ""
-    return f"{packet.protocol} to {where}{source}, {way}{state}{mark}{kept}"
+    return f"{packet.protocol} to {where}{source}, {path}{state}{mark}{kept}"
 
 
 def endpoint(address: str, port: int | None) -> str:

@@ -27,11 +27,11 @@ VERDICTS = {
         "unchanged",
     ),
     YELLOW: (
-        "direct", "cannot be told", "cannot be judged", "no reference", "not judged", "warning",
+        "direct", "cannot be told", "cannot be judged", "no reference", "not judged", "not judged in full", "warning",
     ),
     RED: (
         "drift", "nothing is applied here", "not captured", "broken", "dropped", "redirected", "no route",
-        "NOT ready", "cause", "error", "but answers to the proxy leave the pod",
+        "NOT ready", "cause", "error", "but the app's answers leave the pod",
     ),
 }  # fmt: skip
 """Words at the beginning of lines that are verdicts or states."""

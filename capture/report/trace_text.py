@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.model.addresses import Family, address_text
 from capture.model.chain_names import is_own_chain
-from capture.model.ruleset import TABLES
+from capture.model.ruleset import INPUT, PREROUTING, TABLES
 from capture.report.difference_text import fate_text, text_of
 from capture.report.packet_text import packet_text
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.trace import Step, Trace
 
+COMING_IN = (PREROUTING, INPUT)
 OUTCOMES = {
     "direct": "bypasses the proxy",
     "proxy-outbound": "goes to the proxy, as an outbound connection, on port {port}",
@@ -62,8 +63,7 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
         does = "refuses it" if traced.outcome == "dropped" else f"lets it leave by {traced.interface}"
         yield f"by its mark it is routed again: the policy rule `{traced.rerouted.words}` {does}"
     for route in traced.missing_routes:
-        commands = " and ".join(f"`{command}`" for command in route.commands)
-        yield f"but {route.consequence}; {commands} {'adds' if len(route.commands) == 1 else 'add'} what is missing"
+        yield f"but {route.consequence}; {route.message}"
     for impediment in traced.impediments:
         yield f"but {impediment}"
     if traced.outcome == "no-route":
@@ -104,7 +104,11 @@ def _steps(traced: Trace, table: str | None) -> Iterator[Step]:
 def path_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     """Yield a line for each rule that the packet met; `=>` marks the one that decides."""
     family = traced.packet.family
+    is_back = traced.packet.in_interface is not None
     for step in _steps(traced, table):
+        if not is_back and step.base_chain is not None and step.base_chain.hook in COMING_IN:
+            is_back = True
+            yield "     then it comes in over lo:"
         mark = "=>" if step == traced.step else "? " if not step.certain else "  "
         text, why = _texts(step, family)
         place = f"{step.table} {step.chain} {step.position}"

@@ -12,8 +12,8 @@ most of the rules are about::
 from __future__ import annotations
 
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILIES, IPV4, IPV6, Family, Network
-from capture.model.conventions import AGENT_DNS_PORT, DNS_PORT, PASSTHROUGH_SOURCE
+from capture.model.addresses import FAMILIES, IPV4, IPV6, LOOPBACK_ADDRESSES, Family, Network
+from capture.model.conventions import AGENT_DNS_PORT, DNS_PORT, PASSTHROUGH_SOURCE, SSH_PORT
 from capture.rules.lists import grouped, of_family, per_entry, per_network
 
 TYPE_CHECKING = False
@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 
 TCP = model.Protocol("tcp")
 UDP = model.Protocol("udp")
-SSH_PORT = model.only(22)
 DNS = model.only(DNS_PORT)
 ON_LO = model.OutInterface("lo")
-IPV6_LOOPBACK = Network(IPV6, 1, 128)
 
 
 def nat_table(config: CaptureConfig, names: ChainNames) -> model.Table:
@@ -55,7 +53,7 @@ def nat_table(config: CaptureConfig, names: ChainNames) -> model.Table:
 
 def loopback(config: CaptureConfig, family: Family) -> Network:
     """Return the destinations that mean the pod itself."""
-    return config.ipv4_loopback if family == IPV4 else IPV6_LOOPBACK
+    return config.ipv4_loopback if family == IPV4 else LOOPBACK_ADDRESSES[IPV6]
 
 
 def prerouting(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
@@ -121,7 +119,7 @@ def uncaptured_inbound(config: CaptureConfig) -> Iterator[model.Rule]:
     if not config.inbound_ports.everything:
         return
     if config.profile == "1.8":
-        yield model.Rule(model.Return(), (TCP, model.DestinationPort((SSH_PORT,))), why="ssh is left alone")
+        yield model.Rule(model.Return(), (TCP, model.DestinationPort((model.only(SSH_PORT),))), why="ssh is left alone")
     yield from per_entry(
         config.excluded_inbound_ports,
         lambda some: model.Rule(model.Return(), (TCP, model.DestinationPort(some)), why="port is left alone"),

@@ -6,7 +6,7 @@ Only ``resolve`` turns names into ids and decides on the families. After it ever
 from __future__ import annotations
 
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Family, Network
-from capture.model.conventions import PROXY_ID
+from capture.model.conventions import PROXY_ID, TPROXY_MARK, TPROXY_ROUTE_TABLE
 from capture.model.ruleset import Span, only
 from capture.model.values import Value
 from capture.settings import options as option
@@ -74,8 +74,8 @@ class CaptureConfig(Value):
     proxy_uids: tuple[Span, ...] = (only(PROXY_ID),)
     proxy_gids: tuple[Span, ...] = (only(PROXY_ID),)
     mode: Mode = "REDIRECT"
-    tproxy_mark: int = 1337
-    tproxy_route_table: int = 133
+    tproxy_mark: int = TPROXY_MARK
+    tproxy_route_table: int = TPROXY_ROUTE_TABLE
     inbound_ports: Selection[Span] = Selection(everything=True)
     excluded_inbound_ports: tuple[Span, ...] = (only(15090), only(15021), only(15020))
     excluded_inbound_networks: tuple[Network, ...] = ()
@@ -100,7 +100,7 @@ class CaptureConfig(Value):
     is_reached_by_ipv6: bool = True
     """Whether the pod has a global IPv6 address."""
     families_because: str = "both, default"
-    """Which setting made the families what they are, and where it was given."""
+    """The setting that decided on the families, and its origin."""
 
     @property
     def is_transparent(self) -> bool:
@@ -109,7 +109,7 @@ class CaptureConfig(Value):
 
 
 def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
-    """Return what is true in the pod, and warnings about what was given.
+    """Return the configuration of the pod, and warnings about the settings.
 
     Raises ConfigurationError that names option, value, origin and what is expected.
     """
@@ -123,7 +123,7 @@ def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
 AS_GIVEN: dict[str, Option[Any]] = {
     field: vars(option)[field.upper()] for field in CaptureConfig.__match_args__ if field.upper() in vars(option)
 }
-"""The fields that are called like an option: they have its value, unless that takes the host to be understood."""
+"""The fields with the name of an option: they have its value, unless ``_config`` resolves it by the host."""
 
 
 def _config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfig:

@@ -19,21 +19,19 @@ if TYPE_CHECKING:
     from capture.settings.options import Option
     from capture.settings.settings import Settings
 
+SWAPPED = (int(option.INBOUND_CAPTURE_PORT.default), int(option.PROXY_PORT.default))
+"""Istio's inbound port for outbound connections, and the other way round."""
+
 
 def config_warnings(settings: Settings, config: CaptureConfig, host: Host) -> list[str]:
     """Return a warning for each setting that leaves everything alone, or names an interface that is not there."""
-    return [*cancelling(settings, config, host), *_missing_interfaces(settings, host)]
-
-
-def cancelling(settings: Settings, config: CaptureConfig, host: Host) -> list[str]:
-    """Return a warning for each setting that leaves everything alone."""
     found = [*_cancelling(config)]
-    if excludes_every_interface(config, host):
+    if _excludes_every_interface(config, host):
         found.append((option.EXCLUDED_INTERFACES, "names every interface of the pod: nothing is captured but over lo"))
-    return [f"{_where(settings, which)} {what}" for which, what in found]
+    return [*(f"{_where(settings, which)} {what}" for which, what in found), *_missing_interfaces(settings, host)]
 
 
-def excludes_every_interface(config: CaptureConfig, host: Host) -> bool:
+def _excludes_every_interface(config: CaptureConfig, host: Host) -> bool:
     """Return whether the excluded interfaces are all that the pod has, but lo."""
     present = (host.interface_names() or ()) if config.excluded_interfaces else ()
     return bool(present) and all(any(_matches(name, each) for name in config.excluded_interfaces) for each in present)
@@ -45,7 +43,7 @@ def _where(settings: Settings, which: Option[Any]) -> str:
 
 
 def _cancelling(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
-    """Yield the options that leave everything alone, and what follows."""
+    """Yield the options that leave everything alone or mix the directions, and what follows."""
     for family in config.families:
         name = FAMILY_NAMES[family]
         if _is_everything(config.excluded_outbound_networks, family):
@@ -62,6 +60,10 @@ def _cancelling(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
             option.INBOUND_CAPTURE_PORT,
             f"is {option.PROXY_PORT.name}, too: the directions cannot be told apart",
         )
+    if (config.proxy_port, config.inbound_capture_port) == SWAPPED:
+        inbound = f"{option.INBOUND_CAPTURE_PORT.name} {config.inbound_capture_port}"
+        envoy = "Istio's Envoy takes outbound connections at 15001 and inbound ones at 15006"
+        yield option.PROXY_PORT, f"and {inbound} look swapped: {envoy}"
     is_left = config.inbound_ports or config.outbound_networks or config.outbound_ports or config.captures_dns
     if not is_left:
         yield option.INBOUND_PORTS, f"is empty, and so is {option.OUTBOUND_NETWORKS.name}: nothing is captured"

@@ -72,7 +72,7 @@ def _requests_ipv6(settings: Settings, host: Host, addresses: list[Network]) -> 
 
 
 def _contradictions(settings: Settings) -> list[str]:
-    """Return a warning if the families were given, and dual stack contradicts them."""
+    """Return a warning if dual stack contradicts the given families."""
     if IP_FAMILIES not in settings.explicit or DUAL_STACK not in settings.explicit:
         return []
     choice, is_dual = settings[IP_FAMILIES], settings[DUAL_STACK]

@@ -12,7 +12,7 @@ from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Iterable, Mapping
 
 RESOLV_CONF = "/etc/resolv.conf"
 DEFAULT_PROXY_USER = "istio-proxy"
@@ -66,10 +66,7 @@ class PodFromInside:
                 for address in read_addresses(route)
                 if address.interface != LOOPBACK_INDEX
             ]
-        reachable = [(interface, own) for interface, own in found if not own.is_link_local and not own.is_loopback]
-        by_family = sorted(reachable, key=lambda each: FAMILIES.index(each[1].family))
-        with_default = [own for interface, own in by_family if interface in defaults]
-        return next(iter([*with_default, *[own for _, own in by_family]]), None)
+        return primary_of(found, defaults)
 
     def interface_names(self) -> tuple[str, ...] | None:
         """Return the interfaces of the namespace we are in but ``lo``."""
@@ -94,6 +91,13 @@ class PodFromInside:
         except OSError:
             return ()
         return tuple(servers_of(lines))
+
+
+def primary_of(found: Iterable[tuple[int, Network]], defaults: Container[int]) -> Network | None:
+    """Return the primary one of addresses with their interfaces, of which some have a default route."""
+    reachable = [(interface, own) for interface, own in found if not own.is_link_local and not own.is_loopback]
+    ranked = sorted(reachable, key=lambda each: (each[0] not in defaults, FAMILIES.index(each[1].family)))
+    return ranked[0][1] if ranked else None
 
 
 class PodFromOutside(PodFromInside):

@@ -6,6 +6,7 @@ Names and short flags are those of upstream's ``istio-iptables``, so that its us
 
 from __future__ import annotations
 
+from capture.model import conventions
 from capture.model.values import Value
 from capture.settings import parsers
 
@@ -118,12 +119,12 @@ INBOUND_TUNNEL_PORT = Option(
 PROXY_UID = Option(
     "proxy-uid", "", parsers.list_of(parsers.user_or_group), USERS,
     "Users whose traffic is not captured: the proxy. Default: the user $ENVOY_USER if it exists, else 1337.",
-    short="u", metavar="UIDS", topic=EXCLUSIONS, empty_means_default=True,
+    short="u", metavar="UIDS", topic=EXCLUSIONS,
 )  # fmt: skip
 PROXY_GID = Option(
     "proxy-gid", "", parsers.list_of(parsers.user_or_group), GROUPS,
     "Groups whose traffic is not captured. Default: as --proxy-uid.",
-    short="g", metavar="GIDS", topic=EXCLUSIONS, empty_means_default=True,
+    short="g", metavar="GIDS", topic=EXCLUSIONS,
 )  # fmt: skip
 INTERCEPTION_MODE = Option(
     "istio-inbound-interception-mode", "REDIRECT", parsers.interception_mode, "REDIRECT or TPROXY",
@@ -198,13 +199,13 @@ IPV4_LOOPBACK = Option(
     environment=("ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR",), metavar="CIDR", topic=EXCLUSIONS,
 )  # fmt: skip
 TPROXY_MARK = Option(
-    "istio-inbound-tproxy-mark", "1337", parsers.mark,
+    "istio-inbound-tproxy-mark", str(conventions.TPROXY_MARK), parsers.mark,
     "a number from 1 to 4294967295, decimal or 0x..., but not 1338 (what the proxy sends to its own pod)",
     "Mark of packets that belong to the transparent proxy.",
     short="t", metavar="MARK", topic=TRANSPARENT,
 )  # fmt: skip
 TPROXY_ROUTE_TABLE = Option(
-    "istio-inbound-tproxy-route-table", "133", parsers.route_table,
+    "istio-inbound-tproxy-route-table", str(conventions.TPROXY_ROUTE_TABLE), parsers.route_table,
     "a number from 1 to 4294967295, but not 253, 254 or 255 (default, main, local)",
     "Routing table in which marked packets find everything local.",
     short="r", metavar="TABLE", topic=TRANSPARENT,
@@ -253,7 +254,7 @@ PROFILE = Option(
 CHAIN_NAMES = Option(
     "chain-names", "", parsers.one_of("", "dash", "underscore"), "dash or underscore",
     "Spelling of the chain names: ISTIO-INBOUND (as in 1.8) or ISTIO_INBOUND (as in later profiles).",
-    environment=("CAPTURE_CHAIN_NAMES",), metavar="SPELLING", topic=HOW, empty_means_default=True,
+    environment=("CAPTURE_CHAIN_NAMES",), metavar="SPELLING", topic=HOW,
 )  # fmt: skip
 RULE_OPTIONS = _options_above()
 """The options that decide on the rules: every entry point takes these."""
@@ -267,14 +268,14 @@ DRIVER = Option(
     "driver", "", parsers.one_of("", "restore", "iptc", "netlink", "libnftables"),
     "netlink or libnftables (nftables); restore, netlink or iptc (iptables)",
     "How rules are written. Default: the fastest that works here.",
-    environment=("CAPTURE_DRIVER",), metavar="NAME", topic=HOW, empty_means_default=True,
+    environment=("CAPTURE_DRIVER",), metavar="NAME", topic=HOW,
 )  # fmt: skip
 NATIVE_NFTABLES = _switch("native-nftables", "Use nftables: upstream's word for --backend nftables.", topic=HOW)
 FORCE_IPTABLES_BINARY = Option(
     "force-iptables-binary", "", parsers.one_of("", "nft", "legacy", "iptables-nft", "iptables-legacy"),
     "nft or legacy",
     "Variant of iptables to use, whatever detection says.",
-    metavar="VARIANT", topic=HOW, empty_means_default=True,
+    metavar="VARIANT", topic=HOW,
 )  # fmt: skip
 BACKEND_OPTIONS = _options_above()[len(RULE_OPTIONS) :]
 """Options of how rules are written."""

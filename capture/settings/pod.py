@@ -130,7 +130,7 @@ def _from_annotations(annotations: Mapping[str, str]) -> dict[Option[Any], Given
 
 
 def misspelt(annotations: Mapping[str, str]) -> list[str]:
-    """Return a warning for each annotation that looks as if one of those that count was meant, up to a number."""
+    """Return a warning for each annotation that resembles one with effect, up to MAX_MISSPELT."""
     warnings: list[str] = []
     for name in annotations:
         if name not in ANNOTATION_NAMES and (known := _meant_by(name)):
@@ -150,12 +150,12 @@ def _meant_by(name: str) -> str:
 
 
 def _letters(text: str) -> str:
-    """Return a name without what people write in one way or another: case, dashes, underscores."""
+    """Return a name without the differences of spelling: case, dashes, underscores."""
     return text.replace("-", "").replace("_", "").lower()
 
 
 def _check(option: Option[Any], what: Given) -> None:
-    """Raise ConfigurationError unless the text can be used; while it is as the pod has it, to be shown so."""
+    """Raise ConfigurationError unless the text can be used: the error shows it as the pod has it."""
     if len(what.text) > MAX_CHARACTERS:
         raise Settings({option: what}).refused(option, f"{option.expected}; at most {MAX_CHARACTERS} characters")
     Settings({option: what})[option]

@@ -70,7 +70,7 @@ class Settings(Value):
         )
 
     def checked(self) -> Settings:
-        """Return these settings if every value that was given can be used; ConfigurationError if one cannot."""
+        """Return these settings if every given value can be used; ConfigurationError if one cannot."""
         for option in self.explicit:
             self[option]
         return self

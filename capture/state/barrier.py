@@ -30,7 +30,7 @@ def wait_for_packets_in_flight() -> None:
 def _call(number: int, command: int) -> int:
     """Make the system call; if the kernel refuses it (``nohz_full``, seccomp), the sleep was all."""
     try:
-        import ctypes  # costs milliseconds, and only who changes from REDIRECT to TPROXY waits
+        import ctypes  # costs milliseconds; only a change from REDIRECT to TPROXY waits
     except ImportError:
         return -1
     return int(ctypes.CDLL(None).syscall(number, command, 0, 0))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def in_child(work: Callable[[], str], describe: Callable[[BaseException], str]) -> tuple[int, str]:
-    """Return how a forked child ended that did the work, and what that returned, or what describes its error.
+    """Do the work in a forked child; return how that ended, and what the work returned, or what describes its error.
 
     The status is 0, 1 after an error, or negative: the number of the signal that killed the child.
     """

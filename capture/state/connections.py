@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 STATES = {
     sock_diag.TCP_SYN_SENT: conntrack.TCP_CONNTRACK_SYN_SENT,
     sock_diag.TCP_SYN_RECV: conntrack.TCP_CONNTRACK_SYN_RECV,
-    # Half-closed connections too: who tracks them as such forgets them after a minute without packets.
+    # Half-closed ones too: an entry in such a state ends after a minute without packets.
     sock_diag.TCP_ESTABLISHED: conntrack.TCP_CONNTRACK_ESTABLISHED,
     sock_diag.TCP_FIN_WAIT1: conntrack.TCP_CONNTRACK_ESTABLISHED,
     sock_diag.TCP_FIN_WAIT2: conntrack.TCP_CONNTRACK_ESTABLISHED,
@@ -104,7 +104,7 @@ def track(first: Ruleset | None = None) -> tuple[str, ...]:
 
 
 def entries_of(sockets: list[TcpSocket]) -> Iterator[tuple[Flow, int]]:
-    """Yield for each connection what it looks like from where it began, and its state; both ends of one may be here."""
+    """Yield each connection, from its client to its server, with its state; both ends of one may be here."""
     listening = {socket.local_port for socket in sockets if socket.state == sock_diag.TCP_LISTEN}
     flows: dict[Flow, int] = {}
     for socket in sockets:

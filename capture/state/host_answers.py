@@ -32,11 +32,11 @@ class HostAnswers(Value):
         return self.proxy_user
 
     def pod_addresses(self) -> tuple[Network, ...]:
-        """Return one address for each family that the pod had one of."""
+        """Return an address of each family in which the pod had one."""
         return tuple(map(_any_address, self.families))
 
     def primary_address(self) -> Network | None:
-        """Return an address of the family that the primary one was of."""
+        """Return an address of the family of the primary one."""
         return None if self.primary is None else _any_address(self.primary)
 
     def interface_names(self) -> None:

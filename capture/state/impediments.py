@@ -10,8 +10,10 @@ from capture.model.addresses import (
     LOOPBACK_ADDRESSES,
     LOOPBACK_NETWORKS,
     Family,
+    Network,
     address_text,
     parse_address,
+    parse_network,
 )
 from capture.model.ruleset import MANGLE, PREROUTING, InInterface, Return, Ruleset
 from capture.model.values import Value
@@ -84,8 +86,13 @@ def _leads_to_lo(route: NetlinkSocket, address: str) -> bool:
 
 def _has_global_ipv6(route: NetlinkSocket) -> bool:
     """Return whether connections of IPv6 may be redirected at all; few pods without any have ::1, either."""
-    found = [each for each in read_addresses(route, FAMILY_NUMBERS[IPV6]) if each.interface != LOOPBACK_INDEX]
-    return not all(parse_address(each.address).is_link_local for each in found)
+    return not all(each.is_link_local for each in _outer_addresses(route, IPV6))
+
+
+def _outer_addresses(route: NetlinkSocket, family: Family) -> list[Network]:
+    """Return the addresses of the namespace apart from those of lo."""
+    found = read_addresses(route, FAMILY_NUMBERS[family])
+    return [parse_address(each.address) for each in found if each.interface != LOOPBACK_INDEX]
 
 
 LO_DOWN: Literal["lo-down"] = "lo-down"
@@ -96,26 +103,37 @@ LOOPBACK_DOWN = Impediment(
 
 def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:
     from capture.netlink import policy_rules as rules  # TPROXY only
-    from capture.netlink.routing import read_routes
 
     try:
         listed = rules.read_policy_rules(route, FAMILY_NUMBERS[policy.family])
     except UnsupportedError:
         return  # a kernel without policy routing; that our rule is missing is reported elsewhere
+    own_addresses = _outer_addresses(route, policy.family)
     is_own = [rule.is_for_mark(policy.mark, policy.table) for rule in listed]
     for rule in listed[: is_own.index(True)] if any(is_own) else ():
         decides = rule.action != rules.FR_ACT_NOP and rule.table != rules.RT_TABLE_LOCAL
-        if not decides or not rule.may_match_mark(policy.mark):
+        if not decides or not _may_be_for_answers(rule, policy.mark, own_addresses):
             continue
-        routes = read_routes(route, FAMILY_NUMBERS[policy.family]) if rule.looks_up else ()
-        if rule.looks_up and all(each.table != rule.table for each in routes):
-            continue  # a table without routes lets packets go on to the next rule
+        if rule.looks_up and not rules.has_routes(route, FAMILY_NUMBERS[policy.family], rule):
+            continue
         yield Impediment(
             "policy-route",
             f"the policy rule `{rule}` precedes ours and routes packets with mark {policy.mark:#x} away from the proxy",
             f"Apply again, which gives ours preference {PREFERENCE}; a rule that had it before needs a greater one.",
             policy.family,
         )
+
+
+def _may_be_for_answers(rule: PolicyRule, mark: int, own_addresses: list[Network]) -> bool:
+    """Return whether a policy rule may be for the application's answers: by mark they are routed again, to the proxy.
+
+    Such a packet is the pod's own (``iif lo``), and from an address of the pod.
+    """
+    if rule.is_inverted or not rule.may_match_mark(mark):
+        return rule.may_match_mark(mark)
+    network = parse_network(rule.source) if rule.source and own_addresses else None
+    is_from_pod = network is None or any(network.contains(each.first) for each in own_addresses)
+    return rule.is_for_rerouted and rule.incoming in ("", "lo") and is_from_pod
 
 
 def rule_that_needs_source_validation(route: NetlinkSocket) -> PolicyRule | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from capture.analysis.causes import Capture, PodFacts
+from capture.analysis.causes import PodFacts
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NUMBERS, parse_address
 from capture.model.conventions import PROTOCOL_NUMBERS
@@ -21,10 +21,11 @@ from capture.state.user_namespace import IdMaps, foreign_ids
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from capture.model.ruleset import Span
     from capture.netlink.sockets import NetlinkSocket
 
 
-def read_facts(capture: Capture) -> PodFacts:
+def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
     """Return the facts of the namespace we are in; what the kernel does not report is left out."""
     with open_route() as route:
         links = tuple(read_links(route))
@@ -38,7 +39,7 @@ def read_facts(capture: Capture) -> PodFacts:
     strangers = {
         listener.inode
         for listener in listeners or ()
-        if not any(span.first <= listener.uid <= span.last for span in capture.uids)
+        if not any(span.first <= listener.uid <= span.last for span in proxy_uids)
     }
     return PodFacts(
         links,
@@ -52,7 +53,7 @@ def read_facts(capture: Capture) -> PodFacts:
 
 
 def diverted(route: NetlinkSocket, links: Sequence[Link]) -> tuple[tuple[str, str], ...]:
-    """Return which interfaces have a filter that sends elsewhere what comes in, and where to."""
+    """Return the interfaces with a filter that diverts incoming packets, each with its target."""
     names = {link.index: link.name for link in links}
     return tuple(
         (link.name, names.get(target, f"interface {target}"))

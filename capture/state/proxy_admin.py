@@ -12,7 +12,7 @@ MAX_BYTES = 64 * 1024 * 1024
 
 
 def is_url(text: str) -> bool:
-    """Return whether a text is an http URL with a host, and with no port that there cannot be."""
+    """Return whether a text is an http URL with a host, and with a possible port if it has one."""
     from urllib.parse import urlsplit
 
     try:

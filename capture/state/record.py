@@ -2,7 +2,7 @@
 
 A record holds the settings and the facts that they were resolved with; both together give the rule set
 again. People read it, too: JSON, one file per namespace, in a directory that only root sees. Where it
-cannot be written, nothing fails.
+cannot be written, nothing fails; a warning tells.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ OPTIONS_BY_NAME = {option.name: option for option in RULE_OPTIONS}
 
 
 class Record(Value):
-    """The record of a namespace: the settings, the facts then, and the way into the kernel.
+    """The record of a namespace: the settings, the facts at that time, and how the rules were written.
 
     It is written before anything else is, so that what was begun is known if it never comes to an end;
     ``stale_routes`` are those of what was there before, as long as they may be there.
@@ -204,8 +204,8 @@ def read(directory: str = STATE_DIRECTORY) -> Record | None:
         return None
 
 
-def write(record: Record, directory: str = STATE_DIRECTORY) -> bool:
-    """Keep the record of the namespace we are in; return whether that was possible.
+def write(record: Record, directory: str = STATE_DIRECTORY) -> str:
+    """Keep the record of the namespace we are in; return why that was not possible, nothing if it was.
 
     Readers see the old record or the new one, whole; of two writers the last one's stays. What is kept already is not
     written again. Raises StateDirectoryError if others could write there, too.
@@ -216,9 +216,9 @@ def write(record: Record, directory: str = STATE_DIRECTORY) -> bool:
         content = as_json(record).encode()
         if content_of(path) != content:
             put(path, content)
-    except OSError:
-        return False
-    return True
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 class Journal:
@@ -227,13 +227,22 @@ class Journal:
     def __init__(self, record: Record) -> None:
         self._record = record
         self._to_turn_off = record.sysctls
+        self._obstacle = ""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return, in at most one line, that nothing is recorded, and what follows."""
+        if not self._obstacle:
+            return ()
+        effect = "`dump` and `verify` will not know the applied configuration; name the options when you verify"
+        return (f"{STATE_DIRECTORY} cannot be written ({self._obstacle}): {effect}",)
 
     def begin(self, stale: Ruleset, recorded: Record | None) -> None:
         """Keep the record, with the routes that are there until the change is over, and switches changed earlier."""
         changed = {sysctl.path: sysctl for sysctl in self._record.sysctls}
         changed |= {sysctl.path: sysctl for sysctl in (recorded.sysctls if recorded else ())}
         self._record = self._record.replace(sysctls=tuple(changed.values()))
-        write(self._record.replace(stale_routes=stale.policy_routes))
+        self._obstacle = write(self._record.replace(stale_routes=stale.policy_routes))
 
     def turn_off_sysctls(self) -> bool:
         """Turn off the switches that the record names; return whether any was on."""
@@ -253,7 +262,7 @@ class Journal:
 
     def commit(self) -> None:
         """Keep the record without stale routes: they are gone."""
-        write(self._record)
+        self._obstacle = write(self._record)
 
     def restore_sysctls(self) -> bool:
         """Restore switches that the rules no longer need; return whether we had changed any."""

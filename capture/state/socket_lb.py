@@ -23,7 +23,7 @@ MAX_PROGRAMS = 64
 SYSCALLS = {"x86_64": 321, "aarch64": 280, "s390x": 351, "ppc64le": 361, "riscv64": 280}
 """Numbers of bpf(2), by machine."""
 OWNERS = {"cil_": "Cilium", "sock4_": "Cilium", "sock6_": "Cilium", "cali_": "Calico", "calico_": "Calico"}
-"""The owners of programs, by the beginnings of their names."""
+"""Owners of such programs, by how the programs' names begin."""
 
 
 class Translated(Value):

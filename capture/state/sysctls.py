@@ -84,7 +84,7 @@ def accepts_marks() -> Sysctl | None:
 
 
 def refuses_marked_sources(excluded: Iterable[str] = ()) -> Iterator[Sysctl]:
-    """Yield the switches because of which interfaces, but for the excluded ones, refuse marked packets."""
+    """Yield the switches that make interfaces refuse marked packets, the excluded ones aside."""
     general = {name: _read(f"{INTERFACES}/all/{name}") for name in (MARK_ON_SOURCE, "accept_local", "rp_filter")}
     left_alone = (*NOT_INTERFACES, *excluded)
     named: set[str] = set()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from cni.log import Log
+from cni.log import PluginLog
 
 
-class AgentLog(Log):
+class AgentLog(PluginLog):
     """Writes lines of at least ``level``; each is one write(2), so that the lines of threads do not mix."""
 
     def __init__(self, level: str = "info", descriptor: int = 1) -> None:

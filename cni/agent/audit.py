@@ -26,12 +26,13 @@ from capture.settings.pod import settings_of
 from capture.settings.settings import Settings
 from cni.agent import examination
 from cni.agent.agent_log import AgentLog
-from cni.agent.examination import CAPTURED, UNKNOWN, Owners, PodState
+from cni.agent.examination import CAPTURED, LEFT_ALONE, UNKNOWN, Owners, PodState
 from cni.agent.health import Health
 from cni.agent.kernel_events import EVERYWHERE, KernelEvents
 from cni.agent.pods import Pods
-from cni.agent.runtime import Runtime, RuntimeSilentError, Sandbox
+from cni.agent.runtime import RuntimeClient, RuntimeSilentError, Sandbox
 from cni.agent.sandboxes import PodNamespace, Sandboxes
+from cni.agent.status_text import WELL
 from cni.conf import Configuration
 from cni.decision import PROGRAMS_ITSELF, exemption_by_name, first_exemption, warnings_about
 from cni.pod import Identity
@@ -55,8 +56,7 @@ FAMILIES_OF_PORTS = 4
 """Two ports, each for two families."""
 AWAITED = 30.0
 """Seconds for which a pod is awaited that the API server has announced and the runtime has not."""
-LEFT_ALONE, HOST_NETWORK = "left-alone", "host-network"
-GOOD = (CAPTURED, LEFT_ALONE, HOST_NETWORK)
+HOST_NETWORK = "host-network"
 
 
 class Observation(Value):
@@ -75,7 +75,7 @@ class Audited(Value):
     """The facts about a pod."""
 
     place: PodNamespace
-    finding: PodState
+    state: PodState
     sight: Observation
     since: float
     """When it came into this state, seconds since the epoch."""
@@ -103,7 +103,7 @@ class Audit:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: RuntimeClient,
         pods: Pods,
         configuration: Configuration,
         health: Health,
@@ -158,19 +158,19 @@ class Audit:
     def look(self, place: PodNamespace, *, is_changed: bool = False) -> PodState:
         """Look at one pod and remember its state; return it. ``is_changed`` is whether an event came."""
         known = self.known.get(place.sandbox.id)
-        finding, sight, pod = self._examine(place, known, is_changed=is_changed)
+        state, sight, pod = self._examine(place, known, is_changed=is_changed)
         now = time.time()
-        is_new = known is None or known.finding.state != finding.state
+        is_new = known is None or known.state.name != state.name
         since = now if known is None or is_new else known.since
-        audited = Audited(place, finding, sight, since)
+        audited = Audited(place, state, sight, since)
         self.known[place.sandbox.id] = audited
         self._first_looks.setdefault(place.sandbox.id, time.monotonic())
-        (self._bad.discard if finding.state in GOOD else self._bad.add)(place.sandbox.id)
-        if is_new and (known is not None or finding.state not in GOOD):
-            self.log.info("pod state", pod=audited.key, state=finding.state, says=finding.message)
-        if is_new or finding.state not in GOOD:
+        (self._bad.discard if state.name in WELL else self._bad.add)(place.sandbox.id)
+        if is_new and (known is not None or state.name not in WELL):
+            self.log.info("pod state", pod=audited.key, state=state.name, says=state.message)
+        if is_new or state.name not in WELL:
             self.on_change(audited, pod)
-        return finding
+        return state
 
     # --- one pod ----------------------------------------------------------------------------------------------
 
@@ -228,13 +228,13 @@ class Audit:
         if known is not None and known.sight.signature:
             before = known.sight
             has_only_begun = (
-                known.finding.state == CAPTURED and before.owners is None and _is_served(owners, settings)
+                known.state.name == CAPTURED and before.owners is None and _is_served(owners, settings)
             ) and before.signature[:2] == sight.signature[:2]
             if (before.signature == sight.signature or has_only_begun) and now - before.diagnosed < FULL:
-                return known.finding, sight.replace(diagnosed=before.diagnosed)
+                return known.state, sight.replace(diagnosed=before.diagnosed)
             if not self._may_diagnose(place.sandbox.id, now):
                 self._postponed.add(place.sandbox.id)
-                return known.finding, before
+                return known.state, before
         return examination.diagnose(place.path, settings, is_starting=is_starting), sight
 
     def _may_diagnose(self, sandbox: str, now: float) -> bool:
@@ -280,7 +280,7 @@ class Audit:
         return found
 
     def _where_others_listen(self, now: float) -> set[str]:
-        """Return the pods in which others listen than when they were looked at."""
+        """Return the pods whose listeners are not those of the last look."""
         if now - self._listened < LISTENERS:
             return set()
         self._listened = now
@@ -300,7 +300,7 @@ class Audit:
         """Return the pods of each state; for any thread."""
         states: dict[str, list[str]] = {}
         for audited in list(self.known.values()):
-            states.setdefault(audited.finding.state, []).append(audited.key)
+            states.setdefault(audited.state.name, []).append(audited.key)
         return {state: sorted(pods) for state, pods in states.items()}
 
     def as_plain(self, namespace: str = "", name: str = "") -> list[dict[str, Any]]:
@@ -310,9 +310,9 @@ class Audit:
             {
                 "pod": audited.key,
                 "uid": audited.place.sandbox.uid,
-                "state": audited.finding.state,
-                "says": audited.finding.message,
-                "remedy": audited.finding.remedy,
+                "state": audited.state.name,
+                "says": audited.state.message,
+                "remedy": audited.state.remedy,
                 "since": audited.since,
                 "namespace_path": audited.place.path,
             }

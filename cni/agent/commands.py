@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from capture.cli.options import CaptureCommand, CommandGroup, text_or_json
 from capture.cli.parameter_types import ParameterType, number, one_of
 from capture.errors import EXIT_DRIFT, EXIT_FAILED, CaptureError
-from capture.model.addresses import is_decimal
 from capture.report.output import print_json
 from capture.report.streams import Stream
 from capture.report.terminal import print_lines
+from capture.settings.parsers import port
 from cni import agent_socket, conf
 from cni.agent.options import RUNTIME_SOCKETS, SERVICE_ACCOUNT, Options
 from cni.commands import ENTRY, checked_entry, installed_plugin, print_changes, with_options
 from cni.networks import PLUGIN
 from cni.runtimes import BIN_DIR, CONF_DIR
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 AGENT_EXAMPLES = """
 capture node agent --node "$NODE_NAME" --exclude-namespace kube-system     # as the chart's DaemonSet starts it
@@ -46,17 +43,18 @@ capture node pod shop/web-0 verify
 capture node pod shop/web-0 why tcp 203.0.113.9:80 --uid 1000
 """
 POD_COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
-GOOD_STATES = ("captured", "left-alone", "host-network", "unknown")
 REPAIRS = ("report", "apply", "evict")
 STATUS_TIMEOUT = 3.0
 POD = ParameterType(str, "NAMESPACE/NAME, such as default/web-0", lambda text: all(text.partition("/")))
-DAEMON_SET_NAME = ParameterType(str, "NAMESPACE/NAME", lambda text: not text or all(text.partition("/")))
+DAEMON_SET_NAME = ParameterType(
+    str, "NAMESPACE/NAME, such as istio-capture/capture-agent", lambda text: not text or all(text.partition("/"))
+)
 ADDRESS = ParameterType(
-    str, "HOST:PORT, such as 127.0.0.1:15014", lambda text: not text or is_decimal(text.rpartition(":")[2], 5)
+    str, "HOST:PORT, such as 127.0.0.1:15014", lambda text: not text or (":" in text and port(text.rpartition(":")[2]))
 )
 
 
-def _elsewhere(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
+def _for_terminal(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
     """Print as for a terminal of this size, 120x40: `kubectl capture` has one, and this program a pipe to it."""
     if not terminal:
         return
@@ -70,7 +68,7 @@ def _elsewhere(_ctx: click.Context, _param: click.Parameter, terminal: str | Non
 
 
 @click.group("node", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--terminal", hidden=True, expose_value=False, is_eager=True, callback=_elsewhere)
+@click.option("--terminal", hidden=True, expose_value=False, is_eager=True, callback=_for_terminal)
 def node_group() -> None:
     """Run the agent of a Kubernetes node, query it, or remove what it has installed."""
 
@@ -177,6 +175,8 @@ def pods(socket: str, pod: str | None, form: str) -> int:
 
     Exit code 4 if something is wrong with one of them.
     """
+    from cni.agent.status_text import HANG, WELL, pod_lines
+
     answer = _request(socket, {"get": "pods"} | _named(pod or ""))
     found = answer.get("pods") or []
     if form == "json":
@@ -184,11 +184,9 @@ def pods(socket: str, pod: str | None, form: str) -> int:
     elif not found:
         print_lines([f"no pod is known; the audit is {answer.get('audit')}"])
     else:
-        from cni.agent.status_text import HANG, pod_lines
-
         for line in pod_lines(found):
             print_lines([line], HANG)
-    return EXIT_DRIFT if any(each["state"] not in GOOD_STATES for each in found) else 0
+    return EXIT_DRIFT if any(each["state"] not in (*WELL, "unknown") for each in found) else 0
 
 
 @node_group.command(

@@ -18,7 +18,7 @@ KNOWN: Outcome = "known"
 REFUSED: Outcome = "refused"
 UNREACHABLE: Outcome = "unreachable"
 CONFLICT, SERVER_ERROR = 409, 500
-"""HTTP status for a name that is taken, and the first for what the server cannot now (RFC 9110, 15.5.10 and 15.6)."""
+"""HTTP status of a name that is taken, and the first of a server's errors (RFC 9110, 15.5.10 and 15.6)."""
 PASSING = (0, 429)
 """No answer, and too many requests (RFC 6585)."""
 MESSAGE_LIMIT = 1024

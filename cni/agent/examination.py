@@ -51,13 +51,13 @@ SPECIFIC = ("lo-down", "ingress-filter", "no-rules", "second-set")
 class PodState(Value):
     """The state of a pod: ``captured``, ``unknown``, or the kind of the first cause, with its text."""
 
-    state: str
+    name: str
     message: str = ""
     remedy: str = ""
 
 
 def signature(path: str, ports: Iterable[int]) -> tuple[tuple[object, ...], Owners]:
-    """Return what is another value when rules have changed in the namespace, and who listens there.
+    """Return a value that changes with the rules of the namespace, and who listens there.
 
     Raises CaptureError.
     """
@@ -70,7 +70,7 @@ def signature(path: str, ports: Iterable[int]) -> tuple[tuple[object, ...], Owne
 
 
 def network(path: str) -> tuple[object, ...]:
-    """Return what is another value when addresses, interfaces, their filters, policy rules or routes have changed.
+    """Return a value that changes with addresses, interfaces, their filters, policy rules and routes.
 
     Raises CaptureError.
     """
@@ -89,7 +89,7 @@ def network(path: str) -> tuple[object, ...]:
 
 
 def changed_owners(known: Mapping[str, Owners]) -> list[str]:
-    """Return the namespaces, of these, in which others listen than are known; ended ones are left out."""
+    """Return which of the namespaces have other listeners than the known ones; ended namespaces are left out."""
     changed = []
     for path in enter_each(known):
         sockets = _first(known[path])
@@ -103,7 +103,7 @@ def changed_owners(known: Mapping[str, Owners]) -> list[str]:
 
 
 def _first(owners: Owners) -> Owners:
-    """Return one of them: a proxy that ends, or is another one, is so on all ports and in both families."""
+    """Return one listener: a proxy that ends, or is replaced, does so on all ports and in both families."""
     key = min(owners)
     return {key: owners[key]}
 

@@ -21,7 +21,7 @@ class Handover:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         self.directory, self.name = directory, name
         self._claim = os.path.join(directory, "claim")
-        self._lock = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
         self.acts = False
         self._write_claim()
 
@@ -38,7 +38,6 @@ class Handover:
     def close(self) -> None:
         """Release the lock."""
         os.close(self._lock)
-        self.acts = False
 
     def _take(self) -> bool:
         try:
@@ -50,12 +49,12 @@ class Handover:
     def _claim_of_other(self) -> tuple[bool, bool]:
         """Return whether another agent claims to act, and whether that claim is so old that it should have by now."""
         try:
-            with open(self._claim, encoding="utf-8", errors="replace") as file:
+            with open(self._claim, "rb") as file:
                 name = file.read()
             age = time.time() - os.stat(self._claim).st_mtime
         except OSError:
             return False, False
-        return name != self.name, age > CLAIM_LASTS
+        return name != self.name.encode(), age > CLAIM_LASTS
 
     def _write_claim(self) -> None:
         temporary = f"{self._claim}.{os.getpid()}"

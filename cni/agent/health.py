@@ -44,12 +44,11 @@ class Health:
         self._makers |= makers
 
     def count(self, name: str, label: str = "") -> None:
-        """Count an event."""
         with self._lock:
             self._counts[name, label] = self._counts.get((name, label), 0) + 1
 
-    def turned(self) -> None:
-        """Note that the main loop has turned."""
+    def note_loop(self) -> None:
+        """Note that the main loop runs."""
         self._turn = time.monotonic()
 
     @property
@@ -60,7 +59,7 @@ class Health:
 
     @property
     def is_live(self) -> bool:
-        """Whether the main loop turns; the API server has no part in it."""
+        """Whether the main loop runs; the API server has no part in it."""
         return time.monotonic() - self._turn < LOOP_LIMIT
 
     def counts(self) -> dict[tuple[str, str], int]:

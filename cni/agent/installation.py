@@ -23,7 +23,7 @@ from cni.agent.handover import Handover
 from cni.agent.health import Health
 from cni.agent.options import Options
 from cni.agent.rewrite_conflict import RestoreBackoff
-from cni.agent.runtime import Runtime, RuntimeSilentError
+from cni.agent.runtime import RuntimeClient, RuntimeSilentError
 from cni.agent.writers import Writers, name_of_rival
 from cni.conf import POD_SOURCES, RUNTIME
 from cni.install import Desired
@@ -48,7 +48,7 @@ class Installation:
         options: Options,
         health: Health,
         log: AgentLog,
-        runtime: Runtime | None = None,
+        runtime: RuntimeClient | None = None,
         publish: Callable[[str, str], None] = lambda _reason, _message: None,
     ) -> None:
         self.options = options
@@ -69,7 +69,7 @@ class Installation:
     def run(self, stop: threading.Event, handover: Handover) -> None:
         """Keep everything in place until ``stop``, which leaves it there; only while this agent acts."""
         while not stop.is_set():
-            self.health.turned()
+            self.health.note_loop()
             if handover.look():
                 self.health.report("handover")
                 self.run_once(time.monotonic())

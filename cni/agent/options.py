@@ -62,7 +62,7 @@ class Options(Value):
     @property
     def credentials(self) -> str:
         """The folder that holds kubeconfig, token and CA for the plugin."""
-        return self.credentials_dir or os.path.join(os.path.dirname(self.conf_dir.rstrip("/")), CREDENTIALS)
+        return self.credentials_dir or os.path.join(os.path.dirname(self.conf_dir), CREDENTIALS)
 
     @property
     def kubeconfig(self) -> str:

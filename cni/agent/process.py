@@ -1,6 +1,6 @@
 """The agent's process: its threads, and what happens to them.
 
-    main        installation: directories, entry, credentials        (this thread; liveness is that it turns)
+    main        installation: directories, entry, credentials        (this thread; liveness is that its loop runs)
     reflector   the node's pods, from the API server
     socket      answers the plugin and people
     log         passes the plugin's log on

@@ -46,7 +46,7 @@ class Sandbox(Value):
     """Nanoseconds since the epoch."""
 
 
-class Runtime:
+class RuntimeClient:
     """The runtime that listens at ``socket``. For all threads."""
 
     def __init__(self, socket: str) -> None:
@@ -90,10 +90,10 @@ class Runtime:
             raise RuntimeSilentError(f"{self.socket}: {method}: {error.code}: {error.details}") from None
 
 
-def find(socket: str, candidates: tuple[str, ...]) -> Runtime | None:
+def find(socket: str, candidates: tuple[str, ...]) -> RuntimeClient | None:
     """Return the runtime at ``socket``, or, if that is not given, at the first of the candidates that is there."""
     path = socket or next((candidate for candidate in candidates if os.path.exists(candidate)), "")
-    return Runtime(path) if path else None
+    return RuntimeClient(path) if path else None
 
 
 def _loaded(plain: dict[str, Any]) -> Loaded:

@@ -9,7 +9,7 @@ import os
 
 from capture.model.values import Value
 from cni.agent.kernel_events import namespace_number
-from cni.agent.runtime import Runtime, Sandbox
+from cni.agent.runtime import RuntimeClient, Sandbox
 
 SAME_PLACE = ("/var/run/", "/run/")
 """Runtimes name namespaces by the first; in the agent's container only the second is mounted."""
@@ -37,7 +37,7 @@ class PodNamespace(Value):
 class Sandboxes:
     """The reports of the runtime so far."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: RuntimeClient) -> None:
         self._runtime = runtime
         self._places: dict[str, PodNamespace] = {}
         self._of_pods: dict[tuple[str, str], set[str]] = {}
@@ -87,7 +87,6 @@ class Sandboxes:
         self._gone.append(place)
 
     def get(self, sandbox: str) -> PodNamespace | None:
-        """Return a known pod."""
         return self._places.get(sandbox)
 
     def by_number(self, numbers: set[int]) -> list[PodNamespace]:

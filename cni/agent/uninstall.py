@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lightkube import Client
 
     from cni.agent.options import Options
-    from cni.agent.runtime import Runtime
+    from cni.agent.runtime import RuntimeClient
 
 NOT_FOUND = 404
 PODS_TIMEOUT = 240.0
@@ -31,7 +31,7 @@ REMEDY = "Look at its pods; a node that is gone for good holds its pod: delete t
 
 
 def uninstall(
-    options: Options, runtime: Runtime | None = None, is_replaced: Callable[[], bool] = lambda: False
+    options: Options, runtime: RuntimeClient | None = None, is_replaced: Callable[[], bool] = lambda: False
 ) -> list[str]:
     """Remove entry and credentials at once, and the plugin when nothing calls it any more; return what has changed.
 
@@ -58,7 +58,7 @@ def uninstall(
     return changes
 
 
-def _is_unloaded(runtime: Runtime, is_replaced: Callable[[], bool]) -> bool:
+def _is_unloaded(runtime: RuntimeClient, is_replaced: Callable[[], bool]) -> bool:
     """Wait until the runtime has loaded a configuration without the plugin; return False if it does not report that."""
     until = time.monotonic() + UNLOADED_WITHIN
     while time.monotonic() < until and not is_replaced():

@@ -84,7 +84,7 @@ class Watched:
         )
 
         def on_change(audited: Audited, pod: dict[str, Any] | None) -> None:
-            self.seen.append(audited.finding.state)
+            self.seen.append(audited.state.name)
             repair(audited, pod)
 
         self.audit.on_change = on_change
@@ -93,7 +93,7 @@ class Watched:
         with InNamespace(self.node.path):
             self.audit.run_once(changed or set())
         [known] = self.audit.known.values()
-        return known.finding.state
+        return known.state.name
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def test_a_new_pod_is_awaited_once_a_turn_and_one_that_has_gone_is_forgotten(
     assert (watched.health.fact("pod_states"), *map(len, remembered)) == ({}, 0, 0, 0, 0, 0)
 
 
-def test_who_is_left_alone_is_not_looked_into(watched: Watched) -> None:
+def test_a_pod_left_alone_is_not_looked_into(watched: Watched) -> None:
     watched.pods.replace_all([pod_object(annotated=False)])
     assert watched.run_once() == "left-alone"
     assert watched.audit.as_plain()[0]["says"] == "it has no annotation sidecar.istio.io/status"

@@ -10,6 +10,7 @@ import pytest
 from pytest_netns import NamespaceFactory
 from support.captures.init_program import AS_PROXY, init
 from support.captures.injected_arguments import INJECTED, LOG_FLAGS
+from support.processes.private_mounts import OWN_MOUNTS
 
 if TYPE_CHECKING:
     from pytest_netns import Namespace
@@ -150,3 +151,13 @@ def test_its_output_as_json_and_in_silence(netns: NamespaceFactory) -> None:
     silent = init(namespace, "istio-clean-iptables", "--log_output_level=error")
     assert silent.stdout + silent.stderr == ""
     assert "ISTIO" not in save(namespace)
+
+
+def test_a_state_directory_that_cannot_be_written_is_named(netns: NamespaceFactory) -> None:
+    """As in a container with a read-only root: the rules are written, and verify cannot know them."""
+    read_only = 'mount -t tmpfs -o ro,mode=700 none /run/istio-capture && exec "$@"'
+
+    done = init(netns(), before=(*OWN_MOUNTS, "sh", "-c", read_only, "sh"))
+
+    assert "warning: /run/istio-capture cannot be written (Read-only file system): " in done.stderr
+    assert "name the options when you verify" in done.stderr

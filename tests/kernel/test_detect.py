@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import pytest
 
+from capture import operations
 from capture.backends.detect import decide, find_live_sets
 from capture.backends.host_facts import gather
 from capture.backends.iptables.tables import legacy_tables
 from capture.backends.nftables.netlink import NetlinkDriver as NativeDriver
 from capture.backends.request import BackendRequest
+from capture.errors import CaptureError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.ruleset import Ruleset
 from capture.rules import build_ruleset
+from capture.settings import options as option
 from capture.settings.config import CaptureConfig
 from pytest_netns import Namespace
+from support.captures.settings import settings
 from support.rules.iptables_drivers import DRIVERS, DriverCase
 
 pytestmark = pytest.mark.kernel
@@ -89,3 +93,37 @@ def test_chains_of_upstream_in_either_spelling_are_found(here: Namespace) -> Non
 
     (found,) = find_live_sets()
     assert (set(found.families), set(found.spellings)) == (set(FAMILIES), {"underscore", "dash"})
+
+
+UNUSABLE = {
+    "the table is dormant": "flags dormant;",
+    "another priority": "chain OUTPUT { type nat hook output priority -110; }",
+    "another type": "chain PREROUTING { type filter hook prerouting priority -100; }",
+    "no hook": "chain OUTPUT { }",
+}
+
+
+@pytest.mark.parametrize("content", UNUSABLE.values(), ids=UNUSABLE)
+def test_tables_that_iptables_cannot_use_are_left_alone(here: Namespace, content: str) -> None:
+    here.run(["nft", "-f", "-"], stdin=f"table ip nat {{\n{content}\n}}\n")
+    before = here.run(["nft", "list", "table", "ip", "nat"]).stdout
+    by_iptables = settings({option.BACKEND: "iptables"})
+
+    with pytest.raises(CaptureError, match=r"`nft (add table|delete chain) ip nat"):
+        operations.apply(by_iptables)
+    assert operations.apply(settings({})).choice.backend == "nftables"
+    assert operations.verify().holds
+    assert here.run(["nft", "list", "table", "ip", "nat"]).stdout == before
+
+
+def test_a_table_that_falls_asleep_is_drift_and_mended(here: Namespace) -> None:
+    operations.apply(settings({}))
+    here.run(["nft", "add table ip nat { flags dormant; }"])
+
+    assert not operations.verify().holds
+    with pytest.raises(CaptureError, match="`nft add table ip nat`"):
+        operations.apply(settings({option.BACKEND: "iptables"}))
+    assert operations.apply(settings({})).changed
+    assert operations.verify().holds
+    assert operations.clean()
+    assert everything(here)[0] == ""

@@ -167,7 +167,7 @@ class TestLocks:
             assert not differences(DESIRED, driver.read())
 
     def test_the_lock_of_the_namespace_is_waited_for(self, here: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("capture.backends.iptables.restore.LOCK_PATIENCE", 1)
+        monkeypatch.setattr("capture.backends.iptables.restore.XTABLES_LOCK_TIMEOUT", 1)
         with open("/proc/thread-self/ns/net", "rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             with pytest.raises(ToolError, match="xtables lock") as caught:

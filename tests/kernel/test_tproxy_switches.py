@@ -225,6 +225,29 @@ def test_the_rule_of_upstream_is_taken_over(pod_pair: PodPair) -> None:
     assert_arrives(pod_pair, {"ipv4": True, "ipv6": True})
 
 
+NOT_FOR_ANSWERS = (
+    "oif eth0 lookup main",
+    "iif eth0 unreachable",
+    "from 192.0.2.0/24 blackhole",
+    "ipproto udp lookup main",
+    "uidrange 1000-1000 lookup main",
+    "lookup main suppress_prefixlength 32",
+    "lookup 79",
+)
+
+
+def test_rules_before_our_own_for_other_packets_do_no_harm(pod_pair: PodPair) -> None:
+    pod, _ = pod_pair
+    pod.ip("route add throw default table 79", *(f"rule add pref 0 {each}" for each in NOT_FOR_ANSWERS))
+    with pod.entered():
+        operations.apply(settings(TPROXY))
+        assert operations.verify().holds
+        assert_arrives(pod_pair, {"ipv4": True, "ipv6": True})
+        pod.ip("rule del fwmark 1337", "rule add pref 0 iif lo lookup main", "rule add pref 0 fwmark 1337 lookup 133")
+        assert not operations.verify().holds
+    assert_arrives(pod_pair, {"ipv4": False, "ipv6": True})
+
+
 def test_rules_before_our_own_that_decide_nothing_do_no_harm(pod_pair: PodPair) -> None:
     pod, _ = pod_pair
     with pod.entered():

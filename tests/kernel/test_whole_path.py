@@ -98,8 +98,9 @@ def test_the_missing_half_of_the_transparent_route_is_named(pair: PodPair, comma
     half, other = ("policy rule", "route") if " rule " in command else ("route", "policy rule")
     assert trace(pair, "tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0")["missing_routes"] == [add]
     shown = pair.pod.run([PROGRAM, "trace", "tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0"]).stdout
-    assert f"\nbut answers to the proxy leave the pod; `{add}` adds what is missing\n" in shown
-    assert f"IPv4: the {half} for mark 0x539 is missing: `{add}` adds it" in printed
+    missing = f"IPv4: the {half} for mark 0x539 is missing: `{add}` adds it"
+    assert f"\nbut the app's answers leave the pod and miss the proxy; {missing}\n" in shown
+    assert missing in printed
     assert f"the {other}" not in printed
 
 

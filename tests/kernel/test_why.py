@@ -96,6 +96,16 @@ def test_without_a_record_the_live_rules_are_the_reference(pod_pair: PodPair) ->
     done = pod.run([CAPTURE, "why"], check=False)
     assert (done.returncode, done.stdout.startswith("cannot be told: this pod")) == (5, True)
     assert "a rule may be missing" in done.stdout
+    for words in ("iptables -t nat -F OUTPUT", "ip6tables -t nat -F OUTPUT", "iptables -t nat -F PREROUTING"):
+        pod.run(words.split())
+    assert (
+        "live rules amount to: -b '*' -i '' -z 16006 -e 15008 -d 15090,15021,15020\n"
+        in pod.run([CAPTURE, "verify"], check=False).stdout
+    )
+    pod.run(["ip6tables", "-t", "nat", "-F", "PREROUTING"])
+    (cause,) = why(pod)["causes"]
+    assert (cause["kind"], "the live rules capture nothing" in cause["says"]) == ("excluded", True)
+    assert "the live rules amount to: no capture\n" in pod.run([CAPTURE, "verify"], check=False).stdout
 
 
 def test_the_proxy_listens_in_one_family_only(pod_pair: PodPair) -> None:

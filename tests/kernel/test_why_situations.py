@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture import operations
+from capture.analysis.policy import policy
+from capture.cli.doctor.examination import examine, findings
 from capture.cli.doctor.examination import of_pod as doctor_findings
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.netlink import ipsec
 from capture.operations import diagnosis
+from capture.report.difference_text import text_of
 from capture.settings import options as option
 from capture.settings.settings import Given, Settings
 from cni.agent import examination
@@ -74,6 +77,21 @@ BROKEN: dict[str, BrokenPod] = {
     "no rules": BrokenPod("no-rules", "none"),
     "a chain is empty": BrokenPod("rule-missing", breaks=f"{NATIVE % 'flush chain'} ISTIO-OUTPUT"),
     "the jump is gone": BrokenPod("rule-missing", breaks=f"{NATIVE % 'flush chain'} output"),
+    "a rule too many": BrokenPod(
+        "rule-unexpected",
+        breaks="iptables -t nat -I ISTIO-OUTPUT -p tcp --dport 80 -j RETURN",
+        backend="iptables",
+        of_pod=True,
+        message="was not applied, by which the connection bypasses the proxy: -p tcp",
+    ),
+    "a jump into our chain": BrokenPod(
+        "rule-unexpected",
+        breaks="iptables -t nat -I OUTPUT -p tcp --dport 80 -j ISTIO-REDIRECT",
+        backend="iptables",
+        has_traffic=False,
+        of_pod=True,
+        message="--dport 80 -j ISTIO-REDIRECT was not applied",
+    ),
     "accepted before": BrokenPod("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 accept"),
     "accepted and logged": BrokenPod("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 log accept"),
     "returned before": BrokenPod(
@@ -130,7 +148,12 @@ BROKEN: dict[str, BrokenPod] = {
     "every client is left out": BrokenPod("excluded", "--exclude-inbound-cidrs 0.0.0.0/0", goes="in"),
     "an inbound port is left out": BrokenPod("excluded", f"-d {APP_PORT}", goes="in"),
     "everything is left out": BrokenPod("excluded", "-b '' -i ''", of_pod=True),
-    "an interface is left out": BrokenPod("excluded", "-c eth0", goes="in"),
+    "every interface is left out": BrokenPod("excluded", "-c eth+", goes="in", of_pod=True, proxy_uid=None),
+    "every port, and nothing inbound": BrokenPod("excluded", "-b '' -o 1-65535", of_pod=True),
+    "every network, and nothing inbound": BrokenPod("excluded", "-b '' -x 0.0.0.0/0,::/0", of_pod=True),
+    "every port, both ways": BrokenPod("excluded", "-d 1-65535 -o 1-65535", of_pod=True),
+    "no group, and nothing inbound": BrokenPod("excluded", "-b '' ISTIO_OUTBOUND_OWNER_GROUPS ''", of_pod=True),
+    "an interface that is not there": BrokenPod("excluded", "-k net1 -b '' -i ''", of_pod=True),
     "the proxy's user": BrokenPod("proxy-user", uid=1337, gid=1337),
     "DNS": BrokenPod("dns-not-captured", goes="dns", message="DNS is not captured"),
     "another name server": BrokenPod(
@@ -208,7 +231,7 @@ BROKEN: dict[str, BrokenPod] = {
 def given(text: str) -> Settings:
     """Return settings by the names of flags."""
     flags = {f"-{each.short}": each for each in option.OPTIONS if each.short} | {
-        f"--{each.flag}": each for each in option.OPTIONS if each.flag
+        each.name: each for each in option.OPTIONS
     }
     found: dict[Any, Given] = {}
     words = shlex.split(text)
@@ -284,8 +307,16 @@ def assert_the_verbs_agree(pod: Pod) -> None:
     of_pod = why(pod)
     assert (dumped.conclusion if dumped else "no reference") in (verified.conclusion, "no reference")
     assert bool(of_pod.causes) or verified.conclusion not in ("drift", "nothing applied")
-    assert of_pod.verdict != "captured" or verified.is_judged
+    assert of_pod.verdict != "captured" or (verified.is_judged and is_captured_by_explain(pod))
     assert any(each.state == "ok" for each in doctor_findings(of_pod)) is (of_pod.verdict == "captured")
+
+
+def is_captured_by_explain(pod: Pod) -> bool:
+    """Return whether `explain` has a line of connections to the proxy that are not all over lo."""
+    with pod.entered():
+        situation = operations.situation_of()
+        found = policy(dict.fromkeys(situation.ruleset.families, situation), text_of)
+    return any(each.fate is not None and each.fate.port is not None and "over lo" not in each.traffic for each in found)
 
 
 def test_no_verb_calls_a_pod_captured_that_cannot_be_judged(pod_pair: PodPair) -> None:
@@ -304,7 +335,7 @@ def test_no_verb_calls_a_pod_captured_that_cannot_be_judged(pod_pair: PodPair) -
     assert (found.verdict, found.causes, [note.kind for note in found.notes]) == ("cannot be told", (), ["unjudged"])
     assert_the_verbs_agree(pod)
     dumped = pod.run([CAPTURE, "dump"]).stdout
-    assert "\n# cannot be judged: live rules match the applied configuration as far" in dumped
+    assert "\n# not judged in full: our rules match the applied configuration; foreign ones" in dumped
     assert json.loads(pod.run([CAPTURE, "dump", "--format", "json"]).stdout)["certain"] is False
     assert "warning unjudged" in pod.run([CAPTURE, "doctor"]).stdout
 
@@ -357,20 +388,60 @@ def test_a_pod_whose_ipsec_policies_cannot_be_read_is_not_called_captured(
         assert (found.verdict, found.causes, found.notes[-1].kind) == ("cannot be told", (), "unjudged")
 
 
+def test_doctor_names_ipsec_policies_also_where_nothing_is_applied(pod_pair: PodPair) -> None:
+    pod, _ = pod_pair
+    pod.ip(
+        "xfrm policy add dir out src 10.0.0.0/8 dst 192.0.2.0/24 action block",
+        "xfrm policy add dir out src 10.0.0.0/8 dst 198.51.100.0/24 tmpl proto esp mode transport",
+        "xfrm policy add dir out src 10.0.0.0/8 dst 203.0.113.0/24",
+    )
+    with pod.entered():
+        found = {each.state: each.message for each in findings(examine()) if each.name == "IPsec"}
+    packets = "packets, whatever the rules are: 1, such as `src 10.0.0.0/8 dst"
+    assert found == {
+        "warning": f"policies that drop {packets} 192.0.2.0/24 dir out`",
+        "note": f"policies that encrypt {packets} 198.51.100.0/24 dir out`",
+    }
+
+
 def test_the_agent_leaves_a_pod_alone_whose_settings_capture_nothing(pod_pair: PodPair) -> None:
     nothing = given("-b '' -i ''")
     operations.apply(nothing, pod_pair.pod.path)
 
-    assert examination.diagnose(pod_pair.pod.path, nothing, is_starting=False).state == "left-alone"
+    assert examination.diagnose(pod_pair.pod.path, nothing, is_starting=False).name == "left-alone"
 
 
-def test_inbound_connections_need_no_proxy_where_every_interface_is_excluded(pod_pair: PodPair) -> None:
+@pytest.mark.parametrize(
+    ("options", "port", "notes"),
+    [
+        ("-b 80 -d 80 -i ''", 15006, ["nothing outbound is captured: -i ''", "restrict the capture: -b 80, -d 80"]),
+        (
+            "-b '' -x 0.0.0.0/0",
+            15001,
+            ["no outbound IPv4 is captured: -x 0.0.0.0/0", "nothing inbound is captured: -b ''"],
+        ),
+        ("-o 1-65535 -p 15006", 15006, ["nothing outbound is captured: -o 1-65535"]),
+        ("-o 1 -z 15001", 15001, ["to one port, 15001", "restrict the capture: -o 1"]),
+    ],
+)
+def test_each_option_that_captures_less_is_noted_once(
+    pod_pair: PodPair, options: str, port: int, notes: list[str]
+) -> None:
     pod, _ = pod_pair
-    pod.listener(*[(address, 15001) for address in ("0.0.0.0", "::")], label="proxy", uid=1337)
+    pod.listener(*[(address, port) for address in ("0.0.0.0", "::")], label="proxy", uid=1337)
     with pod.entered():
-        operations.apply(given("-c eth0"))
+        operations.apply(given(options))
 
-    assert why(pod).causes == ()
+    found = why(pod)
+
+    assert (found.verdict, found.causes) == ("captured", ())
+    flags = {each.name: f"-{each.short}" for each in option.OPTIONS}
+    texts = [note.message.replace(" (test)", "") for note in found.notes]
+    for name, flag in flags.items():
+        texts = [text.replace(f"{name} ", f"{flag} ") for text in texts]
+    assert len(texts) == len(notes), texts
+    assert all(map(str.__contains__, texts, notes)), texts
+    assert_the_verbs_agree(pod)
 
 
 def test_dns_without_a_known_name_server_is_not_told_to_redirect_dns(pod_pair: PodPair) -> None:

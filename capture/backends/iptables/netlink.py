@@ -15,8 +15,8 @@ from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import LiveTable, changes, model_name, removals
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import holds_exactly
-from capture.backends.nf_tables.listing import read_chains, read_rules, read_tables
-from capture.errors import KernelError, UnsupportedError
+from capture.backends.nf_tables.listing import is_dormant, read_chains, read_rules, read_tables
+from capture.errors import CaptureError, KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, Family
 from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Counters, Ruleset, TableName
 from capture.netlink.attributes import decode_number, decode_text
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from capture.backends.iptables.xt_changes import LiveTables
     from capture.backends.iptables.xt_decode import FoundChain, FoundRule
     from capture.netlink.sockets import NetlinkSocket
+
+    Fields = dict[int, bytes]
 
 WRITING = "change the tables of iptables"
 
@@ -51,12 +53,14 @@ class NetlinkDriver(IptablesDriver):
         """Return whether the tables hold the desired rules to the byte and nothing else; False means "read it"."""
         messages = self._making(desired)
         with open_netfilter() as netfilter:
-            return bool(messages) and holds_exactly(netfilter, FAMILY_OF, TABLES, messages)
+            is_held = bool(messages) and holds_exactly(netfilter, FAMILY_OF, TABLES, messages)
+            return is_held and not any(is_dormant(fields) for _, fields in _tables(netfilter))
 
     def read(self) -> Ruleset:
         """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. It makes no table.
 
-        Base chains that iptables does not have are foreign chains, of whatever name their table is.
+        Base chains that iptables does not have are foreign chains, of whatever name their table is. Packets meet no
+        chain of a dormant table; its built-in ones are listed as others, marked.
 
         Raises UnsupportedError without nf_tables, PrivilegeError or KernelError.
         """
@@ -68,13 +72,14 @@ class NetlinkDriver(IptablesDriver):
         """Make our rules those of ``desired``, in one transaction and from what is live now.
 
         Raises UnsupportedError with the name of what the kernel lacks, PrivilegeError, KernelError, or CaptureError
-        if a foreign chain is in the way; nothing is changed then.
+        if a foreign chain is in the way or a table is dormant; nothing is changed then.
         """
         del live
 
         def changes_of(live: LiveTables) -> Iterable[Change]:
             here = families_here()
             require_families(desired, here)
+            _require_awake(live, desired)
             return changes(plan(ruleset_of(here, live), desired, recorded), live) if live else self._making(desired)
 
         _transact(changes_of)
@@ -95,6 +100,16 @@ class NetlinkDriver(IptablesDriver):
                 return changes(edits, {})
             self._made = desired, tuple(changes(edits, {}))
         return self._made[1]
+
+
+def _require_awake(live: LiveTables, desired: Ruleset) -> None:
+    for (family, name), table in live.items():
+        if table.is_dormant and family in desired.families and desired.table(name):
+            shown = f"{nf.NFT_FAMILIES[FAMILY_NUMBERS[family]]} {name}"
+            raise CaptureError(
+                f"table {shown} is dormant: packets meet none of its chains",
+                f"Wake it (`nft add table {shown}`), or use the backend nftables.",
+            )
 
 
 def _transact(changes_of: Callable[[LiveTables], Iterable[Change]]) -> None:
@@ -126,13 +141,8 @@ def tidy(edits: Sequence[TableEdit]) -> None:
 
 def _read(netfilter: NetlinkSocket) -> LiveTables:
     """Return the live tables of iptables with their chains and rules, but for tables that we never touch."""
-    here = families_here()
-    uses: dict[tuple[Family, TableName], int] = {}
-    for number, fields in read_tables(netfilter):
-        family, table = FAMILY_OF.get(number), TABLES_BY_NAME.get(decode_text(fields[nf.NFTA_TABLE_NAME]))
-        if family is not None and family in here and table is not None:
-            uses[family, table] = decode_number(fields.get(nf.NFTA_TABLE_USE, b""))
-    if not uses:
+    found = dict(_tables(netfilter))
+    if not found:
         return {}
     from capture.backends.iptables.xt_decode import Reader, decode_chain  # not needed in a new pod, where nothing is
 
@@ -140,20 +150,34 @@ def _read(netfilter: NetlinkSocket) -> LiveTables:
     for number, fields in read_chains(netfilter):
         chain = decode_chain(fields)
         chains.setdefault((number, chain.table), []).append(chain)
-    readers = {family: Reader(family) for family, _ in uses}
+    readers = {family: Reader(family) for family, _ in found}
     live: dict[tuple[Family, TableName], LiveTable] = {}
-    for (family, table), count in uses.items():
+    for (family, table), fields in found.items():
         number = FAMILY_NUMBERS[family]
         rules = map(readers[family].read, read_rules(netfilter, number, table))
-        live[family, table] = live_table(table, count, chains.get((number, table), ()), rules)
+        uses = decode_number(fields.get(nf.NFTA_TABLE_USE, b""))
+        tables_chains = chains.get((number, table), ())
+        live[family, table] = live_table(table, uses, tables_chains, rules).replace(is_dormant=is_dormant(fields))
     return live
 
 
+def _tables(netfilter: NetlinkSocket) -> Iterator[tuple[tuple[Family, TableName], Fields]]:
+    """Yield the tables of iptables that are there, with their attributes."""
+    here = families_here()
+    for number, fields in read_tables(netfilter):
+        family, table = FAMILY_OF.get(number), TABLES_BY_NAME.get(decode_text(fields[nf.NFTA_TABLE_NAME]))
+        if family is not None and family in here and table is not None:
+            yield (family, table), fields
+
+
 def _as_iptables_has_them(live: LiveTables) -> LiveTables:
+    """Return tables without the base chains that iptables does not have; those of a dormant one are marked."""
     return {
         (family, name): table.replace(
             chains={
-                of: chain for of, chain in table.chains.items() if chain.hook is None or of in BUILT_IN_CHAINS[name]
+                f"{of}(dormant)" if table.is_dormant and chain.hook else of: chain
+                for of, chain in table.chains.items()
+                if chain.hook is None or of in BUILT_IN_CHAINS[name]
             }
         )
         for (family, name), table in live.items()

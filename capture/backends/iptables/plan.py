@@ -50,7 +50,6 @@ class TableEdit(Value):
 
     @property
     def changes_anything(self) -> bool:
-        """Whether there is anything to do."""
         return bool(self.put or self.removed or self.placed or self.dropped)
 
 

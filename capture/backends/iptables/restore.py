@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from capture.backends.iptables.tables import Variant
 
 NAMESPACE_LOCK = "/proc/self/ns/net"
-LOCK_PATIENCE = 10
+XTABLES_LOCK_TIMEOUT = 10
 """Seconds to wait for another of our programs that is at work in the same namespace."""
 
 
@@ -78,7 +78,7 @@ class RestoreDriver(IptablesDriver):
         path = require(self.variant, family, purpose)
         environment = {}
         if self.variant == "legacy" and purpose == "restore":
-            options = ["-w", str(LOCK_PATIENCE), *options]
+            options = ["-w", str(XTABLES_LOCK_TIMEOUT), *options]
             environment["XTABLES_LOCKFILE"] = NAMESPACE_LOCK
         done = run([path, *options], text, environment)
         if done.status != 0:

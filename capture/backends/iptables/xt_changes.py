@@ -34,6 +34,8 @@ class LiveTable(Value):
 
     uses: int
     chains: Mapping[str, FoundChain]
+    is_dormant: bool = False
+    """Whether packets meet none of its chains."""
 
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ All raise PrivilegeError, KernelError, and UnsupportedError without nf_tables.
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.netlink.attributes import Fields, attribute, decode_fields, text
+from capture.netlink.attributes import Fields, attribute, decode_fields, decode_number, text
 from capture.netlink.nfnetlink import NFGENMSG_SIZE, NFPROTO_UNSPEC, message_type, nfgenmsg, read_objects
 
 TYPE_CHECKING = False
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 def read_tables(netfilter: NetlinkSocket, family: int = NFPROTO_UNSPEC) -> list[tuple[int, Fields]]:
     """Return the tables of a family, or of all: the number of their family, and their attributes."""
     return _listed(netfilter, nf.NFT_MSG_GETTABLE, family, "tables")
+
+
+def is_dormant(table: Fields) -> bool:
+    """Return whether a table is switched off: packets meet none of its chains."""
+    return bool(decode_number(table.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT)
 
 
 def read_chains(netfilter: NetlinkSocket, family: int = NFPROTO_UNSPEC) -> list[tuple[int, Fields]]:

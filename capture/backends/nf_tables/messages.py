@@ -6,9 +6,7 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import Hook, encode_hook
 from capture.netlink.attributes import attribute, text, u32be, u64be
 from capture.netlink.batch import Change
-from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE
-
-NLM_F_NONREC = 0x100  # linux/netlink.h: delete only what is empty
+from capture.netlink.messages import NLM_F_APPEND, NLM_F_CREATE, NLM_F_NONREC
 
 
 class TableMessages:
@@ -20,7 +18,7 @@ class TableMessages:
         self._name = attribute(nf.NFTA_TABLE_NAME, text(table))  # NFTA_CHAIN_TABLE, NFTA_RULE_TABLE: the same number
 
     def add_table(self) -> Change:
-        """Return the message that makes the table; one that is there already, it only wakes if it is dormant."""
+        """Return the message that makes the table; of one that is there already, it only ends the dormancy."""
         flags = attribute(nf.NFTA_TABLE_FLAGS, u32be(0))
         return self._change(nf.NFT_MSG_NEWTABLE, flags, f"add table {self._shown}", NLM_F_CREATE)
 

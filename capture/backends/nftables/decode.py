@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook
+from capture.backends.nf_tables.listing import is_dormant
 from capture.backends.nf_tables.reading import VERDICTS, read_comment, read_counters, read_expressions, read_verdict
 from capture.backends.nftables import native
 from capture.backends.nftables.comparisons import Bounds, Register, conditions_of, parts_of
@@ -66,8 +67,7 @@ def decode_table(
         in_chain = by_chain.setdefault(rule_fields[nf.NFTA_RULE_CHAIN], [])
         in_chain.append(decode_rule(rule_fields, Program(find_set, None), known))
     decoded = tuple(decode_chain(chain, by_chain.get(chain[nf.NFTA_CHAIN_NAME], ())) for chain in chains)
-    flags = decode_number(table.get(nf.NFTA_TABLE_FLAGS, b""))
-    return native.NativeTable(decode_text(table[nf.NFTA_TABLE_NAME]), decoded, bool(flags & nf.NFT_TABLE_F_DORMANT))
+    return native.NativeTable(decode_text(table[nf.NFTA_TABLE_NAME]), decoded, is_dormant(table))
 
 
 def decode_chain(fields: Fields, rules: Iterable[native.NativeRule]) -> native.NativeChain:

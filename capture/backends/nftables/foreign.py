@@ -9,7 +9,7 @@ from __future__ import annotations
 from capture.analysis.base_chains import PRIORITIES, SOURCE_HOOKS, BaseChain, in_tables_of_iptables
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import HOOKS, Hook, decode_hook, devices_of
-from capture.backends.nf_tables.listing import read_chains, read_rules, read_tables
+from capture.backends.nf_tables.listing import is_dormant, read_chains, read_rules, read_tables
 from capture.backends.nftables.decode import Program, decode_chain, decode_rule
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE, model_target
@@ -140,8 +140,7 @@ def _places(netfilter: NetlinkSocket, family: int) -> Iterator[ChainLocation]:
         return
     for _, fields in read_tables(netfilter, family):
         name = fields[nf.NFTA_TABLE_NAME]
-        is_dormant = decode_number(fields.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT
-        if name in reached and not is_dormant and name != REJECT_TABLE_NAME:
+        if name in reached and not is_dormant(fields) and name != REJECT_TABLE_NAME:
             handle = decode_number(fields.get(NFTA_TABLE_HANDLE, b""))
             yield ChainLocation(family, decode_text(name), handle, tuple(by_table[name]))
 

@@ -7,7 +7,7 @@ import errno
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import holds_exactly
 from capture.backends.nf_tables.hooks import Hook, decode_hook
-from capture.backends.nf_tables.listing import read_chains, read_rules, read_set, read_tables
+from capture.backends.nf_tables.listing import is_dormant, read_chains, read_rules, read_set, read_tables
 from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nftables import encode, plan, sets
 from capture.backends.nftables.lower import lower
@@ -95,10 +95,6 @@ def _our_tables(netfilter: NetlinkSocket) -> list[Fields]:
     return [fields for _, fields in tables if decode_text(fields[nf.NFTA_TABLE_NAME]) in MODEL_TABLES]
 
 
-def _is_dormant(table: Fields) -> bool:
-    return bool(decode_number(table.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT)
-
-
 def _read_table(netfilter: NetlinkSocket, table: Fields) -> NativeTable:
     from capture.backends.nftables.decode import decode_table  # not needed where all is as it should be
 
@@ -131,7 +127,7 @@ def read_live(netfilter: NetlinkSocket) -> plan.LiveTables:
         name = decode_text(table[nf.NFTA_TABLE_NAME])
         chains = _chains_of(netfilter, table)
         rest = decode_number(table[nf.NFTA_TABLE_USE]) - len(chains)
-        if _is_dormant(table) or (rest and rest != _count_anonymous_sets(netfilter, name)):
+        if is_dormant(table) or (rest and rest != _count_anonymous_sets(netfilter, name)):
             live[name] = None
         else:
             live[name] = {decode_text(chain[nf.NFTA_CHAIN_NAME]): decode_hook(chain) for chain in chains}
@@ -150,7 +146,7 @@ def _count_anonymous_sets(netfilter: NetlinkSocket, table: str) -> int:
 def _hold_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...], rules: Sequence[Change]) -> bool:
     """Return whether our live tables are the desired ones, to the byte; False does not mean that they differ."""
     own = {decode_text(table[nf.NFTA_TABLE_NAME]): table for table in _our_tables(netfilter)}
-    if own.keys() != {table.name for table in desired} or any(map(_is_dormant, own.values())):
+    if own.keys() != {table.name for table in desired} or any(map(is_dormant, own.values())):
         return False
     listed = rules or [rule for table in desired for rule in encode.listed_rules(table)]
     messages = [*_tables_and_chains(desired, {}), *listed]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import data, nest
 from capture.backends.nftables.native import ADDRESS_FAMILIES, DPORT, HOST_ORDER, SIZES, SKGID, SKUID, SPORT
-from capture.model.addresses import merge_ranges
+from capture.model.addresses import IPV4, IPV6, merge_ranges
 from capture.model.values import Value
 from capture.netlink.attributes import BYTE_ORDER, Fields, attribute, decode_fields, decode_number, u32be
 
@@ -24,10 +24,10 @@ MAX_PLAIN = 1000
 """Up to so many numbers are a plain set. The kernel keeps one of ports as a bitmap, whose every insertion visits all
 that is there (nft_bitmap_elem_find() in net/netfilter/nft_set_bitmap.c): intervals of 20,000 take an eighth of it."""
 
-# Data types of keys, as nft numbers them (enum datatypes in nftables' datatype.h): to the kernel a mere note.
-KEY_TYPES = {SKUID: 24, SKGID: 25}
-KEY_TYPES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), 13)
-KEY_TYPES |= {field: {"ipv4": 7, "ipv6": 8}[family] for field, family in ADDRESS_FAMILIES.items()}
+ADDRESS_TYPES = {IPV4: nf.TYPE_IPADDR, IPV6: nf.TYPE_IP6ADDR}
+KEY_TYPES = {SKUID: nf.TYPE_UID, SKGID: nf.TYPE_GID}
+KEY_TYPES |= dict.fromkeys((*SPORT.values(), *DPORT.values()), nf.TYPE_INET_SERVICE)
+KEY_TYPES |= {field: ADDRESS_TYPES[family] for field, family in ADDRESS_FAMILIES.items()}
 
 
 def flags_of(condition: Among) -> int:

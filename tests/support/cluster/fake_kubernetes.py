@@ -227,9 +227,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PATCH(self) -> None:
         self.do_POST()
 
+    def do_DELETE(self) -> None:
+        self.do_POST()
+
     def do_POST(self) -> None:
         self.close_connection = True
-        sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        sent = json.loads(self.rfile.read(int(self.headers.get("Content-Length", "0"))) or "null")
         self.server.fake.posted.append((self.path, sent))
         behaviour = self.server.fake.next_behaviour(Recorded(time.monotonic(), self.path, "", ""))
         if behaviour is not None:
@@ -257,7 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
             status(404, f'pods "{parts[-1]}" not found')(self)
 
     def answer(self, code: int, content: object, headers: dict[str, str] | None = None) -> None:
-        body = json.dumps(content).encode()
+        body = json.dumps(content, separators=(",", ":")).encode()  # as the API server's own
         self.send_response(code)
         for name, value in (headers or {}).items():
             self.send_header(name, value)

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from capture.settings.config import CaptureConfig
-from sidecar.balancing import Policy, Rule
-from sidecar.bootstrap import World, render
+from sidecar.balancing import DestinationRule, Policy
+from sidecar.bootstrap import MeshObjects, render
 from sidecar.envoy import ADMIN_PORT, HEALTH_PORT, METRICS_PORT
 from sidecar.mesh import FileLog, Mesh
-from sidecar.objects import Endpoint, Pod, ServicePort, Slice
+from sidecar.objects import Endpoint, MeshPod, ServicePort, Slice
 from sidecar.objects import Service as ServiceObject
 
 __all__ = ["ADMIN_PORT", "HEADER", "HEALTH_PORT", "INBOUND_PORT", "METRICS_PORT", "OUTBOUND_PORT", "Service", "Sidecar"]
@@ -31,7 +31,7 @@ DETECTION_TIMEOUT = "0.2s"
 CONNECT_TIMEOUT = "0.5s"
 """After which a peer that drops what it is sent counts as dead. Istio's default, 10s, is longer than a test waits."""
 
-POD = Pod("default", "sidecar", {"app": "sidecar"})
+POD = MeshPod("default", "sidecar", {"app": "sidecar"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,17 +67,17 @@ class Sidecar:
     def bootstrap(self) -> Json:
         """Return the whole configuration."""
         config = CaptureConfig(mode="TPROXY" if self.transparent else "REDIRECT")
-        plain = render(config, self._world(), POD)
+        plain = render(config, self._mesh_objects(), POD)
         for listener in plain["static_resources"]["listeners"]:
             _mark(listener)
         for cluster in plain["static_resources"]["clusters"]:
             cluster["connect_timeout"] = CONNECT_TIMEOUT
         return plain
 
-    def _world(self) -> World:
+    def _mesh_objects(self) -> MeshObjects:
         elsewhere = tuple(ServicePort(port, str(port), "http", port) for port in self.http_ports)
         own = tuple(ServicePort(port, str(port), "tcp", port) for port in self.tcp_ports)
-        return World(
+        return MeshObjects(
             mesh=Mesh(logs_to_file=True, own_log=FileLog(self.log), detection_timeout=DETECTION_TIMEOUT),
             services=(
                 *_objects(self.services),
@@ -85,7 +85,9 @@ class Sidecar:
                 ServiceObject("default", "sidecar", (), own, POD.labels),
             ),
             slices=tuple(_slice(service) for service in self.services),
-            rules=tuple(Rule("test", "default", host, Policy("ROUND_ROBIN")) for host in _hosts(self.services)),
+            rules=tuple(
+                DestinationRule("test", "default", host, Policy("ROUND_ROBIN")) for host in _hosts(self.services)
+            ),
         )
 
 

@@ -19,9 +19,9 @@ from capture import apply, make_settings
 from capture.settings.config import CaptureConfig
 from pytest_netns import Client, Pod, PodPair, Process
 from sidecar import endpoints
-from sidecar.bootstrap import destinations, read_world, render
+from sidecar.bootstrap import destinations, read_mesh_objects, render
 from sidecar.documents import documents
-from sidecar.objects import Pod as PodObject
+from sidecar.objects import MeshPod
 from support.processes.waiting import wait_until
 from support.traffic.envoy_proxy import PROXY_UID, envoy_program
 from support.traffic.proxies import start_app
@@ -29,7 +29,7 @@ from support.traffic.proxies import start_app
 ENDPOINTS = ("10.77.0.21", "10.77.0.22", "10.77.0.23")
 APP_PORT = 8080
 VIP, VIP6 = "10.96.94.35", "fd00:96::35"
-PRODUCT_PAGE = PodObject("default", "productpage", {"app": "productpage"})
+PRODUCT_PAGE = MeshPod("default", "productpage", {"app": "productpage"})
 
 SERVICES = f"""
 kind: Service
@@ -102,14 +102,14 @@ class Lab:
         assert applied.changed
         return applied.config
 
-    def bootstrap(self, config: CaptureConfig, *texts: str, pod: PodObject = PRODUCT_PAGE, directory: str = "") -> Any:
+    def bootstrap(self, config: CaptureConfig, *texts: str, pod: MeshPod = PRODUCT_PAGE, directory: str = "") -> Any:
         """Render the bootstrap for documents, and write their endpoints if there is a directory for them."""
-        world = read_world(
+        mesh_objects = read_mesh_objects(
             [document for number, text in enumerate(texts) for document in documents(text, f"text {number}")]
         )
         if directory:
-            endpoints.write(destinations(config, world, pod), directory)
-        return render(config, world, pod, directory=directory)
+            endpoints.write(destinations(config, mesh_objects, pod), directory)
+        return render(config, mesh_objects, pod, directory=directory)
 
     def start(self, bootstrap: Any, *, validate: bool = False) -> Process:
         """Start Envoy in place of the one that runs, and return when it is ready."""

@@ -15,17 +15,17 @@ from capture.analysis.causes import (
     Capture,
     PodFacts,
     app_elsewhere,
-    app_of_proxy_user,
     causes_at_port,
     causes_of_connection,
     causes_of_pod,
     causes_of_proxy,
     default_route_causes,
+    notes_on_proxy,
     stops,
 )
 from capture.analysis.meaning import Translate
 from capture.analysis.rerouting import MarkRoute
-from capture.analysis.trace import Step, Trace
+from capture.analysis.trace import DNS, PROXY_INBOUND, PROXY_OUTBOUND, Step, Trace
 from capture.model.addresses import FAMILIES, address_text, parse_address
 from capture.model.conventions import IPPROTO_TCP, IPPROTO_UDP
 from capture.model.packet import Packet
@@ -56,16 +56,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from capture.analysis.cause_text import Cause
+    from capture.analysis.causes import Ports
     from capture.analysis.trace import Outcome
     from capture.model.addresses import Family
 
 CAPTURE_PACKAGE = Path(capture.__file__).parent
-TELL_CAUSES = ("analysis/causes", "analysis/envoy_listeners", "operations/diagnosis", "operations/drift_causes")
+TELL_CAUSES = (
+    "analysis/causes",
+    "analysis/envoy_listeners",
+    "operations/diagnosis",
+    "operations/exclusions",
+    "operations/drift_causes",
+)
 OF_A_FAMILY: dict[str, object] = {"family": "IPv6", "other": "IPv4", "any_address": "::"}
 """Words that one cause takes from a dictionary."""
 PROXY = 1337
-CAPTURE = Capture(15001, 15006, None, (only(PROXY),), (only(PROXY),), is_transparent=False, families=("ipv4", "ipv6"))
-IPV4_ONLY = CAPTURE.replace(families=("ipv4",))
+PORTS: Ports = tuple(
+    (outcome, family, port)
+    for family in FAMILIES
+    for outcome, port in ((PROXY_OUTBOUND, 15001), (PROXY_INBOUND, 15006))
+)
+CAPTURE = Capture(PORTS, (only(PROXY),), (only(PROXY),), is_transparent=False, families=FAMILIES)
+IPV4_ONLY = CAPTURE.replace(ports=PORTS[:2], families=("ipv4",))
 ETH0 = Link(2, "eth0", IFF_UP)
 FACTS = PodFacts((ETH0,), (parse_address("10.0.0.1"), parse_address("fd00::1")), (), {})
 
@@ -149,10 +161,9 @@ def test_listeners_that_cannot_be_listed_are_not_blamed() -> None:
 
 
 def test_dns_needs_a_listener_of_udp() -> None:
-    capture = CAPTURE.replace(dns_port=15053, families=("ipv4",))
     served = (listener(15001), listener(15006), Listener(IPPROTO_UDP, AF_INET, bytes(4), 15053, PROXY))
-    assert kinds(causes_of_proxy(FACTS.replace(listeners=served), capture)) == []
-    assert kinds(causes_of_proxy(FACTS.replace(listeners=served[:2]), capture)) == ["not-listening"]
+    assert kinds(causes_of_proxy(FACTS.replace(listeners=served), DNS_OF_IPV4)) == []
+    assert kinds(causes_of_proxy(FACTS.replace(listeners=served[:2]), DNS_OF_IPV4)) == ["not-listening"]
 
 
 # --- one connection ------------------------------------------------------------------------------
@@ -167,7 +178,8 @@ OWN = Step(NAT, "ISTIO_OUTPUT", 3, Rule(Return(), why="loops end"))
 UNTRACKED = Step("raw", OUTPUT, 4, Rule(UnknownVerdict("CT --notrack")))
 DIVERTED = Step(MANGLE, "ISTIO_INBOUND", 5, Rule(Return()))
 MOVED = Translate(parse_address("10.0.0.9"), 81)
-DNS_CAPTURE = CAPTURE.replace(dns_port=15053)
+DNS_CAPTURE = CAPTURE.replace(ports=(*PORTS, (DNS, "ipv4", 15053)))
+DNS_OF_IPV4 = IPV4_ONLY.replace(ports=(*PORTS[:2], (DNS, "ipv4", 15053)))
 ETH0_DOWN = FACTS.replace(links=(Link(2, "eth0", 0),))
 AT_FOREIGN, AT_OWN = "nat OUTPUT, rule 1", "nat ISTIO_OUTPUT, rule 3"
 
@@ -406,9 +418,9 @@ def test_an_app_that_listens_on_loopback_alone_is_a_note(live: Trace, bound: str
 
 def test_an_app_that_may_run_as_the_proxys_user_is_a_note() -> None:
     served = (listener(15001), listener(15090), listener(9000, uid=2), listener(8080), listener(80))
-    (note,) = app_of_proxy_user(FACTS.replace(listeners=served), CAPTURE)
+    (note,) = notes_on_proxy(FACTS.replace(listeners=served), CAPTURE)
     assert note == cause("proxy-user: listener", "user 1337", uid=1337, ports="80, 8080")
-    assert not list(app_of_proxy_user(FACTS.replace(listeners=served[:3]), CAPTURE))
+    assert not list(notes_on_proxy(FACTS.replace(listeners=served[:3]), CAPTURE))
 
 
 def test_every_user_and_group_of_the_proxy_is_named() -> None:
@@ -515,7 +527,7 @@ def test_a_pod_of_a_family_that_is_not_captured() -> None:
 
 
 def test_the_proxy_of_a_pod_listens_on_each_port() -> None:
-    causes = causes_of_proxy(FACTS.replace(listeners=()), DNS_CAPTURE.replace(families=("ipv4",)))
+    causes = causes_of_proxy(FACTS.replace(listeners=()), DNS_OF_IPV4)
     assert list(causes) == [
         cause("not-listening", where, port=where, kind=kind)
         for where, kind in (("tcp port 15001", "outbound"), ("tcp port 15006", "inbound"), ("udp port 15053", "DNS"))

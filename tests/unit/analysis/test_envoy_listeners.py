@@ -12,12 +12,19 @@ from capture.analysis.envoy_listeners import (
     causes_of_listeners,
     listeners_of,
 )
+from capture.analysis.trace import PROXY_INBOUND, PROXY_OUTBOUND
+from capture.model.addresses import FAMILIES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-CAPTURE = Capture(15001, 15006, None, (), (), is_transparent=False, families=("ipv4", "ipv6"))
+PORTS = tuple(
+    (outcome, family, port)
+    for family in FAMILIES
+    for outcome, port in ((PROXY_OUTBOUND, 15001), (PROXY_INBOUND, 15006))
+)
+CAPTURE = Capture(PORTS, (), (), is_transparent=False, families=FAMILIES)
 TPROXY = CAPTURE.replace(is_transparent=True)
 MARK = 1337
 OUTBOUND, INBOUND = (
@@ -112,8 +119,8 @@ NO_IPV6 = "Envoy has no listener on tcp port {} for IPv6, which is captured"
         (CAPTURE, (OUTBOUND, INBOUND.replace(mark=7)), []),
         (CAPTURE, (OUTBOUND.replace(is_transparent=True), INBOUND), []),
         (CAPTURE, (OUTBOUND.replace(ports=OUTBOUND.ports[:1]), INBOUND), [NO_IPV6.format(15001)]),
-        (CAPTURE.replace(families=("ipv4",)), (OUTBOUND.replace(ports=OUTBOUND.ports[:1]), INBOUND), []),
-        (CAPTURE.replace(families=("ipv6",)), (OUTBOUND,), [NO_IPV6.format(15006)]),
+        (CAPTURE.replace(ports=PORTS[:2]), (OUTBOUND.replace(ports=OUTBOUND.ports[:1]), INBOUND), []),
+        (CAPTURE.replace(ports=PORTS[2:]), (OUTBOUND,), [NO_IPV6.format(15006)]),
         (
             CAPTURE,
             (OUTBOUND.replace(restores_destination=False), INBOUND, INBOUND.replace(ports=(("ipv4", 80),))),

@@ -229,6 +229,13 @@ class TestNextToOurs:
 
         assert judged(wanted, other_chains=chain(Rule(Drop(), HTTPS, "ipv6"))).obstacles == ()
 
+    def test_an_uncertain_rule_is_no_obstacle_where_what_follows_drops_as_well(self) -> None:
+        uncertain, certain = Rule(Drop(), (UNKNOWN,)), Rule(Drop())
+        judgement = judged(REDIRECT, other_chains=chain(uncertain, certain, policy="DROP"))
+
+        assert lines(judgement.obstacles) == [rule_line(certain), "policy"]
+        assert lines(judgement.unjudged) == [rule_line(uncertain)]
+
     def test_the_policy_that_drops_has_no_rule(self) -> None:
         (found,) = judged(REDIRECT, other_chains=chain(policy="DROP")).obstacles
         assert (found.rule, found.family) == (None, "ipv4")

@@ -8,7 +8,7 @@ from capture.backends.nf_tables.messages import TableMessages
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.ruleset import NAT, OUTPUT
 from capture.netlink.attributes import decode_fields
-from capture.netlink.messages import NLM_F_APPEND
+from capture.netlink.messages import NLM_F_APPEND, NLM_F_NONREC
 
 MESSAGES = TableMessages(FAMILY_NUMBERS["ipv6"], NAT)
 
@@ -37,6 +37,11 @@ def test_errors_say_what_was_tried() -> None:
         "add table inet istio-proxy-nat",
     ]
     assert [change.family for change in done] == [10] * 8 + [1]
+
+
+def test_a_deletion_may_be_of_empty_tables_and_chains_alone() -> None:
+    deleted = [MESSAGES.delete_table(), MESSAGES.delete_table(only_empty=True), MESSAGES.delete_chain("OUTPUT")]
+    assert [change.flags for change in deleted] == [0, NLM_F_NONREC, NLM_F_NONREC]
 
 
 def test_a_base_chain_has_a_hook_and_a_policy() -> None:

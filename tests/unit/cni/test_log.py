@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cni import log
-from cni.log import Log
+from cni.log import PluginLog
 
 ABOUT = {"command": "ADD", "namespace": "shop", "pod": "web-0", "container": "cafe01"}
 
@@ -22,7 +22,7 @@ def lines_of(*files: Path) -> list[dict[str, object]]:
 
 def test_a_line_says_who_what_and_how_long(tmp_path: Path) -> None:
     file = tmp_path / "cni.log"
-    written = Log(str(file), "info", ABOUT)
+    written = PluginLog(str(file), "info", ABOUT)
     with written.step("read pod"):
         time.sleep(0.002)
     with written.step("apply"):
@@ -47,7 +47,7 @@ def test_time_is_as_in_rfc_3339() -> None:
 
 
 def test_a_step_taken_twice_adds_up(tmp_path: Path) -> None:
-    written = Log(str(tmp_path / "log"))
+    written = PluginLog(str(tmp_path / "log"))
     for _ in range(3):
         with written.step("query"):
             time.sleep(0.001)
@@ -57,7 +57,7 @@ def test_a_step_taken_twice_adds_up(tmp_path: Path) -> None:
 
 
 def test_a_step_that_fails_is_measured_as_well(tmp_path: Path) -> None:
-    written = Log(str(tmp_path / "log"))
+    written = PluginLog(str(tmp_path / "log"))
     with pytest.raises(ZeroDivisionError), written.step("query"):
         raise ZeroDivisionError
     written.error("no")
@@ -66,7 +66,7 @@ def test_a_step_that_fails_is_measured_as_well(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lowest", log.LEVELS)
 def test_the_level_decides(tmp_path: Path, lowest: str) -> None:
-    written = Log(str(tmp_path / "log"), lowest)
+    written = PluginLog(str(tmp_path / "log"), lowest)
     for write in (written.debug, written.info, written.warn, written.error):
         write("x")
     levels = list(log.LEVELS)
@@ -75,19 +75,19 @@ def test_the_level_decides(tmp_path: Path, lowest: str) -> None:
 
 def test_without_a_path_there_is_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Log("").error("not written")
+    PluginLog("").error("not written")
     assert [*tmp_path.iterdir()] == []
 
 
 def test_hostile_text_stays_on_its_line(tmp_path: Path) -> None:
-    Log(str(tmp_path / "log")).error('a\n{"level": "info"}\u2028\x00\ud800', pod="x\ny")
+    PluginLog(str(tmp_path / "log")).error('a\n{"level": "info"}\u2028\x00\ud800', pod="x\ny")
     (line,) = lines_of(tmp_path / "log")
     assert line["message"] == 'a\n{"level": "info"}\u2028\x00\ud800'
 
 
 def test_a_missing_directory_is_made(tmp_path: Path) -> None:
     file = tmp_path / "istio-capture" / "cni.log"
-    Log(str(file)).info("x")
+    PluginLog(str(file)).info("x")
     assert len(lines_of(file)) == 1
     assert stat.S_IMODE(file.stat().st_mode) & 0o007 == 0
 
@@ -97,17 +97,17 @@ def test_a_log_path_of_no_file_gets_nothing_and_stops_no_pod(tmp_path: Path) -> 
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     for path in (fifo, socket, directory, Path("/dev/full"), tmp_path / "fifo" / "log"):
-        Log(str(path)).error("x")
+        PluginLog(str(path)).error("x")
     assert os.read(reader, 100) == b""
     os.close(reader)
-    Log(str(fifo)).error("no process has it open")
+    PluginLog(str(fifo)).error("no process has it open")
 
 
 def test_where_nothing_can_be_written_a_line_is_lost_and_nothing_else(tmp_path: Path) -> None:
     program = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
-        f"from cni.log import Log; Log({str(tmp_path / 'log')!r}).error('x')"
+        f"from cni.log import PluginLog; PluginLog({str(tmp_path / 'log')!r}).error('x')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environ())
     assert (done.stdout, done.stderr, (tmp_path / "log").read_text()) == ("", "", "")
@@ -115,7 +115,7 @@ def test_where_nothing_can_be_written_a_line_is_lost_and_nothing_else(tmp_path: 
 
 def test_a_log_that_has_grown_is_rotated_and_old_ones_go(tmp_path: Path) -> None:
     file = tmp_path / "log"
-    written = Log(str(file), rotate_at=1000)
+    written = PluginLog(str(file), rotate_at=1000)
     for number in range(100):
         written.info("x" * 100, number=number)
     names = sorted(path.name for path in tmp_path.iterdir())
@@ -128,10 +128,10 @@ def test_a_log_that_has_grown_is_rotated_and_old_ones_go(tmp_path: Path) -> None
 
 WRITER = """
 import sys
-from cni.log import Log
+from cni.log import PluginLog
 path, name, count = sys.argv[1:]
 for number in range(int(count)):
-    Log(path, rotate_at=100_000).info("y" * 50, writer=name, number=number)
+    PluginLog(path, rotate_at=100_000).info("y" * 50, writer=name, number=number)
 """
 
 
@@ -156,7 +156,7 @@ def test_a_dead_plugin_leaves_no_lock(tmp_path: Path) -> None:
     assert (tmp_path / "log.1").exists()
 
 
-def test_who_cannot_have_the_lock_goes_on(tmp_path: Path) -> None:
+def test_a_run_without_the_lock_goes_on(tmp_path: Path) -> None:
     import fcntl
 
     file = tmp_path / "log"

@@ -148,6 +148,7 @@ NO_POD = [
     ("metadata.labels", ["a"]),
     ("metadata.labels", {"a": 1}),
     ("metadata.annotations", {"a": None}),
+    ("spec.securityContext", 5),
     ("spec.containers", {"name": "web"}),
     ("spec.containers.0", "web"),
     ("spec.containers.0.name", None),
@@ -167,7 +168,9 @@ NO_POD = [
 
 @pytest.mark.parametrize(("path", "value"), NO_POD)
 def test_an_object_that_is_no_pod_is_an_error(path: str, value: object) -> None:
-    with pytest.raises(CniError) as error:
+    user = next(iter(value)) if isinstance(value, dict) and path.endswith("securityContext") else ""
+    named = user or path.rstrip(".01").rpartition(".")[2]
+    with pytest.raises(CniError, match=rf"{named}\b") as error:
         from_object(WEB, changed(path, value))
     assert error.value.code == BAD_ANSWER
 

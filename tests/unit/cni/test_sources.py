@@ -13,7 +13,7 @@ import pytest
 from capture.errors import ConfigurationError
 from cni import conf
 from cni.codes import BAD_KUBECONFIG, POD_UNKNOWN
-from cni.log import Log
+from cni.log import PluginLog
 from cni.pod import Identity
 from cni.protocol import CniError
 from cni.sources import learn
@@ -54,7 +54,7 @@ def learned(tmp_path: Path) -> Any:
                 "log_file": str(tmp_path / "log"),
             }
         )
-        pod, exemption = learn(WEB, configuration, Log(str(tmp_path / "log")))
+        pod, exemption = learn(WEB, configuration, PluginLog(str(tmp_path / "log")))
         return pod.proxy.uid, exemption.reason if exemption else ""
 
     return call
@@ -177,7 +177,7 @@ def from_agent(tmp_path: Path, *sources: str) -> tuple[int | None, str]:
             "runtimeConfig": {CAPABILITY: INJECTED},
         }
     )
-    pod, exemption = learn(WEB, configuration, Log(""))
+    pod, exemption = learn(WEB, configuration, PluginLog(""))
     return pod.proxy.uid, exemption.reason if exemption else ""
 
 

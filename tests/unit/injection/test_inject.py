@@ -340,6 +340,39 @@ def test_a_manifest_that_is_not_understood_is_refused_by_place_and_value(
     assert refused.value.exit_code == EXIT_USAGE
 
 
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("argoproj.io/v1alpha1 Rollout", "spec template"),
+        ("serving.knative.dev/v1 Service", "spec template"),
+        ("batch.volcano.sh/v1alpha1 Job", "spec tasks 0 template"),
+        ("kubeflow.org/v1 TFJob", "spec tfReplicaSpecs Worker template"),
+        ("v1 PodTemplate", "template"),
+    ],
+)
+def test_a_template_of_an_unknown_kind_is_named_and_stays(kind: str, path: str) -> None:
+    version, name = kind.split()
+    value: Any = {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "web", "image": "web"}]}}
+    for step in reversed(path.split()):
+        value = [value] if step == "0" else {step: value}
+    text = yaml.safe_dump({"apiVersion": version, "kind": name, "metadata": {"name": "web"}, **value})
+    listed = yaml.safe_dump(
+        {"apiVersion": "v1", "kind": "List", "items": [yaml.safe_load(text), yaml.safe_load(FILE_1)]}
+    )
+    for given, known in ((text, []), (listed, [True])):
+        result = inject(given, "web.yaml", Template(), NOTHING)
+        assert [outcome.injected for outcome in result.outcomes] == [*known, False]
+        assert str(result.outcomes[-1].workload) == f"{name} default/web"
+        assert f"kind {name} is unknown; its pods ({path.replace(' ', '.')})" in result.outcomes[-1].reason
+        assert (result.text == given) is (not known)
+
+
+@pytest.mark.parametrize("spec", ["{containers: [{name: log, image: log}]}", "{template: {containers: []}}", "null"])
+def test_a_spec_without_a_pod_template_is_not_named(spec: str) -> None:
+    text = f"apiVersion: apps.kruise.io/v1alpha1\nkind: SidecarSet\nmetadata: {{name: log}}\nspec: {spec}\n"
+    assert not inject(text, "web.yaml", Template(), NOTHING).outcomes
+
+
 def test_a_text_like_a_date_stays_a_text() -> None:
     injected = inject(POD.replace("a: b", "a: 2024-02-30"), "web.yaml", Template(fragment=SMALL), NOTHING)
     assert injected.outcomes[0].injected

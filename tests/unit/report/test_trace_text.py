@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from capture.analysis.base_chains import BaseChain
 from capture.analysis.trace import Step, Trace
-from capture.model.addresses import parse_address
+from capture.model.addresses import FAMILIES, parse_address
 from capture.model.packet import Packet
-from capture.model.ruleset import Drop, Protocol, Redirect, Rule
-from capture.report.trace_text import trace_as_plain, trace_lines
+from capture.model.ruleset import INPUT, MANGLE, Chain, Drop, Protocol, Redirect, Rule, Table
+from capture.report.trace_text import path_lines, trace_as_plain, trace_lines
 
 PACKET = Packet("tcp", parse_address("203.0.113.7"), 80, uid=1000, gid=1000, out_interface="eth0")
 DROPS = Rule(Drop(), (Protocol("tcp"),))
@@ -39,3 +40,17 @@ def test_a_redirect_that_is_not_the_captures_names_whose_rule_it_is(chain: str, 
 
     *_, verdict = trace_lines(Trace(PACKET, "redirected", 16001, step, (step,)))
     assert verdict == f"redirected: it is redirected to port 16001 by {rule_set}"
+
+
+@pytest.mark.parametrize(("comes_in_by", "between"), [(None, ["     then it comes in over lo:"]), ("eth0", [])])
+def test_rules_that_a_redirected_packet_meets_over_lo_come_behind_a_line(
+    comes_in_by: str | None, between: list[str]
+) -> None:
+    there = BaseChain("ip filter", FAMILIES, INPUT, 0, is_nat=False, contents=Table(MANGLE, (Chain(INPUT, (DROPS,)),)))
+    redirect, drop = Step("nat", "OUTPUT", 1, Rule(Redirect(1))), Step("ip filter", INPUT, 1, DROPS, base_chain=there)
+
+    traced = Trace(PACKET.replace(in_interface=comes_in_by), "dropped", 1, drop, (redirect, drop))
+
+    first, *others = path_lines(traced)
+    assert first == "     nat OUTPUT 1: -j REDIRECT --to-ports 1"
+    assert others == [*between, "  => ip filter INPUT 1: -p tcp -j DROP"]

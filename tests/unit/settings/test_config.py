@@ -29,6 +29,11 @@ def test_nothing_given_in_any_pod() -> None:
     assert resolve(explicit({}), POD) == (CaptureConfig(), [])
 
 
+def test_the_reason_for_the_families_makes_no_other_configuration() -> None:
+    assert CaptureConfig(families_because="the mesh") == CaptureConfig()
+    assert CaptureConfig(families=("ipv4",)) != CaptureConfig()
+
+
 def test_every_option_reaches_the_configuration() -> None:
     pod = FakePod(servers=("10.96.0.10",), groups={"java": 202})
     texts: Texts = {

@@ -45,6 +45,13 @@ def test_one_port_for_both_directions_is_warned_of() -> None:
     ]
 
 
+def test_swapped_ports_are_warned_of() -> None:
+    swapped = explicit({option.PROXY_PORT: "15006", option.INBOUND_CAPTURE_PORT: "15001", option.IP_FAMILIES: "both"})
+    (warning,) = resolve(swapped, FakePod())[1]
+    assert warning.startswith("--envoy-port 15006 (command line) and --inbound-capture-port 15001 look swapped: ")
+    assert resolve(swapped.with_option(option.PROXY_PORT, "15005", "test"), FakePod())[1] == []
+
+
 def test_nothing_to_capture_is_warned_of() -> None:
     assert warnings_of(option.OWNER_GROUPS, "", FakePod()) == [
         "ISTIO_OUTBOUND_OWNER_GROUPS '' (command line) names no group: nothing outbound is captured"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from capture.model.addresses import parse_address
 from capture.settings import host
-from capture.settings.host import AnyPod, PodFromInside, PodFromOutside, servers_of
+from capture.settings.host import AnyPod, PodFromInside, PodFromOutside, primary_of, servers_of
 
 RESOLV_CONF = """
 # nameserver 192.0.2.1
@@ -52,6 +53,10 @@ class TestNameServers:
         assert [str(server) for server in PodFromInside({}).name_servers()] == servers
         assert PodFromOutside({}).name_servers() == ()
 
+    def test_the_file_is_that_of_resolv_conf_5(self) -> None:
+        lines = Path("/etc/resolv.conf").read_text().splitlines()
+        assert PodFromInside({}).name_servers() == tuple(servers_of(lines))
+
     def test_no_file_no_server(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(host, "RESOLV_CONF", str(tmp_path / "nothing"))
         assert PodFromInside({}).name_servers() == ()
@@ -75,6 +80,23 @@ class TestUsers:
     )
     def test_the_environment_names_the_user_of_the_proxy(self, environ: dict[str, str], name: str) -> None:
         assert PodFromInside(environ).default_proxy_user() == name
+
+
+@pytest.mark.parametrize(
+    ("found", "primary"),
+    [
+        ([(2, "fd77::2"), (2, "10.0.0.2")], "10.0.0.2/32"),
+        ([(3, "10.0.0.3"), (2, "fd77::2")], "fd77::2/128"),
+        ([(3, "fd77::3"), (3, "10.0.0.3")], "10.0.0.3/32"),
+        ([(2, "fe80::2"), (2, "169.254.0.2"), (2, "127.0.0.2"), (3, "fd77::3")], "fd77::3/128"),
+        ([(2, "fe80::2"), (2, "::1")], None),
+    ],
+)
+def test_the_primary_address_is_global_with_the_default_route_and_ipv4_where_there_are_several(
+    found: list[tuple[int, str]], primary: str | None
+) -> None:
+    chosen = primary_of([(interface, parse_address(address)) for interface, address in found], defaults={2})
+    assert (str(chosen) if chosen else None) == primary
 
 
 def test_any_pod_has_both_families() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from capture.errors import EXIT_USAGE, ConfigurationError
@@ -124,6 +126,15 @@ class TestPrecedence:
             with_flags(environment, {options.EXCLUDED_OUTBOUND_NETWORKS: ""})[options.EXCLUDED_OUTBOUND_NETWORKS] == ()
         )
 
+    def test_an_option_is_known_by_its_flag_or_its_variables(self) -> None:
+        one, other = (
+            Option("flag", text, parse, text, text, text, ("VARIABLE",), (text,), text, text, is_switch, is_switch)
+            for text, is_switch, parse in (("a", True, str), ("b", False, repr))
+        )
+        assert one == other
+        assert one != one.replace(flag="other")
+        assert one != one.replace(environment=())
+
     def test_flags_leave_other_options_alone(self) -> None:
         environment = from_environment({"ISTIO_INBOUND_PORTS": "80"})
         flags = with_flags(environment, {options.PROXY_PORT: "17001"})
@@ -203,9 +214,12 @@ class TestEmpty:
     def test_an_empty_list_is_none(self, option: Option[Any], value: object) -> None:
         assert explicit({option: ""})[option] == value
 
-    @pytest.mark.parametrize("option", [options.PROXY_UID, options.PROXY_GID, options.INTERCEPTION_MODE])
-    def test_user_group_and_mode_have_their_default(self, option: Option[Any]) -> None:
-        assert explicit({option: ""})[option] == Settings({})[option]
+    @pytest.mark.parametrize(
+        "option",
+        [each for each in OPTIONS if re.fullmatch("[a-zA-Z]*|1.8|default:info", each.default) and not each.is_switch],
+        ids=lambda option: option.name,
+    )
+    def test_a_word_is_its_default(self, option: Option[Any]) -> None:
         assert explicit({option: ""}).text(option) == option.default
 
     @pytest.mark.parametrize(

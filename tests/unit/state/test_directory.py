@@ -45,7 +45,7 @@ def test_every_directory_that_is_made_is_private(tmp_path: Path, mask: int) -> N
     state = tmp_path / "run" / "istio-capture"
     with umask(mask):
         assert attachments.keep("pods", "cafe", "eth0", "11-1", str(state))
-        assert record.write(PLAIN, str(state))
+        assert not record.write(PLAIN, str(state))
     assert [mode(path) for path in (state.parent, state, state / "attachments")] == [0o700] * 3
     assert record.read(str(state)) == PLAIN
 

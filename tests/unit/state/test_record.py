@@ -196,10 +196,10 @@ class TestFiles:
     def test_a_record_is_written_read_and_forgotten(self, tmp_path: Path) -> None:
         state = str(tmp_path / "state")
         assert record.read(state) is None
-        assert record.write(PLAIN, state)
+        assert not record.write(PLAIN, state)
         assert record.read(state) == PLAIN
         other = applied(RICH, RICH_POD)
-        assert record.write(other, state)
+        assert not record.write(other, state)
         assert record.read(state) == other
         record.forget(state)
         assert record.read(state) is None
@@ -229,20 +229,20 @@ class TestFiles:
     def test_a_foreign_file_is_no_record_and_is_replaced(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / f"{namespace_id()}.json").write_bytes(content)
         assert record.read(str(tmp_path)) is None
-        assert record.write(PLAIN, str(tmp_path))
+        assert not record.write(PLAIN, str(tmp_path))
         assert record.read(str(tmp_path)) == PLAIN
 
     def test_where_nothing_can_be_kept_no_record_is_found(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         state = str(tmp_path / "file" / "state")
-        assert record.write(PLAIN, state) is False
+        assert record.write(PLAIN, state)
         assert record.read(state) is None
         record.forget(state)
 
     def test_a_directory_in_its_place_is_left_alone(self, tmp_path: Path) -> None:
         (tmp_path / f"{namespace_id()}.json").mkdir()
         assert record.read(str(tmp_path)) is None
-        assert record.write(PLAIN, str(tmp_path)) is False
+        assert record.write(PLAIN, str(tmp_path))
         assert [path.name for path in tmp_path.iterdir()] == [f"{namespace_id()}.json"]
 
     def test_a_full_disk_leaves_the_old_record_and_no_other_file(
@@ -254,7 +254,7 @@ class TestFiles:
             raise OSError(errno.ENOSPC, "no space left on device")
 
         monkeypatch.setattr(os, "write", full)
-        assert record.write(applied(RICH, RICH_POD), str(tmp_path)) is False
+        assert record.write(applied(RICH, RICH_POD), str(tmp_path))
         monkeypatch.undo()
         assert len(os.listdir(tmp_path)) == 1
         assert record.read(str(tmp_path)) == PLAIN
@@ -262,7 +262,7 @@ class TestFiles:
     def test_a_disk_that_takes_little_at_a_time(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write = os.write
         monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:7]))
-        assert record.write(PLAIN, str(tmp_path))
+        assert not record.write(PLAIN, str(tmp_path))
         assert record.read(str(tmp_path)) == PLAIN
 
     def test_many_writers_leave_one_whole_record(self, tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ class TestNamespaces:
     def test_each_has_its_own(self, netns: NamespaceFactory, tmp_path: Path) -> None:
         one, two = netns(), netns()
         state = str(tmp_path)
-        assert one.call(record.write, PLAIN, state)
+        assert not one.call(record.write, PLAIN, state)
         assert two.call(record.read, state) is None
         assert one.call(record.read, state) == PLAIN
         two.call(record.forget, state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.messages import TableMessages
+from capture.backends.nf_tables.reading import read_expressions
 from capture.backends.nftables import plan
 from capture.backends.nftables.encode import MAX_ELEMENTS, add_rules
 from capture.backends.nftables.lower import lower
@@ -16,9 +17,12 @@ from capture.model.ruleset import (
     Destination,
     DestinationPort,
     Protocol,
+    Redirect,
     Return,
     Rule,
     Ruleset,
+    SetMark,
+    SetZone,
     Span,
     Table,
     only,
@@ -60,6 +64,19 @@ def test_a_list_that_reaches_the_last_value_has_no_end() -> None:
     (elements,) = of_kind(messages(Table(NAT, (Chain(OUTPUT, (rule,)),))), nf.NFT_MSG_NEWSETELEM)
 
     assert len([*decode_elements(elements[nf.NFTA_SET_ELEM_LIST_ELEMENTS])]) == 1 + 2 * len(ranges) - 1
+
+
+def test_a_value_is_as_long_as_what_it_is_written_to() -> None:
+    rules = tuple(Rule(verdict, (Protocol("tcp"),)) for verdict in (SetMark(1), SetZone(1), Redirect(1)))
+
+    sizes = [
+        len(decode_fields(fields[nf.NFTA_IMMEDIATE_DATA])[nf.NFTA_DATA_VALUE])
+        for rule in of_kind(messages(Table(NAT, (Chain("OWN", rules),))), nf.NFT_MSG_NEWRULE)
+        for name, fields in read_expressions(rule, {})
+        if name == "immediate"
+    ]
+
+    assert sizes == [4, 2, 2]
 
 
 def test_networks_that_overlap_or_touch_are_one_element() -> None:

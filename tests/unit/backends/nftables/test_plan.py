@@ -54,6 +54,10 @@ def test_live_base_chains_are_kept() -> None:
     assert replaced({"nat": {"output": HOOK, "istio-output": None}}) == ["add table nat", "flush table nat", *MADE]
 
 
+def test_a_table_that_must_go_as_a_whole_is_made_anew() -> None:
+    assert replaced({"nat": None}) == ["delete table nat", "add table nat", *MADE]
+
+
 def test_chains_that_are_no_more_are_deleted() -> None:
     live = {"nat": {"output": HOOK, "istio-old": None, "prerouting": HOOK}}
 

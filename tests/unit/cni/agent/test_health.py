@@ -13,6 +13,7 @@ from cni.agent.status_text import pod_lines, status_lines
 
 def test_the_agent_is_ready_when_every_part_is_well() -> None:
     health = Health(("plugin", "entry"))
+    assert {each["problem"] for each in health.as_plain()["problems"].values()} == {"starting"}
     readiness = [health.is_ready]
     news = []
     for part, problem in (("plugin", ""), ("entry", ""), ("entry", ""), ("entry", "lost")):
@@ -61,7 +62,7 @@ def test_the_agent_is_live_while_its_loop_turns(monkeypatch: pytest.MonkeyPatch)
     health = Health()
     now[0] += LOOP_LIMIT
     alive = [health.is_live]
-    health.turned()
+    health.note_loop()
     now[0] += LOOP_LIMIT - 1
     assert [*alive, health.is_live] == [False, True]
 

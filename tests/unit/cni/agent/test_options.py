@@ -9,9 +9,8 @@ from cni.agent.options import Options
 from cni.networks import Choice
 
 
-@pytest.mark.parametrize("conf_dir", ["/etc/cni/net.d", "/etc/cni/net.d/"])
-def test_credentials_are_next_to_the_configuration(conf_dir: str) -> None:
-    options = Options("node-1", "", {}, conf_dir=conf_dir)
+def test_credentials_are_next_to_the_configuration() -> None:
+    options = Options("node-1", "", {}, conf_dir="/etc/cni/net.d")
     assert options.credentials == "/etc/cni/istio-capture"
     assert options.kubeconfig == "/etc/cni/istio-capture/kubeconfig"
     assert options.replace(credentials_dir="/elsewhere").kubeconfig == "/elsewhere/kubeconfig"
@@ -41,4 +40,5 @@ def test_the_first_socket_that_is_there_tells_the_runtime(monkeypatch: pytest.Mo
 def test_the_defaults() -> None:
     options = Options("node-1", "", {})
     assert (options.repair_starting, options.repair_running, options.repairs_per_minute) == ("report", "report", 10)
+    assert options.service_account == "/var/run/secrets/kubernetes.io/serviceaccount", "where kubelet puts it"
     assert (options.audit, options.taints, options.log_level) == (True, (), "info")

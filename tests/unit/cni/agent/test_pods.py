@@ -3,6 +3,8 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import pytest
+
 from cni.agent.pods import YOUNG, Pods, reduced
 from cni.pod import Identity
 from cni.pod_object import from_object
@@ -32,7 +34,9 @@ def test_the_kept_part_of_a_pod_has_all_that_decides_on_the_capture() -> None:
 
 
 def test_the_kept_part_of_a_pod() -> None:
-    pod = a_pod(labels={"app": "web"})
+    times = {"creationTimestamp": "2026-03-01T11:00:00Z", "deletionTimestamp": "2026-03-01T13:00:00Z"}
+    annotations = {"a": "b", "kubectl.kubernetes.io/last-applied-configuration": "{}"}
+    pod = a_pod(labels={"app": "web"}, annotations=annotations, **times)
     pod["spec"] |= {"hostNetwork": True, "runtimeClassName": "kata", "nodeName": "node-1"}
     pod["spec"]["initContainers"] = [{"name": "istio-init", "image": "x"}]
     pod["status"]["conditions"].insert(0, {"type": "Initialized", "status": "False", "lastTransitionTime": "never"})
@@ -43,7 +47,8 @@ def test_the_kept_part_of_a_pod() -> None:
         "name": "web-0",
         "uid": "uid-1",
         "labels": {"app": "web"},
-        "annotations": {},
+        "annotations": {"a": "b"},
+        **times,
     }
     assert kept["status"] == {"phase": "Running", "ready": True, "readySince": "2026-03-01T12:00:00Z"}
     spec = kept["spec"]
@@ -55,6 +60,7 @@ def test_the_kept_part_of_a_pod() -> None:
     assert spec["initContainers"] == [{"name": "istio-init"}]
     assert spec["containers"][1] == {"name": "app"}
     assert "nodeName" not in spec
+    assert reduced(kept) == kept
     assert reduced({})["status"] == {"phase": "", "ready": False, "readySince": ""}
 
 
@@ -129,3 +135,24 @@ def test_a_change_that_decides_nothing_is_none() -> None:
     assert (table.changes_since(version), table.get("shop", "web-0") is known) == ((version, set()), True)
     table.put(a_pod(labels={"app": "web"}))
     assert table.changes_since(version) == (version + 1, {("shop", "web-0")})
+
+
+def test_a_pod_that_changes_again_is_among_the_latest_changes() -> None:
+    table = filled()
+    for uid, name in enumerate("aba"):
+        table.put(a_pod(str(uid), name=name))
+    version, _ = table.changes_since(-1)
+    assert [table.changes_since(version - back)[1] for back in range(3)] == [
+        set(), {("shop", "a")}, {("shop", "a"), ("shop", "b")},
+    ]  # fmt: skip
+
+
+def test_of_pods_that_have_ended_the_latest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cni.agent.pods.REMEMBERED", 2)
+    table = filled(a_pod(name="stays"))
+    for name in "abc":
+        table.put(a_pod(name=name))
+        table.remove(a_pod(name=name))
+    _, changes = table.changes_since(-1)
+    assert ("shop", "stays") in changes
+    assert len(changes) <= 3

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 
 from cni import agent_socket
-from cni.agent import status_text
-from cni.agent.health import Health
 from cni.pod import Identity
 
 PLUGIN = '#!/bin/sh\ncat > /dev/null; echo \'{"cniVersion": "1.0.0", "supportedVersions": ["1.0.0", "1.1.0"]}\'\n'
@@ -102,35 +100,3 @@ def test_a_killed_agent_leaves_everything_for_the_next_one(node: Path) -> None:
             running.kill()
             running.communicate()
         assert entries(node) == 1
-
-
-def test_status_reads_in_words() -> None:
-    health = Health(("entry",), clock=lambda: 1000.0)
-    health.report("entry", "it is not there")
-    health.note(
-        node="node-1", loaded={"network": "lab", "plugins": ["bridge"], "directory": "/etc/cni/net.d"},
-        token_expires=4600.0, api_away_since=940.0, api_problem="refused", lost=990.0, rival="cilium",
-        pod_states={"captured": ["shop/a"], "drift": ["shop/b"]},
-    )  # fmt: skip
-    assert [*status_text.status_lines(health.as_plain() | {"version": "1"}, 1060.0)] == [
-        "agent 1 on node node-1: NOT ready",
-        "  entry: it is not there (for 60 s)",
-        "runtime: network lab with bridge, from /etc/cni/net.d",
-        "token: ends in 59 min",
-        "API server: away for 2 min: refused",
-        "entry: lost 70 s ago to cilium",
-        "pods captured: 1",
-        "pods drift: 1: shop/b",
-    ]
-
-
-def test_a_problem_of_a_part_is_news_once() -> None:
-    clock = [10.0]
-    health = Health(("plugin",), clock=lambda: clock[0])
-    assert not health.is_ready
-    assert health.report("plugin", "broken")
-    clock[0] = 20.0
-    assert not health.report("plugin", "broken")
-    assert health.as_plain()["problems"]["plugin"] == {"problem": "broken", "since": 10.0}
-    assert health.report("plugin")
-    assert health.is_ready

@@ -15,6 +15,7 @@ def test_known_bytes_of_the_encoding() -> None:
     assert message(f2="testing") == b"\x12\x07testing"
     assert [*fields(b"\x08\x96\x01")] == [(1, 150)]
     assert [*fields(b"\x1a\x03\x08\x96\x01")] == [(3, b"\x08\x96\x01")]
+    assert [*fields(b"\x08" + b"\xff" * 9 + b"\x01")] == [(1, 2**64 - 1)], "ten bytes are the most"
 
 
 @given(st.text(), st.binary(max_size=300), st.booleans())
@@ -39,7 +40,7 @@ def test_any_bytes_are_read_or_refused(content: bytes) -> None:
         assert all(number >= 0 for number, _ in fields(content))
 
 
-@pytest.mark.parametrize("content", [b"\x0a\x05abc", b"\x08", b"\xff" * 11, b"\x0b"])
+@pytest.mark.parametrize("content", [b"\x0a\x05abc", b"\x08", b"\x08" + b"\xff" * 10 + b"\x01", b"\x0b"])
 def test_a_message_that_is_cut_off_is_refused(content: bytes) -> None:
     with pytest.raises(MessageError):
         [*protobuf.fields(content)]

@@ -16,6 +16,7 @@ from cni.agent.health import Health
 from cni.agent.pods import Pods
 from support.cluster import fake_kubernetes
 from support.cluster.fake_kubernetes import FakeKubernetes
+from support.output.agent_lines import AgentLines
 from support.processes.waiting import wait_until
 
 
@@ -75,17 +76,6 @@ def test_pods_come_and_go(tmp_path: Path) -> None:
         watched.server.history.happens("ADDED", a_pod("c"))
         watched.server.history.happens("DELETED", a_pod("a"))
         watched.wait_until(lambda: watched.names() == {"b", "c"})
-
-
-def test_the_list_is_the_caches_and_the_watch_has_bookmarks_and_an_end(tmp_path: Path) -> None:
-    with watching(tmp_path, "a") as watched:
-        watched.wait_until(lambda: len(watched.server.requests) > 1)
-        first, second = (request.path for request in watched.server.requests[:2])
-        assert "resourceVersion=0" in first
-        assert "limit=50" in first
-        assert "fieldSelector=spec.nodeName%3Dnode-1" in first
-        assert "allowWatchBookmarks=true" in second
-        assert "timeoutSeconds=" in second
 
 
 def test_a_watch_that_was_cut_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -173,10 +163,12 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("cni.agent.api.error_text", lambda error: f"status {error.args[0]}")
     monkeypatch.setattr("cni.agent.reflector.random", SimpleNamespace(uniform=lambda _low, high: high))
     nothing: Any = None
-    return reflector.Reflector(nothing, "node-1", Pods(), Health(), AgentLog(descriptor=-1))
+    return reflector.Reflector(nothing, "node-1", Pods(), Health(), AgentLines())
 
 
 def test_pauses_grow_to_a_minute_and_a_second_failure_is_news(alone: Any) -> None:
+    alone._works()
+    assert alone.health.fact("api_connected") is True
     pauses = []
     for _ in range(8):
         pauses.append(alone._failed(Answer(500)))
@@ -187,6 +179,8 @@ def test_pauses_grow_to_a_minute_and_a_second_failure_is_news(alone: Any) -> Non
     assert alone.health.fact("api_problem") == "status 500"
     assert alone.health.counts() == {("watch_restarts", "500"): 8}
     alone._works()
+    alone._works()
+    assert alone.log.messages == ["the API server answers", "the API server does not answer", "the API server answers"]
     assert alone.health.fact("api_connected") is True
     assert alone.health.fact("api_away_since") is None
     assert alone._failed(Answer(0)) == 1.0, "it begins anew"
@@ -206,3 +200,20 @@ def test_the_version_is_kept_over_one_failure_and_not_over_two(alone: Any) -> No
     first = alone._version
     alone._failed(Answer(500))
     assert (first, alone._version) == ("7", "")
+
+
+def test_an_event_ends_a_row_of_failures(alone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pod = a_pod("a", resourceVersion="8")
+    monkeypatch.setattr("cni.agent.api.watch_pods", lambda *_: iter([("ADDED", pod)]))
+    for _ in range(2):
+        assert alone._failed(Answer(500)) == 1.0
+        alone._watch(threading.Event())
+    assert alone._version == "8"
+
+
+def test_each_turn_is_followed_by_its_pause(alone: Any) -> None:
+    pauses: list[float] = []
+    stop = SimpleNamespace(is_set=lambda: len(pauses) > 1, wait=pauses.append)
+    alone.run_once = lambda _stop: 3.0
+    alone.run(stop)
+    assert pauses == [3.0, 3.0]

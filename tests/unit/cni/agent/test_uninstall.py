@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import threading
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from capture.errors import CaptureError
 from cni import deferred_removal
 from cni.agent import uninstall
 from cni.agent.options import Options
@@ -112,19 +117,15 @@ def selecting(os: str) -> dict[str, Any]:
     ids=["there", "deleting", "404", "chosen", "not chosen", "node unknown", "401", "403", "503", "silent"],
 )
 def test_only_a_daemon_set_that_is_certainly_gone_is_gone(
-    tmp_path: Path,
+    cluster: tuple[FakeKubernetes, Any],
     objects: dict[str, object],
     behaviour: fake_kubernetes.Behaviour | None,
     gone: bool,  # noqa: FBT001  # a column
 ) -> None:
-    from cni.agent import api
-
-    with FakeKubernetes() as server:
-        server.objects |= {name if name == NODE else DAEMON_SETS + name: found for name, found in objects.items()}
-        server.always(behaviour)
-        (tmp_path / "kubeconfig").write_text(server.kubeconfig({"token": "secret"}))
-        with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as client:
-            assert uninstall.is_gone(client, "kube-system/capture-agent", "node-1") is gone
+    server, client = cluster
+    server.objects |= {name if name == NODE else DAEMON_SETS + name: found for name, found in objects.items()}
+    server.always(behaviour)
+    assert uninstall.is_gone(client, "kube-system/capture-agent", "node-1") is gone
 
 
 class Containerd:
@@ -142,14 +143,82 @@ class Containerd:
 def test_with_containerd_the_plugin_goes_when_it_is_not_loaded_any_more(
     node: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uninstall, "CALLS_END", 0)
-    (node / "net.d").mkdir()
+    sleeps: list[float] = []
+    monkeypatch.setattr("cni.agent.uninstall.time.sleep", sleeps.append)
+    for name in ("net.d", "istio-capture"):
+        (node / name).mkdir()
+    (node / "istio-capture" / "token").touch()
     remember(node, "c1")
-    runtime = Containerd()
+    runtime: Any = Containerd()
     options = Options("node-1", "", {}, bin_dir=f"{node}/bin", conf_dir=f"{node}/net.d")
-    uninstall.uninstall(options, runtime)  # type: ignore[arg-type]  # all that is needed of a runtime
-    assert runtime.calls == 3
+    assert uninstall.uninstall(options, runtime) == [
+        f"{node}/istio-capture/token: removed", f"{node}/bin/capture-cni: removed",
+    ]  # fmt: skip
+    assert (runtime.calls, len(sleeps), sleeps[-1]) == (3, 3, uninstall.CALLS_END)
     assert [*(node / "bin").iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    "answers", [lambda: None, lambda: Loaded(("capture-cni",), "lab", "", ()), lambda: os.stat("/proc/nowhere")],
+    ids=["no report", "never without", "silent"],
+)  # fmt: skip
+def test_where_the_runtime_may_still_call_the_plugin_it_goes_with_the_last_pod(
+    node: Path, monkeypatch: pytest.MonkeyPatch, answers: Any
+) -> None:
+    monkeypatch.setattr(uninstall, "UNLOADED_WITHIN", 0.1)
+    places = {"mark": f"{node}/run/leaving", "remembered": f"{node}/results"}
+    monkeypatch.setattr(deferred_removal, "schedule_removal", partial(deferred_removal.schedule_removal, **places))
+    (node / "net.d").mkdir()
+    last = remember(node, "c1")
+    options = Options("node-1", "", {}, bin_dir=f"{node}/bin", conf_dir=f"{node}/net.d")
+    runtime: Any = SimpleNamespace(loaded=answers)
+    assert uninstall.uninstall(options, runtime) == [
+        f"{node}/bin/capture-cni: stays until the last pod that was started with it ends"
+    ]
+    last.unlink()
+    assert uninstall.uninstall(options, runtime) == [f"{node}/bin/capture-cni: removed"]
+    assert uninstall.uninstall(options, runtime) == []
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[tuple[FakeKubernetes, Any]]:
+    from cni.agent import api
+
+    with FakeKubernetes() as server:
+        (tmp_path / "kubeconfig").write_text(server.kubeconfig({"token": "secret"}))
+        with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as client:
+            yield server, client
+
+
+def test_all_nodes_are_waited_for_until_the_daemon_set_is_gone(
+    cluster: tuple[FakeKubernetes, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, client = cluster
+    path, sleeps = f"{DAEMON_SETS}/capture-agent", []
+    server.objects[path] = {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}
+
+    def sleep(seconds: float) -> None:
+        sleeps.append(seconds)
+        if len(sleeps) == 3:
+            del server.objects[path]
+
+    monkeypatch.setattr("cni.agent.uninstall.time.sleep", sleep)
+    uninstall.from_all_nodes(client, "kube-system/capture-agent")
+    assert sleeps == [1, 1, 1]
+    [(deleted, _)] = server.posted
+    assert deleted == f"{path}?propagationPolicy=Foreground"
+    server.will(fake_kubernetes.status(404))
+    uninstall.from_all_nodes(client, "kube-system/capture-agent")
+
+
+def test_agents_that_do_not_end_are_an_error(cluster: tuple[FakeKubernetes, Any]) -> None:
+    server, client = cluster
+    server.objects[f"{DAEMON_SETS}/capture-agent"] = {}
+    with pytest.raises(CaptureError, match="DaemonSet kube-system/capture-agent is still there after 0 s"):
+        uninstall.from_all_nodes(client, "kube-system/capture-agent", timeout=0)
+    server.will(fake_kubernetes.status(403, "no"))
+    with pytest.raises(CaptureError, match="DaemonSet kube-system/capture-agent: 403 no"):
+        uninstall.from_all_nodes(client, "kube-system/capture-agent")
 
 
 @pytest.mark.parametrize("moment", [0, 2, 3], ids=["before", "while the runtime loads", "last calls"])

@@ -1,0 +1,138 @@
+"""What the settings leave out, by the rules that they give: causes and notes of ``why``, with the options to change."""
+
+from __future__ import annotations
+
+from capture.analysis.base_chains import Situation
+from capture.analysis.cause_text import Cause, cause
+from capture.analysis.causes import KIND_OF
+from capture.analysis.policy import captured_ports
+from capture.analysis.trace import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
+from capture.model.addresses import FAMILY_NAMES
+from capture.operations import trace
+from capture.rules import build_ruleset
+from capture.settings.config import resolve
+from capture.settings.host import PodFromInside
+from capture.settings.options import (
+    EXCLUSIONS,
+    INBOUND_PORTS,
+    OUTBOUND_NETWORKS,
+    OWNER_GROUPS,
+    PROFILE,
+    PROXY_GID,
+    PROXY_UID,
+    REDIRECT_DNS,
+)
+from capture.settings.pod import PROXY_PORTS
+from capture.state.pod_network import read_pod_network
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+    from capture.analysis.causes import Capture, PodFacts, Ports
+    from capture.analysis.trace import Outcome
+    from capture.model.addresses import Family
+    from capture.model.packet import Packet
+    from capture.model.ruleset import Ruleset
+    from capture.operations import Reference
+    from capture.operations.results import Verified
+    from capture.settings.options import Option
+    from capture.settings.settings import Settings
+
+SELECTIONS = (INBOUND_PORTS, OUTBOUND_NETWORKS, OWNER_GROUPS)
+"""Options that name what is captured."""
+EMPTY = "''"
+"""An empty value, as a shell has it."""
+
+
+def ports_of(desired: Ruleset, facts: PodFacts) -> Ports:
+    """Return to which ports desired rules send what comes in, or leaves, by interfaces that are up."""
+    up = tuple(link.name for link in facts.links if link.is_up and not link.is_loopback)
+    situation = Situation(desired, network=read_pod_network().replace(others=up))
+    return tuple(
+        (outcome, family, port)
+        for family in desired.families
+        for outcome, port in sorted(captured_ports(situation, family).items(), reverse=True)
+    )
+
+
+def _explicit_options(settings: Settings, is_meant: Callable[[Option[Any]], bool]) -> list[str]:
+    """Return which of the explicit options are meant, each with its value and where that is from."""
+    meant = filter(is_meant, settings.explicit)
+    return [f"{option.name} {settings.text(option) or EMPTY} ({settings.origin(option)})" for option in meant]
+
+
+def empty_capture_causes(known: Reference | None, facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+    """Yield a cause where nothing is sent to any port."""
+    if capture.ports:
+        return
+    if known is None:
+        yield cause("excluded: live")
+        return
+    options = _explicit_options(known.settings, lambda option: bool(_ports_without(option, known.settings, facts)))
+    yield cause("excluded: everything", options=", ".join(options or _restrictions(known.settings)))
+
+
+def exclusion_notes(known: Reference, facts: PodFacts, capture: Capture, verified: Verified) -> Iterator[Cause]:
+    """Yield what the settings leave uncaptured on purpose, which may be what is looked for."""
+    for note in verified.notes:
+        yield cause("family-not-captured: note", note=note)
+    of_pod = {address.family for address in facts.addresses}
+    in_use = [family for family in capture.families if family in of_pod or not of_pod]
+    restrictions = _restrictions(known.settings)
+    for outcome in (PROXY_OUTBOUND, PROXY_INBOUND) if capture.ports else ():
+        left_out = [family for family in in_use if not capture.captures(outcome, family)]
+        if left_out:
+            options = _cancelling(outcome, left_out, known.settings, facts) or restrictions
+            restrictions = [each for each in restrictions if each not in options]
+            direction = KIND_OF[outcome]
+            what = f"nothing {direction}" if left_out == in_use else f"no {direction} {FAMILY_NAMES[left_out[0]]}"
+            yield cause("excluded: all", what=what, options=", ".join(options))
+    if restrictions and capture.ports:
+        yield cause("excluded: pod", options=", ".join(restrictions))
+
+
+def _cancelling(outcome: Outcome, families: Sequence[Family], settings: Settings, facts: PodFacts) -> list[str]:
+    """Return the explicit options without which connections of one of the families would come to an outcome."""
+
+    def cancels(option: Option[Any]) -> bool:
+        return any(
+            each == outcome and family in families for each, family, _ in _ports_without(option, settings, facts)
+        )
+
+    return _explicit_options(settings, cancels)
+
+
+def _ports_without(option: Option[Any], settings: Settings, facts: PodFacts) -> Ports:
+    config, _ = resolve(settings.without(option), PodFromInside())
+    return ports_of(build_ruleset(config), facts)
+
+
+def _restrictions(settings: Settings) -> list[str]:
+    """Return the explicit options that capture less than usual."""
+    return _explicit_options(settings, lambda option: _restricts(option, settings))
+
+
+def _restricts(option: Option[Any], settings: Settings) -> bool:
+    """Return whether an option's value captures less than usual: Istio's own ports are always left out."""
+    if option in (PROXY_UID, PROXY_GID):
+        return False
+    if option.topic == EXCLUSIONS:
+        return not {*settings.text(option).split(",")} <= {"", *PROXY_PORTS.split(",")}
+    return option in SELECTIONS and settings.text(option) != option.default
+
+
+def with_options(found: Cause, packet: Packet, known: Reference) -> Cause:
+    """Return the cause as the settings explain it: its remedy names the options, or the profile, that matter."""
+    settings = known.settings
+    if found.kind == "dns-not-captured" and settings[REDIRECT_DNS] and not known.config.captures_dns:
+        return cause("dns-not-captured: no server")
+    if found.kind != "excluded":
+        return found
+    given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
+    if given:
+        return found.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
+    if trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
+        return found.replace(remedy="Apply with --profile current, whose rules capture it.")
+    return found

@@ -1,0 +1,282 @@
+"""Rules as the kernel dumps them, assembled from expressions: in all the ways in which programs write one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables import expressions as make
+from capture.backends.nftables import native
+from capture.backends.nftables.decode import Program, decode_rule
+from capture.backends.nftables.lift import lift_rules
+from capture.backends.nftables.render import described
+from capture.backends.nftables.sets import NativeSet
+from capture.model import ruleset as model
+from capture.model.addresses import IPV4, IPV6
+from capture.netlink.attributes import BYTE_ORDER, attribute, u32be
+
+NETWORK, TRANSPORT = nf.NFT_PAYLOAD_NETWORK_HEADER, nf.NFT_PAYLOAD_TRANSPORT_HEADER
+LT, LTE, GT, GTE = nf.NFT_CMP_LT, nf.NFT_CMP_LTE, nf.NFT_CMP_GT, nf.NFT_CMP_GTE
+
+
+def of_machine(number: int) -> bytes:
+    return number.to_bytes(4, BYTE_ORDER)
+
+
+def port(number: int) -> bytes:
+    return number.to_bytes(2, "big")
+
+
+def meta(field: str) -> bytes:
+    return make.load_meta(native.META_KEYS[field])
+
+
+def converted(value: bytes = u32be(nf.NFT_BYTEORDER_HTON)) -> bytes:
+    return make.expression(
+        "byteorder",
+        attribute(nf.NFTA_BYTEORDER_SREG, make.REGISTER),
+        attribute(nf.NFTA_BYTEORDER_DREG, make.REGISTER),
+        attribute(nf.NFTA_BYTEORDER_OP, value),
+    )
+
+
+def looked_up(name: str, flags: int = 0) -> bytes:
+    return make.expression(
+        "lookup",
+        attribute(nf.NFTA_LOOKUP_SET, name.encode() + b"\0"),
+        attribute(nf.NFTA_LOOKUP_SREG, make.REGISTER),
+        attribute(nf.NFTA_LOOKUP_FLAGS, u32be(flags)),
+    )
+
+
+TCP, UDP = (meta(native.L4PROTO) + make.equals(bytes([number])) for number in (6, 17))
+IP4, IP6 = (meta(native.NFPROTO) + make.equals(bytes([number])) for number in (2, 10))
+SPORT, DPORT = make.load_payload(TRANSPORT, 0, 2), make.load_payload(TRANSPORT, 2, 2)
+SADDR, DADDR = make.load_payload(NETWORK, 12, 4), make.load_payload(NETWORK, 16, 4)
+MARK, CT_MARK, STATE = meta(native.MARK), make.load_ct(nf.NFT_CT_MARK), make.load_ct(nf.NFT_CT_STATE)
+SETS = {
+    "plain": NativeSet(0, 2, (port(80), port(443)), ()),
+    "intervals": NativeSet(nf.NFT_SET_INTERVAL, 2, (port(80), port(443)), (port(0), port(91), port(444))),
+    "to_the_end": NativeSet(nf.NFT_SET_INTERVAL, 2, (port(1024),), (port(0),)),
+    "uids": NativeSet(0, 4, (of_machine(1337), of_machine(256)), ()),
+    "changing": NativeSet(nf.NFT_SET_ANONYMOUS | 1 << 4, 2, (port(80),), ()),
+    "long_keys": NativeSet(0, 4, (u32be(80),), ()),
+}
+
+
+def decoded(*expressions: bytes, find_set: Callable[[str], NativeSet] = SETS.__getitem__) -> native.NativeRule:
+    fields = {nf.NFTA_RULE_EXPRESSIONS: b"".join(expressions)}
+    return decode_rule(fields, Program(find_set, None), {})
+
+
+@pytest.mark.parametrize(
+    ("words", "spellings"),
+    [
+        ("meta l4proto tcp tcp dport 80", [
+            TCP + DPORT + make.equals(port(80)),
+            TCP + DPORT + make.in_range(port(80), port(80), negated=False),
+            TCP + DPORT + make.compare(GTE, port(80)) + make.compare(LTE, port(80)),
+            TCP + DPORT + make.bitwise(b"\xff\xff") + make.equals(port(80)),
+            TCP + DPORT + make.bitwise(b"\xff\xff", port(81)) + make.equals(port(1)),
+        ]),
+        ("meta l4proto udp udp sport 1000-2000", [
+            UDP + SPORT + make.in_range(port(1000), port(2000), negated=False),
+            UDP + SPORT + make.compare(GTE, port(1000)) + make.compare(LTE, port(2000)),
+        ]),
+        ("meta l4proto tcp tcp dport != 80-90", [TCP + DPORT + make.in_range(port(80), port(90), negated=True)]),
+        ("meta l4proto tcp tcp dport 0-79", [
+            TCP + DPORT + make.compare(LT, port(80)),
+            TCP + DPORT + make.compare(LTE, port(79)),
+        ]),
+        ("meta l4proto tcp tcp dport 1024-65535", [
+            TCP + DPORT + make.compare(GT, port(1023)),
+            TCP + DPORT + make.compare(GTE, port(1024)),
+            TCP + DPORT + looked_up("to_the_end"),
+        ]),
+        ("meta l4proto tcp tcp sport 1 tcp dport 2", [
+            TCP + SPORT + make.equals(port(1)) + DPORT + make.equals(port(2)),
+            TCP + make.load_payload(TRANSPORT, 0, 4) + make.equals(port(1) + port(2)),
+        ]),
+        ("meta l4proto tcp tcp dport { 80, 443 }", [TCP + DPORT + looked_up("plain")]),
+        ("meta l4proto tcp tcp dport != { 80, 443 }", [TCP + DPORT + looked_up("plain", nf.NFT_LOOKUP_F_INV)]),
+        ("meta l4proto tcp tcp dport { 80-90, 443 }", [TCP + DPORT + looked_up("intervals")]),
+        ("meta skuid { 256, 1337 }", [meta(native.SKUID) + looked_up("uids")]),
+        ("meta skuid 1000-2000", [
+            meta(native.SKUID) + converted() + make.in_range(u32be(1000), u32be(2000), negated=False),
+            meta(native.SKUID) + converted() + make.compare(GTE, u32be(1000)) + make.compare(LTE, u32be(2000)),
+        ]),
+        ("meta nfproto ipv4 ip saddr 10.0.0.0/8", [
+            IP4 + make.load_payload(NETWORK, 12, 1) + make.equals(b"\x0a"),
+            IP4 + SADDR + make.bitwise(b"\xff\0\0\0") + make.equals(b"\x0a\0\0\0"),
+            IP4 + SADDR + make.in_range(b"\x0a\0\0\0", b"\x0a\xff\xff\xff", negated=False),
+            IP4 + SADDR + make.compare(GTE, b"\x0a\0\0\0") + make.compare(LTE, b"\x0a\xff\xff\xff"),
+        ]),
+        ("meta nfproto ipv4 ip saddr 10.0.0.1 ip daddr 10.0.0.2", [
+            IP4 + SADDR + make.equals(b"\x0a\0\0\1") + DADDR + make.equals(b"\x0a\0\0\2"),
+            IP4 + make.load_payload(NETWORK, 12, 8) + make.equals(b"\x0a\0\0\1\x0a\0\0\2"),
+        ]),
+        ("meta nfproto ipv4 meta l4proto tcp", [
+            IP4 + TCP,
+            IP4 + make.load_payload(NETWORK, 9, 1) + make.equals(b"\6"),
+            make.load_meta(1) + make.equals(b"\x08\0") + TCP,  # a table of family netdev
+        ]),
+        ("meta nfproto ipv6 ip6 daddr fd00::/12", [
+            IP6 + make.load_payload(NETWORK, 24, 16) + make.bitwise(b"\xff\xf0" + bytes(14))
+            + make.equals(b"\xfd" + bytes(15)),
+        ]),
+        ('iifname "eth0"', [
+            meta(native.IIFNAME) + make.equals(b"eth0" + bytes(12)),
+            meta(native.IIFNAME) + make.equals(b"eth0\0"),
+        ]),
+        ('oifname != "eth*"', [meta(native.OIFNAME) + make.equals(b"eth", negated=True)]),
+        ("meta mark & 0x00000f00 == 0x00000100", [
+            MARK + make.bitwise(of_machine(0xF00)) + make.equals(of_machine(0x100)),
+            MARK + make.bitwise(of_machine(0xF00), of_machine(0x300)) + make.equals(of_machine(0x200)),
+        ]),
+        ("ct mark != 0x00000001", [CT_MARK + make.equals(of_machine(1), negated=True)]),
+        ("ct state related,new", [STATE + make.bitwise(of_machine(12)) + make.equals(bytes(4), negated=True)]),
+    ],
+)  # fmt: skip
+def test_whatever_way_it_is_written_it_reads_as_the_same(words: str, spellings: list[bytes]) -> None:
+    for spelling in spellings:
+        rule = decoded(spelling)
+        assert (described(*rule.conditions), rule.actions) == (words, ())
+
+
+@pytest.mark.parametrize(
+    ("words", "program"),
+    [
+        ("@th,16,16 == 0x0050", DPORT + make.equals(port(80))),  # of which protocol is unknown
+        ("@th,16,16 == 0x0050-0x005a", DPORT + make.in_range(port(80), port(90), negated=False)),
+        ("meta l4proto tcp @th,16,16 & 0xff0f ^ 0x0000 != 0x0050-0x005a",
+         TCP + make.load_payload(TRANSPORT, 2, 2) + make.bitwise(b"\xff\x0f")
+         + make.in_range(port(80), port(90), negated=True)),
+        ("meta l4proto tcp @th,0,32 != 0x00010002",  # one of both, which no list of conditions is
+         TCP + make.load_payload(TRANSPORT, 0, 4) + make.equals(port(1) + port(2), negated=True)),
+        ("meta l4proto tcp @th,8,16 == 0x0050", TCP + make.load_payload(TRANSPORT, 1, 2) + make.equals(port(80))),
+        ("meta l4proto tcp tcp flags & 0x02 == 0x02",
+         TCP + make.load_payload(TRANSPORT, 13, 1) + make.bitwise(b"\2") + make.equals(b"\2")),
+        ("meta l4proto tcp tcp flags & 0xff == 0x12", TCP + make.load_payload(TRANSPORT, 13, 1) + make.equals(b"\x12")),
+        ("meta l4proto tcp @th,16,16 == 0x", TCP + DPORT + make.compare(LT, port(0))),  # no port is
+        ("meta nfproto ipv4 @nh,96,32 & 0xff00ff00 ^ 0x00000000 == 0x0a000100",
+         IP4 + SADDR + make.bitwise(b"\xff\0\xff\0") + make.equals(b"\x0a\0\1\0")),
+        ("meta skuid == 0x" + of_machine(1000).hex() + "-0x" + of_machine(2000).hex(),  # no range of numbers
+         meta(native.SKUID) + make.in_range(of_machine(1000), of_machine(2000), negated=False)),
+        ("iif 2", make.load_meta(nf.NFT_META_IIF) + make.equals(of_machine(2))),
+        ("oif != 1", make.load_meta(nf.NFT_META_OIF) + make.equals(of_machine(1), negated=True)),
+        ("meta 99 == 0x01", make.load_meta(99) + make.equals(b"\1")),
+        ("meta l4proto tcp tcp dport @changing", TCP + DPORT + looked_up("changing")),
+        ("meta l4proto tcp tcp dport != @long_keys", TCP + DPORT + looked_up("long_keys", nf.NFT_LOOKUP_F_INV)),
+        ("@th,16,16 @plain", DPORT + looked_up("plain")),
+        ("meta l4proto tcp @th,16,16 & 0xff00 ^ 0x0000 @plain",
+         TCP + DPORT + make.bitwise(b"\xff\0") + looked_up("plain")),
+    ],
+)  # fmt: skip
+def test_what_has_no_words_is_shown_as_bits(words: str, program: bytes) -> None:
+    rule = decoded(program)
+    assert described(*rule.conditions) == words
+    assert isinstance(rule.conditions[-1], model.UnknownMatch)
+
+
+DROP = make.verdict(nf.NF_DROP)
+STORE_MARK, STORE_CT_MARK = make.store_meta(nf.NFT_META_MARK), make.store_ct(nf.NFT_CT_MARK)
+STORE_ZONE = make.store_ct(nf.NFT_CT_ZONE)
+
+
+@pytest.mark.parametrize(
+    ("program", "verdict"),
+    [
+        (make.immediate(of_machine(1337)) + STORE_MARK, model.SetMark(1337)),
+        (MARK + make.bitwise(of_machine(0xFFFFF0FF), of_machine(0x100)) + STORE_MARK, model.SetMark(0x100, 0xF00)),
+        (CT_MARK + STORE_MARK, model.RestoreMark()),
+        (MARK + STORE_CT_MARK, model.SaveMark()),
+        (make.immediate(port(0)[:1] + b"\1" if BYTE_ORDER == "big" else b"\1\0") + STORE_ZONE, model.SetZone(1)),
+        (make.immediate(of_machine(7)) + STORE_CT_MARK, model.UnknownVerdict("ct mark set 0x7")),
+        (make.verdict(nf.NFT_GOTO, attribute(nf.NFTA_VERDICT_CHAIN, b"more\0")), model.UnknownVerdict("goto more")),
+        (make.jump("more"), model.Jump("more")),
+        (DROP, model.Drop()),
+        (make.verdict(3), model.UnknownVerdict("verdict 3")),
+    ],
+)
+def test_what_a_rule_does(program: bytes, verdict: model.Verdict) -> None:
+    [rule] = lift_rules([decoded(program)])
+    assert rule == model.Rule(verdict)
+
+
+@pytest.mark.parametrize("program", [MARK + STORE_ZONE, CT_MARK + STORE_CT_MARK, make.store_meta(99)])
+def test_a_value_copied_from_elsewhere_is_no_known_action(program: bytes) -> None:
+    [rule] = lift_rules([decoded(program)])
+    assert isinstance(rule.verdict, model.UnknownVerdict)
+
+
+def test_after_logging_a_rule_is_what_it_does_last() -> None:
+    log = make.expression("log", attribute(nf.NFTA_LOG_PREFIX, b"seen\0"))
+    for program, words, then in (
+        (log + log + DROP, 'log prefix "seen" log prefix "seen" drop', model.Drop()),
+        (log + make.jump("more"), 'log prefix "seen" jump more', None),
+        (CT_MARK + STORE_MARK + DROP, "meta mark set ct mark drop", None),
+    ):
+        [rule] = lift_rules([decoded(program)])
+        assert isinstance(rule.verdict, model.UnknownVerdict)
+        assert (rule.verdict.text, rule.verdict.then) == (words, then or model.UnknownVerdict(words))
+
+
+def test_a_state_that_is_compared_as_a_whole_is_one_state() -> None:
+    """A packet's state has one bit, so that ``==`` and ``&`` are the same."""
+    states = [model.ConnectionState(("NEW",)), model.ConnectionState(("NEW",), negated=True)]
+    for matched, negated in zip(states, (False, True), strict=True):
+        [rule] = lift_rules([decoded(STATE + make.equals(of_machine(8), negated=negated))])
+        assert rule.matches == (matched,)
+    [rule] = lift_rules([decoded(STATE + make.equals(of_machine(12)))])
+    assert isinstance(rule.matches[0], model.UnknownMatch), "no packet is new and related"
+
+
+def test_an_upper_bound_belongs_to_the_lower_one_right_before_it() -> None:
+    lower, upper = make.compare(GTE, port(80)), make.compare(LTE, port(90))
+    assert described(*decoded(TCP + SPORT + lower + DPORT + upper).conditions) == (
+        "meta l4proto tcp tcp sport 80-65535 tcp dport 0-90"
+    )
+
+
+def test_a_rule_of_a_family_is_of_the_family_of_its_addresses() -> None:
+    for start, family in ((IP4, IPV4), (IP6, IPV6)):
+        [rule] = lift_rules([decoded(start)])
+        assert (rule.family, rule.matches) == (family, ())
+
+
+def test_conditions_behind_an_action_are_for_what_is_behind_them() -> None:
+    rule = decoded(make.immediate(of_machine(1)), STORE_MARK, TCP, DROP)
+    assert rule.conditions == ()
+    assert described(*rule.actions) == "meta mark set 0x00000001 meta l4proto tcp drop"
+
+
+def test_an_expression_of_a_newer_kernel_hides_what_registers_held() -> None:
+    odd = make.expression("novel", attribute(1, u32be(7)))
+    rule = decoded(MARK, odd, STORE_CT_MARK)
+    assert isinstance(rule.actions[0], model.UnknownVerdict)
+    assert model.SaveMark() not in rule.actions
+
+
+def verdicts_of(*cases: tuple[int, bytes]) -> NativeSet:
+    keys = tuple(port(number) for number, _ in cases)
+    return NativeSet(nf.NFT_SET_MAP, 2, keys, (), data=tuple(verdict for _, verdict in cases))
+
+
+def test_a_map_of_verdicts_is_read_by_verdict() -> None:
+    drop, more = (
+        attribute(nf.NFTA_DATA_VERDICT, attribute(nf.NFTA_VERDICT_CODE, code.to_bytes(4, "big", signed=True)) + chain)
+        for code, chain in ((nf.NF_DROP, b""), (nf.NFT_JUMP, attribute(nf.NFTA_VERDICT_CHAIN, b"more\0")))
+    )
+    find = partial({"map": verdicts_of((80, drop), (81, drop), (443, more))}.__getitem__)
+    chosen = make.expression(
+        "lookup",
+        attribute(nf.NFTA_LOOKUP_SET, b"map\0"),
+        attribute(nf.NFTA_LOOKUP_SREG, make.REGISTER),
+        attribute(nf.NFTA_LOOKUP_DREG, u32be(0)),
+    )
+    rule = decoded(TCP, DPORT, chosen, find_set=find)
+    assert described(*rule.actions) == "tcp dport vmap { 80-81 : drop, 443 : jump more }"
+    assert described(*decoded(DPORT, chosen, find_set=find).actions) == "map of @th,16,16"

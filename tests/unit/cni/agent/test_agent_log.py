@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from cni.agent import log_follower
+from cni.agent.agent_log import AgentLog
+from cni.agent.log_follower import LogFollower
+
+
+def test_a_line_is_json_on_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    log = AgentLog()
+    log.debug("not at this level")
+    log.info("installed", path="/opt/cni/bin")
+    [line] = [json.loads(text) for text in capfd.readouterr().out.splitlines()]
+    assert line.keys() == {"time", "level", "message", "command", "path"}
+    assert (line["level"], line["message"], line["command"], line["path"]) == (
+        "info", "installed", "agent", "/opt/cni/bin",
+    )  # fmt: skip
+
+
+def test_an_agent_whose_log_nobody_reads_goes_on() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    AgentLog(descriptor=writer).info("installed")
+    os.close(writer)
+
+
+def test_the_plugins_lines_come_into_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_follower, "EVERY", 0.001)
+    path, stop = tmp_path / "cni.log", threading.Event()
+
+    class Log(AgentLog):
+        def pass_on(self, line: bytes) -> None:
+            seen.append(line)
+            stop.set()
+
+    seen: list[bytes] = []
+    follower = LogFollower(str(path))
+    path.write_bytes(b"{}\n")
+    follower.run(Log(), stop)
+    assert seen == [b"{}\n"]
