@@ -141,7 +141,7 @@ def _decode(body: bytes) -> PolicyRule:
     )
 
 
-def _is_for_rerouted(family: int, fields: dict[int, bytes]) -> bool:
+def _is_for_rerouted(family: int, fields: Fields) -> bool:
     is_other_user = family == AF_INET and decode_host_number(fields.get(FRA_UID_RANGE, b"")[:4]) > 0
     is_other_protocol = fields.get(FRA_IP_PROTO, TCP) != TCP
     return FRA_OIFNAME not in fields and not is_other_user and not is_other_protocol
