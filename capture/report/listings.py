@@ -104,10 +104,9 @@ def _rendered(render: Callable[[model.Ruleset], str], live: model.Ruleset) -> tu
     except ValueError:
         pass
 
-    def problem(table: model.Table, chain: model.Chain, rule: model.Rule) -> str:
-        alone = live.replace(tables=(table.replace(chains=(chain.replace(rules=(rule,)),)),))
+    def problem(rule: model.Rule) -> str:
         try:
-            render(alone)
+            render(live.replace(tables=(model.Table(model.NAT, (model.Chain(model.OUTPUT, (rule,)),)),)))
         except ValueError as error:
             return str(error)
         return ""
@@ -128,19 +127,22 @@ def _only(live: model.Ruleset, names: Collection[model.TableName], family: Famil
 
 def _without_words_of(live: model.Ruleset, backend: str) -> tuple[model.Ruleset, str]:
     """Return the rules that every backend has words for, and comments about those that cannot."""
-    problem = f"since only {backend} can express it"
-    return _without(live, lambda _table, _chain, rule: problem if _is_unknown(rule) else "")
+
+    def problem(rule: model.Rule) -> str:
+        parts = (rule.verdict, *rule.matches)
+        is_unknown = any(isinstance(part, model.UnknownVerdict | model.UnknownMatch) for part in parts)
+        return f"since only {backend} can express it" if is_unknown else ""
+
+    return _without(live, problem)
 
 
-def _without(
-    live: model.Ruleset, problem: Callable[[model.Table, model.Chain, model.Rule], str]
-) -> tuple[model.Ruleset, str]:
+def _without(live: model.Ruleset, problem: Callable[[model.Rule], str]) -> tuple[model.Ruleset, str]:
     left_out: list[str] = []
 
     def kept(table: model.Table, chain: model.Chain) -> model.Chain:
         rules = []
         for rule in chain.rules:
-            if found := problem(table, chain, rule):
+            if found := problem(rule):
                 words = text_of(rule, rule.family or live.families[0])
                 left_out.append(f"# left out, {without_line_ends(found)}: {table.name} {chain.name} {words}\n")
             else:
@@ -149,12 +151,6 @@ def _without(
 
     tables = tuple(table.replace(chains=tuple(kept(table, chain) for chain in table.chains)) for table in live.tables)
     return live.replace(tables=tables), "".join(left_out)
-
-
-def _is_unknown(rule: model.Rule) -> bool:
-    return isinstance(rule.verdict, model.UnknownVerdict) or any(
-        isinstance(match, model.UnknownMatch) for match in rule.matches
-    )
 
 
 def as_json(dumped: Dumped, shown: list[Shown]) -> dict[str, object]:
