@@ -9,8 +9,7 @@ from typing import Any
 
 from capture.model.text import duration
 from capture.model.values import Value
-from capture.report.findings import HANG, Finding, print_findings
-from capture.report.terminal import print_lines
+from capture.report.terminal import HANG, Finding, print_findings, print_lines
 from capture.state.json_text import JsonError, decode, encode
 from cni import istio_cni, kubernetes, runtimes, trial
 from cni.conf import KUBERNETES
