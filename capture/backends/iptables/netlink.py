@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from capture.backends.iptables.xt_decode import FoundChain, FoundRule
     from capture.netlink.sockets import NetlinkSocket
 
-
 WRITING = "change the tables of iptables"
 
 MAX_REMEMBERED = 1000
