@@ -41,9 +41,6 @@ ANONYMOUS = "__set%d"
 INTERFACE_NAME_SIZE = 16  # IFNAMSIZ in linux/if.h
 
 
-# --- rules ---------------------------------------------------------------------------------------
-
-
 def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Change]:
     """Yield the messages that append the rules of tables, each after the sets it needs."""
     set_number = 0  # unique in a batch
@@ -73,7 +70,6 @@ def _rules_of(table: native.NativeTable) -> Iterator[tuple[str, int, native.Nati
 
 
 def _add_rule(messages: TableMessages, chain: str, place: int, rule: native.NativeRule, lookups: list[bytes]) -> Change:
-    """Return the message for a rule; ``lookups`` name the sets that it looks up."""
     rest = iter(lookups)
     expressions = [
         _lookup(condition, next(rest)) if needs_set(condition) else EXPRESSIONS[type(condition)](condition)
@@ -101,8 +97,6 @@ def sets_of(table: native.NativeTable) -> Iterator[tuple[str, native.Among]]:
     for number, condition in enumerate(filter(needs_set, conditions)):
         yield ANONYMOUS % number, condition
 
-
-# --- expressions ---------------------------------------------------------------------------------
 
 LOADS = {field: make.load_meta(key) for field, key in native.META_KEYS.items()}
 LOADS |= {field: make.load_ct(key) for field, key in native.CT_KEYS.items()}
@@ -211,10 +205,6 @@ EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
     model.SetZone: lambda action: make.immediate(action.zone.to_bytes(2, BYTE_ORDER)) + STORE_ZONE,
     model.Log: _log,
 }
-
-
-# --- sets ----------------------------------------------------------------------------------------
-
 
 OF_ANONYMOUS = attribute(nf.NFTA_LOOKUP_SET, text(ANONYMOUS))
 
