@@ -34,7 +34,7 @@ def with_entry(
     Plugins of the types ``replaced`` are left out: they do the same job.
     """
     others = [plugin for plugin in plugins if plugin.get("type") not in (PLUGIN, *_names(replaced, plugins))]
-    before = next((place for place, plugin in enumerate(plugins) if plugin.get("type") == PLUGIN), len(plugins))
+    before = next((index for index, plugin in enumerate(plugins) if plugin.get("type") == PLUGIN), len(plugins))
     position = min(before, len(others)) or len(others)
     return [*others[:position], entry, *others[position:]]
 

@@ -176,9 +176,9 @@ def example_lines(example: str, width: int) -> Iterator[str]:
     rest = command.rstrip()
     while len(rest) > width:
         blanks = [
-            place for place, each in enumerate(rest[: width - 1]) if each == " " and not rest.count("'", 0, place) % 2
+            index for index, each in enumerate(rest[: width - 1]) if each == " " and not rest.count("'", 0, index) % 2
         ]
-        blanks = [place for place in blanks if rest[place + 1] in "-|>"] or blanks
+        blanks = [index for index in blanks if rest[index + 1] in "-|>"] or blanks
         if not blanks or not rest[: blanks[-1]].strip():
             break
         yield f"{rest[: blanks[-1]]} \\"

@@ -156,9 +156,9 @@ def _refused_line(complaint: str, text: str) -> str:
 def _extensions_in(line: str) -> Iterator[str]:
     """Yield the matches and targets that a line uses."""
     words = [word.printed for word in words_of(line)]
-    for place, word in enumerate(words[:-1]):
-        if word == "-m" or (word == "-j" and words[place + 1] in xt_layouts.REVISIONS):
-            yield words[place + 1]
+    for index, word in enumerate(words[:-1]):
+        if word == "-m" or (word == "-j" and words[index + 1] in xt_layouts.REVISIONS):
+            yield words[index + 1]
 
 
 # --- our own messages ----------------------------------------------------------------------------

@@ -54,7 +54,7 @@ class RestoreDriver(IptablesDriver):
         if self.variant == "legacy" and not legacy_tables(family):
             return Ruleset((family,), ())
         text = self._run(family, "save", ["-c"])
-        self._unreadable = {place for place in self._unreadable if place[0] != family}
+        self._unreadable = {each for each in self._unreadable if each[0] != family}
         self._unreadable |= {(family, table) for table in unreadable_tables(text)}
         return parse_save(text, family)
 
