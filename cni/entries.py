@@ -157,9 +157,6 @@ def written(path: str, configuration: dict[str, Any]) -> bytes:
         raise unexpected(path, "numbers of a usual size, and no very deep nesting") from None
 
 
-# --- out again -------------------------------------------------------------------------------------------------
-
-
 def take_out(path: str) -> list[FileChange]:
     """Take our entries out of a file; if nothing but them is in it, it goes as a whole."""
     try:

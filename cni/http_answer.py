@@ -60,7 +60,6 @@ def parse(received: bytes | bytearray) -> Answer:
 
 
 def _head(head: bytes) -> tuple[int, str, dict[str, str]]:
-    """Return status, reason and headers."""
     first, *lines = head.decode("latin-1").split("\r\n")
     _, _, rest = first.partition(" ")
     status, _, reason = rest.partition(" ")

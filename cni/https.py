@@ -72,9 +72,6 @@ def parse_url(url: str) -> Server | None:
     return Server(scheme.lower(), host, number, authority, f"/{path}".rstrip("/"))
 
 
-# --- TLS -------------------------------------------------------------------------------------------------------
-
-
 def tls_context(authority: str | None, *, verifies: bool, client: tuple[bytes, bytes] | None) -> _ssl._SSLContext:
     """Return how a server is verified, and what it is shown; raise OSError or ValueError for what cannot be used.
 
@@ -106,9 +103,6 @@ def _show_certificate(context: _ssl._SSLContext, certificate: bytes, key: bytes)
         )  # without a password OpenSSL would read one from a terminal
     finally:
         os.close(memory)
-
-
-# --- one request -----------------------------------------------------------------------------------------------
 
 
 class Socket(_socket.socket):

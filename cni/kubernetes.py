@@ -100,9 +100,6 @@ def _is_name(text: str) -> bool:
     return len(text) <= 253 and plain.isascii() and plain.isalnum() and text[0] not in "-." and ".." not in text
 
 
-# --- one request, repeated until it is answered -----------------------------------------------------------------
-
-
 class _Question:
     """A GET of one path, with all that is needed to repeat it."""
 
@@ -192,7 +189,6 @@ class _Question:
         return "\r\n".join([*lines, "", ""]).encode("ascii", "replace")
 
     def _refusal(self, answer: Answer) -> CniError | Transient:
-        """Return what a status other than 200 means."""
         status, words = answer.status, _message_of(answer.body)
         what = f"{status} {words or answer.reason}"
         if status == UNAUTHORIZED_STATUS:
@@ -271,11 +267,7 @@ def _message_of(body: bytes) -> str | None:
     return str(plain.get("message", "")) if plain.get("kind") == "Status" else None
 
 
-# --- certificates and files ------------------------------------------------------------------------------------
-
-
 def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
-    """Return how the server is verified, and what we show it."""
     authority = _data_or_content(config, config.authority_data, config.authority_file)
     certificate = _data_or_content(config, config.certificate_data, config.certificate_file)
     key = _data_or_content(config, config.key_data, config.key_file)
@@ -303,7 +295,6 @@ def _data_or_content(config: Kubeconfig, data: str, path: str) -> bytes | None:
 
 
 def _content(path: str, kubeconfig_path: str) -> bytes:
-    """Return the content of a file that the kubeconfig is or names."""
     try:
         return read_file(path, MAX_FILE)
     except OSError as error:

@@ -68,12 +68,10 @@ class PluginLog:
         if not self.path or LEVELS[level] < self._lowest:
             return
         line: dict[str, object] = {"time": timestamp(time.time_ns()), "level": level, "message": message}
-        line |= self.about | facts | self._durations()
+        line |= self.about | facts | {"ms": milliseconds(time.monotonic_ns() - self._started)}
+        if self._steps_ms:
+            line["steps_ms"] = self._steps_ms
         self.pass_on(encode(line).encode() + b"\n")
-
-    def _durations(self) -> dict[str, object]:
-        steps = {"steps_ms": self._steps_ms} if self._steps_ms else {}
-        return {"ms": milliseconds(time.monotonic_ns() - self._started), **steps}
 
     def pass_on(self, line: bytes) -> None:
         """Write a line that is JSON already."""

@@ -206,7 +206,6 @@ def _warn_of_full_table(log: PluginLog) -> None:
 
 
 def _apply(request: Request, settings: Settings) -> Applied:
-    """Write the rules in the pod's namespace."""
     from capture.operations.change import apply_here
     from capture.state.netns import InNamespace, namespace_id, own_namespace, refuse_host
     from cni import loopback

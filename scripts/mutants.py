@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mutation import Mutant, mutants_of
@@ -30,6 +31,7 @@ EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
 LEAST_OVERALL, LEAST_OF_AN_AREA = 0.92, 0.85
 PYTEST = (
     *("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not long", "--timeout", "40"),
+    *("--hypothesis-profile", "unshrunk"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # hypothesis is loaded before pytest starts
 )
 UNPRIVILEGED = 65534  # a mutant may do anything with files
@@ -104,7 +106,8 @@ AREAS = (
     _area(
         "agent",
         "cni/agent: agent_log api commands credentials directories events handover health installation kubectl"
-        " log_follower options pods protobuf reflector repair rewrite_conflict server status_text taint uninstall",
+        " log_follower options pod_warnings pods protobuf reflector repair rewrite_conflict server status_text taint"
+        " uninstall",
         "unit/cni/agent",
     ),
 )
@@ -147,18 +150,29 @@ def _commit() -> str:
 
 
 def _drawn(file: str, seed: str, size: int) -> list[Mutant]:
-    known = {key for key in _equivalent() if key[0] == file}
+    known = [line for line in _equivalent() if fnmatchcase(file, line[0])]
     mutants = mutants_of(file, (ROOT / file).read_text(encoding="utf-8"))
-    if gone := known - {each.key for each in mutants}:
+    if gone := [line for line in known if line[0] == file and not any(_is_listed(each, [line]) for each in mutants)]:
         sys.exit(f"{EQUIVALENT.name}: no such mutant: {gone}")
-    drawn = [each for each in mutants if each.key not in known]
+    drawn = [each for each in mutants if not _is_listed(each, known)]
     return random.Random(f"{seed} {file}").sample(drawn, min(size, len(drawn)))  # noqa: S311 - a sample, no secret
 
 
-def _equivalent() -> set[tuple[str, ...]]:
-    """Return the keys of mutants that change nothing; the last column is the reason."""
+def _equivalent() -> list[list[str]]:
+    """Return the lines of mutants that change nothing; the last column is the reason."""
     lines = EQUIVALENT.read_text(encoding="utf-8").splitlines()
-    return {tuple(line.split(" | ")[:4]) for line in lines if line and not line.startswith("#")}
+    return [line.split(" | ")[:4] for line in lines if line and not line.startswith("#")]
+
+
+def _is_listed(mutant: Mutant, lines: list[list[str]]) -> bool:
+    """Whether a line is about a mutant. Names may be patterns; of the change, * is any."""
+    return any(
+        fnmatchcase(mutant.path, path)
+        and fnmatchcase(mutant.function, function)
+        and before in ("*", mutant.before)
+        and after in ("*", mutant.after)
+        for path, function, before, after in lines
+    )
 
 
 class _Trial:
@@ -224,7 +238,10 @@ def _run(copy: Path, stages: list[tuple[str, ...]], limit: int) -> int:
     It may use ``limit`` seconds of a processor.
     """
     import pytest  # loaded once, for all children, as is what it loads
+    from hypothesis import Phase, settings
     from hypothesis.configuration import set_hypothesis_home_dir
+
+    settings.register_profile("unshrunk", deadline=None, phases=[Phase.explicit, Phase.generate])
 
     pid = os.fork()
     if pid:

@@ -21,10 +21,10 @@ from capture.rules import (
     redirects_inbound,
     tracks_connections,
 )
-from capture.settings.config import CaptureConfig, resolve
+from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.families import link_local_note
 from capture.settings.options import ALLOW_HOST, PROFILE
-from capture.settings.settings import as_settings
+from capture.settings.settings import Settings, as_settings
 from capture.state import record, routes
 from capture.state.ended_records import forget_ended
 from capture.state.host_answers import RecordingHost
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from capture.backends import Driver
     from capture.backends.detect import BackendChoice, SetLocation
     from capture.operations.arguments import Namespace
-    from capture.settings.config import Host
-    from capture.settings.settings import Settings
     from capture.state.sysctls import Sysctl
 
 

@@ -54,7 +54,7 @@ def read_other_chains(place: tuple[str, str]) -> OtherChains:
         else:
             chains += found
     if "filter" in tables:
-        from capture.backends.iptables.filters import read_legacy_filters
+        from capture.backends.iptables.restore import read_legacy_filters
 
         filters = read_legacy_filters()
         chains += filters or ()

@@ -114,7 +114,6 @@ def _code_of(program: Callable[[], int], on_error: Callable[[CaptureError], None
 
 
 def _unforeseen(error: Exception) -> CaptureError:
-    """Return an error of the system, or a defect of the program, in words."""
     if isinstance(error, OSError) and error.strerror:
         return CaptureError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
     trace = error.__traceback__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import BITS, FAMILY_NAMES, merge, merge_ranges
+from capture.model.addresses import BITS, FAMILY_NAMES, Family, Network, merge, merge_ranges
 from capture.model.conventions import MAX_ID, MAX_PORT
 from capture.model.packet import LOOPBACK
 from capture.model.text import shortened
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from capture.model.addresses import Family, Network
     from capture.model.ruleset import Span
     from capture.settings.config import CaptureConfig, Host
     from capture.settings.options import Option

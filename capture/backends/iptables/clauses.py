@@ -79,9 +79,6 @@ def as_printed(words: Iterable[Word]) -> str:
     return " ".join(word.printed for word in words)
 
 
-# --- matches -------------------------------------------------------------------------------------
-
-
 def matches_of(clause: Sequence[Word]) -> list[model.Match]:
     """Return what a clause requires; what our vocabulary lacks as the words that were printed."""
     try:
@@ -219,9 +216,6 @@ def joined(matches: Iterable[model.Match]) -> tuple[model.Match, ...]:
         else:
             found[index] = with_entries(match, entries_of(found[index]) + entries)
     return tuple(found)
-
-
-# --- verdicts ------------------------------------------------------------------------------------
 
 
 def verdict_of(clause: Sequence[Word], chains: Collection[str] = ()) -> model.Verdict:

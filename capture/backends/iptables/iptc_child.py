@@ -115,9 +115,6 @@ def _open(family: Family, name: str) -> Any:
     return table(name, autocommit=False)
 
 
-# --- writing -------------------------------------------------------------------------------------
-
-
 def change(edits: Iterable[TableEdit]) -> None:
     """Do what iptables-restore --noflush would do with ``restore_text`` of these edits: each in one transaction."""
     with open(NAMESPACE_LOCK, "rb") as lock:
@@ -204,9 +201,6 @@ def _interface(name: str) -> tuple[bytes, bytes]:
     if letters.endswith(b"+"):
         return letters, b"\xff" * (len(letters) - 1)
     return letters, b"\xff" * (len(letters) + 1)
-
-
-# --- reading -------------------------------------------------------------------------------------
 
 
 def save(family: Family, names: Sequence[str]) -> str:

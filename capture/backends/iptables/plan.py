@@ -62,10 +62,19 @@ def plan(
     """
     edits = []
     remembered = None if recorded is None else as_written(recorded)
+    order = [model.RAW, model.NAT, model.MANGLE]
+    if desired and desired.transparent_verdicts:  # before nat comes what captures inbound from now on
+        order = [model.RAW, model.MANGLE, model.NAT]
     for family in live.families if desired is None else dict.fromkeys(desired.families + live.families):
+<<<<<<< HEAD
         own_positions = own_rules(live, family, remembered)
         for table in _table_order(desired):
             edit = _table_edit(TableView(live, family, table), TableView(desired, family, table), own_positions)
+=======
+        places = own_rules(live, family, remembered)
+        for table in order:
+            edit = _table_edit(TableView(live, family, table), TableView(desired, family, table), places)
+>>>>>>> main
             if edit.changes_anything:
                 edits.append(edit)
     return tuple(edits)
@@ -81,13 +90,6 @@ def as_written(ruleset: model.Ruleset) -> model.Ruleset:
             chains.append(chain.replace(rules=rules))
         tables.append(table.replace(chains=tuple(chains)))
     return ruleset.replace(tables=tuple(tables))
-
-
-def _table_order(desired: model.Ruleset | None) -> tuple[model.TableName, ...]:
-    """Return raw, then the table that captures inbound from now on, then the other one."""
-    if desired and desired.transparent_verdicts:
-        return (model.RAW, model.MANGLE, model.NAT)
-    return (model.RAW, model.NAT, model.MANGLE)
 
 
 class TableView:

@@ -57,8 +57,6 @@ class Layout:
         }
 
 
-# --- matches -------------------------------------------------------------------------------------
-
 OWNER = Layout("uid_min 4, uid_max 4, gid_min 4, gid_max 4, match 1, invert 1")
 """linux/netfilter/xt_owner.h, struct xt_owner_match_info."""
 OWNER_UID, OWNER_GID, OWNER_SOCKET = 1, 2, 4  # XT_OWNER_*
@@ -84,8 +82,6 @@ IPRANGE_NEGATED = 4  # bits to shift by, to IPRANGE_SRC_INV, IPRANGE_DST_INV
 
 COMMENT = Layout("comment [256]")
 """linux/netfilter/xt_comment.h, struct xt_comment_info."""
-
-# --- targets -------------------------------------------------------------------------------------
 
 NAT_IPV4 = Layout("rangesize 4, flags 4, min_ip [4], max_ip [4], min_port >2, max_port >2")
 """linux/netfilter/nf_nat.h, struct nf_nat_ipv4_multi_range_compat."""

@@ -6,7 +6,16 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import nest
 from capture.model.ruleset import BUILT_IN_CHAINS, INPUT, MANGLE, NAT, OUTPUT, POSTROUTING, RAW, TableName
 from capture.model.values import Value
-from capture.netlink.attributes import attribute, decode, decode_fields, decode_number, decode_text, s32be, u32be
+from capture.netlink.attributes import (
+    Fields,
+    attribute,
+    decode,
+    decode_fields,
+    decode_number,
+    decode_text,
+    s32be,
+    u32be,
+)
 
 
 class Hook(Value):
@@ -55,7 +64,7 @@ def encode_hook(hook: Hook) -> bytes:
     )
 
 
-def decode_hook(chain: dict[int, bytes]) -> Hook | None:
+def decode_hook(chain: Fields) -> Hook | None:
     """Return where the kernel enters a base chain, from the chain's attributes; None for another chain."""
     if nf.NFTA_CHAIN_HOOK not in chain:
         return None
@@ -66,7 +75,7 @@ def decode_hook(chain: dict[int, bytes]) -> Hook | None:
     return Hook(decode_text(chain.get(nf.NFTA_CHAIN_TYPE, b"filter")), name, priority)
 
 
-def devices_of(chain: dict[int, bytes]) -> tuple[str, ...]:
+def devices_of(chain: Fields) -> tuple[str, ...]:
     """Return the interfaces whose packets alone meet a base chain; none are named where it is for all."""
     fields = decode_fields(chain[nf.NFTA_CHAIN_HOOK])
     listed = [name for _, name in decode(fields.get(nf.NFTA_HOOK_DEVS, b""))]

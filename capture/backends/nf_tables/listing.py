@@ -6,14 +6,12 @@ All raise PrivilegeError, KernelError, and UnsupportedError without nf_tables.
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.netlink.attributes import attribute, decode_fields, decode_number, text
+from capture.netlink.attributes import Fields, attribute, decode_fields, decode_number, text
 from capture.netlink.nfnetlink import NFGENMSG_SIZE, NFPROTO_UNSPEC, message_type, nfgenmsg, read_objects
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
-
-    Fields = dict[int, bytes]
 
 
 def read_tables(netfilter: NetlinkSocket, family: int = NFPROTO_UNSPEC) -> list[tuple[int, Fields]]:

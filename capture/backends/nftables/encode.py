@@ -41,9 +41,6 @@ ANONYMOUS = "__set%d"
 INTERFACE_NAME_SIZE = 16  # IFNAMSIZ in linux/if.h
 
 
-# --- rules ---------------------------------------------------------------------------------------
-
-
 def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Change]:
     """Yield the messages that append the rules of tables, each after the sets it needs."""
     set_number = 0  # unique in a batch
@@ -75,7 +72,6 @@ def _rules_of(table: native.NativeTable) -> Iterator[tuple[str, int, native.Nati
 def _add_rule(
     messages: TableMessages, chain: str, position: int, rule: native.NativeRule, lookups: list[bytes]
 ) -> Change:
-    """Return the message for a rule; ``lookups`` name the sets that it looks up."""
     rest = iter(lookups)
     expressions = [
         _lookup(condition, next(rest)) if needs_set(condition) else EXPRESSIONS[type(condition)](condition)
@@ -103,8 +99,6 @@ def sets_of(table: native.NativeTable) -> Iterator[tuple[str, native.Among]]:
     for number, condition in enumerate(filter(needs_set, conditions)):
         yield ANONYMOUS % number, condition
 
-
-# --- expressions ---------------------------------------------------------------------------------
 
 LOADS = {field: make.load_meta(key) for field, key in native.META_KEYS.items()}
 LOADS |= {field: make.load_ct(key) for field, key in native.CT_KEYS.items()}
@@ -213,10 +207,6 @@ EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
     model.SetZone: lambda action: make.immediate(action.zone.to_bytes(2, BYTE_ORDER)) + STORE_ZONE,
     model.Log: _log,
 }
-
-
-# --- sets ----------------------------------------------------------------------------------------
-
 
 OF_ANONYMOUS = attribute(nf.NFTA_LOOKUP_SET, text(ANONYMOUS))
 

@@ -20,7 +20,7 @@ from capture.errors import UnsupportedError
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, FAMILY_OF, Family
 from capture.model.values import Value
-from capture.netlink.attributes import decode_fields, decode_number, decode_text, text
+from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text, text
 from capture.netlink.nfnetlink import open_netfilter, read_consistently
 
 TYPE_CHECKING = False
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from capture.backends.nftables.native import Condition, NativeRule
     from capture.netlink.sockets import NetlinkSocket
 
-    Fields = dict[int, bytes]
 
 REJECT_TABLE_NAME = text(REJECT_TABLE)
 NFTA_TABLE_HANDLE = 4

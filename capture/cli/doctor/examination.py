@@ -25,7 +25,7 @@ from capture.netlink.ipsec import IpsecPolicy, read_policies
 from capture.operations import diagnosis
 from capture.operations.diagnosis import Diagnosis
 from capture.report.diagnosis_text import message_with_place
-from capture.report.findings import Finding, State
+from capture.report.terminal import Finding, State
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod, PodFromInside

@@ -26,6 +26,7 @@ from capture.model.ruleset import (
     Rule,
 )
 from capture.netlink.attributes import decode_fields, decode_number
+from capture.netlink.messages import NLM_F_NONREC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,6 +130,16 @@ class TestTidyingUp:
             "delete chain OUTPUT",
             "delete table ip nat",
         ]
+
+    def test_what_others_have_put_there_meanwhile_stays(self) -> None:
+        """The kernel refuses to delete what is not empty, so that nothing is lost."""
+        live = {(IPV4, NAT): table(self.OWN, (chain(OUTPUT, 4), (5,)))}
+        deleted = [
+            change
+            for change in changes([self.CLEAN], live)
+            if change.doing.startswith(("delete chain", "delete table"))
+        ]
+        assert [change.flags & NLM_F_NONREC for change in deleted] == [NLM_F_NONREC] * 3
 
     def test_a_table_without_built_in_chains_goes(self) -> None:
         assert words(table(self.OWN), edited(dropped=("ISTIO_OUTPUT",)))[-1] == "delete table ip nat"
