@@ -66,15 +66,9 @@ def plan(
     if desired and desired.transparent_verdicts:  # before nat comes what captures inbound from now on
         order = [model.RAW, model.MANGLE, model.NAT]
     for family in live.families if desired is None else dict.fromkeys(desired.families + live.families):
-<<<<<<< HEAD
         own_positions = own_rules(live, family, remembered)
-        for table in _table_order(desired):
-            edit = _table_edit(TableView(live, family, table), TableView(desired, family, table), own_positions)
-=======
-        places = own_rules(live, family, remembered)
         for table in order:
-            edit = _table_edit(TableView(live, family, table), TableView(desired, family, table), places)
->>>>>>> main
+            edit = _table_edit(TableView(live, family, table), TableView(desired, family, table), own_positions)
             if edit.changes_anything:
                 edits.append(edit)
     return tuple(edits)

@@ -56,15 +56,10 @@ class RestoreDriver(IptablesDriver):
         if self.variant == "legacy" and not legacy_tables(family):
             return Ruleset((family,), ())
         text = self._run(family, "save", ["-c"])
-<<<<<<< HEAD
         self._unreadable = {each for each in self._unreadable if each[0] != family}
-        self._unreadable |= {(family, table) for table in unreadable_tables(text)}
-=======
-        self._unreadable = {place for place in self._unreadable if place[0] != family}
         for line in text.splitlines():
             if line.startswith("# Table `"):  # ... raw' is incompatible, use 'nft' tool.
                 self._unreadable.add((family, line.split("'")[0].rpartition("`")[2]))
->>>>>>> main
         return parse_save(text, family)
 
     def execute(self, edits: Sequence[TableEdit]) -> None:

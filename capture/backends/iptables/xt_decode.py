@@ -100,11 +100,7 @@ class Reader:
         matches, _ = lift.matches_of(program.conditions)
         why = program.why or read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
         rule = model.Rule(
-<<<<<<< HEAD
-            _verdict(program.actions), joined(sorted(matches, key=_rank)), self._family, why, program.counters
-=======
-            lift.verdict_of(program.actions), joined(sorted(matches, key=_place)), self._family, why, program.counters
->>>>>>> main
+            lift.verdict_of(program.actions), joined(sorted(matches, key=_rank)), self._family, why, program.counters
         )
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
 
