@@ -81,9 +81,9 @@ class PrivilegeError(CaptureError):
 
     exit_code = EXIT_UNSUPPORTED
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, action: str) -> None:
         super().__init__(
-            f"not permitted to {what}",
+            f"not permitted to {action}",
             "Run as root, or with the capabilities NET_ADMIN and NET_RAW in the namespace"
             " (and SYS_ADMIN to enter another one).",
         )

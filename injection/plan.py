@@ -11,7 +11,7 @@ import copy
 from capture.errors import CaptureError
 from capture.model.conventions import MAX_ID, PROXY_ID
 from capture.model.values import Value
-from capture.settings import options as option
+from capture.settings import options
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
 from cni.pod import PROXY_CONFIG_ANNOTATION, STATUS_ANNOTATION, proxy_metadata
 from injection.pods import containers_of
@@ -93,8 +93,8 @@ def pod_settings(workload: Workload, template: Template, base: Settings) -> PodS
 
 def proxy_ids(base: Settings, context: Mapping[str, Any]) -> tuple[int, int]:
     """Return user and group of the proxy: by its security context, else as for all pods. InjectionError."""
-    uid = _own_number(context, "runAsUser") or _number(base, option.PROXY_UID, PROXY_ID)
-    return uid, _own_number(context, "runAsGroup") or _number(base, option.PROXY_GID, uid)
+    uid = _own_number(context, "runAsUser") or _number(base, options.PROXY_UID, PROXY_ID)
+    return uid, _own_number(context, "runAsGroup") or _number(base, options.PROXY_GID, uid)
 
 
 def _own_number(context: Mapping[str, Any], field: str) -> int:
@@ -107,13 +107,13 @@ def _own_number(context: Mapping[str, Any], field: str) -> int:
     return value
 
 
-def _number(base: Settings, which: Any, default: int) -> int:
+def _number(base: Settings, option: Any, default: int) -> int:
     """Return the one user or group of the proxy."""
-    if which not in base.explicit or not base.text(which):
+    if option not in base.explicit or not base.text(option):
         return default
-    text = base.text(which)
+    text = base.text(option)
     if not text.isdecimal():
-        raise InjectionError(f"{which.name}: invalid value {text!r} ({base.origin(which)}): expected one number")
+        raise InjectionError(f"{option.name}: invalid value {text!r} ({base.origin(option)}): expected one number")
     return int(text)
 
 

@@ -94,9 +94,9 @@ def unreadable(family: Family, table: str) -> UnsupportedError:
     )
 
 
-def _missing(what: str, module: str, complaint: str) -> UnsupportedError:
+def _missing(feature: str, module: str, complaint: str) -> UnsupportedError:
     return UnsupportedError(
-        f"this kernel has no {what}: {complaint.strip()}",
+        f"this kernel has no {feature}: {complaint.strip()}",
         f"Load the module {module} on the host (`modprobe {module}`), or choose another backend or variant"
         " (--backend, --force-iptables-binary); `capture doctor` says which there are.",
     )

@@ -109,11 +109,11 @@ LOG = Layout("level 1, flags 1, prefix [30]")
 LOG_WARNING = 4  # LOG_WARNING of syslog(3), which iptables writes by default
 
 
-def c_string(text: str, size: int, what: str) -> bytes:
+def c_string(text: str, size: int, name: str) -> bytes:
     """Return text as bytes that leave room for a NUL. Raise ValueError if it does not fit."""
     encoded = text.encode("utf-8", "surrogateescape")
     if len(encoded) >= size or b"\0" in encoded:
-        raise ValueError(f"{what} has at most {size - 1} bytes and no NUL: {text!r}")
+        raise ValueError(f"{name} has at most {size - 1} bytes and no NUL: {text!r}")
     return encoded
 
 
