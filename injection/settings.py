@@ -9,8 +9,7 @@ from __future__ import annotations
 from capture.errors import ConfigurationError
 from capture.model.conventions import PROXY_ID
 from capture.model.values import Value
-from capture.settings import options
-from capture.settings import parsers
+from capture.settings import options, parsers
 from capture.settings.options import OPTIONS, RULE_OPTIONS
 from capture.settings.settings import Given, Settings, from_environment
 from initcontainer.arguments import SUBCOMMAND, parse
@@ -32,7 +31,8 @@ OPTIONS_BY_FLAG = {one.flag: one for one in RULE_OPTIONS if one.flag}
 
 ALWAYS = (
     options.PROXY_PORT, options.INBOUND_CAPTURE_PORT, options.PROXY_UID, options.INTERCEPTION_MODE,
-    options.OUTBOUND_NETWORKS, options.EXCLUDED_OUTBOUND_NETWORKS, options.INBOUND_PORTS, options.EXCLUDED_INBOUND_PORTS,
+    options.OUTBOUND_NETWORKS, options.EXCLUDED_OUTBOUND_NETWORKS,
+    options.INBOUND_PORTS, options.EXCLUDED_INBOUND_PORTS,
 )  # fmt: skip
 IF_GIVEN = (
     options.OUTBOUND_PORTS, options.EXCLUDED_OUTBOUND_PORTS, options.REROUTED_INTERFACES, options.EXCLUDED_INTERFACES,
