@@ -27,7 +27,7 @@ ENVOY_PORTS = "15090,15021"
 NO_CAPTURE = "NONE"
 """The interception mode of pods whose traffic is not captured: a proxy, but no ``istio-init``."""
 
-OPTIONS_BY_FLAG = {one.flag: one for one in RULE_OPTIONS if one.flag}
+OPTIONS_BY_FLAG = {option.flag: option for option in RULE_OPTIONS if option.flag}
 
 ALWAYS = (
     options.PROXY_PORT, options.INBOUND_CAPTURE_PORT, options.PROXY_UID, options.INTERCEPTION_MODE,
@@ -122,13 +122,13 @@ class PodSettings(Value):
     def arguments(self) -> list[str]:
         """Return the arguments of ``istio-init``; ConfigurationError for a value that cannot be used."""
         words = [SUBCOMMAND]
-        for one in (*ALWAYS, *(one for one in IF_GIVEN if self.is_given(one))):
-            words += [f"-{one.short}", self.text(one)]
+        for option in (*ALWAYS, *(option for option in IF_GIVEN if self.is_given(option))):
+            words += [f"-{option.short}", self.text(option)]
         if self.gid != self.uid:
             words += ["-g", str(self.gid)]
-        for one, given in self.base.explicit.items():
-            if one not in (*ALWAYS, *IF_GIVEN, options.PROXY_GID):
-                words.append(f"--{one.flag}={given.text}")
+        for option, given in self.base.explicit.items():
+            if option not in (*ALWAYS, *IF_GIVEN, options.PROXY_GID):
+                words.append(f"--{option.flag}={given.text}")
         return words
 
     def plugin_annotations(self) -> dict[str, str]:
@@ -144,11 +144,11 @@ class PodSettings(Value):
             self._refuse(
                 options.PROXY_UID, self.base.explicit.get(options.PROXY_UID, Given(str(self.uid), "runAsUser"))
             )
-        for one, given in self.base.explicit.items():
-            if one.annotations and self.annotated(one) is None and one is not options.EXCLUDED_INBOUND_PORTS:
-                needed[one.annotations[0]] = given.text
-            elif not one.annotations and one not in BY_THE_PROXY and given.text != one.default:
-                self._refuse(one, given)
+        for option, given in self.base.explicit.items():
+            if option.annotations and self.annotated(option) is None and option is not options.EXCLUDED_INBOUND_PORTS:
+                needed[option.annotations[0]] = given.text
+            elif not option.annotations and option not in BY_THE_PROXY and given.text != option.default:
+                self._refuse(option, given)
         if not self.is_given(options.EXCLUDED_OUTBOUND_PORTS):
             needed[options.EXCLUDED_OUTBOUND_PORTS.annotations[0]] = ""  # the plugin's default is 15020
         ports = self._with_status_port()
@@ -156,9 +156,9 @@ class PodSettings(Value):
             needed[options.EXCLUDED_INBOUND_PORTS.annotations[0]] = ports
         return needed
 
-    def _refuse(self, one: Option[Any], given: Given) -> None:
+    def _refuse(self, option: Option[Any], given: Given) -> None:
         raise ConfigurationError(
-            one.name,
+            option.name,
             given.text,
             given.origin,
             "nothing, because no annotation sets it for the CNI plugin; put it into the plugin's network configuration",
@@ -175,8 +175,8 @@ class PodSettings(Value):
         flags = parse(self.arguments(), OPTIONS).flags
         environment = from_environment(self.environment, BY_ENVIRONMENT, " of the proxy")
         explicit = {**environment.explicit}
-        for one, text in flags.items():
-            explicit[one] = Given(text, self._origin(one))
+        for option, text in flags.items():
+            explicit[option] = Given(text, self._origin(option))
         if self.mode == NO_CAPTURE:
             explicit[options.INTERCEPTION_MODE] = Given("REDIRECT", "default")
         return Settings(explicit, environment.warnings).checked()
@@ -193,6 +193,6 @@ class PodSettings(Value):
                 STATUS_PORT, status, f"annotation {STATUS_PORT}", "a port (1-65535), or 0 for none"
             )
 
-    def _origin(self, one: Option[Any]) -> str:
-        name = next((name for name in one.annotations if name in self.annotations), "")
-        return f"annotation {name}" if name else self.base.origin(one)
+    def _origin(self, option: Option[Any]) -> str:
+        name = next((name for name in option.annotations if name in self.annotations), "")
+        return f"annotation {name}" if name else self.base.origin(option)
