@@ -155,5 +155,5 @@ def _destinations(config: CaptureConfig, mesh_objects: MeshObjects, pod: MeshPod
             endpoints = endpoints_of(service, port, mesh_objects.slices, config.families)
             yield Destination(service, port, policy, endpoints)
             for subset in rule.subsets:
-                those = tuple(endpoint for endpoint in endpoints if subset.holds(endpoint, pods))
-                yield Destination(service, port, subset.policy or policy, those, subset.name)
+                selected = tuple(endpoint for endpoint in endpoints if subset.holds(endpoint, pods))
+                yield Destination(service, port, subset.policy or policy, selected, subset.name)
