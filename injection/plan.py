@@ -16,14 +16,7 @@ from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
 from cni.pod import PROXY_CONFIG_ANNOTATION, STATUS_ANNOTATION, proxy_metadata
 from injection.pods import containers_of
 from injection.settings import PodSettings
-from injection.template import (
-    AUTO,
-    InjectionError,
-    as_native,
-    init_container,
-    validation_container,
-    with_variables,
-)
+from injection.template import AUTO, InjectionError, as_native, init_container, validation_container, with_variables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

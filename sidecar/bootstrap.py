@@ -114,8 +114,7 @@ def render(
                 *fixed_clusters(),
                 *(
                     destination_cluster(
-                        destination,
-                        in_directory(destination, directory) if directory else in_bootstrap(destination),
+                        destination, in_directory(destination, directory) if directory else in_bootstrap(destination)
                     )
                     for destination in found
                 ),

@@ -17,13 +17,7 @@ from capture.model.addresses import FAMILIES, Network, parse_address
 from capture.model.ruleset import SHOWN_TABLES
 from capture.report.option_text import by_topic, flags_text, heading, help_text
 from capture.report.output import warn
-from capture.settings.options import (
-    ALLOW_HOST,
-    BACKEND_OPTIONS,
-    FORCE_APPLY,
-    RULE_OPTIONS,
-    Option,
-)
+from capture.settings.options import ALLOW_HOST, BACKEND_OPTIONS, FORCE_APPLY, RULE_OPTIONS, Option
 from capture.settings.settings import Settings, from_environment, with_flags
 from capture.state.files import names_in
 from capture.state.netns import path_of_process

@@ -157,9 +157,7 @@ def _named(condition: native.Named) -> bytes:
 def _proxy(action: native.Proxy) -> bytes:
     family = FAMILY_NUMBERS[action.family] if action.family else NFPROTO_UNSPEC
     return make.immediate(u16be(action.port)) + make.expression(
-        "tproxy",
-        attribute(nf.NFTA_TPROXY_FAMILY, u32be(family)),
-        attribute(nf.NFTA_TPROXY_REG_PORT, make.REGISTER),
+        "tproxy", attribute(nf.NFTA_TPROXY_FAMILY, u32be(family)), attribute(nf.NFTA_TPROXY_REG_PORT, make.REGISTER)
     )
 
 
