@@ -7,13 +7,7 @@ import pytest
 from capture.analysis.base_chains import PRIORITIES
 from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.backends.nftables.names import TABLE_NAMES, model_chain, native_chain
-from capture.model.ruleset import (
-    MANGLE,
-    NAT,
-    OUTPUT,
-    PREROUTING,
-    RAW,
-)
+from capture.model.ruleset import MANGLE, NAT, OUTPUT, PREROUTING, RAW
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
