@@ -68,10 +68,13 @@ class PluginLog:
         if not self.path or LEVELS[level] < self._lowest:
             return
         line: dict[str, object] = {"time": timestamp(time.time_ns()), "level": level, "message": message}
-        line |= self.about | facts | {"ms": milliseconds(time.monotonic_ns() - self._started)}
-        if self._steps_ms:
-            line["steps_ms"] = self._steps_ms
+        line |= self.about | facts | self._durations()
         self.pass_on(encode(line).encode() + b"\n")
+
+    def _durations(self) -> dict[str, object]:
+        """Return what a line has of times; an agent's has nothing."""
+        steps = {"steps_ms": self._steps_ms} if self._steps_ms else {}
+        return {"ms": milliseconds(time.monotonic_ns() - self._started), **steps}
 
     def pass_on(self, line: bytes) -> None:
         """Write a line that is JSON already."""

@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mutation import Mutant, mutants_of
@@ -74,9 +75,7 @@ def _area(name: str, modules: str, tests: str) -> Area:
 AREAS = (
     _area("rules", "capture/rules: *", "unit/rules property/test_core_rules.py property/test_transition.py"),
     _area(
-        "analysis",
-        "capture/analysis: *",
-        "unit/analysis property/test_core_canonical.py property/test_core_compare.py",
+        "analysis", "capture/analysis: *", "unit/analysis property/test_core_canonical.py property/test_core_compare.py"
     ),
     _area(
         "iptables",
@@ -105,7 +104,8 @@ AREAS = (
     _area(
         "agent",
         "cni/agent: agent_log api commands credentials directories events handover health installation kubectl"
-        " log_follower options pods protobuf reflector repair rewrite_conflict server status_text taint uninstall",
+        " log_follower options pod_warnings pods protobuf reflector repair rewrite_conflict server status_text taint"
+        " uninstall",
         "unit/cni/agent",
     ),
 )
@@ -148,18 +148,29 @@ def _commit() -> str:
 
 
 def _drawn(file: str, seed: str, size: int) -> list[Mutant]:
-    known = {key for key in _equivalent() if key[0] == file}
+    known = [line for line in _equivalent() if fnmatchcase(file, line[0])]
     mutants = mutants_of(file, (ROOT / file).read_text(encoding="utf-8"))
-    if gone := known - {each.key for each in mutants}:
+    if gone := [line for line in known if line[0] == file and not any(_is_listed(each, [line]) for each in mutants)]:
         sys.exit(f"{EQUIVALENT.name}: no such mutant: {gone}")
-    drawn = [each for each in mutants if each.key not in known]
+    drawn = [each for each in mutants if not _is_listed(each, known)]
     return random.Random(f"{seed} {file}").sample(drawn, min(size, len(drawn)))  # noqa: S311 - a sample, no secret
 
 
-def _equivalent() -> set[tuple[str, ...]]:
-    """Return the keys of mutants that change nothing; the last column is the reason."""
+def _equivalent() -> list[list[str]]:
+    """Return the lines of mutants that change nothing; the last column is the reason."""
     lines = EQUIVALENT.read_text(encoding="utf-8").splitlines()
-    return {tuple(line.split(" | ")[:4]) for line in lines if line and not line.startswith("#")}
+    return [line.split(" | ")[:4] for line in lines if line and not line.startswith("#")]
+
+
+def _is_listed(mutant: Mutant, lines: list[list[str]]) -> bool:
+    """Whether a line is about a mutant. Names may be patterns; of the change, * is any."""
+    return any(
+        fnmatchcase(mutant.path, path)
+        and fnmatchcase(mutant.function, function)
+        and before in ("*", mutant.before)
+        and after in ("*", mutant.after)
+        for path, function, before, after in lines
+    )
 
 
 class _Trial:

@@ -25,7 +25,7 @@ from capture.model.addresses import BITS, Family
 from capture.model.conventions import PROTOCOL_OF
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text
+from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text, u32be
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def decode_chain(fields: Fields) -> FoundChain:
     hook = decode_hook(fields)
     if hook is None:
         return FoundChain(table, name, handle)
-    policy = "DROP" if decode_number(fields.get(nf.NFTA_CHAIN_POLICY, b"\1")) == nf.NF_DROP else "ACCEPT"
+    policy = "DROP" if fields.get(nf.NFTA_CHAIN_POLICY) == u32be(nf.NF_DROP) else "ACCEPT"
     counted = fields.get(nf.NFTA_CHAIN_COUNTERS)
     counters = model.Counters(0, 0) if counted is None else read_counters(decode_fields(counted))
     return FoundChain(table, name, handle, hook, policy, counters)
@@ -100,7 +100,7 @@ class Reader:
         matches, _ = lift.matches_of(program.conditions)
         why = program.why or read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
         rule = model.Rule(
-            lift.verdict_of(program.actions), joined(sorted(matches, key=_place)), self._family, why, program.counters
+            lift.verdict_of(program.actions), joined(sorted(matches, key=_rank)), self._family, why, program.counters
         )
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
 
@@ -112,7 +112,7 @@ OPTIONS = {"-s": 0, "-d": 1, "-p": 4, "-f": 4}
 """The place of a match that has words alone."""
 
 
-def _place(match: model.Match) -> int:
+def _rank(match: model.Match) -> int:
     if isinstance(match, model.UnknownMatch):
         return OPTIONS.get(match.text.removeprefix("! ").partition(" ")[0], len(LISTING))
     return POSITIONS.get(type(match), len(LISTING))
