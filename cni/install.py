@@ -143,8 +143,8 @@ def _put_entry(desired: Desired, *, is_urgent: bool = False) -> list[FileChange]
         if desired.choice.runtime != "crio":
             return (path,), changes
         # CRI-O skips a list whose plugin is missing, and takes the next one: that one must not lead past us.
-        also, entered = entries.enter(source, entry, desired.replaced)
-        return (path, also), changes + entered
+        main_path, entered = entries.enter(source, entry, desired.replaced)
+        return (path, main_path), changes + entered
 
     entry = {"type": PLUGIN} | desired.entry
     targets, changes = retry_on_conflict(put, desired.conf_dir)

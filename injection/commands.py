@@ -79,9 +79,7 @@ class InjectionRequest(Value):
     "-n", "--namespace", default="default", show_default=True, metavar="NAME", help="Namespace of what names none."
 )
 @click.option(
-    "--check",
-    is_flag=True,
-    help="Write nothing; print what would be captured of each workload, and what is dangerous.",
+    "--check", is_flag=True, help="Write nothing; print what would be captured of each workload, and what is dangerous."
 )
 @click.option("--cluster", is_flag=True, help="With --check: check the running pods, by kubectl.")
 @click.option("--remove", "removes", is_flag=True, help="Take out what was injected.")

@@ -179,7 +179,10 @@ class Text:
         text = flow(value)
         if alias and isinstance(value, dict):
             text = (
-                "{<<: *" + str(node.value) + "".join(f", {flow(key)}: {flow(one)}" for key, one in value.items()) + "}"
+                "{<<: *"
+                + str(node.value)
+                + "".join(f", {flow(key)}: {flow(each)}" for key, each in value.items())
+                + "}"
             )
         self.replace(start, end, f" {text}" if start == end else text)
 

@@ -119,4 +119,4 @@ def at(plain: Any, path: Path) -> Any:
 
 def containers_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
     """Return all containers of a pod, init containers first."""
-    return [one for key in ("initContainers", "containers") for one in spec.get(key) or [] if isinstance(one, dict)]
+    return [each for key in ("initContainers", "containers") for each in spec.get(key) or [] if isinstance(each, dict)]

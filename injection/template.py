@@ -75,14 +75,14 @@ class Template(Value):
         if self.fragment is None:
             return Fragment()
         return self.fragment.replace(
-            init_containers=tuple(one for one in self.fragment.init_containers if one["name"] != PROXY_CONTAINER),
-            containers=tuple(one for one in self.fragment.containers if one["name"] != PROXY_CONTAINER),
+            init_containers=tuple(each for each in self.fragment.init_containers if each["name"] != PROXY_CONTAINER),
+            containers=tuple(each for each in self.fragment.containers if each["name"] != PROXY_CONTAINER),
         )
 
     def proxy_of_fragment(self) -> Container:
         """Return the proxy of the fragment; nothing without a fragment."""
         fragment = self.fragment or Fragment()
-        found = [one for one in (*fragment.init_containers, *fragment.containers) if one["name"] == PROXY_CONTAINER]
+        found = [each for each in (*fragment.init_containers, *fragment.containers) if each["name"] == PROXY_CONTAINER]
         return dict(found[0]) if found else {}
 
 
@@ -97,13 +97,13 @@ def read_fragment(name: str) -> Fragment:
     if misfit:
         raise InjectionError(f"{origin_of(name)}: {misfit}")
     lists = {
-        key: [dict(one.plain()) for one in fields.objects(key)] for key in ("initContainers", "containers", "volumes")
+        key: [dict(each.plain()) for each in fields.objects(key)] for key in ("initContainers", "containers", "volumes")
     }
     for key, entries in lists.items():
-        if any(not isinstance(one.get("name"), str) for one in entries):
+        if any(not isinstance(each.get("name"), str) for each in entries):
             raise fields.error(key, "expected a name in each")
     fragment = Fragment(tuple(lists["initContainers"]), tuple(lists["containers"]), tuple(lists["volumes"]))
-    proxies = [one for one in (*fragment.init_containers, *fragment.containers) if one["name"] == PROXY_CONTAINER]
+    proxies = [each for each in (*fragment.init_containers, *fragment.containers) if each["name"] == PROXY_CONTAINER]
     if len(proxies) != 1:
         raise InjectionError(f"{origin_of(name)}: expected one container {PROXY_CONTAINER}, found {len(proxies)}")
     if not proxies[0].get("image"):
@@ -115,7 +115,7 @@ def read_mesh_files(names: tuple[str, ...]) -> MeshObjects:
     """Return the mesh objects of files, for the bootstrap."""
     from sidecar.bootstrap import read_mesh_objects
 
-    return read_mesh_objects([one for name in names for one in documents(read_input(name), origin_of(name))])
+    return read_mesh_objects([each for name in names for each in documents(read_input(name), origin_of(name))])
 
 
 # --- the proxy -----------------------------------------------------------------------------------
@@ -220,13 +220,13 @@ def with_variables(proxy: Container, own: Container, settings: PodSettings) -> C
 
     The CNI plugin reads it there, where it queries the API server. What the container has by itself (``own``) stays.
     """
-    named = {one.get("name") for each in (proxy, own) for one in each.get("env") or []}
-    missing = [one for one in _variables(settings).get("env", []) if one["name"] not in named]
+    named = {each.get("name") for each in (proxy, own) for each in each.get("env") or []}
+    missing = [each for each in _variables(settings).get("env", []) if each["name"] not in named]
     return {**proxy, "env": [*(proxy.get("env") or []), *missing]} if missing else proxy
 
 
 def _variables(settings: PodSettings) -> dict[str, Any]:
     """Return what of the proxy's environment is about capture."""
-    names = [name for one in BY_ENVIRONMENT for name in one.environment if name in settings.environment]
+    names = [name for each in BY_ENVIRONMENT for name in each.environment if name in settings.environment]
     variables = [{"name": name, "value": settings.environment[name]} for name in names]
     return {"env": variables} if variables else {}

@@ -75,9 +75,7 @@ def _area(name: str, modules: str, tests: str) -> Area:
 AREAS = (
     _area("rules", "capture/rules: *", "unit/rules property/test_core_rules.py property/test_transition.py"),
     _area(
-        "analysis",
-        "capture/analysis: *",
-        "unit/analysis property/test_core_canonical.py property/test_core_compare.py",
+        "analysis", "capture/analysis: *", "unit/analysis property/test_core_canonical.py property/test_core_compare.py"
     ),
     _area(
         "iptables",

@@ -90,20 +90,15 @@ def _own_port(port: int, own: Iterable[int]) -> str:
 
 
 def render(
-    config: CaptureConfig,
-    mesh_objects: MeshObjects,
-    pod: MeshPod,
-    *,
-    directory: str = "",
-    resolvers: Sequence[str] = (),
+    config: CaptureConfig, objects: MeshObjects, pod: MeshPod, *, directory: str = "", resolvers: Sequence[str] = ()
 ) -> Json:
     """Return the bootstrap; with a directory, endpoints are read from its files, which ``endpoints.write`` makes."""
     _refuse_taken_ports(config)
-    logs = rendered(access_logs(mesh_objects.mesh, mesh_objects.telemetries, pod))
-    found = destinations(config, mesh_objects, pod)
-    plain, mesh = tuple(destination for destination in found if not destination.subset), mesh_objects.mesh
+    logs = rendered(access_logs(objects.mesh, objects.telemetries, pod))
+    found = destinations(config, objects, pod)
+    plain, mesh = tuple(destination for destination in found if not destination.subset), objects.mesh
     outbound = Outbound(config, pod, plain, logs, mesh.registry_only, mesh.detection_timeout)
-    inbound = inbound_listener(config, declared_tcp_ports(mesh_objects.services, pod), logs, mesh.detection_timeout)
+    inbound = inbound_listener(config, declared_tcp_ports(objects.services, pod), logs, mesh.detection_timeout)
     captures_dns = config.captures_dns
     return {
         "node": {"id": f"sidecar~{pod.name}.{pod.namespace}", "cluster": pod.labels.get("app", pod.name)},
@@ -113,14 +108,13 @@ def render(
                 *outbound_listeners(outbound),
                 inbound,
                 *status_listeners(config),
-                *(dns_listeners(config, mesh_objects.services, resolvers) if captures_dns else ()),
+                *(dns_listeners(config, objects.services, resolvers) if captures_dns else ()),
             ],
             "clusters": [
                 *fixed_clusters(),
                 *(
                     destination_cluster(
-                        destination,
-                        in_directory(destination, directory) if directory else in_bootstrap(destination),
+                        destination, in_directory(destination, directory) if directory else in_bootstrap(destination)
                     )
                     for destination in found
                 ),
@@ -132,10 +126,10 @@ def render(
     }
 
 
-def destinations(config: CaptureConfig, mesh_objects: MeshObjects, pod: MeshPod) -> tuple[Destination, ...]:
+def destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> tuple[Destination, ...]:
     """Return every port of every service, each followed by its subsets. FieldError for a port of the proxy."""
     own = {config.proxy_port, config.inbound_capture_port, HEALTH_PORT, METRICS_PORT}
-    found = tuple(_destinations(config, mesh_objects, pod))
+    found = tuple(_destinations(config, objects, pod))
     for destination in found:
         if destination.port.number in own:
             raise FieldError(
@@ -146,14 +140,14 @@ def destinations(config: CaptureConfig, mesh_objects: MeshObjects, pod: MeshPod)
     return found
 
 
-def _destinations(config: CaptureConfig, mesh_objects: MeshObjects, pod: MeshPod) -> Iterator[Destination]:
-    pods = {other.full_name: other for other in mesh_objects.pods}
-    for service in mesh_objects.services:
-        rule = rule_for(service, mesh_objects.rules, pod, mesh_objects.mesh.root_namespace)
+def _destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> Iterator[Destination]:
+    pods = {other.full_name: other for other in objects.pods}
+    for service in objects.services:
+        rule = rule_for(service, objects.rules, pod, objects.mesh.root_namespace)
         policy = rule.policy or Policy()
         for port in service.ports:
-            endpoints = endpoints_of(service, port, mesh_objects.slices, config.families)
+            endpoints = endpoints_of(service, port, objects.slices, config.families)
             yield Destination(service, port, policy, endpoints)
             for subset in rule.subsets:
-                those = tuple(endpoint for endpoint in endpoints if subset.holds(endpoint, pods))
-                yield Destination(service, port, subset.policy or policy, those, subset.name)
+                selected = tuple(endpoint for endpoint in endpoints if subset.holds(endpoint, pods))
+                yield Destination(service, port, subset.policy or policy, selected, subset.name)

@@ -49,8 +49,8 @@ class Refusal(Value):
     @property
     def explanation(self) -> str:
         """The kernel's report beyond the errno, for people; empty if there is none."""
-        place = "" if self.offset is None else f"at byte {self.offset} of the message"
-        return ", ".join(filter(None, (self.words, place)))
+        where = "" if self.offset is None else f"at byte {self.offset} of the message"
+        return ", ".join(filter(None, (self.words, where)))
 
 
 def encode_message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:

@@ -14,13 +14,7 @@ from capture.model.addresses import IPV6
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.operations.arguments import host_or_default, request_of
-from capture.rules import (
-    build_ruleset,
-    build_tracking,
-    build_transition,
-    redirects_inbound,
-    tracks_connections,
-)
+from capture.rules import build_ruleset, build_tracking, build_transition, redirects_inbound, tracks_connections
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.families import link_local_note
 from capture.settings.options import ALLOW_HOST, PROFILE

@@ -119,5 +119,5 @@ def _unforeseen(error: Exception) -> CaptureError:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    place = f"{trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}" if trace is not None else "nowhere"
-    return CaptureError(f"a defect of this program: {type(error).__name__}: {error}", f"Report it: it was in {place}.")
+    where = f"{trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}" if trace is not None else "nowhere"
+    return CaptureError(f"a defect of this program: {type(error).__name__}: {error}", f"Report it: it was in {where}.")

@@ -62,7 +62,7 @@ def listed_chains(table: model.Table, family: Family) -> Iterator[ListedChain]:
             target = target_of(rule.verdict)
             references[target] = references.get(target, 0) + 1
     chains = [c for c in table.chains if c.name in references or is_of_family(c, table.name, family)]
-    for chain in sorted(chains, key=lambda chain: _place(chain, table.name)):
+    for chain in sorted(chains, key=lambda chain: _sort_key(chain, table.name)):
         rows = tuple(row(rule, family) for rule in chain.rules_for(family))
         is_built_in = chain.name in model.BUILT_IN_CHAINS[table.name]
         policy = (chain.policy_for(family) or "ACCEPT") if is_built_in else None
@@ -74,7 +74,7 @@ def is_of_family(chain: model.Chain, table: model.TableName, family: Family) -> 
     return chain.name in model.BUILT_IN_CHAINS[table] or not chain.rules or any(chain.rules_for(family))
 
 
-def _place(chain: model.Chain, table: model.TableName) -> tuple[int, str]:
+def _sort_key(chain: model.Chain, table: model.TableName) -> tuple[int, str]:
     """Return where a chain is listed: IN_REDIRECT after INBOUND, in either spelling."""
     built_in = model.BUILT_IN_CHAINS[table]
     if chain.name in built_in:

@@ -55,10 +55,7 @@ def _cancelling(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
         yield option.EXCLUDED_INBOUND_PORTS, "holds every port: nothing inbound is captured"
     yield from _cancelling_by_owner(config)
     if config.inbound_capture_port == config.proxy_port:
-        yield (
-            option.INBOUND_CAPTURE_PORT,
-            f"is {option.PROXY_PORT.name}, too: the directions cannot be told apart",
-        )
+        yield (option.INBOUND_CAPTURE_PORT, f"is {option.PROXY_PORT.name}, too: the directions cannot be told apart")
     if (config.proxy_port, config.inbound_capture_port) == SWAPPED:
         inbound = f"{option.INBOUND_CAPTURE_PORT.name} {config.inbound_capture_port}"
         envoy = "Istio's Envoy takes outbound connections at 15001 and inbound ones at 15006"

@@ -182,9 +182,6 @@ def _has_address(route: NetlinkSocket, desired: LoopbackAddress) -> bool:
 def _halves(route: NetlinkSocket, policy: PolicyRoute) -> tuple[bool, bool]:
     family = FAMILY_NUMBERS[policy.family]
     try:
-        return (
-            has_mark_rule(route, family, policy.mark, policy.table),
-            has_local_route(route, family, policy.table),
-        )
+        return (has_mark_rule(route, family, policy.mark, policy.table), has_local_route(route, family, policy.table))
     except UnsupportedError:
         return False, False  # a kernel without this family, or without policy routing, has none of our routes

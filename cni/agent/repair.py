@@ -64,7 +64,7 @@ class Repair:
         """Answer the state of a pod."""
         state = audited.state.name
         if state in WELL:
-            self._failures.pop(audited.place.sandbox.id, None)
+            self._failures.pop(audited.netns.sandbox.id, None)
             return
         if self._is_busy or state == UNKNOWN or (pod and pod["metadata"].get("deletionTimestamp")):
             return
@@ -86,7 +86,7 @@ class Repair:
     def _may_act(self, audited: Audited) -> bool:
         now = self._clock()
         self._recent = [then for then in self._recent if now - then < 60]
-        _, not_before = self._failures.get(audited.place.sandbox.id, (0, 0.0))
+        _, not_before = self._failures.get(audited.netns.sandbox.id, (0, 0.0))
         if now < not_before or len(self._recent) >= self.options.repairs_per_minute:
             return False
         self._recent.append(now)
@@ -106,35 +106,35 @@ class Repair:
         self.log.info("repair", pod=audited.key, action=action, was=audited.state.name, problem=problem)
         done = "rules written in place" if action == "apply" else "evicted"
         if problem:
-            self._note_failure(audited.place.sandbox.id)
+            self._note_failure(audited.netns.sandbox.id)
             self._publish(audited, "CaptureRepairFailed", f"{audited.state.message}; {action}: {problem}")
         else:
             self._publish(audited, "CaptureRepaired", f"{audited.state.message}; {done}", kind="Normal")
 
     def _apply(self, audited: Audited, pod: dict[str, Any]) -> str:
         """Write the rules and look whether they hold; return what is wrong, "" if nothing is."""
-        sandbox = audited.place.sandbox
+        sandbox = audited.netns.sandbox
         try:
             described = from_object(Identity(sandbox.namespace, sandbox.name, sandbox.uid), pod)
-            apply(settings_of(described, self.configuration.settings), audited.place.path)
+            apply(settings_of(described, self.configuration.settings), audited.netns.path)
         except CaptureError as error:
             return error.message
-        state = self.look(audited.place)
+        state = self.look(audited.netns)
         return state.message if state.name in MENDED_BY_RULES else ""
 
     def _evict(self, audited: Audited) -> str:
         if self.client is None:
             return "no API server is known"
-        sandbox = audited.place.sandbox
+        sandbox = audited.netns.sandbox
         return api.evict(self.client, sandbox.namespace, sandbox.name, sandbox.uid)
 
     def _publish(self, audited: Audited, reason: str, message: str, kind: str = "Warning") -> None:
         """Publish an Event about the pod, one in ten minutes for each reason."""
         now = self._clock()
-        key = audited.place.sandbox.id, f"{reason} {audited.state.name}"
+        key = audited.netns.sandbox.id, f"{reason} {audited.state.name}"
         if self.client is None or now - self._published.get(key, float("-inf")) < QUIET:
             return
         self._published = {event: then for event, then in self._published.items() if now - then < QUIET} | {key: now}
-        sandbox = audited.place.sandbox
+        sandbox = audited.netns.sandbox
         about = {"namespace": sandbox.namespace, "name": sandbox.name, "uid": sandbox.uid}
         events.on_pod(self.client, about, reason, f"{audited.state.name}: {message}", kind)

@@ -13,13 +13,7 @@ from hypothesis import strategies as st
 
 from capture.model.addresses import IPV4, IPV6, parse_address
 from capture.model.packet import Packet
-from capture.model.ruleset import (
-    MANGLE,
-    NAT,
-    RAW,
-    Ruleset,
-    only,
-)
+from capture.model.ruleset import MANGLE, NAT, RAW, Ruleset, only
 from capture.rules import build_ruleset, build_transition, redirects_inbound
 from capture.settings.config import CaptureConfig
 from support.generators.agreement import configs

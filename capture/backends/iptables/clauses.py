@@ -48,14 +48,14 @@ def words_of(line: str) -> list[Word]:
     characters: list[str] = []
     start: int | None = None
     is_quoted = is_escaped = False
-    for place, character in enumerate(line):
+    for index, character in enumerate(line):
         if character in " \t" and not is_quoted:
             if start is not None:
-                words.append(Word("".join(characters), line[start:place]))
+                words.append(Word("".join(characters), line[start:index]))
                 characters, start = [], None
             continue
         if start is None:
-            start = place
+            start = index
         if is_escaped:
             characters.append(character)
             is_escaped = False

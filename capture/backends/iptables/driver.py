@@ -71,8 +71,7 @@ def require_families(desired: Ruleset, present: Collection[Family]) -> None:
     for family in desired.families:
         if family not in present:
             raise UnsupportedError(
-                f"this kernel has no {FAMILY_NAMES[family]}",
-                "Leave the family out, or boot without `ipv6.disable=1`.",
+                f"this kernel has no {FAMILY_NAMES[family]}", "Leave the family out, or boot without `ipv6.disable=1`."
             )
 
 

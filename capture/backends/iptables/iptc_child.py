@@ -129,11 +129,11 @@ def change(edits: Iterable[TableEdit]) -> None:
                     table.append_entry(chain, _entry(edit.family, rule))
             for chain, position in edit.removed:
                 _remove(table, chain, position)
-            for chain, place, rule in edit.placed:
-                if place is None:
+            for chain, at, rule in edit.placed:
+                if at is None:
                     table.append_entry(chain, _entry(edit.family, rule))
                 else:
-                    table.insert_entry(chain, _entry(edit.family, rule), place)
+                    table.insert_entry(chain, _entry(edit.family, rule), at)
             for chain in edit.dropped:
                 table.delete_chain(chain)
             table.commit()

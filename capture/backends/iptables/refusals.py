@@ -94,9 +94,9 @@ def unreadable(family: Family, table: str) -> UnsupportedError:
     )
 
 
-def _missing(what: str, module: str, complaint: str) -> UnsupportedError:
+def _missing(feature: str, module: str, complaint: str) -> UnsupportedError:
     return UnsupportedError(
-        f"this kernel has no {what}: {complaint.strip()}",
+        f"this kernel has no {feature}: {complaint.strip()}",
         f"Load the module {module} on the host (`modprobe {module}`), or choose another backend or variant"
         " (--backend, --force-iptables-binary); `capture doctor` says which there are.",
     )
@@ -147,9 +147,9 @@ def _refused_line(complaint: str, text: str) -> str:
 
 def _extensions_in(line: str) -> Iterator[str]:
     words = [word.printed for word in words_of(line)]
-    for place, word in enumerate(words[:-1]):
-        if word == "-m" or (word == "-j" and words[place + 1] in xt_layouts.REVISIONS):
-            yield words[place + 1]
+    for index, word in enumerate(words[:-1]):
+        if word == "-m" or (word == "-j" and words[index + 1] in xt_layouts.REVISIONS):
+            yield words[index + 1]
 
 
 # --- our own messages ----------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class RestoreDriver(IptablesDriver):
         if self.variant == "legacy" and not legacy_tables(family):
             return Ruleset((family,), ())
         text = self._run(family, "save", ["-c"])
-        self._unreadable = {place for place in self._unreadable if place[0] != family}
+        self._unreadable = {each for each in self._unreadable if each[0] != family}
         for line in text.splitlines():
             if line.startswith("# Table `"):  # ... raw' is incompatible, use 'nft' tool.
                 self._unreadable.add((family, line.split("'")[0].rpartition("`")[2]))

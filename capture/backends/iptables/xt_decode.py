@@ -100,7 +100,7 @@ class Reader:
         matches, _ = lift.matches_of(program.conditions)
         why = program.why or read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
         rule = model.Rule(
-            lift.verdict_of(program.actions), joined(sorted(matches, key=_place)), self._family, why, program.counters
+            lift.verdict_of(program.actions), joined(sorted(matches, key=_rank)), self._family, why, program.counters
         )
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
 
@@ -112,7 +112,7 @@ OPTIONS = {"-s": 0, "-d": 1, "-p": 4, "-f": 4}
 """The place of a match that has words alone."""
 
 
-def _place(match: model.Match) -> int:
+def _rank(match: model.Match) -> int:
     if isinstance(match, model.UnknownMatch):
         return OPTIONS.get(match.text.removeprefix("! ").partition(" ")[0], len(LISTING))
     return POSITIONS.get(type(match), len(LISTING))

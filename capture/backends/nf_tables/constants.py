@@ -32,7 +32,7 @@ NFT_TABLE_F_DORMANT = 1
 NFTA_CHAIN_TABLE, NFTA_CHAIN_HANDLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY = 1, 2, 3, 4, 5
 NFTA_CHAIN_USE, NFTA_CHAIN_TYPE, NFTA_CHAIN_COUNTERS = 6, 7, 8
 NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_HOOK_DEV, NFTA_HOOK_DEVS = 1, 2, 3, 4
-HOOK_PLACES = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
+HOOK_NAMES = ("prerouting", "input", "forward", "output", "postrouting", "ingress")
 NF_DROP, NF_ACCEPT = 0, 1  # linux/netfilter.h
 POLICIES = ("drop", "accept")
 

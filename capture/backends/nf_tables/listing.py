@@ -29,8 +29,8 @@ def read_chains(netfilter: NetlinkSocket, family: int = NFPROTO_UNSPEC) -> list[
     return _listed(netfilter, nf.NFT_MSG_GETCHAIN, family, "chains")
 
 
-def _listed(netfilter: NetlinkSocket, kind: int, family: int, what: str) -> list[tuple[int, Fields]]:
-    objects = read_objects(netfilter, kind, family, b"", f"read the {what} of nf_tables")
+def _listed(netfilter: NetlinkSocket, kind: int, family: int, plural: str) -> list[tuple[int, Fields]]:
+    objects = read_objects(netfilter, kind, family, b"", f"read the {plural} of nf_tables")
     return [(number, decode_fields(attributes)) for number, attributes in objects]
 
 

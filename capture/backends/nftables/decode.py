@@ -50,9 +50,6 @@ FAMILY_OF_ETHER_TYPE = {b"\x08\x00": FAMILY_NUMBERS["ipv4"], b"\x86\xdd": FAMILY
 """linux/if_ether.h"""
 
 
-# --- tables and chains ---------------------------------------------------------------------------
-
-
 def decode_table(
     table: Fields, chains: Iterable[Fields], rules: Iterable[bytes], find_set: FindSet
 ) -> native.NativeTable:
@@ -83,9 +80,6 @@ def decode_rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, 
         program.run(name, parts)
     comment = read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
     return native.NativeRule(tuple(program.conditions), tuple(program.actions), program.counters, comment)
-
-
-# --- expressions ---------------------------------------------------------------------------------
 
 
 class Program:
@@ -148,11 +142,11 @@ class Program:
     # -- loading and changing registers
 
     def _load(self, register: bytes, value: Register | bytes) -> bool:
-        self._registers[_place(register)] = value
+        self._registers[_register_number(register)] = value
         return True
 
     def _held(self, register: bytes | None) -> Register | bytes | None:
-        return self._registers.get(_place(register)) if register else None
+        return self._registers.get(_register_number(register)) if register else None
 
     def meta(self, fields: Fields) -> bool:
         key = decode_number(fields[nf.NFTA_META_KEY])
@@ -385,10 +379,10 @@ def _order(field: str, loaded: Register) -> ByteOrder:
     return BYTE_ORDER if field in native.HOST_ORDER and not loaded.network_order else "big"
 
 
-def _place(register: bytes) -> int:
+def _register_number(register: bytes) -> int:
     """Return the place of a register in units of four bytes: 1 to 4 are the sixteen-byte names of 8, 12, 16 and 20."""
-    place = decode_number(register)
-    return nf.NFT_REG32_00 + (place - nf.NFT_REG_1) * 4 if 0 < place < nf.NFT_REG32_00 else place
+    number = decode_number(register)
+    return nf.NFT_REG32_00 + (number - nf.NFT_REG_1) * 4 if 0 < number < nf.NFT_REG32_00 else number
 
 
 def _words(loaded: Register | bytes | None) -> str:

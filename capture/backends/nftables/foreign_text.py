@@ -74,10 +74,10 @@ def _over(fields: Fields, kind: int) -> str:
 
 def _limit(fields: Fields, _: Family | None) -> str:
     unit = UNITS.get(_number(fields, NFTA_LIMIT_UNIT))
-    what = "bytes" if _number(fields, NFTA_LIMIT_TYPE) else "packets"
-    rate = f"{_number(fields, NFTA_LIMIT_RATE)}{' bytes' if what == 'bytes' else ''}/{unit}"
+    counted = "bytes" if _number(fields, NFTA_LIMIT_TYPE) else "packets"
+    rate = f"{_number(fields, NFTA_LIMIT_RATE)}{' bytes' if counted == 'bytes' else ''}/{unit}"
     burst = _number(fields, NFTA_LIMIT_BURST)
-    more = f" burst {burst} {what}" if burst else ""
+    more = f" burst {burst} {counted}" if burst else ""
     return f"limit rate {_over(fields, NFTA_LIMIT_FLAGS)}{rate}{more}" if unit else ""
 
 

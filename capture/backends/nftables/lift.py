@@ -45,14 +45,14 @@ def _table(table: native.NativeTable, name: model.TableName) -> model.Table:
 
 def lift_rules(rules: Sequence[native.NativeRule]) -> Iterator[model.Rule]:
     """Yield the rules of a chain; a transparent proxy is two native ones."""
-    place = 0
-    while place < len(rules):
-        rule = rules[place]
-        following = rules[place + 1] if place + 1 < len(rules) else None
+    index = 0
+    while index < len(rules):
+        rule = rules[index]
+        following = rules[index + 1] if index + 1 < len(rules) else None
         matches, family = matches_of(rule.conditions)
         verdict, length = _verdict(rule, following)
         yield model.Rule(verdict, matches, family, rule.comment, rule.counters)
-        place += length
+        index += length
 
 
 def matches_of(conditions: Iterable[native.Condition]) -> tuple[tuple[model.Match, ...], Family | None]:

@@ -166,8 +166,8 @@ def _ranges(native: NativeSet, order: ByteOrder, understood: int) -> Iterable[Ra
 
 def _ranges_between(firsts: list[int], ends: list[int], beyond: int) -> Iterator[Range]:
     """Yield from where to where intervals reach: to the next end, or the next beginning, or the highest number."""
-    place = 0
+    index = 0
     for first, following in zip(firsts, [*firsts[1:], beyond], strict=True):
-        while place < len(ends) and ends[place] <= first:
-            place += 1
-        yield first, min(ends[place] if place < len(ends) else beyond, following) - 1
+        while index < len(ends) and ends[index] <= first:
+            index += 1
+        yield first, min(ends[index] if index < len(ends) else beyond, following) - 1

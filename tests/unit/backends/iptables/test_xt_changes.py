@@ -209,11 +209,7 @@ class TestMakers:
 
     @pytest.mark.parametrize(
         "found",
-        [
-            chain(OUTPUT, 2, policy="DROP"),
-            chain(OUTPUT, 2, hook=Hook("nat", "output", -5)),
-            chain(POSTROUTING, 2),
-        ],
+        [chain(OUTPUT, 2, policy="DROP"), chain(OUTPUT, 2, hook=Hook("nat", "output", -5)), chain(POSTROUTING, 2)],
     )
     def test_some_are_never_our_own(self, found: FoundChain) -> None:
         assert made_by_us(NAT, table((found, (3,)), (chain("ISTIO_OUTPUT", 4), ())), {(OUTPUT, 0)}) == set()
