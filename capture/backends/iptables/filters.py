@@ -1,4 +1,4 @@
-"""The table filter of legacy iptables, in which we never write, and which may drop what our rules have redirected."""
+"""The tables filter and security of legacy iptables, where we never write: they may drop what we have redirected."""
 
 from __future__ import annotations
 
@@ -14,30 +14,29 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FILTER = "filter"
-PRIORITY = 0
-"""NF_IP_PRI_FILTER in linux/netfilter_ipv4.h."""
+PRIORITIES = {"filter": 0, "security": 50}
+"""NF_IP_PRI_FILTER and NF_IP_PRI_SECURITY in linux/netfilter_ipv4.h."""
 
 
 def read_legacy_filters() -> tuple[BaseChain, ...] | None:
-    """Return the chains at INPUT and OUTPUT; None where the table is there and no program to read it."""
+    """Return the chains at INPUT and OUTPUT; None where a table is there and no program to read it."""
     found: list[BaseChain] = []
     for family in FAMILIES:
-        if FILTER in legacy_tables(family):
+        for name in PRIORITIES.keys() & {*legacy_tables(family)}:
             try:
-                found += _read(family)
+                found += _read(family, name)
             except CaptureError:
                 return None
     return tuple(found)
 
 
-def _read(family: Family) -> Iterator[BaseChain]:
-    saved = run([require("legacy", family, "save"), "-c", "-t", FILTER]).stdout
-    # The model has no table filter; mangle has the same chains and more.
-    for table in parse_save(saved.replace(f"*{FILTER}\n", f"*{MANGLE}\n"), family).tables:
+def _read(family: Family, name: str) -> Iterator[BaseChain]:
+    saved = run([require("legacy", family, "save"), "-c", "-t", name]).stdout
+    # The model has no such tables; mangle has the same chains and more.
+    for table in parse_save(saved.replace(f"*{name}\n", f"*{MANGLE}\n"), family).tables:
         for chain in table.chains:
             if chain.name in (INPUT, OUTPUT) and (chain.rules or chain.policy == "DROP"):
                 others = tuple(each for each in table.chains if each is not chain)
                 contents = table.replace(chains=(chain, *others))
-                name = f"{FILTER} of iptables-legacy"
-                yield BaseChain(name, (family,), chain.name, PRIORITY, False, contents, is_native=False)
+                shown = f"{name} of iptables-legacy"
+                yield BaseChain(shown, (family,), chain.name, PRIORITIES[name], False, contents, is_native=False)
