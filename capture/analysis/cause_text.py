@@ -98,8 +98,8 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Recreate the pod: its CNI plugin gives it addresses and routes; `ip addr` in its namespace shows what it has.",
     ),
     "no-route: default": (
-        "the pod has no default route for {family}: what leaves it fails before any rule decides",
-        "`ip {flag}route add default via GATEWAY` in the pod's namespace, or recreate the pod: its CNI plugin adds it.",
+        "the pod has no default route for {family}, or a policy rule refuses it: what leaves the pod fails",
+        "Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; recreate the pod, if a route is missing.",
     ),
     "route-missing": (
         "{message}",

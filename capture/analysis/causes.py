@@ -27,7 +27,7 @@ from capture.model.addresses import (
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import DNS_PORT, PROTOCOL_NUMBERS, SIDECAR_PORTS
 from capture.model.packet import LOOPBACK
-from capture.model.ruleset import MANGLE, NAT, TABLES, Redirect
+from capture.model.ruleset import MANGLE, NAT, TABLES, Redirect, TransparentProxy
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -337,6 +337,8 @@ def causes_of_connection(
         )
     elif _own_steps_before(live, capture):
         yield cause("nat-first: behind", place_of(step), to=f"port {live.port}")
+    elif step is not None and isinstance(step.rule.verdict, TransparentProxy):
+        yield cause("foreign-rule", place_of(step))
     else:
         yield cause("nat-first: port", place_of(step), port=live.port)
 
@@ -411,7 +413,7 @@ def _foreign_rule_cause(live: Trace, step: Step, *, is_behind: bool) -> Cause:
     return cause("nat-first", place_of(step), address=address, port=live.port)
 
 
-def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = ()) -> Cause:
+def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = (), what: str = "the packet") -> Cause:
     """Return why a packet is dropped: by the settings, or by a foreign rule or policy, which may drop others, too."""
     step, policy = live.step, live.policy
     words = (step.rule.why or text_of(step.rule, live.packet.family)) if step is not None else ""
@@ -420,7 +422,7 @@ def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = ()) -> Ca
     if step is not None and is_own(step):
         return cause("excluded: drop", place_of(step), reason=step.rule.why or "by its settings")
     ports = _redirected_to(live, others)
-    name, what = ("filtered: redirected", f"what goes to {ports}") if ports else ("filtered", "the packet")
+    name, what = ("filtered: redirected", f"what goes to {ports}") if ports else ("filtered", what)
     text = f"a foreign rule or policy drops {what}"
     if step is not None:
         text = f"a foreign rule {'rejects' if rejects(step.rule) else 'drops'} {what}: {words}"

@@ -70,6 +70,7 @@ class BrokenPod:
     of_pod: bool = False
     """Whether it is the one cause of the whole pod, too."""
     message: str = ""
+    where: str = ""
 
 
 BROKEN: dict[str, BrokenPod] = {
@@ -95,6 +96,21 @@ BROKEN: dict[str, BrokenPod] = {
     "accepted and logged": BrokenPod("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 log accept"),
     "returned before": BrokenPod(
         "foreign-rule", breaks="iptables -t nat -I OUTPUT -p tcp -j RETURN", backend="iptables"
+    ),
+    "another transparent proxy is first": BrokenPod(
+        "foreign-rule",
+        breaks=f"iptables -t mangle -A PREROUTING -p tcp --dport {APP_PORT} -j TPROXY --on-port 9000 --tproxy-mark 1",
+        goes="in",
+        of_pod=True,
+    ),
+    "another transparent proxy in our table": BrokenPod(
+        "foreign-rule",
+        TPROXY,
+        f"iptables -t mangle -I PREROUTING -p tcp --dport {APP_PORT} -j TPROXY --on-port 9000 --tproxy-mark 1",
+        goes="in",
+        backend="iptables",
+        transparent=True,
+        of_pod=True,
     ),
     "accepted behind": BrokenPod(
         "proxy-user", breaks="iptables -t nat -A OUTPUT -p tcp -j ACCEPT", uid=1337, gid=1337, backend="iptables"
@@ -134,6 +150,14 @@ BROKEN: dict[str, BrokenPod] = {
     "eth0 has no address": BrokenPod("no-route", breaks="ip address flush dev eth0", of_pod=True),
     "a policy drops what is redirected": BrokenPod(
         "filtered", breaks="iptables -P INPUT DROP", of_pod=True, message="what goes to port 15001, and the policy"
+    ),
+    "a chain that INPUT calls drops": BrokenPod(
+        "filtered",
+        breaks="iptables -N x; iptables -I INPUT -j x; iptables -A x -p udp -j ACCEPT; iptables -A x -j DROP",
+        goes="in",
+        of_pod=True,
+        message="what goes to port 15006",
+        where="ip filter x, rule 2",
     ),
     "a policy rule by source": BrokenPod("no-route", breaks="ip rule add from 10.77.0.0/16 unreachable", of_pod=True),
     "IPsec drops everything": BrokenPod(
@@ -291,7 +315,9 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
     assert all(cause.message and cause.remedy for cause in found.causes)
     assert situation.message in f"{found.causes[0].message}\n{found.causes[0].remedy}"
     if situation.of_pod:
-        assert [cause.kind for cause in why(pod).causes] == [situation.kind]
+        (cause,) = why(pod).causes
+        assert cause.kind == situation.kind
+        assert cause.where == (situation.where or cause.where)
     if situation.kind == "excluded":
         assert f"{situation.options.split()[-1]} (test)" in found.causes[0].remedy
     if situation.has_traffic:
