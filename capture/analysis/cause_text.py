@@ -120,7 +120,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "rule-missing: drift": (DIFFER, f"{APPLY_AGAIN}, or recreate the pod; {HAS_ALL}."),
     "rule-unexpected": (
-        "the live rules have one that was not applied, by which the connection bypasses the proxy: {rule}",
+        "a rule that was not applied decides on the connection: {rule}",
         f"{APPLY_AGAIN}, which removes it; {HAS_ALL}.",
     ),
     "rule-unexpected: drift": (DIFFER, f"{APPLY_AGAIN}, which removes it; {HAS_ALL}."),
@@ -130,11 +130,11 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "rule-missing: address": ("{message}", f"{APPLY_AGAIN}."),
     "rule-missing: circle": (
-        f"{CIRCLE}: the rule is missing that leaves it out",
+        f"{CIRCLE}: no rule leaves it out",
         f"{APPLY_AGAIN}, or recreate the pod; {HAS_ALL}.",
     ),
-    "rule-missing: usual": (
-        "no record here, and a connection to {address}:80 does not reach the proxy: a rule may be missing",
+    "rule-missing: no jump": (
+        "no record here, and {what} is captured, though the capture has chains for it: a rule may be missing",
         NO_REFERENCE,
     ),
     "rule-missing: no record": (
@@ -167,7 +167,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Correct them, if the pod should be captured; `capture explain` shows what is left.",
     ),
     "excluded: live": (
-        "the live rules capture nothing, and no settings are recorded here",
+        "{what} is captured by the live rules, and no settings are recorded here",
         NO_REFERENCE,
     ),
     "excluded: all": ("{what} is captured: {options}", "Change that, if it should be captured."),

@@ -330,6 +330,8 @@ def causes_of_connection(
         yield drop_cause(live, text_of)
     elif step is not None and is_own_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
         yield cause("second-set: decides", place_of(step), port=live.port)
+    elif desired is not None and {live.outcome, desired.outcome} <= {*TO_PROXY} and live.port != desired.port:
+        yield _rule_missing(desired)
     elif live.outcome in TO_PROXY:
         is_over_lo = packet.in_interface is None
         yield from causes_at_port(
@@ -376,12 +378,16 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
         name = FAMILY_NAMES[packet.family]
         return cause("family-not-captured", name, family=name)
     if desired is not None and desired.outcome in TO_PROXY:
-        return cause("rule-missing", place_of(desired.step), outcome=desired.outcome)
+        return _rule_missing(desired)
     if contains(packet.uid, capture.uids) or contains(packet.gid, capture.gids):
         return cause("proxy-user", uid=packet.uid, gid=packet.gid)
     if packet.protocol != "tcp":
         return cause("dns-not-captured: server", server=address_text(packet.family, packet.destination.first))
     return _excluded(step)
+
+
+def _rule_missing(desired: Trace) -> Cause:
+    return cause("rule-missing", place_of(desired.step), outcome=f"{desired.outcome} {desired.port}")
 
 
 def _excluded(step: Step | None) -> Cause:
@@ -427,7 +433,7 @@ def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = (), what:
     if step is not None:
         text = f"a foreign rule {'rejects' if rejects(step.rule) else 'drops'} {what}: {words}"
     elif policy is not None:
-        text = f"no rule accepts {what}, and the policy of a foreign chain is DROP"
+        text = f"no rule accepts {what}, and the chain's policy is DROP"
     return cause(name, _dropped_at(live), filter=text, port=ports)
 
 

@@ -69,7 +69,10 @@ def unexpected_rule(traced: Trace, verified: Verified) -> Difference | None:
 def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     """Yield foreign rules by their effect on captured packets: they drop them, or bypass the proxy."""
     drops = [
-        *((each.table, each.chain, f", rule {each.position}", each.effect) for each in _foreign(verified)),
+        *(
+            (each.table, each.chain, f", rule {each.position}" * (each.position > 0), each.effect)
+            for each in _foreign(verified)
+        ),
         *((each.foreign_chain.table, each.foreign_chain.chain.name, "", each.effect) for each in verified.obstacles),
     ]
     dropping = [drop for drop in drops if _is_dropping(drop[-1])]
