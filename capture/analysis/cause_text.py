@@ -101,10 +101,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "the pod has no default route for {family}, or a policy rule refuses it: what leaves the pod fails",
         "Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; recreate the pod, if a route is missing.",
     ),
-    "route-missing": (
-        "{message}",
-        f"{APPLY_AGAIN}; until then {{consequence}}.",
-    ),
+    "route-missing": ("{message}", f"{APPLY_AGAIN}; until then {{consequence}}."),
     "translated-before: may": (
         f"{SOCKET_LB} sees each connect(): what it translates comes to the rules translated, {UNSEEN}",
         LEAVE_PODS,
@@ -124,10 +121,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         f"{APPLY_AGAIN}, which removes it; {HAS_ALL}.",
     ),
     "rule-unexpected: drift": (DIFFER, f"{APPLY_AGAIN}, which removes it; {HAS_ALL}."),
-    "rule-unexpected: circle": (
-        f"{CIRCLE}: {{rule}} was not applied",
-        f"{APPLY_AGAIN}, which removes it; {HAS_ALL}.",
-    ),
+    "rule-unexpected: circle": (f"{CIRCLE}: {{rule}} was not applied", f"{APPLY_AGAIN}, which removes it; {HAS_ALL}."),
     "rule-missing: address": ("{message}", f"{APPLY_AGAIN}."),
     "rule-missing: circle": (
         f"{CIRCLE}: no rule leaves it out",
@@ -166,10 +160,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "the settings capture nothing: {options}",
         "Correct them, if the pod should be captured; `capture explain` shows what is left.",
     ),
-    "excluded: live": (
-        "{what} is captured by the live rules, and no settings are recorded here",
-        NO_REFERENCE,
-    ),
+    "excluded: live": ("{what} is captured by the live rules, and no settings are recorded here", NO_REFERENCE),
     "excluded: all": ("{what} is captured: {options}", "Change that, if it should be captured."),
     "excluded: pod": ("the settings restrict the capture: {options}", "`capture explain` lists what is captured."),
     "family-not-captured": ("{family} is not captured in this pod", BOTH_FAMILIES),

@@ -365,12 +365,10 @@ class Table(Value):
 
     @property
     def rules(self) -> Iterator[Rule]:
-        """Yield the rules of all chains."""
         for chain in self.chains:
             yield from chain.rules
 
     def chain(self, name: str) -> Chain | None:
-        """Return the chain of that name, or None."""
         for chain in self.chains:
             if chain.name == name:
                 return chain
@@ -398,7 +396,6 @@ class Ruleset(Value):
 
     @property
     def rules(self) -> Iterator[Rule]:
-        """Yield the rules of all tables."""
         for table in self.tables:
             yield from table.rules
 
@@ -417,13 +414,11 @@ class Ruleset(Value):
         return [rule.verdict for chain in own for rule in chain.rules if isinstance(rule.verdict, TransparentProxy)]
 
     def table(self, name: TableName) -> Table | None:
-        """Return the table of that name, or None."""
         for table in self.tables:
             if table.name == name:
                 return table
         return None
 
     def chain(self, table: TableName, name: str) -> Chain | None:
-        """Return a chain of a table, or None."""
         found = self.table(table)
         return found.chain(name) if found else None

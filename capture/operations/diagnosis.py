@@ -6,6 +6,7 @@ from capture.analysis.base_chains import Situation
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
     Capture,
+    PodFacts,
     app_elsewhere,
     causes_of_connection,
     causes_of_pod,
@@ -20,7 +21,7 @@ from capture.analysis.causes import (
     untracked_cause,
 )
 from capture.analysis.ipsec import policy_for
-from capture.analysis.trace import PROXY_OUTBOUND, TO_PROXY, trace_whole_path
+from capture.analysis.trace import PROXY_OUTBOUND, TO_PROXY, Trace, trace_whole_path
 from capture.backends import detect, load
 from capture.errors import CaptureError
 from capture.model.addresses import IPV4, LOOPBACK_ADDRESSES, address_text
@@ -28,7 +29,7 @@ from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT, Packet
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
-from capture.netlink.ipsec import read_policies
+from capture.netlink.ipsec import IpsecPolicy, read_policies
 from capture.operations import host_of, reference, trace, verify
 from capture.operations.comparison import own_rules_of
 from capture.operations.drift_causes import (
@@ -64,14 +65,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.analysis.causes import PodFacts
-    from capture.analysis.trace import Trace
-    from capture.netlink.ipsec import IpsecPolicy
     from capture.operations import Reference
     from capture.operations.arguments import Namespace
     from capture.operations.results import Verified
     from capture.settings.settings import Settings
-
 
 NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured", "excluded")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""

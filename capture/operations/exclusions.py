@@ -7,7 +7,7 @@ from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import KIND_OF
 from capture.analysis.policy import captured_ports
 from capture.analysis.trace import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
-from capture.model.addresses import FAMILY_NAMES
+from capture.model.addresses import FAMILY_NAMES, Family
 from capture.operations import trace
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
@@ -21,6 +21,7 @@ from capture.settings.options import (
     PROXY_GID,
     PROXY_UID,
     REDIRECT_DNS,
+    Option,
 )
 from capture.settings.pod import PROXY_PORTS
 from capture.state.pod_network import read_pod_network
@@ -32,12 +33,10 @@ if TYPE_CHECKING:
 
     from capture.analysis.causes import Capture, PodFacts, Ports
     from capture.analysis.trace import Outcome
-    from capture.model.addresses import Family
     from capture.model.packet import Packet
     from capture.model.ruleset import Ruleset
     from capture.operations import Reference
     from capture.operations.results import Verified
-    from capture.settings.options import Option
     from capture.settings.settings import Settings
 
 SELECTIONS = (INBOUND_PORTS, OUTBOUND_NETWORKS, OWNER_GROUPS)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from capture.errors import CaptureError, PrivilegeError
 from capture.model.values import Value
 from capture.state.child import error_text, in_child, parse_error
-from capture.state.files import content_of
+from capture.state.files import content_of, names_in
 from capture.state.netns import CLONE_NEWUSER, call_setns, is_of_this_user_namespace, open_owner
 
 TYPE_CHECKING = False
@@ -109,6 +109,8 @@ def _as_owner(work: Callable[[], str]) -> str:
             call_setns(open_owner(), CLONE_NEWUSER)
         except PermissionError:
             raise PrivilegeError("enter the user namespace that this network namespace belongs to") from None
+        except OSError as error:
+            raise _cannot_enter(error) from None
         return work()
 
     status, answer = in_child(enter_and_work, error_text)
@@ -117,6 +119,17 @@ def _as_owner(work: Callable[[], str]) -> str:
     if answer:
         raise parse_error(answer)
     raise CaptureError(f"the process in the pod's user namespace ended with status {status}")
+
+
+def _cannot_enter(error: OSError) -> CaptureError:
+    names = [content_of(f"/proc/self/task/{thread}/comm").decode().strip() for thread in names_in("/proc/self/task")]
+    if len(names) < 2:
+        return CaptureError(f"the pod's user namespace cannot be entered: {error.strerror}")
+    return CaptureError(
+        "the pod's user namespace cannot be entered: the kernel takes a process with a single thread only (setns(2)),"
+        f" and a library starts threads in forked ones ({', '.join(names[1:])})",
+        "Call `capture` as a program, or turn that off; for grpc: GRPC_ENABLE_FORK_SUPPORT=false.",
+    )
 
 
 def _keep_capabilities_for_programs() -> None:

@@ -173,6 +173,26 @@ def test_listeners_have_the_users_that_the_pod_sees(pair: PodPair) -> None:
     assert {listener.port: listener.uid for listener in facts.listeners or ()} == {15001: 1337, 15006: 1500}
 
 
+def test_a_library_that_starts_threads_in_forked_processes_is_named(pair: PodPair) -> None:
+    """As grpc does; in a process of its own, which keeps such a hook for good."""
+    script = """
+import os, threading
+from capture.errors import CaptureError
+from capture.operations import apply
+from capture.settings.settings import Settings
+hook = threading.Thread(target=threading.Event().wait, daemon=True)
+os.register_at_fork(after_in_child=hook.start)
+try:
+    apply(Settings({}).with_option(BACKEND, "iptables", "test"))
+except CaptureError as error:
+    print(error)
+"""
+    imports = "from capture.settings.options import BACKEND"
+    printed = pair.pod.run([sys.executable, "-c", imports + script], cwd=os.getcwd()).stdout
+    assert "a library starts threads in forked ones (" in printed
+    assert "GRPC_ENABLE_FORK_SUPPORT=false" in printed
+
+
 def test_a_refusal_there_is_the_same_error(pair: PodPair) -> None:
     """The child's error arrives with its kind and words: here a chain of another program is in the way."""
 

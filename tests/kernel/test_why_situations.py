@@ -16,6 +16,7 @@ import pytest
 
 from capture import operations
 from capture.analysis.policy import policy
+from capture.cli.doctor.examination import examine, findings
 from capture.cli.doctor.examination import of_pod as doctor_findings
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
@@ -234,8 +235,7 @@ BROKEN: dict[str, BrokenPod] = {
     ),
     "nothing is tracked on lo": BrokenPod("foreign-rule", breaks="iptables -t raw -A OUTPUT -o lo -j NOTRACK"),
     "an egress firewall without answers": BrokenPod(
-        "filtered",
-        breaks="iptables -P OUTPUT DROP; iptables -A OUTPUT -p tcp -m multiport --dports 80,15001 -j ACCEPT",
+        "filtered", breaks="iptables -P OUTPUT DROP; iptables -A OUTPUT -p tcp -m multiport --dports 80,15001 -j ACCEPT"
     ),
     "only the first packet comes through": BrokenPod(
         "filtered", breaks="iptables -t mangle -A OUTPUT -p tcp --dport 80 ! --syn -j DROP"
@@ -423,11 +423,27 @@ def test_a_pod_whose_ipsec_policies_cannot_be_read_is_not_called_captured(
         assert (found.verdict, found.causes, found.notes[-1].kind) == ("cannot be told", (), "unjudged")
 
 
+def test_doctor_names_ipsec_policies_also_where_nothing_is_applied(pod_pair: PodPair) -> None:
+    pod, _ = pod_pair
+    pod.ip(
+        "xfrm policy add dir out src 10.0.0.0/8 dst 192.0.2.0/24 action block",
+        "xfrm policy add dir out src 10.0.0.0/8 dst 198.51.100.0/24 tmpl proto esp mode transport",
+        "xfrm policy add dir out src 10.0.0.0/8 dst 203.0.113.0/24",
+    )
+    with pod.entered():
+        found = {each.state: each.message for each in findings(examine()) if each.name == "IPsec"}
+    packets = "packets, whatever the rules are: 1, such as `src 10.0.0.0/8 dst"
+    assert found == {
+        "warning": f"policies that drop {packets} 192.0.2.0/24 dir out`",
+        "note": f"policies that encrypt {packets} 198.51.100.0/24 dir out`",
+    }
+
+
 def test_the_agent_leaves_a_pod_alone_whose_settings_capture_nothing(pod_pair: PodPair) -> None:
     nothing = given("-b '' -i ''")
     operations.apply(nothing, pod_pair.pod.path)
 
-    assert examination.diagnose(pod_pair.pod.path, nothing, is_starting=False).state == "left-alone"
+    assert examination.diagnose(pod_pair.pod.path, nothing, is_starting=False).name == "left-alone"
 
 
 @pytest.mark.parametrize(

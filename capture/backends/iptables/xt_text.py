@@ -134,7 +134,7 @@ def tcp_flags_text(mask: int, compared: int, *, negated: bool) -> str:
 
 
 def _flags(bits: int) -> str:
-    return ",".join(name for place, name in enumerate(TCP_FLAGS) if bits >> place & 1) or "NONE"
+    return ",".join(name for index, name in enumerate(TCP_FLAGS) if bits >> index & 1) or "NONE"
 
 
 def _icmp(fields: Fields, family: Family) -> str:
@@ -209,7 +209,7 @@ def _multiport(fields: Fields, _family: Family) -> str | None:
     if name is None or not 0 < count <= MULTIPORT_SLOTS:
         return None
     packed, ranges = fields["ports"], fields["is_range"]
-    numbers = [int.from_bytes(packed[place : place + 2], BYTE_ORDER) for place in range(0, 2 * count, 2)]
+    numbers = [int.from_bytes(packed[index : index + 2], BYTE_ORDER) for index in range(0, 2 * count, 2)]
     ports = []
     slot = 0
     while slot < count:

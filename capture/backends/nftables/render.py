@@ -42,7 +42,7 @@ def table_text(table: native.NativeTable) -> str:
 
 
 def _hook_text(hook: Hook, policy: str | None) -> str:
-    return f"type {hook.kind} hook {hook.place} priority {hook.priority}; policy {policy};"
+    return f"type {hook.kind} hook {hook.name} priority {hook.priority}; policy {policy};"
 
 
 class TableCommands:

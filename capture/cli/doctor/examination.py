@@ -21,10 +21,11 @@ from capture.backends.request import BackendRequest
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
 from capture.model.values import Value
+from capture.netlink.ipsec import IpsecPolicy, read_policies
 from capture.operations import diagnosis
 from capture.operations.diagnosis import Diagnosis
 from capture.report.diagnosis_text import message_with_place
-from capture.report.findings import Finding, State
+from capture.report.terminal import Finding, State
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod, PodFromInside
@@ -73,6 +74,7 @@ class Examined(Value):
     """The finding that Istio's plugin captures pods of this node, too or alone."""
     diagnosis: Diagnosis | CaptureError | None = None
     """What is wrong with the pod; None where nothing is applied, and none is recorded."""
+    ipsec: tuple[IpsecPolicy, ...] | CaptureError = ()
     node: tuple[Finding, ...] = ()
     """The findings of ``capture cni status``."""
 
@@ -105,6 +107,7 @@ def examine() -> Examined:
         loads_modules=can_load(),
         rival=_by_name("cni.istio_cni", "rival", None),
         diagnosis=_diagnosis(),
+        ipsec=_ipsec_policies(),
         node=_by_name("cni.status", "of_this_node", ()),
     )
 
@@ -120,6 +123,13 @@ def _diagnosis() -> Diagnosis | CaptureError | None:
         return error
     is_captured = not any(cause.kind in ("no-rules", "left-alone") for cause in found.causes)
     return found if is_captured or (is_private(STATE_DIRECTORY) and record.read() is not None) else None
+
+
+def _ipsec_policies() -> tuple[IpsecPolicy, ...] | CaptureError:
+    try:
+        return tuple(read_policies())
+    except CaptureError as error:
+        return error
 
 
 def _by_name(module: str, function: str, otherwise: T) -> T:
@@ -256,6 +266,20 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
     yield Finding("namespace", "addresses", "ok" if examined.addresses else "note", addresses)
     recorded = "present" if examined.is_recorded else "absent: nothing was applied here, or it was recorded elsewhere"
     yield Finding("namespace", "record", "ok" if examined.is_recorded else "note", recorded)
+    yield from _of_ipsec(examined.ipsec)
+
+
+def _of_ipsec(policies: tuple[IpsecPolicy, ...] | CaptureError) -> Iterator[Finding]:
+    """Yield that IPsec drops or encrypts packets; a single connection is judged by `capture why`."""
+    if isinstance(policies, CaptureError):
+        yield Finding("namespace", "IPsec", "note", policies.message, policies.remedy)
+        return
+    for is_blocking, verb in ((True, "drop"), (False, "encrypt")):
+        found = [each for each in policies if each.is_blocking is is_blocking and (is_blocking or each.has_template)]
+        if found:
+            message = f"policies that {verb} packets, whatever the rules are: {len(found)}, such as `{found[0].words}`"
+            remedy = "`capture why` judges a connection; `ip xfrm policy` in this namespace lists all."
+            yield Finding("namespace", "IPsec", "warning" if is_blocking else "note", message, remedy)
 
 
 def _kernel(facts: HostFacts, lacking: tuple[str, ...]) -> Iterator[Finding]:

@@ -8,22 +8,9 @@ import pytest
 
 from capture.errors import EXIT_USAGE, ConfigurationError
 from capture.settings import options
-from capture.settings.options import (
-    BACKEND_OPTIONS,
-    INIT_OPTIONS,
-    NETWORK_OPTIONS,
-    OPTIONS,
-    RULE_OPTIONS,
-    Option,
-)
+from capture.settings.options import BACKEND_OPTIONS, INIT_OPTIONS, NETWORK_OPTIONS, OPTIONS, RULE_OPTIONS, Option
 from capture.settings.parsers import Selection
-from capture.settings.settings import (
-    Given,
-    Settings,
-    from_environment,
-    host_bits_warnings,
-    with_flags,
-)
+from capture.settings.settings import Given, Settings, from_environment, host_bits_warnings, with_flags
 from support.captures.fake_pod import explicit
 
 TYPE_CHECKING = False
@@ -152,10 +139,7 @@ class TestPrecedence:
         ],
     )
     def test_of_several_variables_the_last_one_that_can_be_read_counts(
-        self,
-        environ: dict[str, str],
-        value: object,
-        origin: str,
+        self, environ: dict[str, str], value: object, origin: str
     ) -> None:
         found = from_environment(environ)
         assert found[options.REDIRECT_DNS] is value

@@ -60,6 +60,7 @@ def test_where_all_is_well_everything_is_ok() -> None:
         ({"missing_capabilities": CAPABILITIES[1:]}, "note", "without SYS_ADMIN"),
         ({"choice": UnsupportedError("no way", "Take another.")}, "error", "backend: no way"),
         ({"diagnosis": None}, "note", "nothing is applied here"),
+        ({"ipsec": UnsupportedError("no list", "")}, "note", "IPsec: no list"),
         ({"diagnosis": UnsupportedError("not permitted", "")}, "note", "capture: cannot be judged: not permitted"),
     ],
 )
