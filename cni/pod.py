@@ -105,9 +105,6 @@ def _bad_status(status: str) -> ConfigurationError:
     return ConfigurationError(STATUS_ANNOTATION, status, f"annotation {STATUS_ANNOTATION}", expected)
 
 
-# --- the environment that an annotation gives the proxy -----------------------------------------------------------
-
-
 def proxy_metadata(annotation: str) -> dict[str, str]:
     """Return the variables that the annotation ``proxy.istio.io/config`` gives to the proxy.
 

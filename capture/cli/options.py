@@ -241,9 +241,6 @@ def flags(ctx: click.Context) -> dict[Option[Any], str]:
     return given
 
 
-# --- which namespace -----------------------------------------------------------------------------
-
-
 def namespace_options() -> list[click.Parameter]:
     """Return ``--netns`` and ``--pid``; a command gets ``namespace``: a path, or None for the one we are in."""
     return [
@@ -309,9 +306,6 @@ def part_options() -> list[click.Parameter]:
         family_option(),
         click.Option(["--table", "table_name"], type=one_of(*SHOWN_TABLES), help="Show this table only."),
     ]
-
-
-# --- the pod's name servers ----------------------------------------------------------------------
 
 
 def dns_servers_option() -> click.Parameter:

@@ -99,8 +99,6 @@ def _address(field: bytes, family: Family) -> str:
     return address_text(family, int.from_bytes(field[: BITS[family] // 8], "big"))
 
 
-# --- matches -------------------------------------------------------------------------------------
-
 ANY_PORT = (0, 0xFFFF)
 
 
@@ -256,8 +254,6 @@ def limit_text(fields: dict[int, bytes]) -> str:
     more = "" if burst == USUAL_BURST else f" --limit-burst {burst}"
     return f"-m limit --limit {rate}/{LIMIT_UNITS[unit]}{more}"
 
-
-# --- targets -------------------------------------------------------------------------------------
 
 # linux/netfilter/nf_nat.h, NF_NAT_RANGE_*
 MAP_IPS, PROTO_RANDOM, PERSISTENT, PROTO_RANDOM_FULLY = 1, 4, 8, 16

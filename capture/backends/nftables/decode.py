@@ -50,9 +50,6 @@ FAMILY_OF_ETHER_TYPE = {b"\x08\x00": FAMILY_NUMBERS["ipv4"], b"\x86\xdd": FAMILY
 """linux/if_ether.h"""
 
 
-# --- tables and chains ---------------------------------------------------------------------------
-
-
 def decode_table(
     table: Fields, chains: Iterable[Fields], rules: Iterable[bytes], find_set: FindSet
 ) -> native.NativeTable:
@@ -83,9 +80,6 @@ def decode_rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, 
         program.run(name, parts)
     comment = read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
     return native.NativeRule(tuple(program.conditions), tuple(program.actions), program.counters, comment)
-
-
-# --- expressions ---------------------------------------------------------------------------------
 
 
 class Program:

@@ -79,9 +79,6 @@ class Examined(Value):
     """The findings of ``capture cni status``."""
 
 
-# --- looking -------------------------------------------------------------------------------------
-
-
 def examine() -> Examined:
     """Look at the host, the kernel and the namespace we are in."""
     facts = gather()
@@ -189,8 +186,6 @@ LEGACY = {
     "absent": "absent: iptables-legacy cannot be used, and need not be",
     "unknown": "none are loaded, and without /lib/modules it is unknown whether they could be",
 }
-
-# --- judging -------------------------------------------------------------------------------------
 
 
 def can_work(examined: Examined) -> bool:
