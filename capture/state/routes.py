@@ -102,7 +102,7 @@ def of_marks(live: Ruleset) -> tuple[PolicyRoute, ...]:
     with open_route() as route:
         tables = {(FAMILY_OF.get(rule.family), rule.mark): rule.table for rule in read_policy_rules(route)}
     return tuple(
-        PolicyRoute(family, mark, tables.get((family, mark), DEFAULT_TABLE))
+        PolicyRoute(family, mark, tables.get((family, mark), TPROXY_ROUTE_TABLE))
         for family in live.families
         for mark in marks
     )
