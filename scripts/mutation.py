@@ -157,7 +157,7 @@ def _is_of_a_clock(comparison: ast.Compare) -> bool:
 def _commutes(call: ast.Call) -> bool:
     """Whether the order of arguments is without meaning; ``both`` and ``either`` are those of a diagram."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    return name in ("min", "max", "both", "either")
+    return name in ("min", "max", "both", "either", "state_in")
 
 
 def _of_statement(node: ast.stmt) -> ast.stmt | None:

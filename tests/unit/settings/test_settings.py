@@ -10,7 +10,7 @@ from capture.errors import EXIT_USAGE, ConfigurationError
 from capture.settings import options
 from capture.settings.options import BACKEND_OPTIONS, INIT_OPTIONS, NETWORK_OPTIONS, OPTIONS, RULE_OPTIONS, Option
 from capture.settings.parsers import Selection
-from capture.settings.settings import Given, Settings, from_environment, host_bits_warnings, with_flags
+from capture.settings.settings import Given, Settings, as_settings, from_environment, host_bits_warnings, with_flags
 from support.captures.fake_pod import explicit
 
 TYPE_CHECKING = False
@@ -112,6 +112,12 @@ class TestPrecedence:
         assert (
             with_flags(environment, {options.EXCLUDED_OUTBOUND_NETWORKS: ""})[options.EXCLUDED_OUTBOUND_NETWORKS] == ()
         )
+
+    def test_what_is_no_settings_is_named_with_what_makes_them(self) -> None:
+        settings = Settings({})
+        assert as_settings(settings, "apply") is settings
+        with pytest.raises(ConfigurationError, match=r"^apply\(\) .*\{'port': 1\}.*make_settings\(\)"):
+            as_settings({"port": 1}, "apply")
 
     def test_an_option_is_known_by_its_flag_or_its_variables(self) -> None:
         one, other = (

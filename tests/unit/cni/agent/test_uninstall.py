@@ -148,12 +148,16 @@ def test_with_containerd_the_plugin_goes_when_it_is_not_loaded_any_more(
     for name in ("net.d", "istio-capture"):
         (node / name).mkdir()
     (node / "istio-capture" / "token").touch()
+    plugins = [{"type": "bridge"}, {"type": "capture-cni"}]
+    entered = node / "net.d" / "10-lab.conflist"
+    entered.write_text(json.dumps({"cniVersion": "1.0.0", "name": "lab", "plugins": plugins}))
     remember(node, "c1")
     runtime: Any = Containerd()
     options = Options("node-1", "", {}, bin_dir=f"{node}/bin", conf_dir=f"{node}/net.d")
-    assert uninstall.uninstall(options, runtime) == [
-        f"{node}/istio-capture/token: removed", f"{node}/bin/capture-cni: removed",
-    ]  # fmt: skip
+    of_entry, *others = uninstall.uninstall(options, runtime)
+    assert of_entry.startswith(f"{entered}: ")
+    assert json.loads(entered.read_text())["plugins"] == plugins[:1]
+    assert others == [f"{node}/istio-capture/token: removed", f"{node}/bin/capture-cni: removed"]
     assert (runtime.calls, len(sleeps), sleeps[-1]) == (3, 3, uninstall.CALLS_END)
     assert [*(node / "bin").iterdir()] == []
 
