@@ -60,13 +60,13 @@ class HostNamespaceError(CaptureError):
     exit_code = EXIT_USAGE
 
     def __init__(self, evidence: str = "", verb: str = "capture") -> None:
-        whose = f"that of a node, since {evidence}" if evidence else "the host's own"
+        owner = f"that of a node, since {evidence}" if evidence else "the host's own"
         is_capture = verb == "capture"
         danger = ", and capturing it would cut the node off" if is_capture else f"; pass --allow-host to {verb} it"
-        else_pass = ", or pass --allow-host if you mean the host" if is_capture else ""
+        or_allow = ", or pass --allow-host if you mean the host" if is_capture else ""
         super().__init__(
-            f"refused: this network namespace is {whose}{danger}",
-            f"Name the pod's namespace with --netns PATH or --pid N (istio-init: --network-namespace PATH){else_pass}.",
+            f"refused: this network namespace is {owner}{danger}",
+            f"Name the pod's namespace with --netns PATH or --pid N (istio-init: --network-namespace PATH){or_allow}.",
         )
 
 
@@ -81,9 +81,9 @@ class PrivilegeError(CaptureError):
 
     exit_code = EXIT_UNSUPPORTED
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, action: str) -> None:
         super().__init__(
-            f"not permitted to {what}",
+            f"not permitted to {action}",
             "Run as root, or with the capabilities NET_ADMIN and NET_RAW in the namespace"
             " (and SYS_ADMIN to enter another one).",
         )
@@ -94,8 +94,7 @@ class NamespaceError(CaptureError):
 
     def __init__(self, path: str, reason: str, look: str = "ls /run/netns` or `lsns -t net") -> None:
         super().__init__(
-            f"network namespace {path}: {reason}",
-            f"Look with `{look}`; a pod's namespace ends with its last process.",
+            f"network namespace {path}: {reason}", f"Look with `{look}`; a pod's namespace ends with its last process."
         )
         self.path = path
 

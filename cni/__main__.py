@@ -33,7 +33,6 @@ def main() -> NoReturn:
 
 
 def _answer() -> int:
-    """Answer on standard output and return the exit status."""
     command = os.environ.get("CNI_COMMAND", "")
     stdin = b""
     try:

@@ -32,11 +32,11 @@ class AgentAwayError(Exception):
     """The agent does not answer; the message has the reason."""
 
 
-def probe(what: str) -> int:
+def probe(fact: str) -> int:
     """Return the exit code of a probe, ``ready`` or ``live``: 0 if the agent is."""
     try:
         return (
-            0 if request(os.environ.get("CAPTURE_AGENT_SOCKET", AGENT_SOCKET), {"get": "probe"}, 3.0).get(what) else 1
+            0 if request(os.environ.get("CAPTURE_AGENT_SOCKET", AGENT_SOCKET), {"get": "probe"}, 3.0).get(fact) else 1
         )
     except AgentAwayError:
         return 1

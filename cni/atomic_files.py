@@ -139,7 +139,6 @@ def _undo_unless_it_was(old: Snapshot, new: Snapshot, displaced: str) -> None:
 
 
 def _same_file(one: Snapshot, other: Snapshot) -> bool:
-    """Whether these are the same file with the same content, by any name."""
     return one.replace(path=other.path) == other
 
 
@@ -229,7 +228,6 @@ def _write_temporary(
 def _write_new(
     path: str, chunks: Iterable[bytes], mode: int, owner: tuple[int, int] | None = None, *, is_durable: bool = True
 ) -> None:
-    """Make a new file and wait until the disk has it."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         for chunk in chunks:

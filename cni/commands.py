@@ -217,7 +217,6 @@ def _runtime(name: str) -> Runtime:
 
 
 def _paths(runtime: Runtime, bin_dir: str | None, conf_dir: str | None) -> tuple[str, str]:
-    """Return the two directories; of several for plugins the first that can be written."""
     writable = [each for each in runtime.bin_dirs if os.access(each, os.W_OK)]
     return os.path.abspath(bin_dir or [*writable, *runtime.bin_dirs][0]), os.path.abspath(conf_dir or runtime.conf_dir)
 
@@ -237,7 +236,6 @@ def _upstream(conf_dir: str, choice: Choice) -> istio_cni.Upstream | None:
 
 
 def _entry(values: dict[str, Any], upstream: dict[str, Any]) -> dict[str, Any]:
-    """Return the plugin's entry of the options, and of Istio's own plugin where an option is not given."""
     entry = {"profile": PROFILES[-1]} | upstream | {name: value for name, value in values.items() if value}
     entry, read = checked_entry(entry)
     return entry | {"profile": read.settings[PROFILE]}  # the version, which stays what it is

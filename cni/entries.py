@@ -34,7 +34,7 @@ def with_entry(
     Plugins of the types ``replaced`` are left out: they do the same job.
     """
     others = [plugin for plugin in plugins if plugin.get("type") not in (PLUGIN, *_names(replaced, plugins))]
-    before = next((place for place, plugin in enumerate(plugins) if plugin.get("type") == PLUGIN), len(plugins))
+    before = next((index for index, plugin in enumerate(plugins) if plugin.get("type") == PLUGIN), len(plugins))
     position = min(before, len(others)) or len(others)
     return [*others[:position], entry, *others[position:]]
 
@@ -50,8 +50,8 @@ def enter(
     plugins = after_others(network, entry, replaced)
     changes = [FileChange(network.path, f"entry of {name} replaced") for name in _names(replaced, network.plugins)]
     if network.is_list:
-        what = "entry changed" if network.entries else "entry added"
-        changes += rewrite(network, plugins, what, is_urgent=is_urgent)
+        change = "entry changed" if network.entries else "entry added"
+        changes += rewrite(network, plugins, change, is_urgent=is_urgent)
         if not network.entries:
             _keep(network)
         return network.path, changes
@@ -81,12 +81,14 @@ def check_callable(network: Network, runtime: RuntimeName) -> None:
         )
 
 
-def rewrite(network: Network, plugins: list[dict[str, Any]], what: str, *, is_urgent: bool = False) -> list[FileChange]:
+def rewrite(
+    network: Network, plugins: list[dict[str, Any]], change: str, *, is_urgent: bool = False
+) -> list[FileChange]:
     """Give a list these plugins, unless it has them."""
     if plugins == network.plugins:
         return []
     atomic_files.replace(network.file, written(network.path, as_list(network, plugins)), is_urgent=is_urgent)
-    return [FileChange(network.path, what)]
+    return [FileChange(network.path, change)]
 
 
 def _keep(network: Network) -> None:
@@ -155,9 +157,6 @@ def written(path: str, configuration: dict[str, Any]) -> bytes:
         return json.dumps(configuration, indent=2, allow_nan=False).encode() + b"\n"
     except (ValueError, RecursionError):
         raise unexpected(path, "numbers of a usual size, and no very deep nesting") from None
-
-
-# --- out again -------------------------------------------------------------------------------------------------
 
 
 def take_out(path: str) -> list[FileChange]:

@@ -47,13 +47,13 @@ def escape_warnings(spec: dict[str, Any], containers: Sequence[dict[str, Any]], 
     )
 
 
-def _as_the_proxy(contexts: Contexts, of_pod: dict[str, Any], field: str, what: str, number: int) -> Iterator[str]:
+def _as_the_proxy(contexts: Contexts, of_pod: dict[str, Any], field: str, id_name: str, number: int) -> Iterator[str]:
     """Yield which containers run with the user or group of the proxy: what they send is not captured."""
     # A null of a container leaves it to the pod.
     owners = {name: of_pod if context.get(field) is None else context for name, context in contexts.items()}
     names = [name for name, owner in owners.items() if owner.get(field) == number]
     if names:
-        yield f"{_listed(names)} with the proxy's {what}: what is sent from there is not captured"
+        yield f"{_listed(names)} with the proxy's {id_name}: what is sent from there is not captured"
 
 
 def _by_set_gid_programs(contexts: Contexts, of_pod: dict[str, Any], group: int) -> Iterator[str]:

@@ -60,7 +60,6 @@ def parse(received: bytes | bytearray) -> Answer:
 
 
 def _head(head: bytes) -> tuple[int, str, dict[str, str]]:
-    """Return status, reason and headers."""
     first, *lines = head.decode("latin-1").split("\r\n")
     _, _, rest = first.partition(" ")
     status, _, reason = rest.partition(" ")
@@ -92,14 +91,14 @@ def _body(headers: dict[str, str], rest: bytes) -> bytes:
 def _from_chunks(rest: bytes) -> bytes:
     """Return what the chunks hold (RFC 9112, 7.1)."""
     content = bytearray()
-    place = 0
-    while (end := rest.find(b"\r\n", place)) >= 0:
-        size = rest[place:end].partition(b";")[0].decode("latin-1").strip()
+    start = 0
+    while (end := rest.find(b"\r\n", start)) >= 0:
+        size = rest[start:end].partition(b";")[0].decode("latin-1").strip()
         if not 0 < len(size) <= 8 or not HEXADECIMAL.issuperset(size):
             raise NotHttpError
         length = int(size, 16)
         if length == 0:
             return bytes(content)
         content += rest[end + 2 : end + 2 + length]
-        place = end + 2 + length + 2
+        start = end + 2 + length + 2
     raise CutOffError

@@ -72,9 +72,6 @@ def parse_url(url: str) -> Server | None:
     return Server(scheme.lower(), host, number, authority, f"/{path}".rstrip("/"))
 
 
-# --- TLS -------------------------------------------------------------------------------------------------------
-
-
 def tls_context(authority: str | None, *, verifies: bool, client: tuple[bytes, bytes] | None) -> _ssl._SSLContext:
     """Return how a server is verified, and what it is shown; raise OSError or ValueError for what cannot be used.
 
@@ -106,9 +103,6 @@ def _show_certificate(context: _ssl._SSLContext, certificate: bytes, key: bytes)
         )  # without a password OpenSSL would read one from a terminal
     finally:
         os.close(memory)
-
-
-# --- one request -----------------------------------------------------------------------------------------------
 
 
 class Socket(_socket.socket):
@@ -160,10 +154,10 @@ def connected(server: Server, limit: float) -> Socket:
     """Return a connection to the first address of the server that takes one; each gets its share of the time."""
     addresses = resolved(server.host, server.port, limit)
     failure: OSError = TimeoutError()
-    for place, (family, kind, protocol, _, address) in enumerate(addresses):
+    for index, (family, kind, protocol, _, address) in enumerate(addresses):
         connection = Socket(family, kind | _socket.SOCK_CLOEXEC, protocol)
         try:
-            connection.settimeout(seconds_until(limit) / (len(addresses) - place))
+            connection.settimeout(seconds_until(limit) / (len(addresses) - index))
             connection.connect(address)
             # The request comes right after the end of the handshake: it must not wait for an answer to that.
             connection.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)

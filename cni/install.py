@@ -130,9 +130,6 @@ def _others(conf_dir: str) -> list[Candidate]:
     return [each for each in candidates(conf_dir) if each.network is None or not each.network.is_our_own]
 
 
-# --- the entry -------------------------------------------------------------------------------------------------
-
-
 def _put_entry(desired: Desired, *, is_urgent: bool = False) -> list[FileChange]:
     """Put the entry where it belongs, and take it out of all other files."""
 
@@ -146,8 +143,8 @@ def _put_entry(desired: Desired, *, is_urgent: bool = False) -> list[FileChange]
         if desired.choice.runtime != "crio":
             return (path,), changes
         # CRI-O skips a list whose plugin is missing, and takes the next one: that one must not lead past us.
-        also, entered = entries.enter(source, entry, desired.replaced)
-        return (path, also), changes + entered
+        main_path, entered = entries.enter(source, entry, desired.replaced)
+        return (path, main_path), changes + entered
 
     entry = {"type": PLUGIN} | desired.entry
     targets, changes = retry_on_conflict(put, desired.conf_dir)
@@ -179,6 +176,5 @@ def _write_own_list(desired: Desired, source: Network, entry: dict[str, Any]) ->
 
 
 def _take_out(conf_dir: str, all_but: tuple[str, ...] = ()) -> list[FileChange]:
-    """Take our entries out of all files but those."""
     paths = [path for path in paths_in(conf_dir) if path not in all_but]
     return [change for path in paths for change in retry_on_conflict(partial(entries.take_out, path), path)]

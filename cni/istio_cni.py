@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from capture.model.values import Value
-from capture.report.findings import Finding
+from capture.report.terminal import Finding
 from cni.networks import PLUGIN, Network, candidates
 from cni.runtimes import CONF_DIR, CONTAINERDS
 

@@ -98,10 +98,10 @@ class _Reader:
     def __init__(self, path: str) -> None:
         self.path = path
 
-    def mapping(self, value: object, what: str) -> dict[str, Any]:
+    def mapping(self, value: object, name: str) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
-        raise unusable(self.path, f"{what} is no mapping of names to values")
+        raise unusable(self.path, f"{name} is no mapping of names to values")
 
     def text(self, holder: dict[str, Any], key: str) -> str:
         value = holder.get(key)

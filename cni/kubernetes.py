@@ -70,10 +70,10 @@ def read_kubeconfig(path: str) -> Kubeconfig:
 
 def read_pod(kubeconfig: Kubeconfig, identity: Identity, deadline: float = DEADLINE) -> dict[str, Any]:
     """Return the object of a pod (core/v1, Pod); raise ``CniError`` after ``deadline`` seconds at the latest."""
-    for what, name in (("K8S_POD_NAMESPACE", identity.namespace), ("K8S_POD_NAME", identity.name)):
+    for key, name in (("K8S_POD_NAMESPACE", identity.namespace), ("K8S_POD_NAME", identity.name)):
         if not _is_name(name):
             raise CniError(
-                INVALID_ENVIRONMENT, f"CNI_ARGS: {what} is {name[:80]!r}, which is no valid name in Kubernetes"
+                INVALID_ENVIRONMENT, f"CNI_ARGS: {key} is {name[:80]!r}, which is no valid name in Kubernetes"
             )
 
     def as_pod(body: bytes) -> dict[str, Any]:
@@ -98,9 +98,6 @@ def _is_name(text: str) -> bool:
     """Whether a text can be the name of an object, and so part of a path (RFC 1123, "subdomain")."""
     plain = text.replace("-", "a").replace(".", "a")
     return len(text) <= 253 and plain.isascii() and plain.isalnum() and text[0] not in "-." and ".." not in text
-
-
-# --- one request, repeated until it is answered -----------------------------------------------------------------
 
 
 class _Question:
@@ -192,33 +189,34 @@ class _Question:
         return "\r\n".join([*lines, "", ""]).encode("ascii", "replace")
 
     def _refusal(self, answer: Answer) -> CniError | Transient:
-        """Return what a status other than 200 means."""
         status, words = answer.status, _message_of(answer.body)
-        what = f"{status} {words or answer.reason}"
+        refused = f"{status} {words or answer.reason}"
         if status == UNAUTHORIZED_STATUS:
             return CniError(
                 UNAUTHORIZED,
-                f"the API server does not accept our credentials: {what}",
+                f"the API server does not accept our credentials: {refused}",
                 f"The token or client certificate in {self.kubeconfig.path} is wrong or has expired."
                 " Tokens of service accounts live for an hour: name a 'tokenFile' that something renews.",
             )
         if status == FORBIDDEN_STATUS:
             return CniError(
                 FORBIDDEN,
-                f"the API server does not allow us to read pods: {what}",
+                f"the API server does not allow us to read pods: {refused}",
                 "Give the account a ClusterRole with the verb 'get' on 'pods', by a ClusterRoleBinding.",
             )
         if status == NOT_FOUND and words is not None:
             return Transient(
                 POD_NOT_FOUND,
-                f"the API server does not have the pod: {what}",
+                f"the API server does not have the pod: {refused}",
                 "It has been deleted meanwhile, or 'server' in the kubeconfig is another cluster's.",
             )
         if status == TOO_MANY_REQUESTS or status >= SERVER_ERROR:
             after = answer.headers.get("retry-after", "")
             pause = float(after) if is_decimal(after, 6) else 0.0
-            return Transient(TRY_AGAIN_LATER, f"the API server cannot answer now: {what}", self._reach(), pause=pause)
-        return self._no_api(f"it says {what}")
+            return Transient(
+                TRY_AGAIN_LATER, f"the API server cannot answer now: {refused}", self._reach(), pause=pause
+            )
+        return self._no_api(f"it says {refused}")
 
     def _no_tls(self, error: _ssl.SSLError) -> CniError | Transient:
         """Return what an error of TLS means: a certificate that is not trusted, or a connection that ended."""
@@ -271,11 +269,7 @@ def _message_of(body: bytes) -> str | None:
     return str(plain.get("message", "")) if plain.get("kind") == "Status" else None
 
 
-# --- certificates and files ------------------------------------------------------------------------------------
-
-
 def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
-    """Return how the server is verified, and what we show it."""
     authority = _data_or_content(config, config.authority_data, config.authority_file)
     certificate = _data_or_content(config, config.certificate_data, config.certificate_file)
     key = _data_or_content(config, config.key_data, config.key_file)
@@ -303,13 +297,12 @@ def _data_or_content(config: Kubeconfig, data: str, path: str) -> bytes | None:
 
 
 def _content(path: str, kubeconfig_path: str) -> bytes:
-    """Return the content of a file that the kubeconfig is or names."""
     try:
         return read_file(path, MAX_FILE)
     except OSError as error:
-        what = "cannot be read" if path == kubeconfig_path else f"{path}, which it names, cannot be read"
+        problem = "cannot be read" if path == kubeconfig_path else f"{path}, which it names, cannot be read"
         raise CniError(
             BAD_KUBECONFIG,
-            f"kubeconfig {kubeconfig_path}: {what}: {error.strerror}",
+            f"kubeconfig {kubeconfig_path}: {problem}: {error.strerror}",
             "Put it there, or correct 'kubeconfig' in the plugin's entry.",
         ) from None

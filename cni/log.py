@@ -72,6 +72,7 @@ class PluginLog:
         self.pass_on(encode(line).encode() + b"\n")
 
     def _durations(self) -> dict[str, object]:
+        """Return what a line has of times; an agent's has nothing."""
         steps = {"steps_ms": self._steps_ms} if self._steps_ms else {}
         return {"ms": milliseconds(time.monotonic_ns() - self._started), **steps}
 

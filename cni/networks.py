@@ -164,9 +164,6 @@ def _checked(path: str, configuration: object) -> dict[str, Any]:
     return configuration
 
 
-# --- which one -------------------------------------------------------------------------------------------------
-
-
 def candidates(conf_dir: str, timeout: float | None = None) -> list[Candidate]:
     """Return the files that runtimes read, with what is in them."""
     return [_candidate(path, timeout) for path in paths_in(conf_dir)]
@@ -208,7 +205,6 @@ def _as_containerd(found: Sequence[Candidate]) -> Chosen:
 
 
 def _why_skipped(candidate: Candidate, choice: Choice) -> str:
-    """Return why a file is not taken; nothing if it may be."""
     network = candidate.network
     if network is None:
         return candidate.problem

@@ -23,7 +23,6 @@ from capture.errors import (
 )
 from capture.model.addresses import Network, parse_network
 from capture.state import decisions
-from capture.state.directory import STATE_DIRECTORY
 from cni import attachments, conf
 from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
 from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME, Configuration
@@ -92,11 +91,7 @@ NO_SOURCE = (
 IDS_OF_THE_PROXY = ("--proxy-uid", "--proxy-gid")
 """Options that only the pod's namespace can refuse: with ``hostUsers: false`` it has users of its own."""
 
-COMMANDS: dict[str, Callable[[Request], None]] = {
-    "ADD": add,
-    "CHECK": check,
-    "STATUS": status,
-}
+COMMANDS: dict[str, Callable[[Request], None]] = {"ADD": add, "CHECK": check, "STATUS": status}
 
 
 # --- ADD -------------------------------------------------------------------------------------------------------
@@ -110,11 +105,9 @@ def _add(request: Request, configuration: Configuration, log: PluginLog) -> None
         return
     _warn_of_full_table(log)
     with log.step("apply"):
-        applied, is_kept = _apply(request, desired)
+        applied = _apply(request, desired)
     for warning in applied.warnings:
         log.warn(warning)
-    if not is_kept:
-        log.warn(f"{STATE_DIRECTORY} cannot be written: CHECK will have to look the pod up again")
     for note in applied.notes:
         log.info(note)
     log.info(
@@ -208,8 +201,7 @@ def _warn_of_full_table(log: PluginLog) -> None:
         )
 
 
-def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
-    """Write the rules in the pod's namespace; return what was done, and whether it is remembered."""
+def _apply(request: Request, settings: Settings) -> Applied:
     from capture.operations.change import apply_here
     from capture.state.netns import InNamespace, namespace_id, own_namespace, refuse_host
     from cni import loopback
@@ -221,9 +213,9 @@ def _apply(request: Request, settings: Settings) -> tuple[Applied, bool]:
             raise HostNamespaceError
         refuse_host(allowed=False)
         # Before the rules: a plugin that is killed while writing them leaves nothing that DEL does not find.
-        is_kept = attachments.keep(request.network, request.container_id, request.interface, namespace_id())
+        attachments.keep(request.network, request.container_id, request.interface, namespace_id())
         loopback.wait_for_loopback()
-        return apply_here(settings, host), is_kept
+        return apply_here(settings, host)
 
 
 def _host(request: Request) -> Host:
@@ -374,7 +366,6 @@ def _logged(request: Request, work: Callable[[PluginLog], None]) -> None:
 
 
 def _as_cni_error(error: CaptureError, request: Request) -> CniError:
-    """Return an error of the capture as one of the specification."""
     if isinstance(error, ConfigurationError) and error.option in IDS_OF_THE_PROXY:
         pod = f"{request.arguments.get('K8S_POD_NAMESPACE')}/{request.arguments.get('K8S_POD_NAME')}"
         remedy = "Give istio-proxy a runAsUser and runAsGroup that the pod's user namespace has."

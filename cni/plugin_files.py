@@ -106,7 +106,6 @@ def _install_bundle(source: str, bin_dir: str) -> list[FileChange]:
 
 
 def _copy_bundle(source: str, bundle: str) -> None:
-    """Copy a bundle and try the copy; it replaces a damaged one of the same name."""
     bin_dir = os.path.dirname(bundle)
     temporary = atomic_files.temporary_name(bundle)
     os.mkdir(temporary, 0o700)

@@ -105,9 +105,6 @@ def _bad_status(status: str) -> ConfigurationError:
     return ConfigurationError(STATUS_ANNOTATION, status, f"annotation {STATUS_ANNOTATION}", expected)
 
 
-# --- the environment that an annotation gives the proxy -----------------------------------------------------------
-
-
 def proxy_metadata(annotation: str) -> dict[str, str]:
     """Return the variables that the annotation ``proxy.istio.io/config`` gives to the proxy.
 
@@ -128,27 +125,18 @@ def _as_text(value: object) -> str:
 
 def _pairs_of_yaml(text: str) -> dict[str, str]:
     """Return the pairs behind the word ``proxyMetadata``; of several with one name the first."""
-    lines = [_without_comment(line) for line in text.splitlines()]
+    lines = [line.partition(" #")[0].rstrip() for line in text.splitlines() if not line.lstrip().startswith("#")]
     before, _, behind = "\n".join(filter(None, lines)).partition(METADATA)
     first, *others = behind.lstrip("\"' :").split("\n")
     if "{" not in first:
-        others = _deeper(others, _indent(before.rpartition("\n")[2]))
+        depth = _indent(before.rpartition("\n")[2])  # the block ends at a line that is no deeper than its name
+        others = others[: next((at for at, line in enumerate(others) if _indent(line) <= depth), None)]
     pairs: dict[str, str] = {}
     for piece in "\n".join([first, *others]).translate(SEPARATORS).split("\n"):
         name, colon, value = piece.partition(":")
         if colon:
             pairs.setdefault(_unquoted(name), _unquoted(value))
     return pairs
-
-
-def _without_comment(line: str) -> str:
-    return "" if line.lstrip().startswith("#") else line.partition(" #")[0].rstrip()
-
-
-def _deeper(lines: list[str], depth: int) -> list[str]:
-    """Return the lines of a block: it ends at the first one that is no deeper than its name."""
-    end = next((number for number, line in enumerate(lines) if _indent(line) <= depth), len(lines))
-    return lines[:end]
 
 
 def _indent(line: str) -> int:

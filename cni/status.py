@@ -9,8 +9,7 @@ from typing import Any
 
 from capture.model.text import duration
 from capture.model.values import Value
-from capture.report.findings import HANG, Finding, print_findings
-from capture.report.terminal import print_lines
+from capture.report.terminal import HANG, Finding, print_findings, print_lines
 from capture.state.json_text import JsonError, decode, encode
 from cni import istio_cni, kubernetes, runtimes, trial
 from cni.conf import KUBERNETES
@@ -86,8 +85,6 @@ def _with_entry(found: list[Candidate]) -> list[str]:
     return [each.path for each in found if each.network and each.network.entries]
 
 
-# --- the list --------------------------------------------------------------------------------------------------
-
 INSTALL = "`capture cni install`"
 AGAIN = f"Install it again: {INSTALL}."
 NO_LIST = "Install a network plugin, or name the directory that the runtime reads: --conf-dir."
@@ -134,9 +131,6 @@ def _about_own_list(found: list[Candidate], taken: Network) -> Iterator[Finding]
         yield Finding("network", "own list", "warning", message, f"{INSTALL} --own-config makes it anew.")
 
 
-# --- the plugin ------------------------------------------------------------------------------------------------
-
-
 def _about_plugin(path: str, taken: Network | None, entry: dict[str, Any] | None) -> Iterator[Finding]:
     if not os.path.lexists(path):
         yield Finding("plugin", "file", "error" if entry else "note", f"{path} is missing", f"Install it: {INSTALL}.")
@@ -164,9 +158,6 @@ def _about_plugin(path: str, taken: Network | None, entry: dict[str, Any] | None
             yield Finding("plugin", "STATUS", "error", problem, ENTRY_REMEDY)
         else:
             yield Finding("plugin", "STATUS", "ok", "a pod could be captured now")
-
-
-# --- which sources know about pods -----------------------------------------------------------------------------------
 
 
 def _about_kubeconfig(entry: dict[str, Any] | None) -> Iterator[Finding]:
@@ -210,8 +201,6 @@ def _about_token(path: str, text: str) -> Finding:
 def _age_of(path: str) -> str:
     return duration(time.time() - os.stat(path).st_mtime)
 
-
-# --- what it has decided ---------------------------------------------------------------------------------------
 
 SHOWN = ("time", "level", "namespace", "pod", "message", "reason", "code")
 

@@ -108,6 +108,6 @@ def interpreter_of(path: str) -> str:
         words = start[2:].partition(b"\n")[0].split()
         return os.fsdecode(words[0]) if words else ""
     if start.startswith(b"\x7fELF"):
-        place = start.find(b"/lib", 64)  # the text of PT_INTERP follows the program headers
-        return os.fsdecode(start[place:].partition(b"\0")[0]) if place >= 0 else ""
+        offset = start.find(b"/lib", 64)  # the text of PT_INTERP follows the program headers
+        return os.fsdecode(start[offset:].partition(b"\0")[0]) if offset >= 0 else ""
     return ""

@@ -72,11 +72,11 @@ def parse(arguments: Sequence[str], options: Iterable[Option[Any]], found: Comma
 
 def _command(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
     """Return the leading word, if it is one, and the rest: flags of every command of pilot-agent may come before it."""
-    place = 0
-    while place < len(arguments) and (length := _persistent(arguments[place])):
-        place += length
-    if place < len(arguments) and arguments[place] in (SUBCOMMAND, CLEAN_SUBCOMMAND, VERSION_SUBCOMMAND):
-        return arguments[place], [*arguments[:place], *arguments[place + 1 :]]
+    index = 0
+    while index < len(arguments) and (length := _persistent(arguments[index])):
+        index += length
+    if index < len(arguments) and arguments[index] in (SUBCOMMAND, CLEAN_SUBCOMMAND, VERSION_SUBCOMMAND):
+        return arguments[index], [*arguments[:index], *arguments[index + 1 :]]
     return "", arguments
 
 

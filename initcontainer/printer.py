@@ -48,7 +48,6 @@ class Printer:
             print(text)
 
     def warn(self, warnings: Iterable[str]) -> None:
-        """Print warnings."""
         if self._level < WARN:
             return
         if not self._is_json:

@@ -124,8 +124,8 @@ class Chooser:
         if found:
             packet, arrives_on = found
             if outside.answers_come_back(family, address_text(family, packet.destination.first)):
-                us = Credentials(os.geteuid(), os.getegid())
-                return Probe("inbound", packet.destination, packet.port, us, arrives_on, outside.path)
+                dialler = Credentials(os.geteuid(), os.getegid())
+                return Probe("inbound", packet.destination, packet.port, dialler, arrives_on, outside.path)
             why = "the pod's routes send answers elsewhere (source-based routing)"
         return Proof(f"{FAMILY_NAMES[family]} inbound from outside: {why}", holds=False)
 

@@ -73,13 +73,13 @@ class Prover:
 
     def _begin(self, probe: Probe) -> None:
         """Listen where a probe must arrive, if no other process does, and start to dial."""
-        place = (probe.destination.family, probe.arrives_on)
+        endpoint = (probe.destination.family, probe.arrives_on)
         is_taken = False
-        if place not in self._listeners:
-            listener = _listener(*place, transparent=self._transparent)
+        if endpoint not in self._listeners:
+            listener = _listener(*endpoint, transparent=self._transparent)
             is_taken = listener is None
             if listener is not None:
-                self._listeners[place] = listener
+                self._listeners[endpoint] = listener
         if not is_taken and self._transparent and probe.side == "inbound" and missing("NET_ADMIN"):
             self._note(probe, "not permitted to listen as a transparent proxy does (capability NET_ADMIN)", holds=False)
             return

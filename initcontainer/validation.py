@@ -47,7 +47,6 @@ class Validation(Value):
     proofs: tuple[Proof, ...]
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines to print."""
         yield from (f"validated: {proof.message}" for proof in self.proofs if proof.holds)
         yield from (f"not validated: {proof.message}" for proof in self.proofs if not proof.holds)
 

@@ -71,7 +71,7 @@ def _report(workload: Workload) -> dict[str, Any]:
 
 def _carrier(workload: Workload) -> tuple[str, str]:
     """Return the carrier of a pod's capture, or "" and why it is not captured."""
-    names = [one.get("name") for one in containers_of(workload.pod["spec"])]
+    names = [each.get("name") for each in containers_of(workload.pod["spec"])]
     if workload.pod["spec"].get("hostNetwork"):
         return "", "it uses the node's network (hostNetwork)"
     if INIT_CONTAINER in names:

@@ -19,7 +19,7 @@ from injection.inject import inject as inject_text
 from injection.policy import VERSIONS, policy_objects
 from injection.remove import remove
 from injection.settings import parse_set
-from injection.template import ENVOY_IMAGE, INIT_IMAGE, InjectionError, Template, read_fragment, read_world_of
+from injection.template import ENVOY_IMAGE, INIT_IMAGE, InjectionError, Template, read_fragment, read_mesh_files
 from injection.yaml_text import as_yaml
 
 TYPE_CHECKING = False
@@ -79,9 +79,7 @@ class InjectionRequest(Value):
     "-n", "--namespace", default="default", show_default=True, metavar="NAME", help="Namespace of what names none."
 )
 @click.option(
-    "--check",
-    is_flag=True,
-    help="Write nothing; print what would be captured of each workload, and what is dangerous.",
+    "--check", is_flag=True, help="Write nothing; print what would be captured of each workload, and what is dangerous."
 )
 @click.option("--cluster", is_flag=True, help="With --check: check the running pods, by kubectl.")
 @click.option("--remove", "removes", is_flag=True, help="Take out what was injected.")
@@ -156,7 +154,7 @@ def _request(  # each is an option
         image=image,
         init_image=init_image,
         fragment=read_fragment(proxy_file) if proxy_file else None,
-        world=read_world_of(mesh_files),
+        mesh_objects=read_mesh_files(mesh_files),
     )
     return InjectionRequest(template, parse_set(sets), namespace)
 

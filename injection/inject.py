@@ -126,7 +126,7 @@ def _require_understood(workload: Workload) -> None:
                 raise InjectionError(
                     f"{workload}: {kind} {name}: invalid value {shown}: expected a string; put it in quotes"
                 )
-    names = [one.get("name") for one in containers_of(workload.pod["spec"])]
+    names = [each.get("name") for each in containers_of(workload.pod["spec"])]
     twice = next((name for name in names if name is not None and names.count(name) > 1), None)
     if twice is not None:
         raise InjectionError(f"{workload}: two containers have the name {twice}")
@@ -215,7 +215,7 @@ def _write_list(target: Text, spec: Node, key: str, plan: Plan, workload: Worklo
         return []
     name, node = found
     if needs_writing_anew(node):
-        existing = [one for one in workload.pod["spec"].get(key) or [] if one.get("name") not in plan.taken]
+        existing = [each for each in workload.pod["spec"].get(key) or [] if each.get("name") not in plan.taken]
         target.write_anew(node, [*first, *existing, *last])
         return []
     return target.change_list(name, node, first, last, _taken_from(spec, key, plan))

@@ -47,7 +47,6 @@ class Text:
         self.edits.append(Edit(position, position, text))
 
     def replace(self, start: int, end: int, text: str) -> None:
-        """Replace a piece of text."""
         self.edits.append(Edit(start, end, text))
 
     def remove_lines(self, start: int, end: int) -> None:
@@ -180,7 +179,10 @@ class Text:
         text = flow(value)
         if alias and isinstance(value, dict):
             text = (
-                "{<<: *" + str(node.value) + "".join(f", {flow(key)}: {flow(one)}" for key, one in value.items()) + "}"
+                "{<<: *"
+                + str(node.value)
+                + "".join(f", {flow(key)}: {flow(each)}" for key, each in value.items())
+                + "}"
             )
         self.replace(start, end, f" {text}" if start == end else text)
 

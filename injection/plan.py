@@ -11,19 +11,12 @@ import copy
 from capture.errors import CaptureError
 from capture.model.conventions import MAX_ID, PROXY_ID
 from capture.model.values import Value
-from capture.settings import options as option
+from capture.settings import options
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
 from cni.pod import PROXY_CONFIG_ANNOTATION, STATUS_ANNOTATION, proxy_metadata
 from injection.pods import containers_of
 from injection.settings import PodSettings
-from injection.template import (
-    AUTO,
-    InjectionError,
-    as_native,
-    init_container,
-    validation_container,
-    with_variables,
-)
+from injection.template import AUTO, InjectionError, as_native, init_container, validation_container, with_variables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +52,7 @@ def make_plan(workload: Workload, template: Template, base: Settings) -> Plan:
     Raises InjectionError or ConfigurationError whose text names the workload and the annotation.
     """
     spec = workload.pod["spec"]
-    own = {one["name"]: one for one in containers_of(spec) if one.get("name")}
+    own = {each["name"]: each for each in containers_of(spec) if each.get("name")}
     if template.uses_plugin and INIT_CONTAINER in own:
         raise InjectionError(
             f"{workload}: container {INIT_CONTAINER}: the CNI plugin leaves pods alone that have one",
@@ -77,7 +70,7 @@ def make_plan(workload: Workload, template: Template, base: Settings) -> Plan:
 
 def pod_settings(workload: Workload, template: Template, base: Settings) -> PodSettings:
     """Return the settings of a pod; InjectionError names the annotation that cannot be used."""
-    own = next((one for one in containers_of(workload.pod["spec"]) if one.get("name") == PROXY_CONTAINER), {})
+    own = next((each for each in containers_of(workload.pod["spec"]) if each.get("name") == PROXY_CONTAINER), {})
     fragment = template.proxy_of_fragment()
     context = {**(fragment.get("securityContext") or {}), **(own.get("securityContext") or {})}
     metadata = proxy_metadata(workload.annotations.get(PROXY_CONFIG_ANNOTATION, ""))
@@ -93,8 +86,8 @@ def pod_settings(workload: Workload, template: Template, base: Settings) -> PodS
 
 def proxy_ids(base: Settings, context: Mapping[str, Any]) -> tuple[int, int]:
     """Return user and group of the proxy: by its security context, else as for all pods. InjectionError."""
-    uid = _own_number(context, "runAsUser") or _number(base, option.PROXY_UID, PROXY_ID)
-    return uid, _own_number(context, "runAsGroup") or _number(base, option.PROXY_GID, uid)
+    uid = _own_number(context, "runAsUser") or _number(base, options.PROXY_UID, PROXY_ID)
+    return uid, _own_number(context, "runAsGroup") or _number(base, options.PROXY_GID, uid)
 
 
 def _own_number(context: Mapping[str, Any], field: str) -> int:
@@ -107,18 +100,18 @@ def _own_number(context: Mapping[str, Any], field: str) -> int:
     return value
 
 
-def _number(base: Settings, which: Any, default: int) -> int:
+def _number(base: Settings, option: Any, default: int) -> int:
     """Return the one user or group of the proxy."""
-    if which not in base.explicit or not base.text(which):
+    if option not in base.explicit or not base.text(option):
         return default
-    text = base.text(which)
+    text = base.text(option)
     if not text.isdecimal():
-        raise InjectionError(f"{which.name}: invalid value {text!r} ({base.origin(which)}): expected one number")
+        raise InjectionError(f"{option.name}: invalid value {text!r} ({base.origin(option)}): expected one number")
     return int(text)
 
 
 def _environment(container: Mapping[str, Any]) -> dict[str, str]:
-    return {one["name"]: one["value"] for one in container.get("env") or [] if isinstance(one.get("value"), str)}
+    return {each["name"]: each["value"] for each in container.get("env") or [] if isinstance(each.get("value"), str)}
 
 
 class _Planner:
@@ -139,15 +132,15 @@ class _Planner:
         native = self._is_native()
         self._before(native=native)
         others = self._template.others()
-        for one in others.init_containers:
-            self._put(self._first["initContainers"], one)
+        for each in others.init_containers:
+            self._put(self._first["initContainers"], each)
         self._put(
             self._first["initContainers"] if native else self._last["containers"], as_native(proxy) if native else proxy
         )
-        for one in others.containers:
-            self._put(self._last["containers"], one)
-        volumes = {one.get("name") for one in self._workload.pod["spec"].get("volumes") or []}
-        self._last["volumes"] += [one for one in others.volumes if one["name"] not in volumes]
+        for each in others.containers:
+            self._put(self._last["containers"], each)
+        volumes = {each.get("name") for each in self._workload.pod["spec"].get("volumes") or []}
+        self._last["volumes"] += [each for each in others.volumes if each["name"] not in volumes]
         annotations = self._settings.plugin_annotations() if self._template.uses_plugin else {}
         return Plan(annotations, self._first, self._last, frozenset(self._taken), self._settings)
 
@@ -198,9 +191,11 @@ def merged(added: Any, users: Any) -> Any:
 
 
 def _merged_list(added: list[Any], users: list[Any], key: str) -> list[Any]:
-    entries = {one.get(key): one for one in added}
-    for one in users:
-        entries[one.get(key)] = merged(entries[one.get(key)], one) if one.get(key) in entries else copy.deepcopy(one)
+    entries = {each.get(key): each for each in added}
+    for each in users:
+        entries[each.get(key)] = (
+            merged(entries[each.get(key)], each) if each.get(key) in entries else copy.deepcopy(each)
+        )
     return list(entries.values())
 
 
@@ -212,7 +207,7 @@ def with_plan(pod: dict[str, Any], plan: Plan, status: str) -> dict[str, Any]:
     pod["metadata"] = metadata
     spec = pod["spec"]
     for key in LISTS:
-        existing = [one for one in spec.get(key) or [] if not _is_taken(one, key, plan)]
+        existing = [each for each in spec.get(key) or [] if not _is_taken(each, key, plan)]
         entries = [*plan.first[key], *existing, *plan.last[key]]
         if entries or key in spec:
             spec[key] = entries or spec[key]
@@ -227,7 +222,7 @@ def status_of(plan: Plan, notes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the status in Istio's form, which the CNI plugin and istioctl read; and notes for taking it out again."""
 
     def names(key: str) -> list[str] | None:
-        return [one["name"] for one in (*plan.first[key], *plan.last[key])] or None
+        return [each["name"] for each in (*plan.first[key], *plan.last[key])] or None
 
     return {
         "initContainers": names("initContainers"),

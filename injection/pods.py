@@ -44,12 +44,10 @@ class Workload(Value):
 
     @property
     def labels(self) -> dict[str, str]:
-        """Return the labels of the pod."""
         return _mapping(_mapping(self.pod.get("metadata")).get("labels"))
 
     @property
     def annotations(self) -> dict[str, str]:
-        """Return the annotations of the pod."""
         return _mapping(_mapping(self.pod.get("metadata")).get("annotations"))
 
 
@@ -121,4 +119,4 @@ def at(plain: Any, path: Path) -> Any:
 
 def containers_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
     """Return all containers of a pod, init containers first."""
-    return [one for key in ("initContainers", "containers") for one in spec.get(key) or [] if isinstance(one, dict)]
+    return [each for key in ("initContainers", "containers") for each in spec.get(key) or [] if isinstance(each, dict)]

@@ -63,7 +63,7 @@ def literal(value: object) -> str:
         whole = value.startswith(MARK) and value.endswith(MARK) and len(value) > 1
         return value[1:-1] if whole else json.dumps(value)
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)}: dyn({literal(one)})" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(key)}: dyn({literal(each)})" for key, each in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(literal, value)) + "]"
     return json.dumps(value)
@@ -105,7 +105,7 @@ def policy_objects(template: Template, base: Settings, version: str = "v1") -> l
 
 
 def _refuse_what_needs_the_pod(template: Template) -> None:
-    for telemetry in template.world.telemetries:
+    for telemetry in template.mesh_objects.telemetries:
         if telemetry.selector:
             raise InjectionError(
                 f"{telemetry.origin}: spec.selector: one bootstrap is for all pods here",
@@ -149,7 +149,7 @@ class _Policy:
                     ]
                 },
             },
-            "variables": [{"name": one.name, "expression": one.expression} for one in self._variables()],
+            "variables": [{"name": each.name, "expression": each.expression} for each in self._variables()],
             "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": self._patches()}}],
         }
 
@@ -199,10 +199,10 @@ class _Policy:
         ports: tuple[Option[Any], ...] = (option.PROXY_PORT, option.INBOUND_CAPTURE_PORT)
         chosen: tuple[Option[Any], ...] = IF_GIVEN
         networks = (option.OUTBOUND_NETWORKS, option.EXCLUDED_OUTBOUND_NETWORKS, option.INBOUND_PORTS)
-        always = [SUBCOMMAND, *(word for one in ports for word in (f"-{one.short}", fixed.text(one)))]
+        always = [SUBCOMMAND, *(word for each in ports for word in (f"-{each.short}", fixed.text(each)))]
         always += ["-u", expression("variables.uid"), "-m", expression("variables.mode")]
-        for one in networks:
-            always += [f"-{one.short}", expression(_annotation(one, self._base.text(one)))]
+        for each in networks:
+            always += [f"-{each.short}", expression(_annotation(each, self._base.text(each)))]
         always += ["-d", expression("variables.excluded")]
         parts = [literal(always), *map(self._if_given, chosen)]
         if fixed.gid != fixed.uid:
@@ -210,11 +210,11 @@ class _Policy:
         rest = [word for word in fixed.arguments() if word.startswith("--")]
         return " + ".join([*parts, *([literal(rest)] if rest else [])])
 
-    def _if_given(self, one: Option[Any]) -> str:
-        pair = literal([f"-{one.short}", expression(_annotation(one, self._base.text(one)))])
-        if one in self._base.explicit:
+    def _if_given(self, each: Option[Any]) -> str:
+        pair = literal([f"-{each.short}", expression(_annotation(each, self._base.text(each)))])
+        if each in self._base.explicit:
             return pair
-        given = " || ".join(f"'{name}' in {ANNOTATIONS}" for name in one.annotations)
+        given = " || ".join(f"'{name}' in {ANNOTATIONS}" for name in each.annotations)
         return f"({given} ? {pair} : [])"
 
     # -- what is put in
@@ -263,16 +263,18 @@ class _Policy:
     def _of_fragment(self) -> list[str]:
         others = self._template.others()
         parts = [
-            _if(_is_missing(one["name"]), _add("/spec/initContainers/0", literal(one)))
-            for one in reversed(others.init_containers)
+            _if(_is_missing(each["name"]), _add("/spec/initContainers/0", literal(each)))
+            for each in reversed(others.init_containers)
         ]
-        parts += [_if(_is_missing(one["name"]), _add("/spec/containers/-", literal(one))) for one in others.containers]
+        parts += [
+            _if(_is_missing(each["name"]), _add("/spec/containers/-", literal(each))) for each in others.containers
+        ]
         if others.volumes:
             parts.append(_if("!has(object.spec.volumes)", _add("/spec/volumes", "[]")))
         return parts + [
-            _if(f"!has(object.spec.volumes) || !object.spec.volumes.exists(v, v.name == '{one['name']}')",
-                _add("/spec/volumes/-", literal(one)))
-            for one in others.volumes
+            _if(f"!has(object.spec.volumes) || !object.spec.volumes.exists(v, v.name == '{each['name']}')",
+                _add("/spec/volumes/-", literal(each)))
+            for each in others.volumes
         ]  # fmt: skip
 
     def _annotations(self) -> list[str]:
@@ -298,13 +300,13 @@ class _Policy:
         others = self._template.others()
 
         def text(*, native: bool, captured: bool) -> str:
-            init = [one["name"] for one in others.init_containers] + ([PROXY_CONTAINER] if native else [])
-            late = [one["name"] for one in others.containers] + ([] if native else [PROXY_CONTAINER])
+            init = [each["name"] for each in others.init_containers] + ([PROXY_CONTAINER] if native else [])
+            late = [each["name"] for each in others.containers] + ([] if native else [PROXY_CONTAINER])
             names = ([first] if captured else []) + init
             status = {
                 "initContainers": names or None,
                 "containers": late or None,
-                "volumes": [one["name"] for one in others.volumes] or None,
+                "volumes": [each["name"] for each in others.volumes] or None,
                 "imagePullSecrets": None,
                 "revision": decision.DEFAULT_REVISION,
             }
@@ -333,17 +335,18 @@ def _named(name: str, default: str) -> str:
     return f"('{name}' in {ANNOTATIONS} ? string({ANNOTATIONS}['{name}']) : {json.dumps(default)})"
 
 
-def _annotation(one: Option[Any], default: str) -> str:
+def _annotation(each: Option[Any], default: str) -> str:
     """Return the text of the first annotation of an option that is there, else the default."""
     text = json.dumps(default)
-    for name in reversed(one.annotations):
+    for name in reversed(each.annotations):
         text = f"('{name}' in {ANNOTATIONS} ? string({ANNOTATIONS}['{name}']) : {text})"
     return text
 
 
 def _names_of(annotation: str) -> tuple[str, ...]:
-    """Return all names of the option that has this annotation."""
-    return next((one.annotations for one in OPTIONS_BY_FLAG.values() if annotation in one.annotations), (annotation,))
+    return next(
+        (each.annotations for each in OPTIONS_BY_FLAG.values() if annotation in each.annotations), (annotation,)
+    )
 
 
 def _injects() -> str:

@@ -145,8 +145,8 @@ class _Remover:
 def unshared(value: Any) -> Any:
     """Return a copy in which nothing is in two places, as aliases make it."""
     if isinstance(value, dict):
-        return {key: unshared(one) for key, one in value.items()}
-    return [unshared(one) for one in value] if isinstance(value, list) else value
+        return {key: unshared(each) for key, each in value.items()}
+    return [unshared(each) for each in value] if isinstance(value, list) else value
 
 
 def put(documents: list[Any], number: int, workload: Workload, pod: dict[str, Any]) -> None:
@@ -179,7 +179,7 @@ def _restore(spec: dict[str, Any], key: str, added: list[str], taken: list[list[
     """Take our entries out of a list, and put back what injection took out of it."""
     if not isinstance(spec.get(key), list):
         return
-    items = [one for one in spec[key] if not (isinstance(one, dict) and one.get("name") in added)]
+    items = [each for each in spec[key] if not (isinstance(each, dict) and each.get("name") in added)]
     for count, (after, text) in enumerate(taken):
         items[after + count : after + count] = _parsed_items(text)
     spec[key] = items

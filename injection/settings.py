@@ -9,8 +9,7 @@ from __future__ import annotations
 from capture.errors import ConfigurationError
 from capture.model.conventions import PROXY_ID
 from capture.model.values import Value
-from capture.settings import options as option
-from capture.settings import parsers
+from capture.settings import options, parsers
 from capture.settings.options import OPTIONS, RULE_OPTIONS
 from capture.settings.settings import Given, Settings, from_environment
 from initcontainer.arguments import SUBCOMMAND, parse
@@ -28,20 +27,21 @@ ENVOY_PORTS = "15090,15021"
 NO_CAPTURE = "NONE"
 """The interception mode of pods whose traffic is not captured: a proxy, but no ``istio-init``."""
 
-OPTIONS_BY_FLAG = {one.flag: one for one in RULE_OPTIONS if one.flag}
+OPTIONS_BY_FLAG = {option.flag: option for option in RULE_OPTIONS if option.flag}
 
 ALWAYS = (
-    option.PROXY_PORT, option.INBOUND_CAPTURE_PORT, option.PROXY_UID, option.INTERCEPTION_MODE,
-    option.OUTBOUND_NETWORKS, option.EXCLUDED_OUTBOUND_NETWORKS, option.INBOUND_PORTS, option.EXCLUDED_INBOUND_PORTS,
+    options.PROXY_PORT, options.INBOUND_CAPTURE_PORT, options.PROXY_UID, options.INTERCEPTION_MODE,
+    options.OUTBOUND_NETWORKS, options.EXCLUDED_OUTBOUND_NETWORKS,
+    options.INBOUND_PORTS, options.EXCLUDED_INBOUND_PORTS,
 )  # fmt: skip
 IF_GIVEN = (
-    option.OUTBOUND_PORTS, option.EXCLUDED_OUTBOUND_PORTS, option.REROUTED_INTERFACES, option.EXCLUDED_INTERFACES,
+    options.OUTBOUND_PORTS, options.EXCLUDED_OUTBOUND_PORTS, options.REROUTED_INTERFACES, options.EXCLUDED_INTERFACES,
 )  # fmt: skip
 """The options that Istio's template passes, in its order; the second group only if it is given."""
 
-BY_THE_PROXY = (option.PROXY_UID, option.PROXY_GID)
+BY_THE_PROXY = (options.PROXY_UID, options.PROXY_GID)
 """The options that the plugin reads from the proxy's container."""
-BY_ENVIRONMENT = (option.REDIRECT_DNS, option.DUAL_STACK, option.DROP_INVALID)
+BY_ENVIRONMENT = (options.REDIRECT_DNS, options.DUAL_STACK, options.DROP_INVALID)
 
 
 def parse_set(texts: tuple[str, ...]) -> Settings:
@@ -77,29 +77,29 @@ class PodSettings(Value):
     @property
     def mode(self) -> str:
         """Return REDIRECT, TPROXY or NONE."""
-        return self.text(option.INTERCEPTION_MODE) or "REDIRECT"
+        return self.text(options.INTERCEPTION_MODE) or "REDIRECT"
 
     @property
     def is_captured(self) -> bool:
         """Return whether anything is captured at all."""
         return self.mode != NO_CAPTURE
 
-    def annotated(self, which: Option[Any]) -> str | None:
+    def annotated(self, option: Option[Any]) -> str | None:
         """Return the value of the pod's annotations for an option."""
-        return next((self.annotations[name] for name in which.annotations if name in self.annotations), None)
+        return next((self.annotations[name] for name in option.annotations if name in self.annotations), None)
 
-    def is_given(self, which: Option[Any]) -> bool:
+    def is_given(self, option: Option[Any]) -> bool:
         """Return whether any source sets an option."""
-        return self.annotated(which) is not None or which in self.base.explicit
+        return self.annotated(option) is not None or option in self.base.explicit
 
-    def text(self, which: Option[Any]) -> str:
+    def text(self, option: Option[Any]) -> str:
         """Return the text that counts for an option of Istio's template."""
-        if which is option.EXCLUDED_INBOUND_PORTS:
+        if option is options.EXCLUDED_INBOUND_PORTS:
             return self._excluded_inbound_ports()
-        if which is option.PROXY_UID:
+        if option is options.PROXY_UID:
             return str(self.uid)
-        text = self.annotated(which)
-        return self.base.text(which) if text is None else text
+        text = self.annotated(option)
+        return self.base.text(option) if text is None else text
 
     def _excluded_inbound_ports(self) -> str:
         more = self._with_status_port()
@@ -107,9 +107,9 @@ class PodSettings(Value):
 
     def _with_status_port(self) -> str:
         """Return the ports that are left alone in addition to Envoy's own, the status port last; 0 is none."""
-        text = self.annotated(option.EXCLUDED_INBOUND_PORTS)
+        text = self.annotated(options.EXCLUDED_INBOUND_PORTS)
         if text is None:
-            given = self.base.explicit.get(option.EXCLUDED_INBOUND_PORTS)
+            given = self.base.explicit.get(options.EXCLUDED_INBOUND_PORTS)
             text = given.text if given else ""
         status = self.annotations.get(STATUS_PORT, DEFAULT_STATUS_PORT).strip()
         ports = text.split(",")
@@ -122,13 +122,13 @@ class PodSettings(Value):
     def arguments(self) -> list[str]:
         """Return the arguments of ``istio-init``; ConfigurationError for a value that cannot be used."""
         words = [SUBCOMMAND]
-        for one in (*ALWAYS, *(one for one in IF_GIVEN if self.is_given(one))):
-            words += [f"-{one.short}", self.text(one)]
+        for option in (*ALWAYS, *(option for option in IF_GIVEN if self.is_given(option))):
+            words += [f"-{option.short}", self.text(option)]
         if self.gid != self.uid:
             words += ["-g", str(self.gid)]
-        for one, given in self.base.explicit.items():
-            if one not in (*ALWAYS, *IF_GIVEN, option.PROXY_GID):
-                words.append(f"--{one.flag}={given.text}")
+        for option, given in self.base.explicit.items():
+            if option not in (*ALWAYS, *IF_GIVEN, options.PROXY_GID):
+                words.append(f"--{option.flag}={given.text}")
         return words
 
     def plugin_annotations(self) -> dict[str, str]:
@@ -141,22 +141,24 @@ class PodSettings(Value):
             return needed
         if self.mode == "TPROXY" and self.uid != PROXY_ID:
             # Then the proxy is root, of whom the plugin learns no other number.
-            self._refuse(option.PROXY_UID, self.base.explicit.get(option.PROXY_UID, Given(str(self.uid), "runAsUser")))
-        for one, given in self.base.explicit.items():
-            if one.annotations and self.annotated(one) is None and one is not option.EXCLUDED_INBOUND_PORTS:
-                needed[one.annotations[0]] = given.text
-            elif not one.annotations and one not in BY_THE_PROXY and given.text != one.default:
-                self._refuse(one, given)
-        if not self.is_given(option.EXCLUDED_OUTBOUND_PORTS):
-            needed[option.EXCLUDED_OUTBOUND_PORTS.annotations[0]] = ""  # the plugin's default is 15020
+            self._refuse(
+                options.PROXY_UID, self.base.explicit.get(options.PROXY_UID, Given(str(self.uid), "runAsUser"))
+            )
+        for option, given in self.base.explicit.items():
+            if option.annotations and self.annotated(option) is None and option is not options.EXCLUDED_INBOUND_PORTS:
+                needed[option.annotations[0]] = given.text
+            elif not option.annotations and option not in BY_THE_PROXY and given.text != option.default:
+                self._refuse(option, given)
+        if not self.is_given(options.EXCLUDED_OUTBOUND_PORTS):
+            needed[options.EXCLUDED_OUTBOUND_PORTS.annotations[0]] = ""  # the plugin's default is 15020
         ports = self._with_status_port()
-        if ports != (self.annotated(option.EXCLUDED_INBOUND_PORTS) or "") and ports != DEFAULT_STATUS_PORT:
-            needed[option.EXCLUDED_INBOUND_PORTS.annotations[0]] = ports
+        if ports != (self.annotated(options.EXCLUDED_INBOUND_PORTS) or "") and ports != DEFAULT_STATUS_PORT:
+            needed[options.EXCLUDED_INBOUND_PORTS.annotations[0]] = ports
         return needed
 
-    def _refuse(self, one: Option[Any], given: Given) -> None:
+    def _refuse(self, option: Option[Any], given: Given) -> None:
         raise ConfigurationError(
-            one.name,
+            option.name,
             given.text,
             given.origin,
             "nothing, because no annotation sets it for the CNI plugin; put it into the plugin's network configuration",
@@ -165,7 +167,7 @@ class PodSettings(Value):
     @property
     def plugin_leaves_more(self) -> bool:
         """Return whether the plugin leaves port 15020 alone although the arguments would not."""
-        return DEFAULT_STATUS_PORT not in self.text(option.EXCLUDED_INBOUND_PORTS).split(",")
+        return DEFAULT_STATUS_PORT not in self.text(options.EXCLUDED_INBOUND_PORTS).split(",")
 
     def checked(self) -> Settings:
         """Return the settings that the arguments mean; ConfigurationError whose origin names the annotation."""
@@ -173,24 +175,24 @@ class PodSettings(Value):
         flags = parse(self.arguments(), OPTIONS).flags
         environment = from_environment(self.environment, BY_ENVIRONMENT, " of the proxy")
         explicit = {**environment.explicit}
-        for one, text in flags.items():
-            explicit[one] = Given(text, self._origin(one))
+        for option, text in flags.items():
+            explicit[option] = Given(text, self._origin(option))
         if self.mode == NO_CAPTURE:
-            explicit[option.INTERCEPTION_MODE] = Given("REDIRECT", "default")
+            explicit[options.INTERCEPTION_MODE] = Given("REDIRECT", "default")
         return Settings(explicit, environment.warnings).checked()
 
     def _check_ports(self) -> None:
         """Check the ports that are joined with others into one argument while they are as the pod has them."""
-        ports = self.annotated(option.EXCLUDED_INBOUND_PORTS)
+        ports = self.annotated(options.EXCLUDED_INBOUND_PORTS)
         if ports is not None:
-            given = Given(ports, self._origin(option.EXCLUDED_INBOUND_PORTS))
-            Settings({option.EXCLUDED_INBOUND_PORTS: given}).checked()
+            given = Given(ports, self._origin(options.EXCLUDED_INBOUND_PORTS))
+            Settings({options.EXCLUDED_INBOUND_PORTS: given}).checked()
         status = self.annotations.get(STATUS_PORT, "").strip()
         if status not in ("", "0") and not is_port(status):
             raise ConfigurationError(
                 STATUS_PORT, status, f"annotation {STATUS_PORT}", "a port (1-65535), or 0 for none"
             )
 
-    def _origin(self, one: Option[Any]) -> str:
-        name = next((name for name in one.annotations if name in self.annotations), "")
-        return f"annotation {name}" if name else self.base.origin(one)
+    def _origin(self, option: Option[Any]) -> str:
+        name = next((name for name in option.annotations if name in self.annotations), "")
+        return f"annotation {name}" if name else self.base.origin(option)

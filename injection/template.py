@@ -16,7 +16,7 @@ from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, with_dns_of_al
 from capture.state.input import origin_of, read_input
 from injection.settings import BY_ENVIRONMENT
 from injection.shape import FRAGMENT
-from sidecar.bootstrap import World, render
+from sidecar.bootstrap import MeshObjects, render
 from sidecar.documents import documents, load_yaml
 from sidecar.fields import Fields
 from sidecar.objects import MeshPod
@@ -63,27 +63,26 @@ class Template(Value):
     image: str = ENVOY_IMAGE
     init_image: str = INIT_IMAGE
     fragment: Fragment | None = None
-    world: World = World()
+    mesh_objects: MeshObjects = MeshObjects()
 
     def proxy(self, workload: Workload, settings: PodSettings) -> Container:
-        """Return the proxy's container."""
         if self.fragment is not None:
             return self.proxy_of_fragment()
-        return _envoy(self.image, _bootstrap(self.world, workload, settings), settings)
+        return _envoy(self.image, _bootstrap(self.mesh_objects, workload, settings), settings)
 
     def others(self) -> Fragment:
         """Return what a fragment has in addition to the proxy."""
         if self.fragment is None:
             return Fragment()
         return self.fragment.replace(
-            init_containers=tuple(one for one in self.fragment.init_containers if one["name"] != PROXY_CONTAINER),
-            containers=tuple(one for one in self.fragment.containers if one["name"] != PROXY_CONTAINER),
+            init_containers=tuple(each for each in self.fragment.init_containers if each["name"] != PROXY_CONTAINER),
+            containers=tuple(each for each in self.fragment.containers if each["name"] != PROXY_CONTAINER),
         )
 
     def proxy_of_fragment(self) -> Container:
         """Return the proxy of the fragment; nothing without a fragment."""
         fragment = self.fragment or Fragment()
-        found = [one for one in (*fragment.init_containers, *fragment.containers) if one["name"] == PROXY_CONTAINER]
+        found = [each for each in (*fragment.init_containers, *fragment.containers) if each["name"] == PROXY_CONTAINER]
         return dict(found[0]) if found else {}
 
 
@@ -98,13 +97,13 @@ def read_fragment(name: str) -> Fragment:
     if misfit:
         raise InjectionError(f"{origin_of(name)}: {misfit}")
     lists = {
-        key: [dict(one.plain()) for one in fields.objects(key)] for key in ("initContainers", "containers", "volumes")
+        key: [dict(each.plain()) for each in fields.objects(key)] for key in ("initContainers", "containers", "volumes")
     }
     for key, entries in lists.items():
-        if any(not isinstance(one.get("name"), str) for one in entries):
+        if any(not isinstance(each.get("name"), str) for each in entries):
             raise fields.error(key, "expected a name in each")
     fragment = Fragment(tuple(lists["initContainers"]), tuple(lists["containers"]), tuple(lists["volumes"]))
-    proxies = [one for one in (*fragment.init_containers, *fragment.containers) if one["name"] == PROXY_CONTAINER]
+    proxies = [each for each in (*fragment.init_containers, *fragment.containers) if each["name"] == PROXY_CONTAINER]
     if len(proxies) != 1:
         raise InjectionError(f"{origin_of(name)}: expected one container {PROXY_CONTAINER}, found {len(proxies)}")
     if not proxies[0].get("image"):
@@ -112,20 +111,20 @@ def read_fragment(name: str) -> Fragment:
     return fragment
 
 
-def read_world_of(names: tuple[str, ...]) -> World:
+def read_mesh_files(names: tuple[str, ...]) -> MeshObjects:
     """Return the mesh objects of files, for the bootstrap."""
-    from sidecar.bootstrap import read_world
+    from sidecar.bootstrap import read_mesh_objects
 
-    return read_world([one for name in names for one in documents(read_input(name), origin_of(name))])
+    return read_mesh_objects([each for name in names for each in documents(read_input(name), origin_of(name))])
 
 
 # --- the proxy -----------------------------------------------------------------------------------
 
 
-def _bootstrap(world: World, workload: Workload, settings: PodSettings) -> str:
+def _bootstrap(mesh_objects: MeshObjects, workload: Workload, settings: PodSettings) -> str:
     config, _ = resolve(with_dns_of_all_servers(settings.checked()), AnyPod())
     pod = MeshPod(workload.namespace, workload.name or "pod", workload.labels)
-    text = json.dumps(render(config, world, pod), separators=(",", ":"))
+    text = json.dumps(render(config, mesh_objects, pod), separators=(",", ":"))
     if len(text.encode()) >= MAX_ARGUMENT:
         raise InjectionError(
             f"{workload}: Envoy's bootstrap has {len(text.encode())} bytes; an argument has at most {MAX_ARGUMENT - 1}",
@@ -221,13 +220,13 @@ def with_variables(proxy: Container, own: Container, settings: PodSettings) -> C
 
     The CNI plugin reads it there, where it queries the API server. What the container has by itself (``own``) stays.
     """
-    named = {one.get("name") for each in (proxy, own) for one in each.get("env") or []}
-    missing = [one for one in _variables(settings).get("env", []) if one["name"] not in named]
+    named = {each.get("name") for each in (proxy, own) for each in each.get("env") or []}
+    missing = [each for each in _variables(settings).get("env", []) if each["name"] not in named]
     return {**proxy, "env": [*(proxy.get("env") or []), *missing]} if missing else proxy
 
 
 def _variables(settings: PodSettings) -> dict[str, Any]:
     """Return what of the proxy's environment is about capture."""
-    names = [name for one in BY_ENVIRONMENT for name in one.environment if name in settings.environment]
+    names = [name for each in BY_ENVIRONMENT for name in each.environment if name in settings.environment]
     variables = [{"name": name, "value": settings.environment[name]} for name in names]
     return {"env": variables} if variables else {}

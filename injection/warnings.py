@@ -25,7 +25,7 @@ PROBES = ("readinessProbe", "livenessProbe", "startupProbe")
 
 def warnings_of(workload: Workload, plan: Plan) -> tuple[str, ...]:
     """Return the warnings about a pod that is injected by a plan."""
-    names = [one["name"] for one in plan.last["containers"]]
+    names = [each["name"] for each in plan.last["containers"]]
     lines = list(dangers(workload, plan.settings))
     if workload.kind in RUNS_TO_COMPLETION and PROXY_CONTAINER in names:
         lines.append("a proxy among the containers keeps a Job from ending; let it be a native sidecar")
@@ -39,9 +39,9 @@ def warnings_of(workload: Workload, plan: Plan) -> tuple[str, ...]:
 def dangers(workload: Workload, settings: PodSettings) -> tuple[str, ...]:
     """Return what of the pod's own containers escapes capture, or is misled by it; and annotations without effect."""
     spec = workload.pod["spec"]
-    own = [one for one in containers_of(spec) if one.get("name") not in (None, *INJECTED)]
+    own = [each for each in containers_of(spec) if each.get("name") not in (None, *INJECTED)]
     escapes = escape_warnings(spec, own, Proxy(uid=settings.uid, gid=settings.gid))
-    lines = (line for one in own for line in _of_container(one))
+    lines = (line for each in own for line in _of_container(each))
     return tuple(dict.fromkeys([*misspelt(workload.annotations), *escapes, *lines]))
 
 

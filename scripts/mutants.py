@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from mutation import Mutant, mutants_of
@@ -30,6 +31,7 @@ EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
 LEAST_OVERALL, LEAST_OF_AN_AREA = 0.92, 0.85
 PYTEST = (
     *("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not long", "--timeout", "40"),
+    *("--hypothesis-profile", "unshrunk"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # hypothesis is loaded before pytest starts
 )
 UNPRIVILEGED = 65534  # a mutant may do anything with files
@@ -47,11 +49,11 @@ class Area:
     modules: tuple[str, ...]
     tests: tuple[str, ...]
 
-    def tests_of(self, module: str) -> list[str]:
-        """Return what a mutant of the module meets: its own tests, then those of the area."""
+    def tests_of(self, module: str) -> list[tuple[str, ...]]:
+        """Return what a mutant of the module meets: its own tests, and if they notice nothing, those of the area."""
         path = Path(module.removeprefix("capture/"))
         own = Path("tests/unit") / path.parent / f"test_{path.name}"
-        return [*([str(own)] if (ROOT / own).exists() else []), *self.tests]
+        return [(str(own),), self.tests] if (ROOT / own).exists() else [self.tests]
 
 
 def _area(name: str, modules: str, tests: str) -> Area:
@@ -71,11 +73,9 @@ def _area(name: str, modules: str, tests: str) -> Area:
 
 
 AREAS = (
-    _area("rules", "capture/rules: *", "unit/rules property/test_core_rules.py property/test_handover.py"),
+    _area("rules", "capture/rules: *", "unit/rules property/test_core_rules.py property/test_transition.py"),
     _area(
-        "analysis",
-        "capture/analysis: *",
-        "unit/analysis property/test_core_canonical.py property/test_core_compare.py",
+        "analysis", "capture/analysis: *", "unit/analysis property/test_core_canonical.py property/test_core_compare.py"
     ),
     _area(
         "iptables",
@@ -104,7 +104,8 @@ AREAS = (
     _area(
         "agent",
         "cni/agent: agent_log api commands credentials directories events handover health installation kubectl"
-        " log_follower options pods protobuf reflector repair rewrite_conflict server status_text taint uninstall",
+        " log_follower options pod_warnings pods protobuf reflector repair rewrite_conflict server status_text taint"
+        " uninstall",
         "unit/cni/agent",
     ),
 )
@@ -147,18 +148,29 @@ def _commit() -> str:
 
 
 def _drawn(file: str, seed: str, size: int) -> list[Mutant]:
-    known = {key for key in _equivalent() if key[0] == file}
+    known = [line for line in _equivalent() if fnmatchcase(file, line[0])]
     mutants = mutants_of(file, (ROOT / file).read_text(encoding="utf-8"))
-    if gone := known - {each.key for each in mutants}:
+    if gone := [line for line in known if line[0] == file and not any(_is_listed(each, [line]) for each in mutants)]:
         sys.exit(f"{EQUIVALENT.name}: no such mutant: {gone}")
-    drawn = [each for each in mutants if each.key not in known]
+    drawn = [each for each in mutants if not _is_listed(each, known)]
     return random.Random(f"{seed} {file}").sample(drawn, min(size, len(drawn)))  # noqa: S311 - a sample, no secret
 
 
-def _equivalent() -> set[tuple[str, ...]]:
-    """Return the keys of mutants that change nothing; the last column is the reason."""
+def _equivalent() -> list[list[str]]:
+    """Return the lines of mutants that change nothing; the last column is the reason."""
     lines = EQUIVALENT.read_text(encoding="utf-8").splitlines()
-    return {tuple(line.split(" | ")[:4]) for line in lines if line and not line.startswith("#")}
+    return [line.split(" | ")[:4] for line in lines if line and not line.startswith("#")]
+
+
+def _is_listed(mutant: Mutant, lines: list[list[str]]) -> bool:
+    """Whether a line is about a mutant. Names may be patterns; of the change, * is any."""
+    return any(
+        fnmatchcase(mutant.path, path)
+        and fnmatchcase(mutant.function, function)
+        and before in ("*", mutant.before)
+        and after in ("*", mutant.after)
+        for path, function, before, after in lines
+    )
 
 
 class _Trial:
@@ -185,7 +197,7 @@ class _Trial:
 
     def _seconds(self, area: Area) -> int:
         """Return what the area's tests take of a processor without a change; they have to pass."""
-        _, status, used = os.wait4(_run(self.free[0], list(area.tests), 600), 0)
+        _, status, used = os.wait4(_run(self.free[0], area.tests_of(area.modules[0]), 600), 0)
         if status:
             sys.exit(f"the tests of {area.name} fail without any change: pytest {' '.join(area.tests)}")
         return int(used.ru_utime + used.ru_stime)
@@ -218,10 +230,16 @@ class _Trial:
             print(f"survives: {mutant}", flush=True)
 
 
-def _run(copy: Path, tests: list[str], limit: int) -> int:
-    """Start pytest in a child that may use so many seconds of a processor; return its process id."""
+def _run(copy: Path, stages: list[tuple[str, ...]], limit: int) -> int:
+    """Start pytest in a child, for one part after the other as long as they pass; return the child's process id.
+
+    It may use ``limit`` seconds of a processor.
+    """
     import pytest  # loaded once, for all children, as is what it loads
+    from hypothesis import Phase, settings
     from hypothesis.configuration import set_hypothesis_home_dir
+
+    settings.register_profile("unshrunk", deadline=None, phases=[Phase.explicit, Phase.generate])
 
     pid = os.fork()
     if pid:
@@ -239,7 +257,8 @@ def _run(copy: Path, tests: list[str], limit: int) -> int:
         os.dup2(quiet, number)
     status = 1
     try:
-        status = pytest.main([*PYTEST, f"--basetemp={copy}/.pytest", *tests])
+        results = (pytest.main([*PYTEST, f"--basetemp={copy}/.pytest", *tests]) for tests in stages)
+        status = next(filter(None, results), 0)
     finally:
         os._exit(status)
 

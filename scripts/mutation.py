@@ -35,7 +35,8 @@ OPERATORS = {
     ast.RShift: ast.LShift,
 }  # fmt: skip
 CLOCKS = ("monotonic", "time")
-LEFT_ALONE = ("help", "metavar", "show_default", "encoding")
+SHOWN = ("help", "metavar", "show_default")
+ENCODINGS = ("utf-8",)
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -86,13 +87,16 @@ def mutants_of(path: str, source: str) -> list[Mutant]:
 
 
 def _places(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | ast.stmt, str]]:
-    """Yield each expression and statement that may change, with the function it is in."""
+    """Yield each expression and statement that may change, with the function it is in, or the constant."""
     if isinstance(node, SCOPES):
         function = node.name if function == "module" else f"{function}.{node.name}"
+    match node:
+        case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)) if function == "module":
+            function = name
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "bases") or _is_for_the_checker(node):
             continue
-        if isinstance(node, ast.keyword) and node.arg in LEFT_ALONE:
+        if isinstance(node, ast.keyword) and node.arg in SHOWN:
             continue
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.JoinedStr) or not isinstance(child, ast.AST) or _is_docstring(child):
@@ -103,10 +107,13 @@ def _places(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | ast.stmt,
 
 
 def _is_for_the_checker(node: ast.AST) -> bool:
-    """Whether it is ``if TYPE_CHECKING``, ``TYPE_CHECKING = False``, ``__all__`` or an import."""
+    """Whether it is ``if TYPE_CHECKING``, ``TYPE_CHECKING = False``, ``__all__``, ``Literal[...]`` or an import."""
     names = [node.test] if isinstance(node, ast.If) else node.targets if isinstance(node, ast.Assign) else []
-    return isinstance(node, ast.Import | ast.ImportFrom) or any(
-        isinstance(name, ast.Name) and name.id in ("TYPE_CHECKING", "__all__") for name in names
+    is_literal = isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal"
+    return (
+        is_literal
+        or isinstance(node, ast.Import | ast.ImportFrom)
+        or any(isinstance(name, ast.Name) and name.id in ("TYPE_CHECKING", "__all__") for name in names)
     )
 
 
@@ -150,7 +157,7 @@ def _is_of_a_clock(comparison: ast.Compare) -> bool:
 def _commutes(call: ast.Call) -> bool:
     """Whether the order of arguments is without meaning; ``both`` and ``either`` are those of a diagram."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    return name in ("min", "max", "both", "either")
+    return name in ("min", "max", "both", "either", "state_in")
 
 
 def _of_statement(node: ast.stmt) -> ast.stmt | None:
@@ -173,7 +180,7 @@ def _other_values(value: object) -> list[bool] | list[int] | list[str] | list[by
             return [not value]
         case int():
             return [value + 1, value - 1] if value else [value + 1]
-        case str() if value and " " not in value:
+        case str() if value and " " not in value and value not in ENCODINGS:
             return [f"{value}_"]
         case bytes() if value:
             return [value + b"_"]

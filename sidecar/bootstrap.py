@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from sidecar.telemetry import Telemetry
 
 
-class World(Value):
-    """The content of the documents."""
+class MeshObjects(Value):
+    """The objects of the mesh that its documents define."""
 
     mesh: Mesh = Mesh()
     telemetries: tuple[Telemetry, ...] = ()
@@ -40,8 +40,8 @@ class World(Value):
     pods: tuple[MeshPod, ...] = ()
 
 
-def read_world(documents: Sequence[Document]) -> World:
-    """Return the content of documents; FieldError for what cannot be used, is not supported, or is there twice."""
+def read_mesh_objects(documents: Sequence[Document]) -> MeshObjects:
+    """Return what documents define; FieldError for what cannot be used, is not supported, or is there twice."""
 
     def of(kind: str) -> list[Document]:
         return [document for document in documents if document.kind == kind]
@@ -49,7 +49,7 @@ def read_world(documents: Sequence[Document]) -> World:
     _refuse_duplicates(documents)
     services = tuple(map(read_service, of("Service")))
     _refuse_shared_addresses(services)
-    return World(
+    return MeshObjects(
         mesh=read_mesh(documents),
         telemetries=tuple(map(read_telemetry, of("Telemetry"))),
         services=services,
@@ -90,15 +90,15 @@ def _own_port(port: int, own: Iterable[int]) -> str:
 
 
 def render(
-    config: CaptureConfig, world: World, pod: MeshPod, *, directory: str = "", resolvers: Sequence[str] = ()
+    config: CaptureConfig, objects: MeshObjects, pod: MeshPod, *, directory: str = "", resolvers: Sequence[str] = ()
 ) -> Json:
     """Return the bootstrap; with a directory, endpoints are read from its files, which ``endpoints.write`` makes."""
     _refuse_taken_ports(config)
-    logs = rendered(access_logs(world.mesh, world.telemetries, pod))
-    found = destinations(config, world, pod)
-    plain, mesh = tuple(destination for destination in found if not destination.subset), world.mesh
+    logs = rendered(access_logs(objects.mesh, objects.telemetries, pod))
+    found = destinations(config, objects, pod)
+    plain, mesh = tuple(destination for destination in found if not destination.subset), objects.mesh
     outbound = Outbound(config, pod, plain, logs, mesh.registry_only, mesh.detection_timeout)
-    inbound = inbound_listener(config, declared_tcp_ports(world.services, pod), logs, mesh.detection_timeout)
+    inbound = inbound_listener(config, declared_tcp_ports(objects.services, pod), logs, mesh.detection_timeout)
     captures_dns = config.captures_dns
     return {
         "node": {"id": f"sidecar~{pod.name}.{pod.namespace}", "cluster": pod.labels.get("app", pod.name)},
@@ -108,14 +108,13 @@ def render(
                 *outbound_listeners(outbound),
                 inbound,
                 *status_listeners(config),
-                *(dns_listeners(config, world.services, resolvers) if captures_dns else ()),
+                *(dns_listeners(config, objects.services, resolvers) if captures_dns else ()),
             ],
             "clusters": [
                 *fixed_clusters(),
                 *(
                     destination_cluster(
-                        destination,
-                        in_directory(destination, directory) if directory else in_bootstrap(destination),
+                        destination, in_directory(destination, directory) if directory else in_bootstrap(destination)
                     )
                     for destination in found
                 ),
@@ -127,10 +126,10 @@ def render(
     }
 
 
-def destinations(config: CaptureConfig, world: World, pod: MeshPod) -> tuple[Destination, ...]:
+def destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> tuple[Destination, ...]:
     """Return every port of every service, each followed by its subsets. FieldError for a port of the proxy."""
     own = {config.proxy_port, config.inbound_capture_port, HEALTH_PORT, METRICS_PORT}
-    found = tuple(_destinations(config, world, pod))
+    found = tuple(_destinations(config, objects, pod))
     for destination in found:
         if destination.port.number in own:
             raise FieldError(
@@ -141,14 +140,14 @@ def destinations(config: CaptureConfig, world: World, pod: MeshPod) -> tuple[Des
     return found
 
 
-def _destinations(config: CaptureConfig, world: World, pod: MeshPod) -> Iterator[Destination]:
-    pods = {other.full_name: other for other in world.pods}
-    for service in world.services:
-        rule = rule_for(service, world.rules, pod, world.mesh.root_namespace)
+def _destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> Iterator[Destination]:
+    pods = {other.full_name: other for other in objects.pods}
+    for service in objects.services:
+        rule = rule_for(service, objects.rules, pod, objects.mesh.root_namespace)
         policy = rule.policy or Policy()
         for port in service.ports:
-            endpoints = endpoints_of(service, port, world.slices, config.families)
+            endpoints = endpoints_of(service, port, objects.slices, config.families)
             yield Destination(service, port, policy, endpoints)
             for subset in rule.subsets:
-                those = tuple(endpoint for endpoint in endpoints if subset.holds(endpoint, pods))
-                yield Destination(service, port, subset.policy or policy, those, subset.name)
+                selected = tuple(endpoint for endpoint in endpoints if subset.holds(endpoint, pods))
+                yield Destination(service, port, subset.policy or policy, selected, subset.name)

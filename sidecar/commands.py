@@ -19,7 +19,7 @@ from capture.settings.settings import Settings, with_flags
 from capture.state import record
 from capture.state.netns import InNamespace
 from sidecar import endpoints
-from sidecar.bootstrap import destinations, read_world, render
+from sidecar.bootstrap import destinations, read_mesh_objects, render
 from sidecar.documents import read_files
 from sidecar.objects import DEFAULT_NAMESPACE, MeshPod
 from sidecar.pod_settings import settings_of_object
@@ -27,7 +27,7 @@ from sidecar.pod_settings import settings_of_object
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.settings.config import CaptureConfig
-    from sidecar.bootstrap import World
+    from sidecar.bootstrap import MeshObjects
     from sidecar.documents import Document
 
 EXAMPLES = """
@@ -105,13 +105,13 @@ def sidecar(  # noqa: PLR0913  # each is an option of the command
     the files that is not supported is an error that names its path.
     """
     documents = read_files(filenames)
-    world = read_world(documents)
-    pod, document = _pod(world, documents, name)
+    mesh_objects = read_mesh_objects(documents)
+    pod, document = _pod(mesh_objects, documents, name)
     config = _config(ctx, namespace, document)
     path = path_for_envoy or (os.path.abspath(directory) if directory else "")
-    plain = render(config, world, pod, directory=path, resolvers=resolvers or _recorded_servers(config))
+    plain = render(config, mesh_objects, pod, directory=path, resolvers=resolvers or _recorded_servers(config))
     if directory:
-        endpoints.write(destinations(config, world, pod), directory)
+        endpoints.write(destinations(config, mesh_objects, pod), directory)
     if form == "json":
         print_json({"bootstrap": plain})
         return 0
@@ -119,11 +119,11 @@ def sidecar(  # noqa: PLR0913  # each is an option of the command
     return 0
 
 
-def _pod(world: World, documents: list[Document], name: str | None) -> tuple[MeshPod, Document | None]:
+def _pod(mesh_objects: MeshObjects, documents: list[Document], name: str | None) -> tuple[MeshPod, Document | None]:
     """Return the pod and its object, if it is among the documents; the only one there needs no name."""
-    objects = {f"Pod {pod.full_name}": pod for pod in world.pods}
-    if name is None and len(world.pods) == 1:
-        name = world.pods[0].full_name
+    objects = {f"Pod {pod.full_name}": pod for pod in mesh_objects.pods}
+    if name is None and len(mesh_objects.pods) == 1:
+        name = mesh_objects.pods[0].full_name
     namespace, slash, short = (name or "pod").rpartition("/")
     title = f"Pod {namespace if slash else DEFAULT_NAMESPACE}/{short}"
     document = next((document for document in documents if document.name == title), None)

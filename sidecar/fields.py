@@ -51,7 +51,6 @@ class Fields:
         return self._plain.get(key) is not None
 
     def keys(self) -> tuple[str, ...]:
-        """Return the keys that have a value."""
         return tuple(str(key) for key, value in self._plain.items() if value is not None)
 
     def path_of(self, key: str) -> str:
@@ -65,7 +64,6 @@ class Fields:
         return FieldError(self.document, self.path_of(key), shown + problem)
 
     def text(self, key: str, default: str = "") -> str:
-        """Return a text."""
         value = self._plain.get(key)
         if value is None:
             return default
@@ -120,7 +118,6 @@ class Fields:
             raise self.error(key, "expected a duration such as 5s or 200ms") from None
 
     def texts(self, key: str) -> list[str]:
-        """Return a list of texts."""
         found = self._list(key)
         for position, value in enumerate(found):
             if not isinstance(value, str):
@@ -139,7 +136,6 @@ class Fields:
         return Fields(self._plain.get(key), self.document, self.path_of(key), known)
 
     def objects(self, key: str, *known: str) -> Iterator[Fields]:
-        """Yield the objects of a list."""
         for position, value in enumerate(self._list(key)):
             yield Fields(value, self.document, f"{self.path_of(key)}[{position}]", known)
 

@@ -131,11 +131,7 @@ def _by_address(outbound: Outbound, destination: Destination, address: str) -> J
     if port.protocol == "tcp":
         return listener
     host = virtual_host(f"{destination.service.host}:{port.number}", ["*"], name, destination.policy.hash_key)
-    http = {
-        "name": "http",
-        "filter_chain_match": LOOKS_LIKE_HTTP,
-        "filters": http_manager(name, [host], outbound.logs),
-    }
+    http = {"name": "http", "filter_chain_match": LOOKS_LIKE_HTTP, "filters": http_manager(name, [host], outbound.logs)}
     return listener | {"filter_chains": [http]} | _inspecting(outbound)
 
 

@@ -112,10 +112,6 @@ def _table(services: Iterable[Service]) -> Json:
         {"name": name, "endpoint": {"address_list": {"address": list(service.addresses)}}}
         for service in services
         if service.addresses
-        for name in (
-            service.host,
-            f"{service.name}.{service.namespace}.svc",
-            f"{service.name}.{service.namespace}",
-        )
+        for name in (service.host, f"{service.name}.{service.namespace}.svc", f"{service.name}.{service.namespace}")
     ]
     return {"external_retry_count": 1, "virtual_domains": domains}

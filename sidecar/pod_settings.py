@@ -24,7 +24,7 @@ def settings_of_object(plain: Mapping[str, object], origin: str) -> Settings:
     """
     fields = Fields(dict(plain), origin)
     init = next(
-        (one for one in fields.inner("spec").objects("initContainers") if one.text("name") == INIT_CONTAINER), None
+        (each for each in fields.inner("spec").objects("initContainers") if each.text("name") == INIT_CONTAINER), None
     )
     try:
         return _of_init_container(init) if init else _of_annotations(plain)

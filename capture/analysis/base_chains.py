@@ -181,7 +181,6 @@ class Situation(Value):
 
     @property
     def tables(self) -> tuple[model.Table, ...]:
-        """Return all tables."""
         return (*self.ruleset.tables, *[each.contents for each in self.other_chains])
 
     @property

@@ -53,15 +53,17 @@ class Culprits:
         self.whole = whole
         self.named: dict[RuleLocation, Effect] = {}
         self.doubts: tuple[str, ...] = ()
-        self._shared = {place: rules for place, rules in foreign.items() if place[1] in BUILT_IN_CHAINS[place[0]]}
-        self._count = sum(1 for _ in self._places())
+        self._shared = {
+            location: rules for location, rules in foreign.items() if location[1] in BUILT_IN_CHAINS[location[0]]
+        }
+        self._count = sum(1 for _ in self._locations())
         self.without_foreign = self._with_only(None)
         called = sum(len(chain.rules) for each in whole.other_chains for chain in each.contents.chains)
         self._are_many = called + sum(map(len, self._shared.values())) > SLOW_FROM_RULES
         is_complete = self._search()
-        self.others = (place for place in self._places() if is_complete and place not in self.named)
+        self.others = (location for location in self._locations() if is_complete and location not in self.named)
 
-    def _places(self, is_meant: Callable[[Rule | None], bool] = lambda _: True) -> Iterator[RuleLocation]:
+    def _locations(self, is_meant: Callable[[Rule | None], bool] = lambda _: True) -> Iterator[RuleLocation]:
         """Yield the foreign rules that are meant, and policies as None. There may be very many: they are not kept."""
         for (table, chain), rules in self._shared.items():
             yield from (RuleLocation(table, chain, position, rule) for position, rule in rules if is_meant(rule))
@@ -74,14 +76,14 @@ class Culprits:
                 if entry.policy_for(self.family) == "DROP" and is_meant(None):
                     yield RuleLocation(table, entry.name, 0, None, number)
 
-    def _place_of(self, base_chain: BaseChain, chain: str, rule: Rule | None) -> RuleLocation | None:
+    def _location_of(self, base_chain: BaseChain, chain: str, rule: Rule | None) -> RuleLocation | None:
         """Return where a rule of a base chain is if it is foreign; None is the policy."""
-        alike = self._places(lambda each: each is rule)
+        alike = self._locations(lambda each: each is rule)
         return next((each for each in alike if self._is_in(each, base_chain, chain)), None)
 
-    def _is_in(self, place: RuleLocation, base_chain: BaseChain, chain: str) -> bool:
-        table = self.whole.other_chains[place.number].table if place.number >= 0 else place.table
-        return (table, place.chain) == (base_chain.table, chain)
+    def _is_in(self, location: RuleLocation, base_chain: BaseChain, chain: str) -> bool:
+        table = self.whole.other_chains[location.number].table if location.number >= 0 else location.table
+        return (table, location.chain) == (base_chain.table, chain)
 
     def _search(self) -> bool:
         """Name the rules; return whether all that have an effect are named."""
@@ -110,12 +112,12 @@ class Culprits:
         passed: list[Rule | None] = []
         while not self._is_enough():
             effect = comparison.first(passed)
-            places = [] if effect is None else self._to_blame(effect)
-            if effect is None or not places or not self.named.keys().isdisjoint(places):
+            locations = [] if effect is None else self._to_blame(effect)
+            if effect is None or not locations or not self.named.keys().isdisjoint(locations):
                 break
-            for place in places:
-                self.named[place] = self._effect_of(place, effect, comparison)
-                passed.append(place.rule)
+            for location in locations:
+                self.named[location] = self._effect_of(location, effect, comparison)
+                passed.append(location.rule)
 
     def _to_blame(self, effect: Effect) -> list[RuleLocation]:
         """Return the rule without which the witness would be treated as it should.
@@ -125,14 +127,14 @@ class Culprits:
         """
         met = list(self._met(effect.after))
         if not effect.is_certain:
-            doubtful = [place for place, is_certain in met if not is_certain]
-            return doubtful[:1] or [place for place, _ in met][:1]
-        for place, _ in reversed(met):
-            if trace_whole_path(effect.packet, self._without((*self.named, place))).fate != effect.after.fate:
-                return [place]
-        places = [place for place, _ in met]
-        alone = [place for place in places if any(each.is_certain for each in self._effects_alone(place))]
-        return alone or places
+            doubtful = [location for location, is_certain in met if not is_certain]
+            return doubtful[:1] or [location for location, _ in met][:1]
+        for location, _ in reversed(met):
+            if trace_whole_path(effect.packet, self._without((*self.named, location))).fate != effect.after.fate:
+                return [location]
+        locations = [location for location, _ in met]
+        alone = [location for location in locations if any(each.is_certain for each in self._effects_alone(location))]
+        return alone or locations
 
     def _met(self, traced: Trace) -> Iterator[tuple[RuleLocation, bool]]:
         """Yield the foreign rules that a packet met in base chains, and whether that is certain; last the policy."""
@@ -140,44 +142,44 @@ class Culprits:
         is_certain = True
         for step in (*traced.path, None):
             if top is not None and top.base_chain is not None and (step is None or step.depth == 0):
-                place = self._place_of(top.base_chain, top.chain, top.rule)
-                if place is not None:
-                    yield place, is_certain
+                location = self._location_of(top.base_chain, top.chain, top.rule)
+                if location is not None:
+                    yield location, is_certain
             if step is not None:
                 is_certain = step.certain and (step.depth == 0 or is_certain)
                 top = step if step.depth == 0 else top
-        place = self._place_of(traced.policy, traced.policy.chain.name, None) if traced.policy else None
-        if place is not None:
-            yield place, True
+        location = self._location_of(traced.policy, traced.policy.chain.name, None) if traced.policy else None
+        if location is not None:
+            yield location, True
 
-    def _effect_of(self, place: RuleLocation, effect: Effect, comparison: Comparison) -> Effect:
+    def _effect_of(self, location: RuleLocation, effect: Effect, comparison: Comparison) -> Effect:
         """Return what a foreign rule does alone; what it does together with others, if alone it does nothing."""
-        alone = () if self._count == 1 else self._effects_alone(place)
+        alone = () if self._count == 1 else self._effects_alone(location)
         same = [each for each in alone if each.is_certain == effect.is_certain]
         if same:
             return min(same, key=lambda each: each.weight)
         together = comparison.effects(only_captured=True)
         return next((each for each in together if each.change == effect.change), effect)
 
-    def _effects_alone(self, place: RuleLocation) -> list[Effect]:
+    def _effects_alone(self, location: RuleLocation) -> list[Effect]:
         """Return what a foreign rule does where no other is."""
-        alone = self._with_only(place)
+        alone = self._with_only(location)
         return list(Comparison(self.family, self.without_foreign, alone).effects(only_captured=True))
 
-    def _with_only(self, place: RuleLocation | None) -> Situation:
+    def _with_only(self, location: RuleLocation | None) -> Situation:
         """Return our own live rules and one foreign rule, or none."""
         gone = {(-1, *where): {position for position, _ in rules} for where, rules in self._shared.items()}
         for number, each in enumerate(self.whole.other_chains):
             gone[number, each.contents.name, each.chain.name] = set(range(len(each.chain.rules) + 1))
-        if place is not None:
-            gone[place.number, place.table, place.chain].discard(place.position)
+        if location is not None:
+            gone[location.number, location.table, location.chain].discard(location.position)
         return self._left(gone)
 
-    def _without(self, places: Iterable[RuleLocation]) -> Situation:
+    def _without(self, locations: Iterable[RuleLocation]) -> Situation:
         """Return all live rules without some of the foreign ones."""
         gone: dict[tuple[int, TableName, str], set[int]] = {}
-        for place in places:
-            gone.setdefault((place.number, place.table, place.chain), set()).add(place.position)
+        for location in locations:
+            gone.setdefault((location.number, location.table, location.chain), set()).add(location.position)
         return self._left(gone)
 
     def _left(self, gone: Mapping[tuple[int, TableName, str], set[int]]) -> Situation:

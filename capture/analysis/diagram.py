@@ -129,11 +129,9 @@ class Diagrams:
         return self._levels[node]
 
     def is_leaf(self, node: int) -> bool:
-        """Return whether a node is a constant."""
         return self._levels[node] == LEAF_LEVEL
 
     def value(self, leaf: int) -> Hashable:
-        """Return the value of a leaf."""
         return self._values[leaf]
 
     def edges(self, node: int) -> zip[tuple[int | None, int]]:
@@ -239,12 +237,12 @@ class Diagrams:
         if len(bounds) == len(cuts):
             return kids
         column = []
-        place, end = 0, len(bounds)
+        index, end = 0, len(bounds)
         for cut in cuts:
-            column.append(kids[place])
-            if place < end and bounds[place] == cut:
-                place += 1
-        column.append(kids[place])
+            column.append(kids[index])
+            if index < end and bounds[index] == cut:
+                index += 1
+        column.append(kids[index])
         return column
 
     # --- other operations ----------------------------------------------------------------------
@@ -407,9 +405,9 @@ class Diagrams:
         here = [node] if level == top else []
         bounds = sorted(set().union(*[self._bounds[each] for each in [*testing, *here]]))
         kids = []
-        for place in range(len(bounds) + 1):
+        for index in range(len(bounds) + 1):
             # Any number of the interval will do.
-            number = bounds[place] if place < len(bounds) else bounds[-1] + 1
+            number = bounds[index] if index < len(bounds) else bounds[-1] + 1
             kid = self.fixed(node, top, number)
             fixed = {leaf: self.fixed(functions[leaf], top, number) for leaf in self.leaves(kid)}
             kids.append(result(kid, fixed))

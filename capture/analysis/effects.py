@@ -156,7 +156,7 @@ class Comparison:
         yield self.diagrams.yes
 
     def differing(self, direction: Direction, *, only_captured: bool = False) -> int:
-        """Return the function to None where packets are treated alike, else to a Change; lists are switches in it."""
+        """Return the function to None where packets are treated alike, else to a FateChange; lists are switches."""
         if direction not in self._known:
             fates = [compiler.switched_fates(direction) for compiler in self._compilers]
             self._known[direction] = fates[0], self._with_new_addresses_joined(*fates)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from capture.analysis.meaning import Meaning
 
     Ranges = Sequence[tuple[int, int]]
-    Places = tuple[int, ...]
+    Indexes = tuple[int, ...]
     from collections.abc import Hashable, Mapping
 
 MAX_MEAN_OVERLAP = 8
@@ -68,23 +68,23 @@ class DecisionList:
         levels = sorted({level for box in boxes for level in box.ranges})
         return self._of(boxes, tuple(range(len(boxes))), levels)
 
-    def _of(self, boxes: Sequence[Box], places: Places, levels: Sequence[int]) -> int:
-        """Return the diagram of the boxes at some places, as far as these levels are concerned."""
-        if not places:
+    def _of(self, boxes: Sequence[Box], indexes: Indexes, levels: Sequence[int]) -> int:
+        """Return the diagram of some of the boxes, as far as these levels are concerned."""
+        if not indexes:
             return self.nothing
-        if len(places) == 1:
-            return self._of_one(boxes[places[0]], levels)
+        if len(indexes) == 1:
+            return self._of_one(boxes[indexes[0]], levels)
         if not levels:
-            return self._of_rests([boxes[place] for place in places])
+            return self._of_rests([boxes[index] for index in indexes])
         level = levels[0]
-        testing = [place for place in places if level in boxes[place].ranges]
+        testing = [index for index in indexes if level in boxes[index].ranges]
         if not testing:
-            return self._of(boxes, places, levels[1:])
-        pieces = self._pieces(boxes, places, testing, level)
+            return self._of(boxes, indexes, levels[1:])
+        pieces = self._pieces(boxes, indexes, testing, level)
         if pieces is None:
-            half = len(places) // 2
-            return self._joined(self._of(boxes, places[:half], levels), self._of(boxes, places[half:], levels))
-        known: dict[Places, int] = {}
+            half = len(indexes) // 2
+            return self._joined(self._of(boxes, indexes[:half], levels), self._of(boxes, indexes[half:], levels))
+        known: dict[Indexes, int] = {}
         bounds, kids = [], []
         for end, active in pieces:
             if active not in known:
@@ -102,16 +102,16 @@ class DecisionList:
         return found
 
     def _pieces(
-        self, boxes: Sequence[Box], places: Places, testing: list[int], level: int
-    ) -> list[tuple[int, Places]] | None:
+        self, boxes: Sequence[Box], indexes: Indexes, testing: list[int], level: int
+    ) -> list[tuple[int, Indexes]] | None:
         """Return the pieces of a field, as the last number of each, and which boxes reach it; None if too many do."""
-        anywhere = [place for place in places if level not in boxes[place].ranges]
-        weight_anywhere = sum([boxes[place].weight for place in anywhere])
-        budget = MAX_MEAN_OVERLAP * (weight_anywhere + sum([boxes[place].weight for place in testing])) + FREE_BUDGET
+        anywhere = [index for index in indexes if level not in boxes[index].ranges]
+        weight_anywhere = sum([boxes[index].weight for index in anywhere])
+        budget = MAX_MEAN_OVERLAP * (weight_anywhere + sum([boxes[index].weight for index in testing])) + FREE_BUDGET
         pieces = []
         for end, active in self._sweep(boxes, testing, level):
-            budget -= weight_anywhere + sum([boxes[place].weight for place in active])
-            if budget < 0 and len(places) > 1:
+            budget -= weight_anywhere + sum([boxes[index].weight for index in active])
+            if budget < 0 and len(indexes) > 1:
                 return None
             pieces.append((end, tuple(sorted((*anywhere, *active)) if anywhere else active)))
         return pieces
@@ -121,18 +121,18 @@ class DecisionList:
         low, high = self.domain(level)
         begins: dict[int, list[int]] = {}
         ends: dict[int, list[int]] = {}
-        for place in testing:
-            for first, last in boxes[place].ranges[level]:
+        for index in testing:
+            for first, last in boxes[index].ranges[level]:
                 if last >= low and first <= high:
-                    begins.setdefault(max(first, low), []).append(place)
-                    ends.setdefault(min(last, high) + 1, []).append(place)
+                    begins.setdefault(max(first, low), []).append(index)
+                    ends.setdefault(min(last, high) + 1, []).append(index)
         active: list[int] = []
         cuts = sorted({low, *begins, *ends} - {high + 1})
         for cut, following in zip(cuts, [*cuts[1:], high + 1], strict=True):
-            for place in ends.get(cut, ()):
-                active.remove(place)
-            for place in begins.get(cut, ()):
-                insort(active, place)
+            for index in ends.get(cut, ()):
+                active.remove(index)
+            for index in begins.get(cut, ()):
+                insort(active, index)
             yield following - 1, active
 
     def _of_rests(self, boxes: Sequence[Box]) -> int:
@@ -143,10 +143,10 @@ class DecisionList:
         return found
 
     def _first_stop(self, boxes: Sequence[Box]) -> int:
-        """Return the place of the first box that lets nothing come to those behind it."""
-        for place, box in enumerate(boxes):
+        """Return the index of the first box that lets nothing come to those behind it."""
+        for index, box in enumerate(boxes):
             if box.rest == self.diagrams.yes and self.stops(box.verdict):
-                return place
+                return index
         return len(boxes)
 
     def _before(self, verdict: Meaning, behind: int) -> int:
@@ -261,6 +261,6 @@ class Switches:
 
     def parts(self, node: int) -> tuple[int, dict[int, int]]:
         """Return the list of a switch, and where each of its leaves leads."""
-        place = -self.diagrams.level(node) - 1
-        leaves = self._leaves[place]
-        return self._lists[place], {leaf: self.diagrams.kid(node, number) for number, leaf in enumerate(leaves)}
+        index = -self.diagrams.level(node) - 1
+        leaves = self._leaves[index]
+        return self._lists[index], {leaf: self.diagrams.kid(node, number) for number, leaf in enumerate(leaves)}

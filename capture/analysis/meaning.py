@@ -159,7 +159,7 @@ def holds_for(words: str, protocol: model.ProtocolName) -> bool | None:
 
 FLAGS_OF_IPTABLES = re.compile(r"-m tcp (! )?--tcp-flags (\S+) (\S+)$")
 FLAGS_OF_NFT = re.compile(r"tcp flags & (0x[0-9a-f]{2}) (==|!=) (0x[0-9a-f]{2})$")
-FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << place for place in range(8))  # RFC 9293 3.1
+FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << index for index in range(8))  # RFC 9293 3.1
 FLAGS = {"NONE": 0, "ALL": 0x3F, "FIN": FIN, "SYN": SYN, "RST": RST, "PSH": PSH, "ACK": ACK, "URG": URG}
 OF_STATE = {
     "NEW": (SYN, SYN | ECE | CWR),
@@ -177,7 +177,7 @@ def flags_hold(words: str, state: str) -> bool | None:
     """Return whether a test of TCP's flags holds for every packet in a state, or for none; else None."""
     found = FLAGS_OF_IPTABLES.match(words)
     if found is not None:
-        mask, value = (sum(FLAGS.get(name, 0) for name in found[place].split(",")) for place in (2, 3))
+        mask, value = (sum(FLAGS.get(name, 0) for name in found[index].split(",")) for index in (2, 3))
         is_negated = bool(found[1])
     else:
         found = FLAGS_OF_NFT.match(words)

@@ -64,15 +64,12 @@ def policy(situations: dict[Family, Situation], text_of: TextOf) -> list[Stateme
             key = (each.direction, each.traffic, each.fate, each.why)
             known = joined.get(key)
             joined[key] = known.replace(families=(*known.families, family)) if known else each
-    order = {INBOUND: 0, OUTBOUND: 1}
-    return sorted(joined.values(), key=lambda each: (order[each.direction], _rank(each.fate)))
+    return sorted(joined.values(), key=lambda each: (each.direction == OUTBOUND, *_rank(each.fate)))
 
 
-def _rank(fate: Fate | None) -> tuple[int, str]:
-    """Return what orders outcomes: what is captured first, what bypasses the proxy last."""
-    if fate is None:
-        return 2, ""
-    return (0 if fate.port is not None else 1), fate.outcome
+def _rank(fate: Fate | None) -> tuple[bool, bool, str]:
+    """Return what orders outcomes: what is captured first, then what bypasses the proxy, then what is not known."""
+    return fate is None, fate is None or fate.port is None, fate.outcome if fate else ""
 
 
 class _FamilyPolicy:

@@ -270,12 +270,12 @@ def _known(number: int) -> int | None:
 
 def gathered(number: int, bits: Sequence[int]) -> int:
     """Return the number that some bits of another one make, the first of them lowest."""
-    return sum((number >> bit & 1) << place for place, bit in enumerate(bits))
+    return sum((number >> bit & 1) << index for index, bit in enumerate(bits))
 
 
 def scattered(number: int, bits: Sequence[int]) -> int:
     """Return the number whose bits at some places are those of another one: the inverse of ``gathered``."""
-    return sum((number >> place & 1) << bit for place, bit in enumerate(bits))
+    return sum((number >> index & 1) << bit for index, bit in enumerate(bits))
 
 
 def marks_of(rule: model.Rule) -> Iterator[tuple[int, int]]:

@@ -125,9 +125,6 @@ def without_kernel(request: BackendRequest) -> BackendChoice:
     return BackendChoice("iptables", driver, variant, "requested" if backend else "the default")
 
 
-# --- the choice ----------------------------------------------------------------------------------
-
-
 def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
     """Return the choice, from facts and a request. Pure; raises as ``decide``."""
     backend = requested_backend(request)
@@ -168,7 +165,6 @@ def _remedy(facts: HostFacts, obstacles: dict[tuple[str, str], list[str]]) -> st
 
 
 def _obstacle_lines(obstacles: dict[tuple[str, str], list[str]]) -> Iterator[str]:
-    """Yield what keeps variants of iptables from being used, and with which drivers."""
     for (variant, obstacle), drivers in obstacles.items():
         yield f"{', '.join(drivers)} ({variant}): {obstacle}"
 
@@ -242,9 +238,6 @@ def _nftables(facts: HostFacts, driver: str, reason: str) -> BackendChoice:
             "Install python3-nftables or the extra [libnftables]; the driver netlink needs neither.",
         )
     return BackendChoice("nftables", driver, "", reason)
-
-
-# --- live sets -----------------------------------------------------------------------------------
 
 
 def live_sets_in(facts: HostFacts) -> tuple[SetLocation, ...]:

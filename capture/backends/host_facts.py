@@ -17,7 +17,7 @@ from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, IPV4, IPV6, Famil
 from capture.model.chain_names import is_own_chain
 from capture.model.ruleset import OUTPUT, PREROUTING, TABLES, Ruleset, TableName
 from capture.model.values import Value
-from capture.netlink.attributes import decode_number, decode_text
+from capture.netlink.attributes import Fields, decode_number, decode_text
 from capture.netlink.nfnetlink import has_extension, open_netfilter, read_generation
 from capture.state.netns import is_of_this_user_namespace
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from capture.backends.needed_modules import Flavour
     from capture.netlink.sockets import NetlinkSocket
 
-    Fields = dict[int, bytes]
     Program = tuple[str, str, str]
     LegacySupport = Literal["present", "loadable", "absent", "unknown"]
 
@@ -213,7 +212,6 @@ def _live_chains(listed: list[tuple[int, Fields]]) -> Iterator[LiveChain]:
 
 
 def _legacy_support() -> LegacySupport:
-    """Return whether the kernel has legacy tables, or could load them."""
     if has_legacy(IPV4):
         return "present"
     from capture.state.kernel_modules import can_load, look_up  # where a request leaves the backend open

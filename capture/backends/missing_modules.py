@@ -72,9 +72,9 @@ def remedy_for(lacking: Iterable[str]) -> str:
     absent = [name for name in names if name not in forbidden]
     remedies = []
     if absent:
-        release, them = os.uname().release, absent[0] if len(absent) == 1 else "them"
+        release, named = os.uname().release, absent[0] if len(absent) == 1 else "them"
         remedies.append(
-            f"Install the package with {them} for kernel {release} on the host (Ubuntu: linux-modules-extra-{release};"
+            f"Install the package with {named} for kernel {release} on the host (Ubuntu: linux-modules-extra-{release};"
             f" Red Hat: kernel-modules-extra-{release}), or boot a kernel that does."
         )
     prohibitions = read_prohibitions() if forbidden else {}

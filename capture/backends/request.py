@@ -33,7 +33,7 @@ class BackendRequest(Value):
 
 
 def requested_backend(request: BackendRequest) -> str:
-    """Return the backend that a request names or implies; "" if it leaves it open. ConfigurationError if it is torn."""
+    """Return the backend that a request names or implies, or "". Raises ConfigurationError if the two differ."""
     requested = "" if request.backend == "auto" else request.backend
     implied = [backend for backend, drivers in DRIVERS.items() if request.driver in drivers]
     if requested and request.driver and requested not in implied:

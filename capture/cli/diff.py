@@ -65,7 +65,6 @@ def diff(first: str, second: str, form: str) -> int:
 
 
 def _capture(text: str) -> Ruleset:
-    """Return the rules that options give, or those of a dump."""
     if os.path.exists(text) or (text.strip() and not text.lstrip().startswith("-")):
         return _of_file(text)
     try:
@@ -94,7 +93,6 @@ def _of_file(path: str) -> Ruleset:
 
 
 def _effect_lines(effect: Effect) -> Iterator[str]:
-    """Yield the packets that are treated differently, and how."""
     change = f"{fate_text(effect.before.fate)} -> {fate_text(effect.after.fate)}"
     for region in effect.regions:
         yield f"{FAMILY_NAMES[effect.family]} {effect.direction}: {region}: {change}"

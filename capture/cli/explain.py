@@ -45,16 +45,12 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
     if form == "json":
         print_json({each: [_as_plain(s) for s in statements if each in s.families] for each in families})
         return
-    rows = [(s.direction, s.traffic, _goes(s), s.why, _families(s)) for s in statements]
-    print_lines(folded_table([HEADINGS, *rows], columns()))
-
-
-def _families(statement: Statement) -> str:
-    return ", ".join(FAMILY_NAMES[family] for family in statement.families)
-
-
-def _goes(statement: Statement) -> str:
-    return fate_text(statement.fate.replace(marked=False)) if statement.fate else "cannot be judged"
+    rows = [HEADINGS]
+    for each in statements:
+        goes = fate_text(each.fate.replace(marked=False)) if each.fate else "cannot be judged"
+        named = ", ".join(FAMILY_NAMES[of] for of in each.families)
+        rows.append((each.direction, each.traffic, goes, each.why, named))
+    print_lines(folded_table(rows, columns()))
 
 
 def _as_plain(statement: Statement) -> dict[str, object]:

@@ -141,7 +141,6 @@ class BadUsageError(CaptureError):
 
 
 def _usage_text(error: click.UsageError) -> str:
-    """Return what is wrong, with what was probably meant."""
     likely = getattr(error, "possibilities", None) or ()
     if isinstance(error, click.NoSuchOption):
         known = {name.lstrip("-"): name for name in likely}  # the dashes make every two names similar

@@ -17,13 +17,7 @@ from capture.model.addresses import FAMILIES, Network, parse_address
 from capture.model.ruleset import SHOWN_TABLES
 from capture.report.option_text import by_topic, flags_text, heading, help_text
 from capture.report.output import warn
-from capture.settings.options import (
-    ALLOW_HOST,
-    BACKEND_OPTIONS,
-    FORCE_APPLY,
-    RULE_OPTIONS,
-    Option,
-)
+from capture.settings.options import ALLOW_HOST, BACKEND_OPTIONS, FORCE_APPLY, RULE_OPTIONS, Option
 from capture.settings.settings import Settings, from_environment, with_flags
 from capture.state.files import names_in
 from capture.state.netns import path_of_process
@@ -176,9 +170,9 @@ def example_lines(example: str, width: int) -> Iterator[str]:
     rest = command.rstrip()
     while len(rest) > width:
         blanks = [
-            place for place, each in enumerate(rest[: width - 1]) if each == " " and not rest.count("'", 0, place) % 2
+            index for index, each in enumerate(rest[: width - 1]) if each == " " and not rest.count("'", 0, index) % 2
         ]
-        blanks = [place for place in blanks if rest[place + 1] in "-|>"] or blanks
+        blanks = [index for index in blanks if rest[index + 1] in "-|>"] or blanks
         if not blanks or not rest[: blanks[-1]].strip():
             break
         yield f"{rest[: blanks[-1]]} \\"
@@ -247,9 +241,6 @@ def flags(ctx: click.Context) -> dict[Option[Any], str]:
     return given
 
 
-# --- which namespace -----------------------------------------------------------------------------
-
-
 def namespace_options() -> list[click.Parameter]:
     """Return ``--netns`` and ``--pid``; a command gets ``namespace``: a path, or None for the one we are in."""
     return [
@@ -315,9 +306,6 @@ def part_options() -> list[click.Parameter]:
         family_option(),
         click.Option(["--table", "table_name"], type=one_of(*SHOWN_TABLES), help="Show this table only."),
     ]
-
-
-# --- the pod's name servers ----------------------------------------------------------------------
 
 
 def dns_servers_option() -> click.Parameter:

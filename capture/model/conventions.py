@@ -1,4 +1,4 @@
-"""Numbers on which kernel, proxy, agent and capture agree, and which no option changes."""
+"""Numbers on which kernel, proxy, agent and capture agree."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ IPPROTO_TCP, IPPROTO_UDP = 6, 17  # linux/in.h
 PROTOCOL_NUMBERS: dict[ProtocolName, int] = {"tcp": IPPROTO_TCP, "udp": IPPROTO_UDP}
 PROTOCOL_OF: dict[int, ProtocolName] = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 MAX_PORT = 0xFFFF
+SSH_PORT = 22
 PROXY_ID, APP_ID = 1337, 1000
 """The usual user and group of the proxy, and those of an app in examples."""
 MAX_ID = 0xFFFF_FFFE
@@ -23,10 +24,11 @@ SIDECAR_PORTS = range(15000, 15100)
 """Where Envoy and Istio's agent listen: for captured traffic, DNS, probes and metrics, and for commands."""
 
 # Istio's design of DNS and TPROXY
-SSH_PORT = 22
 DNS_PORT = 53
 AGENT_DNS_PORT = 15053
 """The port on which the agent next to the proxy answers DNS."""
+TPROXY_MARK, TPROXY_ROUTE_TABLE = 1337, 133
+"""The defaults for the mark of a transparent proxy, and for the table with its routes."""
 PROXY_TO_SELF_MARK = 1338
 """0x53a, of what a transparent proxy sends to its own pod: with the proxy's own mark it would not come in."""
 PASSTHROUGH_SOURCE = {IPV4: Network(IPV4, 0x7F000006, 32), IPV6: Network(IPV6, 6, 128)}

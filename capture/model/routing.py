@@ -13,7 +13,6 @@ class LoopbackAddress(Value):
 
     @property
     def family(self) -> Family:
-        """Return the family of the address."""
         return self.network.family
 
     @property

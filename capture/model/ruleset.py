@@ -18,6 +18,7 @@ Numbers are plain integers (ports, ids, marks), times are seconds.
 from __future__ import annotations
 
 from capture.model.addresses import IPV6, Family, Network
+from capture.model.chain_names import is_own_chain
 from capture.model.values import Value, put
 
 TYPE_CHECKING = False
@@ -364,12 +365,10 @@ class Table(Value):
 
     @property
     def rules(self) -> Iterator[Rule]:
-        """Yield the rules of all chains."""
         for chain in self.chains:
             yield from chain.rules
 
     def chain(self, name: str) -> Chain | None:
-        """Return the chain of that name, or None."""
         for chain in self.chains:
             if chain.name == name:
                 return chain
@@ -397,7 +396,6 @@ class Ruleset(Value):
 
     @property
     def rules(self) -> Iterator[Rule]:
-        """Yield the rules of all tables."""
         for table in self.tables:
             yield from table.rules
 
@@ -410,18 +408,17 @@ class Ruleset(Value):
 
     @property
     def transparent_verdicts(self) -> list[TransparentProxy]:
-        """Return the verdicts that hand packets to a transparent proxy."""
+        """Return the verdicts of our chains that hand packets to a transparent proxy."""
         mangle = self.table(MANGLE)
-        return [rule.verdict for rule in (mangle.rules if mangle else ()) if isinstance(rule.verdict, TransparentProxy)]
+        own = (chain for chain in (mangle.chains if mangle else ()) if is_own_chain(chain.name))
+        return [rule.verdict for chain in own for rule in chain.rules if isinstance(rule.verdict, TransparentProxy)]
 
     def table(self, name: TableName) -> Table | None:
-        """Return the table of that name, or None."""
         for table in self.tables:
             if table.name == name:
                 return table
         return None
 
     def chain(self, table: TableName, name: str) -> Chain | None:
-        """Return a chain of a table, or None."""
         found = self.table(table)
         return found.chain(name) if found else None

@@ -30,6 +30,9 @@ NLA_TYPE_MASK = 0x3FFF
 NLA_HEADER_SIZE = 4
 NLA_LENGTH_MAX = 0xFFFF
 
+Fields = dict[int, bytes]
+"""Payloads by the type of their attribute."""
+
 PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")  # indexed by length % 4
 
 
@@ -101,9 +104,9 @@ def decode(data: bytes) -> Iterator[tuple[int, bytes]]:
         offset += (length + 3) & ~3
 
 
-def decode_fields(data: bytes) -> dict[int, bytes]:
+def decode_fields(data: bytes) -> Fields:
     """Return the payloads by type. Where a type occurs twice, the first counts."""
-    fields: dict[int, bytes] = {}
+    fields: Fields = {}
     for kind, payload in decode(data):
         if kind not in fields:
             fields[kind] = payload

@@ -103,10 +103,10 @@ def commit(
         raise failure(doing, NO_ANSWER)
 
 
-def _failure_at(place: int, refusal: Refusal, descriptions: Sequence[str], doing: str) -> CaptureError:
-    """Return the error for message number ``place`` of a batch: 0 is its beginning and means the whole."""
-    if 0 < place <= len(descriptions):
-        return failure(descriptions[place - 1], refusal)
+def _failure_at(number: int, refusal: Refusal, descriptions: Sequence[str], doing: str) -> CaptureError:
+    """Return the error for message ``number`` of a batch: 0 is its beginning and means the whole."""
+    if 0 < number <= len(descriptions):
+        return failure(descriptions[number - 1], refusal)
     if refusal.errno == errno.ERESTART:
         return RulesetChangedError(doing)
     return failure(doing, refusal)

@@ -92,8 +92,8 @@ def put_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -
         first = netfilter.next_sequences(len(part))
         flags = NLM_F_REQUEST | NLM_F_CREATE
         messages = [
-            encode_message(IPCTNL_MSG_CT_NEW, flags, first + place, encode_entry(*entry))
-            for place, entry in enumerate(part)
+            encode_message(IPCTNL_MSG_CT_NEW, flags, first + index, encode_entry(*entry))
+            for index, entry in enumerate(part)
         ]
         netfilter.send(b"".join(messages), doing)
         for message in netfilter.drain(doing):

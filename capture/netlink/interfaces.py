@@ -47,7 +47,6 @@ class Link(Value):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is ``lo``."""
         return bool(self.flags & IFF_LOOPBACK)
 
 

@@ -64,12 +64,9 @@ def read_policies() -> list[IpsecPolicy]:
         raise CaptureError(f"{SOCKETS} cannot be read: {error.strerror}") from None
     with NetlinkSocket.open(NETLINK_XFRM, "open a socket for IPsec policies") as xfrm:
         bodies = xfrm.dump(XFRM_MSG_GETPOLICY, b"", "list IPsec policies")
-        return [_policy(body) for body in bodies if _is_for_all_sockets(body)]
-
-
-def _is_for_all_sockets(body: bytes) -> bool:
-    """Return whether a policy is not one of a socket's own (IP_XFRM_POLICY), whose directions come after these."""
-    return body[DIRECTION] < len(DIRECTIONS) and _family_number(body) in FAMILY_OF
+    # Policies of a socket's own (IP_XFRM_POLICY) have directions that come after these.
+    of_all = [body for body in bodies if body[DIRECTION] < len(DIRECTIONS)]
+    return [_policy(body) for body in of_all if _family_number(body) in FAMILY_OF]
 
 
 def _family_number(body: bytes) -> int:

@@ -27,9 +27,7 @@ def add_veth(route: NetlinkSocket, name: str, peer_name: str, peer_namespace: in
     """Make a veth pair; its peer goes to the namespace behind a file descriptor."""
     peer = _header() + attribute(IFLA_IFNAME, text(peer_name)) + attribute(IFLA_NET_NS_FD, u32(peer_namespace))
     info = nested(
-        IFLA_LINKINFO,
-        attribute(IFLA_INFO_KIND, text("veth")),
-        nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, peer)),
+        IFLA_LINKINFO, attribute(IFLA_INFO_KIND, text("veth")), nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, peer))
     )
     body = _header() + attribute(IFLA_IFNAME, text(name)) + info
     route.request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"make the interface {name}")

@@ -40,7 +40,7 @@ class Message(Value):
 
 
 class Refusal(Value):
-    """Why the kernel refused: an errno and, if it was so kind, words and the byte of the message it disliked."""
+    """Why the kernel refused: an errno and, where it sends them, words and the byte of the message that is wrong."""
 
     errno: int
     words: str = ""
@@ -49,8 +49,8 @@ class Refusal(Value):
     @property
     def explanation(self) -> str:
         """The kernel's report beyond the errno, for people; empty if there is none."""
-        place = "" if self.offset is None else f"at byte {self.offset} of the message"
-        return ", ".join(filter(None, (self.words, place)))
+        where = "" if self.offset is None else f"at byte {self.offset} of the message"
+        return ", ".join(filter(None, (self.words, where)))
 
 
 def encode_message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:

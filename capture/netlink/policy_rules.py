@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import errno
 
+from capture.model.addresses import FAMILY_NAMES, FAMILY_OF
 from capture.model.values import Value
-from capture.netlink.attributes import attribute, decode_fields, decode_host_number, decode_text, u32
+from capture.netlink.attributes import Fields, attribute, decode_fields, decode_host_number, decode_text, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
-from capture.netlink.routing import RTN_THROW, family_name, header_table, read_routes
+from capture.netlink.routing import RTN_THROW, header_table, read_routes
 from capture.netlink.rtnetlink import AF_INET, AF_INET6, AF_UNSPEC, address_text, changed
 
 TYPE_CHECKING = False
@@ -140,7 +141,7 @@ def _decode(body: bytes) -> PolicyRule:
     )
 
 
-def _is_for_rerouted(family: int, fields: dict[int, bytes]) -> bool:
+def _is_for_rerouted(family: int, fields: Fields) -> bool:
     is_other_user = family == AF_INET and decode_host_number(fields.get(FRA_UID_RANGE, b"")[:4]) > 0
     is_other_protocol = fields.get(FRA_IP_PROTO, TCP) != TCP
     return FRA_OIFNAME not in fields and not is_other_user and not is_other_protocol
@@ -150,7 +151,7 @@ def _network(family: int, address: bytes | None, bits: int) -> str:
     return f"{address_text(family, address)}/{bits}" if bits else ""
 
 
-def _other_conditions(body: bytes, fields: dict[int, bytes]) -> str:
+def _other_conditions(body: bytes, fields: Fields) -> str:
     words = [f"tos {body[3]:#x}"] if body[3] else []
     if FRA_OIFNAME in fields:
         words.append(f"oif {decode_text(fields[FRA_OIFNAME])}")
@@ -171,7 +172,7 @@ def put_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int, pref
 
     With None, remove every rule that is exactly that, and none with more conditions.
     """
-    words = f"{family_name(family)} policy rule fwmark {mark:#x} lookup {table}"
+    words = f"{FAMILY_NAMES[FAMILY_OF[family]]} policy rule fwmark {mark:#x} lookup {table}"
     found = _preferences(route, family, mark, table)
     changes = []
     if preference is not None and preference not in found:

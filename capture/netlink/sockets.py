@@ -17,6 +17,7 @@ from capture.netlink import messages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Self
 
 
@@ -113,17 +114,18 @@ class NetlinkSocket:
             words = f"{len(datagram)} bytes at once; net.core.wmem_max allows less" if too_large else ""
             raise failure(doing, _refusal_of(error, words)) from error
 
-    def drain(self, doing: str) -> list[messages.Message]:
-        """Return all messages that are waiting. When the kernel had more than fit (ENOBUFS), those that did."""
-        received: list[messages.Message] = []
+    def drain(self, doing: str) -> Iterator[messages.Message]:
+        """Yield all messages that are waiting. When the kernel had more than fit (ENOBUFS), those that did."""
         while True:
             try:
-                received += messages.decode_messages(self._receive(doing))
+                datagram = self._receive(doing)
             except BlockingIOError:
-                return received
+                return
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise failure(doing, _refusal_of(error)) from error
+            else:
+                yield from messages.decode_messages(datagram)
 
     def _begin(self, kind: int, flags: int, body: bytes, doing: str) -> int:
         sequence = self.next_sequences(1)
@@ -134,25 +136,19 @@ class NetlinkSocket:
         """Read until the request is acknowledged or its dump is done; also return whether the dump is consistent."""
         bodies: list[bytes] = []
         consistent = True
-        while True:
-            try:
-                datagram = self._receive(doing)
-            except BlockingIOError as error:
-                raise failure(doing, NO_ANSWER) from error
-            except OSError as error:
-                raise failure(doing, _refusal_of(error)) from error
-            for message in messages.decode_messages(datagram):
-                if message.sequence != sequence:
-                    continue  # left over from a request that ended in an error
-                if message.flags & messages.NLM_F_DUMP_INTR:
-                    consistent = False
-                if message.kind not in (messages.NLMSG_ERROR, messages.NLMSG_DONE):
-                    bodies.append(message.body)
-                    continue
-                refusal = messages.decode_refusal(message)
-                if refusal:
-                    raise failure(doing, refusal)
-                return bodies, consistent
+        for message in self.drain(doing):
+            if message.sequence != sequence:
+                continue  # left over from a request that ended in an error
+            if message.flags & messages.NLM_F_DUMP_INTR:
+                consistent = False
+            if message.kind not in (messages.NLMSG_ERROR, messages.NLMSG_DONE):
+                bodies.append(message.body)
+                continue
+            refusal = messages.decode_refusal(message)
+            if refusal:
+                raise failure(doing, refusal)
+            return bodies, consistent
+        raise failure(doing, NO_ANSWER)
 
     def _receive(self, doing: str) -> bytes:
         """Return the next datagram. Raises OSError; BlockingIOError if there is none."""

@@ -8,7 +8,7 @@ A filter has actions, and "mirred" is the one that hands a packet to another int
 from __future__ import annotations
 
 from capture.errors import KernelError, UnsupportedError
-from capture.netlink.attributes import decode_fields, decode_host_number, decode_text, u32
+from capture.netlink.attributes import Fields, decode_fields, decode_host_number, decode_text, u32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def read_redirects(route: NetlinkSocket, interface: int) -> list[int]:
     return [target for body in bodies for target in _targets(decode_fields(body[TCMSG_SIZE:]))]
 
 
-def _targets(filter_fields: dict[int, bytes]) -> Iterator[int]:
+def _targets(filter_fields: Fields) -> Iterator[int]:
     kind = decode_text(filter_fields.get(TCA_KIND, b""))
     options = decode_fields(filter_fields.get(TCA_OPTIONS, b""))
     for action in decode_fields(options.get(ACTIONS_OF.get(kind, 0), b"")).values():

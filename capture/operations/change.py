@@ -14,17 +14,11 @@ from capture.model.addresses import IPV6
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.operations.arguments import host_or_default, request_of
-from capture.rules import (
-    build_handover,
-    build_ruleset,
-    build_tracking,
-    redirects_inbound,
-    tracks_connections,
-)
-from capture.settings.config import CaptureConfig, resolve
+from capture.rules import build_ruleset, build_tracking, build_transition, redirects_inbound, tracks_connections
+from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.families import link_local_note
 from capture.settings.options import ALLOW_HOST, PROFILE
-from capture.settings.settings import as_settings
+from capture.settings.settings import Settings, as_settings
 from capture.state import record, routes
 from capture.state.ended_records import forget_ended
 from capture.state.host_answers import RecordingHost
@@ -40,8 +34,6 @@ if TYPE_CHECKING:
     from capture.backends import Driver
     from capture.backends.detect import BackendChoice, SetLocation
     from capture.operations.arguments import Namespace
-    from capture.settings.config import Host
-    from capture.settings.settings import Settings
     from capture.state.sysctls import Sysctl
 
 
@@ -224,7 +216,7 @@ def _replace_rules(
         return False, ()
     driver, live = existing.driver, existing.current
     if desired.transparent_verdicts and any(map(redirects_inbound, existing.rulesets)):
-        both = build_handover(config)
+        both = build_transition(config)
         live = _capture_both_ways(driver, both, live, existing.recorded_rules)
         existing = existing.replace(recorded_rules=both)  # which has the rules in shared chains, too
     losses = _write(existing, config, desired, live)

@@ -7,7 +7,7 @@ from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import KIND_OF
 from capture.analysis.policy import captured_ports
 from capture.analysis.trace import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
-from capture.model.addresses import FAMILY_NAMES
+from capture.model.addresses import FAMILY_NAMES, Family
 from capture.operations import trace
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
@@ -21,6 +21,7 @@ from capture.settings.options import (
     PROXY_GID,
     PROXY_UID,
     REDIRECT_DNS,
+    Option,
 )
 from capture.settings.pod import PROXY_PORTS
 from capture.state.pod_network import read_pod_network
@@ -32,12 +33,10 @@ if TYPE_CHECKING:
 
     from capture.analysis.causes import Capture, PodFacts, Ports
     from capture.analysis.trace import Outcome
-    from capture.model.addresses import Family
     from capture.model.packet import Packet
     from capture.model.ruleset import Ruleset
     from capture.operations import Reference
     from capture.operations.results import Verified
-    from capture.settings.options import Option
     from capture.settings.settings import Settings
 
 SELECTIONS = (INBOUND_PORTS, OUTBOUND_NETWORKS, OWNER_GROUPS)
@@ -68,7 +67,7 @@ def empty_capture_causes(known: Reference | None, facts: PodFacts, capture: Capt
     if capture.ports:
         return
     if known is None:
-        yield cause("excluded: live")
+        yield cause("excluded: live", what="nothing")
         return
     options = _explicit_options(known.settings, lambda option: bool(_ports_without(option, known.settings, facts)))
     yield cause("excluded: everything", options=", ".join(options or _restrictions(known.settings)))
@@ -78,19 +77,38 @@ def exclusion_notes(known: Reference, facts: PodFacts, capture: Capture, verifie
     """Yield what the settings leave uncaptured on purpose, which may be what is looked for."""
     for note in verified.notes:
         yield cause("family-not-captured: note", note=note)
-    of_pod = {address.family for address in facts.addresses}
-    in_use = [family for family in capture.families if family in of_pod or not of_pod]
     restrictions = _restrictions(known.settings)
-    for outcome in (PROXY_OUTBOUND, PROXY_INBOUND) if capture.ports else ():
-        left_out = [family for family in in_use if not capture.captures(outcome, family)]
-        if left_out:
-            options = _cancelling(outcome, left_out, known.settings, facts) or restrictions
-            restrictions = [each for each in restrictions if each not in options]
-            direction = KIND_OF[outcome]
-            what = f"nothing {direction}" if left_out == in_use else f"no {direction} {FAMILY_NAMES[left_out[0]]}"
-            yield cause("excluded: all", what=what, options=", ".join(options))
+    for outcome, families, what in _left_out(facts, capture) if capture.ports else ():
+        if outcome == PROXY_INBOUND and known.config.rerouted_interfaces:
+            continue  # what comes in there is captured as outbound
+        options = _cancelling(outcome, families, known.settings, facts) or restrictions
+        restrictions = [each for each in restrictions if each not in options]
+        yield cause("excluded: all", what=what, options=", ".join(options))
     if restrictions and capture.ports:
         yield cause("excluded: pod", options=", ".join(restrictions))
+
+
+def notes_without_record(facts: PodFacts, capture: Capture, by_chains: Ports) -> Iterator[Cause]:
+    """Yield what live rules leave uncaptured; ``by_chains`` is what those would send that no base chain leads to."""
+    for family in sorted({address.family for address in facts.addresses}.difference(capture.families)):
+        yield cause("family-not-captured", FAMILY_NAMES[family], family=FAMILY_NAMES[family])
+    for outcome, families, what in _left_out(facts, capture):
+        if any(each == outcome and family in families for each, family, _ in by_chains):
+            yield cause("rule-missing: no jump", what=what)
+        elif capture.ports:
+            yield cause("excluded: live", what=what)
+
+
+def _left_out(facts: PodFacts, capture: Capture) -> Iterator[tuple[Outcome, list[Family], str]]:
+    """Yield the outcomes to which connections of some families of the pod do not come, each with these and in words."""
+    of_pod = {address.family for address in facts.addresses}
+    in_use = [family for family in capture.families if family in of_pod or not of_pod]
+    for outcome in (PROXY_OUTBOUND, PROXY_INBOUND):
+        families = [family for family in in_use if not capture.captures(outcome, family)]
+        direction = KIND_OF[outcome]
+        if families:
+            what = f"nothing {direction}" if families == in_use else f"no {direction} {FAMILY_NAMES[families[0]]}"
+            yield outcome, families, what
 
 
 def _cancelling(outcome: Outcome, families: Sequence[Family], settings: Settings, facts: PodFacts) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from capture.analysis.canonical import entries_of
 from capture.model import ruleset as model
-from capture.settings.options import OPTIONS
+from capture.model.conventions import SSH_PORT
+from capture.settings.options import OPTIONS, Option
 from capture.settings.settings import Given, Settings
 
 TYPE_CHECKING = False
@@ -12,9 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from capture.settings.options import Option
-
-SSH = "22"
+SSH = str(SSH_PORT)
 
 
 def inferred_flags(ruleset: model.Ruleset) -> list[str]:

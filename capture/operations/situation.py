@@ -31,7 +31,6 @@ class OtherChains(Value):
 
     @property
     def chains(self) -> tuple[BaseChain, ...]:
-        """Return all of them."""
         return (*self.foreign, *self.second)
 
     def of(self, place: tuple[str, str]) -> tuple[BaseChain, ...]:
@@ -55,7 +54,7 @@ def read_other_chains(place: tuple[str, str]) -> OtherChains:
         else:
             chains += found
     if tables & {"filter", "security"}:
-        from capture.backends.iptables.filters import read_legacy_filters
+        from capture.backends.iptables.restore import read_legacy_filters
 
         filters = read_legacy_filters()
         chains += filters or ()

@@ -97,7 +97,6 @@ def difference_text(difference: Difference) -> str:
 
 
 def _foreign(each: Difference | Obstacle) -> str:
-    """Return what a foreign rule does, in a sentence."""
     from capture.analysis.foreign_effects import what_foreign_does  # where something differs
 
     does = what_foreign_does(each.rule, each.effect)
@@ -245,19 +244,14 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
 
 
 def _with_effect(effect: Effect | None, message: str) -> dict[str, object]:
-    return {"example": _example_as_plain(effect), "effect": effect_as_plain(effect), "message": message}
-
-
-def _example_as_plain(effect: Effect | None) -> dict[str, object] | None:
-    if effect is None:
-        return None
-    return {
+    example = effect and {
         "packet": packet_text(effect.packet),
         "asked": effect.before.outcome,
         "asked_port": effect.before.port,
         "live": effect.after.outcome,
         "live_port": effect.after.port,
     }
+    return {"example": example, "effect": effect_as_plain(effect), "message": message}
 
 
 def effect_as_plain(effect: Effect | None) -> dict[str, object] | None:

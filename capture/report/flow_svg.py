@@ -91,7 +91,6 @@ def _placed(edges: Iterable[Edge], column: int, top: float) -> tuple[tuple[Node,
 
 
 def _columns(roots: Sequence[Node]) -> tuple[list[tuple[float, float]], float]:
-    """Return where each column of boxes begins and how wide it is, and how wide the whole is."""
     widest: dict[int, int] = {}
     rest = list(roots)
     while rest:
@@ -117,7 +116,6 @@ def _of_root(heading: str, root: Node, columns: Sequence[tuple[float, float]]) -
 
 
 def _box(node: Node, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
-    """Yield a box, what is in it, and the edges that leave it."""
     left, width = columns[node.column]
     top, colour = node.middle - BOX / 2, COLOURS[node.kind]
     yield f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{BOX}" rx="5" stroke="{colour}"/>'
@@ -128,7 +126,10 @@ def _box(node: Node, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
     children = node.below if node.column else node.below[:1]
     if not node.column:  # a packet meets one table after the other
         for one, other in itertools.pairwise(node.below):
-            yield from _onwards(one, other, columns)
+            x = columns[one.column][0] + 20
+            begin, end = one.middle + BOX / 2, other.middle - BOX / 2
+            yield f'<path d="M{x:.1f} {begin:.1f}V{end - 6:.1f}" stroke="{COLOURS["table"]}"/>'
+            yield f'<path d="M{x - 4:.1f} {end - 7:.1f}l4 6l4-6Z" style="fill:{COLOURS["table"]}"/>'
     for child in children:
         begin, (end, _) = left + width, columns[child.column]
         bend, stroke = (end - begin) / 3, COLOURS[child.kind]
@@ -139,14 +140,6 @@ def _box(node: Node, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
         yield f'<path d="{tip}" style="fill:{stroke}"/>'
         place = f'x="{end - 10:.1f}" y="{child.middle - 5:.1f}" text-anchor="end"'
         yield f'<text class="count" {place}>{_escaped(child.label)}</text>'
-
-
-def _onwards(one: Node, other: Node, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
-    """Yield an arrow down from one table to the next."""
-    x = columns[one.column][0] + 20
-    begin, end = one.middle + BOX / 2, other.middle - BOX / 2
-    yield f'<path d="M{x:.1f} {begin:.1f}V{end - 6:.1f}" stroke="{COLOURS["table"]}"/>'
-    yield f'<path d="M{x - 4:.1f} {end - 7:.1f}l4 6l4-6Z" style="fill:{COLOURS["table"]}"/>'
 
 
 def _short(text: str) -> str:

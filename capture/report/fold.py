@@ -10,7 +10,7 @@ from itertools import zip_longest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 MARKS = ("=>", "?")
 """Marks that may precede a line's text, and hang with its indentation."""
@@ -56,7 +56,6 @@ def folded(line: str, width: int, hang: int | None = None) -> list[str]:
 
 
 def _indentation(line: str) -> int:
-    """Return where a line's text begins."""
     text = line.lstrip(" ")
     for mark in MARKS:
         if text.startswith(f"{mark} "):
@@ -109,7 +108,10 @@ def folded_table(rows: Sequence[Sequence[str]], width: int | None = None, gap: i
         words = [max(width_of(word) for cell in column for word in (*cell.split(), "")) for column in columns]
         widths = _shrunk(widths, words, width - gap * (len(widths) - 1))
     for row in rows:
-        yield from _row(row, widths, gap)
+        cells = [folded(cell, width, 0) for cell, width in zip(row, widths, strict=True)]
+        for parts in zip_longest(*cells, fillvalue=""):
+            padded = [part + " " * (width - width_of(part)) for part, width in zip(parts, widths, strict=True)]
+            yield (" " * gap).join(padded).rstrip(" ")
 
 
 def _shrunk(widths: list[int], words: list[int], room: int) -> list[int]:
@@ -120,10 +122,3 @@ def _shrunk(widths: list[int], words: list[int], room: int) -> list[int]:
             _, widest = max((width, place) for place, width in enumerate(widths) if width > least[place])
             widths[widest] -= 1
     return widths
-
-
-def _row(row: Iterable[str], widths: list[int], gap: int) -> Iterator[str]:
-    cells = [folded(cell, width, 0) for cell, width in zip(row, widths, strict=True)]
-    for parts in zip_longest(*cells, fillvalue=""):
-        padded = [part + " " * (width - width_of(part)) for part, width in zip(parts, widths, strict=True)]
-        yield (" " * gap).join(padded).rstrip(" ")

@@ -43,16 +43,12 @@ def parts(dumped: Dumped, family: Family | None = None, table_name: model.TableN
 
 
 def _holds_own(live: model.Ruleset, family: Family, table_name: model.TableName) -> bool:
-    """Return whether a table has a chain or a rule of our own for the family."""
     whole = live.table(table_name)
     if whole is None or family not in live.families:
         return False
     if any(is_own_chain(chain.name) and is_of_family(chain, table_name, family) for chain in whole.chains):
         return True
     return any(place[0] == table_name for place in own_rules(live.replace(families=(family,)), family))
-
-
-# --- table ---------------------------------------------------------------------------------------
 
 
 def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool, width: int | None = None) -> str:
@@ -67,9 +63,6 @@ def table(shown: list[Shown], verified: Verified | None, *, is_whole: bool, widt
     if is_whole and verified is not None:
         listings.append("".join(f"# {line}\n" for line in conclusion_lines(verified)))
     return "\n".join(listings)
-
-
-# --- save and nft --------------------------------------------------------------------------------
 
 
 def save(shown: list[Shown]) -> str:
@@ -111,10 +104,9 @@ def _rendered(render: Callable[[model.Ruleset], str], live: model.Ruleset) -> tu
     except ValueError:
         pass
 
-    def problem(table: model.Table, chain: model.Chain, rule: model.Rule) -> str:
-        alone = live.replace(tables=(table.replace(chains=(chain.replace(rules=(rule,)),)),))
+    def problem(rule: model.Rule) -> str:
         try:
-            render(alone)
+            render(live.replace(tables=(model.Table(model.NAT, (model.Chain(model.OUTPUT, (rule,)),)),)))
         except ValueError as error:
             return str(error)
         return ""
@@ -124,7 +116,6 @@ def _rendered(render: Callable[[model.Ruleset], str], live: model.Ruleset) -> tu
 
 
 def _only(live: model.Ruleset, names: Collection[model.TableName], family: Family | None = None) -> model.Ruleset:
-    """Return the tables of these names, with the chains of one family if that is given."""
     tables = [table for table in live.tables if table.name in names]
     if family is not None:
         tables = [
@@ -136,20 +127,22 @@ def _only(live: model.Ruleset, names: Collection[model.TableName], family: Famil
 
 def _without_words_of(live: model.Ruleset, backend: str) -> tuple[model.Ruleset, str]:
     """Return the rules that every backend has words for, and comments about those that cannot."""
-    problem = f"since only {backend} can express it"
-    return _without(live, lambda _table, _chain, rule: problem if _is_unknown(rule) else "")
+
+    def problem(rule: model.Rule) -> str:
+        parts = (rule.verdict, *rule.matches)
+        is_unknown = any(isinstance(part, model.UnknownVerdict | model.UnknownMatch) for part in parts)
+        return f"since only {backend} can express it" if is_unknown else ""
+
+    return _without(live, problem)
 
 
-def _without(
-    live: model.Ruleset, problem: Callable[[model.Table, model.Chain, model.Rule], str]
-) -> tuple[model.Ruleset, str]:
-    """Return the rules that have no problem, and comments about the others."""
+def _without(live: model.Ruleset, problem: Callable[[model.Rule], str]) -> tuple[model.Ruleset, str]:
     left_out: list[str] = []
 
     def kept(table: model.Table, chain: model.Chain) -> model.Chain:
         rules = []
         for rule in chain.rules:
-            if found := problem(table, chain, rule):
+            if found := problem(rule):
                 words = text_of(rule, rule.family or live.families[0])
                 left_out.append(f"# left out, {without_line_ends(found)}: {table.name} {chain.name} {words}\n")
             else:
@@ -158,15 +151,6 @@ def _without(
 
     tables = tuple(table.replace(chains=tuple(kept(table, chain) for chain in table.chains)) for table in live.tables)
     return live.replace(tables=tables), "".join(left_out)
-
-
-def _is_unknown(rule: model.Rule) -> bool:
-    return isinstance(rule.verdict, model.UnknownVerdict) or any(
-        isinstance(match, model.UnknownMatch) for match in rule.matches
-    )
-
-
-# --- json ----------------------------------------------------------------------------------------
 
 
 def as_json(dumped: Dumped, shown: list[Shown]) -> dict[str, object]:
@@ -222,7 +206,6 @@ def _row_as_json(row: Row, family: Family) -> dict[str, object]:
 
 
 def _more_texts(rule: model.Rule, family: Family) -> list[str]:
-    """Return the further rules of iptables that one of nftables with a list is."""
     from capture.backends.iptables.expansion import expanded
     from capture.backends.iptables.render import rule_text
 
@@ -235,31 +218,18 @@ def ruleset_of_dump(plain: dict[str, Any]) -> model.Ruleset:
 
     Raises KeyError, TypeError or ValueError for what is no dump.
     """
+    from capture.backends.iptables.families import merged
     from capture.backends.iptables.parse import parse_save
 
-    found: dict[model.TableName, list[model.Chain]] = {}
-    families: list[Family] = []
-    for part in plain["tables"]:
-        family = part["family"]
-        families += [family] if family not in families else []
-        lines = [f"*{part['table']}"]
-        lines += [f":{chain['chain']} {chain.get('policy', '-')} [0:0]" for chain in part["chains"]]
+    blocks: dict[Family, dict[str, tuple[dict[str, str], list[str]]]] = {}
+    for part in plain["tables"]:  # of several rule sets, a table may be there twice
+        declared, rules = blocks.setdefault(part["family"], {}).setdefault(part["table"], ({}, []))
         for chain in part["chains"]:
+            declared.setdefault(chain["chain"], f":{chain['chain']} {chain.get('policy', '-')} [0:0]")
             texts = [text for rule in chain["rules"] for text in (rule["rule"].partition(" (and ")[0], *rule["more"])]
-            lines += [f"-A {chain['chain']} {text}" for text in texts]
-        parsed = parse_save("\n".join([*lines, "COMMIT", ""]), family)
-        for table in parsed.tables:
-            chains = found.setdefault(table.name, [])
-            for chain_read in table.chains:
-                _add_chain(chains, chain_read, family)
-    return model.Ruleset(tuple(families), tuple(model.Table(name, tuple(chains)) for name, chains in found.items()))
-
-
-def _add_chain(chains: list[model.Chain], read: model.Chain, family: Family) -> None:
-    """Add a chain of one family to those of both."""
-    rules = tuple(rule.replace(family=family) for rule in read.rules)
-    for place, known in enumerate(chains):
-        if known.name == read.name:
-            chains[place] = known.replace(rules=known.rules + rules)
-            return
-    chains.append(read.replace(rules=rules))
+            rules += [f"-A {chain['chain']} {text}" for text in texts]
+    read = []
+    for family, tables in blocks.items():
+        lines = [(f"*{name}", *declared.values(), *rules, "COMMIT\n") for name, (declared, rules) in tables.items()]
+        read.append(parse_save("\n".join(line for of_table in lines for line in of_table), family))
+    return merged(read) if read else model.Ruleset((), ())

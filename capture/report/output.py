@@ -114,11 +114,10 @@ def _code_of(program: Callable[[], int], on_error: Callable[[CaptureError], None
 
 
 def _unforeseen(error: Exception) -> CaptureError:
-    """Return an error of the system, or a defect of the program, in words."""
     if isinstance(error, OSError) and error.strerror:
         return CaptureError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    place = f"{trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}" if trace is not None else "nowhere"
-    return CaptureError(f"a defect of this program: {type(error).__name__}: {error}", f"Report it: it was in {place}.")
+    where = f"{trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}" if trace is not None else "nowhere"
+    return CaptureError(f"a defect of this program: {type(error).__name__}: {error}", f"Report it: it was in {where}.")

@@ -21,12 +21,12 @@ PERIOD = 1.0
 class Progress:
     """A context in which standard error shows what runs, if it is a terminal."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, command: str) -> None:
+        self._command = command
         self._seconds = 0
 
     def __enter__(self) -> Self:
-        if self._what and os.isatty(STDERR) and os.environ.get("TERM") != "dumb":
+        if self._command and os.isatty(STDERR) and os.environ.get("TERM") != "dumb":
             signal.signal(signal.SIGALRM, self._show)
             signal.siginterrupt(signal.SIGALRM, False)  # system calls of libraries in C go on
             signal.setitimer(signal.ITIMER_REAL, PERIOD, PERIOD)
@@ -37,12 +37,12 @@ class Progress:
 
     def _show(self, _signal: int, _frame: FrameType | None) -> None:
         self._seconds += 1
-        os.write(STDERR, f"\r{self._what} ... {self._seconds} s\033[K".encode())
+        os.write(STDERR, f"\r{self._command} ... {self._seconds} s\033[K".encode())
 
     def stop(self) -> None:
         """Take the line away, and show no other."""
-        if self._what:
-            self._what = ""
+        if self._command:
+            self._command = ""
             signal.setitimer(signal.ITIMER_REAL, 0)
         if self._seconds:
             self._seconds = 0

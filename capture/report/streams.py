@@ -100,7 +100,6 @@ class Stream:
         return self.is_shown_elsewhere or (self._sink is not None and self.failure is None and self._sink.isatty())
 
     def fileno(self) -> int:
-        """Return the descriptor."""
         return self._opened().fileno()
 
     def _opened(self) -> TextIO:

@@ -18,7 +18,8 @@ from capture.report.fold import folded_table, width_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
 EVERYWHERE = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
 COLUMN_NAMES = " pkts bytes target     prot opt in     out     source               destination"
@@ -61,7 +62,7 @@ def listed_chains(table: model.Table, family: Family) -> Iterator[ListedChain]:
             target = target_of(rule.verdict)
             references[target] = references.get(target, 0) + 1
     chains = [c for c in table.chains if c.name in references or is_of_family(c, table.name, family)]
-    for chain in sorted(chains, key=lambda chain: _place(chain, table.name)):
+    for chain in sorted(chains, key=lambda chain: _sort_key(chain, table.name)):
         rows = tuple(row(rule, family) for rule in chain.rules_for(family))
         is_built_in = chain.name in model.BUILT_IN_CHAINS[table.name]
         policy = (chain.policy_for(family) or "ACCEPT") if is_built_in else None
@@ -73,7 +74,7 @@ def is_of_family(chain: model.Chain, table: model.TableName, family: Family) -> 
     return chain.name in model.BUILT_IN_CHAINS[table] or not chain.rules or any(chain.rules_for(family))
 
 
-def _place(chain: model.Chain, table: model.TableName) -> tuple[int, str]:
+def _sort_key(chain: model.Chain, table: model.TableName) -> tuple[int, str]:
     """Return where a chain is listed: IN_REDIRECT after INBOUND, in either spelling."""
     built_in = model.BUILT_IN_CHAINS[table]
     if chain.name in built_in:
@@ -93,7 +94,6 @@ def listing(ruleset: model.Ruleset, family: Family, table_name: model.TableName,
 
 
 def _chain_text(chain: ListedChain, width: int | None) -> str:
-    """Return a chain's heading, the names of the columns, and its rules."""
     if chain.policy is None:
         about = f"{chain.references} references"
     elif chain.counters is None:
@@ -145,9 +145,6 @@ def amount(number: int) -> str:
         if number <= 9999:
             return f"{number:>4}{unit}"
     return f"{(number + 500) // 1000:>4}T"
-
-
-# --- rows ----------------------------------------------------------------------------------------
 
 
 def row(rule: model.Rule, family: Family) -> Row:
@@ -242,11 +239,7 @@ TARGETS: dict[type, str] = {
 }
 
 
-# --- what comes after the columns ---------------------------------------------------------------
-
-
 def _extras(matches: tuple[model.Match, ...]) -> Iterator[str]:
-    """Yield what iptables prints after the columns, match by match."""
     ports = [match for match in matches if isinstance(match, model.SourcePort | model.DestinationPort)]
     if not ports:
         yield from _further_networks(matches)
@@ -275,7 +268,6 @@ def _single_text(match: model.Match) -> Iterator[str]:
 
 
 def _further_networks(matches: tuple[model.Match, ...]) -> Iterator[str]:
-    """Yield the excluded networks that the columns do not show."""
     for match in matches:
         if isinstance(match, model.Source | model.Destination) and match.negated:
             column = "source" if isinstance(match, model.Source) else "destination"
@@ -330,24 +322,12 @@ def _bits(value: int, mask: int) -> str:
 
 
 def _target_extras(verdict: model.Verdict, family: Family) -> list[str]:
-    """Return what the target's extension prints after the matches."""
-    if isinstance(verdict, model.Redirect):
-        return [f"redir ports {verdict.port}"]
     if isinstance(verdict, model.TransparentProxy):
         address = "0.0.0.0" if family == IPV4 else "::"
         return [f"TPROXY redirect {address}:{verdict.port} mark {verdict.mark:#x}/{verdict.mask:#x}"]
-    if isinstance(verdict, model.SetMark):
-        return [_set_mark_text(verdict)]
-    if isinstance(verdict, model.SaveMark | model.RestoreMark):
-        return ["CONNMARK save" if isinstance(verdict, model.SaveMark) else "CONNMARK restore"]
-    if isinstance(verdict, model.SetZone):
-        return [f"CT zone {verdict.zone}" if verdict.zone else "CT"]
-    if isinstance(verdict, model.Log):
-        prefix = f' prefix "{verdict.prefix}"' if verdict.prefix else ""
-        return [f"LOG flags 0 level 4{prefix}"]
     if isinstance(verdict, model.UnknownVerdict):
         return [] if verdict.text.startswith(GOTO) else verdict.text.split(" ", 1)[1:]
-    return []
+    return [TARGET_EXTRAS[type(verdict)](verdict)] if type(verdict) in TARGET_EXTRAS else []
 
 
 def _set_mark_text(verdict: model.SetMark) -> str:
@@ -359,3 +339,14 @@ def _set_mark_text(verdict: model.SetMark) -> str:
     if verdict.mask == model.ALL_BITS:
         return f"MARK set {verdict.value:#x}"
     return f"MARK xset {verdict.value:#x}/{verdict.mask:#x}"
+
+
+TARGET_EXTRAS: dict[type, Callable[[Any], str]] = {
+    model.Redirect: lambda verdict: f"redir ports {verdict.port}",
+    model.SetMark: _set_mark_text,
+    model.SaveMark: lambda _: "CONNMARK save",
+    model.RestoreMark: lambda _: "CONNMARK restore",
+    model.SetZone: lambda verdict: f"CT zone {verdict.zone}" if verdict.zone else "CT",
+    model.Log: lambda verdict: "LOG flags 0 level 4" + (f' prefix "{verdict.prefix}"' if verdict.prefix else ""),
+}
+"""What the target's extension prints after the matches."""

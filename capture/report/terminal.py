@@ -1,4 +1,6 @@
-"""Output for a person, as wide as the terminal; verdicts, the deciding rule and drift are in colour.
+"""Output for a person, as wide as the terminal: lines, and the findings that ``doctor`` and ``cni status`` report.
+
+Verdicts, the deciding rule and drift are in colour.
 
 In a pipe every line stays whole and plain, so that it can be searched. The width is the terminal's; COLUMNS beats it.
 """
@@ -9,13 +11,18 @@ import os
 import sys
 
 from capture.model.text import printable
+from capture.model.values import Value
 from capture.report.fold import folded
 from capture.report.output import BOLD, GREEN, RED, YELLOW, painted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import TextIO
+    from typing import Literal, TextIO
+
+    State = Literal["ok", "note", "warning", "error"]
+else:
+    State = str
 
 MIN_WIDTH = 40
 ROWS = 24
@@ -36,6 +43,8 @@ VERDICTS = {
 }  # fmt: skip
 """Words at the beginning of lines that are verdicts or states."""
 COLOUR_OF = {verdict: colour for colour, verdicts in VERDICTS.items() for verdict in verdicts}
+HANG = 10
+"""The column at which the texts of findings begin."""
 DECIDES = "=> "
 """Marks the deciding rule on a packet's way."""
 
@@ -87,3 +96,27 @@ def highlighted(line: str, stream: TextIO) -> str:
         if head in COLOUR_OF and found:
             return f"{indentation}{painted(head, COLOUR_OF[head], stream)}{found}{rest}"
     return indentation + painted(text, COLOUR_OF.get(text, ""), stream)
+
+
+class Finding(Value):
+    """One line of a report: with an ``error`` capture cannot work, with a ``warning`` one way of it is unavailable."""
+
+    topic: str
+    name: str
+    state: State
+    message: str
+    remedy: str = ""
+    kind: str = ""
+    """The kind of a cause, as in ``capture why``."""
+
+
+def print_findings(found: Iterable[Finding]) -> None:
+    """Print findings by topic, each with its remedy below it."""
+    topic = ""
+    for finding in found:
+        if finding.topic != topic:
+            topic = finding.topic
+            print_lines([f"{topic}:"])
+        print_lines([f"  {finding.state:<7} {finding.name}: {finding.message}"], HANG)
+        if finding.remedy:
+            print_lines([f"{'':{HANG}}{finding.remedy}"], HANG)

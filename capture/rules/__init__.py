@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChainNames",
-    "build_handover",
     "build_ruleset",
     "build_tracking",
+    "build_transition",
     "redirects_inbound",
     "tracks_connections",
 ]
@@ -44,7 +44,7 @@ def build_ruleset(config: CaptureConfig) -> model.Ruleset:
     )
 
 
-def build_handover(config: CaptureConfig) -> model.Ruleset:
+def build_transition(config: CaptureConfig) -> model.Ruleset:
     """Return the rule set of the moment in which TPROXY takes inbound capture over from REDIRECT: both capture.
 
     If mangle and nat changed at once, a packet between the two could meet neither: the old rules of mangle, then the

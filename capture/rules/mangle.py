@@ -110,9 +110,7 @@ def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
         matches = (model.Source((PASSTHROUGH_SOURCE[family],)), FROM_LO, TCP)
         yield model.Rule(model.Return(), matches, family, why="the proxy passing a connection through to the app")
     yield model.Rule(
-        model.Return(),
-        (FROM_LO, TCP, model.Mark(PROXY_TO_SELF_MARK, negated=True)),
-        why="a call within the pod",
+        model.Return(), (FROM_LO, TCP, model.Mark(PROXY_TO_SELF_MARK, negated=True)), why="a call within the pod"
     )
     if config.inbound_ports:
         yield from uncaptured_inbound(config)

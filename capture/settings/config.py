@@ -6,10 +6,10 @@ Only ``resolve`` turns names into ids and decides on the families. After it ever
 from __future__ import annotations
 
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Family, Network
-from capture.model.conventions import PROXY_ID
+from capture.model.conventions import PROXY_ID, TPROXY_MARK, TPROXY_ROUTE_TABLE
 from capture.model.ruleset import Span, only
 from capture.model.values import Value
-from capture.settings import options as option
+from capture.settings import options
 from capture.settings.config_warnings import config_warnings
 from capture.settings.families import choose_families
 from capture.settings.parsers import Selection, UidPorts
@@ -74,8 +74,8 @@ class CaptureConfig(Value):
     proxy_uids: tuple[Span, ...] = (only(PROXY_ID),)
     proxy_gids: tuple[Span, ...] = (only(PROXY_ID),)
     mode: Mode = "REDIRECT"
-    tproxy_mark: int = 1337
-    tproxy_route_table: int = 133
+    tproxy_mark: int = TPROXY_MARK
+    tproxy_route_table: int = TPROXY_ROUTE_TABLE
     inbound_ports: Selection[Span] = Selection(everything=True)
     excluded_inbound_ports: tuple[Span, ...] = (only(15090), only(15021), only(15020))
     excluded_inbound_networks: tuple[Network, ...] = ()
@@ -121,90 +121,90 @@ def resolve(settings: Settings, host: Host) -> tuple[CaptureConfig, list[str]]:
 
 
 AS_GIVEN: dict[str, Option[Any]] = {
-    field: vars(option)[field.upper()] for field in CaptureConfig.__match_args__ if field.upper() in vars(option)
+    field: vars(options)[field.upper()] for field in CaptureConfig.__match_args__ if field.upper() in vars(options)
 }
 """The fields with the name of an option: they have its value, unless ``_config`` resolves it by the host."""
 
 
 def _config(settings: Settings, host: Host, warnings: list[str]) -> CaptureConfig:
-    profile: Profile = "1.30" if settings[option.PROFILE] == "1.30" else "1.8"
+    profile: Profile = "1.30" if settings[options.PROFILE] == "1.30" else "1.8"
     families = choose_families(settings, host)
     warnings += families.warnings
     user = host.user_id(host.default_proxy_user())
-    proxy_uids = _ids(settings, option.PROXY_UID, host.user_id) or (only(PROXY_ID if user is None else user),)
-    as_given = {field: settings[which] for field, which in AS_GIVEN.items()}
+    proxy_uids = _ids(settings, options.PROXY_UID, host.user_id) or (only(PROXY_ID if user is None else user),)
+    as_given = {field: settings[option] for field, option in AS_GIVEN.items()}
     return CaptureConfig(**as_given).replace(
         families=families.chosen,
         is_reached_by_ipv6=families.is_reached_by_ipv6,
-        rejects_ipv6=settings[option.OTHER_FAMILY] == "reject" and IPV6 not in families.chosen and host.has_ipv6(),
+        rejects_ipv6=settings[options.OTHER_FAMILY] == "reject" and IPV6 not in families.chosen and host.has_ipv6(),
         families_because=families.because,
         profile=profile,
         chain_names=_spelling(settings, profile),
         proxy_uids=proxy_uids,
-        proxy_gids=_ids(settings, option.PROXY_GID, host.group_id) or proxy_uids,
-        mode=settings[option.INTERCEPTION_MODE],
+        proxy_gids=_ids(settings, options.PROXY_GID, host.group_id) or proxy_uids,
+        mode=settings[options.INTERCEPTION_MODE],
         owner_groups=_owner_groups(settings, host),
         excluded_owner_groups=_excluded_owner_groups(settings, host),
-        drops_invalid=settings[option.DROP_INVALID],
+        drops_invalid=settings[options.DROP_INVALID],
     )
 
 
 def _spelling(settings: Settings, profile: Profile) -> Spelling:
-    explicit = settings[option.CHAIN_NAMES]
+    explicit = settings[options.CHAIN_NAMES]
     if explicit:
         return "dash" if explicit == "dash" else "underscore"
     return "dash" if profile == "1.8" else "underscore"
 
 
 def _ids(
-    settings: Settings, which: Option[tuple[str | Span, ...]], look_up: Callable[[str], int | None]
+    settings: Settings, option: Option[tuple[str | Span, ...]], look_up: Callable[[str], int | None]
 ) -> tuple[Span, ...]:
-    return tuple(_id(entry, settings, which, look_up) for entry in settings[which])
+    return tuple(_id(entry, settings, option, look_up) for entry in settings[option])
 
 
-def _id(entry: str | Span, settings: Settings, which: Option[Any], look_up: Callable[[str], int | None]) -> Span:
+def _id(entry: str | Span, settings: Settings, option: Option[Any], look_up: Callable[[str], int | None]) -> Span:
     """Return an entry as numbers: a name is looked up, and one that does not exist is an error."""
     if isinstance(entry, Span):
         return entry
     found = look_up(entry)
     if found is None:
-        kind = "user" if which == option.PROXY_UID else "group"
-        raise settings.refused(which, f"{which.expected}; no {kind} of that name is known here", entry)
+        kind = "user" if option == options.PROXY_UID else "group"
+        raise settings.refused(option, f"{option.expected}; no {kind} of that name is known here", entry)
     return only(found)
 
 
 def _owner_groups(settings: Settings, host: Host) -> Selection[Span]:
-    which = option.OWNER_GROUPS
-    explicit = settings[which]
+    option = options.OWNER_GROUPS
+    explicit = settings[option]
     if len(explicit.entries) > MAX_OWNER_GROUPS:
-        raise settings.refused(which, f"at most {MAX_OWNER_GROUPS} groups")
+        raise settings.refused(option, f"at most {MAX_OWNER_GROUPS} groups")
     return Selection(
-        tuple(_id(entry, settings, which, host.group_id) for entry in explicit.entries), explicit.everything
+        tuple(_id(entry, settings, option, host.group_id) for entry in explicit.entries), explicit.everything
     )
 
 
 def _excluded_owner_groups(settings: Settings, host: Host) -> tuple[Span, ...]:
-    which = option.EXCLUDED_OWNER_GROUPS
-    groups = _ids(settings, which, host.group_id)
-    if groups and not settings[option.OWNER_GROUPS].everything:
+    option = options.EXCLUDED_OWNER_GROUPS
+    groups = _ids(settings, option, host.group_id)
+    if groups and not settings[options.OWNER_GROUPS].everything:
         raise settings.refused(
-            which, f"nothing, because {option.OWNER_GROUPS.name} already names the groups to capture"
+            option, f"nothing, because {options.OWNER_GROUPS.name} already names the groups to capture"
         )
     return groups
 
 
 def _with_dns(config: CaptureConfig, settings: Settings, host: Host, warnings: list[str]) -> CaptureConfig:
     """Return the configuration with the DNS that is captured: all, that for the servers of resolv.conf, or none."""
-    redirects_dns, everything = settings[option.REDIRECT_DNS], settings[option.CAPTURE_ALL_DNS]
+    redirects_dns, everything = settings[options.REDIRECT_DNS], settings[options.CAPTURE_ALL_DNS]
     if not redirects_dns:
         if everything:
-            warnings.append(f"{option.CAPTURE_ALL_DNS.name} does nothing without {option.REDIRECT_DNS.name}")
+            warnings.append(f"{options.CAPTURE_ALL_DNS.name} does nothing without {options.REDIRECT_DNS.name}")
         return config
     servers = () if everything else host.name_servers()
     if not everything and not servers:
         warnings.append(
-            f"{option.REDIRECT_DNS.name}: no server is known (resolv.conf, which only a run in the pod reads, names"
-            f" none), so DNS is not captured; use {option.CAPTURE_ALL_DNS.name} to capture all of it"
+            f"{options.REDIRECT_DNS.name}: no server is known (resolv.conf, which only a run in the pod reads, names"
+            f" none), so DNS is not captured; use {options.CAPTURE_ALL_DNS.name} to capture all of it"
         )
         return config
     return config.replace(captures_dns=True, captures_all_dns=everything, name_servers=servers)

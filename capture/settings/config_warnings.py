@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import BITS, FAMILY_NAMES, merge, merge_ranges
+from capture.model.addresses import BITS, FAMILY_NAMES, Family, Network, merge, merge_ranges
 from capture.model.conventions import MAX_ID, MAX_PORT
 from capture.model.packet import LOOPBACK
 from capture.model.text import shortened
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from capture.model.addresses import Family, Network
     from capture.model.ruleset import Span
     from capture.settings.config import CaptureConfig, Host
     from capture.settings.options import Option
@@ -56,10 +55,7 @@ def _cancelling(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
         yield option.EXCLUDED_INBOUND_PORTS, "holds every port: nothing inbound is captured"
     yield from _cancelling_by_owner(config)
     if config.inbound_capture_port == config.proxy_port:
-        yield (
-            option.INBOUND_CAPTURE_PORT,
-            f"is {option.PROXY_PORT.name}, too: the directions cannot be told apart",
-        )
+        yield (option.INBOUND_CAPTURE_PORT, f"is {option.PROXY_PORT.name}, too: the directions cannot be told apart")
     if (config.proxy_port, config.inbound_capture_port) == SWAPPED:
         inbound = f"{option.INBOUND_CAPTURE_PORT.name} {config.inbound_capture_port}"
         envoy = "Istio's Envoy takes outbound connections at 15001 and inbound ones at 15006"

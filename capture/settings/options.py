@@ -6,6 +6,7 @@ Names and short flags are those of upstream's ``istio-iptables``, so that its us
 
 from __future__ import annotations
 
+from capture.model import conventions
 from capture.model.values import Value
 from capture.settings import parsers
 
@@ -198,13 +199,13 @@ IPV4_LOOPBACK = Option(
     environment=("ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR",), metavar="CIDR", topic=EXCLUSIONS,
 )  # fmt: skip
 TPROXY_MARK = Option(
-    "istio-inbound-tproxy-mark", "1337", parsers.mark,
+    "istio-inbound-tproxy-mark", str(conventions.TPROXY_MARK), parsers.mark,
     "a number from 1 to 4294967295, decimal or 0x..., but not 1338 (what the proxy sends to its own pod)",
     "Mark of packets that belong to the transparent proxy.",
     short="t", metavar="MARK", topic=TRANSPARENT,
 )  # fmt: skip
 TPROXY_ROUTE_TABLE = Option(
-    "istio-inbound-tproxy-route-table", "133", parsers.route_table,
+    "istio-inbound-tproxy-route-table", str(conventions.TPROXY_ROUTE_TABLE), parsers.route_table,
     "a number from 1 to 4294967295, but not 253, 254 or 255 (default, main, local)",
     "Routing table in which marked packets find everything local.",
     short="r", metavar="TABLE", topic=TRANSPARENT,

@@ -94,8 +94,8 @@ def settings_of(pod: Pod, base: Settings) -> Settings:
     origin = f" of {pod.proxy.environment_from}"
     from_proxy = from_environment(pod.proxy.environment, ENVIRONMENT_OPTIONS, origin, own_names=False)
     explicit |= from_proxy.explicit
-    for option, what in explicit.items():
-        _check(option, what)
+    for option, given in explicit.items():
+        _check(option, given)
     explicit[EXCLUDED_INBOUND_PORTS] = _with_proxy_ports(explicit.get(EXCLUDED_INBOUND_PORTS))
     explicit = {**with_dns_of_all_servers(Settings(explicit)).explicit}
     return Settings(
@@ -154,11 +154,11 @@ def _letters(text: str) -> str:
     return text.replace("-", "").replace("_", "").lower()
 
 
-def _check(option: Option[Any], what: Given) -> None:
+def _check(option: Option[Any], given: Given) -> None:
     """Raise ConfigurationError unless the text can be used: the error shows it as the pod has it."""
-    if len(what.text) > MAX_CHARACTERS:
-        raise Settings({option: what}).refused(option, f"{option.expected}; at most {MAX_CHARACTERS} characters")
-    Settings({option: what})[option]
+    if len(given.text) > MAX_CHARACTERS:
+        raise Settings({option: given}).refused(option, f"{option.expected}; at most {MAX_CHARACTERS} characters")
+    Settings({option: given})[option]
 
 
 def _with_proxy_ports(excluded: Given | None) -> Given:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from capture.errors import ConfigurationError
-from capture.model.addresses import FAMILIES, IPV4, IPV6, parse_address
+from capture.model.addresses import FAMILIES, IPV4, IPV6, Family, parse_address
 from capture.model.routing import PolicyRoute
 from capture.model.values import Value
 from capture.rules import build_ruleset
@@ -27,7 +27,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from capture.model.addresses import Family
     from capture.model.ruleset import Ruleset
     from capture.state.sysctls import Sysctl
 

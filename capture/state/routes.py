@@ -6,7 +6,7 @@ import errno
 
 from capture.errors import CaptureError, KernelError, UnsupportedError
 from capture.model.addresses import FAMILIES, FAMILY_NUMBERS, FAMILY_OF, IPV6, Family, Network, address_text
-from capture.model.conventions import PASSTHROUGH_SOURCE
+from capture.model.conventions import PASSTHROUGH_SOURCE, TPROXY_MARK, TPROXY_ROUTE_TABLE
 from capture.model.routing import LoopbackAddress, MissingRoute, PolicyRoute
 from capture.model.ruleset import Ruleset
 from capture.netlink.interfaces import add_address, is_loopback_up, read_addresses, remove_address
@@ -26,9 +26,6 @@ NO_IPV6_ON_LO = (
     "IPv6 is disabled on lo (net.ipv6.conf.lo.disable_ipv6), which therefore cannot have the address ::6:"
     " inbound IPv6 connections fail until it is enabled and the rules are applied again"
 )
-DEFAULT_MARK, DEFAULT_TABLE = 1337, 133
-"""Upstream's numbers: a rule or route with them is upstream's or our own."""
-
 PREFERENCE = 0
 """The preference of our policy rule: it comes right after that for the pod's own addresses, which has 0 too.
 
@@ -94,6 +91,23 @@ def _missing_routes(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[MissingR
             yield MissingRoute(policy.family, policy.mark, policy.table, has_rule, has_route)
 
 
+def of_marks(live: Ruleset) -> tuple[PolicyRoute, ...]:
+    """Return the policy routes that live rules of a transparent capture need, of which nothing is recorded.
+
+    Their table is the one of the policy rule for their mark; without such a rule, upstream's default.
+    """
+    marks = sorted({verdict.mark for verdict in live.transparent_verdicts})
+    if not marks:
+        return ()
+    with open_route() as route:
+        tables = {(FAMILY_OF.get(rule.family), rule.mark): rule.table for rule in read_policy_rules(route)}
+    return tuple(
+        PolicyRoute(family, mark, tables.get((family, mark), TPROXY_ROUTE_TABLE))
+        for family in live.families
+        for mark in marks
+    )
+
+
 def with_loopback_address(recorded: Ruleset, addresses: Iterable[Network]) -> Ruleset:
     """Return the recorded rule set, with ::6 on lo if the pod is reached by IPv6 since then."""
     is_reached = any(address.family == IPV6 for address in addresses)
@@ -135,11 +149,11 @@ def _routes_present(route: NetlinkSocket, marks: set[int], recorded: Iterable[Po
     followed: set[tuple[Family, int]] = set()
     for rule in filter(lambda rule: rule.is_plain, read_policy_rules(route)):
         policy = PolicyRoute(FAMILY_OF[rule.family], rule.mark, rule.table)
-        of_upstream = (policy.mark, policy.table) == (DEFAULT_MARK, DEFAULT_TABLE)
+        of_upstream = (policy.mark, policy.table) == (TPROXY_MARK, TPROXY_ROUTE_TABLE)
         if of_upstream or policy in known or (policy.mark in marks and _halves(route, policy)[1]):
             followed.add((policy.family, policy.mark))
             yield policy
-    routes_alone = [PolicyRoute(family, mark, DEFAULT_TABLE) for family in FAMILIES for mark in sorted(marks)]
+    routes_alone = [PolicyRoute(family, mark, TPROXY_ROUTE_TABLE) for family in FAMILIES for mark in sorted(marks)]
     for policy in (*known, *routes_alone):
         if (policy.family, policy.mark) not in followed and _halves(route, policy)[1]:
             yield policy
@@ -185,9 +199,6 @@ def _has_address(route: NetlinkSocket, desired: LoopbackAddress) -> bool:
 def _halves(route: NetlinkSocket, policy: PolicyRoute) -> tuple[bool, bool]:
     family = FAMILY_NUMBERS[policy.family]
     try:
-        return (
-            has_mark_rule(route, family, policy.mark, policy.table),
-            has_local_route(route, family, policy.table),
-        )
+        return (has_mark_rule(route, family, policy.mark, policy.table), has_local_route(route, family, policy.table))
     except UnsupportedError:
         return False, False  # a kernel without this family, or without policy routing, has none of our routes

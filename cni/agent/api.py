@@ -14,7 +14,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any
 
 import httpx2 as httpx
 from lightkube import ApiError, Client, ConfigError, KubeConfig
@@ -41,7 +41,7 @@ Unreachable = (httpx.HTTPError, OSError, ValueError, KeyError, ConfigError)
 """Errors of calls: the API server cannot be reached, refuses (ApiError), or what answers is none."""
 
 
-class Transport:
+class Transport(httpx.BaseTransport):
     """Sends requests of lightkube with what they lack; see the module's description."""
 
     def __init__(self, verify: Any) -> None:
@@ -64,15 +64,7 @@ class Transport:
             return _slim(request, self._below.handle_request(request))
         return self._below.handle_request(request)
 
-    def __enter__(self) -> Self:
-        self._below.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Close the connections."""
         self._below.close()
 
     def _wait_for_turn(self) -> None:

@@ -74,8 +74,8 @@ class Observation(Value):
 class Audited(Value):
     """The facts about a pod."""
 
-    place: PodNamespace
-    finding: PodState
+    netns: PodNamespace
+    state: PodState
     sight: Observation
     since: float
     """When it came into this state, seconds since the epoch."""
@@ -83,7 +83,7 @@ class Audited(Value):
     @property
     def key(self) -> str:
         """NAMESPACE/NAME."""
-        return f"{self.place.sandbox.namespace}/{self.place.sandbox.name}"
+        return f"{self.netns.sandbox.namespace}/{self.netns.sandbox.name}"
 
 
 class Requested(Value):
@@ -143,43 +143,43 @@ class Audit:
         now = time.monotonic()
         is_sweep = now - self._swept >= SWEEP or EVERYWHERE in changed
         try:
-            places = self._all_places() if is_sweep else self._places_to_look_at(now, changed)
+            running = self._all_running() if is_sweep else self._to_look_at(now, changed)
         except RuntimeSilentError as error:
             self.health.note(audit_problem=str(error))
             return
         self.health.note(audit_problem="")
         if is_sweep:
             self._swept = now
-        for place, is_changed in places:
-            self.look(place, is_changed=is_changed)
-        if places:
+        for netns, is_changed in running:
+            self.look(netns, is_changed=is_changed)
+        if running:
             self.health.note(audit_seconds=time.monotonic() - now)
 
-    def look(self, place: PodNamespace, *, is_changed: bool = False) -> PodState:
+    def look(self, netns: PodNamespace, *, is_changed: bool = False) -> PodState:
         """Look at one pod and remember its state; return it. ``is_changed`` is whether an event came."""
-        known = self.known.get(place.sandbox.id)
-        finding, sight, pod = self._examine(place, known, is_changed=is_changed)
+        known = self.known.get(netns.sandbox.id)
+        state, sight, pod = self._examine(netns, known, is_changed=is_changed)
         now = time.time()
-        is_new = known is None or known.finding.state != finding.state
+        is_new = known is None or known.state.name != state.name
         since = now if known is None or is_new else known.since
-        audited = Audited(place, finding, sight, since)
-        self.known[place.sandbox.id] = audited
-        self._first_looks.setdefault(place.sandbox.id, time.monotonic())
-        (self._bad.discard if finding.state in WELL else self._bad.add)(place.sandbox.id)
-        if is_new and (known is not None or finding.state not in WELL):
-            self.log.info("pod state", pod=audited.key, state=finding.state, says=finding.message)
-        if is_new or finding.state not in WELL:
+        audited = Audited(netns, state, sight, since)
+        self.known[netns.sandbox.id] = audited
+        self._first_looks.setdefault(netns.sandbox.id, time.monotonic())
+        (self._bad.discard if state.name in WELL else self._bad.add)(netns.sandbox.id)
+        if is_new and (known is not None or state.name not in WELL):
+            self.log.info("pod state", pod=audited.key, state=state.name, says=state.message)
+        if is_new or state.name not in WELL:
             self.on_change(audited, pod)
-        return finding
+        return state
 
     # --- one pod ----------------------------------------------------------------------------------------------
 
     def _examine(
-        self, place: PodNamespace, known: Audited | None, *, is_changed: bool
+        self, netns: PodNamespace, known: Audited | None, *, is_changed: bool
     ) -> tuple[PodState, Observation, dict[str, Any] | None]:
-        sandbox = place.sandbox
+        sandbox = netns.sandbox
         identity = Identity(sandbox.namespace, sandbox.name, sandbox.uid)
-        if not place.path:
+        if not netns.path:
             return PodState(HOST_NETWORK), NOTHING, None
         if exemption := exemption_by_name(identity, self.configuration):
             return PodState(LEFT_ALONE, exemption.reason), NOTHING, None
@@ -189,7 +189,7 @@ class Audit:
         settings = self._settings(sandbox, identity, pod)
         if isinstance(settings, PodState):
             return settings, NOTHING, pod
-        return (*self._diagnosed(place, settings, known, is_starting=_is_starting(pod), is_changed=is_changed), pod)
+        return (*self._diagnosed(netns, settings, known, is_starting=_is_starting(pod), is_changed=is_changed), pod)
 
     def _settings(self, sandbox: Sandbox, identity: Identity, pod: dict[str, Any]) -> Settings | PodState:
         """Return what the pod's object requests, or its state where it requests no capture; read once of an object."""
@@ -212,14 +212,14 @@ class Audit:
         return Requested(pod, PodState(LEFT_ALONE, exemption.reason) if exemption else settings, warnings)
 
     def _diagnosed(
-        self, place: PodNamespace, settings: Settings, known: Audited | None, *, is_starting: bool, is_changed: bool
+        self, netns: PodNamespace, settings: Settings, known: Audited | None, *, is_starting: bool, is_changed: bool
     ) -> tuple[PodState, Observation]:
         now = time.monotonic()
         try:
-            rules, owners = examination.signature(place.path, (settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT]))
-            is_heard = self._hears and place.number is not None and not is_changed
+            rules, owners = examination.signature(netns.path, (settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT]))
+            is_heard = self._hears and netns.number is not None and not is_changed
             seen = known.sight.network if known and is_heard else ()
-            network = seen or examination.network(place.path)
+            network = seen or examination.network(netns.path)
         except CaptureError as error:
             return PodState(UNKNOWN, error.message), NOTHING
         # Who listens while the proxy starts changes all the time, and counts when it is there.
@@ -228,14 +228,14 @@ class Audit:
         if known is not None and known.sight.signature:
             before = known.sight
             has_only_begun = (
-                known.finding.state == CAPTURED and before.owners is None and _is_served(owners, settings)
+                known.state.name == CAPTURED and before.owners is None and _is_served(owners, settings)
             ) and before.signature[:2] == sight.signature[:2]
             if (before.signature == sight.signature or has_only_begun) and now - before.diagnosed < FULL:
-                return known.finding, sight.replace(diagnosed=before.diagnosed)
-            if not self._may_diagnose(place.sandbox.id, now):
-                self._postponed.add(place.sandbox.id)
-                return known.finding, before
-        return examination.diagnose(place.path, settings, is_starting=is_starting), sight
+                return known.state, sight.replace(diagnosed=before.diagnosed)
+            if not self._may_diagnose(netns.sandbox.id, now):
+                self._postponed.add(netns.sandbox.id)
+                return known.state, before
+        return examination.diagnose(netns.path, settings, is_starting=is_starting), sight
 
     def _may_diagnose(self, sandbox: str, now: float) -> bool:
         left, then = self._allowed.get(sandbox, (BURST, now))
@@ -245,22 +245,22 @@ class Audit:
 
     # --- all of them --------------------------------------------------------------------------------------------
 
-    def _all_places(self) -> list[tuple[PodNamespace, bool]]:
+    def _all_running(self) -> list[tuple[PodNamespace, bool]]:
         self._seen_pods, _ = self.pods.changes_since(self._seen_pods)
-        places = self.sandboxes.look()
+        running = self.sandboxes.look()
         self._forget(self.sandboxes.take_gone())
-        return [(place, False) for place in places]
+        return [(netns, False) for netns in running]
 
-    def _places_to_look_at(self, now: float, changed: set[int]) -> list[tuple[PodNamespace, bool]]:
+    def _to_look_at(self, now: float, changed: set[int]) -> list[tuple[PodNamespace, bool]]:
         """Return the pods that need a look, and whether it is known that something has changed there."""
-        reported = {place.sandbox.id for place in self._reported_by_api_server(now)}
-        heard = self._postponed | {place.sandbox.id for place in self.sandboxes.by_number(changed)}
+        reported = {netns.sandbox.id for netns in self._reported_by_api_server(now)}
+        heard = self._postponed | {netns.sandbox.id for netns in self.sandboxes.by_number(changed)}
         self._postponed = {
             each for each in heard if now - self._first_looks.get(each, float("-inf")) < SETTLING_SECONDS
         }
         heard -= self._postponed
         ids = reported | heard | self._where_others_listen(now) | self._bad
-        return [(place, each in heard) for each in ids if (place := self.sandboxes.get(each)) and place.is_there]
+        return [(netns, each in heard) for each in ids if (netns := self.sandboxes.get(each)) and netns.is_there]
 
     def _reported_by_api_server(self, now: float) -> list[PodNamespace]:
         """Return the running pods that the API server has announced as new or changed."""
@@ -272,9 +272,9 @@ class Audit:
         found: list[PodNamespace] = []
         for namespace, name in changes:
             is_desired = self.pods.get(namespace, name) is not None
-            places = self.sandboxes.look_at(namespace, name, is_desired=is_desired)
-            found += places
-            if places or not is_desired or self._awaited[namespace, name] < now:
+            running = self.sandboxes.look_at(namespace, name, is_desired=is_desired)
+            found += running
+            if running or not is_desired or self._awaited[namespace, name] < now:
                 del self._awaited[namespace, name]
         self._forget(self.sandboxes.take_gone())
         return found
@@ -284,13 +284,13 @@ class Audit:
         if now - self._listened < LISTENERS:
             return set()
         self._listened = now
-        ids = {each.place.path: each.place.sandbox.id for each in self.known.values()}
-        then = {each.place.path: each.sight.owners for each in self.known.values() if each.sight.owners}
+        ids = {each.netns.path: each.netns.sandbox.id for each in self.known.values()}
+        then = {each.netns.path: each.sight.owners for each in self.known.values() if each.sight.owners}
         return {ids[path] for path in examination.changed_owners(then)}
 
     def _forget(self, gone: Iterable[PodNamespace]) -> None:
-        for place in gone:
-            sandbox = place.sandbox
+        for netns in gone:
+            sandbox = netns.sandbox
             for table in (self.known, self._allowed, self._first_looks):
                 table.pop(sandbox.id, None)
             self._bad.discard(sandbox.id)
@@ -300,7 +300,7 @@ class Audit:
         """Return the pods of each state; for any thread."""
         states: dict[str, list[str]] = {}
         for audited in list(self.known.values()):
-            states.setdefault(audited.finding.state, []).append(audited.key)
+            states.setdefault(audited.state.name, []).append(audited.key)
         return {state: sorted(pods) for state, pods in states.items()}
 
     def as_plain(self, namespace: str = "", name: str = "") -> list[dict[str, Any]]:
@@ -309,12 +309,12 @@ class Audit:
         return [
             {
                 "pod": audited.key,
-                "uid": audited.place.sandbox.uid,
-                "state": audited.finding.state,
-                "says": audited.finding.message,
-                "remedy": audited.finding.remedy,
+                "uid": audited.netns.sandbox.uid,
+                "state": audited.state.name,
+                "says": audited.state.message,
+                "remedy": audited.state.remedy,
                 "since": audited.since,
-                "namespace_path": audited.place.path,
+                "namespace_path": audited.netns.path,
             }
             for audited in list(self.known.values())
             if named in ("", audited.key)

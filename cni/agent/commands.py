@@ -46,7 +46,9 @@ POD_COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 REPAIRS = ("report", "apply", "evict")
 STATUS_TIMEOUT = 3.0
 POD = ParameterType(str, "NAMESPACE/NAME, such as default/web-0", lambda text: all(text.partition("/")))
-DAEMON_SET_NAME = ParameterType(str, "NAMESPACE/NAME", lambda text: not text or all(text.partition("/")))
+DAEMON_SET_NAME = ParameterType(
+    str, "NAMESPACE/NAME, such as istio-capture/capture-agent", lambda text: not text or all(text.partition("/"))
+)
 ADDRESS = ParameterType(
     str, "HOST:PORT, such as 127.0.0.1:15014", lambda text: not text or (":" in text and port(text.rpartition(":")[2]))
 )

@@ -30,11 +30,7 @@ def renew(options: Options, environment: Mapping[str, str] = os.environ) -> list
         authority_file=os.path.join(target, "ca.crt"),
         token_file=os.path.join(target, "token"),
     )
-    desired = {
-        "ca.crt": authority,
-        "token": token,
-        "kubeconfig": as_json(access),
-    }
+    desired = {"ca.crt": authority, "token": token, "kubeconfig": as_json(access)}
     return [path for name, content in desired.items() if put(path := os.path.join(target, name), content)]
 
 

@@ -51,7 +51,7 @@ SPECIFIC = ("lo-down", "ingress-filter", "no-rules", "second-set")
 class PodState(Value):
     """The state of a pod: ``captured``, ``unknown``, or the kind of the first cause, with its text."""
 
-    state: str
+    name: str
     message: str = ""
     remedy: str = ""
 

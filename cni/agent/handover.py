@@ -21,7 +21,7 @@ class Handover:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         self.directory, self.name = directory, name
         self._claim = os.path.join(directory, "claim")
-        self._lock = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
         self.acts = False
         self._write_claim()
 

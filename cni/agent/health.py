@@ -44,7 +44,6 @@ class Health:
         self._makers |= makers
 
     def count(self, name: str, label: str = "") -> None:
-        """Count an event."""
         with self._lock:
             self._counts[name, label] = self._counts.get((name, label), 0) + 1
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from cni.agent.agent_log import AgentLog
 
-CHUNK = 1 << 16
+CHUNK = 65536
 EVERY = 1.0
 """Seconds between looks."""
 
@@ -23,7 +23,7 @@ class LogFollower:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._file = -1
+        self._file: int | None = None
         self._rest = b""
         self._open(at_end=True)
 
@@ -42,7 +42,7 @@ class LogFollower:
             self._open(at_end=False)
 
     def _read_all(self) -> Iterator[bytes]:
-        while self._file >= 0 and (chunk := os.read(self._file, CHUNK)):
+        while self._file is not None and (chunk := os.read(self._file, CHUNK)):
             *lines, self._rest = (self._rest + chunk).split(b"\n")
             yield from (line + b"\n" for line in lines)
 
@@ -51,12 +51,12 @@ class LogFollower:
             now = os.stat(self.path)
         except OSError:
             return False
-        return self._file < 0 or now.st_ino != os.fstat(self._file).st_ino
+        return self._file is None or now.st_ino != os.fstat(self._file).st_ino
 
     def _open(self, *, at_end: bool) -> None:
-        if self._file >= 0:
+        if self._file is not None:
             os.close(self._file)
-        self._file, self._rest = -1, b""
+        self._file, self._rest = None, b""
         with suppress(OSError):  # it is not there yet
-            self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._file = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
             os.lseek(self._file, 0, os.SEEK_END if at_end else os.SEEK_SET)

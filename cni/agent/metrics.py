@@ -40,7 +40,6 @@ class AgentCollector(Collector):
         self._health = health
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics."""
         health = self._health
         info = GaugeMetricFamily("capture_agent_info", "The agent", labels=["version"])
         info.add_metric([__version__], 1)

@@ -21,7 +21,7 @@ from capture.settings.pod import settings_of
 from cni.agent import api, events
 from cni.agent.agent_log import AgentLog
 from cni.agent.audit import Audited
-from cni.agent.examination import CAPTURED, UNKNOWN, PodState
+from cni.agent.examination import UNKNOWN, PodState
 from cni.agent.health import Health
 from cni.agent.options import Options
 from cni.agent.sandboxes import PodNamespace
@@ -62,17 +62,15 @@ class Repair:
 
     def __call__(self, audited: Audited, pod: dict[str, Any] | None) -> None:
         """Answer the state of a pod."""
-        state = audited.finding.state
+        state = audited.state.name
         if state in WELL:
-            self._failures.pop(audited.place.sandbox.id, None)
+            self._failures.pop(audited.netns.sandbox.id, None)
             return
         if self._is_busy or state == UNKNOWN or (pod and pod["metadata"].get("deletionTimestamp")):
             return
         action = self._action(audited, pod)
         if action == "report" or pod is None:
-            self._publish(
-                audited, "CaptureMissing" if state == "no-rules" else "CaptureBroken", audited.finding.message
-            )
+            self._publish(audited, "CaptureMissing" if state == "no-rules" else "CaptureBroken", audited.state.message)
         elif self._may_act(audited):
             self._is_busy = True  # the look at the result reports here, too
             try:
@@ -81,14 +79,14 @@ class Repair:
                 self._is_busy = False
 
     def _action(self, audited: Audited, pod: dict[str, Any] | None) -> str:
-        if audited.finding.state not in MENDED_BY_RULES or pod is None:
+        if audited.state.name not in MENDED_BY_RULES or pod is None:
             return "report"
         return self.options.repair_running if pod["status"]["ready"] else self.options.repair_starting
 
     def _may_act(self, audited: Audited) -> bool:
         now = self._clock()
         self._recent = [then for then in self._recent if now - then < 60]
-        _, not_before = self._failures.get(audited.place.sandbox.id, (0, 0.0))
+        _, not_before = self._failures.get(audited.netns.sandbox.id, (0, 0.0))
         if now < not_before or len(self._recent) >= self.options.repairs_per_minute:
             return False
         self._recent.append(now)
@@ -105,38 +103,38 @@ class Repair:
         problem = self._apply(audited, pod) if action == "apply" else self._evict(audited)
         result = "failure" if problem else "success"
         self.health.count("repairs", result)
-        self.log.info("repair", pod=audited.key, action=action, was=audited.finding.state, problem=problem)
+        self.log.info("repair", pod=audited.key, action=action, was=audited.state.name, problem=problem)
         done = "rules written in place" if action == "apply" else "evicted"
         if problem:
-            self._note_failure(audited.place.sandbox.id)
-            self._publish(audited, "CaptureRepairFailed", f"{audited.finding.message}; {action}: {problem}")
+            self._note_failure(audited.netns.sandbox.id)
+            self._publish(audited, "CaptureRepairFailed", f"{audited.state.message}; {action}: {problem}")
         else:
-            self._publish(audited, "CaptureRepaired", f"{audited.finding.message}; {done}", kind="Normal")
+            self._publish(audited, "CaptureRepaired", f"{audited.state.message}; {done}", kind="Normal")
 
     def _apply(self, audited: Audited, pod: dict[str, Any]) -> str:
         """Write the rules and look whether they hold; return what is wrong, "" if nothing is."""
-        sandbox = audited.place.sandbox
+        sandbox = audited.netns.sandbox
         try:
             described = from_object(Identity(sandbox.namespace, sandbox.name, sandbox.uid), pod)
-            apply(settings_of(described, self.configuration.settings), audited.place.path)
+            apply(settings_of(described, self.configuration.settings), audited.netns.path)
         except CaptureError as error:
             return error.message
-        finding = self.look(audited.place)
-        return "" if finding.state == CAPTURED or finding.state not in MENDED_BY_RULES else finding.message
+        state = self.look(audited.netns)
+        return state.message if state.name in MENDED_BY_RULES else ""
 
     def _evict(self, audited: Audited) -> str:
         if self.client is None:
             return "no API server is known"
-        sandbox = audited.place.sandbox
+        sandbox = audited.netns.sandbox
         return api.evict(self.client, sandbox.namespace, sandbox.name, sandbox.uid)
 
     def _publish(self, audited: Audited, reason: str, message: str, kind: str = "Warning") -> None:
         """Publish an Event about the pod, one in ten minutes for each reason."""
         now = self._clock()
-        key = audited.place.sandbox.id, f"{reason} {audited.finding.state}"
+        key = audited.netns.sandbox.id, f"{reason} {audited.state.name}"
         if self.client is None or now - self._published.get(key, float("-inf")) < QUIET:
             return
         self._published = {event: then for event, then in self._published.items() if now - then < QUIET} | {key: now}
-        sandbox = audited.place.sandbox
+        sandbox = audited.netns.sandbox
         about = {"namespace": sandbox.namespace, "name": sandbox.name, "uid": sandbox.uid}
-        events.on_pod(self.client, about, reason, f"{audited.finding.state}: {message}", kind)
+        events.on_pod(self.client, about, reason, f"{audited.state.name}: {message}", kind)

@@ -15,7 +15,8 @@ class RestoreBackoff:
     def __init__(self) -> None:
         self._losses: list[float] = []
         self._pause = 0.0
-        self._last = float("-inf")
+        self._last: float
+        """The latest; there is one when there is a pause."""
 
     @property
     def is_lasting(self) -> bool:

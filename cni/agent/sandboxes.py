@@ -39,62 +39,61 @@ class Sandboxes:
 
     def __init__(self, runtime: RuntimeClient) -> None:
         self._runtime = runtime
-        self._places: dict[str, PodNamespace] = {}
+        self._by_sandbox: dict[str, PodNamespace] = {}
         self._of_pods: dict[tuple[str, str], set[str]] = {}
         self._gone: list[PodNamespace] = []
 
     def look(self) -> list[PodNamespace]:
         """Return the pods that run now. Raises RuntimeSilentError."""
         sandboxes = {sandbox.id: sandbox for sandbox in self._runtime.sandboxes()}
-        for gone in self._places.keys() - sandboxes.keys():
+        for gone in self._by_sandbox.keys() - sandboxes.keys():
             self._lose(gone)
-        for new in sandboxes.keys() - {known for known, place in self._places.items() if place.is_complete}:
-            self._keep(self._place(sandboxes[new]))
-        return list(self._places.values())
+        for new in sandboxes.keys() - {known for known, netns in self._by_sandbox.items() if netns.is_complete}:
+            self._keep(self._netns_of(sandboxes[new]))
+        return list(self._by_sandbox.values())
 
     def look_at(self, namespace: str, name: str, *, is_desired: bool) -> list[PodNamespace]:
         """Return what runs of one pod now. Raises RuntimeSilentError.
 
         The runtime is queried if no live sandbox of the pod is known, and there should be one.
         """
-        known = [self._places[each] for each in self._of_pods.get((namespace, name), ())]
-        for place in known:
-            if not place.is_there:
-                self._lose(place.sandbox.id)
-        alive = [place for place in known if place.is_there]
+        known = [self._by_sandbox[each] for each in self._of_pods.get((namespace, name), ())]
+        for netns in known:
+            if not netns.is_there:
+                self._lose(netns.sandbox.id)
+        alive = [netns for netns in known if netns.is_there]
         if alive or not is_desired:
             return alive
         found = {sandbox.id: sandbox for sandbox in self._runtime.sandboxes(namespace, name)}
-        for new in found.keys() - self._places.keys():
-            self._keep(self._place(found[new]))
-        return [self._places[each] for each in found]
+        for new in found.keys() - self._by_sandbox.keys():
+            self._keep(self._netns_of(found[new]))
+        return [self._by_sandbox[each] for each in found]
 
     def take_gone(self) -> list[PodNamespace]:
         """Return the pods that are gone since the last call."""
         gone, self._gone = self._gone, []
         return gone
 
-    def _keep(self, place: PodNamespace) -> None:
-        self._places[place.sandbox.id] = place
-        self._of_pods.setdefault((place.sandbox.namespace, place.sandbox.name), set()).add(place.sandbox.id)
+    def _keep(self, netns: PodNamespace) -> None:
+        self._by_sandbox[netns.sandbox.id] = netns
+        self._of_pods.setdefault((netns.sandbox.namespace, netns.sandbox.name), set()).add(netns.sandbox.id)
 
     def _lose(self, sandbox: str) -> None:
-        place = self._places.pop(sandbox)
-        key = place.sandbox.namespace, place.sandbox.name
+        netns = self._by_sandbox.pop(sandbox)
+        key = netns.sandbox.namespace, netns.sandbox.name
         self._of_pods[key].discard(sandbox)
         if not self._of_pods[key]:
             del self._of_pods[key]
-        self._gone.append(place)
+        self._gone.append(netns)
 
     def get(self, sandbox: str) -> PodNamespace | None:
-        """Return a known pod."""
-        return self._places.get(sandbox)
+        return self._by_sandbox.get(sandbox)
 
     def by_number(self, numbers: set[int]) -> list[PodNamespace]:
         """Return the known pods that the kernel's events name by these numbers."""
-        return [place for place in self._places.values() if place.number in numbers] if numbers else []
+        return [netns for netns in self._by_sandbox.values() if netns.number in numbers] if numbers else []
 
-    def _place(self, sandbox: Sandbox) -> PodNamespace:
+    def _netns_of(self, sandbox: Sandbox) -> PodNamespace:
         path = self._runtime.network_namespace(sandbox.id)
         if path.startswith(SAME_PLACE[0]):
             path = path.replace(*SAME_PLACE, 1)

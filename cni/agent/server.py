@@ -50,7 +50,6 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     answers: Answers
 
     def answer(self, line: bytes) -> object:
-        """Return the answer to a question."""
         try:
             question = decode(line.decode())
             answer = self.answers[question["get"]]
@@ -68,7 +67,7 @@ class Server:
     def __init__(self, path: str, answers: Answers) -> None:
         self.path = path
         directory = os.path.dirname(path)
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        os.makedirs(directory, exist_ok=True)
         os.chmod(directory, 0o700)
         temporary = f"{path}.{os.getpid()}"
         before = os.umask(0o177)

@@ -84,7 +84,7 @@ class Watched:
         )
 
         def on_change(audited: Audited, pod: dict[str, Any] | None) -> None:
-            self.seen.append(audited.finding.state)
+            self.seen.append(audited.state.name)
             repair(audited, pod)
 
         self.audit.on_change = on_change
@@ -93,7 +93,7 @@ class Watched:
         with InNamespace(self.node.path):
             self.audit.run_once(changed or set())
         [known] = self.audit.known.values()
-        return known.finding.state
+        return known.state.name
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def test_a_new_pod_is_awaited_once_a_turn_and_one_that_has_gone_is_forgotten(
     assert (watched.health.fact("pod_states"), *map(len, remembered)) == ({}, 0, 0, 0, 0, 0)
 
 
-def test_who_is_left_alone_is_not_looked_into(watched: Watched) -> None:
+def test_a_pod_left_alone_is_not_looked_into(watched: Watched) -> None:
     watched.pods.replace_all([pod_object(annotated=False)])
     assert watched.run_once() == "left-alone"
     assert watched.audit.as_plain()[0]["says"] == "it has no annotation sidecar.istio.io/status"
@@ -369,9 +369,9 @@ def test_a_look_at_a_pod_in_which_nothing_changed_costs_little(watched: Watched,
     looks, diagnoses = [], []
     for _ in range(10):
         started = time.perf_counter()
-        examination.signature(known.place.path, (15001, 15006))
+        examination.signature(known.netns.path, (15001, 15006))
         looks.append(time.perf_counter() - started)
         started = time.perf_counter()
-        examination.diagnose(known.place.path, make_settings(), is_starting=False)
+        examination.diagnose(known.netns.path, make_settings(), is_starting=False)
         diagnoses.append(time.perf_counter() - started)
     assert min(looks) < 0.5 * min(diagnoses)

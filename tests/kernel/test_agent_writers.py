@@ -31,7 +31,7 @@ def writers(tmp_path: Path) -> Iterator[Writers]:
     listening.close()
 
 
-def test_who_renames_a_list_in_is_named(writers: Writers, tmp_path: Path) -> None:
+def test_a_program_that_renames_a_list_in_is_named(writers: Writers, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("this process does not count")
     with subprocess.Popen(
         [sys.executable, "-c", RIVAL, tmp_path, tmp_path / "10-pods.conflist"], stdin=subprocess.PIPE

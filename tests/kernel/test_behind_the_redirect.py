@@ -133,10 +133,7 @@ CASES: dict[str, tuple[str, str]] = {
         "dropped",
     ),
     "a connection's first flags, iptables": ("iptables-nft -A OUTPUT -p tcp --syn -j DROP", "dropped"),
-    "flags of no connection": (
-        NFT % ("output priority 0", "tcp flags & (fin | syn) == fin | syn drop"),
-        "proxy",
-    ),
+    "flags of no connection": (NFT % ("output priority 0", "tcp flags & (fin | syn) == fin | syn drop"), "proxy"),
     "flags of no connection, iptables": (
         (
             "iptables-nft -A OUTPUT -p tcp --tcp-flags ALL NONE -j DROP;"
@@ -184,10 +181,7 @@ CASES: dict[str, tuple[str, str]] = {
         f"{MARKED}; ip rule del fwmark 5; {TO_BLACKHOLE.replace('add', 'add pref 40000', 1)}",
         "proxy",
     ),
-    "marked for another device": (
-        f"{MARKED}; {OTHER_DEVICE}",
-        "proxy",
-    ),
+    "marked for another device": (f"{MARKED}; {OTHER_DEVICE}", "proxy"),
     "marked by a chain of type route": (
         (
             f"{TO_BLACKHOLE}; "

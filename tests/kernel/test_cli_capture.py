@@ -515,7 +515,7 @@ def test_a_reader_that_goes_away_is_no_error(netns: NamespaceFactory) -> None:
     run(namespace, "capture", "apply")
 
     done = namespace.run(
-        ["bash", "-c", f"{PROGRAMS / 'capture'} dump --format json | head -c 1; echo ${{PIPESTATUS[0]}}"],
+        ["bash", "-c", f"{PROGRAMS / 'capture'} dump --format json | head -c 1; echo ${{PIPESTATUS[0]}}"]
     )
 
     assert done.stdout.strip("{").strip() in ("0", "141")  # all of it may have fit into the pipe

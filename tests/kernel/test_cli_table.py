@@ -11,16 +11,7 @@ from hypothesis import HealthCheck, assume, example, given, reject, settings
 from capture.backends.iptables.restore import RestoreDriver
 from capture.errors import ToolError
 from capture.model.addresses import FAMILIES, Network
-from capture.model.ruleset import (
-    Chain,
-    DestinationPort,
-    Return,
-    Rule,
-    Ruleset,
-    Source,
-    SourcePort,
-    Table,
-)
+from capture.model.ruleset import Chain, DestinationPort, Return, Rule, Ruleset, Source, SourcePort, Table
 from capture.report.table import listing
 from pytest_netns import Namespace, NamespaceFactory
 from support.generators.rules import rulesets

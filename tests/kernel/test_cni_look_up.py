@@ -38,7 +38,6 @@ def test_a_resolver_that_never_answers_is_not_waited_for(pod_pair: PodPair, tmp_
     resolv.write_text("nameserver 127.0.0.1\n")
     mount = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
     done = pod_pair.pod.run(
-        [*OWN_MOUNTS, "sh", "-c", mount, "sh", str(resolv), sys.executable, "-c", SILENT_RESOLVER],
-        cwd=ROOT,
+        [*OWN_MOUNTS, "sh", "-c", mount, "sh", str(resolv), sys.executable, "-c", SILENT_RESOLVER], cwd=ROOT
     )
     assert "its name api.example is not resolved in time" in done.stdout

@@ -274,9 +274,7 @@ def test_the_namespace_of_the_node_is_refused(attachment: Attachment) -> None:
     """Also where "the node" is itself in a namespace, as in kind: our own and the target are compared."""
     before = attachment.rules()
     done = call(
-        configuration(INJECTED),
-        prefix=["nsenter", f"--net={attachment.pod.path}", "--"],
-        CNI_NETNS=attachment.pod.path,
+        configuration(INJECTED), prefix=["nsenter", f"--net={attachment.pod.path}", "--"], CNI_NETNS=attachment.pod.path
     )
     assert error_of(done)["code"] == codes.HOST_NAMESPACE
     assert error_of(call(configuration(INJECTED), CNI_NETNS="/proc/self/ns/net"))["code"] == codes.HOST_NAMESPACE

@@ -13,13 +13,7 @@ from capture.errors import EXIT_FAILED, EXIT_UNSUPPORTED, EXIT_USAGE, HostNamesp
 from capture.operations import clean
 from capture.settings.host import PodFromInside
 from capture.state import netns as capture_netns
-from capture.state.netns import (
-    CURRENT,
-    InNamespace,
-    namespace_id,
-    path_of_process,
-    refuse_host,
-)
+from capture.state.netns import CURRENT, InNamespace, namespace_id, path_of_process, refuse_host
 from pytest_netns import Namespace, NamespaceFactory, require
 
 TYPE_CHECKING = False

@@ -14,13 +14,7 @@ from capture import operations
 from capture.backends.nftables.netlink import NetlinkDriver
 from capture.errors import CaptureError, KernelError
 from capture.report.difference_text import difference_lines
-from capture.settings.options import (
-    BACKEND,
-    DUAL_STACK,
-    INTERCEPTION_MODE,
-    IP_FAMILIES,
-    OTHER_FAMILY,
-)
+from capture.settings.options import BACKEND, DUAL_STACK, INTERCEPTION_MODE, IP_FAMILIES, OTHER_FAMILY
 from pytest_netns import Kind, Namespace, NamespaceFactory, PodPair
 from support.captures.fake_pod import explicit
 

@@ -44,10 +44,7 @@ def ruleset_of_all_cases() -> Ruleset:
     tables = tuple(
         Table(
             table,
-            (
-                Chain(CHAIN, tuple(case.rule for case in OWN if case.table == table)),
-                Chain(TO_CHAIN, (Rule(Return()),)),
-            ),
+            (Chain(CHAIN, tuple(case.rule for case in OWN if case.table == table)), Chain(TO_CHAIN, (Rule(Return()),))),
         )
         for table in TABLES
     )

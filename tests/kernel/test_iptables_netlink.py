@@ -48,13 +48,7 @@ from capture.netlink.nfnetlink import NFPROTO_UNSPEC, has_extension, open_netfil
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
-from capture.settings.options import (
-    DROP_INVALID,
-    INTERCEPTION_MODE,
-    REDIRECT_DNS,
-    RULE_COMMENTS,
-    RULE_LOGS,
-)
+from capture.settings.options import DROP_INVALID, INTERCEPTION_MODE, REDIRECT_DNS, RULE_COMMENTS, RULE_LOGS
 from capture.settings.settings import Given, Settings
 from pytest_netns import Namespace, NamespaceFactory
 from support.generators.rules import rulesets

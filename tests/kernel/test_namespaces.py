@@ -171,10 +171,7 @@ class TestOutcomes:
         assert netns().client().connect(address, 80).kind is Kind.UNREACHABLE
 
     def test_forbidden_where_the_kernel_refuses_to_send(self, pod_pair: PodPair) -> None:
-        nft(
-            pod_pair.pod,
-            "table inet t { chain o { type filter hook output priority 0; meta l4proto udp drop; }; }\n",
-        )
+        nft(pod_pair.pod, "table inet t { chain o { type filter hook output priority 0; meta l4proto udp drop; }; }\n")
 
         assert pod_pair.pod.client().connect(pod_pair.peer.ipv4, 80, "udp").kind is Kind.FORBIDDEN
 
@@ -190,8 +187,7 @@ class TestUsers:
     """A client's sockets must be to the kernel what those of a real process are."""
 
     @pytest.mark.parametrize(
-        ("uid", "gid", "expected"),
-        [(0, 0, "neither"), (1337, 0, "uid"), (0, 1337, "gid"), (1000, 1000, "neither")],
+        ("uid", "gid", "expected"), [(0, 0, "neither"), (1337, 0, "uid"), (0, 1337, "gid"), (1000, 1000, "neither")]
     )
     @pytest.mark.parametrize("tool", ["nft", "iptables-nft", "iptables-legacy"])
     def test_client_and_process_match_the_same_owner_rules(

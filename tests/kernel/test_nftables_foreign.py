@@ -230,9 +230,7 @@ TAKING = {
     ),
     "what the proxy sends on": chain("nat hook output priority 0", "tcp dport 80 redirect to :15009", family="ip"),
     "policy": chain(
-        "filter hook output priority -150; policy drop",
-        'meta skuid 1337 accept\noifname "lo" accept',
-        family="ip6",
+        "filter hook output priority -150; policy drop", 'meta skuid 1337 accept\noifname "lo" accept', family="ip6"
     ),
 }
 

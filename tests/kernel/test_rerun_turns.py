@@ -97,7 +97,7 @@ def test_a_program_that_a_killed_run_has_started_is_waited_for(pod_pair: PodPair
         assert time.monotonic() - began > 1.4
 
 
-def test_who_holds_the_name_for_ever_cannot_keep_a_pod_uncaptured(pod_pair: PodPair) -> None:
+def test_a_process_that_holds_the_lock_for_ever_cannot_keep_a_pod_uncaptured(pod_pair: PodPair) -> None:
     """An app may, by chance or by intent."""
     pod = pod_pair.pod
     with pod.entered(), socket.socket(socket.AF_UNIX) as stranger:

@@ -11,18 +11,7 @@ from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.plan import plan
 from capture.model.addresses import FAMILIES, IPV4, IPV6
 from capture.model.chain_names import is_own_chain
-from capture.model.ruleset import (
-    BUILT_IN_CHAINS,
-    MANGLE,
-    NAT,
-    OUTPUT,
-    PREROUTING,
-    RAW,
-    TABLES,
-    Chain,
-    Ruleset,
-    Table,
-)
+from capture.model.ruleset import BUILT_IN_CHAINS, MANGLE, NAT, OUTPUT, PREROUTING, RAW, TABLES, Chain, Ruleset, Table
 from support.generators.rules import rulesets
 from support.rules.iptables_simulation import Tables
 

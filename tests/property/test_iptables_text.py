@@ -11,14 +11,7 @@ from capture.backends.iptables.expansion import comment
 from capture.backends.iptables.parse import parse_rule, parse_save
 from capture.backends.iptables.render import quoted, rule_text, save_text, word
 from capture.model.addresses import IPV4
-from capture.model.ruleset import (
-    Continue,
-    InInterface,
-    Log,
-    Return,
-    Rule,
-    Ruleset,
-)
+from capture.model.ruleset import Continue, InInterface, Log, Return, Rule, Ruleset
 from support.generators.rules import rulesets
 
 LINE = st.text(st.characters(exclude_characters="\n\r\0", exclude_categories=["Cs"]))

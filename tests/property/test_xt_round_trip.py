@@ -13,15 +13,7 @@ from capture.backends.iptables.xt_text import MATCHES, TARGETS, match_text, targ
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.messages import TableMessages
 from capture.model.addresses import FAMILIES, FAMILY_NUMBERS
-from capture.model.ruleset import (
-    MANGLE,
-    NAT,
-    OUTPUT,
-    PREROUTING,
-    RAW,
-    Continue,
-    Rule,
-)
+from capture.model.ruleset import MANGLE, NAT, OUTPUT, PREROUTING, RAW, Continue, Rule
 from capture.netlink.attributes import attribute, decode, nested, text, u64be
 from support.generators.rules import Place, rules
 

@@ -46,9 +46,7 @@ def open_new_of(first_user: int) -> int:
     Its user 0 is ``first_user`` here.
     """
     with subprocess.Popen(
-        ["unshare", "--user", "--net", "sh", "-c", "echo made; read end"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        ["unshare", "--user", "--net", "sh", "-c", "echo made; read end"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as owner:
         assert owner.stdout is not None
         owner.stdout.readline()

@@ -330,13 +330,7 @@ class NamespaceFactory:
         """Return a new namespace; the name is for messages and need not be unique."""
         return self._made.enter_context(Namespace(name, first_user=first_user))
 
-    def pod(
-        self,
-        name: str = "pod",
-        *,
-        ipv4: str | None = "10.77.0.2/24",
-        ipv6: str | None = "fd77::2/64",
-    ) -> Pod:
+    def pod(self, name: str = "pod", *, ipv4: str | None = "10.77.0.2/24", ipv6: str | None = "fd77::2/64") -> Pod:
         """Return a pod whose ``eth0`` leads to a gateway of its own; ``None`` leaves a family out."""
         return self.pod_pair(name, ipv4=(ipv4, gateway_of(ipv4)), ipv6=(ipv6, gateway_of(ipv6))).pod
 

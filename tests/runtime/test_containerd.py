@@ -18,12 +18,7 @@ from support.runtimes.networks import PROGRAMS
 from support.runtimes.node import Node
 from support.traffic.envoy_bootstrap import HEADER, INBOUND_PORT, OUTBOUND_PORT, Sidecar
 from support.traffic.envoy_proxy import envoy_command
-from support.traffic.proxies import (
-    Seen,
-    app_command,
-    get,
-    listen_as_proxy,
-)
+from support.traffic.proxies import Seen, app_command, get, listen_as_proxy
 
 pytestmark = pytest.mark.runtime
 

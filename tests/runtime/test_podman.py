@@ -12,12 +12,7 @@ from support.runtimes.node import Node
 from support.runtimes.podman_pods import IMAGE, Podman, PodmanPod, podman_in
 from support.traffic.envoy_bootstrap import INBOUND_PORT, OUTBOUND_PORT, Sidecar
 from support.traffic.envoy_proxy import envoy_command
-from support.traffic.proxies import (
-    Seen,
-    app_command,
-    get,
-    listen_as_proxy,
-)
+from support.traffic.proxies import Seen, app_command, get, listen_as_proxy
 
 pytestmark = pytest.mark.runtime
 

@@ -72,10 +72,7 @@ def test_an_argument_of_another_type_is_refused_by_its_name(
             {"CAPTURE_BACKEND": "nftables", "FORCE_IPTABLES_BINARY": "legacy"},
             "--force-iptables-binary (environment FORCE_IPTABLES_BINARY): ",
         ),
-        (
-            {"CAPTURE_DRIVER": "netlink", "FORCE_IPTABLES_BINARY": "legacy"},
-            "--driver (environment CAPTURE_DRIVER): ",
-        ),
+        ({"CAPTURE_DRIVER": "netlink", "FORCE_IPTABLES_BINARY": "legacy"}, "--driver (environment CAPTURE_DRIVER): "),
     ],
 )
 def test_a_contradiction_of_the_backend_is_named_with_its_variable(environ: dict[str, str], place: str) -> None:

@@ -48,14 +48,14 @@ def words_of(line: str) -> list[Word]:
     characters: list[str] = []
     start: int | None = None
     is_quoted = is_escaped = False
-    for place, character in enumerate(line):
+    for index, character in enumerate(line):
         if character in " \t" and not is_quoted:
             if start is not None:
-                words.append(Word("".join(characters), line[start:place]))
+                words.append(Word("".join(characters), line[start:index]))
                 characters, start = [], None
             continue
         if start is None:
-            start = place
+            start = index
         if is_escaped:
             characters.append(character)
             is_escaped = False
@@ -77,9 +77,6 @@ TEXT_OPTIONS = ("--comment", "--log-prefix", "--nflog-prefix", "--string")
 def as_printed(words: Iterable[Word]) -> str:
     """Return words as they were printed."""
     return " ".join(word.printed for word in words)
-
-
-# --- matches -------------------------------------------------------------------------------------
 
 
 def matches_of(clause: Sequence[Word]) -> list[model.Match]:
@@ -219,9 +216,6 @@ def joined(matches: Iterable[model.Match]) -> tuple[model.Match, ...]:
         else:
             found[index] = with_entries(match, entries_of(found[index]) + entries)
     return tuple(found)
-
-
-# --- verdicts ------------------------------------------------------------------------------------
 
 
 def verdict_of(clause: Sequence[Word], chains: Collection[str] = ()) -> model.Verdict:

@@ -6,7 +6,7 @@ from capture.backends.iptables.families import merged
 from capture.backends.iptables.plan import TableEdit, plan
 from capture.backends.iptables.tables import families_here
 from capture.errors import UnsupportedError
-from capture.model.addresses import FAMILIES, Family
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
 from capture.model.ruleset import Ruleset
 
 TYPE_CHECKING = False
@@ -71,8 +71,7 @@ def require_families(desired: Ruleset, present: Collection[Family]) -> None:
     for family in desired.families:
         if family not in present:
             raise UnsupportedError(
-                f"this kernel has no {family.replace('ip', 'IP')}",
-                "Leave the family out, or boot without `ipv6.disable=1`.",
+                f"this kernel has no {FAMILY_NAMES[family]}", "Leave the family out, or boot without `ipv6.disable=1`."
             )
 
 

@@ -49,7 +49,7 @@ def _spread(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...
         yield matches
         return
     slowest = max(lists, key=lambda match: MATCH_ORDER[type(match)])
-    parts = _parts(slowest)
+    parts = [with_entries(slowest, (entry,)) for entry in entries_of(slowest)]
     if len(lists) == 1 and isinstance(slowest, model.SourcePort | model.DestinationPort):
         few_or_many = not model.MAX_SINGLE_RULES < len(slowest.ports) <= model.MAX_SEPARATE_PORTS
         parts = [slowest.replace(ports=tuple(some)) for some in slots(slowest.ports)] if few_or_many else parts
@@ -64,16 +64,11 @@ def _is_list(match: model.Match) -> bool:
 
 
 def _stated_once(match: model.Match) -> model.Match:
-    """Return the match with the fewest entries."""
     if not _is_list(match):
         return match
     entries = entries_of(match)
     are_networks = isinstance(match, model.Source | model.Destination)
     return with_entries(match, collapse(entries) if are_networks else joined_spans(entries))
-
-
-def _parts(match: model.Match) -> list[model.Match]:
-    return [with_entries(match, (entry,)) for entry in entries_of(match)]
 
 
 def slots(ports: tuple[model.Span, ...]) -> Iterator[list[model.Span]]:

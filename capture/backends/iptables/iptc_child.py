@@ -115,9 +115,6 @@ def _open(family: Family, name: str) -> Any:
     return table(name, autocommit=False)
 
 
-# --- writing -------------------------------------------------------------------------------------
-
-
 def change(edits: Iterable[TableEdit]) -> None:
     """Do what iptables-restore --noflush would do with ``restore_text`` of these edits: each in one transaction."""
     with open(NAMESPACE_LOCK, "rb") as lock:
@@ -132,11 +129,11 @@ def change(edits: Iterable[TableEdit]) -> None:
                     table.append_entry(chain, _entry(edit.family, rule))
             for chain, position in edit.removed:
                 _remove(table, chain, position)
-            for chain, place, rule in edit.placed:
-                if place is None:
+            for chain, at, rule in edit.placed:
+                if at is None:
                     table.append_entry(chain, _entry(edit.family, rule))
                 else:
-                    table.insert_entry(chain, _entry(edit.family, rule), place)
+                    table.insert_entry(chain, _entry(edit.family, rule), at)
             for chain in edit.dropped:
                 table.delete_chain(chain)
             table.commit()
@@ -204,9 +201,6 @@ def _interface(name: str) -> tuple[bytes, bytes]:
     if letters.endswith(b"+"):
         return letters, b"\xff" * (len(letters) - 1)
     return letters, b"\xff" * (len(letters) + 1)
-
-
-# --- reading -------------------------------------------------------------------------------------
 
 
 def save(family: Family, names: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from capture.backends.nf_tables.listing import is_dormant, read_chains, read_rul
 from capture.errors import CaptureError, KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, Family
 from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Counters, Ruleset, TableName
-from capture.netlink.attributes import decode_number, decode_text
+from capture.netlink.attributes import Fields, decode_number, decode_text
 from capture.netlink.batch import Change, transact
 from capture.netlink.nfnetlink import open_netfilter, read_consistently
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from capture.backends.iptables.xt_changes import LiveTables
     from capture.backends.iptables.xt_decode import FoundChain, FoundRule
     from capture.netlink.sockets import NetlinkSocket
-
-    Fields = dict[int, bytes]
 
 WRITING = "change the tables of iptables"
 
@@ -113,7 +111,6 @@ def _require_awake(live: LiveTables, desired: Ruleset) -> None:
 
 
 def _transact(changes_of: Callable[[LiveTables], Iterable[Change]]) -> None:
-    """Carry out changes of what is live in one transaction."""
     found: LiveTables | None = None
 
     def changes_now(live: LiveTables) -> Iterable[Change]:

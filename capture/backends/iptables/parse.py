@@ -99,18 +99,18 @@ def parse_rule(line: str, family: Family, chains: Collection[str]) -> tuple[str,
 
 def clauses_of(words: Sequence[Word]) -> Iterator[Sequence[Word]]:
     """Yield the words of each option of ip(6)tables itself, and of each match and target with its options."""
-    place = 0
-    while place < len(words):
-        first = words[place].printed
+    index = 0
+    while index < len(words):
+        first = words[index].printed
         if first in CLAUSE_OPTIONS:
-            end = place + 2
+            end = index + 2
             while end < len(words) and words[end].printed not in CLAUSE_OPTIONS:
                 end += 2 if words[end].printed in TEXT_OPTIONS else 1
         else:
-            option = place + 1 if first == "!" else place
+            option = index + 1 if first == "!" else index
             end = option + (1 if [word.printed for word in words[option : option + 1]] == ["-f"] else 2)
-        yield words[place:end]
-        place = end
+        yield words[index:end]
+        index = end
 
 
 CLAUSE_OPTIONS = ("-m", "-j", "-g")

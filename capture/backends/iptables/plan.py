@@ -50,7 +50,6 @@ class TableEdit(Value):
 
     @property
     def changes_anything(self) -> bool:
-        """Whether there is anything to do."""
         return bool(self.put or self.removed or self.placed or self.dropped)
 
 
@@ -63,10 +62,13 @@ def plan(
     """
     edits = []
     remembered = None if recorded is None else as_written(recorded)
+    order = [model.RAW, model.NAT, model.MANGLE]
+    if desired and desired.transparent_verdicts:  # before nat comes what captures inbound from now on
+        order = [model.RAW, model.MANGLE, model.NAT]
     for family in live.families if desired is None else dict.fromkeys(desired.families + live.families):
-        places = own_rules(live, family, remembered)
-        for table in _table_order(desired):
-            edit = _table_edit(TableView(live, family, table), TableView(desired, family, table), places)
+        own_positions = own_rules(live, family, remembered)
+        for table in order:
+            edit = _table_edit(TableView(live, family, table), TableView(desired, family, table), own_positions)
             if edit.changes_anything:
                 edits.append(edit)
     return tuple(edits)
@@ -82,13 +84,6 @@ def as_written(ruleset: model.Ruleset) -> model.Ruleset:
             chains.append(chain.replace(rules=rules))
         tables.append(table.replace(chains=tuple(chains)))
     return ruleset.replace(tables=tuple(tables))
-
-
-def _table_order(desired: model.Ruleset | None) -> tuple[model.TableName, ...]:
-    """Return raw, then the table that captures inbound from now on, then the other one."""
-    if desired and desired.transparent_verdicts:
-        return (model.RAW, model.MANGLE, model.NAT)
-    return (model.RAW, model.NAT, model.MANGLE)
 
 
 class TableView:
@@ -134,7 +129,7 @@ def _target(rule: model.Rule) -> str:
     return rule.verdict.text.removeprefix("-g ") if isinstance(rule.verdict, model.UnknownVerdict) else ""
 
 
-def _table_edit(live: TableView, desired: TableView, places: OwnPositions) -> TableEdit:
+def _table_edit(live: TableView, desired: TableView, own_positions: OwnPositions) -> TableEdit:
     desired_chains = desired.own_chains()
     present = live.own_chains()
     put = {}
@@ -147,7 +142,7 @@ def _table_edit(live: TableView, desired: TableView, places: OwnPositions) -> Ta
     removed: list[tuple[str, int]] = []
     placed: list[tuple[str, int | None, model.Rule]] = []
     for chain in shared:
-        removals, insertions = _shared_chain_changes(live, desired, places, chain)
+        removals, insertions = _shared_chain_changes(live, desired, own_positions, chain)
         removed += removals
         placed += insertions
     dropped = _chains_to_drop(live, desired_chains)
@@ -155,30 +150,30 @@ def _table_edit(live: TableView, desired: TableView, places: OwnPositions) -> Ta
 
 
 def _shared_chain_changes(
-    live: TableView, desired: TableView, places: OwnPositions, chain: str
+    live: TableView, desired: TableView, own_positions: OwnPositions, chain: str
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int | None, model.Rule]]]:
     """Return the removals and insertions for a chain that is not our own, built-in or not."""
     rules, desired_rules = live.rules(chain), desired.rules(chain)
     if not rules and not desired_rules:
         return [], []
-    own = sorted(places.get((live.table, chain), ()))
+    own = sorted(own_positions.get((live.table, chain), ()))
     disturbs = disturbance_test(rules, chain, desired.rules)
     first_obstacle = next(
-        (place for place, rule in enumerate(rules) if place not in own and disturbs(rule)), len(rules)
+        (index for index, rule in enumerate(rules) if index not in own and disturbs(rule)), len(rules)
     )
     is_in_place = not own or own[-1] < first_obstacle or not desired_rules
     if (
         is_in_place
         and len(own) == len(desired_rules)
-        and (not own or _rule_texts(rules[place] for place in own) == _rule_texts(desired_rules))
+        and (not own or _rule_texts(rules[index] for index in own) == _rule_texts(desired_rules))
     ):
         return [], []
     if desired_rules:  # a chain from which rules are only removed may have any name
         check_writable(chain, desired_rules)
     removals = [(chain, at) for at in reversed(own)]
-    place = min(own[0] if own else len(rules), first_obstacle)
-    is_end = place == len(rules) - len(own)
-    return removals, [(chain, None if is_end else place + offset, rule) for offset, rule in enumerate(desired_rules)]
+    index = min(own[0] if own else len(rules), first_obstacle)
+    is_end = index == len(rules) - len(own)
+    return removals, [(chain, None if is_end else index + offset, rule) for offset, rule in enumerate(desired_rules)]
 
 
 def _chains_to_drop(live: TableView, desired_chains: list[str]) -> list[str]:

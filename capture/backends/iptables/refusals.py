@@ -22,7 +22,7 @@ from capture.backends.iptables.clauses import words_of
 from capture.backends.needed_modules import module_of
 from capture.backends.nf_tables import constants as nf
 from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError, UnsupportedError
-from capture.model.addresses import IPV4, Family
+from capture.model.addresses import FAMILY_NAMES, IPV4, Family
 from capture.netlink.attributes import decode_elements, decode_fields, decode_number, decode_text
 from capture.netlink.nfnetlink import COMPAT_TYPES, has_extension, open_netfilter
 from capture.state.capabilities import missing
@@ -66,16 +66,17 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
             " `fuser -v /run/xtables.lock` names the holder.",
         )
     no_table = any(phrase in complaint for phrase in NO_TABLE)
-    if any(phrase in complaint for phrase in NOT_PERMITTED) or (no_table and _lacks_capabilities()):
+    # Programs do not report that this thread may not use x_tables.
+    if any(phrase in complaint for phrase in NOT_PERMITTED) or (no_table and missing("NET_ADMIN", "NET_RAW")):
         return PrivilegeError(
-            f"{'read' if name.endswith('save') else 'change'} the tables of {_words(family)} with {name}"
+            f"{'read' if name.endswith('save') else 'change'} the tables of {FAMILY_NAMES[family]} with {name}"
         )
     if any(phrase in complaint for phrase in NO_NF_TABLES):
         return _missing(f"nf_tables, which {name} needs", "nf_tables", complaint)
     if no_table:
         return _no_table(name, complaint, text, family)
     if NO_CHAIN_TYPE in complaint:
-        return _missing(f"nat chains of {_words(family)} for {name}", "nft_chain_nat", complaint)
+        return _missing(f"nat chains of {FAMILY_NAMES[family]} for {name}", "nft_chain_nat", complaint)
     line = _refused_line(complaint, text)
     if any(phrase in complaint for phrase in NO_LIBRARY) and NOT_IN_KERNEL not in complaint:
         return _no_library(name, complaint, line)
@@ -85,26 +86,17 @@ def refusal(command: Sequence[str], done: Finished, text: str, family: Family) -
     return ToolError(" ".join(command), done.status, words)
 
 
-def _lacks_capabilities() -> bool:
-    """Return whether this thread may not use x_tables, which its programs do not report."""
-    return bool(missing("NET_ADMIN", "NET_RAW"))
-
-
 def unreadable(family: Family, table: str) -> UnsupportedError:
     """Return the error for a table of nf_tables whose rules iptables cannot show."""
     return UnsupportedError(
-        f"the table {table} of {_words(family)} holds rules that nft wrote and iptables cannot read",
+        f"the table {table} of {FAMILY_NAMES[family]} holds rules that nft wrote and iptables cannot read",
         "Use nftables in this namespace (--backend nftables), or remove those rules: `nft list ruleset` shows them.",
     )
 
 
-def _words(family: Family) -> str:
-    return "IPv4" if family == IPV4 else "IPv6"
-
-
-def _missing(what: str, module: str, complaint: str) -> UnsupportedError:
+def _missing(feature: str, module: str, complaint: str) -> UnsupportedError:
     return UnsupportedError(
-        f"this kernel has no {what}: {complaint.strip()}",
+        f"this kernel has no {feature}: {complaint.strip()}",
         f"Load the module {module} on the host (`modprobe {module}`), or choose another backend or variant"
         " (--backend, --force-iptables-binary); `capture doctor` says which there are.",
     )
@@ -119,7 +111,7 @@ def _no_table(name: str, complaint: str, text: str, family: Family) -> Unsupport
         module = "nft_chain_nat" if table == "nat" else "nf_tables"
     else:
         module = f"{'iptable' if family == IPV4 else 'ip6table'}_{table}"
-    return _missing(f"table {table} of {_words(family)} for {name}", module, complaint)
+    return _missing(f"table {table} of {FAMILY_NAMES[family]} for {name}", module, complaint)
 
 
 def _no_library(name: str, complaint: str, line: str) -> CaptureError:
@@ -154,11 +146,10 @@ def _refused_line(complaint: str, text: str) -> str:
 
 
 def _extensions_in(line: str) -> Iterator[str]:
-    """Yield the matches and targets that a line uses."""
     words = [word.printed for word in words_of(line)]
-    for place, word in enumerate(words[:-1]):
-        if word == "-m" or (word == "-j" and words[place + 1] in xt_layouts.REVISIONS):
-            yield words[place + 1]
+    for index, word in enumerate(words[:-1]):
+        if word == "-m" or (word == "-j" and words[index + 1] in xt_layouts.REVISIONS):
+            yield words[index + 1]
 
 
 # --- our own messages ----------------------------------------------------------------------------

@@ -49,9 +49,6 @@ def option(negated: int, name: str, value: object = None) -> str:
     return words if value is None else f"{words} {word(str(value))}"
 
 
-# --- matches -------------------------------------------------------------------------------------
-
-
 def _own_options(matches: tuple[model.Match, ...]) -> Iterator[str]:
     """Yield the options that need no extension, in the order of iptables-save."""
     for kind, name in ((model.Source, "-s"), (model.Destination, "-d")):
@@ -129,9 +126,6 @@ def _networks(
     return named[0], named[1:]
 
 
-# --- verdicts ------------------------------------------------------------------------------------
-
-
 def _target(verdict: model.Verdict, family: Family) -> str:
     """Return the target of a verdict; nothing for a rule that only counts."""
     if isinstance(verdict, model.UnknownVerdict):
@@ -172,9 +166,6 @@ TARGETS: dict[type, Callable[[Any, Family], str]] = {
     model.SetZone: lambda verdict, _family: f"CT --zone {verdict.zone}" if verdict.zone else "CT",
     model.Log: _log,
 }
-
-
-# --- text ----------------------------------------------------------------------------------------
 
 
 def quoted(text: str) -> str:

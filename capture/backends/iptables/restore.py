@@ -20,17 +20,19 @@ from capture.backends.iptables.programs import require, run
 from capture.backends.iptables.refusals import refusal, unreadable
 from capture.backends.iptables.render import restore_text
 from capture.backends.iptables.tables import legacy_tables
-from capture.model.ruleset import Ruleset
+from capture.errors import CaptureError
+from capture.model.addresses import FAMILIES, Family
+from capture.model.ruleset import INPUT, MANGLE, OUTPUT, Ruleset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Literal
 
+    from capture.analysis.base_chains import BaseChain
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.programs import Purpose
     from capture.backends.iptables.tables import Variant
-    from capture.model.addresses import Family
 
 NAMESPACE_LOCK = "/proc/self/ns/net"
 XTABLES_LOCK_TIMEOUT = 10
@@ -54,8 +56,10 @@ class RestoreDriver(IptablesDriver):
         if self.variant == "legacy" and not legacy_tables(family):
             return Ruleset((family,), ())
         text = self._run(family, "save", ["-c"])
-        self._unreadable = {place for place in self._unreadable if place[0] != family}
-        self._unreadable |= {(family, table) for table in unreadable_tables(text)}
+        self._unreadable = {each for each in self._unreadable if each[0] != family}
+        for line in text.splitlines():
+            if line.startswith("# Table `"):  # ... raw' is incompatible, use 'nft' tool.
+                self._unreadable.add((family, line.split("'")[0].rpartition("`")[2]))
         return parse_save(text, family)
 
     def execute(self, edits: Sequence[TableEdit]) -> None:
@@ -82,6 +86,34 @@ class RestoreDriver(IptablesDriver):
         return done.stdout
 
 
-def unreadable_tables(saved: str) -> list[str]:
-    """Return the tables for which iptables-nft-save prints ``# Table `raw' is incompatible, use 'nft' tool.``"""
-    return [line.split("'")[0].rpartition("`")[2] for line in saved.splitlines() if line.startswith("# Table `")]
+FILTERS = {"filter": 0, "security": 50}
+"""NF_IP_PRI_FILTER and NF_IP_PRI_SECURITY in linux/netfilter_ipv4.h."""
+
+
+def read_legacy_filters() -> tuple[BaseChain, ...] | None:
+    """Return the chains at INPUT and OUTPUT of the legacy tables that may drop what ours have redirected.
+
+    We never write there. None where a table is there and no program to read it.
+    """
+    found: list[BaseChain] = []
+    for family in FAMILIES:
+        for name in FILTERS.keys() & {*legacy_tables(family)}:
+            try:
+                found += _filters_of(family, name)
+            except CaptureError:
+                return None
+    return tuple(found)
+
+
+def _filters_of(family: Family, name: str) -> Iterator[BaseChain]:
+    from capture.analysis.base_chains import BaseChain  # which no writing needs
+
+    saved = run([require("legacy", family, "save"), "-c", "-t", name]).stdout
+    # The model has no such table; mangle has the same chains and more.
+    for table in parse_save(saved.replace(f"*{name}\n", f"*{MANGLE}\n"), family).tables:
+        for chain in table.chains:
+            if chain.name in (INPUT, OUTPUT) and (chain.rules or chain.policy == "DROP"):
+                others = tuple(each for each in table.chains if each is not chain)
+                contents = table.replace(chains=(chain, *others))
+                shown = f"{name} of iptables-legacy"
+                yield BaseChain(shown, (family,), chain.name, FILTERS[name], False, contents, is_native=False)

@@ -103,9 +103,9 @@ class _TableChanges:
             handle = self._rules[chain].pop(position)
             if handle is not None:
                 yield messages.delete_rule(self._table.chains[chain].name, handle)
-        for chain, place, rule in edit.placed:
+        for chain, at, rule in edit.placed:
             yield from self._built_in_chain(chain)
-            yield self._insert(chain, place, rule)
+            yield self._insert(chain, at, rule)
         for chain in dropped:
             del self._rules[chain]
             yield messages.delete_chain(chain)
@@ -128,9 +128,9 @@ class _TableChanges:
     def _insert(self, chain: str, position: int | None, rule: Rule) -> Change:
         """Return the message that inserts a rule before the next one that has a handle, or else at the end."""
         rules = self._rules[chain]
-        place = len(rules) if position is None else position
-        before = next((handle for handle in rules[place:] if handle is not None), None)
-        rules.insert(place, None)
+        at = len(rules) if position is None else position
+        before = next((handle for handle in rules[at:] if handle is not None), None)
+        rules.insert(at, None)
         return self._messages.add_rule(chain, attributes_of(rule, self._edit.family), before=before)
 
     def tidied(self, own: frozenset[str], *, held_chains: bool) -> Iterator[Change]:

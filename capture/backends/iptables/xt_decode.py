@@ -18,23 +18,21 @@ from capture.backends.nf_tables.reading import read_comment, read_counters, read
 from capture.backends.nftables import lift
 from capture.backends.nftables.comparisons import Bounds, Register
 from capture.backends.nftables.decode import TCP_FLAGS, Program
-from capture.backends.nftables.native import CONDITIONS, IIFNAME, L4PROTO, Among, Named, Proxy, VerdictMap
+from capture.backends.nftables.native import IIFNAME, L4PROTO, Among, Named
 from capture.backends.nftables.sets import NativeSet
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Family
 from capture.model.conventions import PROTOCOL_OF
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.netlink.attributes import decode_fields, decode_number, decode_text
+from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text, u32be
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
-    from capture.backends.nftables.native import Action, Condition
+    from capture.backends.nftables.native import Condition
 
-    Fields = dict[int, bytes]
     Extensions = dict[tuple[str, str, int, bytes], tuple[Any, ...]]
     """The matches, or the verdict, of structures of x_tables, by kind, name, revision and bytes."""
 
@@ -80,7 +78,7 @@ def decode_chain(fields: Fields) -> FoundChain:
     hook = decode_hook(fields)
     if hook is None:
         return FoundChain(table, name, handle)
-    policy = "DROP" if decode_number(fields.get(nf.NFTA_CHAIN_POLICY, b"\1")) == nf.NF_DROP else "ACCEPT"
+    policy = "DROP" if fields.get(nf.NFTA_CHAIN_POLICY) == u32be(nf.NF_DROP) else "ACCEPT"
     counted = fields.get(nf.NFTA_CHAIN_COUNTERS)
     counters = model.Counters(0, 0) if counted is None else read_counters(decode_fields(counted))
     return FoundChain(table, name, handle, hook, policy, counters)
@@ -102,18 +100,9 @@ class Reader:
         matches, _ = lift.matches_of(program.conditions)
         why = program.why or read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
         rule = model.Rule(
-            _verdict(program.actions), joined(sorted(matches, key=_place)), self._family, why, program.counters
+            lift.verdict_of(program.actions), joined(sorted(matches, key=_rank)), self._family, why, program.counters
         )
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
-
-
-def _verdict(actions: Sequence[Action | Condition]) -> model.Verdict:
-    """Return the verdict of a rule. iptables has one in each; nft may log before it accepts."""
-    if not actions:
-        return model.Continue()
-    if len(actions) == 1 and not isinstance(actions[0], (Proxy, VerdictMap, *CONDITIONS)):
-        return actions[0]
-    return lift.several(actions)
 
 
 LISTING = (model.Source, model.Destination, model.InInterface, model.OutInterface, model.Protocol)
@@ -123,7 +112,7 @@ OPTIONS = {"-s": 0, "-d": 1, "-p": 4, "-f": 4}
 """The place of a match that has words alone."""
 
 
-def _place(match: model.Match) -> int:
+def _rank(match: model.Match) -> int:
     if isinstance(match, model.UnknownMatch):
         return OPTIONS.get(match.text.removeprefix("! ").partition(" ")[0], len(LISTING))
     return POSITIONS.get(type(match), len(LISTING))

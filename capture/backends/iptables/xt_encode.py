@@ -80,9 +80,6 @@ def verdict_of(rule: model.Rule, family: Family) -> bytes:
     return VERDICTS[type(rule.verdict)](rule.verdict, family)
 
 
-# --- expressions ---------------------------------------------------------------------------------
-
-
 def _extension(kind: str, name: str, structure: bytes) -> bytes:
     return make.framed(
         (kind, name, len(structure)),
@@ -105,9 +102,6 @@ COMPAT = {
     for name, number in PROTOCOL_NUMBERS.items()
 }
 
-
-# --- matches of ip(6)tables itself ---------------------------------------------------------------
-
 LOAD_MARK = make.load_meta(nf.NFT_META_MARK)
 LOAD_INTERFACE: dict[type, bytes] = {
     model.InInterface: make.load_meta(nf.NFT_META_IIFNAME),
@@ -118,10 +112,7 @@ OF_PROTOCOL = {
     for name, number in PROTOCOL_NUMBERS.items()
 }
 
-ADDRESSES: dict[type[model.Source | model.Destination], dict[Family, int]] = {
-    model.Source: nf.SOURCE_OFFSETS,
-    model.Destination: nf.DESTINATION_OFFSETS,
-}
+ADDRESSES: dict[type, dict[Family, int]] = {model.Source: nf.SOURCE_OFFSETS, model.Destination: nf.DESTINATION_OFFSETS}
 """Where they are in the header."""
 
 
@@ -151,9 +142,6 @@ def _address_range(kind: type[model.Source | model.Destination], network: Networ
         flag, ends = xt_layouts.IPRANGE_DESTINATION, {"dst_min": network.packed, "dst_max": last}
     flags = flag | flag << xt_layouts.IPRANGE_NEGATED * negated
     return _extension("match", "iprange", xt_layouts.IPRANGE.write(**ends, flags=flags))
-
-
-# --- ports ---------------------------------------------------------------------------------------
 
 
 def _ports(by_kind: dict[type, list[Any]]) -> Iterator[bytes]:
@@ -218,9 +206,6 @@ def _port(ports: model.Span, offset: int, negated: bool) -> bytes:  # noqa: FBT0
     return load + make.in_range(first, last, negated=negated)
 
 
-# --- extensions ----------------------------------------------------------------------------------
-
-
 def _owner(match: model.OwnerUid | model.OwnerGid) -> bytes:
     kind, bit = ("uid", xt_layouts.OWNER_UID) if type(match) is model.OwnerUid else ("gid", xt_layouts.OWNER_GID)
     write, invert = xt_layouts.OWNER.write, bit * match.negated
@@ -265,9 +250,6 @@ EXTENSIONS: dict[type, Callable[[Any], bytes]] = {
     model.UnknownMatch: _not_understood,
 }
 """The matches that are written in the order in which the rule has them."""
-
-
-# --- verdicts ------------------------------------------------------------------------------------
 
 
 def _redirect(verdict: model.Redirect, family: Family) -> bytes:

@@ -29,19 +29,19 @@ class Layout:
     """A structure: where its fields are, and how long it is."""
 
     def __init__(self, description: str) -> None:
-        self._places: dict[str, tuple[int, int, Literal["little", "big"] | None]] = {}
+        self._slices: dict[str, tuple[int, int, Literal["little", "big"] | None]] = {}
         end = 0
         for field in description.split(", "):
             name, size = field.split()
             start, end = end, end + int(size.strip(">[]"))
-            self._places[name] = start, end, "big" if size[0] == ">" else None if size[0] == "[" else BYTE_ORDER
+            self._slices[name] = start, end, "big" if size[0] == ">" else None if size[0] == "[" else BYTE_ORDER
         self._size = (end + 7) // 8 * 8
 
     def write(self, **values: int | bytes) -> bytes:
         """Return the structure with these values, and NUL in all other fields. Raise ValueError for long bytes."""
         structure = bytearray(self._size)
         for name, value in values.items():
-            start, end, order = self._places[name]
+            start, end, order = self._slices[name]
             if isinstance(value, bytes):
                 if len(value) > end - start:
                     raise ValueError(f"{name} has at most {end - start} bytes: {value!r}")
@@ -53,11 +53,9 @@ class Layout:
         """Return the fields of a structure. The kernel hands out structures in full."""
         return {
             name: int.from_bytes(structure[start:end], order) if order else structure[start:end]
-            for name, (start, end, order) in self._places.items()
+            for name, (start, end, order) in self._slices.items()
         }
 
-
-# --- matches -------------------------------------------------------------------------------------
 
 OWNER = Layout("uid_min 4, uid_max 4, gid_min 4, gid_max 4, match 1, invert 1")
 """linux/netfilter/xt_owner.h, struct xt_owner_match_info."""
@@ -85,8 +83,6 @@ IPRANGE_NEGATED = 4  # bits to shift by, to IPRANGE_SRC_INV, IPRANGE_DST_INV
 COMMENT = Layout("comment [256]")
 """linux/netfilter/xt_comment.h, struct xt_comment_info."""
 
-# --- targets -------------------------------------------------------------------------------------
-
 NAT_IPV4 = Layout("rangesize 4, flags 4, min_ip [4], max_ip [4], min_port >2, max_port >2")
 """linux/netfilter/nf_nat.h, struct nf_nat_ipv4_multi_range_compat."""
 NAT_RANGE = Layout("flags 4, min_ip [16], max_ip [16], min_port >2, max_port >2")
@@ -113,11 +109,11 @@ LOG = Layout("level 1, flags 1, prefix [30]")
 LOG_WARNING = 4  # LOG_WARNING of syslog(3), which iptables writes by default
 
 
-def c_string(text: str, size: int, what: str) -> bytes:
+def c_string(text: str, size: int, name: str) -> bytes:
     """Return text as bytes that leave room for a NUL. Raise ValueError if it does not fit."""
     encoded = text.encode("utf-8", "surrogateescape")
     if len(encoded) >= size or b"\0" in encoded:
-        raise ValueError(f"{what} has at most {size - 1} bytes and no NUL: {text!r}")
+        raise ValueError(f"{name} has at most {size - 1} bytes and no NUL: {text!r}")
     return encoded
 
 

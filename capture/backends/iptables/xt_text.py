@@ -99,8 +99,6 @@ def _address(field: bytes, family: Family) -> str:
     return address_text(family, int.from_bytes(field[: BITS[family] // 8], "big"))
 
 
-# --- matches -------------------------------------------------------------------------------------
-
 ANY_PORT = (0, 0xFFFF)
 
 
@@ -134,7 +132,7 @@ def tcp_flags_text(mask: int, compared: int, *, negated: bool) -> str:
 
 
 def _flags(bits: int) -> str:
-    return ",".join(name for place, name in enumerate(TCP_FLAGS) if bits >> place & 1) or "NONE"
+    return ",".join(name for index, name in enumerate(TCP_FLAGS) if bits >> index & 1) or "NONE"
 
 
 def _icmp(fields: Fields, family: Family) -> str:
@@ -209,7 +207,7 @@ def _multiport(fields: Fields, _family: Family) -> str | None:
     if name is None or not 0 < count <= MULTIPORT_SLOTS:
         return None
     packed, ranges = fields["ports"], fields["is_range"]
-    numbers = [int.from_bytes(packed[place : place + 2], BYTE_ORDER) for place in range(0, 2 * count, 2)]
+    numbers = [int.from_bytes(packed[index : index + 2], BYTE_ORDER) for index in range(0, 2 * count, 2)]
     ports = []
     slot = 0
     while slot < count:
@@ -256,8 +254,6 @@ def limit_text(fields: dict[int, bytes]) -> str:
     more = "" if burst == USUAL_BURST else f" --limit-burst {burst}"
     return f"-m limit --limit {rate}/{LIMIT_UNITS[unit]}{more}"
 
-
-# --- targets -------------------------------------------------------------------------------------
 
 # linux/netfilter/nf_nat.h, NF_NAT_RANGE_*
 MAP_IPS, PROTO_RANDOM, PERSISTENT, PROTO_RANDOM_FULLY = 1, 4, 8, 16

@@ -10,7 +10,7 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import COUNTER
 from capture.backends.nf_tables.listing import read_chains, read_rules
-from capture.netlink.attributes import decode_fields, decode_text
+from capture.netlink.attributes import Fields, decode_fields, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
 
-    Fields = dict[int, bytes]
     Sent = tuple[bytes, bytes | None]
     """The expressions of a rule, and its userdata."""
 

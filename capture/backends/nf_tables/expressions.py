@@ -46,7 +46,7 @@ def framed(key: tuple[object, ...], payload: bytes, make: Callable[[bytes], byte
     if frame is None:
         whole = make(payload)
         frame = _FRAMES[key] = whole[: len(whole) - len(payload) - padding]
-    return frame + payload + b"\0\0\0"[:padding]
+    return frame + payload + bytes(padding)
 
 
 def load_meta(key: int) -> bytes:
@@ -71,7 +71,7 @@ def store_ct(key: int) -> bytes:
 
 def load_payload(base: int, offset: int, length: int) -> bytes:
     """Return: register = bytes of a header."""
-    key = ("payload", base, offset, length)
+    key = (load_payload, base, offset, length)
     found = _FRAMES.get(key)
     if found is None:
         found = _FRAMES[key] = expression(
@@ -102,7 +102,7 @@ def equals(value: bytes, *, negated: bool = False) -> bytes:
 def compare(operator: int, value: bytes) -> bytes:
     """Return: go on if the register compares so with the value."""
     return framed(
-        ("cmp", operator, len(value)),
+        (compare, operator, len(value)),
         value,
         lambda value: expression(
             "cmp",
@@ -161,7 +161,7 @@ def verdict(code: int, chain: bytes = b"") -> bytes:
 def jump(chain: str) -> bytes:
     """Return the verdict that jumps to a chain."""
     name = text(chain)
-    return framed(("jump", len(name)), name, lambda name: verdict(nf.NFT_JUMP, attribute(nf.NFTA_VERDICT_CHAIN, name)))
+    return framed((jump, len(name)), name, lambda name: verdict(nf.NFT_JUMP, attribute(nf.NFTA_VERDICT_CHAIN, name)))
 
 
 COUNTER = expression(

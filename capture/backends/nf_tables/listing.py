@@ -6,14 +6,12 @@ All raise PrivilegeError, KernelError, and UnsupportedError without nf_tables.
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.netlink.attributes import attribute, decode_fields, decode_number, text
+from capture.netlink.attributes import Fields, attribute, decode_fields, decode_number, text
 from capture.netlink.nfnetlink import NFGENMSG_SIZE, NFPROTO_UNSPEC, message_type, nfgenmsg, read_objects
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
-
-    Fields = dict[int, bytes]
 
 
 def read_tables(netfilter: NetlinkSocket, family: int = NFPROTO_UNSPEC) -> list[tuple[int, Fields]]:
@@ -31,8 +29,8 @@ def read_chains(netfilter: NetlinkSocket, family: int = NFPROTO_UNSPEC) -> list[
     return _listed(netfilter, nf.NFT_MSG_GETCHAIN, family, "chains")
 
 
-def _listed(netfilter: NetlinkSocket, kind: int, family: int, what: str) -> list[tuple[int, Fields]]:
-    objects = read_objects(netfilter, kind, family, b"", f"read the {what} of nf_tables")
+def _listed(netfilter: NetlinkSocket, kind: int, family: int, plural: str) -> list[tuple[int, Fields]]:
+    objects = read_objects(netfilter, kind, family, b"", f"read the {plural} of nf_tables")
     return [(number, decode_fields(attributes)) for number, attributes in objects]
 
 

@@ -18,7 +18,7 @@ class TableMessages:
         self._name = attribute(nf.NFTA_TABLE_NAME, text(table))  # NFTA_CHAIN_TABLE, NFTA_RULE_TABLE: the same number
 
     def add_table(self) -> Change:
-        """Return the message that makes the table; one that is there already, it only wakes if it is dormant."""
+        """Return the message that makes the table; of one that is there already, it only ends the dormancy."""
         flags = attribute(nf.NFTA_TABLE_FLAGS, u32be(0))
         return self._change(nf.NFT_MSG_NEWTABLE, flags, f"add table {self._shown}", NLM_F_CREATE)
 

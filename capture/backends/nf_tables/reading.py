@@ -5,13 +5,18 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.model.ruleset import Accept, Continue, Counters, Drop, Return, UnknownVerdict
 from capture.model.text import without_line_ends
-from capture.netlink.attributes import MalformedMessageError, decode_elements, decode_fields, decode_number, decode_text
+from capture.netlink.attributes import (
+    Fields,
+    MalformedMessageError,
+    decode_elements,
+    decode_fields,
+    decode_number,
+    decode_text,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    Fields = dict[int, bytes]
 
 VALUES = {
     "cmp": (nf.NFTA_CMP_DATA,),

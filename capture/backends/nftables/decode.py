@@ -20,6 +20,7 @@ from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, Family, address_t
 from capture.model.conventions import PROTOCOL_OF
 from capture.netlink.attributes import (
     BYTE_ORDER,
+    Fields,
     MalformedMessageError,
     decode_fields,
     decode_host_number,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from typing import Literal
 
     ByteOrder = Literal["little", "big"]
-    Fields = dict[int, bytes]
     FindSet = Callable[[str], "NativeSet"]
 
 META_FIELDS = {key: field for field, key in native.META_KEYS.items()} | {nf.NFT_META_IIF: "iif", nf.NFT_META_OIF: "oif"}
@@ -48,9 +48,6 @@ ETHER_TYPE = Register("meta 1")
 """NFT_META_PROTOCOL: how a table of family netdev distinguishes IPv4 from IPv6."""
 FAMILY_OF_ETHER_TYPE = {b"\x08\x00": FAMILY_NUMBERS["ipv4"], b"\x86\xdd": FAMILY_NUMBERS["ipv6"]}
 """linux/if_ether.h"""
-
-
-# --- tables and chains ---------------------------------------------------------------------------
 
 
 def decode_table(
@@ -83,9 +80,6 @@ def decode_rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, 
         program.run(name, parts)
     comment = read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
     return native.NativeRule(tuple(program.conditions), tuple(program.actions), program.counters, comment)
-
-
-# --- expressions ---------------------------------------------------------------------------------
 
 
 class Program:
@@ -148,11 +142,11 @@ class Program:
     # -- loading and changing registers
 
     def _load(self, register: bytes, value: Register | bytes) -> bool:
-        self._registers[_place(register)] = value
+        self._registers[_register_number(register)] = value
         return True
 
     def _held(self, register: bytes | None) -> Register | bytes | None:
-        return self._registers.get(_place(register)) if register else None
+        return self._registers.get(_register_number(register)) if register else None
 
     def meta(self, fields: Fields) -> bool:
         key = decode_number(fields[nf.NFTA_META_KEY])
@@ -370,20 +364,8 @@ class Program:
         return self._do(model.Log(decode_text(fields.get(nf.NFTA_LOG_PREFIX, b""))))
 
 
-LOADERS = {
-    "fib": nf.NFTA_FIB_DREG,
-    "ct": nf.NFTA_CT_DREG,
-    "socket": nf.NFTA_SOCKET_DREG,
-    "rt": nf.NFTA_RT_DREG,
-    "exthdr": nf.NFTA_EXTHDR_DREG,
-    "numgen": nf.NFTA_NG_DREG,
-    "hash": nf.NFTA_HASH_DREG,
-    "osf": nf.NFTA_OSF_DREG,
-    "xfrm": nf.NFTA_XFRM_DREG,
-    "tunnel": nf.NFTA_TUNNEL_DREG,
-    "bitwise": nf.NFTA_BITWISE_DREG,
-    "byteorder": nf.NFTA_BYTEORDER_DREG,
-}
+LOADERS = dict.fromkeys(("fib", "ct", "rt", "exthdr", "numgen", "osf", "xfrm"), 1)
+LOADERS |= dict.fromkeys(("socket", "hash", "tunnel", "bitwise", "byteorder"), 2)
 """Expressions that do nothing but write a register, and the attribute with its number."""
 
 FILTERS = {"limit", "quota", "connlimit", "match", "cmp", "range", "lookup", "exthdr"}
@@ -394,14 +376,13 @@ Any other unknown one may divert them.
 
 
 def _order(field: str, loaded: Register) -> ByteOrder:
-    """Return in which order the bytes of a field lie in its register."""
     return BYTE_ORDER if field in native.HOST_ORDER and not loaded.network_order else "big"
 
 
-def _place(register: bytes) -> int:
+def _register_number(register: bytes) -> int:
     """Return the place of a register in units of four bytes: 1 to 4 are the sixteen-byte names of 8, 12, 16 and 20."""
-    place = decode_number(register)
-    return nf.NFT_REG32_00 + (place - nf.NFT_REG_1) * 4 if 0 < place < nf.NFT_REG32_00 else place
+    number = decode_number(register)
+    return nf.NFT_REG32_00 + (number - nf.NFT_REG_1) * 4 if 0 < number < nf.NFT_REG32_00 else number
 
 
 def _words(loaded: Register | bytes | None) -> str:
@@ -417,7 +398,6 @@ def _words(loaded: Register | bytes | None) -> str:
 
 
 def _mark_action(value: Register | bytes | None) -> native.Action | None:
-    """Return what setting the packet's mark to this value is."""
     if isinstance(value, bytes):
         return model.SetMark(decode_host_number(value))
     if value == Register(native.CT_MARK):

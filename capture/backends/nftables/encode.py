@@ -41,39 +41,37 @@ ANONYMOUS = "__set%d"
 INTERFACE_NAME_SIZE = 16  # IFNAMSIZ in linux/if.h
 
 
-# --- rules ---------------------------------------------------------------------------------------
-
-
 def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Change]:
     """Yield the messages that append the rules of tables, each after the sets it needs."""
     set_number = 0  # unique in a batch
     for table in tables:
         messages = TableMessages(nf.NFPROTO_INET, table.name)
-        for chain, place, rule in _rules_of(table):
-            doing = f"add rule {place} to chain {chain} of table inet {table.name}"
+        for chain, position, rule in _rules_of(table):
+            doing = f"add rule {position} to chain {chain} of table inet {table.name}"
             lookups = []
             for condition in filter(needs_set, rule.conditions):
                 set_number += 1
                 yield from _add_set(table.name, condition, set_number, doing)
                 lookups.append(OF_ANONYMOUS + attribute(nf.NFTA_LOOKUP_SET_ID, u32be(set_number)))
-            yield _add_rule(messages, chain, place, rule, lookups)
+            yield _add_rule(messages, chain, position, rule, lookups)
 
 
 def listed_rules(table: native.NativeTable) -> Iterator[Change]:
     """Yield the messages for the rules of a table as they come back from the kernel: lookups know the names of sets."""
     messages = TableMessages(nf.NFPROTO_INET, table.name)
     names = iter(dict(sets_of(table)))
-    for chain, place, rule in _rules_of(table):
+    for chain, position, rule in _rules_of(table):
         lookups = [attribute(nf.NFTA_LOOKUP_SET, text(next(names))) for _ in filter(needs_set, rule.conditions)]
-        yield _add_rule(messages, chain, place, rule, lookups)
+        yield _add_rule(messages, chain, position, rule, lookups)
 
 
 def _rules_of(table: native.NativeTable) -> Iterator[tuple[str, int, native.NativeRule]]:
-    return ((chain.name, place, rule) for chain in table.chains for place, rule in enumerate(chain.rules, 1))
+    return ((chain.name, position, rule) for chain in table.chains for position, rule in enumerate(chain.rules, 1))
 
 
-def _add_rule(messages: TableMessages, chain: str, place: int, rule: native.NativeRule, lookups: list[bytes]) -> Change:
-    """Return the message for a rule; ``lookups`` name the sets that it looks up."""
+def _add_rule(
+    messages: TableMessages, chain: str, position: int, rule: native.NativeRule, lookups: list[bytes]
+) -> Change:
     rest = iter(lookups)
     expressions = [
         _lookup(condition, next(rest)) if needs_set(condition) else EXPRESSIONS[type(condition)](condition)
@@ -84,7 +82,7 @@ def _add_rule(messages: TableMessages, chain: str, place: int, rule: native.Nati
     if rule.comment:
         words = text(rule.comment)
         parts += attribute(nf.NFTA_RULE_USERDATA, u8(nf.NFTNL_UDATA_RULE_COMMENT) + u8(len(words)) + words)
-    return messages.add_rule(chain, parts, name=f"rule {place}")
+    return messages.add_rule(chain, parts, name=f"rule {position}")
 
 
 def needs_set(condition: native.Condition) -> TypeGuard[native.Among]:
@@ -101,8 +99,6 @@ def sets_of(table: native.NativeTable) -> Iterator[tuple[str, native.Among]]:
     for number, condition in enumerate(filter(needs_set, conditions)):
         yield ANONYMOUS % number, condition
 
-
-# --- expressions ---------------------------------------------------------------------------------
 
 LOADS = {field: make.load_meta(key) for field, key in native.META_KEYS.items()}
 LOADS |= {field: make.load_ct(key) for field, key in native.CT_KEYS.items()}
@@ -161,9 +157,7 @@ def _named(condition: native.Named) -> bytes:
 def _proxy(action: native.Proxy) -> bytes:
     family = FAMILY_NUMBERS[action.family] if action.family else NFPROTO_UNSPEC
     return make.immediate(u16be(action.port)) + make.expression(
-        "tproxy",
-        attribute(nf.NFTA_TPROXY_FAMILY, u32be(family)),
-        attribute(nf.NFTA_TPROXY_REG_PORT, make.REGISTER),
+        "tproxy", attribute(nf.NFTA_TPROXY_FAMILY, u32be(family)), attribute(nf.NFTA_TPROXY_REG_PORT, make.REGISTER)
     )
 
 
@@ -211,10 +205,6 @@ EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
     model.SetZone: lambda action: make.immediate(action.zone.to_bytes(2, BYTE_ORDER)) + STORE_ZONE,
     model.Log: _log,
 }
-
-
-# --- sets ----------------------------------------------------------------------------------------
-
 
 OF_ANONYMOUS = attribute(nf.NFTA_LOOKUP_SET, text(ANONYMOUS))
 

@@ -20,7 +20,7 @@ from capture.errors import UnsupportedError
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, FAMILY_OF, Family
 from capture.model.values import Value
-from capture.netlink.attributes import decode_fields, decode_number, decode_text, text
+from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text, text
 from capture.netlink.nfnetlink import open_netfilter, read_consistently
 
 TYPE_CHECKING = False
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from capture.backends.nftables.native import Condition, NativeRule
     from capture.netlink.sockets import NetlinkSocket
 
-    Fields = dict[int, bytes]
 
 REJECT_TABLE_NAME = text(REJECT_TABLE)
 NFTA_TABLE_HANDLE = 4
@@ -55,7 +54,7 @@ FURTHER_TABLES = ("filter", "security")
 """Tables of iptables in which we never write."""
 
 
-class ChainLocation(Value):
+class ListedTable(Value):
     """A table as it was listed: its family, its name, its number among all, and the attributes of its chains."""
 
     family: int
@@ -111,24 +110,24 @@ def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[BaseCh
 
 
 def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> Iterator[BaseChain]:
-    places = [place for family in nf.NFT_FAMILIES for place in _places(netfilter, family)]
-    of_iptables = [place for place in places if place.is_of_iptables]
-    own = [place for place in places if place.is_native] if ("nftables", "") in own_places else []
+    tables = [listed for family in nf.NFT_FAMILIES for listed in _listed_tables(netfilter, family)]
+    of_iptables = [listed for listed in tables if listed.is_of_iptables]
+    own = [listed for listed in tables if listed.is_native] if ("nftables", "") in own_places else []
     own += of_iptables if ("iptables", "nft") in own_places else []
     # Next to our own in legacy tables the order is unknown; they may be the newest.
-    first = min((place.handle for place in own), default=0)
-    for place in places:
-        is_shared = place in own or place.is_of_iptables
-        if is_shared and all(map(place.is_usual, place.base_chains)):
+    first = min((listed.handle for listed in own), default=0)
+    for listed in tables:
+        is_shared = listed in own or listed.is_of_iptables
+        if is_shared and all(map(listed.is_usual, listed.base_chains)):
             continue
-        for chain in _of_table(netfilter, place, first, without_usual=is_shared):
+        for chain in _of_table(netfilter, listed, first, without_usual=is_shared):
             yield chain.replace(is_of_any_age=is_shared or not own)
     if of_iptables and ("iptables", "nft") not in own_places:
         for chain in _of_iptables(of_iptables, first):
             yield chain.replace(is_of_any_age=not own)
 
 
-def _places(netfilter: NetlinkSocket, family: int) -> Iterator[ChainLocation]:
+def _listed_tables(netfilter: NetlinkSocket, family: int) -> Iterator[ListedTable]:
     """Yield the tables of a family that packets come to. In a dormant one no chain is entered."""
     by_table: dict[bytes, list[Fields]] = {}
     reached = set()
@@ -143,48 +142,48 @@ def _places(netfilter: NetlinkSocket, family: int) -> Iterator[ChainLocation]:
         name = fields[nf.NFTA_TABLE_NAME]
         if name in reached and not is_dormant(fields) and name != REJECT_TABLE_NAME:
             handle = decode_number(fields.get(NFTA_TABLE_HANDLE, b""))
-            yield ChainLocation(family, decode_text(name), handle, tuple(by_table[name]))
+            yield ListedTable(family, decode_text(name), handle, tuple(by_table[name]))
 
 
 def _of_table(
-    netfilter: NetlinkSocket, place: ChainLocation, first_own: int, *, without_usual: bool
+    netfilter: NetlinkSocket, listed: ListedTable, first_own: int, *, without_usual: bool
 ) -> Iterator[BaseChain]:
     """Yield the base chains of a table; with ``without_usual``, those that neither a capture nor iptables has there."""
-    family = place.family
-    rules = _rules_by_chain(netfilter, place)
-    chains = [(fields, _chain(fields, rules)) for fields in place.chains]
+    family = listed.family
+    rules = _rules_by_chain(netfilter, listed)
+    chains = [(fields, _chain(fields, rules)) for fields in listed.chains]
     called = tuple(chain for fields, chain in chains if nf.NFTA_CHAIN_HOOK not in fields)
     for fields, chain in chains:
         hook = decode_hook(fields)
         point = _point(family, hook) if hook is not None else ""
-        if hook is not None and point and not (without_usual and place.is_usual(fields)):
+        if hook is not None and point and not (without_usual and listed.is_usual(fields)):
             is_nat = hook.kind == "nat"
             if is_nat and point in SOURCE_HOOKS:
                 continue
             entry, devices = chain, tuple[str, ...]()
-            if (family, hook.place) in HOOKS_OF_DEVICES:
+            if (family, hook.name) in HOOKS_OF_DEVICES:
                 devices = devices_of(fields)
-                entry = _of_devices(entry, devices, HOOKS_OF_DEVICES[family, hook.place][1])
+                entry = _of_devices(entry, devices, HOOKS_OF_DEVICES[family, hook.name][1])
             yield BaseChain(
-                f"{nf.NFT_FAMILIES[family]} {place.name}",
+                f"{nf.NFT_FAMILIES[family]} {listed.name}",
                 (FAMILY_OF[family],) if family in FAMILY_OF else FAMILIES,
                 point,
                 hook.priority,
                 is_nat,
                 model.Table(model.NAT if is_nat else model.MANGLE, (entry, *called)),
-                is_older=place.handle < first_own,
-                is_native=not place.is_filter_of_iptables,
+                is_older=listed.handle < first_own,
+                is_native=not listed.is_filter_of_iptables,
                 is_route=hook.kind == "route",
                 devices=devices,
-                place=("nftables", "") if place.is_native else None,
+                place=("nftables", "") if listed.is_native else None,
             )
 
 
 def _point(family: int, hook: Hook) -> str:
     """Return the hook of the model at which packets meet a base chain; "" for one that is not on their way."""
-    if (family, hook.place) in HOOKS_OF_DEVICES:
-        return HOOKS_OF_DEVICES[family, hook.place][0]
-    return "" if family == nf.NFPROTO_NETDEV else MODEL_HOOKS.get(hook.place, "")
+    if (family, hook.name) in HOOKS_OF_DEVICES:
+        return HOOKS_OF_DEVICES[family, hook.name][0]
+    return "" if family == nf.NFPROTO_NETDEV else MODEL_HOOKS.get(hook.name, "")
 
 
 def _of_devices(
@@ -198,14 +197,14 @@ def _of_devices(
     return entry.replace(rules=tuple(rules), policy="ACCEPT")
 
 
-def _rules_by_chain(netfilter: NetlinkSocket, place: ChainLocation) -> dict[bytes, list[model.Rule]]:
+def _rules_by_chain(netfilter: NetlinkSocket, listed: ListedTable) -> dict[bytes, list[model.Rule]]:
     """Return the rules of a table by chain: in words of iptables those that only iptables-nft writes."""
-    family, is_filter = FAMILY_OF.get(place.family), place.is_filter_of_iptables
-    find_set = set_finder(netfilter, place.family, place.name)
+    family, is_filter = FAMILY_OF.get(listed.family), listed.is_filter_of_iptables
+    find_set = set_finder(netfilter, listed.family, listed.name)
     known: dict[bytes, tuple[str, Fields]] = {}
     found: dict[bytes, list[model.Rule]] = {}
     reader: Reader | None = None
-    for attributes in read_rules(netfilter, place.family, place.name):
+    for attributes in read_rules(netfilter, listed.family, listed.name):
         fields = decode_fields(attributes)
         in_chain = found.setdefault(fields[nf.NFTA_RULE_CHAIN], [])
         is_xt = any(name in attributes for name in XT_EXPRESSIONS)
@@ -266,10 +265,10 @@ def _by_number(rule: NativeRule) -> Iterator[NativeRule]:
             yield rule
 
 
-def _of_iptables(places: list[ChainLocation], first_own: int) -> Iterator[BaseChain]:
+def _of_iptables(tables: list[ListedTable], first_own: int) -> Iterator[BaseChain]:
     from capture.backends.iptables import netlink  # another backend, which only this needs
 
     def is_older(table: model.TableName) -> bool:
-        return all(place.handle < first_own for place in places if place.name == table)
+        return all(listed.handle < first_own for listed in tables if listed.name == table)
 
     return in_tables_of_iptables(netlink.NetlinkDriver().read(), is_older)

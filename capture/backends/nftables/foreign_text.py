@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.model.addresses import IPV4, IPV6, Family
-from capture.netlink.attributes import decode_number, decode_text
+from capture.netlink.attributes import Fields, decode_number, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Fields = dict[int, bytes]
 
 # linux/netfilter/nf_tables.h: enum nft_reject_attributes, nft_limit_attributes, nft_quota_attributes, nft_ng_attributes
 NFTA_REJECT_TYPE, NFTA_REJECT_ICMP_CODE = 1, 2
@@ -75,15 +74,11 @@ def _over(fields: Fields, kind: int) -> str:
 
 def _limit(fields: Fields, _: Family | None) -> str:
     unit = UNITS.get(_number(fields, NFTA_LIMIT_UNIT))
-    what = "bytes" if _number(fields, NFTA_LIMIT_TYPE) else "packets"
-    rate = f"{_number(fields, NFTA_LIMIT_RATE)}{' bytes' if what == 'bytes' else ''}/{unit}"
+    counted = "bytes" if _number(fields, NFTA_LIMIT_TYPE) else "packets"
+    rate = f"{_number(fields, NFTA_LIMIT_RATE)}{' bytes' if counted == 'bytes' else ''}/{unit}"
     burst = _number(fields, NFTA_LIMIT_BURST)
-    more = f" burst {burst} {what}" if burst else ""
+    more = f" burst {burst} {counted}" if burst else ""
     return f"limit rate {_over(fields, NFTA_LIMIT_FLAGS)}{rate}{more}" if unit else ""
-
-
-def _quota(fields: Fields, _: Family | None) -> str:
-    return f"quota {_over(fields, NFTA_QUOTA_FLAGS) or 'until '}{_number(fields, NFTA_QUOTA_BYTES)} bytes"
 
 
 def _numgen(fields: Fields, _: Family | None) -> str:
@@ -95,7 +90,9 @@ def _numgen(fields: Fields, _: Family | None) -> str:
 WORDS: dict[str, Callable[[Fields, Family | None], str]] = {
     "reject": _reject,
     "limit": _limit,
-    "quota": _quota,
+    "quota": lambda fields, _: (
+        f"quota {_over(fields, NFTA_QUOTA_FLAGS) or 'until '}{_number(fields, NFTA_QUOTA_BYTES)} bytes"
+    ),
     "numgen": _numgen,
     "notrack": lambda _, _family: "notrack",
 }

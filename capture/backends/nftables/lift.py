@@ -13,7 +13,7 @@ from capture.model.conventions import PROTOCOL_OF
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import TypeVar
 
     T = TypeVar("T")
@@ -45,14 +45,14 @@ def _table(table: native.NativeTable, name: model.TableName) -> model.Table:
 
 def lift_rules(rules: Sequence[native.NativeRule]) -> Iterator[model.Rule]:
     """Yield the rules of a chain; a transparent proxy is two native ones."""
-    place = 0
-    while place < len(rules):
-        rule = rules[place]
-        following = rules[place + 1] if place + 1 < len(rules) else None
+    index = 0
+    while index < len(rules):
+        rule = rules[index]
+        following = rules[index + 1] if index + 1 < len(rules) else None
         matches, family = matches_of(rule.conditions)
         verdict, length = _verdict(rule, following)
         yield model.Rule(verdict, matches, family, rule.comment, rule.counters)
-        place += length
+        index += length
 
 
 def matches_of(conditions: Iterable[native.Condition]) -> tuple[tuple[model.Match, ...], Family | None]:
@@ -85,7 +85,6 @@ def _answer(condition: native.Among, field: str, names: dict[int, T]) -> T | Non
 
 
 def _match(condition: native.Condition) -> model.Match:
-    """Return the match that a condition is, but for tests of the family or the protocol."""
     if isinstance(condition, native.Among):
         match = _among(condition)
     elif isinstance(condition, native.Masked):
@@ -155,7 +154,7 @@ def _interface(condition: native.Named) -> model.Match | None:
     return MATCHES[condition.field](name, condition.negated)
 
 
-MATCHES: dict[str, Callable[..., model.Match]] = {
+MATCHES: Mapping[str, Callable[..., model.Match]] = {
     field: kind
     for fields_of in (native.ADDRESSES, native.PORTS)
     for kind, fields in fields_of.items()
@@ -166,27 +165,28 @@ MATCHES: dict[str, Callable[..., model.Match]] = {
 
 def _verdict(rule: native.NativeRule, following: native.NativeRule | None) -> tuple[model.Verdict, int]:
     """Return the verdict of the actions, and how many native rules it takes."""
-    actions = rule.actions
-    if not actions:
-        return model.Continue(), 1
-    first = actions[0]
-    if len(actions) == 1 and not isinstance(first, (native.Proxy, native.VerdictMap, *native.CONDITIONS)):
-        return (model.Jump(model_target(first.chain)) if isinstance(first, model.Jump) else first), 1
-    match actions:
+    match rule.actions:
+        case (model.Jump(chain),):
+            return model.Jump(model_target(chain)), 1
         case (native.Proxy(port), model.SetMark(value, mask), model.Accept()) if (
             following is not None
             and following.actions == (model.Drop(),)  # what no socket took
             and following.conditions == rule.conditions
         ):
             return model.TransparentProxy(port, value, mask), 2
-    return several(actions), 1
+    return verdict_of(rule.actions), 1
 
 
-def several(actions: Sequence[native.Action | native.Condition]) -> model.UnknownVerdict:
-    """Return what several actions of a foreign rule are together; after logging, what the last of them does."""
+def verdict_of(actions: Sequence[native.Action | native.Condition]) -> model.Verdict:
+    """Return the verdict of a rule; of several actions, after logging, what the last of them does."""
+    if not actions:
+        return model.Continue()
+    last = actions[-1]
+    if len(actions) == 1 and not isinstance(last, (native.Proxy, native.VerdictMap, *native.CONDITIONS)):
+        return last
     from capture.backends.nftables.render import described  # only foreign rules need words
 
-    words, last = described(*actions), actions[-1]
+    words = described(*actions)
     is_logged = all(isinstance(each, model.Log) for each in actions[:-1])
     return model.UnknownVerdict(
         words, last if is_logged and isinstance(last, DECISIONS) else model.UnknownVerdict(words)

@@ -122,7 +122,7 @@ POSITIONS = {
             *native.MARKS,
             model.ConnectionState,
             model.UnknownMatch,
-        ),
+        )
     )
 }
 """The order of conditions in a rule."""

@@ -57,20 +57,11 @@ META_KEYS = {
 CT_KEYS = {CT_MARK: nf.NFT_CT_MARK, CT_STATE: nf.NFT_CT_STATE}
 
 # Which field a match of the model is about.
-ADDRESSES: dict[type[model.Source | model.Destination], dict[Family, str]] = {
-    model.Source: SADDR,
-    model.Destination: DADDR,
-}
-PORTS: dict[type[model.SourcePort | model.DestinationPort], dict[model.ProtocolName, str]] = {
-    model.SourcePort: SPORT,
-    model.DestinationPort: DPORT,
-}
-IDS: dict[type[model.OwnerUid | model.OwnerGid], str] = {model.OwnerUid: SKUID, model.OwnerGid: SKGID}
-MARKS: dict[type[model.Mark | model.ConnectionMark], str] = {model.Mark: MARK, model.ConnectionMark: CT_MARK}
-INTERFACES: dict[type[model.InInterface | model.OutInterface], str] = {
-    model.InInterface: IIFNAME,
-    model.OutInterface: OIFNAME,
-}
+ADDRESSES: dict[type, dict[Family, str]] = {model.Source: SADDR, model.Destination: DADDR}
+PORTS: dict[type, dict[model.ProtocolName, str]] = {model.SourcePort: SPORT, model.DestinationPort: DPORT}
+IDS: dict[type, str] = {model.OwnerUid: SKUID, model.OwnerGid: SKGID}
+MARKS: dict[type, str] = {model.Mark: MARK, model.ConnectionMark: CT_MARK}
+INTERFACES: dict[type, str] = {model.InInterface: IIFNAME, model.OutInterface: OIFNAME}
 
 STATE_BITS = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}
 """linux/netfilter/nf_conntrack_common.h, NF_CT_STATE_BIT."""

@@ -14,7 +14,7 @@ from capture.backends.nftables.lower import lower
 from capture.backends.nftables.names import MODEL_TABLES
 from capture.backends.nftables.native import SIZES, Among, NativeTable
 from capture.errors import KernelError
-from capture.netlink.attributes import attribute, decode_fields, decode_number, decode_text, text
+from capture.netlink.attributes import Fields, attribute, decode_fields, decode_number, decode_text, text
 from capture.netlink.batch import Change, transact
 from capture.netlink.nfnetlink import open_netfilter, read_consistently, read_objects
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from capture.model.ruleset import Ruleset
     from capture.netlink.sockets import NetlinkSocket
-
-    Fields = dict[int, bytes]
 
 
 class NetlinkDriver:

@@ -11,7 +11,7 @@ from capture.model.text import without_line_ends
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from capture.backends.nf_tables.hooks import Hook
@@ -42,7 +42,7 @@ def table_text(table: native.NativeTable) -> str:
 
 
 def _hook_text(hook: Hook, policy: str | None) -> str:
-    return f"type {hook.kind} hook {hook.place} priority {hook.priority}; policy {policy};"
+    return f"type {hook.kind} hook {hook.name} priority {hook.priority}; policy {policy};"
 
 
 class TableCommands:
@@ -65,13 +65,6 @@ class TableCommands:
 
     def delete_chain(self, chain: str) -> str:
         return f"delete chain {self._table} {chain}"
-
-
-def rule_commands(tables: Iterable[native.NativeTable]) -> Iterator[str]:
-    """Yield the lines of a script that append the rules of tables."""
-    for table in tables:
-        for chain in table.chains:
-            yield from (f"add rule inet {table.name} {chain.name} {rule_text(rule)}" for rule in chain.rules)
 
 
 def rule_text(rule: native.NativeRule) -> str:

@@ -7,7 +7,7 @@ from capture.backends.nf_tables.expressions import data, nest
 from capture.backends.nftables.native import ADDRESS_FAMILIES, DPORT, HOST_ORDER, SIZES, SKGID, SKUID, SPORT
 from capture.model.addresses import IPV4, IPV6, merge_ranges
 from capture.model.values import Value
-from capture.netlink.attributes import BYTE_ORDER, attribute, decode_fields, decode_number, u32be
+from capture.netlink.attributes import BYTE_ORDER, Fields, attribute, decode_fields, decode_number, u32be
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class NativeSet(Value):
     data: tuple[bytes, ...] = ()
 
 
-def decode_set(description: dict[int, bytes], messages: Iterable[bytes]) -> NativeSet:
+def decode_set(description: Fields, messages: Iterable[bytes]) -> NativeSet:
     """Return a set or a map from its description and the messages with its elements."""
     flags = decode_number(description.get(nf.NFTA_SET_FLAGS, b""))
     size = decode_number(description[nf.NFTA_SET_KEY_LEN])
@@ -166,8 +166,8 @@ def _ranges(native: NativeSet, order: ByteOrder, understood: int) -> Iterable[Ra
 
 def _ranges_between(firsts: list[int], ends: list[int], beyond: int) -> Iterator[Range]:
     """Yield from where to where intervals reach: to the next end, or the next beginning, or the highest number."""
-    place = 0
+    index = 0
     for first, following in zip(firsts, [*firsts[1:], beyond], strict=True):
-        while place < len(ends) and ends[place] <= first:
-            place += 1
-        yield first, min(ends[place] if place < len(ends) else beyond, following) - 1
+        while index < len(ends) and ends[index] <= first:
+            index += 1
+        yield first, min(ends[index] if index < len(ends) else beyond, following) - 1

@@ -7,9 +7,8 @@ import click
 from capture.cli.doctor.examination import DRIVERS, can_work, examine, findings
 from capture.cli.options import command, format_option, namespace_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNSUPPORTED
-from capture.report.findings import Finding, print_findings
 from capture.report.output import print_json
-from capture.report.terminal import print_lines
+from capture.report.terminal import Finding, print_findings, print_lines
 from capture.state.netns import InNamespace
 
 

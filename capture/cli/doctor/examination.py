@@ -25,7 +25,7 @@ from capture.netlink.ipsec import IpsecPolicy, read_policies
 from capture.operations import diagnosis
 from capture.operations.diagnosis import Diagnosis
 from capture.report.diagnosis_text import message_with_place
-from capture.report.findings import Finding, State
+from capture.report.terminal import Finding, State
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod, PodFromInside
@@ -77,9 +77,6 @@ class Examined(Value):
     ipsec: tuple[IpsecPolicy, ...] | CaptureError = ()
     node: tuple[Finding, ...] = ()
     """The findings of ``capture cni status``."""
-
-
-# --- looking -------------------------------------------------------------------------------------
 
 
 def examine() -> Examined:
@@ -189,8 +186,6 @@ LEGACY = {
     "absent": "absent: iptables-legacy cannot be used, and need not be",
     "unknown": "none are loaded, and without /lib/modules it is unknown whether they could be",
 }
-
-# --- judging -------------------------------------------------------------------------------------
 
 
 def can_work(examined: Examined) -> bool:

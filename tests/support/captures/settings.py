@@ -33,10 +33,7 @@ VARIANTS: dict[str, Texts] = {
         option.TPROXY_ROUTE_TABLE: "88",
         option.DROP_INVALID: "true",
     },
-    "lists": {
-        option.OUTBOUND_NETWORKS: "203.0.113.0/24,2001:db8::/32",
-        option.INBOUND_PORTS: "8080,9000-9010",
-    },
+    "lists": {option.OUTBOUND_NETWORKS: "203.0.113.0/24,2001:db8::/32", option.INBOUND_PORTS: "8080,9000-9010"},
     "long lists": {
         option.EXCLUDED_OUTBOUND_NETWORKS: ",".join(f"198.51.{third}.0/24" for third in range(0, 60, 2)),
         option.EXCLUDED_OUTBOUND_PORTS: ",".join(str(port) for port in range(5000, 5060, 2)),

@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hypothesis import strategies as st
 
-from capture.model.addresses import (
-    FAMILIES,
-    IPV4,
-    IPV6,
-    Network,
-    parse_address,
-    parse_network,
-)
+from capture.model.addresses import FAMILIES, IPV4, IPV6, Network, parse_address, parse_network
 from capture.model.conventions import MAX_ID
 from capture.model.ruleset import Span, only
 from capture.settings.config import CaptureConfig
@@ -81,10 +74,7 @@ seeds = st.integers(0, 2**16)
 port_lists = sometimes_many(some(PORTS), seeds.map(many_ports))
 network_lists = sometimes_many(some(NETWORKS), seeds.map(many_networks))
 uid_ports = st.builds(
-    UidPorts,
-    st.sampled_from(["tcp", "udp"]),
-    st.tuples(st.sampled_from(PORTS)),
-    st.tuples(st.sampled_from(IDS)),
+    UidPorts, st.sampled_from(["tcp", "udp"]), st.tuples(st.sampled_from(PORTS)), st.tuples(st.sampled_from(IDS))
 )
 
 _drawn = st.builds(

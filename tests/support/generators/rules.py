@@ -81,10 +81,7 @@ Entry = TypeVar("Entry", Network, Span)
 
 HIGHEST_ZONE = 2**16 - 1
 
-OUR_CHAINS = {
-    PREROUTING: ("ISTIO_INBOUND", "ISTIO-DIVERT"),
-    OUTPUT: ("ISTIO_OUTPUT", "ISTIO-OUTPUT-DNS"),
-}
+OUR_CHAINS = {PREROUTING: ("ISTIO_INBOUND", "ISTIO-DIVERT"), OUTPUT: ("ISTIO_OUTPUT", "ISTIO-OUTPUT-DNS")}
 """Chains by the side from which they are entered; a chain jumps only to those that come after it."""
 
 
@@ -277,9 +274,7 @@ def tables(draw: st.DrawFn, name: TableName) -> Table:
 
 @st.composite
 def rulesets(
-    draw: st.DrawFn,
-    families: tuple[Family, ...] | None = None,
-    within: tuple[TableName, ...] = TABLES,
+    draw: st.DrawFn, families: tuple[Family, ...] | None = None, within: tuple[TableName, ...] = TABLES
 ) -> Ruleset:
     """A rule set of some tables, for the families given or for any. Rules of a family that it is not for occur."""
     if families is None:

@@ -103,10 +103,7 @@ MATCHES: list[Case] = [
         "! -d 127.0.0.1/32 -j RETURN",
     ),
     *_of(
-        IPV6,
-        "destination-not",
-        Rule(Return(), (Destination(networks("::1"), negated=True),)),
-        "! -d ::1/128 -j RETURN",
+        IPV6, "destination-not", Rule(Return(), (Destination(networks("::1"), negated=True),)), "! -d ::1/128 -j RETURN"
     ),
     *_of(
         IPV6,
@@ -239,21 +236,13 @@ MATCHES: list[Case] = [
         Rule(Return(), (TCP,), why="no-quotes_needed"),
         "-p tcp -m comment --comment no-quotes_needed -j RETURN",
     ),
-    *_case(
-        "comment-like-an-option",
-        Rule(Return(), (TCP,), why="-j"),
-        "-p tcp -m comment --comment -j -j RETURN",
-    ),
+    *_case("comment-like-an-option", Rule(Return(), (TCP,), why="-j"), "-p tcp -m comment --comment -j -j RETURN"),
     *_case(
         "comment-of-other-letters",
         Rule(Return(), (), why="größer als 日本語"),
         '-m comment --comment "größer als 日本語" -j RETURN',
     ),
-    *_case(
-        "longest-comment",
-        Rule(Return(), (), why="x" * 255),
-        f"-m comment --comment {'x' * 255} -j RETURN",
-    ),
+    *_case("longest-comment", Rule(Return(), (), why="x" * 255), f"-m comment --comment {'x' * 255} -j RETURN"),
 ]
 
 VERDICTS: list[Case] = [

@@ -44,10 +44,7 @@ OF_TABLE: dict[TableName, tuple[str, ...]] = {
         "-j MARK --set-xmark 0x10/0x10",
         "-j MARK --set-xmark 0x10/0x0",
     ),
-    NAT: (
-        "-p tcp -m tcp --dport 80 -j REDIRECT --to-ports 8080",
-        "-p udp -m udp --dport 53 -j REDIRECT --to-ports 53",
-    ),
+    NAT: ("-p tcp -m tcp --dport 80 -j REDIRECT --to-ports 8080", "-p udp -m udp --dport 53 -j REDIRECT --to-ports 53"),
 }
 
 

@@ -6,15 +6,7 @@ from capture.backends.iptables.expansion import expanded
 from capture.backends.iptables.families import merged
 from capture.backends.iptables.plan import TableEdit
 from capture.model.addresses import FAMILIES
-from capture.model.ruleset import (
-    BUILT_IN_CHAINS,
-    TABLES,
-    Chain,
-    Jump,
-    Rule,
-    Ruleset,
-    Table,
-)
+from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Jump, Rule, Ruleset, Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

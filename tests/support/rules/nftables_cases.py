@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from capture.model.addresses import (
-    FAMILIES,
-    IPV4,
-    IPV6,
-    Network,
-    parse_network,
-)
+from capture.model.addresses import FAMILIES, IPV4, IPV6, Network, parse_network
 from capture.model.ruleset import (
     MANGLE,
     NAT,

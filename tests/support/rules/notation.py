@@ -44,13 +44,7 @@ from capture.model.ruleset import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.model.addresses import Family, Network
-    from capture.model.ruleset import (
-        Match,
-        Rule,
-        Ruleset,
-        TableName,
-        Verdict,
-    )
+    from capture.model.ruleset import Match, Rule, Ruleset, TableName, Verdict
 
 WORDS: dict[type, str] = {
     Source: "from",

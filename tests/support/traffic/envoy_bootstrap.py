@@ -11,7 +11,7 @@ from typing import Any
 
 from capture.settings.config import CaptureConfig
 from sidecar.balancing import DestinationRule, Policy
-from sidecar.bootstrap import World, render
+from sidecar.bootstrap import MeshObjects, render
 from sidecar.envoy import ADMIN_PORT, HEALTH_PORT, METRICS_PORT
 from sidecar.mesh import FileLog, Mesh
 from sidecar.objects import Endpoint, MeshPod, ServicePort, Slice
@@ -67,17 +67,17 @@ class Sidecar:
     def bootstrap(self) -> Json:
         """Return the whole configuration."""
         config = CaptureConfig(mode="TPROXY" if self.transparent else "REDIRECT")
-        plain = render(config, self._world(), POD)
+        plain = render(config, self._mesh_objects(), POD)
         for listener in plain["static_resources"]["listeners"]:
             _mark(listener)
         for cluster in plain["static_resources"]["clusters"]:
             cluster["connect_timeout"] = CONNECT_TIMEOUT
         return plain
 
-    def _world(self) -> World:
+    def _mesh_objects(self) -> MeshObjects:
         elsewhere = tuple(ServicePort(port, str(port), "http", port) for port in self.http_ports)
         own = tuple(ServicePort(port, str(port), "tcp", port) for port in self.tcp_ports)
-        return World(
+        return MeshObjects(
             mesh=Mesh(logs_to_file=True, own_log=FileLog(self.log), detection_timeout=DETECTION_TIMEOUT),
             services=(
                 *_objects(self.services),

@@ -19,7 +19,7 @@ from capture import apply, make_settings
 from capture.settings.config import CaptureConfig
 from pytest_netns import Client, Pod, PodPair, Process
 from sidecar import endpoints
-from sidecar.bootstrap import destinations, read_world, render
+from sidecar.bootstrap import destinations, read_mesh_objects, render
 from sidecar.documents import documents
 from sidecar.objects import MeshPod
 from support.processes.waiting import wait_until
@@ -104,12 +104,12 @@ class Lab:
 
     def bootstrap(self, config: CaptureConfig, *texts: str, pod: MeshPod = PRODUCT_PAGE, directory: str = "") -> Any:
         """Render the bootstrap for documents, and write their endpoints if there is a directory for them."""
-        world = read_world(
+        mesh_objects = read_mesh_objects(
             [document for number, text in enumerate(texts) for document in documents(text, f"text {number}")]
         )
         if directory:
-            endpoints.write(destinations(config, world, pod), directory)
-        return render(config, world, pod, directory=directory)
+            endpoints.write(destinations(config, mesh_objects, pod), directory)
+        return render(config, mesh_objects, pod, directory=directory)
 
     def start(self, bootstrap: Any, *, validate: bool = False) -> Process:
         """Start Envoy in place of the one that runs, and return when it is ready."""

@@ -253,10 +253,7 @@ class TestWhatAKernelCanShow:
 
 @pytest.mark.parametrize(
     ("words", "address", "port"),
-    [
-        ("DNAT --to-destination 10.1.2.3", "10.1.2.3/32", 443),
-        ("DNAT --to-destination :8443 --random", "None", 8443),
-    ],
+    [("DNAT --to-destination 10.1.2.3", "10.1.2.3/32", 443), ("DNAT --to-destination :8443 --random", "None", 8443)],
 )
 def test_dnat_of_a_foreign_rule_decides(words: str, address: str, port: int) -> None:
     """The first mapping of nat is the only one."""

@@ -60,11 +60,7 @@ TAKES_TIME = Rule(Accept(), TIME)
 
 
 def judged(
-    wanted: Ruleset,
-    table: TableName = NAT,
-    chain: str = OUTPUT,
-    *foreign: Rule,
-    other_chains: BaseChain | None = None,
+    wanted: Ruleset, table: TableName = NAT, chain: str = OUTPUT, *foreign: Rule, other_chains: BaseChain | None = None
 ) -> Judgement:
     """Return the judgement on rules at the top of one of our chains, and on a foreign chain."""
     tables = []
@@ -255,11 +251,7 @@ class TestNextToOurs:
 
     @pytest.mark.parametrize(
         ("rule", "families", "family"),
-        [
-            (Rule(Drop()), FAMILIES, "ipv4"),
-            (Rule(Drop(), family="ipv6"), FAMILIES, "ipv6"),
-            (None, ("ipv6",), "ipv6"),
-        ],
+        [(Rule(Drop()), FAMILIES, "ipv4"), (Rule(Drop(), family="ipv6"), FAMILIES, "ipv6"), (None, ("ipv6",), "ipv6")],
     )
     def test_the_family_of_an_obstacle(self, rule: Rule | None, families: tuple[Family, ...], family: Family) -> None:
         found = Obstacle(chain().replace(families=families), rule)

@@ -292,6 +292,13 @@ class TestRecorded:
 
         assert own_rules(there, IPV4, self.recorded)[NAT, OUTPUT] == frozenset({0, 2})
 
+    def test_a_rule_in_between_does_not_hide_the_first_of_what_only_a_record_can_tell(self) -> None:
+        recorded = live(nat="PREROUTING -i eth1 -j RETURN\nPREROUTING -i eth2 -j RETURN")
+        there = live(nat="PREROUTING -i eth1 -j RETURN\nPREROUTING -p icmp -j LOG\nPREROUTING -i eth2 -j RETURN")
+
+        assert not own_rules(there, IPV4)
+        assert own_rules(there, IPV4, recorded) == {(NAT, PREROUTING): frozenset({0, 2})}
+
     def test_rules_that_only_a_record_can_tell(self) -> None:
         recorded = live(nat="PREROUTING -i eth1 -j RETURN")
         there = live(nat="PREROUTING -i eth0 -j RETURN\nPREROUTING -i eth1 -j RETURN\nPREROUTING -p icmp -j ACCEPT")

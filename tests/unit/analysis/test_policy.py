@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from capture.analysis.base_chains import Situation
-from capture.analysis.policy import policy
-from capture.model.addresses import parse_network
+from capture.analysis.policy import captured_ports, policy
+from capture.model.addresses import FAMILIES, parse_network
 from capture.model.ruleset import (
     NAT,
     OUTPUT,
@@ -22,6 +26,11 @@ from capture.model.ruleset import (
 from capture.report.difference_text import fate_text, text_of
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
+from capture.settings.parsers import Selection
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.analysis.trace import Outcome
 
 HTTPS = (Protocol("tcp"), DestinationPort((only(443),)))
 
@@ -135,3 +144,21 @@ def test_long_lists_are_cut_short() -> None:
 
     six = ", ".join(str(network) for network in networks[:6])
     assert line == f"tcp to {six} and 24 more, leaving the pod"
+
+
+@pytest.mark.parametrize(
+    ("changes", "ports"),
+    [
+        ({}, {"proxy-inbound": 15006, "proxy-outbound": 15001}),
+        ({"proxy_port": 16001, "inbound_capture_port": 16006}, {"proxy-inbound": 16006, "proxy-outbound": 16001}),
+        ({"mode": "TPROXY"}, {"proxy-inbound": 15006, "proxy-outbound": 15001}),
+        ({"inbound_ports": Selection()}, {"proxy-outbound": 15001}),
+        ({"outbound_networks": Selection()}, {"proxy-inbound": 15006}),
+        ({"inbound_ports": Selection(), "outbound_networks": Selection()}, {}),
+    ],
+)
+def test_the_ports_of_the_proxy_are_those_to_which_the_settings_send(
+    changes: dict[str, Any], ports: dict[Outcome, int]
+) -> None:
+    for family in FAMILIES:
+        assert captured_ports(Situation(build_ruleset(CaptureConfig(**changes))), family) == ports

@@ -127,10 +127,7 @@ class TestAuto:
     @pytest.mark.parametrize(
         ("facts", "reason"),
         [
-            (
-                WITH_EVERYTHING.replace(chains=(chain("legacy", "ISTIO_OUTPUT"),)),
-                "our rules are in iptables-legacy",
-            ),
+            (WITH_EVERYTHING.replace(chains=(chain("legacy", "ISTIO_OUTPUT"),)), "our rules are in iptables-legacy"),
             (WITH_EVERYTHING.replace(chains=(chain("nft"),)), "rules are in iptables-nft"),
             (WITH_EVERYTHING.replace(nft_compat=False, legacy="absent"), "takes no matches of iptables"),
         ],

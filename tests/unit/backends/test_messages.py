@@ -39,7 +39,7 @@ def test_errors_say_what_was_tried() -> None:
     assert [change.family for change in done] == [10] * 8 + [1]
 
 
-def test_what_is_deleted_may_have_to_be_empty() -> None:
+def test_a_deletion_may_be_of_empty_tables_and_chains_alone() -> None:
     deleted = [MESSAGES.delete_table(), MESSAGES.delete_table(only_empty=True), MESSAGES.delete_chain("OUTPUT")]
     assert [change.flags for change in deleted] == [0, NLM_F_NONREC, NLM_F_NONREC]
 

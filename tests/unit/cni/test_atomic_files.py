@@ -146,7 +146,7 @@ atomic_files.replace(atomic_files.snapshot(sys.argv[1]), b"new")
 """
 
 
-def test_who_opens_the_file_while_we_look_does_not_end_us(tmp_path: Path) -> None:
+def test_a_program_that_opens_the_file_meanwhile_does_not_end_us(tmp_path: Path) -> None:
     """The kernel notifies the holder of a lease by a signal, whose default is to end the process (fcntl(2))."""
     file = tmp_path / "file"
     file.write_bytes(b"old")

@@ -168,11 +168,17 @@ def test_every_key_has_been_tried() -> None:
     assert {key for key, _ in UNUSABLE} == set(OUR_KEYS)
 
 
-def test_the_message_says_what_there_is_and_what_is_expected() -> None:
-    assert (
-        refused({"profile": "modern"})
-        == "network configuration: 'profile': invalid value \"modern\": expected 1.8 (classic) or 1.30 (current)"
-    )
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("profile", "modern", 'invalid value "modern": expected 1.8 (classic) or 1.30 (current)'),
+        ("standalone", {}, 'invalid value {}: expected an object such as {"annotations": '),
+        ("agent_pod", {}, 'invalid value {}: expected an object such as {"namespace": "istio-system", '),
+        ("runtimeConfig", [], "invalid value []: expected an object"),
+    ],
+)
+def test_the_message_says_what_there_is_and_what_is_expected(key: str, value: object, words: str) -> None:
+    assert refused({key: value}).startswith(f"network configuration: '{key}': {words}")
     assert "'pod_sources' has 'kubernetes', but there is no 'kubeconfig'" in refused({"pod_sources": ["kubernetes"]})
     assert "(1000002 characters)" in refused({"kubeconfig": "x" * 1_000_000})
 

@@ -87,10 +87,7 @@ def network(*plugins: dict[str, Any], **more: object) -> dict[str, Any]:
 def test_the_entry_goes_to_the_end_of_the_list_that_sorts_first(node: Node) -> None:
     node.write("20-other.conflist", network(PORTMAP))
     node.write("10-main.conflist", network(BRIDGE, PORTMAP, disableCheck=True, unknown={"kept": [1.5, None]}))
-    assert node.install() == [
-        "bin/capture-cni: copied from capture-cni",
-        "net.d/10-main.conflist: entry added",
-    ]
+    assert node.install() == ["bin/capture-cni: copied from capture-cni", "net.d/10-main.conflist: entry added"]
     assert node.read("10-main.conflist") == network(
         BRIDGE, PORTMAP, OWN_ENTRY, disableCheck=True, unknown={"kept": [1.5, None]}
     )

@@ -156,7 +156,7 @@ def test_a_dead_plugin_leaves_no_lock(tmp_path: Path) -> None:
     assert (tmp_path / "log.1").exists()
 
 
-def test_who_cannot_have_the_lock_goes_on(tmp_path: Path) -> None:
+def test_a_run_without_the_lock_goes_on(tmp_path: Path) -> None:
     import fcntl
 
     file = tmp_path / "log"

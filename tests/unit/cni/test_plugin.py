@@ -50,8 +50,7 @@ def test_a_runtime_that_hands_over_nothing_does_not_stop_the_node(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("arguments", "pod"),
-    [("", "standalone/cafe01"), ("IgnoreUnknown=1;K8S_POD_NAME=web", "standalone/web"), (POD, "")],
+    ("arguments", "pod"), [("", "standalone/cafe01"), ("IgnoreUnknown=1;K8S_POD_NAME=web", "standalone/web"), (POD, "")]
 )
 def test_a_sandbox_that_is_no_pod_of_kubernetes_is_captured_by_the_configuration(arguments: str, pod: str) -> None:
     bad = {"traffic.sidecar.istio.io/includeInboundPorts": "x"}
@@ -75,11 +74,7 @@ REFUSED: list[tuple[dict[str, object], int, str]] = [
         codes.VALUE_REFUSED,
         "excludeOutboundIPRanges): invalid value '11111",
     ),
-    (
-        configuration({STATUS_ANNOTATION: "injected"}),
-        codes.VALUE_REFUSED,
-        "io/status): invalid value 'injected'",
-    ),
+    (configuration({STATUS_ANNOTATION: "injected"}), codes.VALUE_REFUSED, "io/status): invalid value 'injected'"),
     (configuration(INJECTED), protocol.INVALID_ENVIRONMENT, "CNI_NETNS: network namespace /does/not/exist"),
     (configuration(INJECTED, profile="modern"), protocol.INVALID_CONFIGURATION, "'profile': invalid value \"modern\""),
     (

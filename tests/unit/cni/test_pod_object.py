@@ -16,11 +16,7 @@ STATUS = "sidecar.istio.io/status"
 
 OBJECT: dict[str, Any] = {
     "kind": "Pod",
-    "metadata": {
-        "uid": "uid-1",
-        "labels": {"app": "web"},
-        "annotations": {STATUS: "anything", "a": "b"},
-    },
+    "metadata": {"uid": "uid-1", "labels": {"app": "web"}, "annotations": {STATUS: "anything", "a": "b"}},
     "spec": {
         "initContainers": [{"name": "istio-validation"}],
         "containers": [

@@ -350,11 +350,7 @@ def test_without_a_prevresult_the_result_is_empty(version: str) -> None:
 
 @pytest.mark.parametrize("key", ["cni.dev/valid-attachments", "cni.dev/attachments"])
 def test_gc_knows_what_is_left(key: str) -> None:
-    for listed, expected in (
-        (ATTACHMENTS, (Attachment("cafe01", "eth0"),)),
-        ([], ()),
-        (None, ()),
-    ):
+    for listed, expected in ((ATTACHMENTS, (Attachment("cafe01", "eth0"),)), ([], ()), (None, ())):
         _, request = call({"CNI_COMMAND": "GC"}, {"cniVersion": "1.1.0", key: listed})
         assert request is not None
         assert request.valid_attachments == expected

@@ -136,6 +136,16 @@ def test_a_status_that_cannot_be_read_is_an_error_without_another_source(learned
         learned("runtime", annotations={STATUS: "{"})
 
 
+def test_a_status_that_cannot_be_read_is_worth_a_line_with_another_source(
+    learned: Any, server: FakeKubernetes, tmp_path: Path
+) -> None:
+    server.pods["shop", "web-0"] = a_pod()
+    learned("runtime", "kubernetes", annotations={STATUS: "{"})
+    (line,) = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert (line["level"], line["message"]) == ("info", "the next source decides")
+    assert STATUS in line["reason"]
+
+
 def test_a_truth_value_that_is_none_is_worth_a_line(learned: Any, tmp_path: Path) -> None:
     assert learned("runtime", annotations=INJECTED | {INJECT: "maybe"}) == (None, "")
     (line,) = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]

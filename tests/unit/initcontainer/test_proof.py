@@ -17,10 +17,7 @@ from initcontainer.proof import _connect, _last_answer
 
 @pytest.mark.parametrize(
     ("code", "words"),
-    [
-        (0, "the connection was accepted by another listener"),
-        (errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED)),
-    ],
+    [(0, "the connection was accepted by another listener"), (errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))],
 )
 def test_the_last_answer_of_a_process_that_dials(code: int, words: str) -> None:
     process = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])

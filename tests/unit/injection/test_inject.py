@@ -368,7 +368,7 @@ def test_a_template_of_an_unknown_kind_is_named_and_stays(kind: str, path: str) 
 
 
 @pytest.mark.parametrize("spec", ["{containers: [{name: log, image: log}]}", "{template: {containers: []}}", "null"])
-def test_what_is_no_pod_template_is_not_named(spec: str) -> None:
+def test_a_spec_without_a_pod_template_is_not_named(spec: str) -> None:
     text = f"apiVersion: apps.kruise.io/v1alpha1\nkind: SidecarSet\nmetadata: {{name: log}}\nspec: {spec}\n"
     assert not inject(text, "web.yaml", Template(), NOTHING).outcomes
 

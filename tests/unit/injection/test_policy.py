@@ -13,7 +13,7 @@ from capture.settings.settings import Settings
 from injection.policy import expression, literal, policy_objects
 from injection.settings import parse_set
 from injection.template import Fragment, InjectionError, Template
-from sidecar.bootstrap import World, read_world
+from sidecar.bootstrap import MeshObjects, read_mesh_objects
 from sidecar.documents import documents
 
 
@@ -53,10 +53,10 @@ def test_settings_for_all_pods_are_defaults_of_the_annotations() -> None:
 
 def test_settings_that_differ_from_pod_to_pod_are_refused() -> None:
     text = "kind: Telemetry\nmetadata: {name: t}\nspec: {selector: {matchLabels: {app: a}}, accessLogging: [{}]}"
-    world: World = read_world(list(documents(text, "mesh.yaml")))
+    mesh_objects: MeshObjects = read_mesh_objects(list(documents(text, "mesh.yaml")))
 
     with pytest.raises(InjectionError, match=r"Telemetry default/t .*spec.selector"):
-        policy_objects(Template(world=world), Settings({}))
+        policy_objects(Template(mesh_objects=mesh_objects), Settings({}))
     with pytest.raises(Exception, match="--envoy-port"):
         policy_objects(Template(uses_plugin=True), parse_set(("envoy-port=16001",)))
 

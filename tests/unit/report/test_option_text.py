@@ -1,13 +1,7 @@
 from __future__ import annotations
 
 from capture.report.option_text import by_topic, flags_text, help_text
-from capture.settings.options import (
-    DRY_RUN,
-    OPTIONS,
-    OWNER_GROUPS,
-    PROXY_PORT,
-    REDIRECT_DNS,
-)
+from capture.settings.options import DRY_RUN, OPTIONS, OWNER_GROUPS, PROXY_PORT, REDIRECT_DNS
 
 
 def test_flags_and_their_help() -> None:

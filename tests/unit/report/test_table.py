@@ -40,13 +40,7 @@ from capture.model.ruleset import (
     UnknownVerdict,
     only,
 )
-from capture.report.table import (
-    amount,
-    listed_chains,
-    listing,
-    row,
-    row_text,
-)
+from capture.report.table import amount, listed_chains, listing, row, row_text
 
 TCP = Protocol("tcp")
 UDP = Protocol("udp")
@@ -88,14 +82,8 @@ ROWS = [
         Rule(Accept(), (Source(networks("10.0.0.0/8"), negated=True), Destination(networks("1.2.3.4")))),
         "ACCEPT all -- * * !10.0.0.0/8 1.2.3.4",
     ),
-    (
-        Rule(Drop(), (Destination(networks("10.0.0.0/8", "1.2.3.4")),)),
-        "DROP all -- * * 0.0.0.0/0 {10.0.0.0/8,1.2.3.4}",
-    ),
-    (
-        Rule(Continue(), (InInterface("eth+", negated=True), OutInterface("lo"))),
-        "all -- !eth+ lo 0.0.0.0/0 0.0.0.0/0",
-    ),
+    (Rule(Drop(), (Destination(networks("10.0.0.0/8", "1.2.3.4")),)), "DROP all -- * * 0.0.0.0/0 {10.0.0.0/8,1.2.3.4}"),
+    (Rule(Continue(), (InInterface("eth+", negated=True), OutInterface("lo"))), "all -- !eth+ lo 0.0.0.0/0 0.0.0.0/0"),
     (
         Rule(Return(), (OwnerUid((Span(1000, 2000),)), OwnerGid((only(5), only(7)), negated=True))),
         "RETURN all -- * * 0.0.0.0/0 0.0.0.0/0 | owner UID match 1000-2000 ! owner GID match 5 ! owner GID match 7",

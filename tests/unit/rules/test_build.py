@@ -4,16 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capture.model.ruleset import (
-    Destination,
-    DestinationPort,
-    Jump,
-    Log,
-    Return,
-    Rule,
-    Ruleset,
-    Source,
-)
+from capture.model.ruleset import Destination, DestinationPort, Jump, Log, Return, Rule, Ruleset, Source
 from capture.model.values import Value
 from capture.settings import options as option
 from support.captures.fake_pod import IPV4_ALONE, IPV4_POD, IPV6_POD, POD, FakePod, ruleset_of
@@ -135,8 +126,7 @@ def test_comments_are_a_matter_of_the_rule_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pod", "addresses"),
-    [(POD, ["::6/128"]), (IPV6_POD, ["::6/128"]), (IPV4_POD, []), (FakePod(ipv6=False), [])],
+    ("pod", "addresses"), [(POD, ["::6/128"]), (IPV6_POD, ["::6/128"]), (IPV4_POD, []), (FakePod(ipv6=False), [])]
 )
 def test_ipv6_needs_an_address_for_the_proxy_to_pass_connections_through(pod: FakePod, addresses: list[str]) -> None:
     assert [str(address.network) for address in ruleset_of({}, pod).loopback_addresses] == addresses

@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 PROFILES = ("classic", "current")
 
 
-def nat(
-    chain: str,
-    texts: Texts,
-    profile: str = "current",
-    family: Family = "ipv4",
-    pod: FakePod = POD,
-) -> list[str]:
+def nat(chain: str, texts: Texts, profile: str = "current", family: Family = "ipv4", pod: FakePod = POD) -> list[str]:
     names = {option.PROFILE: profile, option.CHAIN_NAMES: "underscore"}
     return chain_lines(ruleset_of({**names, **texts}, pod), "nat", chain, family)
 
@@ -152,10 +146,7 @@ class TestOutboundDestinations:
         """)
 
     def test_excluded_ports_of_users_come_next(self) -> None:
-        texts = {
-            option.EXCLUDED_OUTBOUND_PORTS: "15020",
-            option.UID_PORT_EXCLUSIONS: "tcp:443:1000-2000,udp:*:0",
-        }
+        texts = {option.EXCLUDED_OUTBOUND_PORTS: "15020", option.UID_PORT_EXCLUSIONS: "tcp:443:1000-2000,udp:*:0"}
         assert nat("ISTIO_OUTPUT", texts)[:5] == lines("""
             tcp & port 15020                        -> return
             udp & port 15020                        -> return

@@ -31,6 +31,8 @@ def test_both_families_are_the_default_with_any_addresses(addresses: tuple[str, 
     assert chosen({DUAL_STACK: "true"}, *addresses) == BOTH
     assert chosen({DUAL_STACK: "false"}, *addresses) == BOTH
     assert chosen({IP_FAMILIES: "ipv4", DUAL_STACK: "true"}, *addresses) == IPV4
+    is_global = {address.startswith(("2001:", "fd")) for address in addresses}
+    assert resolve(explicit({}), FakePod(addresses=addresses))[0].is_reached_by_ipv6 == (True in is_global)
 
 
 @pytest.mark.parametrize(

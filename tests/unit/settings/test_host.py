@@ -53,6 +53,10 @@ class TestNameServers:
         assert [str(server) for server in PodFromInside({}).name_servers()] == servers
         assert PodFromOutside({}).name_servers() == ()
 
+    def test_the_file_is_that_of_resolv_conf_5(self) -> None:
+        lines = Path("/etc/resolv.conf").read_text().splitlines()
+        assert PodFromInside({}).name_servers() == tuple(servers_of(lines))
+
     def test_no_file_no_server(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(host, "RESOLV_CONF", str(tmp_path / "nothing"))
         assert PodFromInside({}).name_servers() == ()

@@ -8,22 +8,9 @@ import pytest
 
 from capture.errors import EXIT_USAGE, ConfigurationError
 from capture.settings import options
-from capture.settings.options import (
-    BACKEND_OPTIONS,
-    INIT_OPTIONS,
-    NETWORK_OPTIONS,
-    OPTIONS,
-    RULE_OPTIONS,
-    Option,
-)
+from capture.settings.options import BACKEND_OPTIONS, INIT_OPTIONS, NETWORK_OPTIONS, OPTIONS, RULE_OPTIONS, Option
 from capture.settings.parsers import Selection
-from capture.settings.settings import (
-    Given,
-    Settings,
-    from_environment,
-    host_bits_warnings,
-    with_flags,
-)
+from capture.settings.settings import Given, Settings, as_settings, from_environment, host_bits_warnings, with_flags
 from support.captures.fake_pod import explicit
 
 TYPE_CHECKING = False
@@ -126,6 +113,12 @@ class TestPrecedence:
             with_flags(environment, {options.EXCLUDED_OUTBOUND_NETWORKS: ""})[options.EXCLUDED_OUTBOUND_NETWORKS] == ()
         )
 
+    def test_what_is_no_settings_is_named_with_what_makes_them(self) -> None:
+        settings = Settings({})
+        assert as_settings(settings, "apply") is settings
+        with pytest.raises(ConfigurationError, match=r"^apply\(\) .*\{'port': 1\}.*make_settings\(\)"):
+            as_settings({"port": 1}, "apply")
+
     def test_an_option_is_known_by_its_flag_or_its_variables(self) -> None:
         one, other = (
             Option("flag", text, parse, text, text, text, ("VARIABLE",), (text,), text, text, is_switch, is_switch)
@@ -152,10 +145,7 @@ class TestPrecedence:
         ],
     )
     def test_of_several_variables_the_last_one_that_can_be_read_counts(
-        self,
-        environ: dict[str, str],
-        value: object,
-        origin: str,
+        self, environ: dict[str, str], value: object, origin: str
     ) -> None:
         found = from_environment(environ)
         assert found[options.REDIRECT_DNS] is value

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from capture.settings.config import CaptureConfig
-from sidecar.bootstrap import World, read_world, render
+from sidecar.bootstrap import MeshObjects, read_mesh_objects, render
 from sidecar.documents import DocumentError, documents
 from sidecar.fields import FieldError
 from sidecar.objects import MeshPod, protocol_of
 
 
-def world(*texts: str) -> World:
-    return read_world([one for text in texts for one in documents(text, "file.yaml")])
+def mesh_objects(*texts: str) -> MeshObjects:
+    return read_mesh_objects([one for text in texts for one in documents(text, "file.yaml")])
 
 
 METADATA = "metadata: {name: x, namespace: n}"
@@ -82,28 +82,28 @@ SLICE = "kind: EndpointSlice\nmetadata: {name: x, labels: {kubernetes.io/service
 )
 def test_an_unusable_field_is_named_by_its_path(text: str, path: str, problem: str) -> None:
     with pytest.raises(FieldError, match=rf"file.yaml.*: {path}: .*{problem}"):
-        world(text)
+        mesh_objects(text)
 
 
 def test_an_address_of_two_services_is_refused() -> None:
     first = "kind: Service\nmetadata: {name: a}\nspec: {clusterIP: 10.0.0.1}"
     with pytest.raises(FieldError, match=r"Service default/b: spec.clusterIP: 10.0.0.1 is the address of a.default"):
-        world(first, first.replace("name: a", "name: b"))
+        mesh_objects(first, first.replace("name: a", "name: b"))
 
 
 @pytest.mark.parametrize("port", [15000, 15001, 15021])
 def test_a_port_of_the_capture_on_which_the_proxy_listens_is_refused(port: int) -> None:
     with pytest.raises(FieldError, match=f"--inbound-capture-port: port {port} is one of the proxy's own"):
-        render(CaptureConfig(inbound_capture_port=port), World(), MeshPod("default", "web"))
+        render(CaptureConfig(inbound_capture_port=port), MeshObjects(), MeshPod("default", "web"))
 
 
 def test_a_file_that_is_no_yaml_is_named_with_its_line() -> None:
     with pytest.raises(DocumentError, match=r"file.yaml: not YAML: .*line 2"):
-        world("a: 1\n b: {\n")
+        mesh_objects("a: 1\n b: {\n")
 
 
 def test_objects_as_the_api_server_prints_them_are_read() -> None:
-    found = world(
+    found = mesh_objects(
         """
 apiVersion: v1
 kind: List
@@ -134,9 +134,9 @@ endpoints: [{addresses: ["fd00::1"], conditions: {ready: true, serving: true, te
 
 def test_an_object_that_is_given_twice_is_refused() -> None:
     with pytest.raises(FieldError, match=r"Pod default/p .*given twice"):
-        world("kind: Pod\nmetadata: {name: p}\n---\nkind: Pod\nmetadata: {name: p, namespace: default}")
+        mesh_objects("kind: Pod\nmetadata: {name: p}\n---\nkind: Pod\nmetadata: {name: p, namespace: default}")
     with pytest.raises(FieldError, match="a second mesh config"):
-        world("mesh: {}\n---\naccessLogFile: a")
+        mesh_objects("mesh: {}\n---\naccessLogFile: a")
 
 
 @pytest.mark.parametrize(

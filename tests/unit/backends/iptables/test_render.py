@@ -193,6 +193,9 @@ class TestWhatCannotBeWritten:
         with pytest.raises(ValueError, match=r"kept, but not written|not the name of a chain"):
             check_writable(chain, [rule])
 
+    def test_a_name_as_long_as_the_kernel_takes_is_one(self) -> None:
+        check_writable("x" * 28, [Rule(Jump("y" * 28))])
+
 
 class TestQuoting:
     @pytest.mark.parametrize("name", ['et"h0', "et'h0", "et\\h0", '"-j'])

@@ -26,6 +26,7 @@ from capture.model.ruleset import (
     Rule,
 )
 from capture.netlink.attributes import decode_fields, decode_number
+from capture.netlink.messages import NLM_F_NONREC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,6 +131,16 @@ class TestTidyingUp:
             "delete table ip nat",
         ]
 
+    def test_what_others_have_put_there_meanwhile_stays(self) -> None:
+        """The kernel refuses to delete what is not empty, so that nothing is lost."""
+        live = {(IPV4, NAT): table(self.OWN, (chain(OUTPUT, 4), (5,)))}
+        deleted = [
+            change
+            for change in changes([self.CLEAN], live)
+            if change.doing.startswith(("delete chain", "delete table"))
+        ]
+        assert [change.flags & NLM_F_NONREC for change in deleted] == [NLM_F_NONREC] * 3
+
     def test_a_table_without_built_in_chains_goes(self) -> None:
         assert words(table(self.OWN), edited(dropped=("ISTIO_OUTPUT",)))[-1] == "delete table ip nat"
 
@@ -198,11 +209,7 @@ class TestMakers:
 
     @pytest.mark.parametrize(
         "found",
-        [
-            chain(OUTPUT, 2, policy="DROP"),
-            chain(OUTPUT, 2, hook=Hook("nat", "output", -5)),
-            chain(POSTROUTING, 2),
-        ],
+        [chain(OUTPUT, 2, policy="DROP"), chain(OUTPUT, 2, hook=Hook("nat", "output", -5)), chain(POSTROUTING, 2)],
     )
     def test_some_are_never_our_own(self, found: FoundChain) -> None:
         assert made_by_us(NAT, table((found, (3,)), (chain("ISTIO_OUTPUT", 4), ())), {(OUTPUT, 0)}) == set()

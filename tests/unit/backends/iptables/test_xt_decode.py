@@ -130,10 +130,7 @@ class TestNft:
 
     @pytest.mark.parametrize(
         ("comparison", "expected"),
-        [
-            (compare(u16be(80), GTE) + compare(u16be(90), LTE), [Span(80, 90)]),
-            (compare(u16be(80), LTE), [Span(0, 80)]),
-        ],
+        [(compare(u16be(80), GTE) + compare(u16be(90), LTE), [Span(80, 90)]), (compare(u16be(80), LTE), [Span(0, 80)])],
     )
     def test_two_comparisons_are_a_range_of_ports(self, comparison: bytes, expected: list[Span]) -> None:
         matches = [DestinationPort((span,)) for span in expected]

@@ -99,11 +99,7 @@ class Conntrack(ctypes.Structure):
 class Conntrack1(ctypes.Structure):
     """linux/netfilter/xt_conntrack.h, struct xt_conntrack_mtinfo1."""
 
-    _fields_ = (
-        *Conntrack._fields_[:7],
-        ("state_mask", c_uint8),
-        ("status_mask", c_uint8),
-    )
+    _fields_ = (*Conntrack._fields_[:7], ("state_mask", c_uint8), ("status_mask", c_uint8))
 
 
 class Iprange(ctypes.Structure):
@@ -165,12 +161,7 @@ class Nat6(ctypes.BigEndianStructure):
 class Tproxy(ctypes.Structure):
     """linux/netfilter/xt_TPROXY.h, struct xt_tproxy_target_info_v1."""
 
-    _fields_ = (
-        ("mark_mask", c_uint32),
-        ("mark_value", c_uint32),
-        ("laddr", c_uint32 * 4),
-        ("lport", c_uint8 * 2),
-    )
+    _fields_ = (("mark_mask", c_uint32), ("mark_value", c_uint32), ("laddr", c_uint32 * 4), ("lport", c_uint8 * 2))
 
 
 class MarkTarget(ctypes.Structure):
@@ -258,11 +249,7 @@ def beyond_the_first(match: Match) -> tuple[Match, ...]:
 NETWORK4, NETWORK6 = parse_network("172.16.0.0/12"), parse_network("fd00::/16")
 
 MATCHES: dict[str, tuple[ctypes.Structure, tuple[str, int], Match]] = {
-    "a user": (
-        Owner(uid_min=1337, uid_max=1337, match=1),
-        ("owner", 1),
-        OwnerUid((only(1337),)),
-    ),
+    "a user": (Owner(uid_min=1337, uid_max=1337, match=1), ("owner", 1), OwnerUid((only(1337),))),
     "no group of some": (
         Owner(gid_min=5, gid_max=9, match=2, invert=2),
         ("owner", 1),
@@ -283,11 +270,7 @@ MATCHES: dict[str, tuple[ctypes.Structure, tuple[str, int], Match]] = {
         ("connmark", 1),
         ConnectionMark(5, 0xFF, negated=True),
     ),
-    "states": (
-        Conntrack(match_flags=1, state_mask=6),
-        ("conntrack", 3),
-        ConnectionState(("RELATED", "ESTABLISHED")),
-    ),
+    "states": (Conntrack(match_flags=1, state_mask=6), ("conntrack", 3), ConnectionState(("RELATED", "ESTABLISHED"))),
     "no states": (
         Conntrack(match_flags=1, invert_flags=1, state_mask=1 | 8 | 256),
         ("conntrack", 3),
@@ -306,37 +289,17 @@ MATCHES: dict[str, tuple[ctypes.Structure, tuple[str, int], Match]] = {
 }
 
 TARGETS: dict[str, tuple[ctypes.Structure | ctypes.BigEndianStructure, tuple[str, int], Verdict]] = {
-    "REDIRECT": (
-        Nat4(rangesize=number(1), flags=number(2), min=15001, max=15001),
-        ("REDIRECT", 0),
-        Redirect(15001),
-    ),
+    "REDIRECT": (Nat4(rangesize=number(1), flags=number(2), min=15001, max=15001), ("REDIRECT", 0), Redirect(15001)),
     "TPROXY": (
         Tproxy(mark_mask=0xFF, mark_value=5, lport=(0x12, 0x34)),
         ("TPROXY", 1),
         TransparentProxy(0x1234, 5, 0xFF),
     ),
-    "MARK": (
-        MarkTarget(mark=5, mask=7),
-        ("MARK", 2),
-        SetMark(5, 7),
-    ),
-    "CONNMARK save": (
-        Connmark(ctmask=ALL, nfmask=ALL, mode=1),
-        ("CONNMARK", 2),
-        SaveMark(),
-    ),
-    "CONNMARK restore": (
-        Connmark(ctmask=ALL, nfmask=ALL, mode=2),
-        ("CONNMARK", 2),
-        RestoreMark(),
-    ),
+    "MARK": (MarkTarget(mark=5, mask=7), ("MARK", 2), SetMark(5, 7)),
+    "CONNMARK save": (Connmark(ctmask=ALL, nfmask=ALL, mode=1), ("CONNMARK", 2), SaveMark()),
+    "CONNMARK restore": (Connmark(ctmask=ALL, nfmask=ALL, mode=2), ("CONNMARK", 2), RestoreMark()),
     "CT": (Ct(zone=1000), ("CT", 2), SetZone(1000)),
-    "LOG": (
-        LogTarget(level=4, prefix=b"why not "),
-        ("LOG", 0),
-        Log("why not "),
-    ),
+    "LOG": (LogTarget(level=4, prefix=b"why not "), ("LOG", 0), Log("why not ")),
 }
 
 

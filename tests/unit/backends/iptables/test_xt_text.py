@@ -6,8 +6,17 @@ from typing import Any
 
 import pytest
 
-from capture.backends.iptables.xt_text import MATCHES, TARGETS, limit_text, match_text, target_text
-from capture.model.addresses import IPV4, IPV6
+from capture.backends.iptables.xt_layouts import NAT_IPV4
+from capture.backends.iptables.xt_text import (
+    MATCHES,
+    TARGETS,
+    limit_text,
+    match_text,
+    network_text,
+    protocol_text,
+    target_text,
+)
+from capture.model.addresses import BITS, IPV4, IPV6, address_text
 from capture.netlink.attributes import BYTE_ORDER
 
 TYPE_CHECKING = False
@@ -35,6 +44,12 @@ def written(table: dict[tuple[str, int], Any], name: str, revision: int, fields:
         ),
         ("tcp", 0, {"sport_to": 65535, "dport_to": 65535, "flags_mask": 0x3F, "invert": 4},
             "! --tcp-flags FIN,SYN,RST,PSH,ACK,URG NONE"),
+        ("udp", 0, {"sport": 7, "sport_to": 7, "dport": 53, "dport_to": 54, "invert": 2}, "--sport 7 ! --dport 53:54"),
+        ("icmp6", 0, {"type": 128, "code_to": 255}, "--icmp-type 128"),
+        ("iprange", 1, {"src_min": b"\x0a\0\0\1", "src_max": b"\x0a\0\0\3", "flags": 1},
+            "--src-range 10.0.0.1-10.0.0.3"),
+        ("iprange", 1, {"dst_min": b"\x0a\0\0\1", "dst_max": b"\x0a\0\0\3", "flags": 2 + 32},
+            "! --dst-range 10.0.0.1-10.0.0.3"),
         ("icmp", 0, {"type": 8, "code": 0, "code_to": 255}, "--icmp-type 8"),
         ("icmp", 0, {"type": 3, "code": 1, "code_to": 1, "invert": 1}, "! --icmp-type 3/1"),
         ("icmp", 0, {"type": 255, "code_to": 255}, "--icmp-type any"),
@@ -101,6 +116,53 @@ def test_several_ports_read_as_iptables_prints_them(
         ("CT", 2, {"helper": b"ftp"}, IPV4, "--helper ftp"),
         ("REDIRECT", 0, {"flags": 2, "min_port": 5, "max_port": 9}, IPV6, "--to-ports 5-9"),
         ("REDIRECT", 0, {"flags": 2 + 4, "min_port": 5, "max_port": 5}, IPV6, "--to-ports 5 --random"),
+        ("REDIRECT", 0, {}, IPV6, ""),
+        ("MASQUERADE", 0, {"flags": 2 + 16, "min_port": 5, "max_port": 5}, IPV6, "--to-ports 5 --random-fully"),
+        ("SNAT", 1, {"flags": 1, "min_ip": b"\x0a\0\0\1", "max_ip": b"\x0a\0\0\1"}, IPV4, "--to-source 10.0.0.1"),
+        (
+            "SNAT",
+            2,
+            {"flags": 1 + 8, "min_ip": b"\x0a\0\0\1", "max_ip": b"\x0a\0\0\3"},
+            IPV4,
+            "--to-source 10.0.0.1-10.0.0.3 --persistent",
+        ),
+        (
+            "DNAT",
+            1,
+            {"flags": 3, "min_ip": bytes(15) + b"\1", "max_ip": bytes(15) + b"\1", "min_port": 5, "max_port": 9},
+            IPV6,
+            "--to-destination [::1]:5-9",
+        ),
+        (
+            "DNAT",
+            2,
+            {"flags": 3, "min_ip": b"\x0a\0\0\1", "max_ip": b"\x0a\0\0\1", "min_port": 5, "max_port": 5},
+            IPV4,
+            "--to-destination 10.0.0.1:5",
+        ),
+        ("DNAT", 2, {"flags": 2, "min_port": 5, "max_port": 5}, IPV4, "--to-destination :5"),
+        (
+            "NETMAP",
+            0,
+            {"flags": 1, "min_ip": b"\xfd" + bytes(15), "max_ip": b"\xfd" + b"\xff" * 15},
+            IPV6,
+            "--to fd00::/8",
+        ),
+        (
+            "TPROXY",
+            1,
+            {"mark": 1, "mask": 3, "address": b"\x7f\0\0\1", "port": 15006},
+            IPV4,
+            "--on-port 15006 --on-ip 127.0.0.1 --tproxy-mark 0x1/0x3",
+        ),
+        ("LOG", 0, {"level": 4, "prefix": b"a\nb"}, IPV4, '--log-prefix "a b"'),
+        (
+            "LOG",
+            0,
+            {"level": 7, "flags": 1 + 2 + 4 + 8 + 32},
+            IPV4,
+            "--log-level 7 --log-tcp-sequence --log-tcp-options --log-ip-options --log-uid --log-macdecode",
+        ),
         ("REJECT", 0, {"answer": 3}, IPV4, "--reject-with icmp-port-unreachable"),
         ("REJECT", 0, {"answer": 7}, IPV4, "--reject-with tcp-reset"),
         ("REJECT", 0, {"answer": 6}, IPV6, "--reject-with tcp-reset"),
@@ -111,7 +173,39 @@ def test_a_target_reads_as_iptables_prints_it(
     name: str, revision: int, fields: dict[str, Any], family: Family, words: str
 ) -> None:
     structure = written(TARGETS, name, revision, fields)
-    assert target_text(name, revision, structure, family) == f"{name} {words}"
+    assert target_text(name, revision, structure, family) == f"{name} {words}".rstrip()
+
+
+@pytest.mark.parametrize("name", ["SNAT", "DNAT", "REDIRECT", "MASQUERADE", "NETMAP"])
+def test_the_first_revision_of_nat_has_a_structure_of_its_own_in_ipv4(name: str) -> None:
+    first, last = b"\x0a\0\0\0", b"\x0a\xff\xff\xff"
+    structure = NAT_IPV4.write(rangesize=1, flags=3, min_ip=first, max_ip=last, min_port=5, max_port=5)
+    where = {
+        "SNAT": "--to-source 10.0.0.0-10.255.255.255:5", "DNAT": "--to-destination 10.0.0.0-10.255.255.255:5",
+        "NETMAP": "--to 10.0.0.0/8",
+    }  # fmt: skip
+    assert target_text(name, 0, structure, IPV4) == f"{name} {where.get(name, '--to-ports 5')}"
+
+
+@pytest.mark.parametrize("family", [IPV4, IPV6])
+def test_a_network_reads_as_iptables_prints_it(family: Family) -> None:
+    bits = BITS[family]
+    for prefix in range(bits + 1):
+        mask = (1 << bits) - (1 << bits - prefix)
+        address = address_text(family, mask)
+        assert network_text("-s", family, mask, mask, negated=0) == f"-s {address}/{prefix}"
+    holes = 1 << bits - 1 | 1
+    shown = address_text(family, holes)
+    assert network_text("-d", family, 0, holes, negated=1) == f"! -d {address_text(family, 0)}/{shown}"
+
+
+def test_a_protocol_reads_as_iptables_prints_it() -> None:
+    names = [protocol_text(number, negated=0) for number in (1, 2, 6, 17, 33, 41, 47, 50, 51, 58, 132, 136)]
+    assert names == [
+        f"-p {name}"
+        for name in ("icmp", "igmp", "tcp", "udp", "dccp", "ipv6", "gre", "esp", "ah", "ipv6-icmp", "sctp", "udplite")
+    ]
+    assert protocol_text(99, negated=1) == "! -p 99"
 
 
 @pytest.mark.parametrize("more", [{"flags": 4}, {"ct_events": 1}, {"exp_events": 1}, {"timeout": b"x"}])

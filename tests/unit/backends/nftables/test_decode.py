@@ -207,7 +207,7 @@ def test_what_a_rule_does(program: bytes, verdict: model.Verdict) -> None:
 
 
 @pytest.mark.parametrize("program", [MARK + STORE_ZONE, CT_MARK + STORE_CT_MARK, make.store_meta(99)])
-def test_what_is_set_from_elsewhere_is_no_action_that_is_known(program: bytes) -> None:
+def test_a_value_copied_from_elsewhere_is_no_known_action(program: bytes) -> None:
     [rule] = lift_rules([decoded(program)])
     assert isinstance(rule.verdict, model.UnknownVerdict)
 

@@ -7,13 +7,7 @@ import pytest
 from capture.analysis.base_chains import PRIORITIES
 from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.backends.nftables.names import TABLE_NAMES, model_chain, native_chain
-from capture.model.ruleset import (
-    MANGLE,
-    NAT,
-    OUTPUT,
-    PREROUTING,
-    RAW,
-)
+from capture.model.ruleset import MANGLE, NAT, OUTPUT, PREROUTING, RAW
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +40,7 @@ def test_our_chains_have_a_name_in_each_backend(name: str, native: str) -> None:
 def test_built_in_chains_are_named_by_their_hooks(table: str, chain: str) -> None:
     hook = HOOKS[table, chain]  # type: ignore[index]  # a key of the same dictionary
 
-    assert native_chain(chain) == hook.place == chain.lower()
+    assert native_chain(chain) == hook.name == chain.lower()
     assert model_chain(table, native_chain(chain), hook) == chain  # type: ignore[arg-type]  # likewise
 
 

@@ -40,10 +40,7 @@ def replaced(live: plan.LiveTables) -> list[str]:
     return list(plan.replace((NAT,), live, Words))
 
 
-MADE = [
-    "add chain nat output (nat output -100, accept)",
-    "add chain nat istio-output (None, None)",
-]
+MADE = ["add chain nat output (nat output -100, accept)", "add chain nat istio-output (None, None)"]
 
 
 def test_tables_are_made_in_an_empty_namespace() -> None:

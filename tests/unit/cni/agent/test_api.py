@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import os
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +53,48 @@ def test_a_server_whose_certificate_names_no_key_of_its_authority(
         assert api.evict(client, "shop", "web", "uid-1") == ""
 
 
+def test_what_the_environment_of_a_process_trusts_is_not_trusted(
+    server: FakeKubernetes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ca.crt").write_bytes(fake_kubernetes.authority("kubernetes").pem)
+    (tmp_path / "kubeconfig").write_text(server.kubeconfig(**{"certificate-authority-data": None}))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.crt"))
+    with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as client:
+        assert "certificate verify failed" in api.evict(client, "shop", "web", "uid-1")
+
+
+def test_a_client_leaves_no_connection_behind(client: Client, tmp_path: Path) -> None:
+    open_files = len(os.listdir("/proc/self/fd"))
+    with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as another:
+        assert api.evict(another, "shop", "web", "uid-1") == ""
+    assert len(os.listdir("/proc/self/fd")) == open_files
+
+
+def test_a_watch_that_is_silent_for_too_long_ends(
+    server: FakeKubernetes, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "SILENCE", 0.2)
+    server.history.happens("ADDED", {"metadata": dict(POD), "spec": {}})
+    watch = api.watch_pods(client, "node-1", "1000")
+    assert next(watch)[0] == "ADDED"
+    with pytest.raises(api.Unreachable):
+        next(watch)
+
+
+def test_lists_and_watches_are_apart_and_nothing_else_waits(
+    server: FakeKubernetes, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "MIN_INTERVAL", 0.1)
+    server.objects["/api/v1/nodes/node-1"] = {"metadata": {"labels": {"os": "linux"}}}
+    api.list_pods(client, "node-1")
+    assert api.labels_of(client, "node-1") == {"os": "linux"}
+    api.list_pods(client, "node-1")
+    server.history.happens("ADDED", {"metadata": dict(POD), "spec": {}})
+    next(api.watch_pods(client, "node-1", "1000"))
+    first, node, second, watch = (request.at for request in server.requests)
+    assert node - first < 0.09 < min(second - first, watch - second)
+
+
 def test_a_list_is_reduced_pod_by_pod_before_it_is_decoded_as_a_whole() -> None:
     environment = [{"name": "ISTIO_META_DNS_CAPTURE", "value": "true"}, {"name": "OTHER", "value": "x" * 1000}]
     pod = {
@@ -86,6 +130,7 @@ def test_an_event_about_a_node(server: FakeKubernetes, client: Client) -> None:
     assert (event["reason"], event["message"], event["type"]) == ("CaptureNotInstalled", "no runtime", "Warning")
     assert (event["source"], event["count"]) == ({"component": "capture-agent"}, 1)
     assert event["firstTimestamp"] == event["lastTimestamp"]
+    assert abs(dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(event["firstTimestamp"])).total_seconds() < 60
 
 
 def test_an_event_that_is_not_taken_is_no_error(server: FakeKubernetes, client: Client) -> None:
@@ -117,7 +162,10 @@ def test_an_event_of_a_name_is_known_or_refused_for_ever_or_may_be_taken_later(
     assert (event["reason"], event["message"], event["type"]) == ("CaptureWarning", "a way round", "Warning")
 
 
-def test_a_list_comes_from_the_cache_and_reduced(server: FakeKubernetes, client: Client) -> None:
+def test_a_list_comes_from_the_cache_and_reduced(
+    server: FakeKubernetes, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "MIN_INTERVAL", 0)
     server.history.happens("ADDED", {"metadata": POD | {"managedFields": ["x"]}, "spec": {}, "status": {}})
     pods, version = api.list_pods(client, "node-1")
     [listed] = server.pods.values()

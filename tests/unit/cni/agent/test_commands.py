@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -20,9 +21,12 @@ from cni.agent.server import Server
 from cni.log import DEFAULT_FILE
 from support.output.json_schemas import check
 
+GOOD_STATES = ("captured", "left-alone", "host-network", "unknown")
 PODS = [
     {"pod": "shop/web", "state": "no-rules", "says": "there are no rules", "remedy": "recreate it", "since": 0.0,
      "namespace_path": "/run/netns/nowhere", "uid": "1"},
+    *({"pod": f"mesh/{state}", "state": state, "says": "", "remedy": "", "since": 0.0, "namespace_path": "", "uid": "3"}
+      for state in GOOD_STATES),
     {"pod": "shop/api", "state": "captured", "says": "", "remedy": "", "since": 0.0, "namespace_path": "", "uid": "2"},
 ]  # fmt: skip
 
@@ -189,7 +193,19 @@ def test_faults_come_first(socket: str, capsys: pytest.CaptureFixture[str]) -> N
     assert lines[0].startswith("no-rules             shop/web (for ")
     assert lines[0].endswith(": there are no rules")
     assert lines[1].strip() == "recreate it"
-    assert lines[2].startswith("captured             shop/api")
+    assert lines[2].startswith("unknown              mesh/unknown")
+    assert len(lines) == 2 + len(GOOD_STATES) + 1
+
+
+def test_a_pod_that_is_well_or_unknown_or_none_at_all_is_nothing_wrong(
+    socket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for state in GOOD_STATES:
+        assert run(["node", "pods", "--socket", socket, "--pod", f"mesh/{state}"]) == 0
+    capsys.readouterr()
+    assert run(["node", "pods", "--socket", socket, "--pod", "mesh/none"]) == 0
+    assert capsys.readouterr().out == "no pod is known; the audit is on\n"
+    assert run(["node", "pods", "--socket", socket, "--pod", "mesh"]) == 2
 
 
 def test_one_pod_as_json(socket: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,6 +241,7 @@ def test_output_is_folded_for_a_terminal_at_the_other_end_of_a_pipe(
 
     run(["node", "--terminal=40x20:plain", "pods", "--socket", socket])
 
+    assert [os.environ[name] for name in ("COLUMNS", "LINES", "NO_COLOR")] == ["40", "20", "1"]
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 40
     assert len(lines) > 3

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,63 @@ def watched(tmp_path: Path) -> Iterator[tuple[Directories, Path]]:
 
 
 def test_quiet_directories_are_waited_for(watched: tuple[Directories, Path]) -> None:
+    started = time.monotonic()
     assert not watched[0].wait(0.01)
+    assert 0.01 <= time.monotonic() - started < 0.9
+
+
+WAYS: dict[str, Callable[[Path, Path], object]] = {
+    "written": lambda here, _: (here / "old").write_text("{}"),
+    "made": lambda here, _: (here / "new").mkdir(),
+    "linked": lambda here, elsewhere: os.link(elsewhere / "file", here / "new"),
+    "moved in": lambda here, elsewhere: (elsewhere / "file").rename(here / "new"),
+    "moved away": lambda here, elsewhere: (here / "old").rename(elsewhere / "new"),
+    "deleted": lambda here, _: (here / "old").unlink(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_way_in_which_a_file_changes_is_noticed(tmp_path: Path, way: str) -> None:
+    for name in ("here", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "here" / "old").touch()
+    (tmp_path / "elsewhere" / "file").touch()
+    directories = Directories([str(tmp_path / "here")])
+    (tmp_path / "here" / "old").read_text()
+    assert not directories.wait(0)
+    WAYS[way](tmp_path / "here", tmp_path / "elsewhere")
+    assert directories.wait(1)
+    directories.close()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize("way", ["moved", "made or deleted"])
+def test_a_directory_that_comes_or_goes_ends_the_wait(tmp_path: Path, way: str, is_there: object) -> None:
+    directory, other = tmp_path / "here", tmp_path / "away" / "here"
+    other.parent.mkdir()
+    (directory if is_there else other).mkdir()
+    directories = Directories([str(directory)])
+    moved = (directory, other) if is_there else (other, directory)
+    act = partial(os.rename, *moved) if way == "moved" else directory.rmdir if is_there else directory.mkdir
+    threading.Timer(0.02, act).start()
+    started = time.monotonic()
+    assert directories.wait(5)
+    assert time.monotonic() - started < 1
+    directories.close()
+
+
+def test_a_directory_no_longer_watched_is_forgotten(tmp_path: Path) -> None:
+    open_files = len(os.listdir("/proc/self/fd"))
+    directories = Directories([str(tmp_path / "here")])
+    for number in range(3):
+        (tmp_path / "here").mkdir()
+        assert directories.wait(1)
+        (tmp_path / "here").rename(tmp_path / str(number))
+        assert directories.wait(1)
+    facts = Path(f"/proc/self/fdinfo/{directories._inotify.fd}").read_text()
+    assert facts.count("inotify wd:") == 1, "the parent's"
+    directories.close()
+    assert len(os.listdir("/proc/self/fd")) == open_files
 
 
 def test_a_file_that_is_renamed_in_is_noticed(watched: tuple[Directories, Path]) -> None:
@@ -69,3 +127,7 @@ def test_another_thread_can_end_the_waiting(watched: tuple[Directories, Path]) -
     started = time.monotonic()
     assert watched[0].wait(10)
     assert time.monotonic() - started < 5
+    for _ in range(70_000):  # more than a pipe holds
+        watched[0].wake()
+    while watched[0].wait(0.01):
+        assert time.monotonic() - started < 5, "what has ended one wait ends no other"

@@ -50,10 +50,7 @@ def test_answers_of_any_size(path: str) -> None:
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize(
     ("method", "code", "details"),
-    [
-        ("/demo.Echo/Say", "NOT_FOUND", "no sandbox ä: 100 %"),
-        ("/demo.Echo/Sing", "UNIMPLEMENTED", "Method not found!"),
-    ],
+    [("/demo.Echo/Say", "NOT_FOUND", "no sandbox ä: 100 %"), ("/demo.Echo/Sing", "UNIMPLEMENTED", "Method not found!")],
 )
 def test_a_refusal_has_the_servers_words(path: str, method: str, code: str, details: str) -> None:
     with pytest.raises(CallError) as failure:

@@ -8,9 +8,10 @@ from cni.agent.handover import CLAIM_LASTS, Handover
 
 
 def test_the_newest_agent_acts(tmp_path: Path) -> None:
-    old = Handover(str(tmp_path), "old")
+    old = Handover(str(tmp_path / "run"), "old")
     assert old.look()
-    new = Handover(str(tmp_path), "new")
+    new = Handover(str(tmp_path / "run"), "new")
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "run", tmp_path / "run" / "lock")] == [0o700, 0o600]
     assert not new.look()  # the old one has not seen the claim yet
     assert not old.look()
     assert new.look()

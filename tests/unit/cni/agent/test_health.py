@@ -26,9 +26,9 @@ def test_the_agent_is_ready_when_every_part_is_well() -> None:
 def test_a_problem_is_as_old_as_its_first_mention() -> None:
     clock = iter((1.0, 5.0, 9.0))
     health = Health(("entry",), lambda: next(clock))
-    health.report("entry", "lost")
-    health.report("entry", "lost")
-    assert health.as_plain()["problems"] == {"entry": {"problem": "lost", "since": 5.0}}
+    for _ in range(2):
+        health.report("entry", "lost")
+        assert health.as_plain()["problems"] == {"entry": {"problem": "lost", "since": 5.0}}
     health.report("entry")
     assert (health.as_plain()["problems"], health.as_plain()["parts"]) == ({}, ["entry"])
 

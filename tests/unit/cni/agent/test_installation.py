@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import os
 import threading
@@ -12,7 +13,7 @@ import pytest
 
 from cni.agent.handover import Handover
 from cni.agent.health import Health
-from cni.agent.installation import PARTS, Installation
+from cni.agent.installation import EVERY, PARTS, Installation
 from cni.agent.options import Options
 from cni.agent.runtime import Loaded, RuntimeSilentError
 from support.output.agent_lines import AgentLines
@@ -38,9 +39,9 @@ class Node:
         self.published: list[tuple[str, str]] = []
         self.health, self.log = Health(PARTS), AgentLines()
         self.options = Options(
-            node="node-1", plugin=str(plugin), entry={"exclude_namespaces": ["kube-system"]},
+            plugin=str(plugin), entry={"exclude_namespaces": ["kube-system"]},
             bin_dir=str(self.bin_dir), conf_dir=str(self.conf_dir), service_account=str(account),
-            socket=str(root / "run" / "socket"), **more,
+            socket=str(root / "run" / "socket"), **{"node": "node-1"} | more,
         )  # fmt: skip
         self.list = self.conf_dir / "10-lab.conflist"
         self.installation = Installation(
@@ -233,6 +234,95 @@ def test_a_silent_runtime_is_a_problem_and_one_without_this_report_is_none(node:
     node.installation.runtime = FakeRuntime(None)  # type: ignore[assignment]
     node.installation.run_once(2)
     assert node.health.is_ready
+
+
+def test_a_runtime_that_loads_nothing_new_is_looked_at_often_and_named_after_a_while(node: Node) -> None:
+    node.write()
+    runtime = FakeRuntime(Loaded(("bridge",), "lab", str(node.conf_dir), (str(node.bin_dir),)))
+    node.installation.runtime = runtime  # type: ignore[assignment]
+    problems = []
+    for now in (1.0, 16.0, 16.1):
+        node.installation.run_once(now)
+        problems.append(node.problems()["loaded"]["problem"])
+        assert node.installation._pause(now) == 0.5
+    without = "the container runtime has loaded the network lab without capture-cni"
+    assert problems == [without, without, f"{without}; after 15 s: look into its log"]
+    runtime.answer = Loaded(("bridge", "capture-cni"), "lab", str(node.conf_dir), (f"{node.bin_dir}/",))
+    node.installation.run_once(17.0)
+    assert node.installation._pause(17.0) == EVERY
+    assert node.health.fact("loaded") == {
+        "network": "lab", "plugins": ("bridge", "capture-cni"), "directory": str(node.conf_dir),
+    }  # fmt: skip
+    assert abs(node.health.fact("loaded_at") - time.time()) < 60
+    runtime.answer = Loaded(("bridge",), "lab", "", ())
+    node.installation.run_once(100.0)
+    assert node.problems()["loaded"]["problem"] == without, "the wait begins anew"
+
+
+@pytest.mark.parametrize("node", [{"node": ""}], indirect=True)
+def test_without_an_api_server_the_plugin_has_no_credentials(node: Node) -> None:
+    node.write()
+    node.installation.run_once(0)
+    entry = json.loads(node.list.read_text())["plugins"][1]
+    assert (entry.keys() & {"kubeconfig", "agent_socket"}, entry["pod_sources"]) == (set(), ["runtime"])
+    assert not os.path.exists(node.options.kubeconfig)
+    assert node.health.is_ready
+
+
+def test_credentials_that_are_missing_or_end_are_a_problem(node: Node) -> None:
+    node.write()
+    token = Path(node.options.service_account, "token")
+    token.unlink()
+    node.installation.run_once(0)
+    assert node.problems()["credentials"]["problem"] == f"{token}: No such file or directory"
+    now = time.time()
+    for ends, problem in ((60, "the token is about to end: kubelet does not renew it"), (3600, None)):
+        claims = base64.urlsafe_b64encode(json.dumps({"iat": now - 3600, "exp": now + ends}).encode()).decode()
+        token.write_text(f"head.{claims.rstrip('=')}.signature")
+        node.installation.run_once(1)
+        assert node.problems().get("credentials", {}).get("problem") == problem
+        assert node.health.fact("token_expires") == pytest.approx(now + ends, abs=1)
+
+
+def test_a_plugin_that_cannot_be_installed_is_told_once(node: Node) -> None:
+    node.write()
+    Path(node.options.plugin).write_text("#!/bin/sh\nexit 1\n")
+    for now in (0, 1):
+        node.installation.run_once(now)
+    assert "plugin" in node.problems()
+    assert node.types() == ["bridge"], "an entry without a plugin stops every pod"
+    [(reason, message)] = node.published
+    [told] = [line for line in node.log.lines if line["level"] == "error"]
+    assert reason == "CaptureNotInstalled"
+    assert told["message"] in message
+    assert told["remedy"]
+    assert node.health.counts()["installs", "failure"] == 2
+    Path(node.options.plugin).write_text(PLUGIN)
+    node.installation.run_once(2)
+    assert (node.types(), node.problems()) == (["bridge", "capture-cni"], {})
+    assert node.health.counts()["installs", "success"] == 1
+
+
+def test_in_a_conflict_the_entry_is_put_back_after_its_pause_and_peace_is_told(node: Node) -> None:
+    node.write()
+    node.installation.run_once(0.0)
+    for second in range(6):
+        assert "capture-cni" in node.types()
+        node.write({"type": "cilium-cni"})
+        node.installation.run_once(float(second))
+    assert node.installation._pause(5.25) == 0.75
+    entries = []
+    for now in (5.9, 6.0):
+        node.installation.run_once(now)
+        entries.append("capture-cni" in node.types())
+    assert entries == [False, True]
+    assert "entry" in node.problems()
+    assert [reason for reason, _ in node.published] == ["CaptureListRewritten"]
+    told = "no program has rewritten the network configuration for a minute"
+    for now in (65.9, 66.0):
+        assert told not in node.log.messages
+        node.installation.run_once(now)
+    assert (node.log.messages[-1], node.problems()) == (told, {})
 
 
 @pytest.mark.parametrize("node", [{"runtime_socket": "/run/crio/crio.sock"}], indirect=True)

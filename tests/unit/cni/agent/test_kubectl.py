@@ -76,7 +76,7 @@ def test_pods_by_owner_or_label(cluster: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_the_status_of_all_nodes(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run("status", monkeypatch=monkeypatch)
+    assert run("status", monkeypatch=monkeypatch) == 4
     calls = [line for line in (cluster / "log").read_text().splitlines() if "exec" in line]
     assert ["agent-n1" in calls[0], "agent-n2" in calls[1]] == [True, True]
 
@@ -106,6 +106,51 @@ def test_errors_are_in_kubectls_words(
     assert run("verify", "web", monkeypatch=monkeypatch) == 1
     assert "no agent runs on node n1" in capfd.readouterr().err
     assert run("verify", monkeypatch=monkeypatch) == 2
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "error"),
+    [
+        ("echo '[]'", "verify web", "kubectl: its output is no object of Kubernetes"),
+        ("true", "verify web", "kubectl: its output is no JSON"),
+        (
+            "echo 'localhost:8080 was refused' >&2",
+            "status",
+            "kubectl: localhost:8080 was refused\n  Name the cluster: ",
+        ),
+        ("""echo '{"items": []}'""", "status", "no agent runs in this cluster\n  docs/agent.md"),
+        (f"echo '{json.dumps({'items': [POD | {'status': {'phase': 'Pending'}}]})}'", "status", "no agent runs"),
+        (
+            f"echo '{json.dumps({'items': [POD | {'status': {'phase': 'Failed'}}]})}'",
+            "verify -l a=b",
+            "no pod of a=b runs",
+        ),
+    ],
+)
+def test_what_kubectl_cannot_tell_is_an_error(
+    cluster: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    script: str,
+    words: str,
+    error: str,
+) -> None:
+    (cluster / "kubectl").write_text(f"#!/bin/sh\n{script}\n")
+    assert run(*words.split(), monkeypatch=monkeypatch) == 1
+    assert capfd.readouterr().err.startswith(f"error: {error}")
+
+
+def test_without_kubectl(cluster: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    (cluster / "kubectl").unlink()
+    monkeypatch.setenv("PATH", str(cluster))
+    assert run("status", monkeypatch=monkeypatch) == 1
+    assert capfd.readouterr().err.startswith("error: kubectl is not in PATH\n  Install it, ")
+
+
+def test_a_pod_that_starts_can_be_looked_at(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cluster / "pods.json").write_text(json.dumps({"items": [POD | {"status": {"phase": "Pending"}}]}))
+    assert run("verify", "-l", "app=web", "--kubeconfig", "/k", monkeypatch=monkeypatch) == 4
+    assert last(cluster).startswith("--kubeconfig=/k exec")
 
 
 def test_the_status_and_a_report_as_json(

@@ -40,4 +40,5 @@ def test_the_first_socket_that_is_there_tells_the_runtime(monkeypatch: pytest.Mo
 def test_the_defaults() -> None:
     options = Options("node-1", "", {})
     assert (options.repair_starting, options.repair_running, options.repairs_per_minute) == ("report", "report", 10)
+    assert options.service_account == "/var/run/secrets/kubernetes.io/serviceaccount", "where kubelet puts it"
     assert (options.audit, options.taints, options.log_level) == (True, (), "info")

@@ -34,7 +34,9 @@ def test_the_kept_part_of_a_pod_has_all_that_decides_on_the_capture() -> None:
 
 
 def test_the_kept_part_of_a_pod() -> None:
-    pod = a_pod(labels={"app": "web"})
+    times = {"creationTimestamp": "2026-03-01T11:00:00Z", "deletionTimestamp": "2026-03-01T13:00:00Z"}
+    annotations = {"a": "b", "kubectl.kubernetes.io/last-applied-configuration": "{}"}
+    pod = a_pod(labels={"app": "web"}, annotations=annotations, **times)
     pod["spec"] |= {"hostNetwork": True, "runtimeClassName": "kata", "nodeName": "node-1"}
     pod["spec"]["initContainers"] = [{"name": "istio-init", "image": "x"}]
     pod["status"]["conditions"].insert(0, {"type": "Initialized", "status": "False", "lastTransitionTime": "never"})
@@ -45,7 +47,8 @@ def test_the_kept_part_of_a_pod() -> None:
         "name": "web-0",
         "uid": "uid-1",
         "labels": {"app": "web"},
-        "annotations": {},
+        "annotations": {"a": "b"},
+        **times,
     }
     assert kept["status"] == {"phase": "Running", "ready": True, "readySince": "2026-03-01T12:00:00Z"}
     spec = kept["spec"]
@@ -57,6 +60,7 @@ def test_the_kept_part_of_a_pod() -> None:
     assert spec["initContainers"] == [{"name": "istio-init"}]
     assert spec["containers"][1] == {"name": "app"}
     assert "nodeName" not in spec
+    assert reduced(kept) == kept
     assert reduced({})["status"] == {"phase": "", "ready": False, "readySince": ""}
 
 

@@ -29,6 +29,12 @@ def test_fields_of_other_kinds_are_passed_over() -> None:
     assert text(fixed + message(f3="here"), 3) == "here"
 
 
+def test_a_text_that_is_none_is_read_as_far_as_it_is_one() -> None:
+    assert text(message(f1=b"a\xff"), 1) == "a\ufffd"
+    assert text(b"", 1) == ""
+    assert integer(b"", 1) == 0
+
+
 def test_maps_are_read() -> None:
     entries = b"".join(message(f2=message(f1=key, f2=value)) for key, value in {"a": "1", "b": "2"}.items())
     assert text_map(entries, 2) == {"a": "1", "b": "2"}

@@ -200,3 +200,20 @@ def test_the_version_is_kept_over_one_failure_and_not_over_two(alone: Any) -> No
     first = alone._version
     alone._failed(Answer(500))
     assert (first, alone._version) == ("7", "")
+
+
+def test_an_event_ends_a_row_of_failures(alone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pod = a_pod("a", resourceVersion="8")
+    monkeypatch.setattr("cni.agent.api.watch_pods", lambda *_: iter([("ADDED", pod)]))
+    for _ in range(2):
+        assert alone._failed(Answer(500)) == 1.0
+        alone._watch(threading.Event())
+    assert alone._version == "8"
+
+
+def test_each_turn_is_followed_by_its_pause(alone: Any) -> None:
+    pauses: list[float] = []
+    stop = SimpleNamespace(is_set=lambda: len(pauses) > 1, wait=pauses.append)
+    alone.run_once = lambda _stop: 3.0
+    alone.run(stop)
+    assert pauses == [3.0, 3.0]

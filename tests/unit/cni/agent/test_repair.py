@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from capture.errors import CaptureError
+from capture.settings.options import EXCLUDED_OUTBOUND_PORTS
+from capture.settings.settings import Settings
 from cni import conf
 from cni.agent import api, repair
 from cni.agent.agent_log import AgentLog
@@ -21,6 +23,7 @@ from cni.agent.runtime import Sandbox
 from cni.agent.sandboxes import PodNamespace
 from support.cluster import fake_kubernetes
 from support.cluster.fake_kubernetes import FakeKubernetes
+from support.output.agent_lines import AgentLines
 
 READY: Any = {
     "metadata": {"namespace": "shop", "name": "web", "uid": "u"},
@@ -40,6 +43,7 @@ class Scene:
 
     def __init__(self, server: FakeKubernetes, client: Any, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
         self.server, self.applied, self.clock = server, list[str](), 1000.0
+        self.log, self.settings = AgentLines(), list[Settings]()
         self.after, self.refusal = PodState(CAPTURED), ""
         self.health = Health()
         self.repair = Repair(
@@ -47,14 +51,15 @@ class Scene:
             conf.parse({}),
             client,
             self.health,
-            AgentLog(descriptor=-1),
+            self.log,
             self.look,
             lambda: self.clock,
         )
         monkeypatch.setattr(repair, "apply", self.apply)
 
-    def apply(self, _settings: object, path: str) -> None:
+    def apply(self, settings: Settings, path: str) -> None:
         self.applied.append(path)
+        self.settings.append(settings)
         if self.refusal:
             raise CaptureError(self.refusal)
 
@@ -116,11 +121,48 @@ def test_the_same_fault_is_reported_again_after_ten_minutes_only(scene: Scene) -
 def test_a_pod_that_starts_gets_its_rules(scene: Scene) -> None:
     scene.repair(audited("no-rules"), STARTING)
     assert scene.applied == ["/run/netns/nowhere"]
+    told = scene.log.lines[-1]
+    assert {key: told[key] for key in ("message", "pod", "action", "was", "problem")} == {
+        "message": "repair", "pod": "shop/web", "action": "apply", "was": "no-rules", "problem": "",
+    }  # fmt: skip
+    [(path, event)] = scene.server.posted
+    assert path == "/api/v1/namespaces/shop/events"
+    assert event["involvedObject"] == {
+        "kind": "Pod",
+        "apiVersion": "v1",
+        "namespace": "shop",
+        "name": "web",
+        "uid": "uid-1",
+    }
     assert scene.events() == [("CaptureRepaired", "Normal", "no-rules: there are no rules; rules written in place")]
     assert scene.health.counts() == {("repairs", "success"): 1}
     scene.repair(audited("foreign-rule"), STARTING)
     scene.repair(audited("no-rules"), READY)
     assert len(scene.applied) == 1, "a foreign rule is not ended by writing, and a running pod is only reported"
+
+
+@pytest.mark.parametrize(
+    "state", ["no-rules", "rule-missing", "second-set", "family-not-captured", "route-missing"]
+)  # fmt: skip
+@with_options(repair_running="apply")
+def test_what_writing_rules_mends_is_mended_with_the_settings_of_the_pod(scene: Scene, state: str) -> None:
+    annotations = {"traffic.sidecar.istio.io/excludeOutboundPorts": "5432"}
+    pod = READY | {"metadata": READY["metadata"] | {"annotations": annotations}}
+    scene.repair(audited(state), pod)
+    [settings] = scene.settings
+    assert settings.text(EXCLUDED_OUTBOUND_PORTS) == "5432"
+
+
+@with_options(repair_running="apply")
+def test_what_was_long_ago_is_forgotten(scene: Scene) -> None:
+    scene.refusal = "the kernel refuses"
+    for sandbox in ("s1", "s2"):
+        scene.repair(audited("no-rules", sandbox), READY)
+        assert (len(scene.repair._failures), len(scene.repair._published)) == (1, 1)
+        scene.clock += repair.FORGOTTEN + 1
+    scene.clock -= 2
+    scene.repair(audited("no-rules", "s3"), READY)
+    assert [*scene.repair._failures] == ["s2", "s3"], "each for an hour after its pause"
 
 
 @pytest.mark.parametrize(
@@ -186,8 +228,10 @@ def test_a_pod_that_ends_is_left_alone(scene: Scene) -> None:
 def test_a_node_has_so_many_repairs_a_minute(scene: Scene) -> None:
     for pod in range(4):
         scene.repair(audited("no-rules", str(pod)), READY)
+    scene.clock += 59.5
+    scene.repair(audited("no-rules", "another"), READY)
     assert len(scene.applied) == 2
-    scene.clock += 60
+    scene.clock += 0.5
     scene.repair(audited("no-rules", "another"), READY)
     assert len(scene.applied) == 3
 

@@ -25,7 +25,13 @@ def test_a_conflict_ends_by_a_minute_without_a_loss() -> None:
     conflict = RestoreBackoff()
     for n in range(6):
         conflict.note_loss(float(n))
-    assert not conflict.note_quiet(60.0)
+    assert not conflict.note_quiet(5.0 + 60.9)
     assert conflict.note_quiet(5.0 + 61.0)
     assert not conflict.is_lasting
     assert conflict.note_loss(70.0) == 0.0
+
+
+def test_a_loss_long_after_a_conflict_is_answered_at_once() -> None:
+    conflict = RestoreBackoff()
+    assert [conflict.note_loss(float(n)) for n in range(6)][-1] == 1.0
+    assert [conflict.note_loss(5.0 + 61.0 + n) for n in range(5)] == [0.0] * 5

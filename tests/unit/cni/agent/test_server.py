@@ -69,7 +69,10 @@ def test_probes_are_answered_without_click(server: Server) -> None:
 
 
 def test_a_new_agent_takes_the_path_over_without_a_moment_in_between(tmp_path: Path) -> None:
+    mask = os.umask(0o022)
     server = Server(str(tmp_path / "agent" / "socket"), {"pod": answer_pod})
+    assert os.umask(mask) == 0o022, "files that others make meanwhile have their modes"
+    assert server._thread.daemon
     new = Server(server.path, {"pod": lambda _: {"pod": {"new": True}}})
     try:
         server.close()

@@ -143,13 +143,22 @@ class Containerd:
 def test_with_containerd_the_plugin_goes_when_it_is_not_loaded_any_more(
     node: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uninstall, "CALLS_END", 0)
-    (node / "net.d").mkdir()
+    sleeps: list[float] = []
+    monkeypatch.setattr("cni.agent.uninstall.time.sleep", sleeps.append)
+    for name in ("net.d", "istio-capture"):
+        (node / name).mkdir()
+    (node / "istio-capture" / "token").touch()
+    plugins = [{"type": "bridge"}, {"type": "capture-cni"}]
+    entered = node / "net.d" / "10-lab.conflist"
+    entered.write_text(json.dumps({"cniVersion": "1.0.0", "name": "lab", "plugins": plugins}))
     remember(node, "c1")
-    runtime = Containerd()
+    runtime: Any = Containerd()
     options = Options("node-1", "", {}, bin_dir=f"{node}/bin", conf_dir=f"{node}/net.d")
-    uninstall.uninstall(options, runtime)  # type: ignore[arg-type]  # all that is needed of a runtime
-    assert runtime.calls == 3
+    of_entry, *others = uninstall.uninstall(options, runtime)
+    assert of_entry.startswith(f"{entered}: ")
+    assert json.loads(entered.read_text())["plugins"] == plugins[:1]
+    assert others == [f"{node}/istio-capture/token: removed", f"{node}/bin/capture-cni: removed"]
+    assert (runtime.calls, len(sleeps), sleeps[-1]) == (3, 3, uninstall.CALLS_END)
     assert [*(node / "bin").iterdir()] == []
 
 
@@ -199,7 +208,7 @@ def test_all_nodes_are_waited_for_until_the_daemon_set_is_gone(
 
     monkeypatch.setattr("cni.agent.uninstall.time.sleep", sleep)
     uninstall.from_all_nodes(client, "kube-system/capture-agent")
-    assert (len(sleeps), max(sleeps) <= 1) == (3, True)
+    assert sleeps == [1, 1, 1]
     [(deleted, _)] = server.posted
     assert deleted == f"{path}?propagationPolicy=Foreground"
     server.will(fake_kubernetes.status(404))

@@ -13,14 +13,8 @@ from hypothesis import strategies as st
 
 from capture.model.addresses import IPV4, IPV6, parse_address
 from capture.model.packet import Packet
-from capture.model.ruleset import (
-    MANGLE,
-    NAT,
-    RAW,
-    Ruleset,
-    only,
-)
-from capture.rules import build_handover, build_ruleset, redirects_inbound
+from capture.model.ruleset import MANGLE, NAT, RAW, Ruleset, only
+from capture.rules import build_ruleset, build_transition, redirects_inbound
 from capture.settings.config import CaptureConfig
 from support.generators.agreement import configs
 from support.rules.traced import trace
@@ -67,13 +61,13 @@ def test_handed_over_from_redirect_no_packet_escapes(old: CaptureConfig, new: Ca
 
     assert redirects_inbound(before)
     assert after.transparent_verdicts
-    assert not escapes([before, build_handover(new), after], packet)
-    assert is_captured(mixed(build_handover(new), before), packet)  # where mangle is replaced before nat
+    assert not escapes([before, build_transition(new), after], packet)
+    assert is_captured(mixed(build_transition(new), before), packet)  # where mangle is replaced before nat
 
 
 @settings(max_examples=50)
 @given(old=captures, new=captures, packet=packets)
-def test_back_to_redirect_no_handover_is_needed(old: CaptureConfig, new: CaptureConfig, packet: Packet) -> None:
+def test_back_to_redirect_no_transition_is_needed(old: CaptureConfig, new: CaptureConfig, packet: Packet) -> None:
     old, new = old.replace(mode="TPROXY"), new.replace(mode="REDIRECT")
     before, after = build_ruleset(old), build_ruleset(new)
     assume(is_captured(before, packet) and is_captured(after, packet))
@@ -81,18 +75,18 @@ def test_back_to_redirect_no_handover_is_needed(old: CaptureConfig, new: Capture
     assert not escapes([before, after], packet)
 
 
-def test_without_a_handover_a_packet_escapes() -> None:
+def test_without_a_transition_a_packet_escapes() -> None:
     config = CaptureConfig()
     packet = Packet("tcp", parse_address("10.77.0.2"), 8080, parse_address("192.0.2.7"), in_interface="eth0")
 
     assert escapes([build_ruleset(config), build_ruleset(config.replace(mode="TPROXY"))], packet)
 
 
-def test_in_a_handover_each_packet_is_taken_once() -> None:
+def test_in_a_transition_each_packet_is_taken_once() -> None:
     """What TPROXY has taken has its mark, and is not redirected as well."""
-    handover = build_handover(CaptureConfig(mode="TPROXY"))
+    transition = build_transition(CaptureConfig(mode="TPROXY"))
     packet = Packet("tcp", parse_address("10.77.0.2"), 8080, parse_address("192.0.2.7"), in_interface="eth0")
-    nat_alone = handover.replace(tables=tuple(table for table in handover.tables if table.name == NAT))
+    nat_alone = transition.replace(tables=tuple(table for table in transition.tables if table.name == NAT))
 
     assert is_captured(nat_alone, packet)
     assert not is_captured(nat_alone, packet.replace(mark=1337))

@@ -1,0 +1,98 @@
+"""Which packets can occur in a pod: of each possible one, what may differ, and what may not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from capture.analysis.base_chains import Situation
+from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
+from capture.analysis.realistic import realistic
+from capture.analysis.space import PacketSpace
+from capture.model.addresses import parse_address
+from capture.model.packet import Packet
+from capture.rules import build_ruleset
+from capture.settings.config import CaptureConfig
+from support.generators.small_pools import numbers_of
+
+POD, CLIENT, LO = parse_address("10.255.255.2"), parse_address("198.51.100.7"), parse_address("127.0.0.1")
+ENDS: dict[str, Any] = {"port": 80, "source_port": 45000}
+SENT = Packet("tcp", CLIENT, source=POD, uid=1000, gid=1000, out_interface="eth0", **ENDS)
+TO_ITSELF = SENT.replace(destination=POD, out_interface="lo")
+CAME_IN = Packet("tcp", POD, source=CLIENT, in_interface="eth0", **ENDS)
+BASES = {"sent": SENT, "to itself": TO_ITSELF, "came in": CAME_IN}
+
+
+def can_occur(packet: Packet, config: CaptureConfig | None = None) -> bool:
+    family = packet.destination.family
+    situation = Situation(build_ruleset(config or CaptureConfig()))
+    space = PacketSpace(family, [situation])
+    possible = realistic(space, [Compiler(space, situation)])
+    direction = INBOUND if packet.in_interface else OUTBOUND
+    return bool(space.diagrams.at(possible[direction], numbers_of(space, packet)))
+
+
+@pytest.mark.parametrize(
+    ("base", "changes"),
+    [
+        *[(base, {}) for base in BASES],
+        *[(base, {"state": state}) for base in BASES for state in ("INVALID", "RELATED", "ESTABLISHED")],
+        ("sent", {"port": 65535, "source_port": 1}),
+        ("sent", {"protocol": "udp", "destination": parse_address("224.0.0.251")}),
+        ("sent", {"state": "ESTABLISHED", "uid": None, "gid": None}),
+        ("sent", {"uid": 0, "gid": 2**32 - 2}),
+        ("to itself", {"destination": LO}),
+        ("to itself", {"destination": LO, "source": LO}),
+        ("to itself", {"source": LO}),
+    ],
+)
+def test_a_packet_that_can_occur(base: str, changes: dict[str, Any]) -> None:
+    assert can_occur(BASES[base].replace(**changes))
+
+
+@pytest.mark.parametrize(
+    ("base", "changes"),
+    [
+        *[(base, {"port": 0}) for base in BASES],
+        *[(base, {"source_port": 0}) for base in BASES],
+        *[(base, {"source_port": None}) for base in BASES],
+        *[(base, {"source": None}) for base in BASES],
+        *[(base, {"state": "UNTRACKED"}) for base in BASES],
+        *[(base, {"connection_mark": 1}) for base in BASES],
+        *[("sent", {"destination": parse_address(address)}) for address in ("224.0.0.251", "240.0.0.1", "0.0.0.1")],
+        ("sent", {"out_interface": "lo"}),
+        ("sent", {"out_interface": None}),
+        ("sent", {"in_interface": "eth0"}),
+        ("sent", {"source": CLIENT}),
+        ("sent", {"source": LO}),
+        ("sent", {"uid": None}),
+        ("sent", {"gid": None}),
+        ("sent", {"state": "RELATED", "uid": None, "gid": None}),
+        ("to itself", {"out_interface": "eth0"}),
+        ("to itself", {"destination": LO, "out_interface": "eth0"}),
+        ("to itself", {"source": CLIENT}),
+        ("came in", {"in_interface": "lo"}),
+        ("came in", {"uid": 1000}),
+        ("came in", {"gid": 1000}),
+        ("came in", {"mark": 1}),
+        ("came in", {"destination": CLIENT, "source": parse_address("203.0.113.7")}),
+        *[("came in", {"source": parse_address(address)}) for address in ("10.255.255.2", "127.0.0.1", "224.0.0.251")],
+    ],
+)
+def test_a_packet_that_cannot_occur(base: str, changes: dict[str, Any]) -> None:
+    assert can_occur(BASES[base])
+    assert not can_occur(BASES[base].replace(**changes))
+
+
+def test_no_connection_is_to_what_is_no_host() -> None:
+    sent = SENT.replace(source=parse_address("fd00::2"))
+    for address, occurs in (("2001:db8::7", True), ("::", False), ("ff02::1", False)):
+        assert can_occur(sent.replace(destination=parse_address(address))) == occurs
+
+
+def test_a_transparent_proxy_sends_to_the_app_from_the_address_of_the_client() -> None:
+    config = CaptureConfig(mode="TPROXY", tproxy_mark=1337)
+    for mark, occurs in ((1337, True), (0, False), (1336, False)):
+        assert can_occur(TO_ITSELF.replace(source=CLIENT, mark=mark), config) == occurs
+    assert not can_occur(TO_ITSELF.replace(source=CLIENT, mark=1337))
