@@ -98,7 +98,7 @@ BROKEN: dict[str, BrokenPod] = {
         backend="iptables",
         has_traffic=False,
         of_pod=True,
-        message="--dport 80 -j ISTIO-REDIRECT was not applied",
+        message="--dport 80 -j ISTIO-REDIRECT` was not applied",
     ),
     "accepted before": BrokenPod("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 accept"),
     "accepted and logged": BrokenPod("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 log accept"),
