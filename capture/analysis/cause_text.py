@@ -121,7 +121,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         f"{APPLY_AGAIN}, which removes it; {HAS_ALL}.",
     ),
     "rule-unexpected: drift": (DIFFER, f"{APPLY_AGAIN}, which removes it; {HAS_ALL}."),
-    "rule-unexpected: circle": (f"{CIRCLE}: {{rule}} was not applied", f"{APPLY_AGAIN}, which removes it; {HAS_ALL}."),
+    "rule-unexpected: circle": (
+        f"{CIRCLE}: `{{rule}}` was not applied",
+        f"{APPLY_AGAIN}, which removes it; {HAS_ALL}.",
+    ),
     "rule-missing: address": ("{message}", f"{APPLY_AGAIN}."),
     "rule-missing: circle": (
         f"{CIRCLE}: no rule leaves it out",

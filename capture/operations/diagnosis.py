@@ -328,7 +328,7 @@ def _loop_causes(live: Trace, settings: Settings | None, capture: Capture) -> It
 
 def _following(live: Trace, capture: Capture) -> Iterator[Trace]:
     """Yield how later packets and answers of a connection that reaches the proxy are dropped, or may be."""
-    if live.outcome not in TO_PROXY or live.transparent or live.packet.protocol != "tcp":
+    if live.outcome not in TO_PROXY or live.transparent:
         return
     situation = live_situation()
     for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, capture)):

@@ -146,11 +146,12 @@ def with_options(found: Cause, packet: Packet, known: Reference) -> Cause:
     settings = known.settings
     if found.kind == "dns-not-captured" and settings[REDIRECT_DNS] and not known.config.captures_dns:
         return cause("dns-not-captured: no server")
-    if found.kind != "excluded":
+    if found.kind not in ("excluded", "dns-not-captured"):
         return found
     given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
     if given:
-        return found.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
-    if trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
+        left_out = found if found.kind == "excluded" else cause("excluded", reason="")
+        return left_out.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
+    if found.kind == "excluded" and trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
         return found.replace(remedy="Apply with --profile current, whose rules capture it.")
     return found

@@ -66,6 +66,7 @@ class BrokenPod:
     backend: str = "nftables"
     proxy_uid: int | None = 1337
     addresses: tuple[str, ...] = ("0.0.0.0", "::")
+    ports: tuple[int, ...] = (15001, 15006)
     transparent: bool = False
     has_traffic: bool = True
     """Whether traffic shows it: a proxy that is captured again answers; the route of TPROXY is for answers alone."""
@@ -98,7 +99,7 @@ BROKEN: dict[str, BrokenPod] = {
         backend="iptables",
         has_traffic=False,
         of_pod=True,
-        message="--dport 80 -j ISTIO-REDIRECT was not applied",
+        message="--dport 80 -j ISTIO-REDIRECT` was not applied",
     ),
     "accepted before": BrokenPod("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 accept"),
     "accepted and logged": BrokenPod("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 log accept"),
@@ -207,6 +208,15 @@ BROKEN: dict[str, BrokenPod] = {
     "IPv6": BrokenPod("family-not-captured", "--ip-families ipv4", goes="out6"),
     "no process listens": BrokenPod("not-listening", proxy_uid=None),
     "no process listens for DNS": BrokenPod("not-listening", DNS, goes="dns"),
+    "port 53 is left out": BrokenPod("excluded", f"{DNS} -o 53", goes="dns"),
+    "answers of DNS are dropped": BrokenPod(
+        "filtered",
+        DNS,
+        "iptables -A INPUT -p udp --sport 53 -j DROP",
+        goes="dns",
+        of_pod=True,
+        ports=(15001, 15006, 15053),
+    ),
     "IPv4 alone listens": BrokenPod("not-listening", addresses=("0.0.0.0",), goes="out6"),
     "the proxy is another user": BrokenPod("proxy-wrong-user", proxy_uid=2000, has_traffic=False),
     "the proxy is for REDIRECT": BrokenPod("proxy-mode", TPROXY, goes="in"),
@@ -314,7 +324,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
     peer.listener(("0.0.0.0", 80), ("::", 80), ("0.0.0.0", 53), ("0.0.0.0", 4433), label="world")
     pod.listener(("0.0.0.0", APP_PORT), label="app", uid=1000)
     if situation.proxy_uid is not None:
-        ends = [(address, port) for address in situation.addresses for port in (15001, 15006)]
+        ends = [(address, port) for address in situation.addresses for port in situation.ports]
         pod.listener(*ends, label="proxy", uid=situation.proxy_uid, transparent=situation.transparent)
     if situation.options != "none":
         with pod.entered():
