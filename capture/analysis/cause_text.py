@@ -98,8 +98,8 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Recreate the pod: its CNI plugin gives it addresses and routes; `ip addr` in its namespace shows what it has.",
     ),
     "no-route: default": (
-        "the pod has no default route for {family}: what leaves it fails before any rule decides",
-        "`ip {flag}route add default via GATEWAY` in the pod's namespace, or recreate the pod: its CNI plugin adds it.",
+        "the pod has no default route for {family}, or a policy rule refuses it: what leaves the pod fails",
+        "Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; recreate the pod, if a route is missing.",
     ),
     "route-missing": ("{message}", f"{APPLY_AGAIN}; until then {{consequence}}."),
     "translated-before: may": (
@@ -117,18 +117,21 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "rule-missing: drift": (DIFFER, f"{APPLY_AGAIN}, or recreate the pod; {HAS_ALL}."),
     "rule-unexpected": (
-        "the live rules have one that was not applied, by which the connection bypasses the proxy: {rule}",
+        "a rule that was not applied decides on the connection: {rule}",
         f"{APPLY_AGAIN}, which removes it; {HAS_ALL}.",
     ),
     "rule-unexpected: drift": (DIFFER, f"{APPLY_AGAIN}, which removes it; {HAS_ALL}."),
-    "rule-unexpected: circle": (f"{CIRCLE}: {{rule}} was not applied", f"{APPLY_AGAIN}, which removes it; {HAS_ALL}."),
+    "rule-unexpected: circle": (
+        f"{CIRCLE}: `{{rule}}` was not applied",
+        f"{APPLY_AGAIN}, which removes it; {HAS_ALL}.",
+    ),
     "rule-missing: address": ("{message}", f"{APPLY_AGAIN}."),
     "rule-missing: circle": (
-        f"{CIRCLE}: the rule is missing that leaves it out",
+        f"{CIRCLE}: no rule leaves it out",
         f"{APPLY_AGAIN}, or recreate the pod; {HAS_ALL}.",
     ),
-    "rule-missing: usual": (
-        "no record here, and a connection to {address}:80 does not reach the proxy: a rule may be missing",
+    "rule-missing: no jump": (
+        "no record here, and {what} is captured, though the capture has chains for it: a rule may be missing",
         NO_REFERENCE,
     ),
     "rule-missing: no record": (
@@ -160,7 +163,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "the settings capture nothing: {options}",
         "Correct them, if the pod should be captured; `capture explain` shows what is left.",
     ),
-    "excluded: live": ("the live rules capture nothing, and no settings are recorded here", NO_REFERENCE),
+    "excluded: live": ("{what} is captured by the live rules, and no settings are recorded here", NO_REFERENCE),
     "excluded: all": ("{what} is captured: {options}", "Change that, if it should be captured."),
     "excluded: pod": ("the settings restrict the capture: {options}", "`capture explain` lists what is captured."),
     "family-not-captured": ("{family} is not captured in this pod", BOTH_FAMILIES),

@@ -27,7 +27,7 @@ from capture.model.addresses import (
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import DNS_PORT, PROTOCOL_NUMBERS, SIDECAR_PORTS
 from capture.model.packet import LOOPBACK
-from capture.model.ruleset import MANGLE, NAT, TABLES, Redirect
+from capture.model.ruleset import MANGLE, NAT, TABLES, Redirect, TransparentProxy
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -254,7 +254,9 @@ def app_elsewhere(live: Trace, facts: PodFacts) -> Iterator[Cause]:
 def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
     """Return whether a listener takes connections to one of these addresses; with none known, to whatever is there."""
     bound = int.from_bytes(listener.address, "big")
-    return bound == 0 or not addresses or any(address.first == bound for address in addresses)
+    is_over_lo = any(address in addresses for address in LOOPBACK_ADDRESSES.values())
+    is_there = bound == 0 or any(address.first == bound for address in addresses)
+    return not addresses or (is_there and listener.takes_over(lo=is_over_lo))
 
 
 def _of_other_family(on_port: list[Listener], kind: str, family: Family, addresses: list[Network], where: str) -> Cause:
@@ -270,6 +272,8 @@ def _of_other_family(on_port: list[Listener], kind: str, family: Family, address
 def _bound_elsewhere(listener: Listener, kind: str, arrives_at: Network, where: str) -> Cause:
     family = FAMILY_OF[listener.family]
     bound = address_text(family, int.from_bytes(listener.address, "big"))
+    if listener.interface:
+        bound += f" of interface {listener.interface} alone"
     arrive = address_text(arrives_at.family, arrives_at.first)
     any_address = ANY_ADDRESS[arrives_at.family]
     return cause(
@@ -330,6 +334,8 @@ def causes_of_connection(
         yield drop_cause(live, text_of)
     elif step is not None and is_own_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
         yield cause("second-set: decides", place_of(step), port=live.port)
+    elif desired is not None and {live.outcome, desired.outcome} <= {*TO_PROXY} and live.port != desired.port:
+        yield _rule_missing(desired)
     elif live.outcome in TO_PROXY:
         is_over_lo = packet.in_interface is None
         yield from causes_at_port(
@@ -337,6 +343,8 @@ def causes_of_connection(
         )
     elif _own_steps_before(live, capture):
         yield cause("nat-first: behind", place_of(step), to=f"port {live.port}")
+    elif step is not None and isinstance(step.rule.verdict, TransparentProxy):
+        yield cause("foreign-rule", place_of(step))
     else:
         yield cause("nat-first: port", place_of(step), port=live.port)
 
@@ -374,12 +382,16 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
         name = FAMILY_NAMES[packet.family]
         return cause("family-not-captured", name, family=name)
     if desired is not None and desired.outcome in TO_PROXY:
-        return cause("rule-missing", place_of(desired.step), outcome=desired.outcome)
+        return _rule_missing(desired)
     if contains(packet.uid, capture.uids) or contains(packet.gid, capture.gids):
         return cause("proxy-user", uid=packet.uid, gid=packet.gid)
     if packet.protocol != "tcp":
         return cause("dns-not-captured: server", server=address_text(packet.family, packet.destination.first))
     return _excluded(step)
+
+
+def _rule_missing(desired: Trace) -> Cause:
+    return cause("rule-missing", place_of(desired.step), outcome=f"{desired.outcome} {desired.port}")
 
 
 def _excluded(step: Step | None) -> Cause:
@@ -411,7 +423,7 @@ def _foreign_rule_cause(live: Trace, step: Step, *, is_behind: bool) -> Cause:
     return cause("nat-first", place_of(step), address=address, port=live.port)
 
 
-def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = ()) -> Cause:
+def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = (), what: str = "the packet") -> Cause:
     """Return why a packet is dropped: by the settings, or by a foreign rule or policy, which may drop others, too."""
     step, policy = live.step, live.policy
     words = (step.rule.why or text_of(step.rule, live.packet.family)) if step is not None else ""
@@ -420,12 +432,12 @@ def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = ()) -> Ca
     if step is not None and is_own(step):
         return cause("excluded: drop", place_of(step), reason=step.rule.why or "by its settings")
     ports = _redirected_to(live, others)
-    name, what = ("filtered: redirected", f"what goes to {ports}") if ports else ("filtered", "the packet")
+    name, what = ("filtered: redirected", f"what goes to {ports}") if ports else ("filtered", what)
     text = f"a foreign rule or policy drops {what}"
     if step is not None:
         text = f"a foreign rule {'rejects' if rejects(step.rule) else 'drops'} {what}: {words}"
     elif policy is not None:
-        text = f"no rule accepts {what}, and the policy of a foreign chain is DROP"
+        text = f"no rule accepts {what}, and the chain's policy is DROP"
     return cause(name, _dropped_at(live), filter=text, port=ports)
 
 

@@ -41,10 +41,10 @@ TRANSLATED = Fate("direct", 0)
 
 
 class Held(Value):
-    """The decisions about a packet so far: what nat mapped it to, and the port of a transparent proxy."""
+    """The decisions about a packet so far: what nat mapped it to, and what TPROXY sends it to."""
 
     mapped: Fate | None = None
-    transparent: int | None = None
+    transparent: Fate | None = None
     is_moved: bool = False
     """Whether nat sent it to another address."""
     interface: str | None = None
@@ -247,7 +247,7 @@ class Compiler:
     def _end(self, held: Held) -> int:
         """Return the fates of packets behind all tables."""
         if held.transparent is not None:
-            return self._fate(Fate("proxy-inbound", held.transparent))
+            return self._fate(held.transparent)
         if held.mapped is not None:
             return self._fate(held.mapped if held.is_redirected else held.mapped.replace(interface=held.interface))
         direct = self._fate(Fate("direct", interface=held.interface))
@@ -359,7 +359,8 @@ class Compiler:
                     self._routed_again(there) if leaves else self._at_base_chain(there), port, address
                 )
             case model.TransparentProxy(port=port, mark=mark, mask=mask):
-                held = stage.held.replace(transparent=port)
+                outcome = redirect_outcome(chain, verdict, self.situation.ruleset)
+                held = stage.held.replace(transparent=Fate(outcome, port))
                 return self.with_mark(self._after_base_chain(stage.replace(held=held), base_chain), mark, mask)
             case _:
                 return self._after_base_chain(stage, base_chain)

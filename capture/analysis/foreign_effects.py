@@ -31,11 +31,12 @@ def what_foreign_does(rule: Rule | None, effect: Effect | None) -> str:
 
 
 def is_behind(effect: Effect) -> bool:
-    """Return whether the packet still meets the rule of ours that decides on it, so that the foreign one comes later.
+    """Return whether the packet meets the rule of ours that decides on it before the foreign one.
 
     Priorities alone do not tell that: nat is at -100, TPROXY at -150, and the hooks of INPUT come after both.
     """
-    own = effect.before.step
+    own, decides, path = effect.before.step, effect.after.step, effect.after.path
+    before = path[: path.index(decides)] if decides in path else path
     return own is not None and any(
-        (step.table, step.chain, step.rule) == (own.table, own.chain, own.rule) for step in effect.after.path
+        (step.table, step.chain, step.rule) == (own.table, own.chain, own.rule) for step in before
     )

@@ -20,7 +20,7 @@ from capture.analysis.meaning import Goto, RedirectOfDns, Translate, Untrack, is
 from capture.analysis.rerouting import UNCHANGED, MarkRoute, routed_marks
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, Network
-from capture.model.chain_names import DASH, UNDERSCORE
+from capture.model.chain_names import DASH, UNDERSCORE, is_own_chain
 from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.values import Value
@@ -59,6 +59,8 @@ def redirect_outcome(chain: str, verdict: model.Redirect | model.TransparentProx
     """
     if chain in REDIRECTED_BY:
         return REDIRECTED_BY[chain]
+    if isinstance(verdict, model.TransparentProxy) and is_own_chain(chain):
+        return PROXY_INBOUND
     for name, outcome in REDIRECTED_BY.items():
         own = ruleset.chain(model.NAT, name)
         if own is not None and any(rule.verdict == model.Redirect(verdict.port) for rule in own.rules):
@@ -385,8 +387,11 @@ class _Passage:
         step, port = self._last_decision(), self.first.port
         if self.is_dropped:
             outcome = "dropped"
-        elif self.transparent is not None and isinstance(self.transparent.rule.verdict, model.TransparentProxy):
-            outcome, step, port = "proxy-inbound", self.transparent, self.transparent.rule.verdict.port
+        elif self.transparent is not None and isinstance(
+            sent_to := self.transparent.rule.verdict, model.TransparentProxy
+        ):
+            step, port = self.transparent, sent_to.port
+            outcome = redirect_outcome(step.chain, sent_to, self.ruleset)
         elif self.mapped is not None:
             step, port = self.mapped, self.packet.port
             if isinstance(redirect := meaning(step.rule), model.Redirect):
@@ -397,7 +402,7 @@ class _Passage:
             outcome = "dropped"
         mapping = meaning(self.mapped.rule) if self.mapped and outcome == "direct" else None
         interface = self.interface if self.interface != self.first.out_interface else None
-        is_transparent = outcome == "proxy-inbound" and not self.mapped
+        is_transparent = outcome in (PROXY_INBOUND, "redirected") and not self.mapped
         return Trace(
             self.first,
             outcome,

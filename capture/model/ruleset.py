@@ -18,6 +18,7 @@ Numbers are plain integers (ports, ids, marks), times are seconds.
 from __future__ import annotations
 
 from capture.model.addresses import IPV6, Family, Network
+from capture.model.chain_names import is_own_chain
 from capture.model.values import Value, put
 
 TYPE_CHECKING = False
@@ -407,9 +408,10 @@ class Ruleset(Value):
 
     @property
     def transparent_verdicts(self) -> list[TransparentProxy]:
-        """Return the verdicts that hand packets to a transparent proxy."""
+        """Return the verdicts of our chains that hand packets to a transparent proxy."""
         mangle = self.table(MANGLE)
-        return [rule.verdict for rule in (mangle.rules if mangle else ()) if isinstance(rule.verdict, TransparentProxy)]
+        own = (chain for chain in (mangle.chains if mangle else ()) if is_own_chain(chain.name))
+        return [rule.verdict for chain in own for rule in chain.rules if isinstance(rule.verdict, TransparentProxy)]
 
     def table(self, name: TableName) -> Table | None:
         for table in self.tables:

@@ -104,14 +104,19 @@ def _verify(
 
 def _verify_without_reference() -> Verified:
     """Judge the foreign rules in the namespace we are in, without a reference for our own rules."""
-    from capture.analysis.ownership import own_only
-
     live_sets = detect.find_live_sets()
     if not live_sets:
         empty = Ruleset(FAMILIES, ())
         return Verified(detect.decide(BackendRequest()), empty, empty, has_reference=False)
     live = load(live_sets[0]).read()
-    return _judged(own_only(live).with_chains(_accepting), live, live_sets[0], live_sets, has_reference=False)
+    return _judged(own_rules_of(live), live, live_sets[0], live_sets, has_reference=False)
+
+
+def own_rules_of(live: Ruleset) -> Ruleset:
+    """Return our own of live rules, and the routes that they need: what stands for desired ones without a record."""
+    from capture.analysis.ownership import own_only
+
+    return own_only(live).with_chains(_accepting).replace(policy_routes=routes.of_marks(live))
 
 
 def _accepting(_: TableName, chain: Chain) -> Chain:

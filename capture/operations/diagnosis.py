@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from capture.analysis.base_chains import Situation
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
     Capture,
@@ -20,7 +21,6 @@ from capture.analysis.causes import (
     untracked_cause,
 )
 from capture.analysis.ipsec import policy_for
-from capture.analysis.ownership import own_only
 from capture.analysis.trace import PROXY_OUTBOUND, TO_PROXY, Trace, trace_whole_path
 from capture.backends import detect, load
 from capture.errors import CaptureError
@@ -31,6 +31,7 @@ from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.netlink.ipsec import IpsecPolicy, read_policies
 from capture.operations import host_of, reference, trace, verify
+from capture.operations.comparison import own_rules_of
 from capture.operations.drift_causes import (
     USUAL,
     delivery_causes,
@@ -40,7 +41,13 @@ from capture.operations.drift_causes import (
     unexpected_rule,
     unjudged_notes,
 )
-from capture.operations.exclusions import empty_capture_causes, exclusion_notes, ports_of, with_options
+from capture.operations.exclusions import (
+    empty_capture_causes,
+    exclusion_notes,
+    notes_without_record,
+    ports_of,
+    with_options,
+)
 from capture.operations.inference import inferred_settings
 from capture.operations.tracing import live_situation
 from capture.rules import build_ruleset
@@ -138,7 +145,7 @@ def _expected(settings: Settings | None, namespace: Namespace) -> tuple[Referenc
     config = known.config if known else _inferred_config(namespace)
     facts = read_facts(config.proxy_uids)
     capture = Capture(
-        ports_of(build_ruleset(config) if known else own_only(_live()), facts),
+        ports_of(_desired(known), facts),
         config.proxy_uids,
         config.proxy_gids,
         config.is_transparent,
@@ -148,12 +155,18 @@ def _expected(settings: Settings | None, namespace: Namespace) -> tuple[Referenc
     return known, facts, capture
 
 
+def _desired(known: Reference | None) -> Ruleset:
+    """Return the desired rules; without a reference our own live ones."""
+    return build_ruleset(known.config) if known else own_rules_of(_live())
+
+
 def _inferred_config(namespace: Namespace) -> CaptureConfig:
     try:
-        live = _live()
-        config, _ = resolve(inferred_settings(live), host_of(namespace))
-        # A foreign rule may leave an interface alone in the same words.
-        return config.replace(families=live.families, excluded_interfaces=()) if live.tables else config
+        own = own_rules_of(_live())
+        config, _ = resolve(inferred_settings(own), host_of(namespace))
+        chains = [chain for table in own.tables for chain in table.chains]
+        there = tuple(family for family in own.families if any(any(chain.rules_for(family)) for chain in chains))
+        return config.replace(families=there) if there else config
     except CaptureError:
         return CaptureConfig()
 
@@ -173,7 +186,11 @@ def _of_pod(
     )
     notes = (
         *notes_on_proxy(facts, capture),
-        *(exclusion_notes(known, facts, capture, verified) if known else _usual_connection_notes()),
+        *(
+            exclusion_notes(known, facts, capture, verified)
+            if known
+            else notes_without_record(facts, capture, ports_of(build_ruleset(_inferred_config(None)), facts))
+        ),
         *_socket_lb_causes(),
         *(each for each in of_pod if each not in stopping),
         *unjudged_notes(verified),
@@ -194,9 +211,11 @@ def _of_connection(
     live = trace(packet)
     causes = [each for each in of_pod if stops(each, capture, live)]
     is_inbound = packet.in_interface is not None
-    by_settings = trace(packet, known.settings) if known else None
+    desired = _desired(known)
+    sent = live.packet.replace(source_port=live.packet.source_port or USUAL_SOURCE_PORT)
+    by_desired = trace_whole_path(sent, Situation(desired))
     found = [*causes, *(() if is_inbound else _socket_lb_causes(packet))]
-    for each in causes_of_connection(live, by_settings, facts, capture, rule_of):
+    for each in causes_of_connection(live, by_desired, facts, capture, rule_of):
         by_drift = _unexpected_cause("rule-unexpected", live, settings) if each.kind == "rule-missing" else None
         found += [by_drift or each]
     found += _loop_causes(live, settings, capture)
@@ -208,8 +227,7 @@ def _of_connection(
     policy = policy_for(live.packet, policies)
     if policy is not None and policy.is_blocking:
         found.append(cause("ipsec", policy=policy.words))
-    if known is not None and (is_inbound or live.outcome in TO_PROXY):
-        desired = build_ruleset(known.config)
+    if is_inbound or live.outcome in TO_PROXY:
         here = (each for each in impediments(desired) if each.family in (None, packet.family))
         found += delivery_causes(each for each in here if each.is_outbound is not is_inbound)
         missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute) and is_inbound)
@@ -256,12 +274,6 @@ def _live() -> Ruleset:
     return next((load(found).read() for found in detect.find_live_sets()), Ruleset((), ()))
 
 
-def _usual_connection_notes() -> Iterator[Cause]:
-    """Yield a note if a usual connection does not reach the proxy, although our chains redirect it."""
-    if trace(USUAL).outcome not in TO_PROXY and trace(USUAL, inferred_settings(_live())).outcome in TO_PROXY:
-        yield cause("rule-missing: usual", address=address_text(IPV4, USUAL.destination.first))
-
-
 def _socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
     """Yield whose programs translate the packet's destination at connect(); without one, whose may do so."""
     names = connect_programs(packet.family if packet else IPV4)
@@ -298,7 +310,8 @@ def _unexpected_cause(name: str, live: Trace, settings: Settings | None, **words
 
 def _loop_causes(live: Trace, settings: Settings | None, capture: Capture) -> Iterator[Cause]:
     """Yield a cause if what the proxy sends on would come back to it, by a foreign rule or for want of one of ours."""
-    if live.outcome != "proxy-outbound" or not capture.uids or not capture.gids:
+    is_captured = live.outcome == "proxy-outbound" and live.packet.in_interface is None
+    if not is_captured or not capture.uids or not capture.gids:
         return
     uid, gid = capture.uids[0].first, capture.gids[0].first
     sent_on = trace(live.packet.replace(uid=uid, gid=gid))
@@ -315,7 +328,7 @@ def _loop_causes(live: Trace, settings: Settings | None, capture: Capture) -> It
 
 def _following(live: Trace, capture: Capture) -> Iterator[Trace]:
     """Yield how later packets and answers of a connection that reaches the proxy are dropped, or may be."""
-    if live.outcome not in TO_PROXY or live.transparent or live.packet.protocol != "tcp":
+    if live.outcome not in TO_PROXY or live.transparent:
         return
     situation = live_situation()
     for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, capture)):

@@ -68,15 +68,22 @@ def unexpected_rule(traced: Trace, verified: Verified) -> Difference | None:
 
 def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     """Yield foreign rules by their effect on captured packets: they drop them, or bypass the proxy."""
-    # An effect is that of its rule alone, in which other rules, and their numbers, are missing.
     drops = [
-        *((f"{each.table} {each.chain}, rule {each.position}", each.effect) for each in _foreign(verified)),
-        *((f"{each.foreign_chain.table} {each.foreign_chain.chain.name}", each.effect) for each in verified.obstacles),
+        *(
+            (each.table, each.chain, f", rule {each.position}" * (each.position > 0), each.effect)
+            for each in _foreign(verified)
+        ),
+        *((each.foreign_chain.table, each.foreign_chain.chain.name, "", each.effect) for each in verified.obstacles),
     ]
-    dropping = [(where, effect) for where, effect in drops if effect is not None and _is_dropping(effect)]
+    dropping = [drop for drop in drops if _is_dropping(drop[-1])]
     others = list(_usual_traces(facts)) if dropping else []
-    for where, effect in dropping:
-        yield drop_cause(effect.after, rule_of, others).replace(where=where)
+    for table, chain, number, effect in dropping:
+        if effect is not None:
+            what = "what the proxy sends on" if effect.before.outcome == "direct" else "captured traffic"
+            found = drop_cause(effect.after, rule_of, others, what)
+            # An effect is that of its rule alone: in its base chain other rules, and their numbers, are missing.
+            is_called = effect.after.step is not None and effect.after.step.chain != chain
+            yield found if is_called else found.replace(where=f"{table} {chain}{number}")
     for where, (does, rule) in _foreign_rules(verified).items():
         yield cause("foreign-rule: pod", where, does=does, rule=rule)
 

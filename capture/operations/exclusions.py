@@ -67,7 +67,7 @@ def empty_capture_causes(known: Reference | None, facts: PodFacts, capture: Capt
     if capture.ports:
         return
     if known is None:
-        yield cause("excluded: live")
+        yield cause("excluded: live", what="nothing")
         return
     options = _explicit_options(known.settings, lambda option: bool(_ports_without(option, known.settings, facts)))
     yield cause("excluded: everything", options=", ".join(options or _restrictions(known.settings)))
@@ -77,19 +77,38 @@ def exclusion_notes(known: Reference, facts: PodFacts, capture: Capture, verifie
     """Yield what the settings leave uncaptured on purpose, which may be what is looked for."""
     for note in verified.notes:
         yield cause("family-not-captured: note", note=note)
-    of_pod = {address.family for address in facts.addresses}
-    in_use = [family for family in capture.families if family in of_pod or not of_pod]
     restrictions = _restrictions(known.settings)
-    for outcome in (PROXY_OUTBOUND, PROXY_INBOUND) if capture.ports else ():
-        left_out = [family for family in in_use if not capture.captures(outcome, family)]
-        if left_out:
-            options = _cancelling(outcome, left_out, known.settings, facts) or restrictions
-            restrictions = [each for each in restrictions if each not in options]
-            direction = KIND_OF[outcome]
-            what = f"nothing {direction}" if left_out == in_use else f"no {direction} {FAMILY_NAMES[left_out[0]]}"
-            yield cause("excluded: all", what=what, options=", ".join(options))
+    for outcome, families, what in _left_out(facts, capture) if capture.ports else ():
+        if outcome == PROXY_INBOUND and known.config.rerouted_interfaces:
+            continue  # what comes in there is captured as outbound
+        options = _cancelling(outcome, families, known.settings, facts) or restrictions
+        restrictions = [each for each in restrictions if each not in options]
+        yield cause("excluded: all", what=what, options=", ".join(options))
     if restrictions and capture.ports:
         yield cause("excluded: pod", options=", ".join(restrictions))
+
+
+def notes_without_record(facts: PodFacts, capture: Capture, by_chains: Ports) -> Iterator[Cause]:
+    """Yield what live rules leave uncaptured; ``by_chains`` is what those would send that no base chain leads to."""
+    for family in sorted({address.family for address in facts.addresses}.difference(capture.families)):
+        yield cause("family-not-captured", FAMILY_NAMES[family], family=FAMILY_NAMES[family])
+    for outcome, families, what in _left_out(facts, capture):
+        if any(each == outcome and family in families for each, family, _ in by_chains):
+            yield cause("rule-missing: no jump", what=what)
+        elif capture.ports:
+            yield cause("excluded: live", what=what)
+
+
+def _left_out(facts: PodFacts, capture: Capture) -> Iterator[tuple[Outcome, list[Family], str]]:
+    """Yield the outcomes to which connections of some families of the pod do not come, each with these and in words."""
+    of_pod = {address.family for address in facts.addresses}
+    in_use = [family for family in capture.families if family in of_pod or not of_pod]
+    for outcome in (PROXY_OUTBOUND, PROXY_INBOUND):
+        families = [family for family in in_use if not capture.captures(outcome, family)]
+        direction = KIND_OF[outcome]
+        if families:
+            what = f"nothing {direction}" if families == in_use else f"no {direction} {FAMILY_NAMES[families[0]]}"
+            yield outcome, families, what
 
 
 def _cancelling(outcome: Outcome, families: Sequence[Family], settings: Settings, facts: PodFacts) -> list[str]:
@@ -127,11 +146,12 @@ def with_options(found: Cause, packet: Packet, known: Reference) -> Cause:
     settings = known.settings
     if found.kind == "dns-not-captured" and settings[REDIRECT_DNS] and not known.config.captures_dns:
         return cause("dns-not-captured: no server")
-    if found.kind != "excluded":
+    if found.kind not in ("excluded", "dns-not-captured"):
         return found
     given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
     if given:
-        return found.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
-    if trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
+        left_out = found if found.kind == "excluded" else cause("excluded", reason="")
+        return left_out.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
+    if found.kind == "excluded" and trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
         return found.replace(remedy="Apply with --profile current, whose rules capture it.")
     return found

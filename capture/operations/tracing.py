@@ -18,7 +18,7 @@ from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.parsers import interface
 from capture.settings.settings import Settings, as_settings
-from capture.state import record
+from capture.state import record, routes
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace
 from capture.state.pod_network import NO_ROUTE, read_pod_network, routed
@@ -82,7 +82,8 @@ def live_situation() -> Situation:
     found = detect.find_live_sets()
     choice = found[0] if found else detect.decide(BackendRequest())
     live = _with_reasons(load(choice).read(), known) if found or not choice.is_empty else Ruleset(FAMILIES, ())
-    return read_situation(live, choice.place, recorded.ruleset if recorded else live)
+    needs = recorded.ruleset if recorded else live.replace(policy_routes=routes.of_marks(live))
+    return read_situation(live, choice.place, needs)
 
 
 def _with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:

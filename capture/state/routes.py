@@ -91,6 +91,23 @@ def _missing_routes(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[MissingR
             yield MissingRoute(policy.family, policy.mark, policy.table, has_rule, has_route)
 
 
+def of_marks(live: Ruleset) -> tuple[PolicyRoute, ...]:
+    """Return the policy routes that live rules of a transparent capture need, of which nothing is recorded.
+
+    Their table is the one of the policy rule for their mark; without such a rule, upstream's default.
+    """
+    marks = sorted({verdict.mark for verdict in live.transparent_verdicts})
+    if not marks:
+        return ()
+    with open_route() as route:
+        tables = {(FAMILY_OF.get(rule.family), rule.mark): rule.table for rule in read_policy_rules(route)}
+    return tuple(
+        PolicyRoute(family, mark, tables.get((family, mark), TPROXY_ROUTE_TABLE))
+        for family in live.families
+        for mark in marks
+    )
+
+
 def with_loopback_address(recorded: Ruleset, addresses: Iterable[Network]) -> Ruleset:
     """Return the recorded rule set, with ::6 on lo if the pod is reached by IPv6 since then."""
     is_reached = any(address.family == IPV6 for address in addresses)

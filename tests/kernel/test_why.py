@@ -104,7 +104,7 @@ def test_without_a_record_the_live_rules_are_the_reference(pod_pair: PodPair) ->
     )
     pod.run(["ip6tables", "-t", "nat", "-F", "PREROUTING"])
     (cause,) = why(pod)["causes"]
-    assert (cause["kind"], "the live rules capture nothing" in cause["says"]) == ("excluded", True)
+    assert (cause["kind"], "nothing is captured by the live rules" in cause["says"]) == ("excluded", True)
     assert "the live rules amount to: no capture\n" in pod.run([CAPTURE, "verify"], check=False).stdout
 
 

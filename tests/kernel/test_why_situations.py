@@ -25,6 +25,7 @@ from capture.operations import diagnosis
 from capture.report.difference_text import text_of
 from capture.settings import options as option
 from capture.settings.settings import Given, Settings
+from capture.state import record
 from cni.agent import examination
 from pytest_netns import NamespaceFactory, Pod, PodPair
 from support.captures.meshes import FIFTY
@@ -65,12 +66,14 @@ class BrokenPod:
     backend: str = "nftables"
     proxy_uid: int | None = 1337
     addresses: tuple[str, ...] = ("0.0.0.0", "::")
+    ports: tuple[int, ...] = (15001, 15006)
     transparent: bool = False
     has_traffic: bool = True
     """Whether traffic shows it: a proxy that is captured again answers; the route of TPROXY is for answers alone."""
     of_pod: bool = False
     """Whether it is the one cause of the whole pod, too."""
     message: str = ""
+    where: str = ""
 
 
 BROKEN: dict[str, BrokenPod] = {
@@ -82,7 +85,13 @@ BROKEN: dict[str, BrokenPod] = {
         breaks="iptables -t nat -I ISTIO-OUTPUT -p tcp --dport 80 -j RETURN",
         backend="iptables",
         of_pod=True,
-        message="was not applied, by which the connection bypasses the proxy: -p tcp",
+        message="a rule that was not applied decides on the connection: -p tcp",
+    ),
+    "our redirect has another port": BrokenPod(
+        "rule-unexpected",
+        breaks="iptables -t nat -R ISTIO-REDIRECT 1 -p tcp -j REDIRECT --to-ports 9999",
+        backend="iptables",
+        message="--to-ports 9999",
     ),
     "a jump into our chain": BrokenPod(
         "rule-unexpected",
@@ -90,12 +99,27 @@ BROKEN: dict[str, BrokenPod] = {
         backend="iptables",
         has_traffic=False,
         of_pod=True,
-        message="--dport 80 -j ISTIO-REDIRECT was not applied",
+        message="--dport 80 -j ISTIO-REDIRECT` was not applied",
     ),
     "accepted before": BrokenPod("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 accept"),
     "accepted and logged": BrokenPod("foreign-rule", breaks=f"{NATIVE % 'insert rule'} output tcp dport 80 log accept"),
     "returned before": BrokenPod(
         "foreign-rule", breaks="iptables -t nat -I OUTPUT -p tcp -j RETURN", backend="iptables"
+    ),
+    "another transparent proxy is first": BrokenPod(
+        "foreign-rule",
+        breaks=f"iptables -t mangle -A PREROUTING -p tcp --dport {APP_PORT} -j TPROXY --on-port 9000 --tproxy-mark 1",
+        goes="in",
+        of_pod=True,
+    ),
+    "another transparent proxy in our table": BrokenPod(
+        "foreign-rule",
+        TPROXY,
+        f"iptables -t mangle -I PREROUTING -p tcp --dport {APP_PORT} -j TPROXY --on-port 9000 --tproxy-mark 1",
+        goes="in",
+        backend="iptables",
+        transparent=True,
+        of_pod=True,
     ),
     "accepted behind": BrokenPod(
         "proxy-user", breaks="iptables -t nat -A OUTPUT -p tcp -j ACCEPT", uid=1337, gid=1337, backend="iptables"
@@ -129,12 +153,26 @@ BROKEN: dict[str, BrokenPod] = {
         message="what goes to port 15001",
     ),
     "dropped by legacy iptables": BrokenPod("filtered", breaks="iptables-legacy -A INPUT -p tcp --dport 15001 -j DROP"),
+    "dropped by the table security": BrokenPod(
+        "filtered", breaks="iptables-legacy -t security -A INPUT -p tcp --dport 15001 -j DROP"
+    ),
     "rejected at output": BrokenPod("filtered", breaks="iptables -A OUTPUT -p tcp --dport 15001 -j REJECT"),
     "an inbound filter": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --dport 15006 -j DROP", goes="in"),
     "lo is down": BrokenPod("lo-down", breaks="ip link set lo down", of_pod=True),
     "eth0 has no address": BrokenPod("no-route", breaks="ip address flush dev eth0", of_pod=True),
     "a policy drops what is redirected": BrokenPod(
-        "filtered", breaks="iptables -P INPUT DROP", of_pod=True, message="what goes to port 15001, and the policy"
+        "filtered",
+        breaks="iptables -P INPUT DROP",
+        of_pod=True,
+        message="what goes to port 15001, and the chain's policy",
+    ),
+    "a chain that INPUT calls drops": BrokenPod(
+        "filtered",
+        breaks="iptables -N x; iptables -I INPUT -j x; iptables -A x -p udp -j ACCEPT; iptables -A x -j DROP",
+        goes="in",
+        of_pod=True,
+        message="what goes to port 15006",
+        where="ip filter x, rule 2",
     ),
     "a policy rule by source": BrokenPod("no-route", breaks="ip rule add from 10.77.0.0/16 unreachable", of_pod=True),
     "IPsec drops everything": BrokenPod(
@@ -170,6 +208,15 @@ BROKEN: dict[str, BrokenPod] = {
     "IPv6": BrokenPod("family-not-captured", "--ip-families ipv4", goes="out6"),
     "no process listens": BrokenPod("not-listening", proxy_uid=None),
     "no process listens for DNS": BrokenPod("not-listening", DNS, goes="dns"),
+    "port 53 is left out": BrokenPod("excluded", f"{DNS} -o 53", goes="dns"),
+    "answers of DNS are dropped": BrokenPod(
+        "filtered",
+        DNS,
+        "iptables -A INPUT -p udp --sport 53 -j DROP",
+        goes="dns",
+        of_pod=True,
+        ports=(15001, 15006, 15053),
+    ),
     "IPv4 alone listens": BrokenPod("not-listening", addresses=("0.0.0.0",), goes="out6"),
     "the proxy is another user": BrokenPod("proxy-wrong-user", proxy_uid=2000, has_traffic=False),
     "the proxy is for REDIRECT": BrokenPod("proxy-mode", TPROXY, goes="in"),
@@ -277,7 +324,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
     peer.listener(("0.0.0.0", 80), ("::", 80), ("0.0.0.0", 53), ("0.0.0.0", 4433), label="world")
     pod.listener(("0.0.0.0", APP_PORT), label="app", uid=1000)
     if situation.proxy_uid is not None:
-        ends = [(address, port) for address in situation.addresses for port in (15001, 15006)]
+        ends = [(address, port) for address in situation.addresses for port in situation.ports]
         pod.listener(*ends, label="proxy", uid=situation.proxy_uid, transparent=situation.transparent)
     if situation.options != "none":
         with pod.entered():
@@ -291,7 +338,9 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
     assert all(cause.message and cause.remedy for cause in found.causes)
     assert situation.message in f"{found.causes[0].message}\n{found.causes[0].remedy}"
     if situation.of_pod:
-        assert [cause.kind for cause in why(pod).causes] == [situation.kind]
+        (cause,) = why(pod).causes
+        assert cause.kind == situation.kind
+        assert cause.where == (situation.where or cause.where)
     if situation.kind == "excluded":
         assert f"{situation.options.split()[-1]} (test)" in found.causes[0].remedy
     if situation.has_traffic:
@@ -452,6 +501,47 @@ def test_dns_without_a_known_name_server_is_not_told_to_redirect_dns(pod_pair: P
     assert [cause.kind for cause in found.causes] == ["dns-not-captured"]
     assert "none was known" in found.causes[0].message
     assert found.causes[0].remedy.startswith("Apply with --capture-all-dns too")
+
+
+def test_what_comes_in_as_outbound_is_no_circle(pod_pair: PodPair) -> None:
+    pod, _ = pod_pair
+    pod.listener(*[(address, 15001) for address in ("0.0.0.0", "::")], label="proxy", uid=1337)
+    operations.apply(given("-k eth0"), pod.path)
+
+    for sent in (None, packet(BrokenPod("", goes="in"), pod_pair)):
+        found = why(pod, sent)
+        assert (found.verdict, found.causes, found.notes) == ("captured", (), ())
+    assert_the_verbs_agree(pod)
+
+
+@pytest.mark.parametrize(
+    ("options", "breaks", "cause", "note", "of_inbound"),
+    [
+        ("-m TPROXY", "ip rule del fwmark 1337", "route-missing", "", "route-missing"),
+        ("-b ''", "", "", "excluded", "excluded"),
+        ("-c eth0", "", "excluded", "", "excluded"),
+        ("--ip-families ipv4", "", "", "family-not-captured", ""),
+        ("--backend nftables", f"{NATIVE % 'flush chain'} prerouting", "", "rule-missing", "excluded"),
+    ],
+)
+def test_without_a_record_the_live_rules_tell(
+    pod_pair: PodPair, options: str, breaks: str, cause: str, note: str, of_inbound: str
+) -> None:
+    pod, _ = pod_pair
+    ends = [(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)]
+    pod.listener(*ends, label="proxy", uid=1337, transparent="TPROXY" in options)
+    with pod.entered():
+        operations.apply(given(options))
+        record.forget()
+    pod.run(["sh", "-ec", breaks or ":"])
+
+    found, inbound = why(pod), why(pod, packet(BrokenPod("", goes="in"), pod_pair))
+
+    assert [each.kind for each in found.causes] == [cause] * bool(cause), found.causes
+    assert [each.kind for each in found.notes] == [note] * bool(note), found.notes
+    assert [each.kind for each in inbound.causes] == [of_inbound] * bool(of_inbound), inbound.causes
+    assert found.is_certain is (note != "rule-missing")
+    assert_the_verbs_agree(pod)
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

@@ -247,7 +247,7 @@ def test_why_a_connection_does_not_come_to_the_proxy(live: Trace, expected: Caus
         (way(OUT, "direct", FOREIGN), way(OUT, "direct"), cause("foreign-rule", AT_FOREIGN)),
         (way(OUT, "direct"), way(OUT, "direct", OWN), cause("excluded: no rule")),
         *(
-            (way(OUT, "direct"), way(OUT, outcome, OWN), cause("rule-missing", AT_OWN, outcome=outcome))
+            (way(OUT, "direct"), way(OUT, outcome, OWN), cause("rule-missing", AT_OWN, outcome=f"{outcome} 443"))
             for outcome in ("proxy-outbound", "proxy-inbound", "dns")
         ),
     ],
@@ -309,7 +309,7 @@ POLICY = BaseChain(
             cause(
                 "filtered",
                 "inet firewall out",
-                filter="no rule accepts the packet, and the policy of a foreign chain is DROP",
+                filter="no rule accepts the packet, and the chain's policy is DROP",
             ),
         ),
         (way(OUT, "dropped"), cause("filtered", filter="a foreign rule or policy drops the packet")),
@@ -355,6 +355,14 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
             cause("not-listening: address", "tcp port 15001", port="tcp port 15001", kind="outbound",
                   bound="::1", arrive="127.0.0.1", any_address="0.0.0.0"),
         ),
+        (
+            way(OUT, "proxy-outbound", OWN, port=15001),
+            listener(15001).replace(interface=2),
+            cause("not-listening: address", "tcp port 15001", port="tcp port 15001", kind="outbound",
+                  bound="0.0.0.0 of interface 2 alone", arrive="127.0.0.1", any_address="0.0.0.0"),
+        ),
+        (way(OUT, "proxy-outbound", OWN, port=15001), listener(15001).replace(interface=1), None),
+        (way(IN, "proxy-inbound", OWN, port=15006), listener(15006).replace(interface=2), None),
         (
             way(LOOK_UP, "dns", OWN, port=15053),
             listener(15001),

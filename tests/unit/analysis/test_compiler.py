@@ -10,7 +10,7 @@ from capture.analysis import base_chains, chains, compiler, long_lists, space
 from capture.analysis.base_chains import PRIORITIES
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.space import NONE, Field, PacketSpace
-from capture.analysis.trace import trace_whole_path
+from capture.analysis.trace import PROXY_INBOUND, Fate, trace_whole_path
 from capture.model.addresses import gaps
 from capture.model.conventions import MAX_ID
 from capture.model.packet import LOOPBACK
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from capture.analysis.base_chains import BaseChain
     from capture.analysis.compiler import Held, Stage
     from capture.analysis.meaning import Meaning
-    from capture.analysis.trace import Fate, Trace
+    from capture.analysis.trace import Trace
     from capture.model.addresses import Family, Network
 
 PACKETS = 40
@@ -176,7 +176,7 @@ def marks_nothing_for_the_proxy(patch: Patch) -> None:
         self: Compiler, verdict: Meaning, chain: str, falls: int, stage: Stage, base_chain: base_chains.BaseChain
     ) -> int:
         if isinstance(verdict, TransparentProxy):
-            held = stage.held.replace(transparent=verdict.port)
+            held = stage.held.replace(transparent=Fate(PROXY_INBOUND, verdict.port))
             return self._at_base_chain(stage.replace(number=stage.number + 1, held=held))
         return right(self, verdict, chain, falls, stage, base_chain)
 

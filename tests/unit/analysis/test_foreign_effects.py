@@ -8,6 +8,7 @@ from capture.analysis.base_chains import BaseChain, PodNetwork
 from capture.analysis.foreign_effects import DIVERTS, DIVERTS_BEHIND, STOPS, what_foreign_does
 from capture.analysis.judgement import judge
 from capture.model.ruleset import (
+    ALL_BITS,
     MANGLE,
     NAT,
     OUTPUT,
@@ -19,6 +20,7 @@ from capture.model.ruleset import (
     Redirect,
     Rule,
     Table,
+    TransparentProxy,
     only,
 )
 from capture.settings import options as option
@@ -27,6 +29,7 @@ from support.captures.fake_pod import ruleset_of
 TPROXY = {option.INTERCEPTION_MODE: "TPROXY"}
 STOPPED = Rule(Drop(), (Protocol("tcp"), DestinationPort((only(15001),))))
 ALL = Rule(Drop(), (Protocol("tcp"),))
+TO_SOCKET = Rule(TransparentProxy(9999, 1, ALL_BITS), (Protocol("tcp"),))
 TAKEN = Rule(Redirect(9999), (Protocol("tcp"), DestinationPort((only(80),))))
 
 
@@ -39,6 +42,7 @@ TAKEN = Rule(Redirect(9999), (Protocol("tcp"), DestinationPort((only(80),))))
         ({}, OUTPUT, -110, TAKEN, DIVERTS),
         ({}, OUTPUT, -90, TAKEN, DIVERTS_BEHIND),  # what the proxy sends on
         ({}, PREROUTING, -120, ALL, DIVERTS),
+        ({}, PREROUTING, -120, TO_SOCKET, DIVERTS),
         (TPROXY, PREROUTING, -120, ALL, STOPS),
         (TPROXY, PREROUTING, -160, ALL, DIVERTS),
     ],
