@@ -217,8 +217,8 @@ def test_a_protocol_reads_as_iptables_prints_it() -> None:
 @pytest.mark.parametrize(
     ("family", "answers"),
     [
-        (IPV4, "net-unreachable host-unreachable proto-unreachable port-unreachable - net-prohibited host-prohibited"
-         " tcp-reset admin-prohibited"),
+        (IPV4, ("net-unreachable host-unreachable proto-unreachable port-unreachable - net-prohibited host-prohibited"
+                " tcp-reset admin-prohibited")),
         (IPV6, "no-route adm-prohibited - addr-unreachable port-unreachable - tcp-reset policy-fail reject-route"),
     ],
 )  # fmt: skip
