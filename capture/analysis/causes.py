@@ -254,7 +254,9 @@ def app_elsewhere(live: Trace, facts: PodFacts) -> Iterator[Cause]:
 def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
     """Return whether a listener takes connections to one of these addresses; with none known, to whatever is there."""
     bound = int.from_bytes(listener.address, "big")
-    return bound == 0 or not addresses or any(address.first == bound for address in addresses)
+    is_over_lo = any(address in addresses for address in LOOPBACK_ADDRESSES.values())
+    is_there = bound == 0 or any(address.first == bound for address in addresses)
+    return not addresses or (is_there and listener.takes_over(lo=is_over_lo))
 
 
 def _of_other_family(on_port: list[Listener], kind: str, family: Family, addresses: list[Network], where: str) -> Cause:
@@ -270,6 +272,8 @@ def _of_other_family(on_port: list[Listener], kind: str, family: Family, address
 def _bound_elsewhere(listener: Listener, kind: str, arrives_at: Network, where: str) -> Cause:
     family = FAMILY_OF[listener.family]
     bound = address_text(family, int.from_bytes(listener.address, "big"))
+    if listener.interface:
+        bound += f" of interface {listener.interface} alone"
     arrive = address_text(arrives_at.family, arrives_at.first)
     any_address = ANY_ADDRESS[arrives_at.family]
     return cause(

@@ -13,12 +13,12 @@ import errno
 
 from capture.errors import CaptureError, KernelError
 from capture.model.values import Value
-from capture.netlink.attributes import attribute, u32be
 from capture.netlink.messages import NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, Refusal, decode_refusal, encode_message
 from capture.netlink.nfnetlink import (
     ATTEMPTS,
     NFNL_SUBSYS_NFTABLES,
     NFPROTO_UNSPEC,
+    begin_batch,
     message_type,
     nfgenmsg,
     open_netfilter,
@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-# linux/netfilter/nfnetlink.h
-NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11
-NFNL_BATCH_GENID = 1
+NFNL_MSG_BATCH_END = 0x11  # linux/netfilter/nfnetlink.h
 
 
 class Change(Value):
@@ -118,9 +116,7 @@ def encode_batch(
     changes: Iterable[Change], first_sequence: int, generation: int | None = None
 ) -> tuple[bytearray, list[str]]:
     """Return the datagram (BEGIN with the first sequence number, the changes, END), and what each change does."""
-    frame = nfgenmsg(NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES)
-    demand = b"" if generation is None else attribute(NFNL_BATCH_GENID, u32be(generation))
-    datagram = bytearray(encode_message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, first_sequence, frame + demand))
+    datagram = bytearray(begin_batch(first_sequence, generation))
     descriptions: list[str] = []
     last: Change | None = None
     for change in changes:
@@ -133,7 +129,7 @@ def encode_batch(
     if last is not None:
         datagram += _encoded(last, first_sequence + len(descriptions), NLM_F_REQUEST | NLM_F_ACK)
     end = first_sequence + len(descriptions) + 1
-    datagram += encode_message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, end, frame)
+    datagram += encode_message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, end, nfgenmsg(NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES))
     return datagram, descriptions
 
 

@@ -6,6 +6,7 @@ import errno
 
 from capture.errors import KernelError, UnsupportedError
 from capture.netlink.attributes import attribute, decode_fields, decode_number, text, u8, u16be, u32be
+from capture.netlink.messages import NLM_F_REQUEST, encode_message
 from capture.netlink.sockets import NETLINK_NETFILTER, NetlinkSocket
 
 TYPE_CHECKING = False
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 NFNL_SUBSYS_NFTABLES = 10
 NFNETLINK_V0 = 0
 NFGENMSG_SIZE = 4  # struct nfgenmsg
+
+NFNL_MSG_BATCH_BEGIN = 0x10
+NFNL_BATCH_GENID = 1
+NEVER = 1 << 31
 
 # linux/netfilter/nf_tables_compat.h
 NFNL_SUBSYS_NFT_COMPAT = 11
@@ -89,15 +94,35 @@ def read_consistently(netfilter: NetlinkSocket, doing: str, read: Callable[[], T
     """
     for _ in range(ATTEMPTS):
         generation = read_generation(netfilter)
+        _wait_for_commits(netfilter, generation, doing)
         try:
             found = read()
         except KernelError as error:
             if error.errno != errno.ENOENT:
                 raise
             continue
+        _wait_for_commits(netfilter, generation, doing)
         if read_generation(netfilter) == generation:
             return found, generation
     raise ruleset_busy(doing)
+
+
+def begin_batch(sequence: int, generation: int | None) -> bytes:
+    """Return the message that begins a batch; the kernel refuses one for another generation of the ruleset."""
+    demand = b"" if generation is None else attribute(NFNL_BATCH_GENID, u32be(generation))
+    body = nfgenmsg(NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES) + demand
+    return encode_message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, sequence, body)
+
+
+def _wait_for_commits(netfilter: NetlinkSocket, generation: int, doing: str) -> None:
+    """Wait until changes that the kernel is making are whole, with their number.
+
+    It exchanges the rules shortly before or behind the number, and may pause in between (nf_tables_commit in
+    nf_tables_api.c). A batch waits for the end of that; this one, for a generation that there is not, is refused then
+    (nf_tables_valid_genid).
+    """
+    netfilter.send(begin_batch(netfilter.next_sequences(1), generation ^ NEVER), doing)
+    netfilter.drain(doing)
 
 
 def ruleset_busy(doing: str) -> KernelError:

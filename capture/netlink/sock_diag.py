@@ -13,7 +13,7 @@ from capture.model.conventions import IPPROTO_TCP
 from capture.model.values import Value
 from capture.netlink.attributes import decode_fields, decode_host_number, u32
 from capture.netlink.messages import NLM_F_REQUEST, encode_message
-from capture.netlink.rtnetlink import AF_INET, AF_INET6
+from capture.netlink.rtnetlink import AF_INET, AF_INET6, LOOPBACK_INDEX
 from capture.netlink.sockets import NetlinkSocket
 
 TYPE_CHECKING = False
@@ -66,6 +66,8 @@ class Listener(Value):
     inode: int = 0
     waiting: int = 0
     backlog: int = 0
+    interface: int = 0
+    """The index of the only interface whose connections it takes (SO_BINDTODEVICE, socket(7)); 0 is any."""
 
     not_compared = ("inode", "waiting", "backlog")
 
@@ -73,6 +75,10 @@ class Listener(Value):
     def is_full(self) -> bool:
         """Return whether the kernel takes no further connection (sk_acceptq_is_full, include/net/sock.h)."""
         return self.waiting > self.backlog > 0
+
+    def takes_over(self, *, lo: bool) -> bool:
+        """Return whether connections over lo, or over another interface, reach it."""
+        return not self.interface or (self.interface == LOOPBACK_INDEX) == lo
 
     def takes(self, family: int) -> bool:
         """Return whether connections of the family, AF_INET or AF_INET6, reach it."""
@@ -163,4 +169,5 @@ def decode_listener(body: bytes, protocol: int) -> Listener:
         decode_host_number(body[UID_OFFSET + 4 : UID_OFFSET + 8]),
         decode_host_number(body[UID_OFFSET - 8 : UID_OFFSET - 4]),
         decode_host_number(body[UID_OFFSET - 4 : UID_OFFSET]),
+        decode_host_number(body[40:44]),
     )

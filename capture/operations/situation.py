@@ -53,13 +53,13 @@ def read_other_chains(place: tuple[str, str]) -> OtherChains:
             )
         else:
             chains += found
-    if "filter" in tables:
+    if tables & {"filter", "security"}:
         from capture.backends.iptables.restore import read_legacy_filters
 
         filters = read_legacy_filters()
         chains += filters or ()
         if filters is None:
-            doubts.append("there is a table filter of iptables-legacy, and no iptables-legacy-save to read it")
+            doubts.append("there are filters of iptables-legacy, and no iptables-legacy-save to read them")
     second = tuple(chain for chain in chains if _is_own(chain))
     return OtherChains(tuple(chain for chain in chains if not _is_own(chain)), second, tuple(doubts))
 

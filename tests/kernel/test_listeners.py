@@ -28,6 +28,7 @@ def test_a_listener_is_read_as_it_was_made(netns: NamespaceFactory) -> None:
     namespace.listener(("::1", 15021))
     both = namespace.client(uid=1000).open_socket(socket.AF_INET6, socket.SOCK_STREAM)
     both.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    both.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
     both.bind(("::", 18080))
     both.listen()
 
@@ -37,7 +38,8 @@ def test_a_listener_is_read_as_it_was_made(netns: NamespaceFactory) -> None:
     assert found[15001] == Listener(IPPROTO_TCP, socket.AF_INET, bytes(4), 15001, 1337)
     assert found[15006] == Listener(IPPROTO_TCP, socket.AF_INET, b"\x7f\0\0\1", 15006, 0, transparent=True)
     assert found[15021] == Listener(IPPROTO_TCP, socket.AF_INET6, bytes(15) + b"\1", 15021, 0)
-    assert found[18080] == Listener(IPPROTO_TCP, socket.AF_INET6, bytes(16), 18080, 1000, is_dual=True)
+    assert found[18080] == Listener(IPPROTO_TCP, socket.AF_INET6, bytes(16), 18080, 1000, is_dual=True, interface=1)
+    assert (found[18080].takes_over(lo=True), found[18080].takes_over(lo=False)) == (True, False)
     assert found[18080].takes(socket.AF_INET)
     assert not found[15021].takes(socket.AF_INET)
 

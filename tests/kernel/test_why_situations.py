@@ -160,6 +160,9 @@ BROKEN: dict[str, BrokenPod] = {
         message="what goes to port 15001",
     ),
     "dropped by legacy iptables": BrokenPod("filtered", breaks="iptables-legacy -A INPUT -p tcp --dport 15001 -j DROP"),
+    "dropped by the table security": BrokenPod(
+        "filtered", breaks="iptables-legacy -t security -A INPUT -p tcp --dport 15001 -j DROP"
+    ),
     "rejected at output": BrokenPod("filtered", breaks="iptables -A OUTPUT -p tcp --dport 15001 -j REJECT"),
     "an inbound filter": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --dport 15006 -j DROP", goes="in"),
     "lo is down": BrokenPod("lo-down", breaks="ip link set lo down", of_pod=True),

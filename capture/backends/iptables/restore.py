@@ -86,35 +86,34 @@ class RestoreDriver(IptablesDriver):
         return done.stdout
 
 
-FILTER = "filter"
-FILTER_PRIORITY = 0
-"""NF_IP_PRI_FILTER in linux/netfilter_ipv4.h."""
+FILTERS = {"filter": 0, "security": 50}
+"""NF_IP_PRI_FILTER and NF_IP_PRI_SECURITY in linux/netfilter_ipv4.h."""
 
 
 def read_legacy_filters() -> tuple[BaseChain, ...] | None:
-    """Return the chains at INPUT and OUTPUT of the legacy table filter, which may drop what ours have redirected.
+    """Return the chains at INPUT and OUTPUT of the legacy tables that may drop what ours have redirected.
 
-    We never write there. None where the table is there and no program to read it.
+    We never write there. None where a table is there and no program to read it.
     """
     found: list[BaseChain] = []
     for family in FAMILIES:
-        if FILTER in legacy_tables(family):
+        for name in FILTERS.keys() & {*legacy_tables(family)}:
             try:
-                found += _filters_of(family)
+                found += _filters_of(family, name)
             except CaptureError:
                 return None
     return tuple(found)
 
 
-def _filters_of(family: Family) -> Iterator[BaseChain]:
+def _filters_of(family: Family, name: str) -> Iterator[BaseChain]:
     from capture.analysis.base_chains import BaseChain  # which no writing needs
 
-    saved = run([require("legacy", family, "save"), "-c", "-t", FILTER]).stdout
-    # The model has no table filter; mangle has the same chains and more.
-    for table in parse_save(saved.replace(f"*{FILTER}\n", f"*{MANGLE}\n"), family).tables:
+    saved = run([require("legacy", family, "save"), "-c", "-t", name]).stdout
+    # The model has no such table; mangle has the same chains and more.
+    for table in parse_save(saved.replace(f"*{name}\n", f"*{MANGLE}\n"), family).tables:
         for chain in table.chains:
             if chain.name in (INPUT, OUTPUT) and (chain.rules or chain.policy == "DROP"):
                 others = tuple(each for each in table.chains if each is not chain)
                 contents = table.replace(chains=(chain, *others))
-                name = f"{FILTER} of iptables-legacy"
-                yield BaseChain(name, (family,), chain.name, FILTER_PRIORITY, False, contents, is_native=False)
+                shown = f"{name} of iptables-legacy"
+                yield BaseChain(shown, (family,), chain.name, FILTERS[name], False, contents, is_native=False)
