@@ -56,6 +56,5 @@ def _show(found: list[Finding], *, everything: bool) -> None:
     shown = [each for each in found if everything or each.topic not in DRIVERS or each.state in ("warning", "error")]
     print_findings(shown)
     if len(shown) < len(found):
-        print_lines(
-            [f"{len(found) - len(shown)} more findings about kernel and host are in order: `capture doctor --all`"]
-        )
+        more = f"{len(found) - len(shown)} more findings about kernel and host"
+        print_lines([f"{more}, none of them a fault: `capture doctor --all`"])
