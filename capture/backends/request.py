@@ -37,12 +37,13 @@ def requested_backend(request: BackendRequest) -> str:
     """Return the backend that a request names or implies, or "". Raises ConfigurationError if the two differ."""
     requested = "" if request.backend == "auto" else request.backend
     implied = [backend for backend, drivers in DRIVERS.items() if request.driver in drivers]
+    named = f"the backend {requested} ({request.backend_origin})" if requested else f"the driver {request.driver}"
     if requested and request.driver and requested not in implied:
-        expected = f"{' or '.join(DRIVERS[requested])} with the backend {requested} ({request.backend_origin})"
+        expected = f"{' or '.join(DRIVERS[requested])} with {named}"
         raise ConfigurationError("--driver", request.driver, request.driver_origin, expected)
     backend = requested or (implied[0] if len(implied) == 1 else "")
     if request.variant and backend == "nftables":
-        expected = "nothing, because nftables has no variants; or the backend iptables"
+        expected = f"nothing, because {named} has no variants; or the backend iptables"
         raise ConfigurationError("--force-iptables-binary", request.variant, request.variant_origin, expected)
     backend = "iptables" if request.variant else backend
     if backend == "iptables" and request.variant and request.variant not in VARIANTS_OF.get(request.driver, VARIANTS):
