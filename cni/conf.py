@@ -189,7 +189,7 @@ def is_label(text: str) -> bool:
     """Whether a text can be the name of a namespace (RFC 1123, "label": at most 63 letters, digits, inner hyphens)."""
     plain = text.replace("-", "a")
     return (
-        0 < len(text) <= 63
+        len(text) <= 63
         and plain.isascii()
         and plain.isalnum()
         and plain == plain.lower()

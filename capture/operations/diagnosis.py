@@ -33,6 +33,7 @@ from capture.netlink.ipsec import IpsecPolicy, read_policies
 from capture.operations import host_of, reference, trace, verify
 from capture.operations.comparison import own_rules_of
 from capture.operations.drift_causes import (
+    SENT_ON,
     USUAL,
     delivery_causes,
     drift_causes,
@@ -212,13 +213,9 @@ def _of_connection(
     causes = [each for each in of_pod if stops(each, capture, live)]
     is_inbound = packet.in_interface is not None
     desired = _desired(known)
-    sent = live.packet.replace(source_port=live.packet.source_port or USUAL_SOURCE_PORT)
-    by_desired = trace_whole_path(sent, Situation(desired))
     found = [*causes, *(() if is_inbound else _socket_lb_causes(packet))]
-    for each in causes_of_connection(live, by_desired, facts, capture, rule_of):
-        by_drift = _unexpected_cause("rule-unexpected", live, settings) if each.kind == "rule-missing" else None
-        found += [by_drift or each]
-    found += _loop_causes(live, settings, capture)
+    found += _rule_causes(live, desired, settings, facts, capture)
+    found += _causes_behind_the_proxy(live, settings, capture)
     following = [] if found else list(_following(live, capture))
     found += [untracked_cause(each) or drop_cause(each, rule_of) for each in following if each.certain][:1]
     if is_inbound and not found and packet.source is not None and not answers_have_a_route(packet):
@@ -240,6 +237,16 @@ def _of_connection(
         notes.append(cause("ipsec: encrypted", policy=policy.words))
     is_certain = live.certain and not unread and all(each.certain for each in following)
     return Diagnosis(live.packet, live, tuple(found), tuple(notes), is_certain)
+
+
+def _rule_causes(
+    live: Trace, desired: Ruleset, settings: Settings | None, facts: PodFacts, capture: Capture
+) -> Iterator[Cause]:
+    """Yield why rules do not lead a packet to a proxy that listens; a rule that was not applied, as such."""
+    sent = live.packet.replace(source_port=live.packet.source_port or USUAL_SOURCE_PORT)
+    for each in causes_of_connection(live, trace_whole_path(sent, Situation(desired)), facts, capture, rule_of):
+        by_drift = _unexpected_cause("rule-unexpected", live, settings) if each.kind == "rule-missing" else None
+        yield by_drift or each
 
 
 def _ipsec_policies() -> tuple[list[IpsecPolicy], list[Cause]]:
@@ -308,13 +315,15 @@ def _unexpected_cause(name: str, live: Trace, settings: Settings | None, **words
     return cause(name, found.place, rule=rule_of(found.rule, found.family), **words)
 
 
-def _loop_causes(live: Trace, settings: Settings | None, capture: Capture) -> Iterator[Cause]:
-    """Yield a cause if what the proxy sends on would come back to it, by a foreign rule or for want of one of ours."""
+def _causes_behind_the_proxy(live: Trace, settings: Settings | None, capture: Capture) -> Iterator[Cause]:
+    """Yield a cause if what the proxy sends on is dropped, or would come back to it."""
     is_captured = live.outcome == "proxy-outbound" and live.packet.in_interface is None
     if not is_captured or not capture.uids or not capture.gids:
         return
     uid, gid = capture.uids[0].first, capture.gids[0].first
     sent_on = trace(live.packet.replace(uid=uid, gid=gid))
+    if sent_on.outcome == "dropped":
+        yield drop_cause(sent_on, rule_of, what=SENT_ON)
     if sent_on.outcome != "proxy-outbound":
         return
     step = sent_on.step

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from capture.model.ruleset import Rule, Ruleset
     from capture.operations.results import Verified
 
+SENT_ON = "what the proxy sends on"
 USUAL = Packet("tcp", parse_address("203.0.113.7"), 80, uid=APP_ID, gid=APP_ID)
 """To an address outside (RFC 5737), of a user who is not the proxy."""
 
@@ -79,7 +80,7 @@ def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]
     others = list(_usual_traces(facts)) if dropping else []
     for table, chain, number, effect in dropping:
         if effect is not None:
-            what = "what the proxy sends on" if effect.before.outcome == "direct" else "captured traffic"
+            what = SENT_ON if effect.before.outcome == "direct" else "captured traffic"
             found = drop_cause(effect.after, rule_of, others, what)
             # An effect is that of its rule alone: in its base chain other rules, and their numbers, are missing.
             is_called = effect.after.step is not None and effect.after.step.chain != chain

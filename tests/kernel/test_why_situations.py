@@ -145,6 +145,13 @@ BROKEN: dict[str, BrokenPod] = {
         "nat-first", breaks=f"iptables -t nat -I OUTPUT -p tcp -j {TO_OTHER}", backend="iptables"
     ),
     "a second set": BrokenPod("second-set", breaks=SECOND_SET, has_traffic=False),
+    "the proxy's call is rejected": BrokenPod(
+        "filtered",
+        breaks="iptables -A OUTPUT -p tcp --dport 80 -j REJECT",
+        has_traffic=False,
+        of_pod=True,
+        message="a foreign rule rejects what the proxy sends on",
+    ),
     "dropped before": BrokenPod("filtered", breaks=BEFORE % ("filter", -200, "drop")),
     "dropped at input": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --dport 15001 -j DROP"),
     "dropped behind a foreign redirect": BrokenPod(

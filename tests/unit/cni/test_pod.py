@@ -107,6 +107,10 @@ def test_the_environment_that_the_annotation_for_the_proxy_gives_it(config: str)
     assert proxy.environment_from == "annotation proxy.istio.io/config"
 
 
+def test_annotations_do_not_tell_the_whole_environment() -> None:
+    assert not from_annotations(WEB, {}).knows_environment
+
+
 def test_quotes_of_its_names_and_values_are_taken_off_in_pairs() -> None:
     config = "proxyMetadata:\n  A: ''\n  B: '\n  C: \"x'\n  'D': y\n"
     proxy = from_annotations(WEB, {"proxy.istio.io/config": config}).proxy

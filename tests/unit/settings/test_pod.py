@@ -15,7 +15,6 @@ from capture.settings.parsers import Selection
 from capture.settings.pod import (
     ANNOTATED_OPTIONS,
     ANNOTATION_NAMES,
-    MAX_CHARACTERS,
     MAX_MISSPELT,
     Pod,
     Proxy,
@@ -200,7 +199,10 @@ def test_hostile_annotations_are_refused_by_name_and_value(what: str, turn: int)
 
 
 def test_an_annotation_longer_than_kubernetes_allows_is_refused_even_if_it_can_be_read() -> None:
-    error = refused({TRAFFIC + "excludeInboundPorts": "80," * (MAX_CHARACTERS // 3 + 1)})
+    longest = "80," * (256 * 1024 // 3) + "8"
+    settings = explicit({TRAFFIC + "excludeInboundPorts": longest})
+    assert settings[option.EXCLUDED_INBOUND_PORTS][:2] == spans(8, 80)
+    error = refused({TRAFFIC + "excludeInboundPorts": f"{longest}0"})
     assert f"at most {256 * 1024} characters" in error.expected, "as many as Kubernetes takes"
 
 

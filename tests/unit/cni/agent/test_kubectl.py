@@ -73,6 +73,8 @@ def test_pods_by_owner_or_label(cluster: Path, monkeypatch: pytest.MonkeyPatch, 
     assert run("verify", *named, "-n", "shop", "--context", "far", monkeypatch=monkeypatch) == 4
     assert last(cluster).startswith("--context=far exec")
     assert last(cluster).endswith("node pod shop/web verify")
+    is_selected = "--selector=app=web" in (cluster / "log").read_text()
+    assert is_selected == (named[0] in ("deploy/web", "-l"))
 
 
 def test_the_status_of_all_nodes(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
