@@ -16,7 +16,7 @@ import sys
 from capture.backends.nftables import plan
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.netlink import NetlinkDriver, read_live
-from capture.backends.nftables.render import TableCommands, table_text
+from capture.backends.nftables.render import TableCommands, rule_commands
 from capture.errors import CaptureError, KernelError, PrivilegeError, UnsupportedError
 from capture.netlink.nfnetlink import open_netfilter
 
@@ -56,7 +56,7 @@ class LibnftablesDriver(NetlinkDriver):
 
     def _change(self, doing: str, desired: tuple[NativeTable, ...]) -> None:
         with open_netfilter() as netfilter:
-            script = [*plan.replace(desired, read_live(netfilter), TableCommands), *map(table_text, desired)]
+            script = [*plan.replace(desired, read_live(netfilter), TableCommands), *rule_commands(desired)]
         if script:
             _run(doing, "\n".join(script))
 

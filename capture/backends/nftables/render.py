@@ -11,7 +11,7 @@ from capture.model.text import without_line_ends
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from capture.backends.nf_tables.hooks import Hook
@@ -65,6 +65,13 @@ class TableCommands:
 
     def delete_chain(self, chain: str) -> str:
         return f"delete chain {self._table} {chain}"
+
+
+def rule_commands(tables: Iterable[native.NativeTable]) -> Iterator[str]:
+    """Yield the lines of a script that append the rules of tables."""
+    for table in tables:
+        for chain in table.chains:
+            yield from (f"add rule inet {table.name} {chain.name} {rule_text(rule)}" for rule in chain.rules)
 
 
 def rule_text(rule: native.NativeRule) -> str:
