@@ -551,3 +551,7 @@ def test_every_text_is_used_with_the_words_that_it_needs() -> None:
             case ast.Call(func=ast.Name(id="cause"), args=[ast.Constant(value=str() as name), *_], keywords=words):
                 filled: dict[str, object] = {word.arg: 1 for word in words if word.arg}
                 assert "{" not in cause(name, "", **OF_A_FAMILY | filled).message
+
+
+def test_a_doubt_is_told_as_it_is() -> None:
+    assert cause("unjudged: doubt", doubt="the rules are too entangled").message == "the rules are too entangled"

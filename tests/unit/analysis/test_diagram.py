@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations, product
 from random import Random
 
 import pytest
@@ -167,3 +167,12 @@ def test_a_list_of_rules_is_what_each_packet_meets_of_it(seed: int, count: int) 
         return tuple(found)
 
     assert drawn.same(node, met)
+
+
+def test_of_ranges_that_reach_beyond_a_field_the_rest_counts() -> None:
+    diagrams = Diagrams()
+    for first, last, then, end in combinations(range(-2, HIGH + 4), 4):
+        ranges = [(first, last - 1), (then, end)]
+        found = diagrams.inside(0, ranges, 0, HIGH)
+        for number in range(HIGH + 1):
+            assert diagrams.at(found, (number,)) is any(low <= number <= high for low, high in ranges)

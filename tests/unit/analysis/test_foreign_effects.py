@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.base_chains import BaseChain, PodNetwork
-from capture.analysis.foreign_effects import DIVERTS, DIVERTS_BEHIND, STOPS, what_foreign_does
+from capture.analysis.foreign_effects import (
+    CHANGES_MARKS,
+    DIVERTS,
+    DIVERTS_BEHIND,
+    POLICY,
+    STOPS,
+    what_foreign_does,
+)
 from capture.analysis.judgement import judge
 from capture.model.ruleset import (
     ALL_BITS,
@@ -18,7 +25,10 @@ from capture.model.ruleset import (
     Drop,
     Protocol,
     Redirect,
+    RestoreMark,
     Rule,
+    SaveMark,
+    SetMark,
     Table,
     TransparentProxy,
     only,
@@ -58,3 +68,15 @@ def test_the_words_depend_on_where_packets_meet_the_rule(
     (found,) = judge(desired, desired, (there,), PodNetwork(), is_native=False).obstacles
 
     assert what_foreign_does(found.rule, found.effect) == does
+
+
+@pytest.mark.parametrize(
+    ("rule", "does"),
+    [
+        (ALL, DIVERTS),
+        (None, POLICY),
+        *((Rule(verdict), CHANGES_MARKS) for verdict in (SetMark(1), SaveMark(), RestoreMark())),
+    ],
+)
+def test_without_a_packet_that_shows_it_the_words_are_those_of_the_rule(rule: Rule | None, does: str) -> None:
+    assert what_foreign_does(rule, None) == does

@@ -9,7 +9,7 @@ import pytest
 from capture.analysis.base_chains import Situation
 from capture.analysis.compiler import Compiler
 from capture.analysis.realistic import realistic
-from capture.analysis.regions import parts, region_text, witness
+from capture.analysis.regions import parts, quick_witness, region_text, witness
 from capture.analysis.space import Field, PacketSpace
 from capture.model.addresses import merge_ranges
 from capture.model.ruleset import ALL_BITS
@@ -58,6 +58,10 @@ def test_parts_are_the_set_among_packets_that_can_occur_and_the_witness_is_in_it
         assert diagrams.both(again, among) == possible
         if possible != diagrams.no:
             assert diagrams.at(possible, witness(space, possible, direction)) is True
+            quick = quick_witness(space, possible, direction)
+            assert quick is not None
+            assert diagrams.at(possible, quick) is True
+        assert quick_witness(space, diagrams.no, direction) is None
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import HOOKS
+from capture.backends.nf_tables.hooks import HOOKS, Hook, decode_hook, encode_hook
 from capture.backends.nf_tables.messages import TableMessages
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.ruleset import NAT, OUTPUT
-from capture.netlink.attributes import decode_fields
+from capture.netlink.attributes import attribute, decode_fields, text
 from capture.netlink.messages import NLM_F_APPEND, NLM_F_NONREC
 
 MESSAGES = TableMessages(FAMILY_NUMBERS["ipv6"], NAT)
@@ -50,6 +50,15 @@ def test_a_base_chain_has_a_hook_and_a_policy() -> None:
     assert nf.NFTA_CHAIN_HOOK in base
     assert base[nf.NFTA_CHAIN_POLICY] == bytes(4)
     assert not {nf.NFTA_CHAIN_HOOK, nf.NFTA_CHAIN_POLICY} & other.keys()
+
+
+def test_a_hook_is_read_as_it_was_written() -> None:
+    for hook in {*HOOKS.values()}:
+        fields = decode_fields(encode_hook(hook) + attribute(nf.NFTA_CHAIN_TYPE, text(hook.kind)))
+        assert decode_hook(fields) == hook
+        del fields[nf.NFTA_CHAIN_TYPE]
+        assert decode_hook(fields) == Hook("filter", hook.name, hook.priority), "the type of a chain without one"
+    assert decode_hook({}) is None
 
 
 def test_a_rule_goes_to_the_end_or_before_another() -> None:

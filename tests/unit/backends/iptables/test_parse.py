@@ -187,6 +187,7 @@ COMMIT
 :PREROUTING ACCEPT [1:60]
 :ISTIO_OUTPUT - [0:0]
 :DOCKER - [0:0]
+# iptables-restore ignores such a line anywhere.
 [3:180] -A OUTPUT -p tcp -j ISTIO_OUTPUT
 -A OUTPUT -j ACCEPT
 [7:420] -A ISTIO_OUTPUT -d 127.0.0.1/32 -m comment --comment localhost -j RETURN

@@ -31,6 +31,13 @@ def written(table: dict[tuple[str, int], Any], name: str, revision: int, fields:
     return structure
 
 
+ADDRESS_TYPES = (
+    *("UNSPEC", "UNICAST", "LOCAL", "BROADCAST", "ANYCAST", "MULTICAST"),
+    *("BLACKHOLE", "UNREACHABLE", "PROHIBIT", "THROW", "NAT", "XRESOLVE"),
+)  # fmt: skip
+"""As libxt_addrtype.c has them, from the lowest bit."""
+
+
 @pytest.mark.parametrize(
     ("name", "revision", "fields", "words"),
     [
@@ -54,6 +61,8 @@ def written(table: dict[tuple[str, int], Any], name: str, revision: int, fields:
         ("icmp", 0, {"type": 3, "code": 1, "code_to": 1, "invert": 1}, "! --icmp-type 3/1"),
         ("icmp", 0, {"type": 255, "code_to": 255}, "--icmp-type any"),
         ("addrtype", 1, {"source": 0b10, "destination": 0b100, "flags": 1}, "! --src-type UNICAST --dst-type LOCAL"),
+        ("addrtype", 1, {"source": 0xFFF},
+            f"--src-type {','.join(ADDRESS_TYPES)}"),
         ("addrtype", 1, {"destination": 1 << 11, "flags": 2 + 4 + 8},
             "! --dst-type XRESOLVE --limit-iface-in --limit-iface-out"),
         ("owner", 1, {"match": 1, "uid_min": 5, "uid_max": 5}, "--uid-owner 5"),
@@ -163,9 +172,6 @@ def test_several_ports_read_as_iptables_prints_them(
             IPV4,
             "--log-level 7 --log-tcp-sequence --log-tcp-options --log-ip-options --log-uid --log-macdecode",
         ),
-        ("REJECT", 0, {"answer": 3}, IPV4, "--reject-with icmp-port-unreachable"),
-        ("REJECT", 0, {"answer": 7}, IPV4, "--reject-with tcp-reset"),
-        ("REJECT", 0, {"answer": 6}, IPV6, "--reject-with tcp-reset"),
         ("REJECT", 0, {"answer": 9}, IPV6, "[ revision 0, 0x09 ]"),
     ],
 )
@@ -206,6 +212,23 @@ def test_a_protocol_reads_as_iptables_prints_it() -> None:
         for name in ("icmp", "igmp", "tcp", "udp", "dccp", "ipv6", "gre", "esp", "ah", "ipv6-icmp", "sctp", "udplite")
     ]
     assert protocol_text(99, negated=1) == "! -p 99"
+
+
+@pytest.mark.parametrize(
+    ("family", "answers"),
+    [
+        (IPV4, ("net-unreachable host-unreachable proto-unreachable port-unreachable - net-prohibited host-prohibited"
+                " tcp-reset admin-prohibited")),
+        (IPV6, "no-route adm-prohibited - addr-unreachable port-unreachable - tcp-reset policy-fail reject-route"),
+    ],
+)  # fmt: skip
+def test_each_answer_of_a_rule_reads_as_iptables_prints_it(family: Family, answers: str) -> None:
+    """By their numbers in ipt_REJECT.h and ip6t_REJECT.h; a dash is one that iptables does not write."""
+    kind = "icmp" if family == IPV4 else "icmp6"
+    for number, name in enumerate(answers.split()):
+        words = target_text("REJECT", 0, written(TARGETS, "REJECT", 0, {"answer": number}), family)
+        plain = "tcp-reset" if name == "tcp-reset" else f"{kind}-{name}"
+        assert words == (f"REJECT [ revision 0, 0x{number:02x} ]" if name == "-" else f"REJECT --reject-with {plain}")
 
 
 @pytest.mark.parametrize("more", [{"flags": 4}, {"ct_events": 1}, {"exp_events": 1}, {"timeout": b"x"}])

@@ -239,6 +239,10 @@ def test_an_upper_bound_belongs_to_the_lower_one_right_before_it() -> None:
     assert described(*decoded(TCP + SPORT + lower + DPORT + upper).conditions) == (
         "meta l4proto tcp tcp sport 80-65535 tcp dport 0-90"
     )
+    between = make.equals(port(85), negated=True)
+    assert described(*decoded(TCP + DPORT + lower + between + upper).conditions) == (
+        "meta l4proto tcp tcp dport 80-65535 tcp dport != 85 tcp dport 0-90"
+    )
 
 
 def test_a_rule_of_a_family_is_of_the_family_of_its_addresses() -> None:

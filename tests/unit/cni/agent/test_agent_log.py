@@ -23,7 +23,7 @@ def test_a_line_is_json_on_standard_output(capfd: pytest.CaptureFixture[str]) ->
     )  # fmt: skip
 
 
-def test_an_agent_whose_log_nobody_reads_goes_on() -> None:
+def test_an_agent_whose_log_has_no_reader_goes_on() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     AgentLog(descriptor=writer).info("installed")

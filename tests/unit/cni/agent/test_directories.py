@@ -78,7 +78,7 @@ def test_a_directory_no_longer_watched_is_forgotten(tmp_path: Path) -> None:
     facts = Path(f"/proc/self/fdinfo/{directories._inotify.fd}").read_text()
     assert facts.count("inotify wd:") == 1, "the parent's"
     directories.close()
-    assert len(os.listdir("/proc/self/fd")) == open_files
+    assert len(os.listdir("/proc/self/fd")) <= open_files
 
 
 def test_a_file_that_is_renamed_in_is_noticed(watched: tuple[Directories, Path]) -> None:

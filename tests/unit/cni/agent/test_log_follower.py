@@ -20,10 +20,10 @@ def test_lines_are_passed_on_across_rotations_and_none_twice(tmp_path: Path) -> 
     seen += follower.lines()
     assert seen == [b"line %d\n" % number for number in range(100)]
     assert (tmp_path / "cni.log.1").exists()
-    assert len(os.listdir("/proc/self/fd")) == open_files
+    assert len(os.listdir("/proc/self/fd")) <= open_files
 
 
-def test_a_pipe_that_nobody_writes_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_without_a_writer_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "cni.log")
     assert [*LogFollower(str(tmp_path / "cni.log")).lines()] == []
 
