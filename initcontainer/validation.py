@@ -80,7 +80,7 @@ def _require_delivery(desired: Ruleset, settings: Settings) -> None:
         raise ValidationError(f"validation failed: {found.message}", found.remedy)
     for need in missing(desired):
         if isinstance(need, PolicyRoute):
-            raise ValidationError(f"validation failed: {need.message} (table {need.table})", _author(settings))
+            raise ValidationError(f"validation failed: {need.message}", _author(settings))
 
 
 def _by_connections(

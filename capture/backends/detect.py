@@ -154,7 +154,7 @@ def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
 
 
 def _remedy(facts: HostFacts, unusable: dict[tuple[str, str], list[str]]) -> str:
-    """Return what to do about drivers that cannot be used: what helps the best variant first, if it is known to lack modules."""
+    """Return what to do about it: what helps the best variant first, if it is known to lack modules."""
     lacking = dict(facts.lacking)
     modules = next((lacking[variant] for variant, _ in unusable if variant in lacking), None)
     if modules is None:

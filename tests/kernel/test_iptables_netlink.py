@@ -586,13 +586,13 @@ class TestWhatTheKernelLacks:
     def test_without_privilege_nothing_can_be_written(self, netns: NamespaceFactory) -> None:
         program = """
             import sys; sys.path[:0] = [sys.argv[1]]
-            from capture.backends.iptables.netlink import NetlinkDriver
+            from capture.backends.iptables.netlink import IptablesNetlinkDriver
             from capture.errors import CaptureError
             from capture.model.addresses import FAMILIES
             from capture.model.ruleset import Chain, Return, Rule, Ruleset, Table
             chains = (Chain("OUTPUT", (Rule(Return()),)),)
             try:
-                NetlinkDriver().write(Ruleset(FAMILIES, (Table("nat", chains),)), Ruleset(FAMILIES, ()), None)
+                IptablesNetlinkDriver().write(Ruleset(FAMILIES, (Table("nat", chains),)), Ruleset(FAMILIES, ()), None)
             except CaptureError as error:
                 print(type(error).__name__, error.message)
             """

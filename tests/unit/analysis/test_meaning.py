@@ -111,7 +111,17 @@ def test_a_network_replaces_the_first_bits_of_the_destination() -> None:
         (("! -p tcp", "meta l4proto != 6", "ip protocol != { tcp, 1 }"), False, True),
         (("-p icmp", "meta l4proto { 1, 58 }"), False, False),
         (("meta l4proto { 6, 17 }",), True, True),
-        (("meta l4proto { 1-20 }", "-m mac --mac-source 0:0:0:0:0:1", "meta l4proto"), None, None),
+        (
+            (
+                "meta l4proto { 1-20 }",
+                "meta l4proto @s",
+                "ip protocol != @s",
+                "-m mac --mac-source 0:0:0:0:0:1",
+                "meta l4proto",
+            ),
+            None,
+            None,
+        ),
     ],
 )
 def test_matches_of_a_protocol_hold_for_all_its_packets_or_for_none(
