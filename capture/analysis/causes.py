@@ -449,7 +449,7 @@ def _dropped_at(live: Trace) -> str:
 
 
 def _redirected_to(live: Trace, others: Iterable[Trace]) -> str:
-    """Return to which ports packets were redirected that are dropped like this one; TPROXY leaves them theirs."""
+    """Return to which ports packets were redirected that are dropped like this one; TPROXY leaves them as they are."""
     alike = [each for each in others if each.outcome == "dropped" and _dropped_at(each) == _dropped_at(live)]
     ports = sorted({port for each in (live, *alike) for port in _ports_of(each)})
     return f"port{'s' * (len(ports) > 1)} {' and '.join(map(str, ports))}" if ports else ""

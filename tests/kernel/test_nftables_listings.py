@@ -1,6 +1,6 @@
 """nft lists our messages' rules as it lists its own.
 
-Three ways into the kernel (our messages, ``nft -f``, a script for libnftables), three listings, one row at a time;
+Three ways into the kernel (our messages, ``nft -f``, libnftables' JSON), three listings, one row at a time;
 and rules in all the forms that nft has, read by our messages and by libnftables.
 """
 

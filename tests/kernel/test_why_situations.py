@@ -1,6 +1,6 @@
 """Broken pods and healthy ones: ``why`` names the cause of each broken one and no other, none of the healthy ones.
 
-Traffic agrees: what has a cause does not reach the proxy. The last seven situations are from reports of users.
+Traffic agrees: what has a cause does not reach the proxy. The last situations are from reports of users.
 """
 
 from __future__ import annotations

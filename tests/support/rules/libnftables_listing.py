@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from capture.backends.nf_tables.hooks import Hook
+from capture.backends.nftables.libnftables_json import FIELDS, ZONE
 from capture.backends.nftables.lift import lift
 from capture.backends.nftables.names import MODEL_TABLES
 from capture.backends.nftables.native import (
@@ -57,17 +58,6 @@ if TYPE_CHECKING:
 
     Object = dict[str, Any]
     Sets = dict[str, list[Any]]
-
-
-def _expression(field: str) -> Object:
-    kind, _, name = field.rpartition(" ")
-    if kind in ("", "meta", "ct"):
-        return {kind or "meta": {"key": name}}
-    return {"payload": {"protocol": kind, "field": name}}
-
-
-FIELDS = {field: _expression(field) for field in (*SIZES, IIFNAME, OIFNAME)}
-ZONE = _expression("ct zone")
 
 
 class Listing:
