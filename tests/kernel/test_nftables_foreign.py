@@ -316,6 +316,17 @@ def test_with_tproxy_udp_has_no_marks_that_a_filter_could_disturb(pair: PodPair)
         assert operations.verify(desired).holds
 
 
+def test_the_owner_of_what_comes_in_is_not_judged(pair: PodPair) -> None:
+    """Packets of an open connection have the receiving socket's, here the proxy's; that of the first has none."""
+    apply_in_nftables(pair)
+    pair.pod.run(["nft", "-f", "-"], stdin=chain("filter hook input priority 0", "meta skuid 1000-2000 drop"))
+
+    with pair.pod.entered():
+        verified = operations.verify(settings({}, DRIVERS["nftables-netlink"]))
+
+    assert (verified.holds, verified.is_certain) == (True, False)
+
+
 def test_an_unjudged_rule_is_no_drift_and_no_proof(pair: PodPair) -> None:
     apply_in_nftables(pair)
     pair.pod.run(["nft", "-f", "-"], stdin=UNKNOWN)

@@ -170,7 +170,10 @@ def _of_table(
                 point,
                 hook.priority,
                 is_nat,
-                model.Table(model.NAT if is_nat else model.MANGLE, (entry, *called)),
+                model.Table(
+                    model.NAT if is_nat else model.MANGLE,
+                    tuple(map(_of_receiver, (entry, *called))) if point == model.INPUT else (entry, *called),
+                ),
                 is_older=listed.handle < first_own,
                 is_native=not listed.is_filter_of_iptables,
                 is_route=hook.kind == "route",
@@ -195,6 +198,27 @@ def _of_devices(
         rule.replace(matches=(kind(device), *rule.matches)) for rule in (*entry.rules, *last) for device in devices
     ]
     return entry.replace(rules=tuple(rules), policy="ACCEPT")
+
+
+def _of_receiver(chain: model.Chain) -> model.Chain:
+    """Return a chain at INPUT: packets of open connections have the owner of the receiving socket there.
+
+    The kernel looks for that socket before (early demux, ip_rcv_finish_core in net/ipv4/ip_input.c).
+    """
+    return chain.replace(
+        rules=tuple(
+            rule.replace(
+                matches=tuple(
+                    model.UnknownMatch(f"owner: {rule.why}") if isinstance(each, OWNERS) else each
+                    for each in rule.matches
+                )
+            )
+            for rule in chain.rules
+        )
+    )
+
+
+OWNERS = (model.OwnerUid, model.OwnerGid)
 
 
 def _rules_by_chain(netfilter: NetlinkSocket, listed: ListedTable) -> dict[bytes, list[model.Rule]]:
