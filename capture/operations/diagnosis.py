@@ -278,7 +278,7 @@ def _escape_notes(process: int | None) -> Iterator[Cause]:
 
 def _live() -> Ruleset:
     """Return the first set of live rules; an empty one without any."""
-    return next((load(found).read() for found in detect.find_live_sets()), Ruleset((), ()))
+    return next((load(found.choice).read() for found in detect.find_live_sets()), Ruleset((), ()))
 
 
 def _socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
