@@ -260,6 +260,6 @@ def live_sets_in(facts: HostFacts) -> tuple[SetLocation, ...]:
                 by_program if flavour == "legacy" else "netlink",
                 "" if flavour == "nftables" else flavour,
             )
-            spellings = filter(None, (spelling_of(chain.chain) for chain in own))
-            found.append(SetLocation(choice, families, tuple(dict.fromkeys(spellings))))
+            spellings = dict.fromkeys(spelling_of(chain.chain) for chain in own)
+            found.append(SetLocation(choice, families, tuple(filter(None, spellings))))
     return tuple(found)
