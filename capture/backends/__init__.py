@@ -47,7 +47,7 @@ def load(choice: BackendChoice) -> Driver:
     if choice.backend == "nftables":
         from capture.backends.nftables import netlink as nftables
 
-        return nftables.NetlinkDriver()
+        return nftables.NftablesNetlinkDriver()
     driver: Driver
     if choice.driver == "iptc":
         from capture.backends.iptables.iptc_driver import IptcDriver
@@ -56,7 +56,7 @@ def load(choice: BackendChoice) -> Driver:
     elif choice.driver == "netlink":
         from capture.backends.iptables import netlink
 
-        driver = netlink.NetlinkDriver()
+        driver = netlink.IptablesNetlinkDriver()
     else:
         from capture.backends.iptables.restore import RestoreDriver
 

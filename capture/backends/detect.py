@@ -130,33 +130,33 @@ def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
     backend = requested_backend(request)
     if backend == "nftables":
         return _nftables(facts, request.driver or "netlink", "requested")
-    if not backend and facts.obstacle and not facts.uses("legacy"):
-        return _nftables(facts, request.driver or "netlink", f"iptables-nft cannot be used here: {facts.obstacle}")
+    if not backend and facts.hindrance and not facts.uses("legacy"):
+        return _nftables(facts, request.driver or "netlink", f"iptables-nft cannot be used here: {facts.hindrance}")
     has_own_in_iptables = any(facts.uses(variant, own=True) for variant in VARIANTS)
     if not backend and not facts.own_users and facts.nf_tables and not has_own_in_iptables:
         return _nftables(facts, request.driver or "netlink", OTHER_USERS)
-    obstacles: dict[tuple[str, str], list[str]] = {}
+    unusable: dict[tuple[str, str], list[str]] = {}
     for driver, variant in _iptables_drivers(facts, request):
-        obstacle = _why_unusable(facts, driver, variant, certain=not backend)
-        if obstacle is None:
-            reason = "; ".join((_why_variant(facts, request, variant), *_obstacle_lines(obstacles)))
+        hindrance = _why_unusable(facts, driver, variant, certain=not backend)
+        if hindrance is None:
+            reason = "; ".join((_why_variant(facts, request, variant), *_reasons(unusable)))
             return BackendChoice("iptables", driver, variant, reason)
-        obstacles.setdefault((variant, obstacle), []).append(driver)
-    in_the_way = "; ".join(_obstacle_lines(obstacles))
+        unusable.setdefault((variant, hindrance), []).append(driver)
+    reasons = "; ".join(_reasons(unusable))
     if backend == "iptables":
-        raise UnsupportedError(f"iptables cannot be used here: {in_the_way}", _remedy(facts, obstacles))
+        raise UnsupportedError(f"iptables cannot be used here: {reasons}", _remedy(facts, unusable))
     try:
-        return _nftables(facts, request.driver or "netlink", f"iptables cannot be used here: {in_the_way}")
+        return _nftables(facts, request.driver or "netlink", f"iptables cannot be used here: {reasons}")
     except UnsupportedError as error:
         raise UnsupportedError(
-            f"neither backend can be used here. {in_the_way}; nftables: {error.message}", error.remedy
+            f"neither backend can be used here. {reasons}; nftables: {error.message}", error.remedy
         ) from error
 
 
-def _remedy(facts: HostFacts, obstacles: dict[tuple[str, str], list[str]]) -> str:
-    """Return what to do about the obstacles: what helps the best variant first, if it is known to lack modules."""
+def _remedy(facts: HostFacts, unusable: dict[tuple[str, str], list[str]]) -> str:
+    """Return what to do about it: what helps the best variant first, if it is known to lack modules."""
     lacking = dict(facts.lacking)
-    modules = next((lacking[variant] for variant, _ in obstacles if variant in lacking), None)
+    modules = next((lacking[variant] for variant, _ in unusable if variant in lacking), None)
     if modules is None:
         return "Install or load what is missing, or leave the choice open (--backend auto)."
     from capture.backends.missing_modules import remedy_for  # where something failed
@@ -164,9 +164,9 @@ def _remedy(facts: HostFacts, obstacles: dict[tuple[str, str], list[str]]) -> st
     return f"{remedy_for(modules)} Or leave the choice open (--backend auto)."
 
 
-def _obstacle_lines(obstacles: dict[tuple[str, str], list[str]]) -> Iterator[str]:
-    for (variant, obstacle), drivers in obstacles.items():
-        yield f"{', '.join(drivers)} ({variant}): {obstacle}"
+def _reasons(unusable: dict[tuple[str, str], list[str]]) -> Iterator[str]:
+    for (variant, hindrance), drivers in unusable.items():
+        yield f"{', '.join(drivers)} ({variant}): {hindrance}"
 
 
 def _iptables_drivers(facts: HostFacts, request: BackendRequest) -> Iterator[tuple[str, Variant]]:

@@ -8,7 +8,7 @@ from capture import operations
 from capture.backends.detect import decide, find_live_sets
 from capture.backends.host_facts import gather
 from capture.backends.iptables.tables import legacy_tables
-from capture.backends.nftables.netlink import NetlinkDriver as NativeDriver
+from capture.backends.nftables.netlink import NftablesNetlinkDriver as NativeDriver
 from capture.backends.request import BackendRequest
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILIES, IPV4

@@ -13,7 +13,7 @@ from capture import operations
 from capture.analysis.base_chains import BaseChain
 from capture.analysis.judgement import Obstacle
 from capture.backends.nftables.foreign import read_foreign_chains
-from capture.backends.nftables.netlink import NetlinkDriver
+from capture.backends.nftables.netlink import NftablesNetlinkDriver
 from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text
 from capture.model.ruleset import (
     INPUT,
@@ -106,7 +106,7 @@ def read(namespace: Namespace, *own: tuple[str, str]) -> dict[str, BaseChain]:
 
 class TestRead:
     def test_our_own_chains_are_not_foreign(self, namespace: Namespace) -> None:
-        namespace.call(NetlinkDriver().write, build_ruleset(CaptureConfig()), Ruleset(FAMILIES, ()), None)
+        namespace.call(NftablesNetlinkDriver().write, build_ruleset(CaptureConfig()), Ruleset(FAMILIES, ()), None)
 
         assert read(namespace, ("nftables", "")) == {}
 

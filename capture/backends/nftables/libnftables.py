@@ -17,7 +17,7 @@ import sys
 from capture.backends.nftables import plan
 from capture.backends.nftables.libnftables_json import TableCommands, add_rules
 from capture.backends.nftables.lower import lower
-from capture.backends.nftables.netlink import NetlinkDriver, read_live
+from capture.backends.nftables.netlink import NftablesNetlinkDriver, read_live
 from capture.errors import CaptureError, KernelError, PrivilegeError, UnsupportedError
 from capture.netlink.nfnetlink import open_netfilter
 
@@ -43,7 +43,7 @@ _one_at_a_time = _thread.allocate_lock()
 """libnftables keeps state outside of its contexts, and a module exists before it is complete: one thread at a time."""
 
 
-class LibnftablesDriver(NetlinkDriver):
+class LibnftablesDriver(NftablesNetlinkDriver):
     """Written by libnftables, in one transaction for all tables and both families; read by our own messages."""
 
     name = "libnftables"

@@ -122,7 +122,7 @@ def _named(condition: native.Named) -> Object:
     return _match(FIELDS[condition.field], _equality(condition), name)
 
 
-def _proxy(action: native.Proxy) -> Object:
+def _proxy(action: native.TproxyStatement) -> Object:
     family = {"family": {"ipv4": "ip", "ipv6": "ip6"}[action.family]} if action.family else {}
     return {"tproxy": {**family, "port": action.port}}
 
@@ -151,7 +151,7 @@ STATEMENTS: dict[type, Callable[[Any], Object]] = {
     model.Return: _fixed({"return": None}),
     model.Jump: lambda action: {"jump": {"target": action.chain}},
     model.Redirect: lambda action: {"redirect": {"port": action.port}},
-    native.Proxy: _proxy,
+    native.TproxyStatement: _proxy,
     model.SetMark: _set_mark,
     model.SaveMark: _fixed(_set(native.CT_MARK, FIELDS[native.MARK])),
     model.RestoreMark: _fixed(_set(native.MARK, FIELDS[native.CT_MARK])),

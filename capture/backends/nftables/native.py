@@ -117,7 +117,7 @@ class Named(Value):
 CONDITIONS = (Among, Masked, Named, *IN_ORDER)
 
 
-class Proxy(Value):
+class TproxyStatement(Value):
     """Give the packet to the local socket on this port; without one, break off the rule (nft_tproxy.c)."""
 
     port: int
@@ -140,7 +140,7 @@ if TYPE_CHECKING:
         | model.Return
         | model.Jump
         | model.Redirect
-        | Proxy
+        | TproxyStatement
         | VerdictMap
         | model.SetMark
         | model.SaveMark

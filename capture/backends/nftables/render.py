@@ -134,7 +134,7 @@ def _verdict_map(action: native.VerdictMap) -> str:
     return f"{action.field} vmap {{ {', '.join(entries)} }}"
 
 
-def _proxy(action: native.Proxy) -> str:
+def _proxy(action: native.TproxyStatement) -> str:
     family = {None: "", "ipv4": "ip ", "ipv6": "ip6 "}[action.family]
     return f"tproxy {family}to :{action.port}"
 
@@ -165,7 +165,7 @@ TEXTS: dict[type, Callable[[Any], str]] = {
     model.Return: _fixed("return"),
     model.Jump: lambda action: f"jump {action.chain}",
     model.Redirect: lambda action: f"redirect to :{action.port}",
-    native.Proxy: _proxy,
+    native.TproxyStatement: _proxy,
     native.VerdictMap: _verdict_map,
     model.SetMark: _set_mark,
     model.SaveMark: _fixed("ct mark set meta mark"),

@@ -30,7 +30,7 @@ from capture.backends.nftables.native import (
     NativeChain,
     NativeRule,
     NativeTable,
-    Proxy,
+    TproxyStatement,
 )
 from capture.backends.nftables.render import WORDS
 from capture.model.addresses import parse_address
@@ -261,7 +261,7 @@ def _only(parts: object, **keys: type) -> bool:
 def _parse_proxy(parts: Object) -> Action | None:
     besides_family = {key: value for key, value in parts.items() if key != "family"}
     family = FAMILIES_OF_TPROXY.get(parts.get("family", ""))
-    return Proxy(parts["port"], family) if _only(besides_family, port=int) else None
+    return TproxyStatement(parts["port"], family) if _only(besides_family, port=int) else None
 
 
 FAMILIES_OF_TPROXY: dict[str, Family] = {"ip": "ipv4", "ip6": "ipv6"}

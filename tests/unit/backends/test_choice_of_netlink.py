@@ -7,7 +7,7 @@ import pytest
 from capture.backends import load
 from capture.backends.detect import BackendChoice, choose, live_sets_in, without_kernel
 from capture.backends.host_facts import LiveChain
-from capture.backends.iptables.netlink import NetlinkDriver
+from capture.backends.iptables.netlink import IptablesNetlinkDriver
 from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError, UnsupportedError
 from support.captures.hosts import WITH_EVERYTHING
@@ -68,4 +68,4 @@ def test_netlink_removes_what_is_left_in_nf_tables() -> None:
 
 
 def test_the_driver_netlink_is_loaded_by_name() -> None:
-    assert isinstance(load(BY_NETLINK), NetlinkDriver)
+    assert isinstance(load(BY_NETLINK), IptablesNetlinkDriver)
