@@ -340,12 +340,13 @@ def _causes_behind_the_proxy(live: Trace, settings: Settings | None, capture: Ca
 
 def _following(live: Trace, capture: Capture) -> Iterator[Trace]:
     """Yield how later packets and answers of a connection that reaches the proxy are dropped, or may be."""
-    if live.outcome not in TO_PROXY or live.transparent:
+    if live.outcome not in TO_PROXY:
         return
     situation = live_situation()
     for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, capture)):
         traced = trace_whole_path(packet, situation)
-        if traced.outcome == "dropped" or not traced.certain or untracked_cause(traced) is not None:
+        is_lost = traced.outcome == "dropped" or not (live.transparent or untracked_cause(traced) is None)
+        if is_lost or not traced.certain:
             yield traced
 
 
@@ -358,7 +359,8 @@ def _answers(live: Trace, capture: Capture) -> Iterator[Packet]:
         sent.protocol, sent.source, sent.source_port or USUAL_SOURCE_PORT, state="ESTABLISHED", is_answer=True
     )
     own = sent.destination if sent.in_interface else LOOPBACK_ADDRESSES[sent.family]
-    owner = back.replace(source=own, source_port=live.port, uid=uids[0].first, gid=gids[0].first)
+    port = sent.port if live.transparent else live.port
+    owner = back.replace(source=own, source_port=port, uid=uids[0].first, gid=gids[0].first)
     if sent.in_interface:
         yield owner.replace(out_interface=sent.in_interface)
         return
