@@ -442,7 +442,9 @@ def test_every_user_and_group_of_the_proxy_is_named() -> None:
 
 def test_a_proxy_that_is_not_transparent_under_tproxy() -> None:
     facts = FACTS.replace(listeners=(listener(15006),))
-    expected = cause("proxy-mode", "tcp port 15006", port=15006, mode="TPROXY", other="REDIRECT", kind="not transparent")
+    expected = cause(
+        "proxy-mode", "tcp port 15006", port=15006, mode="TPROXY", other="REDIRECT", kind="not transparent"
+    )
     causes = causes_at_port(facts, CAPTURE.replace(is_transparent=True), "proxy-inbound", 15006, "ipv4")
     assert list(causes) == [expected]
 
