@@ -51,7 +51,7 @@ def _has_no_proxy(pod: Pod) -> bool:
 
 
 def _is_ambient(pod: Pod) -> bool:
-    """Whether ztunnel has the pod's traffic. A sidecar takes a pod out of the ambient mesh, as upstream has it."""
+    """Return whether ztunnel has the pod's traffic. A sidecar takes it out of the ambient mesh, as upstream has it."""
     is_in_ambient = pod.labels.get(DATAPLANE_MODE) == "ambient" or pod.annotations.get(AMBIENT_REDIRECTION) == "enabled"
     return is_in_ambient and _has_no_proxy(pod)
 
