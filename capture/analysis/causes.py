@@ -429,6 +429,9 @@ def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = (), what:
     words = (step.rule.why or text_of(step.rule, live.packet.family)) if step is not None else ""
     if step is not None and live.rerouted is not None:
         return cause("rerouted", place_of(step), mark=live.mark, rule=live.rerouted.words, words=words)
+    if step is not None and step.base_chain is not None and step.base_chain.is_own and step.table not in TABLES:
+        family = FAMILY_NAMES[live.packet.family]
+        return cause("family-not-captured: rejected", place_of(step), family=family)
     if step is not None and is_own(step):
         return cause("excluded: drop", place_of(step), reason=step.rule.why or "by its settings")
     ports = _redirected_to(live, others)

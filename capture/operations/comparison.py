@@ -193,11 +193,13 @@ def _second_sets(
 def dump(namespace: Namespace = None) -> Dumped:
     """Return all our sets in the namespace, with counters."""
     with InNamespace(namespace):
+        from capture.backends.other_family import is_present  # few captures reject anything
+
         recorded = record.read()
         if recorded is None:
-            return Dumped(_live_sets(detect.find_live_sets()))
+            return Dumped(_live_sets(detect.find_live_sets()), rejects_ipv6=is_present())
         detected = detect.detect(_request_of(recorded))
-        return Dumped(_live_sets(detected.live_sets), _verify_recorded(recorded, detected))
+        return Dumped(_live_sets(detected.live_sets), _verify_recorded(recorded, detected), is_present())
 
 
 def _live_sets(located: Iterable[SetLocation]) -> tuple[LiveSet, ...]:

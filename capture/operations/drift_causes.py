@@ -48,6 +48,8 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
         if not (is_lo_down and isinstance(need, LoopbackAddress)):  # an address goes with its interface
             yield missing_route_cause(need)
     yield from delivery_causes(verified.impediments)
+    for message in verified.uncaptured:
+        yield cause("rule-missing: family", message=message)
 
 
 def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[str, int]:
