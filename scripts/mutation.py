@@ -12,7 +12,7 @@ removed  a call, a ``raise``, an assignment to an attribute or item left out; ``
 
 Annotations, docstrings, what only a type checker reads and texts for people (they have a space in them, or are what
 ``--help`` shows) are left alone. So are the bound of a comparison with a clock, since nothing happens at exactly that
-moment, and the name of an encoding, which Python reads without what is added to it.
+moment, the name of an encoding, which Python reads without what is added to it, and ``zip(strict=)``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OPERATORS = {
     ast.RShift: ast.LShift,
 }  # fmt: skip
 CLOCKS = ("monotonic", "time")
-SHOWN = ("help", "metavar", "show_default")
+LEFT_ALONE = ("help", "metavar", "show_default", "strict")
 ENCODINGS = ("utf-8",)
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -96,7 +96,7 @@ def _places(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | ast.stmt,
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "bases") or _is_for_the_checker(node):
             continue
-        if isinstance(node, ast.keyword) and node.arg in SHOWN:
+        if isinstance(node, ast.keyword) and node.arg in LEFT_ALONE:
             continue
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.JoinedStr) or not isinstance(child, ast.AST) or _is_docstring(child):

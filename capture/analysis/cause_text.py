@@ -287,7 +287,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Run the proxy as root with group {groups} (runAsUser: 0, runAsGroup: {groups}).",
     ),
     "proxy-mode": (
-        "the rules use {mode}, and the listener on port {port} is configured for {other} ({is_not}transparent)",
+        "the rules use {mode}, and the listener on port {port} is configured for {other} ({kind})",
         f"Configure the proxy for {{mode}}, or apply the rules with -m {{other}}: {SETS_BOTH}",
     ),
     "proxy-mode: one port": (

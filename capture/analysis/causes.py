@@ -127,8 +127,9 @@ def default_route_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     families = {address.family for address in facts.addresses}.intersection(capture.families)
     if not facts.addresses and any(link.is_up and not link.is_loopback for link in facts.links):
         yield cause("no-route: address")
-    if IPV4 in families.intersection(facts.unrouted) or families == {*facts.unrouted} == {IPV6}:
-        yield no_route_cause(facts, min(families))
+    needed = IPV4 if IPV4 in families else IPV6
+    if needed in families.intersection(facts.unrouted):
+        yield no_route_cause(facts, needed)
 
 
 def no_route_cause(facts: PodFacts, family: Family, address: str = "") -> Cause:
@@ -296,7 +297,8 @@ def _misconfigured_listener_causes(
         yield cause(name, where, port=port, uid=uid, expected=expected, groups=groups)
     if outcome == "proxy-inbound" and all(each.transparent != capture.is_transparent for each in serving):
         mode, other = MODES[capture.is_transparent], MODES[not capture.is_transparent]
-        yield cause("proxy-mode", where, port=port, mode=mode, other=other, is_not="not " * capture.is_transparent)
+        kind = "not transparent" if capture.is_transparent else "transparent"
+        yield cause("proxy-mode", where, port=port, mode=mode, other=other, kind=kind)
 
 
 def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:
@@ -452,10 +454,11 @@ def _dropped_at(live: Trace) -> str:
 
 
 def _redirected_to(live: Trace, others: Iterable[Trace]) -> str:
-    """Return to which ports packets were redirected that are dropped like this one; TPROXY leaves them theirs."""
+    """Return to which ports packets were redirected that are dropped like this one; TPROXY leaves them as they are."""
     alike = [each for each in others if each.outcome == "dropped" and _dropped_at(each) == _dropped_at(live)]
     ports = sorted({port for each in (live, *alike) for port in _ports_of(each)})
-    return f"port{'s' * (len(ports) > 1)} {' and '.join(map(str, ports))}" if ports else ""
+    noun = "port" if len(ports) == 1 else "ports"
+    return f"{noun} {' and '.join(map(str, ports))}" if ports else ""
 
 
 def _ports_of(live: Trace) -> Iterator[int]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from capture import operations
-from capture.backends.nftables.netlink import NetlinkDriver
+from capture.backends.nftables.netlink import NftablesNetlinkDriver
 from capture.errors import CaptureError, KernelError
 from capture.operations import diagnosis
 from capture.report.difference_text import difference_lines
@@ -218,14 +218,14 @@ def test_a_kernel_without_nat_for_ipv6_is_an_error_only_in_a_pod_that_has_ipv6(
     netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This kernel has it: the refusal is the one of a kernel that has not."""
-    write = NetlinkDriver.write
+    write = NftablesNetlinkDriver.write
 
-    def refuse_ipv6(driver: NetlinkDriver, desired: Ruleset, *others: Any) -> None:
+    def refuse_ipv6(driver: NftablesNetlinkDriver, desired: Ruleset, *others: Any) -> None:
         if "ipv6" in desired.families:
             raise KernelError("add chain PREROUTING to table ip6 nat", errno.EOPNOTSUPP)
         write(driver, desired, *others)
 
-    monkeypatch.setattr(NetlinkDriver, "write", refuse_ipv6)
+    monkeypatch.setattr(NftablesNetlinkDriver, "write", refuse_ipv6)
     alone, dual = netns.pod("alone", ipv6=None), netns.pod("dual")
 
     applied = apply(alone, {}, "nftables")

@@ -13,7 +13,7 @@ from capture.backends.nf_tables.listing import is_dormant, read_chains, read_rul
 from capture.backends.nftables.decode import Program, decode_chain, decode_rule
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE, model_target
-from capture.backends.nftables.native import CONDITIONS, MARKS, Among, Proxy, VerdictMap
+from capture.backends.nftables.native import CONDITIONS, MARKS, Among, TproxyStatement, VerdictMap
 from capture.backends.nftables.netlink import set_finder
 from capture.backends.nftables.render import described
 from capture.errors import UnsupportedError
@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from capture.backends.iptables.xt_decode import Reader
+    from capture.backends.iptables.xt_decode import RuleReader
     from capture.backends.nftables.native import Condition, NativeRule
     from capture.netlink.sockets import NetlinkSocket
 
@@ -177,7 +177,10 @@ def _of_table(
                 point,
                 hook.priority,
                 is_nat,
-                model.Table(model.NAT if is_nat else model.MANGLE, (entry, *called)),
+                model.Table(
+                    model.NAT if is_nat else model.MANGLE,
+                    tuple(map(_of_receiver, (entry, *called))) if point == model.INPUT else (entry, *called),
+                ),
                 is_older=listed.handle < first_own,
                 is_native=not listed.is_filter_of_iptables,
                 is_route=hook.kind == "route",
@@ -205,21 +208,42 @@ def _of_devices(
     return entry.replace(rules=tuple(rules), policy="ACCEPT")
 
 
+def _of_receiver(chain: model.Chain) -> model.Chain:
+    """Return a chain at INPUT: packets of open connections have the owner of the receiving socket there.
+
+    The kernel looks for that socket before (early demux, ip_rcv_finish_core in net/ipv4/ip_input.c).
+    """
+    return chain.replace(
+        rules=tuple(
+            rule.replace(
+                matches=tuple(
+                    model.UnknownMatch(f"owner: {rule.why}") if isinstance(each, OWNERS) else each
+                    for each in rule.matches
+                )
+            )
+            for rule in chain.rules
+        )
+    )
+
+
+OWNERS = (model.OwnerUid, model.OwnerGid)
+
+
 def _rules_by_chain(netfilter: NetlinkSocket, listed: ListedTable) -> dict[bytes, list[model.Rule]]:
     """Return the rules of a table by chain: in words of iptables those that only iptables-nft writes."""
     family, is_filter = FAMILY_OF.get(listed.family), listed.is_filter_of_iptables
     find_set = set_finder(netfilter, listed.family, listed.name)
     known: dict[bytes, tuple[str, Fields]] = {}
     found: dict[bytes, list[model.Rule]] = {}
-    reader: Reader | None = None
+    reader: RuleReader | None = None
     for attributes in read_rules(netfilter, listed.family, listed.name):
         fields = decode_fields(attributes)
         in_chain = found.setdefault(fields[nf.NFTA_RULE_CHAIN], [])
         is_xt = any(name in attributes for name in XT_EXPRESSIONS)
         if family is not None and (is_xt or (is_filter and not any(name in attributes for name in SET_EXPRESSIONS))):
-            from capture.backends.iptables.xt_decode import Reader  # another backend, which only this needs
+            from capture.backends.iptables.xt_decode import RuleReader  # another backend, which only this needs
 
-            reader = reader or Reader(family)
+            reader = reader or RuleReader(family)
             in_chain.append(reader.read(attributes).rule.replace(why="", counters=None))
         else:
             in_chain += _rules(decode_rule(fields, Program(find_set, family), known), family)
@@ -237,7 +261,7 @@ def _chain(fields: Fields, rules: dict[bytes, list[model.Rule]]) -> model.Chain:
 def _rules(native: NativeRule, family: Family | None) -> Iterator[model.Rule]:
     """Yield a rule of the model for each action, all with the words of the whole; the first has its counters."""
     words = described(*native.conditions, *native.actions)
-    together = len(native.actions) < 2 or any(isinstance(action, Proxy) for action in native.actions)
+    together = len(native.actions) < 2 or any(isinstance(action, TproxyStatement) for action in native.actions)
     counters = native.counters
     for each in (native,) if together else _by_action(native):
         for one in _by_number(each):
@@ -279,4 +303,4 @@ def _of_iptables(tables: list[ListedTable], first_own: int) -> Iterator[BaseChai
     def is_older(table: model.TableName) -> bool:
         return all(listed.handle < first_own for listed in tables if listed.name == table)
 
-    return in_tables_of_iptables(netlink.NetlinkDriver().read(), is_older)
+    return in_tables_of_iptables(netlink.IptablesNetlinkDriver().read(), is_older)

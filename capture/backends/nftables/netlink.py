@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 
-class NetlinkDriver:
+class NftablesNetlinkDriver:
     """nf_tables by our own messages: one transaction for all tables and both families."""
 
     backend = "nftables"

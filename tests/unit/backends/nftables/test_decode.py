@@ -264,6 +264,20 @@ def test_an_expression_of_a_newer_kernel_hides_what_registers_held() -> None:
     assert model.SaveMark() not in rule.actions
 
 
+LOADERS = dict.fromkeys(("fib", "ct", "rt", "exthdr", "numgen", "osf", "xfrm"), 1)
+LOADERS |= dict.fromkeys(("socket", "hash", "tunnel", "bitwise", "byteorder"), 2)
+"""Expressions that write a register, and which attribute names it (linux/netfilter/nf_tables.h)."""
+
+
+@pytest.mark.parametrize(("name", "kind"), LOADERS.items())
+def test_what_is_loaded_without_words_is_a_condition_without_words(name: str, kind: int) -> None:
+    rule = decoded(make.expression(name, attribute(kind, make.REGISTER), attribute(9, u32be(1))), make.equals(b"\1"))
+    assert rule.actions == ()
+    [condition] = rule.conditions
+    assert isinstance(condition, model.UnknownMatch)
+    assert name in condition.text
+
+
 def verdicts_of(*cases: tuple[int, bytes]) -> NativeSet:
     keys = tuple(port(number) for number, _ in cases)
     return NativeSet(nf.NFT_SET_MAP, 2, keys, (), data=tuple(verdict for _, verdict in cases))
