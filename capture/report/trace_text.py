@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from capture.analysis.meaning import rejects
 from capture.model.addresses import Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.ruleset import INPUT, PREROUTING, TABLES
@@ -93,6 +92,8 @@ def _verdict(traced: Trace) -> str:
     if traced.outcome == "dropped":
         if traced.step is None:
             return "dropped: no rule accepts it"
+        from capture.analysis.meaning import rejects  # verify words no traces
+
         return f"dropped: {'refused ' * rejects(traced.step.rule)}by the rule marked =>"
     is_second = traced.step is not None and is_own_chain(traced.step.chain)
     rule_set = "a second rule set" if is_second else "a foreign rule"
