@@ -212,6 +212,7 @@ def _of_connection(
     live = trace(packet)
     causes = [each for each in of_pod if stops(each, capture, live)]
     is_inbound = packet.in_interface is not None
+    direction = "inbound" if is_inbound else "outbound"
     desired = _desired(known)
     found = [*causes, *(() if is_inbound else _socket_lb_causes(packet))]
     found += _rule_causes(live, desired, settings, facts, capture)
@@ -226,7 +227,7 @@ def _of_connection(
         found.append(cause("ipsec", policy=policy.words))
     if is_inbound or live.outcome in TO_PROXY:
         here = (each for each in impediments(desired) if each.family in (None, packet.family))
-        found += delivery_causes(each for each in here if each.is_outbound is not is_inbound)
+        found += delivery_causes(each for each in here if direction in each.directions)
         missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute) and is_inbound)
         found += [missing_route_cause(need) for need in missing if need.family == packet.family]
     if known is not None:
@@ -278,7 +279,7 @@ def _escape_notes(process: int | None) -> Iterator[Cause]:
 
 def _live() -> Ruleset:
     """Return the first set of live rules; an empty one without any."""
-    return next((load(found).read() for found in detect.find_live_sets()), Ruleset((), ()))
+    return next((load(found.choice).read() for found in detect.find_live_sets()), Ruleset((), ()))
 
 
 def _socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
@@ -299,7 +300,9 @@ def _no_rules_cause() -> Cause:
     decided = decisions.of_namespace(own_namespace())
     if decided is None:
         evidence = evidence_of_host()
-        return cause("no-rules") if evidence is None else cause("host-network", evidence=evidence and f": {evidence}")
+        if evidence is None:
+            return cause("no-rules")
+        return cause("host-network", evidence=f": {evidence}" if evidence else "")
     time, reason = decided.time, decided.reason
     if decided.decision == decisions.LEFT_ALONE:
         name = LEFT_ALONE_BY.get(decided.kind, "left-alone")

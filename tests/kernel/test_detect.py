@@ -54,7 +54,7 @@ def test_five_times_the_same_answer_and_one_set_of_rules(here: Namespace, case: 
     (choice,) = decisions
     assert choice.variant == case.variant
     (found,) = find_live_sets()
-    assert (found.variant, set(found.families), found.spellings) == (case.variant, set(FAMILIES), ("dash",))
+    assert (found.choice.variant, set(found.families), found.spellings) == (case.variant, set(FAMILIES), ("dash",))
     assert everything(here) == before
 
 
@@ -81,7 +81,7 @@ def test_sets_in_every_place_are_found(here: Namespace) -> None:
     native = NativeDriver()
     native.write(DESIRED, native.read(), None)
 
-    assert [(found.backend, found.variant) for found in find_live_sets()] == [
+    assert [found.choice.place for found in find_live_sets()] == [
         ("iptables", "nft"),
         ("iptables", "legacy"),
         ("nftables", ""),
