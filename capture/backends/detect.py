@@ -34,18 +34,12 @@ if TYPE_CHECKING:
 class BackendChoice(Value):
     """A backend, a driver and a variant: the last is "nft" or "legacy" of iptables, and "" of nftables."""
 
-    not_compared = ("reason", "is_empty", "own_users", "has_reject_table")
+    not_compared = ("reason",)
 
     backend: str
     driver: str
     variant: Variant | Literal[""]
     reason: str = ""
-    is_empty: bool = False
-    """Whether there is no chain at all where the rules will go, so that nothing needs to be read there."""
-    own_users: bool = True
-    """Whether the network namespace belongs to our user namespace, so that iptables can be written from here."""
-    has_reject_table: bool = False
-    """Whether the table that rejects the other family may be there."""
 
     @property
     def place(self) -> tuple[str, str]:
@@ -53,19 +47,28 @@ class BackendChoice(Value):
         return self.backend, self.variant
 
 
-class SetLocation(BackendChoice):
-    """The place of a set of our own or of upstream's, and the driver that can remove it."""
+class SetLocation(Value):
+    """Where a set of our own or of upstream's is."""
 
+    choice: BackendChoice
+    """Its place, and the driver that can remove it."""
     families: tuple[str, ...] = ()
     """"ipv4" and "ipv6"; "inet" is both."""
     spellings: tuple[Spelling, ...] = ()
 
 
 class Detected(Value):
-    """The choice for a request, and where sets of our own or of upstream's are already."""
+    """The choice for a request, and what is in the namespace already."""
 
     choice: BackendChoice
     live_sets: tuple[SetLocation, ...]
+    """Sets of our own and of upstream's."""
+    is_empty: bool
+    """There is no chain at all where the rules will go, so that nothing needs to be read there."""
+    own_users: bool
+    """The network namespace belongs to our user namespace, so that iptables can be written from here."""
+    has_reject_table: bool
+    """The table that rejects the other family may be there."""
 
 
 def decide(request: BackendRequest, desired: Ruleset | None = None) -> BackendChoice:
@@ -92,12 +95,13 @@ def detect(request: BackendRequest, desired: Ruleset | None = None) -> Detected:
 
         raise with_missing_modules(error, desired, flavours_allowed(request)[0]) from error
     used = {chain.flavour for chain in facts.chains}
-    choice = choice.replace(
+    return Detected(
+        choice,
+        live_sets_in(facts),
         is_empty=(choice.variant or "nftables") not in used,
         own_users=facts.own_users,
         has_reject_table="reject" in used,
     )
-    return Detected(choice, live_sets_in(facts))
 
 
 def find_live_sets() -> tuple[SetLocation, ...]:
@@ -251,15 +255,11 @@ def live_sets_in(facts: HostFacts) -> tuple[SetLocation, ...]:
                 (flavour, family, purpose) in facts.programs for family in families for purpose in PURPOSES
             )
             by_program = "iptc" if not has_programs and facts.python_iptables else "restore"
-            found.append(
-                SetLocation(
-                    "nftables" if flavour == "nftables" else "iptables",
-                    by_program if flavour == "legacy" else "netlink",
-                    "" if flavour == "nftables" else flavour,
-                    "our chains are there",
-                    own_users=facts.own_users,
-                    families=families,
-                    spellings=tuple(dict.fromkeys(filter(None, (spelling_of(chain.chain) for chain in own)))),
-                )
+            choice = BackendChoice(
+                "nftables" if flavour == "nftables" else "iptables",
+                by_program if flavour == "legacy" else "netlink",
+                "" if flavour == "nftables" else flavour,
             )
+            spellings = dict.fromkeys(spelling_of(chain.chain) for chain in own)
+            found.append(SetLocation(choice, families, tuple(filter(None, spellings))))
     return tuple(found)

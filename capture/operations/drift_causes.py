@@ -11,6 +11,7 @@ from capture.model.addresses import FAMILY_NAMES, IPV4, Family, parse_address
 from capture.model.conventions import APP_ID
 from capture.model.packet import Packet
 from capture.model.routing import LoopbackAddress, MissingRoute
+from capture.model.text import plural
 from capture.operations import trace
 from capture.state.impediments import LO_DOWN, Impediment
 
@@ -35,7 +36,7 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     if own:
         worst = min(own, key=lambda found: found.weight)
         first, more = _summary(worst, own, verified.live)
-        others = f", and {more} more difference{'s' * (more > 1)}" if more else ""
+        others = f", and {plural(more, 'more difference')}" if more else ""
         where = f"{FAMILY_NAMES[worst.family]} {worst.table} {worst.chain}"
         name = "rule-missing: drift" if worst.kind == "missing" else "rule-unexpected: drift"
         yield cause(name, where, first=first, others=others)
@@ -48,6 +49,8 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
         if not (is_lo_down and isinstance(need, LoopbackAddress)):  # an address goes with its interface
             yield missing_route_cause(need)
     yield from delivery_causes(verified.impediments)
+    for message in verified.uncaptured:
+        yield cause("rule-missing: family", message=message)
 
 
 def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[str, int]:

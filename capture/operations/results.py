@@ -140,3 +140,5 @@ class Dumped(Value):
 
     live_sets: tuple[LiveSet, ...]
     verified: Verified | None = None
+    rejects_ipv6: bool = False
+    """Whether the table of --other-family reject is there."""

@@ -80,8 +80,12 @@ def live_situation() -> Situation:
     recorded = record.read()
     known = recorded.ruleset if recorded else build_ruleset(CaptureConfig())
     found = detect.find_live_sets()
-    choice = found[0] if found else detect.decide(BackendRequest())
-    live = _with_reasons(load(choice).read(), known) if found or not choice.is_empty else Ruleset(FAMILIES, ())
+    if found:
+        choice, is_empty = found[0].choice, False
+    else:
+        detected = detect.detect(BackendRequest())
+        choice, is_empty = detected.choice, detected.is_empty
+    live = Ruleset(FAMILIES, ()) if is_empty else _with_reasons(load(choice).read(), known)
     needs = recorded.ruleset if recorded else live.replace(policy_routes=routes.of_marks(live))
     return read_situation(live, choice.place, needs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capture.model.addresses import Family, Network, address_text
+from capture.model.text import plural
 from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
@@ -178,10 +179,10 @@ def conclusion_lines(verified: Verified) -> Iterator[str]:
 
 
 def _drift_text(verified: Verified) -> str:
-    found, plural = len(verified.drift), "s" if len(verified.drift) > 1 else ""
+    number = len(verified.drift)
     if not verified.has_reference:
-        return f"drift: {found} fault{plural}, by the live rules alone"
-    return f"drift: {found} difference{plural} from the {reference_text(verified)}"
+        return f"drift: {plural(number, 'fault')}, by the live rules alone"
+    return f"drift: {plural(number, 'difference')} from the {reference_text(verified)}"
 
 
 def reference_text(verified: Verified) -> str:

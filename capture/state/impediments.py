@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from capture.state.sysctls import Sysctl
 
     ImpedimentKind = Literal["lo-down", "no-route", "policy-route", "sysctl"]
+    Direction = Literal["inbound", "outbound"]
+
+INBOUND: tuple[Direction, ...] = ("inbound",)
+OUTBOUND: tuple[Direction, ...] = ("outbound",)
 
 
 class Impediment(Value):
@@ -41,8 +45,8 @@ class Impediment(Value):
     message: str
     remedy: str
     family: Family | None = None
-    is_outbound: bool = False
-    """Whether it concerns what the pod sends; the others concern what comes in, or both."""
+    directions: tuple[Direction, ...] = INBOUND
+    """Of which connections captured traffic is lost: those of the pod, those that come in, or both."""
 
 
 def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
@@ -71,7 +75,7 @@ def _without_loopback(route: NetlinkSocket, families: tuple[Family, ...]) -> Ite
             f"`ip address add {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo`; if it is there, see"
             f" `ip rule`{switch}: table local is first.",
             family,
-            is_outbound=True,
+            OUTBOUND,
         )
 
 
@@ -97,7 +101,10 @@ def _outer_addresses(route: NetlinkSocket, family: Family) -> list[Network]:
 
 LO_DOWN: Literal["lo-down"] = "lo-down"
 LOOPBACK_DOWN = Impediment(
-    LO_DOWN, "the interface lo is down: nothing that is sent to the proxy arrives", LOOPBACK_DOWN_REMEDY
+    LO_DOWN,
+    "the interface lo is down: nothing that is sent to the proxy arrives",
+    LOOPBACK_DOWN_REMEDY,
+    directions=INBOUND + OUTBOUND,
 )
 
 

@@ -165,6 +165,13 @@ BROKEN: dict[str, BrokenPod] = {
     ),
     "rejected at output": BrokenPod("filtered", breaks="iptables -A OUTPUT -p tcp --dport 15001 -j REJECT"),
     "an inbound filter": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --dport 15006 -j DROP", goes="in"),
+    "answers of a transparent proxy are dropped": BrokenPod(
+        "filtered",
+        TPROXY,
+        f"iptables -A OUTPUT -p tcp --sport {APP_PORT} -j DROP",
+        goes="in",
+        transparent=True,
+    ),
     "lo is down": BrokenPod("lo-down", breaks="ip link set lo down", of_pod=True),
     "eth0 has no address": BrokenPod("no-route", breaks="ip address flush dev eth0", of_pod=True),
     "a policy drops what is redirected": BrokenPod(

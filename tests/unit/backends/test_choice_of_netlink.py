@@ -64,7 +64,7 @@ def test_render_takes_netlink_by_default() -> None:
 def test_netlink_removes_what_is_left_in_nf_tables() -> None:
     chain = LiveChain("nft", "ipv4", "nat", "ISTIO-OUTPUT", 1)
     (leftover,) = live_sets_in(KERNEL.replace(chains=(chain,)))
-    assert (leftover.backend, leftover.driver, leftover.variant) == ("iptables", "netlink", "nft")
+    assert leftover.choice == BY_NETLINK
 
 
 def test_the_driver_netlink_is_loaded_by_name() -> None:
