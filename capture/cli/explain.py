@@ -52,7 +52,8 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
         goes = fate_text(each.fate.replace(marked=False)) if each.fate else "cannot be judged"
         named = ", ".join(FAMILY_NAMES[of] for of in each.families)
         rows.append((each.direction, each.traffic, goes, each.why, named))
-    print_lines(folded_table(rows, columns()))
+    hindrances = () if settings else operations.hindrances_of(situation, namespace)
+    print_lines([*folded_table(rows, columns()), *(f"but {each}" for each in hindrances)])
 
 
 def _as_plain(statement: Statement) -> dict[str, object]:
