@@ -10,9 +10,10 @@ argument the first two arguments of a call swapped
 removed  a call, a ``raise``, an assignment to an attribute or item left out; ``break`` and ``continue`` swapped
 ======== ==========================================================
 
-Annotations, docstrings, what only a type checker reads and texts for people (they have a space in them, or are what
-``--help`` shows) are left alone. So are the bound of a comparison with a clock, since nothing happens at exactly that
-moment, the name of an encoding, which Python reads without what is added to it, and ``zip(strict=)``.
+Annotations, docstrings, what only a type checker reads and texts for people (they have a space in them, are what
+``--help`` shows, or why there is a rule) are left alone. So are the bound of a comparison with a clock, since nothing
+happens at exactly that moment, the name of an encoding, which Python reads without what is added to it, and
+``zip(strict=)``.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ OPERATORS = {
     ast.RShift: ast.LShift,
 }  # fmt: skip
 CLOCKS = ("monotonic", "time")
-LEFT_ALONE = ("help", "metavar", "show_default", "strict")
+LEFT_ALONE = ("help", "metavar", "show_default", "why", "strict")
 ENCODINGS = ("utf-8",)
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 

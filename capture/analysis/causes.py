@@ -93,17 +93,22 @@ class PodFacts(Value):
 
 def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield what is wrong with the pod, whatever connection is meant; ``stops`` tells which of it matters to one."""
-    names = {link.name for link in facts.links}
     if any(link.is_loopback and not link.is_up for link in facts.links):
         yield cause("lo-down", "lo")
-    for name in capture.excluded_interfaces:
-        if not name.endswith("+") and name not in names:
-            yield cause("interface-missing", name, name=name, present=", ".join(sorted(names)))
+    present = ", ".join(sorted(link.name for link in facts.links if not link.is_loopback))
+    for name in missing_interfaces(facts, capture):
+        yield cause("interface-missing", name, name=name, present=present or "none")
     for name, target in facts.diverted:
         yield cause("ingress-filter", name, name=name, target=target)
     if is_nearly_full(facts.tracked, facts.max_tracked):
         setting = "net.netfilter.nf_conntrack_max"
         yield cause("conntrack-full", setting, tracked=facts.tracked, max_tracked=facts.max_tracked)
+
+
+def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
+    """Return the excluded interfaces that do not exist; a pattern may be for later ones."""
+    names = {link.name for link in facts.links}
+    return [name for name in capture.excluded_interfaces if not name.endswith("+") and name not in names]
 
 
 def stops(found: Cause, capture: Capture, live: Trace | None = None) -> bool:
@@ -431,6 +436,9 @@ def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = (), what:
     words = (step.rule.why or text_of(step.rule, live.packet.family)) if step is not None else ""
     if step is not None and live.rerouted is not None:
         return cause("rerouted", place_of(step), mark=live.mark, rule=live.rerouted.words, words=words)
+    if step is not None and step.base_chain is not None and step.base_chain.is_own and step.table not in TABLES:
+        family = FAMILY_NAMES[live.packet.family]
+        return cause("family-not-captured: rejected", place_of(step), family=family)
     if step is not None and is_own(step):
         return cause("excluded: drop", place_of(step), reason=step.rule.why or "by its settings")
     ports = _redirected_to(live, others)

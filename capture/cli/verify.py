@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     """,
     *capture_options(),
     *namespace_options(),
-    *part_options(),
+    *part_options("Judge"),
     click.Option(
         ["--proxy-admin"],
         type=ParameterType(str, "an http URL, such as http://127.0.0.1:15000", is_url),

@@ -6,6 +6,7 @@ from capture.backends import detect, load
 from capture.backends.nftables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
 from capture.model.addresses import FAMILIES, IPV6, Network
+from capture.model.routing import MissingRoute
 from capture.model.ruleset import Chain, Ruleset, TableName
 from capture.model.values import Value
 from capture.operations.arguments import host_or_default, request_of
@@ -136,16 +137,18 @@ def _judged(
 ) -> Verified:
     """Return what differs, judged by what it does to packets."""
     from capture.operations.situation import read_other_chains  # not when pods are made
-    from capture.state.impediments import impediments
+    from capture.state.impediments import LO_DOWN, impediments  # addresses of lo go with it
 
     other_chains = read_other_chains(choice.place)
+    found_impediments = impediments(desired)
+    is_lo_up = all(each.kind != LO_DOWN for each in found_impediments)
     found = Verified(
         choice,
         desired,
         live,
-        missing=tuple(routes.missing(desired)),
+        missing=tuple(need for need in routes.missing(desired) if is_lo_up or isinstance(need, MissingRoute)),
         doubts=other_chains.doubts,
-        impediments=impediments(desired),
+        impediments=found_impediments,
         has_reference=has_reference,
     )
     if live is desired and not other_chains.chains:
@@ -195,11 +198,13 @@ def _second_sets(
 def dump(namespace: Namespace = None) -> Dumped:
     """Return all our sets in the namespace, with counters."""
     with InNamespace(namespace):
+        from capture.backends.other_family import is_present  # few captures reject anything
+
         recorded = record.read()
         if recorded is None:
-            return Dumped(_live_sets(detect.find_live_sets()))
+            return Dumped(_live_sets(detect.find_live_sets()), rejects_ipv6=is_present())
         detected = detect.detect(_request_of(recorded))
-        return Dumped(_live_sets(detected.live_sets), _verify_recorded(recorded, detected))
+        return Dumped(_live_sets(detected.live_sets), _verify_recorded(recorded, detected), is_present())
 
 
 def _live_sets(located: Iterable[SetLocation]) -> tuple[LiveSet, ...]:

@@ -44,11 +44,10 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     for other in verified.others:
         place = " ".join(filter(None, (other.where.backend, other.where.variant)))
         yield cause("second-set", place, place=place)
-    is_lo_down = any(each.kind == LO_DOWN for each in verified.impediments)
-    for need in verified.missing:
-        if not (is_lo_down and isinstance(need, LoopbackAddress)):  # an address goes with its interface
-            yield missing_route_cause(need)
+    yield from map(missing_route_cause, verified.missing)
     yield from delivery_causes(verified.impediments)
+    for message in verified.uncaptured:
+        yield cause("rule-missing: family", message=message)
 
 
 def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[str, int]:

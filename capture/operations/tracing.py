@@ -67,6 +67,13 @@ def _with_impediments(traced: Trace) -> Trace:
     return traced.replace(impediments=tuple(each.message for each in found if each.family in (None, packet.family)))
 
 
+def hindrances_of(situation: Situation, namespace: Namespace = None) -> tuple[str, ...]:
+    """Return why packets do not arrive where live rules send them, in words."""
+    with InNamespace(namespace):
+        missing = (f"{each.consequence}; {each.message}" for each in situation.missing_routes)
+        return (*missing, *(each.message for each in impediments(situation.ruleset)))
+
+
 def situation_of(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Situation:
     """Return all that decides on packets: what is live, or the rules alone that the settings would give."""
     with InNamespace(namespace):

@@ -35,9 +35,9 @@ def difference_lines(verified: Verified) -> Iterator[str]:
     if verified.is_nothing_applied:
         yield NOTHING_APPLIED
         return
+    yield from (f"{impediment.message}. {impediment.remedy}" for impediment in verified.impediments)
     yield from _grouped(verified.differences, difference_text, verified.live)
     yield from (need.message for need in verified.missing)
-    yield from (impediment.message for impediment in verified.impediments)
     yield from map(_second_set, verified.others)
     yield from map(_foreign, verified.obstacles)
     yield from verified.uncaptured

@@ -162,6 +162,7 @@ def as_json(dumped: Dumped, shown: list[Shown]) -> dict[str, object]:
         "as_asked": None if verified is None else verified.holds,
         "certain": None if verified is None else verified.is_certain,
         "differences": [] if verified is None else differences_as_plain(verified),
+        "rejected_families": ["ipv6"] * dumped.rejects_ipv6,
         "tables": [_table_as_json(part) for part in shown],
     }
 

@@ -40,7 +40,7 @@ def conclusion_lines(verified: Verified) -> Iterator[str]:
     yield {
         "nothing applied": NOTHING_APPLIED,
         "drift": _drift_text(verified),
-        "in sync": f"in sync: live rules match the {compared_with}",
+        "in sync": f"in sync{_only(verified)}: live rules match the {compared_with}",
         "cannot be judged": f"not judged in full: our rules match the {compared_with}; foreign ones may divert traffic",
         "no reference": f"no reference: {NOTHING_RECORDED}",
     }[verified.conclusion]
@@ -50,6 +50,10 @@ def conclusion_lines(verified: Verified) -> Iterator[str]:
     if not verified.has_reference and verified.conclusion != "no reference":
         yield f"not judged: {NOTHING_RECORDED}"
     yield from (f"not judged: {sentence}" for sentence in doubt_lines(verified))
+
+
+def _only(verified: Verified) -> str:
+    return f", {verified.part_text} alone" if verified.part_text else ""
 
 
 def _drift_text(verified: Verified) -> str:

@@ -54,7 +54,7 @@ def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
     with open_route() as route:
         found = [*_without_loopback(route, ruleset.families)]
         for policy in ruleset.policy_routes:
-            found += _rules_before(route, policy)
+            found += (*_rules_before(route, policy), *_routes_elsewhere(route, policy))
     return (*found, *_sysctls(ruleset)) if ruleset.policy_routes else tuple(found)
 
 
@@ -129,6 +129,23 @@ def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impedim
             f"Apply again, which gives ours preference {PREFERENCE}; a rule that had it before needs a greater one.",
             policy.family,
         )
+
+
+def _routes_elsewhere(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:
+    """Yield the routes in the table of TPROXY that lead answers away: those to a network that are not local."""
+    from capture.netlink.routing import RTN_LOCAL, read_routes  # TPROXY only
+
+    for each in read_routes(route, FAMILY_NUMBERS[policy.family]):
+        if each.table == policy.table and each.prefix and each.kind != RTN_LOCAL:
+            network = Network(policy.family, each.first, each.prefix)
+            yield Impediment(
+                "policy-route",
+                f"the route to {network} in table {policy.table} leads packets with mark {policy.mark:#x} away from the"
+                " proxy",
+                f"Remove it (`ip route del {network} table {policy.table}`), or take a table of its own"
+                " (--istio-inbound-tproxy-route-table).",
+                policy.family,
+            )
 
 
 def _may_be_for_answers(rule: PolicyRule, mark: int, own_addresses: list[Network]) -> bool:

@@ -8,6 +8,7 @@ from capture import operations
 from capture.backends.detect import decide, find_live_sets
 from capture.backends.host_facts import gather
 from capture.backends.iptables.tables import legacy_tables
+from capture.backends.nftables.names import REJECT_TABLE
 from capture.backends.nftables.netlink import NftablesNetlinkDriver as NativeDriver
 from capture.backends.request import BackendRequest
 from capture.errors import CaptureError
@@ -127,3 +128,13 @@ def test_a_table_that_falls_asleep_is_drift_and_mended(here: Namespace) -> None:
     assert operations.verify().holds
     assert operations.clean()
     assert everything(here)[0] == ""
+
+
+def test_a_rejecting_table_that_falls_asleep_is_drift_and_mended(here: Namespace) -> None:
+    chosen = settings({option.IP_FAMILIES: "ipv4", option.OTHER_FAMILY: "reject"})
+    operations.apply(chosen)
+    here.run(["nft", f"add table inet {REJECT_TABLE} {{ flags dormant; }}"])
+
+    assert operations.verify().uncaptured
+    assert operations.apply(chosen).changed
+    assert operations.verify().holds

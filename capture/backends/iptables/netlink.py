@@ -51,8 +51,7 @@ class IptablesNetlinkDriver(IptablesDriver):
         """Return whether the tables hold the desired rules to the byte and nothing else; False means "read it"."""
         messages = self._making(desired)
         with open_netfilter() as netfilter:
-            is_held = bool(messages) and holds_exactly(netfilter, FAMILY_OF, TABLES, messages)
-            return is_held and not any(is_dormant(fields) for _, fields in _tables(netfilter))
+            return bool(messages) and holds_exactly(netfilter, FAMILY_OF, TABLES, messages)
 
     def read(self) -> Ruleset:
         """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. It makes no table.

@@ -20,7 +20,7 @@ from capture.errors import UnsupportedError
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, FAMILY_OF, Family
 from capture.model.values import Value
-from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text, text
+from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text
 from capture.netlink.nfnetlink import open_netfilter, read_consistently
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 
-REJECT_TABLE_NAME = text(REJECT_TABLE)
+REJECTED = "--other-family reject refuses TCP of this family"
 NFTA_TABLE_HANDLE = 4
 """linux/netfilter/nf_tables.h. Tables of a namespace are numbered as they are made, in all families."""
 MODEL_HOOKS = {hook.lower(): hook for hook in (model.PREROUTING, model.OUTPUT, model.INPUT, model.POSTROUTING)}
@@ -71,6 +71,11 @@ class ListedTable(Value):
     def is_native(self) -> bool:
         """Return whether it is one of our own tables."""
         return self.family == nf.NFPROTO_INET and self.name in MODEL_TABLES
+
+    @property
+    def rejects_other_family(self) -> bool:
+        """Whether it is the one of --other-family reject (``capture.backends.other_family``)."""
+        return self.family == nf.NFPROTO_INET and self.name == REJECT_TABLE
 
     @property
     def is_of_iptables(self) -> bool:
@@ -140,7 +145,7 @@ def _listed_tables(netfilter: NetlinkSocket, family: int) -> Iterator[ListedTabl
         return
     for _, fields in read_tables(netfilter, family):
         name = fields[nf.NFTA_TABLE_NAME]
-        if name in reached and not is_dormant(fields) and name != REJECT_TABLE_NAME:
+        if name in reached and not is_dormant(fields):
             handle = decode_number(fields.get(NFTA_TABLE_HANDLE, b""))
             yield ListedTable(family, decode_text(name), handle, tuple(by_table[name]))
 
@@ -151,6 +156,8 @@ def _of_table(
     """Yield the base chains of a table; with ``without_usual``, those that neither a capture nor iptables has there."""
     family = listed.family
     rules = _rules_by_chain(netfilter, listed)
+    if listed.rejects_other_family:
+        rules = {name: [rule.replace(why=REJECTED) for rule in found] for name, found in rules.items()}
     chains = [(fields, _chain(fields, rules)) for fields in listed.chains]
     called = tuple(chain for fields, chain in chains if nf.NFTA_CHAIN_HOOK not in fields)
     for fields, chain in chains:
@@ -178,6 +185,7 @@ def _of_table(
                 is_native=not listed.is_filter_of_iptables,
                 is_route=hook.kind == "route",
                 devices=devices,
+                is_own=listed.rejects_other_family,
                 place=("nftables", "") if listed.is_native else None,
             )
 

@@ -136,6 +136,7 @@ def decoded(*expressions: bytes, find_set: Callable[[str], NativeSet] = SETS.__g
             MARK + make.bitwise(of_machine(0xF00)) + make.equals(of_machine(0x100)),
             MARK + make.bitwise(of_machine(0xF00), of_machine(0x300)) + make.equals(of_machine(0x200)),
         ]),
+        ("meta mark & 0x00000f00 == 0x00000000", [MARK + make.bitwise(of_machine(0xF00)) + make.equals(bytes(4))]),
         ("ct mark != 0x00000001", [CT_MARK + make.equals(of_machine(1), negated=True)]),
         ("ct state related,new", [STATE + make.bitwise(of_machine(12)) + make.equals(bytes(4), negated=True)]),
     ],
