@@ -13,7 +13,7 @@ from typing import Any
 
 from capture.model.values import Value
 from capture.state.files import content_of, names_in
-from cni.networks import Choice, RuntimeName
+from cni.networks import ListChoice, RuntimeName
 
 BIN_DIR, CONF_DIR = "/opt/cni/bin", "/etc/cni/net.d"
 CONTAINERD_CONFIGURATION = "etc/containerd/config.toml"
@@ -48,10 +48,10 @@ class Runtime(Value):
     without_annotations: str = ""
     """Why it hands no annotations of pods to plugins; empty: it does, as far as is known."""
 
-    def choice(self, network: str, bin_dir: str) -> Choice:
+    def choice(self, network: str, bin_dir: str) -> ListChoice:
         """Return how it chooses, if plugins lie in ``bin_dir``, too."""
         by_name: RuntimeName = "libcni" if self.name == "containerd" and network else self.name
-        return Choice(by_name, network or self.network, tuple(dict.fromkeys((bin_dir, *self.bin_dirs))))
+        return ListChoice(by_name, network or self.network, tuple(dict.fromkeys((bin_dir, *self.bin_dirs))))
 
 
 def detect(root: str = "/") -> Runtime:

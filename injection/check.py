@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from injection.inject import Outcome
-    from injection.plan import Plan
+    from injection.inject import WorkloadOutcome
+    from injection.plan import InjectionPlan
     from injection.template import Template
 
 BY_INIT = "by istio-init"
@@ -19,7 +19,7 @@ BY_PLUGIN = "by the CNI plugin"
 MAX_SHOWN = 3
 
 
-def report(origin: str, outcome: Outcome, template: Template) -> dict[str, Any]:
+def report(origin: str, outcome: WorkloadOutcome, template: Template) -> dict[str, Any]:
     """Return the report about one workload of a file."""
     plan = outcome.plan
     line: dict[str, Any] = {
@@ -42,7 +42,7 @@ def report(origin: str, outcome: Outcome, template: Template) -> dict[str, Any]:
     return line
 
 
-def _settings_as_plain(plan: Plan) -> dict[str, str]:
+def _settings_as_plain(plan: InjectionPlan) -> dict[str, str]:
     words = plan.settings.arguments()[1:]
     return dict(zip(words[::2], words[1::2], strict=False))
 

@@ -59,6 +59,8 @@ NETWORK = PodNetwork(local=(parse_address("10.0.0.9"), parse_address("fd00::9"))
         (("NOTRACK", "CT --notrack", "notrack"), Untrack()),
         (("-g OTHER", "goto OTHER"), Goto("OTHER")),
         (("NFLOG --nflog-group 1", "TTL --ttl-set 64", "SET --add-set x src"), Continue()),
+        (("ULOG", "TRACE", "AUDIT", "CLASSIFY", "DSCP", "TOS", "HL", "ECN", "CHECKSUM", "TCPMSS"), Continue()),
+        (("TCPOPTSTRIP", "LED", "IDLETIMER", "RATEEST"), Continue()),
         (("DNAT --to-destination 10.0.0.1", "dnat to 10.0.0.1", "dnat ip to 10.0.0.1"), Translate(ADDRESS, None)),
         (("DNAT --to-destination 10.0.0.1:81", "dnat ip to 10.0.0.1:81"), Translate(ADDRESS, 81)),
         (("DNAT --to-destination [fd00::1]:81", "dnat ip6 to [fd00::1]:81"), Translate(ADDRESS6, 81)),
