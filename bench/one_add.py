@@ -73,7 +73,8 @@ def one_add(backend: str, started: float) -> None:
     from capture.backends import detect
     from cni.protocol import dispatch
 
-    driver = __import__(f"capture.backends.{backend}.netlink", fromlist=["NetlinkDriver"]).NetlinkDriver
+    name = f"{backend.title()}NetlinkDriver"
+    driver = getattr(__import__(f"capture.backends.{backend}.netlink", fromlist=[name]), name)
 
     clock.leave()
     clock.enter("rest")

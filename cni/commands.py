@@ -21,7 +21,7 @@ from cni import conf, entries, istio_cni, kubeconfig_file, runtimes
 from cni import install as installer
 from cni.install import OWN_CONFIG, Desired
 from cni.log import DEFAULT_FILE, LEVELS
-from cni.networks import PLUGIN, Choice
+from cni.networks import PLUGIN, ListChoice
 from cni.plugin_files import BUNDLE_MARK, FileChange
 from cni.protocol import CniError
 from cni.runtimes import Runtime
@@ -227,7 +227,7 @@ def _rivals(conf_dir: str) -> list[str]:
     return [f"{rival.message}. {rival.remedy}"] if rival and rival.state == "warning" else []
 
 
-def _upstream(conf_dir: str, choice: Choice) -> istio_cni.Upstream | None:
+def _upstream(conf_dir: str, choice: ListChoice) -> istio_cni.Upstream | None:
     """Return the configuration of Istio's plugin in the list that will get our entry; installing reports errors."""
     try:
         return istio_cni.read(installer.main_network(conf_dir, choice))

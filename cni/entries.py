@@ -17,7 +17,7 @@ from capture.state.directory import ensure
 from cni import atomic_files
 from cni.atomic_files import ChangedMeanwhileError
 from cni.install_error import InstallError, unexpected
-from cni.networks import PLUGIN, Network, RuntimeName, network_in
+from cni.networks import PLUGIN, ConfigurationFile, RuntimeName, network_in
 from cni.plugin_files import FileChange
 from cni.protocol import SUPPORTED_VERSIONS
 
@@ -44,7 +44,7 @@ def _names(replaced: Container[str], plugins: list[dict[str, Any]]) -> list[str]
 
 
 def enter(
-    network: Network, entry: dict[str, Any], replaced: Container[str] = (), *, is_urgent: bool = False
+    network: ConfigurationFile, entry: dict[str, Any], replaced: Container[str] = (), *, is_urgent: bool = False
 ) -> tuple[str, list[FileChange]]:
     """Put the entry into a file; return the file that has it then, and what has changed."""
     plugins = after_others(network, entry, replaced)
@@ -59,7 +59,9 @@ def enter(
     return path, changes + turned
 
 
-def after_others(network: Network, entry: dict[str, Any], replaced: Container[str] = ()) -> list[dict[str, Any]]:
+def after_others(
+    network: ConfigurationFile, entry: dict[str, Any], replaced: Container[str] = ()
+) -> list[dict[str, Any]]:
     """Return the plugins with the entry. Raises InstallError if there is none that makes the network."""
     plugins = with_entry(network.plugins, entry, replaced)
     if len(plugins) == 1:
@@ -67,7 +69,7 @@ def after_others(network: Network, entry: dict[str, Any], replaced: Container[st
     return plugins
 
 
-def check_callable(network: Network, runtime: RuntimeName) -> None:
+def check_callable(network: ConfigurationFile, runtime: RuntimeName) -> None:
     """Raise InstallError if the plugin could not be called in this list."""
     if not network.configuration.get("name") and runtime != "crio":  # which takes the file's name
         raise unexpected(network.path, "a 'name' of the network, which must not be empty (CNI's SPEC)")
@@ -82,7 +84,7 @@ def check_callable(network: Network, runtime: RuntimeName) -> None:
 
 
 def rewrite(
-    network: Network, plugins: list[dict[str, Any]], change: str, *, is_urgent: bool = False
+    network: ConfigurationFile, plugins: list[dict[str, Any]], change: str, *, is_urgent: bool = False
 ) -> list[FileChange]:
     """Give a list these plugins, unless it has them."""
     if plugins == network.plugins:
@@ -91,7 +93,7 @@ def rewrite(
     return [FileChange(network.path, change)]
 
 
-def _keep(network: Network) -> None:
+def _keep(network: ConfigurationFile) -> None:
     """Keep a list as its owner wrote it, if that can be done. A copy that is cut off is not used."""
     kept = kept_original(network.path)
     with suppress(OSError, CaptureError):
@@ -100,7 +102,7 @@ def _keep(network: Network) -> None:
             file.write(network.file.content)
 
 
-def _turn_into_list(network: Network, plugins: list[dict[str, Any]]) -> tuple[str, list[FileChange]]:
+def _turn_into_list(network: ConfigurationFile, plugins: list[dict[str, Any]]) -> tuple[str, list[FileChange]]:
     """Put a list in the place of a file that holds one plugin; the list sorts after it, so that one is set aside.
 
     Killed in between, both are there and runtimes still read the old one; the next run begins with it again.
@@ -137,7 +139,7 @@ def kept_original(path: str) -> str:
     return os.path.join(own_directory(conf_dir), "originals", name)
 
 
-def as_list(network: Network, plugins: list[dict[str, Any]]) -> dict[str, Any]:
+def as_list(network: ConfigurationFile, plugins: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a network configuration list of ``plugins``, with everything else of ``network``."""
     if network.is_list:
         return network.configuration | {"plugins": plugins}
@@ -184,7 +186,7 @@ def take_out(path: str) -> list[FileChange]:
     return _give_back(network, others) or rewrite(network, others, "entry removed")
 
 
-def _give_back(network: Network, others: list[dict[str, Any]]) -> list[FileChange]:
+def _give_back(network: ConfigurationFile, others: list[dict[str, Any]]) -> list[FileChange]:
     """Let the owner's file take the place of the list that was made from it; nothing if the list has changed since."""
     for suffix in SINGLE:
         owners = os.path.splitext(network.path)[0] + suffix
@@ -204,7 +206,7 @@ def _give_back(network: Network, others: list[dict[str, Any]]) -> list[FileChang
     return []
 
 
-def _is_made_from(network: Network, others: list[dict[str, Any]], original: str, owners: str) -> bool:
+def _is_made_from(network: ConfigurationFile, others: list[dict[str, Any]], original: str, owners: str) -> bool:
     try:
         single = network_in(original, timeout=0).replace(path=owners)
         return as_list(single, single.plugins) == network.configuration | {"plugins": others}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from cni.http_answer import Answer
+    from cni.http_answer import HttpAnswer
 
 TlsError = _ssl.SSLError
 """An OSError; ``reason`` has OpenSSL's words."""
@@ -42,7 +42,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 AT_ONCE = 65536
 
 
-class Server(Value):
+class UrlServer(Value):
     """The server of a URL: ``https://[fd00::1]:6443/prefix``."""
 
     scheme: str
@@ -53,7 +53,7 @@ class Server(Value):
     path: str
 
 
-def parse_url(url: str) -> Server | None:
+def parse_url(url: str) -> UrlServer | None:
     """Return the server of a URL without user, query and fragment; None if it is something else."""
     scheme, _, rest = url.partition("://")
     authority, _, path = rest.partition("/")
@@ -69,7 +69,7 @@ def parse_url(url: str) -> Server | None:
     number = int(port) if is_decimal(port, 5) else 0 if port else DEFAULT_PORTS.get(scheme.lower(), 0)
     if scheme.lower() not in DEFAULT_PORTS or not host or not 0 < number < 65536:
         return None
-    return Server(scheme.lower(), host, number, authority, f"/{path}".rstrip("/"))
+    return UrlServer(scheme.lower(), host, number, authority, f"/{path}".rstrip("/"))
 
 
 def tls_context(authority: str | None, *, verifies: bool, client: tuple[bytes, bytes] | None) -> _ssl._SSLContext:
@@ -111,7 +111,7 @@ class Socket(_socket.socket):
     __slots__ = ("__weakref__",)
 
 
-def exchange(server: Server, tls: _ssl._SSLContext | None, name: str, request: bytes, limit: float) -> Answer:
+def exchange(server: UrlServer, tls: _ssl._SSLContext | None, name: str, request: bytes, limit: float) -> HttpAnswer:
     """Send a request and return the answer. ``name`` is what the server's certificate has to be for.
 
     ``limit`` is a moment of ``time.monotonic``. Raises TimeoutError after it, other kinds of OSError, and what
@@ -150,7 +150,7 @@ def _received(plain: Socket, read: Callable[[int], bytes], limit: float) -> byte
         http_answer.require_http(received)
 
 
-def connected(server: Server, limit: float) -> Socket:
+def connected(server: UrlServer, limit: float) -> Socket:
     """Return a connection to the first address of the server that takes one; each gets its share of the time."""
     addresses = resolved(server.host, server.port, limit)
     failure: OSError = TimeoutError()

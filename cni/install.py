@@ -24,8 +24,8 @@ from cni.networks import (
     PLUGIN,
     READ_BY_RUNTIMES,
     Candidate,
-    Choice,
-    Network,
+    ConfigurationFile,
+    ListChoice,
     candidates,
     choose,
     network_in,
@@ -45,7 +45,7 @@ class Desired(Value):
     """The plugin's, without its type."""
     own_config: str = ""
     """The name of a list of our own, which must sort before the one that it is made from; empty: there is none."""
-    choice: Choice = FIRST_BY_NAME
+    choice: ListChoice = FIRST_BY_NAME
     replaced: tuple[str, ...] = ()
     """Types of plugins that do the same job, and leave the list."""
 
@@ -94,7 +94,9 @@ def uninstall(bin_dir: str, conf_dir: str, grace: float = 0.0, *, keep_plugin: b
         return changes + remove_plugin(bin_dir)
 
 
-def network_taken(conf_dir: str, choice: Choice = FIRST_BY_NAME, *, but_own: bool = False) -> Network | None:
+def network_taken(
+    conf_dir: str, choice: ListChoice = FIRST_BY_NAME, *, but_own: bool = False
+) -> ConfigurationFile | None:
     """Return the network that a runtime takes, or would take without a list of our own; None if it takes none.
 
     Raises ``InstallError``: the file that counts is broken.
@@ -105,7 +107,7 @@ def network_taken(conf_dir: str, choice: Choice = FIRST_BY_NAME, *, but_own: boo
     return taken.network if taken else None
 
 
-def main_network(conf_dir: str, choice: Choice = FIRST_BY_NAME) -> Network:
+def main_network(conf_dir: str, choice: ListChoice = FIRST_BY_NAME) -> ConfigurationFile:
     """Return the network that a runtime would take without a list of our own. Raises ``InstallError``."""
     taken = network_taken(conf_dir, choice, but_own=True)
     if taken is not None:
@@ -151,7 +153,7 @@ def _put_entry(desired: Desired, *, is_urgent: bool = False) -> list[FileChange]
     return changes + _take_out(desired.conf_dir, all_but=targets)
 
 
-def _write_own_list(desired: Desired, source: Network, entry: dict[str, Any]) -> tuple[str, list[FileChange]]:
+def _write_own_list(desired: Desired, source: ConfigurationFile, entry: dict[str, Any]) -> tuple[str, list[FileChange]]:
     """Write a list of our own: what the runtime would read without it, and the entry."""
     path = os.path.join(desired.conf_dir, desired.own_config)
     if os.fsencode(source.path) < os.fsencode(path):

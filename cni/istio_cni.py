@@ -14,7 +14,7 @@ from typing import Any
 
 from capture.model.values import Value
 from capture.report.terminal import Finding
-from cni.networks import PLUGIN, Network, candidates
+from cni.networks import PLUGIN, ConfigurationFile, candidates
 from cni.runtimes import CONF_DIR, CONTAINERDS
 
 TYPE = "istio-cni"
@@ -32,7 +32,7 @@ class Upstream(Value):
     """Whether Istio's plugin also handles ambient pods, and must stay."""
 
 
-def read(network: Network) -> Upstream | None:
+def read(network: ConfigurationFile) -> Upstream | None:
     """Return the entry of Istio's plugin in the list; None if there is none."""
     plugin = next((each for each in network.plugins if each.get("type") == TYPE), None)
     if plugin is None:

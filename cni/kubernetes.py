@@ -19,7 +19,7 @@ from capture.state.json_text import JsonError, decode
 from cni import https
 from cni import kubeconfig as kubeconfigs
 from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NOT_FOUND, UNAUTHORIZED
-from cni.http_answer import Answer, CutOffError, NotHttpError
+from cni.http_answer import CutOffError, HttpAnswer, NotHttpError
 from cni.pod_object import is_the_same
 from cni.protocol import INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
 
@@ -95,7 +95,7 @@ def check_server(kubeconfig: Kubeconfig, deadline: float = DEADLINE) -> None:
 
 
 def _is_name(text: str) -> bool:
-    """Whether a text can be the name of an object, and so part of a path (RFC 1123, "subdomain")."""
+    """Return whether a text can be the name of an object, and so part of a path (RFC 1123, "subdomain")."""
     plain = text.replace("-", "a").replace(".", "a")
     return len(text) <= 253 and plain.isascii() and plain.isalnum() and text[0] not in "-." and ".." not in text
 
@@ -188,7 +188,7 @@ class _Question:
             lines.append(f"Authorization: Bearer {token}")
         return "\r\n".join([*lines, "", ""]).encode("ascii", "replace")
 
-    def _refusal(self, answer: Answer) -> CniError | Transient:
+    def _refusal(self, answer: HttpAnswer) -> CniError | Transient:
         status, words = answer.status, _message_of(answer.body)
         refused = f"{status} {words or answer.reason}"
         if status == UNAUTHORIZED_STATUS:

@@ -38,7 +38,7 @@ HALF_WRITTEN_TIMEOUT = 1.0
 """Seconds to wait for a file to become JSON: some programs write in place."""
 
 
-class Network(Value):
+class ConfigurationFile(Value):
     """A file that runtimes read, and the network configuration in it."""
 
     path: str
@@ -48,7 +48,7 @@ class Network(Value):
 
     @property
     def is_list(self) -> bool:
-        """Whether the file holds a list of plugins; the other kinds hold a single one."""
+        """Return whether the file holds a list of plugins; the other kinds hold a single one."""
         return _is_list(self.path)
 
     @property
@@ -76,11 +76,11 @@ class Network(Value):
 
     @property
     def is_our_own(self) -> bool:
-        """Whether the file is one that ``install`` made with ``own_config``."""
+        """Return whether the file is one that ``install`` made with ``own_config``."""
         return any(entry.get(OWN_CONFIG_MARK) is True for entry in self.entries)
 
 
-class Choice(Value):
+class ListChoice(Value):
     """How a network is chosen: by which runtime's rules, and which name was given."""
 
     runtime: RuntimeName = "containerd"
@@ -89,7 +89,7 @@ class Choice(Value):
     """Where the plugins are; CRI-O takes no list of which one is missing. Empty: unknown."""
 
 
-FIRST_BY_NAME = Choice()
+FIRST_BY_NAME = ListChoice()
 """As containerd chooses."""
 
 
@@ -97,7 +97,7 @@ class Candidate(Value):
     """A file that runtimes read: the network in it, or why there is none."""
 
     path: str
-    network: Network | None
+    network: ConfigurationFile | None
     problem: str = ""
 
 
@@ -113,7 +113,7 @@ def _is_list(path: str) -> bool:
     return path.endswith(".conflist")
 
 
-def networks(conf_dir: str) -> Iterator[Network]:
+def networks(conf_dir: str) -> Iterator[ConfigurationFile]:
     """Yield what runtimes read, in the order in which they do."""
     for path in paths_in(conf_dir):
         yield network_in(path)
@@ -126,7 +126,7 @@ def paths_in(conf_dir: str) -> list[str]:
     return [path for path in paths if not os.path.isdir(path)]
 
 
-def network_in(path: str, timeout: float | None = None) -> Network:
+def network_in(path: str, timeout: float | None = None) -> ConfigurationFile:
     """Return the network in a file, waiting a moment if another program seems to be writing it.
 
     Raises InstallError, or OSError.
@@ -137,7 +137,7 @@ def network_in(path: str, timeout: float | None = None) -> Network:
     while True:
         file = atomic_files.snapshot(os.path.realpath(path) if _is_list(path) else path)
         try:
-            return Network(path, file, _checked(path, decode(file.content.decode())))
+            return ConfigurationFile(path, file, _checked(path, decode(file.content.decode())))
         except (JsonError, UnicodeDecodeError) as wrong:
             if time.monotonic() > deadline:
                 expected = "a network configuration, but it is empty" if not file.content.strip() else f"JSON: {wrong}"
@@ -178,16 +178,16 @@ def _candidate(path: str, timeout: float | None) -> Candidate:
         return Candidate(path, None, error.strerror or str(error))
 
 
-def choose(found: Sequence[Candidate], choice: Choice) -> Chosen:
+def choose(found: Sequence[Candidate], choice: ListChoice) -> Chosen:
     """Return the file that a runtime takes; pure but for looking whether plugins are there."""
     if choice.runtime == "containerd" and not choice.network:
         return _as_containerd(found)
-    obstacles = {candidate.path: _why_skipped(candidate, choice) for candidate in found}
+    skipped = {candidate.path: _why_skipped(candidate, choice) for candidate in found}
     in_order = sorted(found, key=lambda candidate: choice.runtime != "crio" and not _is_list(candidate.path))
-    taken = next((candidate for candidate in in_order if not obstacles[candidate.path]), None)
+    taken = next((candidate for candidate in in_order if not skipped[candidate.path]), None)
     reasons = {
-        path: f"skipped: {obstacle}" if obstacle else "not taken: another one comes before it"
-        for path, obstacle in obstacles.items()
+        path: f"skipped: {reason}" if reason else "not taken: another one comes before it"
+        for path, reason in skipped.items()
     }
     if taken is not None:
         which = f"the first of the name {choice.network}" if choice.network else "the first usable"
@@ -204,7 +204,7 @@ def _as_containerd(found: Sequence[Candidate]) -> Chosen:
     return Chosen(None if first.problem else first, ((first.path, verdict), *rest))
 
 
-def _why_skipped(candidate: Candidate, choice: Choice) -> str:
+def _why_skipped(candidate: Candidate, choice: ListChoice) -> str:
     network = candidate.network
     if network is None:
         return candidate.problem
@@ -215,7 +215,7 @@ def _why_skipped(candidate: Candidate, choice: Choice) -> str:
     return ""
 
 
-def missing_plugins(network: Network, bin_dirs: tuple[str, ...]) -> list[str]:
+def missing_plugins(network: ConfigurationFile, bin_dirs: tuple[str, ...]) -> list[str]:
     """Return the types of the network's plugins that are in none of these directories."""
     types = [str(plugin.get("type")) for plugin in network.plugins]
     there = {each for each in types for directory in bin_dirs if os.path.isfile(os.path.join(directory, each))}

@@ -13,7 +13,7 @@ from typing import Any
 
 from capture.model.values import Value
 from capture.state.files import content_of, names_in
-from cni.networks import Choice, RuntimeName
+from cni.networks import ListChoice, RuntimeName
 
 BIN_DIR, CONF_DIR = "/opt/cni/bin", "/etc/cni/net.d"
 CONTAINERD_CONFIGURATION = "etc/containerd/config.toml"
@@ -52,10 +52,10 @@ class Runtime(Value):
         """Return whether the directory is one in which it looks for plugins, as far as is known."""
         return os.path.normpath(bin_dir) in map(os.path.normpath, self.bin_dirs)
 
-    def choice(self, network: str, bin_dir: str) -> Choice:
+    def choice(self, network: str, bin_dir: str) -> ListChoice:
         """Return how it chooses, if plugins lie in ``bin_dir``, too."""
         by_name: RuntimeName = "libcni" if self.name == "containerd" and network else self.name
-        return Choice(by_name, network or self.network, tuple(dict.fromkeys((bin_dir, *self.bin_dirs))))
+        return ListChoice(by_name, network or self.network, tuple(dict.fromkeys((bin_dir, *self.bin_dirs))))
 
 
 def detect(root: str = "/") -> Runtime:

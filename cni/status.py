@@ -14,7 +14,7 @@ from capture.state.json_text import JsonError, decode, encode
 from cni import istio_cni, kubernetes, runtimes, trial
 from cni.conf import KUBERNETES
 from cni.entries import as_list
-from cni.networks import PLUGIN, Candidate, Chosen, Network, candidates, choose, missing_plugins
+from cni.networks import PLUGIN, Candidate, Chosen, ConfigurationFile, candidates, choose, missing_plugins
 from cni.protocol import NOT_AVAILABLE_LIMITED, CniError
 from cni.runtimes import Runtime
 from cni.token_times import times_of, token_in
@@ -42,7 +42,7 @@ class Status(Value):
 
     @property
     def works(self) -> bool:
-        """Whether nothing keeps pods from being captured or from starting."""
+        """Return whether nothing keeps pods from being captured or from starting."""
         return not any(finding.state == "error" for finding in self.findings)
 
 
@@ -92,7 +92,9 @@ NO_LIST = "Install a network plugin, or name the directory that the runtime read
 ENTRY_REMEDY = f"Correct the entry, or install it again: {INSTALL}."
 
 
-def _about_list(found: list[Candidate], chosen: Chosen, taken: Network | None, conf_dir: str) -> Iterator[Finding]:
+def _about_list(
+    found: list[Candidate], chosen: Chosen, taken: ConfigurationFile | None, conf_dir: str
+) -> Iterator[Finding]:
     if taken is None:
         message = "; ".join(f"{os.path.basename(path)}: {verdict}" for path, verdict in chosen.reasons)
         remedy = "Repair or remove the file in the way; until then no pod gets a network." if message else NO_LIST
@@ -118,7 +120,7 @@ def _about_list(found: list[Candidate], chosen: Chosen, taken: Network | None, c
     yield from _about_own_list(found, taken)
 
 
-def _about_other_plugins(taken: Network | None, bin_dirs: tuple[str, ...]) -> Iterator[Finding]:
+def _about_other_plugins(taken: ConfigurationFile | None, bin_dirs: tuple[str, ...]) -> Iterator[Finding]:
     missing = [each for each in missing_plugins(taken, bin_dirs) if each != PLUGIN] if taken else []
     if missing:
         message = f"no pod starts: the plugin {', '.join(missing)} of the list is missing in {', '.join(bin_dirs)}"
@@ -126,7 +128,7 @@ def _about_other_plugins(taken: Network | None, bin_dirs: tuple[str, ...]) -> It
         yield Finding("network", "plugins", "error", message, remedy)
 
 
-def _about_own_list(found: list[Candidate], taken: Network) -> Iterator[Finding]:
+def _about_own_list(found: list[Candidate], taken: ConfigurationFile) -> Iterator[Finding]:
     if not taken.is_our_own:
         return
     main = next((each.network for each in found if each.network is not None and not each.network.is_our_own), None)
@@ -140,7 +142,7 @@ def _about_own_list(found: list[Candidate], taken: Network) -> Iterator[Finding]
         yield Finding("network", "own list", "warning", message, f"{INSTALL} --own-config makes it anew.")
 
 
-def _about_plugin(path: str, taken: Network | None, entry: dict[str, Any] | None) -> Iterator[Finding]:
+def _about_plugin(path: str, taken: ConfigurationFile | None, entry: dict[str, Any] | None) -> Iterator[Finding]:
     if not os.path.lexists(path):
         yield Finding("plugin", "file", "error" if entry else "note", f"{path} is missing", f"Install it: {INSTALL}.")
         return

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from injection.inject import Outcome
-    from injection.plan import Plan
+    from injection.inject import WorkloadOutcome
+    from injection.plan import InjectionPlan
     from injection.template import Template
 
 BY_INIT = "by istio-init"
@@ -65,7 +65,7 @@ class Report(Value):
         return "\n".join([head, *(f"  warning: {warning}" for warning in self.warnings)])
 
 
-def report(origin: str, outcome: Outcome, template: Template) -> Report:
+def report(origin: str, outcome: WorkloadOutcome, template: Template) -> Report:
     """Return the report about one workload of a file."""
     where, plan = f"{origin}, document {outcome.document}", outcome.plan
     found = Report(str(outcome.workload), outcome.injected, outcome.reason, outcome.warnings, where)
@@ -81,7 +81,7 @@ def report(origin: str, outcome: Outcome, template: Template) -> Report:
     )
 
 
-def _settings_as_plain(plan: Plan) -> dict[str, str]:
+def _settings_as_plain(plan: InjectionPlan) -> dict[str, str]:
     words = plan.settings.arguments()[1:]
     return dict(zip(words[::2], words[1::2], strict=False))
 

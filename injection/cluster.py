@@ -21,7 +21,6 @@ from injection.warnings import dangers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-
     from injection.pods import Workload
     from injection.settings import PodSettings
 

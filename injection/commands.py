@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.settings.settings import Settings
-    from injection.inject import Outcome, Result
+    from injection.inject import Result, WorkloadOutcome
 
 EXAMPLES = """
 capture inject -f deployment.yaml | kubectl apply -f -
@@ -174,7 +174,7 @@ def _injected(name: str, request: InjectionRequest) -> Result:
     return result
 
 
-def _summarise(name: str, outcome: Outcome) -> None:
+def _summarise(name: str, outcome: WorkloadOutcome) -> None:
     """Print the result for a workload on stderr."""
     where = f"{origin_of(name)}: {outcome.workload}"
     click.echo(f"{where}: {'injected' if outcome.injected else f'skipped: {outcome.reason}'}", err=True)

@@ -9,7 +9,7 @@ from capture.model.values import Value
 from cni.pod import STATUS_ANNOTATION, TEMPLATES_ANNOTATION
 from injection.decision import decide
 from injection.manifest import Text, can_be_added_to, item_name, needs_writing_anew
-from injection.plan import LISTS, Plan, make_plan, status_of, with_plan
+from injection.plan import LISTS, InjectionPlan, make_plan, status_of, with_plan
 from injection.pods import containers_of, unknown_workloads, workloads
 from injection.remove import NOTES, put, remove, unshared
 from injection.shape import POD
@@ -32,7 +32,7 @@ SIDECAR = "sidecar"
 """The one template of Istio's that there is here."""
 
 
-class Outcome(Value):
+class WorkloadOutcome(Value):
     """The result for a workload."""
 
     document: int
@@ -40,14 +40,14 @@ class Outcome(Value):
     injected: bool
     reason: str
     warnings: tuple[str, ...] = ()
-    plan: Plan | None = None
+    plan: InjectionPlan | None = None
 
 
 class Result(Value):
     """A manifest after injection."""
 
     text: str
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[WorkloadOutcome, ...]
 
 
 def inject(text: str, origin: str, template: Template, base: Settings, namespace: str = "default") -> Result:
@@ -78,11 +78,11 @@ def inject(text: str, origin: str, template: Template, base: Settings, namespace
     return Result(result, tuple(outcomes))
 
 
-def _passed_over(number: int, workload: Workload) -> Outcome:
+def _passed_over(number: int, workload: Workload) -> WorkloadOutcome:
     """Return that a kind is unknown, as for `istioctl kube-inject`: what becomes of its template is not known."""
     where = ".".join(map(str, workload.path))
     reason = f"kind {workload.kind} is unknown; its pods ({where}) can be injected when they are made: --policy"
-    return Outcome(number, workload, injected=False, reason=reason)
+    return WorkloadOutcome(number, workload, injected=False, reason=reason)
 
 
 def _line_of(root: Node, workload: Workload, message: str) -> int:
@@ -94,23 +94,23 @@ def _line_of(root: Node, workload: Workload, message: str) -> int:
     return int(named.start_mark.line) + 1
 
 
-def _outcome(number: int, workload: Workload, template: Template, base: Settings) -> Outcome:
+def _outcome(number: int, workload: Workload, template: Template, base: Settings) -> WorkloadOutcome:
     _require_understood(workload)
     decision = decide(workload.pod.get("metadata") or {}, workload.pod["spec"], workload.namespace)
     if not decision.inject:
-        return Outcome(number, workload, injected=False, reason=decision.reason, warnings=decision.warnings)
+        return WorkloadOutcome(number, workload, injected=False, reason=decision.reason, warnings=decision.warnings)
     templates = [name.strip() for name in workload.annotations.get(TEMPLATES_ANNOTATION, SIDECAR).split(",")]
     if SIDECAR not in templates:
         reason = f"annotation {TEMPLATES_ANNOTATION} names {', '.join(templates)}"
-        return Outcome(number, workload, injected=False, reason=reason, warnings=decision.warnings)
+        return WorkloadOutcome(number, workload, injected=False, reason=reason, warnings=decision.warnings)
     if STATUS_ANNOTATION in workload.annotations:
         reason = f"another injector has been here: annotation {STATUS_ANNOTATION}"
-        return Outcome(number, workload, injected=False, reason=reason, warnings=decision.warnings)
+        return WorkloadOutcome(number, workload, injected=False, reason=reason, warnings=decision.warnings)
     plan = make_plan(workload, template, base)
     warnings = [*decision.warnings, *warnings_of(workload, plan)]
     if template.uses_plugin and plan.settings.plugin_leaves_more:
         warnings.append("the CNI plugin leaves inbound port 15020 alone, whatever the status port is")
-    return Outcome(number, workload, injected=True, reason=decision.reason, warnings=tuple(warnings), plan=plan)
+    return WorkloadOutcome(number, workload, injected=True, reason=decision.reason, warnings=tuple(warnings), plan=plan)
 
 
 def _require_understood(workload: Workload) -> None:
@@ -144,7 +144,7 @@ def _prove(result: str, clean: str, expected: list[Any], origin: str) -> None:
 # --- writing -------------------------------------------------------------------------------------
 
 
-def _write(target: Text, root: Node, workload: Workload, plan: Plan) -> str:
+def _write(target: Text, root: Node, workload: Workload, plan: InjectionPlan) -> str:
     """Make the edits for one pod, and return the status annotation."""
     pod = node_at(root, workload.path)
     created: list[str] = []
@@ -177,7 +177,7 @@ def _write(target: Text, root: Node, workload: Workload, plan: Plan) -> str:
     return status
 
 
-def _taken_from(spec: Node, key: str, plan: Plan) -> list[int]:
+def _taken_from(spec: Node, key: str, plan: InjectionPlan) -> list[int]:
     """Return the positions of the pod's own containers that were merged into injected ones."""
     node = node_at(spec, [key])
     if key == "volumes" or node is None or is_null(node):
@@ -207,7 +207,7 @@ def _write_annotations(target: Text, pod: Node, desired: dict[str, str]) -> None
         target.add_pairs(annotations, added)
 
 
-def _write_list(target: Text, spec: Node, key: str, plan: Plan, workload: Workload) -> list[tuple[int, str]]:
+def _write_list(target: Text, spec: Node, key: str, plan: InjectionPlan, workload: Workload) -> list[tuple[int, str]]:
     """Make the edits for a list, and return what was taken out of it."""
     first, last, found = plan.first[key], plan.last[key], pair(spec, key)
     if found is None:

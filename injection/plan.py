@@ -34,7 +34,7 @@ MERGE_KEYS = {"env": "name", "ports": "containerPort", "volumeMounts": "mountPat
 LISTS = ("initContainers", "containers", "volumes")
 
 
-class Plan(Value):
+class InjectionPlan(Value):
     """The additions to a pod, and what of it is replaced."""
 
     annotations: dict[str, str]
@@ -47,7 +47,7 @@ class Plan(Value):
     settings: PodSettings
 
 
-def make_plan(workload: Workload, template: Template, base: Settings) -> Plan:
+def make_plan(workload: Workload, template: Template, base: Settings) -> InjectionPlan:
     """Return the plan for a pod that is to be injected.
 
     Raises InjectionError or ConfigurationError whose text names the workload and the annotation.
@@ -129,7 +129,7 @@ class _Planner:
         self._last: dict[str, list[Container]] = {key: [] for key in LISTS}
         self._taken: set[str] = set()
 
-    def plan(self, proxy: Container) -> Plan:
+    def plan(self, proxy: Container) -> InjectionPlan:
         native = self._is_native()
         self._before(native=native)
         others = self._template.others()
@@ -143,7 +143,7 @@ class _Planner:
         volumes = {each.get("name") for each in self._workload.pod["spec"].get("volumes") or []}
         self._last["volumes"] += [each for each in others.volumes if each["name"] not in volumes]
         annotations = self._settings.plugin_annotations() if self._template.uses_plugin else {}
-        return Plan(annotations, self._first, self._last, frozenset(self._taken), self._settings)
+        return InjectionPlan(annotations, self._first, self._last, frozenset(self._taken), self._settings)
 
     def _is_native(self) -> bool:
         """Return whether the proxy is a native sidecar: by the annotation, or because the pod's own proxy is one."""
@@ -200,7 +200,7 @@ def _merged_list(added: list[Any], users: list[Any], key: str) -> list[Any]:
     return list(entries.values())
 
 
-def with_plan(pod: dict[str, Any], plan: Plan, status: str) -> dict[str, Any]:
+def with_plan(pod: dict[str, Any], plan: InjectionPlan, status: str) -> dict[str, Any]:
     """Return the pod with the plan carried out."""
     pod = copy.deepcopy(pod)
     metadata = pod.get("metadata") or {}
@@ -215,11 +215,11 @@ def with_plan(pod: dict[str, Any], plan: Plan, status: str) -> dict[str, Any]:
     return pod
 
 
-def _is_taken(entry: Any, key: str, plan: Plan) -> bool:
+def _is_taken(entry: Any, key: str, plan: InjectionPlan) -> bool:
     return key != "volumes" and isinstance(entry, dict) and entry.get("name") in plan.taken
 
 
-def status_of(plan: Plan, notes: Mapping[str, Any]) -> dict[str, Any]:
+def status_of(plan: InjectionPlan, notes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the status in Istio's form, which the CNI plugin and istioctl read; and notes for taking it out again."""
 
     def names(key: str) -> list[str] | None:

@@ -67,7 +67,7 @@ class Entries(Value):
             yield from self.of.misfits(inner, f"{where}.{name}")
 
 
-class Fields(Value):
+class Members(Value):
     """A mapping whose members have shapes; others may be anything."""
 
     members: Mapping[str, Shape]
@@ -93,24 +93,24 @@ def _misfit(value: object, where: str, expected: str) -> str:
 
 TEXT = Texts()
 NAMES = Items(TEXT)
-ANYTHING = Fields({})
+ANYTHING = Members({})
 OBJECTS = Items(ANYTHING)
 
-SECURITY = Fields(
+SECURITY = Members(
     {
-        "capabilities": Fields({"add": NAMES, "drop": NAMES}),
-        "seLinuxOptions": Fields({"type": TEXT}),
+        "capabilities": Members({"add": NAMES, "drop": NAMES}),
+        "seLinuxOptions": Members({"type": TEXT}),
         "seccompProfile": ANYTHING,
         "appArmorProfile": ANYTHING,
         "windowsOptions": ANYTHING,
         "sysctls": OBJECTS,
     }
 )
-CONTAINER = Fields(
+CONTAINER = Members(
     {
         "name": TEXT,
         "image": TEXT,
-        "env": Items(Fields({"name": TEXT}, ("name",))),
+        "env": Items(Members({"name": TEXT}, ("name",))),
         "ports": OBJECTS,
         "volumeMounts": OBJECTS,
         "volumeDevices": OBJECTS,
@@ -120,29 +120,29 @@ CONTAINER = Fields(
         "startupProbe": ANYTHING,
     }
 )
-POD = Fields(
+POD = Members(
     {
-        "metadata": Fields({"labels": ANYTHING, "annotations": ANYTHING}),
-        "spec": Fields(
+        "metadata": Members({"labels": ANYTHING, "annotations": ANYTHING}),
+        "spec": Members(
             {
                 "securityContext": SECURITY,
                 "initContainers": Items(CONTAINER),
                 "containers": Items(CONTAINER),
-                "volumes": Items(Fields({"name": TEXT})),
+                "volumes": Items(Members({"name": TEXT})),
             }
         ),
     }
 )
-FRAGMENT = Fields(
-    {"initContainers": Items(CONTAINER), "containers": Items(CONTAINER), "volumes": Items(Fields({"name": TEXT}))}
+FRAGMENT = Members(
+    {"initContainers": Items(CONTAINER), "containers": Items(CONTAINER), "volumes": Items(Members({"name": TEXT}))}
 )
 """The shape of a template's additions to a pod."""
-STATUS = Fields(
+STATUS = Members(
     {
         "initContainers": NAMES,
         "containers": NAMES,
         "volumes": NAMES,
-        "capture": Fields(
+        "capture": Members(
             {"annotations": NAMES, "created": NAMES, "was": Entries(TEXT), "taken": Entries(Items(NumberedText()))}
         ),
     }

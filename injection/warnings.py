@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from injection.plan import Plan
+    from injection.plan import InjectionPlan
     from injection.pods import Workload
     from injection.settings import PodSettings
 
@@ -23,7 +23,7 @@ INJECTED = (PROXY_CONTAINER, INIT_CONTAINER, VALIDATION_CONTAINER)
 PROBES = ("readinessProbe", "livenessProbe", "startupProbe")
 
 
-def warnings_of(workload: Workload, plan: Plan) -> tuple[str, ...]:
+def warnings_of(workload: Workload, plan: InjectionPlan) -> tuple[str, ...]:
     """Return the warnings about a pod that is injected by a plan."""
     names = [each["name"] for each in plan.last["containers"]]
     lines = list(dangers(workload, plan.settings))

@@ -3,6 +3,7 @@
     docs/options.md          the option table
     docs/commands/*.md       the commands' help; what is below the marker was written by hand and stays
     docs/errors.md           every exit code and error code, from the titles of docs/errors/*.md, a page for each
+    docs/errors/exit-*.md    whose code it is; the rest was written by hand and stays
     capture/report/schemas   each with those that it refers to, so that a validator needs one file
 
 A test compares these texts with the pages.
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 import click
 from shared_files import PLUGIN
 
-from capture.cli.group import COMMANDS, capture
+from capture.cli.group import COMMANDS, OUTPUT_COMMANDS, capture
 from capture.cli.options import CaptureCommand, SettingOption
 from capture.report.option_text import by_topic, heading
 from capture.settings.keywords import OPTIONS_BY_NAME
@@ -54,7 +55,8 @@ def pages() -> dict[str, str]:
         path = DOCS / "commands" / f"{name}.md"
         by_hand = path.read_text(encoding="utf-8").partition(END)[2] if path.exists() else ""
         found[f"commands/{name}.md"] = f"{text}\n{END}{by_hand}"
-    return found | {"errors.md": _codes()} | dict(_schemas())
+    of_exit_codes = dict(_exit_code_pages())
+    return found | of_exit_codes | {"errors.md": _codes(of_exit_codes)} | dict(_schemas())
 
 
 # --- schemas ---------------------------------------------------------------------------------------
@@ -133,16 +135,22 @@ def _without_stars(text: str) -> str:
 # --- commands ----------------------------------------------------------------------------------------
 
 
-def _command_pages() -> Iterator[tuple[str, str]]:
-    yield "istio-init", f"# istio-init\n\n{HERE}\n{_usage_of_istio_init()}"
+def commands() -> Iterator[tuple[str, click.Command]]:
+    """Yield the words that each command is called by, and the command."""
     for name in COMMANDS:
         command = capture.get_command(click.Context(capture), name)
         if isinstance(command, click.Group):
             for below, each in command.commands.items():
-                yield f"{name}-{below}", _command_page(f"capture {name} {below}", each)
+                yield f"capture {name} {below}", each
         elif command:
-            yield name, _command_page(f"capture {name}", command)
-    yield "kubectl-capture", _command_page("kubectl capture", capture_pod)
+            yield f"capture {name}", command
+    yield "kubectl capture", capture_pod
+
+
+def _command_pages() -> Iterator[tuple[str, str]]:
+    yield "istio-init", f"# istio-init\n\n{HERE}\n{_usage_of_istio_init()}"
+    for words, command in commands():
+        yield words.removeprefix("capture ").replace(" ", "-"), _command_page(words, command)
     yield (
         "capture-cni",
         f"# capture-cni\n\n{HERE}\n{PLUGIN.replace('docs/cni.md has', '[The CNI plugin](../cni.md) has')}",
@@ -217,21 +225,42 @@ the pod and what is wrong; `details` say what to do. Codes below 100 are those o
 """
 
 
+ENDING_WITH = {
+    4: (
+        "capture verify", "capture diff", "capture why", "capture doctor", "capture cni status", "capture node pods",
+        "capture node pod", "capture host status", "kubectl capture",
+    ),
+    5: ("capture verify", "capture why", "capture node pod", "capture host status", "kubectl capture"),
+    125: ("istio-init --run-validation --require-proof",),
+    126: ("istio-init --run-validation",),
+    141: tuple(f"capture {name}" for name in OUTPUT_COMMANDS),
+}  # fmt: skip
+"""The commands that end with a code; the other codes are of all."""
+ALL_COMMANDS = "`istio-init` and every `capture` command"
 CODE_PAGE = re.compile(r"# .*? (\d+): (.*)\n\nOf: (.*)\.\n")
 """How the page of a code begins: which it is, what it means, and whose it is."""
 
 
-def _codes() -> str:
-    tables = {kind: "\n".join(_code_table(kind)) for kind in ("exit", "cni")}
+def _exit_code_pages() -> Iterator[tuple[str, str]]:
+    """Yield the page of each exit code, with the commands that end with it."""
+    for code in codes_of("exit"):
+        name = f"errors/exit-{code}.md"
+        text = (DOCS / name).read_text(encoding="utf-8")
+        yield name, re.sub(r"(?m)^Of: .*$", f"Of: {_listed(ENDING_WITH.get(code, ())) or ALL_COMMANDS}.", text, count=1)
+
+
+def _codes(of_exit_codes: Mapping[str, str]) -> str:
+    tables = {kind: "\n".join(_code_table(kind, of_exit_codes)) for kind in ("exit", "cni")}
     return f"{ERRORS}\n## Exit codes of the programs\n\n{tables['exit']}\n{PLUGIN_ERRORS}\n{tables['cni']}\n"
 
 
-def _code_table(kind: str) -> Iterator[str]:
+def _code_table(kind: str, pages_of_codes: Mapping[str, str]) -> Iterator[str]:
     yield "| code | meaning | of |\n| --- | --- | --- |"
     for code in codes_of(kind):
-        text = (DOCS / "errors" / f"{kind}-{code}.md").read_text(encoding="utf-8")
+        name = f"errors/{kind}-{code}.md"
+        text = pages_of_codes.get(name) or (DOCS / name).read_text(encoding="utf-8")
         number, means, programs = CODE_PAGE.findall(text)[0]
-        yield f"| [{number}](errors/{kind}-{code}.md) | {means} | {programs} |"
+        yield f"| [{number}]({name}) | {means} | {programs} |"
 
 
 def codes_of(kind: str) -> list[int]:

@@ -10,9 +10,10 @@ argument the first two arguments of a call swapped
 removed  a call, a ``raise``, an assignment to an attribute or item left out; ``break`` and ``continue`` swapped
 ======== ==========================================================
 
-Annotations, docstrings, what only a type checker reads and texts for people (they have a space in them, or are what
-``--help`` shows) are left alone. So are the bound of a comparison with a clock, since nothing happens at exactly that
-moment, and the name of an encoding, which Python reads without what is added to it.
+Annotations, docstrings, what only a type checker reads and texts for people (they have a space in them, are what
+``--help`` shows, or why there is a rule) are left alone. So are the bound of a comparison with a clock, since nothing
+happens at exactly that moment, the name of an encoding, which Python reads without what is added to it, and
+``zip(strict=)``.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ OPERATORS = {
     ast.RShift: ast.LShift,
 }  # fmt: skip
 CLOCKS = ("monotonic", "time")
-SHOWN = ("help", "metavar", "show_default")
+LEFT_ALONE = ("help", "metavar", "show_default", "why", "strict")
 ENCODINGS = ("utf-8",)
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -96,7 +97,7 @@ def _places(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | ast.stmt,
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "bases") or _is_for_the_checker(node):
             continue
-        if isinstance(node, ast.keyword) and node.arg in SHOWN:
+        if isinstance(node, ast.keyword) and node.arg in LEFT_ALONE:
             continue
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.JoinedStr) or not isinstance(child, ast.AST) or _is_docstring(child):
@@ -107,7 +108,7 @@ def _places(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | ast.stmt,
 
 
 def _is_for_the_checker(node: ast.AST) -> bool:
-    """Whether it is ``if TYPE_CHECKING``, ``TYPE_CHECKING = False``, ``__all__``, ``Literal[...]`` or an import."""
+    """Return whether it is ``if TYPE_CHECKING``, ``TYPE_CHECKING = False``, ``__all__``, ``Literal`` or an import."""
     names = [node.test] if isinstance(node, ast.If) else node.targets if isinstance(node, ast.Assign) else []
     is_literal = isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal"
     return (
@@ -155,7 +156,7 @@ def _is_of_a_clock(comparison: ast.Compare) -> bool:
 
 
 def _commutes(call: ast.Call) -> bool:
-    """Whether the order of arguments is without meaning; ``both`` and ``either`` are those of a diagram."""
+    """Return whether the order of arguments is without meaning; ``both`` and ``either`` are those of a diagram."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     return name in ("min", "max", "both", "either", "state_in")
 

@@ -13,7 +13,7 @@ from sidecar.fields import FieldError
 from sidecar.inbound import declared_tcp_ports, inbound_clusters, inbound_listener
 from sidecar.mesh import Mesh, read_mesh
 from sidecar.objects import endpoints_of, read_pod, read_service, read_slice
-from sidecar.outbound import Destination, Outbound, destination_cluster, fixed_clusters, outbound_listeners
+from sidecar.outbound import Outbound, ServiceDestination, destination_cluster, fixed_clusters, outbound_listeners
 from sidecar.own_ports import admin_cluster, dns_clusters, dns_listeners, status_listeners
 from sidecar.telemetry import access_logs, read_telemetry
 
@@ -126,7 +126,7 @@ def render(
     }
 
 
-def destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> tuple[Destination, ...]:
+def destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> tuple[ServiceDestination, ...]:
     """Return every port of every service, each followed by its subsets. FieldError for a port of the proxy."""
     own = {config.proxy_port, config.inbound_capture_port, HEALTH_PORT, METRICS_PORT}
     found = tuple(_destinations(config, objects, pod))
@@ -140,14 +140,14 @@ def destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> t
     return found
 
 
-def _destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> Iterator[Destination]:
+def _destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> Iterator[ServiceDestination]:
     pods = {other.full_name: other for other in objects.pods}
     for service in objects.services:
         rule = rule_for(service, objects.rules, pod, objects.mesh.root_namespace)
         policy = rule.policy or Policy()
         for port in service.ports:
             endpoints = endpoints_of(service, port, objects.slices, config.families)
-            yield Destination(service, port, policy, endpoints)
+            yield ServiceDestination(service, port, policy, endpoints)
             for subset in rule.subsets:
                 selected = tuple(endpoint for endpoint in endpoints if subset.holds(endpoint, pods))
-                yield Destination(service, port, subset.policy or policy, selected, subset.name)
+                yield ServiceDestination(service, port, subset.policy or policy, selected, subset.name)

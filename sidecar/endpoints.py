@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sidecar.envoy import Json
-    from sidecar.outbound import Destination
+    from sidecar.outbound import ServiceDestination
 
 PREFIX = "outbound_"
 SUFFIX = ".json"
 RESOURCE = TYPE_PREFIX + "config.endpoint.v3.ClusterLoadAssignment"
 
 
-def in_bootstrap(destination: Destination) -> Json:
+def in_bootstrap(destination: ServiceDestination) -> Json:
     """Return the fields of a cluster whose endpoints are in the bootstrap itself."""
     return {"kind": "STATIC", "load_assignment": _assignment(destination)}
 
 
-def in_directory(destination: Destination, directory: str) -> Json:
+def in_directory(destination: ServiceDestination, directory: str) -> Json:
     """Return the fields of a cluster whose endpoints are in a file of a directory."""
     path = os.path.join(directory, file_name(destination))
     source = {"path": path, "watched_directory": {"path": directory}}
@@ -39,12 +39,12 @@ def in_directory(destination: Destination, directory: str) -> Json:
     }
 
 
-def file_name(destination: Destination) -> str:
+def file_name(destination: ServiceDestination) -> str:
     """Return the name of the file with the endpoints of a destination."""
     return f"{destination.name.replace('|', '_')}{SUFFIX}"
 
 
-def write(destinations: Iterable[Destination], directory: str) -> int:
+def write(destinations: Iterable[ServiceDestination], directory: str) -> int:
     """Write the endpoints of the destinations and return how many files changed.
 
     Each file is replaced as a whole, which is what Envoy notices. The file of a service that is gone loses its
@@ -65,7 +65,7 @@ def write(destinations: Iterable[Destination], directory: str) -> int:
         raise CaptureError(f"cannot write endpoints to {directory}: {error.strerror}") from None
 
 
-def _assignment(destination: Destination) -> Json:
+def _assignment(destination: ServiceDestination) -> Json:
     return assignment(destination.name, [(endpoint.address, endpoint.port) for endpoint in destination.endpoints])
 
 

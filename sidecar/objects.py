@@ -176,8 +176,10 @@ def read_slice(document: Document) -> Slice:
         raise fields.inner("metadata").error("labels", f"no label {SERVICE_NAME} that names the service")
     ready = [endpoint for endpoint in fields.objects("endpoints") if _is_ready(endpoint)]
     found = [(address, _pod_behind(endpoint)) for endpoint in ready for address in endpoint.texts("addresses")]
-    families = {family for address, _ in found for family in [_family(address)]}
-    if "" in families or len(families) > 1 or fields.one_of("addressType", "IPv4", "IPv6", "FQDN") == "FQDN":
+    families = {_family(address): address for address, _ in found}
+    if "" in families:
+        raise fields.error("endpoints", f"{families['']} is no IP address")
+    if len(families) > 1 or fields.one_of("addressType", "IPv4", "IPv6", "FQDN") == "FQDN":
         raise fields.error("addressType", "expected addresses of one family, IPv4 or IPv6")
     family = next(iter(families), FAMILIES[0])
     endpoints = {

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sidecar.objects import Endpoint, MeshPod, Service, ServicePort
 
 
-class Destination(Value):
+class ServiceDestination(Value):
     """A port of a service, or a subset of it: a cluster with its endpoints."""
 
     service: Service
@@ -52,7 +52,7 @@ class Outbound(Value):
 
     config: CaptureConfig
     pod: MeshPod
-    destinations: tuple[Destination, ...]
+    destinations: tuple[ServiceDestination, ...]
     """Those that calls are sent to; subsets are not among them."""
     logs: list[Json]
     registry_only: bool
@@ -69,7 +69,7 @@ def fixed_clusters() -> list[Json]:
     return [original_destination(PASSTHROUGH), {"name": BLACK_HOLE, "type": "STATIC"}]
 
 
-def destination_cluster(destination: Destination, endpoints: Json) -> Json:
+def destination_cluster(destination: ServiceDestination, endpoints: Json) -> Json:
     """Return the cluster of a destination; ``endpoints`` is where it has its endpoints from."""
     if destination.policy.passes_through:
         return original_destination(destination.name)
@@ -81,7 +81,7 @@ def destination_cluster(destination: Destination, endpoints: Json) -> Json:
 
 def outbound_listeners(outbound: Outbound) -> list[Json]:
     """Return the listener for captured connections, then those of the services."""
-    by_port: dict[int, list[Destination]] = {}
+    by_port: dict[int, list[ServiceDestination]] = {}
     for destination in outbound.destinations:
         if destination.port.protocol in ("http", "http2"):
             by_port.setdefault(destination.port.number, []).append(destination)
@@ -117,7 +117,7 @@ def _captured(outbound: Outbound) -> Json:
     }
 
 
-def _by_address(outbound: Outbound, destination: Destination, address: str) -> Json:
+def _by_address(outbound: Outbound, destination: ServiceDestination, address: str) -> Json:
     """Return the listener of a TCP port; where nothing is declared, the first bytes show whether it is HTTP."""
     name, port = destination.name, destination.port
     by_source: Json = {"hash_policy": [{"source_ip": {}}]} if destination.policy.by_source else {}
@@ -135,7 +135,7 @@ def _by_address(outbound: Outbound, destination: Destination, address: str) -> J
     return listener | {"filter_chains": [http]} | _inspecting(outbound)
 
 
-def _by_host(outbound: Outbound, port: int, destinations: list[Destination]) -> Json:
+def _by_host(outbound: Outbound, port: int, destinations: list[ServiceDestination]) -> Json:
     """Return the listener of an HTTP port, for any address; what is no HTTP passes through."""
     hosts = [
         virtual_host(

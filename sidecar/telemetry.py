@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sidecar.objects import MeshPod
 
 
-class Entry(Value):
+class AccessLogging(Value):
     """One entry of ``accessLogging``: for the named providers, or for those named further up."""
 
     providers: tuple[str, ...]
@@ -32,7 +32,7 @@ class Telemetry(Value):
     origin: str
     namespace: str
     selector: Mapping[str, str]
-    entries: tuple[Entry, ...]
+    entries: tuple[AccessLogging, ...]
 
     def scope(self, pod: MeshPod, root: str) -> int | None:
         """Return how specific it is for a pod: 0 mesh, 1 namespace, 2 workload; None if it does not hold there."""
@@ -61,10 +61,12 @@ def read_telemetry(document: Document) -> Telemetry:
     return Telemetry(document.origin, namespace, selector, tuple(map(_entry, spec.objects("accessLogging"))))
 
 
-def _entry(fields: Fields) -> Entry:
+def _entry(fields: Fields) -> AccessLogging:
     fields.knows("providers", "disabled", "filter")
     names = tuple(provider.text("name") for provider in fields.objects("providers", "name"))
-    return Entry(names, fields.flag("disabled"), fields.inner("filter", "expression").text("expression"), fields)
+    return AccessLogging(
+        names, fields.flag("disabled"), fields.inner("filter", "expression").text("expression"), fields
+    )
 
 
 def access_logs(mesh: Mesh, telemetries: Iterable[Telemetry], pod: MeshPod) -> tuple[AccessLog, ...]:

@@ -126,6 +126,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         f"{APPLY_AGAIN}, which removes it; {HAS_ALL}.",
     ),
     "rule-missing: address": ("{message}", f"{APPLY_AGAIN}."),
+    "rule-missing: family": ("{message}", f"{APPLY_AGAIN}."),
     "rule-missing: circle": (
         f"{CIRCLE}: no rule leaves it out",
         f"{APPLY_AGAIN}, or recreate the pod; {HAS_ALL}.",
@@ -167,6 +168,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "excluded: all": ("{what} is captured: {options}", "Change that, if it should be captured."),
     "excluded: pod": ("the settings restrict the capture: {options}", "`capture explain` lists what is captured."),
     "family-not-captured": ("{family} is not captured in this pod", BOTH_FAMILIES),
+    "family-not-captured: rejected": (
+        "{family} is not captured in this pod, and --other-family reject refuses its TCP",
+        f"{BOTH_FAMILIES} With --other-family pass it bypasses the proxy.",
+    ),
     "family-not-captured: pod": ("the pod has {family} addresses only, and {family} is not captured", BOTH_FAMILIES),
     "family-not-captured: note": ("{note}", "Apply with --ip-families both, if it should be captured."),
     "dns-not-captured: server": (
@@ -282,7 +287,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Run the proxy as root with group {groups} (runAsUser: 0, runAsGroup: {groups}).",
     ),
     "proxy-mode": (
-        "the rules use {mode}, and the listener on port {port} is configured for {other} ({is_not}transparent)",
+        "the rules use {mode}, and the listener on port {port} is configured for {other} ({kind})",
         f"Configure the proxy for {{mode}}, or apply the rules with -m {{other}}: {SETS_BOTH}",
     ),
     "proxy-mode: one port": (

@@ -93,17 +93,22 @@ class PodFacts(Value):
 
 def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield what is wrong with the pod, whatever connection is meant; ``stops`` tells which of it matters to one."""
-    names = {link.name for link in facts.links}
     if any(link.is_loopback and not link.is_up for link in facts.links):
         yield cause("lo-down", "lo")
-    for name in capture.excluded_interfaces:
-        if not name.endswith("+") and name not in names:
-            yield cause("interface-missing", name, name=name, present=", ".join(sorted(names)))
+    present = ", ".join(sorted(link.name for link in facts.links if not link.is_loopback))
+    for name in missing_interfaces(facts, capture):
+        yield cause("interface-missing", name, name=name, present=present or "none")
     for name, target in facts.diverted:
         yield cause("ingress-filter", name, name=name, target=target)
     if is_nearly_full(facts.tracked, facts.max_tracked):
         setting = "net.netfilter.nf_conntrack_max"
         yield cause("conntrack-full", setting, tracked=facts.tracked, max_tracked=facts.max_tracked)
+
+
+def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
+    """Return the excluded interfaces that do not exist; a pattern may be for later ones."""
+    names = {link.name for link in facts.links}
+    return [name for name in capture.excluded_interfaces if not name.endswith("+") and name not in names]
 
 
 def stops(found: Cause, capture: Capture, live: Trace | None = None) -> bool:
@@ -127,8 +132,9 @@ def default_route_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     families = {address.family for address in facts.addresses}.intersection(capture.families)
     if not facts.addresses and any(link.is_up and not link.is_loopback for link in facts.links):
         yield cause("no-route: address")
-    if IPV4 in families.intersection(facts.unrouted) or families == {*facts.unrouted} == {IPV6}:
-        yield no_route_cause(facts, min(families))
+    needed = IPV4 if IPV4 in families else IPV6
+    if needed in families.intersection(facts.unrouted):
+        yield no_route_cause(facts, needed)
 
 
 def no_route_cause(facts: PodFacts, family: Family, address: str = "") -> Cause:
@@ -296,7 +302,8 @@ def _misconfigured_listener_causes(
         yield cause(name, where, port=port, uid=uid, expected=expected, groups=groups)
     if outcome == "proxy-inbound" and all(each.transparent != capture.is_transparent for each in serving):
         mode, other = MODES[capture.is_transparent], MODES[not capture.is_transparent]
-        yield cause("proxy-mode", where, port=port, mode=mode, other=other, is_not="not " * capture.is_transparent)
+        kind = "not transparent" if capture.is_transparent else "transparent"
+        yield cause("proxy-mode", where, port=port, mode=mode, other=other, kind=kind)
 
 
 def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:
@@ -429,6 +436,9 @@ def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = (), what:
     words = (step.rule.why or text_of(step.rule, live.packet.family)) if step is not None else ""
     if step is not None and live.rerouted is not None:
         return cause("rerouted", place_of(step), mark=live.mark, rule=live.rerouted.words, words=words)
+    if step is not None and step.base_chain is not None and step.base_chain.is_own and step.table not in TABLES:
+        family = FAMILY_NAMES[live.packet.family]
+        return cause("family-not-captured: rejected", place_of(step), family=family)
     if step is not None and is_own(step):
         return cause("excluded: drop", place_of(step), reason=step.rule.why or "by its settings")
     ports = _redirected_to(live, others)
@@ -449,10 +459,11 @@ def _dropped_at(live: Trace) -> str:
 
 
 def _redirected_to(live: Trace, others: Iterable[Trace]) -> str:
-    """Return to which ports packets were redirected that are dropped like this one; TPROXY leaves them theirs."""
+    """Return to which ports packets were redirected that are dropped like this one; TPROXY leaves them as they are."""
     alike = [each for each in others if each.outcome == "dropped" and _dropped_at(each) == _dropped_at(live)]
     ports = sorted({port for each in (live, *alike) for port in _ports_of(each)})
-    return f"port{'s' * (len(ports) > 1)} {' and '.join(map(str, ports))}" if ports else ""
+    noun = "port" if len(ports) == 1 else "ports"
+    return f"{noun} {' and '.join(map(str, ports))}" if ports else ""
 
 
 def _ports_of(live: Trace) -> Iterator[int]:

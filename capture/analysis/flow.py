@@ -113,7 +113,7 @@ def _tables(
         for base_chain in situation.base_chains(hook, family):
             found.setdefault((base_chain.table, base_chain.chain.name), (base_chain, []))[1].append(family)
     for base_chain, of_chain in found.values():
-        reader = Reader(situation, base_chain, tuple(of_chain), text_of)
+        reader = EdgeReader(situation, base_chain, tuple(of_chain), text_of)
         below = reader.edges(base_chain.chain)
         if below or base_chain.table == model.NAT:
             is_second = any(is_own_chain(chain.name) for chain in base_chain.contents.chains)
@@ -123,7 +123,7 @@ def _tables(
             yield Edge(name, "table", text, below=(*below, *reader.rest()))
 
 
-class Reader:
+class EdgeReader:
     """Reads the edges of one table, for some families."""
 
     def __init__(

@@ -76,7 +76,7 @@ DNAT = re.compile(
 )
 """In iptables' words and in nft's; either half may be missing."""
 NETMAP = "NETMAP --to "
-PROTOCOLS = re.compile(r"(!)? ?-p (\S+)$|(?:meta l4proto|ip protocol|ip6 nexthdr) (!=)? ?(?:\{ (.+) \}|(\S+))$")
+PROTOCOLS = re.compile(r"(!)? ?-p (\S+)$|(?:meta l4proto|ip protocol|ip6 nexthdr) (!=)? ?(?:\{ (.+) \}|([^@ ]\S*))$")
 NUMBERS = {"6": "tcp", "17": "udp"}
 
 

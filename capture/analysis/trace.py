@@ -190,8 +190,8 @@ class _Passage:
         self.refused_by: Step | None = None
         """The rule that made a policy rule refuse it."""
         self.policy: BaseChain | None = None
-        self._as_mapped = packet
-        """The packet as the redirect left it."""
+        self._as_mapped: Packet
+        """The packet as the redirect left it, if one did."""
         self._resumes_behind: BaseChain | None = None
         self._entered: list[str] = []
 

@@ -38,8 +38,11 @@ if TYPE_CHECKING:
         def clean(self, live: Ruleset, recorded: Ruleset | None) -> None: ...
 
 
-def load(choice: BackendChoice) -> Driver:
-    """Return the driver of a choice; only its module is imported."""
+def load(choice: BackendChoice, *, own_users: bool = True) -> Driver:
+    """Return the driver of a choice; only its module is imported.
+
+    Who writes says whether the network namespace belongs to our user namespace (``own_users``).
+    """
     if choice.driver == "libnftables":
         from capture.backends.nftables.libnftables import LibnftablesDriver
 
@@ -47,7 +50,7 @@ def load(choice: BackendChoice) -> Driver:
     if choice.backend == "nftables":
         from capture.backends.nftables import netlink as nftables
 
-        return nftables.NetlinkDriver()
+        return nftables.NftablesNetlinkDriver()
     driver: Driver
     if choice.driver == "iptc":
         from capture.backends.iptables.iptc_driver import IptcDriver
@@ -56,12 +59,12 @@ def load(choice: BackendChoice) -> Driver:
     elif choice.driver == "netlink":
         from capture.backends.iptables import netlink
 
-        driver = netlink.NetlinkDriver()
+        driver = netlink.IptablesNetlinkDriver()
     else:
         from capture.backends.iptables.restore import RestoreDriver
 
         driver = RestoreDriver(choice.variant)
-    return driver if choice.own_users else DriverForOtherUsers(driver)
+    return driver if own_users else DriverForOtherUsers(driver)
 
 
 class DriverForOtherUsers:

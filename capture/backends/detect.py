@@ -34,18 +34,12 @@ if TYPE_CHECKING:
 class BackendChoice(Value):
     """A backend, a driver and a variant: the last is "nft" or "legacy" of iptables, and "" of nftables."""
 
-    not_compared = ("reason", "is_empty", "own_users", "has_reject_table")
+    not_compared = ("reason",)
 
     backend: str
     driver: str
     variant: Variant | Literal[""]
     reason: str = ""
-    is_empty: bool = False
-    """Whether there is no chain at all where the rules will go, so that nothing needs to be read there."""
-    own_users: bool = True
-    """Whether the network namespace belongs to our user namespace, so that iptables can be written from here."""
-    has_reject_table: bool = False
-    """Whether the table that rejects the other family may be there."""
 
     @property
     def place(self) -> tuple[str, str]:
@@ -53,19 +47,28 @@ class BackendChoice(Value):
         return self.backend, self.variant
 
 
-class SetLocation(BackendChoice):
-    """The place of a set of our own or of upstream's, and the driver that can remove it."""
+class SetLocation(Value):
+    """Where a set of our own or of upstream's is."""
 
+    choice: BackendChoice
+    """Its place, and the driver that can remove it."""
     families: tuple[str, ...] = ()
     """"ipv4" and "ipv6"; "inet" is both."""
     spellings: tuple[Spelling, ...] = ()
 
 
 class Detected(Value):
-    """The choice for a request, and where sets of our own or of upstream's are already."""
+    """The choice for a request, and what is in the namespace already."""
 
     choice: BackendChoice
     live_sets: tuple[SetLocation, ...]
+    """Sets of our own and of upstream's."""
+    is_empty: bool
+    """There is no chain at all where the rules will go, so that nothing needs to be read there."""
+    own_users: bool
+    """The network namespace belongs to our user namespace, so that iptables can be written from here."""
+    has_reject_table: bool
+    """The table that rejects the other family may be there."""
 
 
 def decide(request: BackendRequest, desired: Ruleset | None = None) -> BackendChoice:
@@ -92,12 +95,13 @@ def detect(request: BackendRequest, desired: Ruleset | None = None) -> Detected:
 
         raise with_missing_modules(error, desired, flavours_allowed(request)[0]) from error
     used = {chain.flavour for chain in facts.chains}
-    choice = choice.replace(
+    return Detected(
+        choice,
+        live_sets_in(facts),
         is_empty=(choice.variant or "nftables") not in used,
         own_users=facts.own_users,
         has_reject_table="reject" in used,
     )
-    return Detected(choice, live_sets_in(facts))
 
 
 def find_live_sets() -> tuple[SetLocation, ...]:
@@ -130,33 +134,33 @@ def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
     backend = requested_backend(request)
     if backend == "nftables":
         return _nftables(facts, request.driver or "netlink", "requested")
-    if not backend and facts.obstacle and not facts.uses("legacy"):
-        return _nftables(facts, request.driver or "netlink", f"iptables-nft cannot be used here: {facts.obstacle}")
+    if not backend and facts.hindrance and not facts.uses("legacy"):
+        return _nftables(facts, request.driver or "netlink", f"iptables-nft cannot be used here: {facts.hindrance}")
     has_own_in_iptables = any(facts.uses(variant, own=True) for variant in VARIANTS)
     if not backend and not facts.own_users and facts.nf_tables and not has_own_in_iptables:
         return _nftables(facts, request.driver or "netlink", OTHER_USERS)
-    obstacles: dict[tuple[str, str], list[str]] = {}
+    unusable: dict[tuple[str, str], list[str]] = {}
     for driver, variant in _iptables_drivers(facts, request):
-        obstacle = _why_unusable(facts, driver, variant, certain=not backend)
-        if obstacle is None:
-            reason = "; ".join((_why_variant(facts, request, variant), *_obstacle_lines(obstacles)))
+        hindrance = _why_unusable(facts, driver, variant, certain=not backend)
+        if hindrance is None:
+            reason = "; ".join((_why_variant(facts, request, variant), *_reasons(unusable)))
             return BackendChoice("iptables", driver, variant, reason)
-        obstacles.setdefault((variant, obstacle), []).append(driver)
-    in_the_way = "; ".join(_obstacle_lines(obstacles))
+        unusable.setdefault((variant, hindrance), []).append(driver)
+    reasons = "; ".join(_reasons(unusable))
     if backend == "iptables":
-        raise UnsupportedError(f"iptables cannot be used here: {in_the_way}", _remedy(facts, obstacles))
+        raise UnsupportedError(f"iptables cannot be used here: {reasons}", _remedy(facts, unusable))
     try:
-        return _nftables(facts, request.driver or "netlink", f"iptables cannot be used here: {in_the_way}")
+        return _nftables(facts, request.driver or "netlink", f"iptables cannot be used here: {reasons}")
     except UnsupportedError as error:
         raise UnsupportedError(
-            f"neither backend can be used here. {in_the_way}; nftables: {error.message}", error.remedy
+            f"neither backend can be used here. {reasons}; nftables: {error.message}", error.remedy
         ) from error
 
 
-def _remedy(facts: HostFacts, obstacles: dict[tuple[str, str], list[str]]) -> str:
-    """Return what to do about the obstacles: what helps the best variant first, if it is known to lack modules."""
+def _remedy(facts: HostFacts, unusable: dict[tuple[str, str], list[str]]) -> str:
+    """Return what to do about it: what helps the best variant first, if it is known to lack modules."""
     lacking = dict(facts.lacking)
-    modules = next((lacking[variant] for variant, _ in obstacles if variant in lacking), None)
+    modules = next((lacking[variant] for variant, _ in unusable if variant in lacking), None)
     if modules is None:
         return "Install or load what is missing, or leave the choice open (--backend auto)."
     from capture.backends.missing_modules import remedy_for  # where something failed
@@ -164,9 +168,9 @@ def _remedy(facts: HostFacts, obstacles: dict[tuple[str, str], list[str]]) -> st
     return f"{remedy_for(modules)} Or leave the choice open (--backend auto)."
 
 
-def _obstacle_lines(obstacles: dict[tuple[str, str], list[str]]) -> Iterator[str]:
-    for (variant, obstacle), drivers in obstacles.items():
-        yield f"{', '.join(drivers)} ({variant}): {obstacle}"
+def _reasons(unusable: dict[tuple[str, str], list[str]]) -> Iterator[str]:
+    for (variant, hindrance), drivers in unusable.items():
+        yield f"{', '.join(drivers)} ({variant}): {hindrance}"
 
 
 def _iptables_drivers(facts: HostFacts, request: BackendRequest) -> Iterator[tuple[str, Variant]]:
@@ -251,15 +255,11 @@ def live_sets_in(facts: HostFacts) -> tuple[SetLocation, ...]:
                 (flavour, family, purpose) in facts.programs for family in families for purpose in PURPOSES
             )
             by_program = "iptc" if not has_programs and facts.python_iptables else "restore"
-            found.append(
-                SetLocation(
-                    "nftables" if flavour == "nftables" else "iptables",
-                    by_program if flavour == "legacy" else "netlink",
-                    "" if flavour == "nftables" else flavour,
-                    "our chains are there",
-                    own_users=facts.own_users,
-                    families=families,
-                    spellings=tuple(dict.fromkeys(filter(None, (spelling_of(chain.chain) for chain in own)))),
-                )
+            choice = BackendChoice(
+                "nftables" if flavour == "nftables" else "iptables",
+                by_program if flavour == "legacy" else "netlink",
+                "" if flavour == "nftables" else flavour,
             )
+            spellings = dict.fromkeys(spelling_of(chain.chain) for chain in own)
+            found.append(SetLocation(choice, families, tuple(filter(None, spellings))))
     return tuple(found)

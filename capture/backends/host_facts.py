@@ -77,7 +77,7 @@ class HostFacts(Value):
     """The bindings of libnftables are installed for this interpreter: what the driver libnftables needs."""
     own_users: bool = True
     """The network namespace belongs to our user namespace; that of a pod with ``hostUsers: false`` does not."""
-    obstacle: str = ""
+    hindrance: str = ""
     """What keeps the tables of iptables-nft from having our rules, in words: a dormant table, a foreign chain."""
     lacking: tuple[tuple[Flavour, tuple[str, ...]], ...] = ()
     """The modules that each flavour needs and this kernel is known not to have, or may not load."""
@@ -89,7 +89,7 @@ class HostFacts(Value):
 
 def gather(request: BackendRequest | None = None, desired: Ruleset | None = None) -> HostFacts:
     """Return the facts of the host and of the namespace we are in, without what a request does not need. Reads only."""
-    nf_tables, nft_compat, chains, obstacle = _read_nf_tables(desired)
+    nf_tables, nft_compat, chains, hindrance = _read_nf_tables(desired)
     try:
         tables = tuple((family, table) for family in families_here() for table in legacy_tables(family))
     except PrivilegeError:
@@ -113,7 +113,7 @@ def gather(request: BackendRequest | None = None, desired: Ruleset | None = None
         python_iptables=False,
         libnftables=False,
         own_users=is_of_this_user_namespace(),
-        obstacle=obstacle,
+        hindrance=hindrance,
         lacking=lacking,
     )
     if by_netlink and request is not None and request.driver in ("", "netlink") and not tables:
@@ -165,8 +165,8 @@ def _read_nf_tables(desired: Ruleset | None) -> tuple[bool | None, bool | None, 
             read_generation(netfilter)
             listed = read_chains(netfilter)
             tables = [table.name for table in desired.tables] if desired else TABLES
-            obstacle = next(_obstacles(netfilter, listed, tables), "")
-            return True, _takes_matches(netfilter), tuple(_live_chains(listed)), obstacle
+            hindrance = next(_hindrances(netfilter, listed, tables), "")
+            return True, _takes_matches(netfilter), tuple(_live_chains(listed)), hindrance
     except UnsupportedError:
         return False, False, (), ""
     except PrivilegeError:
@@ -181,7 +181,7 @@ def _takes_matches(netfilter: NetlinkSocket) -> bool:
         return False
 
 
-def _obstacles(
+def _hindrances(
     netfilter: NetlinkSocket, chains: Iterable[tuple[int, Fields]], tables: Collection[TableName]
 ) -> Iterator[str]:
     """Yield why tables with the names of iptables' do not work as those that iptables-nft makes."""

@@ -16,7 +16,8 @@ from capture.cli.parameter_types import ParameterType
 from capture.errors import EXIT_DONE, EXIT_DRIFT, ConfigurationError
 from capture.model.addresses import FAMILIES, FAMILY_NAMES
 from capture.model.ruleset import Ruleset
-from capture.report.difference_text import effect_as_plain, fate_text
+from capture.model.text import plural
+from capture.report.fate_text import effect_as_plain, fate_text
 from capture.report.listings import ruleset_of_dump
 from capture.report.output import print_json
 from capture.report.packet_text import packet_text
@@ -59,7 +60,7 @@ def diff(first: str, second: str, form: str) -> int:
     elif not effects:
         print_lines(["equal: both captures treat every connection alike"])
     else:
-        print_lines([f"{len(effects)} difference{'s' if len(effects) > 1 else ''}:"])
+        print_lines([f"{plural(len(effects), 'difference')}:"])
         print_lines(f"  {line}" for each in effects for line in _effect_lines(each))
     return EXIT_DRIFT if effects else EXIT_DONE
 

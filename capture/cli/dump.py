@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from capture import operations
+from capture.backends.nftables.names import REJECT_TABLE
 from capture.cli.options import command, format_option, namespace_options, part_options, warn_of_host
 from capture.model.addresses import Family
 from capture.model.ruleset import TableName
@@ -14,6 +15,8 @@ from capture.report.output import print_json
 from capture.report.terminal import columns, print_lines
 
 NOTHING_IN_PART = "the capture has no rules in this part; without --family and --table all of it is shown"
+
+REJECTS_IPV6 = f"# nftables, IPv6, table inet {REJECT_TABLE}: refuses TCP (--other-family reject)"
 
 
 @command(
@@ -36,9 +39,12 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     """
     dumped = operations.dump(namespace)
     shown = list(listings.parts(dumped, family, table_name))
+    is_whole = family is None and table_name is None
     if not shown and form != "json":
         click.echo(NOTHING_IN_PART if any(listings.parts(dumped)) else NOTHING_APPLIED, err=True)
         warn_of_host(namespace)
+    if dumped.rejects_ipv6 and is_whole and form != "json":
+        click.echo(REJECTS_IPV6)
     if form == "json":
         print_json(listings.as_json(dumped, shown))
     elif form == "save":
@@ -46,6 +52,5 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     elif form == "nft":
         click.echo(listings.nft(shown), nl=False)
     else:
-        is_whole = family is None and table_name is None
         text = listings.table(shown, dumped.verified, is_whole=is_whole, width=columns())
         print_lines(text.removesuffix("\n").split("\n") if text else ())

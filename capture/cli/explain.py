@@ -7,12 +7,13 @@ import click
 from capture import operations
 from capture.analysis.policy import Statement, policy
 from capture.cli.options import capture_options, command, explicit_if, family_option, format_option, namespace_options
-from capture.model.addresses import FAMILY_NAMES, Family
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
 from capture.report.applied_text import print_start_line
-from capture.report.difference_text import FATE, fate_as_plain, fate_text, text_of
+from capture.report.fate_text import FATE, fate_as_plain, fate_text, text_of
 from capture.report.fold import folded_table
 from capture.report.output import print_json
 from capture.report.terminal import columns, print_lines
+from capture.settings.families import global_addresses
 
 HEADINGS = ("direction", "traffic", "goes", "because", "families")
 
@@ -39,7 +40,8 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
     """
     settings = explicit_if(ctx, requested=from_options)
     situation = operations.situation_of(settings, namespace)
-    families = (family,) if family else situation.ruleset.families
+    of_pod = () if settings else [address.family for address in global_addresses(situation.network.local or ())]
+    families = (family,) if family else [each for each in FAMILIES if each in (*situation.ruleset.families, *of_pod)]
     statements = policy(dict.fromkeys(families, situation), text_of)
     print_start_line(operations.reference(settings, namespace), form)
     if form == "json":
@@ -50,7 +52,8 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
         goes = fate_text(each.fate.replace(marked=False)) if each.fate else "cannot be judged"
         named = ", ".join(FAMILY_NAMES[of] for of in each.families)
         rows.append((each.direction, each.traffic, goes, each.why, named))
-    print_lines(folded_table(rows, columns()))
+    hindrances = () if settings else operations.hindrances_of(situation, namespace)
+    print_lines([*folded_table(rows, columns()), *(f"but {each}" for each in hindrances)])
 
 
 def _as_plain(statement: Statement) -> dict[str, object]:

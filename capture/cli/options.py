@@ -295,16 +295,16 @@ text_or_json = click.option(
 """``--format`` for commands that are written with decorators."""
 
 
-def family_option() -> click.Parameter:
-    """Return ``--family``, which restricts what is shown."""
-    return click.Option(["--family"], type=one_of(*FAMILIES), help="Show this family only.")
+def family_option(does: str = "Show") -> click.Parameter:
+    """Return ``--family``, which restricts what is shown, or what else a command does."""
+    return click.Option(["--family"], type=one_of(*FAMILIES), help=f"{does} this family only.")
 
 
-def part_options() -> list[click.Parameter]:
-    """Return ``--family`` and ``--table``, which restrict what is shown."""
+def part_options(does: str = "Show") -> list[click.Parameter]:
+    """Return ``--family`` and ``--table``, which restrict what is shown, or what else a command does."""
     return [
-        family_option(),
-        click.Option(["--table", "table_name"], type=one_of(*SHOWN_TABLES), help="Show this table only."),
+        family_option(does),
+        click.Option(["--table", "table_name"], type=one_of(*SHOWN_TABLES), help=f"{does} this table only."),
     ]
 
 

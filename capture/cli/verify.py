@@ -20,9 +20,9 @@ from capture.cli.parameter_types import ParameterType
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.report.applied_text import print_start_line
 from capture.report.diagnosis_text import cause_lines
-from capture.report.difference_text import verified_as_plain, verified_lines
 from capture.report.output import print_json
 from capture.report.terminal import print_lines
+from capture.report.verified_text import verified_as_plain, verified_lines
 from capture.state.proxy_admin import is_url
 
 TYPE_CHECKING = False
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     """,
     *capture_options(),
     *namespace_options(),
-    *part_options(),
+    *part_options("Judge"),
     click.Option(
         ["--proxy-admin"],
         type=ParameterType(str, "an http URL, such as http://127.0.0.1:15000", is_url),

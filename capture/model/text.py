@@ -42,6 +42,11 @@ def shortened(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def plural(number: int, noun: str) -> str:
+    """Return a number of things: ``1 rule``, ``2 rules``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """Return which of the known names is most like one that is none of them; "" if none is like it."""
     import difflib  # only where something is wrong

@@ -69,7 +69,7 @@ class Flow(Value):
         return Flow(self.destination, self.destination_port, self.source, self.source_port)
 
 
-class Entry(Value):
+class TrackedConnection(Value):
     """A TCP connection that is tracked; ``status`` are IPS_... bits, ``state`` is a TCP_CONNTRACK_... number."""
 
     original: Flow
@@ -103,7 +103,7 @@ def put_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -
     return refused
 
 
-def read_entries(netfilter: NetlinkSocket) -> Iterator[Entry]:
+def read_entries(netfilter: NetlinkSocket) -> Iterator[TrackedConnection]:
     """Yield the TCP connections that are tracked, of both families. Raises KernelError, PrivilegeError."""
     for family in (AF_INET, AF_INET6):
         for body in netfilter.dump(IPCTNL_MSG_CT_GET, nfgenmsg(family), "list tracked connections"):
@@ -162,14 +162,14 @@ def _tuple(kind: int, flow: Flow) -> bytes:
     )
 
 
-def decode_entry(body: bytes) -> Entry | None:
+def decode_entry(body: bytes) -> TrackedConnection | None:
     """Return the entry of a message; None for other protocols than TCP."""
     fields = decode_fields(body[NFGENMSG_SIZE:])
     original, reply = _decode_tuple(fields[CTA_TUPLE_ORIG]), _decode_tuple(fields[CTA_TUPLE_REPLY])
     if original is None or reply is None:
         return None
     tcp = decode_fields(decode_fields(fields.get(CTA_PROTOINFO, b"")).get(CTA_PROTOINFO_TCP, b""))
-    return Entry(
+    return TrackedConnection(
         original,
         reply,
         decode_number(fields.get(CTA_STATUS, b"")),

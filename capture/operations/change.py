@@ -23,16 +23,16 @@ from capture.state import record, routes
 from capture.state.ended_records import forget_ended
 from capture.state.host_answers import RecordingHost
 from capture.state.lock import LOCK_TIMEOUT, NamespaceLock
-from capture.state.netns import InNamespace, has_tcp_sockets, refuse_host
+from capture.state.netns import InNamespace, has_tcp_sockets, is_of_this_user_namespace, refuse_host
 from capture.state.node import refuse_node
 from capture.state.record import Journal, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from capture.backends import Driver
-    from capture.backends.detect import BackendChoice, SetLocation
+    from capture.backends.detect import BackendChoice, Detected
     from capture.operations.arguments import Namespace
     from capture.state.sysctls import Sysctl
 
@@ -122,9 +122,9 @@ def _apply(
     with NamespaceLock(lock_timeout) as lock:
         detected = detect.detect(request_of(settings), desired)
         choice = detected.choice
-        if not choice.own_users:
+        if not detected.own_users:
             _require_known_ids(settings, config)
-        existing = _read_existing(choice, detected.live_sets, desired)
+        existing = _read_existing(detected, desired)
         settings = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
         written_by = choice.backend, choice.driver, choice.variant
         sysctls = _sysctls_to_change(desired)
@@ -134,7 +134,7 @@ def _apply(
             changed = routes.ensure(desired) | journal.turn_off_sysctls()
             replaced, losses = _replace_rules(choice, existing, config, desired, force=force)
             changed |= replaced | _remove_other_sets(existing)
-            changed |= _reject_other_family(config, choice)  # last: what it rejected may be captured now
+            changed |= _reject_other_family(config, detected)  # last: what it rejected may be captured now
         except CaptureError as error:
             journal.roll_back(existing.recorded, desired)
             from capture.backends.missing_modules import with_missing_modules  # where something failed
@@ -155,9 +155,9 @@ def _require_known_ids(settings: Settings, config: CaptureConfig) -> None:
     require_known_ids(settings, config)
 
 
-def _reject_other_family(config: CaptureConfig, choice: BackendChoice) -> bool:
+def _reject_other_family(config: CaptureConfig, detected: Detected) -> bool:
     """Reject the family that is not captured, or stop rejecting it; return whether that changed anything."""
-    if not config.rejects_ipv6 and not choice.has_reject_table:
+    if not config.rejects_ipv6 and not detected.has_reject_table:
         return False
     from capture.backends.other_family import ensure  # few captures reject anything
 
@@ -184,11 +184,13 @@ def _impediments(desired: Ruleset) -> list[str]:
     return [*lost, *(f"{found.message}. {found.remedy}" for found in impediments(desired))]
 
 
-def _read_existing(choice: BackendChoice, live_sets: Iterable[SetLocation], desired: Ruleset) -> Existing:
+def _read_existing(detected: Detected, desired: Ruleset) -> Existing:
     """Return what is in the namespace we are in."""
-    driver = load(choice)
-    current = _read_current(choice, driver, desired)
-    other_sets = tuple(_driver_with_rules(load(found)) for found in live_sets if found.place != choice.place)
+    place, own_users = detected.choice.place, detected.own_users
+    driver = load(detected.choice, own_users=own_users)
+    current = _read_current(driver, desired, is_empty=detected.is_empty)
+    others = (found.choice for found in detected.live_sets if found.choice.place != place)
+    other_sets = tuple(_driver_with_rules(load(choice, own_users=own_users)) for choice in others)
     recorded = record.read()
     rulesets = (current, *(ruleset for _, ruleset in other_sets))
     return Existing(
@@ -201,9 +203,9 @@ def _read_existing(choice: BackendChoice, live_sets: Iterable[SetLocation], desi
     )
 
 
-def _read_current(choice: BackendChoice, driver: Driver, desired: Ruleset) -> Ruleset:
+def _read_current(driver: Driver, desired: Ruleset, *, is_empty: bool) -> Ruleset:
     """Return the live rules where the desired ones go: read only if there are some, and not exactly these."""
-    if choice.is_empty:
+    if is_empty:
         return Ruleset(desired.families, ())
     return desired if driver.holds(desired) else driver.read()
 
@@ -308,7 +310,10 @@ def clean(
                 if warn is not None:
                     warn(warning)
             recorded = record.read()
-            live_sets = [_driver_with_rules(load(found)) for found in detect.find_live_sets()]
+            own_users = is_of_this_user_namespace()
+            live_sets = [
+                _driver_with_rules(load(found.choice, own_users=own_users)) for found in detect.find_live_sets()
+            ]
             # Routes first: if we are killed before the rules are removed, the rules still name them.
             live = [ruleset for _, ruleset in live_sets]
             removed = routes.remove(routes.present(live, recorded.routes if recorded else ()))
@@ -326,4 +331,4 @@ def captured_connections(namespace: Namespace = None) -> int:
     from capture.state import connections
 
     with InNamespace(namespace):
-        return connections.captured([load(found).read() for found in detect.find_live_sets()])
+        return connections.captured([load(found.choice).read() for found in detect.find_live_sets()])

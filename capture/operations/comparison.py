@@ -6,6 +6,7 @@ from capture.backends import detect, load
 from capture.backends.nftables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
 from capture.model.addresses import FAMILIES, IPV6, Network
+from capture.model.routing import MissingRoute
 from capture.model.ruleset import Chain, Ruleset, TableName
 from capture.model.values import Value
 from capture.operations.arguments import host_or_default, request_of
@@ -86,7 +87,7 @@ def _verify(
     choice, live_sets = detected.choice, detected.live_sets
     uncaptured, notes = judge_families(desired.families, settings, addresses)
     is_desired = IPV6 not in desired.families and settings[OTHER_FAMILY] == "reject"
-    if is_desired or choice.has_reject_table:
+    if is_desired or detected.has_reject_table:
         from capture.backends.other_family import is_present  # few captures reject anything
 
         if is_desired != is_present():
@@ -94,8 +95,8 @@ def _verify(
                 "is missing, or not as it was written" if is_desired else "rejects IPv6, and no setting requests that"
             )
             uncaptured = (*uncaptured, f"table inet {REJECT_TABLE} {wrong}")
-    if request == BackendRequest() and live_sets and choice.place not in [each.place for each in live_sets]:
-        choice = live_sets[0]  # without settings, the place that has our rules
+    if request == BackendRequest() and live_sets and choice.place not in [each.choice.place for each in live_sets]:
+        choice = live_sets[0].choice  # without settings, the place that has our rules
     driver = load(choice)
     live = desired if driver.holds(desired) else driver.read()
     judged = _judged(desired, live, choice, live_sets, recorded=recorded)
@@ -108,8 +109,9 @@ def _verify_without_reference() -> Verified:
     if not live_sets:
         empty = Ruleset(FAMILIES, ())
         return Verified(detect.decide(BackendRequest()), empty, empty, has_reference=False)
-    live = load(live_sets[0]).read()
-    return _judged(own_rules_of(live), live, live_sets[0], live_sets, has_reference=False)
+    choice = live_sets[0].choice
+    live = load(choice).read()
+    return _judged(own_rules_of(live), live, choice, live_sets, has_reference=False)
 
 
 def own_rules_of(live: Ruleset) -> Ruleset:
@@ -135,16 +137,18 @@ def _judged(
 ) -> Verified:
     """Return what differs, judged by what it does to packets."""
     from capture.operations.situation import read_other_chains  # not when pods are made
-    from capture.state.impediments import impediments
+    from capture.state.impediments import LO_DOWN, impediments  # addresses of lo go with it
 
     other_chains = read_other_chains(choice.place)
+    found_impediments = impediments(desired)
+    is_lo_up = all(each.kind != LO_DOWN for each in found_impediments)
     found = Verified(
         choice,
         desired,
         live,
-        missing=tuple(routes.missing(desired)),
+        missing=tuple(need for need in routes.missing(desired) if is_lo_up or isinstance(need, MissingRoute)),
         doubts=other_chains.doubts,
-        impediments=impediments(desired),
+        impediments=found_impediments,
         has_reference=has_reference,
     )
     if live is desired and not other_chains.chains:
@@ -186,22 +190,26 @@ def _second_sets(
     from capture.analysis.judgement import second_set_effect
 
     for each in live_sets:
-        if each.place != found.choice.place:
-            yield Other(each, second_set_effect(found.desired, other_chains.of(each.place), network))
+        place = each.choice.place
+        if place != found.choice.place:
+            yield Other(each.choice, second_set_effect(found.desired, other_chains.of(place), network))
 
 
 def dump(namespace: Namespace = None) -> Dumped:
     """Return all our sets in the namespace, with counters."""
     with InNamespace(namespace):
+        from capture.backends.other_family import is_present  # few captures reject anything
+
         recorded = record.read()
         if recorded is None:
-            return Dumped(_live_sets(detect.find_live_sets()))
+            return Dumped(_live_sets(detect.find_live_sets()), rejects_ipv6=is_present())
         detected = detect.detect(_request_of(recorded))
-        return Dumped(_live_sets(detected.live_sets), _verify_recorded(recorded, detected))
+        return Dumped(_live_sets(detected.live_sets), _verify_recorded(recorded, detected), is_present())
 
 
 def _live_sets(located: Iterable[SetLocation]) -> tuple[LiveSet, ...]:
-    return tuple(LiveSet(each.backend, each.driver, each.variant, load(each).read()) for each in located)
+    choices = (each.choice for each in located)
+    return tuple(LiveSet(each.backend, each.driver, each.variant, load(each).read()) for each in choices)
 
 
 class Reference(Value):

@@ -212,6 +212,7 @@ def _of_connection(
     live = trace(packet)
     causes = [each for each in of_pod if stops(each, capture, live)]
     is_inbound = packet.in_interface is not None
+    direction = "inbound" if is_inbound else "outbound"
     desired = _desired(known)
     found = [*causes, *(() if is_inbound else _socket_lb_causes(packet))]
     found += _rule_causes(live, desired, settings, facts, capture)
@@ -226,7 +227,7 @@ def _of_connection(
         found.append(cause("ipsec", policy=policy.words))
     if is_inbound or live.outcome in TO_PROXY:
         here = (each for each in impediments(desired) if each.family in (None, packet.family))
-        found += delivery_causes(each for each in here if each.is_outbound is not is_inbound)
+        found += delivery_causes(each for each in here if direction in each.directions)
         missing = (need for need in routes.missing(desired) if isinstance(need, MissingRoute) and is_inbound)
         found += [missing_route_cause(need) for need in missing if need.family == packet.family]
     if known is not None:
@@ -278,7 +279,7 @@ def _escape_notes(process: int | None) -> Iterator[Cause]:
 
 def _live() -> Ruleset:
     """Return the first set of live rules; an empty one without any."""
-    return next((load(found).read() for found in detect.find_live_sets()), Ruleset((), ()))
+    return next((load(found.choice).read() for found in detect.find_live_sets()), Ruleset((), ()))
 
 
 def _socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
@@ -299,7 +300,9 @@ def _no_rules_cause() -> Cause:
     decided = decisions.of_namespace(own_namespace())
     if decided is None:
         evidence = evidence_of_host()
-        return cause("no-rules") if evidence is None else cause("host-network", evidence=evidence and f": {evidence}")
+        if evidence is None:
+            return cause("no-rules")
+        return cause("host-network", evidence=f": {evidence}" if evidence else "")
     time, reason = decided.time, decided.reason
     if decided.decision == decisions.LEFT_ALONE:
         name = LEFT_ALONE_BY.get(decided.kind, "left-alone")
@@ -337,12 +340,13 @@ def _causes_behind_the_proxy(live: Trace, settings: Settings | None, capture: Ca
 
 def _following(live: Trace, capture: Capture) -> Iterator[Trace]:
     """Yield how later packets and answers of a connection that reaches the proxy are dropped, or may be."""
-    if live.outcome not in TO_PROXY or live.transparent:
+    if live.outcome not in TO_PROXY:
         return
     situation = live_situation()
     for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, capture)):
         traced = trace_whole_path(packet, situation)
-        if traced.outcome == "dropped" or not traced.certain or untracked_cause(traced) is not None:
+        is_lost = traced.outcome == "dropped" or not (live.transparent or untracked_cause(traced) is None)
+        if is_lost or not traced.certain:
             yield traced
 
 
@@ -355,7 +359,8 @@ def _answers(live: Trace, capture: Capture) -> Iterator[Packet]:
         sent.protocol, sent.source, sent.source_port or USUAL_SOURCE_PORT, state="ESTABLISHED", is_answer=True
     )
     own = sent.destination if sent.in_interface else LOOPBACK_ADDRESSES[sent.family]
-    owner = back.replace(source=own, source_port=live.port, uid=uids[0].first, gid=gids[0].first)
+    port = sent.port if live.transparent else live.port
+    owner = back.replace(source=own, source_port=port, uid=uids[0].first, gid=gids[0].first)
     if sent.in_interface:
         yield owner.replace(out_interface=sent.in_interface)
         return

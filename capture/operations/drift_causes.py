@@ -11,6 +11,7 @@ from capture.model.addresses import FAMILY_NAMES, IPV4, Family, parse_address
 from capture.model.conventions import APP_ID
 from capture.model.packet import Packet
 from capture.model.routing import LoopbackAddress, MissingRoute
+from capture.model.text import plural
 from capture.operations import trace
 from capture.state.impediments import LO_DOWN, Impediment
 
@@ -35,7 +36,7 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     if own:
         worst = min(own, key=lambda found: found.weight)
         first, more = _summary(worst, own, verified.live)
-        others = f", and {more} more difference{'s' * (more > 1)}" if more else ""
+        others = f", and {plural(more, 'more difference')}" if more else ""
         where = f"{FAMILY_NAMES[worst.family]} {worst.table} {worst.chain}"
         name = "rule-missing: drift" if worst.kind == "missing" else "rule-unexpected: drift"
         yield cause(name, where, first=first, others=others)
@@ -43,11 +44,10 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     for other in verified.others:
         place = " ".join(filter(None, (other.where.backend, other.where.variant)))
         yield cause("second-set", place, place=place)
-    is_lo_down = any(each.kind == LO_DOWN for each in verified.impediments)
-    for need in verified.missing:
-        if not (is_lo_down and isinstance(need, LoopbackAddress)):  # an address goes with its interface
-            yield missing_route_cause(need)
+    yield from map(missing_route_cause, verified.missing)
     yield from delivery_causes(verified.impediments)
+    for message in verified.uncaptured:
+        yield cause("rule-missing: family", message=message)
 
 
 def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[str, int]:

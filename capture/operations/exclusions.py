@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.cause_text import Cause, cause
-from capture.analysis.causes import KIND_OF
+from capture.analysis.causes import KIND_OF, missing_interfaces
 from capture.analysis.policy import captured_ports
 from capture.analysis.trace import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.model.addresses import FAMILY_NAMES, Family
@@ -13,6 +13,7 @@ from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.host import PodFromInside
 from capture.settings.options import (
+    EXCLUDED_INTERFACES,
     EXCLUSIONS,
     INBOUND_PORTS,
     OUTBOUND_NETWORKS,
@@ -49,10 +50,9 @@ def ports_of(desired: Ruleset, facts: PodFacts) -> Ports:
     """Return to which ports desired rules send what comes in, or leaves, by interfaces that are up."""
     up = tuple(link.name for link in facts.links if link.is_up and not link.is_loopback)
     situation = Situation(desired, network=read_pod_network().replace(others=up))
+    ports = {family: captured_ports(situation, family) for family in desired.families}
     return tuple(
-        (outcome, family, port)
-        for family in desired.families
-        for outcome, port in sorted(captured_ports(situation, family).items(), reverse=True)
+        (outcome, family, found[outcome]) for family, found in ports.items() for outcome in TO_PROXY if outcome in found
     )
 
 
@@ -77,7 +77,10 @@ def exclusion_notes(known: Reference, facts: PodFacts, capture: Capture, verifie
     """Yield what the settings leave uncaptured on purpose, which may be what is looked for."""
     for note in verified.notes:
         yield cause("family-not-captured: note", note=note)
-    restrictions = _restrictions(known.settings)
+    if _knew_no_server(known):
+        yield cause("dns-not-captured: no server")
+    is_only_missing = len(missing_interfaces(facts, capture)) == len(capture.excluded_interfaces)
+    restrictions = _restrictions(known.settings.without(EXCLUDED_INTERFACES) if is_only_missing else known.settings)
     for outcome, families, what in _left_out(facts, capture) if capture.ports else ():
         if outcome == PROXY_INBOUND and known.config.rerouted_interfaces:
             continue  # what comes in there is captured as outbound
@@ -89,7 +92,11 @@ def exclusion_notes(known: Reference, facts: PodFacts, capture: Capture, verifie
 
 
 def notes_without_record(facts: PodFacts, capture: Capture, by_chains: Ports) -> Iterator[Cause]:
-    """Yield what live rules leave uncaptured; ``by_chains`` is what those would send that no base chain leads to."""
+    """Yield what live rules leave uncaptured, and that one may be missing.
+
+    ``by_chains`` is what those would send that no base chain leads to.
+    """
+    yield cause("rule-missing: no record")
     for family in sorted({address.family for address in facts.addresses}.difference(capture.families)):
         yield cause("family-not-captured", FAMILY_NAMES[family], family=FAMILY_NAMES[family])
     for outcome, families, what in _left_out(facts, capture):
@@ -141,10 +148,15 @@ def _restricts(option: Option[Any], settings: Settings) -> bool:
     return option in SELECTIONS and settings.text(option) != option.default
 
 
+def _knew_no_server(known: Reference) -> bool:
+    """Return whether DNS is to be captured for the pod's own name servers, and none was known."""
+    return known.settings[REDIRECT_DNS] and not known.config.captures_dns
+
+
 def with_options(found: Cause, packet: Packet, known: Reference) -> Cause:
     """Return the cause as the settings explain it: its remedy names the options, or the profile, that matter."""
     settings = known.settings
-    if found.kind == "dns-not-captured" and settings[REDIRECT_DNS] and not known.config.captures_dns:
+    if found.kind == "dns-not-captured" and _knew_no_server(known):
         return cause("dns-not-captured: no server")
     if found.kind not in ("excluded", "dns-not-captured"):
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from capture.model.addresses import FAMILY_NAMES
 from capture.model.chain_names import is_own_chain
 from capture.model.values import Value
 
@@ -57,6 +58,8 @@ class Verified(Value):
     """Whether there is a reference for our rules; else ``desired`` are the live ones."""
     uncaptured: tuple[str, ...] = ()
     """Faults of a family as a whole, in words: it has an address and no rules, or is not rejected."""
+    part_text: str = ""
+    """What it is restricted to, in words; "" for the whole namespace."""
     notes: tuple[str, ...] = ()
     """Traffic of the pod that the settings leave uncaptured on purpose, in words."""
 
@@ -113,7 +116,9 @@ class Verified(Value):
                 return concerns((found.family,), found.table)
             return concerns(found.foreign_chain.families)
 
+        names = (FAMILY_NAMES[family] if family else "", f"table {table}" if table else "")
         return self.replace(
+            part_text=", ".join(filter(None, names)),
             differences=tuple(filter(is_part, self.differences)),
             harmless_differences=tuple(filter(is_part, self.harmless_differences)),
             missing=tuple(need for need in self.missing if concerns((need.family,))),
@@ -140,3 +145,5 @@ class Dumped(Value):
 
     live_sets: tuple[LiveSet, ...]
     verified: Verified | None = None
+    rejects_ipv6: bool = False
+    """Whether the table of --other-family reject is there."""

@@ -20,7 +20,8 @@ LEGACY = ("iptables", "legacy")
 
 
 class OtherChains(Value):
-    """Base chains that are not in the tables of the set in question: ``second`` are those of our other sets.
+    """Base chains that are not in the tables of the set in question: ``second`` are those of our other sets,
+    and those that reject the other family.
 
     ``doubts`` are what is there and cannot be read, in words.
     """
@@ -81,6 +82,8 @@ def _read_legacy() -> list[BaseChain] | None:
 
 def _is_own(chain: BaseChain) -> bool:
     """Return whether a chain is in a table of our own, or in one of iptables that has chains of ours."""
+    if chain.is_own:
+        return True
     has_own = any(is_own_chain(each.name) for each in chain.contents.chains)
     return chain.place is not None and (has_own or chain.place[0] == "nftables")
 

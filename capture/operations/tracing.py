@@ -67,6 +67,13 @@ def _with_impediments(traced: Trace) -> Trace:
     return traced.replace(impediments=tuple(each.message for each in found if each.family in (None, packet.family)))
 
 
+def hindrances_of(situation: Situation, namespace: Namespace = None) -> tuple[str, ...]:
+    """Return why packets do not arrive where live rules send them, in words."""
+    with InNamespace(namespace):
+        missing = (f"{each.consequence}; {each.message}" for each in situation.missing_routes)
+        return (*missing, *(each.message for each in impediments(situation.ruleset)))
+
+
 def situation_of(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Situation:
     """Return all that decides on packets: what is live, or the rules alone that the settings would give."""
     with InNamespace(namespace):
@@ -80,8 +87,12 @@ def live_situation() -> Situation:
     recorded = record.read()
     known = recorded.ruleset if recorded else build_ruleset(CaptureConfig())
     found = detect.find_live_sets()
-    choice = found[0] if found else detect.decide(BackendRequest())
-    live = _with_reasons(load(choice).read(), known) if found or not choice.is_empty else Ruleset(FAMILIES, ())
+    if found:
+        choice, is_empty = found[0].choice, False
+    else:
+        detected = detect.detect(BackendRequest())
+        choice, is_empty = detected.choice, detected.is_empty
+    live = Ruleset(FAMILIES, ()) if is_empty else _with_reasons(load(choice).read(), known)
     needs = recorded.ruleset if recorded else live.replace(policy_routes=routes.of_marks(live))
     return read_situation(live, choice.place, needs)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from capture import operations
 from capture.errors import CaptureError, NamespaceError, PrivilegeError
 from capture.model.addresses import FAMILY_NAMES
+from capture.model.text import plural
 from capture.report.output import print_on_stderr, warn
 from capture.settings.options import PROFILE
 
@@ -78,4 +79,4 @@ def cut_by_cleaning(namespace: str | None) -> list[str]:
         return []  # the removal fails by it, too
     except CaptureError as error:
         return [f"connections that pass the proxy will be cut; their number is unknown: {error.message}"]
-    return [f"{count} {'connection' if count == 1 else 'connections'} through the proxy will be cut"] if count else []
+    return [f"{plural(count, 'connection')} through the proxy will be cut"] if count else []

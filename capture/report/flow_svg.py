@@ -36,7 +36,7 @@ STYLE = (
 )
 
 
-class Node(Value):
+class PlacedBox(Value):
     """A box in its place: the column it is in, the height of its middle, and the boxes that edges lead to."""
 
     to: str
@@ -46,7 +46,7 @@ class Node(Value):
     busy: bool
     column: int
     middle: float
-    below: tuple[Node, ...]
+    below: tuple[PlacedBox, ...]
 
     @property
     def characters(self) -> int:
@@ -62,7 +62,7 @@ def picture(flows: Sequence[PathTree], title: str) -> str:
         top += HEADING
         below, bottom = _placed(flow.tables, 1, top)
         middle = below[0].middle if below else top + ROW / 2
-        roots.append((heading, Node(source, "", "table", "", busy=False, column=0, middle=middle, below=below)))
+        roots.append((heading, PlacedBox(source, "", "table", "", busy=False, column=0, middle=middle, below=below)))
         top = max(bottom, top + ROW) + HEADING // 2
     lefts, width = _columns([root for _, root in roots])
     body = [line for heading, root in roots for line in _of_root(heading, root, lefts)]
@@ -77,26 +77,26 @@ def picture(flows: Sequence[PathTree], title: str) -> str:
     return head + "\n".join(body) + "\n</svg>\n"
 
 
-def _placed(edges: Iterable[Edge], column: int, top: float) -> tuple[tuple[Node, ...], float]:
+def _placed(edges: Iterable[Edge], column: int, top: float) -> tuple[tuple[PlacedBox, ...], float]:
     """Return the boxes below an edge, the first row at ``top``, and where the next row begins."""
-    nodes = []
+    boxes = []
     for edge in edges:
         below, bottom = _placed(edge.below, column + 1, top)
-        middle = sum(node.middle for node in below) / len(below) if below else top + ROW / 2
+        middle = sum(box.middle for box in below) / len(below) if below else top + ROW / 2
         label = " · ".join(filter(None, (count(edge.packets), rate(edge.rate))))
         texts = (_short(edge.to), _short(edge.text), edge.kind, label)
-        nodes.append(Node(*texts, busy=bool(edge.rate), column=column, middle=middle, below=below))
+        boxes.append(PlacedBox(*texts, busy=bool(edge.rate), column=column, middle=middle, below=below))
         top = bottom if below else top + ROW
-    return tuple(nodes), top
+    return tuple(boxes), top
 
 
-def _columns(roots: Sequence[Node]) -> tuple[list[tuple[float, float]], float]:
+def _columns(roots: Sequence[PlacedBox]) -> tuple[list[tuple[float, float]], float]:
     widest: dict[int, int] = {}
     rest = list(roots)
     while rest:
-        node = rest.pop()
-        widest[node.column] = max(widest.get(node.column, 0), node.characters)
-        rest += node.below
+        box = rest.pop()
+        widest[box.column] = max(widest.get(box.column, 0), box.characters)
+        rest += box.below
     left, columns = float(MARGIN), []
     for column in sorted(widest):
         width = widest[column] * CHARACTER + 16
@@ -105,27 +105,27 @@ def _columns(roots: Sequence[Node]) -> tuple[list[tuple[float, float]], float]:
     return columns, left - GAP + MARGIN
 
 
-def _of_root(heading: str, root: Node, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
+def _of_root(heading: str, root: PlacedBox, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
     rows = [root]
-    for node in rows:
-        rows += node.below
-    highest = min(node.middle for node in rows) - BOX / 2 - HEADING / 2
+    for box in rows:
+        rows += box.below
+    highest = min(box.middle for box in rows) - BOX / 2 - HEADING / 2
     yield f'<text class="heading" x="{MARGIN}" y="{highest:.1f}">{_escaped(heading)}</text>'
-    for node in rows:
-        yield from _box(node, columns)
+    for box in rows:
+        yield from _box(box, columns)
 
 
-def _box(node: Node, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
-    left, width = columns[node.column]
-    top, colour = node.middle - BOX / 2, COLOURS[node.kind]
+def _box(box: PlacedBox, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
+    left, width = columns[box.column]
+    top, colour = box.middle - BOX / 2, COLOURS[box.kind]
     yield f'<rect x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{BOX}" rx="5" stroke="{colour}"/>'
-    first = node.middle - 3 if node.text else node.middle + 4
-    yield f'<text class="to" x="{left + 8:.1f}" y="{first:.1f}" style="fill:{colour}">{_escaped(node.to)}</text>'
-    if node.text:
-        yield f'<text class="says" x="{left + 8:.1f}" y="{node.middle + 11:.1f}">{_escaped(node.text)}</text>'
-    children = node.below if node.column else node.below[:1]
-    if not node.column:  # a packet meets one table after the other
-        for one, other in itertools.pairwise(node.below):
+    first = box.middle - 3 if box.text else box.middle + 4
+    yield f'<text class="to" x="{left + 8:.1f}" y="{first:.1f}" style="fill:{colour}">{_escaped(box.to)}</text>'
+    if box.text:
+        yield f'<text class="says" x="{left + 8:.1f}" y="{box.middle + 11:.1f}">{_escaped(box.text)}</text>'
+    children = box.below if box.column else box.below[:1]
+    if not box.column:  # a packet meets one table after the other
+        for one, other in itertools.pairwise(box.below):
             x = columns[one.column][0] + 20
             begin, end = one.middle + BOX / 2, other.middle - BOX / 2
             yield f'<path d="M{x:.1f} {begin:.1f}V{end - 6:.1f}" stroke="{COLOURS["table"]}"/>'
@@ -133,7 +133,7 @@ def _box(node: Node, columns: Sequence[tuple[float, float]]) -> Iterator[str]:
     for child in children:
         begin, (end, _) = left + width, columns[child.column]
         bend, stroke = (end - begin) / 3, COLOURS[child.kind]
-        curve = f"M{begin:.1f} {node.middle:.1f}C{begin + bend:.1f} {node.middle:.1f} {begin + bend / 2:.1f} "
+        curve = f"M{begin:.1f} {box.middle:.1f}C{begin + bend:.1f} {box.middle:.1f} {begin + bend / 2:.1f} "
         curve += f"{child.middle:.1f} {begin + bend:.1f} {child.middle:.1f}L{end - 6:.1f} {child.middle:.1f}"
         yield f'<path d="{curve}" stroke="{stroke}" stroke-width="{2.5 if child.busy else 1}"/>'
         tip = f"M{end - 7:.1f} {child.middle - 4:.1f}l6 4l-6 4Z"

@@ -8,8 +8,10 @@ from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
 from capture.model.chain_names import is_own_chain
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.report.difference_text import conclusion_lines, differences_as_plain, text_of
+from capture.report.difference_text import differences_as_plain
+from capture.report.fate_text import text_of
 from capture.report.table import ListedChain, Row, is_of_family, listed_chains, listing
+from capture.report.verified_text import conclusion_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,6 +162,7 @@ def as_json(dumped: Dumped, shown: list[Shown]) -> dict[str, object]:
         "as_asked": None if verified is None else verified.holds,
         "certain": None if verified is None else verified.is_certain,
         "differences": [] if verified is None else differences_as_plain(verified),
+        "rejected_families": ["ipv6"] * dumped.rejects_ipv6,
         "tables": [_table_as_json(part) for part in shown],
     }
 

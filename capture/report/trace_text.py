@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.model.addresses import Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.ruleset import INPUT, PREROUTING, TABLES
-from capture.report.difference_text import fate_text, text_of
+from capture.report.fate_text import fate_text, text_of
 from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
@@ -90,7 +90,11 @@ def _verdict(traced: Trace) -> str:
         where = fate_text(traced.fate.replace(address=traced.address))
         return f"{where.replace('direct to', 'direct, to')}, which is not the proxy"
     if traced.outcome == "dropped":
-        return f"dropped: {'by the rule marked =>' if traced.step is not None else 'no rule accepts it'}"
+        if traced.step is None:
+            return "dropped: no rule accepts it"
+        from capture.analysis.meaning import rejects  # verify words no traces
+
+        return f"dropped: {'refused ' * rejects(traced.step.rule)}by the rule marked =>"
     is_second = traced.step is not None and is_own_chain(traced.step.chain)
     rule_set = "a second rule set" if is_second else "a foreign rule"
     transparent = ", its addresses unchanged" if traced.transparent else ""

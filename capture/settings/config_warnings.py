@@ -117,7 +117,7 @@ def _missing_interfaces(settings: Settings, host: Host) -> Iterator[str]:
             if not any(_matches(name, interface) for interface in (LOOPBACK, *present)):
                 yield (
                     f"{which.name} ({settings.origin(which)}): the pod has no interface {name} now"
-                    f" (it has: {', '.join(present) or 'none'})"
+                    f" (it has: {', '.join(sorted(present)) or 'none'})"
                 )
 
 

@@ -19,7 +19,7 @@ import os
 from capture.errors import CaptureError
 from capture.model.ruleset import Redirect, Ruleset, TransparentProxy
 from capture.netlink import conntrack, sock_diag
-from capture.netlink.conntrack import Entry, Flow
+from capture.netlink.conntrack import Flow, TrackedConnection
 from capture.netlink.nfnetlink import open_netfilter
 
 TYPE_CHECKING = False
@@ -70,7 +70,7 @@ def _where_to(rulesets: Iterable[Ruleset]) -> tuple[frozenset[int], frozenset[in
     )
 
 
-def is_captured(entry: Entry, ports: frozenset[int], marks: frozenset[int]) -> bool:
+def is_captured(entry: TrackedConnection, ports: frozenset[int], marks: frozenset[int]) -> bool:
     """Return whether a connection is redirected to one of these ports, or has one of these marks."""
     is_redirected = bool(entry.status & conntrack.IPS_DST_NAT) and entry.reply.source_port in ports
     return is_redirected or entry.mark in marks

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from capture.state.sysctls import Sysctl
 
     ImpedimentKind = Literal["lo-down", "no-route", "policy-route", "sysctl"]
+    Direction = Literal["inbound", "outbound"]
+
+INBOUND: tuple[Direction, ...] = ("inbound",)
+OUTBOUND: tuple[Direction, ...] = ("outbound",)
 
 
 class Impediment(Value):
@@ -41,8 +45,8 @@ class Impediment(Value):
     message: str
     remedy: str
     family: Family | None = None
-    is_outbound: bool = False
-    """Whether it concerns what the pod sends; the others concern what comes in, or both."""
+    directions: tuple[Direction, ...] = INBOUND
+    """Of which connections captured traffic is lost: those of the pod, those that come in, or both."""
 
 
 def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
@@ -50,7 +54,7 @@ def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
     with open_route() as route:
         found = [*_without_loopback(route, ruleset.families)]
         for policy in ruleset.policy_routes:
-            found += _rules_before(route, policy)
+            found += (*_rules_before(route, policy), *_routes_elsewhere(route, policy))
     return (*found, *_sysctls(ruleset)) if ruleset.policy_routes else tuple(found)
 
 
@@ -71,7 +75,7 @@ def _without_loopback(route: NetlinkSocket, families: tuple[Family, ...]) -> Ite
             f"`ip address add {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo`; if it is there, see"
             f" `ip rule`{switch}: table local is first.",
             family,
-            is_outbound=True,
+            OUTBOUND,
         )
 
 
@@ -97,7 +101,10 @@ def _outer_addresses(route: NetlinkSocket, family: Family) -> list[Network]:
 
 LO_DOWN: Literal["lo-down"] = "lo-down"
 LOOPBACK_DOWN = Impediment(
-    LO_DOWN, "the interface lo is down: nothing that is sent to the proxy arrives", LOOPBACK_DOWN_REMEDY
+    LO_DOWN,
+    "the interface lo is down: nothing that is sent to the proxy arrives",
+    LOOPBACK_DOWN_REMEDY,
+    directions=INBOUND + OUTBOUND,
 )
 
 
@@ -122,6 +129,23 @@ def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impedim
             f"Apply again, which gives ours preference {PREFERENCE}; a rule that had it before needs a greater one.",
             policy.family,
         )
+
+
+def _routes_elsewhere(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:
+    """Yield the routes in the table of TPROXY that lead answers away: those to a network that are not local."""
+    from capture.netlink.routing import RTN_LOCAL, read_routes  # TPROXY only
+
+    for each in read_routes(route, FAMILY_NUMBERS[policy.family]):
+        if each.table == policy.table and each.prefix and each.kind != RTN_LOCAL:
+            network = Network(policy.family, each.first, each.prefix)
+            yield Impediment(
+                "policy-route",
+                f"the route to {network} in table {policy.table} leads packets with mark {policy.mark:#x} away from the"
+                " proxy",
+                f"Remove it (`ip route del {network} table {policy.table}`), or take a table of its own"
+                " (--istio-inbound-tproxy-route-table).",
+                policy.family,
+            )
 
 
 def _may_be_for_answers(rule: PolicyRule, mark: int, own_addresses: list[Network]) -> bool:

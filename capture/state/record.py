@@ -226,22 +226,22 @@ class Journal:
     def __init__(self, record: Record) -> None:
         self._record = record
         self._to_turn_off = record.sysctls
-        self._obstacle = ""
+        self._problem = ""
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Return, in at most one line, that nothing is recorded, and what follows."""
-        if not self._obstacle:
+        if not self._problem:
             return ()
         effect = "`dump` and `verify` will not know the applied configuration; name the options when you verify"
-        return (f"{STATE_DIRECTORY} cannot be written ({self._obstacle}): {effect}",)
+        return (f"{STATE_DIRECTORY} cannot be written ({self._problem}): {effect}",)
 
     def begin(self, stale: Ruleset, recorded: Record | None) -> None:
         """Keep the record, with the routes that are there until the change is over, and switches changed earlier."""
         changed = {sysctl.path: sysctl for sysctl in self._record.sysctls}
         changed |= {sysctl.path: sysctl for sysctl in (recorded.sysctls if recorded else ())}
         self._record = self._record.replace(sysctls=tuple(changed.values()))
-        self._obstacle = write(self._record.replace(stale_routes=stale.policy_routes))
+        self._problem = write(self._record.replace(stale_routes=stale.policy_routes))
 
     def turn_off_sysctls(self) -> bool:
         """Turn off the switches that the record names; return whether any was on."""
@@ -261,7 +261,7 @@ class Journal:
 
     def commit(self) -> None:
         """Keep the record without stale routes: they are gone."""
-        self._obstacle = write(self._record)
+        self._problem = write(self._record)
 
     def restore_sysctls(self) -> bool:
         """Restore switches that the rules no longer need; return whether we had changed any."""

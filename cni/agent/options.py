@@ -7,7 +7,7 @@ from typing import Any
 
 from capture.model.values import Value
 from cni.agent_socket import AGENT_SOCKET
-from cni.networks import Choice
+from cni.networks import ListChoice
 from cni.runtimes import BIN_DIR, CONF_DIR, CONTAINERDS, CRIO_SOCKET
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -51,13 +51,13 @@ class Options(Value):
     log_level: str = "info"
 
     @property
-    def choice(self) -> Choice:
+    def choice(self) -> ListChoice:
         """How the runtime chooses a network; CRI-O is known by its socket."""
         known = (each for each in RUNTIME_SOCKETS if os.path.exists(each))
         socket = self.runtime_socket or next(known, "")
         if os.path.basename(socket).startswith("crio"):
-            return Choice("crio", self.network)
-        return Choice("libcni" if self.network else "containerd", self.network)
+            return ListChoice("crio", self.network)
+        return ListChoice("libcni" if self.network else "containerd", self.network)
 
     @property
     def credentials(self) -> str:

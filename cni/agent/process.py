@@ -31,7 +31,7 @@ from cni.agent.installation import PARTS, Installation
 from cni.agent.log_follower import LogFollower
 from cni.agent.options import RUNTIME_SOCKETS
 from cni.agent.pods import Pods
-from cni.agent.server import Server
+from cni.agent.server import AgentServer
 from cni.pod import Identity
 
 TYPE_CHECKING = False
@@ -82,7 +82,7 @@ class Agent:
             "status": lambda _question: self.status(),
             "probe": lambda _question: {"ready": self.health.is_ready, "live": self.health.is_live},
         }
-        server = Server(self.options.socket, answers)
+        server = AgentServer(self.options.socket, answers)
         self._start_threads()
         self.log.info("started", node=self.options.node, runtime=self.runtime.socket if self.runtime else "")
         self.installation.run(self.stop, self.handover)

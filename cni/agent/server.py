@@ -61,7 +61,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         """Ignore a caller that no longer waits."""
 
 
-class Server:
+class AgentServer:
     """Listens at ``path`` from the moment it is made until ``close``."""
 
     def __init__(self, path: str, answers: Answers) -> None:

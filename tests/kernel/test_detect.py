@@ -8,7 +8,8 @@ from capture import operations
 from capture.backends.detect import decide, find_live_sets
 from capture.backends.host_facts import gather
 from capture.backends.iptables.tables import legacy_tables
-from capture.backends.nftables.netlink import NetlinkDriver as NativeDriver
+from capture.backends.nftables.names import REJECT_TABLE
+from capture.backends.nftables.netlink import NftablesNetlinkDriver as NativeDriver
 from capture.backends.request import BackendRequest
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILIES, IPV4
@@ -53,7 +54,7 @@ def test_five_times_the_same_answer_and_one_set_of_rules(here: Namespace, case: 
     (choice,) = decisions
     assert choice.variant == case.variant
     (found,) = find_live_sets()
-    assert (found.variant, set(found.families), found.spellings) == (case.variant, set(FAMILIES), ("dash",))
+    assert (found.choice.variant, set(found.families), found.spellings) == (case.variant, set(FAMILIES), ("dash",))
     assert everything(here) == before
 
 
@@ -80,7 +81,7 @@ def test_sets_in_every_place_are_found(here: Namespace) -> None:
     native = NativeDriver()
     native.write(DESIRED, native.read(), None)
 
-    assert [(found.backend, found.variant) for found in find_live_sets()] == [
+    assert [found.choice.place for found in find_live_sets()] == [
         ("iptables", "nft"),
         ("iptables", "legacy"),
         ("nftables", ""),
@@ -127,3 +128,13 @@ def test_a_table_that_falls_asleep_is_drift_and_mended(here: Namespace) -> None:
     assert operations.verify().holds
     assert operations.clean()
     assert everything(here)[0] == ""
+
+
+def test_a_rejecting_table_that_falls_asleep_is_drift_and_mended(here: Namespace) -> None:
+    chosen = settings({option.IP_FAMILIES: "ipv4", option.OTHER_FAMILY: "reject"})
+    operations.apply(chosen)
+    here.run(["nft", f"add table inet {REJECT_TABLE} {{ flags dormant; }}"])
+
+    assert operations.verify().uncaptured
+    assert operations.apply(chosen).changed
+    assert operations.verify().holds

@@ -6,16 +6,20 @@ pod  eth0 ---- eth0  peer        app 1000 and proxy 1337 in the pod; servers on 
 from __future__ import annotations
 
 import errno
+import json
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from capture import operations
-from capture.backends.nftables.netlink import NetlinkDriver
+from capture.backends.nftables.netlink import NftablesNetlinkDriver
 from capture.errors import CaptureError, KernelError
+from capture.operations import diagnosis
 from capture.report.difference_text import difference_lines
 from capture.settings.options import BACKEND, DUAL_STACK, INTERCEPTION_MODE, IP_FAMILIES, OTHER_FAMILY
-from pytest_netns import Kind, Namespace, NamespaceFactory, PodPair
+from pytest_netns import Kind, Namespace, NamespaceFactory, Pod, PodPair
 from support.captures.fake_pod import explicit
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kernel
 
 PORT = 80
+CAPTURE = str(Path(sys.executable).with_name("capture"))
 LATE = {"pod": "2001:db8:7::2", "peer": "2001:db8:7::3"}
 ELSEWHERE = {"ipv4": "203.0.113.9", "ipv6": "2001:db8:9::9"}
 
@@ -73,6 +78,24 @@ def only_ipv4(netns: NamespaceFactory) -> PodPair:
     pair = netns.pod_pair(ipv6=(None, None))
     serve(pair)
     return pair
+
+
+def assert_the_verbs_agree_with_traffic(pod: Pod) -> None:
+    """Fail if a verb is not of the kernel's opinion: TCP of IPv6 is refused, both ways, but not over lo."""
+
+    def printed(*words: str) -> str:
+        return pod.run([CAPTURE, *words], check=False).stdout
+
+    elsewhere, own = f"[{ELSEWHERE['ipv6']}]:{PORT}", f"[fd77::2]:{PORT}"
+    for way in ((elsewhere,), (own, "--in", "eth0")):
+        assert "\ndropped: refused by the rule marked =>" in printed("trace", "tcp", *way)
+        assert "family-not-captured: IPv6 is not captured in this pod, and --other" in printed("why", "tcp", *way)
+    assert "\ndirect: it bypasses the proxy" in printed("trace", "tcp", own)
+    explained = json.loads(printed("explain", "--format", "json"))["ipv6"]
+    tcp = {each["traffic"]: each["outcome"] for each in explained if each["direction"] == "outbound"}
+    assert tcp == {"tcp, leaving the pod": "dropped", "tcp, over lo": "direct", "udp": "direct"}
+    assert printed("dump").startswith("# nftables, IPv6, table inet istio-proxy-reject: refuses TCP")
+    assert json.loads(printed("dump", "--format", "json"))["rejected_families"] == ["ipv6"]
 
 
 @pytest.mark.parametrize("families", ["both", "mesh"])
@@ -173,10 +196,14 @@ def test_the_other_family_is_rejected_both_ways_but_not_over_lo(pod_pair: PodPai
     assert pod.client(uid=1000).connect("fd77::2", PORT).label == "app"
     assert (outbound(pod_pair, "ipv4"), inbound(pod_pair, "10.77.0.2")) == ("proxy-outbound", "proxy-inbound")
 
+    assert_the_verbs_agree_with_traffic(pod)
+
     assert not apply(pod, texts, backend).changed
     assert verify(pod).holds
     pod.run(["nft", "flush", "chain", "inet", "istio-proxy-reject", "input"])
     assert [line for line in difference_lines(verify(pod)) if "istio-proxy-reject is missing" in line]
+    with pod.entered():
+        assert [each.kind for each in diagnosis.why().causes] == ["rule-missing"]
     assert apply(pod, texts, backend).changed
     assert verify(pod).holds
 
@@ -191,14 +218,14 @@ def test_a_kernel_without_nat_for_ipv6_is_an_error_only_in_a_pod_that_has_ipv6(
     netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This kernel has it: the refusal is the one of a kernel that has not."""
-    write = NetlinkDriver.write
+    write = NftablesNetlinkDriver.write
 
-    def refuse_ipv6(driver: NetlinkDriver, desired: Ruleset, *others: Any) -> None:
+    def refuse_ipv6(driver: NftablesNetlinkDriver, desired: Ruleset, *others: Any) -> None:
         if "ipv6" in desired.families:
             raise KernelError("add chain PREROUTING to table ip6 nat", errno.EOPNOTSUPP)
         write(driver, desired, *others)
 
-    monkeypatch.setattr(NetlinkDriver, "write", refuse_ipv6)
+    monkeypatch.setattr(NftablesNetlinkDriver, "write", refuse_ipv6)
     alone, dual = netns.pod("alone", ipv6=None), netns.pod("dual")
 
     applied = apply(alone, {}, "nftables")

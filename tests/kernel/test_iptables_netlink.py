@@ -16,7 +16,7 @@ from capture.analysis.compare import differences
 from capture.analysis.ownership import own_only
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.driver import IptablesDriver
-from capture.backends.iptables.netlink import NetlinkDriver
+from capture.backends.iptables.netlink import IptablesNetlinkDriver
 from capture.backends.iptables.restore import RestoreDriver
 from capture.backends.nf_tables import expressions
 from capture.backends.nf_tables.hooks import HOOKS, Hook
@@ -246,7 +246,7 @@ def write(namespace: Namespace, driver: IptablesDriver, ruleset: Ruleset, record
 
 def write_in_both(own: Namespace, reference: Namespace, ruleset: Ruleset) -> None:
     """Write a rule set into two empty namespaces, ourselves and by iptables-nft-restore."""
-    for namespace, driver in ((own, NetlinkDriver()), (reference, RestoreDriver("nft"))):
+    for namespace, driver in ((own, IptablesNetlinkDriver()), (reference, RestoreDriver("nft"))):
         namespace.run(["nft", "flush", "ruleset"])
         namespace.call(driver.write, ruleset, NOTHING, None)
 
@@ -278,15 +278,15 @@ class TestTheSameAsIptables:
         write_in_both(own, reference, ruleset)
         demand_same(own, reference)
         has_rules = bool(kernel_state(own))
-        assert own.call(NetlinkDriver().holds, ruleset) == has_rules
-        assert own.call(NetlinkDriver().read) == own.call(RestoreDriver("nft").read)
+        assert own.call(IptablesNetlinkDriver().holds, ruleset) == has_rules
+        assert own.call(IptablesNetlinkDriver().read) == own.call(RestoreDriver("nft").read)
 
     @in_one_namespace
     @given(ruleset=rulesets().map(without_large_rules))
     def test_a_written_value_is_read_back(self, own: Namespace, ruleset: Ruleset) -> None:
         """Also what iptables itself prints wrongly, and over the rule set that the example before left behind."""
-        own.call(NetlinkDriver().write, ruleset, NOTHING, None)
-        live = own.call(NetlinkDriver().read)
+        own.call(IptablesNetlinkDriver().write, ruleset, NOTHING, None)
+        live = own.call(IptablesNetlinkDriver().read)
         for family in FAMILIES:
             assert canonical(own_only(live), family) == canonical(own_only(ruleset), family)
 
@@ -301,7 +301,7 @@ class TestTheSameAsIptables:
         own.run(["nft", "flush", "ruleset"])
         program = "iptables-nft-restore" if case.rule.family == IPV4 else "ip6tables-nft-restore"
         own.run([program], stdin=f"*{case.table}\n:CHAIN -\n:{TO_CHAIN} -\n-A CHAIN {case.text}\nCOMMIT\n")
-        assert own.call(NetlinkDriver().read) == own.call(RestoreDriver("nft").read)
+        assert own.call(IptablesNetlinkDriver().read) == own.call(RestoreDriver("nft").read)
 
     @pytest.mark.parametrize(
         ("program", "table", "text"),
@@ -345,14 +345,14 @@ class TestTheSameAsIptables:
     ) -> None:
         own.run(["nft", "flush", "ruleset"])
         own.run([f"{program}-nft-restore"], stdin=f"*{table}\n:CHAIN -\n-A CHAIN {text}\nCOMMIT\n")
-        assert own.call(NetlinkDriver().read) == own.call(RestoreDriver("nft").read)
+        assert own.call(IptablesNetlinkDriver().read) == own.call(RestoreDriver("nft").read)
 
     def test_counters_are_read(self, netns: NamespaceFactory) -> None:
         namespace = netns()
-        namespace.call(NetlinkDriver().write, SIDECAR, NOTHING, None)
+        namespace.call(IptablesNetlinkDriver().write, SIDECAR, NOTHING, None)
         for address in ("127.0.0.1", "::1"):
             namespace.client(uid=1000).connect(address, 80)
-        own, reference = namespace.call(NetlinkDriver().read), namespace.call(RestoreDriver("nft").read)
+        own, reference = namespace.call(IptablesNetlinkDriver().read), namespace.call(RestoreDriver("nft").read)
         assert counted(own) == counted(reference)
         assert any(packets for packets, _ in counted(own))
 
@@ -373,7 +373,10 @@ class TestNextToForeignRules:
     ) -> None:
         texts = data.draw(st.tuples(foreign_tables(), foreign_tables()))
         first, second = (data.draw(rulesets(FAMILIES).map(with_rules_of_iptables)) for _ in range(2))
-        both: list[tuple[Namespace, IptablesDriver]] = [(own, NetlinkDriver()), (reference, RestoreDriver("nft"))]
+        both: list[tuple[Namespace, IptablesDriver]] = [
+            (own, IptablesNetlinkDriver()),
+            (reference, RestoreDriver("nft")),
+        ]
         for namespace, _ in both:
             namespace.run(["nft", "flush", "ruleset"])
             for program, text in zip(("iptables-nft-restore", "ip6tables-nft-restore"), texts, strict=True):
@@ -410,7 +413,7 @@ class TestNextToForeignRules:
     )
     @pytest.mark.parametrize("ruleset", [SIDECAR, TRANSPARENT_DNS], ids=["redirect", "tproxy-dns"])
     def test_a_namespace_is_left_as_it_was_found(self, netns: NamespaceFactory, before: str, ruleset: Ruleset) -> None:
-        namespace, driver = netns(), NetlinkDriver()
+        namespace, driver = netns(), IptablesNetlinkDriver()
         for program in ("iptables-nft-restore", "ip6tables-nft-restore"):
             namespace.run([program, "--noflush"], stdin=before)
         found = [nft_listing(namespace), *saved(namespace)]
@@ -422,7 +425,7 @@ class TestNextToForeignRules:
         assert [nft_listing(namespace), *saved(namespace)] == found
 
     def test_rules_that_others_added_meanwhile_stay(self, netns: NamespaceFactory) -> None:
-        namespace, driver = netns(), NetlinkDriver()
+        namespace, driver = netns(), IptablesNetlinkDriver()
         write(namespace, driver, SIDECAR)
         namespace.run(["iptables-nft", "-t", "nat", "-A", "OUTPUT", "-d", "192.0.2.1", "-j", "ACCEPT"])
         namespace.run(["nft", "add", "set", "ip6", "nat", "foreign", "{ type ipv6_addr; }"])
@@ -435,7 +438,7 @@ class TestNextToForeignRules:
         )
 
     def test_tables_of_another_owner_stay(self, netns: NamespaceFactory) -> None:
-        namespace, driver = netns(), NetlinkDriver()
+        namespace, driver = netns(), IptablesNetlinkDriver()
         namespace.run(["nft", "-f", "-"], stdin="table inet nat {\nchain PREROUTING {\n}\n}\ntable bridge nat {\n}\n")
         found = nft_listing(namespace)
         assert namespace.call(driver.read) == NOTHING
@@ -445,7 +448,7 @@ class TestNextToForeignRules:
 
     def test_reading_makes_nothing(self, netns: NamespaceFactory) -> None:
         namespace = netns()
-        assert namespace.call(NetlinkDriver().read) == NOTHING
+        assert namespace.call(IptablesNetlinkDriver().read) == NOTHING
         assert kernel_state(namespace) == []
 
 
@@ -455,19 +458,19 @@ class TestQuickLook:
     @pytest.fixture
     def captured(self, netns: NamespaceFactory) -> Namespace:
         namespace = netns()
-        write(namespace, NetlinkDriver(), SIDECAR)
-        assert namespace.call(NetlinkDriver().holds, SIDECAR)
+        write(namespace, IptablesNetlinkDriver(), SIDECAR)
+        assert namespace.call(IptablesNetlinkDriver().holds, SIDECAR)
         return namespace
 
     def test_counters_do_not_count(self, captured: Namespace) -> None:
         captured.client(uid=1000).connect("127.0.0.1", 80)
-        assert captured.call(NetlinkDriver().holds, SIDECAR)
+        assert captured.call(IptablesNetlinkDriver().holds, SIDECAR)
 
     def test_rules_that_iptables_wrote_need_a_closer_look(self, netns: NamespaceFactory) -> None:
         namespace = netns()
         write(namespace, RestoreDriver("nft"), TRANSPARENT_DNS)
         # Other bytes take the long way: they are read, and compared.
-        assert namespace.call(NetlinkDriver().holds, TRANSPARENT_DNS) == writes_as_we_do()
+        assert namespace.call(IptablesNetlinkDriver().holds, TRANSPARENT_DNS) == writes_as_we_do()
 
     @pytest.mark.parametrize(
         "command",
@@ -487,16 +490,16 @@ class TestQuickLook:
     )
     def test_every_other_change_needs_a_closer_look(self, captured: Namespace, command: str) -> None:
         captured.run(["sh", "-c", command])
-        assert not captured.call(NetlinkDriver().holds, SIDECAR)
+        assert not captured.call(IptablesNetlinkDriver().holds, SIDECAR)
 
     @pytest.mark.parametrize("other", [SIDECAR.replace(families=(IPV4,)), TRANSPARENT_DNS, NOTHING])
     def test_another_rule_set_is_another(self, captured: Namespace, other: Ruleset) -> None:
-        assert not captured.call(NetlinkDriver().holds, other)
+        assert not captured.call(IptablesNetlinkDriver().holds, other)
 
 
 class TestAllOrNothing:
     def test_no_family_changes_if_one_cannot(self, netns: NamespaceFactory) -> None:
-        namespace, driver = netns(), NetlinkDriver()
+        namespace, driver = netns(), IptablesNetlinkDriver()
         impossible = Rule(Return(), (OwnerUid((only(1337),)),), IPV6)  # what comes in has no owner: xt_owner refuses
         chains = (Chain(PREROUTING, (impossible,)), *SIDECAR.tables[0].chains)
         with pytest.raises(KernelError, match="add a rule to chain PREROUTING of table ip6 nat: Invalid argument"):
@@ -504,7 +507,7 @@ class TestAllOrNothing:
         assert kernel_state(namespace) == []
 
     def test_a_change_in_between_is_seen(self, netns: NamespaceFactory) -> None:
-        namespace, driver = netns(), NetlinkDriver()
+        namespace, driver = netns(), IptablesNetlinkDriver()
         live = namespace.call(driver.read)
         namespace.run(["iptables-nft", "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-j", "ACCEPT"])
         namespace.call(driver.write, SIDECAR, live, None)
@@ -512,7 +515,7 @@ class TestAllOrNothing:
         assert rules == ["-A OUTPUT -p tcp -j ISTIO-OUTPUT", "-A OUTPUT -p tcp -j ACCEPT"]
 
     def test_a_ruleset_that_keeps_changing(self, netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-        namespace, driver = netns(), NetlinkDriver()
+        namespace, driver = netns(), IptablesNetlinkDriver()
 
         def changed(*_: object) -> None:
             raise RulesetChangedError("write")
@@ -524,7 +527,7 @@ class TestAllOrNothing:
             namespace.call(driver.write, SIDECAR, NOTHING, None)
 
     def test_a_foreign_chain_in_the_way_is_named(self, netns: NamespaceFactory) -> None:
-        namespace, driver = netns(), NetlinkDriver()
+        namespace, driver = netns(), IptablesNetlinkDriver()
         namespace.run(
             ["nft", "-f", "-"],
             stdin="table ip nat {\nchain PREROUTING {\ntype nat hook prerouting priority -5;\n}\n"
@@ -537,7 +540,7 @@ class TestAllOrNothing:
         assert "ISTIO" not in nft_listing(namespace)
 
     def test_ten_thousand_networks(self, netns: NamespaceFactory) -> None:
-        namespace, driver = netns(), NetlinkDriver()
+        namespace, driver = netns(), IptablesNetlinkDriver()
         networks = tuple(Network(IPV4, (10 << 24) + (number << 9), 24) for number in range(10_000))
         rule = Rule(Return(), (Destination(networks),), IPV4)
         ruleset = Ruleset(FAMILIES, (Table(NAT, (Chain("ISTIO_OUTPUT", (rule,)), Chain(OUTPUT, (TO_OUTPUT,)))),))
@@ -556,7 +559,7 @@ class TestWhatTheKernelLacks:
         monkeypatch.setitem(xt_layouts.REVISIONS, name, 77)
         monkeypatch.setattr(expressions, "_FRAMES", {})
         with pytest.raises(UnsupportedError, match=rf"lacks .* {kind} {name} \(revision 77\)") as raised:
-            netns().call(NetlinkDriver().write, SIDECAR, NOTHING, None)
+            netns().call(IptablesNetlinkDriver().write, SIDECAR, NOTHING, None)
         assert f"modprobe xt_{name}" in raised.value.remedy
 
     def test_a_type_of_chain_is_named_with_its_module(
@@ -564,7 +567,7 @@ class TestWhatTheKernelLacks:
     ) -> None:
         monkeypatch.setitem(HOOKS, (NAT, PREROUTING), Hook("gnat", "prerouting", -100))
         with pytest.raises(UnsupportedError, match="cannot add chain PREROUTING to table ip nat") as raised:
-            netns().call(NetlinkDriver().write, SIDECAR, NOTHING, None)
+            netns().call(IptablesNetlinkDriver().write, SIDECAR, NOTHING, None)
         assert "modprobe nft_chain_nat" in raised.value.remedy
 
     def test_extensions_are_queried_one_by_one(self, netns: NamespaceFactory) -> None:
@@ -578,18 +581,18 @@ class TestWhatTheKernelLacks:
         rule = Rule(Return(), (OwnerUid(excluded, negated=True),))
         ruleset = Ruleset(FAMILIES, (Table(NAT, (Chain(OUTPUT, (rule,)),)),))
         with pytest.raises(UnsupportedError, match="one rule excludes more networks, ports or ids"):
-            netns().call(NetlinkDriver().write, ruleset, NOTHING, None)
+            netns().call(IptablesNetlinkDriver().write, ruleset, NOTHING, None)
 
     def test_without_privilege_nothing_can_be_written(self, netns: NamespaceFactory) -> None:
         program = """
             import sys; sys.path[:0] = [sys.argv[1]]
-            from capture.backends.iptables.netlink import NetlinkDriver
+            from capture.backends.iptables.netlink import IptablesNetlinkDriver
             from capture.errors import CaptureError
             from capture.model.addresses import FAMILIES
             from capture.model.ruleset import Chain, Return, Rule, Ruleset, Table
             chains = (Chain("OUTPUT", (Rule(Return()),)),)
             try:
-                NetlinkDriver().write(Ruleset(FAMILIES, (Table("nat", chains),)), Ruleset(FAMILIES, ()), None)
+                IptablesNetlinkDriver().write(Ruleset(FAMILIES, (Table("nat", chains),)), Ruleset(FAMILIES, ()), None)
             except CaptureError as error:
                 print(type(error).__name__, error.message)
             """
@@ -599,7 +602,7 @@ class TestWhatTheKernelLacks:
 
 
 def test_no_program_is_needed(netns: NamespaceFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    namespace, driver = netns(), NetlinkDriver()
+    namespace, driver = netns(), IptablesNetlinkDriver()
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr("os.posix_spawn", None)
     with namespace.entered():

@@ -15,7 +15,7 @@ import pytest
 from capture.cli.group import COMMANDS, capture, run
 from capture.cli.parameter_types import ParameterType
 from cni.agent.health import Health
-from cni.agent.server import Server
+from cni.agent.server import AgentServer
 from pytest_netns import NamespaceFactory, Pod
 from support.output.json_schemas import SCHEMAS, check
 
@@ -161,7 +161,7 @@ def test_the_agent_of_a_node(commands: Commands, tmp_path: Path) -> None:
         "status": lambda _: health.as_plain() | {"acts": True, "pods_known": 1},
         "pods": lambda _: {"pods": [audited | {"namespace_path": ""}], "audit": "on"},
     }
-    server = Server(str(tmp_path / "run" / "socket"), answers)
+    server = AgentServer(str(tmp_path / "run" / "socket"), answers)
     try:
         commands("node status", "node-status", "--socket", server.path, code=1)
         commands("node pods", "node-pods", "--socket", server.path, code=4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.compare import differences
-from capture.backends.nftables.netlink import NetlinkDriver
+from capture.backends.nftables.netlink import NftablesNetlinkDriver
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from pytest_netns import NamespaceFactory
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.kernel
 def test_a_foreign_base_chain_in_our_table(netns: NamespaceFactory) -> None:
     pod = netns.pod()
     desired = build_ruleset(CaptureConfig())
-    driver = NetlinkDriver()
+    driver = NftablesNetlinkDriver()
     with pod.entered():
         driver.write(desired, driver.read(), None)
         assert driver.holds(desired)

@@ -13,7 +13,7 @@ import pytest
 from capture.analysis.canonical import canonical
 from capture.backends.nftables import libnftables
 from capture.backends.nftables.libnftables import LibnftablesDriver
-from capture.backends.nftables.netlink import NetlinkDriver
+from capture.backends.nftables.netlink import NftablesNetlinkDriver
 from capture.backends.nftables.render import render_text
 from capture.errors import CaptureError, PrivilegeError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
@@ -41,7 +41,7 @@ from pytest_netns import Namespace, NamespaceFactory, PodPair
 
 pytestmark = pytest.mark.kernel
 
-Driver = NetlinkDriver | LibnftablesDriver
+Driver = NftablesNetlinkDriver | LibnftablesDriver
 
 NOTHING = Ruleset(FAMILIES, ())
 REDIRECTS = build_ruleset(CaptureConfig(excluded_inbound_ports=(only(15020), only(15090))))
@@ -72,7 +72,7 @@ def namespace(netns: NamespaceFactory) -> Namespace:
     return netns("rules")
 
 
-@pytest.fixture(params=[NetlinkDriver, LibnftablesDriver], ids=lambda kind: kind.name)
+@pytest.fixture(params=[NftablesNetlinkDriver, LibnftablesDriver], ids=lambda kind: kind.name)
 def driver(request: pytest.FixtureRequest) -> Driver:
     made: Driver = request.param()
     return made
@@ -252,7 +252,7 @@ def test_a_proxy_that_lets_pass_what_no_socket_takes_is_drift(namespace: Namespa
 def test_a_long_list_is_known_again_and_so_is_what_is_changed_in_it(namespace: Namespace) -> None:
     every_other = tuple(Network(IPV4, 10 << 24 | number << 9, 24) for number in range(5000))
     of_ipv6 = tuple(Network(IPV6, 0xFD << 120 | number << 65, 64) for number in range(5000))
-    driver = NetlinkDriver()
+    driver = NftablesNetlinkDriver()
     excluded = build_ruleset(CaptureConfig(excluded_outbound_networks=every_other + of_ipv6))
     one_less = build_ruleset(CaptureConfig(excluded_outbound_networks=every_other + of_ipv6[1:]))
     one_wider = build_ruleset(CaptureConfig(excluded_outbound_networks=(Network(IPV4, 10 << 24, 23), *every_other[1:])))
@@ -357,7 +357,7 @@ def test_the_refusal_names_the_rule(namespace: Namespace) -> None:
     ruleset = Ruleset(FAMILIES, (Table("raw", (Chain(OUTPUT, (zone, to_nowhere), "ACCEPT"),)),))
 
     with pytest.raises(CaptureError, match="add rule 2 to chain output of table inet istio-proxy-raw"):
-        write(namespace, NetlinkDriver(), ruleset)
+        write(namespace, NftablesNetlinkDriver(), ruleset)
 
 
 # --- others at the same time ---------------------------------------------------------------------
@@ -371,8 +371,8 @@ def test_writers_at_the_same_time(namespace: Namespace) -> None:
         try:
             with namespace.entered():
                 for _ in range(15):
-                    NetlinkDriver().write(ruleset, NOTHING, None)
-                    live = NetlinkDriver().read()
+                    NftablesNetlinkDriver().write(ruleset, NOTHING, None)
+                    live = NftablesNetlinkDriver().read()
                     assert any(
                         all(canonical(live, family) == canonical(one, family) for family in FAMILIES)
                         for one in (REDIRECTS, PROXIES)

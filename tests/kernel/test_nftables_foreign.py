@@ -13,7 +13,7 @@ from capture import operations
 from capture.analysis.base_chains import BaseChain
 from capture.analysis.judgement import Obstacle
 from capture.backends.nftables.foreign import read_foreign_chains
-from capture.backends.nftables.netlink import NetlinkDriver
+from capture.backends.nftables.netlink import NftablesNetlinkDriver
 from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text
 from capture.model.ruleset import (
     INPUT,
@@ -106,7 +106,7 @@ def read(namespace: Namespace, *own: tuple[str, str]) -> dict[str, BaseChain]:
 
 class TestRead:
     def test_our_own_chains_are_not_foreign(self, namespace: Namespace) -> None:
-        namespace.call(NetlinkDriver().write, build_ruleset(CaptureConfig()), Ruleset(FAMILIES, ()), None)
+        namespace.call(NftablesNetlinkDriver().write, build_ruleset(CaptureConfig()), Ruleset(FAMILIES, ()), None)
 
         assert read(namespace, ("nftables", "")) == {}
 
@@ -294,7 +294,7 @@ def test_a_rule_that_diverts_no_captured_traffic_is_no_drift(pair: PodPair, capt
     pair.pod.run(["nft", "-f", "-"], stdin=script)
 
     with pair.pod.entered():
-        assert operations.verify(captured).holds
+        assert operations.verify(captured).conclusion == "in sync"
 
 
 @pytest.mark.parametrize("hook", ["prerouting", "output"])
@@ -313,7 +313,18 @@ def test_with_tproxy_udp_has_no_marks_that_a_filter_could_disturb(pair: PodPair)
     with pair.pod.entered():
         operations.apply(desired)
         pair.pod.run(["nft", "-f", "-"], stdin=chain("filter hook input priority 0", "udp dport 53 drop"))
-        assert operations.verify(desired).holds
+        assert operations.verify(desired).conclusion == "in sync"
+
+
+def test_the_owner_of_what_comes_in_is_not_judged(pair: PodPair) -> None:
+    """Packets of an open connection have the receiving socket's, here the proxy's; that of the first has none."""
+    apply_in_nftables(pair)
+    pair.pod.run(["nft", "-f", "-"], stdin=chain("filter hook input priority 0", "meta skuid 1000-2000 drop"))
+
+    with pair.pod.entered():
+        verified = operations.verify(settings({}, DRIVERS["nftables-netlink"]))
+
+    assert (verified.holds, verified.is_certain) == (True, False)
 
 
 def test_an_unjudged_rule_is_no_drift_and_no_proof(pair: PodPair) -> None:

@@ -1,6 +1,6 @@
 """nft lists our messages' rules as it lists its own.
 
-Three ways into the kernel (our messages, ``nft -f``, a script for libnftables), three listings, one row at a time;
+Three ways into the kernel (our messages, ``nft -f``, libnftables' JSON), three listings, one row at a time;
 and rules in all the forms that nft has, read by our messages and by libnftables.
 """
 
@@ -14,7 +14,7 @@ import pytest
 from capture.analysis.canonical import canonical
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nftables.libnftables import LibnftablesDriver
-from capture.backends.nftables.netlink import NetlinkDriver
+from capture.backends.nftables.netlink import NftablesNetlinkDriver
 from capture.backends.nftables.render import render_text
 from capture.model.addresses import FAMILIES, IPV4, IPV6
 from capture.model.ruleset import (
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kernel
 
 NOTHING = Ruleset(FAMILIES, ())
-NETLINK = NetlinkDriver()
+NETLINK = NftablesNetlinkDriver()
 LIBNFTABLES = LibnftablesDriver()
 LISTINGS = {
     "text": ["nft", "list", "ruleset"],
@@ -238,7 +238,7 @@ def without_words(rule: Rule) -> Rule:
 @pytest.mark.parametrize("reader", [NETLINK, Listing()], ids=lambda reader: reader.name)
 @pytest.mark.parametrize("text", FORMS)
 def test_foreign_forms_are_understood_or_unknown(
-    namespace: Namespace, reader: NetlinkDriver | Listing, text: str
+    namespace: Namespace, reader: NftablesNetlinkDriver | Listing, text: str
 ) -> None:
     table = "nat" if "redirect" in text or "dnat" in text else "mangle"
     namespace.run(["nft", "-f", "-"], stdin=WHOLE_CHAIN.format(table=table, chain="own", rule=text))

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from capture.analysis.canonical import canonical
 from capture.backends.nftables.libnftables import LibnftablesDriver
 from capture.backends.nftables.lower import lower
-from capture.backends.nftables.netlink import NetlinkDriver
+from capture.backends.nftables.netlink import NftablesNetlinkDriver
 from capture.backends.nftables.render import render_text
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import Ruleset
@@ -18,7 +18,7 @@ from support.rules.libnftables_listing import Listing
 
 pytestmark = pytest.mark.kernel
 
-Driver = NetlinkDriver | LibnftablesDriver
+Driver = NftablesNetlinkDriver | LibnftablesDriver
 
 NOTHING = Ruleset(FAMILIES, ())
 
@@ -36,7 +36,7 @@ def loaded(module_netns: NamespaceFactory) -> Namespace:
     return module_netns("loaded")
 
 
-@pytest.fixture(params=[NetlinkDriver, LibnftablesDriver], ids=lambda kind: kind.name)
+@pytest.fixture(params=[NftablesNetlinkDriver, LibnftablesDriver], ids=lambda kind: kind.name)
 def driver(request: pytest.FixtureRequest) -> Driver:
     made: Driver = request.param()
     return made
@@ -53,10 +53,10 @@ def test_every_reader_reads_written_rules_and_knows_them_again_to_the_byte(
 ) -> None:
     written.call(driver.write, ruleset, NOTHING, None)
 
-    if driver.name == NetlinkDriver.name:
+    if driver.name == NftablesNetlinkDriver.name:
         assert written.call(driver.holds, ruleset)
         assert lower(other) == lower(ruleset) or not written.call(driver.holds, other)
-    for reader in (NetlinkDriver(), Listing()):
+    for reader in (NftablesNetlinkDriver(), Listing()):
         live = written.call(reader.read)
         for family in FAMILIES:
             assert canonical(live, family) == canonical(ruleset, family), (reader.name, family)
@@ -72,4 +72,4 @@ def test_nft_lists_what_it_would_have_made(
     loaded.run(["nft", "-f", "-"], stdin=f"flush ruleset\n{render_text(ruleset)}")
 
     assert listing(written) == listing(loaded)
-    assert written.call(NetlinkDriver().read) == loaded.call(NetlinkDriver().read)
+    assert written.call(NftablesNetlinkDriver().read) == loaded.call(NftablesNetlinkDriver().read)

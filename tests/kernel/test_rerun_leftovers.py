@@ -127,7 +127,7 @@ def test_a_leftover_is_taken_over(pair: PodPair, name: str, drivers: list[str]) 
             operations.apply(settings(DRIVERS[driver]))
 
             (left,) = detect.find_live_sets()
-            assert (left.backend, left.variant) == PLACES[driver]
+            assert left.choice.place == PLACES[driver]
             verified = operations.verify()
             # Foreign rules do divert the port 9998 from the proxy; of our own rules none may be missing or too many.
             assert not any(found.is_own for found in verified.differences), str(verified)

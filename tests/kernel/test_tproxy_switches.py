@@ -248,6 +248,17 @@ def test_rules_before_our_own_for_other_packets_do_no_harm(pod_pair: PodPair) ->
     assert_arrives(pod_pair, {"ipv4": False, "ipv6": True})
 
 
+@pytest.mark.parametrize("kind", ["unreachable", "throw"])
+def test_a_route_in_our_table_that_leads_elsewhere_is_named(pod_pair: PodPair, kind: str) -> None:
+    pod, peer = pod_pair
+    with pod.entered():
+        operations.apply(settings(TPROXY))
+        pod.ip(f"route add {kind} {peer.ipv4} table 133")
+        (found,) = operations.verify().impediments
+        assert f"the route to {peer.ipv4}/32 in table 133 leads packets" in found.message
+    assert_arrives(pod_pair, {"ipv4": False, "ipv6": True})
+
+
 def test_rules_before_our_own_that_decide_nothing_do_no_harm(pod_pair: PodPair) -> None:
     pod, _ = pod_pair
     with pod.entered():

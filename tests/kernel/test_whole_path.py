@@ -130,7 +130,12 @@ def test_redirected_packets_that_do_not_arrive(
 
     (found,) = trace(pair, "tcp", f"{ELSEWHERE}:80")["impediments"]
     assert found.startswith(message)
-    assert f"but {message}" in pair.pod.run([PROGRAM, "trace", "tcp", f"{ELSEWHERE}:80"]).stdout
+    for command in ("trace", "tcp", f"{ELSEWHERE}:80"), ("explain",):
+        assert f"but {message}" in pair.pod.run([PROGRAM, *command]).stdout
+    verified = pair.pod.run([PROGRAM, "verify"], check=False).stdout.splitlines()
+    assert verified[0].startswith("drift: 1 difference from")
+    assert message in verified[1]
+    assert "`ip " in verified[1]
     assert (trace(pair, "tcp", "[2001:db8::9]:80")["impediments"] == []) is is_ipv6_reached
     assert pair.pod.client(uid=1000).connect(ELSEWHERE, 80, timeout=0.3).label != "15001"
 

@@ -1,6 +1,6 @@
 """Broken pods and healthy ones: ``why`` names the cause of each broken one and no other, none of the healthy ones.
 
-Traffic agrees: what has a cause does not reach the proxy. The last seven situations are from reports of users.
+Traffic agrees: what has a cause does not reach the proxy. The last situations are from reports of users.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.netlink import ipsec
 from capture.operations import diagnosis
-from capture.report.difference_text import text_of
+from capture.report.fate_text import text_of
 from capture.settings import options as option
 from capture.settings.settings import Given, Settings
 from capture.state import record
@@ -165,6 +165,13 @@ BROKEN: dict[str, BrokenPod] = {
     ),
     "rejected at output": BrokenPod("filtered", breaks="iptables -A OUTPUT -p tcp --dport 15001 -j REJECT"),
     "an inbound filter": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --dport 15006 -j DROP", goes="in"),
+    "answers of a transparent proxy are dropped": BrokenPod(
+        "filtered",
+        TPROXY,
+        f"iptables -A OUTPUT -p tcp --sport {APP_PORT} -j DROP",
+        goes="in",
+        transparent=True,
+    ),
     "lo is down": BrokenPod("lo-down", breaks="ip link set lo down", of_pod=True),
     "eth0 has no address": BrokenPod("no-route", breaks="ip address flush dev eth0", of_pod=True),
     "a policy drops what is redirected": BrokenPod(
@@ -406,7 +413,7 @@ def test_a_fault_of_the_pod_that_stops_no_such_connection_is_a_note(pod_pair: Po
     outbound, inbound = (packet(BrokenPod("", goes=goes), pod_pair) for goes in ("out", "in"))
     for sent in (None, outbound, inbound):
         found = why(pod, sent)
-        assert (found.verdict, found.notes[-1].kind) == ("captured", "interface-missing"), sent
+        assert (found.verdict, [note.kind for note in found.notes]) == ("captured", ["interface-missing"]), sent
     assert "interface-missing" in [cause.kind for cause in why(pod, inbound.replace(in_interface="net7")).causes]
 
     pod.ip("link set lo down")
@@ -508,6 +515,7 @@ def test_dns_without_a_known_name_server_is_not_told_to_redirect_dns(pod_pair: P
     assert [cause.kind for cause in found.causes] == ["dns-not-captured"]
     assert "none was known" in found.causes[0].message
     assert found.causes[0].remedy.startswith("Apply with --capture-all-dns too")
+    assert [note.kind for note in why(pod).notes] == ["dns-not-captured"]
 
 
 def test_what_comes_in_as_outbound_is_no_circle(pod_pair: PodPair) -> None:
@@ -525,6 +533,7 @@ def test_what_comes_in_as_outbound_is_no_circle(pod_pair: PodPair) -> None:
     ("options", "breaks", "cause", "note", "of_inbound"),
     [
         ("-m TPROXY", "ip rule del fwmark 1337", "route-missing", "", "route-missing"),
+        ("--backend iptables", "iptables -t nat -D ISTIO-OUTPUT 1", "", "", ""),
         ("-b ''", "", "", "excluded", "excluded"),
         ("-c eth0", "", "excluded", "", "excluded"),
         ("--ip-families ipv4", "", "", "family-not-captured", ""),
@@ -545,9 +554,9 @@ def test_without_a_record_the_live_rules_tell(
     found, inbound = why(pod), why(pod, packet(BrokenPod("", goes="in"), pod_pair))
 
     assert [each.kind for each in found.causes] == [cause] * bool(cause), found.causes
-    assert [each.kind for each in found.notes] == [note] * bool(note), found.notes
+    assert [each.kind for each in found.notes] == ["rule-missing", *[note] * bool(note)], found.notes
     assert [each.kind for each in inbound.causes] == [of_inbound] * bool(of_inbound), inbound.causes
-    assert found.is_certain is (note != "rule-missing")
+    assert not found.is_certain
     assert_the_verbs_agree(pod)
 
 

@@ -1,6 +1,9 @@
-"""What is written is what is read, for any rule set that capture could write, without a kernel."""
+"""Messages to nf_tables are the opposite of what is read there, for any rule set that capture could write."""
 
 from __future__ import annotations
+
+import json
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 from capture.analysis.canonical import canonical
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.messages import TableMessages
-from capture.backends.nftables import plan
+from capture.backends.nftables import libnftables_json, plan
 from capture.backends.nftables.decode import decode_table
 from capture.backends.nftables.encode import add_rules
 from capture.backends.nftables.lift import lift
@@ -21,6 +24,7 @@ from capture.model.ruleset import NAT, Ruleset
 from capture.netlink.attributes import attribute, decode, decode_fields, decode_number, nested, text
 from capture.netlink.batch import Change
 from support.generators.rules import rulesets
+from support.rules.libnftables_listing import parse_tables
 
 
 def as_dumped(changes: list[Change]) -> NativeTable:
@@ -92,6 +96,24 @@ def test_rules_that_were_read_are_written_the_same_again(ruleset: Ruleset) -> No
     read = through_bytes(ruleset)
 
     assert lower(read) == lower(ruleset.replace(comments=read.comments))
+
+
+def as_listed(commands: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the objects that commands make, as a listing has them."""
+    objects = [command["add"] for command in commands]
+    return [*objects, {"metainfo": {"version": "0"}}]
+
+
+@given(rulesets())
+def test_libnftables_commands_are_read_as_what_they_make(ruleset: Ruleset) -> None:
+    tables = lower(ruleset)
+    commands = [*plan.replace(tables, {}, libnftables_json.TableCommands), *libnftables_json.add_rules(tables)]
+
+    read = parse_tables(as_listed(json.loads(json.dumps(commands))))
+
+    assert [table.name for table in read] == [table.name for table in tables]
+    for there, here in zip(lift(read).tables, lift(tables).tables, strict=True):
+        assert there == here
 
 
 @given(st.text("ISTIO-_istoAB", min_size=1, max_size=8) | st.text(min_size=1))

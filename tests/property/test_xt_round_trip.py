@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical_rule
 from capture.backends.iptables.expansion import comment, expanded
-from capture.backends.iptables.xt_decode import Reader
+from capture.backends.iptables.xt_decode import RuleReader
 from capture.backends.iptables.xt_encode import attributes_of
 from capture.backends.iptables.xt_text import MATCHES, TARGETS, match_text, target_text
 from capture.backends.nf_tables import constants as nf
@@ -31,7 +31,7 @@ written = st.sampled_from(PLACES).flatmap(rules)
 
 @given(rule=written, family=families, table=st.sampled_from(TABLES))
 def test_a_rule_is_read_as_it_was_written(rule: Rule, family: Family, table: TableName) -> None:
-    reader = Reader(family)
+    reader = RuleReader(family)
     for single in expanded([rule], family):
         message = TableMessages(FAMILY_NUMBERS[family], table).add_rule("ISTIO_OUTPUT", attributes_of(single, family))
         found = reader.read(message.attributes + attribute(nf.NFTA_RULE_HANDLE, u64be(7)))
@@ -62,7 +62,7 @@ def test_strange_expressions_are_shown_and_nothing_else(parts: list[tuple[str, l
         for name, inside in parts
     ]
     where = attribute(nf.NFTA_RULE_CHAIN, text("OUTPUT")) + attribute(nf.NFTA_RULE_HANDLE, u64be(1))
-    found = Reader(family).read(where + nested(nf.NFTA_RULE_EXPRESSIONS, *expressions))
+    found = RuleReader(family).read(where + nested(nf.NFTA_RULE_EXPRESSIONS, *expressions))
     assert list(decode(where))
     assert found.chain == "OUTPUT"
     if not parts:

@@ -236,6 +236,15 @@ def test_shared_helpers_of_tests_are_in_folders_by_subject() -> None:
     }  # fmt: skip
 
 
+def test_a_class_name_has_one_meaning() -> None:
+    homes: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(module)
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+
+
 def test_no_two_modules_wait_for_each_other_to_load() -> None:
     loads = {module: {name for name in imports_of(module).when_loaded if name in MODULES} for module in MODULES}
     while loads:

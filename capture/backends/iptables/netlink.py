@@ -39,7 +39,7 @@ MAX_REMEMBERED = 1000
 TABLES_BY_NAME: dict[str, TableName] = {name: name for name in TABLES}
 
 
-class NetlinkDriver(IptablesDriver):
+class IptablesNetlinkDriver(IptablesDriver):
     """The tables of iptables-nft by our own messages: one transaction for all tables and both families."""
 
     name = "netlink"
@@ -51,8 +51,7 @@ class NetlinkDriver(IptablesDriver):
         """Return whether the tables hold the desired rules to the byte and nothing else; False means "read it"."""
         messages = self._making(desired)
         with open_netfilter() as netfilter:
-            is_held = bool(messages) and holds_exactly(netfilter, FAMILY_OF, TABLES, messages)
-            return is_held and not any(is_dormant(fields) for _, fields in _tables(netfilter))
+            return bool(messages) and holds_exactly(netfilter, FAMILY_OF, TABLES, messages)
 
     def read(self) -> Ruleset:
         """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6. It makes no table.
@@ -142,13 +141,16 @@ def _read(netfilter: NetlinkSocket) -> LiveTables:
     found = dict(_tables(netfilter))
     if not found:
         return {}
-    from capture.backends.iptables.xt_decode import Reader, decode_chain  # not needed in a new pod, where nothing is
+    from capture.backends.iptables.xt_decode import (  # not needed in a new pod, where nothing is
+        RuleReader,
+        decode_chain,
+    )
 
     chains: dict[tuple[int, str], list[FoundChain]] = {}
     for number, fields in read_chains(netfilter):
         chain = decode_chain(fields)
         chains.setdefault((number, chain.table), []).append(chain)
-    readers = {family: Reader(family) for family, _ in found}
+    readers = {family: RuleReader(family) for family, _ in found}
     live: dict[tuple[Family, TableName], LiveTable] = {}
     for (family, table), fields in found.items():
         number = FAMILY_NUMBERS[family]

@@ -158,10 +158,10 @@ def _shared_chain_changes(
         return [], []
     own = sorted(own_positions.get((live.table, chain), ()))
     disturbs = disturbance_test(rules, chain, desired.rules)
-    first_obstacle = next(
+    first_disturbing = next(
         (index for index, rule in enumerate(rules) if index not in own and disturbs(rule)), len(rules)
     )
-    is_in_place = not own or own[-1] < first_obstacle or not desired_rules
+    is_in_place = not own or own[-1] < first_disturbing or not desired_rules
     if (
         is_in_place
         and len(own) == len(desired_rules)
@@ -171,7 +171,7 @@ def _shared_chain_changes(
     if desired_rules:  # a chain from which rules are only removed may have any name
         check_writable(chain, desired_rules)
     removals = [(chain, at) for at in reversed(own)]
-    index = min(own[0] if own else len(rules), first_obstacle)
+    index = min(own[0] if own else len(rules), first_disturbing)
     is_end = index == len(rules) - len(own)
     return removals, [(chain, None if is_end else index + offset, rule) for offset, rule in enumerate(desired_rules)]
 

@@ -84,7 +84,7 @@ def decode_chain(fields: Fields) -> FoundChain:
     return FoundChain(table, name, handle, hook, policy, counters)
 
 
-class Reader:
+class RuleReader:
     """Reads the rules of one family, and remembers expressions: most are in many rules."""
 
     def __init__(self, family: Family) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import COUNTER
-from capture.backends.nf_tables.listing import read_chains, read_rules
+from capture.backends.nf_tables.listing import is_dormant, read_chains, read_rules, read_tables
 from capture.netlink.attributes import Fields, decode_fields, decode_text
 
 TYPE_CHECKING = False
@@ -31,7 +31,10 @@ COUNTER_HEAD = COUNTER[: COUNTER.index(b"counter\0") + len(b"counter\0")]
 def holds_exactly(
     netfilter: NetlinkSocket, families: Collection[int], tables: Collection[str], messages: Iterable[Change]
 ) -> bool:
-    """Return whether these tables of these families have the chains and rules that messages make, and no others."""
+    """Return whether these tables of these families have the chains and rules that messages make, and no others.
+
+    In a dormant table there are none that packets meet.
+    """
     chains: dict[tuple[int, str, bytes], Fields] = {}
     rules: dict[tuple[int, str], dict[bytes, list[Sent]]] = {}
     for change in messages:
@@ -47,8 +50,14 @@ def holds_exactly(
         for family, fields in read_chains(netfilter)
         if family in families and (table := decode_text(fields[nf.NFTA_CHAIN_TABLE])) in tables
     }
-    return found == chains and all(
-        _rules_are(read_rules(netfilter, family, table), desired) for (family, table), desired in rules.items()
+    return (
+        found == chains
+        and not any(
+            is_dormant(fields)
+            for family, fields in read_tables(netfilter)
+            if family in families and decode_text(fields[nf.NFTA_TABLE_NAME]) in tables
+        )
+        and all(_rules_are(read_rules(netfilter, family, table), desired) for (family, table), desired in rules.items())
     )
 
 

@@ -354,7 +354,7 @@ class Program:
         if not isinstance(port, bytes) or nf.NFTA_TPROXY_REG_ADDR in fields:
             return self._do(model.UnknownVerdict("tproxy, not to a port of any address"))
         family = FAMILY_OF.get(decode_number(fields[nf.NFTA_TPROXY_FAMILY]))
-        return self._do(native.Proxy(decode_number(port), family))
+        return self._do(native.TproxyStatement(decode_number(port), family))
 
     def log(self, fields: Fields) -> bool:
         level = decode_number(fields.get(nf.NFTA_LOG_LEVEL, u32be(nf.NFT_LOGLEVEL_WARNING)))

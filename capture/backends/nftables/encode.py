@@ -154,7 +154,7 @@ def _named(condition: native.Named) -> bytes:
     return LOADS[condition.field] + make.equals(whole, negated=condition.negated)
 
 
-def _proxy(action: native.Proxy) -> bytes:
+def _proxy(action: native.TproxyStatement) -> bytes:
     family = FAMILY_NUMBERS[action.family] if action.family else NFPROTO_UNSPEC
     return make.immediate(u16be(action.port)) + make.expression(
         "tproxy", attribute(nf.NFTA_TPROXY_FAMILY, u32be(family)), attribute(nf.NFTA_TPROXY_REG_PORT, make.REGISTER)
@@ -198,7 +198,7 @@ EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
     model.Return: _fixed(make.verdict(nf.NFT_RETURN)),
     model.Jump: lambda action: make.jump(action.chain),
     model.Redirect: lambda action: make.immediate(u16be(action.port)) + REDIRECT,
-    native.Proxy: _proxy,
+    native.TproxyStatement: _proxy,
     model.SetMark: _set_mark,
     model.SaveMark: _fixed(LOADS[native.MARK] + make.store_ct(nf.NFT_CT_MARK)),
     model.RestoreMark: _fixed(LOADS[native.CT_MARK] + STORE_MARK),

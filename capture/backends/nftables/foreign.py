@@ -13,26 +13,26 @@ from capture.backends.nf_tables.listing import is_dormant, read_chains, read_rul
 from capture.backends.nftables.decode import Program, decode_chain, decode_rule
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE, model_target
-from capture.backends.nftables.native import CONDITIONS, MARKS, Among, Proxy, VerdictMap
+from capture.backends.nftables.native import CONDITIONS, MARKS, Among, TproxyStatement, VerdictMap
 from capture.backends.nftables.netlink import set_finder
 from capture.backends.nftables.render import described
 from capture.errors import UnsupportedError
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, FAMILY_OF, Family
 from capture.model.values import Value
-from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text, text
+from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text
 from capture.netlink.nfnetlink import open_netfilter, read_consistently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from capture.backends.iptables.xt_decode import Reader
+    from capture.backends.iptables.xt_decode import RuleReader
     from capture.backends.nftables.native import Condition, NativeRule
     from capture.netlink.sockets import NetlinkSocket
 
 
-REJECT_TABLE_NAME = text(REJECT_TABLE)
+REJECTED = "--other-family reject refuses TCP of this family"
 NFTA_TABLE_HANDLE = 4
 """linux/netfilter/nf_tables.h. Tables of a namespace are numbered as they are made, in all families."""
 MODEL_HOOKS = {hook.lower(): hook for hook in (model.PREROUTING, model.OUTPUT, model.INPUT, model.POSTROUTING)}
@@ -69,12 +69,17 @@ class ListedTable(Value):
 
     @property
     def is_native(self) -> bool:
-        """Whether it is one of our own tables."""
+        """Return whether it is one of our own tables."""
         return self.family == nf.NFPROTO_INET and self.name in MODEL_TABLES
 
     @property
+    def rejects_other_family(self) -> bool:
+        """Whether it is the one of --other-family reject (``capture.backends.other_family``)."""
+        return self.family == nf.NFPROTO_INET and self.name == REJECT_TABLE
+
+    @property
     def is_of_iptables(self) -> bool:
-        """Whether it has the name of one that iptables-nft writes."""
+        """Return whether it has the name of one that iptables-nft writes."""
         return self.family in FAMILY_OF and self.name in PRIORITIES
 
     def is_usual(self, chain: Fields) -> bool:
@@ -85,7 +90,7 @@ class ListedTable(Value):
 
     @property
     def is_filter_of_iptables(self) -> bool:
-        """Whether it is a further table that iptables-nft writes: it calls base chains by their hooks."""
+        """Return whether it is a further table that iptables-nft writes: it calls base chains by their hooks."""
         hooked = [decode_text(chain[nf.NFTA_CHAIN_NAME]) for chain in self.base_chains]
         return (
             self.family in FAMILY_OF
@@ -140,7 +145,7 @@ def _listed_tables(netfilter: NetlinkSocket, family: int) -> Iterator[ListedTabl
         return
     for _, fields in read_tables(netfilter, family):
         name = fields[nf.NFTA_TABLE_NAME]
-        if name in reached and not is_dormant(fields) and name != REJECT_TABLE_NAME:
+        if name in reached and not is_dormant(fields):
             handle = decode_number(fields.get(NFTA_TABLE_HANDLE, b""))
             yield ListedTable(family, decode_text(name), handle, tuple(by_table[name]))
 
@@ -151,6 +156,8 @@ def _of_table(
     """Yield the base chains of a table; with ``without_usual``, those that neither a capture nor iptables has there."""
     family = listed.family
     rules = _rules_by_chain(netfilter, listed)
+    if listed.rejects_other_family:
+        rules = {name: [rule.replace(why=REJECTED) for rule in found] for name, found in rules.items()}
     chains = [(fields, _chain(fields, rules)) for fields in listed.chains]
     called = tuple(chain for fields, chain in chains if nf.NFTA_CHAIN_HOOK not in fields)
     for fields, chain in chains:
@@ -170,11 +177,15 @@ def _of_table(
                 point,
                 hook.priority,
                 is_nat,
-                model.Table(model.NAT if is_nat else model.MANGLE, (entry, *called)),
+                model.Table(
+                    model.NAT if is_nat else model.MANGLE,
+                    tuple(map(_of_receiver, (entry, *called))) if point == model.INPUT else (entry, *called),
+                ),
                 is_older=listed.handle < first_own,
                 is_native=not listed.is_filter_of_iptables,
                 is_route=hook.kind == "route",
                 devices=devices,
+                is_own=listed.rejects_other_family,
                 place=("nftables", "") if listed.is_native else None,
             )
 
@@ -197,21 +208,42 @@ def _of_devices(
     return entry.replace(rules=tuple(rules), policy="ACCEPT")
 
 
+def _of_receiver(chain: model.Chain) -> model.Chain:
+    """Return a chain at INPUT: packets of open connections have the owner of the receiving socket there.
+
+    The kernel looks for that socket before (early demux, ip_rcv_finish_core in net/ipv4/ip_input.c).
+    """
+    return chain.replace(
+        rules=tuple(
+            rule.replace(
+                matches=tuple(
+                    model.UnknownMatch(f"owner: {rule.why}") if isinstance(each, OWNERS) else each
+                    for each in rule.matches
+                )
+            )
+            for rule in chain.rules
+        )
+    )
+
+
+OWNERS = (model.OwnerUid, model.OwnerGid)
+
+
 def _rules_by_chain(netfilter: NetlinkSocket, listed: ListedTable) -> dict[bytes, list[model.Rule]]:
     """Return the rules of a table by chain: in words of iptables those that only iptables-nft writes."""
     family, is_filter = FAMILY_OF.get(listed.family), listed.is_filter_of_iptables
     find_set = set_finder(netfilter, listed.family, listed.name)
     known: dict[bytes, tuple[str, Fields]] = {}
     found: dict[bytes, list[model.Rule]] = {}
-    reader: Reader | None = None
+    reader: RuleReader | None = None
     for attributes in read_rules(netfilter, listed.family, listed.name):
         fields = decode_fields(attributes)
         in_chain = found.setdefault(fields[nf.NFTA_RULE_CHAIN], [])
         is_xt = any(name in attributes for name in XT_EXPRESSIONS)
         if family is not None and (is_xt or (is_filter and not any(name in attributes for name in SET_EXPRESSIONS))):
-            from capture.backends.iptables.xt_decode import Reader  # another backend, which only this needs
+            from capture.backends.iptables.xt_decode import RuleReader  # another backend, which only this needs
 
-            reader = reader or Reader(family)
+            reader = reader or RuleReader(family)
             in_chain.append(reader.read(attributes).rule.replace(why="", counters=None))
         else:
             in_chain += _rules(decode_rule(fields, Program(find_set, family), known), family)
@@ -229,7 +261,7 @@ def _chain(fields: Fields, rules: dict[bytes, list[model.Rule]]) -> model.Chain:
 def _rules(native: NativeRule, family: Family | None) -> Iterator[model.Rule]:
     """Yield a rule of the model for each action, all with the words of the whole; the first has its counters."""
     words = described(*native.conditions, *native.actions)
-    together = len(native.actions) < 2 or any(isinstance(action, Proxy) for action in native.actions)
+    together = len(native.actions) < 2 or any(isinstance(action, TproxyStatement) for action in native.actions)
     counters = native.counters
     for each in (native,) if together else _by_action(native):
         for one in _by_number(each):
@@ -271,4 +303,4 @@ def _of_iptables(tables: list[ListedTable], first_own: int) -> Iterator[BaseChai
     def is_older(table: model.TableName) -> bool:
         return all(listed.handle < first_own for listed in tables if listed.name == table)
 
-    return in_tables_of_iptables(netlink.NetlinkDriver().read(), is_older)
+    return in_tables_of_iptables(netlink.IptablesNetlinkDriver().read(), is_older)

@@ -11,12 +11,13 @@ import ctypes
 import errno
 import glob
 import importlib.util
+import json
 import sys
 
 from capture.backends.nftables import plan
+from capture.backends.nftables.libnftables_json import TableCommands, add_rules
 from capture.backends.nftables.lower import lower
-from capture.backends.nftables.netlink import NetlinkDriver, read_live
-from capture.backends.nftables.render import TableCommands, table_text
+from capture.backends.nftables.netlink import NftablesNetlinkDriver, read_live
 from capture.errors import CaptureError, KernelError, PrivilegeError, UnsupportedError
 from capture.netlink.nfnetlink import open_netfilter
 
@@ -24,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from capture.backends.nftables.libnftables_json import Object
     from capture.backends.nftables.native import NativeTable
     from capture.model.ruleset import Ruleset
 
@@ -41,10 +43,15 @@ _one_at_a_time = _thread.allocate_lock()
 """libnftables keeps state outside of its contexts, and a module exists before it is complete: one thread at a time."""
 
 
-class LibnftablesDriver(NetlinkDriver):
+class LibnftablesDriver(NftablesNetlinkDriver):
     """Written by libnftables, in one transaction for all tables and both families; read by our own messages."""
 
     name = "libnftables"
+
+    def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
+        """Return the rule set as the commands that libnftables is given."""
+        commands = _commands(lower(ruleset), {})
+        return [("nft -j -f -", json.dumps({"nftables": commands}, indent=2))] if commands else []
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         del live, recorded
@@ -56,9 +63,13 @@ class LibnftablesDriver(NetlinkDriver):
 
     def _change(self, doing: str, desired: tuple[NativeTable, ...]) -> None:
         with open_netfilter() as netfilter:
-            script = [*plan.replace(desired, read_live(netfilter), TableCommands), *map(table_text, desired)]
-        if script:
-            _run(doing, "\n".join(script))
+            commands = _commands(desired, read_live(netfilter))
+        if commands:
+            _run(doing, commands)
+
+
+def _commands(desired: tuple[NativeTable, ...], live: plan.LiveTables) -> list[Object]:
+    return [*plan.replace(desired, live, TableCommands), *add_rules(desired)]
 
 
 def find_bindings() -> str | None:
@@ -84,22 +95,24 @@ def _bindings() -> ModuleType:
     return module
 
 
-def _run(doing: str, script: str) -> None:
-    """Run a script in one transaction. A context is of the namespace in which it was made: each call makes its own."""
+def _run(doing: str, commands: list[Object]) -> None:
+    """Run commands in one transaction. A context is of the namespace in which it was made: each call makes its own."""
     with _one_at_a_time:
         bindings = _bindings()
         try:
             ctypes.CDLL(LIBRARY)  # the bindings load it too, but do not fail well
         except OSError as error:
             raise UnsupportedError(f"{LIBRARY} cannot be loaded: {error}", REMEDY) from error
-        status, _, words = bindings.Nftables(LIBRARY).cmd(script)
+        context = bindings.Nftables(LIBRARY)
+        context.set_json_output(True)
+        status, _, words = context.cmd(json.dumps({"nftables": commands}))
     if status != 0:
         raise _failure(doing, words)
 
 
 def _failure(doing: str, words: str) -> CaptureError:
     """Return the error for a message of libnftables; it has no error numbers."""
-    complaint = "; ".join(line.split("Error: ", 1)[1] for line in words.splitlines() if "Error: " in line) or words
+    complaint = " ".join(line.split("Error: ", 1)[-1].strip() for line in words.splitlines() if line.strip())
     if "Operation not permitted" in complaint:
         return PrivilegeError(doing)
     if "No such file or directory" in complaint:

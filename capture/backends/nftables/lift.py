@@ -168,7 +168,7 @@ def _verdict(rule: native.NativeRule, following: native.NativeRule | None) -> tu
     match rule.actions:
         case (model.Jump(chain),):
             return model.Jump(model_target(chain)), 1
-        case (native.Proxy(port), model.SetMark(value, mask), model.Accept()) if (
+        case (native.TproxyStatement(port), model.SetMark(value, mask), model.Accept()) if (
             following is not None
             and following.actions == (model.Drop(),)  # what no socket took
             and following.conditions == rule.conditions
@@ -182,7 +182,7 @@ def verdict_of(actions: Sequence[native.Action | native.Condition]) -> model.Ver
     if not actions:
         return model.Continue()
     last = actions[-1]
-    if len(actions) == 1 and not isinstance(last, (native.Proxy, native.VerdictMap, *native.CONDITIONS)):
+    if len(actions) == 1 and not isinstance(last, (native.TproxyStatement, native.VerdictMap, *native.CONDITIONS)):
         return last
     from capture.backends.nftables.render import described  # only foreign rules need words
 

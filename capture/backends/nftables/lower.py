@@ -194,7 +194,7 @@ def _actions(verdict: model.Verdict, family: Family | None) -> tuple[native.Acti
     if isinstance(verdict, model.Jump):
         return (model.Jump(native_chain(verdict.chain)),)
     if isinstance(verdict, model.TransparentProxy):
-        return (native.Proxy(verdict.port, family), model.SetMark(verdict.mark, verdict.mask), model.Accept())
+        return (native.TproxyStatement(verdict.port, family), model.SetMark(verdict.mark, verdict.mask), model.Accept())
     if isinstance(verdict, model.Continue):
         return ()
     if isinstance(verdict, model.UnknownVerdict):

@@ -1,6 +1,6 @@
 """A rule as nf_tables sees it: fields that are compared, then things that are done. Values only.
 
-The step between the model and the two ways to write nf_tables (bytes, text), so that each of
+The step between the model and the three ways to write nf_tables (bytes, text, JSON), so that each of
 them only has to spell a dozen words::
 
     model     Rule(Redirect(15001), (Protocol("tcp"), Destination(10.0.0.0/8)), IPV4)
@@ -92,7 +92,7 @@ class Among(Value):
 
     @property
     def is_single(self) -> bool:
-        """Whether it compares with a single number."""
+        """Return whether it compares with a single number."""
         return len(self.ranges) == 1 and self.ranges[0][0] == self.ranges[0][1]
 
 
@@ -117,7 +117,7 @@ class Named(Value):
 CONDITIONS = (Among, Masked, Named, *IN_ORDER)
 
 
-class Proxy(Value):
+class TproxyStatement(Value):
     """Give the packet to the local socket on this port; without one, break off the rule (nft_tproxy.c)."""
 
     port: int
@@ -140,7 +140,7 @@ if TYPE_CHECKING:
         | model.Return
         | model.Jump
         | model.Redirect
-        | Proxy
+        | TproxyStatement
         | VerdictMap
         | model.SetMark
         | model.SaveMark

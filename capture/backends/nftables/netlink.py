@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 
-class NetlinkDriver:
+class NftablesNetlinkDriver:
     """nf_tables by our own messages: one transaction for all tables and both families."""
 
     backend = "nftables"
@@ -146,7 +146,7 @@ def _count_anonymous_sets(netfilter: NetlinkSocket, table: str) -> int:
 def _hold_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...], rules: Sequence[Change]) -> bool:
     """Return whether our live tables are the desired ones, to the byte; False does not mean that they differ."""
     own = {decode_text(table[nf.NFTA_TABLE_NAME]): table for table in _our_tables(netfilter)}
-    if own.keys() != {table.name for table in desired} or any(map(is_dormant, own.values())):
+    if own.keys() != {table.name for table in desired}:
         return False
     listed = rules or [rule for table in desired for rule in encode.listed_rules(table)]
     messages = [*_tables_and_chains(desired, {}), *listed]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     """The hooks of the live chains, by table and chain; None for a table that must go as a whole."""
 
     class TableLanguage(Protocol[T_co]):
-        """How changes of a table are expressed: as netlink messages, or as lines of a script."""
+        """How changes of a table are expressed: as netlink messages, or as commands of libnftables."""
 
         def add_table(self) -> T_co: ...
         def delete_table(self) -> T_co: ...

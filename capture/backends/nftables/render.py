@@ -1,4 +1,4 @@
-"""From native rules to what ``nft -f`` takes. Pure; for people, for libnftables, and the oracle of ``encode``."""
+"""From native rules to what ``nft -f`` takes. Pure; for people, and the oracle of ``encode``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
-    from capture.backends.nf_tables.hooks import Hook
 
 WORDS: dict[str, dict[int, str]] = {
     native.NFPROTO: dict[int, str](FAMILY_OF),
@@ -34,37 +33,12 @@ def table_text(table: native.NativeTable) -> str:
     for chain in table.chains:
         lines = [f"\tchain {chain.name} {{"]
         if chain.hook is not None:
-            lines.append(f"\t\t{_hook_text(chain.hook, chain.policy)}")
+            hook = chain.hook
+            lines.append(f"\t\ttype {hook.kind} hook {hook.name} priority {hook.priority}; policy {chain.policy};")
         lines += [f"\t\t{rule_text(rule)}" for rule in chain.rules]
         blocks.append("\n".join([*lines, "\t}\n"]))
     chains = "\n".join(blocks)
     return f"table inet {table.name} {{\n{chains}}}\n"
-
-
-def _hook_text(hook: Hook, policy: str | None) -> str:
-    return f"type {hook.kind} hook {hook.name} priority {hook.priority}; policy {policy};"
-
-
-class TableCommands:
-    """The changes of one table as lines of a script (see ``plan``)."""
-
-    def __init__(self, table: str) -> None:
-        self._table = f"inet {table}"
-
-    def add_table(self) -> str:
-        return f"add table {self._table}"
-
-    def delete_table(self) -> str:
-        return f"delete table {self._table}"
-
-    def flush_table(self) -> str:
-        return f"flush table {self._table}"
-
-    def add_chain(self, chain: str, hook: Hook | None, policy: str | None) -> str:
-        return f"add chain {self._table} {chain} {f'{{ {_hook_text(hook, policy)} }}' if hook else ''}"
-
-    def delete_chain(self, chain: str) -> str:
-        return f"delete chain {self._table} {chain}"
 
 
 def rule_text(rule: native.NativeRule) -> str:
@@ -160,7 +134,7 @@ def _verdict_map(action: native.VerdictMap) -> str:
     return f"{action.field} vmap {{ {', '.join(entries)} }}"
 
 
-def _proxy(action: native.Proxy) -> str:
+def _proxy(action: native.TproxyStatement) -> str:
     family = {None: "", "ipv4": "ip ", "ipv6": "ip6 "}[action.family]
     return f"tproxy {family}to :{action.port}"
 
@@ -191,7 +165,7 @@ TEXTS: dict[type, Callable[[Any], str]] = {
     model.Return: _fixed("return"),
     model.Jump: lambda action: f"jump {action.chain}",
     model.Redirect: lambda action: f"redirect to :{action.port}",
-    native.Proxy: _proxy,
+    native.TproxyStatement: _proxy,
     native.VerdictMap: _verdict_map,
     model.SetMark: _set_mark,
     model.SaveMark: _fixed("ct mark set meta mark"),

@@ -194,7 +194,7 @@ def can_work(examined: Examined) -> bool:
 
 
 POD, NODE = "pod", "node"
-DRIVERS = ("kernel", "host")
+DRIVER_TOPICS = ("kernel", "host")
 """Topics about what drivers need, shown where something is wrong, or with --all."""
 
 
@@ -237,8 +237,8 @@ def _choice(examined: Examined) -> Iterator[Finding]:
         message = f"auto takes {choice.backend}{variant} with the driver {choice.driver}: {choice.reason}"
         yield Finding("choice", "backend", "ok", message)
     for found in examined.live_sets:
-        variant = f" {found.variant}" if found.variant else ""
-        message = f"rules of the capture are in {found.backend}{variant} ({', '.join(found.families)})"
+        place = " ".join(filter(None, found.choice.place))
+        message = f"rules of the capture are in {place} ({', '.join(found.families)})"
         yield Finding("choice", "live rules", "note", message)
     if len(examined.live_sets) > 1:
         message = "there are several rule sets of the capture; expected one"

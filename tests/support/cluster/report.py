@@ -87,7 +87,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
         "test_agent_killed", "test_a_killed_agent_leaves_everything_for_the_next_one",
     ),
     "Five hundred pods: memory, CPU, and the API server's cache in place of etcd": (
-        "test_quiet", "test_churn", "test_the_list_is_the_caches_and_the_watch_has_bookmarks_and_an_end",
+        "test_quiet", "test_churn", "test_a_list_comes_from_the_cache_and_reduced",
     ),
     "No privilege beyond the audit's": ("test_privileges", "test_the_agent_has_no_privilege"),
     "A drift, a late family, a second set, a wrong listener: found within 5 s": (

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.iptc_driver import IptcDriver
-from capture.backends.iptables.netlink import NetlinkDriver
+from capture.backends.iptables.netlink import IptablesNetlinkDriver
 from capture.backends.iptables.restore import RestoreDriver
 from capture.model.addresses import FAMILIES, IPV4
 from pytest_netns import Namespace
@@ -57,7 +57,7 @@ class DriverCase:
 
 
 DRIVERS = [
-    DriverCase("netlink", NetlinkDriver, "nft"),
+    DriverCase("netlink", IptablesNetlinkDriver, "nft"),
     DriverCase("restore-nft", lambda: RestoreDriver("nft"), "nft"),
     DriverCase("restore-legacy", lambda: RestoreDriver("legacy"), "legacy"),
     DriverCase("iptc", IptcDriver, "legacy"),

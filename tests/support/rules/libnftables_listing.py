@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from capture.backends.nf_tables.hooks import Hook
+from capture.backends.nftables.libnftables_json import FIELDS, ZONE
 from capture.backends.nftables.lift import lift
 from capture.backends.nftables.names import MODEL_TABLES
 from capture.backends.nftables.native import (
@@ -29,7 +30,7 @@ from capture.backends.nftables.native import (
     NativeChain,
     NativeRule,
     NativeTable,
-    Proxy,
+    TproxyStatement,
 )
 from capture.backends.nftables.render import WORDS
 from capture.model.addresses import parse_address
@@ -57,17 +58,6 @@ if TYPE_CHECKING:
 
     Object = dict[str, Any]
     Sets = dict[str, list[Any]]
-
-
-def _expression(field: str) -> Object:
-    kind, _, name = field.rpartition(" ")
-    if kind in ("", "meta", "ct"):
-        return {kind or "meta": {"key": name}}
-    return {"payload": {"protocol": kind, "field": name}}
-
-
-FIELDS = {field: _expression(field) for field in (*SIZES, IIFNAME, OIFNAME)}
-ZONE = _expression("ct zone")
 
 
 class Listing:
@@ -271,7 +261,7 @@ def _only(parts: object, **keys: type) -> bool:
 def _parse_proxy(parts: Object) -> Action | None:
     besides_family = {key: value for key, value in parts.items() if key != "family"}
     family = FAMILIES_OF_TPROXY.get(parts.get("family", ""))
-    return Proxy(parts["port"], family) if _only(besides_family, port=int) else None
+    return TproxyStatement(parts["port"], family) if _only(besides_family, port=int) else None
 
 
 FAMILIES_OF_TPROXY: dict[str, Family] = {"ip": "ipv4", "ip6": "ipv6"}

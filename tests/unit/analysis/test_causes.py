@@ -47,7 +47,7 @@ from capture.model.ruleset import (
 from capture.netlink.interfaces import IFF_LOOPBACK, IFF_UP, Link
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import Listener
-from capture.report.difference_text import text_of
+from capture.report.fate_text import text_of
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from support.rules.traced import trace
@@ -377,7 +377,7 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
         (
             way(IN, "proxy-inbound", OWN, port=15006),
             listener(15006, transparent=True),
-            cause("proxy-mode", "tcp port 15006", port=15006, mode="REDIRECT", other="TPROXY", is_not=""),
+            cause("proxy-mode", "tcp port 15006", port=15006, mode="REDIRECT", other="TPROXY", kind="transparent"),
         ),
         (way(OUT, "proxy-outbound", OWN, port=15001), listener(15001, transparent=True), None),
         (
@@ -442,7 +442,9 @@ def test_every_user_and_group_of_the_proxy_is_named() -> None:
 
 def test_a_proxy_that_is_not_transparent_under_tproxy() -> None:
     facts = FACTS.replace(listeners=(listener(15006),))
-    expected = cause("proxy-mode", "tcp port 15006", port=15006, mode="TPROXY", other="REDIRECT", is_not="not ")
+    expected = cause(
+        "proxy-mode", "tcp port 15006", port=15006, mode="TPROXY", other="REDIRECT", kind="not transparent"
+    )
     causes = causes_at_port(facts, CAPTURE.replace(is_transparent=True), "proxy-inbound", 15006, "ipv4")
     assert list(causes) == [expected]
 

@@ -59,6 +59,8 @@ NETWORK = PodNetwork(local=(parse_address("10.0.0.9"), parse_address("fd00::9"))
         (("NOTRACK", "CT --notrack", "notrack"), Untrack()),
         (("-g OTHER", "goto OTHER"), Goto("OTHER")),
         (("NFLOG --nflog-group 1", "TTL --ttl-set 64", "SET --add-set x src"), Continue()),
+        (("ULOG", "TRACE", "AUDIT", "CLASSIFY", "DSCP", "TOS", "HL", "ECN", "CHECKSUM", "TCPMSS"), Continue()),
+        (("TCPOPTSTRIP", "LED", "IDLETIMER", "RATEEST"), Continue()),
         (("DNAT --to-destination 10.0.0.1", "dnat to 10.0.0.1", "dnat ip to 10.0.0.1"), Translate(ADDRESS, None)),
         (("DNAT --to-destination 10.0.0.1:81", "dnat ip to 10.0.0.1:81"), Translate(ADDRESS, 81)),
         (("DNAT --to-destination [fd00::1]:81", "dnat ip6 to [fd00::1]:81"), Translate(ADDRESS6, 81)),
@@ -111,7 +113,17 @@ def test_a_network_replaces_the_first_bits_of_the_destination() -> None:
         (("! -p tcp", "meta l4proto != 6", "ip protocol != { tcp, 1 }"), False, True),
         (("-p icmp", "meta l4proto { 1, 58 }"), False, False),
         (("meta l4proto { 6, 17 }",), True, True),
-        (("meta l4proto { 1-20 }", "-m mac --mac-source 0:0:0:0:0:1", "meta l4proto"), None, None),
+        (
+            (
+                "meta l4proto { 1-20 }",
+                "meta l4proto @s",
+                "ip protocol != @s",
+                "-m mac --mac-source 0:0:0:0:0:1",
+                "meta l4proto",
+            ),
+            None,
+            None,
+        ),
     ],
 )
 def test_matches_of_a_protocol_hold_for_all_its_packets_or_for_none(

@@ -299,6 +299,17 @@ class TestRecorded:
         assert not own_rules(there, IPV4)
         assert own_rules(there, IPV4, recorded) == {(NAT, PREROUTING): frozenset({0, 2})}
 
+    def test_rules_in_one_piece_are_own_ones_and_not_a_look_alike_behind_them(self) -> None:
+        recorded = live(nat="PREROUTING -i eth1 -j RETURN\nPREROUTING -i eth2 -j RETURN")
+        there = live(nat="PREROUTING -i eth1 -j RETURN" + "\nPREROUTING -i eth2 -j RETURN" * 2)
+
+        assert own_rules(there, IPV4, recorded) == {(NAT, PREROUTING): frozenset({0, 1})}
+
+    def test_a_record_of_a_rule_that_is_gone_claims_no_other_in_its_place(self) -> None:
+        there = live(nat="OUTPUT -p icmp -j ACCEPT\nOUTPUT -j ISTIO_OUTPUT")
+
+        assert own(there, NAT, OUTPUT, self.recorded) == ["-j ISTIO_OUTPUT"]
+
     def test_rules_that_only_a_record_can_tell(self) -> None:
         recorded = live(nat="PREROUTING -i eth1 -j RETURN")
         there = live(nat="PREROUTING -i eth0 -j RETURN\nPREROUTING -i eth1 -j RETURN\nPREROUTING -p icmp -j ACCEPT")

@@ -163,8 +163,11 @@ def test_the_route_of_the_capture_itself_leads_nowhere_else() -> None:
 
 def test_marks_of_a_transparent_proxy_whose_routes_are_unknown() -> None:
     rules = (Rule(Accept()), Rule(TransparentProxy(15006, 7, ALL_BITS)))
-    without_routes = Ruleset(("ipv4",), (Table(MANGLE, (Chain(PREROUTING, rules, "ACCEPT"),)),))
+    own, foreign = (
+        Ruleset(("ipv4",), (Table(MANGLE, (Chain(name, rules),)),)) for name in ("ISTIO_TPROXY", PREROUTING)
+    )
 
-    assert routed_marks(without_routes) == {7}
+    assert routed_marks(own) == {7}
+    assert routed_marks(foreign) == set()
     assert routed_marks(ruleset_of({option.INTERCEPTION_MODE: "TPROXY"})) == {1337}
     assert routed_marks(ruleset_of({})) == set()

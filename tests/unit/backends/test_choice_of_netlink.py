@@ -7,7 +7,7 @@ import pytest
 from capture.backends import load
 from capture.backends.detect import BackendChoice, choose, live_sets_in, without_kernel
 from capture.backends.host_facts import LiveChain
-from capture.backends.iptables.netlink import NetlinkDriver
+from capture.backends.iptables.netlink import IptablesNetlinkDriver
 from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError, UnsupportedError
 from support.captures.hosts import WITH_EVERYTHING
@@ -64,8 +64,8 @@ def test_render_takes_netlink_by_default() -> None:
 def test_netlink_removes_what_is_left_in_nf_tables() -> None:
     chain = LiveChain("nft", "ipv4", "nat", "ISTIO-OUTPUT", 1)
     (leftover,) = live_sets_in(KERNEL.replace(chains=(chain,)))
-    assert (leftover.backend, leftover.driver, leftover.variant) == ("iptables", "netlink", "nft")
+    assert leftover.choice == BY_NETLINK
 
 
 def test_the_driver_netlink_is_loaded_by_name() -> None:
-    assert isinstance(load(BY_NETLINK), NetlinkDriver)
+    assert isinstance(load(BY_NETLINK), IptablesNetlinkDriver)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from capture.backends.detect import BackendChoice, SetLocation, choose, live_sets_in, without_kernel
+from capture.backends.detect import choose, live_sets_in, without_kernel
 from capture.backends.host_facts import HostFacts, LiveChain
 from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError, UnsupportedError
@@ -272,7 +272,7 @@ class TestLeftovers:
             )
         )
 
-        assert [(found.backend, found.variant, found.families, found.spellings) for found in live_sets_in(facts)] == [
+        assert [(*found.choice.place, found.families, found.spellings) for found in live_sets_in(facts)] == [
             ("iptables", "nft", (IPV4, IPV6), ("underscore", "dash")),
             ("iptables", "legacy", (IPV6,), ("underscore",)),
             ("nftables", "", ("inet",), ()),
@@ -294,7 +294,4 @@ class TestLeftovers:
     def test_the_driver_is_one_that_can_be_used(self, facts: HostFacts, driver: str) -> None:
         (found,) = live_sets_in(facts.replace(chains=(chain("legacy", "ISTIO_OUTPUT"),)))
 
-        assert found.driver == driver
-
-    def test_locations_of_sets_can_be_loaded(self) -> None:
-        assert issubclass(SetLocation, BackendChoice)
+        assert found.choice.driver == driver

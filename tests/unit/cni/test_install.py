@@ -14,7 +14,7 @@ from capture.errors import StateDirectoryError
 from cni import atomic_files, install
 from cni.entries import with_entry
 from cni.install_error import InstallError
-from cni.networks import FIRST_BY_NAME, Choice, RuntimeName
+from cni.networks import FIRST_BY_NAME, ListChoice, RuntimeName
 from cni.plugin_files import FileChange
 from support.runtimes.fake_plugin import SCRIPT, write_plugin
 
@@ -34,7 +34,7 @@ class Node:
         write_plugin(self.plugin, "one")
 
     def install(
-        self, entry: dict[str, Any] | None = None, own_config: str = "", choice: Choice = FIRST_BY_NAME
+        self, entry: dict[str, Any] | None = None, own_config: str = "", choice: ListChoice = FIRST_BY_NAME
     ) -> list[str]:
         desired = install.Desired(str(self.conf_dir), entry or ENTRY, own_config, choice)
         changes = install.install(str(self.plugin), str(self.bin_dir), desired)
@@ -465,7 +465,7 @@ def test_a_network_needs_a_name_unless_the_runtime_gives_it_one(
 ) -> None:
     node.write("10-main.conflist", network(BRIDGE, name=""))
     with pytest.raises(InstallError, match="a 'name' of the network, which must") if is_refused else nullcontext():
-        node.install(choice=Choice(runtime))
+        node.install(choice=ListChoice(runtime))
     assert (node.files(), "capture-cni" in str(node.read("10-main.conflist"))) == (["10-main.conflist"], not is_refused)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from cni import install, runtimes
 from cni.install_error import InstallError
-from cni.networks import Choice, Chosen, candidates, choose
+from cni.networks import Chosen, ListChoice, candidates, choose
 from support.runtimes.fake_plugin import write_plugin
 
 TYPE_CHECKING = False
@@ -42,8 +42,8 @@ class Node:
     def read(self, name: str) -> Any:
         return json.loads((self.conf_dir / name).read_text())
 
-    def choice(self, runtime: RuntimeName, network: str = "") -> Choice:
-        return Choice(runtime, network, (str(self.bin_dir),))
+    def choice(self, runtime: RuntimeName, network: str = "") -> ListChoice:
+        return ListChoice(runtime, network, (str(self.bin_dir),))
 
     def chosen(self, runtime: RuntimeName, network: str = "") -> Chosen:
         return choose(candidates(str(self.conf_dir), timeout=0), self.choice(runtime, network))

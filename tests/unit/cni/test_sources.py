@@ -169,11 +169,13 @@ def test_a_server_that_is_not_verified_is_worth_a_line(learned: Any, tmp_path: P
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[dict[str, Any]]:
     """An agent that answers what the test puts here, by the pod's name."""
-    from cni.agent.server import Server
+    from cni.agent.server import AgentServer
 
     require(os.geteuid() == 0, "the plugin believes only an agent of root's")
     known: dict[str, Any] = {}
-    server = Server(str(tmp_path / "run" / "socket"), {"pod": lambda question: {"pod": known.get(question["name"])}})
+    server = AgentServer(
+        str(tmp_path / "run" / "socket"), {"pod": lambda question: {"pod": known.get(question["name"])}}
+    )
     yield known
     server.close()
 

@@ -7,9 +7,11 @@ import errno
 import http
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from inspect import unwrap
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
+from typing import Any
 
 import docs_pages
 import pytest
@@ -17,6 +19,8 @@ import pytest
 from capture import errors
 from capture.report import output
 from cni import codes, protocol
+from cni.agent import kubectl
+from cni.agent.commands import POD_COMMANDS
 
 ROOT = docs_pages.DOCS.parent
 PACKAGES = ("capture", "cni", "initcontainer")
@@ -54,6 +58,29 @@ def test_every_code_has_its_page(kind: str, modules: tuple[ModuleType, ...], unu
         if name.isupper() and type(value) is int and not name.endswith("_LIMIT") and name not in unused
     }
     assert docs_pages.codes_of(kind) == sorted(numbers)
+
+
+def test_the_commands_of_codes_4_and_5_are_those_whose_code_ends_with_them() -> None:
+    """What two commands run are other commands, in another process or by name: they have the codes of these."""
+    found = {words: codes_in(command.callback) for words, command in docs_pages.commands()}
+    for words, run in (("capture node pod", POD_COMMANDS), ("kubectl capture", kubectl.COMMANDS)):
+        found[words] = set().union(*(found[f"capture {name}"] for name in run))
+    for code in (errors.EXIT_DRIFT, errors.EXIT_UNKNOWN):
+        assert {words for words, codes in found.items() if code in codes} == set(docs_pages.ENDING_WITH[code])
+    assert {code for codes in found.values() for code in codes} <= {*docs_pages.ENDING_WITH, 0, 1, 2, 3}
+
+
+def codes_in(command: Callable[..., Any] | None) -> set[int]:
+    """Return the exit codes that a function names, or one that it calls by a name of its module."""
+    found, seen, left = set[int](), set[Any](), [command]
+    while left:
+        called = unwrap(function) if callable(function := left.pop()) else None
+        if isinstance(called, FunctionType) and called not in seen:
+            seen.add(called)
+            named = {name: called.__globals__.get(name) for name in called.__code__.co_names}
+            found |= {value for name, value in named.items() if name.startswith("EXIT_") and isinstance(value, int)}
+            left += named.values()
+    return found
 
 
 def test_messages_on_pages_of_codes_are_in_the_code() -> None:

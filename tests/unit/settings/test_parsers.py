@@ -239,3 +239,9 @@ class TestSelections:
         """The entries mean something to their author; what, we cannot know."""
         with pytest.raises(ValueError, match=r"\*"):
             self.parse(text)
+
+
+def test_ports_keep_their_order_as_long_as_they_are_read_one_by_one() -> None:
+    ports = [str(number) for number in range(9000, 9000 - 257 * 2, -2)]
+    assert parsers.port_list(",".join(ports[:256]))[0] == Span(9000, 9000)
+    assert parsers.port_list(",".join(ports))[0] == Span(8488, 8488)

@@ -211,6 +211,7 @@ def test_an_annotation_longer_than_kubernetes_allows_is_refused_even_if_it_can_b
     [
         (TRAFFIC + "excludeOutboundIpRanges", TRAFFIC + "excludeOutboundIPRanges"),
         (TRAFFIC + "exclude-inbound-ports", TRAFFIC + "excludeInboundPorts"),
+        ("example.com/exclude_inbound_ports", TRAFFIC + "excludeInboundPorts"),
         (TRAFFIC + "excludeOutboundPort", TRAFFIC + "excludeOutboundPorts"),
         ("sidecar.istio.io/includeInboundPorts", TRAFFIC + "includeInboundPorts"),
         ("sidecar.istio.io/InterceptionMode", "sidecar.istio.io/interceptionMode"),

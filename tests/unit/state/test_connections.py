@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.netlink import conntrack, sock_diag
-from capture.netlink.conntrack import Entry, Flow
+from capture.netlink.conntrack import Flow, TrackedConnection
 from capture.netlink.sock_diag import TcpSocket
 from capture.state.connections import entries_of, is_captured
 
@@ -46,10 +46,10 @@ def test_listeners_and_closed_sockets_have_no_entry() -> None:
 
 def test_captured_is_what_is_redirected_to_the_proxy_or_has_its_mark() -> None:
     to_proxy = Flow(POD, 40000, PEER, 80)
-    redirected = Entry(to_proxy, Flow(b"\x7f\0\0\x01", 15001, POD, 40000), conntrack.IPS_DST_NAT, 3, 0)
+    redirected = TrackedConnection(to_proxy, Flow(b"\x7f\0\0\x01", 15001, POD, 40000), conntrack.IPS_DST_NAT, 3, 0)
     ports, marks = frozenset({15001}), frozenset({1337})
     assert is_captured(redirected, ports, marks)
     assert not is_captured(redirected.replace(status=0), ports, marks)
     assert not is_captured(redirected, frozenset({15006}), marks)
-    assert is_captured(Entry(to_proxy, to_proxy.reversed, 0, 3, 1337), ports, marks)
-    assert not is_captured(Entry(to_proxy, to_proxy.reversed, 0, 3, 0), ports, marks)
+    assert is_captured(TrackedConnection(to_proxy, to_proxy.reversed, 0, 3, 1337), ports, marks)
+    assert not is_captured(TrackedConnection(to_proxy, to_proxy.reversed, 0, 3, 0), ports, marks)

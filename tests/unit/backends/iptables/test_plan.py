@@ -108,13 +108,13 @@ class TestPlace:
         assert output_after(live, ruleset())[2:] == OWN
 
     @pytest.mark.parametrize(
-        "obstacle",
+        "diverting",
         ["-j ACCEPT", "-p udp -j RETURN", "-j DOCKER", "-p tcp -j DNAT --to-destination 1.2.3.4", "-g DOCKER", "-j CT"],
     )
-    def test_rules_are_placed_before_what_may_divert(self, obstacle: str) -> None:
-        live = present("-p icmp", obstacle, "-p icmp -j LOG")
+    def test_rules_are_placed_before_what_may_divert(self, diverting: str) -> None:
+        live = present("-p icmp", diverting, "-p icmp -j LOG")
 
-        assert output_after(live, ruleset()) == ["-p icmp", *OWN, obstacle, "-p icmp -j LOG"]
+        assert output_after(live, ruleset()) == ["-p icmp", *OWN, diverting, "-p icmp -j LOG"]
 
     @pytest.mark.parametrize(("tests", "before"), [((Mark(7),), True), ((ConnectionMark(7),), False), ((), False)])
     def test_rules_are_placed_before_a_change_of_their_mark(self, tests: tuple[Match, ...], *, before: bool) -> None:

@@ -215,6 +215,7 @@ class TestComment:
 
     def test_a_long_text_is_cut_between_letters(self) -> None:
         assert comment("x" + "ü" * 200) == "x" + "ü" * 127
+        assert comment("x" * 300) == "x" * 255
 
 
 class TestSaveText:

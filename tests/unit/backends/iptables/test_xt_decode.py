@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from capture.backends.iptables import xt_encode as enc
-from capture.backends.iptables.xt_decode import FoundChain, Reader, decode_chain
+from capture.backends.iptables.xt_decode import FoundChain, RuleReader, decode_chain
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import expressions as kernel
 from capture.backends.nf_tables.hooks import Hook
@@ -56,7 +56,7 @@ def read(expressions: bytes, family: Family = IPV4, userdata: bytes = b"") -> Ru
     )
     if userdata:
         dumped += attribute(nf.NFTA_RULE_USERDATA, userdata)
-    found = Reader(family).read(dumped)
+    found = RuleReader(family).read(dumped)
     assert (found.chain, found.handle) == ("OUTPUT", 5)
     return found.rule
 

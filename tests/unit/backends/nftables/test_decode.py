@@ -136,6 +136,7 @@ def decoded(*expressions: bytes, find_set: Callable[[str], NativeSet] = SETS.__g
             MARK + make.bitwise(of_machine(0xF00)) + make.equals(of_machine(0x100)),
             MARK + make.bitwise(of_machine(0xF00), of_machine(0x300)) + make.equals(of_machine(0x200)),
         ]),
+        ("meta mark & 0x00000f00 == 0x00000000", [MARK + make.bitwise(of_machine(0xF00)) + make.equals(bytes(4))]),
         ("ct mark != 0x00000001", [CT_MARK + make.equals(of_machine(1), negated=True)]),
         ("ct state related,new", [STATE + make.bitwise(of_machine(12)) + make.equals(bytes(4), negated=True)]),
     ],
@@ -262,6 +263,27 @@ def test_an_expression_of_a_newer_kernel_hides_what_registers_held() -> None:
     rule = decoded(MARK, odd, STORE_CT_MARK)
     assert isinstance(rule.actions[0], model.UnknownVerdict)
     assert model.SaveMark() not in rule.actions
+
+
+LOADERS = dict.fromkeys(("fib", "ct", "rt", "exthdr", "numgen", "osf", "xfrm"), 1)
+LOADERS |= dict.fromkeys(("socket", "hash", "tunnel", "bitwise", "byteorder"), 2)
+"""Expressions that write a register, and which attribute names it (linux/netfilter/nf_tables.h)."""
+
+
+@pytest.mark.parametrize(("name", "kind"), LOADERS.items())
+def test_what_is_loaded_without_words_is_a_condition_without_words(name: str, kind: int) -> None:
+    rule = decoded(make.expression(name, attribute(kind, make.REGISTER), attribute(9, u32be(1))), make.equals(b"\1"))
+    assert rule.actions == ()
+    [condition] = rule.conditions
+    assert isinstance(condition, model.UnknownMatch)
+    assert name in condition.text
+
+
+@pytest.mark.parametrize("name", ["limit", "quota", "connlimit", "match", "cmp", "range", "lookup", "exthdr"])
+def test_what_only_lets_packets_pass_or_not_is_a_condition(name: str) -> None:
+    rule = decoded(make.expression(name, attribute(9, u32be(1))), DROP)
+    assert rule.actions == (model.Drop(),)
+    assert isinstance(rule.conditions[0], model.UnknownMatch)
 
 
 def verdicts_of(*cases: tuple[int, bytes]) -> NativeSet:

@@ -6,8 +6,10 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nf_tables.reading import read_expressions
 from capture.backends.nftables import plan
-from capture.backends.nftables.encode import MAX_ELEMENTS, add_rules
+from capture.backends.nftables.decode import Program, decode_rule
+from capture.backends.nftables.encode import MAX_ELEMENTS, add_rules, listed_rules
 from capture.backends.nftables.lower import lower
+from capture.backends.nftables.sets import NativeSet
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
 from capture.model.ruleset import (
     NAT,
@@ -101,6 +103,20 @@ def test_each_set_comes_before_its_rule() -> None:
     kinds = [change.kind for change in messages(Table(NAT, (Chain("OWN", (PORTS,)),)))]
 
     assert kinds[-3:] == [nf.NFT_MSG_NEWSET, nf.NFT_MSG_NEWSETELEM, nf.NFT_MSG_NEWRULE]
+
+
+def test_listed_rules_look_up_sets_by_the_names_that_the_kernel_gives() -> None:
+    (table,) = lower(Ruleset(FAMILIES, (Table(NAT, (Chain("OWN", (PORTS, PORTS)),)),)))
+    seen: list[str] = []
+
+    def find_set(name: str) -> NativeSet:
+        seen.append(name)
+        return NativeSet(0, 2, ((53).to_bytes(2, "big"), (15008).to_bytes(2, "big")), ())
+
+    read = [decode_rule(decode_fields(rule.attributes), Program(find_set, None), {}) for rule in listed_rules(table)]
+
+    assert seen == ["__set0", "__set1"]
+    assert [rule.conditions for rule in read] == [rule.conditions for rule in table.chains[0].rules]
 
 
 def test_tables_chains_and_sets_carry_no_userdata() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from capture.analysis.base_chains import PRIORITIES
 from capture.backends.nf_tables.hooks import HOOKS, Hook
-from capture.backends.nftables.names import TABLE_NAMES, model_chain, native_chain
+from capture.backends.nftables.names import REJECT_TABLE, TABLE_NAMES, model_chain, native_chain
 from capture.model.ruleset import MANGLE, NAT, OUTPUT, PREROUTING, RAW
 
 TYPE_CHECKING = False
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def test_tables_have_the_names_of_upstreams_native_mode() -> None:
     assert set(TABLE_NAMES.values()) == {"istio-proxy-raw", "istio-proxy-mangle", "istio-proxy-nat"}
+    assert REJECT_TABLE == "istio-proxy-reject"
 
 
 @pytest.mark.parametrize(

@@ -110,8 +110,8 @@ def test_everything_missing_or_bad_comes_with_a_remedy() -> None:
 
 
 def test_our_sets_that_are_live() -> None:
-    one = SetLocation("iptables", "restore", "nft", families=("ipv4", "ipv6"), spellings=("dash",))
-    other = SetLocation("nftables", "netlink", "", families=("inet",), spellings=("dash",))
+    one = SetLocation(BackendChoice("iptables", "restore", "nft"), families=("ipv4", "ipv6"), spellings=("dash",))
+    other = SetLocation(BackendChoice("nftables", "netlink", ""), families=("inet",), spellings=("dash",))
 
     assert listed(GOOD.replace(live_sets=(one,)), "note") == [
         "live rules: rules of the capture are in iptables nft (ipv4, ipv6)"

@@ -17,7 +17,7 @@ from capture.cli.group import capture, run
 from cni.agent import commands, kubectl
 from cni.agent.health import Health
 from cni.agent.options import Options
-from cni.agent.server import Server
+from cni.agent.server import AgentServer
 from cni.log import DEFAULT_FILE
 from support.output.json_schemas import check
 
@@ -117,7 +117,7 @@ def test_what_runs_in_a_pod_is_the_same_from_the_node_and_from_afar() -> None:
 
 def test_the_status_and_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     health = Health(("entry",))
-    server = Server(
+    server = AgentServer(
         str(tmp_path / "run" / "socket"), {"status": lambda _: health.as_plain() | {"acts": True, "pods_known": 0}}
     )
 
@@ -182,7 +182,7 @@ def socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         key = f"{question.get('namespace')}/{question.get('name')}"
         return {"pods": [pod for pod in PODS if not question.get("name") or pod["pod"] == key], "audit": "on"}
 
-    server = Server(str(tmp_path_factory.mktemp("agent") / "run" / "socket"), {"pods": pods})
+    server = AgentServer(str(tmp_path_factory.mktemp("agent") / "run" / "socket"), {"pods": pods})
     yield server.path
     server.close()
 

@@ -6,7 +6,7 @@ import pytest
 
 from cni.agent import options as options_module
 from cni.agent.options import Options
-from cni.networks import Choice
+from cni.networks import ListChoice
 
 
 def test_credentials_are_next_to_the_configuration() -> None:
@@ -19,13 +19,15 @@ def test_credentials_are_next_to_the_configuration() -> None:
 @pytest.mark.parametrize(
     ("socket", "network", "choice"),
     [
-        ("/run/crio/crio.sock", "pods", Choice("crio", "pods")),
-        ("/run/containerd/containerd.sock", "", Choice("containerd", "")),
-        ("/run/containerd/containerd.sock", "pods", Choice("libcni", "pods")),
-        ("", "", Choice("containerd", "")),
+        ("/run/crio/crio.sock", "pods", ListChoice("crio", "pods")),
+        ("/run/containerd/containerd.sock", "", ListChoice("containerd", "")),
+        ("/run/containerd/containerd.sock", "pods", ListChoice("libcni", "pods")),
+        ("", "", ListChoice("containerd", "")),
     ],
 )
-def test_how_the_runtime_chooses(monkeypatch: pytest.MonkeyPatch, socket: str, network: str, choice: Choice) -> None:
+def test_how_the_runtime_chooses(
+    monkeypatch: pytest.MonkeyPatch, socket: str, network: str, choice: ListChoice
+) -> None:
     monkeypatch.setattr(options_module, "RUNTIME_SOCKETS", ())
     assert Options("node-1", "", {}, runtime_socket=socket, network=network).choice == choice
 
@@ -34,7 +36,7 @@ def test_the_first_socket_that_is_there_tells_the_runtime(monkeypatch: pytest.Mo
     crio = f"{tmp_path}/crio.sock"
     open(crio, "w").close()
     monkeypatch.setattr(options_module, "RUNTIME_SOCKETS", (f"{tmp_path}/none.sock", crio))
-    assert Options("node-1", "", {}).choice == Choice("crio", "")
+    assert Options("node-1", "", {}).choice == ListChoice("crio", "")
 
 
 def test_the_defaults() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cni import agent_socket
-from cni.agent.server import Server
+from cni.agent.server import AgentServer
 from cni.agent_socket import AgentAwayError
 from cni.pod import Identity
 
@@ -26,33 +26,33 @@ def answer_pod(question: dict[str, Any]) -> object:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(str(tmp_path_factory.mktemp("run") / "agent" / "socket"), {
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentServer]:
+    running = AgentServer(str(tmp_path_factory.mktemp("run") / "agent" / "socket"), {
         "pod": answer_pod, "big": lambda _: {"is": "x" * 3_000_000}, "probe": lambda _: {"ready": False, "live": True},
     })  # fmt: skip
     yield running
     running.close()
 
 
-def test_the_plugin_gets_the_very_pod_or_none(server: Server) -> None:
+def test_the_plugin_gets_the_very_pod_or_none(server: AgentServer) -> None:
     assert agent_socket.pod(server.path, WEB) == POD
     assert agent_socket.pod(server.path, WEB.replace(uid="other")) is None
 
 
-def test_only_root_reaches_the_socket(server: Server) -> None:
+def test_only_root_reaches_the_socket(server: AgentServer) -> None:
     assert stat.S_IMODE(os.stat(server.path).st_mode) == 0o600
     assert stat.S_IMODE(os.stat(os.path.dirname(server.path)).st_mode) == 0o700
 
 
-def test_large_answers_come_whole(server: Server) -> None:
+def test_large_answers_come_whole(server: AgentServer) -> None:
     assert len(agent_socket.request(server.path, {"get": "big"}, 5)["is"]) == 3_000_000
 
 
-def test_questions_that_are_none_are_answered_with_what_is_expected(server: Server) -> None:
+def test_questions_that_are_none_are_answered_with_what_is_expected(server: AgentServer) -> None:
     assert "'get' among big, pod, probe" in agent_socket.request(server.path, {"get": "sudo"}, 5)["error"]
 
 
-def test_probes_are_answered_without_click(server: Server) -> None:
+def test_probes_are_answered_without_click(server: AgentServer) -> None:
     def probe(what: str, socket: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"CAPTURE_AGENT_SOCKET": socket}
         program = (
@@ -70,10 +70,10 @@ def test_probes_are_answered_without_click(server: Server) -> None:
 
 def test_a_new_agent_takes_the_path_over_without_a_moment_in_between(tmp_path: Path) -> None:
     mask = os.umask(0o022)
-    server = Server(str(tmp_path / "agent" / "socket"), {"pod": answer_pod})
+    server = AgentServer(str(tmp_path / "agent" / "socket"), {"pod": answer_pod})
     assert os.umask(mask) == 0o022, "files that others make meanwhile have their modes"
     assert server._thread.daemon
-    new = Server(server.path, {"pod": lambda _: {"pod": {"new": True}}})
+    new = AgentServer(server.path, {"pod": lambda _: {"pod": {"new": True}}})
     try:
         server.close()
         server._thread.join(5)
