@@ -6,8 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.analysis.base_chains import BaseChain, Situation
-from capture.model.ruleset import NAT, OUTPUT, PREROUTING, RAW, Chain, Table
+from capture.analysis.base_chains import BaseChain, Situation, in_tables_of_iptables
+from capture.model.addresses import FAMILIES
+from capture.model.ruleset import (
+    FORWARD,
+    INPUT,
+    MANGLE,
+    NAT,
+    OUTPUT,
+    POSTROUTING,
+    PREROUTING,
+    RAW,
+    Chain,
+    Jump,
+    Rule,
+    Ruleset,
+    Table,
+)
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 
@@ -102,3 +117,20 @@ def test_connection_tracking_has_seen_what_comes_behind_it(
     *, priority: int, is_older: bool, hook: str, is_tracked: bool
 ) -> None:
     assert foreign(1, priority, is_older=is_older).replace(hook=hook).is_tracked == is_tracked
+
+
+def test_chains_of_a_second_capture_are_entered_where_iptables_has_them_with_all_that_they_jump_to() -> None:
+    jump = Rule(Jump("X"), why="of its program")
+    chains = tuple(Chain(name, (jump,), "ACCEPT") for name in (PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING))
+    ruleset = Ruleset(FAMILIES, tuple(Table(name, (*chains, Chain("X", ()))) for name in (MANGLE, NAT)))
+    found = [*in_tables_of_iptables(ruleset, lambda table: table == NAT)]
+
+    assert [(each.table, each.hook, each.priority, each.is_nat, each.is_route, each.is_older) for each in found] == [
+        *[("mangle of iptables", hook, -150, False, True, False) for hook in (PREROUTING, INPUT, OUTPUT, POSTROUTING)],
+        *[("nat of iptables", hook, -100, True, False, True) for hook in (PREROUTING, OUTPUT)],
+    ]
+    for each in found:
+        assert each.chain == Chain(each.hook, (jump.replace(why=""),), "ACCEPT")
+        assert [chain.name for chain in each.contents.chains[1:]] == [
+            *(chain.name for chain in chains if chain.name != each.hook), "X",
+        ]  # fmt: skip

@@ -39,6 +39,7 @@ def can_occur(packet: Packet, config: CaptureConfig | None = None) -> bool:
         *[(base, {}) for base in BASES],
         *[(base, {"state": state}) for base in BASES for state in ("INVALID", "RELATED", "ESTABLISHED")],
         ("sent", {"port": 65535, "source_port": 1}),
+        *[("sent", {"destination": parse_address(address)}) for address in ("1.0.0.1", "223.255.255.254")],
         ("sent", {"protocol": "udp", "destination": parse_address("224.0.0.251")}),
         ("sent", {"state": "ESTABLISHED", "uid": None, "gid": None}),
         ("sent", {"uid": 0, "gid": 2**32 - 2}),
@@ -87,7 +88,13 @@ def test_a_packet_that_cannot_occur(base: str, changes: dict[str, Any]) -> None:
 
 def test_no_connection_is_to_what_is_no_host() -> None:
     sent = SENT.replace(source=parse_address("fd00::2"))
-    for address, occurs in (("2001:db8::7", True), ("::", False), ("ff02::1", False)):
+    for address, occurs in (
+        ("2001:db8::7", True),
+        ("::1:0", True),
+        ("fec0::1", True),
+        ("::", False),
+        ("ff02::1", False),
+    ):
         assert can_occur(sent.replace(destination=parse_address(address))) == occurs
 
 
