@@ -24,6 +24,23 @@ EXIT_UNKNOWN = 5
 EXIT_NOT_PROVEN = 125
 EXIT_VALIDATION = 126
 
+EXIT_MEANINGS = {
+    EXIT_DONE: "done",
+    EXIT_FAILED: "failed",
+    EXIT_USAGE: "wrong usage or configuration",
+    EXIT_UNSUPPORTED: "this kernel or host cannot",
+    EXIT_DRIFT: "drift or a cause was found",
+    EXIT_UNKNOWN: "cannot be told",
+    EXIT_NOT_PROVEN: "not everything proven",
+    EXIT_VALIDATION: "validation failed",
+}
+"""What the codes mean, in the words of the help."""
+
+
+def exit_codes_text(but: tuple[int, ...]) -> str:
+    """Return what the exit codes mean, apart from some that a program does not have."""
+    return f"Exit codes: {', '.join(f'{code} {means}' for code, means in EXIT_MEANINGS.items() if code not in but)}."
+
 
 class CaptureError(Exception):
     """The operation failed. ``remedy`` says what to do about it."""

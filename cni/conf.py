@@ -46,7 +46,7 @@ class AgentPod(Value):
     name_prefix: str
 
     def includes(self, namespace: str, name: str) -> bool:
-        """Whether the pod is one of them: exactly this namespace, a name with this prefix."""
+        """Return whether the pod is one of them: exactly this namespace, a name with this prefix."""
         return namespace == self.namespace and name.startswith(self.name_prefix)
 
 
@@ -186,7 +186,7 @@ def _checked_annotations(key: str, annotations: object) -> dict[str, str]:
 
 
 def is_label(text: str) -> bool:
-    """Whether a text can be the name of a namespace (RFC 1123, "label": at most 63 letters, digits, inner hyphens)."""
+    """Return whether a text can be the name of a namespace (RFC 1123, "label": 63 letters, digits, inner hyphens)."""
     plain = text.replace("-", "a")
     return (
         len(text) <= 63

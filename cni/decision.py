@@ -8,6 +8,7 @@ its injector leaves the capture out where the interception mode is NONE, and a p
 from __future__ import annotations
 
 from capture.model.values import Value
+from capture.settings.options import INTERCEPTION_MODE
 from capture.settings.parsers import FALSE, TRUE
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, Pod
 from capture.state.decisions import EXCLUDED_NAMESPACE, NOT_INJECTED
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from cni.conf import Configuration
 
 INJECT = "sidecar.istio.io/inject"
-INTERCEPTION_MODE = "sidecar.istio.io/interceptionMode"
+(MODE,) = INTERCEPTION_MODE.annotations
 DATAPLANE_MODE = "istio.io/dataplane-mode"
 AMBIENT_REDIRECTION = "ambient.istio.io/redirection"
 
@@ -50,7 +51,7 @@ def _has_no_proxy(pod: Pod) -> bool:
 
 
 def _is_ambient(pod: Pod) -> bool:
-    """Whether ztunnel has the pod's traffic. A sidecar takes a pod out of the ambient mesh, as upstream has it."""
+    """Return whether ztunnel has the pod's traffic. A sidecar takes it out of the ambient mesh, as upstream has it."""
     is_in_ambient = pod.labels.get(DATAPLANE_MODE) == "ambient" or pod.annotations.get(AMBIENT_REDIRECTION) == "enabled"
     return is_in_ambient and _has_no_proxy(pod)
 
@@ -80,7 +81,7 @@ EXEMPTIONS: tuple[tuple[Exemption, Callable[[Pod], bool]], ...] = (
     (Exemption(f"it has no container {PROXY_CONTAINER}", NOT_INJECTED), _has_no_proxy),
     (Exemption("its proxy is no sidecar"), _is_no_sidecar),
     (REFUSES_INJECTION, lambda pod: _injection(pod)[1] in FALSE),
-    (Exemption(f"{INTERCEPTION_MODE} is NONE"), lambda pod: pod.annotations.get(INTERCEPTION_MODE) == "NONE"),
+    (Exemption(f"{MODE} is NONE"), lambda pod: pod.annotations.get(MODE) == "NONE"),
     (
         Exemption(f"it has no annotation {STATUS_ANNOTATION}", NOT_INJECTED),
         lambda pod: STATUS_ANNOTATION not in pod.annotations,

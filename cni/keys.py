@@ -43,7 +43,7 @@ def path(configuration: Mapping[str, Any], key: str) -> str:
 
 
 def _is_encodable(name: str) -> bool:
-    """Whether the file system can have such a name: JSON has halves of surrogate pairs, UTF-8 has not."""
+    """Return whether the file system can have such a name: JSON has halves of surrogate pairs, UTF-8 has not."""
     try:
         name.encode()
     except UnicodeEncodeError:

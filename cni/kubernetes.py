@@ -95,7 +95,7 @@ def check_server(kubeconfig: Kubeconfig, deadline: float = DEADLINE) -> None:
 
 
 def _is_name(text: str) -> bool:
-    """Whether a text can be the name of an object, and so part of a path (RFC 1123, "subdomain")."""
+    """Return whether a text can be the name of an object, and so part of a path (RFC 1123, "subdomain")."""
     plain = text.replace("-", "a").replace(".", "a")
     return len(text) <= 253 and plain.isascii() and plain.isalnum() and text[0] not in "-." and ".." not in text
 

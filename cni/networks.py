@@ -48,7 +48,7 @@ class ConfigurationFile(Value):
 
     @property
     def is_list(self) -> bool:
-        """Whether the file holds a list of plugins; the other kinds hold a single one."""
+        """Return whether the file holds a list of plugins; the other kinds hold a single one."""
         return _is_list(self.path)
 
     @property
@@ -76,7 +76,7 @@ class ConfigurationFile(Value):
 
     @property
     def is_our_own(self) -> bool:
-        """Whether the file is one that ``install`` made with ``own_config``."""
+        """Return whether the file is one that ``install`` made with ``own_config``."""
         return any(entry.get(OWN_CONFIG_MARK) is True for entry in self.entries)
 
 

@@ -42,7 +42,7 @@ class Status(Value):
 
     @property
     def works(self) -> bool:
-        """Whether nothing keeps pods from being captured or from starting."""
+        """Return whether nothing keeps pods from being captured or from starting."""
         return not any(finding.state == "error" for finding in self.findings)
 
 

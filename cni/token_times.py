@@ -22,7 +22,7 @@ class Token(Value):
         return self.expires - now if self.expires else float("inf")
 
     def is_short(self, now: float) -> bool:
-        """Whether less is left than kubelet ever lets it come to."""
+        """Return whether less is left than kubelet ever lets it come to."""
         return bool(self.expires) and self.left(now) < LOW_LIFETIME_SHARE * (self.expires - self.issued)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from capture.errors import EXIT_DRIFT, EXIT_UNKNOWN, exit_codes_text
 from capture.report.option_text import by_topic, flags_text, heading, help_text
 from capture.settings.options import BACKEND_OPTIONS, OPTIONS, RULE_OPTIONS
 
@@ -20,9 +21,6 @@ Examples:
   istio-init --dry-run --backend nftables
   istio-init --cleanup-only
   istio-init --version
-
-Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 this kernel or
-host cannot, 125 not everything proven, 126 validation failed.
 """
 
 WIDTH = 80
@@ -31,7 +29,8 @@ INDENT = 8
 
 def usage(*, everything: bool = True) -> str:
     """Return how it is called, and every option by topic, or only those of `istio-init` itself."""
-    lines = [f"{USAGE}\n"]
+    exit_codes = textwrap.fill(exit_codes_text(but=(EXIT_DRIFT, EXIT_UNKNOWN)), WIDTH)
+    lines = [f"{USAGE}\n{exit_codes}\n\n"]
     own = [option for option in OPTIONS if option not in (*RULE_OPTIONS, *BACKEND_OPTIONS)]
     for topic, options in by_topic(OPTIONS if everything else own).items():
         lines.append(f"{heading(topic)}:\n")

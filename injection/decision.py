@@ -7,6 +7,7 @@ Both are Istio's (``manifests/charts/istio-control/istio-discovery/templates/mut
 from __future__ import annotations
 
 from capture.model.values import Value
+from cni.decision import INJECT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     Texts = Mapping[str, str]
     Policy = Literal["enabled", "disabled"]
 
-INJECT = "sidecar.istio.io/inject"
 INJECTION_LABEL = "istio-injection"
 REVISION_LABEL = "istio.io/rev"
 DEFAULT_REVISION = "default"

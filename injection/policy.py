@@ -12,6 +12,7 @@ import json
 from capture.model.values import Value
 from capture.settings import options as option
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
+from cni.decision import INJECT
 from cni.pod import STATUS_ANNOTATION, TEMPLATES_ANNOTATION
 from initcontainer.arguments import SUBCOMMAND
 from injection import decision
@@ -351,7 +352,7 @@ def _names_of(annotation: str) -> tuple[str, ...]:
 
 def _injects() -> str:
     """Return who gets a sidecar: ``decision.is_selected``, then ``decision.decide``; no pod gets two."""
-    inject, label, revision = decision.INJECT, decision.INJECTION_LABEL, decision.REVISION_LABEL
+    inject, label, revision = INJECT, decision.INJECTION_LABEL, decision.REVISION_LABEL
     own = f"('{inject}' in variables.labels ? string(variables.labels['{inject}']) : '')"
     word = f"('{inject}' in variables.labels ? {own} : {_named(inject, '')})"
     default = decision.DEFAULT_REVISION

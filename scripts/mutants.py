@@ -163,7 +163,7 @@ def _equivalent() -> list[list[str]]:
 
 
 def _is_listed(mutant: Mutant, lines: list[list[str]]) -> bool:
-    """Whether a line is about a mutant. Names may be patterns; of the change, * is any."""
+    """Return whether a line is about a mutant. Names may be patterns; of the change, * is any."""
     return any(
         fnmatchcase(mutant.path, path)
         and fnmatchcase(mutant.function, function)

@@ -108,7 +108,7 @@ def _places(node: ast.AST, function: str) -> Iterator[tuple[ast.expr | ast.stmt,
 
 
 def _is_for_the_checker(node: ast.AST) -> bool:
-    """Whether it is ``if TYPE_CHECKING``, ``TYPE_CHECKING = False``, ``__all__``, ``Literal[...]`` or an import."""
+    """Return whether it is ``if TYPE_CHECKING``, ``TYPE_CHECKING = False``, ``__all__``, ``Literal`` or an import."""
     names = [node.test] if isinstance(node, ast.If) else node.targets if isinstance(node, ast.Assign) else []
     is_literal = isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal"
     return (
@@ -156,7 +156,7 @@ def _is_of_a_clock(comparison: ast.Compare) -> bool:
 
 
 def _commutes(call: ast.Call) -> bool:
-    """Whether the order of arguments is without meaning; ``both`` and ``either`` are those of a diagram."""
+    """Return whether the order of arguments is without meaning; ``both`` and ``either`` are those of a diagram."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     return name in ("min", "max", "both", "either", "state_in")
 

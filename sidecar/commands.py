@@ -39,7 +39,7 @@ capture sidecar -m TPROXY --redirect-dns --capture-all-dns --resolver 10.96.0.10
 
 
 def _is_pod_name(text: str) -> bool:
-    """Whether a text is the name of a pod, with or without its namespace (RFC 1123, "subdomain")."""
+    """Return whether a text is the name of a pod, with or without its namespace (RFC 1123, "subdomain")."""
     parts = text.replace("-", "a").replace(".", "a").split("/")
     return len(parts) <= 2 and all(part.isascii() and part.isalnum() for part in parts)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from capture.analysis.base_chains import BaseChain
-    from capture.analysis.compiler import Compiler, Stage
+    from capture.analysis.compiler import PathCompiler, Stage
     from capture.analysis.meaning import Meaning
     from capture.analysis.space import Ranges
 
@@ -39,11 +39,12 @@ class ChainCompiler:
     """One chain, from its last rule to its first."""
 
     def __init__(
-        self, compiler: Compiler, base_chain: BaseChain, chain: model.Chain, fall_through: int, stage: Stage
+        self, path: PathCompiler, base_chain: BaseChain, chain: model.Chain, fall_through: int, stage: Stage
     ) -> None:
-        self.compiler = compiler
-        self.space = compiler.space
-        self.diagrams = compiler.diagrams
+        self.path = path
+        self.compiler = path.compiler
+        self.space = path.space
+        self.diagrams = path.diagrams
         self.base_chain = base_chain
         self.chain = chain
         self.fall_through = fall_through
@@ -88,7 +89,7 @@ class ChainCompiler:
             may = self.space.unknown(("verdict", self._occurrence(position)))
             then = self.diagrams.choose(may, self.diagrams.leaf(ANYTHING), after)
         elif type(verdict) in CHANGES:
-            then = self.compiler.changed(verdict, after)
+            then = self.path.changed(verdict, after)
         else:
             then = self._then(verdict, after)
         matched = self.space.rule(rule, self._occurrence(position), is_native=self.base_chain.is_native)
@@ -96,8 +97,8 @@ class ChainCompiler:
 
     def _then(self, verdict: Meaning, after: int) -> int:
         if isinstance(verdict, model.Jump):
-            return self.compiler.enter_chain(self.base_chain, verdict.chain, after, self.stage)
-        return self.compiler.apply_verdict(verdict, self.chain.name, self.fall_through, self.stage, self.base_chain)
+            return self.path.enter_chain(self.base_chain, verdict.chain, after, self.stage)
+        return self.path.apply_verdict(verdict, self.chain.name, self.fall_through, self.stage, self.base_chain)
 
     def _occurrence(self, position: int) -> Hashable:
         return self.stage.leg, self.base_chain.table, self.chain.name, position

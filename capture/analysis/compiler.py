@@ -22,7 +22,7 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Hashable, Sequence
     from typing import Literal
 
     from capture.analysis.base_chains import BaseChain, Situation
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     Direction = Literal["inbound", "outbound"]
     Leg = Literal["in", "out", "post", "lo", "input"]
-    End = Callable[["Held"], int]
 
 INBOUND: Direction = "inbound"
 OUTBOUND: Direction = "outbound"
@@ -70,15 +69,11 @@ class Compiler:
 
     def __init__(self, space: PacketSpace, situation: Situation) -> None:
         self.space = space
-        self.diagrams = space.diagrams
-        self.switches = space.switches
         self.situation = situation
-        self.lo = space.interface(LOOPBACK)
-        self.leaves_by_lo = space.numbers(Field.OUT, [(self.lo, self.lo)])
         self.routed = sorted(routed_marks(situation.ruleset))
         self.mark_routes = tuple(space.routed_by(situation.mark_routes(space.family)))
         self.remarked = space.unknown("mark changed")
-        self._orders = {
+        self.orders = {
             "in": list(situation.orders(model.PREROUTING, space.family)),
             "out": list(situation.orders(model.OUTPUT, space.family)),
             "post": list(situation.orders(model.POSTROUTING, space.family, with_nat=False)),
@@ -86,43 +81,65 @@ class Compiler:
             "input": list(situation.orders(model.INPUT, space.family, with_nat=False)),
         }
         self.lists = DecisionList(
-            self.diagrams, lambda level: space.domains[level], lambda verdict: not isinstance(verdict, model.Jump)
+            space.diagrams, lambda level: space.domains[level], lambda verdict: not isinstance(verdict, model.Jump)
         )
         self.listed: dict[Hashable, int] = {}
         """The lists of decisions of long runs of rules, by where they are."""
-        self._direction: Direction = INBOUND
-        self._end_of: End = self._end
-        self._known: dict[Hashable, int] = {}
         self._changing: dict[tuple[int, str], frozenset[type]] = {}
         self._chains: dict[int, dict[str, model.Chain]] = {}
-        self._entered: list[tuple[Stage, str]] = []
 
     def fates(self, direction: Direction) -> int:
         """Return the function to ``Fate``, or to ANYTHING, of packets that come in or are sent."""
-        return self.switches.expanded(self.switched_fates(direction))
+        return self.space.switches.expanded(self.switched_fates(direction))
 
     def switched_fates(self, direction: Direction) -> int:
         """Return the same with a switch in the place of each long list of rules."""
-        self._end_of = self._end
-        return self._root(direction)
+        return PathCompiler(self, direction).root()
 
     def connection_mark(self, direction: Direction, marks: Sequence[int]) -> int:
         """Return the function to the mark that a packet leaves on its connection: one of some, or OTHER_MARK.
 
         It is None for packets that are dropped: there is no connection.
         """
-        found = self.diagrams.leaf(OTHER_MARK)
-        for mark in marks:
-            found = self.diagrams.choose(
-                self.space.marked("connection", mark, model.ALL_BITS), self.diagrams.leaf(mark), found
-            )
-        self._end_of = lambda _: found
-        return self.switches.expanded(self._root(direction))
+        return self.space.switches.expanded(MarkCompiler(self, direction, marks).root())
 
-    def _root(self, direction: Direction) -> int:
+    def chain_of(self, contents: model.Table, name: str) -> model.Chain | None:
+        """Return a chain of a table, which may have thousands."""
+        known = self._chains.get(id(contents))
+        if known is None:
+            known = self._chains[id(contents)] = {chain.name: chain for chain in contents.chains}
+        return known.get(name)
+
+    def changes(self, contents: model.Table, name: str) -> frozenset[type]:
+        """Return what is changed of a packet that comes back from a chain, as the matches that test it."""
+        key = (id(contents), name)
+        if key not in self._changing:
+            self._changing[key] = frozenset()  # should it lead to itself
+            chain = self.chain_of(contents, name)
+            verdicts = [meaning(rule) for rule in (chain.rules if chain else ())]
+            found = {CHANGES[type(verdict)] for verdict in verdicts if type(verdict) in CHANGES}
+            targets = {verdict.chain for verdict in verdicts if isinstance(verdict, model.Jump | Goto)}
+            self._changing[key] = frozenset(found.union(*(self.changes(contents, target) for target in targets)))
+        return self._changing[key]
+
+
+class PathCompiler:
+    """The fates of packets of one direction, compiled from the end of their path."""
+
+    def __init__(self, compiler: Compiler, direction: Direction) -> None:
+        self.compiler, self.situation = compiler, compiler.situation
+        self.space = space = compiler.space
+        self.diagrams, self.switches = space.diagrams, space.switches
+        self.lo = space.interface(LOOPBACK)
+        self.leaves_by_lo = space.numbers(Field.OUT, [(self.lo, self.lo)])
+        self.routed, self.mark_routes, self.remarked = compiler.routed, compiler.mark_routes, compiler.remarked
         self._direction = direction
-        self._known.clear()
-        is_inbound = direction == INBOUND
+        self._known: dict[Hashable, int] = {}
+        self._entered: list[tuple[Stage, str]] = []
+
+    def root(self) -> int:
+        """Return the function of packets as they come in or are sent."""
+        is_inbound = self._direction == INBOUND
         found = self._at_hook("in" if is_inbound else "out", Held())
         found = self.switches.restricted(found, Field.OUT if is_inbound else Field.IN, NONE)
         if not self.routed:
@@ -135,7 +152,7 @@ class Compiler:
         """Return the fates of packets at a hook; where it is unknown which chain is first, by a truth value."""
         found = {
             tuple(sorted(firsts.items())): self._at_base_chain(Stage(leg, order, 0, held))
-            for order, (firsts, _) in enumerate(self._orders[leg])
+            for order, (firsts, _) in enumerate(self.compiler.orders[leg])
         }
         while len(found) > 1:
             merged = {}
@@ -152,7 +169,7 @@ class Compiler:
         """Return the fates of packets that have come to one of the base chains."""
         found = self._known.get(stage)
         if found is None:
-            base_chains = self._orders[stage.leg][stage.order][1]
+            base_chains = self.compiler.orders[stage.leg][stage.order][1]
             at_end = stage.number == len(base_chains)
             found = self._after_hook(stage) if at_end else self._through_base_chain(base_chains[stage.number], stage)
             self._known[stage] = found
@@ -164,13 +181,13 @@ class Compiler:
         if stage.leg == "out":
             return self._leaving(held)
         if stage.leg == "post":
-            return self.diagrams.choose(self.leaves_by_lo, self._over_lo(held), self._end_of(held))
+            return self.diagrams.choose(self.leaves_by_lo, self._over_lo(held), self._end(held))
         if stage.leg == "input":
-            return self._end_of(held)
+            return self._end(held)
         delivered = self._at_hook("input", held)
         if stage.leg == "lo" or held.is_redirected or held.transparent is not None:
             return delivered
-        return self.diagrams.choose(self._is_for_the_pod(), delivered, self._end_of(held))
+        return self.diagrams.choose(self._is_for_the_pod(), delivered, self._end(held))
 
     def _leaving(self, held: Held) -> int:
         """Return the fates of packets that leave: by another interface if their destination was changed."""
@@ -273,8 +290,6 @@ class Compiler:
 
     def _fate(self, fate: Fate) -> int:
         """Return a fate, for packets that carry a mark of the transparent proxy and for those that do not."""
-        if self._end_of != self._end:
-            return self.diagrams.leaf(None)
         if fate.outcome == "dropped":
             return self.diagrams.leaf(fate)
         key = ("fate", fate)
@@ -305,7 +320,7 @@ class Compiler:
 
     def enter_chain(self, base_chain: BaseChain, name: str, fall_through: int, stage: Stage) -> int:
         """Return the fates of packets that jump to a chain."""
-        chain = self._chain_of(base_chain.contents, name)
+        chain = self.compiler.chain_of(base_chain.contents, name)
         entry = (stage, name)
         if chain is None or entry in self._entered:  # a loop, which no kernel takes
             return fall_through
@@ -313,25 +328,6 @@ class Compiler:
         found = self._chain(base_chain, chain, fall_through, stage)
         self._entered.pop()
         return found
-
-    def _chain_of(self, contents: model.Table, name: str) -> model.Chain | None:
-        """Return a chain of a table, which may have thousands."""
-        known = self._chains.get(id(contents))
-        if known is None:
-            known = self._chains[id(contents)] = {chain.name: chain for chain in contents.chains}
-        return known.get(name)
-
-    def changes(self, contents: model.Table, name: str) -> frozenset[type]:
-        """Return what is changed of a packet that comes back from a chain, as the matches that test it."""
-        key = (id(contents), name)
-        if key not in self._changing:
-            self._changing[key] = frozenset()  # should it lead to itself
-            chain = self._chain_of(contents, name)
-            verdicts = [meaning(rule) for rule in (chain.rules if chain else ())]
-            found = {CHANGES[type(verdict)] for verdict in verdicts if type(verdict) in CHANGES}
-            targets = {verdict.chain for verdict in verdicts if isinstance(verdict, model.Jump | Goto)}
-            self._changing[key] = frozenset(found.union(*(self.changes(contents, target) for target in targets)))
-        return self._changing[key]
 
     # --- verdicts ----------------------------------------------------------------------------------
 
@@ -373,8 +369,6 @@ class Compiler:
 
     def _lasting(self, node: int) -> int:
         """Return the fates of redirected connections: one whose later packets are dropped is lost."""
-        if self._end_of != self._end:
-            return node
         diagrams = self.diagrams
         later = self.switches.restricted(node, Field.STATE, model.CONNECTION_STATES.index("ESTABLISHED"))
 
@@ -429,6 +423,26 @@ class Compiler:
                 return self.switches.moved(restored, self.space.renamed("mark", "connection"), "restore mark")
             case _:
                 return self.switches.restricted(node, Field.STATE, model.CONNECTION_STATES.index("UNTRACKED"))
+
+
+class MarkCompiler(PathCompiler):
+    """The mark that packets of one direction leave on their connection, in the place of their fate."""
+
+    def __init__(self, compiler: Compiler, direction: Direction, marks: Sequence[int]) -> None:
+        super().__init__(compiler, direction)
+        self._marks = self.diagrams.leaf(OTHER_MARK)
+        for mark in marks:
+            is_so = self.space.marked("connection", mark, model.ALL_BITS)
+            self._marks = self.diagrams.choose(is_so, self.diagrams.leaf(mark), self._marks)
+
+    def _end(self, held: Held) -> int:  # noqa: ARG002  # the mark is the same, whatever became of the packet
+        return self._marks
+
+    def _fate(self, fate: Fate) -> int:  # noqa: ARG002  # the one that is left is "dropped"
+        return self.diagrams.leaf(None)
+
+    def _lasting(self, node: int) -> int:
+        return node
 
 
 def _is_lost(value: Hashable) -> bool:

@@ -17,7 +17,7 @@ from capture.errors import EXIT_DONE, EXIT_DRIFT, ConfigurationError
 from capture.model.addresses import FAMILIES, FAMILY_NAMES
 from capture.model.ruleset import Ruleset
 from capture.model.text import plural
-from capture.report.difference_text import effect_as_plain, fate_text
+from capture.report.fate_text import effect_as_plain, fate_text
 from capture.report.listings import ruleset_of_dump
 from capture.report.output import print_json
 from capture.report.packet_text import packet_text

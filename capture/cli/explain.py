@@ -9,7 +9,7 @@ from capture.analysis.policy import Statement, policy
 from capture.cli.options import capture_options, command, explicit_if, family_option, format_option, namespace_options
 from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
 from capture.report.applied_text import print_start_line
-from capture.report.difference_text import FATE, fate_as_plain, fate_text, text_of
+from capture.report.fate_text import FATE, fate_as_plain, fate_text, text_of
 from capture.report.fold import folded_table
 from capture.report.output import print_json
 from capture.report.terminal import columns, print_lines

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from capture import __version__
-from capture.errors import EXIT_USAGE, CaptureError
+from capture.errors import EXIT_NOT_PROVEN, EXIT_USAGE, EXIT_VALIDATION, CaptureError, exit_codes_text
 from capture.model.text import closest
 from capture.report.output import print_error, print_error_as_json, run_to_exit_code
 from capture.report.streams import Stream
@@ -74,8 +74,7 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 this kernel or host cannot, 4 drift or a "
-    "cause was found, 5 cannot be told.",
+    epilog=exit_codes_text(but=(EXIT_NOT_PROVEN, EXIT_VALIDATION)),
 )
 @click.version_option(__version__, message="capture %(version)s", help="Print the version, and exit.")
 def capture() -> None:

@@ -20,9 +20,9 @@ from capture.cli.parameter_types import ParameterType
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.report.applied_text import print_start_line
 from capture.report.diagnosis_text import cause_lines
-from capture.report.difference_text import verified_as_plain, verified_lines
 from capture.report.output import print_json
 from capture.report.terminal import print_lines
+from capture.report.verified_text import verified_as_plain, verified_lines
 from capture.state.proxy_admin import is_url
 
 TYPE_CHECKING = False

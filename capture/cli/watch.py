@@ -18,7 +18,8 @@ from capture.model.addresses import FAMILIES, Family
 from capture.model.text import printable
 from capture.model.values import Value
 from capture.report import flow_text
-from capture.report.difference_text import NOTHING_APPLIED, text_of
+from capture.report.difference_text import NOTHING_APPLIED
+from capture.report.fate_text import text_of
 from capture.report.flow_svg import picture
 from capture.report.output import painted, print_json
 from capture.report.streams import COLOUR

@@ -42,7 +42,7 @@ class Link(Value):
 
     @property
     def is_up(self) -> bool:
-        """Whether its administrator set it up."""
+        """Return whether its administrator set it up."""
         return bool(self.flags & IFF_UP)
 
     @property

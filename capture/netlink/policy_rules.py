@@ -77,12 +77,12 @@ class PolicyRule(Value):
 
     @property
     def looks_up(self) -> bool:
-        """Whether it looks into a routing table, and does not refuse packets or jump."""
+        """Return whether it looks into a routing table, and does not refuse packets or jump."""
         return self.action == FR_ACT_TO_TBL
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is `fwmark MARK lookup TABLE` and nothing else."""
+        """Return whether it is `fwmark MARK lookup TABLE` and nothing else."""
         has_more_conditions = self.selector or self.is_inverted or self.suppressed is not None
         return not has_more_conditions and self.looks_up and self.mask == WHOLE_MARK
 

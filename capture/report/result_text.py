@@ -12,9 +12,10 @@ from capture.model.values import TEXTS
 from capture.operations import Applied, Dumped, Verified
 from capture.report import listings
 from capture.report.applied_text import applied_text
-from capture.report.difference_text import difference_text, verified_lines
+from capture.report.difference_text import difference_text
 from capture.report.packet_text import packet_text
 from capture.report.trace_text import trace_lines
+from capture.report.verified_text import verified_lines
 from capture.settings.settings import Settings
 
 TEXTS[Applied] = applied_text

@@ -38,7 +38,7 @@ VERDICTS = {
     ),
     RED: (
         "drift", "nothing is applied here", "not captured", "broken", "dropped", "redirected", "no route",
-        "NOT ready", "cause", "error", "but the app's answers leave the pod",
+        "NOT ready", "cause", "error", "but",
     ),
 }  # fmt: skip
 """Words at the beginning of lines that are verdicts or states."""

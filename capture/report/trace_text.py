@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.model.addresses import Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.ruleset import INPUT, PREROUTING, TABLES
-from capture.report.difference_text import fate_text, text_of
+from capture.report.fate_text import fate_text, text_of
 from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False

@@ -1,7 +1,7 @@
 """The nat table: where connections are redirected.
 
-nat sees the first packet of a connection only; the others follow it. The proxy's three loops are what
-most of the rules are about::
+nat sees the first packet of a connection only; the others follow it. Most of the rules are about three ways
+through the proxy::
 
     app -> service address      OUTPUT: ISTIO_OUTPUT -> ISTIO_REDIRECT -> proxy :15001 -> (uid of the proxy: out)
     client -> pod               PREROUTING: ISTIO_INBOUND -> ISTIO_IN_REDIRECT -> proxy :15006 -> app

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from capture.errors import CaptureError
+from capture.state.input import MAX_BYTES
 
 TIMEOUT = 5.0
 """Seconds."""
-MAX_BYTES = 64 * 1024 * 1024
 
 
 def is_url(text: str) -> bool:

@@ -343,7 +343,7 @@ def _changed(events: KernelEvents) -> set[int]:
 
 
 def _is_served(owners: Owners, settings: Settings) -> bool:
-    """Whether the proxy listens on both ports for both families, as its own user: most have come so far when ready.
+    """Return whether the proxy listens on both ports for both families, as its own user: most do so when ready.
 
     Whether a socket is transparent is not looked up, so that TPROXY is left to a diagnosis.
     """
@@ -353,5 +353,5 @@ def _is_served(owners: Owners, settings: Settings) -> bool:
 
 
 def _is_starting(pod: dict[str, Any]) -> bool:
-    """Whether the pod is not ready: its proxy may still be coming up."""
+    """Return whether the pod is not ready: its proxy may still be coming up."""
     return not (pod.get("status") or {}).get("ready")

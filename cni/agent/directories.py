@@ -52,7 +52,7 @@ class Directories:
                 return True
 
     def _is_inside(self, event: Event) -> bool:
-        """Whether an event is about a file in a watched directory, and not about the neighbours of that directory."""
+        """Return whether an event is about a file in a watched directory, and not about its neighbours."""
         return any(self._watches[path][0] == event.wd for path in self.paths if path in self._watches)
 
     def wake(self) -> None:

@@ -53,13 +53,13 @@ class Health:
 
     @property
     def is_ready(self) -> bool:
-        """Whether pods that start now are captured."""
+        """Return whether pods that start now are captured."""
         with self._lock:
             return not any(problem for problem, _ in self._problems.values())
 
     @property
     def is_live(self) -> bool:
-        """Whether the main loop runs; the API server has no part in it."""
+        """Return whether the main loop runs; the API server has no part in it."""
         return time.monotonic() - self._turn < LOOP_LIMIT
 
     def counts(self) -> dict[tuple[str, str], int]:

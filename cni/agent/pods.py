@@ -138,7 +138,7 @@ class Pods:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether this table is as certain as an answer of the API server."""
+        """Return whether this table is as certain as an answer of the API server."""
         return self._is_synced and self._clock() - self._heard < YOUNG
 
     def find(self, identity: Identity, wait: float = WAIT) -> Plain | None:

@@ -20,7 +20,7 @@ class RestoreBackoff:
 
     @property
     def is_lasting(self) -> bool:
-        """Whether losses come so fast that they are answered late."""
+        """Return whether losses come so fast that they are answered late."""
         return self._pause > 0
 
     def note_loss(self, now: float) -> float:

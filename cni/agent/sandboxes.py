@@ -25,12 +25,12 @@ class PodNamespace(Value):
 
     @property
     def is_there(self) -> bool:
-        """Whether the namespace has not gone; that of the node stays."""
+        """Return whether the namespace has not gone; that of the node stays."""
         return not self.path or os.path.exists(self.path)
 
     @property
     def is_complete(self) -> bool:
-        """Whether all is known: a namespace may appear a moment after the runtime reports it."""
+        """Return whether all is known: a namespace may appear a moment after the runtime reports it."""
         return self.number is not None or not self.path
 
 

@@ -140,7 +140,7 @@ class Starts(NamedTuple):
 
     @property
     def are_quick(self) -> bool:
-        """Whether none took longer than 10 s, or than others on a machine that is busy."""
+        """Return whether none took longer than 10 s, or than others on a machine that is busy."""
         return self.slowest <= max(10, 1.5 * self.yardstick + 1)
 
 

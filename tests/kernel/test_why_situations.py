@@ -23,7 +23,7 @@ from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.netlink import ipsec
 from capture.operations import diagnosis
-from capture.report.difference_text import text_of
+from capture.report.fate_text import text_of
 from capture.settings import options as option
 from capture.settings.settings import Given, Settings
 from capture.state import record

@@ -36,7 +36,7 @@ class Answer:
 
     @property
     def redirected(self) -> bool:
-        """Whether the destination was changed on the way."""
+        """Return whether the destination was changed on the way."""
         return self.original is not None and self.original != self.local
 
     @classmethod

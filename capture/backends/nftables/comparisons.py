@@ -35,7 +35,7 @@ class Bounds(Value):
 
     @property
     def is_single(self) -> bool:
-        """Whether it is about one value."""
+        """Return whether it is about one value."""
         return self.low == self.high
 
     def __str__(self) -> str:

@@ -69,7 +69,7 @@ class ListedTable(Value):
 
     @property
     def is_native(self) -> bool:
-        """Whether it is one of our own tables."""
+        """Return whether it is one of our own tables."""
         return self.family == nf.NFPROTO_INET and self.name in MODEL_TABLES
 
     @property
@@ -79,7 +79,7 @@ class ListedTable(Value):
 
     @property
     def is_of_iptables(self) -> bool:
-        """Whether it has the name of one that iptables-nft writes."""
+        """Return whether it has the name of one that iptables-nft writes."""
         return self.family in FAMILY_OF and self.name in PRIORITIES
 
     def is_usual(self, chain: Fields) -> bool:
@@ -90,7 +90,7 @@ class ListedTable(Value):
 
     @property
     def is_filter_of_iptables(self) -> bool:
-        """Whether it is a further table that iptables-nft writes: it calls base chains by their hooks."""
+        """Return whether it is a further table that iptables-nft writes: it calls base chains by their hooks."""
         hooked = [decode_text(chain[nf.NFTA_CHAIN_NAME]) for chain in self.base_chains]
         return (
             self.family in FAMILY_OF

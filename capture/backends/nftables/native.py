@@ -92,7 +92,7 @@ class Among(Value):
 
     @property
     def is_single(self) -> bool:
-        """Whether it compares with a single number."""
+        """Return whether it compares with a single number."""
         return len(self.ranges) == 1 and self.ranges[0][0] == self.ranges[0][1]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from capture.cli.doctor.examination import DRIVERS, can_work, examine, findings
+from capture.cli.doctor.examination import DRIVER_TOPICS, can_work, examine, findings
 from capture.cli.options import command, format_option, namespace_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNSUPPORTED
 from capture.report.output import print_json
@@ -53,7 +53,9 @@ def _as_plain(finding: Finding) -> dict[str, str | None]:
 
 def _show(found: list[Finding], *, everything: bool) -> None:
     """Print the findings; of drivers only what is wrong, unless all are requested."""
-    shown = [each for each in found if everything or each.topic not in DRIVERS or each.state in ("warning", "error")]
+    shown = [
+        each for each in found if everything or each.topic not in DRIVER_TOPICS or each.state in ("warning", "error")
+    ]
     print_findings(shown)
     if len(shown) < len(found):
         print_lines(

@@ -194,7 +194,7 @@ def can_work(examined: Examined) -> bool:
 
 
 POD, NODE = "pod", "node"
-DRIVERS = ("kernel", "host")
+DRIVER_TOPICS = ("kernel", "host")
 """Topics about what drivers need, shown where something is wrong, or with --all."""
 
 

@@ -47,7 +47,7 @@ from capture.model.ruleset import (
 from capture.netlink.interfaces import IFF_LOOPBACK, IFF_UP, Link
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import Listener
-from capture.report.difference_text import text_of
+from capture.report.fate_text import text_of
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from support.rules.traced import trace

@@ -8,7 +8,7 @@ import pytest
 
 from capture.analysis import base_chains, chains, compiler, long_lists, space
 from capture.analysis.base_chains import PRIORITIES
-from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
+from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler, PathCompiler
 from capture.analysis.space import NONE, Field, PacketSpace
 from capture.analysis.trace import PROXY_INBOUND, Fate, trace_whole_path
 from capture.model.addresses import gaps
@@ -89,18 +89,18 @@ Patch = pytest.MonkeyPatch
 
 
 def asks_nat_again(patch: Patch) -> None:
-    right = Compiler._through_base_chain
+    right = PathCompiler._through_base_chain
 
-    def base_chain(self: Compiler, at: BaseChain, stage: Stage) -> int:
+    def base_chain(self: PathCompiler, at: BaseChain, stage: Stage) -> int:
         return right(self, at.replace(is_nat=False), stage) if stage.held.mapped else right(self, at, stage)
 
-    patch.setattr(Compiler, "_through_base_chain", base_chain)
+    patch.setattr(PathCompiler, "_through_base_chain", base_chain)
 
 
 def keeps_the_port(patch: Patch) -> None:
-    right = Compiler._redirected
+    right = PathCompiler._redirected
 
-    def redirected(self: Compiler, node: int, port: int, stage: Stage) -> int:
+    def redirected(self: PathCompiler, node: int, port: int, stage: Stage) -> int:
         restricted = self.diagrams.restricted
 
         def changed(node: int, level: int, number: int) -> int:
@@ -110,16 +110,16 @@ def keeps_the_port(patch: Patch) -> None:
             within.setattr(self.diagrams, "restricted", changed)
             return right(self, node, port, stage)
 
-    patch.setattr(Compiler, "_redirected", redirected)
+    patch.setattr(PathCompiler, "_redirected", redirected)
 
 
 def sends_inbound_to_loopback(patch: Patch) -> None:
-    def redirected(self: Compiler, node: int, port: int, _place: Stage) -> int:
+    def redirected(self: PathCompiler, node: int, port: int, _place: Stage) -> int:
         here = 0x7F000001 if self.space.family == "ipv4" else 1
         node = self.diagrams.restricted(node, Field.PORT, port)
         return self.diagrams.restricted(node, Field.DESTINATION, here)
 
-    patch.setattr(Compiler, "_redirected", redirected)
+    patch.setattr(PathCompiler, "_redirected", redirected)
 
 
 def needs_an_interface(patch: Patch) -> None:
@@ -127,7 +127,7 @@ def needs_an_interface(patch: Patch) -> None:
 
 
 def forgets_lo(patch: Patch) -> None:
-    patch.setattr(Compiler, "_after_hook", lambda self, stage: self._end_of(stage.held))
+    patch.setattr(PathCompiler, "_after_hook", lambda self, stage: self._end(stage.held))
 
 
 def asks_nat_over_lo(patch: Patch) -> None:
@@ -140,21 +140,21 @@ def asks_nat_about_all(patch: Patch) -> None:
 
 
 def lets_return_pass_a_policy(patch: Patch) -> None:
-    right = Compiler.apply_verdict
+    right = PathCompiler.apply_verdict
 
     def decided(
-        self: Compiler, verdict: Meaning, chain: str, falls: int, stage: Stage, base_chain: base_chains.BaseChain
+        self: PathCompiler, verdict: Meaning, chain: str, falls: int, stage: Stage, base_chain: base_chains.BaseChain
     ) -> int:
         is_base = isinstance(verdict, Return) and chain == base_chain.chain.name
         following = stage.replace(number=stage.number + 1)
         return self._at_base_chain(following) if is_base else right(self, verdict, chain, falls, stage, base_chain)
 
-    patch.setattr(Compiler, "apply_verdict", decided)
+    patch.setattr(PathCompiler, "apply_verdict", decided)
 
 
 def ignores_masks(patch: Patch) -> None:
-    right = Compiler.with_mark
-    patch.setattr(Compiler, "with_mark", lambda self, node, value, _mask: right(self, node, value, 0xFFFF_FFFF))
+    right = PathCompiler.with_mark
+    patch.setattr(PathCompiler, "with_mark", lambda self, node, value, _mask: right(self, node, value, 0xFFFF_FFFF))
 
 
 def swaps_marks(patch: Patch) -> None:
@@ -170,17 +170,17 @@ def takes_unknown_owners_alike(patch: Patch) -> None:
 
 
 def marks_nothing_for_the_proxy(patch: Patch) -> None:
-    right = Compiler.apply_verdict
+    right = PathCompiler.apply_verdict
 
     def decided(
-        self: Compiler, verdict: Meaning, chain: str, falls: int, stage: Stage, base_chain: base_chains.BaseChain
+        self: PathCompiler, verdict: Meaning, chain: str, falls: int, stage: Stage, base_chain: base_chains.BaseChain
     ) -> int:
         if isinstance(verdict, TransparentProxy):
             held = stage.held.replace(transparent=Fate(PROXY_INBOUND, verdict.port))
             return self._at_base_chain(stage.replace(number=stage.number + 1, held=held))
         return right(self, verdict, chain, falls, stage, base_chain)
 
-    patch.setattr(Compiler, "apply_verdict", decided)
+    patch.setattr(PathCompiler, "apply_verdict", decided)
 
 
 def enters_nat_by_priority_alone(patch: Patch) -> None:
@@ -197,49 +197,49 @@ def enters_nat_by_priority_alone(patch: Patch) -> None:
 
 
 def leaves_the_pod_by_lo(patch: Patch) -> None:
-    def routed(self: Compiler, held: Held) -> int:
+    def routed(self: PathCompiler, held: Held) -> int:
         leaves = self._at_hook("post", held)
         return self.diagrams.restricted(leaves, Field.OUT, self.space.interface(LOOPBACK)) if held.mapped else leaves
 
-    patch.setattr(Compiler, "_leaving", routed)
+    patch.setattr(PathCompiler, "_leaving", routed)
 
 
 def shows_the_new_interface_at_output(patch: Patch) -> None:
-    right = Compiler._translated
+    right = PathCompiler._translated
 
-    def sent_on(self: Compiler, node: int, port: int | None, address: Network | None) -> int:
+    def sent_on(self: PathCompiler, node: int, port: int | None, address: Network | None) -> int:
         found = right(self, node, port, address)
         return found if address is None else self.diagrams.restricted(found, Field.OUT, self.space.interface(LOOPBACK))
 
-    patch.setattr(Compiler, "_translated", sent_on)
+    patch.setattr(PathCompiler, "_translated", sent_on)
 
 
 def forgets_input(patch: Patch) -> None:
-    right = Compiler._at_hook
+    right = PathCompiler._at_hook
     patch.setattr(
-        Compiler, "_at_hook", lambda self, leg, held: self._end_of(held) if leg == "input" else right(self, leg, held)
+        PathCompiler, "_at_hook", lambda self, leg, held: self._end(held) if leg == "input" else right(self, leg, held)
     )
 
 
 def forgets_later_packets(patch: Patch) -> None:
-    patch.setattr(Compiler, "_lasting", lambda _self, node: node)
+    patch.setattr(PathCompiler, "_lasting", lambda _self, node: node)
 
 
 def keeps_the_socket_over_lo(patch: Patch) -> None:
-    def over_lo(self: Compiler, held: Held) -> int:
+    def over_lo(self: PathCompiler, held: Held) -> int:
         found = self.diagrams.restricted(self._at_hook("lo", held), Field.IN, self.space.interface(LOOPBACK))
         return self.diagrams.restricted(found, Field.OUT, NONE)
 
-    patch.setattr(Compiler, "_over_lo", over_lo)
+    patch.setattr(PathCompiler, "_over_lo", over_lo)
 
 
 def routes_again_behind_every_chain(patch: Patch) -> None:
-    right = Compiler._after_base_chain
+    right = PathCompiler._after_base_chain
 
-    def passed(self: Compiler, stage: Stage, base_chain: BaseChain) -> int:
+    def passed(self: PathCompiler, stage: Stage, base_chain: BaseChain) -> int:
         return right(self, stage, base_chain.replace(is_route=stage.leg == "out"))
 
-    patch.setattr(Compiler, "_after_base_chain", passed)
+    patch.setattr(PathCompiler, "_after_base_chain", passed)
 
 
 MUTANTS: dict[Callable[[Patch], None], int] = {

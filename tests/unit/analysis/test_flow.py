@@ -33,7 +33,7 @@ from capture.model.ruleset import (
     UnknownVerdict,
     only,
 )
-from capture.report.difference_text import text_of
+from capture.report.fate_text import text_of
 from capture.report.flow_svg import picture
 from capture.report.flow_text import flow_lines
 from capture.rules import build_ruleset

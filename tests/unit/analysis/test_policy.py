@@ -23,7 +23,7 @@ from capture.model.ruleset import (
     UnknownVerdict,
     only,
 )
-from capture.report.difference_text import fate_text, text_of
+from capture.report.fate_text import fate_text, text_of
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.settings.parsers import Selection

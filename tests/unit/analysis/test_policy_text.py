@@ -15,7 +15,7 @@ from capture.analysis.space import PROTOCOLS, Field, PacketSpace
 from capture.model import ruleset as model
 from capture.model.addresses import gaps, merge_ranges
 from capture.model.ruleset import only
-from capture.report.difference_text import text_of
+from capture.report.fate_text import text_of
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 

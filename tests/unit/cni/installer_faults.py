@@ -75,7 +75,7 @@ class Node:
         return next(iter(self.networks().values()), None)
 
     def has_plugin(self) -> bool:
-        """Whether the plugin can be called, with all that belongs to it."""
+        """Return whether the plugin can be called, with all that belongs to it."""
         plugin = self.bin_dir / "capture-cni"
         return os.access(plugin, os.X_OK) and (plugin.resolve().parent / "module.py").read_text() == "x = 1\n"
 

@@ -28,15 +28,14 @@ from capture.model.ruleset import (
 from capture.operations import Other, Verified
 from capture.report.difference_text import (
     NOTHING_APPLIED,
-    conclusion_lines,
     difference_lines,
     difference_text,
     differences_as_plain,
-    fate_text,
     note_lines,
-    text_of,
 )
+from capture.report.fate_text import fate_text, text_of
 from capture.report.packet_text import packet_text
+from capture.report.verified_text import conclusion_lines
 
 TCP = Protocol("tcp")
 NOWHERE = Ruleset((), ())
@@ -123,7 +122,7 @@ def test_plain_values_mean_the_same() -> None:
         "before": {"outcome": "proxy-outbound", "port": 15001, "address": None, "interface": None},
         "after": {"outcome": "direct", "port": None, "address": None, "interface": None},
     }
-    assert plumbing["kind"] == "plumbing"
+    assert (plumbing["kind"], plumbing["what"], plumbing["family"]) == ("plumbing", "route", "ipv4")
     assert second["kind"] == "second set"
     assert second["message"] == f"a second set of capture rules is in iptables legacy{SAYS}"
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from capture.report import terminal
+from capture.report.terminal import COLOUR_OF
 from support.processes.on_terminal import on_terminal
 
 LINES = (
@@ -17,13 +21,22 @@ LINES = (
     "proxy-outbound: it goes to the proxy",
     "  error   filtered: a comment with \033[2J in it",
     "driftwood is no verdict",
+    "but the interface lo is down",
 )
+ROOT = Path(__file__).parents[3]
 CODE = f"""
 from capture.report.output import run_to_exit_code
 from capture.report.terminal import print_lines
 run_to_exit_code(lambda: print_lines({LINES!r}) or 0)
 """
 PROGRAM = [sys.executable, "-c", CODE]
+PACKAGES = [path for name in ("capture", "cni", "injection") for path in (ROOT / name).rglob("*.py")]
+TEXTS = {
+    node.value
+    for path in PACKAGES
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and path != Path(terminal.__file__)
+}
 RED, GREEN, BOLD, END = "\033[31m", "\033[32m", "\033[1m", "\033[0m"
 
 
@@ -38,6 +51,7 @@ def test_on_a_terminal_verdicts_and_the_deciding_rule_are_in_colour() -> None:
         f"{GREEN}proxy-outbound{END}: it goes to the proxy",
         f"  {RED}error{END}   filtered: a comment with \\x1b[2J in it",
         LINES[5],
+        f"{RED}but{END} the interface lo is down",
     ]
 
 
@@ -91,3 +105,8 @@ def test_a_pipe_gets_no_progress() -> None:
     done = subprocess.run([sys.executable, "-c", SLOW], capture_output=True, text=True, check=True)
 
     assert (done.stdout, done.stderr) == ("done\n", "")
+
+
+@pytest.mark.parametrize("verdict", COLOUR_OF)
+def test_each_verdict_in_colour_is_at_the_beginning_of_a_text(verdict: str) -> None:
+    assert any(re.match(rf"{re.escape(verdict)}([:, ]|$)", text) for text in TEXTS)

@@ -1,0 +1,73 @@
+"""What rules do to packets, in words and as JSON; and a rule as iptables-save prints it."""
+
+from __future__ import annotations
+
+from capture.model.addresses import Family, Network, address_text
+from capture.report.packet_text import packet_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.analysis.effects import Effect
+    from capture.analysis.trace import Fate
+    from capture.model.ruleset import Rule
+
+MAX_REGIONS = 3
+
+
+def fate_text(fate: Fate) -> str:
+    """Return what happens to packets: "proxy-outbound 15001", "direct to 10.1.2.3:80", "dropped"."""
+    where = ""
+    if fate.address is not None:
+        where = _address_text(fate.address)
+        where = f" to [{where}]" if ":" in where and fate.port is not None else f" to {where}"
+    if fate.port is not None:
+        where += f":{fate.port}" if fate.address is not None else f" {fate.port}"
+    if fate.interface is not None:
+        where += f", out by {fate.interface}"
+    return f"{fate.outcome}{where}{', marked for the proxy' if fate.marked and fate.outcome == 'direct' else ''}"
+
+
+def effect_text(effect: Effect | None) -> str:
+    """Return what a difference does to which packets, with a witness, if it does anything."""
+    if effect is None:
+        return ""
+    shown = effect.regions[:MAX_REGIONS]
+    more = len(effect.regions) - len(shown)
+    regions = "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
+    after = fate_text(effect.after.fate) if effect.is_certain else "?"
+    return f" ({regions}: {fate_text(effect.before.fate)} -> {after}; witness: {packet_text(effect.packet)})"
+
+
+def text_of(rule: Rule, family: Family) -> str:
+    """Return a rule as iptables-save would print it; a list that takes many rules there by the first of them."""
+    from capture.backends.iptables.render import shown_rule  # where something differs
+
+    return shown_rule(rule, family)
+
+
+def effect_as_plain(effect: Effect | None) -> dict[str, object] | None:
+    """Return what a difference does, for JSON: to which packets, and what happens to them before and after it."""
+    if effect is None:
+        return None
+    return {
+        "direction": effect.direction,
+        "packets": list(effect.regions),
+        "witness": packet_text(effect.packet),
+        "before": fate_as_plain(effect.before.fate),
+        "after": fate_as_plain(effect.after.fate) if effect.is_certain else None,
+    }
+
+
+FATE = ("outcome", "port", "address", "interface")
+"""The keys of a fate."""
+
+
+def fate_as_plain(fate: Fate) -> dict[str, object]:
+    """Return what happens to packets, for JSON; port and address are null where they stay as addressed."""
+    address = fate.address and _address_text(fate.address)
+    return {"outcome": fate.outcome, "port": fate.port, "address": address, "interface": fate.interface}
+
+
+def _address_text(address: Network) -> str:
+    """Return an address; of packets to many addresses that are translated alike, the network."""
+    return address_text(address.family, address.first) if address.is_address else str(address)

@@ -1,0 +1,87 @@
+"""The conclusion of ``verify``, in words and as JSON."""
+
+from __future__ import annotations
+
+from capture.model.text import plural
+from capture.report.difference_text import (
+    NOTHING_APPLIED,
+    difference_lines,
+    differences_as_plain,
+    doubt_lines,
+    note_lines,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from capture.analysis.cause_text import Cause
+    from capture.operations import Verified
+
+NOTHING_RECORDED = "nothing is recorded here that this version reads; give the options of the pod"
+
+
+def verified_lines(verified: Verified) -> Iterator[str]:
+    """Yield the conclusion, with each difference and what cannot be judged; then notes."""
+    yield from conclusion_lines(verified)
+    if verified.is_nothing_applied:
+        return
+    if not verified.has_reference and verified.live.tables:
+        from capture.operations.inference import inferred_flags
+
+        yield f"the live rules amount to: {' '.join(inferred_flags(verified.desired)) or 'no capture'}"
+    for sentence in note_lines(verified):
+        yield f"note: {sentence}"
+
+
+def conclusion_lines(verified: Verified) -> Iterator[str]:
+    """Yield whether the live rules are as desired, then each difference, and what cannot be judged."""
+    compared_with = reference_text(verified)
+    yield {
+        "nothing applied": NOTHING_APPLIED,
+        "drift": _drift_text(verified),
+        "in sync": f"in sync{_only(verified)}: live rules match the {compared_with}",
+        "cannot be judged": f"not judged in full: our rules match the {compared_with}; foreign ones may divert traffic",
+        "no reference": f"no reference: {NOTHING_RECORDED}",
+    }[verified.conclusion]
+    if verified.is_nothing_applied:
+        return
+    yield from (f"  {sentence}" for sentence in difference_lines(verified))
+    if not verified.has_reference and verified.conclusion != "no reference":
+        yield f"not judged: {NOTHING_RECORDED}"
+    yield from (f"not judged: {sentence}" for sentence in doubt_lines(verified))
+
+
+def _only(verified: Verified) -> str:
+    return f", {verified.part_text} alone" if verified.part_text else ""
+
+
+def _drift_text(verified: Verified) -> str:
+    number = len(verified.drift)
+    if not verified.has_reference:
+        return f"drift: {plural(number, 'fault')}, by the live rules alone"
+    return f"drift: {plural(number, 'difference')} from the {reference_text(verified)}"
+
+
+def reference_text(verified: Verified) -> str:
+    """Return what the live rules were compared with."""
+    if not verified.has_reference:
+        return "live rules of the capture"
+    return "applied configuration" if verified.from_record else "configuration of the options"
+
+
+def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, object]:
+    """Return what verify found, for JSON."""
+    from capture.operations.inference import inferred_flags
+    from capture.report.diagnosis_text import cause_as_plain  # which words differences, too
+
+    return {
+        "as_asked": verified.holds,
+        "certain": verified.is_certain,
+        "compared_with": reference_text(verified),
+        "differences": differences_as_plain(verified),
+        "not_judged": [*([] if verified.has_reference else [NOTHING_RECORDED]), *doubt_lines(verified)],
+        "notes": list(note_lines(verified)),
+        "live_settings": None if verified.has_reference else inferred_flags(verified.desired),
+        "proxy": [cause_as_plain(cause) for cause in causes],
+    }
