@@ -240,6 +240,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "a foreign rule may divert captured traffic, which cannot be judged: {rule}",
         "Look at the rule; `capture verify` has the packets that it may divert.",
     ),
+    "unjudged: drop": (
+        "{drop}, unless a rule that cannot be judged accepts it",
+        "`capture trace` marks that rule with ?.",
+    ),
     "unjudged: doubt": ("{doubt}", "`capture verify` has all that cannot be judged."),
     "unjudged: IPsec": (
         "the IPsec policies, which may drop connections, cannot be read: {reason}",
