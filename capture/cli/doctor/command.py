@@ -59,4 +59,4 @@ def _show(found: list[Finding], *, everything: bool) -> None:
     print_findings(shown)
     if len(shown) < len(found):
         more = f"{len(found) - len(shown)} more findings about kernel and host"
-        print_lines([f"{more}, none of them a fault: `capture doctor --all`"])
+        print_lines([f"{more}, none a fault: `capture doctor --all`"])
