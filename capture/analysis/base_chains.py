@@ -138,8 +138,8 @@ class PodNetwork(Value):
     """The network of a namespace: its addresses, and the interface that leads out."""
 
     own: tuple[Network, ...] = (
-        Network(IPV4, 0x0AFFFF02, 32),  # 10.255.255.2
-        Network(IPV6, 0xFD00 << 112 | 2, 128),  # fd00::2
+        Network(IPV4, 0xC0000202, 32),  # 192.0.2.2 (RFC 5737)
+        Network(IPV6, 0x20010DB8 << 96 | 2, 128),  # 2001:db8::2 (RFC 3849)
     )
     interface: str = "eth0"
     others: tuple[str, ...] = ()
