@@ -338,7 +338,7 @@ def causes_of_connection(
     elif live.outcome == "direct":
         yield _direct_cause(live, desired, capture)
     elif live.outcome == "dropped":
-        yield drop_cause(live, text_of)
+        yield drop_of_connection(live, text_of)
     elif step is not None and is_own_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
         yield cause("second-set: decides", place_of(step), port=live.port)
     elif desired is not None and {live.outcome, desired.outcome} <= {*TO_PROXY} and live.port != desired.port:
@@ -449,6 +449,12 @@ def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = (), what:
     elif policy is not None:
         text = f"no rule accepts {what}, and the chain's policy is DROP"
     return cause(name, _dropped_at(live), filter=text, port=ports)
+
+
+def drop_of_connection(live: Trace, text_of: TextOf, what: str = "the packet") -> Cause:
+    """Return why a packet is dropped; ``unjudged`` where a rule that cannot be judged may accept it before."""
+    found = drop_cause(live, text_of, what=what)
+    return cause("unjudged: drop", found.where, drop=found.message) if live.may_be_spared else found
 
 
 def _dropped_at(live: Trace) -> str:

@@ -57,10 +57,11 @@ class Culprits:
             location: rules for location, rules in foreign.items() if location[1] in BUILT_IN_CHAINS[location[0]]
         }
         self._count = sum(1 for _ in self._locations())
-        self.without_foreign = self._with_only(None)
+        self.without_foreign = self._with_only()
         called = sum(len(chain.rules) for each in whole.other_chains for chain in each.contents.chains)
         self._are_many = called + sum(map(len, self._shared.values())) > SLOW_FROM_RULES
         is_complete = self._search()
+        self._judge_next_to_doubtful()
         self.others = (location for location in self._locations() if is_complete and location not in self.named)
 
     def _locations(self, is_meant: Callable[[Rule | None], bool] = lambda _: True) -> Iterator[RuleLocation]:
@@ -133,7 +134,7 @@ class Culprits:
             if trace_whole_path(effect.packet, self._without((*self.named, location))).fate != effect.after.fate:
                 return [location]
         locations = [location for location, _ in met]
-        alone = [location for location in locations if any(each.is_certain for each in self._effects_alone(location))]
+        alone = [location for location in locations if any(each.is_certain for each in self._effects_of(location))]
         return alone or locations
 
     def _met(self, traced: Trace) -> Iterator[tuple[RuleLocation, bool]]:
@@ -154,24 +155,36 @@ class Culprits:
 
     def _effect_of(self, location: RuleLocation, effect: Effect, comparison: Comparison) -> Effect:
         """Return what a foreign rule does alone; what it does together with others, if alone it does nothing."""
-        alone = () if self._count == 1 else self._effects_alone(location)
+        alone = () if self._count == 1 else self._effects_of(location)
         same = [each for each in alone if each.is_certain == effect.is_certain]
         if same:
             return min(same, key=lambda each: each.weight)
         together = comparison.effects(only_captured=True)
         return next((each for each in together if each.change == effect.change), effect)
 
-    def _effects_alone(self, location: RuleLocation) -> list[Effect]:
-        """Return what a foreign rule does where no other is."""
-        alone = self._with_only(location)
-        return list(Comparison(self.family, self.without_foreign, alone).effects(only_captured=True))
+    def _effects_of(self, *locations: RuleLocation) -> list[Effect]:
+        """Return what some foreign rules do where no others are."""
+        situation = self._with_only(*locations)
+        return list(Comparison(self.family, self.without_foreign, situation).effects(only_captured=True))
 
-    def _with_only(self, location: RuleLocation | None) -> Situation:
-        """Return our own live rules and one foreign rule, or none."""
+    def _judge_next_to_doubtful(self) -> None:
+        """Call certain only what rules do next to those that cannot be judged, which may accept packets before."""
+        doubtful = [location for location, effect in self.named.items() if not effect.is_certain]
+        for location, effect in list(self.named.items()) if doubtful else ():
+            if not effect.is_certain:
+                continue
+            certain = [each for each in self._effects_of(*doubtful, location) if each.is_certain]
+            if certain:
+                self.named[location] = min(certain, key=lambda each: each.weight)
+            elif any(each.is_certain for each in self._effects_of(location)):
+                self.named[location] = effect.replace(change=effect.change.replace(is_certain=False))
+
+    def _with_only(self, *locations: RuleLocation) -> Situation:
+        """Return our own live rules and some foreign ones."""
         gone = {(-1, *where): {position for position, _ in rules} for where, rules in self._shared.items()}
         for number, each in enumerate(self.whole.other_chains):
             gone[number, each.contents.name, each.chain.name] = set(range(len(each.chain.rules) + 1))
-        if location is not None:
+        for location in locations:
             gone[location.number, location.table, location.chain].discard(location.position)
         return self._left(gone)
 

@@ -151,6 +151,23 @@ class Trace(Value):
         """Return whether every rule on the way could be judged."""
         return all(step.certain for step in self.path)
 
+    @property
+    def may_be_spared(self) -> bool:
+        """Return whether a rule that cannot be judged may keep a packet from being dropped.
+
+        One that drops it does not, nor one that accepts it in another base chain.
+        """
+        dropped_in = self.policy or (self.step and self.step.base_chain)
+        doubtful = ((step.base_chain, meaning(step.rule)) for step in self.path if not step.certain)
+        return self.outcome == "dropped" and any(
+            not isinstance(verdict, model.Drop) and (there == dropped_in or not isinstance(verdict, LEAVING_A_CHAIN))
+            for there, verdict in doubtful
+        )
+
+
+LEAVING_A_CHAIN = (model.Accept, model.Return)
+"""Verdicts that do nothing to a packet but end its way through a chain."""
+
 
 def trace_whole_path(packet: Packet, situation: Situation) -> Trace:
     """Return a packet's way through all that a situation has: its tables, second captures and foreign chains."""

@@ -13,6 +13,7 @@ from capture.analysis.causes import (
     causes_of_proxy,
     default_route_causes,
     drop_cause,
+    drop_of_connection,
     is_own,
     no_route_cause,
     notes_on_proxy,
@@ -232,12 +233,14 @@ def _of_connection(
         found += [missing_route_cause(need) for need in missing if need.family == packet.family]
     if known is not None:
         found = [with_options(each, live.packet, known) for each in found]
-    notes = [] if known else [cause("rule-missing: no record")]
+    doubts = [each for each in found if each.kind == "unjudged"]
+    notes = [*doubts] if known else [*doubts, cause("rule-missing: no record")]
     notes += [*unread, *app_elsewhere(live, facts), *(each for each in of_pod if each not in causes)]
     if policy is not None and not policy.is_blocking:
         notes.append(cause("ipsec: encrypted", policy=policy.words))
-    is_certain = live.certain and not unread and all(each.certain for each in following)
-    return Diagnosis(live.packet, live, tuple(found), tuple(notes), is_certain)
+    is_certain = live.certain and not (unread or doubts) and all(each.certain for each in following)
+    causes = [each for each in found if each not in doubts]
+    return Diagnosis(live.packet, live, tuple(causes), tuple(notes), is_certain)
 
 
 def _rule_causes(
@@ -326,7 +329,7 @@ def _causes_behind_the_proxy(live: Trace, settings: Settings | None, capture: Ca
     uid, gid = capture.uids[0].first, capture.gids[0].first
     sent_on = trace(live.packet.replace(uid=uid, gid=gid))
     if sent_on.outcome == "dropped":
-        yield drop_cause(sent_on, rule_of, what=SENT_ON)
+        yield drop_of_connection(sent_on, rule_of, SENT_ON)
     if sent_on.outcome != "proxy-outbound":
         return
     step = sent_on.step

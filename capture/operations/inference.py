@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from capture.analysis.canonical import entries_of
 from capture.model import ruleset as model
+from capture.model.chain_names import SPELLINGS
 from capture.model.conventions import SSH_PORT
 from capture.settings.options import OPTIONS, Option
 from capture.settings.settings import Given, Settings
@@ -80,7 +81,23 @@ def _inferred(ruleset: model.Ruleset) -> dict[str, list[str]]:
     given = {flag: [*dict.fromkeys(values)] for flag, values in found.items() if values}
     if given:
         given = {"-b": ["''"], "-i": ["''"]} | given  # without them everything is captured
+        given |= _layout(ruleset)
     return given | {switch: [] for switch in (switches[:1] if by_server else switches)}
+
+
+def _layout(ruleset: model.Ruleset) -> dict[str, list[str]]:
+    """Return profile and spelling where they are not the default: the layout of Istio 1.30 jumps for all protocols."""
+    output = ruleset.chain(model.NAT, model.OUTPUT)
+    jumps = [rule for rule in output.rules if getattr(rule.verdict, "chain", "") in SPELLINGS] if output else []
+    spelling = next((SPELLINGS[each.name] for each in _chains(ruleset) if each.name in SPELLINGS), "dash")
+    is_current = not all(_all(rule, model.Protocol) for rule in jumps) if jumps else spelling == "underscore"
+    found = {"--profile": ["current"]} if is_current else {}
+    return found | ({"--chain-names": [spelling]} if (spelling == "underscore") is not is_current else {})
+
+
+def _chains(ruleset: model.Ruleset) -> Iterator[model.Chain]:
+    for table in ruleset.tables:
+        yield from table.chains
 
 
 def _of(ruleset: model.Ruleset, table: model.TableName, name: str = "") -> list[model.Rule]:

@@ -90,11 +90,11 @@ def _verdict(traced: Trace) -> str:
         where = fate_text(traced.fate.replace(address=traced.address))
         return f"{where.replace('direct to', 'direct, to')}, which is not the proxy"
     if traced.outcome == "dropped":
-        if traced.step is None:
-            return "dropped: no rule accepts it"
         from capture.analysis.meaning import rejects  # verify words no traces
 
-        return f"dropped: {'refused ' * rejects(traced.step.rule)}by the rule marked =>"
+        is_refused = traced.step is not None and rejects(traced.step.rule)
+        by = f"{'refused ' * is_refused}by the rule marked =>" if traced.step is not None else "no rule accepts it"
+        return f"dropped: {by}{', unless one marked ? does' * traced.may_be_spared}"
     is_second = traced.step is not None and is_own_chain(traced.step.chain)
     rule_set = "a second rule set" if is_second else "a foreign rule"
     transparent = ", its addresses unchanged" if traced.transparent else ""

@@ -370,6 +370,7 @@ def test_dump_prints_json(netns: NamespaceFactory) -> None:
         "as_asked": None,
         "certain": None,
         "differences": [],
+        "rejected_families": [],
         "tables": [],
     }
     assert json.loads(run(namespace, "capture", "verify", "--format", "json", code=4).stdout)["as_asked"] is False

@@ -347,7 +347,7 @@ def status_line(connection: socket.socket) -> bytes:
 def test_verify_finds_both_pods_in_sync(scene: Scene) -> None:
     for pod in (scene.a, scene.b):
         with pod.entered():
-            assert operations.verify().holds
+            assert operations.verify().conclusion == "in sync"
 
 
 def test_the_format_is_that_of_the_description() -> None:

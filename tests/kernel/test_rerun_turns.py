@@ -102,8 +102,9 @@ def test_a_process_that_holds_the_lock_for_ever_cannot_keep_a_pod_uncaptured(pod
     pod = pod_pair.pod
     with pod.entered(), socket.socket(socket.AF_UNIX) as stranger:
         stranger.bind(NAME)
-        with NamespaceLock(timeout=0.05):
-            assert operations.render(settings())
+        applied = operations.apply(settings(), lock_timeout=0.05)
+        assert (applied.changed, "continued without the lock" in applied.warnings[0]) == (True, True)
+        assert operations.verify().conclusion == "in sync"
 
 
 # --- runs that fail -----------------------------------------------------------------------------------

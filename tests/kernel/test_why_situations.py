@@ -18,6 +18,7 @@ from capture import operations
 from capture.analysis.policy import policy
 from capture.cli.doctor.examination import examine, findings
 from capture.cli.doctor.examination import of_pod as doctor_findings
+from capture.errors import EXIT_UNKNOWN
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.netlink import ipsec
@@ -34,6 +35,7 @@ from support.captures.settings import DRIVERS, settings
 if TYPE_CHECKING:
     from typing import Any
 
+    from capture.analysis.policy import Statement
     from capture.model.ruleset import ProtocolName
     from capture.operations.diagnosis import Diagnosis
 
@@ -220,6 +222,9 @@ BROKEN: dict[str, BrokenPod] = {
     "the proxy looks a name up": BrokenPod("proxy-user", DNS, goes="dns", uid=1337, gid=1337),
     "UDP": BrokenPod("not-tcp", goes="udp"),
     "IPv6": BrokenPod("family-not-captured", "--ip-families ipv4", goes="out6"),
+    "IPv6 is rejected": BrokenPod(
+        "family-not-captured", "--ip-families ipv4 --other-family reject", goes="out6", message="refuses its TCP"
+    ),
     "no process listens": BrokenPod("not-listening", proxy_uid=None),
     "no process listens for DNS": BrokenPod("not-listening", DNS, goes="dns"),
     "port 53 is left out": BrokenPod("excluded", f"{DNS} -o 53", goes="dns"),
@@ -369,33 +374,63 @@ def assert_the_verbs_agree(pod: Pod) -> None:
     of_pod = why(pod)
     assert (dumped.conclusion if dumped else "no reference") in (verified.conclusion, "no reference")
     assert bool(of_pod.causes) or verified.conclusion not in ("drift", "nothing applied")
+    certain = {each.kind for each in of_pod.causes} | {type(each).__name__ for each in verified.obstacles}
+    assert certain.isdisjoint({"filtered", "Obstacle"}) or not is_unjudged_by_explain(pod)
     assert of_pod.verdict != "captured" or (verified.is_judged and is_captured_by_explain(pod))
     assert any(each.state == "ok" for each in doctor_findings(of_pod)) is (of_pod.verdict == "captured")
 
 
-def is_captured_by_explain(pod: Pod) -> bool:
-    """Return whether `explain` has a line of connections to the proxy that are not all over lo."""
+def explained(pod: Pod) -> list[Statement]:
     with pod.entered():
         situation = operations.situation_of()
-        found = policy(dict.fromkeys(situation.ruleset.families, situation), text_of)
-    return any(each.fate is not None and each.fate.port is not None and "over lo" not in each.traffic for each in found)
+        return policy(dict.fromkeys(situation.ruleset.families, situation), text_of)
 
 
-def test_no_verb_calls_a_pod_captured_that_cannot_be_judged(pod_pair: PodPair) -> None:
+def is_captured_by_explain(pod: Pod) -> bool:
+    """Return whether `explain` has a line of connections to the proxy that are not all over lo."""
+    fates = [each.fate for each in explained(pod) if "over lo" not in each.traffic]
+    return any(fate is not None and fate.port is not None for fate in fates)
+
+
+def is_unjudged_by_explain(pod: Pod) -> bool:
+    return any(each.fate is None for each in explained(pod))
+
+
+FILTER = (
+    "nft 'add table inet fw; add chain inet fw out { type filter hook output priority %s; }; add rule inet fw out %s'"
+)
+MAY_ACCEPT = "numgen random mod 2 0 accept; add rule inet fw out oifname lo accept"
+UNJUDGED = {
+    "may be dropped": FILTER % (-160, "numgen random mod 2 0 drop"),
+    "may be accepted before a policy drops it": FILTER % ("0; policy drop", MAY_ACCEPT),
+    "may be accepted before a rule drops it": FILTER % (0, f"{MAY_ACCEPT}; add rule inet fw out drop"),
+    "few may come in": "iptables -A INPUT -m limit --limit 5/sec -j ACCEPT; iptables -P INPUT DROP",
+}
+
+
+@pytest.mark.parametrize("breaks", UNJUDGED.values(), ids=list(UNJUDGED))
+def test_no_verb_calls_a_pod_captured_or_broken_that_cannot_be_judged(pod_pair: PodPair, breaks: str) -> None:
     pod, _ = pod_pair
     pod.listener(
         *[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337
     )
     with pod.entered():
         operations.apply(given(""))
-    pod.run(["nft", "add table inet fw"])
-    pod.run(["nft", "add chain inet fw out { type filter hook output priority -160; }"])
-    pod.run(["nft", "add rule inet fw out numgen random mod 2 0 drop"])
+    pod.run(["sh", "-ec", breaks])
 
-    found = why(pod)
-
-    assert (found.verdict, found.causes, [note.kind for note in found.notes]) == ("cannot be told", (), ["unjudged"])
+    for sent in (None, packet(BrokenPod(""), pod_pair)):
+        found = why(pod, sent)
+        assert (found.verdict, found.causes, {each.kind for each in found.notes} - {"unjudged"}) == (
+            "cannot be told",
+            (),
+            set(),
+        )
+    assert is_unjudged_by_explain(pod)
     assert_the_verbs_agree(pod)
+    for command in ("verify", "why"):
+        assert pod.run([CAPTURE, command], check=False).returncode == EXIT_UNKNOWN
+    traced = pod.run([CAPTURE, "trace", "tcp", f"{ELSEWHERE}:80"]).stdout
+    assert (", unless one marked ? does" in traced) is ("-160" not in breaks)
     dumped = pod.run([CAPTURE, "dump"]).stdout
     assert "\n# not judged in full: our rules match the applied configuration; foreign ones" in dumped
     assert json.loads(pod.run([CAPTURE, "dump", "--format", "json"]).stdout)["certain"] is False

@@ -1,4 +1,4 @@
-"""What is written is what is read, for any rule set that capture could write, without a kernel."""
+"""The text of iptables-save: writing is the opposite of reading, and no value becomes an option or a rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written is what is read, for any rule set that capture could write, without a kernel."""
+"""Messages to nf_tables are the opposite of what is read there, for any rule set that capture could write."""
 
 from __future__ import annotations
 

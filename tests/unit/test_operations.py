@@ -6,7 +6,12 @@ import pytest
 
 from capture.errors import CaptureError, ConfigurationError
 from capture.operations import apply, render, trace_packet, verify
+from capture.operations.inference import inferred_settings
+from capture.rules import build_ruleset
+from capture.settings.config import resolve
 from capture.settings.settings import Settings, from_environment
+from support.captures.fake_pod import POD, ruleset_of
+from support.captures.settings import VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,6 +85,7 @@ def test_a_contradiction_of_the_backend_is_named_with_its_variable(environ: dict
         render(from_environment(environ))
 
     assert str(caught.value).startswith(place)
+    assert "CAPTURE_BACKEND" not in environ or "the backend nftables (environment CAPTURE_BACKEND)" in str(caught.value)
 
 
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])
@@ -88,3 +94,10 @@ def test_a_family_that_is_not_captured_has_no_rules_to_render(backend: str) -> N
 
     assert render(settings, families=("ipv6",)) == render(settings, families=()) == []
     assert render(settings, families=("ipv4", "ipv6")) == render(settings, families=("ipv4",)) != []
+
+
+@pytest.mark.parametrize("name", ["classic", "current", "classic, underscores", "current, dashes", "TPROXY", "lists"])
+def test_the_settings_that_live_rules_amount_to_give_these_rules(name: str) -> None:
+    rules = ruleset_of(VARIANTS[name])
+
+    assert build_ruleset(resolve(inferred_settings(rules), POD)[0]) == rules

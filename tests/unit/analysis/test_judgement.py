@@ -104,12 +104,19 @@ class TestInOurTables:
         assert judgement.differences == ()
         assert lines(judgement.harmless_differences) == [rule_line(TAKES_TIME)]
 
-    @pytest.mark.parametrize("unknown", [Rule(Accept(), (UNKNOWN,)), Rule(UnknownVerdict("NFQUEUE"))])
-    def test_behind_what_is_unknown_it_counts_for_what_comes_past(self, unknown: Rule) -> None:
+    def test_behind_what_may_do_the_same_it_counts(self) -> None:
+        unknown = Rule(Accept(), (UNKNOWN,))
         judgement = judged(REDIRECT, NAT, OUTPUT, unknown, TAKES_HTTPS, TAKES_TIME)
 
         assert rule_line(unknown) in lines(judgement.unjudged)
         assert lines(judgement.differences) == [rule_line(TAKES_HTTPS)], "either takes HTTPS away, or both"
+
+    def test_behind_what_may_do_anything_it_is_not_certain(self) -> None:
+        unknown = Rule(UnknownVerdict("NFQUEUE"))
+        judgement = judged(REDIRECT, NAT, OUTPUT, unknown, TAKES_HTTPS, TAKES_TIME)
+
+        assert lines(judgement.unjudged) == [rule_line(unknown), rule_line(TAKES_HTTPS)]
+        assert judgement.differences == ()
         assert lines(judgement.harmless_differences) == [rule_line(TAKES_TIME)]
 
     def test_twins_are_blamed_both(self) -> None:
@@ -231,6 +238,15 @@ class TestNextToOurs:
 
         assert lines(judgement.obstacles) == [rule_line(certain), "policy"]
         assert lines(judgement.unjudged) == [rule_line(uncertain)]
+
+    @pytest.mark.parametrize("drops", [chain(Rule(Accept(), (UNKNOWN,)), policy="DROP"), chain(Rule(Drop()))])
+    def test_a_drop_behind_what_may_accept_is_no_drift(self, drops: BaseChain) -> None:
+        there = drops if drops.chain.policy == "DROP" else chain(Rule(Accept(), (UNKNOWN,)), *drops.chain.rules)
+        judgement = judged(REDIRECT, other_chains=there)
+
+        assert judgement.obstacles == judgement.harmless_obstacles == ()
+        assert len(judgement.unjudged) == 2
+        assert not any(each.effect is None or each.effect.is_certain for each in judgement.unjudged)
 
     def test_the_policy_that_drops_has_no_rule(self) -> None:
         (found,) = judged(REDIRECT, other_chains=chain(policy="DROP")).obstacles

@@ -376,6 +376,7 @@ def test_a_spec_without_a_pod_template_is_not_named(spec: str) -> None:
 def test_a_text_like_a_date_stays_a_text() -> None:
     injected = inject(POD.replace("a: b", "a: 2024-02-30"), "web.yaml", Template(fragment=SMALL), NOTHING)
     assert injected.outcomes[0].injected
+    assert "a: 2024-02-30" in injected.text
 
 
 def test_dangers_are_named() -> None:

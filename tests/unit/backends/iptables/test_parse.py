@@ -92,6 +92,10 @@ def test_spellings_that_mean_the_same_are_the_same_rule(one: str, other: str) ->
         ("-j ISTIO_REDIRECT", "-g ISTIO_REDIRECT"),
         ("-j REDIRECT --to-ports 1", "-j REDIRECT --to-ports 1 --random"),
         ("-m owner --uid-owner 1 -m owner --uid-owner 2", "-m owner --uid-owner 1-2"),
+        (
+            "-p tcp -j TPROXY --on-port 15006 --on-ip 0.0.0.0 --tproxy-mark 0x539/0xffffffff",
+            "-p tcp -j TPROXY --on-port 15006 --on-ip 10.0.0.1 --tproxy-mark 0x539/0xffffffff",
+        ),
     ],
 )
 def test_other_meanings_are_other_rules(one: str, other: str) -> None:

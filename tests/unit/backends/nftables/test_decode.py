@@ -279,6 +279,13 @@ def test_what_is_loaded_without_words_is_a_condition_without_words(name: str, ki
     assert name in condition.text
 
 
+@pytest.mark.parametrize("name", ["limit", "quota", "connlimit", "match", "cmp", "range", "lookup", "exthdr"])
+def test_what_only_lets_packets_pass_or_not_is_a_condition(name: str) -> None:
+    rule = decoded(make.expression(name, attribute(9, u32be(1))), DROP)
+    assert rule.actions == (model.Drop(),)
+    assert isinstance(rule.conditions[0], model.UnknownMatch)
+
+
 def verdicts_of(*cases: tuple[int, bytes]) -> NativeSet:
     keys = tuple(port(number) for number, _ in cases)
     return NativeSet(nf.NFT_SET_MAP, 2, keys, (), data=tuple(verdict for _, verdict in cases))

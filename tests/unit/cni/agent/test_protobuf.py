@@ -13,6 +13,7 @@ from cni.agent.protobuf import MessageError, fields, integer, message, submessag
 def test_known_bytes_of_the_encoding() -> None:
     """protobuf.dev, "Encoding": the examples of its text."""
     assert message(f2="testing") == b"\x12\x07testing"
+    assert message(f2="x" * 127) == b"\x12\x7f" + b"x" * 127, "a number takes no more bytes than it needs"
     assert [*fields(b"\x08\x96\x01")] == [(1, 150)]
     assert [*fields(b"\x1a\x03\x08\x96\x01")] == [(3, b"\x08\x96\x01")]
     assert [*fields(b"\x08" + b"\xff" * 9 + b"\x01")] == [(1, 2**64 - 1)], "ten bytes are the most"
