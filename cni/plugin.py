@@ -91,7 +91,7 @@ NO_SOURCE = (
 IDS_OF_THE_PROXY = ("--proxy-uid", "--proxy-gid")
 """Options that only the pod's namespace can refuse: with ``hostUsers: false`` it has users of its own."""
 
-COMMANDS: dict[str, Callable[[Request], None]] = {"ADD": add, "CHECK": check, "STATUS": status}
+HANDLERS: dict[str, Callable[[Request], None]] = {"ADD": add, "CHECK": check, "STATUS": status}
 
 
 # --- ADD -------------------------------------------------------------------------------------------------------
