@@ -10,7 +10,7 @@ import gc
 import os
 import sys
 
-from cni.protocol import COMMANDS, IO_FAILURE, STDIN_LIMIT, CniError, Request, dispatch, failure
+from cni.protocol import IO_FAILURE, SINCE_VERSION, STDIN_LIMIT, CniError, Request, dispatch, failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ def _answer() -> int:
     stdin = b""
     try:
         _check_output(command)
-        if command in COMMANDS:  # a person at a terminal gets an answer at once
+        if command in SINCE_VERSION:  # a person at a terminal gets an answer at once
             stdin = _read_stdin()
     except CniError as error:
         answer = failure(error, "")
     else:
-        answer = dispatch(os.environ, stdin, dict.fromkeys(COMMANDS, _work), KNOWN_ARGUMENTS)
+        answer = dispatch(os.environ, stdin, dict.fromkeys(SINCE_VERSION, _work), KNOWN_ARGUMENTS)
     if answer.error is not None:
         from cni.log import complain
 
@@ -66,10 +66,10 @@ def _check_output(command: str) -> None:
 
 def _work(request: Request) -> None:
     if request.command in ("DEL", "GC"):
-        from cni.forgetting import COMMANDS as WORK  # which need little of the plugin
+        from cni.forgetting import HANDLERS  # which need little of the plugin
     else:
-        from cni.plugin import COMMANDS as WORK  # VERSION does without
-    WORK[request.command](request)
+        from cni.plugin import HANDLERS  # VERSION does without
+    HANDLERS[request.command](request)
 
 
 def _read_stdin() -> bytes:

@@ -27,10 +27,10 @@ AMBIENT_REDIRECTION = "ambient.istio.io/redirection"
 
 
 class Exemption(Value):
-    """Why a pod is left alone. ``kind`` is what it would need, of ``capture.state.decisions``; "" for other reasons."""
+    """Why a pod is left alone. ``needs`` is what would change that, of ``capture.state.decisions``; "" for nothing."""
 
     reason: str
-    kind: str = ""
+    needs: str = ""
 
 
 NO_POD = Exemption("not a pod of Kubernetes: CNI_ARGS name no K8S_POD_NAMESPACE and K8S_POD_NAME")

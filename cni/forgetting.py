@@ -40,4 +40,4 @@ def _log(request: Request, message: str, **facts: object) -> None:
         return
 
 
-COMMANDS: dict[str, Callable[[Request], None]] = {"DEL": delete, "GC": collect_garbage}
+HANDLERS: dict[str, Callable[[Request], None]] = {"DEL": delete, "GC": collect_garbage}

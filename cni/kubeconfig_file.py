@@ -14,10 +14,10 @@ from capture.state.directory import ensure
 from capture.state.files import read_file
 from cni import atomic_files
 from cni.kubeconfig import CLUSTER_FIELDS, SKIPS_VERIFICATION, USER_FIELDS, Kubeconfig, parse, unusable
+from cni.kubernetes import MAX_FILE
 from cni.plugin_files import FileChange
 from cni.protocol import CniError
 
-MAX_FILE = 1024 * 1024
 MAX_VALUES = 1_000_000
 """Values of a kubeconfig with its aliases written out; without aliases a file of MAX_FILE bytes has fewer."""
 NAME = "kubeconfig"

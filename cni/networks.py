@@ -86,7 +86,7 @@ class ListChoice(Value):
     runtime: RuntimeName = "containerd"
     network: str = ""
     bin_dirs: tuple[str, ...] = ()
-    """Where CRI-O looks whether a list's plugins are there; empty: it is not looked at."""
+    """Where the plugins are; CRI-O takes no list of which one is missing. Empty: unknown."""
 
 
 FIRST_BY_NAME = ListChoice()
@@ -199,7 +199,7 @@ def _as_containerd(found: Sequence[Candidate]) -> Chosen:
     if not found:
         return Chosen(None, ())
     first, *others = found
-    verdict = f"broken: {first.problem}; the node has no network" if first.problem else "taken: it sorts first"
+    verdict = f"{first.problem}; the node has no network" if first.problem else "taken: it sorts first"
     rest = [(other.path, "not read: only the file that sorts first is") for other in others]
     return Chosen(None if first.problem else first, ((first.path, verdict), *rest))
 
@@ -208,14 +208,15 @@ def _why_skipped(candidate: Candidate, choice: ListChoice) -> str:
     network = candidate.network
     if network is None:
         return candidate.problem
-    missing = [str(plugin.get("type")) for plugin in network.plugins if not _is_there(plugin, choice.bin_dirs)]
-    if missing and choice.runtime == "crio":
+    if choice.runtime == "crio" and (missing := missing_plugins(network, choice.bin_dirs)):
         return f"the plugin {', '.join(missing)} is missing in {', '.join(choice.bin_dirs)}"
     if choice.network and network.name != choice.network:
         return f"its name is {network.name}, not {choice.network}"
     return ""
 
 
-def _is_there(plugin: dict[str, Any], bin_dirs: tuple[str, ...]) -> bool:
-    kind = str(plugin.get("type"))
-    return not bin_dirs or any(os.path.isfile(os.path.join(directory, kind)) for directory in bin_dirs)
+def missing_plugins(network: ConfigurationFile, bin_dirs: tuple[str, ...]) -> list[str]:
+    """Return the types of the network's plugins that are in none of these directories."""
+    types = [str(plugin.get("type")) for plugin in network.plugins]
+    there = {each for each in types for directory in bin_dirs if os.path.isfile(os.path.join(directory, each))}
+    return [each for each in types if bin_dirs and each not in there]

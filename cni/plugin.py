@@ -91,7 +91,7 @@ NO_SOURCE = (
 IDS_OF_THE_PROXY = ("--proxy-uid", "--proxy-gid")
 """Options that only the pod's namespace can refuse: with ``hostUsers: false`` it has users of its own."""
 
-COMMANDS: dict[str, Callable[[Request], None]] = {"ADD": add, "CHECK": check, "STATUS": status}
+HANDLERS: dict[str, Callable[[Request], None]] = {"ADD": add, "CHECK": check, "STATUS": status}
 
 
 # --- ADD -------------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def _add(request: Request, configuration: Configuration, log: PluginLog) -> None
     desired = _desired_settings(request, configuration, log)
     if isinstance(desired, Exemption):
         log.info("left alone", reason=desired.reason)
-        _remember(request, decisions.LEFT_ALONE, desired.reason, desired.kind)
+        _remember(request, decisions.LEFT_ALONE, desired.reason, desired.needs)
         return
     _warn_of_full_table(log)
     with log.step("apply"):
@@ -124,7 +124,7 @@ def _add(request: Request, configuration: Configuration, log: PluginLog) -> None
     _remember(request, decisions.CAPTURED, "")
 
 
-def _remember(request: Request, decision: str, reason: str, kind: str = "") -> None:
+def _remember(request: Request, decision: str, reason: str, needs: str = "") -> None:
     """Keep the decision about the pod, for ``capture why``; not for a sandbox that is no pod."""
     name = request.arguments.get("K8S_POD_NAME", "")
     if not name:
@@ -145,7 +145,7 @@ def _remember(request: Request, decision: str, reason: str, kind: str = "") -> N
             network=request.network,
             inode=inode,
             namespace=request.namespace,
-            kind=kind,
+            kind=needs,
         )
     )
 

@@ -28,7 +28,7 @@ NEWEST_VERSION = SUPPORTED_VERSIONS[-1]
 OLDEST_VERSION = "0.1.0"
 
 # The first version of the specification that has the command.
-COMMANDS = {"ADD": "0.3.0", "DEL": "0.3.0", "CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0", "VERSION": "0.3.0"}
+SINCE_VERSION = {"ADD": "0.3.0", "DEL": "0.3.0", "CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0", "VERSION": "0.3.0"}
 
 # A network configuration is some kilobytes; with all annotations of a pod (Kubernetes allows 256 KiB) still small.
 STDIN_LIMIT = 8 * 1024 * 1024
@@ -226,11 +226,12 @@ def _check_version(command: str, version: str) -> None:
             f" supported are {', '.join(SUPPORTED_VERSIONS)}",
             "Set cniVersion in the network configuration list to one of these.",
         )
-    if version_number(version) < version_number(COMMANDS[command]):
+    since = SINCE_VERSION[command]
+    if version_number(version) < version_number(since):
         raise CniError(
             INCOMPATIBLE_VERSION,
-            f"{command} exists since CNI {COMMANDS[command]}, and the network configuration is written in {version}",
-            f"Set cniVersion in the network configuration list to {COMMANDS[command]} or later.",
+            f"{command} exists since CNI {since}, and the network configuration is written in {version}",
+            f"Set cniVersion in the network configuration list to {since} or later.",
         )
 
 
@@ -314,7 +315,7 @@ def dispatch(
         return Answer(_version_result(stdin), 0)
     version = NEWEST_VERSION
     try:
-        if command not in COMMANDS:
+        if command not in SINCE_VERSION:
             raise _unknown_command(command)
         configuration, texts = _decode_configuration(stdin)
         version = _version_of(configuration)
@@ -366,7 +367,7 @@ def _unknown_command(command: str) -> CniError:
             "CNI_COMMAND is missing: this is a CNI plugin, which container runtimes call",
             "To put it into a node's network configuration, run `capture cni install`.",
         )
-    problem = f"CNI_COMMAND={_shortened(command, 40)!r}: expected one of {', '.join(COMMANDS)}"
+    problem = f"CNI_COMMAND={_shortened(command, 40)!r}: expected one of {', '.join(SINCE_VERSION)}"
     return CniError(INVALID_ENVIRONMENT, problem)
 
 

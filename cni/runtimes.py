@@ -48,6 +48,10 @@ class Runtime(Value):
     without_annotations: str = ""
     """Why it hands no annotations of pods to plugins; empty: it does, as far as is known."""
 
+    def looks_in(self, bin_dir: str) -> bool:
+        """Return whether the directory is one in which it looks for plugins, as far as is known."""
+        return os.path.normpath(bin_dir) in map(os.path.normpath, self.bin_dirs)
+
     def choice(self, network: str, bin_dir: str) -> ListChoice:
         """Return how it chooses, if plugins lie in ``bin_dir``, too."""
         by_name: RuntimeName = "libcni" if self.name == "containerd" and network else self.name

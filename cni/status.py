@@ -14,7 +14,7 @@ from capture.state.json_text import JsonError, decode, encode
 from cni import istio_cni, kubernetes, runtimes, trial
 from cni.conf import KUBERNETES
 from cni.entries import as_list
-from cni.networks import PLUGIN, Candidate, Chosen, ConfigurationFile, candidates, choose
+from cni.networks import PLUGIN, Candidate, Chosen, ConfigurationFile, candidates, choose, missing_plugins
 from cni.protocol import NOT_AVAILABLE_LIMITED, CniError
 from cni.runtimes import Runtime
 from cni.token_times import times_of, token_in
@@ -55,6 +55,7 @@ def look(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> St
     entry = taken.entries[0] if taken and taken.entries else None
     findings = [
         *_about_list(found, chosen, taken, conf_dir),
+        *_about_other_plugins(taken, runtime.bin_dirs if runtime.looks_in(bin_dir) else (bin_dir,)),
         *_about_plugin(os.path.join(bin_dir, PLUGIN), taken, entry),
         *_about_kubeconfig(entry),
     ]
@@ -119,6 +120,14 @@ def _about_list(
     yield from _about_own_list(found, taken)
 
 
+def _about_other_plugins(taken: ConfigurationFile | None, bin_dirs: tuple[str, ...]) -> Iterator[Finding]:
+    missing = [each for each in missing_plugins(taken, bin_dirs) if each != PLUGIN] if taken else []
+    if missing:
+        message = f"no pod starts: the plugin {', '.join(missing)} of the list is missing in {', '.join(bin_dirs)}"
+        remedy = "Install it again, or name the directory of the runtime's plugins: --bin-dir."
+        yield Finding("network", "plugins", "error", message, remedy)
+
+
 def _about_own_list(found: list[Candidate], taken: ConfigurationFile) -> Iterator[Finding]:
     if not taken.is_our_own:
         return
@@ -150,7 +159,8 @@ def _about_plugin(path: str, taken: ConfigurationFile | None, entry: dict[str, A
     yield Finding("plugin", "interpreter", "ok", interpreter or "none: it is a program of its own")
     if taken is not None and taken.version not in tried.versions:
         message = f"the list's cniVersion is {taken.version or 'missing'!r}, which it does not know"
-        yield Finding("plugin", "version", "error", message)
+        remedy = f"Write one that it knows into {taken.path}, or install a newer plugin: {INSTALL}."
+        yield Finding("plugin", "version", "error", message, remedy)
     if entry is not None:
         code, problem = trial.status(path, {**entry, "cniVersion": "1.1.0", "name": taken.name if taken else ""})
         if code == NOT_AVAILABLE_LIMITED:
@@ -167,7 +177,8 @@ def _about_kubeconfig(entry: dict[str, Any] | None) -> Iterator[Finding]:
     sources = (entry or {}).get("pod_sources")
     if not path:
         if isinstance(sources, list) and KUBERNETES in sources:
-            yield Finding("pods", "kubeconfig", "error", "pod_sources has kubernetes, and there is no kubeconfig")
+            message = "pod_sources has kubernetes, and there is no kubeconfig"
+            yield Finding("pods", "kubeconfig", "error", message, f"Name one: {INSTALL} --kubeconfig PATH.")
         return
     try:
         config = kubernetes.read_kubeconfig(path)
@@ -250,12 +261,11 @@ def as_plain(status: Status) -> dict[str, Any]:
 
 def show(status: Status) -> None:
     """Print the status for people."""
-    broken = [
-        f"broken: {each.name}: {each.message}\n  {each.remedy}".rstrip()
-        for each in status.findings
-        if each.state == "error"
-    ]
-    print_lines((*broken[:1], "works: a pod of the mesh that starts now is captured")[0].split("\n"))
+    fault = next((each for each in status.findings if each.state == "error"), None)
+    if fault is None:
+        print_lines(["works: a pod of the mesh that starts now is captured"])
+    else:
+        print_lines([f"broken: {fault.name}: {fault.message}", f"  {fault.remedy}"])
     evidence = status.runtime.evidence or "unknown; taken as the usual one"
     print_lines([f"runtime: {status.runtime.name} ({evidence})", f"networks in {status.conf_dir}:"])
     print_lines(

@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from capture import operations
 from capture.errors import CaptureError, NotProvenError, ValidationError
 from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV6, Family, address_text
-from capture.model.routing import PolicyRoute
+from capture.model.routing import MissingRoute
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import read_addresses, read_links
@@ -79,7 +79,7 @@ def _require_delivery(desired: Ruleset, settings: Settings) -> None:
     for found in impediments(desired):
         raise ValidationError(f"validation failed: {found.message}", found.remedy)
     for need in missing(desired):
-        if isinstance(need, PolicyRoute):
+        if isinstance(need, MissingRoute):
             raise ValidationError(f"validation failed: {need.message}", _author(settings))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from capture.model.values import Value
 from injection.plan import with_plan
 from injection.security import level_of
 
@@ -19,44 +20,70 @@ BY_PLUGIN = "by the CNI plugin"
 MAX_SHOWN = 3
 
 
-def report(origin: str, outcome: WorkloadOutcome, template: Template) -> dict[str, Any]:
-    """Return the report about one workload of a file."""
-    plan = outcome.plan
-    line: dict[str, Any] = {
-        "origin": f"{origin}, document {outcome.document}",
-        "workload": str(outcome.workload),
-        "injected": outcome.injected,
-        "reason": outcome.reason,
-        "warnings": list(outcome.warnings),
-    }
-    if plan is not None:
-        pod = with_plan(outcome.workload.pod, plan, "")
-        level, against = level_of(pod["spec"])
-        carrier = BY_PLUGIN if template.uses_plugin else BY_INIT
-        line |= {
-            "captured": carrier if plan.settings.is_captured else "",
-            "capture": _settings_as_plain(plan),
-            "pod_security": level,
-            "stricter_level_refused_for": against,
+class Report(Value):
+    """What becomes of one workload: of a file, or a pod that runs."""
+
+    workload: str
+    is_injected: bool
+    reason: str
+    warnings: tuple[str, ...]
+    origin: str = ""
+    """The document; "" for a pod that runs."""
+    carrier: str = ""
+    """Who writes the rules; "" where nothing is captured."""
+    capture: dict[str, str] | None = None
+    """The settings of what is injected; None where the pod runs or stays as it is."""
+    level: str = ""
+    """The strictest Pod Security under which it starts, with these settings."""
+    against_stricter: tuple[str, ...] = ()
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return the report for JSON."""
+        plain: dict[str, Any] = {"origin": self.origin} if self.origin else {}
+        plain |= {
+            "workload": self.workload,
+            "injected": self.is_injected,
+            "captured": self.carrier,
+            "reason": self.reason,
+            "warnings": list(self.warnings),
         }
-    return line
+        if self.capture is not None:
+            security = {"pod_security": self.level, "stricter_level_refused_for": list(self.against_stricter)}
+            plain |= {"capture": self.capture} | security
+        return plain
+
+    @property
+    def text(self) -> str:
+        """Return the report as lines of text."""
+        head = f"{self.origin}: {self.workload}: " if self.origin else f"{self.workload}: "
+        if not self.is_injected:
+            head += f"not injected: {self.reason}" if self.origin else f"not captured: {self.reason}"
+        else:
+            head += f"captured {self.carrier}" if self.carrier else "not captured"
+            if self.level:
+                head += f"; {_pod_security(self.level, self.against_stricter)}"
+        return "\n".join([head, *(f"  warning: {warning}" for warning in self.warnings)])
+
+
+def report(origin: str, outcome: WorkloadOutcome, template: Template) -> Report:
+    """Return the report about one workload of a file."""
+    where, plan = f"{origin}, document {outcome.document}", outcome.plan
+    found = Report(str(outcome.workload), outcome.injected, outcome.reason, outcome.warnings, where)
+    if plan is None:
+        return found
+    level, against = level_of(with_plan(outcome.workload.pod, plan, "")["spec"])
+    carrier = BY_PLUGIN if template.uses_plugin else BY_INIT
+    return found.replace(
+        carrier=carrier if plan.settings.is_captured else "",
+        capture=_settings_as_plain(plan),
+        level=level,
+        against_stricter=tuple(against),
+    )
 
 
 def _settings_as_plain(plan: InjectionPlan) -> dict[str, str]:
     words = plan.settings.arguments()[1:]
     return dict(zip(words[::2], words[1::2], strict=False))
-
-
-def check_text(line: dict[str, Any]) -> str:
-    """Return the report as lines of text."""
-    head = f"{line['origin']}: {line['workload']}: " if line.get("origin") else f"{line['workload']}: "
-    if not line["injected"]:
-        head += f"not injected: {line['reason']}" if "origin" in line else f"not captured: {line['reason']}"
-    else:
-        head += f"captured {line['captured']}" if line["captured"] else "not captured"
-        if "pod_security" in line:
-            head += f"; {_pod_security(line['pod_security'], line['stricter_level_refused_for'])}"
-    return "\n".join([head, *(f"  warning: {warning}" for warning in line["warnings"])])
 
 
 def _pod_security(level: str, against_stricter: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from cni.decision import first_exemption
 from cni.pod import Identity
 from cni.pod_object import from_object
 from cni.protocol import CniError
-from injection.check import BY_INIT, BY_PLUGIN
+from injection.check import BY_INIT, BY_PLUGIN, Report
 from injection.plan import pod_settings
 from injection.pods import containers_of, workloads
 from injection.shape import POD
@@ -21,15 +21,13 @@ from injection.warnings import dangers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from injection.pods import Workload
     from injection.settings import PodSettings
 
 COMMAND = ["kubectl", "get", "pods", "--all-namespaces", "--output=json"]
 
 
-def running() -> list[dict[str, Any]]:
+def running() -> list[Report]:
     """Return the findings about each pod that runs. ToolError or UnsupportedError if kubectl fails."""
     try:
         done = subprocess.run(COMMAND, capture_output=True, text=True, errors="replace", check=False)
@@ -53,20 +51,14 @@ def _listed(text: str) -> object:
     return listed
 
 
-def _report(workload: Workload) -> dict[str, Any]:
+def _report(workload: Workload) -> Report:
     misfit = next(POD.misfits(workload.pod), "")
     carrier, reason = ("", misfit) if misfit else _carrier(workload)
     warnings: tuple[str, ...] = ()
     if carrier:
         settings = _settings(workload)
         warnings = dangers(workload, settings) if settings else ("its capture's settings cannot be read",)
-    return {
-        "workload": str(workload),
-        "injected": bool(carrier),
-        "captured": carrier,
-        "reason": reason,
-        "warnings": list(warnings),
-    }
+    return Report(str(workload), bool(carrier), reason, warnings, carrier=carrier)
 
 
 def _carrier(workload: Workload) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from capture.model.values import Value
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
 from capture.state.input import origin_of, read_input
-from injection.check import check_text, report
+from injection.check import Report, report
 from injection.inject import inject as inject_text
 from injection.policy import VERSIONS, policy_objects
 from injection.remove import remove
@@ -181,27 +181,28 @@ def _summarise(name: str, outcome: WorkloadOutcome) -> None:
     warn(f"{where}: {warning}" for warning in outcome.warnings)
 
 
-def _checked(name: str, request: InjectionRequest) -> list[dict[str, object]]:
+def _checked(name: str, request: InjectionRequest) -> list[Report]:
     result = inject_text(read_input(name), origin_of(name), request.template, request.base, request.namespace)
     return _reports(name, result, request)
 
 
-def _reports(name: str, result: Result, request: InjectionRequest) -> list[dict[str, object]]:
+def _reports(name: str, result: Result, request: InjectionRequest) -> list[Report]:
     return [report(origin_of(name), outcome, request.template) for outcome in result.outcomes]
 
 
-def _print_check(lines: Sequence[dict[str, object]], form: str) -> None:
+def _print_check(lines: Sequence[Report], form: str) -> None:
     if form == "json":
-        print_json({"workloads": lines})
+        print_json({"workloads": [each.as_plain() for each in lines]})
     else:
-        print_lines([each for line in lines for each in check_text(line).split("\n")] or ["no workload"])
+        print_lines([each for line in lines for each in line.text.split("\n")] or ["no workload"])
 
 
-def _write(texts: list[str], output: str | None, form: str, workloads: Sequence[dict[str, object]] = ()) -> None:
+def _write(texts: list[str], output: str | None, form: str, workloads: Sequence[Report] = ()) -> None:
     """Write the results one after the other, as separate documents, to a file as a whole or to standard output."""
     data = _joined(texts).encode()
     if form == "json":
-        print_json({"workloads": list(workloads), "output": output, "manifest": None if output else _joined(texts)})
+        plain = [each.as_plain() for each in workloads]
+        print_json({"workloads": plain, "output": output, "manifest": None if output else _joined(texts)})
     elif output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

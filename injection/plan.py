@@ -14,6 +14,7 @@ from capture.model.values import Value
 from capture.settings import options
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER
 from cni.pod import PROXY_CONFIG_ANNOTATION, STATUS_ANNOTATION, proxy_metadata
+from injection.decision import DEFAULT_REVISION
 from injection.pods import containers_of
 from injection.settings import PodSettings
 from injection.template import AUTO, InjectionError, as_native, init_container, validation_container, with_variables
@@ -229,6 +230,6 @@ def status_of(plan: InjectionPlan, notes: Mapping[str, Any]) -> dict[str, Any]:
         "containers": names("containers"),
         "volumes": names("volumes"),
         "imagePullSecrets": None,
-        "revision": "default",
+        "revision": DEFAULT_REVISION,
         **notes,
     }

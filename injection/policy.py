@@ -46,13 +46,13 @@ VERSIONS = ("v1", "v1beta1")
 """Stable from Kubernetes 1.36; v1beta1 in 1.34 and 1.35, behind the feature gate MutatingAdmissionPolicy."""
 
 ANNOTATIONS = "variables.annotations"
-MARK = "\x00"
+DELIMITER = "\x00"
 """Around an expression within a literal; no text of Kubernetes has it."""
 
 
 def expression(text: str) -> str:
     """Return a text that ``literal`` takes for an expression."""
-    return f"{MARK}{text}{MARK}"
+    return f"{DELIMITER}{text}{DELIMITER}"
 
 
 def literal(value: object) -> str:
@@ -61,7 +61,7 @@ def literal(value: object) -> str:
     A map's values are ``dyn``: Kubernetes requires one type for those of a literal.
     """
     if isinstance(value, str):
-        whole = value.startswith(MARK) and value.endswith(MARK) and len(value) > 1
+        whole = value.startswith(DELIMITER) and value.endswith(DELIMITER) and len(value) > 1
         return value[1:-1] if whole else json.dumps(value)
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(key)}: dyn({literal(each)})" for key, each in value.items()) + "}"

@@ -49,7 +49,8 @@ def _of_container(container: dict[str, Any]) -> Iterator[str]:
     name = container.get("name")
     for port in container.get("ports") or []:
         if port.get("containerPort") in SIDECAR_PORTS:
-            yield f"container {name} listens on port {port['containerPort']}, among the proxy's own (15000-15099)"
+            own = f"the proxy's own ({SIDECAR_PORTS.start}-{SIDECAR_PORTS[-1]})"
+            yield f"container {name} listens on port {port['containerPort']}, among {own}"
     for probe in PROBES:
         if "tcpSocket" in (container.get(probe) or {}):
             yield (

@@ -103,7 +103,7 @@ AREAS = (
     ),
     _area(
         "agent",
-        "cni/agent: agent_log api commands credentials directories events handover health installation kubectl"
+        "cni/agent: agent_log api backoff commands credentials directories events handover health installation kubectl"
         " log_follower options pod_warnings pods protobuf reflector repair rewrite_conflict server status_text taint"
         " uninstall",
         "unit/cni/agent",

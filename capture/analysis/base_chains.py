@@ -33,7 +33,7 @@ MAX_UNKNOWN_ORDERS = 3
 
 PRIORITIES: dict[model.TableName, int] = {model.RAW: -300, model.MANGLE: -150, model.NAT: -100}
 """Priorities of our own base chains at PREROUTING and OUTPUT (enum nf_ip_hook_priorities in linux/netfilter_ipv4.h)."""
-CONNTRACK = -200
+CONNTRACK_PRIORITY = -200
 """The priority of connection tracking at PREROUTING and OUTPUT (NF_IP_PRI_CONNTRACK)."""
 FAR = 1 << 32
 """More than any priority, which has 32 bits."""
@@ -87,7 +87,7 @@ class BaseChain(Value):
     @property
     def is_tracked(self) -> bool:
         """Return whether packets come here behind connection tracking, which begins as soon as a rule needs it."""
-        is_behind = self.order > CONNTRACK or (self.order == CONNTRACK and self.is_older)
+        is_behind = self.order > CONNTRACK_PRIORITY or (self.order == CONNTRACK_PRIORITY and self.is_older)
         return is_behind or self.hook in SOURCE_HOOKS
 
     @property
@@ -138,8 +138,8 @@ class PodNetwork(Value):
     """The network of a namespace: its addresses, and the interface that leads out."""
 
     own: tuple[Network, ...] = (
-        Network(IPV4, 0x0AFFFF02, 32),  # 10.255.255.2
-        Network(IPV6, 0xFD00 << 112 | 2, 128),  # fd00::2
+        Network(IPV4, 0xC0000202, 32),  # 192.0.2.2 (RFC 5737)
+        Network(IPV6, 0x20010DB8 << 96 | 2, 128),  # 2001:db8::2 (RFC 3849)
     )
     interface: str = "eth0"
     others: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ RECREATE = (
     " For a pod that runs: `capture apply`."
 )
 SO_DOES_KATA = "so does Kata Containers, whose pods have a network stack in a virtual machine"
-IN_PROXY = "Set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
+IN_PROXY = "set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
 WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
 SETS_BOTH = "annotation sidecar.istio.io/interceptionMode sets both."
 DIFFER = "the live rules differ from the applied ones; {first}{others}"
@@ -184,7 +184,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "dns-not-captured": (
         "DNS is not captured: the look-up goes to the name server directly",
-        f"Apply with --redirect-dns; in Kubernetes: {IN_PROXY}.",
+        f"Apply with --redirect-dns; in Kubernetes, {IN_PROXY}.",
     ),
     "not-tcp": (
         "only TCP is captured (and DNS, if that is on), and this is {protocol}",
@@ -264,7 +264,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "not-listening: DNS": (
         "no process listens on {port}, to which DNS is sent; the proxy runs, and listens on tcp {others}",
-        f"{IN_PROXY}, or apply the rules without --redirect-dns.",
+        f"Apply the rules without --redirect-dns, or {IN_PROXY}.",
     ),
     "not-listening: app": (
         "the application listens on {bound} port {port} alone, and the proxy calls it at {arrive}: refused",

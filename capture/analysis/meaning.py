@@ -14,6 +14,7 @@ from capture.model.addresses import LOOPBACK_NETWORKS, Family, Network, parse_ad
 from capture.model.conventions import DNS_PORT
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.values import Value
+from capture.netlink.rtnetlink import LOOPBACK_INDEX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -192,7 +193,6 @@ IS_LOCAL = re.compile(r"-m addrtype (! )?--(src|dst)-type LOCAL$|fib (s|d)addr t
 IS_INDEX = re.compile(r"(iif|oif) (!= )?(\d+)$")
 IS_IN_RANGE = re.compile(r"(! )?--(src|dst)-range ([^ -]+)-(\S+)")
 UNDERSTOOD = ("-m addrtype", "fib ", "iif ", "oif ", "-m iprange")
-LOOPBACK_INDEX = 1
 
 
 def spelled_out(matches: Iterable[model.Match], family: Family, network: PodNetwork) -> Iterator[model.Match]:

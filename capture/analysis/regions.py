@@ -6,7 +6,7 @@ long lists of rules in the place of their switches.
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, pairwise
 
 from capture.analysis.space import KINDS, NONE, PROTOCOLS, Field, scattered
 from capture.model.addresses import BITS, LOOPBACK_ADDRESSES, Family, address_text, gaps, merge_ranges, split
@@ -353,5 +353,9 @@ class _Search:
             yield wishes[0]
             return
         yield from wishes
+        is_address = level in (Field.SOURCE, Field.DESTINATION)
         for node in testing:
-            yield from (end + 1 for end, _ in self.diagrams.edges(node) if end is not None)
+            ends = [end for end, _ in self.diagrams.edges(node) if end is not None]
+            for end, last in pairwise((*ends, high)):
+                # The first address of a network is no host's.
+                yield end + 2 if is_address and end + 2 <= last else end + 1

@@ -23,11 +23,12 @@ VARIANTS_OF: dict[str, tuple[Variant, ...]] = {"netlink": ("nft",), "restore": V
 class BackendRequest(Value):
     """The requested backend, driver and variant, and their origin; "auto" and "" leave the choice to us."""
 
-    not_compared = ("driver_origin", "variant_origin")
+    not_compared = ("backend_origin", "driver_origin", "variant_origin")
 
     backend: str = "auto"
     driver: str = ""
     variant: str = ""
+    backend_origin: str = "command line"
     driver_origin: str = "command line"
     variant_origin: str = "command line"
 
@@ -36,12 +37,13 @@ def requested_backend(request: BackendRequest) -> str:
     """Return the backend that a request names or implies, or "". Raises ConfigurationError if the two differ."""
     requested = "" if request.backend == "auto" else request.backend
     implied = [backend for backend, drivers in DRIVERS.items() if request.driver in drivers]
+    named = f"the backend {requested} ({request.backend_origin})" if requested else f"the driver {request.driver}"
     if requested and request.driver and requested not in implied:
-        expected = f"{' or '.join(DRIVERS[requested])} with the backend {requested}"
+        expected = f"{' or '.join(DRIVERS[requested])} with {named}"
         raise ConfigurationError("--driver", request.driver, request.driver_origin, expected)
     backend = requested or (implied[0] if len(implied) == 1 else "")
     if request.variant and backend == "nftables":
-        expected = "nothing, because nftables has no variants; or the backend iptables"
+        expected = f"nothing, because {named} has no variants; or the backend iptables"
         raise ConfigurationError("--force-iptables-binary", request.variant, request.variant_origin, expected)
     backend = "iptables" if request.variant else backend
     if backend == "iptables" and request.variant and request.variant not in VARIANTS_OF.get(request.driver, VARIANTS):

@@ -31,7 +31,7 @@ ID = number(0, MAX_ID)
 ENDPOINT = ParameterType(_endpoint, "an address with a port, such as 10.1.2.3:80 or [fd00::1]:80")
 SOURCE = ParameterType(_source, "an address, such as 10.1.2.3, 10.1.2.3:45000 or fd00::1")
 INTERFACE = ParameterType(interface, "an interface name (at most 15 bytes, no blank, no '/')")
-MARK = ParameterType(TPROXY_MARK.parse, TPROXY_MARK.expected)
+MARK_NUMBER = ParameterType(TPROXY_MARK.parse, TPROXY_MARK.expected)
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -86,8 +86,8 @@ def packet_options() -> list[click.Parameter]:
         click.Option(["--src", "source"], type=SOURCE, metavar="ADDRESS[:PORT]", help="Its source."),
         click.Option(["--as-pid"], type=number(1), metavar="N", expose_value=False, callback=_as_process,
                      help="User, group and network namespace of this process."),
-        click.Option(["--mark"], type=MARK, metavar="MARK", help="The packet's mark."),
-        click.Option(["--connection-mark"], type=MARK, metavar="MARK", help="The mark of its connection."),
+        click.Option(["--mark"], type=MARK_NUMBER, metavar="MARK", help="The packet's mark."),
+        click.Option(["--connection-mark"], type=MARK_NUMBER, metavar="MARK", help="The mark of its connection."),
         click.Option(["--state"], type=one_of(*CONNECTION_STATES, spelled=str.upper), default="NEW",
                      show_default=True, help="State of its connection."),
     ]  # fmt: skip

@@ -29,26 +29,31 @@ class PolicyRoute(Value):
     table: int
 
 
-class MissingRoute(PolicyRoute):
+class MissingRoute(Value):
     """A policy route of which a half or both are missing: the rule that looks packets up, the route they find."""
 
+    policy: PolicyRoute
     has_rule: bool
     has_route: bool
 
     consequence = "the app's answers leave the pod and miss the proxy"
 
     @property
+    def family(self) -> Family:
+        return self.policy.family
+
+    @property
     def message(self) -> str:
         """Return what is missing, and the commands that add it, for a person."""
         halves = (*(() if self.has_rule else ("the policy rule",)), *(() if self.has_route else ("the route",)))
         verb, add = ("are", "add them") if len(halves) > 1 else ("is", "adds it")
-        missing = f"{' and '.join(halves)} for mark {self.mark:#x} {verb} missing"
+        missing = f"{' and '.join(halves)} for mark {self.policy.mark:#x} {verb} missing"
         return f"{FAMILY_NAMES[self.family]}: {missing}: {' and '.join(f'`{each}`' for each in self.commands)} {add}"
 
     @property
     def commands(self) -> tuple[str, ...]:
         """Return what would add it, as commands of ip(8)."""
         option = "-6 " if self.family == IPV6 else ""
-        rule = f"ip {option}rule add fwmark {self.mark:#x} lookup {self.table}"
-        route = f"ip {option}route add local default dev lo table {self.table}"
+        rule = f"ip {option}rule add fwmark {self.policy.mark:#x} lookup {self.policy.table}"
+        route = f"ip {option}route add local default dev lo table {self.policy.table}"
         return (*(() if self.has_rule else (rule,)), *(() if self.has_route else (route,)))

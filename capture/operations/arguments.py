@@ -41,5 +41,6 @@ def request_of(settings: Settings) -> BackendRequest:
             raise settings.refused(BACKEND, expected)
         backend = "nftables"
     variant = settings[FORCE_IPTABLES_BINARY].removeprefix("iptables-")
-    origins = settings.origin(DRIVER), settings.origin(FORCE_IPTABLES_BINARY)
+    decisive = NATIVE_NFTABLES if settings[NATIVE_NFTABLES] else BACKEND
+    origins = map(settings.origin, (decisive, DRIVER, FORCE_IPTABLES_BINARY))
     return BackendRequest(backend, settings[DRIVER], variant, *origins)

@@ -222,7 +222,7 @@ def _replace_rules(
         live = _capture_both_ways(driver, both, live, existing.recorded_rules)
         existing = existing.replace(recorded_rules=both)  # which has the rules in shared chains, too
     losses = _write(existing, config, desired, live)
-    _ensure_written(driver, desired)
+    ensure_written(driver, desired)
     return True, losses
 
 
@@ -276,16 +276,19 @@ def _capture_both_ways(driver: Driver, both: Ruleset, live: Ruleset, recorded: R
     return driver.read()
 
 
-def _ensure_written(driver: Driver, desired: Ruleset) -> None:
+def ensure_written(driver: Driver, desired: Ruleset) -> None:
     """Raise CaptureError unless the rules that were written are there."""
     if driver.holds(desired):
         return
     from capture.analysis.compare import differences  # not where all is well
+    from capture.operations.drift_causes import rule_of
 
     wrong = [difference for difference in differences(desired, driver.read()) if difference.is_own]
     if wrong:
+        first = wrong[0]
         raise CaptureError(
-            f"the rules were written, but {len(wrong)} of what was read back differ: {wrong[0]!r}",
+            f"the rules were written, but {len(wrong)} of what was read back differ, the first: "
+            f"{first.place} ({first.kind}: {rule_of(first.rule, first.family)})",
             "Another process changes this namespace at the same time, or the kernel did not store what was written.",
         )
 

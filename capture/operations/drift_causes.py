@@ -145,7 +145,7 @@ def missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
     """Return the routes and addresses that the rules need and the namespace lacks."""
     if isinstance(need, LoopbackAddress):
         return cause("rule-missing: address", "lo", message=need.message)
-    return cause("route-missing", f"table {need.table}", message=need.message, consequence=need.consequence)
+    return cause("route-missing", f"table {need.policy.table}", message=need.message, consequence=need.consequence)
 
 
 def rule_of(rule: Rule | None, family: Family = IPV4) -> str:

@@ -221,10 +221,10 @@ def target_of(verdict: model.Verdict) -> str:
         return verdict.chain
     if isinstance(verdict, model.UnknownVerdict):
         return verdict.text.removeprefix(GOTO).split(" ")[0]
-    return TARGETS[type(verdict)]
+    return TARGET_NAMES[type(verdict)]
 
 
-TARGETS: dict[type, str] = {
+TARGET_NAMES: dict[type, str] = {
     model.Return: "RETURN",
     model.Accept: "ACCEPT",
     model.Drop: "DROP",

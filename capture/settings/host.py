@@ -61,11 +61,7 @@ class PodFromInside:
         """
         with open_route() as route:
             defaults = [way_out(route, family) for family in FAMILY_NUMBERS.values()]
-            found = [
-                (address.interface, parse_address(address.address))
-                for address in read_addresses(route)
-                if address.interface != LOOPBACK_INDEX
-            ]
+            found = [(address.interface, parse_address(address.address)) for address in read_addresses(route)]
         return primary_of(found, defaults)
 
     def interface_names(self) -> tuple[str, ...] | None:
@@ -95,7 +91,11 @@ class PodFromInside:
 
 def primary_of(found: Iterable[tuple[int, Network]], defaults: Container[int]) -> Network | None:
     """Return the primary one of addresses with their interfaces, of which some have a default route."""
-    reachable = [(interface, own) for interface, own in found if not own.is_link_local and not own.is_loopback]
+    reachable = [
+        (interface, own)
+        for interface, own in found
+        if interface != LOOPBACK_INDEX and not own.is_link_local and not own.is_loopback
+    ]
     ranked = sorted(reachable, key=lambda each: (each[0] not in defaults, FAMILIES.index(each[1].family)))
     return ranked[0][1] if ranked else None
 

@@ -185,4 +185,7 @@ def _scanned(
     except RecursionError:
         raise JsonError.at(text, place, "nested too deeply") from None
     except ValueError as wrong:  # JSONDecodeError knows the place, an integer too long for int() does not
-        raise JsonError.at(text, getattr(wrong, "pos", place), getattr(wrong, "msg", str(wrong))) from None
+        reason: str = getattr(wrong, "msg", str(wrong))
+        for end in (" starting at", " at", ": "):  # before the place, which comes first here
+            reason = reason.removesuffix(end)
+        raise JsonError.at(text, getattr(wrong, "pos", place), reason) from None

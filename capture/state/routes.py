@@ -88,7 +88,7 @@ def _missing_routes(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[MissingR
     for policy in ruleset.policy_routes:
         has_rule, has_route = _halves(route, policy)
         if not has_rule or not has_route:
-            yield MissingRoute(policy.family, policy.mark, policy.table, has_rule, has_route)
+            yield MissingRoute(policy, has_rule, has_route)
 
 
 def of_marks(live: Ruleset) -> tuple[PolicyRoute, ...]:

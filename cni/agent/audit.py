@@ -5,8 +5,6 @@
     every 4 s ────────> where others listen now ──────┤   else diagnose ──> state ──> status, metrics, Event, repair
     every minute ─────> all ──────────────────────────┘
 
-The runtime is queried about one pod when the API server announces it, and about all each minute.
-
 A pod has one state: ``captured``; ``left-alone`` and why; ``host-network``; ``unknown`` and why; or the kind of a cause
 that `capture why` knows.
 """
@@ -26,9 +24,10 @@ from capture.settings.pod import settings_of
 from capture.settings.settings import Settings
 from cni.agent import examination
 from cni.agent.agent_log import AgentLog
+from cni.agent.audit_queue import TURN_SECONDS, AuditQueue
 from cni.agent.examination import CAPTURED, LEFT_ALONE, UNKNOWN, Owners, PodState
 from cni.agent.health import Health
-from cni.agent.kernel_events import EVERYWHERE, KernelEvents
+from cni.agent.kernel_events import KernelEvents
 from cni.agent.pods import Pods
 from cni.agent.runtime import RuntimeClient, RuntimeSilentError, Sandbox
 from cni.agent.sandboxes import PodNamespace, Sandboxes
@@ -39,28 +38,19 @@ from cni.pod import Identity
 from cni.pod_object import from_object, is_the_same
 from cni.protocol import CniError
 
-SWEEP = 60.0
-"""Seconds between looks at all pods."""
-FULL = 1200.0
+FULL_INTERVAL = 1200.0
 """Seconds after which a pod is diagnosed again although nothing seems to have changed."""
-TICK = 1.0
-SETTLE = 0.2
+CHANGE_SECONDS = 0.2
 """Seconds to let a change come to its end: rules are written in several steps by some programs."""
-LISTENERS = 4.0
-"""Seconds between looks at who listens, of which the kernel sends no events."""
-SETTLING_SECONDS = 3.0
-"""Seconds after a first look in which addresses still settle: one look afterwards is enough."""
 BURST = 10.0
 """Diagnoses of a pod in a row; where rules change all the time, it is one each second."""
 FAMILIES_OF_PORTS = 4
 """Two ports, each for two families."""
-AWAITED = 30.0
-"""Seconds for which a pod is awaited that the API server has announced and the runtime has not."""
 HOST_NETWORK = "host-network"
 
 
 class Observation(Value):
-    """The facts that a look saw."""
+    """What a look into a pod's namespace saw; while the next one sees the same, the pod is not diagnosed again."""
 
     signature: tuple[object, ...]
     network: tuple[object, ...]
@@ -72,11 +62,11 @@ class Observation(Value):
 
 
 class Audited(Value):
-    """The facts about a pod."""
+    """A pod as the last look found it."""
 
     netns: PodNamespace
     state: PodState
-    sight: Observation
+    observed: Observation
     since: float
     """When it came into this state, seconds since the epoch."""
 
@@ -94,8 +84,8 @@ class Requested(Value):
     warnings: tuple[str, ...] = ()
 
 
-NOTHING = Observation((), (), None, 0.0)
-"""A pod whose namespace is of no interest."""
+UNOBSERVED = Observation((), (), None, 0.0)
+"""Of a pod whose namespace is not looked into."""
 
 
 class Audit:
@@ -110,22 +100,16 @@ class Audit:
         log: AgentLog,
         on_change: Callable[[Audited, dict[str, Any] | None], None] = lambda _audited, _pod: None,
     ) -> None:
-        self.sandboxes = Sandboxes(runtime)
         self.pods, self.configuration = pods, configuration
+        self.queue = AuditQueue(Sandboxes(runtime), pods, self._listeners)
         self.health, self.log, self.on_change = health, log, on_change
         self.on_warnings: Callable[[Sandbox, Sequence[str]], None] = lambda _sandbox, _warnings: None
         """Called at each look at a pod, with what its owner should know."""
         self.known: dict[str, Audited] = {}
         self.health.provide(pod_states=self._states)
-        self._seen_pods = -1
         self._hears = False
-        self._bad: set[str] = set()
-        self._first_looks: dict[str, float] = {}
         self._requested: dict[str, Requested] = {}
-        self._awaited: dict[tuple[str, str], float] = {}
-        self._postponed: set[str] = set()
         self._allowed: dict[str, tuple[float, float]] = {}
-        self._swept = self._listened = self._awaited_at = float("-inf")
 
     def run(self, stop: threading.Event) -> None:
         """Look until ``stop``."""
@@ -140,32 +124,29 @@ class Audit:
 
     def run_once(self, changed: set[int]) -> None:
         """Look at the pods whose namespaces have changed, at new ones, and, when it is time, at all."""
-        now = time.monotonic()
-        is_sweep = now - self._swept >= SWEEP or EVERYWHERE in changed
+        began = time.monotonic()
         try:
-            running = self._all_running() if is_sweep else self._to_look_at(now, changed)
+            running = self.queue.due(changed)
         except RuntimeSilentError as error:
             self.health.note(audit_problem=str(error))
             return
         self.health.note(audit_problem="")
-        if is_sweep:
-            self._swept = now
+        self._forget(self.queue.take_gone())
         for netns, is_changed in running:
             self.look(netns, is_changed=is_changed)
         if running:
-            self.health.note(audit_seconds=time.monotonic() - now)
+            self.health.note(audit_seconds=time.monotonic() - began)
 
     def look(self, netns: PodNamespace, *, is_changed: bool = False) -> PodState:
         """Look at one pod and remember its state; return it. ``is_changed`` is whether an event came."""
         known = self.known.get(netns.sandbox.id)
-        state, sight, pod = self._examine(netns, known, is_changed=is_changed)
+        state, observed, pod = self._examine(netns, known, is_changed=is_changed)
         now = time.time()
         is_new = known is None or known.state.name != state.name
         since = now if known is None or is_new else known.since
-        audited = Audited(netns, state, sight, since)
+        audited = Audited(netns, state, observed, since)
         self.known[netns.sandbox.id] = audited
-        self._first_looks.setdefault(netns.sandbox.id, time.monotonic())
-        (self._bad.discard if state.name in WELL else self._bad.add)(netns.sandbox.id)
+        self.queue.note_look(netns.sandbox.id, is_well=state.name in WELL)
         if is_new and (known is not None or state.name not in WELL):
             self.log.info("pod state", pod=audited.key, state=state.name, says=state.message)
         if is_new or state.name not in WELL:
@@ -180,15 +161,15 @@ class Audit:
         sandbox = netns.sandbox
         identity = Identity(sandbox.namespace, sandbox.name, sandbox.uid)
         if not netns.path:
-            return PodState(HOST_NETWORK), NOTHING, None
+            return PodState(HOST_NETWORK), UNOBSERVED, None
         if exemption := exemption_by_name(identity, self.configuration):
-            return PodState(LEFT_ALONE, exemption.reason), NOTHING, None
+            return PodState(LEFT_ALONE, exemption.reason), UNOBSERVED, None
         pod = self.pods.get(sandbox.namespace, sandbox.name)
         if pod is None or not is_the_same(identity, pod):
-            return PodState(UNKNOWN, "the API server has not announced the pod yet"), NOTHING, None
+            return PodState(UNKNOWN, "the API server has not announced the pod yet"), UNOBSERVED, None
         settings = self._settings(sandbox, identity, pod)
         if isinstance(settings, PodState):
-            return settings, NOTHING, pod
+            return settings, UNOBSERVED, pod
         return (*self._diagnosed(netns, settings, known, is_starting=_is_starting(pod), is_changed=is_changed), pod)
 
     def _settings(self, sandbox: Sandbox, identity: Identity, pod: dict[str, Any]) -> Settings | PodState:
@@ -218,24 +199,24 @@ class Audit:
         try:
             rules, owners = examination.signature(netns.path, (settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT]))
             is_heard = self._hears and netns.number is not None and not is_changed
-            seen = known.sight.network if known and is_heard else ()
+            seen = known.observed.network if known and is_heard else ()
             network = seen or examination.network(netns.path)
         except CaptureError as error:
-            return PodState(UNKNOWN, error.message), NOTHING
+            return PodState(UNKNOWN, error.message), UNOBSERVED
         # Who listens while the proxy starts changes all the time, and counts when it is there.
         counted = None if is_starting else owners
-        sight = Observation((rules, network, is_starting, counted), network, counted, now)
-        if known is not None and known.sight.signature:
-            before = known.sight
+        observed = Observation((rules, network, is_starting, counted), network, counted, now)
+        if known is not None and known.observed.signature:
+            before = known.observed
             has_only_begun = (
                 known.state.name == CAPTURED and before.owners is None and _is_served(owners, settings)
-            ) and before.signature[:2] == sight.signature[:2]
-            if (before.signature == sight.signature or has_only_begun) and now - before.diagnosed < FULL:
-                return known.state, sight.replace(diagnosed=before.diagnosed)
+            ) and before.signature[:2] == observed.signature[:2]
+            if (before.signature == observed.signature or has_only_begun) and now - before.diagnosed < FULL_INTERVAL:
+                return known.state, observed.replace(diagnosed=before.diagnosed)
             if not self._may_diagnose(netns.sandbox.id, now):
-                self._postponed.add(netns.sandbox.id)
+                self.queue.postpone(netns.sandbox.id)
                 return known.state, before
-        return examination.diagnose(netns.path, settings, is_starting=is_starting), sight
+        return examination.diagnose(netns.path, settings, is_starting=is_starting), observed
 
     def _may_diagnose(self, sandbox: str, now: float) -> bool:
         left, then = self._allowed.get(sandbox, (BURST, now))
@@ -245,55 +226,15 @@ class Audit:
 
     # --- all of them --------------------------------------------------------------------------------------------
 
-    def _all_running(self) -> list[tuple[PodNamespace, bool]]:
-        self._seen_pods, _ = self.pods.changes_since(self._seen_pods)
-        running = self.sandboxes.look()
-        self._forget(self.sandboxes.take_gone())
-        return [(netns, False) for netns in running]
-
-    def _to_look_at(self, now: float, changed: set[int]) -> list[tuple[PodNamespace, bool]]:
-        """Return the pods that need a look, and whether it is known that something has changed there."""
-        reported = {netns.sandbox.id for netns in self._reported_by_api_server(now)}
-        heard = self._postponed | {netns.sandbox.id for netns in self.sandboxes.by_number(changed)}
-        self._postponed = {
-            each for each in heard if now - self._first_looks.get(each, float("-inf")) < SETTLING_SECONDS
-        }
-        heard -= self._postponed
-        ids = reported | heard | self._where_others_listen(now) | self._bad
-        return [(netns, each in heard) for each in ids if (netns := self.sandboxes.get(each)) and netns.is_there]
-
-    def _reported_by_api_server(self, now: float) -> list[PodNamespace]:
-        """Return the running pods that the API server has announced as new or changed."""
-        self._seen_pods, changes = self.pods.changes_since(self._seen_pods)
-        self._awaited |= dict.fromkeys(changes, now + AWAITED)
-        if now - self._awaited_at >= TICK:
-            changes |= self._awaited.keys()
-            self._awaited_at = now
-        found: list[PodNamespace] = []
-        for namespace, name in changes:
-            is_desired = self.pods.get(namespace, name) is not None
-            running = self.sandboxes.look_at(namespace, name, is_desired=is_desired)
-            found += running
-            if running or not is_desired or self._awaited[namespace, name] < now:
-                del self._awaited[namespace, name]
-        self._forget(self.sandboxes.take_gone())
-        return found
-
-    def _where_others_listen(self, now: float) -> set[str]:
-        """Return the pods whose listeners are not those of the last look."""
-        if now - self._listened < LISTENERS:
-            return set()
-        self._listened = now
-        ids = {each.netns.path: each.netns.sandbox.id for each in self.known.values()}
-        then = {each.netns.path: each.sight.owners for each in self.known.values() if each.sight.owners}
-        return {ids[path] for path in examination.changed_owners(then)}
+    def _listeners(self) -> dict[PodNamespace, Owners]:
+        """Return the listeners on the proxy's ports at each pod's last look, where they matter."""
+        return {each.netns: each.observed.owners for each in self.known.values() if each.observed.owners}
 
     def _forget(self, gone: Iterable[PodNamespace]) -> None:
         for netns in gone:
             sandbox = netns.sandbox
-            for table in (self.known, self._allowed, self._first_looks):
-                table.pop(sandbox.id, None)
-            self._bad.discard(sandbox.id)
+            self.known.pop(sandbox.id, None)
+            self._allowed.pop(sandbox.id, None)
             self._requested.pop(sandbox.uid, None)
 
     def _states(self) -> dict[str, list[str]]:
@@ -329,15 +270,15 @@ class Audit:
 
     @staticmethod
     def _tick(stop: threading.Event) -> set[int]:
-        stop.wait(TICK)
+        stop.wait(TURN_SECONDS)
         return set()
 
 
 def _changed(events: KernelEvents) -> set[int]:
     """Return where something has changed within a turn, when the change has come to its end."""
-    changed = events.wait(TICK)
+    changed = events.wait(TURN_SECONDS)
     if changed:
-        time.sleep(SETTLE)
+        time.sleep(CHANGE_SECONDS)
         changed |= events.wait(0)
     return changed
 

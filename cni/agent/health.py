@@ -55,7 +55,7 @@ class Health:
     def is_ready(self) -> bool:
         """Return whether pods that start now are captured."""
         with self._lock:
-            return not any(problem for problem, _ in self._problems.values())
+            return self._has_no_problem()
 
     @property
     def is_live(self) -> bool:
@@ -83,7 +83,7 @@ class Health:
                     "schema": JSON_SCHEMA_NAME,
                     "version": __version__,
                     "live": self.is_live,
-                    "ready": not any(problem for problem, _ in self._problems.values()),
+                    "ready": self._has_no_problem(),
                     "problems": {
                         part: {"problem": problem, "since": since}
                         for part, (problem, since) in self._problems.items()
@@ -95,3 +95,7 @@ class Health:
                 | self._facts
                 | made
             )
+
+    def _has_no_problem(self) -> bool:
+        """Return whether each part is well; under the lock."""
+        return not any(problem for problem, _ in self._problems.values())

@@ -29,7 +29,7 @@ LOG_LINE = re.compile(r"[EWIF]\d{4} [\d:.]+ ")
 """Lines of kubectl's libraries (klog), which kubectl repeats in a sentence."""
 UNCONFIGURED = "localhost:8080"
 """Where kubectl looks for an API server if no kubeconfig names one."""
-COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
+CAPTURE_COMMANDS = ("why", "trace", "verify", "dump", "explain", "watch", "doctor")
 AGENTS = "app=capture-agent"
 EPILOG = """\b
 Examples:
@@ -52,7 +52,7 @@ Examples:
 @click.option("--kubeconfig", default="", help="Passed on to kubectl.")
 @click.option("--context", default="", help="Passed on to kubectl.")
 @click.option("-l", "--selector", default="", help="The first pod with these labels, in place of a name.")
-@click.argument("command", type=one_of(*COMMANDS, "status", "report"), metavar="COMMAND")
+@click.argument("command", type=one_of(*CAPTURE_COMMANDS, "status", "report"), metavar="COMMAND")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def capture_pod(
     namespace: str, kubeconfig: str, context: str, selector: str, command: str, words: tuple[str, ...]

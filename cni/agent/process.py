@@ -25,6 +25,7 @@ from cni import conf, deferred_removal
 from cni.agent import runtime as runtimes
 from cni.agent import uninstall
 from cni.agent.agent_log import AgentLog
+from cni.agent.backoff import Backoff
 from cni.agent.handover import Handover
 from cni.agent.health import Health
 from cni.agent.installation import PARTS, Installation
@@ -119,15 +120,14 @@ class Agent:
         """Let a thread do the work, and repeat it when a defect ends it."""
 
         def run() -> None:
-            pause = FIRST_PAUSE
+            pauses = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
             while not self.stop.is_set():
                 try:
                     work()
                 except Exception as defect:  # noqa: BLE001  # one part must not take the others down
                     self.log.error(f"defect in {name}: {type(defect).__name__}: {defect}")
                     self.health.count("defects", name)
-                    self.stop.wait(pause)
-                    pause = min(2 * pause, LONGEST_PAUSE)
+                    self.stop.wait(pauses.pause())
 
         threading.Thread(target=run, name=name, daemon=True).start()
 
@@ -163,7 +163,8 @@ class Agent:
         """Wait until pods are captured, then take the taints off the node."""
         from cni.agent import taint
 
-        pause = FIRST_PAUSE
+        pauses = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        pause = pauses.pause()
         while self.client is not None and not self.stop.wait(pause):
             if not self.health.is_ready:
                 continue
@@ -173,7 +174,7 @@ class Agent:
                 self.stop.wait()
             elif self.health.report("taints", ""):
                 self.log.warn("the taints cannot be removed", problem=problem)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = pauses.pause()
 
     # --- answers and messages -------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from lightkube import Client
 
 from cni.agent import api
 from cni.agent.agent_log import AgentLog
+from cni.agent.backoff import Backoff
 from cni.agent.health import Health
 from cni.agent.pods import Pods
 
@@ -32,7 +33,8 @@ class Reflector:
         self.client, self.node, self.pods = client, node, pods
         self.health, self.log = health, log
         self._version = ""
-        self._failures = 0
+        self._pauses = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        self._is_failing = False
 
     def run(self, stop: threading.Event) -> None:
         """List and watch until ``stop``; after a failure, report it and pause."""
@@ -70,7 +72,8 @@ class Reflector:
                 return
 
     def _works(self) -> None:
-        self._failures = 0
+        self._is_failing = False
+        self._pauses.reset()
         if self.health.fact("api_away_since") or self.health.fact("api_connected") is None:
             self.health.note(api_connected=True, api_away_since=None, api_problem="")
             self.log.info("the API server answers")
@@ -82,11 +85,10 @@ class Reflector:
         if code == GONE:
             self._version = ""
             return 0.0
-        self._failures += 1
-        if self._failures > 1:  # a watch that ends is no news, a second failure is
+        if self._is_failing:  # a watch that ends is no news, a second failure is
             self._is_away(api.error_text(error))
-        pause = min(FIRST_PAUSE * 2.0 ** (self._failures - 1), LONGEST_PAUSE)
-        return pause * random.uniform(0.5, 1.0)  # noqa: S311  # so that a thousand agents do not call together
+        self._is_failing = True
+        return self._pauses.pause() * random.uniform(0.5, 1.0)  # noqa: S311  # so that a thousand agents do not call together
 
     def _is_away(self, problem: str) -> None:
         self.pods.lost_touch()

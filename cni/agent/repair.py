@@ -21,6 +21,7 @@ from capture.settings.pod import settings_of
 from cni.agent import api, events
 from cni.agent.agent_log import AgentLog
 from cni.agent.audit import Audited
+from cni.agent.backoff import Backoff
 from cni.agent.examination import UNKNOWN, PodState
 from cni.agent.health import Health
 from cni.agent.options import Options
@@ -32,11 +33,12 @@ from cni.pod_object import from_object
 
 MENDED_BY_RULES = ("no-rules", "rule-missing", "rule-unexpected", "second-set", "family-not-captured", "route-missing")
 """States that writing the rules again repairs; the others need a person."""
-QUIET = 600.0
+EVENT_INTERVAL = 600.0
 """Seconds between two Events about one pod and state."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 600.0
 """Seconds after a repair that failed: a PodDisruptionBudget may allow an eviction later."""
-FORGOTTEN = 3600.0
+FORGET_SECONDS = 3600.0
+"""Seconds after its pause for which a failure is remembered."""
 
 
 class Repair:
@@ -55,8 +57,8 @@ class Repair:
         self.options, self.configuration, self.client = options, configuration, client
         self.health, self.log, self.look, self._clock = health, log, look, clock
         self._published: dict[tuple[str, str], float] = {}
-        self._failures: dict[str, tuple[int, float]] = {}
-        """By sandbox, how many repairs have failed in a row, and when the next may be."""
+        self._failures: dict[str, tuple[Backoff, float]] = {}
+        """By sandbox, the pauses after repairs that failed in a row, and when the next may be."""
         self._recent: list[float] = []
         self._is_busy = False
 
@@ -86,7 +88,7 @@ class Repair:
     def _may_act(self, audited: Audited) -> bool:
         now = self._clock()
         self._recent = [then for then in self._recent if now - then < 60]
-        _, not_before = self._failures.get(audited.netns.sandbox.id, (0, 0.0))
+        _, not_before = self._failures.get(audited.netns.sandbox.id, (None, 0.0))
         if now < not_before or len(self._recent) >= self.options.repairs_per_minute:
             return False
         self._recent.append(now)
@@ -94,10 +96,9 @@ class Repair:
 
     def _note_failure(self, sandbox: str) -> None:
         now = self._clock()
-        failures, _ = self._failures.get(sandbox, (0, 0.0))
-        kept = {known: each for known, each in self._failures.items() if now - each[1] < FORGOTTEN}
-        pause = min(FIRST_PAUSE * 2.0**failures, LONGEST_PAUSE)
-        self._failures = kept | {sandbox: (failures + 1, now + pause)}
+        pauses, _ = self._failures.get(sandbox, (Backoff(FIRST_PAUSE, LONGEST_PAUSE), 0.0))
+        kept = {known: each for known, each in self._failures.items() if now - each[1] < FORGET_SECONDS}
+        self._failures = kept | {sandbox: (pauses, now + pauses.pause())}
 
     def _act(self, action: str, audited: Audited, pod: dict[str, Any]) -> None:
         problem = self._apply(audited, pod) if action == "apply" else self._evict(audited)
@@ -132,9 +133,10 @@ class Repair:
         """Publish an Event about the pod, one in ten minutes for each reason."""
         now = self._clock()
         key = audited.netns.sandbox.id, f"{reason} {audited.state.name}"
-        if self.client is None or now - self._published.get(key, float("-inf")) < QUIET:
+        if self.client is None or now - self._published.get(key, float("-inf")) < EVENT_INTERVAL:
             return
-        self._published = {event: then for event, then in self._published.items() if now - then < QUIET} | {key: now}
+        recent = {event: then for event, then in self._published.items() if now - then < EVENT_INTERVAL}
+        self._published = recent | {key: now}
         sandbox = audited.netns.sandbox
         about = {"namespace": sandbox.namespace, "name": sandbox.name, "uid": sandbox.uid}
         events.on_pod(self.client, about, reason, f"{audited.state.name}: {message}", kind)

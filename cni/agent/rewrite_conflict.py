@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from cni.agent.backoff import Backoff
+
 WINDOW = 60.0
 """Seconds over which losses are counted."""
 FREE_RESTORES = 5
 """Losses in that time that are answered at once."""
-LONGEST_PAUSE = 60.0
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 
 
 class RestoreBackoff:
@@ -14,6 +16,7 @@ class RestoreBackoff:
 
     def __init__(self) -> None:
         self._losses: list[float] = []
+        self._pauses = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         self._pause = 0.0
         self._last: float
         """The latest; there is one when there is a pause."""
@@ -31,10 +34,8 @@ class RestoreBackoff:
         self.note_quiet(now)
         self._last = now
         self._losses = [loss for loss in self._losses if now - loss < WINDOW] + [now]
-        if self._pause:
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
-        elif len(self._losses) > FREE_RESTORES:
-            self._pause = 1.0
+        if self._pause or len(self._losses) > FREE_RESTORES:
+            self._pause = self._pauses.pause()
         return self._pause
 
     def note_quiet(self, now: float) -> bool:
@@ -42,4 +43,5 @@ class RestoreBackoff:
         if not self._pause or now - self._last < WINDOW + self._pause:
             return False
         self._pause, self._losses = 0.0, []
+        self._pauses.reset()
         return True

@@ -98,7 +98,7 @@ class Watched:
 
 @pytest.fixture
 def watched(pod_pair: PodPair, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Watched:
-    monkeypatch.setattr("cni.agent.audit.SETTLING_SECONDS", 0.0)
+    monkeypatch.setattr("cni.agent.audit_queue.SETTLING_SECONDS", 0.0)
     made = Watched(pod_pair, **getattr(request, "param", {}))
     made.pods.replace_all([pod_object()])
     return made
@@ -256,13 +256,13 @@ def test_a_new_pod_is_awaited_once_a_turn_and_one_that_has_gone_is_forgotten(
         watched.audit.run_once({4711})
     assert watched.runtime.questions == ["", "web"]
     watched.runtime.running = [running]
-    monkeypatch.setattr("cni.agent.audit.TICK", 0.0)
+    monkeypatch.setattr("cni.agent.audit_queue.TURN_SECONDS", 0.0)
     assert watched.run_once() == "no-rules"
     watched.runtime.running = []
-    monkeypatch.setattr("cni.agent.audit.SWEEP", 0.0)
+    monkeypatch.setattr("cni.agent.audit_queue.SWEEP_INTERVAL", 0.0)
     watched.audit.run_once(set())
-    audit = watched.audit
-    remembered = (audit.known, audit._bad, audit._first_looks, audit._requested, audit._awaited)
+    audit, queue = watched.audit, watched.audit.queue
+    remembered = (audit.known, queue._faulty, queue._first_looks, audit._requested, queue._awaited)
     assert (watched.health.fact("pod_states"), *map(len, remembered)) == ({}, 0, 0, 0, 0, 0)
 
 
@@ -328,7 +328,7 @@ def test_a_repair_that_fails_is_tried_again_later(watched: Watched, proxy: None)
 
 
 def test_another_listener_is_found_without_an_event(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cni.agent.audit.LISTENERS", 0.0)
+    monkeypatch.setattr("cni.agent.audit_queue.LISTENERS_INTERVAL", 0.0)
     apply(make_settings(), watched.pod.path)
     right = watched.pod.popen([sys.executable, "-c", LISTENERS], uid=1337, gid=1337)
     right.wait_for_port(15006)

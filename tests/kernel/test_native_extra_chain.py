@@ -6,6 +6,8 @@ import pytest
 
 from capture.analysis.compare import differences
 from capture.backends.nftables.netlink import NftablesNetlinkDriver
+from capture.errors import CaptureError
+from capture.operations.change import ensure_written
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from pytest_netns import NamespaceFactory
@@ -26,5 +28,7 @@ def test_a_foreign_base_chain_in_our_table(netns: NamespaceFactory) -> None:
     with pod.entered():
         live = driver.read()
         assert not driver.holds(desired)
+        with pytest.raises(CaptureError, match=r"2 of what was read back differ, the first: .* \(unexpected: "):
+            ensure_written(driver, desired)
 
     assert [difference.kind for difference in differences(desired, live)] == ["unexpected", "unexpected"]

@@ -141,6 +141,7 @@ def node() -> Iterator[Path]:
     (NODE / "net.d").mkdir(parents=True)
     (NODE / "capture-cni").write_text(PLUGIN)
     (NODE / "capture-cni").chmod(0o755)
+    (NODE / "bridge").touch()
     (NODE / "net.d" / "10-pods.conflist").write_text(json.dumps({**LIST, "plugins": [*LIST["plugins"], ENTRY]}))
     (NODE / "net.d" / "99-other.conf").write_text('{"type": "loopback"}')
     (NODE / "kubeconfig").write_text(json.dumps(KUBECONFIG))

@@ -181,7 +181,7 @@ def test_a_policy_rule_that_is_gone_fails_the_validation(pod_pair: PodPair, befo
 
     refused = init(pod, "-m", "TPROXY", "--skip-rule-apply", "--run-validation", before=before, code=126).stderr
 
-    assert "the policy rule for mark 0x539 is missing: `ip rule add fwmark 0x539 lookup 133` adds it" in refused
+    assert "IPv4: the policy rule for mark 0x539 is missing: `ip rule add fwmark 0x539 lookup 133` adds it\n" in refused
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cni import protocol
 from cni.protocol import Answer, CniError, Request, dispatch, one_line, parse_arguments
 
-COMMANDS = sorted(protocol.COMMANDS)
+COMMANDS = sorted(protocol.SINCE_VERSION)
 
 words = st.sampled_from(["", "dummy", "eth0", "cafe01", "/run/netns/a", "../x", "a b"]) | st.text(max_size=12)
 json_values = st.recursive(
@@ -41,7 +41,7 @@ def run(environ: dict[str, str], stdin: bytes, error: CniError | None = None) ->
         if error:
             raise error
 
-    return dispatch(environ, stdin, dict.fromkeys(protocol.COMMANDS, handle))
+    return dispatch(environ, stdin, dict.fromkeys(protocol.SINCE_VERSION, handle))
 
 
 @given(environs, inputs, errors)

@@ -9,7 +9,7 @@ from capture.analysis.canonical import canonical_rule
 from capture.backends.iptables.expansion import comment, expanded
 from capture.backends.iptables.xt_decode import RuleReader
 from capture.backends.iptables.xt_encode import attributes_of
-from capture.backends.iptables.xt_text import MATCHES, TARGETS, match_text, target_text
+from capture.backends.iptables.xt_text import MATCHES, XT_TARGETS, match_text, target_text
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.messages import TableMessages
 from capture.model.addresses import FAMILIES, FAMILY_NUMBERS
@@ -79,5 +79,5 @@ def test_any_structure_has_words(data: st.DataObject) -> None:
     family = data.draw(families)
     name, revision = data.draw(st.sampled_from([*MATCHES, ("recent", 1)]))
     assert match_text(name, revision, structure, family).startswith(f"-m {name}")
-    name, revision = data.draw(st.sampled_from([*TARGETS, ("TCPMSS", 0)]))
+    name, revision = data.draw(st.sampled_from([*XT_TARGETS, ("TCPMSS", 0)]))
     assert target_text(name, revision, structure, family).startswith(name)

@@ -85,6 +85,7 @@ def test_a_contradiction_of_the_backend_is_named_with_its_variable(environ: dict
         render(from_environment(environ))
 
     assert str(caught.value).startswith(place)
+    assert "CAPTURE_BACKEND" not in environ or "the backend nftables (environment CAPTURE_BACKEND)" in str(caught.value)
 
 
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])

@@ -223,10 +223,10 @@ def verdict_of(clause: Sequence[Word], chains: Collection[str] = ()) -> model.Ve
     name = "".join(word.text for word in clause[1:2])
     if name in chains:
         return model.Jump(name)
-    if name in VERDICTS and len(clause) == 2:
-        return VERDICTS[name]
+    if name in BUILT_IN_TARGETS and len(clause) == 2:
+        return BUILT_IN_TARGETS[name]
     try:
-        allowed, read = TARGETS[name]
+        allowed, read = TARGET_READERS[name]
         return read(_values(options_of(clause[2:]), allowed))
     except (KeyError, ValueError):
         return model.UnknownVerdict(as_printed(clause[1:]))
@@ -271,8 +271,8 @@ def _copy_mark(values: dict[str, str]) -> model.Verdict:
     raise NotOursError("CONNMARK")
 
 
-VERDICTS: dict[str, model.Verdict] = {"RETURN": model.Return(), "ACCEPT": model.Accept(), "DROP": model.Drop()}
-TARGETS: dict[str, tuple[str, Callable[[dict[str, str]], model.Verdict]]] = {
+BUILT_IN_TARGETS: dict[str, model.Verdict] = {"RETURN": model.Return(), "ACCEPT": model.Accept(), "DROP": model.Drop()}
+TARGET_READERS: dict[str, tuple[str, Callable[[dict[str, str]], model.Verdict]]] = {
     "REDIRECT": ("--to-ports --to-port", _redirect),
     "TPROXY": ("--on-port --on-ip --tproxy-mark", _tproxy),
     "MARK": ("--set-xmark --set-mark", _set_mark),

@@ -53,9 +53,9 @@ class IptablesDriver:
 
     def title(self, family: Family) -> str:
         """Return what to call the text for one family."""
-        from capture.backends.iptables.programs import COMMANDS  # which netlink does without
+        from capture.backends.iptables.programs import PROGRAM_NAMES  # which netlink does without
 
-        return f"{COMMANDS[family]}-{self.variant}-restore --noflush"
+        return f"{PROGRAM_NAMES[family]}-{self.variant}-restore --noflush"
 
     def read_family(self, family: Family) -> Ruleset:
         """Return the tables of one family. Raises UnsupportedError, PrivilegeError or ToolError."""

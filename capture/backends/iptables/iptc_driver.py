@@ -17,7 +17,7 @@ import os
 
 from capture.backends.iptables.driver import IptablesDriver, by_family
 from capture.backends.iptables.parse import parse_save
-from capture.backends.iptables.programs import COMMANDS, Finished
+from capture.backends.iptables.programs import PROGRAM_NAMES, Finished
 from capture.backends.iptables.refusals import refusal
 from capture.backends.iptables.render import restore_text
 from capture.backends.iptables.tables import legacy_tables
@@ -39,7 +39,7 @@ class IptcDriver(IptablesDriver):
     variant = "legacy"
 
     def title(self, family: Family) -> str:
-        return f"python-iptables, in the words of {COMMANDS[family]}-legacy-restore --noflush"
+        return f"python-iptables, in the words of {PROGRAM_NAMES[family]}-legacy-restore --noflush"
 
     def read_family(self, family: Family) -> Ruleset:
         tables = [table for table in TABLES if table in legacy_tables(family)]  # reading another would make it

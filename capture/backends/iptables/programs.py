@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 """Directories for iptables apart from PATH: a container runtime starts plugins with a short one."""
 
-COMMANDS: dict[Family, str] = {family: "iptables" if family == IPV4 else "ip6tables" for family in FAMILIES}
+PROGRAM_NAMES: dict[Family, str] = {family: "iptables" if family == IPV4 else "ip6tables" for family in FAMILIES}
 VARIANT_IN_VERSION: dict[Variant, str] = {"nft": "(nf_tables)", "legacy": "(legacy)"}
 
 PACKAGES: dict[Variant, str] = {
@@ -50,7 +50,7 @@ def find(variant: Variant, family: Family, purpose: Purpose) -> str | None:
     That is ``ip6tables-nft-save`` and the like. Some systems have one variant only and call it
     ``ip6tables-save``; then its version shows which it is. ``--version`` touches no table.
     """
-    command = COMMANDS[family]
+    command = PROGRAM_NAMES[family]
     path = find_program(f"{command}-{variant}-{purpose}")
     if path is not None:
         return path
@@ -67,7 +67,7 @@ def require(variant: Variant, family: Family, purpose: Purpose) -> str:
     """Return the path as ``find`` does. Raise UnsupportedError, naming the package, if it is not installed."""
     path = find(variant, family, purpose)
     if path is None:
-        name = f"{COMMANDS[family]}-{variant}-{purpose}"
+        name = f"{PROGRAM_NAMES[family]}-{variant}-{purpose}"
         raise UnsupportedError(
             f"the program {name} is not installed",
             f"Install the package iptables ({PACKAGES[variant]}), or choose nftables (--backend nftables).",

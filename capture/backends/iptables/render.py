@@ -130,7 +130,7 @@ def _target(verdict: model.Verdict, family: Family) -> str:
     """Return the target of a verdict; nothing for a rule that only counts."""
     if isinstance(verdict, model.UnknownVerdict):
         return verdict.text if verdict.text.startswith("-g ") else f"-j {verdict.text}"
-    target = TARGETS[type(verdict)](verdict, family)
+    target = TARGET_WRITERS[type(verdict)](verdict, family)
     return f"-j {target}" if target else ""
 
 
@@ -152,7 +152,7 @@ def _changed_bits(value: int, mask: int) -> str:
 
 ALL_MARK_BITS = f"--nfmask {model.ALL_BITS:#x} --ctmask {model.ALL_BITS:#x}"
 
-TARGETS: dict[type, Callable[[Any, Family], str]] = {
+TARGET_WRITERS: dict[type, Callable[[Any, Family], str]] = {
     model.Return: lambda _verdict, _family: "RETURN",
     model.Accept: lambda _verdict, _family: "ACCEPT",
     model.Drop: lambda _verdict, _family: "DROP",

@@ -77,7 +77,7 @@ def matches_of(rule: model.Rule, family: Family) -> bytes:
 
 def verdict_of(rule: model.Rule, family: Family) -> bytes:
     """Return the expression after the counter; none for a rule that only counts."""
-    return VERDICTS[type(rule.verdict)](rule.verdict, family)
+    return VERDICT_ENCODERS[type(rule.verdict)](rule.verdict, family)
 
 
 def _extension(kind: str, name: str, structure: bytes) -> bytes:
@@ -286,7 +286,7 @@ def _fixed(expression: bytes) -> Callable[[Any, Family], bytes]:
     return lambda _verdict, _family: expression
 
 
-VERDICTS: dict[type, Callable[[Any, Family], bytes]] = {
+VERDICT_ENCODERS: dict[type, Callable[[Any, Family], bytes]] = {
     model.Accept: _fixed(make.verdict(nf.NF_ACCEPT)),
     model.Drop: _fixed(make.verdict(nf.NF_DROP)),
     model.Return: _fixed(make.verdict(nf.NFT_RETURN)),

@@ -62,7 +62,7 @@ def match_text(name: str, revision: int, structure: bytes, family: Family) -> st
 
 def target_text(name: str, revision: int, structure: bytes, family: Family) -> str:
     """Return the words for a target; they begin with its name."""
-    known = TARGETS.get((name, revision))
+    known = XT_TARGETS.get((name, revision))
     if known is not None and family == IPV4 and (name, revision) in COMPACT_NAT:
         known = xt_layouts.NAT_IPV4, known[1]
     return _extension_text(name, known, revision, structure, family)
@@ -360,7 +360,7 @@ def _reject(fields: Fields, family: Family) -> str | None:
 COMPACT_NAT = {("REDIRECT", 0), ("MASQUERADE", 0), ("SNAT", 0), ("DNAT", 0), ("NETMAP", 0)}
 """Targets that have a structure of their own in IPv4."""
 
-TARGETS: dict[tuple[str, int], tuple[Layout, Speak]] = {
+XT_TARGETS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("REDIRECT", 0): (xt_layouts.NAT_RANGE, lambda fields, _family: _nat("--to-ports", _nat_ports(fields), fields)),
     ("MASQUERADE", 0): (xt_layouts.NAT_RANGE, lambda fields, _family: _nat("--to-ports", _nat_ports(fields), fields)),
     **{("SNAT", revision): (xt_layouts.NAT_RANGE, _to_address("--to-source")) for revision in range(3)},

@@ -25,7 +25,7 @@ VALUES = {
 }
 """Attributes that hold nothing but a nested value."""
 
-VERDICTS: dict[int, Accept | Drop | Return | UnknownVerdict] = {
+VERDICT_OF_CODE: dict[int, Accept | Drop | Return | UnknownVerdict] = {
     nf.NF_ACCEPT: Accept(),
     nf.NF_DROP: Drop(),
     nf.NFT_RETURN: Return(),

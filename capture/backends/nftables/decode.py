@@ -11,7 +11,13 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import decode_hook
 from capture.backends.nf_tables.listing import is_dormant
-from capture.backends.nf_tables.reading import VERDICTS, read_comment, read_counters, read_expressions, read_verdict
+from capture.backends.nf_tables.reading import (
+    VERDICT_OF_CODE,
+    read_comment,
+    read_counters,
+    read_expressions,
+    read_verdict,
+)
 from capture.backends.nftables import native
 from capture.backends.nftables.comparisons import Bounds, Register, conditions_of, parts_of
 from capture.backends.nftables.sets import NativeSet, cases_of, ranges_of
@@ -318,7 +324,7 @@ class Program:
             return model.Jump(chain)
         if code == nf.NFT_GOTO:
             return model.UnknownVerdict(f"{self.GOTO} {chain}")
-        return VERDICTS.get(code) or model.UnknownVerdict(f"verdict {code}")
+        return VERDICT_OF_CODE.get(code) or model.UnknownVerdict(f"verdict {code}")
 
     def counter(self, fields: Fields) -> bool:
         if self.counters is None:

@@ -74,7 +74,7 @@ class ListedTable(Value):
 
     @property
     def rejects_other_family(self) -> bool:
-        """Whether it is the one of --other-family reject (``capture.backends.other_family``)."""
+        """Return whether it is the one of --other-family reject (``capture.backends.other_family``)."""
         return self.family == nf.NFPROTO_INET and self.name == REJECT_TABLE
 
     @property

@@ -58,6 +58,5 @@ def _show(found: list[Finding], *, everything: bool) -> None:
     ]
     print_findings(shown)
     if len(shown) < len(found):
-        print_lines(
-            [f"{len(found) - len(shown)} more findings about kernel and host are in order: `capture doctor --all`"]
-        )
+        more = f"{len(found) - len(shown)} more findings about kernel and host"
+        print_lines([f"{more}, none a fault: `capture doctor --all`"])

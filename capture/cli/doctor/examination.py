@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 from capture.backends import detect
 from capture.backends.detect import BackendChoice, SetLocation
 from capture.backends.host_facts import PURPOSES, HostFacts, gather
-from capture.backends.iptables.programs import COMMANDS, find_program, run
+from capture.backends.iptables.programs import PROGRAM_NAMES, find_program, run
 from capture.backends.iptables.tables import VARIANTS
 from capture.backends.missing_modules import remedy_for, remedy_for_closed
 from capture.backends.needed_modules import FLAVOUR_NAMES, needed, with_required
@@ -363,7 +363,7 @@ def _missing_programs(facts: HostFacts) -> Iterator[Finding]:
     families = FAMILIES if facts.ipv6 else (IPV4,)
     for variant in VARIANTS:
         absent = [
-            f"{COMMANDS[family]}-{variant}-{purpose}"
+            f"{PROGRAM_NAMES[family]}-{variant}-{purpose}"
             for family in families
             for purpose in PURPOSES
             if (variant, family, purpose) not in facts.programs

@@ -231,7 +231,7 @@ class TestWhatAKernelCanShow:
         assert [each.packet.state for each in late] == ["ESTABLISHED"] * len(late) != []
 
     def test_no_packet_to_the_pod_by_another_way_than_lo(self) -> None:
-        own = Destination((parse_address("10.255.255.2"),))
+        own = Destination((parse_address("192.0.2.2"),))
         assert all(each.packet.out_interface == "lo" for each in effects(DEFAULT, Rule(Drop(), (own,))))
 
     def test_a_nat_chain_before_mangle_comes_after_it(self) -> None:

@@ -155,11 +155,11 @@ def test_flags_hold_for_all_packets_in_a_state_or_for_none(
     [
         (
             ("-m addrtype --dst-type LOCAL", "fib daddr type local"),
-            Destination((parse_network("127.0.0.0/8"), parse_address("10.255.255.2"), parse_address("10.0.0.9"))),
+            Destination((parse_network("127.0.0.0/8"), parse_address("192.0.2.2"), parse_address("10.0.0.9"))),
         ),
         (
             ("-m addrtype ! --src-type LOCAL", "fib saddr type != local"),
-            Source((parse_network("127.0.0.0/8"), parse_address("10.255.255.2"), parse_address("10.0.0.9")), True),
+            Source((parse_network("127.0.0.0/8"), parse_address("192.0.2.2"), parse_address("10.0.0.9")), True),
         ),
         (("-m iprange --dst-range 10.0.0.2-10.0.0.3",), Destination((parse_network("10.0.0.2/31"),))),
         (("-m iprange ! --src-range 10.0.0.2-10.0.0.3",), Source((parse_network("10.0.0.2/31"),), True)),

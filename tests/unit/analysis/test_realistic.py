@@ -16,7 +16,7 @@ from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from support.generators.small_pools import numbers_of
 
-POD, CLIENT, LO = parse_address("10.255.255.2"), parse_address("198.51.100.7"), parse_address("127.0.0.1")
+POD, CLIENT, LO = parse_address("192.0.2.2"), parse_address("198.51.100.7"), parse_address("127.0.0.1")
 ENDS: dict[str, Any] = {"port": 80, "source_port": 45000}
 SENT = Packet("tcp", CLIENT, source=POD, uid=1000, gid=1000, out_interface="eth0", **ENDS)
 TO_ITSELF = SENT.replace(destination=POD, out_interface="lo")
@@ -78,7 +78,7 @@ def test_a_packet_that_can_occur(base: str, changes: dict[str, Any]) -> None:
         ("came in", {"gid": 1000}),
         ("came in", {"mark": 1}),
         ("came in", {"destination": CLIENT, "source": parse_address("203.0.113.7")}),
-        *[("came in", {"source": parse_address(address)}) for address in ("10.255.255.2", "127.0.0.1", "224.0.0.251")],
+        *[("came in", {"source": parse_address(address)}) for address in ("192.0.2.2", "127.0.0.1", "224.0.0.251")],
     ],
 )
 def test_a_packet_that_cannot_occur(base: str, changes: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ def test_a_packet_that_cannot_occur(base: str, changes: dict[str, Any]) -> None:
 
 
 def test_no_connection_is_to_what_is_no_host() -> None:
-    sent = SENT.replace(source=parse_address("fd00::2"))
+    sent = SENT.replace(source=parse_address("2001:db8::2"))
     for address, occurs in (
         ("2001:db8::7", True),
         ("::1:0", True),

@@ -31,6 +31,13 @@ def test_the_same_in_other_words_is_equal() -> None:
     assert (done.return_value, done.stdout) == (0, "equal: both captures treat every connection alike\n")
 
 
+def test_a_witness_in_a_network_is_its_first_host_and_no_address_of_the_imagined_pod_is_left_out() -> None:
+    done = run("-x 10.0.0.0/8", "")
+
+    assert "tcp to 10.0.0.0/8, user" in done.stdout
+    assert "witness: tcp to 10.0.0.1:80 " in done.stdout
+
+
 def test_diff_prints_json() -> None:
     done = run("--profile classic", "--profile current", "--format", "json")
 
@@ -40,7 +47,7 @@ def test_diff_prints_json() -> None:
         "family": "ipv4",
         "direction": "inbound",
         "packets": ["tcp, port 22"],
-        "witness": "tcp to 10.255.255.2:22 from 198.51.100.7:45000, in by eth0",
+        "witness": "tcp to 192.0.2.2:22 from 198.51.100.7:45000, in by eth0",
         "before": {"outcome": "direct", "port": None, "address": None, "interface": None},
         "after": {"outcome": "proxy-inbound", "port": 15006, "address": None, "interface": None},
     } in plain["differences"]

@@ -160,7 +160,7 @@ def test_a_defect_is_an_answer_too(tmp_path: Path) -> None:
     script = (
         "import sys; from cni import __main__, forgetting, plugin\n"
         "def broken(request): raise RuntimeError('a\\nb')\n"
-        "plugin.COMMANDS['ADD'] = forgetting.COMMANDS['DEL'] = broken\n"
+        "plugin.HANDLERS['ADD'] = forgetting.HANDLERS['DEL'] = broken\n"
         "__main__.main()\n"
     )
     for command, status in (("ADD", 1), ("DEL", 0)):
@@ -197,4 +197,4 @@ def test_the_log_has_what_was_done_and_why(tmp_path: Path) -> None:
 
 
 def test_every_command_of_the_specification_is_there() -> None:
-    assert {*plugin.COMMANDS, *forgetting.COMMANDS} == set(protocol.COMMANDS) - {"VERSION"}
+    assert {*plugin.HANDLERS, *forgetting.HANDLERS} == set(protocol.SINCE_VERSION) - {"VERSION"}

@@ -50,7 +50,7 @@ def call(
     answer = dispatch(
         ENVIRON | (environ or {}),
         stdin if isinstance(stdin, bytes) else stdin.encode(),
-        dict.fromkeys(protocol.COMMANDS, recorder.handle),
+        dict.fromkeys(protocol.SINCE_VERSION, recorder.handle),
         KNOWN,
     )
     return answer, recorder.requests[0] if recorder.requests else None

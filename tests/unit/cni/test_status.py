@@ -54,6 +54,7 @@ class Node:
         self.plugin.write_text(PLUGIN)
         self.plugin.chmod(0o755)
         (self.conf_dir / "10-main.conflist").write_text(json.dumps(MAIN))
+        (self.bin_dir / "bridge").touch()
         (root / "token").write_text(token(1800))
         (root / "ca.crt").write_text("a certificate")
         cluster = {"server": "https://10.0.0.1:6443", "certificate-authority": "ca.crt"}
@@ -124,7 +125,17 @@ def overtaken(node: Node) -> None:
 
 
 def broken(node: Node) -> None:
-    (node.conf_dir / "05-other.conflist").write_text("{")
+    (node.conf_dir / "05-other.conflist").write_text('{ "\n')
+
+
+def of_a_newer_specification(node: Node) -> None:
+    path = node.conf_dir / "10-main.conflist"
+    path.write_text(path.read_text().replace("1.0.0", "9.0.0"))
+
+
+def without_a_kubeconfig(node: Node) -> None:
+    path = node.conf_dir / "10-main.conflist"
+    path.write_text(path.read_text().replace('"kubeconfig"', '"pod_sources": ["kubernetes"], "was"'))
 
 
 def without_interpreter(node: Node) -> None:
@@ -154,7 +165,10 @@ def with_an_ended_token(node: Node) -> None:
     [
         (replaced, "entry", "it has no entry of capture-cni: pods start uncaptured"),
         (overtaken, "entry", "the entry is in"),
-        (broken, "list", "the node has no network"),
+        (broken, "list", "05-other.conflist: expected JSON: line 1 column 4: Invalid control character; the node has"),
+        (lambda node: (node.bin_dir / "bridge").unlink(), "plugins", "no pod starts: the plugin bridge of the list is"),
+        (of_a_newer_specification, "version", "the list's cniVersion is '9.0.0', which it does not know"),
+        (without_a_kubeconfig, "kubeconfig", "pod_sources has kubernetes, and there is no kubeconfig"),
         (lambda node: (node.bin_dir / "capture-cni").unlink(), "file", "capture-cni is missing"),
         (without_interpreter, "file", "its interpreter /no/such/python is missing here"),
         (without_privilege, "STATUS", "no NET_ADMIN (code 50)"),
@@ -173,8 +187,12 @@ def test_each_fault_is_named(node: Node, spoil: Callable[[Node], object], name: 
     assert code == 4
     found = {finding["name"]: finding for finding in status["findings"] if finding["state"] == "error"}
     assert message in found[name]["says"], found
+    assert all(each["remedy"] for each in found.values()), found
     assert all(each["remedy"][:1] != "`" or " " in each["remedy"].rpartition("`")[2] for each in found.values()), found
-    assert message in node.run("status").output
+    text = node.run("status").output
+    assert message in text
+    assert text.startswith("broken: ")
+    assert text.count("broken: ") == 1
 
 
 def test_a_list_of_our_own_that_goes_stale(node: Node) -> None:

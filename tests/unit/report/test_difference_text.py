@@ -8,7 +8,7 @@ from capture.analysis.trace import Fate, Trace
 from capture.backends.detect import BackendChoice
 from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet
-from capture.model.routing import LoopbackAddress, MissingRoute
+from capture.model.routing import LoopbackAddress, MissingRoute, PolicyRoute
 from capture.model.ruleset import (
     MANGLE,
     NAT,
@@ -69,8 +69,8 @@ def test_each_kind_has_its_sentence() -> None:
         Difference("ipv6", NAT, "OUTPUT", "family", own_rule, 1),
         missing=(
             LoopbackAddress(parse_network("::6")),
-            MissingRoute("ipv6", 1337, 133, has_rule=True, has_route=False),
-            MissingRoute("ipv4", 1337, 133, has_rule=False, has_route=False),
+            MissingRoute(PolicyRoute("ipv6", 1337, 133), has_rule=True, has_route=False),
+            MissingRoute(PolicyRoute("ipv4", 1337, 133), has_rule=False, has_route=False),
         ),
         others=(Other(BackendChoice("nftables", "netlink", "")),),
     )
@@ -97,7 +97,7 @@ def test_each_kind_has_its_sentence() -> None:
 def test_plain_values_mean_the_same() -> None:
     found = verified(
         Difference("ipv4", NAT, "OUTPUT", "foreign", TAKEN, 1, effect=EFFECT),
-        missing=(MissingRoute("ipv4", 1337, 133, has_rule=False, has_route=True),),
+        missing=(MissingRoute(PolicyRoute("ipv4", 1337, 133), has_rule=False, has_route=True),),
         others=(Other(BackendChoice("iptables", "restore", "legacy"), EFFECT),),
     )
 

@@ -17,6 +17,7 @@ import docs_pages
 import pytest
 
 from capture import errors
+from capture.analysis.cause_text import TEXTS
 from capture.report import output
 from cni import codes, protocol
 from cni.agent import kubectl
@@ -63,7 +64,7 @@ def test_every_code_has_its_page(kind: str, modules: tuple[ModuleType, ...], unu
 def test_the_commands_of_codes_4_and_5_are_those_whose_code_ends_with_them() -> None:
     """What two commands run are other commands, in another process or by name: they have the codes of these."""
     found = {words: codes_in(command.callback) for words, command in docs_pages.commands()}
-    for words, run in (("capture node pod", POD_COMMANDS), ("kubectl capture", kubectl.COMMANDS)):
+    for words, run in (("capture node pod", POD_COMMANDS), ("kubectl capture", kubectl.CAPTURE_COMMANDS)):
         found[words] = set().union(*(found[f"capture {name}"] for name in run))
     for code in (errors.EXIT_DRIFT, errors.EXIT_UNKNOWN):
         assert {words for words, codes in found.items() if code in codes} == set(docs_pages.ENDING_WITH[code])
@@ -102,6 +103,26 @@ def test_messages_on_pages_of_codes_are_in_the_code() -> None:
         if not any(part in text for text in texts) and not any(text in part for text in long_texts)
     ]
     assert unknown == []
+
+
+def test_pages_list_every_kind_of_cause_and_of_difference() -> None:
+    impediments = literal("capture/state/impediments.py", "ImpedimentKind")
+    differences = literal("capture/analysis/compare.py", "DifferenceKind")
+
+    assert listed_kinds("why") == {name.partition(":")[0] for name in TEXTS} | impediments
+    assert listed_kinds("verify") >= differences | impediments
+
+
+def literal(path: str, name: str) -> set[str]:
+    """Return the values of a type that only type checkers see."""
+    found = re.search(rf"\b{name} = Literal\[(.*)\]", read(ROOT / path))
+    assert found
+    return set(re.findall(r'"([\w -]+)"', found[1]))
+
+
+def listed_kinds(command: str) -> set[str]:
+    listed = read(docs_pages.DOCS / "commands" / f"{command}.md").partition("\nKinds:")[2].partition("\n\n")[0]
+    return set(re.findall(r"`([\w -]+)`", listed))
 
 
 def test_links_lead_somewhere() -> None:

@@ -89,7 +89,7 @@ class TestUsers:
         ([(3, "10.0.0.3"), (2, "fd77::2")], "fd77::2/128"),
         ([(3, "fd77::3"), (3, "10.0.0.3")], "10.0.0.3/32"),
         ([(2, "fe80::2"), (2, "169.254.0.2"), (2, "127.0.0.2"), (3, "fd77::3")], "fd77::3/128"),
-        ([(2, "fe80::2"), (2, "::1")], None),
+        ([(2, "fe80::2"), (2, "::1"), (1, "10.0.0.9")], None),
     ],
 )
 def test_the_primary_address_is_global_with_the_default_route_and_ipv4_where_there_are_several(
@@ -97,6 +97,15 @@ def test_the_primary_address_is_global_with_the_default_route_and_ipv4_where_the
 ) -> None:
     chosen = primary_of([(interface, parse_address(address)) for interface, address in found], defaults={2})
     assert (str(chosen) if chosen else None) == primary
+
+
+def test_a_kernel_that_makes_no_sockets_of_ipv6_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(family: int, kind: int) -> None:
+        raise OSError(97, "Address family not supported by protocol")
+
+    monkeypatch.setattr("capture.settings.host._socket.socket", refuse)
+    assert not PodFromInside({}).has_ipv6()
+    assert AnyPod({}).has_ipv6()
 
 
 def test_any_pod_has_both_families() -> None:

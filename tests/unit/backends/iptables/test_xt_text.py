@@ -9,7 +9,7 @@ import pytest
 from capture.backends.iptables.xt_layouts import NAT_IPV4
 from capture.backends.iptables.xt_text import (
     MATCHES,
-    TARGETS,
+    XT_TARGETS,
     limit_text,
     match_text,
     network_text,
@@ -178,7 +178,7 @@ def test_several_ports_read_as_iptables_prints_them(
 def test_a_target_reads_as_iptables_prints_it(
     name: str, revision: int, fields: dict[str, Any], family: Family, words: str
 ) -> None:
-    structure = written(TARGETS, name, revision, fields)
+    structure = written(XT_TARGETS, name, revision, fields)
     assert target_text(name, revision, structure, family) == f"{name} {words}".rstrip()
 
 
@@ -226,14 +226,14 @@ def test_each_answer_of_a_rule_reads_as_iptables_prints_it(family: Family, answe
     """By their numbers in ipt_REJECT.h and ip6t_REJECT.h; a dash is one that iptables does not write."""
     kind = "icmp" if family == IPV4 else "icmp6"
     for number, name in enumerate(answers.split()):
-        words = target_text("REJECT", 0, written(TARGETS, "REJECT", 0, {"answer": number}), family)
+        words = target_text("REJECT", 0, written(XT_TARGETS, "REJECT", 0, {"answer": number}), family)
         plain = "tcp-reset" if name == "tcp-reset" else f"{kind}-{name}"
         assert words == (f"REJECT [ revision 0, 0x{number:02x} ]" if name == "-" else f"REJECT --reject-with {plain}")
 
 
 @pytest.mark.parametrize("more", [{"flags": 4}, {"ct_events": 1}, {"exp_events": 1}, {"timeout": b"x"}])
 def test_a_zone_with_more_in_it_is_shown_by_its_bytes(more: dict[str, Any]) -> None:
-    words = target_text("CT", 2, written(TARGETS, "CT", 2, {"zone": 1} | more), IPV4)
+    words = target_text("CT", 2, written(XT_TARGETS, "CT", 2, {"zone": 1} | more), IPV4)
     assert words.startswith("CT [ revision 2, 0x")
 
 

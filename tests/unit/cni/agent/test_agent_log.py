@@ -23,11 +23,17 @@ def test_a_line_is_json_on_standard_output(capfd: pytest.CaptureFixture[str]) ->
     )  # fmt: skip
 
 
-def test_an_agent_whose_log_has_no_reader_goes_on() -> None:
-    reader, writer = os.pipe()
+def test_a_line_without_a_reader_is_lost_and_the_next_one_is_written() -> None:
+    descriptors = reader, writer = os.pipe()
+    log = AgentLog(descriptor=writer)
     os.close(reader)
-    AgentLog(descriptor=writer).info("installed")
-    os.close(writer)
+    log.info("lost")
+    reader, other = os.pipe()
+    os.dup2(other, writer)
+    log.info("installed")
+    assert b'"installed"' in os.read(reader, 1024)
+    for descriptor in (*descriptors[1:], reader, other):
+        os.close(descriptor)
 
 
 def test_the_plugins_lines_come_into_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_an_agent_without_its_packages_names_what_is_missing(
 
 def test_what_runs_in_a_pod_is_the_same_from_the_node_and_from_afar() -> None:
     assert set(commands.POD_COMMANDS) <= set(capture.list_commands(click.Context(capture)))
-    assert kubectl.COMMANDS == commands.POD_COMMANDS
+    assert kubectl.CAPTURE_COMMANDS == commands.POD_COMMANDS
 
 
 def test_the_status_and_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

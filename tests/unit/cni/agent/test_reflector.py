@@ -217,3 +217,12 @@ def test_each_turn_is_followed_by_its_pause(alone: Any) -> None:
     alone.run_once = lambda _stop: 3.0
     alone.run(stop)
     assert pauses == [3.0, 3.0]
+
+
+def test_a_server_that_is_away_for_days_is_no_defect() -> None:
+    from cni.agent.reflector import LONGEST_PAUSE, Reflector
+
+    no_client: Any = None
+    reflector = Reflector(no_client, "node-1", Pods(), Health(), AgentLog(descriptor=-1))
+    pauses = [reflector._failed(OSError("no answer")) for _ in range(1100)]  # as doubled, beyond a float
+    assert LONGEST_PAUSE / 2 <= pauses[-1] <= LONGEST_PAUSE

@@ -14,11 +14,11 @@ from capture.settings.settings import Settings
 from cni import conf
 from cni.agent import api, repair
 from cni.agent.agent_log import AgentLog
-from cni.agent.audit import NOTHING, Audited
+from cni.agent.audit import UNOBSERVED, Audited
 from cni.agent.examination import CAPTURED, UNKNOWN, PodState
 from cni.agent.health import Health
 from cni.agent.options import Options
-from cni.agent.repair import LONGEST_PAUSE, QUIET, Repair
+from cni.agent.repair import EVENT_INTERVAL, LONGEST_PAUSE, Repair
 from cni.agent.runtime import Sandbox
 from cni.agent.sandboxes import PodNamespace
 from support.cluster import fake_kubernetes
@@ -35,7 +35,7 @@ STARTING = READY | {"status": {"ready": 0}}
 
 def audited(state: str, sandbox: str = "s1") -> Audited:
     place = PodNamespace(Sandbox(sandbox, "shop", "web", "uid-1", 0), "/run/netns/nowhere", 7)
-    return Audited(place, PodState(state, "there are no rules", "recreate it"), NOTHING, 0.0)
+    return Audited(place, PodState(state, "there are no rules", "recreate it"), UNOBSERVED, 0.0)
 
 
 class Scene:
@@ -109,7 +109,7 @@ def test_a_pod_that_is_well_or_unknown_is_not_repaired(scene: Scene, state: str)
 
 @with_options()
 def test_the_same_fault_is_reported_again_after_ten_minutes_only(scene: Scene) -> None:
-    for wait, number in ((0.0, 1), (QUIET - 1, 0), (1.0, 1)):
+    for wait, number in ((0.0, 1), (EVENT_INTERVAL - 1, 0), (1.0, 1)):
         scene.clock += wait
         scene.repair(audited("no-rules"), READY)
         assert len(scene.events()) == number
@@ -159,7 +159,7 @@ def test_what_was_long_ago_is_forgotten(scene: Scene) -> None:
     for sandbox in ("s1", "s2"):
         scene.repair(audited("no-rules", sandbox), READY)
         assert (len(scene.repair._failures), len(scene.repair._published)) == (1, 1)
-        scene.clock += repair.FORGOTTEN + 1
+        scene.clock += repair.FORGET_SECONDS + 1
     scene.clock -= 2
     scene.repair(audited("no-rules", "s3"), READY)
     assert [*scene.repair._failures] == ["s2", "s3"], "each for an hour after its pause"
