@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from capture.analysis.effects import Comparison, Effect
 from capture.analysis.trace import Step, Trace, trace_whole_path
-from capture.model.ruleset import BUILT_IN_CHAINS, Chain, Rule, TableName
+from capture.model.ruleset import BUILT_IN_CHAINS, Chain, Rule, TableName, UnknownMatch, UnknownVerdict
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -169,10 +169,10 @@ class Culprits:
 
     def _judge_next_to_doubtful(self) -> None:
         """Call certain only what rules do next to those that cannot be judged, which may accept packets before."""
-        doubtful = [location for location, effect in self.named.items() if not effect.is_certain]
-        for location, effect in list(self.named.items()) if doubtful else ():
-            if not effect.is_certain:
-                continue
+        found = {location: effect for location, effect in self.named.items() if effect.is_certain}
+        possible = (*self.named, *self._locations(_may_be_doubtful)) if found else ()
+        doubtful = [location for location in dict.fromkeys(possible) if location not in found]
+        for location, effect in found.items() if doubtful else ():
             certain = [each for each in self._effects_of(*doubtful, location) if each.is_certain]
             if certain:
                 self.named[location] = min(certain, key=lambda each: each.weight)
@@ -212,3 +212,9 @@ class Culprits:
         )
         in_use = tuple(each for each in other_chains if each.chain.rules or "DROP" in each.policies)
         return self.whole.replace(ruleset=self.whole.ruleset.with_chains(left), other_chains=in_use)
+
+
+def _may_be_doubtful(rule: Rule | None) -> bool:
+    """Return whether a rule has a part that the model lacks."""
+    parts = (*rule.matches, rule.verdict) if rule is not None else ()
+    return any(isinstance(part, UnknownMatch | UnknownVerdict) for part in parts)

@@ -248,6 +248,13 @@ class TestNextToOurs:
         assert len(judgement.unjudged) == 2
         assert not any(each.effect is None or each.effect.is_certain for each in judgement.unjudged)
 
+    def test_the_packets_of_a_drop_are_those_that_nothing_may_accept(self) -> None:
+        there = chain(Rule(Accept(), (*HTTPS, UNKNOWN)), Rule(Drop(), (Protocol("tcp"),)))
+
+        (found,) = judged(REDIRECT, other_chains=there).obstacles
+        assert found.effect is not None
+        assert found.effect.regions[0].startswith("tcp, port other than 443")
+
     def test_the_policy_that_drops_has_no_rule(self) -> None:
         (found,) = judged(REDIRECT, other_chains=chain(policy="DROP")).obstacles
         assert (found.rule, found.family) == (None, "ipv4")
