@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from injection.inject import WorkloadOutcome
-    from injection.plan import InjectionPlan
     from injection.template import Template
 
 BY_INIT = "by istio-init"
@@ -73,17 +72,10 @@ def report(origin: str, outcome: WorkloadOutcome, template: Template) -> Report:
         return found
     level, against = level_of(with_plan(outcome.workload.pod, plan, "")["spec"])
     carrier = BY_PLUGIN if template.uses_plugin else BY_INIT
-    return found.replace(
-        carrier=carrier if plan.settings.is_captured else "",
-        capture=_settings_as_plain(plan),
-        level=level,
-        against_stricter=tuple(against),
-    )
-
-
-def _settings_as_plain(plan: InjectionPlan) -> dict[str, str]:
     words = plan.settings.arguments()[1:]
-    return dict(zip(words[::2], words[1::2], strict=False))
+    capture = dict(zip(words[::2], words[1::2], strict=False))
+    captured_by = carrier if plan.settings.is_captured else ""
+    return found.replace(carrier=captured_by, capture=capture, level=level, against_stricter=tuple(against))
 
 
 def _pod_security(level: str, against_stricter: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ DaemonSet = create_namespaced_resource("apps", "v1", "DaemonSet", "daemonsets")
 PAGE = 50
 WATCH_SECONDS = 290
 """How long the API server lets a watch last; client-go uses five to ten minutes."""
-SILENCE = 330.0
+SILENCE_TIMEOUT = 330.0
 """Seconds after which a silent watch is dead: later than the server would have ended it."""
 TIMEOUT = 10.0
 MIN_INTERVAL = 0.5
@@ -53,7 +53,9 @@ class Transport(httpx.BaseTransport):
         parameters = request.url.params
         if parameters.get("watch") == "true":
             request.url = request.url.copy_merge_params({"allowWatchBookmarks": "true"})
-            request.extensions = request.extensions | {"timeout": httpx.Timeout(TIMEOUT, read=SILENCE).as_dict()}
+            request.extensions = request.extensions | {
+                "timeout": httpx.Timeout(TIMEOUT, read=SILENCE_TIMEOUT).as_dict()
+            }
             self._wait_for_turn()
         elif "limit" in parameters and "continue" not in parameters:
             # "Any" version is what the cache has; "resourceVersionMatch" keeps the pages.

@@ -30,9 +30,9 @@ from cni.install import Desired
 from cni.networks import OWN_CONFIG_MARK, PLUGIN, networks
 from cni.token_times import token_in
 
-EVERY = 10.0
+LOOK_INTERVAL = 10.0
 """Seconds between looks when nothing happens."""
-HANDOVER_EVERY = 1.0
+HANDOVER_INTERVAL = 1.0
 """Seconds between looks of an agent that waits for its turn."""
 RUNTIME_TIMEOUT = 15.0
 """Seconds for a runtime to load what is in its directory."""
@@ -76,7 +76,7 @@ class Installation:
                 self.directories.wait(self._pause(time.monotonic()))
             else:
                 self.health.report("handover", "another agent of this node acts")
-                self.directories.wait(HANDOVER_EVERY)
+                self.directories.wait(HANDOVER_INTERVAL)
 
     def run_once(self, now: float) -> None:
         """Look at everything once, and repair what is not as it should be."""
@@ -90,7 +90,7 @@ class Installation:
     def _pause(self, now: float) -> float:
         if self._restore_at > now:
             return self._restore_at - now
-        return 0.5 if self._unloaded_since is not None else EVERY
+        return 0.5 if self._unloaded_since is not None else LOOK_INTERVAL
 
     # --- the plugin -----------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from cni.agent.agent_log import AgentLog
 
 CHUNK = 65536
-EVERY = 1.0
+LOOK_INTERVAL = 1.0
 """Seconds between looks."""
 
 
@@ -29,7 +29,7 @@ class LogFollower:
 
     def run(self, log: AgentLog, stop: threading.Event) -> None:
         """Pass lines on until ``stop``."""
-        while not stop.wait(EVERY):
+        while not stop.wait(LOOK_INTERVAL):
             for line in self.lines():
                 log.pass_on(line)
 

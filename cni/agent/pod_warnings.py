@@ -16,7 +16,7 @@ from cni.agent.agent_log import AgentLog
 from cni.agent.runtime import Sandbox
 
 REASON = "CaptureWarning"
-PAUSE = 60.0
+PAUSE_SECONDS = 60.0
 """Seconds after an Event that the API server could not take; each may have to wait for its time limit."""
 MAX_PUBLISHED = 10_000
 """Pods that are remembered; of an older one the API server still has the Event."""
@@ -38,7 +38,7 @@ class Warnings:
         name = f"capture-warning-{sandbox.uid}"
         outcome = events.once_on_pod(self._client, about, name, REASON, "; ".join(warnings)) if self._client else ""
         if outcome == events.UNREACHABLE:
-            self._again = time.monotonic() + PAUSE
+            self._again = time.monotonic() + PAUSE_SECONDS
             return
         self._published[sandbox.uid] = None
         if len(self._published) > MAX_PUBLISHED:

@@ -19,11 +19,11 @@ from cni.pod_object import is_the_same
 Plain = dict[str, Any]
 Key = tuple[str, str]
 
-YOUNG = 90.0
+FRESH_SECONDS = 90.0
 """Seconds since the API server was last heard in which what is here counts: bookmarks come each minute."""
 REMEMBERED = 1000
 """Ended pods that are remembered for readers of changes."""
-WAIT = 0.2
+WAIT_SECONDS = 0.2
 """Seconds to wait for a pod that is not here yet."""
 
 METADATA_FIELDS = ("namespace", "name", "uid", "labels", "creationTimestamp", "deletionTimestamp")
@@ -139,9 +139,9 @@ class Pods:
     @property
     def is_fresh(self) -> bool:
         """Return whether this table is as certain as an answer of the API server."""
-        return self._is_synced and self._clock() - self._heard < YOUNG
+        return self._is_synced and self._clock() - self._heard < FRESH_SECONDS
 
-    def find(self, identity: Identity, wait: float = WAIT) -> Plain | None:
+    def find(self, identity: Identity, wait: float = WAIT_SECONDS) -> Plain | None:
         """Return the very pod, also if it comes within ``wait`` seconds; None if that is not certain."""
         if not identity.uid:
             return None

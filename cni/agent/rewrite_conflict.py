@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cni.agent.backoff import Backoff
 
-WINDOW = 60.0
+WINDOW_SECONDS = 60.0
 """Seconds over which losses are counted."""
 FREE_RESTORES = 5
 """Losses in that time that are answered at once."""
@@ -33,14 +33,14 @@ class RestoreBackoff:
         """
         self.note_quiet(now)
         self._last = now
-        self._losses = [loss for loss in self._losses if now - loss < WINDOW] + [now]
+        self._losses = [loss for loss in self._losses if now - loss < WINDOW_SECONDS] + [now]
         if self._pause or len(self._losses) > FREE_RESTORES:
             self._pause = self._pauses.pause()
         return self._pause
 
     def note_quiet(self, now: float) -> bool:
         """Note that the entry is in place; return whether that ends a conflict: a minute without a loss."""
-        if not self._pause or now - self._last < WINDOW + self._pause:
+        if not self._pause or now - self._last < WINDOW_SECONDS + self._pause:
             return False
         self._pause, self._losses = 0.0, []
         self._pauses.reset()

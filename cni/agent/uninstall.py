@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 NOT_FOUND = 404
 PODS_TIMEOUT = 240.0
-UNLOADED_WITHIN = 10.0
+UNLOAD_TIMEOUT = 10.0
 """Seconds for a runtime to load the network configuration without the plugin."""
-CALLS_END = 2.0
+CALLS_END_SECONDS = 2.0
 """Seconds for calls that had begun before."""
 REMEDY = "Look at its pods; a node that is gone for good holds its pod: delete that with --force."
 
@@ -46,7 +46,7 @@ def uninstall(
         return changes
     is_unloaded = runtime is not None and _is_unloaded(runtime, is_replaced)
     if is_unloaded:
-        time.sleep(CALLS_END)
+        time.sleep(CALLS_END_SECONDS)
     if is_replaced():
         return [*changes, f"{options.bin_dir}/{PLUGIN}: stays, since another agent has come to this node"]
     if is_unloaded:
@@ -60,7 +60,7 @@ def uninstall(
 
 def _is_unloaded(runtime: RuntimeClient, is_replaced: Callable[[], bool]) -> bool:
     """Wait until the runtime has loaded a configuration without the plugin; return False if it does not report that."""
-    until = time.monotonic() + UNLOADED_WITHIN
+    until = time.monotonic() + UNLOAD_TIMEOUT
     while time.monotonic() < until and not is_replaced():
         try:
             loaded = runtime.loaded()

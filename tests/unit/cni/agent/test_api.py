@@ -74,7 +74,7 @@ def test_a_client_leaves_no_connection_behind(client: Client, tmp_path: Path) ->
 def test_a_watch_that_is_silent_for_too_long_ends(
     server: FakeKubernetes, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "SILENCE", 0.5)
+    monkeypatch.setattr(api, "SILENCE_TIMEOUT", 0.5)
     server.history.happens("ADDED", {"metadata": dict(POD), "spec": {}})
     watch = api.watch_pods(client, "node-1", "1000")
     assert next(watch)[0] == "ADDED"
@@ -188,7 +188,7 @@ def test_a_watch_goes_on_after_a_version_and_has_bookmarks_and_an_end(server: Fa
     watch = api.watch_pods(client, "node-1", "1000")
     assert [next(watch)[0], next(watch)[0]] == ["ADDED", "BOOKMARK"]
     parameters = queried(server)
-    assert api.WATCH_SECONDS <= int(parameters.pop("timeoutSeconds")) < api.WATCH_SECONDS + 20 < api.SILENCE
+    assert api.WATCH_SECONDS <= int(parameters.pop("timeoutSeconds")) < api.WATCH_SECONDS + 20 < api.SILENCE_TIMEOUT
     assert parameters == {
         "watch": "true", "allowWatchBookmarks": "true", "fieldSelector": "spec.nodeName=node-1",
         "resourceVersion": "1000",

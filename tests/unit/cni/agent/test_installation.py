@@ -13,7 +13,7 @@ import pytest
 
 from cni.agent.handover import Handover
 from cni.agent.health import Health
-from cni.agent.installation import EVERY, PARTS, Installation
+from cni.agent.installation import LOOK_INTERVAL, PARTS, Installation
 from cni.agent.options import Options
 from cni.agent.runtime import Loaded, RuntimeSilentError
 from support.output.agent_lines import AgentLines
@@ -249,7 +249,7 @@ def test_a_runtime_that_loads_nothing_new_is_looked_at_often_and_named_after_a_w
     assert problems == [without, without, f"{without}; after 15 s: look into its log"]
     runtime.answer = Loaded(("bridge", "capture-cni"), "lab", str(node.conf_dir), (f"{node.bin_dir}/",))
     node.installation.run_once(17.0)
-    assert node.installation._pause(17.0) == EVERY
+    assert node.installation._pause(17.0) == LOOK_INTERVAL
     assert node.health.fact("loaded") == {
         "network": "lab", "plugins": ("bridge", "capture-cni"), "directory": str(node.conf_dir),
     }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cni.agent import api, pod_warnings
-from cni.agent.pod_warnings import PAUSE, Warnings
+from cni.agent.pod_warnings import PAUSE_SECONDS, Warnings
 from cni.agent.runtime import Sandbox
 from support.cluster import fake_kubernetes
 from support.cluster.fake_kubernetes import FakeKubernetes
@@ -65,7 +65,7 @@ def test_an_api_server_that_is_away_is_left_alone_for_a_minute(
     server.always(fake_kubernetes.status(503))
     for pod in (WEB, API):
         warn(pod, ("a way round",))
-    clock[0] += PAUSE - 1
+    clock[0] += PAUSE_SECONDS - 1
     warn(WEB, ("a way round",))
     assert (told(warn), len(server.posted)) == ([], 1)
     server.always(None)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cni.agent.pods import YOUNG, Pods, reduced
+from cni.agent.pods import FRESH_SECONDS, Pods, reduced
 from cni.pod import Identity
 from cni.pod_object import from_object
 
@@ -68,10 +68,10 @@ def test_a_bookmark_keeps_the_table_fresh() -> None:
     clock = [100.0]
     pods = filled(a_pod(), clock=clock)
     for change in (pods.heard, lambda: pods.put(a_pod("uid-2")), lambda: pods.remove(a_pod("uid-9"))):
-        clock[0] += YOUNG - 1
+        clock[0] += FRESH_SECONDS - 1
         change()
         assert pods.is_fresh
-    clock[0] += YOUNG
+    clock[0] += FRESH_SECONDS
     assert not pods.is_fresh
     assert pods.get("shop", "web-0") == reduced(a_pod("uid-2"))
     assert pods.get("shop", "web-1") is None
@@ -106,7 +106,7 @@ def test_a_pod_that_comes_while_it_is_waited_for_is_found() -> None:
 def test_news_of_long_ago_are_not_certain() -> None:
     clock = [100.0]
     pods = filled(a_pod(), clock=clock)
-    clock[0] += YOUNG + 1
+    clock[0] += FRESH_SECONDS + 1
     assert pods.find(WEB) is None
     pods.heard()
     assert pods.find(WEB) is not None

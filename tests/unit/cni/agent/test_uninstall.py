@@ -158,7 +158,7 @@ def test_with_containerd_the_plugin_goes_when_it_is_not_loaded_any_more(
     assert of_entry.startswith(f"{entered}: ")
     assert json.loads(entered.read_text())["plugins"] == plugins[:1]
     assert others == [f"{node}/istio-capture/token: removed", f"{node}/bin/capture-cni: removed"]
-    assert (runtime.calls, len(sleeps), sleeps[-1]) == (3, 3, uninstall.CALLS_END)
+    assert (runtime.calls, len(sleeps), sleeps[-1]) == (3, 3, uninstall.CALLS_END_SECONDS)
     assert [*(node / "bin").iterdir()] == []
 
 
@@ -169,7 +169,7 @@ def test_with_containerd_the_plugin_goes_when_it_is_not_loaded_any_more(
 def test_where_the_runtime_may_still_call_the_plugin_it_goes_with_the_last_pod(
     node: Path, monkeypatch: pytest.MonkeyPatch, answers: Any
 ) -> None:
-    monkeypatch.setattr(uninstall, "UNLOADED_WITHIN", 0.1)
+    monkeypatch.setattr(uninstall, "UNLOAD_TIMEOUT", 0.1)
     places = {"mark": f"{node}/run/leaving", "remembered": f"{node}/results"}
     monkeypatch.setattr(deferred_removal, "schedule_removal", partial(deferred_removal.schedule_removal, **places))
     (node / "net.d").mkdir()
@@ -230,7 +230,7 @@ def test_the_plugin_stays_where_another_agent_has_come_meanwhile(
     node: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
     """A node that is chosen again while the agent of before uninstalls: the plugin is the new one's."""
-    monkeypatch.setattr(uninstall, "CALLS_END", 0)
+    monkeypatch.setattr(uninstall, "CALLS_END_SECONDS", 0)
     (node / "net.d").mkdir()
     runtime = Containerd()
     options = Options("node-1", "", {}, bin_dir=f"{node}/bin", conf_dir=f"{node}/net.d")
