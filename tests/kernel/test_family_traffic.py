@@ -91,6 +91,9 @@ def assert_the_verbs_agree_with_traffic(pod: Pod) -> None:
         assert "\ndropped: refused by the rule marked =>" in printed("trace", "tcp", *way)
         assert "family-not-captured: IPv6 is not captured in this pod, and --other" in printed("why", "tcp", *way)
     assert "\ndirect: it bypasses the proxy" in printed("trace", "tcp", own)
+    options = "--from-options", "--ip-families", "ipv4", "--other-family", "reject"
+    assert "\ndropped: refused by the rule marked =>" in printed("trace", "tcp", elsewhere, *options)
+    assert "\ndirect: it bypasses the proxy" in printed("trace", "tcp", own, *options)
     explained = json.loads(printed("explain", "--format", "json"))["ipv6"]
     tcp = {each["traffic"]: each["outcome"] for each in explained if each["direction"] == "outbound"}
     assert tcp == {"tcp, leaving the pod": "dropped", "tcp, over lo": "direct", "udp": "direct"}
