@@ -97,6 +97,7 @@ def assert_the_verbs_agree_with_traffic(pod: Pod) -> None:
     explained = json.loads(printed("explain", "--format", "json"))["ipv6"]
     tcp = {each["traffic"]: each["outcome"] for each in explained if each["direction"] == "outbound"}
     assert tcp == {"tcp, leaving the pod": "dropped", "tcp, over lo": "direct", "udp": "direct"}
+    assert "refused: --other-family reject refuses TCP of this family (IPv6 only)" in printed("watch", "--once")
     assert printed("dump").startswith("# nftables, IPv6, table inet istio-proxy-reject: refuses TCP")
     assert json.loads(printed("dump", "--format", "json"))["rejected_families"] == ["ipv6"]
 
