@@ -81,7 +81,7 @@ def one_add(backend: str, started: float) -> None:
     builtins.__import__ = clock.during("imports", builtins.__import__)
     begin(clock, cni.plugin, "decide", "_desired_settings")
     begin(clock, capture.operations.change, "build", "resolve", "build_ruleset")
-    begin(clock, detect, "look", "look")
+    begin(clock, detect, "look", "detect")
     begin(clock, driver, "commit", "write")
     begin(clock, driver, "verify", "holds")
     answered = dispatch(os.environ, sys.stdin.buffer.read(), {"ADD": cni.plugin.add}, cni.__main__.KNOWN_ARGUMENTS)

@@ -183,7 +183,9 @@ class EdgeReader:
     def _edge(self, chain: model.Chain, position: int, rule: model.Rule, family: Family, depth: int) -> Edge:
         kind, to, below = self._target(chain, rule, depth)
         own = self._own.get(family, {}).get((self.table.name, chain.name), ())
-        if not is_own_chain(chain.name) and position not in own:
+        if self._base_chain.is_own and self._base_chain.table not in model.TABLES:
+            text, to, kind = rule.why, "refused", "dropped"  # --other-family reject
+        elif not is_own_chain(chain.name) and position not in own:
             nft_words = rule.why if not self._base_chain.is_own else ""  # rules of iptables have none
             text = f"rule {position + 1}: {nft_words or self._text_of(rule, family)}"
             to, kind = f"foreign: {to}", "foreign"

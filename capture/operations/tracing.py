@@ -52,7 +52,7 @@ def trace(
             return Trace(sent, "no-route", sent.port, None, ())
         complete = sent if sent.source_port else sent.replace(source_port=USUAL_SOURCE_PORT)
         if settings is not None:
-            found = trace_whole_path(complete, Situation(_desired(settings, namespace, host)))
+            found = trace_whole_path(complete, _desired(settings, namespace, host))
         else:
             found = _with_impediments(trace_whole_path(complete, live_situation()))
         return found.replace(packet=sent)
@@ -79,7 +79,7 @@ def situation_of(settings: Settings | None = None, namespace: Namespace = None, 
     with InNamespace(namespace):
         if settings is None:
             return live_situation()
-        return Situation(_desired(settings, namespace, host), network=read_pod_network())
+        return _desired(settings, namespace, host).replace(network=read_pod_network())
 
 
 def live_situation() -> Situation:
@@ -113,9 +113,13 @@ def _with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
     return live.with_chains(explained)
 
 
-def _desired(settings: Settings, namespace: Namespace, host: Host | None) -> Ruleset:
+def _desired(settings: Settings, namespace: Namespace, host: Host | None) -> Situation:
     config, _ = resolve(as_settings(settings, "trace"), host_or_default(host, namespace))
-    return build_ruleset(config)
+    if not config.rejects_ipv6:
+        return Situation(build_ruleset(config))
+    from capture.backends.nftables.foreign import rejecting_chains  # few captures reject anything
+
+    return Situation(build_ruleset(config), tuple(rejecting_chains()))
 
 
 def trace_packet(  # noqa: PLR0913  # a packet has this many sides; all but the first two are named

@@ -91,9 +91,13 @@ def assert_the_verbs_agree_with_traffic(pod: Pod) -> None:
         assert "\ndropped: refused by the rule marked =>" in printed("trace", "tcp", *way)
         assert "family-not-captured: IPv6 is not captured in this pod, and --other" in printed("why", "tcp", *way)
     assert "\ndirect: it bypasses the proxy" in printed("trace", "tcp", own)
+    options = "--from-options", "--ip-families", "ipv4", "--other-family", "reject"
+    assert "\ndropped: refused by the rule marked =>" in printed("trace", "tcp", elsewhere, *options)
+    assert "\ndirect: it bypasses the proxy" in printed("trace", "tcp", own, *options)
     explained = json.loads(printed("explain", "--format", "json"))["ipv6"]
     tcp = {each["traffic"]: each["outcome"] for each in explained if each["direction"] == "outbound"}
     assert tcp == {"tcp, leaving the pod": "dropped", "tcp, over lo": "direct", "udp": "direct"}
+    assert "refused: --other-family reject refuses TCP of this family (IPv6 only)" in printed("watch", "--once")
     assert printed("dump").startswith("# nftables, IPv6, table inet istio-proxy-reject: refuses TCP")
     assert json.loads(printed("dump", "--format", "json"))["rejected_families"] == ["ipv6"]
 

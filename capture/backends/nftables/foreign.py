@@ -18,7 +18,8 @@ from capture.backends.nftables.netlink import set_finder
 from capture.backends.nftables.render import described
 from capture.errors import UnsupportedError
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILIES, FAMILY_OF, Family
+from capture.model.addresses import FAMILIES, FAMILY_OF, IPV6, Family
+from capture.model.packet import LOOPBACK
 from capture.model.values import Value
 from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text
 from capture.netlink.nfnetlink import open_netfilter, read_consistently
@@ -112,6 +113,18 @@ def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[BaseCh
     except UnsupportedError:
         return ()
     return tuple(sorted(found, key=lambda each: each.order))
+
+
+def rejecting_chains() -> Iterator[BaseChain]:
+    """Yield the chains of --other-family reject, as they are read where they are written."""
+    from capture.backends.other_family import BEFORE_OTHER_FILTERS  # few captures reject anything
+
+    for hook, kind in ((model.INPUT, model.InInterface), (model.OUTPUT, model.OutInterface)):
+        matches = kind(LOOPBACK, negated=True), model.Protocol("tcp")
+        rule = model.Rule(model.UnknownVerdict("reject with tcp reset"), matches, IPV6, REJECTED)
+        contents = model.Table(model.MANGLE, (model.Chain(hook.lower(), (rule,), "ACCEPT"),))
+        table = f"inet {REJECT_TABLE}"
+        yield BaseChain(table, FAMILIES, hook, BEFORE_OTHER_FILTERS, is_nat=False, contents=contents, is_own=True)
 
 
 def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> Iterator[BaseChain]:
