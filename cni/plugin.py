@@ -192,7 +192,7 @@ def _warn_of_full_table(log: PluginLog) -> None:
     tracked, most = read_counts()
     if tracked <= most // 2:
         return
-    from capture.analysis.causes import is_nearly_full  # most nodes track few connections
+    from capture.analysis.pod_causes import is_nearly_full  # most nodes track few connections
 
     if is_nearly_full(tracked, most):
         log.warn(

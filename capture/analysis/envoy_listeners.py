@@ -6,7 +6,7 @@ The answer of Envoy's admin interface is ``/config_dump`` (envoy.admin.v3.Config
 from __future__ import annotations
 
 from capture.analysis.cause_text import Cause, cause
-from capture.analysis.causes import MODES, Capture
+from capture.analysis.pod_causes import MODES
 from capture.analysis.trace import DNS, PROXY_INBOUND
 from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6, Family
 from capture.model.values import Value
@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
+
+    from capture.analysis.captured_pod import Capture
 
     Json = Mapping[str, Any]
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from capture.analysis.base_chains import Situation
+from capture.analysis.captured_pod import Capture, PodFacts
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
-    Capture,
-    PodFacts,
-    app_elsewhere,
     causes_of_connection,
-    causes_of_pod,
-    causes_of_proxy,
-    default_route_causes,
     drop_cause,
     drop_of_connection,
     is_own,
-    no_route_cause,
-    notes_on_proxy,
     place_of,
-    stops,
     untracked_cause,
 )
 from capture.analysis.ipsec import policy_for
+from capture.analysis.pod_causes import (
+    app_elsewhere,
+    causes_of_pod,
+    causes_of_proxy,
+    default_route_causes,
+    no_route_cause,
+    notes_on_proxy,
+    stops,
+)
 from capture.analysis.trace import PROXY_OUTBOUND, TO_PROXY, Trace, trace_whole_path
 from capture.backends import detect, load
 from capture.errors import CaptureError

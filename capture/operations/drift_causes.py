@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import Cause, cause
-from capture.analysis.causes import PodFacts, drop_cause
+from capture.analysis.causes import drop_cause
 from capture.analysis.foreign_effects import what_foreign_does
 from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family, parse_address
@@ -19,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from capture.analysis.captured_pod import PodFacts
     from capture.analysis.compare import Difference
     from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace

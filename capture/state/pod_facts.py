@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from capture.analysis.causes import PodFacts
+from capture.analysis.captured_pod import PodFacts
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NUMBERS, parse_address
 from capture.model.conventions import PROTOCOL_NUMBERS

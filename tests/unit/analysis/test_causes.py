@@ -10,20 +10,19 @@ import pytest
 
 import capture
 from capture.analysis.base_chains import BaseChain
+from capture.analysis.captured_pod import Capture, PodFacts
 from capture.analysis.cause_text import TEXTS, cause
-from capture.analysis.causes import (
-    Capture,
-    PodFacts,
+from capture.analysis.causes import causes_of_connection
+from capture.analysis.meaning import Translate
+from capture.analysis.pod_causes import (
     app_elsewhere,
     causes_at_port,
-    causes_of_connection,
     causes_of_pod,
     causes_of_proxy,
     default_route_causes,
     notes_on_proxy,
     stops,
 )
-from capture.analysis.meaning import Translate
 from capture.analysis.rerouting import MarkRoute
 from capture.analysis.trace import DNS, PROXY_INBOUND, PROXY_OUTBOUND, Step, Trace
 from capture.model.addresses import FAMILIES, address_text, parse_address
@@ -55,14 +54,15 @@ from support.rules.traced import trace
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from capture.analysis.captured_pod import Ports
     from capture.analysis.cause_text import Cause
-    from capture.analysis.causes import Ports
     from capture.analysis.trace import Outcome
     from capture.model.addresses import Family
 
 CAPTURE_PACKAGE = Path(capture.__file__).parent
 TELL_CAUSES = (
     "analysis/causes",
+    "analysis/pod_causes",
     "analysis/envoy_listeners",
     "operations/diagnosis",
     "operations/exclusions",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capture.analysis.causes import Capture
+from capture.analysis.captured_pod import Capture
 from capture.analysis.envoy_listeners import (
     ORIGINAL_DESTINATION,
     ORIGINAL_SOURCE,

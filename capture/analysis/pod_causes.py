@@ -1,0 +1,260 @@
+"""Why connections to and from a pod fail, whichever is meant: interfaces, routes, listeners of the proxy. Pure."""
+
+from __future__ import annotations
+
+from capture.analysis.captured_pod import Capture, PodFacts, contains
+from capture.analysis.cause_text import Cause, cause
+from capture.analysis.trace import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Trace
+from capture.model.addresses import (
+    ANY_ADDRESS,
+    FAMILIES,
+    FAMILY_NAMES,
+    FAMILY_NUMBERS,
+    FAMILY_OF,
+    IPV4,
+    IPV6,
+    LOOPBACK_ADDRESSES,
+    Family,
+    Network,
+    address_text,
+)
+from capture.model.conventions import PROTOCOL_NUMBERS, SIDECAR_PORTS
+from capture.model.packet import LOOPBACK
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.model.ruleset import ProtocolName
+    from capture.netlink.sock_diag import Listener
+
+
+KIND_OF = {"proxy-outbound": "outbound", "proxy-inbound": "inbound", "dns": "DNS"}
+USUAL_INTERFACE = "eth0"
+"""The name of a pod's interface in container runtimes."""
+MODES = {True: "TPROXY", False: "REDIRECT"}
+NEARLY_FULL = 0.95
+"""Share of the conntrack table above which new connections are about to fail, and some already do."""
+
+
+def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+    """Yield what is wrong with the pod, whatever connection is meant; ``stops`` tells which of it matters to one."""
+    if any(link.is_loopback and not link.is_up for link in facts.links):
+        yield cause("lo-down", "lo")
+    present = ", ".join(sorted(link.name for link in facts.links if not link.is_loopback))
+    for name in missing_interfaces(facts, capture):
+        yield cause("interface-missing", name, name=name, present=present or "none")
+    for name, target in facts.diverted:
+        yield cause("ingress-filter", name, name=name, target=target)
+    if is_nearly_full(facts.tracked, facts.max_tracked):
+        setting = "net.netfilter.nf_conntrack_max"
+        yield cause("conntrack-full", setting, tracked=facts.tracked, max_tracked=facts.max_tracked)
+
+
+def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
+    """Return the excluded interfaces that do not exist; a pattern may be for later ones."""
+    names = {link.name for link in facts.links}
+    return [name for name in capture.excluded_interfaces if not name.endswith("+") and name not in names]
+
+
+def stops(found: Cause, capture: Capture, live: Trace | None = None) -> bool:
+    """Return whether what is wrong with the pod stops a connection; without one, whether it stops any.
+
+    An interface that does not exist is no reason by itself: nothing comes in by it, and nothing leaves.
+    """
+    if live is None:
+        return found.kind != "interface-missing"
+    interfaces = live.packet.in_interface, live.packet.out_interface
+    if found.kind == "lo-down":
+        is_by_lo = capture.is_transparent or live.packet.in_interface is None
+        return LOOPBACK in interfaces or (is_by_lo and live.outcome in TO_PROXY)
+    if found.kind == "ingress-filter":
+        return found.where == live.packet.in_interface
+    return found.kind != "interface-missing" or found.where in interfaces
+
+
+def default_route_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+    """Yield why outbound packets get no further. Next to IPv4, IPv6 without a default route is usual."""
+    families = {address.family for address in facts.addresses}.intersection(capture.families)
+    if not facts.addresses and any(link.is_up and not link.is_loopback for link in facts.links):
+        yield cause("no-route: address")
+    needed = IPV4 if IPV4 in families else IPV6
+    if needed in families.intersection(facts.unrouted):
+        yield no_route_cause(facts, needed)
+
+
+def no_route_cause(facts: PodFacts, family: Family, address: str = "") -> Cause:
+    """Return why there is no route to an address, or out of the pod: routes go with their interface."""
+    down = down_interface(facts)
+    if down is not None:
+        return cause("interface-down", down, name=down)
+    flag, name = "-6 " if family == IPV6 else "", FAMILY_NAMES[family]
+    if family in facts.unrouted:
+        return cause("no-route: default", flag=flag, family=name)
+    return cause("no-route", address=address, flag=flag, family=name)
+
+
+def down_interface(facts: PodFacts) -> str | None:
+    """Return the pod's interface if it is down. Every namespace has others that are, such as tunl0 and sit0."""
+    links = [link for link in facts.links if not link.is_loopback]
+    down = [link.name for link in links if not link.is_up]
+    if USUAL_INTERFACE in down:
+        return USUAL_INTERFACE
+    return down[0] if down and len(down) == len(links) else None
+
+
+def is_nearly_full(tracked: int, max_tracked: int) -> bool:
+    """Return whether so many connections are tracked that new ones fail soon; not if the limit is unknown."""
+    return max_tracked > 0 and tracked >= NEARLY_FULL * max_tracked
+
+
+def causes_of_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+    """Yield what is wrong with the proxy: nothing listens on a port, or not as the rules expect it."""
+    of_pod = {address.family for address in facts.addresses}
+    if of_pod and of_pod.isdisjoint(capture.families):
+        name = FAMILY_NAMES[facts.addresses[0].family]
+        yield cause("family-not-captured: pod", name, family=name)
+    for outcome, family, port in capture.ports:
+        if outcome == DNS and family == IPV4:
+            yield from causes_at_port(facts, capture, outcome, port, family, "udp")
+        # What is redirected arrives at lo: without another interface, too.
+        elif outcome != DNS and (family in of_pod or (not of_pod and outcome == PROXY_OUTBOUND)):
+            yield from causes_at_port(facts, capture, outcome, port, family)
+
+
+# --- one port ------------------------------------------------------------------------------------
+
+
+def causes_at_port(  # what arrives where; the last ones are mostly as they are
+    facts: PodFacts,
+    capture: Capture,
+    outcome: str,
+    port: int,
+    family: Family,
+    protocol: ProtocolName = "tcp",
+    *,
+    is_over_lo: bool = False,
+) -> Iterator[Cause]:
+    """Yield why no listener serves connections that the rules send to a port of this pod.
+
+    They arrive at the loopback address; inbound ones that do not come over lo, at an address of the pod.
+    """
+    if facts.listeners is None:
+        return
+    kind, where = KIND_OF.get(outcome, ""), f"{protocol} port {port}"
+    of_protocol = [each for each in facts.listeners if each.protocol == PROTOCOL_NUMBERS[protocol]]
+    on_port = [each for each in of_protocol if each.port == port]
+    of_family = [each for each in on_port if each.takes(FAMILY_NUMBERS[family])]
+    arrival = LOOPBACK_ADDRESSES.values() if is_over_lo or outcome != "proxy-inbound" else facts.addresses
+    addresses = [address for address in arrival if address.family == family]
+    serving = [each for each in of_family if _is_bound_to_any(each, addresses)]
+    if serving:
+        yield from _misconfigured_listener_causes(serving, facts, capture, outcome, port)
+    elif of_family:
+        yield _bound_elsewhere(of_family[0], kind, addresses[0], where)
+    elif on_port:
+        yield _of_other_family(on_port, kind, family, addresses, where)
+    else:
+        others = sorted({each.port for each in of_proxy(facts, capture)})
+        name = "not-listening: other ports" if others else "not-listening"
+        if others and outcome == "dns":
+            name = "not-listening: DNS"
+        yield cause(name, where, port=where, kind=kind, others=", ".join(map(str, others)))
+
+
+def of_proxy(facts: PodFacts, capture: Capture) -> list[Listener]:
+    """Return the listeners of TCP that the proxy's user has."""
+    return [
+        each
+        for each in facts.listeners or ()
+        if each.protocol == PROTOCOL_NUMBERS["tcp"] and contains(each.uid, capture.uids)
+    ]
+
+
+def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+    """Yield a note if both directions have one port, or the proxy's user has listeners as an app of that user has."""
+    inbound, outbound = (
+        {port for each, _, port in capture.ports if each == o} for o in (PROXY_INBOUND, PROXY_OUTBOUND)
+    )
+    for port in inbound & outbound:
+        yield cause("proxy-mode: one port", f"tcp port {port}", port=port)
+    expected = (*(port for _, _, port in capture.ports), *SIDECAR_PORTS)
+    for uid in sorted({each.uid for each in of_proxy(facts, capture)}):
+        ports = {each.port for each in of_proxy(facts, capture) if each.uid == uid}.difference(expected)
+        if ports:
+            yield cause("proxy-user: listener", f"user {uid}", uid=uid, ports=", ".join(map(str, sorted(ports))))
+
+
+def app_elsewhere(live: Trace, facts: PodFacts) -> Iterator[Cause]:
+    """Yield a note if the app listens where the proxy does not call it: on an address like 127.0.0.1 alone."""
+    packet = live.packet
+    on_port = [
+        each
+        for each in facts.listeners or ()
+        if each.protocol == PROTOCOL_NUMBERS[packet.protocol]
+        and each.port == packet.port
+        and each.takes(FAMILY_NUMBERS[packet.family])
+    ]
+    if packet.in_interface is None or not on_port:
+        return
+    if not any(_is_bound_to_any(each, [packet.destination]) for each in on_port):
+        bound = address_text(FAMILY_OF[on_port[0].family], int.from_bytes(on_port[0].address, "big"))
+        arrive = address_text(packet.family, packet.destination.first)
+        yield cause("not-listening: app", f"port {packet.port}", port=packet.port, bound=bound, arrive=arrive)
+
+
+def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
+    """Return whether a listener takes connections to one of these addresses; with none known, to whatever is there."""
+    bound = int.from_bytes(listener.address, "big")
+    is_over_lo = any(address in addresses for address in LOOPBACK_ADDRESSES.values())
+    is_there = bound == 0 or any(address.first == bound for address in addresses)
+    return not addresses or (is_there and listener.takes_over(lo=is_over_lo))
+
+
+def _of_other_family(on_port: list[Listener], kind: str, family: Family, addresses: list[Network], where: str) -> Cause:
+    """Return that a port is served in the other family alone."""
+    if addresses and any(on_port[0].address):
+        return _bound_elsewhere(on_port[0], kind, addresses[0], where)
+    (other,) = (FAMILY_NAMES[each] for each in FAMILIES if each != family)
+    alternative = ", or capture IPv4 alone (--ip-families ipv4)" if family == IPV6 else ""
+    words = {"other": other, "family": FAMILY_NAMES[family], "any_address": ANY_ADDRESS[family]}
+    return cause("not-listening: family", where, port=where, alternative=alternative, **words)
+
+
+def _bound_elsewhere(listener: Listener, kind: str, arrives_at: Network, where: str) -> Cause:
+    family = FAMILY_OF[listener.family]
+    bound = address_text(family, int.from_bytes(listener.address, "big"))
+    if listener.interface:
+        bound += f" of interface {listener.interface} alone"
+    arrive = address_text(arrives_at.family, arrives_at.first)
+    any_address = ANY_ADDRESS[arrives_at.family]
+    return cause(
+        "not-listening: address", where, port=where, bound=bound, kind=kind, arrive=arrive, any_address=any_address
+    )
+
+
+def _misconfigured_listener_causes(
+    serving: list[Listener], facts: PodFacts, capture: Capture, outcome: str, port: int
+) -> Iterator[Cause]:
+    """Yield in which ways a port is not served as expected: not at all now, by another user, or in the other mode."""
+    where = f"tcp port {port}"
+    if all(each.is_full for each in serving):
+        yield cause("not-listening: full", where, port=where, waiting=sum(each.waiting for each in serving))
+    if all(_is_captured(each, facts, capture) for each in serving):
+        uid, expected = serving[0].uid, ",".join(map(str, capture.uids))
+        # The calls of a transparent proxy to the app and to its own pod differ by the user alone.
+        name = "proxy-wrong-user: TPROXY" if capture.is_transparent else "proxy-wrong-user"
+        groups = ",".join(map(str, capture.gids))
+        yield cause(name, where, port=port, uid=uid, expected=expected, groups=groups)
+    if outcome == "proxy-inbound" and all(each.transparent != capture.is_transparent for each in serving):
+        mode, other = MODES[capture.is_transparent], MODES[not capture.is_transparent]
+        kind = "not transparent" if capture.is_transparent else "transparent"
+        yield cause("proxy-mode", where, port=port, mode=mode, other=other, kind=kind)
+
+
+def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:
+    """Return whether the listener's own connections are captured, and so come back to it again and again."""
+    gid = facts.gid_of.get(listener.inode)
+    if gid is None and listener.uid == 0 and capture.is_transparent:
+        return False  # Istio's way for TPROXY is root with the proxy's group, which only the process' own /proc tells
+    return not contains(listener.uid, capture.uids) and not contains(gid, capture.gids)
