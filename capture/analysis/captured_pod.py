@@ -7,7 +7,7 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.analysis.trace import Outcome
+    from capture.analysis.outcome import Outcome
     from capture.model.ruleset import Span
     from capture.netlink.interfaces import Link
     from capture.netlink.sock_diag import Listener

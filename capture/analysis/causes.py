@@ -13,8 +13,8 @@ from capture.analysis.canonical import canonical_rule
 from capture.analysis.captured_pod import Capture, PodFacts, contains
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.meaning import Untrack, meaning, rejects
+from capture.analysis.outcome import DNS, REDIRECTED_BY, TO_PROXY
 from capture.analysis.pod_causes import causes_at_port, down_interface, no_route_cause
-from capture.analysis.trace import DNS, REDIRECTED_BY, TO_PROXY, Step, Trace
 from capture.model.addresses import FAMILY_NAMES, Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import DNS_PORT
@@ -23,6 +23,8 @@ from capture.model.ruleset import MANGLE, NAT, TABLES, Redirect, Rule, Transpare
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from capture.analysis.trace import Step, Trace
 
     TextOf = Callable[[Rule, Family], str]
 

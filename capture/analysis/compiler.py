@@ -11,9 +11,10 @@ from __future__ import annotations
 from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
 from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import Goto, Translate, meaning
+from capture.analysis.outcome import Fate, redirect_outcome
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import NONE, Field, PacketSpace, gathered
-from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS, Fate, redirect_outcome
+from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge, merge_ranges
 from capture.model.conventions import MAX_ID

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
+from capture.analysis.outcome import PROXY_OUTBOUND, REDIRECTED_BY, TO_PROXY, Fate
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import parts, quick_witness, region_text, witness
 from capture.analysis.space import Field, PacketSpace
-from capture.analysis.trace import PROXY_OUTBOUND, REDIRECTED_BY, TO_PROXY, Fate, Trace, trace_whole_path
+from capture.analysis.trace import Trace, trace_whole_path
 from capture.model.addresses import Family, merge_ranges
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.ruleset import ALL_BITS, CONNECTION_STATES, Jump, OwnerGid, OwnerUid, Rule, Ruleset

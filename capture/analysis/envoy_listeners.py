@@ -6,8 +6,8 @@ The answer of Envoy's admin interface is ``/config_dump`` (envoy.admin.v3.Config
 from __future__ import annotations
 
 from capture.analysis.cause_text import Cause, cause
+from capture.analysis.outcome import DNS, PROXY_INBOUND
 from capture.analysis.pod_causes import MODES
-from capture.analysis.trace import DNS, PROXY_INBOUND
 from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6, Family
 from capture.model.values import Value
 

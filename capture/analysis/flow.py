@@ -16,8 +16,8 @@ ports. A chain that does nothing but send to the proxy is no node of its own. Fo
 from __future__ import annotations
 
 from capture.analysis.meaning import meaning
+from capture.analysis.outcome import DNS, redirect_outcome
 from capture.analysis.ownership import own_rules
-from capture.analysis.trace import DNS, redirect_outcome
 from capture.model import ruleset as model
 from capture.model.chain_names import is_own_chain
 from capture.model.values import Value

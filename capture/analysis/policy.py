@@ -11,10 +11,11 @@ from functools import partial
 
 from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
+from capture.analysis.outcome import TO_PROXY, Fate
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import is_told_apart_from_lo, parts, region_text, with_ports, witness
 from capture.analysis.space import Field, PacketSpace
-from capture.analysis.trace import TO_PROXY, Fate, trace_whole_path
+from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import merge_ranges
 from capture.model.conventions import MAX_PORT
 from capture.model.ruleset import ALL_BITS, DestinationPort, Redirect, TransparentProxy
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
     from capture.analysis.base_chains import Situation
     from capture.analysis.compiler import Direction
+    from capture.analysis.outcome import Outcome
     from capture.analysis.regions import Path
-    from capture.analysis.trace import Outcome, Trace
+    from capture.analysis.trace import Trace
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule, Ruleset
 

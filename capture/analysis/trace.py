@@ -16,56 +16,24 @@ are met where ``base_chains`` has them. A connection that is redirected is lost,
 
 from __future__ import annotations
 
-from capture.analysis.meaning import Goto, RedirectOfDns, Translate, Untrack, is_idle, judge, meaning
+from capture.analysis.meaning import Goto, Translate, Untrack, is_idle, judge, meaning
+from capture.analysis.outcome import PROXY_INBOUND, Fate, Outcome, redirect_outcome
 from capture.analysis.rerouting import UNCHANGED, MarkRoute, routed_marks
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, Network
-from capture.model.chain_names import DASH, UNDERSCORE, is_own_chain
-from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal
-
     from capture.analysis.base_chains import BaseChain, Situation
     from capture.analysis.meaning import Meaning
     from capture.model.routing import MissingRoute
 
-    Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]
 
 NAT_STATES = ("NEW", "RELATED")
 """Connection states whose packets meet the nat table; later packets are mapped as the first one was."""
 OF_KNOWN_CONNECTIONS = ("RELATED", "ESTABLISHED")
-
-PROXY_OUTBOUND: Outcome = "proxy-outbound"
-PROXY_INBOUND: Outcome = "proxy-inbound"
-DNS: Outcome = "dns"
-TO_PROXY = (PROXY_OUTBOUND, PROXY_INBOUND, DNS)
-
-REDIRECTED_BY: dict[str, Outcome] = {
-    name: outcome
-    for names in (UNDERSCORE, DASH)
-    for name, outcome in ((names.redirect, PROXY_OUTBOUND), (names.in_redirect, PROXY_INBOUND), (names.output_dns, DNS))
-}
-"""The outcome of a redirect, by our chain that it is in."""
-
-
-def redirect_outcome(chain: str, verdict: model.Redirect | model.TransparentProxy, ruleset: model.Ruleset) -> Outcome:
-    """Return what a redirect means: what our chains mean by its port, if it is in none of them.
-
-    Older upstream had no chain for DNS.
-    """
-    if chain in REDIRECTED_BY:
-        return REDIRECTED_BY[chain]
-    if isinstance(verdict, model.TransparentProxy) and is_own_chain(chain):
-        return PROXY_INBOUND
-    for name, outcome in REDIRECTED_BY.items():
-        own = ruleset.chain(model.NAT, name)
-        if own is not None and any(rule.verdict == model.Redirect(verdict.port) for rule in own.rules):
-            return outcome
-    return DNS if isinstance(verdict, RedirectOfDns) and verdict.port == AGENT_DNS_PORT else "redirected"
 
 
 class Step(Value):
@@ -84,21 +52,6 @@ class Step(Value):
     depth: int = 0
     certain: bool = True
     base_chain: BaseChain | None = None
-
-
-class Fate(Value):
-    """All that a packet and its connection notice of rules.
-
-    ``port`` and ``address`` are None where they stay what the packet is addressed to. ``marked`` is whether a
-    mark of TPROXY leads the packet, or a later one of its connection, to the proxy. ``interface`` is the one by
-    which another mark lets it leave; None where it leaves as it was to.
-    """
-
-    outcome: Outcome
-    port: int | None = None
-    address: Network | None = None
-    marked: bool = False
-    interface: str | None = None
 
 
 class Trace(Value):

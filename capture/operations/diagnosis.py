@@ -14,6 +14,7 @@ from capture.analysis.causes import (
     untracked_cause,
 )
 from capture.analysis.ipsec import policy_for
+from capture.analysis.outcome import PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.pod_causes import (
     app_elsewhere,
     causes_of_pod,
@@ -23,7 +24,7 @@ from capture.analysis.pod_causes import (
     notes_on_proxy,
     stops,
 )
-from capture.analysis.trace import PROXY_OUTBOUND, TO_PROXY, Trace, trace_whole_path
+from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
 from capture.errors import CaptureError
 from capture.model.addresses import IPV4, LOOPBACK_ADDRESSES, address_text

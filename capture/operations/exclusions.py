@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.cause_text import Cause, cause
+from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.pod_causes import KIND_OF, missing_interfaces
 from capture.analysis.policy import captured_ports
-from capture.analysis.trace import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.model.addresses import FAMILY_NAMES, Family
 from capture.operations import trace
 from capture.rules import build_ruleset
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capture.analysis.captured_pod import Capture, PodFacts, Ports
-    from capture.analysis.trace import Outcome
+    from capture.analysis.outcome import Outcome
     from capture.model.packet import Packet
     from capture.model.ruleset import Ruleset
     from capture.operations import Reference

@@ -8,7 +8,7 @@ from capture.report.packet_text import packet_text
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.analysis.effects import Effect
-    from capture.analysis.trace import Fate
+    from capture.analysis.outcome import Fate
     from capture.model.ruleset import Rule
 
 MAX_REGIONS = 3

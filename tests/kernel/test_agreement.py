@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.compiler import OUTBOUND, Compiler
+from capture.analysis.outcome import Fate
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import witness
 from capture.analysis.space import Field, PacketSpace
-from capture.analysis.trace import Fate
 from capture.backends import load
 from capture.backends.detect import BackendChoice
 from capture.model.addresses import FAMILIES, address_text, merge_ranges, parse_address

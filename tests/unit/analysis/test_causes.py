@@ -14,6 +14,7 @@ from capture.analysis.captured_pod import Capture, PodFacts
 from capture.analysis.cause_text import TEXTS, cause
 from capture.analysis.causes import causes_of_connection
 from capture.analysis.meaning import Translate
+from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
     app_elsewhere,
     causes_at_port,
@@ -24,7 +25,7 @@ from capture.analysis.pod_causes import (
     stops,
 )
 from capture.analysis.rerouting import MarkRoute
-from capture.analysis.trace import DNS, PROXY_INBOUND, PROXY_OUTBOUND, Step, Trace
+from capture.analysis.trace import Step, Trace
 from capture.model.addresses import FAMILIES, address_text, parse_address
 from capture.model.conventions import IPPROTO_TCP, IPPROTO_UDP
 from capture.model.packet import Packet
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.captured_pod import Ports
     from capture.analysis.cause_text import Cause
-    from capture.analysis.trace import Outcome
+    from capture.analysis.outcome import Outcome
     from capture.model.addresses import Family
 
 CAPTURE_PACKAGE = Path(capture.__file__).parent

@@ -9,8 +9,9 @@ import pytest
 from capture.analysis import base_chains, chains, compiler, long_lists, space
 from capture.analysis.base_chains import PRIORITIES
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler, PathCompiler
+from capture.analysis.outcome import PROXY_INBOUND, Fate
 from capture.analysis.space import NONE, Field, PacketSpace
-from capture.analysis.trace import PROXY_INBOUND, Fate, trace_whole_path
+from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import gaps
 from capture.model.conventions import MAX_ID
 from capture.model.packet import LOOPBACK

@@ -12,7 +12,7 @@ from capture.analysis.envoy_listeners import (
     causes_of_listeners,
     listeners_of,
 )
-from capture.analysis.trace import PROXY_INBOUND, PROXY_OUTBOUND
+from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND
 from capture.model.addresses import FAMILIES
 
 TYPE_CHECKING = False

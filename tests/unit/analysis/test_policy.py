@@ -30,7 +30,7 @@ from capture.settings.parsers import Selection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.analysis.trace import Outcome
+    from capture.analysis.outcome import Outcome
 
 HTTPS = (Protocol("tcp"), DestinationPort((only(443),)))
 

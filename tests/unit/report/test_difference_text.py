@@ -4,7 +4,8 @@ from capture.analysis.base_chains import BaseChain
 from capture.analysis.compare import Difference
 from capture.analysis.effects import Effect, FateChange
 from capture.analysis.judgement import Obstacle
-from capture.analysis.trace import Fate, Trace
+from capture.analysis.outcome import Fate
+from capture.analysis.trace import Trace
 from capture.backends.detect import BackendChoice
 from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 
 from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
+from capture.analysis.outcome import Fate
 from capture.analysis.realistic import realistic
 from capture.analysis.space import Field, PacketSpace
-from capture.analysis.trace import Fate
 from capture.model.addresses import Network, merge, merge_ranges, parse_address, parse_network
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import ALL_BITS, Span, only
