@@ -17,7 +17,7 @@ are met where ``base_chains`` has them. A connection that is redirected is lost,
 from __future__ import annotations
 
 from capture.analysis.meaning import Goto, Translate, Untrack, is_idle, judge, meaning
-from capture.analysis.outcome import PROXY_INBOUND, Fate, Outcome, redirect_outcome
+from capture.analysis.outcome import PROXY_INBOUND, Fate, redirect_outcome
 from capture.analysis.rerouting import UNCHANGED, MarkRoute, routed_marks
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, Network
@@ -28,6 +28,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.analysis.base_chains import BaseChain, Situation
     from capture.analysis.meaning import Meaning
+    from capture.analysis.outcome import Outcome
     from capture.model.routing import MissingRoute
 
 

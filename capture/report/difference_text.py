@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.model.routing import LoopbackAddress
+from capture.model.routing import LoopbackAddress, MissingRoute
 from capture.report.fate_text import effect_as_plain, effect_text, text_of
 from capture.report.packet_text import packet_text
 
@@ -127,15 +127,7 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
         }
         for difference in verified.differences
     ]
-    found += [
-        {
-            "kind": "plumbing",
-            "what": "address" if isinstance(need, LoopbackAddress) else "route",
-            "family": need.family,
-            "message": need.message,
-        }
-        for need in verified.missing
-    ]
+    found += [_missing_as_plain(need) for need in verified.missing]
     found += [
         {"kind": each.kind, "family": each.family, "message": each.message, "remedy": each.remedy}
         for each in verified.impediments
@@ -153,6 +145,11 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
     ]
     found += [{"kind": "uncaptured family", "message": sentence} for sentence in verified.uncaptured]
     return found
+
+
+def _missing_as_plain(need: LoopbackAddress | MissingRoute) -> dict[str, object]:
+    what = "address" if isinstance(need, LoopbackAddress) else "route"
+    return {"kind": "plumbing", "what": what, "family": need.family, "message": need.message}
 
 
 def _with_effect(effect: Effect | None, message: str) -> dict[str, object]:
