@@ -17,7 +17,7 @@ from capture.analysis.outcome import DNS, REDIRECTED_BY, TO_PROXY
 from capture.analysis.pod_causes import causes_at_port, down_interface, no_route_cause
 from capture.model.addresses import FAMILY_NAMES, Family, address_text
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import DNS_PORT
+from capture.model.conventions import DNS_PORT, REJECTED
 from capture.model.ruleset import MANGLE, NAT, TABLES, Redirect, Rule, TransparentProxy
 
 TYPE_CHECKING = False
@@ -143,7 +143,7 @@ def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = (), what:
     words = (step.rule.why or text_of(step.rule, live.packet.family)) if step is not None else ""
     if step is not None and live.rerouted is not None:
         return cause("rerouted", place_of(step), mark=live.mark, rule=live.rerouted.words, words=words)
-    if step is not None and step.base_chain is not None and step.base_chain.is_own and step.table not in TABLES:
+    if step is not None and step.rule.why == REJECTED:
         family = FAMILY_NAMES[live.packet.family]
         return cause("family-not-captured: rejected", place_of(step), family=family)
     if step is not None and is_own(step):

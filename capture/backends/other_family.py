@@ -27,8 +27,11 @@ from capture.netlink.nfnetlink import open_netfilter
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Literal
 
     from capture.netlink.sockets import NetlinkSocket
+
+    State = Literal["as written", "changed", "missing"]
 
 BEFORE_OTHER_FILTERS = -200
 NFTA_REJECT_TYPE, NFT_REJECT_TCP_RST = 1, 1  # linux/netfilter/nf_tables.h
@@ -50,7 +53,7 @@ def ensure(*, is_desired: bool) -> bool:
                 return _remove(netfilter)
             if _is_there(netfilter):
                 return False
-            commit(netfilter, list(_changes()), doing=f"write table inet {REJECT_TABLE}")
+            commit(netfilter, list(changes()), doing=f"write table inet {REJECT_TABLE}")
     except (UnsupportedError, KernelError) as error:
         if not is_desired:
             return False  # no nf_tables, no table
@@ -59,28 +62,35 @@ def ensure(*, is_desired: bool) -> bool:
     return True
 
 
-def is_present() -> bool:
-    """Return whether the table is there, with exactly its rules."""
+def state() -> State:
+    """Return whether the table is there, and has exactly the rules that were written."""
     try:
         with open_netfilter() as netfilter:
-            return _is_there(netfilter)
+            if _is_there(netfilter):
+                return "as written"
+            return "changed" if _has_table(netfilter) else "missing"
     except UnsupportedError:
-        return False
+        return "missing"
 
 
 def _remove(netfilter: NetlinkSocket) -> bool:
-    tables = read_tables(netfilter, nf.NFPROTO_INET)
-    if all(decode_text(fields[nf.NFTA_TABLE_NAME]) != REJECT_TABLE for _, fields in tables):
+    if not _has_table(netfilter):
         return False
     commit(netfilter, [MESSAGES.delete_table()], doing=f"delete table inet {REJECT_TABLE}")
     return True
 
 
+def _has_table(netfilter: NetlinkSocket) -> bool:
+    tables = read_tables(netfilter, nf.NFPROTO_INET)
+    return any(decode_text(fields[nf.NFTA_TABLE_NAME]) == REJECT_TABLE for _, fields in tables)
+
+
 def _is_there(netfilter: NetlinkSocket) -> bool:
-    return holds_exactly(netfilter, (nf.NFPROTO_INET,), (REJECT_TABLE,), _changes())
+    return holds_exactly(netfilter, (nf.NFPROTO_INET,), (REJECT_TABLE,), changes())
 
 
-def _changes() -> Iterator[Change]:
+def changes() -> Iterator[Change]:
+    """Yield the messages that make the table anew."""
     yield from (MESSAGES.add_table(), MESSAGES.delete_table(), MESSAGES.add_table())
     for chain, interface in CHAINS.items():
         yield MESSAGES.add_chain(chain, Hook("filter", chain, BEFORE_OTHER_FILTERS))

@@ -33,3 +33,6 @@ PROXY_TO_SELF_MARK = 1338
 """0x53a, of what a transparent proxy sends to its own pod: with the proxy's own mark it would not come in."""
 PASSTHROUGH_SOURCE = {IPV4: Network(IPV4, 0x7F000006, 32), IPV6: Network(IPV6, 6, 128)}
 """127.0.0.6 and ::6: the address from which the proxy calls the app for connections it passes through unchanged."""
+
+REJECTED = "--other-family reject refuses TCP of this family"
+"""The reason of its rules. A table of its own has them, where rules of others may be, too."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from capture.model.addresses import Family, address_text
 from capture.model.chain_names import is_own_chain
+from capture.model.conventions import REJECTED
 from capture.model.ruleset import INPUT, PREROUTING, TABLES
 from capture.report.fate_text import fate_text, text_of
 from capture.report.packet_text import packet_text
@@ -121,8 +122,7 @@ def path_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
 
 def _texts(step: Step, family: Family) -> tuple[str, str]:
     """Return a rule in words, and its reason; a foreign rule of nf_tables is in the words of nft(8), and has none."""
-    is_foreign = step.base_chain is not None and not step.base_chain.is_own
-    if is_foreign and step.rule.why:
+    if step.table not in TABLES and step.rule.why not in ("", REJECTED):
         return step.rule.why, ""
     return text_of(step.rule, family), step.rule.why
 

@@ -18,8 +18,8 @@ from capture.backends.nftables.netlink import set_finder
 from capture.backends.nftables.render import described
 from capture.errors import UnsupportedError
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILIES, FAMILY_OF, IPV6, Family
-from capture.model.packet import LOOPBACK
+from capture.model.addresses import FAMILIES, FAMILY_OF, Family
+from capture.model.conventions import REJECTED
 from capture.model.values import Value
 from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text
 from capture.netlink.nfnetlink import open_netfilter, read_consistently
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 
-REJECTED = "--other-family reject refuses TCP of this family"
 NFTA_TABLE_HANDLE = 4
 """linux/netfilter/nf_tables.h. Tables of a namespace are numbered as they are made, in all families."""
 MODEL_HOOKS = {hook.lower(): hook for hook in (model.PREROUTING, model.OUTPUT, model.INPUT, model.POSTROUTING)}
@@ -117,14 +116,21 @@ def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[BaseCh
 
 def rejecting_chains() -> Iterator[BaseChain]:
     """Yield the chains of --other-family reject, as they are read where they are written."""
-    from capture.backends.other_family import BEFORE_OTHER_FILTERS  # few captures reject anything
+    from capture.backends.nftables.reject_table import written_table  # few captures reject anything
 
-    for hook, kind in ((model.INPUT, model.InInterface), (model.OUTPUT, model.OutInterface)):
-        matches = kind(LOOPBACK, negated=True), model.Protocol("tcp")
-        rule = model.Rule(model.UnknownVerdict("reject with tcp reset"), matches, IPV6, REJECTED)
-        contents = model.Table(model.MANGLE, (model.Chain(hook.lower(), (rule,), "ACCEPT"),))
-        table = f"inet {REJECT_TABLE}"
-        yield BaseChain(table, FAMILIES, hook, BEFORE_OTHER_FILTERS, is_nat=False, contents=contents, is_own=True)
+    table = written_table()
+    for chain in table.chains:
+        if chain.hook is not None:
+            rules = tuple(each.replace(why=REJECTED) for rule in chain.rules for each in _rules(rule, None))
+            yield BaseChain(
+                f"inet {table.name}",
+                FAMILIES,
+                MODEL_HOOKS[chain.hook.name],
+                chain.hook.priority,
+                is_nat=False,
+                contents=model.Table(model.MANGLE, (model.Chain(chain.name, rules, "ACCEPT"),)),
+                is_own=True,
+            )
 
 
 def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> Iterator[BaseChain]:
@@ -170,7 +176,7 @@ def _of_table(
     family = listed.family
     rules = _rules_by_chain(netfilter, listed)
     if listed.rejects_other_family:
-        rules = {name: [rule.replace(why=REJECTED) for rule in found] for name, found in rules.items()}
+        rules = _with_reason(rules)
     chains = [(fields, _chain(fields, rules)) for fields in listed.chains]
     called = tuple(chain for fields, chain in chains if nf.NFTA_CHAIN_HOOK not in fields)
     for fields, chain in chains:
@@ -201,6 +207,17 @@ def _of_table(
                 is_own=listed.rejects_other_family,
                 place=("nftables", "") if listed.is_native else None,
             )
+
+
+def _with_reason(rules: dict[bytes, list[model.Rule]]) -> dict[bytes, list[model.Rule]]:
+    """Return the rules of the table of --other-family reject; those that it wrote have the reason."""
+    from capture.backends.nftables.reject_table import written_table  # few captures reject anything
+
+    written = [each for chain in written_table().chains for rule in chain.rules for each in _rules(rule, None)]
+    return {
+        name: [rule.replace(why=REJECTED) if rule in written else rule for rule in found]
+        for name, found in rules.items()
+    }
 
 
 def _point(family: int, hook: Hook) -> str:

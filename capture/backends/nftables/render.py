@@ -27,7 +27,7 @@ def render_text(ruleset: model.Ruleset) -> str:
     return "\n".join(table_text(table) for table in lower(ruleset))
 
 
-def table_text(table: native.NativeTable) -> str:
+def table_text(table: native.NativeTable, *, with_counters: bool = True) -> str:
     """Return the block of a table."""
     blocks = []
     for chain in table.chains:
@@ -35,15 +35,15 @@ def table_text(table: native.NativeTable) -> str:
         if chain.hook is not None:
             hook = chain.hook
             lines.append(f"\t\ttype {hook.kind} hook {hook.name} priority {hook.priority}; policy {chain.policy};")
-        lines += [f"\t\t{rule_text(rule)}" for rule in chain.rules]
+        lines += [f"\t\t{rule_text(rule, with_counter=with_counters)}" for rule in chain.rules]
         blocks.append("\n".join([*lines, "\t}\n"]))
     chains = "\n".join(blocks)
     return f"table inet {table.name} {{\n{chains}}}\n"
 
 
-def rule_text(rule: native.NativeRule) -> str:
+def rule_text(rule: native.NativeRule, *, with_counter: bool = True) -> str:
     """Return a rule on one line."""
-    words = [_words(*kept_apart(rule.conditions)), "counter", _words(*rule.actions)]
+    words = [_words(*kept_apart(rule.conditions)), "counter" if with_counter else "", _words(*rule.actions)]
     if rule.comment:
         words.append(f"comment {quoted(rule.comment)}")
     return " ".join(filter(None, words))
