@@ -30,6 +30,13 @@ if TYPE_CHECKING:
     from capture.operations.situation import OtherChains
     from capture.state.record import Record
 
+REJECT_FAULTS = {
+    (True, "missing"): "is missing",
+    (True, "changed"): "is not as it was written",
+    (False, "as written"): "rejects IPv6, and no setting requests that",
+}
+"""What is wrong with the table of --other-family reject, by whether it is desired, and by its state."""
+
 
 def verify(
     settings: Settings | None = None,
@@ -88,13 +95,11 @@ def _verify(
     uncaptured, notes = judge_families(desired.families, settings, addresses)
     is_desired = IPV6 not in desired.families and settings[OTHER_FAMILY] == "reject"
     if is_desired or detected.has_reject_table:
-        from capture.backends.other_family import is_present  # few captures reject anything
+        from capture.backends.other_family import state  # few captures reject anything
 
-        if is_desired != is_present():
-            wrong = (
-                "is missing, or not as it was written" if is_desired else "rejects IPv6, and no setting requests that"
-            )
-            uncaptured = (*uncaptured, f"table inet {REJECT_TABLE} {wrong}")
+        wrong = REJECT_FAULTS.get((is_desired, state()))
+        if wrong is not None:
+            uncaptured, notes = (*uncaptured, f"table inet {REJECT_TABLE} {wrong}"), ()
     if request == BackendRequest() and live_sets and choice.place not in [each.choice.place for each in live_sets]:
         choice = live_sets[0].choice  # without settings, the place that has our rules
     driver = load(choice)
@@ -198,13 +203,13 @@ def _second_sets(
 def dump(namespace: Namespace = None) -> Dumped:
     """Return all our sets in the namespace, with counters."""
     with InNamespace(namespace):
-        from capture.backends.other_family import is_present  # few captures reject anything
+        from capture.backends.other_family import state  # few captures reject anything
 
-        recorded = record.read()
+        recorded, rejects_ipv6 = record.read(), state() == "as written"
         if recorded is None:
-            return Dumped(_live_sets(detect.find_live_sets()), rejects_ipv6=is_present())
+            return Dumped(_live_sets(detect.find_live_sets()), rejects_ipv6=rejects_ipv6)
         detected = detect.detect(_request_of(recorded))
-        return Dumped(_live_sets(detected.live_sets), _verify_recorded(recorded, detected), is_present())
+        return Dumped(_live_sets(detected.live_sets), _verify_recorded(recorded, detected), rejects_ipv6)
 
 
 def _live_sets(located: Iterable[SetLocation]) -> tuple[LiveSet, ...]:
