@@ -7,7 +7,7 @@ import click
 from capture import operations
 from capture.backends.nftables.names import REJECT_TABLE
 from capture.cli.options import command, format_option, namespace_options, part_options, warn_of_host
-from capture.model.addresses import Family
+from capture.model.addresses import IPV4, Family
 from capture.model.ruleset import TableName
 from capture.report import listings
 from capture.report.difference_text import NOTHING_APPLIED
@@ -40,10 +40,11 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     dumped = operations.dump(namespace)
     shown = list(listings.parts(dumped, family, table_name))
     is_whole = family is None and table_name is None
-    if not shown and form != "json":
+    is_refusal_shown = dumped.rejects_ipv6 and family != IPV4 and table_name is None and form != "json"
+    if not shown and not is_refusal_shown and form != "json":
         click.echo(NOTHING_IN_PART if any(listings.parts(dumped)) else NOTHING_APPLIED, err=True)
         warn_of_host(namespace)
-    if dumped.rejects_ipv6 and is_whole and form != "json":
+    if is_refusal_shown:
         click.echo(REJECTS_IPV6)
     if form == "json":
         print_json(listings.as_json(dumped, shown))
