@@ -41,8 +41,9 @@ def render(ctx: click.Context, namespace: str | None, family: Family | None, for
     families = (family,) if family else FAMILIES
     with InNamespace(namespace):
         config, warnings = resolve(settings, host)
-        texts = [text for choice in _choices(settings) for text in operations.render(choice, host, families)]
-    if family not in (None, *config.families):
+        by_backend = [operations.render(choice, host, families) for choice in _choices(settings)]
+    texts = list(dict.fromkeys(text for texts in by_backend for text in texts))  # the table that rejects comes once
+    if family not in (None, *config.families) and not texts:
         warnings.append(f"--family {family}: no rules: only {FAMILY_NAMES[config.families[0]]} is captured")
     warn(warnings)
     if form == "json":

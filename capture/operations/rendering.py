@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.backends import detect, load
 from capture.errors import ConfigurationError
-from capture.model.addresses import FAMILIES, Family
+from capture.model.addresses import FAMILIES, IPV6, Family
 from capture.operations.arguments import request_of
 from capture.rules import build_ruleset
 from capture.settings.config import Host, resolve
@@ -30,4 +30,9 @@ def render(
     if not isinstance(families, tuple) or not set(families) <= set(FAMILIES):
         raise ConfigurationError("render()", repr(families), "the argument families", f"some of {FAMILIES}")
     config = config.replace(families=tuple(family for family in config.families if family in families))
-    return load(choice or detect.without_kernel(request_of(settings))).render(build_ruleset(config))
+    texts = load(choice or detect.without_kernel(request_of(settings))).render(build_ruleset(config))
+    if not config.rejects_ipv6 or IPV6 not in families:
+        return texts
+    from capture.backends.nftables.reject_table import written_text  # few captures reject anything
+
+    return [*texts, ("nft -f -", written_text())]

@@ -9,6 +9,7 @@ from capture.operations import apply, render, trace_packet, verify
 from capture.operations.inference import inferred_settings
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
+from capture.settings.options import OTHER_FAMILY
 from capture.settings.settings import Settings, from_environment
 from support.captures.fake_pod import POD, ruleset_of
 from support.captures.settings import VARIANTS
@@ -94,6 +95,12 @@ def test_a_family_that_is_not_captured_has_no_rules_to_render(backend: str) -> N
 
     assert render(settings, families=("ipv6",)) == render(settings, families=()) == []
     assert render(settings, families=("ipv4", "ipv6")) == render(settings, families=("ipv4",)) != []
+
+    rejecting = settings.with_option(OTHER_FAMILY, "reject", "test")
+    ((title, text),) = render(rejecting, families=("ipv6",))
+    assert (title, text.startswith("table inet istio-proxy-reject {")) == ("nft -f -", True)
+    assert render(rejecting) == [*render(settings), (title, text)]
+    assert render(rejecting, families=("ipv4",)) == render(settings)
 
 
 @pytest.mark.parametrize("name", ["classic", "current", "classic, underscores", "current, dashes", "TPROXY", "lists"])
