@@ -52,7 +52,10 @@ def trace(
             return Trace(sent, "no-route", sent.port, None, ())
         complete = sent if sent.source_port else sent.replace(source_port=USUAL_SOURCE_PORT)
         if settings is not None:
-            found = trace_whole_path(complete, _desired(settings, namespace, host))
+            situation = _desired(settings, namespace, host)
+            if packet.family not in situation.ruleset.families:
+                situation = situation.replace(ruleset=Ruleset(FAMILIES, ()), network=read_pod_network())
+            found = trace_whole_path(complete, situation)
         else:
             found = _with_impediments(trace_whole_path(complete, live_situation()))
         return found.replace(packet=sent)

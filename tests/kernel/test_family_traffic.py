@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kernel
 
 PORT = 80
-CAPTURE = str(Path(sys.executable).with_name("capture"))
+CAPTURE, ISTIO_INIT = (str(Path(sys.executable).with_name(name)) for name in ("capture", "istio-init"))
+REJECTS = ("--ip-families", "ipv4", "--other-family", "reject")
 LATE = {"pod": "2001:db8:7::2", "peer": "2001:db8:7::3"}
 ELSEWHERE = {"ipv4": "203.0.113.9", "ipv6": "2001:db8:9::9"}
 
@@ -91,15 +92,39 @@ def assert_the_verbs_agree_with_traffic(pod: Pod) -> None:
         assert "\ndropped: refused by the rule marked =>" in printed("trace", "tcp", *way)
         assert "family-not-captured: IPv6 is not captured in this pod, and --other" in printed("why", "tcp", *way)
     assert "\ndirect: it bypasses the proxy" in printed("trace", "tcp", own)
-    options = "--from-options", "--ip-families", "ipv4", "--other-family", "reject"
-    assert "\ndropped: refused by the rule marked =>" in printed("trace", "tcp", elsewhere, *options)
-    assert "\ndirect: it bypasses the proxy" in printed("trace", "tcp", own, *options)
+    for way in ((elsewhere,), (own, "--in", "eth0"), (own,)):
+        assert printed("trace", "tcp", *way, "--from-options", *REJECTS) == printed("trace", "tcp", *way)
     explained = json.loads(printed("explain", "--format", "json"))["ipv6"]
     tcp = {each["traffic"]: each["outcome"] for each in explained if each["direction"] == "outbound"}
     assert tcp == {"tcp, leaving the pod": "dropped", "tcp, over lo": "direct", "udp": "direct"}
     assert "refused: --other-family reject refuses TCP of this family (IPv6 only)" in printed("watch", "--once")
-    assert printed("dump").startswith("# nftables, IPv6, table inet istio-proxy-reject: refuses TCP")
+    for part, is_shown in (((), True), (("--family", "ipv6"), True), (("--family", "ipv4"), False)):
+        shown = printed("dump", *part)
+        assert shown.startswith("# nftables, IPv6, table inet istio-proxy-reject: refuses TCP") is is_shown
     assert json.loads(printed("dump", "--format", "json"))["rejected_families"] == ["ipv6"]
+
+
+def assert_what_is_rendered_rejects(pod: Pod) -> None:
+    """Fail if nft does not take what is printed, or what it makes of it does not reject."""
+    text = pod.run([CAPTURE, "render", *REJECTS, "--family", "ipv6"]).stdout
+    dry = pod.run([ISTIO_INIT, "--dry-run", *REJECTS]).stdout
+    assert dry.endswith(text.partition("\n")[2])
+    pod.run(["nft", "-f", "-"], stdin=text)
+    assert pod.client(uid=1000).connect(ELSEWHERE["ipv6"], PORT, timeout=5).kind is Kind.REFUSED
+
+
+def assert_foreign_rules_are_told_from_the_rejecting_one(pod: Pod) -> None:
+    """Fail if a foreign rule in the table is taken for the rejecting one."""
+    accept, drop = "ip6 daddr 2001:db8:9::9 tcp dport 80 accept", "ip6 daddr 2001:db8:9::6 drop"
+    for rule in (accept, drop):
+        pod.run(["nft", "insert", "rule", "inet", "istio-proxy-reject", "output", *rule.split()])
+    causes = {"tcp [2001:db8:9::9]:80": "foreign-rule", "udp [2001:db8:9::6]:80": "filtered"}
+    for sent, kind in ({**causes, "tcp [2001:db8:9::9]:81": "family-not-captured"}).items():
+        assert f"\ncause {kind}: " in pod.run([CAPTURE, "why", *sent.split()], check=False).stdout
+    assert "tcp dport 80 accept\ndirect" in pod.run([CAPTURE, "trace", "tcp", "[2001:db8:9::9]:80"]).stdout
+    explained = json.loads(pod.run([CAPTURE, "explain", "--format", "json"]).stdout)["ipv6"]
+    reasons = {each["outcome"]: each["why"] for each in explained if "2001:db8:9::9, port 80" in each["traffic"]}
+    assert reasons["direct"].endswith("tcp dport 80 accept")
 
 
 @pytest.mark.parametrize("families", ["both", "mesh"])
@@ -192,6 +217,7 @@ def test_the_other_family_is_rejected_both_ways_but_not_over_lo(pod_pair: PodPai
     serve(pod_pair)
     pod = pod_pair.pod
     texts = {IP_FAMILIES: "ipv4", OTHER_FAMILY: "reject"}
+    assert_what_is_rendered_rejects(pod)
     assert apply(pod, texts, backend).changed
 
     assert pod.client(uid=1000).connect(ELSEWHERE["ipv6"], PORT, timeout=5).kind is Kind.REFUSED
@@ -204,10 +230,14 @@ def test_the_other_family_is_rejected_both_ways_but_not_over_lo(pod_pair: PodPai
 
     assert not apply(pod, texts, backend).changed
     assert verify(pod).holds
-    pod.run(["nft", "flush", "chain", "inet", "istio-proxy-reject", "input"])
-    assert [line for line in difference_lines(verify(pod)) if "istio-proxy-reject is missing" in line]
-    with pod.entered():
-        assert [each.kind for each in diagnosis.why().causes] == ["rule-missing"]
+    assert_foreign_rules_are_told_from_the_rejecting_one(pod)
+    for breaks, fault in (("flush", "is not as it was written"), ("delete", "is missing")):
+        pod.run(["nft", breaks, "table", "inet", "istio-proxy-reject"])
+        verified = verify(pod)
+        assert list(difference_lines(verified)) == [f"table inet istio-proxy-reject {fault}"]
+        assert verified.notes == ()
+        with pod.entered():
+            assert [each.kind for each in diagnosis.why().causes] == ["rule-missing"]
     assert apply(pod, texts, backend).changed
     assert verify(pod).holds
 
