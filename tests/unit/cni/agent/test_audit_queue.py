@@ -52,6 +52,8 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     """Two pods that were looked at in a sweep, and whose addresses have settled."""
     monkeypatch.setattr("cni.agent.sandboxes.namespace_number", lambda path: int(Path(path).name))
     made = Node(tmp_path, 5, 6)
+    made.announce(5)
+    made.announce(6)
     assert made.turn().keys() == {5, 6}
     assert made.turn(after=SETTLING_SECONDS) == {}
     return made
