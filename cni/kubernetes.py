@@ -124,7 +124,7 @@ class _Question:
     def answer(self, read: Callable[[bytes], T], deadline: float) -> T:
         """Return what ``read`` makes of the answer's body; repeat the request as long as that may help."""
         started = time.monotonic()
-        give_up, pause = started + deadline, FIRST_PAUSE
+        give_up = started + deadline
         attempts, why = 0, None
         while True:
             attempts += 1
@@ -133,12 +133,11 @@ class _Question:
             except Transient as failure:
                 # An attempt that the deadline cuts short explains less than one before it that was answered.
                 why = why if why is not None and failure.is_silence else failure
-                wait = failure.pause or pause
+                wait = failure.pause or min(FIRST_PAUSE * 2 ** (attempts - 1), LONGEST_PAUSE)
                 if time.monotonic() + wait >= give_up:
                     tried = f"{attempts} attempts in {time.monotonic() - started:.1f} s"
                     raise CniError(why.code, f"{why.problem} ({tried})", why.details) from None
             time.sleep(wait)
-            pause = min(2 * pause, LONGEST_PAUSE)
 
     def _attempt(self, limit: float) -> bytes:
         """Send the request once and return the body of a good answer; raise Transient or ``CniError`` for any other."""

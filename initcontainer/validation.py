@@ -76,11 +76,12 @@ def validate(settings: Settings, namespace: str | None, host: Host) -> Validatio
 
 def _require_delivery(desired: Ruleset, settings: Settings) -> None:
     """Raise ValidationError for what loses packets that the rules send to the proxy; to read it takes no privilege."""
-    for found in impediments(desired):
-        raise ValidationError(f"validation failed: {found.message}", found.remedy)
-    for need in missing(desired):
-        if isinstance(need, MissingRoute):
-            raise ValidationError(f"validation failed: {need.message}", _author(settings))
+    first = next(iter(impediments(desired)), None)
+    if first is not None:
+        raise ValidationError(f"validation failed: {first.message}", first.remedy)
+    route = next((need for need in missing(desired) if isinstance(need, MissingRoute)), None)
+    if route is not None:
+        raise ValidationError(f"validation failed: {route.message}", _author(settings))
 
 
 def _by_connections(

@@ -242,7 +242,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "unjudged: drop": (
         "{drop}, unless a rule that cannot be judged accepts it",
-        "`capture trace` marks that rule with ?.",
+        "Look at the rule that `capture trace` marks with ?; one before it that always accepts the packet settles it.",
     ),
     "unjudged: doubt": ("{doubt}", "`capture verify` has all that cannot be judged."),
     "unjudged: IPsec": (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from capture.analysis.effects import Comparison, Effect
 from capture.analysis.trace import Step, Trace, trace_whole_path
-from capture.model.ruleset import BUILT_IN_CHAINS, Chain, Rule, TableName, UnknownMatch, UnknownVerdict
+from capture.model.ruleset import BUILT_IN_CHAINS, Chain, Jump, Rule, Table, TableName, UnknownMatch, UnknownVerdict
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -44,8 +44,8 @@ class Culprits:
     """Foreign rules that divert packets of one family: ``named`` has the place of each, with its effect.
 
     ``whole`` has all live rules, ``without_foreign`` our own of them. ``foreign`` are the foreign rules in chains that
-    we share; others are met by jumps from there. ``others`` have no effect. ``doubts`` are what else cannot be judged,
-    in words.
+    we share; others are met by jumps from there. ``others`` have no effect, and spare no packet that a named one would
+    divert. ``doubts`` are what else cannot be judged, in words.
     """
 
     def __init__(self, family: Family, whole: Situation, foreign: Mapping[tuple[TableName, str], Numbered]) -> None:
@@ -61,8 +61,8 @@ class Culprits:
         called = sum(len(chain.rules) for each in whole.other_chains for chain in each.contents.chains)
         self._are_many = called + sum(map(len, self._shared.values())) > SLOW_FROM_RULES
         is_complete = self._search()
-        self._judge_next_to_doubtful()
-        self.others = (location for location in self._locations() if is_complete and location not in self.named)
+        known = {*self.named, *self._judge_next_to_doubtful()}
+        self.others = (location for location in self._locations() if is_complete and location not in known)
 
     def _locations(self, is_meant: Callable[[Rule | None], bool] = lambda _: True) -> Iterator[RuleLocation]:
         """Yield the foreign rules that are meant, and policies as None. There may be very many: they are not kept."""
@@ -167,10 +167,13 @@ class Culprits:
         situation = self._with_only(*locations)
         return list(Comparison(self.family, self.without_foreign, situation).effects(only_captured=True))
 
-    def _judge_next_to_doubtful(self) -> None:
-        """Call certain only what rules do next to those that cannot be judged, which may accept packets before."""
+    def _judge_next_to_doubtful(self) -> set[RuleLocation]:
+        """Call certain only what rules do next to those that cannot be judged, which may accept packets before.
+
+        Return those that may.
+        """
         found = {location: effect for location, effect in self.named.items() if effect.is_certain}
-        possible = (*self.named, *self._locations(_may_be_doubtful)) if found else ()
+        possible = (*self.named, *self._doubtful()) if found else ()
         doubtful = [location for location in dict.fromkeys(possible) if location not in found]
         for location, effect in found.items() if doubtful else ():
             certain = [each for each in self._effects_of(*doubtful, location) if each.is_certain]
@@ -178,6 +181,17 @@ class Culprits:
                 self.named[location] = min(certain, key=lambda each: each.weight)
             elif any(each.is_certain for each in self._effects_of(location)):
                 self.named[location] = effect.replace(change=effect.change.replace(is_certain=False))
+        is_changed = any(self.named[location] != effect for location, effect in found.items())
+        return set(doubtful) if is_changed else set()
+
+    def _doubtful(self) -> Iterator[RuleLocation]:
+        """Yield the foreign rules that cannot be judged, or that lead to such a rule."""
+        chains = {(-1, table.name): _doubtful_chains(table) for table in self.whole.ruleset.tables}
+        for number, each in enumerate(self.whole.other_chains):
+            chains[number, each.contents.name] = _doubtful_chains(each.contents)
+        for location in self._locations(lambda rule: rule is not None):
+            if location.rule is not None and _may_be_doubtful(location.rule, chains[location.number, location.table]):
+                yield location
 
     def _with_only(self, *locations: RuleLocation) -> Situation:
         """Return our own live rules and some foreign ones."""
@@ -214,7 +228,20 @@ class Culprits:
         return self.whole.replace(ruleset=self.whole.ruleset.with_chains(left), other_chains=in_use)
 
 
-def _may_be_doubtful(rule: Rule | None) -> bool:
-    """Return whether a rule has a part that the model lacks."""
-    parts = (*rule.matches, rule.verdict) if rule is not None else ()
-    return any(isinstance(part, UnknownMatch | UnknownVerdict) for part in parts)
+def _doubtful_chains(table: Table) -> set[str]:
+    """Return the chains with a rule that cannot be judged, and those from which one comes to them."""
+    found: set[str] = set()
+    while more := {
+        chain.name
+        for chain in table.chains
+        if chain.name not in found and any(_may_be_doubtful(rule, found) for rule in chain.rules)
+    }:
+        found |= more
+    return found
+
+
+def _may_be_doubtful(rule: Rule, chains: set[str]) -> bool:
+    """Return whether a rule has a part that the model lacks, or leads to one of the doubtful chains."""
+    if isinstance(rule.verdict, Jump) and rule.verdict.chain in chains:
+        return True
+    return any(isinstance(part, UnknownMatch | UnknownVerdict) for part in (*rule.matches, rule.verdict))

@@ -141,11 +141,11 @@ def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
         return _nftables(facts, request.driver or "netlink", OTHER_USERS)
     unusable: dict[tuple[str, str], list[str]] = {}
     for driver, variant in _iptables_drivers(facts, request):
-        hindrance = _why_unusable(facts, driver, variant, certain=not backend)
-        if hindrance is None:
+        why = _why_unusable(facts, driver, variant, certain=not backend)
+        if why is None:
             reason = "; ".join((_why_variant(facts, request, variant), *_reasons(unusable)))
             return BackendChoice("iptables", driver, variant, reason)
-        unusable.setdefault((variant, hindrance), []).append(driver)
+        unusable.setdefault((variant, why), []).append(driver)
     reasons = "; ".join(_reasons(unusable))
     if backend == "iptables":
         raise UnsupportedError(f"iptables cannot be used here: {reasons}", _remedy(facts, unusable))
@@ -169,8 +169,8 @@ def _remedy(facts: HostFacts, unusable: dict[tuple[str, str], list[str]]) -> str
 
 
 def _reasons(unusable: dict[tuple[str, str], list[str]]) -> Iterator[str]:
-    for (variant, hindrance), drivers in unusable.items():
-        yield f"{', '.join(drivers)} ({variant}): {hindrance}"
+    for (variant, why), drivers in unusable.items():
+        yield f"{', '.join(drivers)} ({variant}): {why}"
 
 
 def _iptables_drivers(facts: HostFacts, request: BackendRequest) -> Iterator[tuple[str, Variant]]:

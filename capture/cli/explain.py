@@ -52,8 +52,8 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
         goes = fate_text(each.fate.replace(marked=False)) if each.fate else "cannot be judged"
         named = ", ".join(FAMILY_NAMES[of] for of in each.families)
         rows.append((each.direction, each.traffic, goes, each.why, named))
-    hindrances = () if settings else operations.hindrances_of(situation, namespace)
-    print_lines([*folded_table(rows, columns()), *(f"but {each}" for each in hindrances)])
+    impediments = () if settings else operations.impediments_of(situation, namespace)
+    print_lines([*folded_table(rows, columns()), *(f"but {each}" for each in impediments)])
 
 
 def _as_plain(statement: Statement) -> dict[str, object]:

@@ -17,8 +17,8 @@ class LoopbackAddress(Value):
 
     @property
     def message(self) -> str:
-        """Return that it is missing, for a person."""
-        return f"the address {self.network} on lo is missing"
+        """Return that it is missing, and the command that adds it, for a person."""
+        return f"the address {self.network} on lo is missing: `ip address add {self.network} dev lo` adds it"
 
 
 class PolicyRoute(Value):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from capture.operations.comparison import Reference, dump, reference, verify
     from capture.operations.rendering import render
     from capture.operations.results import Dumped, LiveSet, Other, Verified
-    from capture.operations.tracing import hindrances_of, situation_of, trace, trace_packet
+    from capture.operations.tracing import impediments_of, situation_of, trace, trace_packet
 
 HOMES = {
     "capture.operations.change": ("Applied", "apply", "captured_connections", "clean"),
@@ -21,13 +21,13 @@ HOMES = {
     "capture.operations.rendering": ("render",),
     "capture.operations.results": ("Dumped", "LiveSet", "Other", "Verified"),
     "capture.operations.arguments": ("host_of", "request_of"),
-    "capture.operations.tracing": ("hindrances_of", "situation_of", "trace", "trace_packet"),
+    "capture.operations.tracing": ("impediments_of", "situation_of", "trace", "trace_packet"),
 }
 """Where each name is defined."""
 
 __all__ = [
     "Applied", "Dumped", "LiveSet", "Other", "Reference", "Verified", "apply", "captured_connections", "clean", "dump",
-    "hindrances_of", "host_of", "reference", "render", "request_of", "situation_of", "trace", "trace_packet", "verify",
+    "host_of", "impediments_of", "reference", "render", "request_of", "situation_of", "trace", "trace_packet", "verify",
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import drop_cause
 from capture.analysis.foreign_effects import what_foreign_does
+from capture.analysis.judgement import Obstacle
 from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family, parse_address
 from capture.model.conventions import APP_ID
@@ -70,24 +71,27 @@ def unexpected_rule(traced: Trace, verified: Verified) -> Difference | None:
 
 def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     """Yield foreign rules by their effect on captured packets: they drop them, or bypass the proxy."""
-    drops = [
-        *(
-            (each.table, each.chain, f", rule {each.position}" * (each.position > 0), each.effect)
-            for each in _foreign(verified)
-        ),
-        *((each.foreign_chain.table, each.foreign_chain.chain.name, "", each.effect) for each in verified.obstacles),
-    ]
-    dropping = [drop for drop in drops if _is_dropping(drop[-1])]
+    found_rules: list[Difference | Obstacle] = [*_foreign(verified), *verified.obstacles]
+    dropping = [each for each in found_rules if _is_dropping(each.effect)]
     others = list(_usual_traces(facts)) if dropping else []
-    for table, chain, number, effect in dropping:
-        if effect is not None:
-            what = SENT_ON if effect.before.outcome == "direct" else "captured traffic"
-            found = drop_cause(effect.after, rule_of, others, what)
+    for each in dropping:
+        if each.effect is not None:
+            what = SENT_ON if each.effect.before.outcome == "direct" else "captured traffic"
+            after, (chain, where) = each.effect.after, _chain_and_place(each)
+            found = drop_cause(after, rule_of, others, what)
             # An effect is that of its rule alone: in its base chain other rules, and their numbers, are missing.
-            is_called = effect.after.step is not None and effect.after.step.chain != chain
-            yield found if is_called else found.replace(where=f"{table} {chain}{number}")
+            is_called = after.step is not None and after.step.chain != chain
+            yield found if is_called else found.replace(where=where)
     for where, (does, rule) in _foreign_rules(verified).items():
         yield cause("foreign-rule: pod", where, does=does, rule=rule)
+
+
+def _chain_and_place(each: Difference | Obstacle) -> tuple[str, str]:
+    if isinstance(each, Obstacle):
+        chain = each.foreign_chain
+        return chain.chain.name, f"{chain.table} {chain.chain.name}"
+    number = f", rule {each.position}" if each.position else ""
+    return each.chain, f"{each.table} {each.chain}{number}"
 
 
 def _foreign(verified: Verified) -> list[Difference]:

@@ -33,7 +33,7 @@ def inferred_settings(ruleset: model.Ruleset) -> Settings:
         f"--{each.flag}": each for each in OPTIONS
     }
     found = _inferred(ruleset).items()
-    texts = {by_flag[flag]: ",".join(values).strip("'") if values else "true" for flag, values in found}
+    texts = {by_flag[flag]: ",".join(values) if values else "true" for flag, values in found}
     return Settings({option: Given(text, "live rules") for option, text in texts.items()})
 
 
@@ -68,11 +68,11 @@ def _inferred(ruleset: model.Ruleset) -> dict[str, list[str]]:
         "-u": _listed(of_proxy, model.OwnerUid),
         "-g": _listed(of_proxy, model.OwnerGid),
         "-e": tunnel,
-        "-b": _listed(captured, model.DestinationPort) or (["'*'"] if captured or is_transparent else []),
+        "-b": _listed(captured, model.DestinationPort) or (["*"] if captured or is_transparent else []),
         "-d": [port for port in _left_alone(inbound, model.DestinationPort) if port not in (*tunnel, SSH)],
         "-o": _left_alone(output, model.DestinationPort),
         "-x": [each for each in excluded if not each.startswith("127.") and each != "::1/128"],
-        "-i": _listed(to_any_port, model.Destination) or (["'*'"] if to_any_port else []),
+        "-i": _listed(to_any_port, model.Destination) or (["*"] if to_any_port else []),
         "-q": _listed(redirected, model.DestinationPort),
         "-c": _left_alone(prerouting.rules if prerouting else (), model.InInterface),
     }
@@ -80,7 +80,7 @@ def _inferred(ruleset: model.Ruleset) -> dict[str, list[str]]:
     by_server = any(_all(rule, model.Destination) for rule in dns)
     given = {flag: [*dict.fromkeys(values)] for flag, values in found.items() if values}
     if given:
-        given = {"-b": ["''"], "-i": ["''"]} | given  # without them everything is captured
+        given = {"-b": [""], "-i": [""]} | given  # without them everything is captured
         given |= _layout(ruleset)
     return given | {switch: [] for switch in (switches[:1] if by_server else switches)}
 

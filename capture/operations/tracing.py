@@ -70,8 +70,8 @@ def _with_impediments(traced: Trace) -> Trace:
     return traced.replace(impediments=tuple(each.message for each in found if each.family in (None, packet.family)))
 
 
-def hindrances_of(situation: Situation, namespace: Namespace = None) -> tuple[str, ...]:
-    """Return why packets do not arrive where live rules send them, in words."""
+def impediments_of(situation: Situation, namespace: Namespace = None) -> tuple[str, ...]:
+    """Return the impediments of packets that live rules send somewhere, lost routes among them, in words."""
     with InNamespace(namespace):
         missing = (f"{each.consequence}; {each.message}" for each in situation.missing_routes)
         return (*missing, *(each.message for each in impediments(situation.ruleset)))

@@ -127,11 +127,11 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
         }
         for difference in verified.differences
     ]
-    found += [_missing_as_plain(need) for need in verified.missing]
     found += [
         {"kind": each.kind, "family": each.family, "message": each.message, "remedy": each.remedy}
         for each in verified.impediments
     ]
+    found += [_missing_as_plain(need) for need in verified.missing]
     found += [{"kind": "second set", **_with_effect(other.effect, _second_set(other))} for other in verified.others]
     found += [
         {

@@ -41,6 +41,7 @@ def trace_as_plain(traced: Trace, table: str | None = None) -> dict[str, object]
         "policy": f"{traced.policy.table} {traced.policy.chain.name}" if traced.policy else None,
         "transparent": traced.transparent,
         "certain": traced.certain,
+        "may_be_spared": traced.may_be_spared,
         "path": [
             {
                 "table": step.table,
@@ -73,14 +74,12 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     if step is not None:
         if step not in _steps(traced, table):  # else it is marked
             yield f"because of {step.table} {step.chain}: {_texts(step, traced.packet.family)[0]}"
-    elif traced.policy is not None:
-        yield f"because of the policy DROP of {traced.policy.table} {traced.policy.chain.name}"
-    elif traced.path:
+    elif traced.policy is None and traced.path:
         yield "because no rule on its way decides, and each chain's policy is ACCEPT"
-    else:
+    elif traced.policy is None:
         yield "because no rule matches it"
-    if not traced.certain:
-        yield "rules marked with ? have a match that cannot be judged here; they may decide otherwise"
+    if not traced.certain and traced.outcome != "dropped":
+        yield "rules marked with ? cannot be judged here; they may decide otherwise"
 
 
 def _verdict(traced: Trace) -> str:
@@ -91,15 +90,22 @@ def _verdict(traced: Trace) -> str:
         where = fate_text(traced.fate.replace(address=traced.address))
         return f"{where.replace('direct to', 'direct, to')}, which is not the proxy"
     if traced.outcome == "dropped":
-        from capture.analysis.meaning import rejects  # verify words no traces
-
-        is_refused = traced.step is not None and rejects(traced.step.rule)
-        by = f"{'refused ' * is_refused}by the rule marked =>" if traced.step is not None else "no rule accepts it"
-        return f"dropped: {by}{', unless one marked ? does' * traced.may_be_spared}"
+        unless = ", unless a rule marked ? accepts it, which cannot be judged" if traced.may_be_spared else ""
+        return f"dropped: {_dropped_by(traced)}{unless}"
     is_second = traced.step is not None and is_own_chain(traced.step.chain)
     rule_set = "a second rule set" if is_second else "a foreign rule"
     transparent = ", its addresses unchanged" if traced.transparent else ""
     return f"{traced.outcome}: it {OUTCOMES[traced.outcome].format(port=traced.port, rule_set=rule_set)}{transparent}"
+
+
+def _dropped_by(traced: Trace) -> str:
+    from capture.analysis.meaning import rejects  # verify words no traces
+
+    if traced.step is not None:
+        return "refused by the rule marked =>" if rejects(traced.step.rule) else "by the rule marked =>"
+    if traced.policy is not None:
+        return f"by the policy DROP of {traced.policy.table} {traced.policy.chain.name}"
+    return "no rule accepts it"
 
 
 def _steps(traced: Trace, table: str | None) -> Iterator[Step]:

@@ -27,9 +27,11 @@ def verified_lines(verified: Verified) -> Iterator[str]:
     if verified.is_nothing_applied:
         return
     if not verified.has_reference and verified.live.tables:
+        from shlex import join  # where no one waits for a pod
+
         from capture.operations.inference import inferred_flags
 
-        yield f"the live rules amount to: {' '.join(inferred_flags(verified.desired)) or 'no capture'}"
+        yield f"the live rules amount to: {join(inferred_flags(verified.desired)) or 'no capture'}"
     for sentence in note_lines(verified):
         yield f"note: {sentence}"
 

@@ -3,7 +3,7 @@
     kernel's events ──> the pods that they are about ─┐
     API server ───────> those that are new or changed ┼─> signature the same: nothing to do
     every 4 s ────────> where others listen now ──────┤   else diagnose ──> state ──> status, metrics, Event, repair
-    every minute ─────> all ──────────────────────────┘
+    every minute ─────> all, and their network ───────┘
 
 A pod has one state: ``captured``; ``left-alone`` and why; ``host-network``; ``unknown`` and why; or the kind of a cause
 that `capture why` knows.
@@ -54,7 +54,7 @@ class Observation(Value):
 
     signature: tuple[object, ...]
     network: tuple[object, ...]
-    """The part of it that the kernel's events are about; it is read again after one."""
+    """The part of it that the kernel's events are about; it is read again after one, and in a sweep."""
     owners: Owners | None
     """The listeners on the proxy's ports; None where they do not matter: the proxy is starting, or there is none."""
     diagnosed: float
@@ -132,15 +132,15 @@ class Audit:
             return
         self.health.note(audit_problem="")
         self._forget(self.queue.take_gone())
-        for netns, is_changed in running:
-            self.look(netns, is_changed=is_changed)
+        for netns, is_stale in running:
+            self.look(netns, is_stale=is_stale)
         if running:
             self.health.note(audit_seconds=time.monotonic() - began)
 
-    def look(self, netns: PodNamespace, *, is_changed: bool = False) -> PodState:
-        """Look at one pod and remember its state; return it. ``is_changed`` is whether an event came."""
+    def look(self, netns: PodNamespace, *, is_stale: bool = True) -> PodState:
+        """Look at one pod and remember its state; return it. ``is_stale`` is whether its network may have changed."""
         known = self.known.get(netns.sandbox.id)
-        state, observed, pod = self._examine(netns, known, is_changed=is_changed)
+        state, observed, pod = self._examine(netns, known, is_stale=is_stale)
         now = time.time()
         is_new = known is None or known.state.name != state.name
         since = now if known is None or is_new else known.since
@@ -156,7 +156,7 @@ class Audit:
     # --- one pod ----------------------------------------------------------------------------------------------
 
     def _examine(
-        self, netns: PodNamespace, known: Audited | None, *, is_changed: bool
+        self, netns: PodNamespace, known: Audited | None, *, is_stale: bool
     ) -> tuple[PodState, Observation, dict[str, Any] | None]:
         sandbox = netns.sandbox
         identity = Identity(sandbox.namespace, sandbox.name, sandbox.uid)
@@ -170,7 +170,7 @@ class Audit:
         settings = self._settings(sandbox, identity, pod)
         if isinstance(settings, PodState):
             return settings, UNOBSERVED, pod
-        return (*self._diagnosed(netns, settings, known, is_starting=_is_starting(pod), is_changed=is_changed), pod)
+        return (*self._diagnosed(netns, settings, known, is_starting=_is_starting(pod), is_stale=is_stale), pod)
 
     def _settings(self, sandbox: Sandbox, identity: Identity, pod: dict[str, Any]) -> Settings | PodState:
         """Return what the pod's object requests, or its state where it requests no capture; read once of an object."""
@@ -193,12 +193,12 @@ class Audit:
         return Requested(pod, PodState(LEFT_ALONE, exemption.reason) if exemption else settings, warnings)
 
     def _diagnosed(
-        self, netns: PodNamespace, settings: Settings, known: Audited | None, *, is_starting: bool, is_changed: bool
+        self, netns: PodNamespace, settings: Settings, known: Audited | None, *, is_starting: bool, is_stale: bool
     ) -> tuple[PodState, Observation]:
         now = time.monotonic()
         try:
             rules, owners = examination.signature(netns.path, (settings[PROXY_PORT], settings[INBOUND_CAPTURE_PORT]))
-            is_heard = self._hears and netns.number is not None and not is_changed
+            is_heard = self._hears and netns.number is not None and not is_stale
             seen = known.observed.network if known and is_heard else ()
             network = seen or examination.network(netns.path)
         except CaptureError as error:

@@ -1,6 +1,7 @@
 """Which pods of the node need a look now, and which have gone.
 
-The runtime is queried about one pod when the API server announces it, and about all each minute.
+The runtime is queried about one pod when the API server announces it, and about all each minute. What kernel and API
+server report is kept until the pod has been looked at: the runtime may not answer at once.
 """
 
 from __future__ import annotations
@@ -29,37 +30,44 @@ class AuditQueue:
     """The pods that need a look. ``listeners`` returns who listened on the proxy's ports at each pod's last look."""
 
     def __init__(
-        self, sandboxes: Sandboxes, pods: Pods, listeners: Callable[[], Mapping[PodNamespace, Owners]]
+        self,
+        sandboxes: Sandboxes,
+        pods: Pods,
+        listeners: Callable[[], Mapping[PodNamespace, Owners]],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._sandboxes, self._pods, self._listeners = sandboxes, pods, listeners
+        self._sandboxes, self._pods, self._listeners, self._clock = sandboxes, pods, listeners, clock
         self._seen_pods = -1
         self._faulty: set[str] = set()
         self._first_looks: dict[str, float] = {}
-        self._postponed: set[str] = set()
+        self._stale: set[str] = set()
+        """Pods whose network may have changed since the last look."""
         self._awaited: dict[tuple[str, str], float] = {}
         self._awaited_at = self._swept_at = self._listened_at = float("-inf")
 
     def due(self, changed: set[int]) -> list[tuple[PodNamespace, bool]]:
-        """Return the pods that need a look, and whether it is known that something has changed there.
+        """Return the pods that need a look, and whether their network may have changed; in a sweep, it may everywhere.
 
         ``changed`` has the numbers of namespaces of which an event came. Raises RuntimeSilentError.
         """
-        now = time.monotonic()
-        if now - self._swept_at < SWEEP_INTERVAL and EVERYWHERE not in changed:
-            return self._due_before_sweep(now, changed)
-        self._seen_pods, _ = self._pods.changes_since(self._seen_pods)
-        running = self._sandboxes.look()
-        self._swept_at = now
-        return [(netns, False) for netns in running]
+        now = self._clock()
+        self._stale |= {netns.sandbox.id for netns in self._sandboxes.by_number(changed)}
+        if EVERYWHERE in changed:
+            self._swept_at = float("-inf")
+        self._seen_pods, announced = self._pods.changes_since(self._seen_pods)
+        self._awaited |= dict.fromkeys(announced, now + AWAITED_SECONDS)
+        if now - self._swept_at < SWEEP_INTERVAL:
+            return self._due_before_sweep(now, announced)
+        return self._due_in_sweep(now)
 
     def note_look(self, sandbox: str, *, is_well: bool) -> None:
         """Note a look at a pod; one that is not well needs another at each turn."""
-        self._first_looks.setdefault(sandbox, time.monotonic())
+        self._first_looks.setdefault(sandbox, self._clock())
         (self._faulty.discard if is_well else self._faulty.add)(sandbox)
 
     def postpone(self, sandbox: str) -> None:
         """Note that the pod has changed, and that there is no time for it now."""
-        self._postponed.add(sandbox)
+        self._stale.add(sandbox)
 
     def take_gone(self) -> list[PodNamespace]:
         """Return the pods that have gone since the last call."""
@@ -69,25 +77,28 @@ class AuditQueue:
             self._faulty.discard(netns.sandbox.id)
         return gone
 
-    def _due_before_sweep(self, now: float, changed: set[int]) -> list[tuple[PodNamespace, bool]]:
-        reported = {netns.sandbox.id for netns in self._reported_by_api_server(now)}
-        heard = self._postponed | {netns.sandbox.id for netns in self._sandboxes.by_number(changed)}
-        self._postponed = {
-            each for each in heard if now - self._first_looks.get(each, float("-inf")) < SETTLING_SECONDS
-        }
-        heard -= self._postponed
+    def _due_in_sweep(self, now: float) -> list[tuple[PodNamespace, bool]]:
+        running = self._sandboxes.look()
+        self._swept_at = now
+        self._stale.clear()
+        for netns in running:
+            self._awaited.pop((netns.sandbox.namespace, netns.sandbox.name), None)
+        return [(netns, True) for netns in running]
+
+    def _due_before_sweep(self, now: float, announced: set[tuple[str, str]]) -> list[tuple[PodNamespace, bool]]:
+        reported = {netns.sandbox.id for netns in self._reported_by_api_server(now, announced)}
+        settling = {each for each in self._stale if now - self._first_looks.get(each, float("-inf")) < SETTLING_SECONDS}
+        heard, self._stale = self._stale - settling, settling
         ids = reported | heard | self._where_others_listen(now) | self._faulty
         return [(netns, each in heard) for each in ids if (netns := self._sandboxes.get(each)) and netns.is_there]
 
-    def _reported_by_api_server(self, now: float) -> list[PodNamespace]:
-        """Return the running pods that the API server has announced as new or changed."""
-        self._seen_pods, changes = self._pods.changes_since(self._seen_pods)
-        self._awaited |= dict.fromkeys(changes, now + AWAITED_SECONDS)
+    def _reported_by_api_server(self, now: float, announced: set[tuple[str, str]]) -> list[PodNamespace]:
+        """Return the running pods that the API server has announced as new or changed, now or a while ago."""
         if now - self._awaited_at >= TURN_SECONDS:
-            changes |= self._awaited.keys()
+            announced = announced | self._awaited.keys()
             self._awaited_at = now
         found: list[PodNamespace] = []
-        for namespace, name in changes:
+        for namespace, name in announced:
             is_desired = self._pods.get(namespace, name) is not None
             running = self._sandboxes.look_at(namespace, name, is_desired=is_desired)
             found += running

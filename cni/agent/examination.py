@@ -2,7 +2,7 @@
 
 changed_owners   0.03 ms   who listens on the proxy's ports
 signature        0.1 ms    also the generation of nf_tables, legacy tables
-network          0.2 ms    addresses, interfaces, policy rules: after an event of the kernel, or where it sends none
+network          0.2 ms    addresses, interfaces, policy rules: after an event, in a sweep, or where no events come
 diagnose         3 ms      what `capture why` would print
 """
 

@@ -19,7 +19,7 @@ from cni.agent import api, examination, pod_warnings
 from cni.agent.agent_log import AgentLog
 from cni.agent.audit import Audit, Audited
 from cni.agent.health import Health
-from cni.agent.kernel_events import KernelEvents, namespace_number
+from cni.agent.kernel_events import EVERYWHERE, KernelEvents, namespace_number
 from cni.agent.options import Options
 from cni.agent.pods import Pods
 from cni.agent.repair import Repair
@@ -292,6 +292,35 @@ def test_drift_is_found_by_the_kernels_event(watched: Watched, events: KernelEve
     watched.pod.run(["nft", "flush", "ruleset"])
     assert watched.run_once(events.wait(2)) == "no-rules"
     assert watched.seen == ["captured", "no-rules"]
+
+
+def test_what_no_event_reports_is_found_after_lost_events_and_by_a_sweep(
+    watched: Watched, proxy: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an agent that hears events: the network is read when one may have come, and only then."""
+    watched.audit._hears = True
+    apply(make_settings(), watched.pod.path)
+    assert watched.run_once() == "captured"
+    watched.pod.ip("link set lo down")
+    assert watched.run_once() == "captured"
+    assert watched.run_once({EVERYWHERE}) == "lo-down"
+    watched.pod.ip("link set lo up")
+    monkeypatch.setattr("cni.agent.audit_queue.SWEEP_INTERVAL", 0.0)
+    assert watched.run_once() == "captured"
+
+
+@pytest.mark.parametrize("watched", [{"repair_starting": "apply"}], indirect=True)
+def test_a_lost_route_is_repaired_and_read_again(watched: Watched) -> None:
+    """The rules stay as they are, so that nothing else changes."""
+    watched.audit._hears = True
+    pod = pod_object(ready=False)
+    pod["metadata"]["annotations"] |= {"sidecar.istio.io/interceptionMode": "TPROXY"}
+    watched.pods.put(pod)
+    assert watched.run_once() == "captured"
+    watched.pod.ip("route flush table 133")
+    assert watched.run_once({number(watched)}) == "captured"
+    assert watched.seen[-2:] == ["route-missing", "captured"]
+    assert watched.health.counts() == {("repairs", "success"): 2}
 
 
 @pytest.mark.parametrize("watched", [{"repair_starting": "apply"}], indirect=True)

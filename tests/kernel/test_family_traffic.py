@@ -32,6 +32,7 @@ pytestmark = pytest.mark.kernel
 PORT = 80
 CAPTURE, ISTIO_INIT = (str(Path(sys.executable).with_name(name)) for name in ("capture", "istio-init"))
 REJECTS = ("--ip-families", "ipv4", "--other-family", "reject")
+ADDRESS_MISSING = "the address ::6/128 on lo is missing: `ip address add ::6/128 dev lo` adds it"
 LATE = {"pod": "2001:db8:7::2", "peer": "2001:db8:7::3"}
 ELSEWHERE = {"ipv4": "203.0.113.9", "ipv6": "2001:db8:9::9"}
 
@@ -151,7 +152,7 @@ def test_an_address_that_comes_later_is_captured_under_both(only_ipv4: PodPair, 
     assert outbound(only_ipv4, "ipv6") == "proxy-outbound"
     if mode == "REDIRECT":
         assert inbound(only_ipv4, LATE["pod"]) == "proxy-inbound"
-    assert list(difference_lines(verify(pod))) == ["the address ::6/128 on lo is missing"]
+    assert list(difference_lines(verify(pod))) == [ADDRESS_MISSING]
 
     assert apply(pod, {INTERCEPTION_MODE: mode}, backend).changed
     assert "inet6 ::6/128" in pod.ip("address show dev lo")
@@ -187,7 +188,7 @@ def test_where_ipv6_is_disabled_both_families_are_captured_all_the_same(
         assert pair.pod.client(uid=1000).connect(ELSEWHERE["ipv6"], PORT, timeout=0.3).label == ""
         assert [line for line in applied.warnings if "disable_ipv6" in line]
         pair.pod.sysctl("net.ipv6.conf.lo.disable_ipv6", "0")
-        assert list(difference_lines(verify(pair.pod))) == ["the address ::6/128 on lo is missing"]
+        assert list(difference_lines(verify(pair.pod))) == [ADDRESS_MISSING]
         assert apply(pair.pod, {DUAL_STACK: "true"}, backend).changed
     assert verify(pair.pod).holds
 

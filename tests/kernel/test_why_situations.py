@@ -16,6 +16,7 @@ import pytest
 
 from capture import operations
 from capture.analysis.policy import policy
+from capture.analysis.trace import trace_whole_path
 from capture.cli.doctor.examination import examine, findings
 from capture.cli.doctor.examination import of_pod as doctor_findings
 from capture.errors import EXIT_UNKNOWN
@@ -260,6 +261,13 @@ BROKEN: dict[str, BrokenPod] = {
     "IPsec drops what comes in": BrokenPod(
         "ipsec", breaks=f"ip xfrm policy add proto tcp dport {APP_PORT} dir in action block", goes="in"
     ),
+    "dropped, but for what a chain may accept": BrokenPod(
+        "filtered",
+        breaks="nft 'add table inet fw; add chain inet fw a { tcp dport 80 numgen random mod 2 0 accept; };"
+        " add chain inet fw in { type filter hook prerouting priority -160; policy drop; iif lo accept; jump a; }'",
+        goes="in",
+        of_pod=True,
+    ),
     "answers are dropped": BrokenPod("filtered", breaks="iptables -A OUTPUT -p tcp --sport 15001 -j DROP"),
     "answers are dropped behind": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --sport 80 -j DROP"),
     "answers to clients are dropped": BrokenPod(
@@ -374,7 +382,7 @@ def assert_the_verbs_agree(pod: Pod) -> None:
     of_pod = why(pod)
     assert (dumped.conclusion if dumped else "no reference") in (verified.conclusion, "no reference")
     assert bool(of_pod.causes) or verified.conclusion not in ("drift", "nothing applied")
-    assert all(each.kind != "filtered" for each in of_pod.causes) or not is_unjudged_by_explain(pod)
+    assert not any(may_be_spared(pod, each.effect.packet) for each in verified.obstacles if each.effect)
     assert of_pod.verdict != "captured" or (verified.is_judged and is_captured_by_explain(pod))
     assert any(each.state == "ok" for each in doctor_findings(of_pod)) is (of_pod.verdict == "captured")
 
@@ -383,6 +391,12 @@ def explained(pod: Pod) -> list[Statement]:
     with pod.entered():
         situation = operations.situation_of()
         return policy(dict.fromkeys(situation.ruleset.families, situation), text_of)
+
+
+def may_be_spared(pod: Pod, sent: Packet) -> bool:
+    """Return whether `trace` says of a packet that a rule that cannot be judged may accept it."""
+    with pod.entered():
+        return trace_whole_path(sent, operations.situation_of()).may_be_spared
 
 
 def is_captured_by_explain(pod: Pod) -> bool:
@@ -402,6 +416,11 @@ MAY_ACCEPT = "numgen random mod 2 0 accept; add rule inet fw out oifname lo acce
 UNJUDGED = {
     "may be dropped": FILTER % (-160, "numgen random mod 2 0 drop"),
     "may be accepted before a policy drops it": FILTER % ("0; policy drop", MAY_ACCEPT),
+    "may be accepted in a chain before a policy drops it": FILTER
+    % (
+        "-170; policy drop; }; add chain inet fw a { numgen random mod 2 0 accept; }; add chain inet fw b { jump a",
+        "tcp dport 443 jump a; add rule inet fw out jump b; add rule inet fw out oifname lo accept",
+    ),
     "may be accepted before a rule drops it": FILTER % (0, f"{MAY_ACCEPT}; add rule inet fw out drop"),
     "few may come in": "iptables -A INPUT -m limit --limit 5/sec -j ACCEPT; iptables -P INPUT DROP",
 }
@@ -427,9 +446,12 @@ def test_no_verb_calls_a_pod_captured_or_broken_that_cannot_be_judged(pod_pair: 
     assert is_unjudged_by_explain(pod)
     assert_the_verbs_agree(pod)
     for command in ("verify", "why"):
-        assert pod.run([CAPTURE, command], check=False).returncode == EXIT_UNKNOWN
-    traced = pod.run([CAPTURE, "trace", "tcp", f"{ELSEWHERE}:80"]).stdout
-    assert (", unless one marked ? does" in traced) is ("-160" not in breaks)
+        done = pod.run([CAPTURE, command], check=False)
+        assert (done.returncode, "without effect" in done.stdout) == (EXIT_UNKNOWN, False)
+    trace = [str(CAPTURE), "trace", "tcp", f"{ELSEWHERE}:80"]
+    is_spared = json.loads(pod.run([*trace, "--format", "json"]).stdout)["may_be_spared"]
+    *_, verdict = pod.run(trace).stdout.splitlines()
+    assert (", unless a rule marked ? accepts it, which" in verdict) is is_spared is ("-160" not in breaks)
     dumped = pod.run([CAPTURE, "dump"]).stdout
     assert "\n# not judged in full: our rules match the applied configuration; foreign ones" in dumped
     assert json.loads(pod.run([CAPTURE, "dump", "--format", "json"]).stdout)["certain"] is False

@@ -6,11 +6,12 @@ import pytest
 
 from capture.errors import CaptureError, ConfigurationError
 from capture.operations import apply, render, trace_packet, verify
-from capture.operations.inference import inferred_settings
+from capture.operations.inference import inferred_flags, inferred_settings
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
-from capture.settings.options import OTHER_FAMILY
-from capture.settings.settings import Settings, from_environment
+from capture.settings.options import OPTIONS, OTHER_FAMILY
+from capture.settings.settings import Given, Settings, from_environment
+from initcontainer.arguments import parse
 from support.captures.fake_pod import POD, ruleset_of
 from support.captures.settings import VARIANTS
 
@@ -108,3 +109,6 @@ def test_the_settings_that_live_rules_amount_to_give_these_rules(name: str) -> N
     rules = ruleset_of(VARIANTS[name])
 
     assert build_ruleset(resolve(inferred_settings(rules), POD)[0]) == rules
+    flags = parse(inferred_flags(rules), OPTIONS).flags.items()
+    given = Settings({option: Given(text, "flag") for option, text in flags})
+    assert build_ruleset(resolve(given, POD)[0]) == rules

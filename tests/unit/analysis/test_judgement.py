@@ -57,6 +57,7 @@ HTTPS = (Protocol("tcp"), DestinationPort((only(443),)))
 TIME = (Protocol("udp"), DestinationPort((only(123),)))
 TAKES_HTTPS = Rule(Accept(), HTTPS)
 TAKES_TIME = Rule(Accept(), TIME)
+MAY_ACCEPT_HTTPS = Rule(Accept(), (*HTTPS, UNKNOWN))
 
 
 def judged(
@@ -171,9 +172,11 @@ class TestMarks:
 def chain(
     *rules: Rule, hook: str = OUTPUT, priority: int = -200, is_nat: bool = False, policy: str = "ACCEPT"
 ) -> BaseChain:
-    """Return a foreign chain, whose rules may jump to one that drops HTTPS."""
+    """Return a foreign chain, whose rules may jump to one that drops HTTPS, and to some that may accept it, or all."""
     more = Chain("more", (Rule(Accept(), TIME), Rule(Drop(), HTTPS)))
-    table = Table(NAT if is_nat else MANGLE, (Chain("x", rules, policy), more))
+    doubtful = Chain("may accept HTTPS", (MAY_ACCEPT_HTTPS,)), Chain("may accept all", (Rule(Accept(), (UNKNOWN,)),))
+    leading = Chain("leads to it", (Rule(Jump("may accept all")),))
+    table = Table(NAT if is_nat else MANGLE, (Chain("x", rules, policy), more, *doubtful, leading))
     return BaseChain("inet other", FAMILIES, hook, priority, is_nat, table)
 
 
@@ -239,19 +242,29 @@ class TestNextToOurs:
         assert lines(judgement.obstacles) == [rule_line(certain), "policy"]
         assert lines(judgement.unjudged) == [rule_line(uncertain)]
 
-    @pytest.mark.parametrize("drops", [chain(Rule(Accept(), (UNKNOWN,)), policy="DROP"), chain(Rule(Drop()))])
-    def test_a_drop_behind_what_may_accept_is_no_drift(self, drops: BaseChain) -> None:
-        there = drops if drops.chain.policy == "DROP" else chain(Rule(Accept(), (UNKNOWN,)), *drops.chain.rules)
+    @pytest.mark.parametrize("drops", [chain(policy="DROP"), chain(Rule(Drop()))], ids=["policy", "rule"])
+    @pytest.mark.parametrize("accepts", [Rule(Accept(), (UNKNOWN,)), Rule(Jump("may accept all"))])
+    def test_a_drop_behind_what_may_accept_is_no_drift(self, drops: BaseChain, accepts: Rule) -> None:
+        there = drops.with_chain(drops.chain.replace(rules=(accepts, *drops.chain.rules)))
         judgement = judged(REDIRECT, other_chains=there)
 
         assert judgement.obstacles == judgement.harmless_obstacles == ()
         assert len(judgement.unjudged) == 2
         assert not any(each.effect is None or each.effect.is_certain for each in judgement.unjudged)
 
-    def test_the_packets_of_a_drop_are_those_that_nothing_may_accept(self) -> None:
-        there = chain(Rule(Accept(), (*HTTPS, UNKNOWN)), Rule(Drop(), (Protocol("tcp"),)))
+    def test_a_drop_behind_two_chains_that_may_accept_is_no_drift(self) -> None:
+        jumps = Rule(Jump("may accept HTTPS")), Rule(Jump("leads to it"))
+        judgement = judged(REDIRECT, other_chains=chain(*jumps, policy="DROP"))
 
-        (found,) = judged(REDIRECT, other_chains=there).obstacles
+        assert judgement.obstacles == judgement.harmless_obstacles == ()
+        assert not any(each.effect is None or each.effect.is_certain for each in judgement.unjudged)
+
+    @pytest.mark.parametrize("accepts", [MAY_ACCEPT_HTTPS, Rule(Jump("may accept HTTPS"))])
+    def test_the_packets_of_a_drop_are_those_that_nothing_may_accept(self, accepts: Rule) -> None:
+        judgement = judged(REDIRECT, other_chains=chain(accepts, Rule(Drop(), (Protocol("tcp"),))))
+
+        (found,) = judgement.obstacles
+        assert judgement.harmless_obstacles == ()
         assert found.effect is not None
         assert found.effect.regions[0].startswith("tcp, port other than 443")
 

@@ -8,7 +8,7 @@ from capture.analysis.base_chains import BaseChain
 from capture.analysis.trace import Step, Trace
 from capture.model.addresses import FAMILIES, parse_address
 from capture.model.packet import Packet
-from capture.model.ruleset import INPUT, MANGLE, Chain, Drop, Protocol, Redirect, Rule, Table
+from capture.model.ruleset import INPUT, MANGLE, OUTPUT, Accept, Chain, Drop, Protocol, Redirect, Rule, Table
 from capture.report.trace_text import path_lines, trace_as_plain, trace_lines
 
 PACKET = Packet("tcp", parse_address("203.0.113.7"), 80, uid=1000, gid=1000, out_interface="eth0")
@@ -32,6 +32,19 @@ def test_a_rule_is_named_in_one_form_whatever_its_table(table: str, chain: str, 
     ]
     assert list(trace_lines(traced, "nat"))[-1] == f"because of {table} {chain}: -p tcp -j DROP"
     assert trace_as_plain(traced)["rule"] == in_json
+
+
+@pytest.mark.parametrize(
+    ("rule", "unless"),
+    [(Rule(Accept()), ", unless a rule marked ? accepts it, which cannot be judged"), (DROPS, "")],
+)
+def test_a_policy_that_drops_is_named_once_with_what_may_spare_the_packet(rule: Rule, unless: str) -> None:
+    there = BaseChain("ip filter", FAMILIES, OUTPUT, 0, is_nat=False, contents=Table(MANGLE, (Chain(OUTPUT, ()),)))
+    step = Step("ip filter", "OUTPUT", 1, rule, certain=False, base_chain=there)
+    traced = Trace(PACKET, "dropped", 80, None, (step,), policy=there)
+
+    assert list(trace_lines(traced))[2:] == [f"dropped: by the policy DROP of ip filter OUTPUT{unless}"]
+    assert trace_as_plain(traced)["may_be_spared"] is bool(unless)
 
 
 @pytest.mark.parametrize(("chain", "rule_set"), [("ISTIO_OUTPUT", "a second rule set"), ("OUTPUT", "a foreign rule")])
