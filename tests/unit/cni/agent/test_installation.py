@@ -15,7 +15,7 @@ from cni.agent.handover import Handover
 from cni.agent.health import Health
 from cni.agent.installation import LOOK_INTERVAL, PARTS, Installation
 from cni.agent.options import Options
-from cni.agent.runtime import Loaded, RuntimeSilentError
+from cni.agent.runtime import Loaded, RuntimeClient, RuntimeSilentError
 from support.output.agent_lines import AgentLines
 from support.processes.waiting import wait_until
 
@@ -191,7 +191,7 @@ def test_a_list_of_our_own_goes_with_the_main_one(node: Node) -> None:
     assert (node.types("00-capture.conflist"), node.problems()) == (["bridge", "capture-cni"], {})
 
 
-class FakeRuntime:
+class FakeRuntime(RuntimeClient):
     """What a runtime reports as loaded."""
 
     def __init__(self, loaded: Loaded | None) -> None:
@@ -215,7 +215,7 @@ def test_ready_is_what_the_runtime_has_loaded(
     node: Node, conf_dir: str, bin_dir: str, plugins: tuple[str, ...], problem: str
 ) -> None:
     conf, binary = conf_dir.replace("CONF", str(node.conf_dir)), bin_dir.replace("BIN", str(node.bin_dir))
-    node.installation.runtime = FakeRuntime(Loaded(plugins, "lab", conf, (binary,)))  # type: ignore[assignment]
+    node.installation.runtime = FakeRuntime(Loaded(plugins, "lab", conf, (binary,)))
     node.write()
     node.installation.run_once(1)
     assert problem in node.problems().get("loaded", {}).get("problem", "")
@@ -228,10 +228,10 @@ def test_a_silent_runtime_is_a_problem_and_one_without_this_report_is_none(node:
             raise RuntimeSilentError("/run/x.sock: Status: UNAVAILABLE")
 
     node.write()
-    node.installation.runtime = Silent(None)  # type: ignore[assignment]
+    node.installation.runtime = Silent(None)
     node.installation.run_once(1)
     assert "UNAVAILABLE" in node.problems()["loaded"]["problem"]
-    node.installation.runtime = FakeRuntime(None)  # type: ignore[assignment]
+    node.installation.runtime = FakeRuntime(None)
     node.installation.run_once(2)
     assert node.health.is_ready
 
@@ -239,7 +239,7 @@ def test_a_silent_runtime_is_a_problem_and_one_without_this_report_is_none(node:
 def test_a_runtime_that_loads_nothing_new_is_looked_at_often_and_named_after_a_while(node: Node) -> None:
     node.write()
     runtime = FakeRuntime(Loaded(("bridge",), "lab", str(node.conf_dir), (str(node.bin_dir),)))
-    node.installation.runtime = runtime  # type: ignore[assignment]
+    node.installation.runtime = runtime
     problems = []
     for now in (1.0, 16.0, 16.1):
         node.installation.run_once(now)
