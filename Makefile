@@ -2,7 +2,8 @@
 
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH):/usr/sbin:/sbin
-WORKERS ?= auto
+# Three for two processors: a third of the tests' time is waiting.
+WORKERS ?= $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-vm test-cluster manifest bundle release image image-node bench mutants docs lint format clean
