@@ -22,8 +22,8 @@ from capture.errors import (
     UnsupportedError,
 )
 from capture.model.addresses import Network, parse_network
-from capture.state import decisions
-from cni import attachments, conf
+from capture.state import attachments
+from cni import conf
 from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
 from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME, Configuration
 from cni.decision import NO_POD, Exemption, exemption_by_name
@@ -67,7 +67,7 @@ def add(request: Request) -> None:
     try:
         _logged(request, lambda log: _add(request, configuration, log))
     except CniError as error:
-        _remember(request, decisions.REFUSED, error.message)
+        _remember(request, attachments.REFUSED, error.message)
         raise
 
 
@@ -101,7 +101,7 @@ def _add(request: Request, configuration: Configuration, log: PluginLog) -> None
     desired = _desired_settings(request, configuration, log)
     if isinstance(desired, Exemption):
         log.info("left alone", reason=desired.reason)
-        _remember(request, decisions.LEFT_ALONE, desired.reason, desired.needs)
+        _remember(request, attachments.LEFT_ALONE, desired.reason, desired.needs)
         return
     _warn_of_full_table(log)
     with log.step("apply"):
@@ -121,7 +121,7 @@ def _add(request: Request, configuration: Configuration, log: PluginLog) -> None
         changed=applied.changed,
         **({} if desired.knows_proxy_environment else {"unknown": NO_MESH_SETTINGS}),
     )
-    _remember(request, decisions.CAPTURED, "")
+    _remember(request, attachments.CAPTURED, "")
 
 
 def _remember(request: Request, decision: str, reason: str, needs: str = "") -> None:
@@ -134,8 +134,8 @@ def _remember(request: Request, decision: str, reason: str, needs: str = "") -> 
         inode = os.stat(request.namespace).st_ino
     except OSError:
         inode = 0
-    decisions.keep(
-        decisions.RecordedDecision(
+    attachments.keep_decision(
+        attachments.RecordedDecision(
             decision=decision,
             reason=reason,
             time=timestamp(time.time_ns()),
@@ -213,7 +213,8 @@ def _apply(request: Request, settings: Settings) -> Applied:
             raise HostNamespaceError
         refuse_host(allowed=False)
         # Before the rules: a plugin that is killed while writing them leaves nothing that DEL does not find.
-        attachments.keep(request.network, request.container_id, request.interface, namespace_id())
+        name = attachments.name_of(request.network, request.container_id, request.interface)
+        attachments.keep_namespace(name, namespace_id())
         loopback.wait_for_loopback()
         return apply_here(settings, host)
 

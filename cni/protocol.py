@@ -61,13 +61,6 @@ class CniError(Exception):
         self.details = _shortened(printable(details, "\n\t"), DETAILS_LIMIT)
 
 
-class Attachment(Value):
-    """A container's interface on this network, as GC names those that still exist."""
-
-    container_id: str
-    interface: str
-
-
 class Request(Value):
     """The runtime's request, checked. What a command does not take is empty."""
 
@@ -85,8 +78,8 @@ class Request(Value):
     """The plugin's part of the network configuration, as decoded JSON."""
     previous_result: dict[str, Any] | None
     """The result of the plugins before this one in the list, or of ADD."""
-    valid_attachments: tuple[Attachment, ...]
-    """GC: everything of this network that is not among these is gone."""
+    valid_attachments: tuple[tuple[str, str], ...]
+    """GC: container id and interface of what exists; everything else of this network is gone."""
 
 
 class Answer(Value):
@@ -270,7 +263,7 @@ def _previous_result_of(command: str, configuration: dict[str, Any]) -> dict[str
     )
 
 
-def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[Attachment, ...]:
+def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """Return the attachments that GC keeps.
 
     SPEC 1.1.0 has two names for the key (containernetworking/cni, number 1101); libcni sends both, and what is in one
@@ -278,7 +271,7 @@ def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[Attachment, ..
     empty one.
     """
     keys = [key for key in ("cni.dev/valid-attachments", "cni.dev/attachments") if key in configuration]
-    valid: dict[Attachment, None] = {}
+    valid: dict[tuple[str, str], None] = {}
     for key in keys:
         entries = configuration[key]
         if entries is not None and not isinstance(entries, list):
@@ -289,11 +282,11 @@ def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[Attachment, ..
     raise CniError(INVALID_CONFIGURATION, "GC without cni.dev/valid-attachments: which attachments exist is unknown")
 
 
-def _attachment(key: str, entry: object) -> Attachment:
+def _attachment(key: str, entry: object) -> tuple[str, str]:
     if isinstance(entry, dict):
         container_id, interface = entry.get("containerID"), entry.get("ifname")
         if isinstance(container_id, str) and isinstance(interface, str):
-            return Attachment(container_id, interface)
+            return container_id, interface
     expected = '{"containerID": "…", "ifname": "…"}'
     raise CniError(INVALID_CONFIGURATION, f"{key}: invalid entry {shown(entry)}: expected {expected}")
 

@@ -56,7 +56,7 @@ from capture.operations.inference import inferred_settings
 from capture.operations.tracing import live_situation
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
-from capture.state import decisions, routes
+from capture.state import attachments, routes
 from capture.state.capabilities import escapes_of
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace, own_namespace
@@ -77,8 +77,8 @@ if TYPE_CHECKING:
 NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured", "excluded")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
 LEFT_ALONE_BY = {
-    decisions.EXCLUDED_NAMESPACE: "left-alone: namespace",
-    decisions.NOT_INJECTED: "left-alone: not injected",
+    attachments.EXCLUDED_NAMESPACE: "left-alone: namespace",
+    attachments.NOT_INJECTED: "left-alone: not injected",
 }
 """Causes by the kind of the plugin's decision."""
 
@@ -302,14 +302,14 @@ def _socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
 
 def _no_rules_cause() -> Cause:
     """Return why nothing is applied here: what the CNI plugin decided last, where that is known."""
-    decided = decisions.of_namespace(own_namespace())
+    decided = attachments.decision_about(own_namespace())
     if decided is None:
         evidence = evidence_of_host()
         if evidence is None:
             return cause("no-rules")
         return cause("host-network", evidence=f": {evidence}" if evidence else "")
     time, reason = decided.time, decided.reason
-    if decided.decision == decisions.LEFT_ALONE:
+    if decided.decision == attachments.LEFT_ALONE:
         name = LEFT_ALONE_BY.get(decided.kind, "left-alone")
         return cause(name, pod=decided.pod, time=time, reason=reason)
     return cause("no-rules: refused", time=time, reason=reason) if reason else cause("no-rules")
