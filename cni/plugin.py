@@ -61,28 +61,6 @@ NO_MESH_SETTINGS = (
 )
 
 
-def add(request: Request) -> None:
-    """Capture the pod's traffic, unless it is one to be left alone. Raises ``CniError``."""
-    configuration = conf.parse(request.configuration)
-    try:
-        _logged(request, lambda log: _add(request, configuration, log))
-    except CniError as error:
-        _remember(request, attachments.REFUSED, error.message)
-        raise
-
-
-def check(request: Request) -> None:
-    """Raise ``CniError`` unless the namespace is as ADD left it."""
-    configuration = conf.parse(request.configuration)
-    _logged(request, lambda log: _check(request, configuration, log))
-
-
-def status(request: Request) -> None:
-    """Raise ``CniError`` if ADD could not work now: code 50, or 51 if only the API server is away."""
-    configuration = conf.parse(request.configuration)
-    _logged(request, lambda log: _status(request, configuration, log))
-
-
 NO_SOURCE = (
     "the runtime hands over no annotations of pods, and the network configuration names no other source; name a"
     " kubeconfig, or install the node's agent"
@@ -91,7 +69,27 @@ NO_SOURCE = (
 IDS_OF_THE_PROXY = ("--proxy-uid", "--proxy-gid")
 """Options that only the pod's namespace can refuse: with ``hostUsers: false`` it has users of its own."""
 
-HANDLERS: dict[str, Callable[[Request], None]] = {"ADD": add, "CHECK": check, "STATUS": status}
+
+def handle(request: Request) -> None:
+    """Do ADD, CHECK or STATUS. Raises ``CniError``; what fails after the configuration was read is in the log."""
+    configuration = conf.parse(request.configuration)
+    log = log_of(request)
+    try:
+        try:
+            {"ADD": _add, "CHECK": _check, "STATUS": _status}[request.command](request, configuration, log)
+        except CaptureError as error:
+            raise _as_cni_error(error, request) from None
+        except OSError as error:
+            about = f"{error.filename}: " if error.filename else ""
+            raise CniError(IO_FAILURE, f"{about}{error.strerror}") from None
+    except CniError as error:
+        log.error(error.message, code=error.code, details=error.details)
+        if request.command == "ADD":
+            _remember(request, attachments.REFUSED, error.message)
+        raise
+
+
+HANDLERS: dict[str, Callable[[Request], None]] = dict.fromkeys(("ADD", "CHECK", "STATUS"), handle)
 
 
 # --- ADD -------------------------------------------------------------------------------------------------------
@@ -347,23 +345,7 @@ def _check_api_server(configuration: Configuration, deadline: float) -> None:
     kubernetes.check_server(kubernetes.read_kubeconfig(configuration.kubeconfig), deadline)
 
 
-# --- what all have in common -----------------------------------------------------------------------------------
-
-
-def _logged(request: Request, work: Callable[[PluginLog], None]) -> None:
-    """Do the work; log a failure, and raise it as the specification's error."""
-    log = log_of(request)
-    try:
-        try:
-            work(log)
-        except CaptureError as error:
-            raise _as_cni_error(error, request) from None
-        except OSError as error:
-            about = f"{error.filename}: " if error.filename else ""
-            raise CniError(IO_FAILURE, f"{about}{error.strerror}") from None
-    except CniError as error:
-        log.error(error.message, code=error.code, details=error.details)
-        raise
+# --- errors --------------------------------------------------------------------------------------------------
 
 
 def _as_cni_error(error: CaptureError, request: Request) -> CniError:
