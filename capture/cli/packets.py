@@ -12,9 +12,11 @@ from capture.model.addresses import Network, parse_address
 from capture.model.conventions import APP_ID, MAX_ID
 from capture.model.packet import Packet
 from capture.model.ruleset import CONNECTION_STATES
-from capture.settings.options import TPROXY_MARK
-from capture.settings.parsers import interface, port
-from capture.state.netns import path_of_process
+from capture.report.output import warn
+from capture.settings.config_warnings import missing_interface
+from capture.settings.host import PodFromInside
+from capture.settings.parsers import interface, packet_mark, port
+from capture.state.netns import InNamespace, path_of_process
 
 
 def _endpoint(text: str) -> tuple[Network, int]:
@@ -30,8 +32,10 @@ def _source(text: str) -> tuple[Network, int | None]:
 ID = number(0, MAX_ID)
 ENDPOINT = ParameterType(_endpoint, "an address with a port, such as 10.1.2.3:80 or [fd00::1]:80")
 SOURCE = ParameterType(_source, "an address, such as 10.1.2.3, 10.1.2.3:45000 or fd00::1")
-INTERFACE = ParameterType(interface, "an interface name (at most 15 bytes, no blank, no '/')")
-MARK_NUMBER = ParameterType(TPROXY_MARK.parse, TPROXY_MARK.expected)
+INTERFACE = ParameterType(
+    interface, "an interface name (at most 15 bytes, no blank, no '/')", lambda name: not name.endswith("+")
+)
+MARK_NUMBER = ParameterType(packet_mark, "a number from 0 to 4294967295, decimal or 0x...")
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -123,3 +127,12 @@ def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
         connection_mark=options.pop("connection_mark") or 0,
         state=options.pop("state"),
     )
+
+
+def warn_of_missing_interfaces(packet: Packet, namespace: str | None) -> None:
+    """Warn of interfaces that the packet is to pass, and that the namespace does not have."""
+    for flag, name in (("--in", packet.in_interface), ("--out", packet.out_interface)):
+        if name:
+            with InNamespace(namespace):
+                found = missing_interface(name, PodFromInside().interface_names() or ())
+            warn([f"{flag}: {found}"] if found else [])
