@@ -59,6 +59,9 @@ def _without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple
     for which in of_tproxy:
         if not config.is_transparent and settings.text(which) != which.default:
             yield which, f"has no effect without {option.INTERCEPTION_MODE.name} TPROXY"
+    for which in (option.REQUIRE_PROOF, option.PROBE_FROM_OUTSIDE):
+        if settings[which] and not settings[option.RUN_VALIDATION]:
+            yield which, f"has no effect without {option.RUN_VALIDATION.name}"
     if IPV6 not in config.families:
         for which in option.NETWORK_OPTIONS:
             networks = _entries(settings, which)

@@ -96,6 +96,7 @@ EMPTY_ENTRY = "has an empty entry, which does not count"
         (option.EXCLUDED_OWNER_GROUPS, "5,,", EMPTY_ENTRY),
         (option.TPROXY_MARK, "5", "has no effect without --istio-inbound-interception-mode TPROXY"),
         (option.TPROXY_ROUTE_TABLE, "5", "has no effect without --istio-inbound-interception-mode TPROXY"),
+        (option.REQUIRE_PROOF, "true", "has no effect without --run-validation"),
         (option.OTHER_FAMILY, "reject", "has no effect: both families are captured"),
     ],
 )
