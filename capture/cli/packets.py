@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
+from capture.cli.options import namespace_of_process
 from capture.cli.parameter_types import ParameterType, number, one_of
-from capture.errors import CaptureError, ConfigurationError
+from capture.errors import CaptureError
 from capture.model.addresses import Network, parse_address
 from capture.model.conventions import APP_ID, MAX_ID
 from capture.model.packet import Packet
@@ -16,7 +17,7 @@ from capture.report.output import warn
 from capture.settings.config_warnings import missing_interface
 from capture.settings.host import PodFromInside
 from capture.settings.parsers import interface, packet_mark, port
-from capture.state.netns import InNamespace, path_of_process
+from capture.state.netns import InNamespace
 
 
 def _endpoint(text: str) -> tuple[Network, int]:
@@ -61,12 +62,10 @@ def _as_process(ctx: click.Context, _param: click.Parameter, pid: int | None) ->
         return
     if ctx.params.get("namespace") is not None:
         raise click.UsageError("--as-pid brings the namespace of the process; --netns and --pid exclude it", ctx)
-    path = path_of_process(pid)
+    path = namespace_of_process("--as-pid", pid)
     try:
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
             fields = dict(line.split(":", 1) for line in file if ":" in line)
-    except FileNotFoundError:
-        raise ConfigurationError("--as-pid", str(pid), "command line", "a process that runs") from None
     except OSError as error:
         raise CaptureError(f"--as-pid: process {pid} cannot be read: {error.strerror}") from None
     ctx.meta[PROCESS] = pid

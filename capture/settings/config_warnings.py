@@ -24,6 +24,14 @@ SWAPPED = (int(option.INBOUND_CAPTURE_PORT.default), int(option.PROXY_PORT.defau
 IN_A_LIST = ", separated by commas"
 """How what an option expects ends, if that is a list."""
 
+NEEDED: tuple[tuple[Option[Any], Option[Any], object], ...] = (
+    (option.TPROXY_MARK, option.INTERCEPTION_MODE, "TPROXY"),
+    (option.TPROXY_ROUTE_TABLE, option.INTERCEPTION_MODE, "TPROXY"),
+    (option.CAPTURE_ALL_DNS, option.REDIRECT_DNS, True),
+    (option.REQUIRE_PROOF, option.RUN_VALIDATION, True),
+    (option.PROBE_FROM_OUTSIDE, option.RUN_VALIDATION, True),
+)
+"""Options, and the value of another one without which they do nothing."""
 CANCELLED = (
     (option.OUTBOUND_PORTS, option.EXCLUDED_OUTBOUND_PORTS, "leaves alone"),
     (option.OUTBOUND_NETWORKS, option.EXCLUDED_OUTBOUND_NETWORKS, "leaves alone"),
@@ -54,14 +62,10 @@ def _empty_entries(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
 
 
 def _without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
-    """Yield the options of a mode or a family that is not captured, and those with an entry that another cancels."""
-    of_tproxy: tuple[Option[Any], ...] = (option.TPROXY_MARK, option.TPROXY_ROUTE_TABLE)
-    for which in of_tproxy:
-        if not config.is_transparent and settings.text(which) != which.default:
-            yield which, f"has no effect without {option.INTERCEPTION_MODE.name} TPROXY"
-    for which in (option.REQUIRE_PROOF, option.PROBE_FROM_OUTSIDE):
-        if settings[which] and not settings[option.RUN_VALIDATION]:
-            yield which, f"has no effect without {option.RUN_VALIDATION.name}"
+    """Yield the options of a mode or a family that is not captured, and those that another one cancels."""
+    for which, needed, value in NEEDED:
+        if which in settings.explicit and settings[which] != which.parse(which.default) and settings[needed] != value:
+            yield which, f"has no effect without {needed.name}{'' if needed.is_switch else f' {value}'}"
     if IPV6 not in config.families:
         for which in option.NETWORK_OPTIONS:
             networks = _entries(settings, which)
@@ -69,6 +73,11 @@ def _without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple
                 yield which, "has no effect: it names IPv6 alone, which is not captured"
     elif settings[option.OTHER_FAMILY] == "reject" and settings[option.IP_FAMILIES] == "both":
         yield option.OTHER_FAMILY, "has no effect: both families are captured"
+    yield from _cancelled(settings)
+
+
+def _cancelled(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
+    """Yield the options with entries that another one cancels."""
     for which, by, verb in CANCELLED:
         entries, others = _entries(settings, which) if which in settings.explicit else (), _entries(settings, by)
         if 0 < len(entries) * len(others) <= MAX_COMPARED:

@@ -259,6 +259,9 @@ def test_a_namespace_that_is_not_there(netns: NamespaceFactory) -> None:
 
         assert done.stderr.startswith("error: network namespace ")
         assert "lsns" in done.stderr
+    for command in (("why", "--pid"), ("trace", "tcp", "10.1.2.3:80", "--as-pid")):
+        done = run(namespace, "capture", *command, "4194304", code=1)
+        assert done.stderr.startswith(f"error: network namespace of {command[-1]} 4194304: no such process")
 
 
 def test_commands_without_privilege_name_the_capability(netns: NamespaceFactory) -> None:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import Literal, TypeVar
 
+from capture.analysis.cause_text import APPLY_SAME
 from capture.backends import detect
 from capture.backends.detect import BackendChoice, SetLocation
 from capture.backends.host_facts import PURPOSES, HostFacts, gather
@@ -66,6 +67,8 @@ class Examined(Value):
     """The process that holds the lock of legacy iptables, if any."""
     state_directory: Literal["usable", "to be made", "not writable"] | StateDirectoryError
     is_recorded: bool
+    record_fault: str
+    """Why the record cannot be used; "" if there is none, or it can."""
     modules: Inventory
     """Which of the kernel modules that a capture may need are there."""
     loads_modules: bool
@@ -100,6 +103,7 @@ def examine() -> Examined:
         lock_holder=_lock_holder(),
         state_directory=_state_directory(),
         is_recorded=is_private(STATE_DIRECTORY) and record.read() is not None,
+        record_fault=record.fault() if is_private(STATE_DIRECTORY) else "",
         modules=look_up(_purposes()),
         loads_modules=can_load(),
         rival=_by_name("cni.istio_cni", "rival", None),
@@ -259,8 +263,12 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
         yield Finding("namespace", "user namespace", "note", message)
     addresses = ", ".join(examined.addresses) or "none yet; both families would be captured"
     yield Finding("namespace", "addresses", "ok" if examined.addresses else "note", addresses)
-    recorded = "present" if examined.is_recorded else "absent: nothing was applied here, or it was recorded elsewhere"
-    yield Finding("namespace", "record", "ok" if examined.is_recorded else "note", recorded)
+    if examined.record_fault:
+        yield Finding("namespace", "record", "warning", examined.record_fault, APPLY_SAME)
+    elif examined.is_recorded:
+        yield Finding("namespace", "record", "ok", "present")
+    else:
+        yield Finding("namespace", "record", "note", "absent: nothing was applied here, or it was recorded elsewhere")
     yield from _of_ipsec(examined.ipsec)
 
 
