@@ -255,11 +255,15 @@ def _addresses_of(request: Request) -> tuple[Network, ...]:
 
 def _check(request: Request, configuration: Configuration, log: PluginLog) -> None:
     from capture.operations.comparison import verify_recorded
+    from capture.state import record
     from capture.state.netns import InNamespace
 
     with InNamespace(request.namespace), log.step("verify"):
         verified = verify_recorded()
+        fault = "" if verified else record.fault()
     is_recorded = verified is not None
+    if fault:
+        log.warn(fault)
     if verified is None:
         desired = _desired_settings(request, configuration, log)
         if isinstance(desired, Exemption):

@@ -26,7 +26,8 @@ def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
     """Check this pod and its capture, then the node, then what this kernel and host can do.
 
     What is missing comes with how to repair it. Nothing is changed. Exit code 3 if capture cannot work here at all, 4
-    if it can, and something is wrong with pod or node; `capture why` explains single connections.
+    if it can, and something is wrong with pod or node; `capture why` explains single connections. That nothing is
+    applied is no fault here, and one for `capture why`.
     """
     with InNamespace(namespace):
         found = examine()

@@ -9,6 +9,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from capture.analysis.cause_text import APPLY_SAME
 from capture.backends import detect
 from capture.backends.detect import SetLocation
 from capture.backends.host_facts import PURPOSES, HostFacts, gather
@@ -52,13 +53,16 @@ DRIVER_TOPICS = ("kernel", "host")
 def examine() -> list[Finding]:
     """Look at pod, node, namespace, choice, kernel and host; return the findings in this order: as a person looks."""
     facts, modules = gather(), look_up(_purposes())
-    is_recorded = is_private(STATE_DIRECTORY) and record.read() is not None
+    is_recorded, fault = False, ""
+    if is_private(STATE_DIRECTORY):
+        is_recorded, fault = record.read() is not None, record.fault()
     addresses = [str(address).partition("/")[0] for address in PodFromInside().pod_addresses()]
     return [
         *of_pod(_diagnosis(is_recorded=is_recorded)),
         *(each.replace(topic=NODE) for each in _by_name("cni.status", "of_this_node")),
         of_identity(namespace_id(), is_host=is_host()),
-        *of_namespace(addresses, own_users=facts.own_users, is_recorded=is_recorded),
+        *of_namespace(addresses, own_users=facts.own_users),
+        of_record(fault, is_recorded=is_recorded),
         *of_ipsec(read_policies),
         of_choice(facts),
         *of_live_sets(detect.live_sets_in(facts)),
@@ -181,8 +185,8 @@ def of_identity(namespace: str, *, is_host: bool) -> Finding:
     return Finding("namespace", "identity", "note", message, "Name a pod's namespace with --netns PATH or --pid N.")
 
 
-def of_namespace(addresses: Sequence[str], *, own_users: bool, is_recorded: bool) -> Iterator[Finding]:
-    """Yield whose users the namespace has, its addresses, and whether something was applied to it."""
+def of_namespace(addresses: Sequence[str], *, own_users: bool) -> Iterator[Finding]:
+    """Yield whose users the namespace has, and its addresses."""
     if not own_users:
         message = (
             "another than this process has (hostUsers: false): auto takes nftables; iptables writes from within it"
@@ -190,8 +194,15 @@ def of_namespace(addresses: Sequence[str], *, own_users: bool, is_recorded: bool
         yield Finding("namespace", "user namespace", "note", message)
     listed = ", ".join(addresses) or "none yet; both families would be captured"
     yield Finding("namespace", "addresses", "ok" if addresses else "note", listed)
-    recorded = "present" if is_recorded else "absent: nothing was applied here, or it was recorded elsewhere"
-    yield Finding("namespace", "record", "ok" if is_recorded else "note", recorded)
+
+
+def of_record(fault: str, *, is_recorded: bool) -> Finding:
+    """Return whether something was applied to the namespace, or why the record of that cannot be used."""
+    if fault:
+        return Finding("namespace", "record", "warning", fault, APPLY_SAME)
+    if is_recorded:
+        return Finding("namespace", "record", "ok", "present")
+    return Finding("namespace", "record", "note", "absent: nothing was applied here, or it was recorded elsewhere")
 
 
 def of_ipsec(read: Callable[[], Iterable[IpsecPolicy]]) -> Iterator[Finding]:
