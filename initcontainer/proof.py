@@ -113,12 +113,12 @@ def _first_bytes(connection: socket.socket) -> bytes:
 
 def _require_meant(probe: Probe, port: int, meant: tuple[str, int]) -> None:
     """Raise ValidationError unless a probe came to the port that it should, and for what it dialled."""
-    dialled = f"validation failed: {probe}: {endpoint(*probe.dialled)} arrived"
+    failed = f"validation failed: {probe}: {endpoint(*probe.dialled)}"
     if port != probe.arrives_on:
-        raise ValidationError(f"{dialled} on port {port} instead of {probe.arrives_on}")
+        raise ValidationError(f"{failed} arrived on port {port} instead of {probe.arrives_on}")
     if meant != probe.dialled:
         raise ValidationError(
-            f"{dialled} as {endpoint(*meant)}",
+            f"{failed} arrived as {endpoint(*meant)}",
             "The proxy would connect to that address. Another rule in this pod translates addresses.",
         )
 
