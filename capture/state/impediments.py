@@ -15,11 +15,12 @@ from capture.model.addresses import (
     parse_address,
     parse_network,
 )
+from capture.model.conventions import LO_IS_DOWN, SET_LO_UP
 from capture.model.ruleset import MANGLE, PREROUTING, InInterface, Return, Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import is_loopback_up, read_addresses
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
-from capture.state.routes import LOOPBACK_DOWN_REMEDY, PREFERENCE
+from capture.state.routes import PREFERENCE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,12 +101,7 @@ def _outer_addresses(route: NetlinkSocket, family: Family) -> list[Network]:
 
 
 LO_DOWN: Literal["lo-down"] = "lo-down"
-LOOPBACK_DOWN = Impediment(
-    LO_DOWN,
-    "the interface lo is down: nothing that is sent to the proxy arrives",
-    LOOPBACK_DOWN_REMEDY,
-    directions=INBOUND + OUTBOUND,
-)
+LOOPBACK_DOWN = Impediment(LO_DOWN, LO_IS_DOWN, SET_LO_UP, directions=INBOUND + OUTBOUND)
 
 
 def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:

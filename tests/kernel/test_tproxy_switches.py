@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from capture import operations
-from capture.cli.doctor.examination import examine, findings
+from capture.cli.doctor.examination import examine
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.operations.diagnosis import why
@@ -202,7 +202,7 @@ def test_verify_knows_connections_that_take_over_marks(pod_pair: PodPair) -> Non
         assert_arrives(pod_pair, {"ipv4": False, "ipv6": False})
         packet = Packet("tcp", parse_address(pod.ipv4), APP, in_interface="eth0")
         assert "sysctl" in [cause.kind for cause in why(packet).causes]
-        assert any("tcp_fwmark_accept" in finding.message for finding in findings(examine()))
+        assert any("tcp_fwmark_accept" in finding.message for finding in examine())
         operations.apply(settings(TPROXY))
         assert_arrives(pod_pair, {"ipv4": True, "ipv6": True})
 
@@ -307,7 +307,7 @@ def test_where_proc_is_read_only_the_switch_is_named(pod_pair: PodPair) -> None:
     )
     assert "warning: net.ipv4.conf.all.src_valid_mark is 1" in ran.stderr
     with pod.entered():
-        assert any("src_valid_mark" in finding.message for finding in findings(examine()))
+        assert any("src_valid_mark" in finding.message for finding in examine())
         put(pod, {ALL_SVM: "0"})  # what another sets then is not given back
         operations.clean()
         assert Path(sysctls.DIRECTORY, ALL_SVM).read_text() == "0\n"
@@ -321,6 +321,6 @@ def test_lo_down_is_named(pod_pair: PodPair, mode: str) -> None:
         operations.apply(chosen)
         pod.ip("link set lo down")
         assert any("lo is down" in found.message for found in operations.verify().impediments)
-        assert any("lo is down" in finding.message for finding in findings(examine()))
+        assert any("lo is down" in finding.message for finding in examine())
         if mode == "REDIRECT":
             assert any("lo is down" in warning for warning in operations.apply(chosen).warnings)
