@@ -86,6 +86,7 @@ class Compiler:
         )
         self.listed: dict[Hashable, int] = {}
         """The lists of decisions of long runs of rules, by where they are."""
+        self._fates: dict[Direction, int] = {}
         self._changing: dict[tuple[int, str], frozenset[type]] = {}
         self._chains: dict[int, dict[str, model.Chain]] = {}
 
@@ -95,7 +96,9 @@ class Compiler:
 
     def switched_fates(self, direction: Direction) -> int:
         """Return the same with a switch in the place of each long list of rules."""
-        return PathCompiler(self, direction).root()
+        if direction not in self._fates:
+            self._fates[direction] = PathCompiler(self, direction).root()
+        return self._fates[direction]
 
     def connection_mark(self, direction: Direction, marks: Sequence[int]) -> int:
         """Return the function to the mark that a packet leaves on its connection: one of some, or OTHER_MARK.
