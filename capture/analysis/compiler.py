@@ -11,7 +11,7 @@ from __future__ import annotations
 from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
 from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import Goto, Translate, meaning
-from capture.analysis.outcome import Fate, redirect_outcome
+from capture.analysis.outcome import Fate, Reason, redirect_outcome
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import NONE, Field, PacketSpace, gathered
 from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS
@@ -36,6 +36,7 @@ INBOUND: Direction = "inbound"
 OUTBOUND: Direction = "outbound"
 
 OTHER_MARK = "other"
+IN_VAIN = "a mark leads its answers to the proxy, which has no part in the connection"
 TRANSLATED = Fate("direct", 0)
 """The fate of translated packets until their destination is known."""
 
@@ -73,7 +74,7 @@ class Compiler:
         self.situation = situation
         self.routed = sorted(routed_marks(situation.ruleset))
         self.mark_routes = tuple(space.routed_by(situation.mark_routes(space.family)))
-        self.remarked = space.unknown("mark changed")
+        self.remarked = space.unknown("mark changed", "a changed mark")
         self.orders = {
             "in": list(situation.orders(model.PREROUTING, space.family)),
             "out": list(situation.orders(model.OUTPUT, space.family)),
@@ -82,7 +83,7 @@ class Compiler:
             "input": list(situation.orders(model.INPUT, space.family, with_nat=False)),
         }
         self.lists = DecisionList(
-            space.diagrams, lambda level: space.domains[level], lambda verdict: not isinstance(verdict, model.Jump)
+            space.diagrams, lambda level: space.domains[level], lambda act: not isinstance(act[0], model.Jump)
         )
         self.listed: dict[Hashable, int] = {}
         """The lists of decisions of long runs of rules, by where they are."""
@@ -163,7 +164,7 @@ class PathCompiler:
             for firsts, node in found.items():
                 *others, (number, is_first) = firsts
                 if is_first:
-                    is_before = self.space.unknown(("order", number))
+                    is_before = self.space.unknown(("order", number), "the order of foreign chains")
                     merged[tuple(others)] = self.diagrams.choose(is_before, node, found[(*others, (number, False))])
             found = merged
         (node,) = found.values()
@@ -228,11 +229,16 @@ class PathCompiler:
         if base_chain.is_nat and stage.held.mapped is not None:
             return after
         drops = base_chain.chain.policy_for(self.space.family) == "DROP"
-        fall_through = self._fate(Fate("dropped")) if drops else after
+        fall_through = (
+            self._dropped(f"the policy DROP of {base_chain.table} {base_chain.chain.name}") if drops else after
+        )
         found = self._chain(base_chain, base_chain.chain, fall_through, stage)
         if self.mark_routes:
             found = self.switches.restricted(found, self.diagrams.level(self.remarked), 0)
         return self.diagrams.choose(self._packets_that_nat_maps(stage), found, after) if base_chain.is_nat else found
+
+    def _dropped(self, why: str) -> int:  # noqa: ARG002  # it is looked for elsewhere
+        return self._fate(Fate("dropped"))
 
     def _after_base_chain(self, stage: Stage, base_chain: BaseChain) -> int:
         """Return the fates of packets that a base chain lets pass; with another mark they may be routed again."""
@@ -280,7 +286,7 @@ class PathCompiler:
         arrives = self._by_another_than_lo(Field.IN)
         known = self.space.state_in(*OF_KNOWN_CONNECTIONS)
         in_vain = both(both(arrives, self.diagrams.negation(known)), self._is_routed("connection"))
-        found = choose(in_vain, self._fate(Fate("dropped")), direct)
+        found = choose(in_vain, self._dropped(IN_VAIN), direct)
         ports = [each.port for each in self.situation.ruleset.transparent_verdicts]
         if not ports:
             return found
@@ -332,6 +338,16 @@ class PathCompiler:
         found = self._chain(base_chain, chain, fall_through, stage)
         self._entered.pop()
         return found
+
+    # --- reasons -----------------------------------------------------------------------------------
+
+    def reason(self, base_chain: BaseChain, chain: str, place: str, rule: model.Rule) -> Reason | None:  # noqa: ARG002  # none is looked for
+        """Return a rule as the reason of a fate; None where none is looked for."""
+        return None
+
+    def with_reason(self, node: int, verdict: Meaning, reason: Reason | None) -> int:  # noqa: ARG002  # the same
+        """Return the fates of packets that match a rule, with it as the reason of those for which it is one."""
+        return node
 
     # --- verdicts ----------------------------------------------------------------------------------
 
@@ -389,7 +405,7 @@ class PathCompiler:
         """Return the fates of translated packets, whose destination is known now."""
 
         def known(value: Hashable) -> Hashable:
-            if isinstance(value, Fate) and value.replace(marked=False, interface=None) == TRANSLATED:
+            if isinstance(value, Fate) and value.replace(marked=False, interface=None, reason=None) == TRANSLATED:
                 return value.replace(port=port, address=address)
             return value
 
@@ -401,7 +417,8 @@ class PathCompiler:
         sent_on = self.switches.restricted(node, Field.DESTINATION, address.first)
         inside = self.space.numbers(Field.DESTINATION, [(address.first, address.last)])
         # Rules behind that tell addresses of a network apart would have to be moved with it.
-        return sent_on if self.diagrams.choose(inside, node, sent_on) == sent_on else self.diagrams.leaf(ANYTHING)
+        is_alike = address.is_address or self.diagrams.choose(inside, node, sent_on) == sent_on
+        return sent_on if is_alike else self.diagrams.leaf(ANYTHING)
 
     def with_mark(self, node: int, value: int, mask: int) -> int:
         """Return the fates of packets after the bits of a mark were replaced."""
