@@ -23,7 +23,7 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable
     from typing import Literal
 
     from capture.analysis.base_chains import BaseChain, Situation
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 INBOUND: Direction = "inbound"
 OUTBOUND: Direction = "outbound"
 
-OTHER_MARK = "other"
 IN_VAIN = "a mark leads its answers to the proxy, which has no part in the connection"
 TRANSLATED = Fate("direct", 0)
 """The fate of translated packets until their destination is known."""
@@ -100,13 +99,6 @@ class Compiler:
         if direction not in self._fates:
             self._fates[direction] = PathCompiler(self, direction).root()
         return self._fates[direction]
-
-    def connection_mark(self, direction: Direction, marks: Sequence[int]) -> int:
-        """Return the function to the mark that a packet leaves on its connection: one of some, or OTHER_MARK.
-
-        It is None for packets that are dropped: there is no connection.
-        """
-        return self.space.switches.expanded(MarkCompiler(self, direction, marks).root())
 
     def chain_of(self, contents: model.Table, name: str) -> model.Chain | None:
         """Return a chain of a table, which may have thousands."""
@@ -444,26 +436,6 @@ class PathCompiler:
                 return self.switches.moved(restored, self.space.renamed("mark", "connection"), "restore mark")
             case _:
                 return self.switches.restricted(node, Field.STATE, model.CONNECTION_STATES.index("UNTRACKED"))
-
-
-class MarkCompiler(PathCompiler):
-    """The mark that packets of one direction leave on their connection, in the place of their fate."""
-
-    def __init__(self, compiler: Compiler, direction: Direction, marks: Sequence[int]) -> None:
-        super().__init__(compiler, direction)
-        self._marks = self.diagrams.leaf(OTHER_MARK)
-        for mark in marks:
-            is_so = self.space.marked("connection", mark, model.ALL_BITS)
-            self._marks = self.diagrams.choose(is_so, self.diagrams.leaf(mark), self._marks)
-
-    def _end(self, held: Held) -> int:  # noqa: ARG002  # the mark is the same, whatever became of the packet
-        return self._marks
-
-    def _fate(self, fate: Fate) -> int:  # noqa: ARG002  # the one that is left is "dropped"
-        return self.diagrams.leaf(None)
-
-    def _lasting(self, node: int) -> int:
-        return node
 
 
 def _is_lost(value: Hashable) -> bool:
