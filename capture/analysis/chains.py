@@ -9,7 +9,7 @@ from __future__ import annotations
 from capture.analysis.canonical import entries_of
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.long_lists import Box
-from capture.analysis.meaning import Goto, Translate, Untrack, before_tracking, meaning, spelled_out
+from capture.analysis.meaning import Either, Goto, Translate, Untrack, before_tracking, meaning, spelled_out
 from capture.analysis.space import LISTED
 from capture.model import ruleset as model
 
@@ -27,7 +27,7 @@ ANYTHING = "anything"
 """The value after a verdict that is not understood, which may have done anything."""
 CHANGES: dict[type, type] = {**model.MARKS_CHANGED, Untrack: model.ConnectionState}
 """Verdicts after which a packet goes on changed, each with the match that tests what it changes."""
-DECIDES = (model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Goto)
+DECIDES = (model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Either, Goto)
 MIN_RUN = 32
 """A run of fewer rules is folded rule by rule."""
 MAX_CASES = 100_000

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
 from capture.analysis.long_lists import DecisionList
-from capture.analysis.meaning import Goto, Translate, meaning
+from capture.analysis.meaning import Either, Goto, Translate, meaning
 from capture.analysis.outcome import Fate, Reason, redirect_outcome
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import NONE, Field, PacketSpace, gathered
@@ -143,8 +143,6 @@ class PathCompiler:
             return found
         return self.switches.moved(found, self.space.renamed("first", "mark"), "first is mark")
 
-    # --- the way -----------------------------------------------------------------------------------
-
     def _at_hook(self, leg: Leg, held: Held) -> int:
         """Return the fates of packets at a hook; where it is unknown which chain is first, by a truth value."""
         found = {
@@ -261,8 +259,6 @@ class PathCompiler:
             follows = self.diagrams.both(follows, self.space.numbers(Field.UID, [(0, MAX_ID)]))
         return self.diagrams.either(self.space.state_in(*NAT_STATES), follows)
 
-    # --- the end -----------------------------------------------------------------------------------
-
     def _end(self, held: Held) -> int:
         """Return the fates of packets behind all tables."""
         if held.transparent is not None:
@@ -359,13 +355,16 @@ class PathCompiler:
                 outcome = redirect_outcome(chain, verdict, self.situation.ruleset)
                 held = stage.held.replace(mapped=Fate(outcome, port), interface=None)
                 return self._lasting(self._redirected(self._at_base_chain(following.replace(held=held)), port, stage))
-            case Translate(address=address, port=port):
-                held = stage.held.replace(mapped=TRANSLATED, is_moved=address is not None)
+            case Either():
+                ways = [self.apply_verdict(way, chain, fall_through, stage, base_chain) for way in verdict.ways]
+                return self.diagrams.choose(self.space.unknown(verdict, "a translation to one of several"), *ways)
+            case Translate():
+                sent = verdict.as_sent(self.space.family) if stage.leg == "out" else verdict
+                held = stage.held.replace(mapped=TRANSLATED, is_moved=sent.address is not None)
                 there = following.replace(held=held)
                 leaves = held.is_moved and stage.leg == "out"
-                return self._translated(
-                    self._routed_again(there) if leaves else self._at_base_chain(there), port, address
-                )
+                onward = self._routed_again(there) if leaves else self._at_base_chain(there)
+                return self._translated(onward, sent.port, sent.address)
             case model.TransparentProxy(port=port, mark=mark, mask=mask):
                 outcome = redirect_outcome(chain, verdict, self.situation.ruleset)
                 held = stage.held.replace(transparent=Fate(outcome, port))

@@ -8,7 +8,7 @@ unless one behind it has more to say.
 from __future__ import annotations
 
 from capture.analysis.compiler import PathCompiler
-from capture.analysis.meaning import Goto, Translate, meaning
+from capture.analysis.meaning import Either, Goto, Translate, meaning
 from capture.analysis.outcome import Fate, Reason
 from capture.model import ruleset as model
 
@@ -100,6 +100,8 @@ def _is_reason(verdict: Meaning, rank: int, fate: Fate) -> bool:
             return not is_final and fate.outcome != "dropped" and fate.port == port
         case Translate():
             return not is_final and fate.outcome in ("direct", "dropped")
+        case Either():
+            return any(_is_reason(way, rank, fate) for way in verdict.ways)
         case model.Return() | model.Accept():
             return known is None or known.rank < rank
         case model.Drop() | model.SetMark() | model.RestoreMark():

@@ -34,7 +34,7 @@ from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.netlink.ipsec import IpsecPolicy, read_policies
 from capture.operations import host_of, reference, trace, verify
-from capture.operations.comparison import own_rules_of
+from capture.operations.comparison import own_rules_of, reject_fault
 from capture.operations.drift_causes import (
     SENT_ON,
     USUAL,
@@ -48,6 +48,7 @@ from capture.operations.drift_causes import (
 from capture.operations.exclusions import (
     empty_capture_causes,
     exclusion_notes,
+    no_record_note,
     notes_without_record,
     ports_of,
     with_options,
@@ -56,7 +57,7 @@ from capture.operations.inference import inferred_settings
 from capture.operations.tracing import live_situation
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
-from capture.state import decisions, routes
+from capture.state import attachments, routes
 from capture.state.capabilities import escapes_of
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace, own_namespace
@@ -77,8 +78,8 @@ if TYPE_CHECKING:
 NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured", "excluded")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
 LEFT_ALONE_BY = {
-    decisions.EXCLUDED_NAMESPACE: "left-alone: namespace",
-    decisions.NOT_INJECTED: "left-alone: not injected",
+    attachments.EXCLUDED_NAMESPACE: "left-alone: namespace",
+    attachments.NOT_INJECTED: "left-alone: not injected",
 }
 """Causes by the kind of the plugin's decision."""
 
@@ -218,6 +219,7 @@ def _of_connection(
     direction = "inbound" if is_inbound else "outbound"
     desired = _desired(known)
     found = [*causes, *(() if is_inbound else _socket_lb_causes(packet))]
+    found += _reject_causes(live, known)
     found += _rule_causes(live, desired, settings, facts, capture)
     found += _causes_behind_the_proxy(live, settings, capture)
     following = [] if found else list(_following(live, capture))
@@ -236,7 +238,7 @@ def _of_connection(
     if known is not None:
         found = [with_options(each, live.packet, known) for each in found]
     doubts = [each for each in found if each.kind == "unjudged"]
-    notes = [*doubts] if known else [*doubts, cause("rule-missing: no record")]
+    notes = [*doubts] if known else [*doubts, no_record_note()]
     notes += [*unread, *app_elsewhere(live, facts), *(each for each in of_pod if each not in causes)]
     if policy is not None and not policy.is_blocking:
         notes.append(cause("ipsec: encrypted", policy=policy.words))
@@ -253,6 +255,17 @@ def _rule_causes(
     for each in causes_of_connection(live, trace_whole_path(sent, Situation(desired)), facts, capture, rule_of):
         by_drift = _unexpected_cause("rule-unexpected", live, settings) if each.kind == "rule-missing" else None
         yield by_drift or each
+
+
+def _reject_causes(live: Trace, known: Reference | None) -> Iterator[Cause]:
+    """Yield a cause if TCP of a family that is not captured is to be rejected, and is not."""
+    packet = live.packet
+    is_over_lo = LOOPBACK in (packet.in_interface, packet.out_interface)
+    if known is None or packet.family in known.config.families or packet.protocol != "tcp" or is_over_lo:
+        return
+    fault = reject_fault(known.config.families, known.settings, has_table=False)
+    if fault and live.outcome == "direct" and live.step is None:
+        yield cause("rule-missing: family", message=fault)
 
 
 def _ipsec_policies() -> tuple[list[IpsecPolicy], list[Cause]]:
@@ -302,14 +315,14 @@ def _socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
 
 def _no_rules_cause() -> Cause:
     """Return why nothing is applied here: what the CNI plugin decided last, where that is known."""
-    decided = decisions.of_namespace(own_namespace())
+    decided = attachments.decision_about(own_namespace())
     if decided is None:
         evidence = evidence_of_host()
         if evidence is None:
             return cause("no-rules")
         return cause("host-network", evidence=f": {evidence}" if evidence else "")
     time, reason = decided.time, decided.reason
-    if decided.decision == decisions.LEFT_ALONE:
+    if decided.decision == attachments.LEFT_ALONE:
         name = LEFT_ALONE_BY.get(decided.kind, "left-alone")
         return cause(name, pod=decided.pod, time=time, reason=reason)
     return cause("no-rules: refused", time=time, reason=reason) if reason else cause("no-rules")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from capture.model.conventions import NOTHING_APPLIED
 from capture.model.routing import LoopbackAddress, MissingRoute
 from capture.report.fate_text import effect_as_plain, effect_text, text_of
 from capture.report.packet_text import packet_text
@@ -23,7 +24,6 @@ MEANINGS = {
     "unexpected": "is unexpected",
     "family": "captures a family that should not be captured",
 }
-NOTHING_APPLIED = "nothing is applied here: the namespace has no rules of the capture"
 MAX_SINGLE = 20
 """Up to this many differences of one kind in a chain have a sentence each."""
 MAX_MISSING = 3
@@ -40,7 +40,7 @@ def difference_lines(verified: Verified) -> Iterator[str]:
     yield from (need.message for need in verified.missing)
     yield from map(_second_set, verified.others)
     yield from map(_foreign, verified.obstacles)
-    yield from verified.uncaptured
+    yield from (f"{message}. {remedy}" for message, remedy in _uncaptured(verified))
 
 
 def doubt_lines(verified: Verified) -> Iterator[str]:
@@ -115,6 +115,13 @@ def _second_set(other: Other) -> str:
     return f"a second set of capture rules is in {other.where.backend}{variant}{effect_text(other.effect)}"
 
 
+def _uncaptured(verified: Verified) -> Iterator[tuple[str, str]]:
+    """Yield the faults of a family as a whole, each with its remedy."""
+    from capture.analysis.cause_text import APPLY_SAME  # where something differs
+
+    yield from ((message, APPLY_SAME) for message in verified.uncaptured)
+
+
 def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
     """Return the differences as plain values for JSON."""
     found: list[dict[str, object]] = [
@@ -147,7 +154,9 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
         }
         for each in verified.obstacles
     ]
-    found += [{"kind": "uncaptured family", "message": sentence} for sentence in verified.uncaptured]
+    found += [
+        {"kind": "uncaptured family", "message": message, "remedy": remedy} for message, remedy in _uncaptured(verified)
+    ]
     return found
 
 

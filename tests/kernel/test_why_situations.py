@@ -17,7 +17,7 @@ import pytest
 from capture import operations
 from capture.analysis.policy import policy
 from capture.analysis.trace import trace_whole_path
-from capture.cli.doctor.examination import examine, findings
+from capture.cli.doctor.examination import examine
 from capture.cli.doctor.examination import of_pod as doctor_findings
 from capture.errors import EXIT_UNKNOWN
 from capture.model.addresses import parse_address
@@ -514,7 +514,7 @@ def test_doctor_names_ipsec_policies_also_where_nothing_is_applied(pod_pair: Pod
         "xfrm policy add dir out src 10.0.0.0/8 dst 203.0.113.0/24",
     )
     with pod.entered():
-        found = {each.state: each.message for each in findings(examine()) if each.name == "IPsec"}
+        found = {each.state: each.message for each in examine() if each.name == "IPsec"}
     packets = "packets, whatever the rules are: 1, such as `src 10.0.0.0/8 dst"
     assert found == {
         "warning": f"policies that drop {packets} 192.0.2.0/24 dir out`",

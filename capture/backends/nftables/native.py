@@ -114,7 +114,14 @@ class Named(Value):
     negated: bool = False
 
 
-CONDITIONS = (Among, Masked, Named, *IN_ORDER)
+class OneOf(Value):
+    """The packet fulfils all conditions of one of several cases, which exclude each other."""
+
+    text: str
+    cases: tuple[tuple[Condition, ...], ...]
+
+
+CONDITIONS = (Among, Masked, Named, OneOf, *IN_ORDER)
 
 
 class TproxyStatement(Value):
@@ -125,14 +132,14 @@ class TproxyStatement(Value):
 
 
 class VerdictMap(Value):
-    """A verdict by the number of a field, each with its ranges, which do not overlap; none for other numbers."""
+    """A verdict for each of several cases, which exclude each other; none for other packets."""
 
-    field: str
-    cases: tuple[tuple[tuple[Range, ...], Action], ...]
+    subject: str
+    cases: tuple[tuple[tuple[Condition, ...], Action], ...]
 
 
 if TYPE_CHECKING:
-    Condition = Among | Masked | Named | model.Match
+    Condition = Among | Masked | Named | OneOf | model.Match
     """Matches of the model are those of x_tables, and what has no words; ``lower`` makes none."""
     Action = (
         model.Accept

@@ -8,6 +8,7 @@ from capture.analysis.outcome import Fate
 from capture.analysis.trace import Trace
 from capture.backends.detect import BackendChoice
 from capture.model.addresses import parse_address, parse_network
+from capture.model.conventions import NOTHING_APPLIED
 from capture.model.packet import Packet
 from capture.model.routing import LoopbackAddress, MissingRoute, PolicyRoute
 from capture.model.ruleset import (
@@ -28,7 +29,6 @@ from capture.model.ruleset import (
 )
 from capture.operations import Other, Verified
 from capture.report.difference_text import (
-    NOTHING_APPLIED,
     difference_lines,
     difference_text,
     differences_as_plain,
