@@ -198,7 +198,7 @@ def _of_table(
                 is_nat,
                 model.Table(
                     model.NAT if is_nat else model.MANGLE,
-                    tuple(map(_of_receiver, (entry, *called))) if point == model.INPUT else (entry, *called),
+                    tuple(map(_of_receiver, (entry, *called))) if _is_behind_sockets(point, hook) else (entry, *called),
                 ),
                 is_older=listed.handle < first_own,
                 is_native=not listed.is_filter_of_iptables,
@@ -238,11 +238,16 @@ def _of_devices(
     return entry.replace(rules=tuple(rules), policy="ACCEPT")
 
 
-def _of_receiver(chain: model.Chain) -> model.Chain:
-    """Return a chain at INPUT: packets of open connections have the owner of the receiving socket there.
+def _is_behind_sockets(point: str, hook: Hook) -> bool:
+    """Return whether packets that come to a chain may have their socket: at INPUT, and behind TPROXY, which gives it.
 
-    The kernel looks for that socket before (early demux, ip_rcv_finish_core in net/ipv4/ip_input.c).
+    The kernel looks for that of an open connection before INPUT (early demux, ip_rcv_finish_core in ip_input.c).
     """
+    return point == model.INPUT or (point == model.PREROUTING and hook.priority > PRIORITIES[model.MANGLE])
+
+
+def _of_receiver(chain: model.Chain) -> model.Chain:
+    """Return a chain whose packets may have the owner of the receiving socket."""
     return chain.replace(
         rules=tuple(
             rule.replace(
