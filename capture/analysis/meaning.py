@@ -99,7 +99,7 @@ REDIRECTS = re.compile(r"(?:REDIRECT|redirect)(?: --to-ports (\d+)-(\d+)| to :(\
 """To one of several ports, or to the port that was called."""
 NETMAP = "NETMAP --to "
 PROTOCOLS = re.compile(r"(!)? ?-p (\S+)$|(?:meta l4proto|ip protocol|ip6 nexthdr) (!=)? ?(?:\{ (.+) \}|([^@ ]\S*))$")
-NUMBERS = {"6": "tcp", "17": "udp"}
+NUMBERS = {"6": "tcp", "17": "udp", "58": "ipv6-icmp", "icmpv6": "ipv6-icmp"}
 
 
 def meaning(rule: model.Rule) -> Meaning:

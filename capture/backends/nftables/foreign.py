@@ -13,7 +13,7 @@ from capture.backends.nf_tables.listing import is_dormant, read_chains, read_rul
 from capture.backends.nftables.decode import Program, decode_chain, decode_rule
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE, model_target
-from capture.backends.nftables.native import CONDITIONS, MARKS, OneOf, TproxyStatement, VerdictMap
+from capture.backends.nftables.native import CONDITIONS, MARKS, Cases, TproxyStatement
 from capture.backends.nftables.netlink import set_finder
 from capture.backends.nftables.render import described
 from capture.errors import UnsupportedError
@@ -304,7 +304,7 @@ def _by_action(rule: NativeRule) -> Iterator[NativeRule]:
     """Yield a rule for each action, with all conditions before it; what a mark was before it was set is not known."""
     conditions: tuple[Condition, ...] = rule.conditions
     for part in rule.actions:
-        if isinstance(part, CONDITIONS):
+        if isinstance(part, CONDITIONS) or (isinstance(part, Cases) and not part.cases[0][1]):
             conditions = (*conditions, part)
             continue
         yield rule.replace(conditions=conditions, actions=(part,))
@@ -318,21 +318,17 @@ def _by_action(rule: NativeRule) -> Iterator[NativeRule]:
 
 
 def _by_case(rule: NativeRule) -> Iterator[NativeRule]:
-    """Yield a rule for each case of its sets and maps, which are never those of one packet; others as they are."""
-    several = next((each for each in rule.conditions if isinstance(each, OneOf)), None)
-    if several is not None:
-        place = rule.conditions.index(several)
-        for case in several.cases:
-            yield from _by_case(
-                rule.replace(conditions=(*rule.conditions[:place], *case, *rule.conditions[place + 1 :]))
-            )
+    """Yield a rule for each case of its sets and its map, which are never those of one packet; others as they are."""
+    parts = (*rule.conditions, *(rule.actions if len(rule.actions) == 1 else ()))
+    found = next((each for each in parts if isinstance(each, Cases)), None)
+    if found is None:
+        yield rule
         return
-    match rule.actions:
-        case (VerdictMap(_, cases),):
-            for conditions, verdict in cases:
-                yield rule.replace(conditions=(*rule.conditions, *conditions), actions=(verdict,))
-        case _:
-            yield rule
+    others = tuple(each for each in rule.conditions if each is not found)
+    for conditions, verdict in found.cases:
+        yield from _by_case(
+            rule.replace(conditions=(*others, *conditions), actions=(verdict,) if verdict else rule.actions)
+        )
 
 
 def _of_iptables(tables: list[ListedTable], first_own: int) -> Iterator[BaseChain]:

@@ -91,7 +91,7 @@ def _match(condition: native.Condition) -> model.Match:
         match = _masked(condition)
     elif isinstance(condition, native.Named):
         match = _interface(condition)
-    elif isinstance(condition, native.OneOf):
+    elif isinstance(condition, native.Cases):
         match = None
     else:
         return condition
@@ -184,7 +184,7 @@ def verdict_of(actions: Sequence[native.Action | native.Condition]) -> model.Ver
     if not actions:
         return model.Continue()
     last = actions[-1]
-    if len(actions) == 1 and not isinstance(last, (native.TproxyStatement, native.VerdictMap, *native.CONDITIONS)):
+    if len(actions) == 1 and not isinstance(last, (native.TproxyStatement, native.Cases, *native.CONDITIONS)):
         return last
     from capture.backends.nftables.render import described  # only foreign rules need words
 

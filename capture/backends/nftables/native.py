@@ -114,14 +114,14 @@ class Named(Value):
     negated: bool = False
 
 
-class OneOf(Value):
-    """The packet fulfils all conditions of one of several cases, which exclude each other."""
+class Cases(Value):
+    """Several cases that exclude each other, each with its conditions: of a map with a verdict, of a set with none."""
 
     text: str
-    cases: tuple[tuple[Condition, ...], ...]
+    cases: tuple[tuple[tuple[Condition, ...], Action | None], ...]
 
 
-CONDITIONS = (Among, Masked, Named, OneOf, *IN_ORDER)
+CONDITIONS = (Among, Masked, Named, *IN_ORDER)
 
 
 class TproxyStatement(Value):
@@ -131,15 +131,8 @@ class TproxyStatement(Value):
     family: Family | None = None
 
 
-class VerdictMap(Value):
-    """A verdict for each of several cases, which exclude each other; none for other packets."""
-
-    subject: str
-    cases: tuple[tuple[tuple[Condition, ...], Action], ...]
-
-
 if TYPE_CHECKING:
-    Condition = Among | Masked | Named | OneOf | model.Match
+    Condition = Among | Masked | Named | Cases | model.Match
     """Matches of the model are those of x_tables, and what has no words; ``lower`` makes none."""
     Action = (
         model.Accept
@@ -148,7 +141,7 @@ if TYPE_CHECKING:
         | model.Jump
         | model.Redirect
         | TproxyStatement
-        | VerdictMap
+        | Cases
         | model.SetMark
         | model.SaveMark
         | model.RestoreMark
