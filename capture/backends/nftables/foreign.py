@@ -270,18 +270,21 @@ def _rules_by_chain(netfilter: NetlinkSocket, listed: ListedTable) -> dict[bytes
     find_set = set_finder(netfilter, listed.family, listed.name)
     known: dict[bytes, tuple[str, Fields]] = {}
     found: dict[bytes, list[model.Rule]] = {}
+    numbers: dict[bytes, int] = {}
     reader: RuleReader | None = None
     for attributes in read_rules(netfilter, listed.family, listed.name):
         fields = decode_fields(attributes)
         in_chain = found.setdefault(fields[nf.NFTA_RULE_CHAIN], [])
+        number = numbers[fields[nf.NFTA_RULE_CHAIN]] = numbers.get(fields[nf.NFTA_RULE_CHAIN], 0) + 1
         is_xt = any(name in attributes for name in XT_EXPRESSIONS)
         if family is not None and (is_xt or (is_filter and not any(name in attributes for name in SET_EXPRESSIONS))):
             from capture.backends.iptables.xt_decode import RuleReader  # another backend, which only this needs
 
             reader = reader or RuleReader(family)
-            in_chain.append(reader.read(attributes).rule.replace(why="", counters=None))
+            in_chain.append(reader.read(attributes).rule.replace(why="", counters=None, number=number))
         else:
-            in_chain += _rules(decode_rule(fields, Program(find_set, family), known), family)
+            read = _rules(decode_rule(fields, Program(find_set, family), known), family)
+            in_chain += [rule.replace(number=number) for rule in read]
     return found
 
 
