@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     AnyMatch = TypeVar("AnyMatch", bound=Value)
-    Listed = (
-        model.Source | model.Destination | model.SourcePort | model.DestinationPort | model.OwnerUid | model.OwnerGid
-    )
+    Listed = model.AddressMatch | model.PortMatch | model.OwnerMatch
     """Matches with several entries."""
 
 IN_ORDER = (
@@ -116,7 +114,7 @@ def _are_single(matches: tuple[model.Match, ...]) -> bool:
 
 
 def _holds_always(match: model.Match) -> bool:
-    if isinstance(match, model.Source | model.Destination):
+    if isinstance(match, model.AddressMatch):
         return not match.negated and any(network.is_everything for network in match.networks)
     return False
 
@@ -240,7 +238,7 @@ def with_entries(match: AnyMatch, entries: tuple[Any, ...]) -> AnyMatch:
 def _united(several: list[Listed]) -> Listed:
     """Return one match for the entries of several of one kind: in order, overlapping and adjacent ones joined."""
     entries = [entry for listed in several for entry in entries_of(listed)]
-    join = collapse if isinstance(several[0], model.Source | model.Destination) else joined_spans
+    join = collapse if isinstance(several[0], model.AddressMatch) else joined_spans
     return with_entries(several[0], join(entries))
 
 

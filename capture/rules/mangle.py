@@ -82,7 +82,7 @@ def output(config: CaptureConfig) -> Iterator[model.Rule]:
     )
 
 
-def marked_calls_to_self(config: CaptureConfig, owner: model.OwnerUid | model.OwnerGid) -> Iterator[model.Rule]:
+def marked_calls_to_self(config: CaptureConfig, owner: model.OwnerMatch) -> Iterator[model.Rule]:
     """Yield the mark for what the proxy sends to its own pod by the pod's address."""
     for family in FAMILIES:
         matches = (model.Destination((loopback(config, family),), negated=True), ON_LO, TCP, owner)

@@ -174,9 +174,7 @@ def excluded_ports_of_users(config: CaptureConfig) -> Iterator[model.Rule]:
         yield model.Rule(model.Return(), matches, why="these users reach the port by themselves")
 
 
-def proxy_owned(
-    config: CaptureConfig, names: ChainNames, owner: model.OwnerUid | model.OwnerGid
-) -> Iterator[model.Rule]:
+def proxy_owned(config: CaptureConfig, names: ChainNames, owner: model.OwnerMatch) -> Iterator[model.Rule]:
     """Yield what happens to the traffic of one proxy id, and to what others send over ``lo``."""
     for family in FAMILIES:
         matches = (
@@ -200,7 +198,7 @@ def proxy_owned(
 
 
 def ports_of_calls_to_self(
-    config: CaptureConfig, owner: model.OwnerUid | model.OwnerGid
+    config: CaptureConfig, owner: model.OwnerMatch
 ) -> tuple[model.Protocol, model.DestinationPort] | tuple[()]:
     """Return which ports the proxy's calls to its own pod must have to come in through the proxy again.
 
@@ -246,7 +244,7 @@ def families_with_servers(config: CaptureConfig) -> Iterator[Family | None]:
 
 
 def name_servers(
-    config: CaptureConfig, kind: type[model.Source | model.Destination]
+    config: CaptureConfig, kind: type[model.AddressMatch]
 ) -> Iterator[tuple[tuple[model.Match, ...], Family | None]]:
     """Yield a match for each name server whose DNS is captured, and its family; none for all DNS."""
     if config.captures_all_dns:

@@ -64,7 +64,7 @@ def output_dns(config: CaptureConfig) -> Iterator[model.Rule]:
         yield model.Rule(APP_TO_AGENT, (*server, UDP, TO_DNS), family, why="the app queries")
 
 
-def agent_conversations(owner: model.OwnerUid | model.OwnerGid) -> Iterator[model.Rule]:
+def agent_conversations(owner: model.OwnerMatch) -> Iterator[model.Rule]:
     """Yield the zones of the agent's questions to name servers and of its answers to the app."""
     yield model.Rule(AGENT_TO_SERVER, (UDP, TO_DNS, owner), why="the agent queries a name server")
     yield model.Rule(APP_TO_AGENT, (UDP, FROM_AGENT, owner), why="the agent answers the app")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
     Read = Callable[[str, bool], model.Match]
-    Numbered = model.SourcePort | model.DestinationPort | model.OwnerUid | model.OwnerGid
+    Numbered = model.PortMatch | model.OwnerMatch
 
 
 class Word(Value):
@@ -144,11 +144,11 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _network(kind: type[model.Source | model.Destination]) -> Read:
+def _network(kind: type[model.AddressMatch]) -> Read:
     return lambda text, negated: kind((parse_network(text),), negated)
 
 
-def _range(kind: type[model.Source | model.Destination]) -> Read:
+def _range(kind: type[model.AddressMatch]) -> Read:
     """Return what reads ``10.0.0.0-10.255.255.255``, where the range is a network."""
 
     def read(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an option's field, handed on
@@ -159,7 +159,7 @@ def _range(kind: type[model.Source | model.Destination]) -> Read:
     return read
 
 
-def _mark(kind: type[model.Mark | model.ConnectionMark]) -> Read:
+def _mark(kind: type[model.MarkMatch]) -> Read:
     return lambda text, negated: kind(*_marked_bits(text), negated)
 
 
@@ -209,7 +209,7 @@ def joined(matches: Iterable[model.Match]) -> tuple[model.Match, ...]:
     found: list[model.Match] = []
     indexes: dict[type, int] = {}
     for match in matches:
-        entries = entries_of(match) if getattr(match, "negated", False) else ()
+        entries = entries_of(match) if match.negated else ()
         index = indexes.setdefault(type(match), len(found)) if entries else len(found)
         if index == len(found):
             found.append(match)

@@ -50,7 +50,7 @@ def _spread(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...
         return
     slowest = max(lists, key=lambda match: MATCH_ORDER[type(match)])
     parts = [with_entries(slowest, (entry,)) for entry in entries_of(slowest)]
-    if len(lists) == 1 and isinstance(slowest, model.SourcePort | model.DestinationPort):
+    if len(lists) == 1 and isinstance(slowest, model.PortMatch):
         few_or_many = not model.MAX_SINGLE_RULES < len(slowest.ports) <= model.MAX_SEPARATE_PORTS
         parts = [slowest.replace(ports=tuple(some)) for some in slots(slowest.ports)] if few_or_many else parts
     for part in parts:
@@ -60,14 +60,14 @@ def _spread(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...
 
 def _is_list(match: model.Match) -> bool:
     """Return whether a match has several entries; an excluded list is one match."""
-    return len(entries_of(match)) > 1 and not getattr(match, "negated", False)
+    return len(entries_of(match)) > 1 and not match.negated
 
 
 def _stated_once(match: model.Match) -> model.Match:
     if not _is_list(match):
         return match
     entries = entries_of(match)
-    are_networks = isinstance(match, model.Source | model.Destination)
+    are_networks = isinstance(match, model.AddressMatch)
     return with_entries(match, collapse(entries) if are_networks else joined_spans(entries))
 
 

@@ -101,8 +101,8 @@ class Program:
     GOTO = "goto"
 
     def __init__(self, find_set: FindSet, family: Family | None) -> None:
-        self.conditions: list[native.Condition] = []
-        self.actions: list[native.Action | native.Condition] = []
+        self.conditions: list[model.Match] = []
+        self.actions: list[model.Verdict | model.Match] = []
         self.counters: model.Counters | None = None
         self._find_set = find_set
         self._registers: dict[int, Register | bytes] = {}
@@ -129,7 +129,7 @@ class Program:
             self._registers.clear()  # it may have written to any of them
             self._do(model.UnknownVerdict(words, model.Continue() if goes_on(name, fields) else None))
 
-    def _put(self, condition: native.Condition) -> None:
+    def _put(self, condition: model.Match) -> None:
         """Add a condition; behind an action it is no longer one for the whole rule."""
         (self.actions or self.conditions).append(condition)
         self._lower_bound = None
@@ -141,7 +141,7 @@ class Program:
                 elif condition.field == native.L4PROTO:
                     self._protocol = PROTOCOL_OF.get(number)
 
-    def _do(self, action: native.Action) -> bool:
+    def _do(self, action: model.Verdict) -> bool:
         self.actions.append(action)
         return True
 
@@ -242,7 +242,7 @@ class Program:
             self._put(condition)
         return True
 
-    def _without_words(self, loaded: Register, bounds: Bounds) -> native.Condition:
+    def _without_words(self, loaded: Register, bounds: Bounds) -> model.Match:
         subject, value = _words(loaded), str(bounds)
         if bounds.is_single and not loaded.mask:
             number = decode_host_number(bounds.low)
@@ -318,7 +318,7 @@ class Program:
             return self._load(fields[nf.NFTA_IMMEDIATE_DREG], data[nf.NFTA_DATA_VALUE])
         return self._do(self._verdict(data))
 
-    def _verdict(self, data: Fields) -> native.Action:
+    def _verdict(self, data: Fields) -> model.Verdict:
         code, chain = read_verdict(decode_fields(data[nf.NFTA_DATA_VERDICT]))
         if code == nf.NFT_JUMP:
             return model.Jump(chain)
@@ -403,7 +403,7 @@ def _words(loaded: Register | bytes | None) -> str:
     return f"{words} & 0x{loaded.mask.hex()} ^ 0x{loaded.flip.hex()}" if loaded.mask else words
 
 
-def _mark_action(value: Register | bytes | None) -> native.Action | None:
+def _mark_action(value: Register | bytes | None) -> model.Verdict | None:
     if isinstance(value, bytes):
         return model.SetMark(decode_host_number(value))
     if value == Register(native.CT_MARK):

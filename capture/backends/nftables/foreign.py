@@ -13,7 +13,7 @@ from capture.backends.nf_tables.listing import is_dormant, read_chains, read_rul
 from capture.backends.nftables.decode import Program, decode_chain, decode_rule
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE, model_target
-from capture.backends.nftables.native import CONDITIONS, MARKS, Among, TproxyStatement, VerdictMap
+from capture.backends.nftables.native import MARKS, Among, TproxyStatement, VerdictMap
 from capture.backends.nftables.netlink import set_finder
 from capture.backends.nftables.render import described
 from capture.errors import UnsupportedError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from capture.backends.iptables.xt_decode import RuleReader
-    from capture.backends.nftables.native import Condition, NativeRule
+    from capture.backends.nftables.native import NativeRule
     from capture.netlink.sockets import NetlinkSocket
 
 
@@ -37,7 +37,7 @@ NFTA_TABLE_HANDLE = 4
 """linux/netfilter/nf_tables.h. Tables of a namespace are numbered as they are made, in all families."""
 MODEL_HOOKS = {hook.lower(): hook for hook in (model.PREROUTING, model.OUTPUT, model.INPUT, model.POSTROUTING)}
 """Where packets of a pod are met, by what the kernel calls it; sources alone are mapped at the last two."""
-HOOKS_OF_DEVICES: dict[tuple[int, str], tuple[str, type[model.InInterface | model.OutInterface]]] = {
+HOOKS_OF_DEVICES: dict[tuple[int, str], tuple[str, type[model.InterfaceMatch]]] = {
     (nf.NFPROTO_INET, "ingress"): (model.PREROUTING, model.InInterface),
     (nf.NFPROTO_NETDEV, "prerouting"): (model.PREROUTING, model.InInterface),
     (nf.NFPROTO_NETDEV, "input"): (model.POSTROUTING, model.OutInterface),
@@ -227,9 +227,7 @@ def _point(family: int, hook: Hook) -> str:
     return "" if family == nf.NFPROTO_NETDEV else MODEL_HOOKS.get(hook.name, "")
 
 
-def _of_devices(
-    entry: model.Chain, devices: tuple[str, ...], kind: type[model.InInterface | model.OutInterface]
-) -> model.Chain:
+def _of_devices(entry: model.Chain, devices: tuple[str, ...], kind: type[model.InterfaceMatch]) -> model.Chain:
     """Return a base chain of devices as one for all packets, whose rules match these interfaces."""
     last = (model.Rule(model.Drop(), why="policy drop"),) if entry.policy == "DROP" else ()
     rules = [
@@ -302,9 +300,9 @@ def _rules(native: NativeRule, family: Family | None) -> Iterator[model.Rule]:
 
 def _by_action(rule: NativeRule) -> Iterator[NativeRule]:
     """Yield a rule for each action, with all conditions before it; what a mark was before it was set is not known."""
-    conditions: tuple[Condition, ...] = rule.conditions
+    conditions: tuple[model.Match, ...] = rule.conditions
     for part in rule.actions:
-        if isinstance(part, CONDITIONS):
+        if isinstance(part, model.Match):
             conditions = (*conditions, part)
             continue
         yield rule.replace(conditions=conditions, actions=(part,))

@@ -49,7 +49,7 @@ def rule_text(rule: native.NativeRule, *, with_counter: bool = True) -> str:
     return " ".join(filter(None, words))
 
 
-def described(*parts: native.Condition | native.Action) -> str:
+def described(*parts: model.Match | model.Verdict) -> str:
     """Return parts of a foreign rule for people to read, also where nft could not write them."""
     try:
         return _words(*parts)
@@ -57,11 +57,11 @@ def described(*parts: native.Condition | native.Action) -> str:
         return " ".join(map(repr, parts))
 
 
-def _words(*parts: native.Condition | native.Action) -> str:
+def _words(*parts: model.Match | model.Verdict) -> str:
     return " ".join(TEXTS[type(part)](part) for part in parts)
 
 
-def kept_apart(conditions: Sequence[native.Condition]) -> Iterator[native.Condition]:
+def kept_apart(conditions: Sequence[model.Match]) -> Iterator[model.Match]:
     """Yield the conditions in a form that nft understands as they are meant.
 
     nft 1.0.6 joins "source port is not a" and "destination port is not b" to "they are not a and b",
