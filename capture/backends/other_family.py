@@ -20,7 +20,7 @@ from capture.backends.nftables.names import REJECT_TABLE
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.conventions import PROTOCOL_NUMBERS
-from capture.netlink.attributes import attribute, decode_text, u8, u32be
+from capture.netlink.attributes import attribute, u8, u32be
 from capture.netlink.batch import Change, commit
 from capture.netlink.nfnetlink import open_netfilter
 
@@ -81,8 +81,7 @@ def _remove(netfilter: NetlinkSocket) -> bool:
 
 
 def _has_table(netfilter: NetlinkSocket) -> bool:
-    tables = read_tables(netfilter, nf.NFPROTO_INET)
-    return any(decode_text(fields[nf.NFTA_TABLE_NAME]) == REJECT_TABLE for _, fields in tables)
+    return any(table.name == REJECT_TABLE for table in read_tables(netfilter, nf.NFPROTO_INET))
 
 
 def _is_there(netfilter: NetlinkSocket) -> bool:

@@ -13,8 +13,7 @@ from capture.backends.iptables.clauses import joined, matches_of, verdict_of, wo
 from capture.backends.iptables.xt_encode import NEVER_MATCHING_INTERFACE
 from capture.backends.iptables.xt_layouts import text_of
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import Hook, decode_hook
-from capture.backends.nf_tables.reading import read_comment, read_counters, read_expressions
+from capture.backends.nf_tables.reading import read_comment, read_expressions
 from capture.backends.nftables import lift
 from capture.backends.nftables.comparisons import Bounds, Register
 from capture.backends.nftables.decode import TCP_FLAGS, Program
@@ -25,7 +24,7 @@ from capture.model.addresses import BITS, Family
 from capture.model.conventions import PROTOCOL_OF
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text, u32be
+from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,38 +47,12 @@ FRAGMENT = (nf.NFT_PAYLOAD_NETWORK_HEADER, 6, 2), b"\x1f\xff"
 ADDRESSES = dict.fromkeys(nf.SOURCE_OFFSETS.items(), "-s") | dict.fromkeys(nf.DESTINATION_OFFSETS.items(), "-d")
 
 
-class FoundChain(Value):
-    """A chain: its handle counts up with everything that is made in its table. Without a hook, rules jump to it."""
-
-    table: str
-    name: str
-    handle: int
-    hook: Hook | None = None
-    policy: str | None = None
-    counters: model.Counters | None = None
-    rules: tuple[FoundRule, ...] = ()
-    """In order, once they are read."""
-
-
 class FoundRule(Value):
-    """A rule and where it is; its handle counts like that of a chain."""
+    """A rule and the kernel's name of its chain; its handle counts like that of a chain."""
 
     chain: str
     handle: int
     rule: model.Rule
-
-
-def decode_chain(fields: Fields) -> FoundChain:
-    """Return a chain."""
-    table, name = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
-    handle = decode_number(fields[nf.NFTA_CHAIN_HANDLE])
-    hook = decode_hook(fields)
-    if hook is None:
-        return FoundChain(table, name, handle)
-    policy = "DROP" if fields.get(nf.NFTA_CHAIN_POLICY) == u32be(nf.NF_DROP) else "ACCEPT"
-    counted = fields.get(nf.NFTA_CHAIN_COUNTERS)
-    counters = model.Counters(0, 0) if counted is None else read_counters(decode_fields(counted))
-    return FoundChain(table, name, handle, hook, policy, counters)
 
 
 class RuleReader:

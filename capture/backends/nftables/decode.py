@@ -9,15 +9,8 @@ loaded with, and what was done to it since, decides what a comparison means.
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import decode_hook
-from capture.backends.nf_tables.listing import is_dormant
-from capture.backends.nf_tables.reading import (
-    VERDICT_OF_CODE,
-    read_comment,
-    read_counters,
-    read_expressions,
-    read_verdict,
-)
+from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_counters
+from capture.backends.nf_tables.reading import VERDICT_OF_CODE, read_comment, read_expressions, read_verdict
 from capture.backends.nftables import native
 from capture.backends.nftables.comparisons import Bounds, Register, conditions_of, parts_of
 from capture.backends.nftables.sets import NativeSet, cases_of, ranges_of
@@ -57,27 +50,25 @@ FAMILY_OF_ETHER_TYPE = {b"\x08\x00": FAMILY_NUMBERS["ipv4"], b"\x86\xdd": FAMILY
 
 
 def decode_table(
-    table: Fields, chains: Iterable[Fields], rules: Iterable[bytes], find_set: FindSet
+    table: FoundTable, chains: Iterable[FoundChain], rules: Iterable[bytes], find_set: FindSet
 ) -> native.NativeTable:
-    """Return a table from its own attributes and those of its chains and rules, in the kernel's order.
+    """Return a table with its chains and the attributes of its rules, in the kernel's order.
 
     ``find_set`` returns the set of that name; it is called for the sets that rules look up.
     """
-    by_chain: dict[bytes, list[native.NativeRule]] = {}
+    by_chain: dict[str, list[native.NativeRule]] = {}
     known: dict[bytes, tuple[str, Fields]] = {}
     for rule in rules:
-        rule_fields = decode_fields(rule)
-        in_chain = by_chain.setdefault(rule_fields[nf.NFTA_RULE_CHAIN], [])
-        in_chain.append(decode_rule(rule_fields, Program(find_set, None), known))
-    decoded = tuple(decode_chain(chain, by_chain.get(chain[nf.NFTA_CHAIN_NAME], ())) for chain in chains)
-    return native.NativeTable(decode_text(table[nf.NFTA_TABLE_NAME]), decoded, is_dormant(table))
-
-
-def decode_chain(fields: Fields, rules: Iterable[native.NativeRule]) -> native.NativeChain:
-    """Return a chain with these rules."""
-    hook = decode_hook(fields)
-    policy = nf.POLICIES[decode_number(fields[nf.NFTA_CHAIN_POLICY])] if hook is not None else None
-    return native.NativeChain(decode_text(fields[nf.NFTA_CHAIN_NAME]), tuple(rules), hook, policy)
+        fields = decode_fields(rule)
+        in_chain = by_chain.setdefault(decode_text(fields[nf.NFTA_RULE_CHAIN]), [])
+        in_chain.append(decode_rule(fields, Program(find_set, None), known))
+    decoded = (
+        native.NativeChain(
+            each.name, tuple(by_chain.get(each.name, ())), each.hook, each.policy and each.policy.lower()
+        )
+        for each in chains
+    )
+    return native.NativeTable(table.name, tuple(decoded), table.is_dormant)
 
 
 def decode_rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, Fields]]) -> native.NativeRule:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from capture.backends import other_family
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.listing import FoundTable, chain_of
 from capture.backends.nftables.decode import decode_table
+from capture.backends.nftables.names import REJECT_TABLE
 from capture.backends.nftables.render import table_text
-from capture.netlink.attributes import decode_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ def written_table() -> NativeTable:
     sent: dict[int, list[bytes]] = {}
     for change in other_family.changes():
         sent.setdefault(change.kind, []).append(change.attributes)
-    chains = map(decode_fields, sent[nf.NFT_MSG_NEWCHAIN])
-    return decode_table(decode_fields(sent[nf.NFT_MSG_NEWTABLE][0]), chains, sent[nf.NFT_MSG_NEWRULE], _no_set)
+    chains = (chain_of(nf.NFPROTO_INET, each) for each in sent[nf.NFT_MSG_NEWCHAIN])
+    return decode_table(FoundTable(nf.NFPROTO_INET, REJECT_TABLE), chains, sent[nf.NFT_MSG_NEWRULE], _no_set)
 
 
 def written_text() -> str:
