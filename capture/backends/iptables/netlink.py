@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import errno
 
-from capture.backends.iptables.driver import IptablesDriver, require_families
+from capture.backends.iptables.driver import IptablesDriver, asleep, require_families
 from capture.backends.iptables.families import merged, of_one_family
 from capture.backends.iptables.plan import TableEdit, plan
 from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import LiveTable, changes, model_name, removals
-from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import holds_exactly
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_tables
-from capture.errors import CaptureError, KernelError, UnsupportedError
-from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, Family
+from capture.errors import KernelError, UnsupportedError
+from capture.model.addresses import FAMILY_OF, Family
 from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Counters, Ruleset, TableName
 from capture.netlink.batch import Change, transact
 from capture.netlink.nfnetlink import open_netfilter, read_consistently
@@ -101,11 +100,7 @@ class IptablesNetlinkDriver(IptablesDriver):
 def _require_awake(live: LiveTables, desired: Ruleset) -> None:
     for (family, name), table in live.items():
         if table.is_dormant and family in desired.families and desired.table(name):
-            shown = f"{nf.NFT_FAMILIES[FAMILY_NUMBERS[family]]} {name}"
-            raise CaptureError(
-                f"table {shown} is dormant: packets meet none of its chains",
-                f"Wake it (`nft add table {shown}`), or use the backend nftables.",
-            )
+            raise asleep(family, name)
 
 
 def _transact(changes_of: Callable[[LiveTables], Iterable[Change]]) -> None:
