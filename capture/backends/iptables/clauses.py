@@ -98,15 +98,7 @@ def _own_option(clause: Sequence[Word]) -> model.Match:
 def _extension(name: str, options: Sequence[Flag]) -> list[model.Match]:
     if not options and name not in PORT_EXTENSIONS:  # without options they mean no more than -p tcp
         raise NotOursError(name)
-    matches: list[model.Match] = []
-    for option in options:
-        if (name, option.name) == ("tcp", "--tcp-flags"):
-            words = " ".join(("!" * option.negated, option.name, *option.values)).strip()
-            matches.append(model.UnknownMatch(f"-m {name} {words}"))
-            continue
-        (value,) = option.values
-        matches.append(EXTENSIONS[name, option.name](value, option.negated))
-    return matches
+    return [EXTENSIONS[name, option.name](" ".join(option.values), option.negated) for option in options]
 
 
 def options_of(words: Sequence[Word]) -> list[Flag]:
@@ -168,6 +160,10 @@ def _marked_bits(text: str) -> tuple[int, int]:
     return int(value, 0), int(mask, 0) if slash else model.ALL_BITS
 
 
+def _tcp_flags(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an option's field, handed on
+    return model.UnknownMatch(f"-m tcp {'! ' * negated}--tcp-flags {text}")
+
+
 def _states(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an option's field, handed on
     named = set(text.split(","))
     if not named <= set(model.CONNECTION_STATES):
@@ -190,6 +186,7 @@ OWN_OPTIONS: dict[str, Read] = {
 
 EXTENSIONS: dict[tuple[str, str], Read] = {
     **{(name, option): read for name in PORT_EXTENSIONS for option, read in PORTS.items()},
+    ("tcp", "--tcp-flags"): _tcp_flags,
     ("multiport", "--sports"): PORTS["--sport"],
     ("multiport", "--dports"): PORTS["--dport"],
     ("owner", "--uid-owner"): _numbers(model.OwnerUid, "-"),

@@ -135,21 +135,15 @@ def _network(kind: type[model.AddressMatch], network: Network, negated: bool, fa
 
 def _address_range(kind: type[model.AddressMatch], network: Network, negated: bool) -> bytes:  # noqa: FBT001  # a match's field
     """Return a match for a network beyond the first, for which ``-s`` and ``-d`` have no room: a range."""
-    last = network.last.to_bytes(len(network.packed), "big")
-    if kind is model.Source:
-        flag, ends = xt_layouts.IPRANGE_SOURCE, {"src_min": network.packed, "src_max": last}
-    else:
-        flag, ends = xt_layouts.IPRANGE_DESTINATION, {"dst_min": network.packed, "dst_max": last}
+    end, flag = ("src", xt_layouts.IPRANGE_SOURCE) if kind is model.Source else ("dst", xt_layouts.IPRANGE_DESTINATION)
+    ends = {f"{end}_min": network.packed, f"{end}_max": network.last.to_bytes(len(network.packed), "big")}
     flags = flag | flag << xt_layouts.IPRANGE_NEGATED * negated
     return _extension("match", "iprange", xt_layouts.IPRANGE.write(**ends, flags=flags))
 
 
 def _ports(by_kind: dict[type, list[Any]]) -> Iterator[bytes]:
     """Yield single ports, then lists: source before destination, as ``render`` has them."""
-    ports: list[model.PortMatch] = [
-        *by_kind.get(model.SourcePort, ()),
-        *by_kind.get(model.DestinationPort, ()),
-    ]
+    ports: list[model.PortMatch] = [*by_kind.get(model.SourcePort, ()), *by_kind.get(model.DestinationPort, ())]
     if ports and model.Protocol not in by_kind:
         raise ValueError(f"ports without a protocol: {ports}")
     singles = [match for match in ports if len(match.ports) == 1]
@@ -208,10 +202,8 @@ def _port(ports: model.Span, offset: int, negated: bool) -> bytes:  # noqa: FBT0
 
 def _owner(match: model.OwnerMatch) -> bytes:
     kind, bit = ("uid", xt_layouts.OWNER_UID) if type(match) is model.OwnerUid else ("gid", xt_layouts.OWNER_GID)
-    write, invert = xt_layouts.OWNER.write, bit * match.negated
-    structures = [
-        write(**{f"{kind}_min": span.first, f"{kind}_max": span.last}, match=bit, invert=invert) for span in match.ids
-    ]
+    spans = [{f"{kind}_min": span.first, f"{kind}_max": span.last} for span in match.ids]
+    structures = [xt_layouts.OWNER.write(**span, match=bit, invert=bit * match.negated) for span in spans]
     return b"".join([_extension("match", "owner", structure) for structure in structures])
 
 
