@@ -45,29 +45,25 @@ def words_of(line: str) -> list[Word]:
     Words end at blanks outside of double quotes; inside, a backslash takes the next character as it is.
     """
     words: list[Word] = []
-    characters: list[str] = []
-    start: int | None = None
+    text = printed = ""
     is_quoted = is_escaped = False
-    for index, character in enumerate(line):
+    for character in line:
         if character in " \t" and not is_quoted:
-            if start is not None:
-                words.append(Word("".join(characters), line[start:index]))
-                characters, start = [], None
+            if printed:
+                words.append(Word(text, printed))
+            text = printed = ""
             continue
-        if start is None:
-            start = index
+        printed += character
         if is_escaped:
-            characters.append(character)
+            text += character
             is_escaped = False
         elif is_quoted and character == "\\":
             is_escaped = True
         elif character == '"':
             is_quoted = not is_quoted
         else:
-            characters.append(character)
-    if start is not None:
-        words.append(Word("".join(characters), line[start:]))
-    return words
+            text += character
+    return [*words, Word(text, printed)] if printed else words
 
 
 TEXT_OPTIONS = ("--comment", "--log-prefix", "--nflog-prefix", "--string")

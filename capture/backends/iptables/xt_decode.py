@@ -8,6 +8,7 @@ UnknownVerdict: in the words of iptables-save where it has any, else in those of
 
 from __future__ import annotations
 
+from capture.analysis.canonical import MATCH_ORDER
 from capture.backends.iptables import xt_text
 from capture.backends.iptables.clauses import joined, matches_of, verdict_of, words_of
 from capture.backends.iptables.xt_encode import NEVER_MATCHING_INTERFACE
@@ -76,17 +77,17 @@ class RuleReader:
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
 
 
-LISTING = (model.Source, model.Destination, model.InInterface, model.OutInterface, model.Protocol)
-"""The order of iptables-save: first the options of ip(6)tables itself, then extensions in their order."""
-POSITIONS = {kind: index for index, kind in enumerate(LISTING)}
-OPTIONS = {"-s": 0, "-d": 1, "-p": 4, "-f": 4}
-"""The place of a match that has words alone."""
+OPTIONS = {"-s": model.Source, "-d": model.Destination, "-p": model.Protocol, "-f": model.Protocol}
+"""Matches that have words alone, by what they are listed with."""
+FIRST_EXTENSION = MATCH_ORDER[model.SourcePort]
 
 
 def _rank(match: model.Match) -> int:
+    """Return the place in a listing: first the options of ip(6)tables itself, then extensions in their order."""
+    kind: type = type(match)
     if isinstance(match, model.UnknownMatch):
-        return OPTIONS.get(match.text.removeprefix("! ").partition(" ")[0], len(LISTING))
-    return POSITIONS.get(type(match), len(LISTING))
+        kind = OPTIONS.get(match.text.removeprefix("! ").partition(" ")[0], kind)
+    return min(MATCH_ORDER[kind], FIRST_EXTENSION)
 
 
 class XtProgram(Program):

@@ -26,19 +26,9 @@ if TYPE_CHECKING:
 MAX_BYTES = 16
 """Bytes that are shown of a match without words."""
 PROTOCOL_NAMES = {
-    1: "icmp",
-    2: "igmp",
-    6: "tcp",
-    17: "udp",
-    33: "dccp",
-    41: "ipv6",
-    47: "gre",
-    50: "esp",
-    51: "ah",
-    58: "ipv6-icmp",
-    132: "sctp",
-    136: "udplite",
-}
+    1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 33: "dccp", 41: "ipv6", 47: "gre", 50: "esp", 51: "ah",
+    58: "ipv6-icmp", 132: "sctp", 136: "udplite",
+}  # fmt: skip
 """As protocols(5) has them, without a look at the host's /etc/protocols."""
 
 
@@ -323,12 +313,8 @@ def _ct(fields: Fields, _family: Family) -> str | None:
 
 
 LOG_OPTIONS = {
-    1: "--log-tcp-sequence",
-    2: "--log-tcp-options",
-    4: "--log-ip-options",
-    8: "--log-uid",
-    32: "--log-macdecode",
-}
+    1: "--log-tcp-sequence", 2: "--log-tcp-options", 4: "--log-ip-options", 8: "--log-uid", 32: "--log-macdecode",
+}  # fmt: skip
 
 
 def _log(fields: Fields, _family: Family) -> str:

@@ -82,12 +82,10 @@ def decode_rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, 
 class Program:
     """The expressions of one rule, run over what is known about registers instead of over a packet."""
 
-    UNDERSTOOD = frozenset(
-        (
-            *("meta", "fib", "ct", "payload", "bitwise", "byteorder", "cmp", "range", "lookup"),
-            *("immediate", "counter", "nat", "redir", "tproxy", "log"),
-        )
-    )
+    UNDERSTOOD = frozenset((
+        "meta", "fib", "ct", "payload", "bitwise", "byteorder", "cmp", "range", "lookup", "immediate", "counter",
+        "nat", "redir", "tproxy", "log",
+    ))  # fmt: skip
     """Expressions with a method of that name; it returns False where the model has no words for one."""
     GOTO = "goto"
 

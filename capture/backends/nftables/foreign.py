@@ -193,9 +193,7 @@ def _of_table(
 
 def _with_reason(rules: dict[str, list[model.Rule]]) -> dict[str, list[model.Rule]]:
     """Return the rules of the table of --other-family reject; those that it wrote have the reason."""
-    from capture.backends.nftables.reject_table import written_table  # few captures reject anything
-
-    written = [each for chain in written_table().chains for rule in chain.rules for each in _rules(rule, None)]
+    written = [rule for chain in rejecting_chains() for rule in chain.contents.rules]
     return {
         name: [rule.replace(why=REJECTED) if rule in written else rule for rule in found]
         for name, found in rules.items()
@@ -224,20 +222,12 @@ def _of_receiver(chain: model.Chain) -> model.Chain:
 
     The kernel looks for that socket before (early demux, ip_rcv_finish_core in net/ipv4/ip_input.c).
     """
-    return chain.replace(
-        rules=tuple(
-            rule.replace(
-                matches=tuple(
-                    model.UnknownMatch(f"owner: {rule.why}") if isinstance(each, OWNERS) else each
-                    for each in rule.matches
-                )
-            )
-            for rule in chain.rules
-        )
-    )
-
-
-OWNERS = (model.OwnerUid, model.OwnerGid)
+    rules = []
+    for rule in chain.rules:
+        owner = model.UnknownMatch(f"owner: {rule.why}")
+        matches = (owner if isinstance(each, model.OwnerMatch) else each for each in rule.matches)
+        rules.append(rule.replace(matches=tuple(matches)))
+    return chain.replace(rules=tuple(rules))
 
 
 def _rules_by_chain(netfilter: NetlinkSocket, listed: TableWithChains) -> dict[str, list[model.Rule]]:
