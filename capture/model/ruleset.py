@@ -23,7 +23,7 @@ from capture.model.values import Value, put
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Literal
 
     from capture.model.routing import LoopbackAddress, PolicyRoute
@@ -38,6 +38,7 @@ MANGLE: TableName = "mangle"
 NAT: TableName = "nat"
 TABLES: tuple[TableName, ...] = (RAW, MANGLE, NAT)
 """In the order in which a packet meets them at PREROUTING and OUTPUT (netfilter_ipv4.h, NF_IP_PRI_*)."""
+TABLES_BY_NAME: dict[str, TableName] = {name: name for name in TABLES}
 SHOWN_TABLES: tuple[TableName, ...] = (NAT, MANGLE, RAW)
 """In the order in which they matter to a reader."""
 
@@ -354,6 +355,12 @@ class Table(Value):
             if chain.name == name:
                 return chain
         return None
+
+
+def in_order(table: TableName, chains: Iterable[Chain]) -> tuple[Chain, ...]:
+    """Return built-in chains in the order of ``iptables -L``, then the others as they are."""
+    built_in = BUILT_IN_CHAINS[table]
+    return tuple(sorted(chains, key=lambda each: built_in.index(each.name) if each.name in built_in else len(built_in)))
 
 
 NO_EFFECT = (Log, Continue)

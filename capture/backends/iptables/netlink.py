@@ -17,7 +17,7 @@ from capture.backends.nf_tables.exact import holds_exactly
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_tables
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_OF, Family
-from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Counters, Ruleset, TableName
+from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, TABLES_BY_NAME, Chain, Counters, Ruleset, TableName
 from capture.netlink.batch import Change, transact
 from capture.netlink.nfnetlink import open_netfilter, read_consistently
 
@@ -33,8 +33,6 @@ WRITING = "change the tables of iptables"
 
 MAX_REMEMBERED = 1000
 """Messages: each takes half a kilobyte, and the plugin's memory is the node's."""
-
-TABLES_BY_NAME: dict[str, TableName] = {name: name for name in TABLES}
 
 
 class IptablesNetlinkDriver(IptablesDriver):

@@ -227,18 +227,15 @@ MATCHES: dict[tuple[str, int], tuple[Layout, Speak]] = {
 }
 """By name and revision: linux/netfilter/xt_tcpudp.h (which iptables up to 1.8.7 wrote), ip_tables.h, xt_addrtype.h."""
 
-# linux/netfilter/nf_tables.h, enum nft_limit_attributes
-NFTA_LIMIT_RATE, NFTA_LIMIT_UNIT, NFTA_LIMIT_BURST, NFTA_LIMIT_TYPE, NFTA_LIMIT_FLAGS = 1, 2, 3, 4, 5
+NFTA_LIMIT = (1, 2, 3, 4, 5)
+"""NFTA_LIMIT_RATE, _UNIT, _BURST, _TYPE, _FLAGS in linux/netfilter/nf_tables.h."""
 LIMIT_UNITS = {1: "sec", 60: "min", 3600: "hour", 86400: "day"}
 USUAL_BURST = 5
 
 
 def limit_text(fields: dict[int, bytes]) -> str:
     """Return ``-m limit --limit 5/min``, which iptables writes as an expression of nf_tables."""
-    rate, unit, burst, kind, flags = (
-        decode_number(fields.get(part, b""))
-        for part in (NFTA_LIMIT_RATE, NFTA_LIMIT_UNIT, NFTA_LIMIT_BURST, NFTA_LIMIT_TYPE, NFTA_LIMIT_FLAGS)
-    )
+    rate, unit, burst, kind, flags = (decode_number(fields.get(part, b"")) for part in NFTA_LIMIT)
     if kind or flags or unit not in LIMIT_UNITS:
         return f"[ limit {rate}/{unit}s burst {burst} type {kind} flags {flags} ]"
     more = "" if burst == USUAL_BURST else f" --limit-burst {burst}"

@@ -47,7 +47,6 @@ XT_EXPRESSIONS = (b"match\0", b"target\0")
 """Names of expressions that carry a match or a target of x_tables (net/netfilter/nft_compat.c)."""
 SET_EXPRESSIONS = (b"lookup\0", b"objref\0")
 """Names of expressions that iptables-nft does not write, and nft(8) may have put into its tables."""
-TABLES_BY_NAME: dict[str, model.TableName] = {name: name for name in model.TABLES}
 FURTHER_TABLES = ("filter", "security")
 """Tables of iptables in which we never write."""
 
@@ -82,7 +81,7 @@ class TableWithChains(Value):
         """Return whether a base chain is one that iptables has in this table, or we have in a native one."""
         table = MODEL_TABLES.get(self.table.name)
         name = chain.name.upper() if table else chain.name
-        return HOOKS.get((table or TABLES_BY_NAME[self.table.name], name)) == chain.hook
+        return HOOKS.get((table or model.TABLES_BY_NAME[self.table.name], name)) == chain.hook
 
     @property
     def is_filter_of_iptables(self) -> bool:
