@@ -107,7 +107,7 @@ def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[BaseCh
 
 def rejecting_chains() -> Iterator[BaseChain]:
     """Yield the chains of --other-family reject, as they are read where they are written."""
-    from capture.backends.nftables.reject_table import written_table  # few captures reject anything
+    from capture.backends.other_family import written_table  # few captures reject anything
 
     table = written_table()
     for chain in table.chains:
