@@ -22,8 +22,8 @@ from capture.errors import (
     UnsupportedError,
 )
 from capture.model.addresses import Network, parse_network
-from capture.state import decisions
-from cni import attachments, conf
+from capture.state import attachments
+from cni import conf
 from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
 from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME, Configuration
 from cni.decision import NO_POD, Exemption, exemption_by_name
@@ -61,28 +61,6 @@ NO_MESH_SETTINGS = (
 )
 
 
-def add(request: Request) -> None:
-    """Capture the pod's traffic, unless it is one to be left alone. Raises ``CniError``."""
-    configuration = conf.parse(request.configuration)
-    try:
-        _logged(request, lambda log: _add(request, configuration, log))
-    except CniError as error:
-        _remember(request, decisions.REFUSED, error.message)
-        raise
-
-
-def check(request: Request) -> None:
-    """Raise ``CniError`` unless the namespace is as ADD left it."""
-    configuration = conf.parse(request.configuration)
-    _logged(request, lambda log: _check(request, configuration, log))
-
-
-def status(request: Request) -> None:
-    """Raise ``CniError`` if ADD could not work now: code 50, or 51 if only the API server is away."""
-    configuration = conf.parse(request.configuration)
-    _logged(request, lambda log: _status(request, configuration, log))
-
-
 NO_SOURCE = (
     "the runtime hands over no annotations of pods, and the network configuration names no other source; name a"
     " kubeconfig, or install the node's agent"
@@ -91,7 +69,27 @@ NO_SOURCE = (
 IDS_OF_THE_PROXY = ("--proxy-uid", "--proxy-gid")
 """Options that only the pod's namespace can refuse: with ``hostUsers: false`` it has users of its own."""
 
-HANDLERS: dict[str, Callable[[Request], None]] = {"ADD": add, "CHECK": check, "STATUS": status}
+
+def handle(request: Request) -> None:
+    """Do ADD, CHECK or STATUS. Raises ``CniError``; what fails after the configuration was read is in the log."""
+    configuration = conf.parse(request.configuration)
+    log = log_of(request)
+    try:
+        try:
+            {"ADD": _add, "CHECK": _check, "STATUS": _status}[request.command](request, configuration, log)
+        except CaptureError as error:
+            raise _as_cni_error(error, request) from None
+        except OSError as error:
+            about = f"{error.filename}: " if error.filename else ""
+            raise CniError(IO_FAILURE, f"{about}{error.strerror}") from None
+    except CniError as error:
+        log.error(error.message, code=error.code, details=error.details)
+        if request.command == "ADD":
+            _remember(request, attachments.REFUSED, error.message)
+        raise
+
+
+HANDLERS: dict[str, Callable[[Request], None]] = dict.fromkeys(("ADD", "CHECK", "STATUS"), handle)
 
 
 # --- ADD -------------------------------------------------------------------------------------------------------
@@ -101,7 +99,7 @@ def _add(request: Request, configuration: Configuration, log: PluginLog) -> None
     desired = _desired_settings(request, configuration, log)
     if isinstance(desired, Exemption):
         log.info("left alone", reason=desired.reason)
-        _remember(request, decisions.LEFT_ALONE, desired.reason, desired.needs)
+        _remember(request, attachments.LEFT_ALONE, desired.reason, desired.needs)
         return
     _warn_of_full_table(log)
     with log.step("apply"):
@@ -121,7 +119,7 @@ def _add(request: Request, configuration: Configuration, log: PluginLog) -> None
         changed=applied.changed,
         **({} if desired.knows_proxy_environment else {"unknown": NO_MESH_SETTINGS}),
     )
-    _remember(request, decisions.CAPTURED, "")
+    _remember(request, attachments.CAPTURED, "")
 
 
 def _remember(request: Request, decision: str, reason: str, needs: str = "") -> None:
@@ -134,8 +132,8 @@ def _remember(request: Request, decision: str, reason: str, needs: str = "") -> 
         inode = os.stat(request.namespace).st_ino
     except OSError:
         inode = 0
-    decisions.keep(
-        decisions.RecordedDecision(
+    attachments.keep_decision(
+        attachments.RecordedDecision(
             decision=decision,
             reason=reason,
             time=timestamp(time.time_ns()),
@@ -213,7 +211,8 @@ def _apply(request: Request, settings: Settings) -> Applied:
             raise HostNamespaceError
         refuse_host(allowed=False)
         # Before the rules: a plugin that is killed while writing them leaves nothing that DEL does not find.
-        attachments.keep(request.network, request.container_id, request.interface, namespace_id())
+        name = attachments.name_of(request.network, request.container_id, request.interface)
+        attachments.keep_namespace(name, namespace_id())
         loopback.wait_for_loopback()
         return apply_here(settings, host)
 
@@ -256,11 +255,15 @@ def _addresses_of(request: Request) -> tuple[Network, ...]:
 
 def _check(request: Request, configuration: Configuration, log: PluginLog) -> None:
     from capture.operations.comparison import verify_recorded
+    from capture.state import record
     from capture.state.netns import InNamespace
 
     with InNamespace(request.namespace), log.step("verify"):
         verified = verify_recorded()
+        fault = "" if verified else record.fault()
     is_recorded = verified is not None
+    if fault:
+        log.warn(fault)
     if verified is None:
         desired = _desired_settings(request, configuration, log)
         if isinstance(desired, Exemption):
@@ -346,23 +349,7 @@ def _check_api_server(configuration: Configuration, deadline: float) -> None:
     kubernetes.check_server(kubernetes.read_kubeconfig(configuration.kubeconfig), deadline)
 
 
-# --- what all have in common -----------------------------------------------------------------------------------
-
-
-def _logged(request: Request, work: Callable[[PluginLog], None]) -> None:
-    """Do the work; log a failure, and raise it as the specification's error."""
-    log = log_of(request)
-    try:
-        try:
-            work(log)
-        except CaptureError as error:
-            raise _as_cni_error(error, request) from None
-        except OSError as error:
-            about = f"{error.filename}: " if error.filename else ""
-            raise CniError(IO_FAILURE, f"{about}{error.strerror}") from None
-    except CniError as error:
-        log.error(error.message, code=error.code, details=error.details)
-        raise
+# --- errors --------------------------------------------------------------------------------------------------
 
 
 def _as_cni_error(error: CaptureError, request: Request) -> CniError:

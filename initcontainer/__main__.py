@@ -30,7 +30,7 @@ from capture.settings.options import (
 )
 from capture.settings.settings import Settings, from_environment, with_flags
 from capture.state.netns import InNamespace
-from initcontainer.arguments import CommandLine, HelpRequested, VersionRequested, parse
+from initcontainer.arguments import CommandLine, HelpRequested, VersionRequested
 from initcontainer.printer import Printer
 from initcontainer.upstream_flags import newer_mesh
 
@@ -88,9 +88,9 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
 def _settings(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) -> Settings:
     """Return the settings of environment and arguments, and let the printer obey, also where an argument is wrong."""
     in_environment = from_environment(environ)
-    found = CommandLine()
+    found = CommandLine(OPTIONS)
     try:
-        parse(arguments, OPTIONS, found)
+        found.read(arguments)
     finally:
         printer.obey(with_flags(in_environment, found.flags))
     printer.warn([*in_environment.warnings, *found.warnings])

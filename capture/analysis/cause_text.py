@@ -6,9 +6,11 @@ Words in braces are filled in where the cause is found.
 
 from __future__ import annotations
 
+from capture.model.conventions import LO_IS_DOWN, NOTHING_APPLIED, SET_LO_UP
 from capture.model.values import Value
 
 APPLY_AGAIN = "Run `capture apply` again"
+APPLY_SAME = f"{APPLY_AGAIN} with the same options, or recreate the pod."
 REMOVE_RULE = "Remove the rule, or let its program put it behind ours."
 BOTH_FAMILIES = "Apply with --ip-families both, or --dual-stack; the proxy must listen on it, too."
 SOCKET_LB = "socket load balancing of {owner}"
@@ -30,11 +32,11 @@ SETS_BOTH = "annotation sidecar.istio.io/interceptionMode sets both."
 DIFFER = "the live rules differ from the applied ones; {first}{others}"
 HAS_ALL = "`capture verify` has every difference"
 CIRCLE = "what the proxy sends on (user {uid}) is captured again, and comes back to it for ever"
-NO_REFERENCE = "Give the pod's settings as options, or run this where the rules were applied."
+NO_REFERENCE = "Give the pod's settings as options of `capture why`, or run this where the rules were applied."
 
 TEXTS: dict[str, tuple[str, str]] = {
     # The whole pod.
-    "no-rules": ("nothing is applied here: the namespace has no rules of the capture", RECREATE),
+    "no-rules": (NOTHING_APPLIED, RECREATE),
     "no-rules: machine": (
         "nothing is applied here: this machine has no rules of the capture",
         "Run `capture host apply`.",
@@ -56,10 +58,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "this is the host's own network namespace{evidence}: a pod with hostNetwork: true cannot be captured",
         "Name a pod: --pid N (a process in it) or --netns NAME. For a virtual machine see `capture host`.",
     ),
-    "lo-down": (
-        "the interface lo is down: redirected connections are delivered over it",
-        "Set it up: `ip link set lo up` in the pod's namespace; the loopback CNI plugin does that.",
-    ),
+    "lo-down": (LO_IS_DOWN, SET_LO_UP),
     "interface-down": (
         "the interface {name} is down: nothing leaves the pod by it, or comes in",
         "Set it up: `ip link set {name} up` in the pod's namespace, and add its routes again, which went with it.",
@@ -101,6 +100,14 @@ TEXTS: dict[str, tuple[str, str]] = {
         "the pod has no default route for {family}, or a policy rule refuses it: what leaves the pod fails",
         "Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; recreate the pod, if a route is missing.",
     ),
+    "no-route: interface": (
+        "the interface {name} has no {family} address: the kernel drops what is redirected there",
+        "Give it one, or leave the interface out of the capture (-c {name}).",
+    ),
+    "no-route: inbound": (
+        "the pod's routing drops what comes in by {name} from {address}: by a policy rule, or by rp_filter",
+        "Look at `ip {flag}rule`, and at `ip route get POD from {address} iif {name}` in the pod's namespace.",
+    ),
     "route-missing": ("{message}", f"{APPLY_AGAIN}; until then {{consequence}}."),
     "translated-before: may": (
         f"{SOCKET_LB} sees each connect(): what it translates comes to the rules translated, {UNSEEN}",
@@ -126,7 +133,11 @@ TEXTS: dict[str, tuple[str, str]] = {
         f"{APPLY_AGAIN}, which removes it; {HAS_ALL}.",
     ),
     "rule-missing: address": ("{message}", f"{APPLY_AGAIN}."),
-    "rule-missing: family": ("{message}", f"{APPLY_AGAIN}."),
+    "rule-missing: family": ("{message}", APPLY_SAME),
+    "rule-missing: answers": (
+        "answers to the connection are taken for inbound connections, and do not reach their sender",
+        f"{APPLY_AGAIN}, or recreate the pod; {HAS_ALL}.",
+    ),
     "rule-missing: circle": (
         f"{CIRCLE}: no rule leaves it out",
         f"{APPLY_AGAIN}, or recreate the pod; {HAS_ALL}.",
@@ -136,7 +147,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         NO_REFERENCE,
     ),
     "rule-missing: no record": (
-        "no record here: whether a rule of the capture is missing cannot be told",
+        "{reason}: whether a rule of the capture is missing cannot be told",
         NO_REFERENCE,
     ),
     "second-set": (

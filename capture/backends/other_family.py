@@ -14,26 +14,23 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import holds_exactly
 from capture.backends.nf_tables.expressions import bitwise, equals, expression, load_meta, load_payload, nest
 from capture.backends.nf_tables.hooks import Hook
-from capture.backends.nf_tables.listing import FoundTable, chain_of, read_tables
+from capture.backends.nf_tables.listing import FoundTable, chain_of, read_rules, read_tables
 from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nftables.names import REJECT_TABLE
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.conventions import PROTOCOL_NUMBERS
-from capture.netlink.attributes import attribute, u8, u32be
+from capture.netlink.attributes import attribute, decode_fields, decode_text, u8, u32be
 from capture.netlink.batch import Change, commit
 from capture.netlink.nfnetlink import open_netfilter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Literal
 
     from capture.backends.nftables.native import NativeTable
     from capture.backends.nftables.sets import NativeSet
     from capture.netlink.sockets import NetlinkSocket
-
-    State = Literal["as written", "changed", "missing"]
 
 BEFORE_OTHER_FILTERS = -200
 NFTA_REJECT_TYPE, NFT_REJECT_TCP_RST = 1, 1  # linux/netfilter/nf_tables.h
@@ -42,6 +39,8 @@ LO = b"lo".ljust(16, b"\0")  # IFNAMSIZ in linux/if.h
 CHAINS = {"input": nf.NFT_META_IIFNAME, "output": nf.NFT_META_OIFNAME}
 """Hooks, and the interface that is looked at there."""
 MESSAGES = TableMessages(nf.NFPROTO_INET, REJECT_TABLE)
+MISSING = "is missing: TCP over IPv6 is not rejected"
+"""A table that is not there, in words."""
 
 
 def ensure(*, is_desired: bool) -> bool:
@@ -64,15 +63,22 @@ def ensure(*, is_desired: bool) -> bool:
     return True
 
 
-def state() -> State:
-    """Return whether the table is there, and has exactly the rules that were written."""
+def fault() -> str:
+    """Return in words what is wrong with the table; "" if it is there, and has exactly the rules that were written."""
     try:
         with open_netfilter() as netfilter:
             if _is_there(netfilter):
-                return "as written"
-            return "changed" if _has_table(netfilter) else "missing"
+                return ""
+            if not _has_table(netfilter):
+                return MISSING
+            live = [decode_fields(attributes) for attributes in read_rules(netfilter, nf.NFPROTO_INET, REJECT_TABLE)]
     except UnsupportedError:
-        return "missing"
+        return MISSING
+    there = {(decode_text(rule[nf.NFTA_RULE_CHAIN]), rule[nf.NFTA_RULE_EXPRESSIONS]) for rule in live}
+    lost = [chain for chain, interface in CHAINS.items() if (chain, _expressions(interface)) not in there]
+    if not lost:
+        return "is not as it was written: it is switched off, or other rules are in it"
+    return f"lacks the rule of chain {' and chain '.join(lost)}, which rejects TCP over IPv6"
 
 
 def _remove(netfilter: NetlinkSocket) -> bool:

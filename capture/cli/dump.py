@@ -6,17 +6,17 @@ import click
 
 from capture import operations
 from capture.backends.nftables.names import REJECT_TABLE
-from capture.cli.options import command, format_option, namespace_options, part_options, warn_of_host
+from capture.cli.options import command, format_option, namespace_options, part_options, print_what_to_apply
 from capture.model.addresses import IPV4, Family
+from capture.model.conventions import NOTHING_APPLIED
 from capture.model.ruleset import TableName
 from capture.report import listings
-from capture.report.difference_text import NOTHING_APPLIED
-from capture.report.output import print_json
+from capture.report.output import print_json, print_on_stderr, warn
 from capture.report.terminal import columns, print_lines
 
 NOTHING_IN_PART = "the capture has no rules in this part; without --family and --table all of it is shown"
 
-REJECTS_IPV6 = f"# nftables, IPv6, table inet {REJECT_TABLE}: refuses TCP (--other-family reject)"
+REJECTS_IPV6 = "refuses TCP (--other-family reject)"
 
 
 @command(
@@ -38,14 +38,18 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     last line says whether the rules match the applied configuration.
     """
     dumped = operations.dump(namespace)
+    warn(filter(None, [dumped.record_fault]))
     shown = list(listings.parts(dumped, family, table_name))
     is_whole = family is None and table_name is None
-    is_refusal_shown = dumped.rejects_ipv6 and family != IPV4 and table_name is None and form != "json"
+    refusal = REJECTS_IPV6 if dumped.rejects_ipv6 else dumped.reject_fault
+    is_refusal_shown = refusal and family != IPV4 and table_name is None and form != "json"
     if not shown and not is_refusal_shown and form != "json":
-        click.echo(NOTHING_IN_PART if any(listings.parts(dumped)) else NOTHING_APPLIED, err=True)
-        warn_of_host(namespace)
+        is_captured = any(listings.parts(dumped))
+        print_on_stderr(NOTHING_IN_PART if is_captured else NOTHING_APPLIED)
+        if not is_captured:
+            print_what_to_apply(namespace)
     if is_refusal_shown:
-        click.echo(REJECTS_IPV6)
+        click.echo(f"# nftables, IPv6, table inet {REJECT_TABLE}: {refusal}")
     if form == "json":
         print_json(listings.as_json(dumped, shown))
     elif form == "save":

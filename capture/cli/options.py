@@ -12,11 +12,11 @@ import click
 from click.shell_completion import CompletionItem
 
 from capture.cli.parameter_types import ParameterType, beginning, number, one_of
-from capture.errors import CaptureError
+from capture.errors import CaptureError, NamespaceError
 from capture.model.addresses import FAMILIES, Network, parse_address
 from capture.model.ruleset import SHOWN_TABLES
 from capture.report.option_text import by_topic, flags_text, heading, help_text
-from capture.report.output import warn
+from capture.report.output import print_on_stderr, warn
 from capture.settings.options import ALLOW_HOST, BACKEND_OPTIONS, FORCE_APPLY, RULE_OPTIONS, Option
 from capture.settings.settings import Settings, from_environment, with_flags
 from capture.state.files import names_in
@@ -261,12 +261,15 @@ def _namespace(text: str) -> str:
 NAMESPACE = ParameterType(_namespace, "a path, or a name of `ip netns`", lambda path: path != "")
 
 
-def warn_of_host(namespace: str | None) -> None:
-    """Warn where nothing is applied if no pod was named, and this is the node's own namespace."""
-    from capture.state.node import evidence_of_host  # where nothing is applied only
+def print_what_to_apply(namespace: str | None) -> None:
+    """Print on stderr what to do where nothing is applied: name a pod, if this is the node's own namespace."""
+    from capture.analysis.cause_text import RECREATE  # where nothing is applied only
+    from capture.state.node import evidence_of_host
 
     if namespace is None and evidence_of_host() is not None:
         warn(["this is the node's own network namespace; name a pod by --pid N or --netns NAME"])
+    else:
+        print_on_stderr(f"  {RECREATE}")
 
 
 def named_namespaces(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -279,7 +282,14 @@ def _of_process(ctx: click.Context, _param: click.Parameter, pid: int | None) ->
         return
     if ctx.params.get("namespace") is not None:
         raise click.UsageError("--netns and --pid exclude each other", ctx)
-    ctx.params["namespace"] = path_of_process(pid)
+    ctx.params["namespace"] = namespace_of_process("--pid", pid)
+
+
+def namespace_of_process(flag: str, pid: int) -> str:
+    """Return the path of the network namespace of a process. Raises NamespaceError that names the flag."""
+    if not os.path.exists(f"/proc/{pid}"):
+        raise NamespaceError(f"of {flag} {pid}", "no such process", "ps -e` or `lsns -t net")
+    return path_of_process(pid)
 
 
 def format_option(*formats: str) -> click.Parameter:

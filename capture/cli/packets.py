@@ -6,15 +6,18 @@ from typing import Any
 
 import click
 
+from capture.cli.options import namespace_of_process
 from capture.cli.parameter_types import ParameterType, number, one_of
-from capture.errors import CaptureError, ConfigurationError
+from capture.errors import CaptureError
 from capture.model.addresses import Network, parse_address
 from capture.model.conventions import APP_ID, MAX_ID
 from capture.model.packet import Packet
 from capture.model.ruleset import CONNECTION_STATES
-from capture.settings.options import TPROXY_MARK
-from capture.settings.parsers import interface, port
-from capture.state.netns import path_of_process
+from capture.report.output import warn
+from capture.settings.config_warnings import missing_interface
+from capture.settings.host import PodFromInside
+from capture.settings.parsers import interface, packet_mark, port
+from capture.state.netns import InNamespace
 
 
 def _endpoint(text: str) -> tuple[Network, int]:
@@ -30,8 +33,10 @@ def _source(text: str) -> tuple[Network, int | None]:
 ID = number(0, MAX_ID)
 ENDPOINT = ParameterType(_endpoint, "an address with a port, such as 10.1.2.3:80 or [fd00::1]:80")
 SOURCE = ParameterType(_source, "an address, such as 10.1.2.3, 10.1.2.3:45000 or fd00::1")
-INTERFACE = ParameterType(interface, "an interface name (at most 15 bytes, no blank, no '/')")
-MARK_NUMBER = ParameterType(TPROXY_MARK.parse, TPROXY_MARK.expected)
+INTERFACE = ParameterType(
+    interface, "an interface name (at most 15 bytes, no blank, no '/')", lambda name: not name.endswith("+")
+)
+MARK_NUMBER = ParameterType(packet_mark, "a number from 0 to 4294967295, decimal or 0x...")
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -57,12 +62,10 @@ def _as_process(ctx: click.Context, _param: click.Parameter, pid: int | None) ->
         return
     if ctx.params.get("namespace") is not None:
         raise click.UsageError("--as-pid brings the namespace of the process; --netns and --pid exclude it", ctx)
-    path = path_of_process(pid)
+    path = namespace_of_process("--as-pid", pid)
     try:
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
             fields = dict(line.split(":", 1) for line in file if ":" in line)
-    except FileNotFoundError:
-        raise ConfigurationError("--as-pid", str(pid), "command line", "a process that runs") from None
     except OSError as error:
         raise CaptureError(f"--as-pid: process {pid} cannot be read: {error.strerror}") from None
     ctx.meta[PROCESS] = pid
@@ -123,3 +126,12 @@ def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
         connection_mark=options.pop("connection_mark") or 0,
         state=options.pop("state"),
     )
+
+
+def warn_of_missing_interfaces(packet: Packet, namespace: str | None) -> None:
+    """Warn of interfaces that the packet is to pass, and that the namespace does not have."""
+    for flag, name in (("--in", packet.in_interface), ("--out", packet.out_interface)):
+        if name:
+            with InNamespace(namespace):
+                found = missing_interface(name, PodFromInside().interface_names() or ())
+            warn([f"{flag}: {found}"] if found else [])

@@ -14,7 +14,7 @@ from capture.cli.options import (
     format_option,
     namespace_options,
     part_options,
-    warn_of_host,
+    print_what_to_apply,
 )
 from capture.cli.parameter_types import ParameterType
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
@@ -85,7 +85,7 @@ def verify(
     else:
         print_lines([*verified_lines(verified), *cause_lines(causes)])
         if verified.is_nothing_applied:
-            warn_of_host(namespace)
+            print_what_to_apply(namespace)
     if causes or verified.conclusion in ("drift", "nothing applied"):
         return EXIT_DRIFT
     return EXIT_DONE if verified.is_certain else EXIT_UNKNOWN

@@ -15,10 +15,10 @@ from capture.analysis.flow import PathTree, flows, with_rates
 from capture.cli.options import command, family_option, format_option, namespace_options
 from capture.cli.parameter_types import number
 from capture.model.addresses import FAMILIES, Family
+from capture.model.conventions import NOTHING_APPLIED
 from capture.model.text import printable
 from capture.model.values import Value
 from capture.report import flow_text
-from capture.report.difference_text import NOTHING_APPLIED
 from capture.report.fate_text import text_of
 from capture.report.flow_svg import picture
 from capture.report.output import painted, print_json

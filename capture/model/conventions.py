@@ -34,5 +34,9 @@ PROXY_TO_SELF_MARK = 1338
 PASSTHROUGH_SOURCE = {IPV4: Network(IPV4, 0x7F000006, 32), IPV6: Network(IPV6, 6, 128)}
 """127.0.0.6 and ::6: the address from which the proxy calls the app for connections it passes through unchanged."""
 
+NOTHING_APPLIED = "nothing is applied here: the namespace has no rules of the capture"
+"""What ``verify``, ``dump`` and ``why`` conclude where there are none."""
+LO_IS_DOWN = "the interface lo is down: redirected connections are delivered over it"
+SET_LO_UP = "Set it up: `ip link set lo up` in the pod's namespace; the loopback CNI plugin does that."
 REJECTED = "--other-family reject refuses TCP of this family"
 """The reason of its rules. A table of its own has them, where rules of others may be, too."""

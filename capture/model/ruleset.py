@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from capture.model.routing import LoopbackAddress, PolicyRoute
 
     TableName = Literal["raw", "mangle", "nat"]
-    ProtocolName = Literal["tcp", "udp"]
+    ProtocolName = Literal["tcp", "udp", "ipv6-icmp"]
 else:
     TableName = str
 

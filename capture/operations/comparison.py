@@ -14,7 +14,7 @@ from capture.operations.results import Dumped, LiveSet, Other, Verified
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.families import global_addresses, judge_families
-from capture.settings.host import PodFromOutside
+from capture.settings.host import PodFromInside, PodFromOutside
 from capture.settings.options import OTHER_FAMILY
 from capture.settings.settings import Settings, as_settings
 from capture.state import record, routes
@@ -26,16 +26,10 @@ if TYPE_CHECKING:
 
     from capture.analysis.base_chains import PodNetwork
     from capture.backends.detect import BackendChoice, Detected, SetLocation
+    from capture.model.addresses import Family
     from capture.operations.arguments import Namespace
     from capture.operations.situation import OtherChains
     from capture.state.record import Record
-
-REJECT_FAULTS = {
-    (True, "missing"): "is missing",
-    (True, "changed"): "is not as it was written",
-    (False, "as written"): "rejects IPv6, and no setting requests that",
-}
-"""What is wrong with the table of --other-family reject, by whether it is desired, and by its state."""
 
 
 def verify(
@@ -93,13 +87,9 @@ def _verify(
     """Compare with the desired rules; add what addresses of families without rules need."""
     choice, live_sets = detected.choice, detected.live_sets
     uncaptured, notes = judge_families(desired.families, settings, addresses)
-    is_desired = IPV6 not in desired.families and settings[OTHER_FAMILY] == "reject"
-    if is_desired or detected.has_reject_table:
-        from capture.backends.other_family import state  # few captures reject anything
-
-        wrong = REJECT_FAULTS.get((is_desired, state()))
-        if wrong is not None:
-            uncaptured, notes = (*uncaptured, f"table inet {REJECT_TABLE} {wrong}"), ()
+    wrong = reject_fault(desired.families, settings, has_table=detected.has_reject_table)
+    if wrong:
+        uncaptured, notes = (*uncaptured, wrong), ()
     if request == BackendRequest() and live_sets and choice.place not in [each.choice.place for each in live_sets]:
         choice = live_sets[0].choice  # without settings, the place that has our rules
     driver = load(choice)
@@ -108,15 +98,28 @@ def _verify(
     return judged.replace(uncaptured=uncaptured, notes=notes)
 
 
+def reject_fault(captured: tuple[Family, ...], settings: Settings, *, has_table: bool = True) -> str:
+    """Return what is wrong with the table of --other-family reject, in words; "" if nothing is."""
+    is_desired = IPV6 not in captured and settings[OTHER_FAMILY] == "reject" and PodFromInside().has_ipv6()
+    if not is_desired and not has_table:
+        return ""
+    from capture.backends.other_family import MISSING, fault  # few captures reject anything
+
+    wrong = fault() if is_desired else "rejects IPv6, and no setting requests that" * (fault() != MISSING)
+    return f"table inet {REJECT_TABLE} {wrong}" if wrong else ""
+
+
 def _verify_without_reference() -> Verified:
     """Judge the foreign rules in the namespace we are in, without a reference for our own rules."""
     live_sets = detect.find_live_sets()
     if not live_sets:
         empty = Ruleset(FAMILIES, ())
-        return Verified(detect.decide(BackendRequest()), empty, empty, has_reference=False)
+        choice = detect.decide(BackendRequest())
+        return Verified(choice, empty, empty, has_reference=False, record_fault=record.fault())
     choice = live_sets[0].choice
     live = load(choice).read()
-    return _judged(own_rules_of(live), live, choice, live_sets, has_reference=False)
+    judged = _judged(own_rules_of(live), live, choice, live_sets, has_reference=False)
+    return judged.replace(record_fault=record.fault())
 
 
 def own_rules_of(live: Ruleset) -> Ruleset:
@@ -203,13 +206,14 @@ def _second_sets(
 def dump(namespace: Namespace = None) -> Dumped:
     """Return all our sets in the namespace, with counters."""
     with InNamespace(namespace):
-        from capture.backends.other_family import state  # few captures reject anything
+        from capture.backends.other_family import MISSING, fault  # few captures reject anything
 
-        recorded, rejects_ipv6 = record.read(), state() == "as written"
+        recorded, wrong = record.read(), fault()
+        rejects, wrong = not wrong, wrong.replace(MISSING, "")
         if recorded is None:
-            return Dumped(_live_sets(detect.find_live_sets()), rejects_ipv6=rejects_ipv6)
+            return Dumped(_live_sets(detect.find_live_sets()), None, rejects, wrong, record.fault())
         detected = detect.detect(_request_of(recorded))
-        return Dumped(_live_sets(detected.live_sets), _verify_recorded(recorded, detected), rejects_ipv6)
+        return Dumped(_live_sets(detected.live_sets), _verify_recorded(recorded, detected), rejects, wrong)
 
 
 def _live_sets(located: Iterable[SetLocation]) -> tuple[LiveSet, ...]:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.analysis.compare import Difference
+    from capture.analysis.culprits import Obstacle
     from capture.analysis.effects import Effect
-    from capture.analysis.judgement import Obstacle
     from capture.backends.detect import BackendChoice
     from capture.model.addresses import Family
     from capture.model.routing import LoopbackAddress, MissingRoute
@@ -56,6 +56,8 @@ class Verified(Value):
     """Whether ``desired`` is the recorded configuration, and not that of options."""
     has_reference: bool = True
     """Whether there is a reference for our rules; else ``desired`` are the live ones."""
+    record_fault: str = ""
+    """Why the record cannot be used; "" if there is none, or it can."""
     uncaptured: tuple[str, ...] = ()
     """Faults of a family as a whole, in words: it has an address and no rules, or is not rejected."""
     part_text: str = ""
@@ -146,4 +148,8 @@ class Dumped(Value):
     live_sets: tuple[LiveSet, ...]
     verified: Verified | None = None
     rejects_ipv6: bool = False
-    """Whether the table of --other-family reject is there."""
+    """Whether the table of --other-family reject is there, as it was written."""
+    reject_fault: str = ""
+    """What is wrong with that table, if it is there."""
+    record_fault: str = ""
+    """Why the record cannot be used; "" if there is none, or it can."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from capture.model.text import JSON_SCHEMA_NAME
 from capture.report.packet_text import packet_text
 from capture.report.trace_text import path_lines, trace_as_plain
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from capture.analysis.cause_text import Cause
     from capture.operations.diagnosis import Diagnosis
 
+NUMBERED = ("tcp port", "udp port", "port", "table")
 SUBJECTS = {"captured": "nothing is wrong with {}", "broken": "the capture of {}"}
 """What a verdict without a connection is about."""
 
@@ -53,5 +56,7 @@ def cause_lines(causes: Iterable[Cause]) -> Iterator[str]:
 
 
 def message_with_place(cause: Cause) -> str:
-    """Return the fault, with where it is unless the words have that."""
-    return f"{cause.message} ({cause.where})" if cause.where and cause.where not in cause.message else cause.message
+    """Return the fault, with where it is unless the words have that, or the number of that port or routing table."""
+    what, _, number = cause.where.rpartition(" ")
+    is_named = cause.where in cause.message or (what in NUMBERED and number in re.findall(r"\d+", cause.message))
+    return cause.message if is_named else f"{cause.message} ({cause.where})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from capture.model.conventions import NOTHING_APPLIED
 from capture.model.routing import LoopbackAddress, MissingRoute
 from capture.report.fate_text import effect_as_plain, effect_text, text_of
 from capture.report.packet_text import packet_text
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from capture.analysis.compare import Difference
+    from capture.analysis.culprits import Obstacle
     from capture.analysis.effects import Effect
-    from capture.analysis.judgement import Obstacle
     from capture.model.ruleset import Ruleset
     from capture.operations import Other, Verified
 
@@ -23,7 +24,6 @@ MEANINGS = {
     "unexpected": "is unexpected",
     "family": "captures a family that should not be captured",
 }
-NOTHING_APPLIED = "nothing is applied here: the namespace has no rules of the capture"
 MAX_SINGLE = 20
 """Up to this many differences of one kind in a chain have a sentence each."""
 MAX_MISSING = 3
@@ -40,7 +40,7 @@ def difference_lines(verified: Verified) -> Iterator[str]:
     yield from (need.message for need in verified.missing)
     yield from map(_second_set, verified.others)
     yield from map(_foreign, verified.obstacles)
-    yield from verified.uncaptured
+    yield from (f"{message}. {remedy}" for message, remedy in _uncaptured(verified))
 
 
 def doubt_lines(verified: Verified) -> Iterator[str]:
@@ -67,6 +67,8 @@ def _without_effect(each: Difference | Obstacle) -> str:
 
 def _grouped(found: Sequence[Difference], words: Callable[[Difference], str], live: Ruleset) -> Iterator[str]:
     """Yield a sentence for each difference, or with the weightiest for many of one kind in a chain."""
+    from capture.analysis.own_effects import EMPTIED  # where something differs
+
     groups: dict[tuple[str, ...], list[Difference]] = {}
     for each in sorted(found, key=lambda each: each.weight):
         groups.setdefault((each.family, each.table, each.chain, each.kind), []).append(each)
@@ -77,7 +79,8 @@ def _grouped(found: Sequence[Difference], words: Callable[[Difference], str], li
             yield from map(words, several)
         elif first.kind == "missing" and (chain is None or not any(chain.rules_for(first.family))):
             where = first.replace(rule=None).place
-            yield f"{where}: all {len(several)} rules are missing{effect_text(first.effect)}"
+            together = first.together if first.together != EMPTIED else ""
+            yield f"{where}: all {len(several)} rules are missing{effect_text(first.effect, together)}"
         else:
             yield f"{words(first)} (and {len(several) - 1} more of this kind in this chain)"
 
@@ -90,7 +93,7 @@ def difference_text(difference: Difference) -> str:
         found = f": the policy is {difference.policy}, and should be ACCEPT"
     else:
         found = f" {MEANINGS[difference.kind]}: {_rule(difference)}"
-    return f"{difference.place}{found}{effect_text(difference.effect)}"
+    return f"{difference.place}{found}{effect_text(difference.effect, difference.together)}"
 
 
 def _foreign(each: Difference | Obstacle) -> str:
@@ -112,6 +115,13 @@ def _second_set(other: Other) -> str:
     return f"a second set of capture rules is in {other.where.backend}{variant}{effect_text(other.effect)}"
 
 
+def _uncaptured(verified: Verified) -> Iterator[tuple[str, str]]:
+    """Yield the faults of a family as a whole, each with its remedy."""
+    from capture.analysis.cause_text import APPLY_SAME  # where something differs
+
+    yield from ((message, APPLY_SAME) for message in verified.uncaptured)
+
+
 def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
     """Return the differences as plain values for JSON."""
     found: list[dict[str, object]] = [
@@ -123,6 +133,7 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
             "position": difference.position or None,
             "rule": _rule(difference) if difference.rule else None,
             "policy": difference.policy or None,
+            "together": difference.together or None,
             **_with_effect(difference.effect, difference_text(difference)),
         }
         for difference in verified.differences
@@ -143,7 +154,9 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
         }
         for each in verified.obstacles
     ]
-    found += [{"kind": "uncaptured family", "message": sentence} for sentence in verified.uncaptured]
+    found += [
+        {"kind": "uncaptured family", "message": message, "remedy": remedy} for message, remedy in _uncaptured(verified)
+    ]
     return found
 
 

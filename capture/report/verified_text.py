@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from capture.model.conventions import NOTHING_APPLIED
 from capture.model.text import plural
 from capture.report.difference_text import (
-    NOTHING_APPLIED,
     difference_lines,
     differences_as_plain,
     doubt_lines,
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from capture.analysis.cause_text import Cause
     from capture.operations import Verified
-
-NOTHING_RECORDED = "nothing is recorded here that this version reads; give the options of the pod"
 
 
 def verified_lines(verified: Verified) -> Iterator[str]:
@@ -38,31 +36,33 @@ def verified_lines(verified: Verified) -> Iterator[str]:
 
 def conclusion_lines(verified: Verified) -> Iterator[str]:
     """Yield whether the live rules are as desired, then each difference, and what cannot be judged."""
-    compared_with = reference_text(verified)
-    yield {
-        "nothing applied": NOTHING_APPLIED,
-        "drift": _drift_text(verified),
-        "in sync": f"in sync{_only(verified)}: live rules match the {compared_with}",
-        "cannot be judged": f"not judged in full: our rules match the {compared_with}; foreign ones may divert traffic",
-        "no reference": f"no reference: {NOTHING_RECORDED}",
-    }[verified.conclusion]
+    yield _conclusion_text(verified)
     if verified.is_nothing_applied:
         return
     yield from (f"  {sentence}" for sentence in difference_lines(verified))
     if not verified.has_reference and verified.conclusion != "no reference":
-        yield f"not judged: {NOTHING_RECORDED}"
+        yield f"not judged: {_no_reference(verified)}"
     yield from (f"not judged: {sentence}" for sentence in doubt_lines(verified))
 
 
-def _only(verified: Verified) -> str:
-    return f", {verified.part_text} alone" if verified.part_text else ""
-
-
-def _drift_text(verified: Verified) -> str:
-    number = len(verified.drift)
+def _conclusion_text(verified: Verified) -> str:
+    conclusion, compared_with = verified.conclusion, reference_text(verified)
+    if conclusion == "nothing applied":
+        return NOTHING_APPLIED
+    if conclusion == "in sync":
+        part = f", {verified.part_text} alone" if verified.part_text else ""
+        return f"in sync{part}: live rules match the {compared_with}"
+    if conclusion == "cannot be judged":
+        return f"not judged in full: our rules match the {compared_with}; foreign ones may divert traffic"
+    if conclusion == "no reference":
+        return f"no reference: {_no_reference(verified)}"
     if not verified.has_reference:
-        return f"drift: {plural(number, 'fault')}, by the live rules alone"
-    return f"drift: {plural(number, 'difference')} from the {reference_text(verified)}"
+        return f"drift: {plural(len(verified.drift), 'fault')}, by the live rules alone"
+    return f"drift: {plural(len(verified.drift), 'difference')} from the {compared_with}"
+
+
+def _no_reference(verified: Verified) -> str:
+    return f"{verified.record_fault or 'nothing is recorded here'}; give the options of the pod"
 
 
 def reference_text(verified: Verified) -> str:
@@ -82,7 +82,7 @@ def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, 
         "certain": verified.is_certain,
         "compared_with": reference_text(verified),
         "differences": differences_as_plain(verified),
-        "not_judged": [*([] if verified.has_reference else [NOTHING_RECORDED]), *doubt_lines(verified)],
+        "not_judged": [*([] if verified.has_reference else [_no_reference(verified)]), *doubt_lines(verified)],
         "notes": list(note_lines(verified)),
         "live_settings": None if verified.has_reference else inferred_flags(verified.desired),
         "proxy": [cause_as_plain(cause) for cause in causes],

@@ -197,8 +197,6 @@ def _with_dns(config: CaptureConfig, settings: Settings, host: Host, warnings: l
     """Return the configuration with the DNS that is captured: all, that for the servers of resolv.conf, or none."""
     redirects_dns, everything = settings[options.REDIRECT_DNS], settings[options.CAPTURE_ALL_DNS]
     if not redirects_dns:
-        if everything:
-            warnings.append(f"{options.CAPTURE_ALL_DNS.name} does nothing without {options.REDIRECT_DNS.name}")
         return config
     servers = () if everything else host.name_servers()
     if not everything and not servers:

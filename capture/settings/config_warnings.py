@@ -1,8 +1,8 @@
-"""Warnings about settings that can be used and are probably not meant: what cancels the capture, what is not there."""
+"""Warnings about settings that can be used and are probably not meant: what cancels the capture, or has no effect."""
 
 from __future__ import annotations
 
-from capture.model.addresses import BITS, FAMILY_NAMES, Family, Network, merge, merge_ranges
+from capture.model.addresses import BITS, FAMILY_NAMES, IPV6, Family, Network, merge, merge_ranges
 from capture.model.conventions import MAX_ID, MAX_PORT
 from capture.model.packet import LOOPBACK
 from capture.model.text import shortened
@@ -21,13 +21,81 @@ if TYPE_CHECKING:
 SWAPPED = (int(option.INBOUND_CAPTURE_PORT.default), int(option.PROXY_PORT.default))
 """Istio's inbound port for outbound connections, and the other way round."""
 
+IN_A_LIST = ", separated by commas"
+"""How what an option expects ends, if that is a list."""
+
+NEEDED: tuple[tuple[Option[Any], Option[Any], object], ...] = (
+    (option.TPROXY_MARK, option.INTERCEPTION_MODE, "TPROXY"),
+    (option.TPROXY_ROUTE_TABLE, option.INTERCEPTION_MODE, "TPROXY"),
+    (option.CAPTURE_ALL_DNS, option.REDIRECT_DNS, True),
+    (option.REQUIRE_PROOF, option.RUN_VALIDATION, True),
+    (option.PROBE_FROM_OUTSIDE, option.RUN_VALIDATION, True),
+)
+"""Options, and the value of another one without which they do nothing."""
+CANCELLED = (
+    (option.OUTBOUND_PORTS, option.EXCLUDED_OUTBOUND_PORTS, "leaves alone"),
+    (option.OUTBOUND_NETWORKS, option.EXCLUDED_OUTBOUND_NETWORKS, "leaves alone"),
+    (option.EXCLUDED_INBOUND_PORTS, option.INBOUND_PORTS, "captures"),
+    (option.EXCLUDED_INTERFACES, option.REROUTED_INTERFACES, "captures inbound"),
+)
+"""Lists, and those that win where both name the same."""
+MAX_COMPARED = 10_000
+"""Pairs of entries: no person wrote longer lists, and each pod would wait for it."""
+
 
 def config_warnings(settings: Settings, config: CaptureConfig, host: Host) -> list[str]:
-    """Return a warning for each setting that leaves everything alone, or names an interface that is not there."""
-    found = [*_cancelling(config)]
+    """Return a warning for each setting that leaves everything alone, has no effect, or names what is not there."""
+    found = [*_empty_entries(settings), *_cancelling(config), *_without_effect(settings, config)]
     if _excludes_every_interface(config, host):
         found.append((option.EXCLUDED_INTERFACES, "names every interface of the pod: nothing is captured but over lo"))
     return [*(f"{_where(settings, which)} {what}" for which, what in found), *_missing_interfaces(settings, host)]
+
+
+def _empty_entries(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
+    """Yield the lists with entries that do not count; a comma at the end comes from templates, and means nothing."""
+    for which in settings.explicit:
+        text = settings.text(which).replace(" ", "").replace("\t", "") if which.expected.endswith(IN_A_LIST) else ""
+        if text and not text.strip(",0" if which.expected.endswith(option.PORTS) else ","):
+            yield which, "has no entry that counts: it is taken as an empty list"
+        elif text.startswith(",") or ",," in text:
+            yield which, "has an empty entry, which does not count"
+
+
+def _without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
+    """Yield the options of a mode or a family that is not captured, and those that another one cancels."""
+    for which, needed, value in NEEDED:
+        if which in settings.explicit and settings[which] != which.parse(which.default) and settings[needed] != value:
+            yield which, f"has no effect without {needed.name}{'' if needed.is_switch else f' {value}'}"
+    if IPV6 not in config.families:
+        for which in option.NETWORK_OPTIONS:
+            networks = _entries(settings, which)
+            if networks and all(each.family == IPV6 for each in networks):
+                yield which, "has no effect: it names IPv6 alone, which is not captured"
+    elif settings[option.OTHER_FAMILY] == "reject" and settings[option.IP_FAMILIES] == "both":
+        yield option.OTHER_FAMILY, "has no effect: both families are captured"
+    yield from _cancelled(settings)
+
+
+def _cancelled(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
+    """Yield the options with entries that another one cancels."""
+    for which, by, verb in CANCELLED:
+        entries, others = _entries(settings, which) if which in settings.explicit else (), _entries(settings, by)
+        if 0 < len(entries) * len(others) <= MAX_COMPARED:
+            held = ", ".join([str(each) for each in entries if any(_holds(other, each) for other in others)])
+            if held:
+                yield which, f"names {shortened(held)}, which {by.name} {verb}"
+
+
+def _entries(settings: Settings, which: Option[Any]) -> tuple[Any, ...]:
+    value = settings[which]
+    return getattr(value, "entries", value if isinstance(value, tuple) else ())
+
+
+def _holds(other: Any, entry: Any) -> bool:
+    """Return whether an entry of a list holds another, as 80-90 holds 85."""
+    if isinstance(entry, str) or getattr(other, "family", None) != getattr(entry, "family", None):
+        return bool(other == entry)
+    return bool(other.contains(entry.first) and other.contains(entry.last))
 
 
 def _excludes_every_interface(config: CaptureConfig, host: Host) -> bool:
@@ -113,12 +181,15 @@ def _missing_interfaces(settings: Settings, host: Host) -> Iterator[str]:
     if present is None:
         return
     for which in options:
-        for name in settings[which]:
-            if not any(_matches(name, interface) for interface in (LOOPBACK, *present)):
-                yield (
-                    f"{which.name} ({settings.origin(which)}): the pod has no interface {name} now"
-                    f" (it has: {', '.join(sorted(present)) or 'none'})"
-                )
+        found = filter(None, (missing_interface(name, present) for name in settings[which]))
+        yield from (f"{which.name} ({settings.origin(which)}): {words}" for words in found)
+
+
+def missing_interface(name: str, present: Iterable[str]) -> str:
+    """Return that the pod has no interface of this name, "" if it has one; ``present`` are all but ``lo``."""
+    if any(_matches(name, interface) for interface in (LOOPBACK, *present)):
+        return ""
+    return f"the pod has no interface {name} now (it has: {', '.join(sorted(present)) or 'none'})"
 
 
 def _matches(name: str, interface: str) -> bool:

@@ -208,13 +208,17 @@ def interception_mode(text: str) -> Mode:
     raise ValueError(text)
 
 
-def mark(text: str) -> int:
-    """Return a packet mark, decimal or hexadecimal (0x539), not zero (which is "no mark") nor PROXY_TO_SELF_MARK."""
+def packet_mark(text: str) -> int:
+    """Return the mark of a packet, decimal or hexadecimal (0x539); zero is "no mark"."""
     digits = text[2:]
     if text[:2] == "0x" and 0 < len(digits) <= 8 and all(digit in "0123456789abcdefABCDEF" for digit in digits):
-        value = int(digits, 16)
-    else:
-        value = number(text, 1, 0xFFFF_FFFF)
+        return int(digits, 16)
+    return number(text, 0, 0xFFFF_FFFF)
+
+
+def mark(text: str) -> int:
+    """Return a mark of the capture's own: not zero, nor PROXY_TO_SELF_MARK."""
+    value = packet_mark(text)
     if value in (0, PROXY_TO_SELF_MARK):
         raise ValueError(text)
     return value

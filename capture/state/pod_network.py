@@ -67,6 +67,21 @@ def answers_have_a_route(packet: Packet) -> bool:
         return look_up_route(route, client, pod).kind not in REFUSING_KINDS
 
 
+def takes_redirected(packet: Packet) -> bool | None:
+    """Return whether routing lets a packet in that is redirected to this pod; None if its interface has no address.
+
+    Its destination becomes the first address of the interface by which it came; without one it is dropped
+    (nf_nat_redirect.c).
+    """
+    client = address_text(packet.family, packet.source.first) if packet.source else ""
+    with open_route() as route:
+        index = next((link.index for link in read_links(route) if link.name == packet.in_interface), 0)
+        own = [each.address for each in read_addresses(route, FAMILY_NUMBERS[packet.family]) if each.interface == index]
+        if not own or not client:
+            return None if index and not own else True
+        return look_up_route(route, own[0], client, packet.mark, incoming=index).kind == RTN_LOCAL
+
+
 def routed(packet: Packet) -> Packet:
     """Return the packet with the interface and the source that the namespace's routes give what it sends itself."""
     if packet.in_interface is not None or packet.out_interface is not None:

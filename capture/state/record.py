@@ -18,7 +18,7 @@ from capture.settings.config import resolve
 from capture.settings.options import RULE_OPTIONS
 from capture.settings.settings import Given, Settings
 from capture.state.directory import STATE_DIRECTORY, ensure, require_private
-from capture.state.files import content_of, put
+from capture.state.files import content_of, put, read_file
 from capture.state.host_answers import HostAnswers
 from capture.state.json_text import JsonError, decode, encode
 from capture.state.netns import namespace_id
@@ -101,12 +101,8 @@ def from_json(text: str) -> Record | None:
     """
     if text in _read_lately:
         return _read_lately[text]
-    try:
-        plain = decode(text)
-        if plain["version"] != VERSION:
-            return None
-        record = _record(plain)
-    except (JsonError, ConfigurationError, AttributeError, KeyError, TypeError, ValueError):
+    record = _record_or_fault(text)
+    if isinstance(record, str):
         return None
     while len(_read_lately) >= MAX_READ_LATELY:
         _read_lately.pop(next(iter(_read_lately)), None)
@@ -116,6 +112,25 @@ def from_json(text: str) -> Record | None:
 
 _read_lately: dict[str, Record] = {}
 MAX_READ_LATELY = 16
+MAX_BYTES = 64 << 20
+"""More than any record has."""
+
+
+def _record_or_fault(text: str) -> Record | str:
+    """Return the record that a text holds, or what is wrong with it."""
+    try:
+        plain = decode(text)
+        if plain["version"] != VERSION:
+            return f"it is of version {plain['version']!r}, and this program reads version {VERSION}"
+        return _record(plain)
+    except JsonError as error:
+        return f"it is not JSON: {error}"
+    except ConfigurationError as error:
+        return error.message
+    except KeyError as error:
+        return f"{error} is missing or unknown"
+    except (AttributeError, TypeError, ValueError):
+        return "a value in it is of the wrong type"
 
 
 def _record(plain: dict[str, Any]) -> Record:
@@ -201,6 +216,20 @@ def read(directory: str = STATE_DIRECTORY) -> Record | None:
         return from_json(content_of(path_of(namespace_id(), directory)).decode())
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def fault(directory: str = STATE_DIRECTORY) -> str:
+    """Return why the record of the namespace we are in cannot be used; "" if there is none, or it can be used."""
+    path = path_of(namespace_id(), directory)
+    try:
+        found = _record_or_fault(read_file(path, MAX_BYTES).decode())
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        found = error.strerror or str(error)
+    except UnicodeDecodeError:
+        found = "it is not UTF-8"
+    return f"the record {path} cannot be used: {found}" if isinstance(found, str) else ""
 
 
 def write(record: Record, directory: str = STATE_DIRECTORY) -> str:

@@ -6,7 +6,7 @@ import errno
 
 from capture.errors import CaptureError, KernelError, UnsupportedError
 from capture.model.addresses import FAMILIES, FAMILY_NUMBERS, FAMILY_OF, IPV6, Family, Network, address_text
-from capture.model.conventions import PASSTHROUGH_SOURCE, TPROXY_MARK, TPROXY_ROUTE_TABLE
+from capture.model.conventions import PASSTHROUGH_SOURCE, SET_LO_UP, TPROXY_MARK, TPROXY_ROUTE_TABLE
 from capture.model.routing import LoopbackAddress, MissingRoute, PolicyRoute
 from capture.model.ruleset import Ruleset
 from capture.netlink.interfaces import add_address, is_loopback_up, read_addresses, remove_address
@@ -33,7 +33,6 @@ Source-based routing (Multus) and VPNs mostly let the kernel choose a preference
 that a later rule precedes every earlier one. Where that one has 0, the later rule gets 0, too, and comes after it
 (fib_default_rule_pref and fib_nl_newrule in net/core/fib_rules.c).
 """
-LOOPBACK_DOWN_REMEDY = "Set it up: `ip link set lo up`. Container runtimes do so with the CNI plugin `loopback`."
 
 
 def ensure(ruleset: Ruleset) -> bool:
@@ -57,7 +56,7 @@ def _add_local_route(route: NetlinkSocket, policy: PolicyRoute) -> bool:
     except KernelError as error:
         if error.errno != errno.ENETDOWN:
             raise
-        raise CaptureError(f"{error.message}: lo is down", LOOPBACK_DOWN_REMEDY) from error
+        raise CaptureError(f"{error.message}: lo is down", SET_LO_UP) from error
 
 
 def is_lo_up() -> bool:

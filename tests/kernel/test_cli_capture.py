@@ -259,6 +259,9 @@ def test_a_namespace_that_is_not_there(netns: NamespaceFactory) -> None:
 
         assert done.stderr.startswith("error: network namespace ")
         assert "lsns" in done.stderr
+    for command in (("why", "--pid"), ("trace", "tcp", "10.1.2.3:80", "--as-pid")):
+        done = run(namespace, "capture", *command, "4194304", code=1)
+        assert done.stderr.startswith(f"error: network namespace of {command[-1]} 4194304: no such process")
 
 
 def test_commands_without_privilege_name_the_capability(netns: NamespaceFactory) -> None:
@@ -531,11 +534,14 @@ def test_trace_shows_a_table_and_refuses_another_family(netns: NamespaceFactory)
 
     shown = {table: run(namespace, "capture", *packet, "--table", table).stdout for table in ("nat", "mangle")}
     refused = run(namespace, "capture", *packet, "--family", "ipv6", code=2)
+    by_why = run(namespace, "capture", "why", *packet[1:], code=4).stderr
 
     assert "mangle PREROUTING" in shown["mangle"]
     assert "PREROUTING" not in shown["nat"]
     assert [text.count("proxy-inbound:") for text in shown.values()] == [1, 1]
     assert "of family ipv4, not ipv6" in refused.stderr
+    assert "warning: --in: the pod has no interface eth0 now (it has: none)" in by_why
+    assert "--in" not in run(namespace, "capture", *packet, "--from-options").stderr
 
 
 def test_render_takes_the_facts_of_a_pod(pod_pair: PodPair) -> None:

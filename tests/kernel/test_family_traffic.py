@@ -16,6 +16,8 @@ import pytest
 from capture import operations
 from capture.backends.nftables.netlink import NftablesNetlinkDriver
 from capture.errors import CaptureError, KernelError
+from capture.model.addresses import parse_address
+from capture.model.packet import Packet
 from capture.operations import diagnosis
 from capture.report.difference_text import difference_lines
 from capture.settings.options import BACKEND, DUAL_STACK, INTERCEPTION_MODE, IP_FAMILIES, OTHER_FAMILY
@@ -214,6 +216,21 @@ def test_a_dual_stack_pod_in_a_mesh_that_is_or_is_not(
     assert verify(pod_pair.pod).holds
 
 
+REJECT_FAULTS = {
+    "add rule inet istio-proxy-reject input tcp dport 1 accept": (
+        "is not as it was written: it is switched off, or other rules are in it"
+    ),
+    "flush chain inet istio-proxy-reject output": "lacks the rule of chain output, which rejects TCP over IPv6",
+    "flush table inet istio-proxy-reject": (
+        "lacks the rule of chain input and chain output, which rejects TCP over IPv6"
+    ),
+    "delete table inet istio-proxy-reject": "is missing: TCP over IPv6 is not rejected",
+}
+
+
+LEAVING = Packet("tcp", parse_address(ELSEWHERE["ipv6"]), PORT + 1, uid=1000)
+
+
 def test_the_other_family_is_rejected_both_ways_but_not_over_lo(pod_pair: PodPair, backend: str) -> None:
     serve(pod_pair)
     pod = pod_pair.pod
@@ -232,13 +249,16 @@ def test_the_other_family_is_rejected_both_ways_but_not_over_lo(pod_pair: PodPai
     assert not apply(pod, texts, backend).changed
     assert verify(pod).holds
     assert_foreign_rules_are_told_from_the_rejecting_one(pod)
-    for breaks, fault in (("flush", "is not as it was written"), ("delete", "is missing")):
-        pod.run(["nft", breaks, "table", "inet", "istio-proxy-reject"])
+    for breaks, fault in REJECT_FAULTS.items():
+        pod.run(["nft", *breaks.split()])
         verified = verify(pod)
-        assert list(difference_lines(verified)) == [f"table inet istio-proxy-reject {fault}"]
+        (line,) = difference_lines(verified)
+        assert line.startswith(f"table inet istio-proxy-reject {fault}. Run `capture apply` again")
         assert verified.notes == ()
-        with pod.entered():
-            assert [each.kind for each in diagnosis.why().causes] == ["rule-missing"]
+        assert operations.dump(pod.path).reject_fault == ("" if "delete" in breaks else fault)
+        assert [each.kind for each in diagnosis.why(namespace=pod.path).causes] == ["rule-missing"]
+        kinds = [each.kind for each in diagnosis.why(LEAVING, namespace=pod.path).causes]
+        assert kinds == [*([] if "add rule" in breaks else ["rule-missing"]), "family-not-captured"]
     assert apply(pod, texts, backend).changed
     assert verify(pod).holds
 

@@ -212,3 +212,4 @@ def test_nothing_applied_is_one_line(netns: NamespaceFactory) -> None:
 
     assert done.returncode == 4
     assert done.stdout == "nothing is applied here: the namespace has no rules of the capture\n"
+    assert "\n  Recreate the pod, so that istio-init or the CNI plugin captures it" in done.stderr

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from capture.state import record
+from capture.state.netns import namespace_id
 from pytest_netns import Pod, PodPair
 from support.runtimes.cni_calls import call, configuration
 
@@ -80,7 +81,13 @@ def test_without_a_record_the_live_rules_are_the_reference(pod_pair: PodPair) ->
     assert kinds(pod) == []
     apply(pod, "-p", "16001", "-z", "16006", "-u", "1338", backend="iptables")
     with pod.entered():
-        record.forget()
+        path = Path(record.path_of(namespace_id()))
+        path.write_text("{")
+    for command in (["verify"], ["why"], ["why", *OUT], ["dump"], ["doctor"], ["why", "--format", "json"]):
+        done = pod.run([CAPTURE, *command], check=False)
+        shown = done.stderr if command == ["dump"] else done.stdout
+        assert f"the record {path} cannot be used: it is not JSON" in shown
+    path.unlink()
     pod.run(["iptables", "-t", "nat", "-D", "OUTPUT", "-p", "tcp", "-j", "ISTIO-OUTPUT"])
     done = pod.run([CAPTURE, "why"], check=False)
     assert (done.returncode, done.stdout.startswith("cannot be told: this pod")) == (5, True)

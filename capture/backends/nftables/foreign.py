@@ -13,7 +13,7 @@ from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chai
 from capture.backends.nftables.decode import Program, decode_rule
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE, model_target
-from capture.backends.nftables.native import MARKS, Among, TproxyStatement, VerdictMap
+from capture.backends.nftables.native import MARKS, OneOf, TproxyStatement, VerdictMap
 from capture.backends.nftables.netlink import set_finder
 from capture.backends.nftables.render import described
 from capture.errors import UnsupportedError
@@ -263,7 +263,7 @@ def _rules(native: NativeRule, family: Family | None) -> Iterator[model.Rule]:
     together = len(native.actions) < 2 or any(isinstance(action, TproxyStatement) for action in native.actions)
     counters = native.counters
     for each in (native,) if together else _by_action(native):
-        for one in _by_number(each):
+        for one in _by_case(each):
             (rule,) = lift_rules([one])
             yield rule.replace(why=words, counters=counters, family=rule.family or family)
             counters = None
@@ -286,12 +286,20 @@ def _by_action(rule: NativeRule) -> Iterator[NativeRule]:
             )
 
 
-def _by_number(rule: NativeRule) -> Iterator[NativeRule]:
-    """Yield a rule for each verdict of a map, which are never those of one packet; others as they are."""
+def _by_case(rule: NativeRule) -> Iterator[NativeRule]:
+    """Yield a rule for each case of its sets and maps, which are never those of one packet; others as they are."""
+    several = next((each for each in rule.conditions if isinstance(each, OneOf)), None)
+    if several is not None:
+        place = rule.conditions.index(several)
+        for case in several.cases:
+            yield from _by_case(
+                rule.replace(conditions=(*rule.conditions[:place], *case, *rule.conditions[place + 1 :]))
+            )
+        return
     match rule.actions:
-        case (VerdictMap(field, cases),):
-            for ranges, verdict in cases:
-                yield rule.replace(conditions=(*rule.conditions, Among(field, ranges)), actions=(verdict,))
+        case (VerdictMap(_, cases),):
+            for conditions, verdict in cases:
+                yield rule.replace(conditions=(*rule.conditions, *conditions), actions=(verdict,))
         case _:
             yield rule
 

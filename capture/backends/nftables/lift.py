@@ -89,6 +89,8 @@ def _match(condition: model.Match) -> model.Match:
         match = _masked(condition)
     elif isinstance(condition, native.Named):
         match = _interface(condition)
+    elif isinstance(condition, native.OneOf):
+        match = None
     else:
         return condition
     if match is not None:

@@ -113,6 +113,13 @@ class Named(model.Match):
     negated: bool = False
 
 
+class OneOf(model.Match):
+    """The packet fulfils all conditions of one of several cases, which exclude each other."""
+
+    text: str
+    cases: tuple[tuple[model.Match, ...], ...]
+
+
 class TproxyStatement(model.Verdict):
     """Give the packet to the local socket on this port; without one, break off the rule (nft_tproxy.c)."""
 
@@ -121,10 +128,10 @@ class TproxyStatement(model.Verdict):
 
 
 class VerdictMap(model.Verdict):
-    """A verdict by the number of a field, each with its ranges, which do not overlap; none for other numbers."""
+    """A verdict for each of several cases, which exclude each other; none for other packets."""
 
-    field: str
-    cases: tuple[tuple[tuple[Range, ...], model.Verdict], ...]
+    subject: str
+    cases: tuple[tuple[tuple[model.Match, ...], model.Verdict], ...]
 
 
 class NativeRule(Value):

@@ -128,10 +128,19 @@ def _named(condition: native.Named) -> str:
 
 
 def _verdict_map(action: native.VerdictMap) -> str:
-    entries = [
-        f"{_range(action.field, each)} : {_words(verdict)}" for ranges, verdict in action.cases for each in ranges
-    ]
-    return f"{action.field} vmap {{ {', '.join(entries)} }}"
+    entries = [f"{' . '.join(map(_value, key))} : {_words(verdict)}" for key, verdict in action.cases]
+    return f"{action.subject} vmap {{ {', '.join(entries)} }}"
+
+
+def _one_of(condition: native.OneOf) -> str:
+    subject, name = condition.text.rsplit(" ", 1)
+    if not name.startswith("@__set"):  # as the kernel calls the sets of one rule
+        return condition.text
+    return f"{subject} {{ {', '.join(' . '.join(map(_value, case)) for case in condition.cases)} }}"
+
+
+def _value(condition: model.Match) -> str:
+    return _words(condition).removeprefix(f"{getattr(condition, 'field', '')} ")
 
 
 def _proxy(action: native.TproxyStatement) -> str:
@@ -159,6 +168,7 @@ TEXTS: dict[type, Callable[[Any], str]] = {
     native.Among: _among,
     native.Masked: _masked,
     native.Named: _named,
+    native.OneOf: _one_of,
     model.UnknownMatch: lambda part: part.text,
     model.Accept: _fixed("accept"),
     model.Drop: _fixed("drop"),

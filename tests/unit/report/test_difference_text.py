@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import BaseChain
 from capture.analysis.compare import Difference
+from capture.analysis.culprits import Obstacle
 from capture.analysis.effects import Effect, FateChange
-from capture.analysis.judgement import Obstacle
 from capture.analysis.outcome import Fate
 from capture.analysis.trace import Trace
 from capture.backends.detect import BackendChoice
 from capture.model.addresses import parse_address, parse_network
+from capture.model.conventions import NOTHING_APPLIED
 from capture.model.packet import Packet
 from capture.model.routing import LoopbackAddress, MissingRoute, PolicyRoute
 from capture.model.ruleset import (
@@ -28,7 +29,6 @@ from capture.model.ruleset import (
 )
 from capture.operations import Other, Verified
 from capture.report.difference_text import (
-    NOTHING_APPLIED,
     difference_lines,
     difference_text,
     differences_as_plain,

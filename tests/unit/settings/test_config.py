@@ -200,7 +200,7 @@ class TestDns:
         "--redirect-dns: no server is known (resolv.conf, which only a run in the pod reads, names none),"
         " so DNS is not captured; use --capture-all-dns to capture all of it"
     )
-    ALL_WITHOUT = "--capture-all-dns does nothing without --redirect-dns"
+    ALL_WITHOUT = "--capture-all-dns true (command line) has no effect without --redirect-dns"
 
     @pytest.mark.parametrize(
         ("redirect", "everything", "pod", "captured", "all_captured", "servers", "warnings"),
@@ -243,11 +243,11 @@ class TestDns:
         assert len(reads) == 1
 
 
-def test_networks_with_host_bits_are_warned_of_last() -> None:
+def test_networks_with_host_bits_are_warned_of() -> None:
     texts: Texts = {option.OUTBOUND_NETWORKS: "10.1.2.3/8", option.CAPTURE_ALL_DNS: "true"}
     assert warnings_of(texts) == [
-        "--capture-all-dns does nothing without --redirect-dns",
         "--istio-service-cidr (command line): 10.1.2.3/8 has host bits set, and is taken as 10.0.0.0/8",
+        TestDns.ALL_WITHOUT,
     ]
     assert config_of(texts).outbound_networks == Selection((parse_network("10.0.0.0/8"),))
 

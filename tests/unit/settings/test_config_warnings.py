@@ -79,6 +79,68 @@ def test_settings_that_leave_something_to_capture_get_no_warning(which: Option[o
     assert warnings_of(which, text, FakePod()) == []
 
 
+NOTHING_COUNTS = "has no entry that counts: it is taken as an empty list"
+EMPTY_ENTRY = "has an empty entry, which does not count"
+
+
+@pytest.mark.parametrize(
+    ("which", "text", "words"),
+    [
+        (option.EXCLUDED_INBOUND_PORTS, "0", NOTHING_COUNTS),
+        (option.OUTBOUND_PORTS, ", 0 ,0", NOTHING_COUNTS),
+        (option.EXCLUDED_OUTBOUND_NETWORKS, " , ", NOTHING_COUNTS),
+        (option.PROXY_UID, ",", NOTHING_COUNTS),
+        (option.EXCLUDED_INTERFACES, ",", NOTHING_COUNTS),
+        (option.EXCLUDED_INBOUND_PORTS, "80, ,90", EMPTY_ENTRY),
+        (option.PROXY_GID, ",5", EMPTY_ENTRY),
+        (option.EXCLUDED_OWNER_GROUPS, "5,,", EMPTY_ENTRY),
+        (option.TPROXY_MARK, "5", "has no effect without --istio-inbound-interception-mode TPROXY"),
+        (option.TPROXY_ROUTE_TABLE, "5", "has no effect without --istio-inbound-interception-mode TPROXY"),
+        (option.REQUIRE_PROOF, "true", "has no effect without --run-validation"),
+        (option.OTHER_FAMILY, "reject", "has no effect: both families are captured"),
+    ],
+)
+def test_what_does_not_count_is_warned_of(which: Option[object], text: str, words: str) -> None:
+    assert warnings_of(which, text, FakePod()) == [f"{which.name} {text} (command line) {words}"]
+
+
+@pytest.mark.parametrize(
+    ("which", "text", "by", "other", "words"),
+    [
+        (option.OUTBOUND_PORTS, "80,85,99", option.EXCLUDED_OUTBOUND_PORTS, "80-90",
+         "names 80, 85, which {} leaves alone"),
+        (option.OUTBOUND_NETWORKS, "fd00::/9,10.0.0.0/7", option.EXCLUDED_OUTBOUND_NETWORKS, "10.0.0.0/8,fd00::/8",
+         "names fd00::/9, which {} leaves alone"),
+        (option.EXCLUDED_INBOUND_PORTS, "15020", option.INBOUND_PORTS, "1-65535", "names 15020, which {} captures"),
+        (option.EXCLUDED_INTERFACES, "net1,eth0", option.REROUTED_INTERFACES, "eth0",
+         "names eth0, which {} captures inbound"),
+    ],
+)  # fmt: skip
+def test_an_entry_that_another_option_cancels_is_warned_of(
+    which: Option[object], text: str, by: Option[object], other: str, words: str
+) -> None:
+    pod = FakePod(interfaces=None)
+    given = {which: text, by: other, option.IP_FAMILIES: "both"}
+    assert resolve(explicit(given), pod)[1] == [f"{which.name} {text} (command line) {words.format(by.name)}"]
+    assert resolve(explicit(given).without(which), pod)[1] == []
+
+
+@pytest.mark.parametrize("which", option.NETWORK_OPTIONS[:3])
+def test_networks_of_a_family_that_is_not_captured_are_warned_of(which: Option[object]) -> None:
+    settings = explicit({which: "fd00::/8", option.IP_FAMILIES: "ipv4"})
+    words = f"{which.name} fd00::/8 (command line) has no effect: it names IPv6 alone, which is not captured"
+    assert resolve(settings, FakePod(addresses=("10.0.0.5",)))[1] == [words]
+    assert (
+        resolve(settings.with_option(which, "fd00::/8,10.0.0.0/8", "test"), FakePod(addresses=("10.0.0.5",)))[1] == []
+    )
+
+
+def test_settings_of_a_whole_mesh_are_not_warned_of() -> None:
+    """Templates end lists with a comma, and a mesh rejects the other family where a pod has both."""
+    mesh = {option.EXCLUDED_INBOUND_PORTS: "15090,15021,", option.OTHER_FAMILY: "reject", option.IP_FAMILIES: "mesh"}
+    assert resolve(explicit({**mesh, option.TPROXY_MARK: "1337"}), FakePod(addresses=("fd00::5",)))[1] == []
+
+
 @pytest.mark.parametrize("which", [option.EXCLUDED_INTERFACES, option.REROUTED_INTERFACES])
 def test_an_interface_that_is_not_there_is_warned_of(which: Option[object]) -> None:
     pod = FakePod(interfaces=("eth0", "net1", "tap0"))

@@ -57,6 +57,9 @@ GOOD: list[tuple[Callable[[str], object], str, object]] = [
     (parsers.interface, "a" * 15, "a" * 15),
     (parsers.interface, "eth0@if3", "eth0@if3"),
     (parsers.interfaces, "eth0, net1,eth0", ("eth0", "net1")),
+    (parsers.packet_mark, "0", 0),
+    (parsers.packet_mark, "0x53a", 1338),
+    (parsers.packet_mark, "4294967295", 0xFFFF_FFFF),
     (parsers.interception_mode, "REDIRECT", "REDIRECT"),
     (parsers.interception_mode, "", "REDIRECT"),
     (parsers.interception_mode, "TPROXY", "TPROXY"),
@@ -125,6 +128,7 @@ BAD: list[tuple[Callable[[str], object], str, list[str]]] = [
     ),
     (parsers.interfaces, "eth/0 eth0,net/1", ["eth0,net 1", ",".join(map(str, range(257)))]),
     (parsers.interception_mode, "redirect tproxy NONE *", ["TPROXY ", " "]),
+    (parsers.packet_mark, "0x -1 +1 0x100000000 4294967296 0x5g 1337/0xff 01337", [""]),
     (
         parsers.mark,
         "0 0x0 0x 0X539 -1 +1 1_0 0x100000000 4294967296 0x5g 539h 1338 0x53a 1337/0xff 01337 0x_1 0x+1",

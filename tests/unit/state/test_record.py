@@ -164,9 +164,34 @@ NO_RECORDS = {
 }
 
 
-@pytest.mark.parametrize("text", NO_RECORDS.values(), ids=NO_RECORDS)
-def test_a_text_that_is_no_record_is_none(text: str) -> None:
-    assert from_json(text) is None
+FAULTS = {
+    "cut short": "it is not JSON: line 1 column",
+    "another version": "it is of version 2, and this program reads version 1",
+    "an empty object": "'version' is missing or unknown",
+    "an unknown option": "'--no-such-option' is missing or unknown",
+    "a text that is no port": "--envoy-port (x): invalid value 'http': expected a port (1-65535)",
+    "facts are a list": "a value in it is of the wrong type",
+}
+
+
+@pytest.mark.parametrize("name", NO_RECORDS)
+def test_a_text_that_is_no_record_is_none_and_its_fault_is_named(name: str, tmp_path: Path) -> None:
+    assert from_json(NO_RECORDS[name]) is None
+    record.write(PLAIN, str(tmp_path / "state"))
+    assert record.fault(str(tmp_path / "state")) == ""
+    path = Path(record.path_of(namespace_id(), str(tmp_path / "state")))
+    path.write_text(NO_RECORDS[name])
+    assert record.fault(str(path.parent)).startswith(f"the record {path} cannot be used: {FAULTS.get(name, '')}")
+
+
+def test_a_record_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = Path(record.path_of(namespace_id(), str(tmp_path)))
+    assert record.fault(str(tmp_path)) == ""
+    path.write_bytes(b"\xff")
+    assert record.fault(str(tmp_path)) == f"the record {path} cannot be used: it is not UTF-8"
+    path.unlink()
+    path.mkdir()
+    assert record.fault(str(tmp_path)) == f"the record {path} cannot be used: it is not a regular file"
 
 
 def test_a_record_without_what_came_later_is_read() -> None:
