@@ -31,6 +31,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from capture.backends.nftables.native import Condition
+
     Extensions = dict[tuple[str, str, int, bytes], tuple[Any, ...]]
     """The matches, or the verdict, of structures of x_tables, by kind, name, revision and bytes."""
 
@@ -137,7 +139,7 @@ class XtProgram(Program):
             self._extensions[key] = found
         return self._extensions[key]
 
-    def _put(self, condition: model.Match) -> None:
+    def _put(self, condition: Condition) -> None:
         if isinstance(condition, Named) and condition.name.encode() + b"\0" == NEVER_MATCHING_INTERFACE:
             kind = model.InInterface if condition.field == IIFNAME else model.OutInterface
             super()._put(kind("+", not condition.negated))
@@ -157,7 +159,7 @@ class XtProgram(Program):
             return Bounds(value, b"\xff" * len(value), negated=True)
         return super()._bounds(operator, value)
 
-    def _without_words(self, loaded: Register, bounds: Bounds) -> model.Match:
+    def _without_words(self, loaded: Register, bounds: Bounds) -> Condition:
         """Return a comparison that iptables has words for and the model has not."""
         header, mask, negated = loaded.header, loaded.mask, bounds.negated
         if header is None or not bounds.is_single or len(bounds.low) != header[2]:

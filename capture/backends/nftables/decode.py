@@ -17,7 +17,7 @@ from capture.backends.nftables.comparisons import Bounds, Register, conditions_o
 from capture.backends.nftables.maps import REGISTER_SIZE, Found, cases_by_key, done_by_key
 from capture.backends.nftables.sets import NativeSet, cases_of, ranges_of
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, FAMILY_OF, Family, address_text
+from capture.model.addresses import BITS, FAMILY_OF, IPV6, Family, address_text
 from capture.model.conventions import PROTOCOL_OF
 from capture.netlink.attributes import (
     BYTE_ORDER,
@@ -90,8 +90,8 @@ class Program:
     GOTO = "goto"
 
     def __init__(self, find_set: FindSet, family: Family | None) -> None:
-        self.conditions: list[model.Match] = []
-        self.actions: list[model.Verdict | model.Match] = []
+        self.conditions: list[native.Condition] = []
+        self.actions: list[native.Action | native.Condition] = []
         self.counters: model.Counters | None = None
         self._find_set = find_set
         self._registers: dict[int, Content] = {}
@@ -118,7 +118,7 @@ class Program:
             self._registers.clear()  # it may have written to any of them
             self._do(model.UnknownVerdict(words, model.Continue() if goes_on(name, fields) else None))
 
-    def _put(self, condition: model.Match) -> None:
+    def _put(self, condition: native.Condition) -> None:
         """Add a condition; behind an action it is no longer one for the whole rule."""
         (self.actions or self.conditions).append(condition)
         self._lower_bound = None
@@ -130,7 +130,7 @@ class Program:
                 elif condition.field == native.L4PROTO:
                     self._protocol = PROTOCOL_OF.get(number)
 
-    def _do(self, action: model.Verdict) -> bool:
+    def _do(self, action: native.Action) -> bool:
         self.actions.append(action)
         return True
 
@@ -227,7 +227,7 @@ class Program:
             self._put(condition)
         return True
 
-    def _without_words(self, loaded: Register, bounds: Bounds) -> model.Match:
+    def _without_words(self, loaded: Register, bounds: Bounds) -> native.Condition:
         subject, value = _words(loaded), str(bounds)
         if bounds.is_single and not loaded.mask:
             number = decode_host_number(bounds.low)
@@ -256,59 +256,52 @@ class Program:
         return Bounds(low.to_bytes(size, "big"), high.to_bytes(size, "big"), operator == nf.NFT_CMP_NEQ)
 
     def lookup(self, fields: Fields) -> bool:
-        source = fields[nf.NFTA_LOOKUP_SREG]
-        loaded = self._held(source)
-        listed = self._find_set(decode_text(fields[nf.NFTA_LOOKUP_SET]))
+        source, name = fields[nf.NFTA_LOOKUP_SREG], decode_text(fields[nf.NFTA_LOOKUP_SET])
+        loaded, listed = self._held(source), self._find_set(name)
+        subject = self._whole_field(loaded) or _words(loaded)
         if nf.NFTA_LOOKUP_DREG in fields:
-            return self._choose(fields[nf.NFTA_LOOKUP_DREG], self._subject(loaded), self._cases(source, listed))
+            return self._choose(fields[nf.NFTA_LOOKUP_DREG], f"{subject} vmap", self._cases(source, listed))
         if not isinstance(loaded, Register):
             return False
         negated = bool(decode_number(fields.get(nf.NFTA_LOOKUP_FLAGS, b"")) & nf.NFT_LOOKUP_F_INV)
-        field = self._whole_field(loaded)
-        size = native.SIZES.get(field)
-        ranges = ranges_of(listed, _order(field, loaded)) if listed.key_size == size else None
-        if ranges and not loaded.mask:
-            self._put(native.Among(field, ranges, negated))
-            return True
-        words = f"{self._subject(loaded)} {'!= ' if negated else ''}@{decode_text(fields[nf.NFTA_LOOKUP_SET])}"
-        cases = [conditions for conditions, _ in self._cases(source, listed)]
-        names = [each for conditions in cases for each in conditions if isinstance(each, native.Named)]
-        if cases and not negated:
-            self._put(native.OneOf(words, tuple(cases)))
-        elif names and [(each,) for each in names] == cases:
-            for each in names:
+        ranges = ranges_of(listed, _order(subject, loaded)) if listed.key_size == native.SIZES.get(subject) else None
+        cases = [] if ranges else [conditions for conditions, _ in self._cases(source, listed)]
+        if ranges:
+            self._put(native.Among(subject, ranges, negated))
+        elif cases and not negated:
+            self._put(native.Cases(subject, tuple((conditions, None) for conditions in cases)))
+        elif cases and all(isinstance(each, native.Named) for (each, *_) in cases):
+            for (each,) in cases:
                 self._put(each.replace(negated=True))
         else:
-            self._put(model.UnknownMatch(words))
+            self._put(model.UnknownMatch(f"{subject} {'!= ' if negated else ''}@{name}"))
         return True
-
-    def _subject(self, loaded: Content) -> str:
-        return (isinstance(loaded, Register) and not loaded.mask and self._whole_field(loaded)) or _words(loaded)
 
     def _choose(self, target: bytes, subject: str, cases: tuple[Case, ...]) -> bool:
         """Do what a map leads to, or load it. Without cases it has no words, or may change."""
+        data = [(key, decode_fields(each)) for key, each in cases]
         if decode_number(target) == nf.NFT_REG_VERDICT:
-            verdicts = tuple((key, self._verdict(decode_fields(data))) for key, data in cases)
-            unknown = model.UnknownVerdict(f"map of {subject}")
-            return self._do(native.VerdictMap(subject, verdicts) if verdicts else unknown)
-        found = tuple((key, decode_fields(data)[nf.NFTA_DATA_VALUE]) for key, data in cases)
-        for offset in range(0, max((len(data) for _, data in found), default=0), REGISTER_SIZE):
-            self._registers[_register_number(target) + offset // REGISTER_SIZE] = Found(subject, found, offset)
-        return bool(found)
+            verdicts = tuple((key, self._verdict(each)) for key, each in data)
+            return self._do(native.Cases(subject, verdicts) if verdicts else model.UnknownVerdict(subject))
+        values = [(key, each[nf.NFTA_DATA_VALUE]) for key, each in data]
+        for number in range(len(values[0][1]) // REGISTER_SIZE or 1) if values else ():
+            found = tuple((key, each[number * REGISTER_SIZE :]) for key, each in values)
+            self._registers[_register_number(target) + number] = Found(subject, found)
+        return bool(values)
 
     def _cases(self, source: bytes, listed: NativeSet) -> tuple[Case, ...]:
         """Return which data a set or a map has for which packets; none if that has no words, or may change."""
         loaded = self._held(source)
-        if isinstance(loaded, Register) and not loaded.mask:
-            field = self._whole_field(loaded)
-            is_field = listed.key_size == native.SIZES.get(field) and field not in native.MARKS.values()
-            by_data = cases_of(listed, _order(field, loaded)) if is_field else None
-            if by_data:
-                return tuple(((native.Among(field, ranges),), data) for data, ranges in by_data.items())
-        return cases_by_key(listed, self._registers, _register_number(source), self._family, self._protocol)
+        field = self._whole_field(loaded)
+        is_field = listed.key_size == native.SIZES.get(field) and field not in native.MARKS.values()
+        if is_field and isinstance(loaded, Register) and (by_data := cases_of(listed, _order(field, loaded))):
+            return tuple(((native.Among(field, ranges),), data) for data, ranges in by_data.items())
+        return cases_by_key(listed, self._registers, _register_number(source), (self._family, self._protocol))
 
-    def _whole_field(self, loaded: Register) -> str:
+    def _whole_field(self, loaded: Content) -> str:
         """Return the field that a register holds all of, or the empty string."""
+        if not isinstance(loaded, Register) or loaded.mask:
+            return ""
         if loaded.header is None:
             return loaded.field
         parts = parts_of(loaded.header, self._family, self._protocol)
@@ -323,7 +316,7 @@ class Program:
             return self._load(fields[nf.NFTA_IMMEDIATE_DREG], data[nf.NFTA_DATA_VALUE])
         return self._do(self._verdict(data))
 
-    def _verdict(self, data: Fields) -> model.Verdict:
+    def _verdict(self, data: Fields) -> native.Action:
         code, chain = read_verdict(decode_fields(data[nf.NFTA_DATA_VERDICT]))
         if code == nf.NFT_JUMP:
             return model.Jump(chain)
@@ -339,7 +332,7 @@ class Program:
     def redir(self, fields: Fields) -> bool:
         kinds = (nf.NFTA_REDIR_REG_PROTO_MIN, nf.NFTA_REDIR_REG_PROTO_MAX)
         ports = [(self._held(fields[kind]) if kind in fields else b"", PORT_SIZE) for kind in kinds]
-        return self._do(done_by_key(_redirect, *ports) or model.UnknownVerdict("redirect, to an unknown port"))
+        return self._do(done_by_key(redirect, *ports) or model.UnknownVerdict("redirect, to an unknown port"))
 
     def nat(self, fields: Fields) -> bool:
         """``nat``: send the connection to another address, which the model has no word for."""
@@ -349,7 +342,7 @@ class Program:
         sizes = dict.fromkeys((nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_ADDR_MAX), BITS[family] // 8)
         sizes |= dict.fromkeys((nf.NFTA_NAT_REG_PROTO_MIN, nf.NFTA_NAT_REG_PROTO_MAX), PORT_SIZE)
         ends = [(self._held(fields[kind]) if kind in fields else b"", size) for kind, size in sizes.items()]
-        found = done_by_key(lambda *values: _dnat(family, *values), *ends)
+        found = done_by_key(lambda *values: dnat(family, *values), *ends)
         return self._do(found or model.UnknownVerdict("dnat, to an unknown address"))
 
     def tproxy(self, fields: Fields) -> bool:
@@ -367,23 +360,22 @@ class Program:
         return self._do(model.Log(decode_text(fields.get(nf.NFTA_LOG_PREFIX, b""))))
 
 
-def _redirect(first: bytes, last: bytes) -> model.Verdict:
+def redirect(first: bytes, last: bytes) -> native.Action:
+    """Return the redirect to a port, or to one of several; with none, to the one that was called."""
     if first and last in (b"", first):
         return model.Redirect(decode_number(first))
     return model.UnknownVerdict(f"redirect to :{_span(first, last)}" if first else "redirect")
 
 
-def _dnat(family: Family, *ends: bytes) -> model.Verdict:
+def dnat(family: Family, first: bytes, last: bytes, port: bytes, last_port: bytes) -> native.Action:
     """Return the translation to an address and a port, or to one of several; what is empty stays as it is."""
-    first, last, port, last_port = ends
-    address, last_address = (address_text(family, int.from_bytes(end, "big")) if end else "" for end in (first, last))
-    addresses = address if last_address in ("", address) else f"{address}-{last_address}"
-    addresses = f"[{addresses}]" if port and ":" in addresses else addresses
+    ends = [address_text(family, int.from_bytes(end, "big")) for end in dict.fromkeys((first, last)) if end]
+    addresses = f"[{'-'.join(ends)}]" if port and family == IPV6 and ends else "-".join(ends)
     return model.UnknownVerdict(f"dnat to {addresses}{f':{_span(port, last_port)}' if port else ''}")
 
 
 def _span(first: bytes, last: bytes) -> str:
-    return f"{decode_number(first)}" if last in (b"", first) else f"{decode_number(first)}-{decode_number(last)}"
+    return "-".join(str(decode_number(end)) for end in dict.fromkeys((first, last)) if end)
 
 
 LOADERS = dict.fromkeys(("fib", "ct", "rt", "exthdr", "numgen", "osf", "xfrm"), 1)
@@ -419,7 +411,7 @@ def _words(loaded: Content) -> str:
     return f"{words} & 0x{loaded.mask.hex()} ^ 0x{loaded.flip.hex()}" if loaded.mask else words
 
 
-def _mark_action(value: Content) -> model.Verdict | None:
+def _mark_action(value: Content) -> native.Action | None:
     if isinstance(value, bytes):
         return model.SetMark(decode_host_number(value))
     if value == Register(native.CT_MARK):

@@ -85,7 +85,7 @@ def _add_rule(
     return messages.add_rule(chain, parts, name=f"rule {position}")
 
 
-def needs_set(condition: model.Match) -> TypeGuard[native.Among]:
+def needs_set(condition: native.Condition) -> TypeGuard[native.Among]:
     """Return whether a condition has more than one value: those are in a set, and the rule looks them up."""
     return type(condition) is native.Among and len(condition.ranges) > 1
 

@@ -13,7 +13,7 @@ from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chai
 from capture.backends.nftables.decode import Program, decode_rule
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE, model_target
-from capture.backends.nftables.native import MARKS, OneOf, TproxyStatement, VerdictMap
+from capture.backends.nftables.native import MARKS, Cases, TproxyStatement
 from capture.backends.nftables.netlink import set_finder
 from capture.backends.nftables.render import described
 from capture.errors import UnsupportedError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from capture.backends.iptables.xt_decode import RuleReader
-    from capture.backends.nftables.native import NativeRule
+    from capture.backends.nftables.native import Condition, NativeRule
     from capture.netlink.sockets import NetlinkSocket
 
 
@@ -271,9 +271,9 @@ def _rules(native: NativeRule, family: Family | None) -> Iterator[model.Rule]:
 
 def _by_action(rule: NativeRule) -> Iterator[NativeRule]:
     """Yield a rule for each action, with all conditions before it; what a mark was before it was set is not known."""
-    conditions: tuple[model.Match, ...] = rule.conditions
+    conditions: tuple[Condition, ...] = rule.conditions
     for part in rule.actions:
-        if isinstance(part, model.Match):
+        if isinstance(part, model.Match) or (isinstance(part, Cases) and not part.cases[0][1]):
             conditions = (*conditions, part)
             continue
         yield rule.replace(conditions=conditions, actions=(part,))
@@ -287,21 +287,17 @@ def _by_action(rule: NativeRule) -> Iterator[NativeRule]:
 
 
 def _by_case(rule: NativeRule) -> Iterator[NativeRule]:
-    """Yield a rule for each case of its sets and maps, which are never those of one packet; others as they are."""
-    several = next((each for each in rule.conditions if isinstance(each, OneOf)), None)
-    if several is not None:
-        place = rule.conditions.index(several)
-        for case in several.cases:
-            yield from _by_case(
-                rule.replace(conditions=(*rule.conditions[:place], *case, *rule.conditions[place + 1 :]))
-            )
+    """Yield a rule for each case of its sets and its map, which are never those of one packet; others as they are."""
+    parts = (*rule.conditions, *(rule.actions if len(rule.actions) == 1 else ()))
+    found = next((each for each in parts if isinstance(each, Cases)), None)
+    if found is None:
+        yield rule
         return
-    match rule.actions:
-        case (VerdictMap(_, cases),):
-            for conditions, verdict in cases:
-                yield rule.replace(conditions=(*rule.conditions, *conditions), actions=(verdict,))
-        case _:
-            yield rule
+    others = tuple(each for each in rule.conditions if each is not found)
+    for conditions, verdict in found.cases:
+        yield from _by_case(
+            rule.replace(conditions=(*others, *conditions), actions=(verdict,) if verdict else rule.actions)
+        )
 
 
 def _of_iptables(tables: list[TableWithChains], first_own: int) -> Iterator[BaseChain]:

@@ -53,7 +53,7 @@ def lift_rules(rules: Sequence[native.NativeRule]) -> Iterator[model.Rule]:
         index += length
 
 
-def matches_of(conditions: Iterable[model.Match]) -> tuple[tuple[model.Match, ...], Family | None]:
+def matches_of(conditions: Iterable[native.Condition]) -> tuple[tuple[model.Match, ...], Family | None]:
     """Return the matches, and the family that the rule tests or that an address implies."""
     matches: list[model.Match] = []
     family: Family | None = None
@@ -82,14 +82,14 @@ def _answer(condition: native.Among, field: str, names: dict[int, T]) -> T | Non
     return names.get(condition.ranges[0][0]) if is_tested else None
 
 
-def _match(condition: model.Match) -> model.Match:
+def _match(condition: native.Condition) -> model.Match:
     if isinstance(condition, native.Among):
         match = _among(condition)
     elif isinstance(condition, native.Masked):
         match = _masked(condition)
     elif isinstance(condition, native.Named):
         match = _interface(condition)
-    elif isinstance(condition, native.OneOf):
+    elif isinstance(condition, native.Cases):
         match = None
     else:
         return condition
@@ -177,12 +177,12 @@ def _verdict(rule: native.NativeRule, following: native.NativeRule | None) -> tu
     return verdict_of(rule.actions), 1
 
 
-def verdict_of(actions: Sequence[model.Verdict | model.Match]) -> model.Verdict:
+def verdict_of(actions: Sequence[native.Action | native.Condition]) -> model.Verdict:
     """Return the verdict of a rule; of several actions, after logging, what the last of them does."""
     if not actions:
         return model.Continue()
     last = actions[-1]
-    if len(actions) == 1 and not isinstance(last, (native.TproxyStatement, native.VerdictMap, model.Match)):
+    if len(actions) == 1 and not isinstance(last, (native.TproxyStatement, native.Cases, model.Match)):
         return last
     from capture.backends.nftables.render import described  # only foreign rules need words
 

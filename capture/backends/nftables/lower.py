@@ -91,7 +91,7 @@ def _comment(why: str) -> str:
     return line.encode()[:COMMENT_MAXIMUM].decode(errors="ignore")
 
 
-def _conditions(rule: model.Rule, family: Family | None) -> Iterator[model.Match]:
+def _conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Condition]:
     """Yield what must hold, in one order for all rules.
 
     The protocol is tested before its ports, the family before an address that implies it. Of neighbours in a
@@ -113,7 +113,7 @@ POSITIONS = {kind: index for index, kind in enumerate((*IN_ORDER, model.Connecti
 """The order of conditions in a rule."""
 
 
-def _condition(match: model.Match, protocol: model.ProtocolName | None) -> model.Match:
+def _condition(match: model.Match, protocol: model.ProtocolName | None) -> native.Condition:
     """Return what a match is in nf_tables; ``protocol`` is that of the rule, which ports need."""
     if isinstance(match, model.Protocol):
         return TEST_PROTOCOL[match.name]
@@ -164,7 +164,7 @@ def _connection_state(match: model.ConnectionState) -> native.Masked:
     return native.Masked(native.CT_STATE, mask, 0, not match.negated)
 
 
-def _actions(verdict: model.Verdict, family: Family | None) -> tuple[model.Verdict, ...]:
+def _actions(verdict: model.Verdict, family: Family | None) -> tuple[native.Action, ...]:
     """Return what to do: the verdict itself, but for those that nf_tables has in parts or not at all."""
     if isinstance(verdict, model.Jump):
         return (model.Jump(native_chain(verdict.chain)),)

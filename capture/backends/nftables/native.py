@@ -113,13 +113,6 @@ class Named(model.Match):
     negated: bool = False
 
 
-class OneOf(model.Match):
-    """The packet fulfils all conditions of one of several cases, which exclude each other."""
-
-    text: str
-    cases: tuple[tuple[model.Match, ...], ...]
-
-
 class TproxyStatement(model.Verdict):
     """Give the packet to the local socket on this port; without one, break off the rule (nft_tproxy.c)."""
 
@@ -127,11 +120,16 @@ class TproxyStatement(model.Verdict):
     family: Family | None = None
 
 
-class VerdictMap(model.Verdict):
-    """A verdict for each of several cases, which exclude each other; none for other packets."""
+class Cases(Value):
+    """Several cases that exclude each other, each with its conditions: of a map with a verdict, of a set with none."""
 
-    subject: str
-    cases: tuple[tuple[tuple[model.Match, ...], model.Verdict], ...]
+    text: str
+    cases: tuple[tuple[tuple[Condition, ...], Action | None], ...]
+
+
+if TYPE_CHECKING:
+    Condition = model.Match | Cases
+    Action = model.Verdict | Cases
 
 
 class NativeRule(Value):
@@ -140,8 +138,8 @@ class NativeRule(Value):
     Foreign rules may have further conditions among the actions, which are for those behind them.
     """
 
-    conditions: tuple[model.Match, ...]
-    actions: tuple[model.Verdict | model.Match, ...]
+    conditions: tuple[Condition, ...]
+    actions: tuple[Action | Condition, ...]
     counters: model.Counters | None = None
     comment: str = ""
 

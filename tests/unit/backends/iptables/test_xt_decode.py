@@ -184,7 +184,7 @@ class TestNft:
             ("nat", "[nat]"),
             ("queue", "[queue]"),
             ("reject", "reject with icmp net-unreachable"),
-            ("redir", "redirect, not to one port"),
+            ("redir", "redirect"),
             ("tproxy", "tproxy, not to a port of any address"),
         ],
     )
@@ -193,7 +193,7 @@ class TestNft:
 
     def test_two_verdicts_at_once_are_shown(self) -> None:
         rule = read(expression("redir") + ACCEPT)
-        assert rule.verdict == UnknownVerdict("redirect, not to one port accept")
+        assert rule.verdict == UnknownVerdict("redirect accept")
 
 
 class TestWords:
