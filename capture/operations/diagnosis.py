@@ -64,7 +64,7 @@ from capture.state.impediments import impediments
 from capture.state.netns import InNamespace, own_namespace
 from capture.state.node import evidence_of_host
 from capture.state.pod_facts import read_facts
-from capture.state.pod_network import answers_have_a_route, takes_redirected
+from capture.state.pod_network import lost_by_routing
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
@@ -260,13 +260,12 @@ def _routing_causes(live: Trace, facts: PodFacts) -> Iterator[Cause]:
     """Yield why routing loses a connection that comes in, or the answers to it."""
     packet = live.packet
     client = address_text(packet.family, packet.source.first) if packet.source else ""
-    is_taken = takes_redirected(packet) if live.outcome in TO_PROXY and not live.transparent else True
-    if not is_taken:
-        name = "no-route: interface" if is_taken is None else "no-route: inbound"
-        flag, family = "-6 " if packet.family == IPV6 else "", FAMILY_NAMES[packet.family]
-        yield cause(name, name=packet.in_interface, family=family, address=client, flag=flag)
-    elif packet.source is not None and not answers_have_a_route(packet):
+    lost = lost_by_routing(packet, is_redirected=live.outcome in TO_PROXY and not live.transparent)
+    if lost == "answers":
         yield no_route_cause(facts, packet.family, client)
+    elif lost:
+        flag, family = "-6 " if packet.family == IPV6 else "", FAMILY_NAMES[packet.family]
+        yield cause(f"no-route: {lost}", name=packet.in_interface, family=family, address=client, flag=flag)
 
 
 def _rule_causes(

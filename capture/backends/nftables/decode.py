@@ -15,7 +15,7 @@ from capture.backends.nf_tables.reading import VERDICT_OF_CODE, read_comment, re
 from capture.backends.nftables import native
 from capture.backends.nftables.comparisons import Bounds, Register, conditions_of, parts_of
 from capture.backends.nftables.maps import REGISTER_SIZE, Found, cases_by_key, done_by_key
-from capture.backends.nftables.sets import NativeSet, cases_of, ranges_of
+from capture.backends.nftables.sets import NativeSet, cases_of
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, FAMILY_OF, IPV6, Family, address_text
 from capture.model.conventions import PROTOCOL_OF
@@ -264,15 +264,13 @@ class Program:
         if not isinstance(loaded, Register):
             return False
         negated = bool(decode_number(fields.get(nf.NFTA_LOOKUP_FLAGS, b"")) & nf.NFT_LOOKUP_F_INV)
-        ranges = ranges_of(listed, _order(subject, loaded)) if listed.key_size == native.SIZES.get(subject) else None
-        cases = [] if ranges else [conditions for conditions, _ in self._cases(source, listed)]
-        if ranges:
-            self._put(native.Among(subject, ranges, negated))
-        elif cases and not negated:
+        cases = [conditions for conditions, _ in self._cases(source, listed)]
+        alone = [each for (each, *more) in cases if isinstance(each, native.Among | native.Named) and not more]
+        if cases and not negated and len(cases) > 1:
             self._put(native.Cases(subject, tuple((conditions, None) for conditions in cases)))
-        elif cases and all(isinstance(each, native.Named) for (each, *_) in cases):
-            for (each,) in cases:
-                self._put(each.replace(negated=True))
+        elif cases and len(alone) == len(cases):  # no packet is in two of them: it is in none if in no one of them
+            for each in alone:
+                self._put(each.replace(negated=negated))
         else:
             self._put(model.UnknownMatch(f"{subject} {'!= ' if negated else ''}@{name}"))
         return True
@@ -293,7 +291,7 @@ class Program:
         """Return which data a set or a map has for which packets; none if that has no words, or may change."""
         loaded = self._held(source)
         field = self._whole_field(loaded)
-        is_field = listed.key_size == native.SIZES.get(field) and field not in native.MARKS.values()
+        is_field = listed.key_size == native.SIZES.get(field) and not (listed.data and field in native.MARKS.values())
         if is_field and isinstance(loaded, Register) and (by_data := cases_of(listed, _order(field, loaded))):
             return tuple(((native.Among(field, ranges),), data) for data, ranges in by_data.items())
         return cases_by_key(listed, self._registers, _register_number(source), (self._family, self._protocol))

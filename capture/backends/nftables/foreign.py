@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import PRIORITIES, SOURCE_HOOKS, BaseChain, in_tables_of_iptables
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import HOOKS
+from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_tables
 from capture.backends.nftables.decode import Program, decode_rule
 from capture.backends.nftables.lift import lift_rules
@@ -173,7 +173,9 @@ def _of_table(
         is_of_devices = (family, hook.name) in HOOKS_OF_DEVICES
         if is_of_devices:
             entry = _of_devices(entry, chain.devices, HOOKS_OF_DEVICES[family, hook.name][1])
-        chains = tuple(map(_of_receiver, (entry, *called))) if point == model.INPUT else (entry, *called)
+        chains = (entry, *called)
+        if _is_behind_sockets(point, hook):
+            chains = tuple(map(_of_receiver, chains))
         yield BaseChain(
             f"{nf.NFT_FAMILIES[family]} {name}",
             (FAMILY_OF[family],) if family in FAMILY_OF else FAMILIES,
@@ -216,11 +218,16 @@ def _of_devices(entry: model.Chain, devices: tuple[str, ...], kind: type[model.I
     return entry.replace(rules=tuple(rules), policy="ACCEPT")
 
 
-def _of_receiver(chain: model.Chain) -> model.Chain:
-    """Return a chain at INPUT: packets of open connections have the owner of the receiving socket there.
+def _is_behind_sockets(point: str, hook: Hook) -> bool:
+    """Return whether packets that come to a chain may have their socket: at INPUT, and behind TPROXY, which gives it.
 
-    The kernel looks for that socket before (early demux, ip_rcv_finish_core in net/ipv4/ip_input.c).
+    The kernel looks for that of an open connection before INPUT (early demux, ip_rcv_finish_core in ip_input.c).
     """
+    return point == model.INPUT or (point == model.PREROUTING and hook.priority > PRIORITIES[model.MANGLE])
+
+
+def _of_receiver(chain: model.Chain) -> model.Chain:
+    """Return a chain whose packets may have the owner of the receiving socket."""
     rules = []
     for rule in chain.rules:
         owner = model.UnknownMatch(f"owner: {rule.why}")

@@ -87,7 +87,8 @@ def _fields(registers: Mapping[int, Content], first: int, key_size: int) -> list
             return []
         fields.append((loaded, slice(position, position + _size(loaded))))
         position += _size(loaded) + -_size(loaded) % REGISTER_SIZE
-    return fields
+    end = position if len(fields) > 1 else fields[0][1].stop
+    return fields if end == key_size else []
 
 
 def _size(loaded: Register) -> int:
