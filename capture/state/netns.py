@@ -73,16 +73,21 @@ def enter_each(paths: Iterable[str]) -> Iterator[str]:
     That takes a third of what ``InNamespace`` takes for each. A namespace that no longer exists is left out.
     """
     home = _open(CURRENT)
+    has_left = False
     try:
         for path in paths:
             try:
                 target = _open(path)
             except CaptureError:
                 continue
+            has_left = True
             _enter(target, path)
             yield path
     finally:
-        _enter(home, CURRENT)
+        if has_left:  # coming home needs privileges, too
+            _enter(home, CURRENT)
+        else:
+            os.close(home)
 
 
 def own_namespace() -> os.stat_result:

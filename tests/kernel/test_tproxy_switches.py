@@ -233,6 +233,11 @@ NOT_FOR_ANSWERS = (
     "uidrange 1000-1000 lookup main",
     "lookup main suppress_prefixlength 32",
     "lookup 79",
+    "to 10.77.0.2 unreachable",
+    "to 127.0.0.0/8 unreachable",
+    "not from 10.77.0.0/24 unreachable",
+    "not iif lo unreachable",
+    "not fwmark 1337 from 10.77.0.2 lookup main",
 )
 
 
@@ -243,9 +248,12 @@ def test_rules_before_our_own_for_other_packets_do_no_harm(pod_pair: PodPair) ->
         operations.apply(settings(TPROXY))
         assert operations.verify().holds
         assert_arrives(pod_pair, {"ipv4": True, "ipv6": True})
-        pod.ip("rule del fwmark 1337", "rule add pref 0 iif lo lookup main", "rule add pref 0 fwmark 1337 lookup 133")
-        assert not operations.verify().holds
-    assert_arrives(pod_pair, {"ipv4": False, "ipv6": True})
+        for selector in ("iif lo", "not to 10.77.0.0/24", "not from 10.77.0.2 to 192.0.2.1", "to 10.77.0.0/24"):
+            rule = f"rule add pref 0 {selector} lookup main"
+            pod.ip("rule del fwmark 1337 lookup 133", rule, "rule add pref 0 fwmark 1337 lookup 133")
+            assert not operations.verify().holds, selector
+            assert_arrives(pod_pair, {"ipv4": selector == "not to 10.77.0.0/24", "ipv6": True})
+            pod.ip(rule.replace("add", "del"))
 
 
 @pytest.mark.parametrize("kind", ["unreachable", "throw"])
