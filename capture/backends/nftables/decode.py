@@ -10,15 +10,8 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import PORT_SIZE
-from capture.backends.nf_tables.hooks import decode_hook
-from capture.backends.nf_tables.listing import is_dormant
-from capture.backends.nf_tables.reading import (
-    VERDICT_OF_CODE,
-    read_comment,
-    read_counters,
-    read_expressions,
-    read_verdict,
-)
+from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_counters
+from capture.backends.nf_tables.reading import VERDICT_OF_CODE, read_comment, read_expressions, read_verdict
 from capture.backends.nftables import native
 from capture.backends.nftables.comparisons import Bounds, Register, conditions_of, parts_of
 from capture.backends.nftables.maps import REGISTER_SIZE, Found, cases_by_key, done_by_key
@@ -48,22 +41,8 @@ if TYPE_CHECKING:
     FindSet = Callable[[str], "NativeSet"]
 
 META_FIELDS = {key: field for field, key in native.META_KEYS.items()} | {nf.NFT_META_IIF: "iif", nf.NFT_META_OIF: "oif"}
-META_FIELDS |= {
-    0: "meta length",
-    1: "meta protocol",
-    19: "meta pkttype",
-    20: "meta cpu",
-    21: "iifgroup",
-    22: "oifgroup",
-}
-META_FIELDS |= {
-    23: "meta cgroup",
-    24: "meta random",
-    25: "meta ipsec",
-    30: "meta time",
-    31: "meta day",
-    32: "meta hour",
-}
+META_FIELDS |= {0: "meta length", 1: "meta protocol", 19: "meta pkttype", 20: "meta cpu", 23: "meta cgroup"}
+META_FIELDS |= {24: "meta random", 25: "meta ipsec", 30: "meta time", 31: "meta day", 32: "meta hour"}
 CT_NAMES = {key: field.removeprefix("ct ") for field, key in native.CT_KEYS.items()}
 CT_NAMES |= {1: "direction", 2: "status", 5: "expiration", 6: "helper", 7: "l3proto", 10: "protocol", 11: "proto-src"}
 CT_NAMES |= {12: "proto-dst", 17: "zone", 19: "ip saddr", 20: "ip daddr", 21: "ip6 saddr", 22: "ip6 daddr"}
@@ -76,27 +55,25 @@ TCP_FLAGS, ALL_FLAGS = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1), b"\xff"
 
 
 def decode_table(
-    table: Fields, chains: Iterable[Fields], rules: Iterable[bytes], find_set: FindSet
+    table: FoundTable, chains: Iterable[FoundChain], rules: Iterable[bytes], find_set: FindSet
 ) -> native.NativeTable:
-    """Return a table from its own attributes and those of its chains and rules, in the kernel's order.
+    """Return a table with its chains and the attributes of its rules, in the kernel's order.
 
     ``find_set`` returns the set of that name; it is called for the sets that rules look up.
     """
-    by_chain: dict[bytes, list[native.NativeRule]] = {}
+    by_chain: dict[str, list[native.NativeRule]] = {}
     known: dict[bytes, tuple[str, Fields]] = {}
     for rule in rules:
-        rule_fields = decode_fields(rule)
-        in_chain = by_chain.setdefault(rule_fields[nf.NFTA_RULE_CHAIN], [])
-        in_chain.append(decode_rule(rule_fields, Program(find_set, None), known))
-    decoded = tuple(decode_chain(chain, by_chain.get(chain[nf.NFTA_CHAIN_NAME], ())) for chain in chains)
-    return native.NativeTable(decode_text(table[nf.NFTA_TABLE_NAME]), decoded, is_dormant(table))
-
-
-def decode_chain(fields: Fields, rules: Iterable[native.NativeRule]) -> native.NativeChain:
-    """Return a chain with these rules."""
-    hook = decode_hook(fields)
-    policy = nf.POLICIES[decode_number(fields[nf.NFTA_CHAIN_POLICY])] if hook is not None else None
-    return native.NativeChain(decode_text(fields[nf.NFTA_CHAIN_NAME]), tuple(rules), hook, policy)
+        fields = decode_fields(rule)
+        in_chain = by_chain.setdefault(decode_text(fields[nf.NFTA_RULE_CHAIN]), [])
+        in_chain.append(decode_rule(fields, Program(find_set, None), known))
+    decoded = (
+        native.NativeChain(
+            each.name, tuple(by_chain.get(each.name, ())), each.hook, each.policy and each.policy.lower()
+        )
+        for each in chains
+    )
+    return native.NativeTable(table.name, tuple(decoded), table.is_dormant)
 
 
 def decode_rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, Fields]]) -> native.NativeRule:
@@ -110,12 +87,10 @@ def decode_rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, 
 class Program:
     """The expressions of one rule, run over what is known about registers instead of over a packet."""
 
-    UNDERSTOOD = frozenset(
-        (
-            *("meta", "fib", "ct", "payload", "bitwise", "byteorder", "cmp", "range", "lookup"),
-            *("immediate", "counter", "nat", "redir", "tproxy", "log"),
-        )
-    )
+    UNDERSTOOD = frozenset((
+        "meta", "fib", "ct", "payload", "bitwise", "byteorder", "cmp", "range", "lookup", "immediate", "counter",
+        "nat", "redir", "tproxy", "log",
+    ))  # fmt: skip
     """Expressions with a method of that name; it returns False where the model has no words for one."""
     GOTO = "goto"
 
