@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TCP = model.Protocol("tcp")
 UDP = model.Protocol("udp")
-DNS = model.only(DNS_PORT)
+ONLY_DNS = model.only(DNS_PORT)
 ON_LO = model.OutInterface("lo")
 
 
@@ -95,7 +95,7 @@ def output(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
         return
     yield model.Rule(model.Jump(names.output), (TCP,), why="outbound connections")
     if config.captures_dns:
-        yield model.Rule(model.Jump(names.output), (UDP, model.DestinationPort((DNS,))), why="outbound DNS")
+        yield model.Rule(model.Jump(names.output), (UDP, model.DestinationPort((ONLY_DNS,))), why="outbound DNS")
 
 
 def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
@@ -194,7 +194,7 @@ def proxy_owned(
     if not captures_loopback(config):
         not_the_proxy = owner.replace(negated=True)
         # With a name server on localhost, DNS over lo must come as far as the DNS rules.
-        but_dns = (TCP, model.DestinationPort((DNS,), negated=True)) if config.captures_dns else ()
+        but_dns = (TCP, model.DestinationPort((ONLY_DNS,), negated=True)) if config.captures_dns else ()
         yield model.Rule(model.Return(), (ON_LO, *but_dns, not_the_proxy), why="a call within the pod")
     yield model.Rule(model.Return(), (owner,), why="the proxy itself goes out; anything else would be a loop")
 
@@ -208,7 +208,7 @@ def ports_of_calls_to_self(
     """
     ports = []
     if config.captures_dns and isinstance(owner, model.OwnerUid):
-        ports.append(DNS)
+        ports.append(ONLY_DNS)
     if config.profile != "1.8":
         ports.append(model.only(config.inbound_tunnel_port))
     return (TCP, model.DestinationPort(tuple(ports), negated=True)) if ports else ()
@@ -260,7 +260,7 @@ def output_dns(config: CaptureConfig) -> Iterator[model.Rule]:
     of_whom = "" if config.captures_all_dns else " for a server of resolv.conf"
     for protocol in (TCP, UDP):
         for server, family in name_servers(config, model.Destination):
-            matches = (*server, protocol, model.DestinationPort((DNS,)))
+            matches = (*server, protocol, model.DestinationPort((ONLY_DNS,)))
             yield model.Rule(model.Redirect(AGENT_DNS_PORT), matches, family, why=f"DNS{of_whom}: to the agent")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from capture.model import ruleset as model
 from capture.model.conventions import AGENT_DNS_PORT
-from capture.rules.nat import DNS, UDP, families_with_servers, name_servers
+from capture.rules.nat import ONLY_DNS, UDP, families_with_servers, name_servers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 AGENT_TO_SERVER = model.SetZone(1)
 APP_TO_AGENT = model.SetZone(2)
-TO_DNS = model.DestinationPort((DNS,))
-FROM_DNS = model.SourcePort((DNS,))
+TO_DNS = model.DestinationPort((ONLY_DNS,))
+FROM_DNS = model.SourcePort((ONLY_DNS,))
 FROM_AGENT = model.SourcePort((model.only(AGENT_DNS_PORT),))
 
 

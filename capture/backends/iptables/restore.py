@@ -19,7 +19,7 @@ from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.programs import require, run
 from capture.backends.iptables.refusals import refusal, unreadable
 from capture.backends.iptables.render import restore_text
-from capture.backends.iptables.tables import legacy_tables
+from capture.backends.iptables.tables import NAMESPACE_LOCK, legacy_tables
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILIES, Family
 from capture.model.ruleset import INPUT, MANGLE, OUTPUT, Ruleset
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from capture.backends.iptables.programs import Purpose
     from capture.backends.iptables.tables import Variant
 
-NAMESPACE_LOCK = "/proc/self/ns/net"
 XTABLES_LOCK_TIMEOUT = 10
 """Seconds to wait for another of our programs that is at work in the same namespace."""
 
