@@ -18,7 +18,7 @@ from capture.settings.config import resolve
 from capture.settings.options import RULE_OPTIONS
 from capture.settings.settings import Given, Settings
 from capture.state.directory import STATE_DIRECTORY, ensure, require_private
-from capture.state.files import content_of, put, read_file
+from capture.state.files import content_of, put
 from capture.state.host_answers import HostAnswers
 from capture.state.json_text import JsonError, decode, encode
 from capture.state.netns import namespace_id
@@ -94,35 +94,18 @@ def as_json(record: Record) -> str:
     )
 
 
-def from_json(text: str) -> Record | None:
-    """Return the record that a text holds; None if it is not one, or one that gives no rule set (any more).
+def from_json(text: str) -> Record | str:
+    """Return the record that a text holds, or what is wrong with it, such as that it gives no rule set (any more).
 
     Pods of one template have the same text, and an agent that looks at many reads it once.
     """
     if text in _read_lately:
         return _read_lately[text]
-    record = _record_or_fault(text)
-    if isinstance(record, str):
-        return None
-    while len(_read_lately) >= MAX_READ_LATELY:
-        _read_lately.pop(next(iter(_read_lately)), None)
-    _read_lately[text] = record
-    return record
-
-
-_read_lately: dict[str, Record] = {}
-MAX_READ_LATELY = 16
-MAX_BYTES = 64 << 20
-"""More than any record has."""
-
-
-def _record_or_fault(text: str) -> Record | str:
-    """Return the record that a text holds, or what is wrong with it."""
     try:
         plain = decode(text)
         if plain["version"] != VERSION:
             return f"it is of version {plain['version']!r}, and this program reads version {VERSION}"
-        return _record(plain)
+        record = _record(plain)
     except JsonError as error:
         return f"it is not JSON: {error}"
     except ConfigurationError as error:
@@ -131,6 +114,14 @@ def _record_or_fault(text: str) -> Record | str:
         return f"{error} is missing or unknown"
     except (AttributeError, TypeError, ValueError):
         return "a value in it is of the wrong type"
+    while len(_read_lately) >= MAX_READ_LATELY:
+        _read_lately.pop(next(iter(_read_lately)), None)
+    _read_lately[text] = record
+    return record
+
+
+_read_lately: dict[str, Record] = {}
+MAX_READ_LATELY = 16
 
 
 def _record(plain: dict[str, Any]) -> Record:
@@ -207,29 +198,32 @@ def path_of(namespace: str, directory: str = STATE_DIRECTORY) -> str:
 
 
 def read(directory: str = STATE_DIRECTORY) -> Record | None:
-    """Return the record of the namespace we are in, if there is one.
+    """Return the record of the namespace we are in, if there is one that can be used (else ``fault`` has the reason).
 
     Raises StateDirectoryError if others could have written it.
     """
     require_private(directory)
-    try:
-        return from_json(content_of(path_of(namespace_id(), directory)).decode())
-    except (OSError, UnicodeDecodeError):
-        return None
+    found = _found(path_of(namespace_id(), directory))
+    return None if isinstance(found, str) else found
 
 
 def fault(directory: str = STATE_DIRECTORY) -> str:
     """Return why the record of the namespace we are in cannot be used; "" if there is none, or it can be used."""
     path = path_of(namespace_id(), directory)
+    found = _found(path)
+    return f"the record {path} cannot be used: {found}" if found and isinstance(found, str) else ""
+
+
+def _found(path: str) -> Record | str:
     try:
-        found = _record_or_fault(read_file(path, MAX_BYTES).decode())
+        with open(path, "rb", buffering=0) as file:
+            return from_json(file.read().decode())
     except FileNotFoundError:
         return ""
     except OSError as error:
-        found = error.strerror or str(error)
+        return error.strerror or str(error)
     except UnicodeDecodeError:
-        found = "it is not UTF-8"
-    return f"the record {path} cannot be used: {found}" if isinstance(found, str) else ""
+        return "it is not UTF-8"
 
 
 def write(record: Record, directory: str = STATE_DIRECTORY) -> str:

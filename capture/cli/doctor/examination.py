@@ -263,12 +263,11 @@ def _namespace(examined: Examined) -> Iterator[Finding]:
         yield Finding("namespace", "user namespace", "note", message)
     addresses = ", ".join(examined.addresses) or "none yet; both families would be captured"
     yield Finding("namespace", "addresses", "ok" if examined.addresses else "note", addresses)
+    recorded = "present" if examined.is_recorded else "absent: nothing was applied here, or it was recorded elsewhere"
     if examined.record_fault:
         yield Finding("namespace", "record", "warning", examined.record_fault, APPLY_SAME)
-    elif examined.is_recorded:
-        yield Finding("namespace", "record", "ok", "present")
     else:
-        yield Finding("namespace", "record", "note", "absent: nothing was applied here, or it was recorded elsewhere")
+        yield Finding("namespace", "record", "ok" if examined.is_recorded else "note", recorded)
     yield from _of_ipsec(examined.ipsec)
 
 
