@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from capture.errors import ConfigurationError
-from capture.model.addresses import FAMILIES, IPV4, IPV6, Family, parse_address
+from capture.model.addresses import FAMILIES, parse_address
 from capture.model.routing import PolicyRoute
 from capture.model.values import Value
 from capture.rules import build_ruleset
@@ -110,10 +110,8 @@ def from_json(text: str) -> Record | str:
         return f"it is not JSON: {error}"
     except ConfigurationError as error:
         return error.message
-    except KeyError as error:
-        return f"{error} is missing or unknown"
-    except (AttributeError, TypeError, ValueError):
-        return "a value in it is of the wrong type"
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return f"a value in it is missing, unknown or of the wrong type ({error})"
     while len(_read_lately) >= MAX_READ_LATELY:
         _read_lately.pop(next(iter(_read_lately)), None)
     _read_lately[text] = record
@@ -137,7 +135,7 @@ def _record(plain: dict[str, Any]) -> Record:
         build_ruleset(config),
         stale_routes=tuple(_route(*route) for route in plain.get("stale_routes", ())),
         sysctls=_sysctls(plain.get("sysctls", {})),
-        **{how: _word(plain[how], words) for how, words in WRITTEN_BY.items()},
+        **{how: words[words.index(plain[how])] for how, words in WRITTEN_BY.items()},
     )
 
 
@@ -149,18 +147,12 @@ def _answers(plain: dict[str, Any]) -> HostAnswers:
         families=tuple(plain["families"]),
         ipv6=plain["ipv6"],
         servers=tuple(parse_address(server) for server in plain["name_servers"]),
-        primary=_family(plain["primary"]) if plain.get("primary") is not None else None,
+        primary=FAMILIES[FAMILIES.index(plain["primary"])] if plain.get("primary") is not None else None,
     )
 
 
 def _ids(values: dict[str, Any]) -> dict[str, int | None]:
     return {name: None if value is None else int(value) for name, value in values.items()}
-
-
-def _word(value: object, words: tuple[str, ...]) -> str:
-    if value not in words:
-        raise ValueError(value)
-    return str(value)
 
 
 def _sysctls(values: dict[str, object]) -> tuple[Sysctl, ...]:
@@ -171,16 +163,10 @@ def _sysctls(values: dict[str, object]) -> tuple[Sysctl, ...]:
     return tuple(Sysctl(_text(path), _text(value)) for path, value in values.items())
 
 
-def _route(family: object, mark: object, table: object) -> PolicyRoute:
+def _route(family: Any, mark: object, table: object) -> PolicyRoute:
     if not isinstance(mark, int) or not isinstance(table, int):
         raise ValueError(mark, table)  # noqa: TRY004  # what is wrong with a record is a ValueError
-    return PolicyRoute(_family(family), mark, table)
-
-
-def _family(value: object) -> Family:
-    if value not in FAMILIES:
-        raise ValueError(value)
-    return IPV4 if value == IPV4 else IPV6
+    return PolicyRoute(FAMILIES[FAMILIES.index(family)], mark, table)
 
 
 def _text(value: object) -> str:
