@@ -84,7 +84,7 @@ def one_add(backend: str, started: float) -> None:
     begin(clock, detect, "look", "detect")
     begin(clock, driver, "commit", "write")
     begin(clock, driver, "verify", "holds")
-    answered = dispatch(os.environ, sys.stdin.buffer.read(), {"ADD": cni.plugin.add}, cni.__main__.KNOWN_ARGUMENTS)
+    answered = dispatch(os.environ, sys.stdin.buffer.read(), {"ADD": cni.plugin.handle}, cni.__main__.KNOWN_ARGUMENTS)
     clock.leave()
     if answered.error is not None:
         raise SystemExit(answered.error.message)

@@ -16,7 +16,6 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from capture.model.values import Value
@@ -36,8 +35,9 @@ class ChangedMeanwhileError(Exception):
 
 
 class Snapshot(Value):
-    """A file as it was at one moment."""
+    """A file as it was at one moment; it is the same under another name."""
 
+    not_compared = ("path",)
     path: str
     content: bytes
     mode: int
@@ -49,24 +49,14 @@ class Snapshot(Value):
 
 def snapshot(path: str) -> Snapshot:
     """Return the file as it is; raise ``OSError`` if it cannot be read, or is no regular file and could block."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
+    with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", path)
         while True:
-            before = os.fstat(file)
-            content = b"".join(_read(file))
-            after = os.fstat(file)
+            file.seek(0)
+            before, content, after = os.fstat(file.fileno()), file.read(), os.fstat(file.fileno())
             if _version(before) == _version(after):
                 return Snapshot(path, content, stat.S_IMODE(after.st_mode), after.st_uid, after.st_gid, _version(after))
-            os.lseek(file, 0, os.SEEK_SET)
-    finally:
-        os.close(file)
-
-
-def _read(file: int) -> Iterator[bytes]:
-    while chunk := os.read(file, 1 << 20):
-        yield chunk
 
 
 def _version(status: os.stat_result) -> tuple[int, int, int, int]:
@@ -128,18 +118,14 @@ def _undo_unless_it_was(old: Snapshot, new: Snapshot, displaced: str) -> None:
     then the newest stays, and no content is lost.
     """
     _wait_for_writers(displaced)
-    if _same_file(snapshot(displaced), old):
+    if snapshot(displaced) == old:
         return
     put = new
     while True:
         back = snapshot(displaced)
-        if not _exchange(displaced, old.path) or _same_file(snapshot(displaced), put):
+        if not _exchange(displaced, old.path) or snapshot(displaced) == put:
             raise ChangedMeanwhileError(old.path)
         put = back
-
-
-def _same_file(one: Snapshot, other: Snapshot) -> bool:
-    return one.replace(path=other.path) == other
 
 
 def remove(old: Snapshot) -> None:
@@ -150,7 +136,7 @@ def remove(old: Snapshot) -> None:
     except FileNotFoundError:
         raise ChangedMeanwhileError(old.path) from None
     _wait_for_writers(aside)
-    if not _same_file(snapshot(aside), old):
+    if snapshot(aside) != old:
         with suppress(FileExistsError):  # there is a newer one by now
             os.link(aside, old.path)
         os.unlink(aside)
@@ -172,7 +158,7 @@ def set_aside(old: Snapshot, path: str) -> None:
     except OSError as error:
         if error.errno not in {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP}:
             raise
-        _write_new(link, [old.content], old.mode, (old.uid, old.gid))
+        _write_new(link, old.content, old.mode, (old.uid, old.gid))
     os.rename(link, path)
     with suppress(FileNotFoundError):  # of two names of one file, rename(2) leaves both
         os.unlink(link)
@@ -193,11 +179,7 @@ def replace_link(path: str, target: str) -> None:
 
 def copy_durably(source: str, path: str, mode: int) -> None:
     """Copy a file to a new one, and wait until the disk has it."""
-    reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _write_new(path, _read(reading), mode)
-    finally:
-        os.close(reading)
+    _write_new(path, snapshot(source).content, mode)
 
 
 def sync(path: str) -> None:
@@ -217,7 +199,7 @@ def _write_temporary(
 ) -> str:
     temporary = temporary_name(path)
     try:
-        _write_new(temporary, [content], mode, owner, is_durable=is_durable)
+        _write_new(temporary, content, mode, owner, is_durable=is_durable)
     except OSError as error:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -226,21 +208,16 @@ def _write_temporary(
 
 
 def _write_new(
-    path: str, chunks: Iterable[bytes], mode: int, owner: tuple[int, int] | None = None, *, is_durable: bool = True
+    path: str, content: bytes, mode: int, owner: tuple[int, int] | None = None, *, is_durable: bool = True
 ) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        for chunk in chunks:
-            rest = memoryview(chunk)
-            while rest:
-                rest = rest[os.write(file, rest) :]
+    with open(path, "xb", opener=lambda path, flags: os.open(path, flags, PRIVATE)) as file:
+        file.write(content)
+        file.flush()
         if owner:
-            os.fchown(file, *owner)
-        os.fchmod(file, mode)  # after fchown, which clears the set-uid bits
+            os.fchown(file.fileno(), *owner)
+        os.fchmod(file.fileno(), mode)  # after fchown, which clears the set-uid bits
         if is_durable:
-            os.fsync(file)
-    finally:
-        os.close(file)
+            os.fsync(file.fileno())
 
 
 def temporary_name(path: str) -> str:

@@ -11,7 +11,7 @@ from capture.model.values import Value
 from capture.settings.options import INTERCEPTION_MODE
 from capture.settings.parsers import FALSE, TRUE
 from capture.settings.pod import INIT_CONTAINER, PROXY_CONTAINER, Pod
-from capture.state.decisions import EXCLUDED_NAMESPACE, NOT_INJECTED
+from capture.state.attachments import EXCLUDED_NAMESPACE, NOT_INJECTED
 from cni.pod import DISABLE_ENVOY, STATUS_ANNOTATION, Identity
 
 TYPE_CHECKING = False
@@ -27,7 +27,7 @@ AMBIENT_REDIRECTION = "ambient.istio.io/redirection"
 
 
 class Exemption(Value):
-    """Why a pod is left alone. ``needs`` is what would change that, of ``capture.state.decisions``; "" for nothing."""
+    """Why a pod is left alone. ``needs`` is what would change that (``capture.state.attachments``); "" for nothing."""
 
     reason: str
     needs: str = ""

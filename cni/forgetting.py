@@ -5,8 +5,9 @@ Rules go with their namespace. So this needs neither options nor rules, and a po
 
 from __future__ import annotations
 
-from capture.state import decisions
-from cni import attachments, deferred_removal
+from capture.state import attachments
+from capture.state.directory import forget_ended
+from cni import deferred_removal
 from cni.log import log_of
 from cni.protocol import CniError, Request
 
@@ -17,19 +18,16 @@ if TYPE_CHECKING:
 
 def delete(request: Request) -> None:
     """Forget the attachment."""
-    attachments.forget(request.network, request.container_id, request.interface)
-    decisions.forget(request.network, request.container_id, request.interface)
+    attachments.forget(attachments.name_of(request.network, request.container_id, request.interface))
     _log(request, "forgotten")
     deferred_removal.on_container_end()
 
 
 def collect_garbage(request: Request) -> None:
     """Forget the attachments of this network that are gone, and what is recorded of namespaces that are."""
-    from capture.state.ended_records import forget_ended  # DEL does without
-
-    valid = {(attachment.container_id, attachment.interface) for attachment in request.valid_attachments}
-    _log(request, "forgotten what is gone", containers=attachments.forget_others(request.network, valid))
-    decisions.forget_others(request.network, valid)
+    valid = {attachments.name_of(request.network, *each) for each in request.valid_attachments}
+    gone = attachments.forget_others(request.network, valid)
+    _log(request, "forgotten what is gone", containers=[name.split(":")[1] for name in gone])
     forget_ended()
 
 

@@ -22,24 +22,14 @@ from capture.errors import (
     UnsupportedError,
 )
 from capture.model.addresses import Network, parse_network
-from capture.state import decisions
-from cni import attachments, conf
+from capture.state import attachments
+from cni import conf, protocol
 from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
 from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME, Configuration
 from cni.decision import NO_POD, Exemption, exemption_by_name
 from cni.log import PluginLog, log_of, timestamp
 from cni.pod import Identity, identity_of
-from cni.protocol import (
-    INVALID_CONFIGURATION,
-    INVALID_ENVIRONMENT,
-    IO_FAILURE,
-    NOT_AVAILABLE,
-    NOT_AVAILABLE_LIMITED,
-    UNKNOWN_CONTAINER,
-    CniError,
-    Request,
-    shown,
-)
+from cni.protocol import CniError, Request, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,28 +51,6 @@ NO_MESH_SETTINGS = (
 )
 
 
-def add(request: Request) -> None:
-    """Capture the pod's traffic, unless it is one to be left alone. Raises ``CniError``."""
-    configuration = conf.parse(request.configuration)
-    try:
-        _logged(request, lambda log: _add(request, configuration, log))
-    except CniError as error:
-        _remember(request, decisions.REFUSED, error.message)
-        raise
-
-
-def check(request: Request) -> None:
-    """Raise ``CniError`` unless the namespace is as ADD left it."""
-    configuration = conf.parse(request.configuration)
-    _logged(request, lambda log: _check(request, configuration, log))
-
-
-def status(request: Request) -> None:
-    """Raise ``CniError`` if ADD could not work now: code 50, or 51 if only the API server is away."""
-    configuration = conf.parse(request.configuration)
-    _logged(request, lambda log: _status(request, configuration, log))
-
-
 NO_SOURCE = (
     "the runtime hands over no annotations of pods, and the network configuration names no other source; name a"
     " kubeconfig, or install the node's agent"
@@ -91,7 +59,27 @@ NO_SOURCE = (
 IDS_OF_THE_PROXY = ("--proxy-uid", "--proxy-gid")
 """Options that only the pod's namespace can refuse: with ``hostUsers: false`` it has users of its own."""
 
-HANDLERS: dict[str, Callable[[Request], None]] = {"ADD": add, "CHECK": check, "STATUS": status}
+
+def handle(request: Request) -> None:
+    """Do ADD, CHECK or STATUS. Raises ``CniError``; what fails after the configuration was read is in the log."""
+    configuration = conf.parse(request.configuration)
+    log = log_of(request)
+    try:
+        try:
+            {"ADD": _add, "CHECK": _check, "STATUS": _status}[request.command](request, configuration, log)
+        except CaptureError as error:
+            raise _as_cni_error(error, request) from None
+        except OSError as error:
+            about = f"{error.filename}: " if error.filename else ""
+            raise CniError(protocol.IO_FAILURE, f"{about}{error.strerror}") from None
+    except CniError as error:
+        log.error(error.message, code=error.code, details=error.details)
+        if request.command == "ADD":
+            _remember(request, attachments.REFUSED, error.message)
+        raise
+
+
+HANDLERS: dict[str, Callable[[Request], None]] = dict.fromkeys(("ADD", "CHECK", "STATUS"), handle)
 
 
 # --- ADD -------------------------------------------------------------------------------------------------------
@@ -101,7 +89,7 @@ def _add(request: Request, configuration: Configuration, log: PluginLog) -> None
     desired = _desired_settings(request, configuration, log)
     if isinstance(desired, Exemption):
         log.info("left alone", reason=desired.reason)
-        _remember(request, decisions.LEFT_ALONE, desired.reason, desired.needs)
+        _remember(request, attachments.LEFT_ALONE, desired.reason, desired.needs)
         return
     _warn_of_full_table(log)
     with log.step("apply"):
@@ -121,7 +109,7 @@ def _add(request: Request, configuration: Configuration, log: PluginLog) -> None
         changed=applied.changed,
         **({} if desired.knows_proxy_environment else {"unknown": NO_MESH_SETTINGS}),
     )
-    _remember(request, decisions.CAPTURED, "")
+    _remember(request, attachments.CAPTURED, "")
 
 
 def _remember(request: Request, decision: str, reason: str, needs: str = "") -> None:
@@ -134,8 +122,8 @@ def _remember(request: Request, decision: str, reason: str, needs: str = "") -> 
         inode = os.stat(request.namespace).st_ino
     except OSError:
         inode = 0
-    decisions.keep(
-        decisions.RecordedDecision(
+    attachments.keep_decision(
+        attachments.RecordedDecision(
             decision=decision,
             reason=reason,
             time=timestamp(time.time_ns()),
@@ -213,7 +201,8 @@ def _apply(request: Request, settings: Settings) -> Applied:
             raise HostNamespaceError
         refuse_host(allowed=False)
         # Before the rules: a plugin that is killed while writing them leaves nothing that DEL does not find.
-        attachments.keep(request.network, request.container_id, request.interface, namespace_id())
+        name = attachments.name_of(request.network, request.container_id, request.interface)
+        attachments.keep_namespace(name, namespace_id())
         loopback.wait_for_loopback()
         return apply_here(settings, host)
 
@@ -244,7 +233,7 @@ def _addresses_of(request: Request) -> tuple[Network, ...]:
         return tuple(parse_network(entry["address"]) for entry in entries)
     except (TypeError, KeyError, ValueError, AttributeError):
         raise CniError(
-            INVALID_CONFIGURATION,
+            protocol.INVALID_CONFIGURATION,
             f"prevResult: 'ips': invalid value {shown(entries)}: "
             "expected a list of objects with an 'address' like 10.1.2.3/24",
             "Look at the plugin before this one in the network configuration list: its result is wrong.",
@@ -317,20 +306,20 @@ def _status(request: Request, configuration: Configuration, log: PluginLog) -> N
     from capture.state.capabilities import missing
 
     if not os.path.exists("/proc/self/status"):
-        raise CniError(NOT_AVAILABLE, "/proc is not mounted here", "Mount it: `mount -t proc proc /proc`.")
+        raise CniError(protocol.NOT_AVAILABLE, "/proc is not mounted here", "Mount it: `mount -t proc proc /proc`.")
     lacking = missing("NET_ADMIN", "SYS_ADMIN")
     if lacking:
-        raise CniError(NOT_AVAILABLE, f"missing capability {' and '.join(lacking)}", "Run it as root.")
+        raise CniError(protocol.NOT_AVAILABLE, f"missing capability {' and '.join(lacking)}", "Run it as root.")
     if configuration.pod_sources == (RUNTIME,) and not conf.requests_annotations(request.configuration):
         raise CniError(
-            NOT_AVAILABLE,
+            protocol.NOT_AVAILABLE,
             f"no source of facts about pods: the entry does not request {ANNOTATIONS_CAPABILITY}",
             f'Add "capabilities": {{"{ANNOTATIONS_CAPABILITY}": true}} to the plugin\'s entry, or a kubeconfig.',
         )
     try:
         detect.decide(request_of(configuration.settings))
     except CaptureError as error:
-        raise CniError(NOT_AVAILABLE, error.message, error.remedy) from None
+        raise CniError(protocol.NOT_AVAILABLE, error.message, error.remedy) from None
     is_needed = configuration.pod_sources == (KUBERNETES,)
     if not is_needed and not (KUBERNETES in configuration.pod_sources and log.path):
         return
@@ -339,7 +328,7 @@ def _status(request: Request, configuration: Configuration, log: PluginLog) -> N
         log.debug("the API server answers")
     except CniError as error:
         if is_needed:
-            raise CniError(NOT_AVAILABLE_LIMITED, error.message, error.details) from None
+            raise CniError(protocol.NOT_AVAILABLE_LIMITED, error.message, error.details) from None
         message = f"pods of the mesh may not start now: {error.message}"
         log.warn(message, api_server=error.code, details=error.details)
 
@@ -350,23 +339,7 @@ def _check_api_server(configuration: Configuration, deadline: float) -> None:
     kubernetes.check_server(kubernetes.read_kubeconfig(configuration.kubeconfig), deadline)
 
 
-# --- what all have in common -----------------------------------------------------------------------------------
-
-
-def _logged(request: Request, work: Callable[[PluginLog], None]) -> None:
-    """Do the work; log a failure, and raise it as the specification's error."""
-    log = log_of(request)
-    try:
-        try:
-            work(log)
-        except CaptureError as error:
-            raise _as_cni_error(error, request) from None
-        except OSError as error:
-            about = f"{error.filename}: " if error.filename else ""
-            raise CniError(IO_FAILURE, f"{about}{error.strerror}") from None
-    except CniError as error:
-        log.error(error.message, code=error.code, details=error.details)
-        raise
+# --- errors --------------------------------------------------------------------------------------------------
 
 
 def _as_cni_error(error: CaptureError, request: Request) -> CniError:
@@ -375,7 +348,7 @@ def _as_cni_error(error: CaptureError, request: Request) -> CniError:
         remedy = "Give istio-proxy a runAsUser and runAsGroup that the pod's user namespace has."
         return CniError(VALUE_REFUSED, f"pod {pod}: {error.message}", remedy)
     if isinstance(error, ConfigurationError):  # other values of the pod have been refused before
-        return CniError(INVALID_CONFIGURATION, f"network configuration: {error.message}", error.remedy)
+        return CniError(protocol.INVALID_CONFIGURATION, f"network configuration: {error.message}", error.remedy)
     if isinstance(error, HostNamespaceError):
         return CniError(
             HOST_NAMESPACE,
@@ -383,7 +356,7 @@ def _as_cni_error(error: CaptureError, request: Request) -> CniError:
             "Capturing it cuts the node off. Pods with hostNetwork get no CNI plugin; look who called this one.",
         )
     if isinstance(error, NamespaceError):
-        code = UNKNOWN_CONTAINER if request.command == "CHECK" else INVALID_ENVIRONMENT
+        code = protocol.UNKNOWN_CONTAINER if request.command == "CHECK" else protocol.INVALID_ENVIRONMENT
         return CniError(code, f"CNI_NETNS: {error.message}", error.remedy)
     if isinstance(error, PrivilegeError | UnsupportedError):
         return CniError(CANNOT_CAPTURE, error.message, error.remedy)

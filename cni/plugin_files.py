@@ -31,20 +31,42 @@ class FileChange(Value):
 
 
 def put_plugin(source: str, bin_dir: str) -> list[FileChange]:
-    """Copy the plugin, try the copy, and give it its name only then: an earlier entry may be calling that name."""
-    if os.path.isdir(source):
-        return _install_bundle(source, bin_dir)
-    _check_executable(source)
-    bundle = os.path.dirname(os.path.realpath(source))
-    if os.path.isfile(os.path.join(bundle, BUNDLE_MARK)):
-        return _install_bundle(bundle, bin_dir)
-    path = os.path.join(bin_dir, PLUGIN)
-    if _is_copy(path, source):
-        _try(path, path)
-        return []
+    """Copy the plugin, try the copy, and give it its name only then: an earlier entry may be calling that name.
+
+    A bundle gets a name made from its content, and the plugin's name points into it. The plugin of the previous bundle
+    may be running, and load its modules from there: that one stays until the next.
+    """
+    original = _original(source)
+    is_bundle = os.path.isdir(original)
+    digest = _digest(original)
+    name, inside = (BUNDLE + digest, f"/{PLUGIN}") if is_bundle else (PLUGIN, "")
+    copy, called = os.path.join(bin_dir, name), os.path.join(bin_dir, PLUGIN)
     previous = _bundle_in_use(bin_dir)
-    _copy_file(source, path)
-    return [FileChange(path, f"copied from {source}"), *_remove_bundles(bin_dir, keep=(previous,))]
+    if os.path.lexists(copy) and _digest(copy) == digest:
+        _try(copy + inside, called)
+        if not is_bundle or previous == name:
+            return []
+    else:
+        _copy_and_try(original, copy, inside, called)
+    changes = [FileChange(copy, f"copied from {original}")]
+    if is_bundle:
+        atomic_files.replace_link(called, name + inside)
+        changes.append(FileChange(called, f"points to {name}{inside}"))
+    return changes + _remove_bundles(bin_dir, keep=(name, previous))
+
+
+def _original(source: str) -> str:
+    """Return what is to be copied: a bundle, also for a file in it, or an executable without one."""
+    executable = os.path.join(source, PLUGIN) if os.path.isdir(source) else source
+    if not os.path.isfile(executable) or not os.access(executable, os.X_OK):
+        raise InstallError(
+            executable, f"expected the executable {PLUGIN}, or a directory with it", "Name it with --plugin PATH."
+        )
+    if os.path.isdir(source):
+        return source
+    file = os.path.realpath(source)
+    bundle = os.path.dirname(file)
+    return bundle if os.path.isfile(os.path.join(bundle, BUNDLE_MARK)) else file
 
 
 def _try(path: str, called: str) -> None:
@@ -56,69 +78,19 @@ def _try(path: str, called: str) -> None:
         raise InstallError(called, tried.problem, tried.remedy)
 
 
-def _copy_file(source: str, path: str) -> None:
-    temporary = atomic_files.temporary_name(path)
+def _copy_and_try(original: str, copy: str, inside: str, called: str) -> None:
+    temporary = atomic_files.temporary_name(copy)
     try:
-        atomic_files.copy_durably(source, temporary, stat.S_IMODE(os.stat(source).st_mode))
-        _try(temporary, path)
-        os.rename(temporary, path)
-        atomic_files.sync(os.path.dirname(path))
+        _copy(original, temporary)
+        _try(temporary + inside, called)
+        if inside and os.path.lexists(copy):  # a directory is not replaced by a rename
+            os.rename(copy, atomic_files.temporary_name(copy))  # the next installer removes it
+        os.rename(temporary, copy)
     except (OSError, InstallError):
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+        if os.path.lexists(temporary):
+            remove_tree(temporary)
         raise
-
-
-def _check_executable(path: str) -> None:
-    if not os.path.isfile(path) or not os.access(path, os.X_OK):
-        raise InstallError(
-            path, f"expected the executable {PLUGIN}, or a directory with it", "Name it with --plugin PATH."
-        )
-
-
-def _is_copy(path: str, source: str) -> bool:
-    if os.path.islink(path) or not os.path.isfile(path):
-        return False
-    there, new = atomic_files.snapshot(path), atomic_files.snapshot(source)
-    return (there.content, there.mode) == (new.content, new.mode)
-
-
-def _install_bundle(source: str, bin_dir: str) -> list[FileChange]:
-    """Copy a directory under a name made from its content, and let the plugin's name point into it.
-
-    The plugin of the previous bundle may be running, and load its modules from there: that one stays until the next.
-    """
-    _check_executable(os.path.join(source, PLUGIN))
-    name = BUNDLE + _digest(source)
-    bundle, link = os.path.join(bin_dir, name), os.path.join(bin_dir, PLUGIN)
-    target = os.path.join(name, PLUGIN)
-    previous = _bundle_in_use(bin_dir)
-    is_whole = os.path.isdir(bundle) and _digest(bundle) == name.removeprefix(BUNDLE)
-    if is_whole:
-        _try(os.path.join(bundle, PLUGIN), link)
-        if previous == name:
-            return []
-    else:
-        _copy_bundle(source, bundle)
-    atomic_files.replace_link(link, target)
-    changes = [FileChange(bundle, f"copied from {source}"), FileChange(link, f"points to {target}")]
-    return changes + _remove_bundles(bin_dir, keep=(name, previous))
-
-
-def _copy_bundle(source: str, bundle: str) -> None:
-    bin_dir = os.path.dirname(bundle)
-    temporary = atomic_files.temporary_name(bundle)
-    os.mkdir(temporary, 0o700)
-    try:
-        _copy_tree(source, temporary)
-        _try(os.path.join(temporary, PLUGIN), os.path.join(bin_dir, PLUGIN))
-        if os.path.lexists(bundle):
-            os.rename(bundle, atomic_files.temporary_name(bundle))  # the next installer removes it
-        os.rename(temporary, bundle)
-    except (OSError, InstallError):
-        remove_tree(temporary)
-        raise
-    atomic_files.sync(bin_dir)
+    atomic_files.sync(os.path.dirname(copy))
 
 
 def _bundle_in_use(bin_dir: str) -> str:
@@ -127,13 +99,13 @@ def _bundle_in_use(bin_dir: str) -> str:
     return os.path.dirname(os.readlink(link)) if os.path.islink(link) else ""
 
 
-def _digest(directory: str) -> str:
-    """Return what distinguishes the content of a directory: names, modes, bytes and links."""
+def _digest(original: str) -> str:
+    """Return what distinguishes the content of a file or directory: names, modes, bytes and links."""
     import hashlib
 
     digest = hashlib.sha256()
-    for path, status in _tree(directory):
-        digest.update(f"{os.path.relpath(path, directory)}\0{status.st_mode:o}\0".encode("utf-8", "surrogateescape"))
+    for path, status in _tree(original):
+        digest.update(f"{os.path.relpath(path, original)}\0{status.st_mode:o}\0".encode("utf-8", "surrogateescape"))
         if stat.S_ISREG(status.st_mode):
             content = atomic_files.snapshot(path).content
             digest.update(f"{len(content)}\0".encode() + content)
@@ -142,20 +114,19 @@ def _digest(directory: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _tree(directory: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield everything in a directory, sorted, each directory before what is in it."""
-    for name in sorted(os.listdir(directory)):
-        path = os.path.join(directory, name)
-        status = os.lstat(path)
-        yield path, status
-        if stat.S_ISDIR(status.st_mode):
-            yield from _tree(path)
+def _tree(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield a path and, if it is a directory, everything in it, sorted; each directory comes before what is in it."""
+    status = os.lstat(path)
+    yield path, status
+    for name in sorted(os.listdir(path)) if stat.S_ISDIR(status.st_mode) else ():
+        yield from _tree(os.path.join(path, name))
 
 
-def _copy_tree(source: str, destination: str) -> None:
-    directories = [(destination, stat.S_IMODE(os.stat(source).st_mode))]
-    for path, status in _tree(source):
-        copy = os.path.join(destination, os.path.relpath(path, source))
+def _copy(original: str, destination: str) -> None:
+    """Copy a file or a directory, and wait until the disk has it."""
+    directories = []
+    for path, status in _tree(original):
+        copy = os.path.normpath(os.path.join(destination, os.path.relpath(path, original)))
         mode = stat.S_IMODE(status.st_mode)
         if stat.S_ISDIR(status.st_mode):
             os.mkdir(copy, 0o700)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from capture.model.text import printable
 from capture.model.values import Value
-from capture.state.json_text import JsonError, decode_object, encode
+from capture.state.json_text import JsonError, decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,13 +61,6 @@ class CniError(Exception):
         self.details = _shortened(printable(details, "\n\t"), DETAILS_LIMIT)
 
 
-class Attachment(Value):
-    """A container's interface on this network, as GC names those that still exist."""
-
-    container_id: str
-    interface: str
-
-
 class Request(Value):
     """The runtime's request, checked. What a command does not take is empty."""
 
@@ -85,8 +78,8 @@ class Request(Value):
     """The plugin's part of the network configuration, as decoded JSON."""
     previous_result: dict[str, Any] | None
     """The result of the plugins before this one in the list, or of ADD."""
-    valid_attachments: tuple[Attachment, ...]
-    """GC: everything of this network that is not among these is gone."""
+    valid_attachments: tuple[tuple[str, str], ...]
+    """GC: container id and interface of what exists; everything else of this network is gone."""
 
 
 class Answer(Value):
@@ -182,7 +175,7 @@ def _bad_arguments(text: str, problem: str) -> CniError:
 # --- the network configuration ---------------------------------------------------------------------------------
 
 
-def _decode_configuration(stdin: bytes) -> tuple[dict[str, Any], dict[str, str]]:
+def _decode_configuration(stdin: bytes) -> dict[str, Any]:
     if len(stdin) > STDIN_LIMIT:
         raise CniError(
             IO_FAILURE,
@@ -190,17 +183,16 @@ def _decode_configuration(stdin: bytes) -> tuple[dict[str, Any], dict[str, str]]
             "Look for what a runtime or another program has added to the network configuration list.",
         )
     try:
-        return decode_object(stdin.decode())
+        plain = decode(stdin.decode())
     except UnicodeDecodeError as wrong:
-        raise CniError(
-            DECODING_FAILURE, f"the network configuration on standard input is not UTF-8: byte {wrong.start}"
-        ) from None
+        problem, details = f"UTF-8: byte {wrong.start}", ""
     except JsonError as wrong:
-        raise CniError(
-            DECODING_FAILURE,
-            f"the network configuration on standard input is not a JSON object: {wrong}",
-            f"It starts with {stdin[:200].decode(errors='replace')!r}",
-        ) from None
+        problem, details = f"a JSON object: {wrong}", f"It starts with {stdin[:200].decode(errors='replace')!r}"
+    else:
+        if isinstance(plain, dict):
+            return plain
+        problem, details = "a JSON object", f"It is {shown(plain)}"
+    raise CniError(DECODING_FAILURE, f"the network configuration on standard input is not {problem}", details)
 
 
 def _version_of(configuration: dict[str, Any]) -> str:
@@ -271,7 +263,7 @@ def _previous_result_of(command: str, configuration: dict[str, Any]) -> dict[str
     )
 
 
-def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[Attachment, ...]:
+def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """Return the attachments that GC keeps.
 
     SPEC 1.1.0 has two names for the key (containernetworking/cni, number 1101); libcni sends both, and what is in one
@@ -279,7 +271,7 @@ def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[Attachment, ..
     empty one.
     """
     keys = [key for key in ("cni.dev/valid-attachments", "cni.dev/attachments") if key in configuration]
-    valid: dict[Attachment, None] = {}
+    valid: dict[tuple[str, str], None] = {}
     for key in keys:
         entries = configuration[key]
         if entries is not None and not isinstance(entries, list):
@@ -290,11 +282,11 @@ def _valid_attachments_of(configuration: dict[str, Any]) -> tuple[Attachment, ..
     raise CniError(INVALID_CONFIGURATION, "GC without cni.dev/valid-attachments: which attachments exist is unknown")
 
 
-def _attachment(key: str, entry: object) -> Attachment:
+def _attachment(key: str, entry: object) -> tuple[str, str]:
     if isinstance(entry, dict):
         container_id, interface = entry.get("containerID"), entry.get("ifname")
         if isinstance(container_id, str) and isinstance(interface, str):
-            return Attachment(container_id, interface)
+            return container_id, interface
     expected = '{"containerID": "…", "ifname": "…"}'
     raise CniError(INVALID_CONFIGURATION, f"{key}: invalid entry {shown(entry)}: expected {expected}")
 
@@ -317,11 +309,11 @@ def dispatch(
     try:
         if command not in SINCE_VERSION:
             raise _unknown_command(command)
-        configuration, texts = _decode_configuration(stdin)
+        configuration = _decode_configuration(stdin)
         version = _version_of(configuration)
         request = _request(command, version, environ, configuration, known_arguments)
         # Before the work: a result that cannot be written must not be noticed when the rules are there.
-        result = _result(request, texts.get("prevResult", "")) if command == "ADD" else b""
+        result = _result(request) if command == "ADD" else b""
         handlers[command](request)
         return Answer(result, 0)
     except CniError as error:
@@ -374,7 +366,7 @@ def _unknown_command(command: str) -> CniError:
 def _version_result(stdin: bytes) -> bytes:
     """Return the answer to VERSION, in the version of the request if it is supported."""
     try:
-        version = _version_of(_decode_configuration(stdin)[0])
+        version = _version_of(_decode_configuration(stdin))
     except CniError:
         version = NEWEST_VERSION
     return encode({"cniVersion": _spoken(version), "supportedVersions": SUPPORTED_VERSIONS}).encode() + b"\n"
@@ -392,20 +384,18 @@ def failure(error: CniError, version: str) -> Answer:
     return Answer(encode(content).encode() + b"\n", 1, error)
 
 
-def _result(request: Request, text: str) -> bytes:
-    """Return the result of ADD: prevResult, to the letter, if it is written in the version of the request.
+def _result(request: Request) -> bytes:
+    """Return the result of ADD: prevResult, as it is if it is written in the version of the request.
 
     Without prevResult it is empty: we make no interface and give no address.
     """
-    previous_result = request.previous_result or {}
-    if previous_result.get("cniVersion") == request.version:
-        return text.encode() + b"\n"
+    result = request.previous_result or {}
+    if result.get("cniVersion") != request.version:
+        result = _in_version(result, request.version)
     try:
-        return encode(_in_version(previous_result, request.version)).encode() + b"\n"
+        return encode(result).encode() + b"\n"
     except RecursionError:
         raise CniError(INVALID_CONFIGURATION, "prevResult is nested too deeply") from None
-    except ValueError as error:  # such as 1e999, which has become infinite
-        raise CniError(INVALID_CONFIGURATION, f"prevResult in another version cannot be written: {error}") from None
 
 
 def _in_version(result: dict[str, Any], version: str) -> dict[str, Any]:
@@ -437,8 +427,6 @@ def shown(value: object) -> str:
         return _shortened(encode(value), 80)
     except RecursionError:
         return "nested too deeply to show"
-    except ValueError as error:  # such as 1e999, which has become infinite
-        return str(error)
 
 
 def one_line(text: str) -> str:

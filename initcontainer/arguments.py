@@ -17,7 +17,7 @@ from initcontainer.upstream_flags import PAST, PERSISTENT, SHORT, SWITCHES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
 SUBCOMMAND = "istio-iptables"
@@ -26,6 +26,9 @@ CLEAN_SUBCOMMAND = "istio-clean-iptables"
 """The word of Istio 1.5 to 1.24 for removing the rules."""
 VERSION_SUBCOMMAND = "version"
 """The word for the version, of the program that holds upstream's (pilot-agent)."""
+
+
+OF_EVERY_COMMAND = (*PERSISTENT, LOG_OUTPUT_LEVEL.flag, LOG_AS_JSON.flag)
 
 
 class UsageError(CaptureError):
@@ -46,67 +49,42 @@ class VersionRequested(Exception):  # noqa: N818  # no error either
 
 
 class CommandLine:
-    """The text of each flag on a command line, and the warnings about it."""
+    """The text of each flag on a command line, and the warnings about it, as far as it was read."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: Iterable[Option[Any]]) -> None:
         self.flags: dict[Option[Any], str] = {}
         self.warnings: list[str] = []
-
-
-def parse(arguments: Sequence[str], options: Iterable[Option[Any]], found: CommandLine | None = None) -> CommandLine:
-    """Return the parsed arguments; UsageError for a flag that neither we nor upstream have.
-
-    Raises HelpRequested or VersionRequested where that is requested. ``found`` is filled in as far as reading comes.
-    """
-    found = found or CommandLine()
-    command, rest = _command(arguments)
-    if command == VERSION_SUBCOMMAND:
-        raise VersionRequested
-    if command == CLEAN_SUBCOMMAND:
-        found.flags[CLEANUP_ONLY] = "true"
-        found.warnings.append(f"{CLEAN_SUBCOMMAND} is a word of Istio before 1.25, and means --cleanup-only")
-    reader = _Reader(rest, options, found)
-    reader.read()
-    return found
-
-
-def _command(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """Return the leading word, if it is one, and the rest: flags of every command of pilot-agent may come before it."""
-    index = 0
-    while index < len(arguments) and (length := _persistent(arguments[index])):
-        index += length
-    if index < len(arguments) and arguments[index] in (SUBCOMMAND, CLEAN_SUBCOMMAND, VERSION_SUBCOMMAND):
-        return arguments[index], [*arguments[:index], *arguments[index + 1 :]]
-    return "", arguments
-
-
-def _persistent(word: str) -> int:
-    """Return how many words a flag of every command takes that begins with this one; 0 if it begins none."""
-    name, equals, _ = word.removeprefix("--").partition("=")
-    if not word.startswith("--") or name not in (*PERSISTENT, LOG_OUTPUT_LEVEL.flag, LOG_AS_JSON.flag):
-        return 0
-    return 1 if equals or name == LOG_AS_JSON.flag else 2
-
-
-class _Reader:
-    """Reads words into a command line."""
-
-    def __init__(self, words: Iterable[str], options: Iterable[Option[Any]], found: CommandLine) -> None:
-        self._words = iter(words)
-        self._found = found
         self._by_long = {option.flag: option for option in options if option.flag}
         self._by_short = {option.short: option for option in self._by_long.values() if option.short}
+        self._words: Iterator[str] = iter(())
+        self._may_be_command = True
+        """The next word may be that of the command: only flags of every command of pilot-agent may come before it."""
 
-    def read(self) -> None:
+    def read(self, arguments: Iterable[str]) -> None:
+        """Take in the arguments. Raises UsageError for a flag that neither we nor upstream have.
+
+        Raises HelpRequested or VersionRequested where that is requested.
+        """
+        self._words = iter(arguments)
         for word in self._words:
             if word.startswith("--") and len(word) > 2:
                 self._long(word)
             elif word.startswith("-") and len(word) > 1 and word != "--":
                 self._short(word)
+            elif self._may_be_command and word in (SUBCOMMAND, CLEAN_SUBCOMMAND, VERSION_SUBCOMMAND):
+                self._command(word)
             else:
                 rest = [*self._words] if word == "--" else [word]
                 if rest:
                     raise UsageError(f"unexpected argument {rest[0]!r}")
+
+    def _command(self, word: str) -> None:
+        self._may_be_command = False
+        if word == VERSION_SUBCOMMAND:
+            raise VersionRequested
+        if word == CLEAN_SUBCOMMAND:
+            self.flags[CLEANUP_ONLY] = "true"
+            self.warnings.append(f"{word} is a word of Istio before 1.25, and means --cleanup-only")
 
     def _long(self, word: str) -> None:
         name, equals, value = word[2:].partition("=")
@@ -114,6 +92,7 @@ class _Reader:
             raise HelpRequested(name)
         if name == "version":
             raise VersionRequested
+        self._may_be_command &= name in OF_EVERY_COMMAND
         option = self._by_long.get(name)
         if option is not None:
             takes_value = not option.is_switch
@@ -126,7 +105,7 @@ class _Reader:
         if not equals:
             value = self._value_of(f"--{name}") if takes_value else "true"
         if option is not None:
-            self._found.flags[option] = value
+            self.flags[option] = value
 
     def _value_of(self, flag: str) -> str:
         """Take the next word, in any form, as the value of a flag."""
@@ -136,6 +115,7 @@ class _Reader:
         return value
 
     def _short(self, word: str) -> None:
+        self._may_be_command = False
         letters = word[1:]
         while letters:
             letter, letters = letters[0], letters[1:]
@@ -149,11 +129,18 @@ class _Reader:
                 if letters.startswith("="):
                     return
             elif option.is_switch and not letters.startswith("="):
-                self._found.flags[option] = "true"
+                self.flags[option] = "true"
             else:
-                self._found.flags[option] = letters.removeprefix("=") if letters else self._value_of(f"-{letter}")
+                self.flags[option] = letters.removeprefix("=") if letters else self._value_of(f"-{letter}")
                 return
 
     def _warn_of_past_flag(self, flag: str, name: str) -> None:
         if name in PAST:
-            self._found.warnings.append(f"{flag} has no effect: {PAST[name]}")
+            self.warnings.append(f"{flag} has no effect: {PAST[name]}")
+
+
+def parse(arguments: Iterable[str], options: Iterable[Option[Any]]) -> CommandLine:
+    """Return the command line with these arguments, all read; raise as that does."""
+    found = CommandLine(options)
+    found.read(arguments)
+    return found

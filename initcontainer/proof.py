@@ -1,4 +1,4 @@
-"""The validation's connections: made all at once, each recognised where it arrives.
+"""The validation's connections: made one after the other, each recognised where it arrives.
 
 Where the port of the proxy is free we listen there: a random token distinguishes our connections from others, and
 SO_ORIGINAL_DST what they were meant for. Where the proxy listens already, the kernel's list of sockets shows which port
@@ -13,7 +13,7 @@ import secrets
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from capture.errors import CaptureError, ValidationError
@@ -21,6 +21,7 @@ from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Fa
 from capture.netlink import sock_diag
 from capture.report.packet_text import endpoint
 from capture.state.capabilities import missing
+from capture.state.child import in_child
 from capture.state.netns import InNamespace
 from initcontainer.probes import Probe, Proof
 
@@ -31,127 +32,95 @@ TRANSPARENT: dict[Family, tuple[int, int]] = {IPV4: (socket.IPPROTO_IP, 19), IPV
 """Level and number of IP_TRANSPARENT and IPV6_TRANSPARENT (linux/in.h, linux/in6.h)."""
 
 RETRY_AFTER = 0.05
-"""Seconds between two attempts of a connection."""
+"""Seconds between two attempts of a connection, and for one that was made to arrive."""
 CONNECTION_TIMEOUT = 1.0
 """Seconds that one attempt may take, where nothing comes back."""
 
-SEEN, UNSEEN = 0, 200
-"""How a process that dials a port of a running proxy ends: the proxy took the connection, or nothing shows who did."""
-CONNECTED = (
+CONNECTED, UNSEEN = "connected", "unseen"
+"""Answers to an attempt: it went well, and nothing shows which port of a running proxy took it."""
+OPEN_STATES = (
     sock_diag.TCP_SYN_RECV, sock_diag.TCP_ESTABLISHED, sock_diag.TCP_FIN_WAIT1, sock_diag.TCP_FIN_WAIT2,
     sock_diag.TCP_CLOSE_WAIT, sock_diag.TCP_LAST_ACK, sock_diag.TCP_CLOSING,
 )  # fmt: skip
 
 
 class Prover:
-    """Makes the connections of some probes and waits for them."""
+    """Makes the connections of some probes, again and again until a deadline that all have in common."""
 
     def __init__(self, deadline: float, *, transparent: bool, fail: Callable[[Probe, str], ValidationError]) -> None:
         self._deadline = deadline
         self._transparent = transparent
         self._fail = fail
-        self._listeners: dict[tuple[Family, int], socket.socket] = {}
-        self._awaited: dict[bytes, Probe] = {}
-        self._clients: dict[Probe, int] = {}
-        self._proofs: dict[Probe, Proof] = {}
-        self._stop = os.pipe()
+        self._listeners: dict[tuple[Family, int], socket.socket | None] = {}
 
-    def prove(self, probes: Iterable[Probe]) -> list[Proof]:
-        """Return what happened to each probe, in their order. Raises ValidationError unless each arrives as it must."""
-        in_order = list(probes)
+    def prove(self, probes: Sequence[Probe]) -> list[Proof]:
+        """Return what happened to each probe. Raises ValidationError unless each arrives as it must."""
         try:
-            for probe in in_order:
-                self._begin(probe)
-            while (self._awaited or self._clients_of_proxy()) and time.monotonic() < self._deadline:
-                self._look()
-            for probe in (*self._awaited.values(), *self._clients_of_proxy()):
-                raise self._fail(probe, _last_answer(self._clients.pop(probe), self._deadline))
+            for end in {(probe.destination.family, probe.arrives_on) for probe in probes}:
+                self._listeners[end] = _listener(*end, transparent=self._transparent)
+            return [self._proof(probe) for probe in probes]
         finally:
-            self._end()
-        # They end in any order; two runs of one pod print the same.
-        return [self._proofs[probe] for probe in in_order]
+            for listener in filter(None, self._listeners.values()):
+                listener.close()
 
-    def _begin(self, probe: Probe) -> None:
-        """Listen where a probe must arrive, if no other process does, and start to dial."""
-        endpoint = (probe.destination.family, probe.arrives_on)
-        is_taken = False
-        if endpoint not in self._listeners:
-            listener = _listener(*endpoint, transparent=self._transparent)
-            is_taken = listener is None
-            if listener is not None:
-                self._listeners[endpoint] = listener
+    def _proof(self, probe: Probe) -> Proof:
+        is_taken = self._listeners[probe.destination.family, probe.arrives_on] is None
         if not is_taken and self._transparent and probe.side == "inbound" and missing("NET_ADMIN"):
-            self._note(probe, "not permitted to listen as a transparent proxy does (capability NET_ADMIN)", holds=False)
-            return
+            why = "not permitted to listen as a transparent proxy does (capability NET_ADMIN)"
+            return Proof(f"{probe}: {why}", holds=False)
         token = b"" if is_taken else secrets.token_bytes(TOKEN_BYTES)
-        if token:
-            self._awaited[token] = probe
-        self._clients[probe] = _dial(probe, token, self._deadline, self._stop, transparent=self._transparent)
+        answer = os.strerror(errno.ETIMEDOUT)  # should the time be over before the first attempt
+        while (left := self._deadline - time.monotonic()) > 0:
+            answer = self._attempt(probe, token, left)
+            if answer == UNSEEN:
+                why = "the connection was accepted, and nothing shows by which port"
+                return Proof(f"{probe}: {why}", holds=False)
+            if answer == CONNECTED and (is_taken or self._has_arrived(probe, token)):
+                arrival = f"dialled {endpoint(*probe.dialled)} and arrived on port {probe.arrives_on}"
+                taken = ", where the proxy took it" if is_taken else ""
+                return Proof(f"{probe}: user {probe.dialler.uid} {arrival}{taken}", holds=True)
+            time.sleep(RETRY_AFTER)
+        raise self._fail(probe, "the connection was accepted by another listener" if answer == CONNECTED else answer)
 
-    def _clients_of_proxy(self) -> list[Probe]:
-        """Return the probes that go to a running proxy and are not over."""
-        counted = (*self._awaited.values(), *self._proofs)
-        return [probe for probe in self._clients if probe not in counted]
+    def _attempt(self, probe: Probe, token: bytes, left: float) -> str:
+        """Connect once in a process of its own, as the probe's user; return CONNECTED, UNSEEN or why it failed."""
+        # A transparent proxy takes over the port that is dialled, too.
+        ports = (probe.arrives_on, probe.port) if self._transparent else (probe.arrives_on,)
+        timeout = min(CONNECTION_TIMEOUT, max(RETRY_AFTER, left))
+        status, answer = in_child(lambda: _connect(probe, token, ports, timeout), _reason)
+        return answer if status >= 0 else "no answer"
 
-    def _note(self, probe: Probe, message: str, *, holds: bool) -> None:
-        self._proofs[probe] = Proof(f"{probe}: {message}", holds)
-
-    def _look(self) -> None:
-        """Wait a little for connections, and for processes that dial a running proxy."""
-        wait = max(0.0, min(RETRY_AFTER, self._deadline - time.monotonic()))
-        for listener in select.select(list(self._listeners.values()), [], [], wait)[0]:
-            self._receive(listener)
-        for probe in self._clients_of_proxy():
-            ended, status = os.waitpid(self._clients[probe], os.WNOHANG)
-            if not ended:
-                continue
-            del self._clients[probe]
-            code = os.waitstatus_to_exitcode(status)
-            if code not in (SEEN, UNSEEN):
-                raise self._fail(probe, os.strerror(code) if code > 0 else "no answer")
-            if code == SEEN:
-                self._note(probe, f"{_arrival(probe)}, where the proxy took it", holds=True)
-            else:
-                self._note(probe, "the connection was accepted, and nothing shows by which port", holds=False)
-
-    def _receive(self, listener: socket.socket) -> None:
-        """Take one connection; if it brings a token, check where it arrived and what it was meant for."""
-        connection, _ = listener.accept()
-        with connection:
-            connection.settimeout(CONNECTION_TIMEOUT)
-            try:
-                token = connection.recv(TOKEN_BYTES, socket.MSG_WAITALL)
-            except OSError:
-                return
-            probe = self._awaited.get(token)
-            if probe is None:
-                return  # another's, such as a probe of the kubelet
-            port = listener.getsockname()[1]
-            if port != probe.arrives_on:
-                raise ValidationError(
-                    f"validation failed: {probe}: {endpoint(*probe.dialled)} arrived on port {port}"
-                    f" instead of {probe.arrives_on}"
-                )
-            meant = _original_destination(connection)
-            if meant != probe.dialled:
-                raise ValidationError(
-                    f"validation failed: {probe}: {endpoint(*probe.dialled)} arrived as {endpoint(*meant)}",
-                    "The proxy would connect to that address. Another rule in this pod translates addresses.",
-                )
-        del self._awaited[token]
-        self._note(probe, _arrival(probe), holds=True)
-
-    def _end(self) -> None:
-        for end in self._stop:
-            os.close(end)
-        for listener in self._listeners.values():
-            listener.close()
-        for process in self._clients.values():
-            _end(process)
+    def _has_arrived(self, probe: Probe, token: bytes) -> bool:
+        """Take what has come in; return whether the token is among it. Raises ValidationError if it went wrong."""
+        listeners = [*filter(None, self._listeners.values())]
+        while ready := select.select(listeners, [], [], RETRY_AFTER)[0]:
+            for listener in ready:
+                connection, _ = listener.accept()
+                with connection:
+                    if _first_bytes(connection) == token:  # else another's, such as a probe of the kubelet
+                        _require_meant(probe, listener.getsockname()[1], _original_destination(connection))
+                        return True
+        return False
 
 
-def _arrival(probe: Probe) -> str:
-    return f"user {probe.dialler.uid} dialled {endpoint(*probe.dialled)} and arrived on port {probe.arrives_on}"
+def _first_bytes(connection: socket.socket) -> bytes:
+    connection.settimeout(CONNECTION_TIMEOUT)
+    try:
+        return connection.recv(TOKEN_BYTES, socket.MSG_WAITALL)
+    except OSError:
+        return b""
+
+
+def _require_meant(probe: Probe, port: int, meant: tuple[str, int]) -> None:
+    """Raise ValidationError unless a probe came to the port that it should, and for what it dialled."""
+    failed = f"validation failed: {probe}: {endpoint(*probe.dialled)}"
+    if port != probe.arrives_on:
+        raise ValidationError(f"{failed} arrived on port {port} instead of {probe.arrives_on}")
+    if meant != probe.dialled:
+        raise ValidationError(
+            f"{failed} arrived as {endpoint(*meant)}",
+            "The proxy would connect to that address. Another rule in this pod translates addresses.",
+        )
 
 
 def _listener(family: Family, port: int, *, transparent: bool) -> socket.socket | None:
@@ -192,50 +161,30 @@ def _original_destination(connection: socket.socket) -> tuple[str, int]:
     return socket.inet_ntop(family, packed[start : start + length]), int.from_bytes(packed[2:4], "big")
 
 
-def _dial(probe: Probe, token: bytes, deadline: float, stop: tuple[int, int], *, transparent: bool) -> int:
-    """Start a process that connects for the probe, until the pipe is closed or time is over; return its id."""
-    process = os.fork()
-    if process:
-        return process
-    status = 1
-    try:
-        stopped, to_stop = stop
-        os.close(to_stop)
-        status = _connect(probe, token, deadline, stopped, transparent=transparent)
-    finally:
-        os._exit(status)
+def _connect(probe: Probe, token: bytes, ports: Iterable[int], timeout: float) -> str:
+    """Connect as the probe's user, and hand over the token. Raises OSError.
 
-
-def _connect(probe: Probe, token: bytes, deadline: float, stopped: int, *, transparent: bool) -> int:
-    """Connect and hand over the token, again and again; return 0 or the number of the last error.
-
-    Without a token, for a proxy that runs: look who took the connection, and return SEEN or UNSEEN.
+    Without a token, for a proxy that runs: look whether one of the ports took the connection.
     """
-    if (probe.dialler.uid, probe.dialler.gid) != (os.geteuid(), os.getegid()):
+    uid, gid = probe.dialler.uid, probe.dialler.gid
+    if (uid, gid) != (os.geteuid(), os.getegid()):
         os.setgroups([])
-        os.setresgid(probe.dialler.gid, probe.dialler.gid, probe.dialler.gid)
-        os.setresuid(probe.dialler.uid, probe.dialler.uid, probe.dialler.uid)
-    ports = (probe.arrives_on, probe.port) if transparent else (probe.arrives_on,)
-    last = errno.ETIMEDOUT  # should the time be over before the first attempt
-    if probe.outside:
-        InNamespace(probe.outside).__enter__()  # for good: this process only dials
-    while time.monotonic() < deadline:
-        try:
-            with socket.socket(FAMILY_NUMBERS[probe.destination.family], socket.SOCK_STREAM) as connection:
-                connection.settimeout(min(CONNECTION_TIMEOUT, max(RETRY_AFTER, deadline - time.monotonic())))
-                connection.connect(probe.dialled)
-                if not token:
-                    return SEEN if _is_taken_on(ports, connection) else UNSEEN
-                connection.sendall(token)
-                connection.recv(1)  # closed by who read it
-                last = 0
-        except TimeoutError:
-            last = errno.ETIMEDOUT
-        except OSError as error:
-            last = error.errno or 0
-        if select.select([stopped], [], [], RETRY_AFTER)[0]:
-            break
-    return last
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    family = FAMILY_NUMBERS[probe.destination.family]
+    with InNamespace(probe.outside or None):  # where the socket stays
+        connection = socket.socket(family, socket.SOCK_STREAM)
+    with connection:
+        connection.settimeout(timeout)
+        connection.connect(probe.dialled)
+        connection.sendall(token)
+        return CONNECTED if token or _is_taken_on(ports, connection) else UNSEEN
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return os.strerror(errno.ETIMEDOUT)
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def _is_taken_on(ports: Iterable[int], connection: socket.socket) -> bool:
@@ -248,27 +197,9 @@ def _is_taken_on(ports: Iterable[int], connection: socket.socket) -> bool:
     proxy_port, *taken_over = ports
     try:
         with sock_diag.open_sock_diag() as diag:
-            sockets = list(sock_diag.read_tcp_sockets(diag, (*CONNECTED, sock_diag.TCP_LISTEN)))
+            sockets = list(sock_diag.read_tcp_sockets(diag, (*OPEN_STATES, sock_diag.TCP_LISTEN)))
     except CaptureError:
         return False
     listening = {each.local_port for each in sockets if each.state == sock_diag.TCP_LISTEN}
     fitting = [proxy_port, *(each for each in taken_over if each not in listening)]
     return any((each.remote, each.remote_port) == (packed, port) and each.local_port in fitting for each in sockets)
-
-
-def _last_answer(process: int, deadline: float) -> str:
-    """Wait for a process that dials, whose time is over, and return what its last attempt ended with."""
-    while time.monotonic() < deadline + CONNECTION_TIMEOUT + 2 * RETRY_AFTER:
-        ended, status = os.waitpid(process, os.WNOHANG)
-        if ended:
-            number = os.waitstatus_to_exitcode(status)
-            return os.strerror(number) if number > 0 else "the connection was accepted by another listener"
-        time.sleep(RETRY_AFTER)
-    _end(process)
-    return "no answer"
-
-
-def _end(process: int) -> None:
-    with suppress(PermissionError):  # without CAP_KILL; its pipe is closed, so it ends after this attempt
-        os.kill(process, 9)
-    os.waitpid(process, 0)

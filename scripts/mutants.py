@@ -92,9 +92,9 @@ AREAS = (
     ),
     _area(
         "decision",
-        "cni: decision pod pod_object sources conf attachments",
+        "cni: decision pod pod_object sources conf",
         "unit/cni/test_decision.py unit/cni/test_pod.py unit/cni/test_pod_object.py unit/cni/test_sources.py"
-        " unit/cni/test_conf.py unit/cni/test_attachments.py",
+        " unit/cni/test_conf.py",
     ),
     _area(
         "settings",

@@ -12,7 +12,8 @@
     two rule sets
         canonical <- compare, ownership                 rule by rule: what differs, which rules are our own
         realistic, regions <- effects                   which packets two situations treat differently
-        effects <- culprits <- judgement                which foreign rule is the reason, what is drift
+        effects <- culprits, own_effects                which foreign rule is the reason, what each difference does
+    culprits, own_effects <- judgement              what is drift
     why
         cause_text <- causes, envoy_listeners           each cause in words, and where it is found
         foreign_effects                                 a foreign rule's effect in words

@@ -9,7 +9,7 @@ from __future__ import annotations
 from capture.analysis.canonical import entries_of
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.long_lists import Box
-from capture.analysis.meaning import Goto, Translate, Untrack, before_tracking, meaning, spelled_out
+from capture.analysis.meaning import Either, Goto, Translate, Untrack, before_tracking, meaning, spelled_out
 from capture.analysis.space import LISTED
 from capture.model import ruleset as model
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from capture.analysis.base_chains import BaseChain
     from capture.analysis.compiler import PathCompiler, Stage
     from capture.analysis.meaning import Meaning
+    from capture.analysis.outcome import Reason
     from capture.analysis.space import Ranges
 
 ANYTHING = "anything"
 """The value after a verdict that is not understood, which may have done anything."""
 CHANGES: dict[type, type] = {**model.MARKS_CHANGED, Untrack: model.ConnectionState}
 """Verdicts after which a packet goes on changed, each with the match that tests what it changes."""
-DECIDES = (model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Goto)
+DECIDES = (model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Either, Goto)
 MIN_RUN = 32
 """A run of fewer rules is folded rule by rule."""
 MAX_CASES = 100_000
@@ -86,19 +87,24 @@ class ChainCompiler:
         if isinstance(verdict, model.NO_EFFECT) or (self.is_tracked and isinstance(verdict, Untrack)):
             return after  # what is tracked stays so (xt_ct_target in xt_CT.c, nft_notrack_eval in nft_ct.c)
         if isinstance(verdict, model.UnknownVerdict):
-            may = self.space.unknown(("verdict", self._occurrence(position)))
+            may = self.space.unknown(("verdict", self._occurrence(position)), rule)
             then = self.diagrams.choose(may, self.diagrams.leaf(ANYTHING), after)
         elif type(verdict) in CHANGES:
-            then = self.path.changed(verdict, after)
+            then = self.path.with_reason(self.path.changed(verdict, after), verdict, self._reason(f"{position}", rule))
         else:
-            then = self._then(verdict, after)
+            then = self._then(verdict, self._reason(f"{position}", rule), after)
         matched = self.space.rule(rule, self._occurrence(position), is_native=self.base_chain.is_native)
         return self.diagrams.choose(matched, then, after)
 
-    def _then(self, verdict: Meaning, after: int) -> int:
+    def _then(self, verdict: Meaning, reason: Reason | None, after: int) -> int:
         if isinstance(verdict, model.Jump):
-            return self.path.enter_chain(self.base_chain, verdict.chain, after, self.stage)
-        return self.path.apply_verdict(verdict, self.chain.name, self.fall_through, self.stage, self.base_chain)
+            then = self.path.enter_chain(self.base_chain, verdict.chain, after, self.stage)
+        else:
+            then = self.path.apply_verdict(verdict, self.chain.name, self.fall_through, self.stage, self.base_chain)
+        return self.path.with_reason(then, verdict, reason)
+
+    def _reason(self, place: str, rule: model.Rule) -> Reason | None:
+        return self.path.reason(self.base_chain, self.chain.name, place, rule)
 
     def _occurrence(self, position: int) -> Hashable:
         return self.stage.leg, self.base_chain.table, self.chain.name, position
@@ -121,8 +127,8 @@ class ChainCompiler:
             raise TooLargeError
         for leaf in leaves:
             found = after
-            for verdict in reversed(self.compiler.lists.verdicts(leaf)):
-                found = self._then(verdict, found)
+            for verdict, reason in reversed(self.compiler.lists.verdicts(leaf)):
+                found = self._then(verdict, reason, found)
             functions[leaf] = found
         return self.space.switches.chosen(lists, functions)
 
@@ -134,21 +140,22 @@ class ChainCompiler:
         found = self.compiler.listed.get(key)
         if found is None:
             kept = [(position, rule) for position, rule in rules if not isinstance(meaning(rule), model.NO_EFFECT)]
-            boxes = [self._box(position, rule) for position, rule in kept]
+            place = f"{first}-{rules[-1][0]}"
+            boxes = [self._box(position, rule, self._reason(place, rule)) for position, rule in kept]
             found = self.compiler.listed[key] = self.compiler.lists.diagram(boxes)
         return found
 
-    def _box(self, position: int, rule: model.Rule) -> Box:
+    def _box(self, position: int, rule: model.Rule, reason: Reason | None) -> Box:
         ranges: dict[int, Ranges] = {}
         rest = self.diagrams.yes
         for match in spelled_out(rule.matches, self.space.family, self.space.network):
             known = self.space.ranges(match, is_native=self.base_chain.is_native)
             if known is None:
-                rest = self.diagrams.both(rest, self.space.other(match, self._occurrence(position)))
+                rest = self.diagrams.both(rest, self.space.other(match, rule, self._occurrence(position)))
             else:
                 level, inside = known
                 ranges[level] = _common(ranges[level], inside) if level in ranges else inside
-        return Box(ranges, rest, meaning(rule))
+        return Box(ranges, rest, (meaning(rule), reason))
 
 
 def _common(some: Ranges, others: Ranges) -> Ranges:

@@ -11,11 +11,12 @@ from capture.analysis.canonical import CanonicalChain, canonical
 from capture.analysis.ownership import CERTAIN, disturbance_test, shape
 from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
 from capture.model.chain_names import is_own_chain
+from capture.model.ruleset import BUILT_IN_CHAINS
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Literal
 
     from capture.analysis.canonical import CanonicalTables
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from capture.model.ruleset import Rule, Ruleset, TableName
 
     DifferenceKind = Literal["missing", "unexpected", "foreign", "policy", "family"]
-    Numbered = list[tuple[int, Rule]]
-    """Rules with their places in a chain, which count from 1."""
+    Placed = tuple[int, int, Rule]
+    """A rule with its places, which count from 0, in two chains."""
     Run = tuple[int, int, "Run | None"]
     """A common subsequence from its end: the places of its last rule, and the run before it."""
 
@@ -36,10 +37,11 @@ class Difference(Value):
 
     Kinds: one of our rules is ``missing``; a rule in our chain, or an own one elsewhere, is ``unexpected``; a
     ``foreign`` rule comes before our rules and may divert traffic or change its marks; a built-in chain has
-    another ``policy``; a ``family`` is captured that should not be. ``effect`` is what it does to packets.
+    another ``policy``; a ``family`` is captured that should not be. ``effect`` is what it does to packets where all
+    else is as desired; ``together`` is, in words, which other difference it takes for that.
     """
 
-    not_compared = ("effect",)
+    not_compared = ("behind", "effect", "together")
 
     family: Family
     table: TableName
@@ -48,7 +50,10 @@ class Difference(Value):
     rule: Rule | None = None
     position: int = 0
     policy: str = ""
+    behind: int = 0
+    """How many of the desired rules of its chain are before it."""
     effect: Effect | None = None
+    together: str = ""
 
     @property
     def place(self) -> str:
@@ -77,23 +82,24 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
         there = canonical(live, family)
         own, foreign = compared(family, desired_forms, there)
         found += own
-        for place, rules in foreign.items():
-            extra = {each.position for each in own if (each.table, each.chain, each.kind) == (*place, "unexpected")}
-            shared = {*range(1, len(there[place].rules) + 1)} - extra - {position for position, _ in rules}
-            disturbing = _disturbing(place, rules, max(shared, default=0), desired_forms or {})
-            found += [Difference(family, *place, "foreign", rule, position) for position, rule in disturbing]
+        for place in dict.fromkeys((each.table, each.chain) for each in foreign):
+            here = [each for each in foreign if (each.table, each.chain) == place]
+            found += _disturbing(place, here, own, desired_forms or {})
     return found
 
 
 def _disturbing(
-    place: tuple[TableName, str], rules: Numbered, last_own: int, desired_forms: CanonicalTables
-) -> Iterator[tuple[int, Rule]]:
+    place: tuple[TableName, str], foreign: Sequence[Difference], own: Sequence[Difference], desired: CanonicalTables
+) -> Iterator[Difference]:
     """Yield the foreign rules of a chain that are before one of our own, and may divert packets or change its marks."""
     table, name = place
+    missing = {each.behind for each in own if (each.table, each.chain, each.kind) == (*place, "missing")}
+    shared = {*range(len(desired.get(place, EMPTY).rules))} - missing
     disturbs = disturbance_test(
-        (rule for _, rule in rules), name, lambda chain: desired_forms.get((table, chain), EMPTY).rules
+        (each.rule for each in foreign if each.rule), name, lambda chain: desired.get((table, chain), EMPTY).rules
     )
-    return ((position, rule) for position, rule in rules if position < last_own and disturbs(rule))
+    last_own = max(shared, default=-1)
+    return (each for each in foreign if each.behind <= last_own and each.rule and disturbs(each.rule))
 
 
 def compared(
@@ -101,33 +107,74 @@ def compared(
     desired_forms: CanonicalTables | None,
     there: CanonicalTables,
     recorded_forms: CanonicalTables | None = None,
-) -> tuple[list[Difference], dict[tuple[TableName, str], Numbered]]:
-    """Return the differences of our own rules, and every foreign rule in a shared chain that is not as desired.
+) -> tuple[list[Difference], list[Difference]]:
+    """Return the differences of our own rules, and every foreign rule in a built-in chain.
 
     ``desired_forms`` is None where nothing should be captured. Rules of ``recorded_forms`` are our own.
     """
     if desired_forms is None:
-        return list(_captured_family(family, there)), {}
+        return list(_captured_family(family, there)), []
     own: list[Difference] = []
-    foreign: dict[tuple[TableName, str], Numbered] = {}
-    for place in dict.fromkeys((*desired_forms, *there)):
-        desired, live = desired_forms.get(place, EMPTY), there.get(place, EMPTY)
+    foreign: list[Difference] = []
+    forms = next_to_foreign(desired_forms, there)
+    for place in dict.fromkeys((*forms, *there)):
+        desired, live = forms.get(place, EMPTY), there.get(place, EMPTY)
         if desired == live:
             continue
         table, name = place
         if live.policy != desired.policy:
             own.append(Difference(family, table, name, "policy", policy=live.policy))
         missing, extra = _only_in_one(desired.rules, live.rules)
-        if not (is_own_chain(name) or live.is_hooked_differently):
-            recorded = (recorded_forms or {}).get(place, EMPTY).rules
-            certain = {position for position, rule in extra if shape(table, name, rule) == CERTAIN or rule in recorded}
-            others = [each for each in extra if each[0] not in certain]
-            extra = [each for each in extra if each[0] in certain]
-            if others:
-                foreign[place] = others
-        own += [Difference(family, table, name, "missing", rule, position) for position, rule in missing]
-        own += [Difference(family, table, name, "unexpected", rule, position) for position, rule in extra]
+        own += [Difference(family, table, name, "missing", rule, at + 1, behind=at) for at, _, rule in missing]
+        are_all_own = is_own_chain(name) or live.is_hooked_differently
+        recorded = (recorded_forms or {}).get(place, EMPTY).rules
+        for behind, at, rule in extra:
+            is_own = are_all_own or shape(table, name, rule) == CERTAIN or rule in recorded
+            kind: DifferenceKind = "unexpected" if is_own else "foreign"
+            (own if is_own else foreign).append(Difference(family, table, name, kind, rule, at + 1, behind=behind))
     return own, foreign
+
+
+def next_to_foreign(desired: CanonicalTables, there: CanonicalTables) -> CanonicalTables:
+    """Return desired rules with the live chains of others, without rules of ours that these may have."""
+    forms = dict(desired)
+    for (table, name), chain in there.items():
+        is_shared = name in BUILT_IN_CHAINS[table] or chain.is_hooked_differently
+        if not (is_shared or is_own_chain(name)):
+            rules = tuple(rule for rule in chain.rules if shape(table, name, rule) != CERTAIN)
+            forms[table, name] = chain if len(rules) == len(chain.rules) else chain.replace(rules=rules)
+    return forms
+
+
+def chains_with(forms: CanonicalTables, found: Iterable[Difference]) -> CanonicalTables:
+    """Return the chains that some differences change, with these made in them.
+
+    Where rules are missing, others come before them: those that are applied again are appended.
+    """
+    changed: CanonicalTables = {}
+    places: dict[tuple[TableName, str], list[Difference]] = {}
+    for each in found:
+        places.setdefault((each.table, each.chain), []).append(each)
+    for place, several in places.items():
+        form = forms.get(place, EMPTY)
+        policy = next((each.policy for each in several if each.policy), form.policy)
+        changed[place] = form.replace(policy=policy, rules=tuple(_changed(form.rules, several)))
+    return changed
+
+
+def _changed(rules: Sequence[Rule], found: Iterable[Difference]) -> Iterator[Rule]:
+    """Yield the rules of a chain with some differences made in them."""
+    gone: set[int] = set()
+    inserted: dict[int, list[Rule]] = {}
+    for each in sorted(found, key=lambda each: each.position):
+        if each.kind == "missing":
+            gone.add(each.behind)
+        elif each.rule is not None:
+            inserted.setdefault(each.behind, []).append(each.rule)
+    for at in range(len(rules) + 1):
+        yield from inserted.get(at, ())
+        if at < len(rules) and at not in gone:
+            yield rules[at]
 
 
 def can_stay(desired: Ruleset, live: Ruleset, *, writes_policies: bool = False) -> bool:
@@ -149,21 +196,26 @@ def _captured_family(family: Family, live: CanonicalTables) -> Iterator[Differen
                     yield Difference(family, table, name, "family", rule, position)
 
 
-def _only_in_one(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[Numbered, Numbered]:
-    """Return the rules of each that are not in the longest order that both share."""
+def _only_in_one(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[list[Placed], list[Placed]]:
+    """Return the rules of each that are not in the longest order that both share, with their places in both.
+
+    A rule that is not in the first one is right behind the last rule there that both share.
+    """
     start, end = 0, 0
     shortest = min(len(first), len(second))
     while start < shortest and first[start] == second[start]:
         start += 1
     while end < shortest - start and first[-1 - end] == second[-1 - end]:
         end += 1
-    first, second = first[start : len(first) - end], second[start : len(second) - end]
-    pairs = _longest_common(first, second)
-    shared_first, shared_second = {i for i, _ in pairs}, {j for _, j in pairs}
-    return (
-        [(start + i + 1, rule) for i, rule in enumerate(first) if i not in shared_first],
-        [(start + j + 1, rule) for j, rule in enumerate(second) if j not in shared_second],
-    )
+    pairs = _longest_common(first[start : len(first) - end], second[start : len(second) - end])
+    missing: list[Placed] = []
+    extra: list[Placed] = []
+    i = j = start
+    for at, there in (*((start + at, start + there) for at, there in pairs), (len(first) - end, len(second) - end)):
+        extra += [(i, place, second[place]) for place in range(j, there)]
+        missing += [(place, j, first[place]) for place in range(i, at)]
+        i, j = at + 1, there + 1
+    return missing, extra
 
 
 def _longest_common(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> list[tuple[int, int]]:
@@ -189,4 +241,4 @@ def _longest_common(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> list[t
     while last is not None:
         i, j, last = last
         pairs.append((i, j))
-    return pairs
+    return pairs[::-1]

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
 from capture.analysis.long_lists import DecisionList
-from capture.analysis.meaning import Goto, Translate, meaning
-from capture.analysis.outcome import Fate, redirect_outcome
+from capture.analysis.meaning import Either, Goto, Translate, meaning
+from capture.analysis.outcome import Fate, Reason, redirect_outcome
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import NONE, Field, PacketSpace, gathered
 from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS
@@ -23,7 +23,7 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable
     from typing import Literal
 
     from capture.analysis.base_chains import BaseChain, Situation
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 INBOUND: Direction = "inbound"
 OUTBOUND: Direction = "outbound"
 
-OTHER_MARK = "other"
+IN_VAIN = "a mark leads its answers to the proxy, which has no part in the connection"
 TRANSLATED = Fate("direct", 0)
 """The fate of translated packets until their destination is known."""
 
@@ -73,7 +73,7 @@ class Compiler:
         self.situation = situation
         self.routed = sorted(routed_marks(situation.ruleset))
         self.mark_routes = tuple(space.routed_by(situation.mark_routes(space.family)))
-        self.remarked = space.unknown("mark changed")
+        self.remarked = space.unknown("mark changed", "a changed mark")
         self.orders = {
             "in": list(situation.orders(model.PREROUTING, space.family)),
             "out": list(situation.orders(model.OUTPUT, space.family)),
@@ -82,10 +82,11 @@ class Compiler:
             "input": list(situation.orders(model.INPUT, space.family, with_nat=False)),
         }
         self.lists = DecisionList(
-            space.diagrams, lambda level: space.domains[level], lambda verdict: not isinstance(verdict, model.Jump)
+            space.diagrams, lambda level: space.domains[level], lambda act: not isinstance(act[0], model.Jump)
         )
         self.listed: dict[Hashable, int] = {}
         """The lists of decisions of long runs of rules, by where they are."""
+        self._fates: dict[Direction, int] = {}
         self._changing: dict[tuple[int, str], frozenset[type]] = {}
         self._chains: dict[int, dict[str, model.Chain]] = {}
 
@@ -95,14 +96,9 @@ class Compiler:
 
     def switched_fates(self, direction: Direction) -> int:
         """Return the same with a switch in the place of each long list of rules."""
-        return PathCompiler(self, direction).root()
-
-    def connection_mark(self, direction: Direction, marks: Sequence[int]) -> int:
-        """Return the function to the mark that a packet leaves on its connection: one of some, or OTHER_MARK.
-
-        It is None for packets that are dropped: there is no connection.
-        """
-        return self.space.switches.expanded(MarkCompiler(self, direction, marks).root())
+        if direction not in self._fates:
+            self._fates[direction] = PathCompiler(self, direction).root()
+        return self._fates[direction]
 
     def chain_of(self, contents: model.Table, name: str) -> model.Chain | None:
         """Return a chain of a table, which may have thousands."""
@@ -147,8 +143,6 @@ class PathCompiler:
             return found
         return self.switches.moved(found, self.space.renamed("first", "mark"), "first is mark")
 
-    # --- the way -----------------------------------------------------------------------------------
-
     def _at_hook(self, leg: Leg, held: Held) -> int:
         """Return the fates of packets at a hook; where it is unknown which chain is first, by a truth value."""
         found = {
@@ -160,7 +154,7 @@ class PathCompiler:
             for firsts, node in found.items():
                 *others, (number, is_first) = firsts
                 if is_first:
-                    is_before = self.space.unknown(("order", number))
+                    is_before = self.space.unknown(("order", number), "the order of foreign chains")
                     merged[tuple(others)] = self.diagrams.choose(is_before, node, found[(*others, (number, False))])
             found = merged
         (node,) = found.values()
@@ -225,11 +219,16 @@ class PathCompiler:
         if base_chain.is_nat and stage.held.mapped is not None:
             return after
         drops = base_chain.chain.policy_for(self.space.family) == "DROP"
-        fall_through = self._fate(Fate("dropped")) if drops else after
+        fall_through = (
+            self._dropped(f"the policy DROP of {base_chain.table} {base_chain.chain.name}") if drops else after
+        )
         found = self._chain(base_chain, base_chain.chain, fall_through, stage)
         if self.mark_routes:
             found = self.switches.restricted(found, self.diagrams.level(self.remarked), 0)
         return self.diagrams.choose(self._packets_that_nat_maps(stage), found, after) if base_chain.is_nat else found
+
+    def _dropped(self, why: str) -> int:  # noqa: ARG002  # it is looked for elsewhere
+        return self._fate(Fate("dropped"))
 
     def _after_base_chain(self, stage: Stage, base_chain: BaseChain) -> int:
         """Return the fates of packets that a base chain lets pass; with another mark they may be routed again."""
@@ -260,8 +259,6 @@ class PathCompiler:
             follows = self.diagrams.both(follows, self.space.numbers(Field.UID, [(0, MAX_ID)]))
         return self.diagrams.either(self.space.state_in(*NAT_STATES), follows)
 
-    # --- the end -----------------------------------------------------------------------------------
-
     def _end(self, held: Held) -> int:
         """Return the fates of packets behind all tables."""
         if held.transparent is not None:
@@ -277,7 +274,7 @@ class PathCompiler:
         arrives = self._by_another_than_lo(Field.IN)
         known = self.space.state_in(*OF_KNOWN_CONNECTIONS)
         in_vain = both(both(arrives, self.diagrams.negation(known)), self._is_routed("connection"))
-        found = choose(in_vain, self._fate(Fate("dropped")), direct)
+        found = choose(in_vain, self._dropped(IN_VAIN), direct)
         ports = [each.port for each in self.situation.ruleset.transparent_verdicts]
         if not ports:
             return found
@@ -330,6 +327,16 @@ class PathCompiler:
         self._entered.pop()
         return found
 
+    # --- reasons -----------------------------------------------------------------------------------
+
+    def reason(self, base_chain: BaseChain, chain: str, place: str, rule: model.Rule) -> Reason | None:  # noqa: ARG002  # none is looked for
+        """Return a rule as the reason of a fate; None where none is looked for."""
+        return None
+
+    def with_reason(self, node: int, verdict: Meaning, reason: Reason | None) -> int:  # noqa: ARG002  # the same
+        """Return the fates of packets that match a rule, with it as the reason of those for which it is one."""
+        return node
+
     # --- verdicts ----------------------------------------------------------------------------------
 
     def apply_verdict(
@@ -348,13 +355,16 @@ class PathCompiler:
                 outcome = redirect_outcome(chain, verdict, self.situation.ruleset)
                 held = stage.held.replace(mapped=Fate(outcome, port), interface=None)
                 return self._lasting(self._redirected(self._at_base_chain(following.replace(held=held)), port, stage))
-            case Translate(address=address, port=port):
-                held = stage.held.replace(mapped=TRANSLATED, is_moved=address is not None)
+            case Either():
+                ways = [self.apply_verdict(way, chain, fall_through, stage, base_chain) for way in verdict.ways]
+                return self.diagrams.choose(self.space.unknown(verdict, "a translation to one of several"), *ways)
+            case Translate():
+                sent = verdict.as_sent(self.space.family) if stage.leg == "out" else verdict
+                held = stage.held.replace(mapped=TRANSLATED, is_moved=sent.address is not None)
                 there = following.replace(held=held)
                 leaves = held.is_moved and stage.leg == "out"
-                return self._translated(
-                    self._routed_again(there) if leaves else self._at_base_chain(there), port, address
-                )
+                onward = self._routed_again(there) if leaves else self._at_base_chain(there)
+                return self._translated(onward, sent.port, sent.address)
             case model.TransparentProxy(port=port, mark=mark, mask=mask):
                 outcome = redirect_outcome(chain, verdict, self.situation.ruleset)
                 held = stage.held.replace(transparent=Fate(outcome, port))
@@ -386,7 +396,7 @@ class PathCompiler:
         """Return the fates of translated packets, whose destination is known now."""
 
         def known(value: Hashable) -> Hashable:
-            if isinstance(value, Fate) and value.replace(marked=False, interface=None) == TRANSLATED:
+            if isinstance(value, Fate) and value.replace(marked=False, interface=None, reason=None) == TRANSLATED:
                 return value.replace(port=port, address=address)
             return value
 
@@ -398,7 +408,8 @@ class PathCompiler:
         sent_on = self.switches.restricted(node, Field.DESTINATION, address.first)
         inside = self.space.numbers(Field.DESTINATION, [(address.first, address.last)])
         # Rules behind that tell addresses of a network apart would have to be moved with it.
-        return sent_on if self.diagrams.choose(inside, node, sent_on) == sent_on else self.diagrams.leaf(ANYTHING)
+        is_alike = address.is_address or self.diagrams.choose(inside, node, sent_on) == sent_on
+        return sent_on if is_alike else self.diagrams.leaf(ANYTHING)
 
     def with_mark(self, node: int, value: int, mask: int) -> int:
         """Return the fates of packets after the bits of a mark were replaced."""
@@ -424,26 +435,6 @@ class PathCompiler:
                 return self.switches.moved(restored, self.space.renamed("mark", "connection"), "restore mark")
             case _:
                 return self.switches.restricted(node, Field.STATE, model.CONNECTION_STATES.index("UNTRACKED"))
-
-
-class MarkCompiler(PathCompiler):
-    """The mark that packets of one direction leave on their connection, in the place of their fate."""
-
-    def __init__(self, compiler: Compiler, direction: Direction, marks: Sequence[int]) -> None:
-        super().__init__(compiler, direction)
-        self._marks = self.diagrams.leaf(OTHER_MARK)
-        for mark in marks:
-            is_so = self.space.marked("connection", mark, model.ALL_BITS)
-            self._marks = self.diagrams.choose(is_so, self.diagrams.leaf(mark), self._marks)
-
-    def _end(self, held: Held) -> int:  # noqa: ARG002  # the mark is the same, whatever became of the packet
-        return self._marks
-
-    def _fate(self, fate: Fate) -> int:  # noqa: ARG002  # the one that is left is "dropped"
-        return self.diagrams.leaf(None)
-
-    def _lasting(self, node: int) -> int:
-        return node
 
 
 def _is_lost(value: Hashable) -> bool:

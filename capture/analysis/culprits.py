@@ -1,24 +1,24 @@
 """Which foreign rules divert captured packets.
 
-The live rules are compared with our own rules among them. A packet that differs is a witness. The foreign rules that
-it met are removed one after the other; a rule without which the packet is captured again is the reason. Packets that
-such a rule may match are set aside. When none is left, the remaining rules are compared again: a later rule may do the
-same.
+The desired rules are compared with the same and all foreign ones. A packet that differs is a witness. The foreign rules
+that it met are removed one after the other; a rule without which the packet is captured again is the reason. Packets
+that such a rule may match are set aside. When none is left, the remaining rules are compared again: a later rule may do
+the same.
 """
 
 from __future__ import annotations
 
 from capture.analysis.effects import Comparison, Effect
 from capture.analysis.trace import Step, Trace, trace_whole_path
-from capture.model.ruleset import BUILT_IN_CHAINS, Chain, Jump, Rule, Table, TableName, UnknownMatch, UnknownVerdict
+from capture.model.ruleset import Chain, Jump, Rule, Table, TableName, UnknownMatch, UnknownVerdict
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from capture.analysis.base_chains import BaseChain, Situation
-    from capture.analysis.compare import Numbered
+    from capture.analysis.compare import Difference
     from capture.model.addresses import Family
 
 MAX_CULPRITS = 20
@@ -26,6 +26,27 @@ MAX_CULPRITS = 20
 SLOW_FROM_RULES = 5000
 """With more foreign rules than this only some are named, and they are compared once, for the time it takes."""
 MAX_CULPRITS_OF_MANY = 4
+
+
+class Obstacle(Value):
+    """A rule of a foreign base chain, or with None its policy; ``effect`` is what it does to captured packets."""
+
+    not_compared = ("effect",)
+
+    foreign_chain: BaseChain
+    rule: Rule | None = None
+    effect: Effect | None = None
+
+    @property
+    def family(self) -> Family:
+        """Return the family of the rule, the first of a chain for both."""
+        return (self.rule and self.rule.family) or self.foreign_chain.families[0]
+
+    @property
+    def place(self) -> str:
+        """Return where it is, in words."""
+        there = self.foreign_chain
+        return f"table {there.table}, chain {there.chain.name} ({there.hook_text}, priority {there.priority})"
 
 
 class RuleLocation(Value):
@@ -43,26 +64,38 @@ class RuleLocation(Value):
 class Culprits:
     """Foreign rules that divert packets of one family: ``named`` has the place of each, with its effect.
 
-    ``whole`` has all live rules, ``without_foreign`` our own of them. ``foreign`` are the foreign rules in chains that
-    we share; others are met by jumps from there. ``others`` have no effect, and spare no packet that a named one would
+    ``desired`` has our own rules, ``whole`` the same with all foreign ones. ``foreign`` are those in chains that we
+    share; others are met by jumps from there. ``others`` have no effect, and spare no packet that a named one would
     divert. ``doubts`` are what else cannot be judged, in words.
     """
 
-    def __init__(self, family: Family, whole: Situation, foreign: Mapping[tuple[TableName, str], Numbered]) -> None:
+    def __init__(self, family: Family, desired: Situation, whole: Situation, foreign: Sequence[Difference]) -> None:
         self.family = family
+        self.desired = desired
         self.whole = whole
         self.named: dict[RuleLocation, Effect] = {}
         self.doubts: tuple[str, ...] = ()
+        self._foreign = {id(each.rule): each for each in foreign}
         self._shared = {
-            location: rules for location, rules in foreign.items() if location[1] in BUILT_IN_CHAINS[location[0]]
+            (table, name): [(at, rule) for at, rule in self._numbered(table, name) if id(rule) in self._foreign]
+            for table, name in dict.fromkeys((each.table, each.chain) for each in foreign)
         }
         self._count = sum(1 for _ in self._locations())
-        self.without_foreign = self._with_only()
         called = sum(len(chain.rules) for each in whole.other_chains for chain in each.contents.chains)
         self._are_many = called + sum(map(len, self._shared.values())) > SLOW_FROM_RULES
         is_complete = self._search()
         known = {*self.named, *self._judge_next_to_doubtful()}
         self.others = (location for location in self._locations() if is_complete and location not in known)
+
+    def _numbered(self, table: TableName, name: str) -> Iterator[tuple[int, Rule]]:
+        chain = self.whole.ruleset.chain(table, name)
+        return enumerate(chain.rules if chain else (), 1)
+
+    def found(self, location: RuleLocation, effect: Effect | None = None) -> Difference | Obstacle:
+        """Return a foreign rule as what it is: a difference in our tables, or an obstacle in others."""
+        if location.number >= 0:
+            return Obstacle(self.whole.other_chains[location.number], location.rule, effect)
+        return self._foreign[id(location.rule)].replace(effect=effect)
 
     def _locations(self, is_meant: Callable[[Rule | None], bool] = lambda _: True) -> Iterator[RuleLocation]:
         """Yield the foreign rules that are meant, and policies as None. There may be very many: they are not kept."""
@@ -89,7 +122,7 @@ class Culprits:
     def _search(self) -> bool:
         """Name the rules; return whether all that have an effect are named."""
         while len(self.named) < self._count:
-            comparison = Comparison(self.family, self.without_foreign, self._without(self.named))
+            comparison = Comparison(self.family, self.desired, self._without(self.named))
             count = len(self.named)
             self._name(comparison)
             if count == len(self.named):
@@ -165,7 +198,7 @@ class Culprits:
     def _effects_of(self, *locations: RuleLocation) -> list[Effect]:
         """Return what some foreign rules do where no others are."""
         situation = self._with_only(*locations)
-        return list(Comparison(self.family, self.without_foreign, situation).effects(only_captured=True))
+        return list(Comparison(self.family, self.desired, situation).effects(only_captured=True))
 
     def _judge_next_to_doubtful(self) -> set[RuleLocation]:
         """Call certain only what rules do next to those that cannot be judged, which may accept packets before.

@@ -167,6 +167,17 @@ class Diagrams:
                 ahead += reversed(self._kids[each])
         return found
 
+    def levels(self, node: int) -> set[int]:
+        """Return which fields a function tests."""
+        seen: set[int] = set()
+        ahead = [node]
+        while ahead:
+            each = ahead.pop()
+            if each not in seen:
+                seen.add(each)
+                ahead += self._kids[each]
+        return {self._levels[each] for each in seen} - {LEAF_LEVEL}
+
     def has_at_most(self, count: int, node: int) -> bool:
         """Return whether a function has no more edges than so many."""
         seen: set[int] = set()

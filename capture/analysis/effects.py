@@ -83,29 +83,33 @@ class Effect(Value):
 class Comparison:
     """Two situations, as packets of one family meet them. The first one decides which packets are realistic.
 
-    Raises TooLargeError where rules are too entangled to be judged.
+    ``compiler`` is one of the first situation, in a space that knows all rules of both. Raises TooLargeError where
+    rules are too entangled to be judged.
     """
 
-    def __init__(self, family: Family, before: Situation, after: Situation) -> None:
+    def __init__(
+        self, family: Family, before: Situation, after: Situation, *, compiler: Compiler | None = None
+    ) -> None:
         self.family = family
-        self.space = PacketSpace(family, (before, after))
+        self.space = compiler.space if compiler else PacketSpace(family, (before, after))
         self.diagrams = self.space.diagrams
         self.situations = before, after
-        self._compilers = Compiler(self.space, before), Compiler(self.space, after)
+        self._compilers = compiler or Compiler(self.space, before), Compiler(self.space, after)
         self._realistic = realistic(self.space, self._compilers)
         self._nothing = self.diagrams.leaf(None)
         self._known: dict[Direction, tuple[int, int]] = {}
 
-    def effects(self, *, only_captured: bool = False, among: Rule | None = None) -> Iterator[Effect]:
+    def instead(self, after: Situation) -> Comparison:
+        """Return the comparison with another second situation, which has no rules but those of these two."""
+        return Comparison(self.family, self.situations[0], after, compiler=self._compilers[0])
+
+    def effects(self, *, only_captured: bool = False) -> Iterator[Effect]:
         """Yield what differs for first packets of connections without a mark; if nothing does, for others.
 
-        ``only_captured`` leaves captured packets, those that the proxy sends on, and later ones of such connections;
-        a rule leaves those that it may match.
+        ``only_captured`` leaves captured packets, those that the proxy sends on, and later ones of such connections.
         """
         for direction in (INBOUND, OUTBOUND):
             found = self.differing(direction, only_captured=only_captured)
-            if among is not None and found != self._nothing:
-                found = self.diagrams.choose(self._may_match(among), found, self._nothing)
             for frame in self._frames() if found != self._nothing else ():
                 framed = self.space.switches.expanded(self.diagrams.choose(frame, found, self._nothing))
                 if framed != self._nothing:

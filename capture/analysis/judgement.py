@@ -1,60 +1,35 @@
 """Whether foreign rules, and differences of our own, matter to any packet: drift, a note, or not judged.
 
-Three situations are compared: the desired rules, the live rules without foreign ones, and all live rules. What differs
-between the last two comes from foreign rules; ``culprits`` finds which.
+Each is judged where all else is as desired: the desired rules are compared with those with one difference of our own
+(``own_effects``), and with those with all foreign rules, of which ``culprits`` finds the ones that matter.
 """
 
 from __future__ import annotations
 
-from capture.analysis.base_chains import BaseChain, PodNetwork, Situation
+from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.canonical import canonical
-from capture.analysis.compare import EMPTY, Difference, compared
-from capture.analysis.compiler import INBOUND, OUTBOUND
-from capture.analysis.culprits import Culprits, RuleLocation
+from capture.analysis.compare import EMPTY, Difference, chains_with, compared, next_to_foreign
+from capture.analysis.culprits import Culprits, Obstacle
 from capture.analysis.diagram import TooLargeError
-from capture.analysis.effects import Comparison, Effect
+from capture.analysis.effects import Comparison
+from capture.analysis.own_effects import with_effects
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, Family
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
     from typing import TypeVar
 
-    from capture.analysis.canonical import CanonicalTables
-    from capture.analysis.compare import Numbered
-    from capture.analysis.compiler import Direction
+    from capture.analysis.base_chains import BaseChain
+    from capture.analysis.canonical import CanonicalChain, CanonicalTables
+    from capture.analysis.effects import Effect
 
     Found = TypeVar("Found")
 
-MAX_JUDGED = 100
-"""Differences of our own that get an effect each."""
-DECIDED_BY_NAT: dict[str, Direction] = {model.PREROUTING: INBOUND, model.OUTPUT: OUTBOUND}
-"""Table nat decides on a connection in the first chain that it meets, and on none of the other direction."""
 LET_PASS = (model.Accept, model.Return, *model.NO_EFFECT)
 """Verdicts of another table's base chain after which a packet comes to us as it was: not worth a note."""
-
-
-class Obstacle(Value):
-    """A rule of a foreign base chain, or with None its policy; ``effect`` is what it does to captured packets."""
-
-    not_compared = ("effect",)
-
-    foreign_chain: BaseChain
-    rule: model.Rule | None = None
-    effect: Effect | None = None
-
-    @property
-    def family(self) -> Family:
-        """Return the family of the rule, the first of a chain for both."""
-        return (self.rule and self.rule.family) or self.foreign_chain.families[0]
-
-    @property
-    def place(self) -> str:
-        """Return where it is, in words."""
-        there = self.foreign_chain
-        return f"table {there.table}, chain {there.chain.name} ({there.hook_text}, priority {there.priority})"
 
 
 class Judgement(Value):
@@ -98,88 +73,72 @@ def judge(
         if desired_forms is None:
             parts.insert(0, Judgement(tuple(own)))
             continue
-        reference = Situation(_with_forms(desired, desired_forms, family, desired), (), is_native, network)
-        whole = Situation(_with_forms(live, there, family, desired), other_chains, is_native, network)
+        rules = DesiredRules(desired.replace(families=(family,)), live, next_to_foreign(desired_forms, there))
         try:
-            parts.append(_of_family(family, reference, whole, own, foreign))
+            parts.append(_of_family(rules, Situation(rules.desired, other_chains, is_native, network), own, foreign))
         except TooLargeError as error:
             parts.append(Judgement(tuple(own), doubts=(str(error.message),)))
     return _together(parts)
 
 
-def of_family(ruleset: model.Ruleset, family: Family, desired: model.Ruleset) -> model.Ruleset:
-    """Return what packets of a family meet of a rule set, in its canonical form, with the desired routes."""
-    return _with_forms(ruleset, canonical(ruleset, family), family, desired)
+def of_family(ruleset: model.Ruleset, family: Family) -> model.Ruleset:
+    """Return what packets of a family meet of a rule set, in its canonical form."""
+    return DesiredRules(ruleset.replace(families=(family,)), ruleset, canonical(ruleset, family)).with_differences(())
 
 
-def _with_forms(
-    ruleset: model.Ruleset, forms: CanonicalTables, family: Family, desired: model.Ruleset
-) -> model.Ruleset:
-    def formed(table: model.TableName, chain: model.Chain) -> model.Chain:
-        form = forms.get((table, chain.name), EMPTY)
-        return chain.replace(rules=form.rules, policy=form.policy, ipv6_policy=None)
+class DesiredRules:
+    """The desired rules of one family, in which differences can be made; ``forms`` has the chains of others, too."""
 
-    return desired.replace(families=(family,), tables=ruleset.with_chains(formed).tables)
+    def __init__(self, desired: model.Ruleset, live: model.Ruleset, forms: CanonicalTables) -> None:
+        self.desired = desired
+        self.forms = forms
+        self._chains: dict[model.TableName, dict[str, model.Chain]] = {}
+        for table in (table for each in (desired, live) for table in each.tables):
+            chains = self._chains.setdefault(table.name, {})
+            for chain in table.chains:
+                chains.setdefault(chain.name, _formed(chain, forms.get((table.name, chain.name), EMPTY)))
+
+    def with_differences(self, found: Iterable[Difference]) -> model.Ruleset:
+        """Return the desired rules with some differences made in them."""
+        chains = self._chains
+        for (table, name), form in chains_with(self.forms, found).items():
+            chains = {**chains, table: {**chains[table], name: _formed(chains[table][name], form)}}
+        tables = tuple(model.Table(name, tuple(each.values())) for name, each in chains.items())
+        return self.desired.replace(tables=tables)
+
+
+def _formed(chain: model.Chain, form: CanonicalChain) -> model.Chain:
+    return chain.replace(rules=form.rules, policy=form.policy, ipv6_policy=None)
 
 
 def _of_family(
-    family: Family,
-    reference: Situation,
-    whole: Situation,
-    own: Sequence[Difference],
-    foreign: dict[tuple[model.TableName, str], Numbered],
+    rules: DesiredRules, around: Situation, own: Sequence[Difference], foreign: Sequence[Difference]
 ) -> Judgement:
-    """Return what matters in one family; ``whole`` has all live rules."""
-    culprits = Culprits(family, whole, foreign)
-    named = [_difference_at(culprits, place, effect) for place, effect in culprits.named.items() if effect.is_certain]
-    unjudged = (
-        _difference_at(culprits, place, effect) for place, effect in culprits.named.items() if not effect.is_certain
-    )
+    """Return what matters in one family; ``around`` has the foreign chains in other tables."""
+    (family,) = around.ruleset.families
+    reference = around.replace(ruleset=rules.with_differences(()), other_chains=())
+    whole = around.replace(ruleset=rules.with_differences(foreign))
+    culprits = Culprits(family, reference, whole, foreign)
+    named = {location: culprits.found(location, effect) for location, effect in culprits.named.items()}
     harmless = [
-        _difference_at(culprits, place)
-        for place in culprits.others
-        if place.number < 0 or (place.rule is not None and not isinstance(place.rule.verdict, LET_PASS))
+        culprits.found(each)
+        for each in culprits.others
+        if each.number < 0 or (each.rule is not None and not isinstance(each.rule.verdict, LET_PASS))
     ]
-    judged = _with_effects(own, Comparison(family, reference, culprits.without_foreign)) if own else ()
+    certain = [named[each] for each, effect in culprits.named.items() if effect.is_certain]
+
+    def changed(found: Sequence[Difference]) -> Situation:
+        return reference.replace(ruleset=rules.with_differences(found))
+
+    judged = with_effects(family, own, changed) if own else ()
     return Judgement(
-        (*judged, *_only(Difference, named)),
-        _only(Obstacle, named),
+        (*judged, *_only(Difference, certain)),
+        _only(Obstacle, certain),
         _only(Difference, harmless),
         _only(Obstacle, harmless),
-        tuple(unjudged),
+        tuple(named[each] for each, effect in culprits.named.items() if not effect.is_certain),
         culprits.doubts,
     )
-
-
-def _with_effects(own: Sequence[Difference], comparison: Comparison) -> Iterator[Difference]:
-    """Yield the differences of our own rules, each with its effect on packets that its rule matches."""
-    for number, difference in enumerate(own):
-        effect = None
-        if number < MAX_JUDGED:
-            directions = _directions(comparison.situations[0].ruleset.table(difference.table), difference.chain)
-            effects = [
-                each
-                for each in comparison.effects(among=difference.rule)
-                if each.is_certain and (each.direction in directions or not directions)
-            ]
-            effect = min(effects, key=lambda each: each.weight, default=None)
-        yield difference.replace(effect=effect)
-
-
-def _directions(table: model.Table | None, name: str) -> set[Direction]:
-    """Return on which connections a chain may decide; nothing where that is not known."""
-    if table is None or table.name != model.NAT:
-        return set()
-    if name in DECIDED_BY_NAT:
-        return {DECIDED_BY_NAT[name]}
-    entered_from = (chain.name for chain in table.chains if model.Jump(name) in {rule.verdict for rule in chain.rules})
-    return {direction for each in entered_from for direction in _directions(table, each)}
-
-
-def _difference_at(culprits: Culprits, place: RuleLocation, effect: Effect | None = None) -> Difference | Obstacle:
-    if place.number >= 0:
-        return Obstacle(culprits.whole.other_chains[place.number], place.rule, effect)
-    return Difference(culprits.family, place.table, place.chain, "foreign", place.rule, place.position, effect=effect)
 
 
 def _only(kind: type[Found], found: Iterable[Difference | Obstacle]) -> tuple[Found, ...]:
@@ -215,7 +174,7 @@ def second_set_effect(
     """
     newest = tuple(chain.replace(is_of_any_age=False, is_older=False) for chain in other_chains)
     for family in desired.families:
-        reference = Situation(of_family(desired, family, desired), (), network=network)
+        reference = Situation(of_family(desired, family), network=network)
         try:
             effects = list(Comparison(family, reference, reference.replace(other_chains=newest)).effects())
         except TooLargeError:

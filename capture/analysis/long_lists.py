@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
     from capture.analysis.diagram import Diagrams
     from capture.analysis.meaning import Meaning
+    from capture.analysis.outcome import Reason
 
+    Act = tuple[Meaning, Reason | None]
+    """A verdict, and the reason that it is for the fate of packets."""
     Ranges = Sequence[tuple[int, int]]
     Indexes = tuple[int, ...]
     from collections.abc import Hashable, Mapping
@@ -45,7 +48,7 @@ class Box:
 
     __slots__ = ("ranges", "rest", "verdict", "weight")
 
-    def __init__(self, ranges: dict[int, Ranges], rest: int, verdict: Meaning) -> None:
+    def __init__(self, ranges: dict[int, Ranges], rest: int, verdict: Act) -> None:
         self.ranges = ranges
         self.rest = rest
         self.verdict = verdict
@@ -56,7 +59,7 @@ class DecisionList:
     """How boxes become a diagram; ``stops`` returns whether a verdict keeps packets from the rules behind it."""
 
     def __init__(
-        self, diagrams: Diagrams, domain: Callable[[int], tuple[int, int]], stops: Callable[[Meaning], bool]
+        self, diagrams: Diagrams, domain: Callable[[int], tuple[int, int]], stops: Callable[[Act], bool]
     ) -> None:
         self.diagrams = diagrams
         self.domain = domain
@@ -149,7 +152,7 @@ class DecisionList:
                 return index
         return len(boxes)
 
-    def _before(self, verdict: Meaning, behind: int) -> int:
+    def _before(self, verdict: Act, behind: int) -> int:
         """Return the verdict alone if it stops, else followed by those behind it."""
         if self.stops(verdict):
             return self.diagrams.leaf((verdict,))
@@ -170,7 +173,7 @@ class DecisionList:
 
         return diagrams.combine(first, second, join, "joined lists")
 
-    def verdicts(self, leaf: int) -> tuple[Meaning, ...]:
+    def verdicts(self, leaf: int) -> tuple[Act, ...]:
         """Return what packets meet that come to a leaf."""
         verdicts = self.diagrams.value(leaf)
         return verdicts if isinstance(verdicts, tuple) else ()

@@ -10,7 +10,15 @@ from __future__ import annotations
 import re
 
 from capture.model import ruleset as model
-from capture.model.addresses import LOOPBACK_NETWORKS, Family, Network, parse_address, parse_network, split
+from capture.model.addresses import (
+    LOOPBACK_ADDRESSES,
+    LOOPBACK_NETWORKS,
+    Family,
+    Network,
+    parse_address,
+    parse_network,
+    split,
+)
 from capture.model.conventions import DNS_PORT
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.values import Value
@@ -27,17 +35,28 @@ if TYPE_CHECKING:
 class Translate(Value):
     """Send the connection to another address, or another port, or both (``-j DNAT``); None stays as it is.
 
-    A network replaces the first bits of the destination (``-j NETMAP``).
+    A network replaces the first bits of the destination (``-j NETMAP``). With neither it goes to the pod itself
+    (``-j REDIRECT`` without a port).
     """
 
     address: Network | None
     port: int | None
+
+    def as_sent(self, family: Family) -> Translate:
+        """Return the same for packets that the pod sends."""
+        return self if self.address or self.port else Translate(LOOPBACK_ADDRESSES[family], None)
 
     def destination(self, before: Network) -> Network:
         """Return where packets to an address go."""
         if self.address is None:
             return before
         return before.replace(first=self.address.first | before.first & (self.address.last - self.address.first))
+
+
+class Either(Value):
+    """Translate to the first or the last of several addresses or ports, which the kernel chooses."""
+
+    ways: tuple[model.Redirect | Translate, model.Redirect | Translate]
 
 
 class Goto(Value):
@@ -61,7 +80,7 @@ class RedirectOfDns(model.Redirect):
 FOR_DNS = model.DestinationPort((model.only(DNS_PORT),))
 
 if TYPE_CHECKING:
-    Meaning = model.Verdict | Translate | Goto | Untrack
+    Meaning = model.Verdict | Translate | Either | Goto | Untrack
 
 PASSING_TARGETS = (
     *("NFLOG", "ULOG", "TRACE", "AUDIT", "CLASSIFY", "DSCP", "TOS", "TTL", "HL", "ECN", "CHECKSUM", "TCPMSS"),
@@ -71,14 +90,16 @@ PASSING_TARGETS = (
 REJECT = ("REJECT", "reject", "[reject")
 """The third as a rule of nf_tables is read."""
 DO_NOT_TRACK = ("NOTRACK", "CT --notrack", "notrack")
+ADDRESS = r"([0-9.]+|[0-9a-fA-F:]+?:[0-9a-fA-F:]+|)"
 DNAT = re.compile(
-    r"(?:DNAT --to-destination|dnat (?:ip6? )?to)"
-    r" (\[[0-9a-fA-F:]+\]|[0-9.]+|[0-9a-fA-F:]+?:[0-9a-fA-F:]+|)(?::(\d+))?(?: |$)"
+    rf"(?:DNAT --to-destination|dnat (?:ip6? )?to) \[?{ADDRESS}(?:-{ADDRESS})?\]?(?::(\d+)(?:-(\d+))?)?(?: |$)"
 )
-"""In iptables' words and in nft's; either half may be missing."""
+"""In iptables' words and in nft's; either half may be missing, and each may be a range."""
+REDIRECTS = re.compile(r"(?:REDIRECT|redirect)(?: --to-ports (\d+)-(\d+)| to :(\d+)-(\d+)|$| --random)")
+"""To one of several ports, or to the port that was called."""
 NETMAP = "NETMAP --to "
 PROTOCOLS = re.compile(r"(!)? ?-p (\S+)$|(?:meta l4proto|ip protocol|ip6 nexthdr) (!=)? ?(?:\{ (.+) \}|([^@ ]\S*))$")
-NUMBERS = {"6": "tcp", "17": "udp"}
+NUMBERS = {"6": "tcp", "17": "udp", "58": "ipv6-icmp", "icmpv6": "ipv6-icmp"}
 
 
 def meaning(rule: model.Rule) -> Meaning:
@@ -104,7 +125,7 @@ def meaning(rule: model.Rule) -> Meaning:
         return Goto(words.split(" ")[1])
     if first in PASSING_TARGETS:
         return model.Continue()
-    return _translation(words) or _network_translation(words) or verdict
+    return _redirects(words) or _translation(words) or _network_translation(words) or verdict
 
 
 def rejects(rule: model.Rule) -> bool:
@@ -133,17 +154,27 @@ def _is_for_udp(rule: model.Rule) -> bool:
     return any(isinstance(match, model.Protocol) and match.name == "udp" for match in rule.matches)
 
 
-def _translation(words: str) -> Translate | None:
-    """Return where a DNAT leads, if that is one address and one port at most."""
+def _translation(words: str) -> Translate | Either | None:
+    """Return where a DNAT leads: to one address and one port at most, or to one of several."""
     found = DNAT.match(words)
     if found is None or not any(found.groups()):
         return None
-    address, port = found.groups()
+    address, last, port, last_port = found.groups()
     try:
-        parsed = parse_address(address.strip("[]")) if address else None
+        ends = [parse_address(each) if each else None for each in (address, last or address)]
     except ValueError:
         return None
-    return Translate(parsed, int(port) if port else None)
+    ports = [int(each) if each else None for each in (port, last_port or port)]
+    first, other = map(Translate, ends, ports)
+    return first if first == other else Either((first, other))
+
+
+def _redirects(words: str) -> Translate | Either | None:
+    found = REDIRECTS.match(words)
+    if found is None:
+        return None
+    first, last = found[1] or found[3], found[2] or found[4]
+    return Either((model.Redirect(int(first)), model.Redirect(int(last)))) if first else Translate(None, None)
 
 
 def holds_for(words: str, protocol: model.ProtocolName) -> bool | None:
@@ -209,7 +240,7 @@ def spelled_out(matches: Iterable[model.Match], family: Family, network: PodNetw
             yield match
 
 
-ADDRESS_MATCHES: dict[str, type[model.Source | model.Destination]] = {"s": model.Source, "d": model.Destination}
+ADDRESS_MATCHES: dict[str, type[model.AddressMatch]] = {"s": model.Source, "d": model.Destination}
 
 
 def _of_the_pod(words: str, family: Family, network: PodNetwork) -> model.Match | None:
@@ -356,7 +387,7 @@ def _among(number: int, spans: tuple[model.Span, ...]) -> bool:
     return False
 
 
-def _is_owner(number: int | None, match: model.OwnerUid | model.OwnerGid, *, is_native: bool) -> bool:
+def _is_owner(number: int | None, match: model.OwnerMatch, *, is_native: bool) -> bool:
     """Return whether an owner match holds. A packet without a socket fulfils the negated one in iptables alone."""
     if number is None:
         return match.negated and not is_native  # owner_mt in xt_owner.c; nft_meta_get_eval_skugid in nft_meta.c

@@ -45,12 +45,24 @@ def redirect_outcome(chain: str, verdict: model.Redirect | model.TransparentProx
     return DNS if isinstance(verdict, RedirectOfDns) and verdict.port == AGENT_DNS_PORT else "redirected"
 
 
+class Reason(Value):
+    """The rule or policy by which packets fare as they do, in words.
+
+    It yields to one of a higher ``rank``. A redirect is ``chosen_at`` a rule that leads to its chain, so many jumps
+    away from the chain in question; 0 once it is known.
+    """
+
+    text: str
+    rank: int
+    chosen_at: int = 0
+
+
 class Fate(Value):
     """All that a packet and its connection notice of rules.
 
     ``port`` and ``address`` are None where they stay what the packet is addressed to. ``marked`` is whether a
     mark of TPROXY leads the packet, or a later one of its connection, to the proxy. ``interface`` is the one by
-    which another mark lets it leave; None where it leaves as it was to.
+    which another mark lets it leave; None where it leaves as it was to. ``reason`` is None where none is looked for.
     """
 
     outcome: Outcome
@@ -58,3 +70,4 @@ class Fate(Value):
     address: Network | None = None
     marked: bool = False
     interface: str | None = None
+    reason: Reason | None = None

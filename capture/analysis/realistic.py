@@ -6,7 +6,7 @@ over lo, the first packet of a connection has a socket and no mark on its connec
 
 from __future__ import annotations
 
-from capture.analysis.compiler import INBOUND, OTHER_MARK, OUTBOUND
+from capture.analysis.compiler import INBOUND, OUTBOUND, PathCompiler
 from capture.analysis.rerouting import UNCHANGED, routed_marks
 from capture.analysis.space import NONE, Field, PacketSpace, marks_of
 from capture.analysis.trace import OF_KNOWN_CONNECTIONS
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from capture.analysis.base_chains import Situation
-    from capture.analysis.compiler import Compiler, Direction
+    from capture.analysis.compiler import Compiler, Direction, Held
+    from capture.analysis.outcome import Fate
 
 NO_HOSTS: dict[Family, tuple[Network, ...]] = {
     "ipv4": (Network("ipv4", 0, 8), Network("ipv4", 0xE000_0000, 3)),  # RFC 1122 3.2.1.3, RFC 5771
@@ -132,6 +133,31 @@ class _Packets:
 
 # --- marks of connections ------------------------------------------------------------------------
 
+OTHER_MARK = "other"
+
+
+class MarkCompiler(PathCompiler):
+    """The mark that packets of one direction leave on their connection: one of some, or OTHER_MARK.
+
+    It is None for packets that are dropped: there is no connection.
+    """
+
+    def __init__(self, compiler: Compiler, direction: Direction, marks: Sequence[int]) -> None:
+        super().__init__(compiler, direction)
+        self._marks = self.diagrams.leaf(OTHER_MARK)
+        for mark in marks:
+            is_so = self.space.marked("connection", mark, model.ALL_BITS)
+            self._marks = self.diagrams.choose(is_so, self.diagrams.leaf(mark), self._marks)
+
+    def _end(self, held: Held) -> int:  # noqa: ARG002  # the mark is the same, whatever became of the packet
+        return self._marks
+
+    def _fate(self, fate: Fate) -> int:  # noqa: ARG002  # the one that is left is "dropped"
+        return self.diagrams.leaf(None)
+
+    def _lasting(self, node: int) -> int:
+        return node
+
 
 def _kept_marks(space: PacketSpace, compilers: Sequence[Compiler], possible: dict[Direction, int]) -> int:
     """Return which marks connections can have; of each protocol by itself, since no connection changes it."""
@@ -157,7 +183,7 @@ def _marks_left_by(possible: dict[Direction, int], space: PacketSpace, compilers
         return found
     constants = sorted({0} | {mark for rule in rules for mark, _ in marks_of(rule)})
     made = [
-        (compiler.connection_mark(direction, constants), packets)
+        (space.switches.expanded(MarkCompiler(compiler, direction, constants).root()), packets)
         for compiler in compilers
         for direction, packets in possible.items()
     ]

@@ -121,11 +121,6 @@ def _joined(paths: list[Path]) -> list[Path]:
     return paths
 
 
-def with_ports(path: Path, other: Path) -> Path:
-    """Return a part that has the ports of another, too."""
-    return {**path, Field.PORT: tuple(merge_ranges((*path[Field.PORT], *other[Field.PORT])))}
-
-
 def region_text(space: PacketSpace, path: Path) -> str:
     """Return a part of a set in words: "tcp to 203.0.113.0/24, port 80, user 1337"."""
     protocols = {number for ends in path.get(Field.PROTOCOL, ((0, 1),)) for number in ends}

@@ -83,6 +83,8 @@ class PacketSpace:
             self.domains += [(0, (1 << len(bits)) - 1)] * len(KINDS)
         self.first_unknown = len(self.domains)
         self._unknown: dict[Hashable, int] = {}
+        self.doubts: dict[int, model.Rule | str] = {}
+        """By level, what cannot be judged: a rule, or something else in words."""
 
     # --- marks -----------------------------------------------------------------------------------
 
@@ -118,7 +120,7 @@ class PacketSpace:
                 inside = self.numbers(Field.SOURCE, [(route.source.first, route.source.last)])
                 is_meant = self.diagrams.both(is_meant, inside)
             if not route.is_certain:
-                is_meant = self.diagrams.both(is_meant, self.unknown(("policy rule", route.words)))
+                is_meant = self.diagrams.both(is_meant, self.unknown(("policy rule", route.words), route.words))
             for target in dict.fromkeys(target for _, _, target in route.targets):
                 there = merge_ranges((first, last) for first, last, each in route.targets if each == target)
                 yield self.diagrams.both(is_meant, self.numbers(Field.DESTINATION, there)), target, route.is_certain
@@ -168,7 +170,7 @@ class PacketSpace:
         """Return the level that a match tests and the ranges it lets pass; None if it is no such match."""
         if isinstance(match, model.Protocol):
             return Field.PROTOCOL, OF_PROTOCOL[match.name]
-        if isinstance(match, model.InInterface | model.OutInterface):
+        if isinstance(match, model.InterfaceMatch):
             level = Field.IN if isinstance(match, model.InInterface) else Field.OUT
             inside = self.interface_ranges(match.name)
             return level, gaps(inside, NONE, self.domains[level][1]) if match.negated else inside
@@ -189,30 +191,31 @@ class PacketSpace:
             inside = merge([network for network in entries if network.family == self.family])
         else:
             inside = merge_ranges([(span.first, span.last) for span in entries])
-        if not match.negated:  # type: ignore[union-attr]  # every list has it
+        if not match.negated:
             return inside
         holds_for_none = level in (Field.UID, Field.GID) and not is_native
         return gaps(inside, NONE if holds_for_none else 0, self.domains[level][1])
 
-    def other(self, match: model.Match, occurrence: Hashable) -> int:
-        """Return whether a match holds that is about marks, or that the model lacks."""
-        if isinstance(match, model.Mark | model.ConnectionMark):
+    def other(self, match: model.Match, rule: model.Rule, occurrence: Hashable) -> int:
+        """Return whether a match of a rule holds that is about marks, or that the model lacks."""
+        if isinstance(match, model.MarkMatch):
             kind: MarkKind = "mark" if isinstance(match, model.Mark) else "connection"
             found = self.marked(kind, match.value, match.mask)
             return self.diagrams.negation(found) if match.negated else found
         text = match.text if isinstance(match, model.UnknownMatch) else ""
-        found = self.unknown(text if is_pure(text) else (text, occurrence))
+        found = self.unknown(text if is_pure(text) else (text, occurrence), rule)
         for state in model.CONNECTION_STATES:
             holds = flags_hold(text, state)
             if holds is not None:
                 found = self.diagrams.choose(self.state_in(state), self.diagrams.leaf(holds), found)
         return found
 
-    def unknown(self, what: Hashable) -> int:
+    def unknown(self, what: Hashable, words: model.Rule | str) -> int:
         """Return an unknown truth value: the same wherever ``what`` is the same."""
         level = self._unknown.get(what)
         if level is None:
             level = self._unknown[what] = len(self.domains)
+            self.doubts[level] = words
             self.domains.append((0, 1))
         return self.diagrams.node(level, (0,), (self.diagrams.no, self.diagrams.yes))
 
@@ -232,7 +235,7 @@ class PacketSpace:
         found = self.diagrams.yes
         for match in spelled_out(rule.matches, self.family, self.network):
             known = self.ranges(match, is_native=is_native)
-            holds = self.other(match, occurrence) if known is None else self.numbers(*known)
+            holds = self.other(match, rule, occurrence) if known is None else self.numbers(*known)
             found = self.diagrams.both(found, holds)
         return found
 
@@ -281,7 +284,7 @@ def scattered(number: int, bits: Sequence[int]) -> int:
 def marks_of(rule: model.Rule) -> Iterator[tuple[int, int]]:
     """Yield value and mask of each mark that a rule matches or sets."""
     for each in (*rule.matches, rule.verdict):
-        if isinstance(each, model.Mark | model.ConnectionMark | model.SetMark):
+        if isinstance(each, model.MarkMatch | model.SetMark):
             yield each.value, each.mask
         elif isinstance(each, model.TransparentProxy):
             yield each.mark, each.mask
@@ -306,7 +309,7 @@ def _interfaces(tables: Iterable[model.Table], situations: Iterable[Situation]) 
     prefixes = {"": None}
     for rule in (rule for table in tables for rule in table.rules):
         for match in rule.matches:
-            if isinstance(match, model.InInterface | model.OutInterface):
+            if isinstance(match, model.InterfaceMatch):
                 if match.name.endswith("+"):
                     prefixes[match.name[:-1]] = None
                 else:

@@ -16,7 +16,7 @@ are met where ``base_chains`` has them. A connection that is redirected is lost,
 
 from __future__ import annotations
 
-from capture.analysis.meaning import Goto, Translate, Untrack, is_idle, judge, meaning
+from capture.analysis.meaning import Either, Goto, Translate, Untrack, is_idle, judge, meaning
 from capture.analysis.outcome import PROXY_INBOUND, Fate, redirect_outcome
 from capture.analysis.rerouting import UNCHANGED, MarkRoute, routed_marks
 from capture.model import ruleset as model
@@ -148,6 +148,8 @@ class _Passage:
         self.path: list[Step] = []
         self.mapped: Step | None = None
         """The rule of nat that decided on the connection; there is one at most."""
+        self.mapping: model.Redirect | Translate | None = None
+        """What it does."""
         self.transparent: Step | None = None
         self.is_dropped = False
         self.is_redirected = False
@@ -201,7 +203,7 @@ class _Passage:
     def of_later_packets(self) -> _Passage:
         """Return the passage of the packets that follow, mapped as this one, from the chain on that mapped it."""
         later = _Passage(self.situation, self.first)
-        later.path, later.mapped, later.is_redirected = [*self.path], self.mapped, True
+        later.path, later.mapped, later.mapping, later.is_redirected = [*self.path], self.mapped, self.mapping, True
         later.packet = self._as_mapped.replace(state="ESTABLISHED")
         later._resumes_behind = self.mapped.base_chain if self.mapped else None
         return later
@@ -309,17 +311,21 @@ class _Passage:
                 pass
             case model.Drop():
                 self.is_dropped = True
+            case Either():  # of two translations, the last rule of the path is not certain
+                self.path[-1] = step.replace(certain=False)
+                return self._act(verdict.ways[-1], self.path[-1])
             case model.Redirect(port=port):
-                self.mapped = step
+                self.mapped, self.mapping = step, verdict
                 self.is_redirected = True
                 goes_out = packet.in_interface is None
                 there = LOOPBACK_ADDRESSES[packet.family] if goes_out else packet.destination
                 self.packet = self._as_mapped = packet.replace(port=port, destination=there)
-            case Translate(address=address, port=port):
+            case Translate():
                 self.mapped = step
-                self.is_moved = address is not None
+                self.mapping = sent = verdict if packet.in_interface else verdict.as_sent(packet.family)
+                self.is_moved = sent.address is not None
                 self.packet = packet.replace(
-                    destination=verdict.destination(packet.destination), port=port or packet.port
+                    destination=sent.destination(packet.destination), port=sent.port or packet.port
                 )
                 if self.is_moved and packet.in_interface is None:
                     self._route_by_mark(step)
@@ -365,13 +371,12 @@ class _Passage:
             outcome = redirect_outcome(step.chain, sent_to, self.ruleset)
         elif self.mapped is not None:
             step, port = self.mapped, self.packet.port
-            if isinstance(redirect := meaning(step.rule), model.Redirect):
-                outcome = redirect_outcome(step.chain, redirect, self.ruleset)
+            if isinstance(self.mapping, model.Redirect):
+                outcome = redirect_outcome(step.chain, self.mapping, self.ruleset)
         elif self._goes_to_the_transparent_socket():
             outcome, port = "proxy-inbound", self.ruleset.transparent_verdicts[0].port
         elif self._reply_bypasses_proxy():
             outcome = "dropped"
-        mapping = meaning(self.mapped.rule) if self.mapped and outcome == "direct" else None
         interface = self.interface if self.interface != self.first.out_interface else None
         is_transparent = outcome in (PROXY_INBOUND, "redirected") and not self.mapped
         return Trace(
@@ -382,7 +387,7 @@ class _Passage:
             tuple(self.path),
             transparent=is_transparent,
             marked=outcome != "dropped" and self._is_marked(),
-            translated=mapping if isinstance(mapping, Translate) else None,
+            translated=self.mapping if isinstance(self.mapping, Translate) and outcome == "direct" else None,
             missing_routes=self._missing_routes() if is_transparent else (),
             policy=self.policy,
             rerouted=self.rerouted if self.refused_by or (outcome == "direct" and interface) else None,

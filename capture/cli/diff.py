@@ -52,7 +52,7 @@ def diff(first: str, second: str, form: str) -> int:
     effects = [
         effect
         for family in FAMILIES
-        for effect in Comparison(family, *(Situation(of_family(each, family, each)) for each in captures)).effects()
+        for effect in Comparison(family, *(Situation(of_family(each, family)) for each in captures)).effects()
     ]
     if form == "json":
         found = [{"family": each.family, **(effect_as_plain(each) or {})} for each in effects]

@@ -91,10 +91,8 @@ class PolicyRule(Value):
         return self.is_plain and (self.mark, self.table) == (mark, table)
 
     def may_match_mark(self, mark: int) -> bool:
-        """Return whether packets with this mark may be meant."""
-        matches_it = (mark ^ self.mark) & self.mask == 0
-        only_mark = not self.selector
-        return not (matches_it and only_mark and self.mask) if self.is_inverted else matches_it
+        """Return whether packets with this mark fulfil what it tests of the mark."""
+        return (mark ^ self.mark) & self.mask == 0
 
     def __str__(self) -> str:
         words = [f"{self.preference}:", "not" if self.is_inverted else "", self.selector or "from all"]

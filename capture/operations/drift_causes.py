@@ -5,8 +5,8 @@ from __future__ import annotations
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import drop_cause
+from capture.analysis.culprits import Obstacle
 from capture.analysis.foreign_effects import what_foreign_does
-from capture.analysis.judgement import Obstacle
 from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family, parse_address
 from capture.model.conventions import APP_ID

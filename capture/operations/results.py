@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.analysis.compare import Difference
+    from capture.analysis.culprits import Obstacle
     from capture.analysis.effects import Effect
-    from capture.analysis.judgement import Obstacle
     from capture.backends.detect import BackendChoice
     from capture.model.addresses import Family
     from capture.model.routing import LoopbackAddress, MissingRoute

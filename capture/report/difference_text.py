@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from capture.analysis.compare import Difference
+    from capture.analysis.culprits import Obstacle
     from capture.analysis.effects import Effect
-    from capture.analysis.judgement import Obstacle
     from capture.model.ruleset import Ruleset
     from capture.operations import Other, Verified
 
@@ -70,6 +70,8 @@ def _without_effect(each: Difference | Obstacle) -> str:
 
 def _grouped(found: Sequence[Difference], words: Callable[[Difference], str], live: Ruleset) -> Iterator[str]:
     """Yield a sentence for each difference, or with the weightiest for many of one kind in a chain."""
+    from capture.analysis.own_effects import EMPTIED  # where something differs
+
     groups: dict[tuple[str, ...], list[Difference]] = {}
     for each in sorted(found, key=lambda each: each.weight):
         groups.setdefault((each.family, each.table, each.chain, each.kind), []).append(each)
@@ -80,7 +82,8 @@ def _grouped(found: Sequence[Difference], words: Callable[[Difference], str], li
             yield from map(words, several)
         elif first.kind == "missing" and (chain is None or not any(chain.rules_for(first.family))):
             where = first.replace(rule=None).place
-            yield f"{where}: all {len(several)} rules are missing{effect_text(first.effect)}"
+            together = first.together if first.together != EMPTIED else ""
+            yield f"{where}: all {len(several)} rules are missing{effect_text(first.effect, together)}"
         else:
             yield f"{words(first)} (and {len(several) - 1} more of this kind in this chain)"
 
@@ -93,7 +96,7 @@ def difference_text(difference: Difference) -> str:
         found = f": the policy is {difference.policy}, and should be ACCEPT"
     else:
         found = f" {MEANINGS[difference.kind]}: {_rule(difference)}"
-    return f"{difference.place}{found}{effect_text(difference.effect)}"
+    return f"{difference.place}{found}{effect_text(difference.effect, difference.together)}"
 
 
 def _foreign(each: Difference | Obstacle) -> str:
@@ -126,6 +129,7 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
             "position": difference.position or None,
             "rule": _rule(difference) if difference.rule else None,
             "policy": difference.policy or None,
+            "together": difference.together or None,
             **_with_effect(difference.effect, difference_text(difference)),
         }
         for difference in verified.differences

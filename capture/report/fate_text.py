@@ -27,15 +27,19 @@ def fate_text(fate: Fate) -> str:
     return f"{fate.outcome}{where}{', marked for the proxy' if fate.marked and fate.outcome == 'direct' else ''}"
 
 
-def effect_text(effect: Effect | None) -> str:
-    """Return what a difference does to which packets, with a witness, if it does anything."""
+def effect_text(effect: Effect | None, together: str = "") -> str:
+    """Return what a difference does to which packets, with a witness, if it does anything.
+
+    ``together`` is, in words, which other difference it takes for that.
+    """
     if effect is None:
         return ""
     shown = effect.regions[:MAX_REGIONS]
     more = len(effect.regions) - len(shown)
     regions = "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
     after = fate_text(effect.after.fate) if effect.is_certain else "?"
-    return f" ({regions}: {fate_text(effect.before.fate)} -> {after}; witness: {packet_text(effect.packet)})"
+    packets = f"{together}: {regions}" if together else regions
+    return f" ({packets}: {fate_text(effect.before.fate)} -> {after}; witness: {packet_text(effect.packet)})"
 
 
 def text_of(rule: Rule, family: Family) -> str:

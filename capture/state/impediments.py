@@ -113,9 +113,12 @@ def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impedim
         return  # a kernel without policy routing; that our rule is missing is reported elsewhere
     own_addresses = _outer_addresses(route, policy.family)
     is_own = [rule.is_for_mark(policy.mark, policy.table) for rule in listed]
+    local_is_first = listed[0].table == rules.RT_TABLE_LOCAL if listed else False
     for rule in listed[: is_own.index(True)] if any(is_own) else ():
         decides = rule.action != rules.FR_ACT_NOP and rule.table != rules.RT_TABLE_LOCAL
         if not decides or not _may_be_for_answers(rule, policy.mark, own_addresses):
+            continue
+        if local_is_first and _is_to_the_pod(rule, own_addresses):
             continue
         if rule.looks_up and not rules.has_routes(route, FAMILY_NUMBERS[policy.family], rule):
             continue
@@ -149,11 +152,22 @@ def _may_be_for_answers(rule: PolicyRule, mark: int, own_addresses: list[Network
 
     Such a packet is the pod's own (``iif lo``), and from an address of the pod.
     """
-    if rule.is_inverted or not rule.may_match_mark(mark):
-        return rule.may_match_mark(mark)
     network = parse_network(rule.source) if rule.source and own_addresses else None
-    is_from_pod = network is None or any(network.contains(each.first) for each in own_addresses)
-    return rule.is_for_rerouted and rule.incoming in ("", "lo") and is_from_pod
+    inside = [each for each in own_addresses if network is None or network.contains(each.first)]
+    has_mark, is_by_lo = rule.may_match_mark(mark), rule.incoming in ("", "lo")
+    if rule.is_inverted:
+        is_from_pod = all(each in inside or each.is_link_local for each in own_addresses)
+        return not (has_mark and is_by_lo and is_from_pod) or bool(rule.destination or rule.others)
+    return has_mark and rule.is_for_rerouted and is_by_lo and (network is None or bool(inside))
+
+
+def _is_to_the_pod(rule: PolicyRule, own_addresses: list[Network]) -> bool:
+    """Return whether a policy rule is for packets to the pod's own addresses alone, on which table local decides."""
+    if rule.is_inverted or not rule.destination:
+        return False
+    there = parse_network(rule.destination)
+    local = (LOOPBACK_NETWORKS[there.family], *own_addresses)
+    return any(each.contains(there.first) and each.contains(there.last) for each in local)
 
 
 def rule_that_needs_source_validation(route: NetlinkSocket) -> PolicyRule | None:

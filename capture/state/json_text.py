@@ -13,10 +13,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, NoReturn, TypeVar
-
-    T = TypeVar("T")
+    from typing import Any, NoReturn
 
 WHITESPACE = " \t\n\r"
 LITERALS = {None: "null", True: "true", False: "false"}
@@ -25,16 +22,18 @@ LITERALS = {None: "null", True: "true", False: "false"}
 class JsonError(ValueError):
     """A text is not JSON: what is wrong, and at which line and column (both counted from 1)."""
 
-    def __init__(self, reason: str, line: int, column: int) -> None:
-        super().__init__(f"line {line} column {column}: {reason}")
+    def __init__(self, text: str, position: int, reason: str) -> None:
         self.reason = reason
-        self.line = line
-        self.column = column
+        self.line = text.count("\n", 0, position) + 1
+        self.column = position - text.rfind("\n", 0, position)
+        super().__init__(f"line {self.line} column {self.column}: {reason}")
 
-    @classmethod
-    def at(cls, text: str, position: int, reason: str) -> JsonError:
-        """Return the error for the character at ``position`` of ``text``."""
-        return cls(reason, text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position))
+
+class WrittenNumber(float):
+    """A number that is no integer, with the text that it had: ``encode`` writes that again, and no digit is lost."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -47,7 +46,7 @@ class _Dialect:
     strict = True
     object_hook = None
     object_pairs_hook = None
-    parse_float = float
+    parse_float = WrittenNumber
     parse_int = int
     parse_constant = staticmethod(_refuse_constant)
 
@@ -64,71 +63,59 @@ def _in_ascii(number: type[int | float]) -> Any:
 
 
 if TYPE_CHECKING:
-    # How the scanners work: they take the text and a position, and return a value and the position after it.
+    # How the scanner works: it takes the text and a position, and returns a value and the position after it.
     def _scan(text: str, position: int) -> tuple[Any, int]: ...
-    def _scan_string(text: str, position: int) -> tuple[str, int]: ...
     def _quoted(text: str) -> str: ...
 else:
     try:
         from _json import encode_basestring_ascii as _quoted
         from _json import make_scanner
-        from _json import scanstring as _scan_string
 
         _scan = make_scanner(_Dialect)
     except ImportError:  # an interpreter built without its C accelerators
         from json.decoder import JSONDecoder
-        from json.decoder import scanstring as _scan_string
         from json.encoder import py_encode_basestring_ascii as _quoted
 
         _scan = JSONDecoder(
-            parse_int=_in_ascii(int), parse_float=_in_ascii(float), parse_constant=_refuse_constant
+            parse_int=_in_ascii(int), parse_float=_in_ascii(WrittenNumber), parse_constant=_refuse_constant
         ).scan_once
 
 
 def decode(text: str) -> Any:
     """Return the value of ``text``; raise ``JsonError`` unless it is exactly one JSON value."""
-    value, end = _scanned(_scan, text, _skip(text, 0))
-    _require_end(text, end)
+    start = _skip(text, 0)
+    try:
+        value, end = _scanned(text, start)
+    except StopIteration as stopped:
+        raise JsonError(text, int(stopped.value), "expected a value") from None
+    except RecursionError:
+        raise JsonError(text, start, "nested too deeply") from None
+    except ValueError as wrong:  # JSONDecodeError knows the place, an integer too long for int() does not
+        reason: str = getattr(wrong, "msg", str(wrong))
+        for words in (" starting at", " at", ": "):  # before the place, which comes first here
+            reason = reason.removesuffix(words)
+        raise JsonError(text, getattr(wrong, "pos", start), reason) from None
+    end = _skip(text, end)
+    if end != len(text):
+        raise JsonError(text, end, "expected the end of the text")
     return value
 
 
-def decode_object(text: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the members of the JSON object in ``text``, and the text that each member's value had.
+def _scanned(text: str, position: int) -> tuple[Any, int]:
+    try:
+        return _scan(text, position)
+    except SystemError:
+        # Up to Python 3.12 the C scanner has no exception for a bad text unless json.decoder is loaded
+        # ("returned NULL without setting an exception"). Bad texts are rare: load it then, and scan again.
+        import json.decoder  # noqa: F401 - for the exception that the scanner looks up in it
 
-    With the text, a value can be handed on exactly as it came: no digit of a number is lost, however it was
-    written. Raise ``JsonError`` unless ``text`` is exactly one JSON object.
-    """
-    values: dict[str, Any] = {}
-    texts: dict[str, str] = {}
-    position = _skip(text, 0)
-    if text[position : position + 1] != "{":
-        raise JsonError.at(text, position, "expected an object, which starts with {")
-    position = _skip(text, position + 1)
-    more = text[position : position + 1] != "}"
-    while more:
-        if text[position : position + 1] != '"':
-            raise JsonError.at(text, position, 'expected the name of a member, which starts with "')
-        name, position = _scanned(_scan_string, text, position + 1, position)
-        position = _skip(text, position)
-        if text[position : position + 1] != ":":
-            raise JsonError.at(text, position, "expected : after the name of a member")
-        start = _skip(text, position + 1)
-        values[name], position = _scanned(_scan, text, start)
-        texts[name] = text[start:position]
-        position = _skip(text, position)
-        more = text[position : position + 1] == ","
-        if more:
-            position = _skip(text, position + 1)
-        elif text[position : position + 1] != "}":
-            raise JsonError.at(text, position, "expected , or } after a member")
-    _require_end(text, position + 1)
-    return values, texts
+        return _scan(text, position)
 
 
-def _require_end(text: str, position: int) -> None:
-    end = _skip(text, position)
-    if end != len(text):
-        raise JsonError.at(text, end, "expected the end of the text")
+def _skip(text: str, position: int) -> int:
+    while text[position : position + 1] in WHITESPACE and position < len(text):
+        position += 1
+    return position
 
 
 def encode(value: object) -> str:
@@ -143,6 +130,8 @@ def encode(value: object) -> str:
         return LITERALS[value]
     if isinstance(value, int):
         return int.__repr__(value)
+    if isinstance(value, WrittenNumber):
+        return value.text
     if isinstance(value, float):
         if value - value != 0.0:  # infinities and NaN
             raise ValueError(f"{value!r} is no JSON number")
@@ -158,34 +147,3 @@ def _member_name(name: object) -> str:
     if not isinstance(name, str):
         raise TypeError(f"members of a JSON object have strings as names, not {type(name).__name__}")
     return _quoted(name)
-
-
-def _skip(text: str, position: int) -> int:
-    while text[position : position + 1] in WHITESPACE and position < len(text):
-        position += 1
-    return position
-
-
-def _scanned(
-    scan: Callable[[str, int], tuple[T, int]], text: str, position: int, shown: int | None = None
-) -> tuple[T, int]:
-    """Return what ``scan`` finds at ``position``; its errors as ``JsonError``, at ``shown`` if it names no place."""
-    place = position if shown is None else shown
-    try:
-        try:
-            return scan(text, position)
-        except SystemError:
-            # Up to Python 3.12 the C scanner has no exception for a bad text unless json.decoder is loaded
-            # ("returned NULL without setting an exception"). Bad texts are rare: load it then, and scan again.
-            import json.decoder  # noqa: F401 - for the exception that the scanner looks up in it
-
-            return scan(text, position)
-    except StopIteration as stopped:
-        raise JsonError.at(text, int(stopped.value), "expected a value") from None
-    except RecursionError:
-        raise JsonError.at(text, place, "nested too deeply") from None
-    except ValueError as wrong:  # JSONDecodeError knows the place, an integer too long for int() does not
-        reason: str = getattr(wrong, "msg", str(wrong))
-        for end in (" starting at", " at", ": "):  # before the place, which comes first here
-            reason = reason.removesuffix(end)
-        raise JsonError.at(text, getattr(wrong, "pos", place), reason) from None

@@ -18,6 +18,7 @@ CAPTURE = str(Path(sys.executable).with_name("capture"))
 ELSEWHERE = "203.0.113.7"
 TO_POD = "iptables-nft -t nat -I OUTPUT -p tcp --dport 80 -j DNAT --to-destination {pod}:8080"
 NFT = "nft add table ip x; nft add chain ip x c '{{ type filter hook %s; }}'; nft add rule ip x c '%s'"
+NAT = NFT.replace("filter", "nat")
 
 TO_BLACKHOLE = "ip rule add fwmark 5 lookup 7; ip route add blackhole default table 7"
 MARKED = (
@@ -108,6 +109,39 @@ CASES: dict[str, tuple[str, str]] = {
         "dropped",
     ),
     "udp ports by a map": (NFT % ("output priority -200", "udp dport vmap {{ 80 : drop, 90-99 : drop }}"), "proxy"),
+    "interfaces by a map": (NFT % ("input priority 0", "iifname vmap {{ lo : drop, eth1 : accept }}"), "dropped"),
+    "an interface and a port by a map": (
+        NFT % ("input priority 0", "iifname . tcp dport vmap {{ eth0 . 15001 : drop, lo . 80 : drop }}"),
+        "proxy",
+    ),
+    "interfaces of a set": (NFT % ("input priority 0", "iifname {{ lo, eth1 }} tcp dport 15001 drop"), "dropped"),
+    "interfaces of no set": (
+        NFT % ("input priority 0", "iifname != {{ lo, eth1 }} tcp dport 15001 ip daddr 127.0.0.1 drop"),
+        "proxy",
+    ),
+    "families by a map": (NFT % ("input priority 0", "meta protocol vmap {{ ip6 : accept, ip : drop }}"), "dropped"),
+    "an address by a map": (
+        NAT % ("output priority -110", "dnat to ip daddr map {{ 203.0.113.7 : 198.51.100.7 }}"),
+        "app",
+    ),
+    "an address and a port by a map of both": (
+        NAT
+        % (
+            "output priority -110",
+            "meta l4proto tcp dnat to ip daddr . tcp dport map {{ 203.0.113.7 . 80 : 198.51.100.7 . 80 }}",
+        ),
+        "app",
+    ),
+    "an address by a verdict for three fields": (
+        (
+            "nft 'table ip x {{ chain d {{ meta l4proto tcp dnat to 198.51.100.7; }};"
+            " chain c {{ type nat hook output priority -110;"
+            " ip daddr . meta l4proto . th dport vmap {{ 203.0.113.7 . tcp . 80 : goto d }}; }}; }}'"
+        ),
+        "app",
+    ),
+    "the same port of the pod": ("iptables-nft -t nat -I OUTPUT -p tcp --dport 80 -j REDIRECT", "app"),
+    "the same port of the pod, native": (NAT % ("output priority -110", "tcp dport 80 redirect"), "app"),
     "states by a map": (
         NFT % ("output priority -150", "ct state vmap {{ new : drop, established : accept }}"),
         "dropped",
@@ -260,7 +294,7 @@ def served(pod_pair: PodPair) -> PodPair:
     pod, peer = pod_pair
     peer.own_every_address()
     pod.listener(("0.0.0.0", 15001), label="proxy", uid=1337)
-    pod.listener(("0.0.0.0", 8080), label="app", uid=1000)
+    pod.listener(("0.0.0.0", 8080), ("127.0.0.1", 80), label="app", uid=1000)
     peer.listener(("198.51.100.7", 80), label="app")
     return pod_pair
 

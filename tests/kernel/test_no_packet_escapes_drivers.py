@@ -46,7 +46,10 @@ def escapes(namespace: Namespace, choice: BackendChoice, several: list[CaptureCo
             driver.write(desired, live, None)
             live = driver.read()
             for family in FAMILIES:
-                pair = [Situation(of_family(each, family, desired)) for each in (desired, live)]
+                rules = (
+                    of_family(each, family).replace(policy_routes=desired.policy_routes) for each in (desired, live)
+                )
+                pair = map(Situation, rules)
                 found += [effect.regions[0] for effect in Comparison(family, *pair).effects()]
     return found
 

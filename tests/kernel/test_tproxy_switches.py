@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from capture import operations
-from capture.cli.doctor.examination import examine, findings
+from capture.cli.doctor.examination import examine
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.operations.diagnosis import why
@@ -202,7 +202,7 @@ def test_verify_knows_connections_that_take_over_marks(pod_pair: PodPair) -> Non
         assert_arrives(pod_pair, {"ipv4": False, "ipv6": False})
         packet = Packet("tcp", parse_address(pod.ipv4), APP, in_interface="eth0")
         assert "sysctl" in [cause.kind for cause in why(packet).causes]
-        assert any("tcp_fwmark_accept" in finding.message for finding in findings(examine()))
+        assert any("tcp_fwmark_accept" in finding.message for finding in examine())
         operations.apply(settings(TPROXY))
         assert_arrives(pod_pair, {"ipv4": True, "ipv6": True})
 
@@ -233,6 +233,11 @@ NOT_FOR_ANSWERS = (
     "uidrange 1000-1000 lookup main",
     "lookup main suppress_prefixlength 32",
     "lookup 79",
+    "to 10.77.0.2 unreachable",
+    "to 127.0.0.0/8 unreachable",
+    "not from 10.77.0.0/24 unreachable",
+    "not iif lo unreachable",
+    "not fwmark 1337 from 10.77.0.2 lookup main",
 )
 
 
@@ -243,9 +248,12 @@ def test_rules_before_our_own_for_other_packets_do_no_harm(pod_pair: PodPair) ->
         operations.apply(settings(TPROXY))
         assert operations.verify().holds
         assert_arrives(pod_pair, {"ipv4": True, "ipv6": True})
-        pod.ip("rule del fwmark 1337", "rule add pref 0 iif lo lookup main", "rule add pref 0 fwmark 1337 lookup 133")
-        assert not operations.verify().holds
-    assert_arrives(pod_pair, {"ipv4": False, "ipv6": True})
+        for selector in ("iif lo", "not to 10.77.0.0/24", "not from 10.77.0.2 to 192.0.2.1", "to 10.77.0.0/24"):
+            rule = f"rule add pref 0 {selector} lookup main"
+            pod.ip("rule del fwmark 1337 lookup 133", rule, "rule add pref 0 fwmark 1337 lookup 133")
+            assert not operations.verify().holds, selector
+            assert_arrives(pod_pair, {"ipv4": selector == "not to 10.77.0.0/24", "ipv6": True})
+            pod.ip(rule.replace("add", "del"))
 
 
 @pytest.mark.parametrize("kind", ["unreachable", "throw"])
@@ -299,7 +307,7 @@ def test_where_proc_is_read_only_the_switch_is_named(pod_pair: PodPair) -> None:
     )
     assert "warning: net.ipv4.conf.all.src_valid_mark is 1" in ran.stderr
     with pod.entered():
-        assert any("src_valid_mark" in finding.message for finding in findings(examine()))
+        assert any("src_valid_mark" in finding.message for finding in examine())
         put(pod, {ALL_SVM: "0"})  # what another sets then is not given back
         operations.clean()
         assert Path(sysctls.DIRECTORY, ALL_SVM).read_text() == "0\n"
@@ -313,6 +321,6 @@ def test_lo_down_is_named(pod_pair: PodPair, mode: str) -> None:
         operations.apply(chosen)
         pod.ip("link set lo down")
         assert any("lo is down" in found.message for found in operations.verify().impediments)
-        assert any("lo is down" in finding.message for finding in findings(examine()))
+        assert any("lo is down" in finding.message for finding in examine())
         if mode == "REDIRECT":
             assert any("lo is down" in warning for warning in operations.apply(chosen).warnings)

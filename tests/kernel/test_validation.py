@@ -197,6 +197,8 @@ def test_validation_works_while_a_proxy_runs(pod_pair: PodPair, mode: str) -> No
 
     assert validated(printed) == EVERYTHING
     assert printed.count("where the proxy took it") == 4
+    from_outside = init(pod, *flags, "--probe-from-outside", "--require-proof").stdout
+    assert from_outside.count("where the proxy took it") == 6
     assert validated(init(pod, *flags, before=AS_PROXY).stdout) == ["IPv4 inbound", "IPv6 inbound"]
 
     pod.run(["iptables", "-t", "nat", "-F", "OUTPUT"])

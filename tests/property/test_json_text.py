@@ -8,7 +8,7 @@ from typing import NoReturn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.state.json_text import JsonError, decode, decode_object, encode
+from capture.state.json_text import JsonError, decode, encode
 
 # Lone surrogates are characters of a JSON string too, when they are escaped.
 characters = st.characters() | st.characters(categories=["Cs"])
@@ -32,11 +32,9 @@ def test_we_read_what_the_oracle_writes(value: object, indent: int | None, *, as
     assert decode(json.dumps(value, indent=indent, ensure_ascii=ascii_only)) == value
 
 
-@given(objects, layouts)
-def test_members_and_their_texts_agree(value: dict[str, object], indent: int | None) -> None:
-    members, texts = decode_object(json.dumps(value, indent=indent))
-    assert members == value
-    assert {name: decode(text) for name, text in texts.items()} == value
+@given(values)
+def test_what_we_read_is_written_as_it_was(value: object) -> None:
+    assert encode(decode(json.dumps(value))) == json.dumps(value)
 
 
 @given(almost_json)
@@ -44,18 +42,11 @@ def test_we_refuse_exactly_what_the_oracle_refuses(text: str) -> None:
     assert _outcome(decode, text) == _outcome(_oracle, text)
 
 
-@given(almost_json)
-def test_an_object_is_an_object_to_both(text: str) -> None:
-    text = "{" + text + "}"
-    assert _outcome(lambda text: decode_object(text)[0], text) == _outcome(_oracle, text)
-
-
 @given(objects, st.data())
 def test_a_text_cut_short_is_refused(value: dict[str, object], data: st.DataObject) -> None:
     text = json.dumps(value)
     cut = text[: data.draw(st.integers(0, len(text) - 1))]
     assert _outcome(decode, cut) == "refused"
-    assert _outcome(decode_object, cut) == "refused"
 
 
 def _oracle(text: str) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import PORT_SIZE
 from capture.backends.nftables import native
+from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.values import Value
 from capture.netlink.attributes import BYTE_ORDER
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.model.addresses import Family
-    from capture.model.ruleset import ProtocolName
+    from capture.model.ruleset import Match, ProtocolName
 
 
 class Register(Value):
@@ -24,6 +25,12 @@ class Register(Value):
     mask: bytes = b""
     flip: bytes = b""
     network_order: bool = False
+
+
+ETHER_TYPE = Register("meta 1")
+"""NFT_META_PROTOCOL: how a table of family netdev distinguishes IPv4 from IPv6."""
+FAMILY_OF_ETHER_TYPE = {b"\x08\x00": FAMILY_NUMBERS["ipv4"], b"\x86\xdd": FAMILY_NUMBERS["ipv6"]}
+"""linux/if_ether.h"""
 
 
 class Bounds(Value):
@@ -53,12 +60,15 @@ class Part(Value):
 
 def conditions_of(
     loaded: Register, bounds: Bounds, family: Family | None, protocol: ProtocolName | None
-) -> Iterator[native.Condition]:
+) -> Iterator[Match]:
     """Yield what it means that a register lies between two values; nothing if the model has no words for it."""
     low, negated = bounds.low, bounds.negated
     if loaded.header is not None:
         if len(low) == loaded.header[2]:
             yield from _header_conditions(loaded, bounds, parts_of(loaded.header, family, protocol))
+    elif loaded == ETHER_TYPE:
+        if bounds.is_single and low in FAMILY_OF_ETHER_TYPE:
+            yield native.Among(native.NFPROTO, ((FAMILY_OF_ETHER_TYPE[low],) * 2,), negated)
     elif loaded.field in (native.IIFNAME, native.OIFNAME):
         if bounds.is_single and low and not loaded.mask:
             # With a NUL it is a whole name, without one a beginning; nft pads to 16 bytes, iptables-nft does not.
@@ -75,7 +85,7 @@ def conditions_of(
             yield native.Among(loaded.field, ((first, last),), negated)
 
 
-def _header_conditions(loaded: Register, bounds: Bounds, parts: list[Part]) -> Iterator[native.Condition]:
+def _header_conditions(loaded: Register, bounds: Bounds, parts: list[Part]) -> Iterator[Match]:
     """Yield what a comparison of header bytes means for each field that lies in them."""
     if bounds.is_single:
         found = [_prefix(loaded, bounds, part) for part in parts]

@@ -9,20 +9,15 @@ loaded with, and what was done to it since, decides what a comparison means.
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import decode_hook
-from capture.backends.nf_tables.listing import is_dormant
-from capture.backends.nf_tables.reading import (
-    VERDICT_OF_CODE,
-    read_comment,
-    read_counters,
-    read_expressions,
-    read_verdict,
-)
+from capture.backends.nf_tables.expressions import PORT_SIZE
+from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_counters
+from capture.backends.nf_tables.reading import VERDICT_OF_CODE, read_comment, read_expressions, read_verdict
 from capture.backends.nftables import native
 from capture.backends.nftables.comparisons import Bounds, Register, conditions_of, parts_of
-from capture.backends.nftables.sets import NativeSet, cases_of, ranges_of
+from capture.backends.nftables.maps import REGISTER_SIZE, Found, cases_by_key, done_by_key
+from capture.backends.nftables.sets import NativeSet, cases_of
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, Family, address_text
+from capture.model.addresses import BITS, FAMILY_OF, IPV6, Family, address_text
 from capture.model.conventions import PROTOCOL_OF
 from capture.netlink.attributes import (
     BYTE_ORDER,
@@ -40,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Literal
 
+    from capture.backends.nftables.maps import Case, Content
+
     ByteOrder = Literal["little", "big"]
     FindSet = Callable[[str], "NativeSet"]
 
@@ -50,34 +47,28 @@ HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPOR
 
 TCP_FLAGS, ALL_FLAGS = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1), b"\xff"
 """The place of the flags in the header (RFC 9293 3.1)."""
-ETHER_TYPE = Register("meta 1")
-"""NFT_META_PROTOCOL: how a table of family netdev distinguishes IPv4 from IPv6."""
-FAMILY_OF_ETHER_TYPE = {b"\x08\x00": FAMILY_NUMBERS["ipv4"], b"\x86\xdd": FAMILY_NUMBERS["ipv6"]}
-"""linux/if_ether.h"""
 
 
 def decode_table(
-    table: Fields, chains: Iterable[Fields], rules: Iterable[bytes], find_set: FindSet
+    table: FoundTable, chains: Iterable[FoundChain], rules: Iterable[bytes], find_set: FindSet
 ) -> native.NativeTable:
-    """Return a table from its own attributes and those of its chains and rules, in the kernel's order.
+    """Return a table with its chains and the attributes of its rules, in the kernel's order.
 
     ``find_set`` returns the set of that name; it is called for the sets that rules look up.
     """
-    by_chain: dict[bytes, list[native.NativeRule]] = {}
+    by_chain: dict[str, list[native.NativeRule]] = {}
     known: dict[bytes, tuple[str, Fields]] = {}
     for rule in rules:
-        rule_fields = decode_fields(rule)
-        in_chain = by_chain.setdefault(rule_fields[nf.NFTA_RULE_CHAIN], [])
-        in_chain.append(decode_rule(rule_fields, Program(find_set, None), known))
-    decoded = tuple(decode_chain(chain, by_chain.get(chain[nf.NFTA_CHAIN_NAME], ())) for chain in chains)
-    return native.NativeTable(decode_text(table[nf.NFTA_TABLE_NAME]), decoded, is_dormant(table))
-
-
-def decode_chain(fields: Fields, rules: Iterable[native.NativeRule]) -> native.NativeChain:
-    """Return a chain with these rules."""
-    hook = decode_hook(fields)
-    policy = nf.POLICIES[decode_number(fields[nf.NFTA_CHAIN_POLICY])] if hook is not None else None
-    return native.NativeChain(decode_text(fields[nf.NFTA_CHAIN_NAME]), tuple(rules), hook, policy)
+        fields = decode_fields(rule)
+        in_chain = by_chain.setdefault(decode_text(fields[nf.NFTA_RULE_CHAIN]), [])
+        in_chain.append(decode_rule(fields, Program(find_set, None), known))
+    decoded = (
+        native.NativeChain(
+            each.name, tuple(by_chain.get(each.name, ())), each.hook, each.policy and each.policy.lower()
+        )
+        for each in chains
+    )
+    return native.NativeTable(table.name, tuple(decoded), table.is_dormant)
 
 
 def decode_rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, Fields]]) -> native.NativeRule:
@@ -91,12 +82,10 @@ def decode_rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, 
 class Program:
     """The expressions of one rule, run over what is known about registers instead of over a packet."""
 
-    UNDERSTOOD = frozenset(
-        (
-            *("meta", "fib", "ct", "payload", "bitwise", "byteorder", "cmp", "range", "lookup"),
-            *("immediate", "counter", "nat", "redir", "tproxy", "log"),
-        )
-    )
+    UNDERSTOOD = frozenset((
+        "meta", "fib", "ct", "payload", "bitwise", "byteorder", "cmp", "range", "lookup", "immediate", "counter",
+        "nat", "redir", "tproxy", "log",
+    ))  # fmt: skip
     """Expressions with a method of that name; it returns False where the model has no words for one."""
     GOTO = "goto"
 
@@ -105,7 +94,7 @@ class Program:
         self.actions: list[native.Action | native.Condition] = []
         self.counters: model.Counters | None = None
         self._find_set = find_set
-        self._registers: dict[int, Register | bytes] = {}
+        self._registers: dict[int, Content] = {}
         self._family = family
         self._protocol: model.ProtocolName | None = None
         self._lower_bound: tuple[Register, bytes] | None = None
@@ -151,7 +140,7 @@ class Program:
         self._registers[_register_number(register)] = value
         return True
 
-    def _held(self, register: bytes | None) -> Register | bytes | None:
+    def _held(self, register: bytes | None) -> Content:
         return self._registers.get(_register_number(register)) if register else None
 
     def meta(self, fields: Fields) -> bool:
@@ -216,10 +205,6 @@ class Program:
         if not isinstance(loaded, Register):
             return False
         operator, value = decode_number(fields[nf.NFTA_CMP_OP]), fields[nf.NFTA_CMP_DATA]
-        if loaded == ETHER_TYPE and operator == nf.NFT_CMP_EQ and value in FAMILY_OF_ETHER_TYPE:
-            family = FAMILY_OF_ETHER_TYPE[value]
-            self._put(native.Among(native.NFPROTO, ((family, family),)))
-            return True
         lower_bound = self._lower_bound
         if operator == nf.NFT_CMP_LTE and lower_bound is not None and lower_bound[0] is loaded:
             (self.actions or self.conditions).pop()
@@ -271,39 +256,50 @@ class Program:
         return Bounds(low.to_bytes(size, "big"), high.to_bytes(size, "big"), operator == nf.NFT_CMP_NEQ)
 
     def lookup(self, fields: Fields) -> bool:
-        loaded = self._held(fields[nf.NFTA_LOOKUP_SREG])
-        name = decode_text(fields[nf.NFTA_LOOKUP_SET])
+        source, name = fields[nf.NFTA_LOOKUP_SREG], decode_text(fields[nf.NFTA_LOOKUP_SET])
+        loaded, listed = self._held(source), self._find_set(name)
+        subject = self._whole_field(loaded) or _words(loaded)
         if nf.NFTA_LOOKUP_DREG in fields:
-            chosen = self._chosen(loaded, name) if isinstance(loaded, Register) else None
-            return self._do(chosen or model.UnknownVerdict(f"map of {_words(loaded)}"))
+            return self._choose(fields[nf.NFTA_LOOKUP_DREG], f"{subject} vmap", self._cases(source, listed))
         if not isinstance(loaded, Register):
             return False
         negated = bool(decode_number(fields.get(nf.NFTA_LOOKUP_FLAGS, b"")) & nf.NFT_LOOKUP_F_INV)
-        field = self._whole_field(loaded)
-        size = native.SIZES.get(field)
-        listed = self._find_set(name)
-        ranges = ranges_of(listed, _order(field, loaded)) if listed.key_size == size else None
-        if ranges and not loaded.mask:
-            self._put(native.Among(field, ranges, negated))
+        cases = [conditions for conditions, _ in self._cases(source, listed)]
+        alone = [each for (each, *more) in cases if isinstance(each, native.Among | native.Named) and not more]
+        if cases and not negated and len(cases) > 1:
+            self._put(native.Cases(subject, tuple((conditions, None) for conditions in cases)))
+        elif cases and len(alone) == len(cases):  # no packet is in two of them: it is in none if in no one of them
+            for each in alone:
+                self._put(each.replace(negated=negated))
         else:
-            subject = _words(loaded) if loaded.mask or not field else field
             self._put(model.UnknownMatch(f"{subject} {'!= ' if negated else ''}@{name}"))
         return True
 
-    def _chosen(self, loaded: Register, name: str) -> native.VerdictMap | None:
-        """Return which verdict a map has for which numbers of a field; None if that has no words, or may change."""
-        field = self._whole_field(loaded)
-        listed = self._find_set(name)
-        if loaded.mask or listed.key_size != native.SIZES.get(field) or field in native.MARKS.values():
-            return None
-        cases = cases_of(listed, _order(field, loaded)) or {}
-        if not all(nf.NFTA_DATA_VERDICT in decode_fields(data) for data in cases):
-            return None
-        verdicts = tuple((ranges, self._verdict(decode_fields(data))) for data, ranges in cases.items())
-        return native.VerdictMap(field, verdicts) if verdicts else None
+    def _choose(self, target: bytes, subject: str, cases: tuple[Case, ...]) -> bool:
+        """Do what a map leads to, or load it. Without cases it has no words, or may change."""
+        data = [(key, decode_fields(each)) for key, each in cases]
+        if decode_number(target) == nf.NFT_REG_VERDICT:
+            verdicts = tuple((key, self._verdict(each)) for key, each in data)
+            return self._do(native.Cases(subject, verdicts) if verdicts else model.UnknownVerdict(subject))
+        values = [(key, each[nf.NFTA_DATA_VALUE]) for key, each in data]
+        for number in range(len(values[0][1]) // REGISTER_SIZE or 1) if values else ():
+            found = tuple((key, each[number * REGISTER_SIZE :]) for key, each in values)
+            self._registers[_register_number(target) + number] = Found(subject, found)
+        return bool(values)
 
-    def _whole_field(self, loaded: Register) -> str:
+    def _cases(self, source: bytes, listed: NativeSet) -> tuple[Case, ...]:
+        """Return which data a set or a map has for which packets; none if that has no words, or may change."""
+        loaded = self._held(source)
+        field = self._whole_field(loaded)
+        is_field = listed.key_size == native.SIZES.get(field) and not (listed.data and field in native.MARKS.values())
+        if is_field and isinstance(loaded, Register) and (by_data := cases_of(listed, _order(field, loaded))):
+            return tuple(((native.Among(field, ranges),), data) for data, ranges in by_data.items())
+        return cases_by_key(listed, self._registers, _register_number(source), (self._family, self._protocol))
+
+    def _whole_field(self, loaded: Content) -> str:
         """Return the field that a register holds all of, or the empty string."""
+        if not isinstance(loaded, Register) or loaded.mask:
+            return ""
         if loaded.header is None:
             return loaded.field
         parts = parts_of(loaded.header, self._family, self._protocol)
@@ -332,28 +328,20 @@ class Program:
         return True
 
     def redir(self, fields: Fields) -> bool:
-        first = fields.get(nf.NFTA_REDIR_REG_PROTO_MIN)
-        port = self._held(first)
-        flags = decode_number(fields.get(nf.NFTA_REDIR_FLAGS, b""))
-        one_port = fields.get(nf.NFTA_REDIR_REG_PROTO_MAX, first) == first
-        if not isinstance(port, bytes) or not one_port or flags & ~nf.NF_NAT_RANGE_PROTO_SPECIFIED:
-            return self._do(model.UnknownVerdict("redirect, not to one port"))
-        return self._do(model.Redirect(decode_number(port)))
+        kinds = (nf.NFTA_REDIR_REG_PROTO_MIN, nf.NFTA_REDIR_REG_PROTO_MAX)
+        ports = [(self._held(fields[kind]) if kind in fields else b"", PORT_SIZE) for kind in kinds]
+        return self._do(done_by_key(redirect, *ports) or model.UnknownVerdict("redirect, to an unknown port"))
 
     def nat(self, fields: Fields) -> bool:
         """``nat``: send the connection to another address, which the model has no word for."""
         if decode_number(fields.get(nf.NFTA_NAT_TYPE, b"\0")) != nf.NFT_NAT_DNAT:
             return False
-        kinds = (nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_PROTO_MIN)
-        address, port = (self._held(fields[kind]) if kind in fields else b"" for kind in kinds)
-        ranges = ((nf.NFTA_NAT_REG_ADDR_MAX, kinds[0]), (nf.NFTA_NAT_REG_PROTO_MAX, kinds[1]))
-        one_each = all(fields.get(last, fields.get(first)) == fields.get(first) for last, first in ranges)
-        if not isinstance(address, bytes) or not isinstance(port, bytes) or not one_each:
-            return self._do(model.UnknownVerdict("dnat, not to one address and port"))
         family = FAMILY_OF.get(decode_number(fields.get(nf.NFTA_NAT_FAMILY, b"\0")), "ipv4")
-        where = address_text(family, int.from_bytes(address, "big")) if address else ""
-        where = f"[{where}]" if port and ":" in where else where
-        return self._do(model.UnknownVerdict(f"dnat to {where}{f':{decode_number(port)}' if port else ''}"))
+        sizes = dict.fromkeys((nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_ADDR_MAX), BITS[family] // 8)
+        sizes |= dict.fromkeys((nf.NFTA_NAT_REG_PROTO_MIN, nf.NFTA_NAT_REG_PROTO_MAX), PORT_SIZE)
+        ends = [(self._held(fields[kind]) if kind in fields else b"", size) for kind, size in sizes.items()]
+        found = done_by_key(lambda *values: dnat(family, *values), *ends)
+        return self._do(found or model.UnknownVerdict("dnat, to an unknown address"))
 
     def tproxy(self, fields: Fields) -> bool:
         port = self._held(fields.get(nf.NFTA_TPROXY_REG_PORT))
@@ -368,6 +356,24 @@ class Program:
         if nf.NFTA_LOG_GROUP in fields or level != nf.NFT_LOGLEVEL_WARNING or flags:
             return self._do(model.UnknownVerdict("log, not as a plain warning", model.Continue()))
         return self._do(model.Log(decode_text(fields.get(nf.NFTA_LOG_PREFIX, b""))))
+
+
+def redirect(first: bytes, last: bytes) -> native.Action:
+    """Return the redirect to a port, or to one of several; with none, to the one that was called."""
+    if first and last in (b"", first):
+        return model.Redirect(decode_number(first))
+    return model.UnknownVerdict(f"redirect to :{_span(first, last)}" if first else "redirect")
+
+
+def dnat(family: Family, first: bytes, last: bytes, port: bytes, last_port: bytes) -> native.Action:
+    """Return the translation to an address and a port, or to one of several; what is empty stays as it is."""
+    ends = [address_text(family, int.from_bytes(end, "big")) for end in dict.fromkeys((first, last)) if end]
+    addresses = f"[{'-'.join(ends)}]" if port and family == IPV6 and ends else "-".join(ends)
+    return model.UnknownVerdict(f"dnat to {addresses}{f':{_span(port, last_port)}' if port else ''}")
+
+
+def _span(first: bytes, last: bytes) -> str:
+    return "-".join(str(decode_number(end)) for end in dict.fromkeys((first, last)) if end)
 
 
 LOADERS = dict.fromkeys(("fib", "ct", "rt", "exthdr", "numgen", "osf", "xfrm"), 1)
@@ -391,10 +397,10 @@ def _register_number(register: bytes) -> int:
     return nf.NFT_REG32_00 + (number - nf.NFT_REG_1) * 4 if 0 < number < nf.NFT_REG32_00 else number
 
 
-def _words(loaded: Register | bytes | None) -> str:
+def _words(loaded: Content) -> str:
     """Return what a register holds in nft's notation, ``@nh,96,32`` for bits of a header."""
     if not isinstance(loaded, Register):
-        return "an unknown value" if loaded is None else f"0x{loaded.hex()}"
+        return f"0x{loaded.hex()}" if isinstance(loaded, bytes) else "an unknown value"
     if loaded.header is None:
         words = loaded.field
     else:
@@ -403,7 +409,7 @@ def _words(loaded: Register | bytes | None) -> str:
     return f"{words} & 0x{loaded.mask.hex()} ^ 0x{loaded.flip.hex()}" if loaded.mask else words
 
 
-def _mark_action(value: Register | bytes | None) -> native.Action | None:
+def _mark_action(value: Content) -> native.Action | None:
     if isinstance(value, bytes):
         return model.SetMark(decode_host_number(value))
     if value == Register(native.CT_MARK):

@@ -127,11 +127,11 @@ def _named(condition: native.Named) -> str:
     return f"{condition.field} {operator}{quoted(name + ending)}"
 
 
-def _verdict_map(action: native.VerdictMap) -> str:
-    entries = [
-        f"{_range(action.field, each)} : {_words(verdict)}" for ranges, verdict in action.cases for each in ranges
-    ]
-    return f"{action.field} vmap {{ {', '.join(entries)} }}"
+def _cases(cases: native.Cases) -> str:
+    keys = [[_words(each).removeprefix(f"{getattr(each, 'field', '')} ") for each in key] for key, _ in cases.cases]
+    verdicts = [f" : {_words(verdict)}" if verdict else "" for _, verdict in cases.cases]
+    entries = [f"{' . '.join(key)}{verdict}" for key, verdict in zip(keys, verdicts, strict=True)]
+    return f"{cases.text} {{ {', '.join(entries)} }}"
 
 
 def _proxy(action: native.TproxyStatement) -> str:
@@ -166,7 +166,7 @@ TEXTS: dict[type, Callable[[Any], str]] = {
     model.Jump: lambda action: f"jump {action.chain}",
     model.Redirect: lambda action: f"redirect to :{action.port}",
     native.TproxyStatement: _proxy,
-    native.VerdictMap: _verdict_map,
+    native.Cases: _cases,
     model.SetMark: _set_mark,
     model.SaveMark: _fixed("ct mark set meta mark"),
     model.RestoreMark: _fixed("meta mark set ct mark"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from capture.cli.doctor.examination import DRIVER_TOPICS, can_work, examine, findings
+from capture.cli.doctor.examination import DRIVER_TOPICS, can_work, examine
 from capture.cli.options import command, format_option, namespace_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNSUPPORTED
 from capture.report.output import print_json
@@ -30,13 +30,12 @@ def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
     applied is no fault here, and one for `capture why`.
     """
     with InNamespace(namespace):
-        examined = examine()
-    found = findings(examined)
+        found = examine()
     if form == "json":
-        print_json({"works": can_work(examined), "findings": [_as_plain(each) for each in found]})
+        print_json({"works": can_work(found), "findings": [_as_plain(each) for each in found]})
     else:
         _show(found, everything=everything)
-    if not can_work(examined):
+    if not can_work(found):
         return EXIT_UNSUPPORTED
     return EXIT_DRIFT if any(finding.state == "error" for finding in found) else EXIT_DONE
 

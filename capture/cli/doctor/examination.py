@@ -1,4 +1,4 @@
-"""What ``capture doctor`` looks at and what it makes of it. Looking changes nothing; judging is pure.
+"""What ``capture doctor`` looks at and what it makes of it. Looking changes nothing.
 
 One look may make the kernel load a module: only trying shows whether it takes the owner match of iptables.
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator
-from typing import Literal, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from capture.analysis.cause_text import APPLY_SAME
 from capture.backends import detect
-from capture.backends.detect import BackendChoice, SetLocation
+from capture.backends.detect import SetLocation
 from capture.backends.host_facts import PURPOSES, HostFacts, gather
 from capture.backends.iptables.programs import PROGRAM_NAMES, find_program, run
 from capture.backends.iptables.tables import VARIANTS
@@ -21,7 +20,6 @@ from capture.backends.needed_modules import FLAVOUR_NAMES, needed, with_required
 from capture.backends.request import BackendRequest
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
-from capture.model.values import Value
 from capture.netlink.ipsec import IpsecPolicy, read_policies
 from capture.operations import diagnosis
 from capture.operations.diagnosis import Diagnosis
@@ -34,9 +32,7 @@ from capture.settings.keywords import make_settings
 from capture.state import capabilities, record
 from capture.state.directory import STATE_DIRECTORY, is_private, require_private
 from capture.state.kernel_modules import Inventory, can_load, look_up
-from capture.state.netns import ONLY_ON_HOST, namespace_id
-
-T = TypeVar("T")
+from capture.state.netns import is_host, namespace_id
 
 CAPABILITIES = ("NET_ADMIN", "NET_RAW", "SYS_ADMIN")
 """Those that matter."""
@@ -49,71 +45,45 @@ ALL_FEATURES = make_settings(
 )  # fmt: skip
 """Settings whose rules need every module that a capture may need."""
 
-
-class Examined(Value):
-    """Everything that was looked at, in the namespace that it is about."""
-
-    facts: HostFacts
-    choice: BackendChoice | CaptureError
-    live_sets: tuple[SetLocation, ...]
-    namespace: str
-    is_host: bool
-    addresses: tuple[str, ...]
-    missing_capabilities: tuple[str, ...]
-    kernel: str
-    versions: dict[str, str]
-    """The versions that programs print, by path."""
-    lock_holder: int | None
-    """The process that holds the lock of legacy iptables, if any."""
-    state_directory: Literal["usable", "to be made", "not writable"] | StateDirectoryError
-    is_recorded: bool
-    record_fault: str
-    """Why the record cannot be used; "" if there is none, or it can."""
-    modules: Inventory
-    """Which of the kernel modules that a capture may need are there."""
-    loads_modules: bool
-    """The kernel loads modules at all."""
-    rival: Finding | None = None
-    """The finding that Istio's plugin captures pods of this node, too or alone."""
-    diagnosis: Diagnosis | CaptureError | None = None
-    """What is wrong with the pod; None where nothing is applied, and none is recorded."""
-    ipsec: tuple[IpsecPolicy, ...] | CaptureError = ()
-    node: tuple[Finding, ...] = ()
-    """The findings of ``capture cni status``."""
+POD, NODE = "pod", "node"
+DRIVER_TOPICS = ("kernel", "host")
+"""Topics about what drivers need, shown where something is wrong, or with --all."""
 
 
-def examine() -> Examined:
-    """Look at the host, the kernel and the namespace we are in."""
-    facts = gather()
-    choice: BackendChoice | CaptureError
-    try:
-        choice = detect.choose(facts, BackendRequest())
-    except CaptureError as error:
-        choice = error
-    return Examined(
-        facts=facts,
-        choice=choice,
-        live_sets=detect.live_sets_in(facts),
-        namespace=namespace_id(),
-        is_host=os.path.exists(ONLY_ON_HOST),
-        addresses=tuple(str(address).partition("/")[0] for address in PodFromInside().pod_addresses()),
-        missing_capabilities=tuple(capabilities.missing(*CAPABILITIES)),
-        kernel=os.uname().release,
-        versions={path: run([path, "--version"]).stdout.partition("\n")[0] for path in _programs(facts)},
-        lock_holder=_lock_holder(),
-        state_directory=_state_directory(),
-        is_recorded=is_private(STATE_DIRECTORY) and record.read() is not None,
-        record_fault=record.fault() if is_private(STATE_DIRECTORY) else "",
-        modules=look_up(_purposes()),
-        loads_modules=can_load(),
-        rival=_by_name("cni.istio_cni", "rival", None),
-        diagnosis=_diagnosis(),
-        ipsec=_ipsec_policies(),
-        node=_by_name("cni.status", "of_this_node", ()),
-    )
+def examine() -> list[Finding]:
+    """Look at pod, node, namespace, choice, kernel and host; return the findings in this order: as a person looks."""
+    facts, modules = gather(), look_up(_purposes())
+    is_recorded, fault = False, ""
+    if is_private(STATE_DIRECTORY):
+        is_recorded, fault = record.read() is not None, record.fault()
+    addresses = [str(address).partition("/")[0] for address in PodFromInside().pod_addresses()]
+    return [
+        *of_pod(_diagnosis(is_recorded=is_recorded)),
+        *(each.replace(topic=NODE) for each in _by_name("cni.status", "of_this_node")),
+        of_identity(namespace_id(), is_host=is_host()),
+        *of_namespace(addresses, own_users=facts.own_users),
+        of_record(fault, is_recorded=is_recorded),
+        *of_ipsec(read_policies),
+        of_choice(facts),
+        *of_live_sets(detect.live_sets_in(facts)),
+        *of_kernel(facts, modules.lacking),
+        *of_modules(modules, loads_modules=can_load()),
+        *of_privileges(capabilities.missing(*CAPABILITIES)),
+        *of_release(os.uname().release),
+        *of_programs(facts),
+        *of_libraries(facts),
+        *of_lock(_lock_holder()),
+        of_state_directory(STATE_DIRECTORY),
+        *_by_name("cni.istio_cni", "rival"),
+    ]
 
 
-def _diagnosis() -> Diagnosis | CaptureError | None:
+def can_work(found: Iterable[Finding]) -> bool:
+    """Return whether capture can work here at all."""
+    return not any(finding.state == "error" and finding.topic not in (POD, NODE) for finding in found)
+
+
+def _diagnosis(*, is_recorded: bool) -> Diagnosis | CaptureError | None:
     """Return what is wrong with the pod whose namespace we are in, if it is captured or should be.
 
     Where missing privileges hide that, return why.
@@ -123,23 +93,16 @@ def _diagnosis() -> Diagnosis | CaptureError | None:
     except CaptureError as error:
         return error
     is_captured = not any(cause.kind in ("no-rules", "left-alone") for cause in found.causes)
-    return found if is_captured or (is_private(STATE_DIRECTORY) and record.read() is not None) else None
+    return found if is_captured or is_recorded else None
 
 
-def _ipsec_policies() -> tuple[IpsecPolicy, ...] | CaptureError:
-    try:
-        return tuple(read_policies())
-    except CaptureError as error:
-        return error
-
-
-def _by_name(module: str, function: str, otherwise: T) -> T:
+def _by_name(module: str, function: str) -> tuple[Finding, ...]:
     """Return the findings of the plugin's package about this node; without that package, none."""
     try:
-        found: T = getattr(importlib.import_module(module), function)()
+        found = getattr(importlib.import_module(module), function)()
     except (ImportError, OSError, CaptureError):
-        return otherwise
-    return found
+        return ()
+    return (found,) if isinstance(found, Finding) else tuple(found or ())
 
 
 def _purposes() -> dict[str, str]:
@@ -150,14 +113,6 @@ def _purposes() -> dict[str, str]:
         for module, purpose in needed(desired, FAMILIES, flavour).items():
             found.setdefault(module, []).append(f"{name} for {purpose}")
     return {module: ", ".join(purposes) for module, purposes in found.items()}
-
-
-def _programs(facts: HostFacts) -> Iterator[str]:
-    """Yield the paths of the programs whose versions suffice: one of each variant of iptables, and nft."""
-    yield from {variant: path for (variant, _, _), path in reversed(facts.programs.items())}.values()
-    nft = find_program("nft")
-    if nft is not None:
-        yield nft
 
 
 def _lock_holder() -> int | None:
@@ -174,45 +129,12 @@ def _lock_holder() -> int | None:
     return None
 
 
-def _state_directory() -> Literal["usable", "to be made", "not writable"] | StateDirectoryError:
-    try:
-        require_private(STATE_DIRECTORY)
-    except StateDirectoryError as error:
-        return error
-    if os.path.isdir(STATE_DIRECTORY):
-        return "usable" if os.access(STATE_DIRECTORY, os.W_OK) else "not writable"
-    return "to be made" if os.access(os.path.dirname(STATE_DIRECTORY), os.W_OK) else "not writable"
-
-
 LEGACY = {
     "present": "present, for iptables-legacy",
     "loadable": "can be loaded, for iptables-legacy",
     "absent": "absent: iptables-legacy cannot be used, and need not be",
     "unknown": "none are loaded, and without /lib/modules it is unknown whether they could be",
 }
-
-
-def can_work(examined: Examined) -> bool:
-    """Return whether capture can work here at all."""
-    return not any(finding.state == "error" and finding.topic not in (POD, NODE) for finding in findings(examined))
-
-
-POD, NODE = "pod", "node"
-DRIVER_TOPICS = ("kernel", "host")
-"""Topics about what drivers need, shown where something is wrong, or with --all."""
-
-
-def findings(examined: Examined) -> list[Finding]:
-    """Return the findings in the order in which a person looks: pod, node, namespace, choice, drivers."""
-    return [
-        *of_pod(examined.diagnosis),
-        *(each.replace(topic=NODE) for each in examined.node),
-        *_namespace(examined),
-        *_choice(examined),
-        *_kernel(examined.facts, examined.modules.lacking),
-        *_modules(examined),
-        *_host(examined),
-    ]
 
 
 def of_pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
@@ -232,49 +154,63 @@ def of_pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
         yield Finding(POD, note.kind, state, message_with_place(note), note.remedy, note.kind)
 
 
-def _choice(examined: Examined) -> Iterator[Finding]:
-    choice = examined.choice
-    if isinstance(choice, CaptureError):
-        yield Finding("choice", "backend", "error", choice.message, choice.remedy)
-    else:
-        variant = f" {choice.variant}" if choice.variant else ""
-        message = f"auto takes {choice.backend}{variant} with the driver {choice.driver}: {choice.reason}"
-        yield Finding("choice", "backend", "ok", message)
-    for found in examined.live_sets:
+def of_choice(facts: HostFacts) -> Finding:
+    """Return what ``auto`` takes, or why it can take nothing."""
+    try:
+        choice = detect.choose(facts, BackendRequest())
+    except CaptureError as error:
+        return Finding("choice", "backend", "error", error.message, error.remedy)
+    variant = f" {choice.variant}" if choice.variant else ""
+    message = f"auto takes {choice.backend}{variant} with the driver {choice.driver}: {choice.reason}"
+    return Finding("choice", "backend", "ok", message)
+
+
+def of_live_sets(live_sets: Sequence[SetLocation]) -> Iterator[Finding]:
+    """Yield where rules of the capture are."""
+    for found in live_sets:
         place = " ".join(filter(None, found.choice.place))
         message = f"rules of the capture are in {place} ({', '.join(found.families)})"
         yield Finding("choice", "live rules", "note", message)
-    if len(examined.live_sets) > 1:
+    if len(live_sets) > 1:
         message = "there are several rule sets of the capture; expected one"
         remedy = "`capture apply` leaves the one that it writes; `capture clean` removes all."
         yield Finding("choice", "live rules", "warning", message, remedy)
 
 
-def _namespace(examined: Examined) -> Iterator[Finding]:
-    if examined.is_host:
-        message = f"{examined.namespace}: the host's own, which is not captured without --allow-host"
-        yield Finding("namespace", "identity", "note", message, "Name a pod's namespace with --netns PATH or --pid N.")
-    else:
-        yield Finding("namespace", "identity", "ok", f"{examined.namespace}: not the host's own")
-    if not examined.facts.own_users:
+def of_identity(namespace: str, *, is_host: bool) -> Finding:
+    """Return which network namespace we are in."""
+    if not is_host:
+        return Finding("namespace", "identity", "ok", f"{namespace}: not the host's own")
+    message = f"{namespace}: the host's own, which is not captured without --allow-host"
+    return Finding("namespace", "identity", "note", message, "Name a pod's namespace with --netns PATH or --pid N.")
+
+
+def of_namespace(addresses: Sequence[str], *, own_users: bool) -> Iterator[Finding]:
+    """Yield whose users the namespace has, and its addresses."""
+    if not own_users:
         message = (
             "another than this process has (hostUsers: false): auto takes nftables; iptables writes from within it"
         )
         yield Finding("namespace", "user namespace", "note", message)
-    addresses = ", ".join(examined.addresses) or "none yet; both families would be captured"
-    yield Finding("namespace", "addresses", "ok" if examined.addresses else "note", addresses)
-    recorded = "present" if examined.is_recorded else "absent: nothing was applied here, or it was recorded elsewhere"
-    if examined.record_fault:
-        yield Finding("namespace", "record", "warning", examined.record_fault, APPLY_SAME)
-    else:
-        yield Finding("namespace", "record", "ok" if examined.is_recorded else "note", recorded)
-    yield from _of_ipsec(examined.ipsec)
+    listed = ", ".join(addresses) or "none yet; both families would be captured"
+    yield Finding("namespace", "addresses", "ok" if addresses else "note", listed)
 
 
-def _of_ipsec(policies: tuple[IpsecPolicy, ...] | CaptureError) -> Iterator[Finding]:
+def of_record(fault: str, *, is_recorded: bool) -> Finding:
+    """Return whether something was applied to the namespace, or why the record of that cannot be used."""
+    if fault:
+        return Finding("namespace", "record", "warning", fault, APPLY_SAME)
+    if is_recorded:
+        return Finding("namespace", "record", "ok", "present")
+    return Finding("namespace", "record", "note", "absent: nothing was applied here, or it was recorded elsewhere")
+
+
+def of_ipsec(read: Callable[[], Iterable[IpsecPolicy]]) -> Iterator[Finding]:
     """Yield that IPsec drops or encrypts packets; a single connection is judged by `capture why`."""
-    if isinstance(policies, CaptureError):
-        yield Finding("namespace", "IPsec", "note", policies.message, policies.remedy)
+    try:
+        policies = list(read())
+    except CaptureError as error:
+        yield Finding("namespace", "IPsec", "note", error.message, error.remedy)
         return
     for is_blocking, verb in ((True, "drop"), (False, "encrypt")):
         found = [each for each in policies if each.is_blocking is is_blocking and (is_blocking or each.has_template)]
@@ -284,7 +220,8 @@ def _of_ipsec(policies: tuple[IpsecPolicy, ...] | CaptureError) -> Iterator[Find
             yield Finding("namespace", "IPsec", "warning" if is_blocking else "note", message, remedy)
 
 
-def _kernel(facts: HostFacts, lacking: tuple[str, ...]) -> Iterator[Finding]:
+def of_kernel(facts: HostFacts, lacking: tuple[str, ...]) -> Iterator[Finding]:
+    """Yield which features of the kernel are there; ``lacking`` are modules that are not."""
     yield _of_kernel(("nf_tables",), "for nftables and for iptables-nft", lacking, present=facts.nf_tables)
     yield _of_kernel(("nft_compat", "xt_owner"), "for iptables-nft", lacking, present=facts.nft_compat)
     state: State = "ok" if facts.legacy in ("present", "loadable") else "note"
@@ -295,20 +232,22 @@ def _kernel(facts: HostFacts, lacking: tuple[str, ...]) -> Iterator[Finding]:
     yield Finding("kernel", "IPv6", "ok" if facts.ipv6 else "note", ipv6)
 
 
-def _modules(examined: Examined) -> Iterator[Finding]:
+def of_modules(modules: Inventory, *, loads_modules: bool) -> Iterator[Finding]:
     """Yield a finding for each missing module, with who needs it; else one that none is, or that this is unknown."""
-    lacking, purposes = examined.modules.lacking, _purposes()
-    for name in lacking:
-        why = "no such module" if name in examined.modules.absent else "modprobe's configuration forbids to load it"
+    purposes = _purposes()
+    for name in modules.lacking:
+        why = "no such module" if name in modules.absent else "modprobe's configuration forbids to load it"
         yield Finding("kernel", name, "warning", f"{why}; needed by {purposes[name]}", remedy_for((name,)))
-    others = tuple(name for name in examined.modules.unloaded if name not in lacking)
-    if not examined.modules.is_indexed:
-        message = f"which modules could be loaded is unknown: no /lib/modules/{examined.kernel} with a readable index"
+    others = tuple(name for name in modules.unloaded if name not in modules.lacking)
+    if not modules.is_indexed:
+        message = (
+            f"which modules could be loaded is unknown: no /lib/modules/{os.uname().release} with a readable index"
+        )
         yield Finding("kernel", "modules", "note", message)
-    elif others and not examined.loads_modules:
+    elif others and not loads_modules:
         message = f"not loaded, and kernel.modules_disabled=1 forbids loading more: {', '.join(others)}"
         yield Finding("kernel", "modules", "warning", message, remedy_for_closed(others))
-    elif not lacking:
+    elif not modules.lacking:
         yield Finding("kernel", "modules", "ok", "all that a capture may need are there")
 
 
@@ -326,35 +265,8 @@ def _of_kernel(modules: tuple[str, ...], use: str, lacking: tuple[str, ...], *, 
     return Finding("kernel", name, "warning", message, remedy)
 
 
-def _host(examined: Examined) -> Iterator[Finding]:
-    yield from _privileges(examined.missing_capabilities)
-    yield Finding("host", "kernel", "ok", examined.kernel)
-    for path, version in examined.versions.items():
-        yield Finding("host", os.path.basename(path), "ok", f"{version} ({path})")
-    yield from _missing_programs(examined.facts)
-    yield _optional(
-        "python-iptables", "the driver iptc", "python-iptables setuptools", present=examined.facts.python_iptables
-    )
-    yield _optional("libnftables", "the driver libnftables", "pip-nftables", present=examined.facts.libnftables)
-    if examined.lock_holder is not None:
-        message = f"{XTABLES_LOCK} is held by process {examined.lock_holder}; we do not wait for it, other programs do"
-        yield Finding("host", "lock", "note", message)
-    yield _state(examined.state_directory)
-    if examined.rival:
-        yield examined.rival
-
-
-def _state(state: Literal["usable", "to be made", "not writable"] | StateDirectoryError) -> Finding:
-    if isinstance(state, StateDirectoryError):
-        return Finding("host", "state", "error", state.message, state.remedy)
-    if state == "not writable":
-        message = f"{STATE_DIRECTORY} cannot be written: `dump` and `verify` will not know the applied configuration"
-        remedy = "Mount a writable directory of mode 0700 there, or name the options when you verify."
-        return Finding("host", "state", "warning", message, remedy)
-    return Finding("host", "state", "ok", f"{STATE_DIRECTORY}, {state}")
-
-
-def _privileges(missing: tuple[str, ...]) -> Iterator[Finding]:
+def of_privileges(missing: Sequence[str]) -> Iterator[Finding]:
+    """Yield whether we hold the capabilities that matter."""
     held = [name for name in CAPABILITIES if name not in missing]
     if "NET_ADMIN" in held:
         yield Finding("host", "privileges", "ok", ", ".join(held))
@@ -366,7 +278,17 @@ def _privileges(missing: tuple[str, ...]) -> Iterator[Finding]:
         yield Finding("host", "privileges", "note", "without SYS_ADMIN, --netns and --pid cannot enter a namespace")
 
 
-def _missing_programs(facts: HostFacts) -> Iterator[Finding]:
+def of_release(release: str) -> Iterator[Finding]:
+    """Yield which kernel this is."""
+    yield Finding("host", "kernel", "ok", release)
+
+
+def of_programs(facts: HostFacts) -> Iterator[Finding]:
+    """Yield the versions of programs, one of each variant of iptables and nft, and which are not installed."""
+    found = {variant: path for (variant, _, _), path in reversed(facts.programs.items())}.values()
+    for path in filter(None, (*found, find_program("nft"))):
+        version = run([path, "--version"]).stdout.partition("\n")[0]
+        yield Finding("host", os.path.basename(path), "ok", f"{version} ({path})")
     families = FAMILIES if facts.ipv6 else (IPV4,)
     for variant in VARIANTS:
         absent = [
@@ -381,7 +303,35 @@ def _missing_programs(facts: HostFacts) -> Iterator[Finding]:
             yield Finding("host", f"iptables-{variant}", "note", message, remedy)
 
 
-def _optional(name: str, use: str, packages: str, *, present: bool) -> Finding:
-    if present:
-        return Finding("host", name, "ok", f"installed, for {use}")
-    return Finding("host", name, "note", f"not installed; {use} needs it, and nothing else", f"pip install {packages}")
+def of_libraries(facts: HostFacts) -> Iterator[Finding]:
+    """Yield which optional packages of Python are there."""
+    for name, driver, packages, is_installed in (
+        ("python-iptables", "iptc", "python-iptables setuptools", facts.python_iptables),
+        ("libnftables", "libnftables", "pip-nftables", facts.libnftables),
+    ):
+        if is_installed:
+            yield Finding("host", name, "ok", f"installed, for the driver {driver}")
+        else:
+            message = f"not installed; the driver {driver} needs it, and nothing else"
+            yield Finding("host", name, "note", message, f"pip install {packages}")
+
+
+def of_lock(holder: int | None) -> Iterator[Finding]:
+    """Yield which process holds the lock of legacy iptables, if any does."""
+    if holder is not None:
+        message = f"{XTABLES_LOCK} is held by process {holder}; we do not wait for it, other programs do"
+        yield Finding("host", "lock", "note", message)
+
+
+def of_state_directory(path: str) -> Finding:
+    """Return whether records can be kept."""
+    try:
+        require_private(path)
+    except StateDirectoryError as error:
+        return Finding("host", "state", "error", error.message, error.remedy)
+    is_made = os.path.isdir(path)
+    if os.access(path if is_made else os.path.dirname(path), os.W_OK):
+        return Finding("host", "state", "ok", f"{path}, {'usable' if is_made else 'to be made'}")
+    message = f"{path} cannot be written: `dump` and `verify` will not know the applied configuration"
+    remedy = "Mount a writable directory of mode 0700 there, or name the options when you verify."
+    return Finding("host", "state", "warning", message, remedy)

@@ -151,18 +151,18 @@ def test_a_list_of_rules_is_what_each_packet_meets_of_it(seed: int, count: int) 
             first = random.randint(0, HIGH)
             wanted[level] = [(first, random.randint(first, HIGH))]
         rest = drawn.diagrams.inside(2, [(0, random.randint(0, HIGH))], 0, HIGH)
-        rules.append((wanted, rest, random.choice((Return(), Drop(), Accept(), Jump("a"), Jump("b")))))
-    lists = DecisionList(drawn.diagrams, lambda _: (0, HIGH), lambda verdict: not isinstance(verdict, Jump))
+        rules.append((wanted, rest, (random.choice((Return(), Drop(), Accept(), Jump("a"), Jump("b"))), None)))
+    lists = DecisionList(drawn.diagrams, lambda _: (0, HIGH), lambda act: not isinstance(act[0], Jump))
 
-    node = lists.diagram([Box(wanted, rest, verdict) for wanted, rest, verdict in rules])
+    node = lists.diagram([Box(wanted, rest, act) for wanted, rest, act in rules])
 
     def met(at: tuple[int, ...]) -> tuple[object, ...]:
         found: list[object] = []
-        for wanted, rest, verdict in rules:
+        for wanted, rest, act in rules:
             inside = all(first <= at[level] <= last for level, ((first, last),) in wanted.items())
             if inside and drawn.diagrams.at(rest, at) is True:
-                found.append(verdict)
-                if not isinstance(verdict, Jump):
+                found.append(act)
+                if not isinstance(act[0], Jump):
                     break
         return tuple(found)
 

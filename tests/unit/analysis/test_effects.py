@@ -266,10 +266,11 @@ def test_dnat_of_a_foreign_rule_decides(words: str, address: str, port: int) -> 
     ]
 
 
-def test_dnat_to_several_addresses_is_not_judged() -> None:
+def test_dnat_to_several_addresses_bypasses_the_proxy() -> None:
     captured = effects(DEFAULT, Rule(UnknownVerdict("DNAT --to-destination 10.1.2.3-10.1.2.9"), HTTPS))
-    assert captured
-    assert not any(each.is_certain for each in captured)
+    of_app = [each for each in captured if each.before.outcome == "proxy-outbound"]
+    assert of_app
+    assert {(each.after.outcome, each.is_certain) for each in of_app} == {("direct", True)}
 
 
 def test_a_zone_for_tcp_is_not_judged() -> None:

@@ -6,8 +6,10 @@ import pytest
 
 from capture.analysis.base_chains import BaseChain, PodNetwork
 from capture.analysis.compare import Difference, differences
+from capture.analysis.culprits import Obstacle
 from capture.analysis.diagram import TooLargeError
-from capture.analysis.judgement import MAX_JUDGED, Obstacle, judge, second_set_effect
+from capture.analysis.judgement import judge, second_set_effect
+from capture.analysis.own_effects import MAX_JUDGED
 from capture.model.addresses import FAMILIES, Network
 from capture.model.ruleset import (
     MANGLE,

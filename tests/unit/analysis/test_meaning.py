@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from capture.analysis.base_chains import PodNetwork
 from capture.analysis.meaning import (
+    Either,
     Goto,
     Reject,
     Translate,
@@ -33,6 +34,7 @@ from capture.model.ruleset import (
     InInterface,
     OutInterface,
     Protocol,
+    Redirect,
     RestoreMark,
     Rule,
     SetZone,
@@ -83,15 +85,40 @@ def test_a_source_that_is_not_known_is_in_the_network_of_all_addresses_alone(
     assert judge(Rule(Drop(), (Source((parse_network(network),), negated),)), packet, NETWORK) is holds
 
 
+FIRST, LAST, FIRST6, LAST6 = (parse_address(each) for each in ("10.0.0.1", "10.0.0.9", "fd00::1", "fd00::9"))
+
+
 @pytest.mark.parametrize(
     "words",
     [
-        "DNAT --to-destination 10.0.0.1-10.0.0.9", "dnat to 10.0.0.1-10.0.0.9", "DNAT --to-destination 10.0.0.1:81-90",
-        "DNAT --to-destination 10.0.0.999", "DNAT", "NETMAP --to 10.1.0.0/99", "queue to 1", "REJECTED",
+        "DNAT --to-destination 10.0.0.999", "DNAT", "NETMAP --to 10.1.0.0/99", "queue to 1", "REJECTED", "REDIRECTS",
     ],
 )  # fmt: skip
-def test_verdicts_that_lead_to_several_places_or_are_unknown_stay_as_they_are(words: str) -> None:
+def test_verdicts_that_are_unknown_stay_as_they_are(words: str) -> None:
     assert meaning(Rule(UnknownVerdict(words))) == UnknownVerdict(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "ways"),
+    [
+        ("DNAT --to-destination 10.0.0.1-10.0.0.9", (Translate(FIRST, None), Translate(LAST, None))),
+        ("dnat to 10.0.0.1-10.0.0.9:80", (Translate(FIRST, 80), Translate(LAST, 80))),
+        ("DNAT --to-destination 10.0.0.1:81-90 --random", (Translate(FIRST, 81), Translate(FIRST, 90))),
+        ("DNAT --to-destination [fd00::1-fd00::9]:80", (Translate(FIRST6, 80), Translate(LAST6, 80))),
+        ("REDIRECT --to-ports 81-90", (Redirect(81), Redirect(90))),
+        ("redirect to :81-90", (Redirect(81), Redirect(90))),
+    ],
+)
+def test_a_translation_to_one_of_several_is_to_the_first_or_the_last(
+    words: str, ways: tuple[Translate, Translate]
+) -> None:
+    assert meaning(Rule(UnknownVerdict(words))) == Either(ways)
+
+
+@pytest.mark.parametrize("words", ["REDIRECT", "REDIRECT --random", "redirect"])
+def test_a_redirect_without_a_port_keeps_the_port(words: str) -> None:
+    assert meaning(Rule(UnknownVerdict(words))) == Translate(None, None)
+    assert Translate(None, None).as_sent("ipv6") == Translate(parse_address("::1"), None)
 
 
 def test_a_zone_is_of_no_concern_for_udp_alone() -> None:

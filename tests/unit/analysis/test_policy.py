@@ -64,11 +64,11 @@ def test_the_policy_of_the_default_settings() -> None:
             "proxy-inbound 15006",
         ),
         ("outbound", "tcp, user other than 1337, group other than 1337, leaving the pod", "proxy-outbound 15001"),
+        ("outbound", "tcp, from other than 127.0.0.6, user other than 1337, over lo", "direct"),
+        ("outbound", "tcp, from 127.0.0.6, over lo", "direct"),
         ("outbound", "tcp, user other than 1337, group 1337, leaving the pod", "direct"),
         ("outbound", "tcp, user 1337, leaving the pod", "direct"),
-        ("outbound", "tcp to other than 127.0.0.1, user other than 1337, over lo", "direct"),
-        ("outbound", "tcp to other than 127.0.0.1, from 127.0.0.6, user 1337, over lo", "direct"),
-        ("outbound", "tcp to 127.0.0.1, over lo", "direct"),
+        ("outbound", "tcp to 127.0.0.1, from other than 127.0.0.6, user 1337, over lo", "direct"),
         ("outbound", "udp", "direct"),
     ]
 
@@ -143,7 +143,7 @@ def test_long_lists_are_cut_short() -> None:
     (line,) = [t for _, t, _ in lines(CaptureConfig(excluded_outbound_networks=networks)) if t.startswith("tcp to 10.")]
 
     six = ", ".join(str(network) for network in networks[:6])
-    assert line == f"tcp to {six} and 24 more, leaving the pod"
+    assert line == f"tcp to {six} and 24 more, user other than 1337, group other than 1337, leaving the pod"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The policy as it is worded: parsed back, its lines share no packet, and leave none out."""
+"""The policy as it is worded: parsed back, its lines share no packet, leave none out, and are true of each."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 
 from capture.analysis.base_chains import BaseChain, PodNetwork, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
-from capture.analysis.policy import policy
+from capture.analysis.outcome import Fate
+from capture.analysis.policy import NO_RULE, policy
 from capture.analysis.realistic import realistic
+from capture.analysis.reasons import ReasonCompiler
 from capture.analysis.space import PROTOCOLS, Field, PacketSpace
 from capture.model import ruleset as model
 from capture.model.addresses import gaps, merge_ranges
@@ -21,6 +23,7 @@ from capture.settings.config import CaptureConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from capture.analysis.diagram import Diagrams
     from capture.model.addresses import Family
 
 FIELDS = {
@@ -83,6 +86,12 @@ HTTP = model.Rule(model.Accept(), (model.Protocol("tcp"), model.DestinationPort(
 WITH_TWO = PodNetwork(others=("net1",))
 BY_PREFIX = model.Rule(model.Drop(), (model.OutInterface("tun+"),))
 
+
+def emptied(_: model.TableName, chain: model.Chain) -> model.Chain:
+    """Return the redirect without a rule, and a foreign rule at OUTPUT: everything goes out, for several reasons."""
+    return chain.replace(rules=() if chain.name == "ISTIO-REDIRECT" else (HTTP, *chain.rules))
+
+
 SITUATIONS = {
     "default": Situation(build_ruleset(CaptureConfig())),
     "dns": Situation(build_ruleset(CaptureConfig(captures_dns=True, captures_all_dns=True))),
@@ -94,6 +103,7 @@ SITUATIONS = {
         build_ruleset(CaptureConfig()),
         (foreign_filter(model.OUTPUT, drops=True), foreign_filter(model.INPUT, HTTP, drops=True)),
     ),
+    "emptied, and a foreign rule": Situation(build_ruleset(CaptureConfig()).with_chains(emptied)),
     "excludes an interface": Situation(
         build_ruleset(CaptureConfig(excluded_interfaces=("net1",))), network=PodNetwork(others=("net1", "net2"))
     ),
@@ -102,18 +112,26 @@ SITUATIONS = {
 }
 
 
+def fates_of(diagrams: Diagrams, leaves: list[int]) -> list[Fate]:
+    return [value for value in map(diagrams.value, leaves) if isinstance(value, Fate)]
+
+
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
 @pytest.mark.parametrize("name", SITUATIONS)
-def test_lines_as_they_are_worded_share_no_packet_and_leave_none_out(name: str, family: Family) -> None:
+def test_lines_share_no_packet_leave_none_out_and_have_the_reason_of_each(name: str, family: Family) -> None:
     situation = SITUATIONS[name]
     space = PacketSpace(family, (situation,))
     diagrams = space.diagrams
     first = diagrams.both(space.state_in("NEW"), space.marked("mark", 0, model.ALL_BITS))
-    possible = realistic(space, (Compiler(space, situation),))
+    compiler = Compiler(space, situation)
+    possible = realistic(space, (compiler,))
     for direction in (INBOUND, OUTBOUND):
         left = diagrams.both(possible[direction], first)
+        fates = ReasonCompiler(compiler, direction, lambda rule: text_of(rule, family)).root()
         for line in (each for each in policy({family: situation}, text_of) if each.direction == direction):
             packets = diagrams.both(diagrams.both(possible[direction], first), packets_of(space, line.traffic))
             assert diagrams.both(packets, left) == packets, f"{line.traffic}: in a line above, too"
+            met = diagrams.leaves(diagrams.choose(packets, fates, diagrams.leaf(None)))
+            assert {fate.reason.text if fate.reason else NO_RULE for fate in fates_of(diagrams, met)} == {line.why}
             left = diagrams.both(left, diagrams.negation(packets))
         assert left == diagrams.no

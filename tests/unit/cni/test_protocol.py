@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pytest
 
 from cni import protocol
-from cni.protocol import Answer, Attachment, CniError, Request, dispatch, parse_arguments
+from cni.protocol import Answer, CniError, Request, dispatch, parse_arguments
 
 ENVIRON = {
     "CNI_COMMAND": "ADD",
@@ -69,8 +69,8 @@ def error_of(answer: Answer) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("version", protocol.SUPPORTED_VERSIONS)
-def test_add_prints_prevresult_to_the_letter(version: str) -> None:
-    text = f'{{ "cniVersion" :"{version}","ips":[ {{"address":"10.0.0.1/8","mtu":1500.00}} ],"x":1e2, "z":"\\u00e9" }}'
+def test_add_prints_prevresult_with_every_digit(version: str) -> None:
+    text = f'{{"cniVersion": "{version}", "ips": [{{"address": "10.0.0.1/8", "mtu": 1500.00}}], "x": 1e2, "y": 1e999}}'
     stdin = f'{{"cniVersion":"{version}","name":"n","prevResult":{text},"type":"capture-cni"}}'
     answer, request = call(configuration=stdin.encode())
     assert answer == Answer(text.encode() + b"\n", 0)
@@ -350,7 +350,7 @@ def test_without_a_prevresult_the_result_is_empty(version: str) -> None:
 
 @pytest.mark.parametrize("key", ["cni.dev/valid-attachments", "cni.dev/attachments"])
 def test_gc_knows_what_is_left(key: str) -> None:
-    for listed, expected in ((ATTACHMENTS, (Attachment("cafe01", "eth0"),)), ([], ()), (None, ())):
+    for listed, expected in ((ATTACHMENTS, (("cafe01", "eth0"),)), ([], ()), (None, ())):
         _, request = call({"CNI_COMMAND": "GC"}, {"cniVersion": "1.1.0", key: listed})
         assert request is not None
         assert request.valid_attachments == expected
@@ -360,7 +360,7 @@ def test_gc_keeps_what_either_list_names() -> None:
     listed: dict[str, object] = {"cni.dev/valid-attachments": None, "cni.dev/attachments": ATTACHMENTS}
     _, request = call({"CNI_COMMAND": "GC"}, listed | {"cniVersion": "1.1.0"})
     assert request is not None
-    assert request.valid_attachments == (Attachment("cafe01", "eth0"),)
+    assert request.valid_attachments == (("cafe01", "eth0"),)
 
 
 @pytest.mark.parametrize(

@@ -145,9 +145,9 @@ def test_upstream_s_flags_without_effect_are_none_of_the_table() -> None:
 
 
 def test_flags_before_an_error_are_known() -> None:
-    found = CommandLine()
+    found = CommandLine(OPTIONS)
     with pytest.raises(UsageError):
-        parse(["--log_as_json", "-f", "--no-such", "-p", "1"], OPTIONS, found)
+        found.read(["--log_as_json", "-f", "--no-such", "-p", "1"])
     assert found.flags == {LOG_AS_JSON: "true"}
     assert len(found.warnings) == 1
 

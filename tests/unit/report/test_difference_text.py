@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import BaseChain
 from capture.analysis.compare import Difference
+from capture.analysis.culprits import Obstacle
 from capture.analysis.effects import Effect, FateChange
-from capture.analysis.judgement import Obstacle
 from capture.analysis.outcome import Fate
 from capture.analysis.trace import Trace
 from capture.backends.detect import BackendChoice

@@ -14,12 +14,11 @@ from capture.errors import StateDirectoryError
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.settings import Settings
-from capture.state import directory, record
-from capture.state.ended_records import forget_ended
+from capture.state import attachments, directory, record
+from capture.state.directory import forget_ended
 from capture.state.host_answers import HostAnswers
 from capture.state.netns import namespace_id
 from capture.state.record import Record
-from cni import attachments
 from pytest_netns import require
 
 FACTS = HostAnswers(users={}, groups={}, proxy_user="p", families=(), ipv6=True, servers=())
@@ -44,7 +43,7 @@ def test_every_directory_that_is_made_is_private(tmp_path: Path, mask: int) -> N
     require(mask != 0o777 or os.geteuid() == 0, "only root reads what no user may read")
     state = tmp_path / "run" / "istio-capture"
     with umask(mask):
-        assert attachments.keep("pods", "cafe", "eth0", "11-1", str(state))
+        assert attachments.keep_namespace("pods:cafe:eth0", "11-1", str(state))
         assert not record.write(PLAIN, str(state))
     assert [mode(path) for path in (state.parent, state, state / "attachments")] == [0o700] * 3
     assert record.read(str(state)) == PLAIN
@@ -58,7 +57,7 @@ def test_a_wider_mode_is_refused_and_nothing_is_written(tmp_path: Path, wider: i
     with pytest.raises(StateDirectoryError, match=rf"{state}: its mode is {wider:04o}; expected 0700"):
         record.write(PLAIN, str(state))
     with pytest.raises(StateDirectoryError, match="chmod 0700"):
-        attachments.keep("pods", "cafe", "eth0", "11-1", str(state))
+        attachments.keep_namespace("pods:cafe:eth0", "11-1", str(state))
     assert os.listdir(state) == []
 
 
@@ -87,14 +86,14 @@ def test_files_that_others_could_have_written_are_neither_read_nor_followed(tmp_
     state, victim = tmp_path / "state", tmp_path / "victim.json"
     victim.touch()
     record.write(PLAIN, str(state))
-    attachments.keep("pods", "cafe", "eth0", "11-1", str(state))
+    attachments.keep_namespace("pods:cafe:eth0", "11-1", str(state))
     state.chmod(0o777)
     link = state / "attachments" / "pods:cafe:eth0"
     link.unlink()
     link.symlink_to(victim)
     with pytest.raises(StateDirectoryError):
         record.read(str(state))
-    attachments.forget("pods", "cafe", "eth0", str(state))
+    attachments.forget("pods:cafe:eth0", str(state))
     forget_ended(str(state))
     assert victim.exists()
     assert (state / f"{namespace_id()}.json").exists()
@@ -112,3 +111,33 @@ def test_an_installer_tightens_what_an_older_version_made(tmp_path: Path) -> Non
     with pytest.raises(StateDirectoryError):
         directory.tighten(str(state))
     assert mode(state) == 0o777
+
+
+# --- what goes from it ---------------------------------------------------------------------------
+
+
+def test_of_one_inode_only_what_was_written_last_can_be_there(tmp_path: Path) -> None:
+    kept = ["4026532841-9.json", "4026532842-9.json", "4026532843.json", "strange.json", "x-9.json", "attachments"]
+    for moment, name in enumerate(("4026532841-77.json", "4026532841-8.json", *kept)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (moment, moment))
+
+    forget_ended(str(tmp_path))
+
+    assert {path.name for path in tmp_path.iterdir()} == set(kept)
+
+
+def test_leftovers_of_a_killed_writer(tmp_path: Path) -> None:
+    old, fresh = tmp_path / "4026532841-77.json.0a1b2c", tmp_path / "4026532841-77.json.3d4e5f"
+    for path in (old, fresh):
+        path.touch()
+    os.utime(old, (0, 0))
+
+    forget_ended(str(tmp_path))
+
+    assert [path.name for path in tmp_path.iterdir()] == [fresh.name]
+
+
+def test_a_missing_directory_holds_no_records(tmp_path: Path) -> None:
+    forget_ended(str(tmp_path / "missing"))
+    assert list(tmp_path.iterdir()) == []

@@ -1,76 +1,94 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
 from capture.analysis.cause_text import Cause
 from capture.backends.detect import BackendChoice, SetLocation
-from capture.cli.doctor.examination import CAPABILITIES, Examined, can_work, findings
+from capture.cli.doctor import examination
+from capture.cli.doctor.examination import CAPABILITIES, can_work
 from capture.errors import UnsupportedError
 from capture.operations.diagnosis import Diagnosis
 from capture.state.kernel_modules import Inventory
 from cni import runtimes
 from cni.runtimes import Runtime
 from cni.status import of_this_node
+from pytest_netns import require
 from support.captures.hosts import WITH_EVERYTHING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
-GOOD = Examined(
-    facts=WITH_EVERYTHING,
-    choice=BackendChoice("iptables", "restore", "nft", "that is what there is"),
-    live_sets=(),
-    namespace="4026532177-17",
-    is_host=False,
-    addresses=("10.77.0.2/32",),
-    missing_capabilities=(),
-    kernel="6.1.0",
-    versions={"/usr/sbin/nft": "nftables v1.0.6"},
-    lock_holder=None,
-    state_directory="usable",
-    is_recorded=True,
-    record_fault="",
-    modules=Inventory(is_indexed=True),
-    loads_modules=True,
-    diagnosis=Diagnosis(None, None, ()),
-)
+    from capture.report.terminal import Finding
 
 
-def listed(examined: Examined, state: str) -> list[str]:
-    return [f"{finding.name}: {finding.message}" for finding in findings(examined) if finding.state == state]
+def texts(found: Iterable[Finding], state: str) -> list[str]:
+    return [f"{finding.name}: {finding.message}" for finding in found if finding.state == state]
 
 
-def test_where_all_is_well_everything_is_ok() -> None:
-    assert can_work(GOOD)
-    assert {finding.state for finding in findings(GOOD)} == {"ok"}
-    assert "backend: auto takes iptables nft with the driver restore: that is what there is" in listed(GOOD, "ok")
+def test_where_all_is_well_everything_is_ok(tmp_path: Path) -> None:
+    found = [
+        *examination.of_pod(Diagnosis(None, None, ())),
+        examination.of_identity("4026532177-17", is_host=False),
+        *examination.of_namespace(["10.77.0.2"], own_users=True),
+        examination.of_record("", is_recorded=True),
+        *examination.of_ipsec(list),
+        examination.of_choice(WITH_EVERYTHING),
+        *examination.of_live_sets(()),
+        *examination.of_kernel(WITH_EVERYTHING, ()),
+        *examination.of_modules(Inventory(is_indexed=True), loads_modules=True),
+        *examination.of_privileges(()),
+        *examination.of_libraries(WITH_EVERYTHING),
+        *examination.of_lock(None),
+        examination.of_state_directory(str(tmp_path / "to be made")),
+    ]
+    assert {finding.state for finding in found} == {"ok"}
+    assert can_work(found)
+    assert "backend: auto takes iptables nft with the driver " in "".join(texts(found, "ok"))
+
+
+def refused(*_: object) -> NoReturn:
+    raise UnsupportedError("no way", "Take another.")
 
 
 @pytest.mark.parametrize(
-    ("changes", "state", "words"),
+    ("found", "state", "words"),
     [
-        ({"is_host": True}, "note", "the host's own, which is not captured without --allow-host"),
-        ({"addresses": ()}, "note", "none yet; both families would be captured"),
-        ({"is_recorded": False}, "note", "nothing was applied here"),
-        ({"record_fault": "the record F cannot be used: it is not JSON"}, "warning", "the record F cannot be used"),
-        ({"lock_holder": 4711}, "note", "/run/xtables.lock is held by process 4711"),
-        ({"state_directory": "not writable"}, "warning", "will not know the applied configuration"),
-        ({"missing_capabilities": CAPABILITIES}, "error", "NET_ADMIN is not held (held: none of those that matter)"),
-        ({"missing_capabilities": CAPABILITIES[1:]}, "note", "without SYS_ADMIN"),
-        ({"choice": UnsupportedError("no way", "Take another.")}, "error", "backend: no way"),
-        ({"diagnosis": None}, "note", "nothing is applied here"),
-        ({"ipsec": UnsupportedError("no list", "")}, "note", "IPsec: no list"),
-        ({"diagnosis": UnsupportedError("not permitted", "")}, "note", "capture: cannot be judged: not permitted"),
+        (
+            [examination.of_identity("4026531840", is_host=True)],
+            "note",
+            "the host's own, which is not captured without --allow-host",
+        ),
+        (examination.of_namespace([], own_users=True), "note", "none yet; both families would be"),
+        (examination.of_namespace([], own_users=False), "note", "(hostUsers: false)"),
+        ([examination.of_record("", is_recorded=False)], "note", "nothing was applied here"),
+        ([examination.of_record("the record F cannot be used", is_recorded=False)], "warning", "cannot be used"),
+        (examination.of_lock(4711), "note", "/run/xtables.lock is held by process 4711"),
+        ([examination.of_state_directory("/proc/none/x")], "warning", "will not know the applied configuration"),
+        ([examination.of_state_directory("/dev/null")], "error", "state: state directory /dev/null: expected a dir"),
+        (examination.of_privileges(CAPABILITIES), "error", "NET_ADMIN is not held (held: none of those that matter)"),
+        (examination.of_privileges(CAPABILITIES[1:]), "note", "without SYS_ADMIN"),
+        (examination.of_pod(None), "note", "nothing is applied here"),
+        (examination.of_pod(UnsupportedError("not permitted", "")), "note", "cannot be judged: not permitted"),
+        (examination.of_ipsec(refused), "note", "IPsec: no way"),
     ],
 )
-def test_findings_about_host_and_namespace(changes: dict[str, object], state: str, words: str) -> None:
-    examined = GOOD.replace(**changes)
+def test_findings_about_host_and_namespace(found: Iterable[Finding], state: str, words: str) -> None:
+    listed = list(found)
+    assert any(words in each for each in texts(listed, state))
+    assert can_work(listed) == (state != "error")
+    assert all(finding.remedy for finding in listed if finding.state in ("warning", "error"))
 
-    assert any(words in each for each in listed(examined, state))
-    assert can_work(examined) == (state != "error")
+
+def test_where_no_backend_can_be_chosen_capture_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("capture.backends.detect.choose", refused)
+    finding = examination.of_choice(WITH_EVERYTHING)
+    assert (finding.state, finding.message, finding.remedy) == ("error", "no way", "Take another.")
+    assert not can_work([finding])
 
 
 @pytest.mark.parametrize(
@@ -95,77 +113,66 @@ def test_findings_about_host_and_namespace(changes: dict[str, object], state: st
     ],
 )
 def test_findings_about_the_kernel(changes: dict[str, object], state: str, words: str) -> None:
-    examined = GOOD.replace(facts=GOOD.facts.replace(**changes))
-
-    assert any(words in each for each in listed(examined, state))
-
-
-def test_everything_missing_or_bad_comes_with_a_remedy() -> None:
-    worst = GOOD.replace(
-        facts=GOOD.facts.replace(nf_tables=False, nft_compat=False, programs={}),
-        choice=UnsupportedError("no way", "Take another."),
-        missing_capabilities=CAPABILITIES,
-        state_directory="not writable",
-    )
-
-    assert all(finding.remedy for finding in findings(worst) if finding.state in ("warning", "error"))
+    facts = WITH_EVERYTHING.replace(**changes)
+    about = (examination.of_programs(facts), examination.of_libraries(facts), examination.of_kernel(facts, ()))
+    found = [finding for findings in about for finding in findings]
+    assert any(words in each for each in texts(found, state))
+    assert all(finding.remedy for finding in found if finding.state in ("warning", "error"))
 
 
 def test_our_sets_that_are_live() -> None:
     one = SetLocation(BackendChoice("iptables", "restore", "nft"), families=("ipv4", "ipv6"), spellings=("dash",))
     other = SetLocation(BackendChoice("nftables", "netlink", ""), families=("inet",), spellings=("dash",))
 
-    assert listed(GOOD.replace(live_sets=(one,)), "note") == [
+    assert texts(examination.of_live_sets([one]), "note") == [
         "live rules: rules of the capture are in iptables nft (ipv4, ipv6)"
     ]
-    assert listed(GOOD.replace(live_sets=(one, other)), "warning") == [
+    assert texts(examination.of_live_sets([one, other]), "warning") == [
         "live rules: there are several rule sets of the capture; expected one"
     ]
 
 
 def test_a_module_that_is_missing_is_named_with_who_needs_it_and_what_helps() -> None:
-    examined = GOOD.replace(modules=Inventory(("nft_redir", "xt_TPROXY"), ("xt_TPROXY",), is_indexed=True))
-    assert listed(examined, "warning") == [
-        "xt_TPROXY: no such module; needed by iptables-nft for TPROXY, iptables-legacy for TPROXY"
-    ]
-    (finding,) = (finding for finding in findings(examined) if finding.name == "xt_TPROXY")
+    modules = Inventory(("nft_redir", "xt_TPROXY"), ("xt_TPROXY",), is_indexed=True)
+    (finding,) = examination.of_modules(modules, loads_modules=True)
+    assert (finding.name, finding.state) == ("xt_TPROXY", "warning")
+    assert finding.message == "no such module; needed by iptables-nft for TPROXY, iptables-legacy for TPROXY"
     assert "kernel-modules-extra" in finding.remedy
-    assert "modules: all that a capture may need are there" not in listed(examined, "ok")
 
 
 def test_an_absent_feature_names_the_missing_module() -> None:
-    facts = GOOD.facts.replace(nft_compat=False)
-    examined = GOOD.replace(facts=facts, modules=Inventory(("x_tables",), ("x_tables",), is_indexed=True))
-    (finding,) = (finding for finding in findings(examined) if finding.name == "nft_compat and xt_owner")
+    found = examination.of_kernel(WITH_EVERYTHING.replace(nft_compat=False), ("x_tables",))
+    (finding,) = (finding for finding in found if finding.name == "nft_compat and xt_owner")
     assert finding.message.endswith("this kernel cannot load the module x_tables")
     assert finding.remedy.startswith("Install the package with x_tables for kernel ")
 
 
 def test_modules_that_are_not_loaded_are_no_matter_unless_nothing_is_loaded_any_more() -> None:
-    examined = GOOD.replace(modules=Inventory(("nft_redir",), (), is_indexed=True))
-    assert "modules: all that a capture may need are there" in listed(examined, "ok")
-    (finding,) = (f for f in findings(examined.replace(loads_modules=False)) if f.name == "modules")
+    modules = Inventory(("nft_redir",), (), is_indexed=True)
+    (ok,) = examination.of_modules(modules, loads_modules=True)
+    assert (ok.state, ok.message) == ("ok", "all that a capture may need are there")
+    (finding,) = examination.of_modules(modules, loads_modules=False)
     assert (finding.state, finding.message.rpartition(": ")[2]) == ("warning", "nft_redir")
     assert "modules_disabled" in finding.message
     assert "/etc/modules-load.d" in finding.remedy
 
 
 def test_without_an_index_of_modules_it_is_unknown() -> None:
-    (note,) = listed(GOOD.replace(modules=Inventory(("nft_redir",))), "note")
-    assert note.startswith("modules: which modules could be loaded is unknown: no /lib/modules/6.1.0")
+    (note,) = examination.of_modules(Inventory(("nft_redir",)), loads_modules=True)
+    assert (note.name, note.state) == ("modules", "note")
+    assert note.message.startswith("which modules could be loaded is unknown: no /lib/modules/")
 
 
-def test_faults_of_the_pod_come_first_and_are_not_about_drivers() -> None:
+def test_faults_of_the_pod_are_not_about_drivers() -> None:
     cause = Cause("not-listening", "no process listens on tcp port 15001", "Start the proxy.", "tcp port 15001")
-    examined = GOOD.replace(diagnosis=Diagnosis(None, None, (cause,)))
-
-    first = findings(examined)[0]
-    assert (first.topic, first.state, first.kind) == ("pod", "error", "not-listening")
-    assert can_work(examined)
+    (finding,) = examination.of_pod(Diagnosis(None, None, (cause,)))
+    assert (finding.topic, finding.state, finding.kind) == ("pod", "error", "not-listening")
+    assert can_work([finding])
 
 
-def test_where_nothing_is_applied_there_is_nothing_wrong() -> None:
-    assert "capture: nothing is applied here" in listed(GOOD.replace(diagnosis=None), "note")
+def test_the_pod_comes_first() -> None:
+    require(os.geteuid() == 0, "the findings of a look as root")
+    assert examination.examine()[0].topic == "pod"
 
 
 # --- the node ------------------------------------------------------------------------------------
@@ -183,12 +190,9 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *types: str) -> N
 def test_a_node_with_an_entry_and_no_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(tmp_path, monkeypatch, "bridge", "capture-cni")
 
-    found = GOOD.replace(node=of_this_node())
-    of_node = {each.name: each.state for each in findings(found) if each.topic == "node"}
-
-    assert of_node["entry"] == "ok"
-    assert "error" in of_node.values(), "the executable is missing"
-    assert can_work(found), "of the node, not of the kernel"
+    states = {each.name: each.state for each in of_this_node()}
+    assert states["entry"] == "ok"
+    assert "error" in states.values(), "the executable is missing"
 
 
 def test_a_node_without_our_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

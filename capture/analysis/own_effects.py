@@ -1,0 +1,110 @@
+"""What each difference of our own rules does to packets by itself: the desired rules with it alone, next to them.
+
+A rule that was changed or moved is two differences, and one change; so is a chain without any of its rules. Some do
+nothing alone, such as the loss of one of two rules for the same packets. Of those the smallest groups that do something
+together are looked for.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+
+from capture.analysis.effects import Comparison
+from capture.model.text import plural
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from capture.analysis.base_chains import Situation
+    from capture.analysis.compare import Difference
+    from capture.analysis.effects import Effect
+    from capture.model.addresses import Family
+    from capture.model.ruleset import Ruleset
+
+    Change = tuple[Difference, ...]
+    Changed = Callable[[Sequence[Difference]], Situation]
+    """Returns the desired rules with some differences made in them."""
+
+MOVED = "the rule was moved"
+CHANGED = "the rule was changed"
+EMPTIED = "with all rules of the chain"
+MAX_SINGLE = 3
+"""Up to this many missing rules of a chain without rules are judged one by one."""
+MAX_JUDGED = 100
+"""Changes that get an effect each."""
+
+
+def with_effects(family: Family, own: Sequence[Difference], changed: Changed) -> Iterator[Difference]:
+    """Yield the differences of our own rules in one family, each with its effect. Raises TooLargeError."""
+    whole = Comparison(family, changed(()), changed(own))
+
+    def effect_of(*changes: Change) -> Effect | None:
+        there = changed([each for change in changes for each in change])
+        effects = whole.instead(there).effects()
+        return min(effects, key=lambda each: each.weight, default=None)
+
+    words = dict(_changes(own, whole.situations[1].ruleset))
+    judged = [*words][:MAX_JUDGED]
+    found = {change: effect_of(change) for change in judged}
+    idle = [change for change, effect in found.items() if effect is None]
+    while len(idle) > 1 and effect_of(*idle) is not None:
+        group = idle
+        for change in idle:
+            fewer = [each for each in group if each != change]
+            group = fewer if effect_of(*fewer) is not None else group
+        for change in group:
+            found[change] = effect_of(*group)
+            words[change] = f"not alone, but with {_places([each for each in group if each != change])}"
+        idle = [change for change in idle if change not in group]
+    known = {each: (found.get(change), words[change]) for change in words for each in change}
+    for each in own:
+        effect, together = known[each]
+        yield each.replace(effect=effect, together=together)
+
+
+def _places(changes: Sequence[Change]) -> str:
+    """Return where some changes are, in words."""
+    first, others = changes[0][0].place, len(changes) - 1
+    return f"{first} and {plural(others, 'more difference')}" if others else first
+
+
+def _changes(own: Sequence[Difference], live: Ruleset) -> Iterator[tuple[Change, str]]:
+    """Yield what was changed: one difference or several at once, and these in words."""
+    for place in dict.fromkeys((each.table, each.chain) for each in own):
+        here = [each for each in own if (each.table, each.chain) == place]
+        chain = live.chain(*place)
+        if len(here) > MAX_SINGLE and not (chain and chain.rules):
+            yield tuple(here), EMPTIED
+        else:
+            yield from _in_chain(here)
+
+
+def _in_chain(here: Sequence[Difference]) -> Iterator[tuple[Change, str]]:
+    """Yield what was changed in a chain that still has rules; a new rule in place of a missing one is a changed one."""
+    gone = {each.behind: each for each in here if each.kind == "missing"}
+    single = [*here]
+
+    def pairs(words: str, counterparts: Callable[[Difference], list[Difference]]) -> Iterator[tuple[Change, str]]:
+        for each in [each for each in single if each.kind == "unexpected"]:
+            found = [other for other in counterparts(each) if other in single]
+            if found:
+                other = max(found, key=lambda missing: _likeness(missing, each))
+                single.remove(each)
+                single.remove(other)
+                yield (other, each if words == MOVED else each.replace(behind=other.behind)), words
+
+    def in_place(each: Difference) -> list[Difference]:
+        end = next(place for place in count(each.behind) if place not in gone)
+        return [gone[place] for place in range(each.behind, end)]
+
+    yield from pairs(MOVED, lambda each: [other for other in gone.values() if other.rule == each.rule])
+    yield from pairs(CHANGED, in_place)
+    yield from (((each,), "") for each in single)
+
+
+def _likeness(one: Difference, other: Difference) -> int:
+    """Return how many parts the rules of two differences share."""
+    rules = [each.rule for each in (one, other) if each.rule]
+    parts = [{rule.verdict, *rule.matches} for rule in rules]
+    return len(set.intersection(*parts)) if parts else 0

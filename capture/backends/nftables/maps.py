@@ -1,0 +1,114 @@
+"""Sets and maps of foreign rules, key by key: of interfaces, of several fields at once, and what maps lead to. Pure.
+
+A key of several fields has each of them in registers of its own, in whole ones of four bytes.
+"""
+
+from __future__ import annotations
+
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nftables import native
+from capture.backends.nftables.comparisons import ETHER_TYPE, Bounds, Register, conditions_of
+from capture.backends.nftables.sets import MAX_PLAIN, NativeSet
+from capture.model import ruleset as model
+from capture.model.conventions import PROTOCOL_OF
+from capture.model.values import Value
+from capture.netlink.attributes import decode_host_number
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from capture.model.addresses import Family
+    from capture.model.ruleset import ProtocolName
+
+    Case = tuple[tuple[native.Condition, ...], bytes]
+
+REGISTER_SIZE = 4
+SINGLE_KEYS = nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | nf.NFT_SET_MAP
+SIZES = native.SIZES | {native.IIFNAME: 16, native.OIFNAME: 16, ETHER_TYPE.field: 2}
+SIZES |= dict.fromkeys(native.MARKS.values(), 0)
+"""Of fields; none of marks, which may change between two keys."""
+NUMBER_GENERATOR = "numgen "
+
+
+class Found(Value):
+    """What a register holds after a look-up in a map: its data by the conditions of each key."""
+
+    subject: str
+    cases: tuple[Case, ...]
+
+
+Content = Register | Found | bytes | None
+"""What is known of a register."""
+
+
+def done_by_key(make: Callable[..., native.Action], *values: tuple[Content, int]) -> native.Action | None:
+    """Return what ``make`` returns for values in registers, each with its size; by key, if they are from a map.
+
+    None if a value is not known, or if they are from several maps.
+    """
+    found = [each for each, _ in values if isinstance(each, Found)]
+    keys = {tuple(key for key, _ in each.cases) for each in found}
+    if len(keys) > 1 or not all(isinstance(each, bytes | Found) for each, _ in values):
+        return None
+    if not found:
+        return make(*[each for each, _ in values])
+    columns = [[data[:size] for _, data in each.cases] if isinstance(each, Found) else each for each, size in values]
+    rows = [[each[row] if isinstance(each, list) else each for each in columns] for row in range(len(found[0].cases))]
+    return native.Cases(found[0].subject, tuple(zip(keys.pop(), (make(*row) for row in rows), strict=True)))
+
+
+def cases_by_key(
+    listed: NativeSet, registers: Mapping[int, Content], first: int, packets: tuple[Family | None, ProtocolName | None]
+) -> tuple[Case, ...]:
+    """Return for each key in the registers from the first on what it means, and its data.
+
+    None if a key has no words, or may change, or if there are many. Keys exclude each other; the last of all that a
+    generator of numbers gives is for what is left.
+    """
+    fields = _fields(registers, first, listed.key_size)
+    if not fields or not listed.understood or listed.flags & ~SINGLE_KEYS or len(listed.keys) > MAX_PLAIN:
+        return ()
+    found = [_conditions(key, fields, *packets) for key in listed.keys]
+    name = fields[0][0].field
+    if name.startswith(NUMBER_GENERATOR) and name.rpartition(" mod ")[2] == str(len(found)):
+        found[-1] = ()
+    data = listed.data or (b"",) * len(found)
+    return () if None in found else tuple((each or (), value) for each, value in zip(found, data, strict=True))
+
+
+def _fields(registers: Mapping[int, Content], first: int, key_size: int) -> list[tuple[Register, slice]]:
+    """Return the fields in the registers of a key, with their places in it; none if the size of one is unknown."""
+    fields: list[tuple[Register, slice]] = []
+    position = 0
+    while position < key_size:
+        loaded = registers.get(first + position // REGISTER_SIZE)
+        if not isinstance(loaded, Register) or loaded.mask or not _size(loaded):
+            return []
+        fields.append((loaded, slice(position, position + _size(loaded))))
+        position += _size(loaded) + -_size(loaded) % REGISTER_SIZE
+    end = position if len(fields) > 1 else fields[0][1].stop
+    return fields if end == key_size else []
+
+
+def _size(loaded: Register) -> int:
+    if loaded.header is not None:
+        return loaded.header[2]
+    return REGISTER_SIZE if loaded.field.startswith(NUMBER_GENERATOR) else SIZES.get(loaded.field, 0)
+
+
+def _conditions(
+    key: bytes, fields: list[tuple[Register, slice]], family: Family | None, protocol: ProtocolName | None
+) -> tuple[native.Condition, ...] | None:
+    """Return what one key means, a port by the protocol before it; None if the model has no words for it."""
+    found: list[native.Condition] = []
+    for loaded, place in fields:
+        conditions = [*conditions_of(loaded, Bounds(key[place], key[place]), family, protocol)]
+        if loaded.field.startswith(NUMBER_GENERATOR):
+            conditions = [model.UnknownMatch(f"{loaded.field} == {decode_host_number(key[place])}")]
+        if not conditions:
+            return None
+        if isinstance(conditions[0], native.Among) and conditions[0].field == native.L4PROTO:
+            protocol = PROTOCOL_OF.get(conditions[0].ranges[0][0])
+        found += conditions
+    return tuple(found)

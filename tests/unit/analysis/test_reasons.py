@@ -1,0 +1,119 @@
+"""The reasons of ``explain`` against ``trace``: the rule that decides on a packet, packet by packet."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+
+from capture.analysis import chains, long_lists
+from capture.analysis.compiler import IN_VAIN, INBOUND, OUTBOUND, Compiler
+from capture.analysis.meaning import Goto, meaning
+from capture.analysis.outcome import Fate
+from capture.analysis.policy import NO_RULE
+from capture.analysis.reasons import ReasonCompiler
+from capture.analysis.space import PacketSpace
+from capture.analysis.trace import trace_whole_path
+from capture.model.ruleset import Drop, Jump, Redirect, TransparentProxy
+from support.generators.small_pools import Pools, numbers_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.analysis.base_chains import Situation
+    from capture.analysis.trace import Step, Trace
+    from capture.model.ruleset import Chain, TableName
+
+SAMPLE = range(120)
+PACKETS = 40
+
+
+def worded(situation: Situation) -> Situation:
+    """Return a situation in which every other rule of our tables has words of its own."""
+
+    def with_words(table: TableName, chain: Chain) -> Chain:
+        rules = (
+            rule.replace(why=f"{table} {chain.name} {at}") if at % 2 else rule for at, rule in enumerate(chain.rules)
+        )
+        return chain.replace(rules=tuple(rules))
+
+    return situation.replace(ruleset=situation.ruleset.with_chains(with_words))
+
+
+def in_words(step: Step) -> str:
+    return step.rule.why or f"{step.table} {step.chain} {step.position}: rule"
+
+
+def reason(traced: Trace) -> str:
+    """Return the rule that decides; of a redirect, the rule with words that led to its chain."""
+    step, policy = traced.step, traced.policy
+    if policy is not None:
+        return f"the policy DROP of {policy.table} {policy.chain.name}"
+    if traced.outcome == "dropped" and traced.rerouted is None and not (step and isinstance(meaning(step.rule), Drop)):
+        return IN_VAIN
+    if step is None:
+        return NO_RULE
+    if isinstance(step.rule.verdict, Redirect | TransparentProxy):
+        return next((in_words(each) for each in callers(step, traced) if each.rule.why), in_words(step))
+    return in_words(step)
+
+
+def callers(step: Step, traced: Trace) -> Iterator[Step]:
+    """Yield the rules that led to a step, the innermost first."""
+    depth = step.depth
+    last = max(at for at, each in enumerate(traced.path) if each == step)
+    for each in reversed(traced.path[:last]):
+        if depth and each.depth < depth and isinstance(meaning(each.rule), Jump | Goto):
+            depth = each.depth
+            yield each
+
+
+def compared(seed: int) -> Iterator[tuple[str, str, Trace]]:
+    """Yield the reason of packets as it is compiled, and as it is traced."""
+    pools = Pools(seed)
+    situation = worded(pools.situation())
+    space = PacketSpace(pools.family, (situation,))
+    compiler = Compiler(space, situation)
+    roots = {
+        direction: space.switches.expanded(ReasonCompiler(compiler, direction, lambda _: "rule").root())
+        for direction in (INBOUND, OUTBOUND)
+    }
+    for packet in pools.packets(PACKETS):
+        traced = trace_whole_path(packet, situation)
+        direction = INBOUND if packet.in_interface is not None else OUTBOUND
+        fate = space.diagrams.at(roots[direction], numbers_of(space, packet))
+        assert isinstance(fate, Fate)
+        assert fate.replace(reason=None) == traced.fate
+        yield fate.reason.text if fate.reason else NO_RULE, reason(traced), traced
+
+
+def test_every_packet_has_the_reason_of_its_trace() -> None:
+    met: Counter[str] = Counter()
+    for seed in SAMPLE:
+        for found, expected, traced in compared(seed):
+            assert found == expected, seed
+            met[traced.outcome] += 1
+            met["chosen"] += traced.step is not None and found != in_words(traced.step)
+            met["policy"] += traced.policy is not None
+            met["none"] += found == NO_RULE
+    assert len(met) == 8
+    assert min(met.values()) > 10, met
+
+
+def test_rules_of_a_long_list_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chains, "MIN_RUN", 2)
+    monkeypatch.setattr(long_lists, "MAX_PUT_IN", 0)
+    together = 0
+    for seed in SAMPLE[::4]:
+        for found, expected, _ in compared(seed):
+            if found != expected:
+                span = re.fullmatch(r"(.+) (\d+)-(\d+): rule", found)
+                single = re.fullmatch(r"(.+) (\d+): rule", expected)
+                assert span
+                assert single
+                assert span[1] == single[1]
+                assert int(span[2]) <= int(single[2]) <= int(span[3])
+                together += 1
+    assert together > 10
