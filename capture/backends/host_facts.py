@@ -98,33 +98,24 @@ def gather(request: BackendRequest | None = None, desired: Ruleset | None = None
     is_in_doubt = is_open or flavours[0] == "legacy" or nf_tables is False or nft_compat is False
     lacking = tuple(_lacking(desired, flavours)) if is_in_doubt else ()
     # Our own netlink messages need nothing that is installed.
-    by_netlink = request is not None and (
-        request.backend == "nftables" or (request.variant in ("", "nft") and nft_compat is True and not lacking)
-    )
-    found = HostFacts(
-        programs={},
+    only_netlink = request is not None and not tables and request.driver in ("", "netlink")
+    if request is not None and request.backend != "nftables":
+        only_netlink = only_netlink and request.variant in ("", "nft") and nft_compat is True and not lacking
+    programs = {} if only_netlink else dict(_installed_programs())
+    has_python_iptables = not only_netlink and _is_importable("iptc")
+    return HostFacts(
+        programs=programs,
         ipv6=IPV6 in families_here(),
         nf_tables=nf_tables,
         nft_compat=nft_compat,
-        legacy="unknown",
+        legacy="unknown" if only_netlink else _legacy_support(),
         legacy_tables=tables,
-        chains=chains,
-        python_iptables=False,
-        libnftables=False,
+        chains=(*chains, *_legacy_chains(tables, programs, has_python_iptables=has_python_iptables)),
+        python_iptables=has_python_iptables,
+        libnftables=not only_netlink and _is_importable("nftables"),
         own_users=is_of_this_user_namespace(),
         hindrance=hindrance,
         lacking=lacking,
-    )
-    if by_netlink and request is not None and request.driver in ("", "netlink") and not tables:
-        return found
-    programs = dict(_installed_programs())
-    has_python_iptables = _is_importable("iptc")
-    return found.replace(
-        programs=programs,
-        legacy=_legacy_support(),
-        chains=(*chains, *_legacy_chains(tables, programs, has_python_iptables=has_python_iptables)),
-        python_iptables=has_python_iptables,
-        libnftables=_is_importable("nftables"),
     )
 
 
