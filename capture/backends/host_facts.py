@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy, legacy_tables
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import HOOKS, Hook
+from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nf_tables.listing import FoundChain, read_chains, read_tables
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE
 from capture.backends.request import BackendRequest, flavours_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, IPV4, IPV6, Family
 from capture.model.chain_names import is_own_chain
-from capture.model.ruleset import OUTPUT, PREROUTING, TABLES, Ruleset, TableName
+from capture.model.ruleset import OUTPUT, PREROUTING, TABLES, TABLES_BY_NAME, Ruleset, TableName
 from capture.model.values import Value
 from capture.netlink.nfnetlink import has_extension, open_netfilter, read_generation
 from capture.state.netns import is_of_this_user_namespace
@@ -176,12 +176,9 @@ def _hindrances(netfilter: NetlinkSocket, chains: Iterable[FoundChain], tables: 
     for table in read_tables(netfilter):
         if table.family in FAMILY_OF and table.name in tables and table.is_dormant:
             yield f"table {nf.NFT_FAMILIES[table.family]} {table.name} is dormant"
-    usual: dict[tuple[str, str], Hook] = {
-        (table, chain): HOOKS[table, chain] for table in tables for chain in (PREROUTING, OUTPUT)
-    }
     for chain in chains:
-        place = chain.table, chain.name
-        if chain.family in FAMILY_OF and place in usual and chain.hook != usual[place]:
+        is_used = chain.family in FAMILY_OF and chain.table in tables and chain.name in (PREROUTING, OUTPUT)
+        if is_used and chain.hook != HOOKS[TABLES_BY_NAME[chain.table], chain.name]:
             where = f"the chain {chain.name} of table {nf.NFT_FAMILIES[chain.family]} {chain.table}"
             yield f"{where} is not the one that iptables has ({chain.hook or 'not hooked'})"
 
