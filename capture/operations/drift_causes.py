@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import drop_cause
 from capture.analysis.culprits import Obstacle
 from capture.analysis.foreign_effects import what_foreign_does
+from capture.analysis.judgement import of_family
+from capture.analysis.trace import trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family, parse_address
 from capture.model.conventions import APP_ID
@@ -18,13 +21,13 @@ from capture.state.impediments import LO_DOWN, Impediment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from capture.analysis.captured_pod import PodFacts
-    from capture.analysis.compare import Difference
+    from capture.analysis.compare import Difference, DifferenceKind
     from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
-    from capture.model.ruleset import Rule, Ruleset
+    from capture.model.ruleset import Chain, Rule, Ruleset, TableName
     from capture.operations.results import Verified
 
 SENT_ON = "what the proxy sends on"
@@ -62,11 +65,38 @@ def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[s
     return f"{kind}: {rule_of(worst.rule, worst.family)}", len(own) - 1
 
 
-def unexpected_rule(traced: Trace, verified: Verified) -> Difference | None:
-    """Return a rule on a packet's way that is in our chains, or leads into one, and was not applied."""
-    met = {(step.table, step.chain, canonical_rule(step.rule)) for step in traced.path}
-    here = (each for each in verified.differences if (each.kind, each.family) == ("unexpected", traced.packet.family))
-    return next((each for each in here if each.rule and (each.table, each.chain, each.rule) in met), None)
+def drift_cause(
+    live: Trace, verified: Verified, names: Sequence[str] = ("rule-unexpected", "rule-missing"), **words: object
+) -> Cause | None:
+    """Return the rule that decides on a packet and was not applied; else the applied one that is missing for it."""
+    ways = next(_met(live, verified, "unexpected"), None), _missing_rule(live.packet, verified)
+    found = ((name, each) for name, each in zip(names, ways, strict=True) if each is not None)
+    return next((cause(name, each.place, rule=rule_of(each.rule, each.family), **words) for name, each in found), None)
+
+
+def _missing_rule(packet: Packet, verified: Verified) -> Difference | None:
+    """Return the first missing rule on a packet's desired way without which it fares otherwise; else the first."""
+    rules = of_family(verified.desired, packet.family)
+    desired = trace_whole_path(packet, Situation(rules))
+    missing = [*_met(desired, verified, "missing")]
+
+    def without(gone: Difference) -> Situation:
+        def left(table: TableName, chain: Chain) -> Chain:
+            is_there = (table, chain.name) == (gone.table, gone.chain)
+            return chain.replace(rules=(*chain.rules[: gone.behind], *chain.rules[gone.behind + is_there :]))
+
+        return Situation(rules.with_chains(left))
+
+    alone = (each for each in missing if trace_whole_path(packet, without(each)).fate != desired.fate)
+    return next(alone, missing[0] if missing else None)
+
+
+def _met(traced: Trace, verified: Verified, kind: DifferenceKind) -> Iterator[Difference]:
+    """Yield the rules on a packet's way that differ, in its order: those that were not applied, or are missing."""
+    of_kind = [each for each in verified.differences if (each.kind, each.family) == (kind, traced.packet.family)]
+    for step in traced.path:
+        met = (step.table, step.chain, canonical_rule(step.rule))
+        yield from (each for each in of_kind if (each.table, each.chain, each.rule) == met)
 
 
 def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
