@@ -43,6 +43,13 @@ class Obstacle(Value):
         return (self.rule and self.rule.family) or self.foreign_chain.families[0]
 
     @property
+    def where(self) -> str:
+        """Return its chain; by it alone it is known, since its number is that among all rules of a foreign chain."""
+        return f"{self.foreign_chain.table} {self.foreign_chain.chain.name}"
+
+    numbered = where
+
+    @property
     def place(self) -> str:
         """Return where it is, in words."""
         there = self.foreign_chain

@@ -6,7 +6,6 @@ from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import drop_cause
-from capture.analysis.culprits import Obstacle
 from capture.analysis.foreign_effects import what_foreign_does
 from capture.analysis.judgement import of_family
 from capture.analysis.trace import trace_whole_path
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.captured_pod import PodFacts
     from capture.analysis.compare import Difference, DifferenceKind
+    from capture.analysis.culprits import Obstacle
     from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
     from capture.model.ruleset import Chain, Rule, Ruleset, TableName
@@ -100,32 +100,24 @@ def _met(traced: Trace, verified: Verified, kind: DifferenceKind) -> Iterator[Di
 
 
 def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
-    """Yield foreign rules by their effect on captured packets: they drop them, or bypass the proxy."""
-    found_rules: list[Difference | Obstacle] = [*_foreign(verified), *verified.obstacles]
-    dropping = [each for each in found_rules if _is_dropping(each.effect)]
-    others = list(_usual_traces(facts)) if dropping else []
-    for each in dropping:
-        if each.effect is not None:
-            what = SENT_ON if each.effect.before.outcome == "direct" else "captured traffic"
-            after, (chain, where) = each.effect.after, _chain_and_place(each)
-            found = drop_cause(after, rule_of, others, what)
-            # An effect is that of its rule alone: in its base chain other rules, and their numbers, are missing.
-            is_called = after.step is not None and after.step.chain != chain
-            yield found if is_called else found.replace(where=where)
-    for where, (does, rule) in _foreign_rules(verified).items():
-        yield cause("foreign-rule: pod", where, does=does, rule=rule)
-
-
-def _chain_and_place(each: Difference | Obstacle) -> tuple[str, str]:
-    if isinstance(each, Obstacle):
-        chain = each.foreign_chain
-        return chain.chain.name, f"{chain.table} {chain.chain.name}"
-    number = f", rule {each.position}" if each.position else ""
-    return each.chain, f"{each.table} {each.chain}{number}"
-
-
-def _foreign(verified: Verified) -> list[Difference]:
-    return [each for each in verified.differences if not each.is_own]
+    """Yield foreign rules by their effect on captured packets: those that drop them, and the first of each chain."""
+    found_rules: list[Difference | Obstacle] = [
+        *(each for each in verified.differences if not each.is_own),
+        *verified.obstacles,
+    ]
+    others = list(_usual_traces(facts)) if any(_is_dropping(each.effect) for each in found_rules) else []
+    diverting: dict[str, Cause] = {}
+    for each in found_rules:
+        if each.effect is None or not _is_dropping(each.effect):
+            does = what_foreign_does(each.rule, each.effect)
+            diverting.setdefault(each.where, cause("foreign-rule: pod", each.where, does=does, rule=words_of(each)))
+            continue
+        what = SENT_ON if each.effect.before.outcome == "direct" else "captured traffic"
+        found, step = drop_cause(each.effect.after, rule_of, others, what), each.effect.after.step
+        # An effect is that of its rule alone: in its base chain other rules, and their numbers, are missing.
+        is_called = step is not None and not each.where.endswith(f" {step.chain}")
+        yield found if is_called else found.replace(where=each.numbered)
+    yield from diverting.values()
 
 
 def _usual_traces(facts: PodFacts) -> Iterator[Trace]:
@@ -136,33 +128,10 @@ def _usual_traces(facts: PodFacts) -> Iterator[Trace]:
         yield trace(Packet("tcp", address, USUAL.port, in_interface=name))
 
 
-def _foreign_rules(verified: Verified) -> dict[str, tuple[str, str]]:
-    """Return what the first foreign rule of each chain does that moves captured packets and does not drop them.
-
-    In words, each with the rule.
-    """
-    found = {
-        f"{each.table} {each.chain}": (what_foreign_does(each.rule, each.effect), rule_of(each.rule, each.family))
-        for each in reversed(verified.differences)
-        if not each.is_own and not _is_dropping(each.effect)
-    }
-    return found | {
-        f"{each.foreign_chain.table} {each.foreign_chain.chain.name}": (
-            what_foreign_does(each.rule, each.effect),
-            (each.rule and each.rule.why) or rule_of(each.rule, each.family),
-        )
-        for each in reversed(verified.obstacles)
-        if not _is_dropping(each.effect)
-    }
-
-
 def unjudged_notes(verified: Verified) -> Iterator[Cause]:
     """Yield what may divert captured packets, and cannot be judged."""
-    for each in verified.unjudged:
-        words = (each.rule and each.rule.why) or rule_of(each.rule, each.family)
-        yield cause("unjudged", each.place, rule=words)
-    for doubt in verified.doubts:
-        yield cause("unjudged: doubt", doubt=doubt)
+    yield from (cause("unjudged", each.place, rule=words_of(each)) for each in verified.unjudged)
+    yield from (cause("unjudged: doubt", doubt=doubt) for doubt in verified.doubts)
 
 
 def _is_dropping(effect: Effect | None) -> bool:
@@ -181,6 +150,11 @@ def missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
     if isinstance(need, LoopbackAddress):
         return cause("rule-missing: address", "lo", message=need.message)
     return cause("route-missing", f"table {need.policy.table}", message=need.message, consequence=need.consequence)
+
+
+def words_of(each: Difference | Obstacle) -> str:
+    """Return a rule in its own words, else as ``rule_of``."""
+    return (each.rule and each.rule.why) or rule_of(each.rule, each.family)
 
 
 def rule_of(rule: Rule | None, family: Family = IPV4) -> str:
