@@ -87,11 +87,10 @@ BROKEN: dict[str, BrokenPod] = {
     "the jump is gone": BrokenPod(
         "rule-missing", breaks=f"{NATIVE % 'flush chain'} output", message="is missing: -p tcp -j ISTIO-OUTPUT\nRun"
     ),
-    "the proxy's exception is gone": BrokenPod(
+    "the proxy is no exception any more": BrokenPod(
         "rule-missing",
-        breaks="iptables -t nat -D ISTIO-OUTPUT -m owner --uid-owner 1337 -j RETURN",
+        breaks="for i in uid gid; do iptables -t nat -D ISTIO-OUTPUT -m owner --$i-owner 1337 -j RETURN; done",
         backend="iptables",
-        gid=1000,
         has_traffic=False,
         of_pod=True,
         message="comes back to it for ever: `-m owner --uid-owner 1337 -j RETURN` is missing",
