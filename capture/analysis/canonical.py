@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any, TypeVar
 
-    AnyMatch = TypeVar("AnyMatch", bound=Value)
-    Listed = (
-        model.Source | model.Destination | model.SourcePort | model.DestinationPort | model.OwnerUid | model.OwnerGid
-    )
+    AnyMatch = TypeVar("AnyMatch", bound=model.Match)
+    Listed = model.AddressMatch | model.PortMatch | model.OwnerMatch
     """Matches with several entries."""
 
 IN_ORDER = (
@@ -116,7 +114,7 @@ def _are_single(matches: tuple[model.Match, ...]) -> bool:
 
 
 def _holds_always(match: model.Match) -> bool:
-    if isinstance(match, model.Source | model.Destination):
+    if isinstance(match, model.AddressMatch):
         return not match.negated and any(network.is_everything for network in match.networks)
     return False
 
@@ -130,9 +128,9 @@ def _joined_matches(matches: tuple[model.Match, ...]) -> Iterator[model.Match]:
         elif match.negated:
             negated.setdefault(type(match), []).append(match)
         else:
-            yield match if len(entries_of(match)) == 1 else _united([match])
+            yield match if len(entries_of(match)) == 1 else united([match])
     for several in negated.values():
-        yield _united(several)
+        yield united(several)
 
 
 # --- lists ---------------------------------------------------------------------------------------
@@ -198,7 +196,7 @@ def _one_form(run: list[tuple[model.Rule, Listed]]) -> Iterator[model.Rule]:
         return
     lists = [listed for _, listed in run]
     if _count(lists) > model.MAX_SINGLE_RULES and _may_be_one(first.verdict, lists):
-        lists = [_united(lists)]
+        lists = [united(lists)]
     if len(lists) > 1 or _count(lists) <= model.MAX_SINGLE_RULES:
         lists = [with_entries(listed, (entry,)) for listed in lists for entry in entries_of(listed)]
     for listed in lists:
@@ -237,10 +235,10 @@ def with_entries(match: AnyMatch, entries: tuple[Any, ...]) -> AnyMatch:
     return match.replace(**{ENTRIES[type(match)]: entries})
 
 
-def _united(several: list[Listed]) -> Listed:
+def united(several: list[AnyMatch]) -> AnyMatch:
     """Return one match for the entries of several of one kind: in order, overlapping and adjacent ones joined."""
     entries = [entry for listed in several for entry in entries_of(listed)]
-    join = collapse if isinstance(several[0], model.Source | model.Destination) else joined_spans
+    join = collapse if isinstance(several[0], model.AddressMatch) else joined_spans
     return with_entries(several[0], join(entries))
 
 

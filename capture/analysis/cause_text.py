@@ -101,6 +101,14 @@ TEXTS: dict[str, tuple[str, str]] = {
         "the pod has no default route for {family}, or a policy rule refuses it: what leaves the pod fails",
         "Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; recreate the pod, if a route is missing.",
     ),
+    "no-route: interface": (
+        "the interface {name} has no {family} address: the kernel drops what is redirected there",
+        "Give it one, or leave the interface out of the capture (-c {name}).",
+    ),
+    "no-route: inbound": (
+        "the pod's routing drops what comes in by {name} from {address}: by a policy rule, or by rp_filter",
+        "Look at `ip {flag}rule`, and at `ip route get POD from {address} iif {name}` in the pod's namespace.",
+    ),
     "route-missing": ("{message}", f"{APPLY_AGAIN}; until then {{consequence}}."),
     "translated-before: may": (
         f"{SOCKET_LB} sees each connect(): what it translates comes to the rules translated, {UNSEEN}",
@@ -119,6 +127,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "rule-unexpected: circle": (f"{CIRCLE}: `{{rule}}` was not applied", REMOVES_IT),
     "rule-missing: address": ("{message}", f"{APPLY_AGAIN}."),
     "rule-missing: family": ("{message}", APPLY_SAME),
+    "rule-missing: answers": (
+        "answers to the connection are taken for inbound connections, and do not reach their sender",
+        MEND,
+    ),
     "rule-missing: circle": (f"{CIRCLE}: `{{rule}}` is missing", MEND),
     "rule-missing: circle, any": (f"{CIRCLE}: no rule leaves it out", MEND),
     "rule-missing: no jump": (

@@ -99,7 +99,7 @@ REDIRECTS = re.compile(r"(?:REDIRECT|redirect)(?: --to-ports (\d+)-(\d+)| to :(\
 """To one of several ports, or to the port that was called."""
 NETMAP = "NETMAP --to "
 PROTOCOLS = re.compile(r"(!)? ?-p (\S+)$|(?:meta l4proto|ip protocol|ip6 nexthdr) (!=)? ?(?:\{ (.+) \}|([^@ ]\S*))$")
-NUMBERS = {"6": "tcp", "17": "udp"}
+NUMBERS = {"6": "tcp", "17": "udp", "58": "ipv6-icmp", "icmpv6": "ipv6-icmp"}
 
 
 def meaning(rule: model.Rule) -> Meaning:
@@ -240,7 +240,7 @@ def spelled_out(matches: Iterable[model.Match], family: Family, network: PodNetw
             yield match
 
 
-ADDRESS_MATCHES: dict[str, type[model.Source | model.Destination]] = {"s": model.Source, "d": model.Destination}
+ADDRESS_MATCHES: dict[str, type[model.AddressMatch]] = {"s": model.Source, "d": model.Destination}
 
 
 def _of_the_pod(words: str, family: Family, network: PodNetwork) -> model.Match | None:
@@ -387,7 +387,7 @@ def _among(number: int, spans: tuple[model.Span, ...]) -> bool:
     return False
 
 
-def _is_owner(number: int | None, match: model.OwnerUid | model.OwnerGid, *, is_native: bool) -> bool:
+def _is_owner(number: int | None, match: model.OwnerMatch, *, is_native: bool) -> bool:
     """Return whether an owner match holds. A packet without a socket fulfils the negated one in iptables alone."""
     if number is None:
         return match.negated and not is_native  # owner_mt in xt_owner.c; nft_meta_get_eval_skugid in nft_meta.c

@@ -66,7 +66,7 @@ def _tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) -
     entered, ahead = {chain}, [chain]
     while ahead:
         for rule in rules_of(ahead.pop()):
-            tested.update(type(match) for match in rule.matches if isinstance(match, model.Mark | model.ConnectionMark))
+            tested.update(type(match) for match in rule.matches if isinstance(match, model.MarkMatch))
             if isinstance(rule.verdict, model.Jump) and rule.verdict.chain not in entered:
                 entered.add(rule.verdict.chain)
                 ahead.append(rule.verdict.chain)
@@ -269,7 +269,7 @@ def excluded_interface(table: model.TableName, chain: str, rule: model.Rule) -> 
         return None
     match = rule.matches[0]
     kind = {model.PREROUTING: model.InInterface, model.OUTPUT: model.OutInterface}.get(chain)
-    if isinstance(match, model.InInterface | model.OutInterface) and type(match) is kind and not match.negated:
+    if isinstance(match, model.InterfaceMatch) and type(match) is kind and not match.negated:
         return match.name
     return None
 

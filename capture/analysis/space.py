@@ -170,7 +170,7 @@ class PacketSpace:
         """Return the level that a match tests and the ranges it lets pass; None if it is no such match."""
         if isinstance(match, model.Protocol):
             return Field.PROTOCOL, OF_PROTOCOL[match.name]
-        if isinstance(match, model.InInterface | model.OutInterface):
+        if isinstance(match, model.InterfaceMatch):
             level = Field.IN if isinstance(match, model.InInterface) else Field.OUT
             inside = self.interface_ranges(match.name)
             return level, gaps(inside, NONE, self.domains[level][1]) if match.negated else inside
@@ -191,14 +191,14 @@ class PacketSpace:
             inside = merge([network for network in entries if network.family == self.family])
         else:
             inside = merge_ranges([(span.first, span.last) for span in entries])
-        if not match.negated:  # type: ignore[union-attr]  # every list has it
+        if not match.negated:
             return inside
         holds_for_none = level in (Field.UID, Field.GID) and not is_native
         return gaps(inside, NONE if holds_for_none else 0, self.domains[level][1])
 
     def other(self, match: model.Match, rule: model.Rule, occurrence: Hashable) -> int:
         """Return whether a match of a rule holds that is about marks, or that the model lacks."""
-        if isinstance(match, model.Mark | model.ConnectionMark):
+        if isinstance(match, model.MarkMatch):
             kind: MarkKind = "mark" if isinstance(match, model.Mark) else "connection"
             found = self.marked(kind, match.value, match.mask)
             return self.diagrams.negation(found) if match.negated else found
@@ -284,7 +284,7 @@ def scattered(number: int, bits: Sequence[int]) -> int:
 def marks_of(rule: model.Rule) -> Iterator[tuple[int, int]]:
     """Yield value and mask of each mark that a rule matches or sets."""
     for each in (*rule.matches, rule.verdict):
-        if isinstance(each, model.Mark | model.ConnectionMark | model.SetMark):
+        if isinstance(each, model.MarkMatch | model.SetMark):
             yield each.value, each.mask
         elif isinstance(each, model.TransparentProxy):
             yield each.mark, each.mask
@@ -309,7 +309,7 @@ def _interfaces(tables: Iterable[model.Table], situations: Iterable[Situation]) 
     prefixes = {"": None}
     for rule in (rule for table in tables for rule in table.rules):
         for match in rule.matches:
-            if isinstance(match, model.InInterface | model.OutInterface):
+            if isinstance(match, model.InterfaceMatch):
                 if match.name.endswith("+"):
                     prefixes[match.name[:-1]] = None
                 else:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy, legacy_tables
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import HOOKS, Hook, decode_hook
-from capture.backends.nf_tables.listing import is_dormant, read_chains, read_tables
+from capture.backends.nf_tables.hooks import HOOKS, Hook
+from capture.backends.nf_tables.listing import FoundChain, read_chains, read_tables
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE
 from capture.backends.request import BackendRequest, flavours_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
@@ -17,7 +17,6 @@ from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, IPV4, IPV6, Famil
 from capture.model.chain_names import is_own_chain
 from capture.model.ruleset import OUTPUT, PREROUTING, TABLES, Ruleset, TableName
 from capture.model.values import Value
-from capture.netlink.attributes import Fields, decode_number, decode_text
 from capture.netlink.nfnetlink import has_extension, open_netfilter, read_generation
 from capture.state.netns import is_of_this_user_namespace
 
@@ -181,34 +180,28 @@ def _takes_matches(netfilter: NetlinkSocket) -> bool:
         return False
 
 
-def _hindrances(
-    netfilter: NetlinkSocket, chains: Iterable[tuple[int, Fields]], tables: Collection[TableName]
-) -> Iterator[str]:
+def _hindrances(netfilter: NetlinkSocket, chains: Iterable[FoundChain], tables: Collection[TableName]) -> Iterator[str]:
     """Yield why tables with the names of iptables' do not work as those that iptables-nft makes."""
-    for number, fields in read_tables(netfilter):
-        table = decode_text(fields[nf.NFTA_TABLE_NAME])
-        if number in FAMILY_OF and table in tables and is_dormant(fields):
-            yield f"table {nf.NFT_FAMILIES[number]} {table} is dormant"
+    for table in read_tables(netfilter):
+        if table.family in FAMILY_OF and table.name in tables and table.is_dormant:
+            yield f"table {nf.NFT_FAMILIES[table.family]} {table.name} is dormant"
     usual: dict[tuple[str, str], Hook] = {
         (table, chain): HOOKS[table, chain] for table in tables for chain in (PREROUTING, OUTPUT)
     }
-    for number, fields in chains:
-        place = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
-        if number in FAMILY_OF and place in usual and decode_hook(fields) != usual[place]:
-            where = f"the chain {place[1]} of table {nf.NFT_FAMILIES[number]} {place[0]}"
-            yield f"{where} is not the one that iptables has ({decode_hook(fields) or 'not hooked'})"
+    for chain in chains:
+        place = chain.table, chain.name
+        if chain.family in FAMILY_OF and place in usual and chain.hook != usual[place]:
+            where = f"the chain {chain.name} of table {nf.NFT_FAMILIES[chain.family]} {chain.table}"
+            yield f"{where} is not the one that iptables has ({chain.hook or 'not hooked'})"
 
 
-def _live_chains(listed: list[tuple[int, Fields]]) -> Iterator[LiveChain]:
-    for protocol_family, fields in listed:
-        table, chain = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
-        uses = decode_number(fields.get(nf.NFTA_CHAIN_USE, b""))
-        if protocol_family in FAMILY_OF and table in TABLES:
-            yield LiveChain("nft", FAMILY_OF[protocol_family], table, chain, uses)
-        elif protocol_family == nf.NFPROTO_INET and table in MODEL_TABLES:
-            yield LiveChain("nftables", "inet", table, chain, uses)
-        elif protocol_family == nf.NFPROTO_INET and table == REJECT_TABLE:
-            yield LiveChain("reject", "inet", table, chain, uses)
+def _live_chains(listed: Iterable[FoundChain]) -> Iterator[LiveChain]:
+    for chain in listed:
+        if chain.family in FAMILY_OF and chain.table in TABLES:
+            yield LiveChain("nft", FAMILY_OF[chain.family], chain.table, chain.name, chain.uses)
+        elif chain.family == nf.NFPROTO_INET and chain.table in (*MODEL_TABLES, REJECT_TABLE):
+            flavour: Literal["reject", "nftables"] = "reject" if chain.table == REJECT_TABLE else "nftables"
+            yield LiveChain(flavour, "inet", chain.table, chain.name, chain.uses)
 
 
 def _legacy_support() -> LegacySupport:

@@ -97,9 +97,9 @@ def _kinds(desired: model.Ruleset) -> Iterator[tuple[type, bool]]:
     for rule in desired.rules:
         yield type(rule.verdict), False
         for match in rule.matches:
-            if isinstance(match, model.SourcePort | model.DestinationPort):
+            if isinstance(match, model.PortMatch):
                 yield type(match), len(match.ports) > (1 if match.negated else model.MAX_SEPARATE_PORTS)
-            elif isinstance(match, model.Source | model.Destination):
+            elif isinstance(match, model.AddressMatch):
                 yield type(match), match.negated and len(match.networks) > 1
             else:
                 yield type(match), False

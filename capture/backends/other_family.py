@@ -14,7 +14,7 @@ from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import holds_exactly
 from capture.backends.nf_tables.expressions import bitwise, equals, expression, load_meta, load_payload, nest
 from capture.backends.nf_tables.hooks import Hook
-from capture.backends.nf_tables.listing import read_rules, read_tables
+from capture.backends.nf_tables.listing import FoundTable, chain_of, read_rules, read_tables
 from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nftables.names import REJECT_TABLE
 from capture.errors import KernelError, UnsupportedError
@@ -28,6 +28,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from capture.backends.nftables.native import NativeTable
+    from capture.backends.nftables.sets import NativeSet
     from capture.netlink.sockets import NetlinkSocket
 
 BEFORE_OTHER_FILTERS = -200
@@ -87,8 +89,7 @@ def _remove(netfilter: NetlinkSocket) -> bool:
 
 
 def _has_table(netfilter: NetlinkSocket) -> bool:
-    tables = read_tables(netfilter, nf.NFPROTO_INET)
-    return any(decode_text(fields[nf.NFTA_TABLE_NAME]) == REJECT_TABLE for _, fields in tables)
+    return any(table.name == REJECT_TABLE for table in read_tables(netfilter, nf.NFPROTO_INET))
 
 
 def _is_there(netfilter: NetlinkSocket) -> bool:
@@ -101,6 +102,17 @@ def changes() -> Iterator[Change]:
     for chain, interface in CHAINS.items():
         yield MESSAGES.add_chain(chain, Hook("filter", chain, BEFORE_OTHER_FILTERS))
         yield MESSAGES.add_rule(chain, nest(nf.NFTA_RULE_EXPRESSIONS, _expressions(interface)), name="the rule")
+
+
+def written_table() -> NativeTable:
+    """Return the table that the messages make, decoded: one description for the kernel and for people."""
+    from capture.backends.nftables.decode import decode_table  # few captures reject anything
+
+    sent = list(changes())
+    chains = [chain_of(each.family, each.attributes) for each in sent if each.kind == nf.NFT_MSG_NEWCHAIN]
+    rules = [each.attributes for each in sent if each.kind == nf.NFT_MSG_NEWRULE]
+    sets: dict[str, NativeSet] = {}
+    return decode_table(FoundTable(nf.NFPROTO_INET, REJECT_TABLE), chains, rules, sets.__getitem__)
 
 
 def _expressions(interface: int) -> bytes:

@@ -8,6 +8,7 @@ from capture import operations
 from capture.analysis.policy import Statement, policy
 from capture.cli.options import capture_options, command, explicit_if, family_option, format_option, namespace_options
 from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
+from capture.model.ruleset import Ruleset
 from capture.report.applied_text import print_start_line
 from capture.report.fate_text import FATE, fate_as_plain, fate_text, text_of
 from capture.report.fold import folded_table
@@ -40,19 +41,22 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
     """
     settings = explicit_if(ctx, requested=from_options)
     situation = operations.situation_of(settings, namespace)
-    of_pod = () if settings else [address.family for address in global_addresses(situation.network.local or ())]
+    of_pod = [address.family for address in global_addresses(() if settings else situation.network.local or ())]
+    of_pod += FAMILIES if any(each.is_own for each in situation.other_chains) else ()  # one of them is rejected
     families = (family,) if family else [each for each in FAMILIES if each in (*situation.ruleset.families, *of_pod)]
-    statements = policy(dict.fromkeys(families, situation), text_of)
+    without = situation.replace(ruleset=Ruleset(FAMILIES, ()))  # the rules are for captured families alone
+    statements = policy({of: situation if of in situation.ruleset.families else without for of in families}, text_of)
+    impediments = () if settings else operations.impediments_of(situation, namespace)
     print_start_line(operations.reference(settings, namespace), form)
     if form == "json":
-        print_json({each: [_as_plain(s) for s in statements if each in s.families] for each in families})
+        found: dict[str, object] = {each: [_as_plain(s) for s in statements if each in s.families] for each in families}
+        print_json(found | {"impediments": list(impediments)})
         return
     rows = [HEADINGS]
     for each in statements:
         goes = fate_text(each.fate.replace(marked=False)) if each.fate else "cannot be judged"
         named = ", ".join(FAMILY_NAMES[of] for of in each.families)
         rows.append((each.direction, each.traffic, goes, each.why, named))
-    impediments = () if settings else operations.impediments_of(situation, namespace)
     print_lines([*folded_table(rows, columns()), *(f"but {each}" for each in impediments)])
 
 

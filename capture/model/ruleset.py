@@ -23,13 +23,13 @@ from capture.model.values import Value, put
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Literal
 
     from capture.model.routing import LoopbackAddress, PolicyRoute
 
     TableName = Literal["raw", "mangle", "nat"]
-    ProtocolName = Literal["tcp", "udp"]
+    ProtocolName = Literal["tcp", "udp", "ipv6-icmp"]
 else:
     TableName = str
 
@@ -38,6 +38,7 @@ MANGLE: TableName = "mangle"
 NAT: TableName = "nat"
 TABLES: tuple[TableName, ...] = (RAW, MANGLE, NAT)
 """In the order in which a packet meets them at PREROUTING and OUTPUT (netfilter_ipv4.h, NF_IP_PRI_*)."""
+TABLES_BY_NAME: dict[str, TableName] = {name: name for name in TABLES}
 SHOWN_TABLES: tuple[TableName, ...] = (NAT, MANGLE, RAW)
 """In the order in which they matter to a reader."""
 
@@ -93,56 +94,35 @@ def only(number: int) -> Span:
 # --- matches: what a packet must be like -------------------------------------------------------
 
 
-class Protocol(Value):
-    """The transport protocol is this one (``-p tcp``)."""
+class Match(Value):
+    """Something that a packet must be like; many kinds have a field ``negated``."""
 
-    name: ProtocolName
-
-
-class Source(Value):
-    """The source address lies in one of the networks, all of one family (``-s``)."""
-
-    networks: tuple[Network, ...]
-    negated: bool = False
+    negated = False
 
 
-class Destination(Value):
-    """The destination address lies in one of the networks, all of one family (``-d``)."""
+class AddressMatch(Match):
+    """An address lies in one of the networks, all of one family."""
 
     networks: tuple[Network, ...]
     negated: bool = False
 
 
-class InInterface(Value):
-    """The packet came in through this interface (``-i``); a trailing ``+`` means any ending."""
+class InterfaceMatch(Match):
+    """The packet passes an interface of this name; a trailing ``+`` means any ending."""
 
     name: str
     negated: bool = False
 
 
-class OutInterface(Value):
-    """The packet leaves through this interface (``-o``); a trailing ``+`` means any ending."""
-
-    name: str
-    negated: bool = False
-
-
-class SourcePort(Value):
-    """The source port is one of these; only in a rule with a protocol (``--sport``)."""
+class PortMatch(Match):
+    """A port is one of these; only in a rule with a protocol."""
 
     ports: tuple[Span, ...]
     negated: bool = False
 
 
-class DestinationPort(Value):
-    """The destination port is one of these; only in a rule with a protocol (``--dport``)."""
-
-    ports: tuple[Span, ...]
-    negated: bool = False
-
-
-class OwnerUid(Value):
-    """The sending socket belongs to one of these user ids (``-m owner --uid-owner``).
+class OwnerMatch(Match):
+    """The sending socket belongs to one of these users or groups (``-m owner``).
 
     A packet without a socket belongs to no user and fails the plain match. The negated match holds for
     it in iptables (xt_owner.c) and does not in nftables (nft_meta.c breaks off the rule); the first
@@ -153,37 +133,68 @@ class OwnerUid(Value):
     negated: bool = False
 
 
-class OwnerGid(Value):
-    """The sending socket belongs to one of these group ids (``-m owner --gid-owner``)."""
+class MarkMatch(Match):
+    """A mark, under the mask, is this value."""
 
-    ids: tuple[Span, ...]
+    value: int
+    mask: int = ALL_BITS
     negated: bool = False
 
 
-class Mark(Value):
+class Protocol(Match):
+    """The transport protocol is this one (``-p tcp``)."""
+
+    name: ProtocolName
+
+
+class Source(AddressMatch):
+    """The source address lies in one of the networks (``-s``)."""
+
+
+class Destination(AddressMatch):
+    """The destination address lies in one of the networks (``-d``)."""
+
+
+class InInterface(InterfaceMatch):
+    """The packet came in through this interface (``-i``)."""
+
+
+class OutInterface(InterfaceMatch):
+    """The packet leaves through this interface (``-o``)."""
+
+
+class SourcePort(PortMatch):
+    """The source port is one of these (``--sport``)."""
+
+
+class DestinationPort(PortMatch):
+    """The destination port is one of these (``--dport``)."""
+
+
+class OwnerUid(OwnerMatch):
+    """The user of the sending socket is one of these (``--uid-owner``)."""
+
+
+class OwnerGid(OwnerMatch):
+    """The group of the sending socket is one of these (``--gid-owner``)."""
+
+
+class Mark(MarkMatch):
     """The packet's mark, under the mask, is this value (``-m mark``)."""
 
-    value: int
-    mask: int = ALL_BITS
-    negated: bool = False
 
-
-class ConnectionMark(Value):
+class ConnectionMark(MarkMatch):
     """The connection's mark, under the mask, is this value (``-m connmark``)."""
 
-    value: int
-    mask: int = ALL_BITS
-    negated: bool = False
 
-
-class ConnectionState(Value):
+class ConnectionState(Match):
     """The connection is in one of these states, in the order of CONNECTION_STATES (``--ctstate``)."""
 
     states: tuple[str, ...]
     negated: bool = False
 
 
-class UnknownMatch(Value):
+class UnknownMatch(Match):
     """Something that a foreign rule tests and our vocabulary lacks, as the backend prints it."""
 
     text: str
@@ -192,31 +203,35 @@ class UnknownMatch(Value):
 # --- verdicts: what happens to a packet that matches ---------------------------------------------
 
 
-class Jump(Value):
+class Verdict(Value):
+    """What happens to a packet that matches."""
+
+
+class Jump(Verdict):
     """Go through another chain of the same table, and come back unless it decides."""
 
     chain: str
 
 
-class Return(Value):
+class Return(Verdict):
     """Go back to the calling chain; in a built-in chain, let the policy decide."""
 
 
-class Accept(Value):
+class Accept(Verdict):
     """Leave this table; the packet goes on to the next one."""
 
 
-class Drop(Value):
+class Drop(Verdict):
     """Throw the packet away."""
 
 
-class Redirect(Value):
+class Redirect(Verdict):
     """Send the connection to this port of the machine itself (``-j REDIRECT --to-ports``)."""
 
     port: int
 
 
-class TransparentProxy(Value):
+class TransparentProxy(Verdict):
     """Hand the packet to the local socket on this port, its addresses unchanged, and mark it (``-j TPROXY``)."""
 
     port: int
@@ -224,38 +239,38 @@ class TransparentProxy(Value):
     mask: int = ALL_BITS
 
 
-class SetMark(Value):
+class SetMark(Verdict):
     """Replace the bits of ``mask`` in the packet's mark, then go on with the next rule (``-j MARK``)."""
 
     value: int
     mask: int = ALL_BITS
 
 
-class SaveMark(Value):
+class SaveMark(Verdict):
     """Copy the packet's mark to its connection, then go on (``-j CONNMARK --save-mark``)."""
 
 
-class RestoreMark(Value):
+class RestoreMark(Verdict):
     """Copy the connection's mark to the packet, then go on (``-j CONNMARK --restore-mark``)."""
 
 
-class SetZone(Value):
+class SetZone(Verdict):
     """Track the packet in this conntrack zone, then go on (``-j CT --zone``)."""
 
     zone: int
 
 
-class Log(Value):
+class Log(Verdict):
     """Write a line to the kernel's log, then go on (``-j LOG --log-prefix``)."""
 
     prefix: str
 
 
-class Continue(Value):
+class Continue(Verdict):
     """Count the packet and go on: a rule without a target."""
 
 
-class UnknownVerdict(Value):
+class UnknownVerdict(Verdict):
     """A target of a foreign rule that our vocabulary lacks, as the backend prints it.
 
     ``then`` is what it comes to for a packet; None where that is not known, or the text tells it.
@@ -265,39 +280,6 @@ class UnknownVerdict(Value):
 
     text: str
     then: Verdict | None = None
-
-
-if TYPE_CHECKING:
-    Match = (
-        Protocol
-        | Source
-        | Destination
-        | InInterface
-        | OutInterface
-        | SourcePort
-        | DestinationPort
-        | OwnerUid
-        | OwnerGid
-        | Mark
-        | ConnectionMark
-        | ConnectionState
-        | UnknownMatch
-    )
-    Verdict = (
-        Jump
-        | Return
-        | Accept
-        | Drop
-        | Redirect
-        | TransparentProxy
-        | SetMark
-        | SaveMark
-        | RestoreMark
-        | SetZone
-        | Log
-        | Continue
-        | UnknownVerdict
-    )
 
 
 # --- rules, chains, tables -----------------------------------------------------------------------
@@ -373,6 +355,12 @@ class Table(Value):
             if chain.name == name:
                 return chain
         return None
+
+
+def in_order(table: TableName, chains: Iterable[Chain]) -> tuple[Chain, ...]:
+    """Return built-in chains in the order of ``iptables -L``, then the others as they are."""
+    built_in = BUILT_IN_CHAINS[table]
+    return tuple(sorted(chains, key=lambda each: built_in.index(each.name) if each.name in built_in else len(built_in)))
 
 
 NO_EFFECT = (Log, Continue)

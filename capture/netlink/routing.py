@@ -31,7 +31,7 @@ RTPROT_UNSPEC, RTPROT_BOOT = 0, 3
 
 # linux/rtnetlink.h: struct rtmsg (family, dst_len, src_len, tos, table, protocol, scope, type, flags), and attributes
 RTMSG_SIZE = 12
-RTA_DST, RTA_SRC, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 2, 4, 5, 6, 7
+RTA_DST, RTA_SRC, RTA_IIF, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 2, 3, 4, 5, 6, 7
 RTA_MULTIPATH, RTA_TABLE, RTA_MARK, RTA_UID, RTA_IP_PROTO, RTA_SPORT, RTA_DPORT = 9, 15, 16, 25, 27, 28, 29
 
 # A lookup whose result is a refusal is answered with an error (fib_props in net/ipv4/fib_semantics.c).
@@ -40,6 +40,7 @@ REFUSALS = {
     errno.EHOSTUNREACH: RTN_UNREACHABLE,
     errno.EACCES: RTN_PROHIBIT,
     errno.EINVAL: RTN_BLACKHOLE,
+    errno.EXDEV: RTN_PROHIBIT,  # by rp_filter (fib_validate_source in net/ipv4/fib_frontend.c)
 }
 
 # An empty IPv6 table still holds its null entry, which cannot be removed: ENOENT (__ip6_del_rt in net/ipv6/route.c).
@@ -136,8 +137,9 @@ def look_up_route(
     uid: int | None = None,
     protocol: int = 0,
     ports: tuple[int, int] = (0, 0),
+    incoming: int = 0,
 ) -> Route:
-    """Return where this namespace sends a packet of its own, after its policy rules.
+    """Return where this namespace sends a packet of its own, after its policy rules, or one that comes in.
 
     ``protocol`` is an IPPROTO_ number, ``ports`` are the source's and the destination's; 0 is any. Kernels before 4.18
     have no policy rules by these, and ignore them.
@@ -150,6 +152,8 @@ def look_up_route(
     body += attribute(RTA_DST, packed) + attribute(RTA_MARK, u32(mark))
     if source:
         body += attribute(RTA_SRC, rtnetlink.pack_address(source)[1])
+    if incoming:
+        body += attribute(RTA_IIF, u32(incoming))
     if uid is not None:
         body += attribute(RTA_UID, u32(uid))
     if protocol:

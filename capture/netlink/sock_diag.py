@@ -95,11 +95,14 @@ def read_tcp_sockets(diag: NetlinkSocket, states: Iterable[int]) -> Iterator[Tcp
 
     Raises KernelError, and UnsupportedError (as KernelError with ENOENT before Linux 5.12) without the module tcp_diag.
     """
+    yield from map(decode_socket, _sockets(diag, IPPROTO_TCP, states, "list the TCP sockets"))
+
+
+def _sockets(diag: NetlinkSocket, protocol: int, states: Iterable[int], doing: str) -> Iterator[bytes]:
     states_mask = u32(sum(1 << state for state in states))
     for family in (AF_INET, AF_INET6):
-        request = bytes((family, IPPROTO_TCP, 0, 0)) + states_mask + bytes(SOCKID_SIZE)
-        for body in diag.dump(SOCK_DIAG_BY_FAMILY, request, "list the TCP sockets"):
-            yield decode_socket(body)
+        request = bytes((family, protocol, 0, 0)) + states_mask + bytes(SOCKID_SIZE)
+        yield from diag.dump(SOCK_DIAG_BY_FAMILY, request, doing)
 
 
 def decode_socket(body: bytes) -> TcpSocket:
@@ -118,10 +121,8 @@ def read_listeners(diag: NetlinkSocket, protocol: int) -> Iterator[Listener]:
     Raises KernelError without the module tcp_diag or udp_diag.
     """
     state = TCP_LISTEN if protocol == IPPROTO_TCP else TCP_CLOSE  # an unconnected UDP socket shows the latter
-    for family in (AF_INET, AF_INET6):
-        request = bytes((family, protocol, 0, 0)) + u32(1 << state) + bytes(SOCKID_SIZE)
-        for body in diag.dump(SOCK_DIAG_BY_FAMILY, request, "list the listening sockets"):
-            yield decode_listener(body, protocol)
+    for body in _sockets(diag, protocol, (state,), "list the listening sockets"):
+        yield decode_listener(body, protocol)
 
 
 def read_owners(diag: NetlinkSocket, ports: Iterable[tuple[int, int]]) -> dict[tuple[int, int], bytes]:

@@ -27,7 +27,8 @@ from capture.analysis.pod_causes import (
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
 from capture.errors import CaptureError
-from capture.model.addresses import IPV4, LOOPBACK_ADDRESSES, address_text
+from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6, LOOPBACK_ADDRESSES, Network, address_text
+from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT, Packet
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import Ruleset
@@ -63,7 +64,7 @@ from capture.state.impediments import impediments
 from capture.state.netns import InNamespace, own_namespace
 from capture.state.node import evidence_of_host
 from capture.state.pod_facts import read_facts
-from capture.state.pod_network import answers_have_a_route
+from capture.state.pod_network import lost_by_routing
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
@@ -75,6 +76,8 @@ if TYPE_CHECKING:
     from capture.operations.results import Verified
     from capture.settings.settings import Settings
 
+NEIGHBOUR = Network(IPV6, 0xFE80 << 112 | 1, 128)
+"""A router on the link."""
 MISSING_RULE = "rule-missing"
 NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured", "excluded")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
@@ -190,6 +193,9 @@ def _of_pod(
         *drift_causes(verified, facts),
         *_usual_causes(facts, capture, policies),
     )
+    if not causes and IPV6 in capture.families:
+        own = next((address for address in facts.addresses if address.family == IPV6), None)
+        causes = tuple(_discovery_causes(own, next((link.name for link in facts.links if not link.is_loopback), None)))
     notes = (
         *notes_on_proxy(facts, capture),
         *(
@@ -224,9 +230,12 @@ def _of_connection(
     found += _rule_causes(live, desired, settings, facts, capture)
     found += _causes_behind_the_proxy(live, settings, capture)
     following = [] if found else list(_following(live, capture))
-    found += [untracked_cause(each) or drop_cause(each, rule_of) for each in following if each.certain][:1]
-    if is_inbound and not found and packet.source is not None and not answers_have_a_route(packet):
-        found.append(no_route_cause(facts, packet.family, address_text(packet.family, packet.source.first)))
+    found += [_loss(each) for each in following if each.certain][:1]
+    if is_inbound and not found:
+        found += _routing_causes(live, facts)
+    if not found and live.outcome in TO_PROXY:
+        at_link = live.packet.destination if is_inbound else live.packet.source
+        found += _discovery_causes(at_link, live.packet.in_interface or live.packet.out_interface)
     policies, unread = _ipsec_policies()
     policy = policy_for(live.packet, policies)
     if policy is not None and policy.is_blocking:
@@ -250,6 +259,18 @@ def _of_connection(
     is_certain = live.certain and not (unread or doubts) and all(each.certain for each in following)
     causes = [each for each in found if each not in doubts]
     return Diagnosis(live.packet, live, tuple(causes), tuple(notes), is_certain)
+
+
+def _routing_causes(live: Trace, facts: PodFacts) -> Iterator[Cause]:
+    """Yield why routing loses a connection that comes in, or the answers to it."""
+    packet = live.packet
+    client = address_text(packet.family, packet.source.first) if packet.source else ""
+    lost = lost_by_routing(packet, is_redirected=live.outcome in TO_PROXY and not live.transparent)
+    if lost == "answers":
+        yield no_route_cause(facts, packet.family, client)
+    elif lost:
+        flag, family = "-6 " if packet.family == IPV6 else "", FAMILY_NAMES[packet.family]
+        yield cause(f"no-route: {lost}", name=packet.in_interface, family=family, address=client, flag=flag)
 
 
 def _rule_causes(
@@ -339,15 +360,19 @@ def _no_rules_cause() -> Cause:
 
 
 def _causes_behind_the_proxy(live: Trace, settings: Settings | None, capture: Capture) -> Iterator[Cause]:
-    """Yield a cause if what the proxy sends on is dropped, or would come back to it."""
-    is_captured = live.outcome == "proxy-outbound" and live.packet.in_interface is None
-    if not is_captured or not capture.uids or not capture.gids:
+    """Yield a cause if what the proxy sends on, to others or to the app, is dropped, or would come back to it."""
+    packet = live.packet
+    if not capture.uids or not capture.gids:
         return
     uid, gid = capture.uids[0].first, capture.gids[0].first
-    sent_on = trace(live.packet.replace(uid=uid, gid=gid))
+    if live.outcome == "proxy-inbound" and packet.in_interface is not None and not live.transparent:
+        packet = packet.replace(source=PASSTHROUGH_SOURCE[packet.family], in_interface=None, out_interface=LOOPBACK)
+    elif live.outcome != "proxy-outbound" or packet.in_interface is not None:
+        return
+    sent_on = trace(packet.replace(uid=uid, gid=gid))
     if sent_on.outcome == "dropped":
         yield drop_of_connection(sent_on, rule_of, SENT_ON)
-    if sent_on.outcome != "proxy-outbound":
+    if sent_on.outcome != live.outcome:
         return
     step = sent_on.step
     if step is None or is_own(step):
@@ -364,11 +389,37 @@ def _following(live: Trace, capture: Capture) -> Iterator[Trace]:
     if live.outcome not in TO_PROXY:
         return
     situation = live_situation()
+    mark = live.packet.mark
     for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, capture)):
-        traced = trace_whole_path(packet, situation)
+        traced = trace_whole_path(
+            packet.replace(mark=mark if packet.in_interface == LOOPBACK else packet.mark), situation
+        )
+        mark = traced.mark  # which an answer keeps over lo
         is_lost = traced.outcome == "dropped" or not (live.transparent or untracked_cause(traced) is None)
+        is_lost |= packet.is_answer and traced.outcome in TO_PROXY  # whose socket is not transparent
         if is_lost or not traced.certain:
             yield traced
+
+
+def _loss(traced: Trace) -> Cause:
+    """Return why a later packet or an answer of a connection is lost."""
+    if traced.outcome in TO_PROXY:
+        return cause("rule-missing: answers", place_of(traced.step))
+    return untracked_cause(traced) or drop_cause(traced, rule_of)
+
+
+def _discovery_causes(own: Network | None, link: str | None) -> Iterator[Cause]:
+    """Yield what drops neighbour discovery (RFC 4861), without which no IPv6 packet finds its way over a link."""
+    if own is None or own.family != IPV6 or link in (None, LOOPBACK):
+        return
+    for packet in (
+        Packet("ipv6-icmp", own, 0, source=NEIGHBOUR, in_interface=link, state="UNTRACKED"),
+        Packet("ipv6-icmp", NEIGHBOUR, 0, source=own, out_interface=link, state="UNTRACKED"),
+    ):
+        traced = trace_whole_path(packet, live_situation())
+        if traced.outcome == "dropped" and traced.certain:
+            yield drop_cause(traced, rule_of, what="neighbour discovery (ICMPv6)")
+            return
 
 
 def _answers(live: Trace, capture: Capture) -> Iterator[Packet]:

@@ -173,14 +173,14 @@ def row(rule: model.Rule, family: Family) -> Row:
 
 def _column(match: model.Match) -> tuple[str, str] | None:
     """Return the column that a match has of its own, and what is in it; None if it is printed at the end."""
-    sign = "!" if getattr(match, "negated", False) else ""
+    sign = "!" if match.negated else ""
     if isinstance(match, model.Protocol):
         return "protocol", match.name
-    if isinstance(match, model.Source | model.Destination):
+    if isinstance(match, model.AddressMatch):
         column = "source" if isinstance(match, model.Source) else "destination"
         shown = _networks_of_column(match)
         return (column, sign + _networks(shown)) if shown else None
-    if isinstance(match, model.InInterface | model.OutInterface):
+    if isinstance(match, model.InterfaceMatch):
         column = "in_interface" if isinstance(match, model.InInterface) else "out_interface"
         return column, sign + match.name
     if isinstance(match, model.UnknownMatch):
@@ -200,7 +200,7 @@ def _column_of_others(text: str) -> tuple[str, str] | None:
     return None
 
 
-def _networks_of_column(match: model.Source | model.Destination) -> tuple[Network, ...]:
+def _networks_of_column(match: model.AddressMatch) -> tuple[Network, ...]:
     """Return the networks that the column shows: of excluded ones the first, unless that is everything.
 
     ``! -s 0.0.0.0/0`` is written as a range, because iptables-nft 1.8.9 fails on it.
@@ -240,15 +240,15 @@ TARGET_NAMES: dict[type, str] = {
 
 
 def _extras(matches: tuple[model.Match, ...]) -> Iterator[str]:
-    ports = [match for match in matches if isinstance(match, model.SourcePort | model.DestinationPort)]
+    ports = [match for match in matches if isinstance(match, model.PortMatch)]
     if not ports:
         yield from _further_networks(matches)
     for match in matches:
-        if isinstance(match, model.SourcePort | model.DestinationPort):
+        if isinstance(match, model.PortMatch):
             yield from _port_texts(match, matches)
             if match is ports[-1]:
                 yield from _further_networks(matches)
-        elif isinstance(match, model.OwnerUid | model.OwnerGid):
+        elif isinstance(match, model.OwnerMatch):
             yield from _owner_texts(match)
         else:
             yield from _single_text(match)
@@ -256,7 +256,7 @@ def _extras(matches: tuple[model.Match, ...]) -> Iterator[str]:
 
 def _single_text(match: model.Match) -> Iterator[str]:
     """Yield what a match of one value is printed as, unless it has a column."""
-    negation = "!" if getattr(match, "negated", False) else ""
+    negation = "!" if match.negated else ""
     if isinstance(match, model.Mark):
         yield f"mark match {negation and '! '}{_bits(match.value, match.mask)}"
     elif isinstance(match, model.ConnectionMark):
@@ -269,14 +269,14 @@ def _single_text(match: model.Match) -> Iterator[str]:
 
 def _further_networks(matches: tuple[model.Match, ...]) -> Iterator[str]:
     for match in matches:
-        if isinstance(match, model.Source | model.Destination) and match.negated:
+        if isinstance(match, model.AddressMatch) and match.negated:
             column = "source" if isinstance(match, model.Source) else "destination"
             for network in match.networks[len(_networks_of_column(match)) :]:
                 first, last = (address_text(network.family, end) for end in (network.first, network.last))
                 yield f"{column} IP range ! {first}-{last}"
 
 
-def _port_texts(match: model.SourcePort | model.DestinationPort, matches: tuple[model.Match, ...]) -> Iterator[str]:
+def _port_texts(match: model.PortMatch, matches: tuple[model.Match, ...]) -> Iterator[str]:
     """Yield the words about ports: single ones of both ends together, by the extension of their protocol.
 
     A list is written with multiport, which holds 15 ports; excluded ones may need several.
@@ -286,17 +286,13 @@ def _port_texts(match: model.SourcePort | model.DestinationPort, matches: tuple[
         for some in slots(match.ports) if match.negated else [match.ports]:
             yield f"multiport {name} {' !' if match.negated else ''}{','.join(map(_span, some))}"
         return
-    single = [
-        other
-        for other in matches
-        if isinstance(other, model.SourcePort | model.DestinationPort) and len(other.ports) == 1
-    ]
+    single = [other for other in matches if isinstance(other, model.PortMatch) and len(other.ports) == 1]
     if match is single[0]:
         protocol = next((other.name for other in matches if isinstance(other, model.Protocol)), "all")
         yield " ".join((protocol, *map(_single_port_text, single)))
 
 
-def _single_port_text(match: model.SourcePort | model.DestinationPort) -> str:
+def _single_port_text(match: model.PortMatch) -> str:
     name = "spt" if isinstance(match, model.SourcePort) else "dpt"
     span = match.ports[0]
     plural = "" if span.first == span.last else "s"
@@ -307,7 +303,7 @@ def _span(span: model.Span) -> str:
     return str(span.first) if span.first == span.last else f"{span.first}:{span.last}"
 
 
-def _owner_texts(match: model.OwnerUid | model.OwnerGid) -> Iterator[str]:
+def _owner_texts(match: model.OwnerMatch) -> Iterator[str]:
     """Yield one text for each user that is excluded, as iptables needs one match for each; one for a list."""
     label = "owner UID match" if isinstance(match, model.OwnerUid) else "owner GID match"
     if match.negated:

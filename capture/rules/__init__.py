@@ -34,14 +34,14 @@ def build_ruleset(config: CaptureConfig) -> model.Ruleset:
     """Return the rule set of a configuration."""
     names = BY_SPELLING[config.chain_names]
     tables = [raw_table(config, names), mangle_table(config, names), nat_table(config, names)]
-    present = tuple(_without_empty_chains(table) for table in tables if table)
-    return model.Ruleset(
+    ruleset = model.Ruleset(
         families=config.families,
-        tables=tuple(with_logs(table) for table in present) if config.rule_logs else present,
+        tables=tuple(_without_empty_chains(table) for table in tables if table),
         loopback_addresses=loopback_addresses(config),
         policy_routes=policy_routes(config),
         comments=config.rule_comments,
     )
+    return ruleset.with_chains(_logged) if config.rule_logs else ruleset
 
 
 def build_transition(config: CaptureConfig) -> model.Ruleset:
@@ -50,24 +50,19 @@ def build_transition(config: CaptureConfig) -> model.Ruleset:
     If mangle and nat changed at once, a packet between the two could meet neither: the old rules of mangle, then the
     new ones of nat. What mangle has taken has the mark, and nat leaves it.
     """
-    desired = build_ruleset(config)
-    redirecting = build_ruleset(config.replace(mode="REDIRECT"))
+    desired, redirecting = build_ruleset(config), build_ruleset(config.replace(mode="REDIRECT"))
     jump = model.Jump(BY_SPELLING[config.chain_names].inbound)
     unmarked = model.Mark(config.tproxy_mark, negated=True)
 
-    def leaving_marked(chain: model.Chain) -> model.Chain:
-        if chain.name != model.PREROUTING:
+    def leaving_marked(table: model.TableName, chain: model.Chain) -> model.Chain:
+        if (table, chain.name) != (model.NAT, model.PREROUTING):
             return chain
-        return chain.replace(
-            rules=tuple(
-                rule.replace(matches=(*rule.matches, unmarked)) if rule.verdict == jump else rule
-                for rule in chain.rules
-            )
-        )
+        rules = (r.replace(matches=(*r.matches, unmarked)) if r.verdict == jump else r for r in chain.rules)
+        return chain.replace(rules=tuple(rules))
 
-    tables = [table for table in desired.tables if table.name != model.NAT]
-    nat = [table for table in redirecting.tables if table.name == model.NAT]
-    return desired.replace(tables=(*tables, *(t.replace(chains=tuple(map(leaving_marked, t.chains))) for t in nat)))
+    others = (table for table in desired.tables if table.name != model.NAT)
+    nat = (table for table in redirecting.tables if table.name == model.NAT)
+    return desired.replace(tables=(*others, *nat)).with_chains(leaving_marked)
 
 
 def build_tracking(config: CaptureConfig) -> model.Ruleset:
@@ -123,13 +118,10 @@ def policy_routes(config: CaptureConfig) -> tuple[PolicyRoute, ...]:
     return tuple(PolicyRoute(family, config.tproxy_mark, config.tproxy_route_table) for family in config.families)
 
 
-def with_logs(table: model.Table) -> model.Table:
-    """Return the table with a rule on top of each of our chains that logs what enters it."""
-    built_in = model.BUILT_IN_CHAINS[table.name]
-    return table.replace(chains=tuple(c if c.name in built_in else _logged(c) for c in table.chains))
-
-
-def _logged(chain: model.Chain) -> model.Chain:
+def _logged(table: model.TableName, chain: model.Chain) -> model.Chain:
+    """Return one of our chains with a rule on top that logs what enters it; built-in ones as they are."""
+    if chain.name in model.BUILT_IN_CHAINS[table]:
+        return chain
     entry = model.Rule(model.Log(f"{chain.name} "), why="log what enters this chain")
     return chain.replace(rules=(entry, *chain.rules))
 

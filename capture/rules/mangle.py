@@ -15,7 +15,7 @@ from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES
 from capture.model.conventions import PASSTHROUGH_SOURCE, PROXY_TO_SELF_MARK
 from capture.rules.lists import grouped
-from capture.rules.nat import ON_LO, TCP, loopback, uncaptured_inbound
+from capture.rules.nat import ON_LO, TCP, jump_rule, loopback, proxy_owners, return_rule, uncaptured_inbound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,38 +51,28 @@ def prerouting(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]
     """Yield what happens to packets that come in, in the built-in chain."""
     if config.is_transparent:
         for name in config.excluded_interfaces:
-            yield model.Rule(model.Return(), (model.InInterface(name),), why=f"interface {name} is left alone")
+            yield return_rule(model.InInterface(name), why=f"interface {name} is left alone")
     if config.drops_invalid:
-        yield model.Rule(
-            model.Jump(names.drop), (model.ConnectionState(("INVALID",)),), why="packets that belong to no connection"
-        )
+        yield jump_rule(names.drop, model.ConnectionState(("INVALID",)), why="packets that belong to no connection")
     if config.is_transparent:
         if config.inbound_ports:
-            yield model.Rule(model.Jump(names.inbound), (TCP,), why="inbound packets")
-        yield model.Rule(
-            model.SaveMark(), (TCP, model.Mark(config.tproxy_mark)), why="remember which connections are the proxy's"
-        )
+            yield jump_rule(names.inbound, TCP, why="inbound packets")
+        of_proxy = (TCP, model.Mark(config.tproxy_mark))
+        yield model.Rule(model.SaveMark(), of_proxy, why="remember which connections are the proxy's")
 
 
 def output(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield the marks that packets get on their way out, in the built-in chain."""
     for name in config.excluded_interfaces:
-        yield model.Rule(model.Return(), (model.OutInterface(name),), why=f"interface {name} is left alone")
-    yield model.Rule(
-        model.Return(), (ON_LO, TCP, model.Mark(config.tproxy_mark)), why="the proxy to the app: marked already"
-    )
-    for uid in config.proxy_uids:
-        yield from marked_calls_to_self(config, model.OwnerUid((uid,)))
-    for gid in config.proxy_gids:
-        yield from marked_calls_to_self(config, model.OwnerGid((gid,)))
-    yield model.Rule(
-        model.RestoreMark(),
-        (TCP, model.ConnectionMark(config.tproxy_mark)),
-        why="answers of the app: back to the proxy's socket",
-    )
+        yield return_rule(model.OutInterface(name), why=f"interface {name} is left alone")
+    yield return_rule(ON_LO, TCP, model.Mark(config.tproxy_mark), why="the proxy to the app: marked already")
+    for owner in proxy_owners(config):
+        yield from marked_calls_to_self(config, owner)
+    of_proxy = (TCP, model.ConnectionMark(config.tproxy_mark))
+    yield model.Rule(model.RestoreMark(), of_proxy, why="answers of the app: back to the proxy's socket")
 
 
-def marked_calls_to_self(config: CaptureConfig, owner: model.OwnerUid | model.OwnerGid) -> Iterator[model.Rule]:
+def marked_calls_to_self(config: CaptureConfig, owner: model.OwnerMatch) -> Iterator[model.Rule]:
     """Yield the mark for what the proxy sends to its own pod by the pod's address."""
     for family in FAMILIES:
         matches = (model.Destination((loopback(config, family),), negated=True), ON_LO, TCP, owner)
@@ -105,13 +95,11 @@ def tproxy(config: CaptureConfig) -> Iterator[model.Rule]:
 
 def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield which inbound packets go to the proxy."""
-    yield model.Rule(model.Return(), (TCP, model.Mark(config.tproxy_mark)), why="from the proxy: once is enough")
+    yield return_rule(TCP, model.Mark(config.tproxy_mark), why="from the proxy: once is enough")
     for family in FAMILIES:
-        matches = (model.Source((PASSTHROUGH_SOURCE[family],)), FROM_LO, TCP)
-        yield model.Rule(model.Return(), matches, family, why="the proxy passing a connection through to the app")
-    yield model.Rule(
-        model.Return(), (FROM_LO, TCP, model.Mark(PROXY_TO_SELF_MARK, negated=True)), why="a call within the pod"
-    )
+        source = model.Source((PASSTHROUGH_SOURCE[family],))
+        yield return_rule(source, FROM_LO, TCP, family=family, why="the proxy passing a connection through to the app")
+    yield return_rule(FROM_LO, TCP, model.Mark(PROXY_TO_SELF_MARK, negated=True), why="a call within the pod")
     if config.inbound_ports:
         yield from uncaptured_inbound(config)
         yield from captured_inbound(config, names)
@@ -119,11 +107,7 @@ def inbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
 
 def captured_inbound(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
     """Yield what sends inbound packets to the proxy: those of known connections, then new ones."""
-    selected = (
-        [()]
-        if config.inbound_ports.everything
-        else [(model.DestinationPort(s),) for s in grouped(config.inbound_ports.entries)]
-    )
-    for ports in selected:
-        yield model.Rule(model.Jump(names.divert), (TCP, *ports, OF_KNOWN_CONNECTION), why="the connection is known")
-        yield model.Rule(model.Jump(names.tproxy), (TCP, *ports), why="a new connection")
+    listed = [(model.DestinationPort(some),) for some in grouped(config.inbound_ports.entries)]
+    for ports in [()] if config.inbound_ports.everything else listed:
+        yield jump_rule(names.divert, TCP, *ports, OF_KNOWN_CONNECTION, why="the connection is known")
+        yield jump_rule(names.tproxy, TCP, *ports, why="a new connection")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from capture.model import ruleset as model
 from capture.model.conventions import AGENT_DNS_PORT
-from capture.rules.nat import DNS, UDP, families_with_servers, name_servers
+from capture.rules.nat import DNS, TO_DNS, UDP, jump_rule, jumps_for_dns, name_servers, proxy_owners
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 AGENT_TO_SERVER = model.SetZone(1)
 APP_TO_AGENT = model.SetZone(2)
-TO_DNS = model.DestinationPort((DNS,))
 FROM_DNS = model.SourcePort((DNS,))
 FROM_AGENT = model.SourcePort((model.only(AGENT_DNS_PORT),))
 
@@ -34,18 +33,12 @@ def raw_table(config: CaptureConfig, names: ChainNames) -> model.Table | None:
     return model.Table(
         model.RAW,
         (
-            model.Chain(model.PREROUTING, tuple(prerouting(config, names))),
-            model.Chain(model.OUTPUT, (model.Rule(model.Jump(names.output_dns), why="zones of outgoing DNS"),)),
+            model.Chain(model.PREROUTING, tuple(jumps_for_dns(config, names.inbound, "zones of incoming DNS"))),
+            model.Chain(model.OUTPUT, (jump_rule(names.output_dns, why="zones of outgoing DNS"),)),
             model.Chain(names.inbound, tuple(inbound(config))),
             model.Chain(names.output_dns, tuple(output_dns(config))),
         ),
     )
-
-
-def prerouting(config: CaptureConfig, names: ChainNames) -> Iterator[model.Rule]:
-    """Yield the jump to the zones of incoming DNS, in each family that has any."""
-    for family in families_with_servers(config):
-        yield model.Rule(model.Jump(names.inbound), (), family, why="zones of incoming DNS")
 
 
 def inbound(config: CaptureConfig) -> Iterator[model.Rule]:
@@ -56,15 +49,8 @@ def inbound(config: CaptureConfig) -> Iterator[model.Rule]:
 
 def output_dns(config: CaptureConfig) -> Iterator[model.Rule]:
     """Yield the zones of what leaves: the agent's two conversations, then the app's questions."""
-    for uid in config.proxy_uids:
-        yield from agent_conversations(model.OwnerUid((uid,)))
-    for gid in config.proxy_gids:
-        yield from agent_conversations(model.OwnerGid((gid,)))
+    for owner in proxy_owners(config):
+        yield model.Rule(AGENT_TO_SERVER, (UDP, TO_DNS, owner), why="the agent queries a name server")
+        yield model.Rule(APP_TO_AGENT, (UDP, FROM_AGENT, owner), why="the agent answers the app")
     for server, family in name_servers(config, model.Destination):
         yield model.Rule(APP_TO_AGENT, (*server, UDP, TO_DNS), family, why="the app queries")
-
-
-def agent_conversations(owner: model.OwnerUid | model.OwnerGid) -> Iterator[model.Rule]:
-    """Yield the zones of the agent's questions to name servers and of its answers to the app."""
-    yield model.Rule(AGENT_TO_SERVER, (UDP, TO_DNS, owner), why="the agent queries a name server")
-    yield model.Rule(APP_TO_AGENT, (UDP, FROM_AGENT, owner), why="the agent answers the app")

@@ -73,16 +73,21 @@ def enter_each(paths: Iterable[str]) -> Iterator[str]:
     That takes a third of what ``InNamespace`` takes for each. A namespace that no longer exists is left out.
     """
     home = _open(CURRENT)
+    has_left = False
     try:
         for path in paths:
             try:
                 target = _open(path)
             except CaptureError:
                 continue
+            has_left = True
             _enter(target, path)
             yield path
     finally:
-        _enter(home, CURRENT)
+        if has_left:  # coming home needs privileges, too
+            _enter(home, CURRENT)
+        else:
+            os.close(home)
 
 
 def own_namespace() -> os.stat_result:
@@ -180,19 +185,12 @@ def path_of_process(pid: int) -> str:
 def _text(path: Path) -> str:
     try:
         text = os.fspath(path)
-    except TypeError:
+        os.fsencode(text)
+    except (TypeError, UnicodeEncodeError):
         raise NamespaceError(repr(path), "is no path") from None
-    if not isinstance(text, str) or "\0" in text or not _is_encodable(text):
+    if not isinstance(text, str) or "\0" in text:
         raise NamespaceError(repr(text), "is no path")
     return text
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _open(path: str) -> int:

@@ -16,6 +16,7 @@ from capture.netlink.rtnetlink import open_route
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from typing import Literal
 
     from capture.netlink.sockets import NetlinkSocket
 
@@ -58,13 +59,22 @@ def _read_mark_routes(route: NetlinkSocket, names: Mapping[int, str]) -> Iterato
             yield from mark_routes(family, rules, read_routes(route, number), names)
 
 
-def answers_have_a_route(packet: Packet) -> bool:
-    """Return whether the namespace has a route to the source of a packet that comes in."""
-    if packet.source is None:
-        return True
-    client, pod = (address_text(packet.family, end.first) for end in (packet.source, packet.destination))
+def lost_by_routing(packet: Packet, *, is_redirected: bool) -> Literal["", "interface", "inbound", "answers"]:
+    """Return what loses a packet that comes in: its interface has no address, it is refused, or the answers are.
+
+    A redirect makes the first address of the interface its destination; without one it is dropped (nf_nat_redirect.c).
+    """
+    client, pod = (address_text(packet.family, end.first) if end else "" for end in (packet.source, packet.destination))
     with open_route() as route:
-        return look_up_route(route, client, pod).kind not in REFUSING_KINDS
+        index = next((link.index for link in read_links(route) if link.name == packet.in_interface), 0)
+        own = [each.address for each in read_addresses(route, FAMILY_NUMBERS[packet.family]) if each.interface == index]
+        if is_redirected and index and not own:
+            return "interface"
+        is_known = is_redirected and index and client
+        if is_known and look_up_route(route, own[0], client, packet.mark, incoming=index).kind != RTN_LOCAL:
+            return "inbound"
+        is_refused = client and look_up_route(route, client, pod).kind in REFUSING_KINDS
+    return "answers" if is_refused else ""
 
 
 def routed(packet: Packet) -> Packet:

@@ -7,6 +7,7 @@ import pytest
 from capture import operations
 from capture.backends.detect import decide, find_live_sets
 from capture.backends.host_facts import gather
+from capture.backends.iptables.restore import RestoreDriver
 from capture.backends.iptables.tables import legacy_tables
 from capture.backends.nftables.names import REJECT_TABLE
 from capture.backends.nftables.netlink import NftablesNetlinkDriver as NativeDriver
@@ -117,17 +118,28 @@ def test_tables_that_iptables_cannot_use_are_left_alone(here: Namespace, content
     assert here.run(["nft", "list", "table", "ip", "nat"]).stdout == before
 
 
-def test_a_table_that_falls_asleep_is_drift_and_mended(here: Namespace) -> None:
-    operations.apply(settings({}))
+@pytest.mark.parametrize("driver", ["netlink", "restore"])
+def test_a_table_that_falls_asleep_is_drift_and_mended(here: Namespace, driver: str) -> None:
+    by_iptables = settings({option.BACKEND: "iptables", option.DRIVER: driver})
+    operations.apply(by_iptables)
     here.run(["nft", "add table ip nat { flags dormant; }"])
 
     assert not operations.verify().holds
     with pytest.raises(CaptureError, match="`nft add table ip nat`"):
-        operations.apply(settings({option.BACKEND: "iptables"}))
+        operations.apply(by_iptables)
     assert operations.apply(settings({})).changed
     assert operations.verify().holds
     assert operations.clean()
     assert everything(here)[0] == ""
+
+
+def test_rules_leave_a_dormant_table_by_restore(here: Namespace) -> None:
+    driver = RestoreDriver("nft")
+    driver.write(DESIRED, driver.read(), None)
+    here.run(["nft", "add table ip nat { flags dormant; }"])
+
+    driver.clean(driver.read(), DESIRED)
+    assert "ISTIO" not in here.run(["nft", "list", "ruleset"]).stdout
 
 
 def test_a_rejecting_table_that_falls_asleep_is_drift_and_mended(here: Namespace) -> None:

@@ -98,6 +98,7 @@ def assert_the_verbs_agree_with_traffic(pod: Pod) -> None:
     for way in ((elsewhere,), (own, "--in", "eth0"), (own,)):
         assert printed("trace", "tcp", *way, "--from-options", *REJECTS) == printed("trace", "tcp", *way)
     explained = json.loads(printed("explain", "--format", "json"))["ipv6"]
+    assert json.loads(printed("explain", "--format", "json", "--from-options", *REJECTS))["ipv6"] == explained
     tcp = {each["traffic"]: each["outcome"] for each in explained if each["direction"] == "outbound"}
     assert tcp == {"tcp, leaving the pod": "dropped", "tcp, over lo": "direct", "udp": "direct"}
     assert "refused: --other-family reject refuses TCP of this family (IPv6 only)" in printed("watch", "--once")

@@ -99,7 +99,7 @@ def test_output_about_live_rules_fits_its_schema(commands: Commands, pod: Pod, b
     for packet in ("tcp 203.0.113.9:80", "tcp 10.77.0.2:8080 --in eth0", "udp [2001:db8::1]:53 --uid 1337"):
         assert commands(f"trace {packet}", "trace", *at)["path"]
     assert commands("why tcp 203.0.113.9:80", "why", *at, code=4)["causes"][0]["kind"] == "not-listening"
-    assert commands("explain", "explain", *at).keys() == {"schema", "ipv4", "ipv6"}
+    assert commands("explain", "explain", *at).keys() == {"schema", "ipv4", "ipv6", "impediments"}
     assert commands("doctor", "doctor", *at, code=4)["works"]
     assert commands("watch --once --interval 0.1", "watch", *at)["captured"]
     pod.run(["nft", DNAT])

@@ -316,10 +316,14 @@ def test_with_tproxy_udp_has_no_marks_that_a_filter_could_disturb(pair: PodPair)
         assert operations.verify(desired).conclusion == "in sync"
 
 
-def test_the_owner_of_what_comes_in_is_not_judged(pair: PodPair) -> None:
-    """Packets of an open connection have the receiving socket's, here the proxy's; that of the first has none."""
+@pytest.mark.parametrize("base", ["input priority 0", "prerouting priority -145"])
+def test_the_owner_of_what_comes_in_is_not_judged(pair: PodPair, base: str) -> None:
+    """Packets of an open connection have the receiving socket's, here the proxy's; that of the first has none.
+
+    In PREROUTING they have one if TPROXY has found it.
+    """
     apply_in_nftables(pair)
-    pair.pod.run(["nft", "-f", "-"], stdin=chain("filter hook input priority 0", "meta skuid 1000-2000 drop"))
+    pair.pod.run(["nft", "-f", "-"], stdin=chain(f"filter hook {base}", "meta skuid 1000-2000 drop"))
 
     with pair.pod.entered():
         verified = operations.verify(settings({}, DRIVERS["nftables-netlink"]))

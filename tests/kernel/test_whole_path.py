@@ -132,6 +132,8 @@ def test_redirected_packets_that_do_not_arrive(
     assert found.startswith(message)
     for command in ("trace", "tcp", f"{ELSEWHERE}:80"), ("explain",):
         assert f"but {message}" in pair.pod.run([PROGRAM, *command]).stdout
+    explained = json.loads(pair.pod.run([PROGRAM, "explain", "--format", "json"]).stdout)
+    assert explained["impediments"][0].startswith(message)
     verified = pair.pod.run([PROGRAM, "verify"], check=False).stdout.splitlines()
     assert verified[0].startswith("drift: 1 difference from")
     assert message in verified[1]

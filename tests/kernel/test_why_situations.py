@@ -259,6 +259,59 @@ BROKEN: dict[str, BrokenPod] = {
         "route-missing", TPROXY, "ip route flush table 133", goes="in", transparent=True, has_traffic=False
     ),
     "no route": BrokenPod("no-route", breaks="ip route del default", of_pod=True),
+    "eth0 has lost its address": BrokenPod(
+        "no-route",
+        breaks="ip address add 10.77.0.2/32 dev lo; ip address del 10.77.0.2/24 dev eth0; ip route add {peer} dev eth0;"
+        " ip route add default via {peer}",
+        goes="in",
+        message="the interface eth0 has no IPv4 address",
+    ),
+    "a policy rule for what comes in, before table local": BrokenPod(
+        "no-route",
+        breaks="ip rule del pref 0; ip rule add pref 5 lookup local; ip rule add pref 0 iif eth0 lookup main",
+        goes="in",
+        message="drops what comes in by eth0 from {peer}",
+    ),
+    "rp_filter": BrokenPod(
+        "no-route",
+        breaks="sysctl -wq net.ipv4.conf.all.rp_filter=1; ip link add net1 type veth peer name net2;"
+        " ip link set net1 up; ip link set net2 up; ip route add {peer} dev net1",
+        goes="in",
+        message="by a policy rule, or by rp_filter",
+    ),
+    "neighbour discovery is dropped": BrokenPod(
+        "filtered",
+        breaks="ip6tables -A INPUT -p icmpv6 -j DROP",
+        goes="out6",
+        of_pod=True,
+        message="a foreign rule drops neighbour discovery (ICMPv6): -p ipv6-icmp",
+        where="ip6 filter INPUT, rule 1",
+        has_traffic=False,
+    ),
+    "the proxy's call to the app is dropped": BrokenPod(
+        "filtered",
+        breaks=f"iptables -A INPUT -i lo -p tcp --dport {APP_PORT} -j DROP",
+        goes="in",
+        message="drops what the proxy sends on",
+        has_traffic=False,
+    ),
+    "the proxy's call to the app is captured": BrokenPod(
+        "rule-missing",
+        breaks="iptables -t nat -D ISTIO-OUTPUT 1",
+        goes="in",
+        backend="iptables",
+        of_pod=True,
+        has_traffic=False,
+    ),
+    "answers come to the proxy": BrokenPod(
+        "rule-missing",
+        TPROXY,
+        "iptables -t mangle -F ISTIO-DIVERT",
+        backend="iptables",
+        transparent=True,
+        of_pod=True,
+        message="answers to the connection are taken for inbound connections",
+    ),
     "lo has lost its address": BrokenPod("no-route", breaks="ip address del 127.0.0.1/8 dev lo"),
     "a device drops what comes in": BrokenPod(
         "filtered",
@@ -377,7 +430,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
 
     assert [cause.kind for cause in found.causes] == [situation.kind], found.causes
     assert all(cause.message and cause.remedy for cause in found.causes)
-    assert situation.message in f"{found.causes[0].message}\n{found.causes[0].remedy}"
+    assert situation.message.replace("{peer}", peer.ipv4) in f"{found.causes[0].message}\n{found.causes[0].remedy}"
     if situation.of_pod:
         (cause,) = why(pod).causes
         assert cause.kind == situation.kind
@@ -624,7 +677,7 @@ def test_what_comes_in_as_outbound_is_no_circle(pod_pair: PodPair) -> None:
     ("options", "breaks", "cause", "note", "of_inbound"),
     [
         ("-m TPROXY", "ip rule del fwmark 1337", "route-missing", "", "route-missing"),
-        ("--backend iptables", "iptables -t nat -D ISTIO-OUTPUT 1", "", "", ""),
+        ("--backend iptables", "iptables -t nat -D ISTIO-OUTPUT 1", "", "", "rule-missing"),
         ("-b ''", "", "", "excluded", "excluded"),
         ("-c eth0", "", "excluded", "", "excluded"),
         ("--ip-families ipv4", "", "", "family-not-captured", ""),

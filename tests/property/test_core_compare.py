@@ -327,7 +327,7 @@ def altered(rule: Rule, data: st.DataObject) -> Rule:
     ways = [rule.replace(verdict=verdict)]
     for place, match in enumerate(rule.matches):
         ways.append(rule.replace(matches=rule.matches[:place] + rule.matches[place + 1 :]))
-        if hasattr(match, "negated"):
+        if "negated" in match.__match_args__:
             other = match.replace(negated=not match.negated)
             ways.append(rule.replace(matches=(*rule.matches[:place], other, *rule.matches[place + 1 :])))
     return data.draw(st.sampled_from(ways))

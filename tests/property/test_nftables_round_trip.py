@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.listing import chain_of, table_of
 from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nftables import libnftables_json, plan
 from capture.backends.nftables.decode import decode_table
@@ -46,8 +47,8 @@ def as_dumped(changes: list[Change]) -> NativeTable:
         sets[f"__set{decode_number(number)}"] = decode_set(decode_fields(description), elements)
     rules = [with_set_names(rule) for rule in of_kind.get(nf.NFT_MSG_NEWRULE, [])]
     (table,) = of_kind[nf.NFT_MSG_NEWTABLE]
-    chains = map(decode_fields, of_kind.get(nf.NFT_MSG_NEWCHAIN, []))
-    return decode_table(decode_fields(table), chains, rules, sets.__getitem__)
+    chains = [chain_of(nf.NFPROTO_INET, each) for each in of_kind.get(nf.NFT_MSG_NEWCHAIN, [])]
+    return decode_table(table_of(nf.NFPROTO_INET, table), chains, rules, sets.__getitem__)
 
 
 def with_set_names(rule: bytes) -> bytes:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
     Read = Callable[[str, bool], model.Match]
-    Numbered = model.SourcePort | model.DestinationPort | model.OwnerUid | model.OwnerGid
+    Numbered = model.PortMatch | model.OwnerMatch
 
 
 class Word(Value):
@@ -45,29 +45,25 @@ def words_of(line: str) -> list[Word]:
     Words end at blanks outside of double quotes; inside, a backslash takes the next character as it is.
     """
     words: list[Word] = []
-    characters: list[str] = []
-    start: int | None = None
+    text = printed = ""
     is_quoted = is_escaped = False
-    for index, character in enumerate(line):
+    for character in line:
         if character in " \t" and not is_quoted:
-            if start is not None:
-                words.append(Word("".join(characters), line[start:index]))
-                characters, start = [], None
+            if printed:
+                words.append(Word(text, printed))
+            text = printed = ""
             continue
-        if start is None:
-            start = index
+        printed += character
         if is_escaped:
-            characters.append(character)
+            text += character
             is_escaped = False
         elif is_quoted and character == "\\":
             is_escaped = True
         elif character == '"':
             is_quoted = not is_quoted
         else:
-            characters.append(character)
-    if start is not None:
-        words.append(Word("".join(characters), line[start:]))
-    return words
+            text += character
+    return [*words, Word(text, printed)] if printed else words
 
 
 TEXT_OPTIONS = ("--comment", "--log-prefix", "--nflog-prefix", "--string")
@@ -98,15 +94,7 @@ def _own_option(clause: Sequence[Word]) -> model.Match:
 def _extension(name: str, options: Sequence[Flag]) -> list[model.Match]:
     if not options and name not in PORT_EXTENSIONS:  # without options they mean no more than -p tcp
         raise NotOursError(name)
-    matches: list[model.Match] = []
-    for option in options:
-        if (name, option.name) == ("tcp", "--tcp-flags"):
-            words = " ".join(("!" * option.negated, option.name, *option.values)).strip()
-            matches.append(model.UnknownMatch(f"-m {name} {words}"))
-            continue
-        (value,) = option.values
-        matches.append(EXTENSIONS[name, option.name](value, option.negated))
-    return matches
+    return [EXTENSIONS[name, option.name](" ".join(option.values), option.negated) for option in options]
 
 
 def options_of(words: Sequence[Word]) -> list[Flag]:
@@ -144,11 +132,11 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _network(kind: type[model.Source | model.Destination]) -> Read:
+def _network(kind: type[model.AddressMatch]) -> Read:
     return lambda text, negated: kind((parse_network(text),), negated)
 
 
-def _range(kind: type[model.Source | model.Destination]) -> Read:
+def _range(kind: type[model.AddressMatch]) -> Read:
     """Return what reads ``10.0.0.0-10.255.255.255``, where the range is a network."""
 
     def read(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an option's field, handed on
@@ -159,13 +147,17 @@ def _range(kind: type[model.Source | model.Destination]) -> Read:
     return read
 
 
-def _mark(kind: type[model.Mark | model.ConnectionMark]) -> Read:
+def _mark(kind: type[model.MarkMatch]) -> Read:
     return lambda text, negated: kind(*_marked_bits(text), negated)
 
 
 def _marked_bits(text: str) -> tuple[int, int]:
     value, slash, mask = text.partition("/")
     return int(value, 0), int(mask, 0) if slash else model.ALL_BITS
+
+
+def _tcp_flags(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an option's field, handed on
+    return model.UnknownMatch(f"-m tcp {'! ' * negated}--tcp-flags {text}")
 
 
 def _states(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an option's field, handed on
@@ -190,6 +182,7 @@ OWN_OPTIONS: dict[str, Read] = {
 
 EXTENSIONS: dict[tuple[str, str], Read] = {
     **{(name, option): read for name in PORT_EXTENSIONS for option, read in PORTS.items()},
+    ("tcp", "--tcp-flags"): _tcp_flags,
     ("multiport", "--sports"): PORTS["--sport"],
     ("multiport", "--dports"): PORTS["--dport"],
     ("owner", "--uid-owner"): _numbers(model.OwnerUid, "-"),
@@ -209,7 +202,7 @@ def joined(matches: Iterable[model.Match]) -> tuple[model.Match, ...]:
     found: list[model.Match] = []
     indexes: dict[type, int] = {}
     for match in matches:
-        entries = entries_of(match) if getattr(match, "negated", False) else ()
+        entries = entries_of(match) if match.negated else ()
         index = indexes.setdefault(type(match), len(found)) if entries else len(found)
         if index == len(found):
             found.append(match)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from capture.backends.iptables.families import merged
 from capture.backends.iptables.plan import TableEdit, plan
 from capture.backends.iptables.tables import families_here
-from capture.errors import UnsupportedError
-from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
+from capture.backends.nf_tables import constants as nf
+from capture.errors import CaptureError, UnsupportedError
+from capture.model.addresses import FAMILIES, FAMILY_NAMES, FAMILY_NUMBERS, Family
 from capture.model.ruleset import Ruleset
 
 TYPE_CHECKING = False
@@ -64,6 +65,15 @@ class IptablesDriver:
     def execute(self, edits: Sequence[TableEdit]) -> None:
         """Carry out table edits in order. Raises UnsupportedError, PrivilegeError or ToolError."""
         raise NotImplementedError
+
+
+def asleep(family: Family, table: str) -> CaptureError:
+    """Return the error for a table of nf_tables in which packets meet no chain, and the rules would do nothing."""
+    shown = f"{nf.NFT_FAMILIES[FAMILY_NUMBERS[family]]} {table}"
+    return CaptureError(
+        f"table {shown} is dormant: packets meet none of its chains",
+        f"Wake it (`nft add table {shown}`), or use the backend nftables.",
+    )
 
 
 def require_families(desired: Ruleset, present: Collection[Family]) -> None:

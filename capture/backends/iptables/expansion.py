@@ -7,13 +7,14 @@ stay in one rule, since "neither a nor b" takes two matches.
 
 from __future__ import annotations
 
-from capture.analysis.canonical import MATCH_ORDER, entries_of, joined_spans, with_entries
+from capture.analysis.canonical import MATCH_ORDER, entries_of, united, with_entries
 from capture.model import ruleset as model
-from capture.model.addresses import Family, collapse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from capture.model.addresses import Family
 
 MULTIPORT_SLOTS = 15
 """Ports in one multiport match; a range takes two (linux/netfilter/xt_multiport.h)."""
@@ -43,14 +44,14 @@ def _spread(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...
     if not any(map(_is_list, matches)):
         yield matches
         return
-    matches = tuple(_stated_once(match) for match in matches)
+    matches = tuple(united([match]) if _is_list(match) else match for match in matches)
     lists = [match for match in matches if _is_list(match)]
     if not lists:
         yield matches
         return
     slowest = max(lists, key=lambda match: MATCH_ORDER[type(match)])
     parts = [with_entries(slowest, (entry,)) for entry in entries_of(slowest)]
-    if len(lists) == 1 and isinstance(slowest, model.SourcePort | model.DestinationPort):
+    if len(lists) == 1 and isinstance(slowest, model.PortMatch):
         few_or_many = not model.MAX_SINGLE_RULES < len(slowest.ports) <= model.MAX_SEPARATE_PORTS
         parts = [slowest.replace(ports=tuple(some)) for some in slots(slowest.ports)] if few_or_many else parts
     for part in parts:
@@ -60,15 +61,7 @@ def _spread(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...
 
 def _is_list(match: model.Match) -> bool:
     """Return whether a match has several entries; an excluded list is one match."""
-    return len(entries_of(match)) > 1 and not getattr(match, "negated", False)
-
-
-def _stated_once(match: model.Match) -> model.Match:
-    if not _is_list(match):
-        return match
-    entries = entries_of(match)
-    are_networks = isinstance(match, model.Source | model.Destination)
-    return with_entries(match, collapse(entries) if are_networks else joined_spans(entries))
+    return len(entries_of(match)) > 1 and not match.negated
 
 
 def slots(ports: tuple[model.Span, ...]) -> Iterator[list[model.Span]]:

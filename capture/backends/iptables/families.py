@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from capture.analysis.ownership import jumps_to_own_chain
-from capture.model.addresses import IPV4, IPV6, Family
+from capture.model.addresses import FAMILIES, Family
 from capture.model.chain_names import is_own_chain
-from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Ruleset, Table, TableName
+from capture.model.ruleset import TABLES, Chain, Ruleset, Table, TableName, in_order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def of_one_family(family: Family, chains: Mapping[TableName, Iterable[Chain]]) -
 
     ``Ruleset.comments`` is whether our rules have any.
     """
-    tables = tuple(Table(name, tuple(_in_order(name, chains[name]))) for name in TABLES if name in chains)
+    tables = tuple(Table(name, in_order(name, chains[name])) for name in TABLES if name in chains)
     has_comments = any(
         rule.why and (is_own_chain(chain.name) or jumps_to_own_chain(rule))
         for table in tables
@@ -27,12 +27,6 @@ def of_one_family(family: Family, chains: Mapping[TableName, Iterable[Chain]]) -
     return Ruleset((family,), tables, comments=has_comments)
 
 
-def _in_order(table: TableName, chains: Iterable[Chain]) -> list[Chain]:
-    """Return built-in chains in the order of ``iptables -L``, then the others as listed."""
-    built_in = BUILT_IN_CHAINS[table]
-    return sorted(chains, key=lambda chain: built_in.index(chain.name) if chain.name in built_in else len(built_in))
-
-
 def merged(rulesets: Sequence[Ruleset]) -> Ruleset:
     """Return one rule set of several families, each of which is there once; each rule keeps its family."""
     by_family = {family: ruleset for ruleset in rulesets for family in ruleset.families}
@@ -40,14 +34,13 @@ def merged(rulesets: Sequence[Ruleset]) -> Ruleset:
         return rulesets[0]
     tables = []
     for name in TABLES:
-        of_ipv4, of_ipv6 = by_family[IPV4].table(name), by_family[IPV6].table(name)
-        if of_ipv4 or of_ipv6:
-            names = dict.fromkeys(chain.name for table in (of_ipv4, of_ipv6) if table for chain in table.chains)
-            chains = (
-                _merged_chain(each, of_ipv4.chain(each) if of_ipv4 else None, of_ipv6.chain(each) if of_ipv6 else None)
-                for each in names
-            )
-            tables.append(Table(name, tuple(_in_order(name, chains))))
+        of_families = [table for family in FAMILIES if (table := by_family[family].table(name))]
+        if of_families:
+            names = dict.fromkeys(chain.name for table in of_families for chain in table.chains)
+            chains = [
+                _merged_chain(each, *(by_family[family].chain(name, each) for family in FAMILIES)) for each in names
+            ]
+            tables.append(Table(name, in_order(name, chains)))
     return Ruleset(tuple(by_family), tuple(tables), comments=any(ruleset.comments for ruleset in rulesets))
 
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import errno
 
-from capture.backends.iptables.driver import IptablesDriver, require_families
+from capture.backends.iptables.driver import IptablesDriver, asleep, require_families
 from capture.backends.iptables.families import merged, of_one_family
 from capture.backends.iptables.plan import TableEdit, plan
 from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import LiveTable, changes, model_name, removals
-from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import holds_exactly
-from capture.backends.nf_tables.listing import is_dormant, read_chains, read_rules, read_tables
-from capture.errors import CaptureError, KernelError, UnsupportedError
-from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, Family
-from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, Chain, Counters, Ruleset, TableName
-from capture.netlink.attributes import Fields, decode_number, decode_text
+from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_tables
+from capture.errors import KernelError, UnsupportedError
+from capture.model.addresses import FAMILY_OF, Family
+from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, TABLES_BY_NAME, Chain, Counters, Ruleset, TableName
 from capture.netlink.batch import Change, transact
 from capture.netlink.nfnetlink import open_netfilter, read_consistently
 
@@ -28,15 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from capture.backends.iptables.xt_changes import LiveTables
-    from capture.backends.iptables.xt_decode import FoundChain, FoundRule
+    from capture.backends.iptables.xt_decode import FoundRule
     from capture.netlink.sockets import NetlinkSocket
 
 WRITING = "change the tables of iptables"
 
 MAX_REMEMBERED = 1000
 """Messages: each takes half a kilobyte, and the plugin's memory is the node's."""
-
-TABLES_BY_NAME: dict[str, TableName] = {name: name for name in TABLES}
 
 
 class IptablesNetlinkDriver(IptablesDriver):
@@ -102,11 +98,7 @@ class IptablesNetlinkDriver(IptablesDriver):
 def _require_awake(live: LiveTables, desired: Ruleset) -> None:
     for (family, name), table in live.items():
         if table.is_dormant and family in desired.families and desired.table(name):
-            shown = f"{nf.NFT_FAMILIES[FAMILY_NUMBERS[family]]} {name}"
-            raise CaptureError(
-                f"table {shown} is dormant: packets meet none of its chains",
-                f"Wake it (`nft add table {shown}`), or use the backend nftables.",
-            )
+            raise asleep(family, name)
 
 
 def _transact(changes_of: Callable[[LiveTables], Iterable[Change]]) -> None:
@@ -138,36 +130,22 @@ def tidy(edits: Sequence[TableEdit]) -> None:
 
 def _read(netfilter: NetlinkSocket) -> LiveTables:
     """Return the live tables of iptables with their chains and rules, but for tables that we never touch."""
-    found = dict(_tables(netfilter))
-    if not found:
+    here = families_here()
+    tables = [each for each in read_tables(netfilter) if FAMILY_OF.get(each.family) in here and each.name in TABLES]
+    if not tables:
         return {}
-    from capture.backends.iptables.xt_decode import (  # not needed in a new pod, where nothing is
-        RuleReader,
-        decode_chain,
-    )
+    from capture.backends.iptables.xt_decode import RuleReader  # not needed in a new pod, where nothing is
 
     chains: dict[tuple[int, str], list[FoundChain]] = {}
-    for number, fields in read_chains(netfilter):
-        chain = decode_chain(fields)
-        chains.setdefault((number, chain.table), []).append(chain)
-    readers = {family: RuleReader(family) for family, _ in found}
+    for chain in read_chains(netfilter):
+        chains.setdefault((chain.family, chain.table), []).append(chain)
+    readers = {table.family: RuleReader(FAMILY_OF[table.family]) for table in tables}
     live: dict[tuple[Family, TableName], LiveTable] = {}
-    for (family, table), fields in found.items():
-        number = FAMILY_NUMBERS[family]
-        rules = map(readers[family].read, read_rules(netfilter, number, table))
-        uses = decode_number(fields.get(nf.NFTA_TABLE_USE, b""))
-        tables_chains = chains.get((number, table), ())
-        live[family, table] = live_table(table, uses, tables_chains, rules).replace(is_dormant=is_dormant(fields))
+    for table in tables:
+        rules = map(readers[table.family].read, read_rules(netfilter, table.family, table.name))
+        found = live_table(table, chains.get((table.family, table.name), ()), rules)
+        live[FAMILY_OF[table.family], TABLES_BY_NAME[table.name]] = found
     return live
-
-
-def _tables(netfilter: NetlinkSocket) -> Iterator[tuple[tuple[Family, TableName], Fields]]:
-    """Yield the tables of iptables that are there, with their attributes."""
-    here = families_here()
-    for number, fields in read_tables(netfilter):
-        family, table = FAMILY_OF.get(number), TABLES_BY_NAME.get(decode_text(fields[nf.NFTA_TABLE_NAME]))
-        if family is not None and family in here and table is not None:
-            yield (family, table), fields
 
 
 def _as_iptables_has_them(live: LiveTables) -> LiveTables:
@@ -184,13 +162,13 @@ def _as_iptables_has_them(live: LiveTables) -> LiveTables:
     }
 
 
-def live_table(table: TableName, uses: int, chains: Iterable[FoundChain], rules: Iterable[FoundRule]) -> LiveTable:
+def live_table(table: FoundTable, chains: Iterable[FoundChain], rules: Iterable[FoundRule]) -> LiveTable:
     """Return a table from what was found of it, in the kernel's order."""
     by_chain: dict[str, list[FoundRule]] = {}
     for rule in rules:
         by_chain.setdefault(rule.chain, []).append(rule)
-    live = (chain.replace(rules=tuple(by_chain.get(chain.name, ()))) for chain in chains)
-    return LiveTable(uses, {model_name(table, chain): chain for chain in live})
+    by_name = {model_name(TABLES_BY_NAME[table.name], chain): chain for chain in chains}
+    return LiveTable(table.uses, by_name, by_chain, table.is_dormant)
 
 
 def ruleset_of(families: Sequence[Family], live: LiveTables) -> Ruleset:
@@ -210,4 +188,4 @@ def _chains(name: TableName, table: LiveTable) -> Iterator[Chain]:
         if live is None:
             yield Chain(chain, (), "ACCEPT", Counters(0, 0))
         else:
-            yield Chain(chain, tuple(rule.rule for rule in live.rules), live.policy, live.counters)
+            yield Chain(chain, tuple(rule.rule for rule in table.rules_of(live)), live.policy, live.counters)

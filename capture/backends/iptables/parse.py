@@ -45,14 +45,13 @@ def parse_save(text: str, family: Family) -> model.Ruleset:
 
 
 def _tables(text: str) -> Iterator[tuple[model.TableName, list[str]]]:
-    known: dict[str, model.TableName] = {name: name for name in model.TABLES}
     name = ""
     lines: list[str] = []
     for line in text.split("\n"):
         if line.startswith("*"):
             name, lines = line[1:].strip(), []
-        elif line == "COMMIT" and name in known:
-            yield known[name], lines
+        elif line == "COMMIT" and name in model.TABLES_BY_NAME:
+            yield model.TABLES_BY_NAME[name], lines
         elif line and not line.startswith("#"):
             lines.append(line)
 

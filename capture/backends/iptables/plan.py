@@ -48,10 +48,6 @@ class TableEdit(Value):
     dropped: tuple[str, ...] = ()
     """Our chains to remove with their rules, whether they exist or not; nothing refers to them any more."""
 
-    @property
-    def changes_anything(self) -> bool:
-        return bool(self.put or self.removed or self.placed or self.dropped)
-
 
 def plan(
     live: model.Ruleset, desired: model.Ruleset | None, recorded: model.Ruleset | None = None
@@ -69,7 +65,7 @@ def plan(
         own_positions = own_rules(live, family, remembered)
         for table in order:
             edit = _table_edit(TableView(live, family, table), TableView(desired, family, table), own_positions)
-            if edit.changes_anything:
+            if edit != TableEdit(family, table):
                 edits.append(edit)
     return tuple(edits)
 
@@ -90,31 +86,24 @@ class TableView:
     """One table of one family: its chains, and their rules one entry each."""
 
     def __init__(self, ruleset: model.Ruleset | None, family: Family, table: model.TableName) -> None:
-        present = ruleset is not None and family in ruleset.families
         self.table = table
         self.family = family
+        found = ruleset.table(table) if ruleset and family in ruleset.families else None
+        self.chains = {chain.name: chain for chain in found.chains} if found else {}
         self._comments = ruleset is not None and ruleset.comments
-        self._table: model.Table | None = ruleset.table(table) if ruleset and present else None
         self._rules: dict[str, tuple[model.Rule, ...]] = {}
-
-    def chains(self) -> tuple[model.Chain, ...]:
-        return self._table.chains if self._table else ()
 
     def rules(self, chain: str) -> tuple[model.Rule, ...]:
         """Return the rules as they are written: one family, one entry each, the reason only as a comment."""
         if chain not in self._rules:
-            found = self._table.chain(chain) if self._table else None
-            rules = found.rules if found else ()
+            rules = self.chains[chain].rules if chain in self.chains else ()
             self._rules[chain] = tuple(expanded(rules, self.family, comments=self._comments))
         return self._rules[chain]
 
-    def texts(self, chain: str) -> list[str]:
-        return _rule_texts(self.rules(chain))
-
     def own_chains(self) -> list[str]:
         """Return those of our chains that this family needs: they hold rules, or something jumps to them."""
-        targets = {_target(rule) for chain in self.chains() for rule in self.rules(chain.name)}
-        return [c.name for c in self.chains() if is_own_chain(c.name) and (c.name in targets or self.rules(c.name))]
+        targets = {_target(rule) for chain in self.chains for rule in self.rules(chain)}
+        return [name for name in self.chains if is_own_chain(name) and (name in targets or self.rules(name))]
 
 
 def _rule_texts(rules: Iterable[model.Rule]) -> list[str]:
@@ -134,11 +123,12 @@ def _table_edit(live: TableView, desired: TableView, own_positions: OwnPositions
     present = live.own_chains()
     put = {}
     for chain in desired_chains:
-        if chain not in present or live.texts(chain) != desired.texts(chain):
-            check_writable(chain, desired.rules(chain))
-            put[chain] = desired.rules(chain)
-    built_in = model.BUILT_IN_CHAINS[live.table]
-    shared = dict.fromkeys((*built_in, *(chain.name for chain in live.chains() if not is_own_chain(chain.name))))
+        rules = desired.rules(chain)
+        if chain not in present or _rule_texts(live.rules(chain)) != _rule_texts(rules):
+            check_writable(chain, rules)
+            put[chain] = rules
+    shared = dict.fromkeys(model.BUILT_IN_CHAINS[live.table])
+    shared |= dict.fromkeys(chain for chain in live.chains if not is_own_chain(chain))
     removed: list[tuple[str, int]] = []
     placed: list[tuple[str, int | None, model.Rule]] = []
     for chain in shared:
@@ -182,11 +172,6 @@ def _chains_to_drop(live: TableView, desired_chains: list[str]) -> list[str]:
     The latter may be of either family: a rule set does not show which. Dropping what is not there does no harm.
     """
     needed = live.own_chains()
-    used = {_target(rule) for chain in live.chains() for rule in chain.rules}
-    return [
-        chain.name
-        for chain in live.chains()
-        if is_own_chain(chain.name)
-        and chain.name not in desired_chains
-        and (chain.name in needed or not (chain.rules or chain.name in used))
-    ]
+    used = {_target(rule) for chain in live.chains.values() for rule in chain.rules}
+    undesired = [name for name in live.chains if is_own_chain(name) and name not in desired_chains]
+    return [name for name in undesired if name in needed or not (live.chains[name].rules or name in used)]

@@ -73,10 +73,10 @@ def _extensions(matches: tuple[model.Match, ...]) -> Iterator[str]:
             ends = (address_text(network.family, end) for end in (network.first, network.last))
             yield f"-m iprange {option(negated, name, '-'.join(ends))}"
     for match in matches:
-        if isinstance(match, model.OwnerUid | model.OwnerGid):
+        if isinstance(match, model.OwnerMatch):
             name = "--uid-owner" if isinstance(match, model.OwnerUid) else "--gid-owner"
             yield from (f"-m owner {option(match.negated, name, span)}" for span in match.ids)
-        elif isinstance(match, model.Mark | model.ConnectionMark):
+        elif isinstance(match, model.MarkMatch):
             mask = "" if match.mask == model.ALL_BITS else f"/{match.mask:#x}"
             extension = "mark" if isinstance(match, model.Mark) else "connmark"
             yield f"-m {extension} {option(match.negated, '--mark', f'{match.value:#x}{mask}')}"
@@ -89,7 +89,7 @@ def _extensions(matches: tuple[model.Match, ...]) -> Iterator[str]:
 def _ports(matches: tuple[model.Match, ...]) -> Iterator[str]:
     """Yield single ports as options of the protocol's extension, and excluded lists by multiport."""
     protocol = next((match.name for match in matches if isinstance(match, model.Protocol)), None)
-    ports = [match for match in matches if isinstance(match, model.SourcePort | model.DestinationPort)]
+    ports = [match for match in matches if isinstance(match, model.PortMatch)]
     if not ports:
         return
     if protocol is None:
@@ -114,7 +114,7 @@ def _port_span(span: model.Span) -> str:
 
 
 def _networks(
-    matches: tuple[model.Match, ...], kind: type[model.Source | model.Destination]
+    matches: tuple[model.Match, ...], kind: type[model.AddressMatch]
 ) -> tuple[tuple[Network, bool] | None, list[tuple[Network, bool]]]:
     """Return the network for ``-s`` or ``-d`` and those beyond it, each with whether it is excluded.
 

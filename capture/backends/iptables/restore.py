@@ -14,25 +14,29 @@ network namespaces: pods waited for hours behind each other. Our lock is the nam
 
 from __future__ import annotations
 
-from capture.backends.iptables.driver import IptablesDriver, by_family
+from capture.backends.iptables.driver import IptablesDriver, asleep, by_family
+from capture.backends.iptables.families import merged
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.programs import require, run
 from capture.backends.iptables.refusals import refusal, unreadable
 from capture.backends.iptables.render import restore_text
-from capture.backends.iptables.tables import legacy_tables
+from capture.backends.iptables.tables import families_here, legacy_tables
+from capture.backends.nf_tables.listing import read_tables
 from capture.errors import CaptureError
-from capture.model.addresses import FAMILIES, Family
+from capture.model.addresses import FAMILIES, FAMILY_OF, Family
 from capture.model.ruleset import INPUT, MANGLE, OUTPUT, Ruleset
+from capture.netlink.nfnetlink import open_netfilter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Literal
 
     from capture.analysis.base_chains import BaseChain
     from capture.backends.iptables.plan import TableEdit
     from capture.backends.iptables.programs import Purpose
     from capture.backends.iptables.tables import Variant
+    from capture.model.ruleset import Chain, TableName
 
 NAMESPACE_LOCK = "/proc/self/ns/net"
 XTABLES_LOCK_TIMEOUT = 10
@@ -47,6 +51,29 @@ class RestoreDriver(IptablesDriver):
     def __init__(self, variant: Variant | Literal[""] = "") -> None:
         self.variant = variant or "nft"
         self._unreadable: set[tuple[Family, str]] = set()
+        self._dormant: set[tuple[Family, str]] = set()
+
+    def read(self) -> Ruleset:
+        """Return the tables of all families. Built-in chains of a dormant table are listed as others, marked."""
+        read = [self.read_family(family) for family in families_here()]
+        self._dormant = _dormant_tables() if self.variant == "nft" else set()
+        return merged([each.with_chains(self._marked(each.families[0])) for each in read])
+
+    def _marked(self, family: Family) -> Callable[[TableName, Chain], Chain]:
+        return lambda table, chain: (
+            chain.replace(name=f"{chain.name}(dormant)") if chain.policy and (family, table) in self._dormant else chain
+        )
+
+    def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
+        """Make our rules those of ``desired`` as ``IptablesDriver`` does. Raise CaptureError if a table is dormant."""
+        for family, table in self._dormant:
+            if family in desired.families and any(each.name == table for each in desired.tables):
+                raise asleep(family, table)
+        super().write(desired, live, recorded)
+
+    def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
+        """Remove everything of the capture, from dormant tables, too."""
+        super().clean(super().read() if self._dormant else live, recorded)
 
     def read_family(self, family: Family) -> Ruleset:
         """Return the tables of one family.
@@ -84,6 +111,12 @@ class RestoreDriver(IptablesDriver):
         if done.status != 0:
             raise refusal([path, *options], done, text, family)
         return done.stdout
+
+
+def _dormant_tables() -> set[tuple[Family, str]]:
+    with open_netfilter() as netfilter:
+        dormant = [table for table in read_tables(netfilter) if table.is_dormant and table.family in FAMILY_OF]
+    return {(FAMILY_OF[table.family], table.name) for table in dormant}
 
 
 FILTERS = {"filter": 0, "security": 50}

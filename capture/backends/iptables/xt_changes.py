@@ -22,26 +22,32 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from capture.backends.iptables.plan import TableEdit
-    from capture.backends.iptables.xt_decode import FoundChain
+    from capture.backends.iptables.xt_decode import FoundRule
+    from capture.backends.nf_tables.listing import FoundChain
     from capture.netlink.batch import Change
 
 
 class LiveTable(Value):
-    """A live table: how many chains, sets and other things are in it, and its chains by the model's names."""
+    """A live table: its chains by the model's names, and how many chains, sets and other things are in it."""
 
     uses: int
     chains: Mapping[str, FoundChain]
+    rules: Mapping[str, Sequence[FoundRule]]
+    """In order, by the kernel's names of their chains; none for a chain without rules."""
     is_dormant: bool = False
-    """Whether packets meet none of its chains."""
+
+    def rules_of(self, chain: FoundChain) -> Sequence[FoundRule]:
+        """Return the rules of a chain in order."""
+        return self.rules.get(chain.name, ())
 
 
 if TYPE_CHECKING:
     LiveTables = Mapping[tuple[Family, TableName], LiveTable]
 
-NO_TABLE = LiveTable(0, {})
+NO_TABLE = LiveTable(0, {}, {})
 CHAINS_WE_USE = (PREROUTING, OUTPUT)
 """The built-in chains that our rule sets and upstream's have rules in."""
 
@@ -79,7 +85,7 @@ class _TableChanges:
         self._is_new = table is None
         self._table = table or NO_TABLE
         self._rules: dict[str, list[int | None]] = {
-            name: [found.handle for found in chain.rules] for name, chain in self._table.chains.items()
+            name: [found.handle for found in self._table.rules_of(chain)] for name, chain in self._table.chains.items()
         }
         """The chains and the handles of their rules; None for rules that are new and have none yet."""
 
@@ -176,7 +182,7 @@ def made_by_us(name: TableName, table: LiveTable, own_positions: Collection[tupl
     is_own: dict[int, bool] = {}
     for called, chain in table.chains.items():
         is_own[chain.handle] = is_own_chain(called)
-        for position, rule in enumerate(chain.rules):
+        for position, rule in enumerate(table.rules_of(chain)):
             is_own[rule.handle] = is_own_chain(called) or (called, position) in own_positions
     following = None
     for handle in sorted(is_own, reverse=True):

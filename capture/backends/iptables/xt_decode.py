@@ -8,13 +8,13 @@ UnknownVerdict: in the words of iptables-save where it has any, else in those of
 
 from __future__ import annotations
 
+from capture.analysis.canonical import MATCH_ORDER
 from capture.backends.iptables import xt_text
 from capture.backends.iptables.clauses import joined, matches_of, verdict_of, words_of
 from capture.backends.iptables.xt_encode import NEVER_MATCHING_INTERFACE
 from capture.backends.iptables.xt_layouts import text_of
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import Hook, decode_hook
-from capture.backends.nf_tables.reading import read_comment, read_counters, read_expressions
+from capture.backends.nf_tables.reading import read_comment, read_expressions
 from capture.backends.nftables import lift
 from capture.backends.nftables.comparisons import Bounds, Register
 from capture.backends.nftables.decode import TCP_FLAGS, Program
@@ -25,7 +25,7 @@ from capture.model.addresses import BITS, Family
 from capture.model.conventions import PROTOCOL_OF
 from capture.model.text import without_line_ends
 from capture.model.values import Value
-from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text, u32be
+from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,38 +50,12 @@ FRAGMENT = (nf.NFT_PAYLOAD_NETWORK_HEADER, 6, 2), b"\x1f\xff"
 ADDRESSES = dict.fromkeys(nf.SOURCE_OFFSETS.items(), "-s") | dict.fromkeys(nf.DESTINATION_OFFSETS.items(), "-d")
 
 
-class FoundChain(Value):
-    """A chain: its handle counts up with everything that is made in its table. Without a hook, rules jump to it."""
-
-    table: str
-    name: str
-    handle: int
-    hook: Hook | None = None
-    policy: str | None = None
-    counters: model.Counters | None = None
-    rules: tuple[FoundRule, ...] = ()
-    """In order, once they are read."""
-
-
 class FoundRule(Value):
-    """A rule and where it is; its handle counts like that of a chain."""
+    """A rule and the kernel's name of its chain; its handle counts like that of a chain."""
 
     chain: str
     handle: int
     rule: model.Rule
-
-
-def decode_chain(fields: Fields) -> FoundChain:
-    """Return a chain."""
-    table, name = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
-    handle = decode_number(fields[nf.NFTA_CHAIN_HANDLE])
-    hook = decode_hook(fields)
-    if hook is None:
-        return FoundChain(table, name, handle)
-    policy = "DROP" if fields.get(nf.NFTA_CHAIN_POLICY) == u32be(nf.NF_DROP) else "ACCEPT"
-    counted = fields.get(nf.NFTA_CHAIN_COUNTERS)
-    counters = model.Counters(0, 0) if counted is None else read_counters(decode_fields(counted))
-    return FoundChain(table, name, handle, hook, policy, counters)
 
 
 class RuleReader:
@@ -105,17 +79,17 @@ class RuleReader:
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
 
 
-LISTING = (model.Source, model.Destination, model.InInterface, model.OutInterface, model.Protocol)
-"""The order of iptables-save: first the options of ip(6)tables itself, then extensions in their order."""
-POSITIONS = {kind: index for index, kind in enumerate(LISTING)}
-OPTIONS = {"-s": 0, "-d": 1, "-p": 4, "-f": 4}
-"""The place of a match that has words alone."""
+OPTIONS = {"-s": model.Source, "-d": model.Destination, "-p": model.Protocol, "-f": model.Protocol}
+"""Matches that have words alone, by what they are listed with."""
+FIRST_EXTENSION = MATCH_ORDER[model.SourcePort]
 
 
 def _rank(match: model.Match) -> int:
+    """Return the place in a listing: first the options of ip(6)tables itself, then extensions in their order."""
+    kind: type = type(match)
     if isinstance(match, model.UnknownMatch):
-        return OPTIONS.get(match.text.removeprefix("! ").partition(" ")[0], len(LISTING))
-    return POSITIONS.get(type(match), len(LISTING))
+        kind = OPTIONS.get(match.text.removeprefix("! ").partition(" ")[0], kind)
+    return min(MATCH_ORDER[kind], FIRST_EXTENSION)
 
 
 class XtProgram(Program):

@@ -116,7 +116,7 @@ ADDRESSES: dict[type, dict[Family, int]] = {model.Source: nf.SOURCE_OFFSETS, mod
 """Where they are in the header."""
 
 
-def _interface(kind: type, match: model.InInterface | model.OutInterface) -> bytes:
+def _interface(kind: type, match: model.InterfaceMatch) -> bytes:
     """Return the comparison with a name and the NUL at its end, or with its beginning."""
     name = match.name
     if name == "+":
@@ -125,7 +125,7 @@ def _interface(kind: type, match: model.InInterface | model.OutInterface) -> byt
     return LOAD_INTERFACE[kind] + make.equals(compared, negated=match.negated)
 
 
-def _network(kind: type[model.Source | model.Destination], network: Network, negated: bool, family: Family) -> bytes:  # noqa: FBT001  # a match's field
+def _network(kind: type[model.AddressMatch], network: Network, negated: bool, family: Family) -> bytes:  # noqa: FBT001  # a match's field
     if network.family != family:
         raise ValueError(f"a rule for {family} compares with an address of {network.family}: {network}")
     if not network.prefix and not negated:
@@ -133,23 +133,17 @@ def _network(kind: type[model.Source | model.Destination], network: Network, neg
     return make.in_network(ADDRESSES[kind][family], network.packed, network.prefix, negated=negated)
 
 
-def _address_range(kind: type[model.Source | model.Destination], network: Network, negated: bool) -> bytes:  # noqa: FBT001  # a match's field
+def _address_range(kind: type[model.AddressMatch], network: Network, negated: bool) -> bytes:  # noqa: FBT001  # a match's field
     """Return a match for a network beyond the first, for which ``-s`` and ``-d`` have no room: a range."""
-    last = network.last.to_bytes(len(network.packed), "big")
-    if kind is model.Source:
-        flag, ends = xt_layouts.IPRANGE_SOURCE, {"src_min": network.packed, "src_max": last}
-    else:
-        flag, ends = xt_layouts.IPRANGE_DESTINATION, {"dst_min": network.packed, "dst_max": last}
+    end, flag = ("src", xt_layouts.IPRANGE_SOURCE) if kind is model.Source else ("dst", xt_layouts.IPRANGE_DESTINATION)
+    ends = {f"{end}_min": network.packed, f"{end}_max": network.last.to_bytes(len(network.packed), "big")}
     flags = flag | flag << xt_layouts.IPRANGE_NEGATED * negated
     return _extension("match", "iprange", xt_layouts.IPRANGE.write(**ends, flags=flags))
 
 
 def _ports(by_kind: dict[type, list[Any]]) -> Iterator[bytes]:
     """Yield single ports, then lists: source before destination, as ``render`` has them."""
-    ports: list[model.SourcePort | model.DestinationPort] = [
-        *by_kind.get(model.SourcePort, ()),
-        *by_kind.get(model.DestinationPort, ()),
-    ]
+    ports: list[model.PortMatch] = [*by_kind.get(model.SourcePort, ()), *by_kind.get(model.DestinationPort, ())]
     if ports and model.Protocol not in by_kind:
         raise ValueError(f"ports without a protocol: {ports}")
     singles = [match for match in ports if len(match.ports) == 1]
@@ -165,7 +159,7 @@ def _ports(by_kind: dict[type, list[Any]]) -> Iterator[bytes]:
                 yield _multiport(match, some)
 
 
-def _multiport(match: model.SourcePort | model.DestinationPort, ports: list[model.Span]) -> bytes:
+def _multiport(match: model.PortMatch, ports: list[model.Span]) -> bytes:
     numbers: list[int] = []
     ranges = bytearray()
     for span in ports:
@@ -182,7 +176,7 @@ def _multiport(match: model.SourcePort | model.DestinationPort, ports: list[mode
     return _extension("match", "multiport", structure)
 
 
-def _is_one_load(ports: list[model.SourcePort | model.DestinationPort]) -> bool:
+def _is_one_load(ports: list[model.PortMatch]) -> bool:
     """Return whether iptables loads both ports at once: one of each kind, neither of them 0.
 
     It does so too where both are negated, but "not this pair" is not "neither of them": we compare one by one.
@@ -206,12 +200,10 @@ def _port(ports: model.Span, offset: int, negated: bool) -> bytes:  # noqa: FBT0
     return load + make.in_range(first, last, negated=negated)
 
 
-def _owner(match: model.OwnerUid | model.OwnerGid) -> bytes:
+def _owner(match: model.OwnerMatch) -> bytes:
     kind, bit = ("uid", xt_layouts.OWNER_UID) if type(match) is model.OwnerUid else ("gid", xt_layouts.OWNER_GID)
-    write, invert = xt_layouts.OWNER.write, bit * match.negated
-    structures = [
-        write(**{f"{kind}_min": span.first, f"{kind}_max": span.last}, match=bit, invert=invert) for span in match.ids
-    ]
+    spans = [{f"{kind}_min": span.first, f"{kind}_max": span.last} for span in match.ids]
+    structures = [xt_layouts.OWNER.write(**span, match=bit, invert=bit * match.negated) for span in spans]
     return b"".join([_extension("match", "owner", structure) for structure in structures])
 
 

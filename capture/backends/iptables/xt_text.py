@@ -26,19 +26,9 @@ if TYPE_CHECKING:
 MAX_BYTES = 16
 """Bytes that are shown of a match without words."""
 PROTOCOL_NAMES = {
-    1: "icmp",
-    2: "igmp",
-    6: "tcp",
-    17: "udp",
-    33: "dccp",
-    41: "ipv6",
-    47: "gre",
-    50: "esp",
-    51: "ah",
-    58: "ipv6-icmp",
-    132: "sctp",
-    136: "udplite",
-}
+    1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 33: "dccp", 41: "ipv6", 47: "gre", 50: "esp", 51: "ah",
+    58: "ipv6-icmp", 132: "sctp", 136: "udplite",
+}  # fmt: skip
 """As protocols(5) has them, without a look at the host's /etc/protocols."""
 
 
@@ -237,18 +227,15 @@ MATCHES: dict[tuple[str, int], tuple[Layout, Speak]] = {
 }
 """By name and revision: linux/netfilter/xt_tcpudp.h (which iptables up to 1.8.7 wrote), ip_tables.h, xt_addrtype.h."""
 
-# linux/netfilter/nf_tables.h, enum nft_limit_attributes
-NFTA_LIMIT_RATE, NFTA_LIMIT_UNIT, NFTA_LIMIT_BURST, NFTA_LIMIT_TYPE, NFTA_LIMIT_FLAGS = 1, 2, 3, 4, 5
+NFTA_LIMIT = (1, 2, 3, 4, 5)
+"""NFTA_LIMIT_RATE, _UNIT, _BURST, _TYPE, _FLAGS in linux/netfilter/nf_tables.h."""
 LIMIT_UNITS = {1: "sec", 60: "min", 3600: "hour", 86400: "day"}
 USUAL_BURST = 5
 
 
 def limit_text(fields: dict[int, bytes]) -> str:
     """Return ``-m limit --limit 5/min``, which iptables writes as an expression of nf_tables."""
-    rate, unit, burst, kind, flags = (
-        decode_number(fields.get(part, b""))
-        for part in (NFTA_LIMIT_RATE, NFTA_LIMIT_UNIT, NFTA_LIMIT_BURST, NFTA_LIMIT_TYPE, NFTA_LIMIT_FLAGS)
-    )
+    rate, unit, burst, kind, flags = (decode_number(fields.get(part, b"")) for part in NFTA_LIMIT)
     if kind or flags or unit not in LIMIT_UNITS:
         return f"[ limit {rate}/{unit}s burst {burst} type {kind} flags {flags} ]"
     more = "" if burst == USUAL_BURST else f" --limit-burst {burst}"
@@ -323,12 +310,8 @@ def _ct(fields: Fields, _family: Family) -> str | None:
 
 
 LOG_OPTIONS = {
-    1: "--log-tcp-sequence",
-    2: "--log-tcp-options",
-    4: "--log-ip-options",
-    8: "--log-uid",
-    32: "--log-macdecode",
-}
+    1: "--log-tcp-sequence", 2: "--log-tcp-options", 4: "--log-ip-options", 8: "--log-uid", 32: "--log-macdecode",
+}  # fmt: skip
 
 
 def _log(fields: Fields, _family: Family) -> str:

@@ -25,7 +25,7 @@ NFT_MSG_NEWSETELEM, NFT_MSG_GETSETELEM = 12, 13
 NFTA_LIST_ELEM = 1
 
 # Tables
-NFTA_TABLE_NAME, NFTA_TABLE_FLAGS, NFTA_TABLE_USE = 1, 2, 3
+NFTA_TABLE_NAME, NFTA_TABLE_FLAGS, NFTA_TABLE_USE, NFTA_TABLE_HANDLE = 1, 2, 3, 4
 NFT_TABLE_F_DORMANT = 1
 
 # Chains; the number of a hook is its place in linux/netfilter.h, enum nf_inet_hooks

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import COUNTER
-from capture.backends.nf_tables.listing import is_dormant, read_chains, read_rules, read_tables
+from capture.backends.nf_tables.listing import chain_of, read_chains, read_rules, read_tables
 from capture.netlink.attributes import Fields, decode_fields, decode_text
 
 TYPE_CHECKING = False
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     Sent = tuple[bytes, bytes | None]
     """The expressions of a rule, and its userdata."""
 
-COMPARED_OF_CHAIN = (nf.NFTA_CHAIN_HOOK, nf.NFTA_CHAIN_TYPE, nf.NFTA_CHAIN_POLICY)
-
 COUNTER_HEAD = COUNTER[: COUNTER.index(b"counter\0") + len(b"counter\0")]
 """The counter expression up to its name; what follows are its values."""
 
@@ -35,34 +33,23 @@ def holds_exactly(
 
     In a dormant table there are none that packets meet.
     """
-    chains: dict[tuple[int, str, bytes], Fields] = {}
+    chains = set()
     rules: dict[tuple[int, str], dict[bytes, list[Sent]]] = {}
     for change in messages:
-        fields = decode_fields(change.attributes)
-        table = decode_text(fields[nf.NFTA_CHAIN_TABLE])  # NFTA_RULE_TABLE is the same number
         if change.kind == nf.NFT_MSG_NEWCHAIN:
-            chains[change.family, table, fields[nf.NFTA_CHAIN_NAME]] = _compared(fields)
+            chains.add(chain_of(change.family, change.attributes))
         elif change.kind == nf.NFT_MSG_NEWRULE:
+            fields = decode_fields(change.attributes)
             sent = fields[nf.NFTA_RULE_EXPRESSIONS], fields.get(nf.NFTA_RULE_USERDATA)
-            rules.setdefault((change.family, table), {}).setdefault(fields[nf.NFTA_RULE_CHAIN], []).append(sent)
-    found = {
-        (family, table, fields[nf.NFTA_CHAIN_NAME]): _compared(fields)
-        for family, fields in read_chains(netfilter)
-        if family in families and (table := decode_text(fields[nf.NFTA_CHAIN_TABLE])) in tables
-    }
+            of_table = rules.setdefault((change.family, decode_text(fields[nf.NFTA_RULE_TABLE])), {})
+            of_table.setdefault(fields[nf.NFTA_RULE_CHAIN], []).append(sent)
     return (
-        found == chains
+        {each for each in read_chains(netfilter) if each.family in families and each.table in tables} == chains
         and not any(
-            is_dormant(fields)
-            for family, fields in read_tables(netfilter)
-            if family in families and decode_text(fields[nf.NFTA_TABLE_NAME]) in tables
+            each.is_dormant for each in read_tables(netfilter) if each.family in families and each.name in tables
         )
         and all(_rules_are(read_rules(netfilter, family, table), desired) for (family, table), desired in rules.items())
     )
-
-
-def _compared(chain: Fields) -> Fields:
-    return {kind: chain[kind] for kind in COMPARED_OF_CHAIN if kind in chain}
 
 
 def _rules_are(live: Iterable[bytes], desired: Mapping[bytes, Iterable[Sent]]) -> bool:

@@ -6,7 +6,10 @@ All raise PrivilegeError, KernelError, and UnsupportedError without nf_tables.
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.netlink.attributes import Fields, attribute, decode_fields, decode_number, text
+from capture.backends.nf_tables.hooks import Hook, decode_hook, devices_of
+from capture.model.ruleset import Counters
+from capture.model.values import Value
+from capture.netlink.attributes import Fields, attribute, decode_fields, decode_number, decode_text, text, u32be
 from capture.netlink.nfnetlink import NFGENMSG_SIZE, NFPROTO_UNSPEC, message_type, nfgenmsg, read_objects
 
 TYPE_CHECKING = False
@@ -14,24 +17,77 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 
-def read_tables(netfilter: NetlinkSocket, family: int = NFPROTO_UNSPEC) -> list[tuple[int, Fields]]:
-    """Return the tables of a family, or of all: the number of their family, and their attributes."""
-    return _listed(netfilter, nf.NFT_MSG_GETTABLE, family, "tables")
+class FoundTable(Value):
+    """A table of a family, which is an NFPROTO_... number. In a dormant one packets meet no chain.
+
+    ``uses`` counts what is in it. Handles number the tables of a namespace as they are made, in all families.
+    """
+
+    family: int
+    name: str
+    uses: int = 0
+    handle: int = 0
+    is_dormant: bool = False
 
 
-def is_dormant(table: Fields) -> bool:
-    """Return whether a table is switched off: packets meet none of its chains."""
-    return bool(decode_number(table.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT)
+class FoundChain(Value):
+    """A chain: its handle counts up with everything that is made in its table. Without a hook, rules jump to it.
+
+    ``devices`` are the interfaces whose packets alone meet it, if any are named; ``uses`` counts its rules and the
+    jumps to it.
+    """
+
+    not_compared = ("handle", "uses", "counters")
+
+    family: int
+    table: str
+    name: str
+    hook: Hook | None = None
+    policy: str | None = None
+    devices: tuple[str, ...] = ()
+    handle: int = 0
+    uses: int = 0
+    counters: Counters | None = None
 
 
-def read_chains(netfilter: NetlinkSocket, family: int = NFPROTO_UNSPEC) -> list[tuple[int, Fields]]:
-    """Return the chains of a family, or of all, as ``read_tables``; the kernel cannot list those of one table."""
-    return _listed(netfilter, nf.NFT_MSG_GETCHAIN, family, "chains")
+def read_tables(netfilter: NetlinkSocket, family: int = NFPROTO_UNSPEC) -> list[FoundTable]:
+    """Return the tables of a family, or of all."""
+    listed = read_objects(netfilter, nf.NFT_MSG_GETTABLE, family, b"", "read the tables of nf_tables")
+    return [table_of(number, attributes) for number, attributes in listed]
 
 
-def _listed(netfilter: NetlinkSocket, kind: int, family: int, plural: str) -> list[tuple[int, Fields]]:
-    objects = read_objects(netfilter, kind, family, b"", f"read the {plural} of nf_tables")
-    return [(number, decode_fields(attributes)) for number, attributes in objects]
+def table_of(family: int, attributes: bytes) -> FoundTable:
+    """Return the table of a message."""
+    fields = decode_fields(attributes)
+    kinds = (nf.NFTA_TABLE_USE, nf.NFTA_TABLE_HANDLE, nf.NFTA_TABLE_FLAGS)
+    uses, handle, flags = (decode_number(fields.get(kind, b"")) for kind in kinds)
+    is_dormant = bool(flags & nf.NFT_TABLE_F_DORMANT)
+    return FoundTable(family, decode_text(fields[nf.NFTA_TABLE_NAME]), uses, handle, is_dormant)
+
+
+def read_chains(netfilter: NetlinkSocket, family: int = NFPROTO_UNSPEC) -> list[FoundChain]:
+    """Return the chains of a family, or of all; the kernel cannot list those of one table."""
+    listed = read_objects(netfilter, nf.NFT_MSG_GETCHAIN, family, b"", "read the chains of nf_tables")
+    return [chain_of(number, attributes) for number, attributes in listed]
+
+
+def chain_of(family: int, attributes: bytes) -> FoundChain:
+    """Return the chain of a message."""
+    fields = decode_fields(attributes)
+    table, name = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
+    handle, uses = (decode_number(fields.get(kind, b"")) for kind in (nf.NFTA_CHAIN_HANDLE, nf.NFTA_CHAIN_USE))
+    hook = decode_hook(fields)
+    if hook is None:
+        return FoundChain(family, table, name, handle=handle, uses=uses)
+    policy = "DROP" if fields.get(nf.NFTA_CHAIN_POLICY) == u32be(nf.NF_DROP) else "ACCEPT"
+    counted = fields.get(nf.NFTA_CHAIN_COUNTERS)
+    counters = Counters(0, 0) if counted is None else read_counters(decode_fields(counted))
+    return FoundChain(family, table, name, hook, policy, devices_of(fields), handle, uses, counters)
+
+
+def read_counters(fields: Fields) -> Counters:
+    """Return what a counter has counted."""
+    return Counters(decode_number(fields[nf.NFTA_COUNTER_PACKETS]), decode_number(fields[nf.NFTA_COUNTER_BYTES]))
 
 
 def read_rules(netfilter: NetlinkSocket, family: int, table: str) -> list[bytes]:

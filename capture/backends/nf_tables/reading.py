@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.model.ruleset import Accept, Continue, Counters, Drop, Return, UnknownVerdict
+from capture.model.ruleset import Accept, Continue, Drop, Return, UnknownVerdict
 from capture.model.text import without_line_ends
-from capture.netlink.attributes import (
-    Fields,
-    MalformedMessageError,
-    decode_elements,
-    decode_fields,
-    decode_number,
-    decode_text,
-)
+from capture.netlink.attributes import Fields, MalformedMessageError, decode_elements, decode_fields, decode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,11 +48,6 @@ def read_expression(expression: bytes) -> tuple[str, Fields]:
     except MalformedMessageError:  # another kernel than those we know writes so
         return name, {}
     return name, fields
-
-
-def read_counters(fields: Fields) -> Counters:
-    """Return what a counter has counted."""
-    return Counters(decode_number(fields[nf.NFTA_COUNTER_PACKETS]), decode_number(fields[nf.NFTA_COUNTER_BYTES]))
 
 
 def read_verdict(fields: Fields) -> tuple[int, str]:

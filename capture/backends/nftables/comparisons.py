@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.model.addresses import Family
-    from capture.model.ruleset import ProtocolName
+    from capture.model.ruleset import Match, ProtocolName
 
 
 class Register(Value):
@@ -60,7 +60,7 @@ class Part(Value):
 
 def conditions_of(
     loaded: Register, bounds: Bounds, family: Family | None, protocol: ProtocolName | None
-) -> Iterator[native.Condition]:
+) -> Iterator[Match]:
     """Yield what it means that a register lies between two values; nothing if the model has no words for it."""
     low, negated = bounds.low, bounds.negated
     if loaded.header is not None:
@@ -85,7 +85,7 @@ def conditions_of(
             yield native.Among(loaded.field, ((first, last),), negated)
 
 
-def _header_conditions(loaded: Register, bounds: Bounds, parts: list[Part]) -> Iterator[native.Condition]:
+def _header_conditions(loaded: Register, bounds: Bounds, parts: list[Part]) -> Iterator[Match]:
     """Yield what a comparison of header bytes means for each field that lies in them."""
     if bounds.is_single:
         found = [_prefix(loaded, bounds, part) for part in parts]

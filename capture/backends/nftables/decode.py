@@ -10,21 +10,14 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import PORT_SIZE
-from capture.backends.nf_tables.hooks import decode_hook
-from capture.backends.nf_tables.listing import is_dormant
-from capture.backends.nf_tables.reading import (
-    VERDICT_OF_CODE,
-    read_comment,
-    read_counters,
-    read_expressions,
-    read_verdict,
-)
+from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_counters
+from capture.backends.nf_tables.reading import VERDICT_OF_CODE, read_comment, read_expressions, read_verdict
 from capture.backends.nftables import native
 from capture.backends.nftables.comparisons import Bounds, Register, conditions_of, parts_of
 from capture.backends.nftables.maps import REGISTER_SIZE, Found, cases_by_key, done_by_key
-from capture.backends.nftables.sets import NativeSet, cases_of, ranges_of
+from capture.backends.nftables.sets import NativeSet, cases_of
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, FAMILY_OF, Family, address_text
+from capture.model.addresses import BITS, FAMILY_OF, IPV6, Family, address_text
 from capture.model.conventions import PROTOCOL_OF
 from capture.netlink.attributes import (
     BYTE_ORDER,
@@ -57,27 +50,25 @@ TCP_FLAGS, ALL_FLAGS = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1), b"\xff"
 
 
 def decode_table(
-    table: Fields, chains: Iterable[Fields], rules: Iterable[bytes], find_set: FindSet
+    table: FoundTable, chains: Iterable[FoundChain], rules: Iterable[bytes], find_set: FindSet
 ) -> native.NativeTable:
-    """Return a table from its own attributes and those of its chains and rules, in the kernel's order.
+    """Return a table with its chains and the attributes of its rules, in the kernel's order.
 
     ``find_set`` returns the set of that name; it is called for the sets that rules look up.
     """
-    by_chain: dict[bytes, list[native.NativeRule]] = {}
+    by_chain: dict[str, list[native.NativeRule]] = {}
     known: dict[bytes, tuple[str, Fields]] = {}
     for rule in rules:
-        rule_fields = decode_fields(rule)
-        in_chain = by_chain.setdefault(rule_fields[nf.NFTA_RULE_CHAIN], [])
-        in_chain.append(decode_rule(rule_fields, Program(find_set, None), known))
-    decoded = tuple(decode_chain(chain, by_chain.get(chain[nf.NFTA_CHAIN_NAME], ())) for chain in chains)
-    return native.NativeTable(decode_text(table[nf.NFTA_TABLE_NAME]), decoded, is_dormant(table))
-
-
-def decode_chain(fields: Fields, rules: Iterable[native.NativeRule]) -> native.NativeChain:
-    """Return a chain with these rules."""
-    hook = decode_hook(fields)
-    policy = nf.POLICIES[decode_number(fields[nf.NFTA_CHAIN_POLICY])] if hook is not None else None
-    return native.NativeChain(decode_text(fields[nf.NFTA_CHAIN_NAME]), tuple(rules), hook, policy)
+        fields = decode_fields(rule)
+        in_chain = by_chain.setdefault(decode_text(fields[nf.NFTA_RULE_CHAIN]), [])
+        in_chain.append(decode_rule(fields, Program(find_set, None), known))
+    decoded = (
+        native.NativeChain(
+            each.name, tuple(by_chain.get(each.name, ())), each.hook, each.policy and each.policy.lower()
+        )
+        for each in chains
+    )
+    return native.NativeTable(table.name, tuple(decoded), table.is_dormant)
 
 
 def decode_rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, Fields]]) -> native.NativeRule:
@@ -91,12 +82,10 @@ def decode_rule(fields: Fields, program: Program, known: dict[bytes, tuple[str, 
 class Program:
     """The expressions of one rule, run over what is known about registers instead of over a packet."""
 
-    UNDERSTOOD = frozenset(
-        (
-            *("meta", "fib", "ct", "payload", "bitwise", "byteorder", "cmp", "range", "lookup"),
-            *("immediate", "counter", "nat", "redir", "tproxy", "log"),
-        )
-    )
+    UNDERSTOOD = frozenset((
+        "meta", "fib", "ct", "payload", "bitwise", "byteorder", "cmp", "range", "lookup", "immediate", "counter",
+        "nat", "redir", "tproxy", "log",
+    ))  # fmt: skip
     """Expressions with a method of that name; it returns False where the model has no words for one."""
     GOTO = "goto"
 
@@ -267,59 +256,50 @@ class Program:
         return Bounds(low.to_bytes(size, "big"), high.to_bytes(size, "big"), operator == nf.NFT_CMP_NEQ)
 
     def lookup(self, fields: Fields) -> bool:
-        source = fields[nf.NFTA_LOOKUP_SREG]
-        loaded = self._held(source)
-        listed = self._find_set(decode_text(fields[nf.NFTA_LOOKUP_SET]))
+        source, name = fields[nf.NFTA_LOOKUP_SREG], decode_text(fields[nf.NFTA_LOOKUP_SET])
+        loaded, listed = self._held(source), self._find_set(name)
+        subject = self._whole_field(loaded) or _words(loaded)
         if nf.NFTA_LOOKUP_DREG in fields:
-            return self._choose(fields[nf.NFTA_LOOKUP_DREG], self._subject(loaded), self._cases(source, listed))
+            return self._choose(fields[nf.NFTA_LOOKUP_DREG], f"{subject} vmap", self._cases(source, listed))
         if not isinstance(loaded, Register):
             return False
         negated = bool(decode_number(fields.get(nf.NFTA_LOOKUP_FLAGS, b"")) & nf.NFT_LOOKUP_F_INV)
-        field = self._whole_field(loaded)
-        size = native.SIZES.get(field)
-        ranges = ranges_of(listed, _order(field, loaded)) if listed.key_size == size else None
-        if ranges and not loaded.mask:
-            self._put(native.Among(field, ranges, negated))
-            return True
-        words = f"{self._subject(loaded)} {'!= ' if negated else ''}@{decode_text(fields[nf.NFTA_LOOKUP_SET])}"
         cases = [conditions for conditions, _ in self._cases(source, listed)]
-        names = [each for conditions in cases for each in conditions if isinstance(each, native.Named)]
-        if cases and not negated:
-            self._put(native.OneOf(words, tuple(cases)))
-        elif names and [(each,) for each in names] == cases:
-            for each in names:
-                self._put(each.replace(negated=True))
+        alone = [each for (each, *more) in cases if isinstance(each, native.Among | native.Named) and not more]
+        if cases and not negated and len(cases) > 1:
+            self._put(native.Cases(subject, tuple((conditions, None) for conditions in cases)))
+        elif cases and len(alone) == len(cases):  # no packet is in two of them: it is in none if in no one of them
+            for each in alone:
+                self._put(each.replace(negated=negated))
         else:
-            self._put(model.UnknownMatch(words))
+            self._put(model.UnknownMatch(f"{subject} {'!= ' if negated else ''}@{name}"))
         return True
-
-    def _subject(self, loaded: Content) -> str:
-        return (isinstance(loaded, Register) and not loaded.mask and self._whole_field(loaded)) or _words(loaded)
 
     def _choose(self, target: bytes, subject: str, cases: tuple[Case, ...]) -> bool:
         """Do what a map leads to, or load it. Without cases it has no words, or may change."""
+        data = [(key, decode_fields(each)) for key, each in cases]
         if decode_number(target) == nf.NFT_REG_VERDICT:
-            verdicts = tuple((key, self._verdict(decode_fields(data))) for key, data in cases)
-            unknown = model.UnknownVerdict(f"map of {subject}")
-            return self._do(native.VerdictMap(subject, verdicts) if verdicts else unknown)
-        found = tuple((key, decode_fields(data)[nf.NFTA_DATA_VALUE]) for key, data in cases)
-        for offset in range(0, max((len(data) for _, data in found), default=0), REGISTER_SIZE):
-            self._registers[_register_number(target) + offset // REGISTER_SIZE] = Found(subject, found, offset)
-        return bool(found)
+            verdicts = tuple((key, self._verdict(each)) for key, each in data)
+            return self._do(native.Cases(subject, verdicts) if verdicts else model.UnknownVerdict(subject))
+        values = [(key, each[nf.NFTA_DATA_VALUE]) for key, each in data]
+        for number in range(len(values[0][1]) // REGISTER_SIZE or 1) if values else ():
+            found = tuple((key, each[number * REGISTER_SIZE :]) for key, each in values)
+            self._registers[_register_number(target) + number] = Found(subject, found)
+        return bool(values)
 
     def _cases(self, source: bytes, listed: NativeSet) -> tuple[Case, ...]:
         """Return which data a set or a map has for which packets; none if that has no words, or may change."""
         loaded = self._held(source)
-        if isinstance(loaded, Register) and not loaded.mask:
-            field = self._whole_field(loaded)
-            is_field = listed.key_size == native.SIZES.get(field) and field not in native.MARKS.values()
-            by_data = cases_of(listed, _order(field, loaded)) if is_field else None
-            if by_data:
-                return tuple(((native.Among(field, ranges),), data) for data, ranges in by_data.items())
-        return cases_by_key(listed, self._registers, _register_number(source), self._family, self._protocol)
+        field = self._whole_field(loaded)
+        is_field = listed.key_size == native.SIZES.get(field) and not (listed.data and field in native.MARKS.values())
+        if is_field and isinstance(loaded, Register) and (by_data := cases_of(listed, _order(field, loaded))):
+            return tuple(((native.Among(field, ranges),), data) for data, ranges in by_data.items())
+        return cases_by_key(listed, self._registers, _register_number(source), (self._family, self._protocol))
 
-    def _whole_field(self, loaded: Register) -> str:
+    def _whole_field(self, loaded: Content) -> str:
         """Return the field that a register holds all of, or the empty string."""
+        if not isinstance(loaded, Register) or loaded.mask:
+            return ""
         if loaded.header is None:
             return loaded.field
         parts = parts_of(loaded.header, self._family, self._protocol)
@@ -350,7 +330,7 @@ class Program:
     def redir(self, fields: Fields) -> bool:
         kinds = (nf.NFTA_REDIR_REG_PROTO_MIN, nf.NFTA_REDIR_REG_PROTO_MAX)
         ports = [(self._held(fields[kind]) if kind in fields else b"", PORT_SIZE) for kind in kinds]
-        return self._do(done_by_key(_redirect, *ports) or model.UnknownVerdict("redirect, to an unknown port"))
+        return self._do(done_by_key(redirect, *ports) or model.UnknownVerdict("redirect, to an unknown port"))
 
     def nat(self, fields: Fields) -> bool:
         """``nat``: send the connection to another address, which the model has no word for."""
@@ -360,7 +340,7 @@ class Program:
         sizes = dict.fromkeys((nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_ADDR_MAX), BITS[family] // 8)
         sizes |= dict.fromkeys((nf.NFTA_NAT_REG_PROTO_MIN, nf.NFTA_NAT_REG_PROTO_MAX), PORT_SIZE)
         ends = [(self._held(fields[kind]) if kind in fields else b"", size) for kind, size in sizes.items()]
-        found = done_by_key(lambda *values: _dnat(family, *values), *ends)
+        found = done_by_key(lambda *values: dnat(family, *values), *ends)
         return self._do(found or model.UnknownVerdict("dnat, to an unknown address"))
 
     def tproxy(self, fields: Fields) -> bool:
@@ -378,23 +358,22 @@ class Program:
         return self._do(model.Log(decode_text(fields.get(nf.NFTA_LOG_PREFIX, b""))))
 
 
-def _redirect(first: bytes, last: bytes) -> native.Action:
+def redirect(first: bytes, last: bytes) -> native.Action:
+    """Return the redirect to a port, or to one of several; with none, to the one that was called."""
     if first and last in (b"", first):
         return model.Redirect(decode_number(first))
     return model.UnknownVerdict(f"redirect to :{_span(first, last)}" if first else "redirect")
 
 
-def _dnat(family: Family, *ends: bytes) -> native.Action:
+def dnat(family: Family, first: bytes, last: bytes, port: bytes, last_port: bytes) -> native.Action:
     """Return the translation to an address and a port, or to one of several; what is empty stays as it is."""
-    first, last, port, last_port = ends
-    address, last_address = (address_text(family, int.from_bytes(end, "big")) if end else "" for end in (first, last))
-    addresses = address if last_address in ("", address) else f"{address}-{last_address}"
-    addresses = f"[{addresses}]" if port and ":" in addresses else addresses
+    ends = [address_text(family, int.from_bytes(end, "big")) for end in dict.fromkeys((first, last)) if end]
+    addresses = f"[{'-'.join(ends)}]" if port and family == IPV6 and ends else "-".join(ends)
     return model.UnknownVerdict(f"dnat to {addresses}{f':{_span(port, last_port)}' if port else ''}")
 
 
 def _span(first: bytes, last: bytes) -> str:
-    return f"{decode_number(first)}" if last in (b"", first) else f"{decode_number(first)}-{decode_number(last)}"
+    return "-".join(str(decode_number(end)) for end in dict.fromkeys((first, last)) if end)
 
 
 LOADERS = dict.fromkeys(("fib", "ct", "rt", "exthdr", "numgen", "osf", "xfrm"), 1)

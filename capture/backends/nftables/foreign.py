@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import PRIORITIES, SOURCE_HOOKS, BaseChain, in_tables_of_iptables
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import HOOKS, Hook, decode_hook, devices_of
-from capture.backends.nf_tables.listing import is_dormant, read_chains, read_rules, read_tables
-from capture.backends.nftables.decode import Program, decode_chain, decode_rule
+from capture.backends.nf_tables.hooks import HOOKS, Hook
+from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_tables
+from capture.backends.nftables.decode import Program, decode_rule
 from capture.backends.nftables.lift import lift_rules
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE, model_target
-from capture.backends.nftables.native import CONDITIONS, MARKS, OneOf, TproxyStatement, VerdictMap
+from capture.backends.nftables.native import MARKS, Cases, TproxyStatement
 from capture.backends.nftables.netlink import set_finder
 from capture.backends.nftables.render import described
 from capture.errors import UnsupportedError
@@ -21,7 +21,7 @@ from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, FAMILY_OF, Family
 from capture.model.conventions import REJECTED
 from capture.model.values import Value
-from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text
+from capture.netlink.attributes import Fields, decode_fields, decode_text
 from capture.netlink.nfnetlink import open_netfilter, read_consistently
 
 TYPE_CHECKING = False
@@ -33,11 +33,9 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 
-NFTA_TABLE_HANDLE = 4
-"""linux/netfilter/nf_tables.h. Tables of a namespace are numbered as they are made, in all families."""
 MODEL_HOOKS = {hook.lower(): hook for hook in (model.PREROUTING, model.OUTPUT, model.INPUT, model.POSTROUTING)}
 """Where packets of a pod are met, by what the kernel calls it; sources alone are mapped at the last two."""
-HOOKS_OF_DEVICES: dict[tuple[int, str], tuple[str, type[model.InInterface | model.OutInterface]]] = {
+HOOKS_OF_DEVICES: dict[tuple[int, str], tuple[str, type[model.InterfaceMatch]]] = {
     (nf.NFPROTO_INET, "ingress"): (model.PREROUTING, model.InInterface),
     (nf.NFPROTO_NETDEV, "prerouting"): (model.PREROUTING, model.InInterface),
     (nf.NFPROTO_NETDEV, "input"): (model.POSTROUTING, model.OutInterface),
@@ -49,54 +47,47 @@ XT_EXPRESSIONS = (b"match\0", b"target\0")
 """Names of expressions that carry a match or a target of x_tables (net/netfilter/nft_compat.c)."""
 SET_EXPRESSIONS = (b"lookup\0", b"objref\0")
 """Names of expressions that iptables-nft does not write, and nft(8) may have put into its tables."""
-TABLES_BY_NAME: dict[str, model.TableName] = {name: name for name in model.TABLES}
 FURTHER_TABLES = ("filter", "security")
 """Tables of iptables in which we never write."""
 
 
-class ListedTable(Value):
-    """A table as it was listed: its family, its name, its number among all, and the attributes of its chains."""
+class TableWithChains(Value):
+    """A table and its chains."""
 
-    family: int
-    name: str
-    handle: int
-    chains: tuple[Fields, ...]
+    table: FoundTable
+    chains: tuple[FoundChain, ...]
 
     @property
-    def base_chains(self) -> list[Fields]:
+    def base_chains(self) -> list[FoundChain]:
         """Return the chains that the kernel enters."""
-        return [chain for chain in self.chains if nf.NFTA_CHAIN_HOOK in chain]
+        return [chain for chain in self.chains if chain.hook is not None]
 
     @property
     def is_native(self) -> bool:
         """Return whether it is one of our own tables."""
-        return self.family == nf.NFPROTO_INET and self.name in MODEL_TABLES
+        return self.table.family == nf.NFPROTO_INET and self.table.name in MODEL_TABLES
 
     @property
     def rejects_other_family(self) -> bool:
         """Return whether it is the one of --other-family reject (``capture.backends.other_family``)."""
-        return self.family == nf.NFPROTO_INET and self.name == REJECT_TABLE
+        return self.table.family == nf.NFPROTO_INET and self.table.name == REJECT_TABLE
 
     @property
     def is_of_iptables(self) -> bool:
         """Return whether it has the name of one that iptables-nft writes."""
-        return self.family in FAMILY_OF and self.name in PRIORITIES
+        return self.table.family in FAMILY_OF and self.table.name in PRIORITIES
 
-    def is_usual(self, chain: Fields) -> bool:
+    def is_usual(self, chain: FoundChain) -> bool:
         """Return whether a base chain is one that iptables has in this table, or we have in a native one."""
-        table, name = MODEL_TABLES.get(self.name), decode_text(chain[nf.NFTA_CHAIN_NAME])
-        usual = HOOKS.get((table, name.upper())) if table else HOOKS.get((TABLES_BY_NAME[self.name], name))
-        return usual == decode_hook(chain)
+        table = MODEL_TABLES.get(self.table.name)
+        name = chain.name.upper() if table else chain.name
+        return HOOKS.get((table or model.TABLES_BY_NAME[self.table.name], name)) == chain.hook
 
     @property
     def is_filter_of_iptables(self) -> bool:
         """Return whether it is a further table that iptables-nft writes: it calls base chains by their hooks."""
-        hooked = [decode_text(chain[nf.NFTA_CHAIN_NAME]) for chain in self.base_chains]
-        return (
-            self.family in FAMILY_OF
-            and self.name in FURTHER_TABLES
-            and set(hooked) <= {model.INPUT, model.FORWARD, model.OUTPUT}
-        )
+        is_further = self.table.family in FAMILY_OF and self.table.name in FURTHER_TABLES
+        return is_further and {chain.name for chain in self.base_chains} <= {model.INPUT, model.FORWARD, model.OUTPUT}
 
 
 def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[BaseChain, ...]:
@@ -116,7 +107,7 @@ def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[BaseCh
 
 def rejecting_chains() -> Iterator[BaseChain]:
     """Yield the chains of --other-family reject, as they are read where they are written."""
-    from capture.backends.nftables.reject_table import written_table  # few captures reject anything
+    from capture.backends.other_family import written_table  # few captures reject anything
 
     table = written_table()
     for chain in table.chains:
@@ -134,102 +125,91 @@ def rejecting_chains() -> Iterator[BaseChain]:
 
 
 def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> Iterator[BaseChain]:
-    tables = [listed for family in nf.NFT_FAMILIES for listed in _listed_tables(netfilter, family)]
-    of_iptables = [listed for listed in tables if listed.is_of_iptables]
-    own = [listed for listed in tables if listed.is_native] if ("nftables", "") in own_places else []
+    tables = [found for family in nf.NFT_FAMILIES for found in _reached_tables(netfilter, family)]
+    of_iptables = [found for found in tables if found.is_of_iptables]
+    own = [found for found in tables if found.is_native] if ("nftables", "") in own_places else []
     own += of_iptables if ("iptables", "nft") in own_places else []
     # Next to our own in legacy tables the order is unknown; they may be the newest.
-    first = min((listed.handle for listed in own), default=0)
-    for listed in tables:
-        is_shared = listed in own or listed.is_of_iptables
-        if is_shared and all(map(listed.is_usual, listed.base_chains)):
+    first = min((found.table.handle for found in own), default=0)
+    for found in tables:
+        is_shared = found in own or found.is_of_iptables
+        if is_shared and all(map(found.is_usual, found.base_chains)):
             continue
-        for chain in _of_table(netfilter, listed, first, without_usual=is_shared):
+        for chain in _of_table(netfilter, found, first, without_usual=is_shared):
             yield chain.replace(is_of_any_age=is_shared or not own)
     if of_iptables and ("iptables", "nft") not in own_places:
         for chain in _of_iptables(of_iptables, first):
             yield chain.replace(is_of_any_age=not own)
 
 
-def _listed_tables(netfilter: NetlinkSocket, family: int) -> Iterator[ListedTable]:
+def _reached_tables(netfilter: NetlinkSocket, family: int) -> Iterator[TableWithChains]:
     """Yield the tables of a family that packets come to. In a dormant one no chain is entered."""
-    by_table: dict[bytes, list[Fields]] = {}
-    reached = set()
-    for _, chain in read_chains(netfilter, family):
-        by_table.setdefault(chain[nf.NFTA_CHAIN_TABLE], []).append(chain)
-        hook = decode_hook(chain)
-        if hook is not None and _point(family, hook):
-            reached.add(chain[nf.NFTA_CHAIN_TABLE])
-    if not reached:
-        return
-    for _, fields in read_tables(netfilter, family):
-        name = fields[nf.NFTA_TABLE_NAME]
-        if name in reached and not is_dormant(fields):
-            handle = decode_number(fields.get(NFTA_TABLE_HANDLE, b""))
-            yield ListedTable(family, decode_text(name), handle, tuple(by_table[name]))
+    by_table: dict[str, list[FoundChain]] = {}
+    for chain in read_chains(netfilter, family):
+        by_table.setdefault(chain.table, []).append(chain)
+    reached = {name: tuple(chains) for name, chains in by_table.items() if any(map(_point, chains))}
+    for table in read_tables(netfilter, family) if reached else ():
+        if table.name in reached and not table.is_dormant:
+            yield TableWithChains(table, reached[table.name])
 
 
 def _of_table(
-    netfilter: NetlinkSocket, listed: ListedTable, first_own: int, *, without_usual: bool
+    netfilter: NetlinkSocket, found: TableWithChains, first_own: int, *, without_usual: bool
 ) -> Iterator[BaseChain]:
     """Yield the base chains of a table; with ``without_usual``, those that neither a capture nor iptables has there."""
-    family = listed.family
-    rules = _rules_by_chain(netfilter, listed)
-    if listed.rejects_other_family:
+    family, name = found.table.family, found.table.name
+    rules = _rules_by_chain(netfilter, found)
+    if found.rejects_other_family:
         rules = _with_reason(rules)
-    chains = [(fields, _chain(fields, rules)) for fields in listed.chains]
-    called = tuple(chain for fields, chain in chains if nf.NFTA_CHAIN_HOOK not in fields)
-    for fields, chain in chains:
-        hook = decode_hook(fields)
-        point = _point(family, hook) if hook is not None else ""
-        if hook is not None and point and not (without_usual and listed.is_usual(fields)):
-            is_nat = hook.kind == "nat"
-            if is_nat and point in SOURCE_HOOKS:
-                continue
-            entry, devices = chain, tuple[str, ...]()
-            if (family, hook.name) in HOOKS_OF_DEVICES:
-                devices = devices_of(fields)
-                entry = _of_devices(entry, devices, HOOKS_OF_DEVICES[family, hook.name][1])
-            yield BaseChain(
-                f"{nf.NFT_FAMILIES[family]} {listed.name}",
-                (FAMILY_OF[family],) if family in FAMILY_OF else FAMILIES,
-                point,
-                hook.priority,
-                is_nat,
-                model.Table(
-                    model.NAT if is_nat else model.MANGLE,
-                    tuple(map(_of_receiver, (entry, *called))) if point == model.INPUT else (entry, *called),
-                ),
-                is_older=listed.handle < first_own,
-                is_native=not listed.is_filter_of_iptables,
-                is_route=hook.kind == "route",
-                devices=devices,
-                is_own=listed.rejects_other_family,
-                place=("nftables", "") if listed.is_native else None,
-            )
+    called = tuple(_chain(chain, rules) for chain in found.chains if chain.hook is None)
+    for chain in found.base_chains:
+        hook, point = chain.hook, _point(chain)
+        if hook is None or not point or (without_usual and found.is_usual(chain)):
+            continue
+        is_nat = hook.kind == "nat"
+        if is_nat and point in SOURCE_HOOKS:
+            continue
+        entry = _chain(chain, rules)
+        is_of_devices = (family, hook.name) in HOOKS_OF_DEVICES
+        if is_of_devices:
+            entry = _of_devices(entry, chain.devices, HOOKS_OF_DEVICES[family, hook.name][1])
+        chains = (entry, *called)
+        if _is_behind_sockets(point, hook):
+            chains = tuple(map(_of_receiver, chains))
+        yield BaseChain(
+            f"{nf.NFT_FAMILIES[family]} {name}",
+            (FAMILY_OF[family],) if family in FAMILY_OF else FAMILIES,
+            point,
+            hook.priority,
+            is_nat,
+            model.Table(model.NAT if is_nat else model.MANGLE, chains),
+            is_older=found.table.handle < first_own,
+            is_native=not found.is_filter_of_iptables,
+            is_route=hook.kind == "route",
+            devices=chain.devices if is_of_devices else (),
+            is_own=found.rejects_other_family,
+            place=("nftables", "") if found.is_native else None,
+        )
 
 
-def _with_reason(rules: dict[bytes, list[model.Rule]]) -> dict[bytes, list[model.Rule]]:
+def _with_reason(rules: dict[str, list[model.Rule]]) -> dict[str, list[model.Rule]]:
     """Return the rules of the table of --other-family reject; those that it wrote have the reason."""
-    from capture.backends.nftables.reject_table import written_table  # few captures reject anything
-
-    written = [each for chain in written_table().chains for rule in chain.rules for each in _rules(rule, None)]
+    written = [rule for chain in rejecting_chains() for rule in chain.contents.rules]
     return {
         name: [rule.replace(why=REJECTED) if rule in written else rule for rule in found]
         for name, found in rules.items()
     }
 
 
-def _point(family: int, hook: Hook) -> str:
-    """Return the hook of the model at which packets meet a base chain; "" for one that is not on their way."""
-    if (family, hook.name) in HOOKS_OF_DEVICES:
-        return HOOKS_OF_DEVICES[family, hook.name][0]
-    return "" if family == nf.NFPROTO_NETDEV else MODEL_HOOKS.get(hook.name, "")
+def _point(chain: FoundChain) -> str:
+    """Return the hook of the model at which packets meet a chain; "" for one that is not on their way."""
+    name = chain.hook.name if chain.hook else ""
+    if (chain.family, name) in HOOKS_OF_DEVICES:
+        return HOOKS_OF_DEVICES[chain.family, name][0]
+    return "" if chain.family == nf.NFPROTO_NETDEV else MODEL_HOOKS.get(name, "")
 
 
-def _of_devices(
-    entry: model.Chain, devices: tuple[str, ...], kind: type[model.InInterface | model.OutInterface]
-) -> model.Chain:
+def _of_devices(entry: model.Chain, devices: tuple[str, ...], kind: type[model.InterfaceMatch]) -> model.Chain:
     """Return a base chain of devices as one for all packets, whose rules match these interfaces."""
     last = (model.Rule(model.Drop(), why="policy drop"),) if entry.policy == "DROP" else ()
     rules = [
@@ -238,39 +218,37 @@ def _of_devices(
     return entry.replace(rules=tuple(rules), policy="ACCEPT")
 
 
-def _of_receiver(chain: model.Chain) -> model.Chain:
-    """Return a chain at INPUT: packets of open connections have the owner of the receiving socket there.
+def _is_behind_sockets(point: str, hook: Hook) -> bool:
+    """Return whether packets that come to a chain may have their socket: at INPUT, and behind TPROXY, which gives it.
 
-    The kernel looks for that socket before (early demux, ip_rcv_finish_core in net/ipv4/ip_input.c).
+    The kernel looks for that of an open connection before INPUT (early demux, ip_rcv_finish_core in ip_input.c).
     """
-    return chain.replace(
-        rules=tuple(
-            rule.replace(
-                matches=tuple(
-                    model.UnknownMatch(f"owner: {rule.why}") if isinstance(each, OWNERS) else each
-                    for each in rule.matches
-                )
-            )
-            for rule in chain.rules
-        )
-    )
+    return point == model.INPUT or (point == model.PREROUTING and hook.priority > PRIORITIES[model.MANGLE])
 
 
-OWNERS = (model.OwnerUid, model.OwnerGid)
+def _of_receiver(chain: model.Chain) -> model.Chain:
+    """Return a chain whose packets may have the owner of the receiving socket."""
+    rules = []
+    for rule in chain.rules:
+        owner = model.UnknownMatch(f"owner: {rule.why}")
+        matches = (owner if isinstance(each, model.OwnerMatch) else each for each in rule.matches)
+        rules.append(rule.replace(matches=tuple(matches)))
+    return chain.replace(rules=tuple(rules))
 
 
-def _rules_by_chain(netfilter: NetlinkSocket, listed: ListedTable) -> dict[bytes, list[model.Rule]]:
+def _rules_by_chain(netfilter: NetlinkSocket, listed: TableWithChains) -> dict[str, list[model.Rule]]:
     """Return the rules of a table by chain: in words of iptables those that only iptables-nft writes."""
-    family, is_filter = FAMILY_OF.get(listed.family), listed.is_filter_of_iptables
-    find_set = set_finder(netfilter, listed.family, listed.name)
+    number, name = listed.table.family, listed.table.name
+    family, is_filter = FAMILY_OF.get(number), listed.is_filter_of_iptables
+    find_set = set_finder(netfilter, number, name)
     known: dict[bytes, tuple[str, Fields]] = {}
-    found: dict[bytes, list[model.Rule]] = {}
+    found: dict[str, list[model.Rule]] = {}
     reader: RuleReader | None = None
-    for attributes in read_rules(netfilter, listed.family, listed.name):
+    for attributes in read_rules(netfilter, number, name):
         fields = decode_fields(attributes)
-        in_chain = found.setdefault(fields[nf.NFTA_RULE_CHAIN], [])
-        is_xt = any(name in attributes for name in XT_EXPRESSIONS)
-        if family is not None and (is_xt or (is_filter and not any(name in attributes for name in SET_EXPRESSIONS))):
+        in_chain = found.setdefault(decode_text(fields[nf.NFTA_RULE_CHAIN]), [])
+        is_xt = any(each in attributes for each in XT_EXPRESSIONS)
+        if family is not None and (is_xt or (is_filter and not any(each in attributes for each in SET_EXPRESSIONS))):
             from capture.backends.iptables.xt_decode import RuleReader  # another backend, which only this needs
 
             reader = reader or RuleReader(family)
@@ -280,12 +258,10 @@ def _rules_by_chain(netfilter: NetlinkSocket, listed: ListedTable) -> dict[bytes
     return found
 
 
-def _chain(fields: Fields, rules: dict[bytes, list[model.Rule]]) -> model.Chain:
+def _chain(chain: FoundChain, rules: dict[str, list[model.Rule]]) -> model.Chain:
     """Return a chain in the model's words; each of our names is that of a chain that is jumped to."""
-    chain = decode_chain(fields, ())
-    policy = chain.policy.upper() if chain.policy else None
     name = chain.name if chain.hook is not None else model_target(chain.name)
-    return model.Chain(name, tuple(rules.get(fields[nf.NFTA_CHAIN_NAME], ())), policy)
+    return model.Chain(name, tuple(rules.get(chain.name, ())), chain.policy)
 
 
 def _rules(native: NativeRule, family: Family | None) -> Iterator[model.Rule]:
@@ -304,7 +280,7 @@ def _by_action(rule: NativeRule) -> Iterator[NativeRule]:
     """Yield a rule for each action, with all conditions before it; what a mark was before it was set is not known."""
     conditions: tuple[Condition, ...] = rule.conditions
     for part in rule.actions:
-        if isinstance(part, CONDITIONS):
+        if isinstance(part, model.Match) or (isinstance(part, Cases) and not part.cases[0][1]):
             conditions = (*conditions, part)
             continue
         yield rule.replace(conditions=conditions, actions=(part,))
@@ -318,27 +294,23 @@ def _by_action(rule: NativeRule) -> Iterator[NativeRule]:
 
 
 def _by_case(rule: NativeRule) -> Iterator[NativeRule]:
-    """Yield a rule for each case of its sets and maps, which are never those of one packet; others as they are."""
-    several = next((each for each in rule.conditions if isinstance(each, OneOf)), None)
-    if several is not None:
-        place = rule.conditions.index(several)
-        for case in several.cases:
-            yield from _by_case(
-                rule.replace(conditions=(*rule.conditions[:place], *case, *rule.conditions[place + 1 :]))
-            )
+    """Yield a rule for each case of its sets and its map, which are never those of one packet; others as they are."""
+    parts = (*rule.conditions, *(rule.actions if len(rule.actions) == 1 else ()))
+    found = next((each for each in parts if isinstance(each, Cases)), None)
+    if found is None:
+        yield rule
         return
-    match rule.actions:
-        case (VerdictMap(_, cases),):
-            for conditions, verdict in cases:
-                yield rule.replace(conditions=(*rule.conditions, *conditions), actions=(verdict,))
-        case _:
-            yield rule
+    others = tuple(each for each in rule.conditions if each is not found)
+    for conditions, verdict in found.cases:
+        yield from _by_case(
+            rule.replace(conditions=(*others, *conditions), actions=(verdict,) if verdict else rule.actions)
+        )
 
 
-def _of_iptables(tables: list[ListedTable], first_own: int) -> Iterator[BaseChain]:
+def _of_iptables(tables: list[TableWithChains], first_own: int) -> Iterator[BaseChain]:
     from capture.backends.iptables import netlink  # another backend, which only this needs
 
     def is_older(table: model.TableName) -> bool:
-        return all(listed.handle < first_own for listed in tables if listed.name == table)
+        return all(each.table.handle < first_own for each in tables if each.table.name == table)
 
     return in_tables_of_iptables(netlink.IptablesNetlinkDriver().read(), is_older)

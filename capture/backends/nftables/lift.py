@@ -38,9 +38,7 @@ def _table(table: native.NativeTable, name: model.TableName) -> model.Table:
         rules = tuple(lift_rules(chain.rules))
         policy = chain.policy.upper() if chain.policy else None
         chains.append(model.Chain(model_chain(name, chain.name, chain.hook, reason), rules, policy))
-    built_in = model.BUILT_IN_CHAINS[name]
-    chains.sort(key=lambda chain: built_in.index(chain.name) if chain.name in built_in else len(built_in))
-    return model.Table(name, tuple(chains))
+    return model.Table(name, model.in_order(name, chains))
 
 
 def lift_rules(rules: Sequence[native.NativeRule]) -> Iterator[model.Rule]:
@@ -91,7 +89,7 @@ def _match(condition: native.Condition) -> model.Match:
         match = _masked(condition)
     elif isinstance(condition, native.Named):
         match = _interface(condition)
-    elif isinstance(condition, native.OneOf):
+    elif isinstance(condition, native.Cases):
         match = None
     else:
         return condition
@@ -184,7 +182,7 @@ def verdict_of(actions: Sequence[native.Action | native.Condition]) -> model.Ver
     if not actions:
         return model.Continue()
     last = actions[-1]
-    if len(actions) == 1 and not isinstance(last, (native.TproxyStatement, native.VerdictMap, *native.CONDITIONS)):
+    if len(actions) == 1 and not isinstance(last, (native.TproxyStatement, native.Cases, model.Match)):
         return last
     from capture.backends.nftables.render import described  # only foreign rules need words
 

@@ -75,7 +75,7 @@ def _family_of(rule: model.Rule) -> Family | None:
     """Return the family that a rule is for, given or implied by an address."""
     family = rule.family
     for match in rule.matches:
-        if isinstance(match, model.Source | model.Destination):
+        if isinstance(match, model.AddressMatch):
             if not match.networks:
                 raise ValueError(f"no networks to compare with: {match}")
             of_match = match.networks[0].family
@@ -99,32 +99,17 @@ def _conditions(rule: model.Rule, family: Family | None) -> Iterator[native.Cond
     """
     matches = sorted(rule.matches, key=lambda match: POSITIONS[type(match)])
     protocol = next((match.name for match in matches if type(match) is model.Protocol), None)
-    tests_family = family is not None
-    if family is not None and not any(type(match) in native.ADDRESSES for match in matches):
+    first_address = next((match for match in matches if isinstance(match, model.AddressMatch)), None)
+    if family is not None and first_address is None:
         yield TEST_FAMILY[family]
     for match in matches:
-        kind = type(match)
-        if tests_family and family is not None and kind in native.ADDRESSES:
+        if family is not None and match is first_address:
             yield TEST_FAMILY[family]
-            tests_family = False
         yield _condition(match, protocol)
 
 
-POSITIONS = {
-    kind: index
-    for index, kind in enumerate(
-        (
-            *native.INTERFACES,
-            model.Protocol,
-            *native.ADDRESSES,
-            *native.PORTS,
-            *native.IDS,
-            *native.MARKS,
-            model.ConnectionState,
-            model.UnknownMatch,
-        )
-    )
-}
+IN_ORDER = (*native.INTERFACES, model.Protocol, *native.ADDRESSES, *native.PORTS, *native.IDS, *native.MARKS)
+POSITIONS = {kind: index for index, kind in enumerate((*IN_ORDER, model.ConnectionState, model.UnknownMatch))}
 """The order of conditions in a rule."""
 
 
@@ -132,33 +117,25 @@ def _condition(match: model.Match, protocol: model.ProtocolName | None) -> nativ
     """Return what a match is in nf_tables; ``protocol`` is that of the rule, which ports need."""
     if isinstance(match, model.Protocol):
         return TEST_PROTOCOL[match.name]
-    if isinstance(match, model.Source | model.Destination):
-        return _address(native.ADDRESSES[type(match)], match)
-    if isinstance(match, model.SourcePort | model.DestinationPort):
+    if isinstance(match, model.AddressMatch):
+        fields, networks = native.ADDRESSES[type(match)], match.networks
+        return native.Among(fields[networks[0].family], tuple(merge(networks)), match.negated)
+    if isinstance(match, model.PortMatch):
         if protocol is None:
             raise ValueError(f"a port without a protocol: {match}")
         return native.Among(native.PORTS[type(match)][protocol], _ranges(match.ports), match.negated)
-    if isinstance(match, model.OwnerUid | model.OwnerGid):
+    if isinstance(match, model.OwnerMatch):
         return native.Among(native.IDS[type(match)], _ranges(match.ids), match.negated)
-    if isinstance(match, model.InInterface | model.OutInterface):
+    if isinstance(match, model.InterfaceMatch):
         return _interface(native.INTERFACES[type(match)], match)
-    if isinstance(match, model.Mark | model.ConnectionMark):
+    if isinstance(match, model.MarkMatch):
         return _marked(native.MARKS[type(match)], match)
     if isinstance(match, model.ConnectionState):
         return _connection_state(match)
     raise ValueError(f"a foreign rule cannot be written: {match}")
 
 
-def _address(fields: dict[Family, str], match: model.Source | model.Destination) -> native.Among:
-    networks = match.networks
-    if len(networks) == 1:
-        ranges: tuple[native.Range, ...] = ((networks[0].first, networks[0].last),)
-    else:
-        ranges = tuple(merge(networks))
-    return native.Among(fields[networks[0].family], ranges, match.negated)
-
-
-def _interface(field: str, match: model.InInterface | model.OutInterface) -> native.Named:
+def _interface(field: str, match: model.InterfaceMatch) -> native.Named:
     any_ending = match.name.endswith("+")
     name = match.name[:-1] if any_ending else match.name
     if not name:
@@ -168,14 +145,12 @@ def _interface(field: str, match: model.InInterface | model.OutInterface) -> nat
 
 def _ranges(spans: tuple[model.Span, ...]) -> tuple[native.Range, ...]:
     """Return spans as ranges in order, overlapping and adjacent ones joined."""
-    if len(spans) == 1:
-        return ((spans[0].first, spans[0].last),)
     if not spans:
         raise ValueError("no numbers to compare with")
     return tuple(merge_ranges((span.first, span.last) for span in spans))
 
 
-def _marked(field: str, match: model.Mark | model.ConnectionMark) -> native.Among | native.Masked:
+def _marked(field: str, match: model.MarkMatch) -> native.Among | native.Masked:
     if match.mask == model.ALL_BITS:
         return native.Among(field, ((match.value, match.value),), match.negated)
     return native.Masked(field, match.mask, match.value, match.negated)

@@ -25,21 +25,17 @@ if TYPE_CHECKING:
 
 REGISTER_SIZE = 4
 SINGLE_KEYS = nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | nf.NFT_SET_MAP
-SIZES = (
-    native.SIZES
-    | {native.IIFNAME: 16, native.OIFNAME: 16, ETHER_TYPE.field: 2}
-    | dict.fromkeys(native.MARKS.values(), 0)
-)
+SIZES = native.SIZES | {native.IIFNAME: 16, native.OIFNAME: 16, ETHER_TYPE.field: 2}
+SIZES |= dict.fromkeys(native.MARKS.values(), 0)
 """Of fields; none of marks, which may change between two keys."""
-NUMGEN = "numgen "
+NUMBER_GENERATOR = "numgen "
 
 
 class Found(Value):
-    """What a register holds after a look-up in a map: by the conditions of each key, its data from a byte on."""
+    """What a register holds after a look-up in a map: its data by the conditions of each key."""
 
     subject: str
     cases: tuple[Case, ...]
-    offset: int = 0
 
 
 Content = Register | Found | bytes | None
@@ -47,29 +43,23 @@ Content = Register | Found | bytes | None
 
 
 def done_by_key(make: Callable[..., native.Action], *values: tuple[Content, int]) -> native.Action | None:
-    """Return what is done with values in registers, each with its size; by key, if they are from a map.
+    """Return what ``make`` returns for values in registers, each with its size; by key, if they are from a map.
 
-    ``make`` returns it for their bytes. None if a value is not known.
+    None if a value is not known, or if they are from several maps.
     """
-    maps = dict.fromkeys((each.subject, each.cases) for each, _ in values if isinstance(each, Found))
-    if len(maps) > 1 or not all(isinstance(each, bytes | Found) for each, _ in values):
+    found = [each for each, _ in values if isinstance(each, Found)]
+    keys = {tuple(key for key, _ in each.cases) for each in found}
+    if len(keys) > 1 or not all(isinstance(each, bytes | Found) for each, _ in values):
         return None
-    if not maps:
+    if not found:
         return make(*[each for each, _ in values])
-    ((subject, cases),) = maps
-
-    def of(data: bytes) -> list[bytes]:
-        return [data[at.offset :][:size] if isinstance(at, Found) else at for at, size in values]  # type: ignore[misc]  # checked above
-
-    return native.VerdictMap(subject, tuple((key, make(*of(data))) for key, data in cases))
+    columns = [[data[:size] for _, data in each.cases] if isinstance(each, Found) else each for each, size in values]
+    rows = [[each[row] if isinstance(each, list) else each for each in columns] for row in range(len(found[0].cases))]
+    return native.Cases(found[0].subject, tuple(zip(keys.pop(), (make(*row) for row in rows), strict=True)))
 
 
 def cases_by_key(
-    listed: NativeSet,
-    registers: Mapping[int, Content],
-    first: int,
-    family: Family | None,
-    protocol: ProtocolName | None,
+    listed: NativeSet, registers: Mapping[int, Content], first: int, packets: tuple[Family | None, ProtocolName | None]
 ) -> tuple[Case, ...]:
     """Return for each key in the registers from the first on what it means, and its data.
 
@@ -79,52 +69,46 @@ def cases_by_key(
     fields = _fields(registers, first, listed.key_size)
     if not fields or not listed.understood or listed.flags & ~SINGLE_KEYS or len(listed.keys) > MAX_PLAIN:
         return ()
-    found = [_conditions(key, fields, family, protocol) for key in listed.keys]
-    if fields[0].field.startswith(NUMGEN) and fields[0].field.rpartition(" mod ")[2] == str(len(found)):
+    found = [_conditions(key, fields, *packets) for key in listed.keys]
+    name = fields[0][0].field
+    if name.startswith(NUMBER_GENERATOR) and name.rpartition(" mod ")[2] == str(len(found)):
         found[-1] = ()
     data = listed.data or (b"",) * len(found)
     return () if None in found else tuple((each or (), value) for each, value in zip(found, data, strict=True))
 
 
-def _fields(registers: Mapping[int, Content], first: int, key_size: int) -> list[Register]:
-    """Return the fields in the registers of a key; none if the size of one is unknown, or a mark may change."""
-    fields: list[Register] = []
+def _fields(registers: Mapping[int, Content], first: int, key_size: int) -> list[tuple[Register, slice]]:
+    """Return the fields in the registers of a key, with their places in it; none if the size of one is unknown."""
+    fields: list[tuple[Register, slice]] = []
     position = 0
     while position < key_size:
         loaded = registers.get(first + position // REGISTER_SIZE)
-        if (
-            not isinstance(loaded, Register)
-            or loaded.mask
-            or loaded.field in native.MARKS.values()
-            or not _size(loaded)
-        ):
+        if not isinstance(loaded, Register) or loaded.mask or not _size(loaded):
             return []
-        fields.append(loaded)
+        fields.append((loaded, slice(position, position + _size(loaded))))
         position += _size(loaded) + -_size(loaded) % REGISTER_SIZE
-    return fields
+    end = position if len(fields) > 1 else fields[0][1].stop
+    return fields if end == key_size else []
 
 
 def _size(loaded: Register) -> int:
     if loaded.header is not None:
         return loaded.header[2]
-    return REGISTER_SIZE if loaded.field.startswith(NUMGEN) else SIZES.get(loaded.field, 0)
+    return REGISTER_SIZE if loaded.field.startswith(NUMBER_GENERATOR) else SIZES.get(loaded.field, 0)
 
 
 def _conditions(
-    key: bytes, fields: list[Register], family: Family | None, protocol: ProtocolName | None
+    key: bytes, fields: list[tuple[Register, slice]], family: Family | None, protocol: ProtocolName | None
 ) -> tuple[native.Condition, ...] | None:
     """Return what one key means, a port by the protocol before it; None if the model has no words for it."""
     found: list[native.Condition] = []
-    position = 0
-    for loaded in fields:
-        value = key[position : position + _size(loaded)]
-        conditions = [*conditions_of(loaded, Bounds(value, value), family, protocol)]
-        if loaded.field.startswith(NUMGEN):
-            conditions = [model.UnknownMatch(f"{loaded.field} == {decode_host_number(value)}")]
+    for loaded, place in fields:
+        conditions = [*conditions_of(loaded, Bounds(key[place], key[place]), family, protocol)]
+        if loaded.field.startswith(NUMBER_GENERATOR):
+            conditions = [model.UnknownMatch(f"{loaded.field} == {decode_host_number(key[place])}")]
         if not conditions:
             return None
         if isinstance(conditions[0], native.Among) and conditions[0].field == native.L4PROTO:
             protocol = PROTOCOL_OF.get(conditions[0].ranges[0][0])
         found += conditions
-        position += _size(loaded) + -_size(loaded) % REGISTER_SIZE
     return tuple(found)

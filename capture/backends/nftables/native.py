@@ -12,7 +12,6 @@ them only has to spell a dozen words::
 
 from __future__ import annotations
 
-from capture.analysis.canonical import IN_ORDER
 from capture.backends.nf_tables import constants as nf
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Family
@@ -83,7 +82,7 @@ def is_network(first: int, last: int) -> bool:
     return size & (size - 1) == 0 and first & (size - 1) == 0
 
 
-class Among(Value):
+class Among(model.Match):
     """The field is one of these numbers, given as sorted ranges that do not touch."""
 
     field: str
@@ -96,7 +95,7 @@ class Among(Value):
         return len(self.ranges) == 1 and self.ranges[0][0] == self.ranges[0][1]
 
 
-class Masked(Value):
+class Masked(model.Match):
     """The bits of ``mask`` in the field are ``value``."""
 
     field: str
@@ -105,7 +104,7 @@ class Masked(Value):
     negated: bool = False
 
 
-class Named(Value):
+class Named(model.Match):
     """The interface has this name, or one that begins with it."""
 
     field: str
@@ -114,48 +113,23 @@ class Named(Value):
     negated: bool = False
 
 
-class OneOf(Value):
-    """The packet fulfils all conditions of one of several cases, which exclude each other."""
-
-    text: str
-    cases: tuple[tuple[Condition, ...], ...]
-
-
-CONDITIONS = (Among, Masked, Named, OneOf, *IN_ORDER)
-
-
-class TproxyStatement(Value):
+class TproxyStatement(model.Verdict):
     """Give the packet to the local socket on this port; without one, break off the rule (nft_tproxy.c)."""
 
     port: int
     family: Family | None = None
 
 
-class VerdictMap(Value):
-    """A verdict for each of several cases, which exclude each other; none for other packets."""
+class Cases(Value):
+    """Several cases that exclude each other, each with its conditions: of a map with a verdict, of a set with none."""
 
-    subject: str
-    cases: tuple[tuple[tuple[Condition, ...], Action], ...]
+    text: str
+    cases: tuple[tuple[tuple[Condition, ...], Action | None], ...]
 
 
 if TYPE_CHECKING:
-    Condition = Among | Masked | Named | OneOf | model.Match
-    """Matches of the model are those of x_tables, and what has no words; ``lower`` makes none."""
-    Action = (
-        model.Accept
-        | model.Drop
-        | model.Return
-        | model.Jump
-        | model.Redirect
-        | TproxyStatement
-        | VerdictMap
-        | model.SetMark
-        | model.SaveMark
-        | model.RestoreMark
-        | model.SetZone
-        | model.Log
-        | model.UnknownVerdict
-    )
+    Condition = model.Match | Cases
+    Action = model.Verdict | Cases
 
 
 class NativeRule(Value):

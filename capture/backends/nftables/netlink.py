@@ -6,15 +6,14 @@ import errno
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.exact import holds_exactly
-from capture.backends.nf_tables.hooks import Hook, decode_hook
-from capture.backends.nf_tables.listing import is_dormant, read_chains, read_rules, read_set, read_tables
+from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_set, read_tables
 from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nftables import encode, plan, sets
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.names import MODEL_TABLES
 from capture.backends.nftables.native import SIZES, Among, NativeTable
 from capture.errors import KernelError
-from capture.netlink.attributes import Fields, attribute, decode_fields, decode_number, decode_text, text
+from capture.netlink.attributes import attribute, decode_fields, decode_number, text
 from capture.netlink.batch import Change, transact
 from capture.netlink.nfnetlink import open_netfilter, read_consistently, read_objects
 
@@ -22,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from capture.backends.nf_tables.hooks import Hook
     from capture.model.ruleset import Ruleset
     from capture.netlink.sockets import NetlinkSocket
 
@@ -90,17 +90,15 @@ def _tables_and_chains(desired: tuple[NativeTable, ...], live: plan.LiveTables) 
     return plan.replace(desired, live, lambda table: TableMessages(nf.NFPROTO_INET, table))
 
 
-def _our_tables(netfilter: NetlinkSocket) -> list[Fields]:
-    tables = read_tables(netfilter, nf.NFPROTO_INET)
-    return [fields for _, fields in tables if decode_text(fields[nf.NFTA_TABLE_NAME]) in MODEL_TABLES]
+def _our_tables(netfilter: NetlinkSocket) -> list[FoundTable]:
+    return [table for table in read_tables(netfilter, nf.NFPROTO_INET) if table.name in MODEL_TABLES]
 
 
-def _read_table(netfilter: NetlinkSocket, table: Fields) -> NativeTable:
+def _read_table(netfilter: NetlinkSocket, table: FoundTable) -> NativeTable:
     from capture.backends.nftables.decode import decode_table  # not needed where all is as it should be
 
-    name = decode_text(table[nf.NFTA_TABLE_NAME])
-    rules = read_rules(netfilter, nf.NFPROTO_INET, name)
-    return decode_table(table, _chains_of(netfilter, table), rules, set_finder(netfilter, nf.NFPROTO_INET, name))
+    rules = read_rules(netfilter, table.family, table.name)
+    return decode_table(table, _chains_of(netfilter, table), rules, set_finder(netfilter, table.family, table.name))
 
 
 def set_finder(netfilter: NetlinkSocket, family: int, table: str) -> Callable[[str], sets.NativeSet]:
@@ -115,22 +113,18 @@ def set_finder(netfilter: NetlinkSocket, family: int, table: str) -> Callable[[s
     return find
 
 
-def _chains_of(netfilter: NetlinkSocket, table: Fields) -> list[Fields]:
-    chains = read_chains(netfilter, nf.NFPROTO_INET)
-    return [fields for _, fields in chains if fields[nf.NFTA_CHAIN_TABLE] == table[nf.NFTA_TABLE_NAME]]
+def _chains_of(netfilter: NetlinkSocket, table: FoundTable) -> list[FoundChain]:
+    return [chain for chain in read_chains(netfilter, table.family) if chain.table == table.name]
 
 
 def read_live(netfilter: NetlinkSocket) -> plan.LiveTables:
     """Return our live tables, with the hooks of their chains; None for one that must go as a whole."""
     live: dict[str, dict[str, Hook | None] | None] = {}
     for table in _our_tables(netfilter):
-        name = decode_text(table[nf.NFTA_TABLE_NAME])
         chains = _chains_of(netfilter, table)
-        rest = decode_number(table[nf.NFTA_TABLE_USE]) - len(chains)
-        if is_dormant(table) or (rest and rest != _count_anonymous_sets(netfilter, name)):
-            live[name] = None
-        else:
-            live[name] = {decode_text(chain[nf.NFTA_CHAIN_NAME]): decode_hook(chain) for chain in chains}
+        rest = table.uses - len(chains)
+        must_go = table.is_dormant or (rest and rest != _count_anonymous_sets(netfilter, table.name))
+        live[table.name] = None if must_go else {chain.name: chain.hook for chain in chains}
     return live
 
 
@@ -145,8 +139,8 @@ def _count_anonymous_sets(netfilter: NetlinkSocket, table: str) -> int:
 
 def _hold_exactly(netfilter: NetlinkSocket, desired: tuple[NativeTable, ...], rules: Sequence[Change]) -> bool:
     """Return whether our live tables are the desired ones, to the byte; False does not mean that they differ."""
-    own = {decode_text(table[nf.NFTA_TABLE_NAME]): table for table in _our_tables(netfilter)}
-    if own.keys() != {table.name for table in desired}:
+    own = {table.name for table in _our_tables(netfilter)}
+    if own != {table.name for table in desired}:
         return False
     listed = rules or [rule for table in desired for rule in encode.listed_rules(table)]
     messages = [*_tables_and_chains(desired, {}), *listed]

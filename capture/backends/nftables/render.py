@@ -127,20 +127,11 @@ def _named(condition: native.Named) -> str:
     return f"{condition.field} {operator}{quoted(name + ending)}"
 
 
-def _verdict_map(action: native.VerdictMap) -> str:
-    entries = [f"{' . '.join(map(_value, key))} : {_words(verdict)}" for key, verdict in action.cases]
-    return f"{action.subject} vmap {{ {', '.join(entries)} }}"
-
-
-def _one_of(condition: native.OneOf) -> str:
-    subject, name = condition.text.rsplit(" ", 1)
-    if not name.startswith("@__set"):  # as the kernel calls the sets of one rule
-        return condition.text
-    return f"{subject} {{ {', '.join(' . '.join(map(_value, case)) for case in condition.cases)} }}"
-
-
-def _value(condition: native.Condition) -> str:
-    return _words(condition).removeprefix(f"{getattr(condition, 'field', '')} ")
+def _cases(cases: native.Cases) -> str:
+    keys = [[_words(each).removeprefix(f"{getattr(each, 'field', '')} ") for each in key] for key, _ in cases.cases]
+    verdicts = [f" : {_words(verdict)}" if verdict else "" for _, verdict in cases.cases]
+    entries = [f"{' . '.join(key)}{verdict}" for key, verdict in zip(keys, verdicts, strict=True)]
+    return f"{cases.text} {{ {', '.join(entries)} }}"
 
 
 def _proxy(action: native.TproxyStatement) -> str:
@@ -168,7 +159,6 @@ TEXTS: dict[type, Callable[[Any], str]] = {
     native.Among: _among,
     native.Masked: _masked,
     native.Named: _named,
-    native.OneOf: _one_of,
     model.UnknownMatch: lambda part: part.text,
     model.Accept: _fixed("accept"),
     model.Drop: _fixed("drop"),
@@ -176,7 +166,7 @@ TEXTS: dict[type, Callable[[Any], str]] = {
     model.Jump: lambda action: f"jump {action.chain}",
     model.Redirect: lambda action: f"redirect to :{action.port}",
     native.TproxyStatement: _proxy,
-    native.VerdictMap: _verdict_map,
+    native.Cases: _cases,
     model.SetMark: _set_mark,
     model.SaveMark: _fixed("ct mark set meta mark"),
     model.RestoreMark: _fixed("meta mark set ct mark"),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     ByteOrder = Literal["little", "big"]
 
-UNDERSTOOD_SETS = nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | nf.NFT_SET_INTERVAL
+UNDERSTOOD_SETS = nf.NFT_SET_ANONYMOUS | nf.NFT_SET_CONSTANT | nf.NFT_SET_INTERVAL | nf.NFT_SET_MAP
 
 MAX_PLAIN = 1000
 """Up to so many numbers are a plain set. The kernel keeps one of ports as a bitmap, whose every insertion visits all
@@ -134,29 +134,24 @@ def _data_or_end(element: bytes, size: int, *, is_map: bool) -> bytes | bool | N
     return is_end if data is None else data
 
 
-def ranges_of(native: NativeSet, order: ByteOrder) -> tuple[Range, ...] | None:
-    """Return the numbers of a set as sorted ranges that do not touch; None if it holds something else."""
-    found = _ranges(native, order, UNDERSTOOD_SETS)
-    return None if found is None else tuple(merge_ranges(found))
+def cases_of(native: NativeSet, order: ByteOrder) -> dict[bytes, tuple[Range, ...]]:
+    """Return what a map leads to, of a set nothing, each with its numbers as sorted ranges that do not touch.
 
-
-def cases_of(native: NativeSet, order: ByteOrder) -> dict[bytes, tuple[Range, ...]] | None:
-    """Return what a map leads to, each with the numbers that lead there as in ``ranges_of``."""
-    ranges = _ranges(native, order, UNDERSTOOD_SETS | nf.NFT_SET_MAP)
-    if not ranges or not native.data:
-        return None
-    data = dict(zip([int.from_bytes(key, order) for key in native.keys], native.data, strict=True))
+    Nothing at all if it holds something else.
+    """
+    ranges = _ranges(native, order)
+    data = dict(zip([int.from_bytes(key, order) for key in native.keys], native.data, strict=False))
     found: dict[bytes, list[Range]] = {}
     for first, last in ranges:
-        found.setdefault(data[first], []).append((first, last))
+        found.setdefault(data.get(first, b""), []).append((first, last))
     return {each: tuple(merge_ranges(ranges)) for each, ranges in found.items()}
 
 
-def _ranges(native: NativeSet, order: ByteOrder, understood: int) -> Iterable[Range] | None:
-    """Return the range of each key in ascending order; None if a flag is not among the understood ones."""
+def _ranges(native: NativeSet, order: ByteOrder) -> Iterable[Range]:
+    """Return the range of each key in ascending order; none if a flag is not among the understood ones."""
     is_interval = bool(native.flags & nf.NFT_SET_INTERVAL)
-    if not native.understood or native.flags & ~understood or (is_interval and order != "big"):
-        return None  # intervals of numbers in another order are no intervals of numbers
+    if not native.understood or native.flags & ~UNDERSTOOD_SETS or (is_interval and order != "big"):
+        return ()  # intervals of numbers in another order are no intervals of numbers
     firsts = sorted(int.from_bytes(key, order) for key in native.keys)
     if not is_interval:
         return zip(firsts, firsts, strict=True)

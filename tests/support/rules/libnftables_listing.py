@@ -53,8 +53,9 @@ from capture.model.ruleset import (
 )
 
 if TYPE_CHECKING:
-    from capture.backends.nftables.native import Action, Condition, Range
+    from capture.backends.nftables.native import Range
     from capture.model.addresses import Family
+    from capture.model.ruleset import Match, Verdict
 
     Object = dict[str, Any]
     Sets = dict[str, list[Any]]
@@ -117,8 +118,8 @@ def _listed(value: object) -> list[Any]:
 
 
 def _parse_rule(rule: Object, sets: Sets) -> NativeRule:
-    conditions: list[Condition] = []
-    actions: list[Action] = []
+    conditions: list[Match] = []
+    actions: list[Verdict] = []
     counters: Counters | None = None
     for statement in rule["expr"]:
         ((kind, parts),) = statement.items()
@@ -140,14 +141,14 @@ FILTERS = {"limit", "quota", "ct count", "xt"}
 # --- conditions that are listed
 
 
-def _parse_match(match: Object, sets: Sets) -> Condition:
+def _parse_match(match: Object, sets: Sets) -> Match:
     try:
         return _parse_known_match(match["left"], match["op"], match["right"], sets)
     except NotUnderstoodError:
         return UnknownMatch(json.dumps(match))
 
 
-def _parse_known_match(left: Object, operator: str, right: object, sets: Sets) -> Condition:
+def _parse_known_match(left: Object, operator: str, right: object, sets: Sets) -> Match:
     mask: object = None
     if "&" in left:
         left, mask = left["&"]
@@ -215,7 +216,7 @@ def _parse_number(field: str, operand: object) -> int:
     raise NotUnderstoodError
 
 
-def _parse_states(mask: object, operator: str, right: object) -> Condition:
+def _parse_states(mask: object, operator: str, right: object) -> Match:
     """Return a comparison of the connection's state: with any of some states' bits, or with whole states."""
     if mask is None and operator in ("in", "!"):
         return Masked(CT_STATE, sum(_state_bits(right)), 0, operator == "in")
@@ -246,7 +247,7 @@ def _parse_name(field: str, name: object, *, negated: bool) -> Named:
 # --- actions that are listed
 
 
-def _parse_action(statement: Object) -> Action:
+def _parse_action(statement: Object) -> Verdict:
     ((kind, parts),) = statement.items()
     parse = ACTIONS.get(kind)
     action = parse(parts) if parse else None
@@ -258,7 +259,7 @@ def _only(parts: object, **keys: type) -> bool:
     return isinstance(parts, dict) and {key: type(value) for key, value in parts.items()} == keys
 
 
-def _parse_proxy(parts: Object) -> Action | None:
+def _parse_proxy(parts: Object) -> Verdict | None:
     besides_family = {key: value for key, value in parts.items() if key != "family"}
     family = FAMILIES_OF_TPROXY.get(parts.get("family", ""))
     return TproxyStatement(parts["port"], family) if _only(besides_family, port=int) else None
@@ -267,7 +268,7 @@ def _parse_proxy(parts: Object) -> Action | None:
 FAMILIES_OF_TPROXY: dict[str, Family] = {"ip": "ipv4", "ip6": "ipv6"}
 
 
-def _parse_mangle(parts: Object) -> Action | None:
+def _parse_mangle(parts: Object) -> Verdict | None:
     """Return what is set: the mark or the zone of the packet, the mark of the connection."""
     key, value = parts["key"], parts["value"]
     if key == FIELDS[CT_MARK]:
@@ -302,7 +303,7 @@ def _parse_bits(value: object) -> tuple[int | None, int]:
     return (kept & ~bits, flip | bits) if operator == "|" else (kept, flip ^ bits)
 
 
-ACTIONS: dict[str, Callable[[Any], Action | None]] = {
+ACTIONS: dict[str, Callable[[Any], Verdict | None]] = {
     "accept": lambda _: Accept(),
     "drop": lambda _: Drop(),
     "return": lambda _: Return(),

@@ -106,7 +106,7 @@ def condition(match: Match) -> str:
     return ("not " if match.negated else "") + f"{WORDS[type(match)]} {values}"
 
 
-def _entries(match: Source | Destination | SourcePort | DestinationPort | OwnerUid | OwnerGid | ConnectionState) -> str:
+def _entries(match: Match) -> str:
     match match:
         case Source(networks) | Destination(networks):
             return ",".join(map(_network, networks))
@@ -114,6 +114,7 @@ def _entries(match: Source | Destination | SourcePort | DestinationPort | OwnerU
             return ",".join(map(str, spans))
         case ConnectionState(states):
             return ",".join(states)
+    raise ValueError(f"no words for {match}")
 
 
 def _network(network: Network) -> str:

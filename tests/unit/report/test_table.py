@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from capture.model import ruleset
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network, parse_network
 from capture.model.ruleset import (
     NAT,
@@ -19,6 +18,7 @@ from capture.model.ruleset import (
     Jump,
     Log,
     Mark,
+    Match,
     OutInterface,
     OwnerGid,
     OwnerUid,
@@ -38,9 +38,11 @@ from capture.model.ruleset import (
     TransparentProxy,
     UnknownMatch,
     UnknownVerdict,
+    Verdict,
     only,
 )
 from capture.report.table import amount, listed_chains, listing, row, row_text
+from support.rules.vocabulary import kinds_of
 
 TCP = Protocol("tcp")
 UDP = Protocol("udp")
@@ -139,14 +141,8 @@ def test_a_rule_reads_as_iptables_prints_it(rule: Rule, expected: str) -> None:
 
 
 def test_every_match_and_every_verdict_has_a_row() -> None:
-    # The unions are there for type checkers only, so they are read from the source.
-    def members(union: str) -> set[type]:
-        with open(ruleset.__file__, encoding="utf-8") as source:
-            block = source.read().partition(f"    {union} = (")[2].partition(")")[0]
-        return {getattr(ruleset, word.strip()) for word in block.split("|")}
-
-    assert {type(rule.verdict) for rule, _ in ROWS} == members("Verdict")
-    assert {type(match) for rule, _ in ROWS for match in rule.matches} == members("Match")
+    assert {type(rule.verdict) for rule, _ in ROWS} == kinds_of(Verdict)
+    assert {type(match) for rule, _ in ROWS for match in rule.matches} == kinds_of(Match)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ import pytest
 from capture.backends.iptables.netlink import live_table, ruleset_of
 from capture.backends.iptables.plan import TableEdit
 from capture.backends.iptables.xt_changes import LiveTable, changes, made_by_us, model_name, removals
-from capture.backends.iptables.xt_decode import FoundChain, FoundRule
+from capture.backends.iptables.xt_decode import FoundRule
 from capture.backends.nf_tables.hooks import HOOKS, Hook
+from capture.backends.nf_tables.listing import FoundChain, FoundTable
 from capture.errors import CaptureError
-from capture.model.addresses import IPV4, IPV6
+from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6
 from capture.model.ruleset import (
     FORWARD,
     INPUT,
@@ -20,7 +21,6 @@ from capture.model.ruleset import (
     PREROUTING,
     RAW,
     Accept,
-    Counters,
     Jump,
     Return,
     Rule,
@@ -40,8 +40,13 @@ def chain(name: str, handle: int, *, hook: Hook | None = None, policy: str | Non
     """Return a chain of the table nat, with the hook it should have unless another one is given."""
     hook = hook or HOOKS.get((NAT, name))
     if hook is None:
-        return FoundChain("nat", name, handle)
-    return FoundChain("nat", name, handle, hook, policy, Counters(0, 0))
+        return unhooked(name, handle)
+    return FoundChain(FAMILY_NUMBERS[IPV4], "nat", name, hook, policy, handle=handle)
+
+
+def unhooked(name: str, handle: int) -> FoundChain:
+    """Return a chain of the table nat that rules jump to."""
+    return FoundChain(FAMILY_NUMBERS[IPV4], "nat", name, handle=handle)
 
 
 def edited(**changes: Any) -> TableEdit:
@@ -52,7 +57,8 @@ def edited(**changes: Any) -> TableEdit:
 def table(*chains: tuple[FoundChain, tuple[int, ...]], others: int = 0) -> LiveTable:
     """Return the table nat with chains, the handles of their rules, and so many things that are no chains."""
     rules = [FoundRule(found.name, handle, OTHER) for found, handles in chains for handle in handles]
-    return live_table(NAT, len(chains) + others, [found for found, _ in chains], rules)
+    listed = FoundTable(FAMILY_NUMBERS[IPV4], NAT, len(chains) + others)
+    return live_table(listed, [found for found, _ in chains], rules)
 
 
 def words(existing: LiveTable | None, edit: TableEdit) -> list[str]:
@@ -115,7 +121,7 @@ class TestMessages:
             words(existing, edited(placed=((OUTPUT, None, JUMP),)))
 
     def test_our_rules_leave_a_chain_of_any_name(self) -> None:
-        existing = table((FoundChain("nat", OUTPUT, 1), (7,)))
+        existing = table((unhooked(OUTPUT, 1), (7,)))
         assert words(existing, edited(removed=(("OUTPUT(not hooked)", 0),))) == [
             "delete the rule with handle 7 of chain OUTPUT"
         ]
@@ -221,17 +227,17 @@ class TestTables:
         [
             (chain(OUTPUT, 1), "OUTPUT"),
             (chain(OUTPUT, 1, hook=Hook("filter", "output", -100)), "OUTPUT(filter output -100)"),
-            (FoundChain("nat", OUTPUT, 1), "OUTPUT(not hooked)"),
-            (FoundChain("nat", FORWARD, 1), "FORWARD"),
-            (FoundChain("nat", "DOCKER", 1), "DOCKER"),
-            (FoundChain("nat", "prerouting", 1, Hook("nat", "prerouting", -100), "ACCEPT"), "prerouting"),
+            (unhooked(OUTPUT, 1), "OUTPUT(not hooked)"),
+            (unhooked(FORWARD, 1), "FORWARD"),
+            (unhooked("DOCKER", 1), "DOCKER"),
+            (chain("prerouting", 1, hook=Hook("nat", "prerouting", -100)), "prerouting"),
         ],
     )
     def test_a_chain_that_is_no_built_in_one_is_not_called_so(self, found: FoundChain, name: str) -> None:
         assert model_name(NAT, found) == name
 
     def test_built_in_chains_are_listed_even_where_there_are_none(self) -> None:
-        existing = {(IPV6, RAW): LiveTable(0, {})}
+        existing = {(IPV6, RAW): LiveTable(0, {}, {})}
         (of_raw,) = ruleset_of((IPV4, IPV6), existing).tables
         assert [each.name for each in of_raw.chains] == [PREROUTING, OUTPUT]
         assert {each.policy_for(IPV6) for each in of_raw.chains} == {"ACCEPT"}
@@ -239,7 +245,9 @@ class TestTables:
     def test_rules_of_both_families_are_in_one_chain(self) -> None:
         rule4, rule6 = Rule(Return(), (), IPV4), Rule(Return(), (), IPV6)
         existing = {
-            (family, NAT): live_table(NAT, 1, [chain(OUTPUT, 1)], [FoundRule(OUTPUT, 2, rule)])
+            (family, NAT): live_table(
+                FoundTable(FAMILY_NUMBERS[family], NAT, 1), [chain(OUTPUT, 1)], [FoundRule(OUTPUT, 2, rule)]
+            )
             for family, rule in ((IPV4, rule4), (IPV6, rule6))
         }
         ruleset = ruleset_of((IPV4, IPV6), existing)

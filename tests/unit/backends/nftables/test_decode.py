@@ -305,4 +305,4 @@ def test_a_map_of_verdicts_is_read_by_verdict() -> None:
     )
     rule = decoded(TCP, DPORT, chosen, find_set=find)
     assert described(*rule.actions) == "tcp dport vmap { 80-81 : drop, 443 : jump more }"
-    assert described(*decoded(DPORT, chosen, find_set=find).actions) == "map of @th,16,16"
+    assert described(*decoded(DPORT, chosen, find_set=find).actions) == "@th,16,16 vmap"

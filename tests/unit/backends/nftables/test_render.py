@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
-
 import pytest
 
 from capture.backends.nftables.lower import lower
 from capture.backends.nftables.native import Named, NativeRule
 from capture.backends.nftables.render import quoted, render_text, rule_text
-from capture.model import ruleset
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import (
     NAT,
@@ -18,14 +14,17 @@ from capture.model.ruleset import (
     Chain,
     Jump,
     Log,
+    Match,
     Return,
     Rule,
     Ruleset,
     Table,
     UnknownMatch,
     UnknownVerdict,
+    Verdict,
 )
 from support.rules.nftables_cases import CASES, MATCHES, VERDICTS, Case
+from support.rules.vocabulary import kinds_of
 
 NEVER_WRITTEN = {UnknownMatch, UnknownVerdict}
 
@@ -37,22 +36,14 @@ def test_rules_read_as_nft_reads_them(case: Case) -> None:
     assert "\n".join(map(rule_text, table.chains[0].rules)) == case.words
 
 
-def members_of(union: str) -> set[type]:
-    """Return the classes of a union that exists for type checkers only."""
-    for node in ast.walk(ast.parse(inspect.getsource(ruleset))):
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == union:
-            return {getattr(ruleset, name) for name in ast.unparse(node.value).split(" | ")}
-    raise AssertionError(f"the model has no union {union}")
-
-
 def test_no_match_is_forgotten() -> None:
     tested = {type(match) for case in MATCHES for match in case.rule.matches}
 
-    assert tested == members_of("Match") - NEVER_WRITTEN
+    assert tested == kinds_of(Match) - NEVER_WRITTEN
 
 
 def test_no_verdict_is_forgotten() -> None:
-    assert {type(case.rule.verdict) for case in VERDICTS} == members_of("Verdict") - NEVER_WRITTEN
+    assert {type(case.rule.verdict) for case in VERDICTS} == kinds_of(Verdict) - NEVER_WRITTEN
 
 
 def test_a_rule_set_is_a_script() -> None:

@@ -115,6 +115,7 @@ def test_what_runs_in_a_pod_is_the_same_from_the_node_and_from_afar() -> None:
     assert kubectl.CAPTURE_COMMANDS == commands.POD_COMMANDS
 
 
+@pytest.mark.usefixtures("root")
 def test_the_status_and_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     health = Health(("entry",))
     server = AgentServer(
@@ -177,7 +178,7 @@ def test_all_nodes_are_uninstalled_by_their_daemon_set(
 
 
 @pytest.fixture(scope="module")
-def socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def socket(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     def pods(question: dict[str, Any]) -> object:
         key = f"{question.get('namespace')}/{question.get('name')}"
         return {"pods": [pod for pod in PODS if not question.get("name") or pod["pod"] == key], "audit": "on"}

@@ -15,6 +15,8 @@ import pytest
 from cni import agent_socket
 from cni.pod import Identity
 
+pytestmark = pytest.mark.usefixtures("root")
+
 PLUGIN = '#!/bin/sh\ncat > /dev/null; echo \'{"cniVersion": "1.0.0", "supportedVersions": ["1.0.0", "1.1.0"]}\'\n'
 PORT = 20000 + os.getpid() % 20000
 

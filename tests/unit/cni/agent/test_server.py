@@ -17,6 +17,8 @@ from cni.agent.server import AgentServer
 from cni.agent_socket import AgentAwayError
 from cni.pod import Identity
 
+pytestmark = pytest.mark.usefixtures("root")
+
 WEB = Identity("shop", "web-0", "uid-1")
 POD = {"metadata": {"uid": "uid-1"}, "spec": {}}
 

@@ -1,0 +1,41 @@
+"""Tables and chains as the kernel lists them."""
+
+from __future__ import annotations
+
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.hooks import Hook
+from capture.backends.nf_tables.listing import FoundChain, chain_of
+from capture.model.ruleset import Counters
+from capture.netlink.attributes import attribute, nested, text, u32be, u64be
+
+
+class TestChains:
+    NAMED = (
+        attribute(nf.NFTA_CHAIN_TABLE, text("nat"))
+        + attribute(nf.NFTA_CHAIN_NAME, text("OUTPUT"))
+        + attribute(2, u64be(9))
+    )
+    HOOKED = nested(
+        nf.NFTA_CHAIN_HOOK,
+        attribute(nf.NFTA_HOOK_HOOKNUM, u32be(3)),
+        attribute(nf.NFTA_HOOK_PRIORITY, (-100).to_bytes(4, "big", signed=True)),
+    ) + attribute(nf.NFTA_CHAIN_TYPE, text("nat"))
+
+    def test_a_chain_to_jump_to_is_read(self) -> None:
+        assert chain_of(2, self.NAMED) == FoundChain(2, "nat", "OUTPUT")
+        assert chain_of(2, self.NAMED).handle == 9
+
+    def test_a_base_chain_is_read(self) -> None:
+        chain = chain_of(2, self.NAMED + self.HOOKED + attribute(nf.NFTA_CHAIN_POLICY, u32be(0)))
+        assert chain == FoundChain(2, "nat", "OUTPUT", Hook("nat", "output", -100), "DROP")
+        assert (chain.handle, chain.counters) == (9, Counters(0, 0))
+
+    def test_a_chain_with_counters_is_read(self) -> None:
+        counted = nested(8, attribute(1, u64be(180)), attribute(2, u64be(3)))
+        chain = chain_of(2, self.NAMED + self.HOOKED + counted)
+        assert (chain.counters, chain.policy) == (Counters(3, 180), "ACCEPT")
+
+    def test_an_unknown_hook_is_read(self) -> None:
+        hooked = nested(nf.NFTA_CHAIN_HOOK, attribute(1, u32be(77)), attribute(2, u32be(0)))
+        chain = chain_of(2, self.NAMED + hooked)
+        assert chain.hook == Hook("filter", "77", 0)
