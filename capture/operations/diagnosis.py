@@ -290,13 +290,11 @@ def _rule_causes(
 
 def _reject_causes(live: Trace, known: Reference | None) -> Iterator[Cause]:
     """Yield a cause if TCP of a family that is not captured is to be rejected, and is not."""
-    packet = live.packet
-    is_over_lo = LOOPBACK in (packet.in_interface, packet.out_interface)
-    if known is None or packet.family in known.config.families or packet.protocol != "tcp" or is_over_lo:
-        return
-    fault = reject_fault(known.config.families, known.settings, has_table=False)
-    if fault and live.outcome == "direct" and live.step is None:
-        yield cause("rule-missing: family", message=fault)
+    sent = live.packet
+    is_let_pass = sent.protocol == "tcp" and live.outcome == "direct" and live.step is None
+    if known and is_let_pass and sent.family not in known.config.families and sent.out_interface != LOOPBACK:
+        fault = reject_fault(known.config.families, known.settings, has_table=False)
+        yield from [cause("rule-missing: family", message=fault)] if fault else []
 
 
 def _ipsec_policies() -> tuple[list[IpsecPolicy], list[Cause]]:
