@@ -35,8 +35,9 @@ class ChangedMeanwhileError(Exception):
 
 
 class Snapshot(Value):
-    """A file as it was at one moment."""
+    """A file as it was at one moment; it is the same under another name."""
 
+    not_compared = ("path",)
     path: str
     content: bytes
     mode: int
@@ -117,18 +118,14 @@ def _undo_unless_it_was(old: Snapshot, new: Snapshot, displaced: str) -> None:
     then the newest stays, and no content is lost.
     """
     _wait_for_writers(displaced)
-    if _same_file(snapshot(displaced), old):
+    if snapshot(displaced) == old:
         return
     put = new
     while True:
         back = snapshot(displaced)
-        if not _exchange(displaced, old.path) or _same_file(snapshot(displaced), put):
+        if not _exchange(displaced, old.path) or snapshot(displaced) == put:
             raise ChangedMeanwhileError(old.path)
         put = back
-
-
-def _same_file(one: Snapshot, other: Snapshot) -> bool:
-    return one.replace(path=other.path) == other
 
 
 def remove(old: Snapshot) -> None:
@@ -139,7 +136,7 @@ def remove(old: Snapshot) -> None:
     except FileNotFoundError:
         raise ChangedMeanwhileError(old.path) from None
     _wait_for_writers(aside)
-    if not _same_file(snapshot(aside), old):
+    if snapshot(aside) != old:
         with suppress(FileExistsError):  # there is a newer one by now
             os.link(aside, old.path)
         os.unlink(aside)

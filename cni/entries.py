@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Container
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -27,28 +27,25 @@ OWN_DIRECTORY = "istio-capture"
 
 
 def with_entry(
-    plugins: list[dict[str, Any]], entry: dict[str, Any], replaced: Container[str] = ()
+    plugins: list[dict[str, Any]], entry: dict[str, Any], replaced: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Return the plugins with ``entry`` among them once: where it was before, if that works, or at the end.
 
     Plugins of the types ``replaced`` are left out: they do the same job.
     """
-    others = [plugin for plugin in plugins if plugin.get("type") not in (PLUGIN, *_names(replaced, plugins))]
+    others = [plugin for plugin in plugins if plugin.get("type") not in (PLUGIN, *replaced)]
     before = next((index for index, plugin in enumerate(plugins) if plugin.get("type") == PLUGIN), len(plugins))
     position = min(before, len(others)) or len(others)
     return [*others[:position], entry, *others[position:]]
 
 
-def _names(replaced: Container[str], plugins: list[dict[str, Any]]) -> list[str]:
-    return [str(plugin["type"]) for plugin in plugins if plugin.get("type") in replaced]
-
-
 def enter(
-    network: ConfigurationFile, entry: dict[str, Any], replaced: Container[str] = (), *, is_urgent: bool = False
+    network: ConfigurationFile, entry: dict[str, Any], replaced: Sequence[str] = (), *, is_urgent: bool = False
 ) -> tuple[str, list[FileChange]]:
     """Put the entry into a file; return the file that has it then, and what has changed."""
     plugins = after_others(network, entry, replaced)
-    changes = [FileChange(network.path, f"entry of {name} replaced") for name in _names(replaced, network.plugins)]
+    types = [plugin.get("type") for plugin in network.plugins]
+    changes = [FileChange(network.path, f"entry of {each} replaced") for each in types if each in replaced]
     if network.is_list:
         change = "entry changed" if network.entries else "entry added"
         changes += rewrite(network, plugins, change, is_urgent=is_urgent)
@@ -60,7 +57,7 @@ def enter(
 
 
 def after_others(
-    network: ConfigurationFile, entry: dict[str, Any], replaced: Container[str] = ()
+    network: ConfigurationFile, entry: dict[str, Any], replaced: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Return the plugins with the entry. Raises InstallError if there is none that makes the network."""
     plugins = with_entry(network.plugins, entry, replaced)

@@ -6,6 +6,7 @@ Rules go with their namespace. So this needs neither options nor rules, and a po
 from __future__ import annotations
 
 from capture.state import attachments
+from capture.state.directory import forget_ended
 from cni import deferred_removal
 from cni.log import log_of
 from cni.protocol import CniError, Request
@@ -24,8 +25,6 @@ def delete(request: Request) -> None:
 
 def collect_garbage(request: Request) -> None:
     """Forget the attachments of this network that are gone, and what is recorded of namespaces that are."""
-    from capture.state.ended_records import forget_ended  # DEL does without
-
     valid = {attachments.name_of(request.network, *each) for each in request.valid_attachments}
     gone = attachments.forget_others(request.network, valid)
     _log(request, "forgotten what is gone", containers=[name.split(":")[1] for name in gone])

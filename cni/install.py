@@ -14,24 +14,11 @@ from typing import Any
 
 from capture.model.values import Value
 from capture.state.directory import STATE_DIRECTORY, tighten
-from cni import atomic_files, entries
+from cni import atomic_files, entries, networks
 from cni.atomic_files import ChangedMeanwhileError
 from cni.install_error import InstallError
 from cni.install_lock import clean_up, exclusive, retry_on_conflict
-from cni.networks import (
-    FIRST_BY_NAME,
-    OWN_CONFIG_MARK,
-    PLUGIN,
-    READ_BY_RUNTIMES,
-    Candidate,
-    ConfigurationFile,
-    ListChoice,
-    candidates,
-    choose,
-    network_in,
-    networks,
-    paths_in,
-)
+from cni.networks import FIRST_BY_NAME, PLUGIN, Candidate, ConfigurationFile, ListChoice
 from cni.plugin_files import FileChange, put_plugin, remove_plugin
 
 OWN_CONFIG = "00-capture.conflist"
@@ -102,8 +89,8 @@ def network_taken(
     Raises ``InstallError``: the file that counts is broken.
     """
     if choice.runtime == "containerd" and not choice.network:
-        return next((network for network in networks(conf_dir) if not (but_own and network.is_our_own)), None)
-    taken = choose(_others(conf_dir) if but_own else candidates(conf_dir), choice).taken
+        return next((each for each in networks.networks(conf_dir) if not (but_own and each.is_our_own)), None)
+    taken = networks.choose(_others(conf_dir) if but_own else networks.candidates(conf_dir), choice).taken
     return taken.network if taken else None
 
 
@@ -114,7 +101,9 @@ def main_network(conf_dir: str, choice: ListChoice = FIRST_BY_NAME) -> Configura
         return taken
     others = _others(conf_dir)
     if others:
-        reasons = "; ".join(f"{os.path.basename(path)} {verdict}" for path, verdict in choose(others, choice).reasons)
+        reasons = "; ".join(
+            f"{os.path.basename(path)} {verdict}" for path, verdict in networks.choose(others, choice).reasons
+        )
         raise InstallError(
             conf_dir,
             f"the container runtime would use none of these files: {reasons}",
@@ -122,14 +111,14 @@ def main_network(conf_dir: str, choice: ListChoice = FIRST_BY_NAME) -> Configura
         )
     raise InstallError(
         conf_dir,
-        f"no network configuration in it; expected a file ending with {', '.join(READ_BY_RUNTIMES)}",
+        f"no network configuration in it; expected a file ending with {', '.join(networks.READ_BY_RUNTIMES)}",
         "Install after the main network plugin has written its own, or name the directory that the container runtime "
         "reads (containerd: conf_dir of the CRI plugin's cni; CRI-O: network_dir).",
     )
 
 
 def _others(conf_dir: str) -> list[Candidate]:
-    return [each for each in candidates(conf_dir) if each.network is None or not each.network.is_our_own]
+    return [each for each in networks.candidates(conf_dir) if each.network is None or not each.network.is_our_own]
 
 
 def _put_entry(desired: Desired, *, is_urgent: bool = False) -> list[FileChange]:
@@ -141,7 +130,7 @@ def _put_entry(desired: Desired, *, is_urgent: bool = False) -> list[FileChange]
         if not desired.own_config:
             path, changes = entries.enter(source, entry, desired.replaced, is_urgent=is_urgent)
             return (path,), changes
-        path, changes = _write_own_list(desired, source, entry | {OWN_CONFIG_MARK: True})
+        path, changes = _write_own_list(desired, source, entry | {networks.OWN_CONFIG_MARK: True})
         if desired.choice.runtime != "crio":
             return (path,), changes
         # CRI-O skips a list whose plugin is missing, and takes the next one: that one must not lead past us.
@@ -164,7 +153,7 @@ def _write_own_list(desired: Desired, source: ConfigurationFile, entry: dict[str
         )
     configuration = entries.as_list(source, entries.after_others(source, entry, desired.replaced))
     try:
-        old = network_in(path)
+        old = networks.network_in(path)
     except FileNotFoundError:
         try:
             atomic_files.create(path, entries.written(path, configuration))
@@ -178,5 +167,5 @@ def _write_own_list(desired: Desired, source: ConfigurationFile, entry: dict[str
 
 
 def _take_out(conf_dir: str, all_but: tuple[str, ...] = ()) -> list[FileChange]:
-    paths = [path for path in paths_in(conf_dir) if path not in all_but]
+    paths = [path for path in networks.paths_in(conf_dir) if path not in all_but]
     return [change for path in paths for change in retry_on_conflict(partial(entries.take_out, path), path)]

@@ -17,9 +17,9 @@ from capture.model.addresses import is_decimal
 from capture.state.files import read_file
 from capture.state.json_text import JsonError, decode
 from cni import https
-from cni import kubeconfig as kubeconfigs
 from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NOT_FOUND, UNAUTHORIZED
 from cni.http_answer import CutOffError, HttpAnswer, NotHttpError
+from cni.kubeconfig import parse, unusable
 from cni.pod_object import is_the_same
 from cni.protocol import INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
 
@@ -48,24 +48,19 @@ OK, UNAUTHORIZED_STATUS, FORBIDDEN_STATUS, NOT_FOUND, TOO_MANY_REQUESTS, SERVER_
 REACH = "Is the API server up, and does the node reach it? Try: curl -k {server}/version"
 
 
-class Transient(Exception):  # noqa: N818  # no error yet: another attempt may succeed
+class Transient(CniError):  # noqa: N818  # no error yet: another attempt may succeed
     """An attempt failed, and the next one may succeed. If none does, the last one with an answer has the reason."""
 
-    is_silence = False
-    """Nothing was answered in time."""
-
-    def __init__(self, code: int, problem: str, details: str = "", pause: float = 0.0) -> None:
-        super().__init__(problem)
-        self.code = code
-        self.problem = problem
-        self.details = details
+    def __init__(self, code: int, message: str, details: str = "", pause: float = 0.0) -> None:
+        super().__init__(code, message, details)
         self.pause = pause
+        self.is_silence = False
+        """Nothing was answered in time."""
 
 
 def read_kubeconfig(path: str) -> Kubeconfig:
     """Return the access that a kubeconfig gives; raise ``CniError``."""
-    text = _content(path, path).decode("utf-8", "replace")
-    return kubeconfigs.parse(text, path)
+    return parse(_content(path, path).decode("utf-8", "replace"), path)
 
 
 def read_pod(kubeconfig: Kubeconfig, identity: Identity, deadline: float = DEADLINE) -> dict[str, Any]:
@@ -108,14 +103,12 @@ class _Question:
         server = https.parse_url(kubeconfig.server)
         if server is None:
             shown = kubeconfig.server.rpartition("@")[2][:80]  # before an @ could be a password
-            raise kubeconfigs.unusable(
-                kubeconfig.path, f"'server': invalid value {shown!r}: expected https://ADDRESS:PORT"
-            )
+            raise unusable(kubeconfig.path, f"'server': invalid value {shown!r}: expected https://ADDRESS:PORT")
         self.server = server
         self.target = server.path + path
         self.tls = _tls_context(kubeconfig) if server.scheme == "https" else None
         if self.tls is None and (kubeconfig.token or kubeconfig.token_file):
-            raise kubeconfigs.unusable(
+            raise unusable(
                 kubeconfig.path,
                 "'server' is http: the token could be read on the way",
                 "Use https in 'server', or leave the token out.",
@@ -136,27 +129,17 @@ class _Question:
                 wait = failure.pause or min(FIRST_PAUSE * 2 ** (attempts - 1), LONGEST_PAUSE)
                 if time.monotonic() + wait >= give_up:
                     tried = f"{attempts} attempts in {time.monotonic() - started:.1f} s"
-                    raise CniError(why.code, f"{why.problem} ({tried})", why.details) from None
+                    raise CniError(why.code, f"{why.message} ({tried})", why.details) from None
             time.sleep(wait)
 
     def _attempt(self, limit: float) -> bytes:
-        """Send the request once and return the body of a good answer; raise Transient or ``CniError`` for any other."""
+        """Send the request once and return the body of a good answer; raise ``CniError`` for any other."""
         token = self._token()
+        name = self.kubeconfig.tls_server_name or self.server.host
         try:
-            name = self.kubeconfig.tls_server_name or self.server.host
             answer = https.exchange(self.server, self.tls, name, self._request(token), limit)
-        except TimeoutError as error:
-            silence = self._unreachable(str(error) if isinstance(error, https.UnresolvedError) else "no answer in time")
-            silence.is_silence = True
-            raise silence from None
-        except https.TlsError as error:
-            raise self._no_tls(error) from None
-        except OSError as error:
-            raise self._unreachable(error.strerror or "it closed the connection without an answer") from None
-        except CutOffError:
-            raise Transient(BAD_ANSWER, "the API server's answer is cut off", self._reach()) from None
-        except NotHttpError:
-            raise self._no_api("its answer is not HTTP") from None
+        except (OSError, CutOffError, NotHttpError) as error:
+            raise self._failure(error) from None
         if answer.status == OK:
             return answer.body
         if answer.status == UNAUTHORIZED_STATUS and token != self._token():
@@ -170,24 +153,19 @@ class _Question:
         if config.token_file:
             token = _content(config.token_file, config.path).decode("ascii", "replace").strip()
             if not token:
-                raise kubeconfigs.unusable(config.path, f"the token in {config.token_file} is empty")
+                raise unusable(config.path, f"the token in {config.token_file} is empty")
         if not token.isascii() or not token.isprintable() or " " in token:
-            raise kubeconfigs.unusable(config.path, "the token has characters that no token has")
+            raise unusable(config.path, "the token has characters that no token has")
         return token
 
     def _request(self, token: str) -> bytes:
-        lines = [
-            f"GET {self.target} HTTP/1.1",
-            f"Host: {self.server.authority}",
-            "Accept: application/json",
-            "User-Agent: capture-cni",
-            "Connection: close",
-        ]
-        if token:
-            lines.append(f"Authorization: Bearer {token}")
-        return "\r\n".join([*lines, "", ""]).encode("ascii", "replace")
+        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+        return (
+            f"GET {self.target} HTTP/1.1\r\nHost: {self.server.authority}\r\nAccept: application/json\r\n"
+            f"User-Agent: capture-cni\r\nConnection: close\r\n{authorization}\r\n"
+        ).encode("ascii", "replace")
 
-    def _refusal(self, answer: HttpAnswer) -> CniError | Transient:
+    def _refusal(self, answer: HttpAnswer) -> CniError:
         status, words = answer.status, _message_of(answer.body)
         refused = f"{status} {words or answer.reason}"
         if status == UNAUTHORIZED_STATUS:
@@ -217,8 +195,12 @@ class _Question:
             )
         return self._no_api(f"it says {refused}")
 
-    def _no_tls(self, error: _ssl.SSLError) -> CniError | Transient:
-        """Return what an error of TLS means: a certificate that is not trusted, or a connection that ended."""
+    def _failure(self, error: Exception) -> CniError:
+        """Return what it means that there is no answer, or none that is whole."""
+        if isinstance(error, TimeoutError):
+            silence = self._unreachable(str(error) if isinstance(error, https.UnresolvedError) else "no answer in time")
+            silence.is_silence = True
+            return silence
         if isinstance(error, https.HangupError):
             return self._unreachable("it closed the connection")
         if isinstance(error, https.CertificateError):
@@ -228,11 +210,17 @@ class _Question:
                 f"'certificate-authority' in {self.kubeconfig.path} has to be that of this cluster, and 'server' a"
                 " name or address that the certificate has. If the certificates were renewed, renew the kubeconfig.",
             )
-        return CniError(
-            NOT_TRUSTED,
-            f"no TLS connection with {self.kubeconfig.server}: {error.reason or error}",
-            "Check that 'server' is the API server, and that it accepts the client certificate.",
-        )
+        if isinstance(error, https.TlsError):
+            return CniError(
+                NOT_TRUSTED,
+                f"no TLS connection with {self.kubeconfig.server}: {error.reason or error}",
+                "Check that 'server' is the API server, and that it accepts the client certificate.",
+            )
+        if isinstance(error, OSError):
+            return self._unreachable(error.strerror or "it closed the connection without an answer")
+        if isinstance(error, CutOffError):
+            return Transient(BAD_ANSWER, "the API server's answer is cut off", self._reach())
+        return self._no_api("its answer is not HTTP")
 
     def _unreachable(self, problem: str) -> Transient:
         return Transient(TRY_AGAIN_LATER, f"the API server {self.kubeconfig.server}: {problem}", self._reach())
@@ -273,7 +261,7 @@ def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
     certificate = _data_or_content(config, config.certificate_data, config.certificate_file)
     key = _data_or_content(config, config.key_data, config.key_file)
     if (certificate is None) != (key is None):
-        raise kubeconfigs.unusable(config.path, "client-certificate and client-key belong together; one is missing")
+        raise unusable(config.path, "client-certificate and client-key belong together; one is missing")
     try:
         return https.tls_context(
             authority.decode("ascii", "replace") if authority is not None else None,
@@ -282,7 +270,7 @@ def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
         )
     except (OSError, ValueError) as error:  # https.TlsError is an OSError
         problem = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise kubeconfigs.unusable(config.path, f"its certificates cannot be used: {problem}") from None
+        raise unusable(config.path, f"its certificates cannot be used: {problem}") from None
 
 
 def _data_or_content(config: Kubeconfig, data: str, path: str) -> bytes | None:
@@ -292,7 +280,7 @@ def _data_or_content(config: Kubeconfig, data: str, path: str) -> bytes | None:
     try:
         return binascii.a2b_base64(data, strict_mode=True)
     except ValueError:
-        raise kubeconfigs.unusable(config.path, "a certificate or key in it is no base64") from None
+        raise unusable(config.path, "a certificate or key in it is no base64") from None
 
 
 def _content(path: str, kubeconfig_path: str) -> bytes:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import time
 
+from capture.state.routes import is_lo_up
+
 ADDRESSES = "/proc/thread-self/net/if_inet6"
 OF_LOOPBACK = b"00000000000000000000000000000001 "
 """``::1``, which the kernel puts on ``lo`` as that comes up."""
@@ -37,7 +39,7 @@ def wait_for_loopback() -> None:
 
 
 def _is_up() -> bool:
-    return _has_its_address() or _is_set_up()
+    return _has_its_address() or is_lo_up()  # where ``disable_ipv6`` is set, it has no address of IPv6 when up
 
 
 def _has_its_address() -> bool:
@@ -47,12 +49,3 @@ def _has_its_address() -> bool:
             return OF_LOOPBACK in addresses.read()
     except FileNotFoundError:  # no IPv6: no address that could be in the way
         return True
-
-
-def _is_set_up() -> bool:
-    """Return whether ``lo`` is up; where ``disable_ipv6`` is set, it has no address of IPv6 then either."""
-    from capture.netlink.interfaces import read_links
-    from capture.netlink.rtnetlink import open_route
-
-    with open_route() as route:
-        return any(link.is_loopback and link.is_up for link in read_links(route))

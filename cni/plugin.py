@@ -23,23 +23,13 @@ from capture.errors import (
 )
 from capture.model.addresses import Network, parse_network
 from capture.state import attachments
-from cni import conf
+from cni import conf, protocol
 from cni.codes import CANNOT_CAPTURE, DRIFT, HOST_NAMESPACE, NOT_APPLIED, VALUE_REFUSED
 from cni.conf import ANNOTATIONS_CAPABILITY, KUBERNETES, RUNTIME, Configuration
 from cni.decision import NO_POD, Exemption, exemption_by_name
 from cni.log import PluginLog, log_of, timestamp
 from cni.pod import Identity, identity_of
-from cni.protocol import (
-    INVALID_CONFIGURATION,
-    INVALID_ENVIRONMENT,
-    IO_FAILURE,
-    NOT_AVAILABLE,
-    NOT_AVAILABLE_LIMITED,
-    UNKNOWN_CONTAINER,
-    CniError,
-    Request,
-    shown,
-)
+from cni.protocol import CniError, Request, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +71,7 @@ def handle(request: Request) -> None:
             raise _as_cni_error(error, request) from None
         except OSError as error:
             about = f"{error.filename}: " if error.filename else ""
-            raise CniError(IO_FAILURE, f"{about}{error.strerror}") from None
+            raise CniError(protocol.IO_FAILURE, f"{about}{error.strerror}") from None
     except CniError as error:
         log.error(error.message, code=error.code, details=error.details)
         if request.command == "ADD":
@@ -243,7 +233,7 @@ def _addresses_of(request: Request) -> tuple[Network, ...]:
         return tuple(parse_network(entry["address"]) for entry in entries)
     except (TypeError, KeyError, ValueError, AttributeError):
         raise CniError(
-            INVALID_CONFIGURATION,
+            protocol.INVALID_CONFIGURATION,
             f"prevResult: 'ips': invalid value {shown(entries)}: "
             "expected a list of objects with an 'address' like 10.1.2.3/24",
             "Look at the plugin before this one in the network configuration list: its result is wrong.",
@@ -316,20 +306,20 @@ def _status(request: Request, configuration: Configuration, log: PluginLog) -> N
     from capture.state.capabilities import missing
 
     if not os.path.exists("/proc/self/status"):
-        raise CniError(NOT_AVAILABLE, "/proc is not mounted here", "Mount it: `mount -t proc proc /proc`.")
+        raise CniError(protocol.NOT_AVAILABLE, "/proc is not mounted here", "Mount it: `mount -t proc proc /proc`.")
     lacking = missing("NET_ADMIN", "SYS_ADMIN")
     if lacking:
-        raise CniError(NOT_AVAILABLE, f"missing capability {' and '.join(lacking)}", "Run it as root.")
+        raise CniError(protocol.NOT_AVAILABLE, f"missing capability {' and '.join(lacking)}", "Run it as root.")
     if configuration.pod_sources == (RUNTIME,) and not conf.requests_annotations(request.configuration):
         raise CniError(
-            NOT_AVAILABLE,
+            protocol.NOT_AVAILABLE,
             f"no source of facts about pods: the entry does not request {ANNOTATIONS_CAPABILITY}",
             f'Add "capabilities": {{"{ANNOTATIONS_CAPABILITY}": true}} to the plugin\'s entry, or a kubeconfig.',
         )
     try:
         detect.decide(request_of(configuration.settings))
     except CaptureError as error:
-        raise CniError(NOT_AVAILABLE, error.message, error.remedy) from None
+        raise CniError(protocol.NOT_AVAILABLE, error.message, error.remedy) from None
     is_needed = configuration.pod_sources == (KUBERNETES,)
     if not is_needed and not (KUBERNETES in configuration.pod_sources and log.path):
         return
@@ -338,7 +328,7 @@ def _status(request: Request, configuration: Configuration, log: PluginLog) -> N
         log.debug("the API server answers")
     except CniError as error:
         if is_needed:
-            raise CniError(NOT_AVAILABLE_LIMITED, error.message, error.details) from None
+            raise CniError(protocol.NOT_AVAILABLE_LIMITED, error.message, error.details) from None
         message = f"pods of the mesh may not start now: {error.message}"
         log.warn(message, api_server=error.code, details=error.details)
 
@@ -358,7 +348,7 @@ def _as_cni_error(error: CaptureError, request: Request) -> CniError:
         remedy = "Give istio-proxy a runAsUser and runAsGroup that the pod's user namespace has."
         return CniError(VALUE_REFUSED, f"pod {pod}: {error.message}", remedy)
     if isinstance(error, ConfigurationError):  # other values of the pod have been refused before
-        return CniError(INVALID_CONFIGURATION, f"network configuration: {error.message}", error.remedy)
+        return CniError(protocol.INVALID_CONFIGURATION, f"network configuration: {error.message}", error.remedy)
     if isinstance(error, HostNamespaceError):
         return CniError(
             HOST_NAMESPACE,
@@ -366,7 +356,7 @@ def _as_cni_error(error: CaptureError, request: Request) -> CniError:
             "Capturing it cuts the node off. Pods with hostNetwork get no CNI plugin; look who called this one.",
         )
     if isinstance(error, NamespaceError):
-        code = UNKNOWN_CONTAINER if request.command == "CHECK" else INVALID_ENVIRONMENT
+        code = protocol.UNKNOWN_CONTAINER if request.command == "CHECK" else protocol.INVALID_ENVIRONMENT
         return CniError(code, f"CNI_NETNS: {error.message}", error.remedy)
     if isinstance(error, PrivilegeError | UnsupportedError):
         return CniError(CANNOT_CAPTURE, error.message, error.remedy)

@@ -14,20 +14,10 @@ from capture.errors import EXIT_DONE, ConfigurationError, UnsupportedError
 from capture.report import listings
 from capture.report.applied_text import applied_text, cut_by_cleaning, start_line
 from capture.report.output import run_to_exit_code
+from capture.settings import options
 from capture.settings.config import resolve
 from capture.settings.families import link_local_note
 from capture.settings.host import PodFromInside, PodFromOutside
-from capture.settings.options import (
-    ALLOW_HOST,
-    CLEANUP_ONLY,
-    CNI_MODE,
-    DRY_RUN,
-    FORCE_APPLY,
-    NETWORK_NAMESPACE,
-    OPTIONS,
-    RUN_VALIDATION,
-    SKIP_RULE_APPLY,
-)
 from capture.settings.settings import Settings, from_environment, with_flags
 from capture.state.netns import InNamespace
 from initcontainer.arguments import CommandLine, HelpRequested, VersionRequested
@@ -61,21 +51,21 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
         return EXIT_DONE
     for given in settings.lines():
         printer.show(given)
-    namespace = settings[NETWORK_NAMESPACE] or None
-    host = PodFromOutside(environ) if settings[CNI_MODE] else PodFromInside(environ)
-    if settings[CLEANUP_ONLY]:
+    namespace = settings[options.NETWORK_NAMESPACE] or None
+    host = PodFromOutside(environ) if settings[options.CNI_MODE] else PodFromInside(environ)
+    if settings[options.CLEANUP_ONLY]:
         _print_what_is_removed(settings, namespace, host, printer)
         _clean(settings, namespace, printer)
         return EXIT_DONE
     _show_start(settings, namespace, host, printer)
-    if settings[DRY_RUN]:
+    if settings[options.DRY_RUN]:
         _dry_run(settings, namespace, host, printer)
         return EXIT_DONE
-    if settings[SKIP_RULE_APPLY]:
+    if settings[options.SKIP_RULE_APPLY]:
         printer.show("no rule is written: --skip-rule-apply")
     else:
         _apply(settings, namespace, host, printer)
-    if settings[RUN_VALIDATION]:
+    if settings[options.RUN_VALIDATION]:
         from initcontainer.validation import validate  # few runs do it
 
         validation = validate(settings, namespace, host)
@@ -88,7 +78,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
 def _settings(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) -> Settings:
     """Return the settings of environment and arguments, and let the printer obey, also where an argument is wrong."""
     in_environment = from_environment(environ)
-    found = CommandLine(OPTIONS)
+    found = CommandLine(options.OPTIONS)
     try:
         found.read(arguments)
     finally:
@@ -121,7 +111,7 @@ def _print_what_is_removed(settings: Settings, namespace: str | None, host: PodF
 
 
 def _apply(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:
-    applied = operations.apply(settings, namespace, host, force=settings[FORCE_APPLY])
+    applied = operations.apply(settings, namespace, host, force=settings[options.FORCE_APPLY])
     printer.warn(applied.warnings)
     printer.show(f"{applied_text(applied)}\n")
     dumped = operations.dump(namespace)
@@ -133,13 +123,15 @@ def _apply(settings: Settings, namespace: str | None, host: PodFromInside, print
 
 def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
     """Remove the capture; in a dry run, show what would be removed."""
-    if settings[DRY_RUN]:
+    if settings[options.DRY_RUN]:
         dumped = operations.dump(namespace)
         printer.show("would remove our rules among these\n" if dumped.live_sets else "nothing to remove")
         printer.show(listings.table([*listings.parts(dumped)], None, is_whole=True).removesuffix("\n"))
         return
     printer.warn(cut_by_cleaning(namespace))
-    removed = operations.clean(namespace, allow_host=settings[ALLOW_HOST], warn=lambda warning: printer.warn([warning]))
+    removed = operations.clean(
+        namespace, allow_host=settings[options.ALLOW_HOST], warn=lambda warning: printer.warn([warning])
+    )
     printer.show("removed: nothing is captured any more" if removed else "nothing to remove")
 
 

@@ -6,22 +6,13 @@ commands), ``tools/istio-iptables/pkg/cmd/root.go`` of the releases 1.4 to 1.31.
 
 from __future__ import annotations
 
-from capture.settings.options import (
-    DUAL_STACK,
-    FORCE_APPLY,
-    FORCE_IPTABLES_BINARY,
-    INBOUND_CAPTURE_PORT,
-    LOG_OUTPUT_LEVEL,
-    NATIVE_NFTABLES,
-    PROFILE,
-    RECONCILE,
-    Option,
-)
+from capture.settings import options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from capture.settings.options import Option
     from capture.settings.settings import Settings
 
 PERSISTENT = (
@@ -46,12 +37,12 @@ SWITCHES = ("restore-format", "iptables-trace-logging", "host-nsenter-exec")
 """Those among them that take no value."""
 
 NEWER_THAN_CLASSIC: dict[Option[Any], str] = {
-    LOG_OUTPUT_LEVEL: "1.15",
-    DUAL_STACK: "1.16",
-    FORCE_APPLY: "1.24",
-    RECONCILE: "1.24",
-    NATIVE_NFTABLES: "1.27",
-    FORCE_IPTABLES_BINARY: "1.28",
+    options.LOG_OUTPUT_LEVEL: "1.15",
+    options.DUAL_STACK: "1.16",
+    options.FORCE_APPLY: "1.24",
+    options.RECONCILE: "1.24",
+    options.NATIVE_NFTABLES: "1.27",
+    options.FORCE_IPTABLES_BINARY: "1.28",
 }
 """Options that injection gives to the init container, and the version of Istio that began to."""
 
@@ -59,13 +50,14 @@ NEWER_THAN_CLASSIC: dict[Option[Any], str] = {
 def newer_mesh(settings: Settings) -> str:
     """Return a warning if the rules are those of 1.8 by default, and what was given shows a newer Istio; else ""."""
     shown = next((option for option in NEWER_THAN_CLASSIC if option in settings.explicit), None)
-    if shown is None or PROFILE in settings.explicit:
+    if shown is None or options.PROFILE in settings.explicit:
         return ""
+    flag, port = options.PROFILE.name, settings[options.INBOUND_CAPTURE_PORT]
     evidence = f"{shown.name} ({settings.origin(shown)}) shows Istio {NEWER_THAN_CLASSIC[shown]} or later"
     return (
-        f"{evidence}, but the rules are those of {settings[PROFILE]} ({PROFILE.name}, default): inbound port 22 is not"
-        f" captured, and what the proxy sends to its own tunnel port goes to port {settings[INBOUND_CAPTURE_PORT]};"
-        f" {PROFILE.name} current has today's layout"
+        f"{evidence}, but the rules are those of {settings[options.PROFILE]} ({flag}, default): inbound port 22 is not"
+        f" captured, and what the proxy sends to its own tunnel port goes to port {port};"
+        f" {flag} current has today's layout"
     )
 
 

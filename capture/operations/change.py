@@ -20,7 +20,7 @@ from capture.settings.families import link_local_note
 from capture.settings.options import ALLOW_HOST, PROFILE
 from capture.settings.settings import Settings, as_settings
 from capture.state import record, routes
-from capture.state.ended_records import forget_ended
+from capture.state.directory import forget_ended
 from capture.state.host_answers import RecordingHost
 from capture.state.lock import LOCK_TIMEOUT, NamespaceLock
 from capture.state.netns import InNamespace, has_tcp_sockets, is_of_this_user_namespace, refuse_host

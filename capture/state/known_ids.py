@@ -5,14 +5,7 @@ iptables refuses them with "Invalid argument"; nftables takes them, and then the
 
 from __future__ import annotations
 
-from capture.settings.options import (
-    EXCLUDED_OWNER_GROUPS,
-    OWNER_GROUPS,
-    PROXY_GID,
-    PROXY_UID,
-    UID_PORT_EXCLUSIONS,
-    Option,
-)
+from capture.settings import options
 from capture.state.user_namespace import Ids, read_id_maps
 
 TYPE_CHECKING = False
@@ -22,6 +15,7 @@ if TYPE_CHECKING:
 
     from capture.model.ruleset import Span
     from capture.settings.config import CaptureConfig
+    from capture.settings.options import Option
     from capture.settings.settings import Settings
 
 
@@ -29,11 +23,11 @@ def require_known_ids(settings: Settings, config: CaptureConfig) -> None:
     """Raise ConfigurationError for the first id that the owner of the network namespace we are in does not have."""
     maps = read_id_maps()
     named: list[tuple[Option[Any], Ids, Iterable[Span]]] = [
-        (PROXY_UID, maps.users, config.proxy_uids),
-        *((UID_PORT_EXCLUSIONS, maps.users, exclusion.uids) for exclusion in config.uid_port_exclusions),
-        (PROXY_GID, maps.groups, config.proxy_gids),
-        (OWNER_GROUPS, maps.groups, config.owner_groups.entries),
-        (EXCLUDED_OWNER_GROUPS, maps.groups, config.excluded_owner_groups),
+        (options.PROXY_UID, maps.users, config.proxy_uids),
+        *((options.UID_PORT_EXCLUSIONS, maps.users, exclusion.uids) for exclusion in config.uid_port_exclusions),
+        (options.PROXY_GID, maps.groups, config.proxy_gids),
+        (options.OWNER_GROUPS, maps.groups, config.owner_groups.entries),
+        (options.EXCLUDED_OWNER_GROUPS, maps.groups, config.excluded_owner_groups),
     ]
     for option, ids, spans in named:
         for span in spans:

@@ -13,6 +13,9 @@ import _socket
 import errno
 import time
 
+from capture.model.text import printable
+from capture.state.files import content_of, open_files, processes
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
@@ -21,6 +24,8 @@ NAME = b"\0istio-capture"
 LOCK_TIMEOUT = 10.0
 """Seconds; then we go on: any process in the pod can hold the name, which must not keep the pod uncaptured."""
 PAUSE = 0.005
+UNIX_SOCKETS = "/proc/thread-self/net/unix"
+"""Columns by proc(5): the inode is the seventh, the name the eighth; an abstract name begins with @."""
 
 _held: set[int] = set()
 
@@ -66,9 +71,18 @@ class NamespaceLock:
 
 
 def _continued_without(seconds: float) -> str:
-    from capture.state.lock_holder import holder_of  # only where something is odd
-
     return (
         f"the lock of this network namespace (unix socket @{NAME[1:].decode()}) was not released within {seconds:g} s:"
-        f" {holder_of(NAME)} holds it; continued without the lock"
+        f" {_holder()} holds it; continued without the lock"
     )
+
+
+def _holder() -> str:
+    """Return the process that holds the lock, in words."""
+    columns = (line.split() for line in content_of(UNIX_SOCKETS).splitlines())
+    targets = {f"socket:[{each[6].decode()}]" for each in columns if each[7:] == [b"@" + NAME[1:]]}
+    for process in processes():
+        if not targets.isdisjoint(open_files(process)):
+            command = content_of(f"/proc/{process}/cmdline")[:200].replace(b"\0", b" ").decode("utf-8", "replace")
+            return f"process {process} ({printable(command.strip()) or '?'})"
+    return "a process that is not visible from here"

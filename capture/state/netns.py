@@ -185,19 +185,12 @@ def path_of_process(pid: int) -> str:
 def _text(path: Path) -> str:
     try:
         text = os.fspath(path)
-    except TypeError:
+        os.fsencode(text)
+    except (TypeError, UnicodeEncodeError):
         raise NamespaceError(repr(path), "is no path") from None
-    if not isinstance(text, str) or "\0" in text or not _is_encodable(text):
+    if not isinstance(text, str) or "\0" in text:
         raise NamespaceError(repr(text), "is no path")
     return text
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _open(path: str) -> int:

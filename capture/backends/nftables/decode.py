@@ -41,8 +41,13 @@ if TYPE_CHECKING:
     FindSet = Callable[[str], "NativeSet"]
 
 META_FIELDS = {key: field for field, key in native.META_KEYS.items()} | {nf.NFT_META_IIF: "iif", nf.NFT_META_OIF: "oif"}
+META_FIELDS |= {0: "meta length", 1: "meta protocol", 19: "meta pkttype", 20: "meta cpu", 23: "meta cgroup"}
+META_FIELDS |= {24: "meta random", 25: "meta ipsec", 30: "meta time", 31: "meta day", 32: "meta hour"}
+CT_NAMES = {key: field.removeprefix("ct ") for field, key in native.CT_KEYS.items()}
+CT_NAMES |= {1: "direction", 2: "status", 5: "expiration", 6: "helper", 7: "l3proto", 10: "protocol", 11: "proto-src"}
+CT_NAMES |= {12: "proto-dst", 17: "zone", 19: "ip saddr", 20: "ip daddr", 21: "ip6 saddr", 22: "ip6 daddr"}
 ADDRESS_TYPES = {nf.NFTA_FIB_F_SADDR: "fib saddr type", nf.NFTA_FIB_F_DADDR: "fib daddr type"}
-CT_FIELDS = {key: field for field, key in native.CT_KEYS.items()}
+DIRECTIONS = {b"\0": "original ", b"\1": "reply "}
 HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
 
 TCP_FLAGS, ALL_FLAGS = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1), b"\xff"
@@ -161,10 +166,9 @@ class Program:
     def ct(self, fields: Fields) -> bool:
         """``ct``: load a field, or set the mark or the zone."""
         key = decode_number(fields[nf.NFTA_CT_KEY])
-        if nf.NFTA_CT_DIRECTION in fields:
-            return False
+        direction = DIRECTIONS[fields[nf.NFTA_CT_DIRECTION]] if nf.NFTA_CT_DIRECTION in fields else ""
         if nf.NFTA_CT_DREG in fields:
-            return self._load(fields[nf.NFTA_CT_DREG], Register(CT_FIELDS.get(key, f"ct {key}")))
+            return self._load(fields[nf.NFTA_CT_DREG], Register(f"ct {direction}{CT_NAMES.get(key, key)}"))
         value = self._held(fields[nf.NFTA_CT_SREG])
         if key == nf.NFT_CT_MARK and value == Register(native.MARK):
             return self._do(model.SaveMark())

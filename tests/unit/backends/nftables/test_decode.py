@@ -169,6 +169,7 @@ def test_whatever_way_it_is_written_it_reads_as_the_same(words: str, spellings: 
         ("iif 2", make.load_meta(nf.NFT_META_IIF) + make.equals(of_machine(2))),
         ("oif != 1", make.load_meta(nf.NFT_META_OIF) + make.equals(of_machine(1), negated=True)),
         ("meta 99 == 0x01", make.load_meta(99) + make.equals(b"\1")),
+        ("meta pkttype == 0x01", make.load_meta(19) + make.equals(b"\1")),
         ("meta l4proto tcp tcp dport @changing", TCP + DPORT + looked_up("changing")),
         ("meta l4proto tcp tcp dport != @long_keys", TCP + DPORT + looked_up("long_keys", nf.NFT_LOOKUP_F_INV)),
         ("@th,16,16 @plain", DPORT + looked_up("plain")),
