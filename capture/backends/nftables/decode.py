@@ -339,15 +339,14 @@ class Program:
         return self._do(done_by_key(redirect, *ports) or model.UnknownVerdict("redirect, to an unknown port"))
 
     def nat(self, fields: Fields) -> bool:
-        """``nat``: send the connection to another address, which the model has no word for."""
-        if decode_number(fields.get(nf.NFTA_NAT_TYPE, b"\0")) != nf.NFT_NAT_DNAT:
-            return False
+        """``nat``: map the connection's destination or source to another address, which the model has no word for."""
+        word = "dnat" if decode_number(fields[nf.NFTA_NAT_TYPE]) == nf.NFT_NAT_DNAT else "snat"
         family = FAMILY_OF.get(decode_number(fields.get(nf.NFTA_NAT_FAMILY, b"\0")), "ipv4")
         sizes = dict.fromkeys((nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_ADDR_MAX), BITS[family] // 8)
         sizes |= dict.fromkeys((nf.NFTA_NAT_REG_PROTO_MIN, nf.NFTA_NAT_REG_PROTO_MAX), PORT_SIZE)
         ends = [(self._held(fields[kind]) if kind in fields else b"", size) for kind, size in sizes.items()]
-        found = done_by_key(lambda *values: dnat(family, *values), *ends)
-        return self._do(found or model.UnknownVerdict("dnat, to an unknown address"))
+        found = done_by_key(lambda *values: translation(word, family, *values), *ends)
+        return self._do(found or model.UnknownVerdict(f"{word}, to an unknown address"))
 
     def tproxy(self, fields: Fields) -> bool:
         port = self._held(fields.get(nf.NFTA_TPROXY_REG_PORT))
@@ -371,11 +370,11 @@ def redirect(first: bytes, last: bytes) -> native.Action:
     return model.UnknownVerdict(f"redirect to :{_span(first, last)}" if first else "redirect")
 
 
-def dnat(family: Family, first: bytes, last: bytes, port: bytes, last_port: bytes) -> native.Action:
+def translation(word: str, family: Family, first: bytes, last: bytes, port: bytes, last_port: bytes) -> native.Action:
     """Return the translation to an address and a port, or to one of several; what is empty stays as it is."""
     ends = [address_text(family, int.from_bytes(end, "big")) for end in dict.fromkeys((first, last)) if end]
     addresses = f"[{'-'.join(ends)}]" if port and family == IPV6 and ends else "-".join(ends)
-    return model.UnknownVerdict(f"dnat to {addresses}{f':{_span(port, last_port)}' if port else ''}")
+    return model.UnknownVerdict(f"{word} to {addresses}{f':{_span(port, last_port)}' if port else ''}")
 
 
 def _span(first: bytes, last: bytes) -> str:
