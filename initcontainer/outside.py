@@ -15,7 +15,7 @@ from capture.netlink.routing import look_up_route
 from capture.netlink.rtnetlink import open_route
 from capture.state.netns import CLONE_NEWNET, CURRENT, InNamespace
 
-NAME = "capture-probe"
+PROBE_INTERFACE = "capture-probe"
 """Of the interface in the pod, as long as the probe lasts."""
 PEER = "eth0"
 POD_END = {IPV4: ("198.18.0.1", 30), IPV6: ("2001:2::1", 126)}
@@ -40,9 +40,9 @@ class Outside:
             undone.callback(os.close, descriptor)
             self.path = f"/proc/self/fd/{descriptor}"
             with open_route() as route:
-                add_veth(route, NAME, PEER, descriptor)
+                add_veth(route, PROBE_INTERFACE, PEER, descriptor)
                 undone.callback(self._remove)
-                self._set_up(NAME, POD_END)
+                self._set_up(PROBE_INTERFACE, POD_END)
             with InNamespace(self.path):
                 index = self._set_up(PEER, OUTSIDE_END)
                 with open_route() as route:
@@ -58,11 +58,11 @@ class Outside:
         """Return whether the pod's routes send what answers this outside to it; source-based routing may not."""
         with open_route() as route:
             found = look_up_route(route, OUTSIDE_END[family][0], own)
-            return found.interface == index_of(route, NAME)
+            return found.interface == index_of(route, PROBE_INTERFACE)
 
     def _remove(self) -> None:
         with suppress(CaptureError), open_route() as route:  # else it goes with the namespace of its other end
-            remove_link(route, NAME)
+            remove_link(route, PROBE_INTERFACE)
 
     def _set_up(self, name: str, addresses: dict[Family, tuple[str, int]]) -> int:
         with open_route() as route:

@@ -17,7 +17,7 @@ from capture.model.values import Value
 from capture.settings.config import CaptureConfig
 from capture.state.capabilities import missing
 from capture.state.pod_network import NO_ROUTE, routed
-from initcontainer.outside import NAME, OUTSIDE_END, Outside
+from initcontainer.outside import OUTSIDE_END, PROBE_INTERFACE, Outside
 
 Side = Literal["outbound", "inbound"]
 
@@ -120,7 +120,7 @@ class Chooser:
     def by(self, outside: Outside, family: Family) -> Probe | Proof:
         """Return a connection from an outside of our own, or why there is none."""
         why = "nothing that could be dialled from outside is captured"
-        found = self.from_outside(family, NAME, OUTSIDE_END[family][0])
+        found = self.from_outside(family, PROBE_INTERFACE, OUTSIDE_END[family][0])
         if found:
             packet, arrives_on = found
             if outside.answers_come_back(family, address_text(family, packet.destination.first)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from capture.errors import CaptureError
 from capture.model.values import Value
@@ -10,7 +11,7 @@ from cni.pod import STATUS_ANNOTATION, TEMPLATES_ANNOTATION
 from injection.decision import decide
 from injection.manifest import Text, can_be_added_to, item_name, needs_writing_anew
 from injection.plan import LISTS, InjectionPlan, make_plan, status_of, with_plan
-from injection.pods import containers_of, unknown_workloads, workloads
+from injection.pods import POD_OF, containers_of, unknown_workloads, workloads
 from injection.remove import NOTES, put, remove, unshared
 from injection.shape import POD
 from injection.template import InjectionError
@@ -86,11 +87,15 @@ def _passed_over(number: int, workload: Workload) -> WorkloadOutcome:
 
 
 def _line_of(root: Node, workload: Workload, message: str) -> int:
-    """Return the line of the annotation that a message names, else of the pod; counted in the file before injection."""
-    pod = node_at(root, workload.path)
-    annotations = node_at(pod, ["metadata", "annotations"])
+    """Return the line of the annotation or the place that a message names; counted in the file before injection."""
+    annotations = node_at(root, [*workload.path, "metadata", "annotations"])
     names = [name for name, _ in annotations.value] if annotations is not None and is_mapping(annotations) else []
-    named: Node = next((name for name in names if f"annotation {name.value}" in message), pod)
+    named: Node = next((name for name in names if f"annotation {name.value}" in message), None)
+    place = re.findall(r"[^.\[\]]+", message.removeprefix(f"{workload}: ").partition(":")[0])
+    path = [*workload.path, *(int(step) if step.isdecimal() else step for step in place)]
+    while named is None:
+        named = node_at(root, path)
+        path = path[:-1]
     return int(named.start_mark.line) + 1
 
 
@@ -115,6 +120,9 @@ def _outcome(number: int, workload: Workload, template: Template, base: Settings
 
 def _require_understood(workload: Workload) -> None:
     """Raise InjectionError for a pod of the wrong shape: what reads it later need not look."""
+    if workload.pod.get("spec") is None:
+        place = ".".join(map(str, (*POD_OF[workload.kind], "spec")))
+        raise InjectionError(f"{workload}: {place} is missing: expected an object with containers")
     misfit = next(POD.misfits(workload.pod), "")
     if misfit:
         raise InjectionError(f"{workload}: {misfit}")

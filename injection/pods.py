@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from capture.model.values import Value
-from injection.template import InjectionError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ RUNS_TO_COMPLETION = ("Job", "CronJob")
 
 
 class Workload(Value):
-    """A workload of a document: its kind and name, and where its pod is (metadata and spec)."""
+    """A workload of a document: its kind and name, and where its pod is: metadata and spec, if it is of that shape."""
 
     kind: str
     namespace: str
@@ -65,13 +64,12 @@ def workloads(document: object, default_namespace: str = "default", path: Path =
     metadata = _mapping(document.get("metadata"))
     name = str(metadata.get("name") or metadata.get("generateName") or "")
     pod = at(document, POD_OF[kind])
-    if not isinstance(pod, dict) or not isinstance(pod.get("spec"), dict):
-        if str(document.get("apiVersion") or "").rpartition("/")[0] not in GROUPS:
-            return  # another kind of that name, as Volcano's Job
-        where = ".".join(map(str, (*POD_OF[kind], "spec")))
-        raise InjectionError(f"{kind} {name}: {where} is missing, or is no object with containers")
+    is_other_kind = str(document.get("apiVersion") or "").rpartition("/")[0] not in GROUPS
+    if is_other_kind and not isinstance(_mapping(pod).get("spec"), dict):
+        return  # of that name, as Volcano's Job
     # A template's own namespace would be ignored by Kubernetes; the workload's counts.
-    yield Workload(kind, str(metadata.get("namespace") or default_namespace), name, (*path, *POD_OF[kind]), pod)
+    namespace = str(metadata.get("namespace") or default_namespace)
+    yield Workload(kind, namespace, name, (*path, *POD_OF[kind]), _mapping(pod))
 
 
 def unknown_workloads(document: object, default_namespace: str = "default") -> Iterator[Workload]:

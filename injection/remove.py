@@ -37,7 +37,7 @@ def remove(text: str, origin: str) -> str:
     changed = set()
     for number, (node, document) in enumerate(zip(nodes, documents, strict=True)):
         for workload in workloads(document):
-            status = own_status(workload)
+            status = own_status(workload, f"{origin}, document {number + 1}: ")
             if status is not None:
                 _Remover(target, node_at(node, workload.path), status).remove()
                 put(expected, number, workload, without(workload.pod, status))
@@ -64,7 +64,7 @@ def _rewritten(text: str, documents: list[tuple[Node, Any]]) -> str:
     return applied(text, edits)
 
 
-def own_status(workload: Workload) -> dict[str, Any] | None:
+def own_status(workload: Workload, where: str = "") -> dict[str, Any] | None:
     """Return the status annotation if we wrote it."""
     try:
         status = json.loads(workload.annotations.get(STATUS_ANNOTATION, ""))
@@ -75,7 +75,7 @@ def own_status(workload: Workload) -> dict[str, Any] | None:
     misfit = next(STATUS.misfits(status), "")
     if misfit:
         raise DocumentError(
-            f"{workload}: annotation {STATUS_ANNOTATION}: {misfit}",
+            f"{where}{workload}: annotation {STATUS_ANNOTATION}: {misfit}",
             "Another program changed what an injection noted there. Remove the injection and the annotation by hand.",
         )
     return status

@@ -9,7 +9,7 @@ import json
 import re
 
 from capture.model.values import Value
-from sidecar.documents import DocumentError, yaml_module
+from sidecar.documents import not_yaml, yaml_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def compose(text: str, origin: str) -> list[Node]:
         while loader.check_node():
             nodes.append(loader.get_node())
     except yaml.YAMLError as error:
-        raise DocumentError(f"{origin}: not YAML: {' '.join(str(error).split())}") from None
+        raise not_yaml(error, text, origin) from None
     finally:
         loader.dispose()
     return nodes

@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from capture.cli.options import NAMED_NAMESPACES, values_of
+from capture.cli.options import values_of
 from capture.settings.options import NETWORK_NAMESPACE, OPTIONS, Option
+from capture.state.node import NAMED_NAMESPACES
 from initcontainer.arguments import SUBCOMMAND
 
 FLAGS = [option for option in OPTIONS if option.flag]

@@ -46,11 +46,25 @@ def load_yaml(text: str, origin: str) -> list[object]:
     try:
         loaded = list(yaml.load_all(text, Loader=_loader_class(yaml)))
     except (yaml.YAMLError, ValueError) as error:  # ValueError: such as `!!int x`
-        raise DocumentError(f"{origin}: not YAML: {' '.join(str(error).split())}") from None
+        raise not_yaml(error, text, origin) from None
     except RecursionError:
         raise DocumentError(f"{origin}: nested too deeply") from None
     _require_bounded(loaded, origin)
     return loaded
+
+
+def not_yaml(error: Exception, text: str, origin: str) -> DocumentError:
+    """Return the error for a text that is not YAML: file, line and column, and PyYAML's words."""
+    mark, context = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
+    words = getattr(error, "problem", None) or str(error).partition("\n")[0]
+    if context:
+        words += f" {getattr(error, 'context', '')} (from line {context.line + 1})"
+    position = getattr(error, "position", None)  # of a character that YAML forbids
+    if mark is not None:
+        origin += f", line {mark.line + 1}, column {mark.column + 1}"
+    elif position is not None:
+        origin += f", line {text.count(chr(10), 0, position) + 1}"
+    return DocumentError(f"{origin}: not YAML: {words}")
 
 
 def _loader_class(yaml: Any) -> Any:

@@ -268,7 +268,7 @@ class _Passage:
             verdict = meaning(rule)
             if matched is False or is_idle(verdict, is_certain=matched is True, is_tracked=is_tracked):
                 continue
-            step = Step(base_chain.table, chain.name, position, rule, depth, matched is True, base_chain)
+            step = Step(base_chain.table, chain.name, rule.number or position, rule, depth, matched is True, base_chain)
             self.path.append(step)
             match verdict:
                 case _ if matched is None:

@@ -19,7 +19,7 @@ from capture.model.ruleset import Ruleset
 from capture.model.text import plural
 from capture.report.fate_text import effect_as_plain, fate_text
 from capture.report.listings import ruleset_of_dump
-from capture.report.output import print_json
+from capture.report.output import print_json, warn
 from capture.report.packet_text import packet_text
 from capture.report.terminal import print_lines
 from capture.rules import build_ruleset
@@ -79,7 +79,8 @@ def _capture(text: str) -> Ruleset:
     except (ValueError, click.UsageError) as error:
         words = error.message if isinstance(error, click.UsageError) else str(error)
         raise ConfigurationError("capture diff", text, "command line", f"options, or a file ({words})") from None
-    config, _ = resolve(with_flags(Settings({}), flags(context)).checked(), AnyPod())
+    config, warnings = resolve(with_flags(Settings({}), flags(context)).checked(), AnyPod())
+    warn(warnings)
     return build_ruleset(config)
 
 

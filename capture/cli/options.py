@@ -21,9 +21,7 @@ from capture.settings.options import ALLOW_HOST, BACKEND_OPTIONS, FORCE_APPLY, R
 from capture.settings.settings import Settings, from_environment, with_flags
 from capture.state.files import names_in
 from capture.state.netns import path_of_process
-
-NAMED_NAMESPACES = "/run/netns"
-"""The directory in which iproute2 and container runtimes name network namespaces (ip-netns(8))."""
+from capture.state.node import NAMED_NAMESPACES
 
 GIVEN_FLAGS = "capture.options.given"
 """Where a click context keeps the flags of the option table that were given."""

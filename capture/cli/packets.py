@@ -11,7 +11,7 @@ from capture.cli.parameter_types import ParameterType, number, one_of
 from capture.errors import CaptureError
 from capture.model.addresses import Network, parse_address
 from capture.model.conventions import APP_ID, MAX_ID
-from capture.model.packet import Packet
+from capture.model.packet import LOOPBACK, Packet
 from capture.model.ruleset import CONNECTION_STATES
 from capture.report.output import warn
 from capture.settings.config_warnings import missing_interface
@@ -128,10 +128,10 @@ def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
     )
 
 
-def warn_of_missing_interfaces(packet: Packet, namespace: str | None) -> None:
-    """Warn of interfaces that the packet is to pass, and that the namespace does not have."""
-    for flag, name in (("--in", packet.in_interface), ("--out", packet.out_interface)):
-        if name:
-            with InNamespace(namespace):
-                found = missing_interface(name, PodFromInside().interface_names() or ())
-            warn([f"{flag}: {found}"] if found else [])
+def warn_of_missing_interface(packet: Packet, namespace: str | None) -> None:
+    """Warn of an interface that the packet is to pass, and that the namespace does not have."""
+    with InNamespace(namespace):
+        found = missing_interface(
+            packet.in_interface or packet.out_interface or LOOPBACK, PodFromInside().interface_names()
+        )
+    warn([found] if found else [])

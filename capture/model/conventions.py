@@ -27,7 +27,7 @@ SIDECAR_PORTS = range(15000, 15100)
 DNS_PORT = 53
 AGENT_DNS_PORT = 15053
 """The port on which the agent next to the proxy answers DNS."""
-TPROXY_MARK, TPROXY_ROUTE_TABLE = 1337, 133
+ISTIO_MARK, ISTIO_ROUTE_TABLE = 1337, 133
 """The defaults for the mark of a transparent proxy, and for the table with its routes."""
 PROXY_TO_SELF_MARK = 1338
 """0x53a, of what a transparent proxy sends to its own pod: with the proxy's own mark it would not come in."""

@@ -65,7 +65,7 @@ class ValueType(type):
 put = object.__setattr__
 """Sets a field while a value is made; afterwards none can be set."""
 
-TEXTS: dict[type, Callable[[Any], str]] = {}
+TEXT_OF: dict[type, Callable[[Any], str]] = {}
 """For each class what makes the text of ``str()``; ``capture.report.result_text`` fills it for the library's users."""
 
 
@@ -124,7 +124,7 @@ class Value(metaclass=ValueType):
         return hash(self._identity(self))
 
     def __str__(self) -> str:
-        words = TEXTS.get(type(self))
+        words = TEXT_OF.get(type(self))
         return words(self) if words else repr(self)
 
     def __repr__(self) -> str:

@@ -40,7 +40,10 @@ def difference_lines(verified: Verified) -> Iterator[str]:
     yield from (need.message for need in verified.missing)
     yield from map(_second_set, verified.others)
     yield from map(_foreign, verified.obstacles)
-    yield from (f"{message}. {remedy}" for message, remedy in _uncaptured(verified))
+    if verified.uncaptured:
+        from capture.analysis.cause_text import APPLY_SAME  # where something differs
+
+        yield from (f"{message}. {APPLY_SAME}" for message in verified.uncaptured)
 
 
 def doubt_lines(verified: Verified) -> Iterator[str]:
@@ -67,8 +70,6 @@ def _without_effect(each: Difference | Obstacle) -> str:
 
 def _grouped(found: Sequence[Difference], words: Callable[[Difference], str], live: Ruleset) -> Iterator[str]:
     """Yield a sentence for each difference, or with the weightiest for many of one kind in a chain."""
-    from capture.analysis.own_effects import EMPTIED  # where something differs
-
     groups: dict[tuple[str, ...], list[Difference]] = {}
     for each in sorted(found, key=lambda each: each.weight):
         groups.setdefault((each.family, each.table, each.chain, each.kind), []).append(each)
@@ -78,6 +79,8 @@ def _grouped(found: Sequence[Difference], words: Callable[[Difference], str], li
         if len(several) <= (MAX_MISSING if first.kind == "missing" else MAX_SINGLE):
             yield from map(words, several)
         elif first.kind == "missing" and (chain is None or not any(chain.rules_for(first.family))):
+            from capture.analysis.own_effects import EMPTIED  # where whole chains are missing
+
             where = first.replace(rule=None).place
             together = first.together if first.together != EMPTIED else ""
             yield f"{where}: all {len(several)} rules are missing{effect_text(first.effect, together)}"
@@ -115,13 +118,6 @@ def _second_set(other: Other) -> str:
     return f"a second set of capture rules is in {other.where.backend}{variant}{effect_text(other.effect)}"
 
 
-def _uncaptured(verified: Verified) -> Iterator[tuple[str, str]]:
-    """Yield the faults of a family as a whole, each with its remedy."""
-    from capture.analysis.cause_text import APPLY_SAME  # where something differs
-
-    yield from ((message, APPLY_SAME) for message in verified.uncaptured)
-
-
 def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
     """Return the differences as plain values for JSON."""
     found: list[dict[str, object]] = [
@@ -154,9 +150,7 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
         }
         for each in verified.obstacles
     ]
-    found += [
-        {"kind": "uncaptured family", "message": message, "remedy": remedy} for message, remedy in _uncaptured(verified)
-    ]
+    found += [{"kind": "uncaptured family", "message": sentence} for sentence in verified.uncaptured]
     return found
 
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 TCP = model.Protocol("tcp")
 UDP = model.Protocol("udp")
-DNS = model.only(DNS_PORT)
-TO_DNS = model.DestinationPort((DNS,))
+ONLY_DNS = model.only(DNS_PORT)
+TO_DNS = model.DestinationPort((ONLY_DNS,))
 ON_LO = model.OutInterface("lo")
 
 
@@ -180,7 +180,7 @@ def proxy_owned(config: CaptureConfig, names: ChainNames, owner: model.OwnerMatc
     if not captures_loopback(config):
         not_the_proxy = owner.replace(negated=True)
         # With a name server on localhost, DNS over lo must come as far as the DNS rules.
-        but_dns = (TCP, model.DestinationPort((DNS,), negated=True)) if config.captures_dns else ()
+        but_dns = (TCP, model.DestinationPort((ONLY_DNS,), negated=True)) if config.captures_dns else ()
         yield return_rule(ON_LO, *but_dns, not_the_proxy, why="a call within the pod")
     yield return_rule(owner, why="the proxy itself goes out; anything else would be a loop")
 
@@ -194,7 +194,7 @@ def ports_of_calls_to_self(
     """
     ports = []
     if config.captures_dns and isinstance(owner, model.OwnerUid):
-        ports.append(DNS)
+        ports.append(ONLY_DNS)
     if config.profile != "1.8":
         ports.append(model.only(config.inbound_tunnel_port))
     return (TCP, model.DestinationPort(tuple(ports), negated=True)) if ports else ()
@@ -219,7 +219,7 @@ def owner_groups(config: CaptureConfig) -> Iterator[model.Rule]:
 
 def jumps_for_dns(config: CaptureConfig, chain: str, why: str) -> Iterator[model.Rule]:
     """Yield the jump to a chain for DNS, in each family whose DNS is captured; one for both if all DNS is."""
-    if config.captures_all_dns:
+    if config.captures_dns and config.captures_all_dns:
         yield jump_rule(chain, why=why)
     elif config.captures_dns:
         captured = (family for family in FAMILIES if of_family(config.name_servers, family))

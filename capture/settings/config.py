@@ -6,7 +6,7 @@ Only ``resolve`` turns names into ids and decides on the families. After it ever
 from __future__ import annotations
 
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Family, Network
-from capture.model.conventions import PROXY_ID, TPROXY_MARK, TPROXY_ROUTE_TABLE
+from capture.model.conventions import ISTIO_MARK, ISTIO_ROUTE_TABLE, PROXY_ID
 from capture.model.ruleset import Span, only
 from capture.model.values import Value
 from capture.settings import options
@@ -74,8 +74,8 @@ class CaptureConfig(Value):
     proxy_uids: tuple[Span, ...] = (only(PROXY_ID),)
     proxy_gids: tuple[Span, ...] = (only(PROXY_ID),)
     mode: Mode = "REDIRECT"
-    tproxy_mark: int = TPROXY_MARK
-    tproxy_route_table: int = TPROXY_ROUTE_TABLE
+    tproxy_mark: int = ISTIO_MARK
+    tproxy_route_table: int = ISTIO_ROUTE_TABLE
     inbound_ports: Selection[Span] = Selection(everything=True)
     excluded_inbound_ports: tuple[Span, ...] = (only(15090), only(15021), only(15020))
     excluded_inbound_networks: tuple[Network, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import BITS, FAMILY_NAMES, IPV6, Family, Network, merge, merge_ranges
+from capture.model.addresses import BITS, FAMILY_NAMES, IPV6, Network, merge_ranges
 from capture.model.conventions import MAX_ID, MAX_PORT
 from capture.model.packet import LOOPBACK
 from capture.model.text import shortened
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 SWAPPED = (int(option.INBOUND_CAPTURE_PORT.default), int(option.PROXY_PORT.default))
 """Istio's inbound port for outbound connections, and the other way round."""
 
-IN_A_LIST = ", separated by commas"
-"""How what an option expects ends, if that is a list."""
-
 NEEDED: tuple[tuple[Option[Any], Option[Any], object], ...] = (
     (option.TPROXY_MARK, option.INTERCEPTION_MODE, "TPROXY"),
     (option.TPROXY_ROUTE_TABLE, option.INTERCEPTION_MODE, "TPROXY"),
@@ -39,13 +36,13 @@ CANCELLED = (
     (option.EXCLUDED_INTERFACES, option.REROUTED_INTERFACES, "captures inbound"),
 )
 """Lists, and those that win where both name the same."""
-MAX_COMPARED = 10_000
-"""Pairs of entries: no person wrote longer lists, and each pod would wait for it."""
+BOUNDS = {"port": (1, MAX_PORT), "user": (0, MAX_ID), "group": (0, MAX_ID)}
+BOUNDS |= {f"{FAMILY_NAMES[family]} address": (0, (1 << bits) - 1) for family, bits in BITS.items()}
 
 
 def config_warnings(settings: Settings, config: CaptureConfig, host: Host) -> list[str]:
     """Return a warning for each setting that leaves everything alone, has no effect, or names what is not there."""
-    found = [*_empty_entries(settings), *_cancelling(config), *_without_effect(settings, config)]
+    found = [*_empty_entries(settings), *_cancelling(config), *_without_effect(settings, config), *_cancelled(settings)]
     if _excludes_every_interface(config, host):
         found.append((option.EXCLUDED_INTERFACES, "names every interface of the pod: nothing is captured but over lo"))
     return [*(f"{_where(settings, which)} {what}" for which, what in found), *_missing_interfaces(settings, host)]
@@ -54,7 +51,7 @@ def config_warnings(settings: Settings, config: CaptureConfig, host: Host) -> li
 def _empty_entries(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
     """Yield the lists with entries that do not count; a comma at the end comes from templates, and means nothing."""
     for which in settings.explicit:
-        text = settings.text(which).replace(" ", "").replace("\t", "") if which.expected.endswith(IN_A_LIST) else ""
+        text = "".join(settings.text(which).split()) if which.expected.endswith("separated by commas") else ""
         if text and not text.strip(",0" if which.expected.endswith(option.PORTS) else ","):
             yield which, "has no entry that counts: it is taken as an empty list"
         elif text.startswith(",") or ",," in text:
@@ -62,25 +59,23 @@ def _empty_entries(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
 
 
 def _without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
-    """Yield the options of a mode or a family that is not captured, and those that another one cancels."""
+    """Yield the options of a mode or a family that is not captured."""
     for which, needed, value in NEEDED:
         if which in settings.explicit and settings[which] != which.parse(which.default) and settings[needed] != value:
             yield which, f"has no effect without {needed.name}{'' if needed.is_switch else f' {value}'}"
     if IPV6 not in config.families:
-        for which in option.NETWORK_OPTIONS:
-            networks = _entries(settings, which)
-            if networks and all(each.family == IPV6 for each in networks):
-                yield which, "has no effect: it names IPv6 alone, which is not captured"
+        for networks in option.NETWORK_OPTIONS:
+            if {each.family for each in _entries(settings, networks)} == {IPV6}:
+                yield networks, "has no effect: it names IPv6 alone, which is not captured"
     elif settings[option.OTHER_FAMILY] == "reject" and settings[option.IP_FAMILIES] == "both":
         yield option.OTHER_FAMILY, "has no effect: both families are captured"
-    yield from _cancelled(settings)
 
 
 def _cancelled(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
-    """Yield the options with entries that another one cancels."""
+    """Yield the lists with entries that another one cancels."""
     for which, by, verb in CANCELLED:
         entries, others = _entries(settings, which) if which in settings.explicit else (), _entries(settings, by)
-        if 0 < len(entries) * len(others) <= MAX_COMPARED:
+        if 0 < len(entries) * len(others) <= 10_000:  # a person wrote no longer lists, and each pod would wait for them
             held = ", ".join([str(each) for each in entries if any(_holds(other, each) for other in others)])
             if held:
                 yield which, f"names {shortened(held)}, which {by.name} {verb}"
@@ -95,7 +90,7 @@ def _holds(other: Any, entry: Any) -> bool:
     """Return whether an entry of a list holds another, as 80-90 holds 85."""
     if isinstance(entry, str) or getattr(other, "family", None) != getattr(entry, "family", None):
         return bool(other == entry)
-    return bool(other.contains(entry.first) and other.contains(entry.last))
+    return bool(other.first <= entry.first and entry.last <= other.last)
 
 
 def _excludes_every_interface(config: CaptureConfig, host: Host) -> bool:
@@ -111,17 +106,7 @@ def _where(settings: Settings, which: Option[Any]) -> str:
 
 def _cancelling(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
     """Yield the options that leave everything alone or mix the directions, and what follows."""
-    for family in config.families:
-        name = FAMILY_NAMES[family]
-        if _is_everything(config.excluded_outbound_networks, family):
-            yield option.EXCLUDED_OUTBOUND_NETWORKS, f"holds every {name} address: no outbound {name} is captured"
-        if _is_everything(config.excluded_inbound_networks, family):
-            yield option.EXCLUDED_INBOUND_NETWORKS, f"holds every {name} address: no inbound {name} is captured"
-    if _are_all_ports(config.excluded_outbound_ports):
-        yield option.EXCLUDED_OUTBOUND_PORTS, "holds every port: nothing outbound is captured"
-    if config.inbound_ports.everything and _are_all_ports(config.excluded_inbound_ports):
-        yield option.EXCLUDED_INBOUND_PORTS, "holds every port: nothing inbound is captured"
-    yield from _cancelling_by_owner(config)
+    yield from _holding_everything(config)
     if config.inbound_capture_port == config.proxy_port:
         yield (option.INBOUND_CAPTURE_PORT, f"is {option.PROXY_PORT.name}, too: the directions cannot be told apart")
     if (config.proxy_port, config.inbound_capture_port) == SWAPPED:
@@ -133,61 +118,52 @@ def _cancelling(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
         yield option.INBOUND_PORTS, f"is empty, and so is {option.OUTBOUND_NETWORKS.name}: nothing is captured"
 
 
-def _cancelling_by_owner(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
-    """Yield the options by which the packets of all users or groups are left alone."""
-    if _are_all_ids(config.proxy_uids):
-        yield option.PROXY_UID, "holds every user: nothing outbound is captured"
-    elif _are_all_ids(config.proxy_gids):
-        yield option.PROXY_GID, "holds every group: nothing outbound is captured"
+def _holding_everything(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
+    """Yield the options that leave every address, port, user or group alone."""
+    gids, inbound = config.proxy_gids, config.excluded_inbound_ports
+    lists: list[tuple[Option[Any], Iterable[Span | Network], str, str]] = [
+        (option.EXCLUDED_OUTBOUND_PORTS, config.excluded_outbound_ports, "port", "nothing outbound"),
+        (option.EXCLUDED_INBOUND_PORTS, inbound if config.inbound_ports.everything else (), "port", "nothing inbound"),
+        (option.PROXY_UID, config.proxy_uids, "user", "nothing outbound"),
+        (option.PROXY_GID, gids if gids != config.proxy_uids else (), "group", "nothing outbound"),
+        (option.EXCLUDED_OWNER_GROUPS, config.excluded_owner_groups, "group", "nothing outbound"),
+    ]
+    for family in config.families:
+        for which, networks, direction in (
+            (option.EXCLUDED_OUTBOUND_NETWORKS, config.excluded_outbound_networks, "outbound"),
+            (option.EXCLUDED_INBOUND_NETWORKS, config.excluded_inbound_networks, "inbound"),
+        ):
+            of_family, name = [each for each in networks if each.family == family], FAMILY_NAMES[family]
+            lists.append((which, of_family, f"{name} address", f"no {direction} {name}"))
+    for which, entries, kind, what in lists:
+        if _are_all(entries, kind):
+            yield which, f"holds every {kind}: {what} is captured"
     if not config.owner_groups:
         yield option.OWNER_GROUPS, "names no group: nothing outbound is captured"
-    if _are_all_ids(config.excluded_owner_groups):
-        yield option.EXCLUDED_OWNER_GROUPS, "holds every group: nothing outbound is captured"
     for each in config.uid_port_exclusions:
-        if each.protocol == "tcp" and _are_all_ports(each.ports) and _are_all_ids(each.uids):
+        if each.protocol == "tcp" and _are_all(each.ports, "port") and _are_all(each.uids, "user"):
             yield option.UID_PORT_EXCLUSIONS, "holds every user and port: nothing outbound is captured"
 
 
-def _is_everything(networks: Iterable[Network], family: Family) -> bool:
-    """Return whether networks hold every address; most lists are too small, which is seen without merging them."""
-    of_family = [network for network in networks if network.family == family]
-    bits = BITS[family]
-    if sum([1 << bits - network.prefix for network in of_family]) < 1 << bits:
-        return False
-    return merge(of_family) == [(0, (1 << bits) - 1)]
-
-
-def _are_all_ports(ports: Iterable[Span]) -> bool:
-    return _are_all(ports, 1, MAX_PORT)
-
-
-def _are_all_ids(ids: Iterable[Span]) -> bool:
-    return _are_all(ids, 0, MAX_ID)
-
-
-def _are_all(spans: Iterable[Span], lowest: int, highest: int) -> bool:
-    ranges = [(each.first, each.last) for each in spans]
-    if sum([last - first + 1 for first, last in ranges]) < highest - lowest + 1:
-        return False
-    return merge_ranges(ranges) == [(lowest, highest)]
+def _are_all(entries: Iterable[Span | Network], kind: str) -> bool:
+    """Return whether entries hold every number of a kind; most are too few, which is seen without merging them."""
+    lowest, highest = BOUNDS[kind]
+    ranges = [(each.first, each.last) for each in entries]
+    is_enough = sum([last - first + 1 for first, last in ranges]) > highest - lowest
+    return is_enough and merge_ranges(ranges) == [(lowest, highest)]
 
 
 def _missing_interfaces(settings: Settings, host: Host) -> Iterator[str]:
     """Yield a warning for each interface that is named and that the pod does not have."""
-    options = (option.EXCLUDED_INTERFACES, option.REROUTED_INTERFACES)
-    if not any(settings[which] for which in options):
-        return
-    present = host.interface_names()
-    if present is None:
-        return
-    for which in options:
+    for which in (option.EXCLUDED_INTERFACES, option.REROUTED_INTERFACES):
+        present = host.interface_names() if settings[which] else None
         found = filter(None, (missing_interface(name, present) for name in settings[which]))
         yield from (f"{which.name} ({settings.origin(which)}): {words}" for words in found)
 
 
-def missing_interface(name: str, present: Iterable[str]) -> str:
+def missing_interface(name: str, present: Iterable[str] | None) -> str:
     """Return that the pod has no interface of this name, "" if it has one; ``present`` are all but ``lo``."""
-    if any(_matches(name, interface) for interface in (LOOPBACK, *present)):
+    if present is None or any(_matches(name, interface) for interface in (LOOPBACK, *present)):
         return ""
     return f"the pod has no interface {name} now (it has: {', '.join(sorted(present)) or 'none'})"
 

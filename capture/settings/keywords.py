@@ -106,12 +106,8 @@ def make_settings(**options: Unpack[Keywords]) -> Settings:
             hint = f"; did you mean {similar!r}?" if similar else ""
             raise ConfigurationError("make_settings()", name, "keyword", f"the name of an option{hint}")
         if value is not None:
-            explicit[option] = Given(_text(option, name, value), _origin(name))
+            explicit[option] = Given(_text(option, name, value), f"the argument {name}")
     return Settings(explicit).checked()
-
-
-def _origin(name: str) -> str:
-    return f"the argument {name}"
 
 
 def _text(option: Option[Any], name: str, value: object) -> str:
@@ -122,7 +118,7 @@ def _text(option: Option[Any], name: str, value: object) -> str:
         if None not in entries:
             text = ",".join(entry for entry in entries if entry is not None)
     if text is None:
-        raise ConfigurationError(option.name, _shown(value), _origin(name), option.expected)
+        raise ConfigurationError(option.name, _shown(value), f"the argument {name}", option.expected)
     return text
 
 

@@ -79,11 +79,11 @@ TRAFFIC = "traffic.sidecar.istio.io/"
 
 PORT_OF = "Redirect ports"
 EXCLUSIONS = "Exclusions"
-DNS = "DNS"
+ABOUT_DNS = "DNS"
 TRANSPARENT = "TPROXY"
 HOW = "Backend"
 CHECKING = "checking"
-OUTPUT = "output"
+ABOUT_OUTPUT = "output"
 
 
 def _switch(
@@ -199,23 +199,23 @@ IPV4_LOOPBACK = Option(
     environment=("ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR",), metavar="CIDR", topic=EXCLUSIONS,
 )  # fmt: skip
 TPROXY_MARK = Option(
-    "istio-inbound-tproxy-mark", str(conventions.TPROXY_MARK), parsers.mark,
+    "istio-inbound-tproxy-mark", str(conventions.ISTIO_MARK), parsers.mark,
     "a number from 1 to 4294967295, decimal or 0x..., but not 1338 (what the proxy sends to its own pod)",
     "Mark of packets that belong to the transparent proxy.",
     short="t", metavar="MARK", topic=TRANSPARENT,
 )  # fmt: skip
 TPROXY_ROUTE_TABLE = Option(
-    "istio-inbound-tproxy-route-table", str(conventions.TPROXY_ROUTE_TABLE), parsers.route_table,
+    "istio-inbound-tproxy-route-table", str(conventions.ISTIO_ROUTE_TABLE), parsers.route_table,
     "a number from 1 to 4294967295, but not 253, 254 or 255 (default, main, local)",
     "Routing table in which marked packets find everything local.",
     short="r", metavar="TABLE", topic=TRANSPARENT,
 )  # fmt: skip
 REDIRECT_DNS = _switch(
     "redirect-dns", "Send DNS to the agent on port 15053: that for the servers of /etc/resolv.conf.",
-    environment=("ISTIO_META_DNS_CAPTURE",), topic=DNS,
+    environment=("ISTIO_META_DNS_CAPTURE",), topic=ABOUT_DNS,
 )  # fmt: skip
 CAPTURE_ALL_DNS = _switch(
-    "capture-all-dns", "With --redirect-dns: DNS for any server, not only those of /etc/resolv.conf.", topic=DNS,
+    "capture-all-dns", "With --redirect-dns: DNS for any server, not only those of /etc/resolv.conf.", topic=ABOUT_DNS,
 )  # fmt: skip
 DROP_INVALID = _switch(
     "drop-invalid",
@@ -332,18 +332,13 @@ LOG_OUTPUT_LEVEL = Option(
     "log_output_level", "default:info", parsers.log_level,
     "debug, info, warn, error, fatal or none, for a scope such as default:warn or for all; separated by commas",
     "What istio-init prints at least; the scopes default and all count.",
-    metavar="LEVELS", topic=OUTPUT, empty_means_default=True,
+    metavar="LEVELS", topic=ABOUT_OUTPUT, empty_means_default=True,
 )  # fmt: skip
 LOG_AS_JSON = _switch(
-    "log_as_json", "Print lines of JSON, with the keys of Istio's log: level, time and msg.", topic=OUTPUT,
+    "log_as_json", "Print lines of JSON, with the keys of Istio's log: level, time and msg.", topic=ABOUT_OUTPUT,
 )  # fmt: skip
 
 OPTIONS = _options_above()
 INIT_OPTIONS = OPTIONS[len(RULE_OPTIONS + BACKEND_OPTIONS) :]
 """The further options of ``istio-init``."""
-NETWORK_OPTIONS: tuple[Option[Any], ...] = (
-    EXCLUDED_INBOUND_NETWORKS,
-    OUTBOUND_NETWORKS,
-    EXCLUDED_OUTBOUND_NETWORKS,
-    IPV4_LOOPBACK,
-)
+NETWORK_OPTIONS = (EXCLUDED_INBOUND_NETWORKS, OUTBOUND_NETWORKS, EXCLUDED_OUTBOUND_NETWORKS, IPV4_LOOPBACK)

@@ -11,6 +11,7 @@ from capture.state.netns import is_host, own_namespace, refuse_host
 NODE_PROGRAMS = ("kubelet", "kubelite", "k3s", "k3s-server", "rke2", "k0s", "containerd", "crio")
 """As the kernel names their processes (comm in proc(5))."""
 NAMED_NAMESPACES = "/run/netns"
+"""The directory in which iproute2 and container runtimes name network namespaces (ip-netns(8))."""
 MANY_PEERS = 3
 """Namespaces at the other ends of our interfaces. A pod's are one, that of the node, or few with Multus."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from capture.errors import ConfigurationError
-from capture.model.addresses import FAMILIES, IPV4, IPV6, Family, parse_address
+from capture.model.addresses import FAMILIES, parse_address
 from capture.model.routing import PolicyRoute
 from capture.model.values import Value
 from capture.rules import build_ruleset
@@ -18,7 +18,7 @@ from capture.settings.config import resolve
 from capture.settings.options import RULE_OPTIONS
 from capture.settings.settings import Given, Settings
 from capture.state.directory import STATE_DIRECTORY, ensure, require_private
-from capture.state.files import content_of, put, read_file
+from capture.state.files import content_of, put
 from capture.state.host_answers import HostAnswers
 from capture.state.json_text import JsonError, decode, encode
 from capture.state.netns import namespace_id
@@ -94,16 +94,24 @@ def as_json(record: Record) -> str:
     )
 
 
-def from_json(text: str) -> Record | None:
-    """Return the record that a text holds; None if it is not one, or one that gives no rule set (any more).
+def from_json(text: str) -> Record | str:
+    """Return the record that a text holds, or what is wrong with it, such as that it gives no rule set (any more).
 
     Pods of one template have the same text, and an agent that looks at many reads it once.
     """
     if text in _read_lately:
         return _read_lately[text]
-    record = _record_or_fault(text)
-    if isinstance(record, str):
-        return None
+    try:
+        plain = decode(text)
+        if plain["version"] != VERSION:
+            return f"it is of version {plain['version']!r}, and this program reads version {VERSION}"
+        record = _record(plain)
+    except JsonError as error:
+        return f"it is not JSON: {error}"
+    except ConfigurationError as error:
+        return error.message
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return f"a value in it is missing, unknown or of the wrong type ({error})"
     while len(_read_lately) >= MAX_READ_LATELY:
         _read_lately.pop(next(iter(_read_lately)), None)
     _read_lately[text] = record
@@ -112,25 +120,6 @@ def from_json(text: str) -> Record | None:
 
 _read_lately: dict[str, Record] = {}
 MAX_READ_LATELY = 16
-MAX_BYTES = 64 << 20
-"""More than any record has."""
-
-
-def _record_or_fault(text: str) -> Record | str:
-    """Return the record that a text holds, or what is wrong with it."""
-    try:
-        plain = decode(text)
-        if plain["version"] != VERSION:
-            return f"it is of version {plain['version']!r}, and this program reads version {VERSION}"
-        return _record(plain)
-    except JsonError as error:
-        return f"it is not JSON: {error}"
-    except ConfigurationError as error:
-        return error.message
-    except KeyError as error:
-        return f"{error} is missing or unknown"
-    except (AttributeError, TypeError, ValueError):
-        return "a value in it is of the wrong type"
 
 
 def _record(plain: dict[str, Any]) -> Record:
@@ -146,7 +135,7 @@ def _record(plain: dict[str, Any]) -> Record:
         build_ruleset(config),
         stale_routes=tuple(_route(*route) for route in plain.get("stale_routes", ())),
         sysctls=_sysctls(plain.get("sysctls", {})),
-        **{how: _word(plain[how], words) for how, words in WRITTEN_BY.items()},
+        **{how: words[words.index(plain[how])] for how, words in WRITTEN_BY.items()},
     )
 
 
@@ -158,18 +147,12 @@ def _answers(plain: dict[str, Any]) -> HostAnswers:
         families=tuple(plain["families"]),
         ipv6=plain["ipv6"],
         servers=tuple(parse_address(server) for server in plain["name_servers"]),
-        primary=_family(plain["primary"]) if plain.get("primary") is not None else None,
+        primary=FAMILIES[FAMILIES.index(plain["primary"])] if plain.get("primary") is not None else None,
     )
 
 
 def _ids(values: dict[str, Any]) -> dict[str, int | None]:
     return {name: None if value is None else int(value) for name, value in values.items()}
-
-
-def _word(value: object, words: tuple[str, ...]) -> str:
-    if value not in words:
-        raise ValueError(value)
-    return str(value)
 
 
 def _sysctls(values: dict[str, object]) -> tuple[Sysctl, ...]:
@@ -180,16 +163,10 @@ def _sysctls(values: dict[str, object]) -> tuple[Sysctl, ...]:
     return tuple(Sysctl(_text(path), _text(value)) for path, value in values.items())
 
 
-def _route(family: object, mark: object, table: object) -> PolicyRoute:
+def _route(family: Any, mark: object, table: object) -> PolicyRoute:
     if not isinstance(mark, int) or not isinstance(table, int):
         raise ValueError(mark, table)  # noqa: TRY004  # what is wrong with a record is a ValueError
-    return PolicyRoute(_family(family), mark, table)
-
-
-def _family(value: object) -> Family:
-    if value not in FAMILIES:
-        raise ValueError(value)
-    return IPV4 if value == IPV4 else IPV6
+    return PolicyRoute(FAMILIES[FAMILIES.index(family)], mark, table)
 
 
 def _text(value: object) -> str:
@@ -207,29 +184,32 @@ def path_of(namespace: str, directory: str = STATE_DIRECTORY) -> str:
 
 
 def read(directory: str = STATE_DIRECTORY) -> Record | None:
-    """Return the record of the namespace we are in, if there is one.
+    """Return the record of the namespace we are in, if there is one that can be used (else ``fault`` has the reason).
 
     Raises StateDirectoryError if others could have written it.
     """
     require_private(directory)
-    try:
-        return from_json(content_of(path_of(namespace_id(), directory)).decode())
-    except (OSError, UnicodeDecodeError):
-        return None
+    found = _found(path_of(namespace_id(), directory))
+    return None if isinstance(found, str) else found
 
 
 def fault(directory: str = STATE_DIRECTORY) -> str:
     """Return why the record of the namespace we are in cannot be used; "" if there is none, or it can be used."""
     path = path_of(namespace_id(), directory)
+    found = _found(path)
+    return f"the record {path} cannot be used: {found}" if found and isinstance(found, str) else ""
+
+
+def _found(path: str) -> Record | str:
     try:
-        found = _record_or_fault(read_file(path, MAX_BYTES).decode())
+        with open(path, "rb", buffering=0) as file:
+            return from_json(file.read().decode())
     except FileNotFoundError:
         return ""
     except OSError as error:
-        found = error.strerror or str(error)
+        return error.strerror or str(error)
     except UnicodeDecodeError:
-        found = "it is not UTF-8"
-    return f"the record {path} cannot be used: {found}" if isinstance(found, str) else ""
+        return "it is not UTF-8"
 
 
 def write(record: Record, directory: str = STATE_DIRECTORY) -> str:

@@ -6,7 +6,7 @@ import errno
 
 from capture.errors import CaptureError, KernelError, UnsupportedError
 from capture.model.addresses import FAMILIES, FAMILY_NUMBERS, FAMILY_OF, IPV6, Family, Network, address_text
-from capture.model.conventions import PASSTHROUGH_SOURCE, SET_LO_UP, TPROXY_MARK, TPROXY_ROUTE_TABLE
+from capture.model.conventions import ISTIO_MARK, ISTIO_ROUTE_TABLE, PASSTHROUGH_SOURCE, SET_LO_UP
 from capture.model.routing import LoopbackAddress, MissingRoute, PolicyRoute
 from capture.model.ruleset import Ruleset
 from capture.netlink.interfaces import add_address, is_loopback_up, read_addresses, remove_address
@@ -101,7 +101,7 @@ def of_marks(live: Ruleset) -> tuple[PolicyRoute, ...]:
     with open_route() as route:
         tables = {(FAMILY_OF.get(rule.family), rule.mark): rule.table for rule in read_policy_rules(route)}
     return tuple(
-        PolicyRoute(family, mark, tables.get((family, mark), TPROXY_ROUTE_TABLE))
+        PolicyRoute(family, mark, tables.get((family, mark), ISTIO_ROUTE_TABLE))
         for family in live.families
         for mark in marks
     )
@@ -148,11 +148,11 @@ def _routes_present(route: NetlinkSocket, marks: set[int], recorded: Iterable[Po
     followed: set[tuple[Family, int]] = set()
     for rule in filter(lambda rule: rule.is_plain, read_policy_rules(route)):
         policy = PolicyRoute(FAMILY_OF[rule.family], rule.mark, rule.table)
-        of_upstream = (policy.mark, policy.table) == (TPROXY_MARK, TPROXY_ROUTE_TABLE)
+        of_upstream = (policy.mark, policy.table) == (ISTIO_MARK, ISTIO_ROUTE_TABLE)
         if of_upstream or policy in known or (policy.mark in marks and _halves(route, policy)[1]):
             followed.add((policy.family, policy.mark))
             yield policy
-    routes_alone = [PolicyRoute(family, mark, TPROXY_ROUTE_TABLE) for family in FAMILIES for mark in sorted(marks)]
+    routes_alone = [PolicyRoute(family, mark, ISTIO_ROUTE_TABLE) for family in FAMILIES for mark in sorted(marks)]
     for policy in (*known, *routes_alone):
         if (policy.family, policy.mark) not in followed and _halves(route, policy)[1]:
             yield policy

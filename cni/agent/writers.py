@@ -14,7 +14,7 @@ from capture.errors import CaptureError
 from capture.state.files import content_of
 from cni import install as installer
 
-UNKNOWN = "an unknown program"
+UNKNOWN_PROGRAM = "an unknown program"
 
 # linux/fanotify.h
 FAN_CLOEXEC, FAN_NONBLOCK, FAN_REPORT_FID = 0x1, 0x2, 0x200
@@ -75,7 +75,7 @@ def _processes(events: bytes) -> list[int]:
 def name_of_rival(conf_dir: str, writers: Writers) -> str:
     """Return the program's name, or how its list names it."""
     named = (content_of(f"/proc/{process}/comm").decode(errors="replace").strip() for process in writers.since()[::-1])
-    return next(filter(None, named), "") or _owner_of_list(conf_dir) or UNKNOWN
+    return next(filter(None, named), "") or _owner_of_list(conf_dir) or UNKNOWN_PROGRAM
 
 
 def _owner_of_list(conf_dir: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cni.agent.writers import UNKNOWN, Writers, name_of_rival
+from cni.agent.writers import UNKNOWN_PROGRAM, Writers, name_of_rival
 
 pytestmark = pytest.mark.kernel
 
@@ -44,7 +44,7 @@ def test_a_program_that_renames_a_list_in_is_named(writers: Writers, tmp_path: P
         writers.since()
         (tmp_path / "10-pods.conflist").touch()
         subprocess.run(["touch", tmp_path / "another"], check=True)  # has ended: its name is unknown now
-        assert name_of_rival(str(tmp_path), writers) == UNKNOWN
+        assert name_of_rival(str(tmp_path), writers) == UNKNOWN_PROGRAM
         rival.communicate(b"\n")
 
 

@@ -540,8 +540,8 @@ def test_trace_shows_a_table_and_refuses_another_family(netns: NamespaceFactory)
     assert "PREROUTING" not in shown["nat"]
     assert [text.count("proxy-inbound:") for text in shown.values()] == [1, 1]
     assert "of family ipv4, not ipv6" in refused.stderr
-    assert "warning: --in: the pod has no interface eth0 now (it has: none)" in by_why
-    assert "--in" not in run(namespace, "capture", *packet, "--from-options").stderr
+    assert "warning: the pod has no interface eth0 now (it has: none)" in by_why
+    assert "eth0 now" not in run(namespace, "capture", *packet, "--from-options").stderr
 
 
 def test_render_takes_the_facts_of_a_pod(pod_pair: PodPair) -> None:

@@ -25,6 +25,7 @@ import warnings
 from capture.backends.iptables.clauses import Flag, options_of, words_of
 from capture.backends.iptables.parse import clauses_of
 from capture.backends.iptables.render import option, rule_text
+from capture.backends.iptables.tables import NAMESPACE_LOCK
 from capture.backends.iptables.xt_text import PROTOCOL_NAMES, network_text, protocol_text
 from capture.model.addresses import BITS, IPV4, Family, parse_network
 
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
 
     from capture.backends.iptables.plan import TableEdit
     from capture.model.ruleset import Rule
-
-NAMESPACE_LOCK = "/proc/self/ns/net"
-"""python-iptables takes no lock; this is the one that the driver ``restore`` takes."""
 
 LIBRARIES = {"xtables": "libxtables.so.12", "ip4tc": "libip4tc.so.2", "ip6tc": "libip6tc.so.2", "c": "libc.so.6"}
 """The libraries that python-iptables searches, by the names that iptables 1.8 and glibc have for them."""
@@ -117,7 +115,7 @@ def _open(family: Family, name: str) -> Any:
 
 def change(edits: Iterable[TableEdit]) -> None:
     """Do what iptables-restore --noflush would do with ``restore_text`` of these edits: each in one transaction."""
-    with open(NAMESPACE_LOCK, "rb") as lock:
+    with open(NAMESPACE_LOCK, "rb") as lock:  # python-iptables takes none; the driver ``restore`` takes this one
         fcntl.flock(lock, fcntl.LOCK_EX)
         for edit in edits:
             table = _open(edit.family, edit.table)

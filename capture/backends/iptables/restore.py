@@ -20,7 +20,7 @@ from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.programs import require, run
 from capture.backends.iptables.refusals import refusal, unreadable
 from capture.backends.iptables.render import restore_text
-from capture.backends.iptables.tables import families_here, legacy_tables
+from capture.backends.iptables.tables import NAMESPACE_LOCK, families_here, legacy_tables
 from capture.backends.nf_tables.listing import read_tables
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILIES, FAMILY_OF, Family
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from capture.backends.iptables.tables import Variant
     from capture.model.ruleset import Chain, TableName
 
-NAMESPACE_LOCK = "/proc/self/ns/net"
 XTABLES_LOCK_TIMEOUT = 10
 """Seconds to wait for another of our programs that is at work in the same namespace."""
 

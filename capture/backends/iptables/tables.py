@@ -24,6 +24,8 @@ NAMES_FILES: dict[Family, str] = {
     IPV4: "/proc/thread-self/net/ip_tables_names",
     IPV6: "/proc/thread-self/net/ip6_tables_names",
 }
+NAMESPACE_LOCK = "/proc/self/ns/net"
+"""The lock file of programs of iptables (XTABLES_LOCKFILE, iptables(8)): one for each namespace, and always there."""
 IPV6_INTERFACES = "/proc/thread-self/net/if_inet6"
 
 

@@ -14,7 +14,7 @@ from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_coun
 from capture.backends.nf_tables.reading import VERDICT_OF_CODE, read_comment, read_expressions, read_verdict
 from capture.backends.nftables import native
 from capture.backends.nftables.comparisons import Bounds, Register, conditions_of, parts_of
-from capture.backends.nftables.maps import REGISTER_SIZE, Found, cases_by_key, done_by_key
+from capture.backends.nftables.maps import MAX_CASES, REGISTER_SIZE, Found, cases_by_key, done_by_key
 from capture.backends.nftables.sets import NativeSet, cases_of
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, FAMILY_OF, IPV6, Family, address_text
@@ -41,8 +41,13 @@ if TYPE_CHECKING:
     FindSet = Callable[[str], "NativeSet"]
 
 META_FIELDS = {key: field for field, key in native.META_KEYS.items()} | {nf.NFT_META_IIF: "iif", nf.NFT_META_OIF: "oif"}
+META_FIELDS |= {0: "meta length", 1: "meta protocol", 19: "meta pkttype", 20: "meta cpu", 23: "meta cgroup"}
+META_FIELDS |= {24: "meta random", 25: "meta ipsec", 30: "meta time", 31: "meta day", 32: "meta hour"}
+CT_NAMES = {key: field.removeprefix("ct ") for field, key in native.CT_KEYS.items()}
+CT_NAMES |= {1: "direction", 2: "status", 5: "expiration", 6: "helper", 7: "l3proto", 10: "protocol", 11: "proto-src"}
+CT_NAMES |= {12: "proto-dst", 17: "zone", 19: "ip saddr", 20: "ip daddr", 21: "ip6 saddr", 22: "ip6 daddr"}
 ADDRESS_TYPES = {nf.NFTA_FIB_F_SADDR: "fib saddr type", nf.NFTA_FIB_F_DADDR: "fib daddr type"}
-CT_FIELDS = {key: field for field, key in native.CT_KEYS.items()}
+DIRECTIONS = {b"\0": "original ", b"\1": "reply "}
 HEADERS = {0: "ll", nf.NFT_PAYLOAD_NETWORK_HEADER: "nh", nf.NFT_PAYLOAD_TRANSPORT_HEADER: "th", 3: "ih"}
 
 TCP_FLAGS, ALL_FLAGS = (nf.NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1), b"\xff"
@@ -161,10 +166,9 @@ class Program:
     def ct(self, fields: Fields) -> bool:
         """``ct``: load a field, or set the mark or the zone."""
         key = decode_number(fields[nf.NFTA_CT_KEY])
-        if nf.NFTA_CT_DIRECTION in fields:
-            return False
+        direction = DIRECTIONS[fields[nf.NFTA_CT_DIRECTION]] if nf.NFTA_CT_DIRECTION in fields else ""
         if nf.NFTA_CT_DREG in fields:
-            return self._load(fields[nf.NFTA_CT_DREG], Register(CT_FIELDS.get(key, f"ct {key}")))
+            return self._load(fields[nf.NFTA_CT_DREG], Register(f"ct {direction}{CT_NAMES.get(key, key)}"))
         value = self._held(fields[nf.NFTA_CT_SREG])
         if key == nf.NFT_CT_MARK and value == Register(native.MARK):
             return self._do(model.SaveMark())
@@ -281,7 +285,7 @@ class Program:
         if decode_number(target) == nf.NFT_REG_VERDICT:
             verdicts = tuple((key, self._verdict(each)) for key, each in data)
             return self._do(native.Cases(subject, verdicts) if verdicts else model.UnknownVerdict(subject))
-        values = [(key, each[nf.NFTA_DATA_VALUE]) for key, each in data]
+        values = [(key, each[nf.NFTA_DATA_VALUE]) for key, each in data] if len(data) <= MAX_CASES else []
         for number in range(len(values[0][1]) // REGISTER_SIZE or 1) if values else ():
             found = tuple((key, each[number * REGISTER_SIZE :]) for key, each in values)
             self._registers[_register_number(target) + number] = Found(subject, found)
@@ -294,7 +298,9 @@ class Program:
         is_field = listed.key_size == native.SIZES.get(field) and not (listed.data and field in native.MARKS.values())
         if is_field and isinstance(loaded, Register) and (by_data := cases_of(listed, _order(field, loaded))):
             return tuple(((native.Among(field, ranges),), data) for data, ranges in by_data.items())
-        return cases_by_key(listed, self._registers, _register_number(source), (self._family, self._protocol))
+        found = cases_by_key(listed, self._registers, _register_number(source), (self._family, self._protocol))
+        others = [len(each.cases) for each in (*self.conditions, *self.actions) if isinstance(each, native.Cases)]
+        return found if not others else ()  # of two sets each case of one would be one with each of the other
 
     def _whole_field(self, loaded: Content) -> str:
         """Return the field that a register holds all of, or the empty string."""

@@ -243,18 +243,22 @@ def _rules_by_chain(netfilter: NetlinkSocket, listed: TableWithChains) -> dict[s
     find_set = set_finder(netfilter, number, name)
     known: dict[bytes, tuple[str, Fields]] = {}
     found: dict[str, list[model.Rule]] = {}
+    places: dict[str, int] = {}
     reader: RuleReader | None = None
     for attributes in read_rules(netfilter, number, name):
         fields = decode_fields(attributes)
-        in_chain = found.setdefault(decode_text(fields[nf.NFTA_RULE_CHAIN]), [])
+        chain = decode_text(fields[nf.NFTA_RULE_CHAIN])
+        in_chain = found.setdefault(chain, [])
+        place = places[chain] = places.get(chain, 0) + 1
         is_xt = any(each in attributes for each in XT_EXPRESSIONS)
         if family is not None and (is_xt or (is_filter and not any(each in attributes for each in SET_EXPRESSIONS))):
             from capture.backends.iptables.xt_decode import RuleReader  # another backend, which only this needs
 
             reader = reader or RuleReader(family)
-            in_chain.append(reader.read(attributes).rule.replace(why="", counters=None))
+            in_chain.append(reader.read(attributes).rule.replace(why="", counters=None, number=place))
         else:
-            in_chain += _rules(decode_rule(fields, Program(find_set, family), known), family)
+            read = _rules(decode_rule(fields, Program(find_set, family), known), family)
+            in_chain += [rule.replace(number=place) for rule in read]
     return found
 
 

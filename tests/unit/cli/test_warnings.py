@@ -11,14 +11,15 @@ EVERYTHING = "warning: --istio-service-exclude-cidr 0.0.0.0/0 (command line) hol
 
 @pytest.mark.parametrize("form", ["text", "json"])
 @pytest.mark.parametrize(
-    "command", [["render"], ["trace", "tcp", "1.2.3.4:80", "--from-options"], ["explain", "--from-options"]]
+    "command", [["render"], ["trace", "tcp", "1.2.3.4:80", "--from-options"], ["explain", "--from-options"], ["diff"]]
 )
 def test_each_command_warns_of_options_that_cancel_the_capture(
     command: list[str], form: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     forms = ["--format", "json"] if form == "json" else []
 
-    assert run([*command, "-x", "0.0.0.0/0", *forms]) == 0
+    options = ["-x 0.0.0.0/0", "-x 0.0.0.0/0"] if command == ["diff"] else ["-x", "0.0.0.0/0"]
+    assert run([*command, *options, *forms]) == 0
 
     assert capsys.readouterr().err.startswith(EVERYTHING)
 

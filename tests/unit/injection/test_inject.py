@@ -340,6 +340,35 @@ def test_a_manifest_that_is_not_understood_is_refused_by_place_and_value(
     assert refused.value.exit_code == EXIT_USAGE
 
 
+GOOD_POD = "kind: Pod\nmetadata: {name: ok}\nspec: {containers: [{name: a}]}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kind: Pod\nmetadata: {name: p}\n", "m, document 2, line 5: Pod shop/p: spec is missing: expected an object"),
+        (
+            "kind: CronJob\nmetadata: {name: c}\nspec:\n  jobTemplate:\n    spec: {}\n",
+            "m, document 2, line 9: CronJob shop/c: spec.jobTemplate.spec.template.spec is missing",
+        ),
+        (
+            "kind: List\nitems:\n- kind: Pod\n  metadata: {name: p}\n  spec:\n    containers:\n    - [a]\n",
+            'm, document 2, line 11: Pod shop/p: spec.containers[0]: invalid value ["a"]: expected a mapping',
+        ),
+        ("kind: Pod\n spec: {}\n", "m, line 6, column 6: not YAML: "),
+        (
+            'kind: Pod\nmetadata: {annotations: {sidecar.istio.io/status: \'{"capture": {"was": 5}}\'}}\nspec: {}\n',
+            "m, document 2: Pod default/: annotation sidecar.istio.io/status: capture.was: invalid value 5",
+        ),
+    ],
+)
+def test_what_is_wrong_is_found_by_file_document_line_and_name(text: str, message: str) -> None:
+    with pytest.raises(CaptureError) as refused:
+        inject(f"{GOOD_POD}---\n{text}", "m", Template(fragment=SMALL), NOTHING, "shop")
+    assert refused.value.message.startswith(message)
+    assert "unicode" not in refused.value.message
+
+
 @pytest.mark.parametrize(
     ("kind", "path"),
     [

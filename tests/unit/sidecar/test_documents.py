@@ -99,8 +99,10 @@ def test_a_port_of_the_capture_on_which_the_proxy_listens_is_refused(port: int) 
 
 
 def test_a_file_that_is_no_yaml_is_named_with_its_line() -> None:
-    with pytest.raises(DocumentError, match=r"file.yaml: not YAML: .*line 2"):
+    with pytest.raises(DocumentError, match=r"file.yaml, line 2, column \d+: not YAML: [a-z ]+"):
         mesh_objects("a: 1\n b: {\n")
+    with pytest.raises(DocumentError, match=r"file.yaml, line 2: not YAML: unacceptable character #x0001"):
+        mesh_objects("a: 1\nb: \x01\n")
 
 
 def test_objects_as_the_api_server_prints_them_are_read() -> None:
