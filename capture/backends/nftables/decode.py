@@ -14,7 +14,7 @@ from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_coun
 from capture.backends.nf_tables.reading import VERDICT_OF_CODE, read_comment, read_expressions, read_verdict
 from capture.backends.nftables import native
 from capture.backends.nftables.comparisons import Bounds, Register, conditions_of, parts_of
-from capture.backends.nftables.maps import REGISTER_SIZE, Found, cases_by_key, done_by_key
+from capture.backends.nftables.maps import MAX_CASES, REGISTER_SIZE, Found, cases_by_key, done_by_key
 from capture.backends.nftables.sets import NativeSet, cases_of
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, FAMILY_OF, IPV6, Family, address_text
@@ -285,7 +285,7 @@ class Program:
         if decode_number(target) == nf.NFT_REG_VERDICT:
             verdicts = tuple((key, self._verdict(each)) for key, each in data)
             return self._do(native.Cases(subject, verdicts) if verdicts else model.UnknownVerdict(subject))
-        values = [(key, each[nf.NFTA_DATA_VALUE]) for key, each in data]
+        values = [(key, each[nf.NFTA_DATA_VALUE]) for key, each in data] if len(data) <= MAX_CASES else []
         for number in range(len(values[0][1]) // REGISTER_SIZE or 1) if values else ():
             found = tuple((key, each[number * REGISTER_SIZE :]) for key, each in values)
             self._registers[_register_number(target) + number] = Found(subject, found)
@@ -298,7 +298,9 @@ class Program:
         is_field = listed.key_size == native.SIZES.get(field) and not (listed.data and field in native.MARKS.values())
         if is_field and isinstance(loaded, Register) and (by_data := cases_of(listed, _order(field, loaded))):
             return tuple(((native.Among(field, ranges),), data) for data, ranges in by_data.items())
-        return cases_by_key(listed, self._registers, _register_number(source), (self._family, self._protocol))
+        found = cases_by_key(listed, self._registers, _register_number(source), (self._family, self._protocol))
+        others = [len(each.cases) for each in (*self.conditions, *self.actions) if isinstance(each, native.Cases)]
+        return found if not others else ()  # of two sets each case of one would be one with each of the other
 
     def _whole_field(self, loaded: Content) -> str:
         """Return the field that a register holds all of, or the empty string."""
