@@ -37,8 +37,6 @@ class FoundChain(Value):
     jumps to it.
     """
 
-    not_compared = ("handle", "uses", "counters")
-
     family: int
     table: str
     name: str
