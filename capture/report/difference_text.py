@@ -26,8 +26,6 @@ MEANINGS = {
 }
 MAX_SINGLE = 20
 """Up to this many differences of one kind in a chain have a sentence each."""
-MAX_MISSING = 3
-"""Up to this many missing rules of a chain have a sentence each."""
 
 
 def difference_lines(verified: Verified) -> Iterator[str]:
@@ -71,6 +69,7 @@ def _without_effect(each: Difference | Obstacle) -> str:
 def _grouped(found: Sequence[Difference], words: Callable[[Difference], str], live: Ruleset) -> Iterator[str]:
     """Yield a sentence for each difference, or with the weightiest for many of one kind in a chain."""
     from capture.analysis.own_effects import EMPTIED  # where something differs
+    from capture.analysis.own_effects import MAX_SINGLE as MAX_MISSING
 
     groups: dict[tuple[str, ...], list[Difference]] = {}
     for each in sorted(found, key=lambda each: each.weight):
