@@ -141,7 +141,7 @@ class Culprits:
             if trace_whole_path(effect.packet, self._without((*self._effects, key))).fate != effect.after.fate:
                 return [key]
         keys = [key for key, _ in met]
-        alone = [key for key in keys if any(each.is_certain for each in self._effects_of(self._alone(key, whole)))]
+        alone = [key for key in keys if self._weightiest(effect, self._alone(key, whole)) is not None]
         return alone or keys
 
     def _met(self, traced: Trace) -> Iterator[tuple[int, bool]]:
@@ -161,20 +161,25 @@ class Culprits:
 
     def _effect_of(self, key: int, effect: Effect, comparison: Comparison, whole: Comparison) -> Effect:
         """Return what a foreign rule does where the others let it, else alone; if that is nothing, with others."""
-        alone = whole if len(self._foreign) == 1 else self._alone(key, whole)
-        of_rule = [each for each in self._effects_of(alone) if each.is_certain == effect.is_certain]
-        next_to_others = [each for each in self._effects_of(whole, like=alone) if each.is_certain == effect.is_certain]
-        if not of_rule:
-            together = self._effects_of(comparison)
-            return next((each for each in together if each.change == effect.change), effect)
-        found = min(next_to_others or of_rule, key=lambda each: each.weight)
-        if effect.is_certain and whole.is_doubtful(alone):
-            self._may_be_spared = True
-            return found if next_to_others else found.replace(change=found.change.replace(is_certain=False))
-        return found
+        if len(self._foreign) == 1:
+            return self._weightiest(effect, whole) or effect
+        alone = self._alone(key, whole)
+        next_to_others = self._weightiest(effect, whole, like=alone)
+        is_spared = effect.is_certain and any(self._doubtful()) and whole.is_doubtful(alone)
+        self._may_be_spared |= is_spared
+        if next_to_others is not None:
+            return next_to_others
+        found = self._weightiest(effect, alone)
+        if found is not None:
+            return found.replace(change=found.change.replace(is_certain=False)) if is_spared else found
+        together = comparison.effects(only_captured=True)
+        return next((each for each in together if each.change == effect.change), effect)
 
-    def _effects_of(self, comparison: Comparison, like: Comparison | None = None) -> list[Effect]:
-        return list(comparison.effects(only_captured=True, like=like))
+    def _weightiest(self, effect: Effect, comparison: Comparison, like: Comparison | None = None) -> Effect | None:
+        """Return the weightiest effect that is as certain as another one."""
+        effects = comparison.effects(only_captured=True, like=like)
+        alike = (each for each in effects if each.is_certain == effect.is_certain)
+        return min(alike, key=lambda each: each.weight, default=None)
 
     def _alone(self, key: int, whole: Comparison) -> Comparison:
         """Return the comparison with the desired rules and one foreign one."""
