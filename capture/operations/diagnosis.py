@@ -49,7 +49,6 @@ from capture.operations.drift_causes import (
 from capture.operations.exclusions import (
     empty_capture_causes,
     exclusion_notes,
-    no_record_note,
     notes_without_record,
     ports_of,
     with_options,
@@ -58,7 +57,7 @@ from capture.operations.inference import inferred_settings
 from capture.operations.tracing import live_situation
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
-from capture.state import attachments, routes
+from capture.state import attachments, record, routes
 from capture.state.capabilities import escapes_of
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace, own_namespace
@@ -247,7 +246,9 @@ def _of_connection(
     if known is not None:
         found = [with_options(each, live.packet, known) for each in found]
     doubts = [each for each in found if each.kind == "unjudged"]
-    notes = [*doubts] if known else [*doubts, no_record_note()]
+    notes = (
+        [*doubts] if known else [*doubts, cause("rule-missing: no record", reason=record.fault() or "no record here")]
+    )
     notes += [*unread, *app_elsewhere(live, facts), *(each for each in of_pod if each not in causes)]
     if policy is not None and not policy.is_blocking:
         notes.append(cause("ipsec: encrypted", policy=policy.words))

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from capture.analysis.cause_text import Cause
     from capture.operations.diagnosis import Diagnosis
 
-NUMBERED = ("tcp port", "udp port", "port", "table")
 SUBJECTS = {"captured": "nothing is wrong with {}", "broken": "the capture of {}"}
 """What a verdict without a connection is about."""
 
@@ -58,5 +57,7 @@ def cause_lines(causes: Iterable[Cause]) -> Iterator[str]:
 def message_with_place(cause: Cause) -> str:
     """Return the fault, with where it is unless the words have that, or the number of that port or routing table."""
     what, _, number = cause.where.rpartition(" ")
-    is_named = cause.where in cause.message or (what in NUMBERED and number in re.findall(r"\d+", cause.message))
+    is_named = cause.where in cause.message or (
+        what.endswith(("port", "table")) and number in re.findall(r"\d+", cause.message)
+    )
     return cause.message if is_named else f"{cause.message} ({cause.where})"
