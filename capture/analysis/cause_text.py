@@ -30,7 +30,8 @@ IN_PROXY = "set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMet
 WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
 SETS_BOTH = "annotation sidecar.istio.io/interceptionMode sets both."
 DIFFER = "the live rules differ from the applied ones; {first}{others}"
-HAS_ALL = "`capture verify` has every difference"
+MEND = f"{APPLY_AGAIN}, or recreate the pod; `capture verify` has every difference."
+REMOVES_IT = f"{APPLY_AGAIN}, which removes it; `capture verify` has every difference."
 CIRCLE = "what the proxy sends on (user {uid}) is captured again, and comes back to it for ever"
 NO_REFERENCE = "Give the pod's settings as options of `capture why`, or run this where the rules were applied."
 
@@ -118,30 +119,20 @@ TEXTS: dict[str, tuple[str, str]] = {
         LEAVE_PODS,
     ),
     # The rules of the capture.
-    "rule-missing": (
-        "the recorded rules send the connection to the proxy ({outcome}), the live ones do not",
-        "Run `capture verify` for what is missing; run `capture apply` again, or recreate the pod.",
-    ),
-    "rule-missing: drift": (DIFFER, f"{APPLY_AGAIN}, or recreate the pod; {HAS_ALL}."),
-    "rule-unexpected": (
-        "a rule that was not applied decides on the connection: {rule}",
-        f"{APPLY_AGAIN}, which removes it; {HAS_ALL}.",
-    ),
-    "rule-unexpected: drift": (DIFFER, f"{APPLY_AGAIN}, which removes it; {HAS_ALL}."),
-    "rule-unexpected: circle": (
-        f"{CIRCLE}: `{{rule}}` was not applied",
-        f"{APPLY_AGAIN}, which removes it; {HAS_ALL}.",
-    ),
+    "rule-missing": ("the applied rule that leads the connection to the proxy is missing: {rule}", MEND),
+    "rule-missing: any": ("the applied rules send the connection to the proxy ({outcome}), the live ones do not", MEND),
+    "rule-missing: drift": (DIFFER, MEND),
+    "rule-unexpected": ("a rule that was not applied decides on the connection: {rule}", REMOVES_IT),
+    "rule-unexpected: drift": (DIFFER, REMOVES_IT),
+    "rule-unexpected: circle": (f"{CIRCLE}: `{{rule}}` was not applied", REMOVES_IT),
     "rule-missing: address": ("{message}", f"{APPLY_AGAIN}."),
     "rule-missing: family": ("{message}", APPLY_SAME),
     "rule-missing: answers": (
         "answers to the connection are taken for inbound connections, and do not reach their sender",
-        f"{APPLY_AGAIN}, or recreate the pod; {HAS_ALL}.",
+        MEND,
     ),
-    "rule-missing: circle": (
-        f"{CIRCLE}: no rule leaves it out",
-        f"{APPLY_AGAIN}, or recreate the pod; {HAS_ALL}.",
-    ),
+    "rule-missing: circle": (f"{CIRCLE}: `{{rule}}` is missing", MEND),
+    "rule-missing: circle, any": (f"{CIRCLE}: no rule leaves it out", MEND),
     "rule-missing: no jump": (
         "no record here, and {what} is captured, though the capture has chains for it: a rule may be missing",
         NO_REFERENCE,
@@ -212,7 +203,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     # Foreign rules.
     "foreign-rule": (
         "a foreign rule decides before ours, and lets the connection bypass the proxy",
-        f"{REMOVE_RULE} `capture trace` shows the whole way.",
+        REMOVE_RULE,
     ),
     "foreign-rule: circle": (
         "a foreign rule sends what the proxy (user {uid}) sends on back to it: {rule}",
@@ -228,7 +219,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "nat-first": (
         "a foreign rule decides before ours, and sends the connection to {address} port {port}",
-        f"{REMOVE_RULE} `capture trace` shows the whole way.",
+        REMOVE_RULE,
     ),
     "nat-first: behind": (
         "a foreign rule behind ours translates the destination, to {to}",
@@ -253,7 +244,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "unjudged: drop": (
         "{drop}, unless a rule that cannot be judged accepts it",
-        "Look at the rule that `capture trace` marks with ?; one before it that always accepts the packet settles it.",
+        "Have a rule before it accept the packet always, or remove the one that drops it.",
     ),
     "unjudged: doubt": ("{doubt}", "`capture verify` has all that cannot be judged."),
     "unjudged: IPsec": (

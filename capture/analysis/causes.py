@@ -105,7 +105,7 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
 
 
 def _rule_missing(desired: Trace) -> Cause:
-    return cause("rule-missing", place_of(desired.step), outcome=f"{desired.outcome} {desired.port}")
+    return cause("rule-missing: any", outcome=f"{desired.outcome} {desired.port}")
 
 
 def _excluded(step: Step | None) -> Cause:

@@ -28,6 +28,7 @@ ANYTHING = "anything"
 CHANGES: dict[type, type] = {**model.MARKS_CHANGED, Untrack: model.ConnectionState}
 """Verdicts after which a packet goes on changed, each with the match that tests what it changes."""
 DECIDES = (model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Either, Goto)
+CALLING = (model.Jump, Goto)
 MIN_RUN = 32
 """A run of fewer rules is folded rule by rule."""
 MAX_CASES = 100_000
@@ -90,21 +91,21 @@ class ChainCompiler:
             may = self.space.unknown(("verdict", self._occurrence(position)), rule)
             then = self.diagrams.choose(may, self.diagrams.leaf(ANYTHING), after)
         elif type(verdict) in CHANGES:
-            then = self.path.with_reason(self.path.changed(verdict, after), verdict, self._reason(f"{position}", rule))
+            reason = self.path.reason(self, f"{position}", rule)
+            then = self.path.with_reason(self.path.changed(verdict, after), verdict, reason)
         else:
-            then = self._then(verdict, self._reason(f"{position}", rule), after)
+            then = self._then(verdict, self.path.reason(self, f"{position}", rule), after)
         matched = self.space.rule(rule, self._occurrence(position), is_native=self.base_chain.is_native)
         return self.diagrams.choose(matched, then, after)
 
     def _then(self, verdict: Meaning, reason: Reason | None, after: int) -> int:
+        stage = self.stage
+        if isinstance(verdict, CALLING) and reason and reason[1]:
+            stage = stage.replace(chosen_by=reason[1])
         if isinstance(verdict, model.Jump):
-            then = self.path.enter_chain(self.base_chain, verdict.chain, after, self.stage)
-        else:
-            then = self.path.apply_verdict(verdict, self.chain.name, self.fall_through, self.stage, self.base_chain)
+            return self.path.enter_chain(self.base_chain, verdict.chain, after, stage)
+        then = self.path.apply_verdict(verdict, self.chain.name, self.fall_through, stage, self.base_chain)
         return self.path.with_reason(then, verdict, reason)
-
-    def _reason(self, place: str, rule: model.Rule) -> Reason | None:
-        return self.path.reason(self.base_chain, self.chain.name, place, rule)
 
     def _occurrence(self, position: int) -> Hashable:
         return self.stage.leg, self.base_chain.table, self.chain.name, position
@@ -136,12 +137,13 @@ class ChainCompiler:
         """Return the list of decisions, which is the same for every way that leads here."""
         is_known = not any(isinstance(match, model.UnknownMatch) for _, rule in rules for match in rule.matches)
         first = rules[0][0]
-        key = (self.base_chain.table, self.chain.name, first, self.is_tracked) if is_known else self._occurrence(first)
+        where = (self.base_chain.table, self.chain.name, first, self.is_tracked)
+        key = self.stage.chosen_by, where if is_known else self._occurrence(first)
         found = self.compiler.listed.get(key)
         if found is None:
             kept = [(position, rule) for position, rule in rules if not isinstance(meaning(rule), model.NO_EFFECT)]
             place = f"{first}-{rules[-1][0]}"
-            boxes = [self._box(position, rule, self._reason(place, rule)) for position, rule in kept]
+            boxes = [self._box(position, rule, self.path.reason(self, place, rule)) for position, rule in kept]
             found = self.compiler.listed[key] = self.compiler.lists.diagram(boxes)
         return found
 

@@ -64,6 +64,16 @@ class Difference(Value):
         return f"{where}: rule {self.position}" if self.position else f"{where}: a rule"
 
     @property
+    def where(self) -> str:
+        """Return its chain."""
+        return f"{self.table} {self.chain}"
+
+    @property
+    def numbered(self) -> str:
+        """Return its chain, and the number of its rule there."""
+        return f"{self.where}, rule {self.position}" if self.position else self.where
+
+    @property
     def weight(self) -> tuple[bool, ...]:
         """Return what orders differences, the weightiest first: those without an effect come last."""
         return self.effect is None, *(self.effect.weight if self.effect else ())

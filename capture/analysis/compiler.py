@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
 from capture.analysis.long_lists import DecisionList
-from capture.analysis.meaning import Either, Goto, Translate, meaning
-from capture.analysis.outcome import Fate, Reason, redirect_outcome
+from capture.analysis.meaning import Either, Goto, MapSource, Translate, meaning
+from capture.analysis.outcome import Fate, redirect_outcome
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import NONE, Field, PacketSpace, gathered
 from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.base_chains import BaseChain, Situation
     from capture.analysis.meaning import Meaning
+    from capture.analysis.outcome import Reason
 
     Direction = Literal["inbound", "outbound"]
     Leg = Literal["in", "out", "post", "lo", "input"]
@@ -63,6 +64,13 @@ class Stage(Value):
     order: int
     number: int
     held: Held
+    chosen_by: str = ""
+    """The reason of the last rule that led to the chain that it is in, where reasons are looked for."""
+
+    @property
+    def following(self) -> Stage:
+        """Return the stage at the next base chain."""
+        return self.replace(number=self.number + 1, chosen_by="")
 
 
 class Compiler:
@@ -232,7 +240,7 @@ class PathCompiler:
 
     def _after_base_chain(self, stage: Stage, base_chain: BaseChain) -> int:
         """Return the fates of packets that a base chain lets pass; with another mark they may be routed again."""
-        following = stage.replace(number=stage.number + 1)
+        following = stage.following
         after = self._at_base_chain(following)
         return (
             self.diagrams.choose(self.remarked, self._routed_again(following), after) if base_chain.reroutes else after
@@ -329,26 +337,27 @@ class PathCompiler:
 
     # --- reasons -----------------------------------------------------------------------------------
 
-    def reason(self, base_chain: BaseChain, chain: str, place: str, rule: model.Rule) -> Reason | None:  # noqa: ARG002  # none is looked for
+    def reason(self, chain: ChainCompiler, place: str, rule: model.Rule) -> Reason | None:  # it has none
         """Return a rule as the reason of a fate; None where none is looked for."""
-        return None
 
     def with_reason(self, node: int, verdict: Meaning, reason: Reason | None) -> int:  # noqa: ARG002  # the same
         """Return the fates of packets that match a rule, with it as the reason of those for which it is one."""
         return node
 
-    # --- verdicts ----------------------------------------------------------------------------------
-
     def apply_verdict(
         self, verdict: Meaning, chain: str, fall_through: int, stage: Stage, base_chain: BaseChain
     ) -> int:
         """Return the fates of packets by a verdict that ends a chain."""
-        following = stage.replace(number=stage.number + 1)
+        following = stage.following
         match verdict:
             case model.Return():
                 return fall_through
             case Goto(chain=target):
                 return self.enter_chain(base_chain, target, fall_through, stage)
+            case MapSource():
+                lost = self.space.rule(verdict.losing(self.situation.network), None, is_native=True)
+                accepted = self._after_base_chain(stage, base_chain)
+                return self.diagrams.choose(lost, self._fate(Fate("dropped")), accepted)
             case model.Drop():
                 return self._fate(Fate("dropped"))
             case model.Redirect(port=port):

@@ -119,13 +119,12 @@ def _of_family(
     reference = around.replace(ruleset=rules.with_differences(()), other_chains=())
     whole = around.replace(ruleset=rules.with_differences(foreign))
     culprits = Culprits(family, reference, whole, foreign)
-    named = {location: culprits.found(location, effect) for location, effect in culprits.named.items()}
+    certain = [each for each in culprits.named if each.effect and each.effect.is_certain]
     harmless = [
-        culprits.found(each)
+        each
         for each in culprits.others
-        if each.number < 0 or (each.rule is not None and not isinstance(each.rule.verdict, LET_PASS))
+        if isinstance(each, Difference) or (each.rule is not None and not isinstance(each.rule.verdict, LET_PASS))
     ]
-    certain = [named[each] for each, effect in culprits.named.items() if effect.is_certain]
 
     def changed(found: Sequence[Difference]) -> Situation:
         return reference.replace(ruleset=rules.with_differences(found))
@@ -136,7 +135,7 @@ def _of_family(
         _only(Obstacle, certain),
         _only(Difference, harmless),
         _only(Obstacle, harmless),
-        tuple(named[each] for each, effect in culprits.named.items() if not effect.is_certain),
+        tuple(each for each in culprits.named if each not in certain),
         culprits.doubts,
     )
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from capture.model.addresses import Network
 
+    Reason = tuple[int, str]
+    """A rule or policy in words, by which packets fare as they do; it yields to one of a higher rank."""
     Outcome = Literal["direct", "proxy-outbound", "proxy-inbound", "dns", "dropped", "redirected", "no-route"]
 
 PROXY_OUTBOUND: Outcome = "proxy-outbound"
@@ -43,18 +45,6 @@ def redirect_outcome(chain: str, verdict: model.Redirect | model.TransparentProx
         if own is not None and any(rule.verdict == model.Redirect(verdict.port) for rule in own.rules):
             return outcome
     return DNS if isinstance(verdict, RedirectOfDns) and verdict.port == AGENT_DNS_PORT else "redirected"
-
-
-class Reason(Value):
-    """The rule or policy by which packets fare as they do, in words.
-
-    It yields to one of a higher ``rank``. A redirect is ``chosen_at`` a rule that leads to its chain, so many jumps
-    away from the chain in question; 0 once it is known.
-    """
-
-    text: str
-    rank: int
-    chosen_at: int = 0
 
 
 class Fate(Value):

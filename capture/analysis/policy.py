@@ -106,7 +106,7 @@ class _FamilyPolicy:
         fates = [value if isinstance(value, Fate) else None for value in map(diagrams.value, diagrams.leaves(node))]
         plain = {fate and fate.replace(marked=False, reason=None) for fate in fates}
         if len(plain) == 1 and None not in plain:
-            found = {fate.reason.text if fate.reason else NO_RULE for fate in fates if fate}
+            found = {fate.reason[1] if fate.reason else NO_RULE for fate in fates if fate}
             return plain.pop(), ", or ".join(sorted(found))
         doubts = sorted({self._doubt(self.space.doubts[level]) for level in diagrams.levels(node)})
         more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""

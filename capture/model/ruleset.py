@@ -296,16 +296,18 @@ class Rule(Value):
     """All matches must hold for the verdict to happen; for one family, or for both (``family`` None).
 
     ``why`` is the reason in words, for comments on request and for ``trace``; ``counters`` are what a
-    kernel reports. Neither is part of what makes two rules the same.
+    kernel reports, and ``number`` is that of the kernel's rule, of which this may be a part; 0 if it is not known.
+    None of these is part of what makes two rules the same.
     """
 
-    not_compared = ("why", "counters")
+    not_compared = ("why", "counters", "number")
 
     verdict: Verdict
     matches: tuple[Match, ...] = ()
     family: Family | None = None
     why: str = ""
     counters: Counters | None = None
+    number: int = 0
 
 
 class Chain(Value):

@@ -40,15 +40,16 @@ from capture.operations.drift_causes import (
     SENT_ON,
     USUAL,
     delivery_causes,
+    drift_cause,
     drift_causes,
     missing_route_cause,
     rule_of,
-    unexpected_rule,
     unjudged_notes,
 )
 from capture.operations.exclusions import (
     empty_capture_causes,
     exclusion_notes,
+    no_record_note,
     notes_without_record,
     ports_of,
     with_options,
@@ -57,7 +58,7 @@ from capture.operations.inference import inferred_settings
 from capture.operations.tracing import live_situation
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
-from capture.state import attachments, record, routes
+from capture.state import attachments, routes
 from capture.state.capabilities import escapes_of
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace, own_namespace
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
 
 NEIGHBOUR = Network(IPV6, 0xFE80 << 112 | 1, 128)
 """A router on the link."""
+MISSING_RULE = "rule-missing"
 NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured", "excluded")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
 LEFT_ALONE_BY = {
@@ -206,7 +208,7 @@ def _of_pod(
         *unjudged_notes(verified),
         *unread,
     )
-    is_certain = verified.is_judged and not unread and all(note.kind != "rule-missing" for note in notes)
+    is_certain = verified.is_judged and not unread and all(note.kind != MISSING_RULE for note in notes)
     return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
 
 
@@ -246,9 +248,11 @@ def _of_connection(
     if known is not None:
         found = [with_options(each, live.packet, known) for each in found]
     doubts = [each for each in found if each.kind == "unjudged"]
-    notes = (
-        [*doubts] if known else [*doubts, cause("rule-missing: no record", reason=record.fault() or "no record here")]
-    )
+    notes = [*doubts] if known else [*doubts, no_record_note()]
+    unsure = next((step for step in live.path if not step.certain), None)
+    if unsure is not None:
+        words = unsure.rule.why or rule_of(unsure.rule, packet.family)
+        notes.append(cause("unjudged", place_of(unsure), rule=words))
     notes += [*unread, *app_elsewhere(live, facts), *(each for each in of_pod if each not in causes)]
     if policy is not None and not policy.is_blocking:
         notes.append(cause("ipsec: encrypted", policy=policy.words))
@@ -272,11 +276,16 @@ def _routing_causes(live: Trace, facts: PodFacts) -> Iterator[Cause]:
 def _rule_causes(
     live: Trace, desired: Ruleset, settings: Settings | None, facts: PodFacts, capture: Capture
 ) -> Iterator[Cause]:
-    """Yield why rules do not lead a packet to a proxy that listens; a rule that was not applied, as such."""
+    """Yield why rules do not lead a packet to a proxy that listens: foreign ones, and those that differ."""
     sent = live.packet.replace(source_port=live.packet.source_port or USUAL_SOURCE_PORT)
-    for each in causes_of_connection(live, trace_whole_path(sent, Situation(desired)), facts, capture, rule_of):
-        by_drift = _unexpected_cause("rule-unexpected", live, settings) if each.kind == "rule-missing" else None
-        yield by_drift or each
+    as_desired = trace_whole_path(sent, Situation(desired))
+    found = list(causes_of_connection(live, as_desired, facts, capture, rule_of))
+    is_diverted = as_desired.outcome in TO_PROXY and live.outcome in ("direct", "redirected")
+    is_drift = is_diverted or MISSING_RULE in [each.kind for each in found]
+    by_drift = drift_cause(live, verify(settings, prefer_recorded=settings is None)) if is_drift else None
+    yield from (each for each in found if by_drift is None or each.kind != MISSING_RULE)
+    if by_drift is not None:
+        yield by_drift
 
 
 def _reject_causes(live: Trace, known: Reference | None) -> Iterator[Cause]:
@@ -348,14 +357,6 @@ def _no_rules_cause() -> Cause:
     return cause("no-rules: refused", time=time, reason=reason) if reason else cause("no-rules")
 
 
-def _unexpected_cause(name: str, live: Trace, settings: Settings | None, **words: object) -> Cause | None:
-    """Return that a rule decides on a packet that was not applied, if one does so."""
-    found = unexpected_rule(live, verify(settings, prefer_recorded=settings is None))
-    if found is None:
-        return None
-    return cause(name, found.place, rule=rule_of(found.rule, found.family), **words)
-
-
 def _causes_behind_the_proxy(live: Trace, settings: Settings | None, capture: Capture) -> Iterator[Cause]:
     """Yield a cause if what the proxy sends on, to others or to the app, is dropped, or would come back to it."""
     packet = live.packet
@@ -373,8 +374,9 @@ def _causes_behind_the_proxy(live: Trace, settings: Settings | None, capture: Ca
         return
     step = sent_on.step
     if step is None or is_own(step):
-        by_drift = _unexpected_cause("rule-unexpected: circle", sent_on, settings, uid=uid)
-        yield by_drift or cause("rule-missing: circle", uid=uid)
+        verified = verify(settings, prefer_recorded=settings is None)
+        by_drift = drift_cause(sent_on, verified, ("rule-unexpected: circle", "rule-missing: circle"), uid=uid)
+        yield by_drift or cause("rule-missing: circle, any", uid=uid)
     else:
         rule = step.rule.why or rule_of(step.rule, live.packet.family)
         yield cause("foreign-rule: circle", place_of(step), uid=uid, rule=rule)

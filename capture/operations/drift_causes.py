@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import drop_cause
-from capture.analysis.culprits import Obstacle
 from capture.analysis.foreign_effects import what_foreign_does
+from capture.analysis.judgement import of_family
+from capture.analysis.trace import trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family, parse_address
 from capture.model.conventions import APP_ID
@@ -18,13 +20,14 @@ from capture.state.impediments import LO_DOWN, Impediment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from capture.analysis.captured_pod import PodFacts
-    from capture.analysis.compare import Difference
+    from capture.analysis.compare import Difference, DifferenceKind
+    from capture.analysis.culprits import Obstacle
     from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
-    from capture.model.ruleset import Rule, Ruleset
+    from capture.model.ruleset import Chain, Rule, Ruleset, TableName
     from capture.operations.results import Verified
 
 SENT_ON = "what the proxy sends on"
@@ -62,40 +65,59 @@ def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[s
     return f"{kind}: {rule_of(worst.rule, worst.family)}", len(own) - 1
 
 
-def unexpected_rule(traced: Trace, verified: Verified) -> Difference | None:
-    """Return a rule on a packet's way that is in our chains, or leads into one, and was not applied."""
-    met = {(step.table, step.chain, canonical_rule(step.rule)) for step in traced.path}
-    here = (each for each in verified.differences if (each.kind, each.family) == ("unexpected", traced.packet.family))
-    return next((each for each in here if each.rule and (each.table, each.chain, each.rule) in met), None)
+def drift_cause(
+    live: Trace, verified: Verified, names: Sequence[str] = ("rule-unexpected", "rule-missing"), **words: object
+) -> Cause | None:
+    """Return the rule that decides on a packet and was not applied; else the applied one that is missing for it."""
+    ways = next(_met(live, verified, "unexpected"), None), _missing_rule(live.packet, verified)
+    found = ((name, each) for name, each in zip(names, ways, strict=True) if each is not None)
+    return next((cause(name, each.place, rule=rule_of(each.rule, each.family), **words) for name, each in found), None)
+
+
+def _missing_rule(packet: Packet, verified: Verified) -> Difference | None:
+    """Return the first missing rule on a packet's desired way without which it fares otherwise; else the first."""
+    rules = of_family(verified.desired, packet.family)
+    desired = trace_whole_path(packet, Situation(rules))
+    missing = [*_met(desired, verified, "missing")]
+
+    def without(gone: Difference) -> Situation:
+        def left(table: TableName, chain: Chain) -> Chain:
+            is_there = (table, chain.name) == (gone.table, gone.chain)
+            return chain.replace(rules=(*chain.rules[: gone.behind], *chain.rules[gone.behind + is_there :]))
+
+        return Situation(rules.with_chains(left))
+
+    alone = (each for each in missing if trace_whole_path(packet, without(each)).fate != desired.fate)
+    return next(alone, missing[0] if missing else None)
+
+
+def _met(traced: Trace, verified: Verified, kind: DifferenceKind) -> Iterator[Difference]:
+    """Yield the rules on a packet's way that differ, in its order: those that were not applied, or are missing."""
+    of_kind = [each for each in verified.differences if (each.kind, each.family) == (kind, traced.packet.family)]
+    for step in traced.path:
+        met = (step.table, step.chain, canonical_rule(step.rule))
+        yield from (each for each in of_kind if (each.table, each.chain, each.rule) == met)
 
 
 def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
-    """Yield foreign rules by their effect on captured packets: they drop them, or bypass the proxy."""
-    found_rules: list[Difference | Obstacle] = [*_foreign(verified), *verified.obstacles]
-    dropping = [each for each in found_rules if _is_dropping(each.effect)]
-    others = list(_usual_traces(facts)) if dropping else []
-    for each in dropping:
-        if each.effect is not None:
-            what = SENT_ON if each.effect.before.outcome == "direct" else "captured traffic"
-            after, (chain, where) = each.effect.after, _chain_and_place(each)
-            found = drop_cause(after, rule_of, others, what)
-            # An effect is that of its rule alone: in its base chain other rules, and their numbers, are missing.
-            is_called = after.step is not None and after.step.chain != chain
-            yield found if is_called else found.replace(where=where)
-    for where, (does, rule) in _foreign_rules(verified).items():
-        yield cause("foreign-rule: pod", where, does=does, rule=rule)
-
-
-def _chain_and_place(each: Difference | Obstacle) -> tuple[str, str]:
-    if isinstance(each, Obstacle):
-        chain = each.foreign_chain
-        return chain.chain.name, f"{chain.table} {chain.chain.name}"
-    number = f", rule {each.position}" if each.position else ""
-    return each.chain, f"{each.table} {each.chain}{number}"
-
-
-def _foreign(verified: Verified) -> list[Difference]:
-    return [each for each in verified.differences if not each.is_own]
+    """Yield foreign rules by their effect on captured packets: those that drop them, and the first of each chain."""
+    found_rules: list[Difference | Obstacle] = [
+        *(each for each in verified.differences if not each.is_own),
+        *verified.obstacles,
+    ]
+    others = list(_usual_traces(facts)) if any(_is_dropping(each.effect) for each in found_rules) else []
+    diverting: dict[str, Cause] = {}
+    for each in found_rules:
+        if each.effect is None or not _is_dropping(each.effect):
+            does = what_foreign_does(each.rule, each.effect)
+            diverting.setdefault(each.where, cause("foreign-rule: pod", each.where, does=does, rule=words_of(each)))
+            continue
+        what = SENT_ON if each.effect.before.outcome == "direct" else "captured traffic"
+        found, step = drop_cause(each.effect.after, rule_of, others, what), each.effect.after.step
+        # An effect is that of its rule alone: in its base chain other rules, and their numbers, are missing.
+        is_called = step is not None and not each.where.endswith(f" {step.chain}")
+        yield found if is_called else found.replace(where=each.numbered)
+    yield from diverting.values()
 
 
 def _usual_traces(facts: PodFacts) -> Iterator[Trace]:
@@ -106,33 +128,10 @@ def _usual_traces(facts: PodFacts) -> Iterator[Trace]:
         yield trace(Packet("tcp", address, USUAL.port, in_interface=name))
 
 
-def _foreign_rules(verified: Verified) -> dict[str, tuple[str, str]]:
-    """Return what the first foreign rule of each chain does that moves captured packets and does not drop them.
-
-    In words, each with the rule.
-    """
-    found = {
-        f"{each.table} {each.chain}": (what_foreign_does(each.rule, each.effect), rule_of(each.rule, each.family))
-        for each in reversed(verified.differences)
-        if not each.is_own and not _is_dropping(each.effect)
-    }
-    return found | {
-        f"{each.foreign_chain.table} {each.foreign_chain.chain.name}": (
-            what_foreign_does(each.rule, each.effect),
-            (each.rule and each.rule.why) or rule_of(each.rule, each.family),
-        )
-        for each in reversed(verified.obstacles)
-        if not _is_dropping(each.effect)
-    }
-
-
 def unjudged_notes(verified: Verified) -> Iterator[Cause]:
     """Yield what may divert captured packets, and cannot be judged."""
-    for each in verified.unjudged:
-        words = (each.rule and each.rule.why) or rule_of(each.rule, each.family)
-        yield cause("unjudged", each.place, rule=words)
-    for doubt in verified.doubts:
-        yield cause("unjudged: doubt", doubt=doubt)
+    yield from (cause("unjudged", each.place, rule=words_of(each)) for each in verified.unjudged)
+    yield from (cause("unjudged: doubt", doubt=doubt) for doubt in verified.doubts)
 
 
 def _is_dropping(effect: Effect | None) -> bool:
@@ -151,6 +150,11 @@ def missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
     if isinstance(need, LoopbackAddress):
         return cause("rule-missing: address", "lo", message=need.message)
     return cause("route-missing", f"table {need.policy.table}", message=need.message, consequence=need.consequence)
+
+
+def words_of(each: Difference | Obstacle) -> str:
+    """Return a rule in its own words, else as ``rule_of``."""
+    return (each.rule and each.rule.why) or rule_of(each.rule, each.family)
 
 
 def rule_of(rule: Rule | None, family: Family = IPV4) -> str:

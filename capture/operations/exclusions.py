@@ -97,7 +97,7 @@ def notes_without_record(facts: PodFacts, capture: Capture, by_chains: Ports) ->
 
     ``by_chains`` is what those would send that no base chain leads to.
     """
-    yield cause("rule-missing: no record", reason=record.fault() or "no record here")
+    yield no_record_note()
     for family in sorted({address.family for address in facts.addresses}.difference(capture.families)):
         yield cause("family-not-captured", FAMILY_NAMES[family], family=FAMILY_NAMES[family])
     for outcome, families, what in _left_out(facts, capture):
@@ -105,6 +105,11 @@ def notes_without_record(facts: PodFacts, capture: Capture, by_chains: Ports) ->
             yield cause("rule-missing: no jump", what=what)
         elif capture.ports:
             yield cause("excluded: live", what=what)
+
+
+def no_record_note() -> Cause:
+    """Return that there is no reference for our own rules in the namespace we are in: no record, or a damaged one."""
+    return cause("rule-missing: no record", reason=record.fault() or "no record here")
 
 
 def _left_out(facts: PodFacts, capture: Capture) -> Iterator[tuple[Outcome, list[Family], str]]:

@@ -6,7 +6,7 @@ import re
 
 from capture.model.text import JSON_SCHEMA_NAME
 from capture.report.packet_text import packet_text
-from capture.report.trace_text import path_lines, trace_as_plain
+from capture.report.trace_text import UNSURE, path_lines, trace_as_plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from capture.analysis.cause_text import Cause
     from capture.operations.diagnosis import Diagnosis
 
+NUMBERED = ("tcp port", "udp port", "port", "table")
 SUBJECTS = {"captured": "nothing is wrong with {}", "broken": "the capture of {}"}
 """What a verdict without a connection is about."""
 
@@ -41,6 +42,8 @@ def diagnosis_lines(found: Diagnosis, what: str = "this pod") -> Iterator[str]:
     yield f"{found.verdict}: {subject}"
     if found.trace is not None:
         yield from path_lines(found.trace)
+        if not found.trace.certain:
+            yield UNSURE
     yield from cause_lines(found.causes)
     for note in found.notes:
         yield f"note: {message_with_place(note)}"
@@ -57,7 +60,5 @@ def cause_lines(causes: Iterable[Cause]) -> Iterator[str]:
 def message_with_place(cause: Cause) -> str:
     """Return the fault, with where it is unless the words have that, or the number of that port or routing table."""
     what, _, number = cause.where.rpartition(" ")
-    is_named = cause.where in cause.message or (
-        what.endswith(("port", "table")) and number in re.findall(r"\d+", cause.message)
-    )
+    is_named = cause.where in cause.message or (what in NUMBERED and number in re.findall(r"\d+", cause.message))
     return cause.message if is_named else f"{cause.message} ({cause.where})"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from capture.analysis.trace import Step, Trace
 
 COMING_IN = (PREROUTING, INPUT)
+UNSURE = "rules marked with ? cannot be judged here; they may decide otherwise"
 OUTCOMES = {
     "direct": "bypasses the proxy",
     "proxy-outbound": "goes to the proxy, as an outbound connection, on port {port}",
@@ -79,7 +80,7 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     elif traced.policy is None:
         yield "because no rule matches it"
     if not traced.certain and traced.outcome != "dropped":
-        yield "rules marked with ? cannot be judged here; they may decide otherwise"
+        yield UNSURE
 
 
 def _verdict(traced: Trace) -> str:

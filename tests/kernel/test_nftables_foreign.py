@@ -331,6 +331,19 @@ def test_the_owner_of_what_comes_in_is_not_judged(pair: PodPair, base: str) -> N
     assert (verified.holds, verified.is_certain) == (True, False)
 
 
+def test_a_foreign_rule_has_the_number_that_it_has_in_the_kernel(pair: PodPair) -> None:
+    """Also where it, or one before it, is several rules here: one for each interface of a set, or for each action."""
+    apply_in_nftables(pair)
+    rules = 'ip6 daddr ::1 accept\niifname { "lo", "eth1" } tcp dport 15006 accept\nlog tcp dport 15006 drop'
+    pair.pod.run(["nft", "-f", "-"], stdin=chain("filter hook input priority 0", rules))
+
+    with pair.pod.entered():
+        step = operations.trace_packet(pair.pod.ipv4, 80, in_interface="eth0").step
+
+    assert step is not None
+    assert (step.table, step.position) == ("inet other", 3)
+
+
 def test_an_unjudged_rule_is_no_drift_and_no_proof(pair: PodPair) -> None:
     apply_in_nftables(pair)
     pair.pod.run(["nft", "-f", "-"], stdin=UNKNOWN)

@@ -81,8 +81,20 @@ class BrokenPod:
 
 BROKEN: dict[str, BrokenPod] = {
     "no rules": BrokenPod("no-rules", "none"),
-    "a chain is empty": BrokenPod("rule-missing", breaks=f"{NATIVE % 'flush chain'} ISTIO-OUTPUT"),
-    "the jump is gone": BrokenPod("rule-missing", breaks=f"{NATIVE % 'flush chain'} output"),
+    "a chain is empty": BrokenPod(
+        "rule-missing", breaks=f"{NATIVE % 'flush chain'} ISTIO-OUTPUT", message="is missing: -j ISTIO-REDIRECT\n"
+    ),
+    "the jump is gone": BrokenPod(
+        "rule-missing", breaks=f"{NATIVE % 'flush chain'} output", message="is missing: -p tcp -j ISTIO-OUTPUT\nRun"
+    ),
+    "the proxy is no exception any more": BrokenPod(
+        "rule-missing",
+        breaks="for i in uid gid; do iptables -t nat -D ISTIO-OUTPUT -m owner --$i-owner 1337 -j RETURN; done",
+        backend="iptables",
+        has_traffic=False,
+        of_pod=True,
+        message="comes back to it for ever: `-m owner --uid-owner 1337 -j RETURN` is missing",
+    ),
     "a rule too many": BrokenPod(
         "rule-unexpected",
         breaks="iptables -t nat -I ISTIO-OUTPUT -p tcp --dport 80 -j RETURN",
@@ -350,7 +362,9 @@ BROKEN: dict[str, BrokenPod] = {
     "::1 is gone": BrokenPod("no-route", breaks="sysctl -wq net.ipv6.conf.lo.disable_ipv6=1", goes="out6"),
     "the destination is prohibited": BrokenPod("no-route", breaks="ip route add prohibit 203.0.113.0/24"),
     "the app has the proxy's group": BrokenPod("proxy-user", gid=1337),
-    "another agent flushed nat": BrokenPod("rule-missing", breaks="iptables -t nat -F", backend="iptables"),
+    "another agent flushed nat": BrokenPod(
+        "rule-missing", breaks="iptables -t nat -F", backend="iptables", message="is missing: -p tcp -j ISTIO-OUTPUT"
+    ),
 }
 
 
@@ -534,6 +548,27 @@ def test_a_fault_of_the_pod_that_stops_no_such_connection_is_a_note(pod_pair: Po
     with pod.entered():
         operations.clean()
     assert [cause.kind for cause in why(pod, outbound).causes] == ["no-rules"]
+
+
+def test_a_foreign_rule_and_a_missing_one_are_causes_of_their_own_for_every_verb(pod_pair: PodPair) -> None:
+    pod, _ = pod_pair
+    operations.apply(given("--backend iptables"), pod.path)
+    pod.run(["sh", "-ec", "iptables -t nat -F OUTPUT; iptables -t nat -A OUTPUT -p tcp --dport 80 -j ACCEPT"])
+
+    found = why(pod, packet(BrokenPod(""), pod_pair))
+    with pod.entered():
+        verified = operations.verify()
+
+    assert [(each.kind, each.where) for each in found.causes] == [
+        ("foreign-rule", "nat OUTPUT, rule 1"),
+        ("rule-missing", "IPv4 nat OUTPUT: rule 1"),
+    ]
+    of_ipv4 = [each for each in verified.differences if each.family == "ipv4"]
+    assert {each.kind: each.effect and each.effect.regions[0].startswith("tcp, port 80,") for each in of_ipv4} == {
+        "missing": False,
+        "foreign": True,
+    }
+    assert not verified.harmless_differences
 
 
 def test_a_chain_without_rules_is_shown_as_one(pod_pair: PodPair) -> None:

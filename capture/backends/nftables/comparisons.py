@@ -27,7 +27,7 @@ class Register(Value):
     network_order: bool = False
 
 
-ETHER_TYPE = Register("meta 1")
+ETHER_TYPE = Register("meta protocol")
 """NFT_META_PROTOCOL: how a table of family netdev distinguishes IPv4 from IPv6."""
 FAMILY_OF_ETHER_TYPE = {b"\x08\x00": FAMILY_NUMBERS["ipv4"], b"\x86\xdd": FAMILY_NUMBERS["ipv6"]}
 """linux/if_ether.h"""

@@ -6,7 +6,7 @@ those that we compare with our own anyway.
 
 from __future__ import annotations
 
-from capture.analysis.base_chains import PRIORITIES, SOURCE_HOOKS, BaseChain, in_tables_of_iptables
+from capture.analysis.base_chains import PRIORITIES, SOURCE_HOOKS, BaseChain, in_tables_of_iptables, maps_sources
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_tables
@@ -167,9 +167,11 @@ def _of_table(
         if hook is None or not point or (without_usual and found.is_usual(chain)):
             continue
         is_nat = hook.kind == "nat"
-        if is_nat and point in SOURCE_HOOKS:
-            continue
         entry = _chain(chain, rules)
+        if is_nat and point in SOURCE_HOOKS:
+            if point == model.INPUT or not maps_sources(model.Table(model.NAT, (entry, *called))):
+                continue
+            is_nat = False
         is_of_devices = (family, hook.name) in HOOKS_OF_DEVICES
         if is_of_devices:
             entry = _of_devices(entry, chain.devices, HOOKS_OF_DEVICES[family, hook.name][1])
@@ -243,18 +245,22 @@ def _rules_by_chain(netfilter: NetlinkSocket, listed: TableWithChains) -> dict[s
     find_set = set_finder(netfilter, number, name)
     known: dict[bytes, tuple[str, Fields]] = {}
     found: dict[str, list[model.Rule]] = {}
+    places: dict[str, int] = {}
     reader: RuleReader | None = None
     for attributes in read_rules(netfilter, number, name):
         fields = decode_fields(attributes)
-        in_chain = found.setdefault(decode_text(fields[nf.NFTA_RULE_CHAIN]), [])
+        chain = decode_text(fields[nf.NFTA_RULE_CHAIN])
+        in_chain = found.setdefault(chain, [])
+        place = places[chain] = places.get(chain, 0) + 1
         is_xt = any(each in attributes for each in XT_EXPRESSIONS)
         if family is not None and (is_xt or (is_filter and not any(each in attributes for each in SET_EXPRESSIONS))):
             from capture.backends.iptables.xt_decode import RuleReader  # another backend, which only this needs
 
             reader = reader or RuleReader(family)
-            in_chain.append(reader.read(attributes).rule.replace(why="", counters=None))
+            in_chain.append(reader.read(attributes).rule.replace(why="", counters=None, number=place))
         else:
-            in_chain += _rules(decode_rule(fields, Program(find_set, family), known), family)
+            read = _rules(decode_rule(fields, Program(find_set, family), known), family)
+            in_chain += [rule.replace(number=place) for rule in read]
     return found
 
 

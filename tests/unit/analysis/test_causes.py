@@ -248,7 +248,7 @@ def test_why_a_connection_does_not_come_to_the_proxy(live: Trace, expected: Caus
         (way(OUT, "direct", FOREIGN), way(OUT, "direct"), cause("foreign-rule", AT_FOREIGN)),
         (way(OUT, "direct"), way(OUT, "direct", OWN), cause("excluded: no rule")),
         *(
-            (way(OUT, "direct"), way(OUT, outcome, OWN), cause("rule-missing", AT_OWN, outcome=f"{outcome} 443"))
+            (way(OUT, "direct"), way(OUT, outcome, OWN), cause("rule-missing: any", outcome=f"{outcome} 443"))
             for outcome in ("proxy-outbound", "proxy-inbound", "dns")
         ),
     ],

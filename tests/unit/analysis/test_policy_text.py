@@ -132,6 +132,6 @@ def test_lines_share_no_packet_leave_none_out_and_have_the_reason_of_each(name: 
             packets = diagrams.both(diagrams.both(possible[direction], first), packets_of(space, line.traffic))
             assert diagrams.both(packets, left) == packets, f"{line.traffic}: in a line above, too"
             met = diagrams.leaves(diagrams.choose(packets, fates, diagrams.leaf(None)))
-            assert {fate.reason.text if fate.reason else NO_RULE for fate in fates_of(diagrams, met)} == {line.why}
+            assert {fate.reason[1] if fate.reason else NO_RULE for fate in fates_of(diagrams, met)} == {line.why}
             left = diagrams.both(left, diagrams.negation(packets))
         assert left == diagrams.no

@@ -86,7 +86,7 @@ def compared(seed: int) -> Iterator[tuple[str, str, Trace]]:
         fate = space.diagrams.at(roots[direction], numbers_of(space, packet))
         assert isinstance(fate, Fate)
         assert fate.replace(reason=None) == traced.fate
-        yield fate.reason.text if fate.reason else NO_RULE, reason(traced), traced
+        yield fate.reason[1] if fate.reason else NO_RULE, reason(traced), traced
 
 
 def test_every_packet_has_the_reason_of_its_trace() -> None:
