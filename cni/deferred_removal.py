@@ -86,14 +86,13 @@ def _containers(remembered: str) -> Iterator[str]:
     """Yield the containers whose configuration names the plugin, as libcni remembers them."""
     from binascii import a2b_base64
 
-    from capture.state.files import names_in
+    from capture.state.files import content_of, names_in
     from capture.state.json_text import JsonError, decode
 
     for name in names_in(remembered):
         try:
-            with open(os.path.join(remembered, name), "rb") as file:
-                kept = decode(file.read().decode())
+            kept = decode(content_of(os.path.join(remembered, name)).decode())
             if b'"capture-cni"' in a2b_base64(kept["config"]):
                 yield str(kept["containerId"])
-        except (OSError, ValueError, JsonError, KeyError, TypeError):
+        except (ValueError, JsonError, KeyError, TypeError):
             continue  # another program's file, or one that has just gone

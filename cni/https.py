@@ -98,9 +98,7 @@ def _show_certificate(context: _ssl._SSLContext, certificate: bytes, key: bytes)
     memory = os.memfd_create("client-certificate", os.MFD_CLOEXEC)
     try:
         os.write(memory, certificate + b"\n" + key)
-        context.load_cert_chain(
-            f"/proc/self/fd/{memory}", None, ""
-        )  # without a password OpenSSL would read one from a terminal
+        context.load_cert_chain(f"/proc/self/fd/{memory}", None, "")  # without a password it would ask a terminal
     finally:
         os.close(memory)
 

@@ -117,9 +117,8 @@ def _toml(path: str) -> dict[str, Any]:
     import tomllib
 
     try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except (OSError, ValueError):
+        return tomllib.loads(content_of(path).decode())
+    except ValueError:
         return {}
 
 

@@ -26,18 +26,9 @@ LOG_END = 256 * 1024
 
 
 class Status(Value):
-    """Everything that was looked at."""
+    """Everything that was looked at, as it is in JSON (docs/cni.md), and the findings."""
 
-    runtime: Runtime
-    conf_dir: str
-    bin_dir: str
-    files: tuple[tuple[str, str, bool], ...]
-    """Path, what the runtime makes of it, and whether our entry is in it."""
-    taken: str
-    """The file that the runtime takes; empty: none."""
-    entry: dict[str, Any] | None
-    """Our entry in that file."""
-    decisions: tuple[dict[str, Any], ...]
+    plain: dict[str, Any]
     findings: tuple[Finding, ...]
 
     @property
@@ -59,16 +50,17 @@ def look(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> St
         *_about_plugin(os.path.join(bin_dir, PLUGIN), taken, entry),
         *_about_kubeconfig(entry),
     ]
-    return Status(
-        runtime,
-        conf_dir,
-        bin_dir,
-        tuple((path, verdict, path in _with_entry(found)) for path, verdict in chosen.reasons),
-        taken.path if taken else "",
-        entry,
-        tuple(_decisions(str(entry.get("log_file") or ""))) if entry else (),
-        tuple(findings),
-    )
+    with_entry = _with_entry(found)
+    plain = {
+        "runtime": {"name": runtime.name, "evidence": runtime.evidence},
+        "conf_dir": conf_dir,
+        "bin_dir": bin_dir,
+        "files": [{"path": each, "verdict": why, "has_entry": each in with_entry} for each, why in chosen.reasons],
+        "taken": taken.path if taken else None,
+        "entry": entry,
+        "decisions": [*_decisions(str(entry.get("log_file") or ""))] if entry else [],
+    }
+    return Status(plain, tuple(findings))
 
 
 def of_this_node() -> tuple[Finding, ...]:
@@ -78,7 +70,7 @@ def of_this_node() -> tuple[Finding, ...]:
     if not os.path.isdir(runtime.conf_dir):
         return ()
     found = look((bin_dirs or runtime.bin_dirs)[0], runtime.conf_dir, runtime)
-    has_entry = any(entry for _, _, entry in found.files)
+    has_entry = any(each["has_entry"] for each in found.plain["files"])
     return found.findings if bin_dirs or has_entry else ()
 
 
@@ -243,20 +235,11 @@ def _decisions(log_file: str) -> Iterator[dict[str, Any]]:
 
 def as_plain(status: Status) -> dict[str, Any]:
     """Return the status for JSON."""
-    return {
-        "works": status.works,
-        "runtime": {"name": status.runtime.name, "evidence": status.runtime.evidence},
-        "conf_dir": status.conf_dir,
-        "bin_dir": status.bin_dir,
-        "files": [{"path": path, "verdict": verdict, "has_entry": has} for path, verdict, has in status.files],
-        "taken": status.taken or None,
-        "entry": status.entry,
-        "findings": [
-            {"topic": each.topic, "name": each.name, "state": each.state, "says": each.message, "remedy": each.remedy}
-            for each in status.findings
-        ],
-        "decisions": list(status.decisions),
-    }
+    findings = [
+        {"topic": each.topic, "name": each.name, "state": each.state, "says": each.message, "remedy": each.remedy}
+        for each in status.findings
+    ]
+    return {"works": status.works, **status.plain, "findings": findings}
 
 
 def show(status: Status) -> None:
@@ -266,15 +249,15 @@ def show(status: Status) -> None:
         print_lines(["works: a pod of the mesh that starts now is captured"])
     else:
         print_lines([f"broken: {fault.name}: {fault.message}", f"  {fault.remedy}"])
-    evidence = status.runtime.evidence or "unknown; taken as the usual one"
-    print_lines([f"runtime: {status.runtime.name} ({evidence})", f"networks in {status.conf_dir}:"])
-    print_lines(
-        (f"  {os.path.basename(path)}: {verdict}{' [entry]' if has else ''}" for path, verdict, has in status.files),
-        HANG,
-    )
+    plain = status.plain
+    evidence = plain["runtime"]["evidence"] or "unknown; taken as the usual one"
+    print_lines([f"runtime: {plain['runtime']['name']} ({evidence})", f"networks in {plain['conf_dir']}:"])
+    for each in plain["files"]:
+        mark = " [entry]" if each["has_entry"] else ""
+        print_lines([f"  {os.path.basename(each['path'])}: {each['verdict']}{mark}"], HANG)
     print_findings(status.findings)
-    if status.entry is not None:
-        print_lines([f"entry: {encode(status.entry)}"])
-    if status.decisions:
+    if plain["entry"] is not None:
+        print_lines([f"entry: {encode(plain['entry'])}"])
+    if plain["decisions"]:
         print_lines(["last decisions:"])
-        print_lines((f"  {' '.join(map(str, each.values()))}" for each in status.decisions), HANG)
+        print_lines((f"  {' '.join(map(str, each.values()))}" for each in plain["decisions"]), HANG)

@@ -18,19 +18,19 @@ from capture.state.json_text import encode
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import TextIO
 
     from capture.errors import CaptureError
     from capture.settings.settings import Settings
 
-FATAL, WARN, INFO = (LOG_LEVELS.index(name) for name in ("fatal", "warn", "info"))
+LEAST = {"error": LOG_LEVELS.index("fatal"), "warn": LOG_LEVELS.index("warn"), "info": LOG_LEVELS.index("info")}
+"""The level from which on lines of a kind are printed."""
 
 
 class Printer:
     """Prints what is at least as important as the level; until that is set, everything, as plain text."""
 
     def __init__(self) -> None:
-        self._level = INFO
+        self._level = LEAST["info"]
         self._is_json = False
 
     def obey(self, settings: Settings) -> None:
@@ -40,44 +40,31 @@ class Printer:
 
     def show(self, text: str) -> None:
         """Print a text of one or more lines."""
-        if self._level < INFO:
-            return
-        if self._is_json:
-            _print_json(sys.stdout, "info", text.strip("\n"))
-        else:
-            print(text)
+        self._print("info", text.strip("\n"), [text])
 
     def warn(self, warnings: Iterable[str]) -> None:
-        if self._level < WARN:
-            return
-        if not self._is_json:
-            output.warn(warnings)
-            return
         for warning in warnings:
-            _print_json(sys.stderr, "warn", warning)
+            self._print("warn", warning, [f"warning: {warning}"], is_output=False)
 
     def warn_on_stdout(self, text: str) -> None:
         """Print a warning among what is printed on stdout: about what was left to a default, not about a value."""
-        if self._level < WARN:
-            return
-        if self._is_json:
-            _print_json(sys.stdout, "warn", text)
-        else:
-            print(f"warning: {text}")
+        self._print("warn", text, [f"warning: {text}"])
 
     def report(self, error: CaptureError) -> None:
         """Print the error that ends the program, and what to do about it."""
-        if self._level < FATAL:
+        more = {"remedy": error.remedy} if error.remedy else {}
+        self._print("error", error.message, output.error_lines(error), is_output=False, **more)
+
+    def _print(self, level: str, message: str, lines: list[str], *, is_output: bool = True, **more: str) -> None:
+        """Print lines of text, or their message as a line of Istio's log, whose time is UTC with microseconds."""
+        if self._level < LEAST[level]:
             return
         if self._is_json:
-            more = {"remedy": error.remedy} if error.remedy else {}
-            _print_json(sys.stderr, "error", error.message, **more)
-        else:
-            output.print_error(error)
-
-
-def _print_json(stream: TextIO, level: str, message: str, **more: str) -> None:
-    """Print a line with the time as Istio's log writes it: UTC, with microseconds."""
-    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
-    now = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 1000:06d}Z"
-    print(encode({"level": level, "time": now, "msg": message, **more}), file=stream, flush=True)
+            seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+            now = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds // 1000:06d}Z"
+            line = encode({"level": level, "time": now, "msg": message, **more})
+            print(line, file=sys.stdout if is_output else sys.stderr, flush=True)
+            return
+        write = print if is_output else output.print_on_stderr
+        for text in lines:
+            write(text)

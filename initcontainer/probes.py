@@ -12,7 +12,7 @@ from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import FAMILY_NAMES, Family, Network, address_text, parse_address
 from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.packet import Packet
-from capture.model.ruleset import Ruleset, Span
+from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.settings.config import CaptureConfig
 from capture.state.capabilities import missing
@@ -94,7 +94,7 @@ class Chooser:
         config, own = self._config, list(self.own(family))
         outbound = side == "outbound"
         destinations = [*_outside(config, family, own)] if outbound else [*own, PASSTHROUGH_SOURCE[family]]
-        identities = [*(_ordinary(config) if outbound else _proxies(config))]
+        identities = [*_identities(config, side)]
         why = "no route leads anywhere"
         if not identities:
             why = "not permitted to act as another user (capabilities SETUID and SETGID)"
@@ -147,29 +147,15 @@ def _outside(config: CaptureConfig, family: Family, own: Iterable[Network]) -> I
         yield address.replace(first=address.first ^ 1)
 
 
-def _ordinary(config: CaptureConfig) -> Iterator[Credentials]:
-    """Yield who we are, and whom else we may be, but for the proxy."""
-    own = Credentials(os.geteuid(), os.getegid())
-    groups = [span.first for span in config.owner_groups.entries]
-    for identity in (own, *_others(ORDINARY_IDS, (*groups, *ORDINARY_IDS))):
-        if not _is_among(identity.uid, config.proxy_uids) and not _is_among(identity.gid, config.proxy_gids):
-            yield identity
-
-
-def _proxies(config: CaptureConfig) -> Iterator[Credentials]:
-    """Yield the proxy's identities that we have or may take."""
-    own = Credentials(os.geteuid(), os.getegid())
-    if _is_among(own.uid, config.proxy_uids):
-        yield own
-    uids = [span.first for span in config.proxy_uids]
-    yield from _others(uids, (*(span.first for span in config.proxy_gids), *ORDINARY_IDS))
-
-
-def _others(uids: Iterable[int], gids: Iterable[int]) -> Iterator[Credentials]:
-    if not missing("SETUID", "SETGID"):
-        for uid, gid in product(uids, gids):
+def _identities(config: CaptureConfig, side: Side) -> Iterator[Credentials]:
+    """Yield who we are and whom else we may be, of those who dial: inbound the proxy, outbound any other user."""
+    is_inbound = side == "inbound"
+    uids = [span.first for span in config.proxy_uids] if is_inbound else ORDINARY_IDS
+    groups = config.proxy_gids if is_inbound else config.owner_groups.entries
+    others = product(uids, (*(span.first for span in groups), *ORDINARY_IDS))
+    for uid, gid in ((os.geteuid(), os.getegid()), *(() if missing("SETUID", "SETGID") else others)):
+        has_proxys_uid = any(span.contains(uid) for span in config.proxy_uids)
+        has_proxys_gid = any(span.contains(gid) for span in config.proxy_gids)
+        dials = has_proxys_uid if is_inbound else not (has_proxys_uid or has_proxys_gid)
+        if dials:
             yield Credentials(uid, gid)
-
-
-def _is_among(number: int, spans: Iterable[Span]) -> bool:
-    return any(span.contains(number) for span in spans)

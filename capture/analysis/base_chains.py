@@ -33,15 +33,17 @@ MAX_UNKNOWN_ORDERS = 3
 
 PRIORITIES: dict[model.TableName, int] = {model.RAW: -300, model.MANGLE: -150, model.NAT: -100}
 """Priorities of our own base chains at PREROUTING and OUTPUT (enum nf_ip_hook_priorities in linux/netfilter_ipv4.h)."""
+SOURCE_PRIORITY = 100
+"""That of iptables' nat at POSTROUTING (NF_IP_PRI_NAT_SRC)."""
 CONNTRACK_PRIORITY = -200
 """The priority of connection tracking at PREROUTING and OUTPUT (NF_IP_PRI_CONNTRACK)."""
 FAR = 1 << 32
 """More than any priority, which has 32 bits."""
 
 SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
-"""Hooks at which nat maps sources. Their chains are not read: SNAT and MASQUERADE change the sender's address for the
-receiver, and DNAT cannot be there (nf_nat_inet_fn maps by hook). A filter behind them sees the new source; the analysis
-sees the old one."""
+"""Hooks at which nat maps sources: SNAT and MASQUERADE change the sender's address for the receiver, and DNAT cannot be
+there (nf_nat_inet_fn maps by hook). A filter behind them sees the new source; the analysis sees the old one. Of their
+chains those of POSTROUTING are read that have SNAT, which may map to an address of another host."""
 
 
 class BaseChain(Value):
@@ -112,10 +114,16 @@ class BaseChain(Value):
         return self.replace(contents=self.contents.replace(chains=(chain, *self.contents.chains[1:])))
 
 
+def maps_sources(table: model.Table) -> bool:
+    """Return whether a table maps sources to addresses that its rules name."""
+    return any(getattr(rule.verdict, "text", "").lower().startswith("snat ") for rule in table.rules)
+
+
 def in_tables_of_iptables(ruleset: model.Ruleset, is_older: Callable[[model.TableName], bool]) -> Iterator[BaseChain]:
     """Yield the chains of a rule set of iptables that packets of a pod meet, with all their rules."""
     for table in ruleset.tables:
-        met = (model.PREROUTING, model.OUTPUT, *(() if table.name == model.NAT else SOURCE_HOOKS))
+        met = [model.PREROUTING, model.OUTPUT, *(() if table.name == model.NAT else SOURCE_HOOKS)]
+        met += [model.POSTROUTING] if maps_sources(table) else []
         for chain in table.chains:
             if chain.name in met:
                 entry = chain.replace(rules=tuple(rule.replace(why="") for rule in chain.rules))
@@ -124,8 +132,10 @@ def in_tables_of_iptables(ruleset: model.Ruleset, is_older: Callable[[model.Tabl
                     f"{table.name} of iptables",
                     ruleset.families,
                     chain.name,
-                    PRIORITIES[table.name],
-                    table.name == model.NAT,
+                    SOURCE_PRIORITY
+                    if maps_sources(table) and chain.name == model.POSTROUTING
+                    else PRIORITIES[table.name],
+                    table.name == model.NAT and chain.name != model.POSTROUTING,
                     table.replace(chains=(entry, *others)),
                     is_older(table.name),
                     is_native=False,
@@ -228,8 +238,11 @@ def _own_chains(situation: Situation, hook: str) -> Iterator[BaseChain]:
         table = situation.ruleset.table(name)
         chain = table.chain(hook) if table else None
         if table is not None and chain is not None:
+            if name == model.NAT and hook in SOURCE_HOOKS and (hook == model.INPUT or not maps_sources(table)):
+                continue
             contents = table.replace(chains=(chain, *[each for each in table.chains if each is not chain]))
-            is_nat, is_route, priority = name == model.NAT, name == model.MANGLE, PRIORITIES[name]
+            is_nat = name == model.NAT and hook != model.POSTROUTING
+            is_route, priority = name == model.MANGLE, PRIORITIES[name]
             yield BaseChain(
                 name, families, hook, priority, is_nat, contents, is_native=is_native, is_route=is_route, is_own=True
             )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
 from capture.analysis.long_lists import DecisionList
-from capture.analysis.meaning import Either, Goto, Translate, meaning
+from capture.analysis.meaning import Either, Goto, MapSource, Translate, meaning
 from capture.analysis.outcome import Fate, redirect_outcome
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import NONE, Field, PacketSpace, gathered
@@ -344,8 +344,6 @@ class PathCompiler:
         """Return the fates of packets that match a rule, with it as the reason of those for which it is one."""
         return node
 
-    # --- verdicts ----------------------------------------------------------------------------------
-
     def apply_verdict(
         self, verdict: Meaning, chain: str, fall_through: int, stage: Stage, base_chain: BaseChain
     ) -> int:
@@ -356,6 +354,10 @@ class PathCompiler:
                 return fall_through
             case Goto(chain=target):
                 return self.enter_chain(base_chain, target, fall_through, stage)
+            case MapSource():
+                lost = self.space.rule(verdict.losing(self.situation.network), None, is_native=True)
+                accepted = self._after_base_chain(stage, base_chain)
+                return self.diagrams.choose(lost, self._fate(Fate("dropped")), accepted)
             case model.Drop():
                 return self._fate(Fate("dropped"))
             case model.Redirect(port=port):

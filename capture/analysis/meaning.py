@@ -73,6 +73,22 @@ class Reject(model.Drop):
     """Drop the packet, and answer the sender that it was. It equals no Drop(): whether packets go is isinstance()."""
 
 
+class MapSource(model.Drop):
+    """Give packets the source of another host, which loses those that are redirected over ``lo``, and accept others.
+
+    They go to 127.0.0.1, from where no answer has a route to another host: IPv4 lets no such source out of lo
+    (ip_route_output_key_hash_rcu in net/ipv4/route.c). It equals no Drop().
+    """
+
+    address: Network
+
+    def losing(self, network: PodNetwork) -> model.Rule:
+        """Return the rule that drops what is lost: nothing, if the address is one of this namespace."""
+        states = () if network.is_local(self.address) else ("NEW",)
+        there = model.Destination((LOOPBACK_NETWORKS[self.address.family],))
+        return model.Rule(model.Drop(), (model.OutInterface(LOOPBACK), there, model.ConnectionState(states)))
+
+
 class RedirectOfDns(model.Redirect):
     """A redirect of connections to port 53 alone. It equals no Redirect() to the same port."""
 
@@ -98,6 +114,7 @@ DNAT = re.compile(
 REDIRECTS = re.compile(r"(?:REDIRECT|redirect)(?: --to-ports (\d+)-(\d+)| to :(\d+)-(\d+)|$| --random)")
 """To one of several ports, or to the port that was called."""
 NETMAP = "NETMAP --to "
+SNAT = re.compile(r"(?:SNAT --to-source|snat (?:ip )?to) ([0-9]+\.[0-9.]+)")
 PROTOCOLS = re.compile(r"(!)? ?-p (\S+)$|(?:meta l4proto|ip protocol|ip6 nexthdr) (!=)? ?(?:\{ (.+) \}|([^@ ]\S*))$")
 NUMBERS = {"6": "tcp", "17": "udp", "58": "ipv6-icmp", "icmpv6": "ipv6-icmp"}
 
@@ -125,7 +142,7 @@ def meaning(rule: model.Rule) -> Meaning:
         return Goto(words.split(" ")[1])
     if first in PASSING_TARGETS:
         return model.Continue()
-    return _redirects(words) or _translation(words) or _network_translation(words) or verdict
+    return _redirects(words) or _translation(words) or _network_translation(words) or _of_source(words) or verdict
 
 
 def rejects(rule: model.Rule) -> bool:
@@ -167,6 +184,14 @@ def _translation(words: str) -> Translate | Either | None:
     ports = [int(each) if each else None for each in (port, last_port or port)]
     first, other = map(Translate, ends, ports)
     return first if first == other else Either((first, other))
+
+
+def _of_source(words: str) -> MapSource | model.Accept | None:
+    """Return what a rule does that maps sources; to which of several addresses makes no difference."""
+    found = SNAT.match(words)
+    if found is not None:
+        return MapSource(parse_address(found[1]))
+    return model.Accept() if words.startswith(("SNAT", "snat", "MASQUERADE", "[masq")) else None
 
 
 def _redirects(words: str) -> Translate | Either | None:

@@ -16,7 +16,7 @@ are met where ``base_chains`` has them. A connection that is redirected is lost,
 
 from __future__ import annotations
 
-from capture.analysis.meaning import Either, Goto, Translate, Untrack, is_idle, judge, meaning
+from capture.analysis.meaning import Either, Goto, MapSource, Translate, Untrack, is_idle, judge, meaning
 from capture.analysis.outcome import PROXY_INBOUND, Fate, redirect_outcome
 from capture.analysis.rerouting import UNCHANGED, MarkRoute, routed_marks
 from capture.model import ruleset as model
@@ -309,6 +309,8 @@ class _Passage:
         match verdict:
             case model.Accept():
                 pass
+            case MapSource():
+                self.is_dropped = judge(verdict.losing(self.network), packet, self.network) is True
             case model.Drop():
                 self.is_dropped = True
             case Either():  # of two translations, the last rule of the path is not certain

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy, legacy_tables
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nf_tables.hooks import HOOKS, Hook
+from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nf_tables.listing import FoundChain, read_chains, read_tables
 from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE
 from capture.backends.request import BackendRequest, flavours_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, IPV4, IPV6, Family
 from capture.model.chain_names import is_own_chain
-from capture.model.ruleset import OUTPUT, PREROUTING, TABLES, Ruleset, TableName
+from capture.model.ruleset import OUTPUT, PREROUTING, TABLES, TABLES_BY_NAME, Ruleset, TableName
 from capture.model.values import Value
 from capture.netlink.nfnetlink import has_extension, open_netfilter, read_generation
 from capture.state.netns import is_of_this_user_namespace
@@ -98,33 +98,24 @@ def gather(request: BackendRequest | None = None, desired: Ruleset | None = None
     is_in_doubt = is_open or flavours[0] == "legacy" or nf_tables is False or nft_compat is False
     lacking = tuple(_lacking(desired, flavours)) if is_in_doubt else ()
     # Our own netlink messages need nothing that is installed.
-    by_netlink = request is not None and (
-        request.backend == "nftables" or (request.variant in ("", "nft") and nft_compat is True and not lacking)
-    )
-    found = HostFacts(
-        programs={},
+    only_netlink = request is not None and not tables and request.driver in ("", "netlink")
+    if request is not None and request.backend != "nftables":
+        only_netlink = only_netlink and request.variant in ("", "nft") and nft_compat is True and not lacking
+    programs = {} if only_netlink else dict(_installed_programs())
+    has_python_iptables = not only_netlink and _is_importable("iptc")
+    return HostFacts(
+        programs=programs,
         ipv6=IPV6 in families_here(),
         nf_tables=nf_tables,
         nft_compat=nft_compat,
-        legacy="unknown",
+        legacy="unknown" if only_netlink else _legacy_support(),
         legacy_tables=tables,
-        chains=chains,
-        python_iptables=False,
-        libnftables=False,
+        chains=(*chains, *_legacy_chains(tables, programs, has_python_iptables=has_python_iptables)),
+        python_iptables=has_python_iptables,
+        libnftables=not only_netlink and _is_importable("nftables"),
         own_users=is_of_this_user_namespace(),
         hindrance=hindrance,
         lacking=lacking,
-    )
-    if by_netlink and request is not None and request.driver in ("", "netlink") and not tables:
-        return found
-    programs = dict(_installed_programs())
-    has_python_iptables = _is_importable("iptc")
-    return found.replace(
-        programs=programs,
-        legacy=_legacy_support(),
-        chains=(*chains, *_legacy_chains(tables, programs, has_python_iptables=has_python_iptables)),
-        python_iptables=has_python_iptables,
-        libnftables=_is_importable("nftables"),
     )
 
 
@@ -185,12 +176,9 @@ def _hindrances(netfilter: NetlinkSocket, chains: Iterable[FoundChain], tables: 
     for table in read_tables(netfilter):
         if table.family in FAMILY_OF and table.name in tables and table.is_dormant:
             yield f"table {nf.NFT_FAMILIES[table.family]} {table.name} is dormant"
-    usual: dict[tuple[str, str], Hook] = {
-        (table, chain): HOOKS[table, chain] for table in tables for chain in (PREROUTING, OUTPUT)
-    }
     for chain in chains:
-        place = chain.table, chain.name
-        if chain.family in FAMILY_OF and place in usual and chain.hook != usual[place]:
+        is_used = chain.family in FAMILY_OF and chain.table in tables and chain.name in (PREROUTING, OUTPUT)
+        if is_used and chain.hook != HOOKS[TABLES_BY_NAME[chain.table], chain.name]:
             where = f"the chain {chain.name} of table {nf.NFT_FAMILIES[chain.family]} {chain.table}"
             yield f"{where} is not the one that iptables has ({chain.hook or 'not hooked'})"
 

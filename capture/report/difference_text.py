@@ -26,6 +26,8 @@ MEANINGS = {
 }
 MAX_SINGLE = 20
 """Up to this many differences of one kind in a chain have a sentence each."""
+MAX_MISSING = 3
+"""Up to this many missing rules of a chain have a sentence each."""
 
 
 def difference_lines(verified: Verified) -> Iterator[str]:
@@ -68,9 +70,6 @@ def _without_effect(each: Difference | Obstacle) -> str:
 
 def _grouped(found: Sequence[Difference], words: Callable[[Difference], str], live: Ruleset) -> Iterator[str]:
     """Yield a sentence for each difference, or with the weightiest for many of one kind in a chain."""
-    from capture.analysis.own_effects import EMPTIED  # where something differs
-    from capture.analysis.own_effects import MAX_SINGLE as MAX_MISSING
-
     groups: dict[tuple[str, ...], list[Difference]] = {}
     for each in sorted(found, key=lambda each: each.weight):
         groups.setdefault((each.family, each.table, each.chain, each.kind), []).append(each)
@@ -80,6 +79,8 @@ def _grouped(found: Sequence[Difference], words: Callable[[Difference], str], li
         if len(several) <= (MAX_MISSING if first.kind == "missing" else MAX_SINGLE):
             yield from map(words, several)
         elif first.kind == "missing" and (chain is None or not any(chain.rules_for(first.family))):
+            from capture.analysis.own_effects import EMPTIED  # where whole chains are missing
+
             where = first.replace(rule=None).place
             together = first.together if first.together != EMPTIED else ""
             yield f"{where}: all {len(several)} rules are missing{effect_text(first.effect, together)}"

@@ -35,9 +35,13 @@ def painted(text: str, colour: str, stream: TextIO | Stream) -> str:
 
 def print_error(error: CaptureError) -> None:
     """Print on stderr what went wrong, and what to do about it."""
-    print_on_stderr(f"error: {error.message}")
-    if error.remedy:
-        print_on_stderr(f"  {error.remedy}")
+    for line in error_lines(error):
+        print_on_stderr(line)
+
+
+def error_lines(error: CaptureError) -> list[str]:
+    """Return what went wrong, and in a second line what to do about it."""
+    return [f"error: {error.message}", *([f"  {error.remedy}"] if error.remedy else [])]
 
 
 def print_error_as_json(error: CaptureError) -> None:

@@ -219,7 +219,7 @@ def owner_groups(config: CaptureConfig) -> Iterator[model.Rule]:
 
 def jumps_for_dns(config: CaptureConfig, chain: str, why: str) -> Iterator[model.Rule]:
     """Yield the jump to a chain for DNS, in each family whose DNS is captured; one for both if all DNS is."""
-    if config.captures_all_dns:
+    if config.captures_dns and config.captures_all_dns:
         yield jump_rule(chain, why=why)
     elif config.captures_dns:
         captured = (family for family in FAMILIES if of_family(config.name_servers, family))

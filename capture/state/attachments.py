@@ -22,7 +22,7 @@ from capture.errors import StateDirectoryError
 from capture.model.text import JSON_SCHEMA_NAME
 from capture.model.values import Value
 from capture.state.directory import STATE_DIRECTORY, ensure, is_private
-from capture.state.files import content_of, names_in, put
+from capture.state.files import content_of, names_in, put, remove
 from capture.state.json_text import JsonError, decode, encode
 
 TYPE_CHECKING = False
@@ -102,12 +102,12 @@ def forget(attachment: str, directory: str = STATE_DIRECTORY) -> None:
     if not is_private(directory):
         return
     folder = f"{directory}/{LINKS}"
-    _unlink(f"{directory}/{DECISIONS}/{attachment}")
+    remove(f"{directory}/{DECISIONS}/{attachment}")
     record = _target(f"{folder}/{attachment}")
     if record:
-        _unlink(f"{folder}/{attachment}")
+        remove(f"{folder}/{attachment}")
         if not any(_target(f"{folder}/{other}") == record for other in names_in(folder)):
-            _unlink(f"{folder}/{record}")
+            remove(f"{folder}/{record}")
 
 
 def forget_others(network: str, valid: Container[str], directory: str = STATE_DIRECTORY) -> list[str]:
@@ -120,13 +120,6 @@ def forget_others(network: str, valid: Container[str], directory: str = STATE_DI
     for each in others:
         forget(each, directory)
     return others
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass
 
 
 def _target(link: str) -> str:

@@ -11,7 +11,7 @@ import stat
 import time
 
 from capture.errors import StateDirectoryError
-from capture.state.files import names_in
+from capture.state.files import names_in, remove
 
 STATE_DIRECTORY = "/run/istio-capture"
 PRIVATE = 0o700
@@ -101,10 +101,7 @@ def forget_ended(directory: str = STATE_DIRECTORY) -> None:
     # A file that was never renamed to the record that it was to be.
     abandoned = [name for name in names if ".json." in name and _written(f"{directory}/{name}") < long_ago]
     for name in (*ended, *abandoned):
-        try:
-            os.unlink(f"{directory}/{name}")
-        except OSError:
-            pass
+        remove(f"{directory}/{name}")
 
 
 def _inode(name: str) -> str:

@@ -53,6 +53,14 @@ def names_in(directory: str) -> list[str]:
         return []
 
 
+def remove(path: str) -> None:
+    """Remove a file, if it is there and that is permitted."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
 def processes() -> list[str]:
     """Return the numbers of the processes that we see, as /proc calls them."""
     return [name for name in names_in("/proc") if name.isdecimal()]

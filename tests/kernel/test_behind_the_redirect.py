@@ -142,6 +142,24 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "the same port of the pod": ("iptables-nft -t nat -I OUTPUT -p tcp --dport 80 -j REDIRECT", "app"),
     "the same port of the pod, native": (NAT % ("output priority -110", "tcp dport 80 redirect"), "app"),
+    "another host's source over lo": ("iptables-nft -t nat -A POSTROUTING -j SNAT --to-source 192.0.2.1", "dropped"),
+    "another host's source over lo, legacy": (
+        "iptables-legacy -t nat -A POSTROUTING -o lo -p tcp -j SNAT --to-source 192.0.2.1-192.0.2.9",
+        "dropped",
+    ),
+    "another host's source over lo, native": (NAT % ("postrouting priority 100", "snat to 192.0.2.1"), "dropped"),
+    "another host's source by eth0": (
+        "iptables-nft -t nat -A POSTROUTING -o eth0 -j SNAT --to-source 192.0.2.1",
+        "proxy",
+    ),
+    "another host's source behind a masquerade": (
+        (
+            "iptables-nft -t nat -A POSTROUTING -o lo -j MASQUERADE;"
+            " iptables-nft -t nat -A POSTROUTING -j SNAT --to-source 192.0.2.1"
+        ),
+        "proxy",
+    ),
+    "the pod's own source": ("iptables-nft -t nat -A POSTROUTING -j SNAT --to-source {pod}", "proxy"),
     "states by a map": (
         NFT % ("output priority -150", "ct state vmap {{ new : drop, established : accept }}"),
         "dropped",

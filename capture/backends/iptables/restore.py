@@ -29,7 +29,7 @@ from capture.netlink.nfnetlink import open_netfilter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Literal
 
     from capture.analysis.base_chains import BaseChain
@@ -56,12 +56,16 @@ class RestoreDriver(IptablesDriver):
         """Return the tables of all families. Built-in chains of a dormant table are listed as others, marked."""
         read = [self.read_family(family) for family in families_here()]
         self._dormant = _dormant_tables() if self.variant == "nft" else set()
-        return merged([each.with_chains(self._marked(each.families[0])) for each in read])
+        return merged([self._marked(each) for each in read])
 
-    def _marked(self, family: Family) -> Callable[[TableName, Chain], Chain]:
-        return lambda table, chain: (
-            chain.replace(name=f"{chain.name}(dormant)") if chain.policy and (family, table) in self._dormant else chain
-        )
+    def _marked(self, read: Ruleset) -> Ruleset:
+        (family,) = read.families
+
+        def marked(table: TableName, chain: Chain) -> Chain:
+            is_asleep = chain.policy is not None and (family, table) in self._dormant
+            return chain.replace(name=f"{chain.name}(dormant)") if is_asleep else chain
+
+        return read.with_chains(marked)
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
         """Make our rules those of ``desired`` as ``IptablesDriver`` does. Raise CaptureError if a table is dormant."""

@@ -202,9 +202,12 @@ def _port(ports: model.Span, offset: int, negated: bool) -> bytes:  # noqa: FBT0
 
 def _owner(match: model.OwnerMatch) -> bytes:
     kind, bit = ("uid", xt_layouts.OWNER_UID) if type(match) is model.OwnerUid else ("gid", xt_layouts.OWNER_GID)
-    spans = [{f"{kind}_min": span.first, f"{kind}_max": span.last} for span in match.ids]
-    structures = [xt_layouts.OWNER.write(**span, match=bit, invert=bit * match.negated) for span in spans]
-    return b"".join([_extension("match", "owner", structure) for structure in structures])
+    encoded = b""
+    for span in match.ids:
+        ids = {f"{kind}_min": span.first, f"{kind}_max": span.last}
+        structure = xt_layouts.OWNER.write(**ids, match=bit, invert=bit * match.negated)
+        encoded += _extension("match", "owner", structure)
+    return encoded
 
 
 def _mark(match: model.Mark) -> bytes:

@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
+    from capture.backends.nf_tables.hooks import Hook
+    from capture.backends.nf_tables.listing import FoundChain
     from capture.netlink.batch import Change
     from capture.netlink.sockets import NetlinkSocket
 
@@ -33,23 +35,29 @@ def holds_exactly(
 
     In a dormant table there are none that packets meet.
     """
-    chains = set()
+    chains: list[FoundChain] = []
     rules: dict[tuple[int, str], dict[bytes, list[Sent]]] = {}
     for change in messages:
         if change.kind == nf.NFT_MSG_NEWCHAIN:
-            chains.add(chain_of(change.family, change.attributes))
+            chains.append(chain_of(change.family, change.attributes))
         elif change.kind == nf.NFT_MSG_NEWRULE:
             fields = decode_fields(change.attributes)
             sent = fields[nf.NFTA_RULE_EXPRESSIONS], fields.get(nf.NFTA_RULE_USERDATA)
             of_table = rules.setdefault((change.family, decode_text(fields[nf.NFTA_RULE_TABLE])), {})
             of_table.setdefault(fields[nf.NFTA_RULE_CHAIN], []).append(sent)
     return (
-        {each for each in read_chains(netfilter) if each.family in families and each.table in tables} == chains
+        _by_place(each for each in read_chains(netfilter) if each.family in families and each.table in tables)
+        == _by_place(chains)
         and not any(
             each.is_dormant for each in read_tables(netfilter) if each.family in families and each.name in tables
         )
         and all(_rules_are(read_rules(netfilter, family, table), desired) for (family, table), desired in rules.items())
     )
+
+
+def _by_place(chains: Iterable[FoundChain]) -> dict[tuple[int, str, str], tuple[Hook | None, str | None]]:
+    """Return the hooks and policies of chains, by their families, tables and names."""
+    return {(each.family, each.table, each.name): (each.hook, each.policy) for each in chains}
 
 
 def _rules_are(live: Iterable[bytes], desired: Mapping[bytes, Iterable[Sent]]) -> bool:

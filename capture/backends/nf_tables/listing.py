@@ -37,8 +37,6 @@ class FoundChain(Value):
     jumps to it.
     """
 
-    not_compared = ("handle", "uses", "counters")
-
     family: int
     table: str
     name: str
@@ -59,9 +57,11 @@ def read_tables(netfilter: NetlinkSocket, family: int = NFPROTO_UNSPEC) -> list[
 def table_of(family: int, attributes: bytes) -> FoundTable:
     """Return the table of a message."""
     fields = decode_fields(attributes)
-    kinds = (nf.NFTA_TABLE_USE, nf.NFTA_TABLE_HANDLE, nf.NFTA_TABLE_FLAGS)
-    uses, handle, flags = (decode_number(fields.get(kind, b"")) for kind in kinds)
-    is_dormant = bool(flags & nf.NFT_TABLE_F_DORMANT)
+    uses, handle = (
+        decode_number(fields.get(nf.NFTA_TABLE_USE, b"")),
+        decode_number(fields.get(nf.NFTA_TABLE_HANDLE, b"")),
+    )
+    is_dormant = bool(decode_number(fields.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT)
     return FoundTable(family, decode_text(fields[nf.NFTA_TABLE_NAME]), uses, handle, is_dormant)
 
 
@@ -75,14 +75,22 @@ def chain_of(family: int, attributes: bytes) -> FoundChain:
     """Return the chain of a message."""
     fields = decode_fields(attributes)
     table, name = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
-    handle, uses = (decode_number(fields.get(kind, b"")) for kind in (nf.NFTA_CHAIN_HANDLE, nf.NFTA_CHAIN_USE))
+    handle, uses = (
+        decode_number(fields.get(nf.NFTA_CHAIN_HANDLE, b"")),
+        decode_number(fields.get(nf.NFTA_CHAIN_USE, b"")),
+    )
     hook = decode_hook(fields)
     if hook is None:
-        return FoundChain(family, table, name, handle=handle, uses=uses)
-    policy = "DROP" if fields.get(nf.NFTA_CHAIN_POLICY) == u32be(nf.NF_DROP) else "ACCEPT"
+        return FoundChain(family, table, name, None, None, (), handle, uses, None)
+    policy = "DROP" if fields.get(nf.NFTA_CHAIN_POLICY) == DROP else "ACCEPT"
     counted = fields.get(nf.NFTA_CHAIN_COUNTERS)
-    counters = Counters(0, 0) if counted is None else read_counters(decode_fields(counted))
-    return FoundChain(family, table, name, hook, policy, devices_of(fields), handle, uses, counters)
+    counters = NOTHING_COUNTED if counted is None else read_counters(decode_fields(counted))
+    devices = devices_of(fields) if family == nf.NFPROTO_NETDEV or hook.name == "ingress" else ()
+    return FoundChain(family, table, name, hook, policy, devices, handle, uses, counters)
+
+
+DROP = u32be(nf.NF_DROP)
+NOTHING_COUNTED = Counters(0, 0)
 
 
 def read_counters(fields: Fields) -> Counters:

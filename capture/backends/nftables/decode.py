@@ -14,7 +14,7 @@ from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_coun
 from capture.backends.nf_tables.reading import VERDICT_OF_CODE, read_comment, read_expressions, read_verdict
 from capture.backends.nftables import native
 from capture.backends.nftables.comparisons import Bounds, Register, conditions_of, parts_of
-from capture.backends.nftables.maps import REGISTER_SIZE, Found, cases_by_key, done_by_key
+from capture.backends.nftables.maps import MAX_CASES, REGISTER_SIZE, Found, cases_by_key, done_by_key
 from capture.backends.nftables.sets import NativeSet, cases_of
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, FAMILY_OF, IPV6, Family, address_text
@@ -285,7 +285,7 @@ class Program:
         if decode_number(target) == nf.NFT_REG_VERDICT:
             verdicts = tuple((key, self._verdict(each)) for key, each in data)
             return self._do(native.Cases(subject, verdicts) if verdicts else model.UnknownVerdict(subject))
-        values = [(key, each[nf.NFTA_DATA_VALUE]) for key, each in data]
+        values = [(key, each[nf.NFTA_DATA_VALUE]) for key, each in data] if len(data) <= MAX_CASES else []
         for number in range(len(values[0][1]) // REGISTER_SIZE or 1) if values else ():
             found = tuple((key, each[number * REGISTER_SIZE :]) for key, each in values)
             self._registers[_register_number(target) + number] = Found(subject, found)
@@ -298,7 +298,9 @@ class Program:
         is_field = listed.key_size == native.SIZES.get(field) and not (listed.data and field in native.MARKS.values())
         if is_field and isinstance(loaded, Register) and (by_data := cases_of(listed, _order(field, loaded))):
             return tuple(((native.Among(field, ranges),), data) for data, ranges in by_data.items())
-        return cases_by_key(listed, self._registers, _register_number(source), (self._family, self._protocol))
+        found = cases_by_key(listed, self._registers, _register_number(source), (self._family, self._protocol))
+        others = [len(each.cases) for each in (*self.conditions, *self.actions) if isinstance(each, native.Cases)]
+        return found if not others else ()  # of two sets each case of one would be one with each of the other
 
     def _whole_field(self, loaded: Content) -> str:
         """Return the field that a register holds all of, or the empty string."""
@@ -337,15 +339,14 @@ class Program:
         return self._do(done_by_key(redirect, *ports) or model.UnknownVerdict("redirect, to an unknown port"))
 
     def nat(self, fields: Fields) -> bool:
-        """``nat``: send the connection to another address, which the model has no word for."""
-        if decode_number(fields.get(nf.NFTA_NAT_TYPE, b"\0")) != nf.NFT_NAT_DNAT:
-            return False
+        """``nat``: map the connection's destination or source to another address, which the model has no word for."""
+        word = "dnat" if decode_number(fields[nf.NFTA_NAT_TYPE]) == nf.NFT_NAT_DNAT else "snat"
         family = FAMILY_OF.get(decode_number(fields.get(nf.NFTA_NAT_FAMILY, b"\0")), "ipv4")
         sizes = dict.fromkeys((nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_ADDR_MAX), BITS[family] // 8)
         sizes |= dict.fromkeys((nf.NFTA_NAT_REG_PROTO_MIN, nf.NFTA_NAT_REG_PROTO_MAX), PORT_SIZE)
         ends = [(self._held(fields[kind]) if kind in fields else b"", size) for kind, size in sizes.items()]
-        found = done_by_key(lambda *values: dnat(family, *values), *ends)
-        return self._do(found or model.UnknownVerdict("dnat, to an unknown address"))
+        found = done_by_key(lambda *values: translation(word, family, *values), *ends)
+        return self._do(found or model.UnknownVerdict(f"{word}, to an unknown address"))
 
     def tproxy(self, fields: Fields) -> bool:
         port = self._held(fields.get(nf.NFTA_TPROXY_REG_PORT))
@@ -369,11 +370,11 @@ def redirect(first: bytes, last: bytes) -> native.Action:
     return model.UnknownVerdict(f"redirect to :{_span(first, last)}" if first else "redirect")
 
 
-def dnat(family: Family, first: bytes, last: bytes, port: bytes, last_port: bytes) -> native.Action:
+def translation(word: str, family: Family, first: bytes, last: bytes, port: bytes, last_port: bytes) -> native.Action:
     """Return the translation to an address and a port, or to one of several; what is empty stays as it is."""
     ends = [address_text(family, int.from_bytes(end, "big")) for end in dict.fromkeys((first, last)) if end]
     addresses = f"[{'-'.join(ends)}]" if port and family == IPV6 and ends else "-".join(ends)
-    return model.UnknownVerdict(f"dnat to {addresses}{f':{_span(port, last_port)}' if port else ''}")
+    return model.UnknownVerdict(f"{word} to {addresses}{f':{_span(port, last_port)}' if port else ''}")
 
 
 def _span(first: bytes, last: bytes) -> str:

@@ -6,7 +6,7 @@ those that we compare with our own anyway.
 
 from __future__ import annotations
 
-from capture.analysis.base_chains import PRIORITIES, SOURCE_HOOKS, BaseChain, in_tables_of_iptables
+from capture.analysis.base_chains import PRIORITIES, SOURCE_HOOKS, BaseChain, in_tables_of_iptables, maps_sources
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_tables
@@ -167,9 +167,11 @@ def _of_table(
         if hook is None or not point or (without_usual and found.is_usual(chain)):
             continue
         is_nat = hook.kind == "nat"
-        if is_nat and point in SOURCE_HOOKS:
-            continue
         entry = _chain(chain, rules)
+        if is_nat and point in SOURCE_HOOKS:
+            if point == model.INPUT or not maps_sources(model.Table(model.NAT, (entry, *called))):
+                continue
+            is_nat = False
         is_of_devices = (family, hook.name) in HOOKS_OF_DEVICES
         if is_of_devices:
             entry = _of_devices(entry, chain.devices, HOOKS_OF_DEVICES[family, hook.name][1])

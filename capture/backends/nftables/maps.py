@@ -8,7 +8,6 @@ from __future__ import annotations
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nftables import native
 from capture.backends.nftables.comparisons import ETHER_TYPE, Bounds, Register, conditions_of
-from capture.backends.nftables.sets import MAX_PLAIN, NativeSet
 from capture.model import ruleset as model
 from capture.model.conventions import PROTOCOL_OF
 from capture.model.values import Value
@@ -18,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from capture.backends.nftables.sets import NativeSet
     from capture.model.addresses import Family
     from capture.model.ruleset import ProtocolName
 
@@ -29,6 +29,8 @@ SIZES = native.SIZES | {native.IIFNAME: 16, native.OIFNAME: 16, ETHER_TYPE.field
 SIZES |= dict.fromkeys(native.MARKS.values(), 0)
 """Of fields; none of marks, which may change between two keys."""
 NUMBER_GENERATOR = "numgen "
+MAX_CASES = 100
+"""A set or a map with more keys, or with more different addresses, stays unknown: to judge thousands takes long."""
 
 
 class Found(Value):
@@ -67,7 +69,7 @@ def cases_by_key(
     generator of numbers gives is for what is left.
     """
     fields = _fields(registers, first, listed.key_size)
-    if not fields or not listed.understood or listed.flags & ~SINGLE_KEYS or len(listed.keys) > MAX_PLAIN:
+    if not fields or not listed.understood or listed.flags & ~SINGLE_KEYS or len(listed.keys) > MAX_CASES:
         return ()
     found = [_conditions(key, fields, *packets) for key in listed.keys]
     name = fields[0][0].field

@@ -22,13 +22,12 @@ class TestChains:
     ) + attribute(nf.NFTA_CHAIN_TYPE, text("nat"))
 
     def test_a_chain_to_jump_to_is_read(self) -> None:
-        assert chain_of(2, self.NAMED) == FoundChain(2, "nat", "OUTPUT")
-        assert chain_of(2, self.NAMED).handle == 9
+        assert chain_of(2, self.NAMED) == FoundChain(2, "nat", "OUTPUT", handle=9)
 
     def test_a_base_chain_is_read(self) -> None:
         chain = chain_of(2, self.NAMED + self.HOOKED + attribute(nf.NFTA_CHAIN_POLICY, u32be(0)))
-        assert chain == FoundChain(2, "nat", "OUTPUT", Hook("nat", "output", -100), "DROP")
-        assert (chain.handle, chain.counters) == (9, Counters(0, 0))
+        hook = Hook("nat", "output", -100)
+        assert chain == FoundChain(2, "nat", "OUTPUT", hook, "DROP", handle=9, counters=Counters(0, 0))
 
     def test_a_chain_with_counters_is_read(self) -> None:
         counted = nested(8, attribute(1, u64be(180)), attribute(2, u64be(3)))

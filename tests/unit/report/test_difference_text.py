@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
+import capture
 from capture.analysis.base_chains import BaseChain
 from capture.analysis.compare import Difference
 from capture.analysis.culprits import Obstacle
@@ -210,3 +215,23 @@ def test_a_fate_in_words() -> None:
 def test_marks_of_a_packet_are_printed() -> None:
     assert packet_text(PACKET.replace(mark=0x539)).endswith("group 1000, mark 0x539")
     assert packet_text(PACKET.replace(connection_mark=7)).endswith("group 1000, connection mark 0x7")
+
+
+ROOT = Path(capture.__file__).parents[1]
+
+IN_SYNC = """
+import sys
+from capture.backends.detect import BackendChoice
+from capture.model.ruleset import Ruleset
+from capture.operations.results import Verified
+from capture.report.verified_text import conclusion_lines
+print(*conclusion_lines(Verified(BackendChoice("iptables", "netlink", "nft"), Ruleset((), ()), Ruleset((), ()))))
+print(*{"capture.analysis.effects", "re"} & set(sys.modules))
+"""
+
+
+def test_no_analysis_of_effects_is_loaded_where_nothing_differs() -> None:
+    done = subprocess.run([sys.executable, "-S", "-c", IN_SYNC], capture_output=True, text=True, check=True, cwd=ROOT)
+    conclusion, loaded = done.stdout.split("\n")[:2]
+    assert conclusion.startswith("in sync")
+    assert not loaded
