@@ -44,9 +44,8 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     refusal = REJECTS_IPV6 if dumped.rejects_ipv6 else dumped.reject_fault
     is_refusal_shown = refusal and family != IPV4 and table_name is None and form != "json"
     if not shown and not is_refusal_shown and form != "json":
-        is_captured = any(listings.parts(dumped))
-        print_on_stderr(NOTHING_IN_PART if is_captured else NOTHING_APPLIED)
-        if not is_captured:
+        print_on_stderr(NOTHING_IN_PART if any(listings.parts(dumped)) else NOTHING_APPLIED)
+        if not any(listings.parts(dumped)):
             print_what_to_apply(namespace)
     if is_refusal_shown:
         click.echo(f"# nftables, IPv6, table inet {REJECT_TABLE}: {refusal}")

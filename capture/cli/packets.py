@@ -8,7 +8,6 @@ import click
 
 from capture.cli.options import namespace_of_process
 from capture.cli.parameter_types import ParameterType, number, one_of
-from capture.errors import CaptureError
 from capture.model.addresses import Network, parse_address
 from capture.model.conventions import APP_ID, MAX_ID
 from capture.model.packet import LOOPBACK, Packet
@@ -63,11 +62,8 @@ def _as_process(ctx: click.Context, _param: click.Parameter, pid: int | None) ->
     if ctx.params.get("namespace") is not None:
         raise click.UsageError("--as-pid brings the namespace of the process; --netns and --pid exclude it", ctx)
     path = namespace_of_process("--as-pid", pid)
-    try:
-        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-            fields = dict(line.split(":", 1) for line in file if ":" in line)
-    except OSError as error:
-        raise CaptureError(f"--as-pid: process {pid} cannot be read: {error.strerror}") from None
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+        fields = dict(line.split(":", 1) for line in file if ":" in line)
     ctx.meta[PROCESS] = pid
     ctx.meta[AS_PROCESS] = tuple(int(fields[name].split()[-1]) for name in ("Uid", "Gid"))
     ctx.params["namespace"] = path
@@ -97,7 +93,10 @@ def packet_options() -> list[click.Parameter]:
 
 
 def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
-    """Return the packet that the options describe; they are taken out of ``options``."""
+    """Return the packet that the options describe; they are taken out of ``options``.
+
+    Warn of an interface that the namespace does not have, unless the rules are those of options.
+    """
     protocol = options.pop("protocol")
     destination, port_number = options.pop("destination")
     source, source_port = options.pop("source") or (None, None)
@@ -112,6 +111,10 @@ def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
     if not comes_in:
         uid = APP_ID if uid is None else uid
         gid = uid if gid is None else gid
+    if not ctx.params.get("from_options"):
+        with InNamespace(ctx.params["namespace"]):
+            found = missing_interface(comes_in or leaves or LOOPBACK, PodFromInside().interface_names())
+        warn([found] if found else [])
     return Packet(
         protocol,
         destination,
@@ -126,12 +129,3 @@ def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
         connection_mark=options.pop("connection_mark") or 0,
         state=options.pop("state"),
     )
-
-
-def warn_of_missing_interface(packet: Packet, namespace: str | None) -> None:
-    """Warn of an interface that the packet is to pass, and that the namespace does not have."""
-    with InNamespace(namespace):
-        found = missing_interface(
-            packet.in_interface or packet.out_interface or LOOPBACK, PodFromInside().interface_names()
-        )
-    warn([found] if found else [])

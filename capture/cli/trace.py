@@ -16,7 +16,7 @@ from capture.cli.options import (
     namespace_options,
     part_options,
 )
-from capture.cli.packets import packet_from, packet_options, warn_of_missing_interface
+from capture.cli.packets import packet_from, packet_options
 from capture.model.addresses import Family, Network
 from capture.model.ruleset import TableName
 from capture.report.applied_text import print_start_line
@@ -64,8 +64,6 @@ def trace(
     if family not in (None, packet.family):
         raise click.UsageError(f"the packet's destination is of family {packet.family}, not {family}", ctx)
     settings = explicit_if(ctx, requested=from_options)
-    if settings is None:
-        warn_of_missing_interface(packet, namespace)
     host = operations.host_of(namespace, dns_servers)
     traced = operations.trace(packet, settings, namespace, host)
     print_start_line(operations.reference(settings, namespace, host), form)

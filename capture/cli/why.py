@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from capture.cli.options import capture_options, command, explicit, flags, format_option, namespace_options
-from capture.cli.packets import PROCESS, packet_from, packet_options, warn_of_missing_interface
+from capture.cli.packets import PROCESS, packet_from, packet_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.operations import diagnosis
 from capture.report.diagnosis_text import diagnosis_as_plain, diagnosis_lines
@@ -47,8 +47,6 @@ def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any)
     if is_partial:
         raise click.UsageError("name a protocol and a destination, such as tcp 203.0.113.9:80, or neither", ctx)
     packet = packet_from(options, ctx) if options["protocol"] else None
-    if packet is not None:
-        warn_of_missing_interface(packet, namespace)
     settings = explicit(ctx) if flags(ctx) else None
     found = diagnosis.why(packet, settings, namespace, process=ctx.meta.get(PROCESS))
     return print_diagnosis(found, form)

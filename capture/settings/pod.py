@@ -165,4 +165,5 @@ def _with_proxy_ports(excluded: Given | None) -> Given:
     """Return the excluded inbound ports with the proxy's own after them; each counts once, where it comes first."""
     if excluded is None:
         return Given(PROXY_PORTS, "default")
-    return Given(f"{excluded.text},{PROXY_PORTS}", f"{excluded.origin}, and the proxy's own ports")
+    ports = ",".join(filter(None, (excluded.text.rstrip(" ,"), PROXY_PORTS)))
+    return Given(ports, f"{excluded.origin}, and the proxy's own ports")

@@ -119,7 +119,9 @@ ANNOTATIONS: list[tuple[str, str, Option[Any], object]] = [
 
 @pytest.mark.parametrize(("name", "text", "which", "value"), ANNOTATIONS)
 def test_annotations_set_options(name: str, text: str, which: Option[Any], value: object) -> None:
-    assert explicit({name: text})[which] == value
+    settings = explicit({name: text})
+    assert settings[which] == value
+    assert resolve(settings, AnyPod())[1] == [], "neither an empty list nor a comma at its end is worth a warning"
 
 
 def test_every_annotation_is_in_the_table() -> None:
