@@ -156,35 +156,25 @@ def next_to_foreign(desired: CanonicalTables, there: CanonicalTables) -> Canonic
     return forms
 
 
-def chains_with(forms: CanonicalTables, found: Iterable[Difference]) -> CanonicalTables:
-    """Return the chains that some differences change, with these made in them.
+def with_differences(forms: CanonicalTables, found: Iterable[Difference]) -> CanonicalTables:
+    """Return rules with some differences made in them.
 
     Where rules are missing, others come before them: those that are applied again are appended.
     """
-    changed: CanonicalTables = {}
+    changed = dict(forms)
     places: dict[tuple[TableName, str], list[Difference]] = {}
     for each in found:
         places.setdefault((each.table, each.chain), []).append(each)
     for place, several in places.items():
         form = forms.get(place, EMPTY)
+        gone = {each.behind for each in several if each.kind == "missing"}
+        rules = [(at, 1, rule) for at, rule in enumerate(form.rules) if at not in gone]
+        others = sorted((each for each in several if each.kind != "missing"), key=lambda each: each.position)
+        rules += [(each.behind, 0, each.rule) for each in others if each.rule is not None]
         policy = next((each.policy for each in several if each.policy), form.policy)
-        changed[place] = form.replace(policy=policy, rules=tuple(_changed(form.rules, several)))
+        in_order = tuple(rule for _, _, rule in sorted(rules, key=lambda placed: placed[:2]))
+        changed[place] = form.replace(policy=policy, rules=in_order)
     return changed
-
-
-def _changed(rules: Sequence[Rule], found: Iterable[Difference]) -> Iterator[Rule]:
-    """Yield the rules of a chain with some differences made in them."""
-    gone: set[int] = set()
-    inserted: dict[int, list[Rule]] = {}
-    for each in sorted(found, key=lambda each: each.position):
-        if each.kind == "missing":
-            gone.add(each.behind)
-        elif each.rule is not None:
-            inserted.setdefault(each.behind, []).append(each.rule)
-    for at in range(len(rules) + 1):
-        yield from inserted.get(at, ())
-        if at < len(rules) and at not in gone:
-            yield rules[at]
 
 
 def can_stay(desired: Ruleset, live: Ruleset, *, writes_policies: bool = False) -> bool:

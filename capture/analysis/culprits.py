@@ -83,19 +83,21 @@ class Culprits:
                 self._foreign[id(there.chain)] = Obstacle(there)
                 self._policies[there.table, there.chain.name] = id(there.chain)
         self._effects: dict[int, Effect] = {}
+        self._may_be_spared = False
+        """Whether a rule that cannot be judged may keep packets from one that is named."""
         called = sum(len(chain.rules) for each in whole.other_chains for chain in each.contents.chains)
         self._are_many = called + len(foreign) > SLOW_FROM_RULES
-        is_complete = self._search()
-        known = {*self._effects, *self._judge_next_to_doubtful()}
+        is_complete = not self._foreign or self._search(Comparison(family, desired, whole))
+        known = {*self._effects, *(self._doubtful() if self._may_be_spared else ())}
         self.named = tuple(self._foreign[each].replace(effect=effect) for each, effect in self._effects.items())
         self.others = (each for key, each in self._foreign.items() if is_complete and key not in known)
 
-    def _search(self) -> bool:
+    def _search(self, whole: Comparison) -> bool:
         """Name the rules; return whether all that have an effect are named."""
+        comparison = whole
         while len(self._effects) < len(self._foreign):
-            comparison = Comparison(self.family, self.desired, self._without(self._effects))
             count = len(self._effects)
-            self._name(comparison)
+            self._name(comparison, whole)
             if count == len(self._effects):
                 if comparison.first() is not None:
                     effect = next(comparison.effects(only_captured=True))
@@ -107,24 +109,25 @@ class Culprits:
             if self._is_enough() or (self._are_many and any(each.is_certain for each in self._effects.values())):
                 self.doubts = (f"{self.family}: foreign rules that are not named may divert captured traffic, too",)
                 return False
+            comparison = whole.instead(self._without(self._effects))
         return True
 
     def _is_enough(self) -> bool:
         return len(self._effects) >= (MAX_CULPRITS_OF_MANY if self._are_many else MAX_CULPRITS)
 
-    def _name(self, comparison: Comparison) -> None:
+    def _name(self, comparison: Comparison, whole: Comparison) -> None:
         """Name the rules that make the difference, unless one hides another."""
         passed: list[Rule | None] = []
         while not self._is_enough():
             effect = comparison.first(passed)
-            blamed = [] if effect is None else self._to_blame(effect)
+            blamed = [] if effect is None else self._to_blame(effect, whole)
             if effect is None or not blamed or not self._effects.keys().isdisjoint(blamed):
                 break
             for key in blamed:
-                self._effects[key] = self._effect_of(key, effect, comparison)
+                self._effects[key] = self._effect_of(key, effect, comparison, whole)
                 passed.append(self._foreign[key].rule)
 
-    def _to_blame(self, effect: Effect) -> list[int]:
+    def _to_blame(self, effect: Effect, whole: Comparison) -> list[int]:
         """Return the rule without which the witness would be treated as it should.
 
         If several rules do the same to it, return those with a certain effect of their own; if none has, all it met.
@@ -138,7 +141,7 @@ class Culprits:
             if trace_whole_path(effect.packet, self._without((*self._effects, key))).fate != effect.after.fate:
                 return [key]
         keys = [key for key, _ in met]
-        alone = [key for key in keys if any(each.is_certain for each in self._effects_of(key))]
+        alone = [key for key in keys if self._weightiest(effect, self._alone(key, whole)) is not None]
         return alone or keys
 
     def _met(self, traced: Trace) -> Iterator[tuple[int, bool]]:
@@ -156,36 +159,31 @@ class Culprits:
         if policy is not None:
             yield policy, True
 
-    def _effect_of(self, key: int, effect: Effect, comparison: Comparison) -> Effect:
-        """Return what a foreign rule does alone; what it does together with others, if alone it does nothing."""
-        alone = () if len(self._foreign) == 1 else self._effects_of(key)
-        same = [each for each in alone if each.is_certain == effect.is_certain]
-        if same:
-            return min(same, key=lambda each: each.weight)
+    def _effect_of(self, key: int, effect: Effect, comparison: Comparison, whole: Comparison) -> Effect:
+        """Return what a foreign rule does where the others let it, else alone; if that is nothing, with others."""
+        if len(self._foreign) == 1:
+            return self._weightiest(effect, whole) or effect
+        alone = self._alone(key, whole)
+        next_to_others = self._weightiest(effect, whole, like=alone)
+        is_spared = effect.is_certain and any(self._doubtful()) and whole.is_doubtful(alone)
+        self._may_be_spared |= is_spared
+        if next_to_others is not None:
+            return next_to_others
+        found = self._weightiest(effect, alone)
+        if found is not None:
+            return found.replace(change=found.change.replace(is_certain=False)) if is_spared else found
         together = comparison.effects(only_captured=True)
         return next((each for each in together if each.change == effect.change), effect)
 
-    def _effects_of(self, *keys: int) -> list[Effect]:
-        """Return what some foreign rules do where no others are."""
-        situation = self._without(self._foreign.keys() - keys)
-        return list(Comparison(self.family, self.desired, situation).effects(only_captured=True))
+    def _weightiest(self, effect: Effect, comparison: Comparison, like: Comparison | None = None) -> Effect | None:
+        """Return the weightiest effect that is as certain as another one."""
+        effects = comparison.effects(only_captured=True, like=like)
+        alike = (each for each in effects if each.is_certain == effect.is_certain)
+        return min(alike, key=lambda each: each.weight, default=None)
 
-    def _judge_next_to_doubtful(self) -> set[int]:
-        """Call certain only what rules do next to those that cannot be judged, which may accept packets before.
-
-        Return those that may.
-        """
-        found = {key: effect for key, effect in self._effects.items() if effect.is_certain}
-        possible = (*self._effects, *self._doubtful()) if found else ()
-        doubtful = [key for key in dict.fromkeys(possible) if key not in found]
-        for key, effect in found.items() if doubtful else ():
-            certain = [each for each in self._effects_of(*doubtful, key) if each.is_certain]
-            if certain:
-                self._effects[key] = min(certain, key=lambda each: each.weight)
-            elif any(each.is_certain for each in self._effects_of(key)):
-                self._effects[key] = effect.replace(change=effect.change.replace(is_certain=False))
-        is_changed = any(self._effects[key] != effect for key, effect in found.items())
-        return set(doubtful) if is_changed else set()
+    def _alone(self, key: int, whole: Comparison) -> Comparison:
+        """Return the comparison with the desired rules and one foreign one."""
+        return whole.instead(self._without(self._foreign.keys() - {key}))
 
     def _doubtful(self) -> Iterator[int]:
         """Yield the foreign rules that cannot be judged, or that lead to such a rule."""

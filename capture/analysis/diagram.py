@@ -291,6 +291,15 @@ class Diagrams:
 
         return self.combine(first, second, join, "differing")
 
+    def common(self, first: int, second: int, otherwise: int) -> int:
+        """Return what two functions are where they are equal; ``otherwise`` is a leaf."""
+
+        def join(one: int, other: int) -> int | None:
+            is_known = one == other or (self.is_leaf(one) and self.is_leaf(other))
+            return (one if one == other else otherwise) if is_known else None
+
+        return self.combine(first, second, join, ("common", otherwise))
+
     def changed(self, node: int, change: Callable[[int], int | None], name: Hashable) -> int:
         """Return a function with some nodes replaced; ``change`` returns the new one, None to look deeper.
 

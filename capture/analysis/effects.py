@@ -103,18 +103,30 @@ class Comparison:
         """Return the comparison with another second situation, which has no rules but those of these two."""
         return Comparison(self.family, self.situations[0], after, compiler=self._compilers[0])
 
-    def effects(self, *, only_captured: bool = False) -> Iterator[Effect]:
+    def effects(self, *, only_captured: bool = False, like: Comparison | None = None) -> Iterator[Effect]:
         """Yield what differs for first packets of connections without a mark; if nothing does, for others.
 
-        ``only_captured`` leaves captured packets, those that the proxy sends on, and later ones of such connections.
+        ``only_captured`` leaves captured packets, those that the proxy sends on, and later ones of such connections;
+        ``like`` leaves those that fare alike in another comparison with the first situation.
         """
         for direction in (INBOUND, OUTBOUND):
             found = self.differing(direction, only_captured=only_captured)
+            if like is not None:
+                found = self.diagrams.common(found, like.differing(direction), self._nothing)
             for frame in self._frames() if found != self._nothing else ():
                 framed = self.space.switches.expanded(self.diagrams.choose(frame, found, self._nothing))
                 if framed != self._nothing:
                     yield from self._effects(direction, framed, frame)
                     break
+
+    def is_doubtful(self, among: Comparison) -> bool:
+        """Return whether a packet that another comparison tells apart may fare otherwise, which cannot be judged."""
+        for direction in (INBOUND, OUTBOUND):
+            told_apart = self.diagrams.mapped(among.differing(direction), lambda each: each is not None, "told apart")
+            found = self.diagrams.choose(told_apart, self.differing(direction, only_captured=True), self._nothing)
+            if any(not each.is_certain for each in self._changes(found)[1]):
+                return True
+        return False
 
     def first(self, apart_from: Iterable[Rule | None] = ()) -> Effect | None:
         """Return the weightiest of what differs for captured packets, without its regions; None if nothing does.

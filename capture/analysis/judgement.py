@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.canonical import canonical
-from capture.analysis.compare import EMPTY, Difference, chains_with, compared, next_to_foreign
+from capture.analysis.compare import EMPTY, Difference, compared, next_to_foreign, with_differences
 from capture.analysis.culprits import Culprits, Obstacle
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.effects import Comparison
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from capture.analysis.base_chains import BaseChain
-    from capture.analysis.canonical import CanonicalChain, CanonicalTables
+    from capture.analysis.canonical import CanonicalTables
     from capture.analysis.effects import Effect
 
     Found = TypeVar("Found")
@@ -73,9 +73,10 @@ def judge(
         if desired_forms is None:
             parts.insert(0, Judgement(tuple(own)))
             continue
-        rules = DesiredRules(desired.replace(families=(family,)), live, next_to_foreign(desired_forms, there))
+        forms = next_to_foreign(desired_forms, there)
+        rules = _formed(_with_chains_of(desired.replace(families=(family,)), live), forms)
         try:
-            parts.append(_of_family(rules, Situation(rules.desired, other_chains, is_native, network), own, foreign))
+            parts.append(_of_family(Situation(rules, other_chains, is_native, network), forms, own, foreign))
         except TooLargeError as error:
             parts.append(Judgement(tuple(own), doubts=(str(error.message),)))
     return _together(parts)
@@ -83,41 +84,38 @@ def judge(
 
 def of_family(ruleset: model.Ruleset, family: Family) -> model.Ruleset:
     """Return what packets of a family meet of a rule set, in its canonical form."""
-    return DesiredRules(ruleset.replace(families=(family,)), ruleset, canonical(ruleset, family)).with_differences(())
+    return _formed(ruleset.replace(families=(family,)), canonical(ruleset, family))
 
 
-class DesiredRules:
-    """The desired rules of one family, in which differences can be made; ``forms`` has the chains of others, too."""
+def _formed(ruleset: model.Ruleset, forms: CanonicalTables) -> model.Ruleset:
+    def formed(table: model.TableName, chain: model.Chain) -> model.Chain:
+        form = forms.get((table, chain.name), EMPTY)
+        if chain.rules is form.rules and chain.policy == form.policy:
+            return chain
+        return chain.replace(rules=form.rules, policy=form.policy, ipv6_policy=None)
 
-    def __init__(self, desired: model.Ruleset, live: model.Ruleset, forms: CanonicalTables) -> None:
-        self.desired = desired
-        self.forms = forms
-        self._chains: dict[model.TableName, dict[str, model.Chain]] = {}
-        for table in (table for each in (desired, live) for table in each.tables):
-            chains = self._chains.setdefault(table.name, {})
-            for chain in table.chains:
-                chains.setdefault(chain.name, _formed(chain, forms.get((table.name, chain.name), EMPTY)))
-
-    def with_differences(self, found: Iterable[Difference]) -> model.Ruleset:
-        """Return the desired rules with some differences made in them."""
-        chains = self._chains
-        for (table, name), form in chains_with(self.forms, found).items():
-            chains = {**chains, table: {**chains[table], name: _formed(chains[table][name], form)}}
-        tables = tuple(model.Table(name, tuple(each.values())) for name, each in chains.items())
-        return self.desired.replace(tables=tables)
+    return ruleset.with_chains(formed)
 
 
-def _formed(chain: model.Chain, form: CanonicalChain) -> model.Chain:
-    return chain.replace(rules=form.rules, policy=form.policy, ipv6_policy=None)
+def _with_chains_of(desired: model.Ruleset, live: model.Ruleset) -> model.Ruleset:
+    """Return the desired rules, with what chains the live ones have besides."""
+    tables: dict[model.TableName, dict[str, model.Chain]] = {}
+    for table in (*live.tables, *desired.tables):
+        tables.setdefault(table.name, {}).update({chain.name: chain for chain in table.chains})
+    return desired.replace(tables=tuple(model.Table(name, tuple(each.values())) for name, each in tables.items()))
 
 
 def _of_family(
-    rules: DesiredRules, around: Situation, own: Sequence[Difference], foreign: Sequence[Difference]
+    around: Situation, forms: CanonicalTables, own: Sequence[Difference], foreign: Sequence[Difference]
 ) -> Judgement:
-    """Return what matters in one family; ``around`` has the foreign chains in other tables."""
+    """Return what matters in one family; ``around`` are the desired rules, next to the foreign chains."""
     (family,) = around.ruleset.families
-    reference = around.replace(ruleset=rules.with_differences(()), other_chains=())
-    whole = around.replace(ruleset=rules.with_differences(foreign))
+    reference = around.replace(other_chains=())
+
+    def changed(found: Sequence[Difference]) -> Situation:
+        return reference.replace(ruleset=_formed(reference.ruleset, with_differences(forms, found)))
+
+    whole = changed(foreign).replace(other_chains=around.other_chains)
     culprits = Culprits(family, reference, whole, foreign)
     certain = [each for each in culprits.named if each.effect and each.effect.is_certain]
     harmless = [
@@ -125,9 +123,6 @@ def _of_family(
         for each in culprits.others
         if isinstance(each, Difference) or (each.rule is not None and not isinstance(each.rule.verdict, LET_PASS))
     ]
-
-    def changed(found: Sequence[Difference]) -> Situation:
-        return reference.replace(ruleset=rules.with_differences(found))
 
     judged = with_effects(family, own, changed) if own else ()
     return Judgement(

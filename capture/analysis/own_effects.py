@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from capture.analysis.compare import Difference
     from capture.analysis.effects import Effect
     from capture.model.addresses import Family
-    from capture.model.ruleset import Ruleset
+    from capture.model.ruleset import Rule, Ruleset
 
     Change = tuple[Difference, ...]
     Changed = Callable[[Sequence[Difference]], Situation]
@@ -70,41 +70,31 @@ def _places(changes: Sequence[Change]) -> str:
 
 
 def _changes(own: Sequence[Difference], live: Ruleset) -> Iterator[tuple[Change, str]]:
-    """Yield what was changed: one difference or several at once, and these in words."""
+    """Yield what was changed: one difference or several at once, and these in words.
+
+    An unexpected rule belongs to a missing one that is equal to it, else to one in the place of which it is.
+    """
     for place in dict.fromkeys((each.table, each.chain) for each in own):
         here = [each for each in own if (each.table, each.chain) == place]
         chain = live.chain(*place)
         if len(here) > MAX_SINGLE and not (chain and chain.rules):
             yield tuple(here), EMPTIED
-        else:
-            yield from _in_chain(here)
+            continue
+        gone = {each.behind: each for each in here if each.kind == "missing"}
+        same: dict[Rule | None, list[Difference]] = {}
+        for each in gone.values():
+            same.setdefault(each.rule, []).append(each)
+        taken: set[int] = set()
+        for each in sorted(here, key=lambda each: each.rule not in same):
+            end = next(at for at in count(each.behind) if at not in gone)
+            moved = same.get(each.rule, [])
+            others = [one for one in moved or map(gone.get, range(each.behind, end)) if one and id(one) not in taken]
+            if others and each.kind == "unexpected":
+                other = max(others, key=lambda one: len(_parts(one) & _parts(each)))
+                taken |= {id(each), id(other)}
+                yield (other, each if moved else each.replace(behind=other.behind)), MOVED if moved else CHANGED
+        yield from (((each,), "") for each in here if id(each) not in taken)
 
 
-def _in_chain(here: Sequence[Difference]) -> Iterator[tuple[Change, str]]:
-    """Yield what was changed in a chain that still has rules; a new rule in place of a missing one is a changed one."""
-    gone = {each.behind: each for each in here if each.kind == "missing"}
-    single = [*here]
-
-    def pairs(words: str, counterparts: Callable[[Difference], list[Difference]]) -> Iterator[tuple[Change, str]]:
-        for each in [each for each in single if each.kind == "unexpected"]:
-            found = [other for other in counterparts(each) if other in single]
-            if found:
-                other = max(found, key=lambda missing: _likeness(missing, each))
-                single.remove(each)
-                single.remove(other)
-                yield (other, each if words == MOVED else each.replace(behind=other.behind)), words
-
-    def in_place(each: Difference) -> list[Difference]:
-        end = next(place for place in count(each.behind) if place not in gone)
-        return [gone[place] for place in range(each.behind, end)]
-
-    yield from pairs(MOVED, lambda each: [other for other in gone.values() if other.rule == each.rule])
-    yield from pairs(CHANGED, in_place)
-    yield from (((each,), "") for each in single)
-
-
-def _likeness(one: Difference, other: Difference) -> int:
-    """Return how many parts the rules of two differences share."""
-    rules = [each.rule for each in (one, other) if each.rule]
-    parts = [{rule.verdict, *rule.matches} for rule in rules]
-    return len(set.intersection(*parts)) if parts else 0
+def _parts(each: Difference) -> set[object]:
+    return {each.rule.verdict, *each.rule.matches} if each.rule else set()

@@ -270,7 +270,8 @@ def _routing_causes(live: Trace, facts: PodFacts) -> Iterator[Cause]:
         yield no_route_cause(facts, packet.family, client)
     elif lost:
         flag, family = "-6 " if packet.family == IPV6 else "", FAMILY_NAMES[packet.family]
-        yield cause(f"no-route: {lost}", name=packet.in_interface, family=family, address=client, flag=flag)
+        name = {"interface": "no-route: interface", "inbound": "no-route: inbound"}[lost]
+        yield cause(name, name=packet.in_interface, family=family, address=client, flag=flag)
 
 
 def _rule_causes(

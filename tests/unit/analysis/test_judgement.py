@@ -261,6 +261,12 @@ class TestNextToOurs:
         assert judgement.obstacles == judgement.harmless_obstacles == ()
         assert not any(each.effect is None or each.effect.is_certain for each in judgement.unjudged)
 
+    def test_the_packets_of_a_policy_are_those_that_no_other_rule_accepts(self) -> None:
+        (found,) = judged(REDIRECT, other_chains=chain(TAKES_HTTPS, policy="DROP")).obstacles
+
+        assert found.effect is not None
+        assert found.effect.regions[0].startswith("tcp, port other than 443")
+
     @pytest.mark.parametrize("accepts", [MAY_ACCEPT_HTTPS, Rule(Jump("may accept HTTPS"))])
     def test_the_packets_of_a_drop_are_those_that_nothing_may_accept(self, accepts: Rule) -> None:
         judgement = judged(REDIRECT, other_chains=chain(accepts, Rule(Drop(), (Protocol("tcp"),))))
