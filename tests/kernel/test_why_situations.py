@@ -571,6 +571,23 @@ def test_a_foreign_rule_and_a_missing_one_are_causes_of_their_own_for_every_verb
     assert not verified.harmless_differences
 
 
+def test_a_filter_of_neighbour_discovery_is_no_cause_while_neighbours_are_known(pod_pair: PodPair) -> None:
+    pod, peer = pod_pair
+    pod.listener(
+        *[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337
+    )
+    with pod.entered():
+        operations.apply(given(""))
+    assert peer.client().connect(pod.ipv6, APP_PORT).label == "proxy"
+    pod.run(["ip6tables", "-A", "INPUT", "-p", "icmpv6", "-j", "DROP"])
+
+    assert why(pod).verdict == "captured"
+    assert peer.client().connect(pod.ipv6, APP_PORT).label == "proxy"
+
+    pod.ip("-6 neigh flush dev eth0")
+    assert [cause.kind for cause in why(pod).causes] == ["filtered"]
+
+
 def test_a_chain_without_rules_is_shown_as_one(pod_pair: PodPair) -> None:
     pod, _ = pod_pair
     operations.apply(given("--backend nftables"), pod.path)
