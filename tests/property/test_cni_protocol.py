@@ -69,12 +69,19 @@ def test_del_of_a_container_succeeds_without_any_of_its_parts(
     assert run(environ, json.dumps(configuration).encode()) == Answer(b"", 0)
 
 
-@given(st.sampled_from(protocol.SUPPORTED_VERSIONS), json_values, st.integers(0, 4))
-def test_add_hands_prevresult_on(version: str, extra: object, indent: int) -> None:
-    result = json.dumps({"cniVersion": version, "extra": extra}, indent=indent)
+@given(st.sampled_from(protocol.SUPPORTED_VERSIONS), json_values | st.floats(allow_nan=False, allow_infinity=False))
+def test_add_hands_prevresult_on(version: str, extra: object) -> None:
+    """In order, and each number as it was written."""
+    result = json.dumps({"cniVersion": version, "extra": extra})
     stdin = f'{{"cniVersion": "{version}", "name": "pods", "prevResult": {result}}}'
     environ = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c", "CNI_IFNAME": "eth0", "CNI_NETNS": "/n"}
-    assert run(environ, stdin.encode()) == Answer(result.encode() + b"\n", 0)
+    answer = run(environ, stdin.encode())
+    assert (answer.exit_status, answer.error) == (0, None)
+    assert _as_written(answer.stdout) == _as_written(result)
+
+
+def _as_written(text: str | bytes) -> str:
+    return repr(json.loads(text, parse_int=str, parse_float=str, object_pairs_hook=list))
 
 
 keys = st.text("ABC_k8s", min_size=1, max_size=8).filter(lambda key: key != "IgnoreUnknown")
