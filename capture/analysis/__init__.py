@@ -8,12 +8,13 @@
     all packets
         diagram <- long_lists                           functions of numbered fields; they know no packet
         long_lists <- space <- chains <- compiler       rules as a diagram, long lists put aside
-        realistic, regions <- policy                    ``explain``: the fate of every connection, in words
+        compiler <- reasons                             the same, with the rule that decides on each packet
+        realistic, regions, reasons <- policy           ``explain``: the fate of every connection, in words
     two rule sets
         canonical <- compare, ownership                 rule by rule: what differs, which rules are our own
         realistic, regions <- effects                   which packets two situations treat differently
         effects <- culprits, own_effects                which foreign rule is the reason, what each difference does
-    culprits, own_effects <- judgement              what is drift
+        culprits, own_effects <- judgement              what is drift
     why
         cause_text <- causes, envoy_listeners           each cause in words, and where it is found
         foreign_effects                                 a foreign rule's effect in words

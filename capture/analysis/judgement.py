@@ -12,7 +12,6 @@ from capture.analysis.compare import EMPTY, Difference, compared, next_to_foreig
 from capture.analysis.culprits import Culprits, Obstacle
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.effects import Comparison
-from capture.analysis.own_effects import with_effects
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, Family
 from capture.model.values import Value
@@ -124,9 +123,12 @@ def _of_family(
         if isinstance(each, Difference) or (each.rule is not None and not isinstance(each.rule.verdict, LET_PASS))
     ]
 
-    judged = with_effects(family, own, changed) if own else ()
+    if own:
+        from capture.analysis.own_effects import with_effects  # not where our own rules are in sync
+
+        own = tuple(with_effects(family, own, changed))
     return Judgement(
-        (*judged, *_only(Difference, certain)),
+        (*own, *_only(Difference, certain)),
         _only(Obstacle, certain),
         _only(Difference, harmless),
         _only(Obstacle, harmless),

@@ -73,8 +73,15 @@ def one_of(*words: str, spelled: Callable[[str], str] = str) -> ParameterType:
     return ParameterType(spelled, f"{', '.join(words[:-1])} or {words[-1]}", words.__contains__, words)
 
 
-def number(lowest: float, highest: float = sys.maxsize, kind: Callable[[str], float] = int) -> ParameterType:
+def number(lowest: float, highest: float = sys.maxsize, kind: type[int | float] = int) -> ParameterType:
     """Return the type of numbers in a range."""
     bounds = f"of at least {lowest}" if highest == sys.maxsize else f"from {lowest} to {highest}"
     name = "a whole number" if kind is int else "a number"
-    return ParameterType(kind, f"{name} {bounds}", lambda value: lowest <= value <= highest)
+
+    def parse(text: str | float) -> float:
+        digits = str(text).replace(".", "", 1)
+        if digits.isdecimal() and digits.isascii():  # Python's numbers may have blanks and _, too
+            return kind(text)
+        raise ValueError(text)
+
+    return ParameterType(parse, f"{name} {bounds}", lambda value: lowest <= value <= highest)

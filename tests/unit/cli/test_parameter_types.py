@@ -87,6 +87,7 @@ def index_of(command: click.Command, param: click.Parameter) -> int:
         (number(1), "0", None),
         (number(1), "1.5", None),
         (number(1), "9" * 30, None),
+        (number(1), "1_0", None),
         (number(0, kind=float), "0.5", 0.5),
         (number(0, kind=float), "nan", None),
         (number(0, kind=float), "inf", None),
