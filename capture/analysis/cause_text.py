@@ -6,11 +6,13 @@ Words in braces are filled in where the cause is found.
 
 from __future__ import annotations
 
-from capture.model.conventions import LO_IS_DOWN, NOTHING_APPLIED, SET_LO_UP
+from capture.model.conventions import APPLY_RECORDED, LO_IS_DOWN, NO_IPV4, NOTHING_APPLIED, SET_LO_UP
 from capture.model.values import Value
 
-APPLY_AGAIN = "Run `capture apply` again"
-APPLY_SAME = f"{APPLY_AGAIN} with the same options, or recreate the pod."
+APPLY_AGAIN = f"Run {APPLY_RECORDED}"
+APPLY_SAME = f"{APPLY_AGAIN}, or recreate the pod."
+NEW_RECORD = "`capture apply` with the pod's settings"
+"""What to run where no settings are recorded, and they are known to people alone."""
 REMOVE_RULE = "Remove the rule, or let its program put it behind ours."
 BOTH_FAMILIES = "Apply with --ip-families both, or --dual-stack; the proxy must listen on it, too."
 SOCKET_LB = "socket load balancing of {owner}"
@@ -34,6 +36,9 @@ MEND = f"{APPLY_AGAIN}, or recreate the pod; `capture verify` has every differen
 REMOVES_IT = f"{APPLY_AGAIN}, which removes it; `capture verify` has every difference."
 CIRCLE = "what the proxy sends on (user {uid}) is captured again, and comes back to it for ever"
 NO_REFERENCE = "Give the pod's settings as options of `capture why`, or run this where the rules were applied."
+REWRITE = (
+    "Run `capture apply {options}`, if these are the pod's settings: it writes the record anew. Or recreate the pod."
+)
 
 TEXTS: dict[str, tuple[str, str]] = {
     # The whole pod.
@@ -59,7 +64,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "this is the host's own network namespace{evidence}: a pod with hostNetwork: true cannot be captured",
         "Name a pod: --pid N (a process in it) or --netns NAME. For a virtual machine see `capture host`.",
     ),
-    "lo-down": (LO_IS_DOWN, SET_LO_UP),
+    "lo-down": (LO_IS_DOWN, f"{SET_LO_UP} Then run {APPLY_RECORDED}: a capture of IPv6 needs ::6 on it, too."),
     "interface-down": (
         "the interface {name} is down: nothing leaves the pod by it, or comes in",
         "Set it up: `ip link set {name} up` in the pod's namespace, and add its routes again, which went with it.",
@@ -126,6 +131,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "rule-unexpected: drift": (DIFFER, REMOVES_IT),
     "rule-unexpected: circle": (f"{CIRCLE}: `{{rule}}` was not applied", REMOVES_IT),
     "rule-missing: address": ("{message}", f"{APPLY_AGAIN}."),
+    "rule-missing: IPv4": (NO_IPV4, APPLY_SAME),
     "rule-missing: family": ("{message}", APPLY_SAME),
     "rule-missing: answers": (
         "answers to the connection are taken for inbound connections, and do not reach their sender",
@@ -133,13 +139,11 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "rule-missing: circle": (f"{CIRCLE}: `{{rule}}` is missing", MEND),
     "rule-missing: circle, any": (f"{CIRCLE}: no rule leaves it out", MEND),
-    "rule-missing: no jump": (
-        "no record here, and {what} is captured, though the capture has chains for it: a rule may be missing",
-        NO_REFERENCE,
-    ),
-    "rule-missing: no record": (
-        "{reason}: whether a rule of the capture is missing cannot be told",
-        NO_REFERENCE,
+    "no-record": ("no record here, so that it cannot be told whether a rule of the capture is missing", NO_REFERENCE),
+    "no-record: damaged": ("{fault}, so that it cannot be told whether a rule of the capture is missing", REWRITE),
+    "no-record: no jump": (
+        "without a record: {what} is captured, though the capture has chains for it; a rule may be missing",
+        "{remedy}",
     ),
     "second-set": (
         "a second set of capture rules is in {place}",
@@ -313,6 +317,16 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Set the same mark in the filter original_src and by --istio-inbound-tproxy-mark.",
     ),
 }
+
+
+def without_record(remedy: str) -> str:
+    """Return a remedy for a namespace whose settings are not recorded."""
+    return remedy.replace(APPLY_RECORDED, NEW_RECORD)
+
+
+def for_machine(remedy: str) -> str:
+    """Return a remedy for a machine that is captured itself."""
+    return remedy.replace(APPLY_RECORDED, f"{APPLY_RECORDED[:-1]} --allow-host`")
 
 
 class Cause(Value):

@@ -15,7 +15,7 @@ from capture.analysis.cause_text import Cause, cause
 from capture.analysis.meaning import Untrack, meaning, rejects
 from capture.analysis.outcome import DNS, REDIRECTED_BY, TO_PROXY
 from capture.analysis.pod_causes import causes_at_port, down_interface, no_route_cause
-from capture.model.addresses import FAMILY_NAMES, Family, address_text
+from capture.model.addresses import FAMILY_NAMES, IPV4, Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import DNS_PORT, REJECTED
 from capture.model.ruleset import MANGLE, NAT, TABLES, Redirect, Rule, TransparentProxy
@@ -93,8 +93,7 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
     if packet.protocol != "tcp" and not capture.captures(DNS):
         return cause("dns-not-captured")
     if packet.family not in capture.families:
-        name = FAMILY_NAMES[packet.family]
-        return cause("family-not-captured", name, family=name)
+        return _family_cause(packet.family)
     if desired is not None and desired.outcome in TO_PROXY:
         return _rule_missing(desired)
     if contains(packet.uid, capture.uids) or contains(packet.gid, capture.gids):
@@ -102,6 +101,12 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
     if packet.protocol != "tcp":
         return cause("dns-not-captured: server", server=address_text(packet.family, packet.destination.first))
     return _excluded(step)
+
+
+def _family_cause(family: Family) -> Cause:
+    """Return that a family is not captured; IPv4 always is, so that its rules are missing."""
+    name = FAMILY_NAMES[family]
+    return cause("rule-missing: IPv4") if family == IPV4 else cause("family-not-captured", name, family=name)
 
 
 def _rule_missing(desired: Trace) -> Cause:

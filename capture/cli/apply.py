@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.cli.options import capture_options, command, explicit, format_option, namespace_options
-from capture.report.applied_text import applied_as_plain, applied_text, start_line
+from capture.cli.options import capture_options, command, explicit, flags, format_option, namespace_options
+from capture.errors import EXIT_DONE
+from capture.report.applied_text import applied_as_plain, applied_text, start_line, with_replaced_settings
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
 from capture.settings.options import ALLOW_HOST, FORCE_APPLY
@@ -17,23 +18,44 @@ from capture.settings.options import ALLOW_HOST, FORCE_APPLY
     capture apply --netns /run/netns/pod
     capture apply --pid 4711 -p 15001 -z 15006 -u 1337 -x 10.96.0.0/12
     capture apply --backend nftables --profile current --redirect-dns --capture-all-dns
+    capture apply --recorded --pid 4711    # what was applied there last, where rules were lost
     """,
     *capture_options(ALLOW_HOST, FORCE_APPLY),
+    click.Option(
+        ["--recorded"],
+        is_flag=True,
+        help="Apply the recorded settings of the namespace again, with their backend and driver, and no others.",
+    ),
     *namespace_options(),
     format_option("text", "json"),
 )
 @click.pass_context
-def apply(ctx: click.Context, namespace: str | None, form: str) -> int:
+def apply(ctx: click.Context, namespace: str | None, form: str, *, recorded: bool) -> int:
     """Write the rules of the options into a network namespace.
 
     Equal rules are left as they are. Other rules of the capture are replaced, with no moment in which a new
-    connection is uncaptured. Foreign rules stay.
+    connection is uncaptured. Foreign rules stay. An option that is left out has its default, whatever was applied
+    before; --recorded takes what was applied instead, and not the environment either.
     """
+    given = [option for option in flags(ctx) if option not in (ALLOW_HOST, FORCE_APPLY)]
+    if recorded and given:
+        raise click.UsageError(f"--recorded and {given[0].name} exclude each other", ctx)
     settings = explicit(ctx)
-    applied = operations.apply(settings, namespace, force=settings[FORCE_APPLY])
+    force, allow_host = settings[FORCE_APPLY], settings[ALLOW_HOST]
+    if recorded:
+        applied = operations.apply(namespace=namespace, recorded=True, force=force, allow_host=allow_host)
+    else:
+        applied = operations.apply(settings, namespace, force=force)
+    if not recorded and not given:
+        applied = with_replaced_settings(applied)
+    return print_applied(applied, form)
+
+
+def print_applied(applied: operations.Applied, form: str) -> int:
+    """Print what was applied, and warnings on stderr; return the exit code."""
     warn(applied.warnings)
     if form == "json":
-        print_json(applied_as_plain(settings, applied))
+        print_json(applied_as_plain(applied))
     else:
-        print_lines([applied_text(applied), start_line(settings, applied.config), *applied.notes])
-    return 0
+        print_lines([applied_text(applied), start_line(applied.settings, applied.config), *applied.notes])
+    return EXIT_DONE

@@ -10,16 +10,15 @@ import sys
 import click
 
 from capture import operations
+from capture.cli.apply import print_applied
 from capture.cli.clean import clean_namespace
 from capture.cli.options import CaptureCommand, CommandGroup, capture_options, explicit, format_option
 from capture.cli.parameter_types import number
 from capture.cli.why import print_diagnosis
-from capture.errors import EXIT_DONE, CaptureError
+from capture.errors import CaptureError
 from capture.model.conventions import SSH_PORT
 from capture.operations import diagnosis
-from capture.report.applied_text import applied_as_plain, applied_text, start_line
-from capture.report.output import print_json, print_on_stderr, warn
-from capture.report.terminal import print_lines
+from capture.report.output import print_on_stderr
 from capture.settings.options import ALLOW_HOST, EXCLUDED_INBOUND_PORTS, INBOUND_CAPTURE_PORT, PROXY_PORT
 from capture.state.node import evidence_of_node
 from capture.state.pod_facts import listening_tcp_ports
@@ -76,14 +75,9 @@ def apply(ctx: click.Context, *, keep: bool, seconds: int, form: str) -> int:
     if not keep:
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # no end between the rules and the way back
     applied = operations.apply(settings)
-    warn(applied.warnings)
     if applied.changed and not keep:
         keep_if_confirmed(seconds)
-    if form == "json":
-        print_json(applied_as_plain(settings, applied))
-    else:
-        print_lines([applied_text(applied), start_line(settings, applied.config), *applied.notes])
-    return EXIT_DONE
+    return print_applied(applied, form)
 
 
 @host_group.command("status", cls=CaptureCommand, params=[format_option("table", "json")])

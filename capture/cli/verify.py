@@ -21,6 +21,7 @@ from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.report.applied_text import print_start_line
 from capture.report.diagnosis_text import cause_lines
 from capture.report.output import print_json
+from capture.report.target import named
 from capture.report.terminal import print_lines
 from capture.report.verified_text import verified_as_plain, verified_lines
 from capture.state.proxy_admin import is_url
@@ -81,11 +82,11 @@ def verify(
         causes = check_proxy(proxy_admin, settings if flags(ctx) else None, namespace)
     print_start_line(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded), form)
     if form == "json":
-        print_json(verified_as_plain(verified, causes))
+        print_json(named(verified_as_plain(verified, causes), namespace))
     else:
-        print_lines([*verified_lines(verified), *cause_lines(causes)])
+        print_lines(named([*verified_lines(verified), *cause_lines(causes)], namespace))
         if verified.is_nothing_applied:
-            print_what_to_apply(namespace)
+            print_what_to_apply(namespace, is_recorded=verified.from_record)
     if causes or verified.conclusion in ("drift", "nothing applied"):
         return EXIT_DRIFT
     return EXIT_DONE if verified.is_certain else EXIT_UNKNOWN

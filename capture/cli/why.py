@@ -12,6 +12,7 @@ from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.operations import diagnosis
 from capture.report.diagnosis_text import diagnosis_as_plain, diagnosis_lines
 from capture.report.output import print_json
+from capture.report.target import named
 from capture.report.terminal import print_lines
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any)
     packet = packet_from(options, ctx) if options["protocol"] else None
     settings = explicit(ctx) if flags(ctx) else None
     found = diagnosis.why(packet, settings, namespace, process=ctx.meta.get(PROCESS))
-    return print_diagnosis(found, form)
+    return print_diagnosis(found.with_remedies(lambda remedy: named(remedy, namespace)), form)
 
 
 def print_diagnosis(found: Diagnosis, form: str, captured: str = "this pod") -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from capture.backends.request import BackendRequest
-from capture.errors import ConfigurationError
+from capture.errors import CaptureError, ConfigurationError
+from capture.settings.families import global_addresses
 from capture.settings.host import PodFromInside, PodFromOutside
 from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
+from capture.state import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +32,25 @@ def host_or_default(host: Host | None, namespace: Namespace) -> Host:
             "the library", repr(host), "the argument host", "a PodFromInside() or PodFromOutside()"
         )
     return host or host_of(namespace)
+
+
+def recorded_request() -> tuple[Settings, Host]:
+    """Return the recorded settings of the namespace we are in, with backend and driver, and the recorded facts.
+
+    Raises CaptureError without a record that can be used.
+    """
+    found = record.read()
+    if found is None:
+        raise CaptureError(
+            f"there are no recorded settings to apply: {record.fault() or 'nothing is recorded here'}",
+            "Run `capture apply` with the pod's settings, or this where they were recorded; or recreate the pod.",
+        )
+    settings, written_by = found.settings, (found.backend, found.driver, found.variant)
+    for option, text in zip((BACKEND, DRIVER, FORCE_IPTABLES_BINARY), written_by, strict=True):
+        settings = settings.with_option(option, text, "the record") if text else settings
+    reached = (address.family for address in global_addresses(PodFromOutside().pod_addresses()))
+    families = (*found.answers.families, *(each for each in reached if each in found.ruleset.families))  # a late IPv6
+    return settings, found.answers.replace(families=tuple(dict.fromkeys(families)))
 
 
 def request_of(settings: Settings) -> BackendRequest:

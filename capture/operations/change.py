@@ -13,7 +13,7 @@ from capture.errors import CaptureError, ConfigurationError, KernelError, ToolEr
 from capture.model.addresses import IPV6
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
-from capture.operations.arguments import host_or_default, request_of
+from capture.operations.arguments import host_or_default, recorded_request, request_of
 from capture.rules import build_ruleset, build_tracking, build_transition, redirects_inbound, tracks_connections
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.families import link_local_note
@@ -47,6 +47,10 @@ class Applied(Value):
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """Facts that are no fault, and good to know."""
+    settings: Settings = Settings({})
+    """The settings that were applied."""
+    replaced: Record | None = None
+    """What was recorded before."""
 
 
 class Existing(Value):
@@ -70,26 +74,37 @@ class Existing(Value):
 
 
 def apply(
-    settings: Settings,
+    settings: Settings | None = None,
     namespace: Namespace = None,
     host: Host | None = None,
     *,
+    recorded: bool = False,
     force: bool = False,
     lock_timeout: float = LOCK_TIMEOUT,
+    allow_host: bool = False,
 ) -> Applied:
     """Make the rules of the namespace those of the settings; equal rules are left as they are.
+
+    With ``recorded``: those that were applied there last, with the same backend and driver and the facts of that time.
+    Then there are no settings and no host; ``allow_host`` is for the host's own namespace.
 
     ``lock_timeout`` is in seconds: how long to wait for another of our programs that changes the namespace, before
     going on without the lock.
 
     Raises CaptureError and its kinds; then either the old rules are in place or the new ones.
     """
-    settings = as_settings(settings, "apply")
+    if recorded and (settings, host) != (None, None):
+        raise ConfigurationError("apply()", "True", "the argument recorded", "no settings and no host with it")
+    settings = Settings({}) if recorded else as_settings(settings, "apply")
     seconds: object = lock_timeout
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds != seconds:  # noqa: PLR0124  # NaN
         raise ConfigurationError("apply()", repr(seconds), "the argument lock_timeout", "a number of seconds")
     host = host_or_default(host, namespace)
     with InNamespace(namespace):
+        if recorded:
+            settings, host = recorded_request()
+        if allow_host:
+            settings = settings.with_option(ALLOW_HOST, "true", "the argument allow_host")
         refuse_node(allowed=settings[ALLOW_HOST])
         return apply_here(settings, host, force=force, lock_timeout=lock_timeout)
 
@@ -146,7 +161,7 @@ def _apply(
             journal.commit()
     notes = filter(None, (link_local_note(config.families, recording.pod_addresses()),))
     warnings = [*warnings, *losses, *_impediments(desired), *journal.warnings, *lock.warnings]
-    return Applied(changed, choice, config, desired, tuple(warnings), tuple(notes))
+    return Applied(changed, choice, config, desired, tuple(warnings), tuple(notes), settings, existing.recorded)
 
 
 def _require_known_ids(settings: Settings, config: CaptureConfig) -> None:

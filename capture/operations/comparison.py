@@ -5,7 +5,8 @@ from __future__ import annotations
 from capture.backends import detect, load
 from capture.backends.nftables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
-from capture.model.addresses import FAMILIES, IPV6, Network
+from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
+from capture.model.conventions import NO_IPV4
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import Chain, Ruleset, TableName
 from capture.model.values import Value
@@ -118,8 +119,16 @@ def _verify_without_reference() -> Verified:
         return Verified(choice, empty, empty, has_reference=False, record_fault=record.fault())
     choice = live_sets[0].choice
     live = load(choice).read()
-    judged = _judged(own_rules_of(live), live, choice, live_sets, has_reference=False)
-    return judged.replace(record_fault=record.fault())
+    own = own_rules_of(live)
+    judged = _judged(own, live, choice, live_sets, has_reference=False)
+    is_ipv4_missing = len(live_sets) == 1 and IPV4 not in families_with_rules(own)
+    return judged.replace(record_fault=record.fault(), uncaptured=(NO_IPV4,) if is_ipv4_missing else ())
+
+
+def families_with_rules(own: Ruleset) -> tuple[Family, ...]:
+    """Return the families for which there are rules."""
+    chains = [chain for table in own.tables for chain in table.chains]
+    return tuple(family for family in own.families if any(any(chain.rules_for(family)) for chain in chains))
 
 
 def own_rules_of(live: Ruleset) -> Ruleset:

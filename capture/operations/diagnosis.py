@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.captured_pod import Capture, PodFacts
-from capture.analysis.cause_text import Cause, cause
+from capture.analysis.cause_text import APPLY_SAME, Cause, cause, for_machine, without_record
 from capture.analysis.causes import (
     causes_of_connection,
     drop_cause,
@@ -37,7 +37,7 @@ from capture.netlink.interfaces import NUD_CONFIRMED, NUD_KNOWN, knows_neighbour
 from capture.netlink.ipsec import IpsecPolicy, read_policies
 from capture.netlink.rtnetlink import open_route
 from capture.operations import host_of, reference, trace, verify
-from capture.operations.comparison import own_rules_of, reject_fault
+from capture.operations.comparison import families_with_rules, own_rules_of, reject_fault
 from capture.operations.drift_causes import (
     SENT_ON,
     USUAL,
@@ -71,7 +71,7 @@ from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from capture.operations import Reference
     from capture.operations.arguments import Namespace
@@ -111,6 +111,11 @@ class Diagnosis(Value):
             return "not captured" if any(each.kind in NOT_CAPTURED for each in self.causes) else "broken"
         return "not captured" if self.trace.outcome == "direct" else "broken"
 
+    def with_remedies(self, changed: Callable[[str], str]) -> Diagnosis:
+        """Return the diagnosis with other words for what to do."""
+        causes, notes = (tuple(e.replace(remedy=changed(e.remedy)) for e in each) for each in (self.causes, self.notes))
+        return self.replace(causes=causes, notes=notes)
+
 
 def why(
     packet: Packet | None = None,
@@ -128,15 +133,21 @@ def why(
     """
     with InNamespace(namespace):
         known, facts, capture = _expected(settings, namespace)
+        is_recorded = settings is None and known is not None
         of_pod = list(causes_of_pod(facts, capture))
         if not detect.find_live_sets():
             causes = [each for each in of_pod if packet is None and stops(each, capture)]
-            causes.append(cause("no-rules: machine") if is_machine else _no_rules_cause())
-            return Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
-        if packet is not None:
+            no_rules = cause("no-rules: machine") if is_machine else _no_rules_cause()
+            causes.append(no_rules.replace(remedy=APPLY_SAME) if is_recorded else no_rules)
+            found = Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
+        elif packet is not None:
             found = _of_connection(packet, settings, known, facts, capture, of_pod)
-            return found.replace(notes=(*found.notes, *_escape_notes(process)))
-        return _of_pod(verify(settings, prefer_recorded=settings is None), known, facts, capture, of_pod)
+            found = found.replace(notes=(*found.notes, *_escape_notes(process)))
+        else:
+            found = _of_pod(verify(settings, prefer_recorded=settings is None), known, facts, capture, of_pod)
+        if is_machine and is_recorded:
+            return found.with_remedies(for_machine)
+        return found if is_recorded else found.with_remedies(without_record)
 
 
 def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:
@@ -175,9 +186,7 @@ def _inferred_config(namespace: Namespace) -> CaptureConfig:
     try:
         own = own_rules_of(_live())
         config, _ = resolve(inferred_settings(own), host_of(namespace))
-        chains = [chain for table in own.tables for chain in table.chains]
-        there = tuple(family for family in own.families if any(any(chain.rules_for(family)) for chain in chains))
-        return config.replace(families=there) if there else config
+        return config.replace(families=families_with_rules(own) or config.families)
     except CaptureError:
         return CaptureConfig()
 
@@ -203,14 +212,16 @@ def _of_pod(
         *(
             exclusion_notes(known, facts, capture, verified)
             if known
-            else notes_without_record(facts, capture, ports_of(build_ruleset(_inferred_config(None)), facts))
+            else notes_without_record(
+                facts, capture, ports_of(build_ruleset(_inferred_config(None)), facts), _desired(known)
+            )
         ),
         *_socket_lb_causes(),
         *(each for each in of_pod if each not in stopping),
         *unjudged_notes(verified),
         *unread,
     )
-    is_certain = verified.is_judged and not unread and all(note.kind != MISSING_RULE for note in notes)
+    is_certain = verified.is_judged and not unread and known is not None
     return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
 
 
@@ -250,7 +261,7 @@ def _of_connection(
     if known is not None:
         found = [with_options(each, live.packet, known) for each in found]
     doubts = [each for each in found if each.kind == "unjudged"]
-    notes = [*doubts] if known else [*doubts, no_record_note()]
+    notes = [*doubts] if known else [*doubts, no_record_note(desired)]
     unsure = next((step for step in live.path if not step.certain), None)
     if unsure is not None:
         words = unsure.rule.why or rule_of(unsure.rule, packet.family)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from shlex import join
+
 from capture.analysis.base_chains import Situation
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.pod_causes import KIND_OF, missing_interfaces
 from capture.analysis.policy import captured_ports
-from capture.model.addresses import FAMILY_NAMES, Family
+from capture.model.addresses import FAMILY_NAMES, IPV4, Family
 from capture.operations import trace
+from capture.operations.inference import inferred_flags
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.host import PodFromInside
@@ -92,24 +95,26 @@ def exclusion_notes(known: Reference, facts: PodFacts, capture: Capture, verifie
         yield cause("excluded: pod", options=", ".join(restrictions))
 
 
-def notes_without_record(facts: PodFacts, capture: Capture, by_chains: Ports) -> Iterator[Cause]:
+def notes_without_record(facts: PodFacts, capture: Capture, by_chains: Ports, own: Ruleset) -> Iterator[Cause]:
     """Yield what live rules leave uncaptured, and that one may be missing.
 
     ``by_chains`` is what those would send that no base chain leads to.
     """
-    yield no_record_note()
-    for family in sorted({address.family for address in facts.addresses}.difference(capture.families)):
+    no_record = no_record_note(own)
+    yield no_record
+    for family in sorted({address.family for address in facts.addresses}.difference((*capture.families, IPV4))):
         yield cause("family-not-captured", FAMILY_NAMES[family], family=FAMILY_NAMES[family])
     for outcome, families, what in _left_out(facts, capture):
         if any(each == outcome and family in families for each, family, _ in by_chains):
-            yield cause("rule-missing: no jump", what=what)
+            yield cause("no-record: no jump", what=what, remedy=no_record.remedy)
         elif capture.ports:
             yield cause("excluded: live", what=what)
 
 
-def no_record_note() -> Cause:
+def no_record_note(own: Ruleset) -> Cause:
     """Return that there is no reference for our own rules in the namespace we are in: no record, or a damaged one."""
-    return cause("rule-missing: no record", reason=record.fault() or "no record here")
+    fault = record.fault()
+    return cause("no-record: damaged", fault=fault, options=join(inferred_flags(own))) if fault else cause("no-record")
 
 
 def _left_out(facts: PodFacts, capture: Capture) -> Iterator[tuple[Outcome, list[Family], str]]:

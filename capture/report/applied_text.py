@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from capture import operations
 from capture.errors import CaptureError, NamespaceError, PrivilegeError
 from capture.model.addresses import FAMILY_NAMES
+from capture.model.conventions import APPLY_RECORDED
 from capture.model.text import plural
 from capture.report.output import print_on_stderr, warn
+from capture.settings.config import resolve
 from capture.settings.options import PROFILE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from capture.operations import Applied, Reference
     from capture.settings.config import CaptureConfig
     from capture.settings.settings import Settings
@@ -31,7 +37,7 @@ def print_start_line(reference: Reference | None, form: str) -> None:
         print_on_stderr(start_line(reference.settings, reference.config))
 
 
-def applied_as_plain(settings: Settings, applied: Applied) -> dict[str, object]:
+def applied_as_plain(applied: Applied) -> dict[str, object]:
     """Return what ``apply`` did, for JSON."""
     choice, config = applied.choice, applied.config
     return {
@@ -41,12 +47,36 @@ def applied_as_plain(settings: Settings, applied: Applied) -> dict[str, object]:
         "variant": choice.variant or None,
         "driver": choice.driver,
         "profile": config.profile,
-        "profile_from": settings.origin(PROFILE),
+        "profile_from": applied.settings.origin(PROFILE),
         "families": list(config.families),
         "families_because": config.families_because,
         "warnings": list(applied.warnings),
         "remarks": list(applied.notes),
     }
+
+
+def with_replaced_settings(applied: Applied) -> Applied:
+    """Return what ``apply`` did, with a warning if defaults have replaced recorded settings."""
+    lost = list(_lost_settings(applied))
+    if not lost:
+        return applied
+    kept = f"{APPLY_RECORDED} would have kept them; to restore them, apply with these options"
+    return applied.replace(warnings=(*applied.warnings, f"replaced by defaults: {', '.join(lost)}; {kept}"))
+
+
+def _lost_settings(applied: Applied) -> Iterator[str]:
+    """Yield the recorded settings that mattered, and are no more."""
+    before = applied.replaced
+    if before is None:
+        return
+    settings, answers = before.settings, before.answers
+    config, _ = resolve(settings, answers)
+    for option in settings.explicit:
+        is_other = settings.text(option) != applied.settings.text(option)
+        if is_other and resolve(settings.without(option), answers)[0] != config:
+            yield f"{option.name} {quote(settings.text(option))}"
+    if before.backend != applied.choice.backend:
+        yield f"--backend {before.backend}"
 
 
 def _count(applied: Applied) -> int:

@@ -41,9 +41,10 @@ def difference_lines(verified: Verified) -> Iterator[str]:
     yield from map(_second_set, verified.others)
     yield from map(_foreign, verified.obstacles)
     if verified.uncaptured:
-        from capture.analysis.cause_text import APPLY_SAME  # where something differs
+        from capture.analysis.cause_text import APPLY_SAME, without_record  # where something differs
 
-        yield from (f"{message}. {APPLY_SAME}" for message in verified.uncaptured)
+        remedy = APPLY_SAME if verified.from_record else without_record(APPLY_SAME)
+        yield from (f"{message}. {remedy}" for message in verified.uncaptured)
 
 
 def doubt_lines(verified: Verified) -> Iterator[str]:

@@ -15,7 +15,7 @@ from capture.model.addresses import (
     parse_address,
     parse_network,
 )
-from capture.model.conventions import LO_IS_DOWN, SET_LO_UP
+from capture.model.conventions import APPLY_RECORDED, LO_IS_DOWN, SET_LO_UP
 from capture.model.ruleset import MANGLE, PREROUTING, InInterface, Return, Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import is_loopback_up, read_addresses
@@ -125,7 +125,8 @@ def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impedim
         yield Impediment(
             "policy-route",
             f"the policy rule `{rule}` precedes ours and routes packets with mark {policy.mark:#x} away from the proxy",
-            f"Apply again, which gives ours preference {PREFERENCE}; a rule that had it before needs a greater one.",
+            f"Run {APPLY_RECORDED}, which gives ours preference {PREFERENCE}; a rule that had it before needs a greater"
+            " one.",
             policy.family,
         )
 

@@ -107,11 +107,13 @@ def from_json(text: str) -> Record | str:
             return f"it is of version {plain['version']!r}, and this program reads version {VERSION}"
         record = _record(plain)
     except JsonError as error:
-        return f"it is not JSON: {error}"
+        return f"it is not JSON ({error})"
     except ConfigurationError as error:
         return error.message
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        return f"a value in it is missing, unknown or of the wrong type ({error})"
+    except KeyError as error:
+        return f"{error.args[0]!r} in it is missing or unknown"
+    except (AttributeError, TypeError, ValueError):
+        return "a value in it is unknown or of the wrong type"
     while len(_read_lately) >= MAX_READ_LATELY:
         _read_lately.pop(next(iter(_read_lately)), None)
     _read_lately[text] = record

@@ -9,7 +9,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from capture.analysis.cause_text import APPLY_SAME
+from capture.analysis.cause_text import APPLY_SAME, without_record
 from capture.backends import detect
 from capture.backends.detect import SetLocation
 from capture.backends.host_facts import PURPOSES, HostFacts, gather
@@ -199,7 +199,7 @@ def of_namespace(addresses: Sequence[str], *, own_users: bool) -> Iterator[Findi
 def of_record(fault: str, *, is_recorded: bool) -> Finding:
     """Return whether something was applied to the namespace, or why the record of that cannot be used."""
     if fault:
-        return Finding("namespace", "record", "warning", fault, APPLY_SAME)
+        return Finding("namespace", "record", "warning", fault, without_record(APPLY_SAME))
     if is_recorded:
         return Finding("namespace", "record", "ok", "present")
     return Finding("namespace", "record", "note", "absent: nothing was applied here, or it was recorded elsewhere")

@@ -1,0 +1,29 @@
+"""Commands in messages, with the pod that they are about."""
+
+from __future__ import annotations
+
+import re
+from shlex import quote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+COMMAND = re.compile(r"`(capture (?:apply|clean|explain|trace|verify|why)(?![^`]* --(?:netns|pid)\b)[^`]*)`")
+"""A command that acts on a namespace, and names none."""
+
+
+def named(value: Any, namespace: str | None) -> Any:
+    """Return a text, or plain values for JSON, whose commands name the namespace at a path; None is that we are in."""
+    if namespace is None:
+        return value
+    if isinstance(value, str):
+        return COMMAND.sub(lambda found: f"`{found[1]} {_option(namespace)}`", value)
+    if isinstance(value, dict):
+        return {key: named(each, namespace) for key, each in value.items()}
+    return [named(each, namespace) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _option(namespace: str) -> str:
+    process = re.fullmatch(r"/proc/(\d+)/ns/net", namespace)
+    return f"--pid {process[1]}" if process else f"--netns {quote(namespace)}"
