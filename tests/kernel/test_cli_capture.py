@@ -580,3 +580,32 @@ def test_options_without_effect_on_the_live_rules_are_checked_and_named(
     assert in_vain.startswith("warning: --istio-local-outbound-ports-exclude: no effect")
     assert "invalid value 'http'" in refused
     assert "no effect" not in run(namespace, "capture", *command, "-o", "80", "--from-options").stderr
+
+
+def test_recorded_settings_are_applied_again_and_their_loss_is_named(pod_pair: PodPair) -> None:
+    pod = pod_pair.pod
+    run(pod, "capture", "apply", "--recorded", code=1)
+    given = ("-x", "10.1.0.0/16", "--backend", "nftables", "-u", "1337")
+    run(pod, "capture", "apply", *given, env={"ISTIO_META_DNS_CAPTURE": "true"})
+    applied = dumped_rules(pod)
+    pod.run(["nft", "flush", "chain", "inet", "istio-proxy-nat", "ISTIO-OUTPUT"])
+
+    for command, name in (("why", "causes"), ("doctor", "findings")):
+        plain = json.loads(run(pod, "capture", command, "--netns", pod.path, "--format", "json", code=4).stdout)
+        remedies = [each["remedy"] for each in plain[name] if each["kind"] == "rule-missing"]
+        assert [f"Run `capture apply --recorded --netns {pod.path}`, or" in each for each in remedies] == [True]
+    assert "exclude each other" in run(pod, "capture", "apply", "--recorded", "-x", "10.0.0.0/8", code=2).stderr
+    done = run(pod, "capture", "apply", "--recorded", env={"PROXY_UID": "4711"})
+    assert (done.stderr, dumped_rules(pod)) == ("", applied)
+
+    done = run(pod, "capture", "apply")
+    assert done.stderr.startswith(
+        "warning: replaced by defaults: --redirect-dns true, --istio-service-exclude-cidr 10.1.0.0/16,"
+        " --backend nftables; `capture apply --recorded` would have kept them"
+    )
+    assert run(pod, "capture", "apply").stderr == ""
+
+
+def dumped_rules(namespace: Namespace) -> str:
+    """Return our live rules without counters."""
+    return re.sub(r"counter packets \d+ bytes \d+ ", "", namespace.run(["nft", "list", "ruleset"]).stdout)

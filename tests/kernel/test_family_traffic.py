@@ -254,7 +254,7 @@ def test_the_other_family_is_rejected_both_ways_but_not_over_lo(pod_pair: PodPai
         pod.run(["nft", *breaks.split()])
         verified = verify(pod)
         (line,) = difference_lines(verified)
-        assert line.startswith(f"table inet istio-proxy-reject {fault}. Run `capture apply` again")
+        assert line.startswith(f"table inet istio-proxy-reject {fault}. Run `capture apply --recorded`, or")
         assert verified.notes == ()
         assert operations.dump(pod.path).reject_fault == ("" if "delete" in breaks else fault)
         assert [each.kind for each in diagnosis.why(namespace=pod.path).causes] == ["rule-missing"]

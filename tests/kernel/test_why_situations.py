@@ -6,6 +6,7 @@ Traffic agrees: what has a cause does not reach the proxy. The last situations a
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from dataclasses import dataclass
@@ -230,7 +231,13 @@ BROKEN: dict[str, BrokenPod] = {
         message=f"{ELSEWHERE} is none of them\nApply with --capture-all-dns too, if look-ups at other servers",
     ),
     "the rules of DNS are gone": BrokenPod(
-        "rule-missing", DNS, "iptables -t nat -F ISTIO-OUTPUT", goes="dns", backend="iptables", has_traffic=False
+        "rule-missing",
+        DNS,
+        "iptables -t nat -F ISTIO-OUTPUT",
+        goes="dns",
+        backend="iptables",
+        ports=(15001, 15006, 15053),
+        has_traffic=False,
     ),
     "the proxy looks a name up": BrokenPod("proxy-user", DNS, goes="dns", uid=1337, gid=1337),
     "UDP": BrokenPod("not-tcp", goes="udp"),
@@ -440,6 +447,28 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
     if situation.has_traffic:
         assert reached(situation, pod_pair) != "proxy"
     assert_the_verbs_agree(pod)
+    assert_the_remedy_works(situation, pod_pair, found)
+
+
+TO_RUN = re.compile(r"(?:\b[Rr]un|that runs:|Set it up:) `((?:capture|ip) [^`]*)`")
+
+
+def assert_the_remedy_works(situation: BrokenPod, pair: PodPair, found: Diagnosis) -> None:
+    """Execute a remedy that is a command, as it is printed: nothing is wrong any more, and the settings are kept."""
+    pod, peer = pair
+    commands = TO_RUN.findall(found.causes[0].remedy)
+    if not commands:
+        return
+    with pod.entered():
+        before = record.read()
+    for command in commands:
+        pod.run(["sh", "-ec", command.replace("capture", str(CAPTURE), 1)])
+    if situation.kind == "interface-down":
+        pod.ip(f"route add default via {peer.ipv4}")
+    with pod.entered():
+        assert before is None or record.read() == before
+    assert why(pod, packet(situation, pair)).causes == ()
+    assert not situation.of_pod or why(pod).causes == ()
 
 
 def assert_the_verbs_agree(pod: Pod) -> None:
@@ -740,7 +769,8 @@ def test_what_comes_in_as_outbound_is_no_circle(pod_pair: PodPair) -> None:
         ("-b ''", "", "", "excluded", "excluded"),
         ("-c eth0", "", "excluded", "", "excluded"),
         ("--ip-families ipv4", "", "", "family-not-captured", ""),
-        ("--backend nftables", f"{NATIVE % 'flush chain'} prerouting", "", "rule-missing", "excluded"),
+        ("--backend nftables", f"{NATIVE % 'flush chain'} prerouting", "", "no-record", "excluded"),
+        ("--backend iptables", "iptables -t nat -F", "rule-missing", "", "rule-missing"),
     ],
 )
 def test_without_a_record_the_live_rules_tell(
@@ -757,7 +787,7 @@ def test_without_a_record_the_live_rules_tell(
     found, inbound = why(pod), why(pod, packet(BrokenPod("", goes="in"), pod_pair))
 
     assert [each.kind for each in found.causes] == [cause] * bool(cause), found.causes
-    assert [each.kind for each in found.notes] == ["rule-missing", *[note] * bool(note)], found.notes
+    assert [each.kind for each in found.notes] == ["no-record", *[note] * bool(note)], found.notes
     assert [each.kind for each in inbound.causes] == [of_inbound] * bool(of_inbound), inbound.causes
     assert not found.is_certain
     assert_the_verbs_agree(pod)

@@ -165,12 +165,12 @@ NO_RECORDS = {
 
 
 FAULTS = {
-    "cut short": "it is not JSON: line 1 column",
+    "cut short": "it is not JSON (line 1 column",
     "another version": "it is of version 2, and this program reads version 1",
-    "an empty object": "a value in it is missing, unknown or of the wrong type ('version')",
-    "an unknown option": "a value in it is missing, unknown or of the wrong type ('--no-such-option')",
+    "an empty object": "'version' in it is missing or unknown",
+    "an unknown option": "'--no-such-option' in it is missing or unknown",
     "a text that is no port": "--envoy-port (x): invalid value 'http': expected a port (1-65535)",
-    "facts are a list": "a value in it is missing, unknown or of the wrong type",
+    "facts are a list": "a value in it is unknown or of the wrong type",
 }
 
 
