@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
 # linux/rtnetlink.h
-RTM_GETLINK, RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 18, 20, 21, 22
+RTM_GETLINK, RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR, RTM_GETNEIGH = 18, 20, 21, 22, 30
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 IFINFOMSG_SIZE, IFADDRMSG_SIZE = 16, 8
 
@@ -28,6 +28,8 @@ IFLA_IFNAME, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 3, 29, 37
 IFF_UP, IFF_LOOPBACK = 1 << 0, 1 << 3
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_NODAD = 0x02
+NDMSG_SIZE, NUD_CONFIRMED, NUD_KNOWN = 12, 0x02 | 0x80, 0x02 | 0x80 | 0x04 | 0x08 | 0x10
+"""linux/neighbour.h: NUD_REACHABLE and _PERMANENT; with _STALE, _DELAY, and _PROBE."""
 
 WITHOUT_STATISTICS = attribute(IFLA_EXT_MASK, u32(RTEXT_FILTER_SKIP_STATS))
 
@@ -78,6 +80,13 @@ def read_addresses(route: NetlinkSocket, family: int = rtnetlink.AF_UNSPEC) -> l
     """Return the addresses of all interfaces, of one family or of both."""
     bodies = route.dump(RTM_GETADDR, bytes((family, *bytes(IFADDRMSG_SIZE - 1))), "list addresses")
     return [_decode_address(body) for body in bodies]
+
+
+def knows_neighbours(route: NetlinkSocket, family: int, interface: str, states: int) -> bool:
+    """Return whether the link-layer address of any neighbour on an interface is in one of these states."""
+    indexes = [u32(link.index) for link in read_links(route) if link.name == interface]
+    bodies = route.dump(RTM_GETNEIGH, bytes((family, *bytes(NDMSG_SIZE - 1))), "list neighbours")
+    return any(body[4:8] in indexes and decode_host_number(body[8:10]) & states for body in bodies)
 
 
 def add_address(

@@ -27,13 +27,15 @@ from capture.analysis.pod_causes import (
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
 from capture.errors import CaptureError
-from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6, LOOPBACK_ADDRESSES, Network, address_text
+from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, LOOPBACK_ADDRESSES, Network, address_text
 from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT, Packet
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
+from capture.netlink.interfaces import NUD_CONFIRMED, NUD_KNOWN, knows_neighbours
 from capture.netlink.ipsec import IpsecPolicy, read_policies
+from capture.netlink.rtnetlink import open_route
 from capture.operations import host_of, reference, trace, verify
 from capture.operations.comparison import own_rules_of, reject_fault
 from capture.operations.drift_causes import (
@@ -408,17 +410,23 @@ def _loss(traced: Trace) -> Cause:
 
 
 def _discovery_causes(own: Network | None, link: str | None) -> Iterator[Cause]:
-    """Yield what drops neighbour discovery (RFC 4861), without which no IPv6 packet finds its way over a link."""
-    if own is None or own.family != IPV6 or link in (None, LOOPBACK):
+    """Yield what drops neighbour discovery (RFC 4861), without which no IPv6 packet finds its way over a link.
+
+    As long as the kernel still knows a neighbour there, connections are possible; where its own answers are dropped,
+    one that has answered shortly before.
+    """
+    if own is None or own.family != IPV6 or link is None or link == LOOPBACK:
         return
-    for packet in (
-        Packet("ipv6-icmp", own, 0, source=NEIGHBOUR, in_interface=link, state="UNTRACKED"),
-        Packet("ipv6-icmp", NEIGHBOUR, 0, source=own, out_interface=link, state="UNTRACKED"),
+    for packet, states in (
+        (Packet("ipv6-icmp", own, 0, source=NEIGHBOUR, in_interface=link, state="UNTRACKED"), NUD_KNOWN),
+        (Packet("ipv6-icmp", NEIGHBOUR, 0, source=own, out_interface=link, state="UNTRACKED"), NUD_CONFIRMED),
     ):
         traced = trace_whole_path(packet, live_situation())
-        if traced.outcome == "dropped" and traced.certain:
-            yield drop_cause(traced, rule_of, what="neighbour discovery (ICMPv6)")
-            return
+        with open_route() as route:
+            is_lost = traced.outcome == "dropped" and traced.certain
+            if is_lost and not knows_neighbours(route, FAMILY_NUMBERS[IPV6], link, states):
+                yield drop_cause(traced, rule_of, what="neighbour discovery (ICMPv6)")
+                return
 
 
 def _answers(live: Trace, capture: Capture) -> Iterator[Packet]:

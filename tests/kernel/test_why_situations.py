@@ -571,6 +571,23 @@ def test_a_foreign_rule_and_a_missing_one_are_causes_of_their_own_for_every_verb
     assert not verified.harmless_differences
 
 
+def test_a_filter_of_neighbour_discovery_is_no_cause_while_neighbours_are_known(pod_pair: PodPair) -> None:
+    pod, peer = pod_pair
+    pod.listener(
+        *[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337
+    )
+    with pod.entered():
+        operations.apply(given(""))
+    assert peer.client().connect(pod.ipv6, APP_PORT).label == "proxy"
+    pod.run(["ip6tables", "-A", "INPUT", "-p", "icmpv6", "-j", "DROP"])
+
+    assert why(pod).verdict == "captured"
+    assert peer.client().connect(pod.ipv6, APP_PORT).label == "proxy"
+
+    pod.run(["ip", "-6", "neigh", "flush", "dev", "eth0"])
+    assert [cause.kind for cause in why(pod).causes] == ["filtered"]
+
+
 def test_a_line_of_explain_names_the_rule_that_counts_its_connections(pod_pair: PodPair) -> None:
     """Everything goes out, for four reasons: by a foreign rule, by two of the capture, and for want of a redirect."""
     pod, peer = pod_pair
