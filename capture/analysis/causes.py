@@ -72,6 +72,11 @@ def untracked_cause(live: Trace) -> Cause | None:
 def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
     """Return why the packet bypasses the proxy."""
     packet, step = live.packet, live.step
+    is_look_up = packet.port == DNS_PORT and packet.in_interface is None
+    if packet.protocol != "tcp" and not is_look_up:
+        return cause("not-tcp", protocol=packet.protocol)
+    if packet.protocol != "tcp" and not capture.captures(DNS):
+        return cause("dns-not-captured")
     untracked = untracked_cause(live)
     if untracked is not None:
         return untracked
@@ -87,11 +92,6 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
         if not own_steps or live.address is not None:
             return _foreign_rule_cause(live, step, is_behind=bool(own_steps))
         step = own_steps[-1] if is_own_chain(own_steps[-1].chain) else None  # which has left it out before
-    is_look_up = packet.port == DNS_PORT and packet.in_interface is None
-    if packet.protocol != "tcp" and not is_look_up:
-        return cause("not-tcp", protocol=packet.protocol)
-    if packet.protocol != "tcp" and not capture.captures(DNS):
-        return cause("dns-not-captured")
     if packet.family not in capture.families:
         return _family_cause(packet.family)
     if desired is not None and desired.outcome in TO_PROXY:

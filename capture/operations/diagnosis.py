@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.captured_pod import Capture, PodFacts
-from capture.analysis.cause_text import APPLY_SAME, Cause, cause, for_machine, without_record
+from capture.analysis.cause_text import Cause, cause, for_machine, without_record
 from capture.analysis.causes import (
     causes_of_connection,
     drop_cause,
@@ -47,6 +47,7 @@ from capture.operations.drift_causes import (
     missing_route_cause,
     rule_of,
     unjudged_notes,
+    usual_traces,
 )
 from capture.operations.exclusions import (
     empty_capture_causes,
@@ -57,14 +58,14 @@ from capture.operations.exclusions import (
     with_options,
 )
 from capture.operations.inference import inferred_settings
+from capture.operations.no_rules import no_rules_cause
 from capture.operations.tracing import live_situation
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
-from capture.state import attachments, routes
+from capture.state import routes
 from capture.state.capabilities import escapes_of
 from capture.state.impediments import impediments
-from capture.state.netns import InNamespace, own_namespace
-from capture.state.node import evidence_of_host
+from capture.state.netns import InNamespace
 from capture.state.pod_facts import read_facts
 from capture.state.pod_network import lost_by_routing
 from capture.state.socket_lb import connect_programs, owner_of, translation
@@ -83,11 +84,6 @@ NEIGHBOUR = Network(IPV6, 0xFE80 << 112 | 1, 128)
 MISSING_RULE = "rule-missing"
 NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured", "excluded")
 """Causes for which nothing of a pod is captured; with any other something is, and breaks."""
-LEFT_ALONE_BY = {
-    attachments.EXCLUDED_NAMESPACE: "left-alone: namespace",
-    attachments.NOT_INJECTED: "left-alone: not injected",
-}
-"""Causes by the kind of the plugin's decision."""
 
 
 class Diagnosis(Value):
@@ -137,8 +133,7 @@ def why(
         of_pod = list(causes_of_pod(facts, capture))
         if not detect.find_live_sets():
             causes = [each for each in of_pod if packet is None and stops(each, capture)]
-            no_rules = cause("no-rules: machine") if is_machine else _no_rules_cause()
-            causes.append(no_rules.replace(remedy=APPLY_SAME) if is_recorded else no_rules)
+            causes.append(no_rules_cause(is_machine=is_machine, is_recorded=is_recorded))
             found = Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         elif packet is not None:
             found = _of_connection(packet, settings, known, facts, capture, of_pod)
@@ -203,6 +198,7 @@ def _of_pod(
         *causes_of_proxy(facts, capture),
         *drift_causes(verified, facts),
         *_usual_causes(facts, capture, policies),
+        *(() if known else _circles(facts, capture)),
     )
     if not causes and IPV6 in capture.families:
         own = next((address for address in facts.addresses if address.family == IPV6), None)
@@ -221,7 +217,7 @@ def _of_pod(
         *unjudged_notes(verified),
         *unread,
     )
-    is_certain = verified.is_judged and not unread and known is not None
+    is_certain = known is not None and verified.is_judged and not unread
     return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
 
 
@@ -250,7 +246,7 @@ def _of_connection(
         at_link = live.packet.destination if is_inbound else live.packet.source
         found += _discovery_causes(at_link, live.packet.in_interface or live.packet.out_interface)
     policies, unread = _ipsec_policies()
-    policy = policy_for(live.packet, policies)
+    policy = next(filter(None, (policy_for(each, policies) for each in (live.packet, *_answers(live, capture)))), None)
     if policy is not None and policy.is_blocking:
         found.append(cause("ipsec", policy=policy.words))
     if is_inbound or live.outcome in TO_PROXY:
@@ -356,21 +352,6 @@ def _socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
         yield cause("translated-before", names[0], owner=owner, address=found.address, port=found.port)
 
 
-def _no_rules_cause() -> Cause:
-    """Return why nothing is applied here: what the CNI plugin decided last, where that is known."""
-    decided = attachments.decision_about(own_namespace())
-    if decided is None:
-        evidence = evidence_of_host()
-        if evidence is None:
-            return cause("no-rules")
-        return cause("host-network", evidence=f": {evidence}" if evidence else "")
-    time, reason = decided.time, decided.reason
-    if decided.decision == attachments.LEFT_ALONE:
-        name = LEFT_ALONE_BY.get(decided.kind, "left-alone")
-        return cause(name, pod=decided.pod, time=time, reason=reason)
-    return cause("no-rules: refused", time=time, reason=reason) if reason else cause("no-rules")
-
-
 def _causes_behind_the_proxy(live: Trace, settings: Settings | None, capture: Capture) -> Iterator[Cause]:
     """Yield a cause if what the proxy sends on, to others or to the app, is dropped, or would come back to it."""
     packet = live.packet
@@ -394,6 +375,12 @@ def _causes_behind_the_proxy(live: Trace, settings: Settings | None, capture: Ca
     else:
         rule = step.rule.why or rule_of(step.rule, live.packet.family)
         yield cause("foreign-rule: circle", place_of(step), uid=uid, rule=rule)
+
+
+def _circles(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+    """Yield a cause if the proxy's part of a usual connection is lost, whatever was applied."""
+    for live in usual_traces(facts):
+        yield from _causes_behind_the_proxy(live, None, capture)
 
 
 def _following(live: Trace, capture: Capture) -> Iterator[Trace]:

@@ -105,7 +105,7 @@ def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]
         *(each for each in verified.differences if not each.is_own),
         *verified.obstacles,
     ]
-    others = list(_usual_traces(facts)) if any(_is_dropping(each.effect) for each in found_rules) else []
+    others = list(usual_traces(facts)) if any(_is_dropping(each.effect) for each in found_rules) else []
     diverting: dict[str, Cause] = {}
     for each in found_rules:
         if each.effect is None or not _is_dropping(each.effect):
@@ -120,7 +120,7 @@ def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]
     yield from diverting.values()
 
 
-def _usual_traces(facts: PodFacts) -> Iterator[Trace]:
+def usual_traces(facts: PodFacts) -> Iterator[Trace]:
     """Yield the ways of a connection to outside, and of one to each address of the pod."""
     yield trace(USUAL)
     name = next((link.name for link in facts.links if not link.is_loopback), None)

@@ -23,6 +23,7 @@ from capture.settings.options import (
 )
 from capture.settings.settings import Given, Settings
 from pytest_netns import Kind, NamespaceFactory, Pod, PodPair
+from support.captures.agreeing import assert_the_connections_agree
 from support.generators.agreement import QUICK
 
 if TYPE_CHECKING:
@@ -168,6 +169,7 @@ def test_tampering_is_drift_with_a_packet_that_truly_goes_elsewhere(
     for effect in shown[:3]:
         assert ends(pair, effect.packet) == word(effect), effect
         assert word(effect) != effect.before.outcome or effect.after.port != effect.before.port
+    assert_the_connections_agree(pair)
 
 
 TPROXY = {

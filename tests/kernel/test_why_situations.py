@@ -31,6 +31,7 @@ from capture.settings.settings import Given, Settings
 from capture.state import record
 from cni.agent import examination
 from pytest_netns import NamespaceFactory, Pod, PodPair
+from support.captures.agreeing import assert_the_connections_agree
 from support.captures.meshes import FIFTY
 from support.captures.settings import DRIVERS, settings
 
@@ -447,6 +448,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
     if situation.has_traffic:
         assert reached(situation, pod_pair) != "proxy"
     assert_the_verbs_agree(pod)
+    assert_the_connections_agree(pod_pair)
     assert_the_remedy_works(situation, pod_pair, found)
 
 
@@ -541,6 +543,7 @@ def test_no_verb_calls_a_pod_captured_or_broken_that_cannot_be_judged(pod_pair: 
         )
     assert is_unjudged_by_explain(pod)
     assert_the_verbs_agree(pod)
+    assert_the_connections_agree(pod_pair)
     for command in ("verify", "why"):
         done = pod.run([CAPTURE, command], check=False)
         assert (done.returncode, "without effect" in done.stdout) == (EXIT_UNKNOWN, False)
@@ -736,6 +739,7 @@ def test_each_option_that_captures_less_is_noted_once(
     assert len(texts) == len(notes), texts
     assert all(map(str.__contains__, texts, notes)), texts
     assert_the_verbs_agree(pod)
+    assert_the_connections_agree(pod_pair)
 
 
 def test_dns_without_a_known_name_server_is_not_told_to_redirect_dns(pod_pair: PodPair) -> None:
@@ -765,7 +769,7 @@ def test_what_comes_in_as_outbound_is_no_circle(pod_pair: PodPair) -> None:
     ("options", "breaks", "cause", "note", "of_inbound"),
     [
         ("-m TPROXY", "ip rule del fwmark 1337", "route-missing", "", "route-missing"),
-        ("--backend iptables", "iptables -t nat -D ISTIO-OUTPUT 1", "", "", "rule-missing"),
+        ("--backend iptables", "iptables -t nat -D ISTIO-OUTPUT 1", "rule-missing", "", "rule-missing"),
         ("-b ''", "", "", "excluded", "excluded"),
         ("-c eth0", "", "excluded", "", "excluded"),
         ("--ip-families ipv4", "", "", "family-not-captured", ""),
@@ -791,6 +795,7 @@ def test_without_a_record_the_live_rules_tell(
     assert [each.kind for each in inbound.causes] == [of_inbound] * bool(of_inbound), inbound.causes
     assert not found.is_certain
     assert_the_verbs_agree(pod)
+    assert_the_connections_agree(pod_pair)
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
