@@ -279,6 +279,7 @@ def _drift(verified: Verified, namespace: str) -> CniError:
     from capture.report.difference_text import difference_lines
 
     sentences = list(difference_lines(verified))
+    repair = f"`capture apply --recorded --netns {namespace}` or ADD again" if verified.from_record else "ADD again"
     more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
     return CniError(
         DRIFT,
@@ -286,7 +287,7 @@ def _drift(verified: Verified, namespace: str) -> CniError:
         "\n".join(
             [
                 *sentences,
-                f"`capture verify --netns {namespace}` for details; recreate the pod, or run ADD again, to repair.",
+                f"`capture verify --netns {namespace}` has details. To repair it, run {repair}, or recreate the pod.",
             ]
         ),
     )

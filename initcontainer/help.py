@@ -6,6 +6,7 @@ import textwrap
 
 from capture.errors import EXIT_DRIFT, EXIT_UNKNOWN, exit_codes_text
 from capture.report.option_text import by_topic, flags_text, heading, help_text
+from capture.settings import options as table
 from capture.settings.options import BACKEND_OPTIONS, OPTIONS, RULE_OPTIONS
 
 USAGE = """\
@@ -23,21 +24,29 @@ Examples:
   istio-init --version
 """
 
+MOST_USED = (
+    table.PROXY_PORT, table.INBOUND_CAPTURE_PORT, table.PROXY_UID, table.PROXY_GID, table.INTERCEPTION_MODE,
+    table.INBOUND_PORTS, table.EXCLUDED_INBOUND_PORTS, table.OUTBOUND_NETWORKS, table.EXCLUDED_OUTBOUND_NETWORKS,
+    table.EXCLUDED_OUTBOUND_PORTS, table.REDIRECT_DNS,
+)  # fmt: skip
+"""The capture options of which most people need some."""
+
 WIDTH = 80
 INDENT = 8
 
 
 def usage(*, everything: bool = True) -> str:
-    """Return how it is called, and every option by topic, or only those of `istio-init` itself."""
+    """Return how it is called, and every option by topic, or the usual ones and those of `istio-init` itself."""
     exit_codes = textwrap.fill(exit_codes_text(but=(EXIT_DRIFT, EXIT_UNKNOWN)), WIDTH)
     lines = [f"{USAGE}\n{exit_codes}\n\n"]
-    own = [option for option in OPTIONS if option not in (*RULE_OPTIONS, *BACKEND_OPTIONS)]
-    for topic, options in by_topic(OPTIONS if everything else own).items():
+    of_capture = (*RULE_OPTIONS, *BACKEND_OPTIONS)
+    usual = [option for option in OPTIONS if option in MOST_USED or option not in of_capture]
+    for topic, options in by_topic(OPTIONS if everything else usual).items():
         lines.append(f"{heading(topic)}:\n")
         for option in options:
             lines.append(f"  {flags_text(option)}\n")
             lines.append(textwrap.indent(textwrap.fill(help_text(option), WIDTH - INDENT), " " * INDENT) + "\n")
         lines.append("\n")
     if not everything:
-        lines.append(f"{len(OPTIONS) - len(own)} capture options: istio-init --help-all\n")
+        lines.append(f"{len(OPTIONS) - len(usual)} more capture options: istio-init --help-all\n")
     return "".join(lines).rstrip() + "\n"

@@ -7,7 +7,7 @@ Everything that decides on them counts, second captures and foreign chains inclu
 from __future__ import annotations
 
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
-from capture.analysis.outcome import TO_PROXY, Fate
+from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
 from capture.analysis.realistic import realistic
 from capture.analysis.reasons import ReasonCompiler
 from capture.analysis.regions import is_told_apart_from_lo, parts, region_text
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 MAX_PARTS = 40
 """Lines for one outcome; those that are left out are counted."""
 NO_RULE = "no rule decides"
+USUAL: dict[Direction, Outcome] = {INBOUND: PROXY_INBOUND, OUTBOUND: PROXY_OUTBOUND}
+"""The outcome for which there is a capture; that of the proxy's calls to its own pod is rare."""
 
 
 class Statement(Value):
@@ -57,12 +59,14 @@ def policy(situations: dict[Family, Situation], text_of: TextOf) -> list[Stateme
             key = (each.direction, each.traffic, each.fate, each.why)
             known = joined.get(key)
             joined[key] = known.replace(families=(*known.families, family)) if known else each
-    return sorted(joined.values(), key=lambda each: (each.direction == OUTBOUND, *_rank(each.fate)))
+    return sorted(joined.values(), key=lambda each: (each.direction == OUTBOUND, *_rank(each.fate, each.direction)))
 
 
-def _rank(fate: Fate | None) -> tuple[bool, bool, str]:
-    """Return what orders outcomes: what is captured first, then what bypasses the proxy, then what is not known."""
-    return fate is None, fate is None or fate.port is None, fate.outcome if fate else ""
+def _rank(fate: Fate | None, direction: Direction) -> tuple[bool, bool, bool, str]:
+    """Return what orders outcomes: the usual one first, then what bypasses the proxy, then what is not known."""
+    if fate is None:
+        return True, True, True, ""
+    return False, fate.port is None, fate.outcome != USUAL[direction], fate.outcome
 
 
 class _FamilyPolicy:

@@ -78,7 +78,7 @@ def fault() -> str:
     lost = [chain for chain, interface in CHAINS.items() if (chain, _expressions(interface)) not in there]
     if not lost:
         return "is not as it was written: it is switched off, or other rules are in it"
-    return f"lacks the rule of chain {' and chain '.join(lost)}, which rejects TCP over IPv6"
+    return f"lacks the rule that rejects TCP over IPv6 in chain {' and in chain '.join(lost)}"
 
 
 def _remove(netfilter: NetlinkSocket) -> bool:

@@ -118,7 +118,7 @@ def test_a_namespace_that_is_not_there(netns: NamespaceFactory) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["istio-iptables", "-h"]])
 def test_help(netns: NamespaceFactory, arguments: list[str]) -> None:
-    assert " capture options: istio-init --help-all\n" in init(netns(), *arguments).stdout
+    assert " more capture options: istio-init --help-all\n" in init(netns(), *arguments).stdout
     assert "--istio-inbound-interception-mode MODE" in init(netns(), *arguments[:-1], "--help-all").stdout
 
 

@@ -221,9 +221,9 @@ REJECT_FAULTS = {
     "add rule inet istio-proxy-reject input tcp dport 1 accept": (
         "is not as it was written: it is switched off, or other rules are in it"
     ),
-    "flush chain inet istio-proxy-reject output": "lacks the rule of chain output, which rejects TCP over IPv6",
+    "flush chain inet istio-proxy-reject output": "lacks the rule that rejects TCP over IPv6 in chain output",
     "flush table inet istio-proxy-reject": (
-        "lacks the rule of chain input and chain output, which rejects TCP over IPv6"
+        "lacks the rule that rejects TCP over IPv6 in chain input and in chain output"
     ),
     "delete table inet istio-proxy-reject": "is missing: TCP over IPv6 is not rejected",
 }

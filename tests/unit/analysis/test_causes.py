@@ -67,6 +67,7 @@ TELL_CAUSES = (
     "analysis/envoy_listeners",
     "operations/diagnosis",
     "operations/exclusions",
+    "operations/no_rules",
     "operations/drift_causes",
 )
 OF_A_FAMILY: dict[str, object] = {"family": "IPv6", "other": "IPv4", "any_address": "::"}

@@ -58,12 +58,12 @@ def test_the_policy_of_the_default_settings() -> None:
         ("inbound", "tcp, port 15008", "direct"),
         ("inbound", "tcp, port 15021", "direct"),
         ("inbound", "udp", "direct"),
+        ("outbound", "tcp, user other than 1337, group other than 1337, leaving the pod", "proxy-outbound 15001"),
         (
             "outbound",
             "tcp to other than 127.0.0.1, from other than 127.0.0.6, user 1337, over lo",
             "proxy-inbound 15006",
         ),
-        ("outbound", "tcp, user other than 1337, group other than 1337, leaving the pod", "proxy-outbound 15001"),
         ("outbound", "tcp, from other than 127.0.0.6, user other than 1337, over lo", "direct"),
         ("outbound", "tcp, from 127.0.0.6, over lo", "direct"),
         ("outbound", "tcp, user other than 1337, group 1337, leaving the pod", "direct"),

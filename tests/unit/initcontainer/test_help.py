@@ -20,5 +20,8 @@ def test_help_shows_the_options_of_the_program_and_names_where_the_others_are() 
     text = usage(everything=False)
 
     assert "--dry-run" in text
-    assert "--istio-inbound-ports" not in text
-    assert text.endswith("capture options: istio-init --help-all\n")
+    assert all(f"  -{short}, --" in text for short in "pzugmbdixo")
+    assert "--redirect-dns" in text
+    assert "--istio-exclude-interfaces" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.endswith("more capture options: istio-init --help-all\n")
