@@ -260,7 +260,7 @@ def check_text(example: Example, reader: Reader) -> None:
         assert drawn or example.language == "mermaid", f"{example}: a picture without a chain"
 
 
-NEED_A_CLUSTER = re.compile("kubectl (?!capture )|helm |podman push ")
+NEED_A_CLUSTER = re.compile("kubectl (?!capture )|helm |podman push |crictl ")
 """What the tests of the agent and of injection do with an API server: here, what a page names has to exist."""
 CNI_CALL = (
     "CNI_CONTAINERID=cafe CNI_NETNS=/run/netns/pod CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin CNI_ARGS=K8S_POD_NAME=web-0"

@@ -20,6 +20,7 @@ from capture.backends.needed_modules import FLAVOUR_NAMES, needed, with_required
 from capture.backends.request import BackendRequest
 from capture.errors import CaptureError, StateDirectoryError
 from capture.model.addresses import FAMILIES, IPV4
+from capture.model.conventions import APPLY_RECORDED
 from capture.netlink.ipsec import IpsecPolicy, read_policies
 from capture.operations import diagnosis
 from capture.operations.diagnosis import Diagnosis
@@ -173,7 +174,7 @@ def of_live_sets(live_sets: Sequence[SetLocation]) -> Iterator[Finding]:
         yield Finding("choice", "live rules", "note", message)
     if len(live_sets) > 1:
         message = "there are several rule sets of the capture; expected one"
-        remedy = "`capture apply` leaves the one that it writes; `capture clean` removes all."
+        remedy = f"{APPLY_RECORDED} leaves the recorded one; `capture clean` removes all."
         yield Finding("choice", "live rules", "warning", message, remedy)
 
 
