@@ -7,10 +7,11 @@ import click
 from capture import operations
 from capture.cli.options import capture_options, command, explicit, flags, format_option, namespace_options
 from capture.errors import EXIT_DONE
-from capture.report.applied_text import applied_as_plain, applied_text, start_line, with_replaced_settings
+from capture.report.applied_text import applied_as_plain, applied_text, replaced_by_defaults, start_line
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
 from capture.settings.options import ALLOW_HOST, FORCE_APPLY
+from capture.settings.settings import Settings, with_flags
 
 
 @command(
@@ -37,18 +38,11 @@ def apply(ctx: click.Context, namespace: str | None, form: str, *, recorded: boo
     connection is uncaptured. Foreign rules stay. An option that is left out has its default, whatever was applied
     before; --recorded takes what was applied instead, and not the environment either.
     """
-    given = [option for option in flags(ctx) if option not in (ALLOW_HOST, FORCE_APPLY)]
-    if recorded and given:
-        raise click.UsageError(f"--recorded and {given[0].name} exclude each other", ctx)
-    settings = explicit(ctx)
-    force, allow_host = settings[FORCE_APPLY], settings[ALLOW_HOST]
-    if recorded:
-        applied = operations.apply(namespace=namespace, recorded=True, force=force, allow_host=allow_host)
-    else:
-        applied = operations.apply(settings, namespace, force=force)
-    if not recorded and not given:
-        applied = with_replaced_settings(applied)
-    return print_applied(applied, form)
+    settings = with_flags(Settings({}), flags(ctx)) if recorded else explicit(ctx)
+    applied = operations.apply(settings, namespace, recorded=recorded, force=settings[FORCE_APPLY])
+    if recorded or {*flags(ctx)}.difference((ALLOW_HOST, FORCE_APPLY)):
+        return print_applied(applied, form)
+    return print_applied(applied.replace(warnings=(*applied.warnings, *replaced_by_defaults(applied))), form)
 
 
 def print_applied(applied: operations.Applied, form: str) -> int:

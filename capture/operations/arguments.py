@@ -6,7 +6,8 @@ from capture.backends.request import BackendRequest
 from capture.errors import CaptureError, ConfigurationError
 from capture.settings.families import global_addresses
 from capture.settings.host import PodFromInside, PodFromOutside
-from capture.settings.options import BACKEND, DRIVER, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
+from capture.settings.options import ALLOW_HOST, BACKEND, DRIVER, FORCE_APPLY, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
+from capture.settings.settings import Given
 from capture.state import record
 
 TYPE_CHECKING = False
@@ -34,23 +35,28 @@ def host_or_default(host: Host | None, namespace: Namespace) -> Host:
     return host or host_of(namespace)
 
 
-def recorded_request() -> tuple[Settings, Host]:
+def recorded_request(settings: Settings) -> tuple[Settings, Host]:
     """Return the recorded settings of the namespace we are in, with backend and driver, and the recorded facts.
 
-    Raises CaptureError without a record that can be used.
+    Raises CaptureError without a record that can be used, and if there are settings of a capture besides.
     """
+    besides = next((each for each in settings.explicit if each not in (ALLOW_HOST, FORCE_APPLY)), None)
+    if besides is not None:
+        raise settings.refused(besides, "nothing, because the recorded settings are applied")
     found = record.read()
     if found is None:
         raise CaptureError(
             f"there are no recorded settings to apply: {record.fault() or 'nothing is recorded here'}",
             "Run `capture apply` with the pod's settings, or this where they were recorded; or recreate the pod.",
         )
-    settings, written_by = found.settings, (found.backend, found.driver, found.variant)
-    for option, text in zip((BACKEND, DRIVER, FORCE_IPTABLES_BINARY), written_by, strict=True):
-        settings = settings.with_option(option, text, "the record") if text else settings
+    written_by = {BACKEND: found.backend, DRIVER: found.driver, FORCE_IPTABLES_BINARY: found.variant}
+    explicit = {option: Given(text, "the record") for option, text in written_by.items() if text}
     reached = (address.family for address in global_addresses(PodFromOutside().pod_addresses()))
     families = (*found.answers.families, *(each for each in reached if each in found.ruleset.families))  # a late IPv6
-    return settings, found.answers.replace(families=tuple(dict.fromkeys(families)))
+    return (
+        found.settings.replace(explicit={**found.settings.explicit, **settings.explicit, **explicit}),
+        found.answers.replace(families=tuple(dict.fromkeys(families))),
+    )
 
 
 def request_of(settings: Settings) -> BackendRequest:

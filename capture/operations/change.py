@@ -81,30 +81,24 @@ def apply(
     recorded: bool = False,
     force: bool = False,
     lock_timeout: float = LOCK_TIMEOUT,
-    allow_host: bool = False,
 ) -> Applied:
     """Make the rules of the namespace those of the settings; equal rules are left as they are.
 
     With ``recorded``: those that were applied there last, with the same backend and driver and the facts of that time.
-    Then there are no settings and no host; ``allow_host`` is for the host's own namespace.
 
     ``lock_timeout`` is in seconds: how long to wait for another of our programs that changes the namespace, before
     going on without the lock.
 
     Raises CaptureError and its kinds; then either the old rules are in place or the new ones.
     """
-    if recorded and (settings, host) != (None, None):
-        raise ConfigurationError("apply()", "True", "the argument recorded", "no settings and no host with it")
-    settings = Settings({}) if recorded else as_settings(settings, "apply")
+    settings = Settings({}) if recorded and settings is None else as_settings(settings, "apply")
     seconds: object = lock_timeout
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds != seconds:  # noqa: PLR0124  # NaN
         raise ConfigurationError("apply()", repr(seconds), "the argument lock_timeout", "a number of seconds")
     host = host_or_default(host, namespace)
     with InNamespace(namespace):
         if recorded:
-            settings, host = recorded_request()
-        if allow_host:
-            settings = settings.with_option(ALLOW_HOST, "true", "the argument allow_host")
+            settings, host = recorded_request(settings)
         refuse_node(allowed=settings[ALLOW_HOST])
         return apply_here(settings, host, force=force, lock_timeout=lock_timeout)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from shlex import quote
-
 from capture import operations
 from capture.errors import CaptureError, NamespaceError, PrivilegeError
 from capture.model.addresses import FAMILY_NAMES
@@ -15,8 +13,6 @@ from capture.settings.options import PROFILE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from capture.operations import Applied, Reference
     from capture.settings.config import CaptureConfig
     from capture.settings.settings import Settings
@@ -55,28 +51,21 @@ def applied_as_plain(applied: Applied) -> dict[str, object]:
     }
 
 
-def with_replaced_settings(applied: Applied) -> Applied:
-    """Return what ``apply`` did, with a warning if defaults have replaced recorded settings."""
-    lost = list(_lost_settings(applied))
-    if not lost:
-        return applied
-    kept = f"{APPLY_RECORDED} would have kept them; to restore them, apply with these options"
-    return applied.replace(warnings=(*applied.warnings, f"replaced by defaults: {', '.join(lost)}; {kept}"))
+def replaced_by_defaults(applied: Applied) -> list[str]:
+    """Return in at most one line which recorded settings mattered, and are no more."""
+    from shlex import quote  # where a person applies
 
-
-def _lost_settings(applied: Applied) -> Iterator[str]:
-    """Yield the recorded settings that mattered, and are no more."""
     before = applied.replaced
     if before is None:
-        return
-    settings, answers = before.settings, before.answers
-    config, _ = resolve(settings, answers)
-    for option in settings.explicit:
-        is_other = settings.text(option) != applied.settings.text(option)
-        if is_other and resolve(settings.without(option), answers)[0] != config:
-            yield f"{option.name} {quote(settings.text(option))}"
+        return []
+    text, config = before.settings.text, resolve(before.settings, before.answers)[0]
+    other = [each for each in before.settings.explicit if text(each) != applied.settings.text(each)]
+    mattered = (each for each in other if resolve(before.settings.without(each), before.answers)[0] != config)
+    lost = [f"{each.name} {quote(text(each))}" for each in mattered]
     if before.backend != applied.choice.backend:
-        yield f"--backend {before.backend}"
+        lost.append(f"--backend {before.backend}")
+    kept = f"{APPLY_RECORDED} would have kept them; to restore them, apply with these options"
+    return [f"replaced by defaults: {', '.join(lost)}; {kept}"] if lost else []
 
 
 def _count(applied: Applied) -> int:

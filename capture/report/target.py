@@ -18,12 +18,9 @@ def named(value: Any, namespace: str | None) -> Any:
     if namespace is None:
         return value
     if isinstance(value, str):
-        return COMMAND.sub(lambda found: f"`{found[1]} {_option(namespace)}`", value)
+        process = re.fullmatch(r"/proc/(\d+)/ns/net", namespace)
+        option = f"--pid {process[1]}" if process else f"--netns {quote(namespace)}"
+        return COMMAND.sub(lambda found: f"`{found[1]} {option}`", value)
     if isinstance(value, dict):
         return {key: named(each, namespace) for key, each in value.items()}
     return [named(each, namespace) for each in value] if isinstance(value, list | tuple) else value
-
-
-def _option(namespace: str) -> str:
-    process = re.fullmatch(r"/proc/(\d+)/ns/net", namespace)
-    return f"--pid {process[1]}" if process else f"--netns {quote(namespace)}"
