@@ -229,10 +229,21 @@ TEXTS: dict[str, tuple[str, str]] = {
         "a foreign rule translates the destination first, to port {port}; the first NAT mapping wins",
         REMOVE_RULE,
     ),
+    "nat-first: sent on": (
+        "a foreign rule sends what the proxy sends on to the app elsewhere, to {to}",
+        "Remove the rule, or restrict it to what it is for.",
+    ),
     "filtered": ("{filter}", f"Remove or relax it: {WRITERS}"),
+    "filtered: over lo": (
+        "{filter}",
+        f"Remove it, or accept before it what goes over lo (`-i lo -j ACCEPT`, at OUTPUT `-o lo`). {WRITERS}",
+    ),
     "filtered: redirected": (
         "{filter}",
-        f"Accept {{port}} there, not the port that was called: the filter comes after the redirect. {WRITERS}",
+        (
+            "Accept {port} there, not the port that was called: the filter comes after the redirect. Over lo the proxy"
+            f" calls the app: accept that, too (`-i lo -j ACCEPT`, at OUTPUT `-o lo`). {WRITERS}"
+        ),
     ),
     "rerouted": (
         "a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}",
