@@ -57,10 +57,16 @@ def causes_of_connection(
         )
     elif _own_steps_before(live, capture):
         yield cause("nat-first: behind", place_of(step), to=f"port {live.port}")
-    elif step is not None and isinstance(step.rule.verdict, TransparentProxy):
+    elif not is_mapped(live):
         yield cause("foreign-rule", place_of(step))
     else:
         yield cause("nat-first: port", place_of(step), port=live.port)
+
+
+def is_mapped(live: Trace) -> bool:
+    """Return whether a rule of nat sends a packet to another address or port, which is none of the proxy."""
+    is_transparent = live.step is not None and isinstance(live.step.rule.verdict, TransparentProxy)
+    return live.address is not None or (live.outcome == "redirected" and not is_transparent)
 
 
 def untracked_cause(live: Trace) -> Cause | None:

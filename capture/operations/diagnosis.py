@@ -110,7 +110,9 @@ class Diagnosis(Value):
             return "captured" if self.is_certain else "cannot be told"
         if self.trace is None:
             return "not captured" if any(each.kind in NOT_CAPTURED for each in self.causes) else "broken"
-        return "not captured" if self.trace.outcome == "direct" else "broken"
+        is_second_set = any(each.kind == "second-set" for each in self.causes)
+        goes_past = self.trace.outcome == "direct" or (self.trace.outcome == "redirected" and not is_second_set)
+        return "not captured" if goes_past else "broken"
 
 
 def why(

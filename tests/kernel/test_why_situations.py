@@ -574,6 +574,38 @@ def test_a_foreign_rule_and_a_missing_one_are_causes_of_their_own_for_every_verb
     assert not verified.harmless_differences
 
 
+def test_foreign_rules_are_named_by_family_and_chain_the_heaviest_first(pod_pair: PodPair) -> None:
+    pod, peer = pod_pair
+    ends = [(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)]
+    pod.listener(*ends, label="proxy", uid=1337)
+    pod.listener(("::", APP_PORT), label="app", uid=1000)
+    operations.apply(given("--backend iptables"), pod.path)
+    for command in (
+        "ip6tables-nft -t nat -I PREROUTING -p tcp -j ACCEPT",
+        "iptables-nft -t nat -I PREROUTING -p tcp --dport 9999 -j ACCEPT",
+        "iptables-nft -t nat -I OUTPUT -p tcp --dport 443 -j ACCEPT",
+        "iptables-nft -t nat -I OUTPUT -p udp --dport 443 -j ACCEPT",
+        "iptables-nft -t nat -I OUTPUT -p tcp --dport 80 -j ACCEPT",
+        "iptables-nft -t nat -I OUTPUT -p tcp --dport 8080 -j REDIRECT --to-ports 8081",
+    ):
+        pod.run(command.split())
+
+    assert peer.client().connect(pod.ipv6, APP_PORT).label == "app"
+    found = {(each.kind, each.where): each.message.partition("traffic")[2] for each in why(pod).causes}
+    assert found == {
+        ("foreign-rule", "IPv4 nat PREROUTING: rule 1"): ": -p tcp -m tcp --dport 9999 -j ACCEPT",
+        ("foreign-rule", "IPv6 nat PREROUTING: rule 1"): ": -p tcp -j ACCEPT",
+        ("foreign-rule", "IPv4 nat OUTPUT: rule 2"): (
+            ": -p tcp -m tcp --dport 80 -j ACCEPT, and 1 more rule of this chain"
+        ),
+        ("nat-first", "IPv4 nat OUTPUT: rule 1"): (
+            ", to another address or port: -p tcp -m tcp --dport 8080 -j REDIRECT --to-ports 8081"
+        ),
+    }
+    assert_the_verbs_agree(pod)
+    assert_the_connections_agree(pod_pair)
+
+
 def test_a_filter_of_neighbour_discovery_is_no_cause_while_neighbours_are_known(pod_pair: PodPair) -> None:
     pod, peer = pod_pair
     pod.listener(

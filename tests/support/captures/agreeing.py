@@ -11,6 +11,7 @@ from pytest_netns import PodPair
 
 OUTSIDE, OUTSIDE6 = "203.0.113.9", "2001:db8::9"
 APP_PORT = 8080
+PROXY, OTHERS = "proxy", "others"
 OF_SETTINGS = {"excluded", "proxy-user", "family-not-captured", "dns-not-captured", "not-tcp"}
 """Causes of one connection alone."""
 OF_NETWORK = {"no-route", "interface-down", "ipsec"}
@@ -38,8 +39,9 @@ def _inbound(address: str, client: str) -> Packet:
 def assert_the_connections_agree(pair: PodPair, *, outside: str = OUTSIDE) -> None:
     """Fail if `why` of a connection, `why` of the pod, doctor, verify and traffic contradict each other.
 
-    A listener of the proxy has a label that says so. What the pod is to blame for, all of them name. A captured
-    connection reaches the proxy, and one that is not does not; a broken one may, and what the proxy sends on be lost.
+    A listener of the proxy has a label that begins so. What the pod is to blame for, all of them name, by one kind. A
+    captured connection reaches the proxy, and one that is not does not. A broken one reaches no other; it may reach the
+    proxy, and what that sends on be lost.
     """
     with pair.pod.entered():
         verified, of_pod = operations.verify(), diagnosis.why()
@@ -50,6 +52,7 @@ def assert_the_connections_agree(pair: PodPair, *, outside: str = OUTSIDE) -> No
         if kinds - (OF_NETWORK if goes.startswith("in") else set()):
             assert of_pod.causes, (goes, each.causes)
             assert not is_ok
+            assert kinds <= {cause.kind for cause in of_pod.causes}, (goes, each.causes, of_pod.causes)
         is_of_rules = kinds - OF_NETWORK - OF_PROXY and not any("discovery" in cause.message for cause in each.causes)
         # Without a reference verify sees no missing rule.
         assert not (is_of_rules and verified.holds and verified.has_reference), (goes, each.causes)
@@ -64,9 +67,10 @@ def assert_the_connections_agree(pair: PodPair, *, outside: str = OUTSIDE) -> No
 
 
 def answers(pair: PodPair, packet: Packet | None, timeout: float) -> str:
-    """Return who answers on a usual connection."""
+    """Return who answers on a usual connection: PROXY, OTHERS, or no one."""
     assert packet is not None
     is_inbound = packet.in_interface is not None
     client = pair.peer.client() if is_inbound else pair.pod.client(uid=1000)
     destination = address_text(packet.family, packet.destination.first)
-    return client.connect(destination, packet.port, packet.protocol, timeout=timeout).label
+    label = client.connect(destination, packet.port, packet.protocol, timeout=timeout).label
+    return PROXY if label.startswith(PROXY) else label and OTHERS
