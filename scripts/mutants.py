@@ -114,6 +114,8 @@ AREAS = (
 def main() -> int:
     """Try the sample; return 1 if too many mutants live."""
     options = _options()
+    if lines := stale_lines():
+        sys.exit(f"{EQUIVALENT.name}: no such mutant: {lines}")
     areas = [area for area in AREAS if area.name in options.areas]
     sample = [
         (area, mutant) for area in areas for file in area.modules for mutant in _drawn(file, options.seed, options.size)
@@ -150,8 +152,6 @@ def _commit() -> str:
 def _drawn(file: str, seed: str, size: int) -> list[Mutant]:
     known = [line for line in _equivalent() if fnmatchcase(file, line[0])]
     mutants = mutants_of(file, (ROOT / file).read_text(encoding="utf-8"))
-    if gone := [line for line in known if line[0] == file and not any(_is_listed(each, [line]) for each in mutants)]:
-        sys.exit(f"{EQUIVALENT.name}: no such mutant: {gone}")
     drawn = [each for each in mutants if not _is_listed(each, known)]
     return random.Random(f"{seed} {file}").sample(drawn, min(size, len(drawn)))  # noqa: S311 - a sample, no secret
 
@@ -160,6 +160,17 @@ def _equivalent() -> list[list[str]]:
     """Return the lines of mutants that change nothing; the last column is the reason."""
     lines = EQUIVALENT.read_text(encoding="utf-8").splitlines()
     return [line.split(" | ")[:4] for line in lines if line and not line.startswith("#")]
+
+
+def stale_lines() -> list[list[str]]:
+    """Return the lines of ``equivalent_mutants.txt`` that no mutant is meant by any more."""
+
+    def is_stale(line: list[str]) -> bool:
+        files = ROOT.glob(line[0])
+        found = (mutants_of(str(file.relative_to(ROOT)), file.read_text(encoding="utf-8")) for file in files)
+        return not any(_is_listed(mutant, [line]) for mutants in found for mutant in mutants)
+
+    return [line for line in _equivalent() if is_stale(line)]
 
 
 def _is_listed(mutant: Mutant, lines: list[list[str]]) -> bool:

@@ -214,7 +214,11 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Remove the rule, or restrict it to what it is for: node-local DNS caches write such rules.",
     ),
     "foreign-rule: pod": (
-        "a {does}: {rule}",
+        "a {does}: {rule}{others}",
+        "Remove it, or restrict it to what it is for; `capture verify` has the packets that it diverts.",
+    ),
+    "nat-first: pod": (
+        "a {does}, to another address or port: {rule}{others}",
         "Remove it, or restrict it to what it is for; `capture verify` has the packets that it diverts.",
     ),
     "nat-first": (

@@ -58,10 +58,16 @@ def causes_of_connection(
         )
     elif _own_steps_before(live, capture):
         yield cause("nat-first: behind", place_of(step), to=f"port {live.port}")
-    elif step is not None and isinstance(step.rule.verdict, TransparentProxy):
+    elif not is_mapped(live):
         yield cause("foreign-rule", place_of(step))
     else:
         yield cause("nat-first: port", place_of(step), port=live.port)
+
+
+def is_mapped(live: Trace) -> bool:
+    """Return whether a rule of nat sends a packet to another address or port, which is none of the proxy."""
+    is_transparent = live.step is not None and isinstance(live.step.rule.verdict, TransparentProxy)
+    return live.address is not None or (live.outcome == "redirected" and not is_transparent)
 
 
 def untracked_cause(live: Trace) -> Cause | None:
@@ -73,6 +79,11 @@ def untracked_cause(live: Trace) -> Cause | None:
 def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
     """Return why the packet bypasses the proxy."""
     packet, step = live.packet, live.step
+    is_look_up = packet.port == DNS_PORT and packet.in_interface is None
+    if packet.protocol != "tcp" and not is_look_up:
+        return cause("not-tcp", protocol=packet.protocol)
+    if packet.protocol != "tcp" and not capture.captures(DNS):
+        return cause("dns-not-captured")
     untracked = untracked_cause(live)
     if untracked is not None:
         return untracked
@@ -88,11 +99,6 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
         if not own_steps or live.address is not None:
             return _foreign_rule_cause(live, step, is_behind=bool(own_steps))
         step = own_steps[-1] if is_own_chain(own_steps[-1].chain) else None  # which has left it out before
-    is_look_up = packet.port == DNS_PORT and packet.in_interface is None
-    if packet.protocol != "tcp" and not is_look_up:
-        return cause("not-tcp", protocol=packet.protocol)
-    if packet.protocol != "tcp" and not capture.captures(DNS):
-        return cause("dns-not-captured")
     if packet.family not in capture.families:
         name = FAMILY_NAMES[packet.family]
         return cause("family-not-captured", name, family=name)

@@ -64,6 +64,11 @@ class Difference(Value):
         return f"{where}: rule {self.position}" if self.position else f"{where}: a rule"
 
     @property
+    def chain_name(self) -> str:
+        """Return the name of its chain, as one of another base chain has it."""
+        return self.chain
+
+    @property
     def where(self) -> str:
         """Return its chain."""
         return f"{self.table} {self.chain}"

@@ -43,9 +43,14 @@ class Obstacle(Value):
         return (self.rule and self.rule.family) or self.foreign_chain.families[0]
 
     @property
+    def chain_name(self) -> str:
+        """Return the name of its base chain."""
+        return self.foreign_chain.chain.name
+
+    @property
     def where(self) -> str:
         """Return its chain; by it alone it is known, since its number is that among all rules of a foreign chain."""
-        return f"{self.foreign_chain.table} {self.foreign_chain.chain.name}"
+        return f"{self.foreign_chain.table} {self.chain_name}"
 
     numbered = where
 
@@ -53,7 +58,7 @@ class Obstacle(Value):
     def place(self) -> str:
         """Return where it is, in words."""
         there = self.foreign_chain
-        return f"table {there.table}, chain {there.chain.name} ({there.hook_text}, priority {there.priority})"
+        return f"table {there.table}, chain {self.chain_name} ({there.hook_text}, priority {there.priority})"
 
 
 if TYPE_CHECKING:

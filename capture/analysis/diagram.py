@@ -164,7 +164,7 @@ class Diagrams:
             if self._levels[each] == LEAF_LEVEL:
                 found.append(each)
             else:
-                ahead += reversed(self._kids[each])
+                ahead += reversed(dict.fromkeys(self._kids[each]))
         return found
 
     def levels(self, node: int) -> set[int]:

@@ -203,7 +203,7 @@ class Switches:
     def chosen(self, lists: int, functions: Mapping[int, int]) -> int:
         """Return what is, for each packet, the function of the leaf to which a list leads it."""
         if len(self._lists) >= MAX_SWITCHES or self.diagrams.has_at_most(MAX_PUT_IN, lists):
-            return self.diagrams.cases(lists, functions)
+            return self._put_in(lists, functions)
         level = self._levels.get(lists, 0)
         if level >= min(0, *map(self.diagrams.level, functions.values())):  # none that is above what it leads to
             self._lists.append(lists)

@@ -33,6 +33,8 @@ MAX_SINGLE = 3
 """Up to this many missing rules of a chain without rules are judged one by one."""
 MAX_JUDGED = 100
 """Changes that get an effect each."""
+MAX_GROUPS = 5
+"""Groups of changes that do something together only."""
 
 
 def with_effects(family: Family, own: Sequence[Difference], changed: Changed) -> Iterator[Difference]:
@@ -48,7 +50,9 @@ def with_effects(family: Family, own: Sequence[Difference], changed: Changed) ->
     judged = [*words][:MAX_JUDGED]
     found = {change: effect_of(change) for change in judged}
     idle = [change for change, effect in found.items() if effect is None]
-    while len(idle) > 1 and effect_of(*idle) is not None:
+    for _ in range(MAX_GROUPS):
+        if len(idle) < 2 or effect_of(*idle) is None:
+            break
         group = idle
         for change in idle:
             fewer = [each for each in group if each != change]

@@ -47,6 +47,7 @@ from capture.operations.drift_causes import (
     missing_route_cause,
     rule_of,
     unjudged_notes,
+    usual_traces,
 )
 from capture.operations.exclusions import (
     empty_capture_causes,
@@ -109,7 +110,9 @@ class Diagnosis(Value):
             return "captured" if self.is_certain else "cannot be told"
         if self.trace is None:
             return "not captured" if any(each.kind in NOT_CAPTURED for each in self.causes) else "broken"
-        return "not captured" if self.trace.outcome == "direct" else "broken"
+        is_second_set = any(each.kind == "second-set" for each in self.causes)
+        goes_past = self.trace.outcome == "direct" or (self.trace.outcome == "redirected" and not is_second_set)
+        return "not captured" if goes_past else "broken"
 
 
 def why(
@@ -194,6 +197,7 @@ def _of_pod(
         *causes_of_proxy(facts, capture),
         *drift_causes(verified, facts),
         *_usual_causes(facts, capture, policies),
+        *(() if known else _circles(facts, capture)),
     )
     if not causes and IPV6 in capture.families:
         own = next((address for address in facts.addresses if address.family == IPV6), None)
@@ -210,7 +214,7 @@ def _of_pod(
         *unjudged_notes(verified),
         *unread,
     )
-    is_certain = verified.is_judged and not unread and all(note.kind != MISSING_RULE for note in notes)
+    is_certain = known is not None and verified.is_judged and not unread
     return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
 
 
@@ -239,7 +243,7 @@ def _of_connection(
         at_link = live.packet.destination if is_inbound else live.packet.source
         found += _discovery_causes(at_link, live.packet.in_interface or live.packet.out_interface)
     policies, unread = _ipsec_policies()
-    policy = policy_for(live.packet, policies)
+    policy = next(filter(None, (policy_for(each, policies) for each in (live.packet, *_answers(live, capture)))), None)
     if policy is not None and policy.is_blocking:
         found.append(cause("ipsec", policy=policy.words))
     if is_inbound or live.outcome in TO_PROXY:
@@ -388,6 +392,12 @@ def _causes_behind_the_proxy(live: Trace, settings: Settings | None, capture: Ca
     else:
         rule = step.rule.why or rule_of(step.rule, live.packet.family)
         yield cause("foreign-rule: circle", place_of(step), uid=uid, rule=rule)
+
+
+def _circles(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+    """Yield a cause if the proxy's part of a usual connection is lost, whatever was applied."""
+    for live in usual_traces(facts):
+        yield from _causes_behind_the_proxy(live, None, capture)
 
 
 def _following(live: Trace, capture: Capture) -> Iterator[Trace]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import Cause, cause
-from capture.analysis.causes import drop_cause
+from capture.analysis.causes import drop_cause, is_mapped
 from capture.analysis.foreign_effects import what_foreign_does
 from capture.analysis.judgement import of_family
 from capture.analysis.trace import trace_whole_path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.captured_pod import PodFacts
     from capture.analysis.compare import Difference, DifferenceKind
-    from capture.analysis.culprits import Obstacle
+    from capture.analysis.culprits import Foreign, Obstacle
     from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
     from capture.model.ruleset import Chain, Rule, Ruleset, TableName
@@ -39,7 +39,7 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
     own = [found for found in verified.differences if found.is_own]
     if own:
-        worst = min(own, key=lambda found: found.weight)
+        worst = min(own, key=lambda found: (found.weight, found.kind == "missing"))
         first, more = _summary(worst, own, verified.live)
         others = f", and {plural(more, 'more difference')}" if more else ""
         where = f"{FAMILY_NAMES[worst.family]} {worst.table} {worst.chain}"
@@ -100,27 +100,35 @@ def _met(traced: Trace, verified: Verified, kind: DifferenceKind) -> Iterator[Di
 
 
 def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
-    """Yield foreign rules by their effect on captured packets: those that drop them, and the first of each chain."""
-    found_rules: list[Difference | Obstacle] = [
-        *(each for each in verified.differences if not each.is_own),
-        *verified.obstacles,
-    ]
-    others = list(_usual_traces(facts)) if any(_is_dropping(each.effect) for each in found_rules) else []
-    diverting: dict[str, Cause] = {}
-    for each in found_rules:
+    """Yield foreign rules by their effect on captured packets: each that drops them, and the heaviest of each chain."""
+    foreign: list[Foreign] = [*(each for each in verified.differences if not each.is_own), *verified.obstacles]
+    others = list(usual_traces(facts)) if any(_is_dropping(each.effect) for each in foreign) else []
+    diverting: dict[tuple[str, Family, str], list[Foreign]] = {}
+    for each in sorted(foreign, key=_weight):
         if each.effect is None or not _is_dropping(each.effect):
-            does = what_foreign_does(each.rule, each.effect)
-            diverting.setdefault(each.where, cause("foreign-rule: pod", each.where, does=does, rule=words_of(each)))
+            diverting.setdefault((_diverts_as(each.effect), each.family, each.where), []).append(each)
             continue
         what = SENT_ON if each.effect.before.outcome == "direct" else "captured traffic"
         found, step = drop_cause(each.effect.after, rule_of, others, what), each.effect.after.step
         # An effect is that of its rule alone: in its base chain other rules, and their numbers, are missing.
-        is_called = step is not None and not each.where.endswith(f" {step.chain}")
+        is_called = step is not None and step.chain != each.chain_name
         yield found if is_called else found.replace(where=each.numbered)
-    yield from diverting.values()
+    for (name, _, _), (first, *more) in diverting.items():
+        does = what_foreign_does(first.rule, first.effect)
+        after = f", and {plural(len(more), 'more rule')} of this chain" if more else ""
+        yield cause(name, first.place, does=does, rule=words_of(first), others=after)
 
 
-def _usual_traces(facts: PodFacts) -> Iterator[Trace]:
+def _weight(each: Foreign) -> tuple[bool, ...]:
+    return each.effect is None, *(each.effect.weight if each.effect else ())
+
+
+def _diverts_as(effect: Effect | None) -> str:
+    """Return the cause of packets that go elsewhere, as for a single connection: one that is translated, or another."""
+    return "nat-first: pod" if effect is not None and is_mapped(effect.after) else "foreign-rule: pod"
+
+
+def usual_traces(facts: PodFacts) -> Iterator[Trace]:
     """Yield the ways of a connection to outside, and of one to each address of the pod."""
     yield trace(USUAL)
     name = next((link.name for link in facts.links if not link.is_loopback), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
+from capture.analysis.cause_text import cause
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
 from capture.backends.request import BackendRequest
@@ -12,6 +13,8 @@ from capture.model.addresses import FAMILIES, parse_address
 from capture.model.conventions import MAX_ID, MAX_PORT
 from capture.model.packet import USUAL_SOURCE_PORT, Packet
 from capture.model.ruleset import Ruleset
+from capture.netlink.interfaces import read_links
+from capture.netlink.rtnetlink import open_route
 from capture.operations.arguments import host_or_default
 from capture.operations.situation import read_situation
 from capture.rules import build_ruleset
@@ -62,9 +65,14 @@ def trace(
 
 
 def _with_impediments(traced: Trace) -> Trace:
-    """Return the trace with the impediments of a packet that is redirected over ``lo``."""
+    """Return the trace with what loses a packet that is redirected over ``lo``, or comes in, whatever the rules are."""
     packet = traced.packet
-    if packet.in_interface is not None or traced.outcome in ("direct", "dropped"):
+    if packet.in_interface is not None:
+        down = cause("interface-down", name=packet.in_interface).message
+        with open_route() as route:
+            is_down = any(each.name == packet.in_interface and not each.is_up for each in read_links(route))
+        return traced.replace(impediments=(down,)) if is_down else traced
+    if traced.outcome in ("direct", "dropped"):
         return traced
     found = impediments(Ruleset(FAMILIES, ()))
     return traced.replace(impediments=tuple(each.message for each in found if each.family in (None, packet.family)))

@@ -14,6 +14,7 @@ from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.operations.diagnosis import why
 from pytest_netns import Endpoint, PodPair
+from support.captures.agreeing import assert_the_connections_agree
 from support.captures.settings import DRIVERS, settings
 
 pytestmark = pytest.mark.kernel
@@ -339,7 +340,7 @@ OUTCOMES = {"proxy": "proxy-outbound", "app": "direct", "dropped": "dropped"}
 def served(pod_pair: PodPair) -> PodPair:
     pod, peer = pod_pair
     peer.own_every_address()
-    pod.listener(("0.0.0.0", 15001), ("0.0.0.0", 15006), label="proxy", uid=1337)
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
     pod.listener(("0.0.0.0", 8080), ("0.0.0.0", 80), label="app", uid=1000)
     peer.listener(("198.51.100.7", 80), label="app")
     return pod_pair
@@ -365,6 +366,8 @@ def test_why_judges_a_filter_as_the_kernel_does(served: PodPair, driver: str, na
         assert operations.trace_packet(ELSEWHERE, 80).outcome == OUTCOMES[expected]
         inbound = {port: causes_of_inbound(served, port) for port in (80, 8080)}
         assert operations.verify().holds == (expected == "proxy" and not any(inbound.values())), inbound
+    if "iptables" in driver:
+        assert_the_connections_agree(served, outside=ELSEWHERE)
     timeout = 0.1 if expected == "dropped" else 5
     assert (pod.client(1000).connect(ELSEWHERE, 80, timeout=timeout).label or "dropped") == expected
     for port, causes in inbound.items():
@@ -380,7 +383,7 @@ def test_another_device_by_a_mark_is_named(pod_pair: PodPair) -> None:
     pod, peer = pod_pair
     peer.own_every_address()
     peer.listener(("0.0.0.0", 80), label="world")
-    pod.listener(("0.0.0.0", 15001), label="proxy", uid=1337)
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
     pod.run([CAPTURE, "apply"])
     assert pod.client(1337).connect(ELSEWHERE, 80, timeout=0.5).label == "world"
 

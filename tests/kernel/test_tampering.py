@@ -23,6 +23,7 @@ from capture.settings.options import (
 )
 from capture.settings.settings import Given, Settings
 from pytest_netns import Kind, NamespaceFactory, Pod, PodPair
+from support.captures.agreeing import assert_the_connections_agree
 from support.generators.agreement import QUICK
 
 if TYPE_CHECKING:
@@ -49,7 +50,12 @@ IPTABLES = {
 def pair(netns: NamespaceFactory) -> PodPair:
     made = netns.pod_pair()
     made.peer.own_every_address()
-    for port, label in ((15001, "proxy-outbound"), (15006, "proxy-inbound"), (15009, "other"), (15007, "other")):
+    for port, label in (
+        (15001, "proxy-outbound"),
+        (15006, "proxy-inbound"),
+        (15009, "proxy-other"),
+        (15007, "proxy-other"),
+    ):
         made.pod.listener(("0.0.0.0", port), ("::", port), label=label, uid=1337)
     return made
 
@@ -168,6 +174,7 @@ def test_tampering_is_drift_with_a_packet_that_truly_goes_elsewhere(
     for effect in shown[:3]:
         assert ends(pair, effect.packet) == word(effect), effect
         assert word(effect) != effect.before.outcome or effect.after.port != effect.before.port
+    assert_the_connections_agree(pair)
 
 
 TPROXY = {
@@ -209,7 +216,7 @@ def test_a_mark_that_passes_by_the_transparent_proxy_is_drift(
 
 def word(effect: Effect) -> str:
     """Return where the witness ends by the live rules, as the label of who answers there."""
-    return "other" if effect.after.port == 15009 else effect.after.outcome
+    return "proxy-other" if effect.after.port == 15009 else effect.after.outcome
 
 
 def ends(pair: PodPair, packet: Packet) -> str:

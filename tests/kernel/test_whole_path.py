@@ -142,6 +142,17 @@ def test_redirected_packets_that_do_not_arrive(
     assert pair.pod.client(uid=1000).connect(ELSEWHERE, 80, timeout=0.3).label != "15001"
 
 
+def test_what_comes_in_by_an_interface_that_is_down_does_not_arrive(pair: PodPair) -> None:
+    inbound = ("tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0")
+    pair.pod.run([PROGRAM, "apply"])
+    assert trace(pair, *inbound)["impediments"] == []
+
+    pair.pod.ip("link set eth0 down")
+
+    assert "\nbut the interface eth0 is down" in pair.pod.run([PROGRAM, "trace", *inbound]).stdout
+    assert pair.peer.client().connect(pair.pod.ipv4, 8080, timeout=0.1).label == ""
+
+
 @pytest.mark.parametrize("blocked", ["ipproto tcp dport 80", "ipproto udp", "uidrange 1000-1000"])
 def test_policy_rules_by_protocol_port_and_user(pair: PodPair, blocked: str) -> None:
     pair.pod.run([PROGRAM, "apply"])

@@ -30,6 +30,7 @@ from capture.settings.settings import Given, Settings
 from capture.state import record
 from cni.agent import examination
 from pytest_netns import NamespaceFactory, Pod, PodPair
+from support.captures.agreeing import assert_the_connections_agree
 from support.captures.meshes import FIFTY
 from support.captures.settings import DRIVERS, settings
 
@@ -440,6 +441,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
     if situation.has_traffic:
         assert reached(situation, pod_pair) != "proxy"
     assert_the_verbs_agree(pod)
+    assert_the_connections_agree(pod_pair)
 
 
 def assert_the_verbs_agree(pod: Pod) -> None:
@@ -512,6 +514,7 @@ def test_no_verb_calls_a_pod_captured_or_broken_that_cannot_be_judged(pod_pair: 
         )
     assert is_unjudged_by_explain(pod)
     assert_the_verbs_agree(pod)
+    assert_the_connections_agree(pod_pair)
     for command in ("verify", "why"):
         done = pod.run([CAPTURE, command], check=False)
         assert (done.returncode, "without effect" in done.stdout) == (EXIT_UNKNOWN, False)
@@ -569,6 +572,38 @@ def test_a_foreign_rule_and_a_missing_one_are_causes_of_their_own_for_every_verb
         "foreign": True,
     }
     assert not verified.harmless_differences
+
+
+def test_foreign_rules_are_named_by_family_and_chain_the_heaviest_first(pod_pair: PodPair) -> None:
+    pod, peer = pod_pair
+    ends = [(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)]
+    pod.listener(*ends, label="proxy", uid=1337)
+    pod.listener(("::", APP_PORT), label="app", uid=1000)
+    operations.apply(given("--backend iptables"), pod.path)
+    for command in (
+        "ip6tables-nft -t nat -I PREROUTING -p tcp -j ACCEPT",
+        "iptables-nft -t nat -I PREROUTING -p tcp --dport 9999 -j ACCEPT",
+        "iptables-nft -t nat -I OUTPUT -p tcp --dport 443 -j ACCEPT",
+        "iptables-nft -t nat -I OUTPUT -p udp --dport 443 -j ACCEPT",
+        "iptables-nft -t nat -I OUTPUT -p tcp --dport 80 -j ACCEPT",
+        "iptables-nft -t nat -I OUTPUT -p tcp --dport 8080 -j REDIRECT --to-ports 8081",
+    ):
+        pod.run(command.split())
+
+    assert peer.client().connect(pod.ipv6, APP_PORT).label == "app"
+    found = {(each.kind, each.where): each.message.partition("traffic")[2] for each in why(pod).causes}
+    assert found == {
+        ("foreign-rule", "IPv4 nat PREROUTING: rule 1"): ": -p tcp -m tcp --dport 9999 -j ACCEPT",
+        ("foreign-rule", "IPv6 nat PREROUTING: rule 1"): ": -p tcp -j ACCEPT",
+        ("foreign-rule", "IPv4 nat OUTPUT: rule 2"): (
+            ": -p tcp -m tcp --dport 80 -j ACCEPT, and 1 more rule of this chain"
+        ),
+        ("nat-first", "IPv4 nat OUTPUT: rule 1"): (
+            ", to another address or port: -p tcp -m tcp --dport 8080 -j REDIRECT --to-ports 8081"
+        ),
+    }
+    assert_the_verbs_agree(pod)
+    assert_the_connections_agree(pod_pair)
 
 
 def test_a_filter_of_neighbour_discovery_is_no_cause_while_neighbours_are_known(pod_pair: PodPair) -> None:
@@ -707,6 +742,7 @@ def test_each_option_that_captures_less_is_noted_once(
     assert len(texts) == len(notes), texts
     assert all(map(str.__contains__, texts, notes)), texts
     assert_the_verbs_agree(pod)
+    assert_the_connections_agree(pod_pair)
 
 
 def test_dns_without_a_known_name_server_is_not_told_to_redirect_dns(pod_pair: PodPair) -> None:
@@ -736,7 +772,7 @@ def test_what_comes_in_as_outbound_is_no_circle(pod_pair: PodPair) -> None:
     ("options", "breaks", "cause", "note", "of_inbound"),
     [
         ("-m TPROXY", "ip rule del fwmark 1337", "route-missing", "", "route-missing"),
-        ("--backend iptables", "iptables -t nat -D ISTIO-OUTPUT 1", "", "", "rule-missing"),
+        ("--backend iptables", "iptables -t nat -D ISTIO-OUTPUT 1", "rule-missing", "", "rule-missing"),
         ("-b ''", "", "", "excluded", "excluded"),
         ("-c eth0", "", "excluded", "", "excluded"),
         ("--ip-families ipv4", "", "", "family-not-captured", ""),
@@ -761,6 +797,7 @@ def test_without_a_record_the_live_rules_tell(
     assert [each.kind for each in inbound.causes] == [of_inbound] * bool(of_inbound), inbound.causes
     assert not found.is_certain
     assert_the_verbs_agree(pod)
+    assert_the_connections_agree(pod_pair)
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

@@ -1,0 +1,76 @@
+"""What the verbs say of one pod: of its connections one by one, and of all together; and what traffic says."""
+
+from __future__ import annotations
+
+from capture import operations
+from capture.cli.doctor.examination import of_pod as doctor_findings
+from capture.model.addresses import address_text, parse_address
+from capture.model.packet import Packet
+from capture.operations import diagnosis
+from pytest_netns import PodPair
+
+OUTSIDE, OUTSIDE6 = "203.0.113.9", "2001:db8::9"
+APP_PORT = 8080
+PROXY, OTHERS = "proxy", "others"
+OF_SETTINGS = {"excluded", "proxy-user", "family-not-captured", "dns-not-captured", "not-tcp"}
+"""Causes of one connection alone."""
+OF_NETWORK = {"no-route", "interface-down", "ipsec"}
+"""Those by which connections fail without a capture, too: `verify` has none, and those of one client are of no pod."""
+OF_PROXY = {"not-listening", "proxy-wrong-user", "proxy-mode"}
+
+
+def usual_packets(pair: PodPair, outside: str) -> dict[str, Packet]:
+    """Return a packet of each usual connection, by where it goes."""
+    pod, peer = pair
+    return {
+        "out": Packet("tcp", parse_address(outside), 80, uid=1000, gid=1000),
+        "out6": Packet("tcp", parse_address(OUTSIDE6), 80, uid=1000, gid=1000),
+        "look-up": Packet("udp", parse_address(outside), 53, uid=1000, gid=1000),
+        "in": _inbound(pod.ipv4, peer.ipv4),
+        "in6": _inbound(pod.ipv6, peer.ipv6),
+    }
+
+
+def _inbound(address: str, client: str) -> Packet:
+    source = parse_address(client)
+    return Packet("tcp", parse_address(address), APP_PORT, source=source, source_port=45000, in_interface="eth0")
+
+
+def assert_the_connections_agree(pair: PodPair, *, outside: str = OUTSIDE) -> None:
+    """Fail if `why` of a connection, `why` of the pod, doctor, verify and traffic contradict each other.
+
+    A listener of the proxy has a label that begins so. What the pod is to blame for, all of them name, by one kind. A
+    captured connection reaches the proxy, and one that is not does not. A broken one reaches no other; it may reach the
+    proxy, and what that sends on be lost.
+    """
+    with pair.pod.entered():
+        verified, of_pod = operations.verify(), diagnosis.why()
+        found = {goes: diagnosis.why(packet) for goes, packet in usual_packets(pair, outside).items()}
+    is_ok = any(each.state == "ok" for each in doctor_findings(of_pod))
+    for goes, each in found.items():
+        kinds = {cause.kind for cause in each.causes if "the proxy sends on" not in cause.message} - OF_SETTINGS
+        if kinds - (OF_NETWORK if goes.startswith("in") else set()):
+            assert of_pod.causes, (goes, each.causes)
+            assert not is_ok
+            assert kinds <= {cause.kind for cause in of_pod.causes}, (goes, each.causes, of_pod.causes)
+        is_of_rules = kinds - OF_NETWORK - OF_PROXY and not any("discovery" in cause.message for cause in each.causes)
+        # Without a reference verify sees no missing rule.
+        assert not (is_of_rules and verified.holds and verified.has_reference), (goes, each.causes)
+        if each.verdict in ("captured", "not captured"):
+            reached = answers(pair, each.packet, timeout=2 if each.verdict == "captured" else 0.1)
+            assert reached.startswith("proxy") is (each.verdict == "captured"), (
+                goes,
+                each.verdict,
+                each.causes,
+                reached,
+            )
+
+
+def answers(pair: PodPair, packet: Packet | None, timeout: float) -> str:
+    """Return who answers on a usual connection: PROXY, OTHERS, or no one."""
+    assert packet is not None
+    is_inbound = packet.in_interface is not None
+    client = pair.peer.client() if is_inbound else pair.pod.client(uid=1000)
+    destination = address_text(packet.family, packet.destination.first)
+    label = client.connect(destination, packet.port, packet.protocol, timeout=timeout).label
+    return PROXY if label.startswith(PROXY) else label and OTHERS
