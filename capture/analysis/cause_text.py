@@ -257,6 +257,10 @@ TEXTS: dict[str, tuple[str, str]] = {
         "a foreign rule may divert captured traffic, which cannot be judged: {rule}",
         "Look at the rule; `capture verify` has the packets that it may divert.",
     ),
+    "unjudged: order": (
+        "a foreign rule diverts the connection if its chain is before ours, which nothing shows: {rule}",
+        "Remove the rule, or have one program write all rules: chains of one priority are in the order of their age.",
+    ),
     "unjudged: drop": (
         "{drop}, unless a rule that cannot be judged accepts it",
         "Have a rule before it accept the packet always, or remove the one that drops it.",

@@ -258,7 +258,8 @@ def _of_connection(
     unsure = next((step for step in live.path if not step.certain), None)
     if unsure is not None:
         words = unsure.rule.why or rule_of(unsure.rule, packet.family)
-        notes.append(cause("unjudged", place_of(unsure), rule=words))
+        name = "unjudged" if live.is_order_known else "unjudged: order"
+        notes.append(cause(name, place_of(unsure), rule=words))
     notes += [*unread, *app_elsewhere(live, facts), *(each for each in of_pod if each not in causes)]
     if policy is not None and not policy.is_blocking:
         notes.append(cause("ipsec: encrypted", policy=policy.words))
@@ -284,6 +285,8 @@ def _rule_causes(
     live: Trace, desired: Ruleset, settings: Settings | None, facts: PodFacts, capture: Capture
 ) -> Iterator[Cause]:
     """Yield why rules do not lead a packet to a proxy that listens: foreign ones, and those that differ."""
+    if not live.is_order_known:
+        return
     sent = live.packet.replace(source_port=live.packet.source_port or USUAL_SOURCE_PORT)
     as_desired = trace_whole_path(sent, Situation(desired))
     found = list(causes_of_connection(live, as_desired, facts, capture, rule_of))
