@@ -15,7 +15,7 @@ packet of a connection, until one maps it. So a nat chain of priority -160 comes
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import compress, islice, product
 
 from capture.analysis.rerouting import MarkRoute, foreign_routes
 from capture.model import ruleset as model
@@ -202,6 +202,20 @@ class Situation(Value):
     def base_chains(self, hook: str, family: Family, *, with_nat: bool = True) -> tuple[BaseChain, ...]:
         """Return the base chains at a hook, as packets of a family meet them, by what is known of their order."""
         return _in_order(self, hook, family, {}, with_nat=with_nat)
+
+    def in_each_order(self, family: Family) -> Iterator[Situation]:
+        """Yield the situation as it is, and with the chains of unknown place in each other possible order."""
+        yield self
+        free = [
+            place
+            for place, each in enumerate(self.other_chains)
+            if each.is_of_any_age and family in each.families and _is_tied(self, each)
+        ][: 2 * MAX_UNKNOWN_ORDERS]
+        for moved in islice(product((False, True), repeat=len(free)), 1, None):
+            others = list(self.other_chains)
+            for place in compress(free, moved):
+                others[place] = others[place].replace(is_older=not others[place].is_older)
+            yield self.replace(other_chains=tuple(others))
 
     def orders(
         self, hook: str, family: Family, *, with_nat: bool = True

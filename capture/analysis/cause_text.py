@@ -237,10 +237,21 @@ TEXTS: dict[str, tuple[str, str]] = {
         "a foreign rule translates the destination first, to port {port}; the first NAT mapping wins",
         REMOVE_RULE,
     ),
+    "nat-first: sent on": (
+        "a foreign rule sends what the proxy sends on to the app elsewhere, to {to}",
+        "Remove the rule, or restrict it to what it is for.",
+    ),
     "filtered": ("{filter}", f"Remove or relax it: {WRITERS}"),
+    "filtered: over lo": (
+        "{filter}",
+        f"Remove it, or accept before it what goes over lo (`-i lo -j ACCEPT`, at OUTPUT `-o lo`). {WRITERS}",
+    ),
     "filtered: redirected": (
         "{filter}",
-        f"Accept {{port}} there, not the port that was called: the filter comes after the redirect. {WRITERS}",
+        (
+            "Accept {port} there, not the port that was called: the filter comes after the redirect. Over lo the proxy"
+            f" calls the app: accept that, too (`-i lo -j ACCEPT`, at OUTPUT `-o lo`). {WRITERS}"
+        ),
     ),
     "rerouted": (
         "a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}",
@@ -249,6 +260,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "unjudged": (
         "a foreign rule may divert captured traffic, which cannot be judged: {rule}",
         "Look at the rule; `capture verify` has the packets that it may divert.",
+    ),
+    "unjudged: order": (
+        "a foreign rule diverts the connection if its chain is before ours, which nothing shows: {rule}",
+        "Remove the rule, or have one program write all rules: chains of one priority are in the order of their age.",
     ),
     "unjudged: drop": (
         "{drop}, unless a rule that cannot be judged accepts it",

@@ -18,6 +18,7 @@ from capture.analysis.pod_causes import causes_at_port, down_interface, no_route
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import DNS_PORT, REJECTED
+from capture.model.packet import LOOPBACK
 from capture.model.ruleset import MANGLE, NAT, TABLES, Redirect, Rule, TransparentProxy
 
 TYPE_CHECKING = False
@@ -160,7 +161,9 @@ def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = (), what:
     if step is not None and is_own(step):
         return cause("excluded: drop", place_of(step), reason=step.rule.why or "by its settings")
     ports = _redirected_to(live, others)
-    name, what = ("filtered: redirected", f"what goes to {ports}") if ports else ("filtered", what)
+    over_lo = LOOPBACK in (live.packet.in_interface, live.packet.out_interface)
+    name = "filtered: redirected" if ports else "filtered: over lo" if over_lo else "filtered"
+    what = f"what goes to {ports}" if ports else what
     text = f"a foreign rule or policy drops {what}"
     if step is not None:
         text = f"a foreign rule {'rejects' if rejects(step.rule) else 'drops'} {what}: {words}"

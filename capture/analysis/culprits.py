@@ -70,8 +70,9 @@ class Culprits:
     """Foreign rules that divert packets of one family: ``named`` has each with its effect.
 
     ``desired`` has our own rules, ``whole`` the same with all foreign ones. ``foreign`` are those in chains that we
-    share; others are met by jumps from there. ``others`` have no effect, and spare no packet that a named one would
-    divert. ``doubts`` are what else cannot be judged, in words. Rules are known by their identity: two may be equal.
+    share; others are met by jumps from there. ``by_order`` are named ones that may divert further packets, in another
+    order of chains. ``others`` have no effect, and spare no packet that a named one would divert. ``doubts`` are what
+    else cannot be judged, in words. Rules are known by their identity: two may be equal.
     """
 
     def __init__(self, family: Family, desired: Situation, whole: Situation, foreign: Sequence[Difference]) -> None:
@@ -88,6 +89,7 @@ class Culprits:
                 self._foreign[id(there.chain)] = Obstacle(there)
                 self._policies[there.table, there.chain.name] = id(there.chain)
         self._effects: dict[int, Effect] = {}
+        self._by_order: dict[int, Effect] = {}
         self._may_be_spared = False
         """Whether a rule that cannot be judged may keep packets from one that is named."""
         called = sum(len(chain.rules) for each in whole.other_chains for chain in each.contents.chains)
@@ -95,6 +97,7 @@ class Culprits:
         is_complete = not self._foreign or self._search(Comparison(family, desired, whole))
         known = {*self._effects, *(self._doubtful() if self._may_be_spared else ())}
         self.named = tuple(self._foreign[each].replace(effect=effect) for each, effect in self._effects.items())
+        self.by_order = tuple(self._foreign[each].replace(effect=effect) for each, effect in self._by_order.items())
         self.others = (each for key, each in self._foreign.items() if is_complete and key not in known)
 
     def _search(self, whole: Comparison) -> bool:
@@ -130,6 +133,7 @@ class Culprits:
                 break
             for key in blamed:
                 self._effects[key] = self._effect_of(key, effect, comparison, whole)
+                self._by_order |= self._effects_by_order(key, whole)
                 passed.append(self._foreign[key].rule)
 
     def _to_blame(self, effect: Effect, whole: Comparison) -> list[int]:
@@ -179,6 +183,14 @@ class Culprits:
             return found.replace(change=found.change.replace(is_certain=False)) if is_spared else found
         together = comparison.effects(only_captured=True)
         return next((each for each in together if each.change == effect.change), effect)
+
+    def _effects_by_order(self, key: int, whole: Comparison) -> Iterator[tuple[int, Effect]]:
+        """Yield what a rule with a certain effect may do besides, as its chain comes before ours or not."""
+        each = self._foreign[key]
+        if self._effects[key].is_certain and isinstance(each, Obstacle) and each.foreign_chain.is_of_any_age:
+            effects = self._alone(key, whole).effects(only_captured=True)
+            doubtful = sorted((effect for effect in effects if not effect.is_certain), key=lambda each: each.weight)
+            yield from ((key, effect) for effect in doubtful[:1])
 
     def _weightiest(self, effect: Effect, comparison: Comparison, like: Comparison | None = None) -> Effect | None:
         """Return the weightiest effect that is as certain as another one."""

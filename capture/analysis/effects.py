@@ -11,11 +11,12 @@ from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.outcome import PROXY_OUTBOUND, REDIRECTED_BY, TO_PROXY, Fate
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import parts, quick_witness, region_text, witness
-from capture.analysis.space import Field, PacketSpace
+from capture.analysis.space import NONE, Field, PacketSpace
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.model.addresses import Family, merge_ranges
-from capture.model.packet import LOOPBACK, Packet
-from capture.model.ruleset import ALL_BITS, CONNECTION_STATES, Jump, OwnerGid, OwnerUid, Rule, Ruleset
+from capture.model.conventions import PASSTHROUGH_SOURCE
+from capture.model.packet import CHOSEN_PORTS, LOOPBACK, Packet
+from capture.model.ruleset import ALL_BITS, CONNECTION_STATES, Jump, OwnerGid, OwnerUid, Redirect, Rule, Ruleset
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -210,6 +211,10 @@ class Comparison:
             for kind, level in ((OwnerUid, Field.UID), (OwnerGid, Field.GID))
         )
         first = diagrams.either(diagrams.possible(captured, marks), diagrams.both(by_any_user, by_proxy))
+        answers = diagrams.no
+        if direction == OUTBOUND and not self.situations[0].ruleset.transparent_verdicts:
+            calls, answers = self._calls_of_app()
+            first = diagrams.either(first, diagrams.both(calls, by_proxy))
         lo = space.interface(LOOPBACK)
         # Over lo those of redirected connections have another destination by then, and none of their own to judge by.
         has_port = diagrams.mapped(before, lambda fate: isinstance(fate, Fate) and fate.port is not None, "redirected")
@@ -218,7 +223,31 @@ class Comparison:
         later = diagrams.restricted(diagrams.both(first, diagrams.negation(stays)), Field.STATE, NEW)
         follows = diagrams.both(space.state_in("ESTABLISHED", "RELATED"), later)
         newly = diagrams.mapped(after, _is_captured, "captured")
-        return diagrams.any_of((first, follows, newly))
+        return diagrams.any_of((first, follows, newly, answers))
+
+    def _calls_of_app(self) -> tuple[int, int]:
+        """Return packets that begin a call to the app of what came in, over lo from PASSTHROUGH_SOURCE, and answers.
+
+        With TPROXY they have the client's address, and a mark by which they count as captured.
+        """
+        diagrams, space = self.diagrams, self.space
+        captured = diagrams.mapped(self._compilers[0].fates(INBOUND), _is_captured, "captured")
+        others = {*range(len(space.domains))} - {Field.PROTOCOL, Field.PORT, Field.DESTINATION}
+        called = diagrams.possible(diagrams.both(captured, self._realistic[INBOUND]), others)
+        verdicts = [rule.verdict for rule in self.situations[0].ruleset.rules]
+        of_proxy = merge_ranges((each.port, each.port) for each in verdicts if isinstance(each, Redirect))
+        called = diagrams.both(called, diagrams.negation(space.numbers(Field.PORT, of_proxy)))
+        answering = diagrams.moved(called, {Field.PORT: Field.SOURCE_PORT, Field.DESTINATION: Field.SOURCE}, "answers")
+        lo, proxy = space.interface(LOOPBACK), PASSTHROUGH_SOURCE[self.family].first
+
+        def over_lo(there: int, level: int, state: str) -> int:
+            by_lo, is_proxy = space.numbers(Field.OUT, [(lo, lo)]), space.numbers(level, [(proxy, proxy)])
+            return diagrams.all_of((there, by_lo, is_proxy, space.state_in(state)))
+
+        # A later packet with a socket would meet nat like a first one, which an answer does not.
+        back = (answering, space.numbers(Field.UID, [(NONE, NONE)]), space.numbers(Field.PORT, [CHOSEN_PORTS]))
+        answer = over_lo(diagrams.all_of(back), Field.DESTINATION, "ESTABLISHED")
+        return over_lo(called, Field.SOURCE, "NEW"), answer
 
     def _effects(self, direction: Direction, found: int, frame: int) -> Iterator[Effect]:
         among = self.diagrams.both(self._realistic[direction], frame)

@@ -132,7 +132,7 @@ def _of_family(
         _only(Obstacle, certain),
         _only(Difference, harmless),
         _only(Obstacle, harmless),
-        tuple(each for each in culprits.named if each not in certain),
+        (*(each for each in culprits.named if each not in certain), *culprits.by_order),
         culprits.doubts,
     )
 
@@ -152,7 +152,7 @@ def _together(parts: Sequence[Judgement]) -> Judgement:
         tuple(obstacles.values()),
         tuple(each for part in parts for each in part.harmless_differences),
         tuple(each for key, each in harmless_obstacles.items() if key not in obstacles and key not in unjudged),
-        tuple(each for key, each in unjudged.items() if key not in obstacles),
+        tuple(unjudged.values()),
         tuple(dict.fromkeys(doubt for part in parts for doubt in part.doubts)),
     )
 

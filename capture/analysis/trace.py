@@ -83,6 +83,8 @@ class Trace(Value):
     """The mark with which the packet ends."""
     impediments: tuple[str, ...] = ()
     """Why a packet that is redirected does not arrive, whatever the rules are."""
+    is_order_known: bool = True
+    """Whether it fares alike in each order that base chains of one priority may have."""
 
     @property
     def address(self) -> Network | None:
@@ -103,7 +105,7 @@ class Trace(Value):
     @property
     def certain(self) -> bool:
         """Return whether every rule on the way could be judged."""
-        return all(step.certain for step in self.path)
+        return self.is_order_known and all(step.certain for step in self.path)
 
     @property
     def may_be_spared(self) -> bool:
@@ -118,13 +120,30 @@ class Trace(Value):
             for there, verdict in doubtful
         )
 
+    def unlike(self, other: Trace) -> Trace:
+        """Return it with doubt about the first step that its way in another order of chains does not have there."""
+        pairs = zip(self.path, other.path, strict=False)
+        differing = next((step for step, there in pairs if step != there), self.path[-1])
+        doubtful = differing.replace(certain=False)
+        path = tuple(doubtful if each is differing else each for each in self.path)
+        return self.replace(path=path, step=doubtful if self.step == differing else self.step, is_order_known=False)
+
 
 LEAVING_A_CHAIN = (model.Accept, model.Return)
 """Verdicts that do nothing to a packet but end its way through a chain."""
 
 
 def trace_whole_path(packet: Packet, situation: Situation) -> Trace:
-    """Return a packet's way through all that a situation has: its tables, second captures and foreign chains."""
+    """Return a packet's way through all that a situation has: its tables, second captures and foreign chains.
+
+    Where their order is unknown, it is that in which they are listed; a step is not certain that matters to another.
+    """
+    found, *others = (_trace(packet, each) for each in situation.in_each_order(packet.family))
+    other = next((each for each in others if each.fate != found.fate), None)
+    return found if other is None else found.unlike(other)
+
+
+def _trace(packet: Packet, situation: Situation) -> Trace:
     passage = _Passage(situation, packet)
     passage.go()
     if passage.is_dropped or not passage.is_redirected:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 LOOPBACK = "lo"
 USUAL_SOURCE_PORT = 45000
 """One of those that a kernel chooses (ip-sysctl.rst, ip_local_port_range), for a packet whose own is not known."""
+CHOSEN_PORTS = (32768, 60999)
+"""All of them, unless the setting is another."""
 
 
 class Packet(Value):

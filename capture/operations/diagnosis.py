@@ -14,7 +14,7 @@ from capture.analysis.causes import (
     untracked_cause,
 )
 from capture.analysis.ipsec import policy_for
-from capture.analysis.outcome import PROXY_OUTBOUND, TO_PROXY
+from capture.analysis.outcome import PROXY_OUTBOUND, TO_PROXY, Fate
 from capture.analysis.pod_causes import (
     app_elsewhere,
     causes_of_pod,
@@ -28,7 +28,7 @@ from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, LOOPBACK_ADDRESSES, Network, address_text
-from capture.model.conventions import PASSTHROUGH_SOURCE
+from capture.model.conventions import APP_ID, PASSTHROUGH_SOURCE
 from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT, Packet
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import Ruleset
@@ -240,7 +240,7 @@ def _of_connection(
     found += _reject_causes(live, known)
     found += _rule_causes(live, desired, settings, facts, capture)
     found += _causes_behind_the_proxy(live, settings, capture)
-    following = [] if found else list(_following(live, capture))
+    following = [] if found or live.outcome not in TO_PROXY else list(_following(live, capture))
     found += [_loss(each) for each in following if each.certain][:1]
     if is_inbound and not found:
         found += _routing_causes(live, facts)
@@ -263,7 +263,8 @@ def _of_connection(
     unsure = next((step for step in live.path if not step.certain), None)
     if unsure is not None:
         words = unsure.rule.why or rule_of(unsure.rule, packet.family)
-        notes.append(cause("unjudged", place_of(unsure), rule=words))
+        name = "unjudged" if live.is_order_known else "unjudged: order"
+        notes.append(cause(name, place_of(unsure), rule=words))
     notes += [*unread, *app_elsewhere(live, facts), *(each for each in of_pod if each not in causes)]
     if policy is not None and not policy.is_blocking:
         notes.append(cause("ipsec: encrypted", policy=policy.words))
@@ -289,6 +290,8 @@ def _rule_causes(
     live: Trace, desired: Ruleset, settings: Settings | None, facts: PodFacts, capture: Capture
 ) -> Iterator[Cause]:
     """Yield why rules do not lead a packet to a proxy that listens: foreign ones, and those that differ."""
+    if not live.is_order_known:
+        return
     sent = live.packet.replace(source_port=live.packet.source_port or USUAL_SOURCE_PORT)
     as_desired = trace_whole_path(sent, Situation(desired))
     found = list(causes_of_connection(live, as_desired, facts, capture, rule_of))
@@ -367,6 +370,11 @@ def _causes_behind_the_proxy(live: Trace, settings: Settings | None, capture: Ca
     sent_on = trace(packet.replace(uid=uid, gid=gid))
     if sent_on.outcome == "dropped":
         yield drop_of_connection(sent_on, rule_of, SENT_ON)
+    elif packet.out_interface == LOOPBACK and sent_on.fate not in (Fate("direct"), Fate(live.outcome, live.port)):
+        to = f"{address_text(packet.family, (sent_on.address or packet.destination).first)} port {sent_on.port}"
+        yield cause("nat-first: sent on", place_of(sent_on.step), to=to)
+    elif packet.out_interface == LOOPBACK:
+        yield from [_loss(each, SENT_ON) for each in _following(sent_on, capture) if each.certain][:1]
     if sent_on.outcome != live.outcome:
         return
     step = sent_on.step
@@ -386,9 +394,7 @@ def _circles(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
 
 
 def _following(live: Trace, capture: Capture) -> Iterator[Trace]:
-    """Yield how later packets and answers of a connection that reaches the proxy are dropped, or may be."""
-    if live.outcome not in TO_PROXY:
-        return
+    """Yield how later packets and answers of a connection to the proxy, or to the app, are dropped, or may be."""
     situation = live_situation()
     mark = live.packet.mark
     for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, capture)):
@@ -402,11 +408,11 @@ def _following(live: Trace, capture: Capture) -> Iterator[Trace]:
             yield traced
 
 
-def _loss(traced: Trace) -> Cause:
+def _loss(traced: Trace, what: str = "the packet") -> Cause:
     """Return why a later packet or an answer of a connection is lost."""
     if traced.outcome in TO_PROXY:
         return cause("rule-missing: answers", place_of(traced.step))
-    return untracked_cause(traced) or drop_cause(traced, rule_of)
+    return untracked_cause(traced) or drop_cause(traced, rule_of, what=what)
 
 
 def _discovery_causes(own: Network | None, link: str | None) -> Iterator[Cause]:
@@ -430,16 +436,18 @@ def _discovery_causes(own: Network | None, link: str | None) -> Iterator[Cause]:
 
 
 def _answers(live: Trace, capture: Capture) -> Iterator[Packet]:
-    """Yield an answer of the proxy as it leaves, and as one to the app comes in again, from whom the app has called."""
+    """Yield an answer to a connection as it leaves, and as one over lo comes in again, from whom was called."""
     sent, uids, gids = live.packet, capture.uids, capture.gids
     if sent.source is None or not uids or not gids:
         return
     back = Packet(
         sent.protocol, sent.source, sent.source_port or USUAL_SOURCE_PORT, state="ESTABLISHED", is_answer=True
     )
-    own = sent.destination if sent.in_interface else LOOPBACK_ADDRESSES[sent.family]
+    is_of_proxy = live.outcome in TO_PROXY
+    own = LOOPBACK_ADDRESSES[sent.family] if is_of_proxy and not sent.in_interface else sent.destination
     port = sent.port if live.transparent else live.port
-    owner = back.replace(source=own, source_port=port, uid=uids[0].first, gid=gids[0].first)
+    uid, gid = (uids[0].first, gids[0].first) if is_of_proxy else (APP_ID, APP_ID)
+    owner = back.replace(source=own, source_port=port, uid=uid, gid=gid)
     if sent.in_interface:
         yield owner.replace(out_interface=sent.in_interface)
         return

@@ -6,7 +6,7 @@ import re
 
 from capture.model.text import JSON_SCHEMA_NAME
 from capture.report.packet_text import packet_text
-from capture.report.trace_text import UNSURE, path_lines, trace_as_plain
+from capture.report.trace_text import doubt_about, path_lines, trace_as_plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def diagnosis_lines(found: Diagnosis, what: str = "this pod") -> Iterator[str]:
     if found.trace is not None:
         yield from path_lines(found.trace)
         if not found.trace.certain:
-            yield UNSURE
+            yield doubt_about(found.trace)
     yield from cause_lines(found.causes)
     for note in found.notes:
         yield f"note: {message_with_place(note)}"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 COMING_IN = (PREROUTING, INPUT)
 UNSURE = "rules marked with ? cannot be judged here; they may decide otherwise"
+UNORDERED = "the rule marked with ? is in a chain that may come before ours or behind: the packet may fare otherwise"
 OUTCOMES = {
     "direct": "bypasses the proxy",
     "proxy-outbound": "goes to the proxy, as an outbound connection, on port {port}",
@@ -80,7 +81,12 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     elif traced.policy is None:
         yield "because no rule matches it"
     if not traced.certain and traced.outcome != "dropped":
-        yield UNSURE
+        yield doubt_about(traced)
+
+
+def doubt_about(traced: Trace) -> str:
+    """Return what the mark ? means on the way of a packet."""
+    return UNSURE if traced.is_order_known else UNORDERED
 
 
 def _verdict(traced: Trace) -> str:
@@ -121,7 +127,7 @@ def path_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
         if not is_back and step.base_chain is not None and step.base_chain.hook in COMING_IN:
             is_back = True
             yield "     then it comes in over lo:"
-        mark = "=>" if step == traced.step else "? " if not step.certain else "  "
+        mark = "? " if not step.certain else "=>" if step == traced.step else "  "
         text, why = _texts(step, family)
         place = f"{step.table} {step.chain} {step.position}"
         yield f"  {mark} {'  ' * step.depth}{place}: {text}{f'   # {why}' if why else ''}"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 from capture import operations
-from pytest_netns import PodPair
+from capture.model.addresses import parse_address
+from capture.model.packet import Packet
+from capture.operations.diagnosis import why
+from pytest_netns import Endpoint, PodPair
 from support.captures.agreeing import assert_the_connections_agree
 from support.captures.settings import DRIVERS, settings
 
@@ -305,6 +309,30 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "masqueraded": ("iptables-nft -t nat -A POSTROUTING -o eth0 -j MASQUERADE", "proxy"),
 }
+CASES |= {
+    "the app's port": ("iptables-nft -A INPUT -p tcp --dport 8080 -j DROP", "proxy"),
+    "the app's port over lo, native": (NFT % ("input priority 0", "iif lo tcp dport 8080 reject"), "proxy"),
+    "the app's port, as it leaves": (
+        "iptables-nft -A OUTPUT -o lo -p tcp -m owner --uid-owner 1337 --dport 8080 -j REJECT",
+        "proxy",
+    ),
+    "the address from which the proxy calls": ("iptables-legacy -A INPUT -s 127.0.0.6 -j DROP", "proxy"),
+    "the address that the app answers": ("iptables-nft -A INPUT -d 127.0.0.6 -j DROP", "proxy"),
+    "a policy with the redirected ports alone": (
+        (
+            "iptables-nft -P INPUT DROP; iptables-nft -A INPUT -p tcp -m multiport --dports 15001,15006 -j ACCEPT;"
+            " iptables-nft -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT"
+        ),
+        "proxy",
+    ),
+    "a policy with these, and lo": (
+        (
+            "iptables-nft -P INPUT DROP; iptables-nft -A INPUT -p tcp -m multiport --dports 15001,15006 -j ACCEPT;"
+            " iptables-nft -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT; iptables-nft -A INPUT -i lo -j ACCEPT"
+        ),
+        "proxy",
+    ),
+}
 OUTCOMES = {"proxy": "proxy-outbound", "app": "direct", "dropped": "dropped"}
 
 
@@ -313,26 +341,41 @@ def served(pod_pair: PodPair) -> PodPair:
     pod, peer = pod_pair
     peer.own_every_address()
     pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
-    pod.listener(("0.0.0.0", 8080), ("127.0.0.1", 80), label="app", uid=1000)
+    pod.listener(("0.0.0.0", 8080), ("0.0.0.0", 80), label="app", uid=1000)
     peer.listener(("198.51.100.7", 80), label="app")
     return pod_pair
+
+
+def causes_of_inbound(pair: PodPair, port: int) -> list[str]:
+    """Return the kinds of causes of a connection that comes in to the app."""
+    to, by = parse_address(pair.pod.ipv4), parse_address(pair.peer.ipv4)
+    packet = Packet("tcp", to, port, source=by, in_interface="eth0")
+    return [each.kind for each in why(packet).causes]
 
 
 @pytest.mark.parametrize("driver", ["nftables-netlink", "iptables-netlink"])
 @pytest.mark.parametrize("name", CASES)
 def test_why_judges_a_filter_as_the_kernel_does(served: PodPair, driver: str, name: str) -> None:
+    """Outbound, inbound, and from the proxy on to the app; `verify` holds where nothing of it is wrong."""
     commands, expected = CASES[name]
-    pod = served.pod
+    pod, peer = served
     with pod.entered():
         operations.apply(settings(DRIVERS[driver]))
         pod.run(["sh", "-ec", commands.format(pod=pod.ipv4)])
 
         assert operations.trace_packet(ELSEWHERE, 80).outcome == OUTCOMES[expected]
-        assert operations.verify().holds == (expected == "proxy")
+        inbound = {port: causes_of_inbound(served, port) for port in (80, 8080)}
+        assert operations.verify().holds == (expected == "proxy" and not any(inbound.values())), inbound
     if "iptables" in driver:
         assert_the_connections_agree(served, outside=ELSEWHERE)
     timeout = 0.1 if expected == "dropped" else 5
     assert (pod.client(1000).connect(ELSEWHERE, 80, timeout=timeout).label or "dropped") == expected
+    for port, causes in inbound.items():
+        timeout = 0.1 if causes else 5
+        comes_in = peer.client().connect(pod.ipv4, port, timeout=timeout).label
+        sent_on = pod.client(1337).connect(pod.ipv4, port, source="127.0.0.6", timeout=timeout).answer
+        is_at_app = sent_on is not None and (sent_on.label, sent_on.local) == ("app", Endpoint(pod.ipv4, port))
+        assert (comes_in == "proxy" and is_at_app) == (not causes), (port, comes_in, sent_on)
 
 
 def test_another_device_by_a_mark_is_named(pod_pair: PodPair) -> None:
@@ -364,6 +407,28 @@ def test_another_device_by_a_mark_is_named(pod_pair: PodPair) -> None:
     ]
     assert cause["kind"] == "rerouted"
     assert f"{words} refuses it: -j MARK --set-xmark 0x5/0xffffffff" in cause["says"]
+
+
+def test_the_remedy_of_a_filter_works(served: PodPair) -> None:
+    """A policy drops all but answers; what `why` says to accept is accepted, and nothing else."""
+    pod, peer = served
+    pod.run([CAPTURE, "apply", "--ip-families", "ipv4"])
+    pod.run(["sh", "-ec", "iptables -P INPUT DROP; iptables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT"])
+    ways: tuple[list[str], ...] = ([], ["tcp", f"{ELSEWHERE}:80"], ["tcp", f"{pod.ipv4}:8080", "--in", "eth0"])
+
+    (broken,) = json.loads(pod.run([CAPTURE, "why", "--format", "json"], check=False).stdout)["causes"]
+    assert broken["kind"] == "filtered"
+    remedy = broken["remedy"].partition("not the port")[0]
+    accepted = [f"-p tcp --dport {port} -j ACCEPT" for port in re.findall(r"\d+", remedy)]
+    accepted += re.findall(r"`(-i .+?)`", broken["remedy"])
+    assert len(accepted) == 3
+    pod.run(["sh", "-ec", "; ".join(f"iptables -A INPUT {rule}" for rule in accepted)])
+
+    assert [pod.run([CAPTURE, "why", *way]).returncode for way in ways] == [0, 0, 0]
+    assert pod.run([CAPTURE, "verify"]).returncode == 0
+    assert pod.client(1000).connect(ELSEWHERE, 80, timeout=5).label == "proxy"
+    assert peer.client().connect(pod.ipv4, 8080, timeout=5).label == "proxy"
+    assert pod.client(1337).connect(pod.ipv4, 8080, source="127.0.0.6", timeout=5).label == "app"
 
 
 LOCAL_TRAFFIC = {

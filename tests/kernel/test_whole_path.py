@@ -43,32 +43,50 @@ def trace(pair: PodPair, *arguments: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("driver", ["iptables-netlink", "nftables-netlink", "iptables-legacy"])
+DNAT = "iptables-%s -t nat -I OUTPUT -p tcp --dport 80 -j DNAT --to-destination 203.0.113.200:8080"
+UNORDERED = [
+    ("iptables-netlink", DNAT % "legacy"),
+    ("nftables-netlink", DNAT % "legacy"),
+    ("iptables-legacy", DNAT % "nft"),
+]
+"""The one that is older decides, and that cannot be read."""
+ORDERED = [
+    ("iptables-netlink", DNAT % "nft"),
+    ("nftables-netlink", DNAT % "nft"),
+    ("iptables-legacy", DNAT % "legacy"),
+    *((driver, NFT) for driver in ("iptables-netlink", "nftables-netlink", "iptables-legacy")),
+]
+
+
 @pytest.mark.parametrize(
-    "command",
-    [
-        "iptables-nft -t nat -I OUTPUT -p tcp --dport 80 -j DNAT --to-destination 203.0.113.200:8080",
-        "iptables-legacy -t nat -I OUTPUT -p tcp --dport 80 -j DNAT --to-destination 203.0.113.200:8080",
-        NFT,
-    ],
+    ("driver", "command", "is_older"),
+    [*((*each, False) for each in (*ORDERED, *UNORDERED)), *((*each, True) for each in UNORDERED)],
 )
-def test_dnat_before_our_rules_in_any_table(pair: PodPair, driver: str, command: str) -> None:
-    with pair.pod.entered():
-        operations.apply(settings({}, DRIVERS[driver]))
+def test_dnat_next_to_our_rules_in_any_table(pair: PodPair, driver: str, command: str, *, is_older: bool) -> None:
     program, *rest = command.split(" ", 1) if command.startswith("nft") else command.split()
-    pair.pod.run([program, *rest])
+    for step in (0, 1):
+        if step == is_older:
+            with pair.pod.entered():
+                operations.apply(settings({}, DRIVERS[driver]))
+        else:
+            pair.pod.run([program, *rest])
     pair.peer.listener(("203.0.113.200", 8080), label="translated")
 
     found = trace(pair, "tcp", f"{ELSEWHERE}:80")
     printed = pair.pod.run([PROGRAM, "trace", "tcp", f"{ELSEWHERE}:80"]).stdout
     verified = pair.pod.run([PROGRAM, "verify"], check=False)
+    of_connection = pair.pod.run([PROGRAM, "why", "tcp", f"{ELSEWHERE}:80"], check=False)
 
-    assert pair.pod.client(1000).connect(ELSEWHERE, 80).label == "translated"
+    is_known = (driver, command) in ORDERED
+    assert pair.pod.client(1000).connect(ELSEWHERE, 80).label == ("15001" if is_older else "translated")
     assert (found["outcome"], found["address"], found["port"]) == ("direct", "203.0.113.200", 8080)
+    assert found["certain"] is is_known
     assert "direct, to 203.0.113.200:8080" in printed
-    assert "\n  => " in printed
+    assert ("\n  => " in printed, "\n  ?  " in printed) == (is_known, not is_known)
     assert verified.returncode == 4
     assert "direct to 203.0.113.200:8080" in verified.stdout
+    assert ("not judged: " in verified.stdout, "proxy-outbound 15001 -> ?" in verified.stdout) == (not is_known,) * 2
+    assert of_connection.returncode == (4 if is_known else 5)
 
 
 def test_trace_and_kernel_agree_on_the_port_of_two_captures(pair: PodPair) -> None:

@@ -155,9 +155,6 @@ BROKEN: dict[str, BrokenPod] = {
         message=":15001\nRestrict it to other users than 1337",
     ),
     "translated before": BrokenPod("nat-first", breaks=BEFORE % ("nat", -110, "dnat to 203.0.113.77")),
-    "translated by the other variant": BrokenPod(
-        "nat-first", breaks=f"iptables-legacy -t nat -I OUTPUT -p tcp -j {TO_OTHER}"
-    ),
     "translated in our table": BrokenPod(
         "nat-first", breaks=f"iptables -t nat -I OUTPUT -p tcp -j {TO_OTHER}", backend="iptables"
     ),

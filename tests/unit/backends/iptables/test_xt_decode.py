@@ -158,7 +158,7 @@ class TestNft:
         ("expressions", "shown"),
         [
             (expression("lookup"), "[lookup]"),
-            (meta(1) + compare(u32be(0)), "meta 1 == 0x00000000"),
+            (meta(1) + compare(u32be(0)), "meta protocol == 0x00000000"),
             (compare(b"\0"), "[cmp 1=00000001 2=00000000 3=00]"),
             (payload(0, 6, 2) + compare(b"\1\2", NEQ), "@ll,48,16 != 0x0102"),
             (payload(2, 0, 4) + compare(b"\0\1\0\2", NEQ), "@th,0,32 != 0x00010002"),
