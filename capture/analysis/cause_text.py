@@ -214,7 +214,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Restrict it to other users than {uid}, or remove it.",
     ),
     "foreign-rule: untracked": (
-        "a foreign rule keeps the connection out of connection tracking, and nat rules see tracked connections only",
+        "a foreign rule keeps the connection out of connection tracking, and {what}",
         "Remove the rule, or restrict it to what it is for: node-local DNS caches write such rules.",
     ),
     "foreign-rule: pod": (

@@ -73,7 +73,8 @@ def is_mapped(live: Trace) -> bool:
 def untracked_cause(live: Trace) -> Cause | None:
     """Return that a packet is kept out of connection tracking, if it is: so nat does not translate it, or back."""
     found = (step for step in live.path if isinstance(meaning(step.rule), Untrack) and not is_own(step))
-    return next((cause("foreign-rule: untracked", place_of(step)) for step in found), None)
+    what = live.impediments[0] if live.impediments else "nat rules see tracked connections only"
+    return next((cause("foreign-rule: untracked", place_of(step), what=what) for step in found), None)
 
 
 def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause:

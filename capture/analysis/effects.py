@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
-from capture.analysis.outcome import PROXY_OUTBOUND, REDIRECTED_BY, TO_PROXY, Fate
+from capture.analysis.outcome import DNS, PROXY_OUTBOUND, REDIRECTED_BY, TO_PROXY, Fate
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import parts, quick_witness, region_text, witness
 from capture.analysis.space import NONE, Field, PacketSpace
@@ -39,12 +39,14 @@ NEW = CONNECTION_STATES.index("NEW")
 class FateChange(Value):
     """The fates of packets before and after; ``after`` is None where it is unknown.
 
-    ``is_certain`` is False where something that cannot be judged decides whether they differ.
+    ``is_certain`` is False where something that cannot be judged decides whether they differ. ``is_loop`` is whether
+    they are the proxy's own, and come back to it.
     """
 
     before: Fate
     after: Fate | None
     is_certain: bool = True
+    is_loop: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -185,7 +187,10 @@ class Comparison:
         if only_captured:
             among = self.diagrams.both(among, self._in_question(direction, before, after))
         raw = self.diagrams.choose(among, self.diagrams.differing(before, after), self._nothing)
-        return self.space.settled(raw, _verdict, "effects")
+        found = self.space.settled(raw, _verdict, "effects")
+        if direction == INBOUND:
+            return found
+        return self.diagrams.choose(self._by_proxy(), self.diagrams.mapped(found, _of_proxy, "of the proxy"), found)
 
     def _with_new_addresses_joined(self, before: int, after: int) -> int:
         """Return the fates after; new destinations, if they are many, as MANY_ADDRESSES.
@@ -206,10 +211,7 @@ class Comparison:
         captured = diagrams.both(known, self._realistic[direction])
         marks = [space.mark_level("connection", group) for group in range(len(space.groups))]
         by_any_user = diagrams.possible(captured, [Field.UID, Field.GID, *marks])
-        by_proxy = diagrams.all_of(
-            space.numbers(level, merge_ranges(_proxy_ids(self.situations[0].ruleset, kind)))
-            for kind, level in ((OwnerUid, Field.UID), (OwnerGid, Field.GID))
-        )
+        by_proxy = self._by_proxy()
         first = diagrams.either(diagrams.possible(captured, marks), diagrams.both(by_any_user, by_proxy))
         answers = diagrams.no
         if direction == OUTBOUND and not self.situations[0].ruleset.transparent_verdicts:
@@ -224,6 +226,12 @@ class Comparison:
         follows = diagrams.both(space.state_in("ESTABLISHED", "RELATED"), later)
         newly = diagrams.mapped(after, _is_captured, "captured")
         return diagrams.any_of((first, follows, newly, answers))
+
+    def _by_proxy(self) -> int:
+        return self.diagrams.all_of(
+            self.space.numbers(level, merge_ranges(_proxy_ids(self.situations[0].ruleset, kind)))
+            for kind, level in ((OwnerUid, Field.UID), (OwnerGid, Field.GID))
+        )
 
     def _calls_of_app(self) -> tuple[int, int]:
         """Return packets that begin a call to the app of what came in, over lo from PASSTHROUGH_SOURCE, and answers.
@@ -274,10 +282,11 @@ class Comparison:
 
 
 def weight(change: FateChange, direction: Direction) -> tuple[bool, ...]:
-    """Return what orders effects: the certain ones first, of captured packets, of apps and clients."""
+    """Return what orders effects: the certain ones first, loops, those of captured packets, of apps and clients."""
     outcomes = (change.before.outcome, change.after.outcome if change.after else None)
     is_everyday = PROXY_OUTBOUND in outcomes or direction == INBOUND
-    return not change.is_certain, not change.is_plain, change.before.outcome == "direct", not is_everyday
+    is_direct = change.before.outcome == "direct"
+    return not change.is_certain, not change.is_plain, not change.is_loop, is_direct, not is_everyday
 
 
 def _proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tuple[int, int]]:
@@ -291,6 +300,13 @@ def _proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tu
 
 def _is_captured(fate: Hashable) -> bool:
     return isinstance(fate, Fate) and (fate.outcome in TO_PROXY or fate.marked)
+
+
+def _of_proxy(value: Hashable) -> Hashable:
+    """Return what happens to packets of the proxy; those that went past it, and come back to it, make a loop."""
+    if not isinstance(value, FateChange) or value.before.outcome != "direct" or value.after is None:
+        return value
+    return value.replace(is_loop=value.after.outcome in (PROXY_OUTBOUND, DNS))
 
 
 def _verdict(values: list[Hashable]) -> FateChange | None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 DIVERTS = "foreign rule precedes ours and diverts captured traffic"
 DIVERTS_BEHIND = "foreign rule meets connections behind ours and diverts them"
 STOPS = "foreign rule meets connections behind the redirect and stops captured traffic"
+CIRCLE = "foreign rule sends what the proxy sends on back to it"
 STOPS_SENT_ON = "foreign rule stops what the proxy sends on"
 REROUTES = "foreign rule changes the mark, by which the policy rule `{rule}` routes captured traffic elsewhere"
 POLICY = "foreign policy stops captured traffic"
@@ -28,6 +29,8 @@ def what_foreign_does(rule: Rule | None, effect: Effect | None) -> str:
         return CHANGES_MARKS
     if effect is not None and (effect.before.outcome, effect.after.outcome) == ("direct", "dropped"):
         return STOPS_SENT_ON
+    if effect is not None and effect.change.is_loop:
+        return CIRCLE
     if effect is None or not is_behind(effect):
         return DIVERTS
     return STOPS if effect.after.outcome == "dropped" else DIVERTS_BEHIND

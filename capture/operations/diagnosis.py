@@ -106,7 +106,9 @@ class Diagnosis(Value):
         if self.trace is None:
             return "not captured" if any(each.kind in NOT_CAPTURED for each in self.causes) else "broken"
         is_second_set = any(each.kind == "second-set" for each in self.causes)
-        goes_past = self.trace.outcome == "direct" or (self.trace.outcome == "redirected" and not is_second_set)
+        if self.trace.outcome == "direct":
+            return "broken" if self.trace.impediments else "not captured"
+        goes_past = self.trace.outcome == "redirected" and not is_second_set
         return "not captured" if goes_past else "broken"
 
     def with_remedies(self, changed: Callable[[str], str]) -> Diagnosis:

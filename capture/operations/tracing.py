@@ -5,6 +5,8 @@ from __future__ import annotations
 from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import cause
+from capture.analysis.causes import untracked_cause
+from capture.analysis.outcome import TO_PROXY
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
 from capture.backends.request import BackendRequest
@@ -28,7 +30,7 @@ from capture.state.pod_network import NO_ROUTE, read_pod_network, routed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from ipaddress import IPv4Address, IPv6Address
     from typing import TypeVar
 
@@ -73,9 +75,23 @@ def _with_impediments(traced: Trace) -> Trace:
             is_down = any(each.name == packet.in_interface and not each.is_up for each in read_links(route))
         return traced.replace(impediments=(down,)) if is_down else traced
     if traced.outcome in ("direct", "dropped"):
-        return traced
+        return traced.replace(impediments=tuple(_captured_answers(traced)))
     found = impediments(Ruleset(FAMILIES, ()))
     return traced.replace(impediments=tuple(each.message for each in found if each.family in (None, packet.family)))
+
+
+def _captured_answers(traced: Trace) -> Iterator[str]:
+    """Yield that answers to what is not tracked are taken for inbound connections, if they are.
+
+    A later segment begins one for the kernel (nf_conntrack_tcp_loose in nf_conntrack-sysctl.rst).
+    """
+    sent = traced.packet
+    if traced.outcome == "dropped" or sent.protocol != "tcp" or not untracked_cause(traced) or sent.source is None:
+        return
+    back = Packet("tcp", sent.source, sent.source_port or USUAL_SOURCE_PORT, in_interface=sent.out_interface)
+    answer = trace_whole_path(back.replace(source=sent.destination, source_port=sent.port), live_situation())
+    if answer.outcome in TO_PROXY:
+        yield f"its answers are taken for new inbound connections, and go to port {answer.port}: the connection hangs"
 
 
 def impediments_of(situation: Situation, namespace: Namespace = None) -> tuple[str, ...]:

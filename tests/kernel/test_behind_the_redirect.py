@@ -13,7 +13,7 @@ from capture import operations
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.operations.diagnosis import why
-from pytest_netns import Endpoint, PodPair
+from pytest_netns import Endpoint, Kind, PodPair
 from support.captures.agreeing import assert_the_connections_agree
 from support.captures.settings import DRIVERS, settings
 
@@ -429,6 +429,19 @@ def test_the_remedy_of_a_filter_works(served: PodPair) -> None:
     assert pod.client(1000).connect(ELSEWHERE, 80, timeout=5).label == "proxy"
     assert peer.client().connect(pod.ipv4, 8080, timeout=5).label == "proxy"
     assert pod.client(1337).connect(pod.ipv4, 8080, source="127.0.0.6", timeout=5).label == "app"
+
+
+def test_a_connection_that_is_not_tracked_hangs(served: PodPair) -> None:
+    """It opens; then the kernel takes the server's segments for a connection that comes in."""
+    pod = served.pod
+    pod.run([CAPTURE, "apply"])
+    pod.run(["sh", "-ec", NFT % ("output priority -300", "tcp dport 80 notrack")])
+
+    found = json.loads(pod.run([CAPTURE, "why", "tcp", "198.51.100.7:80", "--format", "json"], check=False).stdout)
+
+    assert found["verdict"] == "broken"
+    assert "go to port 15006: the connection hangs" in found["causes"][0]["says"]
+    assert pod.client(1000).connect("198.51.100.7", 80, timeout=0.5).kind == Kind.SILENT
 
 
 LOCAL_TRAFFIC = {

@@ -212,7 +212,10 @@ def found(live: Trace, desired: Trace | None = None, capture: Capture = CAPTURE,
         (way(OUT, "direct", ENTRY, FOREIGN), cause("excluded: no rule")),
         (way(OUT, "direct", ENTRY, OWN, FOREIGN), cause("excluded", AT_OWN, reason=": loops end")),
         (way(OUT, "direct", DIVERTED, FOREIGN), cause("foreign-rule", AT_FOREIGN)),
-        (way(OUT, "direct", UNTRACKED, OWN), cause("foreign-rule: untracked", "raw OUTPUT, rule 4")),
+        (
+            way(OUT, "direct", UNTRACKED, OWN),
+            cause("foreign-rule: untracked", "raw OUTPUT, rule 4", what="nat rules see tracked connections only"),
+        ),
         (
             way(OUT, "direct", UNTRACKED.replace(chain="ISTIO_OUTPUT"), OWN),
             cause("excluded", AT_OWN, reason=": loops end"),

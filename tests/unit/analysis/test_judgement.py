@@ -11,6 +11,7 @@ from capture.analysis.diagram import TooLargeError
 from capture.analysis.judgement import judge, second_set_effect
 from capture.analysis.own_effects import MAX_JUDGED
 from capture.model.addresses import FAMILIES, Network
+from capture.model.chain_names import DASH
 from capture.model.ruleset import (
     MANGLE,
     NAT,
@@ -47,6 +48,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from capture.analysis.effects import Effect
     from capture.analysis.judgement import Judgement
     from capture.model.addresses import Family
     from capture.model.ruleset import Match, Ruleset, TableName
@@ -84,6 +86,10 @@ def outcomes(found: Iterable[Difference | Obstacle]) -> list[tuple[str, str]]:
     return [(each.effect.before.outcome, each.effect.after.outcome) for each in found if each.effect]
 
 
+def effects_of(judgement: Judgement) -> list[Effect]:
+    return [each.effect for each in judgement.differences if each.effect]
+
+
 class TestInOurTables:
     def test_drift_with_an_effect(self) -> None:
         judgement = judged(REDIRECT, NAT, OUTPUT, TAKES_HTTPS)
@@ -100,6 +106,14 @@ class TestInOurTables:
         judgement = judge(wanted, live, (), PodNetwork(), is_native=False)
 
         assert set(outcomes(judgement.differences)) == {("direct", "proxy-outbound")}
+
+    def test_a_loop_of_the_proxy_comes_first(self) -> None:
+        """The rule moves calls of the proxy to its own pod, too, which harms less."""
+        judgement = judged(REDIRECT, NAT, OUTPUT, Rule(Jump(DASH.redirect), HTTPS))
+
+        assert {(each.before.outcome, each.after.outcome, each.packet.uid) for each in effects_of(judgement)} == {
+            ("direct", "proxy-outbound", 1337)
+        }
 
     def test_a_note_where_nothing_captured_meets_it(self) -> None:
         judgement = judged(REDIRECT, NAT, OUTPUT, TAKES_TIME)
