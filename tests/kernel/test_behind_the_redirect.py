@@ -435,7 +435,7 @@ def test_a_connection_that_is_not_tracked_hangs(served: PodPair) -> None:
     """It opens; then the kernel takes the server's segments for a connection that comes in."""
     pod = served.pod
     pod.run([CAPTURE, "apply"])
-    pod.run(["sh", "-ec", NFT % ("output priority -300", "tcp dport 80 notrack")])
+    pod.run(["sh", "-ec", (NFT % ("output priority -300", "tcp dport 80 notrack")).format()])
 
     found = json.loads(pod.run([CAPTURE, "why", "tcp", "198.51.100.7:80", "--format", "json"], check=False).stdout)
 
