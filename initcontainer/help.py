@@ -6,8 +6,7 @@ import textwrap
 
 from capture.errors import EXIT_DRIFT, EXIT_UNKNOWN, exit_codes_text
 from capture.report.option_text import by_topic, flags_text, heading, help_text
-from capture.settings import options as table
-from capture.settings.options import BACKEND_OPTIONS, OPTIONS, RULE_OPTIONS
+from capture.settings.options import BACKEND_OPTIONS, OPTIONS, REDIRECT_DNS, RULE_OPTIONS
 
 USAGE = """\
 Usage: istio-init [istio-iptables] [FLAGS]
@@ -24,11 +23,7 @@ Examples:
   istio-init --version
 """
 
-MOST_USED = (
-    table.PROXY_PORT, table.INBOUND_CAPTURE_PORT, table.PROXY_UID, table.PROXY_GID, table.INTERCEPTION_MODE,
-    table.INBOUND_PORTS, table.EXCLUDED_INBOUND_PORTS, table.OUTBOUND_NETWORKS, table.EXCLUDED_OUTBOUND_NETWORKS,
-    table.EXCLUDED_OUTBOUND_PORTS, table.REDIRECT_DNS,
-)  # fmt: skip
+MOST_USED = tuple(option for option in RULE_OPTIONS if option.short in [*"pzugmbdixo"] or option is REDIRECT_DNS)
 """The capture options of which most people need some."""
 
 WIDTH = 80
@@ -39,8 +34,7 @@ def usage(*, everything: bool = True) -> str:
     """Return how it is called, and every option by topic, or the usual ones and those of `istio-init` itself."""
     exit_codes = textwrap.fill(exit_codes_text(but=(EXIT_DRIFT, EXIT_UNKNOWN)), WIDTH)
     lines = [f"{USAGE}\n{exit_codes}\n\n"]
-    of_capture = (*RULE_OPTIONS, *BACKEND_OPTIONS)
-    usual = [option for option in OPTIONS if option in MOST_USED or option not in of_capture]
+    usual = [each for each in OPTIONS if each in MOST_USED or each not in (*RULE_OPTIONS, *BACKEND_OPTIONS)]
     for topic, options in by_topic(OPTIONS if everything else usual).items():
         lines.append(f"{heading(topic)}:\n")
         for option in options:

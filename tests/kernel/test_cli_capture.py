@@ -599,6 +599,11 @@ def test_recorded_settings_are_applied_again_and_their_loss_is_named(pod_pair: P
     done = run(pod, "capture", "apply", "--recorded", env={"PROXY_UID": "4711"})
     assert (done.stderr, dumped_rules(pod)) == ("", applied)
 
+    pod.run(["nft", "flush", "ruleset"])
+    assert (
+        f"Run `capture apply --recorded --netns {pod.path}`"
+        in run(pod, "capture", "verify", "--netns", pod.path, code=4).stderr
+    )
     done = run(pod, "capture", "apply")
     assert done.stderr.startswith(
         "warning: replaced by defaults: --redirect-dns true, --istio-service-exclude-cidr 10.1.0.0/16,"

@@ -87,6 +87,12 @@ def test_without_a_record_the_live_rules_are_the_reference(pod_pair: PodPair) ->
         done = pod.run([CAPTURE, *command], check=False)
         shown = done.stderr if command == ["dump"] else done.stdout
         assert f"the record {path} cannot be used: it is not JSON" in shown
+    (note,) = why(pod)["notes"]
+    assert (note["kind"], note["says"].count(": ")) == ("no-record", 2)
+    assert "Run `capture apply -b '*' -i '*' -p 16001 -z 16006 -u 1338" in note["remedy"]
+    for damaged in ("[]", "{}"):
+        path.write_text(damaged)
+        assert "list indices" not in why(pod)["notes"][0]["says"]
     path.unlink()
     pod.run(["iptables", "-t", "nat", "-D", "OUTPUT", "-p", "tcp", "-j", "ISTIO-OUTPUT"])
     done = pod.run([CAPTURE, "why"], check=False)

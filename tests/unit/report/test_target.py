@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+
+from capture.report.target import named
+
+AGAIN = "Run `capture apply --recorded`, or recreate the pod; `capture cni status` looks at the node."
+
+
+@pytest.mark.parametrize(
+    ("namespace", "option"),
+    [
+        ("/proc/4711/ns/net", " --pid 4711"),
+        ("/run/netns/pod", " --netns /run/netns/pod"),
+        ("/x y", " --netns '/x y'"),
+        (None, ""),
+    ],
+)
+def test_commands_name_the_pod_that_they_are_about(namespace: str | None, option: str) -> None:
+    expected = AGAIN.replace("--recorded", f"--recorded{option}")
+
+    assert named({"causes": [{"remedy": AGAIN}], "certain": True}, namespace) == {
+        "causes": [{"remedy": expected}],
+        "certain": True,
+    }
+    assert named(expected, namespace) == expected
