@@ -30,12 +30,7 @@ from capture.operations.connection import (
     notes_on,
     socket_lb_causes,
 )
-from capture.operations.drift_causes import (
-    USUAL,
-    drift_causes,
-    unjudged_notes,
-    usual_traces,
-)
+from capture.operations.drift_causes import USUAL, drift_causes, unjudged_notes, usual_traces
 from capture.operations.exclusions import (
     empty_capture_causes,
     exclusion_notes,
