@@ -50,7 +50,7 @@ def causes_of_connection(
     elif step is not None and is_own_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
         yield cause("second-set: decides", place_of(step), port=live.port)
     elif desired is not None and {live.outcome, desired.outcome} <= {*TO_PROXY} and live.port != desired.port:
-        yield _rule_missing(desired)
+        yield rule_missing(desired)
     elif live.outcome in TO_PROXY:
         is_over_lo = packet.in_interface is None
         yield from causes_at_port(
@@ -103,7 +103,7 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
     if packet.family not in capture.families:
         return _family_cause(packet.family)
     if desired is not None and desired.outcome in TO_PROXY:
-        return _rule_missing(desired)
+        return rule_missing(desired)
     if contains(packet.uid, capture.uids) or contains(packet.gid, capture.gids):
         return cause("proxy-user", uid=packet.uid, gid=packet.gid)
     if packet.protocol != "tcp":
@@ -117,7 +117,8 @@ def _family_cause(family: Family) -> Cause:
     return cause("rule-missing: IPv4") if family == IPV4 else cause("family-not-captured", name, family=name)
 
 
-def _rule_missing(desired: Trace) -> Cause:
+def rule_missing(desired: Trace) -> Cause:
+    """Return that live rules lack one that leads a packet to the proxy, whichever."""
     return cause("rule-missing: any", outcome=f"{desired.outcome} {desired.port}")
 
 

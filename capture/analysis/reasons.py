@@ -37,11 +37,12 @@ class ReasonCompiler(PathCompiler):
         """Return a rule as a reason: its own words, or what it is; of a long list its place and its verdict."""
         if chain.stage.chosen_by and isinstance(rule.verdict, REDIRECTS):
             return DECIDES, chain.stage.chosen_by
-        if rule.why or isinstance(meaning(rule), CALLING):
+        is_native_foreign = chain.base_chain.is_native and not chain.base_chain.is_own
+        if isinstance(meaning(rule), CALLING) or (rule.why and not is_native_foreign):
             text = rule.why
         else:
             shown = rule if place.isdecimal() else rule.replace(matches=())
-            text = f"{chain.base_chain.table} {chain.chain.name} {place}: {self._text_of(shown)}"
+            text = f"{chain.base_chain.table} {chain.chain.name} {place}: {rule.why or self._text_of(shown)}"
         is_passing = isinstance(rule.verdict, model.Return | model.Accept)
         rank = LETS_PASS_NAT if chain.base_chain.table == model.NAT else LETS_PASS
         return rank if is_passing else DECIDES, text

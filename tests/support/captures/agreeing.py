@@ -48,7 +48,7 @@ def assert_the_connections_agree(pair: PodPair, *, outside: str = OUTSIDE) -> No
         found = {goes: diagnosis.why(packet) for goes, packet in usual_packets(pair, outside).items()}
     is_ok = any(each.state == "ok" for each in doctor_findings(of_pod))
     for goes, each in found.items():
-        kinds = {cause.kind for cause in each.causes if "the proxy sends on" not in cause.message} - OF_SETTINGS
+        kinds = {cause.kind for cause in each.causes} - OF_SETTINGS
         if kinds - (OF_NETWORK if goes.startswith("in") else set()):
             assert of_pod.causes, (goes, each.causes)
             assert not is_ok

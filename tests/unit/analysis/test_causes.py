@@ -65,6 +65,7 @@ TELL_CAUSES = (
     "analysis/causes",
     "analysis/pod_causes",
     "analysis/envoy_listeners",
+    "operations/connection",
     "operations/diagnosis",
     "operations/exclusions",
     "operations/no_rules",

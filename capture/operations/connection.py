@@ -1,0 +1,318 @@
+"""Why one connection does not reach a proxy that listens: what is looked at on its way, and in which order."""
+
+from __future__ import annotations
+
+from capture.analysis.base_chains import Situation
+from capture.analysis.cause_text import Cause, cause
+from capture.analysis.causes import (
+    causes_of_connection,
+    drop_cause,
+    drop_of_connection,
+    is_own,
+    place_of,
+    rule_missing,
+    untracked_cause,
+)
+from capture.analysis.ipsec import policy_for
+from capture.analysis.outcome import TO_PROXY, Fate
+from capture.analysis.pod_causes import app_elsewhere, causes_of_pod, no_route_cause, stops
+from capture.analysis.trace import Trace, trace_whole_path
+from capture.errors import CaptureError
+from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, LOOPBACK_ADDRESSES, Network, address_text
+from capture.model.chain_names import is_own_chain
+from capture.model.conventions import APP_ID, PASSTHROUGH_SOURCE
+from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT, Packet
+from capture.model.routing import MissingRoute
+from capture.model.values import Value
+from capture.netlink.interfaces import NUD_CONFIRMED, NUD_KNOWN, knows_neighbours
+from capture.netlink.ipsec import read_policies
+from capture.netlink.rtnetlink import open_route
+from capture.operations import trace, verify
+from capture.operations.comparison import reject_fault
+from capture.operations.drift_causes import SENT_ON, delivery_causes, drift_cause, missing_route_cause, rule_of
+from capture.operations.tracing import live_situation
+from capture.state import routes
+from capture.state.impediments import impediments
+from capture.state.pod_network import lost_by_routing
+from capture.state.socket_lb import connect_programs, owner_of, translation
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from capture.analysis.captured_pod import Capture, PodFacts
+    from capture.model.ruleset import Ruleset
+    from capture.netlink.ipsec import IpsecPolicy
+    from capture.operations import Reference
+    from capture.operations.results import Verified
+    from capture.settings.settings import Settings
+
+NEIGHBOUR = Network(IPV6, 0xFE80 << 112 | 1, 128)
+"""A router on the link."""
+
+
+class Connection(Value):
+    """A connection on its way by the live rules, and what is known of its namespace."""
+
+    live: Trace
+    known: Reference | None
+    desired: Ruleset
+    settings: Settings | None
+    facts: PodFacts
+    capture: Capture
+    policies: tuple[IpsecPolicy, ...]
+
+    @property
+    def is_inbound(self) -> bool:
+        """Return whether it comes in."""
+        return self.live.packet.in_interface is not None
+
+    @property
+    def ipsec_policy(self) -> IpsecPolicy | None:
+        """Return the policy that decides on it, or on its answers."""
+        packets = (self.live.packet, *_answers(self.live, self.capture))
+        return next(filter(None, (policy_for(each, self.policies) for each in packets)), None)
+
+    def verified(self) -> Verified:
+        """Return what verify finds; which takes long where rules are many."""
+        return verify(self.settings, prefer_recorded=self.settings is None)
+
+
+def causes_of(sent: Connection) -> list[Cause]:
+    """Return why it does not reach a proxy that listens; without causes it does, or that is unknown."""
+    found: list[Cause] = []
+    for find, is_last_resort in STAGES:
+        if not (found and is_last_resort):
+            found += find(sent)
+    return found
+
+
+def notes_on(sent: Connection) -> Iterator[Cause]:
+    """Yield what may be of interest, and does not break the connection."""
+    live = sent.live
+    if not live.certain:
+        yield _doubt(live)
+    yield from app_elsewhere(live, sent.facts)
+    yield from (each for each in causes_of_pod(sent.facts, sent.capture) if not stops(each, sent.capture, live))
+    if sent.ipsec_policy is not None and not sent.ipsec_policy.is_blocking:
+        yield cause("ipsec: encrypted", policy=sent.ipsec_policy.words)
+
+
+def _doubt(traced: Trace) -> Cause:
+    """Return which rule on the way of a packet cannot be judged."""
+    step = next(step for step in traced.path if not step.certain)
+    name = "unjudged" if traced.is_order_known else "unjudged: order"
+    return cause(name, place_of(step), rule=step.rule.why or rule_of(step.rule, traced.packet.family))
+
+
+def _of_the_pod(sent: Connection) -> Iterator[Cause]:
+    return (each for each in causes_of_pod(sent.facts, sent.capture) if stops(each, sent.capture, sent.live))
+
+
+def _of_socket_lb(sent: Connection) -> Iterable[Cause]:
+    return () if sent.is_inbound else socket_lb_causes(sent.live.packet)
+
+
+def _of_what_is_sent_on(sent: Connection) -> Iterator[Cause]:
+    return causes_of_what_is_sent_on(sent.live, sent.verified, sent.capture)
+
+
+def _of_later_packets(sent: Connection) -> Iterator[Cause]:
+    """Yield why later packets or answers are lost, the first reason; where none is certain, what may be one."""
+    following = list(_following(sent.live, sent.capture)) if sent.live.outcome in TO_PROXY else []
+    lost = [_loss(each) for each in following if each.certain]
+    yield from lost[:1] or map(_doubt, following)
+
+
+def _of_discovery(sent: Connection) -> Iterable[Cause]:
+    packet = sent.live.packet
+    if sent.live.outcome not in TO_PROXY:
+        return ()
+    at_link = packet.destination if sent.is_inbound else packet.source
+    return discovery_causes(at_link, packet.in_interface or packet.out_interface)
+
+
+def _of_ipsec(sent: Connection) -> Iterator[Cause]:
+    if sent.ipsec_policy is not None and sent.ipsec_policy.is_blocking:
+        yield cause("ipsec", policy=sent.ipsec_policy.words)
+
+
+def _of_delivery(sent: Connection) -> Iterator[Cause]:
+    """Yield what the rules need and the namespace lacks, by which captured packets are lost."""
+    family, is_inbound = sent.live.packet.family, sent.is_inbound
+    if not is_inbound and sent.live.outcome not in TO_PROXY:
+        return
+    direction = "inbound" if is_inbound else "outbound"
+    here = (each for each in impediments(sent.desired) if each.family in (None, family))
+    yield from delivery_causes(each for each in here if direction in each.directions)
+    for need in routes.missing(sent.desired) if is_inbound else ():
+        if isinstance(need, MissingRoute) and need.family == family:
+            yield missing_route_cause(need)
+
+
+def _of_reject_table(sent: Connection) -> Iterator[Cause]:
+    """Yield a cause if TCP of a family that is not captured is to be rejected, and is not."""
+    live, packet, known = sent.live, sent.live.packet, sent.known
+    is_let_pass = packet.protocol == "tcp" and live.outcome == "direct" and live.step is None
+    if known and is_let_pass and packet.family not in known.config.families and packet.out_interface != LOOPBACK:
+        fault = reject_fault(known.config.families, known.settings, has_table=False)
+        yield from [cause("rule-missing: family", message=fault)] if fault else []
+
+
+def _of_rules(sent: Connection) -> Iterator[Cause]:
+    """Yield why rules do not lead a packet to a proxy that listens: foreign ones, and those that differ."""
+    live = sent.live
+    if not live.is_order_known:
+        return
+    complete = live.packet.replace(source_port=live.packet.source_port or USUAL_SOURCE_PORT)
+    desired = trace_whole_path(complete, Situation(sent.desired))
+    found = list(causes_of_connection(live, desired, sent.facts, sent.capture, rule_of))
+    missing = rule_missing(desired)
+    is_diverted = desired.outcome in TO_PROXY and live.outcome in ("direct", "redirected")
+    by_drift = drift_cause(live, sent.verified()) if is_diverted or missing in found else None
+    yield from (each for each in found if by_drift is None or each != missing)
+    if by_drift is not None:
+        yield by_drift
+
+
+def _of_routing(sent: Connection) -> Iterator[Cause]:
+    """Yield why routing loses a connection that comes in, or the answers to it."""
+    live, packet = sent.live, sent.live.packet
+    if not sent.is_inbound:
+        return
+    client = address_text(packet.family, packet.source.first) if packet.source else ""
+    lost = lost_by_routing(packet, is_redirected=live.outcome in TO_PROXY and not live.transparent)
+    if lost == "answers":
+        yield no_route_cause(sent.facts, packet.family, client)
+    elif lost:
+        flag, family = "-6 " if packet.family == IPV6 else "", FAMILY_NAMES[packet.family]
+        name = {"interface": "no-route: interface", "inbound": "no-route: inbound"}[lost]
+        yield cause(name, name=packet.in_interface, family=family, address=client, flag=flag)
+
+
+def socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
+    """Yield whose programs translate the packet's destination at connect(); without one, whose may do so."""
+    names = connect_programs(packet.family if packet else IPV4)
+    found = translation(packet) if names and packet else None
+    if not names or (packet and found is None):
+        return
+    owner = owner_of(names)
+    if found is None:
+        yield cause("translated-before: may", names[0], owner=owner)
+    else:
+        yield cause("translated-before", names[0], owner=owner, address=found.address, port=found.port)
+
+
+def causes_of_what_is_sent_on(live: Trace, verified: Callable[[], Verified], capture: Capture) -> Iterator[Cause]:
+    """Yield a cause if what the proxy sends on, to others or to the app, is dropped, or would come back to it."""
+    packet = live.packet
+    if not capture.uids or not capture.gids:
+        return
+    uid, gid = capture.uids[0].first, capture.gids[0].first
+    if live.outcome == "proxy-inbound" and packet.in_interface is not None and not live.transparent:
+        packet = packet.replace(source=PASSTHROUGH_SOURCE[packet.family], in_interface=None, out_interface=LOOPBACK)
+    elif live.outcome != "proxy-outbound" or packet.in_interface is not None:
+        return
+    sent_on = trace(packet.replace(uid=uid, gid=gid))
+    if sent_on.outcome == "dropped":
+        yield drop_of_connection(sent_on, rule_of, SENT_ON)
+    elif packet.out_interface == LOOPBACK and sent_on.fate not in (Fate("direct"), Fate(live.outcome, live.port)):
+        to = f"{address_text(packet.family, (sent_on.address or packet.destination).first)} port {sent_on.port}"
+        if sent_on.step is None or not is_own_chain(sent_on.step.chain):  # else of a second set, which is a cause
+            yield cause("nat-first: sent on", place_of(sent_on.step), to=to)
+    elif packet.out_interface == LOOPBACK:
+        yield from [_loss(each, SENT_ON) for each in _following(sent_on, capture) if each.certain][:1]
+    if sent_on.outcome != live.outcome:
+        return
+    step = sent_on.step
+    if step is None or is_own(step):
+        by_drift = drift_cause(sent_on, verified(), ("rule-unexpected: circle", "rule-missing: circle"), uid=uid)
+        yield by_drift or cause("rule-missing: circle, any", uid=uid)
+    else:
+        rule = step.rule.why or rule_of(step.rule, live.packet.family)
+        yield cause("foreign-rule: circle", place_of(step), uid=uid, rule=rule)
+
+
+def _following(live: Trace, capture: Capture) -> Iterator[Trace]:
+    """Yield how later packets and answers of a connection to the proxy, or to the app, are dropped, or may be."""
+    situation = live_situation()
+    mark = live.packet.mark
+    for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, capture)):
+        traced = trace_whole_path(
+            packet.replace(mark=mark if packet.in_interface == LOOPBACK else packet.mark), situation
+        )
+        mark = traced.mark  # which an answer keeps over lo
+        is_lost = traced.outcome == "dropped" or not (live.transparent or untracked_cause(traced) is None)
+        is_lost |= packet.is_answer and traced.outcome in TO_PROXY  # whose socket is not transparent
+        if is_lost or not traced.certain:
+            yield traced
+
+
+def _loss(traced: Trace, what: str = "the packet") -> Cause:
+    """Return why a later packet or an answer of a connection is lost."""
+    if traced.outcome in TO_PROXY:
+        return cause("rule-missing: answers", place_of(traced.step))
+    return untracked_cause(traced) or drop_cause(traced, rule_of, what=what)
+
+
+def _answers(live: Trace, capture: Capture) -> Iterator[Packet]:
+    """Yield an answer to a connection as it leaves, and as one over lo comes in again, from whom was called."""
+    sent, uids, gids = live.packet, capture.uids, capture.gids
+    if sent.source is None or not uids or not gids:
+        return
+    back = Packet(
+        sent.protocol, sent.source, sent.source_port or USUAL_SOURCE_PORT, state="ESTABLISHED", is_answer=True
+    )
+    is_of_proxy = live.outcome in TO_PROXY
+    own = LOOPBACK_ADDRESSES[sent.family] if is_of_proxy and not sent.in_interface else sent.destination
+    port = sent.port if live.transparent else live.port
+    uid, gid = (uids[0].first, gids[0].first) if is_of_proxy else (APP_ID, APP_ID)
+    owner = back.replace(source=own, source_port=port, uid=uid, gid=gid)
+    if sent.in_interface:
+        yield owner.replace(out_interface=sent.in_interface)
+        return
+    yield owner.replace(out_interface=LOOPBACK)
+    yield back.replace(source=sent.destination, source_port=sent.port, in_interface=LOOPBACK)
+
+
+def discovery_causes(own: Network | None, link: str | None) -> Iterator[Cause]:
+    """Yield what drops neighbour discovery (RFC 4861), without which no IPv6 packet finds its way over a link.
+
+    As long as the kernel still knows a neighbour there, connections are possible; where its own answers are dropped,
+    one that has answered shortly before.
+    """
+    if own is None or own.family != IPV6 or link is None or link == LOOPBACK:
+        return
+    for packet, states in (
+        (Packet("ipv6-icmp", own, 0, source=NEIGHBOUR, in_interface=link, state="UNTRACKED"), NUD_KNOWN),
+        (Packet("ipv6-icmp", NEIGHBOUR, 0, source=own, out_interface=link, state="UNTRACKED"), NUD_CONFIRMED),
+    ):
+        traced = trace_whole_path(packet, live_situation())
+        with open_route() as route:
+            is_lost = traced.outcome == "dropped" and traced.certain
+            if is_lost and not knows_neighbours(route, FAMILY_NUMBERS[IPV6], link, states):
+                yield drop_cause(traced, rule_of, what="neighbour discovery (ICMPv6)")
+                return
+
+
+def ipsec_policies() -> tuple[list[IpsecPolicy], list[Cause]]:
+    """Return the IPsec policies, or the note that they cannot be read."""
+    try:
+        return read_policies(), []
+    except CaptureError as error:
+        return [], [cause("unjudged: IPsec", reason=error.message)]
+
+
+STAGES: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
+    (_of_the_pod, False),
+    (_of_socket_lb, False),
+    (_of_reject_table, False),
+    (_of_rules, False),
+    (_of_what_is_sent_on, False),
+    (_of_later_packets, True),
+    (_of_routing, True),
+    (_of_discovery, True),
+    (_of_ipsec, False),
+    (_of_delivery, False),
+)
+"""What is looked at, along the way of a connection, and whether only if nothing was found before."""
