@@ -34,6 +34,7 @@ SETS_BOTH = "annotation sidecar.istio.io/interceptionMode sets both."
 DIFFER = "the live rules differ from the applied ones; {first}{others}"
 MEND = f"{APPLY_AGAIN}, or recreate the pod; `capture verify` has every difference."
 REMOVES_IT = f"{APPLY_AGAIN}, which removes it; `capture verify` has every difference."
+ZONES = "the look-up and its answer are tracked in different zones of conntrack, so that no answer arrives"
 CIRCLE = "what the proxy sends on (user {uid}) is captured again, and comes back to it for ever"
 NO_REFERENCE = "Give the pod's settings as options of `capture why`, or run this where the rules were applied."
 REWRITE = (
@@ -137,6 +138,9 @@ TEXTS: dict[str, tuple[str, str]] = {
         "answers to the connection are taken for inbound connections, and do not reach their sender",
         MEND,
     ),
+    "rule-missing: zone": (f"{ZONES}: `{{rule}}` is missing", MEND),
+    "rule-missing: zone, any": (f"{ZONES}: no rule sets the same one", MEND),
+    "rule-unexpected: zone": (f"{ZONES}: `{{rule}}` was not applied", REMOVES_IT),
     "rule-missing: circle": (f"{CIRCLE}: `{{rule}}` is missing", MEND),
     "rule-missing: circle, any": (f"{CIRCLE}: no rule leaves it out", MEND),
     "no-record": ("no record here, so that it cannot be told whether a rule of the capture is missing", NO_REFERENCE),

@@ -19,7 +19,7 @@ from capture.model.addresses import FAMILY_NAMES, IPV4, Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import DNS_PORT, REJECTED
 from capture.model.packet import LOOPBACK
-from capture.model.ruleset import MANGLE, NAT, TABLES, Redirect, Rule, TransparentProxy
+from capture.model.ruleset import MANGLE, NAT, OUTPUT, TABLES, Redirect, Rule, SetZone, TransparentProxy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,6 +75,12 @@ def untracked_cause(live: Trace) -> Cause | None:
     found = (step for step in live.path if isinstance(meaning(step.rule), Untrack) and not is_own(step))
     what = live.impediments[0] if live.impediments else "nat rules see tracked connections only"
     return next((cause("foreign-rule: untracked", place_of(step), what=what) for step in found), None)
+
+
+def zone_of(live: Trace) -> int:
+    """Return the zone in which the pod tracks what it sends: of the first rule that sets one (xt_ct.c, nft_ct.c)."""
+    sent = (step for step in live.path if step.certain and step.base_chain and step.base_chain.hook == OUTPUT)
+    return next((step.rule.verdict.zone for step in sent if isinstance(step.rule.verdict, SetZone)), 0)
 
 
 def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause:

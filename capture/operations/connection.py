@@ -12,9 +12,10 @@ from capture.analysis.causes import (
     place_of,
     rule_missing,
     untracked_cause,
+    zone_of,
 )
 from capture.analysis.ipsec import policy_for
-from capture.analysis.outcome import TO_PROXY, Fate
+from capture.analysis.outcome import DNS, TO_PROXY, Fate
 from capture.analysis.pod_causes import app_elsewhere, causes_of_pod, no_route_cause, stops
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.errors import CaptureError
@@ -115,6 +116,19 @@ def _of_socket_lb(sent: Connection) -> Iterable[Cause]:
 
 def _of_what_is_sent_on(sent: Connection) -> Iterator[Cause]:
     return causes_of_what_is_sent_on(sent.live, sent.verified, sent.capture)
+
+
+def _of_zones(sent: Connection) -> Iterator[Cause]:
+    """Yield a cause if the agent's answer to a look-up is tracked in another zone: it does not reach who asked."""
+    packet = next(_answers(sent.live, sent.capture), None)
+    if sent.live.outcome != DNS or sent.is_inbound or packet is None:
+        return
+    answer = trace_whole_path(packet, live_situation())
+    if zone_of(sent.live) == zone_of(answer):
+        return
+    kinds = ("rule-unexpected: zone", "rule-missing: zone")
+    by_drift = (drift_cause(each, sent.verified(), kinds) for each in (sent.live, answer))
+    yield next(filter(None, by_drift), cause("rule-missing: zone, any"))
 
 
 def _of_later_packets(sent: Connection) -> Iterator[Cause]:
@@ -309,6 +323,7 @@ STAGES: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
     (_of_reject_table, False),
     (_of_rules, False),
     (_of_what_is_sent_on, False),
+    (_of_zones, True),
     (_of_later_packets, True),
     (_of_routing, True),
     (_of_discovery, True),

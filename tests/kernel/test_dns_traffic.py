@@ -12,6 +12,8 @@ import pytest
 
 from capture import operations
 from capture.cli.watch import look
+from capture.model.addresses import parse_network
+from capture.model.packet import Packet
 from capture.operations import diagnosis
 from capture.settings import options as option
 from pytest_netns import Answer, Client, Pod, PodPair
@@ -222,3 +224,21 @@ def test_a_rule_of_older_upstream_leads_to_the_agent_in_every_view(pod_pair: Pod
         assert pod.client(APP).connect(OTHERS[0], 53, "udp", timeout=5).label == "agent"
         operations.clean()
     assert ("15053" in pod.run(["iptables-nft", "-t", "nat", "-S"]).stdout) != is_own
+
+
+def test_zones_that_do_not_fit_are_the_cause_of_a_look_up_without_answer(pod_pair: PodPair) -> None:
+    """Query and answer have to be tracked in one zone: without one of the rules for that no answer arrives."""
+    pod = pod_pair.pod
+    serve(pod_pair)
+    asked = Packet("udp", parse_network(OTHERS[0]), 53, source=parse_network(pod.ipv4), uid=APP, gid=APP)
+    dead = 0
+    for position in range(1, 6):
+        with pod.entered():
+            operations.apply(settings(DRIVERS["iptables-nft"], HOW["all, classic"]), host=FakePod())
+        assert pod.run(["iptables", "-t", "raw", "-D", "ISTIO-OUTPUT-DNS", str(position)]).returncode == 0
+        forget_connections(pod)
+        is_answered = Asking(pod.client(APP)).query(OTHERS[0], SOURCE_PORTS[0]) == "agent"
+        causes = pod.call(lambda: diagnosis.why(asked)).causes
+        assert any("zones of conntrack" in each.message for each in causes) != is_answered, (position, causes)
+        dead += not is_answered
+    assert dead
