@@ -70,7 +70,7 @@ def test_started_in_a_gap(audited: Cluster) -> None:
 
 
 def test_foreign_rule(audited: Cluster) -> None:
-    """A foreign rule before our own that diverts traffic to another port."""
+    """A foreign rule before our own that diverts traffic."""
     run = InPod(audited, "client")
     run("nft", "add table ip foreign; add chain ip foreign out { type nat hook output priority -150; }; "
         f"add rule ip foreign out tcp dport {APP_PORT} redirect to :9")  # fmt: skip
