@@ -14,7 +14,6 @@ from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_coun
 from capture.backends.nf_tables.reading import VERDICT_OF_CODE, read_comment, read_expressions, read_verdict
 from capture.backends.nftables import native
 from capture.backends.nftables.comparisons import Bounds, Register, conditions_of, parts_of
-from capture.backends.nftables.maps import MAX_CASES, REGISTER_SIZE, Found, cases_by_key, done_by_key
 from capture.backends.nftables.sets import NativeSet, cases_of
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, FAMILY_OF, IPV6, Family, address_text
@@ -281,6 +280,8 @@ class Program:
 
     def _choose(self, target: bytes, subject: str, cases: tuple[Case, ...]) -> bool:
         """Do what a map leads to, or load it. Without cases it has no words, or may change."""
+        from capture.backends.nftables.maps import MAX_CASES, REGISTER_SIZE, Found  # no rule of ours has a map
+
         data = [(key, decode_fields(each)) for key, each in cases]
         if decode_number(target) == nf.NFT_REG_VERDICT:
             verdicts = tuple((key, self._verdict(each)) for key, each in data)
@@ -298,6 +299,8 @@ class Program:
         is_field = listed.key_size == native.SIZES.get(field) and not (listed.data and field in native.MARKS.values())
         if is_field and isinstance(loaded, Register) and (by_data := cases_of(listed, _order(field, loaded))):
             return tuple(((native.Among(field, ranges),), data) for data, ranges in by_data.items())
+        from capture.backends.nftables.maps import cases_by_key  # our own sets have one field
+
         found = cases_by_key(listed, self._registers, _register_number(source), (self._family, self._protocol))
         others = [len(each.cases) for each in (*self.conditions, *self.actions) if isinstance(each, native.Cases)]
         return found if not others else ()  # of two sets each case of one would be one with each of the other
@@ -336,7 +339,7 @@ class Program:
     def redir(self, fields: Fields) -> bool:
         kinds = (nf.NFTA_REDIR_REG_PROTO_MIN, nf.NFTA_REDIR_REG_PROTO_MAX)
         ports = [(self._held(fields[kind]) if kind in fields else b"", PORT_SIZE) for kind in kinds]
-        return self._do(done_by_key(redirect, *ports) or model.UnknownVerdict("redirect, to an unknown port"))
+        return self._do(_done(redirect, *ports) or model.UnknownVerdict("redirect, to an unknown port"))
 
     def nat(self, fields: Fields) -> bool:
         """``nat``: map the connection's destination or source to another address, which the model has no word for."""
@@ -345,7 +348,7 @@ class Program:
         sizes = dict.fromkeys((nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_ADDR_MAX), BITS[family] // 8)
         sizes |= dict.fromkeys((nf.NFTA_NAT_REG_PROTO_MIN, nf.NFTA_NAT_REG_PROTO_MAX), PORT_SIZE)
         ends = [(self._held(fields[kind]) if kind in fields else b"", size) for kind, size in sizes.items()]
-        found = done_by_key(lambda *values: translation(word, family, *values), *ends)
+        found = _done(lambda *values: translation(word, family, *values), *ends)
         return self._do(found or model.UnknownVerdict(f"{word}, to an unknown address"))
 
     def tproxy(self, fields: Fields) -> bool:
@@ -361,6 +364,16 @@ class Program:
         if nf.NFTA_LOG_GROUP in fields or level != nf.NFT_LOGLEVEL_WARNING or flags:
             return self._do(model.UnknownVerdict("log, not as a plain warning", model.Continue()))
         return self._do(model.Log(decode_text(fields.get(nf.NFTA_LOG_PREFIX, b""))))
+
+
+def _done(make: Callable[..., native.Action], *values: tuple[Content, int]) -> native.Action | None:
+    """Return what ``make`` returns for values in registers, each with its size; None if one is not known."""
+    known = [each for each, _ in values if isinstance(each, bytes)]
+    if len(known) == len(values):
+        return make(*known)
+    from capture.backends.nftables.maps import done_by_key  # no rule of ours has a map
+
+    return done_by_key(make, *values)
 
 
 def redirect(first: bytes, last: bytes) -> native.Action:

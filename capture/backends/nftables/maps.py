@@ -45,16 +45,14 @@ Content = Register | Found | bytes | None
 
 
 def done_by_key(make: Callable[..., native.Action], *values: tuple[Content, int]) -> native.Action | None:
-    """Return what ``make`` returns for values in registers, each with its size; by key, if they are from a map.
+    """Return what ``make`` returns for values in registers, each with its size, by the key of the map that has them.
 
     None if a value is not known, or if they are from several maps.
     """
     found = [each for each, _ in values if isinstance(each, Found)]
     keys = {tuple(key for key, _ in each.cases) for each in found}
-    if len(keys) > 1 or not all(isinstance(each, bytes | Found) for each, _ in values):
+    if len(keys) != 1 or not all(isinstance(each, bytes | Found) for each, _ in values):
         return None
-    if not found:
-        return make(*[each for each, _ in values])
     columns = [[data[:size] for _, data in each.cases] if isinstance(each, Found) else each for each, size in values]
     rows = [[each[row] if isinstance(each, list) else each for each in columns] for row in range(len(found[0].cases))]
     return native.Cases(found[0].subject, tuple(zip(keys.pop(), (make(*row) for row in rows), strict=True)))
