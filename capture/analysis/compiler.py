@@ -235,7 +235,7 @@ class PathCompiler:
             found = self.switches.restricted(found, self.diagrams.level(self.remarked), 0)
         return self.diagrams.choose(self._packets_that_nat_maps(stage), found, after) if base_chain.is_nat else found
 
-    def _dropped(self, why: str) -> int:  # noqa: ARG002  # it is looked for elsewhere
+    def _dropped(self, why: str) -> int:  # noqa: ARG002  # only ReasonCompiler keeps it
         return self._fate(Fate("dropped"))
 
     def _after_base_chain(self, stage: Stage, base_chain: BaseChain) -> int:
@@ -340,7 +340,7 @@ class PathCompiler:
     def reason(self, chain: ChainCompiler, place: str, rule: model.Rule) -> Reason | None:  # it has none
         """Return a rule as the reason of a fate; None where none is looked for."""
 
-    def with_reason(self, node: int, verdict: Meaning, reason: Reason | None) -> int:  # noqa: ARG002  # the same
+    def with_reason(self, node: int, verdict: Meaning, reason: Reason | None) -> int:  # noqa: ARG002  # only ReasonCompiler keeps it
         """Return the fates of packets that match a rule, with it as the reason of those for which it is one."""
         return node
 

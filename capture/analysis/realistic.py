@@ -149,10 +149,10 @@ class MarkCompiler(PathCompiler):
             is_so = self.space.marked("connection", mark, model.ALL_BITS)
             self._marks = self.diagrams.choose(is_so, self.diagrams.leaf(mark), self._marks)
 
-    def _end(self, held: Held) -> int:  # noqa: ARG002  # the mark is the same, whatever became of the packet
+    def _end(self, held: Held) -> int:  # noqa: ARG002  # a mark stays, whatever becomes of the packet
         return self._marks
 
-    def _fate(self, fate: Fate) -> int:  # noqa: ARG002  # the one that is left is "dropped"
+    def _fate(self, fate: Fate) -> int:  # noqa: ARG002  # PathCompiler asks for "dropped" alone here
         return self.diagrams.leaf(None)
 
     def _lasting(self, node: int) -> int:
