@@ -162,6 +162,7 @@ def test_a_user_that_cannot_be_is_refused(uid: dict[str, Any], field: str) -> No
         ("ISTIO_META_DNS_CAPTURE", option.REDIRECT_DNS),
         ("ISTIO_META_DNS_CAPTURE", option.CAPTURE_ALL_DNS),
         ("ISTIO_DUAL_STACK", option.DUAL_STACK),
+        ("ISTIO_AGENT_DUAL_STACK", option.DUAL_STACK),  # of Istio 1.16 and 1.17
         ("INVALID_DROP", option.DROP_INVALID),
     ],
 )
