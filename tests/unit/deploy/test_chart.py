@@ -42,7 +42,7 @@ def test_on_every_platform_a_path_is_mounted_once() -> None:
     if not (helm := builds.find("helm")):
         return
     for platform in json.loads((CHART / "values.schema.json").read_text())["properties"]["platform"]["enum"]:
-        command = [helm, "template", "capture", CHART, "--kube-version=1.34.4", f"--set=platform={platform}"]
+        command = [str(helm), "template", "capture", str(CHART), "--kube-version=1.34.4", f"--set=platform={platform}"]
         text = subprocess.run(command, check=True, capture_output=True).stdout
         [spec] = [each["spec"]["template"]["spec"] for each in yaml.safe_load_all(text) if each["kind"] == "DaemonSet"]
         mounts = spec["containers"][0]["volumeMounts"]
