@@ -184,8 +184,8 @@ def selector_of(owner: dict[str, Any]) -> str:
     labels = selector if is_labels else selector.get("matchLabels") or {}
     terms = [f"{key}={value}" for key, value in labels.items()]
     forms = {"In": "{0} in ({1})", "NotIn": "{0} notin ({1})", "Exists": "{0}", "DoesNotExist": "!{0}"}
-    for each in () if is_labels else selector.get("matchExpressions") or ():
-        terms.append(forms[each["operator"]].format(each["key"], ",".join(each.get("values") or ())))
+    expressions = [] if is_labels else selector.get("matchExpressions") or []
+    terms += [forms[each["operator"]].format(each["key"], ",".join(each.get("values") or ())) for each in expressions]
     return ",".join(terms)
 
 
