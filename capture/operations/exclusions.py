@@ -71,18 +71,18 @@ def empty_capture_causes(known: Reference | None, facts: PodFacts, capture: Capt
     if capture.ports:
         return
     if known is None:
-        yield cause("excluded: live", what="nothing")
+        yield cause("excluded", "live", what="nothing")
         return
     options = _explicit_options(known.settings, lambda option: bool(_ports_without(option, known.settings, facts)))
-    yield cause("excluded: everything", options=", ".join(options or _restrictions(known.settings)))
+    yield cause("excluded", "everything", options=", ".join(options or _restrictions(known.settings)))
 
 
 def exclusion_notes(known: Reference, facts: PodFacts, capture: Capture, verified: Verified) -> Iterator[Cause]:
     """Yield what the settings leave uncaptured on purpose, which may be what is looked for."""
     for note in verified.notes:
-        yield cause("family-not-captured: note", note=note)
+        yield cause("family-not-captured", "note", note=note)
     if _knew_no_server(known):
-        yield cause("dns-not-captured: no server")
+        yield cause("dns-not-captured", "no server")
     is_only_missing = len(missing_interfaces(facts, capture)) == len(capture.excluded_interfaces)
     restrictions = _restrictions(known.settings.without(EXCLUDED_INTERFACES) if is_only_missing else known.settings)
     for outcome, families, what in _left_out(facts, capture) if capture.ports else ():
@@ -90,9 +90,9 @@ def exclusion_notes(known: Reference, facts: PodFacts, capture: Capture, verifie
             continue  # what comes in there is captured as outbound
         options = _cancelling(outcome, families, known.settings, facts) or restrictions
         restrictions = [each for each in restrictions if each not in options]
-        yield cause("excluded: all", what=what, options=", ".join(options))
+        yield cause("excluded", "all", what=what, options=", ".join(options))
     if restrictions and capture.ports:
-        yield cause("excluded: pod", options=", ".join(restrictions))
+        yield cause("excluded", "pod", options=", ".join(restrictions))
 
 
 def notes_without_record(facts: PodFacts, capture: Capture, by_chains: Ports, own: Ruleset) -> Iterator[Cause]:
@@ -103,18 +103,20 @@ def notes_without_record(facts: PodFacts, capture: Capture, by_chains: Ports, ow
     no_record = no_record_note(own)
     yield no_record
     for family in sorted({address.family for address in facts.addresses}.difference((*capture.families, IPV4))):
-        yield cause("family-not-captured", FAMILY_NAMES[family], family=FAMILY_NAMES[family])
+        yield cause("family-not-captured", where=FAMILY_NAMES[family], family=FAMILY_NAMES[family])
     for outcome, families, what in _left_out(facts, capture):
         if any(each == outcome and family in families for each, family, _ in by_chains):
-            yield cause("no-record: no jump", what=what, remedy=no_record.remedy)
+            yield cause("no-record", "no jump", what=what, remedy=no_record.remedy)
         elif capture.ports:
-            yield cause("excluded: live", what=what)
+            yield cause("excluded", "live", what=what)
 
 
 def no_record_note(own: Ruleset) -> Cause:
     """Return that there is no reference for our own rules in the namespace we are in: no record, or a damaged one."""
     fault = record.fault()
-    return cause("no-record: damaged", fault=fault, options=join(inferred_flags(own))) if fault else cause("no-record")
+    if not fault:
+        return cause("no-record")
+    return cause("no-record", "damaged", fault=fault, options=join(inferred_flags(own)))
 
 
 def _left_out(facts: PodFacts, capture: Capture) -> Iterator[tuple[Outcome, list[Family], str]]:
@@ -168,7 +170,7 @@ def with_options(found: Cause, packet: Packet, known: Reference) -> Cause:
     """Return the cause as the settings explain it: its remedy names the options, or the profile, that matter."""
     settings = known.settings
     if found.kind == "dns-not-captured" and _knew_no_server(known):
-        return cause("dns-not-captured: no server")
+        return cause("dns-not-captured", "no server")
     if found.kind not in ("excluded", "dns-not-captured"):
         return found
     given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
