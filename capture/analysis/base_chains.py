@@ -112,7 +112,7 @@ class BaseChain(Value):
 
     def location(self, chain: str, position: int = 0, family: Family | None = None) -> Location:
         """Return where a rule is that is met from here."""
-        if self.is_own or (self.place and self.place[0] == "iptables"):  # tables of one name in both families
+        if self.table in model.TABLES or (self.place and self.place[0] == "iptables"):  # of that name in both families
             return Location(self.table, chain, position, family)
         hook = f"hook {self.hook_text}, priority {self.priority}" if chain == self.chain.name else ""
         return Location(self.table, chain, position, hook=hook)

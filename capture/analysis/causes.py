@@ -9,10 +9,11 @@ Causes of the whole pod (``lo`` down, a conntrack table that is nearly full, a m
 
 from __future__ import annotations
 
+from capture.analysis.answers import is_own, untracked_text, untracking_step
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.captured_pod import Capture, PodFacts, contains
 from capture.analysis.cause_text import Cause, cause
-from capture.analysis.meaning import Untrack, meaning, rejects
+from capture.analysis.meaning import rejects
 from capture.analysis.outcome import DNS, REDIRECTED_BY, TO_PROXY
 from capture.analysis.pod_causes import causes_at_port, down_interface, no_route_cause
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family, address_text
@@ -45,7 +46,7 @@ def causes_of_connection(
     elif packet.in_interface is not None and packet.in_interface == down_interface(facts):
         yield cause("interface-down", where=packet.in_interface, name=packet.in_interface)
     elif live.outcome == "direct":
-        yield _direct_cause(live, desired, capture)
+        yield _answer_cause(live, text_of) or _direct_cause(live, desired, capture)
     elif live.outcome == "dropped":
         yield drop_of_connection(live, text_of)
     elif step is not None and is_own_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
@@ -73,9 +74,14 @@ def is_mapped(live: Trace) -> bool:
 
 def untracked_cause(live: Trace) -> Cause | None:
     """Return that a packet is kept out of connection tracking, if it is: so nat does not translate it, or back."""
-    found = (step for step in live.path if isinstance(meaning(step.rule), Untrack) and not is_own(step))
-    what = live.impediments[0] if live.impediments else "nat rules see tracked connections only"
-    return next((cause("foreign-rule", "untracked", where=step.location, what=what) for step in found), None)
+    step = untracking_step(live)
+    return cause("foreign-rule", "untracked", where=step.location, what=untracked_text(live)) if step else None
+
+
+def _answer_cause(live: Trace, text_of: TextOf) -> Cause | None:
+    """Return why the answers to a direct connection are lost, if they are."""
+    untracked, lost = untracked_cause(live), live.lost_answer
+    return untracked or (drop_of_connection(lost, text_of, what="its answers") if lost else None)
 
 
 def zone_of(live: Trace) -> int:
@@ -92,9 +98,6 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
         return cause("not-tcp", protocol=packet.protocol)
     if packet.protocol != "tcp" and not capture.captures(DNS):
         return cause("dns-not-captured")
-    untracked = untracked_cause(live)
-    if untracked is not None:
-        return untracked
     # The desired rules may decide by the same rule, which need not be in one of our chains.
     at_desired = desired.step if desired else None
     is_desired = at_desired and step and canonical_rule(at_desired.rule) == canonical_rule(step.rule)
@@ -130,12 +133,6 @@ def _excluded(step: Step | None) -> Cause:
     if step is None:
         return cause("excluded", "no rule")
     return cause("excluded", where=step.location, reason=f": {step.rule.why}" if step.rule.why else "")
-
-
-def is_own(step: Step) -> bool:
-    """Return whether a rule is in one of our chains, or leads into one."""
-    target = getattr(step.rule.verdict, "chain", "")
-    return step.table in TABLES and (is_own_chain(step.chain) or is_own_chain(target))
 
 
 def _own_steps_before(live: Trace, capture: Capture) -> list[Step]:
