@@ -34,6 +34,7 @@ from capture.operations.drift_causes import USUAL, drift_causes, unjudged_notes,
 from capture.operations.exclusions import (
     empty_capture_causes,
     exclusion_notes,
+    left_out,
     no_record_note,
     notes_without_record,
     ports_of,
@@ -66,7 +67,8 @@ NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured",
 class Diagnosis(Value):
     """The result of ``why``: ``causes`` break the connection (or, without one, the pod), ``notes`` do not.
 
-    ``is_certain`` is False where a rule on the way cannot be judged, and no cause was found.
+    ``is_certain`` is False where a rule on the way cannot be judged, and no cause was found. ``left_out`` is which
+    connections of a captured pod its settings leave out, in words: "nothing outbound".
     """
 
     packet: Packet | None
@@ -74,6 +76,7 @@ class Diagnosis(Value):
     causes: tuple[Cause, ...]
     notes: tuple[Cause, ...] = ()
     is_certain: bool = True
+    left_out: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -199,7 +202,8 @@ def _of_pod(
         *unread,
     )
     is_certain = known is not None and verified.is_judged and not unread
-    return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
+    without = tuple(what for _, _, what in left_out(known, facts, capture))
+    return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain, without)
 
 
 def _of_connection(

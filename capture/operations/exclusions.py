@@ -85,9 +85,7 @@ def exclusion_notes(known: Reference, facts: PodFacts, capture: Capture, verifie
         yield cause("dns-not-captured: no server")
     is_only_missing = len(missing_interfaces(facts, capture)) == len(capture.excluded_interfaces)
     restrictions = _restrictions(known.settings.without(EXCLUDED_INTERFACES) if is_only_missing else known.settings)
-    for outcome, families, what in _left_out(facts, capture) if capture.ports else ():
-        if outcome == PROXY_INBOUND and known.config.rerouted_interfaces:
-            continue  # what comes in there is captured as outbound
+    for outcome, families, what in left_out(known, facts, capture) if capture.ports else ():
         options = _cancelling(outcome, families, known.settings, facts) or restrictions
         restrictions = [each for each in restrictions if each not in options]
         yield cause("excluded: all", what=what, options=", ".join(options))
@@ -104,7 +102,7 @@ def notes_without_record(facts: PodFacts, capture: Capture, by_chains: Ports, ow
     yield no_record
     for family in sorted({address.family for address in facts.addresses}.difference((*capture.families, IPV4))):
         yield cause("family-not-captured", FAMILY_NAMES[family], family=FAMILY_NAMES[family])
-    for outcome, families, what in _left_out(facts, capture):
+    for outcome, families, what in left_out(None, facts, capture):
         if any(each == outcome and family in families for each, family, _ in by_chains):
             yield cause("no-record: no jump", what=what, remedy=no_record.remedy)
         elif capture.ports:
@@ -117,11 +115,12 @@ def no_record_note(own: Ruleset) -> Cause:
     return cause("no-record: damaged", fault=fault, options=join(inferred_flags(own))) if fault else cause("no-record")
 
 
-def _left_out(facts: PodFacts, capture: Capture) -> Iterator[tuple[Outcome, list[Family], str]]:
+def left_out(known: Reference | None, facts: PodFacts, capture: Capture) -> Iterator[tuple[Outcome, list[Family], str]]:
     """Yield the outcomes to which connections of some families of the pod do not come, each with these and in words."""
     of_pod = {address.family for address in facts.addresses}
     in_use = [family for family in capture.families if family in of_pod or not of_pod]
-    for outcome in (PROXY_OUTBOUND, PROXY_INBOUND):
+    is_rerouted = known is not None and known.config.rerouted_interfaces  # what comes in there is captured as outbound
+    for outcome in (PROXY_OUTBOUND,) if is_rerouted else (PROXY_OUTBOUND, PROXY_INBOUND):
         families = [family for family in in_use if not capture.captures(outcome, family)]
         direction = KIND_OF[outcome]
         if families:

@@ -25,6 +25,7 @@ from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.netlink import ipsec
 from capture.operations import diagnosis
+from capture.report.diagnosis_text import diagnosis_lines
 from capture.report.fate_text import text_of
 from capture.settings import options as option
 from capture.settings.settings import Given, Settings
@@ -738,20 +739,31 @@ def test_the_agent_leaves_a_pod_alone_whose_settings_capture_nothing(pod_pair: P
 
 
 @pytest.mark.parametrize(
-    ("options", "port", "notes"),
+    ("options", "port", "but", "notes"),
     [
-        ("-b 80 -d 80 -i ''", 15006, ["nothing outbound is captured: -i ''", "restrict the capture: -b 80, -d 80"]),
+        (
+            "-b 80 -d 80 -i ''",
+            15006,
+            ", but nothing outbound, by its settings",
+            ["nothing outbound is captured: -i ''", "restrict the capture: -b 80, -d 80"],
+        ),
         (
             "-b '' -x 0.0.0.0/0",
             15001,
+            ", but no outbound IPv4 and nothing inbound, by its settings",
             ["no outbound IPv4 is captured: -x 0.0.0.0/0", "nothing inbound is captured: -b ''"],
         ),
-        ("-o 1-65535 -p 15006", 15006, ["nothing outbound is captured: -o 1-65535"]),
-        ("-o 1 -z 15001", 15001, ["to one port, 15001", "restrict the capture: -o 1"]),
+        (
+            "-o 1-65535 -p 15006",
+            15006,
+            ", but nothing outbound, by its settings",
+            ["nothing outbound is captured: -o 1-65535"],
+        ),
+        ("-o 1 -z 15001", 15001, "", ["to one port, 15001", "restrict the capture: -o 1"]),
     ],
 )
 def test_each_option_that_captures_less_is_noted_once(
-    pod_pair: PodPair, options: str, port: int, notes: list[str]
+    pod_pair: PodPair, options: str, port: int, but: str, notes: list[str]
 ) -> None:
     pod, _ = pod_pair
     pod.listener(*[(address, port) for address in ("0.0.0.0", "::")], label="proxy", uid=1337)
@@ -761,6 +773,8 @@ def test_each_option_that_captures_less_is_noted_once(
     found = why(pod)
 
     assert (found.verdict, found.causes) == ("captured", ())
+    headline = f"captured: this pod{but}" if but else "captured: nothing is wrong with this pod"
+    assert next(diagnosis_lines(found)) == headline
     flags = {each.name: f"-{each.short}" for each in option.OPTIONS}
     texts = [note.message.replace(" (test)", "") for note in found.notes]
     for name, flag in flags.items():
