@@ -38,7 +38,8 @@ ZONES = "the look-up and its answer are tracked in different zones of conntrack,
 CIRCLE = "what the proxy sends on (user {uid}) is captured again, and comes back to it for ever"
 NO_REFERENCE = "Give the pod's settings as options of `capture why`, or run this where the rules were applied."
 REWRITE = (
-    "Run `capture apply {options}`, if these are the pod's settings: it writes the record anew. Or recreate the pod."
+    "Run `capture apply {options}`, if these are the pod's settings{fit}: it writes the record anew."
+    " Or recreate the pod."
 )
 
 TEXTS: dict[str, tuple[str, str]] = {

@@ -9,9 +9,11 @@ from capture.analysis.cause_text import Cause, cause
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.pod_causes import KIND_OF, missing_interfaces
 from capture.analysis.policy import captured_ports
+from capture.backends import detect
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family
+from capture.model.text import plural
 from capture.operations import trace
-from capture.operations.inference import inferred_flags
+from capture.operations.inference import inferred_flags, misfit
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.host import PodFromInside
@@ -112,7 +114,12 @@ def notes_without_record(facts: PodFacts, capture: Capture, by_chains: Ports, ow
 def no_record_note(own: Ruleset) -> Cause:
     """Return that there is no reference for our own rules in the namespace we are in: no record, or a damaged one."""
     fault = record.fault()
-    return cause("no-record: damaged", fault=fault, options=join(inferred_flags(own))) if fault else cause("no-record")
+    if not fault:
+        return cause("no-record")
+    backend = detect.find_live_sets()[0].choice.backend
+    count = misfit(own)
+    fit = f" (they fit the live rules best, with {plural(count, 'difference')})" if count else ""
+    return cause("no-record: damaged", fault=fault, options=join([*inferred_flags(own), "--backend", backend]), fit=fit)
 
 
 def left_out(known: Reference | None, facts: PodFacts, capture: Capture) -> Iterator[tuple[Outcome, list[Family], str]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture import operations
+from capture.analysis.foreign_effects import STOPS_DISCOVERY
 from capture.analysis.policy import policy
 from capture.analysis.trace import trace_whole_path
 from capture.cli.doctor.examination import examine
@@ -644,6 +645,7 @@ def test_a_filter_of_neighbour_discovery_is_no_cause_while_neighbours_are_known(
     pod.run(["ip6tables", "-A", "INPUT", "-p", "icmpv6", "-j", "DROP"])
 
     assert why(pod).verdict == "captured"
+    assert f": {STOPS_DISCOVERY}: -p ipv6-icmp -j DROP" in pod.run([CAPTURE, "verify"]).stdout
     assert peer.client().connect(pod.ipv6, APP_PORT).label == "proxy"
 
     pod.run(["ip", "-6", "neigh", "flush", "dev", "eth0"])
