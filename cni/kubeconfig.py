@@ -112,7 +112,10 @@ class _Reader:
         return value
 
     def fields(self, holder: dict[str, Any], keys: dict[str, str]) -> dict[str, str]:
-        """Return texts by our names; a relative path starts where the kubeconfig is."""
+        """Return texts by our names; a relative path starts where the kubeconfig is, and base64 may have lines."""
+        for key in keys.values():
+            if key.endswith("-data") and isinstance(holder.get(key), str):
+                holder = holder | {key: "".join(holder[key].splitlines())}
         found = {name: self.text(holder, key) for name, key in keys.items()}
         for name, value in found.items():
             if name.endswith("_file") and value and not value.startswith("/"):

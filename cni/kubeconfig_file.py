@@ -7,19 +7,22 @@ is converted when it is installed.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 from capture.errors import CaptureError
 from capture.state.directory import ensure
 from capture.state.files import read_file
+from capture.state.json_text import JsonError, decode
 from cni import atomic_files
 from cni.kubeconfig import CLUSTER_FIELDS, SKIPS_VERIFICATION, USER_FIELDS, Kubeconfig, parse, unusable
-from cni.kubernetes import MAX_FILE
+from cni.kubernetes import MAX_FILE, server_of
 from cni.plugin_files import FileChange
 from cni.protocol import CniError
 
 MAX_VALUES = 1_000_000
 """Values of a kubeconfig with its aliases written out; without aliases a file of MAX_FILE bytes has fewer."""
+RESOLVED = ("merge", "null", "bool")
+"""Tags of YAML that plain words may have; numbers and dates stay texts."""
 NAME = "kubeconfig"
 
 
@@ -31,8 +34,9 @@ def as_read_by_plugin(path: str, directory: str) -> tuple[str, list[FileChange],
     """
     try:
         text = _content(path)
-        is_json = text.lstrip().startswith("{")
+        is_json = _is_json(text)
         found = parse(text if is_json else _as_json(text, path), path)
+        server_of(found)
         _require_files(found)
     except CniError as error:
         raise CaptureError(error.message, f"{error.details} Nothing was installed.") from None
@@ -70,7 +74,16 @@ def _content(path: str) -> str:
         raise unusable(path, "it is no text in UTF-8") from None
 
 
+def _is_json(text: str) -> bool:
+    try:
+        decode(text)
+    except JsonError:
+        return False
+    return True
+
+
 def _as_json(text: str, path: str) -> str:
+    """Return the first document of a text in YAML, as kubectl reads it, as JSON."""
     import json
 
     try:
@@ -78,26 +91,33 @@ def _as_json(text: str, path: str) -> str:
     except ImportError:
         remedy = "Write it as JSON: `kubectl config view --raw -o json`."
         raise unusable(path, "it is YAML, and the package PyYAML is not installed", remedy) from None
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+        """Makes texts, lists and mappings, nulls and truth values, and merges (``<<``)."""
+
+        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+            first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] in RESOLVED]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
     try:
-        plain = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506  # the base loader makes texts, lists, mappings
-        return json.dumps(_without_nulls(plain, [MAX_VALUES]))
+        plain = next(iter(yaml.load_all(text, Loader=Loader)), None)
+        _require_bounded(plain, [MAX_VALUES])
+        return json.dumps(plain)
     except yaml.MarkedYAMLError as error:  # its words quote the line, which may have a secret
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise unusable(path, f"line {line}: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError):
         raise unusable(path, "it is neither JSON nor YAML") from None
 
 
-def _without_nulls(value: Any, left: list[int]) -> Any:
-    """Return a value with its nulls as such; ValueError if aliases make more of it than ``left`` values."""
+def _require_bounded(value: Any, left: list[int]) -> None:
+    """Raise ValueError if aliases make more of a value than ``left`` values."""
     left[0] -= 1
     if left[0] < 0:
         raise ValueError(MAX_VALUES)
-    if isinstance(value, dict):
-        return {key: _without_nulls(each, left) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_without_nulls(each, left) for each in value]
-    return None if value in ("", "null", "~") else value
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _require_bounded(each, left)
 
 
 def _require_files(found: Kubeconfig) -> None:

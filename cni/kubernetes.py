@@ -95,24 +95,29 @@ def _is_name(text: str) -> bool:
     return len(text) <= 253 and plain.isascii() and plain.isalnum() and text[0] not in "-." and ".." not in text
 
 
+def server_of(kubeconfig: Kubeconfig) -> https.UrlServer:
+    """Return the API server of a kubeconfig; raise ``CniError`` if none can be addressed, or no token be sent there."""
+    server = https.parse_url(kubeconfig.server)
+    if server is None:
+        shown = kubeconfig.server.rpartition("@")[2][:80]  # before an @ could be a password
+        raise unusable(kubeconfig.path, f"'server': invalid value {shown!r}: expected https://ADDRESS:PORT")
+    if server.scheme == "http" and (kubeconfig.token or kubeconfig.token_file):
+        raise unusable(
+            kubeconfig.path,
+            "'server' is http: the token could be read on the way",
+            "Use https in 'server', or leave the token out.",
+        )
+    return server
+
+
 class _Question:
     """A GET of one path, with all that is needed to repeat it."""
 
     def __init__(self, kubeconfig: Kubeconfig, path: str) -> None:
         self.kubeconfig = kubeconfig
-        server = https.parse_url(kubeconfig.server)
-        if server is None:
-            shown = kubeconfig.server.rpartition("@")[2][:80]  # before an @ could be a password
-            raise unusable(kubeconfig.path, f"'server': invalid value {shown!r}: expected https://ADDRESS:PORT")
-        self.server = server
-        self.target = server.path + path
-        self.tls = _tls_context(kubeconfig) if server.scheme == "https" else None
-        if self.tls is None and (kubeconfig.token or kubeconfig.token_file):
-            raise unusable(
-                kubeconfig.path,
-                "'server' is http: the token could be read on the way",
-                "Use https in 'server', or leave the token out.",
-            )
+        self.server = server_of(kubeconfig)
+        self.target = self.server.path + path
+        self.tls = _tls_context(kubeconfig) if self.server.scheme == "https" else None
 
     def answer(self, read: Callable[[bytes], T], deadline: float) -> T:
         """Return what ``read`` makes of the answer's body; repeat the request as long as that may help."""

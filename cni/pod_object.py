@@ -65,11 +65,11 @@ def _proxy(container: dict[str, Any], of_pod: dict[str, Any]) -> Proxy:
         arguments=tuple(
             _text(argument, f"args of {where}") for argument in _list(container.get("args"), f"args of {where}")
         ),
-        # What comes from a ConfigMap or the like has no value here.
         environment={
             _text(variable.get("name"), f"env of {where}"): _text(variable.get("value") or "", f"env of {where}")
             for variable in variables
         },
+        references=tuple(str(variable.get("name")) for variable in variables if variable.get("valueFrom")),
         uid=_effective("runAsUser", context, of_pod, where),
         gid=_effective("runAsGroup", context, of_pod, where),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from capture.analysis.answers import untracked_text, untracking_step
 from capture.analysis.base_chains import PodNetwork
 from capture.analysis.meaning import judge, meaning
 from capture.model.addresses import IPV4, IPV6, Network
@@ -19,6 +20,7 @@ CIRCLE = "foreign rule sends what the proxy sends on back to it"
 STOPS_SENT_ON = "foreign rule stops what the proxy sends on"
 REROUTES = "foreign rule changes the mark, by which the policy rule `{rule}` routes captured traffic elsewhere"
 POLICY = "foreign policy stops captured traffic"
+UNTRACKS = "foreign rule keeps captured traffic out of connection tracking, and {loss}"
 CHANGES_MARKS = "foreign rule changes a mark that the capture depends on"
 WITHOUT_EFFECT = "foreign rule without effect on captured traffic"
 STOPS_DISCOVERY = "foreign rule drops ICMPv6: unless another one accepts neighbour discovery, IPv6 fails"
@@ -35,6 +37,8 @@ def what_foreign_does(rule: Rule | None, effect: Effect | None) -> str:
         return REROUTES.format(rule=effect.after.rerouted.words)
     if rule is None:
         return POLICY
+    if effect is not None and untracking_step(effect.after) is not None:
+        return UNTRACKS.format(loss=untracked_text(effect.after))
     if isinstance(rule.verdict, MARKING):
         return CHANGES_MARKS
     if effect is not None and (effect.before.outcome, effect.after.outcome) == ("direct", "dropped"):

@@ -47,6 +47,7 @@ MAX_MISSPELT = 10
 ANNOTATED_OPTIONS = tuple(option for option in RULE_OPTIONS if option.annotations)
 ANNOTATION_NAMES = tuple(name for option in ANNOTATED_OPTIONS for name in option.annotations)
 ENVIRONMENT_OPTIONS = (REDIRECT_DNS, DUAL_STACK, DROP_INVALID)
+ENVIRONMENT_NAMES = tuple(name for option in ENVIRONMENT_OPTIONS for name in option.environment)
 
 
 class Proxy(Value):
@@ -55,6 +56,8 @@ class Proxy(Value):
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = {}  # never changed
     environment_from: str = f"container {PROXY_CONTAINER}"
+    references: tuple[str, ...] = ()
+    """Variables that have their value from elsewhere, such as a ConfigMap (core/v1, EnvVarSource)."""
     uid: int | None = None
     gid: int | None = None
 
@@ -94,14 +97,20 @@ def settings_of(pod: Pod, base: Settings) -> Settings:
     origin = f" of {pod.proxy.environment_from}"
     from_proxy = from_environment(pod.proxy.environment, ENVIRONMENT_OPTIONS, origin, own_names=False)
     explicit |= from_proxy.explicit
+    references = [name for name in pod.proxy.references if name in ENVIRONMENT_NAMES]
     for option, given in explicit.items():
         _check(option, given)
     explicit[EXCLUDED_INBOUND_PORTS] = _with_proxy_ports(explicit.get(EXCLUDED_INBOUND_PORTS))
     explicit = {**with_dns_of_all_servers(Settings(explicit)).explicit}
     return Settings(
         {**base.explicit, **explicit},
-        (*base.warnings, *from_proxy.warnings, *misspelt(pod.annotations)),
-        knows_proxy_environment=pod.knows_environment,
+        (
+            *base.warnings,
+            *from_proxy.warnings,
+            *(f"environment {name}{origin}: a reference (valueFrom), which is not followed" for name in references),
+            *misspelt(pod.annotations),
+        ),
+        knows_proxy_environment=pod.knows_environment and not references,
     )
 
 
