@@ -13,7 +13,7 @@ from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import Either, Goto, MapSource, Translate, meaning
 from capture.analysis.outcome import Fate, redirect_outcome
 from capture.analysis.rerouting import routed_marks
-from capture.analysis.space import NONE, Field, PacketSpace, gathered
+from capture.analysis.space import NONE, OF_PROTOCOL, Field, PacketSpace, gathered
 from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge, merge_ranges
@@ -289,7 +289,7 @@ class PathCompiler:
         to_proxy = self._fate(Fate("proxy-inbound", ports[0]))
         for mark in self.routed:
             is_new = self.diagrams.negation(self.space.marked("first", mark, model.ALL_BITS))
-            is_tcp = self.space.numbers(Field.PROTOCOL, [(0, 0)])
+            is_tcp = self.space.numbers(Field.PROTOCOL, OF_PROTOCOL["tcp"])
             is_marked = self.space.marked("mark", mark, model.ALL_BITS)
             found = choose(self.diagrams.all_of((arrives, known, is_tcp, is_marked, is_new)), to_proxy, found)
         return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from capture.analysis.compiler import INBOUND, OUTBOUND, PathCompiler
 from capture.analysis.rerouting import UNCHANGED, routed_marks
-from capture.analysis.space import NONE, Field, PacketSpace, marks_of
+from capture.analysis.space import NONE, OF_PROTOCOL, Field, PacketSpace, marks_of
 from capture.analysis.trace import OF_KNOWN_CONNECTIONS
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, LOOPBACK_NETWORKS, Family, Network, merge, merge_ranges
@@ -111,7 +111,7 @@ class _Packets:
     def _common(self) -> int:
         """Return what holds for all packets: ports, a possible destination, a state of connection tracking."""
         space = self.space
-        udp = space.numbers(Field.PROTOCOL, [(1, 1)])
+        udp = space.numbers(Field.PROTOCOL, OF_PROTOCOL["udp"])
         no_hosts = self._inside(Field.DESTINATION, NO_HOSTS[self.family])
         return self.diagrams.all_of(
             (
@@ -162,7 +162,7 @@ class MarkCompiler(PathCompiler):
 def _kept_marks(space: PacketSpace, compilers: Sequence[Compiler], possible: dict[Direction, int]) -> int:
     """Return which marks connections can have; of each protocol by itself, since no connection changes it."""
     diagrams = space.diagrams
-    udp = space.numbers(Field.PROTOCOL, [(1, 1)])
+    udp = space.numbers(Field.PROTOCOL, OF_PROTOCOL["udp"])
     found = diagrams.no
     for kind in (udp, diagrams.negation(udp)):
         packets = {direction: diagrams.both(each, kind) for direction, each in possible.items()}

@@ -30,8 +30,8 @@ else:
 MAX_INTERFACES = 256
 """No pod has so many; a rule each for 40,000 names takes seconds and 200 MB."""
 
-RESERVED_ROUTE_TABLES = (0, 253, 254, 255)
-"""linux/rtnetlink.h: unspec, default, main, local. A route to ``lo`` for everything there cuts the pod off."""
+RESERVED_ROUTE_TABLES = (253, 254, 255)
+"""linux/rtnetlink.h: default, main, local. A route to ``lo`` for everything there cuts the pod off."""
 
 
 class Selection(Entries[T]):

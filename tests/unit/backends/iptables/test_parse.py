@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.canonical import canonical_rule
-from capture.backends.iptables.clauses import words_of
+from capture.backends.iptables.clauses import options_of, words_of
 from capture.backends.iptables.families import merged
 from capture.backends.iptables.parse import parse_rule, parse_save
 from capture.model.addresses import IPV4, IPV6
@@ -160,6 +160,16 @@ class TestForeign:
     def test_a_line_that_is_no_rule_is_an_error(self) -> None:
         with pytest.raises(ValueError, match="not a rule as iptables-save prints them: '-N FOO'"):
             parse_rule("-N FOO", IPV4, ())
+
+
+def test_a_text_that_looks_like_an_option_is_a_value() -> None:
+    words = words_of("--log-level 4 --log-prefix --dport ! --string --to --algo bm")
+    assert [(each.name, each.values, each.negated) for each in options_of(words)] == [
+        ("--log-level", ("4",), False),
+        ("--log-prefix", ("--dport",), False),
+        ("--string", ("--to",), True),
+        ("--algo", ("bm",), False),
+    ]
 
 
 @pytest.mark.parametrize(

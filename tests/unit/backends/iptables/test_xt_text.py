@@ -237,6 +237,22 @@ def test_a_zone_with_more_in_it_is_shown_by_its_bytes(more: dict[str, Any]) -> N
     assert words.startswith("CT [ revision 2, 0x")
 
 
+LATEST = {
+    **dict.fromkeys(("tcp", "udp", "icmp", "icmp6"), 0), **dict.fromkeys(("multiport", "addrtype", "owner"), 1),
+    **dict.fromkeys(("mark", "connmark", "iprange"), 1), "conntrack": 3,
+    **dict.fromkeys(("REDIRECT", "MASQUERADE", "NETMAP", "LOG", "REJECT"), 0), "TPROXY": 1,
+    **dict.fromkeys(("SNAT", "DNAT", "MARK", "CONNMARK", "CT"), 2),
+}  # fmt: skip
+"""The latest revisions that a kernel has (``.revision`` in net/netfilter/xt_*.c)."""
+
+
+@pytest.mark.parametrize("name", LATEST)
+def test_a_revision_of_a_kernel_to_come_is_shown_by_its_bytes(name: str) -> None:
+    table, text = (MATCHES, match_text) if name.islower() else (XT_TARGETS, target_text)
+    structure = written(table, name, LATEST[name], {})
+    assert f" [ revision {LATEST[name] + 1}" in text(name, LATEST[name] + 1, structure, IPV4)
+
+
 def test_an_unknown_extension_is_shown_by_its_bytes() -> None:
     assert match_text("recent", 1, b"\1\2\0\0", IPV4) == "-m recent [ revision 1, 0x0102 ]"
     assert target_text("TRACE", 0, b"\0\0", IPV4) == "TRACE [ revision 0 ]"
