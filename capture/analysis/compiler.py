@@ -17,7 +17,6 @@ from capture.analysis.space import NONE, OF_PROTOCOL, Field, PacketSpace, gather
 from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge, merge_ranges
-from capture.model.conventions import MAX_ID
 from capture.model.packet import LOOPBACK
 from capture.model.values import Value
 
@@ -264,7 +263,7 @@ class PathCompiler:
         no_mark = self.space.marked("connection", 0, model.ALL_BITS)
         follows = self.diagrams.both(self.space.state_in("ESTABLISHED"), no_mark)
         if stage.leg == "out":
-            follows = self.diagrams.both(follows, self.space.numbers(Field.UID, [(0, MAX_ID)]))
+            follows = self.diagrams.both(follows, self.diagrams.negation(self.space.lacks(Field.UID)))
         return self.diagrams.either(self.space.state_in(*NAT_STATES), follows)
 
     def _end(self, held: Held) -> int:
