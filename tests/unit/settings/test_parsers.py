@@ -72,7 +72,7 @@ GOOD: list[tuple[Callable[[str], object], str, object]] = [
     (parsers.route_table, "252", 252),
     (parsers.route_table, "256", 256),
     (parsers.log_level, "default:info,grpc:none", 4),
-    *((parsers.log_level, name, at) for at, name in enumerate("none fatal error warn info debug".split())),
+    *((parsers.log_level, name, at) for at, name in enumerate(["none", "fatal", "error", "warn", "info", "debug"])),
     (parsers.log_level, "all:none,warn", 3),
     (parsers.log_level, "all:none", 0),
     (parsers.log_level, "grpc:none", 4),
