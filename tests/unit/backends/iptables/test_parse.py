@@ -132,6 +132,7 @@ class TestForeign:
             "-m owner --uid-owner root",
             "-m owner junk",
             "-m conntrack --ctstate NEW,LATER",
+            "-m rpfilter -j DROP",
             "-m iprange --src-range -",
             "-m iprange --src-range 10.0.0.9-10.0.0.1",
             "-m iprange --src-range 10.0.0.9-fd00::1",
@@ -162,13 +163,13 @@ class TestForeign:
             parse_rule("-N FOO", IPV4, ())
 
 
-def test_a_text_that_looks_like_an_option_is_a_value() -> None:
-    words = words_of("--log-level 4 --log-prefix --dport ! --string --to --algo bm")
-    assert [(each.name, each.values, each.negated) for each in options_of(words)] == [
-        ("--log-level", ("4",), False),
-        ("--log-prefix", ("--dport",), False),
-        ("--string", ("--to",), True),
-        ("--algo", ("bm",), False),
+@pytest.mark.parametrize("name", ["--comment", "--log-prefix", "--nflog-prefix", "--string"])
+def test_a_text_that_looks_like_an_option_is_a_value(name: str) -> None:
+    options = options_of(words_of(f"--first 4 ! {name} --dport --last 5 6"))
+    assert [(each.name, each.values, each.negated) for each in options] == [
+        ("--first", ("4",), False),
+        (name, ("--dport",), True),
+        ("--last", ("5", "6"), False),
     ]
 
 

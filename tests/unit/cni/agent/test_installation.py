@@ -123,7 +123,7 @@ def test_a_rewritten_list_has_the_entry_again_at_once(running: Node) -> None:
         started = time.monotonic()
         wait_until(lambda: "capture-cni" in running.types())
         gaps.append(time.monotonic() - started)
-    assert min(gaps) < 0.02
+    assert min(gaps) < 0.2
     rival = "list_rewrites", "the owner of 10-lab.conflist (plugin bridge)"
     wait_until(lambda: running.health.counts().get(rival) == 5)
     wait_until(lambda: (running.health.fact("restored") or 0.0) > begun)
