@@ -16,6 +16,7 @@ from capture.model.ruleset import (
     Continue,
     Counters,
     Destination,
+    DestinationPort,
     Jump,
     Return,
     Rule,
@@ -23,6 +24,7 @@ from capture.model.ruleset import (
     Table,
     UnknownMatch,
     UnknownVerdict,
+    only,
 )
 from support.rules.iptables_cases import CASES, TCP, TO_CHAIN, Case, networks
 
@@ -130,6 +132,8 @@ class TestForeign:
             "-m mark --mark",
             "-m mark --mark zz",
             "-m owner --uid-owner root",
+            "-m owner --uid-owner 01337",
+            "-m owner --uid-owner 10000000000",
             "-m owner junk",
             "-m conntrack --ctstate NEW,LATER",
             "-m rpfilter -j DROP",
@@ -157,6 +161,11 @@ class TestForeign:
 
         unknown = [match for match in rule.matches if isinstance(match, UnknownMatch)]
         assert unknown or isinstance(rule.verdict, UnknownVerdict) or rule == Rule(Continue(), (), IPV4)
+
+    def test_flags_of_tcp_are_a_condition_next_to_ports(self) -> None:
+        rule = _rule("-p tcp -m tcp --dport 80 ! --tcp-flags SYN,ACK SYN -j DROP")
+        _, port, flags = rule.matches
+        assert (port, flags) == (DestinationPort((only(80),)), UnknownMatch("-m tcp ! --tcp-flags SYN,ACK SYN"))
 
     def test_a_line_that_is_no_rule_is_an_error(self) -> None:
         with pytest.raises(ValueError, match="not a rule as iptables-save prints them: '-N FOO'"):
