@@ -51,6 +51,10 @@ ADDRESS_TYPES = (
         ),
         ("tcp", 0, {"sport_to": 65535, "dport_to": 65535, "flags_mask": 0x3F, "invert": 4},
             "! --tcp-flags FIN,SYN,RST,PSH,ACK,URG NONE"),
+        (
+            "tcp", 0, {"sport": 1, "sport_to": 9, "dport_to": 65535, "option": 5, "invert": 1},
+            "! --sport 1:9 --tcp-option 5",
+        ),
         ("udp", 0, {"sport": 7, "sport_to": 7, "dport": 53, "dport_to": 54, "invert": 2}, "--sport 7 ! --dport 53:54"),
         ("icmp6", 0, {"type": 128, "code_to": 255}, "--icmp-type 128"),
         ("iprange", 1, {"src_min": b"\x0a\0\0\1", "src_max": b"\x0a\0\0\3", "flags": 1},
@@ -255,6 +259,8 @@ def test_a_revision_of_a_kernel_to_come_is_shown_by_its_bytes(name: str) -> None
 
 def test_an_unknown_extension_is_shown_by_its_bytes() -> None:
     assert match_text("recent", 1, b"\1\2\0\0", IPV4) == "-m recent [ revision 1, 0x0102 ]"
+    assert match_text("recent", 1, b"\1_\0", IPV4) == "-m recent [ revision 1, 0x015f ]"
+    assert match_text("u32", 0, b"\1" * 16 + b"\0", IPV4) == f"-m u32 [ revision 0, 0x{'01' * 16} ]"
     assert target_text("TRACE", 0, b"\0\0", IPV4) == "TRACE [ revision 0 ]"
     one, other = (match_text("u32", 0, bytes([*range(16), *bytes(1000), last]), IPV4) for last in (1, 2))
     assert one.startswith("-m u32 [ revision 0, 0x000102030405060708090a0b0c0d0e0f... (1017 bytes, CRC ")
