@@ -99,6 +99,7 @@ def test_a_match_reads_as_iptables_prints_it(name: str, revision: int, fields: d
         ("conntrack", 3, {"match_flags": 1, "invert_flags": 2, "state_mask": 8}),
         ("conntrack", 3, {"match_flags": 1, "state_mask": 1 << 9}),
         ("multiport", 1, {"kind": 1, "count": 16}),
+        ("multiport", 1, {"kind": 1, "count": 0}),
         ("multiport", 1, {"kind": 3, "count": 1}),
     ],
 )
