@@ -107,6 +107,8 @@ class _Reader:
         value = holder.get(key)
         if value is None:
             return ""
+        if key.endswith("-data") and isinstance(value, str):
+            value = "".join(value.splitlines())  # base64 may have several
         if not isinstance(value, str) or not value.isprintable():
             raise unusable(self.path, f"{key!r} is not a text on one line")
         return value

@@ -60,7 +60,7 @@ class Transient(CniError):  # noqa: N818  # no error yet: another attempt may su
 
 def read_kubeconfig(path: str) -> Kubeconfig:
     """Return the access that a kubeconfig gives; raise ``CniError``."""
-    return parse(_content(path, path).decode("utf-8", "replace"), path)
+    return parse(content(path, path).decode("utf-8", "replace"), path)
 
 
 def read_pod(kubeconfig: Kubeconfig, identity: Identity, deadline: float = DEADLINE) -> dict[str, Any]:
@@ -95,24 +95,29 @@ def _is_name(text: str) -> bool:
     return len(text) <= 253 and plain.isascii() and plain.isalnum() and text[0] not in "-." and ".." not in text
 
 
+def server_of(kubeconfig: Kubeconfig) -> https.UrlServer:
+    """Return the API server of a kubeconfig; raise ``CniError`` if none can be addressed, or no token be sent there."""
+    server = https.parse_url(kubeconfig.server)
+    if server is None:
+        shown = kubeconfig.server.rpartition("@")[2][:80]  # before an @ could be a password
+        raise unusable(kubeconfig.path, f"'server': invalid value {shown!r}: expected https://ADDRESS:PORT")
+    if server.scheme == "http" and (kubeconfig.token or kubeconfig.token_file):
+        raise unusable(
+            kubeconfig.path,
+            "'server' is http: the token could be read on the way",
+            "Use https in 'server', or leave the token out.",
+        )
+    return server
+
+
 class _Question:
     """A GET of one path, with all that is needed to repeat it."""
 
     def __init__(self, kubeconfig: Kubeconfig, path: str) -> None:
         self.kubeconfig = kubeconfig
-        server = https.parse_url(kubeconfig.server)
-        if server is None:
-            shown = kubeconfig.server.rpartition("@")[2][:80]  # before an @ could be a password
-            raise unusable(kubeconfig.path, f"'server': invalid value {shown!r}: expected https://ADDRESS:PORT")
-        self.server = server
-        self.target = server.path + path
-        self.tls = _tls_context(kubeconfig) if server.scheme == "https" else None
-        if self.tls is None and (kubeconfig.token or kubeconfig.token_file):
-            raise unusable(
-                kubeconfig.path,
-                "'server' is http: the token could be read on the way",
-                "Use https in 'server', or leave the token out.",
-            )
+        self.server = server_of(kubeconfig)
+        self.target = self.server.path + path
+        self.tls = _tls_context(kubeconfig) if self.server.scheme == "https" else None
 
     def answer(self, read: Callable[[bytes], T], deadline: float) -> T:
         """Return what ``read`` makes of the answer's body; repeat the request as long as that may help."""
@@ -151,7 +156,7 @@ class _Question:
         config = self.kubeconfig
         token = config.token
         if config.token_file:
-            token = _content(config.token_file, config.path).decode("ascii", "replace").strip()
+            token = content(config.token_file, config.path).decode("ascii", "replace").strip()
             if not token:
                 raise unusable(config.path, f"the token in {config.token_file} is empty")
         if not token.isascii() or not token.isprintable() or " " in token:
@@ -276,14 +281,15 @@ def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
 def _data_or_content(config: Kubeconfig, data: str, path: str) -> bytes | None:
     """Return what is in place (``-data``, base64), or in a file; None if neither is there."""
     if not data:
-        return _content(path, config.path) if path else None
+        return content(path, config.path) if path else None
     try:
         return binascii.a2b_base64(data, strict_mode=True)
     except ValueError:
         raise unusable(config.path, "a certificate or key in it is no base64") from None
 
 
-def _content(path: str, kubeconfig_path: str) -> bytes:
+def content(path: str, kubeconfig_path: str) -> bytes:
+    """Return the content of a kubeconfig, or of a file that it names; raise ``CniError``."""
     try:
         return read_file(path, MAX_FILE)
     except OSError as error:

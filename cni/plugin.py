@@ -45,11 +45,10 @@ STATUS_DEADLINE = 3.0
 LOOK_DEADLINE = 1.0
 """Seconds for the API server to answer when STATUS only logs its state: a runtime calls STATUS every few seconds."""
 
-NO_MESH_SETTINGS = (
-    "what holds for the whole mesh: the runtime's annotations do not have meshConfig.defaultConfig.proxyMetadata, with"
-    " ISTIO_META_DNS_CAPTURE and ISTIO_DUAL_STACK"
+NOT_SHOWN = (
+    "part of the proxy's environment: ISTIO_META_DNS_CAPTURE and ISTIO_DUAL_STACK may also come from"
+    " meshConfig.defaultConfig.proxyMetadata, or from a reference"
 )
-
 
 NO_SOURCE = (
     "the runtime hands over no annotations of pods, and the network configuration names no other source; name a"
@@ -107,7 +106,7 @@ def _add(request: Request, configuration: Configuration, log: PluginLog) -> None
         backend=applied.choice.backend,
         driver=applied.choice.driver,
         changed=applied.changed,
-        **({} if desired.knows_proxy_environment else {"unknown": NO_MESH_SETTINGS}),
+        **({} if desired.knows_proxy_environment else {"unknown": NOT_SHOWN}),
     )
     _remember(request, attachments.CAPTURED, "")
 

@@ -11,9 +11,9 @@ from cni.pod import STATUS_ANNOTATION, TEMPLATES_ANNOTATION
 from injection.decision import decide
 from injection.manifest import Text, can_be_added_to, item_name, needs_writing_anew
 from injection.plan import LISTS, InjectionPlan, make_plan, status_of, with_plan
-from injection.pods import POD_OF, containers_of, unknown_workloads, workloads
+from injection.pods import POD_OF, at, containers_of, objects, unknown_workloads, workloads
 from injection.remove import NOTES, put, remove, unshared
-from injection.shape import POD
+from injection.shape import LIST, OBJECT, POD
 from injection.template import InjectionError
 from injection.warnings import warnings_of
 from injection.yaml_text import applied, child, compose, is_mapping, is_null, node_at, pair, without_tabs
@@ -62,8 +62,10 @@ def inject(text: str, origin: str, template: Template, base: Settings, namespace
     expected = unshared(plain)
     target, outcomes = Text(clean), []
     for number, (node, document) in enumerate(zip(compose(clean, origin), plain, strict=True), 1):
+        _require_items(document, f"{origin}, document {number}")
         for workload in workloads(document, namespace):
             try:
+                _require_names(workload, at(document, workload.owner))
                 outcome = _outcome(number, workload, template, base)
                 status = _write(target, node, workload, outcome.plan) if outcome.plan else ""
             except CaptureError as error:
@@ -87,12 +89,16 @@ def _passed_over(number: int, workload: Workload) -> WorkloadOutcome:
 
 
 def _line_of(root: Node, workload: Workload, message: str) -> int:
-    """Return the line of the annotation or the place that a message names; counted in the file before injection."""
-    annotations = node_at(root, [*workload.path, "metadata", "annotations"])
-    names = [name for name, _ in annotations.value] if annotations is not None and is_mapping(annotations) else []
-    named: Node = next((name for name in names if f"annotation {name.value}" in message), None)
+    """Return the line of the label, annotation or place that a message names; counted in the file before injection."""
+    named: Node = None
+    for kind in ("label", "annotation"):
+        texts = node_at(root, [*workload.path, "metadata", f"{kind}s"])
+        names = [name for name, _ in texts.value] if texts is not None and is_mapping(texts) else []
+        named = next((name for name in names if f"{kind} {name.value}" in message), named)
     place = re.findall(r"[^.\[\]]+", message.removeprefix(f"{workload}: ").partition(":")[0])
-    path = [*workload.path, *(int(step) if step.isdecimal() else step for step in place)]
+    steps = [int(step) if step.isdecimal() else step for step in place]
+    paths = [*workload.path, *steps], [*workload.owner, *steps]
+    path = next((each for each in paths if node_at(root, each)), paths[0])
     while named is None:
         named = node_at(root, path)
         path = path[:-1]
@@ -116,6 +122,20 @@ def _outcome(number: int, workload: Workload, template: Template, base: Settings
     if template.uses_plugin and plan.settings.plugin_leaves_more:
         warnings.append("the CNI plugin leaves inbound port 15020 alone, whatever the status port is")
     return WorkloadOutcome(number, workload, injected=True, reason=decision.reason, warnings=tuple(warnings), plan=plan)
+
+
+def _require_items(document: object, where: str) -> None:
+    """Raise InjectionError for a List without a list: its workloads would be passed over."""
+    for path, kind, plain in objects(document):
+        misfit = next(LIST.misfits(plain, ".".join(map(str, path))), "")
+        if misfit and kind.removesuffix("List") in ("", *POD_OF):
+            raise InjectionError(f"{where}: {kind}: {misfit}")
+
+
+def _require_names(workload: Workload, plain: object) -> None:
+    misfit = next(OBJECT.misfits(plain), "")
+    if misfit:
+        raise InjectionError(f"{workload}: {misfit}")
 
 
 def _require_understood(workload: Workload) -> None:

@@ -42,6 +42,11 @@ class Workload(Value):
         return f"{self.kind} {self.namespace}/{self.name}"
 
     @property
+    def owner(self) -> Path:
+        """Return the path of the object that the pod is in."""
+        return self.path[: len(self.path) - len(POD_OF[self.kind])]
+
+    @property
     def labels(self) -> dict[str, str]:
         return _mapping(_mapping(self.pod.get("metadata")).get("labels"))
 
@@ -50,41 +55,52 @@ class Workload(Value):
         return _mapping(_mapping(self.pod.get("metadata")).get("annotations"))
 
 
-def workloads(document: object, default_namespace: str = "default", path: Path = ()) -> Iterator[Workload]:
-    """Yield the workloads of a document; those of a List one by one."""
+def objects(document: object, path: Path = (), kind: str = "") -> Iterator[tuple[Path, str, dict[str, Any]]]:
+    """Yield the objects of a document with place and kind: those of a List one by one.
+
+    In a typed list such as PodList they need not have a kind (apimachinery, unstructuredJSONScheme).
+    """
     if not isinstance(document, dict):
         return
-    kind, items = document.get("kind"), document.get("items")
-    if isinstance(items, list) and isinstance(kind, str) and kind.endswith("List"):
-        for position, item in enumerate(items):
-            yield from workloads(item, default_namespace, (*path, "items", position))
+    kind, items = str(document.get("kind") or kind), document.get("items")
+    if not kind.endswith("List") or not isinstance(items, list):
+        yield path, kind, document
         return
-    if not isinstance(kind, str) or kind not in POD_OF:
-        return
-    metadata = _mapping(document.get("metadata"))
+    for position, item in enumerate(items):
+        yield from objects(item, (*path, "items", position), kind.removesuffix("List"))
+
+
+def workloads(document: object, default_namespace: str = "default") -> Iterator[Workload]:
+    """Yield the workloads of a document; those of a List one by one."""
+    for path, kind, plain in objects(document):
+        found = _workload(path, kind, plain, default_namespace)
+        if found:
+            yield found
+
+
+def _workload(path: Path, kind: str, plain: dict[str, Any], default_namespace: str) -> Workload | None:
+    if kind not in POD_OF:
+        return None
+    metadata = _mapping(plain.get("metadata"))
     name = str(metadata.get("name") or metadata.get("generateName") or "")
-    pod = at(document, POD_OF[kind])
-    is_other_kind = str(document.get("apiVersion") or "").rpartition("/")[0] not in GROUPS
+    pod = at(plain, POD_OF[kind])
+    is_other_kind = str(plain.get("apiVersion") or "").rpartition("/")[0] not in GROUPS
     if is_other_kind and not isinstance(_mapping(pod).get("spec"), dict):
-        return  # of that name, as Volcano's Job
+        return None  # of that name, as Volcano's Job
     # A template's own namespace would be ignored by Kubernetes; the workload's counts.
     namespace = str(metadata.get("namespace") or default_namespace)
-    yield Workload(kind, namespace, name, (*path, *POD_OF[kind]), _mapping(pod))
+    return Workload(kind, namespace, name, (*path, *POD_OF[kind]), _mapping(pod))
 
 
 def unknown_workloads(document: object, default_namespace: str = "default") -> Iterator[Workload]:
     """Yield the pod templates of kinds that we do not know, as Argo's Rollout; those in a List, too."""
-    items = _mapping(document).get("items")
-    if isinstance(items, list):
-        for item in items:
-            yield from unknown_workloads(item, default_namespace)
-        return
-    if not isinstance(document, dict) or any(workloads(document)):
-        return
-    metadata = _mapping(document.get("metadata"))
-    namespace, name = metadata.get("namespace") or default_namespace, metadata.get("name")
-    for path, pod in _templates(document, ()):
-        yield Workload(str(document.get("kind")), str(namespace), str(name), path, pod)
+    for _, kind, plain in objects(document):
+        if _workload((), kind, plain, default_namespace):
+            continue
+        metadata = _mapping(plain.get("metadata"))
+        namespace, name = metadata.get("namespace") or default_namespace, metadata.get("name")
+        for path, pod in _templates(plain, ()):
+            yield Workload(kind, str(namespace), str(name), path, pod)
 
 
 def _templates(plain: Any, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

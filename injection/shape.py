@@ -33,6 +33,14 @@ class Texts(Value):
             yield _misfit(value, where, "a string; put it in quotes")
 
 
+class Truths(Value):
+    """A truth value."""
+
+    def misfits(self, value: object, where: str) -> Iterator[str]:
+        if not isinstance(value, bool):
+            yield _misfit(value, where, "true or false, without quotes")
+
+
 class NumberedText(Value):
     """A list of a number and a string."""
 
@@ -120,11 +128,14 @@ CONTAINER = Members(
         "startupProbe": ANYTHING,
     }
 )
+OBJECT = Members({"metadata": Members({"name": TEXT, "generateName": TEXT, "namespace": TEXT})})
+LIST = Members({"items": Items(ANYTHING)})
 POD = Members(
     {
         "metadata": Members({"labels": ANYTHING, "annotations": ANYTHING}),
         "spec": Members(
             {
+                "hostNetwork": Truths(),
                 "securityContext": SECURITY,
                 "initContainers": Items(CONTAINER),
                 "containers": Items(CONTAINER),

@@ -139,12 +139,13 @@ def documents(text: str, origin: str) -> Iterator[Document]:
             yield from _documents(plain, f"{origin}, document {number}")
 
 
-def _documents(plain: object, origin: str) -> Iterator[Document]:
+def _documents(plain: object, origin: str, implied: str = MESH_CONFIG) -> Iterator[Document]:
+    """Yield a document, or those of a list; in a typed one, such as ServiceList, they need no kind."""
     fields = Fields(plain, origin)
-    kind = fields.text("kind", MESH_CONFIG)
+    kind = fields.text("kind", implied)
     if kind == "List" or (kind.endswith("List") and "items" in fields):
         for position, item in enumerate(fields.objects("items")):
-            yield from _documents(item.plain(), f"{origin}, item {position + 1}")
+            yield from _documents(item.plain(), f"{origin}, item {position + 1}", kind.removesuffix("List") or implied)
         return
     if kind not in KINDS:
         raise FieldError(origin, "kind", f"{kind} is not supported; supported here: {', '.join(KINDS[1:])}")

@@ -9,10 +9,11 @@ Causes of the whole pod (``lo`` down, a conntrack table that is nearly full, a m
 
 from __future__ import annotations
 
+from capture.analysis.answers import dropped_at, is_own, place_of, untracked_text, untracking_step
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.captured_pod import Capture, PodFacts, contains
 from capture.analysis.cause_text import Cause, cause
-from capture.analysis.meaning import Untrack, meaning, rejects
+from capture.analysis.meaning import rejects
 from capture.analysis.outcome import DNS, REDIRECTED_BY, TO_PROXY
 from capture.analysis.pod_causes import causes_at_port, down_interface, no_route_cause
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family, address_text
@@ -44,7 +45,7 @@ def causes_of_connection(
     elif packet.in_interface is not None and packet.in_interface == down_interface(facts):
         yield cause("interface-down", packet.in_interface, name=packet.in_interface)
     elif live.outcome == "direct":
-        yield _direct_cause(live, desired, capture)
+        yield _answer_cause(live, text_of) or _direct_cause(live, desired, capture)
     elif live.outcome == "dropped":
         yield drop_of_connection(live, text_of)
     elif step is not None and is_own_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
@@ -72,9 +73,14 @@ def is_mapped(live: Trace) -> bool:
 
 def untracked_cause(live: Trace) -> Cause | None:
     """Return that a packet is kept out of connection tracking, if it is: so nat does not translate it, or back."""
-    found = (step for step in live.path if isinstance(meaning(step.rule), Untrack) and not is_own(step))
-    what = live.impediments[0] if live.impediments else "nat rules see tracked connections only"
-    return next((cause("foreign-rule: untracked", place_of(step), what=what) for step in found), None)
+    step = untracking_step(live)
+    return cause("foreign-rule: untracked", place_of(step), what=untracked_text(live)) if step else None
+
+
+def _answer_cause(live: Trace, text_of: TextOf) -> Cause | None:
+    """Return why the answers to a direct connection are lost, if they are."""
+    untracked, lost = untracked_cause(live), live.lost_answer
+    return untracked or (drop_of_connection(lost, text_of, what="its answers") if lost else None)
 
 
 def zone_of(live: Trace) -> int:
@@ -91,9 +97,6 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
         return cause("not-tcp", protocol=packet.protocol)
     if packet.protocol != "tcp" and not capture.captures(DNS):
         return cause("dns-not-captured")
-    untracked = untracked_cause(live)
-    if untracked is not None:
-        return untracked
     # The desired rules may decide by the same rule, which need not be in one of our chains.
     is_desired = (
         desired is not None
@@ -135,12 +138,6 @@ def _excluded(step: Step | None) -> Cause:
     return cause("excluded", place_of(step), reason=f": {step.rule.why}" if step.rule.why else "")
 
 
-def is_own(step: Step) -> bool:
-    """Return whether a rule is in one of our chains, or leads into one."""
-    target = getattr(step.rule.verdict, "chain", "")
-    return step.table in TABLES and (is_own_chain(step.chain) or is_own_chain(target))
-
-
 def _own_steps_before(live: Trace, capture: Capture) -> list[Step]:
     """Return our rules that the packet met before the deciding one, where they redirect it."""
     is_transparent = capture.is_transparent and live.packet.in_interface is not None
@@ -177,7 +174,7 @@ def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = (), what:
         text = f"a foreign rule {'rejects' if rejects(step.rule) else 'drops'} {what}: {words}"
     elif policy is not None:
         text = f"no rule accepts {what}, and the chain's policy is DROP"
-    return cause(name, _dropped_at(live), filter=text, port=ports)
+    return cause(name, dropped_at(live), filter=text, port=ports)
 
 
 def drop_of_connection(live: Trace, text_of: TextOf, what: str = "the packet") -> Cause:
@@ -186,16 +183,9 @@ def drop_of_connection(live: Trace, text_of: TextOf, what: str = "the packet") -
     return cause("unjudged: drop", found.where, drop=found.message) if live.may_be_spared else found
 
 
-def _dropped_at(live: Trace) -> str:
-    """Return the rule or the chain by whose policy a packet is dropped."""
-    if live.step is not None or live.policy is None:
-        return place_of(live.step)
-    return f"{live.policy.table} {live.policy.chain.name}"
-
-
 def _redirected_to(live: Trace, others: Iterable[Trace]) -> str:
     """Return to which ports packets were redirected that are dropped like this one; TPROXY leaves them as they are."""
-    alike = [each for each in others if each.outcome == "dropped" and _dropped_at(each) == _dropped_at(live)]
+    alike = [each for each in others if each.outcome == "dropped" and dropped_at(each) == dropped_at(live)]
     ports = sorted({port for each in (live, *alike) for port in _ports_of(each)})
     noun = "port" if len(ports) == 1 else "ports"
     return f"{noun} {' and '.join(map(str, ports))}" if ports else ""
@@ -207,8 +197,3 @@ def _ports_of(live: Trace) -> Iterator[int]:
         is_call_of_proxy = live.packet.in_interface is None and REDIRECTED_BY.get(step.chain) == "proxy-inbound"
         if isinstance(step.rule.verdict, Redirect) and not is_call_of_proxy:
             yield step.rule.verdict.port
-
-
-def place_of(step: Step | None) -> str:
-    """Return where a rule is; nothing for none."""
-    return f"{step.table} {step.chain}, rule {step.position}" if step else ""

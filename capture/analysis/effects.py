@@ -6,6 +6,9 @@ depends on a match, a verdict or an order of chains that cannot be judged. The t
 
 from __future__ import annotations
 
+from functools import partial
+
+from capture.analysis.answers import lost_answer, untracking_step
 from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.outcome import DNS, PROXY_OUTBOUND, REDIRECTED_BY, TO_PROXY, Fate
@@ -21,10 +24,11 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 
     from capture.analysis.base_chains import Situation
     from capture.analysis.compiler import Direction
+    from capture.analysis.outcome import Outcome
 
     Search = Callable[[PacketSpace, int, Direction], list[int] | None]
     """Returns the numbers of an ordinary packet of a set."""
@@ -190,7 +194,12 @@ class Comparison:
         found = self.space.settled(raw, _verdict, "effects")
         if direction == INBOUND:
             return found
-        return self.diagrams.choose(self._by_proxy(), self.diagrams.mapped(found, _of_proxy, "of the proxy"), found)
+        source = PASSTHROUGH_SOURCE[self.family].first
+        passed_on = self.diagrams.both(self._by_proxy(), self.space.numbers(Field.SOURCE, [(source, source)]))
+        for packets, back in ((self._by_proxy(), (PROXY_OUTBOUND, DNS)), (passed_on, TO_PROXY)):
+            looped = self.diagrams.mapped(found, partial(_of_proxy, back=back), ("of the proxy", back))
+            found = self.diagrams.choose(packets, looped, found)
+        return found
 
     def _with_new_addresses_joined(self, before: int, after: int) -> int:
         """Return the fates after; new destinations, if they are many, as MANY_ADDRESSES.
@@ -278,6 +287,8 @@ class Comparison:
 
     def _traced(self, direction: Direction, verdict: FateChange, packet: Packet) -> Effect:
         before, after = (trace_whole_path(packet, situation) for situation in self.situations)
+        if untracking_step(after) is not None:
+            after = after.replace(lost_answer=lost_answer(after, self.situations[1]))
         return Effect(self.family, direction, packet, before, after, verdict, ())
 
 
@@ -302,11 +313,14 @@ def _is_captured(fate: Hashable) -> bool:
     return isinstance(fate, Fate) and (fate.outcome in TO_PROXY or fate.marked)
 
 
-def _of_proxy(value: Hashable) -> Hashable:
-    """Return what happens to packets of the proxy; those that went past it, and come back to it, make a loop."""
+def _of_proxy(value: Hashable, back: Collection[Outcome]) -> Hashable:
+    """Return what happens to packets of the proxy; those that went past it, and come ``back`` to it, make a loop.
+
+    Its calls to its own pod do not, where they come in through it as any other; what it passes on to the app does.
+    """
     if not isinstance(value, FateChange) or value.before.outcome != "direct" or value.after is None:
         return value
-    return value.replace(is_loop=value.after.outcome in (PROXY_OUTBOUND, DNS))
+    return value.replace(is_loop=value.after.outcome in back)
 
 
 def _verdict(values: list[Hashable]) -> FateChange | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from capture.analysis.answers import untracked_text, untracking_step
 from capture.model.ruleset import RestoreMark, Rule, SaveMark, SetMark
 
 TYPE_CHECKING = False
@@ -15,6 +16,7 @@ CIRCLE = "foreign rule sends what the proxy sends on back to it"
 STOPS_SENT_ON = "foreign rule stops what the proxy sends on"
 REROUTES = "foreign rule changes the mark, by which the policy rule `{rule}` routes captured traffic elsewhere"
 POLICY = "foreign policy stops captured traffic"
+UNTRACKS = "foreign rule keeps captured traffic out of connection tracking, and {loss}"
 CHANGES_MARKS = "foreign rule changes a mark that the capture depends on"
 MARKING = (SetMark, SaveMark, RestoreMark)
 
@@ -25,6 +27,8 @@ def what_foreign_does(rule: Rule | None, effect: Effect | None) -> str:
         return REROUTES.format(rule=effect.after.rerouted.words)
     if rule is None:
         return POLICY
+    if effect is not None and untracking_step(effect.after) is not None:
+        return UNTRACKS.format(loss=untracked_text(effect.after))
     if isinstance(rule.verdict, MARKING):
         return CHANGES_MARKS
     if effect is not None and (effect.before.outcome, effect.after.outcome) == ("direct", "dropped"):

@@ -230,8 +230,11 @@ OF_STATE["RELATED"] = OF_STATE["NEW"]
 A connection whose beginning the kernel did not see may be NEW with others, which is nothing that a pod begins."""
 
 
-def flags_hold(words: str, state: str) -> bool | None:
-    """Return whether a test of TCP's flags holds for every packet in a state, or for none; else None."""
+def flags_hold(words: str, state: str, known: int | None = None) -> bool | None:
+    """Return whether a test of TCP's flags holds for every packet in a state, or for none; else None.
+
+    Known flags are tested alone.
+    """
     found = FLAGS_OF_IPTABLES.match(words)
     if found is not None:
         mask, value = (sum(FLAGS.get(name, 0) for name in found[index].split(",")) for index in (2, 3))
@@ -241,7 +244,8 @@ def flags_hold(words: str, state: str) -> bool | None:
         if found is None:
             return None
         mask, value, is_negated = int(found[1], 0), int(found[3], 0), found[2] == "!="
-    answers = {(flags & mask == value) != is_negated for flags in OF_STATE.get(state, ())}
+    possible = OF_STATE.get(state, ()) if known is None else (known,)
+    answers = {(flags & mask == value) != is_negated for flags in possible}
     return answers.pop() if len(answers) == 1 else None
 
 
@@ -380,7 +384,7 @@ HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
     ),
     model.ConnectionState: lambda match, packet, _: (packet.state in match.states) != match.negated,
     model.UnknownMatch: lambda match, packet, _: _known(
-        holds_for(match.text, packet.protocol), flags_hold(match.text, packet.state)
+        holds_for(match.text, packet.protocol), flags_hold(match.text, packet.state, packet.flags)
     ),
 }
 """Whether one match holds, by its kind; None for what cannot be judged."""

@@ -65,7 +65,7 @@ class Trace(Value):
     interface.
     """
 
-    not_compared = ("policy", "rerouted", "mark")
+    not_compared = ("policy", "rerouted", "mark", "connection_mark", "lost_answer")
 
     packet: Packet
     outcome: Outcome
@@ -80,9 +80,12 @@ class Trace(Value):
     rerouted: MarkRoute | None = None
     interface: str | None = None
     mark: int = 0
-    """The mark with which the packet ends."""
+    connection_mark: int = 0
+    """The marks with which the packet and its connection end."""
     impediments: tuple[str, ...] = ()
     """Why a packet that is redirected does not arrive, whatever the rules are."""
+    lost_answer: Trace | None = None
+    """The way of an answer to a direct connection that does not arrive, if that was looked for."""
     is_order_known: bool = True
     """Whether it fares alike in each order that base chains of one priority may have."""
 
@@ -400,6 +403,7 @@ class _Passage:
             outcome = "dropped"
         interface = self.interface if self.interface != self.first.out_interface else None
         is_transparent = outcome in (PROXY_INBOUND, "redirected") and not self.mapped
+        needed = self.situation.missing_routes if is_transparent else ()
         return Trace(
             self.first,
             outcome,
@@ -409,15 +413,13 @@ class _Passage:
             transparent=is_transparent,
             marked=outcome != "dropped" and self._is_marked(),
             translated=self.mapping if isinstance(self.mapping, Translate) and outcome == "direct" else None,
-            missing_routes=self._missing_routes() if is_transparent else (),
+            missing_routes=tuple(each for each in needed if each.family == self.first.family),
             policy=self.policy,
             rerouted=self.rerouted if self.refused_by or (outcome == "direct" and interface) else None,
             interface=interface,
             mark=self.packet.mark,
+            connection_mark=self.packet.connection_mark,
         )
-
-    def _missing_routes(self) -> tuple[MissingRoute, ...]:
-        return tuple(each for each in self.situation.missing_routes if each.family == self.first.family)
 
     def _last_decision(self) -> Step | None:
         """Return the last rule that accepted the packet or dropped it."""

@@ -22,7 +22,8 @@ class Packet(Value):
     With ``in_interface`` it comes in, else the process with ``uid`` and ``gid`` sends it through
     ``out_interface``. Addresses are networks of a single address; a source that is not known matches no rule
     with a source but 0.0.0.0/0. Marks are numbers; ``state`` is one of CONNECTION_STATES. An answer goes back to
-    where the connection came from: no rule of nat maps it.
+    where the connection came from: no rule of nat maps it. ``flags`` are TCP's (RFC 9293 3.1); None for any that a
+    packet in its state has.
     """
 
     protocol: ProtocolName
@@ -38,6 +39,7 @@ class Packet(Value):
     connection_mark: int = 0
     state: str = "NEW"
     is_answer: bool = False
+    flags: int | None = None
 
     @property
     def family(self) -> Family:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from capture.analysis.answers import answers, is_own, place_of, way_of
 from capture.analysis.base_chains import Situation
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
     causes_of_connection,
     drop_cause,
     drop_of_connection,
-    is_own,
-    place_of,
     rule_missing,
     untracked_cause,
     zone_of,
@@ -19,9 +18,9 @@ from capture.analysis.outcome import DNS, TO_PROXY, Fate
 from capture.analysis.pod_causes import app_elsewhere, causes_of_pod, no_route_cause, stops
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.errors import CaptureError
-from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, LOOPBACK_ADDRESSES, Network, address_text
+from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Network, address_text
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import APP_ID, PASSTHROUGH_SOURCE
+from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT, Packet
 from capture.model.routing import MissingRoute
 from capture.model.values import Value
@@ -252,9 +251,7 @@ def _following(live: Trace, capture: Capture) -> Iterator[Trace]:
     situation = live_situation()
     mark = live.packet.mark
     for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, capture)):
-        traced = trace_whole_path(
-            packet.replace(mark=mark if packet.in_interface == LOOPBACK else packet.mark), situation
-        )
+        traced = way_of(packet.replace(mark=mark if packet.in_interface == LOOPBACK else packet.mark), situation)
         mark = traced.mark  # which an answer keeps over lo
         is_lost = traced.outcome == "dropped" or not (live.transparent or untracked_cause(traced) is None)
         is_lost |= packet.is_answer and traced.outcome in TO_PROXY  # whose socket is not transparent
@@ -270,23 +267,9 @@ def _loss(traced: Trace, what: str = "the packet") -> Cause:
 
 
 def _answers(live: Trace, capture: Capture) -> Iterator[Packet]:
-    """Yield an answer to a connection as it leaves, and as one over lo comes in again, from whom was called."""
-    sent, uids, gids = live.packet, capture.uids, capture.gids
-    if sent.source is None or not uids or not gids:
-        return
-    back = Packet(
-        sent.protocol, sent.source, sent.source_port or USUAL_SOURCE_PORT, state="ESTABLISHED", is_answer=True
-    )
-    is_of_proxy = live.outcome in TO_PROXY
-    own = LOOPBACK_ADDRESSES[sent.family] if is_of_proxy and not sent.in_interface else sent.destination
-    port = sent.port if live.transparent else live.port
-    uid, gid = (uids[0].first, gids[0].first) if is_of_proxy else (APP_ID, APP_ID)
-    owner = back.replace(source=own, source_port=port, uid=uid, gid=gid)
-    if sent.in_interface:
-        yield owner.replace(out_interface=sent.in_interface)
-        return
-    yield owner.replace(out_interface=LOOPBACK)
-    yield back.replace(source=sent.destination, source_port=sent.port, in_interface=LOOPBACK)
+    """Yield an answer to a connection, of the proxy or of the app, as it leaves and as it comes in."""
+    if capture.uids and capture.gids:
+        yield from answers(live, *((capture.uids[0].first, capture.gids[0].first) if live.outcome in TO_PROXY else ()))
 
 
 def discovery_causes(own: Network | None, link: str | None) -> Iterator[Cause]:

@@ -34,9 +34,11 @@ from capture.operations.drift_causes import USUAL, drift_causes, unjudged_notes,
 from capture.operations.exclusions import (
     empty_capture_causes,
     exclusion_notes,
+    is_explicit,
     no_record_note,
     notes_without_record,
     ports_of,
+    unexplained,
     with_options,
 )
 from capture.operations.inference import inferred_settings
@@ -210,7 +212,9 @@ def _of_connection(
     found = causes_of(sent)
     if known is not None:
         found = [with_options(each, sent.live.packet, known) for each in found]
-    doubts = [each for each in found if each.kind == "unjudged"]
+    else:
+        found = [each if is_explicit(each, sent.live, sent.desired) else unexplained() for each in found]
+    doubts = [each for each in found if each.kind == "unjudged" or each == unexplained()]
     causes = [each for each in found if each not in doubts]
     notes = (*doubts, *(() if known else [no_record_note(sent.desired)]), *unread, *notes_on(sent))
     is_certain = sent.live.certain and not (unread or doubts)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from shlex import join
 
+from capture.analysis.answers import place_of
 from capture.analysis.base_chains import Situation
 from capture.analysis.cause_text import Cause, cause
+from capture.analysis.meaning import is_inside
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.pod_causes import KIND_OF, missing_interfaces
 from capture.analysis.policy import captured_ports
-from capture.model.addresses import FAMILY_NAMES, IPV4, Family
+from capture.model.addresses import FAMILY_NAMES, IPV4, LOOPBACK_NETWORKS, Family
+from capture.model.packet import LOOPBACK
+from capture.model.ruleset import InInterface, OutInterface, Protocol, Return
 from capture.operations import trace
 from capture.operations.inference import inferred_flags
 from capture.rules import build_ruleset
+from capture.rules.nat import TO_DNS
 from capture.settings.config import resolve
 from capture.settings.host import PodFromInside
 from capture.settings.options import (
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.captured_pod import Capture, PodFacts, Ports
     from capture.analysis.outcome import Outcome
+    from capture.analysis.trace import Trace
     from capture.model.packet import Packet
     from capture.model.ruleset import Ruleset
     from capture.operations import Reference
@@ -115,6 +121,28 @@ def no_record_note(own: Ruleset) -> Cause:
     """Return that there is no reference for our own rules in the namespace we are in: no record, or a damaged one."""
     fault = record.fault()
     return cause("no-record: damaged", fault=fault, options=join(inferred_flags(own))) if fault else cause("no-record")
+
+
+def unexplained() -> Cause:
+    """Return that no live rule captures a connection, which may be for want of one."""
+    return cause("excluded: live", what="no such connection")
+
+
+def is_explicit(found: Cause, live: Trace, own: Ruleset) -> bool:
+    """Return whether a cause holds by the live rules alone: none that is missing would have captured the connection."""
+    rules = [*own.rules]
+    if found.kind == "dns-not-captured":
+        return not any(TO_DNS in rule.matches for rule in rules)
+    if found.kind == "proxy-user":
+        to_itself = is_inside(live.packet.destination, (LOOPBACK_NETWORKS[live.packet.family],))
+        return to_itself or live.packet.out_interface != LOOPBACK
+    if found.kind != "excluded":
+        return True
+    deciding = (step.rule.matches for step in live.path if place_of(step) == found.where)
+    matches = [each for each in next(deciding, ()) if not isinstance(each, Protocol)]
+    both_ways = {match for rule in rules if isinstance(rule.verdict, Return) for match in rule.matches}
+    left_alone = [OutInterface(each.name) for each in matches if isinstance(each, InInterface)]
+    return bool(matches) and both_ways.issuperset(left_alone)  # else it may be one of -k, behind a redirect
 
 
 def _left_out(facts: PodFacts, capture: Capture) -> Iterator[tuple[Outcome, list[Family], str]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from capture.analysis.answers import loss_text, lost_answer
 from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import cause
-from capture.analysis.causes import untracked_cause
-from capture.analysis.outcome import TO_PROXY
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
 from capture.backends.request import BackendRequest
@@ -30,7 +29,7 @@ from capture.state.pod_network import NO_ROUTE, read_pod_network, routed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from ipaddress import IPv4Address, IPv6Address
     from typing import TypeVar
 
@@ -62,36 +61,26 @@ def trace(
                 situation = situation.replace(ruleset=Ruleset(FAMILIES, ()), network=read_pod_network())
             found = trace_whole_path(complete, situation)
         else:
-            found = _with_impediments(trace_whole_path(complete, live_situation()))
+            situation = live_situation()
+            found = trace_whole_path(complete, situation)
+            found = _with_impediments(found.replace(lost_answer=lost_answer(found, situation)))
         return found.replace(packet=sent)
 
 
 def _with_impediments(traced: Trace) -> Trace:
-    """Return the trace with what loses a packet that is redirected over ``lo``, or comes in, whatever the rules are."""
+    """Return the trace with what loses a packet that is redirected over ``lo`` or comes in, or the answers to it."""
     packet = traced.packet
+    if traced.lost_answer is not None:
+        return traced.replace(impediments=(loss_text(traced.lost_answer),))
     if packet.in_interface is not None:
         down = cause("interface-down", name=packet.in_interface).message
         with open_route() as route:
             is_down = any(each.name == packet.in_interface and not each.is_up for each in read_links(route))
         return traced.replace(impediments=(down,)) if is_down else traced
     if traced.outcome in ("direct", "dropped"):
-        return traced.replace(impediments=tuple(_captured_answers(traced)))
+        return traced
     found = impediments(Ruleset(FAMILIES, ()))
     return traced.replace(impediments=tuple(each.message for each in found if each.family in (None, packet.family)))
-
-
-def _captured_answers(traced: Trace) -> Iterator[str]:
-    """Yield that answers to what is not tracked are taken for inbound connections, if they are.
-
-    A later segment begins one for the kernel (nf_conntrack_tcp_loose in nf_conntrack-sysctl.rst).
-    """
-    sent = traced.packet
-    if traced.outcome == "dropped" or sent.protocol != "tcp" or not untracked_cause(traced) or sent.source is None:
-        return
-    back = Packet("tcp", sent.source, sent.source_port or USUAL_SOURCE_PORT, in_interface=sent.out_interface)
-    answer = trace_whole_path(back.replace(source=sent.destination, source_port=sent.port), live_situation())
-    if answer.outcome in TO_PROXY:
-        yield f"its answers are taken for new inbound connections, and go to port {answer.port}: the connection hangs"
 
 
 def impediments_of(situation: Situation, namespace: Namespace = None) -> tuple[str, ...]:

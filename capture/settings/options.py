@@ -225,7 +225,7 @@ DROP_INVALID = _switch(
 DUAL_STACK = _switch(
     "dual-stack",
     "The mesh is dual stack: with --ip-families mesh, IPv6 is captured whatever the pod's primary address is.",
-    environment=("ISTIO_DUAL_STACK",),
+    environment=("ISTIO_AGENT_DUAL_STACK", "ISTIO_DUAL_STACK"),
 )  # fmt: skip
 IP_FAMILIES = Option(
     "ip-families", "both", parsers.one_of("both", "mesh", "ipv4"), "both, mesh or ipv4",

@@ -47,6 +47,7 @@ MAX_MISSPELT = 10
 ANNOTATED_OPTIONS = tuple(option for option in RULE_OPTIONS if option.annotations)
 ANNOTATION_NAMES = tuple(name for option in ANNOTATED_OPTIONS for name in option.annotations)
 ENVIRONMENT_OPTIONS = (REDIRECT_DNS, DUAL_STACK, DROP_INVALID)
+ENVIRONMENT_NAMES = tuple(name for option in ENVIRONMENT_OPTIONS for name in option.environment)
 
 
 class Proxy(Value):
@@ -55,6 +56,8 @@ class Proxy(Value):
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = {}  # never changed
     environment_from: str = f"container {PROXY_CONTAINER}"
+    references: tuple[str, ...] = ()
+    """Variables that have their value from elsewhere, such as a ConfigMap (core/v1, EnvVarSource)."""
     uid: int | None = None
     gid: int | None = None
 
@@ -98,10 +101,15 @@ def settings_of(pod: Pod, base: Settings) -> Settings:
         _check(option, given)
     explicit[EXCLUDED_INBOUND_PORTS] = _with_proxy_ports(explicit.get(EXCLUDED_INBOUND_PORTS))
     explicit = {**with_dns_of_all_servers(Settings(explicit)).explicit}
+    unknown = [
+        f"environment {name}{origin}: a reference (valueFrom), which is not followed"
+        for name in pod.proxy.references
+        if name in ENVIRONMENT_NAMES
+    ]
     return Settings(
         {**base.explicit, **explicit},
-        (*base.warnings, *from_proxy.warnings, *misspelt(pod.annotations)),
-        knows_proxy_environment=pod.knows_environment,
+        (*base.warnings, *from_proxy.warnings, *unknown, *misspelt(pod.annotations)),
+        knows_proxy_environment=pod.knows_environment and not unknown,
     )
 
 
@@ -120,24 +128,19 @@ def _id(number: int | None, field: str) -> Given:
 
 
 def _from_annotations(annotations: Mapping[str, str]) -> dict[Option[Any], Given]:
-    explicit: dict[Option[Any], Given] = {}
-    for option in ANNOTATED_OPTIONS:
-        for name in option.annotations:
-            if name in annotations:
-                explicit[option] = Given(annotations[name], f"annotation {name}")
-                break
-    return explicit
+    return {
+        option: Given(annotations[name], f"annotation {name}")
+        for option in ANNOTATED_OPTIONS
+        for name in reversed(option.annotations)  # the first one counts
+        if name in annotations
+    }
 
 
 def misspelt(annotations: Mapping[str, str]) -> list[str]:
     """Return a warning for each annotation that resembles one with effect, up to MAX_MISSPELT."""
-    warnings: list[str] = []
-    for name in annotations:
-        if name not in ANNOTATION_NAMES and (known := _meant_by(name)):
-            warnings.append(f"annotation {name} has no effect; is {known} meant?")
-            if len(warnings) == MAX_MISSPELT:
-                break
-    return warnings
+    others = (name for name in annotations if name not in ANNOTATION_NAMES)
+    meant = (f"annotation {name} has no effect; is {known} meant?" for name in others if (known := _meant_by(name)))
+    return [warning for _, warning in zip(range(MAX_MISSPELT), meant, strict=False)]
 
 
 def _meant_by(name: str) -> str:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from capture.settings.pod import ENVIRONMENT_OPTIONS, PROXY_CONTAINER
+from capture.settings.pod import ENVIRONMENT_NAMES, PROXY_CONTAINER
 from cni.pod import DISABLE_ENVOY, Identity
 from cni.pod_object import is_the_same
 
@@ -29,7 +29,7 @@ WAIT_SECONDS = 0.2
 METADATA_FIELDS = ("namespace", "name", "uid", "labels", "creationTimestamp", "deletionTimestamp")
 OF_KUBECTL = "kubectl.kubernetes.io/last-applied-configuration"
 """An annotation that decides nothing and is as long as the rest of the pod."""
-VARIABLES = {DISABLE_ENVOY, *(name for option in ENVIRONMENT_OPTIONS for name in option.environment)}
+VARIABLES = {DISABLE_ENVOY, *ENVIRONMENT_NAMES}
 """The variables of the proxy that decide on the capture."""
 
 

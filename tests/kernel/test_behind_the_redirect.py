@@ -13,7 +13,7 @@ from capture import operations
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.operations.diagnosis import why
-from pytest_netns import Endpoint, Kind, PodPair
+from pytest_netns import Endpoint, PodPair
 from support.captures.agreeing import assert_the_connections_agree
 from support.captures.settings import DRIVERS, settings
 
@@ -431,17 +431,73 @@ def test_the_remedy_of_a_filter_works(served: PodPair) -> None:
     assert pod.client(1337).connect(pod.ipv4, 8080, source="127.0.0.6", timeout=5).label == "app"
 
 
-def test_a_connection_that_is_not_tracked_hangs(served: PodPair) -> None:
-    """It opens; then the kernel takes the server's segments for a connection that comes in."""
-    pod = served.pod
-    pod.run([CAPTURE, "apply"])
-    pod.run(["sh", "-ec", (NFT % ("output priority -300", "tcp dport 80 notrack")).format()])
+TO_INBOUND = "its answers are taken for new inbound connections, and go to port 15006: the connection hangs"
+TO_OUTBOUND = "its answers are taken for new outbound connections, and go to port 15001: the connection hangs"
+REJECT = ("--ip-families", "ipv4", "--other-family", "reject")
+HANGING = {
+    "not tracked": ((), "iptables -t raw -A OUTPUT -p tcp --dport 80 -j NOTRACK", "out", TO_INBOUND),
+    "not tracked, inbound": ((), "iptables -t raw -A PREROUTING -p tcp --dport 8080 -j NOTRACK", "in", TO_OUTBOUND),
+    "not tracked, and unknown answers are dropped": (
+        (),
+        (
+            "nft add table ip x; nft 'add chain ip x c { type filter hook output priority -300; }';"
+            " nft add rule ip x c tcp dport 80 notrack; iptables -A INPUT -m conntrack ! --ctstate ESTABLISHED -j DROP"
+        ),
+        "out",
+        "its answers are dropped by ip filter INPUT, rule 1: the connection hangs",
+    ),
+    "left out, and answers are dropped": (
+        ("-o", "80"),
+        "iptables -A INPUT -p tcp -m tcp --sport 80 --tcp-flags SYN SYN -j DROP",
+        "out",
+        "its answers are dropped by ip filter INPUT, rule 1: the connection hangs",
+    ),
+    "rejected, but for its first packet": (
+        REJECT,
+        "nft insert rule inet istio-proxy-reject output accept",
+        "out6",
+        "its answers are dropped by inet istio-proxy-reject input, rule 1: the connection hangs",
+    ),
+    "rejected, but for its first packet, inbound": (
+        REJECT,
+        "nft insert rule inet istio-proxy-reject input accept",
+        "in6",
+        "its answers are dropped by inet istio-proxy-reject output, rule 1: the connection hangs",
+    ),
+}
 
-    found = json.loads(pod.run([CAPTURE, "why", "tcp", "198.51.100.7:80", "--format", "json"], check=False).stdout)
 
+@pytest.mark.parametrize("name", HANGING)
+def test_a_direct_connection_whose_answers_are_lost_hangs(served: PodPair, name: str) -> None:
+    """It goes past the proxy, and no answer comes back: trace, why and, of captured traffic, verify have the reason."""
+    options, commands, goes, words = HANGING[name]
+    pod, peer = served
+    peer.listener(("::", 80), label="world")
+    pod.listener(("::", 8080), label="app", uid=1000)
+    pod.run([CAPTURE, "apply", *options])
+    pod.run(["sh", "-ec", commands])
+    address, port, client = {
+        "out": ("198.51.100.7", 80, pod.client(1000)),
+        "out6": ("2001:db8::9", 80, pod.client(1000)),
+        "in": (pod.ipv4, 8080, peer.client()),
+        "in6": (pod.ipv6, 8080, peer.client()),
+    }[goes]
+    source = peer.ipv6 if ":" in address else peer.ipv4
+    end = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    way = ["tcp", end, *(["--in", "eth0", "--src", source] if client.namespace is not pod else [])]
+
+    assert f"direct: it bypasses the proxy\nbut {words}\n" in pod.run([CAPTURE, "trace", *way]).stdout
+    found = json.loads(pod.run([CAPTURE, "why", *way, "--format", "json"], check=False).stdout)
     assert found["verdict"] == "broken"
-    assert "go to port 15006: the connection hangs" in found["causes"][0]["says"]
-    assert pod.client(1000).connect("198.51.100.7", 80, timeout=0.5).kind == Kind.SILENT
+    (cause,) = found["causes"]
+    if cause["kind"] == "foreign-rule":
+        assert words in cause["says"]
+        verified = pod.run([CAPTURE, "verify"], check=False).stdout
+        assert f"keeps captured traffic out of connection tracking, and {words}: " in verified
+        assert " -> direct, and hangs; witness: " in verified
+    else:
+        assert cause["kind"] == ("filtered" if options[0] == "-o" else "family-not-captured")
+    assert client.connect(address, port, timeout=0.5).label == ""
 
 
 LOCAL_TRAFFIC = {

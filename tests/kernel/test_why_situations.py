@@ -25,6 +25,7 @@ from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.netlink import ipsec
 from capture.operations import diagnosis
+from capture.operations.exclusions import unexplained
 from capture.report.fate_text import text_of
 from capture.settings import options as option
 from capture.settings.settings import Given, Settings
@@ -302,7 +303,7 @@ BROKEN: dict[str, BrokenPod] = {
     ),
     "the proxy's call to the app is captured": BrokenPod(
         "rule-missing",
-        breaks="iptables -t nat -D ISTIO-OUTPUT 1",
+        breaks="iptables -t nat -D ISTIO-OUTPUT 1; iptables -t nat -I ISTIO-OUTPUT 5 -p tcp --dport 443 -j RETURN",
         goes="in",
         backend="iptables",
         of_pod=True,
@@ -799,10 +800,19 @@ def test_what_comes_in_as_outbound_is_no_circle(pod_pair: PodPair) -> None:
     [
         ("-m TPROXY", "ip rule del fwmark 1337", "route-missing", "", "route-missing"),
         ("--backend iptables", "iptables -t nat -D ISTIO-OUTPUT 1", "rule-missing", "", "rule-missing"),
-        ("-b ''", "", "", "excluded", "excluded"),
+        ("-b ''", "", "", "excluded", "unknown"),
+        ("-d 8080", "", "", "", "excluded"),
+        ("-k eth0 --backend iptables", "iptables -t nat -D PREROUTING 1", "", "excluded", "unknown"),
+        (
+            "--backend iptables",
+            "iptables -t nat -D ISTIO-INBOUND -p tcp -j ISTIO-IN-REDIRECT",
+            "",
+            "no-record",
+            "unknown",
+        ),
         ("-c eth0", "", "excluded", "", "excluded"),
         ("--ip-families ipv4", "", "", "family-not-captured", ""),
-        ("--backend nftables", f"{NATIVE % 'flush chain'} prerouting", "", "no-record", "excluded"),
+        ("--backend nftables", f"{NATIVE % 'flush chain'} prerouting", "", "no-record", "unknown"),
         ("--backend iptables", "iptables -t nat -F", "rule-missing", "", "rule-missing"),
     ],
 )
@@ -821,7 +831,10 @@ def test_without_a_record_the_live_rules_tell(
 
     assert [each.kind for each in found.causes] == [cause] * bool(cause), found.causes
     assert [each.kind for each in found.notes] == ["no-record", *[note] * bool(note)], found.notes
-    assert [each.kind for each in inbound.causes] == [of_inbound] * bool(of_inbound), inbound.causes
+    if of_inbound == "unknown":
+        assert (inbound.verdict, inbound.causes, inbound.notes[0]) == ("cannot be told", (), unexplained())
+    else:
+        assert [each.kind for each in inbound.causes] == [of_inbound] * bool(of_inbound), inbound.causes
     assert not found.is_certain
     assert_the_verbs_agree(pod)
     assert_the_connections_agree(pod_pair)

@@ -33,6 +33,7 @@ from capture.model.ruleset import (
     Rule,
     SaveMark,
     SetMark,
+    Source,
     Table,
     UnknownMatch,
     UnknownVerdict,
@@ -114,6 +115,23 @@ class TestInOurTables:
         assert {(each.before.outcome, each.after.outcome, each.packet.uid) for each in effects_of(judgement)} == {
             ("direct", "proxy-outbound", 1337)
         }
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_so_does_one_of_what_the_proxy_passes_on(self, family: Family) -> None:
+        """A missing rule sends its calls to the app back to it; another one takes captured traffic past it."""
+
+        def changed(_: TableName, chain: Chain) -> Chain:
+            left = tuple(rule for rule in chain.rules if not any(isinstance(each, Source) for each in rule.matches))
+            return chain.replace(rules=(*left[:-1], TAKES_HTTPS, *left[-1:])) if chain.name == DASH.output else chain
+
+        live = REDIRECT.with_chains(changed)
+        found = judge(REDIRECT, live, (), PodNetwork(), is_native=False).differences
+
+        first, second = sorted((each for each in found if each.family == family), key=lambda each: each.weight)
+        assert [(each.effect.before.outcome, each.effect.after.outcome) for each in (first, second) if each.effect] == [
+            ("direct", "proxy-inbound"),
+            ("proxy-outbound", "direct"),
+        ]
 
     def test_a_note_where_nothing_captured_meets_it(self) -> None:
         judgement = judged(REDIRECT, NAT, OUTPUT, TAKES_TIME)

@@ -50,6 +50,7 @@ def test_diff_prints_json() -> None:
         "witness": "tcp to 192.0.2.2:22 from 198.51.100.7:45000, in by eth0",
         "before": {"outcome": "direct", "port": None, "address": None, "interface": None},
         "after": {"outcome": "proxy-inbound", "port": 15006, "address": None, "interface": None},
+        "hangs": False,
     } in plain["differences"]
 
 

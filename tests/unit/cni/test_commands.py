@@ -73,6 +73,11 @@ def write_kubeconfig(directory: Path) -> str:
     return str(directory / "kubeconfig")
 
 
+def with_server(directory: Path, url: str) -> None:
+    path = directory / "kubeconfig"
+    path.write_text(path.read_text().replace("https://10.0.0.1:6443", url))
+
+
 def test_every_option_reaches_the_plugin(node: Node, tmp_path: Path) -> None:
     kubeconfig = write_kubeconfig(tmp_path)
     done = node.run(
@@ -141,8 +146,10 @@ BOMB = "a: &a [1]\n" + "".join(f"{b}: &{b} [{f'*{a}, ' * 99}]\n" for a, b in ("a
         (lambda directory: (directory / "kubeconfig").write_text("kind: Config"), "current-context"),
         (lambda directory: (directory / "kubeconfig").write_text(BOMB), "neither JSON nor YAML"),
         (lambda directory: (directory / "kubeconfig").write_text("a: [b"), "line 1: "),
-        (lambda directory: (directory / "ca.crt").unlink(), "ca.crt, which it names, is missing"),
+        (lambda directory: (directory / "ca.crt").unlink(), "ca.crt, which it names, cannot be read: No such file"),
         (lambda directory: (directory / "token").write_text(""), "token, which it names, is empty"),
+        (lambda directory: with_server(directory, "10.0.0.1:6443"), "expected https://ADDRESS:PORT"),
+        (lambda directory: with_server(directory, "http://10.0.0.1"), "the token could be read on the way"),
     ],
 )
 def test_a_kubeconfig_that_the_plugin_could_not_use_is_refused(
@@ -196,7 +203,15 @@ preferences: {}
 """
 
 
-@pytest.mark.parametrize("text", [FLOW, BLOCK], ids=["flow", "block"])
+ONE_FLOW = f"{{{', '.join(FLOW.splitlines())},}}  # braces are YAML, too\n"
+MERGED = """\
+near: &near {server: 'https://10.0.0.1:6443', certificate-authority: null}
+""" + BLOCK.replace("server: https://10.0.0.1:6443", "<<: *near")
+FOLLOWED = f"---\n{BLOCK}---\nkind: Config\n"
+"""Kubectl reads the first document."""
+
+
+@pytest.mark.parametrize("text", [FLOW, BLOCK, ONE_FLOW, MERGED, FOLLOWED], ids=range(5))
 def test_a_kubeconfig_in_yaml_is_written_as_the_plugin_reads_it(node: Node, tmp_path: Path, text: str) -> None:
     original = write_kubeconfig(tmp_path)
     Path(original).write_text(text % "tokenFile: token")

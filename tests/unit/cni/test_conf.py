@@ -133,6 +133,7 @@ UNUSABLE: list[tuple[str, object]] = [
     ("kubeconfig", "etc/kubeconfig"),
     ("kubeconfig", "/etc/\0"),
     ("kubeconfig", "/etc/\ud800"),
+    ("kubeconfig", "/etc/a\nb"),
     ("kubeconfig", {}),
     ("agent_pod", "capture-agent"),
     ("agent_pod", {}),

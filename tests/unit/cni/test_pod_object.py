@@ -57,6 +57,7 @@ def test_a_pod_object_becomes_a_pod() -> None:
         proxy=Proxy(
             arguments=("proxy", "sidecar", "--domain"),
             environment={"ISTIO_META_DNS_CAPTURE": "true", "POD_NAME": ""},
+            references=("POD_NAME",),
             uid=1000670000,
             gid=1000670001,
         ),

@@ -14,6 +14,7 @@ from capture.cli.group import run
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.settings.settings import Settings
 from injection.inject import inject
+from injection.pods import POD_OF
 from injection.remove import remove
 from injection.settings import PodSettings, parse_set
 from injection.template import Fragment, InjectionError, Template
@@ -311,6 +312,8 @@ BOMB = "a: &a [1], " + "".join(f"{b}: &{b} [{f'*{a}, ' * 99}], " for a, b in ("a
         ("{a: b}", "[null]", "metadata.annotations: invalid value [null]: expected a mapping"),
         ("{a: b}", "{inject.istio.io/templates: 5}", "annotation inject.istio.io/templates: invalid value 5: expected"),
         ("{name: web,", "{labels: {sidecar.istio.io/inject: false},", "label sidecar.istio.io/inject: invalid value"),
+        ("name: web", "name: 5", "metadata.name: invalid value 5: expected a string"),
+        ("spec:", "spec:\n  hostNetwork: 'false'", 'spec.hostNetwork: invalid value "false": expected true or false'),
         ("[{name: v}]", "5", "spec.volumes: invalid value 5: expected a list"),
         ("[{name: v}]", "[{name: [v]}]", 'spec.volumes[0].name: invalid value ["v"]: expected a string'),
         ("{exec: {}}", "5", "spec.containers[0].readinessProbe: invalid value 5"),
@@ -355,6 +358,15 @@ GOOD_POD = "kind: Pod\nmetadata: {name: ok}\nspec: {containers: [{name: a}]}\n"
             "kind: List\nitems:\n- kind: Pod\n  metadata: {name: p}\n  spec:\n    containers:\n    - [a]\n",
             'm, document 2, line 11: Pod shop/p: spec.containers[0]: invalid value ["a"]: expected a mapping',
         ),
+        (
+            "kind: Job\nmetadata:\n  namespace: 5\nspec: {template: {spec: {}}}\n",
+            "m, document 2, line 7: Job 5/: metadata.namespace: invalid value 5: expected a string",
+        ),
+        (
+            "kind: Pod\nmetadata:\n  labels:\n    app: 5\nspec: {}\n",
+            "m, document 2, line 8: Pod shop/: label app: invalid value 5: expected a string",
+        ),
+        ("kind: List\nitems: {a: b}\n", 'm, document 2: List: items: invalid value {"a": "b"}: expected a list'),
         ("kind: Pod\n spec: {}\n", "m, line 6, column 6: not YAML: "),
         (
             'kind: Pod\nmetadata: {annotations: {sidecar.istio.io/status: \'{"capture": {"was": 5}}\'}}\nspec: {}\n',
@@ -394,6 +406,17 @@ def test_a_template_of_an_unknown_kind_is_named_and_stays(kind: str, path: str) 
         assert str(result.outcomes[-1].workload) == f"{name} default/web"
         assert f"kind {name} is unknown; its pods ({path.replace(' ', '.')})" in result.outcomes[-1].reason
         assert (result.text == given) is (not known)
+
+
+@pytest.mark.parametrize("kind", ["PodList", "DeploymentList", "CronJobList"])
+def test_objects_of_a_typed_list_need_no_kind(kind: str) -> None:
+    pod: dict[str, Any] = {"spec": {"containers": [{"name": "web"}]}}
+    for step in reversed(POD_OF[kind.removesuffix("List")]):
+        pod = {str(step): pod}
+    text = yaml.safe_dump({"kind": kind, "items": [{"metadata": {"name": "web"}, **pod}]})
+    result = inject(text, "web.yaml", Template(), NOTHING)
+    assert [str(each.workload) for each in result.outcomes if each.injected] == [f"{kind[:-4]} default/web"]
+    assert remove(result.text, "web.yaml") == text
 
 
 @pytest.mark.parametrize("spec", ["{containers: [{name: log, image: log}]}", "{template: {containers: []}}", "null"])

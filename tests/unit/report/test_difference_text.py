@@ -127,6 +127,7 @@ def test_plain_values_mean_the_same() -> None:
         "witness": "tcp to 203.0.113.7:80, out by eth0, of user 1000, group 1000",
         "before": {"outcome": "proxy-outbound", "port": 15001, "address": None, "interface": None},
         "after": {"outcome": "direct", "port": None, "address": None, "interface": None},
+        "hangs": False,
     }
     assert (plumbing["kind"], plumbing["what"], plumbing["family"]) == ("plumbing", "route", "ipv4")
     assert second["kind"] == "second set"

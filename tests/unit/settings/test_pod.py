@@ -162,6 +162,7 @@ def test_a_user_that_cannot_be_is_refused(uid: dict[str, Any], field: str) -> No
         ("ISTIO_META_DNS_CAPTURE", option.REDIRECT_DNS),
         ("ISTIO_META_DNS_CAPTURE", option.CAPTURE_ALL_DNS),
         ("ISTIO_DUAL_STACK", option.DUAL_STACK),
+        ("ISTIO_AGENT_DUAL_STACK", option.DUAL_STACK),  # of Istio 1.16 and 1.17
         ("INVALID_DROP", option.DROP_INVALID),
     ],
 )
@@ -172,6 +173,10 @@ def test_the_proxys_environment(variable: str, which: Option[bool]) -> None:
     assert unread == explicit()
     assert len(unread.warnings) == 1
     assert unread.warnings[0].startswith(f"environment {variable} of container istio-proxy: 'yes' is ignored")
+    unknown = explicit(environment={variable: ""}, references=("POD_NAME", variable))
+    assert unknown == explicit().replace(knows_proxy_environment=False)
+    assert len(unknown.warnings) == 1
+    assert unknown.warnings[0].startswith(f"environment {variable} of container istio-proxy: a reference")
 
 
 def test_other_variables_of_the_proxy_say_nothing() -> None:

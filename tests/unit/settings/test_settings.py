@@ -85,7 +85,7 @@ class TestTable:
             (options.INBOUND_PORTS, ("ISTIO_INBOUND_PORTS",)),
             (options.REDIRECT_DNS, ("REDIRECT_DNS", "ISTIO_META_DNS_CAPTURE")),
             (options.DROP_INVALID, ("DROP_INVALID", "INVALID_DROP")),
-            (options.DUAL_STACK, ("DUAL_STACK", "ISTIO_DUAL_STACK")),
+            (options.DUAL_STACK, ("DUAL_STACK", "ISTIO_AGENT_DUAL_STACK", "ISTIO_DUAL_STACK")),
             (options.OWNER_GROUPS, ("ISTIO_OUTBOUND_OWNER_GROUPS",)),
             (options.PROFILE, ("CAPTURE_PROFILE",)),
         ],

@@ -16,6 +16,8 @@ def mesh_objects(*texts: str) -> MeshObjects:
 
 
 METADATA = "metadata: {name: x, namespace: n}"
+SERVICES = f"kind: ServiceList\nitems: [{{{METADATA}, spec: {{clusterIP: 10.0.0.1, ports: [{{port: 80}}]}}}}]"
+"""As the API server lists them: no kind in each."""
 RULE = f"kind: DestinationRule\n{METADATA}\nspec: "
 MAGLEV = "{useSourceIp: true, maglev: {tableSize: 10}}"
 SLICE = "kind: EndpointSlice\nmetadata: {name: x, labels: {kubernetes.io/service-name: s}}\n"
@@ -133,6 +135,7 @@ endpoints: [{addresses: ["fd00::1"], conditions: {ready: true, serving: true, te
     assert [(port.number, port.protocol, port.target) for port in service.ports] == [(80, "http2", "web")]
     (piece,) = found.slices
     assert [(one.address, one.port, one.pod) for one in piece.endpoints["grpc"]] == [("fd00::1", 8080, "n/p")]
+    assert [service.host for service in mesh_objects(SERVICES).services] == ["x.n.svc.cluster.local"]
 
 
 def test_an_object_that_is_given_twice_is_refused() -> None:

@@ -1,0 +1,125 @@
+"""The answers to a connection, and whether they are lost. Pure.
+
+Answers to what is not tracked are first packets for the kernel: INVALID ones, and a later segment of TCP begins a
+connection (nf_conntrack_tcp_loose in nf_conntrack-sysctl.rst). So rules may take them for calls, and redirect them.
+"""
+
+from __future__ import annotations
+
+from capture.analysis.meaning import ACK, PSH, SYN, Untrack, meaning
+from capture.analysis.outcome import PROXY_INBOUND, TO_PROXY
+from capture.analysis.trace import Step, Trace, trace_whole_path
+from capture.model.addresses import LOOPBACK_ADDRESSES
+from capture.model.chain_names import is_own_chain
+from capture.model.conventions import APP_ID
+from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT, Packet
+from capture.model.ruleset import TABLES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capture.analysis.base_chains import Situation
+
+
+def answers(live: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packet]:
+    """Yield an answer to a connection as it is sent, by a user, and as it comes in: over lo both, from whom was called.
+
+    By the way of the connection's first packet; nothing where its source is unknown.
+    """
+    sent = live.packet
+    if sent.source is None:
+        return
+    back = Packet(
+        sent.protocol,
+        sent.source,
+        sent.source_port or USUAL_SOURCE_PORT,
+        connection_mark=live.connection_mark,
+        state="ESTABLISHED",
+        is_answer=True,
+    )
+    is_of_proxy = live.outcome in TO_PROXY
+    called = LOOPBACK_ADDRESSES[sent.family] if is_of_proxy and not sent.in_interface else sent.destination
+    port = sent.port if live.transparent else live.port
+    owner = back.replace(source=called, source_port=port, uid=uid, gid=gid)
+    if sent.in_interface:
+        yield owner.replace(out_interface=sent.in_interface)
+    elif live.outcome == "direct" and sent.out_interface != LOOPBACK:
+        there = live.address or sent.destination
+        yield back.replace(source=there, source_port=port, in_interface=live.interface or sent.out_interface)
+    else:
+        yield owner.replace(out_interface=LOOPBACK)
+        yield back.replace(source=sent.destination, source_port=sent.port, in_interface=LOOPBACK)
+
+
+FIRST, LATER = SYN | ACK, (ACK, PSH | ACK)
+"""The flags of answers: of the first, and of those without which nothing comes back."""
+
+
+def way_of(packet: Packet, situation: Situation) -> Trace:
+    """Return the way of answers, or of later packets; of one that is dropped, where the flags of TCP decide."""
+    found = trace_whole_path(packet, situation)
+    if found.certain or packet.protocol != "tcp" or packet.flags is not None:
+        return found
+    flags = (FIRST, *LATER) if packet.is_answer else LATER
+    ways = [trace_whole_path(packet.replace(flags=each), situation) for each in flags]
+    known = ways[0] if all(each.certain for each in ways) else found
+    return next((each for each in ways if each.certain and each.outcome == "dropped"), known)
+
+
+def lost_answer(live: Trace, situation: Situation) -> Trace | None:
+    """Return the way of an answer to a direct connection that is certainly lost; None if none is."""
+    if live.outcome != "direct":
+        return None
+    is_tracked = untracking_step(live) is None
+    for packet in answers(live):
+        for each in (packet,) if is_tracked else _untracked(packet):
+            traced = way_of(each, situation)
+            is_lost = traced.outcome == "dropped" or (traced.outcome in TO_PROXY and not is_tracked)
+            if is_lost and traced.certain:
+                return traced
+    return None
+
+
+def _untracked(answer: Packet) -> Iterator[Packet]:
+    """Yield answers to a connection that is not tracked, as the kernel takes them."""
+    first = answer.replace(connection_mark=0, state="NEW", is_answer=False)
+    if answer.protocol == "tcp":
+        yield first.replace(state="INVALID", flags=FIRST)
+    yield first if answer.protocol != "tcp" else first.replace(flags=LATER[-1])
+
+
+def loss_text(answer: Trace) -> str:
+    """Return in words how an answer is lost."""
+    if answer.outcome == "dropped":
+        return f"its answers are dropped by {dropped_at(answer)}: the connection hangs"
+    direction = "inbound" if answer.outcome == PROXY_INBOUND else "outbound"
+    return f"its answers are taken for new {direction} connections, and go to port {answer.port}: the connection hangs"
+
+
+def untracked_text(live: Trace) -> str:
+    """Return in words why a connection that is not tracked does not reach the proxy."""
+    return loss_text(live.lost_answer) if live.lost_answer else "nat rules see tracked connections only"
+
+
+def untracking_step(live: Trace) -> Step | None:
+    """Return the foreign rule that keeps a packet out of connection tracking; None if it is tracked."""
+    return next((step for step in live.path if isinstance(meaning(step.rule), Untrack) and not is_own(step)), None)
+
+
+def is_own(step: Step) -> bool:
+    """Return whether a rule is in one of our chains, or leads into one."""
+    target = getattr(step.rule.verdict, "chain", "")
+    return step.table in TABLES and (is_own_chain(step.chain) or is_own_chain(target))
+
+
+def dropped_at(live: Trace) -> str:
+    """Return the rule or the chain by whose policy a packet is dropped."""
+    if live.step is not None or live.policy is None:
+        return place_of(live.step)
+    return f"{live.policy.table} {live.policy.chain.name}"
+
+
+def place_of(step: Step | None) -> str:
+    """Return where a rule is; nothing for none."""
+    return f"{step.table} {step.chain}, rule {step.position}" if step else ""
