@@ -14,7 +14,7 @@ from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.outcome import DNS, PROXY_OUTBOUND, REDIRECTED_BY, TO_PROXY, Fate
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import parts, quick_witness, region_text, witness
-from capture.analysis.space import NONE, Field, PacketSpace
+from capture.analysis.space import Field, PacketSpace
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.model.addresses import Family, merge_ranges
 from capture.model.conventions import PASSTHROUGH_SOURCE
@@ -262,7 +262,7 @@ class Comparison:
             return diagrams.all_of((there, by_lo, is_proxy, space.state_in(state)))
 
         # A later packet with a socket would meet nat like a first one, which an answer does not.
-        back = (answering, space.numbers(Field.UID, [(NONE, NONE)]), space.numbers(Field.PORT, [CHOSEN_PORTS]))
+        back = (answering, space.lacks(Field.UID), space.numbers(Field.PORT, [CHOSEN_PORTS]))
         answer = over_lo(diagrams.all_of(back), Field.DESTINATION, "ESTABLISHED")
         return over_lo(called, Field.SOURCE, "NEW"), answer
 

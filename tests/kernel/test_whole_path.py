@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from capture.settings.options import PROXY_PORT
 from capture.state import record
 from pytest_netns import NamespaceFactory, PodPair
 from support.captures.settings import DRIVERS, settings
+from support.processes.waiting import wait_until
 
 PROGRAM = str(Path(sys.executable).with_name("capture"))
 
@@ -196,7 +196,7 @@ def test_policy_rules_by_protocol_port_and_user(pair: PodPair, blocked: str) -> 
 def test_trace_takes_user_and_namespace_of_a_process(pair: PodPair) -> None:
     pair.pod.run([PROGRAM, "apply"])
     process = pair.pod.popen(["sleep", "60"], uid=1337)
-    time.sleep(0.5)  # until it is that user
+    wait_until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")  # setpriv changes the user first
 
     found = pair.peer.run([PROGRAM, "trace", "tcp", f"{ELSEWHERE}:80", "--as-pid", str(process.pid)]).stdout
 

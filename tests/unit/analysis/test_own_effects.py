@@ -197,6 +197,21 @@ def test_rules_that_do_something_in_groups_that_were_not_looked_for_say_so() -> 
     assert any(NOT_ALONE in difference_text(each) for each in found)
 
 
+def test_only_rules_that_do_something_together_are_named_together() -> None:
+    once = build_ruleset(CaptureConfig(families=("ipv4",)))
+    leaves = [Rule(Return(), (*more, DestinationPort((only(port),)))) for port in (9001, 9002) for more in ((TCP,), ())]
+    idle = Rule(Return(), (Protocol("udp"),))
+    desired = changed(once, (NAT, "ISTIO-OUTPUT"), lambda rules: [leaves[0], idle, *leaves[1:], *rules])
+
+    found = differences(desired, once)
+
+    assert [each.together.removeprefix("not alone, but with IPv4 nat ISTIO-OUTPUT: ") for each in found] == [
+        "rule 3", "", "rule 1", "rule 5", "rule 4",
+    ]  # fmt: skip
+    assert found[1].effect is None
+    assert ["port 9001" in effect_text(each.effect) for each in found] == [True, False, True, False, False]
+
+
 def test_a_changed_and_a_moved_rule_are_one_change_each() -> None:
     desired = of_family(build_ruleset(CaptureConfig(families=("ipv4",))), "ipv4")
     redirects = Redirect(15001)
