@@ -46,7 +46,8 @@ RESTRICT_DIVERTING_RULE = f"{RESTRICT_RULE[:-1]}; `capture verify` has the packe
 CANNOT_BE_TOLD = "so that it cannot be told whether a rule of the capture is missing"
 NAME_SETTINGS = "Give the pod's settings as options of `capture why`, or run this where the rules were applied."
 REWRITE_RECORD = (
-    "Run `capture apply {options}`, if these are the pod's settings: it writes the record anew. Or recreate the pod."
+    "Run `capture apply {options}`, if these are the pod's settings{fit}: it writes the record anew."
+    " Or recreate the pod."
 )
 
 TEXTS: dict[tuple[str, str], tuple[str, str]] = {

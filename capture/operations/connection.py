@@ -13,6 +13,7 @@ from capture.analysis.causes import (
     untracked_cause,
     zone_of,
 )
+from capture.analysis.foreign_effects import NEIGHBOUR
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import DNS, TO_PROXY, Fate
 from capture.analysis.pod_causes import app_elsewhere, causes_of_pod, no_route_cause, stops
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
     from capture.operations import Reference
     from capture.operations.results import Verified
     from capture.settings.settings import Settings
-
-NEIGHBOUR = Network(IPV6, 0xFE80 << 112 | 1, 128)
-"""A router on the link."""
 
 
 class Connection(Value):

@@ -10,11 +10,13 @@ from capture.analysis.meaning import is_inside
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.pod_causes import KIND_OF, missing_interfaces
 from capture.analysis.policy import captured_ports
+from capture.backends import detect
 from capture.model.addresses import FAMILY_NAMES, IPV4, LOOPBACK_NETWORKS, Family
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import InInterface, OutInterface, Protocol, Return
+from capture.model.text import plural
 from capture.operations import trace
-from capture.operations.inference import inferred_flags
+from capture.operations.inference import inferred_flags, misfit
 from capture.rules import build_ruleset
 from capture.rules.nat import TO_DNS
 from capture.settings.config import resolve
@@ -90,9 +92,7 @@ def exclusion_notes(known: Reference, facts: PodFacts, capture: Capture, verifie
         yield cause("dns-not-captured", "no server")
     is_only_missing = len(missing_interfaces(facts, capture)) == len(capture.excluded_interfaces)
     restrictions = _restrictions(known.settings.without(EXCLUDED_INTERFACES) if is_only_missing else known.settings)
-    for outcome, families, what in _left_out(facts, capture) if capture.ports else ():
-        if outcome == PROXY_INBOUND and known.config.rerouted_interfaces:
-            continue  # what comes in there is captured as outbound
+    for outcome, families, what in left_out(known, facts, capture) if capture.ports else ():
         options = _cancelling(outcome, families, known.settings, facts) or restrictions
         restrictions = [each for each in restrictions if each not in options]
         yield cause("excluded", "all", what=what, options=", ".join(options))
@@ -109,7 +109,7 @@ def notes_without_record(facts: PodFacts, capture: Capture, by_chains: Ports, ow
     yield no_record
     for family in sorted({address.family for address in facts.addresses}.difference((*capture.families, IPV4))):
         yield cause("family-not-captured", where=FAMILY_NAMES[family], family=FAMILY_NAMES[family])
-    for outcome, families, what in _left_out(facts, capture):
+    for outcome, families, what in left_out(None, facts, capture):
         if any(each == outcome and family in families for each, family, _ in by_chains):
             yield cause("no-record", "no jump", what=what, remedy=no_record.remedy)
         elif capture.ports:
@@ -121,7 +121,11 @@ def no_record_note(own: Ruleset) -> Cause:
     fault = record.fault()
     if not fault:
         return cause("no-record")
-    return cause("no-record", "damaged", fault=fault, options=join(inferred_flags(own)))
+    backend = detect.find_live_sets()[0].choice.backend
+    count = misfit(own)
+    fit = f" (they fit the live rules best, with {plural(count, 'difference')})" if count else ""
+    options = join([*inferred_flags(own), "--backend", backend])
+    return cause("no-record", "damaged", fault=fault, options=options, fit=fit)
 
 
 def unexplained() -> Cause:
@@ -146,11 +150,12 @@ def is_explicit(found: Cause, live: Trace, own: Ruleset) -> bool:
     return bool(matches) and both_ways.issuperset(left_alone)  # else it may be one of -k, behind a redirect
 
 
-def _left_out(facts: PodFacts, capture: Capture) -> Iterator[tuple[Outcome, list[Family], str]]:
+def left_out(known: Reference | None, facts: PodFacts, capture: Capture) -> Iterator[tuple[Outcome, list[Family], str]]:
     """Yield the outcomes to which connections of some families of the pod do not come, each with these and in words."""
     of_pod = {address.family for address in facts.addresses}
     in_use = [family for family in capture.families if family in of_pod or not of_pod]
-    for outcome in (PROXY_OUTBOUND, PROXY_INBOUND):
+    is_rerouted = known is not None and known.config.rerouted_interfaces  # what comes in there is captured as outbound
+    for outcome in (PROXY_OUTBOUND,) if is_rerouted else (PROXY_OUTBOUND, PROXY_INBOUND):
         families = [family for family in in_use if not capture.captures(outcome, family)]
         direction = KIND_OF[outcome]
         if families:

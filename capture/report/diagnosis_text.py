@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from capture.analysis.cause_text import Cause
     from capture.operations.diagnosis import Diagnosis
 
-SUBJECTS = {"captured": "nothing is wrong with {}", "broken": "the capture of {}"}
+SUBJECTS = {
+    "captured": "nothing is wrong with {}",
+    "broken": "the capture of {}",
+    "cannot be told": "whether anything is wrong with {}",
+}
 """What a verdict without a connection is about."""
 
 
@@ -36,8 +40,7 @@ def cause_as_plain(cause: Cause) -> dict[str, str]:
 
 def diagnosis_lines(found: Diagnosis, what: str = "this pod") -> Iterator[str]:
     """Yield the lines for a person: the verdict, the way of the packet, then each cause and its remedy."""
-    subject = packet_text(found.packet) if found.packet else SUBJECTS.get(found.verdict, "{}").format(what)
-    yield f"{found.verdict}: {subject}"
+    yield f"{found.verdict}: {_subject(found, what)}"
     if found.trace is not None:
         yield from path_lines(found.trace)
         if not found.trace.certain:
@@ -46,6 +49,14 @@ def diagnosis_lines(found: Diagnosis, what: str = "this pod") -> Iterator[str]:
     for note in found.notes:
         yield f"note: {message_with_location(note)}"
         yield f"  {note.remedy}"
+
+
+def _subject(found: Diagnosis, what: str) -> str:
+    if found.packet is not None:
+        return packet_text(found.packet)
+    if found.verdict == "captured" and found.left_out:
+        return f"{what}, but {' and '.join(found.left_out)}, by its settings"
+    return SUBJECTS.get(found.verdict, "{}").format(what)
 
 
 def cause_lines(causes: Iterable[Cause]) -> Iterator[str]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from capture.model.ruleset import Ruleset
     from capture.operations import Other, Verified
 
-WITHOUT_EFFECT = "foreign rule without effect on captured traffic"
 UNJUDGED = "foreign rule may divert captured traffic, which cannot be judged"
 MEANINGS = {
     "missing": "is missing",
@@ -61,12 +60,16 @@ def note_lines(verified: Verified) -> Iterator[str]:
     if len(verified.harmless_obstacles) <= MAX_SINGLE:
         yield from dict.fromkeys(map(_without_effect, verified.harmless_obstacles))
         return
+    from capture.analysis.foreign_effects import WITHOUT_EFFECT  # where there are foreign rules
+
     chains = [each.location.of_chain for each in verified.harmless_obstacles]
     yield from (f"{chain}: {WITHOUT_EFFECT}: {chains.count(chain)} rules" for chain in dict.fromkeys(chains))
 
 
 def _without_effect(each: Difference | Obstacle) -> str:
-    return f"{each.location}: {WITHOUT_EFFECT}: {_rule(each)}"
+    from capture.analysis.foreign_effects import what_harmless_does  # where there are foreign rules
+
+    return f"{each.location}: {what_harmless_does(each.rule)}: {_rule(each)}"
 
 
 def _grouped(found: Sequence[Difference], words: Callable[[Difference], str], live: Ruleset) -> Iterator[str]:

@@ -62,7 +62,7 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     """Yield the lines for a person: the packet, the rules it met (in one table or in all), where it ends and why."""
     yield packet_text(traced.packet)
     yield from path_lines(traced, table)
-    yield _verdict(traced)
+    yield _verdict(traced) if traced.is_order_known else f"cannot be told: perhaps {_verdict(traced)}"
     if traced.rerouted is not None:
         does = "refuses it" if traced.outcome == "dropped" else f"lets it leave by {traced.interface}"
         yield f"by its mark it is routed again: the policy rule `{traced.rerouted.words}` {does}"

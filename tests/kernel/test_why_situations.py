@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture import operations
+from capture.analysis.foreign_effects import STOPS_DISCOVERY
 from capture.analysis.policy import policy
 from capture.analysis.trace import trace_whole_path
 from capture.cli.doctor.examination import examine
@@ -26,6 +27,7 @@ from capture.model.packet import Packet
 from capture.netlink import ipsec
 from capture.operations import diagnosis
 from capture.operations.exclusions import unexplained
+from capture.report.diagnosis_text import diagnosis_lines
 from capture.report.fate_text import text_of
 from capture.settings import options as option
 from capture.settings.settings import Given, Settings
@@ -644,6 +646,7 @@ def test_a_filter_of_neighbour_discovery_is_no_cause_while_neighbours_are_known(
     pod.run(["ip6tables", "-A", "INPUT", "-p", "icmpv6", "-j", "DROP"])
 
     assert why(pod).verdict == "captured"
+    assert f": {STOPS_DISCOVERY}: -p ipv6-icmp -j DROP" in pod.run([CAPTURE, "verify"]).stdout
     assert peer.client().connect(pod.ipv6, APP_PORT).label == "proxy"
 
     pod.run(["ip", "-6", "neigh", "flush", "dev", "eth0"])
@@ -739,20 +742,31 @@ def test_the_agent_leaves_a_pod_alone_whose_settings_capture_nothing(pod_pair: P
 
 
 @pytest.mark.parametrize(
-    ("options", "port", "notes"),
+    ("options", "port", "but", "notes"),
     [
-        ("-b 80 -d 80 -i ''", 15006, ["nothing outbound is captured: -i ''", "restrict the capture: -b 80, -d 80"]),
+        (
+            "-b 80 -d 80 -i ''",
+            15006,
+            ", but nothing outbound, by its settings",
+            ["nothing outbound is captured: -i ''", "restrict the capture: -b 80, -d 80"],
+        ),
         (
             "-b '' -x 0.0.0.0/0",
             15001,
+            ", but no outbound IPv4 and nothing inbound, by its settings",
             ["no outbound IPv4 is captured: -x 0.0.0.0/0", "nothing inbound is captured: -b ''"],
         ),
-        ("-o 1-65535 -p 15006", 15006, ["nothing outbound is captured: -o 1-65535"]),
-        ("-o 1 -z 15001", 15001, ["to one port, 15001", "restrict the capture: -o 1"]),
+        (
+            "-o 1-65535 -p 15006",
+            15006,
+            ", but nothing outbound, by its settings",
+            ["nothing outbound is captured: -o 1-65535"],
+        ),
+        ("-o 1 -z 15001", 15001, "", ["to one port, 15001", "restrict the capture: -o 1"]),
     ],
 )
 def test_each_option_that_captures_less_is_noted_once(
-    pod_pair: PodPair, options: str, port: int, notes: list[str]
+    pod_pair: PodPair, options: str, port: int, but: str, notes: list[str]
 ) -> None:
     pod, _ = pod_pair
     pod.listener(*[(address, port) for address in ("0.0.0.0", "::")], label="proxy", uid=1337)
@@ -762,6 +776,8 @@ def test_each_option_that_captures_less_is_noted_once(
     found = why(pod)
 
     assert (found.verdict, found.causes) == ("captured", ())
+    headline = f"captured: this pod{but}" if but else "captured: nothing is wrong with this pod"
+    assert next(diagnosis_lines(found)) == headline
     flags = {each.name: f"-{each.short}" for each in option.OPTIONS}
     texts = [note.message.replace(" (test)", "") for note in found.notes]
     for name, flag in flags.items():

@@ -149,7 +149,8 @@ def of_pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
     for cause in found.causes:
         yield Finding(POD, cause.kind, "error", message_with_location(cause), cause.remedy, cause.kind)
     if found.verdict == "captured":
-        yield Finding(POD, "capture", "ok", "the rules are in place, and the proxy listens")
+        but = f"; by the settings, {' and '.join(found.left_out)} is captured" if found.left_out else ""
+        yield Finding(POD, "capture", "ok", f"the rules are in place, and the proxy listens{but}")
     for note in found.notes:
         state: State = "warning" if note.kind == "unjudged" else "note"
         yield Finding(POD, note.kind, state, message_with_location(note), note.remedy, note.kind)

@@ -578,5 +578,9 @@ def test_every_text_is_used_with_the_words_that_it_needs() -> None:
                     assert "{" not in cause(*map(str, values), **filled).message
 
 
-def test_a_doubt_is_told_as_it_is() -> None:
-    assert cause("unjudged", "doubt", doubt="the rules are too entangled").message == "the rules are too entangled"
+@pytest.mark.parametrize(
+    ("kind", "variant"), [("unjudged", "doubt"), ("filtered", ""), ("filtered", "over lo"), ("filtered", "redirected")]
+)
+def test_what_is_known_is_told_as_it_is(kind: str, variant: str) -> None:
+    text = "a foreign rule drops the packet: -j DROP"
+    assert cause(kind, variant, doubt=text, filter=text, port=80).message == text

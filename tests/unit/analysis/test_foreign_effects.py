@@ -7,10 +7,12 @@ import pytest
 from capture.analysis.base_chains import BaseChain, PodNetwork
 from capture.analysis.foreign_effects import (
     CHANGES_MARKS,
+    CIRCLE,
     DIVERTS,
     DIVERTS_BEHIND,
     POLICY,
     STOPS,
+    STOPS_SENT_ON,
     what_foreign_does,
 )
 from capture.analysis.judgement import judge
@@ -23,6 +25,8 @@ from capture.model.ruleset import (
     Chain,
     DestinationPort,
     Drop,
+    OutInterface,
+    OwnerUid,
     Protocol,
     Redirect,
     RestoreMark,
@@ -40,6 +44,9 @@ TPROXY = {option.INTERCEPTION_MODE: "TPROXY"}
 STOPPED = Rule(Drop(), (Protocol("tcp"), DestinationPort((only(15001),))))
 ALL = Rule(Drop(), (Protocol("tcp"),))
 TO_SOCKET = Rule(TransparentProxy(9999, 1, ALL_BITS), (Protocol("tcp"),))
+OF_PROXY = Protocol("tcp"), OwnerUid((only(1337),))
+SENT_ON = Rule(Drop(), (*OF_PROXY, OutInterface("eth0")))
+SENT_BACK = Rule(Redirect(15001), OF_PROXY)
 TAKEN = Rule(Redirect(9999), (Protocol("tcp"), DestinationPort((only(80),))))
 
 
@@ -51,6 +58,8 @@ TAKEN = Rule(Redirect(9999), (Protocol("tcp"), DestinationPort((only(80),))))
         ({}, "INPUT", 0, STOPPED, STOPS),
         ({}, OUTPUT, -110, TAKEN, DIVERTS),
         ({}, OUTPUT, -90, TAKEN, DIVERTS_BEHIND),  # what the proxy sends on
+        ({}, OUTPUT, 0, SENT_ON, STOPS_SENT_ON),
+        ({}, OUTPUT, -110, SENT_BACK, CIRCLE),
         ({}, PREROUTING, -120, ALL, DIVERTS),
         ({}, PREROUTING, -120, TO_SOCKET, DIVERTS),
         (TPROXY, PREROUTING, -120, ALL, STOPS),
@@ -60,7 +69,7 @@ TAKEN = Rule(Redirect(9999), (Protocol("tcp"), DestinationPort((only(80),))))
 def test_the_words_depend_on_where_packets_meet_the_rule(
     texts: dict[option.Option[str], str], hook: str, priority: int, rule: Rule, does: str
 ) -> None:
-    is_nat = rule is TAKEN
+    is_nat = rule in (TAKEN, SENT_BACK)
     contents = Table(NAT if is_nat else MANGLE, (Chain("x", (rule,), "ACCEPT"),))
     there = BaseChain("ip other", ("ipv4",), hook, priority, is_nat=is_nat, contents=contents)
     desired = ruleset_of(texts)

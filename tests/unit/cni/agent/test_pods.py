@@ -17,7 +17,7 @@ def a_pod(uid: str = "uid-1", **more: Any) -> dict[str, Any]:
     container |= {"env": [{"name": "ISTIO_META_DNS_CAPTURE", "value": "true"}], "securityContext": {"runAsUser": 2000}}
     return {
         "metadata": {"namespace": "shop", "name": "web-0", "uid": uid, "managedFields": ["x" * 5000]} | more,
-        "spec": {"containers": [container, {"name": "app"}], "securityContext": {"runAsUser": 2000}},
+        "spec": {"containers": [container, {"name": "app"}], "securityContext": {"runAsUser": 3000}},
         "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
     }
 
@@ -55,7 +55,7 @@ def test_the_kept_part_of_a_pod() -> None:
     assert (spec["hostNetwork"], spec["runtimeClassName"], spec["securityContext"]) == (
         True,
         "kata",
-        {"runAsUser": 2000},
+        {"runAsUser": 3000},
     )
     assert spec["initContainers"] == [{"name": "istio-init"}]
     assert spec["containers"][1] == {"name": "app"}
