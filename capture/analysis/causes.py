@@ -151,7 +151,7 @@ def _foreign_rule_cause(live: Trace, *, is_behind: bool) -> Cause:
     return cause("nat-first", where=live.location, address=address, port=live.port)
 
 
-def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = (), what: str = "the packet") -> Cause:
+def drop_cause(live: Trace, text_of: TextOf, other_traces: Iterable[Trace] = (), what: str = "the packet") -> Cause:
     """Return why a packet is dropped: by the settings, or by a foreign rule or policy, which may drop others, too."""
     step, policy = live.step, live.policy
     words = (step.rule.why or text_of(step.rule, live.packet.family)) if step is not None else ""
@@ -162,7 +162,7 @@ def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = (), what:
         return cause("family-not-captured", "rejected", where=live.location, family=family)
     if step is not None and is_own(step):
         return cause("excluded", "drop", where=live.location, reason=step.rule.why or "by its settings")
-    ports = _redirected_to(live, others)
+    ports = _redirected_to(live, other_traces)
     over_lo = LOOPBACK in (live.packet.in_interface, live.packet.out_interface)
     variant = "redirected" if ports else "over lo" if over_lo else ""
     what = f"what goes to {ports}" if ports else what
@@ -180,9 +180,9 @@ def drop_of_connection(live: Trace, text_of: TextOf, what: str = "the packet") -
     return cause("unjudged", "drop", where=found.where, drop=found.message) if live.may_be_spared else found
 
 
-def _redirected_to(live: Trace, others: Iterable[Trace]) -> str:
+def _redirected_to(live: Trace, other_traces: Iterable[Trace]) -> str:
     """Return to which ports packets were redirected that are dropped like this one; TPROXY leaves them as they are."""
-    alike = [each for each in others if each.outcome == "dropped" and _dropped_at(each) == _dropped_at(live)]
+    alike = [each for each in other_traces if each.outcome == "dropped" and _dropped_at(each) == _dropped_at(live)]
     ports = sorted({port for traced in (live, *alike) for port in _ports_of(traced)})
     noun = "port" if len(ports) == 1 else "ports"
     return f"{noun} {' and '.join(map(str, ports))}" if ports else ""

@@ -143,12 +143,12 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
     if facts.listeners is None:
         return
     kind, where = KIND_OF.get(outcome, ""), f"{protocol} port {port}"
-    of_protocol = [each for each in facts.listeners if each.protocol == PROTOCOL_NUMBERS[protocol]]
-    on_port = [each for each in of_protocol if each.port == port]
-    of_family = [each for each in on_port if each.takes(FAMILY_NUMBERS[family])]
+    of_protocol = [listener for listener in facts.listeners if listener.protocol == PROTOCOL_NUMBERS[protocol]]
+    on_port = [listener for listener in of_protocol if listener.port == port]
+    of_family = [listener for listener in on_port if listener.takes(FAMILY_NUMBERS[family])]
     arrival = LOOPBACK_ADDRESSES.values() if is_over_lo or outcome != "proxy-inbound" else facts.addresses
     addresses = [address for address in arrival if address.family == family]
-    serving = [each for each in of_family if _is_bound_to_any(each, addresses)]
+    serving = [listener for listener in of_family if _is_bound_to_any(listener, addresses)]
     if serving:
         yield from _misconfigured_listener_causes(serving, facts, capture, outcome, port)
     elif of_family:
@@ -156,17 +156,17 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
     elif on_port:
         yield _of_other_family(on_port, kind, family, addresses, where)
     else:
-        others = sorted({each.port for each in of_proxy(facts, capture)})
-        variant = "" if not others else "DNS" if outcome == DNS else "other ports"
-        yield cause("not-listening", variant, where=where, port=where, kind=kind, others=", ".join(map(str, others)))
+        ports = sorted({each.port for each in of_proxy(facts, capture)})
+        variant = "" if not ports else "DNS" if outcome == DNS else "other ports"
+        yield cause("not-listening", variant, where=where, port=where, kind=kind, others=", ".join(map(str, ports)))
 
 
 def of_proxy(facts: PodFacts, capture: Capture) -> list[Listener]:
     """Return the listeners of TCP that the proxy's user has."""
     return [
-        each
-        for each in facts.listeners or ()
-        if each.protocol == PROTOCOL_NUMBERS["tcp"] and contains(each.uid, capture.uids)
+        listener
+        for listener in facts.listeners or ()
+        if listener.protocol == PROTOCOL_NUMBERS["tcp"] and contains(listener.uid, capture.uids)
     ]
 
 
@@ -188,11 +188,11 @@ def app_elsewhere(live: Trace, facts: PodFacts) -> Iterator[Cause]:
     """Yield a note if the app listens where the proxy does not call it: on an address like 127.0.0.1 alone."""
     packet = live.packet
     on_port = [
-        each
-        for each in facts.listeners or ()
-        if each.protocol == PROTOCOL_NUMBERS[packet.protocol]
-        and each.port == packet.port
-        and each.takes(FAMILY_NUMBERS[packet.family])
+        listener
+        for listener in facts.listeners or ()
+        if listener.protocol == PROTOCOL_NUMBERS[packet.protocol]
+        and listener.port == packet.port
+        and listener.takes(FAMILY_NUMBERS[packet.family])
     ]
     if packet.in_interface is None or not on_port:
         return

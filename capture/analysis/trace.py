@@ -136,8 +136,8 @@ class Trace(Value):
         dropped_in = self.policy or (self.step and self.step.base_chain)
         doubtful = ((step.base_chain, meaning(step.rule)) for step in self.path if not step.certain)
         return self.outcome == "dropped" and any(
-            not isinstance(verdict, model.Drop) and (there == dropped_in or not isinstance(verdict, LEAVING_A_CHAIN))
-            for there, verdict in doubtful
+            not isinstance(verdict, model.Drop) and (base == dropped_in or not isinstance(verdict, LEAVING_A_CHAIN))
+            for base, verdict in doubtful
         )
 
     def unlike(self, other: Trace) -> Trace:
@@ -158,9 +158,9 @@ def trace_whole_path(packet: Packet, situation: Situation) -> Trace:
 
     Where their order is unknown, it is that in which they are listed; a step is not certain that matters to another.
     """
-    found, *others = (_trace(packet, each) for each in situation.in_each_order(packet.family))
-    other = next((each for each in others if each.fate != found.fate), None)
-    return found if other is None else found.unlike(other)
+    traced, *in_other_orders = (_trace(packet, each) for each in situation.in_each_order(packet.family))
+    other = next((other for other in in_other_orders if other.fate != traced.fate), None)
+    return traced if other is None else traced.unlike(other)
 
 
 def _trace(packet: Packet, situation: Situation) -> Trace:
@@ -280,7 +280,7 @@ class _Passage:
             if target is None:
                 continue
             if not route.is_certain:
-                self.path = [each.replace(certain=False) if each is cause else each for each in self.path]
+                self.path = [step.replace(certain=False) if step is cause else step for step in self.path]
                 return
             if target[2] is None:
                 self.is_dropped, self.refused_by = True, cause
@@ -360,8 +360,8 @@ class _Passage:
                 self.mapped, self.mapping = step, verdict
                 self.is_redirected = True
                 goes_out = packet.in_interface is None
-                there = LOOPBACK_ADDRESSES[packet.family] if goes_out else packet.destination
-                self.packet = self._as_mapped = packet.replace(port=port, destination=there)
+                destination = LOOPBACK_ADDRESSES[packet.family] if goes_out else packet.destination
+                self.packet = self._as_mapped = packet.replace(port=port, destination=destination)
             case Translate():
                 self.mapped = step
                 self.mapping = sent = verdict if packet.in_interface else verdict.as_sent(packet.family)
@@ -431,7 +431,7 @@ class _Passage:
             transparent=is_transparent,
             marked=outcome != "dropped" and self._is_marked(),
             translated=self.mapping if isinstance(self.mapping, Translate) and outcome == "direct" else None,
-            missing_routes=tuple(each for each in needed if each.family == self.first.family),
+            missing_routes=tuple(route for route in needed if route.family == self.first.family),
             policy=self.policy,
             rerouted=self.rerouted if self.refused_by or (outcome == "direct" and interface) else None,
             interface=interface,
