@@ -31,7 +31,7 @@ DISCOVERY = Packet("ipv6-icmp", NEIGHBOUR, 0, source=NEIGHBOUR, in_interface="et
 MARKING = (SetMark, SaveMark, RestoreMark)
 
 
-def what_foreign_does(rule: Rule | None, effect: Effect | None) -> str:
+def foreign_effect_text(rule: Rule | None, effect: Effect | None) -> str:
     """Return what a foreign rule does, or with None the policy of a foreign chain."""
     if effect is not None and effect.after.rerouted is not None:
         return REROUTES.format(rule=effect.after.rerouted.words)
@@ -50,7 +50,7 @@ def what_foreign_does(rule: Rule | None, effect: Effect | None) -> str:
     return STOPS if effect.after.outcome == "dropped" else DIVERTS_BEHIND
 
 
-def what_harmless_does(rule: Rule | None) -> str:
+def harmless_text(rule: Rule | None) -> str:
     """Return what a foreign rule does that diverts no captured packet: it may keep them from finding their way."""
     is_drop = rule is not None and rule.family != IPV4 and isinstance(meaning(rule), Drop)
     return STOPS_DISCOVERY if is_drop and rule and judge(rule, DISCOVERY, PodNetwork()) else WITHOUT_EFFECT

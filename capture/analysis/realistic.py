@@ -35,8 +35,8 @@ def realistic(space: PacketSpace, compilers: Sequence[Compiler]) -> dict[Directi
     packets = _Packets(space, compilers[0].situation)
     possible = {INBOUND: packets.coming_in(), OUTBOUND: packets.sent()}
     no_mark = space.marked("connection", 0, model.ALL_BITS)
-    kept = _kept_marks(space, compilers, possible)
-    mark = space.diagrams.choose(space.state_in(*OF_KNOWN_CONNECTIONS), kept, no_mark)
+    marks = _kept_marks(space, compilers, possible)
+    mark = space.diagrams.choose(space.state_in(*OF_KNOWN_CONNECTIONS), marks, no_mark)
     return {direction: space.diagrams.both(each, mark) for direction, each in possible.items()}
 
 
@@ -51,8 +51,8 @@ class _Packets:
         self.lo = space.interface(LOOPBACK)
         needed = [each.network for each in situation.ruleset.loopback_addresses if each.network.family == self.family]
         self.own = situation.network.own_addresses(self.family)
-        others = [each for each in situation.network.local or () if each.family == self.family]
-        self.local = (*self.own, *needed, *others, LOOPBACK_NETWORKS[self.family])
+        local = [network for network in situation.network.local or () if network.family == self.family]
+        self.local = (*self.own, *needed, *local, LOOPBACK_NETWORKS[self.family])
 
     def coming_in(self) -> int:
         """Return packets from outside, for the pod's own addresses. What sits behind other interfaces may route."""

@@ -16,8 +16,8 @@ LEFT_ALONE_BY = {
 
 def no_rules_cause(*, is_machine: bool, is_recorded: bool) -> Cause:
     """Return why nothing is applied here: what the CNI plugin decided last, where that is known."""
-    found = cause("no-rules", "machine") if is_machine else _of_pod()
-    return found.replace(remedy=REAPPLY_OR_RECREATE) if is_recorded and found.kind == "no-rules" else found
+    reason = cause("no-rules", "machine") if is_machine else _of_pod()
+    return reason.replace(remedy=REAPPLY_OR_RECREATE) if is_recorded and reason.kind == "no-rules" else reason
 
 
 def _of_pod() -> Cause:

@@ -13,7 +13,7 @@ from capture.analysis.foreign_effects import (
     POLICY,
     STOPS,
     STOPS_SENT_ON,
-    what_foreign_does,
+    foreign_effect_text,
 )
 from capture.analysis.judgement import judge
 from capture.model.ruleset import (
@@ -76,7 +76,7 @@ def test_the_words_depend_on_where_packets_meet_the_rule(
 
     (found,) = judge(desired, desired, (there,), PodNetwork(), is_native=False).obstacles
 
-    assert what_foreign_does(found.rule, found.effect) == does
+    assert foreign_effect_text(found.rule, found.effect) == does
 
 
 @pytest.mark.parametrize(
@@ -88,4 +88,4 @@ def test_the_words_depend_on_where_packets_meet_the_rule(
     ],
 )
 def test_without_a_packet_that_shows_it_the_words_are_those_of_the_rule(rule: Rule | None, does: str) -> None:
-    assert what_foreign_does(rule, None) == does
+    assert foreign_effect_text(rule, None) == does
