@@ -159,12 +159,7 @@ class Pods:
     def changes_since(self, version: int) -> tuple[int, set[Key]]:
         """Return the version of this table, and the pods that are new, have changed or gone since an earlier one."""
         with self._changed:
-            changes: set[Key] = set()
-            for key in reversed(self._changes):
-                if self._changes[key] <= version:
-                    break
-                changes.add(key)
-            return self._version, changes
+            return self._version, {key for key, changed in self._changes.items() if changed > version}
 
     def all(self) -> list[Plain]:
         """Return every pod of the node."""
