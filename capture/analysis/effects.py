@@ -238,7 +238,7 @@ class Comparison:
 
     def _by_proxy(self) -> int:
         return self.diagrams.all_of(
-            self.space.numbers(level, merge_ranges(_proxy_ids(self.situations[0].ruleset, kind)))
+            self.space.numbers(level, merge_ranges(proxy_ids(self.situations[0].ruleset, kind)))
             for kind, level in ((OwnerUid, Field.UID), (OwnerGid, Field.GID))
         )
 
@@ -300,7 +300,7 @@ def weight(change: FateChange, direction: Direction) -> tuple[bool, ...]:
     return not change.is_certain, not change.is_plain, not change.is_loop, is_direct, not is_everyday
 
 
-def _proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tuple[int, int]]:
+def proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tuple[int, int]]:
     """Yield the users, or groups, of the proxy: those whose calls to their own pod are captured."""
     for rule in ruleset.rules:
         if isinstance(rule.verdict, Jump) and REDIRECTED_BY.get(rule.verdict.chain) == "proxy-inbound":

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 MOVED = "the rule was moved"
 CHANGED = "the rule was changed"
 EMPTIED = "with all rules of the chain"
+NOT_JUDGED = "what it does was not looked for: the differences are too many"
+NOT_ALONE = "not alone; with which others it does something was not looked for: they are too many"
 MAX_SINGLE = 3
 """Up to this many missing rules of a chain without rules are judged one by one."""
 MAX_JUDGED = 100
@@ -48,6 +50,7 @@ def with_effects(family: Family, own: Sequence[Difference], changed: Changed) ->
 
     words = dict(_changes(own, whole.situations[1].ruleset))
     judged = [*words][:MAX_JUDGED]
+    words |= dict.fromkeys([*words][MAX_JUDGED:], NOT_JUDGED)
     found = {change: effect_of(change) for change in judged}
     idle = [change for change, effect in found.items() if effect is None]
     for _ in range(MAX_GROUPS):
@@ -59,18 +62,21 @@ def with_effects(family: Family, own: Sequence[Difference], changed: Changed) ->
             group = fewer if effect_of(*fewer) is not None else group
         for change in group:
             found[change] = effect_of(*group)
-            words[change] = f"not alone, but with {_places([each for each in group if each != change])}"
+            words[change] = f"not alone, but with {_locations([each for each in group if each != change])}"
         idle = [change for change in idle if change not in group]
+    else:
+        if len(idle) > 1 and effect_of(*idle) is not None:
+            words |= dict.fromkeys(idle, NOT_ALONE)
     known = {each: (found.get(change), words[change]) for change in words for each in change}
     for each in own:
         effect, together = known[each]
         yield each.replace(effect=effect, together=together)
 
 
-def _places(changes: Sequence[Change]) -> str:
+def _locations(changes: Sequence[Change]) -> str:
     """Return where some changes are, in words."""
-    first, others = changes[0][0].place, len(changes) - 1
-    return f"{first} and {plural(others, 'more difference')}" if others else first
+    first, others = changes[0][0].location, len(changes) - 1
+    return f"{first} and {plural(others, 'more difference')}" if others else str(first)
 
 
 def _changes(own: Sequence[Difference], live: Ruleset) -> Iterator[tuple[Change, str]]:

@@ -20,7 +20,7 @@ from capture.model.addresses import IPV4, IPV6, address_text
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.operations import host_of, reference, trace, verify
-from capture.operations.comparison import families_with_rules, own_rules_of
+from capture.operations.comparison import own_rules_of
 from capture.operations.connection import (
     Connection,
     causes_of,
@@ -35,16 +35,17 @@ from capture.operations.exclusions import (
     empty_capture_causes,
     exclusion_notes,
     is_explicit,
+    left_out,
     no_record_note,
     notes_without_record,
     ports_of,
     unexplained,
     with_options,
 )
-from capture.operations.inference import inferred_settings
+from capture.operations.inference import inferred_config
 from capture.operations.no_rules import no_rules_cause
 from capture.rules import build_ruleset
-from capture.settings.config import CaptureConfig, resolve
+from capture.settings.config import CaptureConfig
 from capture.state.capabilities import escapes_of
 from capture.state.netns import InNamespace
 from capture.state.pod_facts import read_facts
@@ -68,7 +69,8 @@ NOT_CAPTURED = ("no-rules", "left-alone", "host-network", "family-not-captured",
 class Diagnosis(Value):
     """The result of ``why``: ``causes`` break the connection (or, without one, the pod), ``notes`` do not.
 
-    ``is_certain`` is False where a rule on the way cannot be judged, and no cause was found.
+    ``is_certain`` is False where a rule on the way cannot be judged, and no cause was found. ``left_out`` is which
+    connections of a captured pod its settings leave out, in words: "nothing outbound".
     """
 
     packet: Packet | None
@@ -76,6 +78,7 @@ class Diagnosis(Value):
     causes: tuple[Cause, ...]
     notes: tuple[Cause, ...] = ()
     is_certain: bool = True
+    left_out: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -142,7 +145,7 @@ def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace
 def _expected(settings: Settings | None, namespace: Namespace) -> tuple[Reference | None, PodFacts, Capture]:
     """Return the settings, or the recorded ones, and what they expect of the proxy; else what the live rules expect."""
     known = reference(settings, host=host_of(namespace))
-    config = known.config if known else _inferred_config(namespace)
+    config = known.config if known else _inferred_config()
     facts = read_facts(config.proxy_uids)
     capture = Capture(
         ports_of(_desired(known), facts),
@@ -160,11 +163,9 @@ def _desired(known: Reference | None) -> Ruleset:
     return build_ruleset(known.config) if known else own_rules_of(_live())
 
 
-def _inferred_config(namespace: Namespace) -> CaptureConfig:
+def _inferred_config() -> CaptureConfig:
     try:
-        own = own_rules_of(_live())
-        config, _ = resolve(inferred_settings(own), host_of(namespace))
-        return config.replace(families=families_with_rules(own) or config.families)
+        return inferred_config(own_rules_of(_live()))
     except CaptureError:
         return CaptureConfig()
 
@@ -192,7 +193,7 @@ def _of_pod(
             exclusion_notes(known, facts, capture, verified)
             if known
             else notes_without_record(
-                facts, capture, ports_of(build_ruleset(_inferred_config(None)), facts), _desired(known)
+                facts, capture, ports_of(build_ruleset(_inferred_config()), facts), _desired(known)
             )
         ),
         *socket_lb_causes(),
@@ -201,7 +202,8 @@ def _of_pod(
         *unread,
     )
     is_certain = known is not None and verified.is_judged and not unread
-    return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain)
+    without = tuple(what for _, _, what in left_out(known, facts, capture))
+    return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain, without)
 
 
 def _of_connection(
@@ -237,7 +239,7 @@ def _escape_notes(process: int | None) -> Iterator[Cause]:
     """Yield a note with the capabilities by which a process may escape; they do not show that it does so."""
     escapes = escapes_of(process) if process is not None else ()
     if escapes:
-        yield cause("privileged", f"process {process}", process=process, escapes=", ".join(escapes))
+        yield cause("privileged", where=f"process {process}", process=process, escapes=", ".join(escapes))
 
 
 def _live() -> Ruleset:

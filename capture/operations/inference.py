@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from capture.analysis.canonical import entries_of
+from capture.analysis.compare import differences
+from capture.errors import CaptureError
 from capture.model import ruleset as model
 from capture.model.chain_names import SPELLINGS
 from capture.model.conventions import SSH_PORT
+from capture.operations.comparison import families_with_rules
+from capture.rules import build_ruleset
+from capture.settings.config import CaptureConfig, resolve
+from capture.settings.host import PodFromOutside
 from capture.settings.options import OPTIONS, Option
 from capture.settings.settings import Given, Settings
 
@@ -35,6 +41,27 @@ def inferred_settings(ruleset: model.Ruleset) -> Settings:
     found = _inferred(ruleset).items()
     texts = {by_flag[flag]: ",".join(values) if values else "true" for flag, values in found}
     return Settings({option: Given(text, "live rules") for option, text in texts.items()})
+
+
+def inferred_config(own: model.Ruleset) -> CaptureConfig:
+    """Return what these settings mean for the families, and the name servers, of the rules. Raises CaptureError."""
+    servers = tuple(
+        entry
+        for rule in _of(own, model.NAT, "OUTPUT_DNS")
+        for match in _all(rule, model.Destination)
+        for entry in entries_of(match)
+    )
+    config, _ = resolve(inferred_settings(own), PodFromOutside(servers=servers))
+    return config.replace(families=families_with_rules(own) or config.families)
+
+
+def misfit(own: model.Ruleset) -> int:
+    """Return how many rules differ from those that the inferred settings give."""
+    try:
+        config = inferred_config(own)
+    except CaptureError:
+        return sum(len(chain.rules) for chain in _chains(own))
+    return sum(each.is_own for each in differences(build_ruleset(config), own))
 
 
 def _entered(table: model.Table) -> Iterator[model.Chain]:
