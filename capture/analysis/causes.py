@@ -51,7 +51,7 @@ def causes_of_connection(
         yield drop_of_connection(live, text_of)
     elif step is not None and is_own_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
         yield cause("second-set", "decides", where=live.location, port=live.port)
-    elif desired is not None and {live.outcome, desired.outcome} <= {*TO_PROXY} and live.port != desired.port:
+    elif live.outcome in TO_PROXY and desired is not None and desired.outcome in TO_PROXY and live.port != desired.port:
         yield rule_missing(desired)
     elif live.outcome in TO_PROXY:
         is_over_lo = packet.in_interface is None

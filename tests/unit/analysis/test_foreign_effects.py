@@ -41,6 +41,8 @@ from capture.settings import options as option
 from support.captures.fake_pod import ruleset_of
 
 TPROXY = {option.INTERCEPTION_MODE: "TPROXY"}
+DNS = {option.REDIRECT_DNS: "true", option.CAPTURE_ALL_DNS: "true"}
+LOOK_UPS = Rule(Drop(), (Protocol("udp"), DestinationPort((only(53),))))
 STOPPED = Rule(Drop(), (Protocol("tcp"), DestinationPort((only(15001),))))
 ALL = Rule(Drop(), (Protocol("tcp"),))
 TO_SOCKET = Rule(TransparentProxy(9999, 1, ALL_BITS), (Protocol("tcp"),))
@@ -62,6 +64,7 @@ TAKEN = Rule(Redirect(9999), (Protocol("tcp"), DestinationPort((only(80),))))
         ({}, OUTPUT, -110, SENT_BACK, CIRCLE),
         ({}, PREROUTING, -120, ALL, DIVERTS),
         ({}, PREROUTING, -120, TO_SOCKET, DIVERTS),
+        (DNS, OUTPUT, -110, LOOK_UPS, DIVERTS),  # which met our zones before
         (TPROXY, PREROUTING, -120, ALL, STOPS),
         (TPROXY, PREROUTING, -160, ALL, DIVERTS),
     ],
