@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DIVERTS = "foreign rule precedes ours and diverts captured traffic"
 DIVERTS_BEHIND = "foreign rule meets connections behind ours and diverts them"
 STOPS = "foreign rule meets connections behind the redirect and stops captured traffic"
-CIRCLE = "foreign rule sends what the proxy sends on back to it"
+LOOPS = "foreign rule sends what the proxy sends on back to it"
 STOPS_SENT_ON = "foreign rule stops what the proxy sends on"
 REROUTES = "foreign rule changes the mark, by which the policy rule `{rule}` routes captured traffic elsewhere"
 POLICY = "foreign policy stops captured traffic"
@@ -44,7 +44,7 @@ def foreign_effect_text(rule: Rule | None, effect: Effect | None) -> str:
     if effect is not None and (effect.before.outcome, effect.after.outcome) == ("direct", "dropped"):
         return STOPS_SENT_ON
     if effect is not None and effect.change.is_loop:
-        return CIRCLE
+        return LOOPS
     if effect is None or not is_behind(effect):
         return DIVERTS
     return STOPS if effect.after.outcome == "dropped" else DIVERTS_BEHIND

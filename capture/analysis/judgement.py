@@ -78,7 +78,7 @@ def judge(
             parts.append(_of_family(Situation(rules, other_chains, is_native, network), forms, own, foreign))
         except TooLargeError as error:
             parts.append(Judgement(tuple(own), doubts=(str(error.message),)))
-    return _together(parts)
+    return _merged(parts)
 
 
 def of_family(ruleset: model.Ruleset, family: Family) -> model.Ruleset:
@@ -128,21 +128,21 @@ def _of_family(
 
         own = tuple(with_effects(family, own, changed))
     return Judgement(
-        (*own, *_only(Difference, certain)),
-        _only(Obstacle, certain),
-        _only(Difference, harmless),
-        _only(Obstacle, harmless),
+        (*own, *_of_type(Difference, certain)),
+        _of_type(Obstacle, certain),
+        _of_type(Difference, harmless),
+        _of_type(Obstacle, harmless),
         (*(culprit for culprit in culprits.named if culprit not in certain), *culprits.by_order),
         culprits.doubts,
     )
 
 
-def _only(kind: type[Found], found: Iterable[Difference | Obstacle]) -> tuple[Found, ...]:
+def _of_type(kind: type[Found], found: Iterable[Difference | Obstacle]) -> tuple[Found, ...]:
     """Return what is in our own tables (Difference), or in others (Obstacle)."""
     return tuple(each for each in found if isinstance(each, kind))
 
 
-def _together(parts: Sequence[Judgement]) -> Judgement:
+def _merged(parts: Sequence[Judgement]) -> Judgement:
     """Return the judgement of both families; a chain for both is named once."""
     obstacles = {_key(obstacle): obstacle for part in reversed(parts) for obstacle in part.obstacles}
     unjudged = {_key(foreign_rule): foreign_rule for part in reversed(parts) for foreign_rule in part.unjudged}

@@ -30,7 +30,7 @@ from capture.operations.connection import (
     onward_causes,
     socket_lb_causes,
 )
-from capture.operations.drift_causes import USUAL, drift_causes, unjudged_notes, usual_traces
+from capture.operations.drift_causes import USUAL_PACKET, drift_causes, unjudged_notes, usual_traces
 from capture.operations.exclusions import (
     empty_capture_causes,
     exclusion_notes,
@@ -122,10 +122,10 @@ def why(
             causes.append(no_rules_cause(is_machine=is_machine, is_recorded=is_recorded))
             diagnosis = Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         elif packet is not None:
-            diagnosis = _of_connection(packet, settings, known, facts, capture)
+            diagnosis = _diagnose_connection(packet, settings, known, facts, capture)
             diagnosis = diagnosis.replace(notes=(*diagnosis.notes, *_escape_notes(process)))
         else:
-            diagnosis = _of_pod(verify(settings, prefer_recorded=settings is None), known, facts, capture, of_pod)
+            diagnosis = _diagnose_pod(verify(settings, prefer_recorded=settings is None), known, facts, capture, of_pod)
         if is_machine and is_recorded:
             return diagnosis.with_remedies(for_machine)
         return diagnosis if is_recorded else diagnosis.with_remedies(without_record)
@@ -170,7 +170,7 @@ def _inferred_config() -> CaptureConfig:
         return CaptureConfig()
 
 
-def _of_pod(
+def _diagnose_pod(
     verified: Verified, known: Reference | None, facts: PodFacts, capture: Capture, of_pod: list[Cause]
 ) -> Diagnosis:
     policies, unread = ipsec_policies()
@@ -182,7 +182,7 @@ def _of_pod(
         *causes_of_proxy(facts, capture),
         *drift_causes(verified, facts),
         *_usual_causes(facts, capture, policies),
-        *(() if known else _circles(facts, capture)),
+        *(() if known else _loop_causes(facts, capture)),
     )
     if not causes and IPV6 in capture.families:
         own = next((address for address in facts.addresses if address.family == IPV6), None)
@@ -206,7 +206,7 @@ def _of_pod(
     return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain, without)
 
 
-def _of_connection(
+def _diagnose_connection(
     packet: Packet, settings: Settings | None, known: Reference | None, facts: PodFacts, capture: Capture
 ) -> Diagnosis:
     policies, unread = ipsec_policies()
@@ -227,9 +227,9 @@ def _usual_causes(facts: PodFacts, capture: Capture, policies: list[IpsecPolicy]
     """Yield what stops connections to outside though there is a default route: a policy rule, or IPsec."""
     if IPV4 in facts.unrouted or all(address.family != IPV4 for address in facts.addresses):
         return
-    live = trace(USUAL)
+    live = trace(USUAL_PACKET)
     if live.outcome == "no-route" and capture.captures(PROXY_OUTBOUND, IPV4):
-        yield no_route_cause(facts, IPV4, address_text(IPV4, USUAL.destination.first))
+        yield no_route_cause(facts, IPV4, address_text(IPV4, USUAL_PACKET.destination.first))
     policy = policy_for(live.packet, policies)
     if policy is not None and policy.is_blocking:
         yield cause("ipsec", policy=policy.words)
@@ -247,7 +247,7 @@ def _live() -> Ruleset:
     return next((load(live_set.choice).read() for live_set in detect.find_live_sets()), Ruleset((), ()))
 
 
-def _circles(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+def _loop_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield a cause if the proxy's part of a usual connection is lost, whatever was applied."""
     for live in usual_traces(facts):
         yield from onward_causes(live, verify, capture)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from capture.operations.results import Verified
 
 SENT_ON = "what the proxy sends on"
-USUAL = Packet("tcp", parse_address("203.0.113.7"), 80, uid=APP_ID, gid=APP_ID)
+USUAL_PACKET = Packet("tcp", parse_address("203.0.113.7"), 80, uid=APP_ID, gid=APP_ID)
 """To an address outside (RFC 5737), of a user who is not the proxy."""
 
 
@@ -135,10 +135,10 @@ def _diverts_as(effect: Effect | None) -> str:
 
 def usual_traces(facts: PodFacts) -> Iterator[Trace]:
     """Yield the ways of a connection to outside, and of one to each address of the pod."""
-    yield trace(USUAL)
+    yield trace(USUAL_PACKET)
     name = next((link.name for link in facts.links if not link.is_loopback), None)
     for address in facts.addresses if name else ():
-        yield trace(Packet("tcp", address, USUAL.port, in_interface=name))
+        yield trace(Packet("tcp", address, USUAL_PACKET.port, in_interface=name))
 
 
 def unjudged_notes(verified: Verified) -> Iterator[Cause]:
