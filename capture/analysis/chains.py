@@ -29,7 +29,7 @@ CHANGES: dict[type, type] = {**model.MARKS_CHANGED, Untrack: model.ConnectionSta
 """Verdicts after which a packet goes on changed, each with the match that tests what it changes."""
 DECIDES = (model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Either, Goto)
 CALLING = (model.Jump, Goto)
-MIN_RUN = 32
+MIN_RUN = 100
 """A run of fewer rules is folded rule by rule."""
 MAX_CASES = 100_000
 """Different verdicts, or chains that are called, of one run of rules."""
@@ -66,11 +66,13 @@ class ChainCompiler:
             while start and self._may_be_listed(rules[start - 1][1], tested):
                 start -= 1
                 tested.update(map(type, rules[start][1].matches))
+            end = min(start, len(rules) - 1)
             if len(rules) - start >= MIN_RUN:
                 found = self._run(rules[start:], found)
-                del rules[start:]
             else:
-                found = self._step(*rules.pop(), found)
+                for each in reversed(rules[end:]):
+                    found = self._step(*each, found)
+            del rules[end:]
         return found
 
     def _may_be_listed(self, rule: model.Rule, tested: set[type]) -> bool:
