@@ -104,16 +104,15 @@ def lacks_source(configuration: Mapping[str, Any]) -> bool:
 def _capture_settings(configuration: Mapping[str, Any]) -> Settings:
     explicit = {}
     for key, option in CAPTURE_OPTIONS.items():
-        if configuration.get(key) is not None:
-            text = keys.text(configuration, key, option.expected)
-            explicit[option] = Given(text, f"the network configuration's {key!r}")
-    settings = Settings(explicit)
-    for key, option in CAPTURE_OPTIONS.items():
+        if configuration.get(key) is None:
+            continue
+        text = keys.text(configuration, key, option.expected)
+        explicit[option] = Given(text, f"the network configuration's {key!r}")
         try:
-            settings[option]
+            Settings(explicit)[option]
         except ConfigurationError:
             raise keys.unusable(key, configuration[key], option.expected) from None
-    return settings
+    return Settings(explicit)
 
 
 def _pod_sources(configuration: Mapping[str, Any], kubeconfig: str) -> tuple[str, ...]:

@@ -34,21 +34,12 @@ def texts(configuration: Mapping[str, Any], key: str, expected: str) -> tuple[st
 
 
 def path(configuration: Mapping[str, Any], key: str) -> str:
-    """Return an absolute path; "" without one."""
+    """Return an absolute path, of characters that can be printed; "" without one."""
     expected = "an absolute path"
     value = text(configuration, key, expected)
-    if value and (not value.startswith("/") or "\0" in value or not _is_encodable(value)):
+    if value and not (value.startswith("/") and value.isprintable()):
         raise unusable(key, value, expected)
     return value
-
-
-def _is_encodable(name: str) -> bool:
-    """Return whether the file system can have such a name: JSON has halves of surrogate pairs, UTF-8 has not."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def unusable(key: str, value: object, expected: str) -> CniError:

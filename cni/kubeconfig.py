@@ -107,15 +107,14 @@ class _Reader:
         value = holder.get(key)
         if value is None:
             return ""
+        if key.endswith("-data") and isinstance(value, str):
+            value = "".join(value.splitlines())  # base64 may have several
         if not isinstance(value, str) or not value.isprintable():
             raise unusable(self.path, f"{key!r} is not a text on one line")
         return value
 
     def fields(self, holder: dict[str, Any], keys: dict[str, str]) -> dict[str, str]:
-        """Return texts by our names; a relative path starts where the kubeconfig is, and base64 may have lines."""
-        for key in keys.values():
-            if key.endswith("-data") and isinstance(holder.get(key), str):
-                holder = holder | {key: "".join(holder[key].splitlines())}
+        """Return texts by our names; a relative path starts where the kubeconfig is."""
         found = {name: self.text(holder, key) for name, key in keys.items()}
         for name, value in found.items():
             if name.endswith("_file") and value and not value.startswith("/"):

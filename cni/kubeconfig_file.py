@@ -7,21 +7,21 @@ is converted when it is installed.
 from __future__ import annotations
 
 import os
-from typing import Any, ClassVar
+from contextlib import suppress
+from typing import Any
 
 from capture.errors import CaptureError
 from capture.state.directory import ensure
-from capture.state.files import read_file
 from capture.state.json_text import JsonError, decode
 from cni import atomic_files
 from cni.kubeconfig import CLUSTER_FIELDS, SKIPS_VERIFICATION, USER_FIELDS, Kubeconfig, parse, unusable
-from cni.kubernetes import MAX_FILE, server_of
+from cni.kubernetes import content, server_of
 from cni.plugin_files import FileChange
 from cni.protocol import CniError
 
 MAX_VALUES = 1_000_000
 """Values of a kubeconfig with its aliases written out; without aliases a file of MAX_FILE bytes has fewer."""
-RESOLVED = ("merge", "null", "bool")
+RESOLVED = [f"tag:yaml.org,2002:{name}" for name in ("merge", "null", "bool")]
 """Tags of YAML that plain words may have; numbers and dates stay texts."""
 NAME = "kubeconfig"
 
@@ -33,14 +33,14 @@ def as_read_by_plugin(path: str, directory: str) -> tuple[str, list[FileChange],
     not use: every pod of the mesh would fail.
     """
     try:
-        text = _content(path)
-        is_json = _is_json(text)
-        found = parse(text if is_json else _as_json(text, path), path)
+        text = content(path, path).decode("utf-8", "replace")
+        as_json_text = _as_json(text, path)
+        found = parse(as_json_text, path)
         server_of(found)
         _require_files(found)
     except CniError as error:
         raise CaptureError(error.message, f"{error.details} Nothing was installed.") from None
-    if is_json:
+    if as_json_text is text:
         return path, [], []
     target = os.path.join(directory, NAME)
     ensure(directory)
@@ -65,26 +65,13 @@ def remove(directory: str) -> list[FileChange]:
     return [FileChange(path, "removed")]
 
 
-def _content(path: str) -> str:
-    try:
-        return read_file(path, MAX_FILE).decode()
-    except OSError as error:
-        raise unusable(path, str(error.strerror), "Name a file that exists.") from None
-    except UnicodeDecodeError:
-        raise unusable(path, "it is no text in UTF-8") from None
-
-
-def _is_json(text: str) -> bool:
-    try:
-        decode(text)
-    except JsonError:
-        return False
-    return True
-
-
 def _as_json(text: str, path: str) -> str:
-    """Return the first document of a text in YAML, as kubectl reads it, as JSON."""
+    """Return a text as JSON: that in JSON itself, of one in YAML the first document, as kubectl reads it."""
     import json
+
+    with suppress(JsonError):
+        decode(text)
+        return text
 
     try:
         import yaml
@@ -92,16 +79,13 @@ def _as_json(text: str, path: str) -> str:
         remedy = "Write it as JSON: `kubectl config view --raw -o json`."
         raise unusable(path, "it is YAML, and the package PyYAML is not installed", remedy) from None
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-        """Makes texts, lists and mappings, nulls and truth values, and merges (``<<``)."""
-
-        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
-            first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] in RESOLVED]
-            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
-
+    resolvers = {
+        first: [each for each in found if each[0] in RESOLVED]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    loader = type("Loader", (yaml.SafeLoader,), {"yaml_implicit_resolvers": resolvers})
     try:
-        plain = next(iter(yaml.load_all(text, Loader=Loader)), None)
+        plain = next(iter(yaml.load_all(text, Loader=loader)), None)
         _require_bounded(plain, [MAX_VALUES])
         return json.dumps(plain)
     except yaml.MarkedYAMLError as error:  # its words quote the line, which may have a secret
@@ -122,10 +106,8 @@ def _require_bounded(value: Any, left: list[int]) -> None:
 
 def _require_files(found: Kubeconfig) -> None:
     for path in (found.authority_file, found.token_file, found.certificate_file, found.key_file):
-        if path and not (os.path.isfile(path) and os.path.getsize(path)):
-            problem = "is empty" if os.path.isfile(path) else "is missing, or no file"
-            remedy = "Write it first: the plugin reads it for each pod."
-            raise unusable(found.path, f"{path}, which it names, {problem}", remedy)
+        if path and not content(path, found.path):
+            raise unusable(found.path, f"{path}, which it names, is empty", "Write it first: it is read for each pod.")
 
 
 def as_json(config: Kubeconfig) -> bytes:

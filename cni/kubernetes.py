@@ -60,7 +60,7 @@ class Transient(CniError):  # noqa: N818  # no error yet: another attempt may su
 
 def read_kubeconfig(path: str) -> Kubeconfig:
     """Return the access that a kubeconfig gives; raise ``CniError``."""
-    return parse(_content(path, path).decode("utf-8", "replace"), path)
+    return parse(content(path, path).decode("utf-8", "replace"), path)
 
 
 def read_pod(kubeconfig: Kubeconfig, identity: Identity, deadline: float = DEADLINE) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class _Question:
         config = self.kubeconfig
         token = config.token
         if config.token_file:
-            token = _content(config.token_file, config.path).decode("ascii", "replace").strip()
+            token = content(config.token_file, config.path).decode("ascii", "replace").strip()
             if not token:
                 raise unusable(config.path, f"the token in {config.token_file} is empty")
         if not token.isascii() or not token.isprintable() or " " in token:
@@ -281,14 +281,15 @@ def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
 def _data_or_content(config: Kubeconfig, data: str, path: str) -> bytes | None:
     """Return what is in place (``-data``, base64), or in a file; None if neither is there."""
     if not data:
-        return _content(path, config.path) if path else None
+        return content(path, config.path) if path else None
     try:
         return binascii.a2b_base64(data, strict_mode=True)
     except ValueError:
         raise unusable(config.path, "a certificate or key in it is no base64") from None
 
 
-def _content(path: str, kubeconfig_path: str) -> bytes:
+def content(path: str, kubeconfig_path: str) -> bytes:
+    """Return the content of a kubeconfig, or of a file that it names; raise ``CniError``."""
     try:
         return read_file(path, MAX_FILE)
     except OSError as error:

@@ -60,16 +60,12 @@ def is_the_same(identity: Identity, plain: object) -> bool:
 def _proxy(container: dict[str, Any], of_pod: dict[str, Any]) -> Proxy:
     where = f"container {PROXY_CONTAINER}"
     context = _object(container.get("securityContext") or {}, f"securityContext of {where}")
-    variables = [_object(entry, f"env of {where}") for entry in _list(container.get("env"), f"env of {where}")]
+    env, args = f"env of {where}", f"args of {where}"
+    variables = [_object(entry, env) for entry in _list(container.get("env"), env)]
     return Proxy(
-        arguments=tuple(
-            _text(argument, f"args of {where}") for argument in _list(container.get("args"), f"args of {where}")
-        ),
-        environment={
-            _text(variable.get("name"), f"env of {where}"): _text(variable.get("value") or "", f"env of {where}")
-            for variable in variables
-        },
-        references=tuple(str(variable.get("name")) for variable in variables if variable.get("valueFrom")),
+        arguments=tuple(_text(argument, args) for argument in _list(container.get("args"), args)),
+        environment={_text(each.get("name"), env): _text(each.get("value") or "", env) for each in variables},
+        references=tuple(str(each.get("name")) for each in variables if each.get("valueFrom")),
         uid=_effective("runAsUser", context, of_pod, where),
         gid=_effective("runAsGroup", context, of_pod, where),
     )

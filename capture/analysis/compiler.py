@@ -13,11 +13,10 @@ from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import Either, Goto, MapSource, Translate, meaning
 from capture.analysis.outcome import Fate, Held, redirect_outcome
 from capture.analysis.rerouting import routed_marks
-from capture.analysis.space import NONE, Field, PacketSpace, gathered
+from capture.analysis.space import NONE, OF_PROTOCOL, Field, PacketSpace, gathered
 from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge, merge_ranges
-from capture.model.conventions import MAX_ID
 from capture.model.packet import LOOPBACK
 from capture.model.values import Value
 
@@ -258,7 +257,7 @@ class PathCompiler:
         no_mark = self.space.marked("connection", 0, model.ALL_BITS)
         follows = self.diagrams.both(self.space.state_in("ESTABLISHED"), no_mark)
         if stage.leg == "out":
-            follows = self.diagrams.both(follows, self.space.numbers(Field.UID, [(0, MAX_ID)]))
+            follows = self.diagrams.both(follows, self.diagrams.negation(self.space.lacks(Field.UID)))
         return self.diagrams.either(self.space.state_in(*NAT_STATES), follows)
 
     def _end(self, held: Held) -> int:
@@ -283,7 +282,7 @@ class PathCompiler:
         to_proxy = self._fate(Fate("proxy-inbound", ports[0]))
         for mark in self.routed:
             is_new = self.diagrams.negation(self.space.marked("first", mark, model.ALL_BITS))
-            is_tcp = self.space.numbers(Field.PROTOCOL, [(0, 0)])
+            is_tcp = self.space.numbers(Field.PROTOCOL, OF_PROTOCOL["tcp"])
             is_marked = self.space.marked("mark", mark, model.ALL_BITS)
             found = choose(self.diagrams.all_of((arrives, known, is_tcp, is_marked, is_new)), to_proxy, found)
         return found

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.compiler import Direction
 
+OVER_LO = "over lo"
 MAX_NAMED = 6
 """A longer list is printed as its first entries and a count."""
 MAX_PARTS = 2000
@@ -135,8 +136,13 @@ def is_told_apart_from_lo(space: PacketSpace, path: Path) -> bool:
     """Return whether a part is what leaves the pod by any interface, but not over lo: ``region_text`` omits that."""
     ranges = path.get(Field.OUT, ())
     lo = space.interface(LOOPBACK)
-    is_over_lo = not ranges or any(first <= lo <= last for first, last in ranges)
-    return not is_over_lo and not _interfaces(space, Field.OUT, ranges)
+    may_be_lo = not ranges or any(first <= lo <= last for first, last in ranges)
+    return not may_be_lo and not _interfaces(space, Field.OUT, ranges)
+
+
+def is_over_lo(space: PacketSpace, path: Path) -> bool:
+    """Return whether a part is what stays in the pod."""
+    return _interfaces(space, Field.OUT, path.get(Field.OUT, ())) == OVER_LO
 
 
 def _numbers(space: PacketSpace, level: int, ranges: Ranges) -> str:
@@ -187,7 +193,7 @@ def _interfaces(space: PacketSpace, level: int, ranges: Ranges) -> str:
         return ""
     if space.interface(LOOPBACK) in inside:
         if not names:
-            return "over lo"
+            return OVER_LO
         if level == Field.OUT:  # what comes in over lo was sent by the pod, and is told as outbound
             names.insert(0, LOOPBACK)
     return f"{'in by' if level == Field.IN else 'out by'} {_listed(names)}" if names else ""

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from capture.analysis.canonical import entries_of
+from capture.analysis.compare import differences
+from capture.errors import CaptureError
 from capture.model import ruleset as model
 from capture.model.chain_names import SPELLINGS
 from capture.model.conventions import SSH_PORT
+from capture.operations.comparison import families_with_rules
+from capture.rules import build_ruleset
+from capture.settings.config import CaptureConfig, resolve
+from capture.settings.host import PodFromOutside
 from capture.settings.options import OPTIONS, Option
 from capture.settings.settings import Given, Settings
 
@@ -23,8 +29,8 @@ def inferred_flags(ruleset: model.Ruleset) -> list[str]:
     Rules that no packet comes to count for nothing.
     """
     tables = (table.replace(chains=tuple(_entered(table))) for table in ruleset.tables)
-    found = _inferred(ruleset.replace(tables=tuple(tables))).items()
-    return [word for flag, values in found for word in ((flag, ",".join(values)) if values else (flag,))]
+    options = _inferred(ruleset.replace(tables=tuple(tables))).items()
+    return [word for flag, values in options for word in ((flag, ",".join(values)) if values else (flag,))]
 
 
 def inferred_settings(ruleset: model.Ruleset) -> Settings:
@@ -32,9 +38,30 @@ def inferred_settings(ruleset: model.Ruleset) -> Settings:
     by_flag: dict[str, Option[Any]] = {f"-{each.short}": each for each in OPTIONS if each.short} | {
         f"--{each.flag}": each for each in OPTIONS
     }
-    found = _inferred(ruleset).items()
-    texts = {by_flag[flag]: ",".join(values) if values else "true" for flag, values in found}
+    options = _inferred(ruleset).items()
+    texts = {by_flag[flag]: ",".join(values) if values else "true" for flag, values in options}
     return Settings({option: Given(text, "live rules") for option, text in texts.items()})
+
+
+def inferred_config(own: model.Ruleset) -> CaptureConfig:
+    """Return what these settings mean for the families, and the name servers, of the rules. Raises CaptureError."""
+    servers = tuple(
+        entry
+        for rule in _of(own, model.NAT, "OUTPUT_DNS")
+        for match in _all(rule, model.Destination)
+        for entry in entries_of(match)
+    )
+    config, _ = resolve(inferred_settings(own), PodFromOutside(servers=servers))
+    return config.replace(families=families_with_rules(own) or config.families)
+
+
+def misfit(own: model.Ruleset) -> int:
+    """Return how many rules differ from those that the inferred settings give."""
+    try:
+        config = inferred_config(own)
+    except CaptureError:
+        return sum(len(chain.rules) for chain in _chains(own))
+    return sum(each.is_own for each in differences(build_ruleset(config), own))
 
 
 def _entered(table: model.Table) -> Iterator[model.Chain]:
@@ -60,7 +87,7 @@ def _inferred(ruleset: model.Ruleset) -> dict[str, list[str]]:
     to_any_port = [rule for rule in redirected if not _all(rule, model.DestinationPort)]
     of_proxy = [rule for rule in output if _jumps_to(rule, "IN_REDIRECT")]  # its calls to its own pod
     dns = _of(ruleset, model.NAT, "OUTPUT_DNS")
-    found: dict[str, list[str]] = {
+    by_flag: dict[str, list[str]] = {
         "-p": _sent_to(_of(ruleset, model.NAT, "REDIRECT"), model.Redirect),
         "-z": _sent_to(_of(ruleset, model.NAT, "IN_REDIRECT"), model.Redirect)
         or _sent_to(_of(ruleset, model.MANGLE), model.TransparentProxy),
@@ -78,7 +105,7 @@ def _inferred(ruleset: model.Ruleset) -> dict[str, list[str]]:
     }
     switches = ("--redirect-dns", "--capture-all-dns") if dns else ()
     by_server = any(_all(rule, model.Destination) for rule in dns)
-    given = {flag: [*dict.fromkeys(values)] for flag, values in found.items() if values}
+    given = {flag: [*dict.fromkeys(values)] for flag, values in by_flag.items() if values}
     if given:
         given = {"-b": [""], "-i": [""]} | given  # without them everything is captured
         given |= _layout(ruleset)
@@ -89,10 +116,10 @@ def _layout(ruleset: model.Ruleset) -> dict[str, list[str]]:
     """Return profile and spelling where they are not the default: the layout of Istio 1.30 jumps for all protocols."""
     output = ruleset.chain(model.NAT, model.OUTPUT)
     jumps = [rule for rule in output.rules if getattr(rule.verdict, "chain", "") in SPELLINGS] if output else []
-    spelling = next((SPELLINGS[each.name] for each in _chains(ruleset) if each.name in SPELLINGS), "dash")
+    spelling = next((SPELLINGS[chain.name] for chain in _chains(ruleset) if chain.name in SPELLINGS), "dash")
     is_current = not all(_all(rule, model.Protocol) for rule in jumps) if jumps else spelling == "underscore"
-    found = {"--profile": ["current"]} if is_current else {}
-    return found | ({"--chain-names": [spelling]} if (spelling == "underscore") is not is_current else {})
+    layout = {"--profile": ["current"]} if is_current else {}
+    return layout | ({"--chain-names": [spelling]} if (spelling == "underscore") is not is_current else {})
 
 
 def _chains(ruleset: model.Ruleset) -> Iterator[model.Chain]:
@@ -102,8 +129,8 @@ def _chains(ruleset: model.Ruleset) -> Iterator[model.Chain]:
 
 def _of(ruleset: model.Ruleset, table: model.TableName, name: str = "") -> list[model.Rule]:
     """Return the rules of our chain with this name behind ISTIO_, or of all chains of a table."""
-    found = ruleset.table(table)
-    chains = found.chains if found else ()
+    own_table = ruleset.table(table)
+    chains = own_table.chains if own_table else ()
     return [rule for chain in chains if not name or _short(chain.name) == name for rule in chain.rules]
 
 

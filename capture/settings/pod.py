@@ -97,20 +97,19 @@ def settings_of(pod: Pod, base: Settings) -> Settings:
     origin = f" of {pod.proxy.environment_from}"
     from_proxy = from_environment(pod.proxy.environment, ENVIRONMENT_OPTIONS, origin, own_names=False)
     explicit |= from_proxy.explicit
-    references = [name for name in pod.proxy.references if name in ENVIRONMENT_NAMES]
     for option, given in explicit.items():
         _check(option, given)
     explicit[EXCLUDED_INBOUND_PORTS] = _with_proxy_ports(explicit.get(EXCLUDED_INBOUND_PORTS))
     explicit = {**with_dns_of_all_servers(Settings(explicit)).explicit}
+    unknown = [
+        f"environment {name}{origin}: a reference (valueFrom), which is not followed"
+        for name in pod.proxy.references
+        if name in ENVIRONMENT_NAMES
+    ]
     return Settings(
         {**base.explicit, **explicit},
-        (
-            *base.warnings,
-            *from_proxy.warnings,
-            *(f"environment {name}{origin}: a reference (valueFrom), which is not followed" for name in references),
-            *misspelt(pod.annotations),
-        ),
-        knows_proxy_environment=pod.knows_environment and not references,
+        (*base.warnings, *from_proxy.warnings, *unknown, *misspelt(pod.annotations)),
+        knows_proxy_environment=pod.knows_environment and not unknown,
     )
 
 
@@ -129,24 +128,19 @@ def _id(number: int | None, field: str) -> Given:
 
 
 def _from_annotations(annotations: Mapping[str, str]) -> dict[Option[Any], Given]:
-    explicit: dict[Option[Any], Given] = {}
-    for option in ANNOTATED_OPTIONS:
-        for name in option.annotations:
-            if name in annotations:
-                explicit[option] = Given(annotations[name], f"annotation {name}")
-                break
-    return explicit
+    return {
+        option: Given(annotations[name], f"annotation {name}")
+        for option in ANNOTATED_OPTIONS
+        for name in reversed(option.annotations)  # the first one counts
+        if name in annotations
+    }
 
 
 def misspelt(annotations: Mapping[str, str]) -> list[str]:
     """Return a warning for each annotation that resembles one with effect, up to MAX_MISSPELT."""
-    warnings: list[str] = []
-    for name in annotations:
-        if name not in ANNOTATION_NAMES and (known := _meant_by(name)):
-            warnings.append(f"annotation {name} has no effect; is {known} meant?")
-            if len(warnings) == MAX_MISSPELT:
-                break
-    return warnings
+    others = (name for name in annotations if name not in ANNOTATION_NAMES)
+    meant = (f"annotation {name} has no effect; is {known} meant?" for name in others if (known := _meant_by(name)))
+    return [warning for _, warning in zip(range(MAX_MISSPELT), meant, strict=False)]
 
 
 def _meant_by(name: str) -> str:

@@ -89,9 +89,9 @@ class Kubectl:
         if selector:
             return self._first(self.get(*self._namespace, "pods", f"--selector={selector}"), selector)
         if "/" in name and not name.startswith(("pod/", "pods/", "po/")):
-            owner = self.get(*self._namespace, name)
-            labels = owner["spec"]["selector"].get("matchLabels") or {}
-            selector = ",".join(f"{key}={value}" for key, value in labels.items())
+            selector = selector_of(self.get(*self._namespace, name))
+            if not selector:
+                raise CaptureError(f"{name} chooses no pods by labels", "Name one of its pods.")
             return self._first(self.get(*self._namespace, "pods", f"--selector={selector}"), name)
         return self.get(*self._namespace, "pod", name.rpartition("/")[2])
 
@@ -158,9 +158,10 @@ class Kubectl:
 
     @staticmethod
     def _first(found: dict[str, Any], named: str) -> dict[str, Any]:
-        for pod in found["items"]:
-            if pod["status"].get("phase") in {"Running", "Pending"}:
-                return dict(pod)
+        for phase in ("Running", "Pending"):
+            for pod in found["items"]:
+                if pod["status"].get("phase") == phase:
+                    return dict(pod)
         raise CaptureError(f"no pod of {named} runs")
 
     @staticmethod
@@ -171,6 +172,21 @@ class Kubectl:
             return subprocess.run(command, capture_output=capture_output, text=True, errors="replace", check=False)
         except FileNotFoundError:
             raise CaptureError("kubectl is not in PATH", "Install it, or run `capture` on the node.") from None
+
+
+def selector_of(owner: dict[str, Any]) -> str:
+    """Return how an owner chooses its pods, in the notation of kubectl; "" if it does not, as a CronJob.
+
+    A Service and a ReplicationController have labels alone, others a LabelSelector (meta/v1).
+    """
+    selector = (owner.get("spec") or {}).get("selector") or {}
+    is_labels = not {"matchLabels", "matchExpressions"} & selector.keys()
+    labels = selector if is_labels else selector.get("matchLabels") or {}
+    terms = [f"{key}={value}" for key, value in labels.items()]
+    forms = {"In": "{0} in ({1})", "NotIn": "{0} notin ({1})", "Exists": "{0}", "DoesNotExist": "!{0}"}
+    expressions = [] if is_labels else selector.get("matchExpressions") or []
+    terms += [forms[each["operator"]].format(each["key"], ",".join(each.get("values") or ())) for each in expressions]
+    return ",".join(terms)
 
 
 def _status(kubectl: Kubectl, options: list[str]) -> int:

@@ -25,3 +25,28 @@ microk8s: {bin: /var/snap/microk8s/current/opt/cni/bin, conf: /var/snap/microk8s
 {{- define "capture.binDir" -}}{{ .Values.cni.binDir | default (include "capture.platform" . | fromYaml).bin }}{{- end }}
 {{- define "capture.confDir" -}}{{ .Values.cni.confDir | default (include "capture.platform" . | fromYaml).conf }}{{- end }}
 {{- define "capture.socket" -}}{{ .Values.runtimeSocket | default (include "capture.platform" . | fromYaml).socket }}{{- end }}
+{{/* The parent of a directory: where the directory is moved away and made anew, that stays in sight. */}}
+{{- define "capture.parent" -}}{{ eq (dir .) "/" | ternary . (dir .) }}{{- end }}
+{{/* What the agent sees of the node's files, each path once (OpenShift has plugins and what they remember in one). */}}
+{{- define "capture.mounts" -}}
+{{- $socket := include "capture.socket" . -}}
+{{- $mounts := list
+  (dict "name" "bin" "mountPath" (include "capture.parent" (include "capture.binDir" .)))
+  (dict "name" "conf" "mountPath" (include "capture.parent" (include "capture.confDir" .)))
+  (dict "name" "state" "mountPath" "/run/istio-capture")
+  (dict "name" "log" "mountPath" (dir .Values.cni.logFile))
+  (dict "name" "remembered" "mountPath" "/var/lib/cni" "readOnly" true) -}}
+{{- if ne $socket "none" -}}
+{{- $mounts = append $mounts (dict "name" "runtime" "mountPath" (dir $socket) "readOnly" true) -}}
+{{- end -}}
+{{- if .Values.audit.enabled -}}
+{{- $mounts = append $mounts (dict "name" "namespaces" "mountPath" "/run/netns" "mountPropagation" "HostToContainer" "readOnly" true) -}}
+{{- end -}}
+{{- $paths := list -}}
+{{- range $mounts -}}
+{{- if not (has .mountPath $paths) -}}
+{{- $paths = append $paths .mountPath }}
+- {{ toJson . }}
+{{- end -}}
+{{- end -}}
+{{- end }}

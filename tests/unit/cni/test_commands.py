@@ -146,7 +146,7 @@ BOMB = "a: &a [1]\n" + "".join(f"{b}: &{b} [{f'*{a}, ' * 99}]\n" for a, b in ("a
         (lambda directory: (directory / "kubeconfig").write_text("kind: Config"), "current-context"),
         (lambda directory: (directory / "kubeconfig").write_text(BOMB), "neither JSON nor YAML"),
         (lambda directory: (directory / "kubeconfig").write_text("a: [b"), "line 1: "),
-        (lambda directory: (directory / "ca.crt").unlink(), "ca.crt, which it names, is missing"),
+        (lambda directory: (directory / "ca.crt").unlink(), "ca.crt, which it names, cannot be read: No such file"),
         (lambda directory: (directory / "token").write_text(""), "token, which it names, is empty"),
         (lambda directory: with_server(directory, "10.0.0.1:6443"), "expected https://ADDRESS:PORT"),
         (lambda directory: with_server(directory, "http://10.0.0.1"), "the token could be read on the way"),

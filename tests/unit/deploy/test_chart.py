@@ -37,6 +37,20 @@ def test_helm_renders_the_manifest_where_there_is_one() -> None:
         assert subprocess.run(command, check=False).returncode == 0
 
 
+def test_on_every_platform_a_path_is_mounted_once() -> None:
+    """The API server refuses a second mount at one path; without helm, `make test-cluster` has to do."""
+    if not (helm := builds.find("helm")):
+        return
+    for platform in json.loads((CHART / "values.schema.json").read_text())["properties"]["platform"]["enum"]:
+        command = [str(helm), "template", "capture", str(CHART), "--kube-version=1.34.4", f"--set=platform={platform}"]
+        text = subprocess.run(command, check=True, capture_output=True).stdout
+        [spec] = [each["spec"]["template"]["spec"] for each in yaml.safe_load_all(text) if each["kind"] == "DaemonSet"]
+        mounts = spec["containers"][0]["volumeMounts"]
+        paths = [mount["mountPath"] for mount in mounts]
+        assert len({*paths}) == len(paths), platform
+        assert [mount["name"] for mount in mounts] == [volume["name"] for volume in spec["volumes"]], platform
+
+
 def test_every_value_is_in_the_schema_and_the_other_way_round() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = json.loads((CHART / "values.schema.json").read_text())

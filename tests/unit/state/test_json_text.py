@@ -31,7 +31,7 @@ NOT_JSON = [
     ("\u0663", "expected a value", 1, 1),  # ARABIC-INDIC DIGIT THREE
     ("1\u0663", "expected the end", 1, 2),
     ("\ufeff{}", "expected a value", 1, 1),  # a byte order mark
-    ("9" * 5000, "limit", 1, 1),
+    ("9" * 5000, "5000 digits", 1, 1),
 ]
 
 

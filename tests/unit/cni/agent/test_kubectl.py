@@ -25,6 +25,8 @@ case "$*" in
 esac
 """
 POD = {"metadata": {"namespace": "shop", "name": "web"}, "spec": {"nodeName": "n1"}, "status": {"phase": "Running"}}
+ENDED = ("Succeeded", "Pending")
+"""Phases of pods that do not count where one runs."""
 AGENTS = [
     POD | {"metadata": {"namespace": "istio-capture", "name": f"agent-{n}"}, "spec": {"nodeName": n}}
     for n in ("n1", "n2")
@@ -36,7 +38,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, content in {
         "agents": {"items": AGENTS},
         "pod": POD,
-        "pods": {"items": [POD | {"status": {"phase": "Succeeded"}}, POD]},
+        "pods": {"items": [POD | {"metadata": {}, "status": {"phase": phase}} for phase in ENDED] + [POD]},
         "deployment": {"spec": {"selector": {"matchLabels": {"app": "web"}}}},
     }.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
@@ -75,6 +77,41 @@ def test_pods_by_owner_or_label(cluster: Path, monkeypatch: pytest.MonkeyPatch, 
     assert last(cluster).endswith("node pod shop/web verify")
     is_selected = "--selector=app=web" in (cluster / "log").read_text()
     assert is_selected == (named[0] in ("deploy/web", "-l"))
+
+
+EXPRESSIONS = [
+    {"key": "a", "operator": "In", "values": ["b", "c"]},
+    {"key": "d", "operator": "NotIn", "values": ["e"]},
+    {"key": "f", "operator": "Exists"},
+    {"key": "g", "operator": "DoesNotExist"},
+]
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        ({"app": "web", "tier": "1"}, "app=web,tier=1"),  # of a Service or a ReplicationController
+        ({"matchLabels": {"app": "web"}}, "app=web"),
+        ({"matchExpressions": EXPRESSIONS, "matchLabels": {}}, "a in (b,c),d notin (e),f,!g"),
+        ({}, ""),
+        (None, ""),
+    ],
+)
+def test_an_owner_has_the_pods_that_it_chooses(
+    cluster: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    selector: dict[str, object] | None,
+    expected: str,
+) -> None:
+    (cluster / "deployment.json").write_text(json.dumps({"spec": {"selector": selector} if selector else {}}))
+    code = run("verify", "deploy/web", monkeypatch=monkeypatch)
+    if expected:
+        assert code == 4
+        assert f"--selector={expected}" in (cluster / "log").read_text()
+    else:
+        assert code == 1
+        assert "deploy/web chooses no pods by labels" in capfd.readouterr().err
 
 
 def test_the_status_of_all_nodes(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
