@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from capture.analysis.base_chains import Situation
-    from capture.analysis.compiler import Compiler, Direction, Held
-    from capture.analysis.outcome import Fate
+    from capture.analysis.compiler import Compiler, Direction
+    from capture.analysis.outcome import Fate, Held
 
 NO_HOSTS: dict[Family, tuple[Network, ...]] = {
     "ipv4": (Network("ipv4", 0, 8), Network("ipv4", 0xE000_0000, 3)),  # RFC 1122 3.2.1.3, RFC 5771

@@ -268,12 +268,14 @@ def _single_text(match: model.Match) -> Iterator[str]:
 
 
 def _further_networks(matches: tuple[model.Match, ...]) -> Iterator[str]:
-    for match in matches:
-        if isinstance(match, model.AddressMatch) and match.negated:
-            column = "source" if isinstance(match, model.Source) else "destination"
-            for network in match.networks[len(_networks_of_column(match)) :]:
-                first, last = (address_text(network.family, end) for end in (network.first, network.last))
-                yield f"{column} IP range ! {first}-{last}"
+    """Yield the ranges of excluded networks: of sources first, unless the rule has those of destinations before."""
+    negated = (match for match in matches if isinstance(match, model.AddressMatch) and match.negated)
+    # A destination with a column is first in the rule because of that one.
+    for match in sorted(negated, key=lambda each: isinstance(each, model.Destination) and _column(each) is not None):
+        column = "source" if isinstance(match, model.Source) else "destination"
+        for network in match.networks[len(_networks_of_column(match)) :]:
+            first, last = (address_text(network.family, end) for end in (network.first, network.last))
+            yield f"{column} IP range ! {first}-{last}"
 
 
 def _port_texts(match: model.PortMatch, matches: tuple[model.Match, ...]) -> Iterator[str]:
