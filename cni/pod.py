@@ -13,7 +13,7 @@ from __future__ import annotations
 from capture.errors import ConfigurationError
 from capture.model.values import Value
 from capture.settings.pod import Pod, Proxy
-from capture.state.json_text import JsonError, decode
+from capture.state.json_text import JsonError, decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,11 +116,8 @@ def proxy_metadata(annotation: str) -> dict[str, str]:
     except JsonError:
         return _pairs_of_yaml(annotation)
     metadata = plain.get(METADATA) if isinstance(plain, dict) else None
-    return {name: _as_text(value) for name, value in metadata.items()} if isinstance(metadata, dict) else {}
-
-
-def _as_text(value: object) -> str:
-    return ("true" if value else "false") if isinstance(value, bool) else str(value)
+    pairs = metadata.items() if isinstance(metadata, dict) else ()
+    return {name: value if isinstance(value, str) else encode(value) for name, value in pairs}
 
 
 def _pairs_of_yaml(text: str) -> dict[str, str]:

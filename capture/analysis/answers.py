@@ -45,8 +45,8 @@ def answers(live: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packe
     if sent.in_interface:
         yield owner.replace(out_interface=sent.in_interface)
     elif live.outcome == "direct" and sent.out_interface != LOOPBACK:
-        there = live.address or sent.destination
-        yield back.replace(source=there, source_port=port, in_interface=live.interface or sent.out_interface)
+        called_at = live.address or sent.destination
+        yield back.replace(source=called_at, source_port=port, in_interface=live.interface or sent.out_interface)
     else:
         yield owner.replace(out_interface=LOOPBACK)
         yield back.replace(source=sent.destination, source_port=sent.port, in_interface=LOOPBACK)
@@ -56,15 +56,15 @@ FIRST, LATER = SYN | ACK, (ACK, PSH | ACK)
 """The flags of answers: of the first, and of those without which nothing comes back."""
 
 
-def way_of(packet: Packet, situation: Situation) -> Trace:
+def trace_flags(packet: Packet, situation: Situation) -> Trace:
     """Return the way of answers, or of later packets; of one that is dropped, where the flags of TCP decide."""
-    found = trace_whole_path(packet, situation)
-    if found.certain or packet.protocol != "tcp" or packet.flags is not None:
-        return found
+    traced = trace_whole_path(packet, situation)
+    if traced.certain or packet.protocol != "tcp" or packet.flags is not None:
+        return traced
     flags = (FIRST, *LATER) if packet.is_answer else LATER
-    ways = [trace_whole_path(packet.replace(flags=each), situation) for each in flags]
-    known = ways[0] if all(each.certain for each in ways) else found
-    return next((each for each in ways if each.certain and each.outcome == "dropped"), known)
+    ways = [trace_whole_path(packet.replace(flags=flag), situation) for flag in flags]
+    known = ways[0] if all(way.certain for way in ways) else traced
+    return next((way for way in ways if way.certain and way.outcome == "dropped"), known)
 
 
 def lost_answer(live: Trace, situation: Situation) -> Trace | None:
@@ -73,8 +73,8 @@ def lost_answer(live: Trace, situation: Situation) -> Trace | None:
         return None
     is_tracked = untracking_step(live) is None
     for packet in answers(live):
-        for each in (packet,) if is_tracked else _untracked(packet):
-            traced = way_of(each, situation)
+        for answer in (packet,) if is_tracked else _untracked(packet):
+            traced = trace_flags(answer, situation)
             is_lost = traced.outcome == "dropped" or (traced.outcome in TO_PROXY and not is_tracked)
             if is_lost and traced.certain:
                 return traced
@@ -92,7 +92,7 @@ def _untracked(answer: Packet) -> Iterator[Packet]:
 def loss_text(answer: Trace) -> str:
     """Return in words how an answer is lost."""
     if answer.outcome == "dropped":
-        return f"its answers are dropped by {dropped_at(answer)}: the connection hangs"
+        return f"its answers are dropped by {answer.location}: the connection hangs"
     direction = "inbound" if answer.outcome == PROXY_INBOUND else "outbound"
     return f"its answers are taken for new {direction} connections, and go to port {answer.port}: the connection hangs"
 
@@ -111,15 +111,3 @@ def is_own(step: Step) -> bool:
     """Return whether a rule is in one of our chains, or leads into one."""
     target = getattr(step.rule.verdict, "chain", "")
     return step.table in TABLES and (is_own_chain(step.chain) or is_own_chain(target))
-
-
-def dropped_at(live: Trace) -> str:
-    """Return the rule or the chain by whose policy a packet is dropped."""
-    if live.step is not None or live.policy is None:
-        return place_of(live.step)
-    return f"{live.policy.table} {live.policy.chain.name}"
-
-
-def place_of(step: Step | None) -> str:
-    """Return where a rule is; nothing for none."""
-    return f"{step.table} {step.chain}, rule {step.position}" if step else ""

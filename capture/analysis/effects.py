@@ -14,7 +14,7 @@ from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.outcome import DNS, PROXY_OUTBOUND, REDIRECTED_BY, TO_PROXY, Fate
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import parts, quick_witness, region_text, witness
-from capture.analysis.space import NONE, Field, PacketSpace
+from capture.analysis.space import Field, PacketSpace
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.model.addresses import Family, merge_ranges
 from capture.model.conventions import PASSTHROUGH_SOURCE
@@ -238,7 +238,7 @@ class Comparison:
 
     def _by_proxy(self) -> int:
         return self.diagrams.all_of(
-            self.space.numbers(level, merge_ranges(_proxy_ids(self.situations[0].ruleset, kind)))
+            self.space.numbers(level, merge_ranges(proxy_ids(self.situations[0].ruleset, kind)))
             for kind, level in ((OwnerUid, Field.UID), (OwnerGid, Field.GID))
         )
 
@@ -262,7 +262,7 @@ class Comparison:
             return diagrams.all_of((there, by_lo, is_proxy, space.state_in(state)))
 
         # A later packet with a socket would meet nat like a first one, which an answer does not.
-        back = (answering, space.numbers(Field.UID, [(NONE, NONE)]), space.numbers(Field.PORT, [CHOSEN_PORTS]))
+        back = (answering, space.lacks(Field.UID), space.numbers(Field.PORT, [CHOSEN_PORTS]))
         answer = over_lo(diagrams.all_of(back), Field.DESTINATION, "ESTABLISHED")
         return over_lo(called, Field.SOURCE, "NEW"), answer
 
@@ -300,7 +300,7 @@ def weight(change: FateChange, direction: Direction) -> tuple[bool, ...]:
     return not change.is_certain, not change.is_plain, not change.is_loop, is_direct, not is_everyday
 
 
-def _proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tuple[int, int]]:
+def proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tuple[int, int]]:
     """Yield the users, or groups, of the proxy: those whose calls to their own pod are captured."""
     for rule in ruleset.rules:
         if isinstance(rule.verdict, Jump) and REDIRECTED_BY.get(rule.verdict.chain) == "proxy-inbound":

@@ -20,12 +20,12 @@ def policy_for(packet: Packet, policies: Iterable[IpsecPolicy]) -> IpsecPolicy |
 
 
 def _covers(policy: IpsecPolicy, packet: Packet) -> bool:
-    ports = ((packet.port, policy.destination_port), (packet.source_port or 0, policy.source_port))
+    ports = ((packet.port, policy.destination_port), (packet.source_port, policy.source_port))
     return (
         policy.direction == ("out" if packet.in_interface is None else "in")
         and _holds(policy.destination, packet.destination)
         and (_holds(policy.source, packet.source) if packet.source else policy.source.prefix == 0)
-        and all(port & mask == number for port, (number, mask) in ports)
+        and all(mask == 0 if port is None else port & mask == number for port, (number, mask) in ports)
         and policy.protocol in (0, PROTOCOL_NUMBERS[packet.protocol])
     )
 

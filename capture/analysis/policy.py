@@ -7,13 +7,14 @@ Everything that decides on them counts, second captures and foreign chains inclu
 from __future__ import annotations
 
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
+from capture.analysis.effects import proxy_ids
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
 from capture.analysis.realistic import realistic
 from capture.analysis.reasons import ReasonCompiler
-from capture.analysis.regions import is_told_apart_from_lo, parts, region_text
+from capture.analysis.regions import is_over_lo, is_told_apart_from_lo, parts, region_text
 from capture.analysis.space import Field, PacketSpace
 from capture.model.addresses import merge_ranges
-from capture.model.ruleset import ALL_BITS
+from capture.model.ruleset import ALL_BITS, OwnerGid, OwnerUid
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from capture.analysis.base_chains import Situation
     from capture.analysis.compiler import Direction
     from capture.analysis.outcome import Outcome
+    from capture.analysis.regions import Path
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule
 
@@ -31,14 +33,15 @@ if TYPE_CHECKING:
 MAX_PARTS = 40
 """Lines for one outcome; those that are left out are counted."""
 NO_RULE = "no rule decides"
-USUAL: dict[Direction, Outcome] = {INBOUND: PROXY_INBOUND, OUTBOUND: PROXY_OUTBOUND}
+MAIN_OUTCOMES: dict[Direction, Outcome] = {INBOUND: PROXY_INBOUND, OUTBOUND: PROXY_OUTBOUND}
 """The outcome for which there is a capture; that of the proxy's calls to its own pod is rare."""
 
 
 class Statement(Value):
     """One line of the policy: traffic of some families in one direction, its outcome, and the reason.
 
-    ``fate`` is None where it depends on something that cannot be judged.
+    ``fate`` is None where it depends on something that cannot be judged. It is routine if it is about connections of
+    the proxy itself, or over ``lo``, and these fare as with every capture.
     """
 
     families: tuple[Family, ...]
@@ -46,6 +49,7 @@ class Statement(Value):
     traffic: str
     fate: Fate | None
     why: str
+    is_routine: bool = False
 
 
 def policy(situations: dict[Family, Situation], text_of: TextOf) -> list[Statement]:
@@ -59,14 +63,15 @@ def policy(situations: dict[Family, Situation], text_of: TextOf) -> list[Stateme
             key = (each.direction, each.traffic, each.fate, each.why)
             known = joined.get(key)
             joined[key] = known.replace(families=(*known.families, family)) if known else each
-    return sorted(joined.values(), key=lambda each: (each.direction == OUTBOUND, *_rank(each.fate, each.direction)))
+    return sorted(joined.values(), key=_rank)
 
 
-def _rank(fate: Fate | None, direction: Direction) -> tuple[bool, bool, bool, str]:
-    """Return what orders outcomes: the usual one first, then what bypasses the proxy, then what is not known."""
+def _rank(each: Statement) -> tuple[bool, bool, bool, bool, bool, str]:
+    """Return what orders lines: what apps send first, then the usual outcome, what bypasses the proxy, the unknown."""
+    fate, place = each.fate, (each.direction == INBOUND, each.is_routine)
     if fate is None:
-        return True, True, True, ""
-    return False, fate.port is None, fate.outcome != USUAL[direction], fate.outcome
+        return *place, True, True, True, ""
+    return *place, False, fate.port is None, fate.outcome != MAIN_OUTCOMES[each.direction], fate.outcome
 
 
 class _FamilyPolicy:
@@ -77,6 +82,9 @@ class _FamilyPolicy:
         self.situation = situation
         self.text_of = text_of
         self.space = PacketSpace(family, (situation,))
+        self.proxy_uids, self.proxy_gids = (
+            merge_ranges(proxy_ids(situation.ruleset, kind)) for kind in (OwnerUid, OwnerGid)
+        )
 
     def statements(self) -> Iterator[Statement]:
         """Yield the lines of each direction, outcome by outcome, and of each outcome by its reasons."""
@@ -90,8 +98,17 @@ class _FamilyPolicy:
                 if isinstance(value, tuple):
                     reasons.setdefault(value[0], []).append(value[1])
             for fate, several in reasons.items():
-                for traffic, why in self._parts(explained, among, fate, several):
-                    yield Statement((self.family,), direction, traffic, fate, why)
+                for traffic, why, path in self._parts(explained, among, fate, several):
+                    yield Statement((self.family,), direction, traffic, fate, why, self._is_routine(path, fate))
+
+    def _is_routine(self, path: Path, fate: Fate | None) -> bool:
+        """Return whether connections are the proxy's, or over ``lo``, and fare as with every capture."""
+        ids = ((Field.UID, self.proxy_uids), (Field.GID, self.proxy_gids))
+        is_proxy = any(path.get(level) and {*path[level]} <= {*known} for level, known in ids)
+        over_lo = is_over_lo(self.space, path)
+        if fate is None or fate.address or fate.interface:
+            return False
+        return {"direct": is_proxy or over_lo, PROXY_INBOUND: is_proxy and over_lo}.get(fate.outcome, False)
 
     def _settled(self, fates: int) -> int:
         """Return the function to the fate and the reason of each packet; what is unknown decides on none."""
@@ -122,22 +139,26 @@ class _FamilyPolicy:
     def _text(self, rule: Rule) -> str:
         return self.text_of(rule, self.family)
 
-    def _parts(self, explained: int, among: int, fate: Fate | None, reasons: list[str]) -> Iterator[tuple[str, str]]:
-        """Yield each set of the packets with one outcome in words, with its reason; of very many, how many more."""
+    def _parts(
+        self, explained: int, among: int, fate: Fate | None, reasons: list[str]
+    ) -> Iterator[tuple[str, str, Path]]:
+        """Yield the sets of packets with one outcome in words, with reason and ranges; of very many, how many more."""
         space = self.space
         diagrams = space.diagrams
-        listed, rest = [(each,) for each in reasons[:MAX_PARTS]], tuple(reasons[MAX_PARTS:])
+        listed, rest = tuple(reasons[:MAX_PARTS]), tuple(reasons[MAX_PARTS:])
+        first = {(fate, why) for why in listed}
+        few = diagrams.mapped(explained, lambda each: each if each in first else None, ("few", fate, listed))
         count = 0
-        for several in (*listed, rest) if rest else listed:
+        for found, several in (*[(few, (each,)) for each in listed], *[(explained, rest)] * bool(rest)):
             meant = {(fate, why) for why in several}
-            packets = diagrams.mapped(explained, meant.__contains__, ("one of", fate, several))
+            packets = diagrams.mapped(found, meant.__contains__, ("one of", fate, several))
             for path in parts(space, packets, among):
                 count += 1
                 if count <= MAX_PARTS:
                     leaves = ", leaving the pod" if is_told_apart_from_lo(space, path) else ""
-                    yield f"{region_text(space, path)}{leaves}", several[0]
+                    yield f"{region_text(space, path)}{leaves}", several[0], path
         if count > MAX_PARTS:
-            yield f"{count - MAX_PARTS} more sets of packets", ""
+            yield f"{count - MAX_PARTS} more sets of packets", "", {}
 
 
 def captured_ports(situation: Situation, family: Family) -> dict[Outcome, int]:

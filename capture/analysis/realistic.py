@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from capture.analysis.compiler import INBOUND, OUTBOUND, PathCompiler
 from capture.analysis.rerouting import UNCHANGED, routed_marks
-from capture.analysis.space import NONE, Field, PacketSpace, marks_of
+from capture.analysis.space import OF_PROTOCOL, Field, PacketSpace, marks_of
 from capture.analysis.trace import OF_KNOWN_CONNECTIONS
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, LOOPBACK_NETWORKS, Family, Network, merge, merge_ranges
-from capture.model.conventions import MAX_ID, MAX_PORT
+from capture.model.addresses import LOOPBACK_NETWORKS, Family, Network, merge, merge_ranges
+from capture.model.conventions import MAX_PORT
 from capture.model.packet import LOOPBACK
 
 TYPE_CHECKING = False
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from capture.analysis.base_chains import Situation
-    from capture.analysis.compiler import Compiler, Direction, Held
-    from capture.analysis.outcome import Fate
+    from capture.analysis.compiler import Compiler, Direction
+    from capture.analysis.outcome import Fate, Held
 
 NO_HOSTS: dict[Family, tuple[Network, ...]] = {
     "ipv4": (Network("ipv4", 0, 8), Network("ipv4", 0xE000_0000, 3)),  # RFC 1122 3.2.1.3, RFC 5771
@@ -35,8 +35,8 @@ def realistic(space: PacketSpace, compilers: Sequence[Compiler]) -> dict[Directi
     packets = _Packets(space, compilers[0].situation)
     possible = {INBOUND: packets.coming_in(), OUTBOUND: packets.sent()}
     no_mark = space.marked("connection", 0, model.ALL_BITS)
-    kept = _kept_marks(space, compilers, possible)
-    mark = space.diagrams.choose(space.state_in(*OF_KNOWN_CONNECTIONS), kept, no_mark)
+    marks = _kept_marks(space, compilers, possible)
+    mark = space.diagrams.choose(space.state_in(*OF_KNOWN_CONNECTIONS), marks, no_mark)
     return {direction: space.diagrams.both(each, mark) for direction, each in possible.items()}
 
 
@@ -51,8 +51,8 @@ class _Packets:
         self.lo = space.interface(LOOPBACK)
         needed = [each.network for each in situation.ruleset.loopback_addresses if each.network.family == self.family]
         self.own = situation.network.own_addresses(self.family)
-        others = [each for each in situation.network.local or () if each.family == self.family]
-        self.local = (*self.own, *needed, *others, LOOPBACK_NETWORKS[self.family])
+        local = [network for network in situation.network.local or () if network.family == self.family]
+        self.local = (*self.own, *needed, *local, LOOPBACK_NETWORKS[self.family])
 
     def coming_in(self) -> int:
         """Return packets from outside, for the pod's own addresses. What sits behind other interfaces may route."""
@@ -64,12 +64,12 @@ class _Packets:
         return self.diagrams.all_of(
             (
                 self._through(Field.IN),
-                space.numbers(Field.OUT, [(NONE, NONE)]),
+                space.lacks(Field.OUT),
                 self.diagrams.choose(is_outward, for_us, elsewhere),
-                space.numbers(Field.SOURCE, [(0, (1 << BITS[self.family]) - 1)]),
+                self.diagrams.negation(space.lacks(Field.SOURCE)),
                 self.diagrams.negation(self._inside(Field.SOURCE, (*self.local, *NO_HOSTS[self.family]))),
-                space.numbers(Field.UID, [(NONE, NONE)]),
-                space.numbers(Field.GID, [(NONE, NONE)]),
+                space.lacks(Field.UID),
+                space.lacks(Field.GID),
                 space.marked("mark", 0, model.ALL_BITS),
                 self._common(),
             )
@@ -79,15 +79,15 @@ class _Packets:
         """Return packets that processes of the pod send, from its own addresses."""
         space, choose = self.space, self.diagrams.choose
         stays = self._inside(Field.DESTINATION, self.local)
-        has_owner = self.diagrams.both(*[space.numbers(level, [(0, MAX_ID)]) for level in (Field.UID, Field.GID)])
+        has_owner = self.diagrams.negation(self.diagrams.either(space.lacks(Field.UID), space.lacks(Field.GID)))
         over_lo = space.numbers(Field.OUT, [(self.lo, self.lo)])
         marks = routed_marks(self.situation.ruleset)
         marked = self.diagrams.any_of(space.marked("mark", mark, model.ALL_BITS) for mark in marks)
-        has_source = space.numbers(Field.SOURCE, [(0, (1 << BITS[self.family]) - 1)])
+        has_source = self.diagrams.negation(space.lacks(Field.SOURCE))
         from_pod = choose(over_lo, self._inside(Field.SOURCE, self.local), self._inside(Field.SOURCE, self.own))
         return self.diagrams.all_of(
             (
-                space.numbers(Field.IN, [(NONE, NONE)]),
+                space.lacks(Field.IN),
                 choose(stays, over_lo, self._through(Field.OUT)),
                 # A transparent proxy sends to the app with its mark, and from the client's address.
                 self.diagrams.either(from_pod, self.diagrams.all_of((marked, over_lo, has_source))),
@@ -111,7 +111,7 @@ class _Packets:
     def _common(self) -> int:
         """Return what holds for all packets: ports, a possible destination, a state of connection tracking."""
         space = self.space
-        udp = space.numbers(Field.PROTOCOL, [(1, 1)])
+        udp = space.numbers(Field.PROTOCOL, OF_PROTOCOL["udp"])
         no_hosts = self._inside(Field.DESTINATION, NO_HOSTS[self.family])
         return self.diagrams.all_of(
             (
@@ -162,7 +162,7 @@ class MarkCompiler(PathCompiler):
 def _kept_marks(space: PacketSpace, compilers: Sequence[Compiler], possible: dict[Direction, int]) -> int:
     """Return which marks connections can have; of each protocol by itself, since no connection changes it."""
     diagrams = space.diagrams
-    udp = space.numbers(Field.PROTOCOL, [(1, 1)])
+    udp = space.numbers(Field.PROTOCOL, OF_PROTOCOL["udp"])
     found = diagrams.no
     for kind in (udp, diagrams.negation(udp)):
         packets = {direction: diagrams.both(each, kind) for direction, each in possible.items()}

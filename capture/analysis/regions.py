@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from capture.analysis.compiler import Direction
 
+OVER_LO = "over lo"
 MAX_NAMED = 6
 """A longer list is printed as its first entries and a count."""
 MAX_PARTS = 2000
@@ -135,8 +136,13 @@ def is_told_apart_from_lo(space: PacketSpace, path: Path) -> bool:
     """Return whether a part is what leaves the pod by any interface, but not over lo: ``region_text`` omits that."""
     ranges = path.get(Field.OUT, ())
     lo = space.interface(LOOPBACK)
-    is_over_lo = not ranges or any(first <= lo <= last for first, last in ranges)
-    return not is_over_lo and not _interfaces(space, Field.OUT, ranges)
+    may_be_lo = not ranges or any(first <= lo <= last for first, last in ranges)
+    return not may_be_lo and not _interfaces(space, Field.OUT, ranges)
+
+
+def is_over_lo(space: PacketSpace, path: Path) -> bool:
+    """Return whether a part is what stays in the pod."""
+    return _interfaces(space, Field.OUT, path.get(Field.OUT, ())) == OVER_LO
 
 
 def _numbers(space: PacketSpace, level: int, ranges: Ranges) -> str:
@@ -187,7 +193,7 @@ def _interfaces(space: PacketSpace, level: int, ranges: Ranges) -> str:
         return ""
     if space.interface(LOOPBACK) in inside:
         if not names:
-            return "over lo"
+            return OVER_LO
         if level == Field.OUT:  # what comes in over lo was sent by the pod, and is told as outbound
             names.insert(0, LOOPBACK)
     return f"{'in by' if level == Field.IN else 'out by'} {_listed(names)}" if names else ""
@@ -238,7 +244,7 @@ def _listed(names: list[str]) -> str:
 
 # --- the most ordinary packet of a set -----------------------------------------------------------
 
-OUTSIDE = {"ipv4": (0xCB007107, 0xC6336407), "ipv6": (0x20010DB8 << 96 | 7, 0x20010DB8 << 96 | 9)}
+EXAMPLE_ADDRESSES = {"ipv4": (0xCB007107, 0xC6336407), "ipv6": (0x20010DB8 << 96 | 7, 0x20010DB8 << 96 | 9)}
 """203.0.113.7 and 198.51.100.7, 2001:db8::7 and 2001:db8::9: a destination and a source for examples (RFC 5737)."""
 USUAL_IDS = (APP_ID, PROXY_ID, 0)
 
@@ -250,7 +256,7 @@ def witness(space: PacketSpace, packets: int, direction: Direction) -> list[int]
 
 def _ordinary(space: PacketSpace, direction: Direction) -> dict[int, tuple[int, ...]]:
     """Return by level what a field mostly is, the most ordinary first."""
-    destination, source = OUTSIDE[space.family]
+    destination, source = EXAMPLE_ADDRESSES[space.family]
     own = (address.first for address in space.network.own_addresses(space.family))
     here = (*own, LOOPBACK_ADDRESSES[space.family].first)
     is_inbound = direction == "inbound"

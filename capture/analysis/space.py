@@ -131,6 +131,10 @@ class PacketSpace:
         """Return whether a field lies in ranges, which are in order and apart."""
         return self.diagrams.inside(level, ranges, *self.domains[level])
 
+    def lacks(self, level: int) -> int:
+        """Return whether a packet has nothing in a field, such as the interface by which it came in."""
+        return self.numbers(level, [(NONE, NONE)])
+
     def state_in(self, *states: str) -> int:
         """Return whether the connection is in one of these states."""
         return self.numbers(

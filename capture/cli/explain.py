@@ -9,6 +9,7 @@ from capture.analysis.policy import Statement, policy
 from capture.cli.options import capture_options, command, explicit_if, family_option, format_option, namespace_options
 from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
 from capture.model.ruleset import Ruleset
+from capture.model.text import plural
 from capture.report.applied_text import print_start_line
 from capture.report.fate_text import FATE, fate_as_plain, fate_text, text_of
 from capture.report.fold import folded_table
@@ -28,16 +29,25 @@ HEADINGS = ("direction", "traffic", "goes", "because", "families")
         ["--from-options"], is_flag=True, help="Explain the rules that the options would give, not the live ones."
     ),
     family_option(),
+    click.Option(["--all", "is_whole"], is_flag=True, help="Show the proxy's own connections and those over lo, too."),
     *capture_options(),
     *namespace_options(),
     format_option("table", "json"),
 )
 @click.pass_context
-def explain(ctx: click.Context, namespace: str | None, form: str, family: Family | None, *, from_options: bool) -> None:
-    """Print the whole policy in words: what is captured, what is not, and why.
+def explain(
+    ctx: click.Context,
+    namespace: str | None,
+    form: str,
+    family: Family | None,
+    *,
+    from_options: bool,
+    is_whole: bool,
+) -> None:
+    """Print the policy in words: what is captured, what is not, and why.
 
-    Each line is a set of connections; no two overlap, and none is left out. All tables count, foreign ones and second
-    captures too.
+    Each line is a set of connections; no two overlap. With --all, none is left out; without it, the proxy's own and
+    those over lo are, where they fare as with every capture. All tables count, foreign ones and second captures too.
     """
     settings = explicit_if(ctx, requested=from_options)
     situation = operations.situation_of(settings, namespace)
@@ -53,11 +63,13 @@ def explain(ctx: click.Context, namespace: str | None, form: str, family: Family
         print_json(found | {"impediments": list(impediments)})
         return
     rows = [HEADINGS]
-    for each in statements:
+    routine = [each for each in statements if each.is_routine and not is_whole]
+    for each in (each for each in statements if each not in routine):
         goes = fate_text(each.fate.replace(marked=False)) if each.fate else "cannot be judged"
         named = ", ".join(FAMILY_NAMES[of] for of in each.families)
         rows.append((each.direction, each.traffic, goes, each.why, named))
-    print_lines([*folded_table(rows, columns()), *(f"but {each}" for each in impediments)])
+    rest = [f"{plural(len(routine), 'more line')}, of the proxy's own connections and those over lo, with --all"]
+    print_lines([*folded_table(rows, columns()), *(rest if routine else ()), *(f"but {each}" for each in impediments)])
 
 
 def _as_plain(statement: Statement) -> dict[str, object]:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from capture import operations
 from capture.cli.options import capture_options, command, explicit, flags, format_option, namespace_options
 from capture.cli.packets import PROCESS, packet_from, packet_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.operations import diagnosis
+from capture.report.applied_text import print_start_line
 from capture.report.diagnosis_text import diagnosis_as_plain, diagnosis_lines
 from capture.report.output import print_json
 from capture.report.target import named
@@ -50,6 +52,7 @@ def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any)
     packet = packet_from(options, ctx) if options["protocol"] else None
     settings = explicit(ctx) if flags(ctx) else None
     found = diagnosis.why(packet, settings, namespace, process=ctx.meta.get(PROCESS))
+    print_start_line(operations.reference(settings, namespace, operations.host_of(namespace)), form)
     return print_diagnosis(found.with_remedies(lambda remedy: named(remedy, namespace)), form)
 
 

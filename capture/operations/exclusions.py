@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from shlex import join
 
-from capture.analysis.answers import place_of
 from capture.analysis.base_chains import Situation
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.meaning import is_inside
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.pod_causes import KIND_OF, missing_interfaces
 from capture.analysis.policy import captured_ports
+from capture.backends import detect
 from capture.model.addresses import FAMILY_NAMES, IPV4, LOOPBACK_NETWORKS, Family
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import InInterface, OutInterface, Protocol, Return
+from capture.model.text import plural
 from capture.operations import trace
-from capture.operations.inference import inferred_flags
+from capture.operations.inference import inferred_flags, misfit
 from capture.rules import build_ruleset
 from capture.rules.nat import TO_DNS
 from capture.settings.config import resolve
@@ -77,28 +78,26 @@ def empty_capture_causes(known: Reference | None, facts: PodFacts, capture: Capt
     if capture.ports:
         return
     if known is None:
-        yield cause("excluded: live", what="nothing")
+        yield cause("excluded", "live", what="nothing")
         return
     options = _explicit_options(known.settings, lambda option: bool(_ports_without(option, known.settings, facts)))
-    yield cause("excluded: everything", options=", ".join(options or _restrictions(known.settings)))
+    yield cause("excluded", "everything", options=", ".join(options or _restrictions(known.settings)))
 
 
 def exclusion_notes(known: Reference, facts: PodFacts, capture: Capture, verified: Verified) -> Iterator[Cause]:
     """Yield what the settings leave uncaptured on purpose, which may be what is looked for."""
     for note in verified.notes:
-        yield cause("family-not-captured: note", note=note)
+        yield cause("family-not-captured", "note", note=note)
     if _knew_no_server(known):
-        yield cause("dns-not-captured: no server")
+        yield cause("dns-not-captured", "no server")
     is_only_missing = len(missing_interfaces(facts, capture)) == len(capture.excluded_interfaces)
     restrictions = _restrictions(known.settings.without(EXCLUDED_INTERFACES) if is_only_missing else known.settings)
-    for outcome, families, what in _left_out(facts, capture) if capture.ports else ():
-        if outcome == PROXY_INBOUND and known.config.rerouted_interfaces:
-            continue  # what comes in there is captured as outbound
+    for outcome, families, what in left_out(known, facts, capture) if capture.ports else ():
         options = _cancelling(outcome, families, known.settings, facts) or restrictions
         restrictions = [each for each in restrictions if each not in options]
-        yield cause("excluded: all", what=what, options=", ".join(options))
+        yield cause("excluded", "all", what=what, options=", ".join(options))
     if restrictions and capture.ports:
-        yield cause("excluded: pod", options=", ".join(restrictions))
+        yield cause("excluded", "pod", options=", ".join(restrictions))
 
 
 def notes_without_record(facts: PodFacts, capture: Capture, by_chains: Ports, own: Ruleset) -> Iterator[Cause]:
@@ -109,47 +108,54 @@ def notes_without_record(facts: PodFacts, capture: Capture, by_chains: Ports, ow
     no_record = no_record_note(own)
     yield no_record
     for family in sorted({address.family for address in facts.addresses}.difference((*capture.families, IPV4))):
-        yield cause("family-not-captured", FAMILY_NAMES[family], family=FAMILY_NAMES[family])
-    for outcome, families, what in _left_out(facts, capture):
+        yield cause("family-not-captured", where=FAMILY_NAMES[family], family=FAMILY_NAMES[family])
+    for outcome, families, what in left_out(None, facts, capture):
         if any(each == outcome and family in families for each, family, _ in by_chains):
-            yield cause("no-record: no jump", what=what, remedy=no_record.remedy)
+            yield cause("no-record", "no jump", what=what, remedy=no_record.remedy)
         elif capture.ports:
-            yield cause("excluded: live", what=what)
+            yield cause("excluded", "live", what=what)
 
 
 def no_record_note(own: Ruleset) -> Cause:
     """Return that there is no reference for our own rules in the namespace we are in: no record, or a damaged one."""
     fault = record.fault()
-    return cause("no-record: damaged", fault=fault, options=join(inferred_flags(own))) if fault else cause("no-record")
+    if not fault:
+        return cause("no-record")
+    backend = detect.find_live_sets()[0].choice.backend
+    count = misfit(own)
+    fit = f" (they fit the live rules best, with {plural(count, 'difference')})" if count else ""
+    options = join([*inferred_flags(own), "--backend", backend])
+    return cause("no-record", "damaged", fault=fault, options=options, fit=fit)
 
 
 def unexplained() -> Cause:
     """Return that no live rule captures a connection, which may be for want of one."""
-    return cause("excluded: live", what="no such connection")
+    return cause("excluded", "live", what="no such connection")
 
 
-def is_explicit(found: Cause, live: Trace, own: Ruleset) -> bool:
+def is_explicit(diagnosed: Cause, live: Trace, own: Ruleset) -> bool:
     """Return whether a cause holds by the live rules alone: none that is missing would have captured the connection."""
     rules = [*own.rules]
-    if found.kind == "dns-not-captured":
+    if diagnosed.kind == "dns-not-captured":
         return not any(TO_DNS in rule.matches for rule in rules)
-    if found.kind == "proxy-user":
+    if diagnosed.kind == "proxy-user":
         to_itself = is_inside(live.packet.destination, (LOOPBACK_NETWORKS[live.packet.family],))
         return to_itself or live.packet.out_interface != LOOPBACK
-    if found.kind != "excluded":
+    if diagnosed.kind != "excluded":
         return True
-    deciding = (step.rule.matches for step in live.path if place_of(step) == found.where)
-    matches = [each for each in next(deciding, ()) if not isinstance(each, Protocol)]
+    deciding = (step.rule.matches for step in live.path if step.location == diagnosed.where)
+    matches = [match for match in next(deciding, ()) if not isinstance(match, Protocol)]
     both_ways = {match for rule in rules if isinstance(rule.verdict, Return) for match in rule.matches}
-    left_alone = [OutInterface(each.name) for each in matches if isinstance(each, InInterface)]
+    left_alone = [OutInterface(match.name) for match in matches if isinstance(match, InInterface)]
     return bool(matches) and both_ways.issuperset(left_alone)  # else it may be one of -k, behind a redirect
 
 
-def _left_out(facts: PodFacts, capture: Capture) -> Iterator[tuple[Outcome, list[Family], str]]:
+def left_out(known: Reference | None, facts: PodFacts, capture: Capture) -> Iterator[tuple[Outcome, list[Family], str]]:
     """Yield the outcomes to which connections of some families of the pod do not come, each with these and in words."""
     of_pod = {address.family for address in facts.addresses}
     in_use = [family for family in capture.families if family in of_pod or not of_pod]
-    for outcome in (PROXY_OUTBOUND, PROXY_INBOUND):
+    is_rerouted = known is not None and known.config.rerouted_interfaces  # what comes in there is captured as outbound
+    for outcome in (PROXY_OUTBOUND,) if is_rerouted else (PROXY_OUTBOUND, PROXY_INBOUND):
         families = [family for family in in_use if not capture.captures(outcome, family)]
         direction = KIND_OF[outcome]
         if families:
@@ -192,17 +198,17 @@ def _knew_no_server(known: Reference) -> bool:
     return known.settings[REDIRECT_DNS] and not known.config.captures_dns
 
 
-def with_options(found: Cause, packet: Packet, known: Reference) -> Cause:
+def with_options(diagnosed: Cause, packet: Packet, known: Reference) -> Cause:
     """Return the cause as the settings explain it: its remedy names the options, or the profile, that matter."""
     settings = known.settings
-    if found.kind == "dns-not-captured" and _knew_no_server(known):
-        return cause("dns-not-captured: no server")
-    if found.kind not in ("excluded", "dns-not-captured"):
-        return found
+    if diagnosed.kind == "dns-not-captured" and _knew_no_server(known):
+        return cause("dns-not-captured", "no server")
+    if diagnosed.kind not in ("excluded", "dns-not-captured"):
+        return diagnosed
     given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
     if given:
-        left_out = found if found.kind == "excluded" else cause("excluded", reason="")
+        left_out = diagnosed if diagnosed.kind == "excluded" else cause("excluded", reason="")
         return left_out.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
-    if found.kind == "excluded" and trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
-        return found.replace(remedy="Apply with --profile current, whose rules capture it.")
-    return found
+    if diagnosed.kind == "excluded" and trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
+        return diagnosed.replace(remedy="Apply with --profile current, whose rules capture it.")
+    return diagnosed

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
+from capture.model.location import Location
 from capture.model.text import JSON_SCHEMA_NAME
 from capture.report.packet_text import packet_text
 from capture.report.trace_text import doubt_about, path_lines, trace_as_plain
@@ -15,50 +14,58 @@ if TYPE_CHECKING:
     from capture.analysis.cause_text import Cause
     from capture.operations.diagnosis import Diagnosis
 
-NUMBERED = ("tcp port", "udp port", "port", "table")
-SUBJECTS = {"captured": "nothing is wrong with {}", "broken": "the capture of {}"}
+SUBJECTS = {
+    "captured": "nothing is wrong with {}",
+    "broken": "the capture of {}",
+    "cannot be told": "whether anything is wrong with {}",
+}
 """What a verdict without a connection is about."""
 
 
-def diagnosis_as_plain(found: Diagnosis) -> dict[str, object]:
+def diagnosis_as_plain(diagnosis: Diagnosis) -> dict[str, object]:
     """Return a diagnosis as plain values for JSON."""
     return {
-        "connection": packet_text(found.packet) if found.packet else None,
-        "verdict": found.verdict,
-        "causes": [cause_as_plain(cause) for cause in found.causes],
-        "notes": [cause_as_plain(note) for note in found.notes],
-        "trace": {"schema": JSON_SCHEMA_NAME, **trace_as_plain(found.trace)} if found.trace else None,
+        "connection": packet_text(diagnosis.packet) if diagnosis.packet else None,
+        "verdict": diagnosis.verdict,
+        "causes": [cause_as_plain(cause) for cause in diagnosis.causes],
+        "notes": [cause_as_plain(note) for note in diagnosis.notes],
+        "trace": {"schema": JSON_SCHEMA_NAME, **trace_as_plain(diagnosis.trace)} if diagnosis.trace else None,
     }
 
 
 def cause_as_plain(cause: Cause) -> dict[str, str]:
     """Return a cause as plain values for JSON."""
-    return {"kind": cause.kind, "says": cause.message, "remedy": cause.remedy, "where": cause.where}
+    return {"kind": cause.kind, "says": cause.message, "remedy": cause.remedy, "where": str(cause.where)}
 
 
-def diagnosis_lines(found: Diagnosis, what: str = "this pod") -> Iterator[str]:
+def diagnosis_lines(diagnosis: Diagnosis, what: str = "this pod") -> Iterator[str]:
     """Yield the lines for a person: the verdict, the way of the packet, then each cause and its remedy."""
-    subject = packet_text(found.packet) if found.packet else SUBJECTS.get(found.verdict, "{}").format(what)
-    yield f"{found.verdict}: {subject}"
-    if found.trace is not None:
-        yield from path_lines(found.trace)
-        if not found.trace.certain:
-            yield doubt_about(found.trace)
-    yield from cause_lines(found.causes)
-    for note in found.notes:
-        yield f"note: {message_with_place(note)}"
+    yield f"{diagnosis.verdict}: {_subject(diagnosis, what)}"
+    if diagnosis.trace is not None:
+        yield from path_lines(diagnosis.trace)
+        if not diagnosis.trace.certain:
+            yield doubt_about(diagnosis.trace)
+    yield from cause_lines(diagnosis.causes)
+    for note in diagnosis.notes:
+        yield f"note: {message_with_location(note)}"
         yield f"  {note.remedy}"
+
+
+def _subject(diagnosis: Diagnosis, what: str) -> str:
+    if diagnosis.packet is not None:
+        return packet_text(diagnosis.packet)
+    if diagnosis.verdict == "captured" and diagnosis.left_out:
+        return f"{what}, but {' and '.join(diagnosis.left_out)}, by its settings"
+    return SUBJECTS.get(diagnosis.verdict, "{}").format(what)
 
 
 def cause_lines(causes: Iterable[Cause]) -> Iterator[str]:
     """Yield two lines for each cause: the fault, and what to do."""
     for cause in causes:
-        yield f"cause {cause.kind}: {message_with_place(cause)}"
+        yield f"cause {cause.kind}: {message_with_location(cause)}"
         yield f"  {cause.remedy}"
 
 
-def message_with_place(cause: Cause) -> str:
-    """Return the fault, with where it is unless the words have that, or the number of that port or routing table."""
-    what, _, number = cause.where.rpartition(" ")
-    is_named = cause.where in cause.message or (what in NUMBERED and number in re.findall(r"\d+", cause.message))
-    return cause.message if is_named else f"{cause.message} ({cause.where})"
+def message_with_location(cause: Cause) -> str:
+    """Return the fault; with the location of a rule, which the words lack."""
+    return f"{cause.message} ({cause.where})" if isinstance(cause.where, Location) else cause.message

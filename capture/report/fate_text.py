@@ -30,13 +30,13 @@ def fate_text(fate: Fate) -> str:
 def effect_text(effect: Effect | None, together: str = "") -> str:
     """Return what a difference does to which packets, with a witness, if it does anything.
 
-    ``together`` is, in words, which other difference it takes for that.
+    ``together`` is, in words, which other difference it takes for that, or why that is not known.
     """
     if effect is None:
-        return ""
+        return f" ({together})" if together else ""
     shown = effect.regions[:MAX_REGIONS]
-    more = len(effect.regions) - len(shown)
-    regions = "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
+    unshown = len(effect.regions) - len(shown)
+    regions = "; ".join(shown) + (f"; and {unshown} more" if unshown > 0 else "")
     hangs = ", and hangs" if effect.after.lost_answer else ""
     after = f"{fate_text(effect.after.fate)}{hangs}" if effect.is_certain else "?"
     packets = f"{together}: {regions}" if together else regions

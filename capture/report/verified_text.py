@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from capture.analysis.cause_text import Cause
+    from capture.model.ruleset import Ruleset
     from capture.operations import Verified
 
 
@@ -25,13 +26,20 @@ def verified_lines(verified: Verified) -> Iterator[str]:
     if verified.is_nothing_applied:
         return
     if not verified.has_reference and verified.live.tables:
-        from shlex import join  # where no one waits for a pod
-
-        from capture.operations.inference import inferred_flags
-
-        yield f"the live rules amount to: {join(inferred_flags(verified.desired)) or 'no capture'}"
+        yield _inferred_text(verified.desired)
     for sentence in note_lines(verified):
         yield f"note: {sentence}"
+
+
+def _inferred_text(own: Ruleset) -> str:
+    from shlex import join  # where no one waits for a pod
+
+    from capture.operations.inference import inferred_flags, misfit
+
+    flags = join(inferred_flags(own))
+    if flags and (count := misfit(own)):
+        return f"these settings fit the live rules best, with {plural(count, 'difference')}: {flags}"
+    return f"the live rules amount to: {flags or 'no capture'}"
 
 
 def conclusion_lines(verified: Verified) -> Iterator[str]:
@@ -74,7 +82,7 @@ def reference_text(verified: Verified) -> str:
 
 def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, object]:
     """Return what verify found, for JSON."""
-    from capture.operations.inference import inferred_flags
+    from capture.operations.inference import inferred_flags, misfit
     from capture.report.diagnosis_text import cause_as_plain  # which words differences, too
 
     return {
@@ -85,5 +93,6 @@ def verified_as_plain(verified: Verified, causes: Sequence[Cause]) -> dict[str, 
         "not_judged": [*([] if verified.has_reference else [_no_reference(verified)]), *doubt_lines(verified)],
         "notes": list(note_lines(verified)),
         "live_settings": None if verified.has_reference else inferred_flags(verified.desired),
+        "live_settings_differences": None if verified.has_reference else misfit(verified.desired),
         "proxy": [cause_as_plain(cause) for cause in causes],
     }

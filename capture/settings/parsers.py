@@ -30,8 +30,8 @@ else:
 MAX_INTERFACES = 256
 """No pod has so many; a rule each for 40,000 names takes seconds and 200 MB."""
 
-RESERVED_ROUTE_TABLES = (0, 253, 254, 255)
-"""linux/rtnetlink.h: unspec, default, main, local. A route to ``lo`` for everything there cuts the pod off."""
+RESERVED_ROUTE_TABLES = (253, 254, 255)
+"""linux/rtnetlink.h: default, main, local. A route to ``lo`` for everything there cuts the pod off."""
 
 
 class Selection(Entries[T]):
@@ -113,7 +113,7 @@ def port(text: str) -> int:
 
 def ports(text: str) -> Span:
     """Return a port or a range of ports: ``8000-8100``, or ``8000:8100`` as iptables(8) writes it."""
-    return span(text.replace(":", "-", 1), port)
+    return span(text.replace(":", "-"), port)
 
 
 def port_list(text: str) -> tuple[Span, ...]:
@@ -125,15 +125,14 @@ def port_list(text: str) -> tuple[Span, ...]:
     if len(entries) <= MAX_SEPARATE_PORTS:
         return tuple(dict.fromkeys(ports(entry) for entry in entries if entry != "0"))
     distinct = set(entries)
-    distinct.discard("0")
     try:
         numbers = sorted(map(int, distinct))
     except ValueError:
-        spans = [ports(entry) for entry in distinct]
+        spans = [ports(entry) for entry in distinct if entry != "0"]
         return tuple(Span(first, last) for first, last in merge_ranges([(each.first, each.last) for each in spans]))
-    if (numbers and not 0 < numbers[0] <= numbers[-1] <= MAX_PORT) or not distinct.issubset(map(str, numbers)):
+    if not 0 <= numbers[0] <= numbers[-1] <= MAX_PORT or not distinct.issubset(map(str, numbers)):
         raise ValueError(text)  # no port, or a sign, an underscore, a leading zero, another script's digits
-    return _merged(numbers)
+    return _merged([each for each in numbers if each])
 
 
 def _merged(numbers: list[int]) -> tuple[Span, ...]:
@@ -171,7 +170,7 @@ def user_or_group(text: str) -> str | Span:
 def ipv4_loopback(text: str) -> Network:
     """Return a network within 127.0.0.0/8. A wider one would exempt real destinations from capture."""
     parsed = parse_network(text)
-    if parsed.family != "ipv4" or not parsed.is_loopback or parsed.prefix < 8:
+    if parsed.family != "ipv4" or not parsed.is_loopback:
         raise ValueError(text)
     return parsed
 
@@ -211,7 +210,7 @@ def interception_mode(text: str) -> Mode:
 def packet_mark(text: str) -> int:
     """Return the mark of a packet, decimal or hexadecimal (0x539); zero is "no mark"."""
     digits = text[2:]
-    if text[:2] == "0x" and 0 < len(digits) <= 8 and all(digit in "0123456789abcdefABCDEF" for digit in digits):
+    if text[:2] == "0x" and len(digits) <= 8 and all(digit in "0123456789abcdefABCDEF" for digit in digits):
         return int(digits, 16)
     return number(text, 0, 0xFFFF_FFFF)
 
@@ -267,23 +266,22 @@ def log_level(text: str) -> int:
     return LOG_LEVELS.index(chosen)
 
 
+MAX_SECONDS = 86400
+
+
 def seconds(text: str) -> float:
     """Return a duration in seconds: ``5s``, ``500ms``, ``1m30s``, as Go's ParseDuration reads it; or plain seconds."""
-    if not text.isascii():
-        raise ValueError(text)
-    total, digits, rest = 0.0, "", text
-    if is_decimal(text, 6):
-        total, rest = float(text), ""
+    total, rest = 0.0, f"{text}s" if is_decimal(text, len(str(MAX_SECONDS))) else text
     units = (("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9), ("h", 3600.0), ("m", 60.0), ("s", 1.0))
     while rest:
         digits = rest[: len(rest) - len(rest.lstrip("0123456789."))]
         rest = rest[len(digits) :]
         unit, factor = next(((unit, factor) for unit, factor in units if rest.startswith(unit)), ("", 0.0))
-        if not unit or not digits or digits.count(".") > 1 or digits.strip(".") == "":
+        if not unit:
             raise ValueError(text)
-        total += float(digits) * factor
+        total += float(digits) * factor  # ValueError where digits are missing, or have two points
         rest = rest[len(unit) :]
-    if not 0 < total <= 86400:
+    if not 0 < total <= MAX_SECONDS:
         raise ValueError(text)
     return total
 

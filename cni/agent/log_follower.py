@@ -24,7 +24,7 @@ class LogFollower:
     def __init__(self, path: str) -> None:
         self.path = path
         self._file: int | None = None
-        self._rest = b""
+        self._rest: bytes
         self._open(at_end=True)
 
     def run(self, log: AgentLog, stop: threading.Event) -> None:

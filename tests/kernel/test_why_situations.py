@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from capture import operations
+from capture.analysis.foreign_effects import STOPS_DISCOVERY
 from capture.analysis.policy import policy
 from capture.analysis.trace import trace_whole_path
 from capture.cli.doctor.examination import examine
@@ -26,6 +27,7 @@ from capture.model.packet import Packet
 from capture.netlink import ipsec
 from capture.operations import diagnosis
 from capture.operations.exclusions import unexplained
+from capture.report.diagnosis_text import diagnosis_lines
 from capture.report.fate_text import text_of
 from capture.settings import options as option
 from capture.settings.settings import Given, Settings
@@ -291,7 +293,7 @@ BROKEN: dict[str, BrokenPod] = {
         goes="out6",
         of_pod=True,
         message="a foreign rule drops neighbour discovery (ICMPv6): -p ipv6-icmp",
-        where="ip6 filter INPUT, rule 1",
+        where="ip6 filter INPUT, hook INPUT, priority 0, rule 1",
         has_traffic=False,
     ),
     "the proxy's call to the app is dropped": BrokenPod(
@@ -440,7 +442,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
     if situation.of_pod:
         (cause,) = why(pod).causes
         assert cause.kind == situation.kind
-        assert cause.where == (situation.where or cause.where)
+        assert str(cause.where) == (situation.where or str(cause.where))
     if situation.kind == "excluded":
         assert f"{situation.options.split()[-1]} (test)" in found.causes[0].remedy
     if situation.has_traffic:
@@ -589,9 +591,9 @@ def test_a_foreign_rule_and_a_missing_one_are_causes_of_their_own_for_every_verb
     with pod.entered():
         verified = operations.verify()
 
-    assert [(each.kind, each.where) for each in found.causes] == [
-        ("foreign-rule", "nat OUTPUT, rule 1"),
-        ("rule-missing", "IPv4 nat OUTPUT: rule 1"),
+    assert [(each.kind, str(each.where)) for each in found.causes] == [
+        ("foreign-rule", "IPv4 nat OUTPUT, rule 1"),
+        ("rule-missing", "IPv4 nat OUTPUT, rule 1"),
     ]
     of_ipv4 = [each for each in verified.differences if each.family == "ipv4"]
     assert {each.kind: each.effect and each.effect.regions[0].startswith("tcp, port 80,") for each in of_ipv4} == {
@@ -618,14 +620,14 @@ def test_foreign_rules_are_named_by_family_and_chain_the_heaviest_first(pod_pair
         pod.run(command.split())
 
     assert peer.client().connect(pod.ipv6, APP_PORT).label == "app"
-    found = {(each.kind, each.where): each.message.partition("traffic")[2] for each in why(pod).causes}
+    found = {(each.kind, str(each.where)): each.message.partition("traffic")[2] for each in why(pod).causes}
     assert found == {
-        ("foreign-rule", "IPv4 nat PREROUTING: rule 1"): ": -p tcp -m tcp --dport 9999 -j ACCEPT",
-        ("foreign-rule", "IPv6 nat PREROUTING: rule 1"): ": -p tcp -j ACCEPT",
-        ("foreign-rule", "IPv4 nat OUTPUT: rule 2"): (
+        ("foreign-rule", "IPv4 nat PREROUTING, rule 1"): ": -p tcp -m tcp --dport 9999 -j ACCEPT",
+        ("foreign-rule", "IPv6 nat PREROUTING, rule 1"): ": -p tcp -j ACCEPT",
+        ("foreign-rule", "IPv4 nat OUTPUT, rule 2"): (
             ": -p tcp -m tcp --dport 80 -j ACCEPT, and 1 more rule of this chain"
         ),
-        ("nat-first", "IPv4 nat OUTPUT: rule 1"): (
+        ("nat-first", "IPv4 nat OUTPUT, rule 1"): (
             ", to another address or port: -p tcp -m tcp --dport 8080 -j REDIRECT --to-ports 8081"
         ),
     }
@@ -644,6 +646,7 @@ def test_a_filter_of_neighbour_discovery_is_no_cause_while_neighbours_are_known(
     pod.run(["ip6tables", "-A", "INPUT", "-p", "icmpv6", "-j", "DROP"])
 
     assert why(pod).verdict == "captured"
+    assert f": {STOPS_DISCOVERY}: -p ipv6-icmp -j DROP" in pod.run([CAPTURE, "verify"]).stdout
     assert peer.client().connect(pod.ipv6, APP_PORT).label == "proxy"
 
     pod.run(["ip", "-6", "neigh", "flush", "dev", "eth0"])
@@ -739,20 +742,31 @@ def test_the_agent_leaves_a_pod_alone_whose_settings_capture_nothing(pod_pair: P
 
 
 @pytest.mark.parametrize(
-    ("options", "port", "notes"),
+    ("options", "port", "but", "notes"),
     [
-        ("-b 80 -d 80 -i ''", 15006, ["nothing outbound is captured: -i ''", "restrict the capture: -b 80, -d 80"]),
+        (
+            "-b 80 -d 80 -i ''",
+            15006,
+            ", but nothing outbound, by its settings",
+            ["nothing outbound is captured: -i ''", "restrict the capture: -b 80, -d 80"],
+        ),
         (
             "-b '' -x 0.0.0.0/0",
             15001,
+            ", but no outbound IPv4 and nothing inbound, by its settings",
             ["no outbound IPv4 is captured: -x 0.0.0.0/0", "nothing inbound is captured: -b ''"],
         ),
-        ("-o 1-65535 -p 15006", 15006, ["nothing outbound is captured: -o 1-65535"]),
-        ("-o 1 -z 15001", 15001, ["to one port, 15001", "restrict the capture: -o 1"]),
+        (
+            "-o 1-65535 -p 15006",
+            15006,
+            ", but nothing outbound, by its settings",
+            ["nothing outbound is captured: -o 1-65535"],
+        ),
+        ("-o 1 -z 15001", 15001, "", ["to one port, 15001", "restrict the capture: -o 1"]),
     ],
 )
 def test_each_option_that_captures_less_is_noted_once(
-    pod_pair: PodPair, options: str, port: int, notes: list[str]
+    pod_pair: PodPair, options: str, port: int, but: str, notes: list[str]
 ) -> None:
     pod, _ = pod_pair
     pod.listener(*[(address, port) for address in ("0.0.0.0", "::")], label="proxy", uid=1337)
@@ -762,6 +776,8 @@ def test_each_option_that_captures_less_is_noted_once(
     found = why(pod)
 
     assert (found.verdict, found.causes) == ("captured", ())
+    headline = f"captured: this pod{but}" if but else "captured: nothing is wrong with this pod"
+    assert next(diagnosis_lines(found)) == headline
     flags = {each.name: f"-{each.short}" for each in option.OPTIONS}
     texts = [note.message.replace(" (test)", "") for note in found.notes]
     for name, flag in flags.items():

@@ -36,7 +36,7 @@ class Flag(Value):
 
 
 class NotOursError(ValueError):
-    """The model has no word for a clause."""
+    """The model has no word for a clause, which is kept as it was printed."""
 
 
 def words_of(line: str) -> list[Word]:
@@ -241,7 +241,7 @@ def _redirect(values: dict[str, str]) -> model.Verdict:
 
 def _tproxy(values: dict[str, str]) -> model.Verdict:
     if values.get("--on-ip", "::") not in ("0.0.0.0", "::"):
-        raise NotOursError("--on-ip")
+        raise NotOursError
     mark, mask = _marked_bits(values.get("--tproxy-mark", "0x0/0x0"))
     return model.TransparentProxy(_number(values["--on-port"]), changed_bits(mark, mask), mask)
 
@@ -254,14 +254,14 @@ def _set_mark(values: dict[str, str]) -> model.Verdict:
     return model.SetMark(changed_bits(value, mask), mask)
 
 
+COPIES: dict[str, model.Verdict] = {"--save-mark": model.SaveMark(), "--restore-mark": model.RestoreMark()}
+
+
 def _copy_mark(values: dict[str, str]) -> model.Verdict:
     if any(int(values.get(mask, "0xffffffff"), 0) != model.ALL_BITS for mask in ("--nfmask", "--ctmask", "--mask")):
-        raise NotOursError("a part of the mark")
-    if "--save-mark" in values:
-        return model.SaveMark()
-    if "--restore-mark" in values:
-        return model.RestoreMark()
-    raise NotOursError("CONNMARK")
+        raise NotOursError
+    (copy,) = (COPIES[name] for name in values if name in COPIES)
+    return copy
 
 
 BUILT_IN_TARGETS: dict[str, model.Verdict] = {"RETURN": model.Return(), "ACCEPT": model.Accept(), "DROP": model.Drop()}

@@ -197,7 +197,7 @@ def _multiport(fields: Fields, _family: Family) -> str | None:
     if name is None or not 0 < count <= MULTIPORT_SLOTS:
         return None
     packed, ranges = fields["ports"], fields["is_range"]
-    numbers = [int.from_bytes(packed[index : index + 2], BYTE_ORDER) for index in range(0, 2 * count, 2)]
+    numbers = [int.from_bytes(packed[2 * slot : 2 * slot + 2], BYTE_ORDER) for slot in range(count)]
     ports = []
     slot = 0
     while slot < count:

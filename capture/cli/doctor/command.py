@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import click
 
+from capture import operations
 from capture.cli.doctor.examination import DRIVER_TOPICS, can_work, examine
 from capture.cli.options import command, format_option, namespace_options
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNSUPPORTED
+from capture.report.applied_text import print_start_line
 from capture.report.output import print_json
 from capture.report.target import named
 from capture.report.terminal import Finding, print_findings, print_lines
+from capture.state.directory import STATE_DIRECTORY, is_private
 from capture.state.netns import InNamespace
 
 
@@ -31,6 +34,7 @@ def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
     applied is no fault here, and one for `capture why`.
     """
     with InNamespace(namespace):
+        print_start_line(operations.reference() if is_private(STATE_DIRECTORY) else None, form)
         found = [each.replace(remedy=named(each.remedy, namespace)) for each in examine()]
     if form == "json":
         print_json({"works": can_work(found), "findings": [_as_plain(each) for each in found]})

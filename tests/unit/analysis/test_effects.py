@@ -232,7 +232,7 @@ class TestWhatAKernelCanShow:
 
     def test_no_packet_to_the_pod_by_another_way_than_lo(self) -> None:
         own = Destination((parse_address("192.0.2.2"),))
-        assert all(each.packet.out_interface == "lo" for each in effects(DEFAULT, Rule(Drop(), (own,))))
+        assert {each.packet.out_interface for each in effects(DEFAULT, Rule(Drop(), (own,)))} == {"lo"}
 
     def test_a_nat_chain_before_mangle_comes_after_it(self) -> None:
         """Of priority -160, but the kernel calls all chains of type nat at -100."""

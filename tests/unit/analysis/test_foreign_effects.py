@@ -9,9 +9,11 @@ from capture.analysis.foreign_effects import (
     CHANGES_MARKS,
     DIVERTS,
     DIVERTS_BEHIND,
+    LOOPS,
     POLICY,
     STOPS,
-    what_foreign_does,
+    STOPS_SENT_ON,
+    foreign_effect_text,
 )
 from capture.analysis.judgement import judge
 from capture.model.ruleset import (
@@ -23,6 +25,8 @@ from capture.model.ruleset import (
     Chain,
     DestinationPort,
     Drop,
+    OutInterface,
+    OwnerUid,
     Protocol,
     Redirect,
     RestoreMark,
@@ -37,9 +41,14 @@ from capture.settings import options as option
 from support.captures.fake_pod import ruleset_of
 
 TPROXY = {option.INTERCEPTION_MODE: "TPROXY"}
+DNS = {option.REDIRECT_DNS: "true", option.CAPTURE_ALL_DNS: "true"}
+LOOK_UPS = Rule(Drop(), (Protocol("udp"), DestinationPort((only(53),))))
 STOPPED = Rule(Drop(), (Protocol("tcp"), DestinationPort((only(15001),))))
 ALL = Rule(Drop(), (Protocol("tcp"),))
 TO_SOCKET = Rule(TransparentProxy(9999, 1, ALL_BITS), (Protocol("tcp"),))
+OF_PROXY = Protocol("tcp"), OwnerUid((only(1337),))
+SENT_ON = Rule(Drop(), (*OF_PROXY, OutInterface("eth0")))
+SENT_BACK = Rule(Redirect(15001), OF_PROXY)
 TAKEN = Rule(Redirect(9999), (Protocol("tcp"), DestinationPort((only(80),))))
 
 
@@ -51,8 +60,11 @@ TAKEN = Rule(Redirect(9999), (Protocol("tcp"), DestinationPort((only(80),))))
         ({}, "INPUT", 0, STOPPED, STOPS),
         ({}, OUTPUT, -110, TAKEN, DIVERTS),
         ({}, OUTPUT, -90, TAKEN, DIVERTS_BEHIND),  # what the proxy sends on
+        ({}, OUTPUT, 0, SENT_ON, STOPS_SENT_ON),
+        ({}, OUTPUT, -110, SENT_BACK, LOOPS),
         ({}, PREROUTING, -120, ALL, DIVERTS),
         ({}, PREROUTING, -120, TO_SOCKET, DIVERTS),
+        (DNS, OUTPUT, -110, LOOK_UPS, DIVERTS),  # which met our zones before
         (TPROXY, PREROUTING, -120, ALL, STOPS),
         (TPROXY, PREROUTING, -160, ALL, DIVERTS),
     ],
@@ -60,14 +72,14 @@ TAKEN = Rule(Redirect(9999), (Protocol("tcp"), DestinationPort((only(80),))))
 def test_the_words_depend_on_where_packets_meet_the_rule(
     texts: dict[option.Option[str], str], hook: str, priority: int, rule: Rule, does: str
 ) -> None:
-    is_nat = rule is TAKEN
+    is_nat = rule in (TAKEN, SENT_BACK)
     contents = Table(NAT if is_nat else MANGLE, (Chain("x", (rule,), "ACCEPT"),))
     there = BaseChain("ip other", ("ipv4",), hook, priority, is_nat=is_nat, contents=contents)
     desired = ruleset_of(texts)
 
     (found,) = judge(desired, desired, (there,), PodNetwork(), is_native=False).obstacles
 
-    assert what_foreign_does(found.rule, found.effect) == does
+    assert foreign_effect_text(found.rule, found.effect) == does
 
 
 @pytest.mark.parametrize(
@@ -79,4 +91,4 @@ def test_the_words_depend_on_where_packets_meet_the_rule(
     ],
 )
 def test_without_a_packet_that_shows_it_the_words_are_those_of_the_rule(rule: Rule | None, does: str) -> None:
-    assert what_foreign_does(rule, None) == does
+    assert foreign_effect_text(rule, None) == does

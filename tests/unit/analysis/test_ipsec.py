@@ -64,3 +64,4 @@ def test_a_packet_whose_source_is_not_known_is_covered_by_a_policy_for_every_sou
     unknown = SENT.replace(source=None, source_port=None)
     assert policy_for(unknown, [BLOCKS]) == BLOCKS
     assert policy_for(unknown, [BLOCKS.replace(source=parse_network("10.0.0.0/8"))]) is None
+    assert policy_for(unknown, [BLOCKS.replace(source_port=(0, 0x8000))]) is None, "of half of the ports"

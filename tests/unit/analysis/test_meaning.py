@@ -10,6 +10,7 @@ from capture.analysis.base_chains import PodNetwork
 from capture.analysis.meaning import (
     Either,
     Goto,
+    MapSource,
     Reject,
     Translate,
     Untrack,
@@ -67,6 +68,8 @@ NETWORK = PodNetwork(local=(parse_address("10.0.0.9"), parse_address("fd00::9"))
         (("DNAT --to-destination 10.0.0.1:81", "dnat ip to 10.0.0.1:81"), Translate(ADDRESS, 81)),
         (("DNAT --to-destination [fd00::1]:81", "dnat ip6 to [fd00::1]:81"), Translate(ADDRESS6, 81)),
         (("DNAT --to-destination :81", "dnat to :81"), Translate(None, 81)),
+        (("SNAT --to-source 10.0.0.1", "snat to 10.0.0.1", "snat ip to 10.0.0.1-10.0.0.9"), MapSource(ADDRESS)),
+        (("SNAT --to-source fd00::1", "snat ip6 to fd00::1", "MASQUERADE --random", "[masq]"), Accept()),
         (("NETMAP --to 10.1.0.0/16",), Translate(parse_network("10.1.0.0/16"), None)),
     ],
 )
@@ -122,7 +125,7 @@ def test_a_redirect_without_a_port_keeps_the_port(words: str) -> None:
 
 
 def test_a_zone_is_of_no_concern_for_udp_alone() -> None:
-    assert meaning(Rule(SetZone(1), (Protocol("udp"),))) == Continue()
+    assert meaning(Rule(SetZone(1), (Protocol("udp"),))) == SetZone(1)
     assert isinstance(meaning(Rule(SetZone(1), (Protocol("tcp"),))), UnknownVerdict)
     assert meaning(Rule(UnknownVerdict("counter accept", Accept()))) == Accept()
 

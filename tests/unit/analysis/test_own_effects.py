@@ -10,7 +10,7 @@ import pytest
 from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.effects import Comparison
 from capture.analysis.judgement import judge, of_family
-from capture.analysis.own_effects import CHANGED, MOVED
+from capture.analysis.own_effects import CHANGED, MAX_GROUPS, MOVED, NOT_ALONE
 from capture.analysis.trace import trace_whole_path
 from capture.model.ruleset import (
     NAT,
@@ -25,6 +25,7 @@ from capture.model.ruleset import (
     UnknownMatch,
     only,
 )
+from capture.report.difference_text import difference_text
 from capture.report.fate_text import effect_text
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
@@ -177,12 +178,38 @@ def test_rules_for_the_same_packets_do_nothing_alone() -> None:
 
     first, second = differences(desired, once)
 
-    assert first.together == "not alone, but with IPv4 nat ISTIO-OUTPUT: rule 2"
-    assert second.together == "not alone, but with IPv4 nat ISTIO-OUTPUT: rule 1"
+    assert first.together == "not alone, but with IPv4 nat ISTIO-OUTPUT, rule 2"
+    assert second.together == "not alone, but with IPv4 nat ISTIO-OUTPUT, rule 1"
     assert first.effect == second.effect
     assert "port 9001" in effect_text(first.effect, first.together)
     (alone,) = differences(desired, changed(desired, (NAT, "ISTIO-OUTPUT"), lambda rules: rules[1:]))
     assert (alone.effect, alone.together) == (None, "")
+
+
+def test_rules_that_do_something_in_groups_that_were_not_looked_for_say_so() -> None:
+    once = build_ruleset(CaptureConfig(families=("ipv4",)))
+    ports = [(DestinationPort((only(port),)),) for port in range(9001, 9001 + MAX_GROUPS + 1)]
+    twins = [Rule(Return(), matches) for port in ports for matches in (port, (TCP, *port))]
+    found = differences(changed(once, (NAT, "ISTIO-OUTPUT"), lambda rules: [*twins, *rules]), once)
+
+    assert [bool(each.effect) for each in found].count(False) == 2
+    assert {each.together for each in found if not each.effect} == {NOT_ALONE}
+    assert any(NOT_ALONE in difference_text(each) for each in found)
+
+
+def test_only_rules_that_do_something_together_are_named_together() -> None:
+    once = build_ruleset(CaptureConfig(families=("ipv4",)))
+    leaves = [Rule(Return(), (*more, DestinationPort((only(port),)))) for port in (9001, 9002) for more in ((TCP,), ())]
+    idle = Rule(Return(), (Protocol("udp"),))
+    desired = changed(once, (NAT, "ISTIO-OUTPUT"), lambda rules: [leaves[0], idle, *leaves[1:], *rules])
+
+    found = differences(desired, once)
+
+    assert [each.together.removeprefix("not alone, but with IPv4 nat ISTIO-OUTPUT, ") for each in found] == [
+        "rule 3", "", "rule 1", "rule 5", "rule 4",
+    ]  # fmt: skip
+    assert found[1].effect is None
+    assert ["port 9001" in effect_text(each.effect) for each in found] == [True, False, True, False, False]
 
 
 def test_a_changed_and_a_moved_rule_are_one_change_each() -> None:

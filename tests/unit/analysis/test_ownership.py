@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from capture.analysis.ownership import may_divert, own_only, own_rules
+from capture.analysis.ownership import disturbance_test, may_divert, own_only, own_rules
 from capture.backends.iptables.families import merged
 from capture.backends.iptables.parse import parse_save
 from capture.backends.iptables.render import rule_text
@@ -15,9 +15,14 @@ from capture.model.ruleset import (
     PREROUTING,
     RAW,
     TABLES,
+    ConnectionMark,
     Continue,
+    Jump,
     Log,
+    Mark,
     RestoreMark,
+    Return,
+    Rule,
     Ruleset,
     SaveMark,
     SetMark,
@@ -26,7 +31,7 @@ from support.rules.iptables_cases import FOREIGN, VERDICTS, Case
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.model.ruleset import TableName
+    from capture.model.ruleset import Match, TableName
 
 
 def live(**tables: str) -> Ruleset:
@@ -80,6 +85,25 @@ def test_after_a_verdict_or_an_unknown_target_our_rules_may_never_be_met(case: C
     goes_on = isinstance(case.rule.verdict, SetMark | SaveMark | RestoreMark | Log | Continue)
 
     assert may_divert(case.rule) is not goes_on
+
+
+@pytest.mark.parametrize(("match", "changed_by"), [(Mark(1), SetMark(1)), (ConnectionMark(1), SaveMark())])
+def test_a_mark_matters_to_a_rule_that_packets_come_to_by_any_number_of_jumps(
+    match: Match, changed_by: SetMark | SaveMark
+) -> None:
+    rules = {
+        "first": [Rule(Jump("second"))],
+        "second": [Rule(Jump("first")), Rule(Jump("third"))],
+        "third": [Rule(Return(), (match,))],
+    }
+    marking = Rule(changed_by)
+
+    def disturbs(chain: str, rule: Rule) -> bool:
+        return disturbance_test([marking], chain, lambda name: rules.get(name, []))(rule)
+
+    assert disturbs("first", marking)
+    assert not disturbs("elsewhere", marking)
+    assert not disturbs("first", Rule(RestoreMark() if match == ConnectionMark(1) else SaveMark()))
 
 
 class TestJumps:

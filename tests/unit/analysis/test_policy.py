@@ -15,6 +15,7 @@ from capture.model.ruleset import (
     Chain,
     DestinationPort,
     Drop,
+    Jump,
     Protocol,
     Return,
     Rule,
@@ -52,13 +53,10 @@ def lines(config: CaptureConfig, *foreign: Rule) -> list[tuple[str, str, str]]:
 
 
 def test_the_policy_of_the_default_settings() -> None:
+    """What apps send comes first, and what is the proxy's or over lo is last in its direction."""
     assert lines(CaptureConfig(excluded_inbound_ports=(only(15021),))) == [
-        ("inbound", "tcp, port other than 22, 15008, 15021", "proxy-inbound 15006"),
-        ("inbound", "tcp, port 22", "direct"),
-        ("inbound", "tcp, port 15008", "direct"),
-        ("inbound", "tcp, port 15021", "direct"),
-        ("inbound", "udp", "direct"),
         ("outbound", "tcp, user other than 1337, group other than 1337, leaving the pod", "proxy-outbound 15001"),
+        ("outbound", "udp", "direct"),
         (
             "outbound",
             "tcp to other than 127.0.0.1, from other than 127.0.0.6, user 1337, over lo",
@@ -69,8 +67,30 @@ def test_the_policy_of_the_default_settings() -> None:
         ("outbound", "tcp, user other than 1337, group 1337, leaving the pod", "direct"),
         ("outbound", "tcp, user 1337, leaving the pod", "direct"),
         ("outbound", "tcp to 127.0.0.1, from other than 127.0.0.6, user 1337, over lo", "direct"),
-        ("outbound", "udp", "direct"),
+        ("inbound", "tcp, port other than 22, 15008, 15021", "proxy-inbound 15006"),
+        ("inbound", "tcp, port 22", "direct"),
+        ("inbound", "tcp, port 15008", "direct"),
+        ("inbound", "tcp, port 15021", "direct"),
+        ("inbound", "udp", "direct"),
     ]
+
+
+def test_what_the_proxy_sends_is_routine_unless_it_comes_back_to_it() -> None:
+    ruleset = build_ruleset(CaptureConfig())
+    loop = Rule(Jump("ISTIO-REDIRECT"), HTTPS)
+
+    def statements(*foreign: Rule) -> dict[str, bool]:
+        changed = ruleset.with_chains(
+            lambda table, chain: chain.replace(rules=(*foreign, *chain.rules)) if chain.name == OUTPUT else chain
+        )
+        return {each.traffic: each.is_routine for each in policy({"ipv4": Situation(changed)}, text_of)}
+
+    healthy = statements()
+    assert next(iter(healthy)) == "tcp, user other than 1337, group other than 1337, leaving the pod"
+    assert {text for text, is_routine in healthy.items() if is_routine} == {
+        text for text in healthy if "over lo" in text or ("1337" in text and "group other than" not in text)
+    }
+    assert [text for text, is_routine in statements(loop).items() if "1337" in text and not is_routine]
 
 
 def test_ports_that_fare_alike_have_their_own_reasons() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nf_tables.listing import FoundChain, chain_of
@@ -34,7 +36,23 @@ class TestChains:
         chain = chain_of(2, self.NAMED + self.HOOKED + counted)
         assert (chain.counters, chain.policy) == (Counters(3, 180), "ACCEPT")
 
+    ETH0, ALONE = attribute(1, text("eth0")), attribute(nf.NFTA_HOOK_DEV, text("eth0"))
+
+    @pytest.mark.parametrize(
+        ("listed", "devices"),
+        [
+            (b"", ()),
+            (ALONE, ("eth0",)),  # before Linux 5.5
+            (ALONE + nested(nf.NFTA_HOOK_DEVS, ETH0), ("eth0",)),
+            (nested(nf.NFTA_HOOK_DEVS, ETH0, attribute(1, text("eth1"))), ("eth0", "eth1")),
+        ],
+    )
+    def test_the_interfaces_of_a_base_chain_are_read(self, listed: bytes, devices: tuple[str, ...]) -> None:
+        """As nft_dump_basechain_hook of nf_tables_api.c writes them: all in a list, and one alone in both places."""
+        hooked = nested(nf.NFTA_CHAIN_HOOK, attribute(1, u32be(0)), attribute(2, u32be(0)), listed)
+        assert chain_of(nf.NFPROTO_NETDEV, self.NAMED + hooked).devices == devices
+
     def test_an_unknown_hook_is_read(self) -> None:
-        hooked = nested(nf.NFTA_CHAIN_HOOK, attribute(1, u32be(77)), attribute(2, u32be(0)))
+        hooked = nested(nf.NFTA_CHAIN_HOOK, attribute(1, u32be(6)), attribute(2, u32be(0)))
         chain = chain_of(2, self.NAMED + hooked)
-        assert chain.hook == Hook("filter", "77", 0)
+        assert chain.hook == Hook("filter", "6", 0)

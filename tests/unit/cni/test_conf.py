@@ -57,7 +57,7 @@ def test_everything_that_can_be_configured() -> None:
             "driver": "netlink",
             "ip_families": "mesh",
             "other_family": "reject",
-            "exclude_namespaces": ["kube-system", "istio-system"],
+            "exclude_namespaces": ["kube-system", "a" * 63],
             "pod_sources": ["kubernetes", "runtime"],
             "kubeconfig": "/etc/cni/net.d/capture-kubeconfig",
             "agent_pod": {"namespace": "istio-system", "name_prefix": "capture-agent-", "more": 1},
@@ -78,7 +78,7 @@ def test_everything_that_can_be_configured() -> None:
     assert explicit.origin(options.PROXY_PORT) == "default"
     assert parsed.replace(settings=Settings({})) == Configuration(
         settings=Settings({}),
-        exclude_namespaces=("kube-system", "istio-system"),
+        exclude_namespaces=("kube-system", "a" * 63),
         pod_sources=("kubernetes", "runtime"),
         kubeconfig="/etc/cni/net.d/capture-kubeconfig",
         agent_pod=AgentPod("istio-system", "capture-agent-"),
@@ -160,9 +160,8 @@ UNUSABLE: list[tuple[str, object]] = [
 
 @pytest.mark.parametrize(("key", "value"), UNUSABLE)
 def test_a_value_that_cannot_be_used_is_named(key: str, value: object) -> None:
-    message = refused({key: value})
-    assert message.startswith("network configuration: ")
-    assert f"'{key}" in message
+    where, _, _ = refused({key: value}).removeprefix("network configuration: ").partition(" ")
+    assert where.strip(":'").split(".")[0] == key
 
 
 def test_every_key_has_been_tried() -> None:
@@ -182,6 +181,15 @@ def test_the_message_says_what_there_is_and_what_is_expected(key: str, value: ob
     assert refused({key: value}).startswith(f"network configuration: '{key}': {words}")
     assert "'pod_sources' has 'kubernetes', but there is no 'kubeconfig'" in refused({"pod_sources": ["kubernetes"]})
     assert "(1000002 characters)" in refused({"kubeconfig": "x" * 1_000_000})
+
+
+def test_the_message_names_the_key_within_an_object() -> None:
+    texts = 'invalid value {"a": 1}: expected an object with texts as values'
+    of_mesh: dict[str, object] = {"standalone": {"annotations": {"a": 1}}}
+    assert refused(of_mesh).startswith(f"network configuration: 'standalone.annotations': {texts}")
+    capability = "io.kubernetes.cri.pod-annotations"
+    of_pod: dict[str, object] = {"runtimeConfig": {capability: {"a": 1}}}
+    assert refused(of_pod).startswith(f"network configuration: 'runtimeConfig.{capability}': {texts}")
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ def test_the_templates_show_what_kind_of_proxy_was_injected(templates: str, prox
         "{proxyMetadata: {A: [b, {c: d}], ISTIO_META_DNS_CAPTURE: 'true'}, image: {}}",
         "---\n{concurrency: 2,  # two\n proxyMetadata: {\n  ISTIO_META_DNS_CAPTURE: true}}\n",
         'proxyMetadata: {\n  ISTIO_META_DNS_CAPTURE: "true",\n  A: http://b,\n}\nimage: {}\n',
+        "proxyMetadata: {\nISTIO_META_DNS_CAPTURE: true\n}",
         "  proxyMetadata:\n    ISTIO_META_DNS_CAPTURE: true\n  tracing:\n    ISTIO_META_DNS_CAPTURE: no",
     ],
 )
@@ -107,14 +108,25 @@ def test_the_environment_that_the_annotation_for_the_proxy_gives_it(config: str)
     assert proxy.environment_from == "annotation proxy.istio.io/config"
 
 
+def test_values_that_are_no_texts_are_those_of_the_annotation() -> None:
+    config = '{"proxyMetadata": {"A": false, "B": 1, "C": "0", "D": null}}'
+    proxy = from_annotations(WEB, {"proxy.istio.io/config": config}).proxy
+    assert proxy.environment == {"A": "false", "B": "1", "C": "0", "D": "null"}
+
+
 def test_annotations_do_not_tell_the_whole_environment() -> None:
     assert not from_annotations(WEB, {}).knows_environment
 
 
 def test_quotes_of_its_names_and_values_are_taken_off_in_pairs() -> None:
-    config = "proxyMetadata:\n  A: ''\n  B: '\n  C: \"x'\n  'D': y\n"
+    config = "proxyMetadata:\n  A: ''\n  B: '\n  C: \"x'\n  'D': y\n  E: _z_\n"
     proxy = from_annotations(WEB, {"proxy.istio.io/config": config}).proxy
-    assert proxy.environment == {"A": "", "B": "'", "C": "\"x'", "D": "y"}
+    assert proxy.environment == {"A": "", "B": "'", "C": "\"x'", "D": "y", "E": "_z_"}
+
+
+def test_a_block_ends_at_a_line_that_is_no_deeper_than_its_name() -> None:
+    config = "---\n  proxyMetadata:\n    A: b\n  tracing:\n    C: d\n"
+    assert from_annotations(WEB, {"proxy.istio.io/config": config}).proxy.environment == {"A": "b"}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +139,7 @@ def test_quotes_of_its_names_and_values_are_taken_off_in_pairs() -> None:
         "proxyMetadata: 3",
         "a:\n  proxyMetadata: x",
         "- a",
+        "#proxyMetadata:\n#  A: b",
         "{proxyMetadata: {A",
         "{]",
         "  proxyMetadata:\n  tracing:\n    ISTIO_META_DNS_CAPTURE: true",

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.canonical import canonical_rule
-from capture.backends.iptables.clauses import words_of
+from capture.backends.iptables.clauses import options_of, words_of
 from capture.backends.iptables.families import merged
 from capture.backends.iptables.parse import parse_rule, parse_save
 from capture.model.addresses import IPV4, IPV6
@@ -16,6 +16,7 @@ from capture.model.ruleset import (
     Continue,
     Counters,
     Destination,
+    DestinationPort,
     Jump,
     Return,
     Rule,
@@ -23,6 +24,7 @@ from capture.model.ruleset import (
     Table,
     UnknownMatch,
     UnknownVerdict,
+    only,
 )
 from support.rules.iptables_cases import CASES, TCP, TO_CHAIN, Case, networks
 
@@ -130,8 +132,11 @@ class TestForeign:
             "-m mark --mark",
             "-m mark --mark zz",
             "-m owner --uid-owner root",
+            "-m owner --uid-owner 01337",
+            "-m owner --uid-owner 10000000000",
             "-m owner junk",
             "-m conntrack --ctstate NEW,LATER",
+            "-m rpfilter -j DROP",
             "-m iprange --src-range -",
             "-m iprange --src-range 10.0.0.9-10.0.0.1",
             "-m iprange --src-range 10.0.0.9-fd00::1",
@@ -157,9 +162,24 @@ class TestForeign:
         unknown = [match for match in rule.matches if isinstance(match, UnknownMatch)]
         assert unknown or isinstance(rule.verdict, UnknownVerdict) or rule == Rule(Continue(), (), IPV4)
 
+    def test_flags_of_tcp_are_a_condition_next_to_ports(self) -> None:
+        rule = _rule("-p tcp -m tcp --dport 80 ! --tcp-flags SYN,ACK SYN -j DROP")
+        _, port, flags = rule.matches
+        assert (port, flags) == (DestinationPort((only(80),)), UnknownMatch("-m tcp ! --tcp-flags SYN,ACK SYN"))
+
     def test_a_line_that_is_no_rule_is_an_error(self) -> None:
         with pytest.raises(ValueError, match="not a rule as iptables-save prints them: '-N FOO'"):
             parse_rule("-N FOO", IPV4, ())
+
+
+@pytest.mark.parametrize("name", ["--comment", "--log-prefix", "--nflog-prefix", "--string"])
+def test_a_text_that_looks_like_an_option_is_a_value(name: str) -> None:
+    options = options_of(words_of(f"--first 4 ! {name} --dport --last 5 6"))
+    assert [(each.name, each.values, each.negated) for each in options] == [
+        ("--first", ("4",), False),
+        (name, ("--dport",), True),
+        ("--last", ("5", "6"), False),
+    ]
 
 
 @pytest.mark.parametrize(

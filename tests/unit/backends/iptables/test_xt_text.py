@@ -51,8 +51,16 @@ ADDRESS_TYPES = (
         ),
         ("tcp", 0, {"sport_to": 65535, "dport_to": 65535, "flags_mask": 0x3F, "invert": 4},
             "! --tcp-flags FIN,SYN,RST,PSH,ACK,URG NONE"),
+        (
+            "tcp", 0, {"sport": 1, "sport_to": 9, "dport_to": 65535, "option": 5, "invert": 1},
+            "! --sport 1:9 --tcp-option 5",
+        ),
+        (
+            "tcp", 0, {"sport": 1, "sport_to": 9, "dport_to": 65535, "flags_mask": 2, "flags": 2, "invert": 1},
+            "! --sport 1:9 --tcp-flags SYN SYN",
+        ),
         ("udp", 0, {"sport": 7, "sport_to": 7, "dport": 53, "dport_to": 54, "invert": 2}, "--sport 7 ! --dport 53:54"),
-        ("icmp6", 0, {"type": 128, "code_to": 255}, "--icmp-type 128"),
+        ("icmp6", 0, {"type": 128, "code_to": 255}, "--icmpv6-type 128"),
         ("iprange", 1, {"src_min": b"\x0a\0\0\1", "src_max": b"\x0a\0\0\3", "flags": 1},
             "--src-range 10.0.0.1-10.0.0.3"),
         ("iprange", 1, {"dst_min": b"\x0a\0\0\1", "dst_max": b"\x0a\0\0\3", "flags": 2 + 32},
@@ -69,6 +77,8 @@ ADDRESS_TYPES = (
         ("owner", 1, {"match": 3, "invert": 2, "uid_min": 5, "uid_max": 9, "gid_min": 7, "gid_max": 7},
             "--uid-owner 5-9 ! --gid-owner 7"),
         ("owner", 1, {"match": 4, "invert": 4}, "! --socket-exists"),
+        ("owner", 1, {"match": 7, "invert": 1, "uid_min": 5, "uid_max": 5, "gid_min": 7, "gid_max": 7},
+            "--socket-exists ! --uid-owner 5 --gid-owner 7"),
         ("mark", 1, {"mark": 0x539, "mask": 0xFFFFFFFF}, "--mark 0x539"),
         ("mark", 1, {"mark": 1, "mask": 3, "invert": 1}, "! --mark 0x1/0x3"),
         ("conntrack", 3, {"match_flags": 1, "state_mask": 1 + 4}, "--ctstate INVALID,RELATED"),
@@ -77,7 +87,8 @@ ADDRESS_TYPES = (
     ],
 )  # fmt: skip
 def test_a_match_reads_as_iptables_prints_it(name: str, revision: int, fields: dict[str, Any], words: str) -> None:
-    assert match_text(name, revision, written(MATCHES, name, revision, fields), IPV4) == f"-m {name} {words}"
+    family = IPV6 if name == "icmp6" else IPV4
+    assert match_text(name, revision, written(MATCHES, name, revision, fields), family) == f"-m {name} {words}"
 
 
 @pytest.mark.parametrize(
@@ -88,6 +99,7 @@ def test_a_match_reads_as_iptables_prints_it(name: str, revision: int, fields: d
         ("conntrack", 3, {"match_flags": 1, "invert_flags": 2, "state_mask": 8}),
         ("conntrack", 3, {"match_flags": 1, "state_mask": 1 << 9}),
         ("multiport", 1, {"kind": 1, "count": 16}),
+        ("multiport", 1, {"kind": 1, "count": 0}),
         ("multiport", 1, {"kind": 3, "count": 1}),
     ],
 )
@@ -237,9 +249,28 @@ def test_a_zone_with_more_in_it_is_shown_by_its_bytes(more: dict[str, Any]) -> N
     assert words.startswith("CT [ revision 2, 0x")
 
 
+LATEST = {
+    **dict.fromkeys(("tcp", "udp", "icmp", "icmp6"), 0), **dict.fromkeys(("multiport", "addrtype", "owner"), 1),
+    **dict.fromkeys(("mark", "connmark", "iprange"), 1), "conntrack": 3,
+    **dict.fromkeys(("REDIRECT", "MASQUERADE", "NETMAP", "LOG", "REJECT"), 0), "TPROXY": 1,
+    **dict.fromkeys(("SNAT", "DNAT", "MARK", "CONNMARK", "CT"), 2),
+}  # fmt: skip
+"""The latest revisions that a kernel has (``.revision`` in net/netfilter/xt_*.c)."""
+
+
+@pytest.mark.parametrize("name", LATEST)
+def test_a_revision_of_a_kernel_to_come_is_shown_by_its_bytes(name: str) -> None:
+    table, text = (MATCHES, match_text) if name.islower() else (XT_TARGETS, target_text)
+    structure = written(table, name, LATEST[name], {})
+    assert f" [ revision {LATEST[name] + 1}" in text(name, LATEST[name] + 1, structure, IPV4)
+
+
 def test_an_unknown_extension_is_shown_by_its_bytes() -> None:
     assert match_text("recent", 1, b"\1\2\0\0", IPV4) == "-m recent [ revision 1, 0x0102 ]"
+    assert match_text("recent", 1, b"\1_\0", IPV4) == "-m recent [ revision 1, 0x015f ]"
+    assert match_text("u32", 0, b"\1" * 16 + b"\0", IPV4) == f"-m u32 [ revision 0, 0x{'01' * 16} ]"
     assert target_text("TRACE", 0, b"\0\0", IPV4) == "TRACE [ revision 0 ]"
+    assert match_text("owner", 1, written(MATCHES, "owner", 1, {}), IPV4) == "-m owner [ revision 1 ]", "of nothing"
     one, other = (match_text("u32", 0, bytes([*range(16), *bytes(1000), last]), IPV4) for last in (1, 2))
     assert one.startswith("-m u32 [ revision 0, 0x000102030405060708090a0b0c0d0e0f... (1017 bytes, CRC ")
     assert one != other, "two rules are told apart by what is not shown, too"

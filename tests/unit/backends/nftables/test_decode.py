@@ -17,7 +17,7 @@ from capture.backends.nftables.render import described
 from capture.backends.nftables.sets import NativeSet
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4, IPV6
-from capture.netlink.attributes import BYTE_ORDER, attribute, u32be
+from capture.netlink.attributes import BYTE_ORDER, attribute, u32be, u64be
 
 NETWORK, TRANSPORT = nf.NFT_PAYLOAD_NETWORK_HEADER, nf.NFT_PAYLOAD_TRANSPORT_HEADER
 LT, LTE, GT, GTE = nf.NFT_CMP_LT, nf.NFT_CMP_LTE, nf.NFT_CMP_GT, nf.NFT_CMP_GTE
@@ -258,6 +258,17 @@ def test_conditions_behind_an_action_are_for_what_is_behind_them() -> None:
     rule = decoded(make.immediate(of_machine(1)), STORE_MARK, TCP, DROP)
     assert rule.conditions == ()
     assert described(*rule.actions) == "meta mark set 0x00000001 meta l4proto tcp drop"
+
+
+def test_the_first_counter_of_a_rule_is_its_counter() -> None:
+    """As nft lists ``counter tcp dport 80 counter drop``: packets that reach the rule, then those that it drops."""
+
+    def counter(packets: int, size: int) -> bytes:
+        counted = attribute(nf.NFTA_COUNTER_BYTES, u64be(size)), attribute(nf.NFTA_COUNTER_PACKETS, u64be(packets))
+        return make.expression("counter", *counted)
+
+    assert decoded(counter(3, 180), TCP, counter(1, 60), DROP).counters == model.Counters(3, 180)
+    assert decoded(TCP, DROP).counters is None
 
 
 def test_an_expression_of_a_newer_kernel_hides_what_registers_held() -> None:

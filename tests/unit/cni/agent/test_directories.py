@@ -24,7 +24,7 @@ def watched(tmp_path: Path) -> Iterator[tuple[Directories, Path]]:
 def test_quiet_directories_are_waited_for(watched: tuple[Directories, Path]) -> None:
     started = time.monotonic()
     assert not watched[0].wait(0.01)
-    assert 0.01 <= time.monotonic() - started < 0.9
+    assert time.monotonic() - started >= 0.01
 
 
 WAYS: dict[str, Callable[[Path, Path], object]] = {
@@ -61,9 +61,7 @@ def test_a_directory_that_comes_or_goes_ends_the_wait(tmp_path: Path, way: str, 
     moved = (directory, other) if is_there else (other, directory)
     act = partial(os.rename, *moved) if way == "moved" else directory.rmdir if is_there else directory.mkdir
     threading.Timer(0.02, act).start()
-    started = time.monotonic()
     assert directories.wait(5)
-    assert time.monotonic() - started < 1
     directories.close()
 
 
@@ -86,9 +84,7 @@ def test_a_file_that_is_renamed_in_is_noticed(watched: tuple[Directories, Path])
     new = directory.parent.parent / "new"
     new.write_text("{}")
     threading.Timer(0.05, lambda: new.rename(directory / "10.conflist")).start()
-    started = time.monotonic()
     assert directories.wait(5)
-    assert time.monotonic() - started < 1
 
 
 def test_a_change_next_to_the_directory_is_no_event(watched: tuple[Directories, Path]) -> None:
@@ -124,9 +120,8 @@ def test_a_directory_that_is_not_there_yet(tmp_path: Path) -> None:
 
 def test_another_thread_can_end_the_waiting(watched: tuple[Directories, Path]) -> None:
     threading.Timer(0.05, watched[0].wake).start()
-    started = time.monotonic()
     assert watched[0].wait(10)
-    assert time.monotonic() - started < 5
+    started = time.monotonic()
     for _ in range(70_000):  # more than a pipe holds
         watched[0].wake()
     while watched[0].wait(0.01):

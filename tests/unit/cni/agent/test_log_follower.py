@@ -1,10 +1,16 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from cni import log
 from cni.agent.log_follower import LogFollower
+from support.processes.waiting import wait_until
 
 
 def test_lines_are_passed_on_across_rotations_and_none_twice(tmp_path: Path) -> None:
@@ -21,6 +27,23 @@ def test_lines_are_passed_on_across_rotations_and_none_twice(tmp_path: Path) -> 
     assert seen == [b"line %d\n" % number for number in range(100)]
     assert (tmp_path / "cni.log.1").exists()
     assert len(os.listdir("/proc/self/fd")) <= open_files
+
+
+def test_lines_are_passed_on_until_the_agent_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cni.agent.log_follower.LOOK_INTERVAL", 0.001)
+    passed: list[bytes] = []
+    agent_log: Any = SimpleNamespace(pass_on=passed.append)
+    stop = threading.Event()
+    follower = LogFollower(str(tmp_path / "cni.log"))
+    thread = threading.Thread(target=follower.run, args=(agent_log, stop))
+    thread.start()
+    for number in range(3):
+        log.append(str(tmp_path / "cni.log"), b"line %d\n" % number)
+        wait_until(lambda: len(passed) > number)  # noqa: B023  # it is waited for within the loop
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert passed == [b"line 0\n", b"line 1\n", b"line 2\n"]
 
 
 def test_a_pipe_without_a_writer_is_not_waited_for(tmp_path: Path) -> None:
