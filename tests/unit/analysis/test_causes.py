@@ -363,7 +363,7 @@ TO_OUTBOUND = Step(NAT, "ISTIO_REDIRECT", 1, Rule(Redirect(15001)))
         (way(OUT, "dropped", TO_INBOUND, DROPS), [], "the packet"),  # the proxy calls its own pod
         (
             way(OUT, "dropped", TO_OUTBOUND, DROPS),
-            [way(IN, "dropped", TO_INBOUND, DROPS), way(IN, "dropped", TO_INBOUND, DROPS)],
+            [way(IN, "dropped", TO_INBOUND, DROPS.replace(family=family)) for family in ("ipv4", "ipv6", "ipv6")],
             "what goes to ports 15001 and 15006",
         ),
         (
