@@ -16,13 +16,13 @@ from capture.analysis.causes import causes_of_connection, drop_cause, zone_of
 from capture.analysis.meaning import Translate
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
-    app_elsewhere,
     causes_at_port,
     causes_of_pod,
     causes_of_proxy,
     default_route_causes,
     notes_on_proxy,
     stops,
+    unreached_app_notes,
 )
 from capture.analysis.rerouting import MarkRoute
 from capture.analysis.trace import Step, Trace
@@ -496,7 +496,7 @@ def test_an_app_that_listens_on_loopback_alone_is_a_note(live: Trace, bound: str
         arrive=address_text("ipv4", live.packet.destination.first),
     )  # fmt: skip
     other = listener(9999, uid=1000)
-    assert list(app_elsewhere(live, FACTS.replace(listeners=(app, other)))) == [expected] * found
+    assert list(unreached_app_notes(live, FACTS.replace(listeners=(app, other)))) == [expected] * found
 
 
 def test_an_app_that_may_run_as_the_proxys_user_is_a_note() -> None:
