@@ -88,7 +88,10 @@ def test_packets_are_routed_again_behind_chains_of_type_route_at_output_only() -
     others = tuple(foreign(1, 0).replace(hook=hook, is_route=True) for hook in (OUTPUT, PREROUTING))
     situation = Situation(TRANSPARENT, (*others, foreign(2, 0)))
     met = [each for hook in (OUTPUT, PREROUTING) for each in situation.base_chains(hook, "ipv4")]
-    assert [(each.table, each.is_own) for each in met if each.reroutes] == [("mangle", True), ("ip 1", False)]
+    assert [(each.table, each.hook, each.is_own) for each in met if each.reroutes] == [
+        ("mangle", OUTPUT, True),
+        ("ip 1", OUTPUT, False),
+    ]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 5])
