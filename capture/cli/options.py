@@ -227,9 +227,7 @@ def explicit_if(ctx: click.Context, *, requested: bool) -> Settings | None:
     if given:
         with_flags(Settings({}), given).checked()
         names = ", ".join(option.name for option in given)
-        warn(
-            [f"{names}: no effect, because the live rules are looked at; --from-options looks at those of the options"]
-        )
+        warn([f"{names}: no effect on live rules; --from-options takes the rules that the options would give"])
     return None
 
 

@@ -69,12 +69,12 @@ def _without_loopback(route: NetlinkSocket, families: tuple[Family, ...]) -> Ite
         address = address_text(family, loopback.first)
         if _leads_to_lo(route, address) or (family == IPV6 and not _has_global_ipv6(route)):
             continue
-        switch = " and the sysctl net.ipv6.conf.lo.disable_ipv6" if family == IPV6 else ""
+        switch = "; net.ipv6.conf.lo.disable_ipv6 has to be 0" if family == IPV6 else ""
         yield Impediment(
             "no-route",
             f"{address} does not lead to lo: outbound connections that are redirected do not reach the proxy",
-            f"`ip address add {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo`; if it is there, see"
-            f" `ip rule`{switch}: table local is first.",
+            f"Run `ip address add {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo` in the pod's"
+            f" namespace. If the address is there: table local has to be first in `ip rule`{switch}.",
             family,
             OUTBOUND,
         )
