@@ -92,7 +92,7 @@ def _untracked(answer: Packet) -> Iterator[Packet]:
 def loss_text(answer: Trace) -> str:
     """Return in words how an answer is lost."""
     if answer.outcome == "dropped":
-        return f"its answers are dropped by {dropped_at(answer)}: the connection hangs"
+        return f"its answers are dropped by {answer.location}: the connection hangs"
     direction = "inbound" if answer.outcome == PROXY_INBOUND else "outbound"
     return f"its answers are taken for new {direction} connections, and go to port {answer.port}: the connection hangs"
 
@@ -111,15 +111,3 @@ def is_own(step: Step) -> bool:
     """Return whether a rule is in one of our chains, or leads into one."""
     target = getattr(step.rule.verdict, "chain", "")
     return step.table in TABLES and (is_own_chain(step.chain) or is_own_chain(target))
-
-
-def dropped_at(live: Trace) -> str:
-    """Return the rule or the chain by whose policy a packet is dropped."""
-    if live.step is not None or live.policy is None:
-        return place_of(live.step)
-    return f"{live.policy.table} {live.policy.chain.name}"
-
-
-def place_of(step: Step | None) -> str:
-    """Return where a rule is; nothing for none."""
-    return f"{step.table} {step.chain}, rule {step.position}" if step else ""

@@ -20,6 +20,7 @@ from itertools import compress, islice, product
 from capture.analysis.rerouting import MarkRoute, foreign_routes
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4, IPV6, Family, Network
+from capture.model.location import Location
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -108,6 +109,13 @@ class BaseChain(Value):
     def chain(self) -> model.Chain:
         """Return the base chain itself."""
         return self.contents.chains[0]
+
+    def location(self, chain: str, position: int = 0, family: Family | None = None) -> Location:
+        """Return where a rule is that is met from here."""
+        if self.table in model.TABLES or (self.place and self.place[0] == "iptables"):  # of that name in both families
+            return Location(self.table, chain, position, family)
+        hook = f"hook {self.hook_text}, priority {self.priority}" if chain == self.chain.name else ""
+        return Location(self.table, chain, position, hook=hook)
 
     def with_chain(self, chain: model.Chain) -> BaseChain:
         """Return the same with another base chain."""

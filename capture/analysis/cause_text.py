@@ -1,7 +1,7 @@
 """The causes that ``why`` reports: each in words, with its remedy. Pure.
 
-The name of a text is the kind of its causes; where a kind has several texts, a word behind a colon tells them apart.
-Words in braces are filled in where the cause is found.
+A text is named by the kind of its causes and, where a kind has several texts, by the variant. Words in braces are
+filled in where the cause is found.
 """
 
 from __future__ import annotations
@@ -9,335 +9,334 @@ from __future__ import annotations
 from capture.model.conventions import APPLY_RECORDED, LO_IS_DOWN, NO_IPV4, NOTHING_APPLIED, SET_LO_UP
 from capture.model.values import Value
 
-APPLY_AGAIN = f"Run {APPLY_RECORDED}"
-APPLY_SAME = f"{APPLY_AGAIN}, or recreate the pod."
-NEW_RECORD = "`capture apply` with the pod's settings"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.model.location import Location
+
+REAPPLY = f"Run {APPLY_RECORDED}"
+REAPPLY_OR_RECREATE = f"{REAPPLY}, or recreate the pod."
+APPLY_SETTINGS = "`capture apply` with the pod's settings"
 """What to run where no settings are recorded, and they are known to people alone."""
 REMOVE_RULE = "Remove the rule, or let its program put it behind ours."
 BOTH_FAMILIES = "Apply with --ip-families both, or --dual-stack; the proxy must listen on it, too."
 SOCKET_LB = "socket load balancing of {owner}"
-UNSEEN = "so that the proxy does not see the service's address"
-LEAVE_PODS = "With Cilium: set socketLB.hostNamespaceOnly=true, which leaves the connections of pods as they are."
+SERVICE_UNSEEN = "so that the proxy does not see the service's address"
+EXCEPT_PODS = "With Cilium: set socketLB.hostNamespaceOnly=true, which leaves the connections of pods as they are."
 WRONG_USER = (
     "the listener on port {port} runs as user {uid}, and the rules leave out user {expected}:"
     " what the proxy sends is captured again"
 )
-ALONE = "the CNI plugin left pod {pod} alone at {time}: {reason}"
+LEFT_ALONE = "the CNI plugin left pod {pod} alone at {time}: {reason}"
 RECREATE = (
     "Recreate the pod, so that istio-init or the CNI plugin captures it; `capture cni status` looks at the node."
     " For a pod that runs: `capture apply`."
 )
-SO_DOES_KATA = "so does Kata Containers, whose pods have a network stack in a virtual machine"
-IN_PROXY = "set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
-WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
-SETS_BOTH = "annotation sidecar.istio.io/interceptionMode sets both."
-DIFFER = "the live rules differ from the applied ones; {first}{others}"
-MEND = f"{APPLY_AGAIN}, or recreate the pod; `capture verify` has every difference."
-REMOVES_IT = f"{APPLY_AGAIN}, which removes it; `capture verify` has every difference."
-ZONES = "the look-up and its answer are tracked in different zones of conntrack, so that no answer arrives"
-CIRCLE = "what the proxy sends on (user {uid}) is captured again, and comes back to it for ever"
-NO_REFERENCE = "Give the pod's settings as options of `capture why`, or run this where the rules were applied."
-REWRITE = (
+KATA_CONTAINERS = "so does Kata Containers, whose pods have a network stack in a virtual machine"
+SET_DNS_CAPTURE = "set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
+FILTER_WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
+MODE_ANNOTATION = "annotation sidecar.istio.io/interceptionMode sets both."
+RULES_DIFFER = "the live rules differ from the applied ones; {first}{others}"
+RESTORE_RULES = f"{REAPPLY}, or recreate the pod; `capture verify` has every difference."
+REMOVE_IT = f"{REAPPLY}, which removes it; `capture verify` has every difference."
+ZONES_DIFFER = "the look-up and its answer are tracked in different zones of conntrack, so that no answer arrives"
+PROXY_LOOP = "what the proxy sends on (user {uid}) is captured again, and comes back to it for ever"
+REMOVE_OTHER_SETS = f"{REAPPLY}: it removes every set but the one it writes."
+RESTRICT_RULE = "Remove the rule, or restrict it to what it is for."
+RESTRICT_DIVERTING_RULE = f"{RESTRICT_RULE[:-1]}; `capture verify` has the packets that it diverts."
+CANNOT_BE_TOLD = "so that it cannot be told whether a rule of the capture is missing"
+NAME_SETTINGS = "Give the pod's settings as options of `capture why`, or run this where the rules were applied."
+REWRITE_RECORD = (
     "Run `capture apply {options}`, if these are the pod's settings{fit}: it writes the record anew."
     " Or recreate the pod."
 )
 
-TEXTS: dict[str, tuple[str, str]] = {
+TEXTS: dict[tuple[str, str], tuple[str, str]] = {
     # The whole pod.
-    "no-rules": (NOTHING_APPLIED, RECREATE),
-    "no-rules: machine": (
+    ("no-rules", ""): (NOTHING_APPLIED, RECREATE),
+    ("no-rules", "machine"): (
         "nothing is applied here: this machine has no rules of the capture",
         "Run `capture host apply`.",
     ),
-    "no-rules: refused": (
+    ("no-rules", "refused"): (
         "nothing is applied here: the CNI plugin refused the pod at {time}: {reason}",
         "Correct that cause; the runtime tries again by itself. `capture cni status` has the plugin's last decisions.",
     ),
-    "left-alone": (ALONE, "To capture it, change that in the pod's template, and recreate the pod."),
-    "left-alone: namespace": (
-        ALONE,
+    ("left-alone", ""): (LEFT_ALONE, "To capture it, change that in the pod's template, and recreate the pod."),
+    ("left-alone", "namespace"): (
+        LEFT_ALONE,
         "To capture it, remove its namespace from exclude_namespaces in the plugin's entry, and recreate the pod.",
     ),
-    "left-alone: not injected": (
-        ALONE,
+    ("left-alone", "not injected"): (
+        LEFT_ALONE,
         "To capture it, label its namespace for injection, drop sidecar.istio.io/inject: false, and recreate the pod.",
     ),
-    "host-network": (
+    ("host-network", ""): (
         "this is the host's own network namespace{evidence}: a pod with hostNetwork: true cannot be captured",
         "Name a pod: --pid N (a process in it) or --netns NAME. For a virtual machine see `capture host`.",
     ),
-    "lo-down": (LO_IS_DOWN, f"{SET_LO_UP} Then run {APPLY_RECORDED}: a capture of IPv6 needs ::6 on it, too."),
-    "interface-down": (
+    ("lo-down", ""): (LO_IS_DOWN, f"{SET_LO_UP} Then run {APPLY_RECORDED}: a capture of IPv6 needs ::6 on it, too."),
+    ("interface-down", ""): (
         "the interface {name} is down: nothing leaves the pod by it, or comes in",
         "Set it up: `ip link set {name} up` in the pod's namespace, and add its routes again, which went with it.",
     ),
-    "interface-missing": (
+    ("interface-missing", ""): (
         "the excluded interface {name} does not exist; there are: {present}",
         "Correct --istio-exclude-interfaces, or the annotation excludeInterfaces.",
     ),
-    "ingress-filter": (
-        f"a filter (tc) sends what comes in by {{name}} to {{target}}, before any rule: {SO_DOES_KATA}",
+    ("ingress-filter", ""): (
+        f"a filter (tc) sends what comes in by {{name}} to {{target}}, before any rule: {KATA_CONTAINERS}",
         "Leave the pod out of the mesh, or run it with a runtime that uses the pod's network namespace.",
     ),
-    "conntrack-full": (
+    ("conntrack-full", ""): (
         "the conntrack table is nearly full: {tracked} of {max_tracked} connections",
         "Raise net.netfilter.nf_conntrack_max on the node; a captured connection takes two entries.",
     ),
-    "ipsec": (
+    ("ipsec", ""): (
         "the IPsec policy `{policy}` drops the connection, whatever the rules are",
         "`ip xfrm policy` in the pod's namespace lists it. Have its program (strongSwan, an operator) except it.",
     ),
-    "ipsec: encrypted": (
+    ("ipsec", "encrypted"): (
         "the IPsec policy `{policy}` covers it: it is encrypted, or lost where there is no key",
         "`ip xfrm state` in the pod's namespace lists the keys.",
     ),
-    "privileged": (
+    ("privileged", ""): (
         "process {process} may leave the capture by {escapes}",
         "Drop the capabilities in the container's securityContext; docs/what-capture-is-not.md has each way.",
     ),
     # The way to the rules.
-    "no-route": (
+    ("no-route", ""): (
         "the pod has no route to {address}: the connection fails before any rule decides",
         "Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; does the pod have {family} at all?",
     ),
-    "no-route: address": (
+    ("no-route", "address"): (
         "the pod has no address: nothing leaves it, or comes in",
         "Recreate the pod: its CNI plugin gives it addresses and routes; `ip addr` in its namespace shows what it has.",
     ),
-    "no-route: default": (
+    ("no-route", "default"): (
         "the pod has no default route for {family}, or a policy rule refuses it: what leaves the pod fails",
         "Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; recreate the pod, if a route is missing.",
     ),
-    "no-route: interface": (
+    ("no-route", "interface"): (
         "the interface {name} has no {family} address: the kernel drops what is redirected there",
         "Give it one, or leave the interface out of the capture (-c {name}).",
     ),
-    "no-route: inbound": (
+    ("no-route", "inbound"): (
         "the pod's routing drops what comes in by {name} from {address}: by a policy rule, or by rp_filter",
         "Look at `ip {flag}rule`, and at `ip route get POD from {address} iif {name}` in the pod's namespace.",
     ),
-    "route-missing": ("{message}", f"{APPLY_AGAIN}; until then {{consequence}}."),
-    "translated-before: may": (
-        f"{SOCKET_LB} sees each connect(): what it translates comes to the rules translated, {UNSEEN}",
-        LEAVE_PODS,
+    ("route-missing", ""): ("{message}", f"{REAPPLY}; until then {{consequence}}."),
+    ("translated-before", "may"): (
+        f"{SOCKET_LB} sees each connect(): what it translates comes to the rules translated, {SERVICE_UNSEEN}",
+        EXCEPT_PODS,
     ),
-    "translated-before": (
-        f"{SOCKET_LB} sends the connection to {{address}} port {{port}} at connect(), {UNSEEN}",
-        LEAVE_PODS,
+    ("translated-before", ""): (
+        f"{SOCKET_LB} sends the connection to {{address}} port {{port}} at connect(), {SERVICE_UNSEEN}",
+        EXCEPT_PODS,
     ),
     # The rules of the capture.
-    "rule-missing": ("the applied rule that leads the connection to the proxy is missing: {rule}", MEND),
-    "rule-missing: any": ("the applied rules send the connection to the proxy ({outcome}), the live ones do not", MEND),
-    "rule-missing: drift": (DIFFER, MEND),
-    "rule-unexpected": ("a rule that was not applied decides on the connection: {rule}", REMOVES_IT),
-    "rule-unexpected: drift": (DIFFER, REMOVES_IT),
-    "rule-unexpected: circle": (f"{CIRCLE}: `{{rule}}` was not applied", REMOVES_IT),
-    "rule-missing: address": ("{message}", f"{APPLY_AGAIN}."),
-    "rule-missing: IPv4": (NO_IPV4, APPLY_SAME),
-    "rule-missing: family": ("{message}", APPLY_SAME),
-    "rule-missing: answers": (
-        "answers to the connection are taken for inbound connections, and do not reach their sender",
-        MEND,
+    ("rule-missing", ""): ("the applied rule that leads the connection to the proxy is missing: {rule}", RESTORE_RULES),
+    ("rule-missing", "any"): (
+        "the applied rules send the connection to the proxy ({outcome}), the live ones do not",
+        RESTORE_RULES,
     ),
-    "rule-missing: zone": (f"{ZONES}: `{{rule}}` is missing", MEND),
-    "rule-missing: zone, any": (f"{ZONES}: no rule sets the same one", MEND),
-    "rule-unexpected: zone": (f"{ZONES}: `{{rule}}` was not applied", REMOVES_IT),
-    "rule-missing: circle": (f"{CIRCLE}: `{{rule}}` is missing", MEND),
-    "rule-missing: circle, any": (f"{CIRCLE}: no rule leaves it out", MEND),
-    "no-record": ("no record here, so that it cannot be told whether a rule of the capture is missing", NO_REFERENCE),
-    "no-record: damaged": ("{fault}, so that it cannot be told whether a rule of the capture is missing", REWRITE),
-    "no-record: no jump": (
+    ("rule-missing", "drift"): (RULES_DIFFER, RESTORE_RULES),
+    ("rule-unexpected", ""): ("a rule that was not applied decides on the connection: {rule}", REMOVE_IT),
+    ("rule-unexpected", "drift"): (RULES_DIFFER, REMOVE_IT),
+    ("rule-unexpected", "circle"): (f"{PROXY_LOOP}: `{{rule}}` was not applied", REMOVE_IT),
+    ("rule-missing", "address"): ("{message}", f"{REAPPLY}."),
+    ("rule-missing", "IPv4"): (NO_IPV4, REAPPLY_OR_RECREATE),
+    ("rule-missing", "family"): ("{message}", REAPPLY_OR_RECREATE),
+    ("rule-missing", "answers"): (
+        "answers to the connection are taken for inbound connections, and do not reach their sender",
+        RESTORE_RULES,
+    ),
+    ("rule-missing", "zone"): (f"{ZONES_DIFFER}: `{{rule}}` is missing", RESTORE_RULES),
+    ("rule-missing", "zone, any"): (f"{ZONES_DIFFER}: no rule sets the same one", RESTORE_RULES),
+    ("rule-unexpected", "zone"): (f"{ZONES_DIFFER}: `{{rule}}` was not applied", REMOVE_IT),
+    ("rule-missing", "circle"): (f"{PROXY_LOOP}: `{{rule}}` is missing", RESTORE_RULES),
+    ("rule-missing", "circle, any"): (f"{PROXY_LOOP}: no rule leaves it out", RESTORE_RULES),
+    ("no-record", ""): (f"no record here, {CANNOT_BE_TOLD}", NAME_SETTINGS),
+    ("no-record", "damaged"): (f"{{fault}}, {CANNOT_BE_TOLD}", REWRITE_RECORD),
+    ("no-record", "no jump"): (
         "without a record: {what} is captured, though the capture has chains for it; a rule may be missing",
         "{remedy}",
     ),
-    "second-set": (
-        "a second set of capture rules is in {place}",
-        f"{APPLY_AGAIN}: it removes every set but the one it writes.",
-    ),
-    "second-set: decides": (
+    ("second-set", ""): ("a second set of capture rules is in {place}", REMOVE_OTHER_SETS),
+    ("second-set", "decides"): (
         "a second set of capture rules decides first, and sends the connection to port {port}",
-        f"{APPLY_AGAIN}: it removes every set but the one it writes.",
+        REMOVE_OTHER_SETS,
     ),
     # What the settings leave out.
-    "excluded": (
+    ("excluded", ""): (
         "the settings leave this connection out{reason}",
         "Change the option or annotation behind that rule, if it should be captured; `capture explain` lists them.",
     ),
-    "excluded: no rule": (
+    ("excluded", "no rule"): (
         "no rule of the capture is about this connection",
         "Look at `capture explain` for what is captured, and at the settings of the pod.",
     ),
-    "excluded: drop": (
+    ("excluded", "drop"): (
         "a rule of the capture drops the packet: {reason}",
         "Look at --drop-invalid and at the mode; `capture explain` lists what is dropped.",
     ),
-    "excluded: everything": (
+    ("excluded", "everything"): (
         "the settings capture nothing: {options}",
         "Correct them, if the pod should be captured; `capture explain` shows what is left.",
     ),
-    "excluded: live": ("{what} is captured by the live rules, and no settings are recorded here", NO_REFERENCE),
-    "excluded: all": ("{what} is captured: {options}", "Change that, if it should be captured."),
-    "excluded: pod": ("the settings restrict the capture: {options}", "`capture explain` lists what is captured."),
-    "family-not-captured": ("{family} is not captured in this pod", BOTH_FAMILIES),
-    "family-not-captured: rejected": (
+    ("excluded", "live"): ("{what} is captured by the live rules, and no settings are recorded here", NAME_SETTINGS),
+    ("excluded", "all"): ("{what} is captured: {options}", "Change that, if it should be captured."),
+    ("excluded", "pod"): ("the settings restrict the capture: {options}", "`capture explain` lists what is captured."),
+    ("family-not-captured", ""): ("{family} is not captured in this pod", BOTH_FAMILIES),
+    ("family-not-captured", "rejected"): (
         "{family} is not captured in this pod, and --other-family reject refuses its TCP",
         f"{BOTH_FAMILIES} With --other-family pass it bypasses the proxy.",
     ),
-    "family-not-captured: pod": ("the pod has {family} addresses only, and {family} is not captured", BOTH_FAMILIES),
-    "family-not-captured: note": ("{note}", "Apply with --ip-families both, if it should be captured."),
-    "dns-not-captured: server": (
+    ("family-not-captured", "pod"): (
+        "the pod has {family} addresses only, and {family} is not captured",
+        BOTH_FAMILIES,
+    ),
+    ("family-not-captured", "note"): ("{note}", "Apply with --ip-families both, if it should be captured."),
+    ("dns-not-captured", "server"): (
         "DNS is captured for the pod's own name servers alone, and {server} is none of them",
         "Apply with --capture-all-dns too, if look-ups at other servers should be captured.",
     ),
-    "dns-not-captured: no server": (
+    ("dns-not-captured", "no server"): (
         "DNS is captured for known name servers alone, and none was known when the rules were applied",
         "Apply with --capture-all-dns too, or from within the pod, whose resolv.conf names the servers.",
     ),
-    "dns-not-captured": (
+    ("dns-not-captured", ""): (
         "DNS is not captured: the look-up goes to the name server directly",
-        f"Apply with --redirect-dns; in Kubernetes, {IN_PROXY}.",
+        f"Apply with --redirect-dns; in Kubernetes, {SET_DNS_CAPTURE}.",
     ),
-    "not-tcp": (
+    ("not-tcp", ""): (
         "only TCP is captured (and DNS, if that is on), and this is {protocol}",
         "Nothing to do; a NetworkPolicy can forbid what must not bypass the proxy.",
     ),
-    "proxy-user": (
+    ("proxy-user", ""): (
         "the connection comes from the proxy's user or group (user {uid}, group {gid}), which is never captured",
         "If this is the application: run it as another user and group than the proxy.",
     ),
-    "proxy-user: listener": (
+    ("proxy-user", "listener"): (
         "the proxy's user {uid} listens on tcp port {ports}, too: if that is the application, it bypasses the proxy",
         "Run the application as another user and group than the proxy (runAsUser, runAsGroup).",
     ),
     # Foreign rules.
-    "foreign-rule": (
-        "a foreign rule decides before ours, and lets the connection bypass the proxy",
-        REMOVE_RULE,
-    ),
-    "foreign-rule: circle": (
+    ("foreign-rule", ""): ("a foreign rule decides before ours, and lets the connection bypass the proxy", REMOVE_RULE),
+    ("foreign-rule", "circle"): (
         "a foreign rule sends what the proxy (user {uid}) sends on back to it: {rule}",
         "Restrict it to other users than {uid}, or remove it.",
     ),
-    "foreign-rule: untracked": (
+    ("foreign-rule", "untracked"): (
         "a foreign rule keeps the connection out of connection tracking, and {what}",
         "Remove the rule, or restrict it to what it is for: node-local DNS caches write such rules.",
     ),
-    "foreign-rule: pod": (
-        "a {does}: {rule}{others}",
-        "Remove it, or restrict it to what it is for; `capture verify` has the packets that it diverts.",
-    ),
-    "nat-first: pod": (
-        "a {does}, to another address or port: {rule}{others}",
-        "Remove it, or restrict it to what it is for; `capture verify` has the packets that it diverts.",
-    ),
-    "nat-first": (
+    ("foreign-rule", "pod"): ("a {does}: {rule}{others}", RESTRICT_DIVERTING_RULE),
+    ("nat-first", "pod"): ("a {does}, to another address or port: {rule}{others}", RESTRICT_DIVERTING_RULE),
+    ("nat-first", ""): (
         "a foreign rule decides before ours, and sends the connection to {address} port {port}",
         REMOVE_RULE,
     ),
-    "nat-first: behind": (
-        "a foreign rule behind ours translates the destination, to {to}",
-        "Remove the rule, or restrict it to what it is for.",
-    ),
-    "nat-first: port": (
+    ("nat-first", "behind"): ("a foreign rule behind ours translates the destination, to {to}", RESTRICT_RULE),
+    ("nat-first", "port"): (
         "a foreign rule translates the destination first, to port {port}; the first NAT mapping wins",
         REMOVE_RULE,
     ),
-    "nat-first: sent on": (
+    ("nat-first", "sent on"): (
         "a foreign rule sends what the proxy sends on to the app elsewhere, to {to}",
-        "Remove the rule, or restrict it to what it is for.",
+        RESTRICT_RULE,
     ),
-    "filtered": ("{filter}", f"Remove or relax it: {WRITERS}"),
-    "filtered: over lo": (
+    ("filtered", ""): ("{filter}", f"Remove or relax it: {FILTER_WRITERS}"),
+    ("filtered", "over lo"): (
         "{filter}",
-        f"Remove it, or accept before it what goes over lo (`-i lo -j ACCEPT`, at OUTPUT `-o lo`). {WRITERS}",
+        f"Remove it, or accept before it what goes over lo (`-i lo -j ACCEPT`, at OUTPUT `-o lo`). {FILTER_WRITERS}",
     ),
-    "filtered: redirected": (
+    ("filtered", "redirected"): (
         "{filter}",
         (
             "Accept {port} there, not the port that was called: the filter comes after the redirect. Over lo the proxy"
-            f" calls the app: accept that, too (`-i lo -j ACCEPT`, at OUTPUT `-o lo`). {WRITERS}"
+            f" calls the app: accept that, too (`-i lo -j ACCEPT`, at OUTPUT `-o lo`). {FILTER_WRITERS}"
         ),
     ),
-    "rerouted": (
+    ("rerouted", ""): (
         "a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}",
         "Remove the rule, or restrict it to what it is for; `ip rule` and `ip route show table all` have the routes.",
     ),
-    "unjudged": (
+    ("unjudged", ""): (
         "a foreign rule may divert captured traffic, which cannot be judged: {rule}",
         "Look at the rule; `capture verify` has the packets that it may divert.",
     ),
-    "unjudged: order": (
+    ("unjudged", "order"): (
         "a foreign rule diverts the connection if its chain is before ours, which nothing shows: {rule}",
         "Remove the rule, or have one program write all rules: chains of one priority are in the order of their age.",
     ),
-    "unjudged: drop": (
+    ("unjudged", "drop"): (
         "{drop}, unless a rule that cannot be judged accepts it",
         "Have a rule before it accept the packet always, or remove the one that drops it.",
     ),
-    "unjudged: doubt": ("{doubt}", "`capture verify` has all that cannot be judged."),
-    "unjudged: IPsec": (
+    ("unjudged", "doubt"): ("{doubt}", "`capture verify` has all that cannot be judged."),
+    ("unjudged", "IPsec"): (
         "the IPsec policies, which may drop connections, cannot be read: {reason}",
         "Run as root, and look at `ip xfrm policy` in the pod's namespace.",
     ),
     # The proxy's listeners.
-    "not-listening": (
+    ("not-listening", ""): (
         "no process listens on {port}, to which {kind} connections are sent",
         "Start the proxy, or look why it ended: kubectl logs POD -c istio-proxy. Without a proxy: `capture clean`.",
     ),
-    "not-listening: other ports": (
+    ("not-listening", "other ports"): (
         "no process listens on {port}, to which {kind} connections are sent; the proxy's user listens on {others}",
         "Apply the rules with the proxy's ports (-p, -z), or look at kubectl logs POD -c istio-proxy.",
     ),
-    "not-listening: full": (
+    ("not-listening", "full"): (
         "the proxy does not accept: {waiting} connections wait on {port}, and the kernel takes no more",
         "Look why it hangs (kubectl logs POD -c istio-proxy, its CPU limit), or start it again.",
     ),
-    "not-listening: DNS": (
+    ("not-listening", "DNS"): (
         "no process listens on {port}, to which DNS is sent; the proxy runs, and listens on tcp {others}",
-        f"Apply the rules without --redirect-dns, or {IN_PROXY}.",
+        f"Apply the rules without --redirect-dns, or {SET_DNS_CAPTURE}.",
     ),
-    "not-listening: app": (
+    ("not-listening", "app"): (
         "the application listens on {bound} port {port} alone, and the proxy calls it at {arrive}: refused",
         "Let it listen on 0.0.0.0; in Istio, a Sidecar may name 127.0.0.1 as defaultEndpoint.",
     ),
-    "not-listening: family": (
+    ("not-listening", "family"): (
         "the listener on {port} takes {other} only, and {family} is captured, too",
         "Let the proxy listen on {any_address} as well{alternative}.",
     ),
-    "not-listening: address": (
+    ("not-listening", "address"): (
         "the listener on {port} is bound to {bound}, and {kind} connections arrive at {arrive}",
         "Let the proxy listen on {any_address}.",
     ),
-    "not-listening: Envoy": (
+    ("not-listening", "Envoy"): (
         "Envoy has no listener on {port} for {family}, which is captured",
         "Give the listener an address of {family}, or capture the other family only (--ip-families).",
     ),
-    "proxy-wrong-user": (
+    ("proxy-wrong-user", ""): (
         WRONG_USER,
         "Run the proxy as user {expected} (runAsUser), or apply with --proxy-uid {uid}. An app needs another port.",
     ),
-    "proxy-wrong-user: TPROXY": (
+    ("proxy-wrong-user", "TPROXY"): (
         WRONG_USER,
         "Run the proxy as root with group {groups} (runAsUser: 0, runAsGroup: {groups}).",
     ),
-    "proxy-mode": (
+    ("proxy-mode", ""): (
         "the rules use {mode}, and the listener on port {port} is configured for {other} ({kind})",
-        f"Configure the proxy for {{mode}}, or apply the rules with -m {{other}}: {SETS_BOTH}",
+        f"Configure the proxy for {{mode}}, or apply the rules with -m {{other}}: {MODE_ANNOTATION}",
     ),
-    "proxy-mode: one port": (
+    ("proxy-mode", "one port"): (
         "inbound and outbound connections are sent to one port, {port}: the proxy cannot tell the directions apart",
         "Apply the rules with different ports (-p, -z).",
     ),
-    "proxy-mode: Envoy": (
-        "the rules use {mode}, and Envoy's listener {name} is configured for {other}",
+    ("proxy-mode", "Envoy"): (
+        "the rules use {mode}, and Envoy's listener {name} on port {port} is configured for {other}",
         "Set transparent: {transparent} on it, or apply the rules with -m {other}.",
     ),
-    "proxy-mode: destination": (
+    ("proxy-mode", "destination"): (
         "Envoy's listener {name} on port {port} does not use the original destination",
         "Set use_original_dst on it, or add the filter envoy.filters.listener.original_dst.",
     ),
-    "proxy-mode: mark": (
-        "Envoy marks its own connections with {mark:#x}, and the rules expect {expected:#x}",
+    ("proxy-mode", "mark"): (
+        "Envoy's listener on port {port} marks connections with {mark:#x}, and the rules expect {expected:#x}",
         "Set the same mark in the filter original_src and by --istio-inbound-tproxy-mark.",
     ),
 }
@@ -345,7 +344,7 @@ TEXTS: dict[str, tuple[str, str]] = {
 
 def without_record(remedy: str) -> str:
     """Return a remedy for a namespace whose settings are not recorded."""
-    return remedy.replace(APPLY_RECORDED, NEW_RECORD)
+    return remedy.replace(APPLY_RECORDED, APPLY_SETTINGS)
 
 
 def for_machine(remedy: str) -> str:
@@ -354,15 +353,18 @@ def for_machine(remedy: str) -> str:
 
 
 class Cause(Value):
-    """One reason: its kind, the fault in words, what to do about it, and where it is (a rule, a port, a setting)."""
+    """One reason: its kind, the fault in words, what to do about it, and where it is.
+
+    That is the location of a rule, which the words lack, or the name of what they are about: an interface, a port.
+    """
 
     kind: str
     message: str
     remedy: str
-    where: str = ""
+    where: Location | str = ""
 
 
-def cause(name: str, where: str = "", /, **words: object) -> Cause:
+def cause(kind: str, variant: str = "", /, *, where: Location | str | None = None, **words: object) -> Cause:
     """Return the cause of a text, with its words filled in."""
-    message, remedy = TEXTS[name]
-    return Cause(name.partition(":")[0], message.format(**words), remedy.format(**words), where)
+    message, remedy = TEXTS[kind, variant]
+    return Cause(kind, message.format(**words), remedy.format(**words), where or "")

@@ -9,7 +9,7 @@ Causes of the whole pod (``lo`` down, a conntrack table that is nearly full, a m
 
 from __future__ import annotations
 
-from capture.analysis.answers import dropped_at, is_own, place_of, untracked_text, untracking_step
+from capture.analysis.answers import is_own, untracked_text, untracking_step
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.captured_pod import Capture, PodFacts, contains
 from capture.analysis.cause_text import Cause, cause
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from capture.analysis.trace import Step, Trace
+    from capture.model.location import Location
 
     TextOf = Callable[[Rule, Family], str]
 
@@ -43,13 +44,13 @@ def causes_of_connection(
     if live.outcome == "no-route":
         yield no_route_cause(facts, packet.family, address_text(packet.family, packet.destination.first))
     elif packet.in_interface is not None and packet.in_interface == down_interface(facts):
-        yield cause("interface-down", packet.in_interface, name=packet.in_interface)
+        yield cause("interface-down", where=packet.in_interface, name=packet.in_interface)
     elif live.outcome == "direct":
         yield _answer_cause(live, text_of) or _direct_cause(live, desired, capture)
     elif live.outcome == "dropped":
         yield drop_of_connection(live, text_of)
     elif step is not None and is_own_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
-        yield cause("second-set: decides", place_of(step), port=live.port)
+        yield cause("second-set", "decides", where=live.location, port=live.port)
     elif desired is not None and {live.outcome, desired.outcome} <= {*TO_PROXY} and live.port != desired.port:
         yield rule_missing(desired)
     elif live.outcome in TO_PROXY:
@@ -58,11 +59,11 @@ def causes_of_connection(
             facts, capture, live.outcome, live.port, packet.family, packet.protocol, is_over_lo=is_over_lo
         )
     elif _own_steps_before(live, capture):
-        yield cause("nat-first: behind", place_of(step), to=f"port {live.port}")
+        yield cause("nat-first", "behind", where=live.location, to=f"port {live.port}")
     elif not is_mapped(live):
-        yield cause("foreign-rule", place_of(step))
+        yield cause("foreign-rule", where=live.location)
     else:
-        yield cause("nat-first: port", place_of(step), port=live.port)
+        yield cause("nat-first", "port", where=live.location, port=live.port)
 
 
 def is_mapped(live: Trace) -> bool:
@@ -74,7 +75,7 @@ def is_mapped(live: Trace) -> bool:
 def untracked_cause(live: Trace) -> Cause | None:
     """Return that a packet is kept out of connection tracking, if it is: so nat does not translate it, or back."""
     step = untracking_step(live)
-    return cause("foreign-rule: untracked", place_of(step), what=untracked_text(live)) if step else None
+    return cause("foreign-rule", "untracked", where=step.location, what=untracked_text(live)) if step else None
 
 
 def _answer_cause(live: Trace, text_of: TextOf) -> Cause | None:
@@ -98,16 +99,12 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
     if packet.protocol != "tcp" and not capture.captures(DNS):
         return cause("dns-not-captured")
     # The desired rules may decide by the same rule, which need not be in one of our chains.
-    is_desired = (
-        desired is not None
-        and desired.step is not None
-        and step is not None
-        and (canonical_rule(desired.step.rule) == canonical_rule(step.rule))
-    )
+    at_desired = desired.step if desired else None
+    is_desired = at_desired and step and canonical_rule(at_desired.rule) == canonical_rule(step.rule)
     if step is not None and not is_own(step) and not is_desired:
         own_steps = _own_steps_before(live, capture)
         if not own_steps or live.address is not None:
-            return _foreign_rule_cause(live, step, is_behind=bool(own_steps))
+            return _foreign_rule_cause(live, is_behind=bool(own_steps))
         step = own_steps[-1] if is_own_chain(own_steps[-1].chain) else None  # which has left it out before
     if packet.family not in capture.families:
         return _family_cause(packet.family)
@@ -116,26 +113,26 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
     if contains(packet.uid, capture.uids) or contains(packet.gid, capture.gids):
         return cause("proxy-user", uid=packet.uid, gid=packet.gid)
     if packet.protocol != "tcp":
-        return cause("dns-not-captured: server", server=address_text(packet.family, packet.destination.first))
+        return cause("dns-not-captured", "server", server=address_text(packet.family, packet.destination.first))
     return _excluded(step)
 
 
 def _family_cause(family: Family) -> Cause:
     """Return that a family is not captured; IPv4 always is, so that its rules are missing."""
     name = FAMILY_NAMES[family]
-    return cause("rule-missing: IPv4") if family == IPV4 else cause("family-not-captured", name, family=name)
+    return cause("rule-missing", "IPv4") if family == IPV4 else cause("family-not-captured", where=name, family=name)
 
 
 def rule_missing(desired: Trace) -> Cause:
     """Return that live rules lack one that leads a packet to the proxy, whichever."""
-    return cause("rule-missing: any", outcome=f"{desired.outcome} {desired.port}")
+    return cause("rule-missing", "any", outcome=f"{desired.outcome} {desired.port}")
 
 
 def _excluded(step: Step | None) -> Cause:
     """Return the cause where the settings exclude the packet, by a rule or for want of one."""
     if step is None:
-        return cause("excluded: no rule")
-    return cause("excluded", place_of(step), reason=f": {step.rule.why}" if step.rule.why else "")
+        return cause("excluded", "no rule")
+    return cause("excluded", where=step.location, reason=f": {step.rule.why}" if step.rule.why else "")
 
 
 def _own_steps_before(live: Trace, capture: Capture) -> list[Step]:
@@ -145,13 +142,13 @@ def _own_steps_before(live: Trace, capture: Capture) -> list[Step]:
     return [step for step in before if is_own(step) and step.table == (MANGLE if is_transparent else NAT)]
 
 
-def _foreign_rule_cause(live: Trace, step: Step, *, is_behind: bool) -> Cause:
+def _foreign_rule_cause(live: Trace, *, is_behind: bool) -> Cause:
     if live.address is None:
-        return cause("foreign-rule", place_of(step))
+        return cause("foreign-rule", where=live.location)
     address = address_text(live.address.family, live.address.first)
     if is_behind:
-        return cause("nat-first: behind", place_of(step), to=f"{address} port {live.port}")
-    return cause("nat-first", place_of(step), address=address, port=live.port)
+        return cause("nat-first", "behind", where=live.location, to=f"{address} port {live.port}")
+    return cause("nat-first", where=live.location, address=address, port=live.port)
 
 
 def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = (), what: str = "the packet") -> Cause:
@@ -159,36 +156,41 @@ def drop_cause(live: Trace, text_of: TextOf, others: Iterable[Trace] = (), what:
     step, policy = live.step, live.policy
     words = (step.rule.why or text_of(step.rule, live.packet.family)) if step is not None else ""
     if step is not None and live.rerouted is not None:
-        return cause("rerouted", place_of(step), mark=live.mark, rule=live.rerouted.words, words=words)
+        return cause("rerouted", where=live.location, mark=live.mark, rule=live.rerouted.words, words=words)
     if step is not None and step.rule.why == REJECTED:
         family = FAMILY_NAMES[live.packet.family]
-        return cause("family-not-captured: rejected", place_of(step), family=family)
+        return cause("family-not-captured", "rejected", where=live.location, family=family)
     if step is not None and is_own(step):
-        return cause("excluded: drop", place_of(step), reason=step.rule.why or "by its settings")
+        return cause("excluded", "drop", where=live.location, reason=step.rule.why or "by its settings")
     ports = _redirected_to(live, others)
     over_lo = LOOPBACK in (live.packet.in_interface, live.packet.out_interface)
-    name = "filtered: redirected" if ports else "filtered: over lo" if over_lo else "filtered"
+    variant = "redirected" if ports else "over lo" if over_lo else ""
     what = f"what goes to {ports}" if ports else what
     text = f"a foreign rule or policy drops {what}"
     if step is not None:
         text = f"a foreign rule {'rejects' if rejects(step.rule) else 'drops'} {what}: {words}"
     elif policy is not None:
         text = f"no rule accepts {what}, and the chain's policy is DROP"
-    return cause(name, dropped_at(live), filter=text, port=ports)
+    return cause("filtered", variant, where=live.location, filter=text, port=ports)
 
 
 def drop_of_connection(live: Trace, text_of: TextOf, what: str = "the packet") -> Cause:
     """Return why a packet is dropped; ``unjudged`` where a rule that cannot be judged may accept it before."""
     found = drop_cause(live, text_of, what=what)
-    return cause("unjudged: drop", found.where, drop=found.message) if live.may_be_spared else found
+    return cause("unjudged", "drop", where=found.where, drop=found.message) if live.may_be_spared else found
 
 
 def _redirected_to(live: Trace, others: Iterable[Trace]) -> str:
     """Return to which ports packets were redirected that are dropped like this one; TPROXY leaves them as they are."""
-    alike = [each for each in others if each.outcome == "dropped" and dropped_at(each) == dropped_at(live)]
-    ports = sorted({port for each in (live, *alike) for port in _ports_of(each)})
+    alike = [each for each in others if each.outcome == "dropped" and _dropped_at(each) == _dropped_at(live)]
+    ports = sorted({port for traced in (live, *alike) for port in _ports_of(traced)})
     noun = "port" if len(ports) == 1 else "ports"
     return f"{noun} {' and '.join(map(str, ports))}" if ports else ""
+
+
+def _dropped_at(live: Trace) -> Location | None:
+    """Return where a packet is dropped, in tables of either family."""
+    return live.location and live.location.replace(family=None)
 
 
 def _ports_of(live: Trace) -> Iterator[int]:

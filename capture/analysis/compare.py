@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from capture.analysis.canonical import CanonicalChain, canonical
 from capture.analysis.ownership import CERTAIN, disturbance_test, shape
-from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
+from capture.model.addresses import FAMILIES, Family
 from capture.model.chain_names import is_own_chain
+from capture.model.location import Location
 from capture.model.ruleset import BUILT_IN_CHAINS
 from capture.model.values import Value
 
@@ -56,27 +57,9 @@ class Difference(Value):
     together: str = ""
 
     @property
-    def place(self) -> str:
-        """Return where it is, in words."""
-        where = f"{FAMILY_NAMES[self.family]} {self.table} {self.chain}"
-        if self.rule is None:
-            return where
-        return f"{where}: rule {self.position}" if self.position else f"{where}: a rule"
-
-    @property
-    def chain_name(self) -> str:
-        """Return the name of its chain, as one of another base chain has it."""
-        return self.chain
-
-    @property
-    def where(self) -> str:
-        """Return its chain."""
-        return f"{self.table} {self.chain}"
-
-    @property
-    def numbered(self) -> str:
-        """Return its chain, and the number of its rule there."""
-        return f"{self.where}, rule {self.position}" if self.position else self.where
+    def location(self) -> Location:
+        """Return where it is."""
+        return Location(self.table, self.chain, self.position, self.family)
 
     @property
     def weight(self) -> tuple[bool, ...]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from capture.analysis.base_chains import BaseChain, Situation
     from capture.analysis.compare import Difference
     from capture.model.addresses import Family
+    from capture.model.location import Location
 
 MAX_CULPRITS = 20
 """Foreign rules that are named for one family; a longer list would not help."""
@@ -31,11 +32,13 @@ MAX_CULPRITS_OF_MANY = 4
 class Obstacle(Value):
     """A rule of a foreign base chain, or with None its policy; ``effect`` is what it does to captured packets."""
 
-    not_compared = ("effect",)
+    not_compared = ("effect", "position")
 
     foreign_chain: BaseChain
     rule: Rule | None = None
     effect: Effect | None = None
+    position: int = 0
+    """That of the rule in its chain; 0 for the policy."""
 
     @property
     def family(self) -> Family:
@@ -43,22 +46,10 @@ class Obstacle(Value):
         return (self.rule and self.rule.family) or self.foreign_chain.families[0]
 
     @property
-    def chain_name(self) -> str:
-        """Return the name of its base chain."""
-        return self.foreign_chain.chain.name
-
-    @property
-    def where(self) -> str:
-        """Return its chain; by it alone it is known, since its number is that among all rules of a foreign chain."""
-        return f"{self.foreign_chain.table} {self.chain_name}"
-
-    numbered = where
-
-    @property
-    def place(self) -> str:
-        """Return where it is, in words."""
+    def location(self) -> Location:
+        """Return where it is."""
         there = self.foreign_chain
-        return f"table {there.table}, chain {self.chain_name} ({there.hook_text}, priority {there.priority})"
+        return there.location(there.chain.name, self.position, self.family)
 
 
 if TYPE_CHECKING:
@@ -83,8 +74,8 @@ class Culprits:
         self._foreign: dict[int, Foreign] = {id(each.rule): each for each in foreign}
         self._policies: dict[tuple[str, str], int] = {}
         for there in (there for there in whole.other_chains if family in there.families):
-            rules = (rule for rule in there.chain.rules if rule.family in (None, family))
-            self._foreign |= {id(rule): Obstacle(there, rule) for rule in rules}
+            for position, rule in enumerate(there.chain.rules_for(family), 1):
+                self._foreign[id(rule)] = Obstacle(there, rule, position=rule.number or position)
             if there.chain.policy_for(family) == "DROP":
                 self._foreign[id(there.chain)] = Obstacle(there)
                 self._policies[there.table, there.chain.name] = id(there.chain)

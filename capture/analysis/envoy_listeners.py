@@ -71,15 +71,15 @@ def causes_of_listeners(listeners: tuple[EnvoyListener, ...], capture: Capture, 
     for outcome, family, port in capture.ports:
         if outcome != DNS and not any((family, port) in each.ports for each in listeners):
             where = f"tcp port {port}"
-            yield cause("not-listening: Envoy", where, port=where, family=FAMILY_NAMES[family])
+            yield cause("not-listening", "Envoy", where=where, port=where, family=FAMILY_NAMES[family])
     for port in dict.fromkeys(port for outcome, _, port in capture.ports if outcome != DNS):
         where = f"tcp port {port}"
         for each in (each for each in listeners if port in {number for _, number in each.ports}):
             if not each.restores_destination:
-                yield cause("proxy-mode: destination", where, name=each.name, port=port)
+                yield cause("proxy-mode", "destination", where=where, name=each.name, port=port)
             if port in of_inbound and each.is_transparent != capture.is_transparent:
                 mode, other = MODES[capture.is_transparent], MODES[each.is_transparent]
-                transparent = str(capture.is_transparent).lower()
-                yield cause("proxy-mode: Envoy", where, mode=mode, name=each.name, other=other, transparent=transparent)
+                words = {"mode": mode, "other": other, "transparent": str(capture.is_transparent).lower()}
+                yield cause("proxy-mode", "Envoy", where=where, name=each.name, port=port, **words)
             elif port in of_inbound and capture.is_transparent and each.mark not in (0, mark):
-                yield cause("proxy-mode: mark", where, mark=each.mark, expected=mark)
+                yield cause("proxy-mode", "mark", where=where, port=port, mark=each.mark, expected=mark)

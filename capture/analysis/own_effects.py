@@ -62,7 +62,7 @@ def with_effects(family: Family, own: Sequence[Difference], changed: Changed) ->
             group = fewer if effect_of(*fewer) is not None else group
         for change in group:
             found[change] = effect_of(*group)
-            words[change] = f"not alone, but with {_places([each for each in group if each != change])}"
+            words[change] = f"not alone, but with {_locations([each for each in group if each != change])}"
         idle = [change for change in idle if change not in group]
     else:
         if len(idle) > 1 and effect_of(*idle) is not None:
@@ -73,10 +73,10 @@ def with_effects(family: Family, own: Sequence[Difference], changed: Changed) ->
         yield each.replace(effect=effect, together=together)
 
 
-def _places(changes: Sequence[Change]) -> str:
+def _locations(changes: Sequence[Change]) -> str:
     """Return where some changes are, in words."""
-    first, others = changes[0][0].place, len(changes) - 1
-    return f"{first} and {plural(others, 'more difference')}" if others else first
+    first, others = changes[0][0].location, len(changes) - 1
+    return f"{first} and {plural(others, 'more difference')}" if others else str(first)
 
 
 def _changes(own: Sequence[Difference], live: Ruleset) -> Iterator[tuple[Change, str]]:

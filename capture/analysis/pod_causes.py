@@ -41,15 +41,15 @@ NEARLY_FULL = 0.95
 def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield what is wrong with the pod, whatever connection is meant; ``stops`` tells which of it matters to one."""
     if any(link.is_loopback and not link.is_up for link in facts.links):
-        yield cause("lo-down", "lo")
+        yield cause("lo-down", where=LOOPBACK)
     present = ", ".join(sorted(link.name for link in facts.links if not link.is_loopback))
     for name in missing_interfaces(facts, capture):
-        yield cause("interface-missing", name, name=name, present=present or "none")
+        yield cause("interface-missing", where=name, name=name, present=present or "none")
     for name, target in facts.diverted:
-        yield cause("ingress-filter", name, name=name, target=target)
+        yield cause("ingress-filter", where=name, name=name, target=target)
     if is_nearly_full(facts.tracked, facts.max_tracked):
         setting = "net.netfilter.nf_conntrack_max"
-        yield cause("conntrack-full", setting, tracked=facts.tracked, max_tracked=facts.max_tracked)
+        yield cause("conntrack-full", where=setting, tracked=facts.tracked, max_tracked=facts.max_tracked)
 
 
 def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
@@ -78,7 +78,7 @@ def default_route_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield why outbound packets get no further. Next to IPv4, IPv6 without a default route is usual."""
     families = {address.family for address in facts.addresses}.intersection(capture.families)
     if not facts.addresses and any(link.is_up and not link.is_loopback for link in facts.links):
-        yield cause("no-route: address")
+        yield cause("no-route", "address")
     needed = IPV4 if IPV4 in families else IPV6
     if needed in families.intersection(facts.unrouted):
         yield no_route_cause(facts, needed)
@@ -88,10 +88,10 @@ def no_route_cause(facts: PodFacts, family: Family, address: str = "") -> Cause:
     """Return why there is no route to an address, or out of the pod: routes go with their interface."""
     down = down_interface(facts)
     if down is not None:
-        return cause("interface-down", down, name=down)
+        return cause("interface-down", where=down, name=down)
     flag, name = "-6 " if family == IPV6 else "", FAMILY_NAMES[family]
     if family in facts.unrouted:
-        return cause("no-route: default", flag=flag, family=name)
+        return cause("no-route", "default", flag=flag, family=name)
     return cause("no-route", address=address, flag=flag, family=name)
 
 
@@ -114,7 +114,7 @@ def causes_of_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     of_pod = {address.family for address in facts.addresses}
     if of_pod and of_pod.isdisjoint(capture.families):
         name = FAMILY_NAMES[facts.addresses[0].family]
-        yield cause("family-not-captured: pod", name, family=name)
+        yield cause("family-not-captured", "pod", where=name, family=name)
     for outcome, family, port in capture.ports:
         if outcome == DNS and family == IPV4:
             yield from causes_at_port(facts, capture, outcome, port, family, "udp")
@@ -157,10 +157,8 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
         yield _of_other_family(on_port, kind, family, addresses, where)
     else:
         others = sorted({each.port for each in of_proxy(facts, capture)})
-        name = "not-listening: other ports" if others else "not-listening"
-        if others and outcome == "dns":
-            name = "not-listening: DNS"
-        yield cause(name, where, port=where, kind=kind, others=", ".join(map(str, others)))
+        variant = "" if not others else "DNS" if outcome == DNS else "other ports"
+        yield cause("not-listening", variant, where=where, port=where, kind=kind, others=", ".join(map(str, others)))
 
 
 def of_proxy(facts: PodFacts, capture: Capture) -> list[Listener]:
@@ -178,12 +176,12 @@ def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
         {port for each, _, port in capture.ports if each == o} for o in (PROXY_INBOUND, PROXY_OUTBOUND)
     )
     for port in inbound & outbound:
-        yield cause("proxy-mode: one port", f"tcp port {port}", port=port)
+        yield cause("proxy-mode", "one port", where=f"tcp port {port}", port=port)
     expected = (*(port for _, _, port in capture.ports), *SIDECAR_PORTS)
     for uid in sorted({each.uid for each in of_proxy(facts, capture)}):
-        ports = {each.port for each in of_proxy(facts, capture) if each.uid == uid}.difference(expected)
+        ports = sorted({each.port for each in of_proxy(facts, capture) if each.uid == uid}.difference(expected))
         if ports:
-            yield cause("proxy-user: listener", f"user {uid}", uid=uid, ports=", ".join(map(str, sorted(ports))))
+            yield cause("proxy-user", "listener", where=f"user {uid}", uid=uid, ports=", ".join(map(str, ports)))
 
 
 def app_elsewhere(live: Trace, facts: PodFacts) -> Iterator[Cause]:
@@ -201,7 +199,7 @@ def app_elsewhere(live: Trace, facts: PodFacts) -> Iterator[Cause]:
     if not any(_is_bound_to_any(each, [packet.destination]) for each in on_port):
         bound = address_text(FAMILY_OF[on_port[0].family], int.from_bytes(on_port[0].address, "big"))
         arrive = address_text(packet.family, packet.destination.first)
-        yield cause("not-listening: app", f"port {packet.port}", port=packet.port, bound=bound, arrive=arrive)
+        yield cause("not-listening", "app", where=f"port {packet.port}", port=packet.port, bound=bound, arrive=arrive)
 
 
 def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
@@ -219,7 +217,7 @@ def _of_other_family(on_port: list[Listener], kind: str, family: Family, address
     (other,) = (FAMILY_NAMES[each] for each in FAMILIES if each != family)
     alternative = ", or capture IPv4 alone (--ip-families ipv4)" if family == IPV6 else ""
     words = {"other": other, "family": FAMILY_NAMES[family], "any_address": ANY_ADDRESS[family]}
-    return cause("not-listening: family", where, port=where, alternative=alternative, **words)
+    return cause("not-listening", "family", where=where, port=where, alternative=alternative, **words)
 
 
 def _bound_elsewhere(listener: Listener, kind: str, arrives_at: Network, where: str) -> Cause:
@@ -228,10 +226,8 @@ def _bound_elsewhere(listener: Listener, kind: str, arrives_at: Network, where: 
     if listener.interface:
         bound += f" of interface {listener.interface} alone"
     arrive = address_text(arrives_at.family, arrives_at.first)
-    any_address = ANY_ADDRESS[arrives_at.family]
-    return cause(
-        "not-listening: address", where, port=where, bound=bound, kind=kind, arrive=arrive, any_address=any_address
-    )
+    words = {"bound": bound, "arrive": arrive, "any_address": ANY_ADDRESS[arrives_at.family]}
+    return cause("not-listening", "address", where=where, port=where, kind=kind, **words)
 
 
 def _misconfigured_listener_causes(
@@ -240,17 +236,17 @@ def _misconfigured_listener_causes(
     """Yield in which ways a port is not served as expected: not at all now, by another user, or in the other mode."""
     where = f"tcp port {port}"
     if all(each.is_full for each in serving):
-        yield cause("not-listening: full", where, port=where, waiting=sum(each.waiting for each in serving))
+        yield cause("not-listening", "full", where=where, port=where, waiting=sum(each.waiting for each in serving))
     if all(_is_captured(each, facts, capture) for each in serving):
         uid, expected = serving[0].uid, ",".join(map(str, capture.uids))
         # The calls of a transparent proxy to the app and to its own pod differ by the user alone.
-        name = "proxy-wrong-user: TPROXY" if capture.is_transparent else "proxy-wrong-user"
+        variant = "TPROXY" if capture.is_transparent else ""
         groups = ",".join(map(str, capture.gids))
-        yield cause(name, where, port=port, uid=uid, expected=expected, groups=groups)
+        yield cause("proxy-wrong-user", variant, where=where, port=port, uid=uid, expected=expected, groups=groups)
     if outcome == "proxy-inbound" and all(each.transparent != capture.is_transparent for each in serving):
         mode, other = MODES[capture.is_transparent], MODES[not capture.is_transparent]
         kind = "not transparent" if capture.is_transparent else "transparent"
-        yield cause("proxy-mode", where, port=port, mode=mode, other=other, kind=kind)
+        yield cause("proxy-mode", where=where, port=port, mode=mode, other=other, kind=kind)
 
 
 def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:

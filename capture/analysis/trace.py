@@ -20,7 +20,8 @@ from capture.analysis.meaning import Either, Goto, MapSource, Translate, Untrack
 from capture.analysis.outcome import PROXY_INBOUND, Fate, redirect_outcome
 from capture.analysis.rerouting import UNCHANGED, MarkRoute, routed_marks
 from capture.model import ruleset as model
-from capture.model.addresses import LOOPBACK_ADDRESSES, Network
+from capture.model.addresses import LOOPBACK_ADDRESSES, Family, Network
+from capture.model.location import Location
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.values import Value
 
@@ -41,7 +42,8 @@ class Step(Value):
     """One rule that the packet met and matched; ``position`` counts from 1 within the chain, in its family.
 
     ``table`` is one of our tables, or what a foreign chain's table is called. ``certain`` is False where the rule has a
-    match that we cannot judge. ``base_chain`` is the base chain from which the rule was reached.
+    match that we cannot judge. ``base_chain`` is the base chain from which the rule was reached, by a packet of a
+    ``family``.
     """
 
     not_compared = ("base_chain",)
@@ -53,6 +55,14 @@ class Step(Value):
     depth: int = 0
     certain: bool = True
     base_chain: BaseChain | None = None
+    family: Family | None = None
+
+    @property
+    def location(self) -> Location:
+        """Return where the rule is."""
+        if self.base_chain is not None:
+            return self.base_chain.location(self.chain, self.position, self.family)
+        return Location(self.table, self.chain, self.position, self.family)
 
 
 class Trace(Value):
@@ -88,6 +98,13 @@ class Trace(Value):
     """The way of an answer to a direct connection that does not arrive, if that was looked for."""
     is_order_known: bool = True
     """Whether it fares alike in each order that base chains of one priority may have."""
+
+    @property
+    def location(self) -> Location | None:
+        """Return where the packet was decided on: at a rule, or at the chain whose policy dropped it."""
+        if self.step is not None or self.policy is None:
+            return self.step.location if self.step else None
+        return self.policy.location(self.policy.chain.name, family=self.packet.family)
 
     @property
     def address(self) -> Network | None:
@@ -290,7 +307,8 @@ class _Passage:
             verdict = meaning(rule)
             if matched is False or is_idle(verdict, is_certain=matched is True, is_tracked=is_tracked):
                 continue
-            step = Step(base_chain.table, chain.name, rule.number or position, rule, depth, matched is True, base_chain)
+            where = base_chain.table, chain.name, rule.number or position
+            step = Step(*where, rule, depth, matched is True, base_chain, self.packet.family)
             self.path.append(step)
             match verdict:
                 case _ if matched is None:

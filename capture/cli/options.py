@@ -259,14 +259,14 @@ NAMESPACE = ParameterType(_namespace, "a path, or a name of `ip netns`", lambda 
 
 def print_what_to_apply(namespace: str | None, *, is_recorded: bool = False) -> None:
     """Print on stderr what to do where nothing is applied: name a pod, if this is the node's own namespace."""
-    from capture.analysis.cause_text import APPLY_SAME, RECREATE  # where nothing is applied only
+    from capture.analysis.cause_text import REAPPLY_OR_RECREATE, RECREATE  # where nothing is applied only
     from capture.report.target import named
     from capture.state.node import evidence_of_host
 
     if namespace is None and evidence_of_host() is not None:
         warn(["this is the node's own network namespace; name a pod by --pid N or --netns NAME"])
     else:
-        print_on_stderr(f"  {named(APPLY_SAME if is_recorded else RECREATE, namespace)}")
+        print_on_stderr(f"  {named(REAPPLY_OR_RECREATE if is_recorded else RECREATE, namespace)}")
 
 
 def named_namespaces(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:

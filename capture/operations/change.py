@@ -290,14 +290,14 @@ def ensure_written(driver: Driver, desired: Ruleset) -> None:
     if driver.holds(desired):
         return
     from capture.analysis.compare import differences  # not where all is well
-    from capture.operations.drift_causes import rule_of
+    from capture.backends.iptables.render import shown_rule
 
     wrong = [difference for difference in differences(desired, driver.read()) if difference.is_own]
     if wrong:
         first = wrong[0]
         raise CaptureError(
             f"the rules were written, but {len(wrong)} of what was read back differ, the first: "
-            f"{first.place} ({first.kind}: {rule_of(first.rule, first.family)})",
+            f"{first.location} ({first.kind}: {shown_rule(first.rule, first.family)})",
             "Another process changes this namespace at the same time, or the kernel did not store what was written.",
         )
 

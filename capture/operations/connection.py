@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.answers import answers, is_own, place_of, way_of
+from capture.analysis.answers import answers, is_own, way_of
 from capture.analysis.base_chains import Situation
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
@@ -18,6 +18,7 @@ from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import DNS, TO_PROXY, Fate
 from capture.analysis.pod_causes import app_elsewhere, causes_of_pod, no_route_cause, stops
 from capture.analysis.trace import Trace, trace_whole_path
+from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Network, address_text
 from capture.model.chain_names import is_own_chain
@@ -30,7 +31,7 @@ from capture.netlink.ipsec import read_policies
 from capture.netlink.rtnetlink import open_route
 from capture.operations import trace, verify
 from capture.operations.comparison import reject_fault
-from capture.operations.drift_causes import SENT_ON, delivery_causes, drift_cause, missing_route_cause, rule_of
+from capture.operations.drift_causes import SENT_ON, delivery_causes, drift_cause, missing_route_cause
 from capture.operations.tracing import live_situation
 from capture.state import routes
 from capture.state.impediments import impediments
@@ -93,14 +94,14 @@ def notes_on(sent: Connection) -> Iterator[Cause]:
     yield from app_elsewhere(live, sent.facts)
     yield from (each for each in causes_of_pod(sent.facts, sent.capture) if not stops(each, sent.capture, live))
     if sent.ipsec_policy is not None and not sent.ipsec_policy.is_blocking:
-        yield cause("ipsec: encrypted", policy=sent.ipsec_policy.words)
+        yield cause("ipsec", "encrypted", policy=sent.ipsec_policy.words)
 
 
 def _doubt(traced: Trace) -> Cause:
     """Return which rule on the way of a packet cannot be judged."""
     step = next(step for step in traced.path if not step.certain)
-    name = "unjudged" if traced.is_order_known else "unjudged: order"
-    return cause(name, place_of(step), rule=step.rule.why or rule_of(step.rule, traced.packet.family))
+    rule = step.rule.why or shown_rule(step.rule, traced.packet.family)
+    return cause("unjudged", "" if traced.is_order_known else "order", where=step.location, rule=rule)
 
 
 def _of_the_pod(sent: Connection) -> Iterator[Cause]:
@@ -123,9 +124,8 @@ def _of_zones(sent: Connection) -> Iterator[Cause]:
     answer = trace_whole_path(packet, live_situation())
     if zone_of(sent.live) == zone_of(answer):
         return
-    kinds = ("rule-unexpected: zone", "rule-missing: zone")
-    by_drift = (drift_cause(each, sent.verified(), kinds) for each in (sent.live, answer))
-    yield next(filter(None, by_drift), cause("rule-missing: zone, any"))
+    by_drift = (drift_cause(each, sent.verified(), "zone") for each in (sent.live, answer))
+    yield next(filter(None, by_drift), cause("rule-missing", "zone, any"))
 
 
 def _of_later_packets(sent: Connection) -> Iterator[Cause]:
@@ -167,7 +167,7 @@ def _of_reject_table(sent: Connection) -> Iterator[Cause]:
     is_let_pass = packet.protocol == "tcp" and live.outcome == "direct" and live.step is None
     if known and is_let_pass and packet.family not in known.config.families and packet.out_interface != LOOPBACK:
         fault = reject_fault(known.config.families, known.settings, has_table=False)
-        yield from [cause("rule-missing: family", message=fault)] if fault else []
+        yield from [cause("rule-missing", "family", message=fault)] if fault else []
 
 
 def _of_rules(sent: Connection) -> Iterator[Cause]:
@@ -177,7 +177,7 @@ def _of_rules(sent: Connection) -> Iterator[Cause]:
         return
     complete = live.packet.replace(source_port=live.packet.source_port or USUAL_SOURCE_PORT)
     desired = trace_whole_path(complete, Situation(sent.desired))
-    found = list(causes_of_connection(live, desired, sent.facts, sent.capture, rule_of))
+    found = list(causes_of_connection(live, desired, sent.facts, sent.capture, shown_rule))
     missing = rule_missing(desired)
     is_diverted = desired.outcome in TO_PROXY and live.outcome in ("direct", "redirected")
     by_drift = drift_cause(live, sent.verified()) if is_diverted or missing in found else None
@@ -197,8 +197,7 @@ def _of_routing(sent: Connection) -> Iterator[Cause]:
         yield no_route_cause(sent.facts, packet.family, client)
     elif lost:
         flag, family = "-6 " if packet.family == IPV6 else "", FAMILY_NAMES[packet.family]
-        name = {"interface": "no-route: interface", "inbound": "no-route: inbound"}[lost]
-        yield cause(name, name=packet.in_interface, family=family, address=client, flag=flag)
+        yield cause("no-route", lost, name=packet.in_interface, family=family, address=client, flag=flag)
 
 
 def socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
@@ -209,9 +208,9 @@ def socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
         return
     owner = owner_of(names)
     if found is None:
-        yield cause("translated-before: may", names[0], owner=owner)
+        yield cause("translated-before", "may", where=names[0], owner=owner)
     else:
-        yield cause("translated-before", names[0], owner=owner, address=found.address, port=found.port)
+        yield cause("translated-before", where=names[0], owner=owner, address=found.address, port=found.port)
 
 
 def causes_of_what_is_sent_on(live: Trace, verified: Callable[[], Verified], capture: Capture) -> Iterator[Cause]:
@@ -226,22 +225,22 @@ def causes_of_what_is_sent_on(live: Trace, verified: Callable[[], Verified], cap
         return
     sent_on = trace(packet.replace(uid=uid, gid=gid))
     if sent_on.outcome == "dropped":
-        yield drop_of_connection(sent_on, rule_of, SENT_ON)
+        yield drop_of_connection(sent_on, shown_rule, SENT_ON)
     elif packet.out_interface == LOOPBACK and sent_on.fate not in (Fate("direct"), Fate(live.outcome, live.port)):
         to = f"{address_text(packet.family, (sent_on.address or packet.destination).first)} port {sent_on.port}"
         if sent_on.step is None or not is_own_chain(sent_on.step.chain):  # else of a second set, which is a cause
-            yield cause("nat-first: sent on", place_of(sent_on.step), to=to)
+            yield cause("nat-first", "sent on", where=sent_on.location, to=to)
     elif packet.out_interface == LOOPBACK:
         yield from [_loss(each, SENT_ON) for each in _following(sent_on, capture) if each.certain][:1]
     if sent_on.outcome != live.outcome:
         return
     step = sent_on.step
     if step is None or is_own(step):
-        by_drift = drift_cause(sent_on, verified(), ("rule-unexpected: circle", "rule-missing: circle"), uid=uid)
-        yield by_drift or cause("rule-missing: circle, any", uid=uid)
+        by_drift = drift_cause(sent_on, verified(), "circle", uid=uid)
+        yield by_drift or cause("rule-missing", "circle, any", uid=uid)
     else:
-        rule = step.rule.why or rule_of(step.rule, live.packet.family)
-        yield cause("foreign-rule: circle", place_of(step), uid=uid, rule=rule)
+        rule = step.rule.why or shown_rule(step.rule, live.packet.family)
+        yield cause("foreign-rule", "circle", where=step.location, uid=uid, rule=rule)
 
 
 def _following(live: Trace, capture: Capture) -> Iterator[Trace]:
@@ -260,8 +259,8 @@ def _following(live: Trace, capture: Capture) -> Iterator[Trace]:
 def _loss(traced: Trace, what: str = "the packet") -> Cause:
     """Return why a later packet or an answer of a connection is lost."""
     if traced.outcome in TO_PROXY:
-        return cause("rule-missing: answers", place_of(traced.step))
-    return untracked_cause(traced) or drop_cause(traced, rule_of, what=what)
+        return cause("rule-missing", "answers", where=traced.location)
+    return untracked_cause(traced) or drop_cause(traced, shown_rule, what=what)
 
 
 def _answers(live: Trace, capture: Capture) -> Iterator[Packet]:
@@ -286,7 +285,7 @@ def discovery_causes(own: Network | None, link: str | None) -> Iterator[Cause]:
         with open_route() as route:
             is_lost = traced.outcome == "dropped" and traced.certain
             if is_lost and not knows_neighbours(route, FAMILY_NUMBERS[IPV6], link, states):
-                yield drop_cause(traced, rule_of, what="neighbour discovery (ICMPv6)")
+                yield drop_cause(traced, shown_rule, what="neighbour discovery (ICMPv6)")
                 return
 
 
@@ -295,7 +294,7 @@ def ipsec_policies() -> tuple[list[IpsecPolicy], list[Cause]]:
     try:
         return read_policies(), []
     except CaptureError as error:
-        return [], [cause("unjudged: IPsec", reason=error.message)]
+        return [], [cause("unjudged", "IPsec", reason=error.message)]
 
 
 STAGES: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (

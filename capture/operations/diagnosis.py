@@ -239,7 +239,7 @@ def _escape_notes(process: int | None) -> Iterator[Cause]:
     """Yield a note with the capabilities by which a process may escape; they do not show that it does so."""
     escapes = escapes_of(process) if process is not None else ()
     if escapes:
-        yield cause("privileged", f"process {process}", process=process, escapes=", ".join(escapes))
+        yield cause("privileged", where=f"process {process}", process=process, escapes=", ".join(escapes))
 
 
 def _live() -> Ruleset:

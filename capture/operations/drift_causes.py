@@ -9,10 +9,10 @@ from capture.analysis.causes import drop_cause, is_mapped
 from capture.analysis.foreign_effects import what_foreign_does
 from capture.analysis.judgement import of_family
 from capture.analysis.trace import trace_whole_path
-from capture.backends.iptables.render import shown_rule
-from capture.model.addresses import FAMILY_NAMES, IPV4, Family, parse_address
+from capture.backends.iptables.render import differing_rule, shown_rule
+from capture.model.addresses import parse_address
 from capture.model.conventions import APP_ID
-from capture.model.packet import Packet
+from capture.model.packet import LOOPBACK, Packet
 from capture.model.routing import LoopbackAddress, MissingRoute
 from capture.model.text import plural
 from capture.operations import trace
@@ -20,14 +20,15 @@ from capture.state.impediments import LO_DOWN, Impediment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from capture.analysis.captured_pod import PodFacts
     from capture.analysis.compare import Difference, DifferenceKind
-    from capture.analysis.culprits import Foreign, Obstacle
+    from capture.analysis.culprits import Foreign
     from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
-    from capture.model.ruleset import Chain, Rule, Ruleset, TableName
+    from capture.model.location import Location
+    from capture.model.ruleset import Chain, Ruleset, TableName
     from capture.operations.results import Verified
 
 SENT_ON = "what the proxy sends on"
@@ -37,41 +38,44 @@ USUAL = Packet("tcp", parse_address("203.0.113.7"), 80, uid=APP_ID, gid=APP_ID)
 
 def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
-    own = [found for found in verified.differences if found.is_own]
+    own = [difference for difference in verified.differences if difference.is_own]
     if own:
-        worst = min(own, key=lambda found: (found.weight, found.kind == "missing"))
+        worst = min(own, key=lambda difference: (difference.weight, difference.kind == "missing"))
         first, more = _summary(worst, own, verified.live)
         others = f", and {plural(more, 'more difference')}" if more else ""
-        where = f"{FAMILY_NAMES[worst.family]} {worst.table} {worst.chain}"
-        name = "rule-missing: drift" if worst.kind == "missing" else "rule-unexpected: drift"
-        yield cause(name, where, first=first, others=others)
+        yield cause(_kind_of(worst), "drift", where=worst.location.of_chain, first=first, others=others)
     yield from _foreign_rule_causes(verified, facts)
     for other in verified.others:
         place = " ".join(filter(None, (other.where.backend, other.where.variant)))
-        yield cause("second-set", place, place=place)
+        yield cause("second-set", where=place, place=place)
     yield from map(missing_route_cause, verified.missing)
     yield from delivery_causes(verified.impediments)
     for message in verified.uncaptured:
-        yield cause("rule-missing: family", message=message)
+        yield cause("rule-missing", "family", message=message)
 
 
 def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[str, int]:
     """Return a difference in words, a chain without rules as one, and how many there are besides."""
     chain = live.chain(worst.table, worst.chain)
     if worst.kind == "missing" and not (chain and any(chain.rules_for(worst.family))):
-        place = worst.family, worst.table, worst.chain
-        return f"missing: all rules of {worst.chain}", sum((e.family, e.table, e.chain) != place for e in own)
+        elsewhere = [each for each in own if each.location.of_chain != worst.location.of_chain]
+        return f"missing: all rules of {worst.chain}", len(elsewhere)
     kind = "not as applied" if worst.kind == "family" else worst.kind
-    return f"{kind}: {rule_of(worst.rule, worst.family)}", len(own) - 1
+    return f"{kind}: {shown_rule(worst.rule, worst.family)}", len(own) - 1
 
 
-def drift_cause(
-    live: Trace, verified: Verified, names: Sequence[str] = ("rule-unexpected", "rule-missing"), **words: object
-) -> Cause | None:
+def drift_cause(live: Trace, verified: Verified, variant: str = "", **words: object) -> Cause | None:
     """Return the rule that decides on a packet and was not applied; else the applied one that is missing for it."""
-    ways = next(_met(live, verified, "unexpected"), None), _missing_rule(live.packet, verified)
-    found = ((name, each) for name, each in zip(names, ways, strict=True) if each is not None)
-    return next((cause(name, each.place, rule=rule_of(each.rule, each.family), **words) for name, each in found), None)
+    difference = next(_met(live, verified, "unexpected"), None) or _missing_rule(live.packet, verified)
+    if difference is None:
+        return None
+    rule = shown_rule(difference.rule, difference.family)
+    return cause(_kind_of(difference), variant, where=difference.location, rule=rule, **words)
+
+
+def _kind_of(difference: Difference) -> str:
+    """Return the kind of a cause for a difference of our own rules."""
+    return "rule-missing" if difference.kind == "missing" else "rule-unexpected"
 
 
 def _missing_rule(packet: Packet, verified: Verified) -> Difference | None:
@@ -103,20 +107,20 @@ def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]
     """Yield foreign rules by their effect on captured packets: each that drops them, and the heaviest of each chain."""
     foreign: list[Foreign] = [*(each for each in verified.differences if not each.is_own), *verified.obstacles]
     others = list(usual_traces(facts)) if any(_is_dropping(each.effect) for each in foreign) else []
-    diverting: dict[tuple[str, Family, str], list[Foreign]] = {}
+    diverting: dict[tuple[str, Location], list[Foreign]] = {}
     for each in sorted(foreign, key=_weight):
         if each.effect is None or not _is_dropping(each.effect):
-            diverting.setdefault((_diverts_as(each.effect), each.family, each.where), []).append(each)
+            diverting.setdefault((_diverts_as(each.effect), each.location.of_chain), []).append(each)
             continue
         what = SENT_ON if each.effect.before.outcome == "direct" else "captured traffic"
-        found, step = drop_cause(each.effect.after, rule_of, others, what), each.effect.after.step
+        found, step = drop_cause(each.effect.after, shown_rule, others, what), each.effect.after.step
         # An effect is that of its rule alone: in its base chain other rules, and their numbers, are missing.
-        is_called = step is not None and step.chain != each.chain_name
-        yield found if is_called else found.replace(where=each.numbered)
-    for (name, _, _), (first, *more) in diverting.items():
+        is_called = step is not None and step.location.of_chain != each.location.of_chain
+        yield found if is_called else found.replace(where=each.location)
+    for (kind, _), (first, *more) in diverting.items():
         does = what_foreign_does(first.rule, first.effect)
         after = f", and {plural(len(more), 'more rule')} of this chain" if more else ""
-        yield cause(name, first.place, does=does, rule=words_of(first), others=after)
+        yield cause(kind, "pod", where=first.location, does=does, rule=differing_rule(first), others=after)
 
 
 def _weight(each: Foreign) -> tuple[bool, ...]:
@@ -125,7 +129,7 @@ def _weight(each: Foreign) -> tuple[bool, ...]:
 
 def _diverts_as(effect: Effect | None) -> str:
     """Return the cause of packets that go elsewhere, as for a single connection: one that is translated, or another."""
-    return "nat-first: pod" if effect is not None and is_mapped(effect.after) else "foreign-rule: pod"
+    return "nat-first" if effect is not None and is_mapped(effect.after) else "foreign-rule"
 
 
 def usual_traces(facts: PodFacts) -> Iterator[Trace]:
@@ -138,8 +142,8 @@ def usual_traces(facts: PodFacts) -> Iterator[Trace]:
 
 def unjudged_notes(verified: Verified) -> Iterator[Cause]:
     """Yield what may divert captured packets, and cannot be judged."""
-    yield from (cause("unjudged", each.place, rule=words_of(each)) for each in verified.unjudged)
-    yield from (cause("unjudged: doubt", doubt=doubt) for doubt in verified.doubts)
+    yield from (cause("unjudged", where=each.location, rule=differing_rule(each)) for each in verified.unjudged)
+    yield from (cause("unjudged", "doubt", doubt=doubt) for doubt in verified.doubts)
 
 
 def _is_dropping(effect: Effect | None) -> bool:
@@ -156,15 +160,6 @@ def delivery_causes(found: Iterable[Impediment]) -> Iterator[Cause]:
 def missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:
     """Return the routes and addresses that the rules need and the namespace lacks."""
     if isinstance(need, LoopbackAddress):
-        return cause("rule-missing: address", "lo", message=need.message)
-    return cause("route-missing", f"table {need.policy.table}", message=need.message, consequence=need.consequence)
-
-
-def words_of(each: Difference | Obstacle) -> str:
-    """Return a rule in its own words, else as ``rule_of``."""
-    return (each.rule and each.rule.why) or rule_of(each.rule, each.family)
-
-
-def rule_of(rule: Rule | None, family: Family = IPV4) -> str:
-    """Return a rule in the words of iptables-save; of none, the policy."""
-    return "the policy DROP" if rule is None else shown_rule(rule, family)
+        return cause("rule-missing", "address", where=LOOPBACK, message=need.message)
+    table = f"table {need.policy.table}"
+    return cause("route-missing", where=table, message=need.message, consequence=need.consequence)

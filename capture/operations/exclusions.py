@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from shlex import join
 
-from capture.analysis.answers import place_of
 from capture.analysis.base_chains import Situation
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.meaning import is_inside
@@ -79,26 +78,26 @@ def empty_capture_causes(known: Reference | None, facts: PodFacts, capture: Capt
     if capture.ports:
         return
     if known is None:
-        yield cause("excluded: live", what="nothing")
+        yield cause("excluded", "live", what="nothing")
         return
     options = _explicit_options(known.settings, lambda option: bool(_ports_without(option, known.settings, facts)))
-    yield cause("excluded: everything", options=", ".join(options or _restrictions(known.settings)))
+    yield cause("excluded", "everything", options=", ".join(options or _restrictions(known.settings)))
 
 
 def exclusion_notes(known: Reference, facts: PodFacts, capture: Capture, verified: Verified) -> Iterator[Cause]:
     """Yield what the settings leave uncaptured on purpose, which may be what is looked for."""
     for note in verified.notes:
-        yield cause("family-not-captured: note", note=note)
+        yield cause("family-not-captured", "note", note=note)
     if _knew_no_server(known):
-        yield cause("dns-not-captured: no server")
+        yield cause("dns-not-captured", "no server")
     is_only_missing = len(missing_interfaces(facts, capture)) == len(capture.excluded_interfaces)
     restrictions = _restrictions(known.settings.without(EXCLUDED_INTERFACES) if is_only_missing else known.settings)
     for outcome, families, what in left_out(known, facts, capture) if capture.ports else ():
         options = _cancelling(outcome, families, known.settings, facts) or restrictions
         restrictions = [each for each in restrictions if each not in options]
-        yield cause("excluded: all", what=what, options=", ".join(options))
+        yield cause("excluded", "all", what=what, options=", ".join(options))
     if restrictions and capture.ports:
-        yield cause("excluded: pod", options=", ".join(restrictions))
+        yield cause("excluded", "pod", options=", ".join(restrictions))
 
 
 def notes_without_record(facts: PodFacts, capture: Capture, by_chains: Ports, own: Ruleset) -> Iterator[Cause]:
@@ -109,12 +108,12 @@ def notes_without_record(facts: PodFacts, capture: Capture, by_chains: Ports, ow
     no_record = no_record_note(own)
     yield no_record
     for family in sorted({address.family for address in facts.addresses}.difference((*capture.families, IPV4))):
-        yield cause("family-not-captured", FAMILY_NAMES[family], family=FAMILY_NAMES[family])
+        yield cause("family-not-captured", where=FAMILY_NAMES[family], family=FAMILY_NAMES[family])
     for outcome, families, what in left_out(None, facts, capture):
         if any(each == outcome and family in families for each, family, _ in by_chains):
-            yield cause("no-record: no jump", what=what, remedy=no_record.remedy)
+            yield cause("no-record", "no jump", what=what, remedy=no_record.remedy)
         elif capture.ports:
-            yield cause("excluded: live", what=what)
+            yield cause("excluded", "live", what=what)
 
 
 def no_record_note(own: Ruleset) -> Cause:
@@ -125,12 +124,13 @@ def no_record_note(own: Ruleset) -> Cause:
     backend = detect.find_live_sets()[0].choice.backend
     count = misfit(own)
     fit = f" (they fit the live rules best, with {plural(count, 'difference')})" if count else ""
-    return cause("no-record: damaged", fault=fault, options=join([*inferred_flags(own), "--backend", backend]), fit=fit)
+    options = join([*inferred_flags(own), "--backend", backend])
+    return cause("no-record", "damaged", fault=fault, options=options, fit=fit)
 
 
 def unexplained() -> Cause:
     """Return that no live rule captures a connection, which may be for want of one."""
-    return cause("excluded: live", what="no such connection")
+    return cause("excluded", "live", what="no such connection")
 
 
 def is_explicit(found: Cause, live: Trace, own: Ruleset) -> bool:
@@ -143,7 +143,7 @@ def is_explicit(found: Cause, live: Trace, own: Ruleset) -> bool:
         return to_itself or live.packet.out_interface != LOOPBACK
     if found.kind != "excluded":
         return True
-    deciding = (step.rule.matches for step in live.path if place_of(step) == found.where)
+    deciding = (step.rule.matches for step in live.path if step.location == found.where)
     matches = [each for each in next(deciding, ()) if not isinstance(each, Protocol)]
     both_ways = {match for rule in rules if isinstance(rule.verdict, Return) for match in rule.matches}
     left_alone = [OutInterface(each.name) for each in matches if isinstance(each, InInterface)]
@@ -202,7 +202,7 @@ def with_options(found: Cause, packet: Packet, known: Reference) -> Cause:
     """Return the cause as the settings explain it: its remedy names the options, or the profile, that matter."""
     settings = known.settings
     if found.kind == "dns-not-captured" and _knew_no_server(known):
-        return cause("dns-not-captured: no server")
+        return cause("dns-not-captured", "no server")
     if found.kind not in ("excluded", "dns-not-captured"):
         return found
     given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from capture.analysis.cause_text import APPLY_SAME, Cause, cause
+from capture.analysis.cause_text import REAPPLY_OR_RECREATE, Cause, cause
 from capture.state import attachments
 from capture.state.netns import own_namespace
 from capture.state.node import evidence_of_host
 
 LEFT_ALONE_BY = {
-    attachments.EXCLUDED_NAMESPACE: "left-alone: namespace",
-    attachments.NOT_INJECTED: "left-alone: not injected",
+    attachments.EXCLUDED_NAMESPACE: "namespace",
+    attachments.NOT_INJECTED: "not injected",
 }
-"""Causes by the kind of the plugin's decision."""
+"""Variants of the cause by the kind of the plugin's decision."""
 
 
 def no_rules_cause(*, is_machine: bool, is_recorded: bool) -> Cause:
     """Return why nothing is applied here: what the CNI plugin decided last, where that is known."""
-    found = cause("no-rules: machine") if is_machine else _of_pod()
-    return found.replace(remedy=APPLY_SAME) if is_recorded and found.kind == "no-rules" else found
+    found = cause("no-rules", "machine") if is_machine else _of_pod()
+    return found.replace(remedy=REAPPLY_OR_RECREATE) if is_recorded and found.kind == "no-rules" else found
 
 
 def _of_pod() -> Cause:
@@ -29,6 +29,5 @@ def _of_pod() -> Cause:
         return cause("host-network", evidence=f": {evidence}" if evidence else "")
     time, reason = decided.time, decided.reason
     if decided.decision == attachments.LEFT_ALONE:
-        name = LEFT_ALONE_BY.get(decided.kind, "left-alone")
-        return cause(name, pod=decided.pod, time=time, reason=reason)
-    return cause("no-rules: refused", time=time, reason=reason) if reason else cause("no-rules")
+        return cause("left-alone", LEFT_ALONE_BY.get(decided.kind, ""), pod=decided.pod, time=time, reason=reason)
+    return cause("no-rules", "refused", time=time, reason=reason) if reason else cause("no-rules")

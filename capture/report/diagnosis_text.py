@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
+from capture.model.location import Location
 from capture.model.text import JSON_SCHEMA_NAME
 from capture.report.packet_text import packet_text
 from capture.report.trace_text import doubt_about, path_lines, trace_as_plain
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from capture.analysis.cause_text import Cause
     from capture.operations.diagnosis import Diagnosis
 
-NUMBERED = ("tcp port", "udp port", "port", "table")
 SUBJECTS = {
     "captured": "nothing is wrong with {}",
     "broken": "the capture of {}",
@@ -37,7 +35,7 @@ def diagnosis_as_plain(found: Diagnosis) -> dict[str, object]:
 
 def cause_as_plain(cause: Cause) -> dict[str, str]:
     """Return a cause as plain values for JSON."""
-    return {"kind": cause.kind, "says": cause.message, "remedy": cause.remedy, "where": cause.where}
+    return {"kind": cause.kind, "says": cause.message, "remedy": cause.remedy, "where": str(cause.where)}
 
 
 def diagnosis_lines(found: Diagnosis, what: str = "this pod") -> Iterator[str]:
@@ -49,7 +47,7 @@ def diagnosis_lines(found: Diagnosis, what: str = "this pod") -> Iterator[str]:
             yield doubt_about(found.trace)
     yield from cause_lines(found.causes)
     for note in found.notes:
-        yield f"note: {message_with_place(note)}"
+        yield f"note: {message_with_location(note)}"
         yield f"  {note.remedy}"
 
 
@@ -64,12 +62,10 @@ def _subject(found: Diagnosis, what: str) -> str:
 def cause_lines(causes: Iterable[Cause]) -> Iterator[str]:
     """Yield two lines for each cause: the fault, and what to do."""
     for cause in causes:
-        yield f"cause {cause.kind}: {message_with_place(cause)}"
+        yield f"cause {cause.kind}: {message_with_location(cause)}"
         yield f"  {cause.remedy}"
 
 
-def message_with_place(cause: Cause) -> str:
-    """Return the fault, with where it is unless the words have that, or the number of that port or routing table."""
-    what, _, number = cause.where.rpartition(" ")
-    is_named = cause.where in cause.message or (what in NUMBERED and number in re.findall(r"\d+", cause.message))
-    return cause.message if is_named else f"{cause.message} ({cause.where})"
+def message_with_location(cause: Cause) -> str:
+    """Return the fault; with the location of a rule, which the words lack."""
+    return f"{cause.message} ({cause.where})" if isinstance(cause.where, Location) else cause.message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.model.conventions import NOTHING_APPLIED
 from capture.model.routing import LoopbackAddress, MissingRoute
-from capture.report.fate_text import effect_as_plain, effect_text, text_of
+from capture.report.fate_text import effect_as_plain, effect_text
 from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
@@ -40,16 +40,16 @@ def difference_lines(verified: Verified) -> Iterator[str]:
     yield from map(_second_set, verified.others)
     yield from map(_foreign, verified.obstacles)
     if verified.uncaptured:
-        from capture.analysis.cause_text import APPLY_SAME, without_record  # where something differs
+        from capture.analysis.cause_text import REAPPLY_OR_RECREATE, without_record  # where something differs
 
-        remedy = APPLY_SAME if verified.from_record else without_record(APPLY_SAME)
+        remedy = REAPPLY_OR_RECREATE if verified.from_record else without_record(REAPPLY_OR_RECREATE)
         yield from (f"{message}. {remedy}" for message in verified.uncaptured)
 
 
 def doubt_lines(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each thing that cannot be judged."""
     for each in verified.unjudged:
-        yield f"{each.place}: {UNJUDGED}: {_rule(each)}{effect_text(each.effect)}"
+        yield f"{each.location}: {UNJUDGED}: {_rule(each)}{effect_text(each.effect)}"
     yield from verified.doubts
 
 
@@ -62,14 +62,14 @@ def note_lines(verified: Verified) -> Iterator[str]:
         return
     from capture.analysis.foreign_effects import WITHOUT_EFFECT  # where there are foreign rules
 
-    places = [each.place for each in verified.harmless_obstacles]
-    yield from (f"{place}: {WITHOUT_EFFECT}: {places.count(place)} rules" for place in dict.fromkeys(places))
+    chains = [each.location.of_chain for each in verified.harmless_obstacles]
+    yield from (f"{chain}: {WITHOUT_EFFECT}: {chains.count(chain)} rules" for chain in dict.fromkeys(chains))
 
 
 def _without_effect(each: Difference | Obstacle) -> str:
     from capture.analysis.foreign_effects import what_harmless_does  # where there are foreign rules
 
-    return f"{each.place}: {what_harmless_does(each.rule)}: {_rule(each)}"
+    return f"{each.location}: {what_harmless_does(each.rule)}: {_rule(each)}"
 
 
 def _grouped(found: Sequence[Difference], words: Callable[[Difference], str], live: Ruleset) -> Iterator[str]:
@@ -85,9 +85,9 @@ def _grouped(found: Sequence[Difference], words: Callable[[Difference], str], li
         elif first.kind == "missing" and (chain is None or not any(chain.rules_for(first.family))):
             from capture.analysis.own_effects import EMPTIED  # where whole chains are missing
 
-            where = first.replace(rule=None).place
             together = first.together if first.together != EMPTIED else ""
-            yield f"{where}: all {len(several)} rules are missing{effect_text(first.effect, together)}"
+            are_missing = f"all {len(several)} rules are missing"
+            yield f"{first.location.of_chain}: {are_missing}{effect_text(first.effect, together)}"
         else:
             yield f"{words(first)} (and {len(several) - 1} more of this kind in this chain)"
 
@@ -100,21 +100,20 @@ def difference_text(difference: Difference) -> str:
         found = f": the policy is {difference.policy}, and should be ACCEPT"
     else:
         found = f" {MEANINGS[difference.kind]}: {_rule(difference)}"
-    return f"{difference.place}{found}{effect_text(difference.effect, difference.together)}"
+    return f"{difference.location}{found}{effect_text(difference.effect, difference.together)}"
 
 
 def _foreign(each: Difference | Obstacle) -> str:
     from capture.analysis.foreign_effects import what_foreign_does  # where something differs
 
     does = what_foreign_does(each.rule, each.effect)
-    return f"{each.place}: {does}: {_rule(each)}{effect_text(each.effect)}"
+    return f"{each.location}: {does}: {_rule(each)}{effect_text(each.effect)}"
 
 
 def _rule(each: Difference | Obstacle) -> str:
-    """Return the rule, that of a table of nf_tables in the words of nft(8), or the policy."""
-    if each.rule is None:
-        return "the policy DROP"
-    return each.rule.why or text_of(each.rule, each.family)
+    from capture.backends.iptables.render import differing_rule  # where something differs
+
+    return differing_rule(each)
 
 
 def _second_set(other: Other) -> str:

@@ -40,7 +40,7 @@ def trace_as_plain(traced: Trace, table: str | None = None) -> dict[str, object]
         "rule": _rule_text(traced.step, traced) if traced.step else None,
         "why": traced.step.rule.why if traced.step else None,
         "policy_rule": traced.rerouted.words if traced.rerouted else None,
-        "policy": f"{traced.policy.table} {traced.policy.chain.name}" if traced.policy else None,
+        "policy": traced.location.short if traced.policy and traced.location else None,
         "transparent": traced.transparent,
         "certain": traced.certain,
         "may_be_spared": traced.may_be_spared,
@@ -75,7 +75,7 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     step = traced.step
     if step is not None:
         if step not in _steps(traced, table):  # else it is marked
-            yield f"because of {step.table} {step.chain}: {_texts(step, traced.packet.family)[0]}"
+            yield f"because of {step.location.short}: {_texts(step, traced.packet.family)[0]}"
     elif traced.policy is None and traced.path:
         yield "because no rule on its way decides, and each chain's policy is ACCEPT"
     elif traced.policy is None:
@@ -110,8 +110,8 @@ def _dropped_by(traced: Trace) -> str:
 
     if traced.step is not None:
         return "refused by the rule marked =>" if rejects(traced.step.rule) else "by the rule marked =>"
-    if traced.policy is not None:
-        return f"by the policy DROP of {traced.policy.table} {traced.policy.chain.name}"
+    if traced.location is not None:
+        return f"by the policy DROP of {traced.location.short}"
     return "no rule accepts it"
 
 
@@ -129,8 +129,7 @@ def path_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
             yield "     then it comes in over lo:"
         mark = "? " if not step.certain else "=>" if step == traced.step else "  "
         text, why = _texts(step, family)
-        place = f"{step.table} {step.chain} {step.position}"
-        yield f"  {mark} {'  ' * step.depth}{place}: {text}{f'   # {why}' if why else ''}"
+        yield f"  {mark} {'  ' * step.depth}{step.location.short}: {text}{f'   # {why}' if why else ''}"
 
 
 def _texts(step: Step, family: Family) -> tuple[str, str]:

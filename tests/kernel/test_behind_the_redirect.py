@@ -431,8 +431,9 @@ def test_the_remedy_of_a_filter_works(served: PodPair) -> None:
     assert pod.client(1337).connect(pod.ipv4, 8080, source="127.0.0.6", timeout=5).label == "app"
 
 
-TO_INBOUND = "its answers are taken for new inbound connections, and go to port 15006: the connection hangs"
-TO_OUTBOUND = "its answers are taken for new outbound connections, and go to port 15001: the connection hangs"
+HANGS = "the connection hangs"
+TO_INBOUND = f"its answers are taken for new inbound connections, and go to port 15006: {HANGS}"
+TO_OUTBOUND = f"its answers are taken for new outbound connections, and go to port 15001: {HANGS}"
 REJECT = ("--ip-families", "ipv4", "--other-family", "reject")
 HANGING = {
     "not tracked": ((), "iptables -t raw -A OUTPUT -p tcp --dport 80 -j NOTRACK", "out", TO_INBOUND),
@@ -444,25 +445,25 @@ HANGING = {
             " nft add rule ip x c tcp dport 80 notrack; iptables -A INPUT -m conntrack ! --ctstate ESTABLISHED -j DROP"
         ),
         "out",
-        "its answers are dropped by ip filter INPUT, rule 1: the connection hangs",
+        f"its answers are dropped by ip filter INPUT, hook INPUT, priority 0, rule 1: {HANGS}",
     ),
     "left out, and answers are dropped": (
         ("-o", "80"),
         "iptables -A INPUT -p tcp -m tcp --sport 80 --tcp-flags SYN SYN -j DROP",
         "out",
-        "its answers are dropped by ip filter INPUT, rule 1: the connection hangs",
+        f"its answers are dropped by ip filter INPUT, hook INPUT, priority 0, rule 1: {HANGS}",
     ),
     "rejected, but for its first packet": (
         REJECT,
         "nft insert rule inet istio-proxy-reject output accept",
         "out6",
-        "its answers are dropped by inet istio-proxy-reject input, rule 1: the connection hangs",
+        f"its answers are dropped by inet istio-proxy-reject input, hook INPUT, priority -200, rule 1: {HANGS}",
     ),
     "rejected, but for its first packet, inbound": (
         REJECT,
         "nft insert rule inet istio-proxy-reject input accept",
         "in6",
-        "its answers are dropped by inet istio-proxy-reject output, rule 1: the connection hangs",
+        f"its answers are dropped by inet istio-proxy-reject output, hook OUTPUT, priority -200, rule 1: {HANGS}",
     ),
 }
 

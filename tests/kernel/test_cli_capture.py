@@ -343,9 +343,9 @@ def test_a_foreign_rule_and_a_missing_one(netns: NamespaceFactory) -> None:
 
     printed = run(namespace, "capture", "verify", code=4).stdout
     foreign, missing = printed.splitlines()[1:]
-    assert foreign.startswith("  IPv4 nat OUTPUT: rule 1: foreign rule precedes ours and diverts captured traffic")
+    assert foreign.startswith("  IPv4 nat OUTPUT, rule 1: foreign rule precedes ours and diverts captured traffic")
     assert "-p tcp -m tcp --dport 443 -j ACCEPT (tcp, port 443, user other than 1337" in foreign
-    assert missing.startswith("  IPv6 nat ISTIO-INBOUND: rule 1 is missing: -p tcp -m tcp --dport 15008 -j RETURN")
+    assert missing.startswith("  IPv6 nat ISTIO-INBOUND, rule 1 is missing: -p tcp -m tcp --dport 15008 -j RETURN")
 
     assert run(namespace, "capture", "verify", "--family", "ipv6", code=4).stdout.splitlines()[1:] == [missing]
     part = run(namespace, "capture", "verify", "--table", "mangle", "--family", "ipv6").stdout
@@ -361,7 +361,7 @@ def test_a_foreign_rule_and_a_missing_one(netns: NamespaceFactory) -> None:
     assert plain["differences"][0]["example"]["asked"] == "proxy-outbound"
 
     dumped = run(namespace, "capture", "dump").stdout
-    assert "\n# drift: 2 differences from the applied configuration\n#   IPv4 nat OUTPUT: rule 1" in dumped
+    assert "\n# drift: 2 differences from the applied configuration\n#   IPv4 nat OUTPUT, rule 1" in dumped
     run(namespace, "capture", "apply")
     run(namespace, "capture", "verify")
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
+    from capture.analysis.compare import Difference
+    from capture.analysis.culprits import Obstacle
     from capture.backends.iptables.plan import TableEdit
 
 MAX_LOG_PREFIX_BYTES = 29
@@ -184,8 +186,15 @@ def word(text: str) -> str:
     return quoted(text)
 
 
-def shown_rule(rule: model.Rule, family: Family) -> str:
-    """Return a rule as iptables-save would print it; a list that takes many rules there by the first of them."""
+def differing_rule(found: Difference | Obstacle) -> str:
+    """Return the rule that differs in its own words, such as those of nft(8), else as ``shown_rule``."""
+    return (found.rule and found.rule.why) or shown_rule(found.rule, found.family)
+
+
+def shown_rule(rule: model.Rule | None, family: Family) -> str:
+    """Return a rule as iptables-save would print it, of many there the first one; without a rule, the policy."""
+    if rule is None:
+        return "the policy DROP"
     single, *others = expanded([rule.replace(family=family, why="")], family)
     try:
         text = rule_text(single) or "(any packet)"

@@ -151,5 +151,7 @@ def _filters_of(family: Family, name: str) -> Iterator[BaseChain]:
             if chain.name in (INPUT, OUTPUT) and (chain.rules or chain.policy == "DROP"):
                 others = tuple(each for each in table.chains if each is not chain)
                 contents = table.replace(chains=(chain, *others))
-                shown = f"{name} of iptables-legacy"
-                yield BaseChain(shown, (family,), chain.name, FILTERS[name], False, contents, is_native=False)
+                shown, place = f"{name} of iptables-legacy", ("iptables", "legacy")
+                yield BaseChain(
+                    shown, (family,), chain.name, FILTERS[name], False, contents, is_native=False, place=place
+                )

@@ -9,7 +9,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from capture.analysis.cause_text import APPLY_SAME, without_record
+from capture.analysis.cause_text import REAPPLY_OR_RECREATE, without_record
 from capture.backends import detect
 from capture.backends.detect import SetLocation
 from capture.backends.host_facts import PURPOSES, HostFacts, gather
@@ -24,7 +24,7 @@ from capture.model.conventions import APPLY_RECORDED
 from capture.netlink.ipsec import IpsecPolicy, read_policies
 from capture.operations import diagnosis
 from capture.operations.diagnosis import Diagnosis
-from capture.report.diagnosis_text import message_with_place
+from capture.report.diagnosis_text import message_with_location
 from capture.report.terminal import Finding, State
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
@@ -147,13 +147,13 @@ def of_pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
         yield Finding(POD, "capture", "note", "nothing is applied here")
         return
     for cause in found.causes:
-        yield Finding(POD, cause.kind, "error", message_with_place(cause), cause.remedy, cause.kind)
+        yield Finding(POD, cause.kind, "error", message_with_location(cause), cause.remedy, cause.kind)
     if found.verdict == "captured":
         but = f"; by the settings, {' and '.join(found.left_out)} is captured" if found.left_out else ""
         yield Finding(POD, "capture", "ok", f"the rules are in place, and the proxy listens{but}")
     for note in found.notes:
         state: State = "warning" if note.kind == "unjudged" else "note"
-        yield Finding(POD, note.kind, state, message_with_place(note), note.remedy, note.kind)
+        yield Finding(POD, note.kind, state, message_with_location(note), note.remedy, note.kind)
 
 
 def of_choice(facts: HostFacts) -> Finding:
@@ -199,7 +199,7 @@ def of_namespace(addresses: Sequence[str], *, own_users: bool) -> Iterator[Findi
 def of_record(fault: str, *, is_recorded: bool) -> Finding:
     """Return whether something was applied to the namespace, or why the record of that cannot be used."""
     if fault:
-        return Finding("namespace", "record", "warning", fault, without_record(APPLY_SAME))
+        return Finding("namespace", "record", "warning", fault, without_record(REAPPLY_OR_RECREATE))
     if is_recorded:
         return Finding("namespace", "record", "ok", "present")
     return Finding("namespace", "record", "note", "absent: nothing was applied here, or it was recorded elsewhere")

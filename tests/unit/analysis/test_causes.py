@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -28,6 +28,7 @@ from capture.analysis.rerouting import MarkRoute
 from capture.analysis.trace import Step, Trace
 from capture.model.addresses import FAMILIES, address_text, parse_address
 from capture.model.conventions import IPPROTO_TCP, IPPROTO_UDP
+from capture.model.location import Location
 from capture.model.packet import Packet
 from capture.model.ruleset import (
     ALL_BITS,
@@ -70,9 +71,10 @@ TELL_CAUSES = (
     "operations/exclusions",
     "operations/no_rules",
     "operations/drift_causes",
+    "state/pod_network",
 )
-OF_A_FAMILY: dict[str, object] = {"family": "IPv6", "other": "IPv4", "any_address": "::"}
-"""Words that one cause takes from a dictionary."""
+FROM_DICTIONARIES = dict.fromkeys(("family", "other", "any_address", "bound", "arrive", "mode", "transparent"), "x")
+"""Words that causes take from dictionaries."""
 PROXY = 1337
 PORTS: Ports = tuple(
     (outcome, family, port)
@@ -82,6 +84,7 @@ PORTS: Ports = tuple(
 CAPTURE = Capture(PORTS, (only(PROXY),), (only(PROXY),), is_transparent=False, families=FAMILIES)
 IPV4_ONLY = CAPTURE.replace(ports=PORTS[:2], families=("ipv4",))
 ETH0 = Link(2, "eth0", IFF_UP)
+AT_INBOUND = "tcp port 15006"
 FACTS = PodFacts((ETH0,), (parse_address("10.0.0.1"), parse_address("fd00::1")), (), {})
 
 
@@ -102,7 +105,7 @@ def test_a_full_conntrack_table(tracked: int, found: list[str]) -> None:
     assert kinds(causes_of_pod(FACTS.replace(tracked=tracked), CAPTURE)) == []
     assert kinds(causes_of_pod(FACTS.replace(max_tracked=1), CAPTURE)) == []
     (full,) = causes_of_pod(FACTS.replace(tracked=1, max_tracked=1), CAPTURE)
-    assert full == cause("conntrack-full", "net.netfilter.nf_conntrack_max", tracked=1, max_tracked=1)
+    assert full == cause("conntrack-full", where="net.netfilter.nf_conntrack_max", tracked=1, max_tracked=1)
 
 
 @pytest.mark.parametrize(("name", "found"), [("eth0", ["interface-down"]), ("eth1", ["not-listening"])])
@@ -184,7 +187,8 @@ MOVED = Translate(parse_address("10.0.0.9"), 81)
 DNS_CAPTURE = CAPTURE.replace(ports=(*PORTS, (DNS, "ipv4", 15053)))
 DNS_OF_IPV4 = IPV4_ONLY.replace(ports=(*PORTS[:2], (DNS, "ipv4", 15053)))
 ETH0_DOWN = FACTS.replace(links=(Link(2, "eth0", 0),))
-AT_FOREIGN, AT_OWN = "nat OUTPUT, rule 1", "nat ISTIO_OUTPUT, rule 3"
+FOREIGN_DROPS, FOREIGN_REJECTS = (f"a foreign rule {what} the packet" for what in ("drops", "rejects"))
+AT_FOREIGN, AT_OWN = Location(NAT, OUTPUT, 1), Location(NAT, "ISTIO_OUTPUT", 3)
 
 
 def way(
@@ -203,29 +207,37 @@ def found(live: Trace, desired: Trace | None = None, capture: Capture = CAPTURE,
 @pytest.mark.parametrize(
     ("live", "expected"),
     [
-        (way(OUT, "direct", FOREIGN), cause("foreign-rule", AT_FOREIGN)),
-        (way(OUT, "direct", FOREIGN, to=MOVED, port=81), cause("nat-first", AT_FOREIGN, address="10.0.0.9", port=81)),
+        (way(OUT, "direct", FOREIGN), cause("foreign-rule", where=AT_FOREIGN)),
+        (
+            way(OUT, "direct", FOREIGN, to=MOVED, port=81),
+            cause("nat-first", where=AT_FOREIGN, address="10.0.0.9", port=81),
+        ),
         (
             way(OUT, "direct", OWN, FOREIGN, to=MOVED, port=81),
-            cause("nat-first: behind", AT_FOREIGN, to="10.0.0.9 port 81"),
+            cause("nat-first", "behind", where=AT_FOREIGN, to="10.0.0.9 port 81"),
         ),
-        (way(OUT, "direct", OWN, FOREIGN), cause("excluded", AT_OWN, reason=": loops end")),
-        (way(OUT, "direct", ENTRY, FOREIGN), cause("excluded: no rule")),
-        (way(OUT, "direct", ENTRY, OWN, FOREIGN), cause("excluded", AT_OWN, reason=": loops end")),
-        (way(OUT, "direct", DIVERTED, FOREIGN), cause("foreign-rule", AT_FOREIGN)),
+        (way(OUT, "direct", OWN, FOREIGN), cause("excluded", where=AT_OWN, reason=": loops end")),
+        (way(OUT, "direct", ENTRY, FOREIGN), cause("excluded", "no rule")),
+        (way(OUT, "direct", ENTRY, OWN, FOREIGN), cause("excluded", where=AT_OWN, reason=": loops end")),
+        (way(OUT, "direct", DIVERTED, FOREIGN), cause("foreign-rule", where=AT_FOREIGN)),
         (
             way(OUT, "direct", UNTRACKED, OWN),
-            cause("foreign-rule: untracked", "raw OUTPUT, rule 4", what="nat rules see tracked connections only"),
+            cause(
+                "foreign-rule",
+                "untracked",
+                where=Location("raw", OUTPUT, 4),
+                what="nat rules see tracked connections only",
+            ),
         ),
         (
             way(OUT, "direct", UNTRACKED.replace(chain="ISTIO_OUTPUT"), OWN),
-            cause("excluded", AT_OWN, reason=": loops end"),
+            cause("excluded", where=AT_OWN, reason=": loops end"),
         ),
-        (way(OUT, "direct", OWN), cause("excluded", AT_OWN, reason=": loops end")),
-        (way(OUT, "direct", OWN.replace(rule=Rule(Return()))), cause("excluded", AT_OWN, reason="")),
-        (way(OUT, "direct", ENTRY), cause("excluded", "nat OUTPUT, rule 2", reason="")),
-        (way(OUT, "direct", OWN, by_policy=True), cause("excluded: no rule")),
-        (way(OUT.replace(port=53), "direct", OWN), cause("excluded", AT_OWN, reason=": loops end")),
+        (way(OUT, "direct", OWN), cause("excluded", where=AT_OWN, reason=": loops end")),
+        (way(OUT, "direct", OWN.replace(rule=Rule(Return()))), cause("excluded", where=AT_OWN, reason="")),
+        (way(OUT, "direct", ENTRY), cause("excluded", where=Location(NAT, OUTPUT, 2), reason="")),
+        (way(OUT, "direct", OWN, by_policy=True), cause("excluded", "no rule")),
+        (way(OUT.replace(port=53), "direct", OWN), cause("excluded", where=AT_OWN, reason=": loops end")),
         (way(OUT.replace(protocol="udp"), "direct", OWN), cause("not-tcp", protocol="udp")),
         (way(IN.replace(protocol="udp", port=53), "direct", OWN), cause("not-tcp", protocol="udp")),
         (way(LOOK_UP, "direct", OWN), cause("dns-not-captured")),
@@ -233,11 +245,11 @@ def found(live: Trace, desired: Trace | None = None, capture: Capture = CAPTURE,
         (way(OUT.replace(gid=PROXY), "direct", OWN), cause("proxy-user", uid=1000, gid=PROXY)),
         (
             way(OUT, "proxy-outbound", OWN.replace(table="ip nat2"), port=1),
-            cause("second-set: decides", "ip nat2 ISTIO_OUTPUT, rule 3", port=1),
+            cause("second-set", "decides", where=Location("ip nat2", "ISTIO_OUTPUT", 3), port=1),
         ),
-        (way(OUT, "redirected", OWN, port=1), cause("second-set: decides", AT_OWN, port=1)),
-        (way(OUT, "redirected", OWN, FOREIGN, port=1), cause("nat-first: behind", AT_FOREIGN, to="port 1")),
-        (way(OUT, "redirected", FOREIGN, port=1), cause("nat-first: port", AT_FOREIGN, port=1)),
+        (way(OUT, "redirected", OWN, port=1), cause("second-set", "decides", where=AT_OWN, port=1)),
+        (way(OUT, "redirected", OWN, FOREIGN, port=1), cause("nat-first", "behind", where=AT_FOREIGN, to="port 1")),
+        (way(OUT, "redirected", FOREIGN, port=1), cause("nat-first", "port", where=AT_FOREIGN, port=1)),
         (way(OUT, "no-route"), cause("no-route", address="192.0.2.1", flag="", family="IPv4")),
     ],
 )
@@ -248,12 +260,12 @@ def test_why_a_connection_does_not_come_to_the_proxy(live: Trace, expected: Caus
 @pytest.mark.parametrize(
     ("live", "desired", "expected"),
     [
-        (way(OUT, "direct", FOREIGN), way(OUT, "direct", FOREIGN), cause("excluded", AT_FOREIGN, reason="")),
-        (way(OUT, "direct", FOREIGN), way(OUT, "direct", OWN), cause("foreign-rule", AT_FOREIGN)),
-        (way(OUT, "direct", FOREIGN), way(OUT, "direct"), cause("foreign-rule", AT_FOREIGN)),
-        (way(OUT, "direct"), way(OUT, "direct", OWN), cause("excluded: no rule")),
+        (way(OUT, "direct", FOREIGN), way(OUT, "direct", FOREIGN), cause("excluded", where=AT_FOREIGN, reason="")),
+        (way(OUT, "direct", FOREIGN), way(OUT, "direct", OWN), cause("foreign-rule", where=AT_FOREIGN)),
+        (way(OUT, "direct", FOREIGN), way(OUT, "direct"), cause("foreign-rule", where=AT_FOREIGN)),
+        (way(OUT, "direct"), way(OUT, "direct", OWN), cause("excluded", "no rule")),
         *(
-            (way(OUT, "direct"), way(OUT, outcome, OWN), cause("rule-missing: any", outcome=f"{outcome} 443"))
+            (way(OUT, "direct"), way(OUT, outcome, OWN), cause("rule-missing", "any", outcome=f"{outcome} 443"))
             for outcome in ("proxy-outbound", "proxy-inbound", "dns")
         ),
     ],
@@ -264,12 +276,12 @@ def test_the_outcome_of_the_recorded_rules_counts(live: Trace, desired: Trace, e
 
 def test_look_ups_and_families_that_the_settings_leave_out() -> None:
     to_ipv6 = OUT.replace(destination=parse_address("2001:db8::1"))
-    server = cause("dns-not-captured: server", server="192.0.2.1")
+    server = cause("dns-not-captured", "server", server="192.0.2.1")
 
     assert found(way(LOOK_UP, "direct", OWN), capture=DNS_CAPTURE) == server
     assert found(way(IN.replace(protocol="udp", port=53), "direct", OWN), capture=DNS_CAPTURE).kind == "not-tcp"
     assert found(way(LOOK_UP.replace(port=54), "direct", OWN), capture=DNS_CAPTURE).kind == "not-tcp"
-    expected = cause("family-not-captured", "IPv6", family="IPv6")
+    expected = cause("family-not-captured", where="IPv6", family="IPv6")
     assert found(way(to_ipv6, "direct", OWN), capture=IPV4_ONLY) == expected
 
 
@@ -292,21 +304,21 @@ POLICY = BaseChain(
 @pytest.mark.parametrize(
     ("live", "expected"),
     [
-        (way(OUT, "dropped", DROPS), cause("filtered", AT_FOREIGN, filter="a foreign rule drops the packet: drop it")),
+        (way(OUT, "dropped", DROPS), cause("filtered", where=AT_FOREIGN, filter=f"{FOREIGN_DROPS}: drop it")),
         (
             way(OUT, "dropped", DROPS_PLAINLY),
-            cause("filtered", AT_FOREIGN, filter="a foreign rule drops the packet: -j DROP"),
+            cause("filtered", where=AT_FOREIGN, filter=f"{FOREIGN_DROPS}: -j DROP"),
         ),
-        (way(OUT, "dropped", REJECTS), cause("filtered", AT_FOREIGN, filter="a foreign rule rejects the packet: no")),
-        (way(OUT, "dropped", OWN), cause("excluded: drop", AT_OWN, reason="loops end")),
+        (way(OUT, "dropped", REJECTS), cause("filtered", where=AT_FOREIGN, filter=f"{FOREIGN_REJECTS}: no")),
+        (way(OUT, "dropped", OWN), cause("excluded", "drop", where=AT_OWN, reason="loops end")),
         (
             way(OUT, "dropped", OWN.replace(rule=Rule(Drop()))),
-            cause("excluded: drop", AT_OWN, reason="by its settings"),
+            cause("excluded", "drop", where=AT_OWN, reason="by its settings"),
         ),
         *(
             (
                 way(OUT, "dropped", step).replace(rerouted=REROUTED, mark=5),
-                cause("rerouted", AT_FOREIGN, mark=5, rule=REROUTED.words, words=words),
+                cause("rerouted", where=AT_FOREIGN, mark=5, rule=REROUTED.words, words=words),
             )
             for step, words in ((DROPS, "drop it"), (DROPS_PLAINLY, "-j DROP"))
         ),
@@ -314,7 +326,7 @@ POLICY = BaseChain(
             way(OUT, "dropped").replace(policy=POLICY),
             cause(
                 "filtered",
-                "inet firewall out",
+                where=POLICY.location("out"),
                 filter="no rule accepts the packet, and the chain's policy is DROP",
             ),
         ),
@@ -335,36 +347,36 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
         (
             way(TO_POD, "proxy-inbound", OWN, port=15006),
             BOUND,
-            cause("not-listening: address", "tcp port 15006", port="tcp port 15006", kind="inbound",
+            cause("not-listening", "address", where="tcp port 15006", port="tcp port 15006", kind="inbound",
                   bound="10.0.0.1", arrive="127.0.0.1", any_address="0.0.0.0"),
         ),
         (
             way(OUT, "proxy-outbound", OWN, port=15001),
             BOUND.replace(port=15001),
-            cause("not-listening: address", "tcp port 15001", port="tcp port 15001", kind="outbound",
+            cause("not-listening", "address", where="tcp port 15001", port="tcp port 15001", kind="outbound",
                   bound="10.0.0.1", arrive="127.0.0.1", any_address="0.0.0.0"),
         ),
         (
             way(LOOK_UP, "dns", OWN, port=15053),
             listener(15053, uid=0),
-            cause("not-listening", "udp port 15053", port="udp port 15053", kind="DNS"),
+            cause("not-listening", where="udp port 15053", port="udp port 15053", kind="DNS"),
         ),
         (
             way(OUT, "proxy-outbound", OWN, port=15001),
             listener(15001, family=AF_INET6),
-            cause("not-listening: family", "tcp port 15001", port="tcp port 15001", other="IPv6", family="IPv4",
+            cause("not-listening", "family", where="tcp port 15001", port="tcp port 15001", other="IPv6", family="IPv4",
                   any_address="0.0.0.0", alternative=""),
         ),
         (
             way(OUT, "proxy-outbound", OWN, port=15001),
             listener(15001, family=AF_INET6).replace(address=bytes((*[0] * 15, 1))),
-            cause("not-listening: address", "tcp port 15001", port="tcp port 15001", kind="outbound",
+            cause("not-listening", "address", where="tcp port 15001", port="tcp port 15001", kind="outbound",
                   bound="::1", arrive="127.0.0.1", any_address="0.0.0.0"),
         ),
         (
             way(OUT, "proxy-outbound", OWN, port=15001),
             listener(15001).replace(interface=2),
-            cause("not-listening: address", "tcp port 15001", port="tcp port 15001", kind="outbound",
+            cause("not-listening", "address", where="tcp port 15001", port="tcp port 15001", kind="outbound",
                   bound="0.0.0.0 of interface 2 alone", arrive="127.0.0.1", any_address="0.0.0.0"),
         ),
         (way(OUT, "proxy-outbound", OWN, port=15001), listener(15001).replace(interface=1), None),
@@ -372,24 +384,24 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
         (
             way(LOOK_UP, "dns", OWN, port=15053),
             listener(15001),
-            cause("not-listening: DNS", "udp port 15053", port="udp port 15053", others="15001"),
+            cause("not-listening", "DNS", where="udp port 15053", port="udp port 15053", others="15001"),
         ),
         (
             way(IN, "proxy-inbound", OWN, port=15006),
             listener(15006).replace(waiting=4097, backlog=4096),
-            cause("not-listening: full", "tcp port 15006", port="tcp port 15006", waiting=4097),
+            cause("not-listening", "full", where="tcp port 15006", port="tcp port 15006", waiting=4097),
         ),
         (way(IN, "proxy-inbound", OWN, port=15006), listener(15006).replace(waiting=4096, backlog=4096), None),
         (
             way(IN, "proxy-inbound", OWN, port=15006),
             listener(15006, transparent=True),
-            cause("proxy-mode", "tcp port 15006", port=15006, mode="REDIRECT", other="TPROXY", kind="transparent"),
+            cause("proxy-mode", where=AT_INBOUND, port=15006, mode="REDIRECT", other="TPROXY", kind="transparent"),
         ),
         (way(OUT, "proxy-outbound", OWN, port=15001), listener(15001, transparent=True), None),
         (
             way(OUT, "proxy-outbound", OWN, port=15001),
             listener(15001, uid=0),
-            cause("proxy-wrong-user", "tcp port 15001", port=15001, uid=0, expected="1337", groups="1337"),
+            cause("proxy-wrong-user", where="tcp port 15001", port=15001, uid=0, expected="1337", groups="1337"),
         ),
     ],
 )  # fmt: skip
@@ -407,7 +419,7 @@ def test_a_listener_of_ipv4_alone() -> None:
     where = "tcp port 15001"
     alone = ", or capture IPv4 alone (--ip-families ipv4)"
     words = {"other": "IPv4", "family": "IPv6", "any_address": "::", "alternative": alone}
-    expected = cause("not-listening: family", where, port=where, **words)
+    expected = cause("not-listening", "family", where=where, port=where, **words)
     facts = FACTS.replace(listeners=(listener(15001),))
     assert list(causes_at_port(facts, CAPTURE, "proxy-outbound", 15001, "ipv6")) == [expected]
 
@@ -424,7 +436,7 @@ def test_a_listener_of_ipv4_alone() -> None:
 def test_an_app_that_listens_on_loopback_alone_is_a_note(live: Trace, bound: str, *, found: bool) -> None:
     app = listener(live.packet.port, uid=1000).replace(address=parse_address(bound).first.to_bytes(4, "big"))
     expected = cause(
-        "not-listening: app", f"port {live.packet.port}", port=live.packet.port, bound=bound,
+        "not-listening", "app", where=f"port {live.packet.port}", port=live.packet.port, bound=bound,
         arrive=address_text("ipv4", live.packet.destination.first),
     )  # fmt: skip
     assert list(app_elsewhere(live, FACTS.replace(listeners=(app,)))) == [expected] * found
@@ -433,7 +445,7 @@ def test_an_app_that_listens_on_loopback_alone_is_a_note(live: Trace, bound: str
 def test_an_app_that_may_run_as_the_proxys_user_is_a_note() -> None:
     served = (listener(15001), listener(15090), listener(9000, uid=2), listener(8080), listener(80))
     (note,) = notes_on_proxy(FACTS.replace(listeners=served), CAPTURE)
-    assert note == cause("proxy-user: listener", "user 1337", uid=1337, ports="80, 8080")
+    assert note == cause("proxy-user", "listener", where="user 1337", uid=1337, ports="80, 8080")
     assert not list(notes_on_proxy(FACTS.replace(listeners=served[:3]), CAPTURE))
 
 
@@ -441,15 +453,15 @@ def test_every_user_and_group_of_the_proxy_is_named() -> None:
     users = tuple(map(only, (1337, 1338)))
     facts, capture = FACTS.replace(listeners=(listener(15001, uid=2),)), CAPTURE.replace(uids=users, gids=users)
     words = {"port": 15001, "uid": 2, "expected": "1337,1338", "groups": "1337,1338"}
-    for is_transparent, name in ((False, "proxy-wrong-user"), (True, "proxy-wrong-user: TPROXY")):
+    for is_transparent, variant in ((False, ""), (True, "TPROXY")):
         causes = causes_at_port(facts, capture.replace(is_transparent=is_transparent), "proxy-outbound", 15001, "ipv4")
-        assert list(causes) == [cause(name, "tcp port 15001", **words)]
+        assert list(causes) == [cause("proxy-wrong-user", variant, where="tcp port 15001", **words)]
 
 
 def test_a_proxy_that_is_not_transparent_under_tproxy() -> None:
     facts = FACTS.replace(listeners=(listener(15006),))
     expected = cause(
-        "proxy-mode", "tcp port 15006", port=15006, mode="TPROXY", other="REDIRECT", kind="not transparent"
+        "proxy-mode", where="tcp port 15006", port=15006, mode="TPROXY", other="REDIRECT", kind="not transparent"
     )
     causes = causes_at_port(facts, CAPTURE.replace(is_transparent=True), "proxy-inbound", 15006, "ipv4")
     assert list(causes) == [expected]
@@ -457,8 +469,8 @@ def test_a_proxy_that_is_not_transparent_under_tproxy() -> None:
 
 # --- what is wrong with the pod, and whom it stops -----------------------------------------------
 
-LO_DOWN, MISSING = cause("lo-down", "lo"), cause("interface-missing", "net1", name="net1", present="eth0")
-FILTERED = cause("ingress-filter", "eth0", name="eth0", target="tap0")
+LO_DOWN, MISSING = cause("lo-down", where="lo"), cause("interface-missing", where="net1", name="net1", present="eth0")
+FILTERED = cause("ingress-filter", where="eth0", name="eth0", target="tap0")
 
 
 def test_faults_of_the_whole_pod() -> None:
@@ -500,7 +512,7 @@ def test_tproxy_delivers_inbound_packets_over_lo() -> None:
 
 
 IPV4_ROUTE, IPV6_ROUTE = (
-    cause("no-route: default", flag=flag, family=family) for flag, family in (("", "IPv4"), ("-6 ", "IPv6"))
+    cause("no-route", "default", flag=flag, family=family) for flag, family in (("", "IPv4"), ("-6 ", "IPv6"))
 )
 
 
@@ -523,7 +535,7 @@ def test_a_default_route_is_missing(
 
 
 def test_routes_go_with_their_interface() -> None:
-    down = cause("interface-down", "eth0", name="eth0")
+    down = cause("interface-down", where="eth0", name="eth0")
     assert found(way(OUT, "no-route"), facts=ETH0_DOWN) == down
     assert found(way(IN, "direct", FOREIGN), facts=ETH0_DOWN) == down
     assert found(way(OUT, "direct", FOREIGN), facts=ETH0_DOWN).kind == "foreign-rule"
@@ -539,13 +551,13 @@ def test_routes_go_with_their_interface() -> None:
 
 def test_a_pod_of_a_family_that_is_not_captured() -> None:
     facts = FACTS.replace(addresses=(parse_address("fd00::1"),), listeners=())
-    assert list(causes_of_proxy(facts, IPV4_ONLY)) == [cause("family-not-captured: pod", "IPv6", family="IPv6")]
+    assert list(causes_of_proxy(facts, IPV4_ONLY)) == [cause("family-not-captured", "pod", where="IPv6", family="IPv6")]
 
 
 def test_the_proxy_of_a_pod_listens_on_each_port() -> None:
     causes = causes_of_proxy(FACTS.replace(listeners=()), DNS_OF_IPV4)
     assert list(causes) == [
-        cause("not-listening", where, port=where, kind=kind)
+        cause("not-listening", where=where, port=where, kind=kind)
         for where, kind in (("tcp port 15001", "outbound"), ("tcp port 15006", "inbound"), ("udp port 15053", "DNS"))
     ]
 
@@ -553,15 +565,22 @@ def test_the_proxy_of_a_pod_listens_on_each_port() -> None:
 def test_every_text_is_used_with_the_words_that_it_needs() -> None:
     """A word that is misspelt would show in the pod that is broken, and nowhere else."""
     sources = [(CAPTURE_PACKAGE / f"{name}.py").read_text() for name in TELL_CAUSES]
-    assert [name for name in TEXTS if not any(f'"{name}"' in source for source in sources)] == []
+    names = {name for kind_and_variant in TEXTS for name in kind_and_variant}
+    assert [name for name in names if not any(f'"{name}"' in source for source in sources)] == []
     for call in (each for source in sources for each in ast.walk(ast.parse(source))):
         match call:
-            case ast.Call(func=ast.Name(id="cause"), args=[ast.Constant(value=str() as name), *_], keywords=words):
-                filled: dict[str, object] = {word.arg: 1 for word in words if word.arg}
-                assert "{" not in cause(name, "", **OF_A_FAMILY | filled).message
+            case ast.Call(func=ast.Name(id="cause"), args=[*arguments], keywords=words):
+                filled: dict[str, Any] = FROM_DICTIONARIES | {
+                    word.arg: 1 for word in words if word.arg not in (None, "where")
+                }
+                values = [each.value for each in arguments if isinstance(each, ast.Constant)]
+                if len(values) == len(arguments):
+                    assert "{" not in cause(*map(str, values), **filled).message
 
 
-@pytest.mark.parametrize("name", ["unjudged: doubt", "filtered", "filtered: over lo", "filtered: redirected"])
-def test_what_is_known_is_told_as_it_is(name: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "variant"), [("unjudged", "doubt"), ("filtered", ""), ("filtered", "over lo"), ("filtered", "redirected")]
+)
+def test_what_is_known_is_told_as_it_is(kind: str, variant: str) -> None:
     text = "a foreign rule drops the packet: -j DROP"
-    assert cause(name, doubt=text, filter=text, port=80).message == text
+    assert cause(kind, variant, doubt=text, filter=text, port=80).message == text

@@ -129,17 +129,17 @@ NO_IPV6 = "Envoy has no listener on tcp port {} for IPv6, which is captured"
         (
             CAPTURE,
             (OUTBOUND, TRANSPARENT.replace(mark=7)),
-            ["the rules use REDIRECT, and Envoy's listener inbound is configured for TPROXY"],
+            ["the rules use REDIRECT, and Envoy's listener inbound on port 15006 is configured for TPROXY"],
         ),
         (
             TPROXY,
             (OUTBOUND, INBOUND.replace(mark=7)),
-            ["the rules use TPROXY, and Envoy's listener inbound is configured for REDIRECT"],
+            ["the rules use TPROXY, and Envoy's listener inbound on port 15006 is configured for REDIRECT"],
         ),
         (
             TPROXY,
             (OUTBOUND.replace(mark=8), TRANSPARENT.replace(mark=7)),
-            ["Envoy marks its own connections with 0x7, and the rules expect 0x539"],
+            ["Envoy's listener on port 15006 marks connections with 0x7, and the rules expect 0x539"],
         ),
     ],
 )

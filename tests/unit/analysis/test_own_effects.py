@@ -178,8 +178,8 @@ def test_rules_for_the_same_packets_do_nothing_alone() -> None:
 
     first, second = differences(desired, once)
 
-    assert first.together == "not alone, but with IPv4 nat ISTIO-OUTPUT: rule 2"
-    assert second.together == "not alone, but with IPv4 nat ISTIO-OUTPUT: rule 1"
+    assert first.together == "not alone, but with IPv4 nat ISTIO-OUTPUT, rule 2"
+    assert second.together == "not alone, but with IPv4 nat ISTIO-OUTPUT, rule 1"
     assert first.effect == second.effect
     assert "port 9001" in effect_text(first.effect, first.together)
     (alone,) = differences(desired, changed(desired, (NAT, "ISTIO-OUTPUT"), lambda rules: rules[1:]))

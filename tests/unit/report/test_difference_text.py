@@ -83,13 +83,13 @@ def test_each_kind_has_its_sentence() -> None:
 
     assert list(difference_lines(found)) == [
         (
-            "IPv4 nat OUTPUT: rule 1: foreign rule precedes ours and diverts captured traffic:"
+            "IPv4 nat OUTPUT, rule 1: foreign rule precedes ours and diverts captured traffic:"
             f" -p tcp -m tcp --dport 80 -j ACCEPT{SAYS}"
         ),
-        "IPv4 nat OUTPUT: rule 1 is missing: -p tcp -j ISTIO-OUTPUT",
-        "IPv6 nat OUTPUT: rule 2 is unexpected: -p tcp -j ISTIO-OUTPUT",
+        "IPv4 nat OUTPUT, rule 1 is missing: -p tcp -j ISTIO-OUTPUT",
+        "IPv6 nat OUTPUT, rule 2 is unexpected: -p tcp -j ISTIO-OUTPUT",
         "IPv4 nat OUTPUT: the policy is DROP, and should be ACCEPT",
-        "IPv6 nat OUTPUT: rule 1 captures a family that should not be captured: -p tcp -j ISTIO-OUTPUT",
+        "IPv6 nat OUTPUT, rule 1 captures a family that should not be captured: -p tcp -j ISTIO-OUTPUT",
         "the address ::6/128 on lo is missing: `ip address add ::6/128 dev lo` adds it",
         "IPv6: the route for mark 0x539 is missing: `ip -6 route add local default dev lo table 133` adds it",
         (
@@ -139,7 +139,7 @@ def test_a_note_is_no_difference() -> None:
 
     assert found.holds
     (sentence,) = note_lines(found)
-    assert sentence.startswith("IPv4 nat OUTPUT: rule 1: foreign rule without effect on captured traffic: ")
+    assert sentence.startswith("IPv4 nat OUTPUT, rule 1: foreign rule without effect on captured traffic: ")
     assert sentence.endswith("-p tcp -m tcp --dport 80 -j ACCEPT")
 
 
@@ -149,7 +149,7 @@ def test_a_foreign_chain_is_named_with_its_rule_in_its_own_words() -> None:
     in_nft = Obstacle(there, TAKEN.replace(why="tcp dport 80 drop"), EFFECT)
     found = verified(obstacles=(in_nft, Obstacle(there)), harmless_obstacles=(Obstacle(there, TAKEN),))
 
-    place = "table ip other, chain x (OUTPUT, priority -200): foreign rule"
+    place = "ip other x, hook OUTPUT, priority -200: foreign rule"
     first, second = difference_lines(found)
     assert first == f"{place} precedes ours and diverts captured traffic: tcp dport 80 drop{SAYS}"
     assert second == f"{place.removesuffix('rule')}policy stops captured traffic: the policy DROP"
@@ -183,7 +183,7 @@ def test_many_differences_are_grouped_by_chain() -> None:
     first, *others = difference_lines(verified(*foreign, *few))
 
     assert first.endswith(f"{text_of(TAKEN, 'ipv4')} (and 29 more of this kind in this chain)")
-    assert others == [f"IPv6 nat ISTIO-INBOUND: rule {place} is missing: -p tcp -j ISTIO-OUTPUT" for place in (1, 2, 3)]
+    assert others == [f"IPv6 nat ISTIO-INBOUND, rule {place} is missing: -p tcp -j ISTIO-OUTPUT" for place in (1, 2, 3)]
 
 
 def test_missing_rules_of_a_chain_are_one_sentence_with_the_weightiest_effect() -> None:

@@ -109,7 +109,7 @@ def test_pages_list_every_kind_of_cause_and_of_difference() -> None:
     impediments = literal("capture/state/impediments.py", "ImpedimentKind")
     differences = literal("capture/analysis/compare.py", "DifferenceKind")
 
-    assert listed_kinds("why") == {name.partition(":")[0] for name in TEXTS} | impediments
+    assert listed_kinds("why") == {kind for kind, _ in TEXTS} | impediments
     assert listed_kinds("verify") >= differences | impediments
 
 

@@ -30,7 +30,7 @@ def test_a_rule_is_named_in_one_form_whatever_its_table(table: str, chain: str, 
         f"  => {table} {chain} 1: -p tcp -j DROP",
         "dropped: by the rule marked =>",
     ]
-    assert list(trace_lines(traced, "nat"))[-1] == f"because of {table} {chain}: -p tcp -j DROP"
+    assert list(trace_lines(traced, "nat"))[-1] == f"because of {table} {chain} 1: -p tcp -j DROP"
     assert trace_as_plain(traced)["rule"] == in_json
 
 

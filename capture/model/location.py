@@ -1,0 +1,35 @@
+"""Where a rule is, in the one form in which every program prints it."""
+
+from __future__ import annotations
+
+from capture.model.addresses import FAMILY_NAMES, Family
+from capture.model.values import Value
+
+
+class Location(Value):
+    """A rule's table, chain and position there, which counts from 1; without a position, a whole chain.
+
+    ``table`` is one of our own, or what listings call a foreign one ("ip filter", "filter of iptables"). ``family`` is
+    None where that name has it. ``hook`` is, in words, that of a foreign base chain of nf_tables, with its priority.
+    """
+
+    table: str
+    chain: str
+    position: int = 0
+    family: Family | None = None
+    hook: str = ""
+
+    def __str__(self) -> str:
+        family = f"{FAMILY_NAMES[self.family]} " if self.family else ""
+        rule = f"rule {self.position}" if self.position else ""
+        return ", ".join(filter(None, (f"{family}{self.table} {self.chain}", self.hook, rule)))
+
+    @property
+    def short(self) -> str:
+        """Return it for a listing of one family: "nat OUTPUT 1"."""
+        return f"{self.table} {self.chain} {self.position or ''}".rstrip()
+
+    @property
+    def of_chain(self) -> Location:
+        """Return the location of its chain."""
+        return self.replace(position=0)
