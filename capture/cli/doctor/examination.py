@@ -240,9 +240,7 @@ def of_modules(modules: Inventory, *, loads_modules: bool) -> Iterator[Finding]:
         yield Finding("kernel", name, "warning", f"{why}; needed by {purposes[name]}", remedy_for((name,)))
     others = tuple(name for name in modules.unloaded if name not in modules.lacking)
     if not modules.is_indexed:
-        message = (
-            f"which modules could be loaded is unknown: no /lib/modules/{os.uname().release} with a readable index"
-        )
+        message = f"those that can be loaded are unknown: no /lib/modules/{os.uname().release} with a readable index"
         yield Finding("kernel", "modules", "note", message)
     elif others and not loads_modules:
         message = f"not loaded, and kernel.modules_disabled=1 forbids loading more: {', '.join(others)}"
