@@ -65,6 +65,7 @@ def consequence(effect: Effect) -> str:
         return "the proxy's own connections come back to it"
     before, after = effect.before.outcome, effect.after.outcome
     who = "look-ups" if before == DNS else f"{effect.direction} connections"
+    who += " that should be direct" if before == "direct" else ""
     if not effect.is_certain:
         return f"{who} may fare otherwise"
     if after == "direct":

@@ -57,7 +57,7 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
 
 def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[str, list[Difference]]:
     """Return a difference in words and with what it does, a chain without rules as one; and the other differences."""
-    does = f" ({consequence(worst.effect)})" if worst.effect else ""
+    does = f", so that {consequence(worst.effect)}" if worst.effect else ""
     chain = live.chain(worst.table, worst.chain)
     if worst.kind == "missing" and not (chain and any(chain.rules_for(worst.family))):
         elsewhere = [each for each in own if each.location.of_chain != worst.location.of_chain]

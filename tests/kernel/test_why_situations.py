@@ -744,7 +744,7 @@ def test_a_chain_without_rules_is_shown_as_one(pod_pair: PodPair) -> None:
         why(pod)
         .causes[-1]
         .message.endswith(
-            "; missing: all rules of ISTIO-OUTPUT (outbound connections bypass the proxy), and 9 more differences"
+            "; missing: all rules of ISTIO-OUTPUT, so that outbound connections bypass the proxy, and 9 more differences"
         )
     )
 
