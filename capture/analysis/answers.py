@@ -45,8 +45,8 @@ def answers(live: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packe
     if sent.in_interface:
         yield owner.replace(out_interface=sent.in_interface)
     elif live.outcome == "direct" and sent.out_interface != LOOPBACK:
-        there = live.address or sent.destination
-        yield back.replace(source=there, source_port=port, in_interface=live.interface or sent.out_interface)
+        called_at = live.address or sent.destination
+        yield back.replace(source=called_at, source_port=port, in_interface=live.interface or sent.out_interface)
     else:
         yield owner.replace(out_interface=LOOPBACK)
         yield back.replace(source=sent.destination, source_port=sent.port, in_interface=LOOPBACK)
@@ -56,15 +56,15 @@ FIRST, LATER = SYN | ACK, (ACK, PSH | ACK)
 """The flags of answers: of the first, and of those without which nothing comes back."""
 
 
-def way_of(packet: Packet, situation: Situation) -> Trace:
+def trace_flags(packet: Packet, situation: Situation) -> Trace:
     """Return the way of answers, or of later packets; of one that is dropped, where the flags of TCP decide."""
-    found = trace_whole_path(packet, situation)
-    if found.certain or packet.protocol != "tcp" or packet.flags is not None:
-        return found
+    traced = trace_whole_path(packet, situation)
+    if traced.certain or packet.protocol != "tcp" or packet.flags is not None:
+        return traced
     flags = (FIRST, *LATER) if packet.is_answer else LATER
-    ways = [trace_whole_path(packet.replace(flags=each), situation) for each in flags]
-    known = ways[0] if all(each.certain for each in ways) else found
-    return next((each for each in ways if each.certain and each.outcome == "dropped"), known)
+    ways = [trace_whole_path(packet.replace(flags=flag), situation) for flag in flags]
+    known = ways[0] if all(way.certain for way in ways) else traced
+    return next((way for way in ways if way.certain and way.outcome == "dropped"), known)
 
 
 def lost_answer(live: Trace, situation: Situation) -> Trace | None:
@@ -73,8 +73,8 @@ def lost_answer(live: Trace, situation: Situation) -> Trace | None:
         return None
     is_tracked = untracking_step(live) is None
     for packet in answers(live):
-        for each in (packet,) if is_tracked else _untracked(packet):
-            traced = way_of(each, situation)
+        for answer in (packet,) if is_tracked else _untracked(packet):
+            traced = trace_flags(answer, situation)
             is_lost = traced.outcome == "dropped" or (traced.outcome in TO_PROXY and not is_tracked)
             if is_lost and traced.certain:
                 return traced

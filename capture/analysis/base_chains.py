@@ -38,7 +38,7 @@ SOURCE_PRIORITY = 100
 """That of iptables' nat at POSTROUTING (NF_IP_PRI_NAT_SRC)."""
 CONNTRACK_PRIORITY = -200
 """The priority of connection tracking at PREROUTING and OUTPUT (NF_IP_PRI_CONNTRACK)."""
-FAR = 1 << 32
+BEYOND = 1 << 32
 """More than any priority, which has 32 bits."""
 
 SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
@@ -80,7 +80,7 @@ class BaseChain(Value):
     @property
     def order(self) -> int:
         """Return what orders chains at a hook: the priority, but chains of devices are first, or last."""
-        return self.priority + (0 if not self.devices else -FAR if self.hook == model.PREROUTING else FAR)
+        return self.priority + (0 if not self.devices else -BEYOND if self.hook == model.PREROUTING else BEYOND)
 
     @property
     def reroutes(self) -> bool:
@@ -135,7 +135,7 @@ def in_tables_of_iptables(ruleset: model.Ruleset, is_older: Callable[[model.Tabl
         for chain in table.chains:
             if chain.name in met:
                 entry = chain.replace(rules=tuple(rule.replace(why="") for rule in chain.rules))
-                others = tuple(each for each in table.chains if each is not chain)
+                called = tuple(each for each in table.chains if each is not chain)
                 yield BaseChain(
                     f"{table.name} of iptables",
                     ruleset.families,
@@ -144,7 +144,7 @@ def in_tables_of_iptables(ruleset: model.Ruleset, is_older: Callable[[model.Tabl
                     if maps_sources(table) and chain.name == model.POSTROUTING
                     else PRIORITIES[table.name],
                     table.name == model.NAT and chain.name != model.POSTROUTING,
-                    table.replace(chains=(entry, *others)),
+                    table.replace(chains=(entry, *called)),
                     is_older(table.name),
                     is_native=False,
                     is_route=table.name == model.MANGLE,
@@ -212,30 +212,30 @@ class Situation(Value):
         return _in_order(self, hook, family, {}, with_nat=with_nat)
 
     def in_each_order(self, family: Family) -> Iterator[Situation]:
-        """Yield the situation as it is, and with the chains of unknown place in each other possible order."""
+        """Yield the situation as it is, and with the chains of unknown age in each other possible order."""
         yield self
         free = [
-            place
-            for place, each in enumerate(self.other_chains)
-            if each.is_of_any_age and family in each.families and _is_tied(self, each)
+            number
+            for number, base in enumerate(self.other_chains)
+            if base.is_of_any_age and family in base.families and _is_tied(self, base)
         ][: 2 * MAX_UNKNOWN_ORDERS]
         for moved in islice(product((False, True), repeat=len(free)), 1, None):
-            others = list(self.other_chains)
-            for place in compress(free, moved):
-                others[place] = others[place].replace(is_older=not others[place].is_older)
-            yield self.replace(other_chains=tuple(others))
+            chains = list(self.other_chains)
+            for number in compress(free, moved):
+                chains[number] = chains[number].replace(is_older=not chains[number].is_older)
+            yield self.replace(other_chains=tuple(chains))
 
     def orders(
         self, hook: str, family: Family, *, with_nat: bool = True
     ) -> Iterator[tuple[dict[int, bool], tuple[BaseChain, ...]]]:
-        """Yield each possible order of the base chains, and for those of unknown place whether it is first.
+        """Yield each possible order of the base chains, and for those of unknown age whether it is first.
 
-        Those are named by their places in ``other_chains``.
+        Those are named by their numbers in ``other_chains``.
         """
         free = [
-            place
-            for place, each in enumerate(self.other_chains)
-            if each.hook == hook and family in each.families and each.is_of_any_age and _is_tied(self, each)
+            number
+            for number, base in enumerate(self.other_chains)
+            if base.hook == hook and family in base.families and base.is_of_any_age and _is_tied(self, base)
         ][:MAX_UNKNOWN_ORDERS]
         for first in product((False, True), repeat=len(free)):
             known = dict(zip(free, first, strict=True))
@@ -245,12 +245,12 @@ class Situation(Value):
 def _in_order(
     situation: Situation, hook: str, family: Family, known: dict[int, bool], *, with_nat: bool
 ) -> tuple[BaseChain, ...]:
-    found = [(_sort_key(each, 0), each) for each in _own_chains(situation, hook)]
-    for number, each in enumerate(situation.other_chains):
-        if each.hook == hook and family in each.families:
-            is_first = known.get(number, not each.is_older)
-            found.append((_sort_key(each, -1 if is_first else 1), each))
-    return tuple(each for _, each in sorted(found, key=lambda pair: pair[0]) if with_nat or not each.is_nat)
+    keyed = [(_sort_key(base, 0), base) for base in _own_chains(situation, hook)]
+    for number, base in enumerate(situation.other_chains):
+        if base.hook == hook and family in base.families:
+            is_first = known.get(number, not base.is_older)
+            keyed.append((_sort_key(base, -1 if is_first else 1), base))
+    return tuple(base for _, base in sorted(keyed, key=lambda pair: pair[0]) if with_nat or not base.is_nat)
 
 
 def _own_chains(situation: Situation, hook: str) -> Iterator[BaseChain]:
@@ -270,14 +270,14 @@ def _own_chains(situation: Situation, hook: str) -> Iterator[BaseChain]:
             )
 
 
-def _sort_key(each: BaseChain, age: int) -> tuple[int, int, int, int]:
+def _sort_key(base: BaseChain, age: int) -> tuple[int, int, int, int]:
     """Return what orders a chain: the priority of its kernel entry, then its own, then its age."""
-    return (PRIORITIES[model.NAT], 0, each.priority, age) if each.is_nat else (each.order, age, 0, 0)
+    return (PRIORITIES[model.NAT], 0, base.priority, age) if base.is_nat else (base.order, age, 0, 0)
 
 
-def _is_tied(situation: Situation, each: BaseChain) -> bool:
+def _is_tied(situation: Situation, base: BaseChain) -> bool:
     """Return whether a chain has the priority of one of the capture's at its hook."""
-    tables = [table.name for table in situation.ruleset.tables if table.chain(each.hook) is not None]
-    if each.is_nat:
-        return model.NAT in tables and each.priority == PRIORITIES[model.NAT]
-    return each.order in [PRIORITIES[name] for name in tables]
+    tables = [table.name for table in situation.ruleset.tables if table.chain(base.hook) is not None]
+    if base.is_nat:
+        return model.NAT in tables and base.priority == PRIORITIES[model.NAT]
+    return base.order in [PRIORITIES[name] for name in tables]

@@ -129,8 +129,8 @@ def _joined_matches(matches: tuple[model.Match, ...]) -> Iterator[model.Match]:
             negated.setdefault(type(match), []).append(match)
         else:
             yield match if len(entries_of(match)) == 1 else united([match])
-    for several in negated.values():
-        yield united(several)
+    for alike in negated.values():
+        yield united(alike)
 
 
 # --- lists ---------------------------------------------------------------------------------------
@@ -161,12 +161,12 @@ def _with_one_list(rule: model.Rule) -> Iterator[model.Rule]:
     iptables has a rule for each combination, in which the entries of the first list change fastest. It makes no
     difference which one is kept: no packet fulfils two of the combinations.
     """
-    kept = _list_of(rule)
+    listed = _list_of(rule)
     if any(isinstance(match, model.UnknownMatch) for match in rule.matches):
         yield rule
         return
     for match in reversed(rule.matches):
-        if match is kept or not isinstance(match, LISTED):
+        if match is listed or not isinstance(match, LISTED):
             continue
         if not match.negated and len(entries_of(match)) > 1:
             for entry in entries_of(match):
@@ -235,11 +235,11 @@ def with_entries(match: AnyMatch, entries: tuple[Any, ...]) -> AnyMatch:
     return match.replace(**{ENTRIES[type(match)]: entries})
 
 
-def united(several: list[AnyMatch]) -> AnyMatch:
+def united(matches: list[AnyMatch]) -> AnyMatch:
     """Return one match for the entries of several of one kind: in order, overlapping and adjacent ones joined."""
-    entries = [entry for listed in several for entry in entries_of(listed)]
-    join = collapse if isinstance(several[0], model.AddressMatch) else joined_spans
-    return with_entries(several[0], join(entries))
+    entries = [entry for listed in matches for entry in entries_of(listed)]
+    join = collapse if isinstance(matches[0], model.AddressMatch) else joined_spans
+    return with_entries(matches[0], join(entries))
 
 
 def joined_spans(spans: Iterable[model.Span]) -> tuple[model.Span, ...]:

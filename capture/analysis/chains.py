@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
 ANYTHING = "anything"
 """The value after a verdict that is not understood, which may have done anything."""
-CHANGES: dict[type, type] = {**model.MARKS_CHANGED, Untrack: model.ConnectionState}
+OF_TRACKING = (Untrack, model.SetZone)
+CHANGES: dict[type, type] = {**model.MARKS_CHANGED, **dict.fromkeys(OF_TRACKING, model.ConnectionState)}
 """Verdicts after which a packet goes on changed, each with the match that tests what it changes."""
 DECIDES = (model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Either, Goto)
 CALLING = (model.Jump, Goto)
-MIN_RUN = 32
+MIN_RUN = 100
 """A run of fewer rules is folded rule by rule."""
 MAX_CASES = 100_000
 """Different verdicts, or chains that are called, of one run of rules."""
@@ -66,11 +67,13 @@ class ChainCompiler:
             while start and self._may_be_listed(rules[start - 1][1], tested):
                 start -= 1
                 tested.update(map(type, rules[start][1].matches))
+            end = min(start, len(rules) - 1)
             if len(rules) - start >= MIN_RUN:
                 found = self._run(rules[start:], found)
-                del rules[start:]
             else:
-                found = self._step(*rules.pop(), found)
+                for each in reversed(rules[end:]):
+                    found = self._step(*each, found)
+            del rules[end:]
         return found
 
     def _may_be_listed(self, rule: model.Rule, tested: set[type]) -> bool:
@@ -85,18 +88,40 @@ class ChainCompiler:
     def _step(self, position: int, rule: model.Rule, after: int) -> int:
         """Return the fates of packets that come to a rule; ``after`` are those of packets that come past it."""
         verdict = meaning(rule)
-        if isinstance(verdict, model.NO_EFFECT) or (self.is_tracked and isinstance(verdict, Untrack)):
+        if isinstance(verdict, model.NO_EFFECT) or (self.is_tracked and isinstance(verdict, OF_TRACKING)):
             return after  # what is tracked stays so (xt_ct_target in xt_CT.c, nft_notrack_eval in nft_ct.c)
         if isinstance(verdict, model.UnknownVerdict):
             may = self.space.unknown(("verdict", self._occurrence(position)), rule)
             then = self.diagrams.choose(may, self.diagrams.leaf(ANYTHING), after)
+        elif isinstance(verdict, OF_TRACKING):
+            then = self._before_tracking(verdict, after)
         elif type(verdict) in CHANGES:
             reason = self.path.reason(self, f"{position}", rule)
             then = self.path.with_reason(self.path.changed(verdict, after), verdict, reason)
         else:
             then = self._then(verdict, self.path.reason(self, f"{position}", rule), after)
         matched = self.space.rule(rule, self._occurrence(position), is_native=self.base_chain.is_native)
-        return self.diagrams.choose(matched, then, after)
+        return self.diagrams.choose(self._in_state(matched), then, after)
+
+    def _before_tracking(self, verdict: Meaning, after: int) -> int:
+        """Return the fates of packets whose tracking a rule decides on, if none before has given them a zone.
+
+        A zone of nf_tables undoes that they are not tracked (nft_ct_set_zone_eval in nft_ct.c); one of iptables
+        does not (xt_ct_target in xt_CT.c).
+        """
+        choose, path = self.diagrams.choose, self.path
+        if isinstance(verdict, Untrack):
+            return choose(path.has_zone, after, path.noted(after, path.untracked, 1))
+        zoned = path.noted(after, path.has_zone, 1)
+        is_native = self.base_chain.is_native
+        return path.noted(zoned, path.untracked, 0) if is_native else choose(path.untracked, after, zoned)
+
+    def _in_state(self, matched: int) -> int:
+        """Return packets that fulfil matches; before they are tracked their state is INVALID, or UNTRACKED."""
+        if self.is_tracked:
+            return matched
+        invalid, untracked = (self.path.in_state(matched, state) for state in ("INVALID", "UNTRACKED"))
+        return self.diagrams.choose(self.path.untracked, untracked, invalid)
 
     def _then(self, verdict: Meaning, reason: Reason | None, after: int) -> int:
         stage = self.stage
@@ -121,7 +146,7 @@ class ChainCompiler:
             after = self._step(*rules[end], after)
         if end == 0:
             return after
-        lists = self._listed(rules[:end])
+        lists = self._in_state(self._listed(rules[:end]))
         functions: dict[int, int] = {}
         leaves = self.diagrams.leaves(lists)
         if len(leaves) > MAX_CASES:

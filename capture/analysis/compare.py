@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     DifferenceKind = Literal["missing", "unexpected", "foreign", "policy", "family"]
     Placed = tuple[int, int, Rule]
-    """A rule with its places, which count from 0, in two chains."""
+    """A rule with its positions, which count from 0, in two chains."""
     Run = tuple[int, int, "Run | None"]
-    """A common subsequence from its end: the places of its last rule, and the run before it."""
+    """A common subsequence from its end: the positions of its last rule, and the run before it."""
 
 EMPTY = CanonicalChain("ACCEPT", ())
 
@@ -77,22 +77,29 @@ def differences(desired: Ruleset, live: Ruleset) -> list[Difference]:
     found: list[Difference] = []
     for family in FAMILIES:
         desired_forms = canonical(desired, family) if family in desired.families else None
-        there = canonical(live, family)
-        own, foreign = compared(family, desired_forms, there)
+        live_forms = canonical(live, family)
+        own, foreign = compared(family, desired_forms, live_forms)
         found += own
-        for place in dict.fromkeys((each.table, each.chain) for each in foreign):
-            here = [each for each in foreign if (each.table, each.chain) == place]
-            found += _disturbing(place, here, own, desired_forms or {})
+        for key, in_chain in by_chain(foreign).items():
+            found += _disturbing(key, in_chain, own, desired_forms or {})
     return found
 
 
+def by_chain(found: Iterable[Difference]) -> dict[tuple[TableName, str], list[Difference]]:
+    """Return differences of one family by their tables and chains."""
+    grouped: dict[tuple[TableName, str], list[Difference]] = {}
+    for difference in found:
+        grouped.setdefault((difference.table, difference.chain), []).append(difference)
+    return grouped
+
+
 def _disturbing(
-    place: tuple[TableName, str], foreign: Sequence[Difference], own: Sequence[Difference], desired: CanonicalTables
+    key: tuple[TableName, str], foreign: Sequence[Difference], own: Sequence[Difference], desired: CanonicalTables
 ) -> Iterator[Difference]:
     """Yield the foreign rules of a chain that are before one of our own, and may divert packets or change its marks."""
-    table, name = place
-    missing = {each.behind for each in own if (each.table, each.chain, each.kind) == (*place, "missing")}
-    shared = {*range(len(desired.get(place, EMPTY).rules))} - missing
+    table, name = key
+    missing = {each.behind for each in own if (each.table, each.chain, each.kind) == (*key, "missing")}
+    shared = {*range(len(desired.get(key, EMPTY).rules))} - missing
     disturbs = disturbance_test(
         (each.rule for each in foreign if each.rule), name, lambda chain: desired.get((table, chain), EMPTY).rules
     )
@@ -103,7 +110,7 @@ def _disturbing(
 def compared(
     family: Family,
     desired_forms: CanonicalTables | None,
-    there: CanonicalTables,
+    live_forms: CanonicalTables,
     recorded_forms: CanonicalTables | None = None,
 ) -> tuple[list[Difference], list[Difference]]:
     """Return the differences of our own rules, and every foreign rule in a built-in chain.
@@ -111,21 +118,21 @@ def compared(
     ``desired_forms`` is None where nothing should be captured. Rules of ``recorded_forms`` are our own.
     """
     if desired_forms is None:
-        return list(_captured_family(family, there)), []
+        return list(_captured_family(family, live_forms)), []
     own: list[Difference] = []
     foreign: list[Difference] = []
-    forms = next_to_foreign(desired_forms, there)
-    for place in dict.fromkeys((*forms, *there)):
-        desired, live = forms.get(place, EMPTY), there.get(place, EMPTY)
+    forms = next_to_foreign(desired_forms, live_forms)
+    for key in dict.fromkeys((*forms, *live_forms)):
+        desired, live = forms.get(key, EMPTY), live_forms.get(key, EMPTY)
         if desired == live:
             continue
-        table, name = place
+        table, name = key
         if live.policy != desired.policy:
             own.append(Difference(family, table, name, "policy", policy=live.policy))
         missing, extra = _only_in_one(desired.rules, live.rules)
         own += [Difference(family, table, name, "missing", rule, at + 1, behind=at) for at, _, rule in missing]
         are_all_own = is_own_chain(name) or live.is_hooked_differently
-        recorded = (recorded_forms or {}).get(place, EMPTY).rules
+        recorded = (recorded_forms or {}).get(key, EMPTY).rules
         for behind, at, rule in extra:
             is_own = are_all_own or shape(table, name, rule) == CERTAIN or rule in recorded
             kind: DifferenceKind = "unexpected" if is_own else "foreign"
@@ -133,10 +140,10 @@ def compared(
     return own, foreign
 
 
-def next_to_foreign(desired: CanonicalTables, there: CanonicalTables) -> CanonicalTables:
+def next_to_foreign(desired: CanonicalTables, live_forms: CanonicalTables) -> CanonicalTables:
     """Return desired rules with the live chains of others, without rules of ours that these may have."""
     forms = dict(desired)
-    for (table, name), chain in there.items():
+    for (table, name), chain in live_forms.items():
         is_shared = name in BUILT_IN_CHAINS[table] or chain.is_hooked_differently
         if not (is_shared or is_own_chain(name)):
             rules = tuple(rule for rule in chain.rules if shape(table, name, rule) != CERTAIN)
@@ -144,24 +151,21 @@ def next_to_foreign(desired: CanonicalTables, there: CanonicalTables) -> Canonic
     return forms
 
 
-def with_differences(forms: CanonicalTables, found: Iterable[Difference]) -> CanonicalTables:
+def with_differences(forms: CanonicalTables, differences: Iterable[Difference]) -> CanonicalTables:
     """Return rules with some differences made in them.
 
     Where rules are missing, others come before them: those that are applied again are appended.
     """
     changed = dict(forms)
-    places: dict[tuple[TableName, str], list[Difference]] = {}
-    for each in found:
-        places.setdefault((each.table, each.chain), []).append(each)
-    for place, several in places.items():
-        form = forms.get(place, EMPTY)
-        gone = {each.behind for each in several if each.kind == "missing"}
+    for key, in_chain in by_chain(differences).items():
+        form = forms.get(key, EMPTY)
+        gone = {difference.behind for difference in in_chain if difference.kind == "missing"}
         rules = [(at, 1, rule) for at, rule in enumerate(form.rules) if at not in gone]
-        others = sorted((each for each in several if each.kind != "missing"), key=lambda each: each.position)
-        rules += [(each.behind, 0, each.rule) for each in others if each.rule is not None]
-        policy = next((each.policy for each in several if each.policy), form.policy)
+        extra = sorted((each for each in in_chain if each.kind != "missing"), key=lambda each: each.position)
+        rules += [(difference.behind, 0, difference.rule) for difference in extra if difference.rule is not None]
+        policy = next((difference.policy for difference in in_chain if difference.policy), form.policy)
         in_order = tuple(rule for _, _, rule in sorted(rules, key=lambda placed: placed[:2]))
-        changed[place] = form.replace(policy=policy, rules=in_order)
+        changed[key] = form.replace(policy=policy, rules=in_order)
     return changed
 
 
@@ -172,8 +176,8 @@ def can_stay(desired: Ruleset, live: Ruleset, *, writes_policies: bool = False) 
     """
     if not live.tables:
         return False
-    found = [d for d in differences(desired, live) if writes_policies or d.kind != "policy"]
-    return desired.comments == live.comments and not found
+    changes = [d for d in differences(desired, live) if writes_policies or d.kind != "policy"]
+    return desired.comments == live.comments and not changes
 
 
 def _captured_family(family: Family, live: CanonicalTables) -> Iterator[Difference]:
@@ -185,7 +189,7 @@ def _captured_family(family: Family, live: CanonicalTables) -> Iterator[Differen
 
 
 def _only_in_one(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[list[Placed], list[Placed]]:
-    """Return the rules of each that are not in the longest order that both share, with their places in both.
+    """Return the rules of each that are not in the longest order that both share, with their positions in both.
 
     A rule that is not in the first one is right behind the last rule there that both share.
     """
@@ -199,28 +203,28 @@ def _only_in_one(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> tuple[lis
     missing: list[Placed] = []
     extra: list[Placed] = []
     i = j = start
-    for at, there in (*((start + at, start + there) for at, there in pairs), (len(first) - end, len(second) - end)):
-        extra += [(i, place, second[place]) for place in range(j, there)]
-        missing += [(place, j, first[place]) for place in range(i, at)]
-        i, j = at + 1, there + 1
+    for at_first, at_second in (*((start + i, start + j) for i, j in pairs), (len(first) - end, len(second) - end)):
+        extra += [(i, at, second[at]) for at in range(j, at_second)]
+        missing += [(at, j, first[at]) for at in range(i, at_first)]
+        i, j = at_first + 1, at_second + 1
     return missing, extra
 
 
 def _longest_common(first: tuple[Rule, ...], second: tuple[Rule, ...]) -> list[tuple[int, int]]:
-    """Return the places, in both, of a longest common subsequence.
+    """Return the positions, in both, of a longest common subsequence.
 
     J. W. Hunt and T. G. Szymanski, "A fast algorithm for computing longest common subsequences" (1977): the longest
-    run of rising places in ``second``. Nearly linear, since few rules are equal to one another.
+    run of rising positions in ``second``. Nearly linear, since few rules are equal to one another.
     """
     from bisect import bisect_left  # rules that differ are rare
 
-    places: dict[Rule, list[int]] = {}
+    positions: dict[Rule, list[int]] = {}
     for j in range(len(second) - 1, -1, -1):
-        places.setdefault(second[j], []).append(j)
-    ends: list[int] = []  # by length of a run: the lowest place at which one ends
+        positions.setdefault(second[j], []).append(j)
+    ends: list[int] = []  # by length of a run: the lowest position at which one ends
     runs: list[Run] = []  # those runs, each with the one that it continues
     for i, rule in enumerate(first):
-        for j in places.get(rule, ()):
+        for j in positions.get(rule, ()):
             length = bisect_left(ends, j)
             run = (i, j, runs[length - 1] if length else None)
             ends[length : length + 1] = [j]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
 from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import Either, Goto, MapSource, Translate, meaning
-from capture.analysis.outcome import Fate, redirect_outcome
+from capture.analysis.outcome import Fate, Held, redirect_outcome
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import NONE, OF_PROTOCOL, Field, PacketSpace, gathered
 from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS
@@ -40,22 +40,6 @@ TRANSLATED = Fate("direct", 0)
 """The fate of translated packets until their destination is known."""
 
 
-class Held(Value):
-    """The decisions about a packet so far: what nat mapped it to, and what TPROXY sends it to."""
-
-    mapped: Fate | None = None
-    transparent: Fate | None = None
-    is_moved: bool = False
-    """Whether nat sent it to another address."""
-    interface: str | None = None
-    """The interface by which a changed mark lets it leave."""
-
-    @property
-    def is_redirected(self) -> bool:
-        """Return whether nat sent it to a port of the pod."""
-        return self.mapped is not None and self.mapped.outcome != "direct"
-
-
 class Stage(Value):
     """A packet's place on its path: the leg, the order of base chains, and the next of them."""
 
@@ -80,7 +64,7 @@ class Compiler:
         self.situation = situation
         self.routed = sorted(routed_marks(situation.ruleset))
         self.mark_routes = tuple(space.routed_by(situation.mark_routes(space.family)))
-        self.remarked = space.unknown("mark changed", "a changed mark")
+        self.notes = tuple(space.unknown(name, name) for name in ("a changed mark", "a zone", "no tracking"))
         self.orders = {
             "in": list(situation.orders(model.PREROUTING, space.family)),
             "out": list(situation.orders(model.OUTPUT, space.family)),
@@ -136,7 +120,8 @@ class PathCompiler:
         self.diagrams, self.switches = space.diagrams, space.switches
         self.lo = space.interface(LOOPBACK)
         self.leaves_by_lo = space.numbers(Field.OUT, [(self.lo, self.lo)])
-        self.routed, self.mark_routes, self.remarked = compiler.routed, compiler.mark_routes, compiler.remarked
+        self.routed, self.mark_routes = compiler.routed, compiler.mark_routes
+        self.remarked, self.has_zone, self.untracked = compiler.notes
         self._direction = direction
         self._known: dict[Hashable, int] = {}
         self._entered: list[tuple[Stage, str]] = []
@@ -145,6 +130,9 @@ class PathCompiler:
         """Return the function of packets as they come in or are sent."""
         is_inbound = self._direction == INBOUND
         found = self._at_hook("in" if is_inbound else "out", Held())
+        found = self.noted(found, self.has_zone, 0)
+        untracked = self.space.state_in("UNTRACKED")
+        found = self.diagrams.choose(untracked, *(self.noted(found, self.untracked, number) for number in (1, 0)))
         found = self.switches.restricted(found, Field.OUT if is_inbound else Field.IN, NONE)
         if not self.routed:
             return found
@@ -231,7 +219,7 @@ class PathCompiler:
         )
         found = self._chain(base_chain, base_chain.chain, fall_through, stage)
         if self.mark_routes:
-            found = self.switches.restricted(found, self.diagrams.level(self.remarked), 0)
+            found = self.noted(found, self.remarked, 0)
         return self.diagrams.choose(self._packets_that_nat_maps(stage), found, after) if base_chain.is_nat else found
 
     def _dropped(self, why: str) -> int:  # noqa: ARG002  # only ReasonCompiler keeps it
@@ -241,9 +229,15 @@ class PathCompiler:
         """Return the fates of packets that a base chain lets pass; with another mark they may be routed again."""
         following = stage.following
         after = self._at_base_chain(following)
-        return (
-            self.diagrams.choose(self.remarked, self._routed_again(following), after) if base_chain.reroutes else after
-        )
+        if base_chain.reroutes:
+            after = self.diagrams.choose(self.remarked, self._routed_again(following), after)
+        if base_chain.is_tracked or stage.leg == "lo" or not self._is_tracked(following):
+            return after
+        return self.diagrams.choose(self.untracked, self.in_state(after, "UNTRACKED"), after)
+
+    def _is_tracked(self, stage: Stage) -> bool:
+        base_chains = self.compiler.orders[stage.leg][stage.order][1]
+        return stage.number == len(base_chains) or base_chains[stage.number].is_tracked
 
     def _routed_again(self, stage: Stage) -> int:
         """Return the fates of packets that are routed again, by their mark and where they go now."""
@@ -389,7 +383,7 @@ class PathCompiler:
     def _lasting(self, node: int) -> int:
         """Return the fates of redirected connections: one whose later packets are dropped is lost."""
         diagrams = self.diagrams
-        later = self.switches.restricted(node, Field.STATE, model.CONNECTION_STATES.index("ESTABLISHED"))
+        later = self.in_state(node, "ESTABLISHED")
 
         def join(first: int, second: int) -> int | None:
             if first == second or (diagrams.is_leaf(second) and not _is_lost(diagrams.value(second))):
@@ -428,7 +422,15 @@ class PathCompiler:
 
     def _remarked(self, node: int) -> int:
         """Return the fates of packets, with the note that their mark has changed."""
-        return self.switches.restricted(node, self.diagrams.level(self.remarked), 1) if self.mark_routes else node
+        return self.noted(node, self.remarked, 1) if self.mark_routes else node
+
+    def noted(self, node: int, note: int, number: int) -> int:
+        """Return the fates of packets with a note about them set to 0 or 1."""
+        return self.switches.restricted(node, self.diagrams.level(note), number)
+
+    def in_state(self, node: int, state: str) -> int:
+        """Return the function of packets that connection tracking has in a state."""
+        return self.switches.restricted(node, Field.STATE, model.CONNECTION_STATES.index(state))
 
     def changed(self, verdict: Meaning, node: int) -> int:
         """Return the fates of packets by a verdict that changes them and lets them go on."""
@@ -438,11 +440,9 @@ class PathCompiler:
                 return self.diagrams.choose(is_so, node, self.with_mark(self._remarked(node), value, mask))
             case model.SaveMark():
                 return self.switches.moved(node, self.space.renamed("connection", "mark"), "save mark")
-            case model.RestoreMark():
+            case _:
                 restored = self._remarked(node)
                 return self.switches.moved(restored, self.space.renamed("mark", "connection"), "restore mark")
-            case _:
-                return self.switches.restricted(node, Field.STATE, model.CONNECTION_STATES.index("UNTRACKED"))
 
 
 def _is_lost(value: Hashable) -> bool:

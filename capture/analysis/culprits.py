@@ -62,8 +62,8 @@ class Culprits:
 
     ``desired`` has our own rules, ``whole`` the same with all foreign ones. ``foreign`` are those in chains that we
     share; others are met by jumps from there. ``by_order`` are named ones that may divert further packets, in another
-    order of chains. ``others`` have no effect, and spare no packet that a named one would divert. ``doubts`` are what
-    else cannot be judged, in words. Rules are known by their identity: two may be equal.
+    order of chains. ``without_effect`` have none, and spare no packet that a named one would divert. ``doubts`` are
+    what else cannot be judged, in words. Rules are known by their identity: two may be equal.
     """
 
     def __init__(self, family: Family, desired: Situation, whole: Situation, foreign: Sequence[Difference]) -> None:
@@ -71,25 +71,25 @@ class Culprits:
         self.desired = desired
         self.whole = whole
         self.doubts: tuple[str, ...] = ()
-        self._foreign: dict[int, Foreign] = {id(each.rule): each for each in foreign}
+        self._foreign: dict[int, Foreign] = {id(difference.rule): difference for difference in foreign}
         self._policies: dict[tuple[str, str], int] = {}
-        for there in (there for there in whole.other_chains if family in there.families):
-            for position, rule in enumerate(there.chain.rules_for(family), 1):
-                self._foreign[id(rule)] = Obstacle(there, rule, position=rule.number or position)
-            if there.chain.policy_for(family) == "DROP":
-                self._foreign[id(there.chain)] = Obstacle(there)
-                self._policies[there.table, there.chain.name] = id(there.chain)
+        for base in (base for base in whole.other_chains if family in base.families):
+            for position, rule in enumerate(base.chain.rules_for(family), 1):
+                self._foreign[id(rule)] = Obstacle(base, rule, position=rule.number or position)
+            if base.chain.policy_for(family) == "DROP":
+                self._foreign[id(base.chain)] = Obstacle(base)
+                self._policies[base.table, base.chain.name] = id(base.chain)
         self._effects: dict[int, Effect] = {}
         self._by_order: dict[int, Effect] = {}
         self._may_be_spared = False
         """Whether a rule that cannot be judged may keep packets from one that is named."""
-        called = sum(len(chain.rules) for each in whole.other_chains for chain in each.contents.chains)
+        called = sum(len(chain.rules) for base in whole.other_chains for chain in base.contents.chains)
         self._are_many = called + len(foreign) > SLOW_FROM_RULES
         is_complete = not self._foreign or self._search(Comparison(family, desired, whole))
         known = {*self._effects, *(self._doubtful() if self._may_be_spared else ())}
-        self.named = tuple(self._foreign[each].replace(effect=effect) for each, effect in self._effects.items())
-        self.by_order = tuple(self._foreign[each].replace(effect=effect) for each, effect in self._by_order.items())
-        self.others = (each for key, each in self._foreign.items() if is_complete and key not in known)
+        self.named = tuple(self._foreign[key].replace(effect=effect) for key, effect in self._effects.items())
+        self.by_order = tuple(self._foreign[key].replace(effect=effect) for key, effect in self._by_order.items())
+        self.without_effect = (found for key, found in self._foreign.items() if is_complete and key not in known)
 
     def _search(self, whole: Comparison) -> bool:
         """Name the rules; return whether all that have an effect are named."""
@@ -105,7 +105,7 @@ class Culprits:
                 return True
             if len(self._effects) == len(self._foreign):
                 return True
-            if self._is_enough() or (self._are_many and any(each.is_certain for each in self._effects.values())):
+            if self._is_enough() or (self._are_many and any(effect.is_certain for effect in self._effects.values())):
                 self.doubts = (f"{self.family}: foreign rules that are not named may divert captured traffic, too",)
                 return False
             comparison = whole.instead(self._without(self._effects))
@@ -154,8 +154,8 @@ class Culprits:
             if step is not None:
                 is_certain = step.certain and (step.depth == 0 or is_certain)
                 top = step if step.depth == 0 else top
-        there = traced.policy
-        policy = self._policies.get((there.table, there.chain.name)) if there else None
+        base = traced.policy
+        policy = self._policies.get((base.table, base.chain.name)) if base else None
         if policy is not None:
             yield policy, True
 
@@ -169,16 +169,16 @@ class Culprits:
         self._may_be_spared |= is_spared
         if next_to_others is not None:
             return next_to_others
-        found = self._weightiest(effect, alone)
-        if found is not None:
-            return found.replace(change=found.change.replace(is_certain=False)) if is_spared else found
+        by_itself = self._weightiest(effect, alone)
+        if by_itself is not None:
+            return by_itself.replace(change=by_itself.change.replace(is_certain=False)) if is_spared else by_itself
         together = comparison.effects(only_captured=True)
-        return next((each for each in together if each.change == effect.change), effect)
+        return next((other for other in together if other.change == effect.change), effect)
 
     def _effects_by_order(self, key: int, whole: Comparison) -> Iterator[tuple[int, Effect]]:
         """Yield what a rule with a certain effect may do besides, as its chain comes before ours or not."""
-        each = self._foreign[key]
-        if self._effects[key].is_certain and isinstance(each, Obstacle) and each.foreign_chain.is_of_any_age:
+        rule = self._foreign[key]
+        if self._effects[key].is_certain and isinstance(rule, Obstacle) and rule.foreign_chain.is_of_any_age:
             effects = self._alone(key, whole).effects(only_captured=True)
             doubtful = sorted((effect for effect in effects if not effect.is_certain), key=lambda each: each.weight)
             yield from ((key, effect) for effect in doubtful[:1])
@@ -186,7 +186,7 @@ class Culprits:
     def _weightiest(self, effect: Effect, comparison: Comparison, like: Comparison | None = None) -> Effect | None:
         """Return the weightiest effect that is as certain as another one."""
         effects = comparison.effects(only_captured=True, like=like)
-        alike = (each for each in effects if each.is_certain == effect.is_certain)
+        alike = (other for other in effects if other.is_certain == effect.is_certain)
         return min(alike, key=lambda each: each.weight, default=None)
 
     def _alone(self, key: int, whole: Comparison) -> Comparison:
@@ -195,39 +195,39 @@ class Culprits:
 
     def _doubtful(self) -> Iterator[int]:
         """Yield the foreign rules that cannot be judged, or that lead to such a rule."""
-        tables = {id(each.contents): each.contents for each in self.whole.other_chains}
+        tables = {id(base.contents): base.contents for base in self.whole.other_chains}
         chains = {key: _doubtful_chains(table) for key, table in tables.items()}
         own = {table.name: _doubtful_chains(table) for table in self.whole.ruleset.tables}
-        for key, each in self._foreign.items():
-            there = chains[id(each.foreign_chain.contents)] if isinstance(each, Obstacle) else own[each.table]
-            if each.rule is not None and _may_be_doubtful(each.rule, there):
+        for key, found in self._foreign.items():
+            doubtful = chains[id(found.foreign_chain.contents)] if isinstance(found, Obstacle) else own[found.table]
+            if found.rule is not None and _may_be_doubtful(found.rule, doubtful):
                 yield key
 
     def _without(self, gone: Collection[int]) -> Situation:
         """Return the desired rules and all foreign ones but some, with ACCEPT for a policy that is one of these."""
 
-        def left(chain: Chain) -> Chain:
+        def without_gone(chain: Chain) -> Chain:
             if id(chain) in gone:
                 chain = chain.replace(policy="ACCEPT", ipv6_policy=None)
             rules = tuple(rule for rule in chain.rules if id(rule) not in gone)
             return chain if len(rules) == len(chain.rules) else chain.replace(rules=rules)
 
-        other_chains = (each.with_chain(left(each.chain)) for each in self.whole.other_chains)
-        in_use = tuple(each for each in other_chains if each.chain.rules or "DROP" in each.policies)
-        ruleset = self.whole.ruleset.with_chains(lambda _, chain: left(chain))
+        other_chains = (base.with_chain(without_gone(base.chain)) for base in self.whole.other_chains)
+        in_use = tuple(base for base in other_chains if base.chain.rules or "DROP" in base.policies)
+        ruleset = self.whole.ruleset.with_chains(lambda _, chain: without_gone(chain))
         return self.whole.replace(ruleset=ruleset, other_chains=in_use)
 
 
 def _doubtful_chains(table: Table) -> set[str]:
     """Return the chains with a rule that cannot be judged, and those from which one comes to them."""
-    found: set[str] = set()
-    while more := {
+    doubtful: set[str] = set()
+    while leading_there := {
         chain.name
         for chain in table.chains
-        if chain.name not in found and any(_may_be_doubtful(rule, found) for rule in chain.rules)
+        if chain.name not in doubtful and any(_may_be_doubtful(rule, doubtful) for rule in chain.rules)
     }:
-        found |= more
-    return found
+        doubtful |= leading_there
+    return doubtful
 
 
 def _may_be_doubtful(rule: Rule, chains: set[str]) -> bool:

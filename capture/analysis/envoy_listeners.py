@@ -69,17 +69,17 @@ def causes_of_listeners(listeners: tuple[EnvoyListener, ...], capture: Capture, 
     """Yield where Envoy's configuration and the capture do not fit; ``mark`` is that of TPROXY."""
     of_inbound = {port for outcome, _, port in capture.ports if outcome == PROXY_INBOUND}
     for outcome, family, port in capture.ports:
-        if outcome != DNS and not any((family, port) in each.ports for each in listeners):
+        if outcome != DNS and not any((family, port) in listener.ports for listener in listeners):
             where = f"tcp port {port}"
             yield cause("not-listening", "Envoy", where=where, port=where, family=FAMILY_NAMES[family])
     for port in dict.fromkeys(port for outcome, _, port in capture.ports if outcome != DNS):
         where = f"tcp port {port}"
-        for each in (each for each in listeners if port in {number for _, number in each.ports}):
-            if not each.restores_destination:
-                yield cause("proxy-mode", "destination", where=where, name=each.name, port=port)
-            if port in of_inbound and each.is_transparent != capture.is_transparent:
-                mode, other = MODES[capture.is_transparent], MODES[each.is_transparent]
+        for listener in (listener for listener in listeners if port in {number for _, number in listener.ports}):
+            if not listener.restores_destination:
+                yield cause("proxy-mode", "destination", where=where, name=listener.name, port=port)
+            if port in of_inbound and listener.is_transparent != capture.is_transparent:
+                mode, other = MODES[capture.is_transparent], MODES[listener.is_transparent]
                 words = {"mode": mode, "other": other, "transparent": str(capture.is_transparent).lower()}
-                yield cause("proxy-mode", "Envoy", where=where, name=each.name, port=port, **words)
-            elif port in of_inbound and capture.is_transparent and each.mark not in (0, mark):
-                yield cause("proxy-mode", "mark", where=where, port=port, mark=each.mark, expected=mark)
+                yield cause("proxy-mode", "Envoy", where=where, name=listener.name, port=port, **words)
+            elif port in of_inbound and capture.is_transparent and listener.mark not in (0, mark):
+                yield cause("proxy-mode", "mark", where=where, port=port, mark=listener.mark, expected=mark)

@@ -86,21 +86,21 @@ def with_rates(now: Sequence[PathTree], before: Sequence[PathTree], seconds: flo
         known |= dict(_counts(flow.tables, (flow.direction,)))
 
     def rated(edge: Edge, where: tuple[str, ...]) -> Edge:
-        here = (*where, edge.to, edge.text)
-        below = tuple(rated(each, here) for each in edge.below)
-        if edge.packets is None or here not in known or edge.packets < known[here]:
+        path = (*where, edge.to, edge.text)
+        below = tuple(rated(below_edge, path) for below_edge in edge.below)
+        if edge.packets is None or path not in known or edge.packets < known[path]:
             return edge.replace(below=below)  # also where rules were replaced in between, and count anew
-        return edge.replace(below=below, rate=(edge.packets - known[here]) / seconds)
+        return edge.replace(below=below, rate=(edge.packets - known[path]) / seconds)
 
     return tuple(flow.replace(tables=tuple(rated(each, (flow.direction,)) for each in flow.tables)) for flow in now)
 
 
 def _counts(edges: Iterable[Edge], where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
     for edge in edges:
-        here = (*where, edge.to, edge.text)
+        path = (*where, edge.to, edge.text)
         if edge.packets is not None:
-            yield here, edge.packets
-        yield from _counts(edge.below, here)
+            yield path, edge.packets
+        yield from _counts(edge.below, path)
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -109,11 +109,11 @@ def _counts(edges: Iterable[Edge], where: tuple[str, ...]) -> Iterator[tuple[tup
 def _tables(
     situation: Situation, hook: str, families: Sequence[Family], text_of: Callable[[model.Rule, Family], str]
 ) -> Iterator[Edge]:
-    found: dict[tuple[str, str], tuple[BaseChain, list[Family]]] = {}
+    chains: dict[tuple[str, str], tuple[BaseChain, list[Family]]] = {}
     for family in families:
         for base_chain in situation.base_chains(hook, family):
-            found.setdefault((base_chain.table, base_chain.chain.name), (base_chain, []))[1].append(family)
-    for base_chain, of_chain in found.values():
+            chains.setdefault((base_chain.table, base_chain.chain.name), (base_chain, []))[1].append(family)
+    for base_chain, of_chain in chains.values():
         reader = EdgeReader(situation, base_chain, tuple(of_chain), text_of)
         below = reader.edges(base_chain.chain)
         if below or base_chain.table == model.NAT:

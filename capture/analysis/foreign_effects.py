@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DIVERTS = "foreign rule precedes ours and diverts captured traffic"
 DIVERTS_BEHIND = "foreign rule meets connections behind ours and diverts them"
 STOPS = "foreign rule meets connections behind the redirect and stops captured traffic"
-CIRCLE = "foreign rule sends what the proxy sends on back to it"
+LOOPS = "foreign rule sends what the proxy sends on back to it"
 STOPS_SENT_ON = "foreign rule stops what the proxy sends on"
 REROUTES = "foreign rule changes the mark, by which the policy rule `{rule}` routes captured traffic elsewhere"
 POLICY = "foreign policy stops captured traffic"
@@ -34,7 +34,7 @@ DISCOVERY = Packet("ipv6-icmp", NEIGHBOUR, 0, source=NEIGHBOUR, in_interface="et
 MARKING = (SetMark, SaveMark, RestoreMark)
 
 
-def what_foreign_does(rule: Rule | None, effect: Effect | None) -> str:
+def foreign_effect_text(rule: Rule | None, effect: Effect | None) -> str:
     """Return what a foreign rule does, or with None the policy of a foreign chain."""
     if effect is not None and effect.after.rerouted is not None:
         return REROUTES.format(rule=effect.after.rerouted.words)
@@ -47,13 +47,13 @@ def what_foreign_does(rule: Rule | None, effect: Effect | None) -> str:
     if effect is not None and (effect.before.outcome, effect.after.outcome) == ("direct", "dropped"):
         return STOPS_SENT_ON
     if effect is not None and effect.change.is_loop:
-        return CIRCLE
+        return LOOPS
     if effect is None or not is_behind(effect):
         return DIVERTS
     return STOPS if effect.after.outcome == "dropped" else DIVERTS_BEHIND
 
 
-def what_harmless_does(rule: Rule | None) -> str:
+def harmless_text(rule: Rule | None) -> str:
     """Return what a foreign rule does that diverts no captured packet: it may keep them from finding their way."""
     is_drop = rule is not None and rule.family != IPV4 and isinstance(meaning(rule), Drop)
     return STOPS_DISCOVERY if is_drop and rule and judge(rule, DISCOVERY, PodNetwork()) else WITHOUT_EFFECT

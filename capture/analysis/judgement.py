@@ -65,21 +65,21 @@ def judge(
     parts: list[Judgement] = []
     for family in FAMILIES:
         desired_forms = canonical(desired, family) if family in desired.families else None
-        there = canonical(live, family)
-        own, foreign = compared(family, desired_forms, there, canonical(recorded, family) if recorded else None)
+        live_forms = canonical(live, family)
+        own, foreign = compared(family, desired_forms, live_forms, canonical(recorded, family) if recorded else None)
         foreign = _as_numbered(foreign, live, family)
         if not has_reference:
             own = [difference for difference in own if difference.kind not in ("missing", "unexpected")]
         if desired_forms is None:
             parts.insert(0, Judgement(tuple(own)))
             continue
-        forms = next_to_foreign(desired_forms, there)
+        forms = next_to_foreign(desired_forms, live_forms)
         rules = _formed(_with_chains_of(desired.replace(families=(family,)), live), forms)
         try:
             parts.append(_of_family(Situation(rules, other_chains, is_native, network), forms, own, foreign))
         except TooLargeError as error:
             parts.append(Judgement(tuple(own), doubts=(str(error.message),)))
-    return _together(parts)
+    return _merged(parts)
 
 
 def _as_numbered(foreign: Sequence[Difference], live: model.Ruleset, family: Family) -> list[Difference]:
@@ -117,7 +117,7 @@ def _with_chains_of(desired: model.Ruleset, live: model.Ruleset) -> model.Rulese
     tables: dict[model.TableName, dict[str, model.Chain]] = {}
     for table in (*live.tables, *desired.tables):
         tables.setdefault(table.name, {}).update({chain.name: chain for chain in table.chains})
-    return desired.replace(tables=tuple(model.Table(name, tuple(each.values())) for name, each in tables.items()))
+    return desired.replace(tables=tuple(model.Table(name, tuple(chains.values())) for name, chains in tables.items()))
 
 
 def _of_family(
@@ -127,15 +127,15 @@ def _of_family(
     (family,) = around.ruleset.families
     reference = around.replace(other_chains=())
 
-    def changed(found: Sequence[Difference]) -> Situation:
-        return reference.replace(ruleset=_formed(reference.ruleset, with_differences(forms, found)))
+    def changed(differences: Sequence[Difference]) -> Situation:
+        return reference.replace(ruleset=_formed(reference.ruleset, with_differences(forms, differences)))
 
     whole = changed(foreign).replace(other_chains=around.other_chains)
     culprits = Culprits(family, reference, whole, foreign)
-    certain = [each for each in culprits.named if each.effect and each.effect.is_certain]
+    certain = [culprit for culprit in culprits.named if culprit.effect and culprit.effect.is_certain]
     harmless = [
         each
-        for each in culprits.others
+        for each in culprits.without_effect
         if isinstance(each, Difference) or (each.rule is not None and not isinstance(each.rule.verdict, LET_PASS))
     ]
 
@@ -144,37 +144,37 @@ def _of_family(
 
         own = tuple(with_effects(family, own, changed))
     return Judgement(
-        (*own, *_only(Difference, certain)),
-        _only(Obstacle, certain),
-        _only(Difference, harmless),
-        _only(Obstacle, harmless),
-        (*(each for each in culprits.named if each not in certain), *culprits.by_order),
+        (*own, *_of_type(Difference, certain)),
+        _of_type(Obstacle, certain),
+        _of_type(Difference, harmless),
+        _of_type(Obstacle, harmless),
+        (*(culprit for culprit in culprits.named if culprit not in certain), *culprits.by_order),
         culprits.doubts,
     )
 
 
-def _only(kind: type[Found], found: Iterable[Difference | Obstacle]) -> tuple[Found, ...]:
+def _of_type(kind: type[Found], found: Iterable[Difference | Obstacle]) -> tuple[Found, ...]:
     """Return what is in our own tables (Difference), or in others (Obstacle)."""
     return tuple(each for each in found if isinstance(each, kind))
 
 
-def _together(parts: Sequence[Judgement]) -> Judgement:
+def _merged(parts: Sequence[Judgement]) -> Judgement:
     """Return the judgement of both families; a chain for both is named once."""
-    obstacles = {_key(each): each for part in reversed(parts) for each in part.obstacles}
-    unjudged = {_key(each): each for part in reversed(parts) for each in part.unjudged}
-    harmless_obstacles = {_key(each): each for part in parts for each in part.harmless_obstacles}
+    obstacles = {_key(obstacle): obstacle for part in reversed(parts) for obstacle in part.obstacles}
+    unjudged = {_key(foreign_rule): foreign_rule for part in reversed(parts) for foreign_rule in part.unjudged}
+    harmless_obstacles = {_key(obstacle): obstacle for part in parts for obstacle in part.harmless_obstacles}
     return Judgement(
-        tuple(each for part in parts for each in part.differences),
+        tuple(difference for part in parts for difference in part.differences),
         tuple(obstacles.values()),
-        tuple(each for part in parts for each in part.harmless_differences),
-        tuple(each for key, each in harmless_obstacles.items() if key not in obstacles and key not in unjudged),
+        tuple(difference for part in parts for difference in part.harmless_differences),
+        tuple(obstacle for key, obstacle in harmless_obstacles.items() if key not in obstacles and key not in unjudged),
         tuple(unjudged.values()),
         tuple(dict.fromkeys(doubt for part in parts for doubt in part.doubts)),
     )
 
 
-def _key(each: Difference | Obstacle) -> Hashable:
-    return (id(each.foreign_chain), each.rule) if isinstance(each, Obstacle) else each
+def _key(foreign_rule: Difference | Obstacle) -> Hashable:
+    return (id(foreign_rule.foreign_chain), foreign_rule.rule) if isinstance(foreign_rule, Obstacle) else foreign_rule
 
 
 def second_set_effect(
@@ -191,7 +191,7 @@ def second_set_effect(
             effects = list(Comparison(family, reference, reference.replace(other_chains=newest)).effects())
         except TooLargeError:
             continue
-        plain = [each for each in effects if each.change.is_plain]
+        plain = [effect for effect in effects if effect.change.is_plain]
         if plain:
-            return min(plain, key=lambda each: each.weight)
+            return min(plain, key=lambda effect: effect.weight)
     return None

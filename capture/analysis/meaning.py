@@ -123,7 +123,7 @@ def meaning(rule: model.Rule) -> Meaning:
     """Return what the verdict of a rule does; itself if the model has it, or if it stays unknown."""
     verdict = rule.verdict
     if isinstance(verdict, model.SetZone):
-        return model.Continue() if _is_for_udp(rule) else model.UnknownVerdict(f"CT --zone {verdict.zone}")
+        return verdict if _is_for_udp(rule) else model.UnknownVerdict(f"CT --zone {verdict.zone}")
     if not isinstance(verdict, model.UnknownVerdict):
         if isinstance(verdict, model.Redirect) and FOR_DNS in rule.matches:
             return RedirectOfDns(verdict.port)
@@ -152,7 +152,7 @@ def rejects(rule: model.Rule) -> bool:
 
 def is_idle(verdict: Meaning, *, is_certain: bool, is_tracked: bool) -> bool:
     """Return whether a rule is of no concern: if it may log does not matter, and what is tracked stays so."""
-    may_log = isinstance(verdict, model.NO_EFFECT) and not is_certain
+    may_log = isinstance(verdict, (*model.NO_EFFECT, model.SetZone)) and not is_certain
     return may_log or (isinstance(verdict, Untrack) and is_tracked)
 
 

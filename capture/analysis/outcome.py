@@ -61,3 +61,19 @@ class Fate(Value):
     marked: bool = False
     interface: str | None = None
     reason: Reason | None = None
+
+
+class Held(Value):
+    """The decisions about a packet so far: what nat mapped it to, and what TPROXY sends it to."""
+
+    mapped: Fate | None = None
+    transparent: Fate | None = None
+    is_moved: bool = False
+    """Whether nat sent it to another address."""
+    interface: str | None = None
+    """The interface by which a changed mark lets it leave."""
+
+    @property
+    def is_redirected(self) -> bool:
+        """Return whether nat sent it to a port of the pod."""
+        return self.mapped is not None and self.mapped.outcome != "direct"

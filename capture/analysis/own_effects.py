@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from itertools import count
 
+from capture.analysis.compare import by_chain
 from capture.analysis.effects import Comparison
 from capture.model.text import plural
 
@@ -44,33 +45,33 @@ def with_effects(family: Family, own: Sequence[Difference], changed: Changed) ->
     whole = Comparison(family, changed(()), changed(own))
 
     def effect_of(*changes: Change) -> Effect | None:
-        there = changed([each for change in changes for each in change])
-        effects = whole.instead(there).effects()
+        situation = changed([difference for change in changes for difference in change])
+        effects = whole.instead(situation).effects()
         return min(effects, key=lambda each: each.weight, default=None)
 
     words = dict(_changes(own, whole.situations[1].ruleset))
     judged = [*words][:MAX_JUDGED]
     words |= dict.fromkeys([*words][MAX_JUDGED:], NOT_JUDGED)
-    found = {change: effect_of(change) for change in judged}
-    idle = [change for change, effect in found.items() if effect is None]
+    effects = {change: effect_of(change) for change in judged}
+    idle = [change for change, effect in effects.items() if effect is None]
     for _ in range(MAX_GROUPS):
         if len(idle) < 2 or effect_of(*idle) is None:
             break
         group = idle
         for change in idle:
-            fewer = [each for each in group if each != change]
+            fewer = [other for other in group if other != change]
             group = fewer if effect_of(*fewer) is not None else group
         for change in group:
-            found[change] = effect_of(*group)
-            words[change] = f"not alone, but with {_locations([each for each in group if each != change])}"
+            effects[change] = effect_of(*group)
+            words[change] = f"not alone, but with {_locations([other for other in group if other != change])}"
         idle = [change for change in idle if change not in group]
     else:
         if len(idle) > 1 and effect_of(*idle) is not None:
             words |= dict.fromkeys(idle, NOT_ALONE)
-    known = {each: (found.get(change), words[change]) for change in words for each in change}
-    for each in own:
-        effect, together = known[each]
-        yield each.replace(effect=effect, together=together)
+    known = {each: (effects.get(change), words[change]) for change in words for each in change}
+    for difference in own:
+        effect, together = known[difference]
+        yield difference.replace(effect=effect, together=together)
 
 
 def _locations(changes: Sequence[Change]) -> str:
@@ -84,27 +85,28 @@ def _changes(own: Sequence[Difference], live: Ruleset) -> Iterator[tuple[Change,
 
     An unexpected rule belongs to a missing one that is equal to it, else to one in the place of which it is.
     """
-    for place in dict.fromkeys((each.table, each.chain) for each in own):
-        here = [each for each in own if (each.table, each.chain) == place]
-        chain = live.chain(*place)
-        if len(here) > MAX_SINGLE and not (chain and chain.rules):
-            yield tuple(here), EMPTIED
+    for key, in_chain in by_chain(own).items():
+        chain = live.chain(*key)
+        if len(in_chain) > MAX_SINGLE and not (chain and chain.rules):
+            yield tuple(in_chain), EMPTIED
             continue
-        gone = {each.behind: each for each in here if each.kind == "missing"}
+        gone = {difference.behind: difference for difference in in_chain if difference.kind == "missing"}
         same: dict[Rule | None, list[Difference]] = {}
-        for each in gone.values():
-            same.setdefault(each.rule, []).append(each)
+        for difference in gone.values():
+            same.setdefault(difference.rule, []).append(difference)
         taken: set[int] = set()
-        for each in sorted(here, key=lambda each: each.rule not in same):
-            end = next(at for at in count(each.behind) if at not in gone)
-            moved = same.get(each.rule, [])
-            others = [one for one in moved or map(gone.get, range(each.behind, end)) if one and id(one) not in taken]
-            if others and each.kind == "unexpected":
-                other = max(others, key=lambda one: len(_parts(one) & _parts(each)))
-                taken |= {id(each), id(other)}
-                yield (other, each if moved else each.replace(behind=other.behind)), MOVED if moved else CHANGED
-        yield from (((each,), "") for each in here if id(each) not in taken)
+        for difference in sorted(in_chain, key=lambda each: each.rule not in same):
+            end = next(at for at in count(difference.behind) if at not in gone)
+            moved = same.get(difference.rule, [])
+            missing = moved or map(gone.get, range(difference.behind, end))
+            free = [each for each in missing if each and id(each) not in taken]
+            if free and difference.kind == "unexpected":
+                other = max(free, key=lambda each: len(_parts(each) & _parts(difference)))
+                taken |= {id(difference), id(other)}
+                placed = difference if moved else difference.replace(behind=other.behind)
+                yield (other, placed), MOVED if moved else CHANGED
+        yield from (((difference,), "") for difference in in_chain if id(difference) not in taken)
 
 
-def _parts(each: Difference) -> set[object]:
-    return {each.rule.verdict, *each.rule.matches} if each.rule else set()
+def _parts(difference: Difference) -> set[object]:
+    return {difference.rule.verdict, *difference.rule.matches} if difference.rule else set()

@@ -143,14 +143,14 @@ def _where_recorded(rules: Sequence[model.Rule], recorded: Sequence[model.Rule])
     for start in range(len(live) - length + 1):
         if live[start : start + length] == tuple(recorded):
             return frozenset(range(start, start + length))
-    found: set[int] = set()
+    own: set[int] = set()
     end = len(live)
     for wanted in reversed(recorded):
         end = next((position for position in range(end - 1, -1, -1) if live[position] == wanted), -1)
         if end < 0:
             return None
-        found.add(end)
-    return frozenset(found)
+        own.add(end)
+    return frozenset(own)
 
 
 # --- by shape ------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ NO_MARKS: frozenset[int] = frozenset()
 
 def _by_neighbourhood(rules: Sequence[model.Rule], shapes: Sequence[str | None]) -> frozenset[int]:
     """Return the rules that look like our own, next to those that certainly are."""
-    found: set[int] = set()
+    own: set[int] = set()
     rerouted = {name for rule in rules if jumps_to_own_chain(rule) for name in _in_interfaces(rule)}
     look_alike = [known is not None for known in shapes]
     neighbours = [
@@ -173,9 +173,9 @@ def _by_neighbourhood(rules: Sequence[model.Rule], shapes: Sequence[str | None])
     ]
     for position, known in enumerate(shapes):
         if known == CERTAIN:
-            found.update(_until_twin(rules, range(position - 1, -1, -1), look_alike))
-            found.update(_until_twin(rules, range(position + 1, len(rules)), neighbours))
-    return frozenset(found)
+            own.update(_until_twin(rules, range(position - 1, -1, -1), look_alike))
+            own.update(_until_twin(rules, range(position + 1, len(rules)), neighbours))
+    return frozenset(own)
 
 
 def _in_interfaces(rule: model.Rule) -> list[str]:
@@ -203,12 +203,12 @@ def shape(table: model.TableName, chain: str, rule: model.Rule, marks: frozenset
         return CERTAIN
     if excluded_interface(table, chain, rule):
         return BEFORE_OWN
-    likely = [each for each in _shapes(marks).get((table, chain), ()) if each.verdict == rule.verdict]
+    likely = [own_shape for own_shape in _shapes(marks).get((table, chain), ()) if own_shape.verdict == rule.verdict]
     matches = canonical_rule(rule).matches if likely else ()
-    for each in likely:
-        others = {type(match) for match in matches if match not in each.matches}
-        if others in map(set, each.others) and len(matches) == len(others) + len(each.matches):
-            return each.looks
+    for own_shape in likely:
+        further = {type(match) for match in matches if match not in own_shape.matches}
+        if further in map(set, own_shape.others) and len(matches) == len(further) + len(own_shape.matches):
+            return own_shape.looks
     return None
 
 

@@ -143,30 +143,30 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
     if facts.listeners is None:
         return
     kind, where = KIND_OF.get(outcome, ""), f"{protocol} port {port}"
-    of_protocol = [each for each in facts.listeners if each.protocol == PROTOCOL_NUMBERS[protocol]]
-    on_port = [each for each in of_protocol if each.port == port]
-    of_family = [each for each in on_port if each.takes(FAMILY_NUMBERS[family])]
+    of_protocol = [listener for listener in facts.listeners if listener.protocol == PROTOCOL_NUMBERS[protocol]]
+    on_port = [listener for listener in of_protocol if listener.port == port]
+    of_family = [listener for listener in on_port if listener.takes(FAMILY_NUMBERS[family])]
     arrival = LOOPBACK_ADDRESSES.values() if is_over_lo or outcome != "proxy-inbound" else facts.addresses
     addresses = [address for address in arrival if address.family == family]
-    serving = [each for each in of_family if _is_bound_to_any(each, addresses)]
+    serving = [listener for listener in of_family if _is_bound_to_any(listener, addresses)]
     if serving:
         yield from _misconfigured_listener_causes(serving, facts, capture, outcome, port)
     elif of_family:
-        yield _bound_elsewhere(of_family[0], kind, addresses[0], where)
+        yield _other_address_cause(of_family[0], kind, addresses[0], where)
     elif on_port:
-        yield _of_other_family(on_port, kind, family, addresses, where)
+        yield _family_cause(on_port, kind, family, addresses, where)
     else:
-        others = sorted({each.port for each in of_proxy(facts, capture)})
-        variant = "" if not others else "DNS" if outcome == DNS else "other ports"
-        yield cause("not-listening", variant, where=where, port=where, kind=kind, others=", ".join(map(str, others)))
+        ports = sorted({each.port for each in proxy_listeners(facts, capture)})
+        variant = "" if not ports else "DNS" if outcome == DNS else "other ports"
+        yield cause("not-listening", variant, where=where, port=where, kind=kind, others=", ".join(map(str, ports)))
 
 
-def of_proxy(facts: PodFacts, capture: Capture) -> list[Listener]:
+def proxy_listeners(facts: PodFacts, capture: Capture) -> list[Listener]:
     """Return the listeners of TCP that the proxy's user has."""
     return [
-        each
-        for each in facts.listeners or ()
-        if each.protocol == PROTOCOL_NUMBERS["tcp"] and contains(each.uid, capture.uids)
+        listener
+        for listener in facts.listeners or ()
+        if listener.protocol == PROTOCOL_NUMBERS["tcp"] and contains(listener.uid, capture.uids)
     ]
 
 
@@ -178,21 +178,21 @@ def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     for port in inbound & outbound:
         yield cause("proxy-mode", "one port", where=f"tcp port {port}", port=port)
     expected = (*(port for _, _, port in capture.ports), *SIDECAR_PORTS)
-    for uid in sorted({each.uid for each in of_proxy(facts, capture)}):
-        ports = sorted({each.port for each in of_proxy(facts, capture) if each.uid == uid}.difference(expected))
+    for uid in sorted({each.uid for each in proxy_listeners(facts, capture)}):
+        ports = sorted({each.port for each in proxy_listeners(facts, capture) if each.uid == uid}.difference(expected))
         if ports:
             yield cause("proxy-user", "listener", where=f"user {uid}", uid=uid, ports=", ".join(map(str, ports)))
 
 
-def app_elsewhere(live: Trace, facts: PodFacts) -> Iterator[Cause]:
+def unreached_app_notes(live: Trace, facts: PodFacts) -> Iterator[Cause]:
     """Yield a note if the app listens where the proxy does not call it: on an address like 127.0.0.1 alone."""
     packet = live.packet
     on_port = [
-        each
-        for each in facts.listeners or ()
-        if each.protocol == PROTOCOL_NUMBERS[packet.protocol]
-        and each.port == packet.port
-        and each.takes(FAMILY_NUMBERS[packet.family])
+        listener
+        for listener in facts.listeners or ()
+        if listener.protocol == PROTOCOL_NUMBERS[packet.protocol]
+        and listener.port == packet.port
+        and listener.takes(FAMILY_NUMBERS[packet.family])
     ]
     if packet.in_interface is None or not on_port:
         return
@@ -210,17 +210,17 @@ def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
     return not addresses or (is_there and listener.takes_over(lo=is_over_lo))
 
 
-def _of_other_family(on_port: list[Listener], kind: str, family: Family, addresses: list[Network], where: str) -> Cause:
+def _family_cause(on_port: list[Listener], kind: str, family: Family, addresses: list[Network], where: str) -> Cause:
     """Return that a port is served in the other family alone."""
     if addresses and any(on_port[0].address):
-        return _bound_elsewhere(on_port[0], kind, addresses[0], where)
+        return _other_address_cause(on_port[0], kind, addresses[0], where)
     (other,) = (FAMILY_NAMES[each] for each in FAMILIES if each != family)
     alternative = ", or capture IPv4 alone (--ip-families ipv4)" if family == IPV6 else ""
     words = {"other": other, "family": FAMILY_NAMES[family], "any_address": ANY_ADDRESS[family]}
     return cause("not-listening", "family", where=where, port=where, alternative=alternative, **words)
 
 
-def _bound_elsewhere(listener: Listener, kind: str, arrives_at: Network, where: str) -> Cause:
+def _other_address_cause(listener: Listener, kind: str, arrives_at: Network, where: str) -> Cause:
     family = FAMILY_OF[listener.family]
     bound = address_text(family, int.from_bytes(listener.address, "big"))
     if listener.interface:

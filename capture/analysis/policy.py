@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MAX_PARTS = 40
 """Lines for one outcome; those that are left out are counted."""
 NO_RULE = "no rule decides"
-USUAL: dict[Direction, Outcome] = {INBOUND: PROXY_INBOUND, OUTBOUND: PROXY_OUTBOUND}
+MAIN_OUTCOMES: dict[Direction, Outcome] = {INBOUND: PROXY_INBOUND, OUTBOUND: PROXY_OUTBOUND}
 """The outcome for which there is a capture; that of the proxy's calls to its own pod is rare."""
 
 
@@ -71,7 +71,7 @@ def _rank(each: Statement) -> tuple[bool, bool, bool, bool, bool, str]:
     fate, place = each.fate, (each.direction == INBOUND, each.is_routine)
     if fate is None:
         return *place, True, True, True, ""
-    return *place, False, fate.port is None, fate.outcome != USUAL[each.direction], fate.outcome
+    return *place, False, fate.port is None, fate.outcome != MAIN_OUTCOMES[each.direction], fate.outcome
 
 
 class _FamilyPolicy:
@@ -145,11 +145,13 @@ class _FamilyPolicy:
         """Yield the sets of packets with one outcome in words, with reason and ranges; of very many, how many more."""
         space = self.space
         diagrams = space.diagrams
-        listed, rest = [(each,) for each in reasons[:MAX_PARTS]], tuple(reasons[MAX_PARTS:])
+        listed, rest = tuple(reasons[:MAX_PARTS]), tuple(reasons[MAX_PARTS:])
+        first = {(fate, why) for why in listed}
+        few = diagrams.mapped(explained, lambda each: each if each in first else None, ("few", fate, listed))
         count = 0
-        for several in (*listed, rest) if rest else listed:
+        for found, several in (*[(few, (each,)) for each in listed], *[(explained, rest)] * bool(rest)):
             meant = {(fate, why) for why in several}
-            packets = diagrams.mapped(explained, meant.__contains__, ("one of", fate, several))
+            packets = diagrams.mapped(found, meant.__contains__, ("one of", fate, several))
             for path in parts(space, packets, among):
                 count += 1
                 if count <= MAX_PARTS:

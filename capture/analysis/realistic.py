@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from capture.analysis.base_chains import Situation
-    from capture.analysis.compiler import Compiler, Direction, Held
-    from capture.analysis.outcome import Fate
+    from capture.analysis.compiler import Compiler, Direction
+    from capture.analysis.outcome import Fate, Held
 
 NO_HOSTS: dict[Family, tuple[Network, ...]] = {
     "ipv4": (Network("ipv4", 0, 8), Network("ipv4", 0xE000_0000, 3)),  # RFC 1122 3.2.1.3, RFC 5771
@@ -35,8 +35,8 @@ def realistic(space: PacketSpace, compilers: Sequence[Compiler]) -> dict[Directi
     packets = _Packets(space, compilers[0].situation)
     possible = {INBOUND: packets.coming_in(), OUTBOUND: packets.sent()}
     no_mark = space.marked("connection", 0, model.ALL_BITS)
-    kept = _kept_marks(space, compilers, possible)
-    mark = space.diagrams.choose(space.state_in(*OF_KNOWN_CONNECTIONS), kept, no_mark)
+    marks = _kept_marks(space, compilers, possible)
+    mark = space.diagrams.choose(space.state_in(*OF_KNOWN_CONNECTIONS), marks, no_mark)
     return {direction: space.diagrams.both(each, mark) for direction, each in possible.items()}
 
 
@@ -51,8 +51,8 @@ class _Packets:
         self.lo = space.interface(LOOPBACK)
         needed = [each.network for each in situation.ruleset.loopback_addresses if each.network.family == self.family]
         self.own = situation.network.own_addresses(self.family)
-        others = [each for each in situation.network.local or () if each.family == self.family]
-        self.local = (*self.own, *needed, *others, LOOPBACK_NETWORKS[self.family])
+        local = [network for network in situation.network.local or () if network.family == self.family]
+        self.local = (*self.own, *needed, *local, LOOPBACK_NETWORKS[self.family])
 
     def coming_in(self) -> int:
         """Return packets from outside, for the pod's own addresses. What sits behind other interfaces may route."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from capture.analysis.meaning import Meaning
     from capture.analysis.outcome import Reason
 
-LETS_PASS, LETS_PASS_NAT, DECIDES = range(3)
+LETS_PASS, LETS_PASS_NAT, DECIDES = range(1, 4)
 REDIRECTS = (model.Redirect, model.TransparentProxy)
 
 
@@ -65,14 +65,14 @@ class ReasonCompiler(PathCompiler):
 
 def _is_reason(verdict: Meaning, rank: int, fate: Fate) -> bool:
     """Return whether a rule with a verdict is the reason of a fate behind it."""
-    known = -1 if fate.reason is None else fate.reason[0]
+    known = fate.reason[0] if fate.reason else 0
     match verdict:
         case model.Return() | model.Accept():
             return known < rank
         case _ if known == DECIDES:
             return False
         case model.Redirect(port=port) | model.TransparentProxy(port=port):
-            return fate.outcome != "dropped" and fate.port == port
+            return fate.port == port
         case Translate():
             return fate.outcome in ("direct", "dropped")
         case Either():

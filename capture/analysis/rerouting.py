@@ -72,8 +72,8 @@ def mark_routes(
         targets = list(_targets(rule, routes, names, bits))
         is_certain = _is_certain(rule)
         if rule.destination and is_certain:
-            there = parse_network(rule.destination)
-            targets = _apart_from(targets, _pieces(0, (1 << bits) - 1, [(there.first, there.last)]))
+            destination = parse_network(rule.destination)
+            targets = _apart_from(targets, _pieces(0, (1 << bits) - 1, [(destination.first, destination.last)]))
         if rule.mask or rule.source or not is_certain:
             yield _mark_route(family, rule, _apart_from(targets, decided))
         elif not rule.is_inverted:
@@ -109,14 +109,14 @@ def _targets(
     if rule.action != FR_ACT_TO_TBL:
         return
     shortest = -1 if rule.suppressed is None else rule.suppressed
-    in_table = [each for each in routes if each.table == rule.table and each.prefix > shortest]
+    in_table = [route for route in routes if route.table == rule.table and route.prefix > shortest]
     known: list[Range] = []
-    for each in sorted(in_table, key=lambda each: (-each.prefix, each.metric)):
-        first, last = each.first, each.first | (1 << bits - each.prefix) - 1
-        interface = "lo" if each.kind == RTN_LOCAL else names.get(each.interface, UNCHANGED)
-        if each.kind != RTN_THROW:
+    for route in sorted(in_table, key=lambda route: (-route.prefix, route.metric)):
+        first, last = route.first, route.first | (1 << bits - route.prefix) - 1
+        interface = "lo" if route.kind == RTN_LOCAL else names.get(route.interface, UNCHANGED)
+        if route.kind != RTN_THROW:
             for piece in _pieces(first, last, known):
-                yield (*piece, None if each.kind in REFUSING_KINDS else interface)
+                yield (*piece, None if route.kind in REFUSING_KINDS else interface)
         known = merge_ranges([*known, (first, last)])
 
 

@@ -109,18 +109,18 @@ class Trace(Value):
     @property
     def address(self) -> Network | None:
         """Return where the packet goes in place of where it was addressed to; None if no rule translated that."""
-        is_moved = self.translated is not None and self.translated.address is not None
-        return self.translated.destination(self.packet.destination) if self.translated and is_moved else None
+        sent = self.translated
+        return sent.destination(self.packet.destination) if sent is not None and sent.address is not None else None
 
     @property
     def fate(self) -> Fate:
         """Return all that a packet and its connection notice of the rules."""
         if self.outcome not in ("direct", "dropped"):
             return Fate(self.outcome, self.port, None, self.marked)
+        sent = self.translated
+        port, address = (sent.port, sent.address) if sent else (None, None)
         interface = self.interface if self.outcome == "direct" else None
-        if self.translated is not None:
-            return Fate(self.outcome, self.translated.port, self.translated.address, self.marked, interface)
-        return Fate(self.outcome, None, None, self.marked, interface)
+        return Fate(self.outcome, port, address, self.marked, interface)
 
     @property
     def certain(self) -> bool:
@@ -136,8 +136,9 @@ class Trace(Value):
         dropped_in = self.policy or (self.step and self.step.base_chain)
         doubtful = ((step.base_chain, meaning(step.rule)) for step in self.path if not step.certain)
         return self.outcome == "dropped" and any(
-            not isinstance(verdict, model.Drop) and (there == dropped_in or not isinstance(verdict, LEAVING_A_CHAIN))
-            for there, verdict in doubtful
+            not isinstance(verdict, model.Drop)
+            and (base == dropped_in or not isinstance(verdict, model.Accept | model.Return))
+            for base, verdict in doubtful
         )
 
     def unlike(self, other: Trace) -> Trace:
@@ -149,18 +150,14 @@ class Trace(Value):
         return self.replace(path=path, step=doubtful if self.step == differing else self.step, is_order_known=False)
 
 
-LEAVING_A_CHAIN = (model.Accept, model.Return)
-"""Verdicts that do nothing to a packet but end its way through a chain."""
-
-
 def trace_whole_path(packet: Packet, situation: Situation) -> Trace:
     """Return a packet's way through all that a situation has: its tables, second captures and foreign chains.
 
     Where their order is unknown, it is that in which they are listed; a step is not certain that matters to another.
     """
-    found, *others = (_trace(packet, each) for each in situation.in_each_order(packet.family))
-    other = next((each for each in others if each.fate != found.fate), None)
-    return found if other is None else found.unlike(other)
+    traced, *in_other_orders = (_trace(packet, each) for each in situation.in_each_order(packet.family))
+    other = next((other for other in in_other_orders if other.fate != traced.fate), None)
+    return traced if other is None else traced.unlike(other)
 
 
 def _trace(packet: Packet, situation: Situation) -> Trace:
@@ -188,10 +185,8 @@ class _Passage:
         self.mapped: Step | None = None
         """The rule of nat that decided on the connection; there is one at most."""
         self.mapping: model.Redirect | Translate | None = None
-        """What it does."""
         self.transparent: Step | None = None
-        self.is_dropped = False
-        self.is_redirected = False
+        self.is_dropped = self.is_redirected = False
         self.is_moved = False
         """Whether a rule has sent it to another address."""
         self.remarking: list[Step] = []
@@ -202,6 +197,8 @@ class _Passage:
         self.refused_by: Step | None = None
         """The rule that made a policy rule refuse it."""
         self.policy: BaseChain | None = None
+        self.has_zone = False
+        """Whether a rule has given it a zone, so that it is tracked."""
         self._as_mapped: Packet
         """The packet as the redirect left it, if one did."""
         self._resumes_behind: BaseChain | None = None
@@ -280,7 +277,7 @@ class _Passage:
             if target is None:
                 continue
             if not route.is_certain:
-                self.path = [each.replace(certain=False) if each is cause else each for each in self.path]
+                self.path = [step.replace(certain=False) if step is cause else step for step in self.path]
                 return
             if target[2] is None:
                 self.is_dropped, self.refused_by = True, cause
@@ -360,8 +357,8 @@ class _Passage:
                 self.mapped, self.mapping = step, verdict
                 self.is_redirected = True
                 goes_out = packet.in_interface is None
-                there = LOOPBACK_ADDRESSES[packet.family] if goes_out else packet.destination
-                self.packet = self._as_mapped = packet.replace(port=port, destination=there)
+                destination = LOOPBACK_ADDRESSES[packet.family] if goes_out else packet.destination
+                self.packet = self._as_mapped = packet.replace(port=port, destination=destination)
             case Translate():
                 self.mapped = step
                 self.mapping = sent = verdict if packet.in_interface else verdict.as_sent(packet.family)
@@ -385,20 +382,23 @@ class _Passage:
         A mark that is restored, or set and set back, counts as changed. That matters after an earlier chain changed it.
         """
         packet = self.packet
+        is_tracked = step.base_chain is not None and self._is_tracked(step.base_chain)
         match verdict:
             case model.SetMark(value=value, mask=mask):
                 self.packet = packet.replace(mark=packet.mark & ~mask | value)
                 if self.packet.mark != packet.mark:
                     self.remarking.append(step)
-            case model.SaveMark() | model.RestoreMark() if not (step.base_chain and self._is_tracked(step.base_chain)):
-                pass  # there is no connection yet
-            case model.SaveMark():
+            case model.SaveMark() if is_tracked:  # else there is no connection yet
                 self.packet = packet.replace(connection_mark=packet.mark)
-            case model.RestoreMark():
+            case model.RestoreMark() if is_tracked:
                 self.packet = packet.replace(mark=packet.connection_mark)
                 self.remarking.append(step)
-            case Untrack():
+            case Untrack() if not self.has_zone:
                 self.packet = packet.replace(state="UNTRACKED")
+            case model.SetZone() if not is_tracked:
+                if packet.state == "UNTRACKED" and step.base_chain and step.base_chain.is_native:
+                    self.packet = packet.replace(state=self.first.state)
+                self.has_zone = self.packet.state != "UNTRACKED"
 
     def result(self) -> Trace:
         """Return where the packet is now."""
@@ -406,9 +406,7 @@ class _Passage:
         step, port = self._last_decision(), self.first.port
         if self.is_dropped:
             outcome = "dropped"
-        elif self.transparent is not None and isinstance(
-            sent_to := self.transparent.rule.verdict, model.TransparentProxy
-        ):
+        elif self.transparent and isinstance(sent_to := self.transparent.rule.verdict, model.TransparentProxy):
             step, port = self.transparent, sent_to.port
             outcome = redirect_outcome(step.chain, sent_to, self.ruleset)
         elif self.mapped is not None:
@@ -431,7 +429,7 @@ class _Passage:
             transparent=is_transparent,
             marked=outcome != "dropped" and self._is_marked(),
             translated=self.mapping if isinstance(self.mapping, Translate) and outcome == "direct" else None,
-            missing_routes=tuple(each for each in needed if each.family == self.first.family),
+            missing_routes=tuple(route for route in needed if route.family == self.first.family),
             policy=self.policy,
             rerouted=self.rerouted if self.refused_by or (outcome == "direct" and interface) else None,
             interface=interface,

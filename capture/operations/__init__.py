@@ -12,22 +12,23 @@ if TYPE_CHECKING:
     from capture.operations.change import Applied, apply, captured_connections, clean
     from capture.operations.comparison import Reference, dump, reference, verify
     from capture.operations.rendering import render
-    from capture.operations.results import Dumped, LiveSet, Other, Verified
+    from capture.operations.results import Dumped, LiveSet, SecondSet, Verified
     from capture.operations.tracing import impediments_of, situation_of, trace, trace_packet
 
 HOMES = {
     "capture.operations.change": ("Applied", "apply", "captured_connections", "clean"),
     "capture.operations.comparison": ("Reference", "dump", "reference", "verify"),
     "capture.operations.rendering": ("render",),
-    "capture.operations.results": ("Dumped", "LiveSet", "Other", "Verified"),
+    "capture.operations.results": ("Dumped", "LiveSet", "SecondSet", "Verified"),
     "capture.operations.arguments": ("host_of", "request_of"),
     "capture.operations.tracing": ("impediments_of", "situation_of", "trace", "trace_packet"),
 }
 """Where each name is defined."""
 
 __all__ = [
-    "Applied", "Dumped", "LiveSet", "Other", "Reference", "Verified", "apply", "captured_connections", "clean", "dump",
-    "host_of", "impediments_of", "reference", "render", "request_of", "situation_of", "trace", "trace_packet", "verify",
+    "Applied", "Dumped", "LiveSet", "Reference", "SecondSet", "Verified", "apply", "captured_connections", "clean",
+    "dump", "host_of", "impediments_of", "reference", "render", "request_of", "situation_of", "trace", "trace_packet",
+    "verify",
 ]  # fmt: skip
 
 

@@ -43,19 +43,20 @@ def recorded_request(settings: Settings) -> tuple[Settings, Host]:
     besides = next((each for each in settings.explicit if each not in (ALLOW_HOST, FORCE_APPLY)), None)
     if besides is not None:
         raise settings.refused(besides, "nothing, because the recorded settings are applied")
-    found = record.read()
-    if found is None:
+    recorded = record.read()
+    if recorded is None:
         raise CaptureError(
             f"there are no recorded settings to apply: {record.fault() or 'nothing is recorded here'}",
             "Run `capture apply` with the pod's settings, or this where they were recorded; or recreate the pod.",
         )
-    written_by = {BACKEND: found.backend, DRIVER: found.driver, FORCE_IPTABLES_BINARY: found.variant}
+    written_by = {BACKEND: recorded.backend, DRIVER: recorded.driver, FORCE_IPTABLES_BINARY: recorded.variant}
     explicit = {option: Given(text, "the record") for option, text in written_by.items() if text}
     reached = (address.family for address in global_addresses(PodFromOutside().pod_addresses()))
-    families = (*found.answers.families, *(each for each in reached if each in found.ruleset.families))  # a late IPv6
+    late = (family for family in reached if family in recorded.ruleset.families)  # IPv6
+    families = (*recorded.answers.families, *late)
     return (
-        found.settings.replace(explicit={**found.settings.explicit, **settings.explicit, **explicit}),
-        found.answers.replace(families=tuple(dict.fromkeys(families))),
+        recorded.settings.replace(explicit={**recorded.settings.explicit, **settings.explicit, **explicit}),
+        recorded.answers.replace(families=tuple(dict.fromkeys(families))),
     )
 
 

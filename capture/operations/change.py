@@ -190,7 +190,7 @@ def _impediments(desired: Ruleset) -> list[str]:
         return lost
     from capture.state.impediments import impediments  # TPROXY, or something is wrong
 
-    return [*lost, *(f"{found.message}. {found.remedy}" for found in impediments(desired))]
+    return [*lost, *(f"{impediment.message}. {impediment.remedy}" for impediment in impediments(desired))]
 
 
 def _read_existing(detected: Detected, desired: Ruleset) -> Existing:
@@ -198,8 +198,8 @@ def _read_existing(detected: Detected, desired: Ruleset) -> Existing:
     place, own_users = detected.choice.place, detected.own_users
     driver = load(detected.choice, own_users=own_users)
     current = _read_current(driver, desired, is_empty=detected.is_empty)
-    others = (found.choice for found in detected.live_sets if found.choice.place != place)
-    other_sets = tuple(_driver_with_rules(load(choice, own_users=own_users)) for choice in others)
+    elsewhere = (live_set.choice for live_set in detected.live_sets if live_set.choice.place != place)
+    other_sets = tuple(_driver_with_rules(load(choice, own_users=own_users)) for choice in elsewhere)
     recorded = record.read()
     rulesets = (current, *(ruleset for _, ruleset in other_sets))
     return Existing(
@@ -292,11 +292,11 @@ def ensure_written(driver: Driver, desired: Ruleset) -> None:
     from capture.analysis.compare import differences  # not where all is well
     from capture.backends.iptables.render import shown_rule
 
-    wrong = [difference for difference in differences(desired, driver.read()) if difference.is_own]
-    if wrong:
-        first = wrong[0]
+    differing = [difference for difference in differences(desired, driver.read()) if difference.is_own]
+    if differing:
+        first = differing[0]
         raise CaptureError(
-            f"the rules were written, but {len(wrong)} of what was read back differ, the first: "
+            f"the rules were written, but {len(differing)} of what was read back differ, the first: "
             f"{first.location} ({first.kind}: {shown_rule(first.rule, first.family)})",
             "Another process changes this namespace at the same time, or the kernel did not store what was written.",
         )
@@ -324,7 +324,7 @@ def clean(
             recorded = record.read()
             own_users = is_of_this_user_namespace()
             live_sets = [
-                _driver_with_rules(load(found.choice, own_users=own_users)) for found in detect.find_live_sets()
+                _driver_with_rules(load(live_set.choice, own_users=own_users)) for live_set in detect.find_live_sets()
             ]
             # Routes first: if we are killed before the rules are removed, the rules still name them.
             live = [ruleset for _, ruleset in live_sets]
@@ -343,4 +343,4 @@ def captured_connections(namespace: Namespace = None) -> int:
     from capture.state import connections
 
     with InNamespace(namespace):
-        return connections.captured([load(found.choice).read() for found in detect.find_live_sets()])
+        return connections.captured([load(live_set.choice).read() for live_set in detect.find_live_sets()])

@@ -11,7 +11,7 @@ from capture.model.routing import MissingRoute
 from capture.model.ruleset import Chain, Ruleset, TableName
 from capture.model.values import Value
 from capture.operations.arguments import host_or_default, request_of
-from capture.operations.results import Dumped, LiveSet, Other, Verified
+from capture.operations.results import Dumped, LiveSet, SecondSet, Verified
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.families import global_addresses, judge_families
@@ -88,9 +88,9 @@ def _verify(
     """Compare with the desired rules; add what addresses of families without rules need."""
     choice, live_sets = detected.choice, detected.live_sets
     uncaptured, notes = judge_families(desired.families, settings, addresses)
-    wrong = reject_fault(desired.families, settings, has_table=detected.has_reject_table)
-    if wrong:
-        uncaptured, notes = (*uncaptured, wrong), ()
+    table_fault = reject_fault(desired.families, settings, has_table=detected.has_reject_table)
+    if table_fault:
+        uncaptured, notes = (*uncaptured, table_fault), ()
     if request == BackendRequest() and live_sets and choice.place not in [each.choice.place for each in live_sets]:
         choice = live_sets[0].choice  # without settings, the place that has our rules
     driver = load(choice)
@@ -106,8 +106,8 @@ def reject_fault(captured: tuple[Family, ...], settings: Settings, *, has_table:
         return ""
     from capture.backends.other_family import MISSING, fault  # few captures reject anything
 
-    wrong = fault() if is_desired else "rejects IPv6, and no setting requests that" * (fault() != MISSING)
-    return f"table inet {REJECT_TABLE} {wrong}" if wrong else ""
+    words = fault() if is_desired else "rejects IPv6, and no setting requests that" * (fault() != MISSING)
+    return f"table inet {REJECT_TABLE} {words}" if words else ""
 
 
 def _verify_without_reference() -> Verified:
@@ -158,7 +158,7 @@ def _judged(
 
     other_chains = read_other_chains(choice.place)
     found_impediments = impediments(desired)
-    is_lo_up = all(each.kind != LO_DOWN for each in found_impediments)
+    is_lo_up = all(impediment.kind != LO_DOWN for impediment in found_impediments)
     found = Verified(
         choice,
         desired,
@@ -197,19 +197,19 @@ def _with_judgement(
         harmless_obstacles=judged.harmless_obstacles,
         unjudged=judged.unjudged,
         doubts=(*found.doubts, *judged.doubts),
-        others=tuple(_second_sets(found, live_sets, other_chains, network)),
+        second_sets=tuple(_second_sets(found, live_sets, other_chains, network)),
     )
 
 
 def _second_sets(
     found: Verified, live_sets: Iterable[SetLocation], other_chains: OtherChains, network: PodNetwork
-) -> Iterator[Other]:
+) -> Iterator[SecondSet]:
     from capture.analysis.judgement import second_set_effect
 
-    for each in live_sets:
-        place = each.choice.place
+    for live_set in live_sets:
+        place = live_set.choice.place
         if place != found.choice.place:
-            yield Other(each.choice, second_set_effect(found.desired, other_chains.of(place), network))
+            yield SecondSet(live_set.choice, second_set_effect(found.desired, other_chains.of(place), network))
 
 
 def dump(namespace: Namespace = None) -> Dumped:
@@ -217,17 +217,17 @@ def dump(namespace: Namespace = None) -> Dumped:
     with InNamespace(namespace):
         from capture.backends.other_family import MISSING, fault  # few captures reject anything
 
-        recorded, wrong = record.read(), fault()
-        rejects, wrong = not wrong, wrong.replace(MISSING, "")
+        recorded, table_fault = record.read(), fault()
+        rejects, table_fault = not table_fault, table_fault.replace(MISSING, "")
         if recorded is None:
-            return Dumped(_live_sets(detect.find_live_sets()), None, rejects, wrong, record.fault())
+            return Dumped(_live_sets(detect.find_live_sets()), None, rejects, table_fault, record.fault())
         detected = detect.detect(_request_of(recorded))
-        return Dumped(_live_sets(detected.live_sets), _verify_recorded(recorded, detected), rejects, wrong)
+        return Dumped(_live_sets(detected.live_sets), _verify_recorded(recorded, detected), rejects, table_fault)
 
 
 def _live_sets(located: Iterable[SetLocation]) -> tuple[LiveSet, ...]:
-    choices = (each.choice for each in located)
-    return tuple(LiveSet(each.backend, each.driver, each.variant, load(each).read()) for each in choices)
+    choices = (live_set.choice for live_set in located)
+    return tuple(LiveSet(choice.backend, choice.driver, choice.variant, load(choice).read()) for choice in choices)
 
 
 class Reference(Value):

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from capture.analysis.answers import answers, is_own, way_of
+from capture.analysis.answers import answers, is_own, trace_flags
 from capture.analysis.base_chains import Situation
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
     causes_of_connection,
     drop_cause,
     drop_of_connection,
-    rule_missing,
+    missing_rule_cause,
     untracked_cause,
     zone_of,
 )
 from capture.analysis.foreign_effects import NEIGHBOUR
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import DNS, TO_PROXY, Fate
-from capture.analysis.pod_causes import app_elsewhere, causes_of_pod, no_route_cause, stops
+from capture.analysis.pod_causes import causes_of_pod, no_route_cause, stops, unreached_app_notes
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
@@ -79,11 +79,11 @@ class Connection(Value):
 
 def causes_of(sent: Connection) -> list[Cause]:
     """Return why it does not reach a proxy that listens; without causes it does, or that is unknown."""
-    found: list[Cause] = []
+    causes: list[Cause] = []
     for find, is_last_resort in STAGES:
-        if not (found and is_last_resort):
-            found += find(sent)
-    return found
+        if not (causes and is_last_resort):
+            causes += find(sent)
+    return causes
 
 
 def notes_on(sent: Connection) -> Iterator[Cause]:
@@ -91,7 +91,7 @@ def notes_on(sent: Connection) -> Iterator[Cause]:
     live = sent.live
     if not live.certain:
         yield _doubt(live)
-    yield from app_elsewhere(live, sent.facts)
+    yield from unreached_app_notes(live, sent.facts)
     yield from (each for each in causes_of_pod(sent.facts, sent.capture) if not stops(each, sent.capture, live))
     if sent.ipsec_policy is not None and not sent.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=sent.ipsec_policy.words)
@@ -104,19 +104,19 @@ def _doubt(traced: Trace) -> Cause:
     return cause("unjudged", "" if traced.is_order_known else "order", where=step.location, rule=rule)
 
 
-def _of_the_pod(sent: Connection) -> Iterator[Cause]:
+def _pod_faults(sent: Connection) -> Iterator[Cause]:
     return (each for each in causes_of_pod(sent.facts, sent.capture) if stops(each, sent.capture, sent.live))
 
 
-def _of_socket_lb(sent: Connection) -> Iterable[Cause]:
+def _socket_lb_translation(sent: Connection) -> Iterable[Cause]:
     return () if sent.is_inbound else socket_lb_causes(sent.live.packet)
 
 
-def _of_what_is_sent_on(sent: Connection) -> Iterator[Cause]:
-    return causes_of_what_is_sent_on(sent.live, sent.verified, sent.capture)
+def _onward_faults(sent: Connection) -> Iterator[Cause]:
+    return onward_causes(sent.live, sent.verified, sent.capture)
 
 
-def _of_zones(sent: Connection) -> Iterator[Cause]:
+def _zone_faults(sent: Connection) -> Iterator[Cause]:
     """Yield a cause if the agent's answer to a look-up is tracked in another zone: it does not reach who asked."""
     packet = next(_answers(sent.live, sent.capture), None)
     if sent.live.outcome != DNS or sent.is_inbound or packet is None:
@@ -128,14 +128,14 @@ def _of_zones(sent: Connection) -> Iterator[Cause]:
     yield next(filter(None, by_drift), cause("rule-missing", "zone, any"))
 
 
-def _of_later_packets(sent: Connection) -> Iterator[Cause]:
+def _later_losses(sent: Connection) -> Iterator[Cause]:
     """Yield why later packets or answers are lost, the first reason; where none is certain, what may be one."""
     following = list(_following(sent.live, sent.capture)) if sent.live.outcome in TO_PROXY else []
-    lost = [_loss(each) for each in following if each.certain]
+    lost = [_loss(traced) for traced in following if traced.certain]
     yield from lost[:1] or map(_doubt, following)
 
 
-def _of_discovery(sent: Connection) -> Iterable[Cause]:
+def _discovery_losses(sent: Connection) -> Iterable[Cause]:
     packet = sent.live.packet
     if sent.live.outcome not in TO_PROXY:
         return ()
@@ -143,25 +143,25 @@ def _of_discovery(sent: Connection) -> Iterable[Cause]:
     return discovery_causes(at_link, packet.in_interface or packet.out_interface)
 
 
-def _of_ipsec(sent: Connection) -> Iterator[Cause]:
+def _ipsec_blocks(sent: Connection) -> Iterator[Cause]:
     if sent.ipsec_policy is not None and sent.ipsec_policy.is_blocking:
         yield cause("ipsec", policy=sent.ipsec_policy.words)
 
 
-def _of_delivery(sent: Connection) -> Iterator[Cause]:
+def _delivery_faults(sent: Connection) -> Iterator[Cause]:
     """Yield what the rules need and the namespace lacks, by which captured packets are lost."""
     family, is_inbound = sent.live.packet.family, sent.is_inbound
     if not is_inbound and sent.live.outcome not in TO_PROXY:
         return
     direction = "inbound" if is_inbound else "outbound"
-    here = (each for each in impediments(sent.desired) if each.family in (None, family))
-    yield from delivery_causes(each for each in here if direction in each.directions)
+    of_family = (impediment for impediment in impediments(sent.desired) if impediment.family in (None, family))
+    yield from delivery_causes(impediment for impediment in of_family if direction in impediment.directions)
     for need in routes.missing(sent.desired) if is_inbound else ():
         if isinstance(need, MissingRoute) and need.family == family:
             yield missing_route_cause(need)
 
 
-def _of_reject_table(sent: Connection) -> Iterator[Cause]:
+def _reject_table_fault(sent: Connection) -> Iterator[Cause]:
     """Yield a cause if TCP of a family that is not captured is to be rejected, and is not."""
     live, packet, known = sent.live, sent.live.packet, sent.known
     is_let_pass = packet.protocol == "tcp" and live.outcome == "direct" and live.step is None
@@ -170,23 +170,23 @@ def _of_reject_table(sent: Connection) -> Iterator[Cause]:
         yield from [cause("rule-missing", "family", message=fault)] if fault else []
 
 
-def _of_rules(sent: Connection) -> Iterator[Cause]:
+def _rule_faults(sent: Connection) -> Iterator[Cause]:
     """Yield why rules do not lead a packet to a proxy that listens: foreign ones, and those that differ."""
     live = sent.live
     if not live.is_order_known:
         return
     complete = live.packet.replace(source_port=live.packet.source_port or USUAL_SOURCE_PORT)
     desired = trace_whole_path(complete, Situation(sent.desired))
-    found = list(causes_of_connection(live, desired, sent.facts, sent.capture, shown_rule))
-    missing = rule_missing(desired)
+    causes = list(causes_of_connection(live, desired, sent.facts, sent.capture, shown_rule))
+    missing = missing_rule_cause(desired)
     is_diverted = desired.outcome in TO_PROXY and live.outcome in ("direct", "redirected")
-    by_drift = drift_cause(live, sent.verified()) if is_diverted or missing in found else None
-    yield from (each for each in found if by_drift is None or each != missing)
+    by_drift = drift_cause(live, sent.verified()) if is_diverted or missing in causes else None
+    yield from (each for each in causes if by_drift is None or each != missing)
     if by_drift is not None:
         yield by_drift
 
 
-def _of_routing(sent: Connection) -> Iterator[Cause]:
+def _routing_losses(sent: Connection) -> Iterator[Cause]:
     """Yield why routing loses a connection that comes in, or the answers to it."""
     live, packet = sent.live, sent.live.packet
     if not sent.is_inbound:
@@ -203,17 +203,17 @@ def _of_routing(sent: Connection) -> Iterator[Cause]:
 def socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
     """Yield whose programs translate the packet's destination at connect(); without one, whose may do so."""
     names = connect_programs(packet.family if packet else IPV4)
-    found = translation(packet) if names and packet else None
-    if not names or (packet and found is None):
+    translated = translation(packet) if names and packet else None
+    if not names or (packet and translated is None):
         return
     owner = owner_of(names)
-    if found is None:
+    if translated is None:
         yield cause("translated-before", "may", where=names[0], owner=owner)
     else:
-        yield cause("translated-before", where=names[0], owner=owner, address=found.address, port=found.port)
+        yield cause("translated-before", where=names[0], owner=owner, address=translated.address, port=translated.port)
 
 
-def causes_of_what_is_sent_on(live: Trace, verified: Callable[[], Verified], capture: Capture) -> Iterator[Cause]:
+def onward_causes(live: Trace, verified: Callable[[], Verified], capture: Capture) -> Iterator[Cause]:
     """Yield a cause if what the proxy sends on, to others or to the app, is dropped, or would come back to it."""
     packet = live.packet
     if not capture.uids or not capture.gids:
@@ -231,7 +231,7 @@ def causes_of_what_is_sent_on(live: Trace, verified: Callable[[], Verified], cap
         if sent_on.step is None or not is_own_chain(sent_on.step.chain):  # else of a second set, which is a cause
             yield cause("nat-first", "sent on", where=sent_on.location, to=to)
     elif packet.out_interface == LOOPBACK:
-        yield from [_loss(each, SENT_ON) for each in _following(sent_on, capture) if each.certain][:1]
+        yield from [_loss(traced, SENT_ON) for traced in _following(sent_on, capture) if traced.certain][:1]
     if sent_on.outcome != live.outcome:
         return
     step = sent_on.step
@@ -248,7 +248,7 @@ def _following(live: Trace, capture: Capture) -> Iterator[Trace]:
     situation = live_situation()
     mark = live.packet.mark
     for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, capture)):
-        traced = way_of(packet.replace(mark=mark if packet.in_interface == LOOPBACK else packet.mark), situation)
+        traced = trace_flags(packet.replace(mark=mark if packet.in_interface == LOOPBACK else packet.mark), situation)
         mark = traced.mark  # which an answer keeps over lo
         is_lost = traced.outcome == "dropped" or not (live.transparent or untracked_cause(traced) is None)
         is_lost |= packet.is_answer and traced.outcome in TO_PROXY  # whose socket is not transparent
@@ -298,16 +298,16 @@ def ipsec_policies() -> tuple[list[IpsecPolicy], list[Cause]]:
 
 
 STAGES: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
-    (_of_the_pod, False),
-    (_of_socket_lb, False),
-    (_of_reject_table, False),
-    (_of_rules, False),
-    (_of_what_is_sent_on, False),
-    (_of_zones, True),
-    (_of_later_packets, True),
-    (_of_routing, True),
-    (_of_discovery, True),
-    (_of_ipsec, False),
-    (_of_delivery, False),
+    (_pod_faults, False),
+    (_socket_lb_translation, False),
+    (_reject_table_fault, False),
+    (_rule_faults, False),
+    (_onward_faults, False),
+    (_zone_faults, True),
+    (_later_losses, True),
+    (_routing_losses, True),
+    (_discovery_losses, True),
+    (_ipsec_blocks, False),
+    (_delivery_faults, False),
 )
 """What is looked at, along the way of a connection, and whether only if nothing was found before."""

@@ -24,13 +24,13 @@ from capture.operations.comparison import own_rules_of
 from capture.operations.connection import (
     Connection,
     causes_of,
-    causes_of_what_is_sent_on,
     discovery_causes,
     ipsec_policies,
     notes_on,
+    onward_causes,
     socket_lb_causes,
 )
-from capture.operations.drift_causes import USUAL, drift_causes, unjudged_notes, usual_traces
+from capture.operations.drift_causes import USUAL_PACKET, drift_causes, unjudged_notes, usual_traces
 from capture.operations.exclusions import (
     empty_capture_causes,
     exclusion_notes,
@@ -87,8 +87,8 @@ class Diagnosis(Value):
         if not self.causes:
             return "captured" if self.is_certain else "cannot be told"
         if self.trace is None:
-            return "not captured" if any(each.kind in NOT_CAPTURED for each in self.causes) else "broken"
-        is_second_set = any(each.kind == "second-set" for each in self.causes)
+            return "not captured" if any(cause.kind in NOT_CAPTURED for cause in self.causes) else "broken"
+        is_second_set = any(cause.kind == "second-set" for cause in self.causes)
         if self.trace.outcome == "direct":
             return "broken" if self.trace.impediments else "not captured"
         goes_past = self.trace.outcome == "redirected" and not is_second_set
@@ -122,18 +122,18 @@ def why(
         if not live_sets:
             causes = [each for each in of_pod if packet is None and stops(each, capture)]
             causes.append(no_rules_cause(is_machine=is_machine, is_recorded=is_recorded))
-            found = Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
+            diagnosis = Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         elif packet is not None:
-            found = _of_connection(packet, settings, known, facts, capture)
-            found = found.replace(notes=(*found.notes, *_escape_notes(process)))
-            found = found.replace(causes=tuple(with_removals(found.causes, live_sets[0].choice, namespace)))
+            diagnosis = _diagnose_connection(packet, settings, known, facts, capture)
+            diagnosis = diagnosis.replace(notes=(*diagnosis.notes, *_escape_notes(process)))
+            diagnosis = diagnosis.replace(causes=with_removals(diagnosis.causes, live_sets[0].choice, namespace))
         else:
             verified = verify(settings, prefer_recorded=settings is None)
-            found = _of_pod(verified, known, facts, capture, of_pod)
-            found = found.replace(causes=tuple(with_removals(found.causes, verified.choice, namespace)))
+            diagnosis = _diagnose_pod(verified, known, facts, capture, of_pod)
+            diagnosis = diagnosis.replace(causes=with_removals(diagnosis.causes, verified.choice, namespace))
         if is_machine and is_recorded:
-            return found.with_remedies(for_machine)
-        return found if is_recorded else found.with_remedies(without_record)
+            return diagnosis.with_remedies(for_machine)
+        return diagnosis if is_recorded else diagnosis.with_remedies(without_record)
 
 
 def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:
@@ -175,7 +175,7 @@ def _inferred_config() -> CaptureConfig:
         return CaptureConfig()
 
 
-def _of_pod(
+def _diagnose_pod(
     verified: Verified, known: Reference | None, facts: PodFacts, capture: Capture, of_pod: list[Cause]
 ) -> Diagnosis:
     policies, unread = ipsec_policies()
@@ -187,7 +187,7 @@ def _of_pod(
         *causes_of_proxy(facts, capture),
         *drift_causes(verified, facts),
         *_usual_causes(facts, capture, policies),
-        *(() if known else _circles(facts, capture)),
+        *(() if known else _loop_causes(facts, capture)),
     )
     if not causes and IPV6 in capture.families:
         own = next((address for address in facts.addresses if address.family == IPV6), None)
@@ -211,18 +211,18 @@ def _of_pod(
     return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain, without)
 
 
-def _of_connection(
+def _diagnose_connection(
     packet: Packet, settings: Settings | None, known: Reference | None, facts: PodFacts, capture: Capture
 ) -> Diagnosis:
     policies, unread = ipsec_policies()
     sent = Connection(trace(packet), known, _desired(known), settings, facts, capture, tuple(policies))
-    found = causes_of(sent)
+    candidates = causes_of(sent)
     if known is not None:
-        found = [with_options(each, sent.live.packet, known) for each in found]
+        candidates = [with_options(each, sent.live.packet, known) for each in candidates]
     else:
-        found = [each if is_explicit(each, sent.live, sent.desired) else unexplained() for each in found]
-    doubts = [each for each in found if each.kind == "unjudged" or each == unexplained()]
-    causes = [each for each in found if each not in doubts]
+        candidates = [each if is_explicit(each, sent.live, sent.desired) else unexplained() for each in candidates]
+    doubts = [each for each in candidates if each.kind == "unjudged" or each == unexplained()]
+    causes = [each for each in candidates if each not in doubts]
     notes = (*doubts, *(() if known else [no_record_note(sent.desired)]), *unread, *notes_on(sent))
     is_certain = sent.live.certain and not (unread or doubts)
     return Diagnosis(sent.live.packet, sent.live, tuple(causes), tuple(dict.fromkeys(notes)), is_certain)
@@ -232,9 +232,9 @@ def _usual_causes(facts: PodFacts, capture: Capture, policies: list[IpsecPolicy]
     """Yield what stops connections to outside though there is a default route: a policy rule, or IPsec."""
     if IPV4 in facts.unrouted or all(address.family != IPV4 for address in facts.addresses):
         return
-    live = trace(USUAL)
+    live = trace(USUAL_PACKET)
     if live.outcome == "no-route" and capture.captures(PROXY_OUTBOUND, IPV4):
-        yield no_route_cause(facts, IPV4, address_text(IPV4, USUAL.destination.first))
+        yield no_route_cause(facts, IPV4, address_text(IPV4, USUAL_PACKET.destination.first))
     policy = policy_for(live.packet, policies)
     if policy is not None and policy.is_blocking:
         yield cause("ipsec", policy=policy.words)
@@ -249,10 +249,10 @@ def _escape_notes(process: int | None) -> Iterator[Cause]:
 
 def _live() -> Ruleset:
     """Return the first set of live rules; an empty one without any."""
-    return next((load(found.choice).read() for found in detect.find_live_sets()), Ruleset((), ()))
+    return next((load(live_set.choice).read() for live_set in detect.find_live_sets()), Ruleset((), ()))
 
 
-def _circles(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+def _loop_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield a cause if the proxy's part of a usual connection is lost, whatever was applied."""
     for live in usual_traces(facts):
-        yield from causes_of_what_is_sent_on(live, verify, capture)
+        yield from onward_causes(live, verify, capture)

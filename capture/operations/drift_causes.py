@@ -6,7 +6,7 @@ from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import drop_cause, is_mapped
-from capture.analysis.foreign_effects import consequence, other_consequences, what_foreign_does
+from capture.analysis.foreign_effects import consequence, foreign_effect_text, other_consequences
 from capture.analysis.judgement import of_family
 from capture.analysis.trace import trace_whole_path
 from capture.backends.iptables.render import differing_rule, shown_rule
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from capture.operations.results import Verified
 
 SENT_ON = "what the proxy sends on"
-USUAL = Packet("tcp", parse_address("203.0.113.7"), 80, uid=APP_ID, gid=APP_ID)
+USUAL_PACKET = Packet("tcp", parse_address("203.0.113.7"), 80, uid=APP_ID, gid=APP_ID)
 """To an address outside (RFC 5737), of a user who is not the proxy."""
 
 
@@ -41,13 +41,13 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     own = [difference for difference in verified.differences if difference.is_own]
     if own:
         worst = min(own, key=lambda difference: (difference.weight, difference.kind == "missing"))
-        first, more = _summary(worst, own, verified.live)
-        others = f", and {plural(len(more), 'more difference')}" if more else ""
-        others += other_consequences(worst.effect, (each.effect for each in more))
-        yield cause(_kind_of(worst), "drift", where=worst.location.of_chain, first=first, others=others)
+        first, further = _summary(worst, own, verified.live)
+        besides = f", and {plural(len(further), 'more difference')}" if further else ""
+        besides += other_consequences(worst.effect, (difference.effect for difference in further))
+        yield cause(_kind_of(worst), "drift", where=worst.location.of_chain, first=first, others=besides)
     yield from _foreign_rule_causes(verified, facts)
-    for other in verified.others:
-        place = " ".join(filter(None, (other.where.backend, other.where.variant)))
+    for other in verified.second_sets:
+        place = " ".join(filter(None, (other.choice.backend, other.choice.variant)))
         yield cause("second-set", where=place, place=place)
     yield from map(missing_route_cause, verified.missing)
     yield from delivery_causes(verified.impediments)
@@ -60,7 +60,7 @@ def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[s
     does = f", so that {consequence(worst.effect)}" if worst.effect else ""
     chain = live.chain(worst.table, worst.chain)
     if worst.kind == "missing" and not (chain and any(chain.rules_for(worst.family))):
-        elsewhere = [each for each in own if each.location.of_chain != worst.location.of_chain]
+        elsewhere = [difference for difference in own if difference.location.of_chain != worst.location.of_chain]
         return f"missing: all rules of {worst.chain}{does}", elsewhere
     kind = "not as applied" if worst.kind == "family" else worst.kind
     return f"{kind}: {shown_rule(worst.rule, worst.family)}{does}", [each for each in own if each is not worst]
@@ -87,13 +87,13 @@ def _missing_rule(packet: Packet, verified: Verified) -> Difference | None:
     missing = [*_met(desired, verified, "missing")]
 
     def without(gone: Difference) -> Situation:
-        def left(table: TableName, chain: Chain) -> Chain:
+        def without_gone(table: TableName, chain: Chain) -> Chain:
             is_there = (table, chain.name) == (gone.table, gone.chain)
             return chain.replace(rules=(*chain.rules[: gone.behind], *chain.rules[gone.behind + is_there :]))
 
-        return Situation(rules.with_chains(left))
+        return Situation(rules.with_chains(without_gone))
 
-    alone = (each for each in missing if trace_whole_path(packet, without(each)).fate != desired.fate)
+    alone = (difference for difference in missing if trace_whole_path(packet, without(difference)).fate != desired.fate)
     return next(alone, missing[0] if missing else None)
 
 
@@ -107,27 +107,28 @@ def _met(traced: Trace, verified: Verified, kind: DifferenceKind) -> Iterator[Di
 
 def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     """Yield foreign rules by their effect on captured packets: each that drops them, and the heaviest of each chain."""
-    foreign: list[Foreign] = [*(each for each in verified.differences if not each.is_own), *verified.obstacles]
-    others = list(usual_traces(facts)) if any(_is_dropping(each.effect) for each in foreign) else []
+    rules: list[Foreign] = [*(each for each in verified.differences if not each.is_own), *verified.obstacles]
+    usual = list(usual_traces(facts)) if any(_is_dropping(foreign.effect) for foreign in rules) else []
     diverting: dict[tuple[str, Location], list[Foreign]] = {}
-    for each in sorted(foreign, key=_weight):
-        if each.effect is None or not _is_dropping(each.effect):
-            diverting.setdefault((_diverts_as(each.effect), each.location.of_chain), []).append(each)
+    for foreign in sorted(rules, key=_effect_weight):
+        effect, chain = foreign.effect, foreign.location.of_chain
+        if effect is None or not _is_dropping(effect):
+            diverting.setdefault((_diverts_as(effect), chain), []).append(foreign)
             continue
-        what = SENT_ON if each.effect.before.outcome == "direct" else "captured traffic"
-        found, step = drop_cause(each.effect.after, shown_rule, others, what), each.effect.after.step
+        what = SENT_ON if effect.before.outcome == "direct" else "captured traffic"
+        dropped, step = drop_cause(effect.after, shown_rule, usual, what), effect.after.step
         # An effect is that of its rule alone: in its base chain other rules, and their numbers, are missing.
-        is_called = step is not None and step.location.of_chain != each.location.of_chain
-        yield found if is_called else found.replace(where=each.location)
+        is_called = step is not None and step.location.of_chain != chain
+        yield dropped if is_called else dropped.replace(where=foreign.location)
     for (kind, _), (first, *more) in diverting.items():
-        does = what_foreign_does(first.rule, first.effect)
+        does = foreign_effect_text(first.rule, first.effect)
         after = f", and {plural(len(more), 'more rule')} of this chain" if more else ""
         after += other_consequences(first.effect, (each.effect for each in more))
         yield cause(kind, "pod", where=first.location, does=does, rule=differing_rule(first), others=after)
 
 
-def _weight(each: Foreign) -> tuple[bool, ...]:
-    return each.effect is None, *(each.effect.weight if each.effect else ())
+def _effect_weight(foreign: Foreign) -> tuple[bool, ...]:
+    return foreign.effect is None, *(foreign.effect.weight if foreign.effect else ())
 
 
 def _diverts_as(effect: Effect | None) -> str:
@@ -137,10 +138,10 @@ def _diverts_as(effect: Effect | None) -> str:
 
 def usual_traces(facts: PodFacts) -> Iterator[Trace]:
     """Yield the ways of a connection to outside, and of one to each address of the pod."""
-    yield trace(USUAL)
+    yield trace(USUAL_PACKET)
     name = next((link.name for link in facts.links if not link.is_loopback), None)
     for address in facts.addresses if name else ():
-        yield trace(Packet("tcp", address, USUAL.port, in_interface=name))
+        yield trace(Packet("tcp", address, USUAL_PACKET.port, in_interface=name))
 
 
 def unjudged_notes(verified: Verified) -> Iterator[Cause]:
@@ -153,11 +154,11 @@ def _is_dropping(effect: Effect | None) -> bool:
     return effect is not None and effect.is_certain and effect.after.outcome == "dropped"
 
 
-def delivery_causes(found: Iterable[Impediment]) -> Iterator[Cause]:
+def delivery_causes(impediments: Iterable[Impediment]) -> Iterator[Cause]:
     """Yield what loses captured packets though the rules are there; that lo is down is a fact of the pod already."""
-    for each in found:
-        if each.kind != LO_DOWN:
-            yield Cause(each.kind, each.message, each.remedy)
+    for impediment in impediments:
+        if impediment.kind != LO_DOWN:
+            yield Cause(impediment.kind, impediment.message, impediment.remedy)
 
 
 def missing_route_cause(need: LoopbackAddress | MissingRoute) -> Cause:

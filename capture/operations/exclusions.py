@@ -133,20 +133,20 @@ def unexplained() -> Cause:
     return cause("excluded", "live", what="no such connection")
 
 
-def is_explicit(found: Cause, live: Trace, own: Ruleset) -> bool:
+def is_explicit(diagnosed: Cause, live: Trace, own: Ruleset) -> bool:
     """Return whether a cause holds by the live rules alone: none that is missing would have captured the connection."""
     rules = [*own.rules]
-    if found.kind == "dns-not-captured":
+    if diagnosed.kind == "dns-not-captured":
         return not any(TO_DNS in rule.matches for rule in rules)
-    if found.kind == "proxy-user":
+    if diagnosed.kind == "proxy-user":
         to_itself = is_inside(live.packet.destination, (LOOPBACK_NETWORKS[live.packet.family],))
         return to_itself or live.packet.out_interface != LOOPBACK
-    if found.kind != "excluded":
+    if diagnosed.kind != "excluded":
         return True
-    deciding = (step.rule.matches for step in live.path if step.location == found.where)
-    matches = [each for each in next(deciding, ()) if not isinstance(each, Protocol)]
+    deciding = (step.rule.matches for step in live.path if step.location == diagnosed.where)
+    matches = [match for match in next(deciding, ()) if not isinstance(match, Protocol)]
     both_ways = {match for rule in rules if isinstance(rule.verdict, Return) for match in rule.matches}
-    left_alone = [OutInterface(each.name) for each in matches if isinstance(each, InInterface)]
+    left_alone = [OutInterface(match.name) for match in matches if isinstance(match, InInterface)]
     return bool(matches) and both_ways.issuperset(left_alone)  # else it may be one of -k, behind a redirect
 
 
@@ -198,17 +198,17 @@ def _knew_no_server(known: Reference) -> bool:
     return known.settings[REDIRECT_DNS] and not known.config.captures_dns
 
 
-def with_options(found: Cause, packet: Packet, known: Reference) -> Cause:
+def with_options(diagnosed: Cause, packet: Packet, known: Reference) -> Cause:
     """Return the cause as the settings explain it: its remedy names the options, or the profile, that matter."""
     settings = known.settings
-    if found.kind == "dns-not-captured" and _knew_no_server(known):
+    if diagnosed.kind == "dns-not-captured" and _knew_no_server(known):
         return cause("dns-not-captured", "no server")
-    if found.kind not in ("excluded", "dns-not-captured"):
-        return found
+    if diagnosed.kind not in ("excluded", "dns-not-captured"):
+        return diagnosed
     given = _explicit_options(settings, lambda option: trace(packet, settings.without(option)).outcome in TO_PROXY)
     if given:
-        left_out = found if found.kind == "excluded" else cause("excluded", reason="")
+        left_out = diagnosed if diagnosed.kind == "excluded" else cause("excluded", reason="")
         return left_out.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
-    if found.kind == "excluded" and trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
-        return found.replace(remedy="Apply with --profile current, whose rules capture it.")
-    return found
+    if diagnosed.kind == "excluded" and trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
+        return diagnosed.replace(remedy="Apply with --profile current, whose rules capture it.")
+    return diagnosed

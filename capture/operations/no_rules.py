@@ -13,11 +13,11 @@ LEFT_ALONE_BY = {attachments.EXCLUDED_NAMESPACE: "namespace", attachments.NOT_IN
 
 def no_rules_cause(*, is_machine: bool, is_recorded: bool) -> Cause:
     """Return why nothing is applied here: what the CNI plugin decided last, where that is known."""
-    found = cause("no-rules", "machine") if is_machine else _of_pod()
-    return found.replace(remedy=REAPPLY_OR_RECREATE) if is_recorded and found.kind == "no-rules" else found
+    reason = cause("no-rules", "machine") if is_machine else _cause_in_pod()
+    return reason.replace(remedy=REAPPLY_OR_RECREATE) if is_recorded and reason.kind == "no-rules" else reason
 
 
-def _of_pod() -> Cause:
+def _cause_in_pod() -> Cause:
     decided = attachments.decision_about(own_namespace())
     if decided is None:
         evidence = evidence_of_host()

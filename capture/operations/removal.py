@@ -19,7 +19,7 @@ from capture.netlink.nfnetlink import open_netfilter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from capture.analysis.cause_text import Cause
     from capture.backends.detect import BackendChoice
@@ -32,25 +32,26 @@ WRITERS = {"kube-": "kube-proxy or kubelet", "cilium": "Cilium", "cali": "Calico
 FAMILIES_OF_TABLES: dict[str, Family] = {"ip": IPV4, "ip6": IPV6}
 
 
-def with_removals(causes: Iterable[Cause], choice: BackendChoice, namespace: Namespace) -> Iterator[Cause]:
-    """Yield the causes, with the command that removes each foreign rule as part of its remedy.
+def with_removals(causes: Iterable[Cause], choice: BackendChoice, namespace: Namespace) -> tuple[Cause, ...]:
+    """Return the causes, with the command that removes each foreign rule as part of its remedy.
 
     ``choice`` is where our live rules are. The number of a rule changes when one before it is removed, so that only the
     first one of a chain gets a command by number.
     """
     entering = f"nsenter --net={quote(str(namespace))} " if namespace else ""
     numbered: set[Location] = set()
-    for each in causes:
-        where = each.where
-        if each.kind not in KINDS or not isinstance(where, Location) or is_own_chain(where.chain):
-            yield each
-            continue
+
+    def with_removal(cause: Cause) -> Cause:
+        where = cause.where
+        if cause.kind not in KINDS or not isinstance(where, Location) or is_own_chain(where.chain):
+            return cause
         command = _removal(where, choice) if where.position else ""
-        if where.of_chain in numbered and "handle" not in command:
-            command = ""
+        is_stable = command.startswith("nft") or where.of_chain not in numbered
         numbered.add(where.of_chain)
-        removal = f" If nothing needs the rule, remove it: `{entering}{command}`." if command else ""
-        yield each.replace(remedy=f"{each.remedy}{_writer(each)}{removal}")
+        removal = f" If nothing needs the rule, remove it: `{entering}{command}`." if command and is_stable else ""
+        return cause.replace(remedy=f"{cause.remedy}{_writer(cause)}{removal}")
+
+    return tuple(map(with_removal, causes))
 
 
 def _writer(found: Cause) -> str:

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     Conclusion = Literal["nothing applied", "drift", "in sync", "cannot be judged", "no reference"]
 
 
-class Other(Value):
+class SecondSet(Value):
     """A second set, our own or upstream's, and what it does to captured packets, if that is known."""
 
     not_compared = ("effect",)
 
-    where: BackendChoice
+    choice: BackendChoice
     effect: Effect | None = None
 
 
@@ -45,7 +45,7 @@ class Verified(Value):
     differences: tuple[Difference, ...] = ()
     missing: tuple[LoopbackAddress | MissingRoute, ...] = ()
     harmless_differences: tuple[Difference, ...] = ()
-    others: tuple[Other, ...] = ()
+    second_sets: tuple[SecondSet, ...] = ()
     obstacles: tuple[Obstacle, ...] = ()
     harmless_obstacles: tuple[Obstacle, ...] = ()
     unjudged: tuple[Difference | Obstacle, ...] = ()
@@ -68,7 +68,7 @@ class Verified(Value):
     @property
     def drift(self) -> tuple[object, ...]:
         """Return everything that is certain to differ."""
-        in_tables = (*self.differences, *self.others, *self.obstacles)
+        in_tables = (*self.differences, *self.second_sets, *self.obstacles)
         return (*in_tables, *self.missing, *self.impediments, *self.uncaptured)
 
     @property
@@ -100,9 +100,9 @@ class Verified(Value):
     @property
     def is_nothing_applied(self) -> bool:
         """Return whether the namespace has none of our rules where they should be, though some are desired."""
-        is_missing = any(each.kind == "missing" for each in self.differences) or not self.has_reference
+        is_missing = any(difference.kind == "missing" for difference in self.differences) or not self.has_reference
         has_own = any(is_own_chain(chain.name) for table in self.live.tables for chain in table.chains)
-        return is_missing and not has_own and not self.others
+        return is_missing and not has_own and not self.second_sets
 
     def part(self, family: Family | None, table: TableName | None) -> Verified:
         """Return what is about a family and a table; foreign tables are about none of our own."""
@@ -113,10 +113,10 @@ class Verified(Value):
         def concerns(families: tuple[Family | None, ...], named: TableName | None = None) -> bool:
             return table in (None, named) and (family is None or family in families)
 
-        def is_part(found: Difference | Obstacle) -> bool:
-            if isinstance(found, Difference):
-                return concerns((found.family,), found.table)
-            return concerns(found.foreign_chain.families)
+        def is_part(foreign: Difference | Obstacle) -> bool:
+            if isinstance(foreign, Difference):
+                return concerns((foreign.family,), foreign.table)
+            return concerns(foreign.foreign_chain.families)
 
         names = (FAMILY_NAMES[family] if family else "", f"table {table}" if table else "")
         return self.replace(
@@ -125,7 +125,7 @@ class Verified(Value):
             harmless_differences=tuple(filter(is_part, self.harmless_differences)),
             missing=tuple(need for need in self.missing if concerns((need.family,))),
             impediments=tuple(found for found in self.impediments if concerns((found.family or family,))),
-            others=(),
+            second_sets=(),
             obstacles=tuple(filter(is_part, self.obstacles)),
             uncaptured=self.uncaptured if concerns(("ipv6",)) else (),
             harmless_obstacles=tuple(filter(is_part, self.harmless_obstacles)),

@@ -47,11 +47,11 @@ def read_other_chains(place: tuple[str, str]) -> OtherChains:
     doubts: list[str] = []
     tables = {table for family in FAMILIES for table in legacy_tables(family)}
     if tables and place != LEGACY:
-        found = _read_legacy()
-        if found is None:
+        legacy = _read_legacy()
+        if legacy is None:
             doubts.append("there are tables of iptables-legacy, and no program or python-iptables to read them")
         else:
-            chains += found
+            chains += legacy
     if tables & {"filter", "security"}:
         from capture.backends.iptables.restore import read_legacy_filters
 
@@ -69,8 +69,8 @@ def _read_legacy() -> list[BaseChain] | None:
             ruleset = load(BackendChoice("iptables", driver, "legacy")).read()
         except CaptureError:
             continue
-        found = in_tables_of_iptables(ruleset, is_older=lambda _: False)
-        in_use = (chain for chain in found if chain.chain.rules or "DROP" in chain.policies)
+        base_chains = in_tables_of_iptables(ruleset, is_older=lambda _: False)
+        in_use = (chain for chain in base_chains if chain.chain.rules or "DROP" in chain.policies)
         return [
             chain.replace(table=f"{chain.contents.name} of iptables-legacy", is_of_any_age=True, place=LEGACY)
             for chain in in_use

@@ -59,12 +59,12 @@ def trace(
             situation = _desired(settings, namespace, host)
             if packet.family not in situation.ruleset.families:
                 situation = situation.replace(ruleset=Ruleset(FAMILIES, ()), network=read_pod_network())
-            found = trace_whole_path(complete, situation)
+            traced = trace_whole_path(complete, situation)
         else:
             situation = live_situation()
-            found = trace_whole_path(complete, situation)
-            found = _with_impediments(found.replace(lost_answer=lost_answer(found, situation)))
-        return found.replace(packet=sent)
+            traced = trace_whole_path(complete, situation)
+            traced = _with_impediments(traced.replace(lost_answer=lost_answer(traced, situation)))
+        return traced.replace(packet=sent)
 
 
 def _with_impediments(traced: Trace) -> Trace:
@@ -75,19 +75,19 @@ def _with_impediments(traced: Trace) -> Trace:
     if packet.in_interface is not None:
         down = cause("interface-down", name=packet.in_interface).message
         with open_route() as route:
-            is_down = any(each.name == packet.in_interface and not each.is_up for each in read_links(route))
+            is_down = any(link.name == packet.in_interface and not link.is_up for link in read_links(route))
         return traced.replace(impediments=(down,)) if is_down else traced
     if traced.outcome in ("direct", "dropped"):
         return traced
-    found = impediments(Ruleset(FAMILIES, ()))
-    return traced.replace(impediments=tuple(each.message for each in found if each.family in (None, packet.family)))
+    impeding = impediments(Ruleset(FAMILIES, ()))
+    return traced.replace(impediments=tuple(each.message for each in impeding if each.family in (None, packet.family)))
 
 
 def impediments_of(situation: Situation, namespace: Namespace = None) -> tuple[str, ...]:
     """Return the impediments of packets that live rules send somewhere, lost routes among them, in words."""
     with InNamespace(namespace):
-        missing = (f"{each.consequence}; {each.message}" for each in situation.missing_routes)
-        return (*missing, *(each.message for each in impediments(situation.ruleset)))
+        missing = (f"{route.consequence}; {route.message}" for route in situation.missing_routes)
+        return (*missing, *(impediment.message for impediment in impediments(situation.ruleset)))
 
 
 def situation_of(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Situation:
@@ -102,9 +102,9 @@ def live_situation() -> Situation:
     """Return all that decides on packets in the namespace we are in: each of our sets, and every foreign chain."""
     recorded = record.read()
     known = recorded.ruleset if recorded else build_ruleset(CaptureConfig())
-    found = detect.find_live_sets()
-    if found:
-        choice, is_empty = found[0].choice, False
+    live_sets = detect.find_live_sets()
+    if live_sets:
+        choice, is_empty = live_sets[0].choice, False
     else:
         detected = detect.detect(BackendRequest())
         choice, is_empty = detected.choice, detected.is_empty

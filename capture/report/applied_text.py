@@ -59,13 +59,13 @@ def replaced_by_defaults(applied: Applied) -> list[str]:
     if before is None:
         return []
     text, config = before.settings.text, resolve(before.settings, before.answers)[0]
-    other = [each for each in before.settings.explicit if text(each) != applied.settings.text(each)]
-    mattered = (each for each in other if resolve(before.settings.without(each), before.answers)[0] != config)
-    lost = [f"{each.name} {quote(text(each))}" for each in mattered]
+    other = [option for option in before.settings.explicit if text(option) != applied.settings.text(option)]
+    mattered = (option for option in other if resolve(before.settings.without(option), before.answers)[0] != config)
+    lost = [f"{option.name} {quote(text(option))}" for option in mattered]
     if before.backend != applied.choice.backend:
         lost.append(f"--backend {before.backend}")
-    kept = f"{APPLY_RECORDED} would have kept them; to restore them, apply with these options"
-    return [f"replaced by defaults: {', '.join(lost)}; {kept}"] if lost else []
+    keeps = f"{APPLY_RECORDED} would have kept them; to restore them, apply with these options"
+    return [f"replaced by defaults: {', '.join(lost)}; {keeps}"] if lost else []
 
 
 def _count(applied: Applied) -> int:

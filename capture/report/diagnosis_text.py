@@ -22,14 +22,14 @@ SUBJECTS = {
 """What a verdict without a connection is about."""
 
 
-def diagnosis_as_plain(found: Diagnosis) -> dict[str, object]:
+def diagnosis_as_plain(diagnosis: Diagnosis) -> dict[str, object]:
     """Return a diagnosis as plain values for JSON."""
     return {
-        "connection": packet_text(found.packet) if found.packet else None,
-        "verdict": found.verdict,
-        "causes": [cause_as_plain(cause) for cause in found.causes],
-        "notes": [cause_as_plain(note) for note in found.notes],
-        "trace": {"schema": JSON_SCHEMA_NAME, **trace_as_plain(found.trace)} if found.trace else None,
+        "connection": packet_text(diagnosis.packet) if diagnosis.packet else None,
+        "verdict": diagnosis.verdict,
+        "causes": [cause_as_plain(cause) for cause in diagnosis.causes],
+        "notes": [cause_as_plain(note) for note in diagnosis.notes],
+        "trace": {"schema": JSON_SCHEMA_NAME, **trace_as_plain(diagnosis.trace)} if diagnosis.trace else None,
     }
 
 
@@ -38,25 +38,25 @@ def cause_as_plain(cause: Cause) -> dict[str, str]:
     return {"kind": cause.kind, "says": cause.message, "remedy": cause.remedy, "where": str(cause.where)}
 
 
-def diagnosis_lines(found: Diagnosis, what: str = "this pod") -> Iterator[str]:
+def diagnosis_lines(diagnosis: Diagnosis, what: str = "this pod") -> Iterator[str]:
     """Yield the lines for a person: the verdict, the way of the packet, then each cause and its remedy."""
-    yield f"{found.verdict}: {_subject(found, what)}"
-    if found.trace is not None:
-        yield from path_lines(found.trace)
-        if not found.trace.certain:
-            yield doubt_about(found.trace)
-    yield from cause_lines(found.causes)
-    for note in found.notes:
+    yield f"{diagnosis.verdict}: {_subject(diagnosis, what)}"
+    if diagnosis.trace is not None:
+        yield from path_lines(diagnosis.trace)
+        if not diagnosis.trace.certain:
+            yield doubt_about(diagnosis.trace)
+    yield from cause_lines(diagnosis.causes)
+    for note in diagnosis.notes:
         yield f"note: {message_with_location(note)}"
         yield f"  {note.remedy}"
 
 
-def _subject(found: Diagnosis, what: str) -> str:
-    if found.packet is not None:
-        return packet_text(found.packet)
-    if found.verdict == "captured" and found.left_out:
-        return f"{what}, but {' and '.join(found.left_out)}, by its settings"
-    return SUBJECTS.get(found.verdict, "{}").format(what)
+def _subject(diagnosis: Diagnosis, what: str) -> str:
+    if diagnosis.packet is not None:
+        return packet_text(diagnosis.packet)
+    if diagnosis.verdict == "captured" and diagnosis.left_out:
+        return f"{what}, but {' and '.join(diagnosis.left_out)}, by its settings"
+    return SUBJECTS.get(diagnosis.verdict, "{}").format(what)
 
 
 def cause_lines(causes: Iterable[Cause]) -> Iterator[str]:

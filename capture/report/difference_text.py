@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from capture.analysis.compare import Difference
     from capture.analysis.culprits import Obstacle
     from capture.analysis.effects import Effect
+    from capture.model.location import Location
     from capture.model.ruleset import Ruleset
-    from capture.operations import Other, Verified
+    from capture.operations import SecondSet, Verified
 
 UNJUDGED = "foreign rule may divert captured traffic, which cannot be judged"
 MEANINGS = {"missing": "is missing", "unexpected": "is unexpected", "family": "is for a family that is not captured"}
@@ -33,7 +34,7 @@ def difference_lines(verified: Verified) -> Iterator[str]:
     yield from (f"{impediment.message}. {impediment.remedy}" for impediment in verified.impediments)
     yield from _grouped(verified.differences, difference_text, verified.live)
     yield from (need.message for need in verified.missing)
-    yield from map(_second_set, verified.others)
+    yield from map(_second_set, verified.second_sets)
     yield from map(_foreign, verified.obstacles)
     if verified.uncaptured:
         from capture.analysis.cause_text import REAPPLY_OR_RECREATE, without_record  # where something differs
@@ -44,8 +45,8 @@ def difference_lines(verified: Verified) -> Iterator[str]:
 
 def doubt_lines(verified: Verified) -> Iterator[str]:
     """Yield a sentence for each thing that cannot be judged."""
-    for each in verified.unjudged:
-        yield f"{each.location}: {UNJUDGED}: {_rule(each)}{effect_text(each.effect)}"
+    for foreign in verified.unjudged:
+        yield f"{foreign.location}: {UNJUDGED}: {_rule(foreign)}{effect_text(foreign.effect)}"
     yield from verified.doubts
 
 
@@ -58,34 +59,33 @@ def note_lines(verified: Verified) -> Iterator[str]:
         return
     from capture.analysis.foreign_effects import WITHOUT_EFFECT  # where there are foreign rules
 
-    chains = [each.location.of_chain for each in verified.harmless_obstacles]
+    chains = [obstacle.location.of_chain for obstacle in verified.harmless_obstacles]
     yield from (f"{chain}: {WITHOUT_EFFECT}: {chains.count(chain)} rules" for chain in dict.fromkeys(chains))
 
 
-def _without_effect(each: Difference | Obstacle) -> str:
-    from capture.analysis.foreign_effects import what_harmless_does  # where there are foreign rules
+def _without_effect(foreign: Difference | Obstacle) -> str:
+    from capture.analysis.foreign_effects import harmless_text  # where there are foreign rules
 
-    return f"{each.location}: {what_harmless_does(each.rule)}: {_rule(each)}"
+    return f"{foreign.location}: {harmless_text(foreign.rule)}: {_rule(foreign)}"
 
 
-def _grouped(found: Sequence[Difference], words: Callable[[Difference], str], live: Ruleset) -> Iterator[str]:
+def _grouped(differences: Sequence[Difference], words: Callable[[Difference], str], live: Ruleset) -> Iterator[str]:
     """Yield a sentence for each difference, or with the weightiest for many of one kind in a chain."""
-    groups: dict[tuple[str, ...], list[Difference]] = {}
-    for each in sorted(found, key=lambda each: each.weight):
-        groups.setdefault((each.family, each.table, each.chain, each.kind), []).append(each)
-    for several in groups.values():
-        first = several[0]
+    groups: dict[tuple[Location, str], list[Difference]] = {}
+    for difference in sorted(differences, key=lambda each: each.weight):
+        groups.setdefault((difference.location.of_chain, difference.kind), []).append(difference)
+    for (location, kind), alike in groups.items():
+        first = alike[0]
         chain = live.chain(first.table, first.chain)
-        if len(several) <= (MAX_MISSING if first.kind == "missing" else MAX_SINGLE):
-            yield from map(words, several)
-        elif first.kind == "missing" and (chain is None or not any(chain.rules_for(first.family))):
+        if len(alike) <= (MAX_MISSING if kind == "missing" else MAX_SINGLE):
+            yield from map(words, alike)
+        elif kind == "missing" and (chain is None or not any(chain.rules_for(first.family))):
             from capture.analysis.own_effects import EMPTIED  # where whole chains are missing
 
             together = first.together if first.together != EMPTIED else ""
-            are_missing = f"all {len(several)} rules are missing"
-            yield f"{first.location.of_chain}: {are_missing}{effect_text(first.effect, together)}"
+            yield f"{location}: all {len(alike)} rules are missing{effect_text(first.effect, together)}"
         else:
-            yield f"{words(first)} (and {len(several) - 1} more of this kind in this chain)"
+            yield f"{words(first)} (and {len(alike) - 1} more of this kind in this chain)"
 
 
 def difference_text(difference: Difference) -> str:
@@ -93,33 +93,33 @@ def difference_text(difference: Difference) -> str:
     if difference.kind == "foreign":
         return _foreign(difference)
     if difference.rule is None:
-        found = f": the policy is {difference.policy}, and should be ACCEPT"
+        words = f": the policy is {difference.policy}, and should be ACCEPT"
     else:
-        found = f" {MEANINGS[difference.kind]}: {_rule(difference)}"
-    return f"{difference.location}{found}{effect_text(difference.effect, difference.together)}"
+        words = f" {MEANINGS[difference.kind]}: {_rule(difference)}"
+    return f"{difference.location}{words}{effect_text(difference.effect, difference.together)}"
 
 
-def _foreign(each: Difference | Obstacle) -> str:
-    from capture.analysis.foreign_effects import what_foreign_does  # where something differs
+def _foreign(foreign: Difference | Obstacle) -> str:
+    from capture.analysis.foreign_effects import foreign_effect_text  # where something differs
 
-    does = what_foreign_does(each.rule, each.effect)
-    return f"{each.location}: {does}: {_rule(each)}{effect_text(each.effect)}"
+    does = foreign_effect_text(foreign.rule, foreign.effect)
+    return f"{foreign.location}: {does}: {_rule(foreign)}{effect_text(foreign.effect)}"
 
 
-def _rule(each: Difference | Obstacle) -> str:
+def _rule(differing: Difference | Obstacle) -> str:
     from capture.backends.iptables.render import differing_rule  # where something differs
 
-    return differing_rule(each)
+    return differing_rule(differing)
 
 
-def _second_set(other: Other) -> str:
-    variant = f" {other.where.variant}" if other.where.variant else ""
-    return f"a second set of capture rules is in {other.where.backend}{variant}{effect_text(other.effect)}"
+def _second_set(other: SecondSet) -> str:
+    variant = f" {other.choice.variant}" if other.choice.variant else ""
+    return f"a second set of capture rules is in {other.choice.backend}{variant}{effect_text(other.effect)}"
 
 
 def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
     """Return the differences as plain values for JSON."""
-    found: list[dict[str, object]] = [
+    plain: list[dict[str, object]] = [
         {
             "kind": difference.kind,
             "family": difference.family,
@@ -133,13 +133,13 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
         }
         for difference in verified.differences
     ]
-    found += [
+    plain += [
         {"kind": each.kind, "family": each.family, "message": each.message, "remedy": each.remedy}
         for each in verified.impediments
     ]
-    found += [_missing_as_plain(need) for need in verified.missing]
-    found += [{"kind": "second set", **_with_effect(other.effect, _second_set(other))} for other in verified.others]
-    found += [
+    plain += [_missing_as_plain(need) for need in verified.missing]
+    plain += [{"kind": "second set", **_with_effect(each.effect, _second_set(each))} for each in verified.second_sets]
+    plain += [
         {
             "kind": "foreign",
             "table": each.foreign_chain.table,
@@ -149,8 +149,8 @@ def differences_as_plain(verified: Verified) -> list[dict[str, object]]:
         }
         for each in verified.obstacles
     ]
-    found += [{"kind": "uncaptured family", "message": sentence} for sentence in verified.uncaptured]
-    return found
+    plain += [{"kind": "uncaptured family", "message": sentence} for sentence in verified.uncaptured]
+    return plain
 
 
 def _missing_as_plain(need: LoopbackAddress | MissingRoute) -> dict[str, object]:

@@ -35,8 +35,8 @@ def effect_text(effect: Effect | None, together: str = "") -> str:
     if effect is None:
         return f" ({together})" if together else ""
     shown = effect.regions[:MAX_REGIONS]
-    more = len(effect.regions) - len(shown)
-    regions = "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
+    unshown = len(effect.regions) - len(shown)
+    regions = "; ".join(shown) + (f"; and {unshown} more" if unshown > 0 else "")
     hangs = ", and hangs" if effect.after.lost_answer else ""
     after = f"{fate_text(effect.after.fate)}{hangs}" if effect.is_certain else "?"
     packets = f"{together}: {regions}" if together else regions

@@ -52,9 +52,9 @@ def _rows(flow: PathTree, families: Sequence[Family], signs: Sequence[str]) -> I
 
 def _tree(edges: Iterable[Edge], indentation: str, signs: Sequence[str]) -> Iterator[tuple[str, Edge]]:
     branch, last, continues, _ = signs
-    several = [*edges]
-    for number, edge in enumerate(several, 1):
-        is_final = number == len(several)
+    in_order = [*edges]
+    for number, edge in enumerate(in_order, 1):
+        is_final = number == len(in_order)
         yield indentation + (last if is_final else branch), edge
         below = indentation + (" " * len(continues) if is_final else continues)
         yield from _tree(edge.below, below, signs)

@@ -65,14 +65,14 @@ def _indentation(line: str) -> int:
 
 def _words(line: str, width: int) -> Iterator[tuple[str, str]]:
     """Yield the words of a line, each with the blanks before it; a command in back quotes is one if it has room."""
-    found: list[tuple[str, str]] = []
+    words: list[tuple[str, str]] = []
     for gap, word in _parts(line, width):
-        if gap or not found:
-            found.append((gap, word))
+        if gap or not words:
+            words.append((gap, word))
         else:  # a comma or a bracket at a command
-            before, command = found.pop()
-            found.append((before, command + word))
-    yield from found
+            before, command = words.pop()
+            words.append((before, command + word))
+    yield from words
 
 
 def _parts(line: str, width: int) -> Iterator[tuple[str, str]]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-EVERYWHERE = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
+ANY_NETWORK = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
 COLUMN_NAMES = " pkts bytes target     prot opt in     out     source               destination"
 NO_OPTIONS = "--"
 GOTO = "-g "
@@ -150,7 +150,7 @@ def amount(number: int) -> str:
 def row(rule: model.Rule, family: Family) -> Row:
     """Return the columns of a rule as one family sees it."""
     columns = {"protocol": "all", "options": NO_OPTIONS, "in_interface": "*", "out_interface": "*"}
-    columns["source"] = columns["destination"] = EVERYWHERE[family]
+    columns["source"] = columns["destination"] = ANY_NETWORK[family]
     for match in rule.matches:
         named = _column(match)
         if named:
@@ -268,12 +268,14 @@ def _single_text(match: model.Match) -> Iterator[str]:
 
 
 def _further_networks(matches: tuple[model.Match, ...]) -> Iterator[str]:
-    for match in matches:
-        if isinstance(match, model.AddressMatch) and match.negated:
-            column = "source" if isinstance(match, model.Source) else "destination"
-            for network in match.networks[len(_networks_of_column(match)) :]:
-                first, last = (address_text(network.family, end) for end in (network.first, network.last))
-                yield f"{column} IP range ! {first}-{last}"
+    """Yield the ranges of excluded networks: of sources first, unless the rule has those of destinations before."""
+    negated = (match for match in matches if isinstance(match, model.AddressMatch) and match.negated)
+    # A destination with a column is first in the rule because of that one.
+    for match in sorted(negated, key=lambda each: isinstance(each, model.Destination) and _column(each) is not None):
+        column = "source" if isinstance(match, model.Source) else "destination"
+        for network in match.networks[len(_networks_of_column(match)) :]:
+            first, last = (address_text(network.family, end) for end in (network.first, network.last))
+            yield f"{column} IP range ! {first}-{last}"
 
 
 def _port_texts(match: model.PortMatch, matches: tuple[model.Match, ...]) -> Iterator[str]:

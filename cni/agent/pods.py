@@ -69,7 +69,7 @@ class Pods:
         self._clock = clock
         self._changed = threading.Condition()
         self._pods: dict[Key, Plain] = {}
-        self._heard = float("-inf")
+        self._heard: float
         self._is_synced = False
         self._version = 0
         self._changes: dict[Key, int] = {}
@@ -121,7 +121,7 @@ class Pods:
         self._changes.pop(key, None)  # so that the latest is the last
         self._changes[key] = self._version
         if len(self._changes) > len(self._pods) + REMEMBERED:
-            self._changes = {known: changed for known, changed in self._changes.items() if known in self._pods}
+            del self._changes[next(known for known in self._changes if known not in self._pods)]
 
     def _hear(self) -> None:
         self._heard = self._clock()
@@ -131,7 +131,7 @@ class Pods:
         """Wait for the first list; return False if ``stop`` comes before."""
         with self._changed:
             while not self._is_synced and not stop.is_set():
-                self._changed.wait(1)
+                self._changed.wait(1.0)
             return self._is_synced
 
     # --- read by the plugin ------------------------------------------------------------------------------------
@@ -151,19 +151,15 @@ class Pods:
                 pod = self._pods.get((identity.namespace, identity.name))
                 if pod is not None and is_the_same(identity, pod):
                     return pod
-                if not self._changed.wait(until - self._clock()) and self._clock() >= until:
+                if self._clock() >= until:
                     return None
+                self._changed.wait(until - self._clock())
         return None
 
     def changes_since(self, version: int) -> tuple[int, set[Key]]:
         """Return the version of this table, and the pods that are new, have changed or gone since an earlier one."""
         with self._changed:
-            changes: set[Key] = set()
-            for key in reversed(self._changes):
-                if self._changes[key] <= version:
-                    break
-                changes.add(key)
-            return self._version, changes
+            return self._version, {key for key, changed in self._changes.items() if changed > version}
 
     def all(self) -> list[Plain]:
         """Return every pod of the node."""

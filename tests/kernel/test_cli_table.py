@@ -11,13 +11,14 @@ from hypothesis import HealthCheck, assume, example, given, reject, settings
 from capture.backends.iptables.restore import RestoreDriver
 from capture.errors import ToolError
 from capture.model.addresses import FAMILIES, Network
-from capture.model.ruleset import Chain, DestinationPort, Return, Rule, Ruleset, Source, SourcePort, Table
+from capture.model.ruleset import Chain, Destination, DestinationPort, Return, Rule, Ruleset, Source, SourcePort, Table
 from capture.report.table import listing
 from pytest_netns import Namespace, NamespaceFactory
 from support.generators.rules import rulesets
 
 if TYPE_CHECKING:
     from capture.backends.iptables.tables import Variant
+    from capture.model.ruleset import Match
 
 pytestmark = pytest.mark.kernel
 
@@ -49,10 +50,11 @@ COMMIT
 
 
 EVERYTHING = Network("ipv4", 0, 0)
-EVERYTHING_EXCLUDED = Ruleset(
-    ("ipv4",),
-    (Table("nat", (Chain("OUTPUT", (Rule(Return(), (Source((EVERYTHING,), negated=True),), "ipv4"),), "ACCEPT"),)),),
-)
+TWICE = Destination((Network("ipv4", 0x0A00_0000, 8),) * 2, negated=True)
+
+
+def _excluding(*matches: Match) -> Ruleset:
+    return Ruleset(("ipv4",), (Table("nat", (Chain("OUTPUT", (Rule(Return(), matches, "ipv4"),), "ACCEPT"),)),))
 
 
 def chains(text: str) -> dict[str, list[str]]:
@@ -95,7 +97,8 @@ def _has_ports_apart(rule: Rule) -> bool:
 
 @pytest.mark.parametrize("variant", ["nft", "legacy"])
 @given(ruleset=rulesets())
-@example(ruleset=EVERYTHING_EXCLUDED)
+@example(ruleset=_excluding(Source((EVERYTHING,), negated=True)))
+@example(ruleset=_excluding(Source((EVERYTHING,), negated=True), TWICE))
 @settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_random_rules_are_listed_as_iptables_lists_them(variant: Variant, ruleset: Ruleset) -> None:
     assume(not any(map(_has_ports_apart, ruleset.rules)))

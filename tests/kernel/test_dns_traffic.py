@@ -242,3 +242,37 @@ def test_zones_that_do_not_fit_are_the_cause_of_a_look_up_without_answer(pod_pai
         assert any("zones of conntrack" in each.message for each in causes) != is_answered, (position, causes)
         dead += not is_answered
     assert dead
+
+
+NFT_NOTRACK = (
+    "nft add table inet x; nft 'add chain inet x c { type filter hook output priority %d; }';"
+    " nft add rule inet x c udp dport 53 notrack"
+)
+UNTRACKED = {
+    "before ours, in a chain of nft": (NFT_NOTRACK % -310, "agent", "server"),
+    "behind ours, in a chain of nft": (NFT_NOTRACK % -290, "agent", "agent"),
+    "before ours, in a table of iptables": ("iptables -t raw -I OUTPUT -p udp --dport 53 -j NOTRACK", "", "server"),
+    "behind ours, in a table of iptables": ("iptables -t raw -A OUTPUT -p udp --dport 53 -j NOTRACK", "", "agent"),
+}
+
+
+@pytest.mark.parametrize("driver", ["nftables-netlink", "iptables-netlink"])
+@pytest.mark.parametrize("name", UNTRACKED)
+def test_a_zone_and_notrack_in_their_order(pod_pair: PodPair, driver: str, name: str) -> None:
+    """A zone of nft has untracked packets tracked, one of iptables does not; NOTRACK does nothing behind either."""
+    command, natively, by_iptables = UNTRACKED[name]
+    expected = natively if driver.startswith("nft") else by_iptables
+    if not expected:
+        return
+    serve(pod_pair)
+    pod = pod_pair.pod
+    with pod.entered():
+        operations.apply(settings(DRIVERS[driver], HOW["all, classic"]))
+        pod.run(["sh", "-ec", command])
+
+        traced = operations.trace_packet(SERVERS[0], 53, protocol="udp")
+        verified = operations.verify()
+
+    assert Asking(pod.client(APP)).query(SERVERS[0], 0) == expected
+    assert (traced.outcome, traced.certain) == ("dns" if expected == "agent" else "direct", True)
+    assert (verified.holds, verified.is_certain) == (expected == "agent", True)

@@ -133,7 +133,7 @@ def test_a_leftover_is_taken_over(pair: PodPair, name: str, drivers: list[str]) 
             assert not any(found.is_own for found in verified.differences), str(verified)
             assert not any(found.table == "mangle" for found in verified.differences), "marks divert nothing here"
             assert not verified.missing, str(verified)
-            assert not verified.others, str(verified)
+            assert not verified.second_sets, str(verified)
         demand_captured(pair)
         assert in_any_order(state(pod)) == in_any_order(applied), "not what a run gives that finds nothing"
         with pod.entered():

@@ -253,8 +253,8 @@ def test_a_second_set_in_the_other_backend_is_drift(pair: PodPair, first: Settin
         verified = operations.verify()
 
     assert not verified.holds
-    (other,) = verified.others
-    assert other.where.backend == "nftables"
+    (other,) = verified.second_sets
+    assert other.choice.backend == "nftables"
     assert other.effect is not None
     assert ends(pair, other.effect.packet) == word(other.effect) != other.effect.before.outcome
 

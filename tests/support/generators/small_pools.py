@@ -46,6 +46,7 @@ from capture.model.ruleset import (
     Ruleset,
     SaveMark,
     SetMark,
+    SetZone,
     Source,
     SourcePort,
     Table,
@@ -83,6 +84,12 @@ UNDERSTOOD = (
 """Two for each situation in turn."""
 CHAIN_NAMES = ("ISTIO_REDIRECT", "ISTIO_IN_REDIRECT", "ISTIO_OUTPUT", "ISTIO_INBOUND")
 LAST = "other"
+
+
+def _zoned(verdict: Verdict, matches: tuple[Match, ...]) -> Rule:
+    """Return a rule that logs as one that sets a zone, which those of UDP alone may."""
+    others = tuple(each for each in matches if not isinstance(each, Protocol))
+    return Rule(SetZone(2), (Protocol("udp"), *others)) if verdict == Log("x") else Rule(verdict, matches)
 
 
 class Pools:
@@ -151,10 +158,10 @@ class Pools:
     ) -> tuple[Rule, ...]:
         """Return a few rules, now and then so many that they are not folded one by one."""
         count = self.random.choice((0, 1, 2, 3, 4, 12))
-        return tuple(
-            Rule(self.verdict(table, targets, is_late=is_late), self.matches(hook, is_late=is_late))
-            for _ in range(count)
+        drawn = (
+            (self.verdict(table, targets, is_late=is_late), self.matches(hook, is_late=is_late)) for _ in range(count)
         )
+        return tuple(_zoned(*each) if table == RAW or hook == "" else Rule(*each) for each in drawn)
 
     def matches(self, hook: str, *, is_late: bool = False) -> tuple[Match, ...]:
         """Return up to two questions."""

@@ -11,18 +11,18 @@ import pytest
 import capture
 from capture.analysis.base_chains import BaseChain
 from capture.analysis.captured_pod import Capture, PodFacts
-from capture.analysis.cause_text import TEXTS, cause
-from capture.analysis.causes import causes_of_connection
+from capture.analysis.cause_text import TEXTS, cause, for_machine, without_record
+from capture.analysis.causes import causes_of_connection, drop_cause, zone_of
 from capture.analysis.meaning import Translate
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
-    app_elsewhere,
     causes_at_port,
     causes_of_pod,
     causes_of_proxy,
     default_route_causes,
     notes_on_proxy,
     stops,
+    unreached_app_notes,
 )
 from capture.analysis.rerouting import MarkRoute
 from capture.analysis.trace import Step, Trace
@@ -39,9 +39,12 @@ from capture.model.ruleset import (
     Chain,
     Drop,
     Jump,
+    Redirect,
     Return,
     Rule,
+    SetZone,
     Table,
+    TransparentProxy,
     UnknownVerdict,
     only,
 )
@@ -183,6 +186,7 @@ ENTRY = Step(NAT, OUTPUT, 2, Rule(Jump("ISTIO_OUTPUT")))
 OWN = Step(NAT, "ISTIO_OUTPUT", 3, Rule(Return(), why="loops end"))
 UNTRACKED = Step("raw", OUTPUT, 4, Rule(UnknownVerdict("CT --notrack")))
 DIVERTED = Step(MANGLE, "ISTIO_INBOUND", 5, Rule(Return()))
+TO_SOCKET = Step("ip other", "x", 1, Rule(TransparentProxy(1, 1, ALL_BITS)))
 MOVED = Translate(parse_address("10.0.0.9"), 81)
 DNS_CAPTURE = CAPTURE.replace(ports=(*PORTS, (DNS, "ipv4", 15053)))
 DNS_OF_IPV4 = IPV4_ONLY.replace(ports=(*PORTS[:2], (DNS, "ipv4", 15053)))
@@ -250,6 +254,11 @@ def found(live: Trace, desired: Trace | None = None, capture: Capture = CAPTURE,
         (way(OUT, "redirected", OWN, port=1), cause("second-set", "decides", where=AT_OWN, port=1)),
         (way(OUT, "redirected", OWN, FOREIGN, port=1), cause("nat-first", "behind", where=AT_FOREIGN, to="port 1")),
         (way(OUT, "redirected", FOREIGN, port=1), cause("nat-first", "port", where=AT_FOREIGN, port=1)),
+        (way(IN, "redirected", TO_SOCKET, port=1), cause("foreign-rule", where=TO_SOCKET.location)),
+        (
+            way(OUT, "direct", OWN).replace(lost_answer=way(IN, "dropped", FOREIGN.replace(rule=Rule(Drop())))),
+            cause("filtered", where=AT_FOREIGN, filter="a foreign rule drops its answers: -j DROP"),
+        ),
         (way(OUT, "no-route"), cause("no-route", address="192.0.2.1", flag="", family="IPv4")),
     ],
 )
@@ -267,6 +276,11 @@ def test_why_a_connection_does_not_come_to_the_proxy(live: Trace, expected: Caus
         *(
             (way(OUT, "direct"), way(OUT, outcome, OWN), cause("rule-missing", "any", outcome=f"{outcome} 443"))
             for outcome in ("proxy-outbound", "proxy-inbound", "dns")
+        ),
+        (
+            way(OUT, "proxy-outbound", OWN, port=16001),
+            way(OUT, "proxy-inbound", OWN, port=15006),
+            cause("rule-missing", "any", outcome="proxy-inbound 15006"),
         ),
     ],
 )  # fmt: skip
@@ -335,6 +349,48 @@ POLICY = BaseChain(
 )  # fmt: skip
 def test_the_rule_that_drops_a_packet_is_the_cause(live: Trace, expected: Cause) -> None:
     assert found(live) == expected
+
+
+TO_INBOUND = Step(NAT, "ISTIO_IN_REDIRECT", 1, Rule(Redirect(15006)))
+TO_OUTBOUND = Step(NAT, "ISTIO_REDIRECT", 1, Rule(Redirect(15001)))
+
+
+@pytest.mark.parametrize(
+    ("live", "others", "what"),
+    [
+        (way(IN, "dropped", TO_INBOUND, DROPS), [], "what goes to port 15006"),
+        (way(OUT, "dropped", TO_OUTBOUND, DROPS), [], "what goes to port 15001"),
+        (way(OUT, "dropped", TO_INBOUND, DROPS), [], "the packet"),  # the proxy calls its own pod
+        (
+            way(OUT, "dropped", TO_OUTBOUND, DROPS),
+            [way(IN, "dropped", TO_INBOUND, DROPS), way(IN, "dropped", TO_INBOUND, DROPS)],
+            "what goes to ports 15001 and 15006",
+        ),
+        (
+            way(OUT, "dropped", TO_OUTBOUND, DROPS),
+            [way(IN, "dropped", TO_INBOUND, DROPS.replace(position=9)), way(IN, "proxy-inbound", TO_INBOUND, DROPS)],
+            "what goes to port 15001",
+        ),
+    ],
+)
+def test_a_filter_behind_the_redirect_is_told_with_the_ports_that_packets_have_there(
+    live: Trace, others: list[Trace], what: str
+) -> None:
+    ports = what.partition("what goes to ")[2]
+    expected = cause(
+        "filtered", "redirected" if ports else "", where=AT_FOREIGN, filter=f"a foreign rule drops {what}: drop it",
+        port=ports,
+    )  # fmt: skip
+    assert drop_cause(live, text_of, others) == expected
+
+
+def test_the_zone_of_what_a_pod_sends_is_that_of_the_first_rule_for_one() -> None:
+    at_output = POLICY.replace(hook=OUTPUT)
+    one, other = (Step(MANGLE, "x", 1, Rule(SetZone(zone)), base_chain=at_output) for zone in (1, 2))
+    before = FOREIGN.replace(base_chain=at_output)
+    elsewhere, doubtful = one.replace(base_chain=POLICY.replace(hook="INPUT")), one.replace(certain=False)
+    assert zone_of(way(OUT, "direct", before, elsewhere, doubtful, other, one)) == 2
+    assert zone_of(way(OUT, "direct", before, elsewhere, doubtful)) == 0
 
 
 BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
@@ -439,7 +495,7 @@ def test_an_app_that_listens_on_loopback_alone_is_a_note(live: Trace, bound: str
         "not-listening", "app", where=f"port {live.packet.port}", port=live.packet.port, bound=bound,
         arrive=address_text("ipv4", live.packet.destination.first),
     )  # fmt: skip
-    assert list(app_elsewhere(live, FACTS.replace(listeners=(app,)))) == [expected] * found
+    assert list(unreached_app_notes(live, FACTS.replace(listeners=(app,)))) == [expected] * found
 
 
 def test_an_app_that_may_run_as_the_proxys_user_is_a_note() -> None:
@@ -579,8 +635,23 @@ def test_every_text_is_used_with_the_words_that_it_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "variant"), [("unjudged", "doubt"), ("filtered", ""), ("filtered", "over lo"), ("filtered", "redirected")]
-)
-def test_what_is_known_is_told_as_it_is(kind: str, variant: str) -> None:
+    ("kind", "variant", "word"),
+    [
+        *(("filtered", variant, "filter") for variant in ("", "over lo", "redirected")), ("unjudged", "doubt", "doubt"),
+        *((kind, variant, "message") for kind, variant in (
+            ("route-missing", ""), ("rule-missing", "address"), ("rule-missing", "family"))),
+        ("family-not-captured", "note", "note"),
+    ],
+)  # fmt: skip
+def test_what_is_known_is_told_as_it_is(kind: str, variant: str, word: str) -> None:
     text = "a foreign rule drops the packet: -j DROP"
-    assert cause(kind, variant, doubt=text, filter=text, port=80).message == text
+    words: dict[str, Any] = {"port": 80, "consequence": "nothing", word: text}
+    assert cause(kind, variant, **words).message == text
+
+
+def test_remedies_fit_a_machine_and_a_namespace_without_a_record() -> None:
+    remedy = "Run `capture apply --recorded`, or recreate the pod."
+    assert for_machine(remedy) == "Run `capture apply --recorded --allow-host`, or recreate the pod."
+    assert without_record(remedy) == "Run `capture apply` with the pod's settings, or recreate the pod."
+    with_remedy = cause("no-record", "no jump", what="", remedy="Recreate the pod.")
+    assert with_remedy.remedy == "Recreate the pod."

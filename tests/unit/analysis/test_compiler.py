@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from capture.analysis.base_chains import BaseChain
-    from capture.analysis.compiler import Held, Stage
+    from capture.analysis.compiler import Stage
     from capture.analysis.meaning import Meaning
+    from capture.analysis.outcome import Held
     from capture.analysis.trace import Trace
     from capture.model.addresses import Family, Network
 

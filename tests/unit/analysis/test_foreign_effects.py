@@ -7,13 +7,13 @@ import pytest
 from capture.analysis.base_chains import BaseChain, PodNetwork
 from capture.analysis.foreign_effects import (
     CHANGES_MARKS,
-    CIRCLE,
     DIVERTS,
     DIVERTS_BEHIND,
+    LOOPS,
     POLICY,
     STOPS,
     STOPS_SENT_ON,
-    what_foreign_does,
+    foreign_effect_text,
 )
 from capture.analysis.judgement import judge
 from capture.model.ruleset import (
@@ -41,6 +41,8 @@ from capture.settings import options as option
 from support.captures.fake_pod import ruleset_of
 
 TPROXY = {option.INTERCEPTION_MODE: "TPROXY"}
+DNS = {option.REDIRECT_DNS: "true", option.CAPTURE_ALL_DNS: "true"}
+LOOK_UPS = Rule(Drop(), (Protocol("udp"), DestinationPort((only(53),))))
 STOPPED = Rule(Drop(), (Protocol("tcp"), DestinationPort((only(15001),))))
 ALL = Rule(Drop(), (Protocol("tcp"),))
 TO_SOCKET = Rule(TransparentProxy(9999, 1, ALL_BITS), (Protocol("tcp"),))
@@ -59,9 +61,10 @@ TAKEN = Rule(Redirect(9999), (Protocol("tcp"), DestinationPort((only(80),))))
         ({}, OUTPUT, -110, TAKEN, DIVERTS),
         ({}, OUTPUT, -90, TAKEN, DIVERTS_BEHIND),  # what the proxy sends on
         ({}, OUTPUT, 0, SENT_ON, STOPS_SENT_ON),
-        ({}, OUTPUT, -110, SENT_BACK, CIRCLE),
+        ({}, OUTPUT, -110, SENT_BACK, LOOPS),
         ({}, PREROUTING, -120, ALL, DIVERTS),
         ({}, PREROUTING, -120, TO_SOCKET, DIVERTS),
+        (DNS, OUTPUT, -110, LOOK_UPS, DIVERTS),  # which met our zones before
         (TPROXY, PREROUTING, -120, ALL, STOPS),
         (TPROXY, PREROUTING, -160, ALL, DIVERTS),
     ],
@@ -76,7 +79,7 @@ def test_the_words_depend_on_where_packets_meet_the_rule(
 
     (found,) = judge(desired, desired, (there,), PodNetwork(), is_native=False).obstacles
 
-    assert what_foreign_does(found.rule, found.effect) == does
+    assert foreign_effect_text(found.rule, found.effect) == does
 
 
 @pytest.mark.parametrize(
@@ -88,4 +91,4 @@ def test_the_words_depend_on_where_packets_meet_the_rule(
     ],
 )
 def test_without_a_packet_that_shows_it_the_words_are_those_of_the_rule(rule: Rule | None, does: str) -> None:
-    assert what_foreign_does(rule, None) == does
+    assert foreign_effect_text(rule, None) == does

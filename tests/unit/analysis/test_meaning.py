@@ -125,7 +125,7 @@ def test_a_redirect_without_a_port_keeps_the_port(words: str) -> None:
 
 
 def test_a_zone_is_of_no_concern_for_udp_alone() -> None:
-    assert meaning(Rule(SetZone(1), (Protocol("udp"),))) == Continue()
+    assert meaning(Rule(SetZone(1), (Protocol("udp"),))) == SetZone(1)
     assert isinstance(meaning(Rule(SetZone(1), (Protocol("tcp"),))), UnknownVerdict)
     assert meaning(Rule(UnknownVerdict("counter accept", Accept()))) == Accept()
 

@@ -205,7 +205,7 @@ def test_only_rules_that_do_something_together_are_named_together() -> None:
 
     found = differences(desired, once)
 
-    assert [each.together.removeprefix("not alone, but with IPv4 nat ISTIO-OUTPUT: ") for each in found] == [
+    assert [each.together.removeprefix("not alone, but with IPv4 nat ISTIO-OUTPUT, ") for each in found] == [
         "rule 3", "", "rule 1", "rule 5", "rule 4",
     ]  # fmt: skip
     assert found[1].effect is None

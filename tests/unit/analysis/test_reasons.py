@@ -57,8 +57,12 @@ def worded(situation: Situation) -> Situation:
     return situation.replace(ruleset=situation.ruleset.with_chains(with_words))
 
 
+def shown(rule: Rule) -> str:
+    return "rule" if rule.matches else "rule for all"
+
+
 def in_words(step: Step) -> str:
-    return step.rule.why or f"{step.table} {step.chain} {step.position}: rule"
+    return step.rule.why or f"{step.table} {step.chain} {step.position}: {shown(step.rule)}"
 
 
 def reason(traced: Trace) -> str:
@@ -92,7 +96,7 @@ def compared(seed: int) -> Iterator[tuple[str, str, Trace]]:
     space = PacketSpace(pools.family, (situation,))
     compiler = Compiler(space, situation)
     roots = {
-        direction: space.switches.expanded(ReasonCompiler(compiler, direction, lambda _: "rule").root())
+        direction: space.switches.expanded(ReasonCompiler(compiler, direction, shown).root())
         for direction in (INBOUND, OUTBOUND)
     }
     for packet in pools.packets(PACKETS):
@@ -138,8 +142,8 @@ def test_rules_of_a_long_list_are_named_together(monkeypatch: pytest.MonkeyPatch
     for seed in SAMPLE[::2]:
         for found, expected, _ in compared(seed):
             if found != expected:
-                span = re.fullmatch(r"(.+) (\d+)-(\d+): rule", found)
-                single = re.fullmatch(r"(.+) (\d+): rule", expected)
+                span = re.fullmatch(r"(.+) (\d+)-(\d+): rule for all", found)
+                single = re.fullmatch(r"(.+) (\d+): rule(?: for all)?", expected)
                 assert span
                 assert single
                 assert span[1] == single[1]

@@ -32,7 +32,7 @@ from capture.model.ruleset import (
     Table,
     only,
 )
-from capture.operations import Other, Verified
+from capture.operations import SecondSet, Verified
 from capture.report.difference_text import (
     difference_lines,
     difference_text,
@@ -78,7 +78,7 @@ def test_each_kind_has_its_sentence() -> None:
             MissingRoute(PolicyRoute("ipv6", 1337, 133), has_rule=True, has_route=False),
             MissingRoute(PolicyRoute("ipv4", 1337, 133), has_rule=False, has_route=False),
         ),
-        others=(Other(BackendChoice("nftables", "netlink", "")),),
+        second_sets=(SecondSet(BackendChoice("nftables", "netlink", "")),),
     )
 
     assert list(difference_lines(found)) == [
@@ -104,7 +104,7 @@ def test_plain_values_mean_the_same() -> None:
     found = verified(
         Difference("ipv4", NAT, "OUTPUT", "foreign", TAKEN, 1, effect=EFFECT),
         missing=(MissingRoute(PolicyRoute("ipv4", 1337, 133), has_rule=False, has_route=True),),
-        others=(Other(BackendChoice("iptables", "restore", "legacy"), EFFECT),),
+        second_sets=(SecondSet(BackendChoice("iptables", "restore", "legacy"), EFFECT),),
     )
 
     foreign, plumbing, second = differences_as_plain(found)
