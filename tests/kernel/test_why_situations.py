@@ -740,13 +740,8 @@ def test_a_chain_without_rules_is_shown_as_one(pod_pair: PodPair) -> None:
     operations.apply(given("--backend nftables"), pod.path)
     pod.run(shlex.split(f"{NATIVE % 'flush chain'} ISTIO-OUTPUT"))
 
-    assert (
-        why(pod)
-        .causes[-1]
-        .message.endswith(
-            "; missing: all rules of ISTIO-OUTPUT, so that outbound connections bypass the proxy, and 9 more differences"
-        )
-    )
+    message = why(pod).causes[-1].message
+    assert "; missing: all rules of ISTIO-OUTPUT, so that outbound connections bypass the proxy, and 9 more" in message
 
 
 def test_a_pod_whose_ipsec_policies_cannot_be_read_is_not_called_captured(
