@@ -15,16 +15,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LEAVING = "/run/istio-capture/leaving"
+REMOVAL_FILE = "/run/istio-capture/leaving"
 """A file that holds the plugin's directory; it is there from the uninstallation until the plugin is gone."""
-REMEMBERED = "/var/lib/cni/results"
+RESULTS = "/var/lib/cni/results"
 """The directory in which libcni keeps its calls (``CacheDir``): JSON with ``containerId``, and ``config`` in base64."""
 
 LAST_POD_TIMEOUT, PAUSE = 20.0, 0.2
 """Seconds for a runtime to end a pod after it has called the plugin; the next pod that ends has as many again."""
 
 
-def schedule_removal(bin_dir: str, mark: str = LEAVING, remembered: str = REMEMBERED) -> list[str]:
+def schedule_removal(bin_dir: str, mark: str = REMOVAL_FILE, remembered: str = RESULTS) -> list[str]:
     """Remove the plugin if no pod remembers it, else let it go with the last one; return what was removed."""
     if any(_containers(remembered)) or not os.path.isdir(remembered):
         os.makedirs(os.path.dirname(mark), mode=0o700, exist_ok=True)
@@ -34,7 +34,7 @@ def schedule_removal(bin_dir: str, mark: str = LEAVING, remembered: str = REMEMB
     return _remove(bin_dir, mark)
 
 
-def cancel_removal(mark: str = LEAVING) -> None:
+def cancel_removal(mark: str = REMOVAL_FILE) -> None:
     """Take an uninstallation back: the plugin is installed again."""
     try:
         os.unlink(mark)
@@ -42,7 +42,7 @@ def cancel_removal(mark: str = LEAVING) -> None:
         pass
 
 
-def on_container_end(mark: str = LEAVING, remembered: str = REMEMBERED) -> None:
+def on_container_end(mark: str = REMOVAL_FILE, remembered: str = RESULTS) -> None:
     """Note that a container ends: if the plugin is uninstalled, it goes once no pod remembers it any more.
 
     libcni forgets a pod after all plugins have been called, and several pods may end at once: so a process of its own
@@ -60,7 +60,7 @@ def on_container_end(mark: str = LEAVING, remembered: str = REMEMBERED) -> None:
         os._exit(0)
 
 
-def remove_when_unused(mark: str = LEAVING, remembered: str = REMEMBERED, timeout: float = LAST_POD_TIMEOUT) -> bool:
+def remove_when_unused(mark: str = REMOVAL_FILE, remembered: str = RESULTS, timeout: float = LAST_POD_TIMEOUT) -> bool:
     """Remove the plugin when no pod remembers it; return whether that came within ``timeout`` seconds."""
     until = time.monotonic() + timeout
     while time.monotonic() < until:

@@ -39,7 +39,7 @@ class UnresolvedError(TimeoutError):
 
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-AT_ONCE = 65536
+RECEIVE_SIZE = 65536
 
 
 class UrlServer(Value):
@@ -137,7 +137,7 @@ def _received(plain: Socket, read: Callable[[int], bytes], limit: float) -> byte
     while True:
         plain.settimeout(seconds_until(limit))  # also against a server that sends a byte now and then
         try:
-            piece = read(AT_ONCE)
+            piece = read(RECEIVE_SIZE)
         except HangupError:
             piece = b""
         if not piece and not received:

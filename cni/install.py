@@ -90,7 +90,7 @@ def network_taken(
     """
     if choice.runtime == "containerd" and not choice.network:
         return next((each for each in networks.networks(conf_dir) if not (but_own and each.is_our_own)), None)
-    taken = networks.choose(_others(conf_dir) if but_own else networks.candidates(conf_dir), choice).taken
+    taken = networks.choose(_foreign_lists(conf_dir) if but_own else networks.candidates(conf_dir), choice).taken
     return taken.network if taken else None
 
 
@@ -99,7 +99,7 @@ def main_network(conf_dir: str, choice: ListChoice = FIRST_BY_NAME) -> Configura
     taken = network_taken(conf_dir, choice, but_own=True)
     if taken is not None:
         return taken
-    others = _others(conf_dir)
+    others = _foreign_lists(conf_dir)
     if others:
         reasons = "; ".join(
             f"{os.path.basename(path)} {verdict}" for path, verdict in networks.choose(others, choice).reasons
@@ -117,7 +117,7 @@ def main_network(conf_dir: str, choice: ListChoice = FIRST_BY_NAME) -> Configura
     )
 
 
-def _others(conf_dir: str) -> list[Candidate]:
+def _foreign_lists(conf_dir: str) -> list[Candidate]:
     return [each for each in networks.candidates(conf_dir) if each.network is None or not each.network.is_our_own]
 
 

@@ -48,7 +48,7 @@ OK, UNAUTHORIZED_STATUS, FORBIDDEN_STATUS, NOT_FOUND, TOO_MANY_REQUESTS, SERVER_
 REACH = "Is the API server up, and does the node reach it? Try: curl -k {server}/version"
 
 
-class Transient(CniError):  # noqa: N818  # no error yet: another attempt may succeed
+class TransientError(CniError):
     """An attempt failed, and the next one may succeed. If none does, the last one with an answer has the reason."""
 
     def __init__(self, code: int, message: str, details: str = "", pause: float = 0.0) -> None:
@@ -67,26 +67,24 @@ def read_pod(kubeconfig: Kubeconfig, identity: Identity, deadline: float = DEADL
     """Return the object of a pod (core/v1, Pod); raise ``CniError`` after ``deadline`` seconds at the latest."""
     for key, name in (("K8S_POD_NAMESPACE", identity.namespace), ("K8S_POD_NAME", identity.name)):
         if not _is_name(name):
-            raise CniError(
-                INVALID_ENVIRONMENT, f"CNI_ARGS: {key} is {name[:80]!r}, which is no valid name in Kubernetes"
-            )
+            raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: {key} is {name[:80]!r}, no valid name in Kubernetes")
 
     def as_pod(body: bytes) -> dict[str, Any]:
         plain = _json(body)
         if not is_the_same(identity, plain):
-            raise Transient(POD_NOT_FOUND, f"the API server has another pod of this name than {identity.uid}")
+            raise TransientError(POD_NOT_FOUND, f"the API server has another pod of this name than {identity.uid}")
         return plain
 
     path = f"/api/v1/namespaces/{identity.namespace}/pods/{identity.name}"
     try:
-        return _Question(kubeconfig, path).answer(as_pod, deadline)
+        return _Query(kubeconfig, path).answer(as_pod, deadline)
     except CniError as error:
         raise CniError(error.code, f"pod {identity}: {error.message}", error.details) from None
 
 
 def check_server(kubeconfig: Kubeconfig, deadline: float = DEADLINE) -> None:
     """Raise ``CniError`` unless the API server answers and accepts who we are."""
-    _Question(kubeconfig, "/version").answer(_json, deadline)
+    _Query(kubeconfig, "/version").answer(_json, deadline)
 
 
 def _is_name(text: str) -> bool:
@@ -110,7 +108,7 @@ def server_of(kubeconfig: Kubeconfig) -> https.UrlServer:
     return server
 
 
-class _Question:
+class _Query:
     """A GET of one path, with all that is needed to repeat it."""
 
     def __init__(self, kubeconfig: Kubeconfig, path: str) -> None:
@@ -128,7 +126,7 @@ class _Question:
             attempts += 1
             try:
                 return read(self._attempt(min(time.monotonic() + ATTEMPT, give_up)))
-            except Transient as failure:
+            except TransientError as failure:
                 # An attempt that the deadline cuts short explains less than one before it that was answered.
                 why = why if why is not None and failure.is_silence else failure
                 wait = failure.pause or min(FIRST_PAUSE * 2 ** (attempts - 1), LONGEST_PAUSE)
@@ -148,7 +146,7 @@ class _Question:
         if answer.status == OK:
             return answer.body
         if answer.status == UNAUTHORIZED_STATUS and token != self._token():
-            raise Transient(UNAUTHORIZED, "the API server does not accept the token", pause=FIRST_PAUSE)
+            raise TransientError(UNAUTHORIZED, "the API server does not accept the token", pause=FIRST_PAUSE)
         raise self._refusal(answer)
 
     def _token(self) -> str:
@@ -187,7 +185,7 @@ class _Question:
                 "Give the account a ClusterRole with the verb 'get' on 'pods', by a ClusterRoleBinding.",
             )
         if status == NOT_FOUND and words is not None:
-            return Transient(
+            return TransientError(
                 POD_NOT_FOUND,
                 f"the API server does not have the pod: {refused}",
                 "It has been deleted meanwhile, or 'server' in the kubeconfig is another cluster's.",
@@ -195,7 +193,7 @@ class _Question:
         if status == TOO_MANY_REQUESTS or status >= SERVER_ERROR:
             after = answer.headers.get("retry-after", "")
             pause = float(after) if is_decimal(after, 6) else 0.0
-            return Transient(
+            return TransientError(
                 TRY_AGAIN_LATER, f"the API server cannot answer now: {refused}", self._reach(), pause=pause
             )
         return self._no_api(f"it says {refused}")
@@ -224,11 +222,11 @@ class _Question:
         if isinstance(error, OSError):
             return self._unreachable(error.strerror or "it closed the connection without an answer")
         if isinstance(error, CutOffError):
-            return Transient(BAD_ANSWER, "the API server's answer is cut off", self._reach())
+            return TransientError(BAD_ANSWER, "the API server's answer is cut off", self._reach())
         return self._no_api("its answer is not HTTP")
 
-    def _unreachable(self, problem: str) -> Transient:
-        return Transient(TRY_AGAIN_LATER, f"the API server {self.kubeconfig.server}: {problem}", self._reach())
+    def _unreachable(self, problem: str) -> TransientError:
+        return TransientError(TRY_AGAIN_LATER, f"the API server {self.kubeconfig.server}: {problem}", self._reach())
 
     def _no_api(self, problem: str) -> CniError:
         return CniError(
@@ -242,13 +240,13 @@ class _Question:
 
 
 def _json(body: bytes) -> dict[str, Any]:
-    """Return the JSON object in a body; Transient if there is none: half an answer without a length looks so."""
+    """Return the JSON object in a body; TransientError if there is none: half an answer without a length looks so."""
     try:
         plain = decode(body.decode())
     except (UnicodeDecodeError, JsonError) as error:
-        raise Transient(BAD_ANSWER, f"the API server's answer is no JSON: {error}") from None
+        raise TransientError(BAD_ANSWER, f"the API server's answer is no JSON: {error}") from None
     if not isinstance(plain, dict):
-        raise Transient(BAD_ANSWER, "the API server's answer is no JSON object")
+        raise TransientError(BAD_ANSWER, "the API server's answer is no JSON object")
     return plain
 
 
@@ -256,7 +254,7 @@ def _message_of(body: bytes) -> str | None:
     """Return the message of an object ``Status`` of the API; None if the body is none."""
     try:
         plain = _json(body)
-    except Transient:
+    except TransientError:
         return None
     return str(plain.get("message", "")) if plain.get("kind") == "Status" else None
 

@@ -28,7 +28,7 @@ DEFAULT_FILE = "/var/log/istio-capture/cni.log"
 """The log file that installers set."""
 
 ROTATE_AT = 10 * 1024 * 1024
-KEPT = 3  # old files: log.1 is the youngest
+MAX_OLD_FILES = 3  # old files: log.1 is the youngest
 
 
 class PluginLog:
@@ -152,7 +152,7 @@ def _rotate(path: str, rotate_at: int) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.stat(path).st_size <= rotate_at:
             return
-        names = [path, *[f"{path}.{number}" for number in range(1, KEPT + 1)]]
+        names = [path, *[f"{path}.{number}" for number in range(1, MAX_OLD_FILES + 1)]]
         for younger, older in zip(names[-2::-1], names[:0:-1], strict=True):
             try:
                 os.rename(younger, older)

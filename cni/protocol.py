@@ -369,16 +369,16 @@ def _version_result(stdin: bytes) -> bytes:
         version = _version_of(_decode_configuration(stdin))
     except CniError:
         version = NEWEST_VERSION
-    return encode({"cniVersion": _spoken(version), "supportedVersions": SUPPORTED_VERSIONS}).encode() + b"\n"
+    return encode({"cniVersion": _supported(version), "supportedVersions": SUPPORTED_VERSIONS}).encode() + b"\n"
 
 
-def _spoken(version: str) -> str:
+def _supported(version: str) -> str:
     return version if version in SUPPORTED_VERSIONS else NEWEST_VERSION
 
 
 def failure(error: CniError, version: str) -> Answer:
     """Return the answer with ``error`` (SPEC, "Errors"), in ``version`` if it is supported."""
-    content: dict[str, object] = {"cniVersion": _spoken(version), "code": error.code, "msg": error.message}
+    content: dict[str, object] = {"cniVersion": _supported(version), "code": error.code, "msg": error.message}
     if error.details:
         content["details"] = error.details
     return Answer(encode(content).encode() + b"\n", 1, error)

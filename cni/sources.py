@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from capture.settings.pod import Pod
     from cni.log import PluginLog
 
-SILENT = {
+NOTHING_LEARNED = {
     RUNTIME: "the runtime hands over no annotations of the pod",
     AGENT: "the node's agent does not answer, or does not know the pod",
 }
@@ -51,7 +51,7 @@ def learn(identity: Identity, configuration: Configuration, log: PluginLog) -> t
             for warning in warnings_about(pod, exemption):
                 log.warn(warning)
             return pod, exemption
-    silent = [SILENT[source] for source in sources if source in SILENT]
+    silent = [NOTHING_LEARNED[source] for source in sources if source in NOTHING_LEARNED]
     remedies = [REMEDIES[source] for source in sources if source in REMEDIES]
     raise CniError(POD_UNKNOWN, f"pod {identity}: {'; '.join(silent)}", " ".join(remedies))
 

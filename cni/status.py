@@ -79,8 +79,8 @@ def _with_entry(found: list[Candidate]) -> list[str]:
 
 
 INSTALL = "`capture cni install`"
-AGAIN = f"Install it again: {INSTALL}."
-NO_LIST = "Install a network plugin, or name the directory that the runtime reads: --conf-dir."
+REINSTALL = f"Install it again: {INSTALL}."
+NO_NETWORK = "Install a network plugin, or name the directory that the runtime reads: --conf-dir."
 ENTRY_REMEDY = f"Correct the entry, or install it again: {INSTALL}."
 
 
@@ -89,7 +89,7 @@ def _about_list(
 ) -> Iterator[Finding]:
     if taken is None:
         message = "; ".join(f"{os.path.basename(path)}: {verdict}" for path, verdict in chosen.reasons)
-        remedy = "Repair or remove the file in the way; until then no pod gets a network." if message else NO_LIST
+        remedy = "Repair or remove the file in the way; until then no pod gets a network." if message else NO_NETWORK
         yield Finding("network", "list", "error", message or f"no network configuration in {conf_dir}", remedy)
         return
     if not taken.entries:
@@ -103,9 +103,9 @@ def _about_list(
     yield Finding("network", "entry", "ok", message)
     if len(taken.entries) > 1:
         message = f"{len(taken.entries)} entries of {PLUGIN}; one is enough"
-        yield Finding("network", "entries", "warning", message, AGAIN)
+        yield Finding("network", "entries", "warning", message, REINSTALL)
     if position == 0:
-        yield Finding("network", "order", "error", f"no plugin before {PLUGIN} makes the network", AGAIN)
+        yield Finding("network", "order", "error", f"no plugin before {PLUGIN} makes the network", REINSTALL)
     rival = istio_cni.rival([conf_dir])
     if rival and rival.state == "warning":
         yield rival.replace(topic="network")
@@ -125,7 +125,7 @@ def _about_own_list(found: list[Candidate], taken: ConfigurationFile) -> Iterato
         return
     main = next((each.network for each in found if each.network is not None and not each.network.is_our_own), None)
     if main is None:
-        yield Finding("network", "own list", "error", "the list that it was made from is gone", AGAIN)
+        yield Finding("network", "own list", "error", "the list that it was made from is gone", REINSTALL)
         return
     others = [plugin for plugin in taken.plugins if plugin.get("type") != PLUGIN]
     without_plugin = [plugin for plugin in main.plugins if plugin.get("type") != PLUGIN]
@@ -180,9 +180,7 @@ def _about_kubeconfig(entry: dict[str, Any] | None) -> Iterator[Finding]:
     yield Finding("pods", "kubeconfig", "ok", f"{path}, for {config.server}, written {_age_of(path)} ago")
     for name, file in (("certificate authority", config.authority_file), ("certificate", config.certificate_file)):
         if file and not os.path.isfile(file):
-            yield Finding(
-                "pods", name, "error", f"{file} is missing", "Put it there, or name another in the kubeconfig."
-            )
+            yield Finding("pods", name, "error", f"{file} is missing", "Put it there, or correct the kubeconfig.")
     if config.token_file or config.token:
         yield _about_token(config.token_file or path, "" if config.token_file else config.token)
 
@@ -207,7 +205,7 @@ def _age_of(path: str) -> str:
     return duration(time.time() - os.stat(path).st_mtime)
 
 
-SHOWN = ("time", "level", "namespace", "pod", "message", "reason", "code")
+DECISION_KEYS = ("time", "level", "namespace", "pod", "message", "reason", "code")
 
 
 def _decisions(log_file: str) -> Iterator[dict[str, Any]]:
@@ -227,7 +225,7 @@ def _decisions(log_file: str) -> Iterator[dict[str, Any]]:
         except (JsonError, UnicodeDecodeError):
             continue
         if isinstance(plain, dict) and plain.get("command") == "ADD" and plain.get("level") != "debug":
-            found.append({key: plain[key] for key in SHOWN if plain.get(key) not in (None, "")})
+            found.append({key: plain[key] for key in DECISION_KEYS if plain.get(key) not in (None, "")})
         if len(found) == DECISIONS:
             break
     yield from reversed(found)

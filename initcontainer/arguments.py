@@ -13,7 +13,7 @@ from __future__ import annotations
 from capture.errors import EXIT_USAGE, CaptureError
 from capture.model.text import closest
 from capture.settings.options import CLEANUP_ONLY, LOG_AS_JSON, LOG_OUTPUT_LEVEL, Option
-from initcontainer.upstream_flags import PAST, PERSISTENT, SHORT, SWITCHES
+from initcontainer.upstream_flags import PERSISTENT, REMOVED_FLAGS, SHORT, SWITCHES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class CommandLine:
         option = self._by_long.get(name)
         if option is not None:
             takes_value = not option.is_switch
-        elif name in PAST or name in PERSISTENT:
+        elif name in REMOVED_FLAGS or name in PERSISTENT:
             takes_value = name not in SWITCHES
             self._warn_of_past_flag(f"--{name}", name)
         else:
@@ -135,8 +135,8 @@ class CommandLine:
                 return
 
     def _warn_of_past_flag(self, flag: str, name: str) -> None:
-        if name in PAST:
-            self.warnings.append(f"{flag} has no effect: {PAST[name]}")
+        if name in REMOVED_FLAGS:
+            self.warnings.append(f"{flag} has no effect: {REMOVED_FLAGS[name]}")
 
 
 def parse(arguments: Iterable[str], options: Iterable[Option[Any]]) -> CommandLine:

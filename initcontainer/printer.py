@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from capture.errors import CaptureError
     from capture.settings.settings import Settings
 
-LEAST = {"error": LOG_LEVELS.index("fatal"), "warn": LOG_LEVELS.index("warn"), "info": LOG_LEVELS.index("info")}
+LOWEST_LEVELS = {"error": LOG_LEVELS.index("fatal"), "warn": LOG_LEVELS.index("warn"), "info": LOG_LEVELS.index("info")}
 """The level from which on lines of a kind are printed."""
 
 
@@ -30,7 +30,7 @@ class Printer:
     """Prints what is at least as important as the level; until that is set, everything, as plain text."""
 
     def __init__(self) -> None:
-        self._level = LEAST["info"]
+        self._level = LOWEST_LEVELS["info"]
         self._is_json = False
 
     def obey(self, settings: Settings) -> None:
@@ -57,7 +57,7 @@ class Printer:
 
     def _print(self, level: str, message: str, lines: list[str], *, is_output: bool = True, **more: str) -> None:
         """Print lines of text, or their message as a line of Istio's log, whose time is UTC with microseconds."""
-        if self._level < LEAST[level]:
+        if self._level < LOWEST_LEVELS[level]:
             return
         if self._is_json:
             seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)

@@ -23,7 +23,7 @@ PERSISTENT = (
 
 _RULES_ARE_SHOWN = "the rules are always shown, and --dry-run shows them without writing any"
 
-PAST = {
+REMOVED_FLAGS = {
     "restore-format": _RULES_ARE_SHOWN,
     "output-paths": _RULES_ARE_SHOWN,
     "iptables-trace-logging": "--rule-logs logs what the rules meet",

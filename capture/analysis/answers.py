@@ -56,7 +56,7 @@ FIRST, LATER = SYN | ACK, (ACK, PSH | ACK)
 """The flags of answers: of the first, and of those without which nothing comes back."""
 
 
-def way_of(packet: Packet, situation: Situation) -> Trace:
+def trace_flags(packet: Packet, situation: Situation) -> Trace:
     """Return the way of answers, or of later packets; of one that is dropped, where the flags of TCP decide."""
     traced = trace_whole_path(packet, situation)
     if traced.certain or packet.protocol != "tcp" or packet.flags is not None:
@@ -74,7 +74,7 @@ def lost_answer(live: Trace, situation: Situation) -> Trace | None:
     is_tracked = untracking_step(live) is None
     for packet in answers(live):
         for answer in (packet,) if is_tracked else _untracked(packet):
-            traced = way_of(answer, situation)
+            traced = trace_flags(answer, situation)
             is_lost = traced.outcome == "dropped" or (traced.outcome in TO_PROXY and not is_tracked)
             if is_lost and traced.certain:
                 return traced

@@ -38,7 +38,7 @@ SOURCE_PRIORITY = 100
 """That of iptables' nat at POSTROUTING (NF_IP_PRI_NAT_SRC)."""
 CONNTRACK_PRIORITY = -200
 """The priority of connection tracking at PREROUTING and OUTPUT (NF_IP_PRI_CONNTRACK)."""
-FAR = 1 << 32
+BEYOND = 1 << 32
 """More than any priority, which has 32 bits."""
 
 SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
@@ -80,7 +80,7 @@ class BaseChain(Value):
     @property
     def order(self) -> int:
         """Return what orders chains at a hook: the priority, but chains of devices are first, or last."""
-        return self.priority + (0 if not self.devices else -FAR if self.hook == model.PREROUTING else FAR)
+        return self.priority + (0 if not self.devices else -BEYOND if self.hook == model.PREROUTING else BEYOND)
 
     @property
     def reroutes(self) -> bool:

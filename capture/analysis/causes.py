@@ -52,7 +52,7 @@ def causes_of_connection(
     elif step is not None and is_own_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
         yield cause("second-set", "decides", where=live.location, port=live.port)
     elif live.outcome in TO_PROXY and desired is not None and desired.outcome in TO_PROXY and live.port != desired.port:
-        yield rule_missing(desired)
+        yield missing_rule_cause(desired)
     elif live.outcome in TO_PROXY:
         is_over_lo = packet.in_interface is None
         yield from causes_at_port(
@@ -109,12 +109,12 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
     if packet.family not in capture.families:
         return _family_cause(packet.family)
     if desired is not None and desired.outcome in TO_PROXY:
-        return rule_missing(desired)
+        return missing_rule_cause(desired)
     if contains(packet.uid, capture.uids) or contains(packet.gid, capture.gids):
         return cause("proxy-user", uid=packet.uid, gid=packet.gid)
     if packet.protocol != "tcp":
         return cause("dns-not-captured", "server", server=address_text(packet.family, packet.destination.first))
-    return _excluded(step)
+    return _excluded_cause(step)
 
 
 def _family_cause(family: Family) -> Cause:
@@ -123,12 +123,12 @@ def _family_cause(family: Family) -> Cause:
     return cause("rule-missing", "IPv4") if family == IPV4 else cause("family-not-captured", where=name, family=name)
 
 
-def rule_missing(desired: Trace) -> Cause:
+def missing_rule_cause(desired: Trace) -> Cause:
     """Return that live rules lack one that leads a packet to the proxy, whichever."""
     return cause("rule-missing", "any", outcome=f"{desired.outcome} {desired.port}")
 
 
-def _excluded(step: Step | None) -> Cause:
+def _excluded_cause(step: Step | None) -> Cause:
     """Return the cause where the settings exclude the packet, by a rule or for want of one."""
     if step is None:
         return cause("excluded", "no rule")
@@ -162,7 +162,7 @@ def drop_cause(live: Trace, text_of: TextOf, other_traces: Iterable[Trace] = (),
         return cause("family-not-captured", "rejected", where=live.location, family=family)
     if step is not None and is_own(step):
         return cause("excluded", "drop", where=live.location, reason=step.rule.why or "by its settings")
-    ports = _redirected_to(live, other_traces)
+    ports = _redirect_ports(live, other_traces)
     over_lo = LOOPBACK in (live.packet.in_interface, live.packet.out_interface)
     variant = "redirected" if ports else "over lo" if over_lo else ""
     what = f"what goes to {ports}" if ports else what
@@ -180,7 +180,7 @@ def drop_of_connection(live: Trace, text_of: TextOf, what: str = "the packet") -
     return cause("unjudged", "drop", where=found.where, drop=found.message) if live.may_be_spared else found
 
 
-def _redirected_to(live: Trace, other_traces: Iterable[Trace]) -> str:
+def _redirect_ports(live: Trace, other_traces: Iterable[Trace]) -> str:
     """Return to which ports packets were redirected that are dropped like this one; TPROXY leaves them as they are."""
     alike = [each for each in other_traces if each.outcome == "dropped" and _dropped_at(each) == _dropped_at(live)]
     ports = sorted({port for traced in (live, *alike) for port in _ports_of(traced)})

@@ -152,16 +152,16 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
     if serving:
         yield from _misconfigured_listener_causes(serving, facts, capture, outcome, port)
     elif of_family:
-        yield _bound_elsewhere(of_family[0], kind, addresses[0], where)
+        yield _other_address_cause(of_family[0], kind, addresses[0], where)
     elif on_port:
-        yield _of_other_family(on_port, kind, family, addresses, where)
+        yield _family_cause(on_port, kind, family, addresses, where)
     else:
-        ports = sorted({each.port for each in of_proxy(facts, capture)})
+        ports = sorted({each.port for each in proxy_listeners(facts, capture)})
         variant = "" if not ports else "DNS" if outcome == DNS else "other ports"
         yield cause("not-listening", variant, where=where, port=where, kind=kind, others=", ".join(map(str, ports)))
 
 
-def of_proxy(facts: PodFacts, capture: Capture) -> list[Listener]:
+def proxy_listeners(facts: PodFacts, capture: Capture) -> list[Listener]:
     """Return the listeners of TCP that the proxy's user has."""
     return [
         listener
@@ -178,13 +178,13 @@ def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     for port in inbound & outbound:
         yield cause("proxy-mode", "one port", where=f"tcp port {port}", port=port)
     expected = (*(port for _, _, port in capture.ports), *SIDECAR_PORTS)
-    for uid in sorted({each.uid for each in of_proxy(facts, capture)}):
-        ports = sorted({each.port for each in of_proxy(facts, capture) if each.uid == uid}.difference(expected))
+    for uid in sorted({each.uid for each in proxy_listeners(facts, capture)}):
+        ports = sorted({each.port for each in proxy_listeners(facts, capture) if each.uid == uid}.difference(expected))
         if ports:
             yield cause("proxy-user", "listener", where=f"user {uid}", uid=uid, ports=", ".join(map(str, ports)))
 
 
-def app_elsewhere(live: Trace, facts: PodFacts) -> Iterator[Cause]:
+def unreached_app_notes(live: Trace, facts: PodFacts) -> Iterator[Cause]:
     """Yield a note if the app listens where the proxy does not call it: on an address like 127.0.0.1 alone."""
     packet = live.packet
     on_port = [
@@ -210,17 +210,17 @@ def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
     return not addresses or (is_there and listener.takes_over(lo=is_over_lo))
 
 
-def _of_other_family(on_port: list[Listener], kind: str, family: Family, addresses: list[Network], where: str) -> Cause:
+def _family_cause(on_port: list[Listener], kind: str, family: Family, addresses: list[Network], where: str) -> Cause:
     """Return that a port is served in the other family alone."""
     if addresses and any(on_port[0].address):
-        return _bound_elsewhere(on_port[0], kind, addresses[0], where)
+        return _other_address_cause(on_port[0], kind, addresses[0], where)
     (other,) = (FAMILY_NAMES[each] for each in FAMILIES if each != family)
     alternative = ", or capture IPv4 alone (--ip-families ipv4)" if family == IPV6 else ""
     words = {"other": other, "family": FAMILY_NAMES[family], "any_address": ANY_ADDRESS[family]}
     return cause("not-listening", "family", where=where, port=where, alternative=alternative, **words)
 
 
-def _bound_elsewhere(listener: Listener, kind: str, arrives_at: Network, where: str) -> Cause:
+def _other_address_cause(listener: Listener, kind: str, arrives_at: Network, where: str) -> Cause:
     family = FAMILY_OF[listener.family]
     bound = address_text(family, int.from_bytes(listener.address, "big"))
     if listener.interface:

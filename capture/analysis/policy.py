@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MAX_PARTS = 40
 """Lines for one outcome; those that are left out are counted."""
 NO_RULE = "no rule decides"
-USUAL: dict[Direction, Outcome] = {INBOUND: PROXY_INBOUND, OUTBOUND: PROXY_OUTBOUND}
+MAIN_OUTCOMES: dict[Direction, Outcome] = {INBOUND: PROXY_INBOUND, OUTBOUND: PROXY_OUTBOUND}
 """The outcome for which there is a capture; that of the proxy's calls to its own pod is rare."""
 
 
@@ -71,7 +71,7 @@ def _rank(each: Statement) -> tuple[bool, bool, bool, bool, bool, str]:
     fate, place = each.fate, (each.direction == INBOUND, each.is_routine)
     if fate is None:
         return *place, True, True, True, ""
-    return *place, False, fate.port is None, fate.outcome != USUAL[each.direction], fate.outcome
+    return *place, False, fate.port is None, fate.outcome != MAIN_OUTCOMES[each.direction], fate.outcome
 
 
 class _FamilyPolicy:

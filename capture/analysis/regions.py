@@ -244,7 +244,7 @@ def _listed(names: list[str]) -> str:
 
 # --- the most ordinary packet of a set -----------------------------------------------------------
 
-OUTSIDE = {"ipv4": (0xCB007107, 0xC6336407), "ipv6": (0x20010DB8 << 96 | 7, 0x20010DB8 << 96 | 9)}
+EXAMPLE_ADDRESSES = {"ipv4": (0xCB007107, 0xC6336407), "ipv6": (0x20010DB8 << 96 | 7, 0x20010DB8 << 96 | 9)}
 """203.0.113.7 and 198.51.100.7, 2001:db8::7 and 2001:db8::9: a destination and a source for examples (RFC 5737)."""
 USUAL_IDS = (APP_ID, PROXY_ID, 0)
 
@@ -256,7 +256,7 @@ def witness(space: PacketSpace, packets: int, direction: Direction) -> list[int]
 
 def _ordinary(space: PacketSpace, direction: Direction) -> dict[int, tuple[int, ...]]:
     """Return by level what a field mostly is, the most ordinary first."""
-    destination, source = OUTSIDE[space.family]
+    destination, source = EXAMPLE_ADDRESSES[space.family]
     own = (address.first for address in space.network.own_addresses(space.family))
     here = (*own, LOOPBACK_ADDRESSES[space.family].first)
     is_inbound = direction == "inbound"

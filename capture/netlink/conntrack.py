@@ -41,7 +41,7 @@ IPS_SEEN_REPLY, IPS_ASSURED, IPS_CONFIRMED, IPS_DST_NAT = 1 << 1, 1 << 2, 1 << 3
 TCP_CONNTRACK_SYN_SENT, TCP_CONNTRACK_SYN_RECV, TCP_CONNTRACK_ESTABLISHED = 1, 2, 3
 IP_CT_TCP_FLAG_BE_LIBERAL = 0x08
 
-SECONDS = {TCP_CONNTRACK_SYN_SENT: 120, TCP_CONNTRACK_SYN_RECV: 60, TCP_CONNTRACK_ESTABLISHED: 432_000}
+LIFETIMES = {TCP_CONNTRACK_SYN_SENT: 120, TCP_CONNTRACK_SYN_RECV: 60, TCP_CONNTRACK_ESTABLISHED: 432_000}
 """How long an entry lives without a packet: the kernel's own defaults (tcp_timeouts in nf_conntrack_proto_tcp.c)."""
 
 STATUS = {
@@ -51,7 +51,7 @@ STATUS = {
 }
 """An entry is in the table (confirmed) before its status is set: to take that away is refused (EBUSY)."""
 
-AT_ONCE = 100
+MAX_ENTRIES = 100
 """Entries in one datagram. Each refusal takes a place in the receive buffer, whose default has room for some 250."""
 
 
@@ -87,8 +87,8 @@ def put_entries(netfilter: NetlinkSocket, entries: Sequence[tuple[Flow, int]]) -
     """
     refused: list[Refusal] = []
     doing = "track open connections"
-    for start in range(0, len(entries), AT_ONCE):
-        part = entries[start : start + AT_ONCE]
+    for start in range(0, len(entries), MAX_ENTRIES):
+        part = entries[start : start + MAX_ENTRIES]
         first = netfilter.next_sequences(len(part))
         flags = NLM_F_REQUEST | NLM_F_CREATE
         messages = [
@@ -127,7 +127,7 @@ def _family(address: bytes) -> int:
 
 
 # Whether packets fit the window cannot be judged by who has not seen the connection begin.
-LIBERAL = bytes((IP_CT_TCP_FLAG_BE_LIBERAL, IP_CT_TCP_FLAG_BE_LIBERAL))  # struct nf_ct_tcp_flags: flags, mask
+BE_LIBERAL = bytes((IP_CT_TCP_FLAG_BE_LIBERAL, IP_CT_TCP_FLAG_BE_LIBERAL))  # struct nf_ct_tcp_flags: flags, mask
 
 
 def encode_entry(flow: Flow, state: int) -> bytes:
@@ -135,15 +135,15 @@ def encode_entry(flow: Flow, state: int) -> bytes:
     tcp = nested(
         CTA_PROTOINFO_TCP,
         attribute(CTA_PROTOINFO_TCP_STATE, u8(state)),
-        attribute(CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, LIBERAL),
-        attribute(CTA_PROTOINFO_TCP_FLAGS_REPLY, LIBERAL),
+        attribute(CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, BE_LIBERAL),
+        attribute(CTA_PROTOINFO_TCP_FLAGS_REPLY, BE_LIBERAL),
     )
     return (
         nfgenmsg(_family(flow.source))
         + _tuple(CTA_TUPLE_ORIG, flow)
         + _tuple(CTA_TUPLE_REPLY, flow.reversed)
         + attribute(CTA_STATUS, u32be(STATUS[state]))
-        + attribute(CTA_TIMEOUT, u32be(SECONDS[state]))
+        + attribute(CTA_TIMEOUT, u32be(LIFETIMES[state]))
         + nested(CTA_PROTOINFO, tcp)
     )
 

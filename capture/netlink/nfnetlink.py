@@ -23,7 +23,7 @@ NFGENMSG_SIZE = 4  # struct nfgenmsg
 
 NFNL_MSG_BATCH_BEGIN = 0x10
 NFNL_BATCH_GENID = 1
-NEVER = 1 << 31
+COMPAT_NEVER = 1 << 31
 
 # linux/netfilter/nf_tables_compat.h
 NFNL_SUBSYS_NFT_COMPAT = 11
@@ -121,7 +121,7 @@ def _wait_for_commits(netfilter: NetlinkSocket, generation: int, doing: str) -> 
     nf_tables_api.c). A batch waits for the end of that; this one, for a generation that there is not, is refused then
     (nf_tables_valid_genid).
     """
-    netfilter.send(begin_batch(netfilter.next_sequences(1), generation ^ NEVER), doing)
+    netfilter.send(begin_batch(netfilter.next_sequences(1), generation ^ COMPAT_NEVER), doing)
     netfilter.drain(doing)
 
 

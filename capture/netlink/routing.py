@@ -120,13 +120,13 @@ def remove_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
     return removed
 
 
-OUTSIDE = ("198.51.100.1", "2001:db8::1")
+OUTSIDE_ADDRESSES = ("198.51.100.1", "2001:db8::1")
 """Addresses of IPv4 and IPv6 that only a default route leads to (RFC 5737, RFC 3849)."""
 
 
 def way_out(route: NetlinkSocket, family: int) -> int:
     """Return the index of the interface by which packets of a family leave this namespace; 0 if none leads out."""
-    return look_up_route(route, OUTSIDE[family == rtnetlink.AF_INET6]).interface
+    return look_up_route(route, OUTSIDE_ADDRESSES[family == rtnetlink.AF_INET6]).interface
 
 
 def look_up_route(

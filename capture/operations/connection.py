@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from capture.analysis.answers import answers, is_own, way_of
+from capture.analysis.answers import answers, is_own, trace_flags
 from capture.analysis.base_chains import Situation
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
     causes_of_connection,
     drop_cause,
     drop_of_connection,
-    rule_missing,
+    missing_rule_cause,
     untracked_cause,
     zone_of,
 )
 from capture.analysis.foreign_effects import NEIGHBOUR
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import DNS, TO_PROXY, Fate
-from capture.analysis.pod_causes import app_elsewhere, causes_of_pod, no_route_cause, stops
+from capture.analysis.pod_causes import causes_of_pod, no_route_cause, stops, unreached_app_notes
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
@@ -91,7 +91,7 @@ def notes_on(sent: Connection) -> Iterator[Cause]:
     live = sent.live
     if not live.certain:
         yield _doubt(live)
-    yield from app_elsewhere(live, sent.facts)
+    yield from unreached_app_notes(live, sent.facts)
     yield from (each for each in causes_of_pod(sent.facts, sent.capture) if not stops(each, sent.capture, live))
     if sent.ipsec_policy is not None and not sent.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=sent.ipsec_policy.words)
@@ -178,7 +178,7 @@ def _rule_faults(sent: Connection) -> Iterator[Cause]:
     complete = live.packet.replace(source_port=live.packet.source_port or USUAL_SOURCE_PORT)
     desired = trace_whole_path(complete, Situation(sent.desired))
     causes = list(causes_of_connection(live, desired, sent.facts, sent.capture, shown_rule))
-    missing = rule_missing(desired)
+    missing = missing_rule_cause(desired)
     is_diverted = desired.outcome in TO_PROXY and live.outcome in ("direct", "redirected")
     by_drift = drift_cause(live, sent.verified()) if is_diverted or missing in causes else None
     yield from (each for each in causes if by_drift is None or each != missing)
@@ -248,7 +248,7 @@ def _following(live: Trace, capture: Capture) -> Iterator[Trace]:
     situation = live_situation()
     mark = live.packet.mark
     for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, capture)):
-        traced = way_of(packet.replace(mark=mark if packet.in_interface == LOOPBACK else packet.mark), situation)
+        traced = trace_flags(packet.replace(mark=mark if packet.in_interface == LOOPBACK else packet.mark), situation)
         mark = traced.mark  # which an answer keeps over lo
         is_lost = traced.outcome == "dropped" or not (live.transparent or untracked_cause(traced) is None)
         is_lost |= packet.is_answer and traced.outcome in TO_PROXY  # whose socket is not transparent

@@ -30,7 +30,7 @@ from capture.operations.connection import (
     onward_causes,
     socket_lb_causes,
 )
-from capture.operations.drift_causes import USUAL, drift_causes, unjudged_notes, usual_traces
+from capture.operations.drift_causes import USUAL_PACKET, drift_causes, unjudged_notes, usual_traces
 from capture.operations.exclusions import (
     empty_capture_causes,
     exclusion_notes,
@@ -44,6 +44,7 @@ from capture.operations.exclusions import (
 )
 from capture.operations.inference import inferred_config
 from capture.operations.no_rules import no_rules_cause
+from capture.operations.removal import with_removals
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.state.capabilities import escapes_of
@@ -117,15 +118,19 @@ def why(
         known, facts, capture = _expected(settings, namespace)
         is_recorded = settings is None and known is not None
         of_pod = list(causes_of_pod(facts, capture))
-        if not detect.find_live_sets():
+        live_sets = detect.find_live_sets()
+        if not live_sets:
             causes = [each for each in of_pod if packet is None and stops(each, capture)]
             causes.append(no_rules_cause(is_machine=is_machine, is_recorded=is_recorded))
             diagnosis = Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         elif packet is not None:
-            diagnosis = _of_connection(packet, settings, known, facts, capture)
+            diagnosis = _diagnose_connection(packet, settings, known, facts, capture)
             diagnosis = diagnosis.replace(notes=(*diagnosis.notes, *_escape_notes(process)))
+            diagnosis = diagnosis.replace(causes=with_removals(diagnosis.causes, live_sets[0].choice, namespace))
         else:
-            diagnosis = _of_pod(verify(settings, prefer_recorded=settings is None), known, facts, capture, of_pod)
+            verified = verify(settings, prefer_recorded=settings is None)
+            diagnosis = _diagnose_pod(verified, known, facts, capture, of_pod)
+            diagnosis = diagnosis.replace(causes=with_removals(diagnosis.causes, verified.choice, namespace))
         if is_machine and is_recorded:
             return diagnosis.with_remedies(for_machine)
         return diagnosis if is_recorded else diagnosis.with_remedies(without_record)
@@ -170,7 +175,7 @@ def _inferred_config() -> CaptureConfig:
         return CaptureConfig()
 
 
-def _of_pod(
+def _diagnose_pod(
     verified: Verified, known: Reference | None, facts: PodFacts, capture: Capture, of_pod: list[Cause]
 ) -> Diagnosis:
     policies, unread = ipsec_policies()
@@ -182,7 +187,7 @@ def _of_pod(
         *causes_of_proxy(facts, capture),
         *drift_causes(verified, facts),
         *_usual_causes(facts, capture, policies),
-        *(() if known else _circles(facts, capture)),
+        *(() if known else _loop_causes(facts, capture)),
     )
     if not causes and IPV6 in capture.families:
         own = next((address for address in facts.addresses if address.family == IPV6), None)
@@ -206,7 +211,7 @@ def _of_pod(
     return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain, without)
 
 
-def _of_connection(
+def _diagnose_connection(
     packet: Packet, settings: Settings | None, known: Reference | None, facts: PodFacts, capture: Capture
 ) -> Diagnosis:
     policies, unread = ipsec_policies()
@@ -227,9 +232,9 @@ def _usual_causes(facts: PodFacts, capture: Capture, policies: list[IpsecPolicy]
     """Yield what stops connections to outside though there is a default route: a policy rule, or IPsec."""
     if IPV4 in facts.unrouted or all(address.family != IPV4 for address in facts.addresses):
         return
-    live = trace(USUAL)
+    live = trace(USUAL_PACKET)
     if live.outcome == "no-route" and capture.captures(PROXY_OUTBOUND, IPV4):
-        yield no_route_cause(facts, IPV4, address_text(IPV4, USUAL.destination.first))
+        yield no_route_cause(facts, IPV4, address_text(IPV4, USUAL_PACKET.destination.first))
     policy = policy_for(live.packet, policies)
     if policy is not None and policy.is_blocking:
         yield cause("ipsec", policy=policy.words)
@@ -247,7 +252,7 @@ def _live() -> Ruleset:
     return next((load(live_set.choice).read() for live_set in detect.find_live_sets()), Ruleset((), ()))
 
 
-def _circles(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+def _loop_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield a cause if the proxy's part of a usual connection is lost, whatever was applied."""
     for live in usual_traces(facts):
         yield from onward_causes(live, verify, capture)

@@ -47,8 +47,8 @@ def inferred_config(own: model.Ruleset) -> CaptureConfig:
     """Return what these settings mean for the families, and the name servers, of the rules. Raises CaptureError."""
     servers = tuple(
         entry
-        for rule in _of(own, model.NAT, "OUTPUT_DNS")
-        for match in _all(rule, model.Destination)
+        for rule in _own_rules(own, model.NAT, "OUTPUT_DNS")
+        for match in _matches_of(rule, model.Destination)
         for entry in entries_of(match)
     )
     config, _ = resolve(inferred_settings(own), PodFromOutside(servers=servers))
@@ -76,21 +76,21 @@ def _entered(table: model.Table) -> Iterator[model.Chain]:
 
 def _inferred(ruleset: model.Ruleset) -> dict[str, list[str]]:
     """Return the values by flag; none for a switch."""
-    is_transparent = any(isinstance(rule.verdict, model.TransparentProxy) for rule in _of(ruleset, model.MANGLE))
+    is_transparent = any(isinstance(rule.verdict, model.TransparentProxy) for rule in _own_rules(ruleset, model.MANGLE))
     side: model.TableName = model.MANGLE if is_transparent else model.NAT
-    inbound, output = _of(ruleset, side, "INBOUND"), _of(ruleset, model.NAT, "OUTPUT")
+    inbound, output = _own_rules(ruleset, side, "INBOUND"), _own_rules(ruleset, model.NAT, "OUTPUT")
     prerouting = ruleset.chain(model.NAT, model.PREROUTING)
     captured = [rule for rule in inbound if isinstance(rule.verdict, model.Jump)]
-    tunnel = _left_alone(_of(ruleset, model.NAT, "INBOUND")[:1], model.DestinationPort)
+    tunnel = _left_alone(_own_rules(ruleset, model.NAT, "INBOUND")[:1], model.DestinationPort)
     excluded = _left_alone(output, model.Destination)
     redirected = [rule for rule in output if _jumps_to(rule, "REDIRECT")]
-    to_any_port = [rule for rule in redirected if not _all(rule, model.DestinationPort)]
+    to_any_port = [rule for rule in redirected if not _matches_of(rule, model.DestinationPort)]
     of_proxy = [rule for rule in output if _jumps_to(rule, "IN_REDIRECT")]  # its calls to its own pod
-    dns = _of(ruleset, model.NAT, "OUTPUT_DNS")
+    dns = _own_rules(ruleset, model.NAT, "OUTPUT_DNS")
     by_flag: dict[str, list[str]] = {
-        "-p": _sent_to(_of(ruleset, model.NAT, "REDIRECT"), model.Redirect),
-        "-z": _sent_to(_of(ruleset, model.NAT, "IN_REDIRECT"), model.Redirect)
-        or _sent_to(_of(ruleset, model.MANGLE), model.TransparentProxy),
+        "-p": _target_ports(_own_rules(ruleset, model.NAT, "REDIRECT"), model.Redirect),
+        "-z": _target_ports(_own_rules(ruleset, model.NAT, "IN_REDIRECT"), model.Redirect)
+        or _target_ports(_own_rules(ruleset, model.MANGLE), model.TransparentProxy),
         "-m": ["TPROXY"] if is_transparent else [],
         "-u": _listed(of_proxy, model.OwnerUid),
         "-g": _listed(of_proxy, model.OwnerGid),
@@ -104,7 +104,7 @@ def _inferred(ruleset: model.Ruleset) -> dict[str, list[str]]:
         "-c": _left_alone(prerouting.rules if prerouting else (), model.InInterface),
     }
     switches = ("--redirect-dns", "--capture-all-dns") if dns else ()
-    by_server = any(_all(rule, model.Destination) for rule in dns)
+    by_server = any(_matches_of(rule, model.Destination) for rule in dns)
     given = {flag: [*dict.fromkeys(values)] for flag, values in by_flag.items() if values}
     if given:
         given = {"-b": [""], "-i": [""]} | given  # without them everything is captured
@@ -117,7 +117,7 @@ def _layout(ruleset: model.Ruleset) -> dict[str, list[str]]:
     output = ruleset.chain(model.NAT, model.OUTPUT)
     jumps = [rule for rule in output.rules if getattr(rule.verdict, "chain", "") in SPELLINGS] if output else []
     spelling = next((SPELLINGS[chain.name] for chain in _chains(ruleset) if chain.name in SPELLINGS), "dash")
-    is_current = not all(_all(rule, model.Protocol) for rule in jumps) if jumps else spelling == "underscore"
+    is_current = not all(_matches_of(rule, model.Protocol) for rule in jumps) if jumps else spelling == "underscore"
     layout = {"--profile": ["current"]} if is_current else {}
     return layout | ({"--chain-names": [spelling]} if (spelling == "underscore") is not is_current else {})
 
@@ -127,38 +127,38 @@ def _chains(ruleset: model.Ruleset) -> Iterator[model.Chain]:
         yield from table.chains
 
 
-def _of(ruleset: model.Ruleset, table: model.TableName, name: str = "") -> list[model.Rule]:
+def _own_rules(ruleset: model.Ruleset, table: model.TableName, name: str = "") -> list[model.Rule]:
     """Return the rules of our chain with this name behind ISTIO_, or of all chains of a table."""
     own_table = ruleset.table(table)
     chains = own_table.chains if own_table else ()
-    return [rule for chain in chains if not name or _short(chain.name) == name for rule in chain.rules]
+    return [rule for chain in chains if not name or _short_name(chain.name) == name for rule in chain.rules]
 
 
-def _short(name: str) -> str:
+def _short_name(name: str) -> str:
     return name.upper().replace("-", "_").removeprefix("ISTIO_") if name.upper().startswith("ISTIO") else ""
 
 
-def _all(rule: model.Rule, kind: type) -> list[Any]:
+def _matches_of(rule: model.Rule, kind: type) -> list[Any]:
     return [match for match in rule.matches if isinstance(match, kind)]
 
 
 def _left_alone(rules: Iterable[model.Rule], kind: type) -> list[str]:
     """Return what rules leave alone by nothing but this kind of match, and a protocol."""
-    returns = [rule for rule in rules if isinstance(rule.verdict, model.Return) and _all(rule, kind)]
+    returns = [rule for rule in rules if isinstance(rule.verdict, model.Return) and _matches_of(rule, kind)]
     return _listed([rule for rule in returns if {*map(type, rule.matches)} <= {kind, model.Protocol}], kind)
 
 
 def _jumps_to(rule: model.Rule, name: str) -> bool:
-    return isinstance(rule.verdict, model.Jump) and _short(rule.verdict.chain) == name
+    return isinstance(rule.verdict, model.Jump) and _short_name(rule.verdict.chain) == name
 
 
 def _listed(rules: Iterable[model.Rule], kind: type) -> list[str]:
     """Return the entries of matches of a kind, or the names of interfaces."""
-    matches = [match for rule in rules for match in _all(rule, kind)]
+    matches = [match for rule in rules for match in _matches_of(rule, kind)]
     if kind is model.InInterface:
         return [match.name for match in matches]
     return [str(entry) for match in matches for entry in entries_of(match)]
 
 
-def _sent_to(rules: Iterable[model.Rule], kind: type[model.Redirect | model.TransparentProxy]) -> list[str]:
+def _target_ports(rules: Iterable[model.Rule], kind: type[model.Redirect | model.TransparentProxy]) -> list[str]:
     return [str(rule.verdict.port) for rule in rules if isinstance(rule.verdict, kind)]

@@ -7,20 +7,17 @@ from capture.state import attachments
 from capture.state.netns import own_namespace
 from capture.state.node import evidence_of_host
 
-LEFT_ALONE_BY = {
-    attachments.EXCLUDED_NAMESPACE: "namespace",
-    attachments.NOT_INJECTED: "not injected",
-}
+LEFT_ALONE_BY = {attachments.EXCLUDED_NAMESPACE: "namespace", attachments.NOT_INJECTED: "not injected"}
 """Variants of the cause by the kind of the plugin's decision."""
 
 
 def no_rules_cause(*, is_machine: bool, is_recorded: bool) -> Cause:
     """Return why nothing is applied here: what the CNI plugin decided last, where that is known."""
-    reason = cause("no-rules", "machine") if is_machine else _of_pod()
+    reason = cause("no-rules", "machine") if is_machine else _cause_in_pod()
     return reason.replace(remedy=REAPPLY_OR_RECREATE) if is_recorded and reason.kind == "no-rules" else reason
 
 
-def _of_pod() -> Cause:
+def _cause_in_pod() -> Cause:
     decided = attachments.decision_about(own_namespace())
     if decided is None:
         evidence = evidence_of_host()

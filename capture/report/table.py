@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-EVERYWHERE = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
+ANY_NETWORK = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
 COLUMN_NAMES = " pkts bytes target     prot opt in     out     source               destination"
 NO_OPTIONS = "--"
 GOTO = "-g "
@@ -150,7 +150,7 @@ def amount(number: int) -> str:
 def row(rule: model.Rule, family: Family) -> Row:
     """Return the columns of a rule as one family sees it."""
     columns = {"protocol": "all", "options": NO_OPTIONS, "in_interface": "*", "out_interface": "*"}
-    columns["source"] = columns["destination"] = EVERYWHERE[family]
+    columns["source"] = columns["destination"] = ANY_NETWORK[family]
     for match in rule.matches:
         named = _column(match)
         if named:

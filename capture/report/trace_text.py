@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from capture.analysis.trace import Step, Trace
 
 COMING_IN = (PREROUTING, INPUT)
-UNSURE = "rules marked with ? cannot be judged here; they may decide otherwise"
-UNORDERED = "the rule marked with ? is in a chain that may come before ours or behind: the packet may fare otherwise"
+NOT_JUDGED = "rules marked with ? cannot be judged here; they may decide otherwise"
+NO_ORDER = "the rule marked with ? is in a chain that may come before ours or behind: the packet may fare otherwise"
 OUTCOMES = {
     "direct": "bypasses the proxy",
     "proxy-outbound": "goes to the proxy, as an outbound connection, on port {port}",
@@ -86,7 +86,7 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
 
 def doubt_about(traced: Trace) -> str:
     """Return what the mark ? means on the way of a packet."""
-    return UNSURE if traced.is_order_known else UNORDERED
+    return NOT_JUDGED if traced.is_order_known else NO_ORDER
 
 
 def _verdict(traced: Trace) -> str:

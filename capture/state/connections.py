@@ -41,7 +41,7 @@ STATES = {
 }
 """In which state a socket's connection is tracked."""
 
-ANSWERED = (errno.EEXIST, errno.EBUSY)
+ALREADY_TRACKED = (errno.EEXIST, errno.EBUSY)
 """Refusals for connections that are tracked already, translated or further on than the socket was when listed."""
 
 
@@ -96,7 +96,7 @@ def track(first: Ruleset | None = None) -> tuple[str, ...]:
             refused = conntrack.put_entries(netfilter, entries)
     except CaptureError as error:
         return (f"existing connections may be cut: {error.message} (modules tcp_diag, nf_conntrack_netlink)",)
-    lost = [refusal for refusal in refused if refusal.errno not in ANSWERED]
+    lost = [refusal for refusal in refused if refusal.errno not in ALREADY_TRACKED]
     if not lost:
         return ()
     reason = "conntrack's table is full" if lost[0].errno == errno.ENOMEM else os.strerror(lost[0].errno)

@@ -15,17 +15,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-LOADED = "/sys/module"
+LOADED_MODULES = "/sys/module"
 INDEXES = "/lib/modules"
 IPV6_SETTINGS = "/proc/sys/net/ipv6"
-NO_MORE = "/proc/sys/kernel/modules_disabled"
+LOADING_DISABLED = "/proc/sys/kernel/modules_disabled"
 MODPROBE = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
 """Modprobe's configuration, files *.conf: modprobe.d(5)."""
 
-OLDEST = (5, 2)
+OLDEST_KERNEL = (5, 2)
 """The first kernel whose modules are called as they are here."""
 
-SINCE = {"nf_log_syslog": (5, 13)}
+FIRST_KERNELS = {"nf_log_syslog": (5, 13)}
 """Modules that are younger than that, and the first kernel that has them."""
 
 ONLY_IPV6 = ("nf_tproxy_ipv6", "nf_defrag_ipv6", "ip6_tables", "ip6table_nat", "ip6table_mangle", "ip6table_raw")
@@ -59,10 +59,10 @@ def look_up(names: Iterable[str]) -> Inventory:
         name
         for name in names
         if (has_ipv6() or name not in ONLY_IPV6)
-        and version >= SINCE.get(name, ())
-        and not os.path.exists(f"{LOADED}/{name}")
+        and version >= FIRST_KERNELS.get(name, ())
+        and not os.path.exists(f"{LOADED_MODULES}/{name}")
     )
-    if not unloaded or version < OLDEST:
+    if not unloaded or version < OLDEST_KERNEL:
         return Inventory(unloaded, is_indexed=not unloaded)
     indexes = [f"{INDEXES}/{release}/{name}" for name in ("modules.dep", "modules.builtin")]
     if not all(map(os.path.exists, indexes)):
@@ -120,9 +120,9 @@ def has_ipv6() -> bool:
 
 def is_loaded_module(name: str) -> bool:
     """Return whether a module was loaded; what is built in has no file ``initstate``."""
-    return os.path.exists(f"{LOADED}/{name}/initstate")
+    return os.path.exists(f"{LOADED_MODULES}/{name}/initstate")
 
 
 def can_load() -> bool:
     """Return whether the kernel loads modules at all (modules_disabled in admin-guide/sysctl/kernel.rst)."""
-    return content_of(NO_MORE).strip() != b"1"
+    return content_of(LOADING_DISABLED).strip() != b"1"

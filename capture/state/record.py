@@ -191,18 +191,18 @@ def read(directory: str = STATE_DIRECTORY) -> Record | None:
     Raises StateDirectoryError if others could have written it.
     """
     require_private(directory)
-    found = _found(path_of(namespace_id(), directory))
+    found = _parsed(path_of(namespace_id(), directory))
     return None if isinstance(found, str) else found
 
 
 def fault(directory: str = STATE_DIRECTORY) -> str:
     """Return why the record of the namespace we are in cannot be used; "" if there is none, or it can be used."""
     path = path_of(namespace_id(), directory)
-    found = _found(path)
+    found = _parsed(path)
     return f"the record {path} cannot be used: {found}" if found and isinstance(found, str) else ""
 
 
-def _found(path: str) -> Record | str:
+def _parsed(path: str) -> Record | str:
     try:
         with open(path, "rb", buffering=0) as file:
             return from_json(file.read().decode())

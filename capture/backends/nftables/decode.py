@@ -280,7 +280,7 @@ class Program:
 
     def _choose(self, target: bytes, subject: str, cases: tuple[Case, ...]) -> bool:
         """Do what a map leads to, or load it. Without cases it has no words, or may change."""
-        from capture.backends.nftables.maps import MAX_CASES, REGISTER_SIZE, Found  # no rule of ours has a map
+        from capture.backends.nftables.maps import MAX_CASES, REGISTER_SIZE, MapData  # no rule of ours has a map
 
         data = [(key, decode_fields(each)) for key, each in cases]
         if decode_number(target) == nf.NFT_REG_VERDICT:
@@ -289,7 +289,7 @@ class Program:
         values = [(key, each[nf.NFTA_DATA_VALUE]) for key, each in data] if len(data) <= MAX_CASES else []
         for number in range(len(values[0][1]) // REGISTER_SIZE or 1) if values else ():
             found = tuple((key, each[number * REGISTER_SIZE :]) for key, each in values)
-            self._registers[_register_number(target) + number] = Found(subject, found)
+            self._registers[_register_number(target) + number] = MapData(subject, found)
         return bool(values)
 
     def _cases(self, source: bytes, listed: NativeSet) -> tuple[Case, ...]:

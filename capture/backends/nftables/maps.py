@@ -33,14 +33,14 @@ MAX_CASES = 100
 """A set or a map with more keys, or with more different addresses, stays unknown: to judge thousands takes long."""
 
 
-class Found(Value):
+class MapData(Value):
     """What a register holds after a look-up in a map: its data by the conditions of each key."""
 
     subject: str
     cases: tuple[Case, ...]
 
 
-Content = Register | Found | bytes | None
+Content = Register | MapData | bytes | None
 """What is known of a register."""
 
 
@@ -49,11 +49,11 @@ def done_by_key(make: Callable[..., native.Action], *values: tuple[Content, int]
 
     None if a value is not known, or if they are from several maps.
     """
-    found = [each for each, _ in values if isinstance(each, Found)]
+    found = [each for each, _ in values if isinstance(each, MapData)]
     keys = {tuple(key for key, _ in each.cases) for each in found}
-    if len(keys) != 1 or not all(isinstance(each, bytes | Found) for each, _ in values):
+    if len(keys) != 1 or not all(isinstance(each, bytes | MapData) for each, _ in values):
         return None
-    columns = [[data[:size] for _, data in each.cases] if isinstance(each, Found) else each for each, size in values]
+    columns = [[data[:size] for _, data in each.cases] if isinstance(each, MapData) else each for each, size in values]
     rows = [[each[row] if isinstance(each, list) else each for each in columns] for row in range(len(found[0].cases))]
     return native.Cases(found[0].subject, tuple(zip(keys.pop(), (make(*row) for row in rows), strict=True)))
 

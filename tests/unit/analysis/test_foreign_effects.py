@@ -7,9 +7,9 @@ import pytest
 from capture.analysis.base_chains import BaseChain, PodNetwork
 from capture.analysis.foreign_effects import (
     CHANGES_MARKS,
-    CIRCLE,
     DIVERTS,
     DIVERTS_BEHIND,
+    LOOPS,
     POLICY,
     STOPS,
     STOPS_SENT_ON,
@@ -61,7 +61,7 @@ TAKEN = Rule(Redirect(9999), (Protocol("tcp"), DestinationPort((only(80),))))
         ({}, OUTPUT, -110, TAKEN, DIVERTS),
         ({}, OUTPUT, -90, TAKEN, DIVERTS_BEHIND),  # what the proxy sends on
         ({}, OUTPUT, 0, SENT_ON, STOPS_SENT_ON),
-        ({}, OUTPUT, -110, SENT_BACK, CIRCLE),
+        ({}, OUTPUT, -110, SENT_BACK, LOOPS),
         ({}, PREROUTING, -120, ALL, DIVERTS),
         ({}, PREROUTING, -120, TO_SOCKET, DIVERTS),
         (DNS, OUTPUT, -110, LOOK_UPS, DIVERTS),  # which met our zones before

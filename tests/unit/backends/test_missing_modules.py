@@ -101,13 +101,13 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     index = tmp_path / "indexes" / os.uname().release
     index.mkdir(parents=True)
     (tmp_path / "index").symlink_to(index)
-    monkeypatch.setattr(kernel_modules, "LOADED", str(tmp_path / "loaded"))
+    monkeypatch.setattr(kernel_modules, "LOADED_MODULES", str(tmp_path / "loaded"))
     monkeypatch.setattr(kernel_modules, "INDEXES", str(tmp_path / "indexes"))
     (tmp_path / "modprobe.d").mkdir()
     monkeypatch.setattr(kernel_modules, "MODPROBE", (str(tmp_path / "missing"), str(tmp_path / "modprobe.d")))
     (tmp_path / "ipv6").mkdir()
     monkeypatch.setattr(kernel_modules, "IPV6_SETTINGS", str(tmp_path / "ipv6"))
-    monkeypatch.setattr(kernel_modules, "NO_MORE", str(tmp_path / "modules_disabled"))
+    monkeypatch.setattr(kernel_modules, "LOADING_DISABLED", str(tmp_path / "modules_disabled"))
     return tmp_path
 
 
