@@ -155,6 +155,8 @@ def test_tables_as_a_family_sees_them() -> None:
                     Chain("PREROUTING", (), "ACCEPT"),
                     Chain("OUTPUT", (Rule(Return(), family="ipv6"), returning(TCP)), "ACCEPT"),
                     Chain("ISTIO_OUTPUT"),
+                    Chain("ISTIO_INBOUND", (returning(TCP),)),
+                    Chain("OUTPUT(nat output -5)", (returning(TCP),), "ACCEPT"),
                 ),
             ),
             Table("mangle", (Chain("FORWARD", (), "DROP"),)),
@@ -162,6 +164,8 @@ def test_tables_as_a_family_sees_them() -> None:
     )
     assert canonical(ruleset, "ipv4") == {
         ("nat", "OUTPUT"): CanonicalChain("ACCEPT", (returning(TCP),)),
+        ("nat", "ISTIO_INBOUND"): CanonicalChain("ACCEPT", (returning(TCP),)),
+        ("nat", "OUTPUT(nat output -5)"): CanonicalChain("ACCEPT", (returning(TCP),), True),
         ("mangle", "FORWARD"): CanonicalChain("DROP", ()),
     }
     assert canonical(ruleset, "ipv6") == {}
