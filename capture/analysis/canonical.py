@@ -191,7 +191,7 @@ def _list_of(rule: model.Rule) -> Listed | None:
 def _one_form(run: list[tuple[model.Rule, Listed]]) -> Iterator[model.Rule]:
     """Yield a run of rules that differ in the entries of one list only: an entry each if they are few, else joined."""
     first, list_of_first = run[0]
-    if len(run) == 1 and len(entries_of(list_of_first)) == 1 and not _holds_always(list_of_first):
+    if len(run) == 1 and len(entries_of(list_of_first)) == 1:
         yield first
         return
     lists = [listed for _, listed in run]

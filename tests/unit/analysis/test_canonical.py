@@ -80,6 +80,14 @@ EQUIVALENT = {
         [returning(TCP, port(443, 80))],
         "tcp & port 80 -> return\ntcp & port 443 -> return",
     ),
+    "of several lists each entry with each": (
+        [returning(to("10.0.0.0/8", "12.0.0.0/8"), TCP, port(80, 443), ConnectionState(("NEW",)))],
+        "\n".join(
+            f"to {first}.0.0.0/8 & tcp & port {number} & state NEW -> return"
+            for number in (80, 443)
+            for first in (10, 12)
+        ),
+    ),
     "a list joined as far as it goes": (
         [returning(TCP, port(80, 81, Span(82, 90), 7))],
         "tcp & port 7 -> return\ntcp & port 80-90 -> return",
