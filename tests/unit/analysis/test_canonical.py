@@ -100,6 +100,18 @@ EQUIVALENT = {
         [returning(TCP, port(number)) for number in range(38, 1, -2)],
         f"tcp & port {','.join(map(str, range(2, 40, 2)))} -> return",
     ),
+    "few rules stay apart though they could be one": (
+        [returning(TCP, port(number)) for number in range(80, 96)],
+        "\n".join(f"tcp & port {number} -> return" for number in range(80, 96)),
+    ),
+    "many rules that jump are one where no packet fulfils two": (
+        [Rule(Jump("A"), (TCP, port(number))) for number in range(0, 40, 2)],
+        f"tcp & port {','.join(map(str, range(0, 40, 2)))} -> A",
+    ),
+    "not two lists with an entry in common": (
+        [Rule(Jump("A"), (TCP, port(*ports))) for ports in (range(2, 22, 2), range(20, 40, 2))],
+        "\n".join(f"tcp & port {number} -> A" for number in (*range(2, 22, 2), *range(20, 40, 2))),
+    ),
     "a long list that joins to a short one": ([returning(TCP, port(*range(1, 40)))], "tcp & port 1-39 -> return"),
     "not where a packet comes through a chain twice": (
         [Rule(Jump("A"), (TCP, port(number))) for number in (*range(2, 40, 2), 8)],

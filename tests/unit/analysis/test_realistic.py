@@ -111,6 +111,19 @@ def test_addresses_on_lo_of_the_same_family_are_reached_over_lo_alone() -> None:
                 assert can_occur(sent, network=network) == (interface == "lo"), address
 
 
+@pytest.mark.parametrize(
+    ("config", "marks"),
+    [
+        (CaptureConfig(), {0: True, 1: False, 1337: False}),
+        (CaptureConfig(mode="TPROXY"), {0: True, 1: False, 1337: True}),
+    ],
+)
+def test_a_connection_has_a_mark_that_rules_save(config: CaptureConfig, marks: dict[int, bool]) -> None:
+    later = CAME_IN.replace(state="ESTABLISHED")
+    assert {mark: can_occur(later.replace(connection_mark=mark), config) for mark in marks} == marks
+    assert not can_occur(CAME_IN.replace(connection_mark=1337), config)
+
+
 def test_a_transparent_proxy_sends_to_the_app_from_the_address_of_the_client() -> None:
     config = CaptureConfig(mode="TPROXY", tproxy_mark=1337)
     for mark, occurs in ((1337, True), (0, False), (1336, False)):
