@@ -253,7 +253,9 @@ def flags_hold(words: str, state: str, known: int | None = None) -> bool | None:
 IS_LOCAL = re.compile(r"-m addrtype (! )?--(src|dst)-type LOCAL$|fib (s|d)addr type (!= )?local$")
 IS_INDEX = re.compile(r"(iif|oif) (!= )?(\d+)$")
 IS_IN_RANGE = re.compile(r"(! )?--(src|dst)-range ([^ -]+)-(\S+)")
-UNDERSTOOD = ("-m addrtype", "fib ", "iif ", "oif ", "-m iprange")
+HAS_NO_WAY_BACK = re.compile(r"\[fib 1=\w+ 2=00000001 3=000000(?:09|0d|29|2d)\] (==|!=) 0x00000000$")
+"""``fib saddr . mark . iif oif missing``, with or without the mark (NFTA_FIB_F_* in linux/netfilter/nf_tables.h)."""
+UNDERSTOOD = ("-m addrtype", "fib ", "[fib ", "iif ", "oif ", "-m iprange")
 
 
 def spelled_out(matches: Iterable[model.Match], family: Family, network: PodNetwork) -> Iterator[model.Match]:
@@ -285,6 +287,9 @@ def _of_the_pod(words: str, family: Family, network: PodNetwork) -> model.Match 
         own = tuple(each for each in (*network.own, *network.local) if each.family == family)
         # The network is in the kernel's table of local routes as soon as ``lo`` is up.
         return kind((LOOPBACK_NETWORKS[family], *own), bool(found[1] or found[4]))
+    found = HAS_NO_WAY_BACK.match(words)
+    if found is not None and family in network.answered:
+        return model.ConnectionState((), negated=found[1] == "!=")  # no packet that comes in, or each
     found = IS_INDEX.match(words)
     if found is None:
         return None
