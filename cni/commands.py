@@ -283,9 +283,7 @@ def installed_plugin() -> str:
     candidates = [os.path.join(directory, PLUGIN) for directory in (_bundle(), own) if directory]
     program = next((path for path in candidates if os.access(path, os.X_OK)), None) or shutil.which(PLUGIN)
     if not program:
-        raise click.UsageError(
-            f"there is no {PLUGIN} in this program's directory or in PATH; name it with --plugin PATH"
-        )
+        raise click.UsageError(f"no {PLUGIN} in this program's directory or in PATH; name it with --plugin PATH")
     return program
 
 

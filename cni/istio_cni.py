@@ -88,9 +88,7 @@ def rival(directories: Iterable[str] = CONFIGURATIONS) -> Finding | None:
     if PLUGIN not in rivals:
         message = f"Istio's plugin {TYPE} is in {rivals[TYPE]}: it captures the pods of this node"
         return Finding("host", TYPE, "note", message)
-    message = (
-        f"Istio's plugin {TYPE} is in {rivals[TYPE]}, and {PLUGIN} in {rivals[PLUGIN]}: both write rules for each pod"
-    )
+    message = f"Istio's plugin {TYPE} is in {rivals[TYPE]}, and {PLUGIN} in {rivals[PLUGIN]}: both write rules for pods"
     remedy = "Keep one: uninstall Istio's DaemonSet istio-cni-node, or run `capture cni uninstall`."
     taint = "A taint cni.istio.io/not-ready that it left keeps pods from the node."
     return Finding("host", TYPE, "warning", message, f"{remedy} {taint}")

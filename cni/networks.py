@@ -150,9 +150,7 @@ def _checked(path: str, configuration: object) -> dict[str, Any]:
         raise unexpected(path, "an object")
     if not _is_list(path):
         if not isinstance(configuration.get("type"), str):
-            raise unexpected(
-                path, "a plugin with a 'type'; a list of plugins belongs into a file ending with .conflist"
-            )
+            raise unexpected(path, "a plugin with a 'type'; a list of plugins belongs in a file ending with .conflist")
         return configuration
     plugins = configuration.get("plugins")
     if not isinstance(plugins, list) or not plugins or not all(isinstance(plugin, dict) for plugin in plugins):

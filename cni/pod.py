@@ -99,9 +99,7 @@ def _injected(status: str | None) -> tuple[str, ...] | None:
 
 
 def _bad_status(status: str) -> ConfigurationError:
-    expected = (
-        'what injection writes: JSON such as {"initContainers": ["istio-validation"], "containers": ["istio-proxy"]}'
-    )
+    expected = 'JSON such as {"initContainers": ["istio-validation"], "containers": ["istio-proxy"]}'
     return ConfigurationError(STATUS_ANNOTATION, status, f"annotation {STATUS_ANNOTATION}", expected)
 
 

@@ -180,9 +180,7 @@ def _about_kubeconfig(entry: dict[str, Any] | None) -> Iterator[Finding]:
     yield Finding("pods", "kubeconfig", "ok", f"{path}, for {config.server}, written {_age_of(path)} ago")
     for name, file in (("certificate authority", config.authority_file), ("certificate", config.certificate_file)):
         if file and not os.path.isfile(file):
-            yield Finding(
-                "pods", name, "error", f"{file} is missing", "Put it there, or name another in the kubeconfig."
-            )
+            yield Finding("pods", name, "error", f"{file} is missing", "Put it there, or correct the kubeconfig.")
     if config.token_file or config.token:
         yield _about_token(config.token_file or path, "" if config.token_file else config.token)
 

@@ -65,6 +65,17 @@ def _container_against_baseline(container: dict[str, Any]) -> Iterator[str]:
         yield f"{who} has a hostPort"
     if context.get("procMount", "Default") != "Default":
         yield f"{who} has procMount {context['procMount']}"
+    if any(isinstance(call, dict) and call.get("host") for call in _calls_of_kubelet(container)):
+        yield f"{who} has a host in a probe or lifecycle hook"
+
+
+def _calls_of_kubelet(container: dict[str, Any]) -> Iterator[Any]:
+    """Yield what kubelet calls in probes and hooks, as far as it may be on another host."""
+    hooks = container.get("lifecycle")
+    handlers = [container.get(probe) for probe in ("livenessProbe", "readinessProbe", "startupProbe")]
+    for handler in (*handlers, *(hooks.values() if isinstance(hooks, dict) else ())):
+        if isinstance(handler, dict):
+            yield from (handler.get("httpGet"), handler.get("tcpSocket"))
 
 
 def _context_against_baseline(who: str, context: dict[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from capture.analysis.connection_tests import holds_of_connection
 from capture.model import ruleset as model
 from capture.model.addresses import (
     LOOPBACK_ADDRESSES,
@@ -383,12 +384,17 @@ HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
         (packet.connection_mark & match.mask == match.value) != match.negated
     ),
     model.ConnectionState: lambda match, packet, _: (packet.state in match.states) != match.negated,
-    model.UnknownMatch: lambda match, packet, _: _known(
-        holds_for(match.text, packet.protocol), flags_hold(match.text, packet.state, packet.flags)
+    model.UnknownMatch: lambda match, packet, _: _first_known(
+        holds_for(match.text, packet.protocol),
+        flags_hold(match.text, packet.state, packet.flags),
+        holds_of_connection(match.text, packet.state, is_mapped=packet.is_mapped),
     ),
 }
 """Whether one match holds, by its kind; None for what cannot be judged."""
 HOLDS_BEFORE_TRACKING = HOLDS | {
+    model.UnknownMatch: lambda match, packet, _: _first_known(
+        holds_for(match.text, packet.protocol), flags_hold(match.text, packet.state, packet.flags)
+    ),
     model.ConnectionMark: lambda *_: False,
     model.ConnectionState: lambda match, packet, _: (
         ((packet.state if packet.state == "UNTRACKED" else "INVALID") in match.states) != match.negated
@@ -396,7 +402,7 @@ HOLDS_BEFORE_TRACKING = HOLDS | {
 }
 
 
-def _known(*answers: bool | None) -> bool | None:
+def _first_known(*answers: bool | None) -> bool | None:
     return next((answer for answer in answers if answer is not None), None)
 
 

@@ -36,13 +36,7 @@ HEADINGS = ("direction", "traffic", "goes", "because", "families")
 )
 @click.pass_context
 def explain(
-    ctx: click.Context,
-    namespace: str | None,
-    form: str,
-    family: Family | None,
-    *,
-    from_options: bool,
-    is_whole: bool,
+    ctx: click.Context, namespace: str | None, form: str, family: Family | None, *, from_options: bool, is_whole: bool
 ) -> None:
     """Print the policy in words: what is captured, what is not, and why.
 

@@ -44,6 +44,7 @@ from capture.operations.exclusions import (
 )
 from capture.operations.inference import inferred_config
 from capture.operations.no_rules import no_rules_cause
+from capture.operations.removal import with_removals
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.state.capabilities import escapes_of
@@ -117,15 +118,19 @@ def why(
         known, facts, capture = _expected(settings, namespace)
         is_recorded = settings is None and known is not None
         of_pod = list(causes_of_pod(facts, capture))
-        if not detect.find_live_sets():
+        live_sets = detect.find_live_sets()
+        if not live_sets:
             causes = [each for each in of_pod if packet is None and stops(each, capture)]
             causes.append(no_rules_cause(is_machine=is_machine, is_recorded=is_recorded))
             diagnosis = Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         elif packet is not None:
             diagnosis = _diagnose_connection(packet, settings, known, facts, capture)
             diagnosis = diagnosis.replace(notes=(*diagnosis.notes, *_escape_notes(process)))
+            diagnosis = diagnosis.replace(causes=with_removals(diagnosis.causes, live_sets[0].choice, namespace))
         else:
-            diagnosis = _diagnose_pod(verify(settings, prefer_recorded=settings is None), known, facts, capture, of_pod)
+            verified = verify(settings, prefer_recorded=settings is None)
+            diagnosis = _diagnose_pod(verified, known, facts, capture, of_pod)
+            diagnosis = diagnosis.replace(causes=with_removals(diagnosis.causes, verified.choice, namespace))
         if is_machine and is_recorded:
             return diagnosis.with_remedies(for_machine)
         return diagnosis if is_recorded else diagnosis.with_remedies(without_record)

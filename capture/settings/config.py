@@ -187,9 +187,7 @@ def _excluded_owner_groups(settings: Settings, host: Host) -> tuple[Span, ...]:
     option = options.EXCLUDED_OWNER_GROUPS
     groups = _ids(settings, option, host.group_id)
     if groups and not settings[options.OWNER_GROUPS].everything:
-        raise settings.refused(
-            option, f"nothing, because {options.OWNER_GROUPS.name} already names the groups to capture"
-        )
+        raise settings.refused(option, f"nothing, because {options.OWNER_GROUPS.name} names the groups to capture")
     return groups
 
 

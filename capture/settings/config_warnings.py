@@ -68,10 +68,7 @@ def _without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple
             if {each.family for each in _entries(settings, networks)} == {IPV6}:
                 yield networks, "has no effect: it names IPv6 alone, which is not captured"
         if {each.family for each in config.name_servers} == {IPV6}:
-            yield (
-                option.REDIRECT_DNS,
-                "has no effect: the pod's name servers have IPv6 addresses, which are not captured",
-            )
+            yield (option.REDIRECT_DNS, "has no effect: the pod's name servers are IPv6, which is not captured")
     elif settings[option.OTHER_FAMILY] == "reject" and settings[option.IP_FAMILIES] == "both":
         yield option.OTHER_FAMILY, "has no effect: both families are captured"
 

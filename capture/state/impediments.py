@@ -69,12 +69,12 @@ def _without_loopback(route: NetlinkSocket, families: tuple[Family, ...]) -> Ite
         address = address_text(family, loopback.first)
         if _leads_to_lo(route, address) or (family == IPV6 and not _has_global_ipv6(route)):
             continue
-        switch = " and the sysctl net.ipv6.conf.lo.disable_ipv6" if family == IPV6 else ""
+        switch = "`sysctl -w net.ipv6.conf.lo.disable_ipv6=0`, then run " if family == IPV6 else ""
         yield Impediment(
             "no-route",
             f"{address} does not lead to lo: outbound connections that are redirected do not reach the proxy",
-            f"`ip address add {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo`; if it is there, see"
-            f" `ip rule`{switch}: table local is first.",
+            f"Run {switch}`ip address replace {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo` in"
+            " the pod's namespace. If the address is there: table local has to be first in `ip rule`.",
             family,
             OUTBOUND,
         )
@@ -184,9 +184,7 @@ def _sysctls(ruleset: Ruleset) -> Iterator[Impediment]:
 
     accepts = sysctls.accepts_marks()
     if accepts:
-        message = (
-            f"{accepts.name} is {accepts.value}: answers of the proxy get its own mark and do not reach the client"
-        )
+        message = f"{accepts.name} is {accepts.value}: answers of the proxy get its own mark, and are lost"
         yield Impediment("sysctl", message, f"Set {accepts.name} to 0 in the pod's network namespace.")
     if not any(policy.family == IPV4 for policy in ruleset.policy_routes):
         return

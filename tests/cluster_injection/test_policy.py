@@ -110,6 +110,20 @@ CASES: dict[str, dict[str, str]] = {
     },
     "status port": {"status.sidecar.istio.io/port": "15099"},
     "no status port": {"status.sidecar.istio.io/port": "0"},
+    "empty values": {
+        "sidecar.istio.io/interceptionMode": "",
+        "status.sidecar.istio.io/port": "",
+        "traffic.sidecar.istio.io/includeInboundPorts": "",
+        "traffic.sidecar.istio.io/includeOutboundIPRanges": "",
+        "istio.io/reroute-virtual-interfaces": "",
+        "traffic.sidecar.istio.io/kubevirtInterfaces": "tap0",
+    },
+    "blanks and commas": {
+        "status.sidecar.istio.io/port": " 15099 ",
+        "traffic.sidecar.istio.io/excludeInboundPorts": ",, 22,15020",
+        "inject.istio.io/templates": "sidecar, grpc-agent",
+        "sidecar.istio.io/nativeSidecar": "True",
+    },
     "classic": {"sidecar.istio.io/nativeSidecar": "false"},
 }
 

@@ -36,7 +36,7 @@ BINDINGS = (
 )
 LIBRARY = "libnftables.so.1"
 REMEDY = (
-    "Install python3-nftables (on PyPI: pip-nftables) and libnftables1, or use the driver netlink, which needs neither."
+    "Install python3-nftables (PyPI: pip-nftables) and libnftables1, or use the driver netlink, which needs neither."
 )
 
 _one_at_a_time = _thread.allocate_lock()

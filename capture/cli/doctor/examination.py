@@ -133,8 +133,8 @@ def _lock_holder() -> int | None:
 LEGACY = {
     "present": "present, for iptables-legacy",
     "loadable": "can be loaded, for iptables-legacy",
-    "absent": "absent: iptables-legacy cannot be used, and need not be",
-    "unknown": "none are loaded, and without /lib/modules it is unknown whether they could be",
+    "absent": "absent: iptables-legacy cannot be used; nothing else needs them",
+    "unknown": "none is loaded; without /lib/modules it is unknown whether this kernel has them",
 }
 
 
@@ -190,9 +190,7 @@ def of_identity(namespace: str, *, is_host: bool) -> Finding:
 def of_namespace(addresses: Sequence[str], *, own_users: bool) -> Iterator[Finding]:
     """Yield whose users the namespace has, and its addresses."""
     if not own_users:
-        message = (
-            "another than this process has (hostUsers: false): auto takes nftables; iptables writes from within it"
-        )
+        message = "the pod has one of its own (hostUsers: false): auto takes nftables; iptables writes from within it"
         yield Finding("namespace", "user namespace", "note", message)
     listed = ", ".join(addresses) or "none yet; both families would be captured"
     yield Finding("namespace", "addresses", "ok" if addresses else "note", listed)
@@ -242,9 +240,7 @@ def of_modules(modules: Inventory, *, loads_modules: bool) -> Iterator[Finding]:
         yield Finding("kernel", name, "warning", f"{why}; needed by {purposes[name]}", remedy_for((name,)))
     others = tuple(name for name in modules.unloaded if name not in modules.lacking)
     if not modules.is_indexed:
-        message = (
-            f"which modules could be loaded is unknown: no /lib/modules/{os.uname().release} with a readable index"
-        )
+        message = f"those that can be loaded are unknown: no /lib/modules/{os.uname().release} with a readable index"
         yield Finding("kernel", "modules", "note", message)
     elif others and not loads_modules:
         message = f"not loaded, and kernel.modules_disabled=1 forbids loading more: {', '.join(others)}"
@@ -333,7 +329,7 @@ def of_state_directory(path: str) -> Finding:
         return Finding("host", "state", "error", error.message, error.remedy)
     is_made = os.path.isdir(path)
     if os.access(path if is_made else os.path.dirname(path), os.W_OK):
-        return Finding("host", "state", "ok", f"{path}, {'usable' if is_made else 'to be made'}")
+        return Finding("host", "state", "ok", f"{path}, {'usable' if is_made else 'made when it is needed'}")
     message = f"{path} cannot be written: `dump` and `verify` will not know the applied configuration"
     remedy = "Mount a writable directory of mode 0700 there, or name the options when you verify."
     return Finding("host", "state", "warning", message, remedy)

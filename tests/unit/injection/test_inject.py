@@ -16,6 +16,7 @@ from capture.settings.settings import Settings
 from injection.inject import inject
 from injection.pods import POD_OF
 from injection.remove import remove
+from injection.security import level_of
 from injection.settings import PodSettings, parse_set
 from injection.template import Fragment, InjectionError, Template
 
@@ -510,6 +511,15 @@ def test_check_says_way_level_and_dangers(tmp_path: Path, capsys: pytest.Capture
     first = json.loads(capsys.readouterr().out)["workloads"][0]
     assert (first["captured"], first["pod_security"]) == ("by the CNI plugin", "baseline")
     assert all("container nginx" in reason for reason in first["stricter_level_refused_for"])
+
+
+@pytest.mark.parametrize("call", ["httpGet", "tcpSocket"])
+@pytest.mark.parametrize("kind", ["livenessProbe", "readinessProbe", "startupProbe", "postStart", "preStop"])
+def test_baseline_forbids_a_host_in_probes_and_hooks(kind: str, call: str) -> None:
+    for host, level in (("", "baseline"), ("127.0.0.1", "privileged")):
+        made = {kind: {call: {"port": 80, "host": host}}}
+        container = {"name": "app", **(made if kind.endswith("Probe") else {"lifecycle": made})}
+        assert level_of({"containers": [container]})[0] == level
 
 
 @pytest.mark.parametrize(
