@@ -102,10 +102,10 @@ def routed(packet: Packet) -> Packet:
     source = address_text(packet.family, packet.source.first) if packet.source else ""
     with open_route() as route:
         protocol, ports = PROTOCOL_NUMBERS[packet.protocol], (packet.source_port or 0, packet.port)
-        found = look_up_route(route, destination, source, packet.mark, packet.uid, protocol, ports)
-        chosen = source or found.source
+        route_found = look_up_route(route, destination, source, packet.mark, packet.uid, protocol, ports)
+        chosen = source or route_found.source
         if chosen != source and packet.family == IPV4:  # IPv4 looks once more, now with the source
-            found = look_up_route(route, destination, chosen, packet.mark, packet.uid, protocol, ports)
+            route_found = look_up_route(route, destination, chosen, packet.mark, packet.uid, protocol, ports)
         names = {link.index: link.name for link in read_links(route)}
-    interface = LOOPBACK if found.kind == RTN_LOCAL else names.get(found.interface, NO_ROUTE)
+    interface = LOOPBACK if route_found.kind == RTN_LOCAL else names.get(route_found.interface, NO_ROUTE)
     return packet.replace(out_interface=interface, source=parse_address(chosen) if chosen else None)
