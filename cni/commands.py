@@ -172,14 +172,14 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
     runtime = _runtime(runtime_name)
     bin_path, conf_path = _paths(runtime, bin_dir, conf_dir)
     try:
-        found = node.look(bin_path, conf_path, runtime, network)
+        state = node.look(bin_path, conf_path, runtime, network)
     except OSError as error:
         raise install_error_for(error, conf_path) from None
     if form == "json":
-        print_json(node.as_plain(found))
+        print_json(node.as_plain(state))
     else:
-        node.show(found)
-    return 0 if found.works else EXIT_DRIFT
+        node.show(state)
+    return 0 if state.works else EXIT_DRIFT
 
 
 @cni_group.command("uninstall", cls=CaptureCommand, examples=UNINSTALL_EXAMPLES)
@@ -281,10 +281,10 @@ def installed_plugin() -> str:
     """Return the plugin that came together with this program."""
     own = os.path.dirname(os.path.abspath(sys.argv[0])) if "/" in sys.argv[0] else ""
     candidates = [os.path.join(directory, PLUGIN) for directory in (_bundle(), own) if directory]
-    found = next((path for path in candidates if os.access(path, os.X_OK)), None) or shutil.which(PLUGIN)
-    if not found:
+    program = next((path for path in candidates if os.access(path, os.X_OK)), None) or shutil.which(PLUGIN)
+    if not program:
         raise click.UsageError(f"no {PLUGIN} in this program's directory or in PATH; name it with --plugin PATH")
-    return found
+    return program
 
 
 def _bundle() -> str:

@@ -162,6 +162,8 @@ class PodNetwork(Value):
     interface: str = "eth0"
     others: tuple[str, ...] = ()
     """Further interfaces, without ``lo``."""
+    answered: tuple[Family, ...] = ()
+    """Families in which the answers to every client leave by the only interface."""
     local: tuple[Network, ...] | None = None
     """All its addresses, those of every scope and on ``lo`` among them; None where no namespace was read."""
     names: tuple[tuple[int, str], ...] | None = None
@@ -245,11 +247,11 @@ class Situation(Value):
 def _in_order(
     situation: Situation, hook: str, family: Family, known: dict[int, bool], *, with_nat: bool
 ) -> tuple[BaseChain, ...]:
-    keyed = [(_sort_key(base, 0), base) for base in _own_chains(situation, hook)]
+    keyed = [(_sort_key(base, is_late=True), base) for base in _own_chains(situation, hook)]
     for number, base in enumerate(situation.other_chains):
         if base.hook == hook and family in base.families:
             is_first = known.get(number, not base.is_older)
-            keyed.append((_sort_key(base, -1 if is_first else 1), base))
+            keyed.append((_sort_key(base, is_late=not is_first), base))
     return tuple(base for _, base in sorted(keyed, key=lambda pair: pair[0]) if with_nat or not base.is_nat)
 
 
@@ -259,9 +261,7 @@ def _own_chains(situation: Situation, hook: str) -> Iterator[BaseChain]:
     for name in model.TABLES:
         table = situation.ruleset.table(name)
         chain = table.chain(hook) if table else None
-        if table is not None and chain is not None:
-            if name == model.NAT and hook in SOURCE_HOOKS and (hook == model.INPUT or not maps_sources(table)):
-                continue
+        if table is not None and chain is not None and (name != model.NAT or _is_read_of_nat(table, hook)):
             contents = table.replace(chains=(chain, *[each for each in table.chains if each is not chain]))
             is_nat = name == model.NAT and hook != model.POSTROUTING
             is_route, priority = name == model.MANGLE, PRIORITIES[name]
@@ -270,9 +270,16 @@ def _own_chains(situation: Situation, hook: str) -> Iterator[BaseChain]:
             )
 
 
-def _sort_key(base: BaseChain, age: int) -> tuple[int, int, int, int]:
-    """Return what orders a chain: the priority of its kernel entry, then its own, then its age."""
-    return (PRIORITIES[model.NAT], 0, base.priority, age) if base.is_nat else (base.order, age, 0, 0)
+def _is_read_of_nat(table: model.Table, hook: str) -> bool:
+    return hook not in SOURCE_HOOKS or (hook == model.POSTROUTING and maps_sources(table))
+
+
+def _sort_key(base: BaseChain, *, is_late: bool) -> tuple[int, ...]:
+    """Return what orders a chain: the priority of its kernel entry, whether it is behind newer ones, its own priority.
+
+    The entry of nat counts as late, and comes before older chains.
+    """
+    return (PRIORITIES[model.NAT], True, base.priority, is_late) if base.is_nat else (base.order, is_late, BEYOND)
 
 
 def _is_tied(situation: Situation, base: BaseChain) -> bool:

@@ -53,6 +53,7 @@ class ChainCompiler:
         self.fall_through = fall_through
         self.stage = stage
         self.is_tracked = base_chain.is_tracked or stage.leg == "lo"
+        self.is_mapped = stage.held.mapped is not None if self.is_tracked else None
 
     def node(self) -> int:
         """Return the fates of packets that enter the chain."""
@@ -100,7 +101,8 @@ class ChainCompiler:
             then = self.path.with_reason(self.path.changed(verdict, after), verdict, reason)
         else:
             then = self._then(verdict, self.path.reason(self, f"{position}", rule), after)
-        matched = self.space.rule(rule, self._occurrence(position), is_native=self.base_chain.is_native)
+        occurrence, is_native = self._occurrence(position), self.base_chain.is_native
+        matched = self.space.rule(rule, occurrence, is_native=is_native, is_mapped=self.is_mapped)
         return self.diagrams.choose(self._in_state(matched), then, after)
 
     def _before_tracking(self, verdict: Meaning, after: int) -> int:
@@ -163,7 +165,7 @@ class ChainCompiler:
         is_known = not any(isinstance(match, model.UnknownMatch) for _, rule in rules for match in rule.matches)
         first = rules[0][0]
         where = (self.base_chain.table, self.chain.name, first, self.is_tracked)
-        key = self.stage.chosen_by, where if is_known else self._occurrence(first)
+        key = self.stage.chosen_by, where if is_known else (self._occurrence(first), self.is_mapped)
         found = self.compiler.listed.get(key)
         if found is None:
             kept = [(position, rule) for position, rule in rules if not isinstance(meaning(rule), model.NO_EFFECT)]
@@ -178,7 +180,8 @@ class ChainCompiler:
         for match in spelled_out(rule.matches, self.space.family, self.space.network):
             known = self.space.ranges(match, is_native=self.base_chain.is_native)
             if known is None:
-                rest = self.diagrams.both(rest, self.space.other(match, rule, self._occurrence(position)))
+                occurrence = self._occurrence(position)
+                rest = self.diagrams.both(rest, self.space.other(match, rule, occurrence, is_mapped=self.is_mapped))
             else:
                 level, inside = known
                 ranges[level] = _common(ranges[level], inside) if level in ranges else inside

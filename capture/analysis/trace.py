@@ -358,14 +358,13 @@ class _Passage:
                 self.is_redirected = True
                 goes_out = packet.in_interface is None
                 destination = LOOPBACK_ADDRESSES[packet.family] if goes_out else packet.destination
-                self.packet = self._as_mapped = packet.replace(port=port, destination=destination)
+                self.packet = self._as_mapped = packet.replace(port=port, destination=destination, is_mapped=True)
             case Translate():
                 self.mapped = step
                 self.mapping = sent = verdict if packet.in_interface else verdict.as_sent(packet.family)
                 self.is_moved = sent.address is not None
-                self.packet = packet.replace(
-                    destination=sent.destination(packet.destination), port=sent.port or packet.port
-                )
+                destination, port = sent.destination(packet.destination), sent.port or packet.port
+                self.packet = packet.replace(destination=destination, port=port, is_mapped=True)
                 if self.is_moved and packet.in_interface is None:
                     self._route_by_mark(step)
             case model.TransparentProxy(mark=mark, mask=mask):

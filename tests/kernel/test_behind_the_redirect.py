@@ -307,6 +307,32 @@ CASES: dict[str, tuple[str, str]] = {
         ),
         "dropped",
     ),
+    "what nat has mapped, native": (NFT % ("input priority 0", "ct status dnat tcp dport != 8080 drop"), "dropped"),
+    "what nat has not mapped, native": (
+        NFT % ("output priority 0", "ct status & dnat == 0 tcp dport 15001 meta skuid 1000 drop"),
+        "proxy",
+    ),
+    "what nat has mapped": ("iptables -A INPUT -m conntrack --ctstate DNAT -p tcp --dport 15001 -j DROP", "dropped"),
+    "before nat maps it": (
+        "iptables -t mangle -A OUTPUT -m conntrack --ctstate DNAT -m state --state NEW -j DROP",
+        "proxy",
+    ),
+    "of the first direction": (
+        NFT % ("input priority 0", "ct direction original iif lo tcp dport 15001 drop"),
+        "dropped",
+    ),
+    "of the other direction": (
+        "iptables-legacy -A OUTPUT -p tcp --dport 15001 -m conntrack --ctdir REPLY -j DROP",
+        "proxy",
+    ),
+    "a client with a way back": (
+        NFT % ("prerouting priority -190", "fib saddr . mark . iif oif missing drop"),
+        "proxy",
+    ),
+    "a client with a way back, by any mark": (
+        NFT % ("prerouting priority -190", "iif eth0 fib saddr . iif oif != 0 tcp dport 8080 drop"),
+        "proxy",
+    ),
     "masqueraded": ("iptables-nft -t nat -A POSTROUTING -o eth0 -j MASQUERADE", "proxy"),
 }
 CASES |= {

@@ -72,9 +72,9 @@ def _commands(desired: tuple[NativeTable, ...], live: plan.LiveTables) -> list[O
 
 def find_bindings() -> str | None:
     """Return the file of the bindings, of our interpreter or else of the distribution's; None if there are none."""
-    found = importlib.util.find_spec("nftables")
-    if found is not None:
-        return found.origin
+    module = importlib.util.find_spec("nftables")
+    if module is not None:
+        return module.origin
     return next((path for pattern in BINDINGS for path in sorted(glob.glob(pattern))), None)
 
 

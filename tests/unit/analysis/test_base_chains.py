@@ -77,6 +77,12 @@ def test_base_chains_come_in_the_order_of_the_kernel(drawn: list[tuple[int, bool
     assert [each.table for each in met] == in_kernel([*older, *OWN, *newer])
 
 
+def test_a_filter_at_the_priority_of_nat_is_before_it_if_it_is_newer() -> None:
+    others = (foreign(1, -100), foreign(2, -100, is_older=True), foreign(3, 50, is_nat=True))
+    met = Situation(TRANSPARENT, others).base_chains(OUTPUT, "ipv4")
+    assert [each.table for each in met] == ["raw", "mangle", "ip 1", "nat", "ip 3", "ip 2"]
+
+
 def test_chains_at_another_hook_or_of_another_family_are_not_met() -> None:
     situation = Situation(TRANSPARENT, (foreign(1, 0),))
     assert [each.table for each in situation.base_chains(OUTPUT, "ipv6")] == ["raw", "mangle", "nat"]
@@ -88,14 +94,17 @@ def test_packets_are_routed_again_behind_chains_of_type_route_at_output_only() -
     others = tuple(foreign(1, 0).replace(hook=hook, is_route=True) for hook in (OUTPUT, PREROUTING))
     situation = Situation(TRANSPARENT, (*others, foreign(2, 0)))
     met = [each for hook in (OUTPUT, PREROUTING) for each in situation.base_chains(hook, "ipv4")]
-    assert [(each.table, each.is_own) for each in met if each.reroutes] == [("mangle", True), ("ip 1", False)]
+    assert [(each.table, each.hook, each.is_own) for each in met if each.reroutes] == [
+        ("mangle", OUTPUT, True),
+        ("ip 1", OUTPUT, False),
+    ]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 5])
 def test_chains_of_unknown_age_have_every_order_up_to_a_number(count: int) -> None:
     others = tuple(foreign(number, -150, is_of_any_age=True) for number in range(count))
     orders = list(Situation(TRANSPARENT, (foreign(9, 7, is_of_any_age=True), *others)).orders(OUTPUT, "ipv4"))
-    assert len(orders) == 2 ** min(count, 3)
+    assert len(orders) == len({tuple(known.items()) for known, _ in orders}) == 2 ** min(count, 3)
     for known, met in orders:
         tables = [each.table for each in met]
         assert sorted(tables) == sorted(["raw", "mangle", "nat", "ip 9", *(each.table for each in others)])
@@ -153,7 +162,9 @@ def test_nat_at_postrouting_is_read_where_it_maps_to_an_address_that_it_names() 
         ]
         assert all((each.is_native, each.place) == (False, ("iptables", "nft")) for each in second)
         own = Situation(ruleset)
-        assert [each.is_nat for each in own.base_chains(POSTROUTING, "ipv4")] == [False] * len(priorities)
+        assert [(each.is_nat, each.contents.chains) for each in own.base_chains(POSTROUTING, "ipv4")] == [
+            (False, chains[::-1]) for _ in priorities
+        ]
         assert own.base_chains(INPUT, "ipv4") == ()
 
 
@@ -205,6 +216,7 @@ def test_a_network_of_which_nothing_is_known_has_addresses_for_documentation() -
     network = PodNetwork()
     assert network.own_addresses("ipv4") == (parse_address("192.0.2.2"),)
     assert network.own_addresses("ipv6") == (parse_address("2001:db8::2"),)
+    assert network.interface == "eth0"
     here = network.replace(local=(parse_address("10.0.0.1"),))
     addresses = {"192.0.2.2": True, "10.0.0.1": True, "127.0.0.9": True, "::1": True, "10.0.0.2": False}
     assert {text: here.is_local(parse_address(text)) for text in addresses} == addresses
