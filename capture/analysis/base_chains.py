@@ -162,6 +162,8 @@ class PodNetwork(Value):
     interface: str = "eth0"
     others: tuple[str, ...] = ()
     """Further interfaces, without ``lo``."""
+    answered: tuple[Family, ...] = ()
+    """Families in which the answers to every client leave by the only interface."""
     local: tuple[Network, ...] | None = None
     """All its addresses, those of every scope and on ``lo`` among them; None where no namespace was read."""
     names: tuple[tuple[int, str], ...] | None = None

@@ -60,9 +60,9 @@ def build_transition(config: CaptureConfig) -> model.Ruleset:
         rules = (r.replace(matches=(*r.matches, unmarked)) if r.verdict == jump else r for r in chain.rules)
         return chain.replace(rules=tuple(rules))
 
-    others = (table for table in desired.tables if table.name != model.NAT)
+    other_tables = (table for table in desired.tables if table.name != model.NAT)
     nat = (table for table in redirecting.tables if table.name == model.NAT)
-    return desired.replace(tables=(*others, *nat)).with_chains(leaving_marked)
+    return desired.replace(tables=(*other_tables, *nat)).with_chains(leaving_marked)
 
 
 def build_tracking(config: CaptureConfig) -> model.Ruleset:

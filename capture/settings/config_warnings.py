@@ -145,8 +145,8 @@ def _holding_everything(config: CaptureConfig) -> Iterator[tuple[Option[Any], st
             yield which, f"holds every {kind}: {what} is captured"
     if not config.owner_groups:
         yield option.OWNER_GROUPS, "names no group: nothing outbound is captured"
-    for each in config.uid_port_exclusions:
-        if each.protocol == "tcp" and _are_all(each.ports, "port") and _are_all(each.uids, "user"):
+    for exclusion in config.uid_port_exclusions:
+        if exclusion.protocol == "tcp" and _are_all(exclusion.ports, "port") and _are_all(exclusion.uids, "user"):
             yield option.UID_PORT_EXCLUSIONS, "holds every user and port: nothing outbound is captured"
 
 
@@ -162,8 +162,8 @@ def _missing_interfaces(settings: Settings, host: Host) -> Iterator[str]:
     """Yield a warning for each interface that is named and that the pod does not have."""
     for which in (option.EXCLUDED_INTERFACES, option.REROUTED_INTERFACES):
         present = host.interface_names() if settings[which] else None
-        found = filter(None, (missing_interface(name, present) for name in settings[which]))
-        yield from (f"{which.name} ({settings.origin(which)}): {words}" for words in found)
+        missing = filter(None, (missing_interface(name, present) for name in settings[which]))
+        yield from (f"{which.name} ({settings.origin(which)}): {words}" for words in missing)
 
 
 def missing_interface(name: str, present: Iterable[str] | None) -> str:

@@ -325,6 +325,14 @@ CASES: dict[str, tuple[str, str]] = {
         "iptables-legacy -A OUTPUT -p tcp --dport 15001 -m conntrack --ctdir REPLY -j DROP",
         "proxy",
     ),
+    "a client with a way back": (
+        NFT % ("prerouting priority -190", "fib saddr . mark . iif oif missing drop"),
+        "proxy",
+    ),
+    "a client with a way back, by any mark": (
+        NFT % ("prerouting priority -190", "iif eth0 fib saddr . iif oif != 0 tcp dport 8080 drop"),
+        "proxy",
+    ),
     "masqueraded": ("iptables-nft -t nat -A POSTROUTING -o eth0 -j MASQUERADE", "proxy"),
 }
 CASES |= {
