@@ -16,8 +16,6 @@ through a chain twice, and rules that test something unknown stay as they are: s
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from capture.model import ruleset as model
 from capture.model.addresses import Family, collapse, merge_ranges
 from capture.model.values import Value
@@ -219,7 +217,8 @@ def _may_be_one(verdict: model.Verdict, lists: list[Listed]) -> bool:
     if len(lists) == 1 or not isinstance(verdict, model.Jump | model.UnknownVerdict):
         return True
     entries = sorted((entry.first, entry.last) for listed in lists for entry in entries_of(listed))
-    return all(last < first for (_, last), (first, _) in pairwise(entries))
+    neighbours = zip(entries, entries[1:], strict=False)  # noqa: RUF007  # the plugin does without itertools
+    return all(last < first for (_, last), (first, _) in neighbours)
 
 
 def entries_of(match: model.Match) -> tuple[Any, ...]:
