@@ -189,6 +189,10 @@ CASES: dict[str, tuple[str, str]] = {
         NFT % ("output priority 0", "tcp dport 15001 tcp flags & (fin | syn | rst | ack) == syn drop"),
         "dropped",
     ),
+    "a connection's first flags, before it is tracked": (
+        "iptables-nft -t raw -A OUTPUT -p tcp --dport 80 --syn -m conntrack ! --ctstate NEW -j DROP",
+        "dropped",
+    ),
     "a connection's first flags, iptables": ("iptables-nft -A OUTPUT -p tcp --syn -j DROP", "dropped"),
     "flags of no connection": (NFT % ("output priority 0", "tcp flags & (fin | syn) == fin | syn drop"), "proxy"),
     "flags of no connection, iptables": (
