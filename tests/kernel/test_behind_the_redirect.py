@@ -527,7 +527,10 @@ def test_a_direct_connection_whose_answers_are_lost_hangs(served: PodPair, name:
         assert f"keeps captured traffic out of connection tracking, and {words}: " in verified
         assert " -> direct, and hangs; witness: " in verified
     else:
-        assert cause["kind"] == ("filtered" if options[0] == "-o" else "family-not-captured")
+        is_rejected = options == REJECT
+        assert cause["kind"] == ("family-not-captured" if is_rejected else "filtered")
+        explained = pod.run([CAPTURE, "explain"]).stdout
+        assert ("it may drop answers to what it lets pass" in " ".join(explained.split())) is is_rejected
     assert client.connect(address, port, timeout=0.5).label == ""
 
 
