@@ -34,6 +34,7 @@ RECREATE = (
 KATA_CONTAINERS = "so does Kata Containers, whose pods have a network stack in a virtual machine"
 SET_DNS_CAPTURE = "set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
 FILTER_WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
+ACCEPT_LO = "(`-i lo -j ACCEPT`, at OUTPUT `-o lo`)"
 MODE_ANNOTATION = "annotation sidecar.istio.io/interceptionMode sets both."
 RULES_DIFFER = "the live rules differ from the applied ones; {first}{others}"
 RESTORE_RULES = f"{REAPPLY}, or recreate the pod; `capture verify` has every difference."
@@ -59,10 +60,7 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
         "Correct that cause; the runtime tries again by itself. `capture cni status` has the plugin's last decisions.",
     ),
     ("left-alone", ""): (LEFT_ALONE, "To capture it, change that in the pod's template, and recreate the pod."),
-    ("left-alone", "namespace"): (
-        LEFT_ALONE,
-        "To capture it, remove its namespace from exclude_namespaces in the plugin's entry, and recreate the pod.",
-    ),
+    ("left-alone", "namespace"): (LEFT_ALONE, "Remove its namespace from exclude_namespaces, and recreate the pod."),
     ("left-alone", "not injected"): (
         LEFT_ALONE,
         "To capture it, label its namespace for injection, drop sidecar.istio.io/inject: false, and recreate the pod.",
@@ -145,10 +143,7 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
     ("rule-missing", "circle, any"): (f"{PROXY_LOOP}: no rule leaves it out", RESTORE_RULES),
     ("no-record", ""): (f"no record here, {CANNOT_BE_TOLD}", NAME_SETTINGS),
     ("no-record", "damaged"): (f"{{fault}}, {CANNOT_BE_TOLD}", REWRITE_RECORD),
-    ("no-record", "no jump"): (
-        "without a record: {what} is captured, though the capture has chains for it; a rule may be missing",
-        "{remedy}",
-    ),
+    ("no-record", "no jump"): ("without a record: {what} is captured; a rule may be missing", "{remedy}"),
     ("second-set", ""): ("a second set of capture rules is in {place}", REMOVE_OTHER_SETS),
     ("second-set", "decides"): ("a second set of rules decides first, and sends it to port {port}", REMOVE_OTHER_SETS),
     # What the settings leave out.
@@ -156,18 +151,9 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
         "the settings leave this connection out{reason}",
         "Change the option or annotation behind that rule, if it should be captured; `capture explain` lists them.",
     ),
-    ("excluded", "no rule"): (
-        "no rule of the capture is about this connection",
-        "Look at `capture explain` for what is captured, and at the settings of the pod.",
-    ),
-    ("excluded", "drop"): (
-        "a rule of the capture drops the packet: {reason}",
-        "Look at --drop-invalid and at the mode; `capture explain` lists what is dropped.",
-    ),
-    ("excluded", "everything"): (
-        "the settings capture nothing: {options}",
-        "Correct them, if the pod should be captured; `capture explain` shows what is left.",
-    ),
+    ("excluded", "no rule"): ("no rule of the capture is about it", "`capture explain` lists what is captured."),
+    ("excluded", "drop"): ("a rule of the capture drops the packet: {reason}", "Look at --drop-invalid and the mode."),
+    ("excluded", "everything"): ("the settings capture nothing: {options}", "Correct them, to capture the pod."),
     ("excluded", "live"): ("{what} is captured by the live rules, and no settings are recorded here", NAME_SETTINGS),
     ("excluded", "all"): ("{what} is captured: {options}", "Change that, if it should be captured."),
     ("excluded", "pod"): ("the settings restrict the capture: {options}", "`capture explain` lists what is captured."),
@@ -186,10 +172,7 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
         "DNS is captured for known name servers alone, and none was known when the rules were applied",
         "Apply with --capture-all-dns too, or from within the pod, whose resolv.conf names the servers.",
     ),
-    ("dns-not-captured", ""): (
-        "DNS is not captured: the look-up goes to the name server directly",
-        f"Apply with --redirect-dns; in Kubernetes, {SET_DNS_CAPTURE}.",
-    ),
+    ("dns-not-captured", ""): ("DNS is not captured", f"Apply with --redirect-dns; in Kubernetes, {SET_DNS_CAPTURE}."),
     ("not-tcp", ""): (
         "only TCP is captured (and DNS, if that is on), and this is {protocol}",
         "Nothing to do; a NetworkPolicy can forbid what must not bypass the proxy.",
@@ -219,16 +202,10 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
     ("nat-first", "port"): ("a foreign rule translates the destination first, to port {port}", REMOVE_RULE),
     ("nat-first", "sent on"): ("a foreign rule sends the proxy's calls to the app elsewhere, to {to}", RESTRICT_RULE),
     ("filtered", ""): ("{filter}", f"Remove or relax it: {FILTER_WRITERS}"),
-    ("filtered", "over lo"): (
-        "{filter}",
-        f"Remove it, or accept what goes over lo before it (`-i lo -j ACCEPT`, at OUTPUT `-o lo`). {FILTER_WRITERS}",
-    ),
+    ("filtered", "over lo"): ("{filter}", f"Remove it, or accept what uses lo before it {ACCEPT_LO}. {FILTER_WRITERS}"),
     ("filtered", "redirected"): (
         "{filter}",
-        (
-            "Accept {port} there, not the port that was called: the filter comes after the redirect. Over lo the proxy"
-            f" calls the app: accept that, too (`-i lo -j ACCEPT`, at OUTPUT `-o lo`). {FILTER_WRITERS}"
-        ),
+        f"Accept {{port}} there, not the port that was called; and all that uses lo {ACCEPT_LO}. {FILTER_WRITERS}",
     ),
     ("rerouted", ""): (
         "a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}",
@@ -288,10 +265,7 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
         WRONG_USER,
         "Run the proxy as user {expected} (runAsUser), or apply with --proxy-uid {uid}. An app needs another port.",
     ),
-    ("proxy-wrong-user", "TPROXY"): (
-        WRONG_USER,
-        "Run the proxy as root with group {groups} (runAsUser: 0, runAsGroup: {groups}).",
-    ),
+    ("proxy-wrong-user", "TPROXY"): (WRONG_USER, "Run the proxy as root, with group {groups} (runAsUser, runAsGroup)."),
     ("proxy-mode", ""): (
         "the rules use {mode}, and the listener on port {port} is configured for {other} ({kind})",
         f"Configure the proxy for {{mode}}, or apply the rules with -m {{other}}: {MODE_ANNOTATION}",

@@ -162,7 +162,7 @@ def test_root_whose_group_is_out_of_sight_is_not_blamed_under_tproxy() -> None:
     assert kinds(causes_at_port(facts, transparent, "proxy-outbound", 15001, "ipv4")) == []
     (cause,) = causes_at_port(facts, transparent, "proxy-outbound", 15002, "ipv4")
     assert cause.kind == "proxy-wrong-user"
-    assert cause.remedy == "Run the proxy as root with group 1337 (runAsUser: 0, runAsGroup: 1337)."
+    assert cause.remedy == "Run the proxy as root, with group 1337 (runAsUser, runAsGroup)."
 
 
 def test_listeners_that_cannot_be_listed_are_not_blamed() -> None:
