@@ -334,42 +334,11 @@ def judge(
     return found
 
 
-def before_tracking(rules: list[model.Rule]) -> list[model.Rule]:
-    """Return what rules do to packets that connection tracking has not seen.
-
-    Their state is INVALID but where it is UNTRACKED, and their connection has no mark (state_mt in xt_state.c,
-    conntrack_mt in xt_conntrack.c, connmark_mt in xt_connmark.c, nft_ct_get_eval in nft_ct.c).
-    """
-    kinds = {type(match) for rule in rules for match in rule.matches} | {type(rule.verdict) for rule in rules}
-    if OF_TRACKING.isdisjoint(kinds):
-        return rules
-    return [
-        rule.replace(
-            verdict=model.Continue() if type(rule.verdict) in OF_TRACKING else rule.verdict,
-            matches=tuple(map(_before_tracking, rule.matches)),
-        )
-        for rule in rules
-    ]
-
-
-OF_TRACKING = frozenset((model.ConnectionState, model.ConnectionMark, model.SaveMark, model.RestoreMark))
-"""Matches and verdicts about what connection tracking knows."""
-
-
 def _comes_from(packet: Packet, match: model.Source) -> bool:
     """Return whether a packet has such a source. One that is not known is in no network but the one that has all."""
     if packet.source is None:
         return not match.negated and any(network.prefix == 0 for network in match.networks)
     return is_inside(packet.source, match.networks) != match.negated
-
-
-def _before_tracking(match: model.Match) -> model.Match:
-    if isinstance(match, model.ConnectionMark):
-        return model.ConnectionState(())  # none
-    if not isinstance(match, model.ConnectionState):
-        return match
-    meant = [state for state in model.CONNECTION_STATES if ("INVALID", state)[state == "UNTRACKED"] in match.states]
-    return match.replace(states=tuple(meant))
 
 
 HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {

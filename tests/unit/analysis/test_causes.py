@@ -200,7 +200,8 @@ def way(
 ) -> Trace:
     """Return a packet's way, on which the last rule decides, unless that is a policy."""
     step = path[-1] if path and not by_policy else None
-    return Trace(packet, outcome, port or packet.port, step, path, translated=to)
+    is_tracked = all(each.table != "raw" for each in path)
+    return Trace(packet, outcome, port or packet.port, step, path, translated=to, is_tracked=is_tracked)
 
 
 def found(live: Trace, desired: Trace | None = None, capture: Capture = CAPTURE, facts: PodFacts = FACTS) -> Cause:
