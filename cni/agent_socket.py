@@ -46,10 +46,10 @@ def pod(socket: str, identity: Identity, timeout: float = ANSWER_TIMEOUT) -> dic
     """Return the pod as the agent knows it, in the form of the API; None if it does not, or does not answer."""
     question = {"get": "pod", "namespace": identity.namespace, "name": identity.name, "uid": identity.uid}
     try:
-        found = request(socket, question, timeout).get("pod")
+        answer = request(socket, question, timeout).get("pod")
     except AgentAwayError:
         return None
-    return found if isinstance(found, dict) else None
+    return answer if isinstance(answer, dict) else None
 
 
 def request(socket: str, question: Mapping[str, object], timeout: float) -> dict[str, Any]:
@@ -75,10 +75,10 @@ def request(socket: str, question: Mapping[str, object], timeout: float) -> dict
 def _answer(connection: _socket.socket, limit: float, socket: str) -> dict[str, Any]:
     received = bytearray()
     while not received.endswith(b"\n"):
-        left = limit - time.monotonic()
-        if left <= 0 or len(received) > LIMIT:
+        remaining = limit - time.monotonic()
+        if remaining <= 0 or len(received) > LIMIT:
             raise AgentAwayError(f"{socket}: no answer in time")
-        connection.settimeout(left)
+        connection.settimeout(remaining)
         chunk = connection.recv(1 << 18)
         if not chunk:
             break

@@ -91,8 +91,8 @@ def _containers(remembered: str) -> Iterator[str]:
 
     for name in names_in(remembered):
         try:
-            kept = decode(content_of(os.path.join(remembered, name)).decode())
-            if b'"capture-cni"' in a2b_base64(kept["config"]):
-                yield str(kept["containerId"])
+            result = decode(content_of(os.path.join(remembered, name)).decode())
+            if b'"capture-cni"' in a2b_base64(result["config"]):
+                yield str(result["containerId"])
         except (ValueError, JsonError, KeyError, TypeError):
             continue  # another program's file, or one that has just gone

@@ -33,10 +33,10 @@ def with_entry(
 
     Plugins of the types ``replaced`` are left out: they do the same job.
     """
-    others = [plugin for plugin in plugins if plugin.get("type") not in (PLUGIN, *replaced)]
+    remaining = [plugin for plugin in plugins if plugin.get("type") not in (PLUGIN, *replaced)]
     before = next((index for index, plugin in enumerate(plugins) if plugin.get("type") == PLUGIN), len(plugins))
-    position = min(before, len(others)) or len(others)
-    return [*others[:position], entry, *others[position:]]
+    position = min(before, len(remaining)) or len(remaining)
+    return [*remaining[:position], entry, *remaining[position:]]
 
 
 def enter(
@@ -92,10 +92,10 @@ def rewrite(
 
 def _keep(network: ConfigurationFile) -> None:
     """Keep a list as its owner wrote it, if that can be done. A copy that is cut off is not used."""
-    kept = kept_original(network.path)
+    original = kept_original(network.path)
     with suppress(OSError, CaptureError):
-        ensure(os.path.dirname(kept))
-        with open(kept, "wb") as file:
+        ensure(os.path.dirname(original))
+        with open(original, "wb") as file:
             file.write(network.file.content)
 
 
@@ -172,24 +172,24 @@ def take_out(path: str) -> list[FileChange]:
         return []  # broken, and not our own
     if not network.entries:
         return []
-    others = [plugin for plugin in network.plugins if plugin.get("type") != PLUGIN]
-    if network.is_our_own or not others:
+    foreign = [plugin for plugin in network.plugins if plugin.get("type") != PLUGIN]
+    if network.is_our_own or not foreign:
         atomic_files.remove(network.file)
         return [FileChange(path, "removed")]
-    kept = kept_original(path)
-    if _is_made_from(network, others, kept, path):
-        atomic_files.replace(network.file, atomic_files.snapshot(kept).content)
+    original = kept_original(path)
+    if _is_made_from(network, foreign, original, path):
+        atomic_files.replace(network.file, atomic_files.snapshot(original).content)
         return [FileChange(path, "entry removed")]
-    return _give_back(network, others) or rewrite(network, others, "entry removed")
+    return _give_back(network, foreign) or rewrite(network, foreign, "entry removed")
 
 
-def _give_back(network: ConfigurationFile, others: list[dict[str, Any]]) -> list[FileChange]:
+def _give_back(network: ConfigurationFile, foreign: list[dict[str, Any]]) -> list[FileChange]:
     """Let the owner's file take the place of the list that was made from it; nothing if the list has changed since."""
     for suffix in SINGLE:
         owners = os.path.splitext(network.path)[0] + suffix
         kept = kept_original(owners)
         original = owners if os.path.lexists(owners) else kept
-        if not os.path.lexists(original) or not _is_made_from(network, others, original, owners):
+        if not os.path.lexists(original) or not _is_made_from(network, foreign, original, owners):
             continue
         if original == kept:
             shutil.move(kept, owners)  # runtimes read this one from now on
@@ -203,10 +203,10 @@ def _give_back(network: ConfigurationFile, others: list[dict[str, Any]]) -> list
     return []
 
 
-def _is_made_from(network: ConfigurationFile, others: list[dict[str, Any]], original: str, owners: str) -> bool:
+def _is_made_from(network: ConfigurationFile, foreign: list[dict[str, Any]], original: str, owners: str) -> bool:
     try:
         single = network_in(original, timeout=0).replace(path=owners)
-        return as_list(single, single.plugins) == network.configuration | {"plugins": others}
+        return as_list(single, single.plugins) == network.configuration | {"plugins": foreign}
     except (CaptureError, OSError):
         return False
 

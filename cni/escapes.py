@@ -35,14 +35,14 @@ OWN_NETWORK_STACKS = {
 def escape_warnings(spec: dict[str, Any], containers: Sequence[dict[str, Any]], proxy: Proxy) -> tuple[str, ...]:
     """Return a warning for each way past the capture that a pod has, by its ``spec`` and all its containers."""
     of_pod = _mapping(spec.get("securityContext"))
-    contexts = {each["name"]: _mapping(each.get("securityContext")) for each in containers}
-    others = {name: context for name, context in contexts.items() if name not in ISTIO_CONTAINERS}
+    contexts = {container["name"]: _mapping(container.get("securityContext")) for container in containers}
+    of_app = {name: context for name, context in contexts.items() if name not in ISTIO_CONTAINERS}
     user, group = proxy.uid or PROXY_ID, proxy.gid or PROXY_ID
     return (
-        *_as_the_proxy(others, of_pod, "runAsUser", f"user ({user})", user),
-        *_as_the_proxy(others, of_pod, "runAsGroup", f"group ({group})", group),
-        *_by_set_gid_programs(others, of_pod, group),
-        *(warning for name, context in others.items() for warning in _by_privileges(name, context)),
+        *_as_the_proxy(of_app, of_pod, "runAsUser", f"user ({user})", user),
+        *_as_the_proxy(of_app, of_pod, "runAsGroup", f"group ({group})", group),
+        *_by_set_gid_programs(of_app, of_pod, group),
+        *(warning for name, context in of_app.items() for warning in _by_privileges(name, context)),
         *_by_runtime(spec.get("runtimeClassName")),
     )
 
@@ -71,7 +71,7 @@ def _by_privileges(name: str, context: dict[str, Any]) -> Iterator[str]:
         yield f"container {name} is privileged: it {ALL_CAPABILITIES}"
         return
     added = _items(_mapping(context.get("capabilities")).get("add"))
-    for capability in dict.fromkeys(str(each).upper().removeprefix("CAP_") for each in added):
+    for capability in dict.fromkeys(str(name).upper().removeprefix("CAP_") for name in added):
         if capability in ADDED:
             yield f"container {name} has the capability {capability}: it {ADDED[capability]}"
 

@@ -195,7 +195,7 @@ def resolved(host: str, port: int, limit: float) -> list[tuple[int, int, int, st
 
 def seconds_until(limit: float) -> float:
     """Return the seconds until a moment; TimeoutError if it has passed."""
-    left = limit - time.monotonic()
-    if left <= 0:
+    remaining = limit - time.monotonic()
+    if remaining <= 0:
         raise TimeoutError
-    return left
+    return remaining

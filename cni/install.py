@@ -89,7 +89,7 @@ def network_taken(
     Raises ``InstallError``: the file that counts is broken.
     """
     if choice.runtime == "containerd" and not choice.network:
-        return next((each for each in networks.networks(conf_dir) if not (but_own and each.is_our_own)), None)
+        return next((network for network in networks.networks(conf_dir) if not (but_own and network.is_our_own)), None)
     taken = networks.choose(_foreign_lists(conf_dir) if but_own else networks.candidates(conf_dir), choice).taken
     return taken.network if taken else None
 
@@ -99,11 +99,9 @@ def main_network(conf_dir: str, choice: ListChoice = FIRST_BY_NAME) -> Configura
     taken = network_taken(conf_dir, choice, but_own=True)
     if taken is not None:
         return taken
-    others = _foreign_lists(conf_dir)
-    if others:
-        reasons = "; ".join(
-            f"{os.path.basename(path)} {verdict}" for path, verdict in networks.choose(others, choice).reasons
-        )
+    lists = _foreign_lists(conf_dir)
+    if lists:
+        reasons = "; ".join(f"{os.path.basename(path)} {why}" for path, why in networks.choose(lists, choice).reasons)
         raise InstallError(
             conf_dir,
             f"the container runtime would use none of these files: {reasons}",

@@ -34,7 +34,7 @@ class Upstream(Value):
 
 def read(network: ConfigurationFile) -> Upstream | None:
     """Return the entry of Istio's plugin in the list; None if there is none."""
-    plugin = next((each for each in network.plugins if each.get("type") == TYPE), None)
+    plugin = next((plugin for plugin in network.plugins if plugin.get("type") == TYPE), None)
     if plugin is None:
         return None
     kubernetes = plugin.get("kubernetes")
@@ -78,19 +78,17 @@ CONFIGURATIONS = (CONF_DIR, "/etc/cni/multus/net.d", *dict.fromkeys(folder for f
 
 def rival(directories: Iterable[str] = CONFIGURATIONS) -> Finding | None:
     """Return that Istio's plugin captures pods of this node: a warning if our own does, too; None if it does not."""
-    found: dict[str, str] = {}
+    rivals: dict[str, str] = {}
     for directory in filter(os.path.isdir, dict.fromkeys(directories)):
-        for each in candidates(directory, timeout=0):
-            for plugin in each.network.plugins if each.network else ():
-                found.setdefault(str(plugin.get("type")), each.path)
-    if TYPE not in found:
+        for candidate in candidates(directory, timeout=0):
+            for plugin in candidate.network.plugins if candidate.network else ():
+                rivals.setdefault(str(plugin.get("type")), candidate.path)
+    if TYPE not in rivals:
         return None
-    if PLUGIN not in found:
-        message = f"Istio's plugin {TYPE} is in {found[TYPE]}: it captures the pods of this node"
+    if PLUGIN not in rivals:
+        message = f"Istio's plugin {TYPE} is in {rivals[TYPE]}: it captures the pods of this node"
         return Finding("host", TYPE, "note", message)
-    message = (
-        f"Istio's plugin {TYPE} is in {found[TYPE]}, and {PLUGIN} in {found[PLUGIN]}: both write rules for each pod"
-    )
+    message = f"Istio's plugin {TYPE} is in {rivals[TYPE]}, and {PLUGIN} in {rivals[PLUGIN]}: both write rules for pods"
     remedy = "Keep one: uninstall Istio's DaemonSet istio-cni-node, or run `capture cni uninstall`."
     taint = "A taint cni.istio.io/not-ready that it left keeps pods from the node."
     return Finding("host", TYPE, "warning", message, f"{remedy} {taint}")

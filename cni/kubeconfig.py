@@ -84,12 +84,12 @@ def parse(text: str, path: str) -> Kubeconfig:
     user = reader.named(config, "users", "user", reader.text(context, "user")) if context.get("user") else {}
     reader.refuse(cluster, UNSUPPORTED_CLUSTER, "a connection straight to the server")
     reader.refuse(user, UNSUPPORTED_USER, CREDENTIAL_FIELDS)
-    found = Kubeconfig(path, "", skips_verification=reader.truth(cluster, SKIPS_VERIFICATION)).replace(
+    kubeconfig = Kubeconfig(path, "", skips_verification=reader.truth(cluster, SKIPS_VERIFICATION)).replace(
         **reader.fields(cluster, CLUSTER_FIELDS), **reader.fields(user, USER_FIELDS)
     )
-    if not found.server:
+    if not kubeconfig.server:
         raise unusable(path, "the cluster of the current context has no 'server'")
-    return found
+    return kubeconfig
 
 
 class _Reader:
@@ -115,11 +115,11 @@ class _Reader:
 
     def fields(self, holder: dict[str, Any], keys: dict[str, str]) -> dict[str, str]:
         """Return texts by our names; a relative path starts where the kubeconfig is."""
-        found = {name: self.text(holder, key) for name, key in keys.items()}
-        for name, value in found.items():
+        texts = {name: self.text(holder, key) for name, key in keys.items()}
+        for name, value in texts.items():
             if name.endswith("_file") and value and not value.startswith("/"):
-                found[name] = f"{self.path.rpartition('/')[0]}/{value}"
-        return found
+                texts[name] = f"{self.path.rpartition('/')[0]}/{value}"
+        return texts
 
     def truth(self, holder: dict[str, Any], key: str) -> bool:
         value = holder.get(key)

@@ -35,18 +35,18 @@ def as_read_by_plugin(path: str, directory: str) -> tuple[str, list[FileChange],
     try:
         text = content(path, path).decode("utf-8", "replace")
         as_json_text = _as_json(text, path)
-        found = parse(as_json_text, path)
-        server_of(found)
-        _require_files(found)
+        kubeconfig = parse(as_json_text, path)
+        server_of(kubeconfig)
+        _require_files(kubeconfig)
     except CniError as error:
         raise CaptureError(error.message, f"{error.details} Nothing was installed.") from None
     if as_json_text is text:
         return path, [], []
     target = os.path.join(directory, NAME)
     ensure(directory)
-    is_new = atomic_files.put(target, as_json(found))
+    is_new = atomic_files.put(target, as_json(kubeconfig))
     warnings = []
-    if found.token:
+    if kubeconfig.token:
         warnings.append(
             f"{path} has the token itself, of which {target} is a copy: if something renews it there, name a tokenFile"
             " instead, or install again after each renewal"
@@ -95,19 +95,20 @@ def _as_json(text: str, path: str) -> str:
         raise unusable(path, "it is neither JSON nor YAML") from None
 
 
-def _require_bounded(value: Any, left: list[int]) -> None:
+def _require_bounded(value: Any, remaining: list[int]) -> None:
     """Raise ValueError if aliases make more of a value than ``left`` values."""
-    left[0] -= 1
-    if left[0] < 0:
+    remaining[0] -= 1
+    if remaining[0] < 0:
         raise ValueError(MAX_VALUES)
-    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _require_bounded(each, left)
+    for nested in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _require_bounded(nested, remaining)
 
 
-def _require_files(found: Kubeconfig) -> None:
-    for path in (found.authority_file, found.token_file, found.certificate_file, found.key_file):
-        if path and not content(path, found.path):
-            raise unusable(found.path, f"{path}, which it names, is empty", "Write it first: it is read for each pod.")
+def _require_files(kubeconfig: Kubeconfig) -> None:
+    for path in (kubeconfig.authority_file, kubeconfig.token_file, kubeconfig.certificate_file, kubeconfig.key_file):
+        if path and not content(path, kubeconfig.path):
+            problem = f"{path}, which it names, is empty"
+            raise unusable(kubeconfig.path, problem, "Write it first: it is read for each pod.")
 
 
 def as_json(config: Kubeconfig) -> bytes:

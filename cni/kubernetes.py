@@ -67,9 +67,7 @@ def read_pod(kubeconfig: Kubeconfig, identity: Identity, deadline: float = DEADL
     """Return the object of a pod (core/v1, Pod); raise ``CniError`` after ``deadline`` seconds at the latest."""
     for key, name in (("K8S_POD_NAMESPACE", identity.namespace), ("K8S_POD_NAME", identity.name)):
         if not _is_name(name):
-            raise CniError(
-                INVALID_ENVIRONMENT, f"CNI_ARGS: {key} is {name[:80]!r}, which is no valid name in Kubernetes"
-            )
+            raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: {key} is {name[:80]!r}, no valid name in Kubernetes")
 
     def as_pod(body: bytes) -> dict[str, Any]:
         plain = _json(body)

@@ -64,9 +64,9 @@ class ConfigurationFile(Value):
     @property
     def version(self) -> str:
         """The version in which plugins are called: the newest of several (``ConfListFromBytes`` in libcni)."""
-        several = self.configuration.get("cniVersions")
-        versions = [*several] if self.is_list and isinstance(several, list) else []
-        known = [each for each in (*versions, self.configuration.get("cniVersion")) if isinstance(each, str)]
+        versions_named = self.configuration.get("cniVersions")
+        versions = [*versions_named] if self.is_list and isinstance(versions_named, list) else []
+        known = [version for version in (*versions, self.configuration.get("cniVersion")) if isinstance(version, str)]
         return max(known, key=version_number, default="")
 
     @property
@@ -150,9 +150,7 @@ def _checked(path: str, configuration: object) -> dict[str, Any]:
         raise unexpected(path, "an object")
     if not _is_list(path):
         if not isinstance(configuration.get("type"), str):
-            raise unexpected(
-                path, "a plugin with a 'type'; a list of plugins belongs into a file ending with .conflist"
-            )
+            raise unexpected(path, "a plugin with a 'type'; a list of plugins belongs in a file ending with .conflist")
         return configuration
     plugins = configuration.get("plugins")
     if not isinstance(plugins, list) or not plugins or not all(isinstance(plugin, dict) for plugin in plugins):
@@ -178,12 +176,12 @@ def _candidate(path: str, timeout: float | None) -> Candidate:
         return Candidate(path, None, error.strerror or str(error))
 
 
-def choose(found: Sequence[Candidate], choice: ListChoice) -> Chosen:
+def choose(candidates: Sequence[Candidate], choice: ListChoice) -> Chosen:
     """Return the file that a runtime takes; pure but for looking whether plugins are there."""
     if choice.runtime == "containerd" and not choice.network:
-        return _as_containerd(found)
-    skipped = {candidate.path: _why_skipped(candidate, choice) for candidate in found}
-    in_order = sorted(found, key=lambda candidate: choice.runtime != "crio" and not _is_list(candidate.path))
+        return _as_containerd(candidates)
+    skipped = {candidate.path: _why_skipped(candidate, choice) for candidate in candidates}
+    in_order = sorted(candidates, key=lambda candidate: choice.runtime != "crio" and not _is_list(candidate.path))
     taken = next((candidate for candidate in in_order if not skipped[candidate.path]), None)
     reasons = {
         path: f"skipped: {reason}" if reason else "not taken: another one comes before it"
@@ -195,10 +193,10 @@ def choose(found: Sequence[Candidate], choice: ListChoice) -> Chosen:
     return Chosen(taken, tuple(reasons.items()))
 
 
-def _as_containerd(found: Sequence[Candidate]) -> Chosen:
-    if not found:
+def _as_containerd(candidates: Sequence[Candidate]) -> Chosen:
+    if not candidates:
         return Chosen(None, ())
-    first, *others = found
+    first, *others = candidates
     verdict = f"{first.problem}; the node has no network" if first.problem else "taken: it sorts first"
     rest = [(other.path, "not read: only the file that sorts first is") for other in others]
     return Chosen(None if first.problem else first, ((first.path, verdict), *rest))
@@ -218,5 +216,5 @@ def _why_skipped(candidate: Candidate, choice: ListChoice) -> str:
 def missing_plugins(network: ConfigurationFile, bin_dirs: tuple[str, ...]) -> list[str]:
     """Return the types of the network's plugins that are in none of these directories."""
     types = [str(plugin.get("type")) for plugin in network.plugins]
-    there = {each for each in types for directory in bin_dirs if os.path.isfile(os.path.join(directory, each))}
-    return [each for each in types if bin_dirs and each not in there]
+    present = {name for name in types for directory in bin_dirs if os.path.isfile(os.path.join(directory, name))}
+    return [name for name in types if bin_dirs and name not in present]

@@ -278,17 +278,13 @@ def _drift(verified: Verified, namespace: str) -> CniError:
     from capture.report.difference_text import difference_lines
 
     sentences = list(difference_lines(verified))
-    repair = f"`capture apply --recorded --netns {namespace}` or ADD again" if verified.from_record else "ADD again"
+    repair = "ADD again" + f" or `capture apply --recorded --netns {namespace}`" * verified.from_record
     more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
+    details = f"Run `capture verify --netns {namespace}` for details"
     return CniError(
         DRIFT,
         f"the namespace is not as it was left: {sentences[0]}{more}",
-        "\n".join(
-            [
-                *sentences,
-                f"`capture verify --netns {namespace}` has details. To repair it, run {repair}, or recreate the pod.",
-            ]
-        ),
+        "\n".join((*sentences, f"{details}; recreate the pod, or run {repair}, to repair.")),
     )
 
 

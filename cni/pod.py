@@ -99,9 +99,7 @@ def _injected(status: str | None) -> tuple[str, ...] | None:
 
 
 def _bad_status(status: str) -> ConfigurationError:
-    expected = (
-        'what injection writes: JSON such as {"initContainers": ["istio-validation"], "containers": ["istio-proxy"]}'
-    )
+    expected = 'JSON such as {"initContainers": ["istio-validation"], "containers": ["istio-proxy"]}'
     return ConfigurationError(STATUS_ANNOTATION, status, f"annotation {STATUS_ANNOTATION}", expected)
 
 
@@ -124,12 +122,12 @@ def _pairs_of_yaml(text: str) -> dict[str, str]:
     """Return the pairs behind the word ``proxyMetadata``; of several with one name the first."""
     lines = [line.partition(" #")[0].rstrip() for line in text.splitlines() if not line.lstrip().startswith("#")]
     before, _, behind = "\n".join(filter(None, lines)).partition(METADATA)
-    first, *others = behind.lstrip("\"' :").split("\n")
+    first, *lines = behind.lstrip("\"' :").split("\n")
     if "{" not in first:
         depth = _indent(before.rpartition("\n")[2])  # the block ends at a line that is no deeper than its name
-        others = others[: next((at for at, line in enumerate(others) if _indent(line) <= depth), None)]
+        lines = lines[: next((at for at, line in enumerate(lines) if _indent(line) <= depth), None)]
     pairs: dict[str, str] = {}
-    for piece in "\n".join([first, *others]).translate(SEPARATORS).split("\n"):
+    for piece in "\n".join([first, *lines]).translate(SEPARATORS).split("\n"):
         name, colon, value = piece.partition(":")
         if colon:
             pairs.setdefault(_unquoted(name), _unquoted(value))

@@ -65,7 +65,7 @@ def _proxy(container: dict[str, Any], of_pod: dict[str, Any]) -> Proxy:
     return Proxy(
         arguments=tuple(_text(argument, args) for argument in _list(container.get("args"), args)),
         environment={_text(each.get("name"), env): _text(each.get("value") or "", env) for each in variables},
-        references=tuple(str(each.get("name")) for each in variables if each.get("valueFrom")),
+        references=tuple(str(variable.get("name")) for variable in variables if variable.get("valueFrom")),
         uid=_effective("runAsUser", context, of_pod, where),
         gid=_effective("runAsGroup", context, of_pod, where),
     )

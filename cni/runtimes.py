@@ -130,14 +130,14 @@ def _section(configuration: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _strings(values: Any) -> list[str]:
-    return [each for each in values if isinstance(each, str) and each] if isinstance(values, list) else []
+    return [value for value in values if isinstance(value, str) and value] if isinstance(values, list) else []
 
 
 def _too_old(root: str) -> str:
     """Return why this CRI-O hands over no annotations, if its version file shows it (crio(8), ``version_file``)."""
     for name in ("var/run/crio/version", "run/crio/version", "var/lib/crio/version"):
         version = content_of(os.path.join(root, name)).decode("ascii", "replace")
-        found = re.match(r'"?(\d+)\.(\d+)', version)
-        if found and tuple(map(int, found.groups())) < FIRST_CRIO_WITH_ANNOTATIONS:
-            return f"CRI-O {found[0].strip(chr(34))} hands no annotations of pods to CNI plugins; 1.28 and later do"
+        numbers = re.match(r'"?(\d+)\.(\d+)', version)
+        if numbers and tuple(map(int, numbers.groups())) < FIRST_CRIO_WITH_ANNOTATIONS:
+            return f"CRI-O {numbers[0].strip(chr(34))} hands no annotations of pods to CNI plugins; 1.28 and later do"
     return ""

@@ -40,17 +40,17 @@ class Status(Value):
 def look(bin_dir: str, conf_dir: str, runtime: Runtime, network: str = "") -> Status:
     """Look at the node. Raises OSError if the configuration directory cannot be read."""
     choice = runtime.choice(network, bin_dir)
-    found = candidates(conf_dir, timeout=0.2)
-    chosen = choose(found, choice)
+    listed = candidates(conf_dir, timeout=0.2)
+    chosen = choose(listed, choice)
     taken = chosen.taken.network if chosen.taken else None
     entry = taken.entries[0] if taken and taken.entries else None
     findings = [
-        *_about_list(found, chosen, taken, conf_dir),
+        *_about_list(listed, chosen, taken, conf_dir),
         *_about_other_plugins(taken, runtime.bin_dirs if runtime.looks_in(bin_dir) else (bin_dir,)),
         *_about_plugin(os.path.join(bin_dir, PLUGIN), taken, entry),
         *_about_kubeconfig(entry),
     ]
-    with_entry = _with_entry(found)
+    with_entry = _with_entry(listed)
     plain = {
         "runtime": {"name": runtime.name, "evidence": runtime.evidence},
         "conf_dir": conf_dir,
@@ -69,13 +69,13 @@ def of_this_node() -> tuple[Finding, ...]:
     bin_dirs = [each for each in runtime.bin_dirs if os.path.exists(os.path.join(each, PLUGIN))]
     if not os.path.isdir(runtime.conf_dir):
         return ()
-    found = look((bin_dirs or runtime.bin_dirs)[0], runtime.conf_dir, runtime)
-    has_entry = any(each["has_entry"] for each in found.plain["files"])
-    return found.findings if bin_dirs or has_entry else ()
+    node_state = look((bin_dirs or runtime.bin_dirs)[0], runtime.conf_dir, runtime)
+    has_entry = any(each["has_entry"] for each in node_state.plain["files"])
+    return node_state.findings if bin_dirs or has_entry else ()
 
 
-def _with_entry(found: list[Candidate]) -> list[str]:
-    return [each.path for each in found if each.network and each.network.entries]
+def _with_entry(listed: list[Candidate]) -> list[str]:
+    return [candidate.path for candidate in listed if candidate.network and candidate.network.entries]
 
 
 INSTALL = "`capture cni install`"
@@ -85,7 +85,7 @@ ENTRY_REMEDY = f"Correct the entry, or install it again: {INSTALL}."
 
 
 def _about_list(
-    found: list[Candidate], chosen: Chosen, taken: ConfigurationFile | None, conf_dir: str
+    listed: list[Candidate], chosen: Chosen, taken: ConfigurationFile | None, conf_dir: str
 ) -> Iterator[Finding]:
     if taken is None:
         message = "; ".join(f"{os.path.basename(path)}: {verdict}" for path, verdict in chosen.reasons)
@@ -93,7 +93,7 @@ def _about_list(
         yield Finding("network", "list", "error", message or f"no network configuration in {conf_dir}", remedy)
         return
     if not taken.entries:
-        elsewhere = _with_entry(found)
+        elsewhere = _with_entry(listed)
         message = f"{taken.path} is what the runtime takes, and it has no entry of {PLUGIN}: pods start uncaptured"
         message += f"; the entry is in {', '.join(elsewhere)}" if elsewhere else ""
         yield Finding("network", "entry", "error", message, f"{INSTALL} puts it there.")
@@ -109,27 +109,27 @@ def _about_list(
     rival = istio_cni.rival([conf_dir])
     if rival and rival.state == "warning":
         yield rival.replace(topic="network")
-    yield from _about_own_list(found, taken)
+    yield from _about_own_list(listed, taken)
 
 
 def _about_other_plugins(taken: ConfigurationFile | None, bin_dirs: tuple[str, ...]) -> Iterator[Finding]:
-    missing = [each for each in missing_plugins(taken, bin_dirs) if each != PLUGIN] if taken else []
+    missing = [plugin for plugin in missing_plugins(taken, bin_dirs) if plugin != PLUGIN] if taken else []
     if missing:
         message = f"no pod starts: the plugin {', '.join(missing)} of the list is missing in {', '.join(bin_dirs)}"
         remedy = "Install it again, or name the directory of the runtime's plugins: --bin-dir."
         yield Finding("network", "plugins", "error", message, remedy)
 
 
-def _about_own_list(found: list[Candidate], taken: ConfigurationFile) -> Iterator[Finding]:
+def _about_own_list(listed: list[Candidate], taken: ConfigurationFile) -> Iterator[Finding]:
     if not taken.is_our_own:
         return
-    main = next((each.network for each in found if each.network is not None and not each.network.is_our_own), None)
+    main = next((each.network for each in listed if each.network is not None and not each.network.is_our_own), None)
     if main is None:
         yield Finding("network", "own list", "error", "the list that it was made from is gone", REINSTALL)
         return
-    others = [plugin for plugin in taken.plugins if plugin.get("type") != PLUGIN]
+    foreign = [plugin for plugin in taken.plugins if plugin.get("type") != PLUGIN]
     without_plugin = [plugin for plugin in main.plugins if plugin.get("type") != PLUGIN]
-    if as_list(taken, others) != as_list(main.replace(path=taken.path) if main.is_list else main, without_plugin):
+    if as_list(taken, foreign) != as_list(main.replace(path=taken.path) if main.is_list else main, without_plugin):
         message = f"{main.path} has changed since it was made from that"
         yield Finding("network", "own list", "warning", message, f"{INSTALL} --own-config makes it anew.")
 
@@ -180,9 +180,7 @@ def _about_kubeconfig(entry: dict[str, Any] | None) -> Iterator[Finding]:
     yield Finding("pods", "kubeconfig", "ok", f"{path}, for {config.server}, written {_age_of(path)} ago")
     for name, file in (("certificate authority", config.authority_file), ("certificate", config.certificate_file)):
         if file and not os.path.isfile(file):
-            yield Finding(
-                "pods", name, "error", f"{file} is missing", "Put it there, or name another in the kubeconfig."
-            )
+            yield Finding("pods", name, "error", f"{file} is missing", "Put it there, or correct the kubeconfig.")
     if config.token_file or config.token:
         yield _about_token(config.token_file or path, "" if config.token_file else config.token)
 
@@ -194,11 +192,11 @@ def _about_token(path: str, text: str) -> Finding:
         age = _age_of(path)
     except OSError as error:
         return Finding("pods", "token", "error", f"{path}: {error.strerror}", "Write a token there.")
-    left = token.left(time.time())
-    if left <= 0:
-        message = f"{path}, written {age} ago, has ended {duration(-left)} ago: the API server refuses it"
+    seconds = token.left(time.time())
+    if seconds <= 0:
+        message = f"{path}, written {age} ago, has ended {duration(-seconds)} ago: the API server refuses it"
         return Finding("pods", "token", "error", message, "Renew it; a token of a service account lives for an hour.")
-    ends = f"ends in {duration(left)}" if token.expires else "never ends, or does not say so"
+    ends = f"ends in {duration(seconds)}" if token.expires else "never ends, or does not say so"
     message = f"{path}, written {age} ago, {ends}"
     return Finding("pods", "token", "warning" if token.is_short(time.time()) else "ok", message)
 
@@ -220,17 +218,17 @@ def _decisions(log_file: str) -> Iterator[dict[str, Any]]:
             lines = file.read().splitlines()
     except OSError:
         return
-    found: list[dict[str, Any]] = []
+    decisions: list[dict[str, Any]] = []
     for line in reversed(lines):
         try:
             plain = decode(line.decode())
         except (JsonError, UnicodeDecodeError):
             continue
         if isinstance(plain, dict) and plain.get("command") == "ADD" and plain.get("level") != "debug":
-            found.append({key: plain[key] for key in DECISION_KEYS if plain.get(key) not in (None, "")})
-        if len(found) == DECISIONS:
+            decisions.append({key: plain[key] for key in DECISION_KEYS if plain.get(key) not in (None, "")})
+        if len(decisions) == DECISIONS:
             break
-    yield from reversed(found)
+    yield from reversed(decisions)
 
 
 def as_plain(status: Status) -> dict[str, Any]:
@@ -244,7 +242,7 @@ def as_plain(status: Status) -> dict[str, Any]:
 
 def show(status: Status) -> None:
     """Print the status for people."""
-    fault = next((each for each in status.findings if each.state == "error"), None)
+    fault = next((finding for finding in status.findings if finding.state == "error"), None)
     if fault is None:
         print_lines(["works: a pod of the mesh that starts now is captured"])
     else:
@@ -252,12 +250,12 @@ def show(status: Status) -> None:
     plain = status.plain
     evidence = plain["runtime"]["evidence"] or "unknown; taken as the usual one"
     print_lines([f"runtime: {plain['runtime']['name']} ({evidence})", f"networks in {plain['conf_dir']}:"])
-    for each in plain["files"]:
-        mark = " [entry]" if each["has_entry"] else ""
-        print_lines([f"  {os.path.basename(each['path'])}: {each['verdict']}{mark}"], HANG)
+    for file in plain["files"]:
+        mark = " [entry]" if file["has_entry"] else ""
+        print_lines([f"  {os.path.basename(file['path'])}: {file['verdict']}{mark}"], HANG)
     print_findings(status.findings)
     if plain["entry"] is not None:
         print_lines([f"entry: {encode(plain['entry'])}"])
     if plain["decisions"]:
         print_lines(["last decisions:"])
-        print_lines((f"  {' '.join(map(str, each.values()))}" for each in plain["decisions"]), HANG)
+        print_lines((f"  {' '.join(map(str, decision.values()))}" for decision in plain["decisions"]), HANG)

@@ -42,9 +42,7 @@ def run(path: str, through: Sequence[str] = ()) -> Trial:
     except OSError as error:
         return _not_started(path, error)
     except subprocess.TimeoutExpired:
-        return Trial(
-            (), f"no answer to VERSION within {CALL_TIMEOUT:g} s", f"{NOTHING_CHANGED} Start it by hand and look."
-        )
+        return Trial((), f"no answer to VERSION within {CALL_TIMEOUT:g} s", f"{NOTHING_CHANGED} Start it by hand.")
     versions = _versions(done.stdout)
     if done.returncode == 0 and versions:
         return Trial(versions)

@@ -78,13 +78,13 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) 
 def _settings(arguments: Sequence[str], environ: Mapping[str, str], printer: Printer) -> Settings:
     """Return the settings of environment and arguments, and let the printer obey, also where an argument is wrong."""
     in_environment = from_environment(environ)
-    found = CommandLine(options.OPTIONS)
+    command_line = CommandLine(options.OPTIONS)
     try:
-        found.read(arguments)
+        command_line.read(arguments)
     finally:
-        printer.obey(with_flags(in_environment, found.flags))
-    printer.warn([*in_environment.warnings, *found.warnings])
-    return with_flags(in_environment.replace(warnings=()), found.flags).checked()
+        printer.obey(with_flags(in_environment, command_line.flags))
+    printer.warn([*in_environment.warnings, *command_line.warnings])
+    return with_flags(in_environment.replace(warnings=()), command_line.flags).checked()
 
 
 def _show_start(settings: Settings, namespace: str | None, host: PodFromInside, printer: Printer) -> None:

@@ -141,6 +141,6 @@ class CommandLine:
 
 def parse(arguments: Iterable[str], options: Iterable[Option[Any]]) -> CommandLine:
     """Return the command line with these arguments, all read; raise as that does."""
-    found = CommandLine(options)
-    found.read(arguments)
-    return found
+    command_line = CommandLine(options)
+    command_line.read(arguments)
+    return command_line

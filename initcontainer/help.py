@@ -34,7 +34,7 @@ def usage(*, everything: bool = True) -> str:
     """Return how it is called, and every option by topic, or the usual ones and those of `istio-init` itself."""
     exit_codes = textwrap.fill(exit_codes_text(but=(EXIT_DRIFT, EXIT_UNKNOWN)), WIDTH)
     lines = [f"{USAGE}\n{exit_codes}\n\n"]
-    usual = [each for each in OPTIONS if each in MOST_USED or each not in (*RULE_OPTIONS, *BACKEND_OPTIONS)]
+    usual = [option for option in OPTIONS if option in MOST_USED or option not in (*RULE_OPTIONS, *BACKEND_OPTIONS)]
     for topic, options in by_topic(OPTIONS if everything else usual).items():
         lines.append(f"{heading(topic)}:\n")
         for option in options:

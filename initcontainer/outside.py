@@ -57,8 +57,8 @@ class Outside:
     def answers_come_back(self, family: Family, own: str) -> bool:
         """Return whether the pod's routes send what answers this outside to it; source-based routing may not."""
         with open_route() as route:
-            found = look_up_route(route, OUTSIDE_END[family][0], own)
-            return found.interface == index_of(route, PROBE_INTERFACE)
+            route_back = look_up_route(route, OUTSIDE_END[family][0], own)
+            return route_back.interface == index_of(route, PROBE_INTERFACE)
 
     def _remove(self) -> None:
         with suppress(CaptureError), open_route() as route:  # else it goes with the namespace of its other end

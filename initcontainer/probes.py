@@ -120,9 +120,9 @@ class Chooser:
     def by(self, outside: Outside, family: Family) -> Probe | Proof:
         """Return a connection from an outside of our own, or why there is none."""
         why = "nothing that could be dialled from outside is captured"
-        found = self.from_outside(family, PROBE_INTERFACE, OUTSIDE_END[family][0])
-        if found:
-            packet, arrives_on = found
+        probe = self.from_outside(family, PROBE_INTERFACE, OUTSIDE_END[family][0])
+        if probe:
+            packet, arrives_on = probe
             if outside.answers_come_back(family, address_text(family, packet.destination.first)):
                 dialler = Credentials(os.geteuid(), os.getegid())
                 return Probe("inbound", packet.destination, packet.port, dialler, arrives_on, outside.path)
@@ -152,8 +152,8 @@ def _identities(config: CaptureConfig, side: Side) -> Iterator[Credentials]:
     is_inbound = side == "inbound"
     uids = [span.first for span in config.proxy_uids] if is_inbound else ORDINARY_IDS
     groups = config.proxy_gids if is_inbound else config.owner_groups.entries
-    others = product(uids, (*(span.first for span in groups), *ORDINARY_IDS))
-    for uid, gid in ((os.geteuid(), os.getegid()), *(() if missing("SETUID", "SETGID") else others)):
+    further = product(uids, (*(span.first for span in groups), *ORDINARY_IDS))
+    for uid, gid in ((os.geteuid(), os.getegid()), *(() if missing("SETUID", "SETGID") else further)):
         has_proxys_uid = any(span.contains(uid) for span in config.proxy_uids)
         has_proxys_gid = any(span.contains(gid) for span in config.proxy_gids)
         dials = has_proxys_uid if is_inbound else not (has_proxys_uid or has_proxys_gid)

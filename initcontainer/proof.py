@@ -70,8 +70,8 @@ class Prover:
             return Proof(f"{probe}: {why}", holds=False)
         token = b"" if is_taken else secrets.token_bytes(TOKEN_BYTES)
         answer = os.strerror(errno.ETIMEDOUT)  # should the time be over before the first attempt
-        while (left := self._deadline - time.monotonic()) > 0:
-            answer = self._attempt(probe, token, left)
+        while (seconds := self._deadline - time.monotonic()) > 0:
+            answer = self._attempt(probe, token, seconds)
             if answer == UNSEEN:
                 why = "the connection was accepted, and nothing shows by which port"
                 return Proof(f"{probe}: {why}", holds=False)
@@ -82,11 +82,11 @@ class Prover:
             time.sleep(RETRY_AFTER)
         raise self._fail(probe, "the connection was accepted by another listener" if answer == CONNECTED else answer)
 
-    def _attempt(self, probe: Probe, token: bytes, left: float) -> str:
+    def _attempt(self, probe: Probe, token: bytes, seconds: float) -> str:
         """Connect once in a process of its own, as the probe's user; return CONNECTED, UNSEEN or why it failed."""
         # A transparent proxy takes over the port that is dialled, too.
         ports = (probe.arrives_on, probe.port) if self._transparent else (probe.arrives_on,)
-        timeout = min(CONNECTION_TIMEOUT, max(RETRY_AFTER, left))
+        timeout = min(CONNECTION_TIMEOUT, max(RETRY_AFTER, seconds))
         status, answer = in_child(lambda: _connect(probe, token, ports, timeout), _reason)
         return answer if status >= 0 else "no answer"
 
@@ -200,6 +200,6 @@ def _is_taken_on(ports: Iterable[int], connection: socket.socket) -> bool:
             sockets = list(sock_diag.read_tcp_sockets(diag, (*OPEN_STATES, sock_diag.TCP_LISTEN)))
     except CaptureError:
         return False
-    listening = {each.local_port for each in sockets if each.state == sock_diag.TCP_LISTEN}
+    listening = {tcp.local_port for tcp in sockets if tcp.state == sock_diag.TCP_LISTEN}
     fitting = [proxy_port, *(each for each in taken_over if each not in listening)]
     return any((each.remote, each.remote_port) == (packed, port) and each.local_port in fitting for each in sockets)

@@ -99,7 +99,7 @@ def _by_connections(
         return _failure(probe, answer, settings, host)
 
     prover = Prover(time.monotonic() + settings[PROBE_TIMEOUT], transparent=config.is_transparent, fail=fail)
-    proofs = prover.prove([each for each in chosen if isinstance(each, Probe)])
+    proofs = prover.prove([probe for probe in chosen if isinstance(probe, Probe)])
     return [*(each for each in chosen if isinstance(each, Proof)), *proofs]
 
 
@@ -118,11 +118,11 @@ def _by_rules(settings: Settings, chooser: Chooser) -> Iterator[Proof]:
     for family in chooser.families():
         name = f"{FAMILY_NAMES[family]} inbound from outside"
         source = next(text for text in DOCUMENTATION if (":" in text) == (family == IPV6))
-        found = chooser.from_outside(family, _interface(family), source)
-        if found is None:
+        probe = chooser.from_outside(family, _interface(family), source)
+        if probe is None:
             yield Proof(f"{name}: nothing that comes in is captured", holds=False)
             continue
-        packet, port = found
+        packet, port = probe
         dialled = endpoint(address_text(family, packet.destination.first), packet.port)
         try:
             traced = operations.trace(packet)
@@ -142,10 +142,8 @@ def _interface(family: Family) -> str:
     """Return the interface by which connections come in: the first that has an address of the family."""
     with open_route() as route:
         names = {link.index: link.name for link in read_links(route) if not link.is_loopback}
-        with_address = [
-            names[a.interface] for a in read_addresses(route, FAMILY_NUMBERS[family]) if a.interface in names
-        ]
-    return next(iter(with_address), next(iter(names.values()), "eth0"))
+        addressed = [names[a.interface] for a in read_addresses(route, FAMILY_NUMBERS[family]) if a.interface in names]
+    return next(iter(addressed), next(iter(names.values()), "eth0"))
 
 
 def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> ValidationError:

@@ -127,23 +127,27 @@ def maps_sources(table: model.Table) -> bool:
     return any(getattr(rule.verdict, "text", "").lower().startswith("snat ") for rule in table.rules)
 
 
+def _is_read(table: model.Table, hook: str) -> bool:
+    """Return whether packets of a pod meet the rules of a table at a hook, and they count."""
+    if table.name == model.NAT and hook in SOURCE_HOOKS:
+        return hook == model.POSTROUTING and maps_sources(table)
+    return hook in (model.PREROUTING, model.OUTPUT, *SOURCE_HOOKS)
+
+
 def in_tables_of_iptables(ruleset: model.Ruleset, is_older: Callable[[model.TableName], bool]) -> Iterator[BaseChain]:
     """Yield the chains of a rule set of iptables that packets of a pod meet, with all their rules."""
     for table in ruleset.tables:
-        met = [model.PREROUTING, model.OUTPUT, *(() if table.name == model.NAT else SOURCE_HOOKS)]
-        met += [model.POSTROUTING] if maps_sources(table) else []
         for chain in table.chains:
-            if chain.name in met:
+            if _is_read(table, chain.name):
+                maps = table.name == model.NAT and chain.name == model.POSTROUTING
                 entry = chain.replace(rules=tuple(rule.replace(why="") for rule in chain.rules))
                 called = tuple(each for each in table.chains if each is not chain)
                 yield BaseChain(
                     f"{table.name} of iptables",
                     ruleset.families,
                     chain.name,
-                    SOURCE_PRIORITY
-                    if maps_sources(table) and chain.name == model.POSTROUTING
-                    else PRIORITIES[table.name],
-                    table.name == model.NAT and chain.name != model.POSTROUTING,
+                    SOURCE_PRIORITY if maps else PRIORITIES[table.name],
+                    table.name == model.NAT and not maps,
                     table.replace(chains=(entry, *called)),
                     is_older(table.name),
                     is_native=False,
@@ -162,6 +166,8 @@ class PodNetwork(Value):
     interface: str = "eth0"
     others: tuple[str, ...] = ()
     """Further interfaces, without ``lo``."""
+    answered: tuple[Family, ...] = ()
+    """Families in which the answers to every client leave by the only interface."""
     local: tuple[Network, ...] | None = None
     """All its addresses, those of every scope and on ``lo`` among them; None where no namespace was read."""
     names: tuple[tuple[int, str], ...] | None = None
@@ -245,11 +251,11 @@ class Situation(Value):
 def _in_order(
     situation: Situation, hook: str, family: Family, known: dict[int, bool], *, with_nat: bool
 ) -> tuple[BaseChain, ...]:
-    keyed = [(_sort_key(base, 0), base) for base in _own_chains(situation, hook)]
+    keyed = [(_sort_key(base, is_late=True), base) for base in _own_chains(situation, hook)]
     for number, base in enumerate(situation.other_chains):
         if base.hook == hook and family in base.families:
             is_first = known.get(number, not base.is_older)
-            keyed.append((_sort_key(base, -1 if is_first else 1), base))
+            keyed.append((_sort_key(base, is_late=not is_first), base))
     return tuple(base for _, base in sorted(keyed, key=lambda pair: pair[0]) if with_nat or not base.is_nat)
 
 
@@ -259,9 +265,7 @@ def _own_chains(situation: Situation, hook: str) -> Iterator[BaseChain]:
     for name in model.TABLES:
         table = situation.ruleset.table(name)
         chain = table.chain(hook) if table else None
-        if table is not None and chain is not None:
-            if name == model.NAT and hook in SOURCE_HOOKS and (hook == model.INPUT or not maps_sources(table)):
-                continue
+        if table is not None and chain is not None and _is_read(table, hook):
             contents = table.replace(chains=(chain, *[each for each in table.chains if each is not chain]))
             is_nat = name == model.NAT and hook != model.POSTROUTING
             is_route, priority = name == model.MANGLE, PRIORITIES[name]
@@ -270,9 +274,12 @@ def _own_chains(situation: Situation, hook: str) -> Iterator[BaseChain]:
             )
 
 
-def _sort_key(base: BaseChain, age: int) -> tuple[int, int, int, int]:
-    """Return what orders a chain: the priority of its kernel entry, then its own, then its age."""
-    return (PRIORITIES[model.NAT], 0, base.priority, age) if base.is_nat else (base.order, age, 0, 0)
+def _sort_key(base: BaseChain, *, is_late: bool) -> tuple[int, ...]:
+    """Return what orders a chain: the priority of its kernel entry, whether it is behind newer ones, its own priority.
+
+    The entry of nat counts as late, and comes before older chains.
+    """
+    return (PRIORITIES[model.NAT], True, base.priority, is_late) if base.is_nat else (base.order, is_late, BEYOND)
 
 
 def _is_tied(situation: Situation, base: BaseChain) -> bool:

@@ -34,6 +34,7 @@ RECREATE = (
 KATA_CONTAINERS = "so does Kata Containers, whose pods have a network stack in a virtual machine"
 SET_DNS_CAPTURE = "set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
 FILTER_WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
+ACCEPT_LO = "(`-i lo -j ACCEPT`, at OUTPUT `-o lo`)"
 MODE_ANNOTATION = "annotation sidecar.istio.io/interceptionMode sets both."
 RULES_DIFFER = "the live rules differ from the applied ones; {first}{others}"
 RESTORE_RULES = f"{REAPPLY}, or recreate the pod; `capture verify` has every difference."
@@ -53,19 +54,13 @@ REWRITE_RECORD = (
 TEXTS: dict[tuple[str, str], tuple[str, str]] = {
     # The whole pod.
     ("no-rules", ""): (NOTHING_APPLIED, RECREATE),
-    ("no-rules", "machine"): (
-        "nothing is applied here: this machine has no rules of the capture",
-        "Run `capture host apply`.",
-    ),
+    ("no-rules", "machine"): ("nothing is applied here: the machine has no rules", "Run `capture host apply`."),
     ("no-rules", "refused"): (
         "nothing is applied here: the CNI plugin refused the pod at {time}: {reason}",
         "Correct that cause; the runtime tries again by itself. `capture cni status` has the plugin's last decisions.",
     ),
     ("left-alone", ""): (LEFT_ALONE, "To capture it, change that in the pod's template, and recreate the pod."),
-    ("left-alone", "namespace"): (
-        LEFT_ALONE,
-        "To capture it, remove its namespace from exclude_namespaces in the plugin's entry, and recreate the pod.",
-    ),
+    ("left-alone", "namespace"): (LEFT_ALONE, "Remove its namespace from exclude_namespaces, and recreate the pod."),
     ("left-alone", "not injected"): (
         LEFT_ALONE,
         "To capture it, label its namespace for injection, drop sidecar.istio.io/inject: false, and recreate the pod.",
@@ -93,10 +88,10 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
     ),
     ("ipsec", ""): (
         "the IPsec policy `{policy}` drops the connection, whatever the rules are",
-        "`ip xfrm policy` in the pod's namespace lists it. Have its program (strongSwan, an operator) except it.",
+        "`ip xfrm policy` in the pod's namespace lists it. Let its program (strongSwan, an operator) leave this out.",
     ),
     ("ipsec", "encrypted"): (
-        "the IPsec policy `{policy}` covers it: it is encrypted, or lost where there is no key",
+        "the IPsec policy `{policy}` covers the connection: it is encrypted, or lost where there is no key",
         "`ip xfrm state` in the pod's namespace lists the keys.",
     ),
     ("privileged", ""): (
@@ -125,20 +120,14 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
         "Look at `ip {flag}rule`, and at `ip route get POD from {address} iif {name}` in the pod's namespace.",
     ),
     ("route-missing", ""): ("{message}", f"{REAPPLY}; until then {{consequence}}."),
-    ("translated-before", "may"): (
-        f"{SOCKET_LB} sees each connect(): what it translates comes to the rules translated, {SERVICE_UNSEEN}",
-        EXCEPT_PODS,
-    ),
+    ("translated-before", "may"): (f"{SOCKET_LB} translates at connect(), before rules, {SERVICE_UNSEEN}", EXCEPT_PODS),
     ("translated-before", ""): (
         f"{SOCKET_LB} sends the connection to {{address}} port {{port}} at connect(), {SERVICE_UNSEEN}",
         EXCEPT_PODS,
     ),
     # The rules of the capture.
     ("rule-missing", ""): ("the applied rule that leads the connection to the proxy is missing: {rule}", RESTORE_RULES),
-    ("rule-missing", "any"): (
-        "the applied rules send the connection to the proxy ({outcome}), the live ones do not",
-        RESTORE_RULES,
-    ),
+    ("rule-missing", "any"): ("the applied rules send it to the proxy ({outcome}), live ones do not", RESTORE_RULES),
     ("rule-missing", "drift"): (RULES_DIFFER, RESTORE_RULES),
     ("rule-unexpected", ""): ("a rule that was not applied decides on the connection: {rule}", REMOVE_IT),
     ("rule-unexpected", "drift"): (RULES_DIFFER, REMOVE_IT),
@@ -146,43 +135,25 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
     ("rule-missing", "address"): ("{message}", f"{REAPPLY}."),
     ("rule-missing", "IPv4"): (NO_IPV4, REAPPLY_OR_RECREATE),
     ("rule-missing", "family"): ("{message}", REAPPLY_OR_RECREATE),
-    ("rule-missing", "answers"): (
-        "answers to the connection are taken for inbound connections, and do not reach their sender",
-        RESTORE_RULES,
-    ),
+    ("rule-missing", "answers"): ("answers are taken for inbound connections, and are lost", RESTORE_RULES),
     ("rule-missing", "zone"): (f"{ZONES_DIFFER}: `{{rule}}` is missing", RESTORE_RULES),
-    ("rule-missing", "zone, any"): (f"{ZONES_DIFFER}: no rule sets the same one", RESTORE_RULES),
+    ("rule-missing", "zone, any"): (f"{ZONES_DIFFER}: no rule puts both in one", RESTORE_RULES),
     ("rule-unexpected", "zone"): (f"{ZONES_DIFFER}: `{{rule}}` was not applied", REMOVE_IT),
     ("rule-missing", "circle"): (f"{PROXY_LOOP}: `{{rule}}` is missing", RESTORE_RULES),
     ("rule-missing", "circle, any"): (f"{PROXY_LOOP}: no rule leaves it out", RESTORE_RULES),
     ("no-record", ""): (f"no record here, {CANNOT_BE_TOLD}", NAME_SETTINGS),
     ("no-record", "damaged"): (f"{{fault}}, {CANNOT_BE_TOLD}", REWRITE_RECORD),
-    ("no-record", "no jump"): (
-        "without a record: {what} is captured, though the capture has chains for it; a rule may be missing",
-        "{remedy}",
-    ),
+    ("no-record", "no jump"): ("without a record: {what} is captured; a rule may be missing", "{remedy}"),
     ("second-set", ""): ("a second set of capture rules is in {place}", REMOVE_OTHER_SETS),
-    ("second-set", "decides"): (
-        "a second set of capture rules decides first, and sends the connection to port {port}",
-        REMOVE_OTHER_SETS,
-    ),
+    ("second-set", "decides"): ("a second set of rules decides first, and sends it to port {port}", REMOVE_OTHER_SETS),
     # What the settings leave out.
     ("excluded", ""): (
         "the settings leave this connection out{reason}",
         "Change the option or annotation behind that rule, if it should be captured; `capture explain` lists them.",
     ),
-    ("excluded", "no rule"): (
-        "no rule of the capture is about this connection",
-        "Look at `capture explain` for what is captured, and at the settings of the pod.",
-    ),
-    ("excluded", "drop"): (
-        "a rule of the capture drops the packet: {reason}",
-        "Look at --drop-invalid and at the mode; `capture explain` lists what is dropped.",
-    ),
-    ("excluded", "everything"): (
-        "the settings capture nothing: {options}",
-        "Correct them, if the pod should be captured; `capture explain` shows what is left.",
-    ),
+    ("excluded", "no rule"): ("no rule of the capture is about it", "`capture explain` lists what is captured."),
+    ("excluded", "drop"): ("a rule of the capture drops the packet: {reason}", "Look at --drop-invalid and the mode."),
+    ("excluded", "everything"): ("the settings capture nothing: {options}", "Correct them, to capture the pod."),
     ("excluded", "live"): ("{what} is captured by the live rules, and no settings are recorded here", NAME_SETTINGS),
     ("excluded", "all"): ("{what} is captured: {options}", "Change that, if it should be captured."),
     ("excluded", "pod"): ("the settings restrict the capture: {options}", "`capture explain` lists what is captured."),
@@ -191,10 +162,7 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
         "{family} is not captured in this pod, and --other-family reject refuses its TCP",
         f"{BOTH_FAMILIES} With --other-family pass it bypasses the proxy.",
     ),
-    ("family-not-captured", "pod"): (
-        "the pod has {family} addresses only, and {family} is not captured",
-        BOTH_FAMILIES,
-    ),
+    ("family-not-captured", "pod"): ("all addresses of the pod are {family}, which is not captured", BOTH_FAMILIES),
     ("family-not-captured", "note"): ("{note}", "Apply with --ip-families both, if it should be captured."),
     ("dns-not-captured", "server"): (
         "DNS is captured for the pod's own name servers alone, and {server} is none of them",
@@ -204,10 +172,7 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
         "DNS is captured for known name servers alone, and none was known when the rules were applied",
         "Apply with --capture-all-dns too, or from within the pod, whose resolv.conf names the servers.",
     ),
-    ("dns-not-captured", ""): (
-        "DNS is not captured: the look-up goes to the name server directly",
-        f"Apply with --redirect-dns; in Kubernetes, {SET_DNS_CAPTURE}.",
-    ),
+    ("dns-not-captured", ""): ("DNS is not captured", f"Apply with --redirect-dns; in Kubernetes, {SET_DNS_CAPTURE}."),
     ("not-tcp", ""): (
         "only TCP is captured (and DNS, if that is on), and this is {protocol}",
         "Nothing to do; a NetworkPolicy can forbid what must not bypass the proxy.",
@@ -223,7 +188,7 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
     # Foreign rules.
     ("foreign-rule", ""): ("a foreign rule decides before ours, and lets the connection bypass the proxy", REMOVE_RULE),
     ("foreign-rule", "circle"): (
-        "a foreign rule sends what the proxy (user {uid}) sends on back to it: {rule}",
+        "a foreign rule sends the proxy's own connections (user {uid}) back to the proxy: {rule}",
         "Restrict it to other users than {uid}, or remove it.",
     ),
     ("foreign-rule", "untracked"): (
@@ -232,30 +197,15 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
     ),
     ("foreign-rule", "pod"): ("a {does}: {rule}{others}", RESTRICT_DIVERTING_RULE),
     ("nat-first", "pod"): ("a {does}, to another address or port: {rule}{others}", RESTRICT_DIVERTING_RULE),
-    ("nat-first", ""): (
-        "a foreign rule decides before ours, and sends the connection to {address} port {port}",
-        REMOVE_RULE,
-    ),
+    ("nat-first", ""): ("a foreign rule precedes ours, and sends the connection to {address} port {port}", REMOVE_RULE),
     ("nat-first", "behind"): ("a foreign rule behind ours translates the destination, to {to}", RESTRICT_RULE),
-    ("nat-first", "port"): (
-        "a foreign rule translates the destination first, to port {port}; the first NAT mapping wins",
-        REMOVE_RULE,
-    ),
-    ("nat-first", "sent on"): (
-        "a foreign rule sends what the proxy sends on to the app elsewhere, to {to}",
-        RESTRICT_RULE,
-    ),
+    ("nat-first", "port"): ("a foreign rule translates the destination first, to port {port}", REMOVE_RULE),
+    ("nat-first", "sent on"): ("a foreign rule sends the proxy's calls to the app elsewhere, to {to}", RESTRICT_RULE),
     ("filtered", ""): ("{filter}", f"Remove or relax it: {FILTER_WRITERS}"),
-    ("filtered", "over lo"): (
-        "{filter}",
-        f"Remove it, or accept before it what goes over lo (`-i lo -j ACCEPT`, at OUTPUT `-o lo`). {FILTER_WRITERS}",
-    ),
+    ("filtered", "over lo"): ("{filter}", f"Remove it, or accept what uses lo before it {ACCEPT_LO}. {FILTER_WRITERS}"),
     ("filtered", "redirected"): (
         "{filter}",
-        (
-            "Accept {port} there, not the port that was called: the filter comes after the redirect. Over lo the proxy"
-            f" calls the app: accept that, too (`-i lo -j ACCEPT`, at OUTPUT `-o lo`). {FILTER_WRITERS}"
-        ),
+        f"Accept {{port}} there, not the port that was called; and all that uses lo {ACCEPT_LO}. {FILTER_WRITERS}",
     ),
     ("rerouted", ""): (
         "a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}",
@@ -266,12 +216,12 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
         "Look at the rule; `capture verify` has the packets that it may divert.",
     ),
     ("unjudged", "order"): (
-        "a foreign rule diverts the connection if its chain is before ours, which nothing shows: {rule}",
-        "Remove the rule, or have one program write all rules: chains of one priority are in the order of their age.",
+        "a foreign rule diverts the connection if its chain comes before ours, and their order cannot be read: {rule}",
+        "Remove it, or write all rules with one variant of iptables: of chains of one priority the newest is first.",
     ),
     ("unjudged", "drop"): (
         "{drop}, unless a rule that cannot be judged accepts it",
-        "Have a rule before it accept the packet always, or remove the one that drops it.",
+        "Remove the rule that drops it, or accept the packet before it, without a condition.",
     ),
     ("unjudged", "doubt"): ("{doubt}", "`capture verify` has all that cannot be judged."),
     ("unjudged", "IPsec"): (
@@ -281,15 +231,15 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
     # The proxy's listeners.
     ("not-listening", ""): (
         "no process listens on {port}, to which {kind} connections are sent",
-        "Start the proxy, or look why it ended: kubectl logs POD -c istio-proxy. Without a proxy: `capture clean`.",
+        "Start the proxy, or find out why it ended: kubectl logs POD -c istio-proxy. Without a proxy: `capture clean`.",
     ),
     ("not-listening", "other ports"): (
         "no process listens on {port}, to which {kind} connections are sent; the proxy's user listens on {others}",
-        "Apply the rules with the proxy's ports (-p, -z), or look at kubectl logs POD -c istio-proxy.",
+        "Apply the rules with the proxy's ports (-p, -z), or read kubectl logs POD -c istio-proxy.",
     ),
     ("not-listening", "full"): (
         "the proxy does not accept: {waiting} connections wait on {port}, and the kernel takes no more",
-        "Look why it hangs (kubectl logs POD -c istio-proxy, its CPU limit), or start it again.",
+        "Find out why it hangs (kubectl logs POD -c istio-proxy, its CPU limit), or restart it.",
     ),
     ("not-listening", "DNS"): (
         "no process listens on {port}, to which DNS is sent; the proxy runs, and listens on tcp {others}",
@@ -315,16 +265,13 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
         WRONG_USER,
         "Run the proxy as user {expected} (runAsUser), or apply with --proxy-uid {uid}. An app needs another port.",
     ),
-    ("proxy-wrong-user", "TPROXY"): (
-        WRONG_USER,
-        "Run the proxy as root with group {groups} (runAsUser: 0, runAsGroup: {groups}).",
-    ),
+    ("proxy-wrong-user", "TPROXY"): (WRONG_USER, "Run the proxy as root, with group {groups} (runAsUser, runAsGroup)."),
     ("proxy-mode", ""): (
         "the rules use {mode}, and the listener on port {port} is configured for {other} ({kind})",
         f"Configure the proxy for {{mode}}, or apply the rules with -m {{other}}: {MODE_ANNOTATION}",
     ),
     ("proxy-mode", "one port"): (
-        "inbound and outbound connections are sent to one port, {port}: the proxy cannot tell the directions apart",
+        "inbound and outbound connections are sent to one port, {port}: the proxy cannot tell them apart",
         "Apply the rules with different ports (-p, -z).",
     ),
     ("proxy-mode", "Envoy"): (

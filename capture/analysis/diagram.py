@@ -70,17 +70,17 @@ class Diagrams:
 
     def node(self, level: int, bounds: Sequence[int], kids: Sequence[int]) -> int:
         """Return the function that tests a field: ``kids`` are those of its intervals, one more than bounds."""
-        kept: list[int] = []
+        own_kids: list[int] = []
         leads_to = [kids[0]]
         last = kids[0]
         for bound, kid in zip(bounds, kids[1:], strict=True):
             if kid != last:
-                kept.append(bound)
+                own_kids.append(bound)
                 leads_to.append(kid)
                 last = kid
-        if not kept:
+        if not own_kids:
             return last
-        key = (level, tuple(kept), tuple(leads_to))
+        key = (level, tuple(own_kids), tuple(leads_to))
         node = self._unique.get(key)
         if node is None:
             node = self._unique[key] = self._add(*key)
@@ -155,17 +155,17 @@ class Diagrams:
     def leaves(self, node: int) -> list[int]:
         """Return the leaves that a function has, in the order in which they are met."""
         seen: set[int] = set()
-        ahead, found = [node], []
+        ahead, reached = [node], []
         while ahead:
             each = ahead.pop()
             if each in seen:
                 continue
             seen.add(each)
             if self._levels[each] == LEAF_LEVEL:
-                found.append(each)
+                reached.append(each)
             else:
                 ahead += reversed(dict.fromkeys(self._kids[each]))
-        return found
+        return reached
 
     def levels(self, node: int) -> set[int]:
         """Return which fields a function tests."""
@@ -221,22 +221,22 @@ class Diagrams:
         if then == self.yes and otherwise == self.no:
             return condition
         key = (condition, then, otherwise)
-        found = self._chosen.get(key)
-        if found is None:
+        made = self._chosen.get(key)
+        if made is None:
             level, bounds, columns = self.aligned(key)
             local = {each: self.choose(*each) for each in set(columns)}
-            found = self._chosen[key] = self.node(level, bounds, [local[each] for each in columns])
-        return found
+            made = self._chosen[key] = self.node(level, bounds, [local[each] for each in columns])
+        return made
 
     def aligned(self, nodes: tuple[int, ...]) -> tuple[int, Sequence[int], list[tuple[int, ...]]]:
         """Return the topmost level of some nodes, all their bounds there, and where each leads in each interval."""
         level = min([self._levels[node] for node in nodes])
-        here = {node for node in nodes if self._levels[node] == level}
-        if len(here) == 1:
-            (only,) = here
+        at_level = {node for node in nodes if self._levels[node] == level}
+        if len(at_level) == 1:
+            (only,) = at_level
             bounds: Sequence[int] = self._bounds[only]
         else:
-            bounds = sorted(set().union(*[self._bounds[node] for node in here]))
+            bounds = sorted(set().union(*[self._bounds[node] for node in at_level]))
         columns = [self._column(node, level, bounds) for node in nodes]
         return level, bounds, list(zip(*columns, strict=True))
 
@@ -269,12 +269,12 @@ class Diagrams:
             known = join(*pair)
             if known is not None:
                 return known
-            found = memo.get(pair)
-            if found is None:
+            made = memo.get(pair)
+            if made is None:
                 level, bounds, columns = self.aligned(pair)
                 local = {each: combined((each[0], each[1])) for each in set(columns)}
-                found = memo[pair] = self.node(level, bounds, [local[each] for each in columns])
-            return found
+                made = memo[pair] = self.node(level, bounds, [local[each] for each in columns])
+            return made
 
         return combined((first, second))
 
@@ -316,14 +316,14 @@ class Diagrams:
     ) -> int:
         """Return a function remade from below: ``make`` returns a node from the old one and what its kids became."""
 
-        def result(each: int) -> int:
-            found = change(each)
-            if found is None:
-                found = memo.get(each)
-            if found is None:
-                local = {kid: result(kid) for kid in set(self._kids[each])}
-                found = memo[each] = make(each, [local[kid] for kid in self._kids[each]])
-            return found
+        def result(node: int) -> int:
+            replaced = change(node)
+            if replaced is None:
+                replaced = memo.get(node)
+            if replaced is None:
+                local = {kid: result(kid) for kid in set(self._kids[node])}
+                replaced = memo[node] = make(node, [local[kid] for kid in self._kids[node]])
+            return replaced
 
         return result(node)
 
@@ -333,28 +333,28 @@ class Diagrams:
     def leads_to(self, node: int, leaves: Collection[int]) -> int:
         """Return whether a function leads to one of some leaves. What is in between is not kept."""
 
-        def change(each: int) -> int | None:
-            if self._levels[each] != LEAF_LEVEL:
+        def change(node: int) -> int | None:
+            if self._levels[node] != LEAF_LEVEL:
                 return None
-            return self.yes if each in leaves else self.no
+            return self.yes if node in leaves else self.no
 
         return self._remade(node, change, self._with_kids, {})
 
     def mapped(self, node: int, function: Callable[[Hashable], Hashable], name: Hashable) -> int:
         """Return a function with its values replaced."""
 
-        def change(each: int) -> int | None:
-            return self.leaf(function(self._values[each])) if self.is_leaf(each) else None
+        def change(node: int) -> int | None:
+            return self.leaf(function(self._values[node])) if self.is_leaf(node) else None
 
         return self.changed(node, change, ("mapped", name))
 
     def restricted(self, node: int, level: int, number: int) -> int:
         """Return the function with one field fixed."""
 
-        def change(each: int) -> int | None:
-            if self._levels[each] > level:
-                return each
-            return self.kid(each, number) if self._levels[each] == level else None
+        def change(node: int) -> int | None:
+            if self._levels[node] > level:
+                return node
+            return self.kid(node, number) if self._levels[node] == level else None
 
         return self.changed(node, change, ("restricted", level, number))
 
@@ -366,11 +366,11 @@ class Diagrams:
         lowest = max(levels)
         highest = min((*levels, *levels.values()))
 
-        def make(each: int, kids: Sequence[int]) -> int:
-            level = self._levels[each]
+        def make(node: int, kids: Sequence[int]) -> int:
+            level = self._levels[node]
             if level < highest:
-                return self._with_kids(each, kids)
-            return self._put_above(levels.get(level, level), self._bounds[each], kids)
+                return self._with_kids(node, kids)
+            return self._put_above(levels.get(level, level), self._bounds[node], kids)
 
         return self._remade(node, self._below(lowest), make, self._memos.setdefault(("moved", name), {}))
 
@@ -380,17 +380,17 @@ class Diagrams:
 
     def _put_above(self, level: int, bounds: Bounds, kids: Sequence[int]) -> int:
         """Return a node whose kids may test the fields above it."""
-        found = kids[-1]
+        node = kids[-1]
         for bound, kid in zip(reversed(bounds), reversed(kids[:-1]), strict=True):
-            found = self.choose(self.node(level, (bound,), (self.yes, self.no)), kid, found)
-        return found
+            node = self.choose(self.node(level, (bound,), (self.yes, self.no)), kid, node)
+        return node
 
     def possible(self, node: int, levels: Collection[int]) -> int:
         """Return where a truth value is true for some numbers of the fields of ``levels``."""
 
-        def make(each: int, kids: Sequence[int]) -> int:
-            if self._levels[each] not in levels:
-                return self._with_kids(each, kids)
+        def make(node: int, kids: Sequence[int]) -> int:
+            if self._levels[node] not in levels:
+                return self._with_kids(node, kids)
             return self.any_of(set(kids))
 
         memo = self._memos.setdefault(("possible", frozenset(levels)), {})
@@ -400,14 +400,14 @@ class Diagrams:
         """Return a function with leaves replaced by functions, which may test any field."""
         memo: dict[tuple[int, frozenset[tuple[int, int]]], int] = {}
 
-        def result(each: int, table: Mapping[int, int]) -> int:
-            used = {leaf: table.get(leaf, leaf) for leaf in self.leaves(each)}
+        def result(node: int, table: Mapping[int, int]) -> int:
+            used = {leaf: table.get(leaf, leaf) for leaf in self.leaves(node)}
             reached = set(used.values())
             if len(reached) == 1:
                 return reached.pop()
-            key = (each, frozenset(used.items()))
+            key = (node, frozenset(used.items()))
             if key not in memo:
-                memo[key] = self._case_by_case(each, used, result)
+                memo[key] = self._case_by_case(node, used, result)
             return memo[key]
 
         return result(node, functions)
@@ -422,8 +422,8 @@ class Diagrams:
             local = {kid: result(kid, functions) for kid in set(self._kids[node])}
             return self.node(level, self._bounds[node], [local[kid] for kid in self._kids[node]])
         testing = {function for function in functions.values() if self._levels[function] == top}
-        here = [node] if level == top else []
-        bounds = sorted(set().union(*[self._bounds[each] for each in [*testing, *here]]))
+        at_level = [node] if level == top else []
+        bounds = sorted(set().union(*[self._bounds[each] for each in [*testing, *at_level]]))
         kids = []
         for index in range(len(bounds) + 1):
             # Any number of the interval will do.

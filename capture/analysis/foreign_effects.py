@@ -5,12 +5,15 @@ from __future__ import annotations
 from capture.analysis.answers import untracked_text, untracking_step
 from capture.analysis.base_chains import PodNetwork
 from capture.analysis.meaning import judge, meaning
+from capture.analysis.outcome import DNS
 from capture.model.addresses import IPV4, IPV6, Network
 from capture.model.packet import Packet
 from capture.model.ruleset import Drop, RestoreMark, Rule, SaveMark, SetMark
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from capture.analysis.effects import Effect
 
 DIVERTS = "foreign rule precedes ours and diverts captured traffic"
@@ -56,6 +59,27 @@ def harmless_text(rule: Rule | None) -> str:
     return STOPS_DISCOVERY if is_drop and rule and judge(rule, DISCOVERY, PodNetwork()) else WITHOUT_EFFECT
 
 
+def consequence(effect: Effect) -> str:
+    """Return what packets do because of a difference, in a few words: "outbound connections bypass the proxy"."""
+    if effect.change.is_loop:
+        return "the proxy's own connections come back to it"
+    before, after = effect.before.outcome, effect.after.outcome
+    who = "look-ups" if before == DNS else f"{effect.direction} connections"
+    who += " that should be direct" if before == "direct" else ""
+    if not effect.is_certain:
+        return f"{who} may fare otherwise"
+    if after == "direct":
+        return f"{who} bypass the {'agent' if before == DNS else 'proxy'}"
+    return f"{who} are dropped" if after == "dropped" else f"{who} go to port {effect.after.port}"
+
+
+def other_consequences(effect: Effect | None, others: Iterable[Effect | None]) -> str:
+    """Return in brackets what differences do that is not what the first one does; "" if nothing."""
+    first = {consequence(effect)} if effect else set()
+    found = dict.fromkeys(consequence(each) for each in others if each is not None)
+    return f" ({', '.join(each for each in found if each not in first)})" if {*found} - first else ""
+
+
 def is_behind(effect: Effect) -> bool:
     """Return whether the packet meets the rule of ours that decides on it before the foreign one.
 
@@ -63,6 +87,4 @@ def is_behind(effect: Effect) -> bool:
     """
     own, decides, path = effect.before.step, effect.after.step, effect.after.path
     before = path[: path.index(decides)] if decides in path else path
-    return own is not None and any(
-        (step.table, step.chain, step.rule) == (own.table, own.chain, own.rule) for step in before
-    )
+    return own is not None and (own.table, own.chain, own.rule) in [(s.table, s.chain, s.rule) for s in before]

@@ -7,7 +7,7 @@ Each is judged where all else is as desired: the desired rules are compared with
 from __future__ import annotations
 
 from capture.analysis.base_chains import PodNetwork, Situation
-from capture.analysis.canonical import canonical
+from capture.analysis.canonical import canonical, canonical_rules
 from capture.analysis.compare import EMPTY, Difference, compared, next_to_foreign, with_differences
 from capture.analysis.culprits import Culprits, Obstacle
 from capture.analysis.diagram import TooLargeError
@@ -67,6 +67,7 @@ def judge(
         desired_forms = canonical(desired, family) if family in desired.families else None
         live_forms = canonical(live, family)
         own, foreign = compared(family, desired_forms, live_forms, canonical(recorded, family) if recorded else None)
+        foreign = _as_numbered(foreign, live, family)
         if not has_reference:
             own = [difference for difference in own if difference.kind not in ("missing", "unexpected")]
         if desired_forms is None:
@@ -79,6 +80,21 @@ def judge(
         except TooLargeError as error:
             parts.append(Judgement(tuple(own), doubts=(str(error.message),)))
     return _merged(parts)
+
+
+def _as_numbered(foreign: Sequence[Difference], live: model.Ruleset, family: Family) -> list[Difference]:
+    """Return foreign rules with the numbers that they have in the kernel, where a rule with a list is one."""
+    numbers: dict[tuple[model.TableName, str], list[int]] = {}
+    for place in dict.fromkeys((each.table, each.chain) for each in foreign):
+        chain = live.chain(*place)
+        rules = chain.rules_for(family) if chain else ()
+        numbers[place] = [n for n, rule in enumerate(rules, 1) for _ in canonical_rules((rule,))]
+    return [
+        each.replace(position=numbers[each.table, each.chain][each.position - 1])
+        if each.position and each.position <= len(numbers[each.table, each.chain])
+        else each
+        for each in foreign
+    ]
 
 
 def of_family(ruleset: model.Ruleset, family: Family) -> model.Ruleset:

@@ -98,11 +98,11 @@ class DecisionList:
 
     def _of_one(self, box: Box, levels: Sequence[int]) -> int:
         """Return the diagram of a single box."""
-        found = self.diagrams.choose(box.rest, self.diagrams.leaf((box.verdict,)), self.nothing)
+        node = self.diagrams.choose(box.rest, self.diagrams.leaf((box.verdict,)), self.nothing)
         for level in reversed(levels):
             if level in box.ranges:
-                found = self.diagrams.inside(level, box.ranges[level], *self.domain(level), (found, self.nothing))
-        return found
+                node = self.diagrams.inside(level, box.ranges[level], *self.domain(level), (node, self.nothing))
+        return node
 
     def _pieces(
         self, boxes: Sequence[Box], indexes: Indexes, testing: list[int], level: int
@@ -140,10 +140,10 @@ class DecisionList:
 
     def _of_rests(self, boxes: Sequence[Box]) -> int:
         """Return the diagram of boxes that are all reached, by what else they test."""
-        found = self.nothing
+        node = self.nothing
         for box in reversed(boxes[: self._first_stop(boxes) + 1]):
-            found = self.diagrams.choose(box.rest, self._before(box.verdict, found), found)
-        return found
+            node = self.diagrams.choose(box.rest, self._before(box.verdict, node), node)
+        return node
 
     def _first_stop(self, boxes: Sequence[Box]) -> int:
         """Return the index of the first box that lets nothing come to those behind it."""
@@ -226,39 +226,39 @@ class Switches:
         """Return the function with all lists put in."""
         memo = self._memos.setdefault("expanded", {})
 
-        def result(each: int) -> int:
-            if self.diagrams.level(each) >= 0:
-                return each
-            if each not in memo:
-                lists, functions = self.parts(each)
-                memo[each] = self._put_in(lists, {leaf: result(kid) for leaf, kid in functions.items()})
-            return memo[each]
+        def result(node: int) -> int:
+            if self.diagrams.level(node) >= 0:
+                return node
+            if node not in memo:
+                lists, functions = self.parts(node)
+                memo[node] = self._put_in(lists, {leaf: result(kid) for leaf, kid in functions.items()})
+            return memo[node]
 
         return result(node)
 
     def _put_in(self, lists: int, functions: Mapping[int, int]) -> int:
         """Return the function of the leaf to which a list leads."""
-        found, *others = dict.fromkeys(functions.values())
+        node, *others = dict.fromkeys(functions.values())
         if len(others) > MAX_SINGLE_CHOICES:
             return self.diagrams.cases(lists, functions)
-        for each in others:
-            leads_there = self.diagrams.leads_to(lists, {leaf for leaf, kid in functions.items() if kid == each})
-            found = self.diagrams.choose(leads_there, each, found)
-        return found
+        for other in others:
+            leads_there = self.diagrams.leads_to(lists, {leaf for leaf, kid in functions.items() if kid == other})
+            node = self.diagrams.choose(leads_there, other, node)
+        return node
 
     def _changed(self, node: int, change: Callable[[int], int], name: Hashable) -> int:
         """Return the function with its fields changed, those that lists test among them."""
         memo = self._memos.setdefault(name, {})
 
-        def result(each: int) -> int:
-            if self.diagrams.level(each) >= 0:
-                return change(each)
-            if each not in memo:
-                lists, functions = self.parts(each)
+        def result(node: int) -> int:
+            if self.diagrams.level(node) >= 0:
+                return change(node)
+            if node not in memo:
+                lists, functions = self.parts(node)
                 lists = change(lists)
                 reached = self.diagrams.leaves(lists)
-                memo[each] = self.chosen(lists, {leaf: result(functions[leaf]) for leaf in reached})
-            return memo[each]
+                memo[node] = self.chosen(lists, {leaf: result(functions[leaf]) for leaf in reached})
+            return memo[node]
 
         return result(node)
 

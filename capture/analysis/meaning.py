@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from capture.analysis.connection_tests import holds_of_connection
 from capture.model import ruleset as model
 from capture.model.addresses import (
     LOOPBACK_ADDRESSES,
@@ -85,8 +86,8 @@ class MapSource(model.Drop):
     def losing(self, network: PodNetwork) -> model.Rule:
         """Return the rule that drops what is lost: nothing, if the address is one of this namespace."""
         states = () if network.is_local(self.address) else ("NEW",)
-        there = model.Destination((LOOPBACK_NETWORKS[self.address.family],))
-        return model.Rule(model.Drop(), (model.OutInterface(LOOPBACK), there, model.ConnectionState(states)))
+        loopback = model.Destination((LOOPBACK_NETWORKS[self.address.family],))
+        return model.Rule(model.Drop(), (model.OutInterface(LOOPBACK), loopback, model.ConnectionState(states)))
 
 
 class RedirectOfDns(model.Redirect):
@@ -173,10 +174,10 @@ def _is_for_udp(rule: model.Rule) -> bool:
 
 def _translation(words: str) -> Translate | Either | None:
     """Return where a DNAT leads: to one address and one port at most, or to one of several."""
-    found = DNAT.match(words)
-    if found is None or not any(found.groups()):
+    matched = DNAT.match(words)
+    if matched is None or not any(matched.groups()):
         return None
-    address, last, port, last_port = found.groups()
+    address, last, port, last_port = matched.groups()
     try:
         ends = [parse_address(each) if each else None for each in (address, last or address)]
     except ValueError:
@@ -188,27 +189,27 @@ def _translation(words: str) -> Translate | Either | None:
 
 def _of_source(words: str) -> MapSource | model.Accept | None:
     """Return what a rule does that maps sources; to which of several addresses makes no difference."""
-    found = SNAT.match(words)
-    if found is not None:
-        return MapSource(parse_address(found[1]))
+    matched = SNAT.match(words)
+    if matched is not None:
+        return MapSource(parse_address(matched[1]))
     return model.Accept() if words.startswith(("SNAT", "snat", "MASQUERADE", "[masq")) else None
 
 
 def _redirects(words: str) -> Translate | Either | None:
-    found = REDIRECTS.match(words)
-    if found is None:
+    matched = REDIRECTS.match(words)
+    if matched is None:
         return None
-    first, last = found[1] or found[3], found[2] or found[4]
+    first, last = matched[1] or matched[3], matched[2] or matched[4]
     return Either((model.Redirect(int(first)), model.Redirect(int(last)))) if first else Translate(None, None)
 
 
 def holds_for(words: str, protocol: model.ProtocolName) -> bool | None:
     """Return whether a match that the model lacks holds for every packet of a protocol, or for none; else None."""
-    found = PROTOCOLS.match(words)
-    if found is None:
+    matched = PROTOCOLS.match(words)
+    if matched is None:
         return None
-    not_before, option, not_behind, several, single = found.groups()
-    names = [name.strip() for name in (several or single or option).split(",")]
+    not_before, option, not_behind, several_states, single = matched.groups()
+    names = [name.strip() for name in (several_states or single or option).split(",")]
     if any("-" in name and name[0].isdigit() for name in names):
         return None
     return (protocol in [NUMBERS.get(name, name) for name in names]) != bool(not_before or not_behind)
@@ -235,15 +236,15 @@ def flags_hold(words: str, state: str, known: int | None = None) -> bool | None:
 
     Known flags are tested alone.
     """
-    found = FLAGS_OF_IPTABLES.match(words)
-    if found is not None:
-        mask, value = (sum(FLAGS.get(name, 0) for name in found[index].split(",")) for index in (2, 3))
-        is_negated = bool(found[1])
+    matched = FLAGS_OF_IPTABLES.match(words)
+    if matched is not None:
+        mask, value = (sum(FLAGS.get(name, 0) for name in matched[index].split(",")) for index in (2, 3))
+        is_negated = bool(matched[1])
     else:
-        found = FLAGS_OF_NFT.match(words)
-        if found is None:
+        matched = FLAGS_OF_NFT.match(words)
+        if matched is None:
             return None
-        mask, value, is_negated = int(found[1], 0), int(found[3], 0), found[2] == "!="
+        mask, value, is_negated = int(matched[1], 0), int(matched[3], 0), matched[2] == "!="
     possible = OF_STATE.get(state, ()) if known is None else (known,)
     answers = {(flags & mask == value) != is_negated for flags in possible}
     return answers.pop() if len(answers) == 1 else None
@@ -252,7 +253,9 @@ def flags_hold(words: str, state: str, known: int | None = None) -> bool | None:
 IS_LOCAL = re.compile(r"-m addrtype (! )?--(src|dst)-type LOCAL$|fib (s|d)addr type (!= )?local$")
 IS_INDEX = re.compile(r"(iif|oif) (!= )?(\d+)$")
 IS_IN_RANGE = re.compile(r"(! )?--(src|dst)-range ([^ -]+)-(\S+)")
-UNDERSTOOD = ("-m addrtype", "fib ", "iif ", "oif ", "-m iprange")
+HAS_NO_WAY_BACK = re.compile(r"\[fib 1=\w+ 2=00000001 3=000000(?:09|0d|29|2d)\] (==|!=) 0x00000000$")
+"""``fib saddr . mark . iif oif missing``, with or without the mark (NFTA_FIB_F_* in linux/netfilter/nf_tables.h)."""
+UNDERSTOOD = ("-m addrtype", "fib ", "[fib ", "iif ", "oif ", "-m iprange")
 
 
 def spelled_out(matches: Iterable[model.Match], family: Family, network: PodNetwork) -> Iterator[model.Match]:
@@ -278,20 +281,23 @@ def _of_the_pod(words: str, family: Family, network: PodNetwork) -> model.Match 
     Both look into the table of local routes (inet_addr_type in net/ipv4/fib_frontend.c; for IPv6 match_lookup_rt6 in
     xt_addrtype.c and __nft_fib6_eval_type in nft_fib_ipv6.c). None where the network of the pod would have to be known.
     """
-    found = IS_LOCAL.match(words)
-    if found is not None and network.local is not None:
-        kind = ADDRESS_MATCHES[(found[2] or found[3])[0]]
+    matched = IS_LOCAL.match(words)
+    if matched is not None and network.local is not None:
+        kind = ADDRESS_MATCHES[(matched[2] or matched[3])[0]]
         own = tuple(each for each in (*network.own, *network.local) if each.family == family)
         # The network is in the kernel's table of local routes as soon as ``lo`` is up.
-        return kind((LOOPBACK_NETWORKS[family], *own), bool(found[1] or found[4]))
-    found = IS_INDEX.match(words)
-    if found is None:
+        return kind((LOOPBACK_NETWORKS[family], *own), bool(matched[1] or matched[4]))
+    matched = HAS_NO_WAY_BACK.match(words)
+    if matched is not None and family in network.answered:
+        return model.ConnectionState((), negated=matched[1] == "!=")  # no packet that comes in, or each
+    matched = IS_INDEX.match(words)
+    if matched is None:
         return None
-    number = int(found[3])
+    number = int(matched[3])
     names = {LOOPBACK_INDEX: LOOPBACK, **dict(network.names or ())}
     if network.names is None and number not in names:
         return None
-    return (model.InInterface if found[1] == "iif" else model.OutInterface)(names.get(number, ""), bool(found[2]))
+    return (model.InInterface if matched[1] == "iif" else model.OutInterface)(names.get(number, ""), bool(matched[2]))
 
 
 def is_pure(words: str) -> bool:
@@ -328,42 +334,11 @@ def judge(
     return found
 
 
-def before_tracking(rules: list[model.Rule]) -> list[model.Rule]:
-    """Return what rules do to packets that connection tracking has not seen.
-
-    Their state is INVALID but where it is UNTRACKED, and their connection has no mark (state_mt in xt_state.c,
-    conntrack_mt in xt_conntrack.c, connmark_mt in xt_connmark.c, nft_ct_get_eval in nft_ct.c).
-    """
-    kinds = {type(match) for rule in rules for match in rule.matches} | {type(rule.verdict) for rule in rules}
-    if OF_TRACKING.isdisjoint(kinds):
-        return rules
-    return [
-        rule.replace(
-            verdict=model.Continue() if type(rule.verdict) in OF_TRACKING else rule.verdict,
-            matches=tuple(map(_before_tracking, rule.matches)),
-        )
-        for rule in rules
-    ]
-
-
-OF_TRACKING = frozenset((model.ConnectionState, model.ConnectionMark, model.SaveMark, model.RestoreMark))
-"""Matches and verdicts about what connection tracking knows."""
-
-
 def _comes_from(packet: Packet, match: model.Source) -> bool:
     """Return whether a packet has such a source. One that is not known is in no network but the one that has all."""
     if packet.source is None:
         return not match.negated and any(network.prefix == 0 for network in match.networks)
     return is_inside(packet.source, match.networks) != match.negated
-
-
-def _before_tracking(match: model.Match) -> model.Match:
-    if isinstance(match, model.ConnectionMark):
-        return model.ConnectionState(())  # none
-    if not isinstance(match, model.ConnectionState):
-        return match
-    meant = [state for state in model.CONNECTION_STATES if ("INVALID", state)[state == "UNTRACKED"] in match.states]
-    return match.replace(states=tuple(meant))
 
 
 HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
@@ -383,12 +358,17 @@ HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
         (packet.connection_mark & match.mask == match.value) != match.negated
     ),
     model.ConnectionState: lambda match, packet, _: (packet.state in match.states) != match.negated,
-    model.UnknownMatch: lambda match, packet, _: _known(
-        holds_for(match.text, packet.protocol), flags_hold(match.text, packet.state, packet.flags)
+    model.UnknownMatch: lambda match, packet, _: _first_known(
+        holds_for(match.text, packet.protocol),
+        flags_hold(match.text, packet.state, packet.flags),
+        holds_of_connection(match.text, packet.state, is_mapped=packet.is_mapped),
     ),
 }
 """Whether one match holds, by its kind; None for what cannot be judged."""
 HOLDS_BEFORE_TRACKING = HOLDS | {
+    model.UnknownMatch: lambda match, packet, _: _first_known(
+        holds_for(match.text, packet.protocol), flags_hold(match.text, packet.state, packet.flags)
+    ),
     model.ConnectionMark: lambda *_: False,
     model.ConnectionState: lambda match, packet, _: (
         ((packet.state if packet.state == "UNTRACKED" else "INVALID") in match.states) != match.negated
@@ -396,7 +376,7 @@ HOLDS_BEFORE_TRACKING = HOLDS | {
 }
 
 
-def _known(*answers: bool | None) -> bool | None:
+def _first_known(*answers: bool | None) -> bool | None:
     return next((answer for answer in answers if answer is not None), None)
 
 

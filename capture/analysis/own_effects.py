@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 MOVED = "the rule was moved"
 CHANGED = "the rule was changed"
 EMPTIED = "with all rules of the chain"
-NOT_JUDGED = "what it does was not looked for: the differences are too many"
-NOT_ALONE = "not alone; with which others it does something was not looked for: they are too many"
+NOT_JUDGED = "effect not looked for: there are too many differences"
+NOT_ALONE = "no effect alone; effects with others not looked for: there are too many"
 MAX_SINGLE = 3
 """Up to this many missing rules of a chain without rules are judged one by one."""
 MAX_JUDGED = 100

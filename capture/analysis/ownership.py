@@ -139,17 +139,17 @@ def _where_recorded(rules: Sequence[model.Rule], recorded: Sequence[model.Rule])
     if not recorded:
         return None
     live = tuple(map(canonical_rule, rules))
-    length = len(recorded)
-    for start in range(len(live) - length + 1):
-        if live[start : start + length] == tuple(recorded):
-            return frozenset(range(start, start + length))
+    for start in range(len(live)):
+        end = start + len(recorded)
+        if live[start:end] == tuple(recorded):
+            return frozenset(range(start, end))
     own: set[int] = set()
-    end = len(live)
+    backwards = reversed(range(len(live)))
     for wanted in reversed(recorded):
-        end = next((position for position in range(end - 1, -1, -1) if live[position] == wanted), -1)
-        if end < 0:
+        latest = next((position for position in backwards if live[position] == wanted), None)
+        if latest is None:
             return None
-        own.add(end)
+        own.add(latest)
     return frozenset(own)
 
 
@@ -173,7 +173,7 @@ def _by_neighbourhood(rules: Sequence[model.Rule], shapes: Sequence[str | None])
     ]
     for position, known in enumerate(shapes):
         if known == CERTAIN:
-            own.update(_until_twin(rules, range(position - 1, -1, -1), look_alike))
+            own.update(_until_twin(rules, reversed(range(position)), look_alike))
             own.update(_until_twin(rules, range(position + 1, len(rules)), neighbours))
     return frozenset(own)
 

@@ -59,19 +59,19 @@ def policy(situations: dict[Family, Situation], text_of: TextOf) -> list[Stateme
     """
     joined: dict[tuple[Direction, str, Fate | None, str], Statement] = {}
     for family, situation in situations.items():
-        for each in _FamilyPolicy(family, situation, text_of).statements():
-            key = (each.direction, each.traffic, each.fate, each.why)
+        for statement in _FamilyPolicy(family, situation, text_of).statements():
+            key = (statement.direction, statement.traffic, statement.fate, statement.why)
             known = joined.get(key)
-            joined[key] = known.replace(families=(*known.families, family)) if known else each
+            joined[key] = known.replace(families=(*known.families, family)) if known else statement
     return sorted(joined.values(), key=_rank)
 
 
-def _rank(each: Statement) -> tuple[bool, bool, bool, bool, bool, str]:
+def _rank(statement: Statement) -> tuple[bool, bool, bool, bool, bool, str]:
     """Return what orders lines: what apps send first, then the usual outcome, what bypasses the proxy, the unknown."""
-    fate, place = each.fate, (each.direction == INBOUND, each.is_routine)
+    fate, place = statement.fate, (statement.direction == INBOUND, statement.is_routine)
     if fate is None:
         return *place, True, True, True, ""
-    return *place, False, fate.port is None, fate.outcome != MAIN_OUTCOMES[each.direction], fate.outcome
+    return *place, False, fate.port is None, fate.outcome != MAIN_OUTCOMES[statement.direction], fate.outcome
 
 
 class _FamilyPolicy:
@@ -82,9 +82,8 @@ class _FamilyPolicy:
         self.situation = situation
         self.text_of = text_of
         self.space = PacketSpace(family, (situation,))
-        self.proxy_uids, self.proxy_gids = (
-            merge_ranges(proxy_ids(situation.ruleset, kind)) for kind in (OwnerUid, OwnerGid)
-        )
+        kinds = (Field.UID, OwnerUid), (Field.GID, OwnerGid)
+        self.proxy_ids = {level: {*merge_ranges(proxy_ids(situation.ruleset, kind))} for level, kind in kinds}
 
     def statements(self) -> Iterator[Statement]:
         """Yield the lines of each direction, outcome by outcome, and of each outcome by its reasons."""
@@ -103,8 +102,7 @@ class _FamilyPolicy:
 
     def _is_routine(self, path: Path, fate: Fate | None) -> bool:
         """Return whether connections are the proxy's, or over ``lo``, and fare as with every capture."""
-        ids = ((Field.UID, self.proxy_uids), (Field.GID, self.proxy_gids))
-        is_proxy = any(path.get(level) and {*path[level]} <= {*known} for level, known in ids)
+        is_proxy = any(path.get(level) and {*path[level]} <= known for level, known in self.proxy_ids.items())
         over_lo = is_over_lo(self.space, path)
         if fate is None or fate.address or fate.interface:
             return False
@@ -127,8 +125,8 @@ class _FamilyPolicy:
         fates = [value if isinstance(value, Fate) else None for value in map(diagrams.value, diagrams.leaves(node))]
         plain = {fate and fate.replace(marked=False, reason=None) for fate in fates}
         if len(plain) == 1 and None not in plain:
-            found = {fate.reason[1] if fate.reason else NO_RULE for fate in fates if fate}
-            return plain.pop(), ", or ".join(sorted(found))
+            texts = {fate.reason[1] if fate.reason else NO_RULE for fate in fates if fate}
+            return plain.pop(), ", or ".join(sorted(texts))
         doubts = sorted({self._doubt(self.space.doubts[level]) for level in diagrams.levels(node)})
         more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""
         return None, ": ".join(("a rule that cannot be judged", *doubts[:1])) + more
@@ -139,24 +137,22 @@ class _FamilyPolicy:
     def _text(self, rule: Rule) -> str:
         return self.text_of(rule, self.family)
 
-    def _parts(
-        self, explained: int, among: int, fate: Fate | None, reasons: list[str]
-    ) -> Iterator[tuple[str, str, Path]]:
+    def _parts(self, node: int, among: int, fate: Fate | None, reasons: list[str]) -> Iterator[tuple[str, str, Path]]:
         """Yield the sets of packets with one outcome in words, with reason and ranges; of very many, how many more."""
         space = self.space
         diagrams = space.diagrams
         listed, rest = tuple(reasons[:MAX_PARTS]), tuple(reasons[MAX_PARTS:])
         first = {(fate, why) for why in listed}
-        few = diagrams.mapped(explained, lambda each: each if each in first else None, ("few", fate, listed))
+        few = diagrams.mapped(node, lambda each: each if each in first else None, ("few", fate, listed))
         count = 0
-        for found, several in (*[(few, (each,)) for each in listed], *[(explained, rest)] * bool(rest)):
-            meant = {(fate, why) for why in several}
-            packets = diagrams.mapped(found, meant.__contains__, ("one of", fate, several))
+        for found, fates_here in (*[(few, (each,)) for each in listed], *[(node, rest)] * bool(rest)):
+            meant = {(fate, why) for why in fates_here}
+            packets = diagrams.mapped(found, meant.__contains__, ("one of", fate, fates_here))
             for path in parts(space, packets, among):
                 count += 1
                 if count <= MAX_PARTS:
                     leaves = ", leaving the pod" if is_told_apart_from_lo(space, path) else ""
-                    yield f"{region_text(space, path)}{leaves}", several[0], path
+                    yield f"{region_text(space, path)}{leaves}", fates_here[0], path
         if count > MAX_PARTS:
             yield f"{count - MAX_PARTS} more sets of packets", "", {}
 
@@ -169,17 +165,17 @@ def captured_ports(situation: Situation, family: Family) -> dict[Outcome, int]:
     space = PacketSpace(family, (situation,))
     diagrams, compiler, network = space.diagrams, Compiler(space, situation), situation.network
     by_link = merge_ranges((number, number) for number in map(space.interface, (network.interface, *network.others)))
-    found: dict[Outcome, int] = {}
+    ports: dict[Outcome, int] = {}
     for direction, first in _first_packets(space, compiler):
         through = space.numbers(Field.IN if direction == INBOUND else Field.OUT, by_link)
         fates = diagrams.choose(diagrams.both(first, through), compiler.fates(direction), diagrams.leaf(None))
         values = map(diagrams.value, diagrams.leaves(fates))
-        found |= {
+        ports |= {
             fate.outcome: fate.port
             for fate in values
             if isinstance(fate, Fate) and fate.port and fate.outcome in TO_PROXY
         }
-    return found
+    return ports
 
 
 def _first_packets(space: PacketSpace, compiler: Compiler) -> Iterator[tuple[Direction, int]]:

@@ -61,8 +61,8 @@ def _simplified(space: PacketSpace, packets: int, among: int) -> int:
         kids = [result(*pair) for pair in columns]
         return diagrams.node(level, bounds, _filled(kids, [*bounds, space.domains[level][1]]))
 
-    found = result(packets, among)
-    return diagrams.no if found == FREE else found
+    simple = result(packets, among)
+    return diagrams.no if simple == FREE else simple
 
 
 FREE = -1
@@ -258,7 +258,7 @@ def _ordinary(space: PacketSpace, direction: Direction) -> dict[int, tuple[int, 
     """Return by level what a field mostly is, the most ordinary first."""
     destination, source = EXAMPLE_ADDRESSES[space.family]
     own = (address.first for address in space.network.own_addresses(space.family))
-    here = (*own, LOOPBACK_ADDRESSES[space.family].first)
+    addresses = (*own, LOOPBACK_ADDRESSES[space.family].first)
     is_inbound = direction == "inbound"
     outward = (space.interface(space.network.interface),)
     return {
@@ -269,8 +269,8 @@ def _ordinary(space: PacketSpace, direction: Direction) -> dict[int, tuple[int, 
         Field.STATE: (CONNECTION_STATES.index("NEW"), CONNECTION_STATES.index("ESTABLISHED")),
         Field.PORT: (80, 443, 8080),
         Field.SOURCE_PORT: (USUAL_SOURCE_PORT,),
-        Field.DESTINATION: here if is_inbound else (destination, *here),
-        Field.SOURCE: (source, destination) if is_inbound else (*here, source),
+        Field.DESTINATION: addresses if is_inbound else (destination, *addresses),
+        Field.SOURCE: (source, destination) if is_inbound else (*addresses, source),
     }
 
 
@@ -331,9 +331,9 @@ class _Search:
                 return None
             kids = tuple(self.diagrams.fixed(node, level, number) for node in nodes)
             if self._is_hopeful(kids):
-                found = self.below(kids, [*numbers, number])
-                if found is not None:
-                    return found
+                fitting = self.below(kids, [*numbers, number])
+                if fitting is not None:
+                    return fitting
         self.failed.add((level, *nodes))
         return None
 

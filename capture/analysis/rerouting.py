@@ -64,16 +64,15 @@ def mark_routes(
     family: Family, rules: Iterable[PolicyRule], routes: Sequence[TableRoute], names: Mapping[int, str]
 ) -> Iterator[MarkRoute]:
     """Yield what policy rules of a family do by marks, and those before them; ``names`` are those of the interfaces."""
-    bits = BITS[family]
     decided: list[Range] = []
     for rule in rules:
         if rule.incoming not in ("", OF_THIS_HOST) and not rule.is_inverted:
             continue
-        targets = list(_targets(rule, routes, names, bits))
+        targets = list(_targets(rule, routes, names, family))
         is_certain = _is_certain(rule)
         if rule.destination and is_certain:
             destination = parse_network(rule.destination)
-            targets = _apart_from(targets, _pieces(0, (1 << bits) - 1, [(destination.first, destination.last)]))
+            targets = _apart_from(targets, _pieces(*_everywhere(family), [(destination.first, destination.last)]))
         if rule.mask or rule.source or not is_certain:
             yield _mark_route(family, rule, _apart_from(targets, decided))
         elif not rule.is_inverted:
@@ -99,25 +98,29 @@ def _apart_from(targets: Iterable[RouteTarget], known: Sequence[Range]) -> list[
 
 
 def _targets(
-    rule: PolicyRule, routes: Iterable[TableRoute], names: Mapping[int, str], bits: int
+    rule: PolicyRule, routes: Iterable[TableRoute], names: Mapping[int, str], family: Family
 ) -> Iterator[RouteTarget]:
     """Yield where a policy rule leads: by the longest prefix in its table, apart from each other."""
     if rule.action in REFUSING_ACTIONS:
-        yield 0, (1 << bits) - 1, None
+        yield (*_everywhere(family), None)
     if rule.action == FR_ACT_GOTO:
-        yield 0, (1 << bits) - 1, UNCHANGED
+        yield (*_everywhere(family), UNCHANGED)
     if rule.action != FR_ACT_TO_TBL:
         return
-    shortest = -1 if rule.suppressed is None else rule.suppressed
-    in_table = [route for route in routes if route.table == rule.table and route.prefix > shortest]
+    shortest = 0 if rule.suppressed is None else rule.suppressed + 1
+    in_table = [route for route in routes if route.table == rule.table and route.prefix >= shortest]
     known: list[Range] = []
     for route in sorted(in_table, key=lambda route: (-route.prefix, route.metric)):
-        first, last = route.first, route.first | (1 << bits - route.prefix) - 1
+        first, last = route.first, route.first | (1 << BITS[family] - route.prefix) - 1
         interface = "lo" if route.kind == RTN_LOCAL else names.get(route.interface, UNCHANGED)
         if route.kind != RTN_THROW:
             for piece in _pieces(first, last, known):
                 yield (*piece, None if route.kind in REFUSING_KINDS else interface)
         known = merge_ranges([*known, (first, last)])
+
+
+def _everywhere(family: Family) -> Range:
+    return 0, (1 << BITS[family]) - 1
 
 
 def _pieces(first: int, last: int, known: Iterable[Range]) -> list[Range]:
@@ -140,7 +143,7 @@ def foreign_routes(routes: Sequence[MarkRoute], ruleset: model.Ruleset) -> tuple
     own = [each for each in routes if _is_own(each, ruleset)]
     if all(each in own or not each.mask for each in routes):
         return ()
-    everywhere = {each.family: ((0, (1 << BITS[each.family]) - 1, UNCHANGED),) for each in own}
+    everywhere = {each.family: ((*_everywhere(each.family), UNCHANGED),) for each in own}
     return tuple(each.replace(targets=everywhere[each.family]) if each in own else each for each in routes)
 
 

@@ -8,6 +8,7 @@ tell apart, and bits of marks are one field where every mask treats them alike. 
 from __future__ import annotations
 
 from capture.analysis.canonical import entries_of
+from capture.analysis.connection_tests import holds_of_connection
 from capture.analysis.diagram import Diagrams
 from capture.analysis.long_lists import Switches
 from capture.analysis.meaning import flags_hold, holds_for, is_pure, spelled_out
@@ -100,13 +101,13 @@ class PacketSpace:
         """Return whether the bits of a mark under a mask are a value."""
         if value & ~mask:
             return self.diagrams.no
-        found = self.diagrams.yes
+        node = self.diagrams.yes
         for group in reversed(range(len(self.groups))):
             bits = self.groups[group]
             if mask >> bits[0] & 1:
                 number = gathered(value, bits)
-                found = self.diagrams.both(self.numbers(self.mark_level(kind, group), [(number, number)]), found)
-        return found
+                node = self.diagrams.both(self.numbers(self.mark_level(kind, group), [(number, number)]), node)
+        return node
 
     def routed_by(self, routes: Iterable[MarkRoute]) -> Iterator[tuple[int, str | None, bool]]:
         """Yield which packets leave by which interface by their mark, in the order in which that is looked at.
@@ -122,8 +123,8 @@ class PacketSpace:
             if not route.is_certain:
                 is_meant = self.diagrams.both(is_meant, self.unknown(("policy rule", route.words), route.words))
             for target in dict.fromkeys(target for _, _, target in route.targets):
-                there = merge_ranges((first, last) for first, last, each in route.targets if each == target)
-                yield self.diagrams.both(is_meant, self.numbers(Field.DESTINATION, there)), target, route.is_certain
+                ranges = merge_ranges((first, last) for first, last, each in route.targets if each == target)
+                yield self.diagrams.both(is_meant, self.numbers(Field.DESTINATION, ranges)), target, route.is_certain
 
     # --- matches of rules ------------------------------------------------------------------------
 
@@ -200,19 +201,21 @@ class PacketSpace:
         holds_for_none = level in (Field.UID, Field.GID) and not is_native
         return gaps(inside, NONE if holds_for_none else 0, self.domains[level][1])
 
-    def other(self, match: model.Match, rule: model.Rule, occurrence: Hashable) -> int:
+    def other(self, match: model.Match, rule: model.Rule, occurrence: Hashable, *, is_mapped: bool | None) -> int:
         """Return whether a match of a rule holds that is about marks, or that the model lacks."""
         if isinstance(match, model.MarkMatch):
             kind: MarkKind = "mark" if isinstance(match, model.Mark) else "connection"
-            found = self.marked(kind, match.value, match.mask)
-            return self.diagrams.negation(found) if match.negated else found
+            node = self.marked(kind, match.value, match.mask)
+            return self.diagrams.negation(node) if match.negated else node
         text = match.text if isinstance(match, model.UnknownMatch) else ""
-        found = self.unknown(text if is_pure(text) else (text, occurrence), rule)
+        node = self.unknown(text if is_pure(text) else (text, occurrence), rule)
         for state in model.CONNECTION_STATES:
             holds = flags_hold(text, state)
+            if holds is None and is_mapped is not None:
+                holds = holds_of_connection(text, state, is_mapped=is_mapped)
             if holds is not None:
-                found = self.diagrams.choose(self.state_in(state), self.diagrams.leaf(holds), found)
-        return found
+                node = self.diagrams.choose(self.state_in(state), self.diagrams.leaf(holds), node)
+        return node
 
     def unknown(self, what: Hashable, words: model.Rule | str) -> int:
         """Return an unknown truth value: the same wherever ``what`` is the same."""
@@ -227,21 +230,21 @@ class PacketSpace:
         """Return the function with what is unknown folded into one value, from those that are possible."""
         diagrams = self.diagrams
 
-        def change(each: int) -> int | None:
-            if diagrams.level(each) < self.first_unknown:
+        def change(node: int) -> int | None:
+            if diagrams.level(node) < self.first_unknown:
                 return None
-            return diagrams.leaf(fold([diagrams.value(leaf) for leaf in diagrams.leaves(each)]))
+            return diagrams.leaf(fold([diagrams.value(leaf) for leaf in diagrams.leaves(node)]))
 
         return diagrams.changed(node, change, ("settled", name))
 
-    def rule(self, rule: model.Rule, occurrence: Hashable, *, is_native: bool) -> int:
-        """Return whether a packet fulfils all matches of a rule."""
-        found = self.diagrams.yes
+    def rule(self, rule: model.Rule, occurrence: Hashable, *, is_native: bool, is_mapped: bool | None = None) -> int:
+        """Return whether a packet fulfils all matches of a rule; whether nat has mapped it is None where unknown."""
+        node = self.diagrams.yes
         for match in spelled_out(rule.matches, self.family, self.network):
             known = self.ranges(match, is_native=is_native)
-            holds = self.other(match, rule, occurrence) if known is None else self.numbers(*known)
-            found = self.diagrams.both(found, holds)
-        return found
+            holds = self.other(match, rule, occurrence, is_mapped=is_mapped) if known is None else self.numbers(*known)
+            node = self.diagrams.both(node, holds)
+        return node
 
     # --- packets ---------------------------------------------------------------------------------
 
@@ -287,11 +290,11 @@ def scattered(number: int, bits: Sequence[int]) -> int:
 
 def marks_of(rule: model.Rule) -> Iterator[tuple[int, int]]:
     """Yield value and mask of each mark that a rule matches or sets."""
-    for each in (*rule.matches, rule.verdict):
-        if isinstance(each, model.MarkMatch | model.SetMark):
-            yield each.value, each.mask
-        elif isinstance(each, model.TransparentProxy):
-            yield each.mark, each.mask
+    for part in (*rule.matches, rule.verdict):
+        if isinstance(part, model.MarkMatch | model.SetMark):
+            yield part.value, part.mask
+        elif isinstance(part, model.TransparentProxy):
+            yield part.mark, part.mask
 
 
 def _mark_groups(tables: Iterable[model.Table], of_routes: Iterable[int]) -> list[list[int]]:

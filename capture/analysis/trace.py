@@ -75,7 +75,7 @@ class Trace(Value):
     interface.
     """
 
-    not_compared = ("policy", "rerouted", "mark", "connection_mark", "lost_answer")
+    not_compared = ("policy", "rerouted", "mark", "connection_mark", "is_tracked", "lost_answer")
 
     packet: Packet
     outcome: Outcome
@@ -92,6 +92,8 @@ class Trace(Value):
     mark: int = 0
     connection_mark: int = 0
     """The marks with which the packet and its connection end."""
+    is_tracked: bool = True
+    """Whether no rule keeps it out of connection tracking, or a later one undoes that."""
     impediments: tuple[str, ...] = ()
     """Why a packet that is redirected does not arrive, whatever the rules are."""
     lost_answer: Trace | None = None
@@ -358,14 +360,13 @@ class _Passage:
                 self.is_redirected = True
                 goes_out = packet.in_interface is None
                 destination = LOOPBACK_ADDRESSES[packet.family] if goes_out else packet.destination
-                self.packet = self._as_mapped = packet.replace(port=port, destination=destination)
+                self.packet = self._as_mapped = packet.replace(port=port, destination=destination, is_mapped=True)
             case Translate():
                 self.mapped = step
                 self.mapping = sent = verdict if packet.in_interface else verdict.as_sent(packet.family)
                 self.is_moved = sent.address is not None
-                self.packet = packet.replace(
-                    destination=sent.destination(packet.destination), port=sent.port or packet.port
-                )
+                destination, port = sent.destination(packet.destination), sent.port or packet.port
+                self.packet = packet.replace(destination=destination, port=port, is_mapped=True)
                 if self.is_moved and packet.in_interface is None:
                     self._route_by_mark(step)
             case model.TransparentProxy(mark=mark, mask=mask):
@@ -435,6 +436,7 @@ class _Passage:
             interface=interface,
             mark=self.packet.mark,
             connection_mark=self.packet.connection_mark,
+            is_tracked=self.packet.state != "UNTRACKED",
         )
 
     def _last_decision(self) -> Step | None:

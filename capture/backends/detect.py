@@ -246,7 +246,7 @@ def _nftables(facts: HostFacts, driver: str, reason: str) -> BackendChoice:
 
 def live_sets_in(facts: HostFacts) -> tuple[SetLocation, ...]:
     """Return the places that have sets of our own or of upstream's, in either spelling; pure."""
-    found = []
+    live_sets = []
     for flavour in BY_PREFERENCE:
         own = [chain for chain in facts.chains if chain.flavour == flavour and chain.is_own]
         if own:
@@ -261,5 +261,5 @@ def live_sets_in(facts: HostFacts) -> tuple[SetLocation, ...]:
                 "" if flavour == "nftables" else flavour,
             )
             spellings = dict.fromkeys(spelling_of(chain.chain) for chain in own)
-            found.append(SetLocation(choice, families, tuple(filter(None, spellings))))
-    return tuple(found)
+            live_sets.append(SetLocation(choice, families, tuple(filter(None, spellings))))
+    return tuple(live_sets)

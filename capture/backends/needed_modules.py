@@ -78,14 +78,14 @@ def needed(desired: model.Ruleset | None, families: Iterable[Family], flavour: F
 
     Without a rule set: those that every capture of these families needs.
     """
-    found: dict[str, str] = {}
+    modules: dict[str, str] = {}
     for table in (model.NAT,) if desired is None else tuple(table.name for table in desired.tables):
-        _add(found, _of_table(table, tuple(families), flavour))
+        _add(modules, _of_table(table, tuple(families), flavour))
     if desired is not None and desired.comments and flavour != "nftables":
-        _add(found, (("xt_comment", "comments"),))
+        _add(modules, (("xt_comment", "comments"),))
     for kind, is_one_match in EVERY_CAPTURE if desired is None else dict.fromkeys(_kinds(desired)):
-        _add(found, _of_kind(kind, flavour, is_one_match=is_one_match))
-    return found
+        _add(modules, _of_kind(kind, flavour, is_one_match=is_one_match))
+    return modules
 
 
 EVERY_CAPTURE = ((model.DestinationPort, False), (model.OwnerUid, False), (model.Redirect, False))
@@ -107,16 +107,16 @@ def _kinds(desired: model.Ruleset) -> Iterator[tuple[type, bool]]:
 
 def with_required(names: Iterable[str]) -> tuple[str, ...]:
     """Return these modules and those that they need in turn."""
-    found: dict[str, str] = {}
-    _add(found, ((name, "") for name in names))
-    return tuple(found)
+    modules: dict[str, str] = {}
+    _add(modules, ((name, "") for name in names))
+    return tuple(modules)
 
 
-def _add(found: dict[str, str], modules: Iterable[tuple[str, str]]) -> None:
+def _add(known: dict[str, str], modules: Iterable[tuple[str, str]]) -> None:
     for module, purpose in modules:
-        if module not in found:
-            found[module] = purpose
-            _add(found, ((required, purpose) for required in REQUIRES.get(module, ())))
+        if module not in known:
+            known[module] = purpose
+            _add(known, ((required, purpose) for required in REQUIRES.get(module, ())))
 
 
 def _of_table(table: model.TableName, families: tuple[Family, ...], flavour: Flavour) -> Iterator[tuple[str, str]]:

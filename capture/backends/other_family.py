@@ -74,8 +74,8 @@ def fault() -> str:
             live = [decode_fields(attributes) for attributes in read_rules(netfilter, nf.NFPROTO_INET, REJECT_TABLE)]
     except UnsupportedError:
         return MISSING
-    there = {(decode_text(rule[nf.NFTA_RULE_CHAIN]), rule[nf.NFTA_RULE_EXPRESSIONS]) for rule in live}
-    lost = [chain for chain, interface in CHAINS.items() if (chain, _expressions(interface)) not in there]
+    live_rules = {(decode_text(rule[nf.NFTA_RULE_CHAIN]), rule[nf.NFTA_RULE_EXPRESSIONS]) for rule in live}
+    lost = [chain for chain, interface in CHAINS.items() if (chain, _expressions(interface)) not in live_rules]
     if not lost:
         return "is not as it was written: it is switched off, or other rules are in it"
     return f"lacks the rule that rejects TCP over IPv6 in chain {' and in chain '.join(lost)}"
@@ -109,8 +109,8 @@ def written_table() -> NativeTable:
     from capture.backends.nftables.decode import decode_table  # few captures reject anything
 
     sent = list(changes())
-    chains = [chain_of(each.family, each.attributes) for each in sent if each.kind == nf.NFT_MSG_NEWCHAIN]
-    rules = [each.attributes for each in sent if each.kind == nf.NFT_MSG_NEWRULE]
+    chains = [chain_of(change.family, change.attributes) for change in sent if change.kind == nf.NFT_MSG_NEWCHAIN]
+    rules = [change.attributes for change in sent if change.kind == nf.NFT_MSG_NEWRULE]
     sets: dict[str, NativeSet] = {}
     return decode_table(FoundTable(nf.NFPROTO_INET, REJECT_TABLE), chains, rules, sets.__getitem__)
 

@@ -137,9 +137,7 @@ def keep_if_confirmed(seconds: int) -> None:
     is_confirmed = False
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
-        print_on_stderr(
-            f"captured. Open another connection to this machine, then press Enter within {seconds} s to keep it."
-        )
+        print_on_stderr(f"captured. Connect to this machine once more, then press Enter within {seconds} s to keep it.")
         readable, _, _ = select.select([sys.stdin], [], [], seconds)
         is_confirmed = bool(readable) and bool(sys.stdin.readline())
     finally:

@@ -150,11 +150,9 @@ class CaptureCommand(click.Command):
         return [*params, HELP_ALL_OPTION] if any(isinstance(param, SettingOption) for param in self.params) else params
 
 
-def command(
-    examples: str, *parameters: click.Parameter, **settings: Any
-) -> Callable[[Callable[..., Any]], CaptureCommand]:
+def command(examples: str, *params: click.Parameter, **settings: Any) -> Callable[[Callable[..., Any]], CaptureCommand]:
     """Return a decorator that makes a function a command with these examples and parameters."""
-    return click.command(cls=CaptureCommand, examples=cleandoc(examples), params=list(parameters), **settings)
+    return click.command(cls=CaptureCommand, examples=cleandoc(examples), params=list(params), **settings)
 
 
 def example_lines(example: str, width: int) -> Iterator[str]:
@@ -167,10 +165,8 @@ def example_lines(example: str, width: int) -> Iterator[str]:
         yield f"#{comment}"
     rest = command.rstrip()
     while len(rest) > width:
-        blanks = [
-            index for index, each in enumerate(rest[: width - 1]) if each == " " and not rest.count("'", 0, index) % 2
-        ]
-        blanks = [index for index in blanks if rest[index + 1] in "-|>"] or blanks
+        blanks = [at for at, each in enumerate(rest[: width - 1]) if each == " " and not rest.count("'", 0, at) % 2]
+        blanks = [at for at in blanks if rest[at + 1] in "-|>"] or blanks
         if not blanks or not rest[: blanks[-1]].strip():
             break
         yield f"{rest[: blanks[-1]]} \\"
@@ -227,9 +223,7 @@ def explicit_if(ctx: click.Context, *, requested: bool) -> Settings | None:
     if given:
         with_flags(Settings({}), given).checked()
         names = ", ".join(option.name for option in given)
-        warn(
-            [f"{names}: no effect, because the live rules are looked at; --from-options looks at those of the options"]
-        )
+        warn([f"{names}: no effect on live rules; --from-options takes the rules that the options would give"])
     return None
 
 

@@ -173,12 +173,12 @@ def merge_ranges(given: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def gaps(ranges: Iterable[tuple[int, int]], low: int, high: int) -> list[tuple[int, int]]:
     """Return what lies between ``low`` and ``high`` in none of some ranges, which are in order and apart."""
-    found = []
+    free = []
     for first, last in ranges:
         if first > low:
-            found.append((low, first - 1))
+            free.append((low, first - 1))
         low = max(low, last + 1)
-    return [*found, (low, high)] if low <= high else found
+    return [*free, (low, high)] if low <= high else free
 
 
 def split(family: Family, first: int, last: int) -> Iterator[Network]:

@@ -23,7 +23,7 @@ class Packet(Value):
     ``out_interface``. Addresses are networks of a single address; a source that is not known matches no rule
     with a source but 0.0.0.0/0. Marks are numbers; ``state`` is one of CONNECTION_STATES. An answer goes back to
     where the connection came from: no rule of nat maps it. ``flags`` are TCP's (RFC 9293 3.1); None for any that a
-    packet in its state has.
+    packet in its state has. ``is_mapped`` is whether nat has changed where it goes.
     """
 
     protocol: ProtocolName
@@ -40,6 +40,7 @@ class Packet(Value):
     state: str = "NEW"
     is_answer: bool = False
     flags: int | None = None
+    is_mapped: bool = False
 
     @property
     def family(self) -> Family:

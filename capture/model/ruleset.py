@@ -392,7 +392,7 @@ class Ruleset(Value):
     def with_chains(self, change: Callable[[TableName, Chain], Chain]) -> Ruleset:
         """Return the rule set with each chain changed; ``change`` also gets the name of its table."""
         tables = [
-            each.replace(chains=tuple([change(each.name, chain) for chain in each.chains])) for each in self.tables
+            table.replace(chains=tuple([change(table.name, chain) for chain in table.chains])) for table in self.tables
         ]
         return self.replace(tables=tuple(tables))
 
@@ -410,5 +410,5 @@ class Ruleset(Value):
         return None
 
     def chain(self, table: TableName, name: str) -> Chain | None:
-        found = self.table(table)
-        return found.chain(name) if found else None
+        holder = self.table(table)
+        return holder.chain(name) if holder else None

@@ -64,9 +64,9 @@ def transact(doing: str, read: Callable[[NetlinkSocket], T], changes: Callable[[
     """
     with open_netfilter() as netfilter:
         for _ in range(ATTEMPTS):
-            found, generation = read_consistently(netfilter, doing, lambda: read(netfilter))
+            objects, generation = read_consistently(netfilter, doing, lambda: read(netfilter))
             try:
-                return commit(netfilter, changes(found), generation, doing)
+                return commit(netfilter, changes(objects), generation, doing)
             except RulesetChangedError:
                 continue
     raise ruleset_busy(doing)

@@ -96,14 +96,14 @@ def read_consistently(netfilter: NetlinkSocket, doing: str, read: Callable[[], T
         generation = read_generation(netfilter)
         _wait_for_commits(netfilter, generation, doing)
         try:
-            found = read()
+            objects = read()
         except KernelError as error:
             if error.errno != errno.ENOENT:
                 raise
             continue
         _wait_for_commits(netfilter, generation, doing)
         if read_generation(netfilter) == generation:
-            return found, generation
+            return objects, generation
     raise ruleset_busy(doing)
 
 

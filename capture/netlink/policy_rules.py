@@ -115,8 +115,8 @@ def read_policy_rules(route: NetlinkSocket, family: int = AF_UNSPEC) -> list[Pol
 def has_routes(route: NetlinkSocket, family: int, rule: PolicyRule) -> bool:
     """Return whether a rule finds any route in its table; if not, packets go on to the next rule."""
     shortest = -1 if rule.suppressed is None else rule.suppressed
-    found = [each for each in read_routes(route, family) if each.table == rule.table and each.kind != RTN_THROW]
-    return any(each.prefix > shortest for each in found)
+    in_table = [each for each in read_routes(route, family) if each.table == rule.table and each.kind != RTN_THROW]
+    return any(each.prefix > shortest for each in in_table)
 
 
 def _decode(body: bytes) -> PolicyRule:
@@ -171,12 +171,12 @@ def put_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int, pref
     With None, remove every rule that is exactly that, and none with more conditions.
     """
     words = f"{FAMILY_NAMES[FAMILY_OF[family]]} policy rule fwmark {mark:#x} lookup {table}"
-    found = _preferences(route, family, mark, table)
+    preferences = _preferences(route, family, mark, table)
     changes = []
-    if preference is not None and preference not in found:
+    if preference is not None and preference not in preferences:
         rule = _mark_rule(family, mark, table, preference)  # another process may be faster: EEXIST
         changes.append(changed(route, RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, rule, f"add {words}", errno.EEXIST))
-    for elsewhere in found:
+    for elsewhere in preferences:
         if elsewhere != preference:
             rule = _mark_rule(family, mark, table, elsewhere)
             changes.append(changed(route, RTM_DELRULE, 0, rule, f"remove {words}", errno.ENOENT))

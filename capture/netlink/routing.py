@@ -72,11 +72,11 @@ class TableRoute(Value):
 
 def read_routes(route: NetlinkSocket, family: int) -> list[TableRoute]:
     """Return the routes of a family in all tables."""
-    found = []
+    routes = []
     for body in route.dump(RTM_GETROUTE, bytes((family, *bytes(RTMSG_SIZE - 1))), "list routes"):
         fields = decode_fields(body[RTMSG_SIZE:])
         hop = fields.get(RTA_OIF) or fields.get(RTA_MULTIPATH, b"")[4:8]  # of struct rtnexthop, rtnh_ifindex
-        found.append(
+        routes.append(
             TableRoute(
                 table=decode_host_number(fields.get(RTA_TABLE, body[4:5])),
                 first=int.from_bytes(fields.get(RTA_DST, b""), "big"),
@@ -86,7 +86,7 @@ def read_routes(route: NetlinkSocket, family: int) -> list[TableRoute]:
                 metric=decode_host_number(fields.get(RTA_PRIORITY, b"")),
             )
         )
-    return found
+    return routes
 
 
 def has_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
@@ -161,12 +161,12 @@ def look_up_route(
         for kind, port in zip((RTA_SPORT, RTA_DPORT), ports, strict=True):
             body += attribute(kind, port.to_bytes(2, "big")) if port else b""
     try:
-        (found,) = route.request(RTM_GETROUTE, 0, body, f"look up the route to {destination}")
+        (message,) = route.request(RTM_GETROUTE, 0, body, f"look up the route to {destination}")
     except KernelError as error:
         if error.errno in REFUSALS:
             return Route(REFUSALS[error.errno])
         raise
-    return _decode_route(found)
+    return _decode_route(message)
 
 
 def header_table(table: int) -> int:

@@ -15,7 +15,6 @@ from capture.analysis.pod_causes import (
     stops,
 )
 from capture.backends import detect, load
-from capture.errors import CaptureError
 from capture.model.addresses import IPV4, IPV6, address_text
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
@@ -44,6 +43,7 @@ from capture.operations.exclusions import (
 )
 from capture.operations.inference import inferred_config
 from capture.operations.no_rules import no_rules_cause
+from capture.operations.removal import with_removals
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.state.capabilities import escapes_of
@@ -117,15 +117,19 @@ def why(
         known, facts, capture = _expected(settings, namespace)
         is_recorded = settings is None and known is not None
         of_pod = list(causes_of_pod(facts, capture))
-        if not detect.find_live_sets():
+        live_sets = detect.find_live_sets()
+        if not live_sets:
             causes = [each for each in of_pod if packet is None and stops(each, capture)]
             causes.append(no_rules_cause(is_machine=is_machine, is_recorded=is_recorded))
             diagnosis = Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         elif packet is not None:
             diagnosis = _diagnose_connection(packet, settings, known, facts, capture)
             diagnosis = diagnosis.replace(notes=(*diagnosis.notes, *_escape_notes(process)))
+            diagnosis = diagnosis.replace(causes=with_removals(diagnosis.causes, live_sets[0].choice, namespace))
         else:
-            diagnosis = _diagnose_pod(verify(settings, prefer_recorded=settings is None), known, facts, capture, of_pod)
+            verified = verify(settings, prefer_recorded=settings is None)
+            diagnosis = _diagnose_pod(verified, known, facts, capture, of_pod)
+            diagnosis = diagnosis.replace(causes=with_removals(diagnosis.causes, verified.choice, namespace))
         if is_machine and is_recorded:
             return diagnosis.with_remedies(for_machine)
         return diagnosis if is_recorded else diagnosis.with_remedies(without_record)
@@ -145,7 +149,7 @@ def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace
 def _expected(settings: Settings | None, namespace: Namespace) -> tuple[Reference | None, PodFacts, Capture]:
     """Return the settings, or the recorded ones, and what they expect of the proxy; else what the live rules expect."""
     known = reference(settings, host=host_of(namespace))
-    config = known.config if known else _inferred_config()
+    config = known.config if known else inferred_config(own_rules_of(_live()))
     facts = read_facts(config.proxy_uids)
     capture = Capture(
         ports_of(_desired(known), facts),
@@ -161,13 +165,6 @@ def _expected(settings: Settings | None, namespace: Namespace) -> tuple[Referenc
 def _desired(known: Reference | None) -> Ruleset:
     """Return the desired rules; without a reference our own live ones."""
     return build_ruleset(known.config) if known else own_rules_of(_live())
-
-
-def _inferred_config() -> CaptureConfig:
-    try:
-        return inferred_config(own_rules_of(_live()))
-    except CaptureError:
-        return CaptureConfig()
 
 
 def _diagnose_pod(
@@ -192,9 +189,7 @@ def _diagnose_pod(
         *(
             exclusion_notes(known, facts, capture, verified)
             if known
-            else notes_without_record(
-                facts, capture, ports_of(build_ruleset(_inferred_config()), facts), _desired(known)
-            )
+            else notes_without_record(facts, capture, verified.desired)
         ),
         *socket_lb_causes(),
         *(each for each in of_pod if each not in stopping),

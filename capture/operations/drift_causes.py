@@ -6,7 +6,7 @@ from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import drop_cause, is_mapped
-from capture.analysis.foreign_effects import foreign_effect_text
+from capture.analysis.foreign_effects import consequence, foreign_effect_text, other_consequences
 from capture.analysis.judgement import of_family
 from capture.analysis.trace import trace_whole_path
 from capture.backends.iptables.render import differing_rule, shown_rule
@@ -42,7 +42,8 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     if own:
         worst = min(own, key=lambda difference: (difference.weight, difference.kind == "missing"))
         first, further = _summary(worst, own, verified.live)
-        besides = f", and {plural(further, 'more difference')}" if further else ""
+        besides = f", and {plural(len(further), 'more difference')}" if further else ""
+        besides += other_consequences(worst.effect, (difference.effect for difference in further))
         yield cause(_kind_of(worst), "drift", where=worst.location.of_chain, first=first, others=besides)
     yield from _foreign_rule_causes(verified, facts)
     for other in verified.second_sets:
@@ -54,14 +55,15 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
         yield cause("rule-missing", "family", message=message)
 
 
-def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[str, int]:
-    """Return a difference in words, a chain without rules as one, and how many there are besides."""
+def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[str, list[Difference]]:
+    """Return a difference in words and with what it does, a chain without rules as one; and the other differences."""
+    does = f", so that {consequence(worst.effect)}" if worst.effect else ""
     chain = live.chain(worst.table, worst.chain)
     if worst.kind == "missing" and not (chain and any(chain.rules_for(worst.family))):
         elsewhere = [difference for difference in own if difference.location.of_chain != worst.location.of_chain]
-        return f"missing: all rules of {worst.chain}", len(elsewhere)
+        return f"missing: all rules of {worst.chain}{does}", elsewhere
     kind = "not as applied" if worst.kind == "family" else worst.kind
-    return f"{kind}: {shown_rule(worst.rule, worst.family)}", len(own) - 1
+    return f"{kind}: {shown_rule(worst.rule, worst.family)}{does}", [each for each in own if each is not worst]
 
 
 def drift_cause(live: Trace, verified: Verified, variant: str = "", **words: object) -> Cause | None:
@@ -121,6 +123,7 @@ def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]
     for (kind, _), (first, *more) in diverting.items():
         does = foreign_effect_text(first.rule, first.effect)
         after = f", and {plural(len(more), 'more rule')} of this chain" if more else ""
+        after += other_consequences(first.effect, (each.effect for each in more))
         yield cause(kind, "pod", where=first.location, does=does, rule=differing_rule(first), others=after)
 
 

@@ -7,10 +7,7 @@ from capture.state import attachments
 from capture.state.netns import own_namespace
 from capture.state.node import evidence_of_host
 
-LEFT_ALONE_BY = {
-    attachments.EXCLUDED_NAMESPACE: "namespace",
-    attachments.NOT_INJECTED: "not injected",
-}
+LEFT_ALONE_BY = {attachments.EXCLUDED_NAMESPACE: "namespace", attachments.NOT_INJECTED: "not injected"}
 """Variants of the cause by the kind of the plugin's decision."""
 
 

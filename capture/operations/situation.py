@@ -49,9 +49,7 @@ def read_other_chains(place: tuple[str, str]) -> OtherChains:
     if tables and place != LEGACY:
         legacy = _read_legacy()
         if legacy is None:
-            doubts.append(
-                "there are tables of iptables-legacy, and neither its programs nor python-iptables to read them"
-            )
+            doubts.append("there are tables of iptables-legacy, and no program or python-iptables to read them")
         else:
             chains += legacy
     if tables & {"filter", "security"}:

@@ -19,11 +19,7 @@ if TYPE_CHECKING:
     from capture.operations import SecondSet, Verified
 
 UNJUDGED = "foreign rule may divert captured traffic, which cannot be judged"
-MEANINGS = {
-    "missing": "is missing",
-    "unexpected": "is unexpected",
-    "family": "captures a family that should not be captured",
-}
+MEANINGS = {"missing": "is missing", "unexpected": "is unexpected", "family": "is for a family that is not captured"}
 MAX_SINGLE = 20
 """Up to this many differences of one kind in a chain have a sentence each."""
 MAX_MISSING = 3

@@ -113,8 +113,8 @@ def _rendered(render: Callable[[model.Ruleset], str], live: model.Ruleset) -> tu
             return str(error)
         return ""
 
-    kept, left_out = _without(live, problem)
-    return render(kept), left_out
+    shown, left_out = _without(live, problem)
+    return render(shown), left_out
 
 
 def _only(live: model.Ruleset, names: Collection[model.TableName], family: Family | None = None) -> model.Ruleset:
@@ -212,8 +212,8 @@ def _more_texts(rule: model.Rule, family: Family) -> list[str]:
     from capture.backends.iptables.expansion import expanded
     from capture.backends.iptables.render import rule_text
 
-    _, *others = expanded([rule.replace(family=family, why="")], family)
-    return [rule_text(each) for each in others]
+    _, *further = expanded([rule.replace(family=family, why="")], family)
+    return [rule_text(rule) for rule in further]
 
 
 def ruleset_of_dump(plain: dict[str, Any]) -> model.Ruleset:

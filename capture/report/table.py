@@ -103,7 +103,7 @@ def _chain_text(chain: ListedChain, width: int | None) -> str:
         about = f"policy {chain.policy} {packets} packets, {size} bytes"
     lines = [COLUMN_NAMES, *map(row_text, chain.rows)]
     if width is not None and any(width_of(line) > width for line in lines):
-        lines = list(folded_table([_cells(chain.rows, each) for each in (None, *chain.rows)], width, gap=1))
+        lines = list(folded_table([_cells(chain.rows, row) for row in (None, *chain.rows)], width, gap=1))
     return "".join(f"{line}\n" for line in (f"Chain {without_line_ends(chain.name)} ({about})", *lines))
 
 
@@ -115,7 +115,7 @@ def _cells(rows: tuple[Row, ...], row: Row | None) -> list[str]:
         counters = [amount(row.counters.packets), amount(row.counters.bytes)] if row.counters else []
         named = [row.target, row.protocol, row.options, row.in_interface, row.out_interface]
         cells = [*(counters or ["    -"] * 2), *named, row.source, row.destination, row.extra]
-    return cells if any(each.options != NO_OPTIONS for each in rows) else [*cells[:4], *cells[5:]]
+    return cells if any(row.options != NO_OPTIONS for row in rows) else [*cells[:4], *cells[5:]]
 
 
 def row_text(row: Row) -> str:
@@ -155,9 +155,7 @@ def row(rule: model.Rule, family: Family) -> Row:
         named = _column(match)
         if named:
             columns[named[0]] = named[1]
-    extras = (
-        [GOTO_SIGN] if isinstance(rule.verdict, model.UnknownVerdict) and rule.verdict.text.startswith(GOTO) else []
-    )
+    extras = [GOTO_SIGN] if getattr(rule.verdict, "text", "").startswith(GOTO) else []
     extras += _extras(rule.matches)
     if rule.why:
         extras.append(f"/* {rule.why} */")

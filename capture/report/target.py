@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 COMMAND = re.compile(r"`(capture (?:apply|clean|explain|trace|verify|why)(?![^`]* --(?:netns|pid)\b)[^`]*)`")
 """A command that acts on a namespace, and names none."""
+INSIDE = re.compile(r"`((?:ip (?:-6 )?(?:addr|link|route|rule|xfrm)|sysctl -w )[^`]*)`(?: in the pod's namespace)?")
+"""A command for within the namespace."""
 
 
 def named(value: Any, namespace: str | None) -> Any:
@@ -20,6 +22,7 @@ def named(value: Any, namespace: str | None) -> Any:
     if isinstance(value, str):
         process = re.fullmatch(r"/proc/(\d+)/ns/net", namespace)
         option = f"--pid {process[1]}" if process else f"--netns {quote(namespace)}"
+        value = INSIDE.sub(lambda found: f"`nsenter --net={quote(namespace)} {found[1]}`", value)
         return COMMAND.sub(lambda found: f"`{found[1]} {option}`", value)
     if isinstance(value, dict):
         return {key: named(each, namespace) for key, each in value.items()}

@@ -79,10 +79,10 @@ def print_lines(lines: Iterable[str], hang: int | None = None, stream: TextIO | 
         if width is None:
             print(line, file=stream)
             continue
-        first, *more = folded(printable(line), width, hang)  # escapes take room, too
+        first, *rest_of_line = folded(printable(line), width, hang)  # escapes take room, too
         print(highlighted(first, stream), file=stream)
-        for each in more:
-            print(painted(each, BOLD if first.lstrip().startswith(DECIDES) else "", stream), file=stream)
+        for part in rest_of_line:
+            print(painted(part, BOLD if first.lstrip().startswith(DECIDES) else "", stream), file=stream)
 
 
 def highlighted(line: str, stream: TextIO) -> str:
@@ -110,10 +110,10 @@ class Finding(Value):
     """The kind of a cause, as in ``capture why``."""
 
 
-def print_findings(found: Iterable[Finding]) -> None:
+def print_findings(findings: Iterable[Finding]) -> None:
     """Print findings by topic, each with its remedy below it."""
     topic = ""
-    for finding in found:
+    for finding in findings:
         if finding.topic != topic:
             topic = finding.topic
             print_lines([f"{topic}:"])

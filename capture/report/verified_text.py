@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from capture.model.conventions import NOTHING_APPLIED
 from capture.model.text import plural
-from capture.report.difference_text import (
-    difference_lines,
-    differences_as_plain,
-    doubt_lines,
-    note_lines,
-)
+from capture.report.difference_text import difference_lines, differences_as_plain, doubt_lines, note_lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

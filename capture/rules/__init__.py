@@ -60,9 +60,9 @@ def build_transition(config: CaptureConfig) -> model.Ruleset:
         rules = (r.replace(matches=(*r.matches, unmarked)) if r.verdict == jump else r for r in chain.rules)
         return chain.replace(rules=tuple(rules))
 
-    others = (table for table in desired.tables if table.name != model.NAT)
+    other_tables = (table for table in desired.tables if table.name != model.NAT)
     nat = (table for table in redirecting.tables if table.name == model.NAT)
-    return desired.replace(tables=(*others, *nat)).with_chains(leaving_marked)
+    return desired.replace(tables=(*other_tables, *nat)).with_chains(leaving_marked)
 
 
 def build_tracking(config: CaptureConfig) -> model.Ruleset:
@@ -71,10 +71,8 @@ def build_tracking(config: CaptureConfig) -> model.Ruleset:
     first_use = model.Rule(
         model.Return(), (model.ConnectionState(("INVALID",)),), why="connections are tracked before they are captured"
     )
-    chains = (
-        model.Chain(model.OUTPUT, (model.Rule(model.Jump(names.output)),)),
-        model.Chain(names.output, (first_use,)),
-    )
+    jump = model.Chain(model.OUTPUT, (model.Rule(model.Jump(names.output)),))
+    chains = (jump, model.Chain(names.output, (first_use,)))
     return build_ruleset(config).replace(tables=(model.Table(model.NAT, chains),))
 
 

@@ -211,8 +211,8 @@ def owner_groups(config: CaptureConfig) -> Iterator[model.Rule]:
         for gid in config.excluded_owner_groups:
             yield return_rule(model.OwnerGid((gid,)), why="group is left alone")
     elif config.owner_groups.entries:
-        others = model.OwnerGid(config.owner_groups.entries, negated=True)
-        yield return_rule(others, why="only certain groups are captured")
+        other_groups = model.OwnerGid(config.owner_groups.entries, negated=True)
+        yield return_rule(other_groups, why="only certain groups are captured")
     else:
         yield return_rule(why="no group is captured")
 

@@ -166,11 +166,11 @@ def _id(entry: str | Span, settings: Settings, option: Option[Any], look_up: Cal
     """Return an entry as numbers: a name is looked up, and one that does not exist is an error."""
     if isinstance(entry, Span):
         return entry
-    found = look_up(entry)
-    if found is None:
+    number_found = look_up(entry)
+    if number_found is None:
         kind = "user" if option == options.PROXY_UID else "group"
         raise settings.refused(option, f"{option.expected}; no {kind} of that name is known here", entry)
-    return only(found)
+    return only(number_found)
 
 
 def _owner_groups(settings: Settings, host: Host) -> Selection[Span]:
@@ -187,9 +187,7 @@ def _excluded_owner_groups(settings: Settings, host: Host) -> tuple[Span, ...]:
     option = options.EXCLUDED_OWNER_GROUPS
     groups = _ids(settings, option, host.group_id)
     if groups and not settings[options.OWNER_GROUPS].everything:
-        raise settings.refused(
-            option, f"nothing, because {options.OWNER_GROUPS.name} already names the groups to capture"
-        )
+        raise settings.refused(option, f"nothing, because {options.OWNER_GROUPS.name} names the groups to capture")
     return groups
 
 

@@ -68,10 +68,7 @@ def _without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple
             if {each.family for each in _entries(settings, networks)} == {IPV6}:
                 yield networks, "has no effect: it names IPv6 alone, which is not captured"
         if {each.family for each in config.name_servers} == {IPV6}:
-            yield (
-                option.REDIRECT_DNS,
-                "has no effect: the pod's name servers have IPv6 addresses, which are not captured",
-            )
+            yield (option.REDIRECT_DNS, "has no effect: the pod's name servers are IPv6, which is not captured")
     elif settings[option.OTHER_FAMILY] == "reject" and settings[option.IP_FAMILIES] == "both":
         yield option.OTHER_FAMILY, "has no effect: both families are captured"
 
@@ -79,10 +76,8 @@ def _without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple
 def _cancelled(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
     """Yield the lists with entries that another one cancels."""
     for which, by, verb in CANCELLED:
-        entries, others = (
-            _entries(settings, which) if settings.origin(which) != "default" else (),
-            _entries(settings, by),
-        )
+        entries = _entries(settings, which) if settings.origin(which) != "default" else ()
+        others = _entries(settings, by)
         if 0 < len(entries) * len(others) <= 10_000:  # a person wrote no longer lists, and each pod would wait for them
             held = ", ".join([str(each) for each in entries if any(_holds(other, each) for other in others)])
             if held:
@@ -148,8 +143,8 @@ def _holding_everything(config: CaptureConfig) -> Iterator[tuple[Option[Any], st
             yield which, f"holds every {kind}: {what} is captured"
     if not config.owner_groups:
         yield option.OWNER_GROUPS, "names no group: nothing outbound is captured"
-    for each in config.uid_port_exclusions:
-        if each.protocol == "tcp" and _are_all(each.ports, "port") and _are_all(each.uids, "user"):
+    for exclusion in config.uid_port_exclusions:
+        if exclusion.protocol == "tcp" and _are_all(exclusion.ports, "port") and _are_all(exclusion.uids, "user"):
             yield option.UID_PORT_EXCLUSIONS, "holds every user and port: nothing outbound is captured"
 
 
@@ -165,8 +160,8 @@ def _missing_interfaces(settings: Settings, host: Host) -> Iterator[str]:
     """Yield a warning for each interface that is named and that the pod does not have."""
     for which in (option.EXCLUDED_INTERFACES, option.REROUTED_INTERFACES):
         present = host.interface_names() if settings[which] else None
-        found = filter(None, (missing_interface(name, present) for name in settings[which]))
-        yield from (f"{which.name} ({settings.origin(which)}): {words}" for words in found)
+        missing = filter(None, (missing_interface(name, present) for name in settings[which]))
+        yield from (f"{which.name} ({settings.origin(which)}): {words}" for words in missing)
 
 
 def missing_interface(name: str, present: Iterable[str] | None) -> str:

@@ -61,8 +61,8 @@ class PodFromInside:
         """
         with open_route() as route:
             defaults = [way_out(route, family) for family in FAMILY_NUMBERS.values()]
-            found = [(address.interface, parse_address(address.address)) for address in read_addresses(route)]
-        return primary_of(found, defaults)
+            addresses = [(address.interface, parse_address(address.address)) for address in read_addresses(route)]
+        return primary_of(addresses, defaults)
 
     def interface_names(self) -> tuple[str, ...] | None:
         """Return the interfaces of the namespace we are in but ``lo``."""
@@ -89,11 +89,11 @@ class PodFromInside:
         return tuple(servers_of(lines))
 
 
-def primary_of(found: Iterable[tuple[int, Network]], defaults: Container[int]) -> Network | None:
+def primary_of(addresses: Iterable[tuple[int, Network]], defaults: Container[int]) -> Network | None:
     """Return the primary one of addresses with their interfaces, of which some have a default route."""
     reachable = [
         (interface, own)
-        for interface, own in found
+        for interface, own in addresses
         if interface != LOOPBACK_INDEX and not own.is_link_local and not own.is_loopback
     ]
     ranked = sorted(reachable, key=lambda each: (each[0] not in defaults, FAMILIES.index(each[1].family)))

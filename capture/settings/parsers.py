@@ -75,14 +75,14 @@ class Networks(tuple[Network, ...]):  # noqa: SLOT001  # a tuple cannot have slo
 
 def networks(text: str) -> tuple[Network, ...]:
     """Return a list of networks; host bits are cleared (the settings warn about that)."""
-    found: dict[tuple[Family, int, int], None] = {}
+    parsed: dict[tuple[Family, int, int], None] = {}
     with_host_bits = []
     for entry in entries_of(text):
         parts, has_host_bits = network_parts(entry)
-        found[parts] = None
+        parsed[parts] = None
         if has_host_bits:
             with_host_bits.append(entry)
-    explicit = Networks([Network(*parts) for parts in found])
+    explicit = Networks([Network(*parts) for parts in parsed])
     if with_host_bits:
         explicit.with_host_bits = tuple(with_host_bits)
     return explicit

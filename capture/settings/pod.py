@@ -138,8 +138,8 @@ def _from_annotations(annotations: Mapping[str, str]) -> dict[Option[Any], Given
 
 def misspelt(annotations: Mapping[str, str]) -> list[str]:
     """Return a warning for each annotation that resembles one with effect, up to MAX_MISSPELT."""
-    others = (name for name in annotations if name not in ANNOTATION_NAMES)
-    meant = (f"annotation {name} has no effect; is {known} meant?" for name in others if (known := _meant_by(name)))
+    unknown = (name for name in annotations if name not in ANNOTATION_NAMES)
+    meant = (f"annotation {name} has no effect; is {known} meant?" for name in unknown if (known := _meant_by(name)))
     return [warning for _, warning in zip(range(MAX_MISSPELT), meant, strict=False)]
 
 

@@ -116,10 +116,10 @@ def forget_others(network: str, valid: Container[str], directory: str = STATE_DI
         return []
     names = [name for folder in (LINKS, DECISIONS) for name in names_in(f"{directory}/{folder}")]
     known = dict.fromkeys(":".join(name.split(":")[:3]) for name in names)  # a killed writer's has a fourth part
-    others = [each for each in known if each.startswith(f"{network}:") and each not in valid]
-    for each in others:
-        forget(each, directory)
-    return others
+    gone = [name for name in known if name.startswith(f"{network}:") and name not in valid]
+    for name in gone:
+        forget(name, directory)
+    return gone
 
 
 def _target(link: str) -> str:
@@ -131,8 +131,8 @@ def _target(link: str) -> str:
 
 def decision_about(namespace: os.stat_result, directory: str = STATE_DIRECTORY) -> RecordedDecision | None:
     """Return the last decision about a network namespace, or None if none is known."""
-    found = [each for each in read_decisions(directory) if each.inode == namespace.st_ino]
-    of_this = [each for each in found if _is_about(each, namespace)]
+    decisions = [decision for decision in read_decisions(directory) if decision.inode == namespace.st_ino]
+    of_this = [decision for decision in decisions if _is_about(decision, namespace)]
     return max(of_this, key=lambda decision: decision.time, default=None)
 
 

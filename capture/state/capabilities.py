@@ -11,7 +11,7 @@ ESCAPES = {
     "NET_RAW": "can send frames past the rules (AF_PACKET)",
     "SETUID": "can take over the proxy's user",
     "SETGID": "can take over the proxy's group",
-    "SYS_ADMIN": "can take over what it lacks (mounts, namespaces, BPF)",
+    "SYS_ADMIN": "can get every other capability (by mounts, namespaces or BPF)",
 }
 """Capabilities by which a process may leave the capture; tests/kernel/test_escapes.py tries the first four."""
 

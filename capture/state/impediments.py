@@ -53,10 +53,10 @@ class Impediment(Value):
 def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
     """Return what keeps packets of a rule set from the proxy, in the namespace we are in."""
     with open_route() as route:
-        found = [*_without_loopback(route, ruleset.families)]
+        impeding = [*_without_loopback(route, ruleset.families)]
         for policy in ruleset.policy_routes:
-            found += (*_rules_before(route, policy), *_routes_elsewhere(route, policy))
-    return (*found, *_sysctls(ruleset)) if ruleset.policy_routes else tuple(found)
+            impeding += (*_rules_before(route, policy), *_routes_elsewhere(route, policy))
+    return (*impeding, *_sysctls(ruleset)) if ruleset.policy_routes else tuple(impeding)
 
 
 def _without_loopback(route: NetlinkSocket, families: tuple[Family, ...]) -> Iterator[Impediment]:
@@ -69,12 +69,12 @@ def _without_loopback(route: NetlinkSocket, families: tuple[Family, ...]) -> Ite
         address = address_text(family, loopback.first)
         if _leads_to_lo(route, address) or (family == IPV6 and not _has_global_ipv6(route)):
             continue
-        switch = " and the sysctl net.ipv6.conf.lo.disable_ipv6" if family == IPV6 else ""
+        switch = "`sysctl -w net.ipv6.conf.lo.disable_ipv6=0`, then run " if family == IPV6 else ""
         yield Impediment(
             "no-route",
             f"{address} does not lead to lo: outbound connections that are redirected do not reach the proxy",
-            f"`ip address add {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo`; if it is there, see"
-            f" `ip rule`{switch}: table local is first.",
+            f"Run {switch}`ip address replace {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo` in"
+            " the pod's namespace. If the address is there: table local has to be first in `ip rule`.",
             family,
             OUTBOUND,
         )
@@ -96,8 +96,8 @@ def _has_global_ipv6(route: NetlinkSocket) -> bool:
 
 def _outer_addresses(route: NetlinkSocket, family: Family) -> list[Network]:
     """Return the addresses of the namespace apart from those of lo."""
-    found = read_addresses(route, FAMILY_NUMBERS[family])
-    return [parse_address(each.address) for each in found if each.interface != LOOPBACK_INDEX]
+    listed = read_addresses(route, FAMILY_NUMBERS[family])
+    return [parse_address(address.address) for address in listed if address.interface != LOOPBACK_INDEX]
 
 
 LO_DOWN: Literal["lo-down"] = "lo-down"
@@ -154,10 +154,10 @@ def _may_be_for_answers(rule: PolicyRule, mark: int, own_addresses: list[Network
     Such a packet is the pod's own (``iif lo``), and from an address of the pod.
     """
     network = parse_network(rule.source) if rule.source and own_addresses else None
-    inside = [each for each in own_addresses if network is None or network.contains(each.first)]
+    inside = [address for address in own_addresses if network is None or network.contains(address.first)]
     has_mark, is_by_lo = rule.may_match_mark(mark), rule.incoming in ("", "lo")
     if rule.is_inverted:
-        is_from_pod = all(each in inside or each.is_link_local for each in own_addresses)
+        is_from_pod = all(address in inside or address.is_link_local for address in own_addresses)
         return not (has_mark and is_by_lo and is_from_pod) or bool(rule.destination or rule.others)
     return has_mark and rule.is_for_rerouted and is_by_lo and (network is None or bool(inside))
 
@@ -166,9 +166,9 @@ def _is_to_the_pod(rule: PolicyRule, own_addresses: list[Network]) -> bool:
     """Return whether a policy rule is for packets to the pod's own addresses alone, on which table local decides."""
     if rule.is_inverted or not rule.destination:
         return False
-    there = parse_network(rule.destination)
-    local = (LOOPBACK_NETWORKS[there.family], *own_addresses)
-    return any(each.contains(there.first) and each.contains(there.last) for each in local)
+    destination = parse_network(rule.destination)
+    local = (LOOPBACK_NETWORKS[destination.family], *own_addresses)
+    return any(network.contains(destination.first) and network.contains(destination.last) for network in local)
 
 
 def rule_that_needs_source_validation(route: NetlinkSocket) -> PolicyRule | None:
@@ -184,9 +184,7 @@ def _sysctls(ruleset: Ruleset) -> Iterator[Impediment]:
 
     accepts = sysctls.accepts_marks()
     if accepts:
-        message = (
-            f"{accepts.name} is {accepts.value}: answers of the proxy get its own mark and do not reach the client"
-        )
+        message = f"{accepts.name} is {accepts.value}: answers of the proxy get its own mark, and are lost"
         yield Impediment("sysctl", message, f"Set {accepts.name} to 0 in the pod's network namespace.")
     if not any(policy.family == IPV4 for policy in ruleset.policy_routes):
         return

@@ -93,14 +93,14 @@ def read_prohibitions() -> dict[str, str]:
     "install" with a program that does nothing forbids a module altogether; "blacklist" only where it is requested
     by another name, as the kernel requests matches and targets, and not where another module needs it.
     """
-    found: dict[str, str] = {}
+    prohibitions: dict[str, str] = {}
     paths = (f"{directory}/{name}" for directory in MODPROBE for name in names_in(directory) if name.endswith(".conf"))
     for path in paths:
         for line in content_of(path).decode(errors="replace").splitlines():
             words = line.split()
             if len(words) > 1 and _forbids(words):
-                found.setdefault(words[1].replace("-", "_"), path)
-    return found
+                prohibitions.setdefault(words[1].replace("-", "_"), path)
+    return prohibitions
 
 
 def _forbids(words: list[str]) -> bool:

@@ -80,7 +80,7 @@ def _continued_without(seconds: float) -> str:
 def _holder() -> str:
     """Return the process that holds the lock, in words."""
     columns = (line.split() for line in content_of(UNIX_SOCKETS).splitlines())
-    targets = {f"socket:[{each[6].decode()}]" for each in columns if each[7:] == [b"@" + NAME[1:]]}
+    targets = {f"socket:[{fields[6].decode()}]" for fields in columns if fields[7:] == [b"@" + NAME[1:]]}
     for process in processes():
         if not targets.isdisjoint(open_files(process)):
             command = content_of(f"/proc/{process}/cmdline")[:200].replace(b"\0", b" ").decode("utf-8", "replace")

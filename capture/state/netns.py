@@ -99,9 +99,7 @@ def own_namespace() -> os.stat_result:
 
 
 def _no_proc() -> UnsupportedError:
-    return UnsupportedError(
-        f"{CURRENT} does not exist: /proc is not mounted here", "Mount it: `mount -t proc proc /proc`."
-    )
+    return UnsupportedError(f"{CURRENT} is missing: /proc is not mounted here", "Mount it: `mount -t proc proc /proc`.")
 
 
 def namespace_id() -> str:

@@ -29,7 +29,7 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
     """Return the facts of the namespace we are in; what the kernel does not report is left out."""
     with open_route() as route:
         links = tuple(read_links(route))
-        found = diverted(route, links)
+        redirects = diverted(route, links)
         addresses = [address for address in read_addresses(route) if address.interface != LOOPBACK_INDEX]
         parsed = [parse_address(address.address) for address in addresses]
         families = dict.fromkeys(address.family for address in parsed)
@@ -47,7 +47,7 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
         listeners,
         _groups_of(strangers, ids),
         *read_counts(),
-        found,
+        redirects,
         unrouted,
     )
 
@@ -65,14 +65,14 @@ def diverted(route: NetlinkSocket, links: Sequence[Link]) -> tuple[tuple[str, st
 
 def _listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:
     """Return the listening sockets, with the users as the pod sees them; the kernel reports them as we see them."""
-    found: list[Listener] = []
+    listeners: list[Listener] = []
     try:
         with open_sock_diag() as diag:
             for protocol in PROTOCOL_NUMBERS.values():
-                found += read_listeners(diag, protocol)
+                listeners += read_listeners(diag, protocol)
     except CaptureError:
         return None
-    return tuple(found if ids is None else (each.replace(uid=ids.users.inside(each.uid)) for each in found))
+    return tuple(listeners if ids is None else (each.replace(uid=ids.users.inside(each.uid)) for each in listeners))
 
 
 def listening_tcp_ports() -> set[int]:
@@ -80,7 +80,7 @@ def listening_tcp_ports() -> set[int]:
 
     ``capture host apply`` must know them on every kernel, and one may lack the module tcp_diag.
     """
-    listed = (content_of(f"/proc/net/{each}").decode().splitlines()[1:] for each in ("tcp", "tcp6"))
+    listed = (content_of(f"/proc/net/{name}").decode().splitlines()[1:] for name in ("tcp", "tcp6"))
     sockets = [line.split() for lines in listed for line in lines]
     return {int(words[1].rpartition(":")[2], 16) for words in sockets if int(words[3], 16) == TCP_LISTEN}
 

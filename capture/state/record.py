@@ -191,15 +191,15 @@ def read(directory: str = STATE_DIRECTORY) -> Record | None:
     Raises StateDirectoryError if others could have written it.
     """
     require_private(directory)
-    found = _parsed(path_of(namespace_id(), directory))
-    return None if isinstance(found, str) else found
+    parsed = _parsed(path_of(namespace_id(), directory))
+    return None if isinstance(parsed, str) else parsed
 
 
 def fault(directory: str = STATE_DIRECTORY) -> str:
     """Return why the record of the namespace we are in cannot be used; "" if there is none, or it can be used."""
     path = path_of(namespace_id(), directory)
-    found = _parsed(path)
-    return f"the record {path} cannot be used: {found}" if found and isinstance(found, str) else ""
+    parsed = _parsed(path)
+    return f"the record {path} cannot be used: {parsed}" if parsed and isinstance(parsed, str) else ""
 
 
 def _parsed(path: str) -> Record | str:

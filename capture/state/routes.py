@@ -160,10 +160,10 @@ def _routes_present(route: NetlinkSocket, marks: set[int], recorded: Iterable[Po
 
 def stale(desired: Ruleset, live: Iterable[Ruleset], recorded: Iterable[PolicyRoute]) -> Ruleset:
     """Return the routes and addresses of one of our earlier rule sets that the desired one has no use for."""
-    there = present(live, recorded)
-    return there.replace(
-        loopback_addresses=tuple(a for a in there.loopback_addresses if a not in desired.loopback_addresses),
-        policy_routes=tuple(policy for policy in there.policy_routes if policy not in desired.policy_routes),
+    earlier = present(live, recorded)
+    return earlier.replace(
+        loopback_addresses=tuple(a for a in earlier.loopback_addresses if a not in desired.loopback_addresses),
+        policy_routes=tuple(policy for policy in earlier.policy_routes if policy not in desired.policy_routes),
     )
 
 

@@ -61,10 +61,10 @@ def translation(packet: Packet) -> Translated | None:
     with socket.socket(socket.AF_INET if packet.family == IPV4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(target)
-            found = probe.getpeername()[:2]
+            peer = probe.getpeername()[:2]
         except OSError:
             return None
-    return None if found == target else Translated(*found)
+    return None if peer == target else Translated(*peer)
 
 
 def _own_cgroup() -> str:

@@ -55,8 +55,8 @@ def in_the_way(*, validates_source: bool = True) -> tuple[Sysctl, ...]:
     paths = [FWMARK_ACCEPT]
     if validates_source:
         paths += [f"{INTERFACES}/{interface}/{MARK_ON_SOURCE}" for interface in _interfaces()]
-    found = (Sysctl(path, _read(path)) for path in paths)
-    on = (sysctl for sysctl in found if sysctl.value not in ("", OFF))
+    sysctls = (Sysctl(path, _read(path)) for path in paths)
+    on = (sysctl for sysctl in sysctls if sysctl.value not in ("", OFF))
     return tuple(sysctl for sysctl in on if os.access(f"{DIRECTORY}/{sysctl.path}", os.W_OK))
 
 

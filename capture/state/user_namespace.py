@@ -50,8 +50,8 @@ class Ids(Value):
 
     def inside(self, outside: int) -> int:
         """Return the pod's number of one of our ids; the kernel's "nobody" for one that the pod has not."""
-        found = (ids.inside + outside - ids.outside for ids in self.ranges if 0 <= outside - ids.outside < ids.count)
-        return next(found, OVERFLOW_ID)
+        mapped = (ids.inside + outside - ids.outside for ids in self.ranges if 0 <= outside - ids.outside < ids.count)
+        return next(mapped, OVERFLOW_ID)
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.ranges)) or "none"

@@ -82,6 +82,8 @@ class BrokenPod:
     """Whether it is the one cause of the whole pod, too."""
     message: str = ""
     where: str = ""
+    behind: str = ""
+    """The kind of a second cause, which shows once the first one is mended."""
 
 
 BROKEN: dict[str, BrokenPod] = {
@@ -148,7 +150,12 @@ BROKEN: dict[str, BrokenPod] = {
         "excluded", f"-x {ELSEWHERE}/32", "iptables -t nat -A OUTPUT -p tcp -j ACCEPT", backend="iptables"
     ),
     "translated behind": BrokenPod(
-        "nat-first", breaks=f"iptables -t nat -A OUTPUT -p tcp -j {TO_OTHER}", uid=1337, gid=1337, backend="iptables"
+        "nat-first",
+        breaks=f"iptables -t nat -A OUTPUT -p tcp -j {TO_OTHER}",
+        uid=1337,
+        gid=1337,
+        backend="iptables",
+        behind="proxy-user",
     ),
     "redirected before": BrokenPod("nat-first", breaks=BEFORE % ("nat", -110, "redirect to :9999")),
     "the proxy is redirected": BrokenPod(
@@ -175,6 +182,7 @@ BROKEN: dict[str, BrokenPod] = {
         "filtered",
         breaks=f"{BEFORE % ('nat', -110, 'redirect to :15001')}; iptables -A INPUT -p tcp --dport 15001 -j DROP",
         message="what goes to port 15001",
+        behind="foreign-rule",
     ),
     "dropped by legacy iptables": BrokenPod("filtered", breaks="iptables-legacy -A INPUT -p tcp --dport 15001 -j DROP"),
     "dropped by the table security": BrokenPod(
@@ -318,7 +326,7 @@ BROKEN: dict[str, BrokenPod] = {
         backend="iptables",
         transparent=True,
         of_pod=True,
-        message="answers to the connection are taken for inbound connections",
+        message="answers are taken for inbound connections",
     ),
     "lo has lost its address": BrokenPod("no-route", breaks="ip address del 127.0.0.1/8 dev lo"),
     "a device drops what comes in": BrokenPod(
@@ -452,7 +460,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
     assert_the_remedy_works(situation, pod_pair, found)
 
 
-TO_RUN = re.compile(r"(?:\b[Rr]un|that runs:|Set it up:) `((?:capture|ip) [^`]*)`")
+TO_RUN = re.compile(r"(?:\b[Rr]un|that runs:|Set it up:|remove it:) `((?:capture|ip|nft|nsenter|sysctl)[^`]*)`")
 
 
 def assert_the_remedy_works(situation: BrokenPod, pair: PodPair, found: Diagnosis) -> None:
@@ -469,8 +477,42 @@ def assert_the_remedy_works(situation: BrokenPod, pair: PodPair, found: Diagnosi
         pod.ip(f"route add default via {peer.ipv4}")
     with pod.entered():
         assert before is None or record.read() == before
-    assert why(pod, packet(situation, pair)).causes == ()
+    after = why(pod, packet(situation, pair))
+    if situation.behind and after.causes:
+        assert {each.kind for each in after.causes} == {situation.behind}
+        assert_the_remedy_works(situation, pair, after)
+        return
+    assert after.causes == ()
     assert not situation.of_pod or why(pod).causes == ()
+
+
+def test_remedies_of_several_foreign_rules_name_them_in_a_way_that_stays_true(pod_pair: PodPair) -> None:
+    """A rule of nft by its handle; of iptables, whose numbers change, one of a chain, by its number in the kernel."""
+    pod, _ = pod_pair
+    operations.apply(given("--backend iptables"), pod.path)
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    for rule in ("-t nat -I OUTPUT -p tcp --dport 80 -j ACCEPT", "-t nat -I OUTPUT -p tcp -m multiport --dports 8,9"):
+        pod.run(["iptables-nft", *rule.split()])
+    for port in (15001, 15006):
+        pod.run(["iptables-nft", "-I", "INPUT", "-p", "tcp", "--dport", str(port), "-j", "DROP"])
+    pod.run(["sh", "-ec", BEFORE % ("nat", -110, "counter accept") + "; nft add rule ip x c tcp dport 81 redirect"])
+
+    commands = [command for each in diagnosis.why(namespace=pod.path).causes for command in TO_RUN.findall(each.remedy)]
+
+    entering = f"nsenter --net={pod.path} "
+    assert all(command.startswith(entering) for command in commands)
+    with pod.entered():
+        assert [each for found in examine(pod.path) for each in TO_RUN.findall(found.remedy)][:3] == commands
+    assert [command.removeprefix(entering) for command in commands] == [
+        "iptables-nft -t filter -D INPUT 1",
+        "iptables-nft -t nat -D OUTPUT 2",
+        "nft delete rule ip x c handle 3",
+    ]
+    for command in commands:
+        pod.run(command.split())
+    (cause,) = why(pod).causes
+    pod.run(TO_RUN.findall(cause.remedy)[0].split())
+    assert why(pod).causes == ()
 
 
 def assert_the_verbs_agree(pod: Pod) -> None:
@@ -700,7 +742,8 @@ def test_a_chain_without_rules_is_shown_as_one(pod_pair: PodPair) -> None:
     operations.apply(given("--backend nftables"), pod.path)
     pod.run(shlex.split(f"{NATIVE % 'flush chain'} ISTIO-OUTPUT"))
 
-    assert why(pod).causes[-1].message.endswith("; missing: all rules of ISTIO-OUTPUT, and 9 more differences")
+    message = why(pod).causes[-1].message
+    assert "; missing: all rules of ISTIO-OUTPUT, so that outbound connections bypass the proxy, and 9 more" in message
 
 
 def test_a_pod_whose_ipsec_policies_cannot_be_read_is_not_called_captured(

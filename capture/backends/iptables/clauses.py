@@ -122,8 +122,8 @@ def _numbers(kind: type[Numbered], joint: str = ":") -> Read:
 
 
 def _span(text: str, joint: str) -> model.Span:
-    first, found, last = text.partition(joint)
-    return model.Span(_number(first), _number(last if found else first))
+    first, separator, last = text.partition(joint)
+    return model.Span(_number(first), _number(last if separator else first))
 
 
 def _number(text: str) -> int:

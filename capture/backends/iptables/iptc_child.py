@@ -69,9 +69,9 @@ def _import_iptc() -> tuple[Any, Any]:
     ctypes.util.find_library = find_library
     sys.modules["distutils"] = None  # type: ignore[assignment]  # None means "not there"; its import then takes another way
     if "XTABLES_LIBDIR" not in os.environ:
-        found = [directory for pattern in EXTENSION_DIRECTORIES for directory in glob.glob(pattern)]
-        if found:
-            os.environ["XTABLES_LIBDIR"] = found[0]
+        directories = [directory for pattern in EXTENSION_DIRECTORIES for directory in glob.glob(pattern)]
+        if directories:
+            os.environ["XTABLES_LIBDIR"] = directories[0]
     import iptc
     from iptc import xtables
 
@@ -163,10 +163,10 @@ def _entry(family: Family, rule: Rule) -> Any:
 
 def _set_options(extension: Any, options: Sequence[Flag]) -> None:
     """Hand options to the parser of a match or target, as the command line would."""
-    for each in options:
-        words = [each.name.removeprefix("--").encode(), " ".join(each.values).encode("utf-8", "surrogateescape")]
+    for flag in options:
+        words = [flag.name.removeprefix("--").encode(), " ".join(flag.values).encode("utf-8", "surrogateescape")]
         argv = (ctypes.c_char_p * len(words))(*words)
-        negation = ctypes.c_int(each.negated)
+        negation = ctypes.c_int(flag.negated)
         extension._parse(argv, negation, ctypes.pointer(extension.rule.entry))  # noqa: SLF001  # the public one reads "!" in texts
     extension._final_check()  # noqa: SLF001  # the public one reads the options back and sets them again
 

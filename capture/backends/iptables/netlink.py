@@ -70,10 +70,10 @@ class IptablesNetlinkDriver(IptablesDriver):
         del live
 
         def changes_of(live: LiveTables) -> Iterable[Change]:
-            here = families_here()
-            require_families(desired, here)
+            families = families_here()
+            require_families(desired, families)
             _require_awake(live, desired)
-            return changes(plan(ruleset_of(here, live), desired, recorded), live) if live else self._making(desired)
+            return changes(plan(ruleset_of(families, live), desired, recorded), live) if live else self._making(desired)
 
         _transact(changes_of)
 
@@ -102,21 +102,21 @@ def _require_awake(live: LiveTables, desired: Ruleset) -> None:
 
 
 def _transact(changes_of: Callable[[LiveTables], Iterable[Change]]) -> None:
-    found: LiveTables | None = None
+    latest: LiveTables | None = None
 
     def changes_now(live: LiveTables) -> Iterable[Change]:
-        nonlocal found
-        found = live
+        nonlocal latest
+        latest = live
         return changes_of(live)
 
     try:
         transact(WRITING, _read, changes_now)
     except (KernelError, UnsupportedError) as error:
-        if found is None:
+        if latest is None:
             raise
         from capture.backends.iptables.refusals import refusal_of_kernel  # only needed when the kernel refuses
 
-        raise refusal_of_kernel(error, list(changes_of(found))) from error
+        raise refusal_of_kernel(error, list(changes_of(latest))) from error
 
 
 def tidy(edits: Sequence[TableEdit]) -> None:
@@ -130,8 +130,8 @@ def tidy(edits: Sequence[TableEdit]) -> None:
 
 def _read(netfilter: NetlinkSocket) -> LiveTables:
     """Return the live tables of iptables with their chains and rules, but for tables that we never touch."""
-    here = families_here()
-    tables = [each for each in read_tables(netfilter) if FAMILY_OF.get(each.family) in here and each.name in TABLES]
+    families = families_here()
+    tables = [each for each in read_tables(netfilter) if FAMILY_OF.get(each.family) in families and each.name in TABLES]
     if not tables:
         return {}
     from capture.backends.iptables.xt_decode import RuleReader  # not needed in a new pod, where nothing is
@@ -143,8 +143,8 @@ def _read(netfilter: NetlinkSocket) -> LiveTables:
     live: dict[tuple[Family, TableName], LiveTable] = {}
     for table in tables:
         rules = map(readers[table.family].read, read_rules(netfilter, table.family, table.name))
-        found = live_table(table, chains.get((table.family, table.name), ()), rules)
-        live[FAMILY_OF[table.family], TABLES_BY_NAME[table.name]] = found
+        table_read = live_table(table, chains.get((table.family, table.name), ()), rules)
+        live[FAMILY_OF[table.family], TABLES_BY_NAME[table.name]] = table_read
     return live
 
 

@@ -88,8 +88,8 @@ class TableView:
     def __init__(self, ruleset: model.Ruleset | None, family: Family, table: model.TableName) -> None:
         self.table = table
         self.family = family
-        found = ruleset.table(table) if ruleset and family in ruleset.families else None
-        self.chains = {chain.name: chain for chain in found.chains} if found else {}
+        own_table = ruleset.table(table) if ruleset and family in ruleset.families else None
+        self.chains = {chain.name: chain for chain in own_table.chains} if own_table else {}
         self._comments = ruleset is not None and ruleset.comments
         self._rules: dict[str, tuple[model.Rule, ...]] = {}
 

@@ -127,7 +127,7 @@ def _converse(ends: list[int], words: bytes) -> tuple[bytes, bytes]:
 
     to_stdin, from_stdout, from_stderr = ends
     heard: dict[int, list[bytes]] = {from_stdout: [], from_stderr: []}
-    left = memoryview(words)
+    unsent = memoryview(words)
     os.set_blocking(to_stdin, False)
     poll = select.poll()
     poll.register(to_stdin, select.POLLOUT)
@@ -148,10 +148,10 @@ def _converse(ends: list[int], words: bytes) -> tuple[bytes, bytes]:
                     close(end)
                 continue
             try:
-                left = left[os.write(end, left[:PIPE_PIECE]) :] if left else left
+                unsent = unsent[os.write(end, unsent[:PIPE_PIECE]) :] if unsent else unsent
             except BrokenPipeError:  # it ended early; the reason is on its stderr
-                left = left[:0]
-            if not left:
+                unsent = unsent[:0]
+            if not unsent:
                 close(end)
     return b"".join(heard[from_stdout]), b"".join(heard[from_stderr])
 

@@ -186,21 +186,21 @@ def word(text: str) -> str:
     return quoted(text)
 
 
-def differing_rule(found: Difference | Obstacle) -> str:
+def differing_rule(foreign: Difference | Obstacle) -> str:
     """Return the rule that differs in its own words, such as those of nft(8), else as ``shown_rule``."""
-    return (found.rule and found.rule.why) or shown_rule(found.rule, found.family)
+    return (foreign.rule and foreign.rule.why) or shown_rule(foreign.rule, foreign.family)
 
 
 def shown_rule(rule: model.Rule | None, family: Family) -> str:
     """Return a rule as iptables-save would print it, of many there the first one; without a rule, the policy."""
     if rule is None:
         return "the policy DROP"
-    single, *others = expanded([rule.replace(family=family, why="")], family)
+    single, *further = expanded([rule.replace(family=family, why="")], family)
     try:
         text = rule_text(single) or "(any packet)"
     except ValueError as error:  # live rules may have what iptables has no words for
         return f"({error})"
-    return f"{text} (and {len(others)} more like it)" if others else text
+    return f"{text} (and {len(further)} more like it)" if further else text
 
 
 def save_text(ruleset: model.Ruleset, family: Family, *, counters: bool = False, comments: bool = False) -> str:

@@ -131,14 +131,14 @@ def read_legacy_filters() -> tuple[BaseChain, ...] | None:
 
     We never write there. None where a table is there and no program to read it.
     """
-    found: list[BaseChain] = []
+    chains: list[BaseChain] = []
     for family in FAMILIES:
         for name in FILTERS.keys() & {*legacy_tables(family)}:
             try:
-                found += _filters_of(family, name)
+                chains += _filters_of(family, name)
             except CaptureError:
                 return None
-    return tuple(found)
+    return tuple(chains)
 
 
 def _filters_of(family: Family, name: str) -> Iterator[BaseChain]:
@@ -149,8 +149,8 @@ def _filters_of(family: Family, name: str) -> Iterator[BaseChain]:
     for table in parse_save(saved.replace(f"*{name}\n", f"*{MANGLE}\n"), family).tables:
         for chain in table.chains:
             if chain.name in (INPUT, OUTPUT) and (chain.rules or chain.policy == "DROP"):
-                others = tuple(each for each in table.chains if each is not chain)
-                contents = table.replace(chains=(chain, *others))
+                called = tuple(each for each in table.chains if each is not chain)
+                contents = table.replace(chains=(chain, *called))
                 shown, place = f"{name} of iptables-legacy", ("iptables", "legacy")
                 yield BaseChain(
                     shown, (family,), chain.name, FILTERS[name], False, contents, is_native=False, place=place

@@ -85,7 +85,7 @@ class _TableChanges:
         self._is_new = table is None
         self._table = table or NO_TABLE
         self._rules: dict[str, list[int | None]] = {
-            name: [found.handle for found in self._table.rules_of(chain)] for name, chain in self._table.chains.items()
+            name: [rule.handle for rule in self._table.rules_of(chain)] for name, chain in self._table.chains.items()
         }
         """The chains and the handles of their rules; None for rules that are new and have none yet."""
 

@@ -176,12 +176,15 @@ def _mark(fields: Fields, _family: Family) -> str:
 
 STATES_IN_ORDER = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED", "SNAT", "DNAT")  # libxt_conntrack.c
 STATE_BITS = {**xt_layouts.STATE_BITS, "SNAT": 64, "DNAT": 128}  # XT_CONNTRACK_STATE_*
+DIRECTION = 1 << 12  # XT_CONNTRACK_DIRECTION
 STATE_ALIAS = 1 << 13  # XT_CONNTRACK_STATE_ALIAS: written as ``-m state --state``
 
 
 def _conntrack(fields: Fields, _family: Family) -> str | None:
-    """``--ctstate NEW,SNAT``, without addresses, and nothing else."""
+    """``--ctstate NEW,SNAT`` or ``--ctdir REPLY``, without addresses, and nothing else."""
     inverted, bits = fields["invert_flags"], fields["state_mask"]
+    if fields["match_flags"] == DIRECTION and not inverted & ~DIRECTION:
+        return f"--ctdir {'REPLY' if inverted else 'ORIGINAL'}"
     states = ",".join(state for state in STATES_IN_ORDER if bits & STATE_BITS[state])
     other = fields["match_flags"] & ~STATE_ALIAS != xt_layouts.CONNTRACK_STATE or inverted & ~xt_layouts.CONNTRACK_STATE
     return None if other or not states or bits & ~sum(STATE_BITS.values()) else option(inverted, "--ctstate", states)

@@ -46,10 +46,10 @@ def holds_exactly(
             of_table = rules.setdefault((change.family, decode_text(fields[nf.NFTA_RULE_TABLE])), {})
             of_table.setdefault(fields[nf.NFTA_RULE_CHAIN], []).append(sent)
     return (
-        _by_place(each for each in read_chains(netfilter) if each.family in families and each.table in tables)
+        _by_place(chain for chain in read_chains(netfilter) if chain.family in families and chain.table in tables)
         == _by_place(chains)
         and not any(
-            each.is_dormant for each in read_tables(netfilter) if each.family in families and each.name in tables
+            table.is_dormant for table in read_tables(netfilter) if table.family in families and table.name in tables
         )
         and all(_rules_are(read_rules(netfilter, family, table), desired) for (family, table), desired in rules.items())
     )
@@ -57,27 +57,27 @@ def holds_exactly(
 
 def _by_place(chains: Iterable[FoundChain]) -> dict[tuple[int, str, str], tuple[Hook | None, str | None]]:
     """Return the hooks and policies of chains, by their families, tables and names."""
-    return {(each.family, each.table, each.name): (each.hook, each.policy) for each in chains}
+    return {(chain.family, chain.table, chain.name): (chain.hook, chain.policy) for chain in chains}
 
 
 def _rules_are(live: Iterable[bytes], desired: Mapping[bytes, Iterable[Sent]]) -> bool:
     """Return whether the rules of a table are the desired ones, in the order of each chain, and no others."""
     rest = {chain: iter(rules) for chain, rules in desired.items()}
     for attributes in live:
-        found = decode_fields(attributes)
-        expected = next(rest.get(found[nf.NFTA_RULE_CHAIN], iter(())), None)
-        if expected is None or not _rule_is(found, expected):
+        fields = decode_fields(attributes)
+        expected = next(rest.get(fields[nf.NFTA_RULE_CHAIN], iter(())), None)
+        if expected is None or not _rule_is(fields, expected):
             return False
     return all(next(rules, None) is None for rules in rest.values())
 
 
-def _rule_is(found: Fields, sent: Sent) -> bool:
+def _rule_is(fields: Fields, sent: Sent) -> bool:
     """Return whether a rule came back as it was sent: the same expressions, but a counter of any value, and comment."""
-    expressions = found[nf.NFTA_RULE_EXPRESSIONS]
+    expressions = fields[nf.NFTA_RULE_EXPRESSIONS]
     before, counter, after = sent[0].partition(COUNTER)
     return (
         len(expressions) == len(sent[0])
         and expressions.startswith(before + COUNTER_HEAD if counter else before)
         and expressions.endswith(after)
-        and found.get(nf.NFTA_RULE_USERDATA) == sent[1]
+        and fields.get(nf.NFTA_RULE_USERDATA) == sent[1]
     )

@@ -72,16 +72,16 @@ def store_ct(key: int) -> bytes:
 def load_payload(base: int, offset: int, length: int) -> bytes:
     """Return: register = bytes of a header."""
     key = (load_payload, base, offset, length)
-    found = _FRAMES.get(key)
-    if found is None:
-        found = _FRAMES[key] = expression(
+    frame = _FRAMES.get(key)
+    if frame is None:
+        frame = _FRAMES[key] = expression(
             "payload",
             attribute(nf.NFTA_PAYLOAD_DREG, REGISTER),
             attribute(nf.NFTA_PAYLOAD_BASE, u32be(base)),
             attribute(nf.NFTA_PAYLOAD_OFFSET, u32be(offset)),
             attribute(nf.NFTA_PAYLOAD_LEN, u32be(length)),
         )
-    return found
+    return frame
 
 
 def immediate(value: bytes) -> bytes:

@@ -57,10 +57,8 @@ def read_tables(netfilter: NetlinkSocket, family: int = NFPROTO_UNSPEC) -> list[
 def table_of(family: int, attributes: bytes) -> FoundTable:
     """Return the table of a message."""
     fields = decode_fields(attributes)
-    uses, handle = (
-        decode_number(fields.get(nf.NFTA_TABLE_USE, b"")),
-        decode_number(fields.get(nf.NFTA_TABLE_HANDLE, b"")),
-    )
+    uses = decode_number(fields.get(nf.NFTA_TABLE_USE, b""))
+    handle = decode_number(fields.get(nf.NFTA_TABLE_HANDLE, b""))
     is_dormant = bool(decode_number(fields.get(nf.NFTA_TABLE_FLAGS, b"")) & nf.NFT_TABLE_F_DORMANT)
     return FoundTable(family, decode_text(fields[nf.NFTA_TABLE_NAME]), uses, handle, is_dormant)
 
@@ -75,10 +73,8 @@ def chain_of(family: int, attributes: bytes) -> FoundChain:
     """Return the chain of a message."""
     fields = decode_fields(attributes)
     table, name = decode_text(fields[nf.NFTA_CHAIN_TABLE]), decode_text(fields[nf.NFTA_CHAIN_NAME])
-    handle, uses = (
-        decode_number(fields.get(nf.NFTA_CHAIN_HANDLE, b"")),
-        decode_number(fields.get(nf.NFTA_CHAIN_USE, b"")),
-    )
+    handle = decode_number(fields.get(nf.NFTA_CHAIN_HANDLE, b""))
+    uses = decode_number(fields.get(nf.NFTA_CHAIN_USE, b""))
     hook = decode_hook(fields)
     if hook is None:
         return FoundChain(family, table, name, None, None, (), handle, uses, None)

@@ -88,9 +88,9 @@ def conditions_of(
 def _header_conditions(loaded: Register, bounds: Bounds, parts: list[Part]) -> Iterator[Match]:
     """Yield what a comparison of header bytes means for each field that lies in them."""
     if bounds.is_single:
-        found = [_prefix(loaded, bounds, part) for part in parts]
-        if None not in found and not (bounds.negated and len(found) > 1):
-            yield from (condition for condition in found if condition is not None)
+        conditions = [_prefix(loaded, bounds, part) for part in parts]
+        if None not in conditions and not (bounds.negated and len(conditions) > 1):
+            yield from (condition for condition in conditions if condition is not None)
     elif len(parts) == 1 and parts[0].taken == native.SIZES[parts[0].field] and not loaded.mask:
         ends = int.from_bytes(bounds.low, "big"), int.from_bytes(bounds.high, "big")
         yield native.Among(parts[0].field, (ends,), bounds.negated)

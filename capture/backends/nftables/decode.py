@@ -68,9 +68,9 @@ def decode_table(
         in_chain.append(decode_rule(fields, Program(find_set, None), known))
     decoded = (
         native.NativeChain(
-            each.name, tuple(by_chain.get(each.name, ())), each.hook, each.policy and each.policy.lower()
+            chain.name, tuple(by_chain.get(chain.name, ())), chain.hook, chain.policy and chain.policy.lower()
         )
-        for each in chains
+        for chain in chains
     )
     return native.NativeTable(table.name, tuple(decoded), table.is_dormant)
 
@@ -225,8 +225,8 @@ class Program:
         return self._compare(loaded, Bounds(fields[nf.NFTA_RANGE_FROM_DATA], fields[nf.NFTA_RANGE_TO_DATA], negated))
 
     def _compare(self, loaded: Register, bounds: Bounds) -> bool:
-        found = tuple(conditions_of(loaded, bounds, self._family, self._protocol))
-        for condition in found or (self._without_words(loaded, bounds),):
+        conditions = tuple(conditions_of(loaded, bounds, self._family, self._protocol))
+        for condition in conditions or (self._without_words(loaded, bounds),):
             self._put(condition)
         return True
 
@@ -288,8 +288,8 @@ class Program:
             return self._do(native.Cases(subject, verdicts) if verdicts else model.UnknownVerdict(subject))
         values = [(key, each[nf.NFTA_DATA_VALUE]) for key, each in data] if len(data) <= MAX_CASES else []
         for number in range(len(values[0][1]) // REGISTER_SIZE or 1) if values else ():
-            found = tuple((key, each[number * REGISTER_SIZE :]) for key, each in values)
-            self._registers[_register_number(target) + number] = MapData(subject, found)
+            of_register = tuple((key, each[number * REGISTER_SIZE :]) for key, each in values)
+            self._registers[_register_number(target) + number] = MapData(subject, of_register)
         return bool(values)
 
     def _cases(self, source: bytes, listed: NativeSet) -> tuple[Case, ...]:
@@ -301,9 +301,9 @@ class Program:
             return tuple(((native.Among(field, ranges),), data) for data, ranges in by_data.items())
         from capture.backends.nftables.maps import cases_by_key  # our own sets have one field
 
-        found = cases_by_key(listed, self._registers, _register_number(source), (self._family, self._protocol))
-        others = [len(each.cases) for each in (*self.conditions, *self.actions) if isinstance(each, native.Cases)]
-        return found if not others else ()  # of two sets each case of one would be one with each of the other
+        cases_found = cases_by_key(listed, self._registers, _register_number(source), (self._family, self._protocol))
+        counts = [len(each.cases) for each in (*self.conditions, *self.actions) if isinstance(each, native.Cases)]
+        return cases_found if not counts else ()  # of two sets each case of one would be one with each of the other
 
     def _whole_field(self, loaded: Content) -> str:
         """Return the field that a register holds all of, or the empty string."""
@@ -348,8 +348,8 @@ class Program:
         sizes = dict.fromkeys((nf.NFTA_NAT_REG_ADDR_MIN, nf.NFTA_NAT_REG_ADDR_MAX), BITS[family] // 8)
         sizes |= dict.fromkeys((nf.NFTA_NAT_REG_PROTO_MIN, nf.NFTA_NAT_REG_PROTO_MAX), PORT_SIZE)
         ends = [(self._held(fields[kind]) if kind in fields else b"", size) for kind, size in sizes.items()]
-        found = _done(lambda *values: translation(word, family, *values), *ends)
-        return self._do(found or model.UnknownVerdict(f"{word}, to an unknown address"))
+        done = _done(lambda *values: translation(word, family, *values), *ends)
+        return self._do(done or model.UnknownVerdict(f"{word}, to an unknown address"))
 
     def tproxy(self, fields: Fields) -> bool:
         port = self._held(fields.get(nf.NFTA_TPROXY_REG_PORT))

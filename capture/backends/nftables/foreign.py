@@ -99,10 +99,10 @@ def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[BaseCh
     doing = "read the chains of others in nf_tables"
     try:
         with open_netfilter() as netfilter:
-            found, _ = read_consistently(netfilter, doing, lambda: list(_read(netfilter, own_places)))
+            base_chains, _ = read_consistently(netfilter, doing, lambda: list(_read(netfilter, own_places)))
     except UnsupportedError:
         return ()
-    return tuple(sorted(found, key=lambda each: each.order))
+    return tuple(sorted(base_chains, key=lambda each: each.order))
 
 
 def rejecting_chains() -> Iterator[BaseChain]:
@@ -112,7 +112,7 @@ def rejecting_chains() -> Iterator[BaseChain]:
     table = written_table()
     for chain in table.chains:
         if chain.hook is not None:
-            rules = tuple(each.replace(why=REJECTED) for rule in chain.rules for each in _rules(rule, None))
+            rules = tuple(alike.replace(why=REJECTED) for rule in chain.rules for alike in _rules(rule, None))
             yield BaseChain(
                 f"inet {table.name}",
                 FAMILIES,
@@ -125,17 +125,17 @@ def rejecting_chains() -> Iterator[BaseChain]:
 
 
 def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> Iterator[BaseChain]:
-    tables = [found for family in nf.NFT_FAMILIES for found in _reached_tables(netfilter, family)]
-    of_iptables = [found for found in tables if found.is_of_iptables]
-    own = [found for found in tables if found.is_native] if ("nftables", "") in own_places else []
+    tables = [reached for family in nf.NFT_FAMILIES for reached in _reached_tables(netfilter, family)]
+    of_iptables = [reached for reached in tables if reached.is_of_iptables]
+    own = [reached for reached in tables if reached.is_native] if ("nftables", "") in own_places else []
     own += of_iptables if ("iptables", "nft") in own_places else []
     # Next to our own in legacy tables the order is unknown; they may be the newest.
-    first = min((found.table.handle for found in own), default=0)
-    for found in tables:
-        is_shared = found in own or found.is_of_iptables
-        if is_shared and all(map(found.is_usual, found.base_chains)):
+    first = min((reached.table.handle for reached in own), default=0)
+    for reached in tables:
+        is_shared = reached in own or reached.is_of_iptables
+        if is_shared and all(map(reached.is_usual, reached.base_chains)):
             continue
-        for chain in _of_table(netfilter, found, first, without_usual=is_shared):
+        for chain in _of_table(netfilter, reached, first, without_usual=is_shared):
             yield chain.replace(is_of_any_age=is_shared or not own)
     if of_iptables and ("iptables", "nft") not in own_places:
         for chain in _of_iptables(of_iptables, first):
@@ -154,17 +154,17 @@ def _reached_tables(netfilter: NetlinkSocket, family: int) -> Iterator[TableWith
 
 
 def _of_table(
-    netfilter: NetlinkSocket, found: TableWithChains, first_own: int, *, without_usual: bool
+    netfilter: NetlinkSocket, reached: TableWithChains, first_own: int, *, without_usual: bool
 ) -> Iterator[BaseChain]:
     """Yield the base chains of a table; with ``without_usual``, those that neither a capture nor iptables has there."""
-    family, name = found.table.family, found.table.name
-    rules = _rules_by_chain(netfilter, found)
-    if found.rejects_other_family:
+    family, name = reached.table.family, reached.table.name
+    rules = _rules_by_chain(netfilter, reached)
+    if reached.rejects_other_family:
         rules = _with_reason(rules)
-    called = tuple(_chain(chain, rules) for chain in found.chains if chain.hook is None)
-    for chain in found.base_chains:
+    called = tuple(_chain(chain, rules) for chain in reached.chains if chain.hook is None)
+    for chain in reached.base_chains:
         hook, point = chain.hook, _point(chain)
-        if hook is None or not point or (without_usual and found.is_usual(chain)):
+        if hook is None or not point or (without_usual and reached.is_usual(chain)):
             continue
         is_nat = hook.kind == "nat"
         entry = _chain(chain, rules)
@@ -185,12 +185,12 @@ def _of_table(
             hook.priority,
             is_nat,
             model.Table(model.NAT if is_nat else model.MANGLE, chains),
-            is_older=found.table.handle < first_own,
-            is_native=not found.is_filter_of_iptables,
+            is_older=reached.table.handle < first_own,
+            is_native=not reached.is_filter_of_iptables,
             is_route=hook.kind == "route",
             devices=chain.devices if is_of_devices else (),
-            is_own=found.rejects_other_family,
-            place=("nftables", "") if found.is_native else None,
+            is_own=reached.rejects_other_family,
+            place=("nftables", "") if reached.is_native else None,
         )
 
 
@@ -198,8 +198,8 @@ def _with_reason(rules: dict[str, list[model.Rule]]) -> dict[str, list[model.Rul
     """Return the rules of the table of --other-family reject; those that it wrote have the reason."""
     written = [rule for chain in rejecting_chains() for rule in chain.contents.rules]
     return {
-        name: [rule.replace(why=REJECTED) if rule in written else rule for rule in found]
-        for name, found in rules.items()
+        name: [rule.replace(why=REJECTED) if rule in written else rule for rule in in_chain]
+        for name, in_chain in rules.items()
     }
 
 
@@ -214,9 +214,7 @@ def _point(chain: FoundChain) -> str:
 def _of_devices(entry: model.Chain, devices: tuple[str, ...], kind: type[model.InterfaceMatch]) -> model.Chain:
     """Return a base chain of devices as one for all packets, whose rules match these interfaces."""
     last = (model.Rule(model.Drop(), why="policy drop"),) if entry.policy == "DROP" else ()
-    rules = [
-        rule.replace(matches=(kind(device), *rule.matches)) for rule in (*entry.rules, *last) for device in devices
-    ]
+    rules = [rule.replace(matches=(kind(name), *rule.matches)) for rule in (*entry.rules, *last) for name in devices]
     return entry.replace(rules=tuple(rules), policy="ACCEPT")
 
 
@@ -244,13 +242,13 @@ def _rules_by_chain(netfilter: NetlinkSocket, listed: TableWithChains) -> dict[s
     family, is_filter = FAMILY_OF.get(number), listed.is_filter_of_iptables
     find_set = set_finder(netfilter, number, name)
     known: dict[bytes, tuple[str, Fields]] = {}
-    found: dict[str, list[model.Rule]] = {}
+    by_chain: dict[str, list[model.Rule]] = {}
     places: dict[str, int] = {}
     reader: RuleReader | None = None
     for attributes in read_rules(netfilter, number, name):
         fields = decode_fields(attributes)
         chain = decode_text(fields[nf.NFTA_RULE_CHAIN])
-        in_chain = found.setdefault(chain, [])
+        in_chain = by_chain.setdefault(chain, [])
         place = places[chain] = places.get(chain, 0) + 1
         is_xt = any(each in attributes for each in XT_EXPRESSIONS)
         if family is not None and (is_xt or (is_filter and not any(each in attributes for each in SET_EXPRESSIONS))):
@@ -261,7 +259,7 @@ def _rules_by_chain(netfilter: NetlinkSocket, listed: TableWithChains) -> dict[s
         else:
             read = _rules(decode_rule(fields, Program(find_set, family), known), family)
             in_chain += [rule.replace(number=place) for rule in read]
-    return found
+    return by_chain
 
 
 def _chain(chain: FoundChain, rules: dict[str, list[model.Rule]]) -> model.Chain:
@@ -275,8 +273,8 @@ def _rules(native: NativeRule, family: Family | None) -> Iterator[model.Rule]:
     words = described(*native.conditions, *native.actions)
     together = len(native.actions) < 2 or any(isinstance(action, TproxyStatement) for action in native.actions)
     counters = native.counters
-    for each in (native,) if together else _by_action(native):
-        for one in _by_case(each):
+    for part in (native,) if together else _by_action(native):
+        for one in _by_case(part):
             (rule,) = lift_rules([one])
             yield rule.replace(why=words, counters=counters, family=rule.family or family)
             counters = None
@@ -302,14 +300,14 @@ def _by_action(rule: NativeRule) -> Iterator[NativeRule]:
 def _by_case(rule: NativeRule) -> Iterator[NativeRule]:
     """Yield a rule for each case of its sets and its map, which are never those of one packet; others as they are."""
     parts = (*rule.conditions, *(rule.actions if len(rule.actions) == 1 else ()))
-    found = next((each for each in parts if isinstance(each, Cases)), None)
-    if found is None:
+    by_key = next((each for each in parts if isinstance(each, Cases)), None)
+    if by_key is None:
         yield rule
         return
-    others = tuple(each for each in rule.conditions if each is not found)
-    for conditions, verdict in found.cases:
+    fixed = tuple(each for each in rule.conditions if each is not by_key)
+    for conditions, verdict in by_key.cases:
         yield from _by_case(
-            rule.replace(conditions=(*others, *conditions), actions=(verdict,) if verdict else rule.actions)
+            rule.replace(conditions=(*fixed, *conditions), actions=(verdict,) if verdict else rule.actions)
         )
 
 

@@ -35,9 +35,7 @@ BINDINGS = (
     "/usr/lib64/python3*/site-packages/nftables/__init__.py",
 )
 LIBRARY = "libnftables.so.1"
-REMEDY = (
-    "Install python3-nftables (on PyPI: pip-nftables) and libnftables1, or use the driver netlink, which needs neither."
-)
+REMEDY = "Install python3-nftables (PyPI: pip-nftables) and libnftables1, or use the driver netlink instead."
 
 _one_at_a_time = _thread.allocate_lock()
 """libnftables keeps state outside of its contexts, and a module exists before it is complete: one thread at a time."""
@@ -74,9 +72,9 @@ def _commands(desired: tuple[NativeTable, ...], live: plan.LiveTables) -> list[O
 
 def find_bindings() -> str | None:
     """Return the file of the bindings, of our interpreter or else of the distribution's; None if there are none."""
-    found = importlib.util.find_spec("nftables")
-    if found is not None:
-        return found.origin
+    module = importlib.util.find_spec("nftables")
+    if module is not None:
+        return module.origin
     return next((path for pattern in BINDINGS for path in sorted(glob.glob(pattern))), None)
 
 

@@ -49,13 +49,13 @@ def done_by_key(make: Callable[..., native.Action], *values: tuple[Content, int]
 
     None if a value is not known, or if they are from several maps.
     """
-    found = [each for each, _ in values if isinstance(each, MapData)]
-    keys = {tuple(key for key, _ in each.cases) for each in found}
-    if len(keys) != 1 or not all(isinstance(each, bytes | MapData) for each, _ in values):
+    mapped = [value for value, _ in values if isinstance(value, MapData)]
+    keys = {tuple(key for key, _ in data.cases) for data in mapped}
+    if len(keys) != 1 or not all(isinstance(value, bytes | MapData) for value, _ in values):
         return None
     columns = [[data[:size] for _, data in each.cases] if isinstance(each, MapData) else each for each, size in values]
-    rows = [[each[row] if isinstance(each, list) else each for each in columns] for row in range(len(found[0].cases))]
-    return native.Cases(found[0].subject, tuple(zip(keys.pop(), (make(*row) for row in rows), strict=True)))
+    rows = [[each[row] if isinstance(each, list) else each for each in columns] for row in range(len(mapped[0].cases))]
+    return native.Cases(mapped[0].subject, tuple(zip(keys.pop(), (make(*row) for row in rows), strict=True)))
 
 
 def cases_by_key(
@@ -69,12 +69,13 @@ def cases_by_key(
     fields = _fields(registers, first, listed.key_size)
     if not fields or not listed.understood or listed.flags & ~SINGLE_KEYS or len(listed.keys) > MAX_CASES:
         return ()
-    found = [_conditions(key, fields, *packets) for key in listed.keys]
+    conditions = [_conditions(key, fields, *packets) for key in listed.keys]
     name = fields[0][0].field
-    if name.startswith(NUMBER_GENERATOR) and name.rpartition(" mod ")[2] == str(len(found)):
-        found[-1] = ()
-    data = listed.data or (b"",) * len(found)
-    return () if None in found else tuple((each or (), value) for each, value in zip(found, data, strict=True))
+    if name.startswith(NUMBER_GENERATOR) and name.rpartition(" mod ")[2] == str(len(conditions)):
+        conditions[-1] = ()
+    data = listed.data or (b"",) * len(conditions)
+    cases = zip(conditions, data, strict=True)
+    return () if None in conditions else tuple((each or (), value) for each, value in cases)
 
 
 def _fields(registers: Mapping[int, Content], first: int, key_size: int) -> list[tuple[Register, slice]]:

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 def replace(desired: Iterable[NativeTable], live: LiveTables, language: Language[T]) -> Iterator[T]:
     """Yield the changes that make of what is live the desired tables, still without rules, and no others."""
-    kept = set()
+    unchanged = set()
     for table in desired:
-        kept.add(table.name)
+        unchanged.add(table.name)
         changed, chains = language(table.name), live.get(table.name)
         if chains is None and table.name in live:
             yield changed.delete_table()
@@ -51,5 +51,5 @@ def replace(desired: Iterable[NativeTable], live: LiveTables, language: Language
                     yield changed.delete_chain(name)
         for chain in table.chains:
             yield changed.add_chain(chain.name, chain.hook, chain.policy)
-    for name in sorted(live.keys() - kept):
+    for name in sorted(live.keys() - unchanged):
         yield language(name).delete_table()

@@ -141,10 +141,10 @@ def cases_of(native: NativeSet, order: ByteOrder) -> dict[bytes, tuple[Range, ..
     """
     ranges = _ranges(native, order)
     data = dict(zip([int.from_bytes(key, order) for key in native.keys], native.data, strict=False))
-    found: dict[bytes, list[Range]] = {}
+    ranges_of: dict[bytes, list[Range]] = {}
     for first, last in ranges:
-        found.setdefault(data.get(first, b""), []).append((first, last))
-    return {each: tuple(merge_ranges(ranges)) for each, ranges in found.items()}
+        ranges_of.setdefault(data.get(first, b""), []).append((first, last))
+    return {each: tuple(merge_ranges(ranges)) for each, ranges in ranges_of.items()}
 
 
 def _ranges(native: NativeSet, order: ByteOrder) -> Iterable[Range]:

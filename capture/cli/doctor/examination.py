@@ -51,15 +51,18 @@ DRIVER_TOPICS = ("kernel", "host")
 """Topics about what drivers need, shown where something is wrong, or with --all."""
 
 
-def examine() -> list[Finding]:
-    """Look at pod, node, namespace, choice, kernel and host; return the findings in this order: as a person looks."""
+def examine(namespace: str | None = None) -> list[Finding]:
+    """Look at pod, node, namespace, choice, kernel and host; return the findings in this order: as a person looks.
+
+    It is the namespace we are in that is looked at; ``namespace`` is how others get there, for commands in remedies.
+    """
     facts, modules = gather(), look_up(_purposes())
     is_recorded, fault = False, ""
     if is_private(STATE_DIRECTORY):
         is_recorded, fault = record.read() is not None, record.fault()
     addresses = [str(address).partition("/")[0] for address in PodFromInside().pod_addresses()]
     return [
-        *of_pod(_diagnosis(is_recorded=is_recorded)),
+        *of_pod(_diagnosis(namespace, is_recorded=is_recorded)),
         *(each.replace(topic=NODE) for each in _by_name("cni.status", "of_this_node")),
         of_identity(namespace_id(), is_host=is_host()),
         *of_namespace(addresses, own_users=facts.own_users),
@@ -84,13 +87,13 @@ def can_work(found: Iterable[Finding]) -> bool:
     return not any(finding.state == "error" and finding.topic not in (POD, NODE) for finding in found)
 
 
-def _diagnosis(*, is_recorded: bool) -> Diagnosis | CaptureError | None:
+def _diagnosis(namespace: str | None, *, is_recorded: bool) -> Diagnosis | CaptureError | None:
     """Return what is wrong with the pod whose namespace we are in, if it is captured or should be.
 
     Where missing privileges hide that, return why.
     """
     try:
-        found = diagnosis.why()
+        found = diagnosis.why(namespace=namespace)
     except CaptureError as error:
         return error
     is_captured = not any(cause.kind in ("no-rules", "left-alone") for cause in found.causes)
@@ -133,8 +136,8 @@ def _lock_holder() -> int | None:
 LEGACY = {
     "present": "present, for iptables-legacy",
     "loadable": "can be loaded, for iptables-legacy",
-    "absent": "absent: iptables-legacy cannot be used, and need not be",
-    "unknown": "none are loaded, and without /lib/modules it is unknown whether they could be",
+    "absent": "absent: iptables-legacy cannot be used; nothing else needs them",
+    "unknown": "none is loaded; without /lib/modules it is unknown whether this kernel has them",
 }
 
 
@@ -190,9 +193,7 @@ def of_identity(namespace: str, *, is_host: bool) -> Finding:
 def of_namespace(addresses: Sequence[str], *, own_users: bool) -> Iterator[Finding]:
     """Yield whose users the namespace has, and its addresses."""
     if not own_users:
-        message = (
-            "another than this process has (hostUsers: false): auto takes nftables; iptables writes from within it"
-        )
+        message = "the pod has one of its own (hostUsers: false): auto takes nftables; iptables writes from within it"
         yield Finding("namespace", "user namespace", "note", message)
     listed = ", ".join(addresses) or "none yet; both families would be captured"
     yield Finding("namespace", "addresses", "ok" if addresses else "note", listed)
@@ -242,9 +243,7 @@ def of_modules(modules: Inventory, *, loads_modules: bool) -> Iterator[Finding]:
         yield Finding("kernel", name, "warning", f"{why}; needed by {purposes[name]}", remedy_for((name,)))
     others = tuple(name for name in modules.unloaded if name not in modules.lacking)
     if not modules.is_indexed:
-        message = (
-            f"which modules could be loaded is unknown: no /lib/modules/{os.uname().release} with a readable index"
-        )
+        message = f"those that can be loaded are unknown: no /lib/modules/{os.uname().release} with a readable index"
         yield Finding("kernel", "modules", "note", message)
     elif others and not loads_modules:
         message = f"not loaded, and kernel.modules_disabled=1 forbids loading more: {', '.join(others)}"
@@ -333,7 +332,7 @@ def of_state_directory(path: str) -> Finding:
         return Finding("host", "state", "error", error.message, error.remedy)
     is_made = os.path.isdir(path)
     if os.access(path if is_made else os.path.dirname(path), os.W_OK):
-        return Finding("host", "state", "ok", f"{path}, {'usable' if is_made else 'to be made'}")
+        return Finding("host", "state", "ok", f"{path}, {'usable' if is_made else 'made when it is needed'}")
     message = f"{path} cannot be written: `dump` and `verify` will not know the applied configuration"
     remedy = "Mount a writable directory of mode 0700 there, or name the options when you verify."
     return Finding("host", "state", "warning", message, remedy)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from random import Random
 
 from capture.analysis.base_chains import PRIORITIES, BaseChain, PodNetwork, Situation
+from capture.analysis.connection_tests import MAPPED
 from capture.analysis.rerouting import UNCHANGED, MarkRoute
 from capture.analysis.space import NONE, PROTOCOLS, gathered
 from capture.model.addresses import IPV4, Network, parse_address
@@ -80,6 +81,9 @@ UNDERSTOOD = (
     ("-m addrtype --dst-type LOCAL", "iif 2"),
     ("-p icmp", "-m iprange ! --src-range 10.0.0.2-127.0.0.1 --dst-range 203.0.113.0-203.0.113.7"),
     ("fib saddr type != local", "oif != 3"),
+    ("-m conntrack --ctstate INVALID,DNAT", f"ct status & 0x{MAPPED} ^ 0x00000000 == 0x00000000"),
+    ("-m tcp --tcp-flags FIN,SYN,RST,ACK SYN", "tcp flags & 0x04 == 0x04"),
+    ("-m conntrack --ctdir REPLY", "-m conntrack ! --ctstate ESTABLISHED,DNAT"),
 )
 """Two for each situation in turn."""
 CHAIN_NAMES = ("ISTIO_REDIRECT", "ISTIO_IN_REDIRECT", "ISTIO_OUTPUT", "ISTIO_INBOUND")

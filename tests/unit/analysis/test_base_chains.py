@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capture.analysis.base_chains import BaseChain, Situation, in_tables_of_iptables
-from capture.model.addresses import FAMILIES
+from capture.analysis.base_chains import BaseChain, PodNetwork, Situation, in_tables_of_iptables
+from capture.analysis.rerouting import MarkRoute
+from capture.model.addresses import FAMILIES, parse_address
+from capture.model.location import Location
 from capture.model.ruleset import (
+    ALL_BITS,
     FORWARD,
     INPUT,
     MANGLE,
@@ -22,6 +27,7 @@ from capture.model.ruleset import (
     Rule,
     Ruleset,
     Table,
+    UnknownVerdict,
 )
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
@@ -71,6 +77,12 @@ def test_base_chains_come_in_the_order_of_the_kernel(drawn: list[tuple[int, bool
     assert [each.table for each in met] == in_kernel([*older, *OWN, *newer])
 
 
+def test_a_filter_at_the_priority_of_nat_is_before_it_if_it_is_newer() -> None:
+    others = (foreign(1, -100), foreign(2, -100, is_older=True), foreign(3, 50, is_nat=True))
+    met = Situation(TRANSPARENT, others).base_chains(OUTPUT, "ipv4")
+    assert [each.table for each in met] == ["raw", "mangle", "ip 1", "nat", "ip 3", "ip 2"]
+
+
 def test_chains_at_another_hook_or_of_another_family_are_not_met() -> None:
     situation = Situation(TRANSPARENT, (foreign(1, 0),))
     assert [each.table for each in situation.base_chains(OUTPUT, "ipv6")] == ["raw", "mangle", "nat"]
@@ -82,14 +94,17 @@ def test_packets_are_routed_again_behind_chains_of_type_route_at_output_only() -
     others = tuple(foreign(1, 0).replace(hook=hook, is_route=True) for hook in (OUTPUT, PREROUTING))
     situation = Situation(TRANSPARENT, (*others, foreign(2, 0)))
     met = [each for hook in (OUTPUT, PREROUTING) for each in situation.base_chains(hook, "ipv4")]
-    assert [(each.table, each.is_own) for each in met if each.reroutes] == [("mangle", True), ("ip 1", False)]
+    assert [(each.table, each.hook, each.is_own) for each in met if each.reroutes] == [
+        ("mangle", OUTPUT, True),
+        ("ip 1", OUTPUT, False),
+    ]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 5])
 def test_chains_of_unknown_age_have_every_order_up_to_a_number(count: int) -> None:
     others = tuple(foreign(number, -150, is_of_any_age=True) for number in range(count))
     orders = list(Situation(TRANSPARENT, (foreign(9, 7, is_of_any_age=True), *others)).orders(OUTPUT, "ipv4"))
-    assert len(orders) == 2 ** min(count, 3)
+    assert len(orders) == len({tuple(known.items()) for known, _ in orders}) == 2 ** min(count, 3)
     for known, met in orders:
         tables = [each.table for each in met]
         assert sorted(tables) == sorted(["raw", "mangle", "nat", "ip 9", *(each.table for each in others)])
@@ -134,3 +149,81 @@ def test_chains_of_a_second_capture_are_entered_where_iptables_has_them_with_all
         assert [chain.name for chain in each.contents.chains[1:]] == [
             *(chain.name for chain in chains if chain.name != each.hook), "X",
         ]  # fmt: skip
+
+
+def test_nat_at_postrouting_is_read_where_it_maps_to_an_address_that_it_names() -> None:
+    maps = Rule(UnknownVerdict("SNAT --to-source 10.0.0.1"))
+    for rules, priorities in (((maps,), [100]), ((Rule(UnknownVerdict("MASQUERADE")),), [])):
+        chains = (Chain(INPUT, rules, "ACCEPT"), Chain(POSTROUTING, rules, "ACCEPT"))
+        ruleset = Ruleset(FAMILIES, (Table(RAW, ()), Table(NAT, chains)))
+        second = [*in_tables_of_iptables(ruleset, lambda _: False)]
+        assert [(each.hook, each.priority, each.is_nat) for each in second] == [
+            (POSTROUTING, priority, False) for priority in priorities
+        ]
+        assert all((each.is_native, each.place) == (False, ("iptables", "nft")) for each in second)
+        own = Situation(ruleset)
+        assert [(each.is_nat, each.contents.chains) for each in own.base_chains(POSTROUTING, "ipv4")] == [
+            (False, chains[::-1]) for _ in priorities
+        ]
+        assert own.base_chains(INPUT, "ipv4") == ()
+
+
+def test_a_situation_comes_in_each_order_that_is_possible_for_a_family() -> None:
+    others = (
+        foreign(1, -150, is_of_any_age=True),
+        foreign(2, -149, is_of_any_age=True),  # of another priority than each of ours
+        foreign(3, -150),
+        foreign(4, -100, is_nat=True, is_of_any_age=True),
+        foreign(5, -90, is_nat=True, is_of_any_age=True),
+        foreign(6, -100, is_nat=True, is_of_any_age=True).replace(hook=PREROUTING),  # where our nat has no chain
+    )
+    situation = Situation(TRANSPARENT, others)
+    first, *rest = situation.in_each_order("ipv4")
+    assert first is situation
+    ages = [tuple(place for place, each in enumerate(one.other_chains) if each.is_older) for one in rest]
+    assert sorted(ages) == [(0,), (0, 3), (3,)]
+    assert [*situation.in_each_order("ipv6")] == [situation]
+    many = Situation(TRANSPARENT, tuple(foreign(number, -150, is_of_any_age=True) for number in range(9)))
+    assert len([*many.in_each_order("ipv4")]) == 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "chain", "expected"),
+    [
+        ({}, "x", Location("ip 1", "x", 3, hook="hook OUTPUT, priority -5")),
+        ({}, "y", Location("ip 1", "y", 3)),
+        ({"place": ("nftables", "native")}, "y", Location("ip 1", "y", 3)),
+        ({"table": "nat"}, "x", Location("nat", "x", 3, "ipv6")),
+        ({"table": "nat of iptables", "place": ("iptables", "nft")}, "x", Location("nat of iptables", "x", 3, "ipv6")),
+    ],
+)
+def test_a_rule_is_named_by_family_in_tables_that_both_families_have(
+    changes: dict[str, Any], chain: str, expected: Location
+) -> None:
+    assert foreign(1, -5).replace(**changes).location(chain, 3, "ipv6") == expected
+    assert foreign(1, -5).replace(**changes).location(chain) == expected.replace(position=0, family=None)
+
+
+def test_another_base_chain_keeps_those_that_one_can_jump_to() -> None:
+    chains = tuple(Chain(name, (), None) for name in ("x", "y", "z"))
+    base = foreign(1, 0).replace(contents=Table(NAT, chains))
+    changed = base.with_chain(Chain("x", (Rule(Jump("y")),)))
+    assert changed.chain.rules == (Rule(Jump("y")),)
+    assert changed.contents.chains[1:] == chains[1:]
+
+
+def test_a_network_of_which_nothing_is_known_has_addresses_for_documentation() -> None:
+    network = PodNetwork()
+    assert network.own_addresses("ipv4") == (parse_address("192.0.2.2"),)
+    assert network.own_addresses("ipv6") == (parse_address("2001:db8::2"),)
+    assert network.interface == "eth0"
+    here = network.replace(local=(parse_address("10.0.0.1"),))
+    addresses = {"192.0.2.2": True, "10.0.0.1": True, "127.0.0.9": True, "::1": True, "10.0.0.2": False}
+    assert {text: here.is_local(parse_address(text)) for text in addresses} == addresses
+    assert not network.is_local(parse_address("10.0.0.1"))
+
+
+def test_routes_by_marks_are_those_of_a_family() -> None:
+    routes = tuple(MarkRoute(family, 5, ALL_BITS, False, "", ((0, 9, "net1"),)) for family in FAMILIES)
+    situation = Situation(TRANSPARENT, network=PodNetwork(mark_routes=routes))
+    assert [situation.mark_routes(family) for family in FAMILIES] == [routes[:1], routes[1:]]

@@ -162,7 +162,7 @@ def test_root_whose_group_is_out_of_sight_is_not_blamed_under_tproxy() -> None:
     assert kinds(causes_at_port(facts, transparent, "proxy-outbound", 15001, "ipv4")) == []
     (cause,) = causes_at_port(facts, transparent, "proxy-outbound", 15002, "ipv4")
     assert cause.kind == "proxy-wrong-user"
-    assert cause.remedy == "Run the proxy as root with group 1337 (runAsUser: 0, runAsGroup: 1337)."
+    assert cause.remedy == "Run the proxy as root, with group 1337 (runAsUser, runAsGroup)."
 
 
 def test_listeners_that_cannot_be_listed_are_not_blamed() -> None:
@@ -200,7 +200,8 @@ def way(
 ) -> Trace:
     """Return a packet's way, on which the last rule decides, unless that is a policy."""
     step = path[-1] if path and not by_policy else None
-    return Trace(packet, outcome, port or packet.port, step, path, translated=to)
+    is_tracked = all(each.table != "raw" for each in path)
+    return Trace(packet, outcome, port or packet.port, step, path, translated=to, is_tracked=is_tracked)
 
 
 def found(live: Trace, desired: Trace | None = None, capture: Capture = CAPTURE, facts: PodFacts = FACTS) -> Cause:
@@ -363,7 +364,7 @@ TO_OUTBOUND = Step(NAT, "ISTIO_REDIRECT", 1, Rule(Redirect(15001)))
         (way(OUT, "dropped", TO_INBOUND, DROPS), [], "the packet"),  # the proxy calls its own pod
         (
             way(OUT, "dropped", TO_OUTBOUND, DROPS),
-            [way(IN, "dropped", TO_INBOUND, DROPS), way(IN, "dropped", TO_INBOUND, DROPS)],
+            [way(IN, "dropped", TO_INBOUND, DROPS.replace(family=family)) for family in ("ipv4", "ipv6", "ipv6")],
             "what goes to ports 15001 and 15006",
         ),
         (
@@ -495,14 +496,22 @@ def test_an_app_that_listens_on_loopback_alone_is_a_note(live: Trace, bound: str
         "not-listening", "app", where=f"port {live.packet.port}", port=live.packet.port, bound=bound,
         arrive=address_text("ipv4", live.packet.destination.first),
     )  # fmt: skip
-    assert list(unreached_app_notes(live, FACTS.replace(listeners=(app,)))) == [expected] * found
+    other = listener(9999, uid=1000)
+    assert list(unreached_app_notes(live, FACTS.replace(listeners=(app, other)))) == [expected] * found
 
 
 def test_an_app_that_may_run_as_the_proxys_user_is_a_note() -> None:
     served = (listener(15001), listener(15090), listener(9000, uid=2), listener(8080), listener(80))
     (note,) = notes_on_proxy(FACTS.replace(listeners=served), CAPTURE)
     assert note == cause("proxy-user", "listener", where="user 1337", uid=1337, ports="80, 8080")
-    assert not list(notes_on_proxy(FACTS.replace(listeners=served[:3]), CAPTURE))
+    assert not list(notes_on_proxy(FACTS.replace(listeners=served[:3]), DNS_CAPTURE))
+
+
+def test_one_port_for_both_directions_is_a_note() -> None:
+    one_port = CAPTURE.replace(ports=tuple((outcome, family, 15001) for outcome, family, _ in PORTS))
+    assert list(notes_on_proxy(FACTS, one_port)) == [
+        cause("proxy-mode", "one port", where="tcp port 15001", port=15001)
+    ]
 
 
 def test_every_user_and_group_of_the_proxy_is_named() -> None:
@@ -536,8 +545,10 @@ def test_faults_of_the_whole_pod() -> None:
     assert list(causes_of_pod(facts, CAPTURE)) == [LO_DOWN, FILTERED]
     up = facts.replace(links=(links[0].replace(flags=IFF_LOOPBACK | IFF_UP), ETH0), diverted=())
     assert list(causes_of_pod(up, CAPTURE)) == []
-    only_eth0 = FACTS.replace(links=(ETH0,))
-    assert list(causes_of_pod(only_eth0, CAPTURE.replace(excluded_interfaces=("net1",)))) == [MISSING]
+    without_net1 = CAPTURE.replace(excluded_interfaces=("net1",))
+    assert list(causes_of_pod(FACTS.replace(links=(ETH0,)), without_net1)) == [MISSING]
+    (nothing_else,) = causes_of_pod(FACTS.replace(links=()), without_net1)
+    assert nothing_else == cause("interface-missing", where="net1", name="net1", present="none")
 
 
 @pytest.mark.parametrize(
@@ -565,6 +576,18 @@ def test_causes_of_the_pod_stop_the_connections_that_meet_them(
 
 def test_tproxy_delivers_inbound_packets_over_lo() -> None:
     assert stops(LO_DOWN, CAPTURE.replace(is_transparent=True), way(IN, "proxy-inbound"))
+
+
+@pytest.mark.parametrize(
+    ("links", "found"),
+    [
+        ((ETH0,), [cause("no-route", "address")]),
+        ((ETH0.replace(flags=0),), []),
+        ((Link(1, "lo", IFF_LOOPBACK | IFF_UP),), []),
+    ],
+)
+def test_a_pod_with_an_interface_has_an_address(links: tuple[Link, ...], found: list[Cause]) -> None:
+    assert list(default_route_causes(FACTS.replace(links=links, addresses=()), CAPTURE)) == found
 
 
 IPV4_ROUTE, IPV6_ROUTE = (

@@ -10,7 +10,7 @@ from capture.analysis.rerouting import UNCHANGED, MarkRoute, foreign_routes, mar
 from capture.model.addresses import parse_address, parse_network
 from capture.model.packet import Packet
 from capture.model.ruleset import ALL_BITS, MANGLE, PREROUTING, Accept, Chain, Rule, Ruleset, Table, TransparentProxy
-from capture.netlink.policy_rules import FR_ACT_NOP, FR_ACT_TO_TBL, REFUSING_ACTIONS, PolicyRule
+from capture.netlink.policy_rules import FR_ACT_GOTO, FR_ACT_NOP, FR_ACT_TO_TBL, REFUSING_ACTIONS, PolicyRule
 from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, RTN_THROW, RTN_UNICAST, TableRoute
 from capture.settings import options as option
 from support.captures.fake_pod import ruleset_of
@@ -71,6 +71,7 @@ def test_a_table_leads_by_its_longest_prefix_and_lowest_metric(
         ({"suppressed": 7}, [(TEN, ELEVEN - 1, "eth1")]),
         ({"suppressed": 8}, []),
         ({"action": FR_ACT_NOP}, []),
+        ({"action": FR_ACT_GOTO}, [(0, LAST, UNCHANGED)]),
         *(({"action": action}, [(0, LAST, None)]) for action in REFUSING_ACTIONS),
     ],
 )

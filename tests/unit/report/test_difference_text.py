@@ -89,7 +89,7 @@ def test_each_kind_has_its_sentence() -> None:
         "IPv4 nat OUTPUT, rule 1 is missing: -p tcp -j ISTIO-OUTPUT",
         "IPv6 nat OUTPUT, rule 2 is unexpected: -p tcp -j ISTIO-OUTPUT",
         "IPv4 nat OUTPUT: the policy is DROP, and should be ACCEPT",
-        "IPv6 nat OUTPUT, rule 1 captures a family that should not be captured: -p tcp -j ISTIO-OUTPUT",
+        "IPv6 nat OUTPUT, rule 1 is for a family that is not captured: -p tcp -j ISTIO-OUTPUT",
         "the address ::6/128 on lo is missing: `ip address add ::6/128 dev lo` adds it",
         "IPv6: the route for mark 0x539 is missing: `ip -6 route add local default dev lo table 133` adds it",
         (

@@ -24,3 +24,13 @@ def test_commands_name_the_pod_that_they_are_about(namespace: str | None, option
         "certain": True,
     }
     assert named(expected, namespace) == expected
+
+
+def test_a_command_for_within_the_pod_enters_it() -> None:
+    remedy = "Set it up: `ip link set lo up` in the pod's namespace, see `ip -6 rule`; policy rule `from all lookup 5`."
+
+    assert named(remedy, "/proc/4711/ns/net") == (
+        "Set it up: `nsenter --net=/proc/4711/ns/net ip link set lo up`, see `nsenter --net=/proc/4711/ns/net"
+        " ip -6 rule`; policy rule `from all lookup 5`."
+    )
+    assert named(remedy, None) == remedy

@@ -168,7 +168,7 @@ class TestOwnerGroups:
         assert len(config_of({option.EXCLUDED_OWNER_GROUPS: groups}).excluded_owner_groups) == 100
 
     def test_some_and_all_but_some_contradict_each_other(self) -> None:
-        with pytest.raises(ConfigurationError, match="ISTIO_OUTBOUND_OWNER_GROUPS already names") as caught:
+        with pytest.raises(ConfigurationError, match="ISTIO_OUTBOUND_OWNER_GROUPS names") as caught:
             config_of({option.OWNER_GROUPS: "5", option.EXCLUDED_OWNER_GROUPS: "6"})
         assert caught.value.option == "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE"
 

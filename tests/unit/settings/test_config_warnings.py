@@ -138,7 +138,7 @@ def test_networks_of_a_family_that_is_not_captured_are_warned_of(which: Option[o
 def test_name_servers_of_a_family_that_is_not_captured_are_warned_of() -> None:
     settings = explicit({option.REDIRECT_DNS: "true", option.IP_FAMILIES: "ipv4"})
     (warning,) = resolve(settings, FakePod(addresses=("10.0.0.5",), servers=("fd00::a",)))[1]
-    assert warning.startswith("--redirect-dns true (command line) has no effect: the pod's name servers have IPv6")
+    assert warning.startswith("--redirect-dns true (command line) has no effect: the pod's name servers are IPv6")
     assert resolve(settings, FakePod(addresses=("10.0.0.5",), servers=("fd00::a", "10.96.0.10")))[1] == []
 
 

@@ -84,6 +84,8 @@ ADDRESS_TYPES = (
         ("conntrack", 3, {"match_flags": 1, "state_mask": 1 + 4}, "--ctstate INVALID,RELATED"),
         ("conntrack", 3, {"match_flags": 1, "invert_flags": 1, "state_mask": 64 + 128}, "! --ctstate SNAT,DNAT"),
         ("conntrack", 2, {"match_flags": 1 + (1 << 13), "state_mask": 8}, "--ctstate NEW"),
+        ("conntrack", 3, {"match_flags": 1 << 12}, "--ctdir ORIGINAL"),
+        ("conntrack", 3, {"match_flags": 1 << 12, "invert_flags": 1 << 12}, "--ctdir REPLY"),
     ],
 )  # fmt: skip
 def test_a_match_reads_as_iptables_prints_it(name: str, revision: int, fields: dict[str, Any], words: str) -> None:

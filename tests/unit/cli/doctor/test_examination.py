@@ -98,7 +98,7 @@ def test_where_no_backend_can_be_chosen_capture_cannot_work(monkeypatch: pytest.
         ({"nf_tables": None}, "note", "nf_tables: not permitted to query it"),
         ({"nft_compat": False}, "warning", "nft_compat and xt_owner: absent"),
         ({"legacy": "absent"}, "note", "legacy tables: absent"),
-        ({"legacy": "unknown"}, "note", "legacy tables: none are loaded"),
+        ({"legacy": "unknown"}, "note", "legacy tables: none is loaded"),
         ({"legacy": "loadable"}, "ok", "legacy tables: can be loaded"),
         ({"legacy_tables": (("ipv4", "nat"),)}, "note", "the table nat of ipv4 exists in this namespace"),
         ({"ipv6": False}, "note", "IPv6: absent"),
@@ -160,7 +160,7 @@ def test_modules_that_are_not_loaded_are_no_matter_unless_nothing_is_loaded_any_
 def test_without_an_index_of_modules_it_is_unknown() -> None:
     (note,) = examination.of_modules(Inventory(("nft_redir",)), loads_modules=True)
     assert (note.name, note.state) == ("modules", "note")
-    assert note.message.startswith("which modules could be loaded is unknown: no /lib/modules/")
+    assert note.message.startswith("those that can be loaded are unknown: no /lib/modules/")
 
 
 def test_faults_of_the_pod_are_not_about_drivers() -> None:

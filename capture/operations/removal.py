@@ -1,0 +1,93 @@
+"""How a foreign rule is removed, for the remedies of ``why``: by its number with iptables, by its handle with nft."""
+
+from __future__ import annotations
+
+from shlex import join, quote
+
+from capture.backends import load
+from capture.backends.iptables.programs import PROGRAM_NAMES
+from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.listing import read_rules
+from capture.backends.nftables.foreign import FURTHER_TABLES
+from capture.backends.nftables.names import BASE_CHAIN_NAMES, TABLE_NAMES
+from capture.model.addresses import IPV4, IPV6, Family
+from capture.model.chain_names import is_own_chain
+from capture.model.location import Location
+from capture.model.ruleset import TABLES_BY_NAME
+from capture.netlink.attributes import decode_fields, decode_number, decode_text
+from capture.netlink.nfnetlink import open_netfilter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from capture.analysis.cause_text import Cause
+    from capture.backends.detect import BackendChoice
+    from capture.operations.arguments import Namespace
+
+KINDS = ("foreign-rule", "nat-first", "filtered", "rerouted")
+"""Causes that are foreign rules."""
+WRITERS = {"kube-": "kube-proxy or kubelet", "cilium": "Cilium", "cali": "Calico", "docker": "Docker", "ufw": "ufw"}
+"""Programs by how the names of their chains or tables begin."""
+FAMILIES_OF_TABLES: dict[str, Family] = {"ip": IPV4, "ip6": IPV6}
+
+
+def with_removals(causes: Iterable[Cause], choice: BackendChoice, namespace: Namespace) -> tuple[Cause, ...]:
+    """Return the causes, with the command that removes each foreign rule as part of its remedy.
+
+    ``choice`` is where our live rules are. The number of a rule changes when one before it is removed, so that only the
+    first one of a chain gets a command by number.
+    """
+    entering = f"nsenter --net={quote(str(namespace))} " if namespace else ""
+    numbered: set[Location] = set()
+
+    def with_removal(cause: Cause) -> Cause:
+        where = cause.where
+        if cause.kind not in KINDS or not isinstance(where, Location) or is_own_chain(where.chain):
+            return cause
+        command = _removal(where, choice) if where.position else ""
+        is_stable = command.startswith("nft") or where.of_chain not in numbered
+        numbered.add(where.of_chain)
+        removal = f" If nothing needs the rule, remove it: `{entering}{command}`." if command and is_stable else ""
+        return cause.replace(remedy=f"{cause.remedy}{_writer(cause)}{removal}")
+
+    return tuple(map(with_removal, causes))
+
+
+def _writer(found: Cause) -> str:
+    """Return whose rule it seems to be, in a sentence."""
+    text = f"{found.message} {found.where}".lower()
+    return next((f" It looks like a rule of {name}." for start, name in WRITERS.items() if f" {start}" in text), "")
+
+
+def _removal(where: Location, choice: BackendChoice) -> str:
+    """Return the command that removes a rule; "" if the rule is gone meanwhile."""
+    table, of_iptables, variant = where.table.partition(" of iptables")
+    kind, _, name = table.partition(" ")
+    own = TABLES_BY_NAME.get(table)
+    if own and not of_iptables and choice.backend == "nftables":
+        chain = load(choice).read().chain(own, where.chain)
+        of_family = [n for n, rule in enumerate(chain.rules if chain else (), 1) if rule.family in (None, where.family)]
+        place = dict(enumerate(of_family, 1)).get(where.position, 0)
+        return _by_handle("inet", TABLE_NAMES[own], BASE_CHAIN_NAMES.get(where.chain, where.chain), place)
+    if kind in FAMILIES_OF_TABLES and name in FURTHER_TABLES:
+        return _by_number(FAMILIES_OF_TABLES[kind], "nft", name, where)
+    if not name and where.family is not None:
+        return _by_number(where.family, variant.lstrip("-") or ("nft" if of_iptables else choice.variant), table, where)
+    return _by_handle(kind, name, where.chain, where.position)
+
+
+def _by_number(family: Family, variant: str, table: str, where: Location) -> str:
+    program = f"{PROGRAM_NAMES[family]}-{variant}"
+    return join((program, "-t", table, "-D", where.chain, str(where.position)))
+
+
+def _by_handle(kind: str, table: str, chain: str, position: int) -> str:
+    number = next(number for number, name in nf.NFT_FAMILIES.items() if name == kind)
+    with open_netfilter() as netfilter:
+        rules = [decode_fields(attributes) for attributes in read_rules(netfilter, number, table)]
+    in_chain = [each for each in rules if decode_text(each[nf.NFTA_RULE_CHAIN]) == chain]
+    if not 0 < position <= len(in_chain):
+        return ""
+    handle = decode_number(in_chain[position - 1][nf.NFTA_RULE_HANDLE])
+    return join(("nft", "delete", "rule", kind, table, chain, "handle", str(handle)))
