@@ -224,21 +224,30 @@ spec:
 
 
 def test_of_fields_that_exclude_each_other_the_users_stay() -> None:
-    """The API server refuses a probe of two kinds, and a variable with two sources."""
+    """The API server refuses a probe of two kinds and a variable with two sources, kubelet root where none may be."""
     proxy = {
         "name": "istio-proxy",
         "image": "auto",
         "readinessProbe": {"tcpSocket": {"port": 1}},
         "startupProbe": {"exec": {"command": ["x"]}},
         "env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        "securityContext": {"privileged": True, "runAsUser": 0},
     }
-    ours = {"name": "istio-proxy", "image": "p", "readinessProbe": READY, "env": [{"name": "A", "value": "1"}]}
+    context = {"allowPrivilegeEscalation": False, "privileged": False, "runAsNonRoot": True, "runAsUser": 1337}
+    ours = {
+        "name": "istio-proxy",
+        "image": "p",
+        "readinessProbe": READY,
+        "env": [{"name": "A", "value": "1"}],
+        "securityContext": context,
+    }
     text = json.dumps({"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}, proxy]}})
     made = inject(text, "f", Template(fragment=Fragment(containers=(ours,))), NOTHING).text
     merged = template_of(made, "spec")["initContainers"][1]
     assert merged["readinessProbe"] == proxy["readinessProbe"]
     assert merged["startupProbe"].keys() == {"exec", "periodSeconds", "failureThreshold"}
     assert merged["env"] == proxy["env"]
+    assert merged["securityContext"] == proxy["securityContext"]
 
 
 WORDS = ["y", "N", "1e3", "08", "1_0", "-0o7", "0B1", ".5", "1.", "+1"]
