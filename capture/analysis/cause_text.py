@@ -1,6 +1,6 @@
 """The causes that ``why`` reports: each in words, with its remedy. Pure.
 
-A text is named by the kind of its causes and, where a kind has several texts, by the variant. Words in braces are
+A text is named by the kind of its causes and, where a kind has several texts, by the case. Words in braces are
 filled in where the cause is found.
 """
 
@@ -337,7 +337,7 @@ class Cause(Value):
     where: Location | str = ""
 
 
-def cause(kind: str, variant: str = "", /, *, where: Location | str | None = None, **words: object) -> Cause:
+def cause(kind: str, case: str = "", /, *, where: Location | str | None = None, **words: object) -> Cause:
     """Return the cause of a text, with its words filled in."""
-    message, remedy = TEXTS[kind, variant]
+    message, remedy = TEXTS[kind, case]
     return Cause(kind, message.format(**words), remedy.format(**words), where or "")

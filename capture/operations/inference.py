@@ -6,6 +6,7 @@ from capture.analysis.canonical import entries_of
 from capture.analysis.compare import differences
 from capture.errors import CaptureError
 from capture.model import ruleset as model
+from capture.model.addresses import parse_network
 from capture.model.chain_names import SPELLINGS
 from capture.model.conventions import SSH_PORT
 from capture.operations.comparison import families_with_rules
@@ -98,7 +99,7 @@ def _inferred(ruleset: model.Ruleset) -> dict[str, list[str]]:
         "-b": _listed(captured, model.DestinationPort) or (["*"] if captured or is_transparent else []),
         "-d": [port for port in _left_alone(inbound, model.DestinationPort) if port not in (*tunnel, SSH)],
         "-o": _left_alone(output, model.DestinationPort),
-        "-x": [each for each in excluded if not each.startswith("127.") and each != "::1/128"],
+        "-x": [each for each in excluded if not parse_network(each).is_loopback],
         "-i": _listed(to_any_port, model.Destination) or (["*"] if to_any_port else []),
         "-q": _listed(redirected, model.DestinationPort),
         "-c": _left_alone(prerouting.rules if prerouting else (), model.InInterface),
