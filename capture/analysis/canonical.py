@@ -114,9 +114,8 @@ def _are_single(matches: tuple[model.Match, ...]) -> bool:
 
 
 def _holds_always(match: model.Match) -> bool:
-    if isinstance(match, model.AddressMatch):
-        return not match.negated and any(network.is_everything for network in match.networks)
-    return False
+    networks = match.networks if isinstance(match, model.AddressMatch) and not match.negated else ()
+    return any(network.is_everything for network in networks)
 
 
 def _joined_matches(matches: tuple[model.Match, ...]) -> Iterator[model.Match]:

@@ -64,12 +64,10 @@ class _Packets:
         return self.diagrams.all_of(
             (
                 self._through(Field.IN),
-                space.lacks(Field.OUT),
+                *map(space.lacks, (Field.OUT, Field.UID, Field.GID)),
                 self.diagrams.choose(is_outward, for_us, elsewhere),
                 self.diagrams.negation(space.lacks(Field.SOURCE)),
                 self.diagrams.negation(self._inside(Field.SOURCE, (*self.local, *NO_HOSTS[self.family]))),
-                space.lacks(Field.UID),
-                space.lacks(Field.GID),
                 space.marked("mark", 0, model.ALL_BITS),
                 self._common(),
             )

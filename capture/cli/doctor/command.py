@@ -35,7 +35,7 @@ def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
     """
     with InNamespace(namespace):
         print_start_line(operations.reference() if is_private(STATE_DIRECTORY) else None, form)
-        found = [each.replace(remedy=named(each.remedy, namespace)) for each in examine()]
+        found = [each.replace(remedy=named(each.remedy, namespace)) for each in examine(namespace)]
     if form == "json":
         print_json({"works": can_work(found), "findings": [_as_plain(each) for each in found]})
     else:
