@@ -91,9 +91,9 @@ DIRECTORIES = [
 ]  # fmt: skip
 CHOICE = [
     click.option("--runtime", "runtime_name", type=one_of("auto", "containerd", "crio"), default="auto",
-                 show_default=True, help="Whose rules decide which list is taken."),
+                 show_default=True, help="The container runtime by whose rules the list is chosen."),
     click.option("--network", metavar="NAME", default="",
-                 help="The network of this name.  [default: the one that the container runtime takes]"),
+                 help="Take the list of this network.  [default: the one that the container runtime takes]"),
 ]  # fmt: skip
 ENTRY = [
     click.option("--own-config", type=LIST_NAME, metavar="[NAME]",
@@ -101,7 +101,7 @@ ENTRY = [
                  help=f"Write a list of our own, {OWN_CONFIG} or NAME, that sorts before the one that is taken."),
     click.option("--exclude-namespace", "exclude_namespaces", metavar="NAMESPACE", multiple=True,
                  type=ParameterType(str, "a namespace of Kubernetes, such as kube-system", conf.is_label),
-                 help="Kubernetes namespace whose pods are left alone; repeat it."),
+                 help="Kubernetes namespace whose pods are left alone; repeatable."),
     click.option("--log-file", metavar="PATH", default=DEFAULT_FILE, show_default=True,
                  type=_in_entry("log_file", "the absolute path of a file, no device"),
                  help="Where the plugin logs to, on the node; the file is rotated at 10 MB. Empty: nowhere."),
@@ -117,7 +117,7 @@ SOURCES = [
     click.option("--kubeconfig", type=_in_entry("kubeconfig", "an absolute path"), metavar="PATH",
                  help="How the plugin reaches the API server: JSON, or YAML, which is converted."),
     click.option("--pod-source", "pod_sources", type=one_of(*conf.POD_SOURCES), multiple=True,
-                 help="Where facts about a pod come from; repeat it, the first source first."
+                 help="Where facts about a pod come from; repeatable, in order."
                  "  [default: runtime, and kubernetes with a kubeconfig]"),
     click.option("--agent-pod", type=AGENT_POD, metavar="NAMESPACE/PREFIX",
                  help="Our node agent's pods, which are left alone: their namespace, and how their names begin."),
@@ -139,7 +139,7 @@ def install(
     """Put the plugin into the bin directory, and its entry into the network configuration.
 
     The entry goes into the list that the container runtime takes; a single plugin becomes a list, until the entry
-    goes. An entry of Istio's own plugin is replaced, and its configuration is taken over. Files are replaced as a
+    is removed. An entry of Istio's own plugin is replaced, and its configuration is taken over. Files are replaced as a
     whole, with mode and owner, and never over a change that another program makes meanwhile. A second run changes
     nothing.
     """
@@ -184,7 +184,7 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
 
 @cni_group.command("uninstall", cls=CaptureCommand, examples=UNINSTALL_EXAMPLES)
 @with_options(DIRECTORIES)
-@click.option("--keep-plugin", is_flag=True, help="Leave the executable, for pods that are still to be ended with it.")
+@click.option("--keep-plugin", is_flag=True, help="Keep the executable, which pods that run need when they end.")
 @click.option(
     "--grace",
     type=number(0, kind=float),

@@ -101,9 +101,7 @@ def main_network(conf_dir: str, choice: ListChoice = FIRST_BY_NAME) -> Configura
         return taken
     lists = _foreign_lists(conf_dir)
     if lists:
-        reasons = "; ".join(
-            f"{os.path.basename(path)} {verdict}" for path, verdict in networks.choose(lists, choice).reasons
-        )
+        reasons = "; ".join(f"{os.path.basename(path)} {why}" for path, why in networks.choose(lists, choice).reasons)
         raise InstallError(
             conf_dir,
             f"the container runtime would use none of these files: {reasons}",

@@ -278,7 +278,7 @@ def _drift(verified: Verified, namespace: str) -> CniError:
     from capture.report.difference_text import difference_lines
 
     sentences = list(difference_lines(verified))
-    repair = f"ADD or `capture apply --recorded --netns {namespace}`" if verified.from_record else "ADD again"
+    repair = "ADD again" + f" or `capture apply --recorded --netns {namespace}`" * verified.from_record
     more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
     details = f"Run `capture verify --netns {namespace}` for details"
     return CniError(

@@ -142,10 +142,8 @@ def _interface(family: Family) -> str:
     """Return the interface by which connections come in: the first that has an address of the family."""
     with open_route() as route:
         names = {link.index: link.name for link in read_links(route) if not link.is_loopback}
-        with_address = [
-            names[a.interface] for a in read_addresses(route, FAMILY_NUMBERS[family]) if a.interface in names
-        ]
-    return next(iter(with_address), next(iter(names.values()), "eth0"))
+        addressed = [names[a.interface] for a in read_addresses(route, FAMILY_NUMBERS[family]) if a.interface in names]
+    return next(iter(addressed), next(iter(names.values()), "eth0"))
 
 
 def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> ValidationError:

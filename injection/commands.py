@@ -51,7 +51,12 @@ class InjectionRequest(Value):
 
 @click.command(cls=CaptureCommand, examples=EXAMPLES)
 @click.option(
-    "-f", "--filename", "filenames", metavar="FILE", multiple=True, help="A manifest; - for standard input; repeat it."
+    "-f",
+    "--filename",
+    "filenames",
+    metavar="FILE",
+    multiple=True,
+    help="A manifest, or - for standard input; repeatable.",
 )
 @click.option("-o", "--output", metavar="FILE", help="Write the result there instead of standard output.")
 @click.option(
@@ -106,8 +111,8 @@ def inject(
 ) -> int:
     """Put the sidecar and what captures its traffic into the pods of a manifest.
 
-    Bytes that are not touched stay as they are, comments and layout among them. Doing it twice is doing it once;
-    --remove gives the original back.
+    Everything else stays byte for byte, comments and layout included. A second run changes nothing; --remove restores
+    the original.
     """
     _require_consistent(filenames, check=check, cluster=cluster, policy=policy)
     if cluster:

@@ -32,6 +32,8 @@ NATIVE_ANNOTATION = "sidecar.istio.io/nativeSidecar"
 MERGE_KEYS = {"env": "name", "ports": "containerPort", "volumeMounts": "mountPath", "volumeDevices": "devicePath"}
 """The key by which entries of a container's lists are merged (core/v1, patchMergeKey)."""
 LISTS = ("initContainers", "containers", "volumes")
+ALTERNATIVES = (("exec", "grpc", "httpGet", "sleep", "tcpSocket"), ("value", "valueFrom"))
+"""Of these fields of a probe or hook, and of a variable, one may be there (core/v1)."""
 
 
 class InjectionPlan(Value):
@@ -178,7 +180,8 @@ class _Planner:
 
 def merged(added: Any, users: Any) -> Any:
     """Return our container with the user's fields on top; lists are merged by name, ``image: auto`` keeps our image."""
-    result = copy.deepcopy(added)
+    replaced = {key for fields in ALTERNATIVES if not users.keys().isdisjoint(fields) for key in fields}
+    result = copy.deepcopy({key: value for key, value in added.items() if key not in replaced})
     for key, value in users.items():
         if key == "image" and value == AUTO:
             continue

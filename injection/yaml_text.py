@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 NULL_TAG = "tag:yaml.org,2002:null"
 PROPERTIES = re.compile(r"(?:[&!][^\s,\[\]{}]*\s+)*")
 """Anchor and tag of a node, which PyYAML counts as its beginning."""
+AMBIGUOUS = re.compile(r"[yYnN]|[-+]?(?:0[bBoOxX][0-9a-fA-F_]+|[0-9_]*\.?[0-9_]+(?:[eE][-+]?[0-9_]+)?\.?)")
+"""Texts that are truth values and numbers for kubectl (Go), of which PyYAML knows not all (``y``, ``1e3``, ``08``)."""
 
 
 class Edit(Value):
@@ -232,7 +234,7 @@ def _dumped(value: object, style_of_lines: str) -> str:
             return True
 
     def represent(dumper: Any, text: str) -> Any:
-        style = style_of_lines if "\n" in text else None
+        style = style_of_lines if "\n" in text else "'" if AMBIGUOUS.fullmatch(text) else None
         return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
     Dumper.add_representer(str, represent)

@@ -77,7 +77,7 @@ def _is_pod_name(text: str) -> bool:
             type=ParameterType(str, "an IP address", parse_address),
             metavar="ADDRESS",
             multiple=True,
-            help="Name server for what is no service, where DNS is captured; repeat it.",
+            help="Name server for what is no service, where DNS is captured; repeatable.",
         ),
         click.Option(["--compact"], is_flag=True, help="Print it in one line."),
         format_option("envoy", "json"),

@@ -104,7 +104,8 @@ def untracked_text(live: Trace) -> str:
 
 def untracking_step(live: Trace) -> Step | None:
     """Return the foreign rule that keeps a packet out of connection tracking; None if it is tracked."""
-    return next((step for step in live.path if isinstance(meaning(step.rule), Untrack) and not is_own(step)), None)
+    found = (step for step in live.path if isinstance(meaning(step.rule), Untrack) and not is_own(step))
+    return None if live.is_tracked else next(found, None)
 
 
 def is_own(step: Step) -> bool:

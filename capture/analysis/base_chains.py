@@ -127,23 +127,27 @@ def maps_sources(table: model.Table) -> bool:
     return any(getattr(rule.verdict, "text", "").lower().startswith("snat ") for rule in table.rules)
 
 
+def _is_read(table: model.Table, hook: str) -> bool:
+    """Return whether packets of a pod meet the rules of a table at a hook, and they count."""
+    if table.name == model.NAT and hook in SOURCE_HOOKS:
+        return hook == model.POSTROUTING and maps_sources(table)
+    return hook in (model.PREROUTING, model.OUTPUT, *SOURCE_HOOKS)
+
+
 def in_tables_of_iptables(ruleset: model.Ruleset, is_older: Callable[[model.TableName], bool]) -> Iterator[BaseChain]:
     """Yield the chains of a rule set of iptables that packets of a pod meet, with all their rules."""
     for table in ruleset.tables:
-        met = [model.PREROUTING, model.OUTPUT, *(() if table.name == model.NAT else SOURCE_HOOKS)]
-        met += [model.POSTROUTING] if maps_sources(table) else []
         for chain in table.chains:
-            if chain.name in met:
+            if _is_read(table, chain.name):
+                maps = table.name == model.NAT and chain.name == model.POSTROUTING
                 entry = chain.replace(rules=tuple(rule.replace(why="") for rule in chain.rules))
                 called = tuple(each for each in table.chains if each is not chain)
                 yield BaseChain(
                     f"{table.name} of iptables",
                     ruleset.families,
                     chain.name,
-                    SOURCE_PRIORITY
-                    if maps_sources(table) and chain.name == model.POSTROUTING
-                    else PRIORITIES[table.name],
-                    table.name == model.NAT and chain.name != model.POSTROUTING,
+                    SOURCE_PRIORITY if maps else PRIORITIES[table.name],
+                    table.name == model.NAT and not maps,
                     table.replace(chains=(entry, *called)),
                     is_older(table.name),
                     is_native=False,
@@ -162,6 +166,8 @@ class PodNetwork(Value):
     interface: str = "eth0"
     others: tuple[str, ...] = ()
     """Further interfaces, without ``lo``."""
+    answered: tuple[Family, ...] = ()
+    """Families in which the answers to every client leave by the only interface."""
     local: tuple[Network, ...] | None = None
     """All its addresses, those of every scope and on ``lo`` among them; None where no namespace was read."""
     names: tuple[tuple[int, str], ...] | None = None
@@ -259,17 +265,13 @@ def _own_chains(situation: Situation, hook: str) -> Iterator[BaseChain]:
     for name in model.TABLES:
         table = situation.ruleset.table(name)
         chain = table.chain(hook) if table else None
-        if table is not None and chain is not None and (name != model.NAT or _is_read_of_nat(table, hook)):
+        if table is not None and chain is not None and _is_read(table, hook):
             contents = table.replace(chains=(chain, *[each for each in table.chains if each is not chain]))
             is_nat = name == model.NAT and hook != model.POSTROUTING
             is_route, priority = name == model.MANGLE, PRIORITIES[name]
             yield BaseChain(
                 name, families, hook, priority, is_nat, contents, is_native=is_native, is_route=is_route, is_own=True
             )
-
-
-def _is_read_of_nat(table: model.Table, hook: str) -> bool:
-    return hook not in SOURCE_HOOKS or (hook == model.POSTROUTING and maps_sources(table))
 
 
 def _sort_key(base: BaseChain, *, is_late: bool) -> tuple[int, ...]:

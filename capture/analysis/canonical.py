@@ -114,9 +114,8 @@ def _are_single(matches: tuple[model.Match, ...]) -> bool:
 
 
 def _holds_always(match: model.Match) -> bool:
-    if isinstance(match, model.AddressMatch):
-        return not match.negated and any(network.is_everything for network in match.networks)
-    return False
+    networks = match.networks if isinstance(match, model.AddressMatch) and not match.negated else ()
+    return any(network.is_everything for network in networks)
 
 
 def _joined_matches(matches: tuple[model.Match, ...]) -> Iterator[model.Match]:
@@ -191,7 +190,7 @@ def _list_of(rule: model.Rule) -> Listed | None:
 def _one_form(run: list[tuple[model.Rule, Listed]]) -> Iterator[model.Rule]:
     """Yield a run of rules that differ in the entries of one list only: an entry each if they are few, else joined."""
     first, list_of_first = run[0]
-    if len(run) == 1 and len(entries_of(list_of_first)) == 1 and not _holds_always(list_of_first):
+    if len(run) == 1 and len(entries_of(list_of_first)) == 1:
         yield first
         return
     lists = [listed for _, listed in run]
@@ -216,12 +215,9 @@ def _may_be_one(verdict: model.Verdict, lists: list[Listed]) -> bool:
     """
     if len(lists) == 1 or not isinstance(verdict, model.Jump | model.UnknownVerdict):
         return True
-    reached = -1
-    for first, last in sorted((entry.first, entry.last) for listed in lists for entry in entries_of(listed)):
-        if first <= reached:
-            return False
-        reached = last
-    return True
+    entries = sorted((entry.first, entry.last) for listed in lists for entry in entries_of(listed))
+    neighbours = zip(entries, entries[1:], strict=False)  # noqa: RUF007  # the plugin does without itertools
+    return all(last < first for (_, last), (first, _) in neighbours)
 
 
 def entries_of(match: model.Match) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from capture.analysis.canonical import entries_of
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.long_lists import Box
-from capture.analysis.meaning import Either, Goto, Translate, Untrack, before_tracking, meaning, spelled_out
+from capture.analysis.meaning import Either, Goto, Translate, Untrack, meaning, spelled_out
 from capture.analysis.space import LISTED
 from capture.model import ruleset as model
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 ANYTHING = "anything"
 """The value after a verdict that is not understood, which may have done anything."""
+NEEDS_TRACKING = (model.ConnectionState, model.ConnectionMark)
+OF_CONNECTIONS = (model.SaveMark, model.RestoreMark)
 OF_TRACKING = (Untrack, model.SetZone)
 CHANGES: dict[type, type] = {**model.MARKS_CHANGED, **dict.fromkeys(OF_TRACKING, model.ConnectionState)}
 """Verdicts after which a packet goes on changed, each with the match that tests what it changes."""
@@ -57,10 +59,7 @@ class ChainCompiler:
 
     def node(self) -> int:
         """Return the fates of packets that enter the chain."""
-        own = list(self.chain.rules_for(self.space.family))
-        if not self.is_tracked:
-            own = before_tracking(own)
-        rules = list(enumerate(own, 1))
+        rules = list(enumerate(self.chain.rules_for(self.space.family), 1))
         found = self.fall_through
         while rules:
             start = len(rules)
@@ -89,7 +88,8 @@ class ChainCompiler:
     def _step(self, position: int, rule: model.Rule, after: int) -> int:
         """Return the fates of packets that come to a rule; ``after`` are those of packets that come past it."""
         verdict = meaning(rule)
-        if isinstance(verdict, model.NO_EFFECT) or (self.is_tracked and isinstance(verdict, OF_TRACKING)):
+        idle = OF_TRACKING if self.is_tracked else OF_CONNECTIONS
+        if isinstance(verdict, (*model.NO_EFFECT, *idle)):
             return after  # what is tracked stays so (xt_ct_target in xt_CT.c, nft_notrack_eval in nft_ct.c)
         if isinstance(verdict, model.UnknownVerdict):
             may = self.space.unknown(("verdict", self._occurrence(position)), rule)
@@ -102,8 +102,10 @@ class ChainCompiler:
         else:
             then = self._then(verdict, self.path.reason(self, f"{position}", rule), after)
         occurrence, is_native = self._occurrence(position), self.base_chain.is_native
-        matched = self.space.rule(rule, occurrence, is_native=is_native, is_mapped=self.is_mapped)
-        return self.diagrams.choose(self._in_state(matched), then, after)
+        early = [each for each in rule.matches if isinstance(each, NEEDS_TRACKING) and not self.is_tracked]
+        others = rule.replace(matches=tuple(each for each in rule.matches if each not in early)) if early else rule
+        matched = self.space.rule(others, occurrence, is_native=is_native, is_mapped=self.is_mapped)
+        return self.diagrams.choose(self.diagrams.all_of((matched, *map(self._holds_untracked, early))), then, after)
 
     def _before_tracking(self, verdict: Meaning, after: int) -> int:
         """Return the fates of packets whose tracking a rule decides on, if none before has given them a zone.
@@ -118,11 +120,15 @@ class ChainCompiler:
         is_native = self.base_chain.is_native
         return path.noted(zoned, path.untracked, 0) if is_native else choose(path.untracked, after, zoned)
 
-    def _in_state(self, matched: int) -> int:
-        """Return packets that fulfil matches; before they are tracked their state is INVALID, or UNTRACKED."""
-        if self.is_tracked:
-            return matched
-        invalid, untracked = (self.path.in_state(matched, state) for state in ("INVALID", "UNTRACKED"))
+    def _holds_untracked(self, match: model.Match) -> int:
+        """Return packets that fulfil a match before they are tracked: INVALID, or UNTRACKED by a rule, without a mark.
+
+        Sources: conntrack_mt in xt_conntrack.c, connmark_mt in xt_connmark.c, nft_ct_get_eval in nft_ct.c.
+        """
+        if not isinstance(match, model.ConnectionState):
+            return self.diagrams.no
+        states = ("INVALID", "UNTRACKED")
+        invalid, untracked = (self.diagrams.leaf((state in match.states) != match.negated) for state in states)
         return self.diagrams.choose(self.path.untracked, untracked, invalid)
 
     def _then(self, verdict: Meaning, reason: Reason | None, after: int) -> int:
@@ -148,7 +154,7 @@ class ChainCompiler:
             after = self._step(*rules[end], after)
         if end == 0:
             return after
-        lists = self._in_state(self._listed(rules[:end]))
+        lists = self._listed(rules[:end])
         functions: dict[int, int] = {}
         leaves = self.diagrams.leaves(lists)
         if len(leaves) > MAX_CASES:
@@ -179,13 +185,21 @@ class ChainCompiler:
         rest = self.diagrams.yes
         for match in spelled_out(rule.matches, self.space.family, self.space.network):
             known = self.space.ranges(match, is_native=self.base_chain.is_native)
-            if known is None:
+            if isinstance(match, NEEDS_TRACKING) and not self.is_tracked:
+                rest = self.diagrams.both(rest, self._holds_untracked(match))
+            elif known is None:
                 occurrence = self._occurrence(position)
                 rest = self.diagrams.both(rest, self.space.other(match, rule, occurrence, is_mapped=self.is_mapped))
             else:
                 level, inside = known
                 ranges[level] = _common(ranges[level], inside) if level in ranges else inside
         return Box(ranges, rest, (meaning(rule), reason))
+
+
+def is_about_tracking(rule: model.Rule) -> bool:
+    """Return whether a rule may decide whether packets are tracked, or depends on that."""
+    decides = isinstance(rule.verdict, (model.UnknownVerdict, model.SetZone))
+    return decides or any(isinstance(match, NEEDS_TRACKING) for match in rule.matches)
 
 
 def _common(some: Ranges, others: Ranges) -> Ranges:

@@ -253,7 +253,9 @@ def flags_hold(words: str, state: str, known: int | None = None) -> bool | None:
 IS_LOCAL = re.compile(r"-m addrtype (! )?--(src|dst)-type LOCAL$|fib (s|d)addr type (!= )?local$")
 IS_INDEX = re.compile(r"(iif|oif) (!= )?(\d+)$")
 IS_IN_RANGE = re.compile(r"(! )?--(src|dst)-range ([^ -]+)-(\S+)")
-UNDERSTOOD = ("-m addrtype", "fib ", "iif ", "oif ", "-m iprange")
+HAS_NO_WAY_BACK = re.compile(r"\[fib 1=\w+ 2=00000001 3=000000(?:09|0d|29|2d)\] (==|!=) 0x00000000$")
+"""``fib saddr . mark . iif oif missing``, with or without the mark (NFTA_FIB_F_* in linux/netfilter/nf_tables.h)."""
+UNDERSTOOD = ("-m addrtype", "fib ", "[fib ", "iif ", "oif ", "-m iprange")
 
 
 def spelled_out(matches: Iterable[model.Match], family: Family, network: PodNetwork) -> Iterator[model.Match]:
@@ -285,6 +287,9 @@ def _of_the_pod(words: str, family: Family, network: PodNetwork) -> model.Match 
         own = tuple(each for each in (*network.own, *network.local) if each.family == family)
         # The network is in the kernel's table of local routes as soon as ``lo`` is up.
         return kind((LOOPBACK_NETWORKS[family], *own), bool(matched[1] or matched[4]))
+    matched = HAS_NO_WAY_BACK.match(words)
+    if matched is not None and family in network.answered:
+        return model.ConnectionState((), negated=matched[1] == "!=")  # no packet that comes in, or each
     matched = IS_INDEX.match(words)
     if matched is None:
         return None
@@ -329,42 +334,11 @@ def judge(
     return found
 
 
-def before_tracking(rules: list[model.Rule]) -> list[model.Rule]:
-    """Return what rules do to packets that connection tracking has not seen.
-
-    Their state is INVALID but where it is UNTRACKED, and their connection has no mark (state_mt in xt_state.c,
-    conntrack_mt in xt_conntrack.c, connmark_mt in xt_connmark.c, nft_ct_get_eval in nft_ct.c).
-    """
-    kinds = {type(match) for rule in rules for match in rule.matches} | {type(rule.verdict) for rule in rules}
-    if OF_TRACKING.isdisjoint(kinds):
-        return rules
-    return [
-        rule.replace(
-            verdict=model.Continue() if type(rule.verdict) in OF_TRACKING else rule.verdict,
-            matches=tuple(map(_before_tracking, rule.matches)),
-        )
-        for rule in rules
-    ]
-
-
-OF_TRACKING = frozenset((model.ConnectionState, model.ConnectionMark, model.SaveMark, model.RestoreMark))
-"""Matches and verdicts about what connection tracking knows."""
-
-
 def _comes_from(packet: Packet, match: model.Source) -> bool:
     """Return whether a packet has such a source. One that is not known is in no network but the one that has all."""
     if packet.source is None:
         return not match.negated and any(network.prefix == 0 for network in match.networks)
     return is_inside(packet.source, match.networks) != match.negated
-
-
-def _before_tracking(match: model.Match) -> model.Match:
-    if isinstance(match, model.ConnectionMark):
-        return model.ConnectionState(())  # none
-    if not isinstance(match, model.ConnectionState):
-        return match
-    meant = [state for state in model.CONNECTION_STATES if ("INVALID", state)[state == "UNTRACKED"] in match.states]
-    return match.replace(states=tuple(meant))
 
 
 HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {

@@ -82,9 +82,8 @@ class _FamilyPolicy:
         self.situation = situation
         self.text_of = text_of
         self.space = PacketSpace(family, (situation,))
-        self.proxy_uids, self.proxy_gids = (
-            merge_ranges(proxy_ids(situation.ruleset, kind)) for kind in (OwnerUid, OwnerGid)
-        )
+        kinds = (Field.UID, OwnerUid), (Field.GID, OwnerGid)
+        self.proxy_ids = {level: {*merge_ranges(proxy_ids(situation.ruleset, kind))} for level, kind in kinds}
 
     def statements(self) -> Iterator[Statement]:
         """Yield the lines of each direction, outcome by outcome, and of each outcome by its reasons."""
@@ -103,8 +102,7 @@ class _FamilyPolicy:
 
     def _is_routine(self, path: Path, fate: Fate | None) -> bool:
         """Return whether connections are the proxy's, or over ``lo``, and fare as with every capture."""
-        ids = ((Field.UID, self.proxy_uids), (Field.GID, self.proxy_gids))
-        is_proxy = any(path.get(level) and {*path[level]} <= {*known} for level, known in ids)
+        is_proxy = any(path.get(level) and {*path[level]} <= known for level, known in self.proxy_ids.items())
         over_lo = is_over_lo(self.space, path)
         if fate is None or fate.address or fate.interface:
             return False
@@ -139,17 +137,15 @@ class _FamilyPolicy:
     def _text(self, rule: Rule) -> str:
         return self.text_of(rule, self.family)
 
-    def _parts(
-        self, explained: int, among: int, fate: Fate | None, reasons: list[str]
-    ) -> Iterator[tuple[str, str, Path]]:
+    def _parts(self, node: int, among: int, fate: Fate | None, reasons: list[str]) -> Iterator[tuple[str, str, Path]]:
         """Yield the sets of packets with one outcome in words, with reason and ranges; of very many, how many more."""
         space = self.space
         diagrams = space.diagrams
         listed, rest = tuple(reasons[:MAX_PARTS]), tuple(reasons[MAX_PARTS:])
         first = {(fate, why) for why in listed}
-        few = diagrams.mapped(explained, lambda each: each if each in first else None, ("few", fate, listed))
+        few = diagrams.mapped(node, lambda each: each if each in first else None, ("few", fate, listed))
         count = 0
-        for found, fates_here in (*[(few, (each,)) for each in listed], *[(explained, rest)] * bool(rest)):
+        for found, fates_here in (*[(few, (each,)) for each in listed], *[(node, rest)] * bool(rest)):
             meant = {(fate, why) for why in fates_here}
             packets = diagrams.mapped(found, meant.__contains__, ("one of", fate, fates_here))
             for path in parts(space, packets, among):

@@ -11,7 +11,7 @@ from capture.analysis.rerouting import UNCHANGED, routed_marks
 from capture.analysis.space import OF_PROTOCOL, Field, PacketSpace, marks_of
 from capture.analysis.trace import OF_KNOWN_CONNECTIONS
 from capture.model import ruleset as model
-from capture.model.addresses import LOOPBACK_NETWORKS, Family, Network, merge, merge_ranges
+from capture.model.addresses import LOOPBACK_NETWORKS, Family, Network, merge, merge_ranges, parse_network
 from capture.model.conventions import MAX_PORT
 from capture.model.packet import LOOPBACK
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from capture.analysis.outcome import Fate, Held
 
 NO_HOSTS: dict[Family, tuple[Network, ...]] = {
-    "ipv4": (Network("ipv4", 0, 8), Network("ipv4", 0xE000_0000, 3)),  # RFC 1122 3.2.1.3, RFC 5771
-    "ipv6": (Network("ipv6", 0, 128), Network("ipv6", 0xFF << 120, 8)),  # RFC 4291 2.5.2, 2.7
+    "ipv4": (parse_network("0.0.0.0/8"), parse_network("224.0.0.0/3")),  # RFC 1122 3.2.1.3, RFC 5771
+    "ipv6": (parse_network("::/128"), parse_network("ff00::/8")),  # RFC 4291 2.5.2, 2.7
 }
 """Networks to which no TCP connection is possible."""
 
@@ -64,12 +64,10 @@ class _Packets:
         return self.diagrams.all_of(
             (
                 self._through(Field.IN),
-                space.lacks(Field.OUT),
+                *map(space.lacks, (Field.OUT, Field.UID, Field.GID)),
                 self.diagrams.choose(is_outward, for_us, elsewhere),
                 self.diagrams.negation(space.lacks(Field.SOURCE)),
                 self.diagrams.negation(self._inside(Field.SOURCE, (*self.local, *NO_HOSTS[self.family]))),
-                space.lacks(Field.UID),
-                space.lacks(Field.GID),
                 space.marked("mark", 0, model.ALL_BITS),
                 self._common(),
             )

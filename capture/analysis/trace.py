@@ -75,7 +75,7 @@ class Trace(Value):
     interface.
     """
 
-    not_compared = ("policy", "rerouted", "mark", "connection_mark", "lost_answer")
+    not_compared = ("policy", "rerouted", "mark", "connection_mark", "is_tracked", "lost_answer")
 
     packet: Packet
     outcome: Outcome
@@ -92,6 +92,8 @@ class Trace(Value):
     mark: int = 0
     connection_mark: int = 0
     """The marks with which the packet and its connection end."""
+    is_tracked: bool = True
+    """Whether no rule keeps it out of connection tracking, or a later one undoes that."""
     impediments: tuple[str, ...] = ()
     """Why a packet that is redirected does not arrive, whatever the rules are."""
     lost_answer: Trace | None = None
@@ -434,6 +436,7 @@ class _Passage:
             interface=interface,
             mark=self.packet.mark,
             connection_mark=self.packet.connection_mark,
+            is_tracked=self.packet.state != "UNTRACKED",
         )
 
     def _last_decision(self) -> Step | None:

@@ -11,10 +11,7 @@ if TYPE_CHECKING:
     from capture.backends.iptables.tables import Variant
     from capture.backends.needed_modules import Flavour
 
-DRIVERS: dict[str, tuple[str, ...]] = {
-    "iptables": ("netlink", "restore", "iptc"),
-    "nftables": ("netlink", "libnftables"),
-}
+DRIVERS = {"iptables": ("netlink", "restore", "iptc"), "nftables": ("netlink", "libnftables")}
 """The drivers of each backend, the best first."""
 VARIANTS_OF: dict[str, tuple[Variant, ...]] = {"netlink": ("nft",), "restore": VARIANTS, "iptc": ("legacy",)}
 """The variants of iptables that a driver knows."""

@@ -32,11 +32,11 @@ from capture.settings.settings import Settings, with_flags
 )
 @click.pass_context
 def apply(ctx: click.Context, namespace: str | None, form: str, *, recorded: bool) -> int:
-    """Write the rules of the options into a network namespace.
+    """Write the rules that the options give into a network namespace.
 
     Equal rules are left as they are. Other rules of the capture are replaced, with no moment in which a new
     connection is uncaptured. Foreign rules stay. An option that is left out has its default, whatever was applied
-    before; --recorded takes what was applied instead, and not the environment either.
+    before. With --recorded the recorded settings count, and neither options nor the environment.
     """
     settings = with_flags(Settings({}), flags(ctx)) if recorded else explicit(ctx)
     applied = operations.apply(settings, namespace, recorded=recorded, force=settings[FORCE_APPLY])

@@ -23,8 +23,8 @@ from capture.report.terminal import print_lines
 def clean(namespace: str | None, form: str, *, allow_host: bool) -> int:
     """Remove the capture from a network namespace.
 
-    That is: the rules in every backend, in either spelling, of this version, of older ones and of upstream's, the
-    address on lo, and the routes of TPROXY. No option is needed to find them. Foreign rules stay.
+    It removes the rules, in every backend and spelling, also those of older versions and of Istio's own program; the
+    address on lo; and the routes of TPROXY. No option is needed to find them. Foreign rules stay.
 
     Connections that pass the proxy end with the rules; a warning counts them.
     """

@@ -40,8 +40,8 @@ def explain(
 ) -> None:
     """Print the policy in words: what is captured, what is not, and why.
 
-    Each line is a set of connections; no two overlap. With --all, none is left out; without it, the proxy's own and
-    those over lo are, where they fare as with every capture. All tables count, foreign ones and second captures too.
+    Each line is a set of connections; no two overlap. The proxy's own connections and those over lo are left out where
+    they fare as in every capture; --all shows them. All tables count, foreign ones and second captures too.
     """
     settings = explicit_if(ctx, requested=from_options)
     situation = operations.situation_of(settings, namespace)

@@ -150,11 +150,9 @@ class CaptureCommand(click.Command):
         return [*params, HELP_ALL_OPTION] if any(isinstance(param, SettingOption) for param in self.params) else params
 
 
-def command(
-    examples: str, *parameters: click.Parameter, **settings: Any
-) -> Callable[[Callable[..., Any]], CaptureCommand]:
+def command(examples: str, *params: click.Parameter, **settings: Any) -> Callable[[Callable[..., Any]], CaptureCommand]:
     """Return a decorator that makes a function a command with these examples and parameters."""
-    return click.command(cls=CaptureCommand, examples=cleandoc(examples), params=list(parameters), **settings)
+    return click.command(cls=CaptureCommand, examples=cleandoc(examples), params=list(params), **settings)
 
 
 def example_lines(example: str, width: int) -> Iterator[str]:

@@ -66,7 +66,7 @@ def verify(
 ) -> int:
     """Compare the live rules with the configuration; exit code 4 if they differ, 5 if that is unknown.
 
-    Without options of the capture: with what was applied there, if that is recorded. In our own chains every rule
+    Without capture options, the reference is what was applied there, if it is recorded. In our own chains every rule
     counts, in order, in each family; counters do not. A foreign rule is a difference exactly if some packet of a
     captured connection takes another way because of it. With --family and --table, only what differs there counts.
     """

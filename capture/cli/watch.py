@@ -105,9 +105,7 @@ def _title(namespace: str | None, now: Look) -> str:
 
 def _lines(shown: Sequence[PathTree], families: Sequence[Family], width: int | None) -> list[tuple[str, str]]:
     is_ascii = "utf" not in (getattr(sys.__stdout__, "encoding", "") or "").lower()
-    return [
-        (printable(line), colour) for line, colour in flow_text.flow_lines(shown, width, families, is_ascii=is_ascii)
-    ]
+    return [(printable(row), colour) for row, colour in flow_text.flow_lines(shown, width, families, is_ascii=is_ascii)]
 
 
 def _print(lines: Sequence[tuple[str, str]]) -> None:

@@ -89,12 +89,10 @@ def knows_neighbours(route: NetlinkSocket, family: int, interface: str, states: 
     return any(body[4:8] in indexes and decode_host_number(body[8:10]) & states for body in bodies)
 
 
-def add_address(
-    route: NetlinkSocket, address: str, prefix_length: int, interface: int = rtnetlink.LOOPBACK_INDEX
-) -> bool:
+def add_address(route: NetlinkSocket, address: str, prefix: int, interface: int = rtnetlink.LOOPBACK_INDEX) -> bool:
     """Give an interface an address, usable at once: without duplicate address detection."""
-    doing = f"add address {address}/{prefix_length} to interface {interface}"
-    body = _address_body(address, prefix_length, interface)
+    doing = f"add address {address}/{prefix} to interface {interface}"
+    body = _address_body(address, prefix, interface)
     try:
         return rtnetlink.changed(route, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, doing, errno.EEXIST)
     except KernelError as error:
@@ -104,21 +102,18 @@ def add_address(
         raise
 
 
-def remove_address(
-    route: NetlinkSocket, address: str, prefix_length: int, interface: int = rtnetlink.LOOPBACK_INDEX
-) -> bool:
+def remove_address(route: NetlinkSocket, address: str, prefix: int, interface: int = rtnetlink.LOOPBACK_INDEX) -> bool:
     """Take an address from an interface."""
-    doing = f"remove address {address}/{prefix_length} from interface {interface}"
-    return rtnetlink.changed(
-        route, RTM_DELADDR, 0, _address_body(address, prefix_length, interface), doing, errno.EADDRNOTAVAIL
-    )
+    doing = f"remove address {address}/{prefix} from interface {interface}"
+    body = _address_body(address, prefix, interface)
+    return rtnetlink.changed(route, RTM_DELADDR, 0, body, doing, errno.EADDRNOTAVAIL)
 
 
-def _address_body(address: str, prefix_length: int, interface: int) -> bytes:
+def _address_body(address: str, prefix: int, interface: int) -> bytes:
     family, packed = rtnetlink.pack_address(address)
     scope = rtnetlink.RT_SCOPE_HOST if interface == rtnetlink.LOOPBACK_INDEX else rtnetlink.RT_SCOPE_UNIVERSE
     flags = IFA_F_NODAD if family == rtnetlink.AF_INET6 else 0
-    header = bytes((family, prefix_length, flags, scope)) + u32(interface)  # struct ifaddrmsg
+    header = bytes((family, prefix, flags, scope)) + u32(interface)  # struct ifaddrmsg
     return header + attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
 
 

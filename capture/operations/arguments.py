@@ -29,9 +29,7 @@ def host_of(namespace: Namespace, servers: tuple[Network, ...] = ()) -> Host:
 def host_or_default(host: Host | None, namespace: Namespace) -> Host:
     """Return the host that a caller names, or that of the namespace. Raises ConfigurationError for what is no host."""
     if host is not None and not hasattr(host, "pod_addresses"):
-        raise ConfigurationError(
-            "the library", repr(host), "the argument host", "a PodFromInside() or PodFromOutside()"
-        )
+        raise ConfigurationError("the library", repr(host), "the argument host", "PodFromInside() or PodFromOutside()")
     return host or host_of(namespace)
 
 

@@ -15,7 +15,6 @@ from capture.analysis.pod_causes import (
     stops,
 )
 from capture.backends import detect, load
-from capture.errors import CaptureError
 from capture.model.addresses import IPV4, IPV6, address_text
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
@@ -150,7 +149,7 @@ def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace
 def _expected(settings: Settings | None, namespace: Namespace) -> tuple[Reference | None, PodFacts, Capture]:
     """Return the settings, or the recorded ones, and what they expect of the proxy; else what the live rules expect."""
     known = reference(settings, host=host_of(namespace))
-    config = known.config if known else _inferred_config()
+    config = known.config if known else inferred_config(own_rules_of(_live()))
     facts = read_facts(config.proxy_uids)
     capture = Capture(
         ports_of(_desired(known), facts),
@@ -166,13 +165,6 @@ def _expected(settings: Settings | None, namespace: Namespace) -> tuple[Referenc
 def _desired(known: Reference | None) -> Ruleset:
     """Return the desired rules; without a reference our own live ones."""
     return build_ruleset(known.config) if known else own_rules_of(_live())
-
-
-def _inferred_config() -> CaptureConfig:
-    try:
-        return inferred_config(own_rules_of(_live()))
-    except CaptureError:
-        return CaptureConfig()
 
 
 def _diagnose_pod(
@@ -197,9 +189,7 @@ def _diagnose_pod(
         *(
             exclusion_notes(known, facts, capture, verified)
             if known
-            else notes_without_record(
-                facts, capture, ports_of(build_ruleset(_inferred_config()), facts), _desired(known)
-            )
+            else notes_without_record(facts, capture, verified.desired)
         ),
         *socket_lb_causes(),
         *(each for each in of_pod if each not in stopping),

@@ -16,7 +16,7 @@ from capture.model.packet import LOOPBACK
 from capture.model.ruleset import InInterface, OutInterface, Protocol, Return
 from capture.model.text import plural
 from capture.operations import trace
-from capture.operations.inference import inferred_flags, misfit
+from capture.operations.inference import inferred_config, inferred_flags, misfit
 from capture.rules import build_ruleset
 from capture.rules.nat import TO_DNS
 from capture.settings.config import resolve
@@ -100,11 +100,9 @@ def exclusion_notes(known: Reference, facts: PodFacts, capture: Capture, verifie
         yield cause("excluded", "pod", options=", ".join(restrictions))
 
 
-def notes_without_record(facts: PodFacts, capture: Capture, by_chains: Ports, own: Ruleset) -> Iterator[Cause]:
-    """Yield what live rules leave uncaptured, and that one may be missing.
-
-    ``by_chains`` is what those would send that no base chain leads to.
-    """
+def notes_without_record(facts: PodFacts, capture: Capture, own: Ruleset) -> Iterator[Cause]:
+    """Yield what live rules leave uncaptured, and that one may be missing."""
+    by_chains = ports_of(build_ruleset(inferred_config(own)), facts)  # what those would send to which no chain leads
     no_record = no_record_note(own)
     yield no_record
     for family in sorted({address.family for address in facts.addresses}.difference((*capture.families, IPV4))):

@@ -45,24 +45,18 @@ def inferred_settings(ruleset: model.Ruleset) -> Settings:
 
 
 def inferred_config(own: model.Ruleset) -> CaptureConfig:
-    """Return what these settings mean for the families, and the name servers, of the rules. Raises CaptureError."""
-    servers = tuple(
-        entry
-        for rule in _own_rules(own, model.NAT, "OUTPUT_DNS")
-        for match in _matches_of(rule, model.Destination)
-        for entry in entries_of(match)
-    )
-    config, _ = resolve(inferred_settings(own), PodFromOutside(servers=servers))
+    """Return what these settings mean for the families and name servers of the rules; else the defaults."""
+    servers = _listed(_own_rules(own, model.NAT, "OUTPUT_DNS"), model.Destination)
+    try:
+        config, _ = resolve(inferred_settings(own), PodFromOutside(servers=tuple(map(parse_network, servers))))
+    except CaptureError:
+        return CaptureConfig()
     return config.replace(families=families_with_rules(own) or config.families)
 
 
 def misfit(own: model.Ruleset) -> int:
     """Return how many rules differ from those that the inferred settings give."""
-    try:
-        config = inferred_config(own)
-    except CaptureError:
-        return sum(len(chain.rules) for chain in _chains(own))
-    return sum(each.is_own for each in differences(build_ruleset(config), own))
+    return sum(each.is_own for each in differences(build_ruleset(inferred_config(own)), own))
 
 
 def _entered(table: model.Table) -> Iterator[model.Chain]:

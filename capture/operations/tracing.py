@@ -8,6 +8,7 @@ from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import cause
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
+from capture.backends.nftables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError
 from capture.model.addresses import FAMILIES, parse_address
@@ -86,8 +87,13 @@ def _with_impediments(traced: Trace) -> Trace:
 def impediments_of(situation: Situation, namespace: Namespace = None) -> tuple[str, ...]:
     """Return the impediments of packets that live rules send somewhere, lost routes among them, in words."""
     with InNamespace(namespace):
-        missing = (f"{route.consequence}; {route.message}" for route in situation.missing_routes)
-        return (*missing, *(impediment.message for impediment in impediments(situation.ruleset)))
+        found = [f"{route.consequence}; {route.message}" for route in situation.missing_routes]
+        if any(each.is_own for each in situation.other_chains):
+            from capture.backends.other_family import fault  # few captures reject anything
+
+            wrong = fault()
+            found += [f"table inet {REJECT_TABLE} {wrong}: it may drop answers to what it lets pass"] if wrong else []
+        return (*found, *(impediment.message for impediment in impediments(situation.ruleset)))
 
 
 def situation_of(settings: Settings | None = None, namespace: Namespace = None, host: Host | None = None) -> Situation:

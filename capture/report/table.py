@@ -155,9 +155,7 @@ def row(rule: model.Rule, family: Family) -> Row:
         named = _column(match)
         if named:
             columns[named[0]] = named[1]
-    extras = (
-        [GOTO_SIGN] if isinstance(rule.verdict, model.UnknownVerdict) and rule.verdict.text.startswith(GOTO) else []
-    )
+    extras = [GOTO_SIGN] if getattr(rule.verdict, "text", "").startswith(GOTO) else []
     extras += _extras(rule.matches)
     if rule.why:
         extras.append(f"/* {rule.why} */")

@@ -11,9 +11,7 @@ if TYPE_CHECKING:
 
 COMMAND = re.compile(r"`(capture (?:apply|clean|explain|trace|verify|why)(?![^`]* --(?:netns|pid)\b)[^`]*)`")
 """A command that acts on a namespace, and names none."""
-INSIDE = re.compile(
-    r"`((?:ip (?:-6 )?(?:addr|link|route|rule|xfrm)|sysctl -w )[^`]*)`(?: in (?:its|the pod's) namespace)?"
-)
+INSIDE = re.compile(r"`((?:ip (?:-6 )?(?:addr|link|route|rule|xfrm)|sysctl -w )[^`]*)`(?: in the pod's namespace)?")
 """A command for within the namespace."""
 
 

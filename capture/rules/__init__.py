@@ -71,10 +71,8 @@ def build_tracking(config: CaptureConfig) -> model.Ruleset:
     first_use = model.Rule(
         model.Return(), (model.ConnectionState(("INVALID",)),), why="connections are tracked before they are captured"
     )
-    chains = (
-        model.Chain(model.OUTPUT, (model.Rule(model.Jump(names.output)),)),
-        model.Chain(names.output, (first_use,)),
-    )
+    jump = model.Chain(model.OUTPUT, (model.Rule(model.Jump(names.output)),))
+    chains = (jump, model.Chain(names.output, (first_use,)))
     return build_ruleset(config).replace(tables=(model.Table(model.NAT, chains),))
 
 

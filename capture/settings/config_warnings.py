@@ -76,10 +76,8 @@ def _without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple
 def _cancelled(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
     """Yield the lists with entries that another one cancels."""
     for which, by, verb in CANCELLED:
-        entries, others = (
-            _entries(settings, which) if settings.origin(which) != "default" else (),
-            _entries(settings, by),
-        )
+        entries = _entries(settings, which) if settings.origin(which) != "default" else ()
+        others = _entries(settings, by)
         if 0 < len(entries) * len(others) <= 10_000:  # a person wrote no longer lists, and each pod would wait for them
             held = ", ".join([str(each) for each in entries if any(_holds(other, each) for other in others)])
             if held:

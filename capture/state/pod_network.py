@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from capture.analysis.base_chains import PodNetwork
 from capture.analysis.rerouting import MarkRoute, mark_routes
 from capture.errors import UnsupportedError
@@ -9,15 +11,16 @@ from capture.model.addresses import FAMILY_NUMBERS, IPV4, address_text, parse_ad
 from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.model.packet import LOOPBACK, Packet
 from capture.netlink.interfaces import read_addresses, read_links
-from capture.netlink.policy_rules import read_policy_rules
+from capture.netlink.policy_rules import RT_TABLE_LOCAL, read_policy_rules
 from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, look_up_route, read_routes, way_out
-from capture.netlink.rtnetlink import open_route
+from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Literal
 
+    from capture.model.addresses import Family
     from capture.netlink.sockets import NetlinkSocket
 
 NO_ROUTE = "none"
@@ -31,6 +34,8 @@ def read_pod_network() -> PodNetwork:
         everywhere = read_addresses(route)
         families = dict.fromkeys(parse_address(address.address).family for address in everywhere)
         default_routes = [way_out(route, FAMILY_NUMBERS[family]) for family in families]
+        only = [link.index for link in every.values() if not link.is_loopback]
+        answered = tuple(family for family in families if len(only) == 1 and _all_leaves_by(only[0], route, family))
         by_marks = tuple(_read_mark_routes(route, {index: link.name for index, link in every.items()}))
     links = {index: link for index, link in every.items() if not link.is_loopback}
     addresses = [address for address in everywhere if address.interface in links]
@@ -43,6 +48,7 @@ def read_pod_network() -> PodNetwork:
         own=global_ones + tuple(a for a in default.own if a.family not in {o.family for o in global_ones}),
         interface=links[outward].name if outward else default.interface,
         others=tuple(link.name for index, link in links.items() if index != outward),
+        answered=answered,
         local=tuple(parse_address(address.address) for address in everywhere if every[address.interface].is_up),
         names=tuple((index, link.name) for index, link in every.items()),
         mark_routes=by_marks,
@@ -57,6 +63,17 @@ def _read_mark_routes(route: NetlinkSocket, names: Mapping[int, str]) -> Iterato
             continue  # a kernel without policy routing, or without the family
         if any(rule.mask for rule in rules):
             yield from mark_routes(family, rules, read_routes(route, number), names)
+
+
+def _all_leaves_by(interface: int, route: NetlinkSocket, family: Family) -> bool:
+    """Return whether there is a default route, by an interface, and no route or policy rule that leads elsewhere."""
+    number = FAMILY_NUMBERS[family]
+    with suppress(UnsupportedError):
+        rules = read_policy_rules(route, number)
+        found = {each.interface for each in read_routes(route, number) if each.table != RT_TABLE_LOCAL}
+        is_usual = not any(rule.selector or rule.mask or rule.is_inverted for rule in rules)
+        return is_usual and found <= {interface, LOOPBACK_INDEX} and way_out(route, number) == interface
+    return False
 
 
 def lost_by_routing(packet: Packet, *, is_redirected: bool) -> Literal["", "interface", "inbound", "answers"]:

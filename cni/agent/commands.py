@@ -96,11 +96,11 @@ PLACES = [
 ]  # fmt: skip
 AGENT = [
     click.option("--node", metavar="NAME", default="", envvar="NODE_NAME",
-                 help="The node's name in Kubernetes; without it the agent does without the API server."),
+                 help="The node's name in Kubernetes; without it, the agent does not use the API server."),
     click.option("--plugin", metavar="PATH", default="", envvar="CAPTURE_PLUGIN",
                  help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
     click.option("--pod-source", "pod_sources", type=one_of(*conf.POD_SOURCES), multiple=True,
-                 help="Where facts about a pod come from; repeat it, the first source first."
+                 help="Where facts about a pod come from; repeatable, in order."
                  "  [default: runtime, agent, kubernetes]"),
     click.option("--runtime-socket", metavar="PATH", default="", envvar="CAPTURE_RUNTIME_SOCKET",
                  help="Where the container runtime listens for CRI.  [default: the first known one that is there]"),
@@ -113,11 +113,11 @@ AGENT = [
     click.option("--repair-starting", type=one_of(*REPAIRS[:2]), default="report", show_default=True,
                  help="What to do about a pod without its rules that is not ready yet."),
     click.option("--repair-running", type=one_of(*REPAIRS), default="report", show_default=True,
-                 help="What to do about one that is ready."),
+                 help="What to do about a ready pod without its rules."),
     click.option("--repairs-per-minute", type=number(0), default=10, show_default=True, metavar="N",
                  help="How many pods are repaired in a minute at most."),
     click.option("--remove-taint", "taints", metavar="KEY", multiple=True,
-                 help="Taint to take off this node once pods are captured; repeat it."),
+                 help="Taint to remove from this node once pods are captured; repeatable."),
     click.option("--metrics-address", type=ADDRESS, metavar="HOST:PORT", default="",
                  envvar="CAPTURE_METRICS_ADDRESS",
                  help="Where Prometheus and probes are answered.  [default: nowhere]"),
@@ -234,10 +234,10 @@ def _request(socket: str, question: dict[str, str]) -> dict[str, Any]:
 @click.option("--all-nodes", is_flag=True, help="With --daemon-set: delete it, so that each agent uninstalls; wait.")
 @text_or_json
 def uninstall(service_account: str, daemon_set: str, form: str, *, all_nodes: bool, **values: Any) -> int:
-    """Take entry and credentials away, and the plugin as soon as no pod needs it.
+    """Remove entry and credentials, and the plugin as soon as no pod needs it.
 
-    Pods that run stay captured. The plugin stays until the last pod that was started with it has ended, since the
-    container runtime calls it then, and goes by itself.
+    Pods that run stay captured. The container runtime calls the plugin when a pod ends, so that it stays until the last
+    pod that was started with it has ended; then it removes itself.
     """
     from cni.agent.uninstall import from_all_nodes
     from cni.agent.uninstall import uninstall as take_away

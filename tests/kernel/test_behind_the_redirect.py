@@ -189,6 +189,10 @@ CASES: dict[str, tuple[str, str]] = {
         NFT % ("output priority 0", "tcp dport 15001 tcp flags & (fin | syn | rst | ack) == syn drop"),
         "dropped",
     ),
+    "a connection's first flags, before it is tracked": (
+        "iptables-nft -t raw -A OUTPUT -p tcp --dport 80 --syn -m conntrack ! --ctstate NEW -j DROP",
+        "dropped",
+    ),
     "a connection's first flags, iptables": ("iptables-nft -A OUTPUT -p tcp --syn -j DROP", "dropped"),
     "flags of no connection": (NFT % ("output priority 0", "tcp flags & (fin | syn) == fin | syn drop"), "proxy"),
     "flags of no connection, iptables": (
@@ -323,6 +327,14 @@ CASES: dict[str, tuple[str, str]] = {
     ),
     "of the other direction": (
         "iptables-legacy -A OUTPUT -p tcp --dport 15001 -m conntrack --ctdir REPLY -j DROP",
+        "proxy",
+    ),
+    "a client with a way back": (
+        NFT % ("prerouting priority -190", "fib saddr . mark . iif oif missing drop"),
+        "proxy",
+    ),
+    "a client with a way back, by any mark": (
+        NFT % ("prerouting priority -190", "iif eth0 fib saddr . iif oif != 0 tcp dport 8080 drop"),
         "proxy",
     ),
     "masqueraded": ("iptables-nft -t nat -A POSTROUTING -o eth0 -j MASQUERADE", "proxy"),
@@ -515,7 +527,10 @@ def test_a_direct_connection_whose_answers_are_lost_hangs(served: PodPair, name:
         assert f"keeps captured traffic out of connection tracking, and {words}: " in verified
         assert " -> direct, and hangs; witness: " in verified
     else:
-        assert cause["kind"] == ("filtered" if options[0] == "-o" else "family-not-captured")
+        is_rejected = options == REJECT
+        assert cause["kind"] == ("family-not-captured" if is_rejected else "filtered")
+        explained = pod.run([CAPTURE, "explain"]).stdout
+        assert ("it may drop answers to what it lets pass" in " ".join(explained.split())) is is_rejected
     assert client.connect(address, port, timeout=0.5).label == ""
 
 

@@ -338,7 +338,10 @@ def test_check_passes_after_add_and_fails_after_tampering(attachment: Attachment
     where = "nothing is applied here" if "delete table" in command and backend == "nftables" else "IPv4 nat "
     assert error["msg"].startswith(f"the namespace is not as it was left: {where}")
     assert error["details"].count("\n") >= 1
-    assert error["details"].endswith("` or ADD again, or recreate the pod.")
+    again = (
+        rf"recreate the pod, or run ADD again or `capture apply --recorded --netns {attachment.pod.path}`, to repair\."
+    )
+    assert re.search(rf"\nRun `capture verify --netns {attachment.pod.path}` for details; {again}$", error["details"])
 
     if "flush chain" in command:
         expected = (

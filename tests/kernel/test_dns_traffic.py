@@ -272,7 +272,9 @@ def test_a_zone_and_notrack_in_their_order(pod_pair: PodPair, driver: str, name:
 
         traced = operations.trace_packet(SERVERS[0], 53, protocol="udp")
         verified = operations.verify()
+        causes = diagnosis.why(traced.packet).causes
 
+    assert [each.kind for each in causes] == ["foreign-rule"] * (expected == "server"), causes
     assert Asking(pod.client(APP)).query(SERVERS[0], 0) == expected
     assert (traced.outcome, traced.certain) == ("dns" if expected == "agent" else "direct", True)
     assert (verified.holds, verified.is_certain) == (expected == "agent", True)

@@ -122,7 +122,7 @@ def assert_foreign_rules_are_told_from_the_rejecting_one(pod: Pod) -> None:
     accept, drop = "ip6 daddr 2001:db8:9::9 tcp dport 80 accept", "ip6 daddr 2001:db8:9::6 drop"
     for rule in (accept, drop):
         pod.run(["nft", "insert", "rule", "inet", "istio-proxy-reject", "output", *rule.split()])
-    causes = {"tcp [2001:db8:9::9]:80": "foreign-rule", "udp [2001:db8:9::6]:80": "filtered"}
+    causes = {"tcp [2001:db8:9::9]:80": "family-not-captured", "udp [2001:db8:9::6]:80": "filtered"}
     for sent, kind in ({**causes, "tcp [2001:db8:9::9]:81": "family-not-captured"}).items():
         assert f"\ncause {kind}: " in pod.run([CAPTURE, "why", *sent.split()], check=False).stdout
     assert "tcp dport 80 accept\ndirect" in pod.run([CAPTURE, "trace", "tcp", "[2001:db8:9::9]:80"]).stdout

@@ -501,6 +501,8 @@ def test_remedies_of_several_foreign_rules_name_them_in_a_way_that_stays_true(po
 
     entering = f"nsenter --net={pod.path} "
     assert all(command.startswith(entering) for command in commands)
+    with pod.entered():
+        assert [each for found in examine(pod.path) for each in TO_RUN.findall(found.remedy)][:3] == commands
     assert [command.removeprefix(entering) for command in commands] == [
         "iptables-nft -t filter -D INPUT 1",
         "iptables-nft -t nat -D OUTPUT 2",

@@ -214,9 +214,7 @@ def _point(chain: FoundChain) -> str:
 def _of_devices(entry: model.Chain, devices: tuple[str, ...], kind: type[model.InterfaceMatch]) -> model.Chain:
     """Return a base chain of devices as one for all packets, whose rules match these interfaces."""
     last = (model.Rule(model.Drop(), why="policy drop"),) if entry.policy == "DROP" else ()
-    rules = [
-        rule.replace(matches=(kind(device), *rule.matches)) for rule in (*entry.rules, *last) for device in devices
-    ]
+    rules = [rule.replace(matches=(kind(name), *rule.matches)) for rule in (*entry.rules, *last) for name in devices]
     return entry.replace(rules=tuple(rules), policy="ACCEPT")
 
 

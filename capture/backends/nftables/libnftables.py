@@ -35,9 +35,7 @@ BINDINGS = (
     "/usr/lib64/python3*/site-packages/nftables/__init__.py",
 )
 LIBRARY = "libnftables.so.1"
-REMEDY = (
-    "Install python3-nftables (PyPI: pip-nftables) and libnftables1, or use the driver netlink, which needs neither."
-)
+REMEDY = "Install python3-nftables (PyPI: pip-nftables) and libnftables1, or use the driver netlink instead."
 
 _one_at_a_time = _thread.allocate_lock()
 """libnftables keeps state outside of its contexts, and a module exists before it is complete: one thread at a time."""

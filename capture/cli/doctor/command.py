@@ -29,13 +29,13 @@ from capture.state.netns import InNamespace
 def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
     """Check this pod and its capture, then the node, then what this kernel and host can do.
 
-    What is missing comes with how to repair it. Nothing is changed. Exit code 3 if capture cannot work here at all, 4
-    if it can, and something is wrong with pod or node; `capture why` explains single connections. That nothing is
-    applied is no fault here, and one for `capture why`.
+    For what is missing it prints how to repair it. Nothing is changed. Exit code 3 if capture cannot work here at all,
+    4 if it can, and something is wrong with pod or node; `capture why` explains single connections. A namespace
+    without rules is no fault here; for `capture why` it is one.
     """
     with InNamespace(namespace):
         print_start_line(operations.reference() if is_private(STATE_DIRECTORY) else None, form)
-        found = [each.replace(remedy=named(each.remedy, namespace)) for each in examine()]
+        found = [each.replace(remedy=named(each.remedy, namespace)) for each in examine(namespace)]
     if form == "json":
         print_json({"works": can_work(found), "findings": [_as_plain(each) for each in found]})
     else:

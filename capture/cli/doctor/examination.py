@@ -51,15 +51,18 @@ DRIVER_TOPICS = ("kernel", "host")
 """Topics about what drivers need, shown where something is wrong, or with --all."""
 
 
-def examine() -> list[Finding]:
-    """Look at pod, node, namespace, choice, kernel and host; return the findings in this order: as a person looks."""
+def examine(namespace: str | None = None) -> list[Finding]:
+    """Look at pod, node, namespace, choice, kernel and host; return the findings in this order: as a person looks.
+
+    It is the namespace we are in that is looked at; ``namespace`` is how others get there, for commands in remedies.
+    """
     facts, modules = gather(), look_up(_purposes())
     is_recorded, fault = False, ""
     if is_private(STATE_DIRECTORY):
         is_recorded, fault = record.read() is not None, record.fault()
     addresses = [str(address).partition("/")[0] for address in PodFromInside().pod_addresses()]
     return [
-        *of_pod(_diagnosis(is_recorded=is_recorded)),
+        *of_pod(_diagnosis(namespace, is_recorded=is_recorded)),
         *(each.replace(topic=NODE) for each in _by_name("cni.status", "of_this_node")),
         of_identity(namespace_id(), is_host=is_host()),
         *of_namespace(addresses, own_users=facts.own_users),
@@ -84,13 +87,13 @@ def can_work(found: Iterable[Finding]) -> bool:
     return not any(finding.state == "error" and finding.topic not in (POD, NODE) for finding in found)
 
 
-def _diagnosis(*, is_recorded: bool) -> Diagnosis | CaptureError | None:
+def _diagnosis(namespace: str | None, *, is_recorded: bool) -> Diagnosis | CaptureError | None:
     """Return what is wrong with the pod whose namespace we are in, if it is captured or should be.
 
     Where missing privileges hide that, return why.
     """
     try:
-        found = diagnosis.why()
+        found = diagnosis.why(namespace=namespace)
     except CaptureError as error:
         return error
     is_captured = not any(cause.kind in ("no-rules", "left-alone") for cause in found.causes)

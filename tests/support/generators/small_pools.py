@@ -82,6 +82,7 @@ UNDERSTOOD = (
     ("-p icmp", "-m iprange ! --src-range 10.0.0.2-127.0.0.1 --dst-range 203.0.113.0-203.0.113.7"),
     ("fib saddr type != local", "oif != 3"),
     ("-m conntrack --ctstate INVALID,DNAT", f"ct status & 0x{MAPPED} ^ 0x00000000 == 0x00000000"),
+    ("-m tcp --tcp-flags FIN,SYN,RST,ACK SYN", "tcp flags & 0x04 == 0x04"),
     ("-m conntrack --ctdir REPLY", "-m conntrack ! --ctstate ESTABLISHED,DNAT"),
 )
 """Two for each situation in turn."""

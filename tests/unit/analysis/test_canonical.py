@@ -80,6 +80,14 @@ EQUIVALENT = {
         [returning(TCP, port(443, 80))],
         "tcp & port 80 -> return\ntcp & port 443 -> return",
     ),
+    "of several lists each entry with each": (
+        [returning(to("10.0.0.0/8", "12.0.0.0/8"), TCP, port(80, 443), ConnectionState(("NEW",)))],
+        "\n".join(
+            f"to {first}.0.0.0/8 & tcp & port {number} & state NEW -> return"
+            for number in (80, 443)
+            for first in (10, 12)
+        ),
+    ),
     "a list joined as far as it goes": (
         [returning(TCP, port(80, 81, Span(82, 90), 7))],
         "tcp & port 7 -> return\ntcp & port 80-90 -> return",
@@ -91,6 +99,18 @@ EQUIVALENT = {
     "as many rules as that are one, too": (
         [returning(TCP, port(number)) for number in range(38, 1, -2)],
         f"tcp & port {','.join(map(str, range(2, 40, 2)))} -> return",
+    ),
+    "few rules stay apart though they could be one": (
+        [returning(TCP, port(number)) for number in range(80, 96)],
+        "\n".join(f"tcp & port {number} -> return" for number in range(80, 96)),
+    ),
+    "many rules that jump are one where no packet fulfils two": (
+        [Rule(Jump("A"), (TCP, port(number))) for number in range(0, 40, 2)],
+        f"tcp & port {','.join(map(str, range(0, 40, 2)))} -> A",
+    ),
+    "not two lists with an entry in common": (
+        [Rule(Jump("A"), (TCP, port(*ports))) for ports in (range(2, 22, 2), range(20, 40, 2))],
+        "\n".join(f"tcp & port {number} -> A" for number in (*range(2, 22, 2), *range(20, 40, 2))),
     ),
     "a long list that joins to a short one": ([returning(TCP, port(*range(1, 40)))], "tcp & port 1-39 -> return"),
     "not where a packet comes through a chain twice": (
@@ -155,6 +175,8 @@ def test_tables_as_a_family_sees_them() -> None:
                     Chain("PREROUTING", (), "ACCEPT"),
                     Chain("OUTPUT", (Rule(Return(), family="ipv6"), returning(TCP)), "ACCEPT"),
                     Chain("ISTIO_OUTPUT"),
+                    Chain("ISTIO_INBOUND", (returning(TCP),)),
+                    Chain("OUTPUT(nat output -5)", (returning(TCP),), "ACCEPT"),
                 ),
             ),
             Table("mangle", (Chain("FORWARD", (), "DROP"),)),
@@ -162,6 +184,8 @@ def test_tables_as_a_family_sees_them() -> None:
     )
     assert canonical(ruleset, "ipv4") == {
         ("nat", "OUTPUT"): CanonicalChain("ACCEPT", (returning(TCP),)),
+        ("nat", "ISTIO_INBOUND"): CanonicalChain("ACCEPT", (returning(TCP),)),
+        ("nat", "OUTPUT(nat output -5)"): CanonicalChain("ACCEPT", (returning(TCP),), True),
         ("mangle", "FORWARD"): CanonicalChain("DROP", ()),
     }
     assert canonical(ruleset, "ipv6") == {}

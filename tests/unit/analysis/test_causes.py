@@ -162,7 +162,7 @@ def test_root_whose_group_is_out_of_sight_is_not_blamed_under_tproxy() -> None:
     assert kinds(causes_at_port(facts, transparent, "proxy-outbound", 15001, "ipv4")) == []
     (cause,) = causes_at_port(facts, transparent, "proxy-outbound", 15002, "ipv4")
     assert cause.kind == "proxy-wrong-user"
-    assert cause.remedy == "Run the proxy as root with group 1337 (runAsUser: 0, runAsGroup: 1337)."
+    assert cause.remedy == "Run the proxy as root, with group 1337 (runAsUser, runAsGroup)."
 
 
 def test_listeners_that_cannot_be_listed_are_not_blamed() -> None:
@@ -200,7 +200,8 @@ def way(
 ) -> Trace:
     """Return a packet's way, on which the last rule decides, unless that is a policy."""
     step = path[-1] if path and not by_policy else None
-    return Trace(packet, outcome, port or packet.port, step, path, translated=to)
+    is_tracked = all(each.table != "raw" for each in path)
+    return Trace(packet, outcome, port or packet.port, step, path, translated=to, is_tracked=is_tracked)
 
 
 def found(live: Trace, desired: Trace | None = None, capture: Capture = CAPTURE, facts: PodFacts = FACTS) -> Cause:

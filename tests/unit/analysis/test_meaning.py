@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from capture.analysis.base_chains import PodNetwork
 from capture.analysis.meaning import (
@@ -14,7 +12,6 @@ from capture.analysis.meaning import (
     Reject,
     Translate,
     Untrack,
-    before_tracking,
     flags_hold,
     holds_for,
     is_pure,
@@ -36,7 +33,6 @@ from capture.model.ruleset import (
     OutInterface,
     Protocol,
     Redirect,
-    RestoreMark,
     Rule,
     SetZone,
     Source,
@@ -212,27 +208,16 @@ def test_matches_about_an_unknown_pod_stay_unknown(family: Family) -> None:
     assert [*spelled_out((UnknownMatch("iif 1"),), family, PodNetwork())] == [InInterface("lo")]
 
 
-@given(
-    st.sampled_from(CONNECTION_STATES),
-    st.one_of(
-        st.builds(
-            ConnectionState,
-            st.lists(st.sampled_from(CONNECTION_STATES), min_size=1, unique=True).map(tuple),
-            st.booleans(),
-        ),
-        st.builds(ConnectionMark, st.sampled_from((0, 1)), st.just(1), st.booleans()),
-        st.just(Protocol("udp")),
-    ),
-)
-def test_rules_before_tracking_hold_as_rules_do_for_packets_that_it_has_not_seen(state: str, match: Match) -> None:
+@pytest.mark.parametrize("state", CONNECTION_STATES)
+def test_what_connection_tracking_has_not_seen_is_invalid_or_untracked_and_has_no_mark(state: str) -> None:
     packet = Packet("tcp", ADDRESS, 80, state=state, connection_mark=1)
-    rule = Rule(RestoreMark(), (match,))
-    (before,) = before_tracking([rule])
-    assert judge(before, packet, NETWORK) == judge(rule, packet, NETWORK, is_tracked=False)
-    assert before.verdict == (RestoreMark() if before is rule else Continue())
-    assert judge(Rule(Drop(), (ConnectionState(("INVALID",)),)), packet, NETWORK, is_tracked=False) == (
-        state != "UNTRACKED"
-    )
+
+    def holds(match: Match) -> bool | None:
+        return judge(Rule(Drop(), (match,)), packet, NETWORK, is_tracked=False)
+
+    assert holds(ConnectionState(("INVALID",))) is (state != "UNTRACKED")
+    assert holds(ConnectionState(("UNTRACKED", "NEW"), negated=True)) is (state != "UNTRACKED")
+    assert not any(holds(ConnectionMark(1, 1, negated)) for negated in (True, False))
 
 
 def test_matches_that_count_give_no_single_answer() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from capture.analysis.base_chains import Situation
+from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.realistic import realistic
 from capture.analysis.space import PacketSpace
@@ -24,9 +24,12 @@ CAME_IN = Packet("tcp", POD, source=CLIENT, in_interface="eth0", **ENDS)
 BASES = {"sent": SENT, "to itself": TO_ITSELF, "came in": CAME_IN}
 
 
-def can_occur(packet: Packet, config: CaptureConfig | None = None) -> bool:
+SENT6 = SENT.replace(source=parse_address("2001:db8::2"), destination=parse_address("2001:db8::7"))
+
+
+def can_occur(packet: Packet, config: CaptureConfig | None = None, network: PodNetwork | None = None) -> bool:
     family = packet.destination.family
-    situation = Situation(build_ruleset(config or CaptureConfig()))
+    situation = Situation(build_ruleset(config or CaptureConfig()), network=network or PodNetwork())
     space = PacketSpace(family, [situation])
     possible = realistic(space, [Compiler(space, situation)])
     direction = INBOUND if packet.in_interface else OUTBOUND
@@ -96,6 +99,29 @@ def test_no_connection_is_to_what_is_no_host() -> None:
         ("ff02::1", False),
     ):
         assert can_occur(sent.replace(destination=parse_address(address))) == occurs
+
+
+def test_addresses_on_lo_of_the_same_family_are_reached_over_lo_alone() -> None:
+    addresses = tuple(map(parse_address, ("10.9.9.9", "2001:db8::9")))
+    network = PodNetwork(local=(*PodNetwork().own, *addresses))
+    for packet, more in ((SENT, ()), (SENT6, (parse_address("::6"),))):
+        for address in (*more, *(each for each in addresses if each.family == packet.destination.family)):
+            for interface in ("lo", "eth0"):
+                sent = packet.replace(destination=address, out_interface=interface)
+                assert can_occur(sent, network=network) == (interface == "lo"), address
+
+
+@pytest.mark.parametrize(
+    ("config", "marks"),
+    [
+        (CaptureConfig(), {0: True, 1: False, 1337: False}),
+        (CaptureConfig(mode="TPROXY"), {0: True, 1: False, 1337: True}),
+    ],
+)
+def test_a_connection_has_a_mark_that_rules_save(config: CaptureConfig, marks: dict[int, bool]) -> None:
+    later = CAME_IN.replace(state="ESTABLISHED")
+    assert {mark: can_occur(later.replace(connection_mark=mark), config) for mark in marks} == marks
+    assert not can_occur(CAME_IN.replace(connection_mark=1337), config)
 
 
 def test_a_transparent_proxy_sends_to_the_app_from_the_address_of_the_client() -> None:

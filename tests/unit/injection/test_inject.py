@@ -18,7 +18,8 @@ from injection.pods import POD_OF
 from injection.remove import remove
 from injection.security import level_of
 from injection.settings import PodSettings, parse_set
-from injection.template import Fragment, InjectionError, Template
+from injection.template import READY, Fragment, InjectionError, Template
+from injection.yaml_text import block
 
 FILE_1 = """apiVersion: apps/v1
 kind: Deployment
@@ -220,6 +221,35 @@ spec:
     assert proxy["securityContext"] == {"runAsUser": 2000, "readOnlyRootFilesystem": True}
     assert spec["initContainers"][0]["args"][6] == "2000"
     assert remove(once, "f") == text
+
+
+def test_of_fields_that_exclude_each_other_the_users_stay() -> None:
+    """The API server refuses a probe of two kinds, and a variable with two sources."""
+    proxy = {
+        "name": "istio-proxy",
+        "image": "auto",
+        "readinessProbe": {"tcpSocket": {"port": 1}},
+        "startupProbe": {"exec": {"command": ["x"]}},
+        "env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+    }
+    ours = {"name": "istio-proxy", "image": "p", "readinessProbe": READY, "env": [{"name": "A", "value": "1"}]}
+    text = json.dumps({"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}, proxy]}})
+    made = inject(text, "f", Template(fragment=Fragment(containers=(ours,))), NOTHING).text
+    merged = template_of(made, "spec")["initContainers"][1]
+    assert merged["readinessProbe"] == proxy["readinessProbe"]
+    assert merged["startupProbe"].keys() == {"exec", "periodSeconds", "failureThreshold"}
+    assert merged["env"] == proxy["env"]
+
+
+WORDS = ["y", "N", "1e3", "08", "1_0", "-0o7", "0B1", ".5", "1.", "+1"]
+"""Numbers and truth values of kubectl's YAML, of which PyYAML does not know all."""
+
+
+def test_a_text_is_a_text_for_kubectl_too() -> None:
+    own = {"name": "istio-proxy", "image": "auto", "args": WORDS}
+    text = json.dumps({"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}, own]}})
+    spec = block(template_of(inject(text, "f", Template(), NOTHING).text, "spec"), "", "\n")
+    assert all(f"- '{word}'\n" in spec for word in WORDS)
 
 
 def test_a_pod_that_lost_its_annotations_gets_nothing_twice() -> None:

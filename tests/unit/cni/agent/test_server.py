@@ -111,7 +111,7 @@ def test_an_agent_that_hangs_is_left_after_a_moment(tmp_path: Path, queue: str) 
                 break
         started = time.monotonic()
         assert agent_socket.pod(path, WEB, timeout=0.1) is None
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
         for each in waiting:
             each.close()
 
