@@ -196,6 +196,12 @@ class ChainCompiler:
         return Box(ranges, rest, (meaning(rule), reason))
 
 
+def is_about_tracking(rule: model.Rule) -> bool:
+    """Return whether a rule may decide whether packets are tracked, or depends on that."""
+    decides = isinstance(rule.verdict, (model.UnknownVerdict, model.SetZone))
+    return decides or any(isinstance(match, NEEDS_TRACKING) for match in rule.matches)
+
+
 def _common(some: Ranges, others: Ranges) -> Ranges:
     """Return what lies in ranges of both."""
     common = ((max(a, c), min(b, d)) for a, b in some for c, d in others)

@@ -8,7 +8,7 @@ what PREROUTING makes of it.
 
 from __future__ import annotations
 
-from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
+from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler, is_about_tracking
 from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import Either, Goto, MapSource, Translate, meaning
 from capture.analysis.outcome import Fate, Held, redirect_outcome
@@ -72,6 +72,11 @@ class Compiler:
             "lo": list(situation.orders(model.PREROUTING, space.family, with_nat=False)),
             "input": list(situation.orders(model.INPUT, space.family, with_nat=False)),
         }
+        before = (
+            each for leg in ("in", "out") for _, order in self.orders[leg] for each in order if not each.is_tracked
+        )
+        self.is_tracking_told = any(is_about_tracking(rule) for each in before for rule in each.contents.rules)
+        """Whether rules before connection tracking may be about it."""
         self.lists = DecisionList(
             space.diagrams, lambda level: space.domains[level], lambda act: not isinstance(act[0], model.Jump)
         )
@@ -130,13 +135,13 @@ class PathCompiler:
         """Return the function of packets as they come in or are sent."""
         is_inbound = self._direction == INBOUND
         found = self._at_hook("in" if is_inbound else "out", Held())
-        found = self.noted(found, self.has_zone, 0)
-        untracked = self.space.state_in("UNTRACKED")
-        found = self.diagrams.choose(untracked, *(self.noted(found, self.untracked, number) for number in (1, 0)))
+        if self.compiler.is_tracking_told:
+            found = self.noted(found, self.has_zone, 0)
+            ways = [self.noted(found, self.untracked, number) for number in (1, 0)]
+            found = self.diagrams.choose(self.space.state_in("UNTRACKED"), *ways)
         found = self.switches.restricted(found, Field.OUT if is_inbound else Field.IN, NONE)
-        if not self.routed:
-            return found
-        return self.switches.moved(found, self.space.renamed("first", "mark"), "first is mark")
+        first = self.space.renamed("first", "mark")
+        return self.switches.moved(found, first, "first is mark") if self.routed else found
 
     def _at_hook(self, leg: Leg, held: Held) -> int:
         """Return the fates of packets at a hook; where it is unknown which chain is first, by a truth value."""
@@ -231,13 +236,12 @@ class PathCompiler:
         after = self._at_base_chain(following)
         if base_chain.reroutes:
             after = self.diagrams.choose(self.remarked, self._routed_again(following), after)
-        if base_chain.is_tracked or stage.leg == "lo" or not self._is_tracked(following):
+        if not self.compiler.is_tracking_told or base_chain.is_tracked or stage.leg == "lo":
+            return after
+        base_chains = self.compiler.orders[stage.leg][stage.order][1]
+        if following.number < len(base_chains) and not base_chains[following.number].is_tracked:
             return after
         return self.diagrams.choose(self.untracked, self.in_state(after, "UNTRACKED"), after)
-
-    def _is_tracked(self, stage: Stage) -> bool:
-        base_chains = self.compiler.orders[stage.leg][stage.order][1]
-        return stage.number == len(base_chains) or base_chains[stage.number].is_tracked
 
     def _routed_again(self, stage: Stage) -> int:
         """Return the fates of packets that are routed again, by their mark and where they go now."""
