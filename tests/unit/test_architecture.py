@@ -257,6 +257,17 @@ def test_no_two_modules_wait_for_each_other_to_load() -> None:
         loads = {module: needs for module, needs in loads.items() if module not in free}
 
 
+@pytest.mark.parametrize(
+    ("backend", "others"),
+    [("iptables", ["nftables"]), ("nftables", ["iptables"]), ("nf_tables", ["iptables", "nftables"])],
+)
+def test_backends_know_nothing_of_each_other(backend: str, others: list[str]) -> None:
+    """Nor in functions: what both need is in ``nf_tables``, and what needs both is above them."""
+    of_backend = [module for module in MODULES if covers(f"capture.backends.{backend}", module)]
+    known = {name for module in of_backend for name in imports_of(module).all}
+    assert {name for name in known if any(covers(f"capture.backends.{other}", name) for other in others)} == set()
+
+
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])
 def test_a_backend_knows_no_settings(backend: str) -> None:
     """Neither by way of another module: rules can be written for which no option exists."""

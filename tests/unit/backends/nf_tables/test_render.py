@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from capture.backends.nftables.lower import lower
-from capture.backends.nftables.native import Named, NativeRule
-from capture.backends.nftables.render import quoted, render_text, rule_text
+from capture.backends.nf_tables.native import Named, NativeRule
+from capture.backends.nf_tables.render import quoted, rule_text
+from capture.backends.nftables.lower import lower, render_text
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import (
     NAT,
