@@ -1,6 +1,6 @@
 """The causes that ``why`` reports: each in words, with its remedy. Pure.
 
-A text is named by the kind of its causes and, where a kind has several texts, by the variant. Its first line is the
+A text is named by the kind of its causes and, where a kind has several texts, by the case. Its first line is the
 fault, its second one the remedy. Words in braces are filled in where the cause is found.
 """
 
@@ -271,7 +271,7 @@ class Cause(Value):
     where: Location | str = ""
 
 
-def cause(kind: str, variant: str = "", /, *, where: Location | str | None = None, **words: object) -> Cause:
+def cause(kind: str, case: str = "", /, *, where: Location | str | None = None, **words: object) -> Cause:
     """Return the cause of a text, with its words filled in."""
-    message, remedy = (line.strip().format(**words) for line in TEXTS[kind, variant].splitlines())
+    message, remedy = (line.strip().format(**words) for line in TEXTS[kind, case].splitlines())
     return Cause(kind, message, remedy, where or "")
