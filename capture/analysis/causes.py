@@ -107,7 +107,9 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
             return _foreign_rule_cause(live, is_behind=bool(own_steps))
         step = own_steps[-1] if is_own_chain(own_steps[-1].chain) else None  # which has left it out before
     if packet.family not in capture.families:
-        return _family_cause(packet.family)
+        name = FAMILY_NAMES[packet.family]
+        is_ipv4 = packet.family == IPV4  # which each capture has
+        return cause("rule-missing", "IPv4") if is_ipv4 else cause("family-not-captured", where=name, family=name)
     if desired is not None and desired.outcome in TO_PROXY:
         return missing_rule_cause(desired)
     if contains(packet.uid, capture.uids) or contains(packet.gid, capture.gids):
@@ -115,12 +117,6 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
     if packet.protocol != "tcp":
         return cause("dns-not-captured", "server", server=address_text(packet.family, packet.destination.first))
     return _excluded_cause(step)
-
-
-def _family_cause(family: Family) -> Cause:
-    """Return that a family is not captured; IPv4 always is, so that its rules are missing."""
-    name = FAMILY_NAMES[family]
-    return cause("rule-missing", "IPv4") if family == IPV4 else cause("family-not-captured", where=name, family=name)
 
 
 def missing_rule_cause(desired: Trace) -> Cause:
@@ -164,14 +160,14 @@ def drop_cause(live: Trace, text_of: TextOf, other_traces: Iterable[Trace] = (),
         return cause("excluded", "drop", where=live.location, reason=step.rule.why or "by its settings")
     ports = _redirect_ports(live, other_traces)
     over_lo = LOOPBACK in (live.packet.in_interface, live.packet.out_interface)
-    variant = "redirected" if ports else "over lo" if over_lo else ""
+    case = "redirected" if ports else "over lo" if over_lo else ""
     what = f"what goes to {ports}" if ports else what
     text = f"a foreign rule or policy drops {what}"
     if step is not None:
         text = f"a foreign rule {'rejects' if rejects(step.rule) else 'drops'} {what}: {words}"
     elif policy is not None:
         text = f"no rule accepts {what}, and the chain's policy is DROP"
-    return cause("filtered", variant, where=live.location, filter=text, port=ports)
+    return cause("filtered", case, where=live.location, filter=text, port=ports)
 
 
 def drop_of_connection(live: Trace, text_of: TextOf, what: str = "the packet") -> Cause:

@@ -157,8 +157,8 @@ def causes_at_port(  # what arrives where; the last ones are mostly as they are
         yield _family_cause(on_port, kind, family, addresses, where)
     else:
         ports = sorted({each.port for each in proxy_listeners(facts, capture)})
-        variant = "" if not ports else "DNS" if outcome == DNS else "other ports"
-        yield cause("not-listening", variant, where=where, port=where, kind=kind, others=", ".join(map(str, ports)))
+        case = "" if not ports else "DNS" if outcome == DNS else "other ports"
+        yield cause("not-listening", case, where=where, port=where, kind=kind, others=", ".join(map(str, ports)))
 
 
 def proxy_listeners(facts: PodFacts, capture: Capture) -> list[Listener]:
@@ -240,9 +240,9 @@ def _misconfigured_listener_causes(
     if all(_is_captured(each, facts, capture) for each in serving):
         uid, expected = serving[0].uid, ",".join(map(str, capture.uids))
         # The calls of a transparent proxy to the app and to its own pod differ by the user alone.
-        variant = "TPROXY" if capture.is_transparent else ""
+        case = "TPROXY" if capture.is_transparent else ""
         groups = ",".join(map(str, capture.gids))
-        yield cause("proxy-wrong-user", variant, where=where, port=port, uid=uid, expected=expected, groups=groups)
+        yield cause("proxy-wrong-user", case, where=where, port=port, uid=uid, expected=expected, groups=groups)
     if outcome == "proxy-inbound" and all(each.transparent != capture.is_transparent for each in serving):
         mode, other = MODES[capture.is_transparent], MODES[not capture.is_transparent]
         kind = "not transparent" if capture.is_transparent else "transparent"

@@ -8,7 +8,7 @@ from capture.state.netns import own_namespace
 from capture.state.node import evidence_of_host
 
 LEFT_ALONE_BY = {attachments.EXCLUDED_NAMESPACE: "namespace", attachments.NOT_INJECTED: "not injected"}
-"""Variants of the cause by the kind of the plugin's decision."""
+"""Cases of the cause by the kind of the plugin's decision."""
 
 
 def no_rules_cause(*, is_machine: bool, is_recorded: bool) -> Cause:
