@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
+from contextlib import suppress
 
 import click
 
@@ -213,13 +215,29 @@ def _write(texts: list[str], output: str | None, form: str, workloads: Sequence[
         sys.stdout.buffer.flush()
     if output is None:
         return
-    temporary = f"{output}.{os.getpid()}.tmp"
+    try:
+        _put(data, output)
+    except OSError as error:
+        raise InjectionError(f"cannot write {output}: {error.strerror}") from None
+
+
+def _put(data: bytes, output: str) -> None:
+    """Replace a file as a whole, with its mode; a pipe or a device, such as /dev/stdout, is written to."""
+    if os.path.exists(output) and not os.path.isfile(output):
+        with open(output, "wb") as file:
+            file.write(data)
+        return
+    path = os.path.realpath(output)
+    temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
             file.write(data)
-        os.replace(temporary, output)
-    except OSError as error:
-        raise InjectionError(f"cannot write {output}: {error.strerror}") from None
+        with suppress(FileNotFoundError):
+            os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
+        os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
 
 
 def _joined(texts: list[str]) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ANYTHING = "anything"
 """The value after a verdict that is not understood, which may have done anything."""
 NEEDS_TRACKING = (model.ConnectionState, model.ConnectionMark)
-OF_CONNECTIONS = (model.SaveMark, model.RestoreMark)
+OF_CONNECTIONS = (model.SaveMark, model.RestoreMark)  # idle before connection tracking
 OF_TRACKING = (Untrack, model.SetZone)
 CHANGES: dict[type, type] = {**model.MARKS_CHANGED, **dict.fromkeys(OF_TRACKING, model.ConnectionState)}
 """Verdicts after which a packet goes on changed, each with the match that tests what it changes."""

@@ -68,7 +68,7 @@ def apply(ctx: click.Context, *, keep: bool, seconds: int, form: str) -> int:
     The proxy has to listen already: without it, the machine would be cut off. Connections to the SSH server are not
     captured. If Enter is not pressed in time, or the terminal is lost, everything of the capture is removed.
     """
-    if not keep and not sys.stdin.isatty():
+    if not keep and not (sys.stdin and sys.stdin.isatty()):
         raise click.UsageError("there is no terminal to confirm at; --keep captures without a confirmation", ctx)
     refuse_cluster_node()
     settings = without_ssh(explicit(ctx)).with_option(ALLOW_HOST, "true", "capture host apply")

@@ -29,6 +29,8 @@ def origin_of(name: str) -> str:
 
 def read_input(name: str, limit: int = MAX_BYTES, timeout: float = INPUT_TIMEOUT) -> str:
     """Return the text of a file, of a pipe, or for ``-`` of standard input. Raises InputError."""
+    if name == STDIN and sys.stdin is None:
+        raise InputError("cannot read standard input: it is closed")
     try:
         content = sys.stdin.buffer.read(limit + 1) if name == STDIN else _read(name, limit, timeout)
         if len(content) > limit:

@@ -54,6 +54,23 @@ ADDRESS = ParameterType(
 )
 
 
+def _is_api_server(url: str) -> bool:
+    """Return whether the plugin can send a token there; an empty text is none."""
+    from cni.https import parse_url
+
+    server = parse_url(url)
+    return not url or (server is not None and server.scheme == "https")
+
+
+API_SERVER = ParameterType(str, "https://ADDRESS:PORT", _is_api_server)
+TAINT_KEY = ParameterType(
+    str,
+    "the key of a taint, such as cni.istio.io/not-ready, without value and effect",
+    lambda text: text and not {"=", ":", ",", " "} & {*text},
+)
+SOCKET_PATH = ParameterType(str, "an absolute path", lambda text: not text or os.path.isabs(text))
+
+
 def _for_terminal(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
     """Print as for a terminal of this size, 120x40: `kubectl capture` has one, and this program a pipe to it."""
     if not terminal:
@@ -102,10 +119,10 @@ AGENT = [
     click.option("--pod-source", "pod_sources", type=one_of(*conf.POD_SOURCES), multiple=True,
                  help="Where facts about a pod come from; repeatable, in order."
                  "  [default: runtime, agent, kubernetes]"),
-    click.option("--runtime-socket", metavar="PATH", default="", envvar="CAPTURE_RUNTIME_SOCKET",
+    click.option("--runtime-socket", type=SOCKET_PATH, metavar="PATH", default="", envvar="CAPTURE_RUNTIME_SOCKET",
                  help="Where the container runtime listens for CRI.  [default: the first known one that is there]"),
     ACCOUNT,
-    click.option("--api-server", metavar="URL", default="",
+    click.option("--api-server", type=API_SERVER, metavar="URL", default="",
                  help="How the node reaches the API server.  [default: as the pod does]"),
     DAEMON_SET,
     click.option("--audit/--no-audit", default=True, show_default=True,
@@ -116,7 +133,7 @@ AGENT = [
                  help="What to do about a ready pod without its rules."),
     click.option("--repairs-per-minute", type=number(0), default=10, show_default=True, metavar="N",
                  help="How many pods are repaired in a minute at most."),
-    click.option("--remove-taint", "taints", metavar="KEY", multiple=True,
+    click.option("--remove-taint", "taints", type=TAINT_KEY, metavar="KEY", multiple=True,
                  help="Taint to remove from this node once pods are captured; repeatable."),
     click.option("--metrics-address", type=ADDRESS, metavar="HOST:PORT", default="",
                  envvar="CAPTURE_METRICS_ADDRESS",
