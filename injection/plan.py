@@ -181,12 +181,16 @@ class _Planner:
 
 
 def merged(added: Any, users: Any) -> Any:
-    """Return our container with the user's fields on top; lists are merged by name, ``image: auto`` keeps our image."""
+    """Return our container with the user's fields on top; lists are merged by name, ``image: auto`` keeps our image.
+
+    A null is as good as absent, here as in Kubernetes.
+    """
+    users = {key: value for key, value in users.items() if value is not None}
     replaced = {key for fields in ALTERNATIVES if not users.keys().isdisjoint(fields) for key in fields}
     replaced |= {ours for field, value, ours in CONTRADICTED if field in users and users[field] == value}
     result = copy.deepcopy({key: value for key, value in added.items() if key not in replaced})
     for key, value in users.items():
-        if key == "image" and value == AUTO:
+        if key == "image" and value in (AUTO, ""):
             continue
         if isinstance(value, dict) and isinstance(result.get(key), dict):
             result[key] = merged(result[key], value)

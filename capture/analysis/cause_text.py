@@ -22,20 +22,15 @@ BOTH_FAMILIES = "Apply with --ip-families both, or --dual-stack; the proxy must 
 SOCKET_LB = "socket load balancing of {owner}"
 SERVICE_UNSEEN = "so that the proxy does not see the service's address"
 EXCEPT_PODS = "With Cilium: set socketLB.hostNamespaceOnly=true, which leaves the connections of pods as they are."
-WRONG_USER = (
-    "the listener on port {port} runs as user {uid}, and the rules leave out user {expected}:"
-    " what the proxy sends is captured again"
-)
+WRONG_USER = "the listener on port {port} runs as user {uid}, not {expected}: what the proxy sends is captured again"
 LEFT_ALONE = "the CNI plugin left pod {pod} alone at {time}: {reason}"
 RECREATE = (
     "Recreate the pod, so that istio-init or the CNI plugin captures it; `capture cni status` looks at the node."
     " For a pod that runs: `capture apply`."
 )
-KATA_CONTAINERS = "so does Kata Containers, whose pods have a network stack in a virtual machine"
 SET_DNS_CAPTURE = "set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
 FILTER_WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
 ACCEPT_LO = "(`-i lo -j ACCEPT`, at OUTPUT `-o lo`)"
-MODE_ANNOTATION = "annotation sidecar.istio.io/interceptionMode sets both."
 RULES_DIFFER = "the live rules differ from the applied ones; {first}{others}"
 RESTORE_RULES = f"{REAPPLY}, or recreate the pod; `capture verify` has every difference."
 REMOVE_IT = f"{REAPPLY}, which removes it; `capture verify` has every difference."
@@ -46,10 +41,6 @@ RESTRICT_RULE = "Remove the rule, or restrict it to what it is for."
 RESTRICT_DIVERTING_RULE = f"{RESTRICT_RULE[:-1]}; `capture verify` has the packets that it diverts."
 CANNOT_BE_TOLD = "so that it cannot be told whether a rule of the capture is missing"
 NAME_SETTINGS = "Give the pod's settings as options of `capture why`, or run this where the rules were applied."
-REWRITE_RECORD = (
-    "Run `capture apply {options}`, if these are the pod's settings{fit}: it writes the record anew."
-    " Or recreate the pod."
-)
 
 TEXTS: dict[tuple[str, str], str] = {
     # The whole pod.
@@ -73,8 +64,8 @@ TEXTS: dict[tuple[str, str], str] = {
     ("interface-missing", ""): """\
         the excluded interface {name} does not exist; there are: {present}
         Correct --istio-exclude-interfaces, or the annotation excludeInterfaces.""",
-    ("ingress-filter", ""): f"""\
-        a filter (tc) sends what comes in by {{name}} to {{target}}, before any rule: {KATA_CONTAINERS}
+    ("ingress-filter", ""): """\
+        a filter (tc) sends what comes in by {name} to {target}, before any rule, as Kata Containers does
         Leave the pod out of the mesh, or run it with a runtime that uses the pod's network namespace.""",
     ("conntrack-full", ""): """\
         the conntrack table is nearly full: {tracked} of {max_tracked} connections
@@ -128,7 +119,9 @@ TEXTS: dict[tuple[str, str], str] = {
     ("rule-missing", "circle"): f"{PROXY_LOOP}: `{{rule}}` is missing\n{RESTORE_RULES}",
     ("rule-missing", "circle, any"): f"{PROXY_LOOP}: no rule leaves it out\n{RESTORE_RULES}",
     ("no-record", ""): f"no record here, {CANNOT_BE_TOLD}\n{NAME_SETTINGS}",
-    ("no-record", "damaged"): f"{{fault}}, {CANNOT_BE_TOLD}\n{REWRITE_RECORD}",
+    ("no-record", "damaged"): f"""\
+        {{fault}}, {CANNOT_BE_TOLD}
+        Run `capture apply {{options}}`, if these are the pod's settings{{fit}}, or recreate the pod.""",
     ("no-record", "no jump"): "without a record: {what} is captured; a rule may be missing\n{remedy}",
     ("second-set", ""): f"a second set of capture rules is in {{place}}\n{REMOVE_OTHER_SETS}",
     ("second-set", "decides"): f"""\
@@ -210,7 +203,7 @@ TEXTS: dict[tuple[str, str], str] = {
     # The proxy's listeners.
     ("not-listening", ""): """\
         no process listens on {port}, to which {kind} connections are sent
-        Start the proxy, or find out why it ended: kubectl logs POD -c istio-proxy. Without one: `capture clean`.""",
+        Start the proxy, or see why it ended: kubectl logs POD -c istio-proxy. Without a proxy: `capture clean`.""",
     ("not-listening", "other ports"): """\
         no process listens on {port}, to which {kind} connections are sent; the proxy's user listens on {others}
         Apply the rules with the proxy's ports (-p, -z), or read kubectl logs POD -c istio-proxy.""",
@@ -238,9 +231,9 @@ TEXTS: dict[tuple[str, str], str] = {
     ("proxy-wrong-user", "TPROXY"): f"""\
         {WRONG_USER}
         Run the proxy as root, with group {{groups}} (runAsUser, runAsGroup).""",
-    ("proxy-mode", ""): f"""\
-        the rules use {{mode}}, and the listener on port {{port}} is configured for {{other}} ({{kind}})
-        Configure the proxy for {{mode}}, or apply the rules with -m {{other}}: {MODE_ANNOTATION}""",
+    ("proxy-mode", ""): """\
+        the rules use {mode}, and the listener on port {port} is configured for {other} ({kind})
+        Configure the proxy for {mode}, or apply with -m {other}; annotation interceptionMode sets both.""",
     ("proxy-mode", "one port"): """\
         inbound and outbound connections are sent to one port, {port}: the proxy cannot tell them apart
         Apply the rules with different ports (-p, -z).""",

@@ -95,7 +95,7 @@ def _range(field: str, numbers: native.Range) -> str:
     family = native.ADDRESS_FAMILIES.get(field)
     if family is None:
         if field in (native.MARK, native.CT_MARK):
-            return f"{first:#010x}"
+            return "-".join(f"{number:#010x}" for number in dict.fromkeys(numbers))
         words = WORDS.get(field, {})
         return words.get(first, str(first)) if first == last else f"{first}-{last}"
     networks = tuple(split(family, first, last))

@@ -253,6 +253,16 @@ def test_of_fields_that_exclude_each_other_the_users_stay() -> None:
     assert merged["securityContext"] == proxy["securityContext"]
 
 
+def test_a_null_or_an_empty_image_of_the_user_changes_nothing() -> None:
+    nulls = dict.fromkeys(("securityContext", "args", "env", "ports", "readinessProbe", "command"))
+    made = []
+    for own in ({}, {"image": "", **nulls}, {"image": None, "securityContext": {"runAsUser": None}}):
+        containers = [{"name": "a"}, {"name": "istio-proxy", **own}]
+        text = json.dumps({"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": containers}})
+        made.append(template_of(inject(text, "f", Template(), NOTHING).text, "spec"))
+    assert made[0] == made[1] == made[2]
+
+
 WORDS = ["y", "N", "1e3", "08", "1_0", "-0o7", "0B1", ".5", "1.", "+1"]
 """Numbers and truth values of kubectl's YAML, of which PyYAML does not know all."""
 
