@@ -50,7 +50,11 @@ class NamespaceLock:
         give_up = time.monotonic() + self._timeout
         while not self._take():
             if time.monotonic() >= give_up:
-                self.warnings = (_continued_without(self._timeout),)
+                what = (
+                    f"the lock of this network namespace (unix socket @{NAME[1:].decode()}) was not released within"
+                    f" {self._timeout:g} s: {_holder()} holds it; continued without the lock"
+                )
+                self.warnings = (what,)
                 break
             time.sleep(PAUSE)
         _held.add(self._holder.fileno())
@@ -68,13 +72,6 @@ class NamespaceLock:
     def __exit__(self, *_: object) -> None:
         _held.discard(self._holder.fileno())
         self._holder.close()
-
-
-def _continued_without(seconds: float) -> str:
-    return (
-        f"the lock of this network namespace (unix socket @{NAME[1:].decode()}) was not released within {seconds:g} s:"
-        f" {_holder()} holds it; continued without the lock"
-    )
 
 
 def _holder() -> str:

@@ -53,15 +53,12 @@ def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Object]:
     for table in tables:
         for chain in table.chains:
             for rule in chain.rules:
-                parts: Object = {"family": "inet", "table": table.name, "chain": chain.name, "expr": _statements(rule)}
+                made = [STATEMENTS[type(part)](part) for part in (*kept_apart(rule.conditions), *rule.actions)]
+                made.insert(len(rule.conditions), {"counter": None})
+                parts: Object = {"family": "inet", "table": table.name, "chain": chain.name, "expr": made}
                 if rule.comment:
                     parts["comment"] = rule.comment
                 yield {"add": {"rule": parts}}
-
-
-def _statements(rule: native.NativeRule) -> list[Object]:
-    conditions = [STATEMENTS[type(condition)](condition) for condition in kept_apart(rule.conditions)]
-    return [*conditions, {"counter": None}, *(STATEMENTS[type(action)](action) for action in rule.actions)]
 
 
 def _expression(field: str) -> Object:
