@@ -130,7 +130,6 @@ def row_text(row: Row) -> str:
 
 
 def _signed(text: str, width: int) -> str:
-    """Return a column that begins with a place for "!"."""
     sign, rest = ("!", text[1:]) if text.startswith("!") else (" ", text)
     return f"{sign}{rest:<{width}}"
 
@@ -252,7 +251,6 @@ def _extras(matches: tuple[model.Match, ...]) -> Iterator[str]:
 
 
 def _single_text(match: model.Match) -> Iterator[str]:
-    """Yield what a match of one value is printed as, unless it has a column."""
     negation = "!" if match.negated else ""
     if isinstance(match, model.Mark):
         yield f"mark match {negation and '! '}{bits_text(match.value, match.mask)}"

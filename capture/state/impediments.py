@@ -92,7 +92,6 @@ def _leads_to_lo(route: NetlinkSocket, address: str) -> bool:
 
 
 def _outer_addresses(route: NetlinkSocket, family: Family) -> list[Network]:
-    """Return the addresses of the namespace apart from those of lo."""
     listed = read_addresses(route, FAMILY_NUMBERS[family])
     return [parse_address(address.address) for address in listed if address.interface != LOOPBACK_INDEX]
 

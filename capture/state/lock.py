@@ -75,7 +75,6 @@ class NamespaceLock:
 
 
 def _holder() -> str:
-    """Return the process that holds the lock, in words."""
     columns = (line.split() for line in content_of(UNIX_SOCKETS).splitlines())
     targets = {f"socket:[{fields[6].decode()}]" for fields in columns if fields[7:] == [b"@" + NAME[1:]]}
     for process in processes():

@@ -216,7 +216,6 @@ def _mark(match: model.Mark) -> bytes:
 
 
 def _connection_state(match: model.ConnectionState) -> bytes:
-    """Return the match for states. Raise ValueError for a state that there is not."""
     bits = 0
     for state in match.states:
         if state not in xt_layouts.STATE_BITS:
