@@ -155,9 +155,9 @@ def _of_family(
     )
 
 
-def _of_type(kind: type[Found], found: Iterable[Difference | Obstacle]) -> tuple[Found, ...]:
+def _of_type(kind: type[Found], foreign: Iterable[Difference | Obstacle]) -> tuple[Found, ...]:
     """Return what is in our own tables (Difference), or in others (Obstacle)."""
-    return tuple(each for each in found if isinstance(each, kind))
+    return tuple(each for each in foreign if isinstance(each, kind))
 
 
 def _merged(parts: Sequence[Judgement]) -> Judgement:

@@ -58,20 +58,20 @@ def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
     return [name for name in capture.excluded_interfaces if not name.endswith("+") and name not in names]
 
 
-def stops(found: Cause, capture: Capture, live: Trace | None = None) -> bool:
+def stops(fault: Cause, capture: Capture, live: Trace | None = None) -> bool:
     """Return whether what is wrong with the pod stops a connection; without one, whether it stops any.
 
     An interface that does not exist is no reason by itself: nothing comes in by it, and nothing leaves.
     """
     if live is None:
-        return found.kind != "interface-missing"
+        return fault.kind != "interface-missing"
     interfaces = live.packet.in_interface, live.packet.out_interface
-    if found.kind == "lo-down":
+    if fault.kind == "lo-down":
         is_by_lo = capture.is_transparent or live.packet.in_interface is None
         return LOOPBACK in interfaces or (is_by_lo and live.outcome in TO_PROXY)
-    if found.kind == "ingress-filter":
-        return found.where == live.packet.in_interface
-    return found.kind != "interface-missing" or found.where in interfaces
+    if fault.kind == "ingress-filter":
+        return fault.where == live.packet.in_interface
+    return fault.kind != "interface-missing" or fault.where in interfaces
 
 
 def default_route_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:

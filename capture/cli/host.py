@@ -87,9 +87,9 @@ def status(form: str) -> int:
 
     As `capture why` does: exit code 0 if nothing is, 4 if a cause was found, 5 if that is unknown.
     """
-    found = diagnosis.why(is_machine=True)
+    diagnosed = diagnosis.why(is_machine=True)
     print_start_line(operations.reference(), form)
-    return print_diagnosis(found, form, "this machine")
+    return print_diagnosis(diagnosed, form, "this machine")
 
 
 @host_group.command("clean", cls=CaptureCommand, params=[format_option("text", "json")])

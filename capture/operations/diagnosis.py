@@ -205,17 +205,17 @@ def _diagnose_connection(
     packet: Packet, settings: Settings | None, known: Reference | None, facts: PodFacts, capture: Capture
 ) -> Diagnosis:
     policies, unread = ipsec_policies()
-    sent = Connection(trace(packet), known, _desired(known), settings, facts, capture, tuple(policies))
-    candidates = causes_of(sent)
+    connection = Connection(trace(packet), known, _desired(known), settings, facts, capture, tuple(policies))
+    live, desired, candidates = connection.live, connection.desired, causes_of(connection)
     if known is not None:
-        candidates = [with_options(each, sent.live.packet, known) for each in candidates]
+        candidates = [with_options(each, live.packet, known) for each in candidates]
     else:
-        candidates = [each if is_explicit(each, sent.live, sent.desired) else unexplained() for each in candidates]
+        candidates = [each if is_explicit(each, live, desired) else unexplained() for each in candidates]
     doubts = [each for each in candidates if each.kind == "unjudged" or each == unexplained()]
     causes = [each for each in candidates if each not in doubts]
-    notes = (*doubts, *(() if known else [no_record_note(sent.desired)]), *unread, *notes_on(sent))
-    is_certain = sent.live.certain and not (unread or doubts)
-    return Diagnosis(sent.live.packet, sent.live, tuple(causes), tuple(dict.fromkeys(notes)), is_certain)
+    notes = (*doubts, *(() if known else [no_record_note(desired)]), *unread, *notes_on(connection))
+    is_certain = live.certain and not (unread or doubts)
+    return Diagnosis(live.packet, live, tuple(causes), tuple(dict.fromkeys(notes)), is_certain)
 
 
 def _usual_causes(facts: PodFacts, capture: Capture, policies: list[IpsecPolicy]) -> Iterator[Cause]:

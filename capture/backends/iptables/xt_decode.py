@@ -133,10 +133,10 @@ class XtProgram(Program):
         key = kind, name, revision, fields[nf.NFTA_MATCH_INFO]
         if key not in self._extensions:
             if kind == "match":
-                found: tuple[Any, ...] = tuple(matches_of(words_of(xt_text.match_text(*key[1:], self._of_family))))
+                decoded: tuple[Any, ...] = tuple(matches_of(words_of(xt_text.match_text(*key[1:], self._of_family))))
             else:
-                found = (verdict_of(words_of(f"-j {xt_text.target_text(*key[1:], self._of_family)}")),)
-            self._extensions[key] = found
+                decoded = (verdict_of(words_of(f"-j {xt_text.target_text(*key[1:], self._of_family)}")),)
+            self._extensions[key] = decoded
         return self._extensions[key]
 
     def _put(self, condition: Condition) -> None:

@@ -102,7 +102,7 @@ def _conditions(
     key: bytes, fields: list[tuple[Register, slice]], family: Family | None, protocol: ProtocolName | None
 ) -> tuple[native.Condition, ...] | None:
     """Return what one key means, a port by the protocol before it; None if the model has no words for it."""
-    found: list[native.Condition] = []
+    key_conditions: list[native.Condition] = []
     for loaded, place in fields:
         conditions = [*conditions_of(loaded, Bounds(key[place], key[place]), family, protocol)]
         if loaded.field.startswith(NUMBER_GENERATOR):
@@ -111,5 +111,5 @@ def _conditions(
             return None
         if isinstance(conditions[0], native.Among) and conditions[0].field == native.L4PROTO:
             protocol = PROTOCOL_OF.get(conditions[0].ranges[0][0])
-        found += conditions
-    return tuple(found)
+        key_conditions += conditions
+    return tuple(key_conditions)

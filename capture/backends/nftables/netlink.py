@@ -166,9 +166,9 @@ def _set_is(netfilter: NetlinkSocket, table: str, name: str, desired: Among) -> 
     flags, size = (decode_number(description.get(kind, b"")) for kind in (nf.NFTA_SET_FLAGS, nf.NFTA_SET_KEY_LEN))
     if (flags, size) != (sets.flags_of(desired), SIZES[desired.field]):
         return False
-    found = b"".join([decode_fields(each).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"") for each in messages])
+    live_elements = b"".join([decode_fields(each).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"") for each in messages])
     elements = sets.elements_of(desired)
     if flags & nf.NFT_SET_INTERVAL:
-        return found == b"".join(reversed(elements))
+        return live_elements == b"".join(reversed(elements))
     length = len(elements[0])
-    return sorted(found[start : start + length] for start in range(0, len(found), length)) == elements
+    return sorted(live_elements[start : start + length] for start in range(0, len(live_elements), length)) == elements
