@@ -172,9 +172,7 @@ def proxy_listeners(facts: PodFacts, capture: Capture) -> list[Listener]:
 
 def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield a note if both directions have one port, or the proxy's user has listeners as an app of that user has."""
-    inbound, outbound = (
-        {port for each, _, port in capture.ports if each == o} for o in (PROXY_INBOUND, PROXY_OUTBOUND)
-    )
+    inbound, outbound = ({port for to, _, port in capture.ports if to == o} for o in (PROXY_INBOUND, PROXY_OUTBOUND))
     for port in inbound & outbound:
         yield cause("proxy-mode", "one port", where=f"tcp port {port}", port=port)
     expected = (*(port for _, _, port in capture.ports), *SIDECAR_PORTS)

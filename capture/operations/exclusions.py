@@ -165,9 +165,7 @@ def _cancelling(outcome: Outcome, families: Sequence[Family], settings: Settings
     """Return the explicit options without which connections of one of the families would come to an outcome."""
 
     def cancels(option: Option[Any]) -> bool:
-        return any(
-            each == outcome and family in families for each, family, _ in _ports_without(option, settings, facts)
-        )
+        return any(to == outcome and family in families for to, family, _ in _ports_without(option, settings, facts))
 
     return _explicit_options(settings, cancels)
 
