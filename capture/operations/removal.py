@@ -5,11 +5,11 @@ from __future__ import annotations
 from shlex import join, quote
 
 from capture.backends import load
+from capture.backends.foreign_chains import FURTHER_TABLES
 from capture.backends.iptables.programs import PROGRAM_NAMES
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.listing import read_rules
-from capture.backends.nftables.foreign import FURTHER_TABLES
-from capture.backends.nftables.names import BASE_CHAIN_NAMES, TABLE_NAMES
+from capture.backends.nf_tables.names import BASE_CHAIN_NAMES, TABLE_NAMES
 from capture.model.addresses import IPV4, IPV6, Family
 from capture.model.chain_names import is_own_chain
 from capture.model.location import Location

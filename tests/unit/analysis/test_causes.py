@@ -72,7 +72,6 @@ TELL_CAUSES = (
     "operations/connection",
     "operations/diagnosis",
     "operations/exclusions",
-    "operations/no_rules",
     "operations/drift_causes",
     "state/pod_network",
 )
