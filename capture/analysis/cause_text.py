@@ -6,6 +6,8 @@ filled in where the cause is found.
 
 from __future__ import annotations
 
+import re
+
 from capture.model.conventions import APPLY_RECORDED, LO_IS_DOWN, NO_IPV4, NOTHING_APPLIED, SET_LO_UP
 from capture.model.values import Value
 
@@ -18,7 +20,9 @@ REAPPLY_OR_RECREATE = f"{REAPPLY}, or recreate the pod."
 APPLY_SETTINGS = "`capture apply` with the pod's settings"
 """What to run where no settings are recorded, and they are known to people alone."""
 REMOVE_RULE = "Remove the rule, or let its program put it behind ours."
-BOTH_FAMILIES = "Apply with --ip-families both, or --dual-stack; the proxy must listen on it, too."
+CHANGE = f"{APPLY_RECORDED[:-1]} {{}}`".format
+"""The command that applies the recorded settings with these options changed."""
+BOTH_FAMILIES = f"Run {CHANGE('--ip-families both')}; the proxy must listen on it, too."
 SOCKET_LB = "socket load balancing of {owner}"
 SERVICE_UNSEEN = "so that the proxy does not see the service's address"
 EXCEPT_PODS = "With Cilium: set socketLB.hostNamespaceOnly=true, which leaves the connections of pods as they are."
@@ -163,16 +167,19 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
         f"{BOTH_FAMILIES} With --other-family pass it bypasses the proxy.",
     ),
     ("family-not-captured", "pod"): ("all addresses of the pod are {family}, which is not captured", BOTH_FAMILIES),
-    ("family-not-captured", "note"): ("{note}", "Apply with --ip-families both, if it should be captured."),
+    ("family-not-captured", "note"): ("{note}", f"To capture it, run {CHANGE('--ip-families both')}."),
     ("dns-not-captured", "server"): (
         "DNS is captured for the pod's own name servers alone, and {server} is none of them",
-        "Apply with --capture-all-dns too, if look-ups at other servers should be captured.",
+        f"To capture look-ups at other servers, run {CHANGE('--redirect-dns --capture-all-dns')}.",
     ),
     ("dns-not-captured", "no server"): (
         "DNS is captured for known name servers alone, and none was known when the rules were applied",
-        "Apply with --capture-all-dns too, or from within the pod, whose resolv.conf names the servers.",
+        f"Run {CHANGE('--redirect-dns --capture-all-dns')}, or apply within the pod, whose resolv.conf names them.",
     ),
-    ("dns-not-captured", ""): ("DNS is not captured", f"Apply with --redirect-dns; in Kubernetes, {SET_DNS_CAPTURE}."),
+    ("dns-not-captured", ""): (
+        "DNS is not captured",
+        f"Run {CHANGE('--redirect-dns --capture-all-dns')}; in Kubernetes, {SET_DNS_CAPTURE}.",
+    ),
     ("not-tcp", ""): (
         "only TCP is captured (and DNS, if that is on), and this is {protocol}",
         "Nothing to do; a NetworkPolicy can forbid what must not bypass the proxy.",
@@ -235,7 +242,7 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
     ),
     ("not-listening", "other ports"): (
         "no process listens on {port}, to which {kind} connections are sent; the proxy's user listens on {others}",
-        "Apply the rules with the proxy's ports (-p, -z), or read kubectl logs POD -c istio-proxy.",
+        f"Give the proxy's ports to {CHANGE('-p PORT -z PORT')}, or read kubectl logs POD -c istio-proxy.",
     ),
     ("not-listening", "full"): (
         "the proxy does not accept: {waiting} connections wait on {port}, and the kernel takes no more",
@@ -243,7 +250,7 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
     ),
     ("not-listening", "DNS"): (
         "no process listens on {port}, to which DNS is sent; the proxy runs, and listens on tcp {others}",
-        f"Apply the rules without --redirect-dns, or {SET_DNS_CAPTURE}.",
+        f"S{SET_DNS_CAPTURE[1:]}; or {CHANGE('--redirect-dns=false --capture-all-dns=false')}.",
     ),
     ("not-listening", "app"): (
         "the application listens on {bound} port {port} alone, and the proxy calls it at {arrive}: refused",
@@ -263,20 +270,20 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
     ),
     ("proxy-wrong-user", ""): (
         WRONG_USER,
-        "Run the proxy as user {expected} (runAsUser), or apply with --proxy-uid {uid}. An app needs another port.",
+        f"Run the proxy as user {{expected}}, or run {CHANGE('--proxy-uid {uid}')}. An app needs another port.",
     ),
     ("proxy-wrong-user", "TPROXY"): (WRONG_USER, "Run the proxy as root, with group {groups} (runAsUser, runAsGroup)."),
     ("proxy-mode", ""): (
         "the rules use {mode}, and the listener on port {port} is configured for {other} ({kind})",
-        f"Configure the proxy for {{mode}}, or apply the rules with -m {{other}}: {MODE_ANNOTATION}",
+        f"Configure the proxy for {{mode}}, or run {CHANGE('-m {other}')}: {MODE_ANNOTATION}",
     ),
     ("proxy-mode", "one port"): (
         "inbound and outbound connections are sent to one port, {port}: the proxy cannot tell them apart",
-        "Apply the rules with different ports (-p, -z).",
+        f"Give different ports to {CHANGE('-p PORT -z PORT')}.",
     ),
     ("proxy-mode", "Envoy"): (
         "the rules use {mode}, and Envoy's listener {name} on port {port} is configured for {other}",
-        "Set transparent: {transparent} on it, or apply the rules with -m {other}.",
+        f"Set transparent: {{transparent}} on it, or run {CHANGE('-m {other}')}.",
     ),
     ("proxy-mode", "destination"): (
         "Envoy's listener {name} on port {port} does not use the original destination",
@@ -289,14 +296,17 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {
 }
 
 
+_RECORDED = re.compile(f"{APPLY_RECORDED[:-1]}( [^`]*)?`")
+
+
 def without_record(remedy: str) -> str:
     """Return a remedy for a namespace whose settings are not recorded."""
-    return remedy.replace(APPLY_RECORDED, APPLY_SETTINGS)
+    return _RECORDED.sub(lambda found: APPLY_SETTINGS + (f" and{found[1]}" if found[1] else ""), remedy)
 
 
 def for_machine(remedy: str) -> str:
     """Return a remedy for a machine that is captured itself."""
-    return remedy.replace(APPLY_RECORDED, f"{APPLY_RECORDED[:-1]} --allow-host`")
+    return _RECORDED.sub(lambda found: f"{found[0][:-1]} --allow-host`", remedy)
 
 
 class Cause(Value):

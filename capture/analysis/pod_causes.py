@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.analysis.captured_pod import Capture, PodFacts, contains
-from capture.analysis.cause_text import Cause, cause
+from capture.analysis.cause_text import CHANGE, Cause, cause
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.model.addresses import (
     ANY_ADDRESS,
@@ -215,7 +215,7 @@ def _family_cause(on_port: list[Listener], kind: str, family: Family, addresses:
     if addresses and any(on_port[0].address):
         return _other_address_cause(on_port[0], kind, addresses[0], where)
     (other,) = (FAMILY_NAMES[each] for each in FAMILIES if each != family)
-    alternative = ", or capture IPv4 alone (--ip-families ipv4)" if family == IPV6 else ""
+    alternative = f", or run {CHANGE('--ip-families ipv4')}" if family == IPV6 else ""
     words = {"other": other, "family": FAMILY_NAMES[family], "any_address": ANY_ADDRESS[family]}
     return cause("not-listening", "family", where=where, port=where, alternative=alternative, **words)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shlex import join
 
 from capture.analysis.base_chains import Situation
-from capture.analysis.cause_text import Cause, cause
+from capture.analysis.cause_text import CHANGE, Cause, cause
 from capture.analysis.meaning import is_inside
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.pod_causes import KIND_OF, missing_interfaces
@@ -208,5 +208,5 @@ def with_options(diagnosed: Cause, packet: Packet, known: Reference) -> Cause:
         left_out = diagnosed if diagnosed.kind == "excluded" else cause("excluded", reason="")
         return left_out.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
     if diagnosed.kind == "excluded" and trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
-        return diagnosed.replace(remedy="Apply with --profile current, whose rules capture it.")
+        return diagnosed.replace(remedy=f"Run {CHANGE('--profile current')}, whose rules capture it.")
     return diagnosed
