@@ -1,7 +1,7 @@
 """The causes that ``why`` reports: each in words, with its remedy. Pure.
 
-A text is named by the kind of its causes and, where a kind has several texts, by the variant. Words in braces are
-filled in where the cause is found.
+A text is named by the kind of its causes and, where a kind has several texts, by the case. Its first line is the
+fault, its second one the remedy. Words in braces are filled in where the cause is found.
 """
 
 from __future__ import annotations
@@ -20,26 +20,19 @@ REAPPLY_OR_RECREATE = f"{REAPPLY}, or recreate the pod."
 APPLY_SETTINGS = "`capture apply` with the pod's settings"
 """What to run where no settings are recorded, and they are known to people alone."""
 REMOVE_RULE = "Remove the rule, or let its program put it behind ours."
-CHANGE = f"{APPLY_RECORDED[:-1]} {{}}`".format
-"""The command that applies the recorded settings with these options changed."""
-BOTH_FAMILIES = f"Run {CHANGE('--ip-families both')}; the proxy must listen on it, too."
+BOTH_FAMILIES = "Run `capture apply --recorded --ip-families both`; the proxy must listen on it, too."
 SOCKET_LB = "socket load balancing of {owner}"
 SERVICE_UNSEEN = "so that the proxy does not see the service's address"
 EXCEPT_PODS = "With Cilium: set socketLB.hostNamespaceOnly=true, which leaves the connections of pods as they are."
-WRONG_USER = (
-    "the listener on port {port} runs as user {uid}, and the rules leave out user {expected}:"
-    " what the proxy sends is captured again"
-)
+WRONG_USER = "the listener on port {port} runs as user {uid}, not {expected}: what the proxy sends is captured again"
 LEFT_ALONE = "the CNI plugin left pod {pod} alone at {time}: {reason}"
 RECREATE = (
     "Recreate the pod, so that istio-init or the CNI plugin captures it; `capture cni status` looks at the node."
     " For a pod that runs: `capture apply`."
 )
-KATA_CONTAINERS = "so does Kata Containers, whose pods have a network stack in a virtual machine"
 SET_DNS_CAPTURE = "set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
 FILTER_WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
 ACCEPT_LO = "(`-i lo -j ACCEPT`, at OUTPUT `-o lo`)"
-MODE_ANNOTATION = "annotation sidecar.istio.io/interceptionMode sets both."
 RULES_DIFFER = "the live rules differ from the applied ones; {first}{others}"
 RESTORE_RULES = f"{REAPPLY}, or recreate the pod; `capture verify` has every difference."
 REMOVE_IT = f"{REAPPLY}, which removes it; `capture verify` has every difference."
@@ -50,249 +43,213 @@ RESTRICT_RULE = "Remove the rule, or restrict it to what it is for."
 RESTRICT_DIVERTING_RULE = f"{RESTRICT_RULE[:-1]}; `capture verify` has the packets that it diverts."
 CANNOT_BE_TOLD = "so that it cannot be told whether a rule of the capture is missing"
 NAME_SETTINGS = "Give the pod's settings as options of `capture why`, or run this where the rules were applied."
-REWRITE_RECORD = (
-    "Run `capture apply {options}`, if these are the pod's settings{fit}: it writes the record anew."
-    " Or recreate the pod."
-)
 
-TEXTS: dict[tuple[str, str], tuple[str, str]] = {
+TEXTS: dict[tuple[str, str], str] = {
     # The whole pod.
-    ("no-rules", ""): (NOTHING_APPLIED, RECREATE),
-    ("no-rules", "machine"): ("nothing is applied here: the machine has no rules", "Run `capture host apply`."),
-    ("no-rules", "refused"): (
-        "nothing is applied here: the CNI plugin refused the pod at {time}: {reason}",
-        "Correct that cause; the runtime tries again by itself. `capture cni status` has the plugin's last decisions.",
-    ),
-    ("left-alone", ""): (LEFT_ALONE, "To capture it, change that in the pod's template, and recreate the pod."),
-    ("left-alone", "namespace"): (LEFT_ALONE, "Remove its namespace from exclude_namespaces, and recreate the pod."),
-    ("left-alone", "not injected"): (
-        LEFT_ALONE,
-        "To capture it, label its namespace for injection, drop sidecar.istio.io/inject: false, and recreate the pod.",
-    ),
-    ("host-network", ""): (
-        "this is the host's own network namespace{evidence}: a pod with hostNetwork: true cannot be captured",
-        "Name a pod: --pid N (a process in it) or --netns NAME. For a virtual machine see `capture host`.",
-    ),
-    ("lo-down", ""): (LO_IS_DOWN, f"{SET_LO_UP} Then run {APPLY_RECORDED}: a capture of IPv6 needs ::6 on it, too."),
-    ("interface-down", ""): (
-        "the interface {name} is down: nothing leaves the pod by it, or comes in",
-        "Set it up: `ip link set {name} up` in the pod's namespace, and add its routes again, which went with it.",
-    ),
-    ("interface-missing", ""): (
-        "the excluded interface {name} does not exist; there are: {present}",
-        "Correct --istio-exclude-interfaces, or the annotation excludeInterfaces.",
-    ),
-    ("ingress-filter", ""): (
-        f"a filter (tc) sends what comes in by {{name}} to {{target}}, before any rule: {KATA_CONTAINERS}",
-        "Leave the pod out of the mesh, or run it with a runtime that uses the pod's network namespace.",
-    ),
-    ("conntrack-full", ""): (
-        "the conntrack table is nearly full: {tracked} of {max_tracked} connections",
-        "Raise net.netfilter.nf_conntrack_max on the node; a captured connection takes two entries.",
-    ),
-    ("ipsec", ""): (
-        "the IPsec policy `{policy}` drops the connection, whatever the rules are",
-        "`ip xfrm policy` in the pod's namespace lists it. Let its program (strongSwan, an operator) leave this out.",
-    ),
-    ("ipsec", "encrypted"): (
-        "the IPsec policy `{policy}` covers the connection: it is encrypted, or lost where there is no key",
-        "`ip xfrm state` in the pod's namespace lists the keys.",
-    ),
-    ("privileged", ""): (
-        "process {process} may leave the capture by {escapes}",
-        "Drop the capabilities in the container's securityContext; docs/what-capture-is-not.md has each way.",
-    ),
+    ("no-rules", ""): f"{NOTHING_APPLIED}\n{RECREATE}",
+    ("no-rules", "machine"): "nothing is applied here: the machine has no rules\nRun `capture host apply`.",
+    ("no-rules", "refused"): """\
+        nothing is applied here: the CNI plugin refused the pod at {time}: {reason}
+        Correct that cause; the runtime tries again by itself. `capture cni status` has the plugin's last decisions.""",
+    ("left-alone", ""): f"{LEFT_ALONE}\nTo capture it, change that in the pod's template, and recreate the pod.",
+    ("left-alone", "namespace"): f"{LEFT_ALONE}\nRemove its namespace from exclude_namespaces, and recreate the pod.",
+    ("left-alone", "not injected"): f"""\
+        {LEFT_ALONE}
+        To capture it, label its namespace for injection, drop sidecar.istio.io/inject: false, and recreate the pod.""",
+    ("host-network", ""): """\
+        this is the host's own network namespace{evidence}: a pod with hostNetwork: true cannot be captured
+        Name a pod: --pid N (a process in it) or --netns NAME. For a virtual machine see `capture host`.""",
+    ("lo-down", ""): f"{LO_IS_DOWN}\n{SET_LO_UP} Then run {APPLY_RECORDED}: a capture of IPv6 needs ::6 on it, too.",
+    ("interface-down", ""): """\
+        the interface {name} is down: nothing leaves the pod by it, or comes in
+        Set it up: `ip link set {name} up` in the pod's namespace, and add its routes again, which went with it.""",
+    ("interface-missing", ""): """\
+        the excluded interface {name} does not exist; there are: {present}
+        Correct --istio-exclude-interfaces, or the annotation excludeInterfaces.""",
+    ("ingress-filter", ""): """\
+        a filter (tc) sends what comes in by {name} to {target}, before any rule, as Kata Containers does
+        Leave the pod out of the mesh, or run it with a runtime that uses the pod's network namespace.""",
+    ("conntrack-full", ""): """\
+        the conntrack table is nearly full: {tracked} of {max_tracked} connections
+        Raise net.netfilter.nf_conntrack_max on the node; a captured connection takes two entries.""",
+    ("ipsec", ""): """\
+        the IPsec policy `{policy}` drops the connection, whatever the rules are
+        `ip xfrm policy` in the pod's namespace lists it. Let its program (strongSwan, an operator) leave this out.""",
+    ("ipsec", "encrypted"): """\
+        the IPsec policy `{policy}` covers the connection: it is encrypted, or lost where there is no key
+        `ip xfrm state` in the pod's namespace lists the keys.""",
+    ("privileged", ""): """\
+        process {process} may leave the capture by {escapes}
+        Drop the capabilities in the container's securityContext; docs/what-capture-is-not.md has each way.""",
     # The way to the rules.
-    ("no-route", ""): (
-        "the pod has no route to {address}: the connection fails before any rule decides",
-        "Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; does the pod have {family} at all?",
-    ),
-    ("no-route", "address"): (
-        "the pod has no address: nothing leaves it, or comes in",
-        "Recreate the pod: its CNI plugin gives it addresses and routes; `ip addr` in its namespace shows what it has.",
-    ),
-    ("no-route", "default"): (
-        "the pod has no default route for {family}, or a policy rule refuses it: what leaves the pod fails",
-        "Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; recreate the pod, if a route is missing.",
-    ),
-    ("no-route", "interface"): (
-        "the interface {name} has no {family} address: the kernel drops what is redirected there",
-        "Give it one, or leave the interface out of the capture (-c {name}).",
-    ),
-    ("no-route", "inbound"): (
-        "the pod's routing drops what comes in by {name} from {address}: by a policy rule, or by rp_filter",
-        "Look at `ip {flag}rule`, and at `ip route get POD from {address} iif {name}` in the pod's namespace.",
-    ),
-    ("route-missing", ""): ("{message}", f"{REAPPLY}; until then {{consequence}}."),
-    ("translated-before", "may"): (f"{SOCKET_LB} translates at connect(), before rules, {SERVICE_UNSEEN}", EXCEPT_PODS),
-    ("translated-before", ""): (
-        f"{SOCKET_LB} sends the connection to {{address}} port {{port}} at connect(), {SERVICE_UNSEEN}",
-        EXCEPT_PODS,
-    ),
+    ("no-route", ""): """\
+        the pod has no route to {address}: the connection fails before any rule decides
+        Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; does the pod have {family} at all?""",
+    ("no-route", "address"): """\
+        the pod has no address: nothing leaves it, or comes in
+        Recreate the pod: its CNI plugin gives it addresses and routes; `ip addr` in its namespace shows them.""",
+    ("no-route", "default"): """\
+        the pod has no default route for {family}, or a policy rule refuses it: what leaves the pod fails
+        Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; recreate the pod if a route is missing.""",
+    ("no-route", "interface"): """\
+        the interface {name} has no {family} address: the kernel drops what is redirected there
+        Give it one, or leave the interface out of the capture (-c {name}).""",
+    ("no-route", "inbound"): """\
+        the pod's routing drops what comes in by {name} from {address}: by a policy rule, or by rp_filter
+        Look at `ip {flag}rule`, and at `ip route get POD from {address} iif {name}` in the pod's namespace.""",
+    ("route-missing", ""): f"{{message}}\n{REAPPLY}; until then {{consequence}}.",
+    ("translated-before", "may"): f"{SOCKET_LB} translates at connect(), before rules, {SERVICE_UNSEEN}\n{EXCEPT_PODS}",
+    ("translated-before", ""): f"""\
+        {SOCKET_LB} sends the connection to {{address}} port {{port}} at connect(), {SERVICE_UNSEEN}
+        {EXCEPT_PODS}""",
     # The rules of the capture.
-    ("rule-missing", ""): ("the applied rule that leads the connection to the proxy is missing: {rule}", RESTORE_RULES),
-    ("rule-missing", "any"): ("the applied rules send it to the proxy ({outcome}), live ones do not", RESTORE_RULES),
-    ("rule-missing", "drift"): (RULES_DIFFER, RESTORE_RULES),
-    ("rule-unexpected", ""): ("a rule that was not applied decides on the connection: {rule}", REMOVE_IT),
-    ("rule-unexpected", "drift"): (RULES_DIFFER, REMOVE_IT),
-    ("rule-unexpected", "circle"): (f"{PROXY_LOOP}: `{{rule}}` was not applied", REMOVE_IT),
-    ("rule-missing", "address"): ("{message}", f"{REAPPLY}."),
-    ("rule-missing", "IPv4"): (NO_IPV4, REAPPLY_OR_RECREATE),
-    ("rule-missing", "family"): ("{message}", REAPPLY_OR_RECREATE),
-    ("rule-missing", "answers"): ("answers are taken for inbound connections, and are lost", RESTORE_RULES),
-    ("rule-missing", "zone"): (f"{ZONES_DIFFER}: `{{rule}}` is missing", RESTORE_RULES),
-    ("rule-missing", "zone, any"): (f"{ZONES_DIFFER}: no rule puts both in one", RESTORE_RULES),
-    ("rule-unexpected", "zone"): (f"{ZONES_DIFFER}: `{{rule}}` was not applied", REMOVE_IT),
-    ("rule-missing", "circle"): (f"{PROXY_LOOP}: `{{rule}}` is missing", RESTORE_RULES),
-    ("rule-missing", "circle, any"): (f"{PROXY_LOOP}: no rule leaves it out", RESTORE_RULES),
-    ("no-record", ""): (f"no record here, {CANNOT_BE_TOLD}", NAME_SETTINGS),
-    ("no-record", "damaged"): (f"{{fault}}, {CANNOT_BE_TOLD}", REWRITE_RECORD),
-    ("no-record", "no jump"): ("without a record: {what} is captured; a rule may be missing", "{remedy}"),
-    ("second-set", ""): ("a second set of capture rules is in {place}", REMOVE_OTHER_SETS),
-    ("second-set", "decides"): ("a second set of rules decides first, and sends it to port {port}", REMOVE_OTHER_SETS),
+    ("rule-missing", ""): f"""\
+        the applied rule that leads the connection to the proxy is missing: {{rule}}
+        {RESTORE_RULES}""",
+    ("rule-missing", "any"): f"the applied rules send it to the proxy ({{outcome}}), live ones do not\n{RESTORE_RULES}",
+    ("rule-missing", "drift"): f"{RULES_DIFFER}\n{RESTORE_RULES}",
+    ("rule-unexpected", ""): f"a rule that was not applied decides on the connection: {{rule}}\n{REMOVE_IT}",
+    ("rule-unexpected", "drift"): f"{RULES_DIFFER}\n{REMOVE_IT}",
+    ("rule-unexpected", "circle"): f"{PROXY_LOOP}: `{{rule}}` was not applied\n{REMOVE_IT}",
+    ("rule-missing", "address"): f"{{message}}\n{REAPPLY}.",
+    ("rule-missing", "IPv4"): f"{NO_IPV4}\n{REAPPLY_OR_RECREATE}",
+    ("rule-missing", "family"): f"{{message}}\n{REAPPLY_OR_RECREATE}",
+    ("rule-missing", "answers"): f"answers are taken for inbound connections, and are lost\n{RESTORE_RULES}",
+    ("rule-missing", "zone"): f"{ZONES_DIFFER}: `{{rule}}` is missing\n{RESTORE_RULES}",
+    ("rule-missing", "zone, any"): f"{ZONES_DIFFER}: no rule puts both in one\n{RESTORE_RULES}",
+    ("rule-unexpected", "zone"): f"{ZONES_DIFFER}: `{{rule}}` was not applied\n{REMOVE_IT}",
+    ("rule-missing", "circle"): f"{PROXY_LOOP}: `{{rule}}` is missing\n{RESTORE_RULES}",
+    ("rule-missing", "circle, any"): f"{PROXY_LOOP}: no rule leaves it out\n{RESTORE_RULES}",
+    ("no-record", ""): f"no record here, {CANNOT_BE_TOLD}\n{NAME_SETTINGS}",
+    ("no-record", "damaged"): f"""\
+        {{fault}}, {CANNOT_BE_TOLD}
+        Run `capture apply {{options}}`, if these are the pod's settings{{fit}}, or recreate the pod.""",
+    ("no-record", "no jump"): "without a record: {what} is captured; a rule may be missing\n{remedy}",
+    ("second-set", ""): f"a second set of capture rules is in {{place}}\n{REMOVE_OTHER_SETS}",
+    ("second-set", "decides"): f"""\
+        a second set of rules decides first, and sends it to port {{port}}
+        {REMOVE_OTHER_SETS}""",
     # What the settings leave out.
-    ("excluded", ""): (
-        "the settings leave this connection out{reason}",
-        "Change the option or annotation behind that rule, if it should be captured; `capture explain` lists them.",
-    ),
-    ("excluded", "no rule"): ("no rule of the capture is about it", "`capture explain` lists what is captured."),
-    ("excluded", "drop"): ("a rule of the capture drops the packet: {reason}", "Look at --drop-invalid and the mode."),
-    ("excluded", "everything"): ("the settings capture nothing: {options}", "Correct them, to capture the pod."),
-    ("excluded", "live"): ("{what} is captured by the live rules, and no settings are recorded here", NAME_SETTINGS),
-    ("excluded", "all"): ("{what} is captured: {options}", "Change that, if it should be captured."),
-    ("excluded", "pod"): ("the settings restrict the capture: {options}", "`capture explain` lists what is captured."),
-    ("family-not-captured", ""): ("{family} is not captured in this pod", BOTH_FAMILIES),
-    ("family-not-captured", "rejected"): (
-        "{family} is not captured in this pod, and --other-family reject refuses its TCP",
-        f"{BOTH_FAMILIES} With --other-family pass it bypasses the proxy.",
-    ),
-    ("family-not-captured", "pod"): ("all addresses of the pod are {family}, which is not captured", BOTH_FAMILIES),
-    ("family-not-captured", "note"): ("{note}", f"To capture it, run {CHANGE('--ip-families both')}."),
-    ("dns-not-captured", "server"): (
-        "DNS is captured for the pod's own name servers alone, and {server} is none of them",
-        f"To capture look-ups at other servers, run {CHANGE('--redirect-dns --capture-all-dns')}.",
-    ),
-    ("dns-not-captured", "no server"): (
-        "DNS is captured for known name servers alone, and none was known when the rules were applied",
-        f"Run {CHANGE('--redirect-dns --capture-all-dns')}, or apply within the pod, whose resolv.conf names them.",
-    ),
-    ("dns-not-captured", ""): (
-        "DNS is not captured",
-        f"Run {CHANGE('--redirect-dns --capture-all-dns')}; in Kubernetes, {SET_DNS_CAPTURE}.",
-    ),
-    ("not-tcp", ""): (
-        "only TCP is captured (and DNS, if that is on), and this is {protocol}",
-        "Nothing to do; a NetworkPolicy can forbid what must not bypass the proxy.",
-    ),
-    ("proxy-user", ""): (
-        "the connection comes from the proxy's user or group (user {uid}, group {gid}), which is never captured",
-        "If this is the application: run it as another user and group than the proxy.",
-    ),
-    ("proxy-user", "listener"): (
-        "the proxy's user {uid} listens on tcp port {ports}, too: if that is the application, it bypasses the proxy",
-        "Run the application as another user and group than the proxy (runAsUser, runAsGroup).",
-    ),
+    ("excluded", ""): """\
+        the settings leave this connection out{reason}
+        Change the option or annotation behind that rule, if it should be captured; `capture explain` lists them.""",
+    ("excluded", "no rule"): "no rule of the capture is about it\n`capture explain` lists what is captured.",
+    ("excluded", "drop"): "a rule of the capture drops the packet: {reason}\nLook at --drop-invalid and the mode.",
+    ("excluded", "everything"): "the settings capture nothing: {options}\nCorrect them, to capture the pod.",
+    ("excluded", "live"): f"{{what}} is captured by the live rules, and no settings are recorded here\n{NAME_SETTINGS}",
+    ("excluded", "all"): "{what} is captured: {options}\nChange that, if it should be captured.",
+    ("excluded", "pod"): "the settings restrict the capture: {options}\n`capture explain` lists what is captured.",
+    ("family-not-captured", ""): f"{{family}} is not captured in this pod\n{BOTH_FAMILIES}",
+    ("family-not-captured", "rejected"): f"""\
+        {{family}} is not captured in this pod, and --other-family reject refuses its TCP
+        {BOTH_FAMILIES} With --other-family pass it bypasses the proxy.""",
+    ("family-not-captured", "pod"): f"all addresses of the pod are {{family}}, which is not captured\n{BOTH_FAMILIES}",
+    ("family-not-captured", "note"): "{note}\nTo capture it, run `capture apply --recorded --ip-families both`.",
+    ("dns-not-captured", "server"): """\
+        DNS is captured for the pod's own name servers alone, and {server} is none of them
+        To capture look-ups at other servers, run `capture apply --recorded --redirect-dns --capture-all-dns`.""",
+    ("dns-not-captured", "no server"): """\
+        DNS is captured for known name servers alone, and none was known when the rules were applied
+        Run `capture apply --recorded --redirect-dns --capture-all-dns`, or apply it within the pod.""",
+    ("dns-not-captured", ""): f"""\
+        DNS is not captured
+        Run `capture apply --recorded --redirect-dns --capture-all-dns`; in Kubernetes, {SET_DNS_CAPTURE}.""",
+    ("not-tcp", ""): """\
+        only TCP is captured (and DNS, if that is on), and this is {protocol}
+        Nothing to do; a NetworkPolicy can forbid what must not bypass the proxy.""",
+    ("proxy-user", ""): """\
+        the connection comes from the proxy's user or group (user {uid}, group {gid}), which is never captured
+        If this is the application: run it as another user and group than the proxy.""",
+    ("proxy-user", "listener"): """\
+        the proxy's user {uid} listens on tcp port {ports}, too: if that is the application, it bypasses the proxy
+        Run the application as another user and group than the proxy (runAsUser, runAsGroup).""",
     # Foreign rules.
-    ("foreign-rule", ""): ("a foreign rule decides before ours, and lets the connection bypass the proxy", REMOVE_RULE),
-    ("foreign-rule", "circle"): (
-        "a foreign rule sends the proxy's own connections (user {uid}) back to the proxy: {rule}",
-        "Restrict it to other users than {uid}, or remove it.",
-    ),
-    ("foreign-rule", "untracked"): (
-        "a foreign rule keeps the connection out of connection tracking, and {what}",
-        "Remove the rule, or restrict it to what it is for: node-local DNS caches write such rules.",
-    ),
-    ("foreign-rule", "pod"): ("a {does}: {rule}{others}", RESTRICT_DIVERTING_RULE),
-    ("nat-first", "pod"): ("a {does}, to another address or port: {rule}{others}", RESTRICT_DIVERTING_RULE),
-    ("nat-first", ""): ("a foreign rule precedes ours, and sends the connection to {address} port {port}", REMOVE_RULE),
-    ("nat-first", "behind"): ("a foreign rule behind ours translates the destination, to {to}", RESTRICT_RULE),
-    ("nat-first", "port"): ("a foreign rule translates the destination first, to port {port}", REMOVE_RULE),
-    ("nat-first", "sent on"): ("a foreign rule sends the proxy's calls to the app elsewhere, to {to}", RESTRICT_RULE),
-    ("filtered", ""): ("{filter}", f"Remove or relax it: {FILTER_WRITERS}"),
-    ("filtered", "over lo"): ("{filter}", f"Remove it, or accept what uses lo before it {ACCEPT_LO}. {FILTER_WRITERS}"),
-    ("filtered", "redirected"): (
-        "{filter}",
-        f"Accept {{port}} there, not the port that was called; and all that uses lo {ACCEPT_LO}. {FILTER_WRITERS}",
-    ),
-    ("rerouted", ""): (
-        "a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}",
-        "Remove the rule, or restrict it to what it is for; `ip rule` and `ip route show table all` have the routes.",
-    ),
-    ("unjudged", ""): (
-        "a foreign rule may divert captured traffic, which cannot be judged: {rule}",
-        "Look at the rule; `capture verify` has the packets that it may divert.",
-    ),
-    ("unjudged", "order"): (
-        "a foreign rule diverts the connection if its chain comes before ours, and their order cannot be read: {rule}",
-        "Remove it, or write all rules with one variant of iptables: of chains of one priority the newest is first.",
-    ),
-    ("unjudged", "drop"): (
-        "{drop}, unless a rule that cannot be judged accepts it",
-        "Remove the rule that drops it, or accept the packet before it, without a condition.",
-    ),
-    ("unjudged", "doubt"): ("{doubt}", "`capture verify` has all that cannot be judged."),
-    ("unjudged", "IPsec"): (
-        "the IPsec policies, which may drop connections, cannot be read: {reason}",
-        "Run as root, and look at `ip xfrm policy` in the pod's namespace.",
-    ),
+    ("foreign-rule", ""): f"""\
+        a foreign rule decides before ours, and lets the connection bypass the proxy
+        {REMOVE_RULE}""",
+    ("foreign-rule", "circle"): """\
+        a foreign rule sends the proxy's own connections (user {uid}) back to the proxy: {rule}
+        Restrict it to other users than {uid}, or remove it.""",
+    ("foreign-rule", "untracked"): """\
+        a foreign rule keeps the connection out of connection tracking, and {what}
+        Remove the rule, or restrict it to what it is for: node-local DNS caches write such rules.""",
+    ("foreign-rule", "pod"): f"a {{does}}: {{rule}}{{others}}\n{RESTRICT_DIVERTING_RULE}",
+    ("nat-first", "pod"): f"a {{does}}, to another address or port: {{rule}}{{others}}\n{RESTRICT_DIVERTING_RULE}",
+    ("nat-first", ""): f"""\
+        a foreign rule precedes ours, and sends the connection to {{address}} port {{port}}
+        {REMOVE_RULE}""",
+    ("nat-first", "behind"): f"a foreign rule behind ours translates the destination, to {{to}}\n{RESTRICT_RULE}",
+    ("nat-first", "port"): f"a foreign rule translates the destination first, to port {{port}}\n{REMOVE_RULE}",
+    ("nat-first", "sent on"): f"""\
+        a foreign rule sends the proxy's calls to the app elsewhere, to {{to}}
+        {RESTRICT_RULE}""",
+    ("filtered", ""): f"{{filter}}\nRemove or relax it: {FILTER_WRITERS}",
+    ("filtered", "over lo"): f"{{filter}}\nRemove it, or accept what uses lo before it {ACCEPT_LO}. {FILTER_WRITERS}",
+    ("filtered", "redirected"): f"""\
+        {{filter}}
+        Accept {{port}} there, not the port that was called; and all that uses lo {ACCEPT_LO}. {FILTER_WRITERS}""",
+    ("rerouted", ""): """\
+        a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}
+        Remove the rule, or restrict it to what it is for; `ip rule` and `ip route show table all` have the routes.""",
+    ("unjudged", ""): """\
+        a foreign rule may divert captured traffic, which cannot be judged: {rule}
+        Look at the rule; `capture verify` has the packets that it may divert.""",
+    ("unjudged", "order"): """\
+        a foreign rule diverts the connection if its chain comes before ours, and their order cannot be read: {rule}
+        Remove it, or write all rules with one variant of iptables: of chains of one priority the newest is first.""",
+    ("unjudged", "drop"): """\
+        {drop}, unless a rule that cannot be judged accepts it
+        Remove the rule that drops it, or accept the packet before it, without a condition.""",
+    ("unjudged", "doubt"): "{doubt}\n`capture verify` has all that cannot be judged.",
+    ("unjudged", "IPsec"): """\
+        the IPsec policies, which may drop connections, cannot be read: {reason}
+        Run as root, and look at `ip xfrm policy` in the pod's namespace.""",
     # The proxy's listeners.
-    ("not-listening", ""): (
-        "no process listens on {port}, to which {kind} connections are sent",
-        "Start the proxy, or find out why it ended: kubectl logs POD -c istio-proxy. Without a proxy: `capture clean`.",
-    ),
-    ("not-listening", "other ports"): (
-        "no process listens on {port}, to which {kind} connections are sent; the proxy's user listens on {others}",
-        f"Give the proxy's ports to {CHANGE('-p PORT -z PORT')}, or read kubectl logs POD -c istio-proxy.",
-    ),
-    ("not-listening", "full"): (
-        "the proxy does not accept: {waiting} connections wait on {port}, and the kernel takes no more",
-        "Find out why it hangs (kubectl logs POD -c istio-proxy, its CPU limit), or restart it.",
-    ),
-    ("not-listening", "DNS"): (
-        "no process listens on {port}, to which DNS is sent; the proxy runs, and listens on tcp {others}",
-        f"S{SET_DNS_CAPTURE[1:]}; or {CHANGE('--redirect-dns=false --capture-all-dns=false')}.",
-    ),
-    ("not-listening", "app"): (
-        "the application listens on {bound} port {port} alone, and the proxy calls it at {arrive}: refused",
-        "Let it listen on 0.0.0.0; in Istio, a Sidecar may name 127.0.0.1 as defaultEndpoint.",
-    ),
-    ("not-listening", "family"): (
-        "the listener on {port} takes {other} only, and {family} is captured, too",
-        "Let the proxy listen on {any_address} as well{alternative}.",
-    ),
-    ("not-listening", "address"): (
-        "the listener on {port} is bound to {bound}, and {kind} connections arrive at {arrive}",
-        "Let the proxy listen on {any_address}.",
-    ),
-    ("not-listening", "Envoy"): (
-        "Envoy has no listener on {port} for {family}, which is captured",
-        "Give the listener an address of {family}, or capture the other family only (--ip-families).",
-    ),
-    ("proxy-wrong-user", ""): (
-        WRONG_USER,
-        f"Run the proxy as user {{expected}}, or run {CHANGE('--proxy-uid {uid}')}. An app needs another port.",
-    ),
-    ("proxy-wrong-user", "TPROXY"): (WRONG_USER, "Run the proxy as root, with group {groups} (runAsUser, runAsGroup)."),
-    ("proxy-mode", ""): (
-        "the rules use {mode}, and the listener on port {port} is configured for {other} ({kind})",
-        f"Configure the proxy for {{mode}}, or run {CHANGE('-m {other}')}: {MODE_ANNOTATION}",
-    ),
-    ("proxy-mode", "one port"): (
-        "inbound and outbound connections are sent to one port, {port}: the proxy cannot tell them apart",
-        f"Give different ports to {CHANGE('-p PORT -z PORT')}.",
-    ),
-    ("proxy-mode", "Envoy"): (
-        "the rules use {mode}, and Envoy's listener {name} on port {port} is configured for {other}",
-        f"Set transparent: {{transparent}} on it, or run {CHANGE('-m {other}')}.",
-    ),
-    ("proxy-mode", "destination"): (
-        "Envoy's listener {name} on port {port} does not use the original destination",
-        "Set use_original_dst on it, or add the filter envoy.filters.listener.original_dst.",
-    ),
-    ("proxy-mode", "mark"): (
-        "Envoy's listener on port {port} marks connections with {mark:#x}, and the rules expect {expected:#x}",
-        "Set the same mark in the filter original_src and by --istio-inbound-tproxy-mark.",
-    ),
+    ("not-listening", ""): """\
+        no process listens on {port}, to which {kind} connections are sent
+        Start the proxy, or see why it ended: kubectl logs POD -c istio-proxy. Without a proxy: `capture clean`.""",
+    ("not-listening", "other ports"): """\
+        no process listens on {port}, to which {kind} connections are sent; the proxy's user listens on {others}
+        Give its ports to `capture apply --recorded -p PORT -z PORT`, or read kubectl logs POD -c istio-proxy.""",
+    ("not-listening", "full"): """\
+        the proxy does not accept: {waiting} connections wait on {port}, and the kernel takes no more
+        Find out why it hangs (kubectl logs POD -c istio-proxy, its CPU limit), or restart it.""",
+    ("not-listening", "DNS"): f"""\
+        no process listens on {{port}}, to which DNS is sent; the proxy runs, and listens on tcp {{others}}
+        S{SET_DNS_CAPTURE[1:]}; or `capture apply --recorded --redirect-dns=false --capture-all-dns=false`.""",
+    ("not-listening", "app"): """\
+        the application listens on {bound} port {port} alone, and the proxy calls it at {arrive}: refused
+        Let it listen on 0.0.0.0; in Istio, a Sidecar may name 127.0.0.1 as defaultEndpoint.""",
+    ("not-listening", "family"): """\
+        the listener on {port} takes {other} only, and {family} is captured, too
+        Let the proxy listen on {any_address} as well{alternative}.""",
+    ("not-listening", "address"): """\
+        the listener on {port} is bound to {bound}, and {kind} connections arrive at {arrive}
+        Let the proxy listen on {any_address}.""",
+    ("not-listening", "Envoy"): """\
+        Envoy has no listener on {port} for {family}, which is captured
+        Give the listener an address of {family}, or capture the other family only (--ip-families).""",
+    ("proxy-wrong-user", ""): f"""\
+        {WRONG_USER}
+        Run it as {{expected}}, or run `capture apply --recorded --proxy-uid {{uid}}`. An app needs another port.""",
+    ("proxy-wrong-user", "TPROXY"): f"""\
+        {WRONG_USER}
+        Run the proxy as root, with group {{groups}} (runAsUser, runAsGroup).""",
+    ("proxy-mode", ""): """\
+        the rules use {mode}, and the listener on port {port} is configured for {other} ({kind})
+        Configure the proxy for {mode}, or run `capture apply --recorded -m {other}`; interceptionMode sets both.""",
+    ("proxy-mode", "one port"): """\
+        inbound and outbound connections are sent to one port, {port}: the proxy cannot tell them apart
+        Give different ports to `capture apply --recorded -p PORT -z PORT`.""",
+    ("proxy-mode", "Envoy"): """\
+        the rules use {mode}, and Envoy's listener {name} on port {port} is configured for {other}
+        Set transparent: {transparent} on it, or run `capture apply --recorded -m {other}`.""",
+    ("proxy-mode", "destination"): """\
+        Envoy's listener {name} on port {port} does not use the original destination
+        Set use_original_dst on it, or add the filter envoy.filters.listener.original_dst.""",
+    ("proxy-mode", "mark"): """\
+        Envoy's listener on port {port} marks connections with {mark:#x}, and the rules expect {expected:#x}
+        Set the same mark in the filter original_src and by --istio-inbound-tproxy-mark.""",
 }
 
 
@@ -321,7 +278,7 @@ class Cause(Value):
     where: Location | str = ""
 
 
-def cause(kind: str, variant: str = "", /, *, where: Location | str | None = None, **words: object) -> Cause:
+def cause(kind: str, case: str = "", /, *, where: Location | str | None = None, **words: object) -> Cause:
     """Return the cause of a text, with its words filled in."""
-    message, remedy = TEXTS[kind, variant]
-    return Cause(kind, message.format(**words), remedy.format(**words), where or "")
+    message, remedy = (line.strip().format(**words) for line in TEXTS[kind, case].splitlines())
+    return Cause(kind, message, remedy, where or "")

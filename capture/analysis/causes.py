@@ -86,8 +86,8 @@ def _answer_cause(live: Trace, text_of: TextOf) -> Cause | None:
 
 def zone_of(live: Trace) -> int:
     """Return the zone in which the pod tracks what it sends: of the first rule that sets one (xt_ct.c, nft_ct.c)."""
-    sent = (step for step in live.path if step.certain and step.base_chain and step.base_chain.hook == OUTPUT)
-    return next((step.rule.verdict.zone for step in sent if isinstance(step.rule.verdict, SetZone)), 0)
+    steps_out = (step for step in live.path if step.certain and step.base_chain and step.base_chain.hook == OUTPUT)
+    return next((step.rule.verdict.zone for step in steps_out if isinstance(step.rule.verdict, SetZone)), 0)
 
 
 def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
@@ -107,7 +107,9 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
             return _foreign_rule_cause(live, is_behind=bool(own_steps))
         step = own_steps[-1] if is_own_chain(own_steps[-1].chain) else None  # which has left it out before
     if packet.family not in capture.families:
-        return _family_cause(packet.family)
+        name = FAMILY_NAMES[packet.family]
+        is_ipv4 = packet.family == IPV4  # which each capture has
+        return cause("rule-missing", "IPv4") if is_ipv4 else cause("family-not-captured", where=name, family=name)
     if desired is not None and desired.outcome in TO_PROXY:
         return missing_rule_cause(desired)
     if contains(packet.uid, capture.uids) or contains(packet.gid, capture.gids):
@@ -115,12 +117,6 @@ def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause
     if packet.protocol != "tcp":
         return cause("dns-not-captured", "server", server=address_text(packet.family, packet.destination.first))
     return _excluded_cause(step)
-
-
-def _family_cause(family: Family) -> Cause:
-    """Return that a family is not captured; IPv4 always is, so that its rules are missing."""
-    name = FAMILY_NAMES[family]
-    return cause("rule-missing", "IPv4") if family == IPV4 else cause("family-not-captured", where=name, family=name)
 
 
 def missing_rule_cause(desired: Trace) -> Cause:
@@ -164,20 +160,20 @@ def drop_cause(live: Trace, text_of: TextOf, other_traces: Iterable[Trace] = (),
         return cause("excluded", "drop", where=live.location, reason=step.rule.why or "by its settings")
     ports = _redirect_ports(live, other_traces)
     over_lo = LOOPBACK in (live.packet.in_interface, live.packet.out_interface)
-    variant = "redirected" if ports else "over lo" if over_lo else ""
+    case = "redirected" if ports else "over lo" if over_lo else ""
     what = f"what goes to {ports}" if ports else what
     text = f"a foreign rule or policy drops {what}"
     if step is not None:
         text = f"a foreign rule {'rejects' if rejects(step.rule) else 'drops'} {what}: {words}"
     elif policy is not None:
         text = f"no rule accepts {what}, and the chain's policy is DROP"
-    return cause("filtered", variant, where=live.location, filter=text, port=ports)
+    return cause("filtered", case, where=live.location, filter=text, port=ports)
 
 
 def drop_of_connection(live: Trace, text_of: TextOf, what: str = "the packet") -> Cause:
     """Return why a packet is dropped; ``unjudged`` where a rule that cannot be judged may accept it before."""
-    found = drop_cause(live, text_of, what=what)
-    return cause("unjudged", "drop", where=found.where, drop=found.message) if live.may_be_spared else found
+    dropped = drop_cause(live, text_of, what=what)
+    return cause("unjudged", "drop", where=dropped.where, drop=dropped.message) if live.may_be_spared else dropped
 
 
 def _redirect_ports(live: Trace, other_traces: Iterable[Trace]) -> str:

@@ -8,7 +8,7 @@ what PREROUTING makes of it.
 
 from __future__ import annotations
 
-from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler
+from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler, is_about_tracking
 from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import Either, Goto, MapSource, Translate, meaning
 from capture.analysis.outcome import Fate, Held, redirect_outcome
@@ -72,6 +72,11 @@ class Compiler:
             "lo": list(situation.orders(model.PREROUTING, space.family, with_nat=False)),
             "input": list(situation.orders(model.INPUT, space.family, with_nat=False)),
         }
+        before = (
+            each for leg in ("in", "out") for _, order in self.orders[leg] for each in order if not each.is_tracked
+        )
+        self.is_tracking_told = any(is_about_tracking(rule) for each in before for rule in each.contents.rules)
+        """Whether rules before connection tracking may be about it."""
         self.lists = DecisionList(
             space.diagrams, lambda level: space.domains[level], lambda act: not isinstance(act[0], model.Jump)
         )
@@ -105,9 +110,9 @@ class Compiler:
             self._changing[key] = frozenset()  # should it lead to itself
             chain = self.chain_of(contents, name)
             verdicts = [meaning(rule) for rule in (chain.rules if chain else ())]
-            found = {CHANGES[type(verdict)] for verdict in verdicts if type(verdict) in CHANGES}
+            kinds = {CHANGES[type(verdict)] for verdict in verdicts if type(verdict) in CHANGES}
             targets = {verdict.chain for verdict in verdicts if isinstance(verdict, model.Jump | Goto)}
-            self._changing[key] = frozenset(found.union(*(self.changes(contents, target) for target in targets)))
+            self._changing[key] = frozenset(kinds.union(*(self.changes(contents, target) for target in targets)))
         return self._changing[key]
 
 
@@ -129,41 +134,41 @@ class PathCompiler:
     def root(self) -> int:
         """Return the function of packets as they come in or are sent."""
         is_inbound = self._direction == INBOUND
-        found = self._at_hook("in" if is_inbound else "out", Held())
-        found = self.noted(found, self.has_zone, 0)
-        untracked = self.space.state_in("UNTRACKED")
-        found = self.diagrams.choose(untracked, *(self.noted(found, self.untracked, number) for number in (1, 0)))
-        found = self.switches.restricted(found, Field.OUT if is_inbound else Field.IN, NONE)
-        if not self.routed:
-            return found
-        return self.switches.moved(found, self.space.renamed("first", "mark"), "first is mark")
+        node = self._at_hook("in" if is_inbound else "out", Held())
+        if self.compiler.is_tracking_told:
+            node = self.noted(node, self.has_zone, 0)
+            ways = [self.noted(node, self.untracked, number) for number in (1, 0)]
+            node = self.diagrams.choose(self.space.state_in("UNTRACKED"), *ways)
+        node = self.switches.restricted(node, Field.OUT if is_inbound else Field.IN, NONE)
+        first = self.space.renamed("first", "mark")
+        return self.switches.moved(node, first, "first is mark") if self.routed else node
 
     def _at_hook(self, leg: Leg, held: Held) -> int:
         """Return the fates of packets at a hook; where it is unknown which chain is first, by a truth value."""
-        found = {
+        nodes = {
             tuple(sorted(firsts.items())): self._at_base_chain(Stage(leg, order, 0, held))
             for order, (firsts, _) in enumerate(self.compiler.orders[leg])
         }
-        while len(found) > 1:
+        while len(nodes) > 1:
             merged = {}
-            for firsts, node in found.items():
+            for firsts, node in nodes.items():
                 *others, (number, is_first) = firsts
                 if is_first:
                     is_before = self.space.unknown(("order", number), "the order of foreign chains")
-                    merged[tuple(others)] = self.diagrams.choose(is_before, node, found[(*others, (number, False))])
-            found = merged
-        (node,) = found.values()
+                    merged[tuple(others)] = self.diagrams.choose(is_before, node, nodes[(*others, (number, False))])
+            nodes = merged
+        (node,) = nodes.values()
         return node
 
     def _at_base_chain(self, stage: Stage) -> int:
         """Return the fates of packets that have come to one of the base chains."""
-        found = self._known.get(stage)
-        if found is None:
+        node = self._known.get(stage)
+        if node is None:
             base_chains = self.compiler.orders[stage.leg][stage.order][1]
             at_end = stage.number == len(base_chains)
-            found = self._after_hook(stage) if at_end else self._through_base_chain(base_chains[stage.number], stage)
-            self._known[stage] = found
-        return found
+            node = self._after_hook(stage) if at_end else self._through_base_chain(base_chains[stage.number], stage)
+            self._known[stage] = node
+        return node
 
     def _after_hook(self, stage: Stage) -> int:
         """Return the fates of packets behind the base chains of a hook."""
@@ -198,10 +203,10 @@ class PathCompiler:
 
     def _over_lo(self, held: Held) -> int:
         """Return the fates of packets that come in again over lo, where they have no socket any more."""
-        found = self._at_hook("lo", held)
+        node = self._at_hook("lo", held)
         for level, number in ((Field.IN, self.lo), (Field.OUT, NONE), (Field.UID, NONE), (Field.GID, NONE)):
-            found = self.switches.restricted(found, level, number)
-        return found
+            node = self.switches.restricted(node, level, number)
+        return node
 
     def _is_for_the_pod(self) -> int:
         """Return packets to the pod's own addresses, which came in from outside or are translated to these."""
@@ -217,10 +222,10 @@ class PathCompiler:
         fall_through = (
             self._dropped(f"the policy DROP of {base_chain.table} {base_chain.chain.name}") if drops else after
         )
-        found = self._chain(base_chain, base_chain.chain, fall_through, stage)
+        node = self._chain(base_chain, base_chain.chain, fall_through, stage)
         if self.mark_routes:
-            found = self.noted(found, self.remarked, 0)
-        return self.diagrams.choose(self._packets_that_nat_maps(stage), found, after) if base_chain.is_nat else found
+            node = self.noted(node, self.remarked, 0)
+        return self.diagrams.choose(self._packets_that_nat_maps(stage), node, after) if base_chain.is_nat else node
 
     def _dropped(self, why: str) -> int:  # noqa: ARG002  # only ReasonCompiler keeps it
         return self._fate(Fate("dropped"))
@@ -231,22 +236,21 @@ class PathCompiler:
         after = self._at_base_chain(following)
         if base_chain.reroutes:
             after = self.diagrams.choose(self.remarked, self._routed_again(following), after)
-        if base_chain.is_tracked or stage.leg == "lo" or not self._is_tracked(following):
+        if not self.compiler.is_tracking_told or base_chain.is_tracked or stage.leg == "lo":
+            return after
+        base_chains = self.compiler.orders[stage.leg][stage.order][1]
+        if following.number < len(base_chains) and not base_chains[following.number].is_tracked:
             return after
         return self.diagrams.choose(self.untracked, self.in_state(after, "UNTRACKED"), after)
 
-    def _is_tracked(self, stage: Stage) -> bool:
-        base_chains = self.compiler.orders[stage.leg][stage.order][1]
-        return stage.number == len(base_chains) or base_chains[stage.number].is_tracked
-
     def _routed_again(self, stage: Stage) -> int:
         """Return the fates of packets that are routed again, by their mark and where they go now."""
-        found = self._at_base_chain(stage.replace(held=stage.held.replace(interface=None)))
+        node = self._at_base_chain(stage.replace(held=stage.held.replace(interface=None)))
         for condition, interface, _ in reversed(self.mark_routes):
-            there = stage.replace(held=stage.held.replace(interface=interface or None))
-            leads = self._fate(Fate("dropped")) if interface is None else self._at_base_chain(there)
-            found = self.diagrams.choose(condition, leads, found)
-        return found
+            later_stage = stage.replace(held=stage.held.replace(interface=interface or None))
+            leads = self._fate(Fate("dropped")) if interface is None else self._at_base_chain(later_stage)
+            node = self.diagrams.choose(condition, leads, node)
+        return node
 
     def _packets_that_nat_maps(self, stage: Stage) -> int:
         """Return packets that are mapped: first ones, and later ones, which are treated as the first was.
@@ -275,30 +279,30 @@ class PathCompiler:
         arrives = self._by_another_than_lo(Field.IN)
         known = self.space.state_in(*OF_KNOWN_CONNECTIONS)
         in_vain = both(both(arrives, self.diagrams.negation(known)), self._is_routed("connection"))
-        found = choose(in_vain, self._dropped(IN_VAIN), direct)
+        node = choose(in_vain, self._dropped(IN_VAIN), direct)
         ports = [each.port for each in self.situation.ruleset.transparent_verdicts]
         if not ports:
-            return found
+            return node
         to_proxy = self._fate(Fate("proxy-inbound", ports[0]))
         for mark in self.routed:
             is_new = self.diagrams.negation(self.space.marked("first", mark, model.ALL_BITS))
             is_tcp = self.space.numbers(Field.PROTOCOL, OF_PROTOCOL["tcp"])
             is_marked = self.space.marked("mark", mark, model.ALL_BITS)
-            found = choose(self.diagrams.all_of((arrives, known, is_tcp, is_marked, is_new)), to_proxy, found)
-        return found
+            node = choose(self.diagrams.all_of((arrives, known, is_tcp, is_marked, is_new)), to_proxy, node)
+        return node
 
     def _fate(self, fate: Fate) -> int:
         """Return a fate, for packets that carry a mark of the transparent proxy and for those that do not."""
         if fate.outcome == "dropped":
             return self.diagrams.leaf(fate)
         key = ("fate", fate)
-        found = self._known.get(key)
-        if found is None:
+        node = self._known.get(key)
+        if node is None:
             leaves = self.diagrams.both(self._by_another_than_lo(Field.OUT), self._is_routed("mark"))
             is_marked = self.diagrams.either(leaves, self._is_routed("connection"))
             marked, plain = self.diagrams.leaf(fate.replace(marked=True)), self.diagrams.leaf(fate)
-            found = self._known[key] = self.diagrams.choose(is_marked, marked, plain)
-        return found
+            node = self._known[key] = self.diagrams.choose(is_marked, marked, plain)
+        return node
 
     def _by_another_than_lo(self, level: int) -> int:
         """Return packets that come in, or leave, by an interface that is not lo."""
@@ -312,10 +316,10 @@ class PathCompiler:
     def _chain(self, base_chain: BaseChain, chain: model.Chain, fall_through: int, stage: Stage) -> int:
         """Return the fates of packets that enter a chain; ``fall_through`` are those of packets that leave it."""
         key = (stage, base_chain.table, chain.name, fall_through)
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = ChainCompiler(self, base_chain, chain, fall_through, stage).node()
-        return found
+        node = self._known.get(key)
+        if node is None:
+            node = self._known[key] = ChainCompiler(self, base_chain, chain, fall_through, stage).node()
+        return node
 
     def enter_chain(self, base_chain: BaseChain, name: str, fall_through: int, stage: Stage) -> int:
         """Return the fates of packets that jump to a chain."""
@@ -324,9 +328,9 @@ class PathCompiler:
         if chain is None or entry in self._entered:  # a loop, which no kernel takes
             return fall_through
         self._entered.append(entry)
-        found = self._chain(base_chain, chain, fall_through, stage)
+        node = self._chain(base_chain, chain, fall_through, stage)
         self._entered.pop()
-        return found
+        return node
 
     # --- reasons -----------------------------------------------------------------------------------
 
@@ -363,9 +367,9 @@ class PathCompiler:
             case Translate():
                 sent = verdict.as_sent(self.space.family) if stage.leg == "out" else verdict
                 held = stage.held.replace(mapped=TRANSLATED, is_moved=sent.address is not None)
-                there = following.replace(held=held)
+                later_stage = following.replace(held=held)
                 leaves = held.is_moved and stage.leg == "out"
-                onward = self._routed_again(there) if leaves else self._at_base_chain(there)
+                onward = self._routed_again(later_stage) if leaves else self._at_base_chain(later_stage)
                 return self._translated(onward, sent.port, sent.address)
             case model.TransparentProxy(port=port, mark=mark, mask=mask):
                 outcome = redirect_outcome(chain, verdict, self.situation.ruleset)

@@ -54,10 +54,10 @@ class ReasonCompiler(PathCompiler):
             is_reason = reason is not None and isinstance(fate, Fate) and _is_reason(verdict, reason[0], fate)
             return fate.replace(reason=reason) if isinstance(fate, Fate) and is_reason else fate
 
-        found = self.diagrams.mapped(node, explained, ("because", verdict, reason))
+        fates = self.diagrams.mapped(node, explained, ("because", verdict, reason))
         if not isinstance(verdict, model.SetMark):
-            return found
-        return self.diagrams.choose(self.space.marked("mark", verdict.value, verdict.mask), node, found)
+            return fates
+        return self.diagrams.choose(self.space.marked("mark", verdict.value, verdict.mask), node, fates)
 
     def _dropped(self, why: str) -> int:
         return self._fate(Fate("dropped", reason=(DECIDES, why)))

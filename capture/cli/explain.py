@@ -53,15 +53,15 @@ def explain(
     impediments = () if settings else operations.impediments_of(situation, namespace)
     print_start_line(operations.reference(settings, namespace), form)
     if form == "json":
-        found: dict[str, object] = {each: [_as_plain(s) for s in statements if each in s.families] for each in families}
-        print_json(found | {"impediments": list(impediments)})
+        plain: dict[str, object] = {each: [_as_plain(s) for s in statements if each in s.families] for each in families}
+        print_json(plain | {"impediments": list(impediments)})
         return
     rows = [HEADINGS]
     routine = [each for each in statements if each.is_routine and not is_whole]
-    for each in (each for each in statements if each not in routine):
-        goes = fate_text(each.fate.replace(marked=False)) if each.fate else "cannot be judged"
-        named = ", ".join(FAMILY_NAMES[of] for of in each.families)
-        rows.append((each.direction, each.traffic, goes, each.why, named))
+    for statement in (each for each in statements if each not in routine):
+        goes = fate_text(statement.fate.replace(marked=False)) if statement.fate else "cannot be judged"
+        named = ", ".join(FAMILY_NAMES[of] for of in statement.families)
+        rows.append((statement.direction, statement.traffic, goes, statement.why, named))
     rest = [f"{plural(len(routine), 'more line')}, of the proxy's own connections and those over lo, with --all"]
     print_lines([*folded_table(rows, columns()), *(rest if routine else ()), *(f"but {each}" for each in impediments)])
 

@@ -133,7 +133,9 @@ def _apply(
         detected = detect.detect(request_of(settings), desired)
         choice = detected.choice
         if not detected.own_users:
-            _require_known_ids(settings, config)
+            from capture.state.user_namespace import require_known_ids  # most pods share the node's users
+
+            require_known_ids(settings, config)
         existing = _read_existing(detected, desired)
         settings = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
         written_by = choice.backend, choice.driver, choice.variant
@@ -157,12 +159,6 @@ def _apply(
     notes = filter(None, (link_local_note(config.families, recording.pod_addresses()),))
     warnings = [*warnings, *losses, *_impediments(desired), *journal.warnings, *lock.warnings]
     return Applied(changed, choice, config, desired, tuple(warnings), tuple(notes), settings, existing.recorded)
-
-
-def _require_known_ids(settings: Settings, config: CaptureConfig) -> None:
-    from capture.state.known_ids import require_known_ids  # most pods share the node's users
-
-    require_known_ids(settings, config)
 
 
 def _reject_other_family(config: CaptureConfig, detected: Detected) -> bool:
@@ -345,3 +341,17 @@ def captured_connections(namespace: Namespace = None) -> int:
 
     with InNamespace(namespace):
         return connections.captured([load(live_set.choice).read() for live_set in detect.find_live_sets()])
+
+
+def cut_by_cleaning(namespace: str | None) -> list[str]:
+    """Return in at most one line what removing the rules does to connections."""
+    from capture.errors import NamespaceError, PrivilegeError
+    from capture.model.text import plural
+
+    try:
+        count = captured_connections(namespace)
+    except (NamespaceError, PrivilegeError):
+        return []  # the removal fails by it, too
+    except CaptureError as error:
+        return [f"connections that pass the proxy will be cut; their number is unknown: {error.message}"]
+    return [f"{plural(count, 'connection')} through the proxy will be cut"] if count else []

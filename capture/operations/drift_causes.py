@@ -66,13 +66,13 @@ def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[s
     return f"{kind}: {shown_rule(worst.rule, worst.family)}{does}", [each for each in own if each is not worst]
 
 
-def drift_cause(live: Trace, verified: Verified, variant: str = "", **words: object) -> Cause | None:
+def drift_cause(live: Trace, verified: Verified, case: str = "", **words: object) -> Cause | None:
     """Return the rule that decides on a packet and was not applied; else the applied one that is missing for it."""
     difference = next(_met(live, verified, "unexpected"), None) or _missing_rule(live.packet, verified)
     if difference is None:
         return None
     rule = shown_rule(difference.rule, difference.family)
-    return cause(_kind_of(difference), variant, where=difference.location, rule=rule, **words)
+    return cause(_kind_of(difference), case, where=difference.location, rule=rule, **words)
 
 
 def _kind_of(difference: Difference) -> str:
@@ -113,7 +113,8 @@ def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]
     for foreign in sorted(rules, key=_effect_weight):
         effect, chain = foreign.effect, foreign.location.of_chain
         if effect is None or not _is_dropping(effect):
-            diverting.setdefault((_diverts_as(effect), chain), []).append(foreign)
+            kind = "nat-first" if effect and is_mapped(effect.after) else "foreign-rule"  # as for a single connection
+            diverting.setdefault((kind, chain), []).append(foreign)
             continue
         what = SENT_ON if effect.before.outcome == "direct" else "captured traffic"
         dropped, step = drop_cause(effect.after, shown_rule, usual, what), effect.after.step
@@ -129,11 +130,6 @@ def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]
 
 def _effect_weight(foreign: Foreign) -> tuple[bool, ...]:
     return foreign.effect is None, *(foreign.effect.weight if foreign.effect else ())
-
-
-def _diverts_as(effect: Effect | None) -> str:
-    """Return the cause of packets that go elsewhere, as for a single connection: one that is translated, or another."""
-    return "nat-first" if effect is not None and is_mapped(effect.after) else "foreign-rule"
 
 
 def usual_traces(facts: PodFacts) -> Iterator[Trace]:

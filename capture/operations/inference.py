@@ -93,7 +93,7 @@ def _inferred(ruleset: model.Ruleset) -> dict[str, list[str]]:
         "-b": _listed(captured, model.DestinationPort) or (["*"] if captured or is_transparent else []),
         "-d": [port for port in _left_alone(inbound, model.DestinationPort) if port not in (*tunnel, SSH)],
         "-o": _left_alone(output, model.DestinationPort),
-        "-x": [each for each in excluded if not each.startswith("127.") and each != "::1/128"],
+        "-x": [each for each in excluded if not parse_network(each).is_loopback],
         "-i": _listed(to_any_port, model.Destination) or (["*"] if to_any_port else []),
         "-q": _listed(redirected, model.DestinationPort),
         "-c": _left_alone(prerouting.rules if prerouting else (), model.InInterface),

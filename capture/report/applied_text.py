@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from capture import operations
-from capture.errors import CaptureError, NamespaceError, PrivilegeError
 from capture.model.addresses import FAMILY_NAMES
 from capture.model.conventions import APPLY_RECORDED
-from capture.model.text import plural
 from capture.report.output import print_on_stderr, warn
 from capture.settings.config import resolve
 from capture.settings.options import BACKEND, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES, PROFILE
@@ -90,14 +87,3 @@ def applied_text(applied: Applied) -> str:
         f"{' and '.join(FAMILY_NAMES[family] for family in families)}, "
         f"backend {choice.backend}{variant}, driver {choice.driver}"
     )
-
-
-def cut_by_cleaning(namespace: str | None) -> list[str]:
-    """Return in at most one line what removing the rules does to connections."""
-    try:
-        count = operations.captured_connections(namespace)
-    except (NamespaceError, PrivilegeError):
-        return []  # the removal fails by it, too
-    except CaptureError as error:
-        return [f"connections that pass the proxy will be cut; their number is unknown: {error.message}"]
-    return [f"{plural(count, 'connection')} through the proxy will be cut"] if count else []

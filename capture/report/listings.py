@@ -86,7 +86,7 @@ def save(shown: list[Shown]) -> str:
 
 def nft(shown: list[Shown]) -> str:
     """Return nft scripts that make these rules in our tables, where there is no place for foreign rules."""
-    from capture.backends.nftables.render import render_text
+    from capture.backends.nftables.lower import render_text
 
     texts = []
     for live_set in dict.fromkeys(part.live_set for part in shown):

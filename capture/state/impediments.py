@@ -135,9 +135,9 @@ def _routes_elsewhere(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Imp
     """Yield the routes in the table of TPROXY that lead answers away: those to a network that are not local."""
     from capture.netlink.routing import RTN_LOCAL, read_routes  # TPROXY only
 
-    for each in read_routes(route, FAMILY_NUMBERS[policy.family]):
-        if each.table == policy.table and each.prefix and each.kind != RTN_LOCAL:
-            network = Network(policy.family, each.first, each.prefix)
+    for found_route in read_routes(route, FAMILY_NUMBERS[policy.family]):
+        if found_route.table == policy.table and found_route.prefix and found_route.kind != RTN_LOCAL:
+            network = Network(policy.family, found_route.first, found_route.prefix)
             yield Impediment(
                 "policy-route",
                 f"the route to {network} in table {policy.table} leads packets with mark {policy.mark:#x} away from the"

@@ -29,6 +29,8 @@ def origin_of(name: str) -> str:
 
 def read_input(name: str, limit: int = MAX_BYTES, timeout: float = INPUT_TIMEOUT) -> str:
     """Return the text of a file, of a pipe, or for ``-`` of standard input. Raises InputError."""
+    if name == STDIN and sys.stdin is None:
+        raise InputError("cannot read standard input: it is closed")
     try:
         content = sys.stdin.buffer.read(limit + 1) if name == STDIN else _read(name, limit, timeout)
         if len(content) > limit:
@@ -63,7 +65,4 @@ def _wait(file: int, name: str, timeout: float) -> None:
     waiting = select.poll()
     waiting.register(file, select.POLLIN)
     if not waiting.poll(timeout * 1000):
-        raise InputError(
-            f"{name} sent nothing for {timeout:g} s",
-            "No process writes to this pipe. Start the one that should, or name a file.",
-        )
+        raise InputError(f"{name} sent nothing for {timeout:g} s", "Start what writes to this pipe, or name a file.")

@@ -199,16 +199,16 @@ EXTENSIONS: dict[tuple[str, str], Read] = {
 
 def joined(matches: Iterable[model.Match]) -> tuple[model.Match, ...]:
     """Return the matches, with "not a" and "not b" of one kind as "neither a nor b", the model's form."""
-    found: list[model.Match] = []
+    in_order: list[model.Match] = []
     indexes: dict[type, int] = {}
     for match in matches:
         entries = entries_of(match) if match.negated else ()
-        index = indexes.setdefault(type(match), len(found)) if entries else len(found)
-        if index == len(found):
-            found.append(match)
+        index = indexes.setdefault(type(match), len(in_order)) if entries else len(in_order)
+        if index == len(in_order):
+            in_order.append(match)
         else:
-            found[index] = with_entries(match, entries_of(found[index]) + entries)
-    return tuple(found)
+            in_order[index] = with_entries(match, entries_of(in_order[index]) + entries)
+    return tuple(in_order)
 
 
 def verdict_of(clause: Sequence[Word], chains: Collection[str] = ()) -> model.Verdict:

@@ -72,7 +72,6 @@ TELL_CAUSES = (
     "operations/connection",
     "operations/diagnosis",
     "operations/exclusions",
-    "operations/no_rules",
     "operations/drift_causes",
     "state/pod_network",
 )
@@ -518,9 +517,9 @@ def test_every_user_and_group_of_the_proxy_is_named() -> None:
     users = tuple(map(only, (1337, 1338)))
     facts, capture = FACTS.replace(listeners=(listener(15001, uid=2),)), CAPTURE.replace(uids=users, gids=users)
     words = {"port": 15001, "uid": 2, "expected": "1337,1338", "groups": "1337,1338"}
-    for is_transparent, variant in ((False, ""), (True, "TPROXY")):
+    for is_transparent, case in ((False, ""), (True, "TPROXY")):
         causes = causes_at_port(facts, capture.replace(is_transparent=is_transparent), "proxy-outbound", 15001, "ipv4")
-        assert list(causes) == [cause("proxy-wrong-user", variant, where="tcp port 15001", **words)]
+        assert list(causes) == [cause("proxy-wrong-user", case, where="tcp port 15001", **words)]
 
 
 def test_a_proxy_that_is_not_transparent_under_tproxy() -> None:
@@ -644,7 +643,7 @@ def test_the_proxy_of_a_pod_listens_on_each_port() -> None:
 def test_every_text_is_used_with_the_words_that_it_needs() -> None:
     """A word that is misspelt would show in the pod that is broken, and nowhere else."""
     sources = [(CAPTURE_PACKAGE / f"{name}.py").read_text() for name in TELL_CAUSES]
-    names = {name for kind_and_variant in TEXTS for name in kind_and_variant}
+    names = {name for kind_and_case in TEXTS for name in kind_and_case}
     assert [name for name in names if not any(f'"{name}"' in source for source in sources)] == []
     for call in (each for source in sources for each in ast.walk(ast.parse(source))):
         match call:
@@ -658,18 +657,18 @@ def test_every_text_is_used_with_the_words_that_it_needs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "variant", "word"),
+    ("kind", "case", "word"),
     [
-        *(("filtered", variant, "filter") for variant in ("", "over lo", "redirected")), ("unjudged", "doubt", "doubt"),
-        *((kind, variant, "message") for kind, variant in (
+        *(("filtered", case, "filter") for case in ("", "over lo", "redirected")), ("unjudged", "doubt", "doubt"),
+        *((kind, case, "message") for kind, case in (
             ("route-missing", ""), ("rule-missing", "address"), ("rule-missing", "family"))),
         ("family-not-captured", "note", "note"),
     ],
 )  # fmt: skip
-def test_what_is_known_is_told_as_it_is(kind: str, variant: str, word: str) -> None:
+def test_what_is_known_is_told_as_it_is(kind: str, case: str, word: str) -> None:
     text = "a foreign rule drops the packet: -j DROP"
     words: dict[str, Any] = {"port": 80, "consequence": "nothing", word: text}
-    assert cause(kind, variant, **words).message == text
+    assert cause(kind, case, **words).message == text
 
 
 def test_remedies_fit_a_machine_and_a_namespace_without_a_record() -> None:

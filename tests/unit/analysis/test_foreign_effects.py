@@ -12,8 +12,13 @@ from capture.analysis.foreign_effects import (
     LOOPS,
     POLICY,
     STOPS,
+    STOPS_DISCOVERY,
     STOPS_SENT_ON,
+    WITHOUT_EFFECT,
+    consequence,
     foreign_effect_text,
+    harmless_text,
+    other_consequences,
 )
 from capture.analysis.judgement import judge
 from capture.model.ruleset import (
@@ -22,6 +27,7 @@ from capture.model.ruleset import (
     NAT,
     OUTPUT,
     PREROUTING,
+    Accept,
     Chain,
     DestinationPort,
     Drop,
@@ -35,10 +41,16 @@ from capture.model.ruleset import (
     SetMark,
     Table,
     TransparentProxy,
+    UnknownMatch,
+    UnknownVerdict,
     only,
 )
 from capture.settings import options as option
 from support.captures.fake_pod import ruleset_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.analysis.effects import Effect
 
 TPROXY = {option.INTERCEPTION_MODE: "TPROXY"}
 DNS = {option.REDIRECT_DNS: "true", option.CAPTURE_ALL_DNS: "true"}
@@ -92,3 +104,59 @@ def test_the_words_depend_on_where_packets_meet_the_rule(
 )
 def test_without_a_packet_that_shows_it_the_words_are_those_of_the_rule(rule: Rule | None, does: str) -> None:
     assert foreign_effect_text(rule, None) == does
+
+
+ELSEWHERE = UnknownVerdict("dnat to 10.0.0.9")
+PASSED = Rule(ELSEWHERE, (Protocol("tcp"),))
+LOOK_UPS_PASSED = Rule(ELSEWHERE, LOOK_UPS.matches)
+
+
+def effects_of(texts: dict[option.Option[str], str], rule: Rule, *, is_nat: bool) -> list[Effect | None]:
+    """Return the effects of a rule at OUTPUT before ours."""
+    contents = Table(NAT if is_nat else MANGLE, (Chain("x", (rule,), "ACCEPT"),))
+    there = BaseChain("ip other", ("ipv4",), OUTPUT, -110, is_nat=is_nat, contents=contents)
+    found = judge(ruleset_of(texts), ruleset_of(texts), (there,), PodNetwork(), is_native=False)
+    return [each.effect for each in (*found.obstacles, *found.unjudged)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "rule", "is_nat", "words"),
+    [
+        ({}, ALL, False, "outbound connections are dropped"),
+        ({}, TAKEN, True, "outbound connections go to port 9999"),
+        ({}, PASSED, True, "outbound connections bypass the proxy"),
+        ({}, SENT_ON, False, "outbound connections that should be direct are dropped"),
+        ({}, SENT_BACK, True, "the proxy's own connections come back to it"),
+        (DNS, LOOK_UPS_PASSED, True, "look-ups bypass the agent"),
+    ],
+)
+def test_the_consequence_of_a_rule_in_a_few_words(
+    texts: dict[option.Option[str], str], rule: Rule, words: str, *, is_nat: bool
+) -> None:
+    (effect,) = effects_of(texts, rule, is_nat=is_nat)
+    assert effect is not None
+    assert consequence(effect) == words
+
+
+def test_consequences_that_are_not_those_of_the_first_are_in_brackets() -> None:
+    (dropped,), (passed,) = effects_of({}, ALL, is_nat=False), effects_of({}, PASSED, is_nat=True)
+    assert other_consequences(dropped, [dropped, None]) == ""
+    assert other_consequences(None, []) == ""
+    words = " (outbound connections bypass the proxy)"
+    assert other_consequences(dropped, [dropped, passed, passed]) == words
+    assert other_consequences(None, [passed]) == words
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (Rule(Drop(), (UnknownMatch("-p ipv6-icmp"),), family="ipv6"), STOPS_DISCOVERY),
+        (Rule(Drop(), (UnknownMatch("meta l4proto 58"),)), STOPS_DISCOVERY),
+        (Rule(Drop(), (UnknownMatch("-p ipv6-icmp"),), family="ipv4"), WITHOUT_EFFECT),
+        (Rule(Accept(), (UnknownMatch("-p ipv6-icmp"),), family="ipv6"), WITHOUT_EFFECT),
+        (Rule(Drop(), (Protocol("udp"),), family="ipv6"), WITHOUT_EFFECT),
+        (None, WITHOUT_EFFECT),
+    ],
+)
+def test_a_rule_that_diverts_nothing_may_keep_neighbours_from_being_found(rule: Rule | None, text: str) -> None:
+    assert harmless_text(rule) == text
