@@ -134,7 +134,7 @@ def test_a_proxy_on_other_ports_is_named_with_them() -> None:
     facts = FACTS.replace(listeners=(listener(15006), listener(15001), listener(8080, uid=1000)))
     (cause,) = causes_at_port(facts, CAPTURE, "proxy-outbound", 16001, "ipv4")
     assert cause.message.endswith("; the proxy's user listens on 15001, 15006")
-    assert "(-p, -z)" in cause.remedy
+    assert "-p PORT -z PORT`" in cause.remedy
 
 
 def test_a_family_without_an_address_needs_no_listener() -> None:
@@ -473,7 +473,7 @@ def test_the_proxy_may_take_inbound_connections_at_the_address_of_the_pod() -> N
 
 def test_a_listener_of_ipv4_alone() -> None:
     where = "tcp port 15001"
-    alone = ", or capture IPv4 alone (--ip-families ipv4)"
+    alone = ", or run `capture apply --recorded --ip-families ipv4`"
     words = {"other": "IPv4", "family": "IPv6", "any_address": "::", "alternative": alone}
     expected = cause("not-listening", "family", where=where, port=where, **words)
     facts = FACTS.replace(listeners=(listener(15001),))
@@ -675,5 +675,8 @@ def test_remedies_fit_a_machine_and_a_namespace_without_a_record() -> None:
     remedy = "Run `capture apply --recorded`, or recreate the pod."
     assert for_machine(remedy) == "Run `capture apply --recorded --allow-host`, or recreate the pod."
     assert without_record(remedy) == "Run `capture apply` with the pod's settings, or recreate the pod."
+    change = "Run `capture apply --recorded --ip-families both`."
+    assert for_machine(change) == "Run `capture apply --recorded --ip-families both --allow-host`."
+    assert without_record(change) == "Run `capture apply` with the pod's settings and --ip-families both."
     with_remedy = cause("no-record", "no jump", what="", remedy="Recreate the pod.")
     assert with_remedy.remedy == "Recreate the pod."
