@@ -16,7 +16,7 @@ from capture.backends.nf_tables.expressions import bitwise, equals, expression, 
 from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nf_tables.listing import FoundTable, chain_of, read_rules, read_tables
 from capture.backends.nf_tables.messages import TableMessages
-from capture.backends.nftables.names import REJECT_TABLE
+from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.conventions import PROTOCOL_NUMBERS
@@ -28,8 +28,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.backends.nftables.native import NativeTable
-    from capture.backends.nftables.sets import NativeSet
+    from capture.backends.nf_tables.native import NativeTable
+    from capture.backends.nf_tables.sets import NativeSet
     from capture.netlink.sockets import NetlinkSocket
 
 BEFORE_OTHER_FILTERS = -200
@@ -106,7 +106,7 @@ def changes() -> Iterator[Change]:
 
 def written_table() -> NativeTable:
     """Return the table that the messages make, decoded: one description for the kernel and for people."""
-    from capture.backends.nftables.decode import decode_table  # few captures reject anything
+    from capture.backends.nf_tables.decode import decode_table  # few captures reject anything
 
     sent = list(changes())
     chains = [chain_of(change.family, change.attributes) for change in sent if change.kind == nf.NFT_MSG_NEWCHAIN]

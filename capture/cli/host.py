@@ -106,8 +106,7 @@ def refuse_cluster_node() -> None:
     evidence = evidence_of_node()
     if evidence:
         raise CaptureError(
-            f"refused: this machine is a node, since {evidence}",
-            "`capture cni install` captures the pods of a node, each by itself.",
+            f"refused: this machine is a node, since {evidence}", "`capture cni install` captures its pods."
         )
 
 
@@ -150,6 +149,4 @@ def keep_if_confirmed(seconds: int) -> None:
 
 
 def _give_up(_signal: int = 0, _frame: FrameType | None = None) -> NoReturn:
-    raise CaptureError(
-        "the capture was not confirmed, and is removed", "Run it again, with a longer --confirm-within if need be."
-    )
+    raise CaptureError("the capture was not confirmed, and is removed", "Run it again, with a longer --confirm-within.")

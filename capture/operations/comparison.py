@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.backends import detect, load
-from capture.backends.nftables.names import REJECT_TABLE
+from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
 from capture.model.conventions import NO_IPV4

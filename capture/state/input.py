@@ -65,7 +65,4 @@ def _wait(file: int, name: str, timeout: float) -> None:
     waiting = select.poll()
     waiting.register(file, select.POLLIN)
     if not waiting.poll(timeout * 1000):
-        raise InputError(
-            f"{name} sent nothing for {timeout:g} s",
-            "No process writes to this pipe. Start the one that should, or name a file.",
-        )
+        raise InputError(f"{name} sent nothing for {timeout:g} s", "Start what writes to this pipe, or name a file.")

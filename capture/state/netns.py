@@ -175,6 +175,15 @@ def _has_sockets(path: str) -> bool:
     return counts != [b"0"] and (bool(counts) or path == SOCKET_COUNTS[0])  # a kernel without IPv6 has no such file
 
 
+CONNTRACK_SYSCTLS = "/proc/sys/net/netfilter/nf_conntrack_"
+"""``count`` is the namespace's; ``max`` holds for each (Documentation/networking/nf_conntrack-sysctl.rst)."""
+
+
+def read_tracked() -> tuple[int, int]:
+    """Return how many connections are tracked here, and how many can be; 0 for what the kernel does not report."""
+    return int(content_of(f"{CONNTRACK_SYSCTLS}count") or 0), int(content_of(f"{CONNTRACK_SYSCTLS}max") or 0)
+
+
 def path_of_process(pid: int) -> str:
     """Return the path of the network namespace of a process."""
     return f"/proc/{pid}/ns/net"

@@ -25,8 +25,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from capture.backends.nf_tables.native import NativeTable
     from capture.backends.nftables.libnftables_json import Object
-    from capture.backends.nftables.native import NativeTable
     from capture.model.ruleset import Ruleset
 
 BINDINGS = (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from capture.backends.nftables import native
-from capture.backends.nftables.render import WORDS, kept_apart
+from capture.backends.nf_tables import native
+from capture.backends.nf_tables.render import WORDS, kept_apart
 from capture.model import ruleset as model
 from capture.model.addresses import address_text, split
 

@@ -6,8 +6,8 @@ A key of several fields has each of them in registers of its own, in whole ones 
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nftables import native
-from capture.backends.nftables.comparisons import ETHER_TYPE, Bounds, Register, conditions_of
+from capture.backends.nf_tables import native
+from capture.backends.nf_tables.comparisons import ETHER_TYPE, Bounds, Register, conditions_of
 from capture.model import ruleset as model
 from capture.model.conventions import PROTOCOL_OF
 from capture.model.values import Value
@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from capture.backends.nftables.sets import NativeSet
+    from capture.backends.nf_tables.sets import NativeSet
     from capture.model.addresses import Family
     from capture.model.ruleset import ProtocolName
 

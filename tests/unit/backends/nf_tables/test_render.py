@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from capture.backends.nftables.lower import lower
-from capture.backends.nftables.native import Among, Named, NativeRule
-from capture.backends.nftables.render import described, quoted, render_text, rule_text
+from capture.backends.nf_tables.native import Among, Named, NativeRule
+from capture.backends.nf_tables.render import described, quoted, rule_text
+from capture.backends.nftables.lower import lower, render_text
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import (
     NAT,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables import native
 from capture.backends.nf_tables.expressions import PORT_SIZE
-from capture.backends.nftables import native
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.values import Value
 from capture.netlink.attributes import BYTE_ORDER

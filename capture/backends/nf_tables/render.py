@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from capture.backends.nftables import native
-from capture.backends.nftables.lower import lower
+from capture.backends.nf_tables import native
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILY_OF, address_text, split
 from capture.model.conventions import MAX_PORT, PROTOCOL_OF
@@ -20,11 +19,6 @@ WORDS: dict[str, dict[int, str]] = {
     native.L4PROTO: dict[int, str](PROTOCOL_OF),
 }
 """Fields whose numbers have names."""
-
-
-def render_text(ruleset: model.Ruleset) -> str:
-    """Return the script that makes the rule set in an empty namespace; the empty string if there is nothing to make."""
-    return "\n".join(table_text(table) for table in lower(ruleset))
 
 
 def table_text(table: native.NativeTable, *, with_counters: bool = True) -> str:
