@@ -74,9 +74,7 @@ def flows(
     situation: Situation, families: Sequence[Family], text_of: Callable[[model.Rule, Family], str]
 ) -> tuple[PathTree, ...]:
     """Return the paths out of the pod and into it. ``text_of`` gives a rule in words, for foreign ones."""
-    return tuple(
-        PathTree(direction, tuple(_tables(situation, hook, families, text_of))) for direction, hook in DIRECTIONS
-    )
+    return tuple(PathTree(way, tuple(_tables(situation, hook, families, text_of))) for way, hook in DIRECTIONS)
 
 
 def with_rates(now: Sequence[PathTree], before: Sequence[PathTree], seconds: float) -> tuple[PathTree, ...]:

@@ -172,9 +172,7 @@ def proxy_listeners(facts: PodFacts, capture: Capture) -> list[Listener]:
 
 def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield a note if both directions have one port, or the proxy's user has listeners as an app of that user has."""
-    inbound, outbound = (
-        {port for each, _, port in capture.ports if each == o} for o in (PROXY_INBOUND, PROXY_OUTBOUND)
-    )
+    inbound, outbound = ({port for to, _, port in capture.ports if to == o} for o in (PROXY_INBOUND, PROXY_OUTBOUND))
     for port in inbound & outbound:
         yield cause("proxy-mode", "one port", where=f"tcp port {port}", port=port)
     expected = (*(port for _, _, port in capture.ports), *SIDECAR_PORTS)
@@ -215,7 +213,7 @@ def _family_cause(on_port: list[Listener], kind: str, family: Family, addresses:
     if addresses and any(on_port[0].address):
         return _other_address_cause(on_port[0], kind, addresses[0], where)
     (other,) = (FAMILY_NAMES[each] for each in FAMILIES if each != family)
-    alternative = ", or capture IPv4 alone (--ip-families ipv4)" if family == IPV6 else ""
+    alternative = ", or run `capture apply --recorded --ip-families ipv4`" if family == IPV6 else ""
     words = {"other": other, "family": FAMILY_NAMES[family], "any_address": ANY_ADDRESS[family]}
     return cause("not-listening", "family", where=where, port=where, alternative=alternative, **words)
 
