@@ -56,7 +56,9 @@ def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
         impeding = [*_without_loopback(route, ruleset.families)]
         for policy in ruleset.policy_routes:
             impeding += (*_rules_before(route, policy), *_routes_elsewhere(route, policy))
-    return (*impeding, *_sysctls(ruleset)) if ruleset.policy_routes else tuple(impeding)
+        if ruleset.policy_routes:
+            impeding += _sysctls(route, ruleset)
+    return tuple(impeding)
 
 
 def _without_loopback(route: NetlinkSocket, families: tuple[Family, ...]) -> Iterator[Impediment]:
@@ -175,7 +177,7 @@ def rule_that_needs_source_validation(route: NetlinkSocket) -> PolicyRule | None
     return next((rule for rule in rules if rule.is_inverted and rule.mask), None)
 
 
-def _sysctls(ruleset: Ruleset) -> Iterator[Impediment]:
+def _sysctls(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]:
     from capture.state import sysctls  # TPROXY only
 
     accepts = sysctls.accepts_marks()
@@ -186,7 +188,7 @@ def _sysctls(ruleset: Ruleset) -> Iterator[Impediment]:
         return
     for refuses in sysctls.refuses_marked_sources(_interfaces_left_alone(ruleset)):
         message = f"{refuses.name} is {refuses.value}: captured inbound packets are dropped as martians"
-        yield Impediment("sysctl", message, _remedy(refuses.name), IPV4)
+        yield Impediment("sysctl", message, _remedy(route, refuses.name), IPV4)
 
 
 def sysctls_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
@@ -199,9 +201,8 @@ def sysctls_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
         return in_the_way(validates_source=rule_that_needs_source_validation(route) is None)
 
 
-def _remedy(name: str) -> str:
-    with open_route() as route:
-        vpn = rule_that_needs_source_validation(route)
+def _remedy(route: NetlinkSocket, name: str) -> str:
+    vpn = rule_that_needs_source_validation(route)
     if vpn is None:
         return f"Set {name} to 0 in the pod's network namespace, or capture by REDIRECT."
     return (
