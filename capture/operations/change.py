@@ -84,7 +84,8 @@ def apply(
 ) -> Applied:
     """Make the rules of the namespace those of the settings; equal rules are left as they are.
 
-    With ``recorded``: those that were applied there last, with the same backend and driver and the facts of that time.
+    With ``recorded``: those that were applied there last, with the given ones changed, with the same backend and
+    driver and the facts of that time.
 
     ``lock_timeout`` is in seconds: how long to wait for another of our programs that changes the namespace, before
     going on without the lock.
@@ -98,7 +99,7 @@ def apply(
     host = host_or_default(host, namespace)
     with InNamespace(namespace):
         if recorded:
-            settings, host = recorded_request(settings)
+            settings, host = recorded_request(settings, host)
         refuse_node(allowed=settings[ALLOW_HOST])
         return apply_here(settings, host, force=force, lock_timeout=lock_timeout)
 

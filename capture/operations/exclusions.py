@@ -206,5 +206,5 @@ def with_options(diagnosed: Cause, packet: Packet, known: Reference) -> Cause:
         left_out = diagnosed if diagnosed.kind == "excluded" else cause("excluded", reason="")
         return left_out.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
     if diagnosed.kind == "excluded" and trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
-        return diagnosed.replace(remedy="Apply with --profile current, whose rules capture it.")
+        return diagnosed.replace(remedy="Run `capture apply --recorded --profile current`, whose rules capture it.")
     return diagnosed
