@@ -306,7 +306,6 @@ class Program:
         return cases_found if not counts else ()  # of two sets each case of one would be one with each of the other
 
     def _whole_field(self, loaded: Content) -> str:
-        """Return the field that a register holds all of, or the empty string."""
         if not isinstance(loaded, Register) or loaded.mask:
             return ""
         if loaded.header is None:
