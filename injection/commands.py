@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import click
 
-from capture.cli.options import CaptureCommand, text_or_json
+from capture.cli.options import CaptureCommand
 from capture.cli.parameter_types import one_of
 from capture.errors import EXIT_DONE
 from capture.model.values import Value
@@ -98,7 +98,9 @@ class InjectionRequest(Value):
     show_default=True,
     help="Of the policy: v1 from Kubernetes 1.36; v1beta1 in 1.34 and 1.35, with its feature gate.",
 )
-@text_or_json
+@click.option(
+    "--format", "form", type=one_of("text", "json"), default="text", show_default=True, help="How to print it."
+)
 def inject(
     filenames: tuple[str, ...],
     output: str | None,

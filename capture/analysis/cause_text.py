@@ -6,6 +6,8 @@ fault, its second one the remedy. Words in braces are filled in where the cause 
 
 from __future__ import annotations
 
+import re
+
 from capture.model.conventions import APPLY_RECORDED, LO_IS_DOWN, NO_IPV4, NOTHING_APPLIED, SET_LO_UP
 from capture.model.values import Value
 
@@ -18,7 +20,7 @@ REAPPLY_OR_RECREATE = f"{REAPPLY}, or recreate the pod."
 APPLY_SETTINGS = "`capture apply` with the pod's settings"
 """What to run where no settings are recorded, and they are known to people alone."""
 REMOVE_RULE = "Remove the rule, or let its program put it behind ours."
-BOTH_FAMILIES = "Apply with --ip-families both, or --dual-stack; the proxy must listen on it, too."
+BOTH_FAMILIES = "Run `capture apply --recorded --ip-families both`; the proxy must listen on it, too."
 SOCKET_LB = "socket load balancing of {owner}"
 SERVICE_UNSEEN = "so that the proxy does not see the service's address"
 EXCEPT_PODS = "With Cilium: set socketLB.hostNamespaceOnly=true, which leaves the connections of pods as they are."
@@ -142,14 +144,16 @@ TEXTS: dict[tuple[str, str], str] = {
         {{family}} is not captured in this pod, and --other-family reject refuses its TCP
         {BOTH_FAMILIES} With --other-family pass it bypasses the proxy.""",
     ("family-not-captured", "pod"): f"all addresses of the pod are {{family}}, which is not captured\n{BOTH_FAMILIES}",
-    ("family-not-captured", "note"): "{note}\nApply with --ip-families both, if it should be captured.",
+    ("family-not-captured", "note"): "{note}\nTo capture it, run `capture apply --recorded --ip-families both`.",
     ("dns-not-captured", "server"): """\
         DNS is captured for the pod's own name servers alone, and {server} is none of them
-        Apply with --capture-all-dns too, if look-ups at other servers should be captured.""",
+        To capture look-ups at other servers, run `capture apply --recorded --redirect-dns --capture-all-dns`.""",
     ("dns-not-captured", "no server"): """\
         DNS is captured for known name servers alone, and none was known when the rules were applied
-        Apply with --capture-all-dns too, or from within the pod, whose resolv.conf names the servers.""",
-    ("dns-not-captured", ""): f"DNS is not captured\nApply with --redirect-dns; in Kubernetes, {SET_DNS_CAPTURE}.",
+        Run `capture apply --recorded --redirect-dns --capture-all-dns`, or apply it within the pod.""",
+    ("dns-not-captured", ""): f"""\
+        DNS is not captured
+        Run `capture apply --recorded --redirect-dns --capture-all-dns`; in Kubernetes, {SET_DNS_CAPTURE}.""",
     ("not-tcp", ""): """\
         only TCP is captured (and DNS, if that is on), and this is {protocol}
         Nothing to do; a NetworkPolicy can forbid what must not bypass the proxy.""",
@@ -206,13 +210,13 @@ TEXTS: dict[tuple[str, str], str] = {
         Start the proxy, or see why it ended: kubectl logs POD -c istio-proxy. Without a proxy: `capture clean`.""",
     ("not-listening", "other ports"): """\
         no process listens on {port}, to which {kind} connections are sent; the proxy's user listens on {others}
-        Apply the rules with the proxy's ports (-p, -z), or read kubectl logs POD -c istio-proxy.""",
+        Give its ports to `capture apply --recorded -p PORT -z PORT`, or read kubectl logs POD -c istio-proxy.""",
     ("not-listening", "full"): """\
         the proxy does not accept: {waiting} connections wait on {port}, and the kernel takes no more
         Find out why it hangs (kubectl logs POD -c istio-proxy, its CPU limit), or restart it.""",
     ("not-listening", "DNS"): f"""\
         no process listens on {{port}}, to which DNS is sent; the proxy runs, and listens on tcp {{others}}
-        Apply the rules without --redirect-dns, or {SET_DNS_CAPTURE}.""",
+        S{SET_DNS_CAPTURE[1:]}; or `capture apply --recorded --redirect-dns=false --capture-all-dns=false`.""",
     ("not-listening", "app"): """\
         the application listens on {bound} port {port} alone, and the proxy calls it at {arrive}: refused
         Let it listen on 0.0.0.0; in Istio, a Sidecar may name 127.0.0.1 as defaultEndpoint.""",
@@ -227,19 +231,19 @@ TEXTS: dict[tuple[str, str], str] = {
         Give the listener an address of {family}, or capture the other family only (--ip-families).""",
     ("proxy-wrong-user", ""): f"""\
         {WRONG_USER}
-        Run it as user {{expected}} (runAsUser), or apply with --proxy-uid {{uid}}. An app needs another port.""",
+        Run it as {{expected}}, or run `capture apply --recorded --proxy-uid {{uid}}`. An app needs another port.""",
     ("proxy-wrong-user", "TPROXY"): f"""\
         {WRONG_USER}
         Run the proxy as root, with group {{groups}} (runAsUser, runAsGroup).""",
     ("proxy-mode", ""): """\
         the rules use {mode}, and the listener on port {port} is configured for {other} ({kind})
-        Configure the proxy for {mode}, or apply with -m {other}; annotation interceptionMode sets both.""",
+        Configure the proxy for {mode}, or run `capture apply --recorded -m {other}`; interceptionMode sets both.""",
     ("proxy-mode", "one port"): """\
         inbound and outbound connections are sent to one port, {port}: the proxy cannot tell them apart
-        Apply the rules with different ports (-p, -z).""",
+        Give different ports to `capture apply --recorded -p PORT -z PORT`.""",
     ("proxy-mode", "Envoy"): """\
         the rules use {mode}, and Envoy's listener {name} on port {port} is configured for {other}
-        Set transparent: {transparent} on it, or apply the rules with -m {other}.""",
+        Set transparent: {transparent} on it, or run `capture apply --recorded -m {other}`.""",
     ("proxy-mode", "destination"): """\
         Envoy's listener {name} on port {port} does not use the original destination
         Set use_original_dst on it, or add the filter envoy.filters.listener.original_dst.""",
@@ -249,14 +253,17 @@ TEXTS: dict[tuple[str, str], str] = {
 }
 
 
+_RECORDED = re.compile(f"{APPLY_RECORDED[:-1]}( [^`]*)?`")
+
+
 def without_record(remedy: str) -> str:
     """Return a remedy for a namespace whose settings are not recorded."""
-    return remedy.replace(APPLY_RECORDED, APPLY_SETTINGS)
+    return _RECORDED.sub(lambda found: APPLY_SETTINGS + (f" and{found[1]}" if found[1] else ""), remedy)
 
 
 def for_machine(remedy: str) -> str:
     """Return a remedy for a machine that is captured itself."""
-    return remedy.replace(APPLY_RECORDED, f"{APPLY_RECORDED[:-1]} --allow-host`")
+    return _RECORDED.sub(lambda found: f"{found[0][:-1]} --allow-host`", remedy)
 
 
 class Cause(Value):

@@ -233,9 +233,7 @@ def _nftables(facts: HostFacts, driver: str, reason: str) -> BackendChoice:
 
         raise UnsupportedError(f"this kernel cannot load the module {', '.join(lacking)}", remedy_for(lacking))
     if facts.nf_tables is False:
-        raise UnsupportedError(
-            "this kernel has no nf_tables", "Load the module nf_tables, or use the legacy variant of iptables."
-        )
+        raise UnsupportedError("this kernel has no nf_tables", "Load the module nf_tables, or use iptables-legacy.")
     if driver == "libnftables" and not facts.libnftables:
         raise UnsupportedError(
             "the bindings of libnftables are not installed",

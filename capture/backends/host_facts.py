@@ -10,7 +10,7 @@ from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nf_tables.listing import FoundChain, read_chains, read_tables
-from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE
+from capture.backends.nf_tables.names import MODEL_TABLES, REJECT_TABLE
 from capture.backends.request import BackendRequest, flavours_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, IPV4, IPV6, Family

@@ -180,7 +180,6 @@ def _local_route_body(family: int, table: int, protocol: int) -> bytes:
 
 
 def _metrics(route: NetlinkSocket, family: int, table: int) -> list[int]:
-    """Return the metric of each route `local default dev lo` of the table."""
     wanted = table, 0, RTN_LOCAL, rtnetlink.LOOPBACK_INDEX
     routes = read_routes(route, family)
     return [each.metric for each in routes if (each.table, each.prefix, each.kind, each.interface) == wanted]

@@ -67,7 +67,9 @@ def _without_loopback(route: NetlinkSocket, families: tuple[Family, ...]) -> Ite
     for family in families:
         loopback = LOOPBACK_ADDRESSES[family]
         address = address_text(family, loopback.first)
-        if _leads_to_lo(route, address) or (family == IPV6 and not _has_global_ipv6(route)):
+        if _leads_to_lo(route, address) or (
+            family == IPV6 and all(each.is_link_local for each in _outer_addresses(route, IPV6))
+        ):  # few pods without a global address of IPv6 have ::1, either
             continue
         switch = "`sysctl -w net.ipv6.conf.lo.disable_ipv6=0`, then run " if family == IPV6 else ""
         yield Impediment(
@@ -89,13 +91,7 @@ def _leads_to_lo(route: NetlinkSocket, address: str) -> bool:
         return False
 
 
-def _has_global_ipv6(route: NetlinkSocket) -> bool:
-    """Return whether connections of IPv6 may be redirected at all; few pods without any have ::1, either."""
-    return not all(each.is_link_local for each in _outer_addresses(route, IPV6))
-
-
 def _outer_addresses(route: NetlinkSocket, family: Family) -> list[Network]:
-    """Return the addresses of the namespace apart from those of lo."""
     listed = read_addresses(route, FAMILY_NUMBERS[family])
     return [parse_address(address.address) for address in listed if address.interface != LOOPBACK_INDEX]
 
@@ -135,9 +131,9 @@ def _routes_elsewhere(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Imp
     """Yield the routes in the table of TPROXY that lead answers away: those to a network that are not local."""
     from capture.netlink.routing import RTN_LOCAL, read_routes  # TPROXY only
 
-    for each in read_routes(route, FAMILY_NUMBERS[policy.family]):
-        if each.table == policy.table and each.prefix and each.kind != RTN_LOCAL:
-            network = Network(policy.family, each.first, each.prefix)
+    for found_route in read_routes(route, FAMILY_NUMBERS[policy.family]):
+        if found_route.table == policy.table and found_route.prefix and found_route.kind != RTN_LOCAL:
+            network = Network(policy.family, found_route.first, found_route.prefix)
             yield Impediment(
                 "policy-route",
                 f"the route to {network} in table {policy.table} leads packets with mark {policy.mark:#x} away from the"

@@ -167,11 +167,11 @@ def stale(desired: Ruleset, live: Iterable[Ruleset], recorded: Iterable[PolicyRo
     )
 
 
-def remove(ruleset: Ruleset, kept: Ruleset | None = None) -> bool:
+def remove(ruleset: Ruleset, needed_still: Ruleset | None = None) -> bool:
     """Remove routes and addresses of the rule set, but those that another needs; return whether any was there."""
     if not ruleset.loopback_addresses and not ruleset.policy_routes:
         return False
-    needed = {(policy.family, policy.table) for policy in kept.policy_routes} if kept else set()
+    needed = {(policy.family, policy.table) for policy in needed_still.policy_routes} if needed_still else set()
     changed = False
     with open_route() as route:
         for policy in ruleset.policy_routes:

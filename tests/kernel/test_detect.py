@@ -9,7 +9,7 @@ from capture.backends.detect import decide, find_live_sets
 from capture.backends.host_facts import gather
 from capture.backends.iptables.restore import RestoreDriver
 from capture.backends.iptables.tables import legacy_tables
-from capture.backends.nftables.names import REJECT_TABLE
+from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.backends.nftables.netlink import NftablesNetlinkDriver as NativeDriver
 from capture.backends.request import BackendRequest
 from capture.errors import CaptureError

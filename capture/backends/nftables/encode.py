@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import expressions as make
+from capture.backends.nf_tables import native, sets
 from capture.backends.nf_tables.expressions import PORT_SIZE
 from capture.backends.nf_tables.messages import TableMessages
-from capture.backends.nftables import native, sets
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.netlink.attributes import BYTE_ORDER, attribute, text, u8, u16be, u32, u32be
