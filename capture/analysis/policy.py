@@ -68,10 +68,10 @@ def policy(situations: dict[Family, Situation], text_of: TextOf) -> list[Stateme
 
 def _rank(statement: Statement) -> tuple[bool, bool, bool, bool, bool, str]:
     """Return what orders lines: what apps send first, then the usual outcome, what bypasses the proxy, the unknown."""
-    fate, place = statement.fate, (statement.direction == INBOUND, statement.is_routine)
+    fate, group = statement.fate, (statement.direction == INBOUND, statement.is_routine)
     if fate is None:
-        return *place, True, True, True, ""
-    return *place, False, fate.port is None, fate.outcome != MAIN_OUTCOMES[statement.direction], fate.outcome
+        return *group, True, True, True, ""
+    return *group, False, fate.port is None, fate.outcome != MAIN_OUTCOMES[statement.direction], fate.outcome
 
 
 class _FamilyPolicy:
