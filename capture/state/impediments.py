@@ -27,16 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Literal
 
+    from capture.analysis.compiler import Direction
     from capture.model.routing import PolicyRoute
     from capture.netlink.policy_rules import PolicyRule
     from capture.netlink.sockets import NetlinkSocket
     from capture.state.sysctls import Sysctl
 
     ImpedimentKind = Literal["lo-down", "no-route", "policy-route", "sysctl"]
-    Direction = Literal["inbound", "outbound"]
-
-INBOUND: tuple[Direction, ...] = ("inbound",)
-OUTBOUND: tuple[Direction, ...] = ("outbound",)
 
 
 class Impediment(Value):
@@ -46,7 +43,7 @@ class Impediment(Value):
     message: str
     remedy: str
     family: Family | None = None
-    directions: tuple[Direction, ...] = INBOUND
+    directions: tuple[Direction, ...] = ("inbound",)
     """Of which connections captured traffic is lost: those of the pod, those that come in, or both."""
 
 
@@ -80,7 +77,7 @@ def _without_loopback(route: NetlinkSocket, families: tuple[Family, ...]) -> Ite
             f"Run {switch}`ip address replace {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo` in"
             " the pod's namespace. If the address is there: table local has to be first in `ip rule`.",
             family,
-            OUTBOUND,
+            ("outbound",),
         )
 
 
@@ -99,7 +96,7 @@ def _outer_addresses(route: NetlinkSocket, family: Family) -> list[Network]:
 
 
 LO_DOWN: Literal["lo-down"] = "lo-down"
-LOOPBACK_DOWN = Impediment(LO_DOWN, LO_IS_DOWN, SET_LO_UP, directions=INBOUND + OUTBOUND)
+LOOPBACK_DOWN = Impediment(LO_DOWN, LO_IS_DOWN, SET_LO_UP, directions=("inbound", "outbound"))
 
 
 def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:
