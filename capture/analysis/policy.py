@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule
 
-
 MAX_PARTS = 40
 """Lines for one outcome; those that are left out are counted."""
 NO_RULE = "no rule decides"
