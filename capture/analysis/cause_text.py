@@ -173,6 +173,7 @@ TEXTS: dict[tuple[str, str], str] = {
     ("foreign-rule", "circle"): """\
         a foreign rule sends the proxy's own connections (user {uid}) back to the proxy: {rule}
         Restrict it to other users than {uid}, or remove it.""",
+    ("foreign-rule", "mark"): f"a foreign rule changes a mark that the capture depends on: {{rule}}\n{RESTRICT_RULE}",
     ("foreign-rule", "untracked"): """\
         a foreign rule keeps the connection out of connection tracking, and {what}
         Remove the rule, or restrict it to what it is for: node-local DNS caches write such rules.""",

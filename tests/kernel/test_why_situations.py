@@ -295,6 +295,15 @@ BROKEN: dict[str, BrokenPod] = {
         goes="in",
         message="by a policy rule, or by rp_filter",
     ),
+    "rp_filter, TPROXY": BrokenPod(
+        "no-route",
+        TPROXY,
+        "sysctl -wq net.ipv4.conf.all.rp_filter=1; ip link add net1 type veth peer name net2;"
+        " ip link set net1 up; ip link set net2 up; ip route add {peer} dev net1",
+        goes="in",
+        transparent=True,
+        message="by a policy rule, or by rp_filter",
+    ),
     "neighbour discovery is dropped": BrokenPod(
         "filtered",
         breaks="ip6tables -A INPUT -p icmpv6 -j DROP",
