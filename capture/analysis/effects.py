@@ -281,14 +281,10 @@ class Comparison:
         return diagrams.any_of((of_users, of_others, diagrams.both(by_lo, of_ports)))
 
     def _by_proxy(self) -> int:
-        if self.situations[0].ruleset.transparent_verdicts:
-            groups = merge_ranges(proxy_ids(self.situations[0].ruleset, OwnerGid))
-            root = self.space.numbers(Field.UID, [(ROOT, ROOT)])
-            return self.diagrams.both(root, self.space.numbers(Field.GID, groups))
-        return self.diagrams.all_of(
-            self.space.numbers(level, merge_ranges(proxy_ids(self.situations[0].ruleset, kind)))
-            for kind, level in ((OwnerUid, Field.UID), (OwnerGid, Field.GID))
-        )
+        ruleset, numbers = self.situations[0].ruleset, self.space.numbers
+        users = [(ROOT, ROOT)] if ruleset.transparent_verdicts else merge_ranges(proxy_ids(ruleset, OwnerUid))
+        groups = merge_ranges(proxy_ids(ruleset, OwnerGid))
+        return self.diagrams.both(numbers(Field.UID, users), numbers(Field.GID, groups))
 
     def _calls_of_app(self) -> tuple[int, int]:
         """Return packets that begin a call to the app of what came in, over lo from PASSTHROUGH_SOURCE, and answers.

@@ -234,7 +234,7 @@ def onward_causes(live: Trace, verified: Callable[[], Verified], facts: PodFacts
         yield _circle(way, verified)
     elif is_over_lo and way.marked != live.transparent:
         # The mark of its calls stays with the connection, and leads the answers of the app to a transparent proxy.
-        yield from filter(None, [mark_cause(way, shown_rule) or drift_cause(way, verified())])
+        yield from filter(None, [mark_cause(way, shown_rule) or drift_cause(way, verified(), "mark")])
     elif is_over_lo and way.fate.replace(marked=False) != Fate("direct"):
         to = f"{address_text(packet.family, (way.address or packet.destination).first)} port {way.port}"
         if way.step is None or not is_own_chain(way.step.chain):  # else of a second set, which is a cause

@@ -337,6 +337,17 @@ BROKEN: dict[str, BrokenPod] = {
         of_pod=True,
         message="answers are taken for inbound connections",
     ),
+    "the mark of calls to the app is not kept": BrokenPod(
+        "rule-missing",
+        TPROXY,
+        "iptables -t mangle -D PREROUTING -p tcp -m mark --mark 0x539 -j CONNMARK --save-mark",
+        goes="in",
+        backend="iptables",
+        transparent=True,
+        of_pod=True,
+        has_traffic=False,
+        message="do not come back to the proxy: `-p tcp -m mark --mark 0x539 -j CONNMARK --save-mark",
+    ),
     "lo has lost its address": BrokenPod("no-route", breaks="ip address del 127.0.0.1/8 dev lo"),
     "a device drops what comes in": BrokenPod(
         "filtered",
