@@ -35,11 +35,10 @@ class AgentAwayError(Exception):
 def probe(fact: str) -> int:
     """Return the exit code of a probe, ``ready`` or ``live``: 0 if the agent is."""
     try:
-        return (
-            0 if request(os.environ.get("CAPTURE_AGENT_SOCKET", AGENT_SOCKET), {"get": "probe"}, 3.0).get(fact) else 1
-        )
+        answer = request(os.environ.get("CAPTURE_AGENT_SOCKET", AGENT_SOCKET), {"get": "probe"}, 3.0)
     except AgentAwayError:
         return 1
+    return 0 if answer.get(fact) else 1
 
 
 def pod(socket: str, identity: Identity, timeout: float = ANSWER_TIMEOUT) -> dict[str, Any] | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import click
 
-from capture.cli.options import CaptureCommand, CommandGroup, text_or_json
+from capture.cli.options import CommandGroup, command, format_option
 from capture.cli.parameter_types import ParameterType, number, one_of
 from capture.errors import EXIT_DRIFT, CaptureError
 from capture.report.output import print_json, warn
@@ -25,8 +25,6 @@ from cni.networks import PLUGIN, ListChoice
 from cni.plugin_files import BUNDLE_MARK, FileChange
 from cni.protocol import CniError
 from cni.runtimes import Runtime
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 INSTALL_EXAMPLES = """
 capture cni install --exclude-namespace kube-system
@@ -47,17 +45,6 @@ capture cni uninstall --grace 30            # pods that end just now can still b
 @click.group("cni", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def cni_group() -> None:
     """Put the CNI plugin on a node, look at it, or take it away."""
-
-
-def with_options(options: Sequence[Callable[[Function], Function]]) -> Callable[[Function], Function]:
-    """Return a decorator that adds options, in their order."""
-
-    def add(function: Function) -> Function:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return add
 
 
 def _in_entry(key: str, expected: str) -> ParameterType:
@@ -83,49 +70,48 @@ AGENT_POD = ParameterType(
     lambda pod: conf.is_label(pod["namespace"]) and pod["name_prefix"],
 )
 DIRECTORIES = [
-    click.option("--bin-dir", metavar="DIR",
+    click.Option(["--bin-dir"], metavar="DIR",
                  help="Where the container runtime looks for plugins."
                  f"  [default: {runtimes.BIN_DIR}, or the runtime's]"),
-    click.option("--conf-dir", metavar="DIR",
+    click.Option(["--conf-dir"], metavar="DIR",
                  help=f"Where it looks for network configurations.  [default: {runtimes.CONF_DIR}, or the runtime's]"),
 ]  # fmt: skip
 CHOICE = [
-    click.option("--runtime", "runtime_name", type=one_of("auto", "containerd", "crio"), default="auto",
+    click.Option(["--runtime", "runtime_name"], type=one_of("auto", "containerd", "crio"), default="auto",
                  show_default=True, help="The container runtime by whose rules the list is chosen."),
-    click.option("--network", metavar="NAME", default="",
+    click.Option(["--network"], metavar="NAME", default="",
                  help="Take the list of this network.  [default: the one that the container runtime takes]"),
 ]  # fmt: skip
 ENTRY = [
-    click.option("--own-config", type=LIST_NAME, metavar="[NAME]",
+    click.Option(["--own-config"], type=LIST_NAME, metavar="[NAME]",
                  is_flag=False, flag_value=OWN_CONFIG, default="",
                  help=f"Write a list of our own, {OWN_CONFIG} or NAME, that sorts before the one that is taken."),
-    click.option("--exclude-namespace", "exclude_namespaces", metavar="NAMESPACE", multiple=True,
+    click.Option(["--exclude-namespace", "exclude_namespaces"], metavar="NAMESPACE", multiple=True,
                  type=ParameterType(str, "a namespace of Kubernetes, such as kube-system", conf.is_label),
                  help="Kubernetes namespace whose pods are left alone; repeatable."),
-    click.option("--log-file", metavar="PATH", default=DEFAULT_FILE, show_default=True,
+    click.Option(["--log-file"], metavar="PATH", default=DEFAULT_FILE, show_default=True,
                  type=_in_entry("log_file", "the absolute path of a file, no device"),
                  help="Where the plugin logs to, on the node; the file is rotated at 10 MB. Empty: nowhere."),
-    click.option("--log-level", type=one_of(*LEVELS), help="How much is logged.  [default: info]"),
-    *(click.option(f"--{key.replace('_', '-')}", key, type=_in_entry(key, option.expected), metavar="NAME",
+    click.Option(["--log-level"], type=one_of(*LEVELS), help="How much is logged.  [default: info]"),
+    *(click.Option([f"--{key.replace('_', '-')}", key], type=_in_entry(key, option.expected), metavar="NAME",
                    help=option.help)
       for key, option in conf.CAPTURE_OPTIONS.items()),
 ]  # fmt: skip
 """The options of the plugin's entry, whichever program writes it."""
 SOURCES = [
-    click.option("--plugin", metavar="PATH",
+    click.Option(["--plugin"], metavar="PATH",
                  help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
-    click.option("--kubeconfig", type=_in_entry("kubeconfig", "an absolute path"), metavar="PATH",
+    click.Option(["--kubeconfig"], type=_in_entry("kubeconfig", "an absolute path"), metavar="PATH",
                  help="How the plugin reaches the API server: JSON, or YAML, which is converted."),
-    click.option("--pod-source", "pod_sources", type=one_of(*conf.POD_SOURCES), multiple=True,
+    click.Option(["--pod-source", "pod_sources"], type=one_of(*conf.POD_SOURCES), multiple=True,
                  help="Where facts about a pod come from; repeatable, in order."
                  "  [default: runtime, and kubernetes with a kubeconfig]"),
-    click.option("--agent-pod", type=AGENT_POD, metavar="NAMESPACE/PREFIX",
+    click.Option(["--agent-pod"], type=AGENT_POD, metavar="NAMESPACE/PREFIX",
                  help="Our node agent's pods, which are left alone: their namespace, and how their names begin."),
 ]  # fmt: skip
 
 
-@cni_group.command("install", cls=CaptureCommand, examples=INSTALL_EXAMPLES)
-@with_options([*DIRECTORIES, *CHOICE, *SOURCES, *ENTRY, text_or_json])
+@command(INSTALL_EXAMPLES, *DIRECTORIES, *CHOICE, *SOURCES, *ENTRY, format_option("text", "json"), group=cni_group)
 def install(
     bin_dir: str | None,
     conf_dir: str | None,
@@ -159,8 +145,7 @@ def install(
     return 0
 
 
-@cni_group.command("status", cls=CaptureCommand, examples=STATUS_EXAMPLES)
-@with_options([*DIRECTORIES, *CHOICE, text_or_json])
+@command(STATUS_EXAMPLES, *DIRECTORIES, *CHOICE, format_option("text", "json"), group=cni_group)
 def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network: str, form: str) -> int:
     """Print which list the runtime takes and why, and whether entry, plugin, kubeconfig and token are in order.
 
@@ -182,18 +167,15 @@ def status(bin_dir: str | None, conf_dir: str | None, runtime_name: str, network
     return 0 if state.works else EXIT_DRIFT
 
 
-@cni_group.command("uninstall", cls=CaptureCommand, examples=UNINSTALL_EXAMPLES)
-@with_options(DIRECTORIES)
-@click.option("--keep-plugin", is_flag=True, help="Keep the executable, which pods that run need when they end.")
-@click.option(
-    "--grace",
-    type=number(0, kind=float),
-    metavar="SECONDS",
-    default=5.0,
-    show_default=True,
-    help="How long runtimes may still call the plugin after its entry is gone.",
-)
-@text_or_json
+@command(
+    UNINSTALL_EXAMPLES,
+    *DIRECTORIES,
+    click.Option(["--keep-plugin"], is_flag=True, help="Keep the executable, which pods that run need when they end."),
+    click.Option(["--grace"], type=number(0, kind=float), metavar="SECONDS", default=5.0, show_default=True,
+                 help="How long runtimes may still call the plugin after its entry is gone."),
+    format_option("text", "json"),
+    group=cni_group,
+)  # fmt: skip
 def uninstall(bin_dir: str | None, conf_dir: str | None, grace: float, form: str, *, keep_plugin: bool) -> int:
     """Take the plugin's entry out of the network configuration, then remove the plugin.
 

@@ -187,11 +187,4 @@ def _checked_annotations(key: str, annotations: object) -> dict[str, str]:
 def is_label(text: str) -> bool:
     """Return whether a text can be the name of a namespace (RFC 1123, "label": 63 letters, digits, inner hyphens)."""
     plain = text.replace("-", "a")
-    return (
-        len(text) <= 63
-        and plain.isascii()
-        and plain.isalnum()
-        and plain == plain.lower()
-        and not text.startswith("-")
-        and not text.endswith("-")
-    )
+    return len(text) <= 63 and text == text.strip("-").lower() and text.isascii() and plain.isalnum()

@@ -187,17 +187,17 @@ def _give_back(network: ConfigurationFile, foreign: list[dict[str, Any]]) -> lis
     """Let the owner's file take the place of the list that was made from it; nothing if the list has changed since."""
     for suffix in SINGLE:
         owners = os.path.splitext(network.path)[0] + suffix
-        kept = kept_original(owners)
-        original = owners if os.path.lexists(owners) else kept
+        saved = kept_original(owners)
+        original = owners if os.path.lexists(owners) else saved
         if not os.path.lexists(original) or not _is_made_from(network, foreign, original, owners):
             continue
-        if original == kept:
-            shutil.move(kept, owners)  # runtimes read this one from now on
+        if original == saved:
+            shutil.move(saved, owners)  # runtimes read this one from now on
         try:
             atomic_files.remove(network.file)
         except ChangedMeanwhileError:
-            if original == kept:
-                shutil.move(owners, kept)  # the list is its owner's newest word
+            if original == saved:
+                shutil.move(owners, saved)  # the list is its owner's newest word
             raise
         return [FileChange(owners, "as it was"), FileChange(network.path, "removed")]
     return []

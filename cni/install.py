@@ -102,11 +102,7 @@ def main_network(conf_dir: str, choice: ListChoice = FIRST_BY_NAME) -> Configura
     lists = _foreign_lists(conf_dir)
     if lists:
         reasons = "; ".join(f"{os.path.basename(path)} {why}" for path, why in networks.choose(lists, choice).reasons)
-        raise InstallError(
-            conf_dir,
-            f"the container runtime would use none of these files: {reasons}",
-            "Repair one of these files first.",
-        )
+        raise InstallError(conf_dir, f"the runtime would use none of these: {reasons}", "Repair one of them first.")
     raise InstallError(
         conf_dir,
         f"no network configuration in it; expected a file ending with {', '.join(networks.READ_BY_RUNTIMES)}",

@@ -62,9 +62,7 @@ def _lock(file: int, directory: str) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise InstallError(
-                    directory, "another installer is at work in it", "Wait for it to end, and try again."
-                ) from None
+                raise InstallError(directory, "another installer is at work", "Wait for it to end.") from None
             time.sleep(0.02)
         else:
             return

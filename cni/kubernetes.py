@@ -101,9 +101,7 @@ def server_of(kubeconfig: Kubeconfig) -> https.UrlServer:
         raise unusable(kubeconfig.path, f"'server': invalid value {shown!r}: expected https://ADDRESS:PORT")
     if server.scheme == "http" and (kubeconfig.token or kubeconfig.token_file):
         raise unusable(
-            kubeconfig.path,
-            "'server' is http: the token could be read on the way",
-            "Use https in 'server', or leave the token out.",
+            kubeconfig.path, "'server' is http, which shows the token", "Use https in 'server', or leave the token out."
         )
     return server
 

@@ -174,9 +174,9 @@ def _desired_settings(request: Request, configuration: Configuration, log: Plugi
 
 def _warn_of_full_table(log: PluginLog) -> None:
     """Log that the node's table of connections is nearly full: once it is, the node drops the pod's new connections."""
-    from capture.state.tracked import read_counts
+    from capture.state.netns import read_tracked
 
-    tracked, most = read_counts()
+    tracked, most = read_tracked()
     if tracked <= most // 2:
         return
     from capture.analysis.pod_causes import is_nearly_full  # most nodes track few connections

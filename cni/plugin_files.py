@@ -59,9 +59,7 @@ def _original(source: str) -> str:
     """Return what is to be copied: a bundle, also for a file in it, or an executable without one."""
     executable = os.path.join(source, PLUGIN) if os.path.isdir(source) else source
     if not os.path.isfile(executable) or not os.access(executable, os.X_OK):
-        raise InstallError(
-            executable, f"expected the executable {PLUGIN}, or a directory with it", "Name it with --plugin PATH."
-        )
+        raise InstallError(executable, f"expected {PLUGIN}, or a directory with it", "Name it with --plugin PATH.")
     if os.path.isdir(source):
         return source
     file = os.path.realpath(source)

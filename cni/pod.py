@@ -119,9 +119,9 @@ def proxy_metadata(annotation: str) -> dict[str, str]:
 
 
 def _pairs_of_yaml(text: str) -> dict[str, str]:
-    """Return the pairs behind the word ``proxyMetadata``; of several with one name the first."""
+    """Return the pairs behind the key ``proxyMetadata``; of several with one name the first."""
     lines = [line.partition(" #")[0].rstrip() for line in text.splitlines() if not line.lstrip().startswith("#")]
-    before, _, behind = "\n".join(filter(None, lines)).partition(METADATA)
+    before, behind = _around_key("\n".join(filter(None, lines)))
     first, *lines = behind.lstrip("\"' :").split("\n")
     if "{" not in first:
         depth = _indent(before.rpartition("\n")[2])  # the block ends at a line that is no deeper than its name
@@ -132,6 +132,15 @@ def _pairs_of_yaml(text: str) -> dict[str, str]:
         if colon:
             pairs.setdefault(_unquoted(name), _unquoted(value))
     return pairs
+
+
+def _around_key(text: str) -> tuple[str, str]:
+    """Return what is before and behind the key ``proxyMetadata``; values and other keys may have the word, too."""
+    before, found, behind = text.partition(METADATA)
+    while found and not (before[-1:] in ("", *" \n\"'{,") and behind.lstrip("\"' ").startswith(":")):
+        passed, found, behind = behind.partition(METADATA)
+        before += METADATA + passed
+    return before, behind
 
 
 def _indent(line: str) -> int:

@@ -12,7 +12,7 @@ from capture import operations
 from capture.backends import detect
 from capture.errors import EXIT_DONE, ConfigurationError, UnsupportedError
 from capture.report import listings
-from capture.report.applied_text import applied_text, cut_by_cleaning, start_line
+from capture.report.applied_text import applied_text, start_line
 from capture.report.output import run_to_exit_code
 from capture.settings import options
 from capture.settings.config import resolve
@@ -128,7 +128,7 @@ def _clean(settings: Settings, namespace: str | None, printer: Printer) -> None:
         printer.show("would remove our rules among these\n" if dumped.live_sets else "nothing to remove")
         printer.show(listings.table([*listings.parts(dumped)], None, is_whole=True).removesuffix("\n"))
         return
-    printer.warn(cut_by_cleaning(namespace))
+    printer.warn(operations.cut_by_cleaning(namespace))
     removed = operations.clean(
         namespace, allow_host=settings[options.ALLOW_HOST], warn=lambda warning: printer.warn([warning])
     )

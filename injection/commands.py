@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
+from contextlib import suppress
 
 import click
 
-from capture.cli.options import CaptureCommand, text_or_json
+from capture.cli.options import CaptureCommand
 from capture.cli.parameter_types import one_of
 from capture.errors import EXIT_DONE
 from capture.model.values import Value
@@ -96,7 +98,9 @@ class InjectionRequest(Value):
     show_default=True,
     help="Of the policy: v1 from Kubernetes 1.36; v1beta1 in 1.34 and 1.35, with its feature gate.",
 )
-@text_or_json
+@click.option(
+    "--format", "form", type=one_of("text", "json"), default="text", show_default=True, help="How to print it."
+)
 def inject(
     filenames: tuple[str, ...],
     output: str | None,
@@ -213,13 +217,29 @@ def _write(texts: list[str], output: str | None, form: str, workloads: Sequence[
         sys.stdout.buffer.flush()
     if output is None:
         return
-    temporary = f"{output}.{os.getpid()}.tmp"
+    try:
+        _put(data, output)
+    except OSError as error:
+        raise InjectionError(f"cannot write {output}: {error.strerror}") from None
+
+
+def _put(data: bytes, output: str) -> None:
+    """Replace a file as a whole, with its mode; a pipe or a device, such as /dev/stdout, is written to."""
+    if os.path.exists(output) and not os.path.isfile(output):
+        with open(output, "wb") as file:
+            file.write(data)
+        return
+    path = os.path.realpath(output)
+    temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
             file.write(data)
-        os.replace(temporary, output)
-    except OSError as error:
-        raise InjectionError(f"cannot write {output}: {error.strerror}") from None
+        with suppress(FileNotFoundError):
+            os.chmod(temporary, stat.S_IMODE(os.stat(path).st_mode))
+        os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
 
 
 def _joined(texts: list[str]) -> str:

@@ -34,6 +34,8 @@ MERGE_KEYS = {"env": "name", "ports": "containerPort", "volumeMounts": "mountPat
 LISTS = ("initContainers", "containers", "volumes")
 ALTERNATIVES = (("exec", "grpc", "httpGet", "sleep", "tcpSocket"), ("value", "valueFrom"))
 """Of these fields of a probe or hook, and of a variable, one may be there (core/v1)."""
+CONTRADICTED = (("privileged", True, "allowPrivilegeEscalation"), ("runAsUser", 0, "runAsNonRoot"))
+"""Fields of a security context with the value that does not go with what we set in another."""
 
 
 class InjectionPlan(Value):
@@ -179,11 +181,16 @@ class _Planner:
 
 
 def merged(added: Any, users: Any) -> Any:
-    """Return our container with the user's fields on top; lists are merged by name, ``image: auto`` keeps our image."""
+    """Return our container with the user's fields on top; lists are merged by name, ``image: auto`` keeps our image.
+
+    A null is as good as absent, here as in Kubernetes.
+    """
+    users = {key: value for key, value in users.items() if value is not None}
     replaced = {key for fields in ALTERNATIVES if not users.keys().isdisjoint(fields) for key in fields}
+    replaced |= {ours for field, value, ours in CONTRADICTED if field in users and users[field] == value}
     result = copy.deepcopy({key: value for key, value in added.items() if key not in replaced})
     for key, value in users.items():
-        if key == "image" and value == AUTO:
+        if key == "image" and value in (AUTO, ""):
             continue
         if isinstance(value, dict) and isinstance(result.get(key), dict):
             result[key] = merged(result[key], value)

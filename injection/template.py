@@ -104,6 +104,12 @@ def read_fragment(name: str) -> Fragment:
             raise fields.error(key, "expected a name in each")
     fragment = Fragment(tuple(lists["initContainers"]), tuple(lists["containers"]), tuple(lists["volumes"]))
     proxies = [each for each in (*fragment.init_containers, *fragment.containers) if each["name"] == PROXY_CONTAINER]
+    names = [each["name"] for each in (*fragment.init_containers, *fragment.containers)]
+    taken = next(
+        (each for each in names if each in (INIT_CONTAINER, VALIDATION_CONTAINER) or names.count(each) > 1), None
+    )
+    if taken not in (None, PROXY_CONTAINER):
+        raise InjectionError(f"{origin_of(name)}: the name {taken} is taken: expected each name once, and none of ours")
     if len(proxies) != 1:
         raise InjectionError(f"{origin_of(name)}: expected one container {PROXY_CONTAINER}, found {len(proxies)}")
     if not proxies[0].get("image"):

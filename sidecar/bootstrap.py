@@ -62,8 +62,10 @@ def read_mesh_objects(documents: Sequence[Document]) -> MeshObjects:
 def _refuse_duplicates(documents: Sequence[Document]) -> None:
     seen: dict[str, str] = {}
     for document in documents:
-        if document.name and seen.setdefault(document.name, document.origin) != document.origin:
+        if document.name in seen:
             raise FieldError(document.origin, "metadata.name", f"given twice; the first is in {seen[document.name]}")
+        if document.name:
+            seen[document.name] = document.origin
 
 
 def _refuse_shared_addresses(services: Iterable[Service]) -> None:

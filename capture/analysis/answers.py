@@ -30,29 +30,29 @@ def answers(live: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packe
 
     By the way of the connection's first packet; nothing where its source is unknown.
     """
-    sent = live.packet
-    if sent.source is None:
+    packet = live.packet
+    if packet.source is None:
         return
     back = Packet(
-        sent.protocol,
-        sent.source,
-        sent.source_port or USUAL_SOURCE_PORT,
+        packet.protocol,
+        packet.source,
+        packet.source_port or USUAL_SOURCE_PORT,
         connection_mark=live.connection_mark,
         state="ESTABLISHED",
         is_answer=True,
     )
     is_of_proxy = live.outcome in TO_PROXY
-    called = LOOPBACK_ADDRESSES[sent.family] if is_of_proxy and not sent.in_interface else sent.destination
-    port = sent.port if live.transparent else live.port
+    called = LOOPBACK_ADDRESSES[packet.family] if is_of_proxy and not packet.in_interface else packet.destination
+    port = packet.port if live.transparent else live.port
     owner = back.replace(source=called, source_port=port, uid=uid, gid=gid)
-    if sent.in_interface:
-        yield owner.replace(out_interface=sent.in_interface)
-    elif live.outcome == "direct" and sent.out_interface != LOOPBACK:
-        called_at = live.address or sent.destination
-        yield back.replace(source=called_at, source_port=port, in_interface=live.interface or sent.out_interface)
+    if packet.in_interface:
+        yield owner.replace(out_interface=packet.in_interface)
+    elif live.outcome == "direct" and packet.out_interface != LOOPBACK:
+        called_at = live.address or packet.destination
+        yield back.replace(source=called_at, source_port=port, in_interface=live.interface or packet.out_interface)
     else:
         yield owner.replace(out_interface=LOOPBACK)
-        yield back.replace(source=sent.destination, source_port=sent.port, in_interface=LOOPBACK)
+        yield back.replace(source=packet.destination, source_port=packet.port, in_interface=LOOPBACK)
 
 
 def sent_on(live: Trace, uid: int, gid: int) -> Packet | None:
@@ -136,8 +136,8 @@ def _keeps_marks(step: Step) -> bool:
 
 def untracking_step(live: Trace) -> Step | None:
     """Return the foreign rule that keeps a packet out of connection tracking; None if it is tracked."""
-    found = (step for step in live.path if isinstance(meaning(step.rule), Untrack) and not is_own(step))
-    return None if live.is_tracked else next(found, None)
+    untracking = (step for step in live.path if isinstance(meaning(step.rule), Untrack) and not is_own(step))
+    return None if live.is_tracked else next(untracking, None)
 
 
 def is_own(step: Step) -> bool:

@@ -178,13 +178,13 @@ def _with_one_list(rule: model.Rule) -> Iterator[model.Rule]:
 
 def _list_of(rule: model.Rule) -> Listed | None:
     """Return the first list of a rule; none of one that tests something unknown."""
-    found: Listed | None = None
+    listed: Listed | None = None
     for match in rule.matches:
         if isinstance(match, model.UnknownMatch):
             return None
-        if found is None and isinstance(match, SPREAD_OVER_RULES) and not match.negated:
-            found = match
-    return found
+        if listed is None and isinstance(match, SPREAD_OVER_RULES) and not match.negated:
+            listed = match
+    return listed
 
 
 def _one_form(run: list[tuple[model.Rule, Listed]]) -> Iterator[model.Rule]:

@@ -6,6 +6,8 @@ fault, its second one the remedy. Words in braces are filled in where the cause 
 
 from __future__ import annotations
 
+import re
+
 from capture.model.conventions import APPLY_RECORDED, LO_IS_DOWN, NO_IPV4, NOTHING_APPLIED, SET_LO_UP
 from capture.model.values import Value
 
@@ -18,24 +20,19 @@ REAPPLY_OR_RECREATE = f"{REAPPLY}, or recreate the pod."
 APPLY_SETTINGS = "`capture apply` with the pod's settings"
 """What to run where no settings are recorded, and they are known to people alone."""
 REMOVE_RULE = "Remove the rule, or let its program put it behind ours."
-BOTH_FAMILIES = "Apply with --ip-families both, or --dual-stack; the proxy must listen on it, too."
+BOTH_FAMILIES = "Run `capture apply --recorded --ip-families both`; the proxy must listen on it, too."
 SOCKET_LB = "socket load balancing of {owner}"
 SERVICE_UNSEEN = "so that the proxy does not see the service's address"
 EXCEPT_PODS = "With Cilium: set socketLB.hostNamespaceOnly=true, which leaves the connections of pods as they are."
-WRONG_USER = (
-    "the listener on port {port} runs as user {uid}, and the rules leave out user {expected}:"
-    " what the proxy sends is captured again"
-)
+WRONG_USER = "the listener on port {port} runs as user {uid}, not {expected}: what the proxy sends is captured again"
 LEFT_ALONE = "the CNI plugin left pod {pod} alone at {time}: {reason}"
 RECREATE = (
     "Recreate the pod, so that istio-init or the CNI plugin captures it; `capture cni status` looks at the node."
     " For a pod that runs: `capture apply`."
 )
-KATA_CONTAINERS = "so does Kata Containers, whose pods have a network stack in a virtual machine"
 SET_DNS_CAPTURE = "set ISTIO_META_DNS_CAPTURE=true in the proxy's environment (proxyMetadata in proxy.istio.io/config)"
 FILTER_WRITERS = "NetworkPolicy agents and firewalls in the pod's namespace write such rules."
 ACCEPT_LO = "(`-i lo -j ACCEPT`, at OUTPUT `-o lo`)"
-MODE_ANNOTATION = "annotation sidecar.istio.io/interceptionMode sets both."
 RULES_DIFFER = "the live rules differ from the applied ones; {first}{others}"
 RESTORE_RULES = f"{REAPPLY}, or recreate the pod; `capture verify` has every difference."
 REMOVE_IT = f"{REAPPLY}, which removes it; `capture verify` has every difference."
@@ -47,10 +44,6 @@ RESTRICT_RULE = "Remove the rule, or restrict it to what it is for."
 RESTRICT_DIVERTING_RULE = f"{RESTRICT_RULE[:-1]}; `capture verify` has the packets that it diverts."
 CANNOT_BE_TOLD = "so that it cannot be told whether a rule of the capture is missing"
 NAME_SETTINGS = "Give the pod's settings as options of `capture why`, or run this where the rules were applied."
-REWRITE_RECORD = (
-    "Run `capture apply {options}`, if these are the pod's settings{fit}: it writes the record anew."
-    " Or recreate the pod."
-)
 
 TEXTS: dict[tuple[str, str], str] = {
     # The whole pod.
@@ -74,8 +67,8 @@ TEXTS: dict[tuple[str, str], str] = {
     ("interface-missing", ""): """\
         the excluded interface {name} does not exist; there are: {present}
         Correct --istio-exclude-interfaces, or the annotation excludeInterfaces.""",
-    ("ingress-filter", ""): f"""\
-        a filter (tc) sends what comes in by {{name}} to {{target}}, before any rule: {KATA_CONTAINERS}
+    ("ingress-filter", ""): """\
+        a filter (tc) sends what comes in by {name} to {target}, before any rule, as Kata Containers does
         Leave the pod out of the mesh, or run it with a runtime that uses the pod's network namespace.""",
     ("conntrack-full", ""): """\
         the conntrack table is nearly full: {tracked} of {max_tracked} connections
@@ -131,7 +124,9 @@ TEXTS: dict[tuple[str, str], str] = {
     ("rule-missing", "circle"): f"{PROXY_LOOP}: `{{rule}}` is missing\n{RESTORE_RULES}",
     ("rule-missing", "circle, any"): f"{PROXY_LOOP}: no rule leaves it out\n{RESTORE_RULES}",
     ("no-record", ""): f"no record here, {CANNOT_BE_TOLD}\n{NAME_SETTINGS}",
-    ("no-record", "damaged"): f"{{fault}}, {CANNOT_BE_TOLD}\n{REWRITE_RECORD}",
+    ("no-record", "damaged"): f"""\
+        {{fault}}, {CANNOT_BE_TOLD}
+        Run `capture apply {{options}}`, if these are the pod's settings{{fit}}, or recreate the pod.""",
     ("no-record", "no jump"): "without a record: {what} is captured; a rule may be missing\n{remedy}",
     ("second-set", ""): f"a second set of capture rules is in {{place}}\n{REMOVE_OTHER_SETS}",
     ("second-set", "decides"): f"""\
@@ -152,14 +147,16 @@ TEXTS: dict[tuple[str, str], str] = {
         {{family}} is not captured in this pod, and --other-family reject refuses its TCP
         {BOTH_FAMILIES} With --other-family pass it bypasses the proxy.""",
     ("family-not-captured", "pod"): f"all addresses of the pod are {{family}}, which is not captured\n{BOTH_FAMILIES}",
-    ("family-not-captured", "note"): "{note}\nApply with --ip-families both, if it should be captured.",
+    ("family-not-captured", "note"): "{note}\nTo capture it, run `capture apply --recorded --ip-families both`.",
     ("dns-not-captured", "server"): """\
         DNS is captured for the pod's own name servers alone, and {server} is none of them
-        Apply with --capture-all-dns too, if look-ups at other servers should be captured.""",
+        To capture look-ups at other servers, run `capture apply --recorded --redirect-dns --capture-all-dns`.""",
     ("dns-not-captured", "no server"): """\
         DNS is captured for known name servers alone, and none was known when the rules were applied
-        Apply with --capture-all-dns too, or from within the pod, whose resolv.conf names the servers.""",
-    ("dns-not-captured", ""): f"DNS is not captured\nApply with --redirect-dns; in Kubernetes, {SET_DNS_CAPTURE}.",
+        Run `capture apply --recorded --redirect-dns --capture-all-dns`, or apply it within the pod.""",
+    ("dns-not-captured", ""): f"""\
+        DNS is not captured
+        Run `capture apply --recorded --redirect-dns --capture-all-dns`; in Kubernetes, {SET_DNS_CAPTURE}.""",
     ("not-tcp", ""): """\
         only TCP is captured (and DNS, if that is on), and this is {protocol}
         Nothing to do; a NetworkPolicy can forbid what must not bypass the proxy.""",
@@ -214,16 +211,16 @@ TEXTS: dict[tuple[str, str], str] = {
     # The proxy's listeners.
     ("not-listening", ""): """\
         no process listens on {port}, to which {kind} connections are sent
-        Start the proxy, or find out why it ended: kubectl logs POD -c istio-proxy. Without one: `capture clean`.""",
+        Start the proxy, or see why it ended: kubectl logs POD -c istio-proxy. Without a proxy: `capture clean`.""",
     ("not-listening", "other ports"): """\
         no process listens on {port}, to which {kind} connections are sent; the proxy's user listens on {others}
-        Apply the rules with the proxy's ports (-p, -z), or read kubectl logs POD -c istio-proxy.""",
+        Give its ports to `capture apply --recorded -p PORT -z PORT`, or read kubectl logs POD -c istio-proxy.""",
     ("not-listening", "full"): """\
         the proxy does not accept: {waiting} connections wait on {port}, and the kernel takes no more
         Find out why it hangs (kubectl logs POD -c istio-proxy, its CPU limit), or restart it.""",
     ("not-listening", "DNS"): f"""\
         no process listens on {{port}}, to which DNS is sent; the proxy runs, and listens on tcp {{others}}
-        Apply the rules without --redirect-dns, or {SET_DNS_CAPTURE}.""",
+        S{SET_DNS_CAPTURE[1:]}; or `capture apply --recorded --redirect-dns=false --capture-all-dns=false`.""",
     ("not-listening", "app"): """\
         the application listens on {bound} port {port} alone, and the proxy calls it at {arrive}: refused
         Let it listen on 0.0.0.0; in Istio, a Sidecar may name 127.0.0.1 as defaultEndpoint.""",
@@ -238,19 +235,19 @@ TEXTS: dict[tuple[str, str], str] = {
         Give the listener an address of {family}, or capture the other family only (--ip-families).""",
     ("proxy-wrong-user", ""): f"""\
         {WRONG_USER}
-        Run it as user {{expected}} (runAsUser), or apply with --proxy-uid {{uid}}. An app needs another port.""",
+        Run it as {{expected}}, or run `capture apply --recorded --proxy-uid {{uid}}`. An app needs another port.""",
     ("proxy-wrong-user", "TPROXY"): f"""\
         {WRONG_USER}
         Run the proxy as root, with group {{groups}} (runAsUser, runAsGroup).""",
-    ("proxy-mode", ""): f"""\
-        the rules use {{mode}}, and the listener on port {{port}} is configured for {{other}} ({{kind}})
-        Configure the proxy for {{mode}}, or apply the rules with -m {{other}}: {MODE_ANNOTATION}""",
+    ("proxy-mode", ""): """\
+        the rules use {mode}, and the listener on port {port} is configured for {other} ({kind})
+        Configure the proxy for {mode}, or run `capture apply --recorded -m {other}`; interceptionMode sets both.""",
     ("proxy-mode", "one port"): """\
         inbound and outbound connections are sent to one port, {port}: the proxy cannot tell them apart
-        Apply the rules with different ports (-p, -z).""",
+        Give different ports to `capture apply --recorded -p PORT -z PORT`.""",
     ("proxy-mode", "Envoy"): """\
         the rules use {mode}, and Envoy's listener {name} on port {port} is configured for {other}
-        Set transparent: {transparent} on it, or apply the rules with -m {other}.""",
+        Set transparent: {transparent} on it, or run `capture apply --recorded -m {other}`.""",
     ("proxy-mode", "destination"): """\
         Envoy's listener {name} on port {port} does not use the original destination
         Set use_original_dst on it, or add the filter envoy.filters.listener.original_dst.""",
@@ -260,14 +257,17 @@ TEXTS: dict[tuple[str, str], str] = {
 }
 
 
+_RECORDED = re.compile(f"{APPLY_RECORDED[:-1]}( [^`]*)?`")
+
+
 def without_record(remedy: str) -> str:
     """Return a remedy for a namespace whose settings are not recorded."""
-    return remedy.replace(APPLY_RECORDED, APPLY_SETTINGS)
+    return _RECORDED.sub(lambda found: APPLY_SETTINGS + (f" and{found[1]}" if found[1] else ""), remedy)
 
 
 def for_machine(remedy: str) -> str:
     """Return a remedy for a machine that is captured itself."""
-    return remedy.replace(APPLY_RECORDED, f"{APPLY_RECORDED[:-1]} --allow-host`")
+    return _RECORDED.sub(lambda found: f"{found[0][:-1]} --allow-host`", remedy)
 
 
 class Cause(Value):

@@ -86,8 +86,8 @@ def _answer_cause(live: Trace, text_of: TextOf) -> Cause | None:
 
 def zone_of(live: Trace) -> int:
     """Return the zone in which the pod tracks what it sends: of the first rule that sets one (xt_ct.c, nft_ct.c)."""
-    sent = (step for step in live.path if step.certain and step.base_chain and step.base_chain.hook == OUTPUT)
-    return next((step.rule.verdict.zone for step in sent if isinstance(step.rule.verdict, SetZone)), 0)
+    steps_out = (step for step in live.path if step.certain and step.base_chain and step.base_chain.hook == OUTPUT)
+    return next((step.rule.verdict.zone for step in steps_out if isinstance(step.rule.verdict, SetZone)), 0)
 
 
 def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
@@ -183,8 +183,8 @@ def mark_cause(live: Trace, text_of: TextOf) -> Cause | None:
 
 def drop_of_connection(live: Trace, text_of: TextOf, what: str = "the packet") -> Cause:
     """Return why a packet is dropped; ``unjudged`` where a rule that cannot be judged may accept it before."""
-    found = drop_cause(live, text_of, what=what)
-    return cause("unjudged", "drop", where=found.where, drop=found.message) if live.may_be_spared else found
+    dropped = drop_cause(live, text_of, what=what)
+    return cause("unjudged", "drop", where=dropped.where, drop=dropped.message) if live.may_be_spared else dropped
 
 
 def _redirect_ports(live: Trace, other_traces: Iterable[Trace]) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ANYTHING = "anything"
 """The value after a verdict that is not understood, which may have done anything."""
 NEEDS_TRACKING = (model.ConnectionState, model.ConnectionMark)
-OF_CONNECTIONS = (model.SaveMark, model.RestoreMark)
+OF_CONNECTIONS = (model.SaveMark, model.RestoreMark)  # idle before connection tracking
 OF_TRACKING = (Untrack, model.SetZone)
 CHANGES: dict[type, type] = {**model.MARKS_CHANGED, **dict.fromkeys(OF_TRACKING, model.ConnectionState)}
 """Verdicts after which a packet goes on changed, each with the match that tests what it changes."""
@@ -60,7 +60,7 @@ class ChainCompiler:
     def node(self) -> int:
         """Return the fates of packets that enter the chain."""
         rules = list(enumerate(self.chain.rules_for(self.space.family), 1))
-        found = self.fall_through
+        node = self.fall_through
         while rules:
             start = len(rules)
             tested: set[type] = set()
@@ -69,12 +69,12 @@ class ChainCompiler:
                 tested.update(map(type, rules[start][1].matches))
             end = min(start, len(rules) - 1)
             if len(rules) - start >= MIN_RUN:
-                found = self._run(rules[start:], found)
+                node = self._run(rules[start:], node)
             else:
-                for each in reversed(rules[end:]):
-                    found = self._step(*each, found)
+                for rule_before in reversed(rules[end:]):
+                    node = self._step(*rule_before, node)
             del rules[end:]
-        return found
+        return node
 
     def _may_be_listed(self, rule: model.Rule, tested: set[type]) -> bool:
         """Return whether a rule changes nothing that later rules match, so that all can be judged at once."""
@@ -103,8 +103,8 @@ class ChainCompiler:
             then = self._then(verdict, self.path.reason(self, f"{position}", rule), after)
         occurrence, is_native = self._occurrence(position), self.base_chain.is_native
         early = [each for each in rule.matches if isinstance(each, NEEDS_TRACKING) and not self.is_tracked]
-        others = rule.replace(matches=tuple(each for each in rule.matches if each not in early)) if early else rule
-        matched = self.space.rule(others, occurrence, is_native=is_native, is_mapped=self.is_mapped)
+        later = rule.replace(matches=tuple(each for each in rule.matches if each not in early)) if early else rule
+        matched = self.space.rule(later, occurrence, is_native=is_native, is_mapped=self.is_mapped)
         return self.diagrams.choose(self.diagrams.all_of((matched, *map(self._holds_untracked, early))), then, after)
 
     def _before_tracking(self, verdict: Meaning, after: int) -> int:
@@ -160,10 +160,10 @@ class ChainCompiler:
         if len(leaves) > MAX_CASES:
             raise TooLargeError
         for leaf in leaves:
-            found = after
+            node = after
             for verdict, reason in reversed(self.compiler.lists.verdicts(leaf)):
-                found = self._then(verdict, reason, found)
-            functions[leaf] = found
+                node = self._then(verdict, reason, node)
+            functions[leaf] = node
         return self.space.switches.chosen(lists, functions)
 
     def _listed(self, rules: Sequence[tuple[int, model.Rule]]) -> int:
@@ -172,13 +172,13 @@ class ChainCompiler:
         first = rules[0][0]
         where = (self.base_chain.table, self.chain.name, first, self.is_tracked)
         key = self.stage.chosen_by, where if is_known else (self._occurrence(first), self.is_mapped)
-        found = self.compiler.listed.get(key)
-        if found is None:
-            kept = [(position, rule) for position, rule in rules if not isinstance(meaning(rule), model.NO_EFFECT)]
-            place = f"{first}-{rules[-1][0]}"
-            boxes = [self._box(position, rule, self.path.reason(self, place, rule)) for position, rule in kept]
-            found = self.compiler.listed[key] = self.compiler.lists.diagram(boxes)
-        return found
+        lists = self.compiler.listed.get(key)
+        if lists is None:
+            deciding = [(position, rule) for position, rule in rules if not isinstance(meaning(rule), model.NO_EFFECT)]
+            positions = f"{first}-{rules[-1][0]}"
+            boxes = [self._box(position, rule, self.path.reason(self, positions, rule)) for position, rule in deciding]
+            lists = self.compiler.listed[key] = self.compiler.lists.diagram(boxes)
+        return lists
 
     def _box(self, position: int, rule: model.Rule, reason: Reason | None) -> Box:
         ranges: dict[int, Ranges] = {}
@@ -202,7 +202,7 @@ def is_about_tracking(rule: model.Rule) -> bool:
     return decides or any(isinstance(match, NEEDS_TRACKING) for match in rule.matches)
 
 
-def _common(some: Ranges, others: Ranges) -> Ranges:
+def _common(some: Ranges, other_ranges: Ranges) -> Ranges:
     """Return what lies in ranges of both."""
-    common = ((max(a, c), min(b, d)) for a, b in some for c, d in others)
+    common = ((max(a, c), min(b, d)) for a, b in some for c, d in other_ranges)
     return sorted((first, last) for first, last in common if first <= last)

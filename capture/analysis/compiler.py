@@ -13,11 +13,10 @@ from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import Either, Goto, MapSource, Translate, meaning
 from capture.analysis.outcome import Fate, Held, redirect_outcome
 from capture.analysis.rerouting import routed_marks
-from capture.analysis.space import NONE, OF_PROTOCOL, Field, PacketSpace, gathered
-from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS
+from capture.analysis.space import NONE, OF_PROTOCOL, Field, PacketSpace
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge, merge_ranges
-from capture.model.packet import LOOPBACK
+from capture.model.packet import LOOPBACK, NAT_STATES, OF_KNOWN_CONNECTIONS
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -110,9 +109,9 @@ class Compiler:
             self._changing[key] = frozenset()  # should it lead to itself
             chain = self.chain_of(contents, name)
             verdicts = [meaning(rule) for rule in (chain.rules if chain else ())]
-            found = {CHANGES[type(verdict)] for verdict in verdicts if type(verdict) in CHANGES}
+            kinds = {CHANGES[type(verdict)] for verdict in verdicts if type(verdict) in CHANGES}
             targets = {verdict.chain for verdict in verdicts if isinstance(verdict, model.Jump | Goto)}
-            self._changing[key] = frozenset(found.union(*(self.changes(contents, target) for target in targets)))
+            self._changing[key] = frozenset(kinds.union(*(self.changes(contents, target) for target in targets)))
         return self._changing[key]
 
 
@@ -134,41 +133,41 @@ class PathCompiler:
     def root(self) -> int:
         """Return the function of packets as they come in or are sent."""
         is_inbound = self._direction == INBOUND
-        found = self._at_hook("in" if is_inbound else "out", Held())
+        node = self._at_hook("in" if is_inbound else "out", Held())
         if self.compiler.is_tracking_told:
-            found = self.noted(found, self.has_zone, 0)
-            ways = [self.noted(found, self.untracked, number) for number in (1, 0)]
-            found = self.diagrams.choose(self.space.state_in("UNTRACKED"), *ways)
-        found = self.switches.restricted(found, Field.OUT if is_inbound else Field.IN, NONE)
+            node = self.noted(node, self.has_zone, 0)
+            ways = [self.noted(node, self.untracked, number) for number in (1, 0)]
+            node = self.diagrams.choose(self.space.state_in("UNTRACKED"), *ways)
+        node = self.switches.restricted(node, Field.OUT if is_inbound else Field.IN, NONE)
         first = self.space.renamed("first", "mark")
-        return self.switches.moved(found, first, "first is mark") if self.routed else found
+        return self.switches.moved(node, first, "first is mark") if self.routed else node
 
     def _at_hook(self, leg: Leg, held: Held) -> int:
         """Return the fates of packets at a hook; where it is unknown which chain is first, by a truth value."""
-        found = {
+        nodes = {
             tuple(sorted(firsts.items())): self._at_base_chain(Stage(leg, order, 0, held))
             for order, (firsts, _) in enumerate(self.compiler.orders[leg])
         }
-        while len(found) > 1:
+        while len(nodes) > 1:
             merged = {}
-            for firsts, node in found.items():
+            for firsts, node in nodes.items():
                 *others, (number, is_first) = firsts
                 if is_first:
                     is_before = self.space.unknown(("order", number), "the order of foreign chains")
-                    merged[tuple(others)] = self.diagrams.choose(is_before, node, found[(*others, (number, False))])
-            found = merged
-        (node,) = found.values()
+                    merged[tuple(others)] = self.diagrams.choose(is_before, node, nodes[(*others, (number, False))])
+            nodes = merged
+        (node,) = nodes.values()
         return node
 
     def _at_base_chain(self, stage: Stage) -> int:
         """Return the fates of packets that have come to one of the base chains."""
-        found = self._known.get(stage)
-        if found is None:
+        node = self._known.get(stage)
+        if node is None:
             base_chains = self.compiler.orders[stage.leg][stage.order][1]
             at_end = stage.number == len(base_chains)
-            found = self._after_hook(stage) if at_end else self._through_base_chain(base_chains[stage.number], stage)
-            self._known[stage] = found
-        return found
+            node = self._after_hook(stage) if at_end else self._through_base_chain(base_chains[stage.number], stage)
+            self._known[stage] = node
+        return node
 
     def _after_hook(self, stage: Stage) -> int:
         """Return the fates of packets behind the base chains of a hook."""
@@ -203,10 +202,10 @@ class PathCompiler:
 
     def _over_lo(self, held: Held) -> int:
         """Return the fates of packets that come in again over lo, where they have no socket any more."""
-        found = self._at_hook("lo", held)
+        node = self._at_hook("lo", held)
         for level, number in ((Field.IN, self.lo), (Field.OUT, NONE), (Field.UID, NONE), (Field.GID, NONE)):
-            found = self.switches.restricted(found, level, number)
-        return found
+            node = self.switches.restricted(node, level, number)
+        return node
 
     def _is_for_the_pod(self) -> int:
         """Return packets to the pod's own addresses, which came in from outside or are translated to these."""
@@ -220,12 +219,12 @@ class PathCompiler:
             return after
         drops = base_chain.chain.policy_for(self.space.family) == "DROP"
         fall_through = (
-            self._dropped(f"the policy DROP of {base_chain.table} {base_chain.chain.name}") if drops else after
+            self._dropped(f"the policy DROP of {base_chain.location(base_chain.chain.name).short}") if drops else after
         )
-        found = self._chain(base_chain, base_chain.chain, fall_through, stage)
+        node = self._chain(base_chain, base_chain.chain, fall_through, stage)
         if self.mark_routes:
-            found = self.noted(found, self.remarked, 0)
-        return self.diagrams.choose(self._packets_that_nat_maps(stage), found, after) if base_chain.is_nat else found
+            node = self.noted(node, self.remarked, 0)
+        return self.diagrams.choose(self._packets_that_nat_maps(stage), node, after) if base_chain.is_nat else node
 
     def _dropped(self, why: str) -> int:  # noqa: ARG002  # only ReasonCompiler keeps it
         return self._fate(Fate("dropped"))
@@ -241,16 +240,16 @@ class PathCompiler:
         base_chains = self.compiler.orders[stage.leg][stage.order][1]
         if following.number < len(base_chains) and not base_chains[following.number].is_tracked:
             return after
-        return self.diagrams.choose(self.untracked, self.in_state(after, "UNTRACKED"), after)
+        return self.diagrams.choose(self.untracked, self.space.in_state(after, "UNTRACKED"), after)
 
     def _routed_again(self, stage: Stage) -> int:
         """Return the fates of packets that are routed again, by their mark and where they go now."""
-        found = self._at_base_chain(stage.replace(held=stage.held.replace(interface=None)))
+        node = self._at_base_chain(stage.replace(held=stage.held.replace(interface=None)))
         for condition, interface, _ in reversed(self.mark_routes):
-            there = stage.replace(held=stage.held.replace(interface=interface or None))
-            leads = self._fate(Fate("dropped")) if interface is None else self._at_base_chain(there)
-            found = self.diagrams.choose(condition, leads, found)
-        return found
+            later_stage = stage.replace(held=stage.held.replace(interface=interface or None))
+            leads = self._fate(Fate("dropped")) if interface is None else self._at_base_chain(later_stage)
+            node = self.diagrams.choose(condition, leads, node)
+        return node
 
     def _packets_that_nat_maps(self, stage: Stage) -> int:
         """Return packets that are mapped: first ones, and later ones, which are treated as the first was.
@@ -279,30 +278,30 @@ class PathCompiler:
         arrives = self._by_another_than_lo(Field.IN)
         known = self.space.state_in(*OF_KNOWN_CONNECTIONS)
         in_vain = both(both(arrives, self.diagrams.negation(known)), self._is_routed("connection"))
-        found = choose(in_vain, self._dropped(IN_VAIN), direct)
+        node = choose(in_vain, self._dropped(IN_VAIN), direct)
         ports = [each.port for each in self.situation.ruleset.transparent_verdicts]
         if not ports:
-            return found
+            return node
         to_proxy = self._fate(Fate("proxy-inbound", ports[0]))
         for mark in self.routed:
             is_new = self.diagrams.negation(self.space.marked("first", mark, model.ALL_BITS))
             is_tcp = self.space.numbers(Field.PROTOCOL, OF_PROTOCOL["tcp"])
             is_marked = self.space.marked("mark", mark, model.ALL_BITS)
-            found = choose(self.diagrams.all_of((arrives, known, is_tcp, is_marked, is_new)), to_proxy, found)
-        return found
+            node = choose(self.diagrams.all_of((arrives, known, is_tcp, is_marked, is_new)), to_proxy, node)
+        return node
 
     def _fate(self, fate: Fate) -> int:
         """Return a fate, for packets that carry a mark of the transparent proxy and for those that do not."""
         if fate.outcome == "dropped":
             return self.diagrams.leaf(fate)
         key = ("fate", fate)
-        found = self._known.get(key)
-        if found is None:
+        node = self._known.get(key)
+        if node is None:
             leaves = self.diagrams.both(self._by_another_than_lo(Field.OUT), self._is_routed("mark"))
             is_marked = self.diagrams.either(leaves, self._is_routed("connection"))
             marked, plain = self.diagrams.leaf(fate.replace(marked=True)), self.diagrams.leaf(fate)
-            found = self._known[key] = self.diagrams.choose(is_marked, marked, plain)
-        return found
+            node = self._known[key] = self.diagrams.choose(is_marked, marked, plain)
+        return node
 
     def _by_another_than_lo(self, level: int) -> int:
         """Return packets that come in, or leave, by an interface that is not lo."""
@@ -316,10 +315,10 @@ class PathCompiler:
     def _chain(self, base_chain: BaseChain, chain: model.Chain, fall_through: int, stage: Stage) -> int:
         """Return the fates of packets that enter a chain; ``fall_through`` are those of packets that leave it."""
         key = (stage, base_chain.table, chain.name, fall_through)
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = ChainCompiler(self, base_chain, chain, fall_through, stage).node()
-        return found
+        node = self._known.get(key)
+        if node is None:
+            node = self._known[key] = ChainCompiler(self, base_chain, chain, fall_through, stage).node()
+        return node
 
     def enter_chain(self, base_chain: BaseChain, name: str, fall_through: int, stage: Stage) -> int:
         """Return the fates of packets that jump to a chain."""
@@ -328,13 +327,13 @@ class PathCompiler:
         if chain is None or entry in self._entered:  # a loop, which no kernel takes
             return fall_through
         self._entered.append(entry)
-        found = self._chain(base_chain, chain, fall_through, stage)
+        node = self._chain(base_chain, chain, fall_through, stage)
         self._entered.pop()
-        return found
+        return node
 
     # --- reasons -----------------------------------------------------------------------------------
 
-    def reason(self, chain: ChainCompiler, place: str, rule: model.Rule) -> Reason | None:  # it has none
+    def reason(self, chain: ChainCompiler, positions: str, rule: model.Rule) -> Reason | None:  # it has none
         """Return a rule as the reason of a fate; None where none is looked for."""
 
     def with_reason(self, node: int, verdict: Meaning, reason: Reason | None) -> int:  # noqa: ARG002  # only ReasonCompiler keeps it
@@ -367,14 +366,14 @@ class PathCompiler:
             case Translate():
                 sent = verdict.as_sent(self.space.family) if stage.leg == "out" else verdict
                 held = stage.held.replace(mapped=TRANSLATED, is_moved=sent.address is not None)
-                there = following.replace(held=held)
+                later_stage = following.replace(held=held)
                 leaves = held.is_moved and stage.leg == "out"
-                onward = self._routed_again(there) if leaves else self._at_base_chain(there)
+                onward = self._routed_again(later_stage) if leaves else self._at_base_chain(later_stage)
                 return self._translated(onward, sent.port, sent.address)
             case model.TransparentProxy(port=port, mark=mark, mask=mask):
                 outcome = redirect_outcome(chain, verdict, self.situation.ruleset)
                 held = stage.held.replace(transparent=Fate(outcome, port))
-                return self.with_mark(self._after_base_chain(stage.replace(held=held), base_chain), mark, mask)
+                return self.space.with_mark(self._after_base_chain(stage.replace(held=held), base_chain), mark, mask)
             case _:
                 return self._after_base_chain(stage, base_chain)
 
@@ -387,7 +386,7 @@ class PathCompiler:
     def _lasting(self, node: int) -> int:
         """Return the fates of redirected connections: one whose later packets are dropped is lost."""
         diagrams = self.diagrams
-        later = self.in_state(node, "ESTABLISHED")
+        later = self.space.in_state(node, "ESTABLISHED")
 
         def join(first: int, second: int) -> int | None:
             if first == second or (diagrams.is_leaf(second) and not _is_lost(diagrams.value(second))):
@@ -417,13 +416,6 @@ class PathCompiler:
         is_alike = address.is_address or self.diagrams.choose(inside, node, sent_on) == sent_on
         return sent_on if is_alike else self.diagrams.leaf(ANYTHING)
 
-    def with_mark(self, node: int, value: int, mask: int) -> int:
-        """Return the fates of packets after the bits of a mark were replaced."""
-        for group, bits in enumerate(self.space.groups):
-            if (value | mask) >> bits[0] & 1:
-                node = self.switches.restricted(node, self.space.mark_level("mark", group), gathered(value, bits))
-        return node
-
     def _remarked(self, node: int) -> int:
         """Return the fates of packets, with the note that their mark has changed."""
         return self.noted(node, self.remarked, 1) if self.mark_routes else node
@@ -432,16 +424,12 @@ class PathCompiler:
         """Return the fates of packets with a note about them set to 0 or 1."""
         return self.switches.restricted(node, self.diagrams.level(note), number)
 
-    def in_state(self, node: int, state: str) -> int:
-        """Return the function of packets that connection tracking has in a state."""
-        return self.switches.restricted(node, Field.STATE, model.CONNECTION_STATES.index(state))
-
     def changed(self, verdict: Meaning, node: int) -> int:
         """Return the fates of packets by a verdict that changes them and lets them go on."""
         match verdict:
             case model.SetMark(value=value, mask=mask):
                 is_so = self.space.marked("mark", value, mask)
-                return self.diagrams.choose(is_so, node, self.with_mark(self._remarked(node), value, mask))
+                return self.diagrams.choose(is_so, node, self.space.with_mark(self._remarked(node), value, mask))
             case model.SaveMark():
                 return self.switches.moved(node, self.space.renamed("connection", "mark"), "save mark")
             case _:

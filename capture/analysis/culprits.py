@@ -48,8 +48,8 @@ class Obstacle(Value):
     @property
     def location(self) -> Location:
         """Return where it is."""
-        there = self.foreign_chain
-        return there.location(there.chain.name, self.position, self.family)
+        base = self.foreign_chain
+        return base.location(base.chain.name, self.position, self.family)
 
 
 if TYPE_CHECKING:

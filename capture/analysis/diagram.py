@@ -157,14 +157,14 @@ class Diagrams:
         seen: set[int] = set()
         ahead, reached = [node], []
         while ahead:
-            each = ahead.pop()
-            if each in seen:
+            current = ahead.pop()
+            if current in seen:
                 continue
-            seen.add(each)
-            if self._levels[each] == LEAF_LEVEL:
-                reached.append(each)
+            seen.add(current)
+            if self._levels[current] == LEAF_LEVEL:
+                reached.append(current)
             else:
-                ahead += reversed(dict.fromkeys(self._kids[each]))
+                ahead += reversed(dict.fromkeys(self._kids[current]))
         return reached
 
     def levels(self, node: int) -> set[int]:
@@ -172,10 +172,10 @@ class Diagrams:
         seen: set[int] = set()
         ahead = [node]
         while ahead:
-            each = ahead.pop()
-            if each not in seen:
-                seen.add(each)
-                ahead += self._kids[each]
+            current = ahead.pop()
+            if current not in seen:
+                seen.add(current)
+                ahead += self._kids[current]
         return {self._levels[each] for each in seen} - {LEAF_LEVEL}
 
     def has_at_most(self, count: int, node: int) -> bool:
@@ -183,11 +183,11 @@ class Diagrams:
         seen: set[int] = set()
         ahead, edges = [node], 0
         while ahead and edges <= count:
-            each = ahead.pop()
-            if each not in seen:
-                seen.add(each)
-                edges += len(self._kids[each])
-                ahead += set(self._kids[each])
+            current = ahead.pop()
+            if current not in seen:
+                seen.add(current)
+                edges += len(self._kids[current])
+                ahead += set(self._kids[current])
         return edges <= count
 
     # --- truth values --------------------------------------------------------------------------

@@ -17,10 +17,10 @@ from capture.analysis.realistic import realistic
 from capture.analysis.regions import parts, quick_witness, region_text, witness
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import Field, PacketSpace
-from capture.analysis.trace import OF_KNOWN_CONNECTIONS, Trace, trace_whole_path
+from capture.analysis.trace import Trace, trace_whole_path
 from capture.model.addresses import LOOPBACK_NETWORKS, Family, merge, merge_ranges
 from capture.model.conventions import PASSTHROUGH_SOURCE
-from capture.model.packet import CHOSEN_PORTS, LOOPBACK, Packet
+from capture.model.packet import CHOSEN_PORTS, LOOPBACK, OF_KNOWN_CONNECTIONS, Packet
 from capture.model.ruleset import (
     ALL_BITS,
     CONNECTION_STATES,
@@ -129,11 +129,11 @@ class Comparison:
         ``like`` leaves those that fare alike in another comparison with the first situation.
         """
         for direction in (INBOUND, OUTBOUND):
-            found = self.differing(direction, only_captured=only_captured)
+            node = self.differing(direction, only_captured=only_captured)
             if like is not None:
-                found = self.diagrams.common(found, like.differing(direction), self._nothing)
-            for frame in self._frames() if found != self._nothing else ():
-                framed = self.space.switches.expanded(self.diagrams.choose(frame, found, self._nothing))
+                node = self.diagrams.common(node, like.differing(direction), self._nothing)
+            for frame in self._frames() if node != self._nothing else ():
+                framed = self.space.switches.expanded(self.diagrams.choose(frame, node, self._nothing))
                 if framed != self._nothing:
                     yield from self._effects(direction, framed, frame)
                     break
@@ -142,8 +142,8 @@ class Comparison:
         """Return whether a packet that another comparison tells apart may fare otherwise, which cannot be judged."""
         for direction in (INBOUND, OUTBOUND):
             told_apart = self.diagrams.mapped(among.differing(direction), lambda each: each is not None, "told apart")
-            found = self.diagrams.choose(told_apart, self.differing(direction, only_captured=True), self._nothing)
-            if any(not each.is_certain for each in self._changes(found)[1]):
+            node = self.diagrams.choose(told_apart, self.differing(direction, only_captured=True), self._nothing)
+            if any(not each.is_certain for each in self._changes(node)[1]):
                 return True
         return False
 
@@ -152,29 +152,29 @@ class Comparison:
 
         Packets that certain rules may match are left out; with None for a policy, all.
         """
-        found = (self._first(direction, apart_from) for direction in (INBOUND, OUTBOUND))
-        return min((each for each in found if each is not None), key=lambda each: each.weight, default=None)
+        effects = (self._first(direction, apart_from) for direction in (INBOUND, OUTBOUND))
+        return min((each for each in effects if each is not None), key=lambda each: each.weight, default=None)
 
     def _first(self, direction: Direction, apart_from: Iterable[Rule | None]) -> Effect | None:
-        found = self.differing(direction, only_captured=True)
-        for rule in apart_from if found != self._nothing else ():
+        node = self.differing(direction, only_captured=True)
+        for rule in apart_from if node != self._nothing else ():
             matched = self.diagrams.yes if rule is None else self._may_match(rule)
-            found = self.diagrams.choose(matched, self._nothing, found)
+            node = self.diagrams.choose(matched, self._nothing, node)
         for frame in self._frames():
-            framed = self.diagrams.choose(frame, found, self._nothing)
+            framed = self.diagrams.choose(frame, node, self._nothing)
             effect = self._weightiest(direction, framed, quick_witness)
             effect = effect or self._weightiest(direction, self.space.switches.expanded(framed), witness)
             if effect is not None:
                 return effect
         return None
 
-    def _weightiest(self, direction: Direction, found: int, search: Search) -> Effect | None:
+    def _weightiest(self, direction: Direction, node: int, search: Search) -> Effect | None:
         """Return the weightiest effect, if the search finds a packet of it."""
-        found, verdicts = self._changes(found)
+        node, verdicts = self._changes(node)
         verdict = min(verdicts, key=lambda each: weight(each, direction), default=None)
         if verdict is None:
             return None
-        packets = self.diagrams.mapped(found, verdict.__eq__, ("is", verdict))
+        packets = self.diagrams.mapped(node, verdict.__eq__, ("is", verdict))
         numbers = search(self.space, packets, direction)
         return None if numbers is None else self._traced(direction, verdict, self.space.packet(numbers))
 
@@ -203,16 +203,16 @@ class Comparison:
         if only_captured:
             among = self.diagrams.both(among, self._in_question(direction, before, after))
         raw = self.diagrams.choose(among, self.diagrams.differing(before, after), self._nothing)
-        found = self.space.settled(raw, _verdict, "effects")
+        node = self.space.settled(raw, _verdict, "effects")
         if direction == INBOUND:
-            delivered = self.diagrams.mapped(found, _unless_delivered, "unless delivered")
-            return self.diagrams.choose(self._known_at_the_pod(), delivered, found)
+            delivered = self.diagrams.mapped(node, _unless_delivered, "unless delivered")
+            return self.diagrams.choose(self._known_at_the_pod(), delivered, node)
         source = PASSTHROUGH_SOURCE[self.family].first
         passed_on = self.diagrams.both(self._by_proxy(), self.space.numbers(Field.SOURCE, [(source, source)]))
         for packets, back in ((self._by_proxy(), (PROXY_OUTBOUND, DNS)), (passed_on, TO_PROXY)):
-            looped = self.diagrams.mapped(found, partial(_of_proxy, back=back), ("of the proxy", back))
-            found = self.diagrams.choose(packets, looped, found)
-        return found
+            looped = self.diagrams.mapped(node, partial(_of_proxy, back=back), ("of the proxy", back))
+            node = self.diagrams.choose(packets, looped, node)
+        return node
 
     def _with_new_addresses_joined(self, before: int, after: int) -> int:
         """Return the fates after; new destinations, if they are many, as MANY_ADDRESSES.
@@ -293,40 +293,40 @@ class Comparison:
         """
         diagrams, space = self.diagrams, self.space
         captured = diagrams.mapped(self._compilers[0].fates(INBOUND), _is_captured, "captured")
-        others = {*range(len(space.domains))} - {Field.PROTOCOL, Field.PORT, Field.DESTINATION}
-        called = diagrams.possible(diagrams.both(captured, self._realistic[INBOUND]), others)
+        other_levels = {*range(len(space.domains))} - {Field.PROTOCOL, Field.PORT, Field.DESTINATION}
+        called = diagrams.possible(diagrams.both(captured, self._realistic[INBOUND]), other_levels)
         of_proxy = space.numbers(Field.PORT, _ports_of_proxy(self.situations[0].ruleset))
         called = diagrams.both(called, diagrams.negation(of_proxy))
         answering = diagrams.moved(called, {Field.PORT: Field.SOURCE_PORT, Field.DESTINATION: Field.SOURCE}, "answers")
         lo, proxy = space.interface(LOOPBACK), PASSTHROUGH_SOURCE[self.family].first
 
-        def over_lo(there: int, level: int, state: str) -> int:
+        def over_lo(node: int, level: int, state: str) -> int:
             by_lo, is_proxy = space.numbers(Field.OUT, [(lo, lo)]), space.numbers(level, [(proxy, proxy)])
-            return diagrams.all_of((there, by_lo, is_proxy, space.state_in(state)))
+            return diagrams.all_of((node, by_lo, is_proxy, space.state_in(state)))
 
         # A later packet with a socket would meet nat like a first one, which an answer does not.
         back = (answering, space.lacks(Field.UID), space.numbers(Field.PORT, [CHOSEN_PORTS]))
         answer = over_lo(diagrams.all_of(back), Field.DESTINATION, "ESTABLISHED")
         return over_lo(called, Field.SOURCE, "NEW"), answer
 
-    def _effects(self, direction: Direction, found: int, frame: int) -> Iterator[Effect]:
+    def _effects(self, direction: Direction, node: int, frame: int) -> Iterator[Effect]:
         among = self.diagrams.both(self._realistic[direction], frame)
-        found, verdicts = self._changes(found)
+        node, verdicts = self._changes(node)
         for verdict in verdicts:
-            packets = self.diagrams.mapped(found, verdict.__eq__, ("is", verdict))
+            packets = self.diagrams.mapped(node, verdict.__eq__, ("is", verdict))
             numbers = witness(self.space, packets, direction)
             described = parts(self.space, packets, among)
             effect = self._traced(direction, verdict, self.space.packet(numbers))
             yield effect.replace(regions=tuple(region_text(self.space, part) for part in described))
 
-    def _changes(self, found: int) -> tuple[int, list[FateChange]]:
+    def _changes(self, node: int) -> tuple[int, list[FateChange]]:
         """Return what differs, and in which ways; if they are many, by the fate before."""
-        if len(self.diagrams.leaves(found)) > MAX_EFFECTS:
-            found = self.diagrams.mapped(
-                found, lambda value: value.replace(after=None) if isinstance(value, FateChange) else value, "by before"
+        if len(self.diagrams.leaves(node)) > MAX_EFFECTS:
+            node = self.diagrams.mapped(
+                node, lambda value: value.replace(after=None) if isinstance(value, FateChange) else value, "by before"
             )
-        values = [self.diagrams.value(leaf) for leaf in self.diagrams.leaves(found)]
-        return found, [value for value in values if isinstance(value, FateChange)]
+        values = [self.diagrams.value(leaf) for leaf in self.diagrams.leaves(node)]
+        return node, [value for value in values if isinstance(value, FateChange)]
 
     def _traced(self, direction: Direction, verdict: FateChange, packet: Packet) -> Effect:
         before, after = (trace_whole_path(packet, situation) for situation in self.situations)

@@ -74,9 +74,7 @@ def flows(
     situation: Situation, families: Sequence[Family], text_of: Callable[[model.Rule, Family], str]
 ) -> tuple[PathTree, ...]:
     """Return the paths out of the pod and into it. ``text_of`` gives a rule in words, for foreign ones."""
-    return tuple(
-        PathTree(direction, tuple(_tables(situation, hook, families, text_of))) for direction, hook in DIRECTIONS
-    )
+    return tuple(PathTree(way, tuple(_tables(situation, hook, families, text_of))) for way, hook in DIRECTIONS)
 
 
 def with_rates(now: Sequence[PathTree], before: Sequence[PathTree], seconds: float) -> tuple[PathTree, ...]:
@@ -120,7 +118,7 @@ def _tables(
             is_second = any(is_own_chain(chain.name) for chain in base_chain.contents.chains)
             text = f"{'second set' if is_second else 'foreign'}, priority " if not base_chain.is_own else ""
             text += str(base_chain.priority) if not base_chain.is_own else ""
-            name = f"{base_chain.table} {base_chain.chain.name}"
+            name = base_chain.location(base_chain.chain.name).short
             yield Edge(name, "table", text, below=(*below, *reader.rest()))
 
 

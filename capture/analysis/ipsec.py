@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def policy_for(packet: Packet, policies: Iterable[IpsecPolicy]) -> IpsecPolicy | None:
     """Return the policy that drops a packet, or has it encrypted; None if it goes as it is."""
-    found = min((each for each in policies if _covers(each, packet)), key=lambda each: each.priority, default=None)
-    return found if found and (found.is_blocking or found.has_template) else None
+    policy = min((each for each in policies if _covers(each, packet)), key=lambda each: each.priority, default=None)
+    return policy if policy and (policy.is_blocking or policy.has_template) else None
 
 
 def _covers(policy: IpsecPolicy, packet: Packet) -> bool:

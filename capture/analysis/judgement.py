@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from capture.analysis.base_chains import BaseChain
     from capture.analysis.canonical import CanonicalTables
     from capture.analysis.effects import Effect
+    from capture.model.location import Location
 
     Found = TypeVar("Found")
 
@@ -67,7 +68,6 @@ def judge(
         desired_forms = canonical(desired, family) if family in desired.families else None
         live_forms = canonical(live, family)
         own, foreign = compared(family, desired_forms, live_forms, canonical(recorded, family) if recorded else None)
-        foreign = _as_numbered(foreign, live, family)
         if not has_reference:
             own = [difference for difference in own if difference.kind not in ("missing", "unexpected")]
         if desired_forms is None:
@@ -79,22 +79,25 @@ def judge(
             parts.append(_of_family(Situation(rules, other_chains, is_native, network), forms, own, foreign))
         except TooLargeError as error:
             parts.append(Judgement(tuple(own), doubts=(str(error.message),)))
-    return _merged(parts)
+    return _as_numbered(_merged(parts), live)
 
 
-def _as_numbered(foreign: Sequence[Difference], live: model.Ruleset, family: Family) -> list[Difference]:
-    """Return foreign rules with the numbers that they have in the kernel, where a rule with a list is one."""
-    numbers: dict[tuple[model.TableName, str], list[int]] = {}
-    for place in dict.fromkeys((each.table, each.chain) for each in foreign):
-        chain = live.chain(*place)
-        rules = chain.rules_for(family) if chain else ()
-        numbers[place] = [n for n, rule in enumerate(rules, 1) for _ in canonical_rules((rule,))]
-    return [
-        each.replace(position=numbers[each.table, each.chain][each.position - 1])
-        if each.position and each.position <= len(numbers[each.table, each.chain])
-        else each
-        for each in foreign
-    ]
+def _as_numbered(found: Judgement, live: model.Ruleset) -> Judgement:
+    """Return foreign rules with their numbers in the kernel, where a rule with a list is one; 0 where none is known."""
+    numbers: dict[Location, dict[model.Rule, int]] = {}
+
+    def numbered(foreign: Difference | Obstacle) -> Difference | Obstacle:
+        if not isinstance(foreign, Difference) or foreign.kind != "foreign" or foreign.rule is None:
+            return foreign
+        location = foreign.location.of_chain
+        if location not in numbers:
+            chain = live.chain(foreign.table, foreign.chain)
+            rules = [*enumerate(chain.rules_for(foreign.family) if chain else (), 1)]
+            numbers[location] = {form: n for n, rule in reversed(rules) for form in canonical_rules((rule,))}
+        return foreign.replace(position=numbers[location].get(foreign.rule, 0))
+
+    fields = ("differences", "harmless_differences", "unjudged")
+    return found.replace(**{name: tuple(map(numbered, getattr(found, name))) for name in fields})
 
 
 def of_family(ruleset: model.Ruleset, family: Family) -> model.Ruleset:
@@ -153,9 +156,9 @@ def _of_family(
     )
 
 
-def _of_type(kind: type[Found], found: Iterable[Difference | Obstacle]) -> tuple[Found, ...]:
+def _of_type(kind: type[Found], foreign: Iterable[Difference | Obstacle]) -> tuple[Found, ...]:
     """Return what is in our own tables (Difference), or in others (Obstacle)."""
-    return tuple(each for each in found if isinstance(each, kind))
+    return tuple(each for each in foreign if isinstance(each, kind))
 
 
 def _merged(parts: Sequence[Judgement]) -> Judgement:

@@ -58,20 +58,20 @@ def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
     return [name for name in capture.excluded_interfaces if not name.endswith("+") and name not in names]
 
 
-def stops(found: Cause, capture: Capture, live: Trace | None = None) -> bool:
+def stops(fault: Cause, capture: Capture, live: Trace | None = None) -> bool:
     """Return whether what is wrong with the pod stops a connection; without one, whether it stops any.
 
     An interface that does not exist is no reason by itself: nothing comes in by it, and nothing leaves.
     """
     if live is None:
-        return found.kind != "interface-missing"
+        return fault.kind != "interface-missing"
     interfaces = live.packet.in_interface, live.packet.out_interface
-    if found.kind == "lo-down":
+    if fault.kind == "lo-down":
         is_by_lo = capture.is_transparent or live.packet.in_interface is None
         return LOOPBACK in interfaces or (is_by_lo and live.outcome in TO_PROXY)
-    if found.kind == "ingress-filter":
-        return found.where == live.packet.in_interface
-    return found.kind != "interface-missing" or found.where in interfaces
+    if fault.kind == "ingress-filter":
+        return fault.where == live.packet.in_interface
+    return fault.kind != "interface-missing" or fault.where in interfaces
 
 
 def default_route_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
@@ -172,9 +172,7 @@ def proxy_listeners(facts: PodFacts, capture: Capture) -> list[Listener]:
 
 def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield a note if both directions have one port, or the proxy's user has listeners as an app of that user has."""
-    inbound, outbound = (
-        {port for each, _, port in capture.ports if each == o} for o in (PROXY_INBOUND, PROXY_OUTBOUND)
-    )
+    inbound, outbound = ({port for to, _, port in capture.ports if to == o} for o in (PROXY_INBOUND, PROXY_OUTBOUND))
     for port in inbound & outbound:
         yield cause("proxy-mode", "one port", where=f"tcp port {port}", port=port)
     expected = (*(port for _, _, port in capture.ports), *SIDECAR_PORTS)
@@ -215,7 +213,7 @@ def _family_cause(on_port: list[Listener], kind: str, family: Family, addresses:
     if addresses and any(on_port[0].address):
         return _other_address_cause(on_port[0], kind, addresses[0], where)
     (other,) = (FAMILY_NAMES[each] for each in FAMILIES if each != family)
-    alternative = ", or capture IPv4 alone (--ip-families ipv4)" if family == IPV6 else ""
+    alternative = ", or run `capture apply --recorded --ip-families ipv4`" if family == IPV6 else ""
     words = {"other": other, "family": FAMILY_NAMES[family], "any_address": ANY_ADDRESS[family]}
     return cause("not-listening", "family", where=where, port=where, alternative=alternative, **words)
 

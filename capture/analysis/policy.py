@@ -68,10 +68,10 @@ def policy(situations: dict[Family, Situation], text_of: TextOf) -> list[Stateme
 
 def _rank(statement: Statement) -> tuple[bool, bool, bool, bool, bool, str]:
     """Return what orders lines: what apps send first, then the usual outcome, what bypasses the proxy, the unknown."""
-    fate, place = statement.fate, (statement.direction == INBOUND, statement.is_routine)
+    fate, group = statement.fate, (statement.direction == INBOUND, statement.is_routine)
     if fate is None:
-        return *place, True, True, True, ""
-    return *place, False, fate.port is None, fate.outcome != MAIN_OUTCOMES[statement.direction], fate.outcome
+        return *group, True, True, True, ""
+    return *group, False, fate.port is None, fate.outcome != MAIN_OUTCOMES[statement.direction], fate.outcome
 
 
 class _FamilyPolicy:
@@ -96,8 +96,8 @@ class _FamilyPolicy:
             for value in map(diagrams.value, diagrams.leaves(explained)):
                 if isinstance(value, tuple):
                     reasons.setdefault(value[0], []).append(value[1])
-            for fate, several in reasons.items():
-                for traffic, why, path in self._parts(explained, among, fate, several):
+            for fate, whys in reasons.items():
+                for traffic, why, path in self._parts(explained, among, fate, whys):
                     yield Statement((self.family,), direction, traffic, fate, why, self._is_routine(path, fate))
 
     def _is_routine(self, path: Path, fate: Fate | None) -> bool:
@@ -145,9 +145,9 @@ class _FamilyPolicy:
         first = {(fate, why) for why in listed}
         few = diagrams.mapped(node, lambda each: each if each in first else None, ("few", fate, listed))
         count = 0
-        for found, fates_here in (*[(few, (each,)) for each in listed], *[(node, rest)] * bool(rest)):
+        for packets_of, fates_here in (*[(few, (each,)) for each in listed], *[(node, rest)] * bool(rest)):
             meant = {(fate, why) for why in fates_here}
-            packets = diagrams.mapped(found, meant.__contains__, ("one of", fate, fates_here))
+            packets = diagrams.mapped(packets_of, meant.__contains__, ("one of", fate, fates_here))
             for path in parts(space, packets, among):
                 count += 1
                 if count <= MAX_PARTS:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from capture.analysis.compiler import INBOUND, OUTBOUND, PathCompiler
 from capture.analysis.rerouting import UNCHANGED, routed_marks
 from capture.analysis.space import OF_PROTOCOL, Field, PacketSpace, marks_of
-from capture.analysis.trace import OF_KNOWN_CONNECTIONS
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_NETWORKS, Family, Network, merge, merge_ranges, parse_network
 from capture.model.conventions import MAX_PORT
-from capture.model.packet import LOOPBACK
+from capture.model.packet import LOOPBACK, OF_KNOWN_CONNECTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,14 +96,14 @@ class _Packets:
 
     def _as_routed_by_mark(self) -> int:
         """Return packets that leave as the policy rules for their first mark let them, if any is for it."""
-        found = self.diagrams.yes
+        node = self.diagrams.yes
         routes = self.situation.mark_routes(self.family)
         for condition, interface, is_certain in reversed([*self.space.routed_by(routes)]):
             number = self.space.interface(interface)
             leaves = self.space.numbers(Field.OUT, [(number, number)]) if interface else self.diagrams.no
             is_free = interface == UNCHANGED or not is_certain
-            found = self.diagrams.choose(condition, self.diagrams.yes if is_free else leaves, found)
-        return found
+            node = self.diagrams.choose(condition, self.diagrams.yes if is_free else leaves, node)
+        return node
 
     def _common(self) -> int:
         """Return what holds for all packets: ports, a possible destination, a state of connection tracking."""
@@ -161,11 +160,11 @@ def _kept_marks(space: PacketSpace, compilers: Sequence[Compiler], possible: dic
     """Return which marks connections can have; of each protocol by itself, since no connection changes it."""
     diagrams = space.diagrams
     udp = space.numbers(Field.PROTOCOL, OF_PROTOCOL["udp"])
-    found = diagrams.no
+    node = diagrams.no
     for kind in (udp, diagrams.negation(udp)):
         packets = {direction: diagrams.both(each, kind) for direction, each in possible.items()}
-        found = diagrams.either(found, diagrams.both(kind, _marks_left_by(packets, space, compilers)))
-    return found
+        node = diagrams.either(node, diagrams.both(kind, _marks_left_by(packets, space, compilers)))
+    return node
 
 
 def _marks_left_by(possible: dict[Direction, int], space: PacketSpace, compilers: Sequence[Compiler]) -> int:
@@ -175,25 +174,25 @@ def _marks_left_by(possible: dict[Direction, int], space: PacketSpace, compilers
     are no constants, it is every mark.
     """
     diagrams = space.diagrams
-    found = space.marked("connection", 0, model.ALL_BITS)
+    node = space.marked("connection", 0, model.ALL_BITS)
     rules = [rule for compiler in compilers for rule in compiler.situation.rules]
     if not any(isinstance(rule.verdict, model.SaveMark) for rule in rules):
-        return found
+        return node
     constants = sorted({0} | {mark for rule in rules for mark, _ in marks_of(rule)})
     made = [
         (space.switches.expanded(MarkCompiler(compiler, direction, constants).root()), packets)
         for compiler in compilers
         for direction, packets in possible.items()
     ]
-    kept = diagrams.no
-    while kept != found:
-        kept = found
+    of_connection = diagrams.no
+    while of_connection != node:
+        of_connection = node
         for marks, packets in made:
-            met = diagrams.choose(diagrams.both(packets, kept), marks, diagrams.leaf(None))
+            met = diagrams.choose(diagrams.both(packets, of_connection), marks, diagrams.leaf(None))
             for leaf in diagrams.leaves(met):
                 mark = diagrams.value(leaf)
                 if mark == OTHER_MARK:
                     return diagrams.yes
                 if isinstance(mark, int):
-                    found = diagrams.either(found, space.marked("connection", mark, model.ALL_BITS))
-    return kept
+                    node = diagrams.either(node, space.marked("connection", mark, model.ALL_BITS))
+    return of_connection

@@ -10,7 +10,7 @@ from capture.backends.iptables.tables import VARIANTS, families_here, has_legacy
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.hooks import HOOKS
 from capture.backends.nf_tables.listing import FoundChain, read_chains, read_tables
-from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE
+from capture.backends.nf_tables.names import MODEL_TABLES, REJECT_TABLE
 from capture.backends.request import BackendRequest, flavours_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, IPV4, IPV6, Family
@@ -156,19 +156,15 @@ def _read_nf_tables(desired: Ruleset | None) -> tuple[bool | None, bool | None, 
             listed = read_chains(netfilter)
             tables = [table.name for table in desired.tables] if desired else TABLES
             hindrance = next(_hindrances(netfilter, listed, tables), "")
-            return True, _takes_matches(netfilter), tuple(_live_chains(listed)), hindrance
+            try:  # with the owner match
+                takes_matches = has_extension(netfilter, FAMILY_NUMBERS[IPV4], "match", "owner", 1)
+            except (KernelError, UnsupportedError):
+                takes_matches = False
+            return True, takes_matches, tuple(_live_chains(listed)), hindrance
     except UnsupportedError:
         return False, False, (), ""
     except PrivilegeError:
         return None, None, (), ""
-
-
-def _takes_matches(netfilter: NetlinkSocket) -> bool:
-    """Return whether nf_tables takes matches of iptables; tried with the owner match. Raises PrivilegeError."""
-    try:
-        return has_extension(netfilter, FAMILY_NUMBERS[IPV4], "match", "owner", 1)
-    except (KernelError, UnsupportedError):
-        return False
 
 
 def _hindrances(netfilter: NetlinkSocket, chains: Iterable[FoundChain], tables: Collection[TableName]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from capture.backends.nf_tables.expressions import bitwise, equals, expression, 
 from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nf_tables.listing import FoundTable, chain_of, read_rules, read_tables
 from capture.backends.nf_tables.messages import TableMessages
-from capture.backends.nftables.names import REJECT_TABLE
+from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.conventions import PROTOCOL_NUMBERS
@@ -28,8 +28,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.backends.nftables.native import NativeTable
-    from capture.backends.nftables.sets import NativeSet
+    from capture.backends.nf_tables.native import NativeTable
+    from capture.backends.nf_tables.sets import NativeSet
     from capture.netlink.sockets import NetlinkSocket
 
 BEFORE_OTHER_FILTERS = -200
@@ -50,11 +50,10 @@ def ensure(*, is_desired: bool) -> bool:
     """
     try:
         with open_netfilter() as netfilter:
-            if not is_desired:
-                return _remove(netfilter)
-            if _is_there(netfilter):
+            if is_desired == (_is_there if is_desired else _has_table)(netfilter):
                 return False
-            commit(netfilter, list(changes()), doing=f"write table inet {REJECT_TABLE}")
+            does = [*changes()] if is_desired else [MESSAGES.delete_table()]
+            commit(netfilter, does, doing=f"{'write' if is_desired else 'delete'} table inet {REJECT_TABLE}")
     except (UnsupportedError, KernelError) as error:
         if not is_desired:
             return False  # no nf_tables, no table
@@ -81,13 +80,6 @@ def fault() -> str:
     return f"lacks the rule that rejects TCP over IPv6 in chain {' and in chain '.join(lost)}"
 
 
-def _remove(netfilter: NetlinkSocket) -> bool:
-    if not _has_table(netfilter):
-        return False
-    commit(netfilter, [MESSAGES.delete_table()], doing=f"delete table inet {REJECT_TABLE}")
-    return True
-
-
 def _has_table(netfilter: NetlinkSocket) -> bool:
     return any(table.name == REJECT_TABLE for table in read_tables(netfilter, nf.NFPROTO_INET))
 
@@ -106,7 +98,7 @@ def changes() -> Iterator[Change]:
 
 def written_table() -> NativeTable:
     """Return the table that the messages make, decoded: one description for the kernel and for people."""
-    from capture.backends.nftables.decode import decode_table  # few captures reject anything
+    from capture.backends.nf_tables.decode import decode_table  # few captures reject anything
 
     sent = list(changes())
     chains = [chain_of(change.family, change.attributes) for change in sent if change.kind == nf.NFT_MSG_NEWCHAIN]

@@ -20,12 +20,13 @@ from capture.settings.settings import Settings, with_flags
     capture apply --pid 4711 -p 15001 -z 15006 -u 1337 -x 10.96.0.0/12
     capture apply --backend nftables --profile current --redirect-dns --capture-all-dns
     capture apply --recorded --pid 4711    # what was applied there last, where rules were lost
+    capture apply --recorded --pid 4711 -x 10.96.0.0/12    # the same, with this setting changed
     """,
     *capture_options(ALLOW_HOST, FORCE_APPLY),
     click.Option(
         ["--recorded"],
         is_flag=True,
-        help="Apply the recorded settings of the namespace again, with their backend and driver, and no others.",
+        help="Apply the recorded settings of the namespace again, with their backend and driver; options change them.",
     ),
     *namespace_options(),
     format_option("text", "json"),
@@ -36,13 +37,13 @@ def apply(ctx: click.Context, namespace: str | None, form: str, *, recorded: boo
 
     Equal rules are left as they are. Other rules of the capture are replaced, with no moment in which a new
     connection is uncaptured. Foreign rules stay. An option that is left out has its default, whatever was applied
-    before. With --recorded the recorded settings count, and neither options nor the environment.
+    before. With --recorded, one that is left out has its recorded value, and the environment does not count. An
+    option that takes a list replaces the recorded list.
     """
-    settings = with_flags(Settings({}), flags(ctx)) if recorded else explicit(ctx)
+    settings = with_flags(Settings({}), flags(ctx)).checked() if recorded else explicit(ctx)
     applied = operations.apply(settings, namespace, recorded=recorded, force=settings[FORCE_APPLY])
-    if recorded or {*flags(ctx)}.difference((ALLOW_HOST, FORCE_APPLY)):
-        return print_applied(applied, form)
-    return print_applied(applied.replace(warnings=(*applied.warnings, *replaced_by_defaults(applied))), form)
+    lost = () if recorded else replaced_by_defaults(applied)
+    return print_applied(applied.replace(warnings=(*applied.warnings, *lost)), form)
 
 
 def print_applied(applied: operations.Applied, form: str) -> int:

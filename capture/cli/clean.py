@@ -6,7 +6,6 @@ import click
 
 from capture import operations
 from capture.cli.options import command, format_option, namespace_options
-from capture.report.applied_text import cut_by_cleaning
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
 
@@ -33,7 +32,7 @@ def clean(namespace: str | None, form: str, *, allow_host: bool) -> int:
 
 def clean_namespace(namespace: str | None, form: str, *, allow_host: bool) -> int:
     """Remove the capture, and print what that did; return the exit code."""
-    warnings = cut_by_cleaning(namespace)
+    warnings = operations.cut_by_cleaning(namespace)
     warn(warnings)
 
     def add(warning: str) -> None:

@@ -55,8 +55,8 @@ def diff(first: str, second: str, form: str) -> int:
         for effect in Comparison(family, *(Situation(of_family(each, family)) for each in captures)).effects()
     ]
     if form == "json":
-        found = [{"family": each.family, **(effect_as_plain(each) or {})} for each in effects]
-        print_json({"equal": not effects, "differences": found})
+        plain = [{"family": each.family, **(effect_as_plain(each) or {})} for each in effects]
+        print_json({"equal": not effects, "differences": plain})
     elif not effects:
         print_lines(["equal: both captures treat every connection alike"])
     else:

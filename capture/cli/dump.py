@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.backends.nftables.names import REJECT_TABLE
+from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.cli.options import command, format_option, namespace_options, part_options, print_what_to_apply
 from capture.model.addresses import IPV4, Family
 from capture.model.conventions import NOTHING_APPLIED

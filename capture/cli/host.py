@@ -68,7 +68,7 @@ def apply(ctx: click.Context, *, keep: bool, seconds: int, form: str) -> int:
     The proxy has to listen already: without it, the machine would be cut off. Connections to the SSH server are not
     captured. If Enter is not pressed in time, or the terminal is lost, everything of the capture is removed.
     """
-    if not keep and not sys.stdin.isatty():
+    if not keep and not (sys.stdin and sys.stdin.isatty()):
         raise click.UsageError("there is no terminal to confirm at; --keep captures without a confirmation", ctx)
     refuse_cluster_node()
     settings = without_ssh(explicit(ctx)).with_option(ALLOW_HOST, "true", "capture host apply")
@@ -87,9 +87,9 @@ def status(form: str) -> int:
 
     As `capture why` does: exit code 0 if nothing is, 4 if a cause was found, 5 if that is unknown.
     """
-    found = diagnosis.why(is_machine=True)
+    diagnosed = diagnosis.why(is_machine=True)
     print_start_line(operations.reference(), form)
-    return print_diagnosis(found, form, "this machine")
+    return print_diagnosis(diagnosed, form, "this machine")
 
 
 @host_group.command("clean", cls=CaptureCommand, params=[format_option("text", "json")])
@@ -106,8 +106,7 @@ def refuse_cluster_node() -> None:
     evidence = evidence_of_node()
     if evidence:
         raise CaptureError(
-            f"refused: this machine is a node, since {evidence}",
-            "`capture cni install` captures the pods of a node, each by itself.",
+            f"refused: this machine is a node, since {evidence}", "`capture cni install` captures its pods."
         )
 
 
@@ -150,6 +149,4 @@ def keep_if_confirmed(seconds: int) -> None:
 
 
 def _give_up(_signal: int = 0, _frame: FrameType | None = None) -> NoReturn:
-    raise CaptureError(
-        "the capture was not confirmed, and is removed", "Run it again, with a longer --confirm-within if need be."
-    )
+    raise CaptureError("the capture was not confirmed, and is removed", "Run it again, with a longer --confirm-within.")

@@ -150,9 +150,12 @@ class CaptureCommand(click.Command):
         return [*params, HELP_ALL_OPTION] if any(isinstance(param, SettingOption) for param in self.params) else params
 
 
-def command(examples: str, *params: click.Parameter, **settings: Any) -> Callable[[Callable[..., Any]], CaptureCommand]:
-    """Return a decorator that makes a function a command with these examples and parameters."""
-    return click.command(cls=CaptureCommand, examples=cleandoc(examples), params=list(params), **settings)
+def command(
+    examples: str, *params: click.Parameter, group: click.Group | None = None, **settings: Any
+) -> Callable[[Callable[..., Any]], click.Command]:
+    """Return a decorator that makes a function a command, of a group perhaps, with these examples and parameters."""
+    make = group.command if group else click.command
+    return make(cls=CaptureCommand, examples=cleandoc(examples), params=list(params), **settings)
 
 
 def example_lines(example: str, width: int) -> Iterator[str]:
@@ -290,12 +293,6 @@ def format_option(*formats: str) -> click.Parameter:
     return click.Option(
         ["--format", "form"], type=one_of(*formats), default=formats[0], show_default=True, help="How to print it."
     )
-
-
-text_or_json = click.option(
-    "--format", "form", type=one_of("text", "json"), default="text", show_default=True, help="How to print it."
-)
-"""``--format`` for commands that are written with decorators."""
 
 
 def family_option(does: str = "Show") -> click.Parameter:

@@ -113,8 +113,8 @@ def packet_from(options: dict[str, Any], ctx: click.Context) -> Packet:
         gid = uid if gid is None else gid
     if not ctx.params.get("from_options"):
         with InNamespace(ctx.params["namespace"]):
-            found = missing_interface(comes_in or leaves or LOOPBACK, PodFromInside().interface_names())
-        warn([found] if found else [])
+            missing = missing_interface(comes_in or leaves or LOOPBACK, PodFromInside().interface_names())
+        warn([missing] if missing else [])
     return Packet(
         protocol,
         destination,

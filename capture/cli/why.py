@@ -51,17 +51,17 @@ def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any)
         raise click.UsageError("name a protocol and a destination, such as tcp 203.0.113.9:80, or neither", ctx)
     packet = packet_from(options, ctx) if options["protocol"] else None
     settings = explicit(ctx) if flags(ctx) else None
-    found = diagnosis.why(packet, settings, namespace, process=ctx.meta.get(PROCESS))
+    diagnosed = diagnosis.why(packet, settings, namespace, process=ctx.meta.get(PROCESS))
     print_start_line(operations.reference(settings, namespace, operations.host_of(namespace)), form)
-    return print_diagnosis(found.with_remedies(lambda remedy: named(remedy, namespace)), form)
+    return print_diagnosis(diagnosed.with_remedies(lambda remedy: named(remedy, namespace)), form)
 
 
-def print_diagnosis(found: Diagnosis, form: str, captured: str = "this pod") -> int:
+def print_diagnosis(diagnosed: Diagnosis, form: str, captured: str = "this pod") -> int:
     """Print what was found about what is captured; return the exit code."""
     if form == "json":
-        print_json(diagnosis_as_plain(found))
+        print_json(diagnosis_as_plain(diagnosed))
     else:
-        print_lines(diagnosis_lines(found, captured))
-    if found.causes:
+        print_lines(diagnosis_lines(diagnosed, captured))
+    if diagnosed.causes:
         return EXIT_DRIFT
-    return EXIT_DONE if found.is_certain else EXIT_UNKNOWN
+    return EXIT_DONE if diagnosed.is_certain else EXIT_UNKNOWN

@@ -93,11 +93,7 @@ class NetlinkSocket:
             bodies, consistent = self._answers(sequence, doing)
             if consistent:
                 return bodies
-        raise KernelError(
-            doing,
-            errno.EINTR,
-            f"it changed during each of {DUMP_ATTEMPTS} readings: another process keeps modifying it",
-        )
+        raise KernelError(doing, errno.EINTR, f"it changed during each of {DUMP_ATTEMPTS} readings, by another process")
 
     def next_sequences(self, count: int) -> int:
         """Reserve sequence numbers for a batch and return the first."""

@@ -1,4 +1,4 @@
-"""The verbs: apply, verify, dump, trace, clean, render. Init container, plugin and command line call these.
+"""The verbs, such as apply, verify and trace. Init container, plugin and command line call these.
 
 Each enters the namespace that it is given, and comes back. A verb is imported when it is used for the first time:
 the CNI plugin, which starts once per pod, needs one of them, and takes it from its module.
@@ -9,14 +9,14 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.operations.arguments import host_of, request_of
-    from capture.operations.change import Applied, apply, captured_connections, clean
+    from capture.operations.change import Applied, apply, captured_connections, clean, cut_by_cleaning
     from capture.operations.comparison import Reference, dump, reference, verify
     from capture.operations.rendering import render
     from capture.operations.results import Dumped, LiveSet, SecondSet, Verified
     from capture.operations.tracing import impediments_of, situation_of, trace, trace_packet
 
 HOMES = {
-    "capture.operations.change": ("Applied", "apply", "captured_connections", "clean"),
+    "capture.operations.change": ("Applied", "apply", "captured_connections", "clean", "cut_by_cleaning"),
     "capture.operations.comparison": ("Reference", "dump", "reference", "verify"),
     "capture.operations.rendering": ("render",),
     "capture.operations.results": ("Dumped", "LiveSet", "SecondSet", "Verified"),
@@ -27,8 +27,8 @@ HOMES = {
 
 __all__ = [
     "Applied", "Dumped", "LiveSet", "Reference", "SecondSet", "Verified", "apply", "captured_connections", "clean",
-    "dump", "host_of", "impediments_of", "reference", "render", "request_of", "situation_of", "trace", "trace_packet",
-    "verify",
+    "cut_by_cleaning", "dump", "host_of", "impediments_of", "reference", "render", "request_of", "situation_of",
+    "trace", "trace_packet", "verify",
 ]  # fmt: skip
 
 

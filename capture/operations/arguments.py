@@ -6,7 +6,15 @@ from capture.backends.request import BackendRequest
 from capture.errors import CaptureError, ConfigurationError
 from capture.settings.families import global_addresses
 from capture.settings.host import PodFromInside, PodFromOutside
-from capture.settings.options import ALLOW_HOST, BACKEND, DRIVER, FORCE_APPLY, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES
+from capture.settings.options import (
+    ALLOW_HOST,
+    BACKEND,
+    BACKEND_OPTIONS,
+    DRIVER,
+    FORCE_APPLY,
+    FORCE_IPTABLES_BINARY,
+    NATIVE_NFTABLES,
+)
 from capture.settings.settings import Given
 from capture.state import record
 
@@ -33,28 +41,33 @@ def host_or_default(host: Host | None, namespace: Namespace) -> Host:
     return host or host_of(namespace)
 
 
-def recorded_request(settings: Settings) -> tuple[Settings, Host]:
-    """Return the recorded settings of the namespace we are in, with backend and driver, and the recorded facts.
+def recorded_request(changes: Settings, host: Host) -> tuple[Settings, Host]:
+    """Return the recorded settings of the namespace we are in with these changed, and the recorded facts.
 
-    Raises CaptureError without a record that can be used, and if there are settings of a capture besides.
+    Backend and driver are the recorded ones, unless one of them changes. What the changed settings need to know and
+    the record lacks, such as a user's number, is what the host tells. Raises CaptureError without a record that can be
+    used.
     """
-    besides = next((each for each in settings.explicit if each not in (ALLOW_HOST, FORCE_APPLY)), None)
-    if besides is not None:
-        raise settings.refused(besides, "nothing, because the recorded settings are applied")
     recorded = record.read()
     if recorded is None:
         raise CaptureError(
             f"there are no recorded settings to apply: {record.fault() or 'nothing is recorded here'}",
             "Run `capture apply` with the pod's settings, or this where they were recorded; or recreate the pod.",
         )
-    written_by = {BACKEND: recorded.backend, DRIVER: recorded.driver, FORCE_IPTABLES_BINARY: recorded.variant}
-    explicit = {option: Given(text, "the record") for option, text in written_by.items() if text}
+    explicit = dict(recorded.settings.explicit)
+    written_by = {BACKEND: recorded.backend, FORCE_IPTABLES_BINARY: recorded.variant, DRIVER: recorded.driver}
+    if any(option in changes.explicit for option in BACKEND_OPTIONS):
+        is_other_backend = BACKEND in changes.explicit or NATIVE_NFTABLES in changes.explicit
+        explicit = {option: given for option, given in explicit.items() if option not in BACKEND_OPTIONS}
+        written_by = {} if is_other_backend else {BACKEND: recorded.backend}
+    explicit |= {option: Given(text, "the record") for option, text in written_by.items() if text}
     reached = (address.family for address in global_addresses(PodFromOutside().pod_addresses()))
     late = (family for family in reached if family in recorded.ruleset.families)  # IPv6
     families = (*recorded.answers.families, *late)
+    is_changed = any(option not in (ALLOW_HOST, FORCE_APPLY) for option in changes.explicit)
     return (
-        recorded.settings.replace(explicit={**recorded.settings.explicit, **settings.explicit, **explicit}),
-        recorded.answers.replace(families=tuple(dict.fromkeys(families))),
+        recorded.settings.replace(explicit={**explicit, **changes.explicit}),
+        recorded.answers.replace(families=tuple(dict.fromkeys(families)), now=host if is_changed else None),
     )
 
 

@@ -84,7 +84,8 @@ def apply(
 ) -> Applied:
     """Make the rules of the namespace those of the settings; equal rules are left as they are.
 
-    With ``recorded``: those that were applied there last, with the same backend and driver and the facts of that time.
+    With ``recorded``: those that were applied there last, with the given ones changed, with the same backend and
+    driver and the facts of that time.
 
     ``lock_timeout`` is in seconds: how long to wait for another of our programs that changes the namespace, before
     going on without the lock.
@@ -98,7 +99,7 @@ def apply(
     host = host_or_default(host, namespace)
     with InNamespace(namespace):
         if recorded:
-            settings, host = recorded_request(settings)
+            settings, host = recorded_request(settings, host)
         refuse_node(allowed=settings[ALLOW_HOST])
         return apply_here(settings, host, force=force, lock_timeout=lock_timeout)
 
@@ -132,7 +133,9 @@ def _apply(
         detected = detect.detect(request_of(settings), desired)
         choice = detected.choice
         if not detected.own_users:
-            _require_known_ids(settings, config)
+            from capture.state.user_namespace import require_known_ids  # most pods share the node's users
+
+            require_known_ids(settings, config)
         existing = _read_existing(detected, desired)
         settings = settings.with_option(PROFILE, config.profile, settings.origin(PROFILE))
         written_by = choice.backend, choice.driver, choice.variant
@@ -156,12 +159,6 @@ def _apply(
     notes = filter(None, (link_local_note(config.families, recording.pod_addresses()),))
     warnings = [*warnings, *losses, *_impediments(desired), *journal.warnings, *lock.warnings]
     return Applied(changed, choice, config, desired, tuple(warnings), tuple(notes), settings, existing.recorded)
-
-
-def _require_known_ids(settings: Settings, config: CaptureConfig) -> None:
-    from capture.state.known_ids import require_known_ids  # most pods share the node's users
-
-    require_known_ids(settings, config)
 
 
 def _reject_other_family(config: CaptureConfig, detected: Detected) -> bool:
@@ -344,3 +341,17 @@ def captured_connections(namespace: Namespace = None) -> int:
 
     with InNamespace(namespace):
         return connections.captured([load(live_set.choice).read() for live_set in detect.find_live_sets()])
+
+
+def cut_by_cleaning(namespace: str | None) -> list[str]:
+    """Return in at most one line what removing the rules does to connections."""
+    from capture.errors import NamespaceError, PrivilegeError
+    from capture.model.text import plural
+
+    try:
+        count = captured_connections(namespace)
+    except (NamespaceError, PrivilegeError):
+        return []  # the removal fails by it, too
+    except CaptureError as error:
+        return [f"connections that pass the proxy will be cut; their number is unknown: {error.message}"]
+    return [f"{plural(count, 'connection')} through the proxy will be cut"] if count else []

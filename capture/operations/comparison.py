@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.backends import detect, load
-from capture.backends.nftables.names import REJECT_TABLE
+from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
 from capture.model.conventions import NO_IPV4
@@ -159,7 +159,7 @@ def _judged(
     other_chains = read_other_chains(choice.place)
     found_impediments = impediments(desired)
     is_lo_up = all(impediment.kind != LO_DOWN for impediment in found_impediments)
-    found = Verified(
+    verified = Verified(
         choice,
         desired,
         live,
@@ -169,12 +169,12 @@ def _judged(
         has_reference=has_reference,
     )
     if live is desired and not other_chains.chains:
-        return found
-    return _with_judgement(found, live_sets, other_chains, recorded)
+        return verified
+    return _with_judgement(verified, live_sets, other_chains, recorded)
 
 
 def _with_judgement(
-    found: Verified, live_sets: Iterable[SetLocation], other_chains: OtherChains, recorded: Ruleset | None
+    verified: Verified, live_sets: Iterable[SetLocation], other_chains: OtherChains, recorded: Ruleset | None
 ) -> Verified:
     """Return what was found, with what differences, foreign rules and second sets do to packets."""
     from capture.analysis.judgement import judge
@@ -182,34 +182,34 @@ def _with_judgement(
 
     network = read_pod_network()
     judged = judge(
-        found.desired,
-        found.live,
+        verified.desired,
+        verified.live,
         other_chains.foreign,
         network,
-        is_native=found.choice.backend == "nftables",
-        has_reference=found.has_reference,
+        is_native=verified.choice.backend == "nftables",
+        has_reference=verified.has_reference,
         recorded=recorded,
     )
-    return found.replace(
+    return verified.replace(
         differences=judged.differences,
         harmless_differences=judged.harmless_differences,
         obstacles=judged.obstacles,
         harmless_obstacles=judged.harmless_obstacles,
         unjudged=judged.unjudged,
-        doubts=(*found.doubts, *judged.doubts),
-        second_sets=tuple(_second_sets(found, live_sets, other_chains, network)),
+        doubts=(*verified.doubts, *judged.doubts),
+        second_sets=tuple(_second_sets(verified, live_sets, other_chains, network)),
     )
 
 
 def _second_sets(
-    found: Verified, live_sets: Iterable[SetLocation], other_chains: OtherChains, network: PodNetwork
+    verified: Verified, live_sets: Iterable[SetLocation], other_chains: OtherChains, network: PodNetwork
 ) -> Iterator[SecondSet]:
     from capture.analysis.judgement import second_set_effect
 
     for live_set in live_sets:
         place = live_set.choice.place
-        if place != found.choice.place:
-            yield SecondSet(live_set.choice, second_set_effect(found.desired, other_chains.of(place), network))
+        if place != verified.choice.place:
+            yield SecondSet(live_set.choice, second_set_effect(verified.desired, other_chains.of(place), network))
 
 
 def dump(namespace: Namespace = None) -> Dumped:

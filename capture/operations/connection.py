@@ -83,24 +83,24 @@ class Connection(Value):
         return verify(self.settings, prefer_recorded=self.settings is None)
 
 
-def causes_of(sent: Connection) -> list[Cause]:
+def causes_of(connection: Connection) -> list[Cause]:
     """Return why it does not reach a proxy that listens; without causes it does, or that is unknown."""
     causes: list[Cause] = []
     for find, is_last_resort in STAGES:
         if not (causes and is_last_resort):
-            causes += find(sent)
+            causes += find(connection)
     return causes
 
 
-def notes_on(sent: Connection) -> Iterator[Cause]:
+def notes_on(connection: Connection) -> Iterator[Cause]:
     """Yield what may be of interest, and does not break the connection."""
-    live = sent.live
+    live, facts, capture = connection.live, connection.facts, connection.capture
     if not live.certain:
         yield _doubt(live)
-    yield from unreached_app_notes(live, sent.facts)
-    yield from (each for each in causes_of_pod(sent.facts, sent.capture) if not stops(each, sent.capture, live))
-    if sent.ipsec_policy is not None and not sent.ipsec_policy.is_blocking:
-        yield cause("ipsec", "encrypted", policy=sent.ipsec_policy.words)
+    yield from unreached_app_notes(live, facts)
+    yield from (each for each in causes_of_pod(facts, capture) if not stops(each, capture, live))
+    if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
+        yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
 
 
 def _doubt(traced: Trace) -> Cause:
@@ -110,99 +110,100 @@ def _doubt(traced: Trace) -> Cause:
     return cause("unjudged", "" if traced.is_order_known else "order", where=step.location, rule=rule)
 
 
-def _pod_faults(sent: Connection) -> Iterator[Cause]:
-    return (each for each in causes_of_pod(sent.facts, sent.capture) if stops(each, sent.capture, sent.live))
+def _pod_faults(connection: Connection) -> Iterator[Cause]:
+    capture = connection.capture
+    return (each for each in causes_of_pod(connection.facts, capture) if stops(each, capture, connection.live))
 
 
-def _socket_lb_translation(sent: Connection) -> Iterable[Cause]:
-    return () if sent.is_inbound else socket_lb_causes(sent.live.packet)
+def _socket_lb_translation(connection: Connection) -> Iterable[Cause]:
+    return () if connection.is_inbound else socket_lb_causes(connection.live.packet)
 
 
-def _onward_faults(sent: Connection) -> Iterator[Cause]:
-    return onward_causes(sent.live, sent.verified, sent.facts, sent.capture)
+def _onward_faults(connection: Connection) -> Iterator[Cause]:
+    return onward_causes(connection.live, connection.verified, connection.facts, connection.capture)
 
 
-def _zone_faults(sent: Connection) -> Iterator[Cause]:
+def _zone_faults(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if the agent's answer to a look-up is tracked in another zone: it does not reach who asked."""
-    packet = next(_answers(sent.live, sent.owner), None)
-    if sent.live.outcome != DNS or sent.is_inbound or packet is None:
+    packet = next(_answers(connection.live, connection.owner), None)
+    if connection.live.outcome != DNS or connection.is_inbound or packet is None:
         return
     answer = trace_whole_path(packet, live_situation())
-    if zone_of(sent.live) == zone_of(answer):
+    if zone_of(connection.live) == zone_of(answer):
         return
-    by_drift = (drift_cause(each, sent.verified(), "zone") for each in (sent.live, answer))
+    by_drift = (drift_cause(each, connection.verified(), "zone") for each in (connection.live, answer))
     yield next(filter(None, by_drift), cause("rule-missing", "zone, any"))
 
 
-def _later_losses(sent: Connection) -> Iterator[Cause]:
+def _later_losses(connection: Connection) -> Iterator[Cause]:
     """Yield why later packets or answers are lost, the first reason; where none is certain, what may be one."""
-    following = list(_following(sent.live, sent.owner)) if sent.live.outcome in TO_PROXY else []
+    following = list(_following(connection.live, connection.owner)) if connection.live.outcome in TO_PROXY else []
     lost = [_loss(traced) for traced in following if traced.certain]
     yield from lost[:1] or map(_doubt, following)
 
 
-def _discovery_losses(sent: Connection) -> Iterable[Cause]:
-    packet = sent.live.packet
-    if sent.live.outcome not in TO_PROXY:
+def _discovery_losses(connection: Connection) -> Iterable[Cause]:
+    packet = connection.live.packet
+    if connection.live.outcome not in TO_PROXY:
         return ()
-    at_link = packet.destination if sent.is_inbound else packet.source
+    at_link = packet.destination if connection.is_inbound else packet.source
     return discovery_causes(at_link, packet.in_interface or packet.out_interface)
 
 
-def _ipsec_blocks(sent: Connection) -> Iterator[Cause]:
-    if sent.ipsec_policy is not None and sent.ipsec_policy.is_blocking:
-        yield cause("ipsec", policy=sent.ipsec_policy.words)
+def _ipsec_blocks(connection: Connection) -> Iterator[Cause]:
+    if connection.ipsec_policy is not None and connection.ipsec_policy.is_blocking:
+        yield cause("ipsec", policy=connection.ipsec_policy.words)
 
 
-def _delivery_faults(sent: Connection) -> Iterator[Cause]:
+def _delivery_faults(connection: Connection) -> Iterator[Cause]:
     """Yield what the rules need and the namespace lacks, by which captured packets are lost."""
-    family, is_inbound = sent.live.packet.family, sent.is_inbound
-    if not is_inbound and sent.live.outcome not in TO_PROXY:
+    family, is_inbound = connection.live.packet.family, connection.is_inbound
+    if not is_inbound and connection.live.outcome not in TO_PROXY:
         return
     direction = "inbound" if is_inbound else "outbound"
-    of_family = (impediment for impediment in impediments(sent.desired) if impediment.family in (None, family))
+    of_family = (impediment for impediment in impediments(connection.desired) if impediment.family in (None, family))
     yield from delivery_causes(impediment for impediment in of_family if direction in impediment.directions)
-    for need in routes.missing(sent.desired) if is_inbound else ():
+    for need in routes.missing(connection.desired) if is_inbound else ():
         if isinstance(need, MissingRoute) and need.family == family:
             yield missing_route_cause(need)
 
 
-def _reject_table_fault(sent: Connection) -> Iterator[Cause]:
+def _reject_table_fault(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if TCP of a family that is not captured is to be rejected, and is not."""
-    live, packet, known = sent.live, sent.live.packet, sent.known
+    live, packet, known = connection.live, connection.live.packet, connection.known
     is_let_pass = packet.protocol == "tcp" and live.outcome == "direct" and live.step is None
     if known and is_let_pass and packet.family not in known.config.families and packet.out_interface != LOOPBACK:
         fault = reject_fault(known.config.families, known.settings, has_table=False)
         yield from [cause("rule-missing", "family", message=fault)] if fault else []
 
 
-def _rule_faults(sent: Connection) -> Iterator[Cause]:
+def _rule_faults(connection: Connection) -> Iterator[Cause]:
     """Yield why rules do not lead a packet to a proxy that listens: foreign ones, and those that differ."""
-    live = sent.live
+    live = connection.live
     if not live.is_order_known:
         return
     complete = live.packet.replace(source_port=live.packet.source_port or USUAL_SOURCE_PORT)
-    desired = trace_whole_path(complete, Situation(sent.desired))
-    causes = list(causes_of_connection(live, desired, sent.facts, sent.capture, shown_rule))
+    desired = trace_whole_path(complete, Situation(connection.desired))
+    causes = list(causes_of_connection(live, desired, connection.facts, connection.capture, shown_rule))
     missing = missing_rule_cause(desired)
     is_diverted = desired.outcome in TO_PROXY and live.outcome in ("direct", "redirected")
-    by_drift = drift_cause(live, sent.verified()) if is_diverted or missing in causes else None
+    by_drift = drift_cause(live, connection.verified()) if is_diverted or missing in causes else None
     yield from (each for each in causes if by_drift is None or each != missing)
     if by_drift is not None:
         yield by_drift
 
 
-def _routing_losses(sent: Connection) -> Iterator[Cause]:
+def _routing_losses(connection: Connection) -> Iterator[Cause]:
     """Yield why routing loses a connection that comes in, or the answers to it."""
-    live, packet = sent.live, sent.live.packet
-    if not sent.is_inbound:
+    live, packet = connection.live, connection.live.packet
+    if not connection.is_inbound:
         return
     client = address_text(packet.family, packet.source.first) if packet.source else ""
     is_redirected = live.outcome in TO_PROXY and not live.transparent
     marks = (0,) if is_redirected else (0, live.mark) if live.transparent else ()
     lost = lost_by_routing(packet, marks, is_redirected=is_redirected)
     if lost == "answers":
-        yield no_route_cause(sent.facts, packet.family, client)
+        yield no_route_cause(connection.facts, packet.family, client)
     elif lost:
         flag, family = "-6 " if packet.family == IPV6 else "", FAMILY_NAMES[packet.family]
         yield cause("no-route", lost, name=packet.in_interface, family=family, address=client, flag=flag)

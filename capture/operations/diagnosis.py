@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.analysis.captured_pod import Capture, PodFacts
-from capture.analysis.cause_text import Cause, cause, for_machine, without_record
+from capture.analysis.cause_text import REAPPLY_OR_RECREATE, Cause, cause, for_machine, without_record
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import PROXY_OUTBOUND
 from capture.analysis.pod_causes import (
@@ -42,12 +42,13 @@ from capture.operations.exclusions import (
     with_options,
 )
 from capture.operations.inference import inferred_config
-from capture.operations.no_rules import no_rules_cause
 from capture.operations.removal import with_removals
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
+from capture.state import attachments
 from capture.state.capabilities import escapes_of
-from capture.state.netns import InNamespace
+from capture.state.netns import InNamespace, own_namespace
+from capture.state.node import evidence_of_host
 from capture.state.pod_facts import read_facts
 
 TYPE_CHECKING = False
@@ -120,7 +121,7 @@ def why(
         live_sets = detect.find_live_sets()
         if not live_sets:
             causes = [each for each in of_pod if packet is None and stops(each, capture)]
-            causes.append(no_rules_cause(is_machine=is_machine, is_recorded=is_recorded))
+            causes.append(_no_rules_cause(is_machine=is_machine, is_recorded=is_recorded))
             diagnosis = Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         elif packet is not None:
             diagnosis = _diagnose_connection(packet, settings, known, facts, capture)
@@ -205,17 +206,17 @@ def _diagnose_connection(
     packet: Packet, settings: Settings | None, known: Reference | None, facts: PodFacts, capture: Capture
 ) -> Diagnosis:
     policies, unread = ipsec_policies()
-    sent = Connection(trace(packet), known, _desired(known), settings, facts, capture, tuple(policies))
-    candidates = causes_of(sent)
+    connection = Connection(trace(packet), known, _desired(known), settings, facts, capture, tuple(policies))
+    live, desired, candidates = connection.live, connection.desired, causes_of(connection)
     if known is not None:
-        candidates = [with_options(each, sent.live.packet, known) for each in candidates]
+        candidates = [with_options(each, live.packet, known) for each in candidates]
     else:
-        candidates = [each if is_explicit(each, sent.live, sent.desired) else unexplained() for each in candidates]
+        candidates = [each if is_explicit(each, live, desired) else unexplained() for each in candidates]
     doubts = [each for each in candidates if each.kind == "unjudged" or each == unexplained()]
     causes = [each for each in candidates if each not in doubts]
-    notes = (*doubts, *(() if known else [no_record_note(sent.desired)]), *unread, *notes_on(sent))
-    is_certain = sent.live.certain and not (unread or doubts)
-    return Diagnosis(sent.live.packet, sent.live, tuple(causes), tuple(dict.fromkeys(notes)), is_certain)
+    notes = (*doubts, *(() if known else [no_record_note(desired)]), *unread, *notes_on(connection))
+    is_certain = live.certain and not (unread or doubts)
+    return Diagnosis(live.packet, live, tuple(causes), tuple(dict.fromkeys(notes)), is_certain)
 
 
 def _usual_causes(facts: PodFacts, capture: Capture, policies: list[IpsecPolicy]) -> Iterator[Cause]:
@@ -246,3 +247,26 @@ def _loop_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield a cause if the proxy's part of a usual connection is lost, whatever was applied."""
     for live in usual_traces(facts):
         yield from onward_causes(live, verify, facts, capture)
+
+
+LEFT_ALONE_BY = {attachments.EXCLUDED_NAMESPACE: "namespace", attachments.NOT_INJECTED: "not injected"}
+"""Cases of the cause by the kind of the plugin's decision."""
+
+
+def _no_rules_cause(*, is_machine: bool, is_recorded: bool) -> Cause:
+    """Return why nothing is applied here: what the CNI plugin decided last, where that is known."""
+    reason = cause("no-rules", "machine") if is_machine else _cause_in_pod()
+    return reason.replace(remedy=REAPPLY_OR_RECREATE) if is_recorded and reason.kind == "no-rules" else reason
+
+
+def _cause_in_pod() -> Cause:
+    decided = attachments.decision_about(own_namespace())
+    if decided is None:
+        evidence = evidence_of_host()
+        if evidence is None:
+            return cause("no-rules")
+        return cause("host-network", evidence=f": {evidence}" if evidence else "")
+    time, reason = decided.time, decided.reason
+    if decided.decision == attachments.LEFT_ALONE:
+        return cause("left-alone", LEFT_ALONE_BY.get(decided.kind, ""), pod=decided.pod, time=time, reason=reason)
+    return cause("no-rules", "refused", time=time, reason=reason) if reason else cause("no-rules")

@@ -165,9 +165,7 @@ def _cancelling(outcome: Outcome, families: Sequence[Family], settings: Settings
     """Return the explicit options without which connections of one of the families would come to an outcome."""
 
     def cancels(option: Option[Any]) -> bool:
-        return any(
-            each == outcome and family in families for each, family, _ in _ports_without(option, settings, facts)
-        )
+        return any(to == outcome and family in families for to, family, _ in _ports_without(option, settings, facts))
 
     return _explicit_options(settings, cancels)
 
@@ -208,5 +206,5 @@ def with_options(diagnosed: Cause, packet: Packet, known: Reference) -> Cause:
         left_out = diagnosed if diagnosed.kind == "excluded" else cause("excluded", reason="")
         return left_out.replace(remedy=f"Change {' or '.join(given)}, if it should be captured.")
     if diagnosed.kind == "excluded" and trace(packet, settings.with_option(PROFILE, "current", "")).outcome in TO_PROXY:
-        return diagnosed.replace(remedy="Apply with --profile current, whose rules capture it.")
+        return diagnosed.replace(remedy="Run `capture apply --recorded --profile current`, whose rules capture it.")
     return diagnosed

@@ -5,11 +5,11 @@ from __future__ import annotations
 from shlex import join, quote
 
 from capture.backends import load
+from capture.backends.foreign_chains import FURTHER_TABLES
 from capture.backends.iptables.programs import PROGRAM_NAMES
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.listing import read_rules
-from capture.backends.nftables.foreign import FURTHER_TABLES
-from capture.backends.nftables.names import BASE_CHAIN_NAMES, TABLE_NAMES
+from capture.backends.nf_tables.names import BASE_CHAIN_NAMES, TABLE_NAMES
 from capture.model.addresses import IPV4, IPV6, Family
 from capture.model.chain_names import is_own_chain
 from capture.model.location import Location
@@ -64,22 +64,17 @@ def _removal(where: Location, choice: BackendChoice) -> str:
     """Return the command that removes a rule; "" if the rule is gone meanwhile."""
     table, of_iptables, variant = where.table.partition(" of iptables")
     kind, _, name = table.partition(" ")
-    own = TABLES_BY_NAME.get(table)
+    own, is_further = TABLES_BY_NAME.get(table), name in FURTHER_TABLES
     if own and not of_iptables and choice.backend == "nftables":
         chain = load(choice).read().chain(own, where.chain)
         of_family = [n for n, rule in enumerate(chain.rules if chain else (), 1) if rule.family in (None, where.family)]
         place = dict(enumerate(of_family, 1)).get(where.position, 0)
         return _by_handle("inet", TABLE_NAMES[own], BASE_CHAIN_NAMES.get(where.chain, where.chain), place)
-    if kind in FAMILIES_OF_TABLES and name in FURTHER_TABLES:
-        return _by_number(FAMILIES_OF_TABLES[kind], "nft", name, where)
-    if not name and where.family is not None:
-        return _by_number(where.family, variant.lstrip("-") or ("nft" if of_iptables else choice.variant), table, where)
-    return _by_handle(kind, name, where.chain, where.position)
-
-
-def _by_number(family: Family, variant: str, table: str, where: Location) -> str:
-    program = f"{PROGRAM_NAMES[family]}-{variant}"
-    return join((program, "-t", table, "-D", where.chain, str(where.position)))
+    family = FAMILIES_OF_TABLES.get(kind) if is_further else where.family
+    if family is None or (name and not is_further):
+        return _by_handle(kind, name, where.chain, where.position)
+    variant = variant.lstrip("-") or ("nft" if name or of_iptables else choice.variant)
+    return join((f"{PROGRAM_NAMES[family]}-{variant}", "-t", name or table, "-D", where.chain, str(where.position)))
 
 
 def _by_handle(kind: str, table: str, chain: str, position: int) -> str:

@@ -33,7 +33,7 @@ def render(
     texts = load(choice or detect.without_kernel(request_of(settings))).render(build_ruleset(config))
     if not config.rejects_ipv6 or IPV6 not in families:
         return texts
-    from capture.backends.nftables.render import table_text  # few captures reject anything
+    from capture.backends.nf_tables.render import table_text  # few captures reject anything
     from capture.backends.other_family import written_table
 
     return [*texts, ("nft -f -", table_text(written_table(), with_counters=False))]

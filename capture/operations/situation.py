@@ -41,7 +41,7 @@ class OtherChains(Value):
 
 def read_other_chains(place: tuple[str, str]) -> OtherChains:
     """Return the base chains outside of our set in a place: a backend, and its variant."""
-    from capture.backends.nftables.foreign import read_foreign_chains  # not when milliseconds count
+    from capture.backends.foreign_chains import read_foreign_chains  # not when milliseconds count
 
     chains = list(read_foreign_chains((place,)))
     doubts: list[str] = []

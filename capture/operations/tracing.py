@@ -8,7 +8,7 @@ from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import cause
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
-from capture.backends.nftables.names import REJECT_TABLE
+from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError
 from capture.model.addresses import FAMILIES, parse_address
@@ -139,7 +139,7 @@ def _desired(settings: Settings, namespace: Namespace, host: Host | None) -> Sit
     config, _ = resolve(as_settings(settings, "trace"), host_or_default(host, namespace))
     if not config.rejects_ipv6:
         return Situation(build_ruleset(config))
-    from capture.backends.nftables.foreign import rejecting_chains  # few captures reject anything
+    from capture.backends.foreign_chains import rejecting_chains  # few captures reject anything
 
     return Situation(build_ruleset(config), tuple(rejecting_chains()))
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from capture import operations
-from capture.errors import CaptureError, NamespaceError, PrivilegeError
 from capture.model.addresses import FAMILY_NAMES
 from capture.model.conventions import APPLY_RECORDED
-from capture.model.text import plural
 from capture.report.output import print_on_stderr, warn
 from capture.settings.config import resolve
-from capture.settings.options import PROFILE
+from capture.settings.options import BACKEND, FORCE_IPTABLES_BINARY, NATIVE_NFTABLES, PROFILE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,19 +49,21 @@ def applied_as_plain(applied: Applied) -> dict[str, object]:
 
 
 def replaced_by_defaults(applied: Applied) -> list[str]:
-    """Return in at most one line which recorded settings mattered, and are no more."""
+    """Return in at most one line which recorded settings mattered, and are defaults now."""
     from shlex import quote  # where a person applies
 
     before = applied.replaced
     if before is None:
         return []
     text, config = before.settings.text, resolve(before.settings, before.answers)[0]
-    other = [option for option in before.settings.explicit if text(option) != applied.settings.text(option)]
+    left_out = (option for option in before.settings.explicit if applied.settings.origin(option) == "default")
+    other = [option for option in left_out if text(option) != applied.settings.text(option)]
     mattered = (option for option in other if resolve(before.settings.without(option), before.answers)[0] != config)
     lost = [f"{option.name} {quote(text(option))}" for option in mattered]
-    if before.backend != applied.choice.backend:
+    named = {BACKEND, NATIVE_NFTABLES, FORCE_IPTABLES_BINARY}.intersection(applied.settings.explicit)
+    if before.backend != applied.choice.backend and not named:
         lost.append(f"--backend {before.backend}")
-    keeps = f"{APPLY_RECORDED} would have kept them; to restore them, apply with these options"
+    keeps = f"{APPLY_RECORDED} would have kept them; to restore them, give it these options"
     return [f"replaced by defaults: {', '.join(lost)}; {keeps}"] if lost else []
 
 
@@ -88,14 +87,3 @@ def applied_text(applied: Applied) -> str:
         f"{' and '.join(FAMILY_NAMES[family] for family in families)}, "
         f"backend {choice.backend}{variant}, driver {choice.driver}"
     )
-
-
-def cut_by_cleaning(namespace: str | None) -> list[str]:
-    """Return in at most one line what removing the rules does to connections."""
-    try:
-        count = operations.captured_connections(namespace)
-    except (NamespaceError, PrivilegeError):
-        return []  # the removal fails by it, too
-    except CaptureError as error:
-        return [f"connections that pass the proxy will be cut; their number is unknown: {error.message}"]
-    return [f"{plural(count, 'connection')} through the proxy will be cut"] if count else []

@@ -68,9 +68,7 @@ def build_transition(config: CaptureConfig) -> model.Ruleset:
 def build_tracking(config: CaptureConfig) -> model.Ruleset:
     """Return the rule set of the moment before the first rules: it lets the kernel track connections, and no more."""
     names = BY_SPELLING[config.chain_names]
-    first_use = model.Rule(
-        model.Return(), (model.ConnectionState(("INVALID",)),), why="connections are tracked before they are captured"
-    )
+    first_use = model.Rule(model.Return(), (model.ConnectionState(("INVALID",)),), why="connections are tracked first")
     jump = model.Chain(model.OUTPUT, (model.Rule(model.Jump(names.output)),))
     chains = (jump, model.Chain(names.output, (first_use,)))
     return build_ruleset(config).replace(tables=(model.Table(model.NAT, chains),))
@@ -117,7 +115,6 @@ def policy_routes(config: CaptureConfig) -> tuple[PolicyRoute, ...]:
 
 
 def _logged(table: model.TableName, chain: model.Chain) -> model.Chain:
-    """Return one of our chains with a rule on top that logs what enters it; built-in ones as they are."""
     if chain.name in model.BUILT_IN_CHAINS[table]:
         return chain
     entry = model.Rule(model.Log(f"{chain.name} "), why="log what enters this chain")

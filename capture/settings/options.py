@@ -97,7 +97,6 @@ def _switch(
 
 
 def _options_above() -> tuple[Option[Any], ...]:
-    """Return the options above, in their order."""
     return tuple([value for value in globals().values() if isinstance(value, Option)])
 
 
@@ -175,7 +174,7 @@ EXCLUDED_OUTBOUND_PORTS = Option(
 UID_PORT_EXCLUSIONS = Option(
     "exclude-outbound-ports-for-uids", "", parsers.list_of(parsers.uid_ports),
     "PROTOCOL:PORTS:UIDS such as tcp:443:1000-2000, '*' for all ports, separated by commas",
-    "Outbound ports that certain users reach by themselves. Beyond upstream.",
+    "Outbound ports at which certain users bypass the proxy. Beyond upstream.",
     metavar="RULES", topic=EXCLUSIONS,
 )  # fmt: skip
 REROUTED_INTERFACES = Option(
@@ -207,11 +206,11 @@ TPROXY_MARK = Option(
 TPROXY_ROUTE_TABLE = Option(
     "istio-inbound-tproxy-route-table", str(conventions.ISTIO_ROUTE_TABLE), parsers.route_table,
     "a number from 1 to 4294967295, but not 253, 254 or 255 (default, main, local)",
-    "Routing table in which marked packets find everything local.",
+    "Routing table that delivers marked packets locally.",
     short="r", metavar="TABLE", topic=TRANSPARENT,
 )  # fmt: skip
 REDIRECT_DNS = _switch(
-    "redirect-dns", "Send DNS to the agent on port 15053: that for the servers of /etc/resolv.conf.",
+    "redirect-dns", "Send DNS for the servers of /etc/resolv.conf to the agent on port 15053.",
     environment=("ISTIO_META_DNS_CAPTURE",), topic=ABOUT_DNS,
 )  # fmt: skip
 CAPTURE_ALL_DNS = _switch(
@@ -235,7 +234,7 @@ IP_FAMILIES = Option(
 )  # fmt: skip
 OTHER_FAMILY = Option(
     "other-family", "pass", parsers.one_of("pass", "reject"), "pass or reject",
-    "TCP of a family that is not captured: let it pass by the proxy, or answer it with a reset (except over lo).",
+    "TCP of a family that is not captured: let it bypass the proxy, or answer it with a reset (except over lo).",
     environment=("CAPTURE_OTHER_FAMILY",), metavar="WHAT", empty_means_default=True,
 )  # fmt: skip
 RULE_COMMENTS = _switch(

@@ -109,7 +109,7 @@ def settings_of(pod: Pod, base: Settings) -> Settings:
     return Settings(
         {**base.explicit, **explicit},
         (*base.warnings, *from_proxy.warnings, *unknown, *misspelt(pod.annotations)),
-        knows_proxy_environment=pod.knows_environment and not unknown,
+        knows_proxy_environment=pod.knows_environment and not {*DUAL_STACK.environment} & {*pod.proxy.references},
     )
 
 

@@ -56,7 +56,9 @@ def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
         impeding = [*_without_loopback(route, ruleset.families)]
         for policy in ruleset.policy_routes:
             impeding += (*_rules_before(route, policy), *_routes_elsewhere(route, policy))
-    return (*impeding, *_sysctls(ruleset)) if ruleset.policy_routes else tuple(impeding)
+        if ruleset.policy_routes:
+            impeding += _sysctls(route, ruleset)
+    return tuple(impeding)
 
 
 def _without_loopback(route: NetlinkSocket, families: tuple[Family, ...]) -> Iterator[Impediment]:
@@ -67,7 +69,9 @@ def _without_loopback(route: NetlinkSocket, families: tuple[Family, ...]) -> Ite
     for family in families:
         loopback = LOOPBACK_ADDRESSES[family]
         address = address_text(family, loopback.first)
-        if _leads_to_lo(route, address) or (family == IPV6 and not _has_global_ipv6(route)):
+        if _leads_to_lo(route, address) or (
+            family == IPV6 and all(each.is_link_local for each in _outer_addresses(route, IPV6))
+        ):  # few pods without a global address of IPv6 have ::1, either
             continue
         switch = "`sysctl -w net.ipv6.conf.lo.disable_ipv6=0`, then run " if family == IPV6 else ""
         yield Impediment(
@@ -89,13 +93,7 @@ def _leads_to_lo(route: NetlinkSocket, address: str) -> bool:
         return False
 
 
-def _has_global_ipv6(route: NetlinkSocket) -> bool:
-    """Return whether connections of IPv6 may be redirected at all; few pods without any have ::1, either."""
-    return not all(each.is_link_local for each in _outer_addresses(route, IPV6))
-
-
 def _outer_addresses(route: NetlinkSocket, family: Family) -> list[Network]:
-    """Return the addresses of the namespace apart from those of lo."""
     listed = read_addresses(route, FAMILY_NUMBERS[family])
     return [parse_address(address.address) for address in listed if address.interface != LOOPBACK_INDEX]
 
@@ -135,9 +133,9 @@ def _routes_elsewhere(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Imp
     """Yield the routes in the table of TPROXY that lead answers away: those to a network that are not local."""
     from capture.netlink.routing import RTN_LOCAL, read_routes  # TPROXY only
 
-    for each in read_routes(route, FAMILY_NUMBERS[policy.family]):
-        if each.table == policy.table and each.prefix and each.kind != RTN_LOCAL:
-            network = Network(policy.family, each.first, each.prefix)
+    for found_route in read_routes(route, FAMILY_NUMBERS[policy.family]):
+        if found_route.table == policy.table and found_route.prefix and found_route.kind != RTN_LOCAL:
+            network = Network(policy.family, found_route.first, found_route.prefix)
             yield Impediment(
                 "policy-route",
                 f"the route to {network} in table {policy.table} leads packets with mark {policy.mark:#x} away from the"
@@ -179,7 +177,7 @@ def rule_that_needs_source_validation(route: NetlinkSocket) -> PolicyRule | None
     return next((rule for rule in rules if rule.is_inverted and rule.mask), None)
 
 
-def _sysctls(ruleset: Ruleset) -> Iterator[Impediment]:
+def _sysctls(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]:
     from capture.state import sysctls  # TPROXY only
 
     accepts = sysctls.accepts_marks()
@@ -190,7 +188,7 @@ def _sysctls(ruleset: Ruleset) -> Iterator[Impediment]:
         return
     for refuses in sysctls.refuses_marked_sources(_interfaces_left_alone(ruleset)):
         message = f"{refuses.name} is {refuses.value}: captured inbound packets are dropped as martians"
-        yield Impediment("sysctl", message, _remedy(refuses.name), IPV4)
+        yield Impediment("sysctl", message, _remedy(route, refuses.name), IPV4)
 
 
 def sysctls_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
@@ -203,9 +201,8 @@ def sysctls_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
         return in_the_way(validates_source=rule_that_needs_source_validation(route) is None)
 
 
-def _remedy(name: str) -> str:
-    with open_route() as route:
-        vpn = rule_that_needs_source_validation(route)
+def _remedy(route: NetlinkSocket, name: str) -> str:
+    vpn = rule_that_needs_source_validation(route)
     if vpn is None:
         return f"Set {name} to 0 in the pod's network namespace, or capture by REDIRECT."
     return (

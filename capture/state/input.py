@@ -29,6 +29,8 @@ def origin_of(name: str) -> str:
 
 def read_input(name: str, limit: int = MAX_BYTES, timeout: float = INPUT_TIMEOUT) -> str:
     """Return the text of a file, of a pipe, or for ``-`` of standard input. Raises InputError."""
+    if name == STDIN and sys.stdin is None:
+        raise InputError("cannot read standard input: it is closed")
     try:
         content = sys.stdin.buffer.read(limit + 1) if name == STDIN else _read(name, limit, timeout)
         if len(content) > limit:
@@ -41,7 +43,6 @@ def read_input(name: str, limit: int = MAX_BYTES, timeout: float = INPUT_TIMEOUT
 
 
 def _read(name: str, limit: int, timeout: float) -> bytearray:
-    """Return what a file or a pipe has, a little more than ``limit`` bytes of it at most."""
     file = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)  # a FIFO is open without a writer
     try:
         is_regular = stat.S_ISREG(os.fstat(file).st_mode)
@@ -63,7 +64,4 @@ def _wait(file: int, name: str, timeout: float) -> None:
     waiting = select.poll()
     waiting.register(file, select.POLLIN)
     if not waiting.poll(timeout * 1000):
-        raise InputError(
-            f"{name} sent nothing for {timeout:g} s",
-            "No process writes to this pipe. Start the one that should, or name a file.",
-        )
+        raise InputError(f"{name} sent nothing for {timeout:g} s", "Start what writes to this pipe, or name a file.")

@@ -175,6 +175,15 @@ def _has_sockets(path: str) -> bool:
     return counts != [b"0"] and (bool(counts) or path == SOCKET_COUNTS[0])  # a kernel without IPv6 has no such file
 
 
+CONNTRACK_SYSCTLS = "/proc/sys/net/netfilter/nf_conntrack_"
+"""``count`` is the namespace's; ``max`` holds for each (Documentation/networking/nf_conntrack-sysctl.rst)."""
+
+
+def read_tracked() -> tuple[int, int]:
+    """Return how many connections are tracked here, and how many can be; 0 for what the kernel does not report."""
+    return int(content_of(f"{CONNTRACK_SYSCTLS}count") or 0), int(content_of(f"{CONNTRACK_SYSCTLS}max") or 0)
+
+
 def path_of_process(pid: int) -> str:
     """Return the path of the network namespace of a process."""
     return f"/proc/{pid}/ns/net"
@@ -205,7 +214,6 @@ def _open(path: str) -> int:
 
 
 def _no_such(path: str) -> NamespaceError:
-    """Return the error for a path that does not exist, or for the process that it is of."""
     pid = path.removeprefix("/proc/").removesuffix("/ns/net")
     if not pid.isdigit() or path != path_of_process(int(pid)):
         return NamespaceError(path, "does not exist")
@@ -215,7 +223,6 @@ def _no_such(path: str) -> NamespaceError:
 
 
 def _enter(descriptor: int, path: str) -> None:
-    """Let the calling thread enter the namespace behind a descriptor, and close that."""
     try:
         call_setns(descriptor, CLONE_NEWNET)
     except PermissionError:

@@ -43,9 +43,9 @@ def evidence_of_node() -> str:
             return f"{name} (process {process}) runs in it"
     if not _is_in(own, "1"):
         return ""
-    others = _other_names(own)
-    if others:
-        return f"other network namespaces are named in {NAMED_NAMESPACES}: {', '.join(others[:3])}"
+    other_names = _other_names(own)
+    if other_names:
+        return f"other network namespaces are named in {NAMED_NAMESPACES}: {', '.join(other_names[:3])}"
     from capture.netlink.interfaces import read_links
     from capture.netlink.rtnetlink import open_route
 
@@ -63,7 +63,7 @@ def _is_in(own: os.stat_result, process: str) -> bool:
 
 def _other_names(own: os.stat_result) -> list[str]:
     """Return the names of other network namespaces; none if our own has a name, too, as a pod's has."""
-    others = []
+    names = []
     for name in names_in(NAMED_NAMESPACES):
         try:
             status = os.stat(f"{NAMED_NAMESPACES}/{name}")
@@ -72,5 +72,5 @@ def _other_names(own: os.stat_result) -> list[str]:
         if os.path.samestat(status, own):
             return []
         if status.st_dev == own.st_dev:  # nsfs: what is left of a namespace that has ended is a plain file
-            others.append(name)
-    return others
+            names.append(name)
+    return names

@@ -15,7 +15,7 @@ from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 from capture.netlink.sock_diag import TCP_LISTEN, Listener, open_sock_diag, read_listeners
 from capture.netlink.traffic_control import read_redirects
 from capture.state.files import content_of, open_files, processes
-from capture.state.tracked import read_counts
+from capture.state.netns import read_tracked
 from capture.state.user_namespace import IdMaps, foreign_ids
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
         tuple(address for address in parsed if not address.is_link_local),
         listeners,
         _groups_of(strangers, ids),
-        *read_counts(),
+        *read_tracked(),
         redirects,
         unrouted,
     )

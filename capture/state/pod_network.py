@@ -70,9 +70,9 @@ def _all_leaves_by(interface: int, route: NetlinkSocket, family: Family) -> bool
     number = FAMILY_NUMBERS[family]
     with suppress(UnsupportedError):
         rules = read_policy_rules(route, number)
-        found = {each.interface for each in read_routes(route, number) if each.table != RT_TABLE_LOCAL}
+        interfaces = {each.interface for each in read_routes(route, number) if each.table != RT_TABLE_LOCAL}
         is_usual = not any(rule.selector or rule.mask or rule.is_inverted for rule in rules)
-        return is_usual and found <= {interface, LOOPBACK_INDEX} and way_out(route, number) == interface
+        return is_usual and interfaces <= {interface, LOOPBACK_INDEX} and way_out(route, number) == interface
     return False
 
 

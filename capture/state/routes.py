@@ -46,17 +46,13 @@ def ensure(ruleset: Ruleset) -> bool:
         for policy in ruleset.policy_routes:
             # The rule first, and last when removed: it shows that a table is our own, wherever we were killed.
             changed |= put_mark_rule(route, FAMILY_NUMBERS[policy.family], policy.mark, policy.table, PREFERENCE)
-            changed |= _add_local_route(route, policy)
+            try:
+                changed |= add_local_route(route, FAMILY_NUMBERS[policy.family], policy.table)
+            except KernelError as error:
+                if error.errno != errno.ENETDOWN:
+                    raise
+                raise CaptureError(f"{error.message}: lo is down", SET_LO_UP) from error
     return changed
-
-
-def _add_local_route(route: NetlinkSocket, policy: PolicyRoute) -> bool:
-    try:
-        return add_local_route(route, FAMILY_NUMBERS[policy.family], policy.table)
-    except KernelError as error:
-        if error.errno != errno.ENETDOWN:
-            raise
-        raise CaptureError(f"{error.message}: lo is down", SET_LO_UP) from error
 
 
 def is_lo_up() -> bool:
@@ -167,11 +163,11 @@ def stale(desired: Ruleset, live: Iterable[Ruleset], recorded: Iterable[PolicyRo
     )
 
 
-def remove(ruleset: Ruleset, kept: Ruleset | None = None) -> bool:
+def remove(ruleset: Ruleset, needed_still: Ruleset | None = None) -> bool:
     """Remove routes and addresses of the rule set, but those that another needs; return whether any was there."""
     if not ruleset.loopback_addresses and not ruleset.policy_routes:
         return False
-    needed = {(policy.family, policy.table) for policy in kept.policy_routes} if kept else set()
+    needed = {(policy.family, policy.table) for policy in needed_still.policy_routes} if needed_still else set()
     changed = False
     with open_route() as route:
         for policy in ruleset.policy_routes:

@@ -17,9 +17,13 @@ from capture.state.netns import CLONE_NEWUSER, call_setns, is_of_this_user_names
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+    from typing import Any
 
     from capture.model.ruleset import Span
+    from capture.settings.config import CaptureConfig
+    from capture.settings.options import Option
+    from capture.settings.settings import Settings
 
 CAP_NET_ADMIN, CAP_NET_RAW = 12, 13  # linux/capability.h
 CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
@@ -102,8 +106,6 @@ def act_as_owner(work: Callable[[], None], *, starts_programs: bool) -> None:
 
 
 def _as_owner(work: Callable[[], str]) -> str:
-    """Return what ``work`` returns in a child that has entered the owner's user namespace."""
-
     def enter_and_work() -> str:
         try:
             call_setns(open_owner(), CLONE_NEWUSER)
@@ -148,3 +150,25 @@ def _keep_capabilities_for_programs() -> None:
     library.capset(header, sets)
     for capability in (CAP_NET_ADMIN, CAP_NET_RAW):
         library.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
+
+
+def require_known_ids(settings: Settings, config: CaptureConfig) -> None:
+    """Raise ConfigurationError for the first id that the owner of the network namespace we are in does not have.
+
+    iptables refuses such ids with "Invalid argument"; nftables takes them, and the proxy's own traffic goes in circles.
+    """
+    from capture.settings import options
+
+    maps = read_id_maps()
+    named: list[tuple[Option[Any], Ids, Iterable[Span]]] = [
+        (options.PROXY_UID, maps.users, config.proxy_uids),
+        *((options.UID_PORT_EXCLUSIONS, maps.users, exclusion.uids) for exclusion in config.uid_port_exclusions),
+        (options.PROXY_GID, maps.groups, config.proxy_gids),
+        (options.OWNER_GROUPS, maps.groups, config.owner_groups.entries),
+        (options.EXCLUDED_OWNER_GROUPS, maps.groups, config.excluded_owner_groups),
+    ]
+    for option, ids, spans in named:
+        for span in spans:
+            if not ids.has(span):
+                expected = f"ids of the pod's own user namespace (hostUsers: false), which has {ids}"
+                raise settings.refused(option, expected, str(span))

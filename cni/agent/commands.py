@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from capture.cli.options import CaptureCommand, CommandGroup, text_or_json
+from capture.cli.options import CommandGroup, command, format_option
 from capture.cli.parameter_types import ParameterType, number, one_of
 from capture.errors import EXIT_DRIFT, EXIT_FAILED, CaptureError
 from capture.report.output import print_json
@@ -17,7 +17,7 @@ from capture.report.terminal import print_lines
 from capture.settings.parsers import port
 from cni import agent_socket, conf
 from cni.agent.options import RUNTIME_SOCKETS, SERVICE_ACCOUNT, Options
-from cni.commands import ENTRY, checked_entry, installed_plugin, print_changes, with_options
+from cni.commands import ENTRY, checked_entry, installed_plugin, print_changes
 from cni.networks import PLUGIN
 from cni.runtimes import BIN_DIR, CONF_DIR
 
@@ -54,6 +54,23 @@ ADDRESS = ParameterType(
 )
 
 
+def _is_api_server(url: str) -> bool:
+    """Return whether the plugin can send a token there; an empty text is none."""
+    from cni.https import parse_url
+
+    server = parse_url(url)
+    return not url or (server is not None and server.scheme == "https")
+
+
+API_SERVER = ParameterType(str, "https://ADDRESS:PORT", _is_api_server)
+TAINT_KEY = ParameterType(
+    str,
+    "the key of a taint, such as cni.istio.io/not-ready, without value and effect",
+    lambda text: text and not {"=", ":", ",", " "} & {*text},
+)
+SOCKET_PATH = ParameterType(str, "an absolute path", lambda text: not text or os.path.isabs(text))
+
+
 def _for_terminal(_ctx: click.Context, _param: click.Parameter, terminal: str | None) -> None:
     """Print as for a terminal of this size, 120x40: `kubectl capture` has one, and this program a pipe to it."""
     if not terminal:
@@ -73,59 +90,58 @@ def node_group() -> None:
     """Run the agent of a Kubernetes node, query it, or remove what it has installed."""
 
 
-SOCKET = click.option(
-    "--socket", metavar="PATH", default=agent_socket.AGENT_SOCKET, show_default=True, envvar="CAPTURE_AGENT_SOCKET",
+SOCKET = click.Option(
+    ["--socket"], metavar="PATH", default=agent_socket.AGENT_SOCKET, show_default=True, envvar="CAPTURE_AGENT_SOCKET",
     help="Where the agent listens for the plugin and for `capture node`.",
 )  # fmt: skip
-DAEMON_SET = click.option(
-    "--daemon-set", type=DAEMON_SET_NAME, metavar="NAMESPACE/NAME", default="", envvar="CAPTURE_DAEMON_SET",
+DAEMON_SET = click.Option(
+    ["--daemon-set"], type=DAEMON_SET_NAME, metavar="NAMESPACE/NAME", default="", envvar="CAPTURE_DAEMON_SET",
     help="The DaemonSet of the agents: when it is deleted, each of them uninstalls the plugin.",
 )  # fmt: skip
-ACCOUNT = click.option(
-    "--service-account", metavar="DIR", default=SERVICE_ACCOUNT, show_default=True,
+ACCOUNT = click.Option(
+    ["--service-account"], metavar="DIR", default=SERVICE_ACCOUNT, show_default=True,
     help="The token and CA that kubelet renews for this pod.",
 )  # fmt: skip
 PLACES = [
-    click.option("--bin-dir", metavar="DIR", default=BIN_DIR, show_default=True, envvar="CAPTURE_BIN_DIR",
+    click.Option(["--bin-dir"], metavar="DIR", default=BIN_DIR, show_default=True, envvar="CAPTURE_BIN_DIR",
                  help="Where the container runtime looks for plugins."),
-    click.option("--conf-dir", metavar="DIR", default=CONF_DIR, show_default=True, envvar="CAPTURE_CONF_DIR",
+    click.Option(["--conf-dir"], metavar="DIR", default=CONF_DIR, show_default=True, envvar="CAPTURE_CONF_DIR",
                  help="Where it looks for network configurations."),
-    click.option("--credentials-dir", metavar="DIR", default="", envvar="CAPTURE_CREDENTIALS_DIR",
+    click.Option(["--credentials-dir"], metavar="DIR", default="", envvar="CAPTURE_CREDENTIALS_DIR",
                  help="Where the plugin's credentials are kept.  [default: istio-capture next to --conf-dir]"),
     SOCKET,
 ]  # fmt: skip
 AGENT = [
-    click.option("--node", metavar="NAME", default="", envvar="NODE_NAME",
+    click.Option(["--node"], metavar="NAME", default="", envvar="NODE_NAME",
                  help="The node's name in Kubernetes; without it, the agent does not use the API server."),
-    click.option("--plugin", metavar="PATH", default="", envvar="CAPTURE_PLUGIN",
+    click.Option(["--plugin"], metavar="PATH", default="", envvar="CAPTURE_PLUGIN",
                  help=f"The executable {PLUGIN}, or a directory with it.  [default: the one installed with capture]"),
-    click.option("--pod-source", "pod_sources", type=one_of(*conf.POD_SOURCES), multiple=True,
+    click.Option(["--pod-source", "pod_sources"], type=one_of(*conf.POD_SOURCES), multiple=True,
                  help="Where facts about a pod come from; repeatable, in order."
                  "  [default: runtime, agent, kubernetes]"),
-    click.option("--runtime-socket", metavar="PATH", default="", envvar="CAPTURE_RUNTIME_SOCKET",
+    click.Option(["--runtime-socket"], type=SOCKET_PATH, metavar="PATH", default="", envvar="CAPTURE_RUNTIME_SOCKET",
                  help="Where the container runtime listens for CRI.  [default: the first known one that is there]"),
     ACCOUNT,
-    click.option("--api-server", metavar="URL", default="",
+    click.Option(["--api-server"], type=API_SERVER, metavar="URL", default="",
                  help="How the node reaches the API server.  [default: as the pod does]"),
     DAEMON_SET,
-    click.option("--audit/--no-audit", default=True, show_default=True,
+    click.Option(["--audit/--no-audit"], default=True, show_default=True,
                  help="Look whether the pods of the node are captured; needs NET_ADMIN and SYS_ADMIN."),
-    click.option("--repair-starting", type=one_of(*REPAIRS[:2]), default="report", show_default=True,
+    click.Option(["--repair-starting"], type=one_of(*REPAIRS[:2]), default="report", show_default=True,
                  help="What to do about a pod without its rules that is not ready yet."),
-    click.option("--repair-running", type=one_of(*REPAIRS), default="report", show_default=True,
+    click.Option(["--repair-running"], type=one_of(*REPAIRS), default="report", show_default=True,
                  help="What to do about a ready pod without its rules."),
-    click.option("--repairs-per-minute", type=number(0), default=10, show_default=True, metavar="N",
+    click.Option(["--repairs-per-minute"], type=number(0), default=10, show_default=True, metavar="N",
                  help="How many pods are repaired in a minute at most."),
-    click.option("--remove-taint", "taints", metavar="KEY", multiple=True,
+    click.Option(["--remove-taint", "taints"], type=TAINT_KEY, metavar="KEY", multiple=True,
                  help="Taint to remove from this node once pods are captured; repeatable."),
-    click.option("--metrics-address", type=ADDRESS, metavar="HOST:PORT", default="",
+    click.Option(["--metrics-address"], type=ADDRESS, metavar="HOST:PORT", default="",
                  envvar="CAPTURE_METRICS_ADDRESS",
                  help="Where Prometheus and probes are answered.  [default: nowhere]"),
 ]  # fmt: skip
 
 
-@node_group.command("agent", cls=CaptureCommand, examples=AGENT_EXAMPLES)
-@with_options([*PLACES, *AGENT, *ENTRY])
+@command(AGENT_EXAMPLES, *PLACES, *AGENT, *ENTRY, group=node_group)
 def agent(**values: Any) -> int:
     """Install the plugin, keep it and its entry in place, and answer it.
 
@@ -142,11 +158,15 @@ def agent(**values: Any) -> int:
     return Agent(options).run()
 
 
-@node_group.command("status", cls=CaptureCommand, examples=STATUS_EXAMPLES)
-@SOCKET
-@text_or_json
-@click.option("--ready", is_flag=True, help="Print nothing; exit code 0 if pods that start now are captured, else 1.")
-@click.option("--live", is_flag=True, help="Print nothing; exit code 0 if the agent's loop runs, else 1.")
+@command(
+    STATUS_EXAMPLES,
+    SOCKET,
+    format_option("text", "json"),
+    click.Option(["--ready"], is_flag=True,
+                 help="Print nothing; exit code 0 if pods that start now are captured, else 1."),
+    click.Option(["--live"], is_flag=True, help="Print nothing; exit code 0 if the agent's loop runs, else 1."),
+    group=node_group,
+)  # fmt: skip
 def status(socket: str, form: str, *, ready: bool, live: bool) -> int:
     """Show what this node's agent knows. Exit code 1 if pods that start now may run uncaptured."""
     try:
@@ -166,10 +186,13 @@ def status(socket: str, form: str, *, ready: bool, live: bool) -> int:
     return 0 if answer.get("ready") else EXIT_FAILED
 
 
-@node_group.command("pods", cls=CaptureCommand, examples=PODS_EXAMPLES)
-@SOCKET
-@click.option("--pod", type=POD, metavar="NAMESPACE/NAME", help="This pod only.")
-@text_or_json
+@command(
+    PODS_EXAMPLES,
+    SOCKET,
+    click.Option(["--pod"], type=POD, metavar="NAMESPACE/NAME", help="This pod only."),
+    format_option("text", "json"),
+    group=node_group,
+)
 def pods(socket: str, pod: str | None, form: str) -> int:
     """List the pods of this node, each with its state: captured, left alone, or what is wrong with it.
 
@@ -178,41 +201,41 @@ def pods(socket: str, pod: str | None, form: str) -> int:
     from cni.agent.status_text import HANG, WELL, pod_lines
 
     answer = _request(socket, {"get": "pods"} | _named(pod or ""))
-    found = answer.get("pods") or []
+    listed = answer.get("pods") or []
     if form == "json":
         print_json(answer)
-    elif not found:
+    elif not listed:
         print_lines([f"no pod is known; the audit is {answer.get('audit')}"])
     else:
-        for line in pod_lines(found):
+        for line in pod_lines(listed):
             print_lines([line], HANG)
-    return EXIT_DRIFT if any(each["state"] not in (*WELL, "unknown") for each in found) else 0
+    return EXIT_DRIFT if any(each["state"] not in (*WELL, "unknown") for each in listed) else 0
 
 
-@node_group.command(
-    "pod",
-    cls=CaptureCommand,
-    examples=POD_EXAMPLES,
+@command(
+    POD_EXAMPLES,
+    SOCKET,
+    click.Argument(["pod"], type=POD, metavar="NAMESPACE/NAME"),
+    click.Argument(["name"], type=one_of(*POD_COMMANDS), metavar="COMMAND"),
+    click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
+    group=node_group,
+    name="pod",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
-@SOCKET
-@click.argument("pod", type=POD, metavar="NAMESPACE/NAME")
-@click.argument("command", type=one_of(*POD_COMMANDS), metavar="COMMAND")
-@click.argument("words", nargs=-1, type=click.UNPROCESSED)
-def of_pod(socket: str, pod: str, command: str, words: tuple[str, ...]) -> int:
+def of_pod(socket: str, pod: str, name: str, words: tuple[str, ...]) -> int:
     """Run a command of `capture` in the network namespace of a pod of this node.
 
     COMMAND is why, trace, verify, dump, explain, watch or doctor.
     """
     from capture.cli.group import capture, run_click
 
-    found = _request(socket, {"get": "pods"} | _named(pod)).get("pods") or []
-    path = next((each["namespace_path"] for each in found if each["namespace_path"]), "")
+    named_pods = _request(socket, {"get": "pods"} | _named(pod)).get("pods") or []
+    path = next((each["namespace_path"] for each in named_pods if each["namespace_path"]), "")
     if not path:
         raise CaptureError(
             f"the agent of this node has no network namespace for {pod}", "`capture node pods` lists what it knows."
         )
-    return run_click(capture, [command, "--netns", path, *words])
+    return run_click(capture, [name, "--netns", path, *words])
 
 
 def _named(pod: str) -> dict[str, str]:
@@ -229,10 +252,16 @@ def _request(socket: str, question: dict[str, str]) -> dict[str, Any]:
         ) from None
 
 
-@node_group.command("uninstall", cls=CaptureCommand, examples=UNINSTALL_EXAMPLES)
-@with_options([*PLACES, DAEMON_SET, ACCOUNT])
-@click.option("--all-nodes", is_flag=True, help="With --daemon-set: delete it, so that each agent uninstalls; wait.")
-@text_or_json
+@command(
+    UNINSTALL_EXAMPLES,
+    *PLACES,
+    DAEMON_SET,
+    ACCOUNT,
+    click.Option(["--all-nodes"], is_flag=True,
+                 help="With --daemon-set: delete it, so that each agent uninstalls; wait."),
+    format_option("text", "json"),
+    group=node_group,
+)  # fmt: skip
 def uninstall(service_account: str, daemon_set: str, form: str, *, all_nodes: bool, **values: Any) -> int:
     """Remove entry and credentials, and the plugin as soon as no pod needs it.
 
@@ -265,8 +294,8 @@ def _options(values: dict[str, Any]) -> Options:
     """Return the options; what belongs to the plugin's entry is in there."""
     of_entry = (*conf.CAPTURE_OPTIONS, "exclude_namespaces", "pod_sources", "log_file", "log_level")
     entry, read = checked_entry({key: values.get(key) for key in of_entry}, kubeconfig="/checked/later")
-    others = {key: value for key, value in values.items() if key not in of_entry}
-    if "plugin" in others:
-        others["plugin"] = others["plugin"] or installed_plugin()
-    paths = {key: os.path.abspath(others[key]) for key in ("bin_dir", "conf_dir")}
-    return Options(**({"node": "", "plugin": "", "entry": entry, "log_level": read.log_level} | others | paths))
+    of_agent = {key: value for key, value in values.items() if key not in of_entry}
+    if "plugin" in of_agent:
+        of_agent["plugin"] = of_agent["plugin"] or installed_plugin()
+    paths = {key: os.path.abspath(of_agent[key]) for key in ("bin_dir", "conf_dir")}
+    return Options(**({"node": "", "plugin": "", "entry": entry, "log_level": read.log_level} | of_agent | paths))

@@ -594,8 +594,7 @@ def test_recorded_settings_are_applied_again_and_their_loss_is_named(pod_pair: P
         plain = json.loads(run(pod, "capture", command, "--netns", pod.path, "--format", "json", code=4).stdout)
         remedies = [each["remedy"] for each in plain[name] if each["kind"] == "rule-missing"]
         assert [f"Run `capture apply --recorded --netns {pod.path}`, or" in each for each in remedies] == [True]
-    refused = run(pod, "capture", "apply", "--recorded", "-x", "10.0.0.0/8", code=2).stderr
-    assert "expected nothing, because the recorded settings are applied" in refused
+    assert "invalid value 'x'" in run(pod, "capture", "apply", "--recorded", "-x", "x", code=2).stderr
     done = run(pod, "capture", "apply", "--recorded", env={"PROXY_UID": "4711"})
     assert (done.stderr, dumped_rules(pod)) == ("", applied)
 
@@ -610,6 +609,40 @@ def test_recorded_settings_are_applied_again_and_their_loss_is_named(pod_pair: P
         " --backend nftables; `capture apply --recorded` would have kept them"
     )
     assert run(pod, "capture", "apply").stderr == ""
+
+
+def test_one_recorded_setting_is_changed_and_the_others_are_kept(pod_pair: PodPair) -> None:
+    pod = pod_pair.pod
+    given = ("-x", "10.1.0.0/16", "--backend", "nftables", "-m", "TPROXY", "--redirect-dns", "--ip-families", "ipv4")
+    run(pod, "capture", "apply", *given, "-o", "81")
+
+    run(pod, "capture", "apply", "--recorded", "--ip-families", "both", "-u", "root", env={"PROXY_UID": "4711"})
+    run(pod, "capture", "verify", *given, "-o", "81", "--ip-families", "both", "-u", "0")
+    run(pod, "capture", "apply", "--recorded", "--redirect-dns=false", "-o", "82,83")
+    run(pod, "capture", "verify", *given, "-o", "82,83", "--ip-families", "both", "-u", "0", "--redirect-dns=false")
+    run(pod, "capture", "apply", "--recorded", "--driver", "libnftables")
+    run(pod, "capture", "apply", "--recorded", "--backend", "iptables")
+    run(
+        pod,
+        "capture",
+        "verify",
+        *given,
+        "--backend",
+        "iptables",
+        "-o",
+        "82,83",
+        "--ip-families",
+        "both",
+        "-u",
+        "0",
+        "--redirect-dns=false",
+    )
+
+    lost = run(pod, "capture", "apply", "--backend", "nftables", "-u", "1337").stderr
+    assert (
+        "replaced by defaults: --istio-service-exclude-cidr 10.1.0.0/16, --istio-inbound-interception-mode TPROXY,"
+        " --istio-local-outbound-ports-exclude 82,83; `capture apply --recorded`"
+    ) in lost
 
 
 def dumped_rules(namespace: Namespace) -> str:

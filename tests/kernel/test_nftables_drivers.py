@@ -13,8 +13,8 @@ import pytest
 from capture.analysis.canonical import canonical
 from capture.backends.nftables import libnftables
 from capture.backends.nftables.libnftables import LibnftablesDriver
+from capture.backends.nftables.lower import render_text
 from capture.backends.nftables.netlink import NftablesNetlinkDriver
-from capture.backends.nftables.render import render_text
 from capture.errors import CaptureError, PrivilegeError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
 from capture.model.ruleset import (

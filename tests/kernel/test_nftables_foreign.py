@@ -12,7 +12,7 @@ import pytest
 from capture import operations
 from capture.analysis.base_chains import BaseChain
 from capture.analysis.culprits import Obstacle
-from capture.backends.nftables.foreign import read_foreign_chains
+from capture.backends.foreign_chains import read_foreign_chains
 from capture.backends.nftables.netlink import NftablesNetlinkDriver
 from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text
 from capture.model.ruleset import (

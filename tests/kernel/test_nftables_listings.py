@@ -14,8 +14,8 @@ import pytest
 from capture.analysis.canonical import canonical
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nftables.libnftables import LibnftablesDriver
+from capture.backends.nftables.lower import render_text
 from capture.backends.nftables.netlink import NftablesNetlinkDriver
-from capture.backends.nftables.render import render_text
 from capture.model.addresses import FAMILIES, IPV4, IPV6
 from capture.model.ruleset import (
     Accept,

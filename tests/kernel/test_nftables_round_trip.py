@@ -7,9 +7,8 @@ from hypothesis import HealthCheck, given, settings
 
 from capture.analysis.canonical import canonical
 from capture.backends.nftables.libnftables import LibnftablesDriver
-from capture.backends.nftables.lower import lower
+from capture.backends.nftables.lower import lower, render_text
 from capture.backends.nftables.netlink import NftablesNetlinkDriver
-from capture.backends.nftables.render import render_text
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import Ruleset
 from pytest_netns import Namespace, NamespaceFactory

@@ -19,6 +19,7 @@ from capture import operations
 from capture.analysis.foreign_effects import STOPS_DISCOVERY
 from capture.analysis.policy import policy
 from capture.analysis.trace import trace_whole_path
+from capture.backends.iptables.render import shown_rule
 from capture.cli.doctor.examination import examine
 from capture.cli.doctor.examination import of_pod as doctor_findings
 from capture.errors import EXIT_UNKNOWN
@@ -28,7 +29,6 @@ from capture.netlink import ipsec
 from capture.operations import diagnosis
 from capture.operations.exclusions import unexplained
 from capture.report.diagnosis_text import diagnosis_lines
-from capture.report.fate_text import text_of
 from capture.settings import options as option
 from capture.settings.settings import Given, Settings
 from capture.state import record
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from capture.analysis.policy import Statement
     from capture.model.ruleset import ProtocolName
     from capture.operations.diagnosis import Diagnosis
+    from capture.settings.options import Option
+    from capture.state.record import Record
 
 pytestmark = pytest.mark.kernel
 
@@ -232,12 +234,12 @@ BROKEN: dict[str, BrokenPod] = {
     "no group, and nothing inbound": BrokenPod("excluded", "-b '' ISTIO_OUTBOUND_OWNER_GROUPS ''", of_pod=True),
     "an interface that is not there": BrokenPod("excluded", "-k net1 -b '' -i ''", of_pod=True),
     "the proxy's user": BrokenPod("proxy-user", uid=1337, gid=1337),
-    "DNS": BrokenPod("dns-not-captured", goes="dns", message="DNS is not captured"),
+    "DNS": BrokenPod("dns-not-captured", goes="dns", ports=(15001, 15006, 15053), message="DNS is not captured"),
     "another name server": BrokenPod(
         "dns-not-captured",
         "--redirect-dns",
         goes="dns",
-        message=f"{ELSEWHERE} is none of them\nApply with --capture-all-dns too, if look-ups at other servers",
+        message=f"{ELSEWHERE} is none of them\nTo capture look-ups at other servers, run `capture apply --r",
     ),
     "the rules of DNS are gone": BrokenPod(
         "rule-missing",
@@ -458,7 +460,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
         pod.listener(*ends, label="proxy", uid=situation.proxy_uid, transparent=situation.transparent)
     if situation.options != "none":
         with pod.entered():
-            operations.apply(given(f"--backend {situation.backend} {situation.options}"))
+            operations.apply(given(f"--backend {situation.backend} -x 192.0.2.0/24 {situation.options}"))
     if situation.breaks:
         pod.run(["sh", "-ec", situation.breaks.replace("{peer}", peer.ipv4)])
 
@@ -484,7 +486,7 @@ TO_RUN = re.compile(r"(?:\b[Rr]un|that runs:|Set it up:|remove it:) `((?:capture
 
 
 def assert_the_remedy_works(situation: BrokenPod, pair: PodPair, found: Diagnosis) -> None:
-    """Execute a remedy that is a command, as it is printed: nothing is wrong any more, and the settings are kept."""
+    """Execute a remedy that is a command, as it is printed: nothing is wrong any more, and other settings are kept."""
     pod, peer = pair
     commands = TO_RUN.findall(found.causes[0].remedy)
     if not commands:
@@ -496,7 +498,10 @@ def assert_the_remedy_works(situation: BrokenPod, pair: PodPair, found: Diagnosi
     if situation.kind == "interface-down":
         pod.ip(f"route add default via {peer.ipv4}")
     with pod.entered():
-        assert before is None or record.read() == before
+        now = record.read()
+    changed = {each for command in commands for each in option.OPTIONS if re.search(rf"--{each.flag}\b", command)}
+    assert before is None or kept(before, changed) == kept(now, changed)
+    assert changed or before is None or now == before
     after = why(pod, packet(situation, pair))
     if situation.behind and after.causes:
         assert {each.kind for each in after.causes} == {situation.behind}
@@ -504,6 +509,13 @@ def assert_the_remedy_works(situation: BrokenPod, pair: PodPair, found: Diagnosi
         return
     assert after.causes == ()
     assert not situation.of_pod or why(pod).causes == ()
+
+
+def kept(recorded: Record | None, changed: set[Option[Any]]) -> tuple[dict[str, str], str, str]:
+    """Return the recorded settings that no command changed, with backend and variant."""
+    assert recorded is not None
+    left = {*recorded.settings.explicit}.difference(changed, option.BACKEND_OPTIONS)
+    return {each.name: recorded.settings.text(each) for each in left}, recorded.backend, recorded.variant
 
 
 def test_remedies_of_several_foreign_rules_name_them_in_a_way_that_stays_true(pod_pair: PodPair) -> None:
@@ -550,7 +562,7 @@ def assert_the_verbs_agree(pod: Pod) -> None:
 def explained(pod: Pod) -> list[Statement]:
     with pod.entered():
         situation = operations.situation_of()
-        return policy(dict.fromkeys(situation.ruleset.families, situation), text_of)
+        return policy(dict.fromkeys(situation.ruleset.families, situation), shown_rule)
 
 
 def may_be_spared(pod: Pod, sent: Packet) -> bool:
@@ -859,7 +871,7 @@ def test_dns_without_a_known_name_server_is_not_told_to_redirect_dns(pod_pair: P
 
     assert [cause.kind for cause in found.causes] == ["dns-not-captured"]
     assert "none was known" in found.causes[0].message
-    assert found.causes[0].remedy.startswith("Apply with --capture-all-dns too")
+    assert found.causes[0].remedy.startswith("Run `capture apply --recorded --redirect-dns --capture")
     assert [note.kind for note in why(pod).notes] == ["dns-not-captured"]
 
 

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.decode import decode_table
+from capture.backends.nf_tables.lift import lift
 from capture.backends.nf_tables.listing import chain_of, table_of
 from capture.backends.nf_tables.messages import TableMessages
+from capture.backends.nf_tables.names import model_chain, native_chain
+from capture.backends.nf_tables.native import NativeTable
+from capture.backends.nf_tables.sets import NativeSet, decode_set
 from capture.backends.nftables import libnftables_json, plan
-from capture.backends.nftables.decode import decode_table
 from capture.backends.nftables.encode import add_rules
-from capture.backends.nftables.lift import lift
 from capture.backends.nftables.lower import lower
-from capture.backends.nftables.names import model_chain, native_chain
-from capture.backends.nftables.native import NativeTable
-from capture.backends.nftables.sets import NativeSet, decode_set
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import NAT, Ruleset
 from capture.netlink.attributes import attribute, decode, decode_fields, decode_number, nested, text

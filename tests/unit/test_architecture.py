@@ -60,6 +60,8 @@ WITHOUT: dict[str, tuple[str, ...]] = {
 }
 """What a room must not import although it lies below: rules without an option are judged and written, too."""
 
+VERBS = "capture", "operations"
+"""The package of the verbs, which enter a namespace."""
 PURE = ("capture.model", "capture.rules", "capture.analysis", "capture.report")
 
 COLD_START = {
@@ -190,9 +192,11 @@ def test_a_module_imports_only_from_floors_below(module: str) -> None:
 def test_pure_modules_take_only_values_from_netlink(module: str) -> None:
     """Functions that read the kernel have their place in the rooms above; values and numbers can be judged here."""
     tree = ast.parse(MODULES[module].read_text())
-    taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and "netlink" in (node.module or "")]
-    names = [(node.module, alias.name) for node in taken for alias in node.names]
-    assert [name for home, name in names if name.islower() and covers("capture.netlink", home or "")] == []
+    taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = [(node.module or "", alias.name) for node in taken for alias in node.names]
+    assert [name for home, name in names if name.islower() and covers("capture.netlink", home)] == []
+    verbs = [name for home, name in names if covers("capture.operations", home) or (home, name) == VERBS]
+    assert {name for name in verbs if name.islower()} <= {"inferred_flags", "misfit"}  # which take a rule set
 
 
 BY_NAME = {
@@ -251,6 +255,17 @@ def test_no_two_modules_wait_for_each_other_to_load() -> None:
         free = {module for module, needs in loads.items() if not needs & set(loads) - {module}}
         assert free, f"circle among {sorted(loads)}"
         loads = {module: needs for module, needs in loads.items() if module not in free}
+
+
+@pytest.mark.parametrize(
+    ("backend", "others"),
+    [("iptables", ["nftables"]), ("nftables", ["iptables"]), ("nf_tables", ["iptables", "nftables"])],
+)
+def test_backends_know_nothing_of_each_other(backend: str, others: list[str]) -> None:
+    """Nor in functions: what both need is in ``nf_tables``, and what needs both is above them."""
+    of_backend = [module for module in MODULES if covers(f"capture.backends.{backend}", module)]
+    known = {name for module in of_backend for name in imports_of(module).all}
+    assert {name for name in known if any(covers(f"capture.backends.{other}", name) for other in others)} == set()
 
 
 @pytest.mark.parametrize("backend", ["iptables", "nftables"])

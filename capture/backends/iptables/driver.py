@@ -80,9 +80,7 @@ def require_families(desired: Ruleset, present: Collection[Family]) -> None:
     """Raise UnsupportedError for a desired family that is not there."""
     for family in desired.families:
         if family not in present:
-            raise UnsupportedError(
-                f"this kernel has no {FAMILY_NAMES[family]}", "Leave the family out, or boot without `ipv6.disable=1`."
-            )
+            raise UnsupportedError(f"this kernel has no {FAMILY_NAMES[family]}", "Boot without `ipv6.disable=1`.")
 
 
 def by_family(edits: Iterable[TableEdit]) -> list[tuple[Family, list[TableEdit]]]:

@@ -148,9 +148,7 @@ def _shared_chain_changes(
         return [], []
     own = sorted(own_positions.get((live.table, chain), ()))
     disturbs = disturbance_test(rules, chain, desired.rules)
-    first_disturbing = next(
-        (index for index, rule in enumerate(rules) if index not in own and disturbs(rule)), len(rules)
-    )
+    first_disturbing = next((at for at, rule in enumerate(rules) if at not in own and disturbs(rule)), len(rules))
     is_in_place = not own or own[-1] < first_disturbing or not desired_rules
     if (
         is_in_place

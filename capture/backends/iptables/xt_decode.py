@@ -1,7 +1,7 @@
 """From what the kernel dumps of iptables-nft's tables to rules. Pure; the inverse of ``xt_encode``, and more.
 
-The expressions are those of nf_tables, and are run as such (``nftables.decode``); among them are matches and targets of
-x_tables. It reads what any release of iptables-nft writes (ports by payload or by the match tcp, marks by meta or by
+The expressions are those of nf_tables, and are run as such (``nf_tables.decode``); among them are matches and targets
+of x_tables. It reads what any release of iptables-nft writes (ports by payload or by the match tcp, marks by meta or by
 the match mark), and what nft(8) puts into the same tables. What the model has no words for is UnknownMatch and
 UnknownVerdict: in the words of iptables-save where it has any, else in those of nft.
 """
@@ -14,12 +14,12 @@ from capture.backends.iptables.clauses import joined, matches_of, verdict_of, wo
 from capture.backends.iptables.xt_encode import NEVER_MATCHING_INTERFACE
 from capture.backends.iptables.xt_layouts import text_of
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables import lift
+from capture.backends.nf_tables.comparisons import Bounds, Register
+from capture.backends.nf_tables.decode import TCP_FLAGS, Program
+from capture.backends.nf_tables.native import IIFNAME, L4PROTO, Among, Named
 from capture.backends.nf_tables.reading import read_comment, read_expressions
-from capture.backends.nftables import lift
-from capture.backends.nftables.comparisons import Bounds, Register
-from capture.backends.nftables.decode import TCP_FLAGS, Program
-from capture.backends.nftables.native import IIFNAME, L4PROTO, Among, Named
-from capture.backends.nftables.sets import NativeSet
+from capture.backends.nf_tables.sets import NativeSet
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Family
 from capture.model.conventions import PROTOCOL_OF
@@ -31,7 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from capture.backends.nftables.native import Condition
+    from capture.backends.nf_tables.native import Condition
 
     Extensions = dict[tuple[str, str, int, bytes], tuple[Any, ...]]
     """The matches, or the verdict, of structures of x_tables, by kind, name, revision and bytes."""
@@ -128,15 +128,14 @@ class XtProgram(Program):
         return True
 
     def _extension(self, kind: str, fields: Fields) -> tuple[Any, ...]:
-        """Return the matches, or the one verdict, that a structure of x_tables is."""
         name, revision = decode_text(fields[nf.NFTA_MATCH_NAME]), decode_number(fields[nf.NFTA_MATCH_REV])
         key = kind, name, revision, fields[nf.NFTA_MATCH_INFO]
         if key not in self._extensions:
             if kind == "match":
-                found: tuple[Any, ...] = tuple(matches_of(words_of(xt_text.match_text(*key[1:], self._of_family))))
+                decoded: tuple[Any, ...] = tuple(matches_of(words_of(xt_text.match_text(*key[1:], self._of_family))))
             else:
-                found = (verdict_of(words_of(f"-j {xt_text.target_text(*key[1:], self._of_family)}")),)
-            self._extensions[key] = found
+                decoded = (verdict_of(words_of(f"-j {xt_text.target_text(*key[1:], self._of_family)}")),)
+            self._extensions[key] = decoded
         return self._extensions[key]
 
     def _put(self, condition: Condition) -> None:

@@ -25,8 +25,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from capture.backends.nf_tables.native import NativeTable
     from capture.backends.nftables.libnftables_json import Object
-    from capture.backends.nftables.native import NativeTable
     from capture.model.ruleset import Ruleset
 
 BINDINGS = (
@@ -109,7 +109,6 @@ def _run(doing: str, commands: list[Object]) -> None:
 
 
 def _failure(doing: str, words: str) -> CaptureError:
-    """Return the error for a message of libnftables; it has no error numbers."""
     complaint = " ".join(line.split("Error: ", 1)[-1].strip() for line in words.splitlines() if line.strip())
     if "Operation not permitted" in complaint:
         return PrivilegeError(doing)

@@ -13,9 +13,9 @@ What nf_tables does differently from iptables, and how it is made equal here:
 
 from __future__ import annotations
 
+from capture.backends.nf_tables import native
 from capture.backends.nf_tables.hooks import HOOKS
-from capture.backends.nftables import native
-from capture.backends.nftables.names import TABLE_NAMES, native_chain
+from capture.backends.nf_tables.names import TABLE_NAMES, native_chain
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILY_NUMBERS, Family, merge, merge_ranges
 from capture.model.conventions import PROTOCOL_NUMBERS
@@ -41,6 +41,13 @@ def lower(ruleset: model.Ruleset) -> tuple[native.NativeTable, ...]:
     """
     tables = (_table(table, ruleset) for table in ruleset.tables if ruleset.families)
     return tuple(table for table in tables if table.chains)
+
+
+def render_text(ruleset: model.Ruleset) -> str:
+    """Return the script that makes the rule set in an empty namespace; the empty string if there is nothing to make."""
+    from capture.backends.nf_tables.render import table_text  # not needed to write
+
+    return "\n".join(table_text(table) for table in lower(ruleset))
 
 
 def _table(table: model.Table, ruleset: model.Ruleset) -> native.NativeTable:
@@ -72,7 +79,6 @@ def lower_rule(rule: model.Rule, ruleset: model.Ruleset) -> Iterator[native.Nati
 
 
 def _family_of(rule: model.Rule) -> Family | None:
-    """Return the family that a rule is for, given or implied by an address."""
     family = rule.family
     for match in rule.matches:
         if isinstance(match, model.AddressMatch):
@@ -114,7 +120,6 @@ POSITIONS = {kind: index for index, kind in enumerate((*IN_ORDER, model.Connecti
 
 
 def _condition(match: model.Match, protocol: model.ProtocolName | None) -> native.Condition:
-    """Return what a match is in nf_tables; ``protocol`` is that of the rule, which ports need."""
     if isinstance(match, model.Protocol):
         return TEST_PROTOCOL[match.name]
     if isinstance(match, model.AddressMatch):

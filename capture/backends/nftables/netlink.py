@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables import sets
 from capture.backends.nf_tables.exact import holds_exactly
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_set, read_tables
 from capture.backends.nf_tables.messages import TableMessages
-from capture.backends.nftables import encode, plan, sets
+from capture.backends.nf_tables.names import MODEL_TABLES
+from capture.backends.nf_tables.native import SIZES, Among, NativeTable
+from capture.backends.nftables import encode, plan
 from capture.backends.nftables.lower import lower
-from capture.backends.nftables.names import MODEL_TABLES
-from capture.backends.nftables.native import SIZES, Among, NativeTable
 from capture.errors import KernelError
 from capture.netlink.attributes import attribute, decode_fields, decode_number, text
 from capture.netlink.batch import Change, transact
@@ -37,14 +38,14 @@ class NftablesNetlinkDriver:
 
     def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
         """Return the rule set as an nft script, which means the same as the messages and can be read."""
-        from capture.backends.nftables.render import render_text  # not needed to write
+        from capture.backends.nftables.lower import render_text  # not needed to write
 
         text = render_text(ruleset)
         return [("nft -f -", text)] if text else []
 
     def read(self) -> Ruleset:
         """Return our tables as they are, foreign rules in them included."""
-        from capture.backends.nftables.lift import lift  # not needed where all is as it should be
+        from capture.backends.nf_tables.lift import lift  # not needed where all is as it should be
 
         with open_netfilter() as netfilter:
             tables, _ = read_consistently(
@@ -95,7 +96,7 @@ def _our_tables(netfilter: NetlinkSocket) -> list[FoundTable]:
 
 
 def _read_table(netfilter: NetlinkSocket, table: FoundTable) -> NativeTable:
-    from capture.backends.nftables.decode import decode_table  # not needed where all is as it should be
+    from capture.backends.nf_tables.decode import decode_table  # not needed where all is as it should be
 
     rules = read_rules(netfilter, table.family, table.name)
     return decode_table(table, _chains_of(netfilter, table), rules, set_finder(netfilter, table.family, table.name))
@@ -166,9 +167,9 @@ def _set_is(netfilter: NetlinkSocket, table: str, name: str, desired: Among) -> 
     flags, size = (decode_number(description.get(kind, b"")) for kind in (nf.NFTA_SET_FLAGS, nf.NFTA_SET_KEY_LEN))
     if (flags, size) != (sets.flags_of(desired), SIZES[desired.field]):
         return False
-    found = b"".join([decode_fields(each).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"") for each in messages])
+    live_elements = b"".join([decode_fields(each).get(nf.NFTA_SET_ELEM_LIST_ELEMENTS, b"") for each in messages])
     elements = sets.elements_of(desired)
     if flags & nf.NFT_SET_INTERVAL:
-        return found == b"".join(reversed(elements))
+        return live_elements == b"".join(reversed(elements))
     length = len(elements[0])
-    return sorted(found[start : start + length] for start in range(0, len(found), length)) == elements
+    return sorted(live_elements[start : start + length] for start in range(0, len(live_elements), length)) == elements

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Protocol, TypeVar
 
     from capture.backends.nf_tables.hooks import Hook
-    from capture.backends.nftables.native import NativeTable
+    from capture.backends.nf_tables.native import NativeTable
 
     T_co = TypeVar("T_co", covariant=True)
 

@@ -35,14 +35,14 @@ def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
     """
     with InNamespace(namespace):
         print_start_line(operations.reference() if is_private(STATE_DIRECTORY) else None, form)
-        found = [each.replace(remedy=named(each.remedy, namespace)) for each in examine(namespace)]
+        findings = [each.replace(remedy=named(each.remedy, namespace)) for each in examine(namespace)]
     if form == "json":
-        print_json({"works": can_work(found), "findings": [_as_plain(each) for each in found]})
+        print_json({"works": can_work(findings), "findings": [_as_plain(each) for each in findings]})
     else:
-        _show(found, everything=everything)
-    if not can_work(found):
+        _show(findings, everything=everything)
+    if not can_work(findings):
         return EXIT_UNSUPPORTED
-    return EXIT_DRIFT if any(finding.state == "error" for finding in found) else EXIT_DONE
+    return EXIT_DRIFT if any(finding.state == "error" for finding in findings) else EXIT_DONE
 
 
 def _as_plain(finding: Finding) -> dict[str, str | None]:
@@ -56,12 +56,12 @@ def _as_plain(finding: Finding) -> dict[str, str | None]:
     }
 
 
-def _show(found: list[Finding], *, everything: bool) -> None:
+def _show(findings: list[Finding], *, everything: bool) -> None:
     """Print the findings; of drivers only what is wrong, unless all are requested."""
     shown = [
-        each for each in found if everything or each.topic not in DRIVER_TOPICS or each.state in ("warning", "error")
+        each for each in findings if everything or each.topic not in DRIVER_TOPICS or each.state in ("warning", "error")
     ]
     print_findings(shown)
-    if len(shown) < len(found):
-        more = f"{len(found) - len(shown)} more findings about kernel and host"
+    if len(shown) < len(findings):
+        more = f"{len(findings) - len(shown)} more findings about kernel and host"
         print_lines([f"{more}, none a fault: `capture doctor --all`"])

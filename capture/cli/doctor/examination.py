@@ -82,9 +82,9 @@ def examine(namespace: str | None = None) -> list[Finding]:
     ]
 
 
-def can_work(found: Iterable[Finding]) -> bool:
+def can_work(findings: Iterable[Finding]) -> bool:
     """Return whether capture can work here at all."""
-    return not any(finding.state == "error" and finding.topic not in (POD, NODE) for finding in found)
+    return not any(finding.state == "error" and finding.topic not in (POD, NODE) for finding in findings)
 
 
 def _diagnosis(namespace: str | None, *, is_recorded: bool) -> Diagnosis | CaptureError | None:
@@ -93,30 +93,30 @@ def _diagnosis(namespace: str | None, *, is_recorded: bool) -> Diagnosis | Captu
     Where missing privileges hide that, return why.
     """
     try:
-        found = diagnosis.why(namespace=namespace)
+        pod_diagnosis = diagnosis.why(namespace=namespace)
     except CaptureError as error:
         return error
-    is_captured = not any(cause.kind in ("no-rules", "left-alone") for cause in found.causes)
-    return found if is_captured or is_recorded else None
+    is_captured = not any(cause.kind in ("no-rules", "left-alone") for cause in pod_diagnosis.causes)
+    return pod_diagnosis if is_captured or is_recorded else None
 
 
 def _by_name(module: str, function: str) -> tuple[Finding, ...]:
     """Return the findings of the plugin's package about this node; without that package, none."""
     try:
-        found = getattr(importlib.import_module(module), function)()
+        library = getattr(importlib.import_module(module), function)()
     except (ImportError, OSError, CaptureError):
         return ()
-    return (found,) if isinstance(found, Finding) else tuple(found or ())
+    return (library,) if isinstance(library, Finding) else tuple(library or ())
 
 
 def _purposes() -> dict[str, str]:
     """Return every module that a capture may need, and which flavours need it for what; in words."""
     desired = build_ruleset(resolve(ALL_FEATURES, AnyPod())[0])
-    found: dict[str, list[str]] = {}
+    by_module: dict[str, list[str]] = {}
     for flavour, name in FLAVOUR_NAMES.items():
         for module, purpose in needed(desired, FAMILIES, flavour).items():
-            found.setdefault(module, []).append(f"{name} for {purpose}")
-    return {module: ", ".join(purposes) for module, purposes in found.items()}
+            by_module.setdefault(module, []).append(f"{name} for {purpose}")
+    return {module: ", ".join(purposes) for module, purposes in by_module.items()}
 
 
 def _lock_holder() -> int | None:
@@ -141,20 +141,20 @@ LEGACY = {
 }
 
 
-def of_pod(found: Diagnosis | CaptureError | None) -> Iterator[Finding]:
+def of_pod(diagnosed: Diagnosis | CaptureError | None) -> Iterator[Finding]:
     """Yield what is wrong with the pod; else that it is captured."""
-    if isinstance(found, CaptureError):
-        yield Finding(POD, "capture", "note", f"cannot be judged: {found.message}", found.remedy)
+    if isinstance(diagnosed, CaptureError):
+        yield Finding(POD, "capture", "note", f"cannot be judged: {diagnosed.message}", diagnosed.remedy)
         return
-    if found is None:
+    if diagnosed is None:
         yield Finding(POD, "capture", "note", "nothing is applied here")
         return
-    for cause in found.causes:
+    for cause in diagnosed.causes:
         yield Finding(POD, cause.kind, "error", message_with_location(cause), cause.remedy, cause.kind)
-    if found.verdict == "captured":
-        but = f"; by the settings, {' and '.join(found.left_out)} is captured" if found.left_out else ""
+    if diagnosed.verdict == "captured":
+        but = f"; by the settings, {' and '.join(diagnosed.left_out)} is captured" if diagnosed.left_out else ""
         yield Finding(POD, "capture", "ok", f"the rules are in place, and the proxy listens{but}")
-    for note in found.notes:
+    for note in diagnosed.notes:
         state: State = "warning" if note.kind == "unjudged" else "note"
         yield Finding(POD, note.kind, state, message_with_location(note), note.remedy, note.kind)
 
@@ -172,9 +172,9 @@ def of_choice(facts: HostFacts) -> Finding:
 
 def of_live_sets(live_sets: Sequence[SetLocation]) -> Iterator[Finding]:
     """Yield where rules of the capture are."""
-    for found in live_sets:
-        place = " ".join(filter(None, found.choice.place))
-        message = f"rules of the capture are in {place} ({', '.join(found.families)})"
+    for live_set in live_sets:
+        place = " ".join(filter(None, live_set.choice.place))
+        message = f"rules of the capture are in {place} ({', '.join(live_set.families)})"
         yield Finding("choice", "live rules", "note", message)
     if len(live_sets) > 1:
         message = "there are several rule sets of the capture; expected one"
@@ -216,9 +216,9 @@ def of_ipsec(read: Callable[[], Iterable[IpsecPolicy]]) -> Iterator[Finding]:
         yield Finding("namespace", "IPsec", "note", error.message, error.remedy)
         return
     for is_blocking, verb in ((True, "drop"), (False, "encrypt")):
-        found = [each for each in policies if each.is_blocking is is_blocking and (is_blocking or each.has_template)]
-        if found:
-            message = f"policies that {verb} packets, whatever the rules are: {len(found)}, such as `{found[0].words}`"
+        ipsec = [each for each in policies if each.is_blocking is is_blocking and (is_blocking or each.has_template)]
+        if ipsec:
+            message = f"policies that {verb} packets, whatever the rules are: {len(ipsec)}, such as `{ipsec[0].words}`"
             remedy = "`capture why` judges a connection; `ip xfrm policy` in this namespace lists all."
             yield Finding("namespace", "IPsec", "warning" if is_blocking else "note", message, remedy)
 
@@ -241,13 +241,13 @@ def of_modules(modules: Inventory, *, loads_modules: bool) -> Iterator[Finding]:
     for name in modules.lacking:
         why = "no such module" if name in modules.absent else "modprobe's configuration forbids to load it"
         yield Finding("kernel", name, "warning", f"{why}; needed by {purposes[name]}", remedy_for((name,)))
-    others = tuple(name for name in modules.unloaded if name not in modules.lacking)
+    unloaded = tuple(name for name in modules.unloaded if name not in modules.lacking)
     if not modules.is_indexed:
         message = f"those that can be loaded are unknown: no /lib/modules/{os.uname().release} with a readable index"
         yield Finding("kernel", "modules", "note", message)
-    elif others and not loads_modules:
-        message = f"not loaded, and kernel.modules_disabled=1 forbids loading more: {', '.join(others)}"
-        yield Finding("kernel", "modules", "warning", message, remedy_for_closed(others))
+    elif unloaded and not loads_modules:
+        message = f"not loaded, and kernel.modules_disabled=1 forbids loading more: {', '.join(unloaded)}"
+        yield Finding("kernel", "modules", "warning", message, remedy_for_closed(unloaded))
     elif not modules.lacking:
         yield Finding("kernel", "modules", "ok", "all that a capture may need are there")
 
@@ -286,8 +286,8 @@ def of_release(release: str) -> Iterator[Finding]:
 
 def of_programs(facts: HostFacts) -> Iterator[Finding]:
     """Yield the versions of programs, one of each variant of iptables and nft, and which are not installed."""
-    found = {variant: path for (variant, _, _), path in reversed(facts.programs.items())}.values()
-    for path in filter(None, (*found, find_program("nft"))):
+    paths = {variant: path for (variant, _, _), path in reversed(facts.programs.items())}.values()
+    for path in filter(None, (*paths, find_program("nft"))):
         version = run([path, "--version"]).stdout.partition("\n")[0]
         yield Finding("host", os.path.basename(path), "ok", f"{version} ({path})")
     families = FAMILIES if facts.ipv6 else (IPV4,)

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from capture.backends.nf_tables.hooks import Hook
-from capture.backends.nftables.libnftables_json import FIELDS, ZONE
-from capture.backends.nftables.lift import lift
-from capture.backends.nftables.names import MODEL_TABLES
-from capture.backends.nftables.native import (
+from capture.backends.nf_tables.lift import lift
+from capture.backends.nf_tables.names import MODEL_TABLES
+from capture.backends.nf_tables.native import (
     ADDRESS_FAMILIES,
     CT_MARK,
     CT_STATE,
@@ -32,7 +31,8 @@ from capture.backends.nftables.native import (
     NativeTable,
     TproxyStatement,
 )
-from capture.backends.nftables.render import WORDS
+from capture.backends.nf_tables.render import WORDS
+from capture.backends.nftables.libnftables_json import FIELDS, ZONE
 from capture.model.addresses import parse_address
 from capture.model.ruleset import (
     ALL_BITS,
@@ -53,7 +53,7 @@ from capture.model.ruleset import (
 )
 
 if TYPE_CHECKING:
-    from capture.backends.nftables.native import Range
+    from capture.backends.nf_tables.native import Range
     from capture.model.addresses import Family
     from capture.model.ruleset import Match, Verdict
 

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from capture.analysis.answers import answers, loss_text, lost_answer, trace_flags, untracked_text, untracking_step
+from capture.analysis.answers import (
+    answers,
+    is_own,
+    loss_text,
+    lost_answer,
+    trace_flags,
+    untracked_text,
+    untracking_step,
+)
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.meaning import ACK, PSH, SYN
-from capture.analysis.trace import trace_whole_path
+from capture.analysis.trace import Step, trace_whole_path
 from capture.model.addresses import parse_address
 from capture.model.packet import USUAL_SOURCE_PORT, Packet
 from capture.model.ruleset import (
@@ -16,9 +24,11 @@ from capture.model.ruleset import (
     PREROUTING,
     RAW,
     Chain,
+    ConnectionMark,
     ConnectionState,
     DestinationPort,
     Drop,
+    Jump,
     Protocol,
     Rule,
     SourcePort,
@@ -33,6 +43,7 @@ from capture.settings.config import CaptureConfig
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.analysis.trace import Trace
+    from capture.model.ruleset import Match, ProtocolName
 
 POD, WORLD, LO = map(parse_address, ("192.0.2.2", "198.51.100.7", "127.0.0.1"))
 BY_APP = Packet("tcp", WORLD, 80, source=POD, source_port=45000, uid=1000, gid=1000, out_interface="eth0")
@@ -118,7 +129,7 @@ def test_answers_to_what_is_not_tracked_are_taken_for_calls() -> None:
     assert (live.outcome, step and step.rule) == ("direct", UNTRACKS)
     lost = lost_answer(live, situation(there))
     assert lost is not None
-    assert (lost.outcome, lost.packet.state) == ("proxy-inbound", "NEW")
+    assert (lost.outcome, lost.packet.state, lost.packet.is_answer) == ("proxy-inbound", "NEW", False)
     assert untracked_text(live.replace(lost_answer=lost)) == (
         "its answers are taken for new inbound connections, and go to port 15006: the connection hangs"
     )
@@ -151,3 +162,52 @@ def test_flags_of_a_later_packet_are_never_those_of_the_first() -> None:
     assert trace_flags(later, situation(there)).outcome == "direct"
     udp = later.replace(protocol="udp")
     assert trace_flags(udp, situation(there)) == trace_whole_path(udp, situation(there))
+
+
+def test_of_answers_that_are_all_treated_alike_the_first_tells_how() -> None:
+    ends_it = Rule(Drop(), (*FROM_HTTP, UnknownMatch("-m tcp --tcp-flags FIN FIN")))
+    there = foreign(ends_it, INPUT, 0)
+    (answer,) = answers(way(BY_PROXY))
+    assert not trace_whole_path(answer, situation(there)).certain
+    found = trace_flags(answer, situation(there))
+    assert (found.certain, found.packet.flags) == (True, SYN | ACK)
+    at_times = foreign(Rule(Drop(), (*FROM_HTTP, UnknownMatch("-m time"))), INPUT, 0)
+    assert trace_flags(answer, situation(there, at_times)) == trace_whole_path(answer, situation(there, at_times))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "match", "state"),
+    [
+        ("tcp", ConnectionState(("INVALID",)), "INVALID"),
+        ("tcp", ConnectionState(("NEW",)), "NEW"),
+        ("udp", ConnectionState(("INVALID",)), None),
+        ("udp", ConnectionState(("NEW",)), "NEW"),
+        ("udp", UnknownMatch("-m tcp --tcp-flags ACK ACK"), None),
+        ("tcp", ConnectionMark(0, negated=True), None),
+    ],
+)
+def test_answers_to_what_is_not_tracked_are_first_packets_or_invalid(
+    protocol: ProtocolName, match: Match, state: str | None
+) -> None:
+    of_port = Protocol(protocol), DestinationPort((only(80),))
+    untracks = foreign(Rule(UnknownVerdict("notrack"), of_port), OUTPUT, -300)
+    drops = foreign(Rule(Drop(), (Protocol(protocol), SourcePort((only(80),)), match)), INPUT, 0)
+    lost = lost_answer(way(BY_PROXY.replace(protocol=protocol), untracks, drops), situation(untracks, drops))
+    lost_to_us = None if lost is None or lost.outcome != "dropped" else lost.packet.state
+    assert lost_to_us == state
+
+
+@pytest.mark.parametrize(
+    ("step", "owned"),
+    [
+        (Step(RAW, "ISTIO_OUTPUT", 1, UNTRACKS), True),
+        (Step(RAW, OUTPUT, 1, Rule(Jump("ISTIO_OUTPUT"))), True),
+        (Step(RAW, OUTPUT, 1, UNTRACKS), False),
+        (Step("ip other", "ISTIO_OUTPUT", 1, UNTRACKS), False),
+        (Step(RAW, OUTPUT, 1, Rule(Jump("OTHER"))), False),
+    ],
+)
+def test_our_own_rules_are_in_our_tables_and_in_our_chains_or_lead_there(step: Step, *, owned: bool) -> None:
+    assert is_own(step) is owned
+    untracked = way(BY_APP, foreign(UNTRACKS, OUTPUT, -300)).replace(path=(step,))
+    assert untracking_step(untracked) == (step if step.rule == UNTRACKS and not owned else None)

@@ -26,6 +26,7 @@ from capture.analysis.pod_causes import (
 )
 from capture.analysis.rerouting import MarkRoute
 from capture.analysis.trace import Step, Trace
+from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import FAMILIES, address_text, parse_address
 from capture.model.conventions import IPPROTO_TCP, IPPROTO_UDP
 from capture.model.location import Location
@@ -51,7 +52,6 @@ from capture.model.ruleset import (
 from capture.netlink.interfaces import IFF_LOOPBACK, IFF_UP, Link
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import Listener
-from capture.report.fate_text import text_of
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from support.rules.traced import trace
@@ -72,7 +72,6 @@ TELL_CAUSES = (
     "operations/connection",
     "operations/diagnosis",
     "operations/exclusions",
-    "operations/no_rules",
     "operations/drift_causes",
     "state/pod_network",
 )
@@ -116,7 +115,7 @@ def test_packets_by_an_interface_that_is_down(name: str, found: list[str]) -> No
     packet = Packet("tcp", parse_address("10.0.0.1"), 8080, source=parse_address("10.0.0.9"), in_interface=name)
     traced = trace(build_ruleset(CaptureConfig()), packet)
     down = FACTS.replace(links=(Link(2, "eth0", 0), Link(3, "eth1", IFF_UP)))
-    assert kinds(causes_of_connection(traced, None, down, CAPTURE, text_of)) == found
+    assert kinds(causes_of_connection(traced, None, down, CAPTURE, shown_rule)) == found
 
 
 @pytest.mark.parametrize(("name", "found"), [("eth0", []), ("net1", ["interface-missing"]), ("net+", [])])
@@ -135,7 +134,7 @@ def test_a_proxy_on_other_ports_is_named_with_them() -> None:
     facts = FACTS.replace(listeners=(listener(15006), listener(15001), listener(8080, uid=1000)))
     (cause,) = causes_at_port(facts, CAPTURE, "proxy-outbound", 16001, "ipv4")
     assert cause.message.endswith("; the proxy's user listens on 15001, 15006")
-    assert "(-p, -z)" in cause.remedy
+    assert "-p PORT -z PORT`" in cause.remedy
 
 
 def test_a_family_without_an_address_needs_no_listener() -> None:
@@ -205,7 +204,7 @@ def way(
 
 
 def found(live: Trace, desired: Trace | None = None, capture: Capture = CAPTURE, facts: PodFacts = FACTS) -> Cause:
-    (only_one,) = causes_of_connection(live, desired, facts, capture, text_of)
+    (only_one,) = causes_of_connection(live, desired, facts, capture, shown_rule)
     return only_one
 
 
@@ -382,7 +381,7 @@ def test_a_filter_behind_the_redirect_is_told_with_the_ports_that_packets_have_t
         "filtered", "redirected" if ports else "", where=AT_FOREIGN, filter=f"a foreign rule drops {what}: drop it",
         port=ports,
     )  # fmt: skip
-    assert drop_cause(live, text_of, others) == expected
+    assert drop_cause(live, shown_rule, others) == expected
 
 
 def test_the_zone_of_what_a_pod_sends_is_that_of_the_first_rule_for_one() -> None:
@@ -463,7 +462,7 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
     ],
 )  # fmt: skip
 def test_the_listener_where_the_packet_arrives_decides(live: Trace, served: Listener, expected: Cause | None) -> None:
-    causes = list(causes_of_connection(live, None, FACTS.replace(listeners=(served,)), CAPTURE, text_of))
+    causes = list(causes_of_connection(live, None, FACTS.replace(listeners=(served,)), CAPTURE, shown_rule))
     assert causes == ([expected] if expected else [])
 
 
@@ -474,7 +473,7 @@ def test_the_proxy_may_take_inbound_connections_at_the_address_of_the_pod() -> N
 
 def test_a_listener_of_ipv4_alone() -> None:
     where = "tcp port 15001"
-    alone = ", or capture IPv4 alone (--ip-families ipv4)"
+    alone = ", or run `capture apply --recorded --ip-families ipv4`"
     words = {"other": "IPv4", "family": "IPv6", "any_address": "::", "alternative": alone}
     expected = cause("not-listening", "family", where=where, port=where, **words)
     facts = FACTS.replace(listeners=(listener(15001),))
@@ -676,5 +675,8 @@ def test_remedies_fit_a_machine_and_a_namespace_without_a_record() -> None:
     remedy = "Run `capture apply --recorded`, or recreate the pod."
     assert for_machine(remedy) == "Run `capture apply --recorded --allow-host`, or recreate the pod."
     assert without_record(remedy) == "Run `capture apply` with the pod's settings, or recreate the pod."
+    change = "Run `capture apply --recorded --ip-families both`."
+    assert for_machine(change) == "Run `capture apply --recorded --ip-families both --allow-host`."
+    assert without_record(change) == "Run `capture apply` with the pod's settings and --ip-families both."
     with_remedy = cause("no-record", "no jump", what="", remedy="Recreate the pod.")
     assert with_remedy.remedy == "Recreate the pod."

@@ -176,3 +176,15 @@ def test_of_ranges_that_reach_beyond_a_field_the_rest_counts() -> None:
         found = diagrams.inside(0, ranges, 0, HIGH)
         for number in range(HIGH + 1):
             assert diagrams.at(found, (number,)) is any(low <= number <= high for low, high in ranges)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_edges_are_counted_no_further_than_needed(seed: int) -> None:
+    drawn = Drawn(seed)
+    node, _ = drawn.values()
+    ahead, inner = {node}, set()
+    while ahead:
+        inner |= ahead
+        ahead = {kid for each in ahead for kid in drawn.diagrams.kids(each) if not drawn.diagrams.is_leaf(kid)} - inner
+    edges = sum(len(drawn.diagrams.aligned((each,))[2]) for each in inner)
+    assert [drawn.diagrams.has_at_most(count, node) for count in range(edges + 2)] == [False] * edges + [True] * 2

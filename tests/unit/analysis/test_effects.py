@@ -21,10 +21,12 @@ from capture.model.ruleset import (
     Chain,
     ConnectionMark,
     ConnectionState,
+    Continue,
     Destination,
     DestinationPort,
     Drop,
     Jump,
+    Mark,
     OwnerUid,
     Protocol,
     Redirect,
@@ -229,6 +231,12 @@ class TestWhatAKernelCanShow:
         drops = Rule(Drop(), (*HTTPS, ConnectionState(("ESTABLISHED",))))
         late = found(Situation(DEFAULT), Situation(DEFAULT, (foreign_chain(drops, hook=PREROUTING, priority=-150),)))
         assert [each.packet.state for each in late] == ["ESTABLISHED"] * len(late) != []
+
+    def test_packets_without_a_mark_where_those_with_one_fare_alike(self) -> None:
+        marks = [Rule(Continue(), (Mark(mark),)) for mark in (1, 2)]
+        assert {each.packet.mark for each in effects(DEFAULT, *marks, Rule(Drop(), HTTPS))} == {0}
+        marked = effects(DEFAULT, *marks, Rule(Drop(), (*HTTPS, Mark(1))))
+        assert {each.packet.mark for each in marked} == {1}
 
     def test_no_packet_to_the_pod_by_another_way_than_lo(self) -> None:
         own = Destination((parse_address("192.0.2.2"),))

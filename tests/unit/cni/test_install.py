@@ -543,7 +543,7 @@ def test_a_file_that_is_no_plugin_is_not_installed(node: Node, kind: str) -> Non
         node.plugin.write_text("text")
     elif kind == "empty directory":
         node.plugin.mkdir()
-    with pytest.raises(InstallError, match="expected the executable capture-cni"):
+    with pytest.raises(InstallError, match="expected capture-cni"):
         node.install()
     assert node.read("10-main.conflist") == network(BRIDGE)
     assert node.plugins() == []

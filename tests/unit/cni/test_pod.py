@@ -95,6 +95,7 @@ def test_the_templates_show_what_kind_of_proxy_was_injected(templates: str, prox
         'proxyMetadata:\n  ISTIO_META_DNS_CAPTURE: "true"\n',
         "concurrency: 2\nproxyMetadata:\n    # all\n\n    A: b\n    ISTIO_META_DNS_CAPTURE: 'true' # yes\nimage: {}\n",
         "proxyMetadata: {A: b, ISTIO_META_DNS_CAPTURE: true}",
+        "image: {imageType: proxyMetadata}\nmyproxyMetadata: {}\nproxyMetadata:\n  ISTIO_META_DNS_CAPTURE: true\n",
         "{proxyMetadata: {A: [b, {c: d}], ISTIO_META_DNS_CAPTURE: 'true'}, image: {}}",
         "---\n{concurrency: 2,  # two\n proxyMetadata: {\n  ISTIO_META_DNS_CAPTURE: true}}\n",
         'proxyMetadata: {\n  ISTIO_META_DNS_CAPTURE: "true",\n  A: http://b,\n}\nimage: {}\n',

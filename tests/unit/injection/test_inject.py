@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -224,21 +227,40 @@ spec:
 
 
 def test_of_fields_that_exclude_each_other_the_users_stay() -> None:
-    """The API server refuses a probe of two kinds, and a variable with two sources."""
+    """The API server refuses a probe of two kinds and a variable with two sources, kubelet root where none may be."""
     proxy = {
         "name": "istio-proxy",
         "image": "auto",
         "readinessProbe": {"tcpSocket": {"port": 1}},
         "startupProbe": {"exec": {"command": ["x"]}},
         "env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        "securityContext": {"privileged": True, "runAsUser": 0},
     }
-    ours = {"name": "istio-proxy", "image": "p", "readinessProbe": READY, "env": [{"name": "A", "value": "1"}]}
+    context = {"allowPrivilegeEscalation": False, "privileged": False, "runAsNonRoot": True, "runAsUser": 1337}
+    ours = {
+        "name": "istio-proxy",
+        "image": "p",
+        "readinessProbe": READY,
+        "env": [{"name": "A", "value": "1"}],
+        "securityContext": context,
+    }
     text = json.dumps({"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}, proxy]}})
     made = inject(text, "f", Template(fragment=Fragment(containers=(ours,))), NOTHING).text
     merged = template_of(made, "spec")["initContainers"][1]
     assert merged["readinessProbe"] == proxy["readinessProbe"]
     assert merged["startupProbe"].keys() == {"exec", "periodSeconds", "failureThreshold"}
     assert merged["env"] == proxy["env"]
+    assert merged["securityContext"] == proxy["securityContext"]
+
+
+def test_a_null_or_an_empty_image_of_the_user_changes_nothing() -> None:
+    nulls = dict.fromkeys(("securityContext", "args", "env", "ports", "readinessProbe", "command"))
+    made = []
+    for own in ({}, {"image": "", **nulls}, {"image": None, "securityContext": {"runAsUser": None}}):
+        containers = [{"name": "a"}, {"name": "istio-proxy", **own}]
+        text = json.dumps({"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": containers}})
+        made.append(template_of(inject(text, "f", Template(), NOTHING).text, "spec"))
+    assert made[0] == made[1] == made[2]
 
 
 WORDS = ["y", "N", "1e3", "08", "1_0", "-0o7", "0B1", ".5", "1.", "+1"]
@@ -522,6 +544,22 @@ def test_the_command_pipes_and_undoes(tmp_path: Path, capfdbinary: pytest.Captur
     assert capfdbinary.readouterr().out == text.encode()
 
 
+def test_the_output_may_be_a_file_a_link_or_no_file_at_all(tmp_path: Path) -> None:
+    source, link, real, fifo = (tmp_path / name for name in ("in.yaml", "link", "real.yaml", "fifo"))
+    for path in (source, real):
+        path.write_text(FILE_1)
+    real.chmod(0o640)
+    link.symlink_to(real)
+    os.mkfifo(fifo)
+    assert run(["inject", "-f", str(source), "-o", str(link)]) == 0
+    assert (link.is_symlink(), stat.S_IMODE(real.stat().st_mode)) == (True, 0o640)
+    with subprocess.Popen(["cat", str(fifo)], stdout=subprocess.PIPE) as reader:
+        assert run(["inject", "-f", str(source), "-o", str(fifo)]) == 0
+        assert reader.communicate()[0] == real.read_bytes()
+    assert fifo.is_fifo()
+    assert sorted(tmp_path.iterdir()) == sorted((source, link, real, fifo))
+
+
 CHECKED = (
     "Deployment default/nginx-deployment: captured by istio-init;"
     " needs Pod Security privileged, because container istio-init adds NET_ADMIN, NET_RAW"
@@ -557,6 +595,8 @@ def test_baseline_forbids_a_host_in_probes_and_hooks(kind: str, call: str) -> No
     [
         ("{name: proxy, image: haproxy}", "expected one container istio-proxy, found 0"),
         ("{name: istio-proxy, image: 5}", "containers[0].image: invalid value 5: expected a string"),
+        ("{name: istio-proxy, image: a}, {name: istio-init}", "the name istio-init is taken"),
+        ("{name: istio-proxy, image: a}, {name: b}, {name: b}", "the name b is taken"),
         ("{name: istio-proxy, image: x, env: [{value: a}]}", "containers[0].env[0]: invalid value"),
         ("{name: istio-proxy, image: x, readinessProbe: 5}", "containers[0].readinessProbe: invalid value 5"),
         ("{name: istio-proxy, image: x, securityContext: {runAsUser: a}}", "runAsUser of container istio-proxy"),

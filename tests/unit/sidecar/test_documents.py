@@ -141,6 +141,8 @@ endpoints: [{addresses: ["fd00::1"], conditions: {ready: true, serving: true, te
 def test_an_object_that_is_given_twice_is_refused() -> None:
     with pytest.raises(FieldError, match=r"Pod default/p .*given twice"):
         mesh_objects("kind: Pod\nmetadata: {name: p}\n---\nkind: Pod\nmetadata: {name: p, namespace: default}")
+    with pytest.raises(FieldError, match=r"Pod default/p .*given twice"):
+        mesh_objects("kind: Pod\nmetadata: {name: p}", "kind: Pod\nmetadata: {name: p}")  # one file twice
     with pytest.raises(FieldError, match="a second mesh config"):
         mesh_objects("mesh: {}\n---\naccessLogFile: a")
 

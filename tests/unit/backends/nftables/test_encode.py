@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.decode import Program, decode_rule
 from capture.backends.nf_tables.messages import TableMessages
 from capture.backends.nf_tables.reading import read_expressions
+from capture.backends.nf_tables.sets import NativeSet
 from capture.backends.nftables import plan
-from capture.backends.nftables.decode import Program, decode_rule
 from capture.backends.nftables.encode import MAX_ELEMENTS, add_rules, listed_rules
 from capture.backends.nftables.lower import lower
-from capture.backends.nftables.sets import NativeSet
 from capture.model.addresses import FAMILIES, IPV4, IPV6, Network
 from capture.model.ruleset import (
     NAT,

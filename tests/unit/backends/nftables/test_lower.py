@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from capture.backends.nf_tables.native import Among
 from capture.backends.nftables.lower import COMMENT_MAXIMUM, lower, lower_rule
-from capture.backends.nftables.native import Among
 from capture.model.addresses import FAMILIES, IPV4, IPV6
 from capture.model.ruleset import (
     INPUT,

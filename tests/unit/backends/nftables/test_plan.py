@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from capture.backends.nf_tables.hooks import Hook
+from capture.backends.nf_tables.native import NativeChain, NativeRule, NativeTable
 from capture.backends.nftables import plan
-from capture.backends.nftables.native import NativeChain, NativeRule, NativeTable
 from capture.model.ruleset import Return
 
 HOOK = Hook("nat", "output", -100)

@@ -93,7 +93,9 @@ def test_without_flags_every_option_is_what_the_agent_takes_for_it(options_of: A
     "words",
     ["--repair-starting evict", "--repair-running restart", "--repairs-per-minute -1", "--metrics-address 15014",
      "--metrics-address node:http", "--metrics-address node:65536",
-     "--daemon-set capture-agent", "--pod-source kubelet", "--log-level loud"],
+     "--daemon-set capture-agent", "--pod-source kubelet", "--log-level loud",
+     "--remove-taint a=b:NoSchedule", "--remove-taint a:NoSchedule", "--runtime-socket run/x.sock",
+     "--api-server 10.0.0.1:6443", "--api-server http://10.0.0.1", "--api-server https://10.0.0.1:0"],
 )  # fmt: skip
 @pytest.mark.usefixtures("options_of")
 def test_a_value_that_an_agent_could_not_use_is_refused_at_its_start(words: str) -> None:

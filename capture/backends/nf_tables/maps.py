@@ -6,8 +6,8 @@ A key of several fields has each of them in registers of its own, in whole ones 
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
-from capture.backends.nftables import native
-from capture.backends.nftables.comparisons import ETHER_TYPE, Bounds, Register, conditions_of
+from capture.backends.nf_tables import native
+from capture.backends.nf_tables.comparisons import ETHER_TYPE, Bounds, Register, conditions_of
 from capture.model import ruleset as model
 from capture.model.conventions import PROTOCOL_OF
 from capture.model.values import Value
@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from capture.backends.nftables.sets import NativeSet
+    from capture.backends.nf_tables.sets import NativeSet
     from capture.model.addresses import Family
     from capture.model.ruleset import ProtocolName
 
@@ -102,7 +102,7 @@ def _conditions(
     key: bytes, fields: list[tuple[Register, slice]], family: Family | None, protocol: ProtocolName | None
 ) -> tuple[native.Condition, ...] | None:
     """Return what one key means, a port by the protocol before it; None if the model has no words for it."""
-    found: list[native.Condition] = []
+    key_conditions: list[native.Condition] = []
     for loaded, place in fields:
         conditions = [*conditions_of(loaded, Bounds(key[place], key[place]), family, protocol)]
         if loaded.field.startswith(NUMBER_GENERATOR):
@@ -111,5 +111,5 @@ def _conditions(
             return None
         if isinstance(conditions[0], native.Among) and conditions[0].field == native.L4PROTO:
             protocol = PROTOCOL_OF.get(conditions[0].ranges[0][0])
-        found += conditions
-    return tuple(found)
+        key_conditions += conditions
+    return tuple(key_conditions)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from capture.backends.nftables.lower import lower
-from capture.backends.nftables.native import Named, NativeRule
-from capture.backends.nftables.render import quoted, render_text, rule_text
+from capture.backends.nf_tables.native import Among, Named, NativeRule
+from capture.backends.nf_tables.render import described, quoted, rule_text
+from capture.backends.nftables.lower import lower, render_text
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import (
     NAT,
@@ -82,3 +82,9 @@ def test_a_name_cannot_end_its_quotes() -> None:
 def test_a_log_prefix_cannot_name_a_variable() -> None:
     with pytest.raises(ValueError, match="dollar"):
         rule_text(NativeRule((), (Log("$HOME"),)))
+
+
+def test_a_range_of_marks_has_both_ends() -> None:
+    """Two rules with other ranges would be taken for one test of the packet, if their words were the same."""
+    assert described(Among("ct mark", ((1, 5),))) == "ct mark 0x00000001-0x00000005"
+    assert described(Among("meta mark", ((1, 1), (3, 5)))) == "meta mark { 0x00000001, 0x00000003-0x00000005 }"

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import PRIORITIES, SOURCE_HOOKS, BaseChain, in_tables_of_iptables, maps_sources
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables.decode import Program, decode_rule
 from capture.backends.nf_tables.hooks import HOOKS, Hook
+from capture.backends.nf_tables.lift import lift_rules
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_chains, read_rules, read_tables
-from capture.backends.nftables.decode import Program, decode_rule
-from capture.backends.nftables.lift import lift_rules
-from capture.backends.nftables.names import MODEL_TABLES, REJECT_TABLE, model_target
-from capture.backends.nftables.native import MARKS, Cases, TproxyStatement
+from capture.backends.nf_tables.names import MODEL_TABLES, REJECT_TABLE, model_target
+from capture.backends.nf_tables.native import MARKS, Cases, TproxyStatement
+from capture.backends.nf_tables.render import described
 from capture.backends.nftables.netlink import set_finder
-from capture.backends.nftables.render import described
 from capture.errors import UnsupportedError
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, FAMILY_OF, Family
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from capture.backends.iptables.xt_decode import RuleReader
-    from capture.backends.nftables.native import Condition, NativeRule
+    from capture.backends.nf_tables.native import Condition, NativeRule
     from capture.netlink.sockets import NetlinkSocket
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.expressions import data, nest
-from capture.backends.nftables.native import ADDRESS_FAMILIES, DPORT, HOST_ORDER, SIZES, SKGID, SKUID, SPORT
+from capture.backends.nf_tables.native import ADDRESS_FAMILIES, DPORT, HOST_ORDER, SIZES, SKGID, SKUID, SPORT
 from capture.model.addresses import IPV4, IPV6, merge_ranges
 from capture.model.values import Value
 from capture.netlink.attributes import BYTE_ORDER, Fields, attribute, decode_fields, decode_number, u32be
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Literal
 
-    from capture.backends.nftables.native import Among, Range
+    from capture.backends.nf_tables.native import Among, Range
 
     ByteOrder = Literal["little", "big"]
 

@@ -5,8 +5,8 @@ What our vocabulary has no word for becomes an ``UnknownMatch`` or ``UnknownVerd
 
 from __future__ import annotations
 
-from capture.backends.nftables import native
-from capture.backends.nftables.names import MODEL_TABLES, model_chain, model_target
+from capture.backends.nf_tables import native
+from capture.backends.nf_tables.names import MODEL_TABLES, model_chain, model_target
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, FAMILIES, FAMILY_OF, Family, Network, split
 from capture.model.conventions import PROTOCOL_OF
@@ -95,7 +95,7 @@ def _match(condition: native.Condition) -> model.Match:
         return condition
     if match is not None:
         return match
-    from capture.backends.nftables.render import described  # only foreign rules need words
+    from capture.backends.nf_tables.render import described  # only foreign rules need words
 
     return model.UnknownMatch(described(condition))
 
@@ -164,7 +164,6 @@ MATCHES: Mapping[str, Callable[..., model.Match]] = {
 
 
 def _verdict(rule: native.NativeRule, following: native.NativeRule | None) -> tuple[model.Verdict, int]:
-    """Return the verdict of the actions, and how many native rules it takes."""
     match rule.actions:
         case (model.Jump(chain),):
             return model.Jump(model_target(chain)), 1
@@ -184,7 +183,7 @@ def verdict_of(actions: Sequence[native.Action | native.Condition]) -> model.Ver
     last = actions[-1]
     if len(actions) == 1 and not isinstance(last, (native.TproxyStatement, native.Cases, model.Match)):
         return last
-    from capture.backends.nftables.render import described  # only foreign rules need words
+    from capture.backends.nf_tables.render import described  # only foreign rules need words
 
     words = described(*actions)
     is_logged = all(isinstance(each, model.Log) for each in actions[:-1])

@@ -9,12 +9,12 @@ loaded with, and what was done to it since, decides what a comparison means.
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables import native
+from capture.backends.nf_tables.comparisons import Bounds, Register, conditions_of, parts_of
 from capture.backends.nf_tables.expressions import PORT_SIZE
 from capture.backends.nf_tables.listing import FoundChain, FoundTable, read_counters
 from capture.backends.nf_tables.reading import VERDICT_OF_CODE, read_comment, read_expressions, read_verdict
-from capture.backends.nftables import native
-from capture.backends.nftables.comparisons import Bounds, Register, conditions_of, parts_of
-from capture.backends.nftables.sets import NativeSet, cases_of
+from capture.backends.nf_tables.sets import NativeSet, cases_of
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, FAMILY_OF, IPV6, Family, address_text
 from capture.model.conventions import PROTOCOL_OF
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Literal
 
-    from capture.backends.nftables.maps import Case, Content
+    from capture.backends.nf_tables.maps import Case, Content
 
     ByteOrder = Literal["little", "big"]
     FindSet = Callable[[str], "NativeSet"]
@@ -111,7 +111,7 @@ class Program:
                 return
         except (KeyError, IndexError, ValueError, MalformedMessageError):  # another kernel than those we know writes so
             pass
-        from capture.backends.nftables.foreign_text import goes_on, unknown_text  # few rules need them
+        from capture.backends.nf_tables.foreign_text import goes_on, unknown_text  # few rules need them
 
         words = unknown_text(name, fields, self._family)
         if LOADERS.get(name) in fields:
@@ -280,7 +280,7 @@ class Program:
 
     def _choose(self, target: bytes, subject: str, cases: tuple[Case, ...]) -> bool:
         """Do what a map leads to, or load it. Without cases it has no words, or may change."""
-        from capture.backends.nftables.maps import MAX_CASES, REGISTER_SIZE, MapData  # no rule of ours has a map
+        from capture.backends.nf_tables.maps import MAX_CASES, REGISTER_SIZE, MapData  # no rule of ours has a map
 
         data = [(key, decode_fields(each)) for key, each in cases]
         if decode_number(target) == nf.NFT_REG_VERDICT:
@@ -297,16 +297,16 @@ class Program:
         loaded = self._held(source)
         field = self._whole_field(loaded)
         is_field = listed.key_size == native.SIZES.get(field) and not (listed.data and field in native.MARKS.values())
-        if is_field and isinstance(loaded, Register) and (by_data := cases_of(listed, _order(field, loaded))):
+        in_host_order = isinstance(loaded, Register) and field in native.HOST_ORDER and not loaded.network_order
+        if is_field and (by_data := cases_of(listed, BYTE_ORDER if in_host_order else "big")):
             return tuple(((native.Among(field, ranges),), data) for data, ranges in by_data.items())
-        from capture.backends.nftables.maps import cases_by_key  # our own sets have one field
+        from capture.backends.nf_tables.maps import cases_by_key  # our own sets have one field
 
         cases_found = cases_by_key(listed, self._registers, _register_number(source), (self._family, self._protocol))
         counts = [len(each.cases) for each in (*self.conditions, *self.actions) if isinstance(each, native.Cases)]
         return cases_found if not counts else ()  # of two sets each case of one would be one with each of the other
 
     def _whole_field(self, loaded: Content) -> str:
-        """Return the field that a register holds all of, or the empty string."""
         if not isinstance(loaded, Register) or loaded.mask:
             return ""
         if loaded.header is None:
@@ -371,7 +371,7 @@ def _done(make: Callable[..., native.Action], *values: tuple[Content, int]) -> n
     known = [each for each, _ in values if isinstance(each, bytes)]
     if len(known) == len(values):
         return make(*known)
-    from capture.backends.nftables.maps import done_by_key  # no rule of ours has a map
+    from capture.backends.nf_tables.maps import done_by_key  # no rule of ours has a map
 
     return done_by_key(make, *values)
 
@@ -403,10 +403,6 @@ FILTERS = {"limit", "quota", "connlimit", "match", "cmp", "range", "lookup", "ex
 
 Any other unknown one may divert them.
 """
-
-
-def _order(field: str, loaded: Register) -> ByteOrder:
-    return BYTE_ORDER if field in native.HOST_ORDER and not loaded.network_order else "big"
 
 
 def _register_number(register: bytes) -> int:

@@ -6,7 +6,7 @@ import pytest
 
 from capture.analysis.base_chains import PRIORITIES
 from capture.backends.nf_tables.hooks import HOOKS, Hook
-from capture.backends.nftables.names import REJECT_TABLE, TABLE_NAMES, model_chain, native_chain
+from capture.backends.nf_tables.names import REJECT_TABLE, TABLE_NAMES, model_chain, native_chain
 from capture.model.ruleset import MANGLE, NAT, OUTPUT, PREROUTING, RAW
 
 TYPE_CHECKING = False

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from capture.backends.nf_tables import constants as nf
+from capture.backends.nf_tables import native
 from capture.backends.nf_tables.expressions import PORT_SIZE
-from capture.backends.nftables import native
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.values import Value
 from capture.netlink.attributes import BYTE_ORDER
@@ -86,7 +86,6 @@ def conditions_of(
 
 
 def _header_conditions(loaded: Register, bounds: Bounds, parts: list[Part]) -> Iterator[Match]:
-    """Yield what a comparison of header bytes means for each field that lies in them."""
     if bounds.is_single:
         conditions = [_prefix(loaded, bounds, part) for part in parts]
         if None not in conditions and not (bounds.negated and len(conditions) > 1):

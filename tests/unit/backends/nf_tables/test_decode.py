@@ -9,12 +9,12 @@ import pytest
 
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables import expressions as make
-from capture.backends.nftables import native
-from capture.backends.nftables.decode import Program, decode_rule
-from capture.backends.nftables.lift import lift_rules
-from capture.backends.nftables.maps import MAX_CASES
-from capture.backends.nftables.render import described
-from capture.backends.nftables.sets import NativeSet
+from capture.backends.nf_tables import native
+from capture.backends.nf_tables.decode import Program, decode_rule
+from capture.backends.nf_tables.lift import lift_rules
+from capture.backends.nf_tables.maps import MAX_CASES
+from capture.backends.nf_tables.render import described
+from capture.backends.nf_tables.sets import NativeSet
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4, IPV6
 from capture.netlink.attributes import BYTE_ORDER, attribute, u32be, u64be
