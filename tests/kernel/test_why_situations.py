@@ -377,7 +377,21 @@ BROKEN: dict[str, BrokenPod] = {
     "the proxy listens on IPv6 alone": BrokenPod("not-listening", addresses=("::",)),
     "the inbound listener is on loopback": BrokenPod("not-listening", addresses=("127.0.0.1", "::1"), goes="in"),
     "no route back to the client": BrokenPod("no-route", breaks="ip route add blackhole {peer}", goes="in"),
-    "::1 is gone": BrokenPod("no-route", breaks="sysctl -wq net.ipv6.conf.lo.disable_ipv6=1", goes="out6"),
+    "::1 is gone": BrokenPod(
+        "no-route",
+        breaks="sysctl -wq net.ipv6.conf.lo.disable_ipv6=1",
+        goes="out6",
+        message="do not reach the proxy; ::6 does not lead to lo: the proxy cannot call the app from it",
+        of_pod=True,
+    ),
+    "lo has one address": BrokenPod(
+        "no-route",
+        breaks="ip address del 127.0.0.1/8 dev lo; ip address add 127.0.0.1/32 dev lo",
+        goes="in",
+        has_traffic=False,  # the listener of this test does not call the app, as a proxy would
+        message="127.0.0.6 does not lead to lo: the proxy cannot call the app from it",
+        of_pod=True,
+    ),
     "the destination is prohibited": BrokenPod("no-route", breaks="ip route add prohibit 203.0.113.0/24"),
     "the app has the proxy's group": BrokenPod("proxy-user", gid=1337),
     "another agent flushed nat": BrokenPod(
