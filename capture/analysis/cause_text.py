@@ -91,6 +91,9 @@ TEXTS: dict[tuple[str, str], str] = {
     ("no-route", "default"): """\
         the pod has no default route for {family}, or a policy rule refuses it: what leaves the pod fails
         Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; recreate the pod if a route is missing.""",
+    ("no-route", "proxy"): """\
+        a policy rule refuses what the proxy (user {uid}) sends to {address}: it does not get out of the pod
+        Look at `ip {flag}rule` in the pod's namespace: a `uidrange` there must leave out the proxy's user.""",
     ("no-route", "interface"): """\
         the interface {name} has no {family} address: the kernel drops what is redirected there
         Give it one, or leave the interface out of the capture (-c {name}).""",

@@ -28,6 +28,7 @@ from capture.operations.connection import (
     notes_on,
     onward_causes,
     socket_lb_causes,
+    unrouted_proxy_causes,
 )
 from capture.operations.drift_causes import USUAL_PACKET, drift_causes, unjudged_notes, usual_traces
 from capture.operations.exclusions import (
@@ -226,6 +227,7 @@ def _usual_causes(facts: PodFacts, capture: Capture, policies: list[IpsecPolicy]
     live = trace(USUAL_PACKET)
     if live.outcome == "no-route" and capture.captures(PROXY_OUTBOUND, IPV4):
         yield no_route_cause(facts, IPV4, address_text(IPV4, USUAL_PACKET.destination.first))
+    yield from unrouted_proxy_causes(live, facts, capture)
     policy = policy_for(live.packet, policies)
     if policy is not None and policy.is_blocking:
         yield cause("ipsec", policy=policy.words)

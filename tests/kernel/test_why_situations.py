@@ -392,6 +392,16 @@ BROKEN: dict[str, BrokenPod] = {
         message="127.0.0.6 does not lead to lo: the proxy cannot call the app from it",
         of_pod=True,
     ),
+    "routes refuse the proxy's user": BrokenPod(
+        "no-route",
+        breaks="ip rule add pref 100 uidrange 1337-1337 prohibit",
+        has_traffic=False,  # the listener of this test does not go on to the destination, as a proxy would
+        message="a policy rule refuses what the proxy (user 1337) sends to 203.0.113.9",
+        of_pod=True,
+    ),
+    "routes refuse the answers of the proxy": BrokenPod(
+        "no-route", breaks="ip rule add pref 100 uidrange 1337-1337 prohibit", goes="in", of_pod=True
+    ),
     "the destination is prohibited": BrokenPod("no-route", breaks="ip route add prohibit 203.0.113.0/24"),
     "the app has the proxy's group": BrokenPod("proxy-user", gid=1337),
     "another agent flushed nat": BrokenPod(
