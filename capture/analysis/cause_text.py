@@ -140,7 +140,12 @@ TEXTS: dict[tuple[str, str], str] = {
     ("excluded", "drop"): "a rule of the capture drops the packet: {reason}\nLook at --drop-invalid and the mode.",
     ("excluded", "everything"): "the settings capture nothing: {options}\nCorrect them, to capture the pod.",
     ("excluded", "live"): f"{{what}} is captured by the live rules, and no settings are recorded here\n{NAME_SETTINGS}",
-    ("excluded", "all"): "{what} is captured: {options}\nChange that, if it should be captured.",
+    (
+        "excluded",
+        "all",
+    ): """\
+        {what} is captured: {options}
+        If it should be captured, change {names}: `capture apply --recorded` takes it.""",
     ("excluded", "pod"): "the settings restrict the capture: {options}\n`capture explain` lists what is captured.",
     ("family-not-captured", ""): f"{{family}} is not captured in this pod\n{BOTH_FAMILIES}",
     ("family-not-captured", "rejected"): f"""\

@@ -244,8 +244,11 @@ def onward_causes(live: Trace, verified: Callable[[], Verified], capture: Captur
         to = f"{address_text(packet.family, (sent_on.address or packet.destination).first)} port {sent_on.port}"
         if sent_on.step is None or not is_own_chain(sent_on.step.chain):  # else of a second set, which is a cause
             yield cause("nat-first", "sent on", where=sent_on.location, to=to)
-    elif packet.out_interface == LOOPBACK:
-        yield from [_loss(traced, SENT_ON) for traced in _following(sent_on, capture) if traced.certain][:1]
+    elif sent_on.outcome == "direct":
+        following = list(_following(sent_on, capture))
+        is_over_lo = packet.out_interface == LOOPBACK
+        lost = [_loss(traced, SENT_ON) for traced in following if traced.certain and is_over_lo]
+        yield from lost[:1] or [_doubt(traced) for traced in following if not (traced.certain or is_over_lo)]
     if sent_on.outcome != live.outcome:
         return
     step = sent_on.step

@@ -15,7 +15,7 @@ from capture.analysis.pod_causes import (
     stops,
 )
 from capture.backends import detect, load
-from capture.model.addresses import IPV4, IPV6, address_text
+from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6, address_text
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.operations import host_of, reference, trace, verify
@@ -199,7 +199,11 @@ def _diagnose_pod(
         *unread,
     )
     is_certain = known is not None and verified.is_judged and not unread
-    without = tuple(what for _, _, what in left_out(known, facts, capture))
+    other_families = sorted({address.family for address in facts.addresses}.difference(capture.families))
+    without = (
+        *(what for _, _, what in left_out(known, facts, capture)),
+        *(f"no {FAMILY_NAMES[family]}" for family in other_families),
+    )
     return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain, without)
 
 

@@ -239,6 +239,7 @@ BROKEN: dict[str, BrokenPod] = {
         "dns-not-captured",
         "--redirect-dns",
         goes="dns",
+        ports=(15001, 15006, 15053),
         message=f"{ELSEWHERE} is none of them\nTo capture look-ups at other servers, run `capture apply --r",
     ),
     "the rules of DNS are gone": BrokenPod(
@@ -503,7 +504,8 @@ def assert_the_remedy_works(situation: BrokenPod, pair: PodPair, found: Diagnosi
         pod.ip(f"route add default via {peer.ipv4}")
     with pod.entered():
         now = record.read()
-    changed = {each for command in commands for each in option.OPTIONS if re.search(rf"--{each.flag}\b", command)}
+    flags = {f"--{each.flag}": each for each in option.OPTIONS} | {f"-{each.short}": each for each in option.OPTIONS}
+    changed = {flags[word] for command in commands for word in re.split("[ =]", command) if word in flags}
     assert before is None or kept(before, changed) == kept(now, changed)
     assert changed or before is None or now == before
     after = why(pod, packet(situation, pair))
@@ -840,6 +842,22 @@ def test_the_agent_leaves_a_pod_alone_whose_settings_capture_nothing(pod_pair: P
             15006,
             ", but nothing outbound, by its settings",
             ["nothing outbound is captured: -o 1-65535"],
+        ),
+        (
+            "-b '' -i 10.96.0.0/12",
+            15001,
+            ", but no outbound IPv6 and nothing inbound, by its settings",
+            [
+                "no outbound IPv6 is captured: -i 10.96.0.0/12",
+                "nothing inbound",
+                "restrict the capture: -i 10.96.0.0/12",
+            ],
+        ),
+        (
+            "-b '' --ip-families ipv4",
+            15001,
+            ", but nothing inbound and no IPv6, by its settings",
+            ["IPv6 is not captured", "nothing inbound is captured: -b ''"],
         ),
         ("-o 1 -z 15001", 15001, "", ["to one port, 15001", "restrict the capture: -o 1"]),
     ],
