@@ -13,11 +13,10 @@ from capture.analysis.long_lists import DecisionList
 from capture.analysis.meaning import Either, Goto, MapSource, Translate, meaning
 from capture.analysis.outcome import Fate, Held, redirect_outcome
 from capture.analysis.rerouting import routed_marks
-from capture.analysis.space import NONE, OF_PROTOCOL, Field, PacketSpace, gathered
-from capture.analysis.trace import NAT_STATES, OF_KNOWN_CONNECTIONS
+from capture.analysis.space import NONE, OF_PROTOCOL, Field, PacketSpace
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge, merge_ranges
-from capture.model.packet import LOOPBACK
+from capture.model.packet import LOOPBACK, NAT_STATES, OF_KNOWN_CONNECTIONS
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -220,7 +219,7 @@ class PathCompiler:
             return after
         drops = base_chain.chain.policy_for(self.space.family) == "DROP"
         fall_through = (
-            self._dropped(f"the policy DROP of {base_chain.table} {base_chain.chain.name}") if drops else after
+            self._dropped(f"the policy DROP of {base_chain.location(base_chain.chain.name).short}") if drops else after
         )
         node = self._chain(base_chain, base_chain.chain, fall_through, stage)
         if self.mark_routes:
@@ -241,7 +240,7 @@ class PathCompiler:
         base_chains = self.compiler.orders[stage.leg][stage.order][1]
         if following.number < len(base_chains) and not base_chains[following.number].is_tracked:
             return after
-        return self.diagrams.choose(self.untracked, self.in_state(after, "UNTRACKED"), after)
+        return self.diagrams.choose(self.untracked, self.space.in_state(after, "UNTRACKED"), after)
 
     def _routed_again(self, stage: Stage) -> int:
         """Return the fates of packets that are routed again, by their mark and where they go now."""
@@ -334,7 +333,7 @@ class PathCompiler:
 
     # --- reasons -----------------------------------------------------------------------------------
 
-    def reason(self, chain: ChainCompiler, place: str, rule: model.Rule) -> Reason | None:  # it has none
+    def reason(self, chain: ChainCompiler, positions: str, rule: model.Rule) -> Reason | None:  # it has none
         """Return a rule as the reason of a fate; None where none is looked for."""
 
     def with_reason(self, node: int, verdict: Meaning, reason: Reason | None) -> int:  # noqa: ARG002  # only ReasonCompiler keeps it
@@ -374,7 +373,7 @@ class PathCompiler:
             case model.TransparentProxy(port=port, mark=mark, mask=mask):
                 outcome = redirect_outcome(chain, verdict, self.situation.ruleset)
                 held = stage.held.replace(transparent=Fate(outcome, port))
-                return self.with_mark(self._after_base_chain(stage.replace(held=held), base_chain), mark, mask)
+                return self.space.with_mark(self._after_base_chain(stage.replace(held=held), base_chain), mark, mask)
             case _:
                 return self._after_base_chain(stage, base_chain)
 
@@ -387,7 +386,7 @@ class PathCompiler:
     def _lasting(self, node: int) -> int:
         """Return the fates of redirected connections: one whose later packets are dropped is lost."""
         diagrams = self.diagrams
-        later = self.in_state(node, "ESTABLISHED")
+        later = self.space.in_state(node, "ESTABLISHED")
 
         def join(first: int, second: int) -> int | None:
             if first == second or (diagrams.is_leaf(second) and not _is_lost(diagrams.value(second))):
@@ -417,13 +416,6 @@ class PathCompiler:
         is_alike = address.is_address or self.diagrams.choose(inside, node, sent_on) == sent_on
         return sent_on if is_alike else self.diagrams.leaf(ANYTHING)
 
-    def with_mark(self, node: int, value: int, mask: int) -> int:
-        """Return the fates of packets after the bits of a mark were replaced."""
-        for group, bits in enumerate(self.space.groups):
-            if (value | mask) >> bits[0] & 1:
-                node = self.switches.restricted(node, self.space.mark_level("mark", group), gathered(value, bits))
-        return node
-
     def _remarked(self, node: int) -> int:
         """Return the fates of packets, with the note that their mark has changed."""
         return self.noted(node, self.remarked, 1) if self.mark_routes else node
@@ -432,16 +424,12 @@ class PathCompiler:
         """Return the fates of packets with a note about them set to 0 or 1."""
         return self.switches.restricted(node, self.diagrams.level(note), number)
 
-    def in_state(self, node: int, state: str) -> int:
-        """Return the function of packets that connection tracking has in a state."""
-        return self.switches.restricted(node, Field.STATE, model.CONNECTION_STATES.index(state))
-
     def changed(self, verdict: Meaning, node: int) -> int:
         """Return the fates of packets by a verdict that changes them and lets them go on."""
         match verdict:
             case model.SetMark(value=value, mask=mask):
                 is_so = self.space.marked("mark", value, mask)
-                return self.diagrams.choose(is_so, node, self.with_mark(self._remarked(node), value, mask))
+                return self.diagrams.choose(is_so, node, self.space.with_mark(self._remarked(node), value, mask))
             case model.SaveMark():
                 return self.switches.moved(node, self.space.renamed("connection", "mark"), "save mark")
             case _:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from capture.analysis.compiler import INBOUND, OUTBOUND, PathCompiler
 from capture.analysis.rerouting import UNCHANGED, routed_marks
 from capture.analysis.space import OF_PROTOCOL, Field, PacketSpace, marks_of
-from capture.analysis.trace import OF_KNOWN_CONNECTIONS
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_NETWORKS, Family, Network, merge, merge_ranges, parse_network
 from capture.model.conventions import MAX_PORT
-from capture.model.packet import LOOPBACK
+from capture.model.packet import LOOPBACK, OF_KNOWN_CONNECTIONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Family, Network, gaps, merge_ranges, parse_network
+from capture.model.packet import LOOPBACK, Packet
 from capture.model.values import Value
 from capture.netlink.policy_rules import FR_ACT_GOTO, FR_ACT_TO_TBL, REFUSING_ACTIONS, PolicyRule
 from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, RTN_THROW, TableRoute
@@ -21,8 +22,6 @@ from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, RTN_THROW, TableR
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from capture.model.packet import Packet
 
     Range = tuple[int, int]
     RouteTarget = tuple[int, int, str | None]
@@ -136,6 +135,12 @@ def _pieces(first: int, last: int, known: Iterable[Range]) -> list[Range]:
 def routed_marks(ruleset: model.Ruleset) -> set[int]:
     """Return the marks that lead packets to a transparent proxy."""
     return {policy.mark for policy in ruleset.policy_routes} or {each.mark for each in ruleset.transparent_verdicts}
+
+
+def is_led_to_proxy(packet: Packet, ruleset: model.Ruleset) -> bool:
+    """Return whether it leaves with a mark that leads back to the proxy, or its connection has kept one."""
+    leaves, marks = packet.out_interface not in (None, LOOPBACK), routed_marks(ruleset)
+    return (leaves and packet.mark in marks) or packet.connection_mark in marks
 
 
 def foreign_routes(routes: Sequence[MarkRoute], ruleset: model.Ruleset) -> tuple[MarkRoute, ...]:

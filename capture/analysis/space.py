@@ -109,6 +109,13 @@ class PacketSpace:
                 node = self.diagrams.both(self.numbers(self.mark_level(kind, group), [(number, number)]), node)
         return node
 
+    def with_mark(self, node: int, value: int, mask: int) -> int:
+        """Return the fates of packets after the bits of a mark were replaced."""
+        for group, bits in enumerate(self.groups):
+            if (value | mask) >> bits[0] & 1:
+                node = self.switches.restricted(node, self.mark_level("mark", group), gathered(value, bits))
+        return node
+
     def routed_by(self, routes: Iterable[MarkRoute]) -> Iterator[tuple[int, str | None, bool]]:
         """Yield which packets leave by which interface by their mark, in the order in which that is looked at.
 
@@ -141,6 +148,10 @@ class PacketSpace:
         return self.numbers(
             Field.STATE, merge_ranges((i, i) for i, name in enumerate(model.CONNECTION_STATES) if name in states)
         )
+
+    def in_state(self, node: int, state: str) -> int:
+        """Return the function of packets that connection tracking has in a state."""
+        return self.switches.restricted(node, Field.STATE, model.CONNECTION_STATES.index(state))
 
     def interface_ranges(self, pattern: str) -> Ranges:
         """Return the interfaces that a name in a rule means."""

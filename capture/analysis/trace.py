@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from capture.analysis.meaning import Either, Goto, MapSource, Translate, Untrack, is_idle, judge, meaning
 from capture.analysis.outcome import PROXY_INBOUND, Fate, redirect_outcome
-from capture.analysis.rerouting import UNCHANGED, MarkRoute, routed_marks
+from capture.analysis.rerouting import UNCHANGED, MarkRoute, is_led_to_proxy, routed_marks
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, Family, Network
 from capture.model.location import Location
-from capture.model.packet import LOOPBACK, Packet
+from capture.model.packet import LOOPBACK, OF_KNOWN_CONNECTIONS, Packet
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -31,11 +31,6 @@ if TYPE_CHECKING:
     from capture.analysis.meaning import Meaning
     from capture.analysis.outcome import Outcome
     from capture.model.routing import MissingRoute
-
-
-NAT_STATES = ("NEW", "RELATED")
-"""Connection states whose packets meet the nat table; later packets are mapped as the first one was."""
-OF_KNOWN_CONNECTIONS = ("RELATED", "ESTABLISHED")
 
 
 class Step(Value):
@@ -256,7 +251,7 @@ class _Passage:
                 continue
             if self.is_dropped:
                 return
-            if base_chain.is_nat and (self.mapped or not self._meets_nat()):
+            if base_chain.is_nat and (self.mapped or not self.packet.meets_nat):
                 continue
             self.remarking.clear()
             if not self._chain(base_chain, base_chain.chain, 0):
@@ -286,17 +281,6 @@ class _Passage:
             if target[2] != UNCHANGED:
                 self.rerouted, self.interface = route, target[2]
             return
-
-    def _meets_nat(self) -> bool:
-        """Return whether the packet is mapped: a first one, or a later one, which is treated as the first was.
-
-        With a mark on its connection it may be an answer, which no rule of nat maps; without a socket, the sender of
-        the first one is unknown.
-        """
-        packet = self.packet
-        is_first_way = packet.connection_mark == 0 and not packet.is_answer
-        is_known = is_first_way and (packet.in_interface is not None or packet.uid is not None)
-        return packet.state in NAT_STATES or (packet.state == "ESTABLISHED" and is_known)
 
     def _chain(self, base_chain: BaseChain, chain: model.Chain, depth: int) -> bool:
         """Take the packet through a chain; return whether a rule decided on the whole table."""
@@ -428,7 +412,7 @@ class _Passage:
             step,
             tuple(self.path),
             transparent=is_transparent,
-            marked=outcome != "dropped" and self._is_marked(),
+            marked=outcome != "dropped" and is_led_to_proxy(self.packet, self.ruleset),
             translated=self.mapping if isinstance(self.mapping, Translate) and outcome == "direct" else None,
             missing_routes=tuple(route for route in needed if route.family == self.first.family),
             policy=self.policy,
@@ -461,9 +445,3 @@ class _Passage:
         """Return whether a connection goes past the proxy to the app, but is one whose answers go to the proxy."""
         is_new = self.packet.state not in OF_KNOWN_CONNECTIONS
         return is_new and self.arrives and self.packet.connection_mark in routed_marks(self.ruleset)
-
-    def _is_marked(self) -> bool:
-        """Return whether it leaves with a mark that leads back to the proxy, or its connection has kept one."""
-        leaves = self.packet.out_interface not in (None, LOOPBACK)
-        marks = routed_marks(self.ruleset)
-        return (leaves and self.packet.mark in marks) or self.packet.connection_mark in marks

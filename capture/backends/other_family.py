@@ -50,11 +50,10 @@ def ensure(*, is_desired: bool) -> bool:
     """
     try:
         with open_netfilter() as netfilter:
-            if not is_desired:
-                return _remove(netfilter)
-            if _is_there(netfilter):
+            if is_desired == (_is_there if is_desired else _has_table)(netfilter):
                 return False
-            commit(netfilter, list(changes()), doing=f"write table inet {REJECT_TABLE}")
+            does = [*changes()] if is_desired else [MESSAGES.delete_table()]
+            commit(netfilter, does, doing=f"{'write' if is_desired else 'delete'} table inet {REJECT_TABLE}")
     except (UnsupportedError, KernelError) as error:
         if not is_desired:
             return False  # no nf_tables, no table
@@ -79,13 +78,6 @@ def fault() -> str:
     if not lost:
         return "is not as it was written: it is switched off, or other rules are in it"
     return f"lacks the rule that rejects TCP over IPv6 in chain {' and in chain '.join(lost)}"
-
-
-def _remove(netfilter: NetlinkSocket) -> bool:
-    if not _has_table(netfilter):
-        return False
-    commit(netfilter, [MESSAGES.delete_table()], doing=f"delete table inet {REJECT_TABLE}")
-    return True
 
 
 def _has_table(netfilter: NetlinkSocket) -> bool:

@@ -6,12 +6,13 @@ import click
 
 from capture import operations
 from capture.analysis.policy import Statement, policy
+from capture.backends.iptables.render import shown_rule
 from capture.cli.options import capture_options, command, explicit_if, family_option, format_option, namespace_options
 from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
 from capture.model.ruleset import Ruleset
 from capture.model.text import plural
 from capture.report.applied_text import print_start_line
-from capture.report.fate_text import FATE, fate_as_plain, fate_text, text_of
+from capture.report.fate_text import FATE, fate_as_plain, fate_text
 from capture.report.fold import folded_table
 from capture.report.output import print_json
 from capture.report.terminal import columns, print_lines
@@ -49,7 +50,7 @@ def explain(
     of_pod += FAMILIES if any(each.is_own for each in situation.other_chains) else ()  # one of them is rejected
     families = (family,) if family else [each for each in FAMILIES if each in (*situation.ruleset.families, *of_pod)]
     without = situation.replace(ruleset=Ruleset(FAMILIES, ()))  # the rules are for captured families alone
-    statements = policy({of: situation if of in situation.ruleset.families else without for of in families}, text_of)
+    statements = policy({of: situation if of in situation.ruleset.families else without for of in families}, shown_rule)
     impediments = () if settings else operations.impediments_of(situation, namespace)
     print_start_line(operations.reference(settings, namespace), form)
     if form == "json":

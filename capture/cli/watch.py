@@ -12,6 +12,7 @@ import click
 
 from capture import operations
 from capture.analysis.flow import PathTree, flows, with_rates
+from capture.backends.iptables.render import shown_rule
 from capture.cli.options import command, family_option, format_option, namespace_options
 from capture.cli.parameter_types import number
 from capture.model.addresses import FAMILIES, Family
@@ -19,7 +20,6 @@ from capture.model.conventions import NOTHING_APPLIED
 from capture.model.text import printable
 from capture.model.values import Value
 from capture.report import flow_text
-from capture.report.fate_text import text_of
 from capture.report.flow_svg import picture
 from capture.report.output import painted, print_json
 from capture.report.streams import COLOUR
@@ -84,7 +84,7 @@ def watch(namespace: str | None, family: Family | None, interval: float, form: s
 def look(namespace: str | None, families: Sequence[Family]) -> Look:
     """Return the paths as they are now. Raises CaptureError."""
     situation = operations.situation_of(None, namespace)
-    return Look(flows(situation, families, text_of), time.monotonic(), bool(situation.ruleset.tables))
+    return Look(flows(situation, families, shown_rule), time.monotonic(), bool(situation.ruleset.tables))
 
 
 def _follow(namespace: str | None, families: Sequence[Family], interval: float, before: Look) -> None:

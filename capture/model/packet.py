@@ -14,6 +14,9 @@ USUAL_SOURCE_PORT = 45000
 """One of those that a kernel chooses (ip-sysctl.rst, ip_local_port_range), for a packet whose own is not known."""
 CHOSEN_PORTS = (32768, 60999)
 """All of them, unless the setting is another."""
+NAT_STATES = ("NEW", "RELATED")
+"""Connection states whose packets meet the nat table; later packets are mapped as the first one was."""
+OF_KNOWN_CONNECTIONS = ("RELATED", "ESTABLISHED")
 
 
 class Packet(Value):
@@ -46,3 +49,14 @@ class Packet(Value):
     def family(self) -> Family:
         """Return the packet's address family."""
         return self.destination.family
+
+    @property
+    def meets_nat(self) -> bool:
+        """Return whether nat maps the packet: a first one, or a later one, which is treated as the first was.
+
+        With a mark on its connection it may be an answer, which no rule of nat maps; without a socket, the sender of
+        the first one is unknown.
+        """
+        is_first_way = self.connection_mark == 0 and not self.is_answer
+        is_known = is_first_way and (self.in_interface is not None or self.uid is not None)
+        return self.state in NAT_STATES or (self.state == "ESTABLISHED" and is_known)

@@ -100,7 +100,6 @@ class Value(metaclass=ValueType):
             raise TypeError(self._misuse(args, kwargs))
 
     def _misuse(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        """Return what is wrong with the values that were given, in words."""
         name, fields = type(self).__name__, self.__match_args__
         if len(args) > len(fields):
             return f"{name} takes {len(fields)} values, got {len(args)}"

@@ -1,4 +1,4 @@
-"""The verbs: apply, verify, dump, trace, clean, render. Init container, plugin and command line call these.
+"""The verbs, such as apply, verify and trace. Init container, plugin and command line call these.
 
 Each enters the namespace that it is given, and comes back. A verb is imported when it is used for the first time:
 the CNI plugin, which starts once per pod, needs one of them, and takes it from its module.

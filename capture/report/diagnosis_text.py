@@ -5,7 +5,6 @@ from __future__ import annotations
 from capture.model.location import Location
 from capture.model.text import JSON_SCHEMA_NAME
 from capture.report.packet_text import packet_text
-from capture.report.trace_text import doubt_about, path_lines, trace_as_plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +23,8 @@ SUBJECTS = {
 
 def diagnosis_as_plain(diagnosis: Diagnosis) -> dict[str, object]:
     """Return a diagnosis as plain values for JSON."""
+    from capture.report.trace_text import trace_as_plain  # which verify does without
+
     return {
         "connection": packet_text(diagnosis.packet) if diagnosis.packet else None,
         "verdict": diagnosis.verdict,
@@ -40,6 +41,8 @@ def cause_as_plain(cause: Cause) -> dict[str, str]:
 
 def diagnosis_lines(diagnosis: Diagnosis, what: str = "this pod") -> Iterator[str]:
     """Yield the lines for a person: the verdict, the way of the packet, then each cause and its remedy."""
+    from capture.report.trace_text import doubt_about, path_lines  # which verify does without
+
     yield f"{diagnosis.verdict}: {_subject(diagnosis, what)}"
     if diagnosis.trace is not None:
         yield from path_lines(diagnosis.trace)

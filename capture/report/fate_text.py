@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import Family, Network, address_text
+from capture.model.addresses import Network, address_text
 from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.outcome import Fate
-    from capture.model.ruleset import Rule
 
 MAX_REGIONS = 3
 
@@ -41,13 +40,6 @@ def effect_text(effect: Effect | None, together: str = "") -> str:
     after = f"{fate_text(effect.after.fate)}{hangs}" if effect.is_certain else "?"
     packets = f"{together}: {regions}" if together else regions
     return f" ({packets}: {fate_text(effect.before.fate)} -> {after}; witness: {packet_text(effect.packet)})"
-
-
-def text_of(rule: Rule, family: Family) -> str:
-    """Return a rule as iptables-save would print it; a list that takes many rules there by the first of them."""
-    from capture.backends.iptables.render import shown_rule  # where something differs
-
-    return shown_rule(rule, family)
 
 
 def effect_as_plain(effect: Effect | None) -> dict[str, object] | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from capture.analysis.ownership import own_only, own_rules
+from capture.backends.iptables.render import shown_rule
 from capture.model import ruleset as model
 from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
 from capture.model.chain_names import is_own_chain
 from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.report.difference_text import differences_as_plain
-from capture.report.fate_text import text_of
 from capture.report.table import ListedChain, Row, is_of_family, listed_chains, listing
 from capture.report.verified_text import conclusion_lines
 
@@ -145,7 +145,7 @@ def _without(live: model.Ruleset, problem: Callable[[model.Rule], str]) -> tuple
         rules = []
         for rule in chain.rules:
             if found := problem(rule):
-                words = text_of(rule, rule.family or live.families[0])
+                words = shown_rule(rule, rule.family or live.families[0])
                 left_out.append(f"# left out, {without_line_ends(found)}: {table.name} {chain.name} {words}\n")
             else:
                 rules.append(rule)
@@ -203,7 +203,7 @@ def _row_as_json(row: Row, family: Family) -> dict[str, object]:
         "source": row.source,
         "destination": row.destination,
         "extra": row.extra,
-        "rule": text_of(row.rule, family),
+        "rule": shown_rule(row.rule, family),
         "more": _more_texts(row.rule, family),
     }
 

@@ -9,9 +9,9 @@ rule shows them in one line, since they share one counter.
 
 from __future__ import annotations
 
-from capture.backends.iptables.expansion import slots
+from capture.backends.iptables.expansion import bits_text, ports_text, slots
 from capture.model import ruleset as model
-from capture.model.addresses import IPV4, Family, Network, address_text
+from capture.model.addresses import ANY_ADDRESS, Family, Network, address_text
 from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.report.fold import folded_table, width_of
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-ANY_NETWORK = {"ipv4": "0.0.0.0/0", "ipv6": "::/0"}
 COLUMN_NAMES = " pkts bytes target     prot opt in     out     source               destination"
 NO_OPTIONS = "--"
 GOTO = "-g "
@@ -131,7 +130,6 @@ def row_text(row: Row) -> str:
 
 
 def _signed(text: str, width: int) -> str:
-    """Return a column that begins with a place for "!"."""
     sign, rest = ("!", text[1:]) if text.startswith("!") else (" ", text)
     return f"{sign}{rest:<{width}}"
 
@@ -150,7 +148,7 @@ def amount(number: int) -> str:
 def row(rule: model.Rule, family: Family) -> Row:
     """Return the columns of a rule as one family sees it."""
     columns = {"protocol": "all", "options": NO_OPTIONS, "in_interface": "*", "out_interface": "*"}
-    columns["source"] = columns["destination"] = ANY_NETWORK[family]
+    columns["source"] = columns["destination"] = f"{ANY_ADDRESS[family]}/0"
     for match in rule.matches:
         named = _column(match)
         if named:
@@ -253,12 +251,11 @@ def _extras(matches: tuple[model.Match, ...]) -> Iterator[str]:
 
 
 def _single_text(match: model.Match) -> Iterator[str]:
-    """Yield what a match of one value is printed as, unless it has a column."""
     negation = "!" if match.negated else ""
     if isinstance(match, model.Mark):
-        yield f"mark match {negation and '! '}{_bits(match.value, match.mask)}"
+        yield f"mark match {negation and '! '}{bits_text(match.value, match.mask)}"
     elif isinstance(match, model.ConnectionMark):
-        yield f"connmark match {negation} {_bits(match.value, match.mask)}"
+        yield f"connmark match {negation} {bits_text(match.value, match.mask)}"
     elif isinstance(match, model.ConnectionState):
         yield f"{negation and '! '}ctstate {','.join(match.states)}"
     elif isinstance(match, model.UnknownMatch) and _column_of_others(match.text) is None:
@@ -284,7 +281,7 @@ def _port_texts(match: model.PortMatch, matches: tuple[model.Match, ...]) -> Ite
     if len(match.ports) > 1:
         name = "sports" if isinstance(match, model.SourcePort) else "dports"
         for some in slots(match.ports) if match.negated else [match.ports]:
-            yield f"multiport {name} {' !' if match.negated else ''}{','.join(map(_span, some))}"
+            yield f"multiport {name} {' !' if match.negated else ''}{ports_text(some)}"
         return
     single = [other for other in matches if isinstance(other, model.PortMatch) and len(other.ports) == 1]
     if match is single[0]:
@@ -296,11 +293,7 @@ def _single_port_text(match: model.PortMatch) -> str:
     name = "spt" if isinstance(match, model.SourcePort) else "dpt"
     span = match.ports[0]
     plural = "" if span.first == span.last else "s"
-    return f"{name}{plural}:{'!' if match.negated else ''}{_span(span)}"
-
-
-def _span(span: model.Span) -> str:
-    return str(span.first) if span.first == span.last else f"{span.first}:{span.last}"
+    return f"{name}{plural}:{'!' if match.negated else ''}{ports_text([span])}"
 
 
 def _owner_texts(match: model.OwnerMatch) -> Iterator[str]:
@@ -313,14 +306,9 @@ def _owner_texts(match: model.OwnerMatch) -> Iterator[str]:
         yield f"{label} {','.join(map(str, match.ids))}"
 
 
-def _bits(value: int, mask: int) -> str:
-    return f"{value:#x}" if mask == model.ALL_BITS else f"{value:#x}/{mask:#x}"
-
-
 def _target_extras(verdict: model.Verdict, family: Family) -> list[str]:
     if isinstance(verdict, model.TransparentProxy):
-        address = "0.0.0.0" if family == IPV4 else "::"
-        return [f"TPROXY redirect {address}:{verdict.port} mark {verdict.mark:#x}/{verdict.mask:#x}"]
+        return [f"TPROXY redirect {ANY_ADDRESS[family]}:{verdict.port} mark {verdict.mark:#x}/{verdict.mask:#x}"]
     if isinstance(verdict, model.UnknownVerdict):
         return [] if verdict.text.startswith(GOTO) else verdict.text.split(" ", 1)[1:]
     return [TARGET_EXTRAS[type(verdict)](verdict)] if type(verdict) in TARGET_EXTRAS else []

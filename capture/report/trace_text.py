@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import REJECTED
 from capture.model.ruleset import INPUT, PREROUTING, TABLES
-from capture.report.fate_text import fate_text, text_of
+from capture.report.fate_text import fate_text
 from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
@@ -49,7 +50,7 @@ def trace_as_plain(traced: Trace, table: str | None = None) -> dict[str, object]
                 "table": step.table,
                 "chain": step.chain,
                 "position": step.position,
-                "rule": text_of(step.rule, family),
+                "rule": shown_rule(step.rule, family),
                 "why": step.rule.why,
                 "certain": step.certain,
             }
@@ -136,9 +137,9 @@ def _texts(step: Step, family: Family) -> tuple[str, str]:
     """Return a rule in words, and its reason; a foreign rule of nf_tables is in the words of nft(8), and has none."""
     if step.table not in TABLES and step.rule.why not in ("", REJECTED):
         return step.rule.why, ""
-    return text_of(step.rule, family), step.rule.why
+    return shown_rule(step.rule, family), step.rule.why
 
 
 def _rule_text(step: Step, traced: Trace) -> str:
-    text = text_of(step.rule, traced.packet.family)
+    text = shown_rule(step.rule, traced.packet.family)
     return f"-t {step.table} -A {step.chain} {text}" if step.table in TABLES else f"{step.table} {step.chain}: {text}"

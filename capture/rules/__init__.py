@@ -115,7 +115,6 @@ def policy_routes(config: CaptureConfig) -> tuple[PolicyRoute, ...]:
 
 
 def _logged(table: model.TableName, chain: model.Chain) -> model.Chain:
-    """Return one of our chains with a rule on top that logs what enters it; built-in ones as they are."""
     if chain.name in model.BUILT_IN_CHAINS[table]:
         return chain
     entry = model.Rule(model.Log(f"{chain.name} "), why="log what enters this chain")

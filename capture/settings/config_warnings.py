@@ -59,7 +59,6 @@ def _empty_entries(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
 
 
 def _without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
-    """Yield the options of a mode or a family that is not captured."""
     for which, needed, value in NEEDED:
         if which in settings.explicit and settings[which] != which.parse(which.default) and settings[needed] != value:
             yield which, f"has no effect without {needed.name}{'' if needed.is_switch else f' {value}'}"
@@ -74,7 +73,6 @@ def _without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple
 
 
 def _cancelled(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
-    """Yield the lists with entries that another one cancels."""
     for which, by, verb in CANCELLED:
         entries = _entries(settings, which) if settings.origin(which) != "default" else ()
         others = _entries(settings, by)
@@ -97,7 +95,6 @@ def _holds(other: Any, entry: Any) -> bool:
 
 
 def _excludes_every_interface(config: CaptureConfig, host: Host) -> bool:
-    """Return whether the excluded interfaces are all that the pod has, but lo."""
     present = (host.interface_names() or ()) if config.excluded_interfaces else ()
     return bool(present) and all(any(_matches(name, each) for name in config.excluded_interfaces) for each in present)
 
@@ -108,7 +105,6 @@ def _where(settings: Settings, which: Option[Any]) -> str:
 
 
 def _cancelling(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
-    """Yield the options that leave everything alone or mix the directions, and what follows."""
     yield from _holding_everything(config)
     if config.inbound_capture_port == config.proxy_port:
         yield (option.INBOUND_CAPTURE_PORT, f"is {option.PROXY_PORT.name}, too: the directions cannot be told apart")
@@ -122,7 +118,6 @@ def _cancelling(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
 
 
 def _holding_everything(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
-    """Yield the options that leave every address, port, user or group alone."""
     gids, inbound = config.proxy_gids, config.excluded_inbound_ports
     lists: list[tuple[Option[Any], Iterable[Span | Network], str, str]] = [
         (option.EXCLUDED_OUTBOUND_PORTS, config.excluded_outbound_ports, "port", "nothing outbound"),
@@ -157,7 +152,6 @@ def _are_all(entries: Iterable[Span | Network], kind: str) -> bool:
 
 
 def _missing_interfaces(settings: Settings, host: Host) -> Iterator[str]:
-    """Yield a warning for each interface that is named and that the pod does not have."""
     for which in (option.EXCLUDED_INTERFACES, option.REROUTED_INTERFACES):
         present = host.interface_names() if settings[which] else None
         missing = filter(None, (missing_interface(name, present) for name in settings[which]))

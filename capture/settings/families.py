@@ -51,7 +51,6 @@ def global_addresses(addresses: Iterable[Network]) -> list[Network]:
 
 
 def _requests_ipv6(settings: Settings, host: Host, addresses: list[Network]) -> tuple[bool, str]:
-    """Return whether IPv6 is to be captured, and the setting that decides it, and its origin."""
     origin = settings.origin(IP_FAMILIES)
     choice = settings[IP_FAMILIES]
     if settings[DUAL_STACK] and IP_FAMILIES not in settings.explicit:
@@ -72,7 +71,6 @@ def _requests_ipv6(settings: Settings, host: Host, addresses: list[Network]) -> 
 
 
 def _contradictions(settings: Settings) -> list[str]:
-    """Return a warning if dual stack contradicts the given families."""
     if IP_FAMILIES not in settings.explicit or DUAL_STACK not in settings.explicit:
         return []
     choice, is_dual = settings[IP_FAMILIES], settings[DUAL_STACK]

@@ -111,7 +111,6 @@ def make_settings(**options: Unpack[Keywords]) -> Settings:
 
 
 def _text(option: Option[Any], name: str, value: object) -> str:
-    """Return the text that a flag would be given for the value."""
     text = _single(value)
     if text is None and isinstance(value, Iterable) and not isinstance(value, Mapping | bytes | bytearray | memoryview):
         entries = [_single(entry) for entry in value]

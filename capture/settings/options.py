@@ -97,7 +97,6 @@ def _switch(
 
 
 def _options_above() -> tuple[Option[Any], ...]:
-    """Return the options above, in their order."""
     return tuple([value for value in globals().values() if isinstance(value, Option)])
 
 

@@ -136,7 +136,6 @@ def port_list(text: str) -> tuple[Span, ...]:
 
 
 def _merged(numbers: list[int]) -> tuple[Span, ...]:
-    """Return sorted numbers as ranges."""
     starts = [0, *(index for index in range(1, len(numbers)) if numbers[index] != numbers[index - 1] + 1)]
     ends = [index - 1 for index in starts[1:]] + [len(numbers) - 1]
     return tuple(Span(numbers[first], numbers[last]) for first, last in zip(starts, ends, strict=True) if numbers)

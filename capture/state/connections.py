@@ -62,7 +62,6 @@ def captured(rulesets: Iterable[Ruleset]) -> int:
 
 
 def _where_to(rulesets: Iterable[Ruleset]) -> tuple[frozenset[int], frozenset[int]]:
-    """Return the ports that rules redirect to, and the marks of what they hand to a transparent proxy."""
     verdicts = {rule.verdict for ruleset in rulesets for rule in ruleset.rules}
     return (
         frozenset(verdict.port for verdict in verdicts if isinstance(verdict, Redirect)),

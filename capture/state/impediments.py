@@ -28,19 +28,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Literal
 
+    from capture.analysis.compiler import Direction
     from capture.model.routing import PolicyRoute
     from capture.netlink.policy_rules import PolicyRule
     from capture.netlink.sockets import NetlinkSocket
     from capture.state.sysctls import Sysctl
 
     ImpedimentKind = Literal["lo-down", "no-route", "policy-route", "sysctl"]
-    Direction = Literal["inbound", "outbound"]
 
-INBOUND: tuple[Direction, ...] = ("inbound",)
-OUTBOUND: tuple[Direction, ...] = ("outbound",)
-NOT_ON_LO = {
-    OUTBOUND: "does not lead to lo: outbound connections that are redirected do not reach the proxy",
-    INBOUND: "does not lead to lo: the proxy cannot call the app from it, so that inbound connections fail",
+NOT_ON_LO: dict[Direction, str] = {
+    "outbound": "does not lead to lo: outbound connections that are redirected do not reach the proxy",
+    "inbound": "does not lead to lo: the proxy cannot call the app from it, so that inbound connections fail",
 }
 
 
@@ -51,7 +49,7 @@ class Impediment(Value):
     message: str
     remedy: str
     family: Family | None = None
-    directions: tuple[Direction, ...] = INBOUND
+    directions: tuple[Direction, ...] = ("inbound",)
     """Of which connections captured traffic is lost: those of the pod, those that come in, or both."""
 
 
@@ -61,7 +59,9 @@ def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
         impeding = [*_without_loopback(route, ruleset)]
         for policy in ruleset.policy_routes:
             impeding += (*_rules_before(route, policy), *_routes_elsewhere(route, policy))
-    return (*impeding, *_sysctls(ruleset)) if ruleset.policy_routes else tuple(impeding)
+        if ruleset.policy_routes:
+            impeding += _sysctls(route, ruleset)
+    return tuple(impeding)
 
 
 def _without_loopback(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]:
@@ -74,11 +74,12 @@ def _without_loopback(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impedi
         return
     for family in ruleset.families:
         loopback, source = LOOPBACK_ADDRESSES[family], PASSTHROUGH_SOURCE[family]
-        needed = {OUTBOUND: loopback}
+        needed: dict[Direction, Network] = {"outbound": loopback}
         if redirects_inbound(ruleset) and (family == IPV4 or not takes_ipv6_addresses()):
-            needed[INBOUND] = source
+            needed["inbound"] = source
         lost = {way: each for way, each in needed.items() if not _leads_to_lo(route, address_text(family, each.first))}
-        if not lost or (family == IPV6 and not _has_global_ipv6(route)):
+        if not lost or (family == IPV6 and all(each.is_link_local for each in _outer_addresses(route, IPV6))):
+            # few pods without a global address of IPv6 have ::1, either
             continue
         switch = "`sysctl -w net.ipv6.conf.lo.disable_ipv6=0`, then run " if family == IPV6 else ""
         again = f" Then run {APPLY_RECORDED}, which adds ::6." if family == IPV6 and source in lost.values() else ""
@@ -88,7 +89,7 @@ def _without_loopback(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impedi
             f"Run {switch}`ip address replace {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo` in"
             f" the pod's namespace.{again} If the address is there: table local has to be first in `ip rule`.",
             family,
-            tuple(direction for way in lost for direction in way),
+            tuple(lost),
         )
 
 
@@ -101,19 +102,13 @@ def _leads_to_lo(route: NetlinkSocket, address: str) -> bool:
         return False
 
 
-def _has_global_ipv6(route: NetlinkSocket) -> bool:
-    """Return whether connections of IPv6 may be redirected at all; few pods without any have ::1, either."""
-    return not all(each.is_link_local for each in _outer_addresses(route, IPV6))
-
-
 def _outer_addresses(route: NetlinkSocket, family: Family) -> list[Network]:
-    """Return the addresses of the namespace apart from those of lo."""
     listed = read_addresses(route, FAMILY_NUMBERS[family])
     return [parse_address(address.address) for address in listed if address.interface != LOOPBACK_INDEX]
 
 
 LO_DOWN: Literal["lo-down"] = "lo-down"
-LOOPBACK_DOWN = Impediment(LO_DOWN, LO_IS_DOWN, SET_LO_UP, directions=INBOUND + OUTBOUND)
+LOOPBACK_DOWN = Impediment(LO_DOWN, LO_IS_DOWN, SET_LO_UP, directions=("inbound", "outbound"))
 
 
 def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:
@@ -191,7 +186,7 @@ def rule_that_needs_source_validation(route: NetlinkSocket) -> PolicyRule | None
     return next((rule for rule in rules if rule.is_inverted and rule.mask), None)
 
 
-def _sysctls(ruleset: Ruleset) -> Iterator[Impediment]:
+def _sysctls(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]:
     from capture.state import sysctls  # TPROXY only
 
     accepts = sysctls.accepts_marks()
@@ -202,7 +197,7 @@ def _sysctls(ruleset: Ruleset) -> Iterator[Impediment]:
         return
     for refuses in sysctls.refuses_marked_sources(_interfaces_left_alone(ruleset)):
         message = f"{refuses.name} is {refuses.value}: captured inbound packets are dropped as martians"
-        yield Impediment("sysctl", message, _remedy(refuses.name), IPV4)
+        yield Impediment("sysctl", message, _remedy(route, refuses.name), IPV4)
 
 
 def sysctls_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
@@ -215,9 +210,8 @@ def sysctls_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
         return in_the_way(validates_source=rule_that_needs_source_validation(route) is None)
 
 
-def _remedy(name: str) -> str:
-    with open_route() as route:
-        vpn = rule_that_needs_source_validation(route)
+def _remedy(route: NetlinkSocket, name: str) -> str:
+    vpn = rule_that_needs_source_validation(route)
     if vpn is None:
         return f"Set {name} to 0 in the pod's network namespace, or capture by REDIRECT."
     return (

@@ -43,7 +43,6 @@ def read_input(name: str, limit: int = MAX_BYTES, timeout: float = INPUT_TIMEOUT
 
 
 def _read(name: str, limit: int, timeout: float) -> bytearray:
-    """Return what a file or a pipe has, a little more than ``limit`` bytes of it at most."""
     file = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)  # a FIFO is open without a writer
     try:
         is_regular = stat.S_ISREG(os.fstat(file).st_mode)

@@ -50,7 +50,11 @@ class NamespaceLock:
         give_up = time.monotonic() + self._timeout
         while not self._take():
             if time.monotonic() >= give_up:
-                self.warnings = (_continued_without(self._timeout),)
+                what = (
+                    f"the lock of this network namespace (unix socket @{NAME[1:].decode()}) was not released within"
+                    f" {self._timeout:g} s: {_holder()} holds it; continued without the lock"
+                )
+                self.warnings = (what,)
                 break
             time.sleep(PAUSE)
         _held.add(self._holder.fileno())
@@ -70,15 +74,7 @@ class NamespaceLock:
         self._holder.close()
 
 
-def _continued_without(seconds: float) -> str:
-    return (
-        f"the lock of this network namespace (unix socket @{NAME[1:].decode()}) was not released within {seconds:g} s:"
-        f" {_holder()} holds it; continued without the lock"
-    )
-
-
 def _holder() -> str:
-    """Return the process that holds the lock, in words."""
     columns = (line.split() for line in content_of(UNIX_SOCKETS).splitlines())
     targets = {f"socket:[{fields[6].decode()}]" for fields in columns if fields[7:] == [b"@" + NAME[1:]]}
     for process in processes():

@@ -214,7 +214,6 @@ def _open(path: str) -> int:
 
 
 def _no_such(path: str) -> NamespaceError:
-    """Return the error for a path that does not exist, or for the process that it is of."""
     pid = path.removeprefix("/proc/").removesuffix("/ns/net")
     if not pid.isdigit() or path != path_of_process(int(pid)):
         return NamespaceError(path, "does not exist")
@@ -224,7 +223,6 @@ def _no_such(path: str) -> NamespaceError:
 
 
 def _enter(descriptor: int, path: str) -> None:
-    """Let the calling thread enter the namespace behind a descriptor, and close that."""
     try:
         call_setns(descriptor, CLONE_NEWNET)
     except PermissionError:

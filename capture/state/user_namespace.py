@@ -106,8 +106,6 @@ def act_as_owner(work: Callable[[], None], *, starts_programs: bool) -> None:
 
 
 def _as_owner(work: Callable[[], str]) -> str:
-    """Return what ``work`` returns in a child that has entered the owner's user namespace."""
-
     def enter_and_work() -> str:
         try:
             call_setns(open_owner(), CLONE_NEWUSER)

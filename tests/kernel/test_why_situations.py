@@ -19,6 +19,7 @@ from capture import operations
 from capture.analysis.foreign_effects import STOPS_DISCOVERY
 from capture.analysis.policy import policy
 from capture.analysis.trace import trace_whole_path
+from capture.backends.iptables.render import shown_rule
 from capture.cli.doctor.examination import examine
 from capture.cli.doctor.examination import of_pod as doctor_findings
 from capture.errors import EXIT_UNKNOWN
@@ -28,7 +29,6 @@ from capture.netlink import ipsec
 from capture.operations import diagnosis
 from capture.operations.exclusions import unexplained
 from capture.report.diagnosis_text import diagnosis_lines
-from capture.report.fate_text import text_of
 from capture.settings import options as option
 from capture.settings.settings import Given, Settings
 from capture.state import record
@@ -568,7 +568,7 @@ def assert_the_verbs_agree(pod: Pod) -> None:
 def explained(pod: Pod) -> list[Statement]:
     with pod.entered():
         situation = operations.situation_of()
-        return policy(dict.fromkeys(situation.ruleset.families, situation), text_of)
+        return policy(dict.fromkeys(situation.ruleset.families, situation), shown_rule)
 
 
 def may_be_spared(pod: Pod, sent: Packet) -> bool:

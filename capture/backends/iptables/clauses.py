@@ -80,15 +80,11 @@ def matches_of(clause: Sequence[Word]) -> list[model.Match]:
     try:
         if clause[0].text == "-m":
             return _extension(clause[1].text, options_of(clause[2:]))
-        return [_own_option(clause)]
+        negated = clause[0].text == "!"
+        name, value = (word.text for word in clause[negated:])
+        return [PROTOCOLS[value] if name == "-p" and not negated else OWN_OPTIONS[name](value, negated)]
     except (KeyError, IndexError, ValueError):
         return [model.UnknownMatch(as_printed(clause))]
-
-
-def _own_option(clause: Sequence[Word]) -> model.Match:
-    negated = clause[0].text == "!"
-    name, value = (word.text for word in clause[negated:])
-    return PROTOCOLS[value] if name == "-p" and not negated else OWN_OPTIONS[name](value, negated)
 
 
 def _extension(name: str, options: Sequence[Flag]) -> list[model.Match]:
@@ -156,10 +152,6 @@ def _marked_bits(text: str) -> tuple[int, int]:
     return int(value, 0), int(mask, 0) if slash else model.ALL_BITS
 
 
-def _tcp_flags(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an option's field, handed on
-    return model.UnknownMatch(f"-m tcp {'! ' * negated}--tcp-flags {text}")
-
-
 def _states(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an option's field, handed on
     named = set(text.split(","))
     if not named <= set(model.CONNECTION_STATES):
@@ -182,7 +174,7 @@ OWN_OPTIONS: dict[str, Read] = {
 
 EXTENSIONS: dict[tuple[str, str], Read] = {
     **{(name, option): read for name in PORT_EXTENSIONS for option, read in PORTS.items()},
-    ("tcp", "--tcp-flags"): _tcp_flags,
+    ("tcp", "--tcp-flags"): lambda text, negated: model.UnknownMatch(f"-m tcp {'! ' * negated}--tcp-flags {text}"),
     ("multiport", "--sports"): PORTS["--sport"],
     ("multiport", "--dports"): PORTS["--dport"],
     ("owner", "--uid-owner"): _numbers(model.OwnerUid, "-"),

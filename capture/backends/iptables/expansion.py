@@ -78,6 +78,16 @@ def slots(ports: tuple[model.Span, ...]) -> Iterator[list[model.Span]]:
     yield some
 
 
+def ports_text(ports: Iterable[model.Span]) -> str:
+    """Return ports in the words of iptables, ``80,1000:2000``."""
+    return ",".join(str(span).replace("-", ":") for span in ports)
+
+
+def bits_text(value: int, mask: int) -> str:
+    """Return a mark that is compared, with its mask unless that is of all bits."""
+    return f"{value:#x}" if mask == model.ALL_BITS else f"{value:#x}/{mask:#x}"
+
+
 def changed_bits(value: int, mask: int) -> int:
     """Return a mark to set. The kernel flips bits of the value that are outside of the mask, which is never meant."""
     if value & ~mask:

@@ -262,7 +262,6 @@ class _Reader:
 
 
 def _header_words(header: Any, family: Family) -> Iterator[str]:
-    """Yield addresses, interfaces, protocol and fragments as iptables-save prints them."""
     fields = ((header.src, header.smsk, "-s", INV_SRCIP), (header.dst, header.dmsk, "-d", INV_DSTIP))
     for field, mask_field, name, flag in fields:
         address, mask = (int.from_bytes(bytes(each), "big") for each in (field, mask_field))

@@ -66,7 +66,6 @@ class IptcDriver(IptablesDriver):
 
 
 def _in_child(doing: str, work: Callable[[], str], family: Family, text: str = "") -> str:
-    """Return what ``work`` returns in a forked child. Raises UnsupportedError, PrivilegeError or ToolError."""
     noise, complaint = (os.memfd_create(name) for name in ("noise", "complaint"))
 
     def work_quietly() -> str:

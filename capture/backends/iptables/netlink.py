@@ -72,7 +72,9 @@ class IptablesNetlinkDriver(IptablesDriver):
         def changes_of(live: LiveTables) -> Iterable[Change]:
             families = families_here()
             require_families(desired, families)
-            _require_awake(live, desired)
+            for (family, name), table in live.items():
+                if table.is_dormant and family in desired.families and desired.table(name):
+                    raise asleep(family, name)
             return changes(plan(ruleset_of(families, live), desired, recorded), live) if live else self._making(desired)
 
         _transact(changes_of)
@@ -93,12 +95,6 @@ class IptablesNetlinkDriver(IptablesDriver):
                 return changes(edits, {})
             self._made = desired, tuple(changes(edits, {}))
         return self._made[1]
-
-
-def _require_awake(live: LiveTables, desired: Ruleset) -> None:
-    for (family, name), table in live.items():
-        if table.is_dormant and family in desired.families and desired.table(name):
-            raise asleep(family, name)
 
 
 def _transact(changes_of: Callable[[LiveTables], Iterable[Change]]) -> None:

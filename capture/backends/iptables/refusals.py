@@ -103,7 +103,6 @@ def _missing(feature: str, module: str, complaint: str) -> UnsupportedError:
 
 
 def _no_table(name: str, complaint: str, text: str, family: Family) -> UnsupportedError:
-    """Return the error for the table that a program names, or else the first one that it was given."""
     tables = [line[1:] for line in text.splitlines() if line.startswith("*")]
     named = (table for table in tables if f"{table}'" in complaint or f"table {table}" in complaint)
     table = next(named, "".join(tables[:1]))

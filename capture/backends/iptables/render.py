@@ -13,9 +13,9 @@ break, a chain that is called like an option) is refused with ValueError.
 
 from __future__ import annotations
 
-from capture.backends.iptables.expansion import changed_bits, comment, expanded, slots
+from capture.backends.iptables.expansion import bits_text, changed_bits, comment, expanded, ports_text, slots
 from capture.model import ruleset as model
-from capture.model.addresses import IPV4, Family, Network, address_text
+from capture.model.addresses import ANY_ADDRESS, Family, Network, address_text
 from capture.model.text import without_line_ends
 
 TYPE_CHECKING = False
@@ -79,9 +79,8 @@ def _extensions(matches: tuple[model.Match, ...]) -> Iterator[str]:
             name = "--uid-owner" if isinstance(match, model.OwnerUid) else "--gid-owner"
             yield from (f"-m owner {option(match.negated, name, span)}" for span in match.ids)
         elif isinstance(match, model.MarkMatch):
-            mask = "" if match.mask == model.ALL_BITS else f"/{match.mask:#x}"
             extension = "mark" if isinstance(match, model.Mark) else "connmark"
-            yield f"-m {extension} {option(match.negated, '--mark', f'{match.value:#x}{mask}')}"
+            yield f"-m {extension} {option(match.negated, '--mark', bits_text(match.value, match.mask))}"
         elif isinstance(match, model.ConnectionState):
             yield f"-m conntrack {option(match.negated, '--ctstate', ','.join(match.states))}"
         elif isinstance(match, model.UnknownMatch):
@@ -99,7 +98,7 @@ def _ports(matches: tuple[model.Match, ...]) -> Iterator[str]:
     ports.sort(key=lambda match: isinstance(match, model.DestinationPort))  # as iptables-save: --sport, then --dport
     named = [("--sport" if isinstance(match, model.SourcePort) else "--dport", match) for match in ports]
     single = [(name, match) for name, match in named if len(match.ports) == 1]
-    options = [option(match.negated, name, _port_span(match.ports[0])) for name, match in single]
+    options = [option(match.negated, name, ports_text(match.ports)) for name, match in single]
     if len(single) == 2 and all(match.negated for _, match in single):
         # iptables-nft up to 1.8.9 compares both in one piece, which excludes the pair and not each of them
         yield from (f"-m {protocol} {each}" for each in options)
@@ -108,11 +107,7 @@ def _ports(matches: tuple[model.Match, ...]) -> Iterator[str]:
     for name, match in named:
         if len(match.ports) > 1:
             for some in slots(match.ports):
-                yield f"-m multiport {option(match.negated, f'{name}s', ','.join(map(_port_span, some)))}"
-
-
-def _port_span(span: model.Span) -> str:
-    return str(span.first) if span.first == span.last else f"{span.first}:{span.last}"
+                yield f"-m multiport {option(match.negated, f'{name}s', ports_text(some))}"
 
 
 def _networks(
@@ -136,12 +131,6 @@ def _target(verdict: model.Verdict, family: Family) -> str:
     return f"-j {target}" if target else ""
 
 
-def _tproxy(verdict: model.TransparentProxy, family: Family) -> str:
-    address = "0.0.0.0" if family == IPV4 else "::"
-    mark = _changed_bits(verdict.mark, verdict.mask)
-    return f"TPROXY --on-port {verdict.port} --on-ip {address} --tproxy-mark {mark}"
-
-
 def _log(verdict: model.Log, _family: Family) -> str:
     if len(verdict.prefix.encode()) > MAX_LOG_PREFIX_BYTES:
         raise ValueError(f"a log prefix has at most {MAX_LOG_PREFIX_BYTES} bytes: {verdict.prefix!r}")
@@ -161,7 +150,10 @@ TARGET_WRITERS: dict[type, Callable[[Any, Family], str]] = {
     model.Continue: lambda _verdict, _family: "",
     model.Jump: lambda verdict, _family: verdict.chain,
     model.Redirect: lambda verdict, _family: f"REDIRECT --to-ports {verdict.port}",
-    model.TransparentProxy: _tproxy,
+    model.TransparentProxy: lambda verdict, family: (
+        f"TPROXY --on-port {verdict.port} --on-ip {ANY_ADDRESS[family]}"
+        f" --tproxy-mark {_changed_bits(verdict.mark, verdict.mask)}"
+    ),
     model.SetMark: lambda verdict, _family: f"MARK --set-xmark {_changed_bits(verdict.value, verdict.mask)}",
     model.SaveMark: lambda _verdict, _family: f"CONNMARK --save-mark {ALL_MARK_BITS}",
     model.RestoreMark: lambda _verdict, _family: f"CONNMARK --restore-mark {ALL_MARK_BITS}",

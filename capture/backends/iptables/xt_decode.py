@@ -128,7 +128,6 @@ class XtProgram(Program):
         return True
 
     def _extension(self, kind: str, fields: Fields) -> tuple[Any, ...]:
-        """Return the matches, or the one verdict, that a structure of x_tables is."""
         name, revision = decode_text(fields[nf.NFTA_MATCH_NAME]), decode_number(fields[nf.NFTA_MATCH_REV])
         key = kind, name, revision, fields[nf.NFTA_MATCH_INFO]
         if key not in self._extensions:

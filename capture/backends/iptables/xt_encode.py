@@ -215,13 +215,7 @@ def _mark(match: model.Mark) -> bytes:
     return LOAD_MARK + masked + make.equals(u32(match.value), negated=match.negated)
 
 
-def _connection_mark(match: model.ConnectionMark) -> bytes:
-    structure = xt_layouts.MARK_MATCH.write(mark=match.value, mask=match.mask, invert=match.negated)
-    return _extension("match", "connmark", structure)
-
-
 def _connection_state(match: model.ConnectionState) -> bytes:
-    """Return the match for states. Raise ValueError for a state that there is not."""
     bits = 0
     for state in match.states:
         if state not in xt_layouts.STATE_BITS:
@@ -240,7 +234,9 @@ EXTENSIONS: dict[type, Callable[[Any], bytes]] = {
     model.OwnerUid: _owner,
     model.OwnerGid: _owner,
     model.Mark: _mark,
-    model.ConnectionMark: _connection_mark,
+    model.ConnectionMark: lambda match: _extension(
+        "match", "connmark", xt_layouts.MARK_MATCH.write(mark=match.value, mask=match.mask, invert=match.negated)
+    ),
     model.ConnectionState: _connection_state,
     model.UnknownMatch: _not_understood,
 }
@@ -257,11 +253,6 @@ def _redirect(verdict: model.Redirect, family: Family) -> bytes:
 def _tproxy(verdict: model.TransparentProxy, _family: Family) -> bytes:
     mark = changed_bits(verdict.mark, verdict.mask)
     return _extension("target", "TPROXY", xt_layouts.TPROXY.write(mask=verdict.mask, mark=mark, port=verdict.port))
-
-
-def _set_mark(verdict: model.SetMark, _family: Family) -> bytes:
-    mark = changed_bits(verdict.value, verdict.mask)
-    return _extension("target", "MARK", xt_layouts.MARK_TARGET.write(mark=mark, mask=verdict.mask))
 
 
 def _copy_mark(verdict: model.SaveMark | model.RestoreMark, _family: Family) -> bytes:
@@ -289,7 +280,11 @@ VERDICT_ENCODERS: dict[type, Callable[[Any, Family], bytes]] = {
     model.Jump: lambda verdict, _family: make.jump(verdict.chain),
     model.Redirect: _redirect,
     model.TransparentProxy: _tproxy,
-    model.SetMark: _set_mark,
+    model.SetMark: lambda verdict, _family: _extension(
+        "target",
+        "MARK",
+        xt_layouts.MARK_TARGET.write(mark=changed_bits(verdict.value, verdict.mask), mask=verdict.mask),
+    ),
     model.SaveMark: _copy_mark,
     model.RestoreMark: _copy_mark,
     model.SetZone: lambda verdict, _family: _extension("target", "CT", xt_layouts.CT.write(zone=verdict.zone)),

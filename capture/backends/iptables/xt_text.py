@@ -7,11 +7,10 @@ bytes: ``-m recent [ revision 1, 0x0102 ]``.
 from __future__ import annotations
 
 from capture.backends.iptables import xt_layouts
-from capture.backends.iptables.expansion import MULTIPORT_SLOTS
+from capture.backends.iptables.expansion import MULTIPORT_SLOTS, bits_text
 from capture.backends.iptables.render import option, quoted
 from capture.backends.iptables.xt_layouts import text_of
 from capture.model.addresses import BITS, IPV4, IPV6, Family, address_text, split
-from capture.model.ruleset import ALL_BITS
 from capture.netlink.attributes import BYTE_ORDER, decode_number
 
 TYPE_CHECKING = False
@@ -170,8 +169,7 @@ def _iprange(fields: Fields, family: Family) -> str:
 
 
 def _mark(fields: Fields, _family: Family) -> str:
-    mask = "" if fields["mask"] == ALL_BITS else f"/{fields['mask']:#x}"
-    return option(fields["invert"], "--mark", f"{fields['mark']:#x}{mask}")
+    return option(fields["invert"], "--mark", bits_text(fields["mark"], fields["mask"]))
 
 
 STATES_IN_ORDER = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED", "SNAT", "DNAT")  # libxt_conntrack.c
@@ -280,11 +278,6 @@ def _netmap(fields: Fields, family: Family) -> str | None:
     return f"--to {networks[0]}" if len(networks) == 1 else None
 
 
-def _tproxy(fields: Fields, family: Family) -> str:
-    mark = f"{fields['mark']:#x}/{fields['mask']:#x}"
-    return f"--on-port {fields['port']} --on-ip {_address(fields['address'], family)} --tproxy-mark {mark}"
-
-
 COPY_MARK = {xt_layouts.CONNMARK_SAVE: "--save-mark", xt_layouts.CONNMARK_RESTORE: "--restore-mark"}
 
 
@@ -351,7 +344,13 @@ XT_TARGETS: dict[tuple[str, int], tuple[Layout, Speak]] = {
     ("MASQUERADE", 0): (xt_layouts.NAT_RANGE, lambda fields, _family: _nat("--to-ports", _nat_ports(fields), fields)),
     **{("SNAT", revision): (xt_layouts.NAT_RANGE, _to_address("--to-source")) for revision in range(3)},
     **{("DNAT", revision): (xt_layouts.NAT_RANGE, _to_address("--to-destination")) for revision in range(3)},
-    ("TPROXY", 1): (xt_layouts.TPROXY, _tproxy),
+    ("TPROXY", 1): (
+        xt_layouts.TPROXY,
+        lambda fields, family: (
+            f"--on-port {fields['port']} --on-ip {_address(fields['address'], family)}"
+            f" --tproxy-mark {fields['mark']:#x}/{fields['mask']:#x}"
+        ),
+    ),
     ("MARK", 2): (xt_layouts.MARK_TARGET, lambda fields, _family: _xmark(fields["mark"], fields["mask"])),
     ("CONNMARK", 1): (xt_layouts.CONNMARK_1, _connmark),
     ("CONNMARK", 2): (xt_layouts.CONNMARK, _connmark),

@@ -86,7 +86,6 @@ def conditions_of(
 
 
 def _header_conditions(loaded: Register, bounds: Bounds, parts: list[Part]) -> Iterator[Match]:
-    """Yield what a comparison of header bytes means for each field that lies in them."""
     if bounds.is_single:
         conditions = [_prefix(loaded, bounds, part) for part in parts]
         if None not in conditions and not (bounds.negated and len(conditions) > 1):

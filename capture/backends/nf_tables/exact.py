@@ -56,7 +56,6 @@ def holds_exactly(
 
 
 def _by_place(chains: Iterable[FoundChain]) -> dict[tuple[int, str, str], tuple[Hook | None, str | None]]:
-    """Return the hooks and policies of chains, by their families, tables and names."""
     return {(chain.family, chain.table, chain.name): (chain.hook, chain.policy) for chain in chains}
 
 

@@ -164,7 +164,6 @@ MATCHES: Mapping[str, Callable[..., model.Match]] = {
 
 
 def _verdict(rule: native.NativeRule, following: native.NativeRule | None) -> tuple[model.Verdict, int]:
-    """Return the verdict of the actions, and how many native rules it takes."""
     match rule.actions:
         case (model.Jump(chain),):
             return model.Jump(model_target(chain)), 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capture.backends.nf_tables import native
 from capture.model import ruleset as model
-from capture.model.addresses import FAMILY_OF, address_text, split
+from capture.model.addresses import FAMILY_OF, Network, address_text, split
 from capture.model.conventions import MAX_PORT, PROTOCOL_OF
 from capture.model.text import without_line_ends
 
@@ -83,42 +83,51 @@ def quoted(words: str) -> str:
     return f'"{without_line_ends(words)}"'
 
 
+def named(field: str, numbers: native.Range) -> Network | tuple[int | str, ...]:
+    """Return what nft calls some numbers of a field: one thing, a network, or where they begin and end."""
+    family = native.ADDRESS_FAMILIES.get(field)
+    if family is None:
+        return (WORDS.get(field, {}).get(numbers[0], numbers[0]),) if numbers[0] == numbers[1] else numbers
+    networks = tuple(split(family, *numbers))
+    if len(networks) == 1 and not networks[0].is_address:
+        return networks[0]
+    return tuple(address_text(family, end) for end in dict.fromkeys(numbers))
+
+
+def states_of(condition: native.Masked) -> list[str]:
+    """Return the states of a connection that a condition is about; none if it is about something else."""
+    if condition.field != native.CT_STATE or condition.value:
+        return []
+    return [state.lower() for state, bit in native.STATE_BITS.items() if condition.mask & bit]
+
+
+def pattern(condition: native.Named) -> str:
+    """Return the name of an interface as nft reads it: a literal asterisk at the end would mean any ending."""
+    if condition.any_ending:
+        return f"{condition.name}*"
+    return f"{condition.name[:-1]}\\*" if condition.name.endswith("*") else condition.name
+
+
 def _among(condition: native.Among) -> str:
-    operator = "!= " if condition.negated else ""
     entries = [_range(condition.field, each) for each in condition.ranges]
     operand = entries[0] if len(entries) == 1 else f"{{ {', '.join(entries)} }}"
-    return f"{condition.field} {operator}{operand}"
+    return f"{condition.field} {'!= ' * condition.negated}{operand}"
 
 
 def _range(field: str, numbers: native.Range) -> str:
-    first, last = numbers
-    family = native.ADDRESS_FAMILIES.get(field)
-    if family is None:
-        if field in (native.MARK, native.CT_MARK):
-            return "-".join(f"{number:#010x}" for number in dict.fromkeys(numbers))
-        words = WORDS.get(field, {})
-        return words.get(first, str(first)) if first == last else f"{first}-{last}"
-    networks = tuple(split(family, first, last))
-    if len(networks) == 1:
-        return address_text(family, first) if networks[0].is_address else str(networks[0])
-    return f"{address_text(family, first)}-{address_text(family, last)}"
+    if field in native.MARKS.values():
+        return "-".join(f"{end:#010x}" for end in dict.fromkeys(numbers))
+    words = named(field, numbers)
+    return str(words) if isinstance(words, Network) else "-".join(map(str, words))
 
 
 def _masked(condition: native.Masked) -> str:
-    if condition.field == native.CT_STATE and condition.value == 0:
-        states = [state.lower() for state, bit in native.STATE_BITS.items() if condition.mask & bit]
+    states = states_of(condition)
+    if states:
         # "ct state a,b" is true if any of the bits is set; nft 1.0.6 lists its opposite as "ct state ! a,b".
         return f"ct state {','.join(states)}" if condition.negated else f"ct state & ({'|'.join(states)}) == 0"
     operator = "!=" if condition.negated else "=="
     return f"{condition.field} & {condition.mask:#010x} {operator} {condition.value:#010x}"
-
-
-def _named(condition: native.Named) -> str:
-    operator = "!= " if condition.negated else ""
-    # A literal asterisk at the end would mean any ending.
-    ending = "*" if condition.any_ending else ""
-    name = f"{condition.name[:-1]}\\*" if condition.name.endswith("*") and not ending else condition.name
-    return f"{condition.field} {operator}{quoted(name + ending)}"
 
 
 def _cases(cases: native.Cases) -> str:
@@ -152,7 +161,7 @@ def _fixed(words: str) -> Callable[[object], str]:
 TEXTS: dict[type, Callable[[Any], str]] = {
     native.Among: _among,
     native.Masked: _masked,
-    native.Named: _named,
+    native.Named: lambda part: f"{part.field} {'!= ' * part.negated}{quoted(pattern(part))}",
     model.UnknownMatch: lambda part: part.text,
     model.Accept: _fixed("accept"),
     model.Drop: _fixed("drop"),

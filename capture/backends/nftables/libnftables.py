@@ -109,7 +109,6 @@ def _run(doing: str, commands: list[Object]) -> None:
 
 
 def _failure(doing: str, words: str) -> CaptureError:
-    """Return the error for a message of libnftables; it has no error numbers."""
     complaint = " ".join(line.split("Error: ", 1)[-1].strip() for line in words.splitlines() if line.strip())
     if "Operation not permitted" in complaint:
         return PrivilegeError(doing)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from capture.backends.nf_tables import native
-from capture.backends.nf_tables.render import WORDS, kept_apart
+from capture.backends.nf_tables.render import kept_apart, named, pattern, states_of
 from capture.model import ruleset as model
-from capture.model.addresses import address_text, split
+from capture.model.addresses import Network, address_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,15 +53,12 @@ def add_rules(tables: Iterable[native.NativeTable]) -> Iterator[Object]:
     for table in tables:
         for chain in table.chains:
             for rule in chain.rules:
-                parts: Object = {"family": "inet", "table": table.name, "chain": chain.name, "expr": _statements(rule)}
+                made = [STATEMENTS[type(part)](part) for part in (*kept_apart(rule.conditions), *rule.actions)]
+                made.insert(len(rule.conditions), {"counter": None})
+                parts: Object = {"family": "inet", "table": table.name, "chain": chain.name, "expr": made}
                 if rule.comment:
                     parts["comment"] = rule.comment
                 yield {"add": {"rule": parts}}
-
-
-def _statements(rule: native.NativeRule) -> list[Object]:
-    conditions = [STATEMENTS[type(condition)](condition) for condition in kept_apart(rule.conditions)]
-    return [*conditions, {"counter": None}, *(STATEMENTS[type(action)](action) for action in rule.actions)]
 
 
 def _expression(field: str) -> Object:
@@ -90,36 +87,23 @@ def _among(condition: native.Among) -> Object:
 
 
 def _operand(field: str, numbers: native.Range) -> object:
-    first, last = numbers
-    family = native.ADDRESS_FAMILIES.get(field)
-    if family is None:
-        return WORDS.get(field, {}).get(first, first) if first == last else {"range": [first, last]}
-    networks = tuple(split(family, first, last))
-    if len(networks) > 1:
-        return {"range": [address_text(family, first), address_text(family, last)]}
-    address = address_text(family, first)
-    return address if networks[0].is_address else {"prefix": {"addr": address, "len": networks[0].prefix}}
+    words = named(field, numbers)
+    if isinstance(words, Network):
+        return {"prefix": {"addr": address_text(words.family, words.first), "len": words.prefix}}
+    return words[0] if len(words) == 1 else {"range": [*words]}
 
 
 def _masked(condition: native.Masked) -> Object:
-    field = FIELDS[condition.field]
-    if condition.field == native.CT_STATE and condition.value == 0:
-        states = [state.lower() for state, bit in native.STATE_BITS.items() if condition.mask & bit]
-        if condition.negated:
-            return _match(field, "in", states)
-        return _match({"&": [field, states]}, "==", 0)
+    field, states = FIELDS[condition.field], states_of(condition)
+    if states:
+        return _match(field, "in", states) if condition.negated else _match({"&": [field, states]}, "==", 0)
     return _match({"&": [field, condition.mask]}, _equality(condition), condition.value)
 
 
 def _named(condition: native.Named) -> Object:
     if condition.name.startswith("@"):
         raise ValueError(f"libnftables would take the name of an interface for one of a set: {condition.name!r}")
-    name = condition.name
-    if condition.any_ending:
-        name += "*"
-    elif name.endswith("*"):
-        name = f"{name[:-1]}\\*"  # else it would mean any ending
-    return _match(FIELDS[condition.field], _equality(condition), name)
+    return _match(FIELDS[condition.field], _equality(condition), pattern(condition))
 
 
 def _proxy(action: native.TproxyStatement) -> Object:

@@ -79,7 +79,6 @@ def lower_rule(rule: model.Rule, ruleset: model.Ruleset) -> Iterator[native.Nati
 
 
 def _family_of(rule: model.Rule) -> Family | None:
-    """Return the family that a rule is for, given or implied by an address."""
     family = rule.family
     for match in rule.matches:
         if isinstance(match, model.AddressMatch):
@@ -121,7 +120,6 @@ POSITIONS = {kind: index for index, kind in enumerate((*IN_ORDER, model.Connecti
 
 
 def _condition(match: model.Match, protocol: model.ProtocolName | None) -> native.Condition:
-    """Return what a match is in nf_tables; ``protocol`` is that of the rule, which ports need."""
     if isinstance(match, model.Protocol):
         return TEST_PROTOCOL[match.name]
     if isinstance(match, model.AddressMatch):

@@ -26,6 +26,7 @@ from capture.analysis.pod_causes import (
 )
 from capture.analysis.rerouting import MarkRoute
 from capture.analysis.trace import Step, Trace
+from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import FAMILIES, address_text, parse_address
 from capture.model.conventions import IPPROTO_TCP, IPPROTO_UDP
 from capture.model.location import Location
@@ -51,7 +52,6 @@ from capture.model.ruleset import (
 from capture.netlink.interfaces import IFF_LOOPBACK, IFF_UP, Link
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import Listener
-from capture.report.fate_text import text_of
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from support.rules.traced import trace
@@ -115,7 +115,7 @@ def test_packets_by_an_interface_that_is_down(name: str, found: list[str]) -> No
     packet = Packet("tcp", parse_address("10.0.0.1"), 8080, source=parse_address("10.0.0.9"), in_interface=name)
     traced = trace(build_ruleset(CaptureConfig()), packet)
     down = FACTS.replace(links=(Link(2, "eth0", 0), Link(3, "eth1", IFF_UP)))
-    assert kinds(causes_of_connection(traced, None, down, CAPTURE, text_of)) == found
+    assert kinds(causes_of_connection(traced, None, down, CAPTURE, shown_rule)) == found
 
 
 @pytest.mark.parametrize(("name", "found"), [("eth0", []), ("net1", ["interface-missing"]), ("net+", [])])
@@ -204,7 +204,7 @@ def way(
 
 
 def found(live: Trace, desired: Trace | None = None, capture: Capture = CAPTURE, facts: PodFacts = FACTS) -> Cause:
-    (only_one,) = causes_of_connection(live, desired, facts, capture, text_of)
+    (only_one,) = causes_of_connection(live, desired, facts, capture, shown_rule)
     return only_one
 
 
@@ -381,7 +381,7 @@ def test_a_filter_behind_the_redirect_is_told_with_the_ports_that_packets_have_t
         "filtered", "redirected" if ports else "", where=AT_FOREIGN, filter=f"a foreign rule drops {what}: drop it",
         port=ports,
     )  # fmt: skip
-    assert drop_cause(live, text_of, others) == expected
+    assert drop_cause(live, shown_rule, others) == expected
 
 
 def test_the_zone_of_what_a_pod_sends_is_that_of_the_first_rule_for_one() -> None:
@@ -462,7 +462,7 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
     ],
 )  # fmt: skip
 def test_the_listener_where_the_packet_arrives_decides(live: Trace, served: Listener, expected: Cause | None) -> None:
-    causes = list(causes_of_connection(live, None, FACTS.replace(listeners=(served,)), CAPTURE, text_of))
+    causes = list(causes_of_connection(live, None, FACTS.replace(listeners=(served,)), CAPTURE, shown_rule))
     assert causes == ([expected] if expected else [])
 
 

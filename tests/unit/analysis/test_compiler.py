@@ -155,8 +155,8 @@ def lets_return_pass_a_policy(patch: Patch) -> None:
 
 
 def ignores_masks(patch: Patch) -> None:
-    right = PathCompiler.with_mark
-    patch.setattr(PathCompiler, "with_mark", lambda self, node, value, _mask: right(self, node, value, 0xFFFF_FFFF))
+    right = PacketSpace.with_mark
+    patch.setattr(PacketSpace, "with_mark", lambda self, node, value, _mask: right(self, node, value, 0xFFFF_FFFF))
 
 
 def swaps_marks(patch: Patch) -> None:

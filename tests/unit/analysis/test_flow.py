@@ -6,6 +6,7 @@ import pytest
 
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.flow import MAX_DEPTH, Edge, PathTree, flows, with_rates
+from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import FAMILIES
 from capture.model.ruleset import (
     MANGLE,
@@ -33,7 +34,6 @@ from capture.model.ruleset import (
     UnknownVerdict,
     only,
 )
-from capture.report.fate_text import text_of
 from capture.report.flow_svg import picture
 from capture.report.flow_text import flow_lines
 from capture.rules import build_ruleset
@@ -69,7 +69,7 @@ def paths(situation: Situation) -> dict[str, list[str]]:
 
     return {
         flow.direction: [line for each in flow.tables for line in text(each, 0)]
-        for flow in flows(situation, FAMILIES, text_of)
+        for flow in flows(situation, FAMILIES, shown_rule)
     }
 
 
@@ -91,7 +91,9 @@ def test_the_path_of_the_default_capture() -> None:
 
 def test_packets_that_our_rules_drop_are_dropped() -> None:
     situation = Situation(build_ruleset(CaptureConfig(drops_invalid=True)))
-    edges = [edge for flow in flows(situation, FAMILIES, text_of) for table in flow.tables for edge in all_below(table)]
+    edges = [
+        edge for flow in flows(situation, FAMILIES, shown_rule) for table in flow.tables for edge in all_below(table)
+    ]
     assert [(edge.kind, edge.to) for edge in edges if edge.to == "dropped"] == [("dropped", "dropped")]
 
 
@@ -126,7 +128,7 @@ def test_a_foreign_redirect_goes_where_its_port_says(port: int, where: str) -> N
 
 def test_rates_are_by_the_second_and_begin_anew_where_counters_do() -> None:
     ruleset = build_ruleset(CaptureConfig())
-    before, now = (flows(Situation(counted(ruleset, packets)), FAMILIES, text_of) for packets in (10, 25))
+    before, now = (flows(Situation(counted(ruleset, packets)), FAMILIES, shown_rule) for packets in (10, 25))
 
     rates = {edge.rate for edge in below_tables(with_rates(now, before, 3.0))}
     assert rates == {5.0, 10.0, 15.0, 20.0}  # edges of one to four rules
@@ -143,7 +145,7 @@ def below_tables(found: tuple[PathTree, ...]) -> list[Edge]:
 def test_no_line_is_wider_than_the_terminal_and_a_picture_escapes_what_it_says() -> None:
     rule = Rule(Accept(), HTTP, why="<b>\033[2J & \u202e")
     foreign = BaseChain("ip x", FAMILIES, OUTPUT, -300, is_nat=False, contents=Table(NAT, (Chain("c", (rule,)),)))
-    found = flows(Situation(counted(build_ruleset(CaptureConfig()), 123456789), (foreign,)), FAMILIES, text_of)
+    found = flows(Situation(counted(build_ruleset(CaptureConfig()), 123456789), (foreign,)), FAMILIES, shown_rule)
 
     for width in (80, 120, 200):
         assert max(len(line) for line, _ in flow_lines(found, width, FAMILIES)) <= width
@@ -155,7 +157,7 @@ def test_no_line_is_wider_than_the_terminal_and_a_picture_escapes_what_it_says()
 def test_policies_of_both_families_count_together_and_one_chain_for_both_once() -> None:
     one = Chain(OUTPUT, (), "ACCEPT", Counters(3, 0))
     for chain, expected in ((one, 3), (one.replace(ipv6_policy="ACCEPT", ipv6_counters=Counters(3, 0)), 6)):
-        (outbound, _) = flows(Situation(Ruleset(FAMILIES, (Table(NAT, (chain,)),))), FAMILIES, text_of)
+        (outbound, _) = flows(Situation(Ruleset(FAMILIES, (Table(NAT, (chain,)),))), FAMILIES, shown_rule)
         assert [edge.packets for edge in outbound.tables[0].below] == [expected]
 
 
@@ -175,7 +177,7 @@ def edges(
     else:
         foreign = BaseChain("ip x", families, OUTPUT, -300, is_nat=False, contents=contents)
         situation = Situation(Ruleset(families, ()), (foreign,))
-    (outbound, _) = flows(situation, families, text_of)
+    (outbound, _) = flows(situation, families, shown_rule)
     return outbound.tables[0].below if outbound.tables else ()
 
 
@@ -210,7 +212,7 @@ def test_an_edge_shows_where_our_rule_sends_packets(
     rule = Rule(verdict, HTTP, counters=FOUND)
     (edge, _) = through_ours(rule, Rule(Drop(), why="another"), table=table)
     assert (edge.kind, edge.to) == expected
-    assert (edge.text, edge.packets, edge.bytes) == (text_of(rule, "ipv4"), 3, 180)
+    assert (edge.text, edge.packets, edge.bytes) == (shown_rule(rule, "ipv4"), 3, 180)
     assert (edge.families, edge.below) == (FAMILIES, ())
 
 
@@ -295,7 +297,7 @@ def test_a_table_without_rules_is_left_out_unless_it_is_nat() -> None:
     second = BaseChain(
         "ip two", FAMILIES, OUTPUT, -90, is_nat=True, contents=Table(NAT, (Chain(OURS, (Rule(Drop()),)),))
     )
-    (outbound, inbound) = flows(Situation(Ruleset(FAMILIES, tables), (second,)), FAMILIES, text_of)
+    (outbound, inbound) = flows(Situation(Ruleset(FAMILIES, tables), (second,)), FAMILIES, shown_rule)
 
     assert [(table.to, table.kind, table.text) for table in outbound.tables] == [
         ("nat OUTPUT", "table", ""),

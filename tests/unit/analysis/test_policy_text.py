@@ -14,10 +14,10 @@ from capture.analysis.policy import NO_RULE, policy
 from capture.analysis.realistic import realistic
 from capture.analysis.reasons import ReasonCompiler
 from capture.analysis.space import PROTOCOLS, Field, PacketSpace
+from capture.backends.iptables.render import shown_rule
 from capture.model import ruleset as model
 from capture.model.addresses import gaps, merge_ranges
 from capture.model.ruleset import only
-from capture.report.fate_text import text_of
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 
@@ -127,8 +127,8 @@ def test_lines_share_no_packet_leave_none_out_and_have_the_reason_of_each(name: 
     possible = realistic(space, (compiler,))
     for direction in (INBOUND, OUTBOUND):
         left = diagrams.both(possible[direction], first)
-        fates = ReasonCompiler(compiler, direction, lambda rule: text_of(rule, family)).root()
-        for line in (each for each in policy({family: situation}, text_of) if each.direction == direction):
+        fates = ReasonCompiler(compiler, direction, lambda rule: shown_rule(rule, family)).root()
+        for line in (each for each in policy({family: situation}, shown_rule) if each.direction == direction):
             packets = diagrams.both(diagrams.both(possible[direction], first), packets_of(space, line.traffic))
             assert diagrams.both(packets, left) == packets, f"{line.traffic}: in a line above, too"
             met = diagrams.leaves(diagrams.choose(packets, fates, diagrams.leaf(None)))

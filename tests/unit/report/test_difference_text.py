@@ -12,6 +12,7 @@ from capture.analysis.effects import Effect, FateChange
 from capture.analysis.outcome import Fate
 from capture.analysis.trace import Trace
 from capture.backends.detect import BackendChoice
+from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import parse_address, parse_network
 from capture.model.conventions import NOTHING_APPLIED
 from capture.model.packet import Packet
@@ -39,7 +40,7 @@ from capture.report.difference_text import (
     differences_as_plain,
     note_lines,
 )
-from capture.report.fate_text import fate_text, text_of
+from capture.report.fate_text import fate_text
 from capture.report.packet_text import packet_text
 from capture.report.verified_text import conclusion_lines
 
@@ -164,8 +165,10 @@ def test_a_foreign_chain_is_named_with_its_rule_in_its_own_words() -> None:
 def test_a_list_is_named_by_its_first_rule() -> None:
     networks = tuple(parse_network(f"10.{2 * number}.0.0/16") for number in range(20))
 
-    assert text_of(Rule(Return(), (Destination(networks),)), "ipv4") == "-d 10.0.0.0/16 -j RETURN (and 19 more like it)"
-    assert text_of(Rule(Return()), "ipv4") == "-j RETURN"
+    assert (
+        shown_rule(Rule(Return(), (Destination(networks),)), "ipv4") == "-d 10.0.0.0/16 -j RETURN (and 19 more like it)"
+    )
+    assert shown_rule(Rule(Return()), "ipv4") == "-j RETURN"
 
 
 def test_a_changed_mark_is_not_traffic_taken_away() -> None:
@@ -182,7 +185,7 @@ def test_many_differences_are_grouped_by_chain() -> None:
 
     first, *others = difference_lines(verified(*foreign, *few))
 
-    assert first.endswith(f"{text_of(TAKEN, 'ipv4')} (and 29 more of this kind in this chain)")
+    assert first.endswith(f"{shown_rule(TAKEN, 'ipv4')} (and 29 more of this kind in this chain)")
     assert others == [f"IPv6 nat ISTIO-INBOUND, rule {place} is missing: -p tcp -j ISTIO-OUTPUT" for place in (1, 2, 3)]
 
 
