@@ -17,7 +17,7 @@ from capture.analysis.causes import (
 )
 from capture.analysis.foreign_effects import NEIGHBOUR
 from capture.analysis.ipsec import policy_for
-from capture.analysis.outcome import DNS, TO_PROXY, Fate
+from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
 from capture.analysis.pod_causes import causes_of_pod, no_route_cause, stops, unreached_app_notes
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
@@ -36,7 +36,7 @@ from capture.operations.drift_causes import SENT_ON, delivery_causes, drift_caus
 from capture.operations.tracing import live_situation
 from capture.state import routes
 from capture.state.impediments import impediments
-from capture.state.pod_network import lost_by_routing
+from capture.state.pod_network import lost_by_routing, refuses_user
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
@@ -194,8 +194,9 @@ def _rule_faults(connection: Connection) -> Iterator[Cause]:
 
 
 def _routing_losses(connection: Connection) -> Iterator[Cause]:
-    """Yield why routing loses a connection that comes in, or the answers to it."""
+    """Yield why routing loses what the proxy sends, a connection that comes in, or the answers to it."""
     live, packet = connection.live, connection.live.packet
+    yield from unrouted_proxy_causes(live, connection.facts, connection.capture)
     if not connection.is_inbound:
         return
     client = address_text(packet.family, packet.source.first) if packet.source else ""
@@ -207,6 +208,18 @@ def _routing_losses(connection: Connection) -> Iterator[Cause]:
     elif lost:
         flag, family = "-6 " if packet.family == IPV6 else "", FAMILY_NAMES[packet.family]
         yield cause("no-route", lost, name=packet.in_interface, family=family, address=client, flag=flag)
+
+
+def unrouted_proxy_causes(live: Trace, facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+    """Yield a cause if a policy rule refuses what the proxy sends on, or its answers to what comes in."""
+    packet = live.packet
+    to = packet.destination if packet.in_interface is None else packet.source
+    if live.outcome not in (PROXY_OUTBOUND, PROXY_INBOUND) or to is None or not capture.uids:
+        return
+    uid = next((each.uid for each in facts.listeners or () if each.port == live.port), capture.uids[0].first)
+    if refuses_user(packet.replace(destination=to), uid):
+        flag, address = "-6 " if packet.family == IPV6 else "", address_text(packet.family, to.first)
+        yield cause("no-route", "proxy", uid=uid, address=address, flag=flag)
 
 
 def socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
@@ -240,11 +253,12 @@ def onward_causes(live: Trace, verified: Callable[[], Verified], facts: PodFacts
         to = f"{address_text(packet.family, (way.address or packet.destination).first)} port {way.port}"
         if way.step is None or not is_own_chain(way.step.chain):  # else of a second set, which is a cause
             yield cause("nat-first", "sent on", where=way.location, to=to)
-    elif is_over_lo:
-        yield from [_loss(traced, SENT_ON) for traced in _following(way, owner) if traced.certain][:1]
-    elif capture.is_transparent:
-        came = (trace_whole_path(each, live_situation()) for each in answers(way))
-        yield from filter(None, [mark_cause(each, shown_rule) for each in came if each.marked])
+    elif way.outcome == "direct":
+        following = list(_following(way, owner))
+        lost = [_loss(traced, SENT_ON) for traced in following if traced.certain and is_over_lo]
+        yield from lost[:1] or [_doubt(traced) for traced in following if not (traced.certain or is_over_lo)]
+        came = [trace_whole_path(each, live_situation()) for each in answers(way)] if capture.is_transparent else []
+        yield from filter(None, [mark_cause(each, shown_rule) for each in came if each.marked and not is_over_lo])
 
 
 def _circle(way: Trace, verified: Callable[[], Verified]) -> Cause:

@@ -32,11 +32,9 @@ from capture.netlink.attributes import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Literal
 
     from capture.backends.nf_tables.maps import Case, Content
 
-    ByteOrder = Literal["little", "big"]
     FindSet = Callable[[str], "NativeSet"]
 
 META_FIELDS = {key: field for field, key in native.META_KEYS.items()} | {nf.NFT_META_IIF: "iif", nf.NFT_META_OIF: "oif"}
