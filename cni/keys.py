@@ -35,10 +35,9 @@ def texts(configuration: Mapping[str, Any], key: str, expected: str) -> tuple[st
 
 def path(configuration: Mapping[str, Any], key: str) -> str:
     """Return an absolute path, of characters that can be printed; "" without one."""
-    expected = "an absolute path"
-    value = text(configuration, key, expected)
+    value = text(configuration, key, "an absolute path")
     if value and not (value.startswith("/") and value.isprintable()):
-        raise unusable(key, value, expected)
+        raise unusable(key, value, "an absolute path")
     return value
 
 

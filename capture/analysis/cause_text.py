@@ -93,6 +93,9 @@ TEXTS: dict[tuple[str, str], str] = {
     ("no-route", "default"): """\
         the pod has no default route for {family}, or a policy rule refuses it: what leaves the pod fails
         Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; recreate the pod if a route is missing.""",
+    ("no-route", "proxy"): """\
+        a policy rule refuses what the proxy (user {uid}) sends to {address}: it does not get out of the pod
+        Look at `ip {flag}rule` in the pod's namespace: a `uidrange` there must leave out the proxy's user.""",
     ("no-route", "interface"): """\
         the interface {name} has no {family} address: the kernel drops what is redirected there
         Give it one, or leave the interface out of the capture (-c {name}).""",
@@ -139,7 +142,12 @@ TEXTS: dict[tuple[str, str], str] = {
     ("excluded", "drop"): "a rule of the capture drops the packet: {reason}\nLook at --drop-invalid and the mode.",
     ("excluded", "everything"): "the settings capture nothing: {options}\nCorrect them, to capture the pod.",
     ("excluded", "live"): f"{{what}} is captured by the live rules, and no settings are recorded here\n{NAME_SETTINGS}",
-    ("excluded", "all"): "{what} is captured: {options}\nChange that, if it should be captured.",
+    (
+        "excluded",
+        "all",
+    ): """\
+        {what} is captured: {options}
+        If it should be captured, change {names}: `capture apply --recorded` takes it.""",
     ("excluded", "pod"): "the settings restrict the capture: {options}\n`capture explain` lists what is captured.",
     ("family-not-captured", ""): f"{{family}} is not captured in this pod\n{BOTH_FAMILIES}",
     ("family-not-captured", "rejected"): f"""\

@@ -175,8 +175,8 @@ class ChainCompiler:
         lists = self.compiler.listed.get(key)
         if lists is None:
             deciding = [(position, rule) for position, rule in rules if not isinstance(meaning(rule), model.NO_EFFECT)]
-            place = f"{first}-{rules[-1][0]}"
-            boxes = [self._box(position, rule, self.path.reason(self, place, rule)) for position, rule in deciding]
+            positions = f"{first}-{rules[-1][0]}"
+            boxes = [self._box(position, rule, self.path.reason(self, positions, rule)) for position, rule in deciding]
             lists = self.compiler.listed[key] = self.compiler.lists.diagram(boxes)
         return lists
 

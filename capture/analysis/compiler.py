@@ -219,7 +219,7 @@ class PathCompiler:
             return after
         drops = base_chain.chain.policy_for(self.space.family) == "DROP"
         fall_through = (
-            self._dropped(f"the policy DROP of {base_chain.table} {base_chain.chain.name}") if drops else after
+            self._dropped(f"the policy DROP of {base_chain.location(base_chain.chain.name).short}") if drops else after
         )
         node = self._chain(base_chain, base_chain.chain, fall_through, stage)
         if self.mark_routes:
@@ -333,7 +333,7 @@ class PathCompiler:
 
     # --- reasons -----------------------------------------------------------------------------------
 
-    def reason(self, chain: ChainCompiler, place: str, rule: model.Rule) -> Reason | None:  # it has none
+    def reason(self, chain: ChainCompiler, positions: str, rule: model.Rule) -> Reason | None:  # it has none
         """Return a rule as the reason of a fate; None where none is looked for."""
 
     def with_reason(self, node: int, verdict: Meaning, reason: Reason | None) -> int:  # noqa: ARG002  # only ReasonCompiler keeps it

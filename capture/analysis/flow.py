@@ -118,7 +118,7 @@ def _tables(
             is_second = any(is_own_chain(chain.name) for chain in base_chain.contents.chains)
             text = f"{'second set' if is_second else 'foreign'}, priority " if not base_chain.is_own else ""
             text += str(base_chain.priority) if not base_chain.is_own else ""
-            name = f"{base_chain.table} {base_chain.chain.name}"
+            name = base_chain.location(base_chain.chain.name).short
             yield Edge(name, "table", text, below=(*below, *reader.rest()))
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from capture.analysis.base_chains import BaseChain
     from capture.analysis.canonical import CanonicalTables
     from capture.analysis.effects import Effect
+    from capture.model.location import Location
 
     Found = TypeVar("Found")
 
@@ -83,17 +84,17 @@ def judge(
 
 def _as_numbered(found: Judgement, live: model.Ruleset) -> Judgement:
     """Return foreign rules with their numbers in the kernel, where a rule with a list is one; 0 where none is known."""
-    numbers: dict[tuple[Family, model.TableName, str], dict[model.Rule, int]] = {}
+    numbers: dict[Location, dict[model.Rule, int]] = {}
 
-    def numbered(each: Difference | Obstacle) -> Difference | Obstacle:
-        if not isinstance(each, Difference) or each.kind != "foreign" or each.rule is None:
-            return each
-        place = each.family, each.table, each.chain
-        if place not in numbers:
-            chain = live.chain(each.table, each.chain)
-            rules = [*enumerate(chain.rules_for(each.family) if chain else (), 1)]
-            numbers[place] = {form: n for n, rule in reversed(rules) for form in canonical_rules((rule,))}
-        return each.replace(position=numbers[place].get(each.rule, 0))
+    def numbered(foreign: Difference | Obstacle) -> Difference | Obstacle:
+        if not isinstance(foreign, Difference) or foreign.kind != "foreign" or foreign.rule is None:
+            return foreign
+        location = foreign.location.of_chain
+        if location not in numbers:
+            chain = live.chain(foreign.table, foreign.chain)
+            rules = [*enumerate(chain.rules_for(foreign.family) if chain else (), 1)]
+            numbers[location] = {form: n for n, rule in reversed(rules) for form in canonical_rules((rule,))}
+        return foreign.replace(position=numbers[location].get(foreign.rule, 0))
 
     fields = ("differences", "harmless_differences", "unjudged")
     return found.replace(**{name: tuple(map(numbered, getattr(found, name))) for name in fields})

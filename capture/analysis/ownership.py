@@ -75,7 +75,7 @@ def _tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) -
 
 def own_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> model.Ruleset:
     """Return the rule set without what is foreign: our chains, and of other chains our rules only."""
-    places = {family: own_rules(ruleset, family, recorded) for family in ruleset.families}
+    positions = {family: own_rules(ruleset, family, recorded) for family in ruleset.families}
 
     def own(table: model.TableName, chain: model.Chain) -> model.Chain:
         if is_own_chain(chain.name):
@@ -84,7 +84,7 @@ def own_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> m
             rule.replace(family=family)
             for family in ruleset.families
             for position, rule in enumerate(chain.rules_for(family))
-            if position in places[family].get((table, chain.name), ())
+            if position in positions[family].get((table, chain.name), ())
         )
         return chain.replace(rules=tuple(rules))
 
@@ -97,7 +97,7 @@ def own_only(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> m
 
 def own_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | None = None) -> OwnPositions:
     """Return the positions of our rules in foreign chains; chains without any are left out."""
-    places: OwnPositions = {}
+    positions: OwnPositions = {}
     marks = _marks_of_own_chains(live, family)
     for table in live.tables:
         unrecorded: dict[str, tuple[model.Rule, ...]] = {}
@@ -115,16 +115,16 @@ def own_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | Non
                     unrecorded[chain.name] = rules
                     remembered = _by_neighbourhood(rules, shapes)
                 own |= remembered
-            places[table.name, chain.name] = own
+            positions[table.name, chain.name] = own
         interfaces = {
             excluded_interface(table.name, name, rules[position])
             for name, rules in unrecorded.items()
-            for position in places[table.name, name]
+            for position in positions[table.name, name]
         }
         for name, rules in unrecorded.items():
             known = [excluded_interface(table.name, name, rule) in interfaces - {None} for rule in rules]
-            places[table.name, name] |= _by_siblings(rules, known, places[table.name, name])
-    return {place: positions for place, positions in places.items() if positions}
+            positions[table.name, name] |= _by_siblings(rules, known, positions[table.name, name])
+    return {key: own for key, own in positions.items() if own}
 
 
 # --- by what we remember -------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def own_rules(live: model.Ruleset, family: Family, recorded: model.Ruleset | Non
 def _where_recorded(rules: Sequence[model.Rule], recorded: Sequence[model.Rule]) -> frozenset[int] | None:
     """Return the positions of the recorded rules; None if they are not there in this order.
 
-    In one piece they are certainly our own. With a foreign rule in between, the last of the possible places is
+    In one piece they are certainly our own. With a foreign rule in between, the last of the possible positions is
     taken: other programs mostly insert their rules before the others.
     """
     if not recorded:

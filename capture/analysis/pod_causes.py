@@ -215,7 +215,7 @@ def _family_cause(on_port: list[Listener], kind: str, family: Family, addresses:
     if addresses and any(on_port[0].address):
         return _other_address_cause(on_port[0], kind, addresses[0], where)
     (other,) = (FAMILY_NAMES[each] for each in FAMILIES if each != family)
-    alternative = ", or run `capture apply --recorded --ip-families ipv4`" if family == IPV6 else ""
+    alternative = ", or capture IPv4 alone: `capture apply --recorded --ip-families ipv4`" if family == IPV6 else ""
     words = {"other": other, "family": FAMILY_NAMES[family], "any_address": ANY_ADDRESS[family]}
     return cause("not-listening", "family", where=where, port=where, alternative=alternative, **words)
 

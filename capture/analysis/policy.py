@@ -19,16 +19,15 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from capture.analysis.base_chains import Situation
+    from capture.analysis.causes import TextOf
     from capture.analysis.compiler import Direction
     from capture.analysis.outcome import Outcome
     from capture.analysis.regions import Path
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule
-
-    TextOf = Callable[[Rule, Family], str]
 
 MAX_PARTS = 40
 """Lines for one outcome; those that are left out are counted."""
@@ -68,10 +67,10 @@ def policy(situations: dict[Family, Situation], text_of: TextOf) -> list[Stateme
 
 def _rank(statement: Statement) -> tuple[bool, bool, bool, bool, bool, str]:
     """Return what orders lines: what apps send first, then the usual outcome, what bypasses the proxy, the unknown."""
-    fate, place = statement.fate, (statement.direction == INBOUND, statement.is_routine)
+    fate, group = statement.fate, (statement.direction == INBOUND, statement.is_routine)
     if fate is None:
-        return *place, True, True, True, ""
-    return *place, False, fate.port is None, fate.outcome != MAIN_OUTCOMES[statement.direction], fate.outcome
+        return *group, True, True, True, ""
+    return *group, False, fate.port is None, fate.outcome != MAIN_OUTCOMES[statement.direction], fate.outcome
 
 
 class _FamilyPolicy:

@@ -33,16 +33,16 @@ class ReasonCompiler(PathCompiler):
         super().__init__(compiler, direction)
         self._text_of = text_of
 
-    def reason(self, chain: ChainCompiler, place: str, rule: model.Rule) -> Reason:
-        """Return a rule as a reason: its own words, or what it is; of a long list its place and its verdict."""
+    def reason(self, chain: ChainCompiler, positions: str, rule: model.Rule) -> Reason:
+        """Return a rule as a reason: its own words, or what it is; of a long list its positions and its verdict."""
         if chain.stage.chosen_by and isinstance(rule.verdict, REDIRECTS):
             return DECIDES, chain.stage.chosen_by
         is_native_foreign = chain.base_chain.is_native and not chain.base_chain.is_own
         if isinstance(meaning(rule), CALLING) or (rule.why and not is_native_foreign):
             text = rule.why
         else:
-            shown = rule if place.isdecimal() else rule.replace(matches=())
-            text = f"{chain.base_chain.table} {chain.chain.name} {place}: {rule.why or self._text_of(shown)}"
+            shown = rule if positions.isdecimal() else rule.replace(matches=())
+            text = f"{chain.base_chain.table} {chain.chain.name} {positions}: {rule.why or self._text_of(shown)}"
         is_passing = isinstance(rule.verdict, model.Return | model.Accept)
         rank = LETS_PASS_NAT if chain.base_chain.table == model.NAT else LETS_PASS
         return rank if is_passing else DECIDES, text

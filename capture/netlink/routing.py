@@ -49,12 +49,11 @@ NO_SUCH_ROUTE = (errno.ESRCH, errno.ENOENT)
 
 
 class Route(Value):
-    """A packet's route: ``kind`` is an RTN_... number, ``interface`` an index or 0, addresses are text or empty."""
+    """A packet's route: ``kind`` is an RTN_... number, ``interface`` an index or 0, ``source`` an address or empty."""
 
     kind: int
     interface: int = 0
     source: str = ""
-    gateway: str = ""
 
 
 class TableRoute(Value):
@@ -167,7 +166,9 @@ def look_up_route(
         if error.errno in REFUSALS:
             return Route(REFUSALS[error.errno])
         raise
-    return _decode_route(message)
+    fields = decode_fields(message[RTMSG_SIZE:])
+    interface = decode_host_number(fields.get(RTA_OIF, b""))
+    return Route(message[7], interface, rtnetlink.address_text(family, fields.get(RTA_PREFSRC)))
 
 
 def header_table(table: int) -> int:
@@ -184,14 +185,3 @@ def _metrics(route: NetlinkSocket, family: int, table: int) -> list[int]:
     wanted = table, 0, RTN_LOCAL, rtnetlink.LOOPBACK_INDEX
     routes = read_routes(route, family)
     return [each.metric for each in routes if (each.table, each.prefix, each.kind, each.interface) == wanted]
-
-
-def _decode_route(body: bytes) -> Route:
-    family = body[0]
-    fields = decode_fields(body[RTMSG_SIZE:])
-    return Route(
-        kind=body[7],
-        interface=decode_host_number(fields.get(RTA_OIF, b"")),
-        source=rtnetlink.address_text(family, fields.get(RTA_PREFSRC)),
-        gateway=rtnetlink.address_text(family, fields.get(RTA_GATEWAY)),
-    )

@@ -15,7 +15,7 @@ from capture.analysis.causes import (
 )
 from capture.analysis.foreign_effects import NEIGHBOUR
 from capture.analysis.ipsec import policy_for
-from capture.analysis.outcome import DNS, TO_PROXY, Fate
+from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
 from capture.analysis.pod_causes import causes_of_pod, no_route_cause, stops, unreached_app_notes
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
@@ -35,7 +35,7 @@ from capture.operations.drift_causes import SENT_ON, delivery_causes, drift_caus
 from capture.operations.tracing import live_situation
 from capture.state import routes
 from capture.state.impediments import impediments
-from capture.state.pod_network import lost_by_routing
+from capture.state.pod_network import lost_by_routing, refuses_user
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
@@ -193,8 +193,9 @@ def _rule_faults(connection: Connection) -> Iterator[Cause]:
 
 
 def _routing_losses(connection: Connection) -> Iterator[Cause]:
-    """Yield why routing loses a connection that comes in, or the answers to it."""
+    """Yield why routing loses what the proxy sends, a connection that comes in, or the answers to it."""
     live, packet = connection.live, connection.live.packet
+    yield from unrouted_proxy_causes(live, connection.facts, connection.capture)
     if not connection.is_inbound:
         return
     client = address_text(packet.family, packet.source.first) if packet.source else ""
@@ -204,6 +205,18 @@ def _routing_losses(connection: Connection) -> Iterator[Cause]:
     elif lost:
         flag, family = "-6 " if packet.family == IPV6 else "", FAMILY_NAMES[packet.family]
         yield cause("no-route", lost, name=packet.in_interface, family=family, address=client, flag=flag)
+
+
+def unrouted_proxy_causes(live: Trace, facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+    """Yield a cause if a policy rule refuses what the proxy sends on, or its answers to what comes in."""
+    packet = live.packet
+    to = packet.destination if packet.in_interface is None else packet.source
+    if live.outcome not in (PROXY_OUTBOUND, PROXY_INBOUND) or to is None or not capture.uids:
+        return
+    uid = next((each.uid for each in facts.listeners or () if each.port == live.port), capture.uids[0].first)
+    if refuses_user(packet.replace(destination=to), uid):
+        flag, address = "-6 " if packet.family == IPV6 else "", address_text(packet.family, to.first)
+        yield cause("no-route", "proxy", uid=uid, address=address, flag=flag)
 
 
 def socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
@@ -236,8 +249,11 @@ def onward_causes(live: Trace, verified: Callable[[], Verified], capture: Captur
         to = f"{address_text(packet.family, (sent_on.address or packet.destination).first)} port {sent_on.port}"
         if sent_on.step is None or not is_own_chain(sent_on.step.chain):  # else of a second set, which is a cause
             yield cause("nat-first", "sent on", where=sent_on.location, to=to)
-    elif packet.out_interface == LOOPBACK:
-        yield from [_loss(traced, SENT_ON) for traced in _following(sent_on, capture) if traced.certain][:1]
+    elif sent_on.outcome == "direct":
+        following = list(_following(sent_on, capture))
+        is_over_lo = packet.out_interface == LOOPBACK
+        lost = [_loss(traced, SENT_ON) for traced in following if traced.certain and is_over_lo]
+        yield from lost[:1] or [_doubt(traced) for traced in following if not (traced.certain or is_over_lo)]
     if sent_on.outcome != live.outcome:
         return
     step = sent_on.step

@@ -15,7 +15,7 @@ from capture.analysis.pod_causes import (
     stops,
 )
 from capture.backends import detect, load
-from capture.model.addresses import IPV4, IPV6, address_text
+from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6, address_text
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.operations import host_of, reference, trace, verify
@@ -28,6 +28,7 @@ from capture.operations.connection import (
     notes_on,
     onward_causes,
     socket_lb_causes,
+    unrouted_proxy_causes,
 )
 from capture.operations.drift_causes import USUAL_PACKET, drift_causes, unjudged_notes, usual_traces
 from capture.operations.exclusions import (
@@ -201,7 +202,11 @@ def _diagnose_pod(
         *unread,
     )
     is_certain = known is not None and verified.is_judged and not unread
-    without = tuple(what for _, _, what in left_out(known, facts, capture))
+    other_families = sorted({address.family for address in facts.addresses}.difference(capture.families))
+    without = (
+        *(what for _, _, what in left_out(known, facts, capture)),
+        *(f"no {FAMILY_NAMES[family]}" for family in other_families),
+    )
     return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain, without)
 
 
@@ -230,6 +235,7 @@ def _usual_causes(facts: PodFacts, capture: Capture, policies: list[IpsecPolicy]
     live = trace(USUAL_PACKET)
     if live.outcome == "no-route" and capture.captures(PROXY_OUTBOUND, IPV4):
         yield no_route_cause(facts, IPV4, address_text(IPV4, USUAL_PACKET.destination.first), live.refusal)
+    yield from unrouted_proxy_causes(live, facts, capture)
     policy = policy_for(live.packet, policies)
     if policy is not None and policy.is_blocking:
         yield cause("ipsec", policy=policy.words)

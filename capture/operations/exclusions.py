@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 
 SELECTIONS = (INBOUND_PORTS, OUTBOUND_NETWORKS, OWNER_GROUPS)
 """Options that name what is captured."""
+NOTHING = "nothing "
+"""How the words for a direction begin of which no family is captured."""
 EMPTY = "''"
 """An empty value, as a shell has it."""
 
@@ -94,8 +96,10 @@ def exclusion_notes(known: Reference, facts: PodFacts, capture: Capture, verifie
     restrictions = _restrictions(known.settings.without(EXCLUDED_INTERFACES) if is_only_missing else known.settings)
     for outcome, families, what in left_out(known, facts, capture) if capture.ports else ():
         options = _cancelling(outcome, families, known.settings, facts) or restrictions
-        restrictions = [each for each in restrictions if each not in options]
-        yield cause("excluded", "all", what=what, options=", ".join(options))
+        kept = () if what.startswith(NOTHING) else (OUTBOUND_NETWORKS.name,)  # it names those of the other family
+        restrictions = [each for each in restrictions if each not in options or each.startswith(kept)]
+        names = " and ".join(each.partition(" ")[0] for each in options)
+        yield cause("excluded", "all", what=what, options=", ".join(options), names=names)
     if restrictions and capture.ports:
         yield cause("excluded", "pod", options=", ".join(restrictions))
 
@@ -157,7 +161,7 @@ def left_out(known: Reference | None, facts: PodFacts, capture: Capture) -> Iter
         families = [family for family in in_use if not capture.captures(outcome, family)]
         direction = KIND_OF[outcome]
         if families:
-            what = f"nothing {direction}" if families == in_use else f"no {direction} {FAMILY_NAMES[families[0]]}"
+            what = f"{NOTHING}{direction}" if families == in_use else f"no {direction} {FAMILY_NAMES[families[0]]}"
             yield outcome, families, what
 
 

@@ -94,6 +94,12 @@ def lost_by_routing(packet: Packet, *, is_redirected: bool) -> Literal["", "inte
     return "answers" if is_refused else ""
 
 
+def refuses_user(packet: Packet, uid: int) -> bool:
+    """Return whether routes lead a packet out of the pod, and not if this user sends it: by a policy rule."""
+    sent = packet.replace(in_interface=None, out_interface=None, source=None)
+    return routed(sent).out_interface != NO_ROUTE == routed(sent.replace(uid=uid)).out_interface
+
+
 def routed(packet: Packet) -> Packet:
     """Return the packet with the interface and the source that the namespace's routes give what it sends itself."""
     if packet.in_interface is not None or packet.out_interface is not None:

@@ -109,15 +109,15 @@ def _slim(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
 def slimmed(body: bytes) -> bytes:
     """Return a list of pods in JSON, each reduced before the next is decoded; other texts as they are."""
     text = body.decode()
-    head, found, _ = text.partition('"items":[')
-    if not found:
+    head, separator, _ = text.partition('"items":[')
+    if not separator:
         return body
-    decoder, position, items = json.JSONDecoder(), len(head) + len(found), []
+    decoder, position, items = json.JSONDecoder(), len(head) + len(separator), []
     while text[position : position + 1] == "{":
         item, position = decoder.raw_decode(text, position)
         items.append(json.dumps(reduced(item)))
         position += text[position : position + 1] == ","
-    return f"{head}{found}{','.join(items)}{text[position:]}".encode()
+    return f"{head}{separator}{','.join(items)}{text[position:]}".encode()
 
 
 def list_pods(client: Client, node: str) -> tuple[list[dict[str, Any]], str]:

@@ -219,10 +219,10 @@ class Audit:
         return examination.diagnose(netns.path, settings, is_starting=is_starting), observed
 
     def _may_diagnose(self, sandbox: str, now: float) -> bool:
-        left, then = self._allowed.get(sandbox, (BURST, now))
-        left = min(left + now - then, BURST)
-        self._allowed[sandbox] = (max(left - 1, 0), now)
-        return left >= 1
+        allowed, then = self._allowed.get(sandbox, (BURST, now))
+        allowed = min(allowed + now - then, BURST)
+        self._allowed[sandbox] = (max(allowed - 1, 0), now)
+        return allowed >= 1
 
     # --- all of them --------------------------------------------------------------------------------------------
 

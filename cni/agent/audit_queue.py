@@ -97,14 +97,14 @@ class AuditQueue:
         if now - self._awaited_at >= TURN_SECONDS:
             announced = announced | self._awaited.keys()
             self._awaited_at = now
-        found: list[PodNamespace] = []
+        namespaces: list[PodNamespace] = []
         for namespace, name in announced:
             is_desired = self._pods.get(namespace, name) is not None
             running = self._sandboxes.look_at(namespace, name, is_desired=is_desired)
-            found += running
+            namespaces += running
             if running or not is_desired or self._awaited[namespace, name] < now:
                 del self._awaited[namespace, name]
-        return found
+        return namespaces
 
     def _where_others_listen(self, now: float) -> set[str]:
         """Return the pods whose listeners are not those of the last look."""

@@ -201,15 +201,15 @@ def pods(socket: str, pod: str | None, form: str) -> int:
     from cni.agent.status_text import HANG, WELL, pod_lines
 
     answer = _request(socket, {"get": "pods"} | _named(pod or ""))
-    found = answer.get("pods") or []
+    listed = answer.get("pods") or []
     if form == "json":
         print_json(answer)
-    elif not found:
+    elif not listed:
         print_lines([f"no pod is known; the audit is {answer.get('audit')}"])
     else:
-        for line in pod_lines(found):
+        for line in pod_lines(listed):
             print_lines([line], HANG)
-    return EXIT_DRIFT if any(each["state"] not in (*WELL, "unknown") for each in found) else 0
+    return EXIT_DRIFT if any(each["state"] not in (*WELL, "unknown") for each in listed) else 0
 
 
 @command(
@@ -229,8 +229,8 @@ def of_pod(socket: str, pod: str, name: str, words: tuple[str, ...]) -> int:
     """
     from capture.cli.group import capture, run_click
 
-    found = _request(socket, {"get": "pods"} | _named(pod)).get("pods") or []
-    path = next((each["namespace_path"] for each in found if each["namespace_path"]), "")
+    named_pods = _request(socket, {"get": "pods"} | _named(pod)).get("pods") or []
+    path = next((each["namespace_path"] for each in named_pods if each["namespace_path"]), "")
     if not path:
         raise CaptureError(
             f"the agent of this node has no network namespace for {pod}", "`capture node pods` lists what it knows."
@@ -294,8 +294,8 @@ def _options(values: dict[str, Any]) -> Options:
     """Return the options; what belongs to the plugin's entry is in there."""
     of_entry = (*conf.CAPTURE_OPTIONS, "exclude_namespaces", "pod_sources", "log_file", "log_level")
     entry, read = checked_entry({key: values.get(key) for key in of_entry}, kubeconfig="/checked/later")
-    others = {key: value for key, value in values.items() if key not in of_entry}
-    if "plugin" in others:
-        others["plugin"] = others["plugin"] or installed_plugin()
-    paths = {key: os.path.abspath(others[key]) for key in ("bin_dir", "conf_dir")}
-    return Options(**({"node": "", "plugin": "", "entry": entry, "log_level": read.log_level} | others | paths))
+    of_agent = {key: value for key, value in values.items() if key not in of_entry}
+    if "plugin" in of_agent:
+        of_agent["plugin"] = of_agent["plugin"] or installed_plugin()
+    paths = {key: os.path.abspath(of_agent[key]) for key in ("bin_dir", "conf_dir")}
+    return Options(**({"node": "", "plugin": "", "entry": entry, "log_level": read.log_level} | of_agent | paths))

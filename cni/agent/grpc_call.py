@@ -113,10 +113,10 @@ def _frames(connection: socket.socket, until: float) -> Iterator[tuple[int, int,
     while True:
         while len(received) < FRAME_HEAD or len(received) < FRAME_HEAD + int.from_bytes(received[:3], "big"):
             connection.settimeout(max(until - time.monotonic(), 0.001))
-            more = connection.recv(RECEIVE_SIZE)
-            if not more:
+            piece = connection.recv(RECEIVE_SIZE)
+            if not piece:
                 raise CallError("UNAVAILABLE", "the server has closed the connection")
-            received += more
+            received += piece
         end = FRAME_HEAD + int.from_bytes(received[:3], "big")
         yield received[3], received[4], int.from_bytes(received[5:FRAME_HEAD], "big"), bytes(received[FRAME_HEAD:end])
         del received[:end]

@@ -96,8 +96,8 @@ class Installation:
 
     def _keep_plugin(self) -> None:
         link = os.path.join(self.options.bin_dir, PLUGIN)
-        found = _version_of(link)
-        if found and found == self._plugin:
+        version = _version_of(link)
+        if version and version == self._plugin:
             return
         try:
             changes = installer.install(self.options.plugin, self.options.bin_dir, self._desired())

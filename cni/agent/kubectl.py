@@ -97,8 +97,8 @@ class Kubectl:
 
     def agents(self) -> list[dict[str, Any]]:
         """Return the agents' pods that run."""
-        found = self.get("--all-namespaces", "pods", f"--selector={AGENTS}")["items"]
-        return [pod for pod in found if pod["status"].get("phase") == "Running"]
+        agent_pods = self.get("--all-namespaces", "pods", f"--selector={AGENTS}")["items"]
+        return [pod for pod in agent_pods if pod["status"].get("phase") == "Running"]
 
     def agent_of(self, node: str) -> dict[str, Any]:
         """Return the agent of a node."""
@@ -157,9 +157,9 @@ class Kubectl:
         ]
 
     @staticmethod
-    def _first(found: dict[str, Any], named: str) -> dict[str, Any]:
+    def _first(listed: dict[str, Any], named: str) -> dict[str, Any]:
         for phase in ("Running", "Pending"):
-            for pod in found["items"]:
+            for pod in listed["items"]:
                 if pod["status"].get("phase") == phase:
                     return dict(pod)
         raise CaptureError(f"no pod of {named} runs")
@@ -194,9 +194,9 @@ def _status(kubectl: Kubectl, options: list[str]) -> int:
     if not agents:
         raise CaptureError("no agent runs in this cluster", "docs/agent.md says how to install it.")
     if requests_json(options):
-        found = [kubectl.answer(agent, "node", "status", *options) for agent in agents]
-        print_json({"agents": found})
-        return 0 if all(each.get("ready") for each in found) else EXIT_FAILED
+        statuses = [kubectl.answer(agent, "node", "status", *options) for agent in agents]
+        print_json({"agents": statuses})
+        return 0 if all(each.get("ready") for each in statuses) else EXIT_FAILED
     codes = [kubectl.run(agent, "node", "status", *options) for agent in agents]
     return max(codes)
 

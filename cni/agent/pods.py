@@ -55,11 +55,11 @@ def reduced(pod: Mapping[str, Any]) -> Plain:
 
 
 def _reduced_container(container: Mapping[str, Any]) -> Plain:
-    kept: Plain = {key: container[key] for key in ("name", "securityContext") if key in container}
-    if kept.get("name") == PROXY_CONTAINER:
-        kept["args"] = (container.get("args") or [])[:2]
-        kept["env"] = [each for each in container.get("env") or [] if each.get("name") in VARIABLES]
-    return kept
+    fields: Plain = {key: container[key] for key in ("name", "securityContext") if key in container}
+    if fields.get("name") == PROXY_CONTAINER:
+        fields["args"] = (container.get("args") or [])[:2]
+        fields["env"] = [each for each in container.get("env") or [] if each.get("name") in VARIABLES]
+    return fields
 
 
 class Pods:
@@ -89,10 +89,10 @@ class Pods:
 
     def put(self, pod: Mapping[str, Any]) -> None:
         """Take a pod that is new or has changed; most of what kubelet writes in its status decides nothing."""
-        key, kept = _key(pod), reduced(pod)
+        key, stored = _key(pod), reduced(pod)
         with self._changed:
-            if self._pods.get(key) != kept:
-                self._pods[key] = kept
+            if self._pods.get(key) != stored:
+                self._pods[key] = stored
                 self._note(key)
             self._hear()
 

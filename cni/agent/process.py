@@ -182,9 +182,9 @@ class Agent:
         namespace, name, uid = (question.get(key) for key in ("namespace", "name", "uid"))
         if not (isinstance(namespace, str) and isinstance(name, str) and isinstance(uid, str)):
             return {"error": "expected the texts 'namespace', 'name' and 'uid'"}
-        found = self.pods.find(Identity(namespace, name, uid))
-        self.health.count("pod_questions", "known" if found else "unknown")
-        return {"pod": found}
+        pod = self.pods.find(Identity(namespace, name, uid))
+        self.health.count("pod_questions", "known" if pod else "unknown")
+        return {"pod": pod}
 
     def _answer_pods(self, question: dict[str, Any]) -> object:
         namespace, name = str(question.get("namespace", "")), str(question.get("name", ""))

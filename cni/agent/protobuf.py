@@ -74,7 +74,7 @@ def _read_varint(received: bytes, position: int) -> tuple[int, int]:
 
 def submessages(received: bytes, number: int) -> list[bytes]:
     """Return the messages, texts or byte strings in a field that may be repeated."""
-    return [value for found, value in fields(received) if found == number and isinstance(value, bytes)]
+    return [value for field, value in fields(received) if field == number and isinstance(value, bytes)]
 
 
 def text(received: bytes, number: int) -> str:
@@ -84,7 +84,7 @@ def text(received: bytes, number: int) -> str:
 
 def integer(received: bytes, number: int) -> int:
     """Return the number in a field; 0 if it is absent."""
-    return next((value for found, value in fields(received) if found == number and isinstance(value, int)), 0)
+    return next((value for field, value in fields(received) if field == number and isinstance(value, int)), 0)
 
 
 def text_map(received: bytes, number: int) -> dict[str, str]:

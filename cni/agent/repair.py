@@ -97,8 +97,8 @@ class Repair:
     def _note_failure(self, sandbox: str) -> None:
         now = self._clock()
         pauses, _ = self._failures.get(sandbox, (Backoff(FIRST_PAUSE, LONGEST_PAUSE), 0.0))
-        kept = {known: each for known, each in self._failures.items() if now - each[1] < FORGET_SECONDS}
-        self._failures = kept | {sandbox: (pauses, now + pauses.pause())}
+        recent = {known: each for known, each in self._failures.items() if now - each[1] < FORGET_SECONDS}
+        self._failures = recent | {sandbox: (pauses, now + pauses.pause())}
 
     def _act(self, action: str, audited: Audited, pod: dict[str, Any]) -> None:
         problem = self._apply(audited, pod) if action == "apply" else self._evict(audited)

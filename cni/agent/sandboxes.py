@@ -64,10 +64,10 @@ class Sandboxes:
         alive = [netns for netns in known if netns.is_there]
         if alive or not is_desired:
             return alive
-        found = {sandbox.id: sandbox for sandbox in self._runtime.sandboxes(namespace, name)}
-        for new in found.keys() - self._by_sandbox.keys():
-            self._keep(self._netns_of(found[new]))
-        return [self._by_sandbox[each] for each in found]
+        sandboxes = {sandbox.id: sandbox for sandbox in self._runtime.sandboxes(namespace, name)}
+        for new in sandboxes.keys() - self._by_sandbox.keys():
+            self._keep(self._netns_of(sandboxes[new]))
+        return [self._by_sandbox[each] for each in sandboxes]
 
     def take_gone(self) -> list[PodNamespace]:
         """Return the pods that are gone since the last call."""

@@ -21,17 +21,17 @@ def remove(client: Client, node: str, keys: tuple[str, ...]) -> tuple[bool, str]
     """
     try:
         taints = (client.get(api.Node, node).get("spec") or {}).get("taints") or []
-        found = [number for number, taint in enumerate(taints) if taint.get("key") in keys]
-        if not found:
+        positions = [number for number, taint in enumerate(taints) if taint.get("key") in keys]
+        if not positions:
             return True, ""
-        patch: Any = operations(taints, found)  # lightkube's types know objects alone
+        patch: Any = operations(taints, positions)  # lightkube's types know objects alone
         client.patch(api.Node, node, patch, patch_type=PatchType.JSON)
     except api.Unreachable as error:
         return False, api.error_text(error)
     return True, ""
 
 
-def operations(taints: list[dict[str, Any]], found: list[int]) -> list[dict[str, Any]]:
+def operations(taints: list[dict[str, Any]], positions: list[int]) -> list[dict[str, Any]]:
     """Return the JSON patch that removes the taints at these places."""
     same = [{"op": "test", "path": "/spec/taints", "value": taints}]
-    return same + [{"op": "remove", "path": f"/spec/taints/{number}"} for number in reversed(found)]
+    return same + [{"op": "remove", "path": f"/spec/taints/{number}"} for number in reversed(positions)]

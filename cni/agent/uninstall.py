@@ -107,12 +107,12 @@ def is_gone(client: Client, daemon_set: str, node: str) -> bool:
 
     namespace, _, name = daemon_set.partition("/")
     try:
-        found = client.get(api.DaemonSet, name, namespace=namespace)
+        daemon_set_object = client.get(api.DaemonSet, name, namespace=namespace)
     except api.Unreachable as error:
         return api.code_of(error) == NOT_FOUND
-    if (found.get("metadata") or {}).get("deletionTimestamp"):
+    if (daemon_set_object.get("metadata") or {}).get("deletionTimestamp"):
         return True
-    template = (found.get("spec") or {}).get("template") or {}
+    template = (daemon_set_object.get("spec") or {}).get("template") or {}
     chosen = (template.get("spec") or {}).get("nodeSelector") or {}
     try:
         labels = api.labels_of(client, node) if chosen else {}

@@ -45,14 +45,14 @@ class Writers:
 
     def since(self) -> list[int]:
         """Return the processes, other than this one, that have written since the last call, the latest last."""
-        found: list[int] = []
+        pids: list[int] = []
         while self._group >= 0:
             try:
                 events = os.read(self._group, BUFFER)
             except OSError:
                 break
-            found += _processes(events)
-        return [process for process in found if process not in (0, os.getpid())]
+            pids += _processes(events)
+        return [process for process in pids if process not in (0, os.getpid())]
 
     def close(self) -> None:
         """End listening."""
@@ -62,14 +62,14 @@ class Writers:
 
 
 def _processes(events: bytes) -> list[int]:
-    found, position = [], 0
+    pids, position = [], 0
     while position + METADATA.size <= len(events):
         length, _, _, _, _, descriptor, process = METADATA.unpack_from(events, position)
         if descriptor >= 0:
             os.close(descriptor)
-        found.append(process)
+        pids.append(process)
         position += length
-    return found
+    return pids
 
 
 def name_of_rival(conf_dir: str, writers: Writers) -> str:

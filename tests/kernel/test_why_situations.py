@@ -246,6 +246,7 @@ BROKEN: dict[str, BrokenPod] = {
         "dns-not-captured",
         "--redirect-dns",
         goes="dns",
+        ports=(15001, 15006, 15053),
         message=f"{ELSEWHERE} is none of them\nTo capture look-ups at other servers, run `capture apply --r",
     ),
     "the rules of DNS are gone": BrokenPod(
@@ -384,7 +385,31 @@ BROKEN: dict[str, BrokenPod] = {
     "the proxy listens on IPv6 alone": BrokenPod("not-listening", addresses=("::",)),
     "the inbound listener is on loopback": BrokenPod("not-listening", addresses=("127.0.0.1", "::1"), goes="in"),
     "no route back to the client": BrokenPod("no-route", breaks="ip route add blackhole {peer}", goes="in"),
-    "::1 is gone": BrokenPod("no-route", breaks="sysctl -wq net.ipv6.conf.lo.disable_ipv6=1", goes="out6"),
+    "::1 is gone": BrokenPod(
+        "no-route",
+        breaks="sysctl -wq net.ipv6.conf.lo.disable_ipv6=1",
+        goes="out6",
+        message="do not reach the proxy; ::6 does not lead to lo: the proxy cannot call the app from it",
+        of_pod=True,
+    ),
+    "lo has one address": BrokenPod(
+        "no-route",
+        breaks="ip address del 127.0.0.1/8 dev lo; ip address add 127.0.0.1/32 dev lo",
+        goes="in",
+        has_traffic=False,  # the listener of this test does not call the app, as a proxy would
+        message="127.0.0.6 does not lead to lo: the proxy cannot call the app from it",
+        of_pod=True,
+    ),
+    "routes refuse the proxy's user": BrokenPod(
+        "no-route",
+        breaks="ip rule add pref 100 uidrange 1337-1337 prohibit",
+        has_traffic=False,  # the listener of this test does not go on to the destination, as a proxy would
+        message="a policy rule refuses what the proxy (user 1337) sends to 203.0.113.9",
+        of_pod=True,
+    ),
+    "routes refuse the answers of the proxy": BrokenPod(
+        "no-route", breaks="ip rule add pref 100 uidrange 1337-1337 prohibit", goes="in", of_pod=True
+    ),
     "the destination is prohibited": BrokenPod(
         "no-route",
         breaks="ip route add prohibit 203.0.113.0/24",
@@ -490,7 +515,8 @@ def assert_the_remedy_works(situation: BrokenPod, pair: PodPair, found: Diagnosi
         pod.ip(f"route add default via {peer.ipv4}")
     with pod.entered():
         now = record.read()
-    changed = {each for command in commands for each in option.OPTIONS if re.search(rf"--{each.flag}\b", command)}
+    flags = {f"--{each.flag}": each for each in option.OPTIONS} | {f"-{each.short}": each for each in option.OPTIONS}
+    changed = {flags[word] for command in commands for word in re.split("[ =]", command) if word in flags}
     assert before is None or kept(before, changed) == kept(now, changed)
     assert changed or before is None or now == before
     after = why(pod, packet(situation, pair))
@@ -831,6 +857,22 @@ def test_the_agent_leaves_a_pod_alone_whose_settings_capture_nothing(pod_pair: P
             15006,
             ", but nothing outbound, by its settings",
             ["nothing outbound is captured: -o 1-65535"],
+        ),
+        (
+            "-b '' -i 10.96.0.0/12",
+            15001,
+            ", but no outbound IPv6 and nothing inbound, by its settings",
+            [
+                "no outbound IPv6 is captured: -i 10.96.0.0/12",
+                "nothing inbound",
+                "restrict the capture: -i 10.96.0.0/12",
+            ],
+        ),
+        (
+            "-b '' --ip-families ipv4",
+            15001,
+            ", but nothing inbound and no IPv6, by its settings",
+            ["IPv6 is not captured", "nothing inbound is captured: -b ''"],
         ),
         ("-o 1 -z 15001", 15001, "", ["to one port, 15001", "restrict the capture: -o 1"]),
     ],

@@ -484,7 +484,7 @@ def test_the_proxy_may_take_inbound_connections_at_the_address_of_the_pod() -> N
 
 def test_a_listener_of_ipv4_alone() -> None:
     where = "tcp port 15001"
-    alone = ", or run `capture apply --recorded --ip-families ipv4`"
+    alone = ", or capture IPv4 alone: `capture apply --recorded --ip-families ipv4`"
     words = {"other": "IPv4", "family": "IPv6", "any_address": "::", "alternative": alone}
     expected = cause("not-listening", "family", where=where, port=where, **words)
     facts = FACTS.replace(listeners=(listener(15001),))
