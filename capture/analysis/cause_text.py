@@ -24,7 +24,6 @@ BOTH_FAMILIES = "Run `capture apply --recorded --ip-families both`; the proxy mu
 SOCKET_LB = "socket load balancing of {owner}"
 SERVICE_UNSEEN = "so that the proxy does not see the service's address"
 EXCEPT_PODS = "With Cilium: set socketLB.hostNamespaceOnly=true, which leaves the connections of pods as they are."
-WRONG_USER = "the listener on port {port} runs as user {uid}, not {expected}: what the proxy sends is captured again"
 LEFT_ALONE = "the CNI plugin left pod {pod} alone at {time}: {reason}"
 RECREATE = (
     "Recreate the pod, so that istio-init or the CNI plugin captures it; `capture cni status` looks at the node."
@@ -84,8 +83,11 @@ TEXTS: dict[tuple[str, str], str] = {
         Drop the capabilities in the container's securityContext; docs/what-capture-is-not.md has each way.""",
     # The way to the rules.
     ("no-route", ""): """\
-        the pod has no route to {address}: the connection fails before any rule decides
-        Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; does the pod have {family} at all?""",
+        the pod has no route to {address}, or a policy rule refuses it: the connection fails before any rule decides
+        Look at `ip {flag}route`, `ip {flag}rule` and `ip {flag}addr` in the pod's namespace.""",
+    ("no-route", "refused"): """\
+        a {refusal} route or policy rule of the pod refuses {address}: the connection fails before any rule decides
+        `ip {flag}rule` and `ip {flag}route show table all` in the pod's namespace list it: remove or restrict it.""",
     ("no-route", "address"): """\
         the pod has no address: nothing leaves it, or comes in
         Recreate the pod: its CNI plugin gives it addresses and routes; `ip addr` in its namespace shows them.""",
@@ -241,12 +243,12 @@ TEXTS: dict[tuple[str, str], str] = {
     ("not-listening", "Envoy"): """\
         Envoy has no listener on {port} for {family}, which is captured
         Give the listener an address of {family}, or capture the other family only (--ip-families).""",
-    ("proxy-wrong-user", ""): f"""\
-        {WRONG_USER}
-        Run it as {{expected}}, or run `capture apply --recorded --proxy-uid {{uid}}`. An app needs another port.""",
-    ("proxy-wrong-user", "TPROXY"): f"""\
-        {WRONG_USER}
-        Run the proxy as root, with group {{groups}} (runAsUser, runAsGroup).""",
+    ("proxy-wrong-user", ""): """\
+        {what} as user {uid}, not {expected}: what the proxy sends is captured again
+        Run it as {expected}, or run `capture apply --recorded --proxy-uid {uid}`. An app needs another port.""",
+    ("proxy-wrong-user", "TPROXY"): """\
+        {what} with {group}, and with TPROXY the rules leave out group {groups}: what the proxy sends is captured again
+        Run the proxy as root, with group {groups} (runAsUser, runAsGroup).""",
     ("proxy-mode", ""): """\
         the rules use {mode}, and the listener on port {port} is configured for {other} ({kind})
         Configure the proxy for {mode}, or run `capture apply --recorded -m {other}`; interceptionMode sets both.""",

@@ -42,7 +42,8 @@ def causes_of_connection(
     """
     packet, step = live.packet, live.step
     if live.outcome == "no-route":
-        yield no_route_cause(facts, packet.family, address_text(packet.family, packet.destination.first))
+        to = address_text(packet.family, packet.destination.first)
+        yield no_route_cause(facts, packet.family, to, live.refusal)
     elif packet.in_interface is not None and packet.in_interface == down_interface(facts):
         yield cause("interface-down", where=packet.in_interface, name=packet.in_interface)
     elif live.outcome == "direct":

@@ -104,8 +104,12 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
 
 
 def _doubt(traced: Trace) -> Cause:
-    """Return which rule on the way of a packet cannot be judged."""
+    """Return which rule on the way of a packet cannot be judged, or that it is one of a second set."""
     step = next(step for step in traced.path if not step.certain)
+    location = step.base_chain and step.base_chain.place
+    if location and (is_own_chain(step.chain) or is_own_chain(getattr(step.rule.verdict, "chain", ""))):
+        place = " ".join(filter(None, location))
+        return cause("second-set", where=place, place=place)
     rule = step.rule.why or shown_rule(step.rule, traced.packet.family)
     return cause("unjudged", "" if traced.is_order_known else "order", where=step.location, rule=rule)
 
@@ -181,6 +185,7 @@ def _rule_faults(connection: Connection) -> Iterator[Cause]:
     """Yield why rules do not lead a packet to a proxy that listens: foreign ones, and those that differ."""
     live = connection.live
     if not live.is_order_known:
+        yield from (each for each in (_doubt(live),) if each.kind == "second-set")
         return
     complete = live.packet.replace(source_port=live.packet.source_port or USUAL_SOURCE_PORT)
     desired = trace_whole_path(complete, Situation(connection.desired))

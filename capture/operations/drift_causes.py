@@ -59,8 +59,9 @@ def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[s
     """Return a difference in words and with what it does, a chain without rules as one; and the other differences."""
     does = f", so that {consequence(worst.effect)}" if worst.effect else ""
     chain = live.chain(worst.table, worst.chain)
-    if worst.kind == "missing" and not (chain and any(chain.rules_for(worst.family))):
-        elsewhere = [difference for difference in own if difference.location.of_chain != worst.location.of_chain]
+    elsewhere = [difference for difference in own if difference.location.of_chain != worst.location.of_chain]
+    is_empty = worst.kind == "missing" and not (chain and any(chain.rules_for(worst.family)))
+    if is_empty and len(own) - len(elsewhere) > 1:
         return f"missing: all rules of {worst.chain}{does}", elsewhere
     kind = "not as applied" if worst.kind == "family" else worst.kind
     return f"{kind}: {shown_rule(worst.rule, worst.family)}{does}", [each for each in own if each is not worst]
