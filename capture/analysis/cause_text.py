@@ -24,7 +24,6 @@ BOTH_FAMILIES = "Run `capture apply --recorded --ip-families both`; the proxy mu
 SOCKET_LB = "socket load balancing of {owner}"
 SERVICE_UNSEEN = "so that the proxy does not see the service's address"
 EXCEPT_PODS = "With Cilium: set socketLB.hostNamespaceOnly=true, which leaves the connections of pods as they are."
-WRONG_USER = "the listener on port {port} runs as user {uid}, not {expected}: what the proxy sends is captured again"
 LEFT_ALONE = "the CNI plugin left pod {pod} alone at {time}: {reason}"
 RECREATE = (
     "Recreate the pod, so that istio-init or the CNI plugin captures it; `capture cni status` looks at the node."
@@ -37,6 +36,7 @@ RULES_DIFFER = "the live rules differ from the applied ones; {first}{others}"
 RESTORE_RULES = f"{REAPPLY}, or recreate the pod; `capture verify` has every difference."
 REMOVE_IT = f"{REAPPLY}, which removes it; `capture verify` has every difference."
 ZONES_DIFFER = "the look-up and its answer are tracked in different zones of conntrack, so that no answer arrives"
+ANSWERS_LOST = "the app's answers do not come back to the proxy"
 PROXY_LOOP = "what the proxy sends on (user {uid}) is captured again, and comes back to it for ever"
 REMOVE_OTHER_SETS = f"{REAPPLY}: it removes every set but the one it writes."
 RESTRICT_RULE = "Remove the rule, or restrict it to what it is for."
@@ -86,8 +86,11 @@ TEXTS: dict[tuple[str, str], str] = {
         Drop the capabilities in the container's securityContext; docs/what-capture-is-not.md has each way.""",
     # The way to the rules.
     ("no-route", ""): """\
-        the pod has no route to {address}: the connection fails before any rule decides
-        Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; does the pod have {family} at all?""",
+        the pod has no route to {address}, or a policy rule refuses it: the connection fails before any rule decides
+        Look at `ip {flag}route`, `ip {flag}rule` and `ip {flag}addr` in the pod's namespace.""",
+    ("no-route", "refused"): """\
+        a {refusal} route or policy rule of the pod refuses {address}: the connection fails before any rule decides
+        `ip {flag}rule` and `ip {flag}route show table all` in the pod's namespace list it: remove or restrict it.""",
     ("no-route", "address"): """\
         the pod has no address: nothing leaves it, or comes in
         Recreate the pod: its CNI plugin gives it addresses and routes; `ip addr` in its namespace shows them.""",
@@ -124,6 +127,8 @@ TEXTS: dict[tuple[str, str], str] = {
     ("rule-missing", "zone"): f"{ZONES_DIFFER}: `{{rule}}` is missing\n{RESTORE_RULES}",
     ("rule-missing", "zone, any"): f"{ZONES_DIFFER}: no rule puts both in one\n{RESTORE_RULES}",
     ("rule-unexpected", "zone"): f"{ZONES_DIFFER}: `{{rule}}` was not applied\n{REMOVE_IT}",
+    ("rule-missing", "mark"): f"{ANSWERS_LOST}: `{{rule}}` is missing\n{RESTORE_RULES}",
+    ("rule-unexpected", "mark"): f"{ANSWERS_LOST}: `{{rule}}` was not applied\n{REMOVE_IT}",
     ("rule-missing", "circle"): f"{PROXY_LOOP}: `{{rule}}` is missing\n{RESTORE_RULES}",
     ("rule-missing", "circle, any"): f"{PROXY_LOOP}: no rule leaves it out\n{RESTORE_RULES}",
     ("no-record", ""): f"no record here, {CANNOT_BE_TOLD}\n{NAME_SETTINGS}",
@@ -187,6 +192,7 @@ TEXTS: dict[tuple[str, str], str] = {
     ("foreign-rule", "circle"): """\
         a foreign rule sends the proxy's own connections (user {uid}) back to the proxy: {rule}
         Restrict it to other users than {uid}, or remove it.""",
+    ("foreign-rule", "mark"): f"a foreign rule changes a mark that the capture depends on: {{rule}}\n{RESTRICT_RULE}",
     ("foreign-rule", "untracked"): """\
         a foreign rule keeps the connection out of connection tracking, and {what}
         Remove the rule, or restrict it to what it is for: node-local DNS caches write such rules.""",
@@ -246,12 +252,12 @@ TEXTS: dict[tuple[str, str], str] = {
     ("not-listening", "Envoy"): """\
         Envoy has no listener on {port} for {family}, which is captured
         Give the listener an address of {family}, or capture the other family only (--ip-families).""",
-    ("proxy-wrong-user", ""): f"""\
-        {WRONG_USER}
-        Run it as {{expected}}, or run `capture apply --recorded --proxy-uid {{uid}}`. An app needs another port.""",
-    ("proxy-wrong-user", "TPROXY"): f"""\
-        {WRONG_USER}
-        Run the proxy as root, with group {{groups}} (runAsUser, runAsGroup).""",
+    ("proxy-wrong-user", ""): """\
+        {what} as user {uid}, not {expected}: what the proxy sends is captured again
+        Run it as {expected}, or run `capture apply --recorded --proxy-uid {uid}`. An app needs another port.""",
+    ("proxy-wrong-user", "TPROXY"): """\
+        {what} with {group}, and with TPROXY the rules leave out group {groups}: what the proxy sends is captured again
+        Run the proxy as root, with group {groups} (runAsUser, runAsGroup).""",
     ("proxy-mode", ""): """\
         the rules use {mode}, and the listener on port {port} is configured for {other} ({kind})
         Configure the proxy for {mode}, or run `capture apply --recorded -m {other}`; interceptionMode sets both.""",

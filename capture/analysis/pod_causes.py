@@ -88,15 +88,17 @@ def default_route_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
         yield no_route_cause(facts, needed)
 
 
-def no_route_cause(facts: PodFacts, family: Family, address: str = "") -> Cause:
-    """Return why there is no route to an address, or out of the pod: routes go with their interface."""
+def no_route_cause(facts: PodFacts, family: Family, address: str = "", refusal: str = "") -> Cause:
+    """Return why there is no route to an address, or out of the pod: one refuses, or they went with their interface."""
     down = down_interface(facts)
     if down is not None:
         return cause("interface-down", where=down, name=down)
     flag, name = "-6 " if family == IPV6 else "", FAMILY_NAMES[family]
+    if refusal:
+        return cause("no-route", "refused", address=address, flag=flag, refusal=refusal)
     if family in facts.unrouted:
         return cause("no-route", "default", flag=flag, family=name)
-    return cause("no-route", address=address, flag=flag, family=name)
+    return cause("no-route", address=address, flag=flag)
 
 
 def down_interface(facts: PodFacts) -> str | None:
@@ -246,15 +248,26 @@ def _misconfigured_listener_causes(
     if all(each.is_full for each in serving):
         yield cause("not-listening", "full", where=where, port=where, waiting=sum(each.waiting for each in serving))
     if all(_is_captured(each, facts, capture) for each in serving):
-        uid, expected = serving[0].uid, ",".join(map(str, capture.uids))
-        # The calls of a transparent proxy to the app and to its own pod differ by the user alone.
-        case = "TPROXY" if capture.is_transparent else ""
-        groups = ",".join(map(str, capture.gids))
-        yield cause("proxy-wrong-user", case, where=where, port=port, uid=uid, expected=expected, groups=groups)
+        yield _wrong_user_cause(serving[0], facts, capture, port)
     if outcome == "proxy-inbound" and all(each.transparent != capture.is_transparent for each in serving):
         mode, other = MODES[capture.is_transparent], MODES[not capture.is_transparent]
         kind = "not transparent" if capture.is_transparent else "transparent"
         yield cause("proxy-mode", where=where, port=port, mode=mode, other=other, kind=kind)
+
+
+def _wrong_user_cause(listener: Listener, facts: PodFacts, capture: Capture, port: int) -> Cause:
+    """Return that the owner of a listener is captured, of all its ports of the proxy: that is one fault."""
+    alike = {each.port for each in facts.listeners or () if each.uid == listener.uid}
+    ports = sorted({port}.union(number for _, _, number in capture.ports if number in alike))
+    noun = f"{'port' if len(ports) == 1 else 'ports'} {' and '.join(map(str, ports))}"
+    what = f"the listener on {noun} runs" if len(ports) == 1 else f"the listeners on {noun} run"
+    uids, groups = (",".join(map(str, spans)) for spans in (capture.uids, capture.gids))
+    gid = facts.gid_of.get(listener.inode)
+    group = "another group" if gid is None else f"group {gid}"
+    # The calls of a transparent proxy to the app and to its own pod differ by the user alone.
+    case = "TPROXY" if capture.is_transparent else ""
+    words = {"what": what, "uid": listener.uid, "expected": uids, "group": group, "groups": groups}
+    return cause("proxy-wrong-user", case, where=f"tcp {noun}", **words)
 
 
 def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:

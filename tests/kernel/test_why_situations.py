@@ -173,6 +173,13 @@ BROKEN: dict[str, BrokenPod] = {
         "nat-first", breaks=f"iptables -t nat -I OUTPUT -p tcp -j {TO_OTHER}", backend="iptables"
     ),
     "a second set": BrokenPod("second-set", breaks=SECOND_SET, has_traffic=False),
+    "a second set whose order is unknown": BrokenPod(
+        "second-set",
+        breaks=SECOND_SET.replace("iptables-nft", "iptables-legacy"),
+        has_traffic=False,
+        of_pod=True,
+        message="a second set of capture rules is in iptables legacy",
+    ),
     "the proxy's call is rejected": BrokenPod(
         "filtered",
         breaks="iptables -A OUTPUT -p tcp --dport 80 -j REJECT",
@@ -300,6 +307,15 @@ BROKEN: dict[str, BrokenPod] = {
         goes="in",
         message="by a policy rule, or by rp_filter",
     ),
+    "rp_filter, TPROXY": BrokenPod(
+        "no-route",
+        TPROXY,
+        "sysctl -wq net.ipv4.conf.all.rp_filter=1; ip link add net1 type veth peer name net2;"
+        " ip link set net1 up; ip link set net2 up; ip route add {peer} dev net1",
+        goes="in",
+        transparent=True,
+        message="by a policy rule, or by rp_filter",
+    ),
     "neighbour discovery is dropped": BrokenPod(
         "filtered",
         breaks="ip6tables -A INPUT -p icmpv6 -j DROP",
@@ -332,6 +348,17 @@ BROKEN: dict[str, BrokenPod] = {
         transparent=True,
         of_pod=True,
         message="answers are taken for inbound connections",
+    ),
+    "the mark of calls to the app is not kept": BrokenPod(
+        "rule-missing",
+        TPROXY,
+        "iptables -t mangle -D PREROUTING -p tcp -m mark --mark 0x539 -j CONNMARK --save-mark",
+        goes="in",
+        backend="iptables",
+        transparent=True,
+        of_pod=True,
+        has_traffic=False,
+        message="do not come back to the proxy: `-p tcp -m mark --mark 0x539 -j CONNMARK --save-mark",
     ),
     "lo has lost its address": BrokenPod("no-route", breaks="ip address del 127.0.0.1/8 dev lo"),
     "a device drops what comes in": BrokenPod(
@@ -405,7 +432,11 @@ BROKEN: dict[str, BrokenPod] = {
     "routes refuse the answers of the proxy": BrokenPod(
         "no-route", breaks="ip rule add pref 100 uidrange 1337-1337 prohibit", goes="in", of_pod=True
     ),
-    "the destination is prohibited": BrokenPod("no-route", breaks="ip route add prohibit 203.0.113.0/24"),
+    "the destination is prohibited": BrokenPod(
+        "no-route",
+        breaks="ip route add prohibit 203.0.113.0/24",
+        message="a prohibit route or policy rule of the pod refuses 203.0.113.9: the connection fails",
+    ),
     "the app has the proxy's group": BrokenPod("proxy-user", gid=1337),
     "another agent flushed nat": BrokenPod(
         "rule-missing", breaks="iptables -t nat -F", backend="iptables", message="is missing: -p tcp -j ISTIO-OUTPUT"
@@ -784,6 +815,10 @@ def test_a_chain_without_rules_is_shown_as_one(pod_pair: PodPair) -> None:
 
     message = why(pod).causes[-1].message
     assert "; missing: all rules of ISTIO-OUTPUT, so that outbound connections bypass the proxy, and 9 more" in message
+
+    operations.apply(given("--backend iptables"), pod.path)
+    pod.run(shlex.split("iptables -t nat -F OUTPUT"))
+    assert "; missing: -p tcp -j ISTIO-OUTPUT, so that" in why(pod).causes[-1].message
 
 
 def test_a_pod_whose_ipsec_policies_cannot_be_read_is_not_called_captured(
