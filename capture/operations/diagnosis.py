@@ -38,6 +38,7 @@ from capture.operations.exclusions import (
     left_out,
     no_record_note,
     notes_without_record,
+    other_servers_notes,
     ports_of,
     unexplained,
     with_options,
@@ -134,6 +135,7 @@ def why(
         else:
             verified = verify(settings, prefer_recorded=settings is None)
             diagnosis = _diagnose_pod(verified, known, facts, capture, of_pod)
+            diagnosis = diagnosis.replace(notes=(*diagnosis.notes, *other_servers_notes(known, namespace)))
             diagnosis = diagnosis.replace(causes=with_removals(diagnosis.causes, verified.choice, namespace))
         if is_machine and is_recorded:
             return diagnosis.with_commands(for_machine)

@@ -30,6 +30,7 @@ from capture.operations import diagnosis
 from capture.operations.exclusions import unexplained
 from capture.report.diagnosis_text import diagnosis_lines
 from capture.settings import options as option
+from capture.settings.host import PodFromInside
 from capture.settings.settings import Given, Settings
 from capture.state import record
 from cni.agent import examination
@@ -37,6 +38,7 @@ from pytest_netns import NamespaceFactory, Pod, PodPair
 from support.captures.agreeing import assert_the_connections_agree
 from support.captures.meshes import FIFTY
 from support.captures.settings import DRIVERS, settings
+from support.processes.waiting import wait_until
 
 if TYPE_CHECKING:
     from typing import Any
@@ -918,6 +920,27 @@ def test_each_option_that_captures_less_is_noted_once(
     assert all(map(str.__contains__, texts, notes)), texts
     assert_the_verbs_agree(pod)
     assert_the_connections_agree(pod_pair)
+
+
+def test_a_resolv_conf_with_other_servers_is_a_note(pod_pair: PodPair, tmp_path: Path) -> None:
+    pod, peer = pod_pair
+    peer.own_every_address()
+    peer.listener((ELSEWHERE, 53), label="world")
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    pod.listener(("127.0.0.1", 15053), label="proxy", uid=1337)
+    operations.apply(given("--redirect-dns"), pod.path, PodFromInside(servers=(parse_address("203.0.113.1"),)))
+    (tmp_path / "resolv.conf").write_text(f"nameserver {ELSEWHERE}\n")
+    own_files = f"mount --bind {tmp_path}/resolv.conf /etc/resolv.conf; touch {tmp_path}/ready; exec sleep 60"
+    process = pod.popen(["unshare", "--mount", "sh", "-ec", own_files])
+    wait_until((tmp_path / "ready").exists)
+
+    found = diagnosis.why(namespace=f"/proc/{process.pid}/ns/net")
+
+    assert found.causes == ()
+    assert [note.kind for note in found.notes] == ["dns-not-captured"]
+    assert f"names {ELSEWHERE}, and DNS is captured for 203.0.113.1 alone" in found.notes[0].message
+    assert reached(BrokenPod("", goes="dns"), pod_pair) == "world"
+    assert diagnosis.why(namespace=pod.path).notes == ()
 
 
 def test_dns_without_a_known_name_server_is_not_told_to_redirect_dns(pod_pair: PodPair) -> None:
