@@ -14,12 +14,13 @@ from capture.model.addresses import (
     address_text,
     parse_network,
 )
-from capture.model.conventions import APPLY_RECORDED, LO_IS_DOWN, SET_LO_UP
+from capture.model.conventions import APPLY_RECORDED, LO_IS_DOWN, PASSTHROUGH_SOURCE, SET_LO_UP
 from capture.model.ruleset import MANGLE, PREROUTING, InInterface, Return, Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import is_loopback_up, read_addresses
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
-from capture.state.routes import PREFERENCE
+from capture.rules import redirects_inbound
+from capture.state.routes import PREFERENCE, takes_ipv6_addresses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
     from capture.state.sysctls import Sysctl
 
     ImpedimentKind = Literal["lo-down", "no-route", "policy-route", "sysctl"]
+
+NOT_ON_LO: dict[Direction, str] = {
+    "outbound": "does not lead to lo: outbound connections that are redirected do not reach the proxy",
+    "inbound": "does not lead to lo: the proxy cannot call the app from it, so that inbound connections fail",
+}
 
 
 class Impediment(Value):
@@ -49,7 +55,7 @@ class Impediment(Value):
 def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
     """Return what keeps packets of a rule set from the proxy, in the namespace we are in."""
     with open_route() as route:
-        impeding = [*_without_loopback(route, ruleset.families)]
+        impeding = [*_without_loopback(route, ruleset)]
         for policy in ruleset.policy_routes:
             impeding += (*_rules_before(route, policy), *_routes_elsewhere(route, policy))
         if ruleset.policy_routes:
@@ -57,26 +63,32 @@ def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
     return tuple(impeding)
 
 
-def _without_loopback(route: NetlinkSocket, families: tuple[Family, ...]) -> Iterator[Impediment]:
-    """Yield why redirected connections do not arrive: those of the pod go to 127.0.0.1 or ::1 (nf_nat_redirect.c)."""
+def _without_loopback(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]:
+    """Yield why redirected connections do not arrive: those of the pod go to 127.0.0.1 or ::1 (nf_nat_redirect.c).
+
+    From 127.0.0.6 or ::6 the proxy calls the app. Where ::6 alone is missing, it is missed as an address.
+    """
     if not is_loopback_up(route):
         yield LOOPBACK_DOWN
         return
-    for family in families:
-        loopback = LOOPBACK_ADDRESSES[family]
-        address = address_text(family, loopback.first)
-        if _leads_to_lo(route, address) or (
-            family == IPV6 and all(each.is_link_local for each in _outer_addresses(route, IPV6))
-        ):  # few pods without a global address of IPv6 have ::1, either
+    for family in ruleset.families:
+        loopback, source = LOOPBACK_ADDRESSES[family], PASSTHROUGH_SOURCE[family]
+        needed: dict[Direction, Network] = {"outbound": loopback}
+        if redirects_inbound(ruleset) and (family == IPV4 or not takes_ipv6_addresses()):
+            needed["inbound"] = source
+        lost = {way: each for way, each in needed.items() if not _leads_to_lo(route, address_text(family, each.first))}
+        if not lost or (family == IPV6 and all(each.is_link_local for each in _outer_addresses(route, IPV6))):
+            # few pods without a global address of IPv6 have ::1, either
             continue
         switch = "`sysctl -w net.ipv6.conf.lo.disable_ipv6=0`, then run " if family == IPV6 else ""
+        again = f" Then run {APPLY_RECORDED}, which adds ::6." if family == IPV6 and source in lost.values() else ""
         yield Impediment(
             "no-route",
-            f"{address} does not lead to lo: outbound connections that are redirected do not reach the proxy",
+            "; ".join(f"{address_text(family, each.first)} {NOT_ON_LO[way]}" for way, each in lost.items()),
             f"Run {switch}`ip address replace {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo` in"
-            " the pod's namespace. If the address is there: table local has to be first in `ip rule`.",
+            f" the pod's namespace.{again} If the address is there: table local has to be first in `ip rule`.",
             family,
-            ("outbound",),
+            tuple(lost),
         )
 
 

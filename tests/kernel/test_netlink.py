@@ -395,4 +395,4 @@ class TestLookup:
 
     @pytest.mark.parametrize("destination", ["198.51.100.1", "2001:db8::1"])
     def test_no_route_is_unreachable(self, route: NetlinkSocket, destination: str) -> None:
-        assert look_up_route(route, destination) == Route(routing.RTN_UNREACHABLE)
+        assert look_up_route(route, destination) == Route(routing.RTN_UNSPEC)
