@@ -181,7 +181,7 @@ def _networks(family: Family, ranges: Iterable[tuple[int, int]]) -> Iterator[str
         if len(networks) > 2:  # a range is shorter than many networks
             yield f"{address_text(family, first)}-{address_text(family, last)}"
         else:
-            yield from (str(each).partition("/")[0] if each.is_address else str(each) for each in networks)
+            yield from (each.shown for each in networks)
 
 
 def _interfaces(space: PacketSpace, level: int, ranges: Ranges) -> str:
