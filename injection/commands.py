@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import click
 
-from capture.cli.options import CaptureCommand
+from capture.cli.options import command, format_option
 from capture.cli.parameter_types import one_of
 from capture.errors import EXIT_DONE
 from capture.model.values import Value
@@ -51,56 +51,35 @@ class InjectionRequest(Value):
     namespace: str
 
 
-@click.command(cls=CaptureCommand, examples=EXAMPLES)
-@click.option(
-    "-f",
-    "--filename",
-    "filenames",
-    metavar="FILE",
-    multiple=True,
-    help="A manifest, or - for standard input; repeatable.",
-)
-@click.option("-o", "--output", metavar="FILE", help="Write the result there instead of standard output.")
-@click.option(
-    "--cni", is_flag=True, help="Leave the rules to the CNI plugin: no istio-init, but a container that proves them."
-)
-@click.option("--proxy-file", metavar="FILE", help="Containers and volumes to add, with istio-proxy; instead of Envoy.")
-@click.option(
-    "--mesh-file",
-    "mesh_files",
-    metavar="FILE",
-    multiple=True,
-    help="Objects for Envoy's bootstrap; as for `capture sidecar`.",
-)
-@click.option("--no-native", is_flag=True, help="Put the proxy among the containers (Kubernetes before 1.29).")
-@click.option("--image", default=ENVOY_IMAGE, show_default=True, metavar="IMAGE", help="Envoy's image.")
-@click.option("--init-image", default=INIT_IMAGE, show_default=True, metavar="IMAGE", help="The image of istio-init.")
-@click.option(
-    "--set",
-    "sets",
-    metavar="OPTION=VALUE",
-    multiple=True,
-    help="An option of the capture for all pods; annotations beat it.",
-)
-@click.option(
-    "-n", "--namespace", default="default", show_default=True, metavar="NAME", help="Namespace of what names none."
-)
-@click.option(
-    "--check", is_flag=True, help="Write nothing; print what would be captured of each workload, and what is dangerous."
-)
-@click.option("--cluster", is_flag=True, help="With --check: check the running pods, by kubectl.")
-@click.option("--remove", "removes", is_flag=True, help="Take out what was injected.")
-@click.option("--policy", is_flag=True, help="Print a MutatingAdmissionPolicy that does the same in the API server.")
-@click.option(
-    "--api-version",
-    type=one_of(*VERSIONS),
-    default=VERSIONS[0],
-    show_default=True,
-    help="Of the policy: v1 from Kubernetes 1.36; v1beta1 in 1.34 and 1.35, with its feature gate.",
-)
-@click.option(
-    "--format", "form", type=one_of("text", "json"), default="text", show_default=True, help="How to print it."
-)
+@command(
+    EXAMPLES,
+    click.Option(["-f", "--filename", "filenames"], metavar="FILE", multiple=True,
+                 help="A manifest, or - for standard input; repeatable."),
+    click.Option(["-o", "--output"], metavar="FILE", help="Write the result there instead of standard output."),
+    click.Option(["--cni"], is_flag=True,
+                 help="Leave the rules to the CNI plugin: no istio-init, but a container that proves them."),
+    click.Option(["--proxy-file"], metavar="FILE",
+                 help="Containers and volumes to add, with istio-proxy; instead of Envoy."),
+    click.Option(["--mesh-file", "mesh_files"], metavar="FILE", multiple=True,
+                 help="Objects for Envoy's bootstrap; as for `capture sidecar`."),
+    click.Option(["--no-native"], is_flag=True, help="Put the proxy among the containers (Kubernetes before 1.29)."),
+    click.Option(["--image"], default=ENVOY_IMAGE, show_default=True, metavar="IMAGE", help="Envoy's image."),
+    click.Option(["--init-image"], default=INIT_IMAGE, show_default=True, metavar="IMAGE",
+                 help="The image of istio-init."),
+    click.Option(["--set", "sets"], metavar="OPTION=VALUE", multiple=True,
+                 help="An option of the capture for all pods; annotations beat it."),
+    click.Option(["-n", "--namespace"], default="default", show_default=True, metavar="NAME",
+                 help="Namespace of what names none."),
+    click.Option(["--check"], is_flag=True,
+                 help="Write nothing; print what would be captured of each workload, and what is dangerous."),
+    click.Option(["--cluster"], is_flag=True, help="With --check: check the running pods, by kubectl."),
+    click.Option(["--remove", "removes"], is_flag=True, help="Take out what was injected."),
+    click.Option(["--policy"], is_flag=True,
+                 help="Print a MutatingAdmissionPolicy that does the same in the API server."),
+    click.Option(["--api-version"], type=one_of(*VERSIONS), default=VERSIONS[0], show_default=True,
+                 help="Of the policy: v1 from Kubernetes 1.36; v1beta1 in 1.34 and 1.35, with its feature gate."),
+    format_option("text", "json"),
+)  # fmt: skip
 def inject(
     filenames: tuple[str, ...],
     output: str | None,

@@ -230,7 +230,7 @@ ENDING_WITH = {
         "capture verify", "capture diff", "capture why", "capture doctor", "capture cni status", "capture node pods",
         "capture node pod", "capture host status", "kubectl capture",
     ),
-    5: ("capture verify", "capture why", "capture node pod", "capture host status", "kubectl capture"),
+    5: ("capture verify", "capture diff", "capture why", "capture node pod", "capture host status", "kubectl capture"),
     125: ("istio-init --run-validation --require-proof",),
     126: ("istio-init --run-validation",),
     141: tuple(f"capture {name}" for name in OUTPUT_COMMANDS),

@@ -7,7 +7,7 @@ import os
 
 import click
 
-from capture.cli.options import CaptureCommand, capture_options, explicit, flags, format_option, namespace_options
+from capture.cli.options import capture_options, command, explicit, flags, format_option, namespace_options
 from capture.cli.parameter_types import ParameterType
 from capture.errors import CaptureError
 from capture.model.addresses import parse_address
@@ -44,45 +44,42 @@ def _is_pod_name(text: str) -> bool:
     return len(parts) <= 2 and all(part.isascii() and part.isalnum() for part in parts)
 
 
-@click.command(
-    cls=CaptureCommand,
-    params=[
-        *capture_options(),
-        *namespace_options(),
-        click.Option(
-            ["--filename", "-f", "filenames"],
-            metavar="FILE",
-            multiple=True,
-            help="Mesh config, Telemetry, Service, EndpointSlice, DestinationRule, Pod as YAML; - for standard input;"
-            " repeat it.",
-        ),
-        click.Option(
-            ["--pod", "name"],
-            type=ParameterType(str, "NAMESPACE/NAME, such as default/web-0", _is_pod_name),
-            metavar="NAMESPACE/NAME",
-            help="The pod whose sidecar it is.",
-        ),
-        click.Option(
-            ["--endpoints", "directory"],
-            metavar="DIR",
-            help="Write the endpoints as files there, which Envoy watches: run it again when they change.",
-        ),
-        click.Option(
-            ["--endpoints-path", "path_for_envoy"],
-            metavar="DIR",
-            help="Where Envoy finds that directory, such as the mount of a ConfigMap.  [default: the same]",
-        ),
-        click.Option(
-            ["--resolver", "resolvers"],
-            type=ParameterType(str, "an IP address", parse_address),
-            metavar="ADDRESS",
-            multiple=True,
-            help="Name server for what is no service, where DNS is captured; repeatable.",
-        ),
-        click.Option(["--compact"], is_flag=True, help="Print it in one line."),
-        format_option("envoy", "json"),
-    ],
-    examples=EXAMPLES,
+@command(
+    EXAMPLES,
+    *capture_options(),
+    *namespace_options(),
+    click.Option(
+        ["--filename", "-f", "filenames"],
+        metavar="FILE",
+        multiple=True,
+        help="Mesh config, Telemetry, Service, EndpointSlice, DestinationRule, Pod as YAML; - for standard input;"
+        " repeat it.",
+    ),
+    click.Option(
+        ["--pod", "name"],
+        type=ParameterType(str, "NAMESPACE/NAME, such as default/web-0", _is_pod_name),
+        metavar="NAMESPACE/NAME",
+        help="The pod whose sidecar it is.",
+    ),
+    click.Option(
+        ["--endpoints", "directory"],
+        metavar="DIR",
+        help="Write the endpoints as files there, which Envoy watches: run it again when they change.",
+    ),
+    click.Option(
+        ["--endpoints-path", "path_for_envoy"],
+        metavar="DIR",
+        help="Where Envoy finds that directory, such as the mount of a ConfigMap.  [default: the same]",
+    ),
+    click.Option(
+        ["--resolver", "resolvers"],
+        type=ParameterType(str, "an IP address", parse_address),
+        metavar="ADDRESS",
+        multiple=True,
+        help="Name server for what is no service, where DNS is captured; repeatable.",
+    ),
+    click.Option(["--compact"], is_flag=True, help="Print it in one line."),
+    format_option("envoy", "json"),
 )
 @click.pass_context
 def sidecar(  # noqa: PLR0913  # each is an option of the command

@@ -24,7 +24,6 @@ BOTH_FAMILIES = "Run `capture apply --recorded --ip-families both`; the proxy mu
 SOCKET_LB = "socket load balancing of {owner}"
 SERVICE_UNSEEN = "so that the proxy does not see the service's address"
 EXCEPT_PODS = "With Cilium: set socketLB.hostNamespaceOnly=true, which leaves the connections of pods as they are."
-WRONG_USER = "the listener on port {port} runs as user {uid}, not {expected}: what the proxy sends is captured again"
 LEFT_ALONE = "the CNI plugin left pod {pod} alone at {time}: {reason}"
 RECREATE = (
     "Recreate the pod, so that istio-init or the CNI plugin captures it; `capture cni status` looks at the node."
@@ -37,6 +36,7 @@ RULES_DIFFER = "the live rules differ from the applied ones; {first}{others}"
 RESTORE_RULES = f"{REAPPLY}, or recreate the pod; `capture verify` has every difference."
 REMOVE_IT = f"{REAPPLY}, which removes it; `capture verify` has every difference."
 ZONES_DIFFER = "the look-up and its answer are tracked in different zones of conntrack, so that no answer arrives"
+ANSWERS_LOST = "the app's answers do not come back to the proxy"
 PROXY_LOOP = "what the proxy sends on (user {uid}) is captured again, and comes back to it for ever"
 REMOVE_OTHER_SETS = f"{REAPPLY}: it removes every set but the one it writes."
 RESTRICT_RULE = "Remove the rule, or restrict it to what it is for."
@@ -70,6 +70,9 @@ TEXTS: dict[tuple[str, str], str] = {
         a filter (tc) sends what comes in by {name} to {target}, before any rule, as Kata Containers does
         Leave the pod out of the mesh, or run it with a runtime that uses the pod's network namespace.""",
     ("conntrack-full", ""): """\
+        the conntrack table is full: {tracked} of {max_tracked} connections
+        Raise net.netfilter.nf_conntrack_max on the node; a captured connection takes two entries.""",
+    ("conntrack-nearly-full", ""): """\
         the conntrack table is nearly full: {tracked} of {max_tracked} connections
         Raise net.netfilter.nf_conntrack_max on the node; a captured connection takes two entries.""",
     ("ipsec", ""): """\
@@ -83,14 +86,20 @@ TEXTS: dict[tuple[str, str], str] = {
         Drop the capabilities in the container's securityContext; docs/what-capture-is-not.md has each way.""",
     # The way to the rules.
     ("no-route", ""): """\
-        the pod has no route to {address}: the connection fails before any rule decides
-        Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; does the pod have {family} at all?""",
+        the pod has no route to {address}, or a policy rule refuses it: the connection fails before any rule decides
+        Look at `ip {flag}route`, `ip {flag}rule` and `ip {flag}addr` in the pod's namespace.""",
+    ("no-route", "refused"): """\
+        a {refusal} route or policy rule of the pod refuses {address}: the connection fails before any rule decides
+        `ip {flag}rule` and `ip {flag}route show table all` in the pod's namespace list it: remove or restrict it.""",
     ("no-route", "address"): """\
         the pod has no address: nothing leaves it, or comes in
         Recreate the pod: its CNI plugin gives it addresses and routes; `ip addr` in its namespace shows them.""",
     ("no-route", "default"): """\
         the pod has no default route for {family}, or a policy rule refuses it: what leaves the pod fails
         Look at `ip {flag}route` and `ip {flag}rule` in the pod's namespace; recreate the pod if a route is missing.""",
+    ("no-route", "proxy"): """\
+        a policy rule refuses what the proxy (user {uid}) sends to {address}: it does not get out of the pod
+        Look at `ip {flag}rule` in the pod's namespace: a `uidrange` there must leave out the proxy's user.""",
     ("no-route", "interface"): """\
         the interface {name} has no {family} address: the kernel drops what is redirected there
         Give it one, or leave the interface out of the capture (-c {name}).""",
@@ -118,6 +127,8 @@ TEXTS: dict[tuple[str, str], str] = {
     ("rule-missing", "zone"): f"{ZONES_DIFFER}: `{{rule}}` is missing\n{RESTORE_RULES}",
     ("rule-missing", "zone, any"): f"{ZONES_DIFFER}: no rule puts both in one\n{RESTORE_RULES}",
     ("rule-unexpected", "zone"): f"{ZONES_DIFFER}: `{{rule}}` was not applied\n{REMOVE_IT}",
+    ("rule-missing", "mark"): f"{ANSWERS_LOST}: `{{rule}}` is missing\n{RESTORE_RULES}",
+    ("rule-unexpected", "mark"): f"{ANSWERS_LOST}: `{{rule}}` was not applied\n{REMOVE_IT}",
     ("rule-missing", "circle"): f"{PROXY_LOOP}: `{{rule}}` is missing\n{RESTORE_RULES}",
     ("rule-missing", "circle, any"): f"{PROXY_LOOP}: no rule leaves it out\n{RESTORE_RULES}",
     ("no-record", ""): f"no record here, {CANNOT_BE_TOLD}\n{NAME_SETTINGS}",
@@ -137,7 +148,12 @@ TEXTS: dict[tuple[str, str], str] = {
     ("excluded", "drop"): "a rule of the capture drops the packet: {reason}\nLook at --drop-invalid and the mode.",
     ("excluded", "everything"): "the settings capture nothing: {options}\nCorrect them, to capture the pod.",
     ("excluded", "live"): f"{{what}} is captured by the live rules, and no settings are recorded here\n{NAME_SETTINGS}",
-    ("excluded", "all"): "{what} is captured: {options}\nChange that, if it should be captured.",
+    (
+        "excluded",
+        "all",
+    ): """\
+        {what} is captured: {options}
+        If it should be captured, change {names}: `capture apply --recorded` takes it.""",
     ("excluded", "pod"): "the settings restrict the capture: {options}\n`capture explain` lists what is captured.",
     ("family-not-captured", ""): f"{{family}} is not captured in this pod\n{BOTH_FAMILIES}",
     ("family-not-captured", "rejected"): f"""\
@@ -148,6 +164,9 @@ TEXTS: dict[tuple[str, str], str] = {
     ("dns-not-captured", "server"): """\
         DNS is captured for the pod's own name servers alone, and {server} is none of them
         To capture look-ups at other servers, run `capture apply --recorded --redirect-dns --capture-all-dns`.""",
+    ("dns-not-captured", "resolv.conf"): """\
+        resolv.conf of process {process} names {servers}, and DNS is captured for {captured} alone
+        To capture look-ups at all servers, run `capture apply --recorded --redirect-dns --capture-all-dns`.""",
     ("dns-not-captured", "no server"): """\
         DNS is captured for known name servers alone, and none was known when the rules were applied
         Run `capture apply --recorded --redirect-dns --capture-all-dns`, or apply it within the pod.""",
@@ -163,6 +182,9 @@ TEXTS: dict[tuple[str, str], str] = {
     ("proxy-user", "listener"): """\
         the proxy's user {uid} listens on tcp port {ports}, too: if that is the application, it bypasses the proxy
         Run the application as another user and group than the proxy (runAsUser, runAsGroup).""",
+    ("proxy-user", "group"): """\
+        user {uid} listens on port {port} with the proxy's group {gid}: if it is the application, it bypasses it
+        Run the application with another group than the proxy (runAsGroup).""",
     # Foreign rules.
     ("foreign-rule", ""): f"""\
         a foreign rule decides before ours, and lets the connection bypass the proxy
@@ -170,6 +192,7 @@ TEXTS: dict[tuple[str, str], str] = {
     ("foreign-rule", "circle"): """\
         a foreign rule sends the proxy's own connections (user {uid}) back to the proxy: {rule}
         Restrict it to other users than {uid}, or remove it.""",
+    ("foreign-rule", "mark"): f"a foreign rule changes a mark that the capture depends on: {{rule}}\n{RESTRICT_RULE}",
     ("foreign-rule", "untracked"): """\
         a foreign rule keeps the connection out of connection tracking, and {what}
         Remove the rule, or restrict it to what it is for: node-local DNS caches write such rules.""",
@@ -229,12 +252,12 @@ TEXTS: dict[tuple[str, str], str] = {
     ("not-listening", "Envoy"): """\
         Envoy has no listener on {port} for {family}, which is captured
         Give the listener an address of {family}, or capture the other family only (--ip-families).""",
-    ("proxy-wrong-user", ""): f"""\
-        {WRONG_USER}
-        Run it as {{expected}}, or run `capture apply --recorded --proxy-uid {{uid}}`. An app needs another port.""",
-    ("proxy-wrong-user", "TPROXY"): f"""\
-        {WRONG_USER}
-        Run the proxy as root, with group {{groups}} (runAsUser, runAsGroup).""",
+    ("proxy-wrong-user", ""): """\
+        {what} as user {uid}, not {expected}: what the proxy sends is captured again
+        Run it as {expected}, or run `capture apply --recorded --proxy-uid {uid}`. An app needs another port.""",
+    ("proxy-wrong-user", "TPROXY"): """\
+        {what} with {group}, and with TPROXY the rules leave out group {groups}: what the proxy sends is captured again
+        Run the proxy as root, with group {groups} (runAsUser, runAsGroup).""",
     ("proxy-mode", ""): """\
         the rules use {mode}, and the listener on port {port} is configured for {other} ({kind})
         Configure the proxy for {mode}, or run `capture apply --recorded -m {other}`; interceptionMode sets both.""",

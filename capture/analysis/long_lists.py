@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from capture.analysis.diagram import Diagrams
     from capture.analysis.meaning import Meaning
     from capture.analysis.outcome import Reason
+    from capture.analysis.space import Ranges
 
     Act = tuple[Meaning, Reason | None]
     """A verdict, and the reason that it is for the fate of packets."""
-    Ranges = Sequence[tuple[int, int]]
     Indexes = tuple[int, ...]
     from collections.abc import Hashable, Mapping
 

@@ -48,8 +48,9 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     for name, target in facts.diverted:
         yield cause("ingress-filter", where=name, name=name, target=target)
     if is_nearly_full(facts.tracked, facts.max_tracked):
+        kind = "conntrack-full" if facts.tracked >= facts.max_tracked else "conntrack-nearly-full"
         setting = "net.netfilter.nf_conntrack_max"
-        yield cause("conntrack-full", where=setting, tracked=facts.tracked, max_tracked=facts.max_tracked)
+        yield cause(kind, where=setting, tracked=facts.tracked, max_tracked=facts.max_tracked)
 
 
 def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
@@ -61,8 +62,11 @@ def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
 def stops(fault: Cause, capture: Capture, live: Trace | None = None) -> bool:
     """Return whether what is wrong with the pod stops a connection; without one, whether it stops any.
 
-    An interface that does not exist is no reason by itself: nothing comes in by it, and nothing leaves.
+    An interface that does not exist is no reason by itself: nothing comes in by it, and nothing leaves. Nor is a table
+    in which there is some room yet.
     """
+    if fault.kind == "conntrack-nearly-full":
+        return False
     if live is None:
         return fault.kind != "interface-missing"
     interfaces = live.packet.in_interface, live.packet.out_interface
@@ -84,15 +88,17 @@ def default_route_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
         yield no_route_cause(facts, needed)
 
 
-def no_route_cause(facts: PodFacts, family: Family, address: str = "") -> Cause:
-    """Return why there is no route to an address, or out of the pod: routes go with their interface."""
+def no_route_cause(facts: PodFacts, family: Family, address: str = "", refusal: str = "") -> Cause:
+    """Return why there is no route to an address, or out of the pod: one refuses, or they went with their interface."""
     down = down_interface(facts)
     if down is not None:
         return cause("interface-down", where=down, name=down)
     flag, name = "-6 " if family == IPV6 else "", FAMILY_NAMES[family]
+    if refusal:
+        return cause("no-route", "refused", address=address, flag=flag, refusal=refusal)
     if family in facts.unrouted:
         return cause("no-route", "default", flag=flag, family=name)
-    return cause("no-route", address=address, flag=flag, family=name)
+    return cause("no-route", address=address, flag=flag)
 
 
 def down_interface(facts: PodFacts) -> str | None:
@@ -180,6 +186,12 @@ def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
         ports = sorted({each.port for each in proxy_listeners(facts, capture) if each.uid == uid}.difference(expected))
         if ports:
             yield cause("proxy-user", "listener", where=f"user {uid}", uid=uid, ports=", ".join(map(str, ports)))
+    for listener in facts.listeners or ():
+        gid = facts.gid_of.get(listener.inode)
+        if contains(gid, capture.gids) and listener.port not in expected:
+            yield cause(
+                "proxy-user", "group", where=f"port {listener.port}", gid=gid, uid=listener.uid, port=listener.port
+            )
 
 
 def unreached_app_notes(live: Trace, facts: PodFacts) -> Iterator[Cause]:
@@ -213,7 +225,7 @@ def _family_cause(on_port: list[Listener], kind: str, family: Family, addresses:
     if addresses and any(on_port[0].address):
         return _other_address_cause(on_port[0], kind, addresses[0], where)
     (other,) = (FAMILY_NAMES[each] for each in FAMILIES if each != family)
-    alternative = ", or run `capture apply --recorded --ip-families ipv4`" if family == IPV6 else ""
+    alternative = ", or capture IPv4 alone: `capture apply --recorded --ip-families ipv4`" if family == IPV6 else ""
     words = {"other": other, "family": FAMILY_NAMES[family], "any_address": ANY_ADDRESS[family]}
     return cause("not-listening", "family", where=where, port=where, alternative=alternative, **words)
 
@@ -236,15 +248,26 @@ def _misconfigured_listener_causes(
     if all(each.is_full for each in serving):
         yield cause("not-listening", "full", where=where, port=where, waiting=sum(each.waiting for each in serving))
     if all(_is_captured(each, facts, capture) for each in serving):
-        uid, expected = serving[0].uid, ",".join(map(str, capture.uids))
-        # The calls of a transparent proxy to the app and to its own pod differ by the user alone.
-        case = "TPROXY" if capture.is_transparent else ""
-        groups = ",".join(map(str, capture.gids))
-        yield cause("proxy-wrong-user", case, where=where, port=port, uid=uid, expected=expected, groups=groups)
+        yield _wrong_user_cause(serving[0], facts, capture, port)
     if outcome == "proxy-inbound" and all(each.transparent != capture.is_transparent for each in serving):
         mode, other = MODES[capture.is_transparent], MODES[not capture.is_transparent]
         kind = "not transparent" if capture.is_transparent else "transparent"
         yield cause("proxy-mode", where=where, port=port, mode=mode, other=other, kind=kind)
+
+
+def _wrong_user_cause(listener: Listener, facts: PodFacts, capture: Capture, port: int) -> Cause:
+    """Return that the owner of a listener is captured, of all its ports of the proxy: that is one fault."""
+    alike = {each.port for each in facts.listeners or () if each.uid == listener.uid}
+    ports = sorted({port}.union(number for _, _, number in capture.ports if number in alike))
+    noun = f"{'port' if len(ports) == 1 else 'ports'} {' and '.join(map(str, ports))}"
+    what = f"the listener on {noun} runs" if len(ports) == 1 else f"the listeners on {noun} run"
+    uids, groups = (",".join(map(str, spans)) for spans in (capture.uids, capture.gids))
+    gid = facts.gid_of.get(listener.inode)
+    group = "another group" if gid is None else f"group {gid}"
+    # The calls of a transparent proxy to the app and to its own pod differ by the user alone.
+    case = "TPROXY" if capture.is_transparent else ""
+    words = {"what": what, "uid": listener.uid, "expected": uids, "group": group, "groups": groups}
+    return cause("proxy-wrong-user", case, where=f"tcp {noun}", **words)
 
 
 def _is_captured(listener: Listener, facts: PodFacts, capture: Capture) -> bool:

@@ -19,16 +19,15 @@ from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from capture.analysis.base_chains import Situation
+    from capture.analysis.causes import TextOf
     from capture.analysis.compiler import Direction
     from capture.analysis.outcome import Outcome
     from capture.analysis.regions import Path
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule
-
-    TextOf = Callable[[Rule, Family], str]
 
 MAX_PARTS = 40
 """Lines for one outcome; those that are left out are counted."""

@@ -93,6 +93,8 @@ class Trace(Value):
     """Why a packet that is redirected does not arrive, whatever the rules are."""
     lost_answer: Trace | None = None
     """The way of an answer to a direct connection that does not arrive, if that was looked for."""
+    refusal: str = ""
+    """As what routing refuses a packet for which there is no route, such as "blackhole"; "" where none leads there."""
     is_order_known: bool = True
     """Whether it fares alike in each order that base chains of one priority may have."""
 

@@ -18,7 +18,6 @@ from capture.backends.iptables.tables import VARIANTS
 from capture.backends.request import DRIVERS, VARIANTS_OF, BackendRequest, flavours_allowed, requested_backend
 from capture.errors import PrivilegeError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV4
-from capture.model.chain_names import spelling_of
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.backends.iptables.tables import Variant
-    from capture.model.chain_names import Spelling
     from capture.model.ruleset import Ruleset
 
 
@@ -54,7 +52,6 @@ class SetLocation(Value):
     """Its place, and the driver that can remove it."""
     families: tuple[str, ...] = ()
     """"ipv4" and "ipv6"; "inet" is both."""
-    spellings: tuple[Spelling, ...] = ()
 
 
 class Detected(Value):
@@ -258,6 +255,5 @@ def live_sets_in(facts: HostFacts) -> tuple[SetLocation, ...]:
                 by_program if flavour == "legacy" else "netlink",
                 "" if flavour == "nftables" else flavour,
             )
-            spellings = dict.fromkeys(spelling_of(chain.chain) for chain in own)
-            live_sets.append(SetLocation(choice, families, tuple(filter(None, spellings))))
+            live_sets.append(SetLocation(choice, families))
     return tuple(live_sets)

@@ -156,19 +156,15 @@ def _read_nf_tables(desired: Ruleset | None) -> tuple[bool | None, bool | None, 
             listed = read_chains(netfilter)
             tables = [table.name for table in desired.tables] if desired else TABLES
             hindrance = next(_hindrances(netfilter, listed, tables), "")
-            return True, _takes_matches(netfilter), tuple(_live_chains(listed)), hindrance
+            try:  # with the owner match
+                takes_matches = has_extension(netfilter, FAMILY_NUMBERS[IPV4], "match", "owner", 1)
+            except (KernelError, UnsupportedError):
+                takes_matches = False
+            return True, takes_matches, tuple(_live_chains(listed)), hindrance
     except UnsupportedError:
         return False, False, (), ""
     except PrivilegeError:
         return None, None, (), ""
-
-
-def _takes_matches(netfilter: NetlinkSocket) -> bool:
-    """Return whether nf_tables takes matches of iptables; tried with the owner match. Raises PrivilegeError."""
-    try:
-        return has_extension(netfilter, FAMILY_NUMBERS[IPV4], "match", "owner", 1)
-    except (KernelError, UnsupportedError):
-        return False
 
 
 def _hindrances(netfilter: NetlinkSocket, chains: Iterable[FoundChain], tables: Collection[TableName]) -> Iterator[str]:

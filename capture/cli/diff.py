@@ -13,7 +13,7 @@ from capture.analysis.effects import Comparison, Effect
 from capture.analysis.judgement import of_family
 from capture.cli.options import CaptureCommand, capture_options, command, flags, format_option
 from capture.cli.parameter_types import ParameterType
-from capture.errors import EXIT_DONE, EXIT_DRIFT, ConfigurationError
+from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN, ConfigurationError
 from capture.model.addresses import FAMILIES, FAMILY_NAMES
 from capture.model.ruleset import Ruleset
 from capture.model.text import plural
@@ -44,7 +44,7 @@ CAPTURE = ParameterType(str, f"options of the capture in quotes, or {EXPECTED}")
     context_settings={"ignore_unknown_options": True},
 )
 def diff(first: str, second: str, form: str) -> int:
-    """Print which connections two captures treat differently; exit code 4 if there are any.
+    """Print which connections two captures treat differently; exit code 4 if there are any, 5 if none is certain.
 
     A and B are options of the capture in one argument, or files that `capture dump --format json` wrote.
     """
@@ -62,7 +62,8 @@ def diff(first: str, second: str, form: str) -> int:
     else:
         print_lines([f"{plural(len(effects), 'difference')}:"])
         print_lines(f"  {line}" for each in effects for line in _effect_lines(each))
-    return EXIT_DRIFT if effects else EXIT_DONE
+    is_certain = not effects or any(each.is_certain for each in effects)
+    return EXIT_DRIFT if effects and is_certain else EXIT_DONE if is_certain else EXIT_UNKNOWN
 
 
 def _capture(text: str) -> Ruleset:
@@ -95,7 +96,8 @@ def _of_file(path: str) -> Ruleset:
 
 
 def _effect_lines(effect: Effect) -> Iterator[str]:
-    change = f"{fate_text(effect.before.fate)} -> {fate_text(effect.after.fate)}"
+    after = fate_text(effect.after.fate) if effect.is_certain else "cannot be judged"
+    change = f"{fate_text(effect.before.fate)} -> {after}"
     for region in effect.regions:
         yield f"{FAMILY_NAMES[effect.family]} {effect.direction}: {region}: {change}"
     yield f"  witness: {packet_text(effect.packet)}"

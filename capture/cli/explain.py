@@ -9,12 +9,15 @@ from capture.analysis.policy import Statement, policy
 from capture.backends.iptables.render import shown_rule
 from capture.cli.options import capture_options, command, explicit_if, family_option, format_option, namespace_options
 from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
+from capture.model.chain_names import is_own_chain
+from capture.model.conventions import NOTHING_APPLIED
 from capture.model.ruleset import Ruleset
 from capture.model.text import plural
 from capture.report.applied_text import print_start_line
 from capture.report.fate_text import FATE, fate_as_plain, fate_text
 from capture.report.fold import folded_table
 from capture.report.output import print_json
+from capture.report.target import named
 from capture.report.terminal import columns, print_lines
 from capture.settings.families import global_addresses
 
@@ -51,18 +54,20 @@ def explain(
     families = (family,) if family else [each for each in FAMILIES if each in (*situation.ruleset.families, *of_pod)]
     without = situation.replace(ruleset=Ruleset(FAMILIES, ()))  # the rules are for captured families alone
     statements = policy({of: situation if of in situation.ruleset.families else without for of in families}, shown_rule)
-    impediments = () if settings else operations.impediments_of(situation, namespace)
+    impediments = () if settings else named(operations.impediments_of(situation, namespace), namespace)
     print_start_line(operations.reference(settings, namespace), form)
     if form == "json":
         plain: dict[str, object] = {each: [_as_plain(s) for s in statements if each in s.families] for each in families}
         print_json(plain | {"impediments": list(impediments)})
         return
+    if not any(is_own_chain(chain.name) for table in situation.tables for chain in table.chains):
+        print_lines([NOTHING_APPLIED])
     rows = [HEADINGS]
     routine = [each for each in statements if each.is_routine and not is_whole]
     for statement in (each for each in statements if each not in routine):
         goes = fate_text(statement.fate.replace(marked=False)) if statement.fate else "cannot be judged"
-        named = ", ".join(FAMILY_NAMES[of] for of in statement.families)
-        rows.append((statement.direction, statement.traffic, goes, statement.why, named))
+        of_families = ", ".join(FAMILY_NAMES[of] for of in statement.families)
+        rows.append((statement.direction, statement.traffic, goes, statement.why, of_families))
     rest = [f"{plural(len(routine), 'more line')}, of the proxy's own connections and those over lo, with --all"]
     print_lines([*folded_table(rows, columns()), *(rest if routine else ()), *(f"but {each}" for each in impediments)])
 

@@ -80,7 +80,9 @@ class LazyGroup(click.Group):
 def capture() -> None:
     """Capture the traffic of pods for Istio's sidecar proxy, and show how it is captured.
 
-    Start with `capture why --pid N`: it names what is wrong with a pod, and what to do.
+    Start with `capture why --pid N`: it names what is wrong with a pod, and what to do. N is a process of the pod:
+    `crictl ps -q --label io.kubernetes.pod.name=POD` prints its containers, and `crictl inspect -o go-template
+    --template '{{.info.pid}}' ID` the process of one. `kubectl capture why POD` needs no number.
     """
 
 

@@ -12,7 +12,7 @@ import click
 from capture import operations
 from capture.cli.apply import print_applied
 from capture.cli.clean import clean_namespace
-from capture.cli.options import CaptureCommand, CommandGroup, capture_options, explicit, format_option
+from capture.cli.options import CommandGroup, capture_options, command, explicit, format_option
 from capture.cli.parameter_types import number
 from capture.cli.why import print_diagnosis
 from capture.errors import CaptureError
@@ -55,12 +55,7 @@ def confirmation_options() -> list[click.Parameter]:
     ]  # fmt: skip
 
 
-@host_group.command(
-    "apply",
-    cls=CaptureCommand,
-    params=[*capture_options(), *confirmation_options(), format_option("text", "json")],
-    examples=APPLY_EXAMPLES,
-)
+@command(APPLY_EXAMPLES, *capture_options(), *confirmation_options(), format_option("text", "json"), group=host_group)
 @click.pass_context
 def apply(ctx: click.Context, *, keep: bool, seconds: int, form: str) -> int:
     """Capture this machine, and undo that unless it is confirmed.
@@ -81,7 +76,7 @@ def apply(ctx: click.Context, *, keep: bool, seconds: int, form: str) -> int:
     return print_applied(applied, form)
 
 
-@host_group.command("status", cls=CaptureCommand, params=[format_option("table", "json")])
+@command("", format_option("table", "json"), group=host_group)
 def status(form: str) -> int:
     """Print what is wrong with the capture of this machine.
 
@@ -92,7 +87,7 @@ def status(form: str) -> int:
     return print_diagnosis(diagnosed, form, "this machine")
 
 
-@host_group.command("clean", cls=CaptureCommand, params=[format_option("text", "json")])
+@command("", format_option("text", "json"), group=host_group)
 def clean(form: str) -> int:
     """Remove the capture of this machine.
 

@@ -53,7 +53,7 @@ def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any)
     settings = explicit(ctx) if flags(ctx) else None
     diagnosed = diagnosis.why(packet, settings, namespace, process=ctx.meta.get(PROCESS))
     print_start_line(operations.reference(settings, namespace, operations.host_of(namespace)), form)
-    return print_diagnosis(diagnosed.with_remedies(lambda remedy: named(remedy, namespace)), form)
+    return print_diagnosis(diagnosed.with_commands(lambda remedy: named(remedy, namespace)), form)
 
 
 def print_diagnosis(diagnosed: Diagnosis, form: str, captured: str = "this pod") -> int:

@@ -51,8 +51,3 @@ SPELLINGS: dict[str, Spelling] = {
 def is_own_chain(name: str) -> bool:
     """Return whether a chain of this name is our own."""
     return name in SPELLINGS
-
-
-def spelling_of(chain: str) -> Spelling | None:
-    """Return how the name of one of our chains is spelled; None if the chain is not our own."""
-    return SPELLINGS.get(chain)

@@ -26,7 +26,7 @@ IFINFOMSG_SIZE, IFADDRMSG_SIZE = 16, 8
 # linux/if_link.h, linux/if.h, linux/if_addr.h
 IFLA_IFNAME, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 3, 29, 37
 IFF_UP, IFF_LOOPBACK = 1 << 0, 1 << 3
-IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
+IFA_ADDRESS, IFA_LOCAL = 1, 2
 IFA_F_NODAD = 0x02
 NDMSG_SIZE, NUD_CONFIRMED, NUD_KNOWN = 12, 0x02 | 0x80, 0x02 | 0x80 | 0x04 | 0x08 | 0x10
 """linux/neighbour.h: NUD_REACHABLE and _PERMANENT; with _STALE, _DELAY, and _PROBE."""
@@ -53,14 +53,11 @@ class Link(Value):
 
 
 class Address(Value):
-    """An address of an interface; ``scope`` is an RT_SCOPE_... number, ``flags`` are IFA_F_... bits."""
+    """An address of an interface, which is an index."""
 
     family: int
     address: str
-    prefix_length: int
-    scope: int
     interface: int
-    flags: int
 
 
 def read_links(route: NetlinkSocket) -> list[Link]:
@@ -122,16 +119,9 @@ def _decode_address(body: bytes) -> Address:
 
     On a point-to-point link IFA_ADDRESS is the other end and IFA_LOCAL is the own one; IPv6 may have IFA_ADDRESS alone.
     """
-    family, prefix_length, flags, scope = body[:4]
     fields = decode_fields(body[IFADDRMSG_SIZE:])
-    return Address(
-        family=family,
-        address=rtnetlink.address_text(family, fields.get(IFA_LOCAL) or fields.get(IFA_ADDRESS)),
-        prefix_length=prefix_length,
-        scope=scope,
-        interface=decode_host_number(body[4:8]),
-        flags=decode_host_number(fields[IFA_FLAGS]) if IFA_FLAGS in fields else flags,
-    )
+    address = rtnetlink.address_text(body[0], fields.get(IFA_LOCAL) or fields.get(IFA_ADDRESS))
+    return Address(body[0], address, decode_host_number(body[4:8]))
 
 
 def _decode_link(body: bytes) -> Link:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 # linux/rtnetlink.h: messages, and what kinds of route there are
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTN_UNSPEC, RTN_UNICAST, RTN_LOCAL, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT, RTN_THROW = 0, 1, 2, 6, 7, 8, 9
-REFUSING_KINDS = (RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT)
+REFUSING_KINDS = {RTN_UNSPEC: "", RTN_BLACKHOLE: "blackhole", RTN_UNREACHABLE: "unreachable", RTN_PROHIBIT: "prohibit"}
+"""With their names in ip-route(8) and ip-rule(8); RTN_UNSPEC stands for no route, or a policy rule `unreachable`."""
 RTPROT_UNSPEC, RTPROT_BOOT = 0, 3
 
 # linux/rtnetlink.h: struct rtmsg (family, dst_len, src_len, tos, table, protocol, scope, type, flags), and attributes
@@ -36,7 +37,7 @@ RTA_MULTIPATH, RTA_TABLE, RTA_MARK, RTA_UID, RTA_IP_PROTO, RTA_SPORT, RTA_DPORT 
 
 # A lookup whose result is a refusal is answered with an error (fib_props in net/ipv4/fib_semantics.c).
 REFUSALS = {
-    errno.ENETUNREACH: RTN_UNREACHABLE,
+    errno.ENETUNREACH: RTN_UNSPEC,
     errno.EHOSTUNREACH: RTN_UNREACHABLE,
     errno.EACCES: RTN_PROHIBIT,
     errno.EINVAL: RTN_BLACKHOLE,
@@ -48,12 +49,11 @@ NO_SUCH_ROUTE = (errno.ESRCH, errno.ENOENT)
 
 
 class Route(Value):
-    """A packet's route: ``kind`` is an RTN_... number, ``interface`` an index or 0, addresses are text or empty."""
+    """A packet's route: ``kind`` is an RTN_... number, ``interface`` an index or 0, ``source`` an address or empty."""
 
     kind: int
     interface: int = 0
     source: str = ""
-    gateway: str = ""
 
 
 class TableRoute(Value):
@@ -144,7 +144,7 @@ def look_up_route(
     ``protocol`` is an IPPROTO_ number, ``ports`` are the source's and the destination's; 0 is any. Kernels before 4.18
     have no policy rules by these, and ignore them.
 
-    No route at all is RTN_UNREACHABLE, and so is an IPv4 source that is not an address of the namespace.
+    No route at all is RTN_UNSPEC, and so is an IPv4 source that is not an address of the namespace.
     """
     family, packed = rtnetlink.pack_address(destination)
     bits = rtnetlink.ADDRESS_BITS[family]
@@ -166,7 +166,9 @@ def look_up_route(
         if error.errno in REFUSALS:
             return Route(REFUSALS[error.errno])
         raise
-    return _decode_route(message)
+    fields = decode_fields(message[RTMSG_SIZE:])
+    interface = decode_host_number(fields.get(RTA_OIF, b""))
+    return Route(message[7], interface, rtnetlink.address_text(family, fields.get(RTA_PREFSRC)))
 
 
 def header_table(table: int) -> int:
@@ -183,14 +185,3 @@ def _metrics(route: NetlinkSocket, family: int, table: int) -> list[int]:
     wanted = table, 0, RTN_LOCAL, rtnetlink.LOOPBACK_INDEX
     routes = read_routes(route, family)
     return [each.metric for each in routes if (each.table, each.prefix, each.kind, each.interface) == wanted]
-
-
-def _decode_route(body: bytes) -> Route:
-    family = body[0]
-    fields = decode_fields(body[RTMSG_SIZE:])
-    return Route(
-        kind=body[7],
-        interface=decode_host_number(fields.get(RTA_OIF, b"")),
-        source=rtnetlink.address_text(family, fields.get(RTA_PREFSRC)),
-        gateway=rtnetlink.address_text(family, fields.get(RTA_GATEWAY)),
-    )

@@ -15,7 +15,7 @@ from capture.analysis.pod_causes import (
     stops,
 )
 from capture.backends import detect, load
-from capture.model.addresses import IPV4, IPV6, address_text
+from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6, address_text
 from capture.model.ruleset import Ruleset
 from capture.model.values import Value
 from capture.operations import host_of, reference, trace, verify
@@ -28,6 +28,7 @@ from capture.operations.connection import (
     notes_on,
     onward_causes,
     socket_lb_causes,
+    unrouted_proxy_causes,
 )
 from capture.operations.drift_causes import USUAL_PACKET, drift_causes, unjudged_notes, usual_traces
 from capture.operations.exclusions import (
@@ -37,6 +38,7 @@ from capture.operations.exclusions import (
     left_out,
     no_record_note,
     notes_without_record,
+    other_servers_notes,
     ports_of,
     unexplained,
     with_options,
@@ -94,10 +96,13 @@ class Diagnosis(Value):
         goes_past = self.trace.outcome == "redirected" and not is_second_set
         return "not captured" if goes_past else "broken"
 
-    def with_remedies(self, changed: Callable[[str], str]) -> Diagnosis:
-        """Return the diagnosis with other words for what to do."""
-        causes, notes = (tuple(e.replace(remedy=changed(e.remedy)) for e in each) for each in (self.causes, self.notes))
-        return self.replace(causes=causes, notes=notes)
+    def with_commands(self, changed: Callable[[str], str]) -> Diagnosis:
+        """Return the diagnosis with other words for what to do, which messages may name, too."""
+
+        def of(causes: tuple[Cause, ...]) -> tuple[Cause, ...]:
+            return tuple(each.replace(message=changed(each.message), remedy=changed(each.remedy)) for each in causes)
+
+        return self.replace(causes=of(self.causes), notes=of(self.notes))
 
 
 def why(
@@ -130,10 +135,11 @@ def why(
         else:
             verified = verify(settings, prefer_recorded=settings is None)
             diagnosis = _diagnose_pod(verified, known, facts, capture, of_pod)
+            diagnosis = diagnosis.replace(notes=(*diagnosis.notes, *other_servers_notes(known, namespace)))
             diagnosis = diagnosis.replace(causes=with_removals(diagnosis.causes, verified.choice, namespace))
         if is_machine and is_recorded:
-            return diagnosis.with_remedies(for_machine)
-        return diagnosis if is_recorded else diagnosis.with_remedies(without_record)
+            return diagnosis.with_commands(for_machine)
+        return diagnosis if is_recorded else diagnosis.with_commands(without_record)
 
 
 def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace = None) -> tuple[Cause, ...]:
@@ -198,7 +204,11 @@ def _diagnose_pod(
         *unread,
     )
     is_certain = known is not None and verified.is_judged and not unread
-    without = tuple(what for _, _, what in left_out(known, facts, capture))
+    other_families = sorted({address.family for address in facts.addresses}.difference(capture.families))
+    without = (
+        *(what for _, _, what in left_out(known, facts, capture)),
+        *(f"no {FAMILY_NAMES[family]}" for family in other_families),
+    )
     return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain, without)
 
 
@@ -214,9 +224,10 @@ def _diagnose_connection(
         candidates = [each if is_explicit(each, live, desired) else unexplained() for each in candidates]
     doubts = [each for each in candidates if each.kind == "unjudged" or each == unexplained()]
     causes = [each for each in candidates if each not in doubts]
-    notes = (*doubts, *(() if known else [no_record_note(desired)]), *unread, *notes_on(connection))
+    found = (*doubts, *(() if known else [no_record_note(desired)]), *unread, *notes_on(connection))
+    notes = tuple(each for each in dict.fromkeys(found) if each not in causes)
     is_certain = live.certain and not (unread or doubts)
-    return Diagnosis(live.packet, live, tuple(causes), tuple(dict.fromkeys(notes)), is_certain)
+    return Diagnosis(live.packet, live, tuple(causes), notes, is_certain)
 
 
 def _usual_causes(facts: PodFacts, capture: Capture, policies: list[IpsecPolicy]) -> Iterator[Cause]:
@@ -225,7 +236,8 @@ def _usual_causes(facts: PodFacts, capture: Capture, policies: list[IpsecPolicy]
         return
     live = trace(USUAL_PACKET)
     if live.outcome == "no-route" and capture.captures(PROXY_OUTBOUND, IPV4):
-        yield no_route_cause(facts, IPV4, address_text(IPV4, USUAL_PACKET.destination.first))
+        yield no_route_cause(facts, IPV4, address_text(IPV4, USUAL_PACKET.destination.first), live.refusal)
+    yield from unrouted_proxy_causes(live, facts, capture)
     policy = policy_for(live.packet, policies)
     if policy is not None and policy.is_blocking:
         yield cause("ipsec", policy=policy.words)
@@ -246,7 +258,7 @@ def _live() -> Ruleset:
 def _loop_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield a cause if the proxy's part of a usual connection is lost, whatever was applied."""
     for live in usual_traces(facts):
-        yield from onward_causes(live, verify, capture)
+        yield from onward_causes(live, verify, facts, capture)
 
 
 LEFT_ALONE_BY = {attachments.EXCLUDED_NAMESPACE: "namespace", attachments.NOT_INJECTED: "not injected"}

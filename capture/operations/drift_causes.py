@@ -12,6 +12,7 @@ from capture.analysis.trace import trace_whole_path
 from capture.backends.iptables.render import differing_rule, shown_rule
 from capture.model.addresses import parse_address
 from capture.model.conventions import APP_ID
+from capture.model.location import Location
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.routing import LoopbackAddress, MissingRoute
 from capture.model.text import plural
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from capture.analysis.culprits import Foreign
     from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
-    from capture.model.location import Location
     from capture.model.ruleset import Chain, Ruleset, TableName
     from capture.operations.results import Verified
 
@@ -59,8 +59,9 @@ def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[s
     """Return a difference in words and with what it does, a chain without rules as one; and the other differences."""
     does = f", so that {consequence(worst.effect)}" if worst.effect else ""
     chain = live.chain(worst.table, worst.chain)
-    if worst.kind == "missing" and not (chain and any(chain.rules_for(worst.family))):
-        elsewhere = [difference for difference in own if difference.location.of_chain != worst.location.of_chain]
+    elsewhere = [difference for difference in own if difference.location.of_chain != worst.location.of_chain]
+    is_empty = worst.kind == "missing" and not (chain and any(chain.rules_for(worst.family)))
+    if is_empty and len(own) - len(elsewhere) > 1:
         return f"missing: all rules of {worst.chain}{does}", elsewhere
     kind = "not as applied" if worst.kind == "family" else worst.kind
     return f"{kind}: {shown_rule(worst.rule, worst.family)}{does}", [each for each in own if each is not worst]
@@ -116,10 +117,11 @@ def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]
             kind = "nat-first" if effect and is_mapped(effect.after) else "foreign-rule"  # as for a single connection
             diverting.setdefault((kind, chain), []).append(foreign)
             continue
-        what = SENT_ON if effect.before.outcome == "direct" else "captured traffic"
-        dropped, step = drop_cause(effect.after, shown_rule, usual, what), effect.after.step
+        which = f" ({effect.regions[0]})" if effect.regions else ""
+        what = SENT_ON if effect.before.outcome == "direct" else f"captured traffic{which}"
+        dropped, by_rule = drop_cause(effect.after, shown_rule, usual, what), effect.after.step is not None
         # An effect is that of its rule alone: in its base chain other rules, and their numbers, are missing.
-        is_called = step is not None and step.location.of_chain != chain
+        is_called = by_rule and isinstance(dropped.where, Location) and dropped.where.of_chain != chain
         yield dropped if is_called else dropped.replace(where=foreign.location)
     for (kind, _), (first, *more) in diverting.items():
         does = foreign_effect_text(first.rule, first.effect)

@@ -26,7 +26,7 @@ from capture.settings.settings import Settings, as_settings
 from capture.state import record, routes
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace
-from capture.state.pod_network import NO_ROUTE, read_pod_network, routed
+from capture.state.pod_network import NO_ROUTE, read_pod_network, refusal, routed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def trace(
     with InNamespace(namespace):
         sent = routed(packet)
         if settings is None and sent.out_interface == NO_ROUTE:
-            return Trace(sent, "no-route", sent.port, None, ())
+            return Trace(sent, "no-route", sent.port, None, (), refusal=refusal(packet))
         complete = sent if sent.source_port else sent.replace(source_port=USUAL_SOURCE_PORT)
         if settings is not None:
             situation = _desired(settings, namespace, host)
@@ -108,7 +108,8 @@ def live_situation() -> Situation:
     """Return all that decides on packets in the namespace we are in: each of our sets, and every foreign chain."""
     recorded = record.read()
     known = recorded.ruleset if recorded else build_ruleset(CaptureConfig())
-    live_sets = detect.find_live_sets()
+    place = recorded and (recorded.backend, recorded.variant)
+    live_sets = sorted(detect.find_live_sets(), key=lambda each: each.choice.place != place)  # the recorded one first
     if live_sets:
         choice, is_empty = live_sets[0].choice, False
     else:

@@ -93,7 +93,9 @@ def doubt_about(traced: Trace) -> str:
 def _verdict(traced: Trace) -> str:
     if traced.outcome == "no-route":
         where = address_text(traced.packet.family, traced.packet.destination.first)
-        return f"no route: the namespace has none to {where}, so the connection fails before the first rule"
+        refused = f"a {traced.refusal} route or policy rule refuses {where}"
+        none = refused if traced.refusal else f"the namespace has none to {where}, or a policy rule refuses it"
+        return f"no route: {none}, so the connection fails before the first rule"
     if traced.translated is not None:
         where = fate_text(traced.fate.replace(address=traced.address))
         return f"{where.replace('direct to', 'direct, to')}, which is not the proxy"

@@ -15,28 +15,31 @@ from capture.model.addresses import (
     parse_address,
     parse_network,
 )
-from capture.model.conventions import APPLY_RECORDED, LO_IS_DOWN, SET_LO_UP
+from capture.model.conventions import APPLY_RECORDED, LO_IS_DOWN, PASSTHROUGH_SOURCE, SET_LO_UP
 from capture.model.ruleset import MANGLE, PREROUTING, InInterface, Return, Ruleset
 from capture.model.values import Value
 from capture.netlink.interfaces import is_loopback_up, read_addresses
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
-from capture.state.routes import PREFERENCE
+from capture.rules import redirects_inbound
+from capture.state.routes import PREFERENCE, takes_ipv6_addresses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Literal
 
+    from capture.analysis.compiler import Direction
     from capture.model.routing import PolicyRoute
     from capture.netlink.policy_rules import PolicyRule
     from capture.netlink.sockets import NetlinkSocket
     from capture.state.sysctls import Sysctl
 
     ImpedimentKind = Literal["lo-down", "no-route", "policy-route", "sysctl"]
-    Direction = Literal["inbound", "outbound"]
 
-INBOUND: tuple[Direction, ...] = ("inbound",)
-OUTBOUND: tuple[Direction, ...] = ("outbound",)
+NOT_ON_LO: dict[Direction, str] = {
+    "outbound": "does not lead to lo: outbound connections that are redirected do not reach the proxy",
+    "inbound": "does not lead to lo: the proxy cannot call the app from it, so that inbound connections fail",
+}
 
 
 class Impediment(Value):
@@ -46,39 +49,47 @@ class Impediment(Value):
     message: str
     remedy: str
     family: Family | None = None
-    directions: tuple[Direction, ...] = INBOUND
+    directions: tuple[Direction, ...] = ("inbound",)
     """Of which connections captured traffic is lost: those of the pod, those that come in, or both."""
 
 
 def impediments(ruleset: Ruleset) -> tuple[Impediment, ...]:
     """Return what keeps packets of a rule set from the proxy, in the namespace we are in."""
     with open_route() as route:
-        impeding = [*_without_loopback(route, ruleset.families)]
+        impeding = [*_without_loopback(route, ruleset)]
         for policy in ruleset.policy_routes:
             impeding += (*_rules_before(route, policy), *_routes_elsewhere(route, policy))
-    return (*impeding, *_sysctls(ruleset)) if ruleset.policy_routes else tuple(impeding)
+        if ruleset.policy_routes:
+            impeding += _sysctls(route, ruleset)
+    return tuple(impeding)
 
 
-def _without_loopback(route: NetlinkSocket, families: tuple[Family, ...]) -> Iterator[Impediment]:
-    """Yield why redirected connections do not arrive: those of the pod go to 127.0.0.1 or ::1 (nf_nat_redirect.c)."""
+def _without_loopback(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]:
+    """Yield why redirected connections do not arrive: those of the pod go to 127.0.0.1 or ::1 (nf_nat_redirect.c).
+
+    From 127.0.0.6 or ::6 the proxy calls the app. Where ::6 alone is missing, it is missed as an address.
+    """
     if not is_loopback_up(route):
         yield LOOPBACK_DOWN
         return
-    for family in families:
-        loopback = LOOPBACK_ADDRESSES[family]
-        address = address_text(family, loopback.first)
-        if _leads_to_lo(route, address) or (
-            family == IPV6 and all(each.is_link_local for each in _outer_addresses(route, IPV6))
-        ):  # few pods without a global address of IPv6 have ::1, either
+    for family in ruleset.families:
+        loopback, source = LOOPBACK_ADDRESSES[family], PASSTHROUGH_SOURCE[family]
+        needed: dict[Direction, Network] = {"outbound": loopback}
+        if redirects_inbound(ruleset) and (family == IPV4 or not takes_ipv6_addresses()):
+            needed["inbound"] = source
+        lost = {way: each for way, each in needed.items() if not _leads_to_lo(route, address_text(family, each.first))}
+        if not lost or (family == IPV6 and all(each.is_link_local for each in _outer_addresses(route, IPV6))):
+            # few pods without a global address of IPv6 have ::1, either
             continue
         switch = "`sysctl -w net.ipv6.conf.lo.disable_ipv6=0`, then run " if family == IPV6 else ""
+        again = f" Then run {APPLY_RECORDED}, which adds ::6." if family == IPV6 and source in lost.values() else ""
         yield Impediment(
             "no-route",
-            f"{address} does not lead to lo: outbound connections that are redirected do not reach the proxy",
+            "; ".join(f"{address_text(family, each.first)} {NOT_ON_LO[way]}" for way, each in lost.items()),
             f"Run {switch}`ip address replace {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo` in"
-            " the pod's namespace. If the address is there: table local has to be first in `ip rule`.",
+            f" the pod's namespace.{again} If the address is there: table local has to be first in `ip rule`.",
             family,
-            OUTBOUND,
+            tuple(lost),
         )
 
 
@@ -97,7 +108,7 @@ def _outer_addresses(route: NetlinkSocket, family: Family) -> list[Network]:
 
 
 LO_DOWN: Literal["lo-down"] = "lo-down"
-LOOPBACK_DOWN = Impediment(LO_DOWN, LO_IS_DOWN, SET_LO_UP, directions=INBOUND + OUTBOUND)
+LOOPBACK_DOWN = Impediment(LO_DOWN, LO_IS_DOWN, SET_LO_UP, directions=("inbound", "outbound"))
 
 
 def _rules_before(route: NetlinkSocket, policy: PolicyRoute) -> Iterator[Impediment]:
@@ -175,7 +186,7 @@ def rule_that_needs_source_validation(route: NetlinkSocket) -> PolicyRule | None
     return next((rule for rule in rules if rule.is_inverted and rule.mask), None)
 
 
-def _sysctls(ruleset: Ruleset) -> Iterator[Impediment]:
+def _sysctls(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impediment]:
     from capture.state import sysctls  # TPROXY only
 
     accepts = sysctls.accepts_marks()
@@ -186,7 +197,7 @@ def _sysctls(ruleset: Ruleset) -> Iterator[Impediment]:
         return
     for refuses in sysctls.refuses_marked_sources(_interfaces_left_alone(ruleset)):
         message = f"{refuses.name} is {refuses.value}: captured inbound packets are dropped as martians"
-        yield Impediment("sysctl", message, _remedy(refuses.name), IPV4)
+        yield Impediment("sysctl", message, _remedy(route, refuses.name), IPV4)
 
 
 def sysctls_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
@@ -199,9 +210,8 @@ def sysctls_to_change(ruleset: Ruleset) -> tuple[Sysctl, ...]:
         return in_the_way(validates_source=rule_that_needs_source_validation(route) is None)
 
 
-def _remedy(name: str) -> str:
-    with open_route() as route:
-        vpn = rule_that_needs_source_validation(route)
+def _remedy(route: NetlinkSocket, name: str) -> str:
+    vpn = rule_that_needs_source_validation(route)
     if vpn is None:
         return f"Set {name} to 0 in the pod's network namespace, or capture by REDIRECT."
     return (

@@ -12,12 +12,12 @@ from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.model.packet import LOOPBACK, Packet
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.policy_rules import RT_TABLE_LOCAL, read_policy_rules
-from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, look_up_route, read_routes, way_out
+from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, Route, look_up_route, read_routes, way_out
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Literal
 
     from capture.model.addresses import Family
@@ -76,9 +76,12 @@ def _all_leaves_by(interface: int, route: NetlinkSocket, family: Family) -> bool
     return False
 
 
-def lost_by_routing(packet: Packet, *, is_redirected: bool) -> Literal["", "interface", "inbound", "answers"]:
+def lost_by_routing(
+    packet: Packet, marks: Iterable[int], *, is_redirected: bool
+) -> Literal["", "interface", "inbound", "answers"]:
     """Return what loses a packet that comes in: its interface has no address, it is refused, or the answers are.
 
+    It is refused if it is with each of the marks: the kernel validates a source without one, if not told otherwise.
     A redirect makes the first address of the interface its destination; without one it is dropped (nf_nat_redirect.c).
     """
     client, pod = (address_text(packet.family, end.first) if end else "" for end in (packet.source, packet.destination))
@@ -87,25 +90,43 @@ def lost_by_routing(packet: Packet, *, is_redirected: bool) -> Literal["", "inte
         own = [each.address for each in read_addresses(route, FAMILY_NUMBERS[packet.family]) if each.interface == index]
         if is_redirected and index and not own:
             return "interface"
-        is_known = is_redirected and index and client
-        if is_known and look_up_route(route, own[0], client, packet.mark, incoming=index).kind != RTN_LOCAL:
+        to = own[0] if is_redirected and own else pod
+        found = (look_up_route(route, to, client, mark, incoming=index) for mark in marks if index and client)
+        kinds = [each.kind for each in found]
+        if kinds and RTN_LOCAL not in kinds:
             return "inbound"
         is_refused = client and look_up_route(route, client, pod).kind in REFUSING_KINDS
     return "answers" if is_refused else ""
+
+
+def refuses_user(packet: Packet, uid: int) -> bool:
+    """Return whether routes lead a packet out of the pod, and not if this user sends it: by a policy rule."""
+    sent = packet.replace(in_interface=None, out_interface=None, source=None)
+    return routed(sent).out_interface != NO_ROUTE == routed(sent.replace(uid=uid)).out_interface
 
 
 def routed(packet: Packet) -> Packet:
     """Return the packet with the interface and the source that the namespace's routes give what it sends itself."""
     if packet.in_interface is not None or packet.out_interface is not None:
         return packet
-    destination = address_text(packet.family, packet.destination.first)
     source = address_text(packet.family, packet.source.first) if packet.source else ""
     with open_route() as route:
-        protocol, ports = PROTOCOL_NUMBERS[packet.protocol], (packet.source_port or 0, packet.port)
-        route_found = look_up_route(route, destination, source, packet.mark, packet.uid, protocol, ports)
+        route_found = _look_up(route, packet, source)
         chosen = source or route_found.source
         if chosen != source and packet.family == IPV4:  # IPv4 looks once more, now with the source
-            route_found = look_up_route(route, destination, chosen, packet.mark, packet.uid, protocol, ports)
+            route_found = _look_up(route, packet, chosen)
         names = {link.index: link.name for link in read_links(route)}
     interface = LOOPBACK if route_found.kind == RTN_LOCAL else names.get(route_found.interface, NO_ROUTE)
     return packet.replace(out_interface=interface, source=parse_address(chosen) if chosen else None)
+
+
+def refusal(packet: Packet) -> str:
+    """Return as what a route or a policy rule refuses what is sent, such as "blackhole"; "" where none leads there."""
+    with open_route() as route:
+        return REFUSING_KINDS.get(_look_up(route, packet).kind, "")
+
+
+def _look_up(route: NetlinkSocket, packet: Packet, source: str = "") -> Route:
+    destination = address_text(packet.family, packet.destination.first)
+    protocol, ports = PROTOCOL_NUMBERS[packet.protocol], (packet.source_port or 0, packet.port)
+    return look_up_route(route, destination, source, packet.mark, packet.uid, protocol, ports)

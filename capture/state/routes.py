@@ -46,17 +46,13 @@ def ensure(ruleset: Ruleset) -> bool:
         for policy in ruleset.policy_routes:
             # The rule first, and last when removed: it shows that a table is our own, wherever we were killed.
             changed |= put_mark_rule(route, FAMILY_NUMBERS[policy.family], policy.mark, policy.table, PREFERENCE)
-            changed |= _add_local_route(route, policy)
+            try:
+                changed |= add_local_route(route, FAMILY_NUMBERS[policy.family], policy.table)
+            except KernelError as error:
+                if error.errno != errno.ENETDOWN:
+                    raise
+                raise CaptureError(f"{error.message}: lo is down", SET_LO_UP) from error
     return changed
-
-
-def _add_local_route(route: NetlinkSocket, policy: PolicyRoute) -> bool:
-    try:
-        return add_local_route(route, FAMILY_NUMBERS[policy.family], policy.table)
-    except KernelError as error:
-        if error.errno != errno.ENETDOWN:
-            raise
-        raise CaptureError(f"{error.message}: lo is down", SET_LO_UP) from error
 
 
 def is_lo_up() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,10 @@ def test_the_missing_half_of_the_transparent_route_is_named(pair: PodPair, comma
     assert f"\nbut the app's answers leave the pod and miss the proxy; {missing}\n" in shown
     assert missing in printed
     assert f"the {other}" not in printed
+    of_node = missing.replace("`ip ", f"`nsenter --net={pair.pod.path} ip ")
+    for verb in "trace", "why":
+        from_node = [PROGRAM, verb, "tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0", "--netns", pair.pod.path]
+        assert of_node in subprocess.run(from_node, capture_output=True, text=True, check=False).stdout
 
 
 def test_trace_names_a_missing_route(netns: NamespaceFactory) -> None:
@@ -129,6 +134,10 @@ def test_trace_names_a_missing_route(netns: NamespaceFactory) -> None:
     printed = namespace.run([PROGRAM, "trace", "tcp", f"{ELSEWHERE}:80"]).stdout
 
     assert f"no route: the namespace has none to {ELSEWHERE}" in printed
+
+    namespace.ip(f"route add blackhole {ELSEWHERE}")
+    printed = namespace.run([PROGRAM, "trace", "tcp", f"{ELSEWHERE}:80"]).stdout
+    assert f"no route: a blackhole route or policy rule refuses {ELSEWHERE}, so the connection fails" in printed
 
 
 @pytest.mark.parametrize(
@@ -244,3 +253,4 @@ def test_nothing_applied_is_one_line(netns: NamespaceFactory) -> None:
     assert done.returncode == 4
     assert done.stdout == "nothing is applied here: the namespace has no rules of the capture\n"
     assert "\n  Recreate the pod, so that istio-init or the CNI plugin captures it" in done.stderr
+    assert namespace.run([PROGRAM, "explain"]).stdout.startswith(done.stdout)

@@ -30,6 +30,7 @@ from capture.operations import diagnosis
 from capture.operations.exclusions import unexplained
 from capture.report.diagnosis_text import diagnosis_lines
 from capture.settings import options as option
+from capture.settings.host import PodFromInside
 from capture.settings.settings import Given, Settings
 from capture.state import record
 from cni.agent import examination
@@ -37,6 +38,7 @@ from pytest_netns import NamespaceFactory, Pod, PodPair
 from support.captures.agreeing import assert_the_connections_agree
 from support.captures.meshes import FIFTY
 from support.captures.settings import DRIVERS, settings
+from support.processes.waiting import wait_until
 
 if TYPE_CHECKING:
     from typing import Any
@@ -171,6 +173,13 @@ BROKEN: dict[str, BrokenPod] = {
         "nat-first", breaks=f"iptables -t nat -I OUTPUT -p tcp -j {TO_OTHER}", backend="iptables"
     ),
     "a second set": BrokenPod("second-set", breaks=SECOND_SET, has_traffic=False),
+    "a second set whose order is unknown": BrokenPod(
+        "second-set",
+        breaks=SECOND_SET.replace("iptables-nft", "iptables-legacy"),
+        has_traffic=False,
+        of_pod=True,
+        message="a second set of capture rules is in iptables legacy",
+    ),
     "the proxy's call is rejected": BrokenPod(
         "filtered",
         breaks="iptables -A OUTPUT -p tcp --dport 80 -j REJECT",
@@ -239,6 +248,7 @@ BROKEN: dict[str, BrokenPod] = {
         "dns-not-captured",
         "--redirect-dns",
         goes="dns",
+        ports=(15001, 15006, 15053),
         message=f"{ELSEWHERE} is none of them\nTo capture look-ups at other servers, run `capture apply --r",
     ),
     "the rules of DNS are gone": BrokenPod(
@@ -297,6 +307,15 @@ BROKEN: dict[str, BrokenPod] = {
         goes="in",
         message="by a policy rule, or by rp_filter",
     ),
+    "rp_filter, TPROXY": BrokenPod(
+        "no-route",
+        TPROXY,
+        "sysctl -wq net.ipv4.conf.all.rp_filter=1; ip link add net1 type veth peer name net2;"
+        " ip link set net1 up; ip link set net2 up; ip route add {peer} dev net1",
+        goes="in",
+        transparent=True,
+        message="by a policy rule, or by rp_filter",
+    ),
     "neighbour discovery is dropped": BrokenPod(
         "filtered",
         breaks="ip6tables -A INPUT -p icmpv6 -j DROP",
@@ -329,6 +348,17 @@ BROKEN: dict[str, BrokenPod] = {
         transparent=True,
         of_pod=True,
         message="answers are taken for inbound connections",
+    ),
+    "the mark of calls to the app is not kept": BrokenPod(
+        "rule-missing",
+        TPROXY,
+        "iptables -t mangle -D PREROUTING -p tcp -m mark --mark 0x539 -j CONNMARK --save-mark",
+        goes="in",
+        backend="iptables",
+        transparent=True,
+        of_pod=True,
+        has_traffic=False,
+        message="do not come back to the proxy: `-p tcp -m mark --mark 0x539 -j CONNMARK --save-mark",
     ),
     "lo has lost its address": BrokenPod("no-route", breaks="ip address del 127.0.0.1/8 dev lo"),
     "a device drops what comes in": BrokenPod(
@@ -377,8 +407,36 @@ BROKEN: dict[str, BrokenPod] = {
     "the proxy listens on IPv6 alone": BrokenPod("not-listening", addresses=("::",)),
     "the inbound listener is on loopback": BrokenPod("not-listening", addresses=("127.0.0.1", "::1"), goes="in"),
     "no route back to the client": BrokenPod("no-route", breaks="ip route add blackhole {peer}", goes="in"),
-    "::1 is gone": BrokenPod("no-route", breaks="sysctl -wq net.ipv6.conf.lo.disable_ipv6=1", goes="out6"),
-    "the destination is prohibited": BrokenPod("no-route", breaks="ip route add prohibit 203.0.113.0/24"),
+    "::1 is gone": BrokenPod(
+        "no-route",
+        breaks="sysctl -wq net.ipv6.conf.lo.disable_ipv6=1",
+        goes="out6",
+        message="do not reach the proxy; ::6 does not lead to lo: the proxy cannot call the app from it",
+        of_pod=True,
+    ),
+    "lo has one address": BrokenPod(
+        "no-route",
+        breaks="ip address del 127.0.0.1/8 dev lo; ip address add 127.0.0.1/32 dev lo",
+        goes="in",
+        has_traffic=False,  # the listener of this test does not call the app, as a proxy would
+        message="127.0.0.6 does not lead to lo: the proxy cannot call the app from it",
+        of_pod=True,
+    ),
+    "routes refuse the proxy's user": BrokenPod(
+        "no-route",
+        breaks="ip rule add pref 100 uidrange 1337-1337 prohibit",
+        has_traffic=False,  # the listener of this test does not go on to the destination, as a proxy would
+        message="a policy rule refuses what the proxy (user 1337) sends to 203.0.113.9",
+        of_pod=True,
+    ),
+    "routes refuse the answers of the proxy": BrokenPod(
+        "no-route", breaks="ip rule add pref 100 uidrange 1337-1337 prohibit", goes="in", of_pod=True
+    ),
+    "the destination is prohibited": BrokenPod(
+        "no-route",
+        breaks="ip route add prohibit 203.0.113.0/24",
+        message="a prohibit route or policy rule of the pod refuses 203.0.113.9: the connection fails",
+    ),
     "the app has the proxy's group": BrokenPod("proxy-user", gid=1337),
     "another agent flushed nat": BrokenPod(
         "rule-missing", breaks="iptables -t nat -F", backend="iptables", message="is missing: -p tcp -j ISTIO-OUTPUT"
@@ -479,7 +537,8 @@ def assert_the_remedy_works(situation: BrokenPod, pair: PodPair, found: Diagnosi
         pod.ip(f"route add default via {peer.ipv4}")
     with pod.entered():
         now = record.read()
-    changed = {each for command in commands for each in option.OPTIONS if re.search(rf"--{each.flag}\b", command)}
+    flags = {f"--{each.flag}": each for each in option.OPTIONS} | {f"-{each.short}": each for each in option.OPTIONS}
+    changed = {flags[word] for command in commands for word in re.split("[ =]", command) if word in flags}
     assert before is None or kept(before, changed) == kept(now, changed)
     assert changed or before is None or now == before
     after = why(pod, packet(situation, pair))
@@ -757,6 +816,10 @@ def test_a_chain_without_rules_is_shown_as_one(pod_pair: PodPair) -> None:
     message = why(pod).causes[-1].message
     assert "; missing: all rules of ISTIO-OUTPUT, so that outbound connections bypass the proxy, and 9 more" in message
 
+    operations.apply(given("--backend iptables"), pod.path)
+    pod.run(shlex.split("iptables -t nat -F OUTPUT"))
+    assert "; missing: -p tcp -j ISTIO-OUTPUT, so that" in why(pod).causes[-1].message
+
 
 def test_a_pod_whose_ipsec_policies_cannot_be_read_is_not_called_captured(
     pod_pair: PodPair, monkeypatch: pytest.MonkeyPatch
@@ -817,6 +880,22 @@ def test_the_agent_leaves_a_pod_alone_whose_settings_capture_nothing(pod_pair: P
             ", but nothing outbound, by its settings",
             ["nothing outbound is captured: -o 1-65535"],
         ),
+        (
+            "-b '' -i 10.96.0.0/12",
+            15001,
+            ", but no outbound IPv6 and nothing inbound, by its settings",
+            [
+                "no outbound IPv6 is captured: -i 10.96.0.0/12",
+                "nothing inbound",
+                "restrict the capture: -i 10.96.0.0/12",
+            ],
+        ),
+        (
+            "-b '' --ip-families ipv4",
+            15001,
+            ", but nothing inbound and no IPv6, by its settings",
+            ["IPv6 is not captured", "nothing inbound is captured: -b ''"],
+        ),
         ("-o 1 -z 15001", 15001, "", ["to one port, 15001", "restrict the capture: -o 1"]),
     ],
 )
@@ -841,6 +920,27 @@ def test_each_option_that_captures_less_is_noted_once(
     assert all(map(str.__contains__, texts, notes)), texts
     assert_the_verbs_agree(pod)
     assert_the_connections_agree(pod_pair)
+
+
+def test_a_resolv_conf_with_other_servers_is_a_note(pod_pair: PodPair, tmp_path: Path) -> None:
+    pod, peer = pod_pair
+    peer.own_every_address()
+    peer.listener((ELSEWHERE, 53), label="world")
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    pod.listener(("127.0.0.1", 15053), label="proxy", uid=1337)
+    operations.apply(given("--redirect-dns"), pod.path, PodFromInside(servers=(parse_address("203.0.113.1"),)))
+    (tmp_path / "resolv.conf").write_text(f"nameserver {ELSEWHERE}\n")
+    own_files = f"mount --bind {tmp_path}/resolv.conf /etc/resolv.conf; touch {tmp_path}/ready; exec sleep 60"
+    process = pod.popen(["unshare", "--mount", "sh", "-ec", own_files])
+    wait_until((tmp_path / "ready").exists)
+
+    found = diagnosis.why(namespace=f"/proc/{process.pid}/ns/net")
+
+    assert found.causes == ()
+    assert [note.kind for note in found.notes] == ["dns-not-captured"]
+    assert f"names {ELSEWHERE}, and DNS is captured for 203.0.113.1 alone" in found.notes[0].message
+    assert reached(BrokenPod("", goes="dns"), pod_pair) == "world"
+    assert diagnosis.why(namespace=pod.path).notes == ()
 
 
 def test_dns_without_a_known_name_server_is_not_told_to_redirect_dns(pod_pair: PodPair) -> None:

@@ -32,11 +32,9 @@ from capture.netlink.attributes import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Literal
 
     from capture.backends.nf_tables.maps import Case, Content
 
-    ByteOrder = Literal["little", "big"]
     FindSet = Callable[[str], "NativeSet"]
 
 META_FIELDS = {key: field for field, key in native.META_KEYS.items()} | {nf.NFT_META_IIF: "iif", nf.NFT_META_OIF: "oif"}
@@ -297,7 +295,8 @@ class Program:
         loaded = self._held(source)
         field = self._whole_field(loaded)
         is_field = listed.key_size == native.SIZES.get(field) and not (listed.data and field in native.MARKS.values())
-        if is_field and isinstance(loaded, Register) and (by_data := cases_of(listed, _order(field, loaded))):
+        in_host_order = isinstance(loaded, Register) and field in native.HOST_ORDER and not loaded.network_order
+        if is_field and (by_data := cases_of(listed, BYTE_ORDER if in_host_order else "big")):
             return tuple(((native.Among(field, ranges),), data) for data, ranges in by_data.items())
         from capture.backends.nf_tables.maps import cases_by_key  # our own sets have one field
 
@@ -402,10 +401,6 @@ FILTERS = {"limit", "quota", "connlimit", "match", "cmp", "range", "lookup", "ex
 
 Any other unknown one may divert them.
 """
-
-
-def _order(field: str, loaded: Register) -> ByteOrder:
-    return BYTE_ORDER if field in native.HOST_ORDER and not loaded.network_order else "big"
 
 
 def _register_number(register: bytes) -> int:

@@ -11,7 +11,7 @@ from capture.netlink.attributes import BYTE_ORDER, Fields, attribute, decode_fie
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from typing import Literal
 
     from capture.backends.nf_tables.native import Among, Range
@@ -148,21 +148,16 @@ def cases_of(native: NativeSet, order: ByteOrder) -> dict[bytes, tuple[Range, ..
 
 
 def _ranges(native: NativeSet, order: ByteOrder) -> Iterable[Range]:
-    """Return the range of each key in ascending order; none if a flag is not among the understood ones."""
+    """Return the range of each key in ascending order; none if a flag is not among the understood ones.
+
+    An interval reaches to the next end, or the next beginning, or the highest number.
+    """
     is_interval = bool(native.flags & nf.NFT_SET_INTERVAL)
     if not native.understood or native.flags & ~UNDERSTOOD_SETS or (is_interval and order != "big"):
         return ()  # intervals of numbers in another order are no intervals of numbers
     firsts = sorted(int.from_bytes(key, order) for key in native.keys)
     if not is_interval:
         return zip(firsts, firsts, strict=True)
-    ends = sorted(int.from_bytes(key, order) for key in native.ends)
-    return _ranges_between(firsts, ends, 1 << native.key_size * 8)
-
-
-def _ranges_between(firsts: list[int], ends: list[int], beyond: int) -> Iterator[Range]:
-    """Yield from where to where intervals reach: to the next end, or the next beginning, or the highest number."""
-    index = 0
-    for first, following in zip(firsts, [*firsts[1:], beyond], strict=True):
-        while index < len(ends) and ends[index] <= first:
-            index += 1
-        yield first, min(ends[index] if index < len(ends) else beyond, following) - 1
+    limits = sorted({*firsts, *(int.from_bytes(key, order) for key in native.ends), 1 << native.key_size * 8})
+    following = dict(zip(limits, [*limits[1:], 0], strict=True))
+    return [(first, following[first] - 1) for first in firsts]

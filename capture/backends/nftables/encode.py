@@ -140,11 +140,6 @@ def _among(condition: native.Among) -> bytes:
     return load + make.compare(nf.NFT_CMP_GTE, low) + make.compare(nf.NFT_CMP_LTE, high)
 
 
-def _masked(condition: native.Masked) -> bytes:
-    is_value = make.equals(u32(condition.value), negated=condition.negated)
-    return LOADS[condition.field] + make.bitwise(u32(condition.mask)) + is_value
-
-
 def _named(condition: native.Named) -> bytes:
     """Return the comparison with a name: padded with NUL it is the whole name, else its beginning."""
     name = condition.name.encode("utf-8", "surrogateescape")
@@ -162,11 +157,8 @@ def _proxy(action: native.TproxyStatement) -> bytes:
 def _set_mark(action: model.SetMark) -> bytes:
     if action.mask == model.ALL_BITS:
         return make.immediate(u32(action.value)) + STORE_MARK
-    return (
-        LOADS[native.MARK]
-        + make.bitwise(u32(model.ALL_BITS & ~action.mask), u32(action.value & action.mask))
-        + STORE_MARK
-    )
+    changed = make.bitwise(u32(model.ALL_BITS & ~action.mask), u32(action.value & action.mask))
+    return LOADS[native.MARK] + changed + STORE_MARK
 
 
 def _log(action: model.Log) -> bytes:
@@ -189,7 +181,9 @@ REDIRECT = make.expression(
 
 EXPRESSIONS: dict[type, Callable[[Any], bytes]] = {
     native.Among: _among,
-    native.Masked: _masked,
+    native.Masked: lambda part: (
+        LOADS[part.field] + make.bitwise(u32(part.mask)) + make.equals(u32(part.value), negated=part.negated)
+    ),
     native.Named: _named,
     model.Accept: _fixed(make.verdict(nf.NF_ACCEPT)),
     model.Drop: _fixed(make.verdict(nf.NF_DROP)),

@@ -99,7 +99,7 @@ def kinds(causes: Iterable[Cause]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("tracked", "found"), [(0, []), (900, []), (950, ["conntrack-full"]), (1000, ["conntrack-full"])]
+    ("tracked", "found"), [(0, []), (900, []), (950, ["conntrack-nearly-full"]), (1000, ["conntrack-full"])]
 )
 def test_a_full_conntrack_table(tracked: int, found: list[str]) -> None:
     assert kinds(causes_of_pod(FACTS.replace(tracked=tracked, max_tracked=1000), CAPTURE)) == found
@@ -162,6 +162,17 @@ def test_root_whose_group_is_out_of_sight_is_not_blamed_under_tproxy() -> None:
     (cause,) = causes_at_port(facts, transparent, "proxy-outbound", 15002, "ipv4")
     assert cause.kind == "proxy-wrong-user"
     assert cause.remedy == "Run the proxy as root, with group 1337 (runAsUser, runAsGroup)."
+
+
+RUNS = "the listener on port 15001 runs"
+
+
+def test_a_transparent_proxy_of_another_group_is_one_fault_whatever_it_listens_on() -> None:
+    both = (listener(15001, uid=0, inode=7), listener(15006, uid=0, inode=7, transparent=True))
+    facts = FACTS.replace(addresses=FACTS.addresses[:1], listeners=both, gid_of={7: 0})
+    (fault,) = set(causes_of_proxy(facts, IPV4_ONLY.replace(is_transparent=True)))
+    what = "the listeners on ports 15001 and 15006 run with group 0, and with TPROXY the rules leave out group 1337"
+    assert (fault.where, fault.message.partition(":")[0]) == ("tcp ports 15001 and 15006", what)
 
 
 def test_listeners_that_cannot_be_listed_are_not_blamed() -> None:
@@ -259,7 +270,7 @@ def found(live: Trace, desired: Trace | None = None, capture: Capture = CAPTURE,
             way(OUT, "direct", OWN).replace(lost_answer=way(IN, "dropped", FOREIGN.replace(rule=Rule(Drop())))),
             cause("filtered", where=AT_FOREIGN, filter="a foreign rule drops its answers: -j DROP"),
         ),
-        (way(OUT, "no-route"), cause("no-route", address="192.0.2.1", flag="", family="IPv4")),
+        (way(OUT, "no-route"), cause("no-route", address="192.0.2.1", flag="")),
     ],
 )
 def test_why_a_connection_does_not_come_to_the_proxy(live: Trace, expected: Cause) -> None:
@@ -457,7 +468,7 @@ BOUND = listener(15006).replace(address=bytes((10, 0, 0, 1)))
         (
             way(OUT, "proxy-outbound", OWN, port=15001),
             listener(15001, uid=0),
-            cause("proxy-wrong-user", where="tcp port 15001", port=15001, uid=0, expected="1337", groups="1337"),
+            cause("proxy-wrong-user", where="tcp port 15001", what=RUNS, uid=0, expected="1337"),
         ),
     ],
 )  # fmt: skip
@@ -473,7 +484,7 @@ def test_the_proxy_may_take_inbound_connections_at_the_address_of_the_pod() -> N
 
 def test_a_listener_of_ipv4_alone() -> None:
     where = "tcp port 15001"
-    alone = ", or run `capture apply --recorded --ip-families ipv4`"
+    alone = ", or capture IPv4 alone: `capture apply --recorded --ip-families ipv4`"
     words = {"other": "IPv4", "family": "IPv6", "any_address": "::", "alternative": alone}
     expected = cause("not-listening", "family", where=where, port=where, **words)
     facts = FACTS.replace(listeners=(listener(15001),))
@@ -504,6 +515,8 @@ def test_an_app_that_may_run_as_the_proxys_user_is_a_note() -> None:
     (note,) = notes_on_proxy(FACTS.replace(listeners=served), CAPTURE)
     assert note == cause("proxy-user", "listener", where="user 1337", uid=1337, ports="80, 8080")
     assert not list(notes_on_proxy(FACTS.replace(listeners=served[:3]), DNS_CAPTURE))
+    (by_group,) = notes_on_proxy(FACTS.replace(listeners=served[:3], gid_of={1: PROXY}), CAPTURE)
+    assert by_group == cause("proxy-user", "group", where="port 9000", gid=PROXY, uid=2, port=9000)
 
 
 def test_one_port_for_both_directions_is_a_note() -> None:
@@ -516,7 +529,7 @@ def test_one_port_for_both_directions_is_a_note() -> None:
 def test_every_user_and_group_of_the_proxy_is_named() -> None:
     users = tuple(map(only, (1337, 1338)))
     facts, capture = FACTS.replace(listeners=(listener(15001, uid=2),)), CAPTURE.replace(uids=users, gids=users)
-    words = {"port": 15001, "uid": 2, "expected": "1337,1338", "groups": "1337,1338"}
+    words = {"what": RUNS, "uid": 2, "expected": "1337,1338", "group": "another group", "groups": "1337,1338"}
     for is_transparent, case in ((False, ""), (True, "TPROXY")):
         causes = causes_at_port(facts, capture.replace(is_transparent=is_transparent), "proxy-outbound", 15001, "ipv4")
         assert list(causes) == [cause("proxy-wrong-user", case, where="tcp port 15001", **words)]
@@ -565,6 +578,7 @@ def test_faults_of_the_whole_pod() -> None:
         (FILTERED, way(IN, "direct"), True),
         (FILTERED, way(OUT, "direct"), False),
         (cause("conntrack-full", tracked=1, max_tracked=1), way(OUT, "direct"), True),
+        (cause("conntrack-nearly-full", tracked=95, max_tracked=100), way(OUT, "direct"), False),
     ],
 )  # fmt: skip
 def test_causes_of_the_pod_stop_the_connections_that_meet_them(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from capture.analysis.long_lists import Ranges
+    from capture.analysis.space import Ranges
 
     Function = Callable[[tuple[int, ...]], Any]
 

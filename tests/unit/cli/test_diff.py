@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
@@ -36,6 +37,20 @@ def test_a_witness_in_a_network_is_its_first_host_and_no_address_of_the_imagined
 
     assert "tcp to 10.0.0.0/8, user" in done.stdout
     assert "witness: tcp to 10.0.0.1:80 " in done.stdout
+
+
+def test_a_difference_by_a_rule_that_cannot_be_judged_is_none_that_is_certain(tmp_path: Path) -> None:
+    to_proxy = {"ISTIO-REDIRECT": ["-p tcp -j REDIRECT --to-ports 15001"], "OUTPUT": ["-p tcp -j ISTIO-REDIRECT"]}
+    at_random = {**to_proxy, "OUTPUT": ["-m statistic --mode random --probability 0.5 -j ACCEPT", *to_proxy["OUTPUT"]]}
+    for name, rules in (("plain", to_proxy), ("random", at_random)):
+        chains = [{"chain": chain, "rules": [{"rule": each, "more": []} for each in rules[chain]]} for chain in rules]
+        dumped = {"tables": [{"family": "ipv4", "table": "nat", "chains": chains}]}
+        (tmp_path / name).write_text(json.dumps(dumped))
+
+    done = run(str(tmp_path / "plain"), str(tmp_path / "random"))
+
+    assert done.return_value == 5
+    assert ": proxy-outbound 15001 -> cannot be judged\n" in done.stdout
 
 
 def test_diff_prints_json() -> None:

@@ -121,8 +121,8 @@ def test_findings_about_the_kernel(changes: dict[str, object], state: str, words
 
 
 def test_our_sets_that_are_live() -> None:
-    one = SetLocation(BackendChoice("iptables", "restore", "nft"), families=("ipv4", "ipv6"), spellings=("dash",))
-    other = SetLocation(BackendChoice("nftables", "netlink", ""), families=("inet",), spellings=("dash",))
+    one = SetLocation(BackendChoice("iptables", "restore", "nft"), families=("ipv4", "ipv6"))
+    other = SetLocation(BackendChoice("nftables", "netlink", ""), families=("inet",))
 
     assert texts(examination.of_live_sets([one]), "note") == [
         "live rules: rules of the capture are in iptables nft (ipv4, ipv6)"
