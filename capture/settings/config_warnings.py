@@ -82,9 +82,9 @@ def _without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple
 
 
 def _cancelled(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
-    for which, other, fault in SAME_PORT:
-        if settings[which] == settings[other]:
-            yield which, f"is {other.name}, too: {fault}"
+    for port, other, fault in SAME_PORT:
+        if settings[port] == settings[other]:
+            yield port, f"is {other.name}, too: {fault}"
     for which, by, verb in CANCELLED:
         entries = _entries(settings, which) if settings.origin(which) != "default" else ()
         others = _entries(settings, by)
