@@ -28,6 +28,7 @@ from capture.operations.connection import (
     notes_on,
     onward_causes,
     socket_lb_causes,
+    source_notes,
     unrouted_proxy_causes,
 )
 from capture.operations.drift_causes import USUAL_PACKET, drift_causes, unjudged_notes, usual_traces
@@ -38,6 +39,7 @@ from capture.operations.exclusions import (
     left_out,
     no_record_note,
     notes_without_record,
+    other_servers_notes,
     ports_of,
     unexplained,
     with_options,
@@ -134,6 +136,7 @@ def why(
         else:
             verified = verify(settings, prefer_recorded=settings is None)
             diagnosis = _diagnose_pod(verified, known, facts, capture, of_pod)
+            diagnosis = diagnosis.replace(notes=(*diagnosis.notes, *other_servers_notes(known, namespace)))
             diagnosis = diagnosis.replace(causes=with_removals(diagnosis.causes, verified.choice, namespace))
         if is_machine and is_recorded:
             return diagnosis.with_commands(for_machine)
@@ -197,6 +200,7 @@ def _diagnose_pod(
             else notes_without_record(facts, capture, verified.desired)
         ),
         *socket_lb_causes(),
+        *source_notes(),
         *(each for each in of_pod if each not in stopping),
         *unjudged_notes(verified),
         *unread,

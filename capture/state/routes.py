@@ -184,11 +184,8 @@ def _text(address: LoopbackAddress) -> str:
 
 
 def _has_address(route: NetlinkSocket, desired: LoopbackAddress) -> bool:
-    family = FAMILY_NUMBERS[desired.network.family]
-    return any(
-        address.interface == LOOPBACK_INDEX and address.address == _text(desired)
-        for address in read_addresses(route, family)
-    )
+    listed = read_addresses(route, FAMILY_NUMBERS[desired.network.family])
+    return any(each.interface == LOOPBACK_INDEX and each.address == desired.network for each in listed)
 
 
 def _halves(route: NetlinkSocket, policy: PolicyRoute) -> tuple[bool, bool]:
