@@ -211,6 +211,9 @@ TEXTS: dict[tuple[str, str], str] = {
     ("filtered", "redirected"): f"""\
         {{filter}}
         Accept {{port}} there, not the port that was called; and all that uses lo {ACCEPT_LO}. {FILTER_WRITERS}""",
+    ("source-translated", ""): """\
+        a foreign rule gives what leaves the pod by it another source address: {rule}
+        Answers go to that address: where it is not the pod's, the connection hangs. Restrict or remove the rule.""",
     ("rerouted", ""): """\
         a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}
         Remove the rule, or restrict it to what it is for; `ip rule` and `ip route show table all` have the routes.""",

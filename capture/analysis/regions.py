@@ -37,9 +37,9 @@ MAX_PARTS = 2000
 
 
 def _simplified(space: PacketSpace, packets: int, among: int) -> int:
-    """Return a simpler set that holds the same of the packets that can occur.
+    """Return a simpler set with the same packets among those that can occur.
 
-    What lies outside is free to be in it or not (the operator restrict of Coudert and Madre, 1990).
+    Other packets may be in it or not (the operator restrict of Coudert and Madre, 1990).
     """
     diagrams = space.diagrams
 

@@ -28,6 +28,7 @@ from capture.operations.connection import (
     notes_on,
     onward_causes,
     socket_lb_causes,
+    source_notes,
     unrouted_proxy_causes,
 )
 from capture.operations.drift_causes import USUAL_PACKET, drift_causes, unjudged_notes, usual_traces
@@ -199,6 +200,7 @@ def _diagnose_pod(
             else notes_without_record(facts, capture, verified.desired)
         ),
         *socket_lb_causes(),
+        *source_notes(),
         *(each for each in of_pod if each not in stopping),
         *unjudged_notes(verified),
         *unread,
