@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
     from capture.model.location import Location
-    from capture.model.ruleset import Chain, Ruleset, TableName
+    from capture.model.ruleset import Ruleset
     from capture.operations.results import Verified
 
 SENT_ON = "what the proxy sends on"
@@ -41,7 +41,7 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
     own = [difference for difference in verified.differences if difference.is_own]
     if own:
         worst = min(own, key=lambda difference: (difference.weight, difference.kind == "missing"))
-        first, further = _summary(worst, own, verified.live)
+        first, further = _worst_in_words(worst, own, verified.live)
         besides = f", and {plural(len(further), 'more difference')}" if further else ""
         besides += other_consequences(worst.effect, (difference.effect for difference in further))
         yield cause(_kind_of(worst), "drift", where=worst.location.of_chain, first=first, others=besides)
@@ -55,7 +55,7 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
         yield cause("rule-missing", "family", message=message)
 
 
-def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[str, list[Difference]]:
+def _worst_in_words(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[str, list[Difference]]:
     """Return a difference in words and with what it does, a chain without rules as one; and the other differences."""
     does = f", so that {consequence(worst.effect)}" if worst.effect else ""
     chain = live.chain(worst.table, worst.chain)
@@ -69,7 +69,7 @@ def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[s
 
 def drift_cause(live: Trace, verified: Verified, case: str = "", **words: object) -> Cause | None:
     """Return the rule that decides on a packet and was not applied; else the applied one that is missing for it."""
-    difference = next(_met(live, verified, "unexpected"), None) or _missing_rule(live.packet, verified)
+    difference = next(_differences_on_path(live, verified, "unexpected"), None) or _missing_rule(live.packet, verified)
     if difference is None:
         return None
     rule = shown_rule(difference.rule, difference.family)
@@ -83,22 +83,17 @@ def _kind_of(difference: Difference) -> str:
 
 def _missing_rule(packet: Packet, verified: Verified) -> Difference | None:
     """Return the first missing rule on a packet's desired way without which it fares otherwise; else the first."""
-    rules = of_family(verified.desired, packet.family)
-    desired = trace_whole_path(packet, Situation(rules))
-    missing = [*_met(desired, verified, "missing")]
 
-    def without(gone: Difference) -> Situation:
-        def without_gone(table: TableName, chain: Chain) -> Chain:
-            is_there = (table, chain.name) == (gone.table, gone.chain)
-            return chain.replace(rules=(*chain.rules[: gone.behind], *chain.rules[gone.behind + is_there :]))
+    def trace_without(*missing: Difference) -> Trace:
+        return trace_whole_path(packet, Situation(of_family(verified.desired, packet.family, *missing)))
 
-        return Situation(rules.with_chains(without_gone))
-
-    alone = (difference for difference in missing if trace_whole_path(packet, without(difference)).fate != desired.fate)
-    return next(alone, missing[0] if missing else None)
+    desired = trace_without()
+    on_path = [*_differences_on_path(desired, verified, "missing")]
+    decisive = (missing for missing in on_path if trace_without(missing).fate != desired.fate)
+    return next(decisive, on_path[0] if on_path else None)
 
 
-def _met(traced: Trace, verified: Verified, kind: DifferenceKind) -> Iterator[Difference]:
+def _differences_on_path(traced: Trace, verified: Verified, kind: DifferenceKind) -> Iterator[Difference]:
     """Yield the rules on a packet's way that differ, in its order: those that were not applied, or are missing."""
     of_kind = [each for each in verified.differences if (each.kind, each.family) == (kind, traced.packet.family)]
     for step in traced.path:

@@ -89,9 +89,9 @@ def impediments_of(situation: Situation, namespace: Namespace = None) -> tuple[s
     with InNamespace(namespace):
         found = [f"{route.consequence}; {route.message}" for route in situation.missing_routes]
         if any(each.is_own for each in situation.other_chains):
-            from capture.backends.other_family import fault  # few captures reject anything
+            from capture.backends.other_family import read_reject_table  # few captures reject anything
 
-            wrong = fault()
+            wrong = read_reject_table().fault
             found += [f"table inet {REJECT_TABLE} {wrong}: it may drop answers to what it lets pass"] if wrong else []
         return (*found, *(impediment.message for impediment in impediments(situation.ruleset)))
 
