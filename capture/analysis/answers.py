@@ -7,19 +7,22 @@ connection (nf_conntrack_tcp_loose in nf_conntrack-sysctl.rst). So rules may tak
 from __future__ import annotations
 
 from capture.analysis.meaning import ACK, PSH, SYN, Untrack, meaning
-from capture.analysis.outcome import PROXY_INBOUND, TO_PROXY
+from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.addresses import LOOPBACK_ADDRESSES
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import APP_ID
+from capture.model.conventions import APP_ID, PASSTHROUGH_SOURCE, PROXY_TO_SELF_MARK
 from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT, Packet
-from capture.model.ruleset import TABLES
+from capture.model.ruleset import MANGLE, TABLES, MarkMatch, RestoreMark, SaveMark, SetMark, TransparentProxy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from capture.analysis.base_chains import Situation
+
+
+MARKING = (SetMark, SaveMark, RestoreMark)
 
 
 def answers(live: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packet]:
@@ -50,6 +53,22 @@ def answers(live: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packe
     else:
         yield owner.replace(out_interface=LOOPBACK)
         yield back.replace(source=packet.destination, source_port=packet.port, in_interface=LOOPBACK)
+
+
+def sent_on(live: Trace, uid: int, gid: int) -> Packet | None:
+    """Return what the proxy, a user and group, sends on: to others, or to the app; None if it sends nothing there.
+
+    A transparent proxy calls the app from the client's address, with the mark of the capture.
+    """
+    packet, step = live.packet.replace(uid=uid, gid=gid), live.step
+    if live.outcome == PROXY_OUTBOUND:
+        return None if packet.in_interface else packet
+    if live.outcome != PROXY_INBOUND or not packet.in_interface:
+        return None
+    to_app = packet.replace(in_interface=None, out_interface=LOOPBACK)
+    if step is not None and isinstance(step.rule.verdict, TransparentProxy):
+        return to_app.replace(mark=step.rule.verdict.mark)
+    return to_app.replace(source=PASSTHROUGH_SOURCE[packet.family])
 
 
 FIRST, LATER = SYN | ACK, (ACK, PSH | ACK)
@@ -100,6 +119,19 @@ def loss_text(answer: Trace) -> str:
 def untracked_text(live: Trace) -> str:
     """Return in words why a connection that is not tracked does not reach the proxy."""
     return loss_text(live.lost_answer) if live.lost_answer else "nat rules see tracked connections only"
+
+
+def marking_step(live: Trace) -> Step | None:
+    """Return the foreign rule that changes a packet's mark, the last one; None if none does."""
+    found = (step for step in reversed(live.path) if isinstance(step.rule.verdict, MARKING))
+    return next((step for step in found if not (is_own(step) or _keeps_marks(step))), None)
+
+
+def _keeps_marks(step: Step) -> bool:
+    """Return whether a rule is one by which a capture keeps its marks, in a chain that it shares."""
+    verdict, matches = step.rule.verdict, step.rule.matches
+    by_mark = isinstance(verdict, SaveMark | RestoreMark) and any(isinstance(each, MarkMatch) for each in matches)
+    return step.table == MANGLE and (by_mark or verdict == SetMark(PROXY_TO_SELF_MARK))
 
 
 def untracking_step(live: Trace) -> Step | None:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     Ports = tuple[tuple[Outcome, Family, int], ...]
 
 
+ROOT = 0
+"""The user of a transparent proxy: it needs CAP_NET_ADMIN."""
+
+
 class Capture(Value):
     """The proxy that the rules expect: ports, the users that are not captured, and the mode."""
 
@@ -48,6 +52,21 @@ class PodFacts(Value):
     """Pairs of interfaces: what comes in by the first, filters send to the second, before any rule."""
     unrouted: tuple[Family, ...] = ()
     """Families of which no route leads out of the pod."""
+
+
+def proxy_owner(facts: PodFacts, capture: Capture) -> tuple[int, int] | None:
+    """Return the user and group of what the proxy sends; None if the settings name none.
+
+    A transparent proxy is none of the users that they name: root, if no other listens for it.
+    """
+    if not capture.uids or not capture.gids:
+        return None
+    gid = capture.gids[0].first
+    if not capture.is_transparent:
+        return capture.uids[0].first, gid
+    transparent = (each for each in facts.listeners or () if each.transparent and not contains(each.uid, capture.uids))
+    found = next(transparent, None)
+    return (found.uid, facts.gid_of.get(found.inode, gid)) if found else (ROOT, gid)
 
 
 def contains(number: int | None, spans: tuple[Span, ...]) -> bool:

@@ -36,6 +36,7 @@ RULES_DIFFER = "the live rules differ from the applied ones; {first}{others}"
 RESTORE_RULES = f"{REAPPLY}, or recreate the pod; `capture verify` has every difference."
 REMOVE_IT = f"{REAPPLY}, which removes it; `capture verify` has every difference."
 ZONES_DIFFER = "the look-up and its answer are tracked in different zones of conntrack, so that no answer arrives"
+ANSWERS_LOST = "the app's answers do not come back to the proxy"
 PROXY_LOOP = "what the proxy sends on (user {uid}) is captured again, and comes back to it for ever"
 REMOVE_OTHER_SETS = f"{REAPPLY}: it removes every set but the one it writes."
 RESTRICT_RULE = "Remove the rule, or restrict it to what it is for."
@@ -123,6 +124,8 @@ TEXTS: dict[tuple[str, str], str] = {
     ("rule-missing", "zone"): f"{ZONES_DIFFER}: `{{rule}}` is missing\n{RESTORE_RULES}",
     ("rule-missing", "zone, any"): f"{ZONES_DIFFER}: no rule puts both in one\n{RESTORE_RULES}",
     ("rule-unexpected", "zone"): f"{ZONES_DIFFER}: `{{rule}}` was not applied\n{REMOVE_IT}",
+    ("rule-missing", "mark"): f"{ANSWERS_LOST}: `{{rule}}` is missing\n{RESTORE_RULES}",
+    ("rule-unexpected", "mark"): f"{ANSWERS_LOST}: `{{rule}}` was not applied\n{REMOVE_IT}",
     ("rule-missing", "circle"): f"{PROXY_LOOP}: `{{rule}}` is missing\n{RESTORE_RULES}",
     ("rule-missing", "circle, any"): f"{PROXY_LOOP}: no rule leaves it out\n{RESTORE_RULES}",
     ("no-record", ""): f"no record here, {CANNOT_BE_TOLD}\n{NAME_SETTINGS}",
@@ -180,6 +183,7 @@ TEXTS: dict[tuple[str, str], str] = {
     ("foreign-rule", "circle"): """\
         a foreign rule sends the proxy's own connections (user {uid}) back to the proxy: {rule}
         Restrict it to other users than {uid}, or remove it.""",
+    ("foreign-rule", "mark"): f"a foreign rule changes a mark that the capture depends on: {{rule}}\n{RESTRICT_RULE}",
     ("foreign-rule", "untracked"): """\
         a foreign rule keeps the connection out of connection tracking, and {what}
         Remove the rule, or restrict it to what it is for: node-local DNS caches write such rules.""",

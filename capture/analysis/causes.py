@@ -9,7 +9,7 @@ Causes of the whole pod (``lo`` down, a conntrack table that is nearly full, a m
 
 from __future__ import annotations
 
-from capture.analysis.answers import is_own, untracked_text, untracking_step
+from capture.analysis.answers import is_own, marking_step, untracked_text, untracking_step
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.captured_pod import Capture, PodFacts, contains
 from capture.analysis.cause_text import Cause, cause
@@ -20,7 +20,7 @@ from capture.model.addresses import FAMILY_NAMES, IPV4, Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import DNS_PORT, REJECTED
 from capture.model.packet import LOOPBACK
-from capture.model.ruleset import MANGLE, NAT, OUTPUT, TABLES, Redirect, Rule, SetZone, TransparentProxy
+from capture.model.ruleset import MANGLE, NAT, OUTPUT, TABLES, Drop, Redirect, Rule, SetZone, TransparentProxy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,7 +158,8 @@ def drop_cause(live: Trace, text_of: TextOf, other_traces: Iterable[Trace] = (),
         family = FAMILY_NAMES[live.packet.family]
         return cause("family-not-captured", "rejected", where=live.location, family=family)
     if step is not None and is_own(step):
-        return cause("excluded", "drop", where=live.location, reason=step.rule.why or "by its settings")
+        found = None if isinstance(step.rule.verdict, Drop) else mark_cause(live, text_of)
+        return found or cause("excluded", "drop", where=live.location, reason=step.rule.why or "by its settings")
     ports = _redirect_ports(live, other_traces)
     over_lo = LOOPBACK in (live.packet.in_interface, live.packet.out_interface)
     case = "redirected" if ports else "over lo" if over_lo else ""
@@ -169,6 +170,16 @@ def drop_cause(live: Trace, text_of: TextOf, other_traces: Iterable[Trace] = (),
     elif policy is not None:
         text = f"no rule accepts {what}, and the chain's policy is DROP"
     return cause("filtered", case, where=live.location, filter=text, port=ports)
+
+
+def mark_cause(live: Trace, text_of: TextOf) -> Cause | None:
+    """Return that a foreign rule changes the mark by which the capture tells packets apart, if one does."""
+    step = marking_step(live)
+    if step is None:
+        return None
+    return cause(
+        "foreign-rule", "mark", where=step.location, rule=step.rule.why or text_of(step.rule, live.packet.family)
+    )
 
 
 def drop_of_connection(live: Trace, text_of: TextOf, what: str = "the packet") -> Cause:

@@ -9,17 +9,29 @@ from __future__ import annotations
 from functools import partial
 
 from capture.analysis.answers import lost_answer, untracking_step
+from capture.analysis.captured_pod import ROOT
 from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
-from capture.analysis.outcome import DNS, PROXY_OUTBOUND, REDIRECTED_BY, TO_PROXY, Fate
+from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, REDIRECTED_BY, TO_PROXY, Fate
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import parts, quick_witness, region_text, witness
+from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import Field, PacketSpace
 from capture.analysis.trace import Trace, trace_whole_path
-from capture.model.addresses import Family, merge_ranges
+from capture.model.addresses import LOOPBACK_NETWORKS, Family, merge, merge_ranges
 from capture.model.conventions import PASSTHROUGH_SOURCE
-from capture.model.packet import CHOSEN_PORTS, LOOPBACK, Packet
-from capture.model.ruleset import ALL_BITS, CONNECTION_STATES, Jump, OwnerGid, OwnerUid, Redirect, Rule, Ruleset
+from capture.model.packet import CHOSEN_PORTS, LOOPBACK, OF_KNOWN_CONNECTIONS, Packet
+from capture.model.ruleset import (
+    ALL_BITS,
+    CONNECTION_STATES,
+    Jump,
+    OwnerGid,
+    OwnerUid,
+    Redirect,
+    Rule,
+    Ruleset,
+    TransparentProxy,
+)
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -193,7 +205,8 @@ class Comparison:
         raw = self.diagrams.choose(among, self.diagrams.differing(before, after), self._nothing)
         node = self.space.settled(raw, _verdict, "effects")
         if direction == INBOUND:
-            return node
+            delivered = self.diagrams.mapped(node, _unless_delivered, "unless delivered")
+            return self.diagrams.choose(self._known_at_the_pod(), delivered, node)
         source = PASSTHROUGH_SOURCE[self.family].first
         passed_on = self.diagrams.both(self._by_proxy(), self.space.numbers(Field.SOURCE, [(source, source)]))
         for packets, back in ((self._by_proxy(), (PROXY_OUTBOUND, DNS)), (passed_on, TO_PROXY)):
@@ -218,6 +231,8 @@ class Comparison:
         diagrams, space = self.diagrams, self.space
         known = space.switches.expanded(diagrams.mapped(before, _is_captured, "captured"))
         captured = diagrams.both(known, self._realistic[direction])
+        if self.situations[0].ruleset.transparent_verdicts:
+            captured = diagrams.both(captured, diagrams.negation(self._sent_by_no_process(direction)))
         marks = [space.mark_level("connection", group) for group in range(len(space.groups))]
         by_any_user = diagrams.possible(captured, [Field.UID, Field.GID, *marks])
         by_proxy = self._by_proxy()
@@ -236,11 +251,40 @@ class Comparison:
         newly = diagrams.mapped(after, _is_captured, "captured")
         return diagrams.any_of((first, follows, newly, answers))
 
-    def _by_proxy(self) -> int:
-        return self.diagrams.all_of(
-            self.space.numbers(level, merge_ranges(proxy_ids(self.situations[0].ruleset, kind)))
-            for kind, level in ((OwnerUid, Field.UID), (OwnerGid, Field.GID))
+    def _known_at_the_pod(self) -> int:
+        """Return packets of connections to the pod that have a socket: they come to it with whatever mark."""
+        if not self.situations[0].ruleset.transparent_verdicts:
+            return self.diagrams.no
+        own = self.situations[0].network.own_addresses(self.family)
+        is_own = self.space.numbers(Field.DESTINATION, merge(own))
+        return self.diagrams.both(is_own, self.space.state_in(*OF_KNOWN_CONNECTIONS))
+
+    def _sent_by_no_process(self, direction: Direction) -> int:
+        """Return packets that a transparent capture would take, and that no client and no process sends.
+
+        None calls a port of the proxy by its number. Processes of the users that the settings name would be sent their
+        own calls; the proxy's calls to the app are its own, and have the client's address.
+        """
+        diagrams, space, ruleset = self.diagrams, self.space, self.situations[0].ruleset
+        ports, loopback = _ports_of_proxy(ruleset), merge((LOOPBACK_NETWORKS[self.family],))
+        if direction == INBOUND:
+            return space.numbers(Field.PORT, ports)
+        marks = (
+            space.marked(kind, mark, ALL_BITS) for kind in ("mark", "connection") for mark in routed_marks(ruleset)
         )
+        of_no_client = diagrams.any_of(space.numbers(level, loopback) for level in (Field.SOURCE, Field.DESTINATION))
+        begun = diagrams.both(space.state_in("NEW"), diagrams.negation(self._by_proxy()))
+        of_others = diagrams.both(diagrams.any_of(marks), diagrams.either(of_no_client, begun))
+        of_ports = diagrams.any_of(space.numbers(level, ports) for level in (Field.PORT, Field.SOURCE_PORT))
+        by_lo = space.numbers(Field.OUT, [(space.interface(LOOPBACK),) * 2])
+        of_users = space.numbers(Field.UID, merge_ranges(proxy_ids(ruleset, OwnerUid)))
+        return diagrams.any_of((of_users, of_others, diagrams.both(by_lo, of_ports)))
+
+    def _by_proxy(self) -> int:
+        ruleset, numbers = self.situations[0].ruleset, self.space.numbers
+        users = [(ROOT, ROOT)] if ruleset.transparent_verdicts else merge_ranges(proxy_ids(ruleset, OwnerUid))
+        groups = merge_ranges(proxy_ids(ruleset, OwnerGid))
+        return self.diagrams.both(numbers(Field.UID, users), numbers(Field.GID, groups))
 
     def _calls_of_app(self) -> tuple[int, int]:
         """Return packets that begin a call to the app of what came in, over lo from PASSTHROUGH_SOURCE, and answers.
@@ -251,9 +295,8 @@ class Comparison:
         captured = diagrams.mapped(self._compilers[0].fates(INBOUND), _is_captured, "captured")
         other_levels = {*range(len(space.domains))} - {Field.PROTOCOL, Field.PORT, Field.DESTINATION}
         called = diagrams.possible(diagrams.both(captured, self._realistic[INBOUND]), other_levels)
-        verdicts = [rule.verdict for rule in self.situations[0].ruleset.rules]
-        of_proxy = merge_ranges((each.port, each.port) for each in verdicts if isinstance(each, Redirect))
-        called = diagrams.both(called, diagrams.negation(space.numbers(Field.PORT, of_proxy)))
+        of_proxy = space.numbers(Field.PORT, _ports_of_proxy(self.situations[0].ruleset))
+        called = diagrams.both(called, diagrams.negation(of_proxy))
         answering = diagrams.moved(called, {Field.PORT: Field.SOURCE_PORT, Field.DESTINATION: Field.SOURCE}, "answers")
         lo, proxy = space.interface(LOOPBACK), PASSTHROUGH_SOURCE[self.family].first
 
@@ -307,6 +350,20 @@ def proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tup
             for match in rule.matches:
                 if isinstance(match, kind) and not match.negated:
                     yield from ((span.first, span.last) for span in match.ids)
+
+
+def _ports_of_proxy(ruleset: Ruleset) -> list[tuple[int, int]]:
+    verdicts = (rule.verdict for rule in ruleset.rules)
+    return merge_ranges((each.port, each.port) for each in verdicts if isinstance(each, Redirect | TransparentProxy))
+
+
+def _unless_delivered(value: Hashable) -> Hashable:
+    """Return None for a change after which packets come to their socket as before."""
+    if not isinstance(value, FateChange) or value.after is None:
+        return value
+    before, after = value.before, value.after
+    arrives = all(each.outcome in (PROXY_INBOUND, "direct") and not each.address for each in (before, after))
+    return None if arrives and before.marked == after.marked else value
 
 
 def _is_captured(fate: Hashable) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from capture.analysis.answers import untracked_text, untracking_step
+from capture.analysis.answers import MARKING, untracked_text, untracking_step
 from capture.analysis.base_chains import PodNetwork
 from capture.analysis.meaning import judge, meaning
 from capture.analysis.outcome import DNS
 from capture.model.addresses import IPV4, IPV6, Network
 from capture.model.packet import Packet
-from capture.model.ruleset import Drop, RestoreMark, Rule, SaveMark, SetMark
+from capture.model.ruleset import Drop, Rule
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ NEIGHBOUR = Network(IPV6, 0xFE80 << 112 | 1, 128)
 """A router on the link."""
 DISCOVERY = Packet("ipv6-icmp", NEIGHBOUR, 0, source=NEIGHBOUR, in_interface="eth0", state="UNTRACKED")
 """What asks for a neighbour, or answers (RFC 4861)."""
-MARKING = (SetMark, SaveMark, RestoreMark)
 
 
 def foreign_effect_text(rule: Rule | None, effect: Effect | None) -> str:

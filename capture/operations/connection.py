@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from capture.analysis.answers import answers, is_own, trace_flags
+from capture.analysis.answers import answers, is_own, sent_on, trace_flags
 from capture.analysis.base_chains import Situation
+from capture.analysis.captured_pod import proxy_owner
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
     causes_of_connection,
     drop_cause,
     drop_of_connection,
+    mark_cause,
     missing_rule_cause,
     untracked_cause,
     zone_of,
@@ -22,7 +24,6 @@ from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Network, address_text
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT, Packet
 from capture.model.routing import MissingRoute
 from capture.model.values import Value
@@ -67,9 +68,14 @@ class Connection(Value):
         return self.live.packet.in_interface is not None
 
     @property
+    def owner(self) -> tuple[int, int] | None:
+        """Return the user and group of the proxy, if they are known."""
+        return proxy_owner(self.facts, self.capture)
+
+    @property
     def ipsec_policy(self) -> IpsecPolicy | None:
         """Return the policy that decides on it, or on its answers."""
-        packets = (self.live.packet, *_answers(self.live, self.capture))
+        packets = (self.live.packet, *_answers(self.live, self.owner))
         return next(filter(None, (policy_for(each, self.policies) for each in packets)), None)
 
     def verified(self) -> Verified:
@@ -118,12 +124,12 @@ def _socket_lb_translation(connection: Connection) -> Iterable[Cause]:
 
 
 def _onward_faults(connection: Connection) -> Iterator[Cause]:
-    return onward_causes(connection.live, connection.verified, connection.capture)
+    return onward_causes(connection.live, connection.verified, connection.facts, connection.capture)
 
 
 def _zone_faults(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if the agent's answer to a look-up is tracked in another zone: it does not reach who asked."""
-    packet = next(_answers(connection.live, connection.capture), None)
+    packet = next(_answers(connection.live, connection.owner), None)
     if connection.live.outcome != DNS or connection.is_inbound or packet is None:
         return
     answer = trace_whole_path(packet, live_situation())
@@ -135,7 +141,7 @@ def _zone_faults(connection: Connection) -> Iterator[Cause]:
 
 def _later_losses(connection: Connection) -> Iterator[Cause]:
     """Yield why later packets or answers are lost, the first reason; where none is certain, what may be one."""
-    following = list(_following(connection.live, connection.capture)) if connection.live.outcome in TO_PROXY else []
+    following = list(_following(connection.live, connection.owner)) if connection.live.outcome in TO_PROXY else []
     lost = [_loss(traced) for traced in following if traced.certain]
     yield from lost[:1] or map(_doubt, following)
 
@@ -199,7 +205,9 @@ def _routing_losses(connection: Connection) -> Iterator[Cause]:
     if not connection.is_inbound:
         return
     client = address_text(packet.family, packet.source.first) if packet.source else ""
-    lost = lost_by_routing(packet, is_redirected=live.outcome in TO_PROXY and not live.transparent)
+    is_redirected = live.outcome in TO_PROXY and not live.transparent
+    marks = (0,) if is_redirected else (0, live.mark) if live.transparent else ()
+    lost = lost_by_routing(packet, marks, is_redirected=is_redirected)
     if lost == "answers":
         yield no_route_cause(connection.facts, packet.family, client)
     elif lost:
@@ -232,44 +240,47 @@ def socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
         yield cause("translated-before", where=names[0], owner=owner, address=translated.address, port=translated.port)
 
 
-def onward_causes(live: Trace, verified: Callable[[], Verified], capture: Capture) -> Iterator[Cause]:
+def onward_causes(live: Trace, verified: Callable[[], Verified], facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield a cause if what the proxy sends on, to others or to the app, is dropped, or would come back to it."""
-    packet = live.packet
-    if not capture.uids or not capture.gids:
+    owner = proxy_owner(facts, capture)
+    packet = sent_on(live, *owner) if owner else None
+    if packet is None:
         return
-    uid, gid = capture.uids[0].first, capture.gids[0].first
-    if live.outcome == "proxy-inbound" and packet.in_interface is not None and not live.transparent:
-        packet = packet.replace(source=PASSTHROUGH_SOURCE[packet.family], in_interface=None, out_interface=LOOPBACK)
-    elif live.outcome != "proxy-outbound" or packet.in_interface is not None:
-        return
-    sent_on = trace(packet.replace(uid=uid, gid=gid))
-    if sent_on.outcome == "dropped":
-        yield drop_of_connection(sent_on, shown_rule, SENT_ON)
-    elif packet.out_interface == LOOPBACK and sent_on.fate not in (Fate("direct"), Fate(live.outcome, live.port)):
-        to = f"{address_text(packet.family, (sent_on.address or packet.destination).first)} port {sent_on.port}"
-        if sent_on.step is None or not is_own_chain(sent_on.step.chain):  # else of a second set, which is a cause
-            yield cause("nat-first", "sent on", where=sent_on.location, to=to)
-    elif sent_on.outcome == "direct":
-        following = list(_following(sent_on, capture))
-        is_over_lo = packet.out_interface == LOOPBACK
+    way, is_over_lo = trace(packet), packet.out_interface == LOOPBACK
+    if way.outcome == "dropped":
+        yield drop_of_connection(way, shown_rule, SENT_ON)
+    elif way.outcome == live.outcome:
+        yield _circle(way, verified)
+    elif is_over_lo and way.marked != live.transparent:
+        # The mark of its calls stays with the connection, and leads the answers of the app to a transparent proxy.
+        yield from filter(None, [mark_cause(way, shown_rule) or drift_cause(way, verified(), "mark")])
+    elif is_over_lo and way.fate.replace(marked=False) != Fate("direct"):
+        to = f"{address_text(packet.family, (way.address or packet.destination).first)} port {way.port}"
+        if way.step is None or not is_own_chain(way.step.chain):  # else of a second set, which is a cause
+            yield cause("nat-first", "sent on", where=way.location, to=to)
+    elif way.outcome == "direct":
+        following = list(_following(way, owner))
         lost = [_loss(traced, SENT_ON) for traced in following if traced.certain and is_over_lo]
         yield from lost[:1] or [_doubt(traced) for traced in following if not (traced.certain or is_over_lo)]
-    if sent_on.outcome != live.outcome:
-        return
-    step = sent_on.step
-    if step is None or is_own(step):
-        by_drift = drift_cause(sent_on, verified(), "circle", uid=uid)
-        yield by_drift or cause("rule-missing", "circle, any", uid=uid)
-    else:
-        rule = step.rule.why or shown_rule(step.rule, live.packet.family)
-        yield cause("foreign-rule", "circle", where=step.location, uid=uid, rule=rule)
+        came = [trace_whole_path(each, live_situation()) for each in answers(way)] if capture.is_transparent else []
+        yield from filter(None, [mark_cause(each, shown_rule) for each in came if each.marked and not is_over_lo])
 
 
-def _following(live: Trace, capture: Capture) -> Iterator[Trace]:
+def _circle(way: Trace, verified: Callable[[], Verified]) -> Cause:
+    """Return why what the proxy sends comes back to it."""
+    step, uid = way.step, way.packet.uid
+    if step is not None and not is_own(step):
+        rule = step.rule.why or shown_rule(step.rule, way.packet.family)
+        return cause("foreign-rule", "circle", where=step.location, uid=uid, rule=rule)
+    found = mark_cause(way, shown_rule) if way.transparent else drift_cause(way, verified(), "circle", uid=uid)
+    return found or cause("rule-missing", "circle, any", uid=uid)
+
+
+def _following(live: Trace, owner: tuple[int, int] | None) -> Iterator[Trace]:
     """Yield how later packets and answers of a connection to the proxy, or to the app, are dropped, or may be."""
     situation = live_situation()
     mark = live.packet.mark
-    for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, capture)):
+    for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, owner)):
         traced = trace_flags(packet.replace(mark=mark if packet.in_interface == LOOPBACK else packet.mark), situation)
         mark = traced.mark  # which an answer keeps over lo
         is_lost = traced.outcome == "dropped" or not (live.transparent or untracked_cause(traced) is None)
@@ -285,10 +296,10 @@ def _loss(traced: Trace, what: str = "the packet") -> Cause:
     return untracked_cause(traced) or drop_cause(traced, shown_rule, what=what)
 
 
-def _answers(live: Trace, capture: Capture) -> Iterator[Packet]:
+def _answers(live: Trace, owner: tuple[int, int] | None) -> Iterator[Packet]:
     """Yield an answer to a connection, of the proxy or of the app, as it leaves and as it comes in."""
-    if capture.uids and capture.gids:
-        yield from answers(live, *((capture.uids[0].first, capture.gids[0].first) if live.outcome in TO_PROXY else ()))
+    if owner is not None:
+        yield from answers(live, *(owner if live.outcome in TO_PROXY else ()))
 
 
 def discovery_causes(own: Network | None, link: str | None) -> Iterator[Cause]:

@@ -256,7 +256,7 @@ def _live() -> Ruleset:
 def _loop_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield a cause if the proxy's part of a usual connection is lost, whatever was applied."""
     for live in usual_traces(facts):
-        yield from onward_causes(live, verify, capture)
+        yield from onward_causes(live, verify, facts, capture)
 
 
 LEFT_ALONE_BY = {attachments.EXCLUDED_NAMESPACE: "namespace", attachments.NOT_INJECTED: "not injected"}

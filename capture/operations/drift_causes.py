@@ -12,6 +12,7 @@ from capture.analysis.trace import trace_whole_path
 from capture.backends.iptables.render import differing_rule, shown_rule
 from capture.model.addresses import parse_address
 from capture.model.conventions import APP_ID
+from capture.model.location import Location
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.routing import LoopbackAddress, MissingRoute
 from capture.model.text import plural
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from capture.analysis.culprits import Foreign
     from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
-    from capture.model.location import Location
     from capture.model.ruleset import Ruleset
     from capture.operations.results import Verified
 
@@ -112,10 +112,11 @@ def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]
             kind = "nat-first" if effect and is_mapped(effect.after) else "foreign-rule"  # as for a single connection
             diverting.setdefault((kind, chain), []).append(foreign)
             continue
-        what = SENT_ON if effect.before.outcome == "direct" else "captured traffic"
-        dropped, step = drop_cause(effect.after, shown_rule, usual, what), effect.after.step
+        which = f" ({effect.regions[0]})" if effect.regions else ""
+        what = SENT_ON if effect.before.outcome == "direct" else f"captured traffic{which}"
+        dropped, by_rule = drop_cause(effect.after, shown_rule, usual, what), effect.after.step is not None
         # An effect is that of its rule alone: in its base chain other rules, and their numbers, are missing.
-        is_called = step is not None and step.location.of_chain != chain
+        is_called = by_rule and isinstance(dropped.where, Location) and dropped.where.of_chain != chain
         yield dropped if is_called else dropped.replace(where=foreign.location)
     for (kind, _), (first, *more) in diverting.items():
         does = foreign_effect_text(first.rule, first.effect)

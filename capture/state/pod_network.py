@@ -17,7 +17,7 @@ from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Literal
 
     from capture.model.addresses import Family
@@ -76,9 +76,12 @@ def _all_leaves_by(interface: int, route: NetlinkSocket, family: Family) -> bool
     return False
 
 
-def lost_by_routing(packet: Packet, *, is_redirected: bool) -> Literal["", "interface", "inbound", "answers"]:
+def lost_by_routing(
+    packet: Packet, marks: Iterable[int], *, is_redirected: bool
+) -> Literal["", "interface", "inbound", "answers"]:
     """Return what loses a packet that comes in: its interface has no address, it is refused, or the answers are.
 
+    It is refused if it is with each of the marks: the kernel validates a source without one, if not told otherwise.
     A redirect makes the first address of the interface its destination; without one it is dropped (nf_nat_redirect.c).
     """
     client, pod = (address_text(packet.family, end.first) if end else "" for end in (packet.source, packet.destination))
@@ -87,8 +90,10 @@ def lost_by_routing(packet: Packet, *, is_redirected: bool) -> Literal["", "inte
         own = [each.address for each in read_addresses(route, FAMILY_NUMBERS[packet.family]) if each.interface == index]
         if is_redirected and index and not own:
             return "interface"
-        is_known = is_redirected and index and client
-        if is_known and look_up_route(route, own[0], client, packet.mark, incoming=index).kind != RTN_LOCAL:
+        to = own[0] if is_redirected and own else pod
+        found = (look_up_route(route, to, client, mark, incoming=index) for mark in marks if index and client)
+        kinds = [each.kind for each in found]
+        if kinds and RTN_LOCAL not in kinds:
             return "inbound"
         is_refused = client and look_up_route(route, client, pod).kind in REFUSING_KINDS
     return "answers" if is_refused else ""

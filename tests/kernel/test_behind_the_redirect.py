@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,11 @@ from capture import operations
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.operations.diagnosis import why
+from capture.settings.options import INTERCEPTION_MODE, IP_FAMILIES
 from pytest_netns import Endpoint, PodPair
 from support.captures.agreeing import assert_the_connections_agree
 from support.captures.settings import DRIVERS, settings
+from support.traffic.transparent_proxy import GID, MARK, UID
 
 pytestmark = pytest.mark.kernel
 
@@ -406,6 +410,103 @@ def test_why_judges_a_filter_as_the_kernel_does(served: PodPair, driver: str, na
         sent_on = pod.client(1337).connect(pod.ipv4, port, source="127.0.0.6", timeout=timeout).answer
         is_at_app = sent_on is not None and (sent_on.label, sent_on.local) == ("app", Endpoint(pod.ipv4, port))
         assert (comes_in == "proxy" and is_at_app) == (not causes), (port, comes_in, sent_on)
+
+
+OUTBOUND = Packet("tcp", parse_address(ELSEWHERE), 80, uid=1000, gid=1000)
+TRANSPARENT: dict[str, tuple[str, str, str, str]] = {
+    "the app's port over lo": (NFT % ("input priority 0", "iif lo tcp dport 8080 drop"), "filtered", "in", "over lo"),
+    "clients' addresses over lo": (
+        "iptables -A INPUT -i lo ! -s 127.0.0.1 ! -d 127.0.0.1 -j DROP",
+        "filtered",
+        "in out",
+        "",
+    ),
+    "the mark of calls to the app is gone": (
+        NFT.replace("filter", "route") % ("output priority -149", "meta mark set 0"),
+        "foreign-rule",
+        "in",
+        "changes a mark",
+    ),
+    "calls to the app are marked as calls of the pod": (
+        NFT % ("prerouting priority -310", "iif lo meta mark set 0x53a"),
+        "foreign-rule",
+        "in",
+        "changes a mark",
+    ),
+    "the capture's own mark": (
+        NFT % ("prerouting priority -310", "iif eth0 meta mark set 0x539"),
+        "foreign-rule",
+        "in out",
+        "changes a mark",
+    ),
+    "the proxy's user": (NFT % ("output priority 0", "meta skuid 0 oif != lo drop"), "filtered", "in out", ""),
+    "the user that is no proxy": (NFT % ("output priority 0", "meta skuid 1337 drop"), "", "", ""),
+    "an address from which it does not call": (
+        NFT % ("input priority 0", "iif lo ip saddr 127.0.0.6 drop"),
+        "",
+        "",
+        "",
+    ),
+    "another mark behind": (
+        NFT % ("prerouting priority -140", "iif eth0 tcp dport 8080 meta mark set 0x10"),
+        "",
+        "",
+        "",
+    ),
+    "the proxy's port": (NFT % ("input priority 0", "tcp dport 15006 drop"), "", "", ""),
+    "a policy for one port": (
+        (
+            "iptables -P INPUT DROP; iptables -A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT;"
+            " iptables -A INPUT -i lo -j ACCEPT; iptables -A INPUT -p tcp --dport 8080 -j ACCEPT"
+        ),
+        "filtered",
+        "",
+        "captured traffic (tcp, port other than 22, 8080, 15001, 15006, 15020-15021, 15090), and the chain's policy",
+    ),
+}
+"""What breaks a transparent capture: the cause of the pod, what it breaks, and a part of the cause's words."""
+
+
+@pytest.fixture
+def in_group_of_proxy() -> Iterator[None]:
+    """Let this process, which has all listeners, be of the group of the proxy, as /proc shows it."""
+    os.setegid(GID)
+    yield
+    os.setegid(0)
+
+
+@pytest.mark.usefixtures("in_group_of_proxy")
+@pytest.mark.parametrize("name", TRANSPARENT)
+def test_why_judges_a_transparent_capture_as_the_kernel_does(pod_pair: PodPair, name: str) -> None:
+    """The proxy, root with its group, calls the app from the client's address, with the mark of the capture."""
+    commands, kind, broken, words = TRANSPARENT[name]
+    driver = ("nftables-netlink", "iptables-netlink")[list(TRANSPARENT).index(name) % 2]
+    pod, peer = pod_pair
+    peer.own_every_address()
+    peer.listener(("0.0.0.0", 80), label="world")
+    inbound, outbound = ([(each, port) for each in ("0.0.0.0", "::")] for port in (15006, 15001))
+    pod.listener(*inbound, label="proxy", uid=UID, gid=GID, transparent=True)
+    pod.listener(*outbound, label="proxy", uid=UID, gid=GID)
+    pod.listener(("0.0.0.0", 8080), label="app", uid=1000)
+    with pod.entered():
+        operations.apply(settings({INTERCEPTION_MODE: "TPROXY", IP_FAMILIES: "ipv4"}, DRIVERS[driver]))
+        pod.run(["sh", "-ec", commands.format(pod=pod.ipv4)])
+        of_pod = why()
+        found = {"in": causes_of_inbound(pod_pair, 8080), "out": [each.kind for each in why(OUTBOUND).causes]}
+        verified = operations.verify()
+
+    assert found == {goes: [kind] * (goes in broken.split()) for goes in found}
+    assert [each.kind for each in of_pod.causes] == [kind] * bool(kind), of_pod.causes
+    assert all(words in each.message for each in of_pod.causes), of_pod.causes
+    assert verified.holds is not bool(kind), str(verified)
+    assert_the_connections_agree(pod_pair, outside=ELSEWHERE)
+    proxy, timeout = pod.client(uid=UID, gid=GID), 0.2 if broken else 5
+    came = peer.client().connect(pod.ipv4, 8080, timeout=timeout).label
+    passed = proxy.connect(pod.ipv4, 8080, source=peer.ipv4, mark=MARK, timeout=timeout).label
+    assert ((came, passed) == ("proxy", "app")) is ("in" not in broken), (came, passed)
+    went = pod.client(1000).connect(ELSEWHERE, 80, timeout=timeout).label
+    passed = proxy.connect(ELSEWHERE, 80, timeout=timeout).label
+    assert ((went, passed) == ("proxy", "world")) is ("out" not in broken), (went, passed)
 
 
 def test_another_device_by_a_mark_is_named(pod_pair: PodPair) -> None:

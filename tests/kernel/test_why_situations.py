@@ -305,6 +305,15 @@ BROKEN: dict[str, BrokenPod] = {
         goes="in",
         message="by a policy rule, or by rp_filter",
     ),
+    "rp_filter, TPROXY": BrokenPod(
+        "no-route",
+        TPROXY,
+        "sysctl -wq net.ipv4.conf.all.rp_filter=1; ip link add net1 type veth peer name net2;"
+        " ip link set net1 up; ip link set net2 up; ip route add {peer} dev net1",
+        goes="in",
+        transparent=True,
+        message="by a policy rule, or by rp_filter",
+    ),
     "neighbour discovery is dropped": BrokenPod(
         "filtered",
         breaks="ip6tables -A INPUT -p icmpv6 -j DROP",
@@ -337,6 +346,17 @@ BROKEN: dict[str, BrokenPod] = {
         transparent=True,
         of_pod=True,
         message="answers are taken for inbound connections",
+    ),
+    "the mark of calls to the app is not kept": BrokenPod(
+        "rule-missing",
+        TPROXY,
+        "iptables -t mangle -D PREROUTING -p tcp -m mark --mark 0x539 -j CONNMARK --save-mark",
+        goes="in",
+        backend="iptables",
+        transparent=True,
+        of_pod=True,
+        has_traffic=False,
+        message="do not come back to the proxy: `-p tcp -m mark --mark 0x539 -j CONNMARK --save-mark",
     ),
     "lo has lost its address": BrokenPod("no-route", breaks="ip address del 127.0.0.1/8 dev lo"),
     "a device drops what comes in": BrokenPod(

@@ -6,7 +6,7 @@ import socket
 import struct
 
 from pytest_netns.answers import KINDS, Answer, Kind, Outcome
-from pytest_netns.kernel import as_user
+from pytest_netns.kernel import as_user, make_transparent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,11 +27,19 @@ class Client:
             return socket.socket(family, kind | socket.SOCK_CLOEXEC)
 
     def connect(
-        self, address: str, port: int, protocol: str = "tcp", *, source: str = "", timeout: float = 1.0
+        self,
+        address: str,
+        port: int,
+        protocol: str = "tcp",
+        *,
+        source: str = "",
+        mark: int = 0,
+        timeout: float = 1.0,
     ) -> Outcome:
         """Connect (or send a datagram), wait for a listener's answer, and return how it ended.
 
-        ``source`` binds the local address, ``timeout`` is in seconds and bounds each step. TCP
+        ``source`` binds the local address; with a ``mark`` it may be another host's, as transparent proxies call.
+        ``timeout`` is in seconds and bounds each step. TCP
         connections are ended by a reset, so that hundreds to one port leave no TIME_WAIT behind.
         """
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -39,6 +47,9 @@ class Client:
         with self.open_socket(family, kind) as connection:
             connection.settimeout(timeout)
             try:
+                if mark:
+                    make_transparent(connection)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
                 if source:
                     connection.bind((source, 0))
                 if kind == socket.SOCK_DGRAM:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 
@@ -87,3 +88,11 @@ def as_user(uid: int, gid: int) -> Iterator[None]:
         yield
     finally:
         _set_filesystem_user(os.geteuid(), os.getegid())
+
+
+def make_transparent(made: socket.socket) -> None:
+    """Let a socket use addresses of other hosts (ip(7), ipv6(7))."""
+    if made.family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, 75, 1)  # IPV6_TRANSPARENT, linux/in6.h
+    else:
+        made.setsockopt(socket.SOL_IP, 19, 1)  # IP_TRANSPARENT, linux/in.h

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 
 from pytest_netns.answers import Answer, Endpoint
-from pytest_netns.kernel import as_user
+from pytest_netns.kernel import as_user, make_transparent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h, and linux/netfilter_ipv6/ip6_tables.h
 SOL_IPV6 = 41
-IP_TRANSPARENT = 19  # linux/in.h
-IPV6_TRANSPARENT = 75  # linux/in6.h
 IPV6_FREEBIND = 78  # linux/in6.h
 IP_RECVORIGDSTADDR = 20  # linux/in.h; the ancillary message has the same type
 IPV6_RECVORIGDSTADDR = 74  # linux/in6.h; likewise
@@ -102,10 +100,8 @@ class Listener:
         if family == socket.AF_INET6:
             # One family per socket: SO_ORIGINAL_DST is not answered for IPv4 on an IPv6 socket.
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if self._transparent and family == socket.AF_INET6:
-            listening.setsockopt(SOL_IPV6, IPV6_TRANSPARENT, 1)
-        elif self._transparent:
-            listening.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+        if self._transparent:
+            make_transparent(listening)
         if kind == socket.SOCK_DGRAM and family == socket.AF_INET6:
             listening.setsockopt(SOL_IPV6, IPV6_RECVORIGDSTADDR, 1)
             listening.setsockopt(SOL_IPV6, IPV6_FREEBIND, 1)  # answer from an address of `own_every_address`

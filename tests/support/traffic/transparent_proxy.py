@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from pytest_netns import Endpoint, Pod
+from pytest_netns.kernel import make_transparent
 
 PORT = 15006
 UID, GID = 0, 1337
 MARK = 1337
-IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75  # linux/in.h, linux/in6.h
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,7 @@ class TransparentProxy:
     def _socket(self, family: int) -> socket.socket:
         """Return a socket of the proxy's user that may have addresses of others."""
         made = self.pod.client(UID, GID).open_socket(family, socket.SOCK_STREAM)
-        if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
-        else:
-            made.setsockopt(socket.SOL_IP, IP_TRANSPARENT, 1)
+        make_transparent(made)
         return made
 
     def _accept(self, listener: socket.socket) -> None:
