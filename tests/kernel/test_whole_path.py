@@ -181,7 +181,9 @@ def test_answers_of_the_proxy_that_are_lost_are_told(pair: PodPair) -> None:
         found = trace(pair, *sent)
 
         assert (found["outcome"][:5], found["certain"]) == ("proxy", True)
-        assert found["impediments"] == ["its answers are dropped by IPv4 filter OUTPUT 1: the connection hangs"]
+        assert found["impediments"] == [
+            "its answers are dropped by ip filter OUTPUT, hook OUTPUT, priority 0, rule 1: the connection hangs"
+        ]
         pair.pod.run(["iptables", "-D", place, *drop])
     assert pair.pod.client(uid=1000).connect(ELSEWHERE, 80).label == "15001"
 
