@@ -171,12 +171,13 @@ def test_redirected_packets_that_do_not_arrive(
 
 def test_answers_of_the_proxy_that_are_lost_are_told(pair: PodPair) -> None:
     pair.pod.run([PROGRAM, "apply"])
-    for place, drop, sent in (
-        ("OUTPUT", ("-o", "lo", "-p", "tcp", "--sport", "15001", "-j", "DROP"), ("tcp", f"{ELSEWHERE}:80")),
-        ("OUTPUT", ("-o", "eth0", "-p", "tcp", "-j", "DROP"), ("tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0")),
+    inbound = ("tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0", "--src", pair.peer.ipv4)
+    for drop, sent in (
+        (("-o", "lo", "-p", "tcp", "--sport", "15001", "-j", "DROP"), ("tcp", f"{ELSEWHERE}:80")),
+        (("-o", "eth0", "-p", "tcp", "-j", "DROP"), inbound),
     ):
         assert trace(pair, *sent)["impediments"] == []
-        pair.pod.run(["iptables", "-I", place, *drop])
+        pair.pod.run(["iptables", "-I", "OUTPUT", *drop])
 
         found = trace(pair, *sent)
 
@@ -184,7 +185,7 @@ def test_answers_of_the_proxy_that_are_lost_are_told(pair: PodPair) -> None:
         assert found["impediments"] == [
             "its answers are dropped by ip filter OUTPUT, hook OUTPUT, priority 0, rule 1: the connection hangs"
         ]
-        pair.pod.run(["iptables", "-D", place, *drop])
+        pair.pod.run(["iptables", "-D", "OUTPUT", *drop])
     assert pair.pod.client(uid=1000).connect(ELSEWHERE, 80).label == "15001"
 
 
