@@ -88,13 +88,14 @@ class Diagnosis(Value):
         """Return the verdict on the connection, or on the pod."""
         if not self.causes:
             return "captured" if self.is_certain else "cannot be told"
+        kinds = {cause.kind for cause in self.causes}
         if self.trace is None:
-            return "not captured" if any(cause.kind in NOT_CAPTURED for cause in self.causes) else "broken"
-        is_second_set = any(cause.kind == "second-set" for cause in self.causes)
-        if self.trace.outcome == "direct":
-            return "broken" if self.trace.impediments else "not captured"
-        goes_past = self.trace.outcome == "redirected" and not is_second_set
-        return "not captured" if goes_past else "broken"
+            is_captured = kinds.isdisjoint(NOT_CAPTURED)
+        elif self.trace.outcome == "direct":
+            is_captured = bool(self.trace.impediments)
+        else:
+            is_captured = self.trace.outcome != "redirected" or "second-set" in kinds
+        return "broken" if is_captured else "not captured"
 
     def with_commands(self, changed: Callable[[str], str]) -> Diagnosis:
         """Return the diagnosis with other words for what to do, which messages may name, too."""
