@@ -130,7 +130,7 @@ def _onward_faults(connection: Connection) -> Iterator[Cause]:
 
 
 def _zone_faults(connection: Connection) -> Iterator[Cause]:
-    """Yield a cause if the agent's answer to a look-up is tracked in another zone: it does not reach who asked."""
+    """Yield a cause if the agent's answer to a look-up is tracked in another zone: it never reaches the client."""
     packet = next(_answers(connection.live, connection.owner), None)
     if connection.live.outcome != DNS or connection.is_inbound or packet is None:
         return
