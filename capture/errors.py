@@ -98,12 +98,9 @@ class PrivilegeError(CaptureError):
 
     exit_code = EXIT_UNSUPPORTED
 
-    def __init__(self, action: str) -> None:
-        super().__init__(
-            f"not permitted to {action}",
-            "Run as root, or with the capabilities NET_ADMIN and NET_RAW in the namespace"
-            " (and SYS_ADMIN to enter another one).",
-        )
+    def __init__(self, action: str, remedy: str = "") -> None:
+        usual = "Run as root, or with the capabilities NET_ADMIN and NET_RAW in the namespace"
+        super().__init__(f"not permitted to {action}", remedy or f"{usual} (and SYS_ADMIN to enter another one).")
 
 
 class NamespaceError(CaptureError):

@@ -96,7 +96,7 @@ def _as_json(text: str, path: str) -> str:
 
 
 def _require_bounded(value: Any, remaining: list[int]) -> None:
-    """Raise ValueError if aliases make more of a value than ``left`` values."""
+    """Raise ValueError if aliases make more of a value than the remaining number of values."""
     remaining[0] -= 1
     if remaining[0] < 0:
         raise ValueError(MAX_VALUES)

@@ -49,6 +49,10 @@ FIRST_OWN_CODE = 100
 # An event of Kubernetes holds 1,024 characters, and kubelet and runtime put words before our message.
 MESSAGE_LIMIT = 700
 DETAILS_LIMIT = 8000
+CALLED_BY_HAND = "A container runtime sets the variables. When you call the plugin by hand, set what the message names."
+WRONG_FILE = "Look at the network configuration list, a file in /etc/cni/net.d on the node, and at what wrote it."
+WHAT_TO_DO = {INVALID_ENVIRONMENT: CALLED_BY_HAND, DECODING_FAILURE: WRONG_FILE, INVALID_CONFIGURATION: WRONG_FILE}
+"""Details of an error that has none of its own, by its code."""
 
 
 class CniError(Exception):
@@ -58,7 +62,7 @@ class CniError(Exception):
         super().__init__(message)
         self.code = code
         self.message = _shortened(one_line(message), MESSAGE_LIMIT)
-        self.details = _shortened(printable(details, "\n\t"), DETAILS_LIMIT)
+        self.details = _shortened(printable(details or WHAT_TO_DO.get(code, ""), "\n\t"), DETAILS_LIMIT)
 
 
 class Request(Value):
@@ -134,7 +138,6 @@ def _check_environment(command: str, environ: Mapping[str, str]) -> None:
         raise CniError(
             INVALID_ENVIRONMENT,
             f"{command} needs other environment variables: {'; '.join(problems)}",
-            "A container runtime sets them. When you call the plugin by hand, set what the message names.",
         )
 
 
@@ -169,7 +172,7 @@ def _truth(text: str, value: str) -> bool:
 
 
 def _bad_arguments(text: str, problem: str) -> CniError:
-    return CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: {problem}", f"CNI_ARGS={text!r}")
+    return CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: {problem}", f"CNI_ARGS={text!r}\n{CALLED_BY_HAND}")
 
 
 # --- the network configuration ---------------------------------------------------------------------------------
@@ -187,12 +190,14 @@ def _decode_configuration(stdin: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as wrong:
         problem, details = f"UTF-8: byte {wrong.start}", ""
     except JsonError as wrong:
-        problem, details = f"a JSON object: {wrong}", f"It starts with {stdin[:200].decode(errors='replace')!r}"
+        problem, details = f"a JSON object: {wrong}", f"It starts with {stdin[:200].decode(errors='replace')!r}\n"
     else:
         if isinstance(plain, dict):
             return plain
-        problem, details = "a JSON object", f"It is {shown(plain)}"
-    raise CniError(DECODING_FAILURE, f"the network configuration on standard input is not {problem}", details)
+        problem, details = "a JSON object", f"It is {shown(plain)}\n"
+    raise CniError(
+        DECODING_FAILURE, f"the network configuration on standard input is not {problem}", details + WRONG_FILE
+    )
 
 
 def _version_of(configuration: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from injection.shape import LIST, OBJECT, POD
 from injection.template import InjectionError
 from injection.warnings import warnings_of
 from injection.yaml_text import applied, child, compose, is_mapping, is_null, node_at, pair, without_tabs
-from sidecar.documents import load_yaml
+from sidecar.documents import load_yaml, require_object
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,7 +125,9 @@ def _outcome(number: int, workload: Workload, template: Template, base: Settings
 
 
 def _require_items(document: object, where: str) -> None:
-    """Raise InjectionError for a List without a list: its workloads would be passed over."""
+    """Raise an error for what is no object, or a List without a list: its workloads would be passed over."""
+    if document is not None:
+        require_object(document, where)
     for path, kind, plain in objects(document):
         misfit = next(LIST.misfits(plain, ".".join(map(str, path))), "")
         if misfit and kind.removesuffix("List") in ("", *POD_OF):

@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from capture.cli.options import values_of
 from capture.settings.options import NETWORK_NAMESPACE, OPTIONS, Option
 from capture.state.node import NAMED_NAMESPACES
 from initcontainer.arguments import SUBCOMMAND
@@ -46,8 +45,8 @@ def bash() -> str:
         names = "|".join(_names(option))
         if option is NETWORK_NAMESPACE:
             cases.append(f'        {names}) COMPREPLY=($(compgen -f -- "${{word:-{NAMED_NAMESPACES}/}}")); return ;;')
-        elif values := values_of(option):
-            cases.append(f'        {names}) values="{" ".join(values)}" ;;')
+        elif option.words:
+            cases.append(f'        {names}) values="{" ".join(option.words)}" ;;')
         else:
             without_values.append(names)
     cases.append(f"        {'|'.join(without_values)}) ;;")
@@ -69,7 +68,7 @@ def _zsh_flag(option: Option[Any]) -> str:
     elif option is NETWORK_NAMESPACE:
         takes = f":{option.metavar}:_files"
     else:
-        takes = f":{option.metavar}:({' '.join(values_of(option))})"
+        takes = f":{option.metavar}:({' '.join(option.words)})"
     names = [f"-{option.short}{'' if option.is_switch else '+'}"] if option.short else []
     names.append(f"--{option.flag}{'' if option.is_switch else '='}")
     exclusive = f"({' '.join(_names(option))})"
@@ -85,7 +84,7 @@ def fish() -> str:
         if option is NETWORK_NAMESPACE:
             words += ["-r", "-F"]
         elif not option.is_switch:
-            words += ["-x", *(["-a", " ".join(values)] if (values := values_of(option)) else [])]
+            words += ["-x", *(["-a", " ".join(option.words)] if option.words else [])]
         lines.append(f"{shlex.join(words)} -d {_in_fish(option.help)}")
     lines += [f"complete -c istio-init -l {name} -d {_in_fish(text)}" for name, text in OTHER_FLAGS.items()]
     return "\n".join([*lines, ""])

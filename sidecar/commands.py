@@ -154,4 +154,4 @@ def _recorded(namespace: str) -> CaptureConfig:
 
 
 def _recorded_servers(config: CaptureConfig) -> tuple[str, ...]:
-    return tuple(str(server).partition("/")[0] for server in config.name_servers)
+    return tuple(server.shown for server in config.name_servers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capture.errors import EXIT_USAGE, CaptureError
+from capture.model.text import shortened
 from capture.model.values import Value
 from capture.state.input import origin_of, read_input
 from sidecar.fields import FieldError, Fields
@@ -136,7 +137,18 @@ def documents(text: str, origin: str) -> Iterator[Document]:
     """Yield the documents of a text, items of a List one by one; FieldError for a kind that is not supported."""
     for number, plain in enumerate(load_yaml(text, origin), 1):
         if plain is not None:
+            require_object(plain, f"{origin}, document {number}")
             yield from _documents(plain, f"{origin}, document {number}")
+
+
+def require_object(plain: object, where: str) -> None:
+    """Raise DocumentError for a document that is a text, a number or a list: the file is no manifest."""
+    if not isinstance(plain, dict):
+        shown = shortened(repr(plain))
+        raise DocumentError(
+            f"{where}: expected an object with keys such as `kind`, got {shown}",
+            "Name a file of Kubernetes objects, as `kubectl get -o yaml` prints them.",
+        )
 
 
 def _documents(plain: object, origin: str, implied: str = MESH_CONFIG) -> Iterator[Document]:

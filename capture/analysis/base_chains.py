@@ -122,15 +122,15 @@ class BaseChain(Value):
         return self.replace(contents=self.contents.replace(chains=(chain, *self.contents.chains[1:])))
 
 
-def maps_sources(table: model.Table) -> bool:
-    """Return whether a table maps sources to addresses that its rules name."""
-    return any(getattr(rule.verdict, "text", "").lower().startswith("snat ") for rule in table.rules)
+def source_maps(table: model.Table) -> list[model.Rule]:
+    """Return the rules of a table that map sources to addresses that they name."""
+    return [rule for rule in table.rules if getattr(rule.verdict, "text", "").lower().startswith("snat ")]
 
 
 def _is_read(table: model.Table, hook: str) -> bool:
     """Return whether packets of a pod meet the rules of a table at a hook, and they count."""
     if table.name == model.NAT and hook in SOURCE_HOOKS:
-        return hook == model.POSTROUTING and maps_sources(table)
+        return hook == model.POSTROUTING and bool(source_maps(table))
     return hook in (model.PREROUTING, model.OUTPUT, *SOURCE_HOOKS)
 
 

@@ -70,6 +70,9 @@ TEXTS: dict[tuple[str, str], str] = {
         a filter (tc) sends what comes in by {name} to {target}, before any rule, as Kata Containers does
         Leave the pod out of the mesh, or run it with a runtime that uses the pod's network namespace.""",
     ("conntrack-full", ""): """\
+        the conntrack table is full: {tracked} of {max_tracked} connections
+        Raise net.netfilter.nf_conntrack_max on the node; a captured connection takes two entries.""",
+    ("conntrack-nearly-full", ""): """\
         the conntrack table is nearly full: {tracked} of {max_tracked} connections
         Raise net.netfilter.nf_conntrack_max on the node; a captured connection takes two entries.""",
     ("ipsec", ""): """\
@@ -161,6 +164,9 @@ TEXTS: dict[tuple[str, str], str] = {
     ("dns-not-captured", "server"): """\
         DNS is captured for the pod's own name servers alone, and {server} is none of them
         To capture look-ups at other servers, run `capture apply --recorded --redirect-dns --capture-all-dns`.""",
+    ("dns-not-captured", "resolv.conf"): """\
+        resolv.conf of process {process} names {servers}, and DNS is captured for {captured} alone
+        To capture look-ups at all servers, run `capture apply --recorded --redirect-dns --capture-all-dns`.""",
     ("dns-not-captured", "no server"): """\
         DNS is captured for known name servers alone, and none was known when the rules were applied
         Run `capture apply --recorded --redirect-dns --capture-all-dns`, or apply it within the pod.""",
@@ -176,6 +182,9 @@ TEXTS: dict[tuple[str, str], str] = {
     ("proxy-user", "listener"): """\
         the proxy's user {uid} listens on tcp port {ports}, too: if that is the application, it bypasses the proxy
         Run the application as another user and group than the proxy (runAsUser, runAsGroup).""",
+    ("proxy-user", "group"): """\
+        user {uid} listens on port {port} with the proxy's group {gid}: if it is the application, it bypasses it
+        Run the application with another group than the proxy (runAsGroup).""",
     # Foreign rules.
     ("foreign-rule", ""): f"""\
         a foreign rule decides before ours, and lets the connection bypass the proxy
@@ -202,6 +211,9 @@ TEXTS: dict[tuple[str, str], str] = {
     ("filtered", "redirected"): f"""\
         {{filter}}
         Accept {{port}} there, not the port that was called; and all that uses lo {ACCEPT_LO}. {FILTER_WRITERS}""",
+    ("source-translated", ""): """\
+        a foreign rule gives what leaves the pod by it another source address: {rule}
+        Answers go to that address: where it is not the pod's, the connection hangs. Restrict or remove the rule.""",
     ("rerouted", ""): """\
         a foreign rule gives the packet the mark {mark:#x}, and the policy rule `{rule}` refuses it: {words}
         Remove the rule, or restrict it to what it is for; `ip rule` and `ip route show table all` have the routes.""",

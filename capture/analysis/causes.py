@@ -68,7 +68,7 @@ def causes_of_connection(
 
 
 def is_mapped(live: Trace) -> bool:
-    """Return whether a rule of nat sends a packet to another address or port, which is none of the proxy."""
+    """Return whether a rule of nat sends a packet to an address or port that is not the proxy's."""
     is_transparent = live.step is not None and isinstance(live.step.rule.verdict, TransparentProxy)
     return live.address is not None or (live.outcome == "redirected" and not is_transparent)
 

@@ -184,7 +184,7 @@ class DecisionList:
 MAX_PUT_IN = 2000
 """A list of no more edges is put in at once."""
 MAX_SWITCHES = 6
-"""And so is every further list: of several, each of their verdicts is combined with each."""
+"""If more long lists than this are in one rule set, the further ones are put in at once: switches multiply."""
 MAX_SINGLE_CHOICES = 6
 """So many functions are put in one after the other, which is faster than case by case."""
 

@@ -48,8 +48,9 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     for name, target in facts.diverted:
         yield cause("ingress-filter", where=name, name=name, target=target)
     if is_nearly_full(facts.tracked, facts.max_tracked):
+        kind = "conntrack-full" if facts.tracked >= facts.max_tracked else "conntrack-nearly-full"
         setting = "net.netfilter.nf_conntrack_max"
-        yield cause("conntrack-full", where=setting, tracked=facts.tracked, max_tracked=facts.max_tracked)
+        yield cause(kind, where=setting, tracked=facts.tracked, max_tracked=facts.max_tracked)
 
 
 def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
@@ -61,8 +62,11 @@ def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
 def stops(fault: Cause, capture: Capture, live: Trace | None = None) -> bool:
     """Return whether what is wrong with the pod stops a connection; without one, whether it stops any.
 
-    An interface that does not exist is no reason by itself: nothing comes in by it, and nothing leaves.
+    An interface that does not exist is no reason by itself: nothing comes in by it, and nothing leaves. Nor is a table
+    in which there is some room yet.
     """
+    if fault.kind == "conntrack-nearly-full":
+        return False
     if live is None:
         return fault.kind != "interface-missing"
     interfaces = live.packet.in_interface, live.packet.out_interface
@@ -182,6 +186,12 @@ def notes_on_proxy(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
         ports = sorted({each.port for each in proxy_listeners(facts, capture) if each.uid == uid}.difference(expected))
         if ports:
             yield cause("proxy-user", "listener", where=f"user {uid}", uid=uid, ports=", ".join(map(str, ports)))
+    for listener in facts.listeners or ():
+        gid = facts.gid_of.get(listener.inode)
+        if contains(gid, capture.gids) and listener.port not in expected:
+            yield cause(
+                "proxy-user", "group", where=f"port {listener.port}", gid=gid, uid=listener.uid, port=listener.port
+            )
 
 
 def unreached_app_notes(live: Trace, facts: PodFacts) -> Iterator[Cause]:

@@ -66,7 +66,7 @@ def policy(situations: dict[Family, Situation], text_of: TextOf) -> list[Stateme
 
 
 def _rank(statement: Statement) -> tuple[bool, bool, bool, bool, bool, str]:
-    """Return what orders lines: what apps send first, then the usual outcome, what bypasses the proxy, the unknown."""
+    """Return the key that sorts lines: outbound first; the usual outcome, then what bypasses the proxy, the unknown."""
     fate, group = statement.fate, (statement.direction == INBOUND, statement.is_routine)
     if fate is None:
         return *group, True, True, True, ""

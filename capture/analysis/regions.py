@@ -37,9 +37,9 @@ MAX_PARTS = 2000
 
 
 def _simplified(space: PacketSpace, packets: int, among: int) -> int:
-    """Return a simpler set that holds the same of the packets that can occur.
+    """Return a simpler set with the same packets among those that can occur.
 
-    What lies outside is free to be in it or not (the operator restrict of Coudert and Madre, 1990).
+    Other packets may be in it or not (the operator restrict of Coudert and Madre, 1990).
     """
     diagrams = space.diagrams
 
@@ -181,7 +181,7 @@ def _networks(family: Family, ranges: Iterable[tuple[int, int]]) -> Iterator[str
         if len(networks) > 2:  # a range is shorter than many networks
             yield f"{address_text(family, first)}-{address_text(family, last)}"
         else:
-            yield from (str(each).partition("/")[0] if each.is_address else str(each) for each in networks)
+            yield from (each.shown for each in networks)
 
 
 def _interfaces(space: PacketSpace, level: int, ranges: Ranges) -> str:

@@ -40,7 +40,7 @@ def requested_backend(request: BackendRequest) -> str:
         raise ConfigurationError("--driver", request.driver, request.driver_origin, expected)
     backend = requested or (implied[0] if len(implied) == 1 else "")
     if request.variant and backend == "nftables":
-        expected = f"nothing, because {named} has no variants; or the backend iptables"
+        expected = f"only with --backend iptables, not with {named}"
         raise ConfigurationError("--force-iptables-binary", request.variant, request.variant_origin, expected)
     backend = "iptables" if request.variant else backend
     if backend == "iptables" and request.variant and request.variant not in VARIANTS_OF.get(request.driver, VARIANTS):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from inspect import cleandoc
 from typing import Any
@@ -12,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from capture.cli.parameter_types import ParameterType, beginning, number, one_of
-from capture.errors import CaptureError, NamespaceError
+from capture.errors import NamespaceError
 from capture.model.addresses import FAMILIES, Network, parse_address
 from capture.model.ruleset import SHOWN_TABLES
 from capture.report.option_text import by_topic, flags_text, heading, help_text
@@ -43,25 +42,7 @@ class SettingOption(click.Option):
         return flags_text(self.setting), help_text(self.setting)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        return beginning(values_of(self.setting), incomplete)
-
-
-def values_of(option: Option[Any]) -> list[str]:
-    """Return the words that an option takes; none where it takes numbers, names or lists.
-
-    They are in the text of what the option expects, such as "auto, iptables or nftables".
-    """
-    if option.is_switch or _is_a_word_of(option, "no-such-word"):
-        return []
-    words = dict.fromkeys(re.findall(r"\w[\w.-]*", option.expected))
-    return [word for word in words if _is_a_word_of(option, word)]
-
-
-def _is_a_word_of(option: Option[Any], word: str) -> bool:
-    try:
-        return isinstance(option.parse(word), str)
-    except (CaptureError, ValueError):
-        return False
+        return beginning(self.setting.words, incomplete)
 
 
 class HelpText(click.HelpFormatter):

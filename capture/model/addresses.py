@@ -85,6 +85,11 @@ class Network(Value):
         """Return whether an address of the same family, as an integer, lies in the network."""
         return self.first <= address <= self.last
 
+    @property
+    def shown(self) -> str:
+        """Return a single address without its prefix, ``10.0.0.1``, and a network as ``str()`` has it."""
+        return address_text(self.family, self.first) if self.is_address else str(self)
+
     def __str__(self) -> str:
         return f"{address_text(self.family, self.first)}/{self.prefix}"
 

@@ -48,7 +48,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """Return which of the known names is most like one that is none of them; "" if none is like it."""
+    """Return the known name that is most like an unknown one; "" if no name is like it."""
     import difflib  # only where something is wrong
 
     return next(iter(difflib.get_close_matches(name, list(known), n=1)), "")

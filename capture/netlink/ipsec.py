@@ -10,7 +10,7 @@ linux/xfrm.h::
 from __future__ import annotations
 
 from capture.errors import CaptureError
-from capture.model.addresses import FAMILY_OF, Network, address_text
+from capture.model.addresses import FAMILY_OF, Network
 from capture.model.values import Value
 from capture.netlink.attributes import decode_fields, decode_host_number
 from capture.netlink.sockets import NetlinkSocket
@@ -45,10 +45,7 @@ class IpsecPolicy(Value):
     @property
     def words(self) -> str:
         """Return it in the words of ip-xfrm(8)."""
-        source, destination = (
-            f"{address_text(each.family, each.first)}/{each.prefix}" for each in (self.source, self.destination)
-        )
-        return f"src {source} dst {destination} dir {self.direction}"
+        return f"src {self.source} dst {self.destination} dir {self.direction}"
 
 
 def read_policies() -> list[IpsecPolicy]:

@@ -134,7 +134,7 @@ def families_with_rules(own: Ruleset) -> tuple[Family, ...]:
 
 
 def own_rules_of(live: Ruleset) -> Ruleset:
-    """Return our own of live rules, and the routes that they need: what stands for desired ones without a record."""
+    """Return our own of live rules, and the routes that they need: the reference where none is recorded."""
     from capture.analysis.ownership import own_only
 
     return own_only(live).with_chains(_accepting).replace(policy_routes=routes.of_marks(live))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capture.analysis.answers import answers, answers_of, is_own, later_losses, sent_on
-from capture.analysis.base_chains import Situation
+from capture.analysis.base_chains import Situation, source_maps
 from capture.analysis.captured_pod import proxy_owner
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
@@ -26,6 +26,7 @@ from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Ne
 from capture.model.chain_names import is_own_chain
 from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT, Packet
 from capture.model.routing import MissingRoute
+from capture.model.ruleset import POSTROUTING
 from capture.model.values import Value
 from capture.netlink.interfaces import NUD_CONFIRMED, NUD_KNOWN, knows_neighbours
 from capture.netlink.ipsec import read_policies
@@ -93,6 +94,7 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
     if not live.certain:
         yield _doubt(live)
     yield from unreached_app_notes(live, facts)
+    yield from () if connection.is_inbound else source_notes(connection.pod.situation)
     yield from (each for each in causes_of_pod(facts, capture) if not stops(each, capture, live))
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
@@ -123,7 +125,7 @@ def _onward_faults(connection: Connection) -> Iterator[Cause]:
 
 
 def _zone_faults(connection: Connection) -> Iterator[Cause]:
-    """Yield a cause if the agent's answer to a look-up is tracked in another zone: it does not reach who asked."""
+    """Yield a cause if the agent's answer to a look-up is tracked in another zone: it never reaches the client."""
     packet = next(answers_of(connection.live, connection.owner), None)
     if connection.live.outcome != DNS or connection.is_inbound or packet is None:
         return
@@ -223,6 +225,13 @@ def unrouted_proxy_causes(live: Trace, pod: ExaminedPod) -> Iterator[Cause]:
     if refuses_user(packet.replace(destination=to), uid):
         flag, address = "-6 " if packet.family == IPV6 else "", address_text(packet.family, to.first)
         yield cause("no-route", "proxy", uid=uid, address=address, flag=flag)
+
+
+def source_notes(situation: Situation) -> Iterator[Cause]:
+    """Yield a note on each foreign rule that gives what leaves the pod another source: answers come to that one."""
+    for base in situation.other_chains:
+        for rule in source_maps(base.contents) if base.hook == POSTROUTING and not base.is_own else ():
+            yield cause("source-translated", where=base.table, rule=rule.why or shown_rule(rule, base.families[0]))
 
 
 def socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:

@@ -27,6 +27,7 @@ from capture.operations.connection import (
     notes_on,
     onward_causes,
     socket_lb_causes,
+    source_notes,
     unrouted_proxy_causes,
 )
 from capture.operations.drift_causes import USUAL_PACKET, drift_causes, unjudged_notes, usual_traces
@@ -37,6 +38,7 @@ from capture.operations.exclusions import (
     left_out,
     no_record_note,
     notes_without_record,
+    other_servers_notes,
     ports_of,
     unexplained,
     with_options,
@@ -136,6 +138,7 @@ def why(
         else:
             verified = verify(settings, prefer_recorded=settings is None)
             diagnosis = _diagnose_pod(verified, pod, of_pod)
+            diagnosis = diagnosis.replace(notes=(*diagnosis.notes, *other_servers_notes(pod.known, namespace)))
             diagnosis = diagnosis.replace(causes=with_removals(diagnosis.causes, verified.choice, namespace))
         if is_machine and is_recorded:
             return diagnosis.with_commands(for_machine)
@@ -196,6 +199,7 @@ def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> 
             else notes_without_record(facts, capture, verified.desired)
         ),
         *socket_lb_causes(),
+        *source_notes(pod.situation),
         *(each for each in of_pod if each not in stopping),
         *unjudged_notes(verified),
         *unread,

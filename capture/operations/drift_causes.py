@@ -112,8 +112,10 @@ def _foreign_rule_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause
             kind = "nat-first" if effect and is_mapped(effect.after) else "foreign-rule"  # as for a single connection
             diverting.setdefault((kind, chain), []).append(foreign)
             continue
-        which = f" ({effect.regions[0]})" if effect.regions else ""
-        what = SENT_ON if effect.before.outcome == "direct" else f"captured traffic{which}"
+        is_inbound = effect.packet.in_interface is not None
+        which = f" ({effect.regions[0]})" if is_inbound and effect.regions else ""
+        is_of_proxy = effect.before.outcome in ("direct", *([] if is_inbound else ["proxy-inbound"]))
+        what = SENT_ON if is_of_proxy else f"captured traffic{which}"
         dropped, by_rule = drop_cause(effect.after, shown_rule, usual, what), effect.after.step is not None
         # An effect is that of its rule alone: in its base chain other rules, and their numbers, are missing.
         is_called = by_rule and isinstance(dropped.where, Location) and dropped.where.of_chain != chain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from shlex import join
 
 from capture.analysis.base_chains import Situation
@@ -11,7 +12,7 @@ from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.pod_causes import KIND_OF, missing_interfaces
 from capture.analysis.policy import captured_ports
 from capture.backends import detect
-from capture.model.addresses import FAMILY_NAMES, IPV4, LOOPBACK_NETWORKS, Family
+from capture.model.addresses import FAMILY_NAMES, IPV4, LOOPBACK_NETWORKS, Family, address_text
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import InInterface, OutInterface, Protocol, Return
 from capture.model.text import plural
@@ -20,7 +21,7 @@ from capture.operations.inference import inferred_config, inferred_flags, misfit
 from capture.rules import build_ruleset
 from capture.rules.nat import TO_DNS
 from capture.settings.config import resolve
-from capture.settings.host import PodFromInside
+from capture.settings.host import PodFromInside, servers_of
 from capture.settings.options import (
     EXCLUDED_INTERFACES,
     EXCLUSIONS,
@@ -35,6 +36,7 @@ from capture.settings.options import (
 )
 from capture.settings.pod import PROXY_PORTS
 from capture.state import record
+from capture.state.files import content_of
 from capture.state.pod_network import read_pod_network
 
 TYPE_CHECKING = False
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from capture.model.packet import Packet
     from capture.model.ruleset import Ruleset
     from capture.operations import Reference
+    from capture.operations.arguments import Namespace
     from capture.operations.results import Verified
     from capture.settings.settings import Settings
 
@@ -196,6 +199,21 @@ def _restricts(option: Option[Any], settings: Settings) -> bool:
 def _knew_no_server(known: Reference) -> bool:
     """Return whether DNS is to be captured for the pod's own name servers, and none was known."""
     return known.settings[REDIRECT_DNS] and not known.config.captures_dns
+
+
+def other_servers_notes(known: Reference | None, namespace: Namespace) -> Iterator[Cause]:
+    """Yield a note if the process that names the namespace has other name servers than those that are captured."""
+    process = re.fullmatch(r"/proc/(\d+)/ns/net", str(namespace))
+    if known is None or process is None or not known.config.name_servers:
+        return
+    lines = content_of(f"/proc/{process[1]}/root/etc/resolv.conf").decode(errors="replace").splitlines()
+    others = [each for each in servers_of(lines) if each not in known.config.name_servers]
+    if others:
+        servers, captured = (
+            ", ".join(address_text(each.family, each.first) for each in listed)
+            for listed in (others, known.config.name_servers)
+        )
+        yield cause("dns-not-captured", "resolv.conf", process=process[1], servers=servers, captured=captured)
 
 
 def with_options(diagnosed: Cause, packet: Packet, known: Reference) -> Cause:

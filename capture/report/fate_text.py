@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from capture.model.addresses import Network, address_text
 from capture.report.packet_text import packet_text
 
 TYPE_CHECKING = False
@@ -17,7 +16,7 @@ def fate_text(fate: Fate) -> str:
     """Return what happens to packets: "proxy-outbound 15001", "direct to 10.1.2.3:80", "dropped"."""
     where = ""
     if fate.address is not None:
-        where = _address_text(fate.address)
+        where = fate.address.shown
         where = f" to [{where}]" if ":" in where and fate.port is not None else f" to {where}"
     if fate.port is not None:
         where += f":{fate.port}" if fate.address is not None else f" {fate.port}"
@@ -62,10 +61,5 @@ FATE = ("outcome", "port", "address", "interface")
 
 def fate_as_plain(fate: Fate) -> dict[str, object]:
     """Return what happens to packets, for JSON; port and address are null where they stay as addressed."""
-    address = fate.address and _address_text(fate.address)
+    address = fate.address and fate.address.shown  # of packets to many that are translated alike, the network
     return {"outcome": fate.outcome, "port": fate.port, "address": address, "interface": fate.interface}
-
-
-def _address_text(address: Network) -> str:
-    """Return an address; of packets to many addresses that are translated alike, the network."""
-    return address_text(address.family, address.first) if address.is_address else str(address)

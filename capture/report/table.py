@@ -207,7 +207,7 @@ def _networks_of_column(match: model.AddressMatch) -> tuple[Network, ...]:
 
 
 def _networks(networks: tuple[Network, ...]) -> str:
-    texts = [str(network).partition("/")[0] if network.is_address else str(network) for network in networks]
+    texts = [network.shown for network in networks]
     return texts[0] if len(texts) == 1 else f"{{{','.join(texts)}}}"
 
 

@@ -187,7 +187,7 @@ def _excluded_owner_groups(settings: Settings, host: Host) -> tuple[Span, ...]:
     option = options.EXCLUDED_OWNER_GROUPS
     groups = _ids(settings, option, host.group_id)
     if groups and not settings[options.OWNER_GROUPS].everything:
-        raise settings.refused(option, f"nothing, because {options.OWNER_GROUPS.name} names the groups to capture")
+        raise settings.refused(option, f"no groups while {options.OWNER_GROUPS.name} names those to capture")
     return groups
 
 

@@ -7,6 +7,7 @@ from capture.model.conventions import MAX_ID, MAX_PORT
 from capture.model.packet import LOOPBACK
 from capture.model.text import shortened
 from capture.settings import options as option
+from capture.settings.parsers import Selection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 
 SWAPPED = (int(option.INBOUND_CAPTURE_PORT.default), int(option.PROXY_PORT.default))
 """Istio's inbound port for outbound connections, and the other way round."""
+
+SAME_PORT = (
+    (option.INBOUND_CAPTURE_PORT, option.PROXY_PORT, "the directions cannot be told apart"),
+    (option.PROXY_PORT, option.INBOUND_TUNNEL_PORT, "the proxy expects tunnels of the mesh there"),
+    (option.INBOUND_CAPTURE_PORT, option.INBOUND_TUNNEL_PORT, "the proxy expects tunnels of the mesh there"),
+)
+"""Ports that have to differ, and why."""
 
 NEEDED: tuple[tuple[Option[Any], Option[Any], object], ...] = (
     (option.TPROXY_MARK, option.INTERCEPTION_MODE, "TPROXY"),
@@ -51,8 +59,9 @@ def config_warnings(settings: Settings, config: CaptureConfig, host: Host) -> li
 def _empty_entries(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
     """Yield the lists with entries that do not count; a comma at the end comes from templates, and means nothing."""
     for which in settings.explicit:
-        text = "".join(settings.text(which).split()) if which.expected.endswith("separated by commas") else ""
-        if text and not text.strip(",0" if which.expected.endswith(option.PORTS) else ","):
+        value = settings[which]
+        text = "".join(settings.text(which).split()) if isinstance(value, tuple | Selection) else ""
+        if text and not value:
             yield which, "has no entry that counts: it is taken as an empty list"
         elif text.startswith(",") or ",," in text:
             yield which, "has an empty entry, which does not count"
@@ -73,6 +82,9 @@ def _without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple
 
 
 def _cancelled(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
+    for port, other, fault in SAME_PORT:
+        if settings[port] == settings[other]:
+            yield port, f"is {other.name}, too: {fault}"
     for which, by, verb in CANCELLED:
         entries = _entries(settings, which) if settings.origin(which) != "default" else ()
         others = _entries(settings, by)
@@ -106,8 +118,6 @@ def _where(settings: Settings, which: Option[Any]) -> str:
 
 def _cancelling(config: CaptureConfig) -> Iterator[tuple[Option[Any], str]]:
     yield from _holding_everything(config)
-    if config.inbound_capture_port == config.proxy_port:
-        yield (option.INBOUND_CAPTURE_PORT, f"is {option.PROXY_PORT.name}, too: the directions cannot be told apart")
     if (config.proxy_port, config.inbound_capture_port) == SWAPPED:
         inbound = f"{option.INBOUND_CAPTURE_PORT.name} {config.inbound_capture_port}"
         envoy = "Istio's Envoy takes outbound connections at 15001 and inbound ones at 15006"

@@ -51,8 +51,7 @@ class PodFromInside:
     def pod_addresses(self) -> tuple[Network, ...]:
         """Return the addresses of the namespace we are in, without those on ``lo``: we put one there ourselves."""
         with open_route() as route:
-            own = [address for address in read_addresses(route) if address.interface != LOOPBACK_INDEX]
-        return tuple(parse_address(address.address) for address in own)
+            return tuple(each.address for each in read_addresses(route) if each.interface != LOOPBACK_INDEX)
 
     def primary_address(self) -> Network | None:
         """Return the address that Kubernetes knows the pod by: a global one of the interface of the default route.
@@ -61,7 +60,7 @@ class PodFromInside:
         """
         with open_route() as route:
             defaults = [way_out(route, family) for family in FAMILY_NUMBERS.values()]
-            addresses = [(address.interface, parse_address(address.address)) for address in read_addresses(route)]
+            addresses = [(each.interface, each.address) for each in read_addresses(route)]
         return primary_of(addresses, defaults)
 
     def interface_names(self) -> tuple[str, ...] | None:

@@ -34,7 +34,7 @@ class Option(GenericValue[T]):
 
     not_compared = (
         "default", "parse", "expected", "help", "short", "annotations", "metavar", "topic", "is_switch",
-        "empty_means_default",
+        "empty_means_default", "words",
     )  # fmt: skip
 
     flag: str
@@ -49,6 +49,8 @@ class Option(GenericValue[T]):
     topic: str = "Capture"
     is_switch: bool = False
     empty_means_default: bool = False
+    words: tuple[str, ...] = ()
+    """What it takes, if these words are all; a shell offers them."""
 
     @property
     def name(self) -> str:
@@ -129,7 +131,7 @@ INTERCEPTION_MODE = Option(
     "istio-inbound-interception-mode", "REDIRECT", parsers.interception_mode, "REDIRECT or TPROXY",
     "How inbound connections reach the proxy; TPROXY keeps the client's address.",
     short="m", annotations=("sidecar.istio.io/interceptionMode",), metavar="MODE", topic=TRANSPARENT,
-    empty_means_default=True,
+    empty_means_default=True, words=("REDIRECT", "TPROXY"),
 )  # fmt: skip
 INBOUND_PORTS = Option(
     "istio-inbound-ports", "*", parsers.selection_of(parsers.port_list), f"'*', or {PORTS}",
@@ -230,12 +232,12 @@ IP_FAMILIES = Option(
     "ip-families", "both", parsers.one_of("both", "mesh", "ipv4"), "both, mesh or ipv4",
     "Families to capture: both; as Istio does (mesh: IPv6 too if the mesh is dual stack, the pod's primary address is"
     " IPv6, there is no address yet, or the proxy's environment is not known); or IPv4 alone.",
-    environment=("CAPTURE_IP_FAMILIES",), metavar="FAMILIES", empty_means_default=True,
+    environment=("CAPTURE_IP_FAMILIES",), metavar="FAMILIES", empty_means_default=True, words=("both", "mesh", "ipv4"),
 )  # fmt: skip
 OTHER_FAMILY = Option(
     "other-family", "pass", parsers.one_of("pass", "reject"), "pass or reject",
     "TCP of a family that is not captured: let it bypass the proxy, or answer it with a reset (except over lo).",
-    environment=("CAPTURE_OTHER_FAMILY",), metavar="WHAT", empty_means_default=True,
+    environment=("CAPTURE_OTHER_FAMILY",), metavar="WHAT", empty_means_default=True, words=("pass", "reject"),
 )  # fmt: skip
 RULE_COMMENTS = _switch(
     "rule-comments", "Give each rule a comment that says what it is for. Beyond upstream.", topic=CHECKING,
@@ -249,11 +251,12 @@ PROFILE = Option(
     "profile", "1.8", parsers.profile, "1.8 (classic) or 1.30 (current)",
     "Layout of the rules, named after the version of Istio that brought it; classic is 1.8, current the newest.",
     environment=("CAPTURE_PROFILE",), metavar="NAME", topic=HOW, empty_means_default=True,
+    words=("1.8", "classic", "1.30", "current"),
 )  # fmt: skip
 CHAIN_NAMES = Option(
     "chain-names", "", parsers.one_of("", "dash", "underscore"), "dash or underscore",
     "Spelling of the chain names: ISTIO-INBOUND (as in 1.8) or ISTIO_INBOUND (as in later profiles).",
-    environment=("CAPTURE_CHAIN_NAMES",), metavar="SPELLING", topic=HOW,
+    environment=("CAPTURE_CHAIN_NAMES",), metavar="SPELLING", topic=HOW, words=("dash", "underscore"),
 )  # fmt: skip
 RULE_OPTIONS = _options_above()
 """The options that decide on the rules: every entry point takes these."""
@@ -262,19 +265,20 @@ BACKEND = Option(
     "backend", "auto", parsers.one_of("auto", "iptables", "nftables"), "auto, iptables or nftables",
     "Where the rules live in the kernel; auto takes iptables where it can be used, else nftables.",
     environment=("CAPTURE_BACKEND",), metavar="NAME", topic=HOW, empty_means_default=True,
+    words=("auto", "iptables", "nftables"),
 )  # fmt: skip
 DRIVER = Option(
     "driver", "", parsers.one_of("", "restore", "iptc", "netlink", "libnftables"),
     "netlink or libnftables (nftables); restore, netlink or iptc (iptables)",
     "How rules are written. Default: the fastest that works here.",
-    environment=("CAPTURE_DRIVER",), metavar="NAME", topic=HOW,
+    environment=("CAPTURE_DRIVER",), metavar="NAME", topic=HOW, words=("netlink", "libnftables", "restore", "iptc"),
 )  # fmt: skip
 NATIVE_NFTABLES = _switch("native-nftables", "Use nftables: upstream's word for --backend nftables.", topic=HOW)
 FORCE_IPTABLES_BINARY = Option(
     "force-iptables-binary", "", parsers.one_of("", "nft", "legacy", "iptables-nft", "iptables-legacy"),
     "nft or legacy",
     "Variant of iptables to use, whatever detection says.",
-    metavar="VARIANT", topic=HOW,
+    metavar="VARIANT", topic=HOW, words=("nft", "legacy"),
 )  # fmt: skip
 BACKEND_OPTIONS = _options_above()[len(RULE_OPTIONS) :]
 """Options of how rules are written."""

@@ -1,4 +1,4 @@
-"""The state directory: root's alone, since its records decide what is verified and removed; what goes from it.
+"""The state directory: root's alone, since its records decide what is verified and removed. Old files go.
 
 Other users who could write there could make us remove or believe things: links name files that DEL unlinks, records
 name our policy routes. So a directory with another owner, or one that others may enter, is refused.

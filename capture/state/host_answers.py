@@ -1,4 +1,4 @@
-"""The answers of a host when settings were resolved, noted for the record; later they serve as the host."""
+"""What a host answered when settings were resolved. The record keeps it, and it serves as the host later."""
 
 from __future__ import annotations
 

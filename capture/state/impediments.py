@@ -12,7 +12,6 @@ from capture.model.addresses import (
     Family,
     Network,
     address_text,
-    parse_address,
     parse_network,
 )
 from capture.model.conventions import APPLY_RECORDED, LO_IS_DOWN, PASSTHROUGH_SOURCE, SET_LO_UP
@@ -104,7 +103,7 @@ def _leads_to_lo(route: NetlinkSocket, address: str) -> bool:
 
 def _outer_addresses(route: NetlinkSocket, family: Family) -> list[Network]:
     listed = read_addresses(route, FAMILY_NUMBERS[family])
-    return [parse_address(address.address) for address in listed if address.interface != LOOPBACK_INDEX]
+    return [each.address for each in listed if each.interface != LOOPBACK_INDEX]
 
 
 LO_DOWN: Literal["lo-down"] = "lo-down"

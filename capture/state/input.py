@@ -14,6 +14,7 @@ MAX_BYTES = 64 * 1024 * 1024
 """Ten thousand workloads, or the dump of 60,000 rules, have less."""
 INPUT_TIMEOUT = 10.0
 """Seconds for a pipe that is named to send something; standard input has a person or a program at its other end."""
+READABLE = f"Name a file that you may read, or {STDIN} for standard input."
 
 
 class InputError(CaptureError):
@@ -30,16 +31,17 @@ def origin_of(name: str) -> str:
 def read_input(name: str, limit: int = MAX_BYTES, timeout: float = INPUT_TIMEOUT) -> str:
     """Return the text of a file, of a pipe, or for ``-`` of standard input. Raises InputError."""
     if name == STDIN and sys.stdin is None:
-        raise InputError("cannot read standard input: it is closed")
+        raise InputError("cannot read standard input: it is closed", "Name a file.")
     try:
         content = sys.stdin.buffer.read(limit + 1) if name == STDIN else _read(name, limit, timeout)
         if len(content) > limit:
             raise InputError(f"{origin_of(name)} is longer than {limit >> 20} MiB, which is the limit", "Split it.")
         return content.decode()
     except OSError as error:
-        raise InputError(f"cannot read {origin_of(name)}: {error.strerror}") from None
+        raise InputError(f"cannot read {origin_of(name)}: {error.strerror}", READABLE) from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{origin_of(name)}: not UTF-8: {error.reason} at byte {error.start}") from None
+        message = f"{origin_of(name)}: not UTF-8: {error.reason} at byte {error.start}"
+        raise InputError(message, "Save it as text in UTF-8.") from None
 
 
 def _read(name: str, limit: int, timeout: float) -> bytearray:

@@ -208,7 +208,8 @@ def _open(path: str) -> int:
             raise _no_proc() from None
         raise _no_such(path) from None
     except PermissionError:
-        raise PrivilegeError(f"open {path}") from None
+        remedy = "Run as root with the capability SYS_PTRACE, in the user namespace of that process or above (proc(5))."
+        raise PrivilegeError(f"open {path}", remedy if path.startswith("/proc/") else "") from None
     except OSError as error:
         raise NamespaceError(path, os.strerror(error.errno or 0)) from None
 

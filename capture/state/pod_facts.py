@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from capture.analysis.captured_pod import PodFacts
 from capture.errors import CaptureError
-from capture.model.addresses import FAMILY_NUMBERS, parse_address
+from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.netlink.interfaces import Link, read_addresses, read_links
 from capture.netlink.routing import way_out
@@ -30,9 +30,8 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
     with open_route() as route:
         links = tuple(read_links(route))
         redirects = diverted(route, links)
-        addresses = [address for address in read_addresses(route) if address.interface != LOOPBACK_INDEX]
-        parsed = [parse_address(address.address) for address in addresses]
-        families = dict.fromkeys(address.family for address in parsed)
+        addresses = [each.address for each in read_addresses(route) if each.interface != LOOPBACK_INDEX]
+        families = dict.fromkeys(address.family for address in addresses)
         unrouted = tuple(family for family in families if not way_out(route, FAMILY_NUMBERS[family]))
     ids = foreign_ids()
     listeners = _listeners(ids)
@@ -43,7 +42,7 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
     }
     return PodFacts(
         links,
-        tuple(address for address in parsed if not address.is_link_local),
+        tuple(address for address in addresses if not address.is_link_local),
         listeners,
         _groups_of(strangers, ids),
         *read_tracked(),

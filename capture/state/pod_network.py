@@ -32,14 +32,13 @@ def read_pod_network() -> PodNetwork:
     with open_route() as route:
         every = {link.index: link for link in read_links(route)}
         everywhere = read_addresses(route)
-        families = dict.fromkeys(parse_address(address.address).family for address in everywhere)
+        families = dict.fromkeys(each.address.family for each in everywhere)
         default_routes = [way_out(route, FAMILY_NUMBERS[family]) for family in families]
         only = [link.index for link in every.values() if not link.is_loopback]
         answered = tuple(family for family in families if len(only) == 1 and _all_leaves_by(only[0], route, family))
         by_marks = tuple(_read_mark_routes(route, {index: link.name for index, link in every.items()}))
     links = {index: link for index, link in every.items() if not link.is_loopback}
-    addresses = [address for address in everywhere if address.interface in links]
-    own = tuple(parse_address(address.address) for address in addresses)
+    own = tuple(each.address for each in everywhere if each.interface in links)
     global_ones = tuple(address for address in own if not address.is_link_local)
     default = PodNetwork()
     up = [index for index, link in links.items() if link.is_up]
@@ -49,7 +48,7 @@ def read_pod_network() -> PodNetwork:
         interface=links[outward].name if outward else default.interface,
         others=tuple(link.name for index, link in links.items() if index != outward),
         answered=answered,
-        local=tuple(parse_address(address.address) for address in everywhere if every[address.interface].is_up),
+        local=tuple(each.address for each in everywhere if every[each.interface].is_up),
         names=tuple((index, link.name) for index, link in every.items()),
         mark_routes=by_marks,
     )
@@ -87,7 +86,8 @@ def lost_by_routing(
     client, pod = (address_text(packet.family, end.first) if end else "" for end in (packet.source, packet.destination))
     with open_route() as route:
         index = next((link.index for link in read_links(route) if link.name == packet.in_interface), 0)
-        own = [each.address for each in read_addresses(route, FAMILY_NUMBERS[packet.family]) if each.interface == index]
+        listed = read_addresses(route, FAMILY_NUMBERS[packet.family])
+        own = [address_text(packet.family, each.address.first) for each in listed if each.interface == index]
         if is_redirected and index and not own:
             return "interface"
         to = own[0] if is_redirected and own else pod

@@ -86,7 +86,7 @@ def as_json(record: Record) -> str:
                 "ipv6": answers.ipv6,
                 "primary": answers.primary,
                 "knows_proxy_environment": record.settings.knows_proxy_environment,
-                "name_servers": [str(server).partition("/")[0] for server in answers.servers],
+                "name_servers": [server.shown for server in answers.servers],
             },
             "stale_routes": [[route.family, route.mark, route.table] for route in record.stale_routes],
             "sysctls": {sysctl.path: sysctl.value for sysctl in record.sysctls},

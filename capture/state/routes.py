@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from capture.errors import CaptureError, KernelError, UnsupportedError
-from capture.model.addresses import FAMILIES, FAMILY_NUMBERS, FAMILY_OF, IPV6, Family, Network, address_text
+from capture.model.addresses import FAMILIES, FAMILY_NUMBERS, FAMILY_OF, IPV6, Family, Network
 from capture.model.conventions import ISTIO_MARK, ISTIO_ROUTE_TABLE, PASSTHROUGH_SOURCE, SET_LO_UP
 from capture.model.routing import LoopbackAddress, MissingRoute, PolicyRoute
 from capture.model.ruleset import Ruleset
@@ -42,7 +42,7 @@ def ensure(ruleset: Ruleset) -> bool:
     changed = False
     with open_route() as route:
         for address in _possible(ruleset):
-            changed |= add_address(route, _text(address), address.network.prefix)
+            changed |= add_address(route, address.network.shown, address.network.prefix)
         for policy in ruleset.policy_routes:
             # The rule first, and last when removed: it shows that a table is our own, wherever we were killed.
             changed |= put_mark_rule(route, FAMILY_NUMBERS[policy.family], policy.mark, policy.table, PREFERENCE)
@@ -175,20 +175,13 @@ def remove(ruleset: Ruleset, needed_still: Ruleset | None = None) -> bool:
                 changed |= remove_local_route(route, FAMILY_NUMBERS[policy.family], policy.table)
             changed |= remove_mark_rule(route, FAMILY_NUMBERS[policy.family], policy.mark, policy.table)
         for address in ruleset.loopback_addresses:
-            changed |= remove_address(route, _text(address), address.network.prefix)
+            changed |= remove_address(route, address.network.shown, address.network.prefix)
     return changed
 
 
-def _text(address: LoopbackAddress) -> str:
-    return address_text(address.network.family, address.network.first)
-
-
 def _has_address(route: NetlinkSocket, desired: LoopbackAddress) -> bool:
-    family = FAMILY_NUMBERS[desired.network.family]
-    return any(
-        address.interface == LOOPBACK_INDEX and address.address == _text(desired)
-        for address in read_addresses(route, family)
-    )
+    listed = read_addresses(route, FAMILY_NUMBERS[desired.network.family])
+    return any(each.interface == LOOPBACK_INDEX and each.address == desired.network for each in listed)
 
 
 def _halves(route: NetlinkSocket, policy: PolicyRoute) -> tuple[bool, bool]:

@@ -414,7 +414,12 @@ def test_why_judges_a_filter_as_the_kernel_does(served: PodPair, driver: str, na
 
 OUTBOUND = Packet("tcp", parse_address(ELSEWHERE), 80, uid=1000, gid=1000)
 TRANSPARENT: dict[str, tuple[str, str, str, str]] = {
-    "the app's port over lo": (NFT % ("input priority 0", "iif lo tcp dport 8080 drop"), "filtered", "in", "over lo"),
+    "the app's port over lo": (
+        NFT % ("input priority 0", "iif lo tcp dport 8080 drop"),
+        "filtered",
+        "in",
+        "what the proxy sends on",
+    ),
     "clients' addresses over lo": (
         "iptables -A INPUT -i lo ! -s 127.0.0.1 ! -d 127.0.0.1 -j DROP",
         "filtered",

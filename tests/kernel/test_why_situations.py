@@ -31,6 +31,7 @@ from capture.operations.exclusions import unexplained
 from capture.operations.situation import read_situation
 from capture.report.diagnosis_text import diagnosis_lines
 from capture.settings import options as option
+from capture.settings.host import PodFromInside
 from capture.settings.settings import Given, Settings
 from capture.state import record
 from cni.agent import examination
@@ -38,6 +39,7 @@ from pytest_netns import NamespaceFactory, Pod, PodPair
 from support.captures.agreeing import assert_the_connections_agree
 from support.captures.meshes import FIFTY
 from support.captures.settings import DRIVERS, settings
+from support.processes.waiting import wait_until
 
 if TYPE_CHECKING:
     from typing import Any
@@ -510,7 +512,7 @@ def test_the_cause_and_no_other(pod_pair: PodPair, name: str) -> None:
     if situation.of_pod:
         (cause,) = why(pod).causes
         assert cause.kind == situation.kind
-        assert str(cause.where) == (situation.where or str(cause.where))
+        assert situation.where in ("", str(cause.where))
     if situation.kind == "excluded":
         assert f"{situation.options.split()[-1]} (test)" in found.causes[0].remedy
     if situation.has_traffic:
@@ -939,6 +941,43 @@ def test_each_option_that_captures_less_is_noted_once(
     assert all(map(str.__contains__, texts, notes)), texts
     assert_the_verbs_agree(pod)
     assert_the_connections_agree(pod_pair)
+
+
+def test_a_resolv_conf_with_other_servers_is_a_note(pod_pair: PodPair, tmp_path: Path) -> None:
+    pod, peer = pod_pair
+    peer.own_every_address()
+    peer.listener((ELSEWHERE, 53), label="world")
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    pod.listener(("127.0.0.1", 15053), label="proxy", uid=1337)
+    operations.apply(given("--redirect-dns"), pod.path, PodFromInside(servers=(parse_address("203.0.113.1"),)))
+    (tmp_path / "resolv.conf").write_text(f"nameserver {ELSEWHERE}\n")
+    own_files = f"mount --bind {tmp_path}/resolv.conf /etc/resolv.conf; touch {tmp_path}/ready; exec sleep 60"
+    process = pod.popen(["unshare", "--mount", "sh", "-ec", own_files])
+    wait_until((tmp_path / "ready").exists)
+
+    found = diagnosis.why(namespace=f"/proc/{process.pid}/ns/net")
+
+    assert found.causes == ()
+    assert [note.kind for note in found.notes] == ["dns-not-captured"]
+    assert f"names {ELSEWHERE}, and DNS is captured for 203.0.113.1 alone" in found.notes[0].message
+    assert reached(BrokenPod("", goes="dns"), pod_pair) == "world"
+    assert diagnosis.why(namespace=pod.path).notes == ()
+
+
+def test_another_source_of_what_leaves_the_pod_is_a_note(pod_pair: PodPair) -> None:
+    pod, peer = pod_pair
+    peer.own_every_address()
+    peer.listener(("0.0.0.0", 80), label="world")
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    operations.apply(given(""), pod.path)
+    assert pod.client(uid=1337, gid=1337).connect(ELSEWHERE, 80).label == "world"
+    pod.run(["nft", "table ip t { chain p { type nat hook postrouting priority 99; oif eth0 snat to 10.88.99.9; }; }"])
+
+    for sent in (None, packet(BrokenPod(""), pod_pair)):
+        found = why(pod, sent)
+        assert (found.causes, [note.kind for note in found.notes]) == ((), ["source-translated"])
+        assert "snat to 10.88.99.9" in found.notes[0].message
+    assert pod.client(uid=1337, gid=1337).connect(ELSEWHERE, 80, timeout=0.3).label == ""
 
 
 def test_dns_without_a_known_name_server_is_not_told_to_redirect_dns(pod_pair: PodPair) -> None:

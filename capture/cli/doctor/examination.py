@@ -60,7 +60,7 @@ def examine(namespace: str | None = None) -> list[Finding]:
     is_recorded, fault = False, ""
     if is_private(STATE_DIRECTORY):
         is_recorded, fault = record.read() is not None, record.fault()
-    addresses = [str(address).partition("/")[0] for address in PodFromInside().pod_addresses()]
+    addresses = [address.shown for address in PodFromInside().pod_addresses()]
     return [
         *of_pod(_diagnosis(namespace, is_recorded=is_recorded)),
         *(each.replace(topic=NODE) for each in _by_name("cni.status", "of_this_node")),

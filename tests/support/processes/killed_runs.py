@@ -57,8 +57,8 @@ def live_state() -> str:
     with open_route() as route:
         marks = sorted((rule.family, rule.mark, rule.table) for rule in read_policy_rules(route) if rule.is_plain)
         tables = [t for t in (133, 88) for family in (AF_INET, AF_INET6) if has_local_route(route, family, t)]
-        addresses = sorted(address.address for address in read_addresses(route))
-        seen += [marks, tables, [address for address in addresses if not address.startswith("fe80:")]]
+        addresses = [each.address for each in read_addresses(route) if not each.address.is_link_local]
+        seen += [marks, tables, sorted(map(str, addresses))]
     return repr(seen)
 
 

@@ -99,7 +99,7 @@ def kinds(causes: Iterable[Cause]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("tracked", "found"), [(0, []), (900, []), (950, ["conntrack-full"]), (1000, ["conntrack-full"])]
+    ("tracked", "found"), [(0, []), (900, []), (950, ["conntrack-nearly-full"]), (1000, ["conntrack-full"])]
 )
 def test_a_full_conntrack_table(tracked: int, found: list[str]) -> None:
     assert kinds(causes_of_pod(FACTS.replace(tracked=tracked, max_tracked=1000), CAPTURE)) == found
@@ -515,6 +515,8 @@ def test_an_app_that_may_run_as_the_proxys_user_is_a_note() -> None:
     (note,) = notes_on_proxy(FACTS.replace(listeners=served), CAPTURE)
     assert note == cause("proxy-user", "listener", where="user 1337", uid=1337, ports="80, 8080")
     assert not list(notes_on_proxy(FACTS.replace(listeners=served[:3]), DNS_CAPTURE))
+    (by_group,) = notes_on_proxy(FACTS.replace(listeners=served[:3], gid_of={1: PROXY}), CAPTURE)
+    assert by_group == cause("proxy-user", "group", where="port 9000", gid=PROXY, uid=2, port=9000)
 
 
 def test_one_port_for_both_directions_is_a_note() -> None:
@@ -576,6 +578,7 @@ def test_faults_of_the_whole_pod() -> None:
         (FILTERED, way(IN, "direct"), True),
         (FILTERED, way(OUT, "direct"), False),
         (cause("conntrack-full", tracked=1, max_tracked=1), way(OUT, "direct"), True),
+        (cause("conntrack-nearly-full", tracked=95, max_tracked=100), way(OUT, "direct"), False),
     ],
 )  # fmt: skip
 def test_causes_of_the_pod_stop_the_connections_that_meet_them(

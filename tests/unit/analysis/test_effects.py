@@ -308,6 +308,6 @@ def test_a_difference_is_found_exactly_if_a_packet_shows_it(seed: int) -> None:
             assert (diagrams.at(differing[direction], numbers) is not None) == differs
     for effect in comparison.effects():
         assert diagrams.at(possible[effect.direction == OUTBOUND], numbers_of(space, effect.packet)) is True
-        assert effect.before.fate != effect.after.fate
+        assert effect.before.fate != effect.after.fate or not effect.is_certain
     if shown:
         assert list(comparison.effects())

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from capture.cli import options as completion
-from capture.settings import options
 
 
 def offered(*words: str) -> list[str]:
@@ -27,7 +26,8 @@ def offered(*words: str) -> list[str]:
         (("tr",), ["trace"]),
         (("cni", "inst"), ["install"]),
         (("apply", "--backend", ""), ["auto", "iptables", "nftables"]),
-        (("apply", "--driver", "n"), ["netlink"]),
+        (("apply", "--driver", ""), ["netlink", "libnftables", "restore", "iptc"]),
+        (("apply", "--profile", "c"), ["classic", "current"]),
         (("verify", "--chain-names", "d"), ["dash"]),
         (("dump", "--format", "t"), ["table"]),
         (("apply", "--backe"), ["--backend"]),
@@ -35,13 +35,6 @@ def offered(*words: str) -> list[str]:
 )
 def test_words_that_begin_so(words: tuple[str, ...], values: list[str]) -> None:
     assert offered(*words) == values
-
-
-def test_an_option_offers_what_it_takes() -> None:
-    assert set(completion.values_of(options.DRIVER)) == {"restore", "iptc", "netlink", "libnftables"}
-    assert "current" in completion.values_of(options.PROFILE)
-    assert completion.values_of(options.PROXY_PORT) == []
-    assert completion.values_of(options.NETWORK_NAMESPACE) == []
 
 
 def test_namespaces_that_have_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

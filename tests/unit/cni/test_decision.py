@@ -164,7 +164,7 @@ def test_the_tables_visit_every_line() -> None:
 def test_the_first_line_that_holds_counts() -> None:
     """With each line taken away in turn, the next one holds: the order is that of the list."""
     everything: dict[str, Any] = {
-        "annotations": {INJECT: "false"},
+        "annotations": {INJECT: "false", MODE: "NONE"},
         "init_containers": [{"name": "istio-init"}],
         "proxy": environment("true") | {"args": ["proxy", "router"]},
     }
@@ -178,6 +178,8 @@ def test_the_first_line_that_holds_counts() -> None:
     assert by_kubernetes(**everything) == NO_SIDECAR
     everything["proxy"] = {}
     assert by_kubernetes(**everything) == NOT_INJECTED
+    everything["annotations"] = {MODE: "NONE"}
+    assert by_kubernetes(**everything) == NO_CAPTURE
     everything["annotations"] = {}
     assert by_kubernetes(**everything) == NO_STATUS
 
@@ -213,6 +215,8 @@ def test_a_value_neither_true_nor_false_is_ignored_with_a_warning(text: str) -> 
         assert warning.startswith(f"{origin}: ")
         assert "is ignored" in warning
     assert by_runtime(status([], ["istio-proxy"]) | {INJECT: text}) == CAPTURED
+    assert by_runtime({INJECT: text}) == NO_PROXY
+    assert by_kubernetes(labels={INJECT: text}, containers=[{"name": "web"}]) == NO_PROXY
 
 
 @pytest.mark.parametrize("text", ["false", "False", "0", "F"])
@@ -225,9 +229,3 @@ def test_a_proxy_that_runs_uncaptured_is_warned_of(text: str) -> None:
         assert f"is {text!r}, but the pod was injected" in warning
     bare = object_pod(annotations={INJECT: text})
     assert warnings_about(bare, first_exemption(bare)) == []
-
-
-@pytest.mark.parametrize("text", NO_TRUTH, ids=range(len(NO_TRUTH)))
-def test_values_of_a_pod_without_a_proxy_are_not_checked(text: str) -> None:
-    assert by_runtime({INJECT: text}) == NO_PROXY
-    assert by_kubernetes(labels={INJECT: text}, containers=[{"name": "web"}]) == NO_PROXY

@@ -449,9 +449,11 @@ def test_a_defect_is_not_taken_for_an_answer() -> None:
         call(error=ZeroDivisionError())
 
 
-def test_no_error_without_details_has_an_empty_one() -> None:
-    answer, _ = call(error=CniError(11, "later"))
-    assert "details" not in error_of(answer)
+def test_an_error_says_what_to_do_by_its_code_or_has_no_details() -> None:
+    assert "details" not in error_of(call(error=CniError(11, "later"))[0])
+    assert "by hand" in str(error_of(call(environ={"CNI_COMMAND": "FOO"})[0])["details"])
+    for wrong in (b"[]", b"{", b"\xff", b'{"cniVersion": 7}', b'{"cniVersion": "1.0.0", "name": "/"}'):
+        assert "/etc/cni/net.d" in str(error_of(call(configuration=wrong)[0])["details"])
 
 
 def test_the_codes_are_those_of_the_specification() -> None:

@@ -420,6 +420,7 @@ GOOD_POD = "kind: Pod\nmetadata: {name: ok}\nspec: {containers: [{name: a}]}\n"
             "m, document 2, line 8: Pod shop/: label app: invalid value 5: expected a string",
         ),
         ("kind: List\nitems: {a: b}\n", 'm, document 2: List: items: invalid value {"a": "b"}: expected a list'),
+        ("root:x:0:0:root", "m, document 2: expected an object with keys such as `kind`, got 'root:x:0:0:root'"),
         ("kind: Pod\n spec: {}\n", "m, line 6, column 6: not YAML: "),
         (
             'kind: Pod\nmetadata: {annotations: {sidecar.istio.io/status: \'{"capture": {"was": 5}}\'}}\nspec: {}\n',

@@ -39,10 +39,17 @@ def test_settings_that_cancel_the_capture_get_a_warning(which: Option[object], t
     assert warning.endswith(words)
 
 
-def test_one_port_for_both_directions_is_warned_of() -> None:
-    assert warnings_of(option.INBOUND_CAPTURE_PORT, "15001", FakePod()) == [
-        "--inbound-capture-port 15001 (command line) is --envoy-port, too: the directions cannot be told apart"
-    ]
+@pytest.mark.parametrize(
+    ("which", "port", "words"),
+    [
+        (option.INBOUND_CAPTURE_PORT, "15001", "is --envoy-port, too: the directions cannot be told apart"),
+        (option.INBOUND_CAPTURE_PORT, "15008", "is --inbound-tunnel-port, too: the proxy expects tunnels"),
+        (option.PROXY_PORT, "15008", "is --inbound-tunnel-port, too: the proxy expects tunnels"),
+    ],
+)
+def test_one_port_for_two_purposes_is_warned_of(which: Option[object], port: str, words: str) -> None:
+    (warning,) = warnings_of(which, port, FakePod())
+    assert warning.startswith(f"{which.name} {port} (command line) {words}")
 
 
 def test_swapped_ports_are_warned_of() -> None:

@@ -77,6 +77,7 @@ class TestTable:
         assert option.help.endswith((".", "1337."))
         assert option.is_switch != bool(option.metavar), "a switch takes no value, everything else takes one"
         assert f"{option.name}={option.default}".isprintable()
+        assert all(option.parse(word) and word in option.expected for word in option.words)
 
     @pytest.mark.parametrize(
         ("option", "variables"),
