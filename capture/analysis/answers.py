@@ -108,10 +108,31 @@ def _untracked(answer: Packet) -> Iterator[Packet]:
     yield first if answer.protocol != "tcp" else first.replace(flags=LATER[-1])
 
 
+def later_losses(live: Trace, situation: Situation, owner: tuple[int, int] | None) -> Iterator[Trace]:
+    """Yield how later packets and answers of a connection to the proxy, or to the app, are dropped, or may be."""
+    mark = live.packet.mark
+    for packet in (live.packet.replace(state="ESTABLISHED"), *answers_of(live, owner)):
+        traced = trace_flags(packet.replace(mark=mark if packet.in_interface == LOOPBACK else packet.mark), situation)
+        mark = traced.mark  # which an answer keeps over lo
+        is_lost = traced.outcome == "dropped" or not (live.transparent or untracking_step(traced) is None)
+        is_lost |= packet.is_answer and traced.outcome in TO_PROXY  # whose socket is not transparent
+        if is_lost or not traced.certain:
+            yield traced
+
+
+def answers_of(live: Trace, owner: tuple[int, int] | None) -> Iterator[Packet]:
+    """Yield an answer to a connection, of the proxy or of the app, as it leaves and as it comes in."""
+    if owner is not None:
+        yield from answers(live, *(owner if live.outcome in TO_PROXY else ()))
+
+
 def loss_text(answer: Trace) -> str:
     """Return in words how an answer is lost."""
     if answer.outcome == "dropped":
         return f"its answers are dropped by {answer.location}: the connection hangs"
+    step = untracking_step(answer)
+    if answer.outcome not in TO_PROXY and step is not None:
+        return f"{step.location} keeps its answers out of connection tracking: the connection hangs"
     direction = "inbound" if answer.outcome == PROXY_INBOUND else "outbound"
     return f"its answers are taken for new {direction} connections, and go to port {answer.port}: the connection hangs"
 

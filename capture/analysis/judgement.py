@@ -100,9 +100,9 @@ def _as_numbered(found: Judgement, live: model.Ruleset) -> Judgement:
     return found.replace(**{name: tuple(map(numbered, getattr(found, name))) for name in fields})
 
 
-def of_family(ruleset: model.Ruleset, family: Family) -> model.Ruleset:
-    """Return what packets of a family meet of a rule set, in its canonical form."""
-    return _formed(ruleset.replace(families=(family,)), canonical(ruleset, family))
+def of_family(ruleset: model.Ruleset, family: Family, *differences: Difference) -> model.Ruleset:
+    """Return what packets of a family meet of a rule set, in its canonical form, with some differences made in it."""
+    return _formed(ruleset.replace(families=(family,)), with_differences(canonical(ruleset, family), differences))
 
 
 def _formed(ruleset: model.Ruleset, forms: CanonicalTables) -> model.Ruleset:

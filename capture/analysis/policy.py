@@ -6,8 +6,8 @@ Everything that decides on them counts, second captures and foreign chains inclu
 
 from __future__ import annotations
 
+from capture.analysis.captured_pod import proxy_ids
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
-from capture.analysis.effects import proxy_ids
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
 from capture.analysis.realistic import realistic
 from capture.analysis.reasons import ReasonCompiler

@@ -104,9 +104,11 @@ def reject_fault(captured: tuple[Family, ...], settings: Settings, *, has_table:
     is_desired = IPV6 not in captured and settings[OTHER_FAMILY] == "reject" and PodFromInside().has_ipv6()
     if not is_desired and not has_table:
         return ""
-    from capture.backends.other_family import MISSING, fault  # few captures reject anything
+    from capture.backends.other_family import read_reject_table  # few captures reject anything
 
-    words = fault() if is_desired else "rejects IPv6, and no setting requests that" * (fault() != MISSING)
+    table = read_reject_table()
+    undesired = "rejects IPv6, and no setting requests that" if table.is_there else ""
+    words = table.fault if is_desired else undesired
     return f"table inet {REJECT_TABLE} {words}" if words else ""
 
 
@@ -215,10 +217,10 @@ def _second_sets(
 def dump(namespace: Namespace = None) -> Dumped:
     """Return all our sets in the namespace, with counters."""
     with InNamespace(namespace):
-        from capture.backends.other_family import MISSING, fault  # few captures reject anything
+        from capture.backends.other_family import read_reject_table  # few captures reject anything
 
-        recorded, table_fault = record.read(), fault()
-        rejects, table_fault = not table_fault, table_fault.replace(MISSING, "")
+        recorded, table = record.read(), read_reject_table()
+        rejects, table_fault = not table.fault, table.fault if table.is_there else ""
         if recorded is None:
             return Dumped(_live_sets(detect.find_live_sets()), None, rejects, table_fault, record.fault())
         detected = detect.detect(_request_of(recorded))
