@@ -260,7 +260,6 @@ def _in_order(
 
 
 def _own_chains(situation: Situation, hook: str) -> Iterator[BaseChain]:
-    """Yield the base chains of the capture at a hook."""
     families, is_native = situation.ruleset.families, situation.is_native
     for name in model.TABLES:
         table = situation.ruleset.table(name)

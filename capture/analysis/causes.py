@@ -80,7 +80,6 @@ def untracked_cause(live: Trace) -> Cause | None:
 
 
 def _lost_reply_cause(live: Trace, text_of: TextOf) -> Cause | None:
-    """Return why the answers to a direct connection are lost, if they are."""
     untracked, lost = untracked_cause(live), live.lost_reply
     return untracked or (drop_of_connection(lost, text_of, what="its answers") if lost else None)
 
@@ -92,7 +91,6 @@ def zone_of(live: Trace) -> int:
 
 
 def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
-    """Return why the packet bypasses the proxy."""
     packet, step = live.packet, live.step
     is_look_up = packet.port == DNS_PORT and packet.in_interface is None
     if packet.protocol != "tcp" and not is_look_up:
@@ -197,7 +195,6 @@ def _redirect_ports(live: Trace, other_traces: Iterable[Trace]) -> str:
 
 
 def _dropped_at(live: Trace) -> Location | None:
-    """Return where a packet is dropped, in tables of either family."""
     return live.location and live.location.replace(family=None)
 
 

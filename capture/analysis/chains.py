@@ -204,6 +204,5 @@ def is_about_tracking(rule: model.Rule) -> bool:
 
 
 def _common(some: Ranges, other_ranges: Ranges) -> Ranges:
-    """Return what lies in ranges of both."""
     common = ((max(a, c), min(b, d)) for a, b in some for c, d in other_ranges)
     return sorted((first, last) for first, last in common if first <= last)

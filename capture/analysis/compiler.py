@@ -160,7 +160,6 @@ class PathCompiler:
         return node
 
     def _at_base_chain(self, stage: Stage) -> int:
-        """Return the fates of packets that have come to one of the base chains."""
         node = self._known.get(stage)
         if node is None:
             base_chains = self.compiler.orders[stage.leg][stage.order][1]
@@ -170,7 +169,6 @@ class PathCompiler:
         return node
 
     def _after_hook(self, stage: Stage) -> int:
-        """Return the fates of packets behind the base chains of a hook."""
         held = stage.held
         if stage.leg == "out":
             return self._leaving(held)
@@ -264,7 +262,6 @@ class PathCompiler:
         return self.diagrams.either(self.space.state_in(*NAT_STATES), follows)
 
     def _end(self, held: Held) -> int:
-        """Return the fates of packets behind all tables."""
         if held.transparent is not None:
             return self._fate(held.transparent)
         if held.translated is not None:
@@ -418,7 +415,6 @@ class PathCompiler:
         return sent_on if is_alike else self.diagrams.leaf(ANYTHING)
 
     def _remarked(self, node: int) -> int:
-        """Return the fates of packets, with the note that their mark has changed."""
         return self.noted(node, self.remarked, 1) if self.mark_routes else node
 
     def noted(self, node: int, note: int, number: int) -> int:

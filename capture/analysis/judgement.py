@@ -116,7 +116,6 @@ def _formed(ruleset: model.Ruleset, forms: CanonicalTables) -> model.Ruleset:
 
 
 def _with_chains_of(desired: model.Ruleset, live: model.Ruleset) -> model.Ruleset:
-    """Return the desired rules, with what chains the live ones have besides."""
     tables: dict[model.TableName, dict[str, model.Chain]] = {}
     for table in (*live.tables, *desired.tables):
         tables.setdefault(table.name, {}).update({chain.name: chain for chain in table.chains})

@@ -75,7 +75,6 @@ def with_effects(family: Family, own: Sequence[Difference], changed: Changed) ->
 
 
 def _locations(changes: Sequence[Change]) -> str:
-    """Return where some changes are, in words."""
     first, others = changes[0][0].location, len(changes) - 1
     return f"{first} and {plural(others, 'more difference')}" if others else str(first)
 

@@ -221,7 +221,6 @@ def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
 
 
 def _family_cause(on_port: list[Listener], kind: str, family: Family, addresses: list[Network], where: str) -> Cause:
-    """Return that a port is served in the other family alone."""
     if addresses and any(on_port[0].address):
         return _other_address_cause(on_port[0], kind, addresses[0], where)
     (other,) = (FAMILY_NAMES[each] for each in FAMILIES if each != family)

@@ -108,7 +108,6 @@ class _FamilyPolicy:
         return {"direct": is_proxy or over_lo, PROXY_INBOUND: is_proxy and over_lo}.get(fate.outcome, False)
 
     def _settled(self, fates: int) -> int:
-        """Return the function to the fate and the reason of each packet; what is unknown decides on none."""
         diagrams = self.space.diagrams
 
         def settled(node: int) -> int | None:

@@ -123,7 +123,6 @@ def _everywhere(family: Family) -> Range:
 
 
 def _pieces(first: int, last: int, known: Iterable[Range]) -> list[Range]:
-    """Return what of a range is in none of those that are known."""
     return gaps(
         [(max(low, first), min(high, last)) for low, high in known if low <= last and high >= first], first, last
     )

@@ -245,7 +245,6 @@ class _Passage:
         return later
 
     def _through(self, hook: str) -> None:
-        """Take the packet through the base chains at one hook."""
         with_nat = hook == model.OUTPUT or (hook == model.PREROUTING and not self._comes_back())
         for base_chain in self.situation.base_chains(hook, self.packet.family, with_nat=with_nat):
             if self._resumes_behind is not None:
@@ -266,7 +265,6 @@ class _Passage:
         return base_chain.is_tracked or self._comes_back()
 
     def _comes_back(self) -> bool:
-        """Return whether it was sent, and comes in again over lo."""
         return self.packet.in_interface == LOOPBACK and (self.first.in_interface is None or self.first.is_reply)
 
     def _route_by_mark(self, cause: Step) -> None:
@@ -427,7 +425,6 @@ class _Passage:
         )
 
     def _last_decision(self) -> Step | None:
-        """Return the last rule that accepted the packet or dropped it."""
         if self.policy is not None or self.refused_by is not None:
             return self.refused_by
         certain = [step for step in self.path if step.certain]

@@ -81,8 +81,9 @@ class Connection(Value):
 
 def causes_of(connection: Connection) -> list[Cause]:
     """Return why it does not reach a proxy that listens; without causes it does, or that is unknown."""
-    causes: list[Cause] = []
-    for find, is_last_resort in STAGES:
+    pod = connection.pod
+    causes = [each for each in causes_of_pod(pod.facts, pod.capture) if stops(each, pod.capture, connection.live)]
+    for find, is_last_resort in CHECKS:
         if not (causes and is_last_resort):
             causes += find(connection)
     return causes
@@ -109,19 +110,6 @@ def _unjudged_cause(traced: Trace) -> Cause:
         return cause("second-set", where=place, place=place)
     rule = step.rule.why or shown_rule(step.rule, traced.packet.family)
     return cause("unjudged", "" if traced.is_order_known else "order", where=step.location, rule=rule)
-
-
-def _pod_faults(connection: Connection) -> Iterator[Cause]:
-    capture = connection.pod.capture
-    return (each for each in causes_of_pod(connection.pod.facts, capture) if stops(each, capture, connection.live))
-
-
-def _socket_lb_translation(connection: Connection) -> Iterable[Cause]:
-    return () if connection.is_inbound else socket_lb_causes(connection.live.packet)
-
-
-def _onward_faults(connection: Connection) -> Iterator[Cause]:
-    return onward_causes(connection.live, connection.pod, connection.verified)
 
 
 def _zone_faults(connection: Connection) -> Iterator[Cause]:
@@ -274,7 +262,6 @@ def onward_causes(live: Trace, pod: ExaminedPod, verified: Callable[[], Verified
 
 
 def _circle(way: Trace, verified: Callable[[], Verified]) -> Cause:
-    """Return why what the proxy sends comes back to it."""
     step, uid = way.step, way.packet.uid
     if step is not None and not is_own(step):
         rule = step.rule.why or shown_rule(step.rule, way.packet.family)
@@ -284,7 +271,6 @@ def _circle(way: Trace, verified: Callable[[], Verified]) -> Cause:
 
 
 def _loss_cause(traced: Trace, what: str = "the packet") -> Cause:
-    """Return why a later packet or an answer of a connection is lost."""
     if traced.outcome in TO_PROXY:
         return cause("rule-missing", "answers", where=traced.location)
     return untracked_cause(traced) or drop_cause(traced, shown_rule, what=what)
@@ -318,12 +304,11 @@ def ipsec_policies() -> tuple[list[IpsecPolicy], list[Cause]]:
         return [], [cause("unjudged", "IPsec", reason=error.message)]
 
 
-STAGES: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
-    (_pod_faults, False),
-    (_socket_lb_translation, False),
+CHECKS: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
+    (lambda each: () if each.is_inbound else socket_lb_causes(each.live.packet), False),
     (_reject_table_fault, False),
     (_rule_faults, False),
-    (_onward_faults, False),
+    (lambda each: onward_causes(each.live, each.pod, each.verified), False),
     (_zone_faults, True),
     (_later_losses, True),
     (_routing_losses, True),
@@ -331,4 +316,4 @@ STAGES: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
     (_ipsec_blocks, False),
     (_delivery_faults, False),
 )
-"""What is looked at, along the way of a connection, and whether only if nothing was found before."""
+"""What is looked at after the pod, along the way of a connection, and whether only if nothing was found before."""

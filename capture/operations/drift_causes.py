@@ -77,7 +77,6 @@ def drift_cause(live: Trace, verified: Verified, case: str = "", **words: object
 
 
 def _kind_of(difference: Difference) -> str:
-    """Return the kind of a cause for a difference of our own rules."""
     return "rule-missing" if difference.kind == "missing" else "rule-unexpected"
 
 
