@@ -47,7 +47,8 @@ def causes_of_connection(
     elif packet.in_interface is not None and packet.in_interface == down_interface(facts):
         yield cause("interface-down", where=packet.in_interface, name=packet.in_interface)
     elif live.outcome == "direct":
-        yield _lost_reply_cause(live, text_of) or _direct_cause(live, desired, capture)
+        lost = drop_of_connection(live.lost_reply, text_of, what="its answers") if live.lost_reply else None
+        yield untracked_cause(live) or lost or _direct_cause(live, desired, capture)
     elif live.outcome == "dropped":
         yield drop_of_connection(live, text_of)
     elif step is not None and is_own_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
@@ -55,10 +56,8 @@ def causes_of_connection(
     elif live.outcome in TO_PROXY and desired is not None and desired.outcome in TO_PROXY and live.port != desired.port:
         yield missing_rule_cause(desired)
     elif live.outcome in TO_PROXY:
-        is_over_lo = packet.in_interface is None
-        yield from causes_at_port(
-            facts, capture, live.outcome, live.port, packet.family, packet.protocol, is_over_lo=is_over_lo
-        )
+        at = live.outcome, live.port, packet.family, packet.protocol
+        yield from causes_at_port(facts, capture, *at, is_over_lo=packet.in_interface is None)
     elif _own_steps_before(live, capture):
         yield cause("nat-first", "behind", where=live.location, to=f"port {live.port}")
     elif not is_translated(live):
@@ -77,11 +76,6 @@ def untracked_cause(live: Trace) -> Cause | None:
     """Return that a packet is kept out of connection tracking, if it is: so nat does not translate it, or back."""
     step = untracking_step(live)
     return cause("foreign-rule", "untracked", where=step.location, what=untracked_text(live)) if step else None
-
-
-def _lost_reply_cause(live: Trace, text_of: TextOf) -> Cause | None:
-    untracked, lost = untracked_cause(live), live.lost_reply
-    return untracked or (drop_of_connection(lost, text_of, what="its answers") if lost else None)
 
 
 def zone_of(live: Trace) -> int:

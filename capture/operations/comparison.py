@@ -137,12 +137,10 @@ def own_rules_of(live: Ruleset) -> Ruleset:
     """Return our own of live rules, and the routes that they need: the reference where none is recorded."""
     from capture.analysis.ownership import own_only
 
-    return own_only(live).with_chains(_accepting).replace(policy_routes=routes.of_marks(live))
+    def accepting(_: TableName, chain: Chain) -> Chain:  # a capture sets no policy: any but ACCEPT is foreign
+        return chain if chain.policy is None else chain.replace(policy="ACCEPT", ipv6_policy=None)
 
-
-def _accepting(_: TableName, chain: Chain) -> Chain:
-    """Return a chain as a capture leaves it: it never sets a policy, so any but ACCEPT is foreign."""
-    return chain if chain.policy is None else chain.replace(policy="ACCEPT", ipv6_policy=None)
+    return own_only(live).with_chains(accepting).replace(policy_routes=routes.of_marks(live))
 
 
 def _judged(

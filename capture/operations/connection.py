@@ -151,11 +151,10 @@ def _delivery_faults(connection: Connection) -> Iterator[Cause]:
     if not is_inbound and connection.live.outcome not in TO_PROXY:
         return
     direction = "inbound" if is_inbound else "outbound"
-    of_family = (
-        impediment for impediment in impediments(connection.pod.desired) if impediment.family in (None, family)
-    )
+    desired = connection.pod.desired
+    of_family = (impediment for impediment in impediments(desired) if impediment.family in (None, family))
     yield from delivery_causes(impediment for impediment in of_family if direction in impediment.directions)
-    for need in routes.missing(connection.pod.desired) if is_inbound else ():
+    for need in routes.missing(desired) if is_inbound else ():
         if isinstance(need, MissingRoute) and need.family == family:
             yield missing_route_cause(need)
 

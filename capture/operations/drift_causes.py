@@ -105,7 +105,7 @@ def _foreign_rule_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause
     rules: list[Foreign] = [*(each for each in verified.differences if not each.is_own), *verified.obstacles]
     usual = list(usual_traces(pod)) if any(_is_dropping(foreign.effect) for foreign in rules) else []
     diverting: dict[tuple[str, Location], list[Foreign]] = {}
-    for foreign in sorted(rules, key=_effect_weight):
+    for foreign in sorted(rules, key=lambda each: (each.effect is None, *(each.effect.weight if each.effect else ()))):
         effect, chain = foreign.effect, foreign.location.of_chain
         if effect is None or not _is_dropping(effect):
             kind = "nat-first" if effect and is_translated(effect.after) else "foreign-rule"  # as for one connection
@@ -124,10 +124,6 @@ def _foreign_rule_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause
         after = f", and {plural(len(more), 'more rule')} of this chain" if more else ""
         after += other_consequences(first.effect, (each.effect for each in more))
         yield cause(kind, "pod", where=first.location, does=does, rule=differing_rule(first), others=after)
-
-
-def _effect_weight(foreign: Foreign) -> tuple[bool, ...]:
-    return foreign.effect is None, *(foreign.effect.weight if foreign.effect else ())
 
 
 def usual_traces(pod: ExaminedPod) -> Iterator[Trace]:
