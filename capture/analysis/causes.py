@@ -118,7 +118,6 @@ def missing_rule_cause(desired: Trace) -> Cause:
 
 
 def _excluded_cause(step: Step | None) -> Cause:
-    """Return the cause where the settings exclude the packet, by a rule or for want of one."""
     if step is None:
         return cause("excluded", "no rule")
     return cause("excluded", where=step.location, reason=f": {step.rule.why}" if step.rule.why else "")

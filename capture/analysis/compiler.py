@@ -241,7 +241,6 @@ class PathCompiler:
         return self.diagrams.choose(self.untracked, self.space.in_state(after, "UNTRACKED"), after)
 
     def _routed_again(self, stage: Stage) -> int:
-        """Return the fates of packets that are routed again, by their mark and where they go now."""
         node = self._at_base_chain(stage.replace(held=stage.held.replace(interface=None)))
         for condition, interface, _ in reversed(self.mark_routes):
             later_stage = stage.replace(held=stage.held.replace(interface=interface or None))
@@ -250,11 +249,7 @@ class PathCompiler:
         return node
 
     def _seen_by_nat(self, stage: Stage) -> int:
-        """Return packets that are translated: first ones, and later ones, which are treated as the first was.
-
-        With a mark on their connection they may be replies, which nat leaves; without a socket, the sender
-        of the first one is unknown.
-        """
+        """Return packets that nat translates: those of ``Packet.meets_nat``."""
         no_mark = self.space.marked("connection", 0, model.ALL_BITS)
         follows = self.diagrams.both(self.space.state_in("ESTABLISHED"), no_mark)
         if stage.leg == "out":
@@ -302,7 +297,6 @@ class PathCompiler:
         return node
 
     def _by_another_than_lo(self, level: int) -> int:
-        """Return packets that come in, or leave, by an interface that is not lo."""
         return self.diagrams.negation(self.space.numbers(level, merge_ranges([(NONE, NONE), (self.lo, self.lo)])))
 
     def _is_routed(self, kind: Literal["mark", "connection"]) -> int:

@@ -33,12 +33,7 @@ LET_PASS = (model.Accept, model.Return, *model.NO_EFFECT)
 
 
 class Judgement(Value):
-    """The judgement on all differences and foreign rules.
-
-    ``differences`` and ``obstacles`` are drift, the first in our own tables. ``harmless_*`` are foreign
-    rules without effect on captured traffic. ``unjudged`` may have one. ``doubts`` are what else cannot be judged, in
-    words.
-    """
+    """The judgement on all differences and foreign rules: fields of ``Verified``, which has their meaning."""
 
     differences: tuple[Difference, ...] = ()
     obstacles: tuple[Obstacle, ...] = ()

@@ -124,7 +124,9 @@ def meaning(rule: model.Rule) -> Meaning:
     """Return what the verdict of a rule does; itself if the model has it, or if it stays unknown."""
     verdict = rule.verdict
     if isinstance(verdict, model.SetZone):
-        return verdict if _is_for_udp(rule) else model.UnknownVerdict(f"CT --zone {verdict.zone}")
+        # Those of DNS capture, for UDP alone, set zones both ways; what a zone does to TCP is not followed.
+        is_for_udp = any(isinstance(match, model.Protocol) and match.name == "udp" for match in rule.matches)
+        return verdict if is_for_udp else model.UnknownVerdict(f"CT --zone {verdict.zone}")
     if not isinstance(verdict, model.UnknownVerdict):
         if isinstance(verdict, model.Redirect) and FOR_DNS in rule.matches:
             return RedirectOfDns(verdict.port)
@@ -162,14 +164,6 @@ def _network_translation(words: str) -> Translate | None:
         return Translate(parse_network(words.removeprefix(NETMAP)), None) if words.startswith(NETMAP) else None
     except ValueError:
         return None
-
-
-def _is_for_udp(rule: model.Rule) -> bool:
-    """Return whether a rule is for UDP alone, as those of DNS capture are, which set zones both ways.
-
-    A TCP connection is lost if its answers are tracked in another zone than its first packet; that is not followed.
-    """
-    return any(isinstance(match, model.Protocol) and match.name == "udp" for match in rule.matches)
 
 
 def _translation(words: str) -> Translate | Either | None:
