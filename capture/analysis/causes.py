@@ -166,11 +166,8 @@ def drop_cause(live: Trace, text_of: TextOf, other_traces: Iterable[Trace] = (),
 def mark_cause(live: Trace, text_of: TextOf) -> Cause | None:
     """Return that a foreign rule changes the mark by which the capture tells packets apart, if one does."""
     step = marking_step(live)
-    if step is None:
-        return None
-    return cause(
-        "foreign-rule", "mark", where=step.location, rule=step.rule.why or text_of(step.rule, live.packet.family)
-    )
+    rule = step and (step.rule.why or text_of(step.rule, live.packet.family))
+    return cause("foreign-rule", "mark", where=step.location, rule=rule) if step else None
 
 
 def drop_of_connection(live: Trace, text_of: TextOf, what: str = "the packet") -> Cause:
