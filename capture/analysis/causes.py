@@ -9,13 +9,13 @@ Causes of the whole pod (``lo`` down, a conntrack table that is nearly full, a m
 
 from __future__ import annotations
 
-from capture.analysis.answers import is_own, marking_step, untracked_text, untracking_step
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.captured_pod import Capture, PodFacts, contains
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.meaning import rejects
 from capture.analysis.outcome import DNS, REDIRECTED_BY, TO_PROXY
 from capture.analysis.pod_causes import causes_at_port, down_interface, no_route_cause
+from capture.analysis.replies import is_own, marking_step, untracked_text, untracking_step
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import DNS_PORT, REJECTED
@@ -47,7 +47,7 @@ def causes_of_connection(
     elif packet.in_interface is not None and packet.in_interface == down_interface(facts):
         yield cause("interface-down", where=packet.in_interface, name=packet.in_interface)
     elif live.outcome == "direct":
-        yield _answer_cause(live, text_of) or _direct_cause(live, desired, capture)
+        yield _lost_reply_cause(live, text_of) or _direct_cause(live, desired, capture)
     elif live.outcome == "dropped":
         yield drop_of_connection(live, text_of)
     elif step is not None and is_own_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
@@ -61,13 +61,13 @@ def causes_of_connection(
         )
     elif _own_steps_before(live, capture):
         yield cause("nat-first", "behind", where=live.location, to=f"port {live.port}")
-    elif not is_mapped(live):
+    elif not is_translated(live):
         yield cause("foreign-rule", where=live.location)
     else:
         yield cause("nat-first", "port", where=live.location, port=live.port)
 
 
-def is_mapped(live: Trace) -> bool:
+def is_translated(live: Trace) -> bool:
     """Return whether a rule of nat sends a packet to an address or port that is not the proxy's."""
     is_transparent = live.step is not None and isinstance(live.step.rule.verdict, TransparentProxy)
     return live.address is not None or (live.outcome == "redirected" and not is_transparent)
@@ -79,9 +79,9 @@ def untracked_cause(live: Trace) -> Cause | None:
     return cause("foreign-rule", "untracked", where=step.location, what=untracked_text(live)) if step else None
 
 
-def _answer_cause(live: Trace, text_of: TextOf) -> Cause | None:
+def _lost_reply_cause(live: Trace, text_of: TextOf) -> Cause | None:
     """Return why the answers to a direct connection are lost, if they are."""
-    untracked, lost = untracked_cause(live), live.lost_answer
+    untracked, lost = untracked_cause(live), live.lost_reply
     return untracked or (drop_of_connection(lost, text_of, what="its answers") if lost else None)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler, is_about_tracking
 from capture.analysis.long_lists import DecisionList
-from capture.analysis.meaning import Either, Goto, MapSource, Translate, meaning
+from capture.analysis.meaning import Either, Goto, Translate, TranslateSource, meaning
 from capture.analysis.outcome import Fate, Held, redirect_outcome
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import NONE, OF_PROTOCOL, Field, PacketSpace
@@ -215,7 +215,7 @@ class PathCompiler:
 
     def _through_base_chain(self, base_chain: BaseChain, stage: Stage) -> int:
         after = self._after_base_chain(stage, base_chain)
-        if base_chain.is_nat and stage.held.mapped is not None:
+        if base_chain.is_nat and stage.held.translated is not None:
             return after
         drops = base_chain.chain.policy_for(self.space.family) == "DROP"
         fall_through = (
@@ -224,7 +224,7 @@ class PathCompiler:
         node = self._chain(base_chain, base_chain.chain, fall_through, stage)
         if self.mark_routes:
             node = self.noted(node, self.remarked, 0)
-        return self.diagrams.choose(self._packets_that_nat_maps(stage), node, after) if base_chain.is_nat else node
+        return self.diagrams.choose(self._seen_by_nat(stage), node, after) if base_chain.is_nat else node
 
     def _dropped(self, why: str) -> int:  # noqa: ARG002  # only ReasonCompiler keeps it
         return self._fate(Fate("dropped"))
@@ -251,10 +251,10 @@ class PathCompiler:
             node = self.diagrams.choose(condition, leads, node)
         return node
 
-    def _packets_that_nat_maps(self, stage: Stage) -> int:
-        """Return packets that are mapped: first ones, and later ones, which are treated as the first was.
+    def _seen_by_nat(self, stage: Stage) -> int:
+        """Return packets that are translated: first ones, and later ones, which are treated as the first was.
 
-        With a mark on their connection they may be answers, which no rule of nat maps; without a socket, the sender
+        With a mark on their connection they may be replies, which nat leaves; without a socket, the sender
         of the first one is unknown.
         """
         no_mark = self.space.marked("connection", 0, model.ALL_BITS)
@@ -267,8 +267,9 @@ class PathCompiler:
         """Return the fates of packets behind all tables."""
         if held.transparent is not None:
             return self._fate(held.transparent)
-        if held.mapped is not None:
-            return self._fate(held.mapped if held.is_redirected else held.mapped.replace(interface=held.interface))
+        if held.translated is not None:
+            fate = held.translated
+            return self._fate(fate if held.is_redirected else fate.replace(interface=held.interface))
         direct = self._fate(Fate("direct", interface=held.interface))
         return direct if self._direction == OUTBOUND or not self.routed else self._delivered_by_mark(direct)
 
@@ -350,7 +351,7 @@ class PathCompiler:
                 return fall_through
             case Goto(chain=target):
                 return self.enter_chain(base_chain, target, fall_through, stage)
-            case MapSource():
+            case TranslateSource():
                 lost = self.space.rule(verdict.losing(self.situation.network), None, is_native=True)
                 accepted = self._after_base_chain(stage, base_chain)
                 return self.diagrams.choose(lost, self._fate(Fate("dropped")), accepted)
@@ -358,14 +359,14 @@ class PathCompiler:
                 return self._fate(Fate("dropped"))
             case model.Redirect(port=port):
                 outcome = redirect_outcome(chain, verdict, self.situation.ruleset)
-                held = stage.held.replace(mapped=Fate(outcome, port), interface=None)
+                held = stage.held.replace(translated=Fate(outcome, port), interface=None)
                 return self._lasting(self._redirected(self._at_base_chain(following.replace(held=held)), port, stage))
             case Either():
                 ways = [self.apply_verdict(way, chain, fall_through, stage, base_chain) for way in verdict.ways]
                 return self.diagrams.choose(self.space.unknown(verdict, "a translation to one of several"), *ways)
             case Translate():
                 sent = verdict.as_sent(self.space.family) if stage.leg == "out" else verdict
-                held = stage.held.replace(mapped=TRANSLATED, is_moved=sent.address is not None)
+                held = stage.held.replace(translated=TRANSLATED, is_moved=sent.address is not None)
                 later_stage = following.replace(held=held)
                 leaves = held.is_moved and stage.leg == "out"
                 onward = self._routed_again(later_stage) if leaves else self._at_base_chain(later_stage)

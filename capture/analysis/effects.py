@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from capture.analysis.answers import lost_answer, untracking_step
 from capture.analysis.captured_pod import ROOT, proxy_ids
 from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import parts, quick_witness, region_text, witness
+from capture.analysis.replies import lost_reply, untracking_step
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import Field, PacketSpace
 from capture.analysis.trace import Trace, trace_whole_path
@@ -330,7 +330,7 @@ class Comparison:
     def _traced(self, direction: Direction, verdict: FateChange, packet: Packet) -> Effect:
         before, after = (trace_whole_path(packet, situation) for situation in self.situations)
         if untracking_step(after) is not None:
-            after = after.replace(lost_answer=lost_answer(after, self.situations[1]))
+            after = after.replace(lost_reply=lost_reply(after, self.situations[1]))
         return Effect(self.family, direction, packet, before, after, verdict, ())
 
 

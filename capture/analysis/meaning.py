@@ -74,7 +74,7 @@ class Reject(model.Drop):
     """Drop the packet, and answer the sender that it was. It equals no Drop(): whether packets go is isinstance()."""
 
 
-class MapSource(model.Drop):
+class TranslateSource(model.Drop):
     """Give packets the source of another host, which loses those that are redirected over ``lo``, and accept others.
 
     They go to 127.0.0.1, from where no answer has a route to another host: IPv4 lets no such source out of lo
@@ -187,11 +187,11 @@ def _translation(words: str) -> Translate | Either | None:
     return first if first == other else Either((first, other))
 
 
-def _of_source(words: str) -> MapSource | model.Accept | None:
-    """Return what a rule does that maps sources; to which of several addresses makes no difference."""
+def _of_source(words: str) -> TranslateSource | model.Accept | None:
+    """Return what a rule does that translates sources; to which of several addresses makes no difference."""
     matched = SNAT.match(words)
     if matched is not None:
-        return MapSource(parse_address(matched[1]))
+        return TranslateSource(parse_address(matched[1]))
     return model.Accept() if words.startswith(("SNAT", "snat", "MASQUERADE", "[masq")) else None
 
 
@@ -361,7 +361,7 @@ HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
     model.UnknownMatch: lambda match, packet, _: _first_known(
         holds_for(match.text, packet.protocol),
         flags_hold(match.text, packet.state, packet.flags),
-        holds_of_connection(match.text, packet.state, is_mapped=packet.is_mapped),
+        holds_of_connection(match.text, packet.state, is_translated=packet.is_translated),
     ),
 }
 """Whether one match holds, by its kind; None for what cannot be judged."""

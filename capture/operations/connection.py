@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.answers import answers, answers_of, is_own, later_losses, sent_on
-from capture.analysis.base_chains import Situation, source_maps
+from capture.analysis.base_chains import Situation, source_translations
 from capture.analysis.captured_pod import proxy_owner
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
@@ -19,6 +18,7 @@ from capture.analysis.foreign_effects import NEIGHBOUR
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
 from capture.analysis.pod_causes import causes_of_pod, no_route_cause, stops, unreached_app_notes
+from capture.analysis.replies import is_own, later_losses, replies, replies_of, sent_on
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
@@ -71,7 +71,7 @@ class Connection(Value):
     @property
     def ipsec_policy(self) -> IpsecPolicy | None:
         """Return the policy that decides on it, or on its answers."""
-        packets = (self.live.packet, *answers_of(self.live, self.owner))
+        packets = (self.live.packet, *replies_of(self.live, self.owner))
         return next(filter(None, (policy_for(each, self.policies) for each in packets)), None)
 
     def verified(self) -> Verified:
@@ -92,7 +92,7 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
     """Yield what may be of interest, and does not break the connection."""
     live, facts, capture = connection.live, connection.pod.facts, connection.pod.capture
     if not live.certain:
-        yield _doubt(live)
+        yield _unjudged_cause(live)
     yield from unreached_app_notes(live, facts)
     yield from () if connection.is_inbound else source_notes(connection.pod.situation)
     yield from (each for each in causes_of_pod(facts, capture) if not stops(each, capture, live))
@@ -100,7 +100,7 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
 
 
-def _doubt(traced: Trace) -> Cause:
+def _unjudged_cause(traced: Trace) -> Cause:
     """Return which rule on the way of a packet cannot be judged, or that it is one of a second set."""
     step = next(step for step in traced.path if not step.certain)
     location = step.base_chain and step.base_chain.place
@@ -126,7 +126,7 @@ def _onward_faults(connection: Connection) -> Iterator[Cause]:
 
 def _zone_faults(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if the agent's answer to a look-up is tracked in another zone: it never reaches the client."""
-    packet = next(answers_of(connection.live, connection.owner), None)
+    packet = next(replies_of(connection.live, connection.owner), None)
     if connection.live.outcome != DNS or connection.is_inbound or packet is None:
         return
     answer = trace_whole_path(packet, connection.pod.situation)
@@ -140,8 +140,8 @@ def _later_losses(connection: Connection) -> Iterator[Cause]:
     """Yield why later packets or answers are lost, the first reason; where none is certain, what may be one."""
     live = connection.live
     following = list(later_losses(live, connection.pod.situation, connection.owner)) if live.outcome in TO_PROXY else []
-    lost = [_loss(traced) for traced in following if traced.certain]
-    yield from lost[:1] or map(_doubt, following)
+    lost = [_loss_cause(traced) for traced in following if traced.certain]
+    yield from lost[:1] or map(_unjudged_cause, following)
 
 
 def _discovery_losses(connection: Connection) -> Iterable[Cause]:
@@ -185,7 +185,7 @@ def _rule_faults(connection: Connection) -> Iterator[Cause]:
     """Yield why rules do not lead a packet to a proxy that listens: foreign ones, and those that differ."""
     live = connection.live
     if not live.is_order_known:
-        yield from (each for each in (_doubt(live),) if each.kind == "second-set")
+        yield from (each for each in (_unjudged_cause(live),) if each.kind == "second-set")
         return
     complete = live.packet.replace(source_port=live.packet.source_port or USUAL_SOURCE_PORT)
     desired = trace_whole_path(complete, Situation(connection.pod.desired))
@@ -230,7 +230,7 @@ def unrouted_proxy_causes(live: Trace, pod: ExaminedPod) -> Iterator[Cause]:
 def source_notes(situation: Situation) -> Iterator[Cause]:
     """Yield a note on each foreign rule that gives what leaves the pod another source: answers come to that one."""
     for base in situation.other_chains:
-        for rule in source_maps(base.contents) if base.hook == POSTROUTING and not base.is_own else ():
+        for rule in source_translations(base.contents) if base.hook == POSTROUTING and not base.is_own else ():
             yield cause("source-translated", where=base.table, rule=rule.why or shown_rule(rule, base.families[0]))
 
 
@@ -267,9 +267,9 @@ def onward_causes(live: Trace, pod: ExaminedPod, verified: Callable[[], Verified
             yield cause("nat-first", "sent on", where=way.location, to=to)
     elif way.outcome == "direct":
         following = list(later_losses(way, situation, owner))
-        lost = [_loss(traced, SENT_ON) for traced in following if traced.certain and is_over_lo]
-        yield from lost[:1] or [_doubt(traced) for traced in following if not (traced.certain or is_over_lo)]
-        came = [trace_whole_path(each, situation) for each in answers(way)] if pod.capture.is_transparent else []
+        lost = [_loss_cause(traced, SENT_ON) for traced in following if traced.certain and is_over_lo]
+        yield from lost[:1] or [_unjudged_cause(traced) for traced in following if not (traced.certain or is_over_lo)]
+        came = [trace_whole_path(each, situation) for each in replies(way)] if pod.capture.is_transparent else []
         yield from filter(None, [mark_cause(each, shown_rule) for each in came if each.marked and not is_over_lo])
 
 
@@ -283,7 +283,7 @@ def _circle(way: Trace, verified: Callable[[], Verified]) -> Cause:
     return found or cause("rule-missing", "circle, any", uid=uid)
 
 
-def _loss(traced: Trace, what: str = "the packet") -> Cause:
+def _loss_cause(traced: Trace, what: str = "the packet") -> Cause:
     """Return why a later packet or an answer of a connection is lost."""
     if traced.outcome in TO_PROXY:
         return cause("rule-missing", "answers", where=traced.location)

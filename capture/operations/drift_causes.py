@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import Cause, cause
-from capture.analysis.causes import drop_cause, is_mapped
+from capture.analysis.causes import drop_cause, is_translated
 from capture.analysis.foreign_effects import consequence, foreign_effect_text, other_consequences
 from capture.analysis.judgement import of_family
 from capture.analysis.trace import trace_whole_path
@@ -109,7 +109,7 @@ def _foreign_rule_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause
     for foreign in sorted(rules, key=_effect_weight):
         effect, chain = foreign.effect, foreign.location.of_chain
         if effect is None or not _is_dropping(effect):
-            kind = "nat-first" if effect and is_mapped(effect.after) else "foreign-rule"  # as for a single connection
+            kind = "nat-first" if effect and is_translated(effect.after) else "foreign-rule"  # as for one connection
             diverting.setdefault((kind, chain), []).append(foreign)
             continue
         is_inbound = effect.packet.in_interface is not None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from capture.analysis.answers import later_losses, loss_text, lost_answer
 from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.captured_pod import owner_by_rules
 from capture.analysis.cause_text import cause
 from capture.analysis.outcome import TO_PROXY
+from capture.analysis.replies import later_losses, loss_text, lost_reply
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
 from capture.backends.nf_tables.names import REJECT_TABLE
@@ -70,26 +70,26 @@ def live_trace(packet: Packet, situation: Situation) -> Trace:
     if sent.out_interface == NO_ROUTE:
         return Trace(sent, "no-route", sent.port, None, (), refusal=refusal(packet))
     traced = trace_whole_path(_complete(sent), situation)
-    return _with_impediments(traced.replace(lost_answer=_lost_answer(traced, situation))).replace(packet=sent)
+    return _with_impediments(traced.replace(lost_reply=_lost_reply(traced, situation))).replace(packet=sent)
 
 
 def _complete(sent: Packet) -> Packet:
     return sent if sent.source_port else sent.replace(source_port=USUAL_SOURCE_PORT)
 
 
-def _lost_answer(traced: Trace, situation: Situation) -> Trace | None:
+def _lost_reply(traced: Trace, situation: Situation) -> Trace | None:
     """Return the way of an answer that is certainly lost, of the proxy if it gets the connection."""
     if traced.outcome not in TO_PROXY:
-        return lost_answer(traced, situation)
+        return lost_reply(traced, situation)
     losses = later_losses(traced, situation, owner_by_rules(situation.ruleset))
-    return next((each for each in losses if each.certain and each.packet.is_answer), None)
+    return next((each for each in losses if each.certain and each.packet.is_reply), None)
 
 
 def _with_impediments(traced: Trace) -> Trace:
     """Return the trace with what loses a packet that is redirected over ``lo`` or comes in, or the answers to it."""
     packet = traced.packet
-    if traced.lost_answer is not None:
-        return traced.replace(impediments=(loss_text(traced.lost_answer),))
+    if traced.lost_reply is not None:
+        return traced.replace(impediments=(loss_text(traced.lost_reply),))
     if packet.in_interface is not None:
         down = cause("interface-down", name=packet.in_interface).message
         with open_route() as route:
