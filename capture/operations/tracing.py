@@ -122,7 +122,7 @@ def situation_of(settings: Settings | None = None, namespace: Namespace = None, 
 
 
 def live_situation(found: Sequence[SetLocation] | None = None) -> Situation:
-    """Return all that decides on packets in the namespace we are in: our sets, ``found`` if known, and foreign chains."""
+    """Return all that decides on packets in the namespace we are in: our sets (``found``, if known), foreign chains."""
     recorded = record.read()
     known = recorded.ruleset if recorded else build_ruleset(CaptureConfig())
     place = recorded and (recorded.backend, recorded.variant)
