@@ -191,7 +191,6 @@ def _warn_of_full_table(log: PluginLog) -> None:
 def _apply(request: Request, settings: Settings) -> Applied:
     from capture.operations.change import apply_here
     from capture.state.netns import InNamespace, namespace_id, own_namespace, refuse_host
-    from cni import loopback
 
     host = _host(request)
     own = own_namespace()
@@ -202,8 +201,48 @@ def _apply(request: Request, settings: Settings) -> Applied:
         # Before the rules: a plugin that is killed while writing them leaves nothing that DEL does not find.
         name = attachments.name_of(request.network, request.container_id, request.interface)
         attachments.keep_namespace(name, namespace_id())
-        loopback.wait_for_loopback()
+        wait_for_loopback()
         return apply_here(settings, host)
+
+
+LOOPBACK_ADDRESSES = "/proc/thread-self/net/if_inet6"
+OF_LOOPBACK = b"00000000000000000000000000000001 "
+"""``::1``, which the kernel puts on ``lo`` as that comes up."""
+LOOPBACK_TIMEOUT = 1.0
+"""Seconds to wait for ``lo``; without such a plugin, and with ``lo`` down, that time is lost."""
+PAUSE = 0.01
+TIME_TO_LIST = 0.05
+"""Seconds that the plugin may take from setting ``lo`` up to having seen its addresses."""
+
+
+def wait_for_loopback() -> None:
+    """Return when ``lo`` of the namespace we are in is up, or has been down for long enough.
+
+    containerd starts the plugin "loopback" along with the plugins of the network, in no order. That plugin sets ``lo``
+    up, and refuses it if it has another address than those of loopback, such as our ``::6`` (plugins/main/loopback of
+    containernetworking). We mostly come much later; where ``lo`` is down, it has yet to come, or there is none.
+    """
+    if _is_lo_up():
+        return
+    end = time.monotonic() + LOOPBACK_TIMEOUT
+    while time.monotonic() < end:
+        time.sleep(PAUSE)
+        if _is_lo_up():
+            time.sleep(TIME_TO_LIST)
+            return
+
+
+def _is_lo_up() -> bool:
+    """Return whether ``lo`` is up. That ``::1`` is there is quickly seen, and nearly always so."""
+    try:
+        with open(LOOPBACK_ADDRESSES, "rb", buffering=0) as addresses:
+            if OF_LOOPBACK in addresses.read():
+                return True
+    except FileNotFoundError:  # no IPv6: no address that could be in the way
+        return True
+    from capture.state.routes import is_lo_up
+
+    return is_lo_up()  # where ``disable_ipv6`` is set, it has no address of IPv6 when up
 
 
 def _host(request: Request) -> Host:

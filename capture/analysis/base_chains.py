@@ -10,7 +10,7 @@ Tables are independent of each other, but at each hook the kernel enters their b
 So accepting ends nothing but that chain. Of chains with one priority the newest is entered first
 (nf_hook_entries_grow in net/netfilter/core.c). Base chains of type nat are special (nf_nat_core.c): the kernel has one
 entry of its own for all of them, at priority -100, and calls them there in the order of their priorities, for the first
-packet of a connection, until one maps it. So a nat chain of priority -160 comes after mangle (-150).
+packet of a connection, until one translates it. So a nat chain of priority -160 comes after mangle (-150).
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ BEYOND = 1 << 32
 """More than any priority, which has 32 bits."""
 
 SOURCE_HOOKS = (model.INPUT, model.POSTROUTING)
-"""Hooks at which nat maps sources: SNAT and MASQUERADE change the sender's address for the receiver, and DNAT cannot be
-there (nf_nat_inet_fn maps by hook). A filter behind them sees the new source; the analysis sees the old one. Of their
-chains those of POSTROUTING are read that have SNAT, which may map to an address of another host."""
+"""Hooks at which nat translates sources: SNAT and MASQUERADE change the sender's address for the receiver; DNAT cannot
+be there (nf_nat_inet_fn). A filter behind them sees the new source; the analysis sees the old one. Of their chains
+those of POSTROUTING are read that have SNAT, which may be to an address of another host."""
 
 
 class BaseChain(Value):
@@ -122,7 +122,7 @@ class BaseChain(Value):
         return self.replace(contents=self.contents.replace(chains=(chain, *self.contents.chains[1:])))
 
 
-def source_maps(table: model.Table) -> list[model.Rule]:
+def source_translations(table: model.Table) -> list[model.Rule]:
     """Return the rules of a table that map sources to addresses that they name."""
     return [rule for rule in table.rules if getattr(rule.verdict, "text", "").lower().startswith("snat ")]
 
@@ -130,7 +130,7 @@ def source_maps(table: model.Table) -> list[model.Rule]:
 def _is_read(table: model.Table, hook: str) -> bool:
     """Return whether packets of a pod meet the rules of a table at a hook, and they count."""
     if table.name == model.NAT and hook in SOURCE_HOOKS:
-        return hook == model.POSTROUTING and bool(source_maps(table))
+        return hook == model.POSTROUTING and bool(source_translations(table))
     return hook in (model.PREROUTING, model.OUTPUT, *SOURCE_HOOKS)
 
 
@@ -260,7 +260,6 @@ def _in_order(
 
 
 def _own_chains(situation: Situation, hook: str) -> Iterator[BaseChain]:
-    """Yield the base chains of the capture at a hook."""
     families, is_native = situation.ruleset.families, situation.is_native
     for name in model.TABLES:
         table = situation.ruleset.table(name)

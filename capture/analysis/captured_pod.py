@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from capture.analysis.outcome import REDIRECTED_BY
 from capture.model.addresses import FAMILIES, Family, Network
+from capture.model.ruleset import Jump, OwnerGid, OwnerUid
 from capture.model.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from capture.analysis.outcome import Outcome
-    from capture.model.ruleset import Span
+    from capture.model.ruleset import Ruleset, Span
     from capture.netlink.interfaces import Link
     from capture.netlink.sock_diag import Listener
 
@@ -67,6 +71,21 @@ def proxy_owner(facts: PodFacts, capture: Capture) -> tuple[int, int] | None:
     transparent = (each for each in facts.listeners or () if each.transparent and not contains(each.uid, capture.uids))
     found = next(transparent, None)
     return (found.uid, facts.gid_of.get(found.inode, gid)) if found else (ROOT, gid)
+
+
+def proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tuple[int, int]]:
+    """Yield the users, or groups, of the proxy: those whose calls to their own pod are captured."""
+    for rule in ruleset.rules:
+        if isinstance(rule.verdict, Jump) and REDIRECTED_BY.get(rule.verdict.chain) == "proxy-inbound":
+            for match in rule.matches:
+                if isinstance(match, kind) and not match.negated:
+                    yield from ((span.first, span.last) for span in match.ids)
+
+
+def owner_by_rules(ruleset: Ruleset) -> tuple[int, int] | None:
+    """Return the user and group of what the proxy sends, by the rules of a capture; None if they name none."""
+    uids, gids = ([first for first, _ in proxy_ids(ruleset, kind)] for kind in (OwnerUid, OwnerGid))
+    return (ROOT if ruleset.transparent_verdicts else uids[0], gids[0]) if uids and gids else None
 
 
 def contains(number: int | None, spans: tuple[Span, ...]) -> bool:

@@ -9,13 +9,13 @@ Causes of the whole pod (``lo`` down, a conntrack table that is nearly full, a m
 
 from __future__ import annotations
 
-from capture.analysis.answers import is_own, marking_step, untracked_text, untracking_step
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.captured_pod import Capture, PodFacts, contains
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.meaning import rejects
 from capture.analysis.outcome import DNS, REDIRECTED_BY, TO_PROXY
 from capture.analysis.pod_causes import causes_at_port, down_interface, no_route_cause
+from capture.analysis.replies import is_own, marking_step, untracked_text, untracking_step
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family, address_text
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import DNS_PORT, REJECTED
@@ -47,7 +47,8 @@ def causes_of_connection(
     elif packet.in_interface is not None and packet.in_interface == down_interface(facts):
         yield cause("interface-down", where=packet.in_interface, name=packet.in_interface)
     elif live.outcome == "direct":
-        yield _answer_cause(live, text_of) or _direct_cause(live, desired, capture)
+        lost = drop_of_connection(live.lost_reply, text_of, what="its answers") if live.lost_reply else None
+        yield untracked_cause(live) or lost or _direct_cause(live, desired, capture)
     elif live.outcome == "dropped":
         yield drop_of_connection(live, text_of)
     elif step is not None and is_own_chain(step.chain) and (step.table not in TABLES or live.outcome not in TO_PROXY):
@@ -55,19 +56,17 @@ def causes_of_connection(
     elif live.outcome in TO_PROXY and desired is not None and desired.outcome in TO_PROXY and live.port != desired.port:
         yield missing_rule_cause(desired)
     elif live.outcome in TO_PROXY:
-        is_over_lo = packet.in_interface is None
-        yield from causes_at_port(
-            facts, capture, live.outcome, live.port, packet.family, packet.protocol, is_over_lo=is_over_lo
-        )
+        at = live.outcome, live.port, packet.family, packet.protocol
+        yield from causes_at_port(facts, capture, *at, is_over_lo=packet.in_interface is None)
     elif _own_steps_before(live, capture):
         yield cause("nat-first", "behind", where=live.location, to=f"port {live.port}")
-    elif not is_mapped(live):
+    elif not is_translated(live):
         yield cause("foreign-rule", where=live.location)
     else:
         yield cause("nat-first", "port", where=live.location, port=live.port)
 
 
-def is_mapped(live: Trace) -> bool:
+def is_translated(live: Trace) -> bool:
     """Return whether a rule of nat sends a packet to an address or port that is not the proxy's."""
     is_transparent = live.step is not None and isinstance(live.step.rule.verdict, TransparentProxy)
     return live.address is not None or (live.outcome == "redirected" and not is_transparent)
@@ -79,12 +78,6 @@ def untracked_cause(live: Trace) -> Cause | None:
     return cause("foreign-rule", "untracked", where=step.location, what=untracked_text(live)) if step else None
 
 
-def _answer_cause(live: Trace, text_of: TextOf) -> Cause | None:
-    """Return why the answers to a direct connection are lost, if they are."""
-    untracked, lost = untracked_cause(live), live.lost_answer
-    return untracked or (drop_of_connection(lost, text_of, what="its answers") if lost else None)
-
-
 def zone_of(live: Trace) -> int:
     """Return the zone in which the pod tracks what it sends: of the first rule that sets one (xt_ct.c, nft_ct.c)."""
     steps_out = (step for step in live.path if step.certain and step.base_chain and step.base_chain.hook == OUTPUT)
@@ -92,7 +85,6 @@ def zone_of(live: Trace) -> int:
 
 
 def _direct_cause(live: Trace, desired: Trace | None, capture: Capture) -> Cause:
-    """Return why the packet bypasses the proxy."""
     packet, step = live.packet, live.step
     is_look_up = packet.port == DNS_PORT and packet.in_interface is None
     if packet.protocol != "tcp" and not is_look_up:
@@ -126,7 +118,6 @@ def missing_rule_cause(desired: Trace) -> Cause:
 
 
 def _excluded_cause(step: Step | None) -> Cause:
-    """Return the cause where the settings exclude the packet, by a rule or for want of one."""
     if step is None:
         return cause("excluded", "no rule")
     return cause("excluded", where=step.location, reason=f": {step.rule.why}" if step.rule.why else "")
@@ -175,11 +166,8 @@ def drop_cause(live: Trace, text_of: TextOf, other_traces: Iterable[Trace] = (),
 def mark_cause(live: Trace, text_of: TextOf) -> Cause | None:
     """Return that a foreign rule changes the mark by which the capture tells packets apart, if one does."""
     step = marking_step(live)
-    if step is None:
-        return None
-    return cause(
-        "foreign-rule", "mark", where=step.location, rule=step.rule.why or text_of(step.rule, live.packet.family)
-    )
+    rule = step and (step.rule.why or text_of(step.rule, live.packet.family))
+    return cause("foreign-rule", "mark", where=step.location, rule=rule) if step else None
 
 
 def drop_of_connection(live: Trace, text_of: TextOf, what: str = "the packet") -> Cause:
@@ -197,7 +185,6 @@ def _redirect_ports(live: Trace, other_traces: Iterable[Trace]) -> str:
 
 
 def _dropped_at(live: Trace) -> Location | None:
-    """Return where a packet is dropped, in tables of either family."""
     return live.location and live.location.replace(family=None)
 
 

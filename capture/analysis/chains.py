@@ -55,7 +55,7 @@ class ChainCompiler:
         self.fall_through = fall_through
         self.stage = stage
         self.is_tracked = base_chain.is_tracked or stage.leg == "lo"
-        self.is_mapped = stage.held.mapped is not None if self.is_tracked else None
+        self.is_translated = stage.held.translated is not None if self.is_tracked else None
 
     def node(self) -> int:
         """Return the fates of packets that enter the chain."""
@@ -104,7 +104,7 @@ class ChainCompiler:
         occurrence, is_native = self._occurrence(position), self.base_chain.is_native
         early = [each for each in rule.matches if isinstance(each, NEEDS_TRACKING) and not self.is_tracked]
         later = rule.replace(matches=tuple(each for each in rule.matches if each not in early)) if early else rule
-        matched = self.space.rule(later, occurrence, is_native=is_native, is_mapped=self.is_mapped)
+        matched = self.space.rule(later, occurrence, is_native=is_native, translated=self.is_translated)
         return self.diagrams.choose(self.diagrams.all_of((matched, *map(self._holds_untracked, early))), then, after)
 
     def _before_tracking(self, verdict: Meaning, after: int) -> int:
@@ -171,7 +171,7 @@ class ChainCompiler:
         is_known = not any(isinstance(match, model.UnknownMatch) for _, rule in rules for match in rule.matches)
         first = rules[0][0]
         where = (self.base_chain.table, self.chain.name, first, self.is_tracked)
-        key = self.stage.chosen_by, where if is_known else (self._occurrence(first), self.is_mapped)
+        key = self.stage.chosen_by, where if is_known else (self._occurrence(first), self.is_translated)
         lists = self.compiler.listed.get(key)
         if lists is None:
             deciding = [(position, rule) for position, rule in rules if not isinstance(meaning(rule), model.NO_EFFECT)]
@@ -189,7 +189,8 @@ class ChainCompiler:
                 rest = self.diagrams.both(rest, self._holds_untracked(match))
             elif known is None:
                 occurrence = self._occurrence(position)
-                rest = self.diagrams.both(rest, self.space.other(match, rule, occurrence, is_mapped=self.is_mapped))
+                holds = self.space.other(match, rule, occurrence, translated=self.is_translated)
+                rest = self.diagrams.both(rest, holds)
             else:
                 level, inside = known
                 ranges[level] = _common(ranges[level], inside) if level in ranges else inside
@@ -203,6 +204,5 @@ def is_about_tracking(rule: model.Rule) -> bool:
 
 
 def _common(some: Ranges, other_ranges: Ranges) -> Ranges:
-    """Return what lies in ranges of both."""
     common = ((max(a, c), min(b, d)) for a, b in some for c, d in other_ranges)
     return sorted((first, last) for first, last in common if first <= last)

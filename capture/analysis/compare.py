@@ -42,7 +42,7 @@ class Difference(Value):
     else is as desired; ``together`` is, in words, which other difference it takes for that.
     """
 
-    not_compared = ("behind", "effect", "together")
+    not_compared = ("rules_before", "effect", "together")
 
     family: Family
     table: TableName
@@ -51,7 +51,7 @@ class Difference(Value):
     rule: Rule | None = None
     position: int = 0
     policy: str = ""
-    behind: int = 0
+    rules_before: int = 0
     """How many of the desired rules of its chain are before it."""
     effect: Effect | None = None
     together: str = ""
@@ -98,13 +98,13 @@ def _disturbing(
 ) -> Iterator[Difference]:
     """Yield the foreign rules of a chain that are before one of our own, and may divert packets or change its marks."""
     table, name = key
-    missing = {each.behind for each in own if (each.table, each.chain, each.kind) == (*key, "missing")}
+    missing = {each.rules_before for each in own if (each.table, each.chain, each.kind) == (*key, "missing")}
     shared = {*range(len(desired.get(key, EMPTY).rules))} - missing
     disturbs = disturbance_test(
         (each.rule for each in foreign if each.rule), name, lambda chain: desired.get((table, chain), EMPTY).rules
     )
     last_own = max(shared, default=-1)
-    return (each for each in foreign if each.behind <= last_own and each.rule and disturbs(each.rule))
+    return (each for each in foreign if each.rules_before <= last_own and each.rule and disturbs(each.rule))
 
 
 def compared(
@@ -130,13 +130,13 @@ def compared(
         if live.policy != desired.policy:
             own.append(Difference(family, table, name, "policy", policy=live.policy))
         missing, extra = _only_in_one(desired.rules, live.rules)
-        own += [Difference(family, table, name, "missing", rule, at + 1, behind=at) for at, _, rule in missing]
+        own += [Difference(family, table, name, "missing", rule, at + 1, rules_before=at) for at, _, rule in missing]
         are_all_own = is_own_chain(name) or live.is_hooked_differently
         recorded = (recorded_forms or {}).get(key, EMPTY).rules
-        for behind, at, rule in extra:
+        for before, at, rule in extra:
             is_own = are_all_own or shape(table, name, rule) == CERTAIN or rule in recorded
             kind: DifferenceKind = "unexpected" if is_own else "foreign"
-            (own if is_own else foreign).append(Difference(family, table, name, kind, rule, at + 1, behind=behind))
+            (own if is_own else foreign).append(Difference(family, *key, kind, rule, at + 1, rules_before=before))
     return own, foreign
 
 
@@ -159,10 +159,10 @@ def with_differences(forms: CanonicalTables, differences: Iterable[Difference]) 
     changed = dict(forms)
     for key, in_chain in by_chain(differences).items():
         form = forms.get(key, EMPTY)
-        gone = {difference.behind for difference in in_chain if difference.kind == "missing"}
+        gone = {difference.rules_before for difference in in_chain if difference.kind == "missing"}
         rules = [(at, 1, rule) for at, rule in enumerate(form.rules) if at not in gone]
         extra = sorted((each for each in in_chain if each.kind != "missing"), key=lambda each: each.position)
-        rules += [(difference.behind, 0, difference.rule) for difference in extra if difference.rule is not None]
+        rules += [(difference.rules_before, 0, difference.rule) for difference in extra if difference.rule is not None]
         policy = next((difference.policy for difference in in_chain if difference.policy), form.policy)
         in_order = tuple(rule for _, _, rule in sorted(rules, key=lambda placed: placed[:2]))
         changed[key] = form.replace(policy=policy, rules=in_order)

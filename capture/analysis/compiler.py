@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from capture.analysis.chains import ANYTHING, CHANGES, ChainCompiler, is_about_tracking
 from capture.analysis.long_lists import DecisionList
-from capture.analysis.meaning import Either, Goto, MapSource, Translate, meaning
+from capture.analysis.meaning import Either, Goto, Translate, TranslateSource, meaning
 from capture.analysis.outcome import Fate, Held, redirect_outcome
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import NONE, OF_PROTOCOL, Field, PacketSpace
@@ -160,7 +160,6 @@ class PathCompiler:
         return node
 
     def _at_base_chain(self, stage: Stage) -> int:
-        """Return the fates of packets that have come to one of the base chains."""
         node = self._known.get(stage)
         if node is None:
             base_chains = self.compiler.orders[stage.leg][stage.order][1]
@@ -170,7 +169,6 @@ class PathCompiler:
         return node
 
     def _after_hook(self, stage: Stage) -> int:
-        """Return the fates of packets behind the base chains of a hook."""
         held = stage.held
         if stage.leg == "out":
             return self._leaving(held)
@@ -215,7 +213,7 @@ class PathCompiler:
 
     def _through_base_chain(self, base_chain: BaseChain, stage: Stage) -> int:
         after = self._after_base_chain(stage, base_chain)
-        if base_chain.is_nat and stage.held.mapped is not None:
+        if base_chain.is_nat and stage.held.translated is not None:
             return after
         drops = base_chain.chain.policy_for(self.space.family) == "DROP"
         fall_through = (
@@ -224,7 +222,7 @@ class PathCompiler:
         node = self._chain(base_chain, base_chain.chain, fall_through, stage)
         if self.mark_routes:
             node = self.noted(node, self.remarked, 0)
-        return self.diagrams.choose(self._packets_that_nat_maps(stage), node, after) if base_chain.is_nat else node
+        return self.diagrams.choose(self._seen_by_nat(stage), node, after) if base_chain.is_nat else node
 
     def _dropped(self, why: str) -> int:  # noqa: ARG002  # only ReasonCompiler keeps it
         return self._fate(Fate("dropped"))
@@ -243,7 +241,6 @@ class PathCompiler:
         return self.diagrams.choose(self.untracked, self.space.in_state(after, "UNTRACKED"), after)
 
     def _routed_again(self, stage: Stage) -> int:
-        """Return the fates of packets that are routed again, by their mark and where they go now."""
         node = self._at_base_chain(stage.replace(held=stage.held.replace(interface=None)))
         for condition, interface, _ in reversed(self.mark_routes):
             later_stage = stage.replace(held=stage.held.replace(interface=interface or None))
@@ -251,12 +248,8 @@ class PathCompiler:
             node = self.diagrams.choose(condition, leads, node)
         return node
 
-    def _packets_that_nat_maps(self, stage: Stage) -> int:
-        """Return packets that are mapped: first ones, and later ones, which are treated as the first was.
-
-        With a mark on their connection they may be answers, which no rule of nat maps; without a socket, the sender
-        of the first one is unknown.
-        """
+    def _seen_by_nat(self, stage: Stage) -> int:
+        """Return packets that nat translates: those of ``Packet.meets_nat``."""
         no_mark = self.space.marked("connection", 0, model.ALL_BITS)
         follows = self.diagrams.both(self.space.state_in("ESTABLISHED"), no_mark)
         if stage.leg == "out":
@@ -264,11 +257,11 @@ class PathCompiler:
         return self.diagrams.either(self.space.state_in(*NAT_STATES), follows)
 
     def _end(self, held: Held) -> int:
-        """Return the fates of packets behind all tables."""
         if held.transparent is not None:
             return self._fate(held.transparent)
-        if held.mapped is not None:
-            return self._fate(held.mapped if held.is_redirected else held.mapped.replace(interface=held.interface))
+        if held.translated is not None:
+            fate = held.translated
+            return self._fate(fate if held.is_redirected else fate.replace(interface=held.interface))
         direct = self._fate(Fate("direct", interface=held.interface))
         return direct if self._direction == OUTBOUND or not self.routed else self._delivered_by_mark(direct)
 
@@ -304,7 +297,6 @@ class PathCompiler:
         return node
 
     def _by_another_than_lo(self, level: int) -> int:
-        """Return packets that come in, or leave, by an interface that is not lo."""
         return self.diagrams.negation(self.space.numbers(level, merge_ranges([(NONE, NONE), (self.lo, self.lo)])))
 
     def _is_routed(self, kind: Literal["mark", "connection"]) -> int:
@@ -350,7 +342,7 @@ class PathCompiler:
                 return fall_through
             case Goto(chain=target):
                 return self.enter_chain(base_chain, target, fall_through, stage)
-            case MapSource():
+            case TranslateSource():
                 lost = self.space.rule(verdict.losing(self.situation.network), None, is_native=True)
                 accepted = self._after_base_chain(stage, base_chain)
                 return self.diagrams.choose(lost, self._fate(Fate("dropped")), accepted)
@@ -358,14 +350,14 @@ class PathCompiler:
                 return self._fate(Fate("dropped"))
             case model.Redirect(port=port):
                 outcome = redirect_outcome(chain, verdict, self.situation.ruleset)
-                held = stage.held.replace(mapped=Fate(outcome, port), interface=None)
+                held = stage.held.replace(translated=Fate(outcome, port), interface=None)
                 return self._lasting(self._redirected(self._at_base_chain(following.replace(held=held)), port, stage))
             case Either():
                 ways = [self.apply_verdict(way, chain, fall_through, stage, base_chain) for way in verdict.ways]
                 return self.diagrams.choose(self.space.unknown(verdict, "a translation to one of several"), *ways)
             case Translate():
                 sent = verdict.as_sent(self.space.family) if stage.leg == "out" else verdict
-                held = stage.held.replace(mapped=TRANSLATED, is_moved=sent.address is not None)
+                held = stage.held.replace(translated=TRANSLATED, is_moved=sent.address is not None)
                 later_stage = following.replace(held=held)
                 leaves = held.is_moved and stage.leg == "out"
                 onward = self._routed_again(later_stage) if leaves else self._at_base_chain(later_stage)
@@ -417,7 +409,6 @@ class PathCompiler:
         return sent_on if is_alike else self.diagrams.leaf(ANYTHING)
 
     def _remarked(self, node: int) -> int:
-        """Return the fates of packets, with the note that their mark has changed."""
         return self.noted(node, self.remarked, 1) if self.mark_routes else node
 
     def noted(self, node: int, note: int, number: int) -> int:

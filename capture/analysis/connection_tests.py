@@ -14,23 +14,23 @@ DIRECTIONS = {
 }
 
 
-def holds_of_connection(words: str, state: str, *, is_mapped: bool) -> bool | None:
-    """Return whether a test of a connection holds for packets in a state that nat has mapped, or not; else None.
+def holds_of_connection(words: str, state: str, *, is_translated: bool) -> bool | None:
+    """Return whether a test of a connection holds for packets in a state that nat has translated, or not; else None.
 
-    A later packet may be an answer, and of a mapped connection, unless nat has mapped this one. Without a connection
-    nothing holds but the state (conntrack_mt in xt_conntrack.c, nft_ct_get_eval in nft_ct.c).
+    A later packet may be a reply, and of a translated connection, unless nat has translated this one. Without a
+    connection nothing holds but the state (conntrack_mt in xt_conntrack.c, nft_ct_get_eval in nft_ct.c).
     """
     status, states = STATUS.match(words), STATES.match(words)
-    is_known = is_mapped or state != "ESTABLISHED"
+    is_known = is_translated or state != "ESTABLISHED"
     is_missing = state in ("INVALID", "UNTRACKED")
     if words in DIRECTIONS:
         return (DIRECTIONS[words] and not is_missing) if is_known else None
     if status is not None and status[1] == MAPPED:
-        return (is_mapped == (status[2] == "!=") and not is_missing) if is_known else None
+        return (is_translated == (status[2] == "!=") and not is_missing) if is_known else None
     if states is None:
         return None
     named = {*states[2].split(",")}
-    if state in named or (is_mapped and not is_missing and "DNAT" in named):
+    if state in named or (is_translated and not is_missing and "DNAT" in named):
         return not states[1]
     may_be = "SNAT" in named or ("DNAT" in named and not is_known)
     return None if may_be and not is_missing else bool(states[1])

@@ -190,7 +190,6 @@ class Culprits:
         return min(alike, key=lambda each: each.weight, default=None)
 
     def _alone(self, key: int, whole: Comparison) -> Comparison:
-        """Return the comparison with the desired rules and one foreign one."""
         return whole.instead(self._without(self._foreign.keys() - {key}))
 
     def _doubtful(self) -> Iterator[int]:

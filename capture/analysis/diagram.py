@@ -241,7 +241,6 @@ class Diagrams:
         return level, bounds, list(zip(*columns, strict=True))
 
     def _column(self, node: int, level: int, cuts: Sequence[int]) -> Sequence[int]:
-        """Return where a node leads in each of the intervals that the cuts make."""
         if self._levels[node] != level:
             return [node] * (len(cuts) + 1)
         bounds, kids = self._bounds[node], self._kids[node]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from capture.analysis.answers import lost_answer, untracking_step
-from capture.analysis.captured_pod import ROOT
+from capture.analysis.captured_pod import ROOT, proxy_ids
 from capture.analysis.chains import ANYTHING
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
-from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, REDIRECTED_BY, TO_PROXY, Fate
+from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
 from capture.analysis.realistic import realistic
 from capture.analysis.regions import parts, quick_witness, region_text, witness
+from capture.analysis.replies import lost_reply, untracking_step
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import Field, PacketSpace
 from capture.analysis.trace import Trace, trace_whole_path
@@ -24,7 +24,6 @@ from capture.model.packet import CHOSEN_PORTS, LOOPBACK, OF_KNOWN_CONNECTIONS, P
 from capture.model.ruleset import (
     ALL_BITS,
     CONNECTION_STATES,
-    Jump,
     OwnerGid,
     OwnerUid,
     Redirect,
@@ -331,7 +330,7 @@ class Comparison:
     def _traced(self, direction: Direction, verdict: FateChange, packet: Packet) -> Effect:
         before, after = (trace_whole_path(packet, situation) for situation in self.situations)
         if untracking_step(after) is not None:
-            after = after.replace(lost_answer=lost_answer(after, self.situations[1]))
+            after = after.replace(lost_reply=lost_reply(after, self.situations[1]))
         return Effect(self.family, direction, packet, before, after, verdict, ())
 
 
@@ -341,15 +340,6 @@ def weight(change: FateChange, direction: Direction) -> tuple[bool, ...]:
     is_everyday = PROXY_OUTBOUND in outcomes or direction == INBOUND
     is_direct = change.before.outcome == "direct"
     return not change.is_certain, not change.is_plain, not change.is_loop, is_direct, not is_everyday
-
-
-def proxy_ids(ruleset: Ruleset, kind: type[OwnerUid | OwnerGid]) -> Iterator[tuple[int, int]]:
-    """Yield the users, or groups, of the proxy: those whose calls to their own pod are captured."""
-    for rule in ruleset.rules:
-        if isinstance(rule.verdict, Jump) and REDIRECTED_BY.get(rule.verdict.chain) == "proxy-inbound":
-            for match in rule.matches:
-                if isinstance(match, kind) and not match.negated:
-                    yield from ((span.first, span.last) for span in match.ids)
 
 
 def _ports_of_proxy(ruleset: Ruleset) -> list[tuple[int, int]]:

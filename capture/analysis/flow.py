@@ -231,6 +231,5 @@ def _sum(one: Edge, other: Edge) -> Edge:
 
 
 def _total(numbers: Iterable[int | None]) -> int | None:
-    """Return the sum of those that are known; None without any."""
     known = [each for each in numbers if each is not None]
     return sum(known) if known else None

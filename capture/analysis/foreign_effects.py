@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from capture.analysis.answers import MARKING, untracked_text, untracking_step
 from capture.analysis.base_chains import PodNetwork
 from capture.analysis.meaning import judge, meaning
 from capture.analysis.outcome import DNS
+from capture.analysis.replies import MARKING, untracked_text, untracking_step
 from capture.model.addresses import IPV4, IPV6, Network
 from capture.model.packet import Packet
 from capture.model.ruleset import Drop, Rule

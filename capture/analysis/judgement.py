@@ -33,12 +33,7 @@ LET_PASS = (model.Accept, model.Return, *model.NO_EFFECT)
 
 
 class Judgement(Value):
-    """The judgement on all differences and foreign rules.
-
-    ``differences`` and ``obstacles`` are drift, the first in our own tables. ``harmless_*`` are foreign
-    rules without effect on captured traffic. ``unjudged`` may have one. ``doubts`` are what else cannot be judged, in
-    words.
-    """
+    """The judgement on all differences and foreign rules: fields of ``Verified``, which has their meaning."""
 
     differences: tuple[Difference, ...] = ()
     obstacles: tuple[Obstacle, ...] = ()
@@ -100,9 +95,9 @@ def _as_numbered(found: Judgement, live: model.Ruleset) -> Judgement:
     return found.replace(**{name: tuple(map(numbered, getattr(found, name))) for name in fields})
 
 
-def of_family(ruleset: model.Ruleset, family: Family) -> model.Ruleset:
-    """Return what packets of a family meet of a rule set, in its canonical form."""
-    return _formed(ruleset.replace(families=(family,)), canonical(ruleset, family))
+def of_family(ruleset: model.Ruleset, family: Family, *differences: Difference) -> model.Ruleset:
+    """Return what packets of a family meet of a rule set, in its canonical form, with some differences made in it."""
+    return _formed(ruleset.replace(families=(family,)), with_differences(canonical(ruleset, family), differences))
 
 
 def _formed(ruleset: model.Ruleset, forms: CanonicalTables) -> model.Ruleset:
@@ -116,7 +111,6 @@ def _formed(ruleset: model.Ruleset, forms: CanonicalTables) -> model.Ruleset:
 
 
 def _with_chains_of(desired: model.Ruleset, live: model.Ruleset) -> model.Ruleset:
-    """Return the desired rules, with what chains the live ones have besides."""
     tables: dict[model.TableName, dict[str, model.Chain]] = {}
     for table in (*live.tables, *desired.tables):
         tables.setdefault(table.name, {}).update({chain.name: chain for chain in table.chains})

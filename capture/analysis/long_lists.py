@@ -97,7 +97,6 @@ class DecisionList:
         return self.diagrams.node(level, bounds[:-1], kids)
 
     def _of_one(self, box: Box, levels: Sequence[int]) -> int:
-        """Return the diagram of a single box."""
         node = self.diagrams.choose(box.rest, self.diagrams.leaf((box.verdict,)), self.nothing)
         for level in reversed(levels):
             if level in box.ranges:
@@ -159,7 +158,6 @@ class DecisionList:
         return self._joined(self.diagrams.leaf((verdict,)), behind)
 
     def _joined(self, first: int, second: int) -> int:
-        """Return two lists, one after the other."""
         diagrams = self.diagrams
 
         def join(one: int, other: int) -> int | None:

@@ -74,7 +74,7 @@ class Reject(model.Drop):
     """Drop the packet, and answer the sender that it was. It equals no Drop(): whether packets go is isinstance()."""
 
 
-class MapSource(model.Drop):
+class TranslateSource(model.Drop):
     """Give packets the source of another host, which loses those that are redirected over ``lo``, and accept others.
 
     They go to 127.0.0.1, from where no answer has a route to another host: IPv4 lets no such source out of lo
@@ -124,7 +124,9 @@ def meaning(rule: model.Rule) -> Meaning:
     """Return what the verdict of a rule does; itself if the model has it, or if it stays unknown."""
     verdict = rule.verdict
     if isinstance(verdict, model.SetZone):
-        return verdict if _is_for_udp(rule) else model.UnknownVerdict(f"CT --zone {verdict.zone}")
+        # Those of DNS capture, for UDP alone, set zones both ways; what a zone does to TCP is not followed.
+        is_for_udp = any(isinstance(match, model.Protocol) and match.name == "udp" for match in rule.matches)
+        return verdict if is_for_udp else model.UnknownVerdict(f"CT --zone {verdict.zone}")
     if not isinstance(verdict, model.UnknownVerdict):
         if isinstance(verdict, model.Redirect) and FOR_DNS in rule.matches:
             return RedirectOfDns(verdict.port)
@@ -164,14 +166,6 @@ def _network_translation(words: str) -> Translate | None:
         return None
 
 
-def _is_for_udp(rule: model.Rule) -> bool:
-    """Return whether a rule is for UDP alone, as those of DNS capture are, which set zones both ways.
-
-    A TCP connection is lost if its answers are tracked in another zone than its first packet; that is not followed.
-    """
-    return any(isinstance(match, model.Protocol) and match.name == "udp" for match in rule.matches)
-
-
 def _translation(words: str) -> Translate | Either | None:
     """Return where a DNAT leads: to one address and one port at most, or to one of several."""
     matched = DNAT.match(words)
@@ -187,11 +181,11 @@ def _translation(words: str) -> Translate | Either | None:
     return first if first == other else Either((first, other))
 
 
-def _of_source(words: str) -> MapSource | model.Accept | None:
-    """Return what a rule does that maps sources; to which of several addresses makes no difference."""
+def _of_source(words: str) -> TranslateSource | model.Accept | None:
+    """Return what a rule does that translates sources; to which of several addresses makes no difference."""
     matched = SNAT.match(words)
     if matched is not None:
-        return MapSource(parse_address(matched[1]))
+        return TranslateSource(parse_address(matched[1]))
     return model.Accept() if words.startswith(("SNAT", "snat", "MASQUERADE", "[masq")) else None
 
 
@@ -361,7 +355,7 @@ HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
     model.UnknownMatch: lambda match, packet, _: _first_known(
         holds_for(match.text, packet.protocol),
         flags_hold(match.text, packet.state, packet.flags),
-        holds_of_connection(match.text, packet.state, is_mapped=packet.is_mapped),
+        holds_of_connection(match.text, packet.state, is_translated=packet.is_translated),
     ),
 }
 """Whether one match holds, by its kind; None for what cannot be judged."""

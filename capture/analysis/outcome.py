@@ -64,9 +64,9 @@ class Fate(Value):
 
 
 class Held(Value):
-    """The decisions about a packet so far: what nat mapped it to, and what TPROXY sends it to."""
+    """The decisions about a packet so far: what nat translated it to, and what TPROXY sends it to."""
 
-    mapped: Fate | None = None
+    translated: Fate | None = None
     transparent: Fate | None = None
     is_moved: bool = False
     """Whether nat sent it to another address."""
@@ -76,4 +76,4 @@ class Held(Value):
     @property
     def is_redirected(self) -> bool:
         """Return whether nat sent it to a port of the pod."""
-        return self.mapped is not None and self.mapped.outcome != "direct"
+        return self.translated is not None and self.translated.outcome != "direct"

@@ -75,7 +75,6 @@ def with_effects(family: Family, own: Sequence[Difference], changed: Changed) ->
 
 
 def _locations(changes: Sequence[Change]) -> str:
-    """Return where some changes are, in words."""
     first, others = changes[0][0].location, len(changes) - 1
     return f"{first} and {plural(others, 'more difference')}" if others else str(first)
 
@@ -90,20 +89,20 @@ def _changes(own: Sequence[Difference], live: Ruleset) -> Iterator[tuple[Change,
         if len(in_chain) > MAX_SINGLE and not (chain and chain.rules):
             yield tuple(in_chain), EMPTIED
             continue
-        gone = {difference.behind: difference for difference in in_chain if difference.kind == "missing"}
+        gone = {difference.rules_before: difference for difference in in_chain if difference.kind == "missing"}
         same: dict[Rule | None, list[Difference]] = {}
         for difference in gone.values():
             same.setdefault(difference.rule, []).append(difference)
         taken: set[int] = set()
         for difference in sorted(in_chain, key=lambda each: each.rule not in same):
-            end = next(at for at in count(difference.behind) if at not in gone)
+            end = next(at for at in count(difference.rules_before) if at not in gone)
             moved = same.get(difference.rule, [])
-            missing = moved or map(gone.get, range(difference.behind, end))
+            missing = moved or map(gone.get, range(difference.rules_before, end))
             free = [each for each in missing if each and id(each) not in taken]
             if free and difference.kind == "unexpected":
                 other = max(free, key=lambda each: len(_parts(each) & _parts(difference)))
                 taken |= {id(difference), id(other)}
-                placed = difference if moved else difference.replace(behind=other.behind)
+                placed = difference if moved else difference.replace(rules_before=other.rules_before)
                 yield (other, placed), MOVED if moved else CHANGED
         yield from (((difference,), "") for difference in in_chain if id(difference) not in taken)
 

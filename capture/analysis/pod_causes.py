@@ -221,7 +221,6 @@ def _is_bound_to_any(listener: Listener, addresses: list[Network]) -> bool:
 
 
 def _family_cause(on_port: list[Listener], kind: str, family: Family, addresses: list[Network], where: str) -> Cause:
-    """Return that a port is served in the other family alone."""
     if addresses and any(on_port[0].address):
         return _other_address_cause(on_port[0], kind, addresses[0], where)
     (other,) = (FAMILY_NAMES[each] for each in FAMILIES if each != family)
@@ -258,12 +257,11 @@ def _misconfigured_listener_causes(
 def _wrong_user_cause(listener: Listener, facts: PodFacts, capture: Capture, port: int) -> Cause:
     """Return that the owner of a listener is captured, of all its ports of the proxy: that is one fault."""
     alike = {each.port for each in facts.listeners or () if each.uid == listener.uid}
-    ports = sorted({port}.union(number for _, _, number in capture.ports if number in alike))
-    noun = f"{'port' if len(ports) == 1 else 'ports'} {' and '.join(map(str, ports))}"
+    ports = sorted({port, *(number for _, _, number in capture.ports if number in alike)})
+    noun = f"port {port}" if len(ports) == 1 else f"ports {' and '.join(map(str, ports))}"
     what = f"the listener on {noun} runs" if len(ports) == 1 else f"the listeners on {noun} run"
     uids, groups = (",".join(map(str, spans)) for spans in (capture.uids, capture.gids))
-    gid = facts.gid_of.get(listener.inode)
-    group = "another group" if gid is None else f"group {gid}"
+    group = f"group {facts.gid_of[listener.inode]}" if listener.inode in facts.gid_of else "another group"
     # The calls of a transparent proxy to the app and to its own pod differ by the user alone.
     case = "TPROXY" if capture.is_transparent else ""
     words = {"what": what, "uid": listener.uid, "expected": uids, "group": group, "groups": groups}

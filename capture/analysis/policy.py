@@ -6,8 +6,8 @@ Everything that decides on them counts, second captures and foreign chains inclu
 
 from __future__ import annotations
 
+from capture.analysis.captured_pod import proxy_ids
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
-from capture.analysis.effects import proxy_ids
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
 from capture.analysis.realistic import realistic
 from capture.analysis.reasons import ReasonCompiler
@@ -108,7 +108,6 @@ class _FamilyPolicy:
         return {"direct": is_proxy or over_lo, PROXY_INBOUND: is_proxy and over_lo}.get(fate.outcome, False)
 
     def _settled(self, fates: int) -> int:
-        """Return the function to the fate and the reason of each packet; what is unknown decides on none."""
         diagrams = self.space.diagrams
 
         def settled(node: int) -> int | None:

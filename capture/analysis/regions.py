@@ -106,7 +106,6 @@ def _paths(space: PacketSpace, node: int, path: Path) -> Iterator[Path]:
 
 
 def _joined(paths: list[Path]) -> list[Path]:
-    """Return the parts with those joined that differ in one field only."""
     for level in sorted({level for path in paths for level in path}, reverse=True):
         alike: dict[tuple[tuple[int, Ranges], ...], Path] = {}
         for path in paths:

@@ -123,7 +123,6 @@ def _everywhere(family: Family) -> Range:
 
 
 def _pieces(first: int, last: int, known: Iterable[Range]) -> list[Range]:
-    """Return what of a range is in none of those that are known."""
     return gaps(
         [(max(low, first), min(high, last)) for low, high in known if low <= last and high >= first], first, last
     )
@@ -145,12 +144,9 @@ def is_led_to_proxy(packet: Packet, ruleset: model.Ruleset) -> bool:
 
 def foreign_routes(routes: Sequence[MarkRoute], ruleset: model.Ruleset) -> tuple[MarkRoute, ...]:
     """Return the routes by marks; those of the capture lead nowhere else here: a fate tells by itself who is marked."""
-    own = [each for each in routes if _is_own(each, ruleset)]
+    exact = (each for each in routes if each.mask == model.ALL_BITS and not each.is_inverted)
+    own = [each for each in exact if each.mark in routed_marks(ruleset)]
     if all(each in own or not each.mask for each in routes):
         return ()
     everywhere = {each.family: ((*_everywhere(each.family), UNCHANGED),) for each in own}
     return tuple(each.replace(targets=everywhere[each.family]) if each in own else each for each in routes)
-
-
-def _is_own(route: MarkRoute, ruleset: model.Ruleset) -> bool:
-    return route.mask == model.ALL_BITS and not route.is_inverted and route.mark in routed_marks(ruleset)

@@ -212,7 +212,7 @@ class PacketSpace:
         holds_for_none = level in (Field.UID, Field.GID) and not is_native
         return gaps(inside, NONE if holds_for_none else 0, self.domains[level][1])
 
-    def other(self, match: model.Match, rule: model.Rule, occurrence: Hashable, *, is_mapped: bool | None) -> int:
+    def other(self, match: model.Match, rule: model.Rule, occurrence: Hashable, *, translated: bool | None) -> int:
         """Return whether a match of a rule holds that is about marks, or that the model lacks."""
         if isinstance(match, model.MarkMatch):
             kind: MarkKind = "mark" if isinstance(match, model.Mark) else "connection"
@@ -222,8 +222,8 @@ class PacketSpace:
         node = self.unknown(text if is_pure(text) else (text, occurrence), rule)
         for state in model.CONNECTION_STATES:
             holds = flags_hold(text, state)
-            if holds is None and is_mapped is not None:
-                holds = holds_of_connection(text, state, is_mapped=is_mapped)
+            if holds is None and translated is not None:
+                holds = holds_of_connection(text, state, is_translated=translated)
             if holds is not None:
                 node = self.diagrams.choose(self.state_in(state), self.diagrams.leaf(holds), node)
         return node
@@ -248,12 +248,12 @@ class PacketSpace:
 
         return diagrams.changed(node, change, ("settled", name))
 
-    def rule(self, rule: model.Rule, occurrence: Hashable, *, is_native: bool, is_mapped: bool | None = None) -> int:
-        """Return whether a packet fulfils all matches of a rule; whether nat has mapped it is None where unknown."""
+    def rule(self, rule: model.Rule, occurrence: Hashable, *, is_native: bool, translated: bool | None = None) -> int:
+        """Return whether a packet fulfils each match of a rule; whether nat has translated it is None where unknown."""
         node = self.diagrams.yes
         for match in spelled_out(rule.matches, self.family, self.network):
             known = self.ranges(match, is_native=is_native)
-            holds = self.other(match, rule, occurrence, is_mapped=is_mapped) if known is None else self.numbers(*known)
+            holds = self.numbers(*known) if known else self.other(match, rule, occurrence, translated=translated)
             node = self.diagrams.both(node, holds)
         return node
 

@@ -8,15 +8,15 @@
     inbound    raw PREROUTING -> mangle PREROUTING -> nat PREROUTING -> INPUT -> socket
 
 nat sees the first packet of a connection, once: a packet that passed nat OUTPUT does not
-meet nat PREROUTING when it comes back over ``lo``, and after the first rule that maps the destination no
+meet nat PREROUTING when it comes back over ``lo``, and after the first rule that translates the destination no
 other is tried (nf_nat_core.c). A redirect in OUTPUT makes the destination the loopback address; in PREROUTING
-it stays in the pod. The nat chains of INPUT and POSTROUTING map sources, which nothing here depends on. Foreign chains
-are met where ``base_chains`` has them. A connection that is redirected is lost, too, if its later packets are dropped.
+it stays in the pod. The nat chains of INPUT and POSTROUTING translate sources, which nothing here depends on. Foreign
+chains are met where ``base_chains`` has them. A redirected connection is lost, too, if its later packets are dropped.
 """
 
 from __future__ import annotations
 
-from capture.analysis.meaning import Either, Goto, MapSource, Translate, Untrack, is_idle, judge, meaning
+from capture.analysis.meaning import Either, Goto, Translate, TranslateSource, Untrack, is_idle, judge, meaning
 from capture.analysis.outcome import PROXY_INBOUND, Fate, redirect_outcome
 from capture.analysis.rerouting import UNCHANGED, MarkRoute, is_led_to_proxy, routed_marks
 from capture.model import ruleset as model
@@ -70,7 +70,7 @@ class Trace(Value):
     interface.
     """
 
-    not_compared = ("policy", "rerouted", "mark", "connection_mark", "is_tracked", "lost_answer")
+    not_compared = ("policy", "rerouted", "mark", "connection_mark", "is_tracked", "lost_reply")
 
     packet: Packet
     outcome: Outcome
@@ -91,7 +91,7 @@ class Trace(Value):
     """Whether no rule keeps it out of connection tracking, or a later one undoes that."""
     impediments: tuple[str, ...] = ()
     """Why a packet that is redirected does not arrive, whatever the rules are."""
-    lost_answer: Trace | None = None
+    lost_reply: Trace | None = None
     """The way of an answer to a direct connection that does not arrive, if that was looked for."""
     refusal: str = ""
     """As what routing refuses a packet for which there is no route, such as "blackhole"; "" where none leads there."""
@@ -181,9 +181,9 @@ class _Passage:
         self.first = self.packet = packet
         self.arrives = packet.in_interface not in (None, LOOPBACK)
         self.path: list[Step] = []
-        self.mapped: Step | None = None
+        self.translator: Step | None = None
         """The rule of nat that decided on the connection; there is one at most."""
-        self.mapping: model.Redirect | Translate | None = None
+        self.translation: model.Redirect | Translate | None = None
         self.transparent: Step | None = None
         self.is_dropped = self.is_redirected = False
         self.is_moved = False
@@ -198,7 +198,7 @@ class _Passage:
         self.policy: BaseChain | None = None
         self.has_zone = False
         """Whether a rule has given it a zone, so that it is tracked."""
-        self._as_mapped: Packet
+        self._as_redirected: Packet
         """The packet as the redirect left it, if one did."""
         self._resumes_behind: BaseChain | None = None
         self._entered: list[str] = []
@@ -209,7 +209,7 @@ class _Passage:
             self._through(model.OUTPUT)
             self._route()
             self._through(model.POSTROUTING)
-            if self.packet.out_interface != LOOPBACK or self.packet.is_answer:
+            if self.packet.out_interface != LOOPBACK or self.packet.is_reply:
                 return  # an answer comes in again as what the app has called, not as the proxy
             # Over lo it has no socket any more (skb_orphan in drivers/net/loopback.c).
             self.packet = self.packet.replace(in_interface=LOOPBACK, out_interface=None, uid=None, gid=None)
@@ -236,15 +236,15 @@ class _Passage:
         self.packet = self.packet.replace(out_interface=leaves_by)
 
     def of_later_packets(self) -> _Passage:
-        """Return the passage of the packets that follow, mapped as this one, from the chain on that mapped it."""
+        """Return the passage of the packets that follow, translated as this one, from the chain on that did so."""
         later = _Passage(self.situation, self.first)
-        later.path, later.mapped, later.mapping, later.is_redirected = [*self.path], self.mapped, self.mapping, True
-        later.packet = self._as_mapped.replace(state="ESTABLISHED")
-        later._resumes_behind = self.mapped.base_chain if self.mapped else None
+        later.path, later.is_redirected = [*self.path], True
+        later.translator, later.translation = self.translator, self.translation
+        later.packet = self._as_redirected.replace(state="ESTABLISHED")
+        later._resumes_behind = self.translator.base_chain if self.translator else None
         return later
 
     def _through(self, hook: str) -> None:
-        """Take the packet through the base chains at one hook."""
         with_nat = hook == model.OUTPUT or (hook == model.PREROUTING and not self._comes_back())
         for base_chain in self.situation.base_chains(hook, self.packet.family, with_nat=with_nat):
             if self._resumes_behind is not None:
@@ -253,7 +253,7 @@ class _Passage:
                 continue
             if self.is_dropped:
                 return
-            if base_chain.is_nat and (self.mapped or not self.packet.meets_nat):
+            if base_chain.is_nat and (self.translator or not self.packet.meets_nat):
                 continue
             self.remarking.clear()
             if not self._chain(base_chain, base_chain.chain, 0):
@@ -265,8 +265,7 @@ class _Passage:
         return base_chain.is_tracked or self._comes_back()
 
     def _comes_back(self) -> bool:
-        """Return whether it was sent, and comes in again over lo."""
-        return self.packet.in_interface == LOOPBACK and (self.first.in_interface is None or self.first.is_answer)
+        return self.packet.in_interface == LOOPBACK and (self.first.in_interface is None or self.first.is_reply)
 
     def _route_by_mark(self, cause: Step) -> None:
         """Route the packet again; ``cause`` is the rule whose mark or destination requires it."""
@@ -334,7 +333,7 @@ class _Passage:
         match verdict:
             case model.Accept():
                 pass
-            case MapSource():
+            case TranslateSource():
                 self.is_dropped = judge(verdict.losing(self.network), packet, self.network) is True
             case model.Drop():
                 self.is_dropped = True
@@ -342,17 +341,17 @@ class _Passage:
                 self.path[-1] = step.replace(certain=False)
                 return self._act(verdict.ways[-1], self.path[-1])
             case model.Redirect(port=port):
-                self.mapped, self.mapping = step, verdict
+                self.translator, self.translation = step, verdict
                 self.is_redirected = True
                 goes_out = packet.in_interface is None
-                destination = LOOPBACK_ADDRESSES[packet.family] if goes_out else packet.destination
-                self.packet = self._as_mapped = packet.replace(port=port, destination=destination, is_mapped=True)
+                to = LOOPBACK_ADDRESSES[packet.family] if goes_out else packet.destination
+                self.packet = self._as_redirected = packet.replace(port=port, destination=to, is_translated=True)
             case Translate():
-                self.mapped = step
-                self.mapping = sent = verdict if packet.in_interface else verdict.as_sent(packet.family)
+                self.translator = step
+                self.translation = sent = verdict if packet.in_interface else verdict.as_sent(packet.family)
                 self.is_moved = sent.address is not None
                 destination, port = sent.destination(packet.destination), sent.port or packet.port
-                self.packet = packet.replace(destination=destination, port=port, is_mapped=True)
+                self.packet = packet.replace(destination=destination, port=port, is_translated=True)
                 if self.is_moved and packet.in_interface is None:
                     self._route_by_mark(step)
             case model.TransparentProxy(mark=mark, mask=mask):
@@ -396,16 +395,16 @@ class _Passage:
         elif self.transparent and isinstance(sent_to := self.transparent.rule.verdict, model.TransparentProxy):
             step, port = self.transparent, sent_to.port
             outcome = redirect_outcome(step.chain, sent_to, self.ruleset)
-        elif self.mapped is not None:
-            step, port = self.mapped, self.packet.port
-            if isinstance(self.mapping, model.Redirect):
-                outcome = redirect_outcome(step.chain, self.mapping, self.ruleset)
+        elif self.translator is not None:
+            step, port = self.translator, self.packet.port
+            if isinstance(self.translation, model.Redirect):
+                outcome = redirect_outcome(step.chain, self.translation, self.ruleset)
         elif self._goes_to_the_transparent_socket():
             outcome, port = "proxy-inbound", self.ruleset.transparent_verdicts[0].port
         elif self._reply_bypasses_proxy():
             outcome = "dropped"
         interface = self.interface if self.interface != self.first.out_interface else None
-        is_transparent = outcome in (PROXY_INBOUND, "redirected") and not self.mapped
+        is_transparent = outcome in (PROXY_INBOUND, "redirected") and not self.translator
         needed = self.situation.missing_routes if is_transparent else ()
         return Trace(
             self.first,
@@ -415,7 +414,7 @@ class _Passage:
             tuple(self.path),
             transparent=is_transparent,
             marked=outcome != "dropped" and is_led_to_proxy(self.packet, self.ruleset),
-            translated=self.mapping if isinstance(self.mapping, Translate) and outcome == "direct" else None,
+            translated=self.translation if isinstance(self.translation, Translate) and outcome == "direct" else None,
             missing_routes=tuple(route for route in needed if route.family == self.first.family),
             policy=self.policy,
             rerouted=self.rerouted if self.refused_by or (outcome == "direct" and interface) else None,
@@ -426,7 +425,6 @@ class _Passage:
         )
 
     def _last_decision(self) -> Step | None:
-        """Return the last rule that accepted the packet or dropped it."""
         if self.policy is not None or self.refused_by is not None:
             return self.refused_by
         certain = [step for step in self.path if step.certain]

@@ -6,7 +6,7 @@ those that we compare with our own anyway.
 
 from __future__ import annotations
 
-from capture.analysis.base_chains import PRIORITIES, SOURCE_HOOKS, BaseChain, in_tables_of_iptables, source_maps
+from capture.analysis.base_chains import PRIORITIES, SOURCE_HOOKS, BaseChain, in_tables_of_iptables, source_translations
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.decode import Program, decode_rule
 from capture.backends.nf_tables.hooks import HOOKS, Hook
@@ -169,7 +169,7 @@ def _of_table(
         is_nat = hook.kind == "nat"
         entry = _chain(chain, rules)
         if is_nat and point in SOURCE_HOOKS:
-            if point == model.INPUT or not source_maps(model.Table(model.NAT, (entry, *called))):
+            if point == model.INPUT or not source_translations(model.Table(model.NAT, (entry, *called))):
                 continue
             is_nat = False
         is_of_devices = (family, hook.name) in HOOKS_OF_DEVICES

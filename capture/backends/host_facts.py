@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from capture.backends.needed_modules import Flavour
     from capture.netlink.sockets import NetlinkSocket
 
-    Program = tuple[str, str, str]
+    ProgramKey = tuple[str, str, str]
     LegacySupport = Literal["present", "loadable", "absent", "unknown"]
 
 
@@ -56,7 +56,7 @@ class HostFacts(Value):
     None is a fact that a missing privilege hides.
     """
 
-    programs: dict[Program, str]
+    programs: dict[ProgramKey, str]
     """The paths of iptables-nft-save and the like, as far as they are installed: by variant, family and purpose."""
     ipv6: bool
     """The kernel has IPv6."""
@@ -133,7 +133,7 @@ def _lacking(desired: Ruleset | None, flavours: tuple[Flavour, ...]) -> Iterator
             return
 
 
-def _installed_programs() -> Iterator[tuple[Program, str]]:
+def _installed_programs() -> Iterator[tuple[ProgramKey, str]]:
     from capture.backends.iptables.programs import find  # where a request leaves the backend open
 
     for variant in VARIANTS:
@@ -200,7 +200,7 @@ def _legacy_support() -> LegacySupport:
 
 
 def _legacy_chains(
-    tables: tuple[tuple[Family, str], ...], programs: Collection[Program], *, has_python_iptables: bool
+    tables: tuple[tuple[Family, str], ...], programs: Collection[ProgramKey], *, has_python_iptables: bool
 ) -> Iterator[LiveChain]:
     """Yield the chains of legacy tables that exist; of those that cannot be read here, none."""
     if not any(table in TABLES for _, table in tables):

@@ -20,6 +20,7 @@ from capture.backends.nf_tables.names import REJECT_TABLE
 from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS
 from capture.model.conventions import PROTOCOL_NUMBERS
+from capture.model.values import Value
 from capture.netlink.attributes import attribute, decode_fields, decode_text, u8, u32be
 from capture.netlink.batch import Change, commit
 from capture.netlink.nfnetlink import open_netfilter
@@ -39,8 +40,16 @@ LO = b"lo".ljust(16, b"\0")  # IFNAMSIZ in linux/if.h
 CHAINS = {"input": nf.NFT_META_IIFNAME, "output": nf.NFT_META_OIFNAME}
 """Hooks, and the interface that is looked at there."""
 MESSAGES = TableMessages(nf.NFPROTO_INET, REJECT_TABLE)
-MISSING = "is missing: TCP over IPv6 is not rejected"
-"""A table that is not there, in words."""
+
+
+class RejectTable(Value):
+    """The live table; ``fault`` is in words what is wrong with it, "" if it has exactly the rules that were written."""
+
+    is_there: bool
+    fault: str = ""
+
+
+NO_TABLE = RejectTable(is_there=False, fault="is missing: TCP over IPv6 is not rejected")
 
 
 def ensure(*, is_desired: bool) -> bool:
@@ -62,22 +71,22 @@ def ensure(*, is_desired: bool) -> bool:
     return True
 
 
-def fault() -> str:
-    """Return in words what is wrong with the table; "" if it is there, and has exactly the rules that were written."""
+def read_reject_table() -> RejectTable:
+    """Return whether the table is there, and what is wrong with it."""
     try:
         with open_netfilter() as netfilter:
             if _is_there(netfilter):
-                return ""
+                return RejectTable(is_there=True)
             if not _has_table(netfilter):
-                return MISSING
+                return NO_TABLE
             live = [decode_fields(attributes) for attributes in read_rules(netfilter, nf.NFPROTO_INET, REJECT_TABLE)]
     except UnsupportedError:
-        return MISSING
+        return NO_TABLE
     live_rules = {(decode_text(rule[nf.NFTA_RULE_CHAIN]), rule[nf.NFTA_RULE_EXPRESSIONS]) for rule in live}
     lost = [chain for chain, interface in CHAINS.items() if (chain, _expressions(interface)) not in live_rules]
-    if not lost:
-        return "is not as it was written: it is switched off, or other rules are in it"
-    return f"lacks the rule that rejects TCP over IPv6 in chain {' and in chain '.join(lost)}"
+    lacks = f"lacks the rule that rejects TCP over IPv6 in chain {' and in chain '.join(lost)}"
+    changed = "is not as it was written: it is switched off, or other rules are in it"
+    return RejectTable(is_there=True, fault=lacks if lost else changed)
 
 
 def _has_table(netfilter: NetlinkSocket) -> bool:

@@ -39,7 +39,6 @@ MARK_NUMBER = ParameterType(packet_mark, "a number from 0 to 4294967295, decimal
 
 
 def _split(text: str) -> tuple[str, str]:
-    """Return the address and the text of the port, which is empty where there is none."""
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")
         return host, rest.removeprefix(":")

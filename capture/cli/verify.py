@@ -5,17 +5,7 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.cli.options import (
-    capture_options,
-    command,
-    dns_servers_option,
-    explicit,
-    flags,
-    format_option,
-    namespace_options,
-    part_options,
-    print_what_to_apply,
-)
+from capture.cli import options
 from capture.cli.parameter_types import ParameterType
 from capture.errors import EXIT_DONE, EXIT_DRIFT, EXIT_UNKNOWN
 from capture.report.applied_text import print_start_line
@@ -35,23 +25,23 @@ if TYPE_CHECKING:
     from capture.model.ruleset import TableName
 
 
-@command(
+@options.command(
     """
     capture verify --netns /run/netns/pod
     capture verify --pid 4711 -p 15001 -z 15006 -x 10.96.0.0/12
     capture verify --format json | jq -r '.differences[].message'
     """,
-    *capture_options(),
-    *namespace_options(),
-    *part_options("Judge"),
+    *options.capture_options(),
+    *options.namespace_options(),
+    *options.part_options("Judge"),
     click.Option(
         ["--proxy-admin"],
         type=ParameterType(str, "an http URL, such as http://127.0.0.1:15000", is_url),
         metavar="URL",
         help="Compare Envoy's listeners with the capture, too: its admin interface, http://127.0.0.1:15000.",
     ),
-    dns_servers_option(),
-    format_option("table", "json"),
+    options.dns_servers_option(),
+    options.format_option("table", "json"),
 )
 @click.pass_context
 def verify(
@@ -70,23 +60,23 @@ def verify(
     counts, in order, in each family; counters do not. A foreign rule is a difference exactly if some packet of a
     captured connection takes another way because of it. With --family and --table, only what differs there counts.
     """
-    settings = explicit(ctx)
+    settings = options.explicit(ctx)
     host = operations.host_of(namespace, dns_servers)
-    prefer_recorded = not flags(ctx)
+    prefer_recorded = not options.flags(ctx)
     verified = operations.verify(settings, namespace, host, prefer_recorded=prefer_recorded)
     verified = verified.part(family, table_name)
     causes: Sequence[Cause] = ()
     if proxy_admin:
         from capture.operations.diagnosis import check_proxy  # not where milliseconds count
 
-        causes = check_proxy(proxy_admin, settings if flags(ctx) else None, namespace)
+        causes = check_proxy(proxy_admin, settings if options.flags(ctx) else None, namespace)
     print_start_line(operations.reference(settings, namespace, host, prefer_recorded=prefer_recorded), form)
     if form == "json":
         print_json(named(verified_as_plain(verified, causes), namespace))
     else:
         print_lines(named([*verified_lines(verified), *cause_lines(causes)], namespace))
         if verified.is_nothing_applied:
-            print_what_to_apply(namespace, is_recorded=verified.from_record)
+            options.print_what_to_apply(namespace, is_recorded=verified.from_record)
     if causes or verified.conclusion in ("drift", "nothing applied"):
         return EXIT_DRIFT
     return EXIT_DONE if verified.is_certain else EXIT_UNKNOWN

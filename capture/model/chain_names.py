@@ -27,17 +27,7 @@ class ChainNames(Value):
     drop: str
 
 
-UNDERSCORE = ChainNames(
-    inbound="ISTIO_INBOUND",
-    in_redirect="ISTIO_IN_REDIRECT",
-    output="ISTIO_OUTPUT",
-    output_dns="ISTIO_OUTPUT_DNS",
-    redirect="ISTIO_REDIRECT",
-    divert="ISTIO_DIVERT",
-    tproxy="ISTIO_TPROXY",
-    drop="ISTIO_DROP",
-)
-
+UNDERSCORE = ChainNames(*(f"ISTIO_{field.upper()}" for field in ChainNames.__match_args__))
 DASH = ChainNames(*(getattr(UNDERSCORE, field).replace("_", "-") for field in ChainNames.__match_args__))
 
 BY_SPELLING: dict[Spelling, ChainNames] = {"underscore": UNDERSCORE, "dash": DASH}

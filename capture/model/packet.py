@@ -15,7 +15,7 @@ USUAL_SOURCE_PORT = 45000
 CHOSEN_PORTS = (32768, 60999)
 """All of them, unless the setting is another."""
 NAT_STATES = ("NEW", "RELATED")
-"""Connection states whose packets meet the nat table; later packets are mapped as the first one was."""
+"""Connection states whose packets meet the nat table; later packets are translated as the first one was."""
 OF_KNOWN_CONNECTIONS = ("RELATED", "ESTABLISHED")
 
 
@@ -24,9 +24,9 @@ class Packet(Value):
 
     With ``in_interface`` it comes in, else the process with ``uid`` and ``gid`` sends it through
     ``out_interface``. Addresses are networks of a single address; a source that is not known matches no rule
-    with a source but 0.0.0.0/0. Marks are numbers; ``state`` is one of CONNECTION_STATES. An answer goes back to
-    where the connection came from: no rule of nat maps it. ``flags`` are TCP's (RFC 9293 3.1); None for any that a
-    packet in its state has. ``is_mapped`` is whether nat has changed where it goes.
+    with a source but 0.0.0.0/0. Marks are numbers; ``state`` is one of CONNECTION_STATES. A reply goes back to
+    where the connection came from: nat leaves it. ``flags`` are TCP's (RFC 9293 3.1); None for any that a packet in
+    its state has. ``is_translated`` is whether nat has changed where it goes.
     """
 
     protocol: ProtocolName
@@ -41,9 +41,9 @@ class Packet(Value):
     mark: int = 0
     connection_mark: int = 0
     state: str = "NEW"
-    is_answer: bool = False
+    is_reply: bool = False
     flags: int | None = None
-    is_mapped: bool = False
+    is_translated: bool = False
 
     @property
     def family(self) -> Family:
@@ -52,11 +52,11 @@ class Packet(Value):
 
     @property
     def meets_nat(self) -> bool:
-        """Return whether nat maps the packet: a first one, or a later one, which is treated as the first was.
+        """Return whether nat translates the packet: a first one, or a later one, which is treated as the first was.
 
-        With a mark on its connection it may be an answer, which no rule of nat maps; without a socket, the sender of
+        With a mark on its connection it may be a reply, which nat leaves; without a socket, the sender of
         the first one is unknown.
         """
-        is_first_way = self.connection_mark == 0 and not self.is_answer
+        is_first_way = self.connection_mark == 0 and not self.is_reply
         is_known = is_first_way and (self.in_interface is not None or self.uid is not None)
         return self.state in NAT_STATES or (self.state == "ESTABLISHED" and is_known)

@@ -13,18 +13,8 @@ import errno
 
 from capture.errors import CaptureError, KernelError
 from capture.model.values import Value
+from capture.netlink import nfnetlink
 from capture.netlink.messages import NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, Refusal, decode_refusal, encode_message
-from capture.netlink.nfnetlink import (
-    ATTEMPTS,
-    NFNL_SUBSYS_NFTABLES,
-    NFPROTO_UNSPEC,
-    begin_batch,
-    message_type,
-    nfgenmsg,
-    open_netfilter,
-    read_consistently,
-    ruleset_busy,
-)
 from capture.netlink.sockets import NO_ANSWER, NetlinkSocket, failure
 
 TYPE_CHECKING = False
@@ -62,14 +52,14 @@ def transact(doing: str, read: Callable[[NetlinkSocket], T], changes: Callable[[
 
     Raises as ``commit``; KernelError with EINTR if that happened ``ATTEMPTS`` times.
     """
-    with open_netfilter() as netfilter:
-        for _ in range(ATTEMPTS):
-            objects, generation = read_consistently(netfilter, doing, lambda: read(netfilter))
+    with nfnetlink.open_netfilter() as netfilter:
+        for _ in range(nfnetlink.ATTEMPTS):
+            objects, generation = nfnetlink.read_consistently(netfilter, doing, lambda: read(netfilter))
             try:
                 return commit(netfilter, changes(objects), generation, doing)
             except RulesetChangedError:
                 continue
-    raise ruleset_busy(doing)
+    raise nfnetlink.ruleset_busy(doing)
 
 
 def commit(
@@ -116,7 +106,7 @@ def encode_batch(
     changes: Iterable[Change], first_sequence: int, generation: int | None = None
 ) -> tuple[bytearray, list[str]]:
     """Return the datagram (BEGIN with the first sequence number, the changes, END), and what each change does."""
-    datagram = bytearray(begin_batch(first_sequence, generation))
+    datagram = bytearray(nfnetlink.begin_batch(first_sequence, generation))
     descriptions: list[str] = []
     last: Change | None = None
     for change in changes:
@@ -129,10 +119,11 @@ def encode_batch(
     if last is not None:
         datagram += _encoded(last, first_sequence + len(descriptions), NLM_F_REQUEST | NLM_F_ACK)
     end = first_sequence + len(descriptions) + 1
-    datagram += encode_message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, end, nfgenmsg(NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES))
+    subsystem = nfnetlink.nfgenmsg(nfnetlink.NFPROTO_UNSPEC, nfnetlink.NFNL_SUBSYS_NFTABLES)
+    datagram += encode_message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, end, subsystem)
     return datagram, descriptions
 
 
 def _encoded(change: Change, sequence: int, flags: int) -> bytes:
-    body = nfgenmsg(change.family) + change.attributes
-    return encode_message(message_type(change.kind), change.flags | flags, sequence, body)
+    body = nfnetlink.nfgenmsg(change.family) + change.attributes
+    return encode_message(nfnetlink.message_type(change.kind), change.flags | flags, sequence, body)

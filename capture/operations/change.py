@@ -191,7 +191,6 @@ def _impediments(desired: Ruleset) -> list[str]:
 
 
 def _read_existing(detected: Detected, desired: Ruleset) -> Existing:
-    """Return what is in the namespace we are in."""
     place, own_users = detected.choice.place, detected.own_users
     driver = load(detected.choice, own_users=own_users)
     current = _read_current(driver, desired, is_empty=detected.is_empty)

@@ -104,9 +104,11 @@ def reject_fault(captured: tuple[Family, ...], settings: Settings, *, has_table:
     is_desired = IPV6 not in captured and settings[OTHER_FAMILY] == "reject" and PodFromInside().has_ipv6()
     if not is_desired and not has_table:
         return ""
-    from capture.backends.other_family import MISSING, fault  # few captures reject anything
+    from capture.backends.other_family import read_reject_table  # few captures reject anything
 
-    words = fault() if is_desired else "rejects IPv6, and no setting requests that" * (fault() != MISSING)
+    table = read_reject_table()
+    undesired = "rejects IPv6, and no setting requests that" if table.is_there else ""
+    words = table.fault if is_desired else undesired
     return f"table inet {REJECT_TABLE} {words}" if words else ""
 
 
@@ -135,12 +137,10 @@ def own_rules_of(live: Ruleset) -> Ruleset:
     """Return our own of live rules, and the routes that they need: the reference where none is recorded."""
     from capture.analysis.ownership import own_only
 
-    return own_only(live).with_chains(_accepting).replace(policy_routes=routes.of_marks(live))
+    def accepting(_: TableName, chain: Chain) -> Chain:  # a capture sets no policy: any but ACCEPT is foreign
+        return chain if chain.policy is None else chain.replace(policy="ACCEPT", ipv6_policy=None)
 
-
-def _accepting(_: TableName, chain: Chain) -> Chain:
-    """Return a chain as a capture leaves it: it never sets a policy, so any but ACCEPT is foreign."""
-    return chain if chain.policy is None else chain.replace(policy="ACCEPT", ipv6_policy=None)
+    return own_only(live).with_chains(accepting).replace(policy_routes=routes.of_marks(live))
 
 
 def _judged(
@@ -190,15 +190,10 @@ def _with_judgement(
         has_reference=verified.has_reference,
         recorded=recorded,
     )
-    return verified.replace(
-        differences=judged.differences,
-        harmless_differences=judged.harmless_differences,
-        obstacles=judged.obstacles,
-        harmless_obstacles=judged.harmless_obstacles,
-        unjudged=judged.unjudged,
-        doubts=(*verified.doubts, *judged.doubts),
-        second_sets=tuple(_second_sets(verified, live_sets, other_chains, network)),
-    )
+    found: dict[str, object] = {name: getattr(judged, name) for name in judged.__match_args__}
+    doubts = (*verified.doubts, *judged.doubts)
+    second_sets = tuple(_second_sets(verified, live_sets, other_chains, network))
+    return verified.replace(**found | {"doubts": doubts, "second_sets": second_sets})
 
 
 def _second_sets(
@@ -215,10 +210,10 @@ def _second_sets(
 def dump(namespace: Namespace = None) -> Dumped:
     """Return all our sets in the namespace, with counters."""
     with InNamespace(namespace):
-        from capture.backends.other_family import MISSING, fault  # few captures reject anything
+        from capture.backends.other_family import read_reject_table  # few captures reject anything
 
-        recorded, table_fault = record.read(), fault()
-        rejects, table_fault = not table_fault, table_fault.replace(MISSING, "")
+        recorded, table = record.read(), read_reject_table()
+        rejects, table_fault = not table.fault, table.fault if table.is_there else ""
         if recorded is None:
             return Dumped(_live_sets(detect.find_live_sets()), None, rejects, table_fault, record.fault())
         detected = detect.detect(_request_of(recorded))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.answers import answers, is_own, sent_on, trace_flags
-from capture.analysis.base_chains import Situation, source_maps
+from capture.analysis.base_chains import Situation, source_translations
 from capture.analysis.captured_pod import proxy_owner
 from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import (
@@ -19,6 +18,7 @@ from capture.analysis.foreign_effects import NEIGHBOUR
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
 from capture.analysis.pod_causes import causes_of_pod, no_route_cause, stops, unreached_app_notes
+from capture.analysis.replies import is_own, later_losses, replies, replies_of, sent_on
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
@@ -31,10 +31,10 @@ from capture.model.values import Value
 from capture.netlink.interfaces import NUD_CONFIRMED, NUD_KNOWN, knows_neighbours
 from capture.netlink.ipsec import read_policies
 from capture.netlink.rtnetlink import open_route
-from capture.operations import trace, verify
+from capture.operations import verify
 from capture.operations.comparison import reject_fault
 from capture.operations.drift_causes import SENT_ON, delivery_causes, drift_cause, missing_route_cause
-from capture.operations.tracing import live_situation
+from capture.operations.tracing import live_trace
 from capture.state import routes
 from capture.state.impediments import impediments
 from capture.state.pod_network import lost_by_routing, refuses_user
@@ -44,11 +44,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from capture.analysis.captured_pod import Capture, PodFacts
-    from capture.model.ruleset import Ruleset
     from capture.netlink.ipsec import IpsecPolicy
-    from capture.operations import Reference
     from capture.operations.results import Verified
+    from capture.operations.situation import ExaminedPod
     from capture.settings.settings import Settings
 
 
@@ -56,11 +54,8 @@ class Connection(Value):
     """A connection on its way by the live rules, and what is known of its namespace."""
 
     live: Trace
-    known: Reference | None
-    desired: Ruleset
+    pod: ExaminedPod
     settings: Settings | None
-    facts: PodFacts
-    capture: Capture
     policies: tuple[IpsecPolicy, ...]
 
     @property
@@ -71,12 +66,12 @@ class Connection(Value):
     @property
     def owner(self) -> tuple[int, int] | None:
         """Return the user and group of the proxy, if they are known."""
-        return proxy_owner(self.facts, self.capture)
+        return proxy_owner(self.pod.facts, self.pod.capture)
 
     @property
     def ipsec_policy(self) -> IpsecPolicy | None:
         """Return the policy that decides on it, or on its answers."""
-        packets = (self.live.packet, *_answers(self.live, self.owner))
+        packets = (self.live.packet, *replies_of(self.live, self.owner))
         return next(filter(None, (policy_for(each, self.policies) for each in packets)), None)
 
     def verified(self) -> Verified:
@@ -86,8 +81,9 @@ class Connection(Value):
 
 def causes_of(connection: Connection) -> list[Cause]:
     """Return why it does not reach a proxy that listens; without causes it does, or that is unknown."""
-    causes: list[Cause] = []
-    for find, is_last_resort in STAGES:
+    pod = connection.pod
+    causes = [each for each in causes_of_pod(pod.facts, pod.capture) if stops(each, pod.capture, connection.live)]
+    for find, is_last_resort in CHECKS:
         if not (causes and is_last_resort):
             causes += find(connection)
     return causes
@@ -95,17 +91,17 @@ def causes_of(connection: Connection) -> list[Cause]:
 
 def notes_on(connection: Connection) -> Iterator[Cause]:
     """Yield what may be of interest, and does not break the connection."""
-    live, facts, capture = connection.live, connection.facts, connection.capture
+    live, facts, capture = connection.live, connection.pod.facts, connection.pod.capture
     if not live.certain:
-        yield _doubt(live)
+        yield _unjudged_cause(live)
     yield from unreached_app_notes(live, facts)
-    yield from () if connection.is_inbound else source_notes()
+    yield from () if connection.is_inbound else source_notes(connection.pod.situation)
     yield from (each for each in causes_of_pod(facts, capture) if not stops(each, capture, live))
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
 
 
-def _doubt(traced: Trace) -> Cause:
+def _unjudged_cause(traced: Trace) -> Cause:
     """Return which rule on the way of a packet cannot be judged, or that it is one of a second set."""
     step = next(step for step in traced.path if not step.certain)
     location = step.base_chain and step.base_chain.place
@@ -116,25 +112,12 @@ def _doubt(traced: Trace) -> Cause:
     return cause("unjudged", "" if traced.is_order_known else "order", where=step.location, rule=rule)
 
 
-def _pod_faults(connection: Connection) -> Iterator[Cause]:
-    capture = connection.capture
-    return (each for each in causes_of_pod(connection.facts, capture) if stops(each, capture, connection.live))
-
-
-def _socket_lb_translation(connection: Connection) -> Iterable[Cause]:
-    return () if connection.is_inbound else socket_lb_causes(connection.live.packet)
-
-
-def _onward_faults(connection: Connection) -> Iterator[Cause]:
-    return onward_causes(connection.live, connection.verified, connection.facts, connection.capture)
-
-
 def _zone_faults(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if the agent's answer to a look-up is tracked in another zone: it never reaches the client."""
-    packet = next(_answers(connection.live, connection.owner), None)
+    packet = next(replies_of(connection.live, connection.owner), None)
     if connection.live.outcome != DNS or connection.is_inbound or packet is None:
         return
-    answer = trace_whole_path(packet, live_situation())
+    answer = trace_whole_path(packet, connection.pod.situation)
     if zone_of(connection.live) == zone_of(answer):
         return
     by_drift = (drift_cause(each, connection.verified(), "zone") for each in (connection.live, answer))
@@ -143,9 +126,10 @@ def _zone_faults(connection: Connection) -> Iterator[Cause]:
 
 def _later_losses(connection: Connection) -> Iterator[Cause]:
     """Yield why later packets or answers are lost, the first reason; where none is certain, what may be one."""
-    following = list(_following(connection.live, connection.owner)) if connection.live.outcome in TO_PROXY else []
-    lost = [_loss(traced) for traced in following if traced.certain]
-    yield from lost[:1] or map(_doubt, following)
+    live = connection.live
+    following = list(later_losses(live, connection.pod.situation, connection.owner)) if live.outcome in TO_PROXY else []
+    lost = [_loss_cause(traced) for traced in following if traced.certain]
+    yield from lost[:1] or map(_unjudged_cause, following)
 
 
 def _discovery_losses(connection: Connection) -> Iterable[Cause]:
@@ -153,7 +137,7 @@ def _discovery_losses(connection: Connection) -> Iterable[Cause]:
     if connection.live.outcome not in TO_PROXY:
         return ()
     at_link = packet.destination if connection.is_inbound else packet.source
-    return discovery_causes(at_link, packet.in_interface or packet.out_interface)
+    return discovery_causes(at_link, packet.in_interface or packet.out_interface, connection.pod.situation)
 
 
 def _ipsec_blocks(connection: Connection) -> Iterator[Cause]:
@@ -167,16 +151,17 @@ def _delivery_faults(connection: Connection) -> Iterator[Cause]:
     if not is_inbound and connection.live.outcome not in TO_PROXY:
         return
     direction = "inbound" if is_inbound else "outbound"
-    of_family = (impediment for impediment in impediments(connection.desired) if impediment.family in (None, family))
+    desired = connection.pod.desired
+    of_family = (impediment for impediment in impediments(desired) if impediment.family in (None, family))
     yield from delivery_causes(impediment for impediment in of_family if direction in impediment.directions)
-    for need in routes.missing(connection.desired) if is_inbound else ():
+    for need in routes.missing(desired) if is_inbound else ():
         if isinstance(need, MissingRoute) and need.family == family:
             yield missing_route_cause(need)
 
 
 def _reject_table_fault(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if TCP of a family that is not captured is to be rejected, and is not."""
-    live, packet, known = connection.live, connection.live.packet, connection.known
+    live, packet, known = connection.live, connection.live.packet, connection.pod.known
     is_let_pass = packet.protocol == "tcp" and live.outcome == "direct" and live.step is None
     if known and is_let_pass and packet.family not in known.config.families and packet.out_interface != LOOPBACK:
         fault = reject_fault(known.config.families, known.settings, has_table=False)
@@ -187,11 +172,11 @@ def _rule_faults(connection: Connection) -> Iterator[Cause]:
     """Yield why rules do not lead a packet to a proxy that listens: foreign ones, and those that differ."""
     live = connection.live
     if not live.is_order_known:
-        yield from (each for each in (_doubt(live),) if each.kind == "second-set")
+        yield from (each for each in (_unjudged_cause(live),) if each.kind == "second-set")
         return
     complete = live.packet.replace(source_port=live.packet.source_port or USUAL_SOURCE_PORT)
-    desired = trace_whole_path(complete, Situation(connection.desired))
-    causes = list(causes_of_connection(live, desired, connection.facts, connection.capture, shown_rule))
+    desired = trace_whole_path(complete, Situation(connection.pod.desired))
+    causes = list(causes_of_connection(live, desired, connection.pod.facts, connection.pod.capture, shown_rule))
     missing = missing_rule_cause(desired)
     is_diverted = desired.outcome in TO_PROXY and live.outcome in ("direct", "redirected")
     by_drift = drift_cause(live, connection.verified()) if is_diverted or missing in causes else None
@@ -203,7 +188,7 @@ def _rule_faults(connection: Connection) -> Iterator[Cause]:
 def _routing_losses(connection: Connection) -> Iterator[Cause]:
     """Yield why routing loses what the proxy sends, a connection that comes in, or the answers to it."""
     live, packet = connection.live, connection.live.packet
-    yield from unrouted_proxy_causes(live, connection.facts, connection.capture)
+    yield from unrouted_proxy_causes(live, connection.pod)
     if not connection.is_inbound:
         return
     client = address_text(packet.family, packet.source.first) if packet.source else ""
@@ -211,28 +196,28 @@ def _routing_losses(connection: Connection) -> Iterator[Cause]:
     marks = (0,) if is_redirected else (0, live.mark) if live.transparent else ()
     lost = lost_by_routing(packet, marks, is_redirected=is_redirected)
     if lost == "answers":
-        yield no_route_cause(connection.facts, packet.family, client)
+        yield no_route_cause(connection.pod.facts, packet.family, client)
     elif lost:
         flag, family = "-6 " if packet.family == IPV6 else "", FAMILY_NAMES[packet.family]
         yield cause("no-route", lost, name=packet.in_interface, family=family, address=client, flag=flag)
 
 
-def unrouted_proxy_causes(live: Trace, facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+def unrouted_proxy_causes(live: Trace, pod: ExaminedPod) -> Iterator[Cause]:
     """Yield a cause if a policy rule refuses what the proxy sends on, or its answers to what comes in."""
     packet = live.packet
     to = packet.destination if packet.in_interface is None else packet.source
-    if live.outcome not in (PROXY_OUTBOUND, PROXY_INBOUND) or to is None or not capture.uids:
+    if live.outcome not in (PROXY_OUTBOUND, PROXY_INBOUND) or to is None or not pod.capture.uids:
         return
-    uid = next((each.uid for each in facts.listeners or () if each.port == live.port), capture.uids[0].first)
+    uid = next((each.uid for each in pod.facts.listeners or () if each.port == live.port), pod.capture.uids[0].first)
     if refuses_user(packet.replace(destination=to), uid):
         flag, address = "-6 " if packet.family == IPV6 else "", address_text(packet.family, to.first)
         yield cause("no-route", "proxy", uid=uid, address=address, flag=flag)
 
 
-def source_notes() -> Iterator[Cause]:
+def source_notes(situation: Situation) -> Iterator[Cause]:
     """Yield a note on each foreign rule that gives what leaves the pod another source: answers come to that one."""
-    for base in live_situation().other_chains:
-        for rule in source_maps(base.contents) if base.hook == POSTROUTING and not base.is_own else ():
+    for base in situation.other_chains:
+        for rule in source_translations(base.contents) if base.hook == POSTROUTING and not base.is_own else ():
             yield cause("source-translated", where=base.table, rule=rule.why or shown_rule(rule, base.families[0]))
 
 
@@ -249,13 +234,13 @@ def socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
         yield cause("translated-before", where=names[0], owner=owner, address=translated.address, port=translated.port)
 
 
-def onward_causes(live: Trace, verified: Callable[[], Verified], facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+def onward_causes(live: Trace, pod: ExaminedPod, verified: Callable[[], Verified]) -> Iterator[Cause]:
     """Yield a cause if what the proxy sends on, to others or to the app, is dropped, or would come back to it."""
-    owner = proxy_owner(facts, capture)
+    owner, situation = proxy_owner(pod.facts, pod.capture), pod.situation
     packet = sent_on(live, *owner) if owner else None
     if packet is None:
         return
-    way, is_over_lo = trace(packet), packet.out_interface == LOOPBACK
+    way, is_over_lo = live_trace(packet, situation), packet.out_interface == LOOPBACK
     if way.outcome == "dropped":
         yield drop_of_connection(way, shown_rule, SENT_ON)
     elif way.outcome == live.outcome:
@@ -268,15 +253,14 @@ def onward_causes(live: Trace, verified: Callable[[], Verified], facts: PodFacts
         if way.step is None or not is_own_chain(way.step.chain):  # else of a second set, which is a cause
             yield cause("nat-first", "sent on", where=way.location, to=to)
     elif way.outcome == "direct":
-        following = list(_following(way, owner))
-        lost = [_loss(traced, SENT_ON) for traced in following if traced.certain and is_over_lo]
-        yield from lost[:1] or [_doubt(traced) for traced in following if not (traced.certain or is_over_lo)]
-        came = [trace_whole_path(each, live_situation()) for each in answers(way)] if capture.is_transparent else []
+        following = list(later_losses(way, situation, owner))
+        lost = [_loss_cause(traced, SENT_ON) for traced in following if traced.certain and is_over_lo]
+        yield from lost[:1] or [_unjudged_cause(traced) for traced in following if not (traced.certain or is_over_lo)]
+        came = [trace_whole_path(each, situation) for each in replies(way)] if pod.capture.is_transparent else []
         yield from filter(None, [mark_cause(each, shown_rule) for each in came if each.marked and not is_over_lo])
 
 
 def _circle(way: Trace, verified: Callable[[], Verified]) -> Cause:
-    """Return why what the proxy sends comes back to it."""
     step, uid = way.step, way.packet.uid
     if step is not None and not is_own(step):
         rule = step.rule.why or shown_rule(step.rule, way.packet.family)
@@ -285,33 +269,13 @@ def _circle(way: Trace, verified: Callable[[], Verified]) -> Cause:
     return found or cause("rule-missing", "circle, any", uid=uid)
 
 
-def _following(live: Trace, owner: tuple[int, int] | None) -> Iterator[Trace]:
-    """Yield how later packets and answers of a connection to the proxy, or to the app, are dropped, or may be."""
-    situation = live_situation()
-    mark = live.packet.mark
-    for packet in (live.packet.replace(state="ESTABLISHED"), *_answers(live, owner)):
-        traced = trace_flags(packet.replace(mark=mark if packet.in_interface == LOOPBACK else packet.mark), situation)
-        mark = traced.mark  # which an answer keeps over lo
-        is_lost = traced.outcome == "dropped" or not (live.transparent or untracked_cause(traced) is None)
-        is_lost |= packet.is_answer and traced.outcome in TO_PROXY  # whose socket is not transparent
-        if is_lost or not traced.certain:
-            yield traced
-
-
-def _loss(traced: Trace, what: str = "the packet") -> Cause:
-    """Return why a later packet or an answer of a connection is lost."""
+def _loss_cause(traced: Trace, what: str = "the packet") -> Cause:
     if traced.outcome in TO_PROXY:
         return cause("rule-missing", "answers", where=traced.location)
     return untracked_cause(traced) or drop_cause(traced, shown_rule, what=what)
 
 
-def _answers(live: Trace, owner: tuple[int, int] | None) -> Iterator[Packet]:
-    """Yield an answer to a connection, of the proxy or of the app, as it leaves and as it comes in."""
-    if owner is not None:
-        yield from answers(live, *(owner if live.outcome in TO_PROXY else ()))
-
-
-def discovery_causes(own: Network | None, link: str | None) -> Iterator[Cause]:
+def discovery_causes(own: Network | None, link: str | None, situation: Situation) -> Iterator[Cause]:
     """Yield what drops neighbour discovery (RFC 4861), without which no IPv6 packet finds its way over a link.
 
     As long as the kernel still knows a neighbour there, connections are possible; where its own answers are dropped,
@@ -323,7 +287,7 @@ def discovery_causes(own: Network | None, link: str | None) -> Iterator[Cause]:
         (Packet("ipv6-icmp", own, 0, source=NEIGHBOUR, in_interface=link, state="UNTRACKED"), NUD_KNOWN),
         (Packet("ipv6-icmp", NEIGHBOUR, 0, source=own, out_interface=link, state="UNTRACKED"), NUD_CONFIRMED),
     ):
-        traced = trace_whole_path(packet, live_situation())
+        traced = trace_whole_path(packet, situation)
         with open_route() as route:
             is_lost = traced.outcome == "dropped" and traced.certain
             if is_lost and not knows_neighbours(route, FAMILY_NUMBERS[IPV6], link, states):
@@ -339,12 +303,11 @@ def ipsec_policies() -> tuple[list[IpsecPolicy], list[Cause]]:
         return [], [cause("unjudged", "IPsec", reason=error.message)]
 
 
-STAGES: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
-    (_pod_faults, False),
-    (_socket_lb_translation, False),
+CHECKS: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
+    (lambda each: () if each.is_inbound else socket_lb_causes(each.live.packet), False),
     (_reject_table_fault, False),
     (_rule_faults, False),
-    (_onward_faults, False),
+    (lambda each: onward_causes(each.live, each.pod, each.verified), False),
     (_zone_faults, True),
     (_later_losses, True),
     (_routing_losses, True),
@@ -352,4 +315,4 @@ STAGES: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
     (_ipsec_blocks, False),
     (_delivery_faults, False),
 )
-"""What is looked at, along the way of a connection, and whether only if nothing was found before."""
+"""What is looked at after the pod, along the way of a connection, and whether only if nothing was found before."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.captured_pod import Capture, PodFacts
+from capture.analysis.captured_pod import Capture
 from capture.analysis.cause_text import REAPPLY_OR_RECREATE, Cause, cause, for_machine, without_record
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import PROXY_OUTBOUND
@@ -14,11 +14,10 @@ from capture.analysis.pod_causes import (
     notes_on_proxy,
     stops,
 )
-from capture.backends import detect, load
+from capture.backends import detect
 from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6, address_text
-from capture.model.ruleset import Ruleset
 from capture.model.values import Value
-from capture.operations import host_of, reference, trace, verify
+from capture.operations import host_of, reference, verify
 from capture.operations.comparison import own_rules_of
 from capture.operations.connection import (
     Connection,
@@ -46,6 +45,8 @@ from capture.operations.exclusions import (
 )
 from capture.operations.inference import inferred_config
 from capture.operations.removal import with_removals
+from capture.operations.situation import ExaminedPod
+from capture.operations.tracing import live_situation, live_trace
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from capture.state import attachments
@@ -58,10 +59,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from capture.analysis.base_chains import Situation
     from capture.analysis.trace import Trace
     from capture.model.packet import Packet
     from capture.netlink.ipsec import IpsecPolicy
-    from capture.operations import Reference
     from capture.operations.arguments import Namespace
     from capture.operations.results import Verified
     from capture.settings.settings import Settings
@@ -89,13 +90,14 @@ class Diagnosis(Value):
         """Return the verdict on the connection, or on the pod."""
         if not self.causes:
             return "captured" if self.is_certain else "cannot be told"
+        kinds = {cause.kind for cause in self.causes}
         if self.trace is None:
-            return "not captured" if any(cause.kind in NOT_CAPTURED for cause in self.causes) else "broken"
-        is_second_set = any(cause.kind == "second-set" for cause in self.causes)
-        if self.trace.outcome == "direct":
-            return "broken" if self.trace.impediments else "not captured"
-        goes_past = self.trace.outcome == "redirected" and not is_second_set
-        return "not captured" if goes_past else "broken"
+            is_captured = kinds.isdisjoint(NOT_CAPTURED)
+        elif self.trace.outcome == "direct":
+            is_captured = bool(self.trace.impediments)
+        else:
+            is_captured = self.trace.outcome != "redirected" or "second-set" in kinds
+        return "broken" if is_captured else "not captured"
 
     def with_commands(self, changed: Callable[[str], str]) -> Diagnosis:
         """Return the diagnosis with other words for what to do, which messages may name, too."""
@@ -121,22 +123,22 @@ def why(
     node with pods. Raises CaptureError.
     """
     with InNamespace(namespace):
-        known, facts, capture = _expected(settings, namespace)
-        is_recorded = settings is None and known is not None
-        of_pod = list(causes_of_pod(facts, capture))
         live_sets = detect.find_live_sets()
+        pod = _examined(settings, namespace, live_situation(live_sets))
+        is_recorded = settings is None and pod.known is not None
+        of_pod = list(causes_of_pod(pod.facts, pod.capture))
         if not live_sets:
-            causes = [each for each in of_pod if packet is None and stops(each, capture)]
+            causes = [each for each in of_pod if packet is None and stops(each, pod.capture)]
             causes.append(_no_rules_cause(is_machine=is_machine, is_recorded=is_recorded))
             diagnosis = Diagnosis(packet, None, tuple(causes), tuple(each for each in of_pod if each not in causes))
         elif packet is not None:
-            diagnosis = _diagnose_connection(packet, settings, known, facts, capture)
+            diagnosis = _diagnose_connection(packet, pod, settings)
             diagnosis = diagnosis.replace(notes=(*diagnosis.notes, *_escape_notes(process)))
             diagnosis = diagnosis.replace(causes=with_removals(diagnosis.causes, live_sets[0].choice, namespace))
         else:
             verified = verify(settings, prefer_recorded=settings is None)
-            diagnosis = _diagnose_pod(verified, known, facts, capture, of_pod)
-            diagnosis = diagnosis.replace(notes=(*diagnosis.notes, *other_servers_notes(known, namespace)))
+            diagnosis = _diagnose_pod(verified, pod, of_pod)
+            diagnosis = diagnosis.replace(notes=(*diagnosis.notes, *other_servers_notes(pod.known, namespace)))
             diagnosis = diagnosis.replace(causes=with_removals(diagnosis.causes, verified.choice, namespace))
         if is_machine and is_recorded:
             return diagnosis.with_commands(for_machine)
@@ -149,35 +151,31 @@ def check_proxy(url: str, settings: Settings | None = None, namespace: Namespace
     from capture.state.proxy_admin import read_config_dump
 
     with InNamespace(namespace):
-        known, _, capture = _expected(settings, namespace)
-        mark = (known.config if known else CaptureConfig()).tproxy_mark
-        return tuple(causes_of_listeners(tuple(listeners_of(read_config_dump(url))), capture, mark))
+        pod = _examined(settings, namespace, live_situation())
+        mark = (pod.known.config if pod.known else CaptureConfig()).tproxy_mark
+        return tuple(causes_of_listeners(tuple(listeners_of(read_config_dump(url))), pod.capture, mark))
 
 
-def _expected(settings: Settings | None, namespace: Namespace) -> tuple[Reference | None, PodFacts, Capture]:
-    """Return the settings, or the recorded ones, and what they expect of the proxy; else what the live rules expect."""
+def _examined(settings: Settings | None, namespace: Namespace, situation: Situation) -> ExaminedPod:
+    """Return the pod with the rules and the proxy that the settings, or the recorded ones, expect; else live rules."""
     known = reference(settings, host=host_of(namespace))
-    config = known.config if known else inferred_config(own_rules_of(_live()))
+    own = own_rules_of(situation.ruleset)
+    config = known.config if known else inferred_config(own)
+    desired = build_ruleset(config) if known else own
     facts = read_facts(config.proxy_uids)
     capture = Capture(
-        ports_of(_desired(known), facts),
+        ports_of(desired, facts),
         config.proxy_uids,
         config.proxy_gids,
         config.is_transparent,
         config.families,
         config.excluded_interfaces,
     )
-    return known, facts, capture
+    return ExaminedPod(situation, known, desired, facts, capture)
 
 
-def _desired(known: Reference | None) -> Ruleset:
-    """Return the desired rules; without a reference our own live ones."""
-    return build_ruleset(known.config) if known else own_rules_of(_live())
-
-
-def _diagnose_pod(
-    verified: Verified, known: Reference | None, facts: PodFacts, capture: Capture, of_pod: list[Cause]
-) -> Diagnosis:
+def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> Diagnosis:
+    known, facts, capture = pod.known, pod.facts, pod.capture
     policies, unread = ipsec_policies()
     stopping = [each for each in of_pod if stops(each, capture)]
     causes = (
@@ -185,13 +183,14 @@ def _diagnose_pod(
         *empty_capture_causes(known, facts, capture),
         *default_route_causes(facts, capture),
         *causes_of_proxy(facts, capture),
-        *drift_causes(verified, facts),
-        *_usual_causes(facts, capture, policies),
-        *(() if known else _loop_causes(facts, capture)),
+        *drift_causes(verified, pod),
+        *_usual_causes(pod, policies),
+        *(() if known else _loop_causes(pod)),
     )
     if not causes and IPV6 in capture.families:
         own = next((address for address in facts.addresses if address.family == IPV6), None)
-        causes = tuple(discovery_causes(own, next((link.name for link in facts.links if not link.is_loopback), None)))
+        link = next((link.name for link in facts.links if not link.is_loopback), None)
+        causes = tuple(discovery_causes(own, link, pod.situation))
     notes = (
         *notes_on_proxy(facts, capture),
         *(
@@ -200,7 +199,7 @@ def _diagnose_pod(
             else notes_without_record(facts, capture, verified.desired)
         ),
         *socket_lb_causes(),
-        *source_notes(),
+        *source_notes(pod.situation),
         *(each for each in of_pod if each not in stopping),
         *unjudged_notes(verified),
         *unread,
@@ -214,12 +213,12 @@ def _diagnose_pod(
     return Diagnosis(None, None, tuple(dict.fromkeys(causes)), notes, is_certain, without)
 
 
-def _diagnose_connection(
-    packet: Packet, settings: Settings | None, known: Reference | None, facts: PodFacts, capture: Capture
-) -> Diagnosis:
+def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | None) -> Diagnosis:
+    known, desired = pod.known, pod.desired
     policies, unread = ipsec_policies()
-    connection = Connection(trace(packet), known, _desired(known), settings, facts, capture, tuple(policies))
-    live, desired, candidates = connection.live, connection.desired, causes_of(connection)
+    live = live_trace(packet, pod.situation)
+    connection = Connection(live, pod, settings, tuple(policies))
+    candidates = causes_of(connection)
     if known is not None:
         candidates = [with_options(each, live.packet, known) for each in candidates]
     else:
@@ -232,14 +231,15 @@ def _diagnose_connection(
     return Diagnosis(live.packet, live, tuple(causes), notes, is_certain)
 
 
-def _usual_causes(facts: PodFacts, capture: Capture, policies: list[IpsecPolicy]) -> Iterator[Cause]:
+def _usual_causes(pod: ExaminedPod, policies: list[IpsecPolicy]) -> Iterator[Cause]:
     """Yield what stops connections to outside though there is a default route: a policy rule, or IPsec."""
+    facts = pod.facts
     if IPV4 in facts.unrouted or all(address.family != IPV4 for address in facts.addresses):
         return
-    live = trace(USUAL_PACKET)
-    if live.outcome == "no-route" and capture.captures(PROXY_OUTBOUND, IPV4):
+    live = live_trace(USUAL_PACKET, pod.situation)
+    if live.outcome == "no-route" and pod.capture.captures(PROXY_OUTBOUND, IPV4):
         yield no_route_cause(facts, IPV4, address_text(IPV4, USUAL_PACKET.destination.first), live.refusal)
-    yield from unrouted_proxy_causes(live, facts, capture)
+    yield from unrouted_proxy_causes(live, pod)
     policy = policy_for(live.packet, policies)
     if policy is not None and policy.is_blocking:
         yield cause("ipsec", policy=policy.words)
@@ -252,15 +252,10 @@ def _escape_notes(process: int | None) -> Iterator[Cause]:
         yield cause("privileged", where=f"process {process}", process=process, escapes=", ".join(escapes))
 
 
-def _live() -> Ruleset:
-    """Return the first set of live rules; an empty one without any."""
-    return next((load(live_set.choice).read() for live_set in detect.find_live_sets()), Ruleset((), ()))
-
-
-def _loop_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
+def _loop_causes(pod: ExaminedPod) -> Iterator[Cause]:
     """Yield a cause if the proxy's part of a usual connection is lost, whatever was applied."""
-    for live in usual_traces(facts):
-        yield from onward_causes(live, verify, facts, capture)
+    for live in usual_traces(pod):
+        yield from onward_causes(live, pod, verify)
 
 
 LEFT_ALONE_BY = {attachments.EXCLUDED_NAMESPACE: "namespace", attachments.NOT_INJECTED: "not injected"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
 from capture.analysis.cause_text import Cause, cause
-from capture.analysis.causes import drop_cause, is_mapped
+from capture.analysis.causes import drop_cause, is_translated
 from capture.analysis.foreign_effects import consequence, foreign_effect_text, other_consequences
 from capture.analysis.judgement import of_family
 from capture.analysis.trace import trace_whole_path
@@ -16,36 +16,36 @@ from capture.model.location import Location
 from capture.model.packet import LOOPBACK, Packet
 from capture.model.routing import LoopbackAddress, MissingRoute
 from capture.model.text import plural
-from capture.operations import trace
+from capture.operations.tracing import live_trace
 from capture.state.impediments import LO_DOWN, Impediment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from capture.analysis.captured_pod import PodFacts
     from capture.analysis.compare import Difference, DifferenceKind
     from capture.analysis.culprits import Foreign
     from capture.analysis.effects import Effect
     from capture.analysis.trace import Trace
-    from capture.model.ruleset import Chain, Ruleset, TableName
+    from capture.model.ruleset import Ruleset
     from capture.operations.results import Verified
+    from capture.operations.situation import ExaminedPod
 
 SENT_ON = "what the proxy sends on"
 USUAL_PACKET = Packet("tcp", parse_address("203.0.113.7"), 80, uid=APP_ID, gid=APP_ID)
 """To an address outside (RFC 5737), of a user who is not the proxy."""
 
 
-def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
+def drift_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause]:
     """Yield what differs from the desired rules as causes; `capture verify` has each difference."""
     own = [difference for difference in verified.differences if difference.is_own]
     if own:
         worst = min(own, key=lambda difference: (difference.weight, difference.kind == "missing"))
-        first, further = _summary(worst, own, verified.live)
+        first, further = _worst_in_words(worst, own, verified.live)
         besides = f", and {plural(len(further), 'more difference')}" if further else ""
         besides += other_consequences(worst.effect, (difference.effect for difference in further))
         yield cause(_kind_of(worst), "drift", where=worst.location.of_chain, first=first, others=besides)
-    yield from _foreign_rule_causes(verified, facts)
+    yield from _foreign_rule_causes(verified, pod)
     for other in verified.second_sets:
         place = " ".join(filter(None, (other.choice.backend, other.choice.variant)))
         yield cause("second-set", where=place, place=place)
@@ -55,7 +55,7 @@ def drift_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
         yield cause("rule-missing", "family", message=message)
 
 
-def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[str, list[Difference]]:
+def _worst_in_words(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[str, list[Difference]]:
     """Return a difference in words and with what it does, a chain without rules as one; and the other differences."""
     does = f", so that {consequence(worst.effect)}" if worst.effect else ""
     chain = live.chain(worst.table, worst.chain)
@@ -69,7 +69,7 @@ def _summary(worst: Difference, own: list[Difference], live: Ruleset) -> tuple[s
 
 def drift_cause(live: Trace, verified: Verified, case: str = "", **words: object) -> Cause | None:
     """Return the rule that decides on a packet and was not applied; else the applied one that is missing for it."""
-    difference = next(_met(live, verified, "unexpected"), None) or _missing_rule(live.packet, verified)
+    difference = next(_differences_on_path(live, verified, "unexpected"), None) or _missing_rule(live.packet, verified)
     if difference is None:
         return None
     rule = shown_rule(difference.rule, difference.family)
@@ -77,28 +77,22 @@ def drift_cause(live: Trace, verified: Verified, case: str = "", **words: object
 
 
 def _kind_of(difference: Difference) -> str:
-    """Return the kind of a cause for a difference of our own rules."""
     return "rule-missing" if difference.kind == "missing" else "rule-unexpected"
 
 
 def _missing_rule(packet: Packet, verified: Verified) -> Difference | None:
     """Return the first missing rule on a packet's desired way without which it fares otherwise; else the first."""
-    rules = of_family(verified.desired, packet.family)
-    desired = trace_whole_path(packet, Situation(rules))
-    missing = [*_met(desired, verified, "missing")]
 
-    def without(gone: Difference) -> Situation:
-        def without_gone(table: TableName, chain: Chain) -> Chain:
-            is_there = (table, chain.name) == (gone.table, gone.chain)
-            return chain.replace(rules=(*chain.rules[: gone.behind], *chain.rules[gone.behind + is_there :]))
+    def trace_without(*missing: Difference) -> Trace:
+        return trace_whole_path(packet, Situation(of_family(verified.desired, packet.family, *missing)))
 
-        return Situation(rules.with_chains(without_gone))
-
-    alone = (difference for difference in missing if trace_whole_path(packet, without(difference)).fate != desired.fate)
-    return next(alone, missing[0] if missing else None)
+    desired = trace_without()
+    on_path = [*_differences_on_path(desired, verified, "missing")]
+    decisive = (missing for missing in on_path if trace_without(missing).fate != desired.fate)
+    return next(decisive, on_path[0] if on_path else None)
 
 
-def _met(traced: Trace, verified: Verified, kind: DifferenceKind) -> Iterator[Difference]:
+def _differences_on_path(traced: Trace, verified: Verified, kind: DifferenceKind) -> Iterator[Difference]:
     """Yield the rules on a packet's way that differ, in its order: those that were not applied, or are missing."""
     of_kind = [each for each in verified.differences if (each.kind, each.family) == (kind, traced.packet.family)]
     for step in traced.path:
@@ -106,15 +100,15 @@ def _met(traced: Trace, verified: Verified, kind: DifferenceKind) -> Iterator[Di
         yield from (each for each in of_kind if (each.table, each.chain, each.rule) == met)
 
 
-def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]:
+def _foreign_rule_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause]:
     """Yield foreign rules by their effect on captured packets: each that drops them, and the heaviest of each chain."""
     rules: list[Foreign] = [*(each for each in verified.differences if not each.is_own), *verified.obstacles]
-    usual = list(usual_traces(facts)) if any(_is_dropping(foreign.effect) for foreign in rules) else []
+    usual = list(usual_traces(pod)) if any(_is_dropping(foreign.effect) for foreign in rules) else []
     diverting: dict[tuple[str, Location], list[Foreign]] = {}
-    for foreign in sorted(rules, key=_effect_weight):
+    for foreign in sorted(rules, key=lambda each: (each.effect is None, *(each.effect.weight if each.effect else ()))):
         effect, chain = foreign.effect, foreign.location.of_chain
         if effect is None or not _is_dropping(effect):
-            kind = "nat-first" if effect and is_mapped(effect.after) else "foreign-rule"  # as for a single connection
+            kind = "nat-first" if effect and is_translated(effect.after) else "foreign-rule"  # as for one connection
             diverting.setdefault((kind, chain), []).append(foreign)
             continue
         is_inbound = effect.packet.in_interface is not None
@@ -132,16 +126,12 @@ def _foreign_rule_causes(verified: Verified, facts: PodFacts) -> Iterator[Cause]
         yield cause(kind, "pod", where=first.location, does=does, rule=differing_rule(first), others=after)
 
 
-def _effect_weight(foreign: Foreign) -> tuple[bool, ...]:
-    return foreign.effect is None, *(foreign.effect.weight if foreign.effect else ())
-
-
-def usual_traces(facts: PodFacts) -> Iterator[Trace]:
+def usual_traces(pod: ExaminedPod) -> Iterator[Trace]:
     """Yield the ways of a connection to outside, and of one to each address of the pod."""
-    yield trace(USUAL_PACKET)
-    name = next((link.name for link in facts.links if not link.is_loopback), None)
-    for address in facts.addresses if name else ():
-        yield trace(Packet("tcp", address, USUAL_PACKET.port, in_interface=name))
+    yield live_trace(USUAL_PACKET, pod.situation)
+    name = next((link.name for link in pod.facts.links if not link.is_loopback), None)
+    for address in pod.facts.addresses if name else ():
+        yield live_trace(Packet("tcp", address, USUAL_PACKET.port, in_interface=name), pod.situation)
 
 
 def unjudged_notes(verified: Verified) -> Iterator[Cause]:

@@ -183,7 +183,6 @@ def _ports_without(option: Option[Any], settings: Settings, facts: PodFacts) -> 
 
 
 def _restrictions(settings: Settings) -> list[str]:
-    """Return the explicit options that capture less than usual."""
     return _explicit_options(settings, lambda option: _restricts(option, settings))
 
 

@@ -148,7 +148,6 @@ def _jumps_to(rule: model.Rule, name: str) -> bool:
 
 
 def _listed(rules: Iterable[model.Rule], kind: type) -> list[str]:
-    """Return the entries of matches of a kind, or the names of interfaces."""
     matches = [match for rule in rules for match in _matches_of(rule, kind)]
     if kind is model.InInterface:
         return [match.name for match in matches]

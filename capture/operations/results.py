@@ -119,17 +119,14 @@ class Verified(Value):
             return concerns(foreign.foreign_chain.families)
 
         names = (FAMILY_NAMES[family] if family else "", f"table {table}" if table else "")
+        judged = ("differences", "harmless_differences", "obstacles", "harmless_obstacles", "unjudged")
         return self.replace(
+            **{name: tuple(filter(is_part, getattr(self, name))) for name in judged},
             part_text=", ".join(filter(None, names)),
-            differences=tuple(filter(is_part, self.differences)),
-            harmless_differences=tuple(filter(is_part, self.harmless_differences)),
             missing=tuple(need for need in self.missing if concerns((need.family,))),
             impediments=tuple(found for found in self.impediments if concerns((found.family or family,))),
             second_sets=(),
-            obstacles=tuple(filter(is_part, self.obstacles)),
             uncaptured=self.uncaptured if concerns(("ipv6",)) else (),
-            harmless_obstacles=tuple(filter(is_part, self.harmless_obstacles)),
-            unjudged=tuple(filter(is_part, self.unjudged)),
         )
 
 

@@ -14,7 +14,9 @@ from capture.state import routes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from capture.analysis.captured_pod import Capture, PodFacts
     from capture.model.ruleset import Ruleset
+    from capture.operations.comparison import Reference
 
 LEGACY = ("iptables", "legacy")
 
@@ -37,6 +39,16 @@ class OtherChains(Value):
     def of(self, place: tuple[str, str]) -> tuple[BaseChain, ...]:
         """Return the chains of our set in a place."""
         return tuple(chain for chain in self.second if chain.place == place)
+
+
+class ExaminedPod(Value):
+    """A pod as it was read once, to find what is wrong with it; without ``known`` the live rules are ``desired``."""
+
+    situation: Situation
+    known: Reference | None
+    desired: Ruleset
+    facts: PodFacts
+    capture: Capture
 
 
 def read_other_chains(place: tuple[str, str]) -> OtherChains:

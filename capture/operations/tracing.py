@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from capture.analysis.answers import loss_text, lost_answer
 from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
+from capture.analysis.captured_pod import owner_by_rules
 from capture.analysis.cause_text import cause
+from capture.analysis.outcome import TO_PROXY
+from capture.analysis.replies import later_losses, loss_text, lost_reply
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
 from capture.backends.nf_tables.names import REJECT_TABLE
@@ -30,10 +32,11 @@ from capture.state.pod_network import NO_ROUTE, read_pod_network, refusal, route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from ipaddress import IPv4Address, IPv6Address
     from typing import TypeVar
 
+    from capture.backends.detect import SetLocation
     from capture.model.ruleset import Chain, ProtocolName, Rule, TableName
     from capture.operations.arguments import Namespace
 
@@ -52,27 +55,41 @@ def trace(
     names them. Of two sets at once the packet meets both, as in a kernel.
     """
     with InNamespace(namespace):
+        if settings is None:
+            return live_trace(packet, live_situation())
+        situation = _desired(settings, namespace, host)
+        if packet.family not in situation.ruleset.families:
+            situation = situation.replace(ruleset=Ruleset(FAMILIES, ()), network=read_pod_network())
         sent = routed(packet)
-        if settings is None and sent.out_interface == NO_ROUTE:
-            return Trace(sent, "no-route", sent.port, None, (), refusal=refusal(packet))
-        complete = sent if sent.source_port else sent.replace(source_port=USUAL_SOURCE_PORT)
-        if settings is not None:
-            situation = _desired(settings, namespace, host)
-            if packet.family not in situation.ruleset.families:
-                situation = situation.replace(ruleset=Ruleset(FAMILIES, ()), network=read_pod_network())
-            traced = trace_whole_path(complete, situation)
-        else:
-            situation = live_situation()
-            traced = trace_whole_path(complete, situation)
-            traced = _with_impediments(traced.replace(lost_answer=lost_answer(traced, situation)))
-        return traced.replace(packet=sent)
+        return trace_whole_path(_complete(sent), situation).replace(packet=sent)
+
+
+def live_trace(packet: Packet, situation: Situation) -> Trace:
+    """Return what happens to a packet in the namespace we are in, whose situation has been read."""
+    sent = routed(packet)
+    if sent.out_interface == NO_ROUTE:
+        return Trace(sent, "no-route", sent.port, None, (), refusal=refusal(packet))
+    traced = trace_whole_path(_complete(sent), situation)
+    return _with_impediments(traced.replace(lost_reply=_lost_reply(traced, situation))).replace(packet=sent)
+
+
+def _complete(sent: Packet) -> Packet:
+    return sent if sent.source_port else sent.replace(source_port=USUAL_SOURCE_PORT)
+
+
+def _lost_reply(traced: Trace, situation: Situation) -> Trace | None:
+    """Return the way of an answer that is certainly lost, of the proxy if it gets the connection."""
+    if traced.outcome not in TO_PROXY:
+        return lost_reply(traced, situation)
+    losses = later_losses(traced, situation, owner_by_rules(situation.ruleset))
+    return next((each for each in losses if each.certain and each.packet.is_reply), None)
 
 
 def _with_impediments(traced: Trace) -> Trace:
     """Return the trace with what loses a packet that is redirected over ``lo`` or comes in, or the answers to it."""
     packet = traced.packet
-    if traced.lost_answer is not None:
-        return traced.replace(impediments=(loss_text(traced.lost_answer),))
+    if traced.lost_reply is not None:
+        return traced.replace(impediments=(loss_text(traced.lost_reply),))
     if packet.in_interface is not None:
         down = cause("interface-down", name=packet.in_interface).message
         with open_route() as route:
@@ -89,9 +106,9 @@ def impediments_of(situation: Situation, namespace: Namespace = None) -> tuple[s
     with InNamespace(namespace):
         found = [f"{route.consequence}; {route.message}" for route in situation.missing_routes]
         if any(each.is_own for each in situation.other_chains):
-            from capture.backends.other_family import fault  # few captures reject anything
+            from capture.backends.other_family import read_reject_table  # few captures reject anything
 
-            wrong = fault()
+            wrong = read_reject_table().fault
             found += [f"table inet {REJECT_TABLE} {wrong}: it may drop answers to what it lets pass"] if wrong else []
         return (*found, *(impediment.message for impediment in impediments(situation.ruleset)))
 
@@ -104,12 +121,13 @@ def situation_of(settings: Settings | None = None, namespace: Namespace = None, 
         return _desired(settings, namespace, host).replace(network=read_pod_network())
 
 
-def live_situation() -> Situation:
-    """Return all that decides on packets in the namespace we are in: each of our sets, and every foreign chain."""
+def live_situation(found: Sequence[SetLocation] | None = None) -> Situation:
+    """Return all that decides on packets in the namespace we are in: our sets (``found``, if known), foreign chains."""
     recorded = record.read()
     known = recorded.ruleset if recorded else build_ruleset(CaptureConfig())
     place = recorded and (recorded.backend, recorded.variant)
-    live_sets = sorted(detect.find_live_sets(), key=lambda each: each.choice.place != place)  # the recorded one first
+    located = detect.find_live_sets() if found is None else found
+    live_sets = sorted(located, key=lambda each: each.choice.place != place)  # the recorded one first
     if live_sets:
         choice, is_empty = live_sets[0].choice, False
     else:

@@ -68,7 +68,6 @@ def replaced_by_defaults(applied: Applied) -> list[str]:
 
 
 def _count(applied: Applied) -> int:
-    """Return how many rules there are, those of both families twice."""
     return sum(
         len([*chain.rules_for(family)])
         for table in applied.ruleset.tables

@@ -35,7 +35,7 @@ def effect_text(effect: Effect | None, together: str = "") -> str:
     shown = effect.regions[:MAX_REGIONS]
     unshown = len(effect.regions) - len(shown)
     regions = "; ".join(shown) + (f"; and {unshown} more" if unshown > 0 else "")
-    hangs = ", and hangs" if effect.after.lost_answer else ""
+    hangs = ", and hangs" if effect.after.lost_reply else ""
     after = f"{fate_text(effect.after.fate)}{hangs}" if effect.is_certain else "?"
     packets = f"{together}: {regions}" if together else regions
     return f" ({packets}: {fate_text(effect.before.fate)} -> {after}; witness: {packet_text(effect.packet)})"
@@ -51,7 +51,7 @@ def effect_as_plain(effect: Effect | None) -> dict[str, object] | None:
         "witness": packet_text(effect.packet),
         "before": fate_as_plain(effect.before.fate),
         "after": fate_as_plain(effect.after.fate) if effect.is_certain else None,
-        "hangs": effect.after.lost_answer is not None,
+        "hangs": effect.after.lost_reply is not None,
     }
 
 

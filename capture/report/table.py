@@ -221,18 +221,10 @@ def target_of(verdict: model.Verdict) -> str:
 
 
 TARGET_NAMES: dict[type, str] = {
-    model.Return: "RETURN",
-    model.Accept: "ACCEPT",
-    model.Drop: "DROP",
-    model.Redirect: "REDIRECT",
-    model.TransparentProxy: "TPROXY",
-    model.SetMark: "MARK",
-    model.SaveMark: "CONNMARK",
-    model.RestoreMark: "CONNMARK",
-    model.SetZone: "CT",
-    model.Log: "LOG",
-    model.Continue: "",
-}
+    model.Return: "RETURN", model.Accept: "ACCEPT", model.Drop: "DROP", model.Redirect: "REDIRECT",
+    model.TransparentProxy: "TPROXY", model.SetMark: "MARK", model.SaveMark: "CONNMARK", model.RestoreMark: "CONNMARK",
+    model.SetZone: "CT", model.Log: "LOG", model.Continue: "",
+}  # fmt: skip
 
 
 def _extras(matches: tuple[model.Match, ...]) -> Iterator[str]:

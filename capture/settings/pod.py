@@ -11,25 +11,15 @@ from __future__ import annotations
 from capture.model.conventions import PROXY_ID
 from capture.model.text import closest
 from capture.model.values import Value
-from capture.settings.options import (
-    CAPTURE_ALL_DNS,
-    DROP_INVALID,
-    DUAL_STACK,
-    EXCLUDED_INBOUND_PORTS,
-    EXCLUDED_OUTBOUND_PORTS,
-    PROXY_GID,
-    PROXY_UID,
-    REDIRECT_DNS,
-    RULE_OPTIONS,
-    TRAFFIC,
-    Option,
-)
+from capture.settings import options
 from capture.settings.settings import Given, Settings, from_environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
+
+    from capture.settings.options import Option
 
 INIT_CONTAINER = "istio-init"
 PROXY_CONTAINER = "istio-proxy"
@@ -44,9 +34,9 @@ MAX_CHARACTERS = 256 * 1024
 MAX_MISSPELT = 10
 """Each costs a search for the name that it resembles; a pod may have thousands of annotations."""
 
-ANNOTATED_OPTIONS = tuple(option for option in RULE_OPTIONS if option.annotations)
+ANNOTATED_OPTIONS = tuple(option for option in options.RULE_OPTIONS if option.annotations)
 ANNOTATION_NAMES = tuple(name for option in ANNOTATED_OPTIONS for name in option.annotations)
-ENVIRONMENT_OPTIONS = (REDIRECT_DNS, DUAL_STACK, DROP_INVALID)
+ENVIRONMENT_OPTIONS = (options.REDIRECT_DNS, options.DUAL_STACK, options.DROP_INVALID)
 ENVIRONMENT_NAMES = tuple(name for option in ENVIRONMENT_OPTIONS for name in option.environment)
 
 
@@ -89,9 +79,9 @@ def settings_of(pod: Pod, base: Settings) -> Settings:
     Raises ConfigurationError whose ``origin`` names the annotation, the variable or the field.
     """
     explicit: dict[Option[Any], Given] = {
-        EXCLUDED_OUTBOUND_PORTS: Given(DEFAULT_EXCLUDED_OUTBOUND_PORTS, "default"),
-        PROXY_UID: _id(pod.proxy.uid, "runAsUser"),
-        PROXY_GID: _id(pod.proxy.gid, "runAsGroup"),
+        options.EXCLUDED_OUTBOUND_PORTS: Given(DEFAULT_EXCLUDED_OUTBOUND_PORTS, "default"),
+        options.PROXY_UID: _id(pod.proxy.uid, "runAsUser"),
+        options.PROXY_GID: _id(pod.proxy.gid, "runAsGroup"),
     }
     explicit |= _from_annotations(pod.annotations)
     origin = f" of {pod.proxy.environment_from}"
@@ -99,25 +89,27 @@ def settings_of(pod: Pod, base: Settings) -> Settings:
     explicit |= from_proxy.explicit
     for option, given in explicit.items():
         _check(option, given)
-    explicit[EXCLUDED_INBOUND_PORTS] = _with_proxy_ports(explicit.get(EXCLUDED_INBOUND_PORTS))
+    explicit[options.EXCLUDED_INBOUND_PORTS] = _with_proxy_ports(explicit.get(options.EXCLUDED_INBOUND_PORTS))
     explicit = {**with_dns_of_all_servers(Settings(explicit)).explicit}
+    references = pod.proxy.references
     unknown = [
         f"environment {name}{origin}: a reference (valueFrom), which is not followed"
-        for name in pod.proxy.references
+        for name in references
         if name in ENVIRONMENT_NAMES
     ]
     return Settings(
         {**base.explicit, **explicit},
         (*base.warnings, *from_proxy.warnings, *unknown, *misspelt(pod.annotations)),
-        knows_proxy_environment=pod.knows_environment and not {*DUAL_STACK.environment} & {*pod.proxy.references},
+        knows_proxy_environment=pod.knows_environment and not {*references} & {*options.DUAL_STACK.environment},
     )
 
 
 def with_dns_of_all_servers(settings: Settings) -> Settings:
     """Return settings that capture all DNS if any: the pod's own resolv.conf(5) is not known outside of it."""
-    if not settings[REDIRECT_DNS]:
+    if not settings[options.REDIRECT_DNS]:
         return settings
-    return settings.replace(explicit={**settings.explicit, CAPTURE_ALL_DNS: settings.explicit[REDIRECT_DNS]})
+    captured = settings.explicit[options.REDIRECT_DNS]
+    return settings.replace(explicit={**settings.explicit, options.CAPTURE_ALL_DNS: captured})
 
 
 def _id(number: int | None, field: str) -> Given:
@@ -147,7 +139,7 @@ def _meant_by(name: str) -> str:
     """Return the annotation that is probably meant by another name; "" if none is."""
     last = _letters(name.rpartition("/")[2])
     same = next((known for known in ANNOTATION_NAMES if _letters(known.rpartition("/")[2]) == last), "")
-    if same or not name.startswith(TRAFFIC):
+    if same or not name.startswith(options.TRAFFIC):
         return same
     return closest(name, ANNOTATION_NAMES) or "one of Istio's other annotations"
 

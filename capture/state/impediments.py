@@ -9,9 +9,7 @@ from capture.model.addresses import (
     IPV6,
     LOOPBACK_ADDRESSES,
     LOOPBACK_NETWORKS,
-    Family,
     Network,
-    address_text,
     parse_network,
 )
 from capture.model.conventions import APPLY_RECORDED, LO_IS_DOWN, PASSTHROUGH_SOURCE, SET_LO_UP
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from capture.analysis.compiler import Direction
+    from capture.model.addresses import Family
     from capture.model.routing import PolicyRoute
     from capture.netlink.policy_rules import PolicyRule
     from capture.netlink.sockets import NetlinkSocket
@@ -76,7 +75,7 @@ def _without_loopback(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impedi
         needed: dict[Direction, Network] = {"outbound": loopback}
         if redirects_inbound(ruleset) and (family == IPV4 or not takes_ipv6_addresses()):
             needed["inbound"] = source
-        lost = {way: each for way, each in needed.items() if not _leads_to_lo(route, address_text(family, each.first))}
+        lost = {way: each for way, each in needed.items() if not _leads_to_lo(route, each.shown)}
         if not lost or (family == IPV6 and all(each.is_link_local for each in _outer_addresses(route, IPV6))):
             # few pods without a global address of IPv6 have ::1, either
             continue
@@ -84,7 +83,7 @@ def _without_loopback(route: NetlinkSocket, ruleset: Ruleset) -> Iterator[Impedi
         again = f" Then run {APPLY_RECORDED}, which adds ::6." if family == IPV6 and source in lost.values() else ""
         yield Impediment(
             "no-route",
-            "; ".join(f"{address_text(family, each.first)} {NOT_ON_LO[way]}" for way, each in lost.items()),
+            "; ".join(f"{each.shown} {NOT_ON_LO[way]}" for way, each in lost.items()),
             f"Run {switch}`ip address replace {loopback.replace(prefix=LOOPBACK_NETWORKS[family].prefix)} dev lo` in"
             f" the pod's namespace.{again} If the address is there: table local has to be first in `ip rule`.",
             family,

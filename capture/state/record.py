@@ -70,21 +70,14 @@ def as_json(record: Record) -> str:
     return encode(
         {
             "version": VERSION,
-            "backend": record.backend,
-            "driver": record.driver,
-            "variant": record.variant,
+            **{how: getattr(record, how) for how in WRITTEN_BY},
             "settings": {
                 option.name: [explicit.text, explicit.origin]
                 for option, explicit in record.settings.explicit.items()
                 if option.name in OPTIONS_BY_NAME
             },
             "facts": {
-                "users": answers.users,
-                "groups": answers.groups,
-                "proxy_user": answers.proxy_user,
-                "families": answers.families,
-                "ipv6": answers.ipv6,
-                "primary": answers.primary,
+                **{fact: getattr(answers, fact) for fact in HostAnswers.__match_args__ if fact != "servers"},
                 "knows_proxy_environment": record.settings.knows_proxy_environment,
                 "name_servers": [server.shown for server in answers.servers],
             },

@@ -28,7 +28,7 @@ from cni.agent.writers import Writers, name_of_rival
 from cni.conf import POD_SOURCES, RUNTIME
 from cni.install import Desired
 from cni.networks import OWN_CONFIG_MARK, PLUGIN, networks
-from cni.token_times import token_in
+from cni.status import token_in
 
 LOOK_INTERVAL = 10.0
 """Seconds between looks when nothing happens."""

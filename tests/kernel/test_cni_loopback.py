@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cni import loopback
+from cni import plugin
 from pytest_netns import NamespaceFactory, Pod, require
 from support.runtimes.cni_calls import INJECTED, call, configuration
 
@@ -70,12 +70,12 @@ def test_a_loopback_plugin_that_comes_late_finds_lo_as_it_should_be(new_pod: Pod
 
 def test_where_ipv6_is_disabled_lo_is_up_without_its_address(new_pod: Pod) -> None:
     new_pod.sysctl("net.ipv6.conf.all.disable_ipv6", "1")
-    assert not new_pod.call(loopback._is_up)
+    assert not new_pod.call(plugin._is_lo_up)
 
     new_pod.ip("link set lo up")
 
-    assert not new_pod.call(loopback._has_its_address)
-    assert new_pod.call(loopback._is_up)
+    assert plugin.OF_LOOPBACK.decode() not in new_pod.run(["cat", plugin.LOOPBACK_ADDRESSES]).stdout
+    assert new_pod.call(plugin._is_lo_up)
 
 
 def test_where_lo_stays_down_the_pod_is_captured_and_the_log_says_so(new_pod: Pod, tmp_path: Path) -> None:

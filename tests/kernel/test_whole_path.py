@@ -169,6 +169,26 @@ def test_redirected_packets_that_do_not_arrive(
     assert pair.pod.client(uid=1000).connect(ELSEWHERE, 80, timeout=0.3).label != "15001"
 
 
+def test_answers_of_the_proxy_that_are_lost_are_told(pair: PodPair) -> None:
+    pair.pod.run([PROGRAM, "apply"])
+    inbound = ("tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0", "--src", pair.peer.ipv4)
+    for drop, sent in (
+        (("-o", "lo", "-p", "tcp", "--sport", "15001", "-j", "DROP"), ("tcp", f"{ELSEWHERE}:80")),
+        (("-o", "eth0", "-p", "tcp", "-j", "DROP"), inbound),
+    ):
+        assert trace(pair, *sent)["impediments"] == []
+        pair.pod.run(["iptables", "-I", "OUTPUT", *drop])
+
+        found = trace(pair, *sent)
+
+        assert (found["outcome"][:5], found["certain"]) == ("proxy", True)
+        assert found["impediments"] == [
+            "its answers are dropped by ip filter OUTPUT, hook OUTPUT, priority 0, rule 1: the connection hangs"
+        ]
+        pair.pod.run(["iptables", "-D", "OUTPUT", *drop])
+    assert pair.pod.client(uid=1000).connect(ELSEWHERE, 80).label == "15001"
+
+
 def test_what_comes_in_by_an_interface_that_is_down_does_not_arrive(pair: PodPair) -> None:
     inbound = ("tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0")
     pair.pod.run([PROGRAM, "apply"])

@@ -26,8 +26,9 @@ from capture.errors import EXIT_UNKNOWN
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
 from capture.netlink import ipsec
-from capture.operations import diagnosis
+from capture.operations import diagnosis, tracing
 from capture.operations.exclusions import unexplained
+from capture.operations.situation import read_situation
 from capture.report.diagnosis_text import diagnosis_lines
 from capture.report.target import named
 from capture.settings import options as option
@@ -44,8 +45,9 @@ from support.processes.waiting import wait_until
 if TYPE_CHECKING:
     from typing import Any
 
+    from capture.analysis.base_chains import Situation
     from capture.analysis.policy import Statement
-    from capture.model.ruleset import ProtocolName
+    from capture.model.ruleset import ProtocolName, Ruleset
     from capture.operations.diagnosis import Diagnosis
     from capture.settings.options import Option
     from capture.state.record import Record
@@ -825,6 +827,25 @@ def test_a_chain_without_rules_is_shown_as_one(pod_pair: PodPair) -> None:
     operations.apply(given("--backend iptables"), pod.path)
     pod.run(shlex.split("iptables -t nat -F OUTPUT"))
     assert "; missing: -p tcp -j ISTIO-OUTPUT, so that" in why(pod).causes[-1].message
+
+
+def test_one_diagnosis_is_of_one_state_of_the_kernel(pod_pair: PodPair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pod, _ = pod_pair
+    ports = [(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006)]
+    pod.listener(*ports, label="proxy", uid=1337)
+    operations.apply(given(""), pod.path)
+    readings: list[Ruleset] = []
+
+    def counted(ruleset: Ruleset, *more: Any) -> Situation:
+        readings.append(ruleset)
+        return read_situation(ruleset, *more)
+
+    monkeypatch.setattr(tracing, "read_situation", counted)
+
+    for sent in (packet(BrokenPod(""), pod_pair), packet(BrokenPod("", goes="in"), pod_pair), None):
+        assert why(pod, sent).causes == ()
+        assert len(readings) == 1
+        readings.clear()
 
 
 def test_a_pod_whose_ipsec_policies_cannot_be_read_is_not_called_captured(

@@ -7,10 +7,11 @@ bytes: ``-m recent [ revision 1, 0x0102 ]``.
 from __future__ import annotations
 
 from capture.backends.iptables import xt_layouts
-from capture.backends.iptables.expansion import MULTIPORT_SLOTS, bits_text
+from capture.backends.iptables.expansion import MULTIPORT_SLOTS, bits_text, ports_text
 from capture.backends.iptables.render import option, quoted
 from capture.backends.iptables.xt_layouts import text_of
 from capture.model.addresses import BITS, IPV4, IPV6, Family, address_text, split
+from capture.model.ruleset import Span
 from capture.netlink.attributes import BYTE_ORDER, decode_number
 
 TYPE_CHECKING = False
@@ -80,10 +81,6 @@ def _bytes_text(structure: bytes) -> str:
     return f"0x{data[:MAX_BYTES].hex()}... ({len(structure)} bytes, CRC {crc32(structure):08x})"
 
 
-def _span(first: int, last: int, joint: str = ":") -> str:
-    return f"{first}" if first == last else f"{first}{joint}{last}"
-
-
 def _address(field: bytes, family: Family) -> str:
     return address_text(family, int.from_bytes(field[: BITS[family] // 8], "big"))
 
@@ -96,7 +93,7 @@ def _ports(fields: Fields) -> list[str]:
     inverted = fields["invert"]
     ends = (("--sport", fields["sport"], fields["sport_to"], 1), ("--dport", fields["dport"], fields["dport_to"], 2))
     return [
-        option(inverted & bit, name, _span(first, last))
+        option(inverted & bit, name, ports_text([Span(first, last)]))
         for name, first, last, bit in ends
         if inverted & bit or (first, last) != ANY_PORT
     ]
@@ -152,7 +149,7 @@ def _owner(fields: Fields, _family: Family) -> str | None:
     words = [option(inverted & 4, "--socket-exists")] if flags & xt_layouts.OWNER_SOCKET else []
     for kind, bit in (("uid", xt_layouts.OWNER_UID), ("gid", xt_layouts.OWNER_GID)):
         if flags & bit:
-            ids = _span(fields[f"{kind}_min"], fields[f"{kind}_max"], "-")
+            ids = Span(fields[f"{kind}_min"], fields[f"{kind}_max"])
             words.append(option(inverted & bit, f"--{kind}-owner", ids))
     return " ".join(words) if 0 < flags < 8 else None  # 8: supplementary groups
 
@@ -203,9 +200,9 @@ def _multiport(fields: Fields, _family: Family) -> str | None:
     slot = 0
     while slot < count:
         last = slot + (ranges[slot] > 0 and slot + 1 < count)
-        ports.append(_span(numbers[slot], numbers[last]))
+        ports.append(Span(numbers[slot], numbers[last]))
         slot = last + 1
-    return option(fields["invert"], name, ",".join(ports))
+    return option(fields["invert"], name, ports_text(ports))
 
 
 _PORTS = "sport 2, sport_to 2, dport 2, dport_to 2"
@@ -249,7 +246,7 @@ NAT_OPTIONS = {PROTO_RANDOM: "--random", PROTO_RANDOM_FULLY: "--random-fully", P
 
 
 def _nat_ports(fields: Fields) -> str:
-    return _span(fields["min_port"], fields["max_port"], "-") if fields["flags"] & xt_layouts.NAT_PORTS else ""
+    return str(Span(fields["min_port"], fields["max_port"])) if fields["flags"] & xt_layouts.NAT_PORTS else ""
 
 
 def _nat(name: str, where: str, fields: Fields) -> str:

@@ -9,13 +9,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from capture.backends.host_facts import Program
+    from capture.backends.host_facts import ProgramKey
     from capture.backends.iptables.tables import Variant
 
 COMMANDS = {"ipv4": "iptables", "ipv6": "ip6tables"}
 
 
-def programs(*variants: Variant, families: Iterable[str] = FAMILIES) -> dict[Program, str]:
+def programs(*variants: Variant, families: Iterable[str] = FAMILIES) -> dict[ProgramKey, str]:
     """Return the programs of some variants as installed."""
     return {
         (variant, family, purpose): f"/usr/sbin/{COMMANDS[family]}-{variant}-{purpose}"

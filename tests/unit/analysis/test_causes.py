@@ -267,7 +267,7 @@ def found(live: Trace, desired: Trace | None = None, capture: Capture = CAPTURE,
         (way(OUT, "redirected", FOREIGN, port=1), cause("nat-first", "port", where=AT_FOREIGN, port=1)),
         (way(IN, "redirected", TO_SOCKET, port=1), cause("foreign-rule", where=TO_SOCKET.location)),
         (
-            way(OUT, "direct", OWN).replace(lost_answer=way(IN, "dropped", FOREIGN.replace(rule=Rule(Drop())))),
+            way(OUT, "direct", OWN).replace(lost_reply=way(IN, "dropped", FOREIGN.replace(rule=Rule(Drop())))),
             cause("filtered", where=AT_FOREIGN, filter="a foreign rule drops its answers: -j DROP"),
         ),
         (way(OUT, "no-route"), cause("no-route", address="192.0.2.1", flag="")),

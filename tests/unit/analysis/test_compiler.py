@@ -94,7 +94,7 @@ def asks_nat_again(patch: Patch) -> None:
     right = PathCompiler._through_base_chain
 
     def base_chain(self: PathCompiler, at: BaseChain, stage: Stage) -> int:
-        return right(self, at.replace(is_nat=False), stage) if stage.held.mapped else right(self, at, stage)
+        return right(self, at.replace(is_nat=False), stage) if stage.held.translated else right(self, at, stage)
 
     patch.setattr(PathCompiler, "_through_base_chain", base_chain)
 
@@ -201,7 +201,9 @@ def enters_nat_by_priority_alone(patch: Patch) -> None:
 def leaves_the_pod_by_lo(patch: Patch) -> None:
     def routed(self: PathCompiler, held: Held) -> int:
         leaves = self._at_hook("post", held)
-        return self.diagrams.restricted(leaves, Field.OUT, self.space.interface(LOOPBACK)) if held.mapped else leaves
+        return (
+            self.diagrams.restricted(leaves, Field.OUT, self.space.interface(LOOPBACK)) if held.translated else leaves
+        )
 
     patch.setattr(PathCompiler, "_leaving", routed)
 

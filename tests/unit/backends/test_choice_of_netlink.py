@@ -14,7 +14,7 @@ from support.captures.hosts import WITH_EVERYTHING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.backends.host_facts import Program
+    from capture.backends.host_facts import ProgramKey
 
 KERNEL = WITH_EVERYTHING.replace(programs={}, python_iptables=False, libnftables=False)
 BY_NETLINK = BackendChoice("iptables", "netlink", "nft")
@@ -33,7 +33,7 @@ BY_NETLINK = BackendChoice("iptables", "netlink", "nft")
     ],
     ids=str,
 )
-def test_netlink_is_taken_with_and_without_programs(programs: dict[Program, str], request_: BackendRequest) -> None:
+def test_netlink_is_taken_with_and_without_programs(programs: dict[ProgramKey, str], request_: BackendRequest) -> None:
     assert choose(KERNEL.replace(programs=programs), request_) == BY_NETLINK
 
 

@@ -1,6 +1,6 @@
-"""The answers to a connection, and whether they are lost. Pure.
+"""The replies to a connection, and whether they are lost. Pure.
 
-Answers to what is not tracked are first packets for the kernel: INVALID ones, and a later segment of TCP begins a
+Replies to what is not tracked are first packets for the kernel: INVALID ones, and a later segment of TCP begins a
 connection (nf_conntrack_tcp_loose in nf_conntrack-sysctl.rst). So rules may take them for calls, and redirect them.
 """
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 MARKING = (SetMark, SaveMark, RestoreMark)
 
 
-def answers(live: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packet]:
-    """Yield an answer to a connection as it is sent, by a user, and as it comes in: over lo both, from whom was called.
+def replies(live: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packet]:
+    """Yield a reply to a connection as it is sent, by a user, and as it comes in: over lo both, from whom was called.
 
     By the way of the connection's first packet; nothing where its source is unknown.
     """
@@ -39,7 +39,7 @@ def answers(live: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packe
         packet.source_port or USUAL_SOURCE_PORT,
         connection_mark=live.connection_mark,
         state="ESTABLISHED",
-        is_answer=True,
+        is_reply=True,
     )
     is_of_proxy = live.outcome in TO_PROXY
     called = LOOPBACK_ADDRESSES[packet.family] if is_of_proxy and not packet.in_interface else packet.destination
@@ -72,53 +72,74 @@ def sent_on(live: Trace, uid: int, gid: int) -> Packet | None:
 
 
 FIRST, LATER = SYN | ACK, (ACK, PSH | ACK)
-"""The flags of answers: of the first, and of those without which nothing comes back."""
+"""The flags of replies: of the first, and of those without which nothing comes back."""
 
 
 def trace_flags(packet: Packet, situation: Situation) -> Trace:
-    """Return the way of answers, or of later packets; of one that is dropped, where the flags of TCP decide."""
+    """Return the way of replies, or of later packets; of one that is dropped, where the flags of TCP decide."""
     traced = trace_whole_path(packet, situation)
     if traced.certain or packet.protocol != "tcp" or packet.flags is not None:
         return traced
-    flags = (FIRST, *LATER) if packet.is_answer else LATER
+    flags = (FIRST, *LATER) if packet.is_reply else LATER
     ways = [trace_whole_path(packet.replace(flags=flag), situation) for flag in flags]
     known = ways[0] if all(way.certain for way in ways) else traced
     return next((way for way in ways if way.certain and way.outcome == "dropped"), known)
 
 
-def lost_answer(live: Trace, situation: Situation) -> Trace | None:
-    """Return the way of an answer to a direct connection that is certainly lost; None if none is."""
+def lost_reply(live: Trace, situation: Situation) -> Trace | None:
+    """Return the way of a reply to a direct connection that is certainly lost; None if none is."""
     if live.outcome != "direct":
         return None
     is_tracked = untracking_step(live) is None
-    for packet in answers(live):
-        for answer in (packet,) if is_tracked else _untracked(packet):
-            traced = trace_flags(answer, situation)
+    for packet in replies(live):
+        for reply in (packet,) if is_tracked else _untracked(packet):
+            traced = trace_flags(reply, situation)
             is_lost = traced.outcome == "dropped" or (traced.outcome in TO_PROXY and not is_tracked)
             if is_lost and traced.certain:
                 return traced
     return None
 
 
-def _untracked(answer: Packet) -> Iterator[Packet]:
-    """Yield answers to a connection that is not tracked, as the kernel takes them."""
-    first = answer.replace(connection_mark=0, state="NEW", is_answer=False)
-    if answer.protocol == "tcp":
+def _untracked(reply: Packet) -> Iterator[Packet]:
+    """Yield replies to a connection that is not tracked, as the kernel takes them."""
+    first = reply.replace(connection_mark=0, state="NEW", is_reply=False)
+    if reply.protocol == "tcp":
         yield first.replace(state="INVALID", flags=FIRST)
-    yield first if answer.protocol != "tcp" else first.replace(flags=LATER[-1])
+    yield first if reply.protocol != "tcp" else first.replace(flags=LATER[-1])
 
 
-def loss_text(answer: Trace) -> str:
-    """Return in words how an answer is lost."""
-    if answer.outcome == "dropped":
-        return f"its answers are dropped by {answer.location}: the connection hangs"
-    direction = "inbound" if answer.outcome == PROXY_INBOUND else "outbound"
-    return f"its answers are taken for new {direction} connections, and go to port {answer.port}: the connection hangs"
+def later_losses(live: Trace, situation: Situation, owner: tuple[int, int] | None) -> Iterator[Trace]:
+    """Yield how later packets and replies of a connection to the proxy, or to the app, are dropped, or may be."""
+    mark = live.packet.mark
+    for packet in (live.packet.replace(state="ESTABLISHED"), *replies_of(live, owner)):
+        traced = trace_flags(packet.replace(mark=mark if packet.in_interface == LOOPBACK else packet.mark), situation)
+        mark = traced.mark  # which a reply keeps over lo
+        is_lost = traced.outcome == "dropped" or not (live.transparent or untracking_step(traced) is None)
+        is_lost |= packet.is_reply and traced.outcome in TO_PROXY  # whose socket is not transparent
+        if is_lost or not traced.certain:
+            yield traced
+
+
+def replies_of(live: Trace, owner: tuple[int, int] | None) -> Iterator[Packet]:
+    """Yield a reply to a connection, of the proxy or of the app, as it leaves and as it comes in."""
+    if owner is not None:
+        yield from replies(live, *(owner if live.outcome in TO_PROXY else ()))
+
+
+def loss_text(reply: Trace) -> str:
+    """Return in words how a reply is lost."""
+    if reply.outcome == "dropped":
+        return f"its answers are dropped by {reply.location}: the connection hangs"
+    step = untracking_step(reply)
+    if reply.outcome not in TO_PROXY and step is not None:
+        return f"{step.location} keeps its answers out of connection tracking: the connection hangs"
+    direction = "inbound" if reply.outcome == PROXY_INBOUND else "outbound"
+    return f"its answers are taken for new {direction} connections, and go to port {reply.port}: the connection hangs"
 
 
 def untracked_text(live: Trace) -> str:
     """Return in words why a connection that is not tracked does not reach the proxy."""
-    return loss_text(live.lost_answer) if live.lost_answer else "nat rules see tracked connections only"
+    return loss_text(live.lost_reply) if live.lost_reply else "nat rules see tracked connections only"
 
 
 def marking_step(live: Trace) -> Step | None:

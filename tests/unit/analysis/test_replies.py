@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from capture.analysis.answers import (
-    answers,
+from capture.analysis.base_chains import BaseChain, Situation
+from capture.analysis.meaning import ACK, PSH, SYN
+from capture.analysis.replies import (
     is_own,
     loss_text,
-    lost_answer,
+    lost_reply,
+    replies,
     trace_flags,
     untracked_text,
     untracking_step,
 )
-from capture.analysis.base_chains import BaseChain, Situation
-from capture.analysis.meaning import ACK, PSH, SYN
 from capture.analysis.trace import Step, trace_whole_path
 from capture.model.addresses import parse_address
 from capture.model.packet import USUAL_SOURCE_PORT, Packet
@@ -72,28 +72,28 @@ def ends(packet: Packet) -> tuple[object, ...]:
 
 
 def test_an_answer_to_a_call_from_elsewhere_leaves_as_the_call_came() -> None:
-    (answer,) = answers(way(TO_22), uid=7, gid=8)
+    (answer,) = replies(way(TO_22), uid=7, gid=8)
     assert ends(answer) == (POD, 22, WORLD, 45000)
     assert (answer.in_interface, answer.out_interface, answer.uid, answer.gid) == (None, "eth0", 7, 8)
-    assert (answer.state, answer.is_answer) == ("ESTABLISHED", True)
-    (by_proxy,) = answers(way(CAME_IN))
+    assert (answer.state, answer.is_reply) == ("ESTABLISHED", True)
+    (by_proxy,) = replies(way(CAME_IN))
     assert ends(by_proxy) == (POD, 15006, WORLD, 45000)
-    assert [*answers(way(CAME_IN.replace(source=None)))] == []
-    (usual,) = answers(way(TO_22.replace(source_port=None)))
+    assert [*replies(way(CAME_IN.replace(source=None)))] == []
+    (usual,) = replies(way(TO_22.replace(source_port=None)))
     assert usual.port == USUAL_SOURCE_PORT
 
 
 def test_an_answer_from_elsewhere_comes_in_from_whom_was_called() -> None:
-    (answer,) = answers(way(BY_PROXY))
+    (answer,) = replies(way(BY_PROXY))
     assert ends(answer) == (WORLD, 80, POD, 45000)
     assert (answer.in_interface, answer.out_interface, answer.uid) == ("eth0", None, None)
     to_another = Rule(UnknownVerdict("DNAT --to-destination 198.51.100.8:81"), HTTP)
-    (translated,) = answers(way(BY_PROXY, foreign(to_another, OUTPUT, -90).replace(is_nat=True)))
+    (translated,) = replies(way(BY_PROXY, foreign(to_another, OUTPUT, -90).replace(is_nat=True)))
     assert ends(translated) == (parse_address("198.51.100.8"), 81, POD, 45000)
 
 
 def test_an_answer_of_the_proxy_is_sent_from_lo_and_comes_in_from_whom_was_called() -> None:
-    sent, comes_in = answers(way(BY_APP), uid=1337, gid=1337)
+    sent, comes_in = replies(way(BY_APP), uid=1337, gid=1337)
     assert (ends(sent), ends(comes_in)) == ((LO, 15001, POD, 45000), (WORLD, 80, POD, 45000))
     assert (sent.out_interface, sent.in_interface, sent.uid) == ("lo", None, 1337)
     assert (comes_in.out_interface, comes_in.in_interface, comes_in.uid) == (None, "lo", None)
@@ -101,7 +101,7 @@ def test_an_answer_of_the_proxy_is_sent_from_lo_and_comes_in_from_whom_was_calle
 
 def test_an_answer_within_the_pod_comes_over_lo() -> None:
     within = BY_PROXY.replace(destination=LO, source=LO, out_interface="lo")
-    assert [(each.in_interface, each.out_interface) for each in answers(way(within))] == [(None, "lo"), ("lo", None)]
+    assert [(each.in_interface, each.out_interface) for each in replies(way(within))] == [(None, "lo"), ("lo", None)]
 
 
 @pytest.mark.parametrize(
@@ -115,11 +115,11 @@ def test_an_answer_within_the_pod_comes_over_lo() -> None:
 )
 def test_an_answer_that_is_certainly_dropped_is_lost(rule: Rule, hook: str, *, is_lost: bool) -> None:
     there = foreign(rule, hook, 0)
-    lost = lost_answer(way(BY_PROXY, there), situation(there))
+    lost = lost_reply(way(BY_PROXY, there), situation(there))
     assert (lost is not None) == is_lost
     if lost is not None:
         assert loss_text(lost) == f"its answers are dropped by {there.location('x', 1)}: the connection hangs"
-    assert lost_answer(way(BY_APP, there), situation(there)) is None, "the proxy answers"
+    assert lost_reply(way(BY_APP, there), situation(there)) is None, "the proxy answers"
 
 
 def test_answers_to_what_is_not_tracked_are_taken_for_calls() -> None:
@@ -127,10 +127,10 @@ def test_answers_to_what_is_not_tracked_are_taken_for_calls() -> None:
     live = way(BY_APP, there)
     step = untracking_step(live)
     assert (live.outcome, step and step.rule) == ("direct", UNTRACKS)
-    lost = lost_answer(live, situation(there))
+    lost = lost_reply(live, situation(there))
     assert lost is not None
-    assert (lost.outcome, lost.packet.state, lost.packet.is_answer) == ("proxy-inbound", "NEW", False)
-    assert untracked_text(live.replace(lost_answer=lost)) == (
+    assert (lost.outcome, lost.packet.state, lost.packet.is_reply) == ("proxy-inbound", "NEW", False)
+    assert untracked_text(live.replace(lost_reply=lost)) == (
         "its answers are taken for new inbound connections, and go to port 15006: the connection hangs"
     )
     assert untracked_text(live) == "nat rules see tracked connections only"
@@ -139,7 +139,7 @@ def test_answers_to_what_is_not_tracked_are_taken_for_calls() -> None:
 
 def test_a_call_that_is_not_tracked_has_answers_that_the_proxy_takes_for_calls_of_the_pod() -> None:
     there = foreign(Rule(UnknownVerdict("notrack"), (Protocol("tcp"), DestinationPort((only(22),)))), PREROUTING, -300)
-    lost = lost_answer(way(TO_22, there), situation(there))
+    lost = lost_reply(way(TO_22, there), situation(there))
     assert lost is not None
     assert loss_text(lost).startswith("its answers are taken for new outbound connections, and go to port 15001")
 
@@ -150,7 +150,7 @@ def test_a_call_that_is_not_tracked_has_answers_that_the_proxy_takes_for_calls_o
 )
 def test_where_flags_decide_each_kind_of_answer_that_is_needed_counts(flags: str, *, is_lost: bool) -> None:
     there = foreign(Rule(Drop(), (*FROM_HTTP, UnknownMatch(f"-m tcp --tcp-flags {flags}"))), INPUT, 0)
-    lost = lost_answer(way(BY_PROXY, there), situation(there))
+    lost = lost_reply(way(BY_PROXY, there), situation(there))
     assert (lost is not None) == is_lost
     if lost is not None:
         assert lost.packet.flags in (SYN | ACK, ACK, PSH | ACK)
@@ -167,7 +167,7 @@ def test_flags_of_a_later_packet_are_never_those_of_the_first() -> None:
 def test_of_answers_that_are_all_treated_alike_the_first_tells_how() -> None:
     ends_it = Rule(Drop(), (*FROM_HTTP, UnknownMatch("-m tcp --tcp-flags FIN FIN")))
     there = foreign(ends_it, INPUT, 0)
-    (answer,) = answers(way(BY_PROXY))
+    (answer,) = replies(way(BY_PROXY))
     assert not trace_whole_path(answer, situation(there)).certain
     found = trace_flags(answer, situation(there))
     assert (found.certain, found.packet.flags) == (True, SYN | ACK)
@@ -192,7 +192,7 @@ def test_answers_to_what_is_not_tracked_are_first_packets_or_invalid(
     of_port = Protocol(protocol), DestinationPort((only(80),))
     untracks = foreign(Rule(UnknownVerdict("notrack"), of_port), OUTPUT, -300)
     drops = foreign(Rule(Drop(), (Protocol(protocol), SourcePort((only(80),)), match)), INPUT, 0)
-    lost = lost_answer(way(BY_PROXY.replace(protocol=protocol), untracks, drops), situation(untracks, drops))
+    lost = lost_reply(way(BY_PROXY.replace(protocol=protocol), untracks, drops), situation(untracks, drops))
     lost_to_us = None if lost is None or lost.outcome != "dropped" else lost.packet.state
     assert lost_to_us == state
 
