@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from capture.backends.iptables.render import shown_rule
 from capture.cli.diff import diff
 from capture.errors import CaptureError
+from capture.report.listings import ruleset_of_dump
 from capture.state.input import InputError
 
 
@@ -80,3 +82,13 @@ def test_a_text_that_is_neither_options_nor_a_file_is_refused(wrong: str) -> Non
 def test_a_missing_file_is_an_error() -> None:
     with pytest.raises(InputError, match=r"^cannot read before\.json: No such file"):
         run("before.json", "")
+
+
+def test_a_dump_keeps_a_rule_whose_text_has_the_words_of_a_list() -> None:
+    text = '-p tcp -j LOG --log-prefix "a (and b"'
+    chains = [{"chain": "OUTPUT", "policy": "ACCEPT", "rules": [{"rule": text, "more": []}]}]
+
+    read = ruleset_of_dump({"tables": [{"family": "ipv4", "table": "nat", "chains": chains}]})
+
+    ((rule,),) = (chain.rules for chain in read.tables[0].chains)
+    assert shown_rule(rule, "ipv4") == text
