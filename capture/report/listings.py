@@ -229,8 +229,9 @@ def ruleset_of_dump(plain: dict[str, Any]) -> model.Ruleset:
         declared, rules = blocks.setdefault(part["family"], {}).setdefault(part["table"], ({}, []))
         for chain in part["chains"]:
             declared.setdefault(chain["chain"], f":{chain['chain']} {chain.get('policy', '-')} [0:0]")
-            texts = [text for rule in chain["rules"] for text in (rule["rule"].partition(" (and ")[0], *rule["more"])]
-            rules += [f"-A {chain['chain']} {text}" for text in texts]
+            for rule in chain["rules"]:
+                first = rule["rule"].removesuffix(f" (and {len(rule['more'])} more like it)")
+                rules += [f"-A {chain['chain']} {text}" for text in (first, *rule["more"])]
     read = []
     for family, tables in blocks.items():
         lines = [(f"*{name}", *declared.values(), *rules, "COMMIT\n") for name, (declared, rules) in tables.items()]

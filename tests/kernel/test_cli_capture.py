@@ -435,7 +435,7 @@ def test_counters_of_real_traffic(pod_pair: PodPair) -> None:
     assert "    3   180 ISTIO-REDIRECT  all  --  *      *       0.0.0.0/0            0.0.0.0/0" in lines
 
 
-def test_rules_of_others_stay_and_are_shown(netns: NamespaceFactory) -> None:
+def test_foreign_rules_stay_and_are_shown(netns: NamespaceFactory) -> None:
     namespace = netns()
     namespace.run(["iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "eth9", "-j", "MASQUERADE"])
     before = state(namespace)

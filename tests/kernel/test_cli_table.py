@@ -112,7 +112,7 @@ def test_random_rules_are_listed_as_iptables_lists_them(variant: Variant, rulese
 
 
 @pytest.mark.parametrize("variant", ["nft", "legacy"])
-def test_rules_of_others_and_their_counters(netns: NamespaceFactory, variant: Variant) -> None:
+def test_foreign_rules_and_their_counters(netns: NamespaceFactory, variant: Variant) -> None:
     namespace = netns()
     namespace.run([f"iptables-{variant}-restore", "-c"], stdin=OTHERS)
     namespace.run(

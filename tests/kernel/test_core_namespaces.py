@@ -101,18 +101,23 @@ class TestEntered:
 
     def test_entering_takes_the_capability(self, netns: NamespaceFactory) -> None:
         """A user other than root may open the namespace of its own process, and enter none."""
+        path = f"/proc/{os.getpid()}/ns/net"
         program = f"""
 import sys; sys.path.insert(0, {os.getcwd()!r})
 from capture.errors import PrivilegeError
 from capture.state.netns import InNamespace
-try:
-    with InNamespace("/proc/self/ns/net"):
-        print("entered")
-except PrivilegeError as error:
-    print(error.exit_code, error.message)
+for path in ("/proc/self/ns/net", {path!r}):
+    try:
+        with InNamespace(path):
+            print("entered")
+    except PrivilegeError as error:
+        print(error.exit_code, error.message, error.remedy.partition(",")[0], sep="; ")
 """
         answer = netns().run([sys.executable, "-I", "-S", "-c", program], uid=1000, gid=1000, reads_everything=True)
-        assert answer.stdout == f"{EXIT_UNSUPPORTED} not permitted to enter /proc/self/ns/net\n"
+        assert answer.stdout.splitlines() == [
+            f"{EXIT_UNSUPPORTED}; not permitted to enter /proc/self/ns/net; Run as root",
+            f"{EXIT_UNSUPPORTED}; not permitted to open {path}; Run as root with the capability SYS_PTRACE",
+        ]
         assert PrivilegeError.exit_code == EXIT_UNSUPPORTED
 
     def test_entering_works_in_python_without_setns(

@@ -67,7 +67,7 @@ def test_a_legacy_table_that_was_only_listed_changes_no_answer(here: Namespace) 
     assert decide(BackendRequest()) == before
 
 
-def test_legacy_rules_of_others_do(here: Namespace) -> None:
+def test_foreign_legacy_rules_do(here: Namespace) -> None:
     here.run(["iptables-legacy", "-t", "nat", "-A", "OUTPUT", "-p", "icmp", "-j", "ACCEPT"])
 
     assert decide(BackendRequest()).variant == "legacy"

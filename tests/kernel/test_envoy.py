@@ -260,8 +260,8 @@ def test_a_pod_reaches_itself_without_its_proxy(scene: Scene) -> None:
         seen = get(scene.app_b, address, HTTP)
         assert (seen.label, seen.passed, seen.peer.address) == ("b", (), address)
     scene.proxy_b.connect("127.0.0.1", TCP)
-    time.sleep(0.1)
-    assert scene.envoy_b.log() == []
+    assert get(scene.proxy_b, scene.b.ipv4, HTTP, "/last").passed == ("inbound",)
+    assert [line.request for line in scene.envoy_b.log(1)] == ["GET /last HTTP/1.1"]
 
 
 def test_a_pod_reaches_itself_by_its_service_through_the_proxy_twice(scene: Scene) -> None:

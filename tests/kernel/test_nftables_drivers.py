@@ -164,7 +164,7 @@ def test_ten_thousand_networks_are_read_back(namespace: Namespace, driver: Drive
 # --- what is foreign -----------------------------------------------------------------------------
 
 
-def test_tables_of_others_stay(namespace: Namespace, driver: Driver) -> None:
+def test_foreign_tables_stay(namespace: Namespace, driver: Driver) -> None:
     namespace.run(["nft", "-f", "-"], stdin=FOREIGN)
     before = listing(namespace)
 

@@ -160,7 +160,7 @@ def test_a_switch_of_the_kernel_fails_the_validation(pod_pair: PodPair) -> None:
     assert "validation failed: net.ipv4.conf.all.src_valid_mark is 1" in refused
 
 
-def test_rules_of_others_in_the_way(pod_pair: PodPair) -> None:
+def test_foreign_rules_in_the_way(pod_pair: PodPair) -> None:
     pod = pod_pair.pod
     init(pod)
     pod.run(["iptables", "-A", "INPUT", "-p", "tcp", "--dport", "15006", "-j", "DROP"])

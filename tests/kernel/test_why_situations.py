@@ -30,6 +30,7 @@ from capture.operations import diagnosis, tracing
 from capture.operations.exclusions import unexplained
 from capture.operations.situation import read_situation
 from capture.report.diagnosis_text import diagnosis_lines
+from capture.report.target import named
 from capture.settings import options as option
 from capture.settings.host import PodFromInside
 from capture.settings.settings import Given, Settings
@@ -526,15 +527,20 @@ TO_RUN = re.compile(r"(?:\b[Rr]un|that runs:|Set it up:|remove it:) `((?:capture
 
 
 def assert_the_remedy_works(situation: BrokenPod, pair: PodPair, found: Diagnosis) -> None:
-    """Execute a remedy that is a command, as it is printed: nothing is wrong any more, and other settings are kept."""
+    """Execute a remedy that is a command, as it is printed: nothing is wrong any more, and other settings are kept.
+
+    It is executed outside the pod, in the peer's namespace, as `why --netns` prints it.
+    """
     pod, peer = pair
-    commands = TO_RUN.findall(found.causes[0].remedy)
-    if not commands:
+    if not TO_RUN.findall(found.causes[0].remedy):
         return
+    (cause, *_) = diagnosis.why(packet(situation, pair), namespace=pod.path).causes
+    assert cause.kind == found.causes[0].kind
+    commands = TO_RUN.findall(named(cause.remedy, pod.path))
     with pod.entered():
         before = record.read()
     for command in commands:
-        pod.run(["sh", "-ec", command.replace("capture", str(CAPTURE), 1)])
+        peer.run(["sh", "-ec", re.sub("^capture", str(CAPTURE), command)])
     if situation.kind == "interface-down":
         pod.ip(f"route add default via {peer.ipv4}")
     with pod.entered():
@@ -561,7 +567,7 @@ def kept(recorded: Record | None, changed: set[Option[Any]]) -> tuple[dict[str, 
 
 def test_remedies_of_several_foreign_rules_name_them_in_a_way_that_stays_true(pod_pair: PodPair) -> None:
     """A rule of nft by its handle; of iptables, whose numbers change, one of a chain, by its number in the kernel."""
-    pod, _ = pod_pair
+    pod, peer = pod_pair
     operations.apply(given("--backend iptables"), pod.path)
     pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
     for rule in ("-t nat -I OUTPUT -p tcp --dport 80 -j ACCEPT", "-t nat -I OUTPUT -p tcp -m multiport --dports 8,9"):
@@ -582,9 +588,9 @@ def test_remedies_of_several_foreign_rules_name_them_in_a_way_that_stays_true(po
         "nft delete rule ip x c handle 3",
     ]
     for command in commands:
-        pod.run(command.split())
-    (cause,) = why(pod).causes
-    pod.run(TO_RUN.findall(cause.remedy)[0].split())
+        peer.run(command.split())
+    (cause,) = diagnosis.why(namespace=pod.path).causes
+    peer.run(TO_RUN.findall(cause.remedy)[0].split())
     assert why(pod).causes == ()
 
 

@@ -305,7 +305,7 @@ def test_a_backend_knows_no_settings(backend: str) -> None:
         ("nftables", ("capture.backends.nftables.libnftables",)),
     ],
 )
-def test_packages_of_others_are_imported_in_one_place(package: str, who: tuple[str, ...]) -> None:
+def test_third_party_packages_are_imported_in_one_place(package: str, who: tuple[str, ...]) -> None:
     users = {module for module in MODULES if any(covers(package, name) for name in imports_of(module).all)}
     assert {module for module in users if not any(covers(entry, module) for entry in who)} == set()
 

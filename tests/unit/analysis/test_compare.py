@@ -143,7 +143,7 @@ def test_each_difference_is_named(live: Ruleset, expected: str) -> None:
     assert can_stay(DESIRED, live) is expected.startswith("policy")
 
 
-def test_an_interface_of_others_left_alone_is_no_difference() -> None:
+def test_a_foreign_interface_left_alone_is_no_difference() -> None:
     live = with_table(DESIRED, "mangle", Chain("PREROUTING", (Rule(Return(), (InInterface("eth7"),)),), "ACCEPT"))
     assert differences(DESIRED, live) == []
     assert can_stay(DESIRED, live)

@@ -146,7 +146,7 @@ def test_a_status_that_cannot_be_read_is_worth_a_line_with_another_source(
     assert STATUS in line["reason"]
 
 
-def test_a_truth_value_that_is_none_is_worth_a_line(learned: Any, tmp_path: Path) -> None:
+def test_an_unreadable_truth_value_is_worth_a_line(learned: Any, tmp_path: Path) -> None:
     assert learned("runtime", annotations=INJECTED | {INJECT: "maybe"}) == (None, "")
     (line,) = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert line["level"] == "warn"

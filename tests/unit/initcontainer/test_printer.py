@@ -80,7 +80,7 @@ def test_text_of_several_lines_is_one_line_of_json(capsys: pytest.CaptureFixture
     assert json.loads(capsys.readouterr().out)["msg"] == "one\ntwo"
 
 
-def test_a_level_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_level(capsys: pytest.CaptureFixture[str]) -> None:
     printer = Printer()
     with pytest.raises(ConfigurationError) as caught:
         printer.obey(explicit({LOG_OUTPUT_LEVEL: "loud", LOG_AS_JSON: "true"}))

@@ -254,14 +254,11 @@ def test_an_escape_is_seen(name: str) -> None:
     assert escapes(DOCUMENTED[name], CaptureConfig()) != []
 
 
-@given(configs())
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
-def test_no_packet_escapes_by_random_settings(config: CaptureConfig) -> None:
-    assert escapes(config) == []
+@pytest.mark.parametrize("examples", [50, pytest.param(500, marks=pytest.mark.long)])
+def test_no_packet_escapes_by_random_settings(examples: int) -> None:
+    @given(configs())
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    def check(config: CaptureConfig) -> None:
+        assert escapes(config) == []
 
-
-@pytest.mark.long
-@given(configs())
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
-def test_no_packet_escapes_by_many_settings(config: CaptureConfig) -> None:
-    assert escapes(config) == []
+    check()

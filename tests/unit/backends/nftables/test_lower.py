@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from capture.backends.nf_tables.hooks import Hook
 from capture.backends.nf_tables.native import Among
 from capture.backends.nftables.lower import COMMENT_MAXIMUM, lower, lower_rule
 from capture.model.addresses import FAMILIES, IPV4, IPV6
@@ -36,7 +37,7 @@ from capture.model.ruleset import (
 from support.rules.nftables_cases import networks
 
 if TYPE_CHECKING:
-    from capture.model.ruleset import Match
+    from capture.model.ruleset import Match, TableName
 
 BOTH = Ruleset(FAMILIES, ())
 
@@ -116,10 +117,18 @@ def test_a_rule_that_contradicts_itself_is_refused(matches: tuple[Match, ...]) -
         list(lower_rule(Rule(Drop(), matches, IPV4), BOTH))
 
 
-def test_every_built_in_chain_has_a_hook() -> None:
-    nat = Table(NAT, (Chain(INPUT, (Rule(Return()),), "ACCEPT"),))
+@pytest.mark.parametrize(
+    ("table", "name", "hook"),
+    [
+        (NAT, INPUT, Hook("nat", "input", 100)),
+        (NAT, OUTPUT, Hook("nat", "output", -100)),
+        (MANGLE, OUTPUT, Hook("route", "output", -150)),
+        (RAW, PREROUTING, Hook("filter", "prerouting", -300)),
+    ],
+)
+def test_a_built_in_chain_has_its_hook(table: TableName, name: str, hook: Hook) -> None:
+    built_in = Table(table, (Chain(name, (Rule(Return()),), "ACCEPT"),))
 
-    ((chain,),) = (table.chains for table in lower(Ruleset(FAMILIES, (nat,))))
+    ((chain,),) = (lowered.chains for lowered in lower(Ruleset(FAMILIES, (built_in,))))
 
-    assert chain.hook is not None
-    assert chain.hook.priority == 100
+    assert chain.hook == hook

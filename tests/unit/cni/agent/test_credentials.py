@@ -102,7 +102,7 @@ def test_a_given_api_server_beats_what_kubelet_says(options: Options) -> None:
     }
 
 
-def test_files_of_others_stay(options: Options) -> None:
+def test_foreign_files_stay(options: Options) -> None:
     credentials.renew(options, ADDRESS)
     os.unlink(f"{options.credentials}/token")
     Path(options.credentials, "foreign").touch()

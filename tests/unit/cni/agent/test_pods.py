@@ -131,7 +131,7 @@ def test_the_end_of_an_older_pod_of_the_name_is_no_end_of_the_new_one() -> None:
     assert pods.all() == []
 
 
-def test_a_change_that_decides_nothing_is_none() -> None:
+def test_a_change_that_decides_nothing_is_left_out() -> None:
     table = filled(a_pod())
     version, _ = table.changes_since(-1)
     known = table.get("shop", "web-0")

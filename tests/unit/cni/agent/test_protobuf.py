@@ -30,7 +30,7 @@ def test_fields_of_other_kinds_are_passed_over() -> None:
     assert text(fixed + message(f3="here"), 3) == "here"
 
 
-def test_a_text_that_is_none_is_read_as_far_as_it_is_one() -> None:
+def test_a_malformed_text_is_read_up_to_its_fault() -> None:
     assert text(message(f1=b"a\xff"), 1) == "a\ufffd"
     assert text(b"", 1) == ""
     assert integer(b"", 1) == 0

@@ -50,7 +50,7 @@ def test_large_answers_come_whole(server: AgentServer) -> None:
     assert len(agent_socket.request(server.path, {"get": "big"}, 5)["is"]) == 3_000_000
 
 
-def test_questions_that_are_none_are_answered_with_what_is_expected(server: AgentServer) -> None:
+def test_malformed_questions_are_answered_with_what_is_expected(server: AgentServer) -> None:
     assert "'get' among big, pod, probe" in agent_socket.request(server.path, {"get": "sudo"}, 5)["error"]
 
 
