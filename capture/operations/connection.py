@@ -31,7 +31,6 @@ from capture.model.values import Value
 from capture.netlink.interfaces import NUD_CONFIRMED, NUD_KNOWN, knows_neighbours
 from capture.netlink.ipsec import read_policies
 from capture.netlink.rtnetlink import open_route
-from capture.operations import verify
 from capture.operations.comparison import reject_fault
 from capture.operations.drift_causes import SENT_ON, delivery_causes, drift_cause, missing_route_cause
 from capture.operations.tracing import live_trace
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     from capture.netlink.ipsec import IpsecPolicy
     from capture.operations.results import Verified
     from capture.operations.situation import ExaminedPod
-    from capture.settings.settings import Settings
 
 
 class Connection(Value):
@@ -55,8 +53,9 @@ class Connection(Value):
 
     live: Trace
     pod: ExaminedPod
-    settings: Settings | None
     policies: tuple[IpsecPolicy, ...]
+    verified: Callable[[], Verified]
+    """Returns what verify finds, which takes long where rules are many."""
 
     @property
     def is_inbound(self) -> bool:
@@ -73,10 +72,6 @@ class Connection(Value):
         """Return the policy that decides on it, or on its answers."""
         packets = (self.live.packet, *replies_of(self.live, self.owner))
         return next(filter(None, (policy_for(each, self.policies) for each in packets)), None)
-
-    def verified(self) -> Verified:
-        """Return what verify finds; which takes long where rules are many."""
-        return verify(self.settings, prefer_recorded=self.settings is None)
 
 
 def causes_of(connection: Connection) -> list[Cause]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
+
 from capture.analysis.captured_pod import Capture
 from capture.analysis.cause_text import REAPPLY_OR_RECREATE, Cause, cause, for_machine, without_record
 from capture.analysis.ipsec import policy_for
@@ -217,7 +219,8 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
     known, desired = pod.known, pod.desired
     policies, unread = ipsec_policies()
     live = live_trace(packet, pod.situation)
-    connection = Connection(live, pod, settings, tuple(policies))
+    verified = cache(partial(verify, settings, prefer_recorded=settings is None))
+    connection = Connection(live, pod, tuple(policies), verified)
     candidates = causes_of(connection)
     if known is not None:
         candidates = [with_options(each, live.packet, known) for each in candidates]

@@ -122,8 +122,9 @@ def test_the_missing_half_of_the_transparent_route_is_named(pair: PodPair, comma
     assert missing in printed
     assert f"the {other}" not in printed
     of_node = missing.replace("`ip ", f"`nsenter --net={pair.pod.path} ip ")
-    for verb in "trace", "why":
-        from_node = [PROGRAM, verb, "tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0", "--netns", pair.pod.path]
+    inbound = ("tcp", f"{pair.pod.ipv4}:8080", "--in", "eth0")
+    for verb in ("trace", *inbound), ("why", *inbound), ("doctor",):
+        from_node = [PROGRAM, *verb, "--netns", pair.pod.path]
         assert of_node in subprocess.run(from_node, capture_output=True, text=True, check=False).stdout
 
 

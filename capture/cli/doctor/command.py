@@ -35,7 +35,8 @@ def doctor(namespace: str | None, form: str, *, everything: bool) -> int:
     """
     with InNamespace(namespace):
         print_start_line(operations.reference() if is_private(STATE_DIRECTORY) else None, form)
-        findings = [each.replace(remedy=named(each.remedy, namespace)) for each in examine(namespace)]
+        found = ((each, named([each.message, each.remedy], namespace)) for each in examine(namespace))
+        findings = [each.replace(message=message, remedy=remedy) for each, (message, remedy) in found]
     if form == "json":
         print_json({"works": can_work(findings), "findings": [_as_plain(each) for each in findings]})
     else:
