@@ -70,6 +70,8 @@ class Watched:
         self.pod, self.node = pair
         self.pods, self.health = Pods(), Health()
         self.seen: list[str] = []
+        self.now = 1000.0
+        """What the clock of repairs shows, in seconds."""
         configuration = conf.parse({"type": "capture-cni"})
         self.runtime = OnePod(str(self.pod.path))
         runtime: Any = self.runtime
@@ -81,6 +83,7 @@ class Watched:
             self.health,
             AgentLog(descriptor=-1),
             self.audit.look,
+            lambda: self.now,
         )
 
         def on_change(audited: Audited, pod: dict[str, Any] | None) -> None:
@@ -351,7 +354,7 @@ def test_repairs_are_limited(watched: Watched, proxy: None) -> None:
 def test_a_repair_that_fails_is_tried_again_later(watched: Watched, proxy: None) -> None:
     assert [watched.run_once() for _ in range(3)] == ["no-rules"] * 3
     assert watched.health.counts() == {("repairs", "failure"): 1}  # no API server is known here
-    time.sleep(1.1)
+    watched.now += 1.1
     watched.run_once()
     assert watched.health.counts() == {("repairs", "failure"): 2}
 

@@ -219,6 +219,15 @@ def found(live: Trace, desired: Trace | None = None, capture: Capture = CAPTURE,
     return only_one
 
 
+REROUTED = MarkRoute("ipv4", 5, ALL_BITS, is_inverted=False, words="100: from all fwmark 0x5 blackhole", targets=())
+DROPS = FOREIGN.replace(rule=Rule(Drop(), why="drop it"))
+DROPS_PLAINLY = FOREIGN.replace(rule=Rule(Drop()))
+REJECTS = FOREIGN.replace(rule=Rule(UnknownVerdict("reject with icmp port-unreachable"), why="no"))
+POLICY = BaseChain(
+    "inet firewall", FAMILIES, "OUTPUT", 0, is_nat=False, contents=Table(MANGLE, (Chain("out", (), "DROP"),))
+)
+
+
 @pytest.mark.parametrize(
     ("live", "expected"),
     [
@@ -271,8 +280,35 @@ def found(live: Trace, desired: Trace | None = None, capture: Capture = CAPTURE,
             cause("filtered", where=AT_FOREIGN, filter="a foreign rule drops its answers: -j DROP"),
         ),
         (way(OUT, "no-route"), cause("no-route", address="192.0.2.1", flag="")),
+        (way(OUT, "dropped", DROPS), cause("filtered", where=AT_FOREIGN, filter=f"{FOREIGN_DROPS}: drop it")),
+        (
+            way(OUT, "dropped", DROPS_PLAINLY),
+            cause("filtered", where=AT_FOREIGN, filter=f"{FOREIGN_DROPS}: -j DROP"),
+        ),
+        (way(OUT, "dropped", REJECTS), cause("filtered", where=AT_FOREIGN, filter=f"{FOREIGN_REJECTS}: no")),
+        (way(OUT, "dropped", OWN), cause("excluded", "drop", where=AT_OWN, reason="loops end")),
+        (
+            way(OUT, "dropped", OWN.replace(rule=Rule(Drop()))),
+            cause("excluded", "drop", where=AT_OWN, reason="by its settings"),
+        ),
+        *(
+            (
+                way(OUT, "dropped", step).replace(rerouted=REROUTED, mark=5),
+                cause("rerouted", where=AT_FOREIGN, mark=5, rule=REROUTED.words, words=words),
+            )
+            for step, words in ((DROPS, "drop it"), (DROPS_PLAINLY, "-j DROP"))
+        ),
+        (
+            way(OUT, "dropped").replace(policy=POLICY),
+            cause(
+                "filtered",
+                where=POLICY.location("out"),
+                filter="no rule accepts the packet, and the chain's policy is DROP",
+            ),
+        ),
+        (way(OUT, "dropped"), cause("filtered", filter="a foreign rule or policy drops the packet")),
     ],
-)
+)  # fmt: skip
 def test_why_a_connection_does_not_come_to_the_proxy(live: Trace, expected: Cause) -> None:
     assert found(live) == expected
 
@@ -315,51 +351,6 @@ def test_tproxy_has_met_inbound_packets_in_mangle(packet: Packet, kind: str) -> 
     live = way(packet, "direct", DIVERTED, FOREIGN)
     assert found(live, capture=CAPTURE.replace(is_transparent=True)).kind == kind
     assert found(live).kind == "foreign-rule"
-
-
-REROUTED = MarkRoute("ipv4", 5, ALL_BITS, is_inverted=False, words="100: from all fwmark 0x5 blackhole", targets=())
-DROPS = FOREIGN.replace(rule=Rule(Drop(), why="drop it"))
-DROPS_PLAINLY = FOREIGN.replace(rule=Rule(Drop()))
-REJECTS = FOREIGN.replace(rule=Rule(UnknownVerdict("reject with icmp port-unreachable"), why="no"))
-POLICY = BaseChain(
-    "inet firewall", FAMILIES, "OUTPUT", 0, is_nat=False, contents=Table(MANGLE, (Chain("out", (), "DROP"),))
-)
-
-
-@pytest.mark.parametrize(
-    ("live", "expected"),
-    [
-        (way(OUT, "dropped", DROPS), cause("filtered", where=AT_FOREIGN, filter=f"{FOREIGN_DROPS}: drop it")),
-        (
-            way(OUT, "dropped", DROPS_PLAINLY),
-            cause("filtered", where=AT_FOREIGN, filter=f"{FOREIGN_DROPS}: -j DROP"),
-        ),
-        (way(OUT, "dropped", REJECTS), cause("filtered", where=AT_FOREIGN, filter=f"{FOREIGN_REJECTS}: no")),
-        (way(OUT, "dropped", OWN), cause("excluded", "drop", where=AT_OWN, reason="loops end")),
-        (
-            way(OUT, "dropped", OWN.replace(rule=Rule(Drop()))),
-            cause("excluded", "drop", where=AT_OWN, reason="by its settings"),
-        ),
-        *(
-            (
-                way(OUT, "dropped", step).replace(rerouted=REROUTED, mark=5),
-                cause("rerouted", where=AT_FOREIGN, mark=5, rule=REROUTED.words, words=words),
-            )
-            for step, words in ((DROPS, "drop it"), (DROPS_PLAINLY, "-j DROP"))
-        ),
-        (
-            way(OUT, "dropped").replace(policy=POLICY),
-            cause(
-                "filtered",
-                where=POLICY.location("out"),
-                filter="no rule accepts the packet, and the chain's policy is DROP",
-            ),
-        ),
-        (way(OUT, "dropped"), cause("filtered", filter="a foreign rule or policy drops the packet")),
-    ],
-)  # fmt: skip
-def test_the_rule_that_drops_a_packet_is_the_cause(live: Trace, expected: Cause) -> None:
-    assert found(live) == expected
 
 
 TO_INBOUND = Step(NAT, "ISTIO_IN_REDIRECT", 1, Rule(Redirect(15006)))
