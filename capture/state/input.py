@@ -14,7 +14,7 @@ MAX_BYTES = 64 * 1024 * 1024
 """Ten thousand workloads, or the dump of 60,000 rules, have less."""
 INPUT_TIMEOUT = 10.0
 """Seconds for a pipe that is named to send something; standard input has a person or a program at its other end."""
-READABLE = f"Name a file that you may read, or {STDIN} for standard input."
+READABLE = f"Name a text file that you may read, or {STDIN} for standard input."
 
 
 class InputError(CaptureError):
@@ -40,8 +40,7 @@ def read_input(name: str, limit: int = MAX_BYTES, timeout: float = INPUT_TIMEOUT
     except OSError as error:
         raise InputError(f"cannot read {origin_of(name)}: {error.strerror}", READABLE) from None
     except UnicodeDecodeError as error:
-        message = f"{origin_of(name)}: not UTF-8: {error.reason} at byte {error.start}"
-        raise InputError(message, "Save it as text in UTF-8.") from None
+        raise InputError(f"{origin_of(name)}: not UTF-8: {error.reason} at byte {error.start}", READABLE) from None
 
 
 def _read(name: str, limit: int, timeout: float) -> bytearray:

@@ -57,5 +57,5 @@ def test_a_pipe_to_which_no_process_writes_is_given_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "problem"), [("/nosuch", "No such file"), ("/", "Is a directory")])
 def test_an_unreadable_input_is_named(name: str, problem: str) -> None:
-    with pytest.raises(InputError, match=f"(?s)^cannot read {name}: {problem}.*Name a file that you may read"):
+    with pytest.raises(InputError, match=f"(?s)^cannot read {name}: {problem}.*Name a text file that you may read"):
         read_input(name)
