@@ -22,7 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
-    Bounds = tuple[int, ...]
+    Splits = tuple[int, ...]
 
 LEAF_LEVEL = 1 << 30
 """Below every field."""
@@ -45,12 +45,12 @@ class Diagrams:
 
     def __init__(self) -> None:
         self._levels: list[int] = []
-        self._bounds: list[Bounds] = []
+        self._bounds: list[Splits] = []
         """For each node the last number of each interval but the last."""
         self._kids: list[tuple[int, ...]] = []
         self._values: dict[int, Hashable] = {}
         self._leaves: dict[tuple[type, Hashable], int] = {}
-        self._unique: dict[tuple[int, Bounds, tuple[int, ...]], int] = {}
+        self._unique: dict[tuple[int, Splits, tuple[int, ...]], int] = {}
         self._edges = 0
         self._chosen: dict[tuple[int, int, int], int] = {}
         self._memos: dict[Hashable, dict[Hashable, int]] = {}
@@ -86,7 +86,7 @@ class Diagrams:
             node = self._unique[key] = self._add(*key)
         return node
 
-    def _add(self, level: int, bounds: Bounds, kids: tuple[int, ...]) -> int:
+    def _add(self, level: int, bounds: Splits, kids: tuple[int, ...]) -> int:
         self._edges += len(kids)
         if self._edges > MAX_EDGES:
             raise TooLargeError
@@ -377,7 +377,7 @@ class Diagrams:
         """Return what keeps nodes below a level as they are."""
         return lambda each: each if self._levels[each] > lowest else None
 
-    def _put_above(self, level: int, bounds: Bounds, kids: Sequence[int]) -> int:
+    def _put_above(self, level: int, bounds: Splits, kids: Sequence[int]) -> int:
         """Return a node whose kids may test the fields above it."""
         node = kids[-1]
         for bound, kid in zip(reversed(bounds), reversed(kids[:-1]), strict=True):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from capture.analysis.causes import TextOf
     from capture.analysis.compiler import Direction
     from capture.analysis.outcome import Outcome
-    from capture.analysis.regions import Path
+    from capture.analysis.regions import Region
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule
 
@@ -99,7 +99,7 @@ class _FamilyPolicy:
                 for traffic, why, path in self._parts(explained, among, fate, whys):
                     yield Statement((self.family,), direction, traffic, fate, why, self._is_routine(path, fate))
 
-    def _is_routine(self, path: Path, fate: Fate | None) -> bool:
+    def _is_routine(self, path: Region, fate: Fate | None) -> bool:
         """Return whether connections are the proxy's, or over ``lo``, and fare as with every capture."""
         is_proxy = any(path.get(level) and {*path[level]} <= known for level, known in self.proxy_ids.items())
         over_lo = is_over_lo(self.space, path)
@@ -135,7 +135,7 @@ class _FamilyPolicy:
     def _text(self, rule: Rule) -> str:
         return self.text_of(rule, self.family)
 
-    def _parts(self, node: int, among: int, fate: Fate | None, reasons: list[str]) -> Iterator[tuple[str, str, Path]]:
+    def _parts(self, node: int, among: int, fate: Fate | None, reasons: list[str]) -> Iterator[tuple[str, str, Region]]:
         """Yield the sets of packets with one outcome in words, with reason and ranges; of very many, how many more."""
         space = self.space
         diagrams = space.diagrams

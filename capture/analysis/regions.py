@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from capture.analysis.space import MarkKind, PacketSpace
 
-    Ranges = tuple[tuple[int, int], ...]
-    Path = dict[int, Ranges]
+    Spread = tuple[tuple[int, int], ...]
+    Region = dict[int, Spread]
     """The ranges, by level, that the packets of a part of a set share."""
 
     from capture.analysis.compiler import Direction
@@ -81,13 +81,13 @@ def _filled(kids: list[int], ends: list[int]) -> list[int]:
 # --- words ---------------------------------------------------------------------------------------
 
 
-def parts(space: PacketSpace, packets: int, among: int) -> list[Path]:
+def parts(space: PacketSpace, packets: int, among: int) -> list[Region]:
     """Return the parts of a set among packets that can occur, joined where they differ in one field only."""
     simple = _simplified(space, packets, among)
     return _joined(list(islice(_paths(space, simple, {}), MAX_PARTS)))
 
 
-def _paths(space: PacketSpace, node: int, path: Path) -> Iterator[Path]:
+def _paths(space: PacketSpace, node: int, path: Region) -> Iterator[Region]:
     diagrams = space.diagrams
     if node == diagrams.no:
         return
@@ -105,9 +105,9 @@ def _paths(space: PacketSpace, node: int, path: Path) -> Iterator[Path]:
         yield from _paths(space, kid, {**path, level: tuple(ranges)})
 
 
-def _joined(paths: list[Path]) -> list[Path]:
+def _joined(paths: list[Region]) -> list[Region]:
     for level in sorted({level for path in paths for level in path}, reverse=True):
-        alike: dict[tuple[tuple[int, Ranges], ...], Path] = {}
+        alike: dict[tuple[tuple[int, Spread], ...], Region] = {}
         for path in paths:
             rest = tuple(sorted((other, ranges) for other, ranges in path.items() if other != level))
             known = alike.get(rest)
@@ -121,7 +121,7 @@ def _joined(paths: list[Path]) -> list[Path]:
     return paths
 
 
-def region_text(space: PacketSpace, path: Path) -> str:
+def region_text(space: PacketSpace, path: Region) -> str:
     """Return a part of a set in words: "tcp to 203.0.113.0/24, port 80, user 1337"."""
     protocols = {number for ends in path.get(Field.PROTOCOL, ((0, 1),)) for number in ends}
     words: str = "tcp and udp" if len(protocols) > 1 else PROTOCOLS[protocols.pop()]
@@ -131,7 +131,7 @@ def region_text(space: PacketSpace, path: Path) -> str:
     return ", ".join((words, *_marks(space, path)))
 
 
-def is_told_apart_from_lo(space: PacketSpace, path: Path) -> bool:
+def is_told_apart_from_lo(space: PacketSpace, path: Region) -> bool:
     """Return whether a part is what leaves the pod by any interface, but not over lo: ``region_text`` omits that."""
     ranges = path.get(Field.OUT, ())
     lo = space.interface(LOOPBACK)
@@ -139,12 +139,12 @@ def is_told_apart_from_lo(space: PacketSpace, path: Path) -> bool:
     return not may_be_lo and not _interfaces(space, Field.OUT, ranges)
 
 
-def is_over_lo(space: PacketSpace, path: Path) -> bool:
+def is_over_lo(space: PacketSpace, path: Region) -> bool:
     """Return whether a part is what stays in the pod."""
     return _interfaces(space, Field.OUT, path.get(Field.OUT, ())) == OVER_LO
 
 
-def _numbers(space: PacketSpace, level: int, ranges: Ranges) -> str:
+def _numbers(space: PacketSpace, level: int, ranges: Spread) -> str:
     """Return ranges of numbers, or those that are left out where they are fewer."""
     if ranges == ((NONE, NONE),):
         return "unknown"
@@ -159,7 +159,7 @@ def _span(span: tuple[int, int]) -> str:
     return str(span[0]) if span[0] == span[1] else f"{span[0]}-{span[1]}"
 
 
-def _addresses(space: PacketSpace, _: int, ranges: Ranges) -> str:
+def _addresses(space: PacketSpace, _: int, ranges: Spread) -> str:
     highest = (1 << BITS[space.family]) - 1
     shown = tuple((max(first, 0), last) for first, last in ranges if last >= 0)
     left_out = gaps(shown, 0, highest)
@@ -183,7 +183,7 @@ def _networks(family: Family, ranges: Iterable[tuple[int, int]]) -> Iterator[str
             yield from (each.shown for each in networks)
 
 
-def _interfaces(space: PacketSpace, level: int, ranges: Ranges) -> str:
+def _interfaces(space: PacketSpace, level: int, ranges: Spread) -> str:
     """Return by which interfaces; nothing for packets that leave the pod by any."""
     inside = {number for first, last in ranges for number in range(first, last + 1)}
     usable = space.usable_interfaces[level]
@@ -198,7 +198,7 @@ def _interfaces(space: PacketSpace, level: int, ranges: Ranges) -> str:
     return f"{'in by' if level == Field.IN else 'out by'} {_listed(names)}" if names else ""
 
 
-def _states(_space: PacketSpace, _: int, ranges: Ranges) -> str:
+def _states(_space: PacketSpace, _: int, ranges: Spread) -> str:
     states = [CONNECTION_STATES[n] for first, last in ranges for n in range(first, last + 1)]
     usual = [state for state in states if state != "UNTRACKED"]
     return "" if len(usual) >= len(CONNECTION_STATES) - 1 else f"of a connection that is {' or '.join(usual)}"
@@ -218,7 +218,7 @@ WORDS = (
 """How the fields of a set of packets read, in this order."""
 
 
-def _marks(space: PacketSpace, path: Path) -> Iterator[str]:
+def _marks(space: PacketSpace, path: Region) -> Iterator[str]:
     """Yield which marks the packet and its connection have, in those bits that matter."""
     kinds: tuple[tuple[MarkKind, str], ...] = (("mark", "mark"), ("connection", "connection mark"))
     for kind, words in kinds:

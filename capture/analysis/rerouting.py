@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    Range = tuple[int, int]
+    Interval = tuple[int, int]
     RouteTarget = tuple[int, int, str | None]
     """Addresses from the first to the last, and the interface that leads to them; None where they are refused."""
 
@@ -63,7 +63,7 @@ def mark_routes(
     family: Family, rules: Iterable[PolicyRule], routes: Sequence[TableRoute], names: Mapping[int, str]
 ) -> Iterator[MarkRoute]:
     """Yield what policy rules of a family do by marks, and those before them; ``names`` are those of the interfaces."""
-    decided: list[Range] = []
+    decided: list[Interval] = []
     for rule in rules:
         if rule.incoming not in ("", OF_THIS_HOST) and not rule.is_inverted:
             continue
@@ -91,7 +91,7 @@ def _mark_route(family: Family, rule: PolicyRule, targets: Iterable[RouteTarget]
     return MarkRoute(family, rule.mark & mask, mask, is_inverted, str(rule), tuple(targets), is_certain, source)
 
 
-def _apart_from(targets: Iterable[RouteTarget], known: Sequence[Range]) -> list[RouteTarget]:
+def _apart_from(targets: Iterable[RouteTarget], known: Sequence[Interval]) -> list[RouteTarget]:
     """Return what of targets is in none of the ranges that are known."""
     return [(*piece, target) for first, last, target in targets for piece in _pieces(first, last, known)]
 
@@ -108,7 +108,7 @@ def _targets(
         return
     shortest = 0 if rule.suppressed is None else rule.suppressed + 1
     in_table = [route for route in routes if route.table == rule.table and route.prefix >= shortest]
-    known: list[Range] = []
+    known: list[Interval] = []
     for route in sorted(in_table, key=lambda route: (-route.prefix, route.metric)):
         first, last = route.first, route.first | (1 << BITS[family] - route.prefix) - 1
         interface = "lo" if route.kind == RTN_LOCAL else names.get(route.interface, UNCHANGED)
@@ -118,11 +118,11 @@ def _targets(
         known = merge_ranges([*known, (first, last)])
 
 
-def _everywhere(family: Family) -> Range:
+def _everywhere(family: Family) -> Interval:
     return 0, (1 << BITS[family]) - 1
 
 
-def _pieces(first: int, last: int, known: Iterable[Range]) -> list[Range]:
+def _pieces(first: int, last: int, known: Iterable[Interval]) -> list[Interval]:
     return gaps(
         [(max(low, first), min(high, last)) for low, high in known if low <= last and high >= first], first, last
     )

@@ -27,8 +27,8 @@ IpObject = IPv4Address | IPv4Interface | IPv4Network | IPv6Address | IPv6Interfa
 Number = int | str
 Numbers = int | str | Iterable[int | str]
 """Ports, users, groups: numbers, names, and texts such as ``8000-8100``."""
-Network = str | IpObject
-Networks = str | IpObject | Iterable[str | IpObject]
+NetworkArgument = str | IpObject
+NetworksArgument = str | IpObject | Iterable[str | IpObject]
 Names = str | Iterable[str]
 Switch = bool | str
 
@@ -44,17 +44,17 @@ class Keywords(TypedDict, total=False):
     interception_mode: str | None
     inbound_ports: Numbers | None
     excluded_inbound_ports: Numbers | None
-    excluded_inbound_networks: Networks | None
+    excluded_inbound_networks: NetworksArgument | None
     excluded_interfaces: Names | None
-    outbound_networks: Networks | None
-    excluded_outbound_networks: Networks | None
+    outbound_networks: NetworksArgument | None
+    excluded_outbound_networks: NetworksArgument | None
     outbound_ports: Numbers | None
     excluded_outbound_ports: Numbers | None
     uid_port_exclusions: Names | None
     rerouted_interfaces: Names | None
     owner_groups: Numbers | None
     excluded_owner_groups: Numbers | None
-    ipv4_loopback: Network | None
+    ipv4_loopback: NetworkArgument | None
     tproxy_mark: Number | None
     tproxy_route_table: Number | None
     redirect_dns: Switch | None

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Literal
 
-    Fields = dict[str, Any]
+    Unpacked = dict[str, Any]
     """The fields of a structure by name: numbers, or bytes."""
 
 REVISIONS = {"owner": 1, "multiport": 1, "connmark": 1, "conntrack": 3, "iprange": 1, "comment": 0}
@@ -49,7 +49,7 @@ class Layout:
             structure[start:end] = value if isinstance(value, bytes) else value.to_bytes(end - start, order or "big")
         return bytes(structure)
 
-    def read(self, structure: bytes) -> Fields:
+    def read(self, structure: bytes) -> Unpacked:
         """Return the fields of a structure. The kernel hands out structures in full."""
         return {
             name: int.from_bytes(structure[start:end], order) if order else structure[start:end]

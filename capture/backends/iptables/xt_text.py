@@ -18,9 +18,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from capture.backends.iptables.xt_layouts import Fields, Layout
+    from capture.backends.iptables.xt_layouts import Layout, Unpacked
 
-    Speak = Callable[[Fields, Family], str | None]
+    Speak = Callable[[Unpacked, Family], str | None]
     """Return the options of a match or target; None where we have no words for it."""
 
 MAX_BYTES = 16
@@ -88,7 +88,7 @@ def _address(field: bytes, family: Family) -> str:
 ANY_PORT = (0, 0xFFFF)
 
 
-def _ports(fields: Fields) -> list[str]:
+def _ports(fields: Unpacked) -> list[str]:
     """Return ``--sport 1:2 ! --dport 80`` of the ports that are tested; XT_TCP_INV_SRCPT is 1, _DSTPT is 2."""
     inverted = fields["invert"]
     ends = (("--sport", fields["sport"], fields["sport_to"], 1), ("--dport", fields["dport"], fields["dport_to"], 2))
@@ -99,7 +99,7 @@ def _ports(fields: Fields) -> list[str]:
     ]
 
 
-def _tcp(fields: Fields, _family: Family) -> str:
+def _tcp(fields: Unpacked, _family: Family) -> str:
     """``--sport 1:2 --dport 80 --tcp-option 5 --tcp-flags SYN,ACK SYN`` (libxt_tcp.c)."""
     words, inverted = _ports(fields), fields["invert"]
     if fields["option"]:
@@ -121,7 +121,7 @@ def _flags(bits: int) -> str:
     return ",".join(name for index, name in enumerate(TCP_FLAGS) if bits >> index & 1) or "NONE"
 
 
-def _icmp(fields: Fields, family: Family) -> str:
+def _icmp(fields: Unpacked, family: Family) -> str:
     code = "" if (fields["code"], fields["code_to"]) == (0, 0xFF) else f"/{fields['code']}"
     value = "any" if fields["type"] == 0xFF else f"{fields['type']}{code}"
     return option(fields["invert"] & 1, "--icmp-type" if family == IPV4 else "--icmpv6-type", value)
@@ -133,7 +133,7 @@ ADDRESS_TYPES = (
 )
 
 
-def _addrtype(fields: Fields, _family: Family) -> str:
+def _addrtype(fields: Unpacked, _family: Family) -> str:
     flags = fields["flags"]
     words = []
     for name, types, bit in (("--src-type", fields["source"], 1), ("--dst-type", fields["destination"], 2)):
@@ -144,7 +144,7 @@ def _addrtype(fields: Fields, _family: Family) -> str:
     return " ".join(words)
 
 
-def _owner(fields: Fields, _family: Family) -> str | None:
+def _owner(fields: Unpacked, _family: Family) -> str | None:
     flags, inverted = fields["match"], fields["invert"]
     words = [option(inverted & 4, "--socket-exists")] if flags & xt_layouts.OWNER_SOCKET else []
     for kind, bit in (("uid", xt_layouts.OWNER_UID), ("gid", xt_layouts.OWNER_GID)):
@@ -154,7 +154,7 @@ def _owner(fields: Fields, _family: Family) -> str | None:
     return " ".join(words) if 0 < flags < 8 else None  # 8: supplementary groups
 
 
-def _iprange(fields: Fields, family: Family) -> str:
+def _iprange(fields: Unpacked, family: Family) -> str:
     """``--src-range 10.0.0.1-10.0.0.3``."""
     flags = fields["flags"]
     words = []
@@ -165,7 +165,7 @@ def _iprange(fields: Fields, family: Family) -> str:
     return " ".join(words)
 
 
-def _mark(fields: Fields, _family: Family) -> str:
+def _mark(fields: Unpacked, _family: Family) -> str:
     return option(fields["invert"], "--mark", bits_text(fields["mark"], fields["mask"]))
 
 
@@ -175,7 +175,7 @@ DIRECTION = 1 << 12  # XT_CONNTRACK_DIRECTION
 STATE_ALIAS = 1 << 13  # XT_CONNTRACK_STATE_ALIAS: written as ``-m state --state``
 
 
-def _conntrack(fields: Fields, _family: Family) -> str | None:
+def _conntrack(fields: Unpacked, _family: Family) -> str | None:
     """``--ctstate NEW,SNAT`` or ``--ctdir REPLY``, without addresses, and nothing else."""
     inverted, bits = fields["invert_flags"], fields["state_mask"]
     if fields["match_flags"] == DIRECTION and not inverted & ~DIRECTION:
@@ -189,7 +189,7 @@ PORT_OPTIONS = {xt_layouts.MULTIPORT_SOURCE: "--sports", xt_layouts.MULTIPORT_DE
 """The last is of source or destination: XT_MULTIPORT_EITHER in linux/netfilter/xt_multiport.h."""
 
 
-def _multiport(fields: Fields, _family: Family) -> str | None:
+def _multiport(fields: Unpacked, _family: Family) -> str | None:
     """``--ports 53,1000:2000``."""
     count, name = fields["count"], PORT_OPTIONS.get(fields["kind"])
     if name is None or not 0 < count <= MULTIPORT_SLOTS:
@@ -245,11 +245,11 @@ MAP_IPS, PROTO_RANDOM, PERSISTENT, PROTO_RANDOM_FULLY = 1, 4, 8, 16
 NAT_OPTIONS = {PROTO_RANDOM: "--random", PROTO_RANDOM_FULLY: "--random-fully", PERSISTENT: "--persistent"}
 
 
-def _nat_ports(fields: Fields) -> str:
+def _nat_ports(fields: Unpacked) -> str:
     return str(Span(fields["min_port"], fields["max_port"])) if fields["flags"] & xt_layouts.NAT_PORTS else ""
 
 
-def _nat(name: str, where: str, fields: Fields) -> str:
+def _nat(name: str, where: str, fields: Unpacked) -> str:
     options = [word for bit, word in NAT_OPTIONS.items() if fields["flags"] & bit]
     return " ".join([f"{name} {where}", *options] if where else options)
 
@@ -258,7 +258,7 @@ def _to_address(name: str) -> Speak:
     return lambda fields, family: _nat(name, _nat_address(fields, family), fields)
 
 
-def _nat_address(fields: Fields, family: Family) -> str:
+def _nat_address(fields: Unpacked, family: Family) -> str:
     """Return addresses and ports as ``--to-destination`` has them."""
     first, last = (_address(fields[end], family) for end in ("min_ip", "max_ip"))
     addresses = (first if first == last else f"{first}-{last}") if fields["flags"] & MAP_IPS else ""
@@ -268,7 +268,7 @@ def _nat_address(fields: Fields, family: Family) -> str:
     return f"[{addresses}]:{ports}" if family == IPV6 else f"{addresses}:{ports}"
 
 
-def _netmap(fields: Fields, family: Family) -> str | None:
+def _netmap(fields: Unpacked, family: Family) -> str | None:
     """``--to 10.1.0.0/16``, a network whose first and last address the range has (libipt_NETMAP.c)."""
     first, last = (int.from_bytes(fields[end][: BITS[family] // 8], "big") for end in ("min_ip", "max_ip"))
     networks = tuple(split(family, first, last)) if fields["flags"] & MAP_IPS and first <= last else ()
@@ -283,7 +283,7 @@ def _xmark(mark: int, mask: int) -> str:
     return f"--set-xmark {mark:#x}/{mask:#x}"
 
 
-def _connmark(fields: Fields, _family: Family) -> str | None:
+def _connmark(fields: Unpacked, _family: Family) -> str | None:
     if fields.get("shift_dir") or fields.get("shift_bits"):
         return None
     if fields["mode"] == 0:
@@ -292,7 +292,7 @@ def _connmark(fields: Fields, _family: Family) -> str | None:
     return action and f"{action} --nfmask {fields['nfmask']:#x} --ctmask {fields['ctmask']:#x}"
 
 
-def _ct(fields: Fields, _family: Family) -> str | None:
+def _ct(fields: Unpacked, _family: Family) -> str | None:
     if fields["flags"] & ~3 or fields["ct_events"] or fields["exp_events"] or any(fields["timeout"]):
         return None  # events, a timeout policy, a zone for one direction
     words = ["--notrack"] if fields["flags"] & 1 else []
@@ -307,7 +307,7 @@ LOG_OPTIONS = {
 }  # fmt: skip
 
 
-def _log(fields: Fields, _family: Family) -> str:
+def _log(fields: Unpacked, _family: Family) -> str:
     prefix = "".join(letter if letter.isprintable() else " " for letter in text_of(fields["prefix"]))
     words = [f"--log-prefix {quoted(prefix)}"] if prefix else []
     words += [f"--log-level {fields['level']}"] if fields["level"] != xt_layouts.LOG_WARNING else []
@@ -328,7 +328,7 @@ REJECT_WITH = {
 """By the numbers of linux/netfilter_ipv4/ipt_REJECT.h and linux/netfilter_ipv6/ip6t_REJECT.h."""
 
 
-def _reject(fields: Fields, family: Family) -> str | None:
+def _reject(fields: Unpacked, family: Family) -> str | None:
     answer = dict(enumerate(REJECT_WITH[family])).get(fields["answer"])
     return answer and f"--reject-with {answer}"
 

@@ -66,7 +66,7 @@ class LibnftablesDriver(NftablesNetlinkDriver):
             _run(doing, commands)
 
 
-def _commands(desired: tuple[NativeTable, ...], live: plan.LiveTables) -> list[Object]:
+def _commands(desired: tuple[NativeTable, ...], live: plan.LiveHooks) -> list[Object]:
     return [*plan.replace(desired, live, TableCommands), *add_rules(desired)]
 
 

@@ -65,7 +65,7 @@ class NftablesNetlinkDriver:
         del live, recorded
         native, rules = self._making(desired)
 
-        def changes(live: plan.LiveTables) -> Iterator[Change]:
+        def changes(live: plan.LiveHooks) -> Iterator[Change]:
             yield from _tables_and_chains(native, live)
             yield from rules or encode.add_rules(native)
 
@@ -87,7 +87,7 @@ class NftablesNetlinkDriver:
         return self._made[1:]
 
 
-def _tables_and_chains(desired: tuple[NativeTable, ...], live: plan.LiveTables) -> Iterator[Change]:
+def _tables_and_chains(desired: tuple[NativeTable, ...], live: plan.LiveHooks) -> Iterator[Change]:
     return plan.replace(desired, live, lambda table: TableMessages(nf.NFPROTO_INET, table))
 
 
@@ -118,7 +118,7 @@ def _chains_of(netfilter: NetlinkSocket, table: FoundTable) -> list[FoundChain]:
     return [chain for chain in read_chains(netfilter, table.family) if chain.table == table.name]
 
 
-def read_live(netfilter: NetlinkSocket) -> plan.LiveTables:
+def read_live(netfilter: NetlinkSocket) -> plan.LiveHooks:
     """Return our live tables, with the hooks of their chains; None for one that must go as a whole."""
     live: dict[str, dict[str, Hook | None] | None] = {}
     for table in _our_tables(netfilter):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     T_co = TypeVar("T_co", covariant=True)
 
-    LiveTables = Mapping[str, Mapping[str, Hook | None] | None]
+    LiveHooks = Mapping[str, Mapping[str, Hook | None] | None]
     """The hooks of the live chains, by table and chain; None for a table that must go as a whole."""
 
     class TableLanguage(Protocol[T_co]):
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Language = Callable[[str], TableLanguage[T]]
 
 
-def replace(desired: Iterable[NativeTable], live: LiveTables, language: Language[T]) -> Iterator[T]:
+def replace(desired: Iterable[NativeTable], live: LiveHooks, language: Language[T]) -> Iterator[T]:
     """Yield the changes that make of what is live the desired tables, still without rules, and no others."""
     unchanged = set()
     for table in desired:

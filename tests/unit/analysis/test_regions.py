@@ -19,7 +19,7 @@ from capture.settings.config import CaptureConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capture.analysis.regions import Path
+    from capture.analysis.regions import Region
 
 SITUATION = Situation(build_ruleset(CaptureConfig()))
 LEVELS = (Field.PROTOCOL, Field.PORT, Field.DESTINATION, Field.UID, Field.OUT, Field.STATE)
@@ -81,7 +81,7 @@ def test_parts_are_the_set_among_packets_that_can_occur_and_the_witness_is_in_it
         ({Field.STATE: ((0, 4),)}, "tcp and udp"),
     ],
 )
-def test_a_part_reads_as_what_is_shorter(path: Path, text: str) -> None:
+def test_a_part_reads_as_what_is_shorter(path: Region, text: str) -> None:
     assert region_text(PacketSpace("ipv4", [SITUATION]), path) == text
 
 

@@ -36,7 +36,7 @@ class Words:
         return f"delete chain {self._table} {chain}"
 
 
-def replaced(live: plan.LiveTables) -> list[str]:
+def replaced(live: plan.LiveHooks) -> list[str]:
     return list(plan.replace((NAT,), live, Words))
 
 
