@@ -129,11 +129,13 @@ def keep_if_confirmed(seconds: int) -> None:
     for ending in ENDINGS:
         signal.signal(ending, _give_up)
     is_confirmed = False
+    signalled, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wakeup)  # select(2) is not interrupted by a signal that comes just before it
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
         print_on_stderr(f"captured. Connect to this machine once more, then press Enter within {seconds} s to keep it.")
-        readable, _, _ = select.select([sys.stdin], [], [], seconds)
-        is_confirmed = bool(readable) and bool(sys.stdin.readline())
+        readable, _, _ = select.select([sys.stdin, signalled], [], [], seconds)
+        is_confirmed = sys.stdin in readable and bool(sys.stdin.readline())
     finally:
         for ending in ENDINGS:
             signal.signal(ending, signal.SIG_DFL if is_confirmed else signal.SIG_IGN)  # a second one does not stop it

@@ -301,8 +301,11 @@ def make_veth(left: Namespace, right: Namespace, left_name: str = "eth0", right_
     """Join two namespaces by a veth pair and set both ends up."""
     peer = {"ifname": right_name, "net_ns_fd": right.descriptor}
     left.route.link("add", ifname=left_name, kind="veth", peer=peer)
-    left.set_up(left_name)
-    right.set_up(right_name)
+    for end, name in ((left, left_name), (right, right_name)):
+        # A lost question for a neighbour is sent again while a client waits for its one datagram (1 s).
+        for family in ("ipv4", "ipv6"):
+            end.sysctl(f"net.{family}.neigh.{name}.retrans_time_ms", 400)
+        end.set_up(name)
 
 
 def gateway_of(address: str | None) -> str | None:
