@@ -2,7 +2,7 @@
 
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH):/usr/sbin:/sbin
-# Two for a processor: much of the tests' time is waiting. Three for two processors took 5 % longer.
+# Two for a processor: a third of the tests' time is waiting.
 WORKERS ?= $(shell echo $$(( $$(nproc) * 2 )))
 
 .DEFAULT_GOAL := help
