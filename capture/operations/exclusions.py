@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from shlex import join
 
@@ -36,7 +37,7 @@ from capture.settings.options import (
 )
 from capture.settings.pod import PROXY_PORTS
 from capture.state import record
-from capture.state.files import content_of
+from capture.state.files import read_file
 from capture.state.pod_network import read_pod_network
 
 TYPE_CHECKING = False
@@ -200,12 +201,21 @@ def _knew_no_server(known: Reference) -> bool:
     return known.settings[REDIRECT_DNS] and not known.config.captures_dns
 
 
+MAX_RESOLV_CONF = 1 << 16
+"""Bytes; a resolv.conf has some hundred."""
+
+
 def other_servers_notes(known: Reference | None, namespace: Namespace) -> Iterator[Cause]:
     """Yield a note if the process that names the namespace has other name servers than those that are captured."""
     process = re.fullmatch(r"/proc/(\d+)/ns/net", str(namespace))
     if known is None or process is None or not known.config.name_servers:
         return
-    lines = content_of(f"/proc/{process[1]}/root/etc/resolv.conf").decode(errors="replace").splitlines()
+    path = f"/proc/{process[1]}/root/etc/resolv.conf"
+    try:  # the pod makes this file: it may be a FIFO, endless, or a link, which would be followed in our own root
+        text = b"" if os.path.islink(path) else read_file(path, MAX_RESOLV_CONF)
+    except OSError:
+        return
+    lines = text.decode(errors="replace").splitlines()
     others = [each for each in servers_of(lines) if each not in known.config.name_servers]
     if others:
         servers, captured = (
