@@ -6,6 +6,7 @@ Traffic agrees: what has a cause does not reach the proxy. The last situations a
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -968,6 +969,19 @@ def test_a_resolv_conf_with_other_servers_is_a_note(pod_pair: PodPair, tmp_path:
     assert f"names {ELSEWHERE}, and DNS is captured for 203.0.113.1 alone" in found.notes[0].message
     assert reached(BrokenPod("", goes="dns"), pod_pair) == "world"
     assert diagnosis.why(namespace=pod.path).notes == ()
+
+
+def test_a_resolv_conf_that_is_a_fifo_keeps_nothing_waiting(pod_pair: PodPair, tmp_path: Path) -> None:
+    pod, _ = pod_pair
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    pod.listener(("127.0.0.1", 15053), label="proxy", uid=1337)
+    operations.apply(given("--redirect-dns"), pod.path, PodFromInside(servers=(parse_address("203.0.113.1"),)))
+    os.mkfifo(tmp_path / "fifo")
+    own_files = f"mount --bind {tmp_path}/fifo /etc/resolv.conf; touch {tmp_path}/ready; exec sleep 60"
+    process = pod.popen(["unshare", "--mount", "sh", "-ec", own_files])
+    wait_until((tmp_path / "ready").exists)
+
+    assert diagnosis.why(namespace=f"/proc/{process.pid}/ns/net").notes == ()
 
 
 def test_another_source_of_what_leaves_the_pod_is_a_note(pod_pair: PodPair) -> None:
