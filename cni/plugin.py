@@ -102,7 +102,7 @@ def _add(request: Request, configuration: Configuration, log: PluginLog) -> None
         profile=applied.config.profile,
         profile_from=desired.origin(conf.CAPTURE_OPTIONS["profile"]),
         families=applied.config.families,
-        families_from=applied.config.families_because,
+        families_from=applied.config.families_decided_by,
         backend=applied.choice.backend,
         driver=applied.choice.driver,
         changed=applied.changed,
@@ -153,14 +153,14 @@ def _desired_settings(request: Request, configuration: Configuration, log: Plugi
         # Such a runtime never hands them over: failing would stop every pod of the node, in the mesh or not.
         log.error(f"pod {identity} is left alone: {NO_SOURCE}")
         return Exemption(NO_SOURCE)
-    from capture.settings.pod import settings_of  # most pods of a node may have no part in the mesh
+    from capture.settings.pod import pod_settings  # most pods of a node may have no part in the mesh
     from cni.sources import learn
 
     try:
         pod, exemption = learn(identity, configuration, log)
         if exemption is not None:
             return exemption
-        settings = settings_of(pod, configuration.settings)
+        settings = pod_settings(pod, configuration.settings)
     except ConfigurationError as error:
         raise CniError(
             VALUE_REFUSED,

@@ -13,7 +13,7 @@ from capture.backends.nf_tables.listing import FoundChain, read_chains, read_tab
 from capture.backends.nf_tables.names import MODEL_TABLES, REJECT_TABLE
 from capture.backends.request import BackendRequest, flavours_allowed
 from capture.errors import KernelError, PrivilegeError, UnsupportedError
-from capture.model.addresses import FAMILY_NUMBERS, FAMILY_OF, IPV4, IPV6, Family
+from capture.model.addresses import FAMILY_BY_NUMBER, FAMILY_NUMBERS, IPV4, IPV6, Family
 from capture.model.chain_names import is_own_chain
 from capture.model.ruleset import OUTPUT, PREROUTING, TABLES, TABLES_BY_NAME, Ruleset, TableName
 from capture.model.values import Value
@@ -170,10 +170,10 @@ def _read_nf_tables(desired: Ruleset | None) -> tuple[bool | None, bool | None, 
 def _hindrances(netfilter: NetlinkSocket, chains: Iterable[FoundChain], tables: Collection[TableName]) -> Iterator[str]:
     """Yield why tables with the names of iptables' do not work as those that iptables-nft makes."""
     for table in read_tables(netfilter):
-        if table.family in FAMILY_OF and table.name in tables and table.is_dormant:
+        if table.family in FAMILY_BY_NUMBER and table.name in tables and table.is_dormant:
             yield f"table {nf.NFT_FAMILIES[table.family]} {table.name} is dormant"
     for chain in chains:
-        is_used = chain.family in FAMILY_OF and chain.table in tables and chain.name in (PREROUTING, OUTPUT)
+        is_used = chain.family in FAMILY_BY_NUMBER and chain.table in tables and chain.name in (PREROUTING, OUTPUT)
         if is_used and chain.hook != HOOKS[TABLES_BY_NAME[chain.table], chain.name]:
             where = f"the chain {chain.name} of table {nf.NFT_FAMILIES[chain.family]} {chain.table}"
             yield f"{where} is not the one that iptables has ({chain.hook or 'not hooked'})"
@@ -181,8 +181,8 @@ def _hindrances(netfilter: NetlinkSocket, chains: Iterable[FoundChain], tables: 
 
 def _live_chains(listed: Iterable[FoundChain]) -> Iterator[LiveChain]:
     for chain in listed:
-        if chain.family in FAMILY_OF and chain.table in TABLES:
-            yield LiveChain("nft", FAMILY_OF[chain.family], chain.table, chain.name, chain.uses)
+        if chain.family in FAMILY_BY_NUMBER and chain.table in TABLES:
+            yield LiveChain("nft", FAMILY_BY_NUMBER[chain.family], chain.table, chain.name, chain.uses)
         elif chain.family == nf.NFPROTO_INET and chain.table in (*MODEL_TABLES, REJECT_TABLE):
             flavour: Literal["reject", "nftables"] = "reject" if chain.table == REJECT_TABLE else "nftables"
             yield LiveChain(flavour, "inet", chain.table, chain.name, chain.uses)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 
 from capture.errors import KernelError, UnsupportedError
-from capture.model.addresses import BITS, FAMILY_OF, Network
+from capture.model.addresses import BITS, FAMILY_BY_NUMBER, Network
 from capture.model.values import Value
 from capture.netlink import rtnetlink
 from capture.netlink.attributes import attribute, decode_fields, decode_host_number, decode_text, u32
@@ -76,7 +76,7 @@ def is_loopback_up(route: NetlinkSocket) -> bool:
 def read_addresses(route: NetlinkSocket, family: int = rtnetlink.AF_UNSPEC) -> list[Address]:
     """Return the addresses of all interfaces, of one family or of both."""
     bodies = route.dump(RTM_GETADDR, bytes((family, *bytes(IFADDRMSG_SIZE - 1))), "list addresses")
-    return [_decode_address(body) for body in bodies if body[0] in FAMILY_OF]
+    return [_decode_address(body) for body in bodies if body[0] in FAMILY_BY_NUMBER]
 
 
 def knows_neighbours(route: NetlinkSocket, family: int, interface: str, states: int) -> bool:
@@ -119,7 +119,7 @@ def _decode_address(body: bytes) -> Address:
 
     On a point-to-point link IFA_ADDRESS is the other end and IFA_LOCAL is the own one; IPv6 may have IFA_ADDRESS alone.
     """
-    fields, family = decode_fields(body[IFADDRMSG_SIZE:]), FAMILY_OF[body[0]]
+    fields, family = decode_fields(body[IFADDRMSG_SIZE:]), FAMILY_BY_NUMBER[body[0]]
     first = int.from_bytes(fields.get(IFA_LOCAL) or fields.get(IFA_ADDRESS, b""), "big")
     return Address(Network(family, first, BITS[family]), decode_host_number(body[4:8]))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 
-from capture.model.addresses import FAMILY_NAMES, FAMILY_OF
+from capture.model.addresses import FAMILY_BY_NUMBER, FAMILY_NAMES
 from capture.model.values import Value
 from capture.netlink.attributes import Fields, attribute, decode_fields, decode_host_number, decode_text, u32
 from capture.netlink.messages import NLM_F_CREATE, NLM_F_EXCL
@@ -170,7 +170,7 @@ def put_mark_rule(route: NetlinkSocket, family: int, mark: int, table: int, pref
 
     With None, remove every rule that is exactly that, and none with more conditions.
     """
-    words = f"{FAMILY_NAMES[FAMILY_OF[family]]} policy rule fwmark {mark:#x} lookup {table}"
+    words = f"{FAMILY_NAMES[FAMILY_BY_NUMBER[family]]} policy rule fwmark {mark:#x} lookup {table}"
     preferences = _preferences(route, family, mark, table)
     changes = []
     if preference is not None and preference not in preferences:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 
 from capture.errors import KernelError
-from capture.model.addresses import FAMILY_NAMES, FAMILY_OF
+from capture.model.addresses import FAMILY_BY_NUMBER, FAMILY_NAMES
 from capture.model.values import Value
 from capture.netlink import rtnetlink
 from capture.netlink.attributes import attribute, decode_fields, decode_host_number, u32
@@ -96,7 +96,7 @@ def has_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
 
 def add_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
     """Add the route `local default dev lo` to the table. ``lo`` must be up."""
-    doing = f"add {FAMILY_NAMES[FAMILY_OF[family]]} route local default dev lo table {table}"
+    doing = f"add {FAMILY_NAMES[FAMILY_BY_NUMBER[family]]} route local default dev lo table {table}"
     try:
         route.request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, _local_route_body(family, table, RTPROT_BOOT), doing)
     except KernelError as error:
@@ -112,7 +112,7 @@ def remove_local_route(route: NetlinkSocket, family: int, table: int) -> bool:
     It is read first, because only its metric distinguishes an IPv6 route from another default route
     by ``lo``, such as an unreachable one (ip6_route_del in net/ipv6/route.c does not look at the type).
     """
-    doing = f"remove {FAMILY_NAMES[FAMILY_OF[family]]} route local default dev lo table {table}"
+    doing = f"remove {FAMILY_NAMES[FAMILY_BY_NUMBER[family]]} route local default dev lo table {table}"
     removed = False
     for metric in _metrics(route, family, table):
         body = _local_route_body(family, table, RTPROT_UNSPEC) + attribute(RTA_PRIORITY, u32(metric))

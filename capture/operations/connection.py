@@ -24,7 +24,7 @@ from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Network, address_text
 from capture.model.chain_names import is_own_chain
-from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT, Packet
+from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import POSTROUTING
 from capture.model.values import Value
@@ -169,7 +169,7 @@ def _rule_faults(connection: Connection) -> Iterator[Cause]:
     if not live.is_order_known:
         yield from (each for each in (_unjudged_cause(live),) if each.kind == "second-set")
         return
-    complete = live.packet.replace(source_port=live.packet.source_port or USUAL_SOURCE_PORT)
+    complete = live.packet.replace(source_port=live.packet.source_port or EPHEMERAL_PORT)
     desired = trace_whole_path(complete, Situation(connection.pod.desired))
     causes = list(causes_of_connection(live, desired, connection.pod.facts, connection.pod.capture, shown_rule))
     missing = missing_rule_cause(desired)

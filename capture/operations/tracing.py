@@ -15,7 +15,7 @@ from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError
 from capture.model.addresses import FAMILIES, parse_address
 from capture.model.conventions import MAX_ID, MAX_PORT
-from capture.model.packet import USUAL_SOURCE_PORT, Packet
+from capture.model.packet import EPHEMERAL_PORT, Packet
 from capture.model.ruleset import Ruleset
 from capture.netlink.interfaces import read_links
 from capture.netlink.rtnetlink import open_route
@@ -74,7 +74,7 @@ def live_trace(packet: Packet, situation: Situation) -> Trace:
 
 
 def _complete(sent: Packet) -> Packet:
-    return sent if sent.source_port else sent.replace(source_port=USUAL_SOURCE_PORT)
+    return sent if sent.source_port else sent.replace(source_port=EPHEMERAL_PORT)
 
 
 def _lost_reply(traced: Trace, situation: Situation) -> Trace | None:

@@ -61,7 +61,7 @@ class PodFromInside:
         with open_route() as route:
             defaults = [way_out(route, family) for family in FAMILY_NUMBERS.values()]
             addresses = [(each.interface, each.address) for each in read_addresses(route)]
-        return primary_of(addresses, defaults)
+        return choose_primary(addresses, defaults)
 
     def interface_names(self) -> tuple[str, ...] | None:
         """Return the interfaces of the namespace we are in but ``lo``."""
@@ -85,10 +85,10 @@ class PodFromInside:
                 lines = file.readlines()
         except OSError:
             return ()
-        return tuple(servers_of(lines))
+        return tuple(parse_name_servers(lines))
 
 
-def primary_of(addresses: Iterable[tuple[int, Network]], defaults: Container[int]) -> Network | None:
+def choose_primary(addresses: Iterable[tuple[int, Network]], defaults: Container[int]) -> Network | None:
     """Return the primary one of addresses with their interfaces, of which some have a default route."""
     reachable = [
         (interface, own)
@@ -135,7 +135,7 @@ class AnyPod(PodFromInside):
         return True
 
 
-def servers_of(lines: list[str]) -> list[Network]:
+def parse_name_servers(lines: list[str]) -> list[Network]:
     """Return the name servers of the lines of a resolv.conf(5), each once; what is no address does not count."""
     servers: dict[Network, None] = {}
     for line in lines:

@@ -16,7 +16,7 @@ from capture.model.values import Value
 from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.options import RULE_OPTIONS
-from capture.settings.settings import Given, Settings
+from capture.settings.settings import ExplicitValue, Settings
 from capture.state.directory import STATE_DIRECTORY, ensure, require_private
 from capture.state.files import content_of, put
 from capture.state.host_answers import HostAnswers
@@ -119,7 +119,7 @@ MAX_READ_LATELY = 16
 
 def _record(plain: dict[str, Any]) -> Record:
     settings = Settings(
-        {OPTIONS_BY_NAME[name]: Given(*map(_text, explicit)) for name, explicit in plain["settings"].items()},
+        {OPTIONS_BY_NAME[name]: ExplicitValue(*map(_text, explicit)) for name, explicit in plain["settings"].items()},
         knows_proxy_environment=plain["facts"].get("knows_proxy_environment") is not False,
     )
     answers = _answers(plain["facts"])

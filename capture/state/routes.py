@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from capture.errors import CaptureError, KernelError, UnsupportedError
-from capture.model.addresses import FAMILIES, FAMILY_NUMBERS, FAMILY_OF, IPV6, Family, Network
+from capture.model.addresses import FAMILIES, FAMILY_BY_NUMBER, FAMILY_NUMBERS, IPV6, Family, Network
 from capture.model.conventions import ISTIO_MARK, ISTIO_ROUTE_TABLE, PASSTHROUGH_SOURCE, SET_LO_UP
 from capture.model.routing import LoopbackAddress, MissingRoute, PolicyRoute
 from capture.model.ruleset import Ruleset
@@ -95,7 +95,7 @@ def of_marks(live: Ruleset) -> tuple[PolicyRoute, ...]:
     if not marks:
         return ()
     with open_route() as route:
-        tables = {(FAMILY_OF.get(rule.family), rule.mark): rule.table for rule in read_policy_rules(route)}
+        tables = {(FAMILY_BY_NUMBER.get(rule.family), rule.mark): rule.table for rule in read_policy_rules(route)}
     return tuple(
         PolicyRoute(family, mark, tables.get((family, mark), ISTIO_ROUTE_TABLE))
         for family in live.families
@@ -143,7 +143,7 @@ def _routes_present(route: NetlinkSocket, marks: set[int], recorded: Iterable[Po
     known = tuple(recorded)
     followed: set[tuple[Family, int]] = set()
     for rule in filter(lambda rule: rule.is_plain, read_policy_rules(route)):
-        policy = PolicyRoute(FAMILY_OF[rule.family], rule.mark, rule.table)
+        policy = PolicyRoute(FAMILY_BY_NUMBER[rule.family], rule.mark, rule.table)
         of_upstream = (policy.mark, policy.table) == (ISTIO_MARK, ISTIO_ROUTE_TABLE)
         if of_upstream or policy in known or (policy.mark in marks and _halves(route, policy)[1]):
             followed.add((policy.family, policy.mark))

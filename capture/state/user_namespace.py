@@ -171,4 +171,4 @@ def require_known_ids(settings: Settings, config: CaptureConfig) -> None:
         for span in spans:
             if not ids.has(span):
                 expected = f"ids of the pod's own user namespace (hostUsers: false), which has {ids}"
-                raise settings.refused(option, expected, str(span))
+                raise settings.error_for(option, expected, str(span))

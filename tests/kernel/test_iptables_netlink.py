@@ -49,7 +49,7 @@ from capture.rules import build_ruleset
 from capture.settings.config import resolve
 from capture.settings.host import AnyPod
 from capture.settings.options import DROP_INVALID, INTERCEPTION_MODE, REDIRECT_DNS, RULE_COMMENTS, RULE_LOGS
-from capture.settings.settings import Given, Settings
+from capture.settings.settings import ExplicitValue, Settings
 from pytest_netns import Namespace, NamespaceFactory
 from support.generators.rules import rulesets
 from support.rules.iptables_cases import CASES, OWN, TO_CHAIN, Case
@@ -73,11 +73,11 @@ TRANSPARENT_DNS = build_ruleset(
     resolve(
         Settings(
             {
-                INTERCEPTION_MODE: Given("TPROXY", "test"),
-                REDIRECT_DNS: Given("true", "test"),
-                DROP_INVALID: Given("true", "test"),
-                RULE_COMMENTS: Given("true", "test"),
-                RULE_LOGS: Given("true", "test"),
+                INTERCEPTION_MODE: ExplicitValue("TPROXY", "test"),
+                REDIRECT_DNS: ExplicitValue("true", "test"),
+                DROP_INVALID: ExplicitValue("true", "test"),
+                RULE_COMMENTS: ExplicitValue("true", "test"),
+                RULE_LOGS: ExplicitValue("true", "test"),
             }
         ),
         AnyPod(),

@@ -19,7 +19,7 @@ from capture.model.routing import PolicyRoute
 from capture.rules import build_ruleset
 from capture.settings import options as option
 from capture.settings.config import resolve
-from capture.settings.settings import Given, Settings
+from capture.settings.settings import ExplicitValue, Settings
 from capture.state import record
 from capture.state.host_answers import HostAnswers, RecordingHost
 from capture.state.netns import namespace_id
@@ -112,7 +112,7 @@ class TestJson:
     @given(st.text(), st.text())
     def test_any_text_that_was_given_comes_back(self, text: str, origin: str) -> None:
         """Unless it is one that resolves to nothing, which is no record."""
-        settings = Settings({option.INBOUND_PORTS: Given(text, origin)})
+        settings = Settings({option.INBOUND_PORTS: ExplicitValue(text, origin)})
         read = from_json(as_json(PLAIN.replace(settings=settings)))
         assert isinstance(read, str) or read.settings == settings
 
