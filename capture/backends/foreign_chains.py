@@ -22,7 +22,7 @@ from capture.model.addresses import FAMILIES, FAMILY_BY_NUMBER, Family
 from capture.model.conventions import REJECT_REASON
 from capture.model.values import Value
 from capture.netlink.attributes import Fields, decode_fields, decode_text
-from capture.netlink.nfnetlink import open_netfilter, read_consistently
+from capture.netlink.nfnetlink import open_nfnetlink, read_consistently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def read_foreign_chains(own_places: Collection[tuple[str, str]]) -> tuple[BaseCh
     """
     doing = "read the chains of others in nf_tables"
     try:
-        with open_netfilter() as netfilter:
+        with open_nfnetlink() as netfilter:
             base_chains, _ = read_consistently(netfilter, doing, lambda: list(_read(netfilter, own_places)))
     except UnsupportedError:
         return ()

@@ -51,7 +51,7 @@ def recorded_request(changes: Settings, host: Host) -> tuple[Settings, Host]:
     recorded = record.read()
     if recorded is None:
         raise CaptureError(
-            f"there are no recorded settings to apply: {record.fault() or 'nothing is recorded here'}",
+            f"there are no recorded settings to apply: {record.why_unusable() or 'nothing is recorded here'}",
             "Run `capture apply` with the pod's settings, or this where they were recorded; or recreate the pod.",
         )
     explicit = dict(recorded.settings.explicit)
@@ -67,7 +67,7 @@ def recorded_request(changes: Settings, host: Host) -> tuple[Settings, Host]:
     is_changed = any(option not in (ALLOW_HOST, FORCE_APPLY) for option in changes.explicit)
     return (
         recorded.settings.replace(explicit={**explicit, **changes.explicit}),
-        recorded.answers.replace(families=tuple(dict.fromkeys(families)), now=host if is_changed else None),
+        recorded.answers.replace(families=tuple(dict.fromkeys(families)), fallback=host if is_changed else None),
     )
 
 

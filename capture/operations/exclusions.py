@@ -124,7 +124,7 @@ def notes_without_record(facts: PodFacts, capture: Capture, own: Ruleset) -> Ite
 
 def no_record_note(own: Ruleset) -> Cause:
     """Return that there is no reference for our own rules in the namespace we are in: no record, or a damaged one."""
-    fault = record.fault()
+    fault = record.why_unusable()
     if not fault:
         return cause("no-record")
     backend = detect.find_live_sets()[0].choice.backend

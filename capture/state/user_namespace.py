@@ -96,13 +96,13 @@ def act_as_owner(work: Callable[[], None], *, starts_programs: bool) -> None:
     Raises what the work raises, as far as it is a CaptureError: with its kind, message, remedy and errno.
     """
 
-    def do() -> str:
+    def run_work() -> str:
         if starts_programs:
             _keep_capabilities_for_programs()
         work()
         return ""
 
-    _as_owner(do)
+    _as_owner(run_work)
 
 
 def _as_owner(work: Callable[[], str]) -> str:

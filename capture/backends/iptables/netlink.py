@@ -19,7 +19,7 @@ from capture.errors import KernelError, UnsupportedError
 from capture.model.addresses import FAMILY_BY_NUMBER, Family
 from capture.model.ruleset import BUILT_IN_CHAINS, TABLES, TABLES_BY_NAME, Chain, Counters, Ruleset, TableName
 from capture.netlink.batch import Change, transact
-from capture.netlink.nfnetlink import open_netfilter, read_consistently
+from capture.netlink.nfnetlink import open_nfnetlink, read_consistently
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class IptablesNetlinkDriver(IptablesDriver):
     def holds(self, desired: Ruleset) -> bool:
         """Return whether the tables hold the desired rules to the byte and nothing else; False means "read it"."""
         messages = self._making(desired)
-        with open_netfilter() as netfilter:
+        with open_nfnetlink() as netfilter:
             return bool(messages) and holds_exactly(netfilter, FAMILY_BY_NUMBER, TABLES, messages)
 
     def read(self) -> Ruleset:
@@ -57,7 +57,7 @@ class IptablesNetlinkDriver(IptablesDriver):
 
         Raises UnsupportedError without nf_tables, PrivilegeError or KernelError.
         """
-        with open_netfilter() as netfilter:
+        with open_nfnetlink() as netfilter:
             live, _ = read_consistently(netfilter, "read the tables of iptables", lambda: _read(netfilter))
         return ruleset_of(families_here(), _as_iptables_has_them(live))
 

@@ -25,7 +25,7 @@ from capture.backends.nf_tables.listing import read_tables
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILIES, FAMILY_BY_NUMBER, Family
 from capture.model.ruleset import INPUT, MANGLE, OUTPUT, Ruleset
-from capture.netlink.nfnetlink import open_netfilter
+from capture.netlink.nfnetlink import open_nfnetlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class RestoreDriver(IptablesDriver):
 
 
 def _dormant_tables() -> set[tuple[Family, str]]:
-    with open_netfilter() as netfilter:
+    with open_nfnetlink() as netfilter:
         dormant = [table for table in read_tables(netfilter) if table.is_dormant and table.family in FAMILY_BY_NUMBER]
     return {(FAMILY_BY_NUMBER[table.family], table.name) for table in dormant}
 
