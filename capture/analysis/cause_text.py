@@ -208,6 +208,9 @@ TEXTS: dict[tuple[str, str], str] = {
         {RESTRICT_RULE}""",
     ("filtered", ""): f"{{filter}}\nRemove or relax it: {FILTER_WRITERS}",
     ("filtered", "over lo"): f"{{filter}}\nRemove it, or accept what uses lo before it {ACCEPT_LO}. {FILTER_WRITERS}",
+    ("filtered", "answers"): f"""\
+        {{filter}}
+        Accept answers before it (`-m conntrack --ctstate ESTABLISHED -j ACCEPT`). {FILTER_WRITERS}""",
     ("filtered", "redirected"): f"""\
         {{filter}}
         Accept {{port}} there, not the port that was called; and all that uses lo {ACCEPT_LO}. {FILTER_WRITERS}""",

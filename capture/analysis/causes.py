@@ -153,7 +153,7 @@ def drop_cause(live: Trace, text_of: TextOf, other_traces: Iterable[Trace] = (),
         return found or cause("excluded", "drop", where=live.location, reason=step.rule.why or "by its settings")
     ports = _redirect_ports(live, other_traces)
     over_lo = LOOPBACK in (live.packet.in_interface, live.packet.out_interface)
-    case = "redirected" if ports else "over lo" if over_lo else ""
+    case = "redirected" if ports else "over lo" if over_lo else "answers" if live.packet.is_reply else ""
     what = f"what goes to {ports}" if ports else what
     text = f"a foreign rule or policy drops {what}"
     if step is not None:

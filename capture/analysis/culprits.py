@@ -8,7 +8,10 @@ the same.
 
 from __future__ import annotations
 
-from capture.analysis.effects import Comparison, Effect
+from capture.analysis.compiler import INBOUND
+from capture.analysis.effects import Comparison, Effect, FateChange
+from capture.analysis.outcome import Fate
+from capture.analysis.replies import SENT_ON, answer_to_proxy, trace_flags
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.ruleset import Chain, Jump, Rule, Table, UnknownMatch, UnknownVerdict
 from capture.model.values import Value
@@ -86,6 +89,7 @@ class Culprits:
         called = sum(len(chain.rules) for base in whole.other_chains for chain in base.contents.chains)
         self._are_many = called + len(foreign) > SLOW_FROM_RULES
         is_complete = not self._foreign or self._search(Comparison(family, desired, whole))
+        self._effects |= dict(self._effect_on_answers())
         known = {*self._effects, *(self._doubtful() if self._may_be_spared else ())}
         self.named = tuple(self._foreign[key].replace(effect=effect) for key, effect in self._effects.items())
         self.by_order = tuple(self._foreign[key].replace(effect=effect) for key, effect in self._by_order.items())
@@ -110,6 +114,18 @@ class Culprits:
                 return False
             comparison = whole.instead(self._without(self._effects))
         return True
+
+    def _effect_on_answers(self) -> Iterator[tuple[int, Effect]]:
+        """Yield the rule that drops answers to what the proxy sends to others, which no capture is for."""
+        packet = answer_to_proxy(self.whole.network, self.family) if self._foreign else None
+        before, after = (packet and trace_flags(packet, each) for each in (self.desired, self.whole))
+        if not packet or not before or not after or before.outcome == "dropped" or after.outcome != "dropped":
+            return
+        change = FateChange(Fate("direct"), Fate("dropped"), is_certain=after.certain)
+        before = before.replace(outcome="direct", step=None)
+        effect = Effect(self.family, INBOUND, packet, before, after, change, (f"answers to {SENT_ON}",))
+        met = [key for key, _ in self._met(after) if trace_flags(packet, self._without((key,))).fate != after.fate]
+        yield from ((key, effect) for key in met[-1:] if key not in self._effects)
 
     def _is_enough(self) -> bool:
         return len(self._effects) >= (MAX_CULPRITS_OF_MANY if self._are_many else MAX_CULPRITS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from capture.analysis.meaning import ACK, PSH, SYN, Untrack, meaning
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.analysis.trace import Step, Trace, trace_whole_path
-from capture.model.addresses import LOOPBACK_ADDRESSES
+from capture.model.addresses import LOOPBACK_ADDRESSES, Family, Network, parse_address
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import APP_ID, PASSTHROUGH_SOURCE, PROXY_TO_SELF_MARK
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
@@ -19,8 +19,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capture.analysis.base_chains import Situation
+    from capture.analysis.base_chains import PodNetwork, Situation
 
+
+OUTSIDE: dict[Family, Network] = {each.family: each for each in map(parse_address, ("203.0.113.7", "2001:db8::7"))}
+"""A host that is not in the pod's cluster (RFC 5737, RFC 3849)."""
+SENT_ON = "what the proxy sends on"
 
 MARKING = (SetMark, SaveMark, RestoreMark)
 
@@ -69,6 +73,13 @@ def sent_on(live: Trace, uid: int, gid: int) -> Packet | None:
     if step is not None and isinstance(step.rule.verdict, TransparentProxy):
         return to_app.replace(mark=step.rule.verdict.mark)
     return to_app.replace(source=PASSTHROUGH_SOURCE[packet.family])
+
+
+def answer_to_proxy(network: PodNetwork, family: Family) -> Packet | None:
+    """Return an answer that comes in to what the proxy sent to another host; None where the pod has no address."""
+    caller, by = next(iter(network.own_addresses(family)), None), network.interface
+    to_proxy = Packet("tcp", caller, EPHEMERAL_PORT, source_port=80, in_interface=by) if caller else None
+    return to_proxy and to_proxy.replace(source=OUTSIDE[family], state="ESTABLISHED", is_reply=True)
 
 
 FIRST, LATER = SYN | ACK, (ACK, PSH | ACK)

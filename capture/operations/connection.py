@@ -18,7 +18,7 @@ from capture.analysis.foreign_effects import NEIGHBOUR
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
 from capture.analysis.pod_causes import causes_of_pod, no_route_cause, stops, unreached_app_notes
-from capture.analysis.replies import is_own, later_losses, replies, replies_of, sent_on
+from capture.analysis.replies import SENT_ON, is_own, later_losses, replies, replies_of, sent_on
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
@@ -32,7 +32,7 @@ from capture.netlink.interfaces import NUD_CONFIRMED, NUD_KNOWN, knows_neighbour
 from capture.netlink.ipsec import read_policies
 from capture.netlink.rtnetlink import open_rtnetlink
 from capture.operations.comparison import reject_fault
-from capture.operations.drift_causes import SENT_ON, delivery_causes, drift_cause, missing_route_cause
+from capture.operations.drift_causes import delivery_causes, drift_cause, missing_route_cause
 from capture.operations.tracing import live_trace
 from capture.state import routes
 from capture.state.impediments import impediments
@@ -249,8 +249,9 @@ def onward_causes(live: Trace, pod: ExaminedPod, verified: Callable[[], Verified
             yield cause("nat-first", "sent on", where=way.location, to=to)
     elif way.outcome == "direct":
         following = list(later_losses(way, situation, owner))
-        lost = [_loss_cause(traced, SENT_ON) for traced in following if traced.certain and is_over_lo]
-        yield from lost[:1] or [_unjudged_cause(traced) for traced in following if not (traced.certain or is_over_lo)]
+        certain = [each for each in following if each.certain and (is_over_lo or each.outcome == "dropped")]
+        lost = [_loss_cause(each, f"answers to {SENT_ON}" if each.packet.in_interface else SENT_ON) for each in certain]
+        yield from lost[:1] or [_unjudged_cause(each) for each in (way, *following) if not each.certain]
         came = [trace_whole_path(each, situation) for each in replies(way)] if pod.capture.is_transparent else []
         yield from filter(None, [mark_cause(each, shown_rule) for each in came if each.marked and not is_over_lo])
 

@@ -8,6 +8,7 @@ from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import drop_cause, is_translated
 from capture.analysis.foreign_effects import consequence, foreign_effect_text, other_consequences
 from capture.analysis.judgement import of_family
+from capture.analysis.replies import SENT_ON
 from capture.analysis.trace import trace_whole_path
 from capture.backends.iptables.render import differing_rule, shown_rule
 from capture.model.addresses import parse_address
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from capture.operations.results import Verified
     from capture.operations.situation import ExaminedPod
 
-SENT_ON = "what the proxy sends on"
 USUAL_PACKET = Packet("tcp", parse_address("203.0.113.7"), 80, uid=APP_ID, gid=APP_ID)
 """To an address outside (RFC 5737), of a user who is not the proxy."""
 
@@ -115,6 +115,7 @@ def _foreign_rule_causes(verified: Verified, pod: ExaminedPod) -> Iterator[Cause
         which = f" ({effect.regions[0]})" if is_inbound and effect.regions else ""
         is_of_proxy = effect.before.outcome in ("direct", *([] if is_inbound else ["proxy-inbound"]))
         what = SENT_ON if is_of_proxy else f"captured traffic{which}"
+        what = f"answers to {what}" if effect.packet.is_reply else what
         dropped, by_rule = drop_cause(effect.after, shown_rule, usual, what), effect.after.step is not None
         # An effect is that of its rule alone: in its base chain other rules, and their numbers, are missing.
         is_called = by_rule and isinstance(dropped.where, Location) and dropped.where.of_chain != chain

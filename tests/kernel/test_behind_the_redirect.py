@@ -567,6 +567,40 @@ def test_the_remedy_of_a_filter_works(served: PodPair) -> None:
     assert pod.client(1337).connect(pod.ipv4, 8080, source="127.0.0.6", timeout=5).label == "app"
 
 
+STATELESS = (
+    "iptables -P INPUT DROP; iptables -A INPUT -i lo -j ACCEPT; iptables -A INPUT -p tcp --dport {port} -j ACCEPT"
+)
+
+
+@pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
+def test_answers_to_what_the_proxy_sends_on_are_judged(pod_pair: PodPair, mode: str) -> None:
+    pod, peer = pod_pair
+    peer.own_every_address()
+    peer.listener(("0.0.0.0", 80), label="world")
+    ends = [(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)]
+    pod.listener(*ends, label="proxy", uid=1337, transparent=mode == "TPROXY")
+    pod.run([CAPTURE, "apply", "--ip-families", "ipv4", "-m", mode, "-g", "0"])
+    with pod.entered():
+        assert why(OUTBOUND).causes == ()
+    assert pod.client(uid=1337).connect(ELSEWHERE, 80).label == "world"
+
+    pod.run(["sh", "-ec", STATELESS.format(port=15006 if mode == "REDIRECT" else "1:1024")])
+
+    assert pod.client(uid=1000).connect(ELSEWHERE, 80).label == "proxy"
+    assert pod.client(uid=1337).connect(ELSEWHERE, 80, timeout=0.2).label == ""
+    with pod.entered():
+        (cause,) = why(OUTBOUND).causes
+        of_pod, verified = why().causes, operations.verify()
+    assert "no rule accepts answers to what the proxy sends on" in cause.message
+    assert [each.kind for each in of_pod] == ["filtered"]
+    assert not verified.holds
+    (accept,) = re.findall(r"`(-m .+?)`", cause.remedy)
+    pod.run(["iptables", "-I", "INPUT", *accept.split()])
+    assert pod.client(uid=1337).connect(ELSEWHERE, 80).label == "world"
+    with pod.entered():
+        assert why(OUTBOUND).causes == ()
+
+
 HANGS = "the connection hangs"
 TO_INBOUND = f"its answers are taken for new inbound connections, and go to port 15006: {HANGS}"
 TO_OUTBOUND = f"its answers are taken for new outbound connections, and go to port 15001: {HANGS}"

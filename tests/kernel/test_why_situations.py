@@ -387,6 +387,23 @@ BROKEN: dict[str, BrokenPod] = {
     ),
     "answers are dropped": BrokenPod("filtered", breaks="iptables -A OUTPUT -p tcp --sport 15001 -j DROP"),
     "answers are dropped behind": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --sport 80 -j DROP"),
+    "answers to what the proxy sends on are dropped": BrokenPod(
+        "filtered",
+        breaks="iptables -A INPUT -i eth0 -p tcp -m multiport ! --dports 15006,15021 -j DROP",
+        uid=1000,
+        of_pod=True,
+        has_traffic=False,  # the listener of this test does not go on to the destination, as a proxy would
+        message="drops answers to what the proxy sends on: -i eth0",
+        where="ip filter INPUT, hook INPUT, priority 0, rule 1",
+    ),
+    "a firewall without a rule for answers": BrokenPod(
+        "filtered",
+        breaks="iptables -P INPUT DROP; iptables -A INPUT -i lo -j ACCEPT;"
+        " iptables -A INPUT -p tcp --dport 15006 -j ACCEPT",
+        of_pod=True,
+        has_traffic=False,
+        message="no rule accepts answers to what the proxy sends on, and the chain's policy is DROP\nAccept answers",
+    ),
     "answers to clients are dropped": BrokenPod(
         "filtered", breaks="iptables -t mangle -A OUTPUT -p tcp --sport 15006 -j DROP", goes="in"
     ),
