@@ -56,6 +56,8 @@ class PodFacts(Value):
     """Pairs of interfaces: what comes in by the first, filters send to the second, before any rule."""
     unrouted: tuple[Family, ...] = ()
     """Families of which no route leads out of the pod."""
+    programs: tuple[tuple[str, str, str], ...] = ()
+    """What may drop packets where no rule sees them: the interface, what it is, and the command that shows it."""
 
 
 def proxy_owner(facts: PodFacts, capture: Capture) -> tuple[int, int] | None:

@@ -63,6 +63,9 @@ TEXTS: dict[tuple[str, str], str] = {
     ("interface-down", ""): """\
         the interface {name} is down: nothing leaves the pod by it, or comes in
         Set it up: `ip link set {name} up` in the pod's namespace, and add its routes again, which went with it.""",
+    ("interface-down", "carrier"): """\
+        the other end of the interface {name} is down or gone: nothing leaves the pod by it, or comes in
+        Recreate the pod: its CNI plugin connects it to the node.""",
     ("interface-missing", ""): """\
         the excluded interface {name} does not exist; there are: {present}
         Correct --istio-exclude-interfaces, or the annotation excludeInterfaces.""",
@@ -100,6 +103,12 @@ TEXTS: dict[tuple[str, str], str] = {
     ("no-route", "proxy"): """\
         a policy rule refuses what the proxy (user {uid}) sends to {address}: it does not get out of the pod
         Look at `ip {flag}rule` in the pod's namespace: a `uidrange` there must leave out the proxy's user.""",
+    ("no-route", "neighbour"): """\
+        {address} does not answer on {name}: what is sent there does not leave the pod
+        Look at `ip neigh` and `ip {flag}route` in the pod's namespace; filters of ARP are in `nft list tables arp`.""",
+    ("no-route", "source"): """\
+        what goes to {address} leaves the pod from ::6, an address of lo: no answer comes
+        An address that is tentative, dadfailed or deprecated in `ip -6 addr` is no source: give {name} another one.""",
     ("no-route", "interface"): """\
         the interface {name} has no {family} address: the kernel drops what is redirected there
         Give it one, or leave the interface out of the capture (-c {name}).""",
@@ -230,6 +239,9 @@ TEXTS: dict[tuple[str, str], str] = {
         {drop}, unless a rule that cannot be judged accepts it
         Remove the rule that drops it, or accept the packet before it, without a condition.""",
     ("unjudged", "doubt"): "{doubt}\n`capture verify` has all that cannot be judged.",
+    ("unjudged", "program"): """\
+        {what} of {name} sees packets where no rule does, and may drop them, which cannot be judged
+        `{shown_by}` shows it in the pod's namespace; its program has to let the proxy's traffic pass.""",
     ("unjudged", "IPsec"): """\
         the IPsec policies, which may drop connections, cannot be read: {reason}
         Run as root, and look at `ip xfrm policy` in the pod's namespace.""",

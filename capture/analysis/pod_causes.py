@@ -23,10 +23,11 @@ from capture.model.packet import LOOPBACK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from capture.analysis.trace import Trace
     from capture.model.ruleset import ProtocolName
+    from capture.netlink.interfaces import Link
     from capture.netlink.sock_diag import Listener
 
 
@@ -42,6 +43,9 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
     """Yield what is wrong with the pod, whatever connection is meant; ``stops`` tells which of it matters to one."""
     if any(link.is_loopback and not link.is_up for link in facts.links):
         yield cause("lo-down", where=LOOPBACK)
+    alone = unconnected_interface(facts)
+    if alone is not None:
+        yield cause("interface-down", "carrier", where=alone, name=alone)
     present = ", ".join(sorted(link.name for link in facts.links if not link.is_loopback))
     for name in missing_interfaces(facts, capture):
         yield cause("interface-missing", where=name, name=name, present=present or "none")
@@ -51,6 +55,14 @@ def causes_of_pod(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
         kind = "conntrack-full" if facts.tracked >= facts.max_tracked else "conntrack-nearly-full"
         setting = "net.netfilter.nf_conntrack_max"
         yield cause(kind, where=setting, tracked=facts.tracked, max_tracked=facts.max_tracked)
+
+
+def unjudged_programs(facts: PodFacts, live: Trace | None = None) -> Iterator[Cause]:
+    """Yield a note on each program and filter of an interface that may drop a connection; without one, any."""
+    used = (LOOPBACK, live.packet.in_interface, live.packet.out_interface) if live else None
+    for name, what, shown_by in facts.programs:
+        if used is None or name in used:
+            yield cause("unjudged", "program", where=name, name=name, what=what, shown_by=shown_by)
 
 
 def missing_interfaces(facts: PodFacts, capture: Capture) -> list[str]:
@@ -103,8 +115,18 @@ def no_route_cause(facts: PodFacts, family: Family, address: str = "", refusal: 
 
 def down_interface(facts: PodFacts) -> str | None:
     """Return the pod's interface if it is down. Every namespace has others that are, such as tunl0 and sit0."""
+    return _pod_interface(facts, lambda link: not link.is_up)
+
+
+def unconnected_interface(facts: PodFacts) -> str | None:
+    """Return the pod's interface if it is up, and its other end is not."""
+    return _pod_interface(facts, lambda link: link.is_up and not link.has_carrier)
+
+
+def _pod_interface(facts: PodFacts, is_such: Callable[[Link], bool]) -> str | None:
+    """Return the pod's interface if it is such a one; another one if all are."""
     links = [link for link in facts.links if not link.is_loopback]
-    down = [link.name for link in links if not link.is_up]
+    down = [link.name for link in links if is_such(link)]
     if USUAL_INTERFACE in down:
         return USUAL_INTERFACE
     return down[0] if down and len(down) == len(links) else None

@@ -33,12 +33,16 @@ RTEXT_FILTER_SKIP_STATS = 1 << 3
 IFINFOMSG_SIZE, IFADDRMSG_SIZE = 16, 8
 
 # linux/if_link.h, linux/if.h, linux/if_addr.h
-IFLA_IFNAME, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 3, 29, 37
-IFF_UP, IFF_LOOPBACK = 1 << 0, 1 << 3
+IFLA_IFNAME, IFLA_EXT_MASK, IFLA_LINK_NETNSID, IFLA_XDP = 3, 29, 37, 43
+IFLA_XDP_ATTACHED = 2
+IFF_UP, IFF_LOOPBACK, IFF_LOWER_UP = 1 << 0, 1 << 3, 1 << 16
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 IFA_F_NODAD = 0x02
+NDA_DST = 1
 NDMSG_SIZE, NUD_CONFIRMED, NUD_KNOWN = 12, 0x02 | 0x80, 0x02 | 0x80 | 0x04 | 0x08 | 0x10
 """linux/neighbour.h: NUD_REACHABLE and _PERMANENT; with _STALE, _DELAY, and _PROBE."""
+NUD_UNANSWERED = 0x01 | 0x20
+"""NUD_INCOMPLETE and _FAILED."""
 
 WITHOUT_STATISTICS = attribute(IFLA_EXT_MASK, u32(RTEXT_FILTER_SKIP_STATS))
 
@@ -50,6 +54,13 @@ class Link(Value):
     name: str
     flags: int
     peer_namespace: int | None = None
+    has_xdp: bool = False
+    """Whether a program sees what comes in before all else."""
+
+    @property
+    def has_carrier(self) -> bool:
+        """Return whether it is up, and its other end is, too."""
+        return self.is_up and bool(self.flags & IFF_LOWER_UP)
 
     @property
     def is_up(self) -> bool:
@@ -89,9 +100,16 @@ def read_addresses(rtnetlink: NetlinkSocket, family: int = AF_UNSPEC) -> list[Ad
 
 def knows_neighbours(rtnetlink: NetlinkSocket, family: int, interface: str, states: int) -> bool:
     """Return whether the link-layer address of any neighbour on an interface is in one of these states."""
-    indexes = [u32(link.index) for link in read_links(rtnetlink) if link.name == interface]
+    indexes = [link.index for link in read_links(rtnetlink) if link.name == interface]
+    found = (state for index in indexes for state in neighbour_states(rtnetlink, family, index).values())
+    return any(state & states for state in found)
+
+
+def neighbour_states(rtnetlink: NetlinkSocket, family: int, interface: int) -> dict[bytes, int]:
+    """Return the states (NUD_...) of the neighbours on an interface by their addresses."""
     bodies = rtnetlink.dump(RTM_GETNEIGH, bytes((family, *bytes(NDMSG_SIZE - 1))), "list neighbours")
-    return any(body[4:8] in indexes and decode_host_number(body[8:10]) & states for body in bodies)
+    here = [body for body in bodies if body[4:8] == u32(interface)]
+    return {decode_fields(body[NDMSG_SIZE:]).get(NDA_DST, b""): decode_host_number(body[8:10]) for body in here}
 
 
 def add_address(rtnetlink: NetlinkSocket, address: str, prefix: int, interface: int = LOOPBACK_INDEX) -> bool:
@@ -140,4 +158,5 @@ def _decode_link(body: bytes) -> Link:
         name=decode_text(fields[IFLA_IFNAME]),
         flags=decode_host_number(body[8:12]),
         peer_namespace=decode_host_number(fields[IFLA_LINK_NETNSID]) if IFLA_LINK_NETNSID in fields else None,
+        has_xdp=any(decode_fields(fields.get(IFLA_XDP, b"")).get(IFLA_XDP_ATTACHED, b"")),
     )

@@ -62,6 +62,8 @@ class Route(Value):
     kind: int
     interface: int = 0
     source: str = ""
+    gateway: str = ""
+    """The next hop; "" where the destination is on the link."""
 
 
 class TableRoute(Value):
@@ -176,7 +178,8 @@ def look_up_route(
         raise
     fields = decode_fields(message[RTMSG_SIZE:])
     interface = decode_host_number(fields.get(RTA_OIF, b""))
-    return Route(message[7], interface, address_text(family, fields.get(RTA_PREFSRC)))
+    source, gateway = (address_text(family, fields.get(kind)) for kind in (RTA_PREFSRC, RTA_GATEWAY))
+    return Route(message[7], interface, source, gateway)
 
 
 def header_table(table: int) -> int:

@@ -1,4 +1,4 @@
-"""Filters of traffic control (tc(8)) that send elsewhere what comes in by an interface, before any rule sees it.
+"""Filters of traffic control (tc(8)), which drop or send elsewhere what passes an interface, where no rule sees it.
 
 A filter has actions, and "mirred" is the one that hands a packet to another interface (tc-mirred(8))::
 
@@ -21,8 +21,8 @@ RTM_GETTFILTER = 46
 TCMSG_SIZE = 20
 TCA_KIND, TCA_OPTIONS = 1, 2
 
-TC_H_INGRESS = 0xFFFF_FFF2
-"""linux/pkt_sched.h: TC_H_MIN_INGRESS of "clsact"; "ingress", which has one place only, answers to it, too."""
+TC_H_INGRESS, TC_H_EGRESS = 0xFFFF_FFF2, 0xFFFF_FFF3
+"""linux/pkt_sched.h: TC_H_MIN_... of "clsact"; "ingress", which has one place only, answers to the first, too."""
 
 ACTIONS_OF = {"u32": 7, "matchall": 2, "flower": 3, "basic": 3, "fw": 4}
 """linux/pkt_cls.h, TCA_..._ACT: where each kind of filter keeps its actions."""
@@ -36,19 +36,38 @@ TCA_EGRESS_REDIR, TCA_INGRESS_REDIR = 1, 3
 
 def read_redirects(rtnetlink: NetlinkSocket, interface: int) -> list[int]:
     """Return the interfaces (by index) to which filters send what comes in by one; a kernel without them has none."""
-    query = bytes(4) + u32(interface) + bytes(4) + u32(TC_H_INGRESS) + bytes(4)
+    return [target for each in _read_filters(rtnetlink, interface, TC_H_INGRESS) for target in _targets(each)]
+
+
+def decides(rtnetlink: NetlinkSocket, interface: int, parent: int) -> bool:
+    """Return whether a filter may drop or divert what comes in by an interface (TC_H_INGRESS), or leaves by it."""
+    return any(_decides(each) for each in _read_filters(rtnetlink, interface, parent))
+
+
+def _read_filters(rtnetlink: NetlinkSocket, interface: int, parent: int) -> list[Fields]:
+    query = bytes(4) + u32(interface) + bytes(4) + u32(parent) + bytes(4)
     try:
-        bodies = rtnetlink.dump(RTM_GETTFILTER, query, f"list the ingress filters of interface {interface}")
+        bodies = rtnetlink.dump(RTM_GETTFILTER, query, f"list the filters of interface {interface}")
     except (KernelError, UnsupportedError):
         return []
-    return [target for body in bodies for target in _targets(decode_fields(body[TCMSG_SIZE:]))]
+    return [decode_fields(body[TCMSG_SIZE:]) for body in bodies]
+
+
+def _decides(filter_fields: Fields) -> bool:
+    if decode_text(filter_fields.get(TCA_KIND, b"")) == "bpf" and TCA_OPTIONS in filter_fields:
+        return True
+    kinds = [decode_text(action.get(TCA_ACT_KIND, b"")) for action in _actions(filter_fields)]
+    return any(kind != "mirred" for kind in kinds) or any(_targets(filter_fields))
+
+
+def _actions(filter_fields: Fields) -> list[Fields]:
+    kind = decode_text(filter_fields.get(TCA_KIND, b""))
+    options = decode_fields(filter_fields.get(TCA_OPTIONS, b""))
+    return [decode_fields(action) for action in decode_fields(options.get(ACTIONS_OF.get(kind, 0), b"")).values()]
 
 
 def _targets(filter_fields: Fields) -> Iterator[int]:
-    kind = decode_text(filter_fields.get(TCA_KIND, b""))
-    options = decode_fields(filter_fields.get(TCA_OPTIONS, b""))
-    for action in decode_fields(options.get(ACTIONS_OF.get(kind, 0), b"")).values():
-        fields = decode_fields(action)
+    for fields in _actions(filter_fields):
         if decode_text(fields.get(TCA_ACT_KIND, b"")) != "mirred":
             continue
         mirred = decode_fields(fields.get(TCA_ACT_OPTIONS, b"")).get(TCA_MIRRED_PARMS, b"")[TC_GEN_SIZE:]

@@ -24,6 +24,7 @@ from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Network, address_text
 from capture.model.chain_names import is_own_chain
+from capture.model.conventions import PASSTHROUGH_SOURCE
 from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import POSTROUTING
@@ -36,7 +37,7 @@ from capture.operations.drift_causes import delivery_causes, drift_cause, missin
 from capture.operations.tracing import live_trace
 from capture.state import routes
 from capture.state.impediments import impediments
-from capture.state.pod_network import lost_by_routing, refuses_user
+from capture.state.pod_network import lost_by_routing, refuses_user, silent_next_hop
 from capture.state.socket_lb import connect_programs, owner_of, translation
 
 TYPE_CHECKING = False
@@ -184,6 +185,7 @@ def _routing_losses(connection: Connection) -> Iterator[Cause]:
     """Yield why routing loses what the proxy sends, a connection that comes in, or the answers to it."""
     live, packet = connection.live, connection.live.packet
     yield from unrouted_proxy_causes(live, connection.pod)
+    yield from link_causes(live)
     if not connection.is_inbound:
         return
     client = address_text(packet.family, packet.source.first) if packet.source else ""
@@ -195,6 +197,24 @@ def _routing_losses(connection: Connection) -> Iterator[Cause]:
     elif lost:
         flag, family = "-6 " if packet.family == IPV6 else "", FAMILY_NAMES[packet.family]
         yield cause("no-route", lost, name=packet.in_interface, family=family, address=client, flag=flag)
+
+
+def link_causes(live: Trace) -> Iterator[Cause]:
+    """Yield why what leaves the pod, from the proxy or as an answer, comes to nothing: by its source, or its next hop.
+
+    IPv6 takes ::6 as the source where no address of the interface is in use (ipv6_get_saddr_eval in addrconf.c).
+    """
+    packet = live.packet
+    target, name = packet.source if packet.in_interface else packet.destination, packet.in_interface
+    name = name or packet.out_interface
+    if target is None or name == LOOPBACK or live.outcome not in (*TO_PROXY, "direct"):
+        return
+    address, flag = address_text(packet.family, target.first), "-6 " if packet.family == IPV6 else ""
+    if packet.source == PASSTHROUGH_SOURCE[packet.family]:
+        yield cause("no-route", "source", where=name, name=name, address=address)
+    silent = silent_next_hop(packet, target)
+    if silent:
+        yield cause("no-route", "neighbour", where=name, name=name, address=silent, flag=flag)
 
 
 def unrouted_proxy_causes(live: Trace, pod: ExaminedPod) -> Iterator[Cause]:

@@ -15,9 +15,12 @@ from capture.analysis.pod_causes import (
     no_route_cause,
     notes_on_proxy,
     stops,
+    unconnected_interface,
+    unjudged_programs,
 )
+from capture.analysis.replies import OUTSIDE
 from capture.backends import detect
-from capture.model.addresses import FAMILY_NAMES, IPV4, IPV6, address_text
+from capture.model.addresses import FAMILY_NAMES, IPV6, address_text
 from capture.model.values import Value
 from capture.operations import host_of, reference, verify
 from capture.operations.comparison import own_rules_of
@@ -26,6 +29,7 @@ from capture.operations.connection import (
     causes_of,
     discovery_causes,
     ipsec_policies,
+    link_causes,
     notes_on,
     onward_causes,
     socket_lb_causes,
@@ -179,6 +183,7 @@ def _examined(settings: Settings | None, namespace: Namespace, situation: Situat
 def _diagnose_pod(verified: Verified, pod: ExaminedPod, of_pod: list[Cause]) -> Diagnosis:
     known, facts, capture = pod.known, pod.facts, pod.capture
     policies, unread = ipsec_policies()
+    unread += unjudged_programs(facts)
     stopping = [each for each in of_pod if stops(each, capture)]
     causes = (
         *stopping,
@@ -219,6 +224,7 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
     known, desired = pod.known, pod.desired
     policies, unread = ipsec_policies()
     live = live_trace(packet, pod.situation)
+    unread += unjudged_programs(pod.facts, live)
     verified = cache(partial(verify, settings, prefer_recorded=settings is None))
     connection = Connection(live, pod, tuple(policies), verified)
     candidates = causes_of(connection)
@@ -237,15 +243,18 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
 def _usual_causes(pod: ExaminedPod, policies: list[IpsecPolicy]) -> Iterator[Cause]:
     """Yield what stops connections to outside though there is a default route: a policy rule, or IPsec."""
     facts = pod.facts
-    if IPV4 in facts.unrouted or all(address.family != IPV4 for address in facts.addresses):
-        return
-    live = live_trace(USUAL_PACKET, pod.situation)
-    if live.outcome == "no-route" and pod.capture.captures(PROXY_OUTBOUND, IPV4):
-        yield no_route_cause(facts, IPV4, address_text(IPV4, USUAL_PACKET.destination.first), live.refusal)
-    yield from unrouted_proxy_causes(live, pod)
-    policy = policy_for(live.packet, policies)
-    if policy is not None and policy.is_blocking:
-        yield cause("ipsec", policy=policy.words)
+    for family in dict.fromkeys(address.family for address in facts.addresses):
+        if family in facts.unrouted or not pod.capture.captures(PROXY_OUTBOUND, family):
+            continue
+        live = live_trace(USUAL_PACKET.replace(destination=OUTSIDE[family]), pod.situation)
+        if live.outcome == "no-route":
+            yield no_route_cause(facts, family, address_text(family, OUTSIDE[family].first), live.refusal)
+        else:
+            yield from unrouted_proxy_causes(live, pod)
+            yield from () if unconnected_interface(facts) else link_causes(live)
+        policy = policy_for(live.packet, policies)
+        if policy is not None and policy.is_blocking:
+            yield cause("ipsec", policy=policy.words)
 
 
 def _escape_notes(process: int | None) -> Iterator[Cause]:

@@ -8,10 +8,10 @@ from capture.analysis.cause_text import Cause, cause
 from capture.analysis.causes import drop_cause, is_translated
 from capture.analysis.foreign_effects import consequence, foreign_effect_text, other_consequences
 from capture.analysis.judgement import of_family
-from capture.analysis.replies import SENT_ON
+from capture.analysis.replies import OUTSIDE, SENT_ON
 from capture.analysis.trace import trace_whole_path
 from capture.backends.iptables.render import differing_rule, shown_rule
-from capture.model.addresses import parse_address
+from capture.model.addresses import IPV4
 from capture.model.conventions import APP_ID
 from capture.model.location import Location
 from capture.model.packet import LOOPBACK, Packet
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from capture.operations.results import Verified
     from capture.operations.situation import ExaminedPod
 
-USUAL_PACKET = Packet("tcp", parse_address("203.0.113.7"), 80, uid=APP_ID, gid=APP_ID)
+USUAL_PACKET = Packet("tcp", OUTSIDE[IPV4], 80, uid=APP_ID, gid=APP_ID)
 """To an address outside (RFC 5737), of a user who is not the proxy."""
 
 

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 COMMAND = re.compile(r"`(capture (?:apply|clean|explain|trace|verify|why)(?![^`]* --(?:netns|pid)\b)[^`]*)`")
 """A command that acts on a namespace, and names none."""
-INSIDE = re.compile(r"`((?:ip (?:-6 )?(?:addr|link|route|rule|xfrm)|sysctl -w )[^`]*)`(?: in the pod's namespace)?")
+INSIDE = re.compile(
+    r"`((?:ip (?:-6 )?(?:addr|link|neigh|route|rule|xfrm)|nft list |sysctl -w |tc )[^`]*)`(?: in the pod's namespace)?"
+)
 """A command for within the namespace."""
 
 

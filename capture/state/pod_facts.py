@@ -13,13 +13,14 @@ from capture.netlink.interfaces import Link, read_addresses, read_links
 from capture.netlink.routing import outgoing_interface
 from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink
 from capture.netlink.sock_diag import TCP_LISTEN, Listener, open_sock_diag, read_listeners
-from capture.netlink.traffic_control import read_redirects
+from capture.netlink.traffic_control import TC_H_EGRESS, TC_H_INGRESS, decides, read_redirects
 from capture.state.files import content_of, open_files, processes
 from capture.state.netns import read_connection_counts
+from capture.state.socket_lb import BPF_TCX_EGRESS, BPF_TCX_INGRESS, has_programs
 from capture.state.user_namespace import IdMaps, foreign_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Iterator, Sequence
 
     from capture.model.ruleset import Span
     from capture.netlink.sockets import NetlinkSocket
@@ -30,6 +31,7 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
     with open_rtnetlink() as rtnetlink:
         links = tuple(read_links(rtnetlink))
         redirects = ingress_redirects(rtnetlink, links)
+        programs = tuple(_programs(rtnetlink, links, {name for name, _ in redirects}))
         addresses = [each.address for each in read_addresses(rtnetlink) if each.interface != LOOPBACK_INDEX]
         families = dict.fromkeys(address.family for address in addresses)
         unrouted = tuple(family for family in families if not outgoing_interface(rtnetlink, FAMILY_NUMBERS[family]))
@@ -48,6 +50,7 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
         *read_connection_counts(),
         redirects,
         unrouted,
+        programs,
     )
 
 
@@ -60,6 +63,24 @@ def ingress_redirects(rtnetlink: NetlinkSocket, links: Sequence[Link]) -> tuple[
         if not link.is_loopback
         for target in dict.fromkeys(read_redirects(rtnetlink, link.index))
     )
+
+
+def _programs(
+    rtnetlink: NetlinkSocket, links: Sequence[Link], diverted: Container[str]
+) -> Iterator[tuple[str, str, str]]:
+    """Yield what may drop packets where no rule sees them: the interface, what it is, and the command that shows it."""
+    for link in links:
+        if link.has_xdp:
+            yield link.name, "an XDP program", f"ip link show dev {link.name}"
+        for way, parent, attach_type in WAYS_OF_TC:
+            is_known = way == "ingress" and link.name in diverted
+            if not is_known and decides(rtnetlink, link.index, parent):
+                yield link.name, f"a tc filter ({way})", f"tc filter show dev {link.name} {way}"
+            if has_programs(link.index, attach_type):
+                yield link.name, f"a tcx program ({way})", f"bpftool net show dev {link.name}"
+
+
+WAYS_OF_TC = (("ingress", TC_H_INGRESS, BPF_TCX_INGRESS), ("egress", TC_H_EGRESS, BPF_TCX_EGRESS))
 
 
 def _listeners(ids: IdMaps | None) -> tuple[Listener, ...] | None:

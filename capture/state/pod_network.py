@@ -10,17 +10,17 @@ from capture.errors import UnsupportedError
 from capture.model.addresses import FAMILY_NUMBERS, IPV4, address_text, parse_address
 from capture.model.conventions import PROTOCOL_NUMBERS
 from capture.model.packet import LOOPBACK, Packet
-from capture.netlink.interfaces import read_addresses, read_links
+from capture.netlink.interfaces import NUD_UNANSWERED, neighbour_states, read_addresses, read_links
 from capture.netlink.policy_rules import RT_TABLE_LOCAL, read_policy_rules
 from capture.netlink.routing import REFUSING_KINDS, RTN_LOCAL, Route, look_up_route, outgoing_interface, read_routes
-from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink
+from capture.netlink.rtnetlink import LOOPBACK_INDEX, open_rtnetlink, pack_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Literal
 
-    from capture.model.addresses import Family
+    from capture.model.addresses import Family, Network
     from capture.netlink.sockets import NetlinkSocket
 
 NO_ROUTE = "none"
@@ -109,6 +109,20 @@ def refuses_user(packet: Packet, uid: int) -> bool:
     """Return whether routes lead a packet out of the pod, and not if this user sends it: by a policy rule."""
     sent = packet.replace(in_interface=None, out_interface=None, source=None)
     return with_route(sent).out_interface != NO_ROUTE == with_route(sent.replace(uid=uid)).out_interface
+
+
+def silent_next_hop(packet: Packet, target: Network) -> str:
+    """Return to whom the pod sends what is for an address, if that neighbour does not answer; "" where it may.
+
+    An interface without neighbours has none in its table, and who was not called lately is not in it, either.
+    """
+    address = address_text(target.family, target.first)
+    with open_rtnetlink() as rtnetlink:
+        route = look_up_route(rtnetlink, address, uid=packet.uid)
+        next_hop = route.gateway or address
+        family, packed = pack_address(next_hop)
+        states = neighbour_states(rtnetlink, family, route.interface)
+    return next_hop if states.get(packed, 0) & NUD_UNANSWERED else ""
 
 
 def with_route(packet: Packet) -> Packet:

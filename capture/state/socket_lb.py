@@ -17,6 +17,7 @@ from capture.state.files import content_of
 # linux/bpf.h
 BPF_PROG_GET_FD_BY_ID, BPF_OBJ_GET_INFO_BY_FD, BPF_PROG_QUERY = 13, 15, 16
 BPF_CGROUP_CONNECT: dict[Family, int] = {"ipv4": 10, "ipv6": 11}
+BPF_TCX_INGRESS, BPF_TCX_EGRESS = 46, 47
 BPF_F_QUERY_EFFECTIVE = 1
 ATTRIBUTE_BYTES, INFO_BYTES, NAME_OFFSET, NAME_BYTES = 128, 256, 64, 16
 MAX_PROGRAMS = 64
@@ -40,11 +41,19 @@ def connect_programs(family: Family = IPV4) -> tuple[str, ...]:
     except OSError:
         return ()
     try:
-        return tuple(_names(directory, BPF_CGROUP_CONNECT[family]))
+        return tuple(_names(directory, BPF_CGROUP_CONNECT[family], BPF_F_QUERY_EFFECTIVE))
     except OSError:
         return ()
     finally:
         os.close(directory)
+
+
+def has_programs(interface: int, attach_type: int) -> bool:
+    """Return whether programs (BPF_TCX_...) see what passes an interface; False where the kernel reports none."""
+    try:
+        return any(_names(interface, attach_type))
+    except OSError:
+        return False
 
 
 def owner_of(names: tuple[str, ...]) -> str:
@@ -76,14 +85,12 @@ def _own_cgroup() -> str:
     return own if os.path.isdir(own) else mount
 
 
-def _names(directory: int, attach_type: int) -> Iterator[str]:
+def _names(target: int, attach_type: int, flags: int = 0) -> Iterator[str]:
     import ctypes
     import struct
 
     ids = (ctypes.c_uint32 * MAX_PROGRAMS)()
-    query = struct.pack(
-        "=IIIIQI", directory, attach_type, BPF_F_QUERY_EFFECTIVE, 0, ctypes.addressof(ids), MAX_PROGRAMS
-    )
+    query = struct.pack("=IIIIQI", target, attach_type, flags, 0, ctypes.addressof(ids), MAX_PROGRAMS)
     answer = _bpf(BPF_PROG_QUERY, query)[1]
     (count,) = struct.unpack_from("=I", answer, 24)
     for number in ids[:count]:

@@ -387,6 +387,32 @@ BROKEN: dict[str, BrokenPod] = {
     ),
     "answers are dropped": BrokenPod("filtered", breaks="iptables -A OUTPUT -p tcp --sport 15001 -j DROP"),
     "answers are dropped behind": BrokenPod("filtered", breaks="iptables -A INPUT -p tcp --sport 80 -j DROP"),
+    "ARP is dropped": BrokenPod(
+        "no-route",
+        breaks="nft 'add table arp x; add chain arp x c { type filter hook input priority 0; policy drop; }';"
+        " ip neigh flush dev eth0; bash -c 'echo > /dev/udp/{peer}/9'",
+        has_traffic=False,  # as above
+        of_pod=True,
+        message="{peer} does not answer on eth0: what is sent there does not leave the pod",
+    ),
+    "no host has the gateway's address": BrokenPod(
+        "no-route",
+        breaks="ip route replace default via 10.77.0.200 dev eth0; bash -c 'echo > /dev/udp/203.0.113.9/9'",
+        has_traffic=False,
+        of_pod=True,
+        message="10.77.0.200 does not answer on eth0",
+    ),
+    "the pod's address of IPv6 is deprecated": BrokenPod(
+        "no-route",
+        breaks="ip -6 address change fd77::2/64 dev eth0 preferred_lft 0",
+        goes="out6",
+        has_traffic=False,
+        of_pod=True,
+        message="leaves the pod from ::6, an address of lo: no answer comes",
+    ),
+    "a policy rule for IPv6": BrokenPod(
+        "no-route", breaks="ip -6 rule add uidrange 1000-1000 prohibit", goes="out6", of_pod=True
+    ),
     "answers to what the proxy sends on are dropped": BrokenPod(
         "filtered",
         breaks="iptables -A INPUT -i eth0 -p tcp -m multiport ! --dports 15006,15021 -j DROP",
@@ -832,6 +858,21 @@ def counted(pod: Pod) -> dict[str, int]:
         if rule.endswith((" RETURN", " ACCEPT")):
             found[rule.partition(" ")[2]] = int(counters[1:].partition(":")[0])
     return found
+
+
+def test_a_link_without_its_other_end_is_a_cause(pod_pair: PodPair) -> None:
+    pod, peer = pod_pair
+    pod.listener(*[(each, port) for each in ("0.0.0.0", "::") for port in (15001, 15006)], label="proxy", uid=1337)
+    operations.apply(given(""), pod.path)
+    assert why(pod).causes == ()
+
+    peer.ip("link set eth0 down")
+
+    assert peer.client().connect(pod.ipv4, APP_PORT, timeout=0.1).label == ""
+    for sent in (None, *(packet(BrokenPod("", goes=goes), pod_pair) for goes in ("out", "in"))):
+        (cause,) = why(pod, sent).causes
+        assert (cause.kind, cause.where) == ("interface-down", "eth0")
+        assert "the other end of the interface eth0 is down or gone" in cause.message
 
 
 def test_a_chain_without_rules_is_shown_as_one(pod_pair: PodPair) -> None:

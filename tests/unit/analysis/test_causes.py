@@ -49,7 +49,7 @@ from capture.model.ruleset import (
     UnknownVerdict,
     only,
 )
-from capture.netlink.interfaces import IFF_LOOPBACK, IFF_UP, Link
+from capture.netlink.interfaces import IFF_LOOPBACK, IFF_LOWER_UP, IFF_UP, Link
 from capture.netlink.rtnetlink import AF_INET, AF_INET6
 from capture.netlink.sock_diag import Listener
 from capture.rules import build_ruleset
@@ -85,7 +85,7 @@ PORTS: Ports = tuple(
 )
 CAPTURE = Capture(PORTS, (only(PROXY),), (only(PROXY),), is_transparent=False, families=FAMILIES)
 IPV4_ONLY = CAPTURE.replace(ports=PORTS[:2], families=("ipv4",))
-ETH0 = Link(2, "eth0", IFF_UP)
+ETH0 = Link(2, "eth0", IFF_UP | IFF_LOWER_UP)
 AT_INBOUND = "tcp port 15006"
 FACTS = PodFacts((ETH0,), (parse_address("10.0.0.1"), parse_address("fd00::1")), (), {})
 
