@@ -23,7 +23,7 @@ AGENT_SOCKET = "/run/istio-capture/agent/socket"
 """The agent's socket, if no other is given."""
 ANSWER_TIMEOUT = 0.5
 """Seconds: the agent itself waits 0.2 for a pod that its watch has not seen yet."""
-LIMIT = 16 * 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
 SO_PEERCRED = 17
 """asm-generic/socket.h"""
 
@@ -41,7 +41,7 @@ def probe(fact: str) -> int:
     return 0 if answer.get(fact) else 1
 
 
-def pod(socket: str, identity: Identity, timeout: float = ANSWER_TIMEOUT) -> dict[str, Any] | None:
+def request_pod(socket: str, identity: Identity, timeout: float = ANSWER_TIMEOUT) -> dict[str, Any] | None:
     """Return the pod as the agent knows it, in the form of the API; None if it does not, or does not answer."""
     question = {"get": "pod", "namespace": identity.namespace, "name": identity.name, "uid": identity.uid}
     try:
@@ -53,7 +53,7 @@ def pod(socket: str, identity: Identity, timeout: float = ANSWER_TIMEOUT) -> dic
 
 def request(socket: str, question: Mapping[str, object], timeout: float) -> dict[str, Any]:
     """Return the agent's answer. Raises AgentAwayError if there is none within ``timeout`` seconds."""
-    limit = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
         # A full queue of a server that hangs would hold a connect(2) back; an accepted one is at once.
@@ -64,18 +64,18 @@ def request(socket: str, question: Mapping[str, object], timeout: float) -> dict
             raise AgentAwayError(f"{socket}: root does not listen there")
         connection.settimeout(timeout)
         connection.send(encode(question).encode() + b"\n")
-        return _answer(connection, limit, socket)
+        return _answer(connection, deadline, socket)
     except OSError as error:
         raise AgentAwayError(f"{socket}: {error.strerror or 'no answer'}") from None
     finally:
         connection.close()
 
 
-def _answer(connection: _socket.socket, limit: float, socket: str) -> dict[str, Any]:
+def _answer(connection: _socket.socket, deadline: float, socket: str) -> dict[str, Any]:
     received = bytearray()
     while not received.endswith(b"\n"):
-        remaining = limit - time.monotonic()
-        if remaining <= 0 or len(received) > LIMIT:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0 or len(received) > MAX_BYTES:
             raise AgentAwayError(f"{socket}: no answer in time")
         connection.settimeout(remaining)
         chunk = connection.recv(1 << 18)

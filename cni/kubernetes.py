@@ -18,9 +18,9 @@ from capture.state.files import read_file
 from capture.state.json_text import JsonError, decode
 from cni import https
 from cni.codes import BAD_ANSWER, BAD_KUBECONFIG, FORBIDDEN, NOT_TRUSTED, POD_NOT_FOUND, UNAUTHORIZED
-from cni.http_answer import CutOffError, HttpAnswer, NotHttpError
-from cni.kubeconfig import parse, unusable
-from cni.pod_object import is_the_same
+from cni.http_response import CutOffError, HttpResponse, NotHttpError
+from cni.kubeconfig import parse, unusable_kubeconfig
+from cni.pod_object import is_same_pod
 from cni.protocol import INVALID_ENVIRONMENT, TRY_AGAIN_LATER, CniError
 
 TYPE_CHECKING = False
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from cni.kubeconfig import Kubeconfig
     from cni.pod import Identity
 
-DEADLINE = 10.0
+TIMEOUT = 10.0
 """Seconds for everything; kubelet tries again after an error."""
-ATTEMPT = 4.0
+ATTEMPT_TIMEOUT = 4.0
 """Seconds for one question and its answer."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 MAX_FILE = 1024 * 1024
@@ -45,7 +45,7 @@ MAX_FILE = 1024 * 1024
 # RFC 9110, 15
 OK, UNAUTHORIZED_STATUS, FORBIDDEN_STATUS, NOT_FOUND, TOO_MANY_REQUESTS, SERVER_ERROR = 200, 401, 403, 404, 429, 500
 
-REACH = "Is the API server up, and does the node reach it? Try: curl -k {server}/version"
+REACH_REMEDY = "Is the API server up, and does the node reach it? Try: curl -k {server}/version"
 
 
 class TransientError(CniError):
@@ -60,31 +60,31 @@ class TransientError(CniError):
 
 def read_kubeconfig(path: str) -> Kubeconfig:
     """Return the access that a kubeconfig gives; raise ``CniError``."""
-    return parse(content(path, path).decode("utf-8", "replace"), path)
+    return parse(read_named_file(path, path).decode("utf-8", "replace"), path)
 
 
-def read_pod(kubeconfig: Kubeconfig, identity: Identity, deadline: float = DEADLINE) -> dict[str, Any]:
-    """Return the object of a pod (core/v1, Pod); raise ``CniError`` after ``deadline`` seconds at the latest."""
+def read_pod(kubeconfig: Kubeconfig, identity: Identity, timeout: float = TIMEOUT) -> dict[str, Any]:
+    """Return the object of a pod (core/v1, Pod); raise ``CniError`` after ``timeout`` seconds at the latest."""
     for key, name in (("K8S_POD_NAMESPACE", identity.namespace), ("K8S_POD_NAME", identity.name)):
         if not _is_name(name):
             raise CniError(INVALID_ENVIRONMENT, f"CNI_ARGS: {key} is {name[:80]!r}, no valid name in Kubernetes")
 
     def as_pod(body: bytes) -> dict[str, Any]:
-        plain = _json(body)
-        if not is_the_same(identity, plain):
+        plain = _decode_object(body)
+        if not is_same_pod(identity, plain):
             raise TransientError(POD_NOT_FOUND, f"the API server has another pod of this name than {identity.uid}")
         return plain
 
     path = f"/api/v1/namespaces/{identity.namespace}/pods/{identity.name}"
     try:
-        return _Query(kubeconfig, path).answer(as_pod, deadline)
+        return _Query(kubeconfig, path).answer(as_pod, timeout)
     except CniError as error:
         raise CniError(error.code, f"pod {identity}: {error.message}", error.details) from None
 
 
-def check_server(kubeconfig: Kubeconfig, deadline: float = DEADLINE) -> None:
+def check_server(kubeconfig: Kubeconfig, timeout: float = TIMEOUT) -> None:
     """Raise ``CniError`` unless the API server answers and accepts who we are."""
-    _Query(kubeconfig, "/version").answer(_json, deadline)
+    _Query(kubeconfig, "/version").answer(_decode_object, timeout)
 
 
 def _is_name(text: str) -> bool:
@@ -98,9 +98,9 @@ def server_of(kubeconfig: Kubeconfig) -> https.UrlServer:
     server = https.parse_url(kubeconfig.server)
     if server is None:
         shown = kubeconfig.server.rpartition("@")[2][:80]  # before an @ could be a password
-        raise unusable(kubeconfig.path, f"'server': invalid value {shown!r}: expected https://ADDRESS:PORT")
+        raise unusable_kubeconfig(kubeconfig.path, f"'server': invalid value {shown!r}: expected https://ADDRESS:PORT")
     if server.scheme == "http" and (kubeconfig.token or kubeconfig.token_file):
-        raise unusable(
+        raise unusable_kubeconfig(
             kubeconfig.path, "'server' is http, which shows the token", "Use https in 'server', or leave the token out."
         )
     return server
@@ -115,30 +115,30 @@ class _Query:
         self.target = self.server.path + path
         self.tls = _tls_context(kubeconfig) if self.server.scheme == "https" else None
 
-    def answer(self, read: Callable[[bytes], T], deadline: float) -> T:
+    def answer(self, read: Callable[[bytes], T], timeout: float) -> T:
         """Return what ``read`` makes of the answer's body; repeat the request as long as that may help."""
         started = time.monotonic()
-        give_up = started + deadline
-        attempts, why = 0, None
+        deadline = started + timeout
+        attempts, reason = 0, None
         while True:
             attempts += 1
             try:
-                return read(self._attempt(min(time.monotonic() + ATTEMPT, give_up)))
+                return read(self._attempt(min(time.monotonic() + ATTEMPT_TIMEOUT, deadline)))
             except TransientError as failure:
                 # An attempt that the deadline cuts short explains less than one before it that was answered.
-                why = why if why is not None and failure.is_silence else failure
+                reason = reason if reason is not None and failure.is_silence else failure
                 wait = failure.pause or min(FIRST_PAUSE * 2 ** (attempts - 1), LONGEST_PAUSE)
-                if time.monotonic() + wait >= give_up:
+                if time.monotonic() + wait >= deadline:
                     tried = f"{attempts} attempts in {time.monotonic() - started:.1f} s"
-                    raise CniError(why.code, f"{why.message} ({tried})", why.details) from None
+                    raise CniError(reason.code, f"{reason.message} ({tried})", reason.details) from None
             time.sleep(wait)
 
-    def _attempt(self, limit: float) -> bytes:
+    def _attempt(self, deadline: float) -> bytes:
         """Send the request once and return the body of a good answer; raise ``CniError`` for any other."""
         token = self._token()
         name = self.kubeconfig.tls_server_name or self.server.host
         try:
-            answer = https.exchange(self.server, self.tls, name, self._request(token), limit)
+            answer = https.exchange(self.server, self.tls, name, self._request(token), deadline)
         except (OSError, CutOffError, NotHttpError) as error:
             raise self._failure(error) from None
         if answer.status == OK:
@@ -152,11 +152,11 @@ class _Query:
         config = self.kubeconfig
         token = config.token
         if config.token_file:
-            token = content(config.token_file, config.path).decode("ascii", "replace").strip()
+            token = read_named_file(config.token_file, config.path).decode("ascii", "replace").strip()
             if not token:
-                raise unusable(config.path, f"the token in {config.token_file} is empty")
+                raise unusable_kubeconfig(config.path, f"the token in {config.token_file} is empty")
         if not token.isascii() or not token.isprintable() or " " in token:
-            raise unusable(config.path, "the token has characters that no token has")
+            raise unusable_kubeconfig(config.path, "the token has characters that no token has")
         return token
 
     def _request(self, token: str) -> bytes:
@@ -166,7 +166,7 @@ class _Query:
             f"User-Agent: capture-cni\r\nConnection: close\r\n{authorization}\r\n"
         ).encode("ascii", "replace")
 
-    def _refusal(self, answer: HttpAnswer) -> CniError:
+    def _refusal(self, answer: HttpResponse) -> CniError:
         status, words = answer.status, _message_of(answer.body)
         refused = f"{status} {words or answer.reason}"
         if status == UNAUTHORIZED_STATUS:
@@ -234,10 +234,10 @@ class _Query:
         )
 
     def _reach(self) -> str:
-        return REACH.format(server=self.kubeconfig.server)
+        return REACH_REMEDY.format(server=self.kubeconfig.server)
 
 
-def _json(body: bytes) -> dict[str, Any]:
+def _decode_object(body: bytes) -> dict[str, Any]:
     """Return the JSON object in a body; TransientError if there is none: half an answer without a length looks so."""
     try:
         plain = decode(body.decode())
@@ -251,7 +251,7 @@ def _json(body: bytes) -> dict[str, Any]:
 def _message_of(body: bytes) -> str | None:
     """Return the message of an object ``Status`` of the API; None if the body is none."""
     try:
-        plain = _json(body)
+        plain = _decode_object(body)
     except TransientError:
         return None
     return str(plain.get("message", "")) if plain.get("kind") == "Status" else None
@@ -262,7 +262,7 @@ def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
     certificate = _data_or_content(config, config.certificate_data, config.certificate_file)
     key = _data_or_content(config, config.key_data, config.key_file)
     if (certificate is None) != (key is None):
-        raise unusable(config.path, "client-certificate and client-key belong together; one is missing")
+        raise unusable_kubeconfig(config.path, "client-certificate and client-key belong together; one is missing")
     try:
         return https.tls_context(
             authority.decode("ascii", "replace") if authority is not None else None,
@@ -271,20 +271,20 @@ def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
         )
     except (OSError, ValueError) as error:  # https.TlsError is an OSError
         problem = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise unusable(config.path, f"its certificates cannot be used: {problem}") from None
+        raise unusable_kubeconfig(config.path, f"its certificates cannot be used: {problem}") from None
 
 
 def _data_or_content(config: Kubeconfig, data: str, path: str) -> bytes | None:
     """Return what is in place (``-data``, base64), or in a file; None if neither is there."""
     if not data:
-        return content(path, config.path) if path else None
+        return read_named_file(path, config.path) if path else None
     try:
         return binascii.a2b_base64(data, strict_mode=True)
     except ValueError:
-        raise unusable(config.path, "a certificate or key in it is no base64") from None
+        raise unusable_kubeconfig(config.path, "a certificate or key in it is no base64") from None
 
 
-def content(path: str, kubeconfig_path: str) -> bytes:
+def read_named_file(path: str, kubeconfig_path: str) -> bytes:
     """Return the content of a kubeconfig, or of a file that it names; raise ``CniError``."""
     try:
         return read_file(path, MAX_FILE)

@@ -44,7 +44,7 @@ def from_object(identity: Identity, plain: object) -> Pod:
     )
 
 
-def is_the_same(identity: Identity, plain: object) -> bool:
+def is_same_pod(identity: Identity, plain: object) -> bool:
     """Return whether an object of the API is the very pod, and not another one of the same name, or what is no pod.
 
     A pod of a StatefulSet has the name of the one before it.

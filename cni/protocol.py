@@ -86,7 +86,7 @@ class Request(Value):
     """GC: container id and interface of what exists; everything else of this network is gone."""
 
 
-class Answer(Value):
+class Response(Value):
     """The output of the process and its exit status; ``error`` is that of ``stdout``, for the log."""
 
     stdout: bytes
@@ -301,7 +301,7 @@ def _attachment(key: str, entry: object) -> tuple[str, str]:
 
 def dispatch(
     environ: Mapping[str, str], stdin: bytes, handlers: Handlers, known_arguments: Container[str] = ()
-) -> Answer:
+) -> Response:
     """Return the answer to one call of the plugin.
 
     ``handlers`` has a function for each command but VERSION; it does the work or raises ``CniError``. Other
@@ -309,7 +309,7 @@ def dispatch(
     """
     command = environ.get("CNI_COMMAND", "")
     if command == "VERSION":  # podman sends the word "dummy" in the other variables
-        return Answer(_version_result(stdin), 0)
+        return Response(_version_result(stdin), 0)
     version = NEWEST_VERSION
     try:
         if command not in SINCE_VERSION:
@@ -320,7 +320,7 @@ def dispatch(
         # Before the work: a result that cannot be written must not be noticed when the rules are there.
         result = _result(request) if command == "ADD" else b""
         handlers[command](request)
-        return Answer(result, 0)
+        return Response(result, 0)
     except CniError as error:
         return failure(error, version)
 
@@ -381,12 +381,12 @@ def _supported(version: str) -> str:
     return version if version in SUPPORTED_VERSIONS else NEWEST_VERSION
 
 
-def failure(error: CniError, version: str) -> Answer:
+def failure(error: CniError, version: str) -> Response:
     """Return the answer with ``error`` (SPEC, "Errors"), in ``version`` if it is supported."""
     content: dict[str, object] = {"cniVersion": _supported(version), "code": error.code, "msg": error.message}
     if error.details:
         content["details"] = error.details
-    return Answer(encode(content).encode() + b"\n", 1, error)
+    return Response(encode(content).encode() + b"\n", 1, error)
 
 
 def _result(request: Request) -> bytes:

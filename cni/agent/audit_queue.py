@@ -100,7 +100,7 @@ class AuditQueue:
         namespaces: list[PodNamespace] = []
         for namespace, name in announced:
             is_desired = self._pods.get(namespace, name) is not None
-            running = self._sandboxes.look_at(namespace, name, is_desired=is_desired)
+            running = self._sandboxes.look_up_pod(namespace, name, is_desired=is_desired)
             namespaces += running
             if running or not is_desired or self._awaited[namespace, name] < now:
                 del self._awaited[namespace, name]

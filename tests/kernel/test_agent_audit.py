@@ -17,7 +17,7 @@ from capture.state.netns import InNamespace
 from cni import conf
 from cni.agent import api, examination, pod_warnings
 from cni.agent.agent_log import AgentLog
-from cni.agent.audit import Audit, Audited
+from cni.agent.audit import Audit, AuditedPod
 from cni.agent.health import Health
 from cni.agent.kernel_events import EVERYWHERE, KernelEvents, namespace_number
 from cni.agent.options import Options
@@ -86,7 +86,7 @@ class Watched:
             lambda: self.now,
         )
 
-        def on_change(audited: Audited, pod: dict[str, Any] | None) -> None:
+        def on_change(audited: AuditedPod, pod: dict[str, Any] | None) -> None:
             self.seen.append(audited.state.name)
             repair(audited, pod)
 
@@ -95,7 +95,7 @@ class Watched:
     def run_once(self, changed: set[int] | None = None) -> str:
         with InNamespace(self.node.path):
             self.audit.run_once(changed or set())
-        [known] = self.audit.known.values()
+        [known] = self.audit.audited.values()
         return known.state.name
 
 
@@ -173,7 +173,7 @@ def test_ways_round_the_capture_are_reported_once_in_log_and_event(
         before = len((tmp_path / "log").read_text().splitlines())
         server.will(*behaviours)
         with api.connect(kubeconfig=str(tmp_path / "kubeconfig")) as client:
-            publish = pod_warnings.Warnings(client, AgentLog(descriptor=log))
+            publish = pod_warnings.WarningPublisher(client, AgentLog(descriptor=log))
             for published in seen:
                 publish(*published)
         return [json.loads(line)["says"] for line in (tmp_path / "log").read_text().splitlines()[before:]]
@@ -265,7 +265,7 @@ def test_a_new_pod_is_awaited_once_a_turn_and_one_that_has_gone_is_forgotten(
     monkeypatch.setattr("cni.agent.audit_queue.SWEEP_INTERVAL", 0.0)
     watched.audit.run_once(set())
     audit, queue = watched.audit, watched.audit.queue
-    remembered = (audit.known, queue._faulty, queue._first_looks, audit._requested, queue._awaited)
+    remembered = (audit.audited, queue._faulty, queue._first_looks, audit._requested, queue._awaited)
     assert (watched.health.fact("pod_states"), *map(len, remembered)) == ({}, 0, 0, 0, 0, 0)
 
 
@@ -397,7 +397,7 @@ def test_a_look_at_a_pod_in_which_nothing_changed_costs_little(watched: Watched,
     """An interleaved ratio: a look by signature against a diagnosis."""
     apply(make_settings(), watched.pod.path)
     watched.run_once()
-    [known] = watched.audit.known.values()
+    [known] = watched.audit.audited.values()
     looks, diagnoses = [], []
     for _ in range(10):
         started = time.perf_counter()

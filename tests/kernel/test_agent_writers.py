@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cni.agent.writers import UNKNOWN_PROGRAM, Writers, name_of_rival
+from cni.agent.writers import UNKNOWN_PROGRAM, ConfigurationWriters, name_of_rival
 
 pytestmark = pytest.mark.kernel
 
@@ -24,14 +24,14 @@ input()
 
 
 @pytest.fixture
-def writers(tmp_path: Path) -> Iterator[Writers]:
-    listening = Writers()
+def writers(tmp_path: Path) -> Iterator[ConfigurationWriters]:
+    listening = ConfigurationWriters()
     assert listening.watch(str(tmp_path))
     yield listening
     listening.close()
 
 
-def test_a_program_that_renames_a_list_in_is_named(writers: Writers, tmp_path: Path) -> None:
+def test_a_program_that_renames_a_list_in_is_named(writers: ConfigurationWriters, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("this process does not count")
     with subprocess.Popen(
         [sys.executable, "-c", RIVAL, tmp_path, tmp_path / "10-pods.conflist"], stdin=subprocess.PIPE
@@ -48,6 +48,6 @@ def test_a_program_that_renames_a_list_in_is_named(writers: Writers, tmp_path: P
         rival.communicate(b"\n")
 
 
-def test_without_a_directory_no_writer_is_known(writers: Writers, tmp_path: Path) -> None:
+def test_without_a_directory_no_writer_is_known(writers: ConfigurationWriters, tmp_path: Path) -> None:
     assert not writers.watch(str(tmp_path / "missing"))
     assert writers.since() == []

@@ -36,7 +36,7 @@ class Node:
     def install(
         self, entry: dict[str, Any] | None = None, own_config: str = "", choice: ListChoice = FIRST_BY_NAME
     ) -> list[str]:
-        desired = install.Desired(str(self.conf_dir), entry or ENTRY, own_config, choice)
+        desired = install.DesiredConfiguration(str(self.conf_dir), entry or ENTRY, own_config, choice)
         changes = install.install(str(self.plugin), str(self.bin_dir), desired)
         return [self.short(change) for change in changes]
 

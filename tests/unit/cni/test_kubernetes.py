@@ -119,7 +119,7 @@ def test_the_request_does_not_wait_for_an_answer_to_the_handshake(server: FakeKu
     """Nagle's algorithm holds a second small packet back until the first is acknowledged (RFC 896): 40 ms."""
     where = https.parse_url(server.url)
     assert where is not None
-    with contextlib.closing(https.connected(where, time.monotonic() + 5)) as connection:
+    with contextlib.closing(https.connect(where, time.monotonic() + 5)) as connection:
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 

@@ -15,7 +15,7 @@ from capture.operations.diagnosis import Diagnosis
 from capture.state.kernel_modules import ModuleInventory
 from cni import runtimes
 from cni.runtimes import Runtime
-from cni.status import of_this_node
+from cni.status import findings_of_this_node
 from pytest_netns import require
 from support.captures.hosts import WITH_EVERYTHING
 
@@ -190,17 +190,17 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *types: str) -> N
 def test_a_node_with_an_entry_and_no_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(tmp_path, monkeypatch, "bridge", "capture-cni")
 
-    states = {each.name: each.state for each in of_this_node()}
+    states = {each.name: each.state for each in findings_of_this_node()}
     assert states["entry"] == "ok"
     assert "error" in states.values(), "the executable is missing"
 
 
 def test_a_node_without_our_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(tmp_path, monkeypatch, "bridge")
-    assert of_this_node() == ()
+    assert findings_of_this_node() == ()
 
 
 def test_a_pod_has_no_findings_of_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nowhere = Runtime("containerd", "", conf_dir=str(tmp_path / "none"))
     monkeypatch.setattr(runtimes, "detect", lambda: nowhere)
-    assert of_this_node() == ()
+    assert findings_of_this_node() == ()
