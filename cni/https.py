@@ -170,7 +170,7 @@ def connect(server: UrlServer, deadline: float) -> Socket:
 
 
 def resolve(host: str, port: int, deadline: float) -> list[tuple[int, int, int, str, Any]]:
-    """Return what getaddrinfo(3) knows of a host, or raise OSError; TimeoutError if it does not answer by ``deadline``."""
+    """Return what getaddrinfo(3) knows of a host; raise OSError, and TimeoutError without an answer by ``deadline``."""
     text = host.encode()  # getaddrinfo would import the codec "idna" for str
     try:
         return _socket.getaddrinfo(text, port, 0, _socket.SOCK_STREAM, 0, _socket.AI_NUMERICHOST)
@@ -180,7 +180,7 @@ def resolve(host: str, port: int, deadline: float) -> list[tuple[int, int, int, 
     is_answered = _thread.allocate_lock()
     is_answered.acquire()
 
-    def resolve() -> None:
+    def query() -> None:
         try:
             answers.append(_socket.getaddrinfo(text, port, 0, _socket.SOCK_STREAM))
         except OSError as error:

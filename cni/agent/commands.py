@@ -119,7 +119,8 @@ AGENT_OPTIONS = [
     click.Option(["--pod-source", "pod_sources"], type=one_of(*conf.POD_SOURCES), multiple=True,
                  help="Where facts about a pod come from; repeatable, in order."
                  "  [default: runtime, agent, kubernetes]"),
-    click.Option(["--runtime-socket"], type=SOCKET_PATH_TYPE, metavar="PATH", default="", envvar="CAPTURE_RUNTIME_SOCKET",
+    click.Option(["--runtime-socket"], type=SOCKET_PATH_TYPE, metavar="PATH", default="",
+                 envvar="CAPTURE_RUNTIME_SOCKET",
                  help="Where the container runtime listens for CRI.  [default: the first known one that is there]"),
     ACCOUNT_OPTION,
     click.Option(["--api-server"], type=API_SERVER_TYPE, metavar="URL", default="",

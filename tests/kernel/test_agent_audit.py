@@ -82,7 +82,7 @@ class Watched:
             None,
             self.health,
             AgentLog(descriptor=-1),
-            self.audit.look,
+            self.audit.look_at_pod,
             lambda: self.now,
         )
 
@@ -160,7 +160,7 @@ def test_ways_round_the_capture_are_reported_once_in_log_and_event(
 ) -> None:
     """Once of the first agent, which is started again; while the API server is away, it learns it later."""
     apply(make_settings(), watched.pod.path)
-    watched.pods.put(risky_pod())
+    watched.pods.store(risky_pod())
 
     seen: list[tuple[Sandbox, Sequence[str]]] = []
     watched.audit.on_warnings = lambda *published: seen.append(published)
@@ -196,7 +196,7 @@ def test_ways_round_the_capture_are_reported_once_in_log_and_event(
 def test_an_injected_pod_that_refuses_injection_gets_an_event(watched: Watched) -> None:
     published: list[str] = []
     watched.audit.on_warnings = lambda _sandbox, warnings: published.extend(warnings)
-    watched.pods.put(risky_pod(inject="false"))
+    watched.pods.store(risky_pod(inject="false"))
     assert watched.run_once() == "left-alone"
     assert published == [
         "label sidecar.istio.io/inject is 'false', but the pod was injected: it runs with a proxy and without capture"
@@ -254,7 +254,7 @@ def test_a_new_pod_is_awaited_once_a_turn_and_one_that_has_gone_is_forgotten(
 ) -> None:
     [running], watched.runtime.running = watched.runtime.running, []
     watched.audit.run_once(set())
-    watched.pods.put(pod_object("uid-1", ready=False))
+    watched.pods.store(pod_object("uid-1", ready=False))
     for _ in range(5):  # as many as other pods' changes bring within a second
         watched.audit.run_once({4711})
     assert watched.runtime.questions == ["", "web"]
@@ -282,9 +282,9 @@ def test_a_pod_that_the_api_server_has_not_announced_is_unknown(watched: Watched
 
 def test_a_proxy_that_does_not_listen_is_a_fault_once_the_pod_is_ready(watched: Watched) -> None:
     apply(make_settings(), watched.pod.path)
-    watched.pods.put(pod_object(ready=False))
+    watched.pods.store(pod_object(ready=False))
     assert watched.run_once() == "captured"
-    watched.pods.put(pod_object(ready=True))
+    watched.pods.store(pod_object(ready=True))
     assert watched.run_once({number(watched)}) == "not-listening"
 
 
@@ -301,7 +301,7 @@ def test_what_no_event_reports_is_found_after_lost_events_and_by_a_sweep(
     watched: Watched, proxy: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in an agent that hears events: the network is read when one may have come, and only then."""
-    watched.audit._hears = True
+    watched.audit._has_events = True
     apply(make_settings(), watched.pod.path)
     assert watched.run_once() == "captured"
     watched.pod.ip("link set lo down")
@@ -315,10 +315,10 @@ def test_what_no_event_reports_is_found_after_lost_events_and_by_a_sweep(
 @pytest.mark.parametrize("watched", [{"repair_starting": "apply"}], indirect=True)
 def test_a_lost_route_is_repaired_and_read_again(watched: Watched) -> None:
     """The rules stay as they are, so that nothing else changes."""
-    watched.audit._hears = True
+    watched.audit._has_events = True
     pod = pod_object(ready=False)
     pod["metadata"]["annotations"] |= {"sidecar.istio.io/interceptionMode": "TPROXY"}
-    watched.pods.put(pod)
+    watched.pods.store(pod)
     assert watched.run_once() == "captured"
     watched.pod.ip("route flush table 133")
     assert watched.run_once({number(watched)}) == "captured"
@@ -328,7 +328,7 @@ def test_a_lost_route_is_repaired_and_read_again(watched: Watched) -> None:
 
 @pytest.mark.parametrize("watched", [{"repair_starting": "apply"}], indirect=True)
 def test_a_pod_that_starts_without_rules_gets_them_in_place(watched: Watched) -> None:
-    watched.pods.put(pod_object(ready=False))
+    watched.pods.store(pod_object(ready=False))
     assert watched.run_once() == "captured"
     assert watched.seen[:2] == ["no-rules", "captured"]
     assert watched.health.counts()["repairs", "success"] == 1

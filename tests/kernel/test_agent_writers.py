@@ -36,12 +36,12 @@ def test_a_program_that_renames_a_list_in_is_named(writers: ConfigurationWriters
     with subprocess.Popen(
         [sys.executable, "-c", RIVAL, tmp_path, tmp_path / "10-pods.conflist"], stdin=subprocess.PIPE
     ) as rival:
-        while not (found := writers.since()):
+        while not (found := writers.new_writers()):
             time.sleep(0.001)
         assert set(found) == {rival.pid}
         while not (tmp_path / "10-pods.conflist").exists():
             time.sleep(0.001)
-        writers.since()
+        writers.new_writers()
         (tmp_path / "10-pods.conflist").touch()
         subprocess.run(["touch", tmp_path / "another"], check=True)  # has ended: its name is unknown now
         assert name_of_rival(str(tmp_path), writers) == UNKNOWN_PROGRAM
@@ -50,4 +50,4 @@ def test_a_program_that_renames_a_list_in_is_named(writers: ConfigurationWriters
 
 def test_without_a_directory_no_writer_is_known(writers: ConfigurationWriters, tmp_path: Path) -> None:
     assert not writers.watch(str(tmp_path / "missing"))
-    assert writers.since() == []
+    assert writers.new_writers() == []
