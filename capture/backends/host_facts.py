@@ -60,9 +60,9 @@ class HostFacts(Value):
     """The paths of iptables-nft-save and the like, as far as they are installed: by variant, family and purpose."""
     ipv6: bool
     """The kernel has IPv6."""
-    nf_tables: bool | None
+    has_nf_tables: bool | None
     """The kernel has nf_tables: what nftables and iptables-nft need."""
-    nft_compat: bool | None
+    has_nft_compat: bool | None
     """nf_tables takes matches and targets of iptables (module nft_compat): what iptables-nft needs."""
     legacy: LegacySupport
     """The kernel has legacy tables: present in the kernel, to be loaded on use, absent, or unknown."""
@@ -70,11 +70,11 @@ class HostFacts(Value):
     """The legacy tables that exist in the namespace."""
     chains: tuple[LiveChain, ...]
     """All chains in tables that we might use, of all flavours that could be read."""
-    python_iptables: bool
+    has_python_iptables: bool
     """The package python-iptables is installed for this interpreter: what the driver iptc needs."""
-    libnftables: bool
+    has_libnftables: bool
     """The bindings of libnftables are installed for this interpreter: what the driver libnftables needs."""
-    own_users: bool = True
+    has_own_users: bool = True
     """The network namespace belongs to our user namespace; that of a pod with ``hostUsers: false`` does not."""
     hindrance: str = ""
     """What keeps the tables of iptables-nft from having our rules, in words: a dormant table, a foreign chain."""
@@ -86,17 +86,17 @@ class HostFacts(Value):
         return sum(chain.uses for chain in self.chains if chain.flavour == flavour and (chain.is_own or not own))
 
 
-def gather(request: BackendRequest | None = None, desired: Ruleset | None = None) -> HostFacts:
+def gather_facts(request: BackendRequest | None = None, desired: Ruleset | None = None) -> HostFacts:
     """Return the facts of the host and of the namespace we are in, without what a request does not need. Reads only."""
     nf_tables, nft_compat, chains, hindrance = _read_nf_tables(desired)
     try:
         tables = tuple((family, table) for family in families_here() for table in legacy_tables(family))
     except PrivilegeError:
         tables = ()
-    flavours = BY_PREFERENCE if request is None else flavours_allowed(request)
+    flavours = FLAVOURS_BY_PREFERENCE if request is None else flavours_allowed(request)
     is_open = "nftables" in flavours[1:]
     is_in_doubt = is_open or flavours[0] == "legacy" or nf_tables is False or nft_compat is False
-    lacking = tuple(_lacking(desired, flavours)) if is_in_doubt else ()
+    lacking = tuple(_lacking_modules(desired, flavours)) if is_in_doubt else ()
     # Our own netlink messages need nothing that is installed.
     only_netlink = request is not None and not tables and request.driver in ("", "netlink")
     if request is not None and request.backend != "nftables":
@@ -106,27 +106,29 @@ def gather(request: BackendRequest | None = None, desired: Ruleset | None = None
     return HostFacts(
         programs=programs,
         ipv6=IPV6 in families_here(),
-        nf_tables=nf_tables,
-        nft_compat=nft_compat,
+        has_nf_tables=nf_tables,
+        has_nft_compat=nft_compat,
         legacy="unknown" if only_netlink else _legacy_support(),
         legacy_tables=tables,
         chains=(*chains, *_legacy_chains(tables, programs, has_python_iptables=has_python_iptables)),
-        python_iptables=has_python_iptables,
-        libnftables=not only_netlink and _is_importable("nftables"),
-        own_users=is_of_this_user_namespace(),
+        has_python_iptables=has_python_iptables,
+        has_libnftables=not only_netlink and _is_importable("nftables"),
+        has_own_users=is_of_this_user_namespace(),
         hindrance=hindrance,
         lacking=lacking,
     )
 
 
-def _lacking(desired: Ruleset | None, flavours: tuple[Flavour, ...]) -> Iterator[tuple[Flavour, tuple[str, ...]]]:
+def _lacking_modules(
+    desired: Ruleset | None, flavours: tuple[Flavour, ...]
+) -> Iterator[tuple[Flavour, tuple[str, ...]]]:
     """Yield which of the flavours lack modules. If the first one does not, the others are not read: it takes time."""
-    from capture.backends.needed_modules import needed  # where a request leaves the backend open
+    from capture.backends.needed_modules import needed_modules  # where a request leaves the backend open
     from capture.state.kernel_modules import look_up_modules
 
     families = families_here() if desired is None else desired.families
     for flavour in flavours:
-        lacking = look_up_modules(needed(desired, families, flavour)).lacking
+        lacking = look_up_modules(needed_modules(desired, families, flavour)).lacking
         if lacking:
             yield flavour, lacking
         elif flavour == flavours[0]:
@@ -134,17 +136,17 @@ def _lacking(desired: Ruleset | None, flavours: tuple[Flavour, ...]) -> Iterator
 
 
 def _installed_programs() -> Iterator[tuple[ProgramKey, str]]:
-    from capture.backends.iptables.programs import find  # where a request leaves the backend open
+    from capture.backends.iptables.programs import find_iptables  # where a request leaves the backend open
 
     for variant in VARIANTS:
         for family in families_here():
             for purpose in PURPOSES:
-                path = find(variant, family, purpose)
+                path = find_iptables(variant, family, purpose)
                 if path is not None:
                     yield (variant, family, purpose), path
 
 
-BY_PREFERENCE: tuple[Flavour, ...] = ("nft", "legacy", "nftables")
+FLAVOURS_BY_PREFERENCE: tuple[Flavour, ...] = ("nft", "legacy", "nftables")
 
 PURPOSES: tuple[Literal["save", "restore"], ...] = ("save", "restore")
 

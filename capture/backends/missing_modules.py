@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from capture.backends.needed_modules import FLAVOUR_NAMES, needed
+from capture.backends.needed_modules import FLAVOUR_NAMES, needed_modules
 from capture.errors import CaptureError, KernelError, PrivilegeError, ToolError, UnsupportedError
 from capture.model.addresses import FAMILIES, IPV6
 from capture.state.kernel_modules import (
@@ -89,7 +89,7 @@ def remedy_for(lacking: Iterable[str]) -> str:
 
 
 def _needed_by(desired: Ruleset | None, flavour: Flavour) -> dict[str, str]:
-    return needed(desired, FAMILIES if desired is None else desired.families, flavour)
+    return needed_modules(desired, FAMILIES if desired is None else desired.families, flavour)
 
 
 def _remedy_by_other_flavour(desired: Ruleset | None, flavour: Flavour) -> str:

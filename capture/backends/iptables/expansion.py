@@ -53,7 +53,9 @@ def _spread(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...
     parts = [with_entries(slowest, (entry,)) for entry in entries_of(slowest)]
     if len(lists) == 1 and isinstance(slowest, model.PortMatch):
         few_or_many = not model.MAX_SINGLE_RULES < len(slowest.ports) <= model.MAX_SEPARATE_PORTS
-        parts = [slowest.replace(ports=tuple(some)) for some in slots(slowest.ports)] if few_or_many else parts
+        parts = (
+            [slowest.replace(ports=tuple(some)) for some in multiport_slots(slowest.ports)] if few_or_many else parts
+        )
     for part in parts:
         with_part = tuple(part if match is slowest else match for match in matches)
         yield from _spread(with_part) if len(lists) > 1 else [with_part]
@@ -64,7 +66,7 @@ def _is_list(match: model.Match) -> bool:
     return len(entries_of(match)) > 1 and not match.negated
 
 
-def slots(ports: tuple[model.Span, ...]) -> Iterator[list[model.Span]]:
+def multiport_slots(ports: tuple[model.Span, ...]) -> Iterator[list[model.Span]]:
     """Yield the ports in as few lists as multiport can hold."""
     some: list[model.Span] = []
     room = MULTIPORT_SLOTS
@@ -95,7 +97,7 @@ def changed_bits(value: int, mask: int) -> int:
     return value
 
 
-def comment(why: str) -> str:
+def comment_text(why: str) -> str:
     """Return a reason as the kernel takes it: one line, at most 255 bytes of UTF-8."""
     line = "".join(character if character.isprintable() else " " for character in why)
     return line.encode()[:MAX_COMMENT_BYTES].decode(errors="ignore")

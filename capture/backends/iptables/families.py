@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 
-def of_one_family(family: Family, chains: Mapping[TableName, Iterable[Chain]]) -> Ruleset:
+def single_family_ruleset(family: Family, chains: Mapping[TableName, Iterable[Chain]]) -> Ruleset:
     """Return the rule set of one family from the chains of its tables, in any order.
 
     ``Ruleset.comments`` is whether our rules have any.
@@ -27,7 +27,7 @@ def of_one_family(family: Family, chains: Mapping[TableName, Iterable[Chain]]) -
     return Ruleset((family,), tables, comments=has_comments)
 
 
-def merged(rulesets: Sequence[Ruleset]) -> Ruleset:
+def merge_families(rulesets: Sequence[Ruleset]) -> Ruleset:
     """Return one rule set of several families, each of which is there once; each rule keeps its family."""
     by_family = {family: ruleset for ruleset in rulesets for family in ruleset.families}
     if len(by_family) < 2:

@@ -67,7 +67,7 @@ class LibnftablesDriver(NftablesNetlinkDriver):
 
 
 def _commands(desired: tuple[NativeTable, ...], live: plan.LiveHooks) -> list[Object]:
-    return [*plan.replace(desired, live, TableCommands), *add_rules(desired)]
+    return [*plan.table_changes(desired, live, TableCommands), *add_rules(desired)]
 
 
 def find_bindings() -> str | None:

@@ -141,7 +141,7 @@ def test_a_module_that_is_missing_is_named_with_who_needs_it_and_what_helps() ->
 
 
 def test_an_absent_feature_names_the_missing_module() -> None:
-    found = examination.of_kernel(WITH_EVERYTHING.replace(nft_compat=False), ("x_tables",))
+    found = examination.of_kernel(WITH_EVERYTHING.replace(has_nft_compat=False), ("x_tables",))
     (finding,) = (finding for finding in found if finding.name == "nft_compat and xt_owner")
     assert finding.message.endswith("this kernel cannot load the module x_tables")
     assert finding.remedy.startswith("Install the package with x_tables for kernel ")
