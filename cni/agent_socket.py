@@ -85,7 +85,7 @@ def _answer(connection: _socket.socket, deadline: float, socket: str) -> dict[st
     try:
         answer = decode(received.decode())
     except (JsonError, UnicodeDecodeError):
-        raise AgentAwayError(f"{socket}: its answer is no JSON") from None
+        raise AgentAwayError(f"{socket}: its answer is not JSON") from None
     if not isinstance(answer, dict):
-        raise AgentAwayError(f"{socket}: its answer is no object")
+        raise AgentAwayError(f"{socket}: its answer is not an object")
     return answer

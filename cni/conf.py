@@ -117,7 +117,7 @@ def _capture_settings(configuration: Mapping[str, Any]) -> Settings:
 
 def _pod_sources(configuration: Mapping[str, Any], kubeconfig: str) -> tuple[str, ...]:
     """Return the sources; those that there are, unless the configuration chooses."""
-    expected = f"a list of {' and '.join(map(repr, POD_SOURCES))}, each once"
+    expected = f"a list of one or more of {', '.join(map(repr, POD_SOURCES))}, each once"
     sources = keys.texts(configuration, "pod_sources", expected)
     if sources is None:
         return (RUNTIME, KUBERNETES) if kubeconfig else (RUNTIME,)

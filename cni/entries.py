@@ -74,9 +74,9 @@ def check_callable(network: ConfigurationFile, runtime: RuntimeName) -> None:
         version = repr(network.version) if network.version else "missing"
         raise InstallError(
             network.path,
-            f"its cniVersion is {version}, and so {PLUGIN} could not be called",
-            "Every pod of this node would fail to start, so nothing was changed. Change cniVersion if the other "
-            "plugins support it.",
+            f"its cniVersion is {version}, and {PLUGIN} supports {', '.join(SUPPORTED_VERSIONS)}",
+            "Nothing was changed, since no pod of this node would start. Change cniVersion if the other plugins support"
+            " the new one.",
         )
 
 

@@ -62,7 +62,7 @@ def unusable_kubeconfig(path: str, problem: str, remedy: str = "") -> CniError:
     return CniError(
         BAD_KUBECONFIG,
         f"kubeconfig {path}: {problem}",
-        remedy or "`kubectl --kubeconfig FILE config view` prints a kubeconfig.",
+        remedy or f"Correct it, and try it with `kubectl --kubeconfig {path} get pods`.",
     )
 
 
@@ -73,7 +73,7 @@ def parse(text: str, path: str) -> Kubeconfig:
     except JsonError as error:
         raise unusable_kubeconfig(
             path,
-            f"it is no JSON: {error}",
+            f"it is not JSON: {error}",
             "`capture cni install --kubeconfig FILE` converts YAML; or write it as JSON: `kubectl config view --raw -o"
             " json`.",
         ) from None
@@ -101,7 +101,7 @@ class _Reader:
     def mapping(self, value: object, name: str) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
-        raise unusable_kubeconfig(self.path, f"{name} is no mapping of names to values")
+        raise unusable_kubeconfig(self.path, f"{name} is not a mapping of names to values")
 
     def text(self, holder: dict[str, Any], key: str) -> str:
         value = holder.get(key)

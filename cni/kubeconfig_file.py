@@ -77,7 +77,7 @@ def _as_json(text: str, path: str) -> str:
         import yaml
     except ImportError:
         remedy = "Write it as JSON: `kubectl config view --raw -o json`."
-        raise unusable_kubeconfig(path, "it is YAML, and the package PyYAML is not installed", remedy) from None
+        raise unusable_kubeconfig(path, "it is YAML, which takes the package PyYAML to read", remedy) from None
 
     resolvers = {
         first: [each for each in found if each[0] in RESOLVED]
@@ -90,7 +90,7 @@ def _as_json(text: str, path: str) -> str:
         return json.dumps(plain)
     except yaml.MarkedYAMLError as error:  # its words quote the line, which may have a secret
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise unusable_kubeconfig(path, f"line {line}: {error.problem}") from None
+        raise unusable_kubeconfig(path, f"it is not valid YAML: line {line}: {error.problem}") from None
     except (yaml.YAMLError, TypeError, ValueError, RecursionError):
         raise unusable_kubeconfig(path, "it is neither JSON nor YAML") from None
 

@@ -45,7 +45,7 @@ MAX_FILE = 1024 * 1024
 # RFC 9110, 15
 OK, UNAUTHORIZED_STATUS, FORBIDDEN_STATUS, NOT_FOUND, TOO_MANY_REQUESTS, SERVER_ERROR = 200, 401, 403, 404, 429, 500
 
-REACH_REMEDY = "Is the API server up, and does the node reach it? Try: curl -k {server}/version"
+REACH_REMEDY = "Check from the node that the API server answers: `curl -k {server}/version`."
 
 
 class TransientError(CniError):
@@ -101,7 +101,9 @@ def server_of(kubeconfig: Kubeconfig) -> https.UrlServer:
         raise unusable_kubeconfig(kubeconfig.path, f"'server': invalid value {shown!r}: expected https://ADDRESS:PORT")
     if server.scheme == "http" and (kubeconfig.token or kubeconfig.token_file):
         raise unusable_kubeconfig(
-            kubeconfig.path, "'server' is http, which shows the token", "Use https in 'server', or leave the token out."
+            kubeconfig.path,
+            "'server' is http, which would send the token in clear text",
+            "Use https in 'server', or leave the token out.",
         )
     return server
 
@@ -242,9 +244,9 @@ def _decode_object(body: bytes) -> dict[str, Any]:
     try:
         plain = decode(body.decode())
     except (UnicodeDecodeError, JsonError) as error:
-        raise TransientError(BAD_ANSWER, f"the API server's answer is no JSON: {error}") from None
+        raise TransientError(BAD_ANSWER, f"the API server's answer is not JSON: {error}") from None
     if not isinstance(plain, dict):
-        raise TransientError(BAD_ANSWER, "the API server's answer is no JSON object")
+        raise TransientError(BAD_ANSWER, "the API server's answer is not a JSON object")
     return plain
 
 
@@ -258,9 +260,9 @@ def _message_of(body: bytes) -> str | None:
 
 
 def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
-    authority = _data_or_content(config, config.authority_data, config.authority_file)
-    certificate = _data_or_content(config, config.certificate_data, config.certificate_file)
-    key = _data_or_content(config, config.key_data, config.key_file)
+    authority = _certificate(config, "certificate-authority", config.authority_data, config.authority_file)
+    certificate = _certificate(config, "client-certificate", config.certificate_data, config.certificate_file)
+    key = _certificate(config, "client-key", config.key_data, config.key_file)
     if (certificate is None) != (key is None):
         raise unusable_kubeconfig(config.path, "client-certificate and client-key belong together; one is missing")
     try:
@@ -274,14 +276,14 @@ def _tls_context(config: Kubeconfig) -> _ssl._SSLContext:
         raise unusable_kubeconfig(config.path, f"its certificates cannot be used: {problem}") from None
 
 
-def _data_or_content(config: Kubeconfig, data: str, path: str) -> bytes | None:
-    """Return what is in place (``-data``, base64), or in a file; None if neither is there."""
+def _certificate(config: Kubeconfig, field: str, data: str, path: str) -> bytes | None:
+    """Return a certificate or key of the kubeconfig (``-data``, base64), or of a file; None without either."""
     if not data:
         return read_named_file(path, config.path) if path else None
     try:
         return binascii.a2b_base64(data, strict_mode=True)
     except ValueError:
-        raise unusable_kubeconfig(config.path, "a certificate or key in it is no base64") from None
+        raise unusable_kubeconfig(config.path, f"{field}-data is not base64") from None
 
 
 def read_named_file(path: str, kubeconfig_path: str) -> bytes:
@@ -289,9 +291,11 @@ def read_named_file(path: str, kubeconfig_path: str) -> bytes:
     try:
         return read_file(path, MAX_FILE)
     except OSError as error:
-        problem = "cannot be read" if path == kubeconfig_path else f"{path}, which it names, cannot be read"
+        is_itself = path == kubeconfig_path
+        problem = "cannot be read" if is_itself else f"{path}, which it names, cannot be read"
+        where = "'kubeconfig' in the plugin's entry" if is_itself else f"the path in {kubeconfig_path}"
         raise CniError(
             BAD_KUBECONFIG,
             f"kubeconfig {kubeconfig_path}: {problem}: {error.strerror}",
-            "Put it there, or correct 'kubeconfig' in the plugin's entry.",
+            f"Put the file there, or correct {where}.",
         ) from None

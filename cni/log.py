@@ -45,19 +45,15 @@ class PluginLog:
         self._steps_ms: dict[str, float] = {}
 
     def debug(self, message: str, **facts: object) -> None:
-        """Write a line for those who look for a defect."""
         self._write("debug", message, facts)
 
     def info(self, message: str, **facts: object) -> None:
-        """Write a line on what was done."""
         self._write("info", message, facts)
 
     def warn(self, message: str, **facts: object) -> None:
-        """Write a line that a person should look at."""
         self._write("warn", message, facts)
 
     def error(self, message: str, **facts: object) -> None:
-        """Write a line on why the command failed."""
         self._write("error", message, facts)
 
     def step(self, name: str) -> TimedStep:

@@ -58,7 +58,6 @@ class ConfigurationFile(Value):
 
     @property
     def plugins(self) -> list[dict[str, Any]]:
-        """The plugins, in the order in which they are called."""
         return self.configuration["plugins"] if self.is_list else [self.configuration]
 
     @property
@@ -71,7 +70,6 @@ class ConfigurationFile(Value):
 
     @property
     def entries(self) -> list[dict[str, Any]]:
-        """Our own among the plugins."""
         return [plugin for plugin in self.plugins if plugin.get("type") == PLUGIN]
 
     @property

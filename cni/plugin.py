@@ -388,7 +388,7 @@ def _as_cni_error(error: CaptureError, request: Request) -> CniError:
         return CniError(
             HOST_NAMESPACE,
             f"refused: CNI_NETNS={request.namespace} is the node's own network namespace",
-            "Capturing it cuts the node off. Pods with hostNetwork get no CNI plugin; look who called this one.",
+            "Capturing it cuts the node off. Pods with hostNetwork get no CNI plugin: find the program that called it.",
         )
     if isinstance(error, NamespaceError):
         code = protocol.UNKNOWN_CONTAINER if request.command == "CHECK" else protocol.INVALID_ENVIRONMENT

@@ -135,10 +135,7 @@ def _check_environment(command: str, environ: Mapping[str, str]) -> None:
         elif command in commands and (problem := problem_of(value)):
             problems.append(f"{variable}={_shortened(value, 80)!r}: {problem}")
     if problems:
-        raise CniError(
-            INVALID_ENVIRONMENT,
-            f"{command} needs other environment variables: {'; '.join(problems)}",
-        )
+        raise CniError(INVALID_ENVIRONMENT, f"environment of {command}: {'; '.join(problems)}")
 
 
 def parse_arguments(text: str, known: Container[str]) -> dict[str, str]:
@@ -161,7 +158,7 @@ def parse_arguments(text: str, known: Container[str]) -> dict[str, str]:
             raise _bad_arguments(text, f"{key} has two values, {arguments[key]!r} and {value!r}")
     unknown = ", ".join(key for key in arguments if key not in known)
     if unknown and not ignores_unknown:
-        raise _bad_arguments(text, f"unknown: {unknown} (IgnoreUnknown=1 would let them pass)")
+        raise _bad_arguments(text, f"unknown keys: {unknown}; IgnoreUnknown=1 makes the plugin ignore them")
     return arguments
 
 
@@ -188,16 +185,15 @@ def _decode_configuration(stdin: bytes) -> dict[str, Any]:
     try:
         plain = decode(stdin.decode())
     except UnicodeDecodeError as wrong:
-        problem, details = f"UTF-8: byte {wrong.start}", ""
+        problem, details = f"not UTF-8: byte {wrong.start}", ""
     except JsonError as wrong:
-        problem, details = f"a JSON object: {wrong}", f"It starts with {stdin[:200].decode(errors='replace')!r}\n"
+        problem = f"not a JSON object: {wrong}" if stdin.strip() else "empty"
+        details = f"It starts with {stdin[:200].decode(errors='replace')!r}\n" if stdin.strip() else ""
     else:
         if isinstance(plain, dict):
             return plain
-        problem, details = "a JSON object", f"It is {shown(plain)}\n"
-    raise CniError(
-        DECODING_FAILURE, f"the network configuration on standard input is not {problem}", details + WRONG_FILE
-    )
+        problem, details = "not a JSON object", f"It is {shown(plain)}\n"
+    raise CniError(DECODING_FAILURE, f"the network configuration on standard input is {problem}", details + WRONG_FILE)
 
 
 def _version_of(configuration: dict[str, Any]) -> str:

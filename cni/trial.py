@@ -91,7 +91,9 @@ def _not_started(path: str, error: OSError) -> Trial:
         why = f"its interpreter {interpreter} is missing here"
         remedy = " Install the bundle (`make bundle`), which brings its own: --plugin DIRECTORY."
     else:
-        why = "it is no program for this machine" if error.errno == errno.ENOEXEC else str(error.strerror)
+        why = str(error.strerror)
+        if error.errno == errno.ENOEXEC:
+            why, remedy = "it is not a program for this machine", " Name one that is: --plugin PATH."
     return Trial((), f"cannot be started: {why}", NOTHING_CHANGED + remedy)
 
 

@@ -76,7 +76,7 @@ class CommandLine:
             else:
                 rest = [*self._words] if word == "--" else [word]
                 if rest:
-                    raise UsageError(f"unexpected argument {rest[0]!r}")
+                    raise UsageError(f"unexpected argument {rest[0]!r}: expected flags only")
 
     def _command(self, word: str) -> None:
         self._may_be_command = False
@@ -103,15 +103,15 @@ class CommandLine:
             similar = closest_name(name, self._by_long)
             raise UsageError(f"unknown flag --{name}" + (f"; did you mean --{similar}?" if similar else ""))
         if not equals:
-            value = self._value_of(f"--{name}") if takes_value else "true"
+            value = self._value_of(f"--{name}", option) if takes_value else "true"
         if option is not None:
             self.flags[option] = value
 
-    def _value_of(self, flag: str) -> str:
+    def _value_of(self, flag: str, option: Option[Any] | None) -> str:
         """Take the next word, in any form, as the value of a flag."""
         value = next(self._words, None)
         if value is None:
-            raise UsageError(f"{flag} needs a value")
+            raise UsageError(f"{flag} needs a value" + (f": expected {option.expected}" if option else ""))
         return value
 
     def _short(self, word: str) -> None:
@@ -131,7 +131,7 @@ class CommandLine:
             elif option.is_switch and not letters.startswith("="):
                 self.flags[option] = "true"
             else:
-                self.flags[option] = letters.removeprefix("=") if letters else self._value_of(f"-{letter}")
+                self.flags[option] = letters.removeprefix("=") if letters else self._value_of(f"-{letter}", option)
                 return
 
     def _warn_of_past_flag(self, flag: str, name: str) -> None:

@@ -86,7 +86,6 @@ class ProbeChooser:
         return [family for family in self._config.families if family in present or not present]
 
     def own(self, family: Family) -> Iterator[Network]:
-        """Yield the pod's addresses of a family."""
         yield from (address for address in self._own if address.family == family)
 
     def choose(self, side: Side, family: Family) -> Probe | Proof:

@@ -40,7 +40,7 @@ def requested_backend(request: BackendRequest) -> str:
         raise ConfigurationError("--driver", request.driver, request.driver_origin, expected)
     backend = requested or (implied[0] if len(implied) == 1 else "")
     if request.variant and backend == "nftables":
-        expected = f"only with --backend iptables, not with {named}"
+        expected = f"none with {named}; variants are those of --backend iptables"
         raise ConfigurationError("--force-iptables-binary", request.variant, request.variant_origin, expected)
     backend = "iptables" if request.variant else backend
     if (

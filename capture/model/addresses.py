@@ -59,7 +59,6 @@ class Network(Value):
 
     @property
     def is_address(self) -> bool:
-        """Return whether the network holds a single address."""
         return self.prefix == BITS[self.family]
 
     @property

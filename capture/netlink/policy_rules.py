@@ -82,7 +82,6 @@ class PolicyRule(Value):
 
     @property
     def is_plain(self) -> bool:
-        """Return whether it is `fwmark MARK lookup TABLE` and nothing else."""
         has_more_conditions = self.selector or self.is_inverted or self.suppress_prefixlength is not None
         return not has_more_conditions and self.looks_up and self.mask == WHOLE_MARK
 

@@ -23,7 +23,7 @@ SWAPPED_PORTS = (int(options.INBOUND_CAPTURE_PORT.default), int(options.PROXY_PO
 """Istio's inbound port for outbound connections, and the other way round."""
 
 DISTINCT_PORTS = (
-    (options.INBOUND_CAPTURE_PORT, options.PROXY_PORT, "the directions cannot be told apart"),
+    (options.INBOUND_CAPTURE_PORT, options.PROXY_PORT, "inbound and outbound connections cannot be told apart"),
     (options.PROXY_PORT, options.INBOUND_TUNNEL_PORT, "the proxy expects tunnels of the mesh there"),
     (options.INBOUND_CAPTURE_PORT, options.INBOUND_TUNNEL_PORT, "the proxy expects tunnels of the mesh there"),
 )
@@ -95,7 +95,7 @@ def _without_effect(settings: Settings, config: CaptureConfig) -> Iterator[tuple
 def _overridden(settings: Settings) -> Iterator[tuple[Option[Any], str]]:
     for port, other, fault in DISTINCT_PORTS:
         if settings[port] == settings[other]:
-            yield port, f"is {other.name}, too: {fault}"
+            yield port, f"is the same as {other.name}: {fault}"
     for option, winner, verb in OVERRIDES:
         entries = _entries(settings, option) if settings.origin(option) != "default" else ()
         others = _entries(settings, winner)

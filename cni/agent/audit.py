@@ -72,7 +72,6 @@ class AuditedPod(Value):
 
     @property
     def key(self) -> str:
-        """NAMESPACE/NAME."""
         return f"{self.netns.sandbox.namespace}/{self.netns.sandbox.name}"
 
 
@@ -112,7 +111,6 @@ class Audit:
         self._diagnosis_budgets: dict[str, tuple[float, float]] = {}
 
     def run(self, stop: threading.Event) -> None:
-        """Look until ``stop``."""
         events = self._listen()
         self._has_events = events is not None
         try:
@@ -245,7 +243,6 @@ class Audit:
         return {state: sorted(pods) for state, pods in states.items()}
 
     def as_plain(self, namespace: str = "", name: str = "") -> list[dict[str, Any]]:
-        """Return what is known, for JSON; of one pod, if it is named."""
         named = f"{namespace}/{name}" if name else ""
         return [
             {

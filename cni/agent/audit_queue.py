@@ -70,7 +70,6 @@ class AuditQueue:
         self._stale.add(sandbox)
 
     def take_gone(self) -> list[PodNamespace]:
-        """Return the pods that have gone since the last call."""
         gone = self._sandboxes.take_gone()
         for netns in gone:
             self._first_looks.pop(netns.sandbox.id, None)

@@ -249,7 +249,8 @@ def _request(socket: str, question: dict[str, str]) -> dict[str, Any]:
         return agent_socket.request(socket, question, STATUS_TIMEOUT)
     except agent_socket.AgentAwayError as away:
         raise CaptureError(
-            f"no agent answers: {away}", "Is it running? Without it, see `capture cni status` on the node."
+            f"no agent answers: {away}",
+            "Start the agent (the chart's DaemonSet, or `capture node agent`); `capture cni status` needs none.",
         ) from None
 
 

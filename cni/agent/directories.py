@@ -56,12 +56,10 @@ class Directories:
         return any(self._watches[path][0] == event.wd for path in self.paths if path in self._watches)
 
     def wake(self) -> None:
-        """Let ``wait`` return now."""
         with suppress(OSError):  # the pipe is full, so the wait ends anyway
             os.write(self._wake_writer, b"!")
 
     def close(self) -> None:
-        """End watching."""
         self._inotify.close()
         os.close(self._wake_reader)
         os.close(self._wake_writer)

@@ -36,7 +36,6 @@ class Handover:
         return self.is_acting
 
     def close(self) -> None:
-        """Release the lock."""
         os.close(self._lock)
 
     def _take(self) -> bool:

@@ -164,7 +164,6 @@ class Pods:
             return self._version, {key for key, changed in self._changes.items() if changed > version}
 
     def all(self) -> list[PodObject]:
-        """Return every pod of the node."""
         with self._changed:
             return list(self._pods.values())
 

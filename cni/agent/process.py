@@ -72,7 +72,6 @@ class Agent:
         self.health.note(node=options.node, api_connected=None)
 
     def run(self) -> int:
-        """Run until a signal ends it; return the exit status."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
         deferred_removal.cancel_removal()
@@ -93,7 +92,6 @@ class Agent:
         return 0
 
     def status(self) -> dict[str, Any]:
-        """Return what ``capture node status`` shows."""
         return self.health.as_plain() | {"acts": self.handover.is_acting, "pods_known": len(self.pods.all())}
 
     # --- threads --------------------------------------------------------------------------------------------

@@ -37,7 +37,6 @@ class Reflector:
         self._is_failing = False
 
     def run(self, stop: threading.Event) -> None:
-        """List and watch until ``stop``; after a failure, report it and pause."""
         while not stop.is_set():
             pause = self.run_once(stop)
             stop.wait(pause)

@@ -70,7 +70,6 @@ class Sandboxes:
         return [self._by_sandbox[each] for each in sandboxes]
 
     def take_gone(self) -> list[PodNamespace]:
-        """Return the pods that are gone since the last call."""
         gone, self._gone = self._gone, []
         return gone
 

@@ -55,7 +55,6 @@ class ConfigurationWriters:
         return [process for process in pids if process not in (0, os.getpid())]
 
     def close(self) -> None:
-        """End listening."""
         if self._group >= 0:
             os.close(self._group)
             self._group = -1

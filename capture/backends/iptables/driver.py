@@ -32,12 +32,10 @@ class IptablesDriver:
         return [(self.title(family), restore_text(of_family)) for family, of_family in edits_by_family(edits)]
 
     def has_exactly(self, desired: Ruleset) -> bool:
-        """Return False: only reading the rules shows it."""
         del desired
         return False
 
     def read(self) -> Ruleset:
-        """Return what the kernel holds, for IPv4 and, if the kernel has it, IPv6."""
         return merge_families([self.read_family(family) for family in families_here()])
 
     def write(self, desired: Ruleset, live: Ruleset, recorded: Ruleset | None) -> None:
@@ -49,11 +47,9 @@ class IptablesDriver:
         self.execute(plan(live, desired, recorded))
 
     def clean(self, live: Ruleset, recorded: Ruleset | None) -> None:
-        """Remove everything of the capture."""
         self.execute(plan(live, None, recorded))
 
     def title(self, family: Family) -> str:
-        """Return what to call the text for one family."""
         from capture.backends.iptables.programs import PROGRAM_NAMES  # which netlink does without
 
         return f"{PROGRAM_NAMES[family]}-{self.variant}-restore --noflush"

@@ -40,7 +40,6 @@ class LiveTable(Value):
     is_dormant: bool = False
 
     def rules_of(self, chain: FoundChain) -> Sequence[FoundRule]:
-        """Return the rules of a chain in order."""
         return self.rules.get(chain.name, ())
 
 

@@ -42,7 +42,6 @@ class Bounds(Value):
 
     @property
     def is_single(self) -> bool:
-        """Return whether it is about one value."""
         return self.low == self.high
 
     def __str__(self) -> str:

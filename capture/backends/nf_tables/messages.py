@@ -46,7 +46,6 @@ class TableMessages:
         return self._change(nf.NFT_MSG_DELCHAIN, name, f"delete chain {chain} of table {self._shown}", NLM_F_NONREC)
 
     def flush_chain(self, chain: str) -> Change:
-        """Return the message that deletes all rules of a chain."""
         return self._change(nf.NFT_MSG_DELRULE, _chain_attribute(chain), f"flush chain {chain} of table {self._shown}")
 
     def add_rule(self, chain: str, attributes: bytes, *, name: str = "a rule", before: int | None = None) -> Change:
@@ -60,7 +59,6 @@ class TableMessages:
         return self._change(nf.NFT_MSG_NEWRULE, _chain_attribute(chain) + attributes, doing, flags)
 
     def delete_rule(self, chain: str, handle: int) -> Change:
-        """Return the message that deletes one rule."""
         doing = f"delete the rule with handle {handle} of chain {chain} of table {self._shown}"
         parts = _chain_attribute(chain) + attribute(nf.NFTA_RULE_HANDLE, u64be(handle))
         return self._change(nf.NFT_MSG_DELRULE, parts, doing)

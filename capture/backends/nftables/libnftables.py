@@ -47,7 +47,6 @@ class LibnftablesDriver(NftablesNetlinkDriver):
     name = "libnftables"
 
     def render(self, ruleset: Ruleset) -> list[tuple[str, str]]:
-        """Return the rule set as the commands that libnftables is given."""
         commands = _commands(lower(ruleset), {})
         return [("nft -j -f -", json.dumps({"nftables": commands}, indent=2))] if commands else []
 

@@ -74,7 +74,7 @@ REFUSED: list[tuple[dict[str, object], int, str]] = [
         codes.VALUE_REFUSED,
         "excludeOutboundIPRanges): invalid value '11111",
     ),
-    (configuration({STATUS_ANNOTATION: "injected"}), codes.VALUE_REFUSED, "io/status): invalid value 'injected'"),
+    (configuration({STATUS_ANNOTATION: "injected"}), codes.VALUE_REFUSED, "io/status: invalid value 'injected'"),
     (configuration(INJECTED), protocol.INVALID_ENVIRONMENT, "CNI_NETNS: network namespace /does/not/exist"),
     (configuration(INJECTED, profile="modern"), protocol.INVALID_CONFIGURATION, "'profile': invalid value \"modern\""),
     (

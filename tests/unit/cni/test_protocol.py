@@ -268,7 +268,7 @@ def test_del_does_without_a_usable_name_of_the_network(name: object) -> None:
 @pytest.mark.parametrize(
     ("stdin", "code", "words"),
     [
-        (b"", protocol.DECODING_FAILURE, "line 1 column 1"),
+        (b"", protocol.DECODING_FAILURE, "is empty"),
         (b"{", protocol.DECODING_FAILURE, "line 1 column 2"),
         (b"[]", protocol.DECODING_FAILURE, "object"),
         (b'{"cniVersion": NaN}', protocol.DECODING_FAILURE, "NaN"),
@@ -408,8 +408,8 @@ def test_arguments_are_keys_and_values(text: str, arguments: dict[str, str]) -> 
         ("K8S_POD_NAME", "'K8S_POD_NAME' is not KEY=VALUE"),
         ("=web", "'=web' is not KEY=VALUE"),
         ("K8S_POD_NAME=a;K8S_POD_NAME=b", "two values"),
-        ("K8S_POD_NAMSPACE=shop", "unknown: K8S_POD_NAMSPACE"),
-        ("K8S_POD_NAMSPACE=shop;IgnoreUnknown=false", "unknown: K8S_POD_NAMSPACE"),
+        ("K8S_POD_NAMSPACE=shop", "unknown keys: K8S_POD_NAMSPACE"),
+        ("K8S_POD_NAMSPACE=shop;IgnoreUnknown=false", "unknown keys: K8S_POD_NAMSPACE"),
         ("IgnoreUnknown=yes", "expected 0, 1, true or false"),
     ],
 )

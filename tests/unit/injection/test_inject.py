@@ -624,8 +624,8 @@ def test_a_policy_is_made_for_the_requested_users_alone(capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("printed", "code", "expected"),
     [
-        ("x", 1, "its output is no list of objects"),
-        ('{"kind": "List", "items": 5}', 1, "its output is no list of objects"),
+        ("x", 1, "its output is not a list of objects"),
+        ('{"kind": "List", "items": 5}', 1, "its output is not a list of objects"),
         (
             '{"kind": "List", "items": [{"kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": 5}}]}',
             0,

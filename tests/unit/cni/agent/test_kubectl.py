@@ -150,8 +150,8 @@ def test_errors_are_in_kubectls_words(
 @pytest.mark.parametrize(
     ("script", "words", "error"),
     [
-        ("echo '[]'", "verify web", "kubectl: its output is no object of Kubernetes"),
-        ("true", "verify web", "kubectl: its output is no JSON"),
+        ("echo '[]'", "verify web", "kubectl: its output is not an object of Kubernetes"),
+        ("true", "verify web", "kubectl: its output is not JSON"),
         (
             "echo 'localhost:8080 was refused' >&2",
             "status",
@@ -162,7 +162,7 @@ def test_errors_are_in_kubectls_words(
         (
             f"echo '{json.dumps({'items': [POD | {'status': {'phase': 'Failed'}}]})}'",
             "verify -l a=b",
-            "no pod of a=b runs",
+            "no pod of a=b is running",
         ),
     ],
 )
