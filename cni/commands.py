@@ -111,15 +111,10 @@ SOURCE_OPTIONS = [
 ]  # fmt: skip
 
 
-@command(
-    INSTALL_EXAMPLES,
-    *DIRECTORY_OPTIONS,
-    *CHOICE_OPTIONS,
-    *SOURCE_OPTIONS,
-    *ENTRY_OPTIONS,
-    format_option("text", "json"),
-    group=cni_group,
-)
+INSTALL_OPTIONS = (*DIRECTORY_OPTIONS, *CHOICE_OPTIONS, *SOURCE_OPTIONS, *ENTRY_OPTIONS)
+
+
+@command(INSTALL_EXAMPLES, *INSTALL_OPTIONS, format_option("text", "json"), group=cni_group)
 def install(
     bin_dir: str | None,
     conf_dir: str | None,

@@ -86,9 +86,8 @@ def rewrite(
     """Give a list these plugins, unless it has them."""
     if plugins == network.plugins:
         return []
-    atomic_files.replace(
-        network.file, encode_configuration(network.path, as_list(network, plugins)), is_urgent=is_urgent
-    )
+    content = encode_configuration(network.path, as_list(network, plugins))
+    atomic_files.replace(network.file, content, is_urgent=is_urgent)
     return [FileChange(network.path, change)]
 
 

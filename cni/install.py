@@ -89,9 +89,8 @@ def selected_network(
     Raises ``InstallError``: the file that counts is broken.
     """
     if choice.runtime == "containerd" and not choice.network:
-        return next(
-            (network for network in networks.read_networks(conf_dir) if not (but_own and network.is_our_own)), None
-        )
+        allowed = (each for each in networks.read_networks(conf_dir) if not (but_own and each.is_our_own))
+        return next(allowed, None)
     taken = networks.choose(_foreign_lists(conf_dir) if but_own else networks.candidates(conf_dir), choice).taken
     return taken.network if taken else None
 

@@ -100,11 +100,8 @@ def server_of(kubeconfig: Kubeconfig) -> https.UrlServer:
         shown = kubeconfig.server.rpartition("@")[2][:80]  # before an @ could be a password
         raise unusable_kubeconfig(kubeconfig.path, f"'server': invalid value {shown!r}: expected https://ADDRESS:PORT")
     if server.scheme == "http" and (kubeconfig.token or kubeconfig.token_file):
-        raise unusable_kubeconfig(
-            kubeconfig.path,
-            "'server' is http, which would send the token in clear text",
-            "Use https in 'server', or leave the token out.",
-        )
+        problem = "'server' is http, which would send the token in clear text"
+        raise unusable_kubeconfig(kubeconfig.path, problem, "Use https in 'server', or leave the token out.")
     return server
 
 

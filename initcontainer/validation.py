@@ -142,9 +142,8 @@ def _interface(family: Family) -> str:
     """Return the interface by which connections come in: the first that has an address of the family."""
     with open_rtnetlink() as rtnetlink:
         names = {link.index: link.name for link in read_links(rtnetlink) if not link.is_loopback}
-        addressed = [
-            names[a.interface] for a in read_addresses(rtnetlink, FAMILY_NUMBERS[family]) if a.interface in names
-        ]
+        addresses = read_addresses(rtnetlink, FAMILY_NUMBERS[family])
+        addressed = [names[each.interface] for each in addresses if each.interface in names]
     return next(iter(addressed), next(iter(names.values()), "eth0"))
 
 

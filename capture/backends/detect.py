@@ -132,9 +132,8 @@ def choose(facts: HostFacts, request: BackendRequest) -> BackendChoice:
     if backend == "nftables":
         return _choose_nftables(facts, request.driver or "netlink", "requested")
     if not backend and facts.hindrance and not facts.uses("legacy"):
-        return _choose_nftables(
-            facts, request.driver or "netlink", f"iptables-nft cannot be used here: {facts.hindrance}"
-        )
+        reason = f"iptables-nft cannot be used here: {facts.hindrance}"
+        return _choose_nftables(facts, request.driver or "netlink", reason)
     has_own_in_iptables = any(facts.uses(variant, own=True) for variant in VARIANTS)
     if not backend and not facts.has_own_users and facts.has_nf_tables and not has_own_in_iptables:
         return _choose_nftables(facts, request.driver or "netlink", OTHER_USERS_REASON)

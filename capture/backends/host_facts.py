@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from capture.netlink.sockets import NetlinkSocket
 
     ProgramKey = tuple[str, str, str]
+    FlavourModules = tuple[Flavour, tuple[str, ...]]
     LegacySupport = Literal["present", "loadable", "absent", "unknown"]
 
 
@@ -78,7 +79,7 @@ class HostFacts(Value):
     """The network namespace belongs to our user namespace; that of a pod with ``hostUsers: false`` does not."""
     hindrance: str = ""
     """What keeps the tables of iptables-nft from having our rules, in words: a dormant table, a foreign chain."""
-    lacking: tuple[tuple[Flavour, tuple[str, ...]], ...] = ()
+    lacking: tuple[FlavourModules, ...] = ()
     """The modules that each flavour needs and this kernel is known not to have, or may not load."""
 
     def uses(self, flavour: Flavour, *, own: bool = False) -> int:
@@ -119,9 +120,7 @@ def gather_facts(request: BackendRequest | None = None, desired: Ruleset | None 
     )
 
 
-def _lacking_modules(
-    desired: Ruleset | None, flavours: tuple[Flavour, ...]
-) -> Iterator[tuple[Flavour, tuple[str, ...]]]:
+def _lacking_modules(desired: Ruleset | None, flavours: tuple[Flavour, ...]) -> Iterator[FlavourModules]:
     """Yield which of the flavours lack modules. If the first one does not, the others are not read: it takes time."""
     from capture.backends.needed_modules import needed_modules  # where a request leaves the backend open
     from capture.state.kernel_modules import look_up_modules
@@ -193,15 +192,12 @@ def _live_chains(listed: Iterable[FoundChain]) -> Iterator[LiveChain]:
 def _legacy_support() -> LegacySupport:
     if has_legacy(IPV4):
         return "present"
-    from capture.state.kernel_modules import (  # where a request leaves the backend open
-        can_load_modules,
-        look_up_modules,
-    )
+    from capture.state import kernel_modules  # where a request leaves the backend open
 
-    inventory = look_up_modules(("iptable_nat",))
+    inventory = kernel_modules.look_up_modules(("iptable_nat",))
     if not inventory.is_indexed:
         return "unknown"
-    return "absent" if inventory.lacking or not can_load_modules() else "loadable"
+    return "absent" if inventory.lacking or not kernel_modules.can_load_modules() else "loadable"
 
 
 def _legacy_chains(

@@ -43,18 +43,10 @@ def requested_backend(request: BackendRequest) -> str:
         expected = f"none with {named}; variants are those of --backend iptables"
         raise ConfigurationError("--force-iptables-binary", request.variant, request.variant_origin, expected)
     backend = "iptables" if request.variant else backend
-    if (
-        backend == "iptables"
-        and request.variant
-        and request.variant not in VARIANTS_BY_DRIVER.get(request.driver, VARIANTS)
-    ):
+    if request.variant and request.variant not in VARIANTS_BY_DRIVER.get(request.driver, VARIANTS):
         fitting = " or ".join(driver for driver, variants in VARIANTS_BY_DRIVER.items() if request.variant in variants)
-        raise ConfigurationError(
-            "--driver",
-            request.driver,
-            request.driver_origin,
-            f"{fitting} for the variant {request.variant} of iptables",
-        )
+        expected = f"{fitting} for the variant {request.variant} of iptables"
+        raise ConfigurationError("--driver", request.driver, request.driver_origin, expected)
     return backend
 
 

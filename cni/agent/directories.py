@@ -66,10 +66,8 @@ class Directories:
 
     def _watch_all(self) -> bool:
         """Watch what the paths lead to now; return whether that is something else than before."""
-        watched = [(os.path.dirname(path), PARENT_EVENTS) for path in self.paths] + [
-            (path, CHILD_EVENTS) for path in self.paths
-        ]
-        changed = [self._watch(path, mask) for path, mask in watched]
+        changed = [self._watch(os.path.dirname(path), PARENT_EVENTS) for path in self.paths]
+        changed += [self._watch(path, CHILD_EVENTS) for path in self.paths]
         return any(changed)
 
     def _watch(self, path: str, mask: flags) -> bool:

@@ -131,9 +131,8 @@ def diagnose(path: str, settings: Settings, *, is_starting: bool) -> PodState:
         return PodState(CAPTURED, "an IPv6 address came late: ::6 was added to lo" if late else "")
     if all(cause.kind == "excluded" for cause in causes):  # the settings capture nothing
         return PodState(LEFT_ALONE, causes[0].message)
-    worst = min(
-        causes, key=lambda cause: ROOT_CAUSES.index(cause.kind) if cause.kind in ROOT_CAUSES else len(ROOT_CAUSES)
-    )
+    ranks = {kind: rank for rank, kind in enumerate(ROOT_CAUSES)}
+    worst = min(causes, key=lambda cause: ranks.get(cause.kind, len(ranks)))
     return PodState(worst.kind, worst.message, worst.remedy)
 
 

@@ -26,6 +26,7 @@ MAX_GONE = 1000
 WAIT_SECONDS = 0.2
 """Seconds to wait for a pod that is not here yet."""
 
+SPEC_FIELDS = ("hostNetwork", "runtimeClassName", "securityContext")
 METADATA_FIELDS = ("namespace", "name", "uid", "labels", "creationTimestamp", "deletionTimestamp")
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 """An annotation that decides nothing and is as long as the rest of the pod."""
@@ -37,9 +38,7 @@ def reduced(pod: Mapping[str, Any]) -> PodObject:
     """Return what decides on a pod's capture and its repair, in the form of the API; of such a pod, itself."""
     metadata, spec, status = (pod.get(part) or {} for part in ("metadata", "spec", "status"))
     annotations = metadata.get("annotations") or {}
-    kept_spec: PodObject = {
-        key: spec[key] for key in ("hostNetwork", "runtimeClassName", "securityContext") if key in spec
-    }
+    kept_spec: PodObject = {key: spec[key] for key in SPEC_FIELDS if key in spec}
     for kind in ("initContainers", "containers"):
         containers = spec.get(kind) or []
         kept_spec[kind] = [_reduced_container(each) for each in containers]

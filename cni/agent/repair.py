@@ -31,14 +31,7 @@ from cni.conf import Configuration
 from cni.pod import Identity
 from cni.pod_object import from_object
 
-REPAIRABLE_STATES = (
-    "no-rules",
-    "rule-missing",
-    "rule-unexpected",
-    "second-set",
-    "family-not-captured",
-    "route-missing",
-)
+REPAIRABLE = ("no-rules", "rule-missing", "rule-unexpected", "second-set", "family-not-captured", "route-missing")
 """States that writing the rules again repairs; the others need a person."""
 EVENT_INTERVAL = 600.0
 """Seconds between two Events about one pod and state."""
@@ -88,7 +81,7 @@ class Repair:
                 self._is_busy = False
 
     def _action(self, audited: AuditedPod, pod: dict[str, Any] | None) -> str:
-        if audited.state.name not in REPAIRABLE_STATES or pod is None:
+        if audited.state.name not in REPAIRABLE or pod is None:
             return "report"
         return self.options.repair_running if pod["status"]["ready"] else self.options.repair_starting
 
@@ -128,7 +121,7 @@ class Repair:
         except CaptureError as error:
             return error.message
         state = self.look(audited.netns)
-        return state.message if state.name in REPAIRABLE_STATES else ""
+        return state.message if state.name in REPAIRABLE else ""
 
     def _evict(self, audited: AuditedPod) -> str:
         if self.client is None:

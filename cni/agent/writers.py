@@ -73,9 +73,8 @@ def _processes(events: bytes) -> list[int]:
 
 def name_of_rival(conf_dir: str, writers: ConfigurationWriters) -> str:
     """Return the program's name, or how its list names it."""
-    named = (
-        content_of(f"/proc/{process}/comm").decode(errors="replace").strip() for process in writers.new_writers()[::-1]
-    )
+    latest_first = reversed(writers.new_writers())
+    named = (content_of(f"/proc/{process}/comm").decode(errors="replace").strip() for process in latest_first)
     return next(filter(None, named), "") or _owner_of_list(conf_dir) or UNKNOWN_PROGRAM
 
 

@@ -51,11 +51,9 @@ def _spread(matches: tuple[model.Match, ...]) -> Iterator[tuple[model.Match, ...
         return
     slowest = max(lists, key=lambda match: MATCH_ORDER[type(match)])
     parts = [with_entries(slowest, (entry,)) for entry in entries_of(slowest)]
-    if len(lists) == 1 and isinstance(slowest, model.PortMatch):
-        few_or_many = not model.MAX_SINGLE_RULES < len(slowest.ports) <= model.MAX_SEPARATE_PORTS
-        parts = (
-            [slowest.replace(ports=tuple(some)) for some in multiport_slots(slowest.ports)] if few_or_many else parts
-        )
+    is_medium = model.MAX_SINGLE_RULES < len(parts) <= model.MAX_SEPARATE_PORTS
+    if len(lists) == 1 and isinstance(slowest, model.PortMatch) and not is_medium:
+        parts = [slowest.replace(ports=tuple(ports)) for ports in multiport_slots(slowest.ports)]
     for part in parts:
         with_part = tuple(part if match is slowest else match for match in matches)
         yield from _spread(with_part) if len(lists) > 1 else [with_part]

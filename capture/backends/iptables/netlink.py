@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 
 from capture.backends.iptables.driver import IptablesDriver, dormant_error, require_families
-from capture.backends.iptables.families import merge_families, single_family_ruleset
+from capture.backends.iptables.families import merge_families, of_one_family
 from capture.backends.iptables.plan import TableEdit, plan
 from capture.backends.iptables.tables import families_here
 from capture.backends.iptables.xt_changes import LiveTable, changes, model_name, removals
@@ -75,11 +75,9 @@ class IptablesNetlinkDriver(IptablesDriver):
             for (family, name), table in live.items():
                 if table.is_dormant and family in desired.families and desired.table(name):
                     raise dormant_error(family, name)
-            return (
-                changes(plan(ruleset_of(families, live), desired, recorded), live)
-                if live
-                else self._messages_for(desired)
-            )
+            if not live:
+                return self._messages_for(desired)
+            return changes(plan(ruleset_of(families, live), desired, recorded), live)
 
         _transact(changes_of)
 
@@ -131,9 +129,8 @@ def remove_empty_tables(edits: Sequence[TableEdit]) -> None:
 def _read(netfilter: NetlinkSocket) -> LiveTables:
     """Return the live tables of iptables with their chains and rules, but for tables that we never touch."""
     families = families_here()
-    tables = [
-        each for each in read_tables(netfilter) if FAMILY_BY_NUMBER.get(each.family) in families and each.name in TABLES
-    ]
+    of_families = (each for each in read_tables(netfilter) if FAMILY_BY_NUMBER.get(each.family) in families)
+    tables = [each for each in of_families if each.name in TABLES]
     if not tables:
         return {}
     from capture.backends.iptables.xt_decode import RuleReader  # not needed in a new pod, where nothing is
@@ -176,9 +173,7 @@ def live_table(table: FoundTable, chains: Iterable[FoundChain], rules: Iterable[
 def ruleset_of(families: Sequence[Family], live: LiveTables) -> Ruleset:
     """Return the rule set of all families."""
     of_each = (
-        single_family_ruleset(
-            family, {name: _chains(name, table) for (of, name), table in live.items() if of == family}
-        )
+        of_one_family(family, {name: _chains(name, table) for (of, name), table in live.items() if of == family})
         for family in families
     )
     return merge_families(list(of_each))

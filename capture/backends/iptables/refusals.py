@@ -40,7 +40,7 @@ NO_NF_TABLES_PHRASES = ("Failed to initialize nft", "Could not fetch rule set ge
 NO_TABLE_PHRASES = ("unable to initialize table", "can't initialize ip", "TABLE_ADD failed", "do you need to insmod")
 NO_CHAIN_TYPE = "CHAIN_ADD failed (No such file or directory)"
 """Only the type of nat chains is a module of its own."""
-NO_LIBRARY_PHRASES = (
+LIBRARY_PHRASES = (
     "Couldn't load match",
     "Couldn't load target",
     "unknown option",
@@ -73,9 +73,8 @@ def program_refusal(command: Sequence[str], done: Finished, text: str, family: F
         )
     no_table = any(phrase in complaint for phrase in NO_TABLE_PHRASES)
     # Programs do not report that this thread may not use x_tables.
-    if any(phrase in complaint for phrase in PRIVILEGE_PHRASES) or (
-        no_table and missing_capabilities("NET_ADMIN", "NET_RAW")
-    ):
+    is_refused = any(phrase in complaint for phrase in PRIVILEGE_PHRASES)
+    if is_refused or (no_table and missing_capabilities("NET_ADMIN", "NET_RAW")):
         return PrivilegeError(
             f"{'read' if name.endswith('save') else 'change'} the tables of {FAMILY_NAMES[family]} with {name}"
         )
@@ -86,7 +85,7 @@ def program_refusal(command: Sequence[str], done: Finished, text: str, family: F
     if NO_CHAIN_TYPE in complaint:
         return _missing_feature(f"nat chains of {FAMILY_NAMES[family]} for {name}", "nft_chain_nat", complaint)
     line = _refused_line(complaint, text)
-    if any(phrase in complaint for phrase in NO_LIBRARY_PHRASES) and NOT_IN_KERNEL not in complaint:
+    if any(phrase in complaint for phrase in LIBRARY_PHRASES) and NOT_IN_KERNEL not in complaint:
         return _no_library(name, complaint, line)
     if any(phrase in complaint for phrase in ABSENT_PHRASES):
         return _no_extension(name, complaint, line or text)

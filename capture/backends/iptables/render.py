@@ -235,9 +235,8 @@ def restore_text(edits: Iterable[TableEdit]) -> str:
     for edit in edits:
         lines.append(f"*{edit.table}")
         lines += [f":{chain} - [0:0]" for chain in (*edit.rewritten_chains, *edit.dropped_chains)]
-        lines += [
-            f"-A {chain} {rule_text(rule)}".rstrip() for chain, rules in edit.rewritten_chains.items() for rule in rules
-        ]
+        for chain, rules in edit.rewritten_chains.items():
+            lines += [f"-A {chain} {rule_text(rule)}".rstrip() for rule in rules]
         lines += [f"-D {chain} {position + 1}" for chain, position in edit.removals]
         for chain, position, rule in edit.insertions:
             where = f"-A {chain}" if position is None else f"-I {chain} {position + 1}"

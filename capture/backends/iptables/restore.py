@@ -96,9 +96,8 @@ class RestoreDriver(IptablesDriver):
         for edit in edits:
             if (edit.family, edit.table) in self._unreadable:
                 raise unreadable_table(edit.family, edit.table)
-            require_iptables(
-                self.variant, edit.family, "restore"
-            )  # before anything is written, not between the families
+            # Before anything is written, not between the families:
+            require_iptables(self.variant, edit.family, "restore")
         for family, of_family in edits_by_family(edits):
             self._run(family, "restore", ["--noflush"], restore_text(of_family))
         if self.variant == "nft" and any(edit.removals or edit.dropped_chains for edit in edits):

@@ -5,7 +5,7 @@ chains and handles end up alike: our chains made or emptied, their rules, rules 
 dropped. A rule is inserted before one that stays, named by its handle.
 
 Like iptables, we make a table and its built-in chains when the first rule needs them. Unlike iptables, we remove
-them again: an empty chain that we made (``own_built_in_chains``), then the table if nothing is left in it.
+them again: an empty chain that we made (``own_built_in``), then the table if nothing is left in it.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class _TableChanges:
         """The chains and the handles of their rules; None for rules that are new and have none yet."""
 
     def messages(self) -> Iterator[Change]:
-        own = own_built_in_chains(self._edit.table, self._table, self._edit.removals)
+        own = own_built_in(self._edit.table, self._table, self._edit.removals)
         yield from self._edit_messages()
         yield from self.deletions(own, had_chains=bool(self._table.chains))
 
@@ -158,9 +158,7 @@ def model_name(table: TableName, chain: FoundChain) -> str:
     return f"{chain.name}({chain.hook or 'not hooked'})"
 
 
-def own_built_in_chains(
-    name: TableName, table: LiveTable, own_positions: Collection[tuple[str, int]]
-) -> frozenset[str]:
+def own_built_in(name: TableName, table: LiveTable, own_positions: Collection[tuple[str, int]]) -> frozenset[str]:
     """Return the built-in chains that were made for our rules and accept what has no rule.
 
     ``own_positions`` are our rules in other chains than our own, by chain and position.

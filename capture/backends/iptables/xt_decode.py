@@ -73,13 +73,8 @@ class RuleReader:
             program.run(name, parts)
         matches, _ = lift.lift_conditions(program.conditions)
         why = program.why or read_comment(fields.get(nf.NFTA_RULE_USERDATA, b""))
-        rule = model.Rule(
-            lift.lift_actions(program.actions),
-            join_negated(sorted(matches, key=_rank)),
-            self._family,
-            why,
-            program.counters,
-        )
+        verdict, in_order = lift.lift_actions(program.actions), join_negated(sorted(matches, key=_rank))
+        rule = model.Rule(verdict, in_order, self._family, why, program.counters)
         return FoundRule(decode_text(fields[nf.NFTA_RULE_CHAIN]), decode_number(fields[nf.NFTA_RULE_HANDLE]), rule)
 
 
@@ -136,9 +131,8 @@ class XtProgram(Program):
         key = kind, name, revision, fields[nf.NFTA_MATCH_INFO]
         if key not in self._extensions:
             if kind == "match":
-                decoded: tuple[Any, ...] = tuple(
-                    parse_matches(split_words(xt_text.match_text(*key[1:], self._of_family)))
-                )
+                words = split_words(xt_text.match_text(*key[1:], self._of_family))
+                decoded: tuple[Any, ...] = tuple(parse_matches(words))
             else:
                 decoded = (parse_verdict(split_words(f"-j {xt_text.target_text(*key[1:], self._of_family)}")),)
             self._extensions[key] = decoded

@@ -51,9 +51,7 @@ def has_exactly(
         and not any(
             table.is_dormant for table in read_tables(netfilter) if table.family in families and table.name in tables
         )
-        and all(
-            _are_same_rules(read_rules(netfilter, family, table), desired) for (family, table), desired in rules.items()
-        )
+        and all(_are_same_rules(read_rules(netfilter, *table), desired) for table, desired in rules.items())
     )
 
 

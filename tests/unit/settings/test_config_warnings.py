@@ -42,7 +42,11 @@ def test_settings_that_cancel_the_capture_get_a_warning(which: Option[object], t
 @pytest.mark.parametrize(
     ("which", "port", "words"),
     [
-        (option.INBOUND_CAPTURE_PORT, "15001", "is the same as --envoy-port: inbound and outbound connections cannot be told apart"),
+        (
+            option.INBOUND_CAPTURE_PORT,
+            "15001",
+            "is the same as --envoy-port: inbound and outbound connections cannot be told apart",
+        ),
         (option.INBOUND_CAPTURE_PORT, "15008", "is the same as --inbound-tunnel-port: the proxy expects tunnels"),
         (option.PROXY_PORT, "15008", "is the same as --inbound-tunnel-port: the proxy expects tunnels"),
     ],

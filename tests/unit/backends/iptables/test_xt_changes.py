@@ -6,7 +6,7 @@ import pytest
 
 from capture.backends.iptables.netlink import live_table, ruleset_of
 from capture.backends.iptables.plan import TableEdit
-from capture.backends.iptables.xt_changes import LiveTable, changes, model_name, own_built_in_chains, removals
+from capture.backends.iptables.xt_changes import LiveTable, changes, model_name, own_built_in, removals
 from capture.backends.iptables.xt_decode import FoundRule
 from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.backends.nf_tables.listing import FoundChain, FoundTable
@@ -211,14 +211,14 @@ class TestMakers:
     )
     def test_are_named_by_handles(self, existing: list[tuple[str, int, tuple[int, ...]]], made: set[str]) -> None:
         of_table = table(*((chain(name, handle), rules) for name, handle, rules in existing))
-        assert own_built_in_chains(NAT, of_table, {(PREROUTING, 0), (OUTPUT, 0)}) == made
+        assert own_built_in(NAT, of_table, {(PREROUTING, 0), (OUTPUT, 0)}) == made
 
     @pytest.mark.parametrize(
         "found",
         [chain(OUTPUT, 2, policy="DROP"), chain(OUTPUT, 2, hook=Hook("nat", "output", -5)), chain(POSTROUTING, 2)],
     )
     def test_some_are_never_our_own(self, found: FoundChain) -> None:
-        assert own_built_in_chains(NAT, table((found, (3,)), (chain("ISTIO_OUTPUT", 4), ())), {(OUTPUT, 0)}) == set()
+        assert own_built_in(NAT, table((found, (3,)), (chain("ISTIO_OUTPUT", 4), ())), {(OUTPUT, 0)}) == set()
 
 
 class TestTables:
