@@ -9,11 +9,11 @@ from __future__ import annotations
 from functools import partial
 
 from capture.analysis.captured_pod import ROOT, proxy_ids
-from capture.analysis.chains import ANYTHING
+from capture.analysis.chains import UNKNOWN_FATE
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
-from capture.analysis.realistic import realistic
-from capture.analysis.regions import parts, quick_witness, region_text, witness
+from capture.analysis.realistic import possible_packets
+from capture.analysis.regions import quick_witness, region_text, regions_of, witness
 from capture.analysis.replies import lost_reply, untracking_step
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import Field, PacketSpace
@@ -113,7 +113,7 @@ class Comparison:
         self.diagrams = self.space.diagrams
         self.situations = before, after
         self._compilers = compiler or Compiler(self.space, before), Compiler(self.space, after)
-        self._realistic = realistic(self.space, self._compilers)
+        self._realistic = possible_packets(self.space, self._compilers)
         self._nothing = self.diagrams.leaf(None)
         self._known: dict[Direction, tuple[int, int]] = {}
 
@@ -128,9 +128,9 @@ class Comparison:
         ``like`` leaves those that fare alike in another comparison with the first situation.
         """
         for direction in (INBOUND, OUTBOUND):
-            node = self.differing(direction, only_captured=only_captured)
+            node = self.difference(direction, only_captured=only_captured)
             if like is not None:
-                node = self.diagrams.common(node, like.differing(direction), self._nothing)
+                node = self.diagrams.where_equal(node, like.difference(direction), self._nothing)
             for frame in self._frames() if node != self._nothing else ():
                 framed = self.space.switches.expanded(self.diagrams.choose(frame, node, self._nothing))
                 if framed != self._nothing:
@@ -140,8 +140,8 @@ class Comparison:
     def is_doubtful(self, among: Comparison) -> bool:
         """Return whether a packet that another comparison tells apart may fare otherwise, which cannot be judged."""
         for direction in (INBOUND, OUTBOUND):
-            told_apart = self.diagrams.mapped(among.differing(direction), lambda each: each is not None, "told apart")
-            node = self.diagrams.choose(told_apart, self.differing(direction, only_captured=True), self._nothing)
+            told_apart = self.diagrams.mapped(among.difference(direction), lambda each: each is not None, "told apart")
+            node = self.diagrams.choose(told_apart, self.difference(direction, only_captured=True), self._nothing)
             if any(not each.is_certain for each in self._changes(node)[1]):
                 return True
         return False
@@ -155,7 +155,7 @@ class Comparison:
         return min((each for each in effects if each is not None), key=lambda each: each.weight, default=None)
 
     def _first(self, direction: Direction, apart_from: Iterable[Rule | None]) -> Effect | None:
-        node = self.differing(direction, only_captured=True)
+        node = self.difference(direction, only_captured=True)
         for rule in apart_from if node != self._nothing else ():
             matched = self.diagrams.yes if rule is None else self._may_match(rule)
             node = self.diagrams.choose(matched, self._nothing, node)
@@ -181,19 +181,19 @@ class Comparison:
         """Return packets that a rule may match, wherever on their way they come to it, and with whatever mark."""
         matches = self.space.rule(rule, ("any", rule), is_native=self.situations[0].is_native)
         changing = {Field.IN, Field.OUT, *range(Field.COUNT, len(self.space.domains))}
-        return self.diagrams.possible(matches, changing)
+        return self.diagrams.exists(matches, changing)
 
     def _frames(self) -> Iterator[int]:
         """Yield sets of packets, the most ordinary ones first."""
-        new = self.space.state_in("NEW")
-        yield self.diagrams.both(new, self.space.marked("mark", 0, ALL_BITS))
+        new = self.space.has_state("NEW")
+        yield self.diagrams.both(new, self.space.has_mark("mark", 0, ALL_BITS))
         yield new
         yield self.diagrams.yes
 
-    def differing(self, direction: Direction, *, only_captured: bool = False) -> int:
+    def difference(self, direction: Direction, *, only_captured: bool = False) -> int:
         """Return the function to None where packets are treated alike, else to a FateChange; lists are switches."""
         if direction not in self._known:
-            fates = [compiler.switched_fates(direction) for compiler in self._compilers]
+            fates = [compiler.fates_with_switches(direction) for compiler in self._compilers]
             self._known[direction] = fates[0], self._with_new_addresses_joined(*fates)
         before, after = self._known[direction]
         if before == after:
@@ -201,8 +201,8 @@ class Comparison:
         among = self._realistic[direction]
         if only_captured:
             among = self.diagrams.both(among, self._in_question(direction, before, after))
-        raw = self.diagrams.choose(among, self.diagrams.differing(before, after), self._nothing)
-        node = self.space.settled(raw, _verdict, "effects")
+        raw = self.diagrams.choose(among, self.diagrams.difference(before, after), self._nothing)
+        node = self.space.folded(raw, _verdict, "effects")
         if direction == INBOUND:
             delivered = self.diagrams.mapped(node, _unless_delivered, "unless delivered")
             return self.diagrams.choose(self._known_at_the_pod(), delivered, node)
@@ -233,9 +233,9 @@ class Comparison:
         if self.situations[0].ruleset.transparent_verdicts:
             captured = diagrams.both(captured, diagrams.negation(self._sent_by_no_process(direction)))
         marks = [space.mark_level("connection", group) for group in range(len(space.groups))]
-        by_any_user = diagrams.possible(captured, [Field.UID, Field.GID, *marks])
+        by_any_user = diagrams.exists(captured, [Field.UID, Field.GID, *marks])
         by_proxy = self._by_proxy()
-        first = diagrams.either(diagrams.possible(captured, marks), diagrams.both(by_any_user, by_proxy))
+        first = diagrams.either(diagrams.exists(captured, marks), diagrams.both(by_any_user, by_proxy))
         answers = diagrams.no
         if direction == OUTBOUND and not self.situations[0].ruleset.transparent_verdicts:
             calls, answers = self._calls_of_app()
@@ -246,7 +246,7 @@ class Comparison:
         redirected = space.switches.expanded(has_port)
         stays = diagrams.both(redirected, space.numbers(Field.OUT, [(lo, lo)]))
         later = diagrams.restricted(diagrams.both(first, diagrams.negation(stays)), Field.STATE, NEW)
-        follows = diagrams.both(space.state_in("ESTABLISHED", "RELATED"), later)
+        follows = diagrams.both(space.has_state("ESTABLISHED", "RELATED"), later)
         newly = diagrams.mapped(after, _is_captured, "captured")
         return diagrams.any_of((first, follows, newly, answers))
 
@@ -256,7 +256,7 @@ class Comparison:
             return self.diagrams.no
         own = self.situations[0].network.own_addresses(self.family)
         is_own = self.space.numbers(Field.DESTINATION, merge(own))
-        return self.diagrams.both(is_own, self.space.state_in(*OF_KNOWN_CONNECTIONS))
+        return self.diagrams.both(is_own, self.space.has_state(*OF_KNOWN_CONNECTIONS))
 
     def _sent_by_no_process(self, direction: Direction) -> int:
         """Return packets that a transparent capture would take, and that no client and no process sends.
@@ -269,10 +269,10 @@ class Comparison:
         if direction == INBOUND:
             return space.numbers(Field.PORT, ports)
         marks = (
-            space.marked(kind, mark, ALL_BITS) for kind in ("mark", "connection") for mark in routed_marks(ruleset)
+            space.has_mark(kind, mark, ALL_BITS) for kind in ("mark", "connection") for mark in routed_marks(ruleset)
         )
         of_no_client = diagrams.any_of(space.numbers(level, loopback) for level in (Field.SOURCE, Field.DESTINATION))
-        begun = diagrams.both(space.state_in("NEW"), diagrams.negation(self._by_proxy()))
+        begun = diagrams.both(space.has_state("NEW"), diagrams.negation(self._by_proxy()))
         of_others = diagrams.both(diagrams.any_of(marks), diagrams.either(of_no_client, begun))
         of_ports = diagrams.any_of(space.numbers(level, ports) for level in (Field.PORT, Field.SOURCE_PORT))
         by_lo = space.numbers(Field.OUT, [(space.interface(LOOPBACK),) * 2])
@@ -293,18 +293,20 @@ class Comparison:
         diagrams, space = self.diagrams, self.space
         captured = diagrams.mapped(self._compilers[0].fates(INBOUND), _is_captured, "captured")
         other_levels = {*range(len(space.domains))} - {Field.PROTOCOL, Field.PORT, Field.DESTINATION}
-        called = diagrams.possible(diagrams.both(captured, self._realistic[INBOUND]), other_levels)
+        called = diagrams.exists(diagrams.both(captured, self._realistic[INBOUND]), other_levels)
         of_proxy = space.numbers(Field.PORT, _ports_of_proxy(self.situations[0].ruleset))
         called = diagrams.both(called, diagrams.negation(of_proxy))
-        answering = diagrams.moved(called, {Field.PORT: Field.SOURCE_PORT, Field.DESTINATION: Field.SOURCE}, "answers")
+        answering = diagrams.renamed(
+            called, {Field.PORT: Field.SOURCE_PORT, Field.DESTINATION: Field.SOURCE}, "answers"
+        )
         lo, proxy = space.interface(LOOPBACK), PASSTHROUGH_SOURCE[self.family].first
 
         def over_lo(node: int, level: int, state: str) -> int:
             by_lo, is_proxy = space.numbers(Field.OUT, [(lo, lo)]), space.numbers(level, [(proxy, proxy)])
-            return diagrams.all_of((node, by_lo, is_proxy, space.state_in(state)))
+            return diagrams.all_of((node, by_lo, is_proxy, space.has_state(state)))
 
         # A later packet with a socket would meet nat like a first one, which an answer does not.
-        back = (answering, space.lacks(Field.UID), space.numbers(Field.PORT, [CHOSEN_PORTS]))
+        back = (answering, space.is_absent(Field.UID), space.numbers(Field.PORT, [CHOSEN_PORTS]))
         answer = over_lo(diagrams.all_of(back), Field.DESTINATION, "ESTABLISHED")
         return over_lo(called, Field.SOURCE, "NEW"), answer
 
@@ -314,7 +316,7 @@ class Comparison:
         for verdict in verdicts:
             packets = self.diagrams.mapped(node, verdict.__eq__, ("is", verdict))
             numbers = witness(self.space, packets, direction)
-            described = parts(self.space, packets, among)
+            described = regions_of(self.space, packets, among)
             effect = self._traced(direction, verdict, self.space.packet(numbers))
             yield effect.replace(regions=tuple(region_text(self.space, part) for part in described))
 
@@ -377,7 +379,7 @@ def _verdict(values: list[Hashable]) -> FateChange | None:
         return None
     before = pairs[0][0]
     afters = {after for _, after in pairs}
-    if len(pairs) < len(values) or ANYTHING in afters or not isinstance(before, Fate):
+    if len(pairs) < len(values) or UNKNOWN_FATE in afters or not isinstance(before, Fate):
         return FateChange(before if isinstance(before, Fate) else Fate("direct"), None, is_certain=False)
     after = next(iter(afters)) if len(afters) == 1 else None
     return FateChange(before, after if isinstance(after, Fate) else None)

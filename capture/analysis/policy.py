@@ -9,9 +9,9 @@ from __future__ import annotations
 from capture.analysis.captured_pod import proxy_ids
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
-from capture.analysis.realistic import realistic
+from capture.analysis.realistic import possible_packets
 from capture.analysis.reasons import ReasonCompiler
-from capture.analysis.regions import is_over_lo, is_told_apart_from_lo, parts, region_text
+from capture.analysis.regions import is_leaving_pod, is_over_lo, region_text, regions_of
 from capture.analysis.space import Field, PacketSpace
 from capture.model.addresses import merge_ranges
 from capture.model.ruleset import ALL_BITS, OwnerGid, OwnerUid
@@ -96,13 +96,13 @@ class _FamilyPolicy:
                 if isinstance(value, tuple):
                     reasons.setdefault(value[0], []).append(value[1])
             for fate, whys in reasons.items():
-                for traffic, why, path in self._parts(explained, among, fate, whys):
-                    yield Statement((self.family,), direction, traffic, fate, why, self._is_routine(path, fate))
+                for traffic, why, region in self._parts(explained, among, fate, whys):
+                    yield Statement((self.family,), direction, traffic, fate, why, self._is_routine(region, fate))
 
-    def _is_routine(self, path: Region, fate: Fate | None) -> bool:
+    def _is_routine(self, region: Region, fate: Fate | None) -> bool:
         """Return whether connections are the proxy's, or over ``lo``, and fare as with every capture."""
-        is_proxy = any(path.get(level) and {*path[level]} <= known for level, known in self.proxy_ids.items())
-        over_lo = is_over_lo(self.space, path)
+        is_proxy = any(region.get(level) and {*region[level]} <= known for level, known in self.proxy_ids.items())
+        over_lo = is_over_lo(self.space, region)
         if fate is None or fate.address or fate.interface:
             return False
         return {"direct": is_proxy or over_lo, PROXY_INBOUND: is_proxy and over_lo}.get(fate.outcome, False)
@@ -111,11 +111,11 @@ class _FamilyPolicy:
         diagrams = self.space.diagrams
 
         def settled(node: int) -> int | None:
-            if diagrams.level(node) < self.space.first_unknown:
+            if diagrams.level(node) < self.space.first_unknown_level:
                 return None
             return diagrams.leaf(self._in_words(node))
 
-        return diagrams.changed(fates, settled, "policy")
+        return diagrams.rewritten(fates, settled, "policy")
 
     def _in_words(self, node: int) -> tuple[Fate | None, str]:
         """Return a fate and its reason, from all that are possible; no fate where they differ, and why."""
@@ -146,11 +146,11 @@ class _FamilyPolicy:
         for packets_of, fates_here in (*[(few, (each,)) for each in listed], *[(node, rest)] * bool(rest)):
             meant = {(fate, why) for why in fates_here}
             packets = diagrams.mapped(packets_of, meant.__contains__, ("one of", fate, fates_here))
-            for path in parts(space, packets, among):
+            for region in regions_of(space, packets, among):
                 count += 1
                 if count <= MAX_PARTS:
-                    leaves = ", leaving the pod" if is_told_apart_from_lo(space, path) else ""
-                    yield f"{region_text(space, path)}{leaves}", fates_here[0], path
+                    leaves = ", leaving the pod" if is_leaving_pod(space, region) else ""
+                    yield f"{region_text(space, region)}{leaves}", fates_here[0], region
         if count > MAX_PARTS:
             yield f"{count - MAX_PARTS} more sets of packets", "", {}
 
@@ -178,7 +178,7 @@ def captured_ports(situation: Situation, family: Family) -> dict[Outcome, int]:
 
 def _first_packets(space: PacketSpace, compiler: Compiler) -> Iterator[tuple[Direction, int]]:
     """Yield which first packets of connections, without a mark, can occur in each direction."""
-    possible = realistic(space, (compiler,))
-    first = space.diagrams.both(space.state_in("NEW"), space.marked("mark", 0, ALL_BITS))
+    possible = possible_packets(space, (compiler,))
+    first = space.diagrams.both(space.has_state("NEW"), space.has_mark("mark", 0, ALL_BITS))
     for direction in (INBOUND, OUTBOUND):
         yield direction, space.diagrams.both(possible[direction], first)

@@ -11,7 +11,7 @@ from capture.analysis.base_chains import BaseChain, PodNetwork, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.outcome import Fate
 from capture.analysis.policy import NO_RULE, policy
-from capture.analysis.realistic import realistic
+from capture.analysis.realistic import possible_packets
 from capture.analysis.reasons import ReasonCompiler
 from capture.analysis.space import PROTOCOLS, Field, PacketSpace
 from capture.backends.iptables.render import shown_rule
@@ -122,9 +122,9 @@ def test_lines_share_no_packet_leave_none_out_and_have_the_reason_of_each(name: 
     situation = SITUATIONS[name]
     space = PacketSpace(family, (situation,))
     diagrams = space.diagrams
-    first = diagrams.both(space.state_in("NEW"), space.marked("mark", 0, model.ALL_BITS))
+    first = diagrams.both(space.has_state("NEW"), space.has_mark("mark", 0, model.ALL_BITS))
     compiler = Compiler(space, situation)
-    possible = realistic(space, (compiler,))
+    possible = possible_packets(space, (compiler,))
     for direction in (INBOUND, OUTBOUND):
         left = diagrams.both(possible[direction], first)
         fates = ReasonCompiler(compiler, direction, lambda rule: shown_rule(rule, family)).root()

@@ -206,7 +206,7 @@ def test_a_redirect_to_the_agents_port_is_dns_if_the_rule_is_about_port_53_alone
     space = PacketSpace("ipv4", (Situation(rules),))
     fates = Compiler(space, Situation(rules)).fates("outbound")
     sent = space.diagrams.both(space.numbers(Field.IN, [(NONE, NONE)]), space.numbers(Field.PORT, [(port, port)]))
-    compiled = space.diagrams.at(fates, witness(space, sent, "outbound"))
+    compiled = space.diagrams.evaluate(fates, witness(space, sent, "outbound"))
 
     assert traced.outcome == ("dns" if port == 53 else "redirected")
     assert compiled == traced.fate
