@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 COMMAND = ["kubectl", "get", "pods", "--all-namespaces", "--output=json"]
 
 
-def running() -> list[Report]:
+def running_pod_reports() -> list[Report]:
     """Return the findings about each pod that runs. ToolError or UnsupportedError if kubectl fails."""
     try:
         done = subprocess.run(COMMAND, capture_output=True, text=True, errors="replace", check=False)

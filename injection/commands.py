@@ -16,9 +16,9 @@ from capture.model.values import Value
 from capture.report.output import print_json, warn
 from capture.report.terminal import print_lines
 from capture.state.input import origin_of, read_input
+from injection.admission_policy import VERSIONS, policy_objects
 from injection.check import Report, report
 from injection.inject import inject as inject_text
-from injection.policy import VERSIONS, policy_objects
 from injection.remove import remove
 from injection.settings import parse_set
 from injection.template import ENVOY_IMAGE, INIT_IMAGE, InjectionError, Template, read_fragment, read_mesh_files
@@ -99,9 +99,9 @@ def inject(
     """
     _require_consistent(filenames, check=check, cluster=cluster, policy=policy)
     if cluster:
-        from injection.cluster import running
+        from injection.cluster import running_pod_reports
 
-        _print_check(running(), form)
+        _print_check(running_pod_reports(), form)
     elif policy:
         request = _request(**given)
         _write([as_yaml(policy_objects(request.template, request.base, api_version))], output, form)

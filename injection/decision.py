@@ -62,7 +62,7 @@ def decide(
         return InjectionDecision(inject=False, reason="it uses the node's network (hostNetwork)")
     if namespace in SYSTEM_NAMESPACES:
         return InjectionDecision(inject=False, reason=f"{namespace} is a namespace of the system")
-    kind, value = _own_word(metadata)
+    kind, value = _inject_value(metadata)
     if value in ("true", "false"):
         return InjectionDecision(inject=value == "true", reason=f"{kind} {INJECT} is {value}")
     reason = "injection is the default" if policy == "enabled" else "injection is off unless a pod requests it"
@@ -70,7 +70,7 @@ def decide(
     return InjectionDecision(inject=policy == "enabled", reason=reason, warnings=warnings)
 
 
-def _own_word(metadata: Mapping[str, Any]) -> tuple[str, str]:
+def _inject_value(metadata: Mapping[str, Any]) -> tuple[str, str]:
     """Return the pod's own value: its label if it is there, even empty; else its annotation."""
     for kind, key in (("label", "labels"), ("annotation", "annotations")):
         texts = metadata.get(key) or {}

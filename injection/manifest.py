@@ -19,9 +19,9 @@ from injection.yaml_text import (
     is_alias,
     is_collection,
     is_null,
+    key_and_value,
     line_end,
     line_start,
-    pair,
 )
 from sidecar.documents import DocumentError
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from injection.yaml_text import Node
 
 
-class Text:
+class ManifestText:
     """The text of a manifest, and the edits that are to be made in it."""
 
     def __init__(self, text: str) -> None:
@@ -73,7 +73,7 @@ class Text:
 
     def remove_pair(self, mapping: Node, key: str) -> None:
         """Remove a key that ``add_pair`` added."""
-        found = pair(mapping, key)
+        found = key_and_value(mapping, key)
         if found is None:
             return
         name, value = found
@@ -173,7 +173,7 @@ class Text:
         """Return the text of a value that is to be written anew."""
         return self.text[node.start_mark.index : content_end(self.text, node)]
 
-    def write_anew(self, node: Node, value: object, *, alias: bool = False) -> None:
+    def rewrite(self, node: Node, value: object, *, alias: bool = False) -> None:
         """Write a value anew, in one line."""
         start, end = node.start_mark.index, content_end(self.text, node)
         text = flow(value)
@@ -197,7 +197,7 @@ def can_be_added_to(node: Node) -> bool:
     return is_collection(node) and not is_alias(node)
 
 
-def needs_writing_anew(node: Node | None) -> bool:
+def needs_rewriting(node: Node | None) -> bool:
     """Return whether a value is there and cannot be added to."""
     return node is not None and (is_null(node) or is_alias(node))
 
@@ -205,7 +205,7 @@ def needs_writing_anew(node: Node | None) -> bool:
 def item_name(item: Node) -> str:
     """Return the name of a list's item; "" if it has none."""
     item = getattr(item, "target", item)
-    found = pair(item, "name")
+    found = key_and_value(item, "name")
     return str(found[1].value) if found else ""
 
 

@@ -81,7 +81,7 @@ def pod_settings(workload: Workload, template: Template, base: Settings) -> PodS
     metadata = proxy_metadata(workload.annotations.get(PROXY_CONFIG_ANNOTATION, ""))
     environment = {**metadata, **_environment(fragment), **_environment(own)}
     try:
-        uid, gid = proxy_ids(base, context)
+        uid, gid = proxy_uid_and_gid(base, context)
         settings = PodSettings(base, workload.annotations, environment, uid, gid)
         settings.checked()
     except CaptureError as error:
@@ -89,7 +89,7 @@ def pod_settings(workload: Workload, template: Template, base: Settings) -> PodS
     return settings
 
 
-def proxy_ids(base: Settings, context: Mapping[str, Any]) -> tuple[int, int]:
+def proxy_uid_and_gid(base: Settings, context: Mapping[str, Any]) -> tuple[int, int]:
     """Return user and group of the proxy: by its security context, else as for all pods. InjectionError."""
     uid = _own_number(context, "runAsUser") or _number(base, options.PROXY_UID, PROXY_ID)
     return uid, _own_number(context, "runAsGroup") or _number(base, options.PROXY_GID, uid)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_SHOWN = 60
 
 
-class Texts(Value):
+class StringShape(Value):
     """A string."""
 
     def misfits(self, value: object, where: str) -> Iterator[str]:
@@ -33,7 +33,7 @@ class Texts(Value):
             yield _misfit(value, where, "a string; put it in quotes")
 
 
-class Truths(Value):
+class BooleanShape(Value):
     """A truth value."""
 
     def misfits(self, value: object, where: str) -> Iterator[str]:
@@ -41,7 +41,7 @@ class Truths(Value):
             yield _misfit(value, where, "true or false, without quotes")
 
 
-class NumberedText(Value):
+class NumberedStringShape(Value):
     """A list of a number and a string."""
 
     def misfits(self, value: object, where: str) -> Iterator[str]:
@@ -49,33 +49,33 @@ class NumberedText(Value):
             yield _misfit(value, where, "a list of a number and a string")
 
 
-class Items(Value):
+class ListShape(Value):
     """A list of things of one shape."""
 
-    of: Shape
+    item: Shape
 
     def misfits(self, value: object, where: str) -> Iterator[str]:
         if not isinstance(value, list):
             yield _misfit(value, where, "a list")
             return
         for number, item in enumerate(value):
-            yield from self.of.misfits(item, f"{where}[{number}]")
+            yield from self.item.misfits(item, f"{where}[{number}]")
 
 
-class Entries(Value):
+class MappingShape(Value):
     """A mapping of any names to things of one shape."""
 
-    of: Shape
+    item: Shape
 
     def misfits(self, value: object, where: str) -> Iterator[str]:
         if not isinstance(value, dict):
             yield _misfit(value, where, "a mapping of names to values")
             return
         for name, inner in value.items():
-            yield from self.of.misfits(inner, f"{where}.{name}")
+            yield from self.item.misfits(inner, f"{where}.{name}")
 
 
-class Members(Value):
+class ObjectShape(Value):
     """A mapping whose members have shapes; others may be anything."""
 
     members: Mapping[str, Shape]
@@ -99,62 +99,71 @@ def _misfit(value: object, where: str, expected: str) -> str:
     return f"{where}: invalid value {shown}: expected {expected}"
 
 
-TEXT = Texts()
-NAMES = Items(TEXT)
-ANYTHING = Members({})
-OBJECTS = Items(ANYTHING)
+STRING = StringShape()
+STRINGS = ListShape(STRING)
+ANY_OBJECT = ObjectShape({})
+ANY_OBJECTS = ListShape(ANY_OBJECT)
 
-SECURITY = Members(
+SECURITY = ObjectShape(
     {
-        "capabilities": Members({"add": NAMES, "drop": NAMES}),
-        "seLinuxOptions": Members({"type": TEXT}),
-        "seccompProfile": ANYTHING,
-        "appArmorProfile": ANYTHING,
-        "windowsOptions": ANYTHING,
-        "sysctls": OBJECTS,
+        "capabilities": ObjectShape({"add": STRINGS, "drop": STRINGS}),
+        "seLinuxOptions": ObjectShape({"type": STRING}),
+        "seccompProfile": ANY_OBJECT,
+        "appArmorProfile": ANY_OBJECT,
+        "windowsOptions": ANY_OBJECT,
+        "sysctls": ANY_OBJECTS,
     }
 )
-CONTAINER = Members(
+CONTAINER = ObjectShape(
     {
-        "name": TEXT,
-        "image": TEXT,
-        "env": Items(Members({"name": TEXT}, ("name",))),
-        "ports": OBJECTS,
-        "volumeMounts": OBJECTS,
-        "volumeDevices": OBJECTS,
+        "name": STRING,
+        "image": STRING,
+        "env": ListShape(ObjectShape({"name": STRING}, ("name",))),
+        "ports": ANY_OBJECTS,
+        "volumeMounts": ANY_OBJECTS,
+        "volumeDevices": ANY_OBJECTS,
         "securityContext": SECURITY,
-        "readinessProbe": ANYTHING,
-        "livenessProbe": ANYTHING,
-        "startupProbe": ANYTHING,
+        "readinessProbe": ANY_OBJECT,
+        "livenessProbe": ANY_OBJECT,
+        "startupProbe": ANY_OBJECT,
     }
 )
-OBJECT = Members({"metadata": Members({"name": TEXT, "generateName": TEXT, "namespace": TEXT})})
-LIST = Members({"items": Items(ANYTHING)})
-POD = Members(
+OBJECT = ObjectShape({"metadata": ObjectShape({"name": STRING, "generateName": STRING, "namespace": STRING})})
+LIST = ObjectShape({"items": ListShape(ANY_OBJECT)})
+POD = ObjectShape(
     {
-        "metadata": Members({"labels": ANYTHING, "annotations": ANYTHING}),
-        "spec": Members(
+        "metadata": ObjectShape({"labels": ANY_OBJECT, "annotations": ANY_OBJECT}),
+        "spec": ObjectShape(
             {
-                "hostNetwork": Truths(),
+                "hostNetwork": BooleanShape(),
                 "securityContext": SECURITY,
-                "initContainers": Items(CONTAINER),
-                "containers": Items(CONTAINER),
-                "volumes": Items(Members({"name": TEXT})),
+                "initContainers": ListShape(CONTAINER),
+                "containers": ListShape(CONTAINER),
+                "volumes": ListShape(ObjectShape({"name": STRING})),
             }
         ),
     }
 )
-FRAGMENT = Members(
-    {"initContainers": Items(CONTAINER), "containers": Items(CONTAINER), "volumes": Items(Members({"name": TEXT}))}
+FRAGMENT = ObjectShape(
+    {
+        "initContainers": ListShape(CONTAINER),
+        "containers": ListShape(CONTAINER),
+        "volumes": ListShape(ObjectShape({"name": STRING})),
+    }
 )
 """The shape of a template's additions to a pod."""
-STATUS = Members(
+STATUS = ObjectShape(
     {
-        "initContainers": NAMES,
-        "containers": NAMES,
-        "volumes": NAMES,
-        "capture": Members(
-            {"annotations": NAMES, "created": NAMES, "was": Entries(TEXT), "taken": Entries(Items(NumberedText()))}
+        "initContainers": STRINGS,
+        "containers": STRINGS,
+        "volumes": STRINGS,
+        "capture": ObjectShape(
+            {
+                "annotations": STRINGS,
+                "created": STRINGS,
+                "was": MappingShape(STRING),
+                "taken": MappingShape(ListShape(NumberedStringShape())),
+            }
         ),
     }
 )

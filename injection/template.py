@@ -92,7 +92,7 @@ def read_fragment(name: str) -> Fragment:
     fields = Fields(loaded[0] if loaded else None, origin_of(name))
     if "spec" in fields:
         fields = fields.inner("spec")
-    fields.knows("initContainers", "containers", "volumes")
+    fields.require_known("initContainers", "containers", "volumes")
     misfit = next(FRAGMENT.misfits(fields.plain()), "")
     if misfit:
         raise InjectionError(f"{origin_of(name)}: {misfit}")

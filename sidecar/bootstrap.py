@@ -6,15 +6,15 @@ from capture.model.conventions import AGENT_DNS_PORT
 from capture.model.values import Value
 from capture.settings.options import INBOUND_CAPTURE_PORT, PROXY_PORT
 from sidecar.access_log import rendered
-from sidecar.balancing import Policy, read_rule, rule_for
-from sidecar.endpoints import in_bootstrap, in_directory
+from sidecar.balancing import BalancingPolicy, read_rule, rule_for
+from sidecar.endpoints import file_endpoints, inline_endpoints
 from sidecar.envoy import ADMIN_PORT, HEALTH_PORT, METRICS_PORT, socket_address
 from sidecar.fields import FieldError
 from sidecar.inbound import declared_tcp_ports, inbound_clusters, inbound_listener
 from sidecar.mesh import Mesh, read_mesh
 from sidecar.objects import endpoints_of, read_pod, read_service, read_slice
 from sidecar.outbound import Outbound, ServiceDestination, destination_cluster, fixed_clusters, outbound_listeners
-from sidecar.own_ports import admin_cluster, dns_clusters, dns_listeners, status_listeners
+from sidecar.own_listeners import admin_cluster, dns_clusters, dns_listeners, status_listeners
 from sidecar.telemetry import access_logs, read_telemetry
 
 TYPE_CHECKING = False
@@ -116,7 +116,8 @@ def render(
                 *fixed_clusters(),
                 *(
                     destination_cluster(
-                        destination, in_directory(destination, directory) if directory else in_bootstrap(destination)
+                        destination,
+                        file_endpoints(destination, directory) if directory else inline_endpoints(destination),
                     )
                     for destination in found
                 ),
@@ -146,10 +147,10 @@ def _destinations(config: CaptureConfig, objects: MeshObjects, pod: MeshPod) -> 
     pods = {other.full_name: other for other in objects.pods}
     for service in objects.services:
         rule = rule_for(service, objects.rules, pod, objects.mesh.root_namespace)
-        policy = rule.policy or Policy()
+        policy = rule.policy or BalancingPolicy()
         for port in service.ports:
             endpoints = endpoints_of(service, port, objects.slices, config.families)
             yield ServiceDestination(service, port, policy, endpoints)
             for subset in rule.subsets:
-                selected = tuple(endpoint for endpoint in endpoints if subset.holds(endpoint, pods))
+                selected = tuple(endpoint for endpoint in endpoints if subset.includes(endpoint, pods))
                 yield ServiceDestination(service, port, subset.policy or policy, selected, subset.name)

@@ -21,12 +21,12 @@ SUFFIX = ".json"
 RESOURCE = TYPE_PREFIX + "config.endpoint.v3.ClusterLoadAssignment"
 
 
-def in_bootstrap(destination: ServiceDestination) -> Json:
+def inline_endpoints(destination: ServiceDestination) -> Json:
     """Return the fields of a cluster whose endpoints are in the bootstrap itself."""
     return {"kind": "STATIC", "load_assignment": _assignment(destination)}
 
 
-def in_directory(destination: ServiceDestination, directory: str) -> Json:
+def file_endpoints(destination: ServiceDestination, directory: str) -> Json:
     """Return the fields of a cluster whose endpoints are in a file of a directory."""
     path = os.path.join(directory, file_name(destination))
     source = {"path": path, "watched_directory": {"path": directory}}

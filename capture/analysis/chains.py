@@ -6,10 +6,10 @@ fates of each decision are put in its place.
 
 from __future__ import annotations
 
-from capture.analysis.canonical import entries_of
+from capture.analysis.canonical import entries_of_match
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.long_lists import Box
-from capture.analysis.meaning import Either, Goto, Translate, Untrack, meaning, spelled_out
+from capture.analysis.meaning import Either, Goto, Translate, Untrack, meaning, modelled_matches
 from capture.analysis.space import LEVEL_OF_MATCH
 from capture.model import ruleset as model
 
@@ -88,7 +88,7 @@ class ChainCompiler:
     def _may_be_listed(self, rule: model.Rule, tested: set[type]) -> bool:
         """Return whether a rule changes nothing that later rules match, so that all can be judged at once."""
         verdict = meaning(rule)
-        if any(len(entries_of(match)) > MAX_LIST_ENTRIES for match in rule.matches):
+        if any(len(entries_of_match(match)) > MAX_LIST_ENTRIES for match in rule.matches):
             return False
         if isinstance(verdict, model.Jump):
             return tested.isdisjoint(self.compiler.changes(self.base_chain.contents, verdict.chain))
@@ -192,7 +192,7 @@ class ChainCompiler:
     def _box(self, position: int, rule: model.Rule, reason: Reason | None) -> Box:
         ranges: dict[int, Ranges] = {}
         rest = self.diagrams.yes
-        for match in spelled_out(rule.matches, self.space.family, self.space.network):
+        for match in modelled_matches(rule.matches, self.space.family, self.space.network):
             known = self.space.ranges(match, is_native=self.base_chain.is_native)
             if isinstance(match, TRACKING_MATCHES) and not self.is_tracked:
                 rest = self.diagrams.both(rest, self._holds_untracked(match))

@@ -7,11 +7,11 @@ tell apart, and bits of marks are one field where every mask treats them alike. 
 
 from __future__ import annotations
 
-from capture.analysis.canonical import entries_of
-from capture.analysis.connection_tests import holds_of_connection
+from capture.analysis.canonical import entries_of_match
+from capture.analysis.connection_tests import holds_for_connection
 from capture.analysis.diagram import Diagrams
 from capture.analysis.long_lists import Switches
-from capture.analysis.meaning import flags_hold, holds_for, is_pure, spelled_out
+from capture.analysis.meaning import holds_for_flags, holds_for_protocol, is_pure, modelled_matches
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Family, Network, gaps, merge, merge_ranges
 from capture.model.conventions import MAX_ID, MAX_INTERFACE_BYTES, MAX_PORT
@@ -166,7 +166,7 @@ class PacketSpace:
     def _usable(self, situation: Situation, level: int) -> dict[int, str]:
         """Return the interfaces by which packets may come in or leave; one that stands for many as their pattern."""
         kind = model.InInterface if level == Field.IN else model.OutInterface
-        names = {self.network.interface, *self.network.others}
+        names = {self.network.interface, *self.network.other_interfaces}
         names |= {match.name for rule in situation.rules for match in rule.matches if isinstance(match, kind)}
         patterns = {name: f"{prefix}+" for prefix, name in self._representatives.items()}
         ranges = [span for name in sorted(names) for span in self.interface_ranges(name)]
@@ -194,7 +194,7 @@ class PacketSpace:
             numbers = [i for i, name in enumerate(model.CONNECTION_STATES) if (name in match.states) != match.negated]
             return Field.STATE, merge_ranges((number, number) for number in numbers)
         if isinstance(match, model.UnknownMatch):
-            answers = [holds_for(match.text, protocol) for protocol in PROTOCOLS]
+            answers = [holds_for_protocol(match.text, protocol) for protocol in PROTOCOLS]
             holding = merge_ranges((number, number) for number, holds in enumerate(answers) if holds)
             return None if None in answers else (Field.PROTOCOL, holding)
         tested = LEVEL_OF_MATCH.get(type(match))
@@ -202,7 +202,7 @@ class PacketSpace:
 
     def _listed(self, match: model.Match, level: int, *, is_native: bool) -> Ranges:
         """Return the ranges of a list. What is not known lies in none, nor outside of one, but for owners (model)."""
-        entries = entries_of(match)
+        entries = entries_of_match(match)
         if level in (Field.SOURCE, Field.DESTINATION):
             inside = merge([network for network in entries if network.family == self.family])
         else:
@@ -221,9 +221,9 @@ class PacketSpace:
         text = match.text if isinstance(match, model.UnknownMatch) else ""
         node = self.unknown(text if is_pure(text) else (text, occurrence), rule)
         for state in model.CONNECTION_STATES:
-            holds = flags_hold(text, state)
+            holds = holds_for_flags(text, state)
             if holds is None and translated is not None:
-                holds = holds_of_connection(text, state, is_translated=translated)
+                holds = holds_for_connection(text, state, is_translated=translated)
             if holds is not None:
                 node = self.diagrams.choose(self.has_state(state), self.diagrams.leaf(holds), node)
         return node
@@ -251,7 +251,7 @@ class PacketSpace:
     def rule(self, rule: model.Rule, occurrence: Hashable, *, is_native: bool, translated: bool | None = None) -> int:
         """Return whether a packet fulfils each match of a rule; whether nat has translated it is None where unknown."""
         node = self.diagrams.yes
-        for match in spelled_out(rule.matches, self.family, self.network):
+        for match in modelled_matches(rule.matches, self.family, self.network):
             known = self.ranges(match, is_native=is_native)
             holds = self.numbers(*known) if known else self.other(match, rule, occurrence, translated=translated)
             node = self.diagrams.both(node, holds)
@@ -323,7 +323,7 @@ def _interfaces(tables: Iterable[model.Table], situations: Iterable[Situation]) 
     """Return one interface for each that rules distinguish, and by prefix the one that represents all others."""
     names = {LOOPBACK: None}
     for situation in situations:
-        names |= dict.fromkeys((situation.network.interface, *situation.network.others))
+        names |= dict.fromkeys((situation.network.interface, *situation.network.other_interfaces))
     prefixes = {"": None}
     for rule in (rule for table in tables for rule in table.rules):
         for match in rule.matches:

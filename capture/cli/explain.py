@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from capture import operations
-from capture.analysis.policy import Statement, policy
+from capture.analysis.explanation import Statement, statements_about
 from capture.backends.iptables.render import shown_rule
 from capture.cli.options import capture_options, command, explicit_if, family_option, format_option, namespace_options
 from capture.model.addresses import FAMILIES, FAMILY_NAMES, Family
@@ -53,9 +53,10 @@ def explain(
     of_pod += FAMILIES if any(each.is_own for each in situation.other_chains) else ()  # one of them is rejected
     families = (family,) if family else [each for each in FAMILIES if each in (*situation.ruleset.families, *of_pod)]
     without = situation.replace(ruleset=Ruleset(FAMILIES, ()))  # the rules are for captured families alone
-    statements = policy({of: situation if of in situation.ruleset.families else without for of in families}, shown_rule)
+    by_family = {of: situation if of in situation.ruleset.families else without for of in families}
+    statements = statements_about(by_family, shown_rule)
     impediments = () if settings else named(operations.impediments_of(situation, namespace), namespace)
-    print_start_line(operations.reference(settings, namespace), form)
+    print_start_line(operations.read_reference(settings, namespace), form)
     if form == "json":
         plain: dict[str, object] = {each: [_as_plain(s) for s in statements if each in s.families] for each in families}
         print_json(plain | {"impediments": list(impediments)})

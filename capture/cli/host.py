@@ -83,7 +83,7 @@ def status(form: str) -> int:
     As `capture why` does: exit code 0 if nothing is, 4 if a cause was found, 5 if that is unknown.
     """
     diagnosed = diagnosis.why(is_machine=True)
-    print_start_line(operations.reference(), form)
+    print_start_line(operations.read_reference(), form)
     return print_diagnosis(diagnosed, form, "this machine")
 
 

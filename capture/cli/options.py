@@ -237,7 +237,7 @@ def _namespace(text: str) -> str:
 NAMESPACE = ParameterType(_namespace, "a path, or a name of `ip netns`", lambda path: path != "")
 
 
-def print_what_to_apply(namespace: str | None, *, is_recorded: bool = False) -> None:
+def print_how_to_apply(namespace: str | None, *, is_recorded: bool = False) -> None:
     """Print on stderr what to do where nothing is applied: name a pod, if this is the node's own namespace."""
     from capture.analysis.cause_text import REAPPLY_OR_RECREATE, RECREATE  # where nothing is applied only
     from capture.report.target import named

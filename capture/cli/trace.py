@@ -67,7 +67,7 @@ def trace(
     settings = explicit_if(ctx, requested=from_options)
     host = operations.host_of(namespace, dns_servers)
     traced = operations.trace(packet, settings, namespace, host)
-    print_start_line(operations.reference(settings, namespace, host), form)
+    print_start_line(operations.read_reference(settings, namespace, host), form)
     if form == "json":
         print_json(named(trace_as_plain(traced, table_name), namespace))
     else:

@@ -52,7 +52,7 @@ def why(ctx: click.Context, /, namespace: str | None, form: str, **options: Any)
     packet = packet_from(options, ctx) if options["protocol"] else None
     settings = explicit(ctx) if flags(ctx) else None
     diagnosed = diagnosis.why(packet, settings, namespace, process=ctx.meta.get(PROCESS))
-    print_start_line(operations.reference(settings, namespace, operations.host_of(namespace)), form)
+    print_start_line(operations.read_reference(settings, namespace, operations.host_of(namespace)), form)
     return print_diagnosis(diagnosed.with_commands(lambda remedy: named(remedy, namespace)), form)
 
 

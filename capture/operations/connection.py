@@ -17,8 +17,8 @@ from capture.analysis.causes import (
 from capture.analysis.foreign_effects import NEIGHBOUR
 from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
-from capture.analysis.pod_causes import causes_of_pod, no_route_cause, stops, unreached_app_notes
-from capture.analysis.replies import is_own, later_losses, replies, replies_of, sent_on
+from capture.analysis.pod_causes import can_stop_connection, causes_of_pod, no_route_cause, unreached_app_notes
+from capture.analysis.replies import is_own_step, lost_later_packets, onward_packet, replies, replies_of_receiver
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
@@ -70,14 +70,18 @@ class Connection(Value):
     @property
     def ipsec_policy(self) -> IpsecPolicy | None:
         """Return the policy that decides on it, or on its answers."""
-        packets = (self.live.packet, *replies_of(self.live, self.owner))
+        packets = (self.live.packet, *replies_of_receiver(self.live, self.owner))
         return next(filter(None, (policy_for(each, self.policies) for each in packets)), None)
 
 
 def causes_of(connection: Connection) -> list[Cause]:
     """Return why it does not reach a proxy that listens; without causes it does, or that is unknown."""
     pod = connection.pod
-    causes = [each for each in causes_of_pod(pod.facts, pod.capture) if stops(each, pod.capture, connection.live)]
+    causes = [
+        each
+        for each in causes_of_pod(pod.facts, pod.capture)
+        if can_stop_connection(each, pod.capture, connection.live)
+    ]
     for find, is_last_resort in CHECKS:
         if not (causes and is_last_resort):
             causes += find(connection)
@@ -91,7 +95,7 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
         yield _unjudged_cause(live)
     yield from unreached_app_notes(live, facts)
     yield from () if connection.is_inbound else source_notes(connection.pod.situation)
-    yield from (each for each in causes_of_pod(facts, capture) if not stops(each, capture, live))
+    yield from (each for each in causes_of_pod(facts, capture) if not can_stop_connection(each, capture, live))
     if connection.ipsec_policy is not None and not connection.ipsec_policy.is_blocking:
         yield cause("ipsec", "encrypted", policy=connection.ipsec_policy.words)
 
@@ -109,7 +113,7 @@ def _unjudged_cause(traced: Trace) -> Cause:
 
 def _zone_faults(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if the agent's answer to a look-up is tracked in another zone: it never reaches the client."""
-    packet = next(replies_of(connection.live, connection.owner), None)
+    packet = next(replies_of_receiver(connection.live, connection.owner), None)
     if connection.live.outcome != DNS or connection.is_inbound or packet is None:
         return
     answer = trace_whole_path(packet, connection.pod.situation)
@@ -122,7 +126,9 @@ def _zone_faults(connection: Connection) -> Iterator[Cause]:
 def _later_losses(connection: Connection) -> Iterator[Cause]:
     """Yield why later packets or answers are lost, the first reason; where none is certain, what may be one."""
     live = connection.live
-    following = list(later_losses(live, connection.pod.situation, connection.owner)) if live.outcome in TO_PROXY else []
+    following = (
+        list(lost_later_packets(live, connection.pod.situation, connection.owner)) if live.outcome in TO_PROXY else []
+    )
     lost = [_loss_cause(traced) for traced in following if traced.certain]
     yield from lost[:1] or map(_unjudged_cause, following)
 
@@ -156,10 +162,12 @@ def _delivery_faults(connection: Connection) -> Iterator[Cause]:
 
 def _reject_table_fault(connection: Connection) -> Iterator[Cause]:
     """Yield a cause if TCP of a family that is not captured is to be rejected, and is not."""
-    live, packet, known = connection.live, connection.live.packet, connection.pod.known
+    live, packet, reference = connection.live, connection.live.packet, connection.pod.reference
+    if reference is None or packet.family in reference.config.families:
+        return
     is_let_pass = packet.protocol == "tcp" and live.outcome == "direct" and live.step is None
-    if known and is_let_pass and packet.family not in known.config.families and packet.out_interface != LOOPBACK:
-        fault = reject_fault(known.config.families, known.settings, has_table=False)
+    if is_let_pass and packet.out_interface != LOOPBACK:
+        fault = reject_fault(reference.config.families, reference.settings, has_table=False)
         yield from [cause("rule-missing", "family", message=fault)] if fault else []
 
 
@@ -232,7 +240,7 @@ def socket_lb_causes(packet: Packet | None = None) -> Iterator[Cause]:
 def onward_causes(live: Trace, pod: ExaminedPod, verified: Callable[[], Verified]) -> Iterator[Cause]:
     """Yield a cause if what the proxy sends on, to others or to the app, is dropped, or would come back to it."""
     owner, situation = proxy_owner(pod.facts, pod.capture), pod.situation
-    packet = sent_on(live, *owner) if owner else None
+    packet = onward_packet(live, *owner) if owner else None
     if packet is None:
         return
     way, is_over_lo = live_trace(packet, situation), packet.out_interface == LOOPBACK
@@ -248,7 +256,7 @@ def onward_causes(live: Trace, pod: ExaminedPod, verified: Callable[[], Verified
         if way.step is None or not is_own_chain(way.step.chain):  # else of a second set, which is a cause
             yield cause("nat-first", "sent on", where=way.location, to=to)
     elif way.outcome == "direct":
-        following = list(later_losses(way, situation, owner))
+        following = list(lost_later_packets(way, situation, owner))
         lost = [_loss_cause(traced, SENT_ON) for traced in following if traced.certain and is_over_lo]
         yield from lost[:1] or [_unjudged_cause(traced) for traced in following if not (traced.certain or is_over_lo)]
         came = [trace_whole_path(each, situation) for each in replies(way)] if pod.capture.is_transparent else []
@@ -257,7 +265,7 @@ def onward_causes(live: Trace, pod: ExaminedPod, verified: Callable[[], Verified
 
 def _circle(way: Trace, verified: Callable[[], Verified]) -> Cause:
     step, uid = way.step, way.packet.uid
-    if step is not None and not is_own(step):
+    if step is not None and not is_own_step(step):
         rule = step.rule.why or shown_rule(step.rule, way.packet.family)
         return cause("foreign-rule", "circle", where=step.location, uid=uid, rule=rule)
     found = mark_cause(way, shown_rule) if way.transparent else drift_cause(way, verified(), "circle", uid=uid)

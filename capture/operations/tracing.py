@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
-from capture.analysis.captured_pod import owner_by_rules
+from capture.analysis.captured_pod import proxy_owner_by_rules
 from capture.analysis.cause_text import cause
 from capture.analysis.outcome import TO_PROXY
-from capture.analysis.replies import later_losses, loss_text, lost_reply
+from capture.analysis.replies import loss_text, lost_later_packets, lost_reply
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
 from capture.backends.nf_tables.names import REJECT_TABLE
@@ -81,7 +81,7 @@ def _lost_reply(traced: Trace, situation: Situation) -> Trace | None:
     """Return the way of an answer that is certainly lost, of the proxy if it gets the connection."""
     if traced.outcome not in TO_PROXY:
         return lost_reply(traced, situation)
-    losses = later_losses(traced, situation, owner_by_rules(situation.ruleset))
+    losses = lost_later_packets(traced, situation, proxy_owner_by_rules(situation.ruleset))
     return next((each for each in losses if each.certain and each.packet.is_reply), None)
 
 

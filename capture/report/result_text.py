@@ -23,5 +23,7 @@ TEXT_OF[Difference] = difference_text
 TEXT_OF[Packet] = packet_text
 TEXT_OF[Settings] = lambda settings: "\n".join(settings.lines()) or "every option has its default"
 TEXT_OF[Verified] = lambda verified: "\n".join(verified_lines(verified))
-TEXT_OF[Dumped] = lambda dumped: listings.table([*listings.parts(dumped)], dumped.verified, is_whole=True).rstrip("\n")
+TEXT_OF[Dumped] = lambda dumped: listings.table(
+    [*listings.shown_tables(dumped)], dumped.verified, is_whole=True
+).rstrip("\n")
 TEXT_OF[Trace] = lambda traced: "\n".join(trace_lines(traced))

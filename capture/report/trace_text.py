@@ -40,7 +40,7 @@ def trace_as_plain(traced: Trace, table: str | None = None) -> dict[str, object]
         "impediments": list(traced.impediments),
         "rule": _rule_text(traced.step, traced) if traced.step else None,
         "why": traced.step.rule.why if traced.step else None,
-        "policy_rule": traced.rerouted.words if traced.rerouted else None,
+        "policy_rule": traced.reroute.words if traced.reroute else None,
         "policy": traced.location.short if traced.policy and traced.location else None,
         "transparent": traced.transparent,
         "certain": traced.certain,
@@ -64,9 +64,9 @@ def trace_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
     yield packet_text(traced.packet)
     yield from path_lines(traced, table)
     yield _verdict(traced) if traced.is_order_known else f"cannot be told: perhaps {_verdict(traced)}"
-    if traced.rerouted is not None:
+    if traced.reroute is not None:
         does = "refuses it" if traced.outcome == "dropped" else f"lets it leave by {traced.interface}"
-        yield f"by its mark it is routed again: the policy rule `{traced.rerouted.words}` {does}"
+        yield f"by its mark it is routed again: the policy rule `{traced.reroute.words}` {does}"
     for route in traced.missing_routes:
         yield f"but {route.consequence}; {route.message}"
     for impediment in traced.impediments:

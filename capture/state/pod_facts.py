@@ -29,7 +29,7 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
     """Return the facts of the namespace we are in; what the kernel does not report is left out."""
     with open_route() as route:
         links = tuple(read_links(route))
-        redirects = diverted(route, links)
+        redirects = ingress_redirects(route, links)
         addresses = [each.address for each in read_addresses(route) if each.interface != LOOPBACK_INDEX]
         families = dict.fromkeys(address.family for address in addresses)
         unrouted = tuple(family for family in families if not way_out(route, FAMILY_NUMBERS[family]))
@@ -51,7 +51,7 @@ def read_facts(proxy_uids: tuple[Span, ...]) -> PodFacts:
     )
 
 
-def diverted(route: NetlinkSocket, links: Sequence[Link]) -> tuple[tuple[str, str], ...]:
+def ingress_redirects(route: NetlinkSocket, links: Sequence[Link]) -> tuple[tuple[str, str], ...]:
     """Return the interfaces with a filter that diverts incoming packets, each with its target."""
     names = {link.index: link.name for link in links}
     return tuple(

@@ -29,7 +29,7 @@ from capture.settings.settings import Settings
 from capture.state import record, routes
 from capture.state.files import content_of
 from capture.state.netns import InNamespace, enter_each
-from capture.state.pod_facts import diverted
+from capture.state.pod_facts import ingress_redirects
 
 Owners = dict[tuple[int, int], bytes]
 """The listeners: by family and port, user and inode."""
@@ -78,7 +78,7 @@ def network(path: str) -> tuple[object, ...]:
         addresses = tuple((each.address, each.interface) for each in read_addresses(route))
         found = read_links(route)
         links = tuple((each.index, each.name, each.is_up) for each in found)
-        filters = diverted(route, found)
+        filters = ingress_redirects(route, found)
         rules = tuple(route.dump(RTM_GETRULE, bytes(FIB_RULE_HDR_SIZE), "look at policy rules"))
         routes_of_rules = tuple(
             (body[0], body[1], body[TABLE_OFFSET])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.compiler import OUTBOUND, Compiler
 from capture.analysis.outcome import Fate
-from capture.analysis.realistic import possible_packets
+from capture.analysis.possible_packets import possible_packets
 from capture.analysis.regions import witness
 from capture.analysis.space import Field, PacketSpace
 from capture.backends import load

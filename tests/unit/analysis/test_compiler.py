@@ -68,7 +68,7 @@ def test_every_packet_has_the_outcome_of_its_trace() -> None:
             met["mark restored"] += any(isinstance(step.rule.verdict, RestoreMark) for step in traced.path)
             met["translated"] += traced.translated is not None
             met["other interface"] += traced.interface is not None
-            met["refused by mark"] += traced.rerouted is not None and traced.outcome == "dropped"
+            met["refused by mark"] += traced.reroute is not None and traced.outcome == "dropped"
     assert len(met) == 6
     assert min(met.values()) > 10
 
@@ -161,7 +161,7 @@ def ignores_masks(patch: Patch) -> None:
 
 def swaps_marks(patch: Patch) -> None:
     right = PacketSpace.mark_levels
-    patch.setattr(PacketSpace, "renamed", lambda self, old, new: right(self, new, old))
+    patch.setattr(PacketSpace, "mark_levels", lambda self, old, new: right(self, new, old))
 
 
 def takes_unknown_owners_alike(patch: Patch) -> None:
@@ -226,7 +226,7 @@ def forgets_input(patch: Patch) -> None:
 
 
 def forgets_later_packets(patch: Patch) -> None:
-    patch.setattr(PathCompiler, "_lasting", lambda _self, node: node)
+    patch.setattr(PathCompiler, "_with_later_packets", lambda _self, node: node)
 
 
 def keeps_the_socket_over_lo(patch: Patch) -> None:

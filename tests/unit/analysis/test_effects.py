@@ -9,7 +9,7 @@ import pytest
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.effects import Comparison
-from capture.analysis.realistic import possible_packets
+from capture.analysis.possible_packets import possible_packets
 from capture.analysis.trace import trace_whole_path
 from capture.model.addresses import FAMILIES, parse_address, parse_network
 from capture.model.ruleset import (
@@ -194,7 +194,7 @@ class TestUnjudged:
 
     @pytest.mark.parametrize(("is_of_any_age", "outcome"), [(False, [True]), (True, [False])])
     def test_the_order_of_chains_of_one_priority(self, outcome: list[bool], *, is_of_any_age: bool) -> None:
-        there = foreign_chain(Rule(Redirect(1), HTTPS), priority=-100, is_nat=True, is_of_any_age=is_of_any_age)
+        there = foreign_chain(Rule(Redirect(1), HTTPS), priority=-100, is_nat=True, is_age_unknown=is_of_any_age)
 
         captured = [
             each

@@ -10,9 +10,9 @@ import pytest
 from capture.analysis import chains, long_lists
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, REPLIES_TO_PROXY, Compiler
+from capture.analysis.explanation import NO_RULE
 from capture.analysis.meaning import Goto, meaning
 from capture.analysis.outcome import Fate
-from capture.analysis.policy import NO_RULE
 from capture.analysis.reasons import DECIDES, ReasonCompiler
 from capture.analysis.space import PacketSpace
 from capture.analysis.trace import trace_whole_path
@@ -67,10 +67,10 @@ def in_words(step: Step) -> str:
 
 def reason(traced: Trace) -> str:
     """Return the rule that decides; of a redirect, the rule with words that led to its chain."""
-    step, policy = traced.step, traced.policy
-    if policy is not None:
-        return f"the policy DROP of {policy.table} {policy.chain.name}"
-    if traced.outcome == "dropped" and traced.rerouted is None and not (step and isinstance(meaning(step.rule), Drop)):
+    step, statements = traced.step, traced.policy
+    if statements is not None:
+        return f"the policy DROP of {statements.table} {statements.chain.name}"
+    if traced.outcome == "dropped" and traced.reroute is None and not (step and isinstance(meaning(step.rule), Drop)):
         return REPLIES_TO_PROXY
     if step is None:
         return NO_RULE

@@ -8,7 +8,7 @@ import pytest
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.compiler import Compiler
-from capture.analysis.realistic import possible_packets
+from capture.analysis.possible_packets import possible_packets
 from capture.analysis.regions import quick_witness, region_text, regions_of, witness
 from capture.analysis.space import Field, PacketSpace
 from capture.model.addresses import merge_ranges

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.outcome import Fate
-from capture.analysis.realistic import possible_packets
+from capture.analysis.possible_packets import possible_packets
 from capture.analysis.space import Field, PacketSpace
 from capture.model.addresses import Network, merge, merge_ranges, parse_address, parse_network
 from capture.model.packet import LOOPBACK
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from capture.analysis.compiler import Direction
     from capture.model.addresses import Family
 
-NETWORK = PodNetwork(others=("other0", "vif0"))
+NETWORK = PodNetwork(other_interfaces=("other0", "vif0"))
 PASSTHROUGH: dict[Family, str] = {"ipv4": "127.0.0.6", "ipv6": "::6"}
 LOCALHOST: dict[Family, str] = {"ipv4": "127.0.0.1/32", "ipv6": "::1/128"}
 TCP, UDP = 0, 1

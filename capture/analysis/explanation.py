@@ -6,10 +6,10 @@ Everything that decides on them counts, second captures and foreign chains inclu
 
 from __future__ import annotations
 
-from capture.analysis.captured_pod import proxy_ids
+from capture.analysis.captured_pod import proxy_id_ranges
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.outcome import PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
-from capture.analysis.realistic import possible_packets
+from capture.analysis.possible_packets import possible_packets
 from capture.analysis.reasons import ReasonCompiler
 from capture.analysis.regions import is_leaving_pod, is_over_lo, region_text, regions_of
 from capture.analysis.space import Field, PacketSpace
@@ -51,14 +51,14 @@ class Statement(Value):
     is_routine: bool = False
 
 
-def policy(situations: dict[Family, Situation], text_of: TextOf) -> list[Statement]:
+def statements_about(situations: dict[Family, Situation], text_of: TextOf) -> list[Statement]:
     """Return the policy of some families; a line that several share comes once.
 
     ``text_of`` gives a rule in words, for one without a reason. Raises TooLargeError where rules are too entangled.
     """
     joined: dict[tuple[Direction, str, Fate | None, str], Statement] = {}
     for family, situation in situations.items():
-        for statement in _FamilyPolicy(family, situation, text_of).statements():
+        for statement in _FamilyExplanation(family, situation, text_of).statements():
             key = (statement.direction, statement.traffic, statement.fate, statement.why)
             known = joined.get(key)
             joined[key] = known.replace(families=(*known.families, family)) if known else statement
@@ -73,7 +73,7 @@ def _rank(statement: Statement) -> tuple[bool, bool, bool, bool, bool, str]:
     return *group, False, fate.port is None, fate.outcome != MAIN_OUTCOMES[statement.direction], fate.outcome
 
 
-class _FamilyPolicy:
+class _FamilyExplanation:
     """The policy of one family."""
 
     def __init__(self, family: Family, situation: Situation, text_of: TextOf) -> None:
@@ -82,7 +82,9 @@ class _FamilyPolicy:
         self.text_of = text_of
         self.space = PacketSpace(family, (situation,))
         kinds = (Field.UID, OwnerUid), (Field.GID, OwnerGid)
-        self.proxy_ids = {level: {*merge_ranges(proxy_ids(situation.ruleset, kind))} for level, kind in kinds}
+        self.proxy_id_ranges = {
+            level: {*merge_ranges(proxy_id_ranges(situation.ruleset, kind))} for level, kind in kinds
+        }
 
     def statements(self) -> Iterator[Statement]:
         """Yield the lines of each direction, outcome by outcome, and of each outcome by its reasons."""
@@ -101,7 +103,7 @@ class _FamilyPolicy:
 
     def _is_routine(self, region: Region, fate: Fate | None) -> bool:
         """Return whether connections are the proxy's, or over ``lo``, and fare as with every capture."""
-        is_proxy = any(region.get(level) and {*region[level]} <= known for level, known in self.proxy_ids.items())
+        is_proxy = any(region.get(level) and {*region[level]} <= known for level, known in self.proxy_id_ranges.items())
         over_lo = is_over_lo(self.space, region)
         if fate is None or fate.address or fate.interface:
             return False
@@ -162,7 +164,8 @@ def captured_ports(situation: Situation, family: Family) -> dict[Outcome, int]:
     """
     space = PacketSpace(family, (situation,))
     diagrams, compiler, network = space.diagrams, Compiler(space, situation), situation.network
-    by_link = merge_ranges((number, number) for number in map(space.interface, (network.interface, *network.others)))
+    links = map(space.interface, (network.interface, *network.other_interfaces))
+    by_link = merge_ranges((number, number) for number in links)
     ports: dict[Outcome, int] = {}
     for direction, first in _first_packets(space, compiler):
         through = space.numbers(Field.IN if direction == INBOUND else Field.OUT, by_link)

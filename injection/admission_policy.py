@@ -17,7 +17,7 @@ from cni.pod import STATUS_ANNOTATION, TEMPLATES_ANNOTATION
 from initcontainer.arguments import SUBCOMMAND
 from injection import decision
 from injection.inject import SIDECAR
-from injection.plan import NATIVE_ANNOTATION, proxy_ids
+from injection.plan import NATIVE_ANNOTATION, proxy_uid_and_gid
 from injection.pods import Workload
 from injection.settings import (
     DEFAULT_STATUS_PORT,
@@ -128,7 +128,7 @@ class _Policy:
 
     def _proxy_ids(self) -> tuple[int, int]:
         context = self._template.proxy_of_fragment().get("securityContext") or {}
-        return proxy_ids(self._base, context)
+        return proxy_uid_and_gid(self._base, context)
 
     def spec(self) -> dict[str, Any]:
         """Return the policy's specification."""

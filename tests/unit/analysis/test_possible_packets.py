@@ -8,7 +8,7 @@ import pytest
 
 from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
-from capture.analysis.realistic import possible_packets
+from capture.analysis.possible_packets import possible_packets
 from capture.analysis.space import PacketSpace
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
