@@ -600,7 +600,7 @@ IPV4_ROUTE, IPV6_ROUTE = (
 
 
 @pytest.mark.parametrize(
-    ("unrouted", "addresses", "families", "expected"),
+    ("families_without_route", "addresses", "families", "expected"),
     [
         ((), ("10.0.0.1", "fd00::1"), ("ipv4", "ipv6"), None),
         (("ipv4",), ("10.0.0.1", "fd00::1"), ("ipv4", "ipv6"), IPV4_ROUTE),
