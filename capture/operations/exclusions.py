@@ -66,7 +66,7 @@ EMPTY = "''"
 def ports_of(desired: Ruleset, facts: PodFacts) -> Ports:
     """Return to which ports desired rules send what comes in, or leaves, by interfaces that are up."""
     up = tuple(link.name for link in facts.links if link.is_up and not link.is_loopback)
-    situation = Situation(desired, network=read_pod_network().replace(others=up))
+    situation = Situation(desired, network=read_pod_network().replace(other_interfaces=up))
     ports = {family: captured_ports(situation, family) for family in desired.families}
     return tuple(
         (outcome, family, found[outcome]) for family, found in ports.items() for outcome in TO_PROXY if outcome in found

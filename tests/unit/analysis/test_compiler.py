@@ -179,7 +179,7 @@ def marks_nothing_for_the_proxy(patch: Patch) -> None:
     ) -> int:
         if isinstance(verdict, TransparentProxy):
             held = stage.pending.replace(transparent=Fate(PROXY_INBOUND, verdict.port))
-            return self._at_base_chain(stage.replace(number=stage.number + 1, held=held))
+            return self._at_base_chain(stage.replace(number=stage.number + 1, pending=held))
         return right(self, verdict, chain, falls, stage, base_chain)
 
     patch.setattr(PathCompiler, "apply_verdict", decided)
