@@ -1,4 +1,4 @@
-"""The whole policy in words: the fate of every connection, by sets of packets that do not overlap, and why.
+"""The fate of every connection in words, by sets of packets that do not overlap, and why.
 
 It covers first packets of connections without a mark, which is all connections but those of programs that set one.
 Everything that decides on them counts, second captures and foreign chains included.
@@ -37,7 +37,7 @@ MAIN_OUTCOMES: dict[Direction, Outcome] = {INBOUND: PROXY_INBOUND, OUTBOUND: PRO
 
 
 class Statement(Value):
-    """One line of the policy: traffic of some families in one direction, its outcome, and the reason.
+    """One line of ``capture explain``: traffic of some families in one direction, its fate, and the reason.
 
     ``fate`` is None where it depends on something that cannot be judged. It is routine if it is about connections of
     the proxy itself, or over ``lo``, and these fare as with every capture.
@@ -52,7 +52,7 @@ class Statement(Value):
 
 
 def statements_about(situations: dict[Family, Situation], text_of: TextOf) -> list[Statement]:
-    """Return the policy of some families; a line that several share comes once.
+    """Return what happens to connections of some families; a line that several share comes once.
 
     ``text_of`` gives a rule in words, for one without a reason. Raises TooLargeError where rules are too entangled.
     """
@@ -74,7 +74,7 @@ def _rank(statement: Statement) -> tuple[bool, bool, bool, bool, bool, str]:
 
 
 class _FamilyExplanation:
-    """The policy of one family."""
+    """The statements about one family."""
 
     def __init__(self, family: Family, situation: Situation, text_of: TextOf) -> None:
         self.family = family

@@ -69,13 +69,17 @@ DONT_CARE = -1
 
 
 def _without_dont_cares(children: list[int], ends: list[int]) -> list[int]:
-    """Return the kids with free ones like the one that has most numbers."""
+    """Return the children with free ones like both their neighbours, else like the one that has most numbers."""
     sizes: dict[int, int] = {}
     for begin, end, child in zip([-1, *ends], ends, children, strict=False):
         sizes[child] = sizes.get(child, 0) + end - begin
     sizes.pop(DONT_CARE, None)
     usual = max(sizes, key=lambda child: (sizes[child], child))
-    return [usual if child == DONT_CARE else child for child in children]
+    filled: list[int] = []
+    for child, following in pairwise((*children, DONT_CARE)):
+        between = following if filled and following == filled[-1] else usual
+        filled.append(between if child == DONT_CARE else child)
+    return filled
 
 
 # --- words ---------------------------------------------------------------------------------------

@@ -49,11 +49,10 @@ def diff(first: str, second: str, form: str) -> int:
     A and B are options of the capture in one argument, or files that `capture dump --format json` wrote.
     """
     captures = [_capture(text) for text in (first, second)]
-    effects = [
-        effect
-        for family in FAMILIES
-        for effect in Comparison(family, *(Situation(of_family(each, family)) for each in captures)).effects()
-    ]
+    effects: list[Effect] = []
+    for family in FAMILIES:
+        comparison = Comparison(family, *(Situation(of_family(each, family)) for each in captures))
+        effects += sorted(comparison.effects(), key=lambda each: each.weight)
     if form == "json":
         plain = [{"family": each.family, **(effect_as_plain(each) or {})} for each in effects]
         print_json({"equal": not effects, "differences": plain})

@@ -46,7 +46,7 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     if not shown and not is_refusal_shown and form != "json":
         print_on_stderr(NOTHING_IN_PART if any(listings.shown_tables(dumped)) else NOTHING_APPLIED)
         if not any(listings.shown_tables(dumped)):
-            print_how_to_apply(namespace)
+            print_how_to_apply(namespace, is_recorded=dumped.verified is not None)
     if is_refusal_shown:
         click.echo(f"# nftables, IPv6, table inet {REJECT_TABLE}: {refusal}")
     if form == "json":
@@ -56,5 +56,5 @@ def dump(namespace: str | None, family: Family | None, table_name: TableName | N
     elif form == "nft":
         click.echo(listings.nft(shown), nl=False)
     else:
-        text = listings.table(shown, dumped.verified, is_whole=is_whole, width=columns())
+        text = listings.table(shown, dumped.verified, is_whole=is_whole and bool(shown), width=columns())
         print_lines(text.removesuffix("\n").split("\n") if text else ())

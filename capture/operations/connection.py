@@ -19,7 +19,7 @@ from capture.analysis.ipsec import policy_for
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY, Fate
 from capture.analysis.pod_causes import can_stop_connection, causes_of_pod, no_route_cause, unreached_app_notes
 from capture.analysis.replies import is_own_step, lost_later_packets, onward_packet, replies, replies_of_receiver
-from capture.analysis.trace import Trace, trace_whole_path
+from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Network, address_text
@@ -103,12 +103,19 @@ def notes_on(connection: Connection) -> Iterator[Cause]:
 def _unjudged_cause(traced: Trace) -> Cause:
     """Return which rule on the way of a packet cannot be judged, or that it is one of a second set."""
     step = next(step for step in traced.path if not step.certain)
-    location = step.base_chain and step.base_chain.place
-    if location and (is_own_chain(step.chain) or is_own_chain(getattr(step.rule.verdict, "chain", ""))):
-        place = " ".join(filter(None, location))
-        return cause("second-set", where=place, place=place)
+    if second_set := _second_set_cause(step):
+        return second_set
     rule = step.rule.why or shown_rule(step.rule, traced.packet.family)
     return cause("unjudged", "" if traced.is_order_known else "order", where=step.location, rule=rule)
+
+
+def _second_set_cause(step: Step) -> Cause | None:
+    """Return that a rule is one of a second set, if it is."""
+    location = step.base_chain and step.base_chain.place
+    if not location or not (is_own_chain(step.chain) or is_own_chain(getattr(step.rule.verdict, "chain", ""))):
+        return None
+    place = " ".join(filter(None, location))
+    return cause("second-set", where=place, place=place)
 
 
 def _zone_faults(connection: Connection) -> Iterator[Cause]:
@@ -266,6 +273,8 @@ def onward_causes(live: Trace, pod: ExaminedPod, verified: Callable[[], Verified
 def _circle(way: Trace, verified: Callable[[], Verified]) -> Cause:
     step, uid = way.step, way.packet.uid
     if step is not None and not is_own_step(step):
+        if second_set := _second_set_cause(step):
+            return second_set
         rule = step.rule.why or shown_rule(step.rule, way.packet.family)
         return cause("foreign-rule", "circle", where=step.location, uid=uid, rule=rule)
     found = mark_cause(way, shown_rule) if way.transparent else drift_cause(way, verified(), "circle", uid=uid)

@@ -229,7 +229,7 @@ def _diagnose_connection(packet: Packet, pod: ExaminedPod, settings: Settings | 
             each if is_proven_without_record(each, live, desired) else uncaptured_cause() for each in candidates
         ]
     doubts = [each for each in candidates if each.kind == "unjudged" or each == uncaptured_cause()]
-    causes = [each for each in candidates if each not in doubts]
+    causes = [each for each in dict.fromkeys(candidates) if each not in doubts]
     found = (*doubts, *(() if reference else [no_record_note(desired)]), *unread, *notes_on(connection))
     notes = tuple(each for each in dict.fromkeys(found) if each not in causes)
     is_certain = live.certain and not (unread or doubts)

@@ -58,7 +58,7 @@ def _subject(diagnosis: Diagnosis, what: str) -> str:
     if diagnosis.packet is not None:
         return packet_text(diagnosis.packet)
     if diagnosis.verdict == "captured" and diagnosis.uncaptured:
-        return f"{what}, but {' and '.join(diagnosis.uncaptured)}, by its settings"
+        return f"{what}; by its settings, {' and '.join(diagnosis.uncaptured)} is captured"
     return SUBJECTS.get(diagnosis.verdict, "{}").format(what)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 COMING_IN = (PREROUTING, INPUT)
 NOT_JUDGED = "rules marked with ? cannot be judged here; they may decide otherwise"
-NO_ORDER = "the rule marked with ? is in a chain that may come before ours or behind: the packet may fare otherwise"
+NO_ORDER = "whether the chain of the rule marked with ? comes before ours is unknown: the packet may go another way"
 OUTCOMES = {
     "direct": "bypasses the proxy",
     "proxy-outbound": "goes to the proxy, as an outbound connection, on port {port}",
@@ -94,8 +94,8 @@ def _verdict(traced: Trace) -> str:
     if traced.outcome == "no-route":
         where = address_text(traced.packet.family, traced.packet.destination.first)
         refused = f"a {traced.refusal} route or policy rule refuses {where}"
-        none = refused if traced.refusal else f"the namespace has none to {where}, or a policy rule refuses it"
-        return f"no route: {none}, so the connection fails before the first rule"
+        none = refused if traced.refusal else f"the namespace has no route to {where}, or a policy rule refuses it"
+        return f"no route: {none}; the connection fails before any rule decides"
     if traced.translated is not None:
         where = fate_text(traced.fate.replace(address=traced.address))
         return f"{where.replace('direct to', 'direct, to')}, which is not the proxy"

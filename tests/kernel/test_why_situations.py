@@ -895,25 +895,25 @@ def test_the_agent_leaves_a_pod_alone_whose_settings_capture_nothing(pod_pair: P
         (
             "-b 80 -d 80 -i ''",
             15006,
-            ", but nothing outbound, by its settings",
+            "; by its settings, nothing outbound is captured",
             ["nothing outbound is captured: -i ''", "restrict the capture: -b 80, -d 80"],
         ),
         (
             "-b '' -x 0.0.0.0/0",
             15001,
-            ", but no outbound IPv4 and nothing inbound, by its settings",
+            "; by its settings, no outbound IPv4 and nothing inbound is captured",
             ["no outbound IPv4 is captured: -x 0.0.0.0/0", "nothing inbound is captured: -b ''"],
         ),
         (
             "-o 1-65535 -p 15006",
             15006,
-            ", but nothing outbound, by its settings",
+            "; by its settings, nothing outbound is captured",
             ["nothing outbound is captured: -o 1-65535"],
         ),
         (
             "-b '' -i 10.96.0.0/12",
             15001,
-            ", but no outbound IPv6 and nothing inbound, by its settings",
+            "; by its settings, no outbound IPv6 and nothing inbound is captured",
             [
                 "no outbound IPv6 is captured: -i 10.96.0.0/12",
                 "nothing inbound",
@@ -923,7 +923,7 @@ def test_the_agent_leaves_a_pod_alone_whose_settings_capture_nothing(pod_pair: P
         (
             "-b '' --ip-families ipv4",
             15001,
-            ", but nothing inbound and no IPv6, by its settings",
+            "; by its settings, nothing inbound and no IPv6 is captured",
             ["IPv6 is not captured", "nothing inbound is captured: -b ''"],
         ),
         ("-o 1 -z 15001", 15001, "", ["to one port, 15001", "restrict the capture: -o 1"]),
