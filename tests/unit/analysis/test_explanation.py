@@ -116,7 +116,7 @@ def test_a_reason_is_the_rule_that_chose_the_policy_that_dropped_or_what_cannot_
         def changed(table: TableName, chain: Chain) -> Chain:
             if (table, chain.name) != (NAT, OUTPUT):
                 return chain
-            return chain.replace(rules=(*foreign, *chain.rules), statements=policy_of_output)
+            return chain.replace(rules=(*foreign, *chain.rules), policy=policy_of_output)
 
         situation = Situation(build_ruleset(CaptureConfig()).with_chains(changed))
         found = statements_about({"ipv4": situation}, shown_rule)
