@@ -28,18 +28,14 @@ UNKNOWN_FATE = "anything"
 TRACKING_MATCHES = (model.ConnectionState, model.ConnectionMark)
 CONNECTION_VERDICTS = (model.SaveMark, model.RestoreMark)  # idle before connection tracking
 TRACKING_VERDICTS = (Untrack, model.SetZone)
-CHANGED_MATCH: dict[type, type] = {**model.MARKS_CHANGED, **dict.fromkeys(TRACKING_VERDICTS, model.ConnectionState)}
+CHANGED_MATCH: dict[type, type] = {
+    **model.MARK_CHANGING_VERDICTS,
+    **dict.fromkeys(TRACKING_VERDICTS, model.ConnectionState),
+}
 """Verdicts after which a packet goes on changed, each with the match that tests what it changes."""
 DECIDING_VERDICTS = (
-    model.Return,
-    model.Accept,
-    model.Drop,
-    model.Redirect,
-    model.TransparentProxy,
-    Translate,
-    Either,
-    Goto,
-)
+    model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Either, Goto,
+)  # fmt: skip
 CALLING_VERDICTS = (model.Jump, Goto)
 MIN_RUN = 100
 """A run of fewer rules is folded rule by rule."""
@@ -92,13 +88,13 @@ class ChainCompiler:
             return False
         if isinstance(verdict, model.Jump):
             return tested.isdisjoint(self.compiler.changes(self.base_chain.contents, verdict.chain))
-        return isinstance(verdict, (*DECIDING_VERDICTS, *model.NO_EFFECT))
+        return isinstance(verdict, (*DECIDING_VERDICTS, *model.VERDICTS_WITHOUT_EFFECT))
 
     def _step(self, position: int, rule: model.Rule, after: int) -> int:
         """Return the fates of packets that come to a rule; ``after`` are those of packets that come past it."""
         verdict = meaning(rule)
         idle = TRACKING_VERDICTS if self.is_tracked else CONNECTION_VERDICTS
-        if isinstance(verdict, (*model.NO_EFFECT, *idle)):
+        if isinstance(verdict, (*model.VERDICTS_WITHOUT_EFFECT, *idle)):
             return after  # what is tracked stays so (xt_ct_target in xt_CT.c, nft_notrack_eval in nft_ct.c)
         if isinstance(verdict, model.UnknownVerdict):
             may = self.space.unknown(("verdict", self._occurrence(position)), rule)
@@ -183,7 +179,11 @@ class ChainCompiler:
         key = self.stage.chosen_by, where if is_known else (self._occurrence(first), self.is_translated)
         lists = self.compiler.decision_lists.get(key)
         if lists is None:
-            deciding = [(position, rule) for position, rule in rules if not isinstance(meaning(rule), model.NO_EFFECT)]
+            deciding = [
+                (position, rule)
+                for position, rule in rules
+                if not isinstance(meaning(rule), model.VERDICTS_WITHOUT_EFFECT)
+            ]
             positions = f"{first}-{rules[-1][0]}"
             boxes = [self._box(position, rule, self.path.reason(self, positions, rule)) for position, rule in deciding]
             lists = self.compiler.decision_lists[key] = self.compiler.lists.diagram(boxes)

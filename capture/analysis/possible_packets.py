@@ -10,9 +10,9 @@ from capture.analysis.compiler import INBOUND, OUTBOUND, PathCompiler
 from capture.analysis.rerouting import UNCHANGED, routed_marks
 from capture.analysis.space import OF_PROTOCOL, Field, PacketSpace, mark_tests
 from capture.model import ruleset as model
-from capture.model.addresses import LOOPBACK_NETWORKS, Family, Network, merge, merge_ranges, parse_network
+from capture.model.addresses import LOOPBACK_NETWORKS, Family, Network, merge_ranges, network_ranges, parse_network
 from capture.model.conventions import MAX_PORT
-from capture.model.packet import LOOPBACK, OF_KNOWN_CONNECTIONS
+from capture.model.packet import KNOWN_CONNECTION_STATES, LOOPBACK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def possible_packets(space: PacketSpace, compilers: Sequence[Compiler]) -> dict[
     possible = {INBOUND: packets.incoming(), OUTBOUND: packets.outgoing()}
     no_mark = space.has_mark("connection", 0, model.ALL_BITS)
     marks = _connection_marks(space, compilers, possible)
-    mark = space.diagrams.choose(space.has_state(*OF_KNOWN_CONNECTIONS), marks, no_mark)
+    mark = space.diagrams.choose(space.has_state(*KNOWN_CONNECTION_STATES), marks, no_mark)
     return {direction: space.diagrams.both(each, mark) for direction, each in possible.items()}
 
 
@@ -127,7 +127,7 @@ class _PossiblePackets:
         return self.space.numbers(level, merge_ranges((number, number) for number in usable))
 
     def _in_networks(self, level: int, networks: Iterable[Network]) -> int:
-        return self.space.numbers(level, merge(networks))
+        return self.space.numbers(level, network_ranges(networks))
 
 
 # --- marks of connections ------------------------------------------------------------------------

@@ -74,15 +74,15 @@ def network(path: str) -> tuple[object, ...]:
 
     Raises CaptureError.
     """
-    with InNamespace(path), NetlinkSocket.open(NETLINK_ROUTE, "look at addresses and routes") as route:
-        addresses = tuple((each.address, each.interface) for each in read_addresses(route))
-        found = read_links(route)
+    with InNamespace(path), NetlinkSocket.open(NETLINK_ROUTE, "look at addresses and routes") as rtnetlink:
+        addresses = tuple((each.address, each.interface) for each in read_addresses(rtnetlink))
+        found = read_links(rtnetlink)
         links = tuple((each.index, each.name, each.is_up) for each in found)
-        filters = ingress_redirects(route, found)
-        rules = tuple(route.dump(RTM_GETRULE, bytes(FIB_RULE_HDR_SIZE), "look at policy rules"))
+        filters = ingress_redirects(rtnetlink, found)
+        rules = tuple(rtnetlink.dump(RTM_GETRULE, bytes(FIB_RULE_HDR_SIZE), "look at policy rules"))
         routes_of_rules = tuple(
             (body[0], body[1], body[TABLE_OFFSET])
-            for body in route.dump(RTM_GETROUTE, bytes(RTMSG_SIZE), "look at routes")
+            for body in rtnetlink.dump(RTM_GETROUTE, bytes(RTMSG_SIZE), "look at routes")
             if body[TABLE_OFFSET] not in KERNELS_TABLES
         )
     return addresses, links, filters, rules, routes_of_rules
@@ -142,4 +142,4 @@ def _is_late_family(cause: Cause) -> bool:
 def _complete(path: str) -> bool:
     passthrough = LoopbackAddress(PASSTHROUGH_SOURCE[IPV6])
     with InNamespace(path):
-        return routes.ensure(Ruleset((IPV6,), (), loopback_addresses=(passthrough,)))
+        return routes.add_missing(Ruleset((IPV6,), (), loopback_addresses=(passthrough,)))
