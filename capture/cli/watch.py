@@ -29,7 +29,7 @@ HOME, CLEAR_LINE, CLEAR_BELOW = "H", "K", "J"
 """Control sequences of ECMA-48 (CUP, EL, ED), without their introducer."""
 
 
-class Snapshot(Value):
+class FlowSnapshot(Value):
     """The paths at one moment."""
 
     flows: tuple[PathTree, ...]
@@ -81,13 +81,13 @@ def watch(namespace: str | None, family: Family | None, interval: float, form: s
         _print([(_title(namespace, now), ""), ("", ""), *_lines(shown, families, columns())])
 
 
-def take_snapshot(namespace: str | None, families: Sequence[Family]) -> Snapshot:
+def take_snapshot(namespace: str | None, families: Sequence[Family]) -> FlowSnapshot:
     """Return the paths as they are now. Raises CaptureError."""
     situation = operations.situation_of(None, namespace)
-    return Snapshot(flows(situation, families, shown_rule), time.monotonic(), bool(situation.ruleset.tables))
+    return FlowSnapshot(flows(situation, families, shown_rule), time.monotonic(), bool(situation.ruleset.tables))
 
 
-def _follow(namespace: str | None, families: Sequence[Family], interval: float, before: Snapshot) -> None:
+def _follow(namespace: str | None, families: Sequence[Family], interval: float, before: FlowSnapshot) -> None:
     """Draw again and again, until a signal ends the program."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})  # sigtimedwait takes it: a resize draws at once
     screen, now, shown = Screen(), before, before.flows
@@ -98,7 +98,7 @@ def _follow(namespace: str | None, families: Sequence[Family], interval: float, 
             shown = with_rates(now.flows, before.flows, now.moment - before.moment)
 
 
-def _title(namespace: str | None, now: Snapshot) -> str:
+def _title(namespace: str | None, now: FlowSnapshot) -> str:
     at = time.strftime("%H:%M:%S")
     return f"{at} {namespace or 'this network namespace'}{'' if now.is_captured else f': {NOTHING_APPLIED}'}"
 
