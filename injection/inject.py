@@ -13,7 +13,7 @@ from injection.manifest import ManifestText, can_be_added_to, item_name, needs_r
 from injection.plan import LISTS, InjectionPlan, make_plan, status_of, with_plan
 from injection.pods import POD_PATHS, containers_of, objects, unknown_workloads, value_at, workloads
 from injection.remove import NOTES, remove, replace_pod, without_aliases
-from injection.shape import LIST, OBJECT, POD
+from injection.shape import LIST, OBJECT, POD, misfits
 from injection.template import InjectionError
 from injection.warnings import warnings_of
 from injection.yaml_text import apply_edits, child, compose, is_mapping, is_null, key_and_value, node_at, without_tabs
@@ -129,13 +129,13 @@ def _require_items(document: object, where: str) -> None:
     if document is not None:
         require_object(document, where)
     for path, kind, plain in objects(document):
-        misfit = next(LIST.misfits(plain, ".".join(map(str, path))), "")
+        misfit = next(misfits(plain, LIST, ".".join(map(str, path))), "")
         if misfit and kind.removesuffix("List") in ("", *POD_PATHS):
             raise InjectionError(f"{where}: {kind}: {misfit}")
 
 
 def _require_names(workload: Workload, plain: object) -> None:
-    misfit = next(OBJECT.misfits(plain), "")
+    misfit = next(misfits(plain, OBJECT), "")
     if misfit:
         raise InjectionError(f"{workload}: {misfit}")
 
@@ -145,7 +145,7 @@ def _require_pod_shape(workload: Workload) -> None:
     if workload.pod.get("spec") is None:
         place = ".".join(map(str, (*POD_PATHS[workload.kind], "spec")))
         raise InjectionError(f"{workload}: {place} is missing: expected an object with containers")
-    misfit = next(POD.misfits(workload.pod), "")
+    misfit = next(misfits(workload.pod, POD), "")
     if misfit:
         raise InjectionError(f"{workload}: {misfit}")
     texts: dict[str, Mapping[str, object]] = {"label": workload.labels, "annotation": workload.annotations}

@@ -56,15 +56,6 @@ def parse_set(texts: tuple[str, ...]) -> Settings:
     return Settings(explicit).checked()
 
 
-def is_port(text: str) -> bool:
-    """Return whether a text is a port."""
-    try:
-        parsers.port(text)
-    except ValueError:
-        return False
-    return True
-
-
 class PodSettings(Value):
     """The settings of one pod: for all pods (``--set``), in its annotations, and in its proxy's environment."""
 
@@ -188,10 +179,12 @@ class PodSettings(Value):
             given = ExplicitValue(ports, self._origin(options.EXCLUDED_INBOUND_PORTS))
             Settings({options.EXCLUDED_INBOUND_PORTS: given}).checked()
         status = self.annotations.get(STATUS_PORT, "").strip()
-        if status not in ("", "0") and not is_port(status):
-            raise ConfigurationError(
-                STATUS_PORT, status, f"annotation {STATUS_PORT}", "a port (1-65535), or 0 for none"
-            )
+        try:
+            if status not in ("", "0"):
+                parsers.port(status)
+        except ValueError:
+            origin = f"annotation {STATUS_PORT}"
+            raise ConfigurationError(STATUS_PORT, status, origin, "a port (1-65535), or 0 for none") from None
 
     def _origin(self, option: Option[Any]) -> str:
         name = next((name for name in option.annotations if name in self.annotations), "")

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 TYPE_PREFIX = "type.googleapis.com/envoy."
-LOOPBACK_OF = {"ipv4": "127.0.0.1", "ipv6": "::1"}
 ADMIN_PORT = 15000
 HEALTH_PORT = 15021
 METRICS_PORT = 15090

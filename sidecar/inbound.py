@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capture.model.addresses import ANY_ADDRESS
+from capture.model.conventions import PASSTHROUGH_SOURCE
 from sidecar.envoy import (
     BLACK_HOLE,
     LOOKS_LIKE_HTTP,
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from sidecar.envoy import Json
     from sidecar.objects import MeshPod, Service
 
-PROXY_SOURCE = {"ipv4": "127.0.0.6", "ipv6": "::6"}
-"""The address from which the proxy calls the application; the rules let it pass by that."""
 CLUSTERS = {"ipv4": "InboundPassthroughClusterIpv4", "ipv6": "InboundPassthroughClusterIpv6"}
 
 
@@ -37,7 +36,7 @@ def inbound_clusters(config: CaptureConfig) -> list[Json]:
 def _source(config: CaptureConfig, family: Family) -> Json:
     if config.is_transparent:
         return {}
-    return {"upstream_bind_config": {"source_address": {"address": PROXY_SOURCE[family], "port_value": 0}}}
+    return {"upstream_bind_config": {"source_address": {"address": PASSTHROUGH_SOURCE[family].shown, "port_value": 0}}}
 
 
 def inbound_listener(config: CaptureConfig, tcp_ports: Iterable[int], logs: list[Json], timeout: str) -> Json:

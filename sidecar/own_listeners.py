@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from capture.model.addresses import LOOPBACK_ADDRESSES
 from capture.model.conventions import AGENT_DNS_PORT
 from sidecar.envoy import (
     ADMIN_PORT,
     HEALTH_PORT,
-    LOOPBACK_OF,
     METRICS_PORT,
     assignment,
     cluster,
@@ -92,7 +92,7 @@ def _dns_udp(family: Family, table: Json, resolvers: Sequence[str]) -> Json:
     )
     return {
         "name": name,
-        "address": socket_address(LOOPBACK_OF[family], AGENT_DNS_PORT, protocol="UDP"),
+        "address": socket_address(LOOPBACK_ADDRESSES[family].shown, AGENT_DNS_PORT, protocol="UDP"),
         "udp_listener_config": {},
         "listener_filters": [answers],
     }
@@ -102,7 +102,7 @@ def _dns_tcp(family: Family) -> Json:
     name = f"dns-tcp-{family}"
     return {
         "name": name,
-        "address": socket_address(LOOPBACK_OF[family], AGENT_DNS_PORT),
+        "address": socket_address(LOOPBACK_ADDRESSES[family].shown, AGENT_DNS_PORT),
         "filter_chains": [{"filters": tcp_proxy(name, DNS_UPSTREAM, [])}],
     }
 

@@ -220,16 +220,17 @@ class Situation(Value):
     def in_each_order(self, family: Family) -> Iterator[Situation]:
         """Yield the situation as it is, and with the chains of unknown age in each other possible order."""
         yield self
-        free = [
-            number
-            for number, base in enumerate(self.other_chains)
-            if base.is_age_unknown and family in base.families and _has_tied_priority(self, base)
-        ][: 2 * MAX_UNKNOWN_ORDERS]
+        free = [number for number, _ in self._unordered_chains(family)][: 2 * MAX_UNKNOWN_ORDERS]
         for moved in islice(product((False, True), repeat=len(free)), 1, None):
             chains = list(self.other_chains)
             for number in compress(free, moved):
                 chains[number] = chains[number].replace(is_older=not chains[number].is_older)
             yield self.replace(other_chains=tuple(chains))
+
+    def _unordered_chains(self, family: Family) -> Iterator[tuple[int, BaseChain]]:
+        for number, base in enumerate(self.other_chains):
+            if base.is_age_unknown and family in base.families and _has_tied_priority(self, base):
+                yield number, base
 
     def orders(
         self, hook: str, family: Family, *, with_nat: bool = True
@@ -238,11 +239,7 @@ class Situation(Value):
 
         Those are named by their numbers in ``other_chains``.
         """
-        free = [
-            number
-            for number, base in enumerate(self.other_chains)
-            if base.hook == hook and family in base.families and base.is_age_unknown and _has_tied_priority(self, base)
-        ][:MAX_UNKNOWN_ORDERS]
+        free = [number for number, base in self._unordered_chains(family) if base.hook == hook][:MAX_UNKNOWN_ORDERS]
         for first in product((False, True), repeat=len(free)):
             known = dict(zip(free, first, strict=True))
             yield known, _in_order(self, hook, family, known, with_nat=with_nat)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from capture.analysis.meaning import is_in_spans
 from capture.analysis.outcome import REDIRECTED_BY
 from capture.model.addresses import FAMILIES, Family, Network
 from capture.model.ruleset import Jump, OwnerGid, OwnerUid
@@ -88,8 +89,3 @@ def proxy_owner_by_rules(ruleset: Ruleset) -> tuple[int, int] | None:
     """Return the user and group of what the proxy sends, by the rules of a capture; None if they name none."""
     uids, gids = ([first for first, _ in proxy_id_ranges(ruleset, kind)] for kind in (OwnerUid, OwnerGid))
     return (ROOT if ruleset.transparent_verdicts else uids[0], gids[0]) if uids and gids else None
-
-
-def is_in_spans(number: int | None, spans: tuple[Span, ...]) -> bool:
-    """Return whether a user or group is one of these."""
-    return number is not None and any(span.first <= number <= span.last for span in spans)

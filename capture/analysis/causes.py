@@ -10,9 +10,8 @@ Causes of the whole pod (``lo`` down, a conntrack table that is nearly full, a m
 from __future__ import annotations
 
 from capture.analysis.canonical import canonical_rule
-from capture.analysis.captured_pod import Capture, PodFacts, is_in_spans
 from capture.analysis.cause_text import Cause, cause
-from capture.analysis.meaning import rejects
+from capture.analysis.meaning import is_in_spans, rejects
 from capture.analysis.outcome import DNS, REDIRECTED_BY, TO_PROXY
 from capture.analysis.pod_causes import causes_at_port, down_interface, no_route_cause
 from capture.analysis.replies import is_own_step, marking_step, untracked_text, untracking_step
@@ -26,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from capture.analysis.captured_pod import Capture, PodFacts
     from capture.analysis.trace import Step, Trace
     from capture.model.location import Location
 

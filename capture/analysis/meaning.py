@@ -389,8 +389,10 @@ def is_in_networks(address: Network, networks: tuple[Network, ...]) -> bool:
     return False
 
 
-def is_in_spans(number: int, spans: tuple[model.Span, ...]) -> bool:
-    """Return whether a port, user or group is one of these."""
+def is_in_spans(number: int | None, spans: Iterable[model.Span]) -> bool:
+    """Return whether a port, user or group is one of these; None, which is unknown, is not."""
+    if number is None:
+        return False
     for span in spans:  # noqa: SIM110  # any() makes a generator each time; chains have up to 60,000 rules
         if span.first <= number <= span.last:
             return True

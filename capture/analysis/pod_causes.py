@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from capture.analysis.captured_pod import Capture, PodFacts, is_in_spans
 from capture.analysis.cause_text import Cause, cause
+from capture.analysis.meaning import is_in_spans
 from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROXY
 from capture.model.addresses import (
     ANY_ADDRESS,
@@ -25,6 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from capture.analysis.captured_pod import Capture, PodFacts
     from capture.analysis.trace import Trace
     from capture.model.ruleset import ProtocolName
     from capture.netlink.sock_diag import Listener

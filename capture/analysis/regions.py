@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from itertools import islice, pairwise
 
-from capture.analysis.space import MARK_KINDS, NONE, PROTOCOLS, Field, scattered
+from capture.analysis.space import MARK_KINDS, PROTOCOLS, Field, scattered
 from capture.model.addresses import (
-    BITS,
     LOOPBACK_ADDRESSES,
     Family,
     address_text,
@@ -24,7 +23,7 @@ from capture.model.ruleset import CONNECTION_STATES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from capture.analysis.space import MarkKind, PacketSpace
 
@@ -157,29 +156,27 @@ def is_over_lo(space: PacketSpace, region: Region) -> bool:
 
 
 def _numbers(space: PacketSpace, level: int, ranges: Intervals) -> str:
-    """Return ranges of numbers, or those that are left out where they are fewer."""
-    if ranges == ((NONE, NONE),):
-        return "unknown"
-    shown = tuple((max(first, 0), last) for first, last in ranges if last >= 0)
-    excluded = gaps(shown, 0, space.domains[level][1])
-    if len(excluded) < len(shown) or (len(excluded) == len(shown) and shown[-1][1] == space.domains[level][1]):
-        return f"other than {_listed([_span(each) for each in excluded])}" if excluded else ""
-    return _listed([_span(each) for each in shown])
+    def spans(numbers: Iterable[tuple[int, int]]) -> Iterator[str]:
+        return (str(first) if first == last else f"{first}-{last}" for first, last in numbers)
+
+    return _ranges_text(ranges, space.domains[level][1], spans)
 
 
-def _span(span: tuple[int, int]) -> str:
-    return str(span[0]) if span[0] == span[1] else f"{span[0]}-{span[1]}"
+def _addresses(space: PacketSpace, level: int, ranges: Intervals) -> str:
+    return _ranges_text(ranges, space.domains[level][1], lambda addresses: _networks(space.family, addresses))
 
 
-def _addresses(space: PacketSpace, _: int, ranges: Intervals) -> str:
-    highest = (1 << BITS[space.family]) - 1
+def _ranges_text(ranges: Intervals, highest: int, texts: Callable[[Iterable[tuple[int, int]]], Iterable[str]]) -> str:
+    """Return ranges in words, or what they leave out where that is less; "" if that is nothing."""
     shown = tuple((max(first, 0), last) for first, last in ranges if last >= 0)
     excluded = gaps(shown, 0, highest)
     if not shown:
         return "unknown"
-    if excluded and (len(excluded) < len(shown) or _size(excluded) < _size(shown)):
-        return f"other than {_listed(list(_networks(space.family, excluded)))}"
-    return _listed(list(_networks(space.family, shown))) if excluded else ""
+    if not excluded:
+        return ""
+    if len(excluded) < len(shown) or _size(excluded) < _size(shown):
+        return f"other than {_listed([*texts(excluded)])}"
+    return _listed([*texts(shown)])
 
 
 def _size(ranges: Iterable[tuple[int, int]]) -> int:
