@@ -42,7 +42,7 @@ class Difference(Value):
     else is as desired; ``effect_context`` is, in words, which other difference it takes for that.
     """
 
-    not_compared = ("rules_before", "effect", "together")
+    not_compared = ("rules_before", "effect", "effect_context")
 
     family: Family
     table: TableName

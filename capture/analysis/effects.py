@@ -1,7 +1,8 @@
 """Which packets two situations treat differently, exactly, with the most ordinary packet of each difference.
 
 Every value of the difference is one of three: the packet is treated alike, it is certainly treated differently, or that
-depends on a match, a verdict or an order of chains that cannot be judged. The third spreads no further than it matters.
+depends on a match, a verdict or an order of chains that cannot be judged. A packet on which something else decides is
+not in doubt.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ class Comparison:
         yield self.diagrams.yes
 
     def difference(self, direction: Direction, *, only_captured: bool = False) -> int:
-        """Return the function to None where packets are treated alike, else to a FateChange; lists are switches."""
+        """Return None for packets that are treated alike, else a FateChange; long lists stay switches."""
         if direction not in self._fates:
             fates = [compiler.fates_with_switches(direction) for compiler in self._compilers]
             self._fates[direction] = fates[0], self._with_new_addresses_joined(*fates)
@@ -243,7 +244,7 @@ class Comparison:
             calls, answers = self._calls_to_app_and_answers()
             first = diagrams.either(first, diagrams.both(calls, by_proxy))
         lo = space.interface(LOOPBACK)
-        # Over lo those of redirected connections have another destination by then, and none of their own to judge by.
+        # Over lo, later packets of a redirected connection have another destination, by which they cannot be judged.
         has_port = diagrams.mapped(before, lambda fate: isinstance(fate, Fate) and fate.port is not None, "redirected")
         redirected = space.switches.expanded(has_port)
         stays = diagrams.both(redirected, space.numbers(Field.OUT, [(lo, lo)]))

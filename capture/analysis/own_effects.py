@@ -1,4 +1,4 @@
-"""What each difference of our own rules does to packets by itself: the desired rules with it alone, next to them.
+"""What each difference of our own rules does to packets: the desired rules are compared with the same and it alone.
 
 A rule that was changed or moved is two differences, and one change; so is a chain without any of its rules. Some do
 nothing alone, such as the loss of one of two rules for the same packets. Of those the smallest groups that do something

@@ -90,7 +90,7 @@ def default_route_causes(facts: PodFacts, capture: Capture) -> Iterator[Cause]:
 
 
 def no_route_cause(facts: PodFacts, family: Family, address: str = "", refusal: str = "") -> Cause:
-    """Return why there is no route to an address, or out of the pod: one refuses, or they went with their interface."""
+    """Return why no route leads to an address, or out of the pod: an interface is down, one refuses, there is none."""
     down = down_interface(facts)
     if down is not None:
         return cause("interface-down", where=down, name=down)

@@ -1,4 +1,4 @@
-"""Which packets can occur in a pod: the others are no witness of anything.
+"""Which packets can occur in a pod; no other is a witness.
 
 The fields of a packet depend on each other in ways that rules do not know: a packet to an address of the pod goes
 over lo, the first packet of a connection has a socket and no mark on its connection, what comes in is for the pod.
@@ -54,7 +54,7 @@ class _PossiblePackets:
         self.local = (*self.own, *needed, *local, LOOPBACK_NETWORKS[self.family])
 
     def incoming(self) -> int:
-        """Return packets from outside, for the pod's own addresses. What sits behind other interfaces may route."""
+        """Return packets from outside: to the pod's own addresses; by other interfaces than the outward one, to any."""
         space = self.space
         outward = space.interface(self.situation.network.interface)
         for_us = self._in_networks(Field.DESTINATION, self.own)

@@ -26,9 +26,9 @@ MARKING = (SetMark, SaveMark, RestoreMark)
 
 
 def replies(live: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packet]:
-    """Yield a reply to a connection as it is sent, by a user, and as it comes in: over lo both, from whom was called.
+    """Yield the reply to the first packet of a connection, as a user sends it and as it comes in; over lo both.
 
-    By the way of the connection's first packet; nothing where its source is unknown.
+    Nothing where the source of that packet is unknown.
     """
     packet = live.packet
     if packet.source is None:

@@ -7,7 +7,7 @@ nat sent it to another address. ip_route_me_harder() gives up packets that a rou
     mark 5 --(100: from all fwmark 0x5 lookup 7)--> table 7 --(blackhole default)--> it is gone
 
 An earlier policy rule without a mark has decided already on the addresses in its table, such as local ones.
-If it is for a part of the packets, it has decided on these. Their user is not told to it: IPv4 takes 0 in its place.
+One that is for a part of the packets has decided on these. It does not see their user: IPv4 takes 0 in its place.
 """
 
 from __future__ import annotations

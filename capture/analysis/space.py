@@ -1,8 +1,8 @@
 """The fields of a packet as levels of a diagram, and the matches of rules as functions.
 
 A level is a field's place in the order of tests; its domain is the lowest and the highest number of the field. One
-space serves all rule sets that are compared, because two things depend on all: of interfaces those count that rules
-tell apart, and bits of marks are one field where every mask treats them alike. -1 is "none" or "not known".
+space serves all rule sets that are compared: one interface stands for all that no rule of them tells apart, and bits of
+marks that every mask treats alike are one field. -1 is "none" or "not known".
 """
 
 from __future__ import annotations

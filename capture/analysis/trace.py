@@ -79,7 +79,7 @@ class Trace(Value):
     interface.
     """
 
-    not_compared = ("policy", "rerouted", "mark", "connection_mark", "is_tracked", "lost_reply")
+    not_compared = ("policy", "reroute", "mark", "connection_mark", "is_tracked", "lost_reply")
 
     packet: Packet
     outcome: Outcome
@@ -150,7 +150,7 @@ class Trace(Value):
         )
 
     def with_doubtful_order(self, other: Trace) -> Trace:
-        """Return it with doubt about the first step that its way in another order of chains does not have there."""
+        """Return the trace with the first step in doubt that its path in another order of chains does not have."""
         pairs = zip(self.path, other.path, strict=False)
         differing = next((step for step, there in pairs if step != there), self.path[-1])
         doubtful = differing.replace(certain=False)

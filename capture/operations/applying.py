@@ -1,4 +1,4 @@
-"""``apply`` and ``clean``: the verbs that change a namespace. Between settings and kernel here is the order of steps::
+"""``apply`` and ``clean``, the verbs that change a namespace. The steps of ``apply``, in order::
 
 settings -> configuration -> desired rules (pure)
 live rules read -> equal: done

@@ -327,4 +327,4 @@ CHECKS: tuple[tuple[Callable[[Connection], Iterable[Cause]], bool], ...] = (
     (_ipsec_blocks, False),
     (_delivery_faults, False),
 )
-"""What is looked at after the pod, along the way of a connection, and whether only if nothing was found before."""
+"""The checks along the path of a connection, after those of the pod; with True, only if none has found a cause yet."""
