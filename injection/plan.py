@@ -133,9 +133,7 @@ def _plan(
         target.append(merged(container, own[name]) if name in own else container)
 
     is_native, others = _is_native(workload, template, own), template.others()
-    if (
-        settings.is_captured
-    ):  # what writes the rules, or proves them, comes before a native proxy, else as late as can be
+    if settings.is_captured:  # what writes or proves the rules comes before a native proxy, else as late as can be
         make = validation_container if template.uses_plugin else init_container
         is_early = is_native or template.uses_plugin
         put((first if is_early else last)["initContainers"], make(template.init_image, settings))
