@@ -119,7 +119,7 @@ def _outcome(number: int, workload: Workload, template: Template, base: Settings
         return WorkloadOutcome(number, workload, injected=False, reason=reason, warnings=decision.warnings)
     plan = make_plan(workload, template, base)
     warnings = [*decision.warnings, *warnings_of(workload, plan)]
-    if template.uses_plugin and plan.settings.plugin_leaves_more:
+    if template.uses_plugin and plan.settings.is_plugin_excluding_more:
         warnings.append("the CNI plugin leaves inbound port 15020 alone, whatever the status port is")
     return WorkloadOutcome(number, workload, injected=True, reason=decision.reason, warnings=tuple(warnings), plan=plan)
 

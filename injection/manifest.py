@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from injection.yaml_text import (
     Edit,
-    above_comments,
-    begins_its_line,
     block,
     content_end,
     content_start,
     dash_of,
     flow,
     is_alias,
+    is_at_line_start,
     is_collection,
     is_null,
     key_and_value,
     line_end,
     line_start,
+    start_with_comments,
 )
 from sidecar.documents import DocumentError
 
@@ -64,11 +64,11 @@ class ManifestText:
             inner = ", ".join(f"{flow(key)}: {flow(value)}" for key, value in pairs.items())
             self.insert(content_start(self.text, mapping) + 1, inner + (", " if mapping.value else ""))
             return
-        keys = [name for name, _ in mapping.value if begins_its_line(self.text, name.start_mark.index)]
+        keys = [name for name, _ in mapping.value if is_at_line_start(self.text, name.start_mark.index)]
         anchor = next((name for name in keys if name.value == before), keys[0] if keys else None)
         if anchor is None:
-            raise _not_in_lines(mapping)
-        position = above_comments(self.text, anchor.start_mark.index)
+            raise _not_in_lines_error(mapping)
+        position = start_with_comments(self.text, anchor.start_mark.index)
         self.insert(position, block(pairs, " " * anchor.start_mark.column, self.newline))
 
     def remove_pair(self, mapping: Node, key: str) -> None:
@@ -98,12 +98,12 @@ class ManifestText:
         if sequence.flow_style:
             return self._change_flow(sequence, first, last, gone)
         dash = dash_of(self.text, sequence, sequence.value[0])
-        if not begins_its_line(self.text, dash):
-            raise _not_in_lines(sequence)
+        if not is_at_line_start(self.text, dash):
+            raise _not_in_lines_error(sequence)
         indentation = self.text[line_start(self.text, dash) : dash]
         begin = line_end(self.text, name.end_mark.index)
         if first:
-            position = begin if 0 in gone else above_comments(self.text, dash)
+            position = begin if 0 in gone else start_with_comments(self.text, dash)
             self.insert(position, block(first, indentation, self.newline))
         ends = [line_end(self.text, content_end(self.text, item)) for item in sequence.value]
         taken = self._take_out([*zip([begin, *ends], ends, strict=False)], gone)
@@ -209,7 +209,7 @@ def item_name(item: Node) -> str:
     return str(found[1].value) if found else ""
 
 
-def _not_in_lines(node: Node) -> DocumentError:
+def _not_in_lines_error(node: Node) -> DocumentError:
     return DocumentError(
         f"nothing can be added in line {node.start_mark.line + 1}: no key or dash begins a line there",
         "Write each key as `key: value` in a line of its own, with line feeds between the lines.",

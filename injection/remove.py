@@ -114,9 +114,12 @@ class _Remover:
         metadata = child(self._pod, "metadata")
         annotations = child(metadata, "annotations")
         alone = metadata is not None and all(name.value in ("annotations", "<<") for name, _ in metadata.value)
-        if self._whole(self._pod, "metadata", metadata, alone and self._is_only_added(annotations)):
+        if self._remove_whole(self._pod, "metadata", metadata, alone and self._is_only_added(annotations)):
             return
-        if self._whole(metadata, "annotations", annotations, self._is_only_added(annotations)) or annotations is None:
+        if (
+            self._remove_whole(metadata, "annotations", annotations, self._is_only_added(annotations))
+            or annotations is None
+        ):
             return
         for name in self._annotations:
             found = key_and_value(annotations, name)
@@ -128,7 +131,7 @@ class _Remover:
     def _is_only_added(self, annotations: Node | None) -> bool:
         return annotations is None or all(name.value in (*self._annotations, "<<") for name, _ in annotations.value)
 
-    def _whole(self, parent: Node, key: str, node: Node | None, is_only_added: bool) -> bool:  # noqa: FBT001  # one caller
+    def _remove_whole(self, parent: Node, key: str, node: Node | None, is_only_added: bool) -> bool:  # noqa: FBT001  # one caller
         """Remove or put back a whole value, where it was made or written anew; return whether that is so."""
         if node is None or not is_only_added:
             return False
@@ -145,7 +148,7 @@ class _Remover:
         name, node = found
         names, taken = self._status.get(key) or [], self._taken.get(key) or []
         is_only_added = all(item_name(item) in names for item in node.value) or key in self._was
-        if not self._whole(spec, key, node, is_only_added):
+        if not self._remove_whole(spec, key, node, is_only_added):
             self._target.restore_list(name, node, names, [(int(after), str(text)) for after, text in taken])
 
 

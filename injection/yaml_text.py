@@ -155,12 +155,12 @@ def line_end(text: str, position: int) -> int:
     return len(text) if found < 0 else found + 1
 
 
-def begins_its_line(text: str, position: int) -> bool:
+def is_at_line_start(text: str, position: int) -> bool:
     """Return whether nothing but blanks comes before a position in its line."""
     return not text[line_start(text, position) : position].strip(" ")
 
 
-def above_comments(text: str, position: int) -> int:
+def start_with_comments(text: str, position: int) -> int:
     """Return the start of the line, or of the comments with the same indentation right above it."""
     start = line_start(text, position)
     indentation = text[start:position]
@@ -200,7 +200,7 @@ def dash_of(text: str, sequence: Node, item: Node) -> int:
     first = content_start(text, sequence)
     column = first - line_start(text, first)
     dash = text.rfind("-", 0, item.start_mark.index)
-    while dash > first and not (begins_its_line(text, dash) and dash - line_start(text, dash) == column):
+    while dash > first and not (is_at_line_start(text, dash) and dash - line_start(text, dash) == column):
         dash = text.rfind("-", 0, dash)
     return dash
 

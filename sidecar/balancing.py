@@ -37,12 +37,12 @@ class BalancingPolicy(Value):
     hash_key: Mapping[str, object] | None = None
 
     @property
-    def passes_through(self) -> bool:
+    def is_passthrough(self) -> bool:
         """Return whether calls go where they are addressed to."""
         return self.lb_policy == "CLUSTER_PROVIDED"
 
     @property
-    def by_source(self) -> bool:
+    def is_by_source(self) -> bool:
         """Return whether the client's address is hashed: the only key that a TCP connection has."""
         return self.hash_key is not None and "connection_properties" in self.hash_key
 

@@ -7,12 +7,12 @@ from capture.model.conventions import PASSTHROUGH_SOURCE
 from sidecar.envoy import (
     BLACK_HOLE,
     LOOKS_LIKE_HTTP,
+    extension,
     http_manager,
     inspector,
     listening_on,
     original_destination,
     tcp_proxy,
-    typed,
     virtual_host,
 )
 
@@ -74,7 +74,7 @@ def _listener_filters(config: CaptureConfig, tcp_ports: list[int]) -> list[Json]
 def _client_source(config: CaptureConfig) -> Json:
     """Return the filter that calls the application from the client's address; the mark brings answers back."""
     kind = "extensions.filters.listener.original_src.v3.OriginalSrc"
-    return typed("envoy.filters.listener.original_src", kind, mark=config.tproxy_mark)
+    return extension("envoy.filters.listener.original_src", kind, mark=config.tproxy_mark)
 
 
 def _chains(family: Family, logs: list[Json]) -> list[Json]:

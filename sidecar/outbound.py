@@ -71,7 +71,7 @@ def fixed_clusters() -> list[Json]:
 
 def destination_cluster(destination: ServiceDestination, endpoints: Json) -> Json:
     """Return the cluster of a destination; ``endpoints`` is where it has its endpoints from."""
-    if destination.policy.passes_through:
+    if destination.policy.is_passthrough:
         return original_destination(destination.name)
     protocol = destination.port.protocol
     balancing = {"lb_policy": destination.policy.lb_policy, **destination.policy.settings}
@@ -120,7 +120,7 @@ def _capture_listener(outbound: Outbound) -> Json:
 def _service_listener(outbound: Outbound, destination: ServiceDestination, address: str) -> Json:
     """Return the listener of a TCP port; where nothing is declared, the first bytes show whether it is HTTP."""
     name, port = destination.name, destination.port
-    by_source: Json = {"hash_policy": [{"source_ip": {}}]} if destination.policy.by_source else {}
+    by_source: Json = {"hash_policy": [{"source_ip": {}}]} if destination.policy.is_by_source else {}
     listener = {
         "name": f"{address}_{port.number}",
         "address": socket_address(address, port.number),
@@ -132,7 +132,7 @@ def _service_listener(outbound: Outbound, destination: ServiceDestination, addre
         return listener
     host = virtual_host(f"{destination.service.host}:{port.number}", ["*"], name, destination.policy.hash_key)
     http = {"name": "http", "filter_chain_match": LOOKS_LIKE_HTTP, "filters": http_manager(name, [host], outbound.logs)}
-    return listener | {"filter_chains": [http]} | _inspecting(outbound)
+    return listener | {"filter_chains": [http]} | _protocol_detection(outbound)
 
 
 def _http_listener(outbound: Outbound, port: int, destinations: list[ServiceDestination]) -> Json:
@@ -163,11 +163,11 @@ def _http_listener(outbound: Outbound, port: int, destinations: list[ServiceDest
         "traffic_direction": "OUTBOUND",
         "filter_chains": [http],
         "default_filter_chain": other,
-        **_inspecting(outbound),
+        **_protocol_detection(outbound),
     }
 
 
-def _inspecting(outbound: Outbound) -> Json:
+def _protocol_detection(outbound: Outbound) -> Json:
     return {
         "listener_filters": [inspector("tls_inspector"), inspector("http_inspector")],
         "listener_filters_timeout": outbound.timeout,

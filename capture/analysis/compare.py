@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     CommonRun = tuple[int, int, "CommonRun | None"]
     """A common subsequence from its end: the positions of its last rule, and the run before it."""
 
-EMPTY = CanonicalChain("ACCEPT", ())
+EMPTY_CHAIN = CanonicalChain("ACCEPT", ())
 
 
 class Difference(Value):
@@ -99,9 +99,9 @@ def _disturbing(
     """Yield the foreign rules of a chain that are before one of our own, and may divert packets or change its marks."""
     table, name = key
     missing = {each.rules_before for each in own if (each.table, each.chain, each.kind) == (*key, "missing")}
-    shared = {*range(len(desired.get(key, EMPTY).rules))} - missing
+    shared = {*range(len(desired.get(key, EMPTY_CHAIN).rules))} - missing
     disturbs = disturbance_test(
-        (each.rule for each in foreign if each.rule), name, lambda chain: desired.get((table, chain), EMPTY).rules
+        (each.rule for each in foreign if each.rule), name, lambda chain: desired.get((table, chain), EMPTY_CHAIN).rules
     )
     last_own = max(shared, default=-1)
     return (each for each in foreign if each.rules_before <= last_own and each.rule and disturbs(each.rule))
@@ -121,9 +121,9 @@ def own_and_foreign_differences(
         return list(_uncaptured_family_differences(family, live_forms)), []
     own: list[Difference] = []
     foreign: list[Difference] = []
-    forms = next_to_foreign(desired_forms, live_forms)
+    forms = with_foreign_chains(desired_forms, live_forms)
     for key in dict.fromkeys((*forms, *live_forms)):
-        desired, live = forms.get(key, EMPTY), live_forms.get(key, EMPTY)
+        desired, live = forms.get(key, EMPTY_CHAIN), live_forms.get(key, EMPTY_CHAIN)
         if desired == live:
             continue
         table, name = key
@@ -132,7 +132,7 @@ def own_and_foreign_differences(
         missing, extra = _missing_and_extra(desired.rules, live.rules)
         own += [Difference(family, table, name, "missing", rule, at + 1, rules_before=at) for at, _, rule in missing]
         are_all_own = is_own_chain(name) or live.is_hooked_differently
-        recorded = (recorded_forms or {}).get(key, EMPTY).rules
+        recorded = (recorded_forms or {}).get(key, EMPTY_CHAIN).rules
         for before, at, rule in extra:
             is_own = are_all_own or likeness_to_own(table, name, rule) == CERTAIN or rule in recorded
             kind: DifferenceKind = "unexpected" if is_own else "foreign"
@@ -140,7 +140,7 @@ def own_and_foreign_differences(
     return own, foreign
 
 
-def next_to_foreign(desired: CanonicalTables, live_forms: CanonicalTables) -> CanonicalTables:
+def with_foreign_chains(desired: CanonicalTables, live_forms: CanonicalTables) -> CanonicalTables:
     """Return desired rules with the live chains of others, without rules of ours that these may have."""
     forms = dict(desired)
     for (table, name), chain in live_forms.items():
@@ -158,7 +158,7 @@ def with_differences(forms: CanonicalTables, differences: Iterable[Difference]) 
     """
     changed = dict(forms)
     for key, in_chain in by_chain(differences).items():
-        form = forms.get(key, EMPTY)
+        form = forms.get(key, EMPTY_CHAIN)
         gone = {difference.rules_before for difference in in_chain if difference.kind == "missing"}
         rules = [(at, 1, rule) for at, rule in enumerate(form.rules) if at not in gone]
         extra = sorted((each for each in in_chain if each.kind != "missing"), key=lambda each: each.position)

@@ -343,7 +343,7 @@ class PathCompiler:
             case Goto(chain=target):
                 return self.enter_chain(base_chain, target, fall_through, stage)
             case TranslateSource():
-                lost = self.space.rule(verdict.losing(self.situation.network), None, is_native=True)
+                lost = self.space.rule(verdict.losing_rule(self.situation.network), None, is_native=True)
                 accepted = self._after_base_chain(stage, base_chain)
                 return self.diagrams.choose(lost, self._fate(Fate("dropped")), accepted)
             case model.Drop():

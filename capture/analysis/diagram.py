@@ -371,9 +371,9 @@ class Diagrams:
                 return self._with_children(node, children)
             return self._put_above(levels.get(level, level), self._bounds[node], children)
 
-        return self._remade(node, self._below(lowest), make, self._memos.setdefault(("moved", name), {}))
+        return self._remade(node, self._kept_below(lowest), make, self._memos.setdefault(("moved", name), {}))
 
-    def _below(self, lowest: int) -> Callable[[int], int | None]:
+    def _kept_below(self, lowest: int) -> Callable[[int], int | None]:
         """Return what keeps nodes below a level as they are."""
         return lambda each: each if self._levels[each] > lowest else None
 
@@ -393,7 +393,7 @@ class Diagrams:
             return self.any_of(set(children))
 
         memo = self._memos.setdefault(("possible", frozenset(levels)), {})
-        return self._remade(node, self._below(max(levels)), make, memo)
+        return self._remade(node, self._kept_below(max(levels)), make, memo)
 
     def cases(self, node: int, functions: Mapping[int, int]) -> int:
         """Return a function with leaves replaced by functions, which may test any field."""

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.canonical import canonical, canonical_rules
-from capture.analysis.compare import EMPTY, Difference, next_to_foreign, own_and_foreign_differences, with_differences
+from capture.analysis.compare import (
+    EMPTY_CHAIN,
+    Difference,
+    own_and_foreign_differences,
+    with_differences,
+    with_foreign_chains,
+)
 from capture.analysis.culprits import Culprits, Obstacle
 from capture.analysis.diagram import TooLargeError
 from capture.analysis.effects import Comparison
@@ -70,7 +76,7 @@ def judge(
         if desired_forms is None:
             parts.insert(0, Judgement(tuple(own)))
             continue
-        forms = next_to_foreign(desired_forms, live_forms)
+        forms = with_foreign_chains(desired_forms, live_forms)
         rules = _formed(_with_chains_of(desired.replace(families=(family,)), live), forms)
         try:
             parts.append(_of_family(Situation(rules, other_chains, is_native, network), forms, own, foreign))
@@ -104,7 +110,7 @@ def of_family(ruleset: model.Ruleset, family: Family, *differences: Difference) 
 
 def _formed(ruleset: model.Ruleset, forms: CanonicalTables) -> model.Ruleset:
     def formed(table: model.TableName, chain: model.Chain) -> model.Chain:
-        form = forms.get((table, chain.name), EMPTY)
+        form = forms.get((table, chain.name), EMPTY_CHAIN)
         if chain.rules is form.rules and chain.policy == form.policy:
             return chain
         return chain.replace(rules=form.rules, policy=form.policy, ipv6_policy=None)

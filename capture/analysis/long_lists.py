@@ -143,7 +143,7 @@ class DecisionList:
         """Return the diagram of boxes that are all reached, by what else they test."""
         node = self.nothing
         for box in reversed(boxes[: self._first_stop(boxes) + 1]):
-            node = self.diagrams.choose(box.rest, self._before(box.verdict, node), node)
+            node = self.diagrams.choose(box.rest, self._followed_by(box.verdict, node), node)
         return node
 
     def _first_stop(self, boxes: Sequence[Box]) -> int:
@@ -153,7 +153,7 @@ class DecisionList:
                 return index
         return len(boxes)
 
-    def _before(self, verdict: ListedVerdict, behind: int) -> int:
+    def _followed_by(self, verdict: ListedVerdict, behind: int) -> int:
         """Return the verdict alone if it stops, else followed by those behind it."""
         if self.stops(verdict):
             return self.diagrams.leaf((verdict,))

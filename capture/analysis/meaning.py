@@ -83,7 +83,7 @@ class TranslateSource(model.Drop):
 
     address: Network
 
-    def losing(self, network: PodNetwork) -> model.Rule:
+    def losing_rule(self, network: PodNetwork) -> model.Rule:
         """Return the rule that drops what is lost: nothing, if the address is one of this namespace."""
         states = () if network.is_local(self.address) else ("NEW",)
         loopback = model.Destination((LOOPBACK_NETWORKS[self.address.family],))

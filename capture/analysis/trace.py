@@ -347,7 +347,7 @@ class _Passage:
             case model.Accept():
                 pass
             case TranslateSource():
-                self.is_dropped = rule_matches(verdict.losing(self.network), packet, self.network) is True
+                self.is_dropped = rule_matches(verdict.losing_rule(self.network), packet, self.network) is True
             case model.Drop():
                 self.is_dropped = True
             case Either():  # of two translations, the last rule of the path is not certain

@@ -254,7 +254,7 @@ def onward_causes(live: Trace, pod: ExaminedPod, verified: Callable[[], Verified
     if way.outcome == "dropped":
         yield drop_of_connection(way, shown_rule, SENT_ON)
     elif way.outcome == live.outcome:
-        yield _circle(way, verified)
+        yield _loop_cause(way, verified)
     elif is_over_lo and way.marked != live.transparent:
         # The mark of its calls stays with the connection, and leads the answers of the app to a transparent proxy.
         yield from filter(None, [mark_cause(way, shown_rule) or drift_cause(way, verified(), "mark")])
@@ -270,7 +270,7 @@ def onward_causes(live: Trace, pod: ExaminedPod, verified: Callable[[], Verified
         yield from filter(None, [mark_cause(each, shown_rule) for each in came if each.marked and not is_over_lo])
 
 
-def _circle(way: Trace, verified: Callable[[], Verified]) -> Cause:
+def _loop_cause(way: Trace, verified: Callable[[], Verified]) -> Cause:
     step, uid = way.step, way.packet.uid
     if step is not None and not is_own_step(step):
         if second_set := _second_set_cause(step):

@@ -59,7 +59,7 @@ SELECTIONS = (INBOUND_PORTS, OUTBOUND_NETWORKS, OWNER_GROUPS)
 """Options that name what is captured."""
 NOTHING = "nothing "
 """How the words for a direction begin of which no family is captured."""
-EMPTY = "''"
+EMPTY_VALUE = "''"
 """An empty value, as a shell has it."""
 
 
@@ -76,7 +76,7 @@ def ports_of(desired: Ruleset, facts: PodFacts) -> Ports:
 def _explicit_options(settings: Settings, is_meant: Callable[[Option[Any]], bool]) -> list[str]:
     """Return which of the explicit options are meant, each with its value and where that is from."""
     meant = filter(is_meant, settings.explicit)
-    return [f"{option.name} {settings.text(option) or EMPTY} ({settings.origin(option)})" for option in meant]
+    return [f"{option.name} {settings.text(option) or EMPTY_VALUE} ({settings.origin(option)})" for option in meant]
 
 
 def empty_capture_causes(reference: Reference | None, facts: PodFacts, capture: Capture) -> Iterator[Cause]:
