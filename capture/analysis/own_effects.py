@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from capture.model.addresses import Family
     from capture.model.ruleset import Rule, Ruleset
 
-    Change = tuple[Difference, ...]
+    RuleChange = tuple[Difference, ...]
     SituationWith = Callable[[Sequence[Difference]], Situation]
     """Returns the desired rules with some differences made in them."""
 
@@ -44,7 +44,7 @@ def with_effects(family: Family, own: Sequence[Difference], situation_with: Situ
     """Yield the differences of our own rules in one family, each with its effect. Raises TooLargeError."""
     whole = Comparison(family, situation_with(()), situation_with(own))
 
-    def effect_of(*changes: Change) -> Effect | None:
+    def effect_of(*changes: RuleChange) -> Effect | None:
         situation = situation_with([difference for change in changes for difference in change])
         effects = whole.with_after(situation).effects()
         return min(effects, key=lambda each: each.weight, default=None)
@@ -74,12 +74,12 @@ def with_effects(family: Family, own: Sequence[Difference], situation_with: Situ
         yield difference.replace(effect=effect, effect_context=effect_context)
 
 
-def _locations(changes: Sequence[Change]) -> str:
+def _locations(changes: Sequence[RuleChange]) -> str:
     first, others = changes[0][0].location, len(changes) - 1
     return f"{first} and {plural(others, 'more difference')}" if others else str(first)
 
 
-def _changes(own: Sequence[Difference], live: Ruleset) -> Iterator[tuple[Change, str]]:
+def _changes(own: Sequence[Difference], live: Ruleset) -> Iterator[tuple[RuleChange, str]]:
     """Yield what was changed: one difference or several at once, and these in words.
 
     An unexpected rule belongs to a missing one that is equal to it, else to one in the place of which it is.
