@@ -75,8 +75,8 @@ def check_callable(network: ConfigurationFile, runtime: RuntimeName) -> None:
         raise InstallError(
             network.path,
             f"its cniVersion is {version}, and {PLUGIN} supports {', '.join(SUPPORTED_VERSIONS)}",
-            "Nothing was changed, since no pod of this node would start. Change cniVersion if the other plugins support"
-            " the new one.",
+            "Nothing was changed, since no pod of this node would start."
+            " Change cniVersion if the other plugins support it.",
         )
 
 

@@ -157,7 +157,7 @@ def test_errors_are_in_kubectls_words(
             "status",
             "kubectl: localhost:8080 was refused\n  Name the cluster: ",
         ),
-        ("""echo '{"items": []}'""", "status", "no agent runs in this cluster\n  docs/agent.md"),
+        ("""echo '{"items": []}'""", "status", "no agent runs in this cluster\n  Install it as docs/agent.md"),
         (f"echo '{json.dumps({'items': [POD | {'status': {'phase': 'Pending'}}]})}'", "status", "no agent runs"),
         (
             f"echo '{json.dumps({'items': [POD | {'status': {'phase': 'Failed'}}]})}'",
