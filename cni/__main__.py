@@ -100,8 +100,8 @@ def _give_up_on_stdin(_number: int, _frame: object) -> NoReturn:
 def _read_some() -> bytes:
     try:
         return os.read(0, 1 << 20)
-    except BlockingIOError:  # its giver does not wait on the descriptor, we do
-        os.set_blocking(0, True)  # as the name of the function requires
+    except BlockingIOError:  # O_NONBLOCK is of the open file, which the runtime shares with us
+        os.set_blocking(0, True)
         return os.read(0, 1 << 20)
 
 
@@ -112,7 +112,7 @@ def _is_written(command: str, text: bytes) -> bool:
             try:
                 text = text[os.write(1, text) :]
             except BlockingIOError:
-                os.set_blocking(1, True)  # as above
+                os.set_blocking(1, True)  # as in _read_some
     except OSError as error:
         from cni.log import print_failure
 

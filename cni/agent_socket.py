@@ -35,24 +35,24 @@ class AgentAwayError(Exception):
 def probe(fact: str) -> int:
     """Return the exit code of a probe, ``ready`` or ``live``: 0 if the agent is."""
     try:
-        answer = request(os.environ.get("CAPTURE_AGENT_SOCKET", AGENT_SOCKET), {"get": "probe"}, 3.0)
+        response = request(os.environ.get("CAPTURE_AGENT_SOCKET", AGENT_SOCKET), {"get": "probe"}, 3.0)
     except AgentAwayError:
         return 1
-    return 0 if answer.get(fact) else 1
+    return 0 if response.get(fact) else 1
 
 
 def request_pod(socket: str, identity: Identity, timeout: float = ANSWER_TIMEOUT) -> dict[str, Any] | None:
     """Return the pod as the agent knows it, in the form of the API; None if it does not, or does not answer."""
-    question = {"get": "pod", "namespace": identity.namespace, "name": identity.name, "uid": identity.uid}
+    query = {"get": "pod", "namespace": identity.namespace, "name": identity.name, "uid": identity.uid}
     try:
-        answer = request(socket, question, timeout).get("pod")
+        pod = request(socket, query, timeout).get("pod")
     except AgentAwayError:
         return None
-    return answer if isinstance(answer, dict) else None
+    return pod if isinstance(pod, dict) else None
 
 
-def request(socket: str, question: Mapping[str, object], timeout: float) -> dict[str, Any]:
-    """Return the agent's answer. Raises AgentAwayError if there is none within ``timeout`` seconds."""
+def request(socket: str, query: Mapping[str, object], timeout: float) -> dict[str, Any]:
+    """Return the agent's response. Raises AgentAwayError if there is none within ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
@@ -63,15 +63,15 @@ def request(socket: str, question: Mapping[str, object], timeout: float) -> dict
         if credentials[4:8] != b"\0\0\0\0":
             raise AgentAwayError(f"{socket}: root does not listen there")
         connection.settimeout(timeout)
-        connection.send(encode(question).encode() + b"\n")
-        return _answer(connection, deadline, socket)
+        connection.send(encode(query).encode() + b"\n")
+        return _receive_response(connection, deadline, socket)
     except OSError as error:
         raise AgentAwayError(f"{socket}: {error.strerror or 'no answer'}") from None
     finally:
         connection.close()
 
 
-def _answer(connection: _socket.socket, deadline: float, socket: str) -> dict[str, Any]:
+def _receive_response(connection: _socket.socket, deadline: float, socket: str) -> dict[str, Any]:
     received = bytearray()
     while not received.endswith(b"\n"):
         remaining = deadline - time.monotonic()
@@ -83,9 +83,9 @@ def _answer(connection: _socket.socket, deadline: float, socket: str) -> dict[st
             break
         received += chunk
     try:
-        answer = decode(received.decode())
+        response = decode(received.decode())
     except (JsonError, UnicodeDecodeError):
         raise AgentAwayError(f"{socket}: its answer is not JSON") from None
-    if not isinstance(answer, dict):
+    if not isinstance(response, dict):
         raise AgentAwayError(f"{socket}: its answer is not an object")
-    return answer
+    return response

@@ -198,7 +198,7 @@ def _restore_original(network: ConfigurationFile, foreign: list[dict[str, Any]])
             atomic_files.remove(network.file)
         except ChangedMeanwhileError:
             if original == saved:
-                shutil.move(owners, saved)  # the list is its owner's newest word
+                shutil.move(owners, saved)  # another program changed the list: runtimes go on reading it
             raise
         return [FileChange(owners, "as it was"), FileChange(network.path, "removed")]
     return []

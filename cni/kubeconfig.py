@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-CREDENTIAL_FIELDS = "token, tokenFile, or client-certificate with client-key (each of these also with -data)"
+CREDENTIAL_FIELDS = "token, tokenFile, or client-certificate with client-key (these two also with -data)"
 
 # Fields that change the login, and are not supported: programs, and old ways to log in.
 UNSUPPORTED_USER = ("exec", "auth-provider", "username", "password", "as", "as-groups", "as-uid")

@@ -1,7 +1,7 @@
 """Reads one pod from the API server of Kubernetes, with a deadline; the error names what is wrong.
 
     kubeconfig ─> connect ─> GET ─┬─ 200 and the pod ──────────────────────────────> done
-                     ^            ├─ 404, 429, 5xx, no or half an answer ─> wait ─┐
+                     ^            ├─ 404, 429, 5xx, no or half a answer ─> wait ─┐
                      └────────────┼────────────────────────────────────────────<──┘ until the deadline
                                   └─ 401, 403, a wrong certificate, no API ────────> error at once
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 TIMEOUT = 10.0
 """Seconds for everything; kubelet tries again after an error."""
 ATTEMPT_TIMEOUT = 4.0
-"""Seconds for one question and its answer."""
+"""Seconds for one request and its response."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 MAX_FILE = 1024 * 1024
 """Bytes of a kubeconfig, a token, a certificate."""
@@ -49,13 +49,13 @@ REACH_REMEDY = "Check from the node that the API server answers: `curl -k {serve
 
 
 class TransientError(CniError):
-    """An attempt failed, and the next one may succeed. If none does, the last one with an answer has the reason."""
+    """An attempt failed, and the next one may succeed. If none does, the last one that was answered has the reason."""
 
     def __init__(self, code: int, message: str, details: str = "", pause: float = 0.0) -> None:
         super().__init__(code, message, details)
         self.pause = pause
         self.is_silence = False
-        """Nothing was answered in time."""
+        """No response came in time."""
 
 
 def read_kubeconfig(path: str) -> Kubeconfig:
@@ -77,14 +77,14 @@ def read_pod(kubeconfig: Kubeconfig, identity: Identity, timeout: float = TIMEOU
 
     path = f"/api/v1/namespaces/{identity.namespace}/pods/{identity.name}"
     try:
-        return _Query(kubeconfig, path).answer(as_pod, timeout)
+        return _Query(kubeconfig, path).fetch(as_pod, timeout)
     except CniError as error:
         raise CniError(error.code, f"pod {identity}: {error.message}", error.details) from None
 
 
 def check_server(kubeconfig: Kubeconfig, timeout: float = TIMEOUT) -> None:
     """Raise ``CniError`` unless the API server answers and accepts who we are."""
-    _Query(kubeconfig, "/version").answer(_decode_object, timeout)
+    _Query(kubeconfig, "/version").fetch(_decode_object, timeout)
 
 
 def _is_name(text: str) -> bool:
@@ -114,8 +114,8 @@ class _Query:
         self.target = self.server.path + path
         self.tls = _tls_context(kubeconfig) if self.server.scheme == "https" else None
 
-    def answer(self, read: Callable[[bytes], T], timeout: float) -> T:
-        """Return what ``read`` makes of the answer's body; repeat the request as long as that may help."""
+    def fetch(self, read: Callable[[bytes], T], timeout: float) -> T:
+        """Return what ``read`` makes of the response's body; repeat the request as long as that may help."""
         started = time.monotonic()
         deadline = started + timeout
         attempts, reason = 0, None
@@ -133,18 +133,18 @@ class _Query:
             time.sleep(wait)
 
     def _attempt(self, deadline: float) -> bytes:
-        """Send the request once and return the body of a good answer; raise ``CniError`` for any other."""
+        """Send the request once and return the body of the response; raise ``CniError`` for any status but 200."""
         token = self._token()
         name = self.kubeconfig.tls_server_name or self.server.host
         try:
-            answer = https.exchange(self.server, self.tls, name, self._request(token), deadline)
+            response = https.exchange(self.server, self.tls, name, self._request(token), deadline)
         except (OSError, CutOffError, NotHttpError) as error:
             raise self._failure(error) from None
-        if answer.status == OK:
-            return answer.body
-        if answer.status == UNAUTHORIZED_STATUS and token != self._token():
+        if response.status == OK:
+            return response.body
+        if response.status == UNAUTHORIZED_STATUS and token != self._token():
             raise TransientError(UNAUTHORIZED, "the API server does not accept the token", pause=FIRST_PAUSE)
-        raise self._refusal(answer)
+        raise self._refusal(response)
 
     def _token(self) -> str:
         """Return the token as it is now: kubelet and others renew the file."""
@@ -165,9 +165,9 @@ class _Query:
             f"User-Agent: capture-cni\r\nConnection: close\r\n{authorization}\r\n"
         ).encode("ascii", "replace")
 
-    def _refusal(self, answer: HttpResponse) -> CniError:
-        status, words = answer.status, _message_of(answer.body)
-        refused = f"{status} {words or answer.reason}"
+    def _refusal(self, response: HttpResponse) -> CniError:
+        status, words = response.status, _message_of(response.body)
+        refused = f"{status} {words or response.reason}"
         if status == UNAUTHORIZED_STATUS:
             return CniError(
                 UNAUTHORIZED,
@@ -188,7 +188,7 @@ class _Query:
                 "It has been deleted meanwhile, or 'server' in the kubeconfig is another cluster's.",
             )
         if status == TOO_MANY_REQUESTS or status >= SERVER_ERROR:
-            after = answer.headers.get("retry-after", "")
+            after = response.headers.get("retry-after", "")
             pause = float(after) if is_decimal(after, 6) else 0.0
             return TransientError(
                 TRY_AGAIN_LATER, f"the API server cannot answer now: {refused}", self._reach(), pause=pause
@@ -196,7 +196,7 @@ class _Query:
         return self._no_api(f"it says {refused}")
 
     def _failure(self, error: Exception) -> CniError:
-        """Return what it means that there is no answer, or none that is whole."""
+        """Return the error for a connection that failed, or a response that is incomplete or not HTTP."""
         if isinstance(error, TimeoutError):
             silence = self._unreachable(str(error) if isinstance(error, https.UnresolvedError) else "no answer in time")
             silence.is_silence = True

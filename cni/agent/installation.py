@@ -183,7 +183,7 @@ class Installation:
             self.health.report("entry")
 
     def _answer_loss(self, now: float) -> None:
-        """Put the entry back, at once while there is peace; then publish who took it out."""
+        """Put the entry back, at once unless another program keeps removing it; then publish which one did."""
         self._was_in_place = False
         pause = self.conflict.note_loss(now)
         self._restore_at = now + pause

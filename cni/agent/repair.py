@@ -63,7 +63,7 @@ class Repair:
         self._is_busy = False
 
     def __call__(self, audited: AuditedPod, pod: dict[str, Any] | None) -> None:
-        """Answer the state of a pod."""
+        """Repair or report a pod whose capture is not as it should be, as the options say."""
         state = audited.state.name
         if state in WELL:
             self._failures.pop(audited.netns.sandbox.id, None)

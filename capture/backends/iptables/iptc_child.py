@@ -139,7 +139,7 @@ def apply_edits(edits: Iterable[TableEdit]) -> None:
 
 def _remove(table: Any, chain: str, position: int) -> None:
     """Remove a rule by its position; python-iptables itself removes by likeness, and misses what it read."""
-    if table._iptc.iptc_delete_num_entry(chain.encode(), position, table._handle) != 1:  # noqa: SLF001  # has no other door
+    if table._iptc.iptc_delete_num_entry(chain.encode(), position, table._handle) != 1:  # noqa: SLF001  # no public function does it
         raise iptc.IPTCError(f"can't delete rule {position + 1} of chain {chain}: {table.strerror().decode()}")
 
 

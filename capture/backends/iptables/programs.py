@@ -1,4 +1,4 @@
-"""The one door to programs: finding iptables' and running them, in the network namespace of the calling thread.
+"""Finds the programs of iptables, and runs programs in the network namespace of the calling thread.
 
 ``subprocess`` costs 13 ms to import, and a pod's start waits for us: posix_spawn(3) and three pipes do.
 Rules go in on standard input, since a file could be refused by SELinux and left behind by a crash.

@@ -102,16 +102,16 @@ def test_where_no_backend_can_be_chosen_capture_cannot_work(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("changes", "state", "words"),
     [
-        ({"nf_tables": False}, "warning", "nf_tables: absent; needed for nftables and for iptables-nft"),
-        ({"nf_tables": None}, "note", "nf_tables: not permitted to query it"),
-        ({"nft_compat": False}, "warning", "nft_compat and xt_owner: absent"),
+        ({"has_nf_tables": False}, "warning", "nf_tables: absent; needed for nftables and for iptables-nft"),
+        ({"has_nf_tables": None}, "note", "nf_tables: not permitted to query it"),
+        ({"has_nft_compat": False}, "warning", "nft_compat and xt_owner: absent"),
         ({"legacy": "absent"}, "note", "legacy tables: absent"),
         ({"legacy": "unknown"}, "note", "legacy tables: none is loaded"),
         ({"legacy": "loadable"}, "ok", "legacy tables: can be loaded"),
         ({"legacy_tables": (("ipv4", "nat"),)}, "note", "the table nat of ipv4 exists in this namespace"),
         ({"ipv6": False}, "note", "IPv6: absent"),
-        ({"python_iptables": False}, "note", "python-iptables: not installed; the driver iptc needs it"),
-        ({"libnftables": False}, "note", "libnftables: not installed"),
+        ({"has_python_iptables": False}, "note", "python-iptables: not installed; the driver iptc needs it"),
+        ({"has_libnftables": False}, "note", "libnftables: not installed"),
         (
             {"programs": {which: path for which, path in WITH_EVERYTHING.programs.items() if which[1] == "ipv4"}},
             "note",
