@@ -210,9 +210,8 @@ class Comparison:
         source = PASSTHROUGH_SOURCE[self.family].first
         passed_on = self.diagrams.both(self._by_proxy(), self.space.numbers(Field.SOURCE, [(source, source)]))
         for packets, loop_outcomes in ((self._by_proxy(), (PROXY_OUTBOUND, DNS)), (passed_on, TO_PROXY)):
-            looped = self.diagrams.mapped(
-                node, partial(_marked_as_loop, loop_outcomes=loop_outcomes), ("of the proxy", loop_outcomes)
-            )
+            mark = partial(_marked_as_loop, loop_outcomes=loop_outcomes)
+            looped = self.diagrams.mapped(node, mark, ("of the proxy", loop_outcomes))
             node = self.diagrams.choose(packets, looped, node)
         return node
 
@@ -299,9 +298,8 @@ class Comparison:
         called = diagrams.exists(diagrams.both(captured, self._realistic[INBOUND]), other_levels)
         of_proxy = space.numbers(Field.PORT, _ports_of_proxy(self.situations[0].ruleset))
         called = diagrams.both(called, diagrams.negation(of_proxy))
-        answering = diagrams.renamed(
-            called, {Field.PORT: Field.SOURCE_PORT, Field.DESTINATION: Field.SOURCE}, "answers"
-        )
+        answer_levels = {Field.PORT: Field.SOURCE_PORT, Field.DESTINATION: Field.SOURCE}
+        answering = diagrams.renamed(called, answer_levels, "answers")
         lo, proxy = space.interface(LOOPBACK), PASSTHROUGH_SOURCE[self.family].first
 
         def over_lo(node: int, level: int, state: str) -> int:
