@@ -313,7 +313,7 @@ class Diagrams:
         make: Callable[[int, Sequence[int]], int],
         memo: dict[Hashable, int],
     ) -> int:
-        """Return a function remade from below: ``make`` returns a node from the old one and what its children became."""
+        """Return a function remade from below: ``make`` returns a node from the old one and its new children."""
 
         def result(node: int) -> int:
             replaced = change(node)

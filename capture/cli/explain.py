@@ -66,14 +66,14 @@ def explain(
         return
     if not any(is_own_chain(chain.name) for table in situation.tables for chain in table.chains):
         print_lines([NOTHING_APPLIED])
-    rows = _rows(each for each in statements if is_whole or not each.is_routine)
-    routine = _rows(each for each in statements if each.is_routine and not is_whole)
+    rows = table_rows(each for each in statements if is_whole or not each.is_routine)
+    routine = table_rows(each for each in statements if each.is_routine and not is_whole)
     rest = [f"{plural(len(routine), 'more line')}, of the proxy's own connections and those over lo, with --all"]
     lines = folded_table([HEADINGS, *rows], columns())
     print_lines([*lines, *(rest if routine else ()), *(f"but {each}" for each in impediments)])
 
 
-def _rows(statements: Iterable[Statement]) -> list[tuple[str, ...]]:
+def table_rows(statements: Iterable[Statement]) -> list[tuple[str, ...]]:
     """Return a row for each statement, one for those of two families that differ in the pod's own addresses on lo."""
     alike: dict[tuple[object, ...], list[Statement]] = {}
     for each in statements:
