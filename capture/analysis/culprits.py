@@ -11,7 +11,7 @@ from __future__ import annotations
 from capture.analysis.compiler import INBOUND
 from capture.analysis.effects import Comparison, Effect, FateChange
 from capture.analysis.outcome import Fate
-from capture.analysis.replies import SENT_ON, answer_to_proxy, trace_flags
+from capture.analysis.replies import SENT_ON, answer_to_proxy, trace_with_flags
 from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.ruleset import Chain, Jump, Rule, Table, UnknownMatch, UnknownVerdict
 from capture.model.values import Value
@@ -112,19 +112,19 @@ class Culprits:
             if self._is_enough() or (self._are_many and any(effect.is_certain for effect in self._effects.values())):
                 self.doubts = (f"{self.family}: foreign rules that are not named may divert captured traffic, too",)
                 return False
-            comparison = whole.instead(self._without(self._effects))
+            comparison = whole.with_after(self._without(self._effects))
         return True
 
     def _effect_on_answers(self) -> Iterator[tuple[int, Effect]]:
         """Yield the rule that drops answers to what the proxy sends to others, which no capture is for."""
         packet = answer_to_proxy(self.whole.network, self.family) if self._foreign else None
-        before, after = (packet and trace_flags(packet, each) for each in (self.desired, self.whole))
+        before, after = (packet and trace_with_flags(packet, each) for each in (self.desired, self.whole))
         if not packet or not before or not after or before.outcome == "dropped" or after.outcome != "dropped":
             return
         change = FateChange(Fate("direct"), Fate("dropped"), is_certain=after.certain)
         before = before.replace(outcome="direct", step=None)
         effect = Effect(self.family, INBOUND, packet, before, after, change, (f"answers to {SENT_ON}",))
-        met = [key for key, _ in self._met(after) if trace_flags(packet, self._without((key,))).fate != after.fate]
+        met = [key for key, _ in self._met(after) if trace_with_flags(packet, self._without((key,))).fate != after.fate]
         yield from ((key, effect) for key in met[-1:] if key not in self._effects)
 
     def _is_enough(self) -> bool:
@@ -194,7 +194,7 @@ class Culprits:
     def _effects_by_order(self, key: int, whole: Comparison) -> Iterator[tuple[int, Effect]]:
         """Yield what a rule with a certain effect may do besides, as its chain comes before ours or not."""
         rule = self._foreign[key]
-        if self._effects[key].is_certain and isinstance(rule, Obstacle) and rule.foreign_chain.is_of_any_age:
+        if self._effects[key].is_certain and isinstance(rule, Obstacle) and rule.foreign_chain.is_age_unknown:
             effects = self._alone(key, whole).effects(only_captured=True)
             doubtful = sorted((effect for effect in effects if not effect.is_certain), key=lambda each: each.weight)
             yield from ((key, effect) for effect in doubtful[:1])
@@ -206,7 +206,7 @@ class Culprits:
         return min(alike, key=lambda each: each.weight, default=None)
 
     def _alone(self, key: int, whole: Comparison) -> Comparison:
-        return whole.instead(self._without(self._foreign.keys() - {key}))
+        return whole.with_after(self._without(self._foreign.keys() - {key}))
 
     def _doubtful(self) -> Iterator[int]:
         """Yield the foreign rules that cannot be judged, or that lead to such a rule."""

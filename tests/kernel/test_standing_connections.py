@@ -16,7 +16,7 @@ from typing import Self
 import pytest
 
 from capture import operations
-from capture.operations.change import cut_by_cleaning
+from capture.operations.applying import cut_by_cleaning
 from capture.settings import options as option
 from pytest_netns import Pod, PodPair
 from support.captures.settings import DRIVERS, Texts, settings
@@ -73,11 +73,10 @@ class Echo:
                     self._selector.register(one.accept()[0], selectors.EVENT_READ)
                     continue
                 words = b""
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # a connection that is cut has no words
                     words = one.recv(4096)
-                if words:
                     one.sendall(words)
-                else:
+                if not words:
                     self._selector.unregister(one)
                     one.close()
 

@@ -15,7 +15,7 @@ takes effect at once (iptables commits table by table). Where nothing has to cha
 
 from __future__ import annotations
 
-from capture.analysis.ownership import disturbance_test, own_rules
+from capture.analysis.ownership import disturbance_test, own_positions
 from capture.backends.iptables.expansion import check_writable, expanded
 from capture.model import ruleset as model
 from capture.model.chain_names import is_own_chain
@@ -39,13 +39,13 @@ class TableEdit(Value):
 
     family: Family
     table: model.TableName
-    put: Mapping[str, tuple[model.Rule, ...]] = NO_CHAINS
+    rewritten_chains: Mapping[str, tuple[model.Rule, ...]] = NO_CHAINS
     """Our chains that are to hold exactly these rules, whether they exist or not."""
-    removed: tuple[tuple[str, int], ...] = ()
+    removals: tuple[tuple[str, int], ...] = ()
     """Rules to remove: the chain, and the position in it as it was read, counted from 0; the last position first."""
-    placed: tuple[tuple[str, int | None, model.Rule], ...] = ()
+    insertions: tuple[tuple[str, int | None, model.Rule], ...] = ()
     """Rules to insert: the chain, and the position where the rule is then, the first first; None is the end."""
-    dropped: tuple[str, ...] = ()
+    dropped_chains: tuple[str, ...] = ()
     """Our chains to remove with their rules, whether they exist or not; nothing refers to them any more."""
 
 
@@ -62,9 +62,9 @@ def plan(
     if desired and desired.transparent_verdicts:  # before nat comes what captures inbound from now on
         order = [model.RAW, model.MANGLE, model.NAT]
     for family in live.families if desired is None else dict.fromkeys(desired.families + live.families):
-        own_positions = own_rules(live, family, remembered)
+        own = own_positions(live, family, remembered)
         for table in order:
-            edit = _table_edit(TableView(live, family, table), TableView(desired, family, table), own_positions)
+            edit = _table_edit(TableView(live, family, table), TableView(desired, family, table), own)
             if edit != TableEdit(family, table):
                 edits.append(edit)
     return tuple(edits)
