@@ -73,9 +73,9 @@ def _tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) -
     return tested
 
 
-def without_foreign_rules(ruleset: model.Ruleset, recorded: model.Ruleset | None = None) -> model.Ruleset:
+def without_foreign_rules(ruleset: model.Ruleset) -> model.Ruleset:
     """Return the rule set without what is foreign: our chains, and of other chains our rules only."""
-    positions = {family: own_positions(ruleset, family, recorded) for family in ruleset.families}
+    positions = {family: own_positions(ruleset, family) for family in ruleset.families}
 
     def own(table: model.TableName, chain: model.Chain) -> model.Chain:
         if is_own_chain(chain.name):
