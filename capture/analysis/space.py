@@ -8,10 +8,10 @@ tell apart, and bits of marks are one field where every mask treats them alike. 
 from __future__ import annotations
 
 from capture.analysis.canonical import entries_of
-from capture.analysis.connection_tests import holds_of_connection
 from capture.analysis.diagram import Diagrams
+from capture.analysis.foreign_tests import flags_hold, holds_for, holds_of_connection
 from capture.analysis.long_lists import Switches
-from capture.analysis.meaning import flags_hold, holds_for, is_pure, spelled_out
+from capture.analysis.meaning import spelled_out
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, Family, Network, gaps, merge, merge_ranges
 from capture.model.conventions import MAX_ID, MAX_INTERFACE_BYTES, MAX_PORT
@@ -194,7 +194,7 @@ class PacketSpace:
             numbers = [i for i, name in enumerate(model.CONNECTION_STATES) if (name in match.states) != match.negated]
             return Field.STATE, merge_ranges((number, number) for number in numbers)
         if isinstance(match, model.UnknownMatch):
-            answers = [holds_for(match.text, protocol) for protocol in PROTOCOLS]
+            answers = [holds_for(match.test, protocol) for protocol in PROTOCOLS]
             holding = merge_ranges((number, number) for number, holds in enumerate(answers) if holds)
             return None if None in answers else (Field.PROTOCOL, holding)
         tested = LISTED.get(type(match))
@@ -218,12 +218,13 @@ class PacketSpace:
             kind: MarkKind = "mark" if isinstance(match, model.Mark) else "connection"
             node = self.marked(kind, match.value, match.mask)
             return self.diagrams.negation(node) if match.negated else node
-        text = match.text if isinstance(match, model.UnknownMatch) else ""
-        node = self.unknown(text if is_pure(text) else (text, occurrence), rule)
+        if not isinstance(match, model.UnknownMatch):
+            return self.unknown(match, rule)
+        node = self.unknown(match.text if match.is_pure else (match.text, occurrence), rule)
         for state in model.CONNECTION_STATES:
-            holds = flags_hold(text, state)
+            holds = flags_hold(match.test, state)
             if holds is None and translated is not None:
-                holds = holds_of_connection(text, state, is_translated=translated)
+                holds = holds_of_connection(match.test, state, is_translated=translated)
             if holds is not None:
                 node = self.diagrams.choose(self.state_in(state), self.diagrams.leaf(holds), node)
         return node

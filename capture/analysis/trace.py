@@ -16,11 +16,12 @@ chains are met where ``base_chains`` has them. A redirected connection is lost, 
 
 from __future__ import annotations
 
-from capture.analysis.meaning import Either, Goto, Translate, TranslateSource, Untrack, is_idle, judge, meaning
+from capture.analysis.meaning import is_idle, judge, losing, meaning
 from capture.analysis.outcome import PROXY_INBOUND, Fate, redirect_outcome
 from capture.analysis.rerouting import UNCHANGED, MarkRoute, is_led_to_proxy, routed_marks
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, Family, Network
+from capture.model.foreign import Either, Translate, TranslateSource, Untrack
 from capture.model.location import Location
 from capture.model.packet import LOOPBACK, OF_KNOWN_CONNECTIONS, Packet
 from capture.model.values import Value
@@ -28,7 +29,6 @@ from capture.model.values import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capture.analysis.base_chains import BaseChain, Situation
-    from capture.analysis.meaning import Meaning
     from capture.analysis.outcome import Outcome
     from capture.model.routing import MissingRoute
 
@@ -300,7 +300,7 @@ class _Passage:
                 case model.Jump(chain=target):
                     if self._called(base_chain, target, depth):
                         return True
-                case Goto(chain=target):
+                case model.Goto(chain=target):
                     return self._called(base_chain, target, depth) or (depth == 0 and self._end_of_built_in(base_chain))
                 case model.Return():
                     return depth == 0 and self._end_of_built_in(base_chain)
@@ -327,14 +327,14 @@ class _Passage:
             self.policy = base_chain
         return True
 
-    def _act(self, verdict: Meaning, step: Step) -> bool:
+    def _act(self, verdict: model.Verdict, step: Step) -> bool:
         """Do to the packet what a verdict does; return whether that ends the table."""
         packet = self.packet
         match verdict:
             case model.Accept():
                 pass
             case TranslateSource():
-                self.is_dropped = judge(verdict.losing(self.network), packet, self.network) is True
+                self.is_dropped = judge(losing(verdict, self.network), packet, self.network) is True
             case model.Drop():
                 self.is_dropped = True
             case Either():  # of two translations, the last rule of the path is not certain
@@ -362,7 +362,7 @@ class _Passage:
                 return False
         return True
 
-    def _go_on(self, verdict: Meaning, step: Step) -> None:
+    def _go_on(self, verdict: model.Verdict, step: Step) -> None:
         """Do to the packet what a verdict does after which it goes on to the next rule.
 
         A mark that is restored, or set and set back, counts as changed. That matters after an earlier chain changed it.

@@ -27,10 +27,10 @@ from capture.model.ruleset import (
     Rule,
     Ruleset,
     Table,
-    UnknownVerdict,
 )
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
+from support.rules.foreign import foreign_verdict
 
 TRANSPARENT = build_ruleset(CaptureConfig(mode="TPROXY", captures_dns=True, captures_all_dns=True))
 OWN = [("raw", -300, False), ("mangle", -150, False), ("nat", -100, True)]
@@ -152,8 +152,8 @@ def test_chains_of_a_second_capture_are_entered_where_iptables_has_them_with_all
 
 
 def test_nat_at_postrouting_is_read_where_it_maps_to_an_address_that_it_names() -> None:
-    maps = Rule(UnknownVerdict("SNAT --to-source 10.0.0.1"))
-    for rules, priorities in (((maps,), [100]), ((Rule(UnknownVerdict("MASQUERADE")),), [])):
+    maps = Rule(foreign_verdict("SNAT --to-source 10.0.0.1"))
+    for rules, priorities in (((maps,), [100]), ((Rule(foreign_verdict("MASQUERADE")),), [])):
         chains = (Chain(INPUT, rules, "ACCEPT"), Chain(POSTROUTING, rules, "ACCEPT"))
         ruleset = Ruleset(FAMILIES, (Table(RAW, ()), Table(NAT, chains)))
         second = [*in_tables_of_iptables(ruleset, lambda _: False)]

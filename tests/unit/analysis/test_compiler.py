@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from capture.analysis.base_chains import BaseChain
     from capture.analysis.compiler import Stage
-    from capture.analysis.meaning import Meaning
     from capture.analysis.outcome import Held
     from capture.analysis.trace import Trace
     from capture.model.addresses import Family, Network
+    from capture.model.ruleset import Verdict
 
 PACKETS = 40
 SAMPLE = range(120)
@@ -145,7 +145,7 @@ def lets_return_pass_a_policy(patch: Patch) -> None:
     right = PathCompiler.apply_verdict
 
     def decided(
-        self: PathCompiler, verdict: Meaning, chain: str, falls: int, stage: Stage, base_chain: base_chains.BaseChain
+        self: PathCompiler, verdict: Verdict, chain: str, falls: int, stage: Stage, base_chain: base_chains.BaseChain
     ) -> int:
         is_base = isinstance(verdict, Return) and chain == base_chain.chain.name
         following = stage.replace(number=stage.number + 1)
@@ -175,7 +175,7 @@ def marks_nothing_for_the_proxy(patch: Patch) -> None:
     right = PathCompiler.apply_verdict
 
     def decided(
-        self: PathCompiler, verdict: Meaning, chain: str, falls: int, stage: Stage, base_chain: base_chains.BaseChain
+        self: PathCompiler, verdict: Verdict, chain: str, falls: int, stage: Stage, base_chain: base_chains.BaseChain
     ) -> int:
         if isinstance(verdict, TransparentProxy):
             held = stage.held.replace(transparent=Fate(PROXY_INBOUND, verdict.port))

@@ -31,13 +31,13 @@ from capture.model.ruleset import (
     SetZone,
     Table,
     TransparentProxy,
-    UnknownVerdict,
     only,
 )
 from capture.report.flow_svg import picture
 from capture.report.flow_text import flow_lines
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
+from support.rules.foreign import foreign_verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def through_ours(*rules: Rule, more: tuple[Chain, ...] = (), table: TableName = 
         (Log("x"), NAT, ("goes on", "logged")),
         (SetZone(2), NAT, ("goes on", "zone 2")),
         (SetMark(1337), NAT, ("goes on", "mark 0x539")),
-        (UnknownVerdict("NFQUEUE --queue-num 1"), NAT, ("goes on", "NFQUEUE")),
+        (foreign_verdict("NFQUEUE --queue-num 1"), NAT, ("goes on", "NFQUEUE")),
         (Continue(), NAT, ("goes on", "counted")),
         (Jump("nowhere"), NAT, ("chain", "nowhere")),
         (TransparentProxy(15006, 1), MANGLE, ("proxy", "proxy :15006")),

@@ -10,7 +10,7 @@ import pytest
 from capture.analysis import chains, long_lists
 from capture.analysis.base_chains import BaseChain, Situation
 from capture.analysis.compiler import IN_VAIN, INBOUND, OUTBOUND, Compiler
-from capture.analysis.meaning import Goto, meaning
+from capture.analysis.meaning import meaning
 from capture.analysis.outcome import Fate
 from capture.analysis.policy import NO_RULE
 from capture.analysis.reasons import DECIDES, ReasonCompiler
@@ -22,17 +22,18 @@ from capture.model.ruleset import (
     OUTPUT,
     Chain,
     Drop,
+    Goto,
     Jump,
     Protocol,
     Redirect,
     Rule,
     Table,
     TransparentProxy,
-    UnknownVerdict,
 )
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from support.generators.small_pools import Pools, numbers_of
+from support.rules.foreign import foreign_verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def test_every_packet_has_the_reason_of_its_trace() -> None:
 
 
 def test_a_translation_to_one_of_several_addresses_is_the_reason_of_each() -> None:
-    rule = Rule(UnknownVerdict("DNAT --to-destination 10.0.0.1-10.0.0.9"), (Protocol("tcp"),))
+    rule = Rule(foreign_verdict("DNAT --to-destination 10.0.0.1-10.0.0.9"), (Protocol("tcp"),))
     foreign = BaseChain("ip other", ("ipv4",), OUTPUT, -110, True, Table(NAT, (Chain("x", (rule,), "ACCEPT"),)))
     situation = Situation(build_ruleset(CaptureConfig()), (foreign,))
     space = PacketSpace("ipv4", (situation,))

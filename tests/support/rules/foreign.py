@@ -1,0 +1,24 @@
+"""Foreign matches and verdicts in the words of iptables, as its decoder reads them."""
+
+from __future__ import annotations
+
+from capture.backends.iptables.clauses import matches_of, verdict_of, words_of
+from capture.backends.iptables.parse import parse_rule
+from capture.model.addresses import IPV4
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capture.model.ruleset import Match, Verdict
+
+
+def foreign_match(words: str) -> Match:
+    """Return the match of an option, or of an extension with its options: ``-m statistic --mode random``."""
+    (match,) = matches_of(words_of(words))
+    return match
+
+
+def foreign_verdict(words: str) -> Verdict:
+    """Return what a target does, or ``-g CHAIN``."""
+    if words.startswith("-g "):
+        return parse_rule(f"-A CHAIN {words}", IPV4, ())[1].verdict
+    return verdict_of(words_of(f"-j {words}"))
