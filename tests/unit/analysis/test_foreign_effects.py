@@ -21,6 +21,7 @@ from capture.analysis.foreign_effects import (
     other_consequences,
 )
 from capture.analysis.judgement import judge
+from capture.model.foreign import Protocols
 from capture.model.ruleset import (
     ALL_BITS,
     MANGLE,
@@ -41,6 +42,7 @@ from capture.model.ruleset import (
     SetMark,
     Table,
     TransparentProxy,
+    UnknownMatch,
     only,
 )
 from capture.settings import options as option
@@ -150,7 +152,7 @@ def test_consequences_that_are_not_those_of_the_first_are_in_brackets() -> None:
     ("rule", "text"),
     [
         (Rule(Drop(), (foreign_match("-p ipv6-icmp"),), family="ipv6"), STOPS_DISCOVERY),
-        (Rule(Drop(), (foreign_match("meta l4proto 58"),)), STOPS_DISCOVERY),
+        (Rule(Drop(), (UnknownMatch("meta l4proto 58", Protocols(("ipv6-icmp",))),)), STOPS_DISCOVERY),
         (Rule(Drop(), (foreign_match("-p ipv6-icmp"),), family="ipv4"), WITHOUT_EFFECT),
         (Rule(Accept(), (foreign_match("-p ipv6-icmp"),), family="ipv6"), WITHOUT_EFFECT),
         (Rule(Drop(), (Protocol("udp"),), family="ipv6"), WITHOUT_EFFECT),
