@@ -68,7 +68,7 @@ def rejects(rule: model.Rule) -> bool:
 
 def is_idle(verdict: model.Verdict, *, is_certain: bool, is_tracked: bool) -> bool:
     """Return whether a rule is of no concern: if it may log does not matter, and what is tracked stays so."""
-    may_log = isinstance(verdict, (*model.NO_EFFECT, model.SetZone)) and not is_certain
+    may_log = isinstance(verdict, (*model.VERDICTS_WITHOUT_EFFECT, model.SetZone)) and not is_certain
     return may_log or (isinstance(verdict, Untrack) and is_tracked)
 
 

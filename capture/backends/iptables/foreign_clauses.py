@@ -9,7 +9,7 @@ from capture.backends.iptables.clauses import Flag, as_printed, options_of
 from capture.backends.nf_tables.foreign_expressions import IMPURE
 from capture.model import foreign
 from capture.model import ruleset as model
-from capture.model.addresses import parse_address, parse_network, split
+from capture.model.addresses import networks_in_range, parse_address, parse_network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _flags(names: str) -> int:
 
 def _range(option: Flag) -> model.AddressMatch:
     first, last = map(parse_address, option.values[0].split("-"))
-    return ADDRESSES[option.name](tuple(split(first.family, first.first, last.first)), option.negated)
+    return ADDRESSES[option.name](tuple(networks_in_range(first.family, first.first, last.first)), option.negated)
 
 
 ADDRESSES: dict[str, type[model.AddressMatch]] = {

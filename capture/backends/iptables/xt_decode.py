@@ -22,7 +22,7 @@ from capture.backends.nf_tables.reading import read_comment, read_expressions
 from capture.backends.nf_tables.sets import NativeSet
 from capture.model import ruleset as model
 from capture.model.addresses import BITS
-from capture.model.conventions import PROTOCOL_OF
+from capture.model.conventions import PROTOCOL_BY_NUMBER
 from capture.model.text import without_line_ends
 from capture.model.values import Value
 from capture.netlink.attributes import Fields, decode_fields, decode_number, decode_text
@@ -149,7 +149,7 @@ class XtProgram(Program):
             super()._put(kind("+", not condition.negated))
         elif isinstance(condition, Among) and condition.field == L4PROTO and condition.is_single:
             number = condition.ranges[0][0]
-            if number not in PROTOCOL_OF or condition.negated:
+            if number not in PROTOCOL_BY_NUMBER or condition.negated:
                 words = words_of(xt_text.protocol_text(number, negated=condition.negated))
                 (condition,) = matches_of(words)
             super()._put(condition)

@@ -12,7 +12,7 @@ from capture.backends.nf_tables.render import described
 from capture.model import foreign
 from capture.model import ruleset as model
 from capture.model.addresses import BITS, IPV4, IPV6, Family, Network, address_text
-from capture.model.conventions import PROTOCOL_OF
+from capture.model.conventions import PROTOCOL_BY_NUMBER
 from capture.netlink.attributes import BYTE_ORDER, Fields, decode_host_number, decode_number, decode_text
 
 TYPE_CHECKING = False
@@ -137,7 +137,7 @@ def unknown_condition(condition: native.Condition) -> model.UnknownMatch:
     return model.UnknownMatch(described(condition), test, is_pure)
 
 
-PROTOCOL_NAMES = {**PROTOCOL_OF, 58: "ipv6-icmp"}
+PROTOCOL_NAMES = {**PROTOCOL_BY_NUMBER, 58: "ipv6-icmp"}
 
 
 # --- translations --------------------------------------------------------------------------------
