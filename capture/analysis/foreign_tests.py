@@ -13,33 +13,33 @@ if TYPE_CHECKING:
 
 
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << index for index in range(8))  # RFC 9293 3.1
-OF_STATE = {
+FLAGS_BY_STATE = {
     "NEW": (SYN, SYN | ECE | CWR),
     "ESTABLISHED": tuple(
         flags | more for flags in (SYN | ACK, ACK, PSH | ACK, FIN | ACK, RST, RST | ACK, ACK | URG) for more in (0, ECE)
     ),
 }
-OF_STATE["RELATED"] = OF_STATE["NEW"]
+FLAGS_BY_STATE["RELATED"] = FLAGS_BY_STATE["NEW"]
 """Flags of the packets of a TCP connection; all others are INVALID (tcp_valid_flags in nf_conntrack_proto_tcp.c).
 
 A connection whose beginning the kernel did not see may be NEW with others, which is nothing that a pod begins."""
 
 
-def holds_for(test: Match | None, protocol: ProtocolName) -> bool | None:
+def holds_for_protocol(test: Match | None, protocol: ProtocolName) -> bool | None:
     """Return whether a test of the protocol holds for one."""
     return (protocol in test.names) != test.negated if isinstance(test, Protocols) else None
 
 
-def flags_hold(test: Match | None, state: str, known: int | None = None) -> bool | None:
+def holds_for_flags(test: Match | None, state: str, known: int | None = None) -> bool | None:
     """Return whether a test of TCP's flags holds for the packets in a state. Known flags are tested alone."""
     if not isinstance(test, TcpFlags):
         return None
-    possible = OF_STATE.get(state, ()) if known is None else (known,)
+    possible = FLAGS_BY_STATE.get(state, ()) if known is None else (known,)
     answers = {(flags & test.mask == test.value) != test.negated for flags in possible}
     return answers.pop() if len(answers) == 1 else None
 
 
-def holds_of_connection(test: Match | None, state: str, *, is_translated: bool) -> bool | None:
+def holds_for_connection(test: Match | None, state: str, *, is_translated: bool) -> bool | None:
     """Return whether a test of a connection holds for packets in a state that nat has translated, or not.
 
     A later packet may be a reply, and of a translated connection, unless nat has translated this one. Without a

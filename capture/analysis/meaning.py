@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.analysis.foreign_tests import flags_hold, holds_for, holds_of_connection
+from capture.analysis.foreign_tests import holds_for_connection, holds_for_flags, holds_for_protocol
 from capture.model import ruleset as model
 from capture.model.addresses import IPV4, IPV6, LOOPBACK_NETWORKS, Family, Network
 from capture.model.conventions import DNS_PORT
@@ -50,7 +50,7 @@ def meaning(rule: model.Rule) -> model.Verdict:
     return then or verdict
 
 
-def losing(verdict: TranslateSource, network: PodNetwork) -> model.Rule:
+def losing_rule(verdict: TranslateSource, network: PodNetwork) -> model.Rule:
     """Return the rule that drops what another source loses: nothing, if it is an address of this namespace.
 
     Redirected packets go to 127.0.0.1, from where no answer has a route to another host: IPv4 lets no such source out
@@ -66,23 +66,23 @@ def rejects(rule: model.Rule) -> bool:
     return isinstance(meaning(rule), Reject)
 
 
-def is_idle(verdict: model.Verdict, *, is_certain: bool, is_tracked: bool) -> bool:
+def has_no_effect(verdict: model.Verdict, *, is_certain: bool, is_tracked: bool) -> bool:
     """Return whether a rule is of no concern: if it may log does not matter, and what is tracked stays so."""
     may_log = isinstance(verdict, (*model.VERDICTS_WITHOUT_EFFECT, model.SetZone)) and not is_certain
     return may_log or (isinstance(verdict, Untrack) and is_tracked)
 
 
-def spelled_out(matches: Iterable[model.Match], family: Family, network: PodNetwork) -> Iterator[model.Match]:
+def modelled_matches(matches: Iterable[model.Match], family: Family, network: PodNetwork) -> Iterator[model.Match]:
     """Yield matches, those that the model lacks as others that together mean the same, where there are such."""
     for match in matches:
         test = match.test if isinstance(match, model.UnknownMatch) else None
         if isinstance(test, AddressRanges):
             yield from test.matches
         else:
-            yield (test and _of_the_pod(test, family, network)) or match
+            yield (test and _match_of_pod(test, family, network)) or match
 
 
-def _of_the_pod(test: model.Match, family: Family, network: PodNetwork) -> model.Match | None:
+def _match_of_pod(test: model.Match, family: Family, network: PodNetwork) -> model.Match | None:
     """Return the model's match for one that tests an address for being the pod's, or an interface by its index.
 
     Both look into the table of local routes (inet_addr_type in net/ipv4/fib_frontend.c; for IPv6 match_lookup_rt6 in
@@ -93,7 +93,7 @@ def _of_the_pod(test: model.Match, family: Family, network: PodNetwork) -> model
             own = tuple(each for each in (*network.own, *network.local) if each.family == family)
             # The network is in the kernel's table of local routes as soon as ``lo`` is up.
             return kind((LOOPBACK_NETWORKS[family], *own), negated)
-        case NoWayBack(negated) if family in network.answered:
+        case NoWayBack(negated) if family in network.families_with_return_route:
             return model.ConnectionState((), negated)  # no packet that comes in, or each
         case InterfaceIndex(kind, number, negated):
             names = {LOOPBACK_INDEX: LOOPBACK, **dict(network.names or ())}
@@ -105,7 +105,7 @@ def _of_the_pod(test: model.Match, family: Family, network: PodNetwork) -> model
 # --- whether a packet fulfils the matches of a rule ----------------------------------------------
 
 
-def judge(
+def rule_matches(
     rule: model.Rule, packet: Packet, network: PodNetwork, *, is_native: bool = False, is_tracked: bool = True
 ) -> bool | None:
     """Return whether the packet fulfils all matches of the rule; None if that cannot be known.
@@ -113,9 +113,9 @@ def judge(
     ``is_native`` is whether the rule has nf_tables' own expressions, which see no owner of a packet without a socket,
     ``is_tracked`` whether connection tracking has seen the packet.
     """
-    tests = HOLDS if is_tracked else HOLDS_BEFORE_TRACKING
+    tests = MATCH_TESTS if is_tracked else MATCH_TESTS_BEFORE_TRACKING
     found: bool | None = True
-    for match in spelled_out(rule.matches, packet.family, network):
+    for match in modelled_matches(rule.matches, packet.family, network):
         holds = tests[type(match)](match, packet, is_native)
         if holds is False:
             return False
@@ -128,19 +128,19 @@ def _comes_from(packet: Packet, match: model.Source) -> bool:
     """Return whether a packet has such a source. One that is not known is in no network but the one that has all."""
     if packet.source is None:
         return not match.negated and any(network.prefix == 0 for network in match.networks)
-    return is_inside(packet.source, match.networks) != match.negated
+    return is_in_networks(packet.source, match.networks) != match.negated
 
 
-HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
+MATCH_TESTS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
     model.Protocol: lambda match, packet, _: packet.protocol == match.name,
     model.Source: lambda match, packet, _: _comes_from(packet, match),
-    model.Destination: lambda match, packet, _: is_inside(packet.destination, match.networks) != match.negated,
+    model.Destination: lambda match, packet, _: is_in_networks(packet.destination, match.networks) != match.negated,
     model.InInterface: lambda match, packet, _: _is_interface(match.name, packet.in_interface) != match.negated,
     model.OutInterface: lambda match, packet, _: _is_interface(match.name, packet.out_interface) != match.negated,
     model.SourcePort: lambda match, packet, _: (
-        packet.source_port is not None and _among(packet.source_port, match.ports) != match.negated
+        packet.source_port is not None and is_in_spans(packet.source_port, match.ports) != match.negated
     ),
-    model.DestinationPort: lambda match, packet, _: _among(packet.port, match.ports) != match.negated,
+    model.DestinationPort: lambda match, packet, _: is_in_spans(packet.port, match.ports) != match.negated,
     model.OwnerUid: lambda match, packet, is_native: _is_owner(packet.uid, match, is_native=is_native),
     model.OwnerGid: lambda match, packet, is_native: _is_owner(packet.gid, match, is_native=is_native),
     model.Mark: lambda match, packet, _: (packet.mark & match.mask == match.value) != match.negated,
@@ -149,15 +149,15 @@ HOLDS: dict[type, Callable[[Any, Packet, bool], bool | None]] = {
     ),
     model.ConnectionState: lambda match, packet, _: (packet.state in match.states) != match.negated,
     model.UnknownMatch: lambda match, packet, _: _first_known(
-        holds_for(match.test, packet.protocol),
-        flags_hold(match.test, packet.state, packet.flags),
-        holds_of_connection(match.test, packet.state, is_translated=packet.is_translated),
+        holds_for_protocol(match.test, packet.protocol),
+        holds_for_flags(match.test, packet.state, packet.flags),
+        holds_for_connection(match.test, packet.state, is_translated=packet.is_translated),
     ),
 }
 """Whether one match holds, by its kind; None for what cannot be judged."""
-HOLDS_BEFORE_TRACKING = HOLDS | {
+MATCH_TESTS_BEFORE_TRACKING = MATCH_TESTS | {
     model.UnknownMatch: lambda match, packet, _: _first_known(
-        holds_for(match.test, packet.protocol), flags_hold(match.test, packet.state, packet.flags)
+        holds_for_protocol(match.test, packet.protocol), holds_for_flags(match.test, packet.state, packet.flags)
     ),
     model.ConnectionMark: lambda *_: False,
     model.ConnectionState: lambda match, packet, _: (
@@ -170,7 +170,7 @@ def _first_known(*answers: bool | None) -> bool | None:
     return next((answer for answer in answers if answer is not None), None)
 
 
-def is_inside(address: Network, networks: tuple[Network, ...]) -> bool:
+def is_in_networks(address: Network, networks: tuple[Network, ...]) -> bool:
     """Return whether an address lies in one of the networks."""
     first, family = address.first, address.family
     for network in networks:  # noqa: SIM110  # any() makes a generator each time; chains have up to 60,000 rules
@@ -179,7 +179,10 @@ def is_inside(address: Network, networks: tuple[Network, ...]) -> bool:
     return False
 
 
-def _among(number: int, spans: tuple[model.Span, ...]) -> bool:
+def is_in_spans(number: int | None, spans: Iterable[model.Span]) -> bool:
+    """Return whether a port, user or group is one of these; None, which is unknown, is not."""
+    if number is None:
+        return False
     for span in spans:  # noqa: SIM110  # any() makes a generator each time; chains have up to 60,000 rules
         if span.first <= number <= span.last:
             return True
@@ -190,7 +193,7 @@ def _is_owner(number: int | None, match: model.OwnerMatch, *, is_native: bool) -
     """Return whether an owner match holds. A packet without a socket fulfils the negated one in iptables alone."""
     if number is None:
         return match.negated and not is_native  # owner_mt in xt_owner.c; nft_meta_get_eval_skugid in nft_meta.c
-    return _among(number, match.ids) != match.negated
+    return is_in_spans(number, match.ids) != match.negated
 
 
 def _is_interface(pattern: str, name: str | None) -> bool:

@@ -55,8 +55,7 @@ class Reject(Drop):
 class TranslateSource(Drop):
     """Give packets another source (``-j SNAT``); to which of several addresses makes no difference.
 
-    The source of another host loses those that are redirected over ``lo`` (``analysis.meaning.losing``). It equals no
-    Drop().
+    The source of another host loses those that are redirected over ``lo`` (``losing_rule``). It equals no Drop().
     """
 
     address: Network | None

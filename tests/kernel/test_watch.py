@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from capture import operations
-from capture.cli.watch import look
+from capture.cli.watch import take_snapshot
 from capture.model.addresses import FAMILIES
 from capture.settings.options import BACKEND, INTERCEPTION_MODE
 from pytest_netns import PodPair
@@ -39,7 +39,7 @@ def counts(pair: PodPair) -> dict[tuple[str, str], int]:
                 found[edge.to, edge.text] = edge.packets
             add(edge.below)
 
-    for flow in look(pair.pod.path, FAMILIES).flows:
+    for flow in take_snapshot(pair.pod.path, FAMILIES).flows:
         add(flow.tables)
     return found
 

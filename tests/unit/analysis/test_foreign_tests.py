@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capture.analysis.foreign_tests import holds_of_connection
+from capture.analysis.foreign_tests import holds_for_connection
 from capture.model.foreign import ConnectionDirection, States, TcpFlags, TranslatedConnection
 
 TYPE_CHECKING = False
@@ -32,5 +32,5 @@ def test_a_test_of_a_connection_holds_where_that_is_certain(
     test: Match, unmapped: list[bool | None], mapped: list[bool | None]
 ) -> None:
     """A later packet may be an answer, or of a connection that nat has mapped before: unless it is this one's."""
-    assert [holds_of_connection(test, state, is_translated=False) for state in STATES] == unmapped
-    assert [holds_of_connection(test, state, is_translated=True) for state in STATES] == mapped
+    assert [holds_for_connection(test, state, is_translated=False) for state in STATES] == unmapped
+    assert [holds_for_connection(test, state, is_translated=True) for state in STATES] == mapped

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from capture.analysis.base_chains import PodNetwork
-from capture.analysis.foreign_tests import flags_hold, holds_for
-from capture.analysis.meaning import judge, losing, meaning, spelled_out
+from capture.analysis.foreign_tests import holds_for_flags, holds_for_protocol
+from capture.analysis.meaning import losing_rule, meaning, modelled_matches, rule_matches
 from capture.model.addresses import parse_address, parse_network
 from capture.model.foreign import (
     AddressRanges,
@@ -88,7 +88,7 @@ def test_a_source_that_is_not_known_is_in_the_network_of_all_addresses_alone(
     network: str, *, negated: bool, holds: bool
 ) -> None:
     packet = Packet("tcp", ADDRESS, 80, in_interface="eth0")
-    assert judge(Rule(Drop(), (Source((parse_network(network),), negated),)), packet, NETWORK) is holds
+    assert rule_matches(Rule(Drop(), (Source((parse_network(network),), negated),)), packet, NETWORK) is holds
 
 
 TWO, FOUR = (parse_address("10.0.0.1"), parse_address("10.0.0.2")), parse_address("10.0.0.4")
@@ -154,7 +154,7 @@ def test_a_network_replaces_the_first_bits_of_the_destination() -> None:
 def test_matches_of_a_protocol_hold_for_all_its_packets_or_for_none(
     test: Match | None, *, tcp: bool | None, udp: bool | None
 ) -> None:
-    assert (holds_for(test, "tcp"), holds_for(test, "udp")) == (tcp, udp)
+    assert (holds_for_protocol(test, "tcp"), holds_for_protocol(test, "udp")) == (tcp, udp)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_matches_of_a_protocol_hold_for_all_its_packets_or_for_none(
 def test_flags_hold_for_all_packets_in_a_state_or_for_none(
     test: Match, *, new: bool | None, established: bool | None
 ) -> None:
-    answers = [flags_hold(test, state) for state in ("NEW", "RELATED", "ESTABLISHED", "INVALID")]
+    answers = [holds_for_flags(test, state) for state in ("NEW", "RELATED", "ESTABLISHED", "INVALID")]
     assert answers == [new, new, established, None]
 
 
@@ -221,22 +221,22 @@ OWN = parse_network("127.0.0.0/8"), parse_address("192.0.2.2"), parse_address("1
     ],
 )
 def test_matches_about_the_pod_are_spelled_out(match: Match, expected: Match) -> None:
-    network = NETWORK.replace(answered=("ipv4",))
-    assert [*spelled_out((match, Protocol("tcp")), "ipv4", network)] == [expected, Protocol("tcp")]
+    network = NETWORK.replace(families_with_return_route=("ipv4",))
+    assert [*modelled_matches((match, Protocol("tcp")), "ipv4", network)] == [expected, Protocol("tcp")]
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
 def test_matches_about_an_unknown_pod_stay_unknown(family: Family) -> None:
     tests = LocalAddress(Destination), InterfaceIndex(InInterface, 2), NoWayBack(), None
     unknown = tuple(UnknownMatch("?", test) for test in tests)
-    assert tuple(spelled_out(unknown, family, PodNetwork())) == unknown
+    assert tuple(modelled_matches(unknown, family, PodNetwork())) == unknown
     lo = UnknownMatch("iif 1", InterfaceIndex(InInterface, 1))
-    assert [*spelled_out((lo,), family, PodNetwork())] == [InInterface("lo")]
+    assert [*modelled_matches((lo,), family, PodNetwork())] == [InInterface("lo")]
 
 
 def test_the_source_of_another_host_loses_what_is_sent_over_lo() -> None:
     for address, states in ((ADDRESS, ("NEW",)), (OWN[2], ())):
-        assert losing(TranslateSource(address), NETWORK).matches[2] == ConnectionState(states)
+        assert losing_rule(TranslateSource(address), NETWORK).matches[2] == ConnectionState(states)
 
 
 @pytest.mark.parametrize("state", CONNECTION_STATES)
@@ -244,7 +244,7 @@ def test_what_connection_tracking_has_not_seen_is_invalid_or_untracked_and_has_n
     packet = Packet("tcp", ADDRESS, 80, state=state, connection_mark=1)
 
     def holds(match: Match) -> bool | None:
-        return judge(Rule(Drop(), (match,)), packet, NETWORK, is_tracked=False)
+        return rule_matches(Rule(Drop(), (match,)), packet, NETWORK, is_tracked=False)
 
     assert holds(ConnectionState(("INVALID",))) is (state != "UNTRACKED")
     assert holds(ConnectionState(("UNTRACKED", "NEW"), negated=True)) is (state != "UNTRACKED")
