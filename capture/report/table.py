@@ -117,9 +117,8 @@ def _cells(rows: tuple[Row, ...], row: Row | None) -> list[str]:
 
 
 def _counter_texts(row: Row) -> tuple[str, str]:
-    return (
-        (counter_text(row.counters.packets), counter_text(row.counters.bytes)) if row.counters else ("    -", "    -")
-    )
+    counters = row.counters
+    return (counter_text(counters.packets), counter_text(counters.bytes)) if counters else ("    -", "    -")
 
 
 def row_text(row: Row) -> str:

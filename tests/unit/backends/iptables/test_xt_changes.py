@@ -12,19 +12,7 @@ from capture.backends.nf_tables.hooks import HOOKS, Hook
 from capture.backends.nf_tables.listing import FoundChain, FoundTable
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NUMBERS, IPV4, IPV6
-from capture.model.ruleset import (
-    FORWARD,
-    INPUT,
-    NAT,
-    OUTPUT,
-    POSTROUTING,
-    PREROUTING,
-    RAW,
-    Accept,
-    Jump,
-    Return,
-    Rule,
-)
+from capture.model.ruleset import FORWARD, INPUT, NAT, OUTPUT, POSTROUTING, PREROUTING, RAW, Accept, Jump, Return, Rule
 from capture.netlink.attributes import decode_fields, decode_number
 from capture.netlink.messages import NLM_F_NONREC
 
