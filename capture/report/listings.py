@@ -228,7 +228,7 @@ def ruleset_of_dump(plain: dict[str, Any]) -> model.Ruleset:
 
     Raises KeyError, TypeError or ValueError for what is no dump.
     """
-    from capture.backends.iptables.families import merged
+    from capture.backends.iptables.families import merge_families
     from capture.backends.iptables.parse import parse_save
 
     blocks: dict[Family, dict[str, tuple[dict[str, str], list[str]]]] = {}
@@ -243,4 +243,4 @@ def ruleset_of_dump(plain: dict[str, Any]) -> model.Ruleset:
     for family, tables in blocks.items():
         lines = [(f"*{name}", *declared.values(), *rules, "COMMIT\n") for name, (declared, rules) in tables.items()]
         read.append(parse_save("\n".join(line for of_table in lines for line in of_table), family))
-    return merged(read) if read else model.Ruleset((), ())
+    return merge_families(read) if read else model.Ruleset((), ())

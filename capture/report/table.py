@@ -9,7 +9,7 @@ rule shows them in one line, since they share one counter.
 
 from __future__ import annotations
 
-from capture.backends.iptables.expansion import bits_text, ports_text, slots
+from capture.backends.iptables.expansion import bits_text, multiport_slots, ports_text
 from capture.model import ruleset as model
 from capture.model.addresses import ANY_ADDRESS, Family, Network, address_text
 from capture.model.foreign import LaterFragment, Protocols
@@ -271,7 +271,7 @@ def _port_texts(match: model.PortMatch, matches: tuple[model.Match, ...]) -> Ite
     """
     if len(match.ports) > 1:
         name = "sports" if isinstance(match, model.SourcePort) else "dports"
-        for some in slots(match.ports) if match.negated else [match.ports]:
+        for some in multiport_slots(match.ports) if match.negated else [match.ports]:
             yield f"multiport {name} {' !' if match.negated else ''}{ports_text(some)}"
         return
     single = [other for other in matches if isinstance(other, model.PortMatch) and len(other.ports) == 1]
