@@ -164,7 +164,7 @@ def _states(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an opti
 def _tcp_flags(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an option's field, handed on
     from capture.backends.iptables.foreign_clauses import unknown_match  # no rule of ours has one
 
-    return unknown_match(words_of(f"-m tcp {'! ' * negated}--tcp-flags {text}"))
+    return unknown_match(split_words(f"-m tcp {'! ' * negated}--tcp-flags {text}"))
 
 
 TCP, UDP = model.Protocol("tcp"), model.Protocol("udp")

@@ -5,7 +5,7 @@ Only what is certain has a meaning. Everything else stays as it was printed.
 
 from __future__ import annotations
 
-from capture.backends.iptables.clauses import Flag, as_printed, options_of
+from capture.backends.iptables.clauses import Flag, as_printed, parse_options
 from capture.backends.nf_tables.foreign_expressions import IMPURE
 from capture.model import foreign
 from capture.model import ruleset as model
@@ -23,7 +23,7 @@ def unknown_match(clause: Sequence[Word]) -> model.UnknownMatch:
     """Return a clause that our vocabulary lacks, with what it tests where that is certain."""
     words = [word.text for word in clause]
     try:
-        test = _extension(words[1], options_of(clause[2:])) if words[0] == "-m" else _own_option(words)
+        test = _extension(words[1], parse_options(clause[2:])) if words[0] == "-m" else _own_option(words)
     except (KeyError, IndexError, ValueError):
         test = None
     return model.UnknownMatch(as_printed(clause), test, words[0] != "-m" or IMPURE.isdisjoint(words[1:2]))
@@ -76,7 +76,7 @@ def unknown_verdict(words: Sequence[Word]) -> model.UnknownVerdict:
     """Return a target that our vocabulary lacks, with what it comes to where that is certain."""
     name = "".join(word.text for word in words[:1])
     try:
-        then = _target(name, {option.name: " ".join(option.values) for option in options_of(words[1:])})
+        then = _target(name, {option.name: " ".join(option.values) for option in parse_options(words[1:])})
     except ValueError:
         then = None
     return model.UnknownVerdict(as_printed(words), then or TARGETS.get(name))

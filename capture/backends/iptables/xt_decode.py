@@ -150,8 +150,8 @@ class XtProgram(Program):
         elif isinstance(condition, Among) and condition.field == L4PROTO and condition.is_single:
             number = condition.ranges[0][0]
             if number not in PROTOCOL_BY_NUMBER or condition.negated:
-                words = words_of(xt_text.protocol_text(number, negated=condition.negated))
-                (condition,) = matches_of(words)
+                words = split_words(xt_text.protocol_text(number, negated=condition.negated))
+                (condition,) = parse_matches(words)
             super()._put(condition)
         else:
             super()._put(condition)
@@ -179,7 +179,7 @@ class XtProgram(Program):
             return model.UnknownMatch("-f" if negated else "! -f", foreign.LaterFragment(not negated))
         if header == TCP_FLAGS:
             flags = xt_text.tcp_flags_text((mask or b"\xff")[0], value, negated=negated)
-            return matches_of(words_of(f"-m tcp {flags}"))[0]
+            return parse_matches(split_words(f"-m tcp {flags}"))[0]
         bits = int.from_bytes(mask, "big")
         option = ADDRESSES.get((self._of_family, offset)) if base == nf.NFT_PAYLOAD_NETWORK_HEADER else None
         if option and length * 8 == BITS[self._of_family] and mask and not value & ~bits:

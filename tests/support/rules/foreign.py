@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capture.backends.iptables.clauses import matches_of, verdict_of, words_of
+from capture.backends.iptables.clauses import parse_matches, parse_verdict, split_words
 from capture.backends.iptables.parse import parse_rule
 from capture.model.addresses import IPV4
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def foreign_match(words: str) -> Match:
     """Return the match of an option, or of an extension with its options: ``-m statistic --mode random``."""
-    (match,) = matches_of(words_of(words))
+    (match,) = parse_matches(split_words(words))
     return match
 
 
@@ -21,4 +21,4 @@ def foreign_verdict(words: str) -> Verdict:
     """Return what a target does, or ``-g CHAIN``."""
     if words.startswith("-g "):
         return parse_rule(f"-A CHAIN {words}", IPV4, ())[1].verdict
-    return verdict_of(words_of(f"-j {words}"))
+    return parse_verdict(split_words(f"-j {words}"))
