@@ -1,19 +1,13 @@
 """What every test shares: the namespace fixtures, how hypothesis runs, and that nothing is left under /run."""
 
-from __future__ import annotations
-
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
 
+from pytest_netns import Namespace, NamespaceFactory
 from support.processes import private_mounts
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pytest_netns import Namespace, NamespaceFactory
 
 pytest_plugins = ["pytest_netns.fixtures"]
 

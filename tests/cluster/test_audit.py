@@ -1,7 +1,5 @@
 """What the agent finds and mends on a real node: each fault is made there."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """``kubectl capture why POD tcp ...`` names the cause in each broken situation, made in real pods with real Envoys."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ The node has a real API server and real network namespaces with rules and listen
 cores would be busy with five hundred real pods for longer than that. The agent is the image's, in a control group.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

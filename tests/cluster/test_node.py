@@ -1,7 +1,5 @@
 """What a node may meet: restarts, reboots, rivals, updates; and that the agent goes as it came."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import threading

@@ -1,7 +1,5 @@
 """Which way traffic goes in pods that the agent's plugin captured, by what the application saw."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """The agent goes as it came. The last of the tests of a node, by the name of this file."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The seed's pods on a real node: kubelet, containerd and a real Envoy, injected by command and by namespace."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

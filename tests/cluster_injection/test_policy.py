@@ -1,7 +1,5 @@
 """Injection by the API server itself: a real kube-apiserver answers as Istio's webhooks and injector do."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The agent's audit in real namespaces: the kernel reports where something changed, and a look finds what is wrong."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

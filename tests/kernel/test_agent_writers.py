@@ -1,7 +1,5 @@
 """The kernel reports which process wrote into the directory of network configurations."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time

@@ -1,7 +1,5 @@
 """Waiting until packets have passed: the kernel must know the request, or we have only slept."""
 
-from __future__ import annotations
-
 import os
 import time
 

@@ -1,7 +1,5 @@
 """Filters that meet a connection after our rules have sent it to the proxy: in the kernel's order, shown by traffic."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

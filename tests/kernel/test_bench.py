@@ -1,7 +1,5 @@
 """The benchmarks time the program that a variable names as Istio's, in the same run as the others."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

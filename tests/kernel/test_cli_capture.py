@@ -1,7 +1,5 @@
 """The commands as people call them: exit codes, words, and what they leave in a namespace."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex
@@ -9,16 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from capture.backends import request
-from pytest_netns import NamespaceFactory, PodPair
+from pytest_netns import Namespace, NamespaceFactory, PodPair
 from support.traffic.proxies import listen_as_proxy
-
-if TYPE_CHECKING:
-    from pytest_netns import Namespace
 
 pytestmark = pytest.mark.kernel
 

@@ -1,7 +1,5 @@
 """What a pod writes into its rules never drives the terminal of a reader, nor forges a line."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pty

@@ -1,7 +1,5 @@
 """The exit code is about the rules, whatever happens to the output."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The imports of a call of the plugin. It starts cold for every pod of a node, and imports are most of its time."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

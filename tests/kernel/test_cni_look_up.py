@@ -1,7 +1,5 @@
 """A look-up at the API server ends by its deadline, in any network of the node."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

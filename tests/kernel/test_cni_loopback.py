@@ -1,7 +1,5 @@
 """ADD together with the plugin "loopback", which refuses a ``lo`` that has our address before it has seen it."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

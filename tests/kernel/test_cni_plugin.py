@@ -1,7 +1,5 @@
 """The plugin and a real kernel: what ADD does to packets, what CHECK sees, what is remembered and forgotten."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

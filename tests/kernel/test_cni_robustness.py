@@ -1,7 +1,5 @@
 """With every runtime, disk and node: the plugin answers with an error of its own, and no defect, in time."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

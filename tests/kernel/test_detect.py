@@ -1,7 +1,5 @@
 """Detection in a real namespace: it sees what is live, decides the same each time, and makes nothing."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture import operations

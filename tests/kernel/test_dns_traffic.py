@@ -1,7 +1,5 @@
 """DNS by traffic: each question of the app reaches the agent, and each of the agent's own reaches the server."""
 
-from __future__ import annotations
-
 import itertools
 import socket
 from collections import Counter

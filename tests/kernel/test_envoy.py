@@ -10,8 +10,6 @@ What is checked is what the app saw, and what Envoy logged: its access log has t
 Istio's default format. The virtual addresses of services belong to no host, so that only Envoy can reach an endpoint.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import socket

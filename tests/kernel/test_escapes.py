@@ -1,7 +1,5 @@
 """Ways round the capture, each tried, as docs/what-capture-is-not.md describes them."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

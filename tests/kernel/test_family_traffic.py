@@ -3,13 +3,11 @@
 pod  eth0 ---- eth0  peer        app 1000 and proxy 1337 in the pod; servers on every address at both ends
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -18,16 +16,12 @@ from capture.backends.nftables.netlink import NftablesNetlinkDriver
 from capture.errors import CaptureError, KernelError
 from capture.model.addresses import parse_address
 from capture.model.packet import Packet
-from capture.operations import diagnosis
+from capture.model.ruleset import Ruleset
+from capture.operations import Verified, diagnosis
 from capture.report.difference_text import difference_lines
 from capture.settings.options import BACKEND, DUAL_STACK, INTERCEPTION_MODE, IP_FAMILIES, OTHER_FAMILY
 from pytest_netns import Kind, Namespace, NamespaceFactory, Pod, PodPair
-from support.captures.fake_pod import explicit
-
-if TYPE_CHECKING:
-    from capture.model.ruleset import Ruleset
-    from capture.operations import Verified
-    from support.captures.fake_pod import Texts
+from support.captures.fake_pod import Texts, explicit
 
 pytestmark = pytest.mark.kernel
 

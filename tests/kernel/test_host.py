@@ -1,7 +1,5 @@
 """``capture host``: a machine that captures itself stays reachable, and is as before unless that is confirmed."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

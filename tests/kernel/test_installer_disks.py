@@ -1,7 +1,5 @@
 """The installer on disks without room, without free names, and read-only."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Foreign rules stay where they are, byte for byte, when we write, replace, clean or are killed."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

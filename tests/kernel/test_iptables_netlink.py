@@ -1,7 +1,5 @@
 """iptables by netlink against iptables-nft itself: what either writes is the same to the kernel."""
 
-from __future__ import annotations
-
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -39,6 +37,7 @@ from capture.model.ruleset import (
     Source,
     SourcePort,
     Table,
+    TableName,
     only,
 )
 from capture.netlink import batch
@@ -54,10 +53,6 @@ from pytest_netns import Namespace, NamespaceFactory
 from support.generators.rules import rulesets
 from support.rules.iptables_cases import CASES, OWN, TO_CHAIN, Case
 from support.rules.iptables_drivers import writes_as_we_do
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from capture.model.ruleset import TableName
 
 pytestmark = pytest.mark.kernel
 

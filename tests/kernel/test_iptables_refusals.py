@@ -1,7 +1,5 @@
 """Each reason that keeps iptables from being written is an error that names what is missing."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import signal

@@ -1,7 +1,5 @@
 """Any rule set that capture could write, by each driver of iptables: read back as it was meant, listed as rendered."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

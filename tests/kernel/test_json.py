@@ -1,7 +1,5 @@
 """Every command's JSON, of real namespaces, by the schemas that the package brings; also where a command fails."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The library in threads: each enters a namespace of its own, and calls on one namespace take turns."""
 
-from __future__ import annotations
-
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

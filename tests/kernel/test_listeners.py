@@ -1,7 +1,5 @@
 """Listeners by sock_diag: port, families, user and transparency, as the sockets were made."""
 
-from __future__ import annotations
-
 import socket
 
 import pytest

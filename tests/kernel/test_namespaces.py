@@ -1,7 +1,5 @@
 """The namespace plugin against the kernel: what it promises is what the kernel does."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """pytest-netns as a package of its own: installed into an empty environment, its README's example runs."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Nothing foreign belongs in our native tables: a base chain that another program adds there is drift."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.analysis.compare import differences

@@ -1,7 +1,5 @@
 """A node that is itself a container is refused by evidence, and a pod that looks a little like one is not."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The netlink core against a real kernel; ``ip`` and ``nft`` are the oracles."""
 
-from __future__ import annotations
-
 import errno
 import json
 import sys

@@ -1,7 +1,5 @@
 """Both drivers of the nftables backend in a real kernel: writing, replacing, cleaning, drift, refusals."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

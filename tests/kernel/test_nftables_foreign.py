@@ -1,11 +1,8 @@
 """Foreign chains next to our own: read in the order in which packets meet them, and judged by where packets go."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +12,7 @@ from capture.analysis.culprits import Obstacle
 from capture.backends.foreign_chains import read_foreign_chains
 from capture.backends.nftables.netlink import NftablesNetlinkDriver
 from capture.model.addresses import FAMILIES, IPV4, IPV6, address_text
+from capture.model.packet import Packet
 from capture.model.ruleset import (
     INPUT,
     OUTPUT,
@@ -40,9 +38,6 @@ from capture.state.pod_network import read_pod_network
 from pytest_netns import Kind, Namespace, NamespaceFactory, PodPair
 from support.captures.settings import DRIVERS, settings
 from support.rules.nftables_cases import networks
-
-if TYPE_CHECKING:
-    from capture.model.packet import Packet
 
 PROGRAM = str(Path(sys.executable).with_name("capture"))
 

@@ -1,7 +1,5 @@
 """Random rule sets in a real kernel: what we write is what we read, and what nft makes of the same rules."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 

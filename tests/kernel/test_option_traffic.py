@@ -1,7 +1,5 @@
 """Options by traffic: what each one changes, and what it leaves as it is."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import socket

@@ -1,7 +1,5 @@
 """``verify --proxy-admin``: a real Envoy's listeners against the capture."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

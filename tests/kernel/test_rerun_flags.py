@@ -1,7 +1,5 @@
 """The flags of ``istio-init`` about where rules go, given to a pod one after the other."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

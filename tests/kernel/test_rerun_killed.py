@@ -1,7 +1,5 @@
 """A run that is killed leaves the pod captured, and the next run makes everything right."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -1,7 +1,5 @@
 """Earlier captures are taken over or removed, in any place and spelling; foreign rules stay to the byte."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture import operations

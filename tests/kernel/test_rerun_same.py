@@ -1,7 +1,5 @@
 """A second run with equal rules writes nothing: not to the kernel, and not to a file."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,7 +1,5 @@
 """Settings change under load, again and again, and no new connection gets past the proxy."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Runs at the same time, runs that fail, and what is left of unrecorded runs."""
 
-from __future__ import annotations
-
 import os
 import socket
 import sys

@@ -1,7 +1,5 @@
 """The steps of docs/sidecar.md, done: namespaces play the pods, and kubectl's part is played here."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -1,7 +1,5 @@
 """A captured pod with a real Envoy as its sidecar: load balancing, access logs, endpoints that change."""
 
-from __future__ import annotations
-
 import json
 import re
 import socket

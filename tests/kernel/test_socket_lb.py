@@ -1,22 +1,17 @@
 """Addresses that a program of a cgroup translates at connect(), as Cilium does: `capture why` names it."""
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from capture.state import socket_lb
 from pytest_netns import PodPair, require
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.kernel
 

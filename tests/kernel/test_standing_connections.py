@@ -1,7 +1,5 @@
 """Connections that are open when the first rules come stay as they are; later ones are captured."""
 
-from __future__ import annotations
-
 import contextlib
 import selectors
 import socket

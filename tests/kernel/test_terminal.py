@@ -4,8 +4,6 @@ The texts are in ``terminal/``. After a change that is meant, run this with CAPT
 difference. What differs between two runs has the names of ``docs_examples.NORMALISERS``.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -4,8 +4,6 @@ A client in another namespace calls the app through a proxy that keeps the clien
 to be what happens to the call.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import sys

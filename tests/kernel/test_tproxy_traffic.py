@@ -1,7 +1,5 @@
 """TPROXY by traffic: the proxy sees the client's own address, and so does the app behind it."""
 
-from __future__ import annotations
-
 import socket
 import threading
 from collections.abc import Iterator

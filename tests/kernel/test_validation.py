@@ -1,7 +1,5 @@
 """``istio-init --run-validation``: by effect, with and without capabilities, before and with a running proxy."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

@@ -1,7 +1,5 @@
 """The whole path of a packet: every table, second captures, DNAT, routes; in the kernel's order."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

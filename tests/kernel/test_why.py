@@ -3,8 +3,6 @@
 ``test_why_situations`` has the broken pods and the healthy ones, each with its one cause.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Laws of plans, on tables that keep what edits do to them, with rules of others in between."""
 
-from __future__ import annotations
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

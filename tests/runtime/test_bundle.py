@@ -1,7 +1,5 @@
 """The bundle in a root file system that holds nothing else: no interpreter, no C library, no shell, no tools."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

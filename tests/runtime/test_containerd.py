@@ -1,7 +1,5 @@
 """containerd, driven over CRI as kubelet drives it."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

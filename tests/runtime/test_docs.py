@@ -1,7 +1,5 @@
 """What README and docs show is done, in a captured pod of a node, and prints what they show."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os

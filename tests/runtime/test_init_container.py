@@ -1,7 +1,5 @@
 """The image of the init container, built and run by podman as a real init container of a pod."""
 
-from __future__ import annotations
-
 import glob
 import json
 import os

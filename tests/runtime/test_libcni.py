@@ -1,7 +1,5 @@
 """libcni, the library of the specification: the whole life of an attachment, and CHECK, which no runtime sends."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """podman's pods on a CNI network: no Kubernetes, so the network configuration captures them."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """``capture host`` on a machine of its own: in the network namespace that the kernel began with."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

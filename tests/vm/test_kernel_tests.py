@@ -1,7 +1,5 @@
 """A part of the kernel tests, in a guest that has all modules: every driver writes, reads back and captures."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest

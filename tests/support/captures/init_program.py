@@ -1,7 +1,5 @@
 """``istio-init`` as a process in a namespace."""
 
-from __future__ import annotations
-
 import stat
 import subprocess
 import sys

@@ -4,8 +4,6 @@ All of VARIANTS send TCP of uid 1000 to ``OUTSIDE`` to one of ``OUTBOUND_PORTS``
 ``APP_PORT`` to one of ``INBOUND_PORTS``.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from capture.settings import options as option

@@ -1,7 +1,5 @@
 """docs/tested.md: what was run on a real Kubernetes node, and what was only read."""
 
-from __future__ import annotations
-
 import datetime as dt
 import functools
 import os

@@ -1,7 +1,5 @@
 """The order of base chains is that of the kernel, which is written here as its source has it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

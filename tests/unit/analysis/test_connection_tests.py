@@ -1,7 +1,5 @@
 """Tests of a connection's direction and of nat, in the words of both backends, for packets in each state."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.analysis.connection_tests import MAPPED, holds_of_connection

@@ -1,7 +1,5 @@
 """Which IPsec policy decides on a packet."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """What happens to a packet, told by the rules alone."""
 
-from __future__ import annotations
-
 import pytest
 
 from capture.analysis.base_chains import BaseChain, PodNetwork, Situation

@@ -1,7 +1,5 @@
 """``capture diff``: which connections two captures treat differently."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The installer, killed or overtaken by another program before each of its system calls."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The facts of a host: what its files show, and what they cannot show about a pod."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,8 +1,8 @@
-from __future__ import annotations
-
 import json
 import os
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -12,18 +12,13 @@ from capture.cli.doctor import examination
 from capture.cli.doctor.examination import CAPABILITIES, can_work
 from capture.errors import UnsupportedError
 from capture.operations.diagnosis import Diagnosis
+from capture.report.terminal import Finding
 from capture.state.kernel_modules import Inventory
 from cni import runtimes
 from cni.runtimes import Runtime
 from cni.status import of_this_node
 from pytest_netns import require
 from support.captures.hosts import WITH_EVERYTHING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from capture.report.terminal import Finding
 
 
 def texts(found: Iterable[Finding], state: str) -> list[str]:

@@ -1,7 +1,5 @@
 """Which pods get a look, and at which of them the network is read again. Each pod's namespace has its id as number."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
