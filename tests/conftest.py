@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -12,7 +13,7 @@ from support.processes import private_mounts
 pytest_plugins = ["pytest_netns.fixtures"]
 
 # Examples that program a kernel take as long as the kernel takes; pytest-timeout bounds each test.
-hypothesis.settings.register_profile("kernel", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("kernel", deadline=None, print_blob=True, max_examples=60)
 hypothesis.settings.load_profile("kernel")
 
 
@@ -21,6 +22,17 @@ def pytest_configure() -> None:
     private_mounts.make_private()
     # grpc starts threads in forked children, and a process with several may not enter a user namespace (setns(2)).
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
+
+
+MARKS = {"kernel": "kernel", "runtime": "runtime", "vm": "vm", "cluster": "cluster", "cluster_injection": "cluster"}
+"""What every test of a folder is marked as."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects by them
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if mark := MARKS.get(item.path.relative_to(Path(__file__).parent).parts[0]):
+            item.add_marker(mark)
 
 
 @pytest.fixture

@@ -12,8 +12,6 @@ from support.cluster.node import NAME
 from support.cluster.pods import APP_PORT, deployment, pod
 from support.processes.waiting import wait_until
 
-pytestmark = pytest.mark.cluster
-
 
 @pytest.fixture(scope="module")
 def audited(cluster: Cluster) -> Iterator[Cluster]:

@@ -11,8 +11,6 @@ from support.cluster.calls import address
 from support.cluster.installed import Cluster
 from support.cluster.pods import pod
 
-pytestmark = pytest.mark.cluster
-
 TRAFFIC = "traffic.sidecar.istio.io"
 WORLD = {"ipv4": "203.0.113.9", "ipv6": "[2001:db8::9]"}
 OUT = ("tcp", "{world}:80", "--uid", "1000")

@@ -21,7 +21,7 @@ from support.cluster.installed import NAMESPACE, ROOT
 from support.cluster.node import KubernetesNode
 from support.processes.waiting import wait_until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.long
 
 PODS = int(os.environ.get("CAPTURE_CROWD", "500"))
 SECONDS = float(os.environ.get("CAPTURE_CROWD_SECONDS", "600"))

@@ -18,8 +18,6 @@ from support.cluster.node import LIST, NAME
 from support.cluster.pods import deployment, pod
 from support.processes.waiting import wait_until
 
-pytestmark = pytest.mark.cluster
-
 
 def quiet(name: str, **options: Any) -> dict[str, Any]:
     """Return a pod of the mesh whose containers do nothing."""

@@ -9,8 +9,6 @@ from support.cluster.calls import BOTH, IN, NONE, OUT, address, seen, service_ad
 from support.cluster.installed import Cluster
 from support.cluster.pods import APP_PORT, HOST_PORT, PYTHON, ROOT, container, deployment, pod, service
 
-pytestmark = pytest.mark.cluster
-
 TRAFFIC = "traffic.sidecar.istio.io"
 PROXIED_FROM = {"127.0.0.6", "::6", "::ffff:127.0.0.6"}
 

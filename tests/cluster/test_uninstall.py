@@ -4,13 +4,9 @@ import json
 import os
 from pathlib import Path
 
-import pytest
-
 from support.cluster.installed import NAMESPACE, ROOT, Cluster
 from support.cluster.pods import pod
 from support.processes.waiting import wait_until
-
-pytestmark = pytest.mark.cluster
 
 
 def test_not_chosen(cluster: Cluster) -> None:

@@ -19,7 +19,7 @@ from pytest_netns import CommandError, NamespaceFactory
 from support.cluster.api_server import ApiServer
 from support.cluster.injection_matrix import INJECTED, NAMESPACES, PODS
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,6 @@ from pytest_netns import PodPair
 from support.cluster import fake_kubernetes
 from support.cluster.fake_kubernetes import FakeKubernetes
 
-pytestmark = pytest.mark.kernel
-
 TRAFFIC = "traffic.sidecar.istio.io/"
 STATUS = json.dumps({"containers": ["istio-proxy"]})
 LISTENERS = """

@@ -10,8 +10,6 @@ import pytest
 
 from cni.agent.writers import UNKNOWN_PROGRAM, Writers, name_of_rival
 
-pytestmark = pytest.mark.kernel
-
 RIVAL = """
 import pathlib, sys
 new = pathlib.Path(sys.argv[1], "new")

@@ -7,8 +7,6 @@ import pytest
 
 from capture.state import barrier
 
-pytestmark = pytest.mark.kernel
-
 MEMBARRIER_CMD_QUERY = 0  # linux/membarrier.h
 
 

@@ -10,8 +10,6 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 import upstream
 from measure import Command, Namespace, interleaved
 
-pytestmark = pytest.mark.kernel
-
 INIT = Path(sys.executable).with_name("istio-init")
 
 

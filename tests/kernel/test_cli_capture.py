@@ -12,9 +12,8 @@ import pytest
 
 from capture.backends import request
 from pytest_netns import Namespace, NamespaceFactory, PodPair
+from support.processes.our_programs import run_program as run
 from support.traffic.proxies import listen_as_proxy
-
-pytestmark = pytest.mark.kernel
 
 PROGRAMS = Path(sys.executable).parent
 
@@ -57,15 +56,6 @@ DRIVERS = [
     for driver in drivers
     for variant in (VARIANTS[driver] if backend == "iptables" else ("",))
 ]
-
-
-def run(
-    namespace: Namespace, program: str, *arguments: str, code: int = 0, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run one of our programs in the namespace and check its exit code."""
-    done = namespace.run([PROGRAMS / program, *arguments], check=False, env=env)
-    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
 
 
 def state(namespace: Namespace) -> str:

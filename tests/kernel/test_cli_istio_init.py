@@ -9,8 +9,6 @@ from support.captures.init_program import AS_PROXY, init
 from support.captures.injected_arguments import INJECTED, LOG_FLAGS
 from support.processes.private_mounts import OWN_MOUNTS
 
-pytestmark = pytest.mark.kernel
-
 
 def save(namespace: Namespace) -> str:
     """Return the rules of the nat table, without the comments with the time."""

@@ -14,8 +14,6 @@ from pytest_netns import Pod, PodPair
 from support.cluster.fake_kubernetes import FakeKubernetes
 from support.runtimes.cni_calls import ENVIRON, INJECTED, configuration
 
-pytestmark = pytest.mark.kernel
-
 ROOT = Path(cni.__file__).parents[1]
 START = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from cni.__main__ import main; main()"
 

@@ -12,8 +12,6 @@ from capture.settings.pod import MAX_CHARACTERS
 from pytest_netns import NamespaceFactory, Pod
 from support.runtimes.cni_calls import ENVIRON, INJECTED, configuration
 
-pytestmark = pytest.mark.kernel
-
 PORTS = "traffic.sidecar.istio.io/excludeOutboundPorts"
 NETWORKS = "traffic.sidecar.istio.io/excludeOutboundIPRanges"
 ROUNDS = 5

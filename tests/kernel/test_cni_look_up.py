@@ -3,13 +3,9 @@
 import sys
 from pathlib import Path
 
-import pytest
-
 import cni
 from pytest_netns import PodPair
 from support.processes.private_mounts import OWN_MOUNTS
-
-pytestmark = pytest.mark.kernel
 
 ROOT = Path(cni.__file__).parents[1]
 

@@ -14,8 +14,6 @@ from cni import plugin
 from pytest_netns import NamespaceFactory, Pod, require
 from support.runtimes.cni_calls import INJECTED, call, configuration
 
-pytestmark = pytest.mark.kernel
-
 DIRECTORIES = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni")
 OF_BOTH = {"cniVersion": "1.0.0", "ips": [{"address": "10.77.0.2/24"}, {"address": "fd77::2/64"}]}
 LATE = 0.4

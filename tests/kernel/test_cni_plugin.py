@@ -21,8 +21,6 @@ from support.processes.private_mounts import OWN_MOUNTS
 from support.runtimes.cni_calls import INJECTED, RESULT, call, configuration, error_of
 from support.traffic.proxies import listen_as_proxy
 
-pytestmark = pytest.mark.kernel
-
 BACKENDS = ["nftables", "iptables"]
 TRAFFIC = "traffic.sidecar.istio.io/"
 FD77 = {"cniVersion": "1.0.0", "ips": [{"address": "10.77.0.2/24"}, {"address": "fd77::2/64"}]}
@@ -146,7 +144,7 @@ def test_add_twice_is_add_once(attachment: Attachment, tmp_path: Path) -> None:
     assert [json.loads(line)["changed"] for line in log.read_text().splitlines()] == [True, False]
 
 
-def test_another_interface_of_the_pod_changes_nothing_and_its_end_takes_nothing_away(attachment: Attachment) -> None:
+def test_another_interface_of_the_pod_changes_nothing(attachment: Attachment) -> None:
     """Multus calls a chain for each network of a pod, in the same namespace."""
     attachment.add()
     rules = attachment.rules()

@@ -14,8 +14,6 @@ from cni import codes, protocol
 from pytest_netns import NamespaceFactory, Pod
 from support.runtimes.cni_calls import ENVIRON, INJECTED, RESULT, call, configuration, error_of
 
-pytestmark = pytest.mark.kernel
-
 
 @pytest.fixture
 def pod(netns: NamespaceFactory) -> Pod:

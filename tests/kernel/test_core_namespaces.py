@@ -17,8 +17,6 @@ from pytest_netns import Namespace, NamespaceFactory, require
 
 Veth = Callable[[Namespace, Namespace], None]
 
-pytestmark = pytest.mark.kernel
-
 HERE = "/proc/thread-self/ns/net"
 
 

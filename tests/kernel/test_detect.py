@@ -20,8 +20,6 @@ from pytest_netns import Namespace
 from support.captures.settings import settings
 from support.rules.iptables_drivers import DRIVERS, DriverCase
 
-pytestmark = pytest.mark.kernel
-
 DESIRED = build_ruleset(CaptureConfig(captures_dns=True, captures_all_dns=True))
 NOTHING = Ruleset(FAMILIES, ())
 BY_VARIANT = {case.variant: case for case in DRIVERS}

@@ -16,8 +16,6 @@ from initcontainer.printer import Printer
 from pytest_netns import NamespaceFactory, Pod
 from support.runtimes.cni_calls import INJECTED, call, configuration
 
-pytestmark = pytest.mark.kernel
-
 SAMPLE, ALL = range(8), range(500)
 PORTS = (
     *("", "80", "80,443", "8000:8100,9090", "8000-8100", "0", "15020,22"),

@@ -29,8 +29,6 @@ from support.traffic.envoy_bootstrap import HEALTH_PORT, INBOUND_PORT, METRICS_P
 from support.traffic.envoy_proxy import PROXY_UID, Envoy, LogLine, start_envoy
 from support.traffic.proxies import APP_UID, echo, get, http_answer, start_app
 
-pytestmark = pytest.mark.kernel
-
 HTTP, TCP, GRPC, UNDECLARED, NO_HOST = 9080, 3306, 9090, 7000, 9081
 DETAILS = ("10.96.94.35", "fd00:96::35")
 REVIEWS = "10.96.81.152"

@@ -11,8 +11,6 @@ from capture import operations
 from pytest_netns import PodPair
 from support.captures.settings import settings
 
-pytestmark = pytest.mark.kernel
-
 OUTSIDE_PORT = 8080
 
 CONNECT = """

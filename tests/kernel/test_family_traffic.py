@@ -22,8 +22,7 @@ from capture.report.difference_text import difference_lines
 from capture.settings.options import BACKEND, DUAL_STACK, INTERCEPTION_MODE, IP_FAMILIES, OTHER_FAMILY
 from pytest_netns import Kind, Namespace, NamespaceFactory, Pod, PodPair
 from support.captures.fake_pod import Texts, explicit
-
-pytestmark = pytest.mark.kernel
+from support.processes.our_programs import run_program
 
 PORT = 80
 CAPTURE, ISTIO_INIT = (str(Path(sys.executable).with_name(name)) for name in ("capture", "istio-init"))
@@ -82,7 +81,7 @@ def assert_the_verbs_agree_with_traffic(pod: Pod) -> None:
     """Fail if a verb is not of the kernel's opinion: TCP of IPv6 is refused, both ways, but not over lo."""
 
     def printed(*words: str) -> str:
-        return pod.run([CAPTURE, *words], check=False).stdout
+        return run_program(pod, "capture", *words, code=None).stdout
 
     elsewhere, own = f"[{ELSEWHERE['ipv6']}]:{PORT}", f"[fd77::2]:{PORT}"
     for way in ((elsewhere,), (own, "--in", "eth0")):
@@ -104,7 +103,7 @@ def assert_the_verbs_agree_with_traffic(pod: Pod) -> None:
 
 def assert_what_is_rendered_rejects(pod: Pod) -> None:
     """Fail if nft does not take what is printed, or what it makes of it does not reject."""
-    text = pod.run([CAPTURE, "render", *REJECTS, "--family", "ipv6"]).stdout
+    text = run_program(pod, "capture", "render", *REJECTS, "--family", "ipv6").stdout
     dry = pod.run([ISTIO_INIT, "--dry-run", *REJECTS]).stdout
     assert dry.endswith(text.partition("\n")[2])
     pod.run(["nft", "-f", "-"], stdin=text)
@@ -118,9 +117,9 @@ def assert_foreign_rules_are_told_from_the_rejecting_one(pod: Pod) -> None:
         pod.run(["nft", "insert", "rule", "inet", "istio-proxy-reject", "output", *rule.split()])
     causes = {"tcp [2001:db8:9::9]:80": "family-not-captured", "udp [2001:db8:9::6]:80": "filtered"}
     for sent, kind in ({**causes, "tcp [2001:db8:9::9]:81": "family-not-captured"}).items():
-        assert f"\ncause {kind}: " in pod.run([CAPTURE, "why", *sent.split()], check=False).stdout
-    assert "tcp dport 80 accept\ndirect" in pod.run([CAPTURE, "trace", "tcp", "[2001:db8:9::9]:80"]).stdout
-    explained = json.loads(pod.run([CAPTURE, "explain", "--format", "json"]).stdout)["ipv6"]
+        assert f"\ncause {kind}: " in run_program(pod, "capture", "why", *sent.split(), code=None).stdout
+    assert "tcp dport 80 accept\ndirect" in run_program(pod, "capture", "trace", "tcp", "[2001:db8:9::9]:80").stdout
+    explained = json.loads(run_program(pod, "capture", "explain", "--format", "json").stdout)["ipv6"]
     reasons = {each["outcome"]: each["why"] for each in explained if "2001:db8:9::9, port 80" in each["traffic"]}
     assert reasons["direct"].endswith("tcp dport 80 accept")
 

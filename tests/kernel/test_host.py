@@ -10,8 +10,6 @@ import pytest
 from pytest_netns import Pod, PodPair
 from support.processes.on_terminal import PATIENCE, Terminal
 
-pytestmark = pytest.mark.kernel
-
 CAPTURE = str(Path(sys.executable).with_name("capture"))
 PROMPT = "press Enter within"
 

@@ -25,8 +25,6 @@ from pytest_netns import NamespaceFactory
 from support.rules.iptables_cases import OWN, TCP, TO_CHAIN, Case, networks
 from support.rules.iptables_drivers import DRIVERS, DriverCase
 
-pytestmark = pytest.mark.kernel
-
 CHAIN = "ISTIO_OUTPUT"
 
 

@@ -54,8 +54,6 @@ from support.generators.rules import rulesets
 from support.rules.iptables_cases import CASES, OWN, TO_CHAIN, Case
 from support.rules.iptables_drivers import writes_as_we_do
 
-pytestmark = pytest.mark.kernel
-
 NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN, NFT_MSG_GETRULE = 1, 4, 7  # linux/netfilter/nf_tables.h
 NFTA_TABLE_HANDLE = 4
 

@@ -25,8 +25,6 @@ from support.captures.init_program import require_open_checkout
 from support.rules.iptables_cases import TCP
 from support.rules.iptables_drivers import DRIVERS, DriverCase
 
-pytestmark = pytest.mark.kernel
-
 DESIRED = build_ruleset(CaptureConfig())
 NOTHING = Ruleset(FAMILIES, ())
 HOST_LOCK = "/run/xtables.lock"

@@ -15,8 +15,6 @@ from pytest_netns import NamespaceFactory
 from support.generators.rules import rulesets
 from support.rules.iptables_drivers import DRIVERS, DriverCase
 
-pytestmark = pytest.mark.kernel
-
 EXAMPLES = {"netlink": 20, "restore-nft": 12, "restore-legacy": 15, "iptc": 4}
 
 

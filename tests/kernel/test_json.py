@@ -17,8 +17,6 @@ from cni.agent.server import AgentServer
 from pytest_netns import NamespaceFactory, Pod
 from support.output.json_schemas import SCHEMAS, check
 
-pytestmark = pytest.mark.kernel
-
 WITHOUT_JSON = {"node agent", "node pod"}
 """The agent itself, which writes a log, and what runs another command."""
 DNAT = "table ip x { chain c { type nat hook output priority -150; tcp dport 80 counter dnat to 10.0.0.9:81; }; }"

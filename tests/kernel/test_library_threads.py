@@ -10,8 +10,6 @@ import capture
 from capture import apply, clean, dump, make_settings, verify
 from pytest_netns import NamespaceFactory
 
-pytestmark = pytest.mark.kernel
-
 ROOT = Path(capture.__file__).parents[1]
 
 

@@ -2,13 +2,9 @@
 
 import socket
 
-import pytest
-
 from capture.model.conventions import IPPROTO_TCP, IPPROTO_UDP
 from capture.netlink.sock_diag import Listener, open_sock_diag, read_listeners
 from pytest_netns import Namespace, NamespaceFactory
-
-pytestmark = pytest.mark.kernel
 
 
 def listeners(namespace: Namespace, protocol: int) -> dict[int, Listener]:

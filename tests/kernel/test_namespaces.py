@@ -16,8 +16,6 @@ import pytest
 from pytest_netns import CommandError, Endpoint, Kind, NamespaceFactory, Pod, PodPair
 from support.processes.waiting import wait_until
 
-pytestmark = pytest.mark.kernel
-
 FAMILIES = pytest.mark.parametrize("family", ["ipv4", "ipv6"])
 PROTOCOLS = pytest.mark.parametrize("protocol", ["tcp", "udp"])
 

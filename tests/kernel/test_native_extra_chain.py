@@ -10,8 +10,6 @@ from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from pytest_netns import NamespaceFactory
 
-pytestmark = pytest.mark.kernel
-
 
 def test_a_foreign_base_chain_in_our_table(netns: NamespaceFactory) -> None:
     pod = netns.pod()

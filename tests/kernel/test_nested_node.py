@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.kernel
-
 CAPTURE = Path(sys.executable).with_name("capture")
 OWN = ["unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc"]
 IS_AWAY = 'until [ "$(readlink /proc/$!/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.02; done'

@@ -23,8 +23,6 @@ from capture.netlink.rtnetlink import AF_INET, AF_INET6, LOOPBACK_INDEX, open_ro
 from capture.netlink.sockets import NetlinkSocket
 from pytest_netns import Namespace, NamespaceFactory, PodPair, require
 
-pytestmark = pytest.mark.kernel
-
 CHECKOUT = Path(__file__).parents[2]
 
 # linux/netfilter.h and linux/netfilter/nf_tables.h, as far as these tests use nf_tables

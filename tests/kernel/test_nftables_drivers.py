@@ -37,8 +37,6 @@ from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig
 from pytest_netns import Namespace, NamespaceFactory, PodPair
 
-pytestmark = pytest.mark.kernel
-
 Driver = NftablesNetlinkDriver | LibnftablesDriver
 
 NOTHING = Ruleset(FAMILIES, ())

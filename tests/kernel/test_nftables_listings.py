@@ -46,8 +46,6 @@ from pytest_netns import Namespace, NamespaceFactory
 from support.rules.libnftables_listing import Listing
 from support.rules.nftables_cases import CASES, Case, networks
 
-pytestmark = pytest.mark.kernel
-
 NOTHING = Ruleset(FAMILIES, ())
 NETLINK = NftablesNetlinkDriver()
 LIBNFTABLES = LibnftablesDriver()

@@ -13,8 +13,6 @@ from pytest_netns import Namespace, NamespaceFactory
 from support.generators.rules import rulesets
 from support.rules.libnftables_listing import Listing
 
-pytestmark = pytest.mark.kernel
-
 Driver = NftablesNetlinkDriver | LibnftablesDriver
 
 NOTHING = Ruleset(FAMILIES, ())

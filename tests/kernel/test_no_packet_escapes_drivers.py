@@ -15,8 +15,6 @@ from pytest_netns import Namespace, NamespaceFactory
 from support.captures.documented import DOCUMENTED
 from support.generators.agreement import configs
 
-pytestmark = pytest.mark.kernel
-
 DRIVERS = {
     "nftables-netlink": BackendChoice("nftables", "netlink", ""),
     "nftables-libnftables": BackendChoice("nftables", "libnftables", ""),

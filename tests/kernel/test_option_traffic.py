@@ -12,11 +12,8 @@ from capture import operations
 from capture.analysis.trace import Trace
 from capture.settings import options as option
 from pytest_netns import Client, NamespaceFactory, Pod, PodPair
-from support.captures.settings import DRIVERS, Texts, settings
+from support.captures.settings import DRIVERS, ONE_FOR_EACH_PLACE, Texts, settings
 
-pytestmark = pytest.mark.kernel
-
-QUICK = [driver for driver in DRIVERS if driver != "iptables-iptc"]
 PROXY = 1337
 OUTSIDE = {"ipv4": "203.0.113.7", "ipv6": "2001:db8::7"}
 ELSEWHERE = {"ipv4": "198.51.100.1", "ipv6": "2001:db8:1::1"}
@@ -40,7 +37,7 @@ def serve(pair: PodPair) -> None:
     pod.listener(*[(address, 15006) for address in BOTH], label="inbound", uid=PROXY, transparent=True)
 
 
-@pytest.fixture(params=QUICK)
+@pytest.fixture(params=ONE_FOR_EACH_PLACE)
 def driver(pair: PodPair, request: pytest.FixtureRequest) -> Iterator[Texts]:
     """Settings for each driver; the pod is cleaned afterwards."""
     yield DRIVERS[request.param]
@@ -154,7 +151,7 @@ def test_excluded_interfaces_are_left_alone(netns: NamespaceFactory, mode: str) 
         one.add_address(f"10.78.0.{last}/24", "net1")
         one.add_address(f"fd78::{last}/64", "net1")
     serve(PodPair(pod, peer))
-    for driver in QUICK:
+    for driver in ONE_FOR_EACH_PLACE:
         apply(pod, DRIVERS[driver], {option.EXCLUDED_INTERFACES: "net1", option.INTERCEPTION_MODE: mode})
         for inside, outside in (("10.78.0.2", "10.78.0.3"), ("fd78::2", "fd78::3")):
             assert ends(pod.client(1000), outside, 80) == "outside"
@@ -179,7 +176,7 @@ def test_packets_of_virtual_machines_are_outbound(netns: NamespaceFactory) -> No
     peer.ip(f"route add 192.168.99.0/24 via {pod.ipv4}", f"route add fd99::/64 via {pod.ipv6}")
     serve(PodPair(pod, peer))
     pod.ip(f"route replace default via {peer.ipv4}", f"route replace default via {peer.ipv6}")
-    for driver in QUICK:
+    for driver in ONE_FOR_EACH_PLACE:
         apply(pod, DRIVERS[driver], {option.REROUTED_INTERFACES: "tap0"})
         for address in (*OUTSIDE.values(), *ELSEWHERE.values()):
             assert ends(machine.client(), address, 80) == "outbound"
@@ -224,7 +221,7 @@ def test_an_invalid_packet_is_dropped_instead_of_answered(netns: NamespaceFactor
     pair = netns.pod_pair()
     pod, peer = pair
     peer.run(["nft", "-f", "-"], stdin=COUNTS_RESETS)
-    for name in QUICK:
+    for name in ONE_FOR_EACH_PLACE:
         for inside in (pod.ipv4, pod.ipv6):
             apply(pod, DRIVERS[name])
             assert resets_for_stray_segments(pair, inside) > 0

@@ -19,8 +19,6 @@ from pytest_netns import Namespace, NamespaceFactory, Pod, PodPair
 from support.captures.settings import DRIVERS, VARIANTS, Texts, arguments, settings
 from support.processes.namespace_state import state
 
-pytestmark = pytest.mark.kernel
-
 ISTIO_INIT = Path(sys.executable).with_name("istio-init")
 TPROXY: Texts = {option.INTERCEPTION_MODE: "TPROXY"}
 

@@ -15,8 +15,6 @@ from support.generators.meshes import random_mesh
 from support.processes.waiting import wait_until
 from support.traffic.sidecar_lab import ENDPOINTS, SERVICES, VIP, VIP6, Lab, fetch
 
-pytestmark = pytest.mark.kernel
-
 
 @pytest.fixture
 def lab(pod_pair: PodPair, tmp_path: Path) -> Lab:

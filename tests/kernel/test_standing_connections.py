@@ -21,8 +21,6 @@ from support.captures.settings import DRIVERS, Texts, settings
 from support.processes.waiting import wait_until
 from support.traffic.transparent_proxy import TransparentProxy
 
-pytestmark = pytest.mark.kernel
-
 APP = 8080
 MODES: dict[str, Texts] = {
     "REDIRECT": {},

@@ -23,8 +23,6 @@ from support.output.docs_examples import NORMALISERS
 from support.processes.on_terminal import on_terminal
 from support.runtimes.fake_plugin import ANSWER
 
-pytestmark = pytest.mark.kernel
-
 PROGRAMS = Path(sys.executable).parent
 TEXTS = Path(__file__).with_name("terminal")
 NAMED = Path("/run/netns/pod")

@@ -26,8 +26,6 @@ from support.traffic.envoy_proxy import start_envoy
 from support.traffic.proxies import get, start_app
 from support.traffic.transparent_proxy import TransparentProxy
 
-pytestmark = pytest.mark.kernel
-
 APP = 8080
 TPROXY: Texts = {option.INTERCEPTION_MODE: "TPROXY", option.BACKEND: "nftables"}
 ALL_SVM, ETH_SVM = "ipv4/conf/all/src_valid_mark", "ipv4/conf/eth0/src_valid_mark"

@@ -9,8 +9,6 @@ from support.captures.init_program import AS_PROXY, init
 from support.captures.injected_arguments import injected
 from support.runtimes.cni_calls import INJECTED, RESULT, call, configuration
 
-pytestmark = pytest.mark.kernel
-
 EVERYTHING = [
     *(f"{family} {way}" for family in ("IPv4", "IPv6") for way in ("outbound", "inbound")),
     *(f"{family} inbound from outside" for family in ("IPv4", "IPv6")),

@@ -18,8 +18,6 @@ from pytest_netns import PodPair
 from support.captures.settings import Texts, settings
 from support.processes.on_terminal import Terminal
 
-pytestmark = pytest.mark.kernel
-
 PROGRAM = Path(sys.executable).with_name("capture")
 FOREIGN = "table ip other { chain first { type nat hook output priority -150; tcp dport 8888 counter accept; }; }"
 

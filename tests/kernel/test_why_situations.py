@@ -40,7 +40,7 @@ from cni.agent import examination
 from pytest_netns import NamespaceFactory, Pod, PodPair
 from support.captures.agreeing import assert_the_connections_agree
 from support.captures.meshes import FIFTY
-from support.captures.settings import DRIVERS, settings
+from support.captures.settings import DRIVERS, ONE_FOR_EACH_PLACE, settings
 from support.processes.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from capture.settings.options import Option
     from capture.state.record import Record
 
-pytestmark = pytest.mark.kernel
+from support.processes.our_programs import run_program
 
 ELSEWHERE, ELSEWHERE6 = "203.0.113.9", "2001:db8::9"
 APP_PORT = 8080
@@ -667,16 +667,16 @@ def test_no_verb_calls_a_pod_captured_or_broken_that_cannot_be_judged(pod_pair: 
     assert_the_verbs_agree(pod)
     assert_the_connections_agree(pod_pair)
     for command in ("verify", "why"):
-        done = pod.run([CAPTURE, command], check=False)
+        done = run_program(pod, "capture", command, code=None)
         assert (done.returncode, "without effect" in done.stdout) == (EXIT_UNKNOWN, False)
     trace = [str(CAPTURE), "trace", "tcp", f"{ELSEWHERE}:80"]
     is_spared = json.loads(pod.run([*trace, "--format", "json"]).stdout)["may_be_spared"]
     *_, verdict = pod.run(trace).stdout.splitlines()
     assert (", unless a rule marked ? accepts it, which" in verdict) is is_spared is ("-160" not in breaks)
-    dumped = pod.run([CAPTURE, "dump"]).stdout
+    dumped = run_program(pod, "capture", "dump").stdout
     assert "\n# not judged in full: our rules match the applied configuration; foreign ones" in dumped
-    assert json.loads(pod.run([CAPTURE, "dump", "--format", "json"]).stdout)["certain"] is False
-    assert "warning unjudged" in pod.run([CAPTURE, "doctor"]).stdout
+    assert json.loads(run_program(pod, "capture", "dump", "--format", "json").stdout)["certain"] is False
+    assert "warning unjudged" in run_program(pod, "capture", "doctor").stdout
 
 
 def test_a_fault_of_the_pod_that_stops_no_such_connection_is_a_note(pod_pair: PodPair) -> None:
@@ -768,7 +768,7 @@ def test_a_filter_of_neighbour_discovery_is_no_cause_while_neighbours_are_known(
     pod.run(["ip6tables", "-A", "INPUT", "-p", "icmpv6", "-j", "DROP"])
 
     assert why(pod).verdict == "captured"
-    assert f": {STOPS_DISCOVERY}: -p ipv6-icmp -j DROP" in pod.run([CAPTURE, "verify"]).stdout
+    assert f": {STOPS_DISCOVERY}: -p ipv6-icmp -j DROP" in run_program(pod, "capture", "verify").stdout
     assert peer.client().connect(pod.ipv6, APP_PORT).label == "proxy"
 
     pod.run(["ip", "-6", "neigh", "flush", "dev", "eth0"])
@@ -1068,7 +1068,7 @@ def test_without_a_record_the_live_rules_tell(
     assert_the_connections_agree(pod_pair)
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("driver", ONE_FOR_EACH_PLACE)
 def test_healthy_pods_have_no_cause(netns: NamespaceFactory, driver: str) -> None:
     pair = netns.pod_pair()
     pod = pair.pod
@@ -1076,7 +1076,7 @@ def test_healthy_pods_have_no_cause(netns: NamespaceFactory, driver: str) -> Non
     pod.run(["sh", "-ec", HARMLESS])
     pod.listener(*[(address, port) for address in ("0.0.0.0", "::") for port in (15001, 15006, 15053)], uid=1337)
     for number, texts in enumerate(FIFTY):
-        if number % len(DRIVERS) == list(DRIVERS).index(driver):
+        if number % len(ONE_FOR_EACH_PLACE) == ONE_FOR_EACH_PLACE.index(driver):
             with pod.entered():
                 operations.apply(settings(texts, DRIVERS[driver]))
             assert why(pod).causes == (), texts

@@ -12,8 +12,6 @@ from pytest_netns import NamespaceFactory, Pod
 from support.processes.private_mounts import OWN_MOUNTS
 from support.runtimes.cni_calls import ENVIRON, INJECTED, configuration
 
-pytestmark = pytest.mark.runtime
-
 ENTER = 'mount --rbind /proc "$0/proc" && exec chroot "$0" "$@"'
 """In a mount namespace of its own: /proc, which every node has, and the new root."""
 

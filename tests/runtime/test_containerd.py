@@ -18,8 +18,6 @@ from support.traffic.envoy_bootstrap import HEADER, INBOUND_PORT, OUTBOUND_PORT,
 from support.traffic.envoy_proxy import envoy_command
 from support.traffic.proxies import Seen, app_command, get, listen_as_proxy
 
-pytestmark = pytest.mark.runtime
-
 TRAFFIC = "traffic.sidecar.istio.io/"
 APP_PORT = 8080
 SIDECAR = Sidecar(http_ports=(APP_PORT,), log="/dev/null")

@@ -26,8 +26,6 @@ from support.traffic.envoy_proxy import envoy_program, start_envoy
 from support.traffic.proxies import start_app
 from support.traffic.sidecar_lab import SERVICES
 
-pytestmark = pytest.mark.runtime
-
 ROOT = Path(capture.__file__).parents[1]
 WRITTEN = docs_pages.END.strip()
 """Ends what a page has from the code: how a command is called, which test_documentation compares, and examples."""

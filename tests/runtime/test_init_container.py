@@ -19,8 +19,6 @@ from support.runtimes.node import Node
 from support.runtimes.podman_pods import Podman, PodmanPod, podman_in
 from support.traffic.proxies import listen_as_proxy
 
-pytestmark = pytest.mark.runtime
-
 ROOT = Path(initcontainer.__file__).parents[1]
 ON_NOTHING = "capture.test/istio-init:scratch"
 ON_IPTABLES = "capture.test/istio-init:iptables"

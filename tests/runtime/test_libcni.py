@@ -14,8 +14,6 @@ from support.runtimes.cni_calls import INJECTED, POD_ARGUMENTS
 from support.runtimes.networks import bridge, capture, network
 from support.runtimes.node import Node
 
-pytestmark = pytest.mark.runtime
-
 GO_PATH = "/usr/share/gocode"
 """Where Debian puts the sources of Go libraries."""
 

@@ -12,8 +12,6 @@ from support.traffic.envoy_bootstrap import INBOUND_PORT, OUTBOUND_PORT, Sidecar
 from support.traffic.envoy_proxy import envoy_command
 from support.traffic.proxies import Seen, app_command, get, listen_as_proxy
 
-pytestmark = pytest.mark.runtime
-
 APP_PORT = 8080
 SIDECAR = Sidecar(http_ports=(APP_PORT,), log="/dev/null")
 """A container's standard output belongs to root, and Envoy opens it anew."""

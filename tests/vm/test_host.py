@@ -9,7 +9,7 @@ import pytest
 from vm.guest import Guest
 from vm.image import CHECKOUT
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 
 def test_a_machine_captures_itself_and_is_released(guest: Guest) -> None:

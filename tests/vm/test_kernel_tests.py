@@ -7,7 +7,7 @@ import pytest
 from vm.guest import Guest
 from vm.image import CHECKOUT
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 SLOW = ("many_networks", "same_time", "bindings", "drift", "200000", "Lookup", "PolicyRouting")
 PARTS = {

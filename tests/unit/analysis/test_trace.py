@@ -220,7 +220,7 @@ def test_a_rule_that_cannot_be_judged_is_marked(rule: Rule) -> None:
 
 
 @pytest.mark.parametrize("words", ["-m addrtype --dst-type LOCAL", "fib saddr type != local", "iif 2", "oif != 7"])
-def test_addresses_and_interfaces_of_a_namespace_that_is_not_known_cannot_be_judged(words: str) -> None:
+def test_what_an_unknown_namespace_has_cannot_be_judged(words: str) -> None:
     foreign = with_foreign(Rule(Return(), (*HTTPS, UnknownMatch(words))))
     known = PodNetwork(local=(), names=((2, "eth0"),))
 

@@ -142,7 +142,7 @@ def test_an_absent_feature_names_the_missing_module() -> None:
     assert finding.remedy.startswith("Install the package with x_tables for kernel ")
 
 
-def test_modules_that_are_not_loaded_are_no_matter_unless_nothing_is_loaded_any_more() -> None:
+def test_missing_modules_matter_only_where_none_can_be_loaded() -> None:
     modules = Inventory(("nft_redir",), (), is_indexed=True)
     (ok,) = examination.of_modules(modules, loads_modules=True)
     assert (ok.state, ok.message) == ("ok", "all that a capture may need are there")
