@@ -1,14 +1,20 @@
-"""What every test shares: the namespace fixtures, how hypothesis runs, and that nothing is left under /run."""
+"""What every test shares: marks by folder, the namespace fixtures, how hypothesis runs, and nothing left in /run."""
+
+from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
-from pytest_netns import Namespace, NamespaceFactory
 from support.processes import private_mounts
+
+if TYPE_CHECKING:  # pytest imports it, and rewrites its asserts
+    from collections.abc import Iterator
+
+    from pytest_netns import Namespace, NamespaceFactory
 
 pytest_plugins = ["pytest_netns.fixtures"]
 

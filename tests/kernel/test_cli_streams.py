@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from capture import operations
+from capture import make_settings, operations
 from pytest_netns import Namespace, NamespaceFactory
 
 BIN = Path(sys.executable).parent
@@ -53,7 +53,7 @@ def test_rules_that_were_written_are_a_success(netns: NamespaceFactory, words: l
 
 def test_drift_is_an_exit_code(netns: NamespaceFactory) -> None:
     pod = netns.pod()
-    operations.apply(namespace=pod.path)
+    operations.apply(make_settings(), pod.path)
     for code in (0, 4):
         for redirection in (FULL, CLOSED, HUNG_UP, ALL_CLOSED):
             done = run(pod, [CAPTURE, "verify"], redirection)
@@ -64,7 +64,7 @@ def test_drift_is_an_exit_code(netns: NamespaceFactory) -> None:
 @pytest.mark.parametrize("words", SHOW)
 def test_a_command_that_is_there_for_its_output_fails_without_it(netns: NamespaceFactory, words: str) -> None:
     pod = netns.pod()
-    operations.apply(namespace=pod.path)
+    operations.apply(make_settings(), pod.path)
     for redirection, code, message in (
         (FULL, 1, "error: the output cannot be written: No space left on device\n"),
         (CLOSED, 1, "error: the output cannot be written: it is closed\n"),
