@@ -20,7 +20,7 @@ from capture.errors import CaptureError, ValidationError
 from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Family
 from capture.netlink import sock_diag
 from capture.report.packet_text import endpoint
-from capture.state.capabilities import missing
+from capture.state.capabilities import missing_capabilities
 from capture.state.child import in_child
 from capture.state.netns import InNamespace
 from initcontainer.probes import Probe, Proof
@@ -65,7 +65,7 @@ class Prover:
 
     def _proof(self, probe: Probe) -> Proof:
         is_taken = self._listeners[probe.destination.family, probe.arrives_on] is None
-        if not is_taken and self._transparent and probe.side == "inbound" and missing("NET_ADMIN"):
+        if not is_taken and self._transparent and probe.side == "inbound" and missing_capabilities("NET_ADMIN"):
             why = "not permitted to listen as a transparent proxy does (capability NET_ADMIN)"
             return Proof(f"{probe}: {why}", holds=False)
         token = b"" if is_taken else secrets.token_bytes(TOKEN_BYTES)

@@ -11,7 +11,7 @@ from capture.model.conventions import PROXY_ID
 from capture.model.values import Value
 from capture.settings import options, parsers
 from capture.settings.options import OPTIONS, RULE_OPTIONS
-from capture.settings.settings import Given, Settings, from_environment
+from capture.settings.settings import ExplicitValue, Settings, from_environment
 from initcontainer.arguments import SUBCOMMAND, parse
 
 TYPE_CHECKING = False
@@ -46,13 +46,13 @@ BY_ENVIRONMENT = (options.REDIRECT_DNS, options.DUAL_STACK, options.DROP_INVALID
 
 def parse_set(texts: tuple[str, ...]) -> Settings:
     """Return what ``--set OPTION=VALUE`` gives: flags of the option table. ConfigurationError for any other."""
-    explicit: dict[Option[Any], Given] = {}
+    explicit: dict[Option[Any], ExplicitValue] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         found = OPTIONS_BY_FLAG.get(name.removeprefix("--"))
         if found is None or not equals:
             raise ConfigurationError("--set", text, "command line", "OPTION=VALUE with an option that decides on rules")
-        explicit[found] = Given(value, f"--set {found.flag}")
+        explicit[found] = ExplicitValue(value, f"--set {found.flag}")
     return Settings(explicit).checked()
 
 
@@ -142,7 +142,7 @@ class PodSettings(Value):
         if self.mode == "TPROXY" and self.uid != PROXY_ID:
             # Then the proxy is root, of whom the plugin learns no other number.
             self._refuse(
-                options.PROXY_UID, self.base.explicit.get(options.PROXY_UID, Given(str(self.uid), "runAsUser"))
+                options.PROXY_UID, self.base.explicit.get(options.PROXY_UID, ExplicitValue(str(self.uid), "runAsUser"))
             )
         for option, given in self.base.explicit.items():
             if option.annotations and self.annotated(option) is None and option is not options.EXCLUDED_INBOUND_PORTS:
@@ -156,7 +156,7 @@ class PodSettings(Value):
             needed[options.EXCLUDED_INBOUND_PORTS.annotations[0]] = ports
         return needed
 
-    def _refuse(self, option: Option[Any], given: Given) -> None:
+    def _refuse(self, option: Option[Any], given: ExplicitValue) -> None:
         raise ConfigurationError(
             option.name,
             given.text,
@@ -176,16 +176,16 @@ class PodSettings(Value):
         environment = from_environment(self.environment, BY_ENVIRONMENT, " of the proxy")
         explicit = {**environment.explicit}
         for option, text in flags.items():
-            explicit[option] = Given(text, self._origin(option))
+            explicit[option] = ExplicitValue(text, self._origin(option))
         if self.mode == NO_CAPTURE:
-            explicit[options.INTERCEPTION_MODE] = Given("REDIRECT", "default")
+            explicit[options.INTERCEPTION_MODE] = ExplicitValue("REDIRECT", "default")
         return Settings(explicit, environment.warnings).checked()
 
     def _check_ports(self) -> None:
         """Check the ports that are joined with others into one argument while they are as the pod has them."""
         ports = self.annotated(options.EXCLUDED_INBOUND_PORTS)
         if ports is not None:
-            given = Given(ports, self._origin(options.EXCLUDED_INBOUND_PORTS))
+            given = ExplicitValue(ports, self._origin(options.EXCLUDED_INBOUND_PORTS))
             Settings({options.EXCLUDED_INBOUND_PORTS: given}).checked()
         status = self.annotations.get(STATUS_PORT, "").strip()
         if status not in ("", "0") and not is_port(status):

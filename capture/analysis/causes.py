@@ -18,7 +18,7 @@ from capture.analysis.pod_causes import causes_at_port, down_interface, no_route
 from capture.analysis.replies import is_own, marking_step, untracked_text, untracking_step
 from capture.model.addresses import FAMILY_NAMES, IPV4, Family, address_text
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import DNS_PORT, REJECTED
+from capture.model.conventions import DNS_PORT, REJECT_REASON
 from capture.model.packet import LOOPBACK
 from capture.model.ruleset import MANGLE, NAT, OUTPUT, TABLES, Drop, Redirect, Rule, SetZone, TransparentProxy
 
@@ -145,7 +145,7 @@ def drop_cause(live: Trace, text_of: TextOf, other_traces: Iterable[Trace] = (),
     words = (step.rule.why or text_of(step.rule, live.packet.family)) if step is not None else ""
     if step is not None and live.rerouted is not None:
         return cause("rerouted", where=live.location, mark=live.mark, rule=live.rerouted.words, words=words)
-    if step is not None and step.rule.why == REJECTED:
+    if step is not None and step.rule.why == REJECT_REASON:
         family = FAMILY_NAMES[live.packet.family]
         return cause("family-not-captured", "rejected", where=live.location, family=family)
     if step is not None and is_own(step):

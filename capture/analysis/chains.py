@@ -28,7 +28,7 @@ ANYTHING = "anything"
 NEEDS_TRACKING = (model.ConnectionState, model.ConnectionMark)
 OF_CONNECTIONS = (model.SaveMark, model.RestoreMark)  # idle before connection tracking
 OF_TRACKING = (Untrack, model.SetZone)
-CHANGES: dict[type, type] = {**model.MARKS_CHANGED, **dict.fromkeys(OF_TRACKING, model.ConnectionState)}
+CHANGES: dict[type, type] = {**model.MARK_CHANGING_VERDICTS, **dict.fromkeys(OF_TRACKING, model.ConnectionState)}
 """Verdicts after which a packet goes on changed, each with the match that tests what it changes."""
 DECIDES = (model.Return, model.Accept, model.Drop, model.Redirect, model.TransparentProxy, Translate, Either, Goto)
 CALLING = (model.Jump, Goto)
@@ -83,13 +83,13 @@ class ChainCompiler:
             return False
         if isinstance(verdict, model.Jump):
             return tested.isdisjoint(self.compiler.changes(self.base_chain.contents, verdict.chain))
-        return isinstance(verdict, (*DECIDES, *model.NO_EFFECT))
+        return isinstance(verdict, (*DECIDES, *model.VERDICTS_WITHOUT_EFFECT))
 
     def _step(self, position: int, rule: model.Rule, after: int) -> int:
         """Return the fates of packets that come to a rule; ``after`` are those of packets that come past it."""
         verdict = meaning(rule)
         idle = OF_TRACKING if self.is_tracked else OF_CONNECTIONS
-        if isinstance(verdict, (*model.NO_EFFECT, *idle)):
+        if isinstance(verdict, (*model.VERDICTS_WITHOUT_EFFECT, *idle)):
             return after  # what is tracked stays so (xt_ct_target in xt_CT.c, nft_notrack_eval in nft_ct.c)
         if isinstance(verdict, model.UnknownVerdict):
             may = self.space.unknown(("verdict", self._occurrence(position)), rule)
@@ -174,7 +174,11 @@ class ChainCompiler:
         key = self.stage.chosen_by, where if is_known else (self._occurrence(first), self.is_translated)
         lists = self.compiler.listed.get(key)
         if lists is None:
-            deciding = [(position, rule) for position, rule in rules if not isinstance(meaning(rule), model.NO_EFFECT)]
+            deciding = [
+                (position, rule)
+                for position, rule in rules
+                if not isinstance(meaning(rule), model.VERDICTS_WITHOUT_EFFECT)
+            ]
             positions = f"{first}-{rules[-1][0]}"
             boxes = [self._box(position, rule, self.path.reason(self, positions, rule)) for position, rule in deciding]
             lists = self.compiler.listed[key] = self.compiler.lists.diagram(boxes)

@@ -15,8 +15,8 @@ from capture.analysis.outcome import Fate, Held, redirect_outcome
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import NONE, OF_PROTOCOL, Field, PacketSpace
 from capture.model import ruleset as model
-from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge, merge_ranges
-from capture.model.packet import LOOPBACK, NAT_STATES, OF_KNOWN_CONNECTIONS
+from capture.model.addresses import LOOPBACK_ADDRESSES, LOOPBACK_NETWORKS, Network, merge_ranges, network_ranges
+from capture.model.packet import KNOWN_CONNECTION_STATES, LOOPBACK, NAT_STATES
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -208,7 +208,7 @@ class PathCompiler:
     def _is_for_the_pod(self) -> int:
         """Return packets to the pod's own addresses, which came in from outside or are translated to these."""
         own = (*self.situation.network.own_addresses(self.space.family), LOOPBACK_NETWORKS[self.space.family])
-        is_own = self.space.numbers(Field.DESTINATION, merge(own))
+        is_own = self.space.numbers(Field.DESTINATION, network_ranges(own))
         return self.diagrams.either(is_own, self.space.numbers(Field.IN, [(self.lo, self.lo)]))
 
     def _through_base_chain(self, base_chain: BaseChain, stage: Stage) -> int:
@@ -269,7 +269,7 @@ class PathCompiler:
         """Return the end of packets of a transparent capture that no rule of it has taken."""
         choose, both = self.diagrams.choose, self.diagrams.both
         arrives = self._by_another_than_lo(Field.IN)
-        known = self.space.state_in(*OF_KNOWN_CONNECTIONS)
+        known = self.space.state_in(*KNOWN_CONNECTION_STATES)
         in_vain = both(both(arrives, self.diagrams.negation(known)), self._is_routed("connection"))
         node = choose(in_vain, self._dropped(IN_VAIN), direct)
         ports = [each.port for each in self.situation.ruleset.transparent_verdicts]

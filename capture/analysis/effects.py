@@ -18,9 +18,9 @@ from capture.analysis.replies import lost_reply, untracking_step
 from capture.analysis.rerouting import routed_marks
 from capture.analysis.space import Field, PacketSpace
 from capture.analysis.trace import Trace, trace_whole_path
-from capture.model.addresses import LOOPBACK_NETWORKS, Family, merge, merge_ranges
+from capture.model.addresses import LOOPBACK_NETWORKS, Family, merge_ranges, network_ranges
 from capture.model.conventions import PASSTHROUGH_SOURCE
-from capture.model.packet import CHOSEN_PORTS, LOOPBACK, OF_KNOWN_CONNECTIONS, Packet
+from capture.model.packet import EPHEMERAL_PORTS, KNOWN_CONNECTION_STATES, LOOPBACK, Packet
 from capture.model.ruleset import (
     ALL_BITS,
     CONNECTION_STATES,
@@ -255,8 +255,8 @@ class Comparison:
         if not self.situations[0].ruleset.transparent_verdicts:
             return self.diagrams.no
         own = self.situations[0].network.own_addresses(self.family)
-        is_own = self.space.numbers(Field.DESTINATION, merge(own))
-        return self.diagrams.both(is_own, self.space.state_in(*OF_KNOWN_CONNECTIONS))
+        is_own = self.space.numbers(Field.DESTINATION, network_ranges(own))
+        return self.diagrams.both(is_own, self.space.state_in(*KNOWN_CONNECTION_STATES))
 
     def _sent_by_no_process(self, direction: Direction) -> int:
         """Return packets that a transparent capture would take, and that no client and no process sends.
@@ -265,7 +265,7 @@ class Comparison:
         own calls; the proxy's calls to the app are its own, and have the client's address.
         """
         diagrams, space, ruleset = self.diagrams, self.space, self.situations[0].ruleset
-        ports, loopback = _ports_of_proxy(ruleset), merge((LOOPBACK_NETWORKS[self.family],))
+        ports, loopback = _ports_of_proxy(ruleset), network_ranges((LOOPBACK_NETWORKS[self.family],))
         if direction == INBOUND:
             return space.numbers(Field.PORT, ports)
         marks = (
@@ -304,7 +304,7 @@ class Comparison:
             return diagrams.all_of((node, by_lo, is_proxy, space.state_in(state)))
 
         # A later packet with a socket would meet nat like a first one, which an answer does not.
-        back = (answering, space.lacks(Field.UID), space.numbers(Field.PORT, [CHOSEN_PORTS]))
+        back = (answering, space.lacks(Field.UID), space.numbers(Field.PORT, [EPHEMERAL_PORTS]))
         answer = over_lo(diagrams.all_of(back), Field.DESTINATION, "ESTABLISHED")
         return over_lo(called, Field.SOURCE, "NEW"), answer
 

@@ -20,7 +20,7 @@ from capture.analysis.outcome import DNS, redirect_outcome
 from capture.analysis.ownership import own_rules
 from capture.model import ruleset as model
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import REJECTED
+from capture.model.conventions import REJECT_REASON
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -182,7 +182,7 @@ class EdgeReader:
     def _edge(self, chain: model.Chain, position: int, rule: model.Rule, family: Family, depth: int) -> Edge:
         kind, to, below = self._target(chain, rule, depth)
         own = self._own.get(family, {}).get((self.table.name, chain.name), ())
-        if rule.why == REJECTED:
+        if rule.why == REJECT_REASON:
             text, to, kind = rule.why, "refused", "dropped"
         elif not is_own_chain(chain.name) and position not in own:
             nft_words = rule.why if self._base_chain.table not in model.TABLES else ""  # rules of iptables have none

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Found = TypeVar("Found")
 
-LET_PASS = (model.Accept, model.Return, *model.NO_EFFECT)
+LET_PASS = (model.Accept, model.Return, *model.VERDICTS_WITHOUT_EFFECT)
 """Verdicts of another table's base chain after which a packet comes to us as it was: not worth a note."""
 
 

@@ -16,9 +16,9 @@ from capture.model.addresses import (
     LOOPBACK_NETWORKS,
     Family,
     Network,
+    networks_in_range,
     parse_address,
     parse_network,
-    split,
 )
 from capture.model.conventions import DNS_PORT
 from capture.model.packet import LOOPBACK, Packet
@@ -155,7 +155,7 @@ def rejects(rule: model.Rule) -> bool:
 
 def is_idle(verdict: Meaning, *, is_certain: bool, is_tracked: bool) -> bool:
     """Return whether a rule is of no concern: if it may log does not matter, and what is tracked stays so."""
-    may_log = isinstance(verdict, (*model.NO_EFFECT, model.SetZone)) and not is_certain
+    may_log = isinstance(verdict, (*model.VERDICTS_WITHOUT_EFFECT, model.SetZone)) and not is_certain
     return may_log or (isinstance(verdict, Untrack) and is_tracked)
 
 
@@ -259,7 +259,7 @@ def spelled_out(matches: Iterable[model.Match], family: Family, network: PodNetw
             ranges = IS_IN_RANGE.findall(match.text)
             for negated, end, first, last in ranges:
                 ends = (parse_address(each).first for each in (first, last))
-                yield ADDRESS_MATCHES[end[0]](tuple(split(family, *ends)), bool(negated))
+                yield ADDRESS_MATCHES[end[0]](tuple(networks_in_range(family, *ends)), bool(negated))
             if not ranges:
                 yield _of_the_pod(match.text, family, network) or match
         else:

@@ -45,7 +45,7 @@ def may_divert(rule: model.Rule) -> bool:
     Verdicts may, jumps to chains that may hold verdicts, and targets we do not know. So does a conntrack zone: the
     first one that a packet gets stays (xt_CT.c). Logging and counting do not; for marking see ``disturbance_test``.
     """
-    return not isinstance(rule.verdict, (*model.NO_EFFECT, *model.MARKS_CHANGED))
+    return not isinstance(rule.verdict, (*model.VERDICTS_WITHOUT_EFFECT, *model.MARK_CHANGING_VERDICTS))
 
 
 def disturbance_test(
@@ -55,9 +55,9 @@ def disturbance_test(
 
     ``rules`` are those in question, in a chain; ``rules_of`` gives our rules in a chain of its table, by name.
     """
-    is_marking = any(type(rule.verdict) in model.MARKS_CHANGED for rule in rules)
+    is_marking = any(type(rule.verdict) in model.MARK_CHANGING_VERDICTS for rule in rules)
     tested = _tested_marks(chain, rules_of) if is_marking else set()
-    return lambda rule: may_divert(rule) or model.MARKS_CHANGED.get(type(rule.verdict)) in tested
+    return lambda rule: may_divert(rule) or model.MARK_CHANGING_VERDICTS.get(type(rule.verdict)) in tested
 
 
 def _tested_marks(chain: str, rules_of: Callable[[str], Iterable[model.Rule]]) -> set[type]:

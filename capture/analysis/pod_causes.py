@@ -8,9 +8,9 @@ from capture.analysis.outcome import DNS, PROXY_INBOUND, PROXY_OUTBOUND, TO_PROX
 from capture.model.addresses import (
     ANY_ADDRESS,
     FAMILIES,
+    FAMILY_BY_NUMBER,
     FAMILY_NAMES,
     FAMILY_NUMBERS,
-    FAMILY_OF,
     IPV4,
     IPV6,
     LOOPBACK_ADDRESSES,
@@ -207,7 +207,7 @@ def unreached_app_notes(live: Trace, facts: PodFacts) -> Iterator[Cause]:
     if packet.in_interface is None or not on_port:
         return
     if not any(_is_bound_to_any(each, [packet.destination]) for each in on_port):
-        bound = address_text(FAMILY_OF[on_port[0].family], int.from_bytes(on_port[0].address, "big"))
+        bound = address_text(FAMILY_BY_NUMBER[on_port[0].family], int.from_bytes(on_port[0].address, "big"))
         arrive = address_text(packet.family, packet.destination.first)
         yield cause("not-listening", "app", where=f"port {packet.port}", port=packet.port, bound=bound, arrive=arrive)
 
@@ -230,7 +230,7 @@ def _family_cause(on_port: list[Listener], kind: str, family: Family, addresses:
 
 
 def _other_address_cause(listener: Listener, kind: str, arrives_at: Network, where: str) -> Cause:
-    family = FAMILY_OF[listener.family]
+    family = FAMILY_BY_NUMBER[listener.family]
     bound = address_text(family, int.from_bytes(listener.address, "big"))
     if listener.interface:
         bound += f" of interface {listener.interface} alone"

@@ -10,9 +10,9 @@ from capture.analysis.compiler import INBOUND, OUTBOUND, PathCompiler
 from capture.analysis.rerouting import UNCHANGED, routed_marks
 from capture.analysis.space import OF_PROTOCOL, Field, PacketSpace, marks_of
 from capture.model import ruleset as model
-from capture.model.addresses import LOOPBACK_NETWORKS, Family, Network, merge, merge_ranges, parse_network
+from capture.model.addresses import LOOPBACK_NETWORKS, Family, Network, merge_ranges, network_ranges, parse_network
 from capture.model.conventions import MAX_PORT
-from capture.model.packet import LOOPBACK, OF_KNOWN_CONNECTIONS
+from capture.model.packet import KNOWN_CONNECTION_STATES, LOOPBACK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def realistic(space: PacketSpace, compilers: Sequence[Compiler]) -> dict[Directi
     possible = {INBOUND: packets.coming_in(), OUTBOUND: packets.sent()}
     no_mark = space.marked("connection", 0, model.ALL_BITS)
     marks = _kept_marks(space, compilers, possible)
-    mark = space.diagrams.choose(space.state_in(*OF_KNOWN_CONNECTIONS), marks, no_mark)
+    mark = space.diagrams.choose(space.state_in(*KNOWN_CONNECTION_STATES), marks, no_mark)
     return {direction: space.diagrams.both(each, mark) for direction, each in possible.items()}
 
 
@@ -125,7 +125,7 @@ class _Packets:
         return self.space.numbers(level, merge_ranges((number, number) for number in usable))
 
     def _inside(self, level: int, networks: Iterable[Network]) -> int:
-        return self.space.numbers(level, merge(networks))
+        return self.space.numbers(level, network_ranges(networks))
 
 
 # --- marks of connections ------------------------------------------------------------------------

@@ -9,9 +9,17 @@ from __future__ import annotations
 from itertools import islice, pairwise
 
 from capture.analysis.space import KINDS, NONE, PROTOCOLS, Field, scattered
-from capture.model.addresses import BITS, LOOPBACK_ADDRESSES, Family, address_text, gaps, merge_ranges, split
+from capture.model.addresses import (
+    BITS,
+    LOOPBACK_ADDRESSES,
+    Family,
+    address_text,
+    gaps,
+    merge_ranges,
+    networks_in_range,
+)
 from capture.model.conventions import APP_ID, PROXY_ID
-from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT
+from capture.model.packet import EPHEMERAL_PORT, LOOPBACK
 from capture.model.ruleset import CONNECTION_STATES
 
 TYPE_CHECKING = False
@@ -176,7 +184,7 @@ def _size(ranges: Iterable[tuple[int, int]]) -> int:
 
 def _networks(family: Family, ranges: Iterable[tuple[int, int]]) -> Iterator[str]:
     for first, last in ranges:
-        networks = list(split(family, first, last))
+        networks = list(networks_in_range(family, first, last))
         if len(networks) > 2:  # a range is shorter than many networks
             yield f"{address_text(family, first)}-{address_text(family, last)}"
         else:
@@ -267,7 +275,7 @@ def _ordinary(space: PacketSpace, direction: Direction) -> dict[int, tuple[int, 
         Field.GID: USUAL_IDS,
         Field.STATE: (CONNECTION_STATES.index("NEW"), CONNECTION_STATES.index("ESTABLISHED")),
         Field.PORT: (80, 443, 8080),
-        Field.SOURCE_PORT: (USUAL_SOURCE_PORT,),
+        Field.SOURCE_PORT: (EPHEMERAL_PORT,),
         Field.DESTINATION: addresses if is_inbound else (destination, *addresses),
         Field.SOURCE: (source, destination) if is_inbound else (*addresses, source),
     }

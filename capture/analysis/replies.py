@@ -12,7 +12,7 @@ from capture.analysis.trace import Step, Trace, trace_whole_path
 from capture.model.addresses import LOOPBACK_ADDRESSES
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import APP_ID, PASSTHROUGH_SOURCE, PROXY_TO_SELF_MARK
-from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT, Packet
+from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
 from capture.model.ruleset import MANGLE, TABLES, MarkMatch, RestoreMark, SaveMark, SetMark, TransparentProxy
 
 TYPE_CHECKING = False
@@ -36,7 +36,7 @@ def replies(live: Trace, uid: int = APP_ID, gid: int = APP_ID) -> Iterator[Packe
     back = Packet(
         packet.protocol,
         packet.source,
-        packet.source_port or USUAL_SOURCE_PORT,
+        packet.source_port or EPHEMERAL_PORT,
         connection_mark=live.connection_mark,
         state="ESTABLISHED",
         is_reply=True,

@@ -106,7 +106,7 @@ def _targets(
         yield (*_everywhere(family), UNCHANGED)
     if rule.action != FR_ACT_TO_TBL:
         return
-    shortest = 0 if rule.suppressed is None else rule.suppressed + 1
+    shortest = 0 if rule.suppress_prefixlength is None else rule.suppress_prefixlength + 1
     in_table = [route for route in routes if route.table == rule.table and route.prefix >= shortest]
     known: list[Interval] = []
     for route in sorted(in_table, key=lambda route: (-route.prefix, route.metric)):

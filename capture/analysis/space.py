@@ -13,7 +13,7 @@ from capture.analysis.diagram import Diagrams
 from capture.analysis.long_lists import Switches
 from capture.analysis.meaning import flags_hold, holds_for, is_pure, spelled_out
 from capture.model import ruleset as model
-from capture.model.addresses import BITS, Family, Network, gaps, merge, merge_ranges
+from capture.model.addresses import BITS, Family, Network, gaps, merge_ranges, network_ranges
 from capture.model.conventions import MAX_ID, MAX_INTERFACE_BYTES, MAX_PORT
 from capture.model.packet import LOOPBACK, Packet
 
@@ -204,7 +204,7 @@ class PacketSpace:
         """Return the ranges of a list. What is not known lies in none, nor outside of one, but for owners (model)."""
         entries = entries_of(match)
         if level in (Field.SOURCE, Field.DESTINATION):
-            inside = merge([network for network in entries if network.family == self.family])
+            inside = network_ranges([network for network in entries if network.family == self.family])
         else:
             inside = merge_ranges([(span.first, span.last) for span in entries])
         if not match.negated:

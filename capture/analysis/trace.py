@@ -22,7 +22,7 @@ from capture.analysis.rerouting import UNCHANGED, MarkRoute, is_led_to_proxy, ro
 from capture.model import ruleset as model
 from capture.model.addresses import LOOPBACK_ADDRESSES, Family, Network
 from capture.model.location import Location
-from capture.model.packet import LOOPBACK, OF_KNOWN_CONNECTIONS, Packet
+from capture.model.packet import KNOWN_CONNECTION_STATES, LOOPBACK, Packet
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -437,11 +437,11 @@ class _Passage:
 
     def _goes_to_the_transparent_socket(self) -> bool:
         """Return whether a packet of a known connection got a mark that routes it to the proxy's socket."""
-        is_known = self.packet.state in OF_KNOWN_CONNECTIONS and self.packet.protocol == "tcp"
+        is_known = self.packet.state in KNOWN_CONNECTION_STATES and self.packet.protocol == "tcp"
         marked = self.packet.mark in routed_marks(self.ruleset) and self.first.mark != self.packet.mark
         return is_known and self.arrives and marked and bool(self.ruleset.transparent_verdicts)
 
     def _reply_bypasses_proxy(self) -> bool:
         """Return whether a connection goes past the proxy to the app, but is one whose answers go to the proxy."""
-        is_new = self.packet.state not in OF_KNOWN_CONNECTIONS
+        is_new = self.packet.state not in KNOWN_CONNECTION_STATES
         return is_new and self.arrives and self.packet.connection_mark in routed_marks(self.ruleset)

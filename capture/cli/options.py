@@ -42,7 +42,7 @@ class SettingOption(click.Option):
         return flags_text(self.setting), help_text(self.setting)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        return beginning(self.setting.words, incomplete)
+        return beginning(self.setting.choices, incomplete)
 
 
 class HelpText(click.HelpFormatter):

@@ -20,7 +20,7 @@ from capture.settings.families import link_local_note
 from capture.settings.options import ALLOW_HOST, PROFILE
 from capture.settings.settings import Settings, as_settings
 from capture.state import record, routes
-from capture.state.directory import forget_ended
+from capture.state.directory import forget_ended_namespaces
 from capture.state.host_answers import RecordingHost
 from capture.state.lock import LOCK_TIMEOUT, NamespaceLock
 from capture.state.netns import InNamespace, has_tcp_sockets, is_of_this_user_namespace, refuse_host
@@ -143,7 +143,7 @@ def _apply(
         journal = Journal(Record(settings, recording.answers(), desired, *written_by, sysctls=sysctls))
         journal.begin(existing.stale_routes, existing.recorded)
         try:
-            changed = routes.ensure(desired) | journal.turn_off_sysctls()
+            changed = routes.add_missing(desired) | journal.turn_off_sysctls()
             replaced, losses = _replace_rules(choice, existing, config, desired, force=force)
             changed |= replaced | _remove_other_sets(existing)
             changed |= _reject_other_family(config, detected)  # last: what it rejected may be captured now
@@ -204,7 +204,7 @@ def _read_existing(detected: Detected, desired: Ruleset) -> Existing:
         other_sets,
         recorded,
         recorded.ruleset if recorded else None,
-        routes.stale(desired, rulesets, recorded.routes if recorded else ()),
+        routes.stale_parts(desired, rulesets, recorded.routes if recorded else ()),
     )
 
 
@@ -248,17 +248,17 @@ def _write(existing: Existing, config: CaptureConfig, desired: Ruleset, live: Ru
     if is_running:
         from capture.state import connections  # not in a new pod
 
-        connections.track(None if any(tracked) else desired)
+        connections.track_open_connections(None if any(tracked) else desired)
         if not any(tracked):
             driver.write(build_tracking(config), live, recorded)
-            connections.track()
+            connections.track_open_connections()
             live = driver.read()
     driver.write(desired, live, recorded)
     if all(tracked) or not (is_running or has_tcp_sockets()):
         return ()
     from capture.state import connections
 
-    return connections.track()
+    return connections.track_open_connections()
 
 
 def _remove_other_sets(existing: Existing) -> bool:
@@ -324,13 +324,13 @@ def clean(
             ]
             # Routes first: if we are killed before the rules are removed, the rules still name them.
             live = [ruleset for _, ruleset in live_sets]
-            removed = routes.remove(routes.present(live, recorded.routes if recorded else ()))
+            removed = routes.remove(routes.existing_parts(live, recorded.routes if recorded else ()))
             removed |= ensure_rejected(is_desired=False)
             for driver, ruleset in live_sets:
                 driver.clean(ruleset, recorded.ruleset if recorded else None)
             restored = record.restore_sysctls(recorded.sysctls) if recorded else False
             record.forget()
-            forget_ended()
+            forget_ended_namespaces()
         return removed or restored or bool(live_sets)
 
 
@@ -339,7 +339,7 @@ def captured_connections(namespace: Namespace = None) -> int:
     from capture.state import connections
 
     with InNamespace(namespace):
-        return connections.captured([load(live_set.choice).read() for live_set in detect.find_live_sets()])
+        return connections.count_captured([load(live_set.choice).read() for live_set in detect.find_live_sets()])
 
 
 def cut_by_cleaning(namespace: str | None) -> list[str]:

@@ -118,13 +118,13 @@ def _verify_without_reference() -> Verified:
     if not live_sets:
         empty = Ruleset(FAMILIES, ())
         choice = detect.decide(BackendRequest())
-        return Verified(choice, empty, empty, has_reference=False, record_fault=record.fault())
+        return Verified(choice, empty, empty, has_reference=False, record_fault=record.why_unusable())
     choice = live_sets[0].choice
     live = load(choice).read()
     own = own_rules_of(live)
     judged = _judged(own, live, choice, live_sets, has_reference=False)
     is_ipv4_missing = len(live_sets) == 1 and IPV4 not in families_with_rules(own)
-    return judged.replace(record_fault=record.fault(), uncaptured=(NO_IPV4,) if is_ipv4_missing else ())
+    return judged.replace(record_fault=record.why_unusable(), uncaptured=(NO_IPV4,) if is_ipv4_missing else ())
 
 
 def families_with_rules(own: Ruleset) -> tuple[Family, ...]:
@@ -140,7 +140,7 @@ def own_rules_of(live: Ruleset) -> Ruleset:
     def accepting(_: TableName, chain: Chain) -> Chain:  # a capture sets no policy: any but ACCEPT is foreign
         return chain if chain.policy is None else chain.replace(policy="ACCEPT", ipv6_policy=None)
 
-    return own_only(live).with_chains(accepting).replace(policy_routes=routes.of_marks(live))
+    return own_only(live).with_chains(accepting).replace(policy_routes=routes.routes_of_marks(live))
 
 
 def _judged(
@@ -163,7 +163,7 @@ def _judged(
         choice,
         desired,
         live,
-        missing=tuple(need for need in routes.missing(desired) if is_lo_up or isinstance(need, MissingRoute)),
+        missing=tuple(need for need in routes.missing_parts(desired) if is_lo_up or isinstance(need, MissingRoute)),
         doubts=other_chains.doubts,
         impediments=found_impediments,
         has_reference=has_reference,
@@ -215,7 +215,7 @@ def dump(namespace: Namespace = None) -> Dumped:
         recorded, table = record.read(), read_reject_table()
         rejects, table_fault = not table.fault, table.fault if table.is_there else ""
         if recorded is None:
-            return Dumped(_live_sets(detect.find_live_sets()), None, rejects, table_fault, record.fault())
+            return Dumped(_live_sets(detect.find_live_sets()), None, rejects, table_fault, record.why_unusable())
         detected = detect.detect(_request_of(recorded))
         return Dumped(_live_sets(detected.live_sets), _verify_recorded(recorded, detected), rejects, table_fault)
 

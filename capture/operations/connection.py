@@ -24,13 +24,13 @@ from capture.backends.iptables.render import shown_rule
 from capture.errors import CaptureError
 from capture.model.addresses import FAMILY_NAMES, FAMILY_NUMBERS, IPV4, IPV6, Network, address_text
 from capture.model.chain_names import is_own_chain
-from capture.model.packet import LOOPBACK, USUAL_SOURCE_PORT, Packet
+from capture.model.packet import EPHEMERAL_PORT, LOOPBACK, Packet
 from capture.model.routing import MissingRoute
 from capture.model.ruleset import POSTROUTING
 from capture.model.values import Value
 from capture.netlink.interfaces import NUD_CONFIRMED, NUD_KNOWN, knows_neighbours
 from capture.netlink.ipsec import read_policies
-from capture.netlink.rtnetlink import open_route
+from capture.netlink.rtnetlink import open_rtnetlink
 from capture.operations.comparison import reject_fault
 from capture.operations.drift_causes import SENT_ON, delivery_causes, drift_cause, missing_route_cause
 from capture.operations.tracing import live_trace
@@ -149,7 +149,7 @@ def _delivery_faults(connection: Connection) -> Iterator[Cause]:
     desired = connection.pod.desired
     of_family = (impediment for impediment in impediments(desired) if impediment.family in (None, family))
     yield from delivery_causes(impediment for impediment in of_family if direction in impediment.directions)
-    for need in routes.missing(desired) if is_inbound else ():
+    for need in routes.missing_parts(desired) if is_inbound else ():
         if isinstance(need, MissingRoute) and need.family == family:
             yield missing_route_cause(need)
 
@@ -169,7 +169,7 @@ def _rule_faults(connection: Connection) -> Iterator[Cause]:
     if not live.is_order_known:
         yield from (each for each in (_unjudged_cause(live),) if each.kind == "second-set")
         return
-    complete = live.packet.replace(source_port=live.packet.source_port or USUAL_SOURCE_PORT)
+    complete = live.packet.replace(source_port=live.packet.source_port or EPHEMERAL_PORT)
     desired = trace_whole_path(complete, Situation(connection.pod.desired))
     causes = list(causes_of_connection(live, desired, connection.pod.facts, connection.pod.capture, shown_rule))
     missing = missing_rule_cause(desired)
@@ -283,9 +283,9 @@ def discovery_causes(own: Network | None, link: str | None, situation: Situation
         (Packet("ipv6-icmp", NEIGHBOUR, 0, source=own, out_interface=link, state="UNTRACKED"), NUD_CONFIRMED),
     ):
         traced = trace_whole_path(packet, situation)
-        with open_route() as route:
+        with open_rtnetlink() as rtnetlink:
             is_lost = traced.outcome == "dropped" and traced.certain
-            if is_lost and not knows_neighbours(route, FAMILY_NUMBERS[IPV6], link, states):
+            if is_lost and not knows_neighbours(rtnetlink, FAMILY_NUMBERS[IPV6], link, states):
                 yield drop_cause(traced, shown_rule, what="neighbour discovery (ICMPv6)")
                 return
 

@@ -22,10 +22,10 @@ from capture.operations.inference import inferred_config, inferred_flags, misfit
 from capture.rules import build_ruleset
 from capture.rules.nat import TO_DNS
 from capture.settings.config import resolve
-from capture.settings.host import PodFromInside, servers_of
+from capture.settings.host import PodFromInside, parse_name_servers
 from capture.settings.options import (
     EXCLUDED_INTERFACES,
-    EXCLUSIONS,
+    EXCLUSION_TOPIC,
     INBOUND_PORTS,
     OUTBOUND_NETWORKS,
     OWNER_GROUPS,
@@ -124,7 +124,7 @@ def notes_without_record(facts: PodFacts, capture: Capture, own: Ruleset) -> Ite
 
 def no_record_note(own: Ruleset) -> Cause:
     """Return that there is no reference for our own rules in the namespace we are in: no record, or a damaged one."""
-    fault = record.fault()
+    fault = record.why_unusable()
     if not fault:
         return cause("no-record")
     backend = detect.find_live_sets()[0].choice.backend
@@ -191,7 +191,7 @@ def _restricts(option: Option[Any], settings: Settings) -> bool:
     """Return whether an option's value captures less than usual: Istio's own ports are always left out."""
     if option in (PROXY_UID, PROXY_GID):
         return False
-    if option.topic == EXCLUSIONS:
+    if option.topic == EXCLUSION_TOPIC:
         return not {*settings.text(option).split(",")} <= {"", *PROXY_PORTS.split(",")}
     return option in SELECTIONS and settings.text(option) != option.default
 
@@ -216,7 +216,7 @@ def other_servers_notes(known: Reference | None, namespace: Namespace) -> Iterat
     except OSError:
         return
     lines = text.decode(errors="replace").splitlines()
-    others = [each for each in servers_of(lines) if each not in known.config.name_servers]
+    others = [each for each in parse_name_servers(lines) if each not in known.config.name_servers]
     if others:
         servers, captured = (
             ", ".join(address_text(each.family, each.first) for each in listed)

@@ -7,14 +7,14 @@ from capture.analysis.compare import differences
 from capture.errors import CaptureError
 from capture.model import ruleset as model
 from capture.model.addresses import parse_network
-from capture.model.chain_names import SPELLINGS
+from capture.model.chain_names import SPELLING_BY_NAME
 from capture.model.conventions import SSH_PORT
 from capture.operations.comparison import families_with_rules
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, resolve
 from capture.settings.host import PodFromOutside
 from capture.settings.options import OPTIONS, Option
-from capture.settings.settings import Given, Settings
+from capture.settings.settings import ExplicitValue, Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def inferred_settings(ruleset: model.Ruleset) -> Settings:
     }
     options = _inferred(ruleset).items()
     texts = {by_flag[flag]: ",".join(values) if values else "true" for flag, values in options}
-    return Settings({option: Given(text, "live rules") for option, text in texts.items()})
+    return Settings({option: ExplicitValue(text, "live rules") for option, text in texts.items()})
 
 
 def inferred_config(own: model.Ruleset) -> CaptureConfig:
@@ -110,8 +110,10 @@ def _inferred(ruleset: model.Ruleset) -> dict[str, list[str]]:
 def _layout(ruleset: model.Ruleset) -> dict[str, list[str]]:
     """Return profile and spelling where they are not the default: the layout of Istio 1.30 jumps for all protocols."""
     output = ruleset.chain(model.NAT, model.OUTPUT)
-    jumps = [rule for rule in output.rules if getattr(rule.verdict, "chain", "") in SPELLINGS] if output else []
-    spelling = next((SPELLINGS[chain.name] for chain in _chains(ruleset) if chain.name in SPELLINGS), "dash")
+    jumps = [rule for rule in output.rules if getattr(rule.verdict, "chain", "") in SPELLING_BY_NAME] if output else []
+    spelling = next(
+        (SPELLING_BY_NAME[chain.name] for chain in _chains(ruleset) if chain.name in SPELLING_BY_NAME), "dash"
+    )
     is_current = not all(_matches_of(rule, model.Protocol) for rule in jumps) if jumps else spelling == "underscore"
     layout = {"--profile": ["current"]} if is_current else {}
     return layout | ({"--chain-names": [spelling]} if (spelling == "underscore") is not is_current else {})

@@ -15,10 +15,10 @@ from capture.backends.request import BackendRequest
 from capture.errors import ConfigurationError
 from capture.model.addresses import FAMILIES, parse_address
 from capture.model.conventions import MAX_ID, MAX_PORT
-from capture.model.packet import USUAL_SOURCE_PORT, Packet
+from capture.model.packet import EPHEMERAL_PORT, Packet
 from capture.model.ruleset import Ruleset
 from capture.netlink.interfaces import read_links
-from capture.netlink.rtnetlink import open_route
+from capture.netlink.rtnetlink import open_rtnetlink
 from capture.operations.arguments import host_or_default
 from capture.operations.situation import read_situation
 from capture.rules import build_ruleset
@@ -28,7 +28,7 @@ from capture.settings.settings import Settings, as_settings
 from capture.state import record, routes
 from capture.state.impediments import impediments
 from capture.state.netns import InNamespace
-from capture.state.pod_network import NO_ROUTE, read_pod_network, refusal, routed
+from capture.state.pod_network import NO_ROUTE, read_pod_network, refusing_route, with_route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,21 +60,21 @@ def trace(
         situation = _desired(settings, namespace, host)
         if packet.family not in situation.ruleset.families:
             situation = situation.replace(ruleset=Ruleset(FAMILIES, ()), network=read_pod_network())
-        sent = routed(packet)
+        sent = with_route(packet)
         return trace_whole_path(_complete(sent), situation).replace(packet=sent)
 
 
 def live_trace(packet: Packet, situation: Situation) -> Trace:
     """Return what happens to a packet in the namespace we are in, whose situation has been read."""
-    sent = routed(packet)
+    sent = with_route(packet)
     if sent.out_interface == NO_ROUTE:
-        return Trace(sent, "no-route", sent.port, None, (), refusal=refusal(packet))
+        return Trace(sent, "no-route", sent.port, None, (), refusal=refusing_route(packet))
     traced = trace_whole_path(_complete(sent), situation)
     return _with_impediments(traced.replace(lost_reply=_lost_reply(traced, situation))).replace(packet=sent)
 
 
 def _complete(sent: Packet) -> Packet:
-    return sent if sent.source_port else sent.replace(source_port=USUAL_SOURCE_PORT)
+    return sent if sent.source_port else sent.replace(source_port=EPHEMERAL_PORT)
 
 
 def _lost_reply(traced: Trace, situation: Situation) -> Trace | None:
@@ -92,8 +92,8 @@ def _with_impediments(traced: Trace) -> Trace:
         return traced.replace(impediments=(loss_text(traced.lost_reply),))
     if packet.in_interface is not None:
         down = cause("interface-down", name=packet.in_interface).message
-        with open_route() as route:
-            is_down = any(link.name == packet.in_interface and not link.is_up for link in read_links(route))
+        with open_rtnetlink() as rtnetlink:
+            is_down = any(link.name == packet.in_interface and not link.is_up for link in read_links(rtnetlink))
         return traced.replace(impediments=(down,)) if is_down else traced
     if traced.outcome in ("direct", "dropped"):
         return traced
@@ -134,7 +134,7 @@ def live_situation(found: Sequence[SetLocation] | None = None) -> Situation:
         detected = detect.detect(BackendRequest())
         choice, is_empty = detected.choice, detected.is_empty
     live = Ruleset(FAMILIES, ()) if is_empty else _with_reasons(load(choice).read(), known)
-    needs = recorded.ruleset if recorded else live.replace(policy_routes=routes.of_marks(live))
+    needs = recorded.ruleset if recorded else live.replace(policy_routes=routes.routes_of_marks(live))
     return read_situation(live, choice.place, needs)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from capture.backends.iptables.render import shown_rule
 from capture.model.addresses import Family, address_text
 from capture.model.chain_names import is_own_chain
-from capture.model.conventions import REJECTED
+from capture.model.conventions import REJECT_REASON
 from capture.model.ruleset import INPUT, PREROUTING, TABLES
 from capture.report.fate_text import fate_text
 from capture.report.packet_text import packet_text
@@ -137,7 +137,7 @@ def path_lines(traced: Trace, table: str | None = None) -> Iterator[str]:
 
 def _texts(step: Step, family: Family) -> tuple[str, str]:
     """Return a rule in words, and its reason; a foreign rule of nf_tables is in the words of nft(8), and has none."""
-    if step.table not in TABLES and step.rule.why not in ("", REJECTED):
+    if step.table not in TABLES and step.rule.why not in ("", REJECT_REASON):
         return step.rule.why, ""
     return shown_rule(step.rule, family), step.rule.why
 

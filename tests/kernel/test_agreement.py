@@ -120,7 +120,7 @@ class Captured:
         with self.pair.pod.entered():
             if self.before is not None:
                 routes.remove(self.before)
-            routes.ensure(desired)
+            routes.add_missing(desired)
             self.driver.clean(self.driver.read(), self.before)
             self.driver.write(desired, self.driver.read(), None)
             self.before = desired

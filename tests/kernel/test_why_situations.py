@@ -34,7 +34,7 @@ from capture.report.diagnosis_text import diagnosis_lines
 from capture.report.target import named
 from capture.settings import options as option
 from capture.settings.host import PodFromInside
-from capture.settings.settings import Given, Settings
+from capture.settings.settings import ExplicitValue, Settings
 from capture.state import record
 from cni.agent import examination
 from pytest_netns import NamespaceFactory, Pod, PodPair
@@ -453,12 +453,12 @@ def given(text: str) -> Settings:
     flags = {f"-{each.short}": each for each in option.OPTIONS if each.short} | {
         each.name: each for each in option.OPTIONS
     }
-    found: dict[Any, Given] = {}
+    found: dict[Any, ExplicitValue] = {}
     words = shlex.split(text)
     while words:
         each = flags[words.pop(0)]
         value = words.pop(0) if words and not words[0].startswith("-") else "true"
-        found[each] = Given(value, "test")
+        found[each] = ExplicitValue(value, "test")
     return Settings(found)
 
 

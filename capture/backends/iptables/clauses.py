@@ -9,7 +9,7 @@ from __future__ import annotations
 from capture.analysis.canonical import entries_of, with_entries
 from capture.backends.iptables.expansion import changed_bits
 from capture.model import ruleset as model
-from capture.model.addresses import is_decimal, parse_address, parse_network, split
+from capture.model.addresses import is_decimal, networks_in_range, parse_address, parse_network
 from capture.model.values import Value
 
 TYPE_CHECKING = False
@@ -137,7 +137,7 @@ def _range(kind: type[model.AddressMatch]) -> Read:
 
     def read(text: str, negated: bool) -> model.Match:  # noqa: FBT001  # an option's field, handed on
         first, last = map(parse_address, text.split("-"))
-        (network,) = split(first.family, first.first, last.first)
+        (network,) = networks_in_range(first.family, first.first, last.first)
         return kind((network,), negated)
 
     return read

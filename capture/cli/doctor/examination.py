@@ -32,7 +32,7 @@ from capture.settings.host import AnyPod, PodFromInside
 from capture.settings.keywords import make_settings
 from capture.state import capabilities, record
 from capture.state.directory import STATE_DIRECTORY, is_private, require_private
-from capture.state.kernel_modules import Inventory, can_load, look_up
+from capture.state.kernel_modules import ModuleInventory, can_load_modules, look_up_modules
 from capture.state.netns import is_host, namespace_id
 
 CAPABILITIES = ("NET_ADMIN", "NET_RAW", "SYS_ADMIN")
@@ -56,10 +56,10 @@ def examine(namespace: str | None = None) -> list[Finding]:
 
     It is the namespace we are in that is looked at; ``namespace`` is how others get there, for commands in remedies.
     """
-    facts, modules = gather(), look_up(_purposes())
+    facts, modules = gather(), look_up_modules(_purposes())
     is_recorded, fault = False, ""
     if is_private(STATE_DIRECTORY):
-        is_recorded, fault = record.read() is not None, record.fault()
+        is_recorded, fault = record.read() is not None, record.why_unusable()
     addresses = [address.shown for address in PodFromInside().pod_addresses()]
     return [
         *of_pod(_diagnosis(namespace, is_recorded=is_recorded)),
@@ -71,8 +71,8 @@ def examine(namespace: str | None = None) -> list[Finding]:
         of_choice(facts),
         *of_live_sets(detect.live_sets_in(facts)),
         *of_kernel(facts, modules.lacking),
-        *of_modules(modules, loads_modules=can_load()),
-        *of_privileges(capabilities.missing(*CAPABILITIES)),
+        *of_modules(modules, loads_modules=can_load_modules()),
+        *of_privileges(capabilities.missing_capabilities(*CAPABILITIES)),
         *of_release(os.uname().release),
         *of_programs(facts),
         *of_libraries(facts),
@@ -235,7 +235,7 @@ def of_kernel(facts: HostFacts, lacking: tuple[str, ...]) -> Iterator[Finding]:
     yield Finding("kernel", "IPv6", "ok" if facts.ipv6 else "note", ipv6)
 
 
-def of_modules(modules: Inventory, *, loads_modules: bool) -> Iterator[Finding]:
+def of_modules(modules: ModuleInventory, *, loads_modules: bool) -> Iterator[Finding]:
     """Yield a finding for each missing module, with who needs it; else one that none is, or that this is unknown."""
     purposes = _purposes()
     for name in modules.lacking:

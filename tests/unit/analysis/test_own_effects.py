@@ -169,7 +169,10 @@ def test_two_missing_rules_have_an_effect_each() -> None:
 def test_rules_for_the_same_packets_do_nothing_alone() -> None:
     """Of two rules for one port the loss of either is not noticed, that of both is."""
     once = build_ruleset(CaptureConfig(families=("ipv4",)))
-    leaves = Rule(Return(), (TCP, DestinationPort((only(9001),)))), Rule(Return(), (DestinationPort((only(9001),)),))
+    leaves = (
+        Rule(Return(), (TCP, DestinationPort((only(9001),)))),
+        Rule(Return(), (DestinationPort((only(9001),)),)),
+    )
     desired = changed(once, (NAT, "ISTIO-OUTPUT"), lambda rules: [*leaves, *rules])
 
     first, second = differences(desired, once)

@@ -17,7 +17,7 @@ from capture.analysis.replies import (
 )
 from capture.analysis.trace import Step, trace_whole_path
 from capture.model.addresses import parse_address
-from capture.model.packet import USUAL_SOURCE_PORT, Packet
+from capture.model.packet import EPHEMERAL_PORT, Packet
 from capture.model.ruleset import (
     INPUT,
     OUTPUT,
@@ -80,7 +80,7 @@ def test_an_answer_to_a_call_from_elsewhere_leaves_as_the_call_came() -> None:
     assert ends(by_proxy) == (POD, 15006, WORLD, 45000)
     assert [*replies(way(CAME_IN.replace(source=None)))] == []
     (usual,) = replies(way(TO_22.replace(source_port=None)))
-    assert usual.port == USUAL_SOURCE_PORT
+    assert usual.port == EPHEMERAL_PORT
 
 
 def test_an_answer_from_elsewhere_comes_in_from_whom_was_called() -> None:

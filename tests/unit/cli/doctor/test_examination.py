@@ -13,7 +13,7 @@ from capture.cli.doctor.examination import CAPABILITIES, can_work
 from capture.errors import UnsupportedError
 from capture.operations.diagnosis import Diagnosis
 from capture.report.terminal import Finding
-from capture.state.kernel_modules import Inventory
+from capture.state.kernel_modules import ModuleInventory
 from cni import runtimes
 from cni.runtimes import Runtime
 from cni.status import of_this_node
@@ -35,7 +35,7 @@ def test_where_all_is_well_everything_is_ok(tmp_path: Path) -> None:
         examination.of_choice(WITH_EVERYTHING),
         *examination.of_live_sets(()),
         *examination.of_kernel(WITH_EVERYTHING, ()),
-        *examination.of_modules(Inventory(is_indexed=True), loads_modules=True),
+        *examination.of_modules(ModuleInventory(is_indexed=True), loads_modules=True),
         *examination.of_privileges(()),
         *examination.of_libraries(WITH_EVERYTHING),
         *examination.of_lock(None),
@@ -128,7 +128,7 @@ def test_our_sets_that_are_live() -> None:
 
 
 def test_a_module_that_is_missing_is_named_with_who_needs_it_and_what_helps() -> None:
-    modules = Inventory(("nft_redir", "xt_TPROXY"), ("xt_TPROXY",), is_indexed=True)
+    modules = ModuleInventory(("nft_redir", "xt_TPROXY"), ("xt_TPROXY",), is_indexed=True)
     (finding,) = examination.of_modules(modules, loads_modules=True)
     assert (finding.name, finding.state) == ("xt_TPROXY", "warning")
     assert finding.message == "no such module; needed by iptables-nft for TPROXY, iptables-legacy for TPROXY"
@@ -143,7 +143,7 @@ def test_an_absent_feature_names_the_missing_module() -> None:
 
 
 def test_modules_that_are_not_loaded_are_no_matter_unless_nothing_is_loaded_any_more() -> None:
-    modules = Inventory(("nft_redir",), (), is_indexed=True)
+    modules = ModuleInventory(("nft_redir",), (), is_indexed=True)
     (ok,) = examination.of_modules(modules, loads_modules=True)
     assert (ok.state, ok.message) == ("ok", "all that a capture may need are there")
     (finding,) = examination.of_modules(modules, loads_modules=False)
@@ -153,7 +153,7 @@ def test_modules_that_are_not_loaded_are_no_matter_unless_nothing_is_loaded_any_
 
 
 def test_without_an_index_of_modules_it_is_unknown() -> None:
-    (note,) = examination.of_modules(Inventory(("nft_redir",)), loads_modules=True)
+    (note,) = examination.of_modules(ModuleInventory(("nft_redir",)), loads_modules=True)
     assert (note.name, note.state) == ("modules", "note")
     assert note.message.startswith("those that can be loaded are unknown: no /lib/modules/")
 
