@@ -1,13 +1,19 @@
 """What every test shares: the namespace fixtures, how hypothesis runs, and that nothing is left under /run."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
-from pytest_netns import Namespace, NamespaceFactory
 from support.processes import private_mounts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_netns import Namespace, NamespaceFactory
 
 pytest_plugins = ["pytest_netns.fixtures"]
 
