@@ -35,7 +35,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from capture.operations.change import Applied
+    from capture.operations.applying import Applied
     from capture.operations.results import Verified
     from capture.settings.config import Host
     from capture.settings.settings import Settings
@@ -189,7 +189,7 @@ def _warn_of_full_table(log: PluginLog) -> None:
 
 
 def _apply(request: Request, settings: Settings) -> Applied:
-    from capture.operations.change import apply_here
+    from capture.operations.applying import apply_here
     from capture.state.netns import InNamespace, namespace_id, own_namespace, refuse_host
 
     host = _host(request)

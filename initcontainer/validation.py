@@ -26,7 +26,7 @@ from capture.model.values import Value
 from capture.netlink.interfaces import read_addresses, read_links
 from capture.netlink.rtnetlink import open_rtnetlink
 from capture.report.difference_text import difference_lines
-from capture.report.packet_text import endpoint
+from capture.report.packet_text import endpoint_text
 from capture.rules import build_ruleset
 from capture.settings.config import CaptureConfig, Host, resolve
 from capture.settings.options import PROBE_FROM_OUTSIDE, PROBE_PORT, PROBE_TIMEOUT, REQUIRE_PROOF, SKIP_RULE_APPLY
@@ -123,7 +123,7 @@ def _by_rules(settings: Settings, chooser: Chooser) -> Iterator[Proof]:
             yield Proof(f"{name}: nothing that comes in is captured", holds=False)
             continue
         packet, port = probe
-        dialled = endpoint(address_text(family, packet.destination.first), packet.port)
+        dialled = endpoint_text(address_text(family, packet.destination.first), packet.port)
         try:
             traced = operations.trace(packet)
         except CaptureError as error:
@@ -151,7 +151,7 @@ def _interface(family: Family) -> str:
 def _failure(probe: Probe, answer: str, settings: Settings, host: Host) -> ValidationError:
     """Return the error for a connection that did not arrive, with the first rule that is missing."""
     message = (
-        f"validation failed: {probe}: user {probe.dialler.uid} dialled {endpoint(*probe.dialled)}, and within"
+        f"validation failed: {probe}: user {probe.dialler.uid} dialled {endpoint_text(*probe.dialled)}, and within"
         f" {settings[PROBE_TIMEOUT]:g} s nothing arrived on port {probe.arrives_on} ({answer})"
     )
     try:

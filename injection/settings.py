@@ -56,15 +56,6 @@ def parse_set(texts: tuple[str, ...]) -> Settings:
     return Settings(explicit).checked()
 
 
-def is_port(text: str) -> bool:
-    """Return whether a text is a port."""
-    try:
-        parsers.port(text)
-    except ValueError:
-        return False
-    return True
-
-
 class PodSettings(Value):
     """The settings of one pod: for all pods (``--set``), in its annotations, and in its proxy's environment."""
 
@@ -84,13 +75,13 @@ class PodSettings(Value):
         """Return whether anything is captured at all."""
         return self.mode != NO_CAPTURE
 
-    def annotated(self, option: Option[Any]) -> str | None:
+    def annotation_text(self, option: Option[Any]) -> str | None:
         """Return the value of the pod's annotations for an option."""
         return next((self.annotations[name] for name in option.annotations if name in self.annotations), None)
 
     def is_given(self, option: Option[Any]) -> bool:
         """Return whether any source sets an option."""
-        return self.annotated(option) is not None or option in self.base.explicit
+        return self.annotation_text(option) is not None or option in self.base.explicit
 
     def text(self, option: Option[Any]) -> str:
         """Return the text that counts for an option of Istio's template."""
@@ -98,7 +89,7 @@ class PodSettings(Value):
             return self._excluded_inbound_ports()
         if option is options.PROXY_UID:
             return str(self.uid)
-        text = self.annotated(option)
+        text = self.annotation_text(option)
         return self.base.text(option) if text is None else text
 
     def _excluded_inbound_ports(self) -> str:
@@ -107,7 +98,7 @@ class PodSettings(Value):
 
     def _with_status_port(self) -> str:
         """Return the ports that are left alone in addition to Envoy's own, the status port last; 0 is none."""
-        text = self.annotated(options.EXCLUDED_INBOUND_PORTS)
+        text = self.annotation_text(options.EXCLUDED_INBOUND_PORTS)
         if text is None:
             given = self.base.explicit.get(options.EXCLUDED_INBOUND_PORTS)
             text = given.text if given else ""
@@ -145,14 +136,18 @@ class PodSettings(Value):
                 options.PROXY_UID, self.base.explicit.get(options.PROXY_UID, ExplicitValue(str(self.uid), "runAsUser"))
             )
         for option, given in self.base.explicit.items():
-            if option.annotations and self.annotated(option) is None and option is not options.EXCLUDED_INBOUND_PORTS:
+            if (
+                option.annotations
+                and self.annotation_text(option) is None
+                and option is not options.EXCLUDED_INBOUND_PORTS
+            ):
                 needed[option.annotations[0]] = given.text
             elif not option.annotations and option not in BY_THE_PROXY and given.text != option.default:
                 self._refuse(option, given)
         if not self.is_given(options.EXCLUDED_OUTBOUND_PORTS):
             needed[options.EXCLUDED_OUTBOUND_PORTS.annotations[0]] = ""  # the plugin's default is 15020
         ports = self._with_status_port()
-        if ports != (self.annotated(options.EXCLUDED_INBOUND_PORTS) or "") and ports != DEFAULT_STATUS_PORT:
+        if ports != (self.annotation_text(options.EXCLUDED_INBOUND_PORTS) or "") and ports != DEFAULT_STATUS_PORT:
             needed[options.EXCLUDED_INBOUND_PORTS.annotations[0]] = ports
         return needed
 
@@ -165,7 +160,7 @@ class PodSettings(Value):
         )
 
     @property
-    def plugin_leaves_more(self) -> bool:
+    def is_plugin_excluding_more(self) -> bool:
         """Return whether the plugin leaves port 15020 alone although the arguments would not."""
         return DEFAULT_STATUS_PORT not in self.text(options.EXCLUDED_INBOUND_PORTS).split(",")
 
@@ -183,15 +178,17 @@ class PodSettings(Value):
 
     def _check_ports(self) -> None:
         """Check the ports that are joined with others into one argument while they are as the pod has them."""
-        ports = self.annotated(options.EXCLUDED_INBOUND_PORTS)
+        ports = self.annotation_text(options.EXCLUDED_INBOUND_PORTS)
         if ports is not None:
             given = ExplicitValue(ports, self._origin(options.EXCLUDED_INBOUND_PORTS))
             Settings({options.EXCLUDED_INBOUND_PORTS: given}).checked()
         status = self.annotations.get(STATUS_PORT, "").strip()
-        if status not in ("", "0") and not is_port(status):
-            raise ConfigurationError(
-                STATUS_PORT, status, f"annotation {STATUS_PORT}", "a port (1-65535), or 0 for none"
-            )
+        try:
+            if status not in ("", "0"):
+                parsers.port(status)
+        except ValueError:
+            origin = f"annotation {STATUS_PORT}"
+            raise ConfigurationError(STATUS_PORT, status, origin, "a port (1-65535), or 0 for none") from None
 
     def _origin(self, option: Option[Any]) -> str:
         name = next((name for name in option.annotations if name in self.annotations), "")

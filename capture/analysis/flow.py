@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from capture.analysis.meaning import meaning
 from capture.analysis.outcome import DNS, redirect_outcome
-from capture.analysis.ownership import own_rules
+from capture.analysis.ownership import own_positions
 from capture.model import ruleset as model
 from capture.model.chain_names import is_own_chain
 from capture.model.conventions import REJECT_REASON
@@ -139,7 +139,7 @@ class EdgeReader:
         self._text_of = text_of
         self._known: dict[str, tuple[Edge, ...]] = {}
         of_own = families if base_chain.is_own else ()
-        self._own = {each: own_rules(situation.ruleset.replace(families=(each,)), each) for each in of_own}
+        self._own = {each: own_positions(situation.ruleset.replace(families=(each,)), each) for each in of_own}
 
     def edges(self, chain: model.Chain, depth: int = 0) -> tuple[Edge, ...]:
         """Return the edges that leave a chain, in the order of its rules; of both families as one."""

@@ -6,7 +6,13 @@ those that we compare with our own anyway.
 
 from __future__ import annotations
 
-from capture.analysis.base_chains import PRIORITIES, SOURCE_HOOKS, BaseChain, in_tables_of_iptables, source_translations
+from capture.analysis.base_chains import (
+    PRIORITIES,
+    SOURCE_HOOKS,
+    BaseChain,
+    base_chains_of_iptables,
+    source_translations,
+)
 from capture.backends.nf_tables import constants as nf
 from capture.backends.nf_tables.decode import Program, decode_rule
 from capture.backends.nf_tables.hooks import HOOKS, Hook
@@ -136,10 +142,10 @@ def _read(netfilter: NetlinkSocket, own_places: Collection[tuple[str, str]]) -> 
         if is_shared and all(map(reached.is_usual, reached.base_chains)):
             continue
         for chain in _of_table(netfilter, reached, first, without_usual=is_shared):
-            yield chain.replace(is_of_any_age=is_shared or not own)
+            yield chain.replace(is_age_unknown=is_shared or not own)
     if of_iptables and ("iptables", "nft") not in own_places:
         for chain in _of_iptables(of_iptables, first):
-            yield chain.replace(is_of_any_age=not own)
+            yield chain.replace(is_age_unknown=not own)
 
 
 def _reached_tables(netfilter: NetlinkSocket, family: int) -> Iterator[TableWithChains]:
@@ -317,4 +323,4 @@ def _of_iptables(tables: list[TableWithChains], first_own: int) -> Iterator[Base
     def is_older(table: model.TableName) -> bool:
         return all(each.table.handle < first_own for each in tables if each.table.name == table)
 
-    return in_tables_of_iptables(netlink.IptablesNetlinkDriver().read(), is_older)
+    return base_chains_of_iptables(netlink.IptablesNetlinkDriver().read(), is_older)

@@ -23,7 +23,7 @@ COMMANDS = {
     "why": ("capture.cli.why:why", "Print why a connection does not reach the proxy, or what is wrong with this pod."),
     "watch": ("capture.cli.watch:watch", "Draw the way of packets through the rules, with live counters."),
     "diff": ("capture.cli.diff:diff", "Print which connections two captures treat differently."),
-    "explain": ("capture.cli.explain:explain", "Print the policy in words: what is captured, what is not, and why."),
+    "explain": ("capture.cli.explain:explain", "Print which connections are captured, which are not, and why."),
     "clean": ("capture.cli.clean:clean", "Remove the capture: rules, routes, addresses."),
     "render": ("capture.cli.render:render", "Print what would be sent to the kernel."),
     "doctor": (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from capture.analysis.base_chains import Situation
 from capture.analysis.canonical import canonical_rule
-from capture.analysis.captured_pod import owner_by_rules
+from capture.analysis.captured_pod import proxy_owner_by_rules
 from capture.analysis.cause_text import cause
 from capture.analysis.outcome import TO_PROXY
-from capture.analysis.replies import later_losses, loss_text, lost_reply
+from capture.analysis.replies import loss_text, lost_later_packets, lost_reply
 from capture.analysis.trace import Trace, trace_whole_path
 from capture.backends import detect, load
 from capture.backends.nf_tables.names import REJECT_TABLE
@@ -57,11 +57,11 @@ def trace(
     with InNamespace(namespace):
         if settings is None:
             return live_trace(packet, live_situation())
-        situation = _desired(settings, namespace, host)
+        situation = _desired_situation(settings, namespace, host)
         if packet.family not in situation.ruleset.families:
             situation = situation.replace(ruleset=Ruleset(FAMILIES, ()), network=read_pod_network())
         sent = with_route(packet)
-        return trace_whole_path(_complete(sent), situation).replace(packet=sent)
+        return trace_whole_path(_with_source_port(sent), situation).replace(packet=sent)
 
 
 def live_trace(packet: Packet, situation: Situation) -> Trace:
@@ -69,11 +69,11 @@ def live_trace(packet: Packet, situation: Situation) -> Trace:
     sent = with_route(packet)
     if sent.out_interface == NO_ROUTE:
         return Trace(sent, "no-route", sent.port, None, (), refusal=refusing_route(packet))
-    traced = trace_whole_path(_complete(sent), situation)
+    traced = trace_whole_path(_with_source_port(sent), situation)
     return _with_impediments(traced.replace(lost_reply=_lost_reply(traced, situation))).replace(packet=sent)
 
 
-def _complete(sent: Packet) -> Packet:
+def _with_source_port(sent: Packet) -> Packet:
     return sent if sent.source_port else sent.replace(source_port=EPHEMERAL_PORT)
 
 
@@ -81,7 +81,7 @@ def _lost_reply(traced: Trace, situation: Situation) -> Trace | None:
     """Return the way of an answer that is certainly lost, of the proxy if it gets the connection."""
     if traced.outcome not in TO_PROXY:
         return lost_reply(traced, situation)
-    losses = later_losses(traced, situation, owner_by_rules(situation.ruleset))
+    losses = lost_later_packets(traced, situation, proxy_owner_by_rules(situation.ruleset))
     return next((each for each in losses if each.certain and each.packet.is_reply), None)
 
 
@@ -118,7 +118,7 @@ def situation_of(settings: Settings | None = None, namespace: Namespace = None, 
     with InNamespace(namespace):
         if settings is None:
             return live_situation()
-        return _desired(settings, namespace, host).replace(network=read_pod_network())
+        return _desired_situation(settings, namespace, host).replace(network=read_pod_network())
 
 
 def live_situation(found: Sequence[SetLocation] | None = None) -> Situation:
@@ -154,7 +154,7 @@ def _with_reasons(live: Ruleset, known: Ruleset) -> Ruleset:
     return live.with_chains(explained)
 
 
-def _desired(settings: Settings, namespace: Namespace, host: Host | None) -> Situation:
+def _desired_situation(settings: Settings, namespace: Namespace, host: Host | None) -> Situation:
     config, _ = resolve(as_settings(settings, "trace"), host_or_default(host, namespace))
     if not config.rejects_ipv6:
         return Situation(build_ruleset(config))

@@ -23,7 +23,7 @@ STR_BY_CLASS[Difference] = difference_text
 STR_BY_CLASS[Packet] = packet_text
 STR_BY_CLASS[Settings] = lambda settings: "\n".join(settings.lines()) or "every option has its default"
 STR_BY_CLASS[Verified] = lambda verified: "\n".join(verified_lines(verified))
-STR_BY_CLASS[Dumped] = lambda dumped: listings.table([*listings.parts(dumped)], dumped.verified, is_whole=True).rstrip(
-    "\n"
-)
+STR_BY_CLASS[Dumped] = lambda dumped: listings.table(
+    [*listings.shown_tables(dumped)], dumped.verified, is_whole=True
+).rstrip("\n")
 STR_BY_CLASS[Trace] = lambda traced: "\n".join(trace_lines(traced))

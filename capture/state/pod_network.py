@@ -48,8 +48,8 @@ def read_pod_network() -> PodNetwork:
     return PodNetwork(
         own=global_ones + tuple(a for a in default.own if a.family not in {o.family for o in global_ones}),
         interface=links[outward].name if outward else default.interface,
-        others=tuple(link.name for index, link in links.items() if index != outward),
-        answered=answered,
+        other_interfaces=tuple(link.name for index, link in links.items() if index != outward),
+        families_with_return_route=answered,
         local=tuple(each.address for each in all_addresses if all_links[each.interface].is_up),
         names=tuple((index, link.name) for index, link in all_links.items()),
         mark_routes=by_marks,

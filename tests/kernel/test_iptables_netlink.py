@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import differences
-from capture.analysis.ownership import own_only
+from capture.analysis.ownership import without_foreign_rules
 from capture.backends.iptables import xt_layouts
 from capture.backends.iptables.driver import IptablesDriver
 from capture.backends.iptables.netlink import IptablesNetlinkDriver
@@ -283,7 +283,7 @@ class TestTheSameAsIptables:
         own.call(IptablesNetlinkDriver().write, ruleset, NOTHING, None)
         live = own.call(IptablesNetlinkDriver().read)
         for family in FAMILIES:
-            assert canonical(own_only(live), family) == canonical(own_only(ruleset), family)
+            assert canonical(without_foreign_rules(live), family) == canonical(without_foreign_rules(ruleset), family)
 
     @pytest.mark.parametrize("ruleset", [SIDECAR, every_case()], ids=["sidecar", "every match and verdict"])
     def test_every_program_prints_the_same(self, own: Namespace, reference: Namespace, ruleset: Ruleset) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 
 from capture.analysis.canonical import canonical
 from capture.analysis.compare import differences
-from capture.analysis.ownership import own_only
+from capture.analysis.ownership import without_foreign_rules
 from capture.backends.iptables.render import save_text
 from capture.model.addresses import FAMILIES, Network
 from capture.model.ruleset import Destination, OwnerGid, OwnerUid, Rule, Ruleset, Source
@@ -57,7 +57,7 @@ def test_written_rules_are_read_back(netns: NamespaceFactory, case: DriverCase) 
                 live = driver.read()
 
                 assert not differences(desired, live)
-                own_chains = (chain for table in own_only(desired).tables for chain in table.chains)
+                own_chains = (chain for table in without_foreign_rules(desired).tables for chain in table.chains)
                 written = (
                     rule for chain in own_chains for family in desired.families for rule in chain.rules_for(family)
                 )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from capture.analysis.base_chains import BaseChain
     from capture.analysis.compiler import Stage
     from capture.analysis.meaning import Meaning
-    from capture.analysis.outcome import Held
+    from capture.analysis.outcome import PendingFate
     from capture.analysis.trace import Trace
     from capture.model.addresses import Family, Network
 
@@ -43,7 +43,7 @@ def compared(seed: int, packets: int = PACKETS) -> Iterator[tuple[object, Fate, 
     for packet in pools.packets(packets):
         traced = trace_whole_path(packet, situation)
         yield (
-            fields.diagrams.at(roots[packet.in_interface is not None], numbers_of(fields, packet)),
+            fields.diagrams.evaluate(roots[packet.in_interface is not None], numbers_of(fields, packet)),
             traced.fate,
             traced,
         )
@@ -68,7 +68,7 @@ def test_every_packet_has_the_outcome_of_its_trace() -> None:
             met["mark restored"] += any(isinstance(step.rule.verdict, RestoreMark) for step in traced.path)
             met["translated"] += traced.translated is not None
             met["other interface"] += traced.interface is not None
-            met["refused by mark"] += traced.rerouted is not None and traced.outcome == "dropped"
+            met["refused by mark"] += traced.reroute is not None and traced.outcome == "dropped"
     assert len(met) == 6
     assert min(met.values()) > 10
 
@@ -94,7 +94,7 @@ def asks_nat_again(patch: Patch) -> None:
     right = PathCompiler._through_base_chain
 
     def base_chain(self: PathCompiler, at: BaseChain, stage: Stage) -> int:
-        return right(self, at.replace(is_nat=False), stage) if stage.held.translated else right(self, at, stage)
+        return right(self, at.replace(is_nat=False), stage) if stage.pending.translated else right(self, at, stage)
 
     patch.setattr(PathCompiler, "_through_base_chain", base_chain)
 
@@ -129,7 +129,7 @@ def needs_an_interface(patch: Patch) -> None:
 
 
 def forgets_lo(patch: Patch) -> None:
-    patch.setattr(PathCompiler, "_after_hook", lambda self, stage: self._end(stage.held))
+    patch.setattr(PathCompiler, "_after_hook", lambda self, stage: self._end(stage.pending))
 
 
 def asks_nat_over_lo(patch: Patch) -> None:
@@ -160,8 +160,8 @@ def ignores_masks(patch: Patch) -> None:
 
 
 def swaps_marks(patch: Patch) -> None:
-    right = PacketSpace.renamed
-    patch.setattr(PacketSpace, "renamed", lambda self, old, new: right(self, new, old))
+    right = PacketSpace.mark_levels
+    patch.setattr(PacketSpace, "mark_levels", lambda self, old, new: right(self, new, old))
 
 
 def takes_unknown_owners_alike(patch: Patch) -> None:
@@ -178,8 +178,8 @@ def marks_nothing_for_the_proxy(patch: Patch) -> None:
         self: PathCompiler, verdict: Meaning, chain: str, falls: int, stage: Stage, base_chain: base_chains.BaseChain
     ) -> int:
         if isinstance(verdict, TransparentProxy):
-            held = stage.held.replace(transparent=Fate(PROXY_INBOUND, verdict.port))
-            return self._at_base_chain(stage.replace(number=stage.number + 1, held=held))
+            held = stage.pending.replace(transparent=Fate(PROXY_INBOUND, verdict.port))
+            return self._at_base_chain(stage.replace(number=stage.number + 1, pending=held))
         return right(self, verdict, chain, falls, stage, base_chain)
 
     patch.setattr(PathCompiler, "apply_verdict", decided)
@@ -199,7 +199,7 @@ def enters_nat_by_priority_alone(patch: Patch) -> None:
 
 
 def leaves_the_pod_by_lo(patch: Patch) -> None:
-    def routed(self: PathCompiler, held: Held) -> int:
+    def routed(self: PathCompiler, held: PendingFate) -> int:
         leaves = self._at_hook("post", held)
         return (
             self.diagrams.restricted(leaves, Field.OUT, self.space.interface(LOOPBACK)) if held.translated else leaves
@@ -226,11 +226,11 @@ def forgets_input(patch: Patch) -> None:
 
 
 def forgets_later_packets(patch: Patch) -> None:
-    patch.setattr(PathCompiler, "_lasting", lambda _self, node: node)
+    patch.setattr(PathCompiler, "_with_later_packets", lambda _self, node: node)
 
 
 def keeps_the_socket_over_lo(patch: Patch) -> None:
-    def over_lo(self: PathCompiler, held: Held) -> int:
+    def over_lo(self: PathCompiler, held: PendingFate) -> int:
         found = self.diagrams.restricted(self._at_hook("lo", held), Field.IN, self.space.interface(LOOPBACK))
         return self.diagrams.restricted(found, Field.OUT, NONE)
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from capture.analysis.base_chains import PodNetwork, Situation
 from capture.analysis.compiler import INBOUND, OUTBOUND, Compiler
 from capture.analysis.outcome import Fate
-from capture.analysis.realistic import realistic
+from capture.analysis.possible_packets import possible_packets
 from capture.analysis.space import Field, PacketSpace
 from capture.model.addresses import Network, merge_ranges, network_ranges, parse_address, parse_network
 from capture.model.packet import LOOPBACK
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from capture.analysis.compiler import Direction
     from capture.model.addresses import Family
 
-NETWORK = PodNetwork(others=("other0", "vif0"))
+NETWORK = PodNetwork(other_interfaces=("other0", "vif0"))
 PASSTHROUGH: dict[Family, str] = {"ipv4": "127.0.0.6", "ipv6": "::6"}
 LOCALHOST: dict[Family, str] = {"ipv4": "127.0.0.1/32", "ipv6": "::1/128"}
 TCP, UDP = 0, 1
@@ -222,14 +222,14 @@ def escapes(config: CaptureConfig, built: CaptureConfig | None = None) -> list[s
         situation = Situation(build_ruleset(built or config), network=NETWORK)
         space = PacketSpace(family, (situation,))
         compiler = Compiler(space, situation)
-        possible = realistic(space, (compiler,))
-        first = space.diagrams.both(space.state_in("NEW"), space.marked("mark", 0, ALL_BITS))
+        possible = possible_packets(space, (compiler,))
+        first = space.diagrams.both(space.has_state("NEW"), space.has_mark("mark", 0, ALL_BITS))
         specified = Specification(config, space)
         specification: dict[Direction, int] = {INBOUND: specified.inbound(), OUTBOUND: specified.outbound()}
         for direction, expected in specification.items():
             among = space.diagrams.both(possible[direction], first)
             does = space.diagrams.mapped(compiler.fates(direction), _unmarked, "unmarked")
-            differs = space.diagrams.choose(among, space.diagrams.differing(does, expected), space.diagrams.leaf(None))
+            differs = space.diagrams.choose(among, space.diagrams.difference(does, expected), space.diagrams.leaf(None))
             found += [f"{family} {direction}: {space.diagrams.value(leaf)}" for leaf in space.diagrams.leaves(differs)]
     return [each for each in found if not each.endswith(": None")]
 

@@ -1,4 +1,4 @@
-"""``apply`` and ``clean``: the verbs that change a namespace. Between settings and kernel here is the order of steps::
+"""``apply`` and ``clean``, the verbs that change a namespace. The steps of ``apply``, in order::
 
 settings -> configuration -> desired rules (pure)
 live rules read -> equal: done
@@ -53,7 +53,7 @@ class Applied(Value):
     """What was recorded before."""
 
 
-class Existing(Value):
+class ExistingState(Value):
     """The state of a namespace before a change."""
 
     driver: Driver
@@ -190,7 +190,7 @@ def _impediments(desired: Ruleset) -> list[str]:
     return [*lost, *(f"{impediment.message}. {impediment.remedy}" for impediment in impediments(desired))]
 
 
-def _read_existing(detected: Detected, desired: Ruleset) -> Existing:
+def _read_existing(detected: Detected, desired: Ruleset) -> ExistingState:
     place, own_users = detected.choice.place, detected.own_users
     driver = load(detected.choice, own_users=own_users)
     current = _read_current(driver, desired, is_empty=detected.is_empty)
@@ -198,7 +198,7 @@ def _read_existing(detected: Detected, desired: Ruleset) -> Existing:
     other_sets = tuple(_driver_with_rules(load(choice, own_users=own_users)) for choice in elsewhere)
     recorded = record.read()
     rulesets = (current, *(ruleset for _, ruleset in other_sets))
-    return Existing(
+    return ExistingState(
         driver,
         current,
         other_sets,
@@ -216,7 +216,7 @@ def _read_current(driver: Driver, desired: Ruleset, *, is_empty: bool) -> Rulese
 
 
 def _replace_rules(
-    choice: BackendChoice, existing: Existing, config: CaptureConfig, desired: Ruleset, *, force: bool
+    choice: BackendChoice, existing: ExistingState, config: CaptureConfig, desired: Ruleset, *, force: bool
 ) -> tuple[bool, tuple[str, ...]]:
     """Make the live rules the desired ones; return whether anything was written, and warnings."""
     if not force and _is_up_to_date(choice, desired, existing.current):
@@ -235,12 +235,12 @@ def _is_up_to_date(choice: BackendChoice, desired: Ruleset, live: Ruleset) -> bo
     """Return whether there is nothing to write; in nftables the policies of our tables are our own, too."""
     if live is desired or not live.tables:
         return live is desired
-    from capture.analysis.compare import can_stay  # not in a new namespace, nor where nothing has changed
+    from capture.analysis.compare import is_applied  # not in a new namespace, nor where nothing has changed
 
-    return can_stay(desired, live, writes_policies=choice.backend == "nftables")
+    return is_applied(desired, live, writes_policies=choice.backend == "nftables")
 
 
-def _write(existing: Existing, config: CaptureConfig, desired: Ruleset, live: Ruleset) -> tuple[str, ...]:
+def _write(existing: ExistingState, config: CaptureConfig, desired: Ruleset, live: Ruleset) -> tuple[str, ...]:
     """Write the desired rules, and keep open connections; return warnings about those that may be cut."""
     driver, recorded = existing.driver, existing.recorded_rules
     tracked = [tracks_connections(existing.rulesets, family) for family in desired.families]
@@ -261,7 +261,7 @@ def _write(existing: Existing, config: CaptureConfig, desired: Ruleset, live: Ru
     return connections.track_open_connections()
 
 
-def _remove_other_sets(existing: Existing) -> bool:
+def _remove_other_sets(existing: ExistingState) -> bool:
     """Remove our sets in other places, now that the new one captures; return whether there were any."""
     for driver, ruleset in existing.other_sets:
         driver.clean(ruleset, existing.recorded_rules)
